@@ -1,0 +1,71 @@
+// Asynchronous copies: cp.async (a few bytes, any alignment of 4), TMA tiles, bulk groups, L2 eviction hints.
+#pragma once
+
+#include <deep_gemm/spec/tensor_map.h>
+#include <deep_gemm/ptx/shared.h>
+
+namespace deep_gemm::ptx {
+
+/// cp.async.ca, 4 bytes; zero-filled when `valid` is false (the source is not read then).
+DG_DEVICE void cp_async_4(SharedAddress destination, const void* source, bool valid) {
+    const u32 source_bytes = valid ? 4 : 0;
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(destination), "l"(source), "r"(source_bytes)
+                 : "memory");
+}
+/// cp.async.mbarrier.arrive.noinc: arrives once this thread's earlier cp.async have landed. Counted by the init.
+DG_DEVICE void cp_async_arrive(SharedAddress barrier) {
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");
+}
+
+/// createpolicy: what L2 should do with the lines a copy brings in.
+DG_DEVICE u64 l2_evict_first() {
+    u64 policy;
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+DG_DEVICE u64 l2_evict_last() {
+    u64 policy;
+    asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+
+/// prefetch.tensormap: brings a map into the descriptor cache. `map` is in param or global memory.
+DG_DEVICE void prefetch_tensor_map(const TensorMap& map) {
+    asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+}
+
+/// cp.async.bulk.tensor.3d, global to shared. Scope: one thread. Elements outside the tensor arrive as zeros and
+/// count as delivered bytes of `barrier`.
+DG_DEVICE void tma_load_3d(SharedAddress destination, const TensorMap& map, SharedAddress barrier, u32 x, u32 y, u32 z,
+                           u64 l2_policy) {
+    asm volatile(
+        "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint"
+        " [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(destination),
+        "l"(&map), "r"(barrier), "r"(x), "r"(y), "r"(z), "l"(l2_policy)
+        : "memory");
+}
+/// The same into every CTA of the cluster whose bit is set in `mask`, at the same offsets, signalling each one's barrier.
+DG_DEVICE void tma_load_3d_multicast(SharedAddress destination, const TensorMap& map, SharedAddress barrier, u32 x, u32 y,
+                                     u32 z, u16 mask, u64 l2_policy) {
+    asm volatile(
+        "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster"
+        ".L2::cache_hint [%0], [%1, {%3, %4, %5}], [%2], %6, %7;" ::"r"(destination),
+        "l"(&map), "r"(barrier), "r"(x), "r"(y), "r"(z), "h"(mask), "l"(l2_policy)
+        : "memory");
+}
+
+/// cp.async.bulk.tensor.3d, shared to global; elements outside the tensor are dropped.
+DG_DEVICE void tma_store_3d(const TensorMap& map, SharedAddress source, u32 x, u32 y, u32 z) {
+    asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(&map),
+                 "r"(source), "r"(x), "r"(y), "r"(z)
+                 : "memory");
+}
+/// cp.async.bulk.commit_group: this thread's stores so far form one group.
+DG_DEVICE void tma_store_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+/// cp.async.bulk.wait_group.read: the sources of all but the newest `Pending` groups may be overwritten.
+template <u32 Pending>
+DG_DEVICE void tma_store_wait_read() {
+    asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(Pending) : "memory");
+}
+
+}  // namespace deep_gemm::ptx

@@ -1,0 +1,34 @@
+// wgmma: a warpgroup multiplies 64 rows of A by n rows of B from shared memory, asynchronously.
+#pragma once
+
+#include <deep_gemm/ptx/shared.h>
+#include <deep_gemm/ptx/wgmma_shapes.h>
+
+namespace deep_gemm::ptx {
+
+/// wgmma.fence: orders accumulator registers (and earlier wgmma) before the next wgmma. Scope: warpgroup.
+DG_DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+/// wgmma.commit_group: the wgmma issued so far form one group.
+DG_DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+/// wgmma.wait_group: all but the newest `Pending` groups have finished; their accumulators and sources are free.
+template <u32 Pending>
+DG_DEVICE void wgmma_wait() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
+}
+/// Keeps the compiler from moving accumulator registers across the asynchronous region.
+template <u32 Count>
+DG_DEVICE void wgmma_keep(float (&registers)[Count]) {
+#pragma unroll
+    for (u32 i = 0; i < Count; ++i) asm volatile("" : "+f"(registers[i])::"memory");
+}
+
+/// Matrix descriptor of a K-major tile in 128-byte swizzle atoms (8 rows of 128 bytes, 1024 apart).
+/// Bits 0-13 address / 16, 32-45 stride between atoms / 16, 62-63 layout (1 = 128-byte swizzle).
+/// A step of 32 bytes along K inside the atom adds 2.
+DG_DEVICE u64 wgmma_descriptor(SharedAddress tile) {
+    constexpr u64 kAtomStride = static_cast<u64>(1024 >> 4) << 32;
+    constexpr u64 kSwizzle128 = 1ull << 62;
+    return static_cast<u64>((tile & 0x3ffff) >> 4) | (1ull << 16) | kAtomStride | kSwizzle128;
+}
+
+}  // namespace deep_gemm::ptx
