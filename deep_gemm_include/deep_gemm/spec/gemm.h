@@ -1,0 +1,198 @@
+// The GEMM family D[m, n] = C + A[m, k] * B[n, k]^T: what a kernel is (GemmSpec), what it is called with (GemmParams),
+// where its shared memory goes (plan_smem) and when it cannot exist (why_illegal). Evaluated by host and kernel alike.
+//
+// Two kernels share the spec. `swap_ab = false` (kernel/sm90_gemm.cuh): tokens are the 64-row side of wgmma, for many
+// tokens. `swap_ab = true` (kernel/sm90_gemm_swap_ab.cuh): weights are, tokens the short side, K may be split over
+// warpgroups and over the CTAs of a cluster, for few tokens.
+#pragma once
+
+#include <deep_gemm/spec/format.h>
+#include <deep_gemm/spec/tensor_map.h>
+
+namespace deep_gemm {
+
+// How rows of A map to the matrices of B. One `group_layout` array of int32, read on the device:
+enum class GroupMode : u8 {
+    dense,       // none: one matrix
+    contiguous,  // [m]: group of each row, -1 (or anything outside [0, groups)) gives a row of zeros
+    psum,        // [groups]: end row of each group; a group starts at the previous end rounded up to 128
+    masked,      // [groups]: number of valid rows; A and D are [groups, m, ...]
+};
+
+// Scales of B along (n, k). Scales of A are always (1, 128).
+enum class ScaleB : u8 { none, per_128x128, per_row_128 };
+
+constexpr u32 kScaleBlock = 128;       // elements of K that share a scale
+constexpr u32 kGroupAlignment = 128;   // rows: contiguous and psum groups start at multiples of it
+constexpr u32 kBlockKBytes = 128;      // one swizzle atom
+constexpr u32 kMmaRows = 64;           // rows of a wgmma
+constexpr u32 kWarpgroup = 128;
+
+struct GemmSpec {
+    Format ab = Format::fp8_e4m3;
+    Format d = Format::bf16;
+    ScaleB scale_b = ScaleB::per_128x128;
+    GroupMode groups = GroupMode::dense;
+    bool accumulate = false;      // add C
+    bool swap_ab = false;
+    u32 block_m = 128;            // rows of A (tokens) in an output block
+    u32 block_n = 128;            // rows of B (weights) in an output block
+    u32 stages = 4;
+    u32 warpgroups = 2;           // that do math; one more warpgroup feeds them
+    u32 k_warpgroups = 1;         // swap_ab: how many of them take turns along K
+    u32 split_k = 1;              // swap_ab: CTAs of a cluster that share a block's K
+    u32 cluster_m = 1;            // blocks along m that share B by multicast
+    u32 cluster_n = 1;            // blocks along n that share A by multicast
+
+    friend constexpr bool operator==(const GemmSpec&, const GemmSpec&) = default;
+};
+
+// Every field once, by name: source text, log line, JSON and cache key are made of it.
+template <typename Visitor, typename Spec>
+constexpr void visit_fields(Visitor&& visit, Spec& s) {
+    auto& [ab, d, scale_b, groups, accumulate, swap_ab, block_m, block_n, stages, warpgroups, k_warpgroups, split_k,
+           cluster_m, cluster_n] = s;
+    visit("ab", ab);
+    visit("d", d);
+    visit("scale_b", scale_b);
+    visit("groups", groups);
+    visit("accumulate", accumulate);
+    visit("swap_ab", swap_ab);
+    visit("block_m", block_m);
+    visit("block_n", block_n);
+    visit("stages", stages);
+    visit("warpgroups", warpgroups);
+    visit("k_warpgroups", k_warpgroups);
+    visit("split_k", split_k);
+    visit("cluster_m", cluster_m);
+    visit("cluster_n", cluster_n);
+}
+
+constexpr const char* name_of(GroupMode mode) {
+    switch (mode) {
+        case GroupMode::dense: return "dense";
+        case GroupMode::contiguous: return "contiguous";
+        case GroupMode::psum: return "psum";
+        case GroupMode::masked: return "masked";
+    }
+    return "?";
+}
+
+constexpr const char* name_of(ScaleB mode) {
+    switch (mode) {
+        case ScaleB::none: return "none";
+        case ScaleB::per_128x128: return "per_128x128";
+        case ScaleB::per_row_128: return "per_row_128";
+    }
+    return "?";
+}
+
+struct GemmParams {
+    TensorMap a;               // [a_groups, m, k], box [1, load rows, 128 bytes]
+    TensorMap b;               // [groups, n, k], box [1, load rows, 128 bytes]
+    TensorMap d;               // [a_groups, m, n], box [1, 64, 128 bytes]; unused with swap_ab
+    const float* scale_a;      // [a_groups, m, k / 128] at the strides below, in elements
+    const float* scale_b;      // [groups, n / 128 or n, k / 128]
+    const i32* group_layout;   // see GroupMode
+    const void* c;             // same layout as d; may be d itself
+    void* d_data;              // [a_groups, m, n]
+    u64 scale_a_stride_group, scale_b_stride_group, d_stride_group;
+    u32 scale_a_stride_m, scale_a_stride_k, scale_b_stride_n, scale_b_stride_k, d_stride_m;
+    u32 m, n, k;               // m: rows of one a_group
+    u32 num_groups;            // matrices in b
+};
+
+constexpr u32 block_k_of(const GemmSpec& s) { return kBlockKBytes / bytes_of(s.ab); }
+constexpr bool has_scales(const GemmSpec& s) { return s.scale_b != ScaleB::none; }
+constexpr u32 cluster_size_of(const GemmSpec& s) { return s.swap_ab ? s.split_k : s.cluster_m * s.cluster_n; }
+constexpr u32 threads_of(const GemmSpec& s) { return (s.warpgroups + 1) * kWarpgroup; }
+// Rows of an output block one warpgroup owns, as a number of 64-row waves.
+constexpr u32 waves_of(const GemmSpec& s) { return s.block_m / (kMmaRows * s.warpgroups); }
+
+constexpr u32 greatest_common_divisor(u32 a, u32 b) { return b == 0 ? a : greatest_common_divisor(b, a % b); }
+// Columns of a block that share one scale of B whatever the block's offset: the loader stages one value for each.
+constexpr u32 scale_b_run_of(const GemmSpec& s) {
+    return s.scale_b == ScaleB::per_row_128 ? 1 : greatest_common_divisor(s.block_n, kScaleBlock);
+}
+
+// Named regions of dynamic shared memory, byte offsets from its 1024-aligned start.
+struct SmemPlan {
+    u32 a, b, d;                 // tiles of stage 0; d is the output staging buffer
+    u32 a_stage_bytes, b_stage_bytes, d_bytes;
+    u32 scale_a, scale_b;        // stage 0
+    u32 scale_a_stage_bytes, scale_b_stage_bytes;
+    u32 full, empty;             // mbarriers, 8 bytes a stage
+    u32 partial_full, partial_empty;   // swap_ab: hand-over of partial sums
+    u32 bytes;
+};
+
+// swap_ab stages fp32 partial sums as [k_warpgroups][block_m][partial_pitch]; 4 floats of padding make the
+// fragment-order writes free of bank conflicts.
+constexpr u32 partial_pitch_of(const GemmSpec& s) { return s.block_n + 4; }
+
+constexpr SmemPlan plan_smem(const GemmSpec& s) {
+    SmemPlan p{};
+    p.a_stage_bytes = s.block_m * kBlockKBytes;
+    p.b_stage_bytes = s.block_n * kBlockKBytes;
+    p.d_bytes = s.swap_ab ? s.k_warpgroups * s.block_m * partial_pitch_of(s) * 4
+                          : s.block_m * s.block_n * bytes_of(s.d);
+    p.scale_a_stage_bytes = has_scales(s) ? align_up(s.block_m * 4, 16u) : 0;
+    p.scale_b_stage_bytes = has_scales(s) ? align_up(s.block_n / scale_b_run_of(s) * 4, 16u) : 0;
+    u32 offset = 0;
+    const auto take = [&offset](u32 bytes, u32 alignment) {
+        offset = align_up(offset, alignment);
+        const u32 start = offset;
+        offset += bytes;
+        return start;
+    };
+    p.a = take(s.stages * p.a_stage_bytes, 1024);
+    p.b = take(s.stages * p.b_stage_bytes, 1024);
+    p.d = take(p.d_bytes, 1024);
+    p.scale_a = take(s.stages * p.scale_a_stage_bytes, 16);
+    p.scale_b = take(s.stages * p.scale_b_stage_bytes, 16);
+    p.full = take(s.stages * 8, 8);
+    p.empty = take(s.stages * 8, 8);
+    p.partial_full = take(8, 8);
+    p.partial_empty = take(8, 8);
+    p.bytes = offset;
+    return p;
+}
+
+constexpr u32 kMaxSmemBytes = 232448;  // sm_90, sm_100: what a block may opt in to
+
+// nullptr, or one sentence. The plan, the host check and the kernel's static_assert all ask here.
+constexpr const char* why_illegal(const GemmSpec& s) {
+    const bool fp8 = s.ab == Format::fp8_e4m3;
+    if (!fp8 && s.ab != Format::bf16) return "operands must be fp8_e4m3 or bf16";
+    if (s.d != Format::bf16 && s.d != Format::fp32) return "the output must be bf16 or fp32";
+    if (fp8 != has_scales(s)) return "fp8 operands need scales and bf16 operands have none";
+    if (s.warpgroups < 1 || s.warpgroups > 4) return "1 to 4 math warpgroups";
+    if (s.stages < 2 || s.stages > 32) return "2 to 32 stages";
+    const u32 columns = s.swap_ab ? s.block_m : s.block_n;
+    if (columns % 8 != 0 || columns == 0 || columns > 256) return "a wgmma has 8 to 256 columns, in steps of 8";
+    if (columns > 128 && columns != 160 && columns != 192 && columns != 256) return "no wrapper for that many columns";
+    if (s.swap_ab) {
+        if (s.cluster_m != 1 || s.cluster_n != 1) return "swap_ab kernels do not multicast";
+        if (s.warpgroups % s.k_warpgroups != 0) return "k_warpgroups must divide warpgroups";
+        if (s.block_n != kMmaRows * (s.warpgroups / s.k_warpgroups)) return "block_n must be 64 per n warpgroup";
+        if (s.split_k < 1 || s.split_k > 8) return "a portable cluster has 1 to 8 CTAs";
+        if (s.stages % s.k_warpgroups != 0) return "stages must be a multiple of k_warpgroups";
+        // Accumulators: two in flight and the promoted sum (fp8), one (bf16).
+        if ((fp8 ? 3 : 1) * s.block_m / 2 > 208) return "accumulators do not fit the register file";
+    } else {
+        if (s.k_warpgroups != 1 || s.split_k != 1) return "K is split only with swap_ab";
+        if (s.block_m % (kMmaRows * s.warpgroups) != 0) return "block_m must be a multiple of 64 per warpgroup";
+        if (waves_of(s) > 2) return "a warpgroup owns at most two 64-row waves";
+        if (s.block_n % 64 != 0) return "block_n must be a multiple of the store's 64 columns";
+        if (s.cluster_m * s.cluster_n > 2) return "multicast pairs only";
+        if (s.groups != GroupMode::dense && s.cluster_m != 1) return "grouped blocks along m may use different matrices";
+        if ((fp8 ? waves_of(s) + 1 : waves_of(s)) * s.block_n / 2 > 208) return "accumulators do not fit the register file";
+        if (fp8 && s.scale_b == ScaleB::per_row_128 && s.block_n > 128) return "row scales need block_n of 128 at most";
+    }
+    const bool segmented = s.groups == GroupMode::contiguous || s.groups == GroupMode::psum;
+    if (segmented && kGroupAlignment % s.block_m != 0) return "block_m must divide the group alignment of 128";
+    if (plan_smem(s).bytes > kMaxSmemBytes) return "stages do not fit shared memory";
+    return nullptr;
+}
+
+}  // namespace deep_gemm
