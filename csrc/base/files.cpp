@@ -1,0 +1,177 @@
+#include "base/files.h"
+
+#include "base/error.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+#include <utility>
+
+namespace deep_gemm {
+
+namespace {
+
+[[noreturn]] void fail_io(const char* action, const Path& path, int error) {
+    const char* remedy = error == ENOSPC || error == EFBIG || error == EDQUOT
+                             ? "free some space or choose another folder"
+                         : error == EACCES || error == EROFS || error == EPERM
+                             ? "check the permissions or choose another folder"
+                             : "check the path";
+    fail(ErrorKind::io, "{} '{}' failed: {}; {}", action, path.string(), std::strerror(error), remedy);
+}
+
+class Descriptor {
+  public:
+    explicit Descriptor(int value) : value_(value) {}
+    ~Descriptor() {
+        if (value_ >= 0) ::close(value_);
+    }
+    Descriptor(const Descriptor&) = delete;
+    Descriptor& operator=(const Descriptor&) = delete;
+    [[nodiscard]] int get() const { return value_; }
+    int release() { return std::exchange(value_, -1); }
+
+  private:
+    int value_;
+};
+
+// 0 on success, else errno.
+int read_all(const Path& path, std::string& content) {
+    const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (file.get() < 0) return errno;
+    struct stat status = {};
+    if (::fstat(file.get(), &status) != 0) return errno;
+    if (!S_ISREG(status.st_mode)) return EISDIR;
+    content.resize(static_cast<size_t>(status.st_size));
+    size_t done = 0;
+    while (done < content.size()) {
+        const ssize_t got = ::read(file.get(), content.data() + done, content.size() - done);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) return errno;
+        if (got == 0) break;
+        done += static_cast<size_t>(got);
+    }
+    content.resize(done);
+    return 0;
+}
+
+// Does the process that wrote this lock file (its id, then the host name) still exist? Unknown counts as
+// alive.
+bool holder_is_dead(int descriptor) {
+    char text[320] = {};
+    if (::pread(descriptor, text, sizeof(text) - 1, 0) <= 0) return false;
+    char* host = nullptr;
+    const long process = std::strtol(text, &host, 10);
+    char own_host[256] = {};
+    ::gethostname(own_host, sizeof(own_host) - 1);
+    if (process <= 0 || *host != ' ' || std::strcmp(host + 1, own_host) != 0) return false;
+    return ::kill(static_cast<pid_t>(process), 0) != 0 && errno == ESRCH;
+}
+
+void write_holder(int descriptor) {
+    char host[256] = {};
+    ::gethostname(host, sizeof(host) - 1);
+    const std::string text = fmt::format("{} {}", ::getpid(), host);
+    // Best effort: without it, recovery relies on the kernel alone.
+    if (::ftruncate(descriptor, 0) == 0) [[maybe_unused]]
+        const auto written = ::pwrite(descriptor, text.data(), text.size(), 0);
+}
+
+bool same_file(int descriptor, const Path& path) {
+    struct stat opened = {}, named = {};
+    return ::fstat(descriptor, &opened) == 0 && ::stat(path.c_str(), &named) == 0 &&
+           opened.st_ino == named.st_ino && opened.st_dev == named.st_dev;
+}
+
+}  // namespace
+
+std::string read_file(const Path& path) {
+    std::string content;
+    if (const int error = read_all(path, content)) fail_io("reading", path, error);
+    return content;
+}
+
+std::optional<std::string> try_read_file(const Path& path) {
+    std::string content;
+    if (read_all(path, content) != 0) return std::nullopt;
+    return content;
+}
+
+void write_file(const Path& path, std::string_view content) {
+    Descriptor file(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
+    if (file.get() < 0) fail_io("creating", path, errno);
+    while (!content.empty()) {
+        const ssize_t put = ::write(file.get(), content.data(), content.size());
+        if (put < 0 && errno == EINTR) continue;
+        if (put < 0) fail_io("writing", path, errno);
+        content.remove_prefix(static_cast<size_t>(put));
+    }
+    if (::fsync(file.get()) != 0 && errno != EINVAL) fail_io("writing", path, errno);
+    if (::close(file.release()) != 0) fail_io("writing", path, errno);
+}
+
+void make_directories(const Path& path) {
+    std::error_code error;
+    std::filesystem::create_directories(path, error);
+    if (error) fail_io("creating folder", path, error.value());
+}
+
+void remove_tree(const Path& path) noexcept {
+    std::error_code ignored;
+    std::filesystem::remove_all(path, ignored);
+}
+
+Path make_unique_directory(const Path& parent, std::string_view stem) {
+    std::string pattern = (parent / fmt::format("{}.XXXXXX", stem)).string();
+    if (::mkdtemp(pattern.data()) == nullptr) fail_io("creating folder", pattern, errno);
+    ::chmod(pattern.c_str(), 0755);  // mkdtemp's 0700 would hide a shared cache from other users
+    return pattern;
+}
+
+bool publish_directory(const Path& finished, const Path& final_path) {
+    if (std::rename(finished.c_str(), final_path.c_str()) == 0) return true;
+    const int error = errno;
+    remove_tree(finished);
+    if (error == EEXIST || error == ENOTEMPTY || error == ENOTDIR) return false;
+    fail_io("publishing", final_path, error);
+}
+
+FileLock::FileLock(const Path& path, std::chrono::milliseconds timeout) : path_(path) {
+    const auto deadline = std::chrono::steady_clock::now() + timeout;
+    auto pause = std::chrono::microseconds(200);
+    for (;;) {
+        Descriptor file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666));
+        if (file.get() < 0) return;
+        if (::flock(file.get(), LOCK_EX | LOCK_NB) == 0) {
+            // The last holder unlinks the file: a lock on an unlinked file excludes nobody, so look again.
+            if (!same_file(file.get(), path)) continue;
+            write_holder(file.get());
+            descriptor_ = file.release();
+            return;
+        }
+        if (errno != EWOULDBLOCK && errno != EINTR) return;
+        if (holder_is_dead(file.get())) {
+            if (same_file(file.get(), path)) ::unlink(path.c_str());
+            continue;
+        }
+        if (std::chrono::steady_clock::now() >= deadline) return;
+        std::this_thread::sleep_for(pause);
+        pause = std::min(pause * 2, std::chrono::microseconds(20'000));
+    }
+}
+
+FileLock::~FileLock() {
+    if (descriptor_ < 0) return;
+    if (same_file(descriptor_, path_)) ::unlink(path_.c_str());
+    ::close(descriptor_);
+}
+
+}  // namespace deep_gemm

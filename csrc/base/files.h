@@ -1,0 +1,51 @@
+// Files as the cache needs them: whole-file reads and writes, publication of a finished folder by one rename,
+// and a lock between processes that a killed holder cannot block. Failures are Error(io) with the path and
+// the reason.
+#pragma once
+
+#include <deep_gemm/spec/types.h>
+
+#include <chrono>
+#include <cstddef>
+#include <filesystem>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace deep_gemm {
+
+using Path = std::filesystem::path;
+
+[[nodiscard]] std::string read_file(const Path& path);
+[[nodiscard]] std::optional<std::string> try_read_file(const Path& path);  // nullopt: absent or unreadable
+void write_file(const Path& path, std::string_view content);               // durable (fsync) on return
+void make_directories(const Path& path);
+void remove_tree(const Path& path) noexcept;
+
+// Makes an empty folder "<parent>/<stem>.<unique>" that no other thread or process has.
+[[nodiscard]] Path make_unique_directory(const Path& parent, std::string_view stem);
+
+// Renames a finished folder to its final name in one step: readers see all of it or nothing. False: someone
+// else published first; the finished folder is removed, theirs stays.
+bool publish_directory(const Path& finished, const Path& final_path);
+
+// A lock between processes (and threads) on a path, held until destruction. The kernel drops it when its
+// holder dies; a dead holder's forked child may still pin it, so the holder's process id is checked too. It
+// only saves double work: whoever does not get it in time may go on, because publication is atomic.
+class FileLock {
+  public:
+    // Tries until the timeout. held() is false after it, or where the file system has no locks.
+    FileLock(const Path& path, std::chrono::milliseconds timeout);
+    ~FileLock();
+    FileLock(const FileLock&) = delete;
+    FileLock& operator=(const FileLock&) = delete;
+
+    [[nodiscard]] bool held() const { return descriptor_ >= 0; }
+
+  private:
+    Path path_;
+    int descriptor_ = -1;
+};
+
+}  // namespace deep_gemm
