@@ -37,7 +37,7 @@ class CMakeBuild(build_ext):
         build_dir = Path(os.environ.get("DG_BUILD_DIR") or self.build_temp).resolve()
         jobs = os.environ.get("DG_JOBS") or str(os.cpu_count() or 1)
         configure = [
-            "cmake", "-S", str(ROOT), "-B", str(build_dir), "-G", "Ninja",
+            "cmake", "--log-level=WARNING", "-S", str(ROOT), "-B", str(build_dir), "-G", "Ninja",
             "-DDG_PYTHON=ON",
             f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={module.parent}",
             f"-DPython_EXECUTABLE={sys.executable}",

@@ -103,14 +103,14 @@ ensure_venv() {
 ensure_built() {
     local stamp
     BUILD_DIR=$TOP/build/$(python -c 'import sys; print(sys.implementation.cache_tag)')
-    export DG_BUILD_DIR=$BUILD_DIR DG_CMAKE_ARGS="${*:-}" NINJA_STATUS="[%f/%t, %e s] "
     step "building the extension module with $(num_jobs) jobs in ${BUILD_DIR#"$TOP"/}" "the compiler's message is above"
     mkdir -p "$BUILD_DIR"
-    python setup.py -q build_ext --inplace
+    local settings=(env DG_BUILD_DIR="$BUILD_DIR" DG_CMAKE_ARGS="$*" NINJA_STATUS="[%f/%t, %e s] ")
+    "${settings[@]}" python setup.py -q build_ext --inplace
     stamp=$(stamp_of "$TOP" "$(python -VV)" setup.py pyproject.toml CMakeLists.txt)
     if [ "$(cat "$VENV/stamp-install" 2>/dev/null)" != "$stamp" ]; then
         step "installing deep-gemm-jit into .venv (editable)"
-        python -m pip install -q --no-build-isolation --no-deps -e .
+        "${settings[@]}" python -m pip install -q --no-build-isolation --no-deps -e .
         printf '%s\n' "$stamp" >"$VENV/stamp-install"
     fi
 }
