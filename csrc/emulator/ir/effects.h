@@ -1,0 +1,17 @@
+// Which registers an instruction reads and writes: the only place that knows where PTX puts destinations.
+#pragma once
+
+#include "emulator/ptx/ast.h"
+
+namespace deep_gemm::emulator {
+
+struct Effects {
+    std::vector<u32> reads, writes;
+    std::vector<u32> asynchronous;  // wgmma accumulators and A fragments: their slots may not be shared
+    bool falls_through = true;
+    bool branches = false;  // to operands[0].id
+};
+
+[[nodiscard]] Effects effects_of(const ptx::Instruction& instruction);
+
+}  // namespace deep_gemm::emulator
