@@ -5,7 +5,7 @@
 #include <deep_gemm/spec/types.h>
 
 #define DG_DEVICE __device__ __forceinline__
-#define DG_KERNEL(threads) extern "C++" __global__ void __launch_bounds__(threads, 1)
+#define DG_KERNEL(threads, ctas_per_sm) __global__ void __launch_bounds__(threads, ctas_per_sm)
 #define DG_GRID_CONSTANT __grid_constant__
 
 namespace deep_gemm::ptx {

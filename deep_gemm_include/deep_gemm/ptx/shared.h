@@ -31,6 +31,13 @@ DG_DEVICE Float2 ld_shared_v2_f32(SharedAddress address) {
     asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(address));
     return v;
 }
+DG_DEVICE Float4 ld_shared_v4_f32(SharedAddress address) {
+    Float4 v;
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+                 : "r"(address));
+    return v;
+}
 DG_DEVICE void st_shared_f32(SharedAddress address, float value) {
     asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
 }

@@ -108,6 +108,26 @@ constexpr u32 cluster_size_of(const GemmSpec& s) { return s.swap_ab ? s.split_k 
 constexpr u32 threads_of(const GemmSpec& s) { return (s.warpgroups + 1) * kWarpgroup; }
 // Rows of an output block one warpgroup owns, as a number of 64-row waves.
 constexpr u32 waves_of(const GemmSpec& s) { return s.block_m / (kMmaRows * s.warpgroups); }
+// swap_ab: warpgroups side by side along n.
+constexpr u32 n_warpgroups_of(const GemmSpec& s) { return s.warpgroups / s.k_warpgroups; }
+
+// Accumulator registers of a math thread: the promoted sum and the partial sums in flight.
+constexpr u32 accumulator_registers_of(const GemmSpec& s) {
+    const bool fp8 = has_scales(s);
+    if (s.swap_ab) return (fp8 ? 3 : 1) * s.block_m / 2;
+    return (fp8 ? waves_of(s) + 1 : waves_of(s)) * s.block_n / 2;
+}
+constexpr u32 kOtherRegisters = 40;     // addresses, scales, loop state
+constexpr u32 kLoaderRegisters = 40;    // what setmaxnreg leaves the loading warpgroup
+// What setmaxnreg gives a math thread: 64 Ki registers less the loader's, in steps of 8.
+constexpr u32 math_registers_of(const GemmSpec& s) {
+    constexpr u32 kTable[5] = {0, 240, 232, 152, 112};
+    return kTable[s.warpgroups];
+}
+constexpr u32 launch_registers_of(const GemmSpec& s) { return 65536 / threads_of(s) / 8 * 8; }
+constexpr bool moves_registers(const GemmSpec& s) {
+    return s.warpgroups > 1 && accumulator_registers_of(s) + kOtherRegisters > launch_registers_of(s);
+}
 
 constexpr u32 greatest_common_divisor(u32 a, u32 b) { return b == 0 ? a : greatest_common_divisor(b, a % b); }
 // Columns of a block that share one scale of B whatever the block's offset: the loader stages one value for each.
@@ -158,7 +178,14 @@ constexpr SmemPlan plan_smem(const GemmSpec& s) {
     return p;
 }
 
-constexpr u32 kMaxSmemBytes = 232448;  // sm_90, sm_100: what a block may opt in to
+constexpr u32 kMaxSmemBytes = 232448;       // sm_90, sm_100: what a block may opt in to
+constexpr u32 kMaxSmemBytesOfTwo = 115712;  // two blocks of an SM: half of 228 KiB, less 1 KiB each
+
+// CTAs an SM is meant to hold. Two let the next grid of the stream start while this one drains.
+constexpr u32 ctas_per_sm_of(const GemmSpec& s) {
+    const bool fits = plan_smem(s).bytes <= kMaxSmemBytesOfTwo && 2 * threads_of(s) <= 1024;
+    return fits && accumulator_registers_of(s) + kOtherRegisters + 24 <= 65536 / (2 * threads_of(s)) ? 2 : 1;
+}
 
 // nullptr, or one sentence. The plan, the host check and the kernel's static_assert all ask here.
 constexpr const char* why_illegal(const GemmSpec& s) {
@@ -177,8 +204,6 @@ constexpr const char* why_illegal(const GemmSpec& s) {
         if (s.block_n != kMmaRows * (s.warpgroups / s.k_warpgroups)) return "block_n must be 64 per n warpgroup";
         if (s.split_k < 1 || s.split_k > 8) return "a portable cluster has 1 to 8 CTAs";
         if (s.stages % s.k_warpgroups != 0) return "stages must be a multiple of k_warpgroups";
-        // Accumulators: two in flight and the promoted sum (fp8), one (bf16).
-        if ((fp8 ? 3 : 1) * s.block_m / 2 > 208) return "accumulators do not fit the register file";
     } else {
         if (s.k_warpgroups != 1 || s.split_k != 1) return "K is split only with swap_ab";
         if (s.block_m % (kMmaRows * s.warpgroups) != 0) return "block_m must be a multiple of 64 per warpgroup";
@@ -186,9 +211,9 @@ constexpr const char* why_illegal(const GemmSpec& s) {
         if (s.block_n % 64 != 0) return "block_n must be a multiple of the store's 64 columns";
         if (s.cluster_m * s.cluster_n > 2) return "multicast pairs only";
         if (s.groups != GroupMode::dense && s.cluster_m != 1) return "grouped blocks along m may use different matrices";
-        if ((fp8 ? waves_of(s) + 1 : waves_of(s)) * s.block_n / 2 > 208) return "accumulators do not fit the register file";
         if (fp8 && s.scale_b == ScaleB::per_row_128 && s.block_n > 128) return "row scales need block_n of 128 at most";
     }
+    if (accumulator_registers_of(s) + kOtherRegisters > math_registers_of(s)) return "accumulators do not fit the register file";
     const bool segmented = s.groups == GroupMode::contiguous || s.groups == GroupMode::psum;
     if (segmented && kGroupAlignment % s.block_m != 0) return "block_m must divide the group alignment of 128";
     if (plan_smem(s).bytes > kMaxSmemBytes) return "stages do not fit shared memory";

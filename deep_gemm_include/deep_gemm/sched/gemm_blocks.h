@@ -1,0 +1,132 @@
+// Which output block a CTA computes next. Pure index arithmetic, the same in every role; every warp walks the list on
+// its own, converged. Persistent: cluster c takes work units c, c + clusters, c + 2 * clusters, ...
+// A unit is the block (or the pair of blocks that share an operand by multicast) of one cluster.
+#pragma once
+
+#include <deep_gemm/spec/gemm.h>
+#include <deep_gemm/ptx/global.h>
+
+namespace deep_gemm::sched {
+
+struct Block {
+    u32 group = 0;     // matrix of B
+    u32 a_group = 0;   // third coordinate of A and D
+    u32 m = 0;         // first row, within a_group
+    u32 n = 0;         // first column
+    u32 rows_end = 0;  // rows at and beyond it are not valid
+    bool loads = true; // false: no valid row; the block is written as zeros and nothing is loaded
+};
+
+/// Units along m that are walked before the next column of units, so that concurrent clusters cover a near-square
+/// patch of D and their operand tiles meet in L2.
+template <GemmSpec S>
+constexpr u32 raster_rows() {
+    constexpr u32 kUnitM = S.block_m * S.cluster_m, kUnitN = S.block_n * S.cluster_n;
+    return kUnitN > 2 * kUnitM ? 16 : 8;
+}
+
+template <GemmSpec S>
+class GemmBlocks {
+  public:
+    DG_DEVICE explicit GemmBlocks(const GemmParams& params)
+        : params_(params),
+          rank_(cluster_size_of(S) > 1 ? ptx::cluster_rank() : 0),
+          unit_(ptx::block_index() / cluster_size_of(S)),
+          num_clusters_(ptx::grid_blocks() / cluster_size_of(S)),
+          units_n_(ceil_div(params.n, S.block_n * S.cluster_n)) {
+        if constexpr (kScansGroups) load_chunk(0, 0);
+    }
+
+    /// The next block of this CTA, or false at the end.
+    DG_DEVICE bool next(Block& block) {
+        const bool found = kScansGroups ? locate_in_groups(block) : locate_in_rectangle(block);
+        unit_ += num_clusters_;
+        return found;
+    }
+
+  private:
+    static constexpr bool kScansGroups = S.groups == GroupMode::masked || S.groups == GroupMode::psum;
+    static constexpr u32 kUnitRows = S.block_m * S.cluster_m;
+
+    DG_DEVICE u32 rank_m() const { return S.swap_ab ? 0 : rank_ % S.cluster_m; }
+    DG_DEVICE u32 rank_n() const { return S.swap_ab ? 0 : rank_ / S.cluster_m; }
+
+    DG_DEVICE bool locate_in_rectangle(Block& block) {
+        const u32 units_m = ceil_div(params_.m, kUnitRows);
+        if (unit_ >= units_m * units_n_) return false;
+        constexpr u32 kRows = raster_rows<S>();
+        const u32 panel = unit_ / (kRows * units_n_), in_panel = unit_ % (kRows * units_n_);
+        const u32 remaining = units_m - panel * kRows, rows = remaining < kRows ? remaining : kRows;
+        block.m = (panel * kRows + in_panel % rows) * kUnitRows + rank_m() * S.block_m;
+        block.n = ((in_panel / rows) * S.cluster_n + rank_n()) * S.block_n;
+        block.rows_end = params_.m;
+        if constexpr (S.groups == GroupMode::contiguous) {
+            const u32 group = static_cast<u32>(ptx::ld_global_s32(params_.group_layout + block.m));
+            block.loads = group < params_.num_groups;
+            block.group = block.loads ? group : 0;
+        }
+        return true;
+    }
+
+    /// Groups are scanned 32 at a time, one a lane: `lane_end_` is the running number of units up to its group.
+    DG_DEVICE void load_chunk(u32 first_group, u32 units_before) {
+        chunk_ = first_group;
+        const u32 group = first_group + ptx::lane_index();
+        u32 units = 0;
+        lane_start_ = 0;
+        lane_rows_ = 0;
+        if (group < params_.num_groups) {
+            const i32 value = ptx::ld_global_s32(params_.group_layout + group);
+            i32 extent;
+            if constexpr (S.groups == GroupMode::masked) {
+                lane_rows_ = clamp_rows(value);
+                extent = static_cast<i32>(lane_rows_);
+            } else {
+                const i32 previous = group == 0 ? 0 : ptx::ld_global_s32(params_.group_layout + group - 1);
+                lane_start_ = align_up(clamp_rows(previous), kGroupAlignment);
+                lane_rows_ = clamp_rows(value);
+                extent = static_cast<i32>(align_up(lane_rows_, kGroupAlignment)) - static_cast<i32>(lane_start_);
+            }
+            units = extent > 0 ? ceil_div(static_cast<u32>(extent), kUnitRows) * units_n_ : 0;
+        }
+        u32 total = units;
+#pragma unroll
+        for (u32 delta = 1; delta < ptx::kWarpThreads; delta *= 2) {
+            const u32 below = ptx::shfl_up(total, delta);
+            if (ptx::lane_index() >= delta) total += below;
+        }
+        lane_end_ = units_before + total;
+        lane_units_ = units;
+    }
+
+    DG_DEVICE u32 clamp_rows(i32 value) const {
+        const u32 rows = value < 0 ? 0 : static_cast<u32>(value);
+        return rows < params_.m ? rows : params_.m;
+    }
+
+    DG_DEVICE bool locate_in_groups(Block& block) {
+        u32 in_chunk = ptx::ballot(unit_ < lane_end_);
+        while (in_chunk == 0) {
+            if (chunk_ + ptx::kWarpThreads >= params_.num_groups) return false;
+            load_chunk(chunk_ + ptx::kWarpThreads, ptx::shfl_idx(lane_end_, ptx::kWarpThreads - 1));
+            in_chunk = ptx::ballot(unit_ < lane_end_);
+        }
+        const u32 lane = ptx::lowest_bit(in_chunk);
+        const u32 units = ptx::shfl_idx(lane_units_, lane);
+        const u32 unit = unit_ - (ptx::shfl_idx(lane_end_, lane) - units), units_m = units / units_n_;
+        const u32 start = ptx::shfl_idx(lane_start_, lane);
+        block.group = chunk_ + lane;
+        block.a_group = S.groups == GroupMode::masked ? block.group : 0;
+        block.m = start + (unit % units_m) * kUnitRows + rank_m() * S.block_m;
+        block.n = ((unit / units_m) * S.cluster_n + rank_n()) * S.block_n;
+        block.rows_end = ptx::shfl_idx(lane_rows_, lane);
+        block.loads = block.m < block.rows_end;
+        return true;
+    }
+
+    const GemmParams& params_;
+    u32 rank_, unit_, num_clusters_, units_n_;
+    u32 chunk_ = 0, lane_start_ = 0, lane_rows_ = 0, lane_end_ = 0, lane_units_ = 0;
+};
+
+}  // namespace deep_gemm::sched

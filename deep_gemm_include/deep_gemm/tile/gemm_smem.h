@@ -1,0 +1,29 @@
+// The named regions of a GEMM's shared memory, as addresses. All offsets come from plan_smem(S).
+#pragma once
+
+#include <deep_gemm/spec/gemm.h>
+#include <deep_gemm/ptx/mbarrier.h>
+
+namespace deep_gemm::tile {
+
+template <GemmSpec S>
+struct GemmSmem {
+    static constexpr SmemPlan kPlan = plan_smem(S);
+    ptx::SharedAddress base;
+
+    DG_DEVICE ptx::SharedAddress a(u32 stage) const { return base + kPlan.a + stage * kPlan.a_stage_bytes; }
+    DG_DEVICE ptx::SharedAddress b(u32 stage) const { return base + kPlan.b + stage * kPlan.b_stage_bytes; }
+    DG_DEVICE ptx::SharedAddress d() const { return base + kPlan.d; }
+    DG_DEVICE ptx::SharedAddress scale_a(u32 stage) const {
+        return base + kPlan.scale_a + stage * kPlan.scale_a_stage_bytes;
+    }
+    DG_DEVICE ptx::SharedAddress scale_b(u32 stage) const {
+        return base + kPlan.scale_b + stage * kPlan.scale_b_stage_bytes;
+    }
+    DG_DEVICE ptx::SharedAddress full(u32 stage) const { return base + kPlan.full + stage * 8; }
+    DG_DEVICE ptx::SharedAddress empty(u32 stage) const { return base + kPlan.empty + stage * 8; }
+    DG_DEVICE ptx::SharedAddress partial_full() const { return base + kPlan.partial_full; }
+    DG_DEVICE ptx::SharedAddress partial_empty() const { return base + kPlan.partial_empty; }
+};
+
+}  // namespace deep_gemm::tile

@@ -1,0 +1,89 @@
+// From accumulators to D for the kernel whose tokens are rows of wgmma: add C, blank invalid rows, convert, stage in
+// shared memory in 128-byte swizzled columns, store by TMA (which drops what lies outside D).
+//
+//   accumulator i of lane l, warp w of the warpgroup:   row 16 w + l / 4 + 8 * (i / 2 % 2)
+//                                                       column 8 * (i / 4) + 2 * (l % 4) + i % 2
+//   staging of one 64-row wave: [columns / atom][64 rows][128 bytes], 16-byte chunk c of row r at c ^ (r % 8)
+#pragma once
+
+#include <deep_gemm/sched/gemm_blocks.h>
+#include <deep_gemm/tile/gemm_smem.h>
+#include <deep_gemm/ptx/copy.h>
+
+namespace deep_gemm::tile {
+
+template <GemmSpec S>
+DG_DEVICE bool row_is_valid(const GemmParams& p, const sched::Block& block, u32 row) {
+    if constexpr (S.groups == GroupMode::contiguous)
+        return row < p.m && static_cast<u32>(ptx::ld_global_s32(p.group_layout + row)) < p.num_groups;
+    return row < block.rows_end;
+}
+
+template <GemmSpec S>
+DG_DEVICE float load_c(const GemmParams& p, u64 index) {
+    const u8* c = static_cast<const u8*>(p.c) + index * bytes_of(S.d);
+    return S.d == Format::fp32 ? ptx::ld_global_f32(c) : ptx::ld_global_bf16(c);
+}
+
+/// Adds C and zeroes rows that belong to no group, for one 64-row wave that starts at `first_row`.
+template <GemmSpec S, u32 Count>
+DG_DEVICE void finish_wave(const GemmParams& p, const sched::Block& block, u32 first_row, float (&sum)[Count]) {
+    const u32 lane = ptx::lane_index(), warp = ptx::warp_index() % 4;
+#pragma unroll
+    for (u32 half = 0; half < 2; ++half) {
+        const u32 row = first_row + warp * 16 + lane / 4 + half * 8;
+        const bool valid = S.groups == GroupMode::dense || row_is_valid<S>(p, block, row);
+#pragma unroll
+        for (u32 i = 0; i < Count; i += 4) {
+#pragma unroll
+            for (u32 j = 0; j < 2; ++j) {
+                float& value = sum[i + half * 2 + j];
+                if (!valid) value = 0;
+                if constexpr (S.accumulate) {
+                    const u32 column = block.n + i * 2 + (lane % 4) * 2 + j;
+                    if (row < p.m && column < p.n)
+                        value += load_c<S>(p, block.a_group * p.d_stride_group + static_cast<u64>(row) * p.d_stride_m +
+                                                  column);
+                }
+            }
+        }
+    }
+}
+
+/// Writes one 64-row wave into its staging buffer.
+template <GemmSpec S, u32 Count>
+DG_DEVICE void stage_wave(ptx::SharedAddress staging, const float (&sum)[Count]) {
+    constexpr u32 kAtomBytes = 64 * 128;
+    const u32 lane = ptx::lane_index(), warp = ptx::warp_index() % 4;
+    if constexpr (S.d == Format::bf16) {
+        const u32 row = warp * 16 + lane % 16;
+#pragma unroll
+        for (u32 i = 0; i < Count; i += 8) {  // 16 columns: two chunks of 8
+            const u32 chunk = i / 4 + lane / 16;
+            const ptx::SharedAddress at = staging + chunk / 8 * kAtomBytes + row * 128 + ((chunk % 8) ^ (row % 8)) * 16;
+            ptx::stmatrix_x4(at, ptx::cvt_bf16x2(sum[i], sum[i + 1]), ptx::cvt_bf16x2(sum[i + 2], sum[i + 3]),
+                             ptx::cvt_bf16x2(sum[i + 4], sum[i + 5]), ptx::cvt_bf16x2(sum[i + 6], sum[i + 7]));
+        }
+    } else {
+#pragma unroll
+        for (u32 i = 0; i < Count; i += 2) {
+            const u32 row = warp * 16 + lane / 4 + (i / 2 % 2) * 8;
+            const u32 column = i / 4 * 8 + (lane % 4) * 2, chunk = column / 4;
+            const ptx::SharedAddress at = staging + chunk / 8 * kAtomBytes + row * 128 + ((chunk % 8) ^ (row % 8)) * 16;
+            ptx::st_shared_v2_f32(at + column % 4 * 4, sum[i], sum[i + 1]);
+        }
+    }
+}
+
+/// One thread: sends a staged wave to D.
+template <GemmSpec S>
+DG_DEVICE void store_wave(const GemmParams& p, const sched::Block& block, u32 first_row, ptx::SharedAddress staging) {
+    constexpr u32 kAtomBytes = 64 * 128, kAtomColumns = 128 / bytes_of(S.d);
+#pragma unroll
+    for (u32 atom = 0; atom < S.block_n / kAtomColumns; ++atom) {
+        const u32 column = block.n + atom * kAtomColumns;
+        if (column < p.n) ptx::tma_store_3d(p.d, staging + atom * kAtomBytes, column, first_row, block.a_group);
+    }
+}
+
+}  // namespace deep_gemm::tile
