@@ -26,21 +26,21 @@ using Graph = struct GraphTag*;
 enum class ImageKind { cubin, ptx };
 
 struct DeviceProperties {
-    std::string name;        // "NVIDIA H200", "emulated sm_90a"
-    std::string arch;        // NVRTC target without prefix: "90a", "100a", "120a"
+    std::string name;  // "NVIDIA H200", "emulated sm_90a"
+    std::string arch;  // NVRTC target without prefix: "90a", "100a", "120a"
     u32 compute_major = 0, compute_minor = 0;
     u32 num_sms = 0;
-    u32 max_smem_per_block = 0;   // dynamic shared memory a block may opt in to, bytes
+    u32 max_smem_per_block = 0;  // dynamic shared memory a block may opt in to, bytes
     u64 global_memory_bytes = 0;
     u64 l2_bytes = 0;
-    u32 driver_version = 0;       // e.g. 13000; 0 on the emulator
+    u32 driver_version = 0;  // e.g. 13000; 0 on the emulator
     u32 ordinal = 0;
     bool emulated = false;
 };
 
 struct KernelAttributes {
     u32 num_registers = 0;
-    u32 local_bytes = 0;          // > 0 means spills or a stack frame
+    u32 local_bytes = 0;  // > 0 means spills or a stack frame
     u32 static_smem_bytes = 0;
 };
 
@@ -55,7 +55,8 @@ class Kernel {
 class Module {
   public:
     virtual ~Module() = default;
-    // The lowered (mangled) name. The first call raises the kernel's dynamic shared memory limit to the device's.
+    // The lowered (mangled) name. The first call raises the kernel's dynamic shared memory limit to the
+    // device's.
     [[nodiscard]] virtual const Kernel& kernel(std::string_view lowered_name) = 0;
 };
 
@@ -84,13 +85,16 @@ class Device {
     [[nodiscard]] virtual u64 allocate(u64 bytes) = 0;
     virtual void release(u64 address) = 0;
     virtual void copy_to_device(u64 destination, std::span<const std::byte> source, Stream stream) = 0;
-    virtual void copy_to_host(std::span<std::byte> destination, u64 source, Stream stream) = 0;  // synchronises
+    virtual void copy_to_host(std::span<std::byte> destination, u64 source,
+                              Stream stream) = 0;  // synchronises
     virtual void copy_on_device(u64 destination, u64 source, u64 bytes, Stream stream) = 0;
     virtual void fill_bytes(u64 destination, u8 value, u64 bytes, Stream stream) = 0;
 
     // Modules and launches. `label` appears in error messages (kernel name, spec).
-    [[nodiscard]] virtual std::shared_ptr<Module> load_module(std::span<const std::byte> image, std::string_view label) = 0;
-    // `params` is the kernel's one by-value argument. Asynchronous on CUDA; complete on return on the emulator.
+    [[nodiscard]] virtual std::shared_ptr<Module> load_module(std::span<const std::byte> image,
+                                                              std::string_view label) = 0;
+    // `params` is the kernel's whole parameter buffer: for our kernels, its one by-value argument.
+    // Asynchronous on CUDA; complete on return on the emulator.
     virtual void launch(const Kernel& kernel, const LaunchConfig& config, std::span<const std::byte> params,
                         std::span<const MemoryRange> memory) = 0;
     // How many clusters of this launch fit the device at once (0: it cannot run).
@@ -112,12 +116,15 @@ class Device {
     virtual void destroy_graph(Graph graph) = 0;
 };
 
-// "cuda", "cuda:1", "emulator", "emulator:sm_90a", "emulator:sm_100a"; empty: $DG_DEVICE, else the current CUDA
-// device where a driver and a GPU exist, else emulator:sm_90a. Devices are created once per name and live as long
-// as the process (device.cpp; the emulator registers its factory, so driver/ does not include emulator/).
+// "cuda", "cuda:1", "emulator", "emulator:sm_100a", "emulator:sm_90a,seed=3"; empty: $DG_DEVICE, else the
+// current CUDA device where a driver and a GPU exist, else emulator:sm_90a. Devices are created once per name
+// and live as long as the process (device.cpp; the emulator registers its factory, so driver/ does not
+// include emulator/).
 [[nodiscard]] Device& device(std::string_view name = {});
 
-using DeviceFactory = std::unique_ptr<Device> (*)(std::string_view arch);
+// Gets all that follows "emulator:", an arch and options: "sm_90a,seed=3". Throws Error(value) on what it
+// does not know.
+using DeviceFactory = std::unique_ptr<Device> (*)(std::string_view description);
 void register_emulator(DeviceFactory factory);
 
 }  // namespace deep_gemm::driver

@@ -1,0 +1,91 @@
+// The device registry: one Device per resolved name and process, created on first use, never destroyed (other
+// threads and static destructors may still use it). A forked child starts with an empty table: a parent's
+// emulator threads do not exist in it, and a parent's CUDA is refused by cuda::api().
+#include "driver/device.h"
+
+#include "base/env.h"
+#include "driver/cuda_api.h"
+#include "driver/cuda_device.h"
+
+#include <unistd.h>
+
+#include <atomic>
+#include <charconv>
+#include <map>
+#include <mutex>
+
+namespace deep_gemm::driver {
+
+namespace {
+
+constexpr std::string_view kDefaultEmulator = "sm_90a";
+
+struct Table {
+    pid_t process = ::getpid();
+    std::mutex mutex;
+    std::map<std::string, std::unique_ptr<Device>, std::less<>> devices;
+};
+
+Table& table() {
+    static std::atomic<Table*> current{nullptr};
+    Table* seen = current.load(std::memory_order_acquire);
+    while (!seen || seen->process != ::getpid()) {
+        auto fresh = std::make_unique<Table>();
+        if (current.compare_exchange_strong(seen, fresh.get(), std::memory_order_acq_rel))
+            return *fresh.release();
+    }
+    return *seen;
+}
+
+std::atomic<DeviceFactory> emulator_factory{nullptr};
+
+std::unique_ptr<Device> make_emulator(std::string_view arch) {
+    const DeviceFactory factory = emulator_factory.load();
+    DG_CHECK(factory, internal,
+             "no emulated GPU is registered; call register_emulator() before asking for one");
+    return factory(arch);
+}
+
+u32 ordinal_in(std::string_view name, std::string_view digits) {
+    u32 ordinal = 0;
+    const auto [stop, error] = std::from_chars(digits.data(), digits.data() + digits.size(), ordinal);
+    DG_CHECK(error == std::errc{} && stop == digits.data() + digits.size(), value,
+             "device: got '{}', expected cuda or cuda:<ordinal>", name);
+    return ordinal;
+}
+
+// A name with nothing left to decide: "cuda:0", "emulator:sm_90a", "emulator:sm_90a,seed=3".
+std::string resolve(std::string_view name) {
+    if (name.empty()) name = env_text(Env::device);
+    if (name.empty()) name = cuda::why_unavailable().empty() ? "cuda" : "emulator";
+    if (name == "cuda") return fmt::format("cuda:{}", current_cuda_ordinal());
+    if (name.starts_with("cuda:")) return fmt::format("cuda:{}", ordinal_in(name, name.substr(5)));
+    if (name == "emulator") return fmt::format("emulator:{}", kDefaultEmulator);
+    DG_CHECK(name.starts_with("emulator:"), value,
+             "device: got '{}', expected cuda, cuda:<ordinal>, emulator or emulator:<arch>[,option=value...]",
+             name);
+    return std::string(name);
+}
+
+std::unique_ptr<Device> make(std::string_view resolved) {
+    const std::string_view detail = resolved.substr(resolved.find(':') + 1);
+    return resolved.starts_with("cuda:") ? make_cuda_device(ordinal_in(resolved, detail))
+                                         : make_emulator(detail);
+}
+
+}  // namespace
+
+Device& device(std::string_view name) {
+    const std::string resolved = resolve(name);
+    Table& devices = table();
+    const std::lock_guard lock(devices.mutex);
+    const auto found = devices.devices.find(resolved);
+    if (found != devices.devices.end()) return *found->second;
+    return *devices.devices.emplace(resolved, make(resolved)).first->second;
+}
+
+void register_emulator(DeviceFactory factory) {
+    emulator_factory.store(factory);
+}
+
+}  // namespace deep_gemm::driver

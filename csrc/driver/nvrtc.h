@@ -1,0 +1,51 @@
+// NVRTC, opened at run time: source text in, cubin or PTX out. Looked for once, in this order:
+// $DG_NVRTC_PATH, the nvidia-cuda-nvrtc wheel in the folders given by the host program, a CUDA toolkit, the
+// loader path. A kernel that does not compile is a result (ok = false and the log), not an exception: jit/
+// words the error.
+#pragma once
+
+#include <deep_gemm/spec/types.h>
+
+#include "driver/device.h"
+
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace deep_gemm::driver {
+
+struct SourceHeader {
+    std::string_view name, text;
+};
+
+struct CompileRequest {
+    std::string name;  // file name in messages and line information
+    std::string source;
+    std::vector<std::string> entries;  // name expressions: "deep_gemm::sm90_gemm<kSpec>"
+    std::vector<std::string> options;
+    std::span<const SourceHeader> headers;
+    ImageKind kind = ImageKind::cubin;
+};
+
+struct CompileResult {
+    bool ok = false;
+    std::string image;                       // PTX text has no terminating zero
+    std::vector<std::string> lowered_names;  // one per entry
+    std::string log;
+};
+
+struct NvrtcInfo {
+    std::string path;
+    u32 major = 0, minor = 0;
+    std::vector<u32> archs;  // 90, 100, 120, ...
+};
+
+// Where wheels live (Python's site-packages folders). Without effect once NVRTC is open.
+void set_nvrtc_wheel_folders(std::vector<std::string> folders);
+
+// Opens NVRTC. Throws Error(compile) with every place it looked at when there is none, or only one too old.
+[[nodiscard]] const NvrtcInfo& nvrtc_info();
+[[nodiscard]] CompileResult nvrtc_compile(const CompileRequest& request);
+
+}  // namespace deep_gemm::driver
