@@ -1,5 +1,5 @@
-// The mbarrier state machine, on the 8 bytes it occupies in shared memory. A phase completes when no arrival is
-// pending and the transaction count is zero; completing flips the phase bit and re-arms the arrival count.
+// The mbarrier state machine, on the 8 bytes it occupies in shared memory. A phase completes when no arrival
+// is pending and the transaction count is zero; completing flips the phase bit and re-arms the arrival count.
 //
 //   bits   0      phase            parity of the phase in progress
 //          1..20  pending          arrivals still missing in this phase
@@ -8,8 +8,8 @@
 //         63      live             set by init, cleared by inval
 //
 // The bits are the emulator's own; kernels may only pass the address around. Faults throw ErrorKind::emulator
-// with a sentence; the caller adds who did it. "Used before init" needs the live bit and the caller's knowledge
-// of which shared memory was ever written (the word below may be poison).
+// with a sentence; the caller adds who did it. "Used before init" needs the live bit and the caller's
+// knowledge of which shared memory was ever written (the word below may be poison).
 #pragma once
 
 #include <deep_gemm/spec/types.h>
@@ -35,13 +35,15 @@ struct State {
 void init(u64& word, u32 count);
 void invalidate(u64& word);
 
-// Arrive-on; returns the state token (the word before), for test(). Also cp.async.mbarrier.arrive.noinc when it lands.
+// Arrive-on; returns the state token (the word before), for test(). Also cp.async.mbarrier.arrive.noinc when
+// it lands.
 u64 arrive(u64& word, u32 count = 1);
 u64 arrive_expect_tx(u64& word, u32 bytes, u32 count = 1);
 u64 arrive_drop(u64& word, u32 count = 1);
 void expect_tx(u64& word, u32 bytes);
 void complete_tx(u64& word, u32 bytes);
-// cp.async.mbarrier.arrive without .noinc: one more arrival is pending until the copies land and arrive() is called.
+// cp.async.mbarrier.arrive without .noinc: one more arrival is pending until the copies land and arrive() is
+// called.
 void add_pending(u64& word);
 
 // Has the phase with this parity completed? (mbarrier.test_wait.parity, try_wait.parity)

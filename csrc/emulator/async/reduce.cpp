@@ -17,7 +17,8 @@ float combine(ReduceOp op, float target, float source) {
         case ReduceOp::max: return std::fmax(target, source);
         default: break;
     }
-    fail(ErrorKind::emulator, "TMA reduction: bitwise operation {} on a floating-point tensor; use add, min or max",
+    fail(ErrorKind::emulator,
+         "TMA reduction: bitwise operation {} on a floating-point tensor; use add, min or max",
          static_cast<u32>(op));
 }
 
@@ -47,10 +48,12 @@ void for_elements(std::byte* target, const std::byte* source, u32 bytes, Combine
 }  // namespace
 
 void reduce_elements(ReduceOp op, Format format, std::byte* target, const std::byte* source, u32 bytes) {
-    // An fp32 sum of two 16-bit floats is precise enough that rounding it again is the single rounding of the sum.
+    // An fp32 sum of two 16-bit floats is precise enough that rounding it again is the single rounding of the
+    // sum.
     switch (format) {
         case Format::fp32:
-            return for_elements<float>(target, source, bytes, [op](float a, float b) { return combine(op, a, b); });
+            return for_elements<float>(target, source, bytes,
+                                       [op](float a, float b) { return combine(op, a, b); });
         case Format::int32:
             return for_elements<i32>(target, source, bytes, [op](i32 a, i32 b) { return combine(op, a, b); });
         case Format::fp16:
@@ -63,7 +66,8 @@ void reduce_elements(ReduceOp op, Format format, std::byte* target, const std::b
             });
         default: break;
     }
-    fail(ErrorKind::emulator, "TMA reduction: format {}, expected fp32, fp16, bf16 or int32; convert before reducing",
+    fail(ErrorKind::emulator,
+         "TMA reduction: format {}, expected fp32, fp16, bf16 or int32; convert before reducing",
          name_of(format));
 }
 

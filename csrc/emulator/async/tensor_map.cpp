@@ -38,10 +38,12 @@ TensorMap encode_tensor_map(const TensorMapDesc& desc) {
 
 TensorMapView decode_tensor_map(const TensorMap& map) {
     DG_CHECK(map.words[0] >> 32 == kMagic, emulator,
-             "tensor map: first word {:#x} is not a map of this device; pass what Device::encode_tensor_map returned",
+             "tensor map: first word {:#x} is not a map of this device; pass what Device::encode_tensor_map "
+             "returned",
              map.words[0]);
-    DG_CHECK((map.words[0] & 0xffffffffu) == checksum(map), emulator,
-             "tensor map: the bytes changed after encoding; pass it as a __grid_constant__ parameter, unmodified");
+    DG_CHECK(
+        (map.words[0] & 0xffffffffu) == checksum(map), emulator,
+        "tensor map: the bytes changed after encoding; pass it as a __grid_constant__ parameter, unmodified");
     TensorMapView view;
     TensorMapDesc& desc = view.desc;
     desc.address = map.words[1];

@@ -1,5 +1,6 @@
-// The emulated GPU's own bits for the opaque 128-byte TensorMap: a magic, a checksum and the packed description.
-// Kernels copy these bytes around; a map that was damaged, never encoded, or encoded by libcuda is refused.
+// The emulated GPU's own bits for the opaque 128-byte TensorMap: a magic, a checksum and the packed
+// description. Kernels copy these bytes around; a map that was damaged, never encoded, or encoded by libcuda
+// is refused.
 //
 //   word 0      magic (high 32 bits) and FNV-1a checksum of words 1..15 (low 32)
 //   word 1      global address

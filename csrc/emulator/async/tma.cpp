@@ -52,14 +52,15 @@ void for_row_chunks(const TensorMapView& view, u32 offset, u32 row, Visit&& visi
 }
 
 void gather_row(const TensorMapView& view, std::span<const std::byte> smem, u32 offset, u32 row, Row& out) {
-    for_row_chunks(view, offset, row,
-                   [&](u32 chunk, u32 at) { std::memcpy(out.data() + at, smem.data() + chunk, kChunkBytes); });
+    for_row_chunks(view, offset, row, [&](u32 chunk, u32 at) {
+        std::memcpy(out.data() + at, smem.data() + chunk, kChunkBytes);
+    });
 }
 
 // Calls write(segment, bytes of the row) for every row that has a part inside the tensor.
 template <typename Write>
-void for_stored_rows(const TensorMapView& view, std::span<const i32> coords, std::span<const std::byte> smem, u32 offset,
-                     Write&& write) {
+void for_stored_rows(const TensorMapView& view, std::span<const i32> coords, std::span<const std::byte> smem,
+                     u32 offset, Write&& write) {
     check_tile(view, coords, offset);
     Row buffer;
     for (u32 row = 0; row < view.num_box_rows; ++row) {
@@ -74,36 +75,41 @@ void for_stored_rows(const TensorMapView& view, std::span<const i32> coords, std
 
 void check_tile(const TensorMapView& view, std::span<const i32> coords, u32 offset) {
     const TensorMapDesc& desc = view.desc;
-    DG_CHECK(coords.size() == desc.rank, emulator, "TMA: {} coordinates for a tensor map of rank {}; use the .{}d instruction",
-             coords.size(), desc.rank, desc.rank);
-    DG_CHECK(offset % kTileAlignment == 0, emulator,
-             "TMA: shared address {:#x}, expected a multiple of {}; align the tile (1024 keeps swizzles in phase)", offset,
-             kTileAlignment);
+    DG_CHECK(coords.size() == desc.rank, emulator,
+             "TMA: {} coordinates for a tensor map of rank {}; use the .{}d instruction", coords.size(),
+             desc.rank, desc.rank);
+    DG_CHECK(
+        offset % kTileAlignment == 0, emulator,
+        "TMA: shared address {:#x}, expected a multiple of {}; align the tile (1024 keeps swizzles in phase)",
+        offset, kTileAlignment);
     const u32 span = driver::swizzle_span_bytes(desc.swizzle);
     DG_CHECK(desc.swizzle == Swizzle::none || view.inner_box_bytes == span, emulator,
-             "TMA: a box row of {} bytes under a {}-byte swizzle is not modelled; make the row as wide as the swizzle",
+             "TMA: a box row of {} bytes under a {}-byte swizzle is not modelled; make the row as wide as "
+             "the swizzle",
              view.inner_box_bytes, span);
     DG_CHECK(desc.format != Format::fp4_e2m1 || coords[0] % 2 == 0, emulator,
              "TMA: coordinate {} of a 4-bit tensor, expected an even number", coords[0]);
 }
 
-void tma_load_rows(const TensorMapView& view, std::span<const i32> coords, RowRange rows, GlobalMemory& global,
-                   std::span<std::byte> smem, u32 offset) {
+void tma_load_rows(const TensorMapView& view, std::span<const i32> coords, RowRange rows,
+                   GlobalMemory& global, std::span<std::byte> smem, u32 offset) {
     check_tile(view, coords, offset);
     Row buffer;
     for (u32 row = rows.first; row < rows.first + rows.count; ++row) {
         const Segment segment = locate(view, coords, row);
         if (segment.bytes < view.inner_box_bytes) std::memset(buffer.data(), 0, view.inner_box_bytes);
         if (segment.bytes != 0) {
-            std::memcpy(buffer.data() + segment.row_byte, global.read(segment.address, segment.bytes), segment.bytes);
+            std::memcpy(buffer.data() + segment.row_byte, global.read(segment.address, segment.bytes),
+                        segment.bytes);
         }
-        for_row_chunks(view, offset, row,
-                       [&](u32 chunk, u32 at) { std::memcpy(smem.data() + chunk, buffer.data() + at, kChunkBytes); });
+        for_row_chunks(view, offset, row, [&](u32 chunk, u32 at) {
+            std::memcpy(smem.data() + chunk, buffer.data() + at, kChunkBytes);
+        });
     }
 }
 
-void tma_load(const TensorMapView& view, std::span<const i32> coords, GlobalMemory& global, std::span<std::byte> smem,
-              u32 offset) {
+void tma_load(const TensorMapView& view, std::span<const i32> coords, GlobalMemory& global,
+              std::span<std::byte> smem, u32 offset) {
     tma_load_rows(view, coords, {.first = 0, .count = view.num_box_rows}, global, smem, offset);
 }
 
@@ -117,14 +123,18 @@ void tma_store(const TensorMapView& view, std::span<const i32> coords, GlobalMem
 void tma_reduce(const TensorMapView& view, ReduceOp op, std::span<const i32> coords, GlobalMemory& global,
                 std::span<const std::byte> smem, u32 offset) {
     for_stored_rows(view, coords, smem, offset, [&](const Segment& segment, const std::byte* bytes) {
-        reduce_elements(op, view.desc.format, global.write(segment.address, segment.bytes), bytes, segment.bytes);
+        reduce_elements(op, view.desc.format, global.write(segment.address, segment.bytes), bytes,
+                        segment.bytes);
     });
 }
 
 void check_bulk(u64 address, u32 offset, u32 bytes) {
-    DG_CHECK(address % kChunkBytes == 0 && offset % kChunkBytes == 0 && bytes % kChunkBytes == 0 && bytes != 0, emulator,
-             "cp.async.bulk: global {:#x}, shared {:#x}, {} bytes, expected multiples of {} and at least one; pad the buffers",
-             address, offset, bytes, kChunkBytes);
+    DG_CHECK(
+        address % kChunkBytes == 0 && offset % kChunkBytes == 0 && bytes % kChunkBytes == 0 && bytes != 0,
+        emulator,
+        "cp.async.bulk: global {:#x}, shared {:#x}, {} bytes, expected multiples of {} and at least one; pad "
+        "the buffers",
+        address, offset, bytes, kChunkBytes);
 }
 
 void bulk_load(GlobalMemory& global, u64 address, std::span<std::byte> smem, u32 offset, u32 bytes) {
@@ -137,8 +147,8 @@ void bulk_store(GlobalMemory& global, u64 address, std::span<const std::byte> sm
     std::memcpy(global.write(address, bytes), smem.data() + offset, bytes);
 }
 
-void bulk_reduce(ReduceOp op, Format format, GlobalMemory& global, u64 address, std::span<const std::byte> smem, u32 offset,
-                 u32 bytes) {
+void bulk_reduce(ReduceOp op, Format format, GlobalMemory& global, u64 address,
+                 std::span<const std::byte> smem, u32 offset, u32 bytes) {
     check_bulk(address, offset, bytes);
     reduce_elements(op, format, global.write(address, bytes), smem.data() + offset, bytes);
 }

@@ -1,5 +1,5 @@
-// Encode and decode of any binary floating-point layout up to 32 bits, with every IEEE rounding. Exact integer
-// arithmetic: no host rounding mode, no host conversion, so results are the same on every machine.
+// Encode and decode of any binary floating-point layout up to 32 bits, with every IEEE rounding. Exact
+// integer arithmetic: no host rounding mode, no host conversion, so results are the same on every machine.
 //
 //   layout    exp  man  bias  largest      above it                NaN (canonical)
 //   E4M3       4    3     7   448          saturates               0x7f (S.1111.111)
@@ -19,7 +19,7 @@
 namespace deep_gemm::formats {
 
 enum class Rounding : u8 { nearest_even, nearest_away, zero, down, up };  // .rn .rna .rz .rm .rp
-enum class Overflow : u8 { ieee, saturate };                             // plain, .satfinite
+enum class Overflow : u8 { ieee, saturate };                              // plain, .satfinite
 
 struct FloatLayout {
     u32 exponent_bits = 0, mantissa_bits = 0;
@@ -64,7 +64,8 @@ constexpr bool rounds_up(Rounding rounding, bool negative, bool odd, u64 rest, u
 constexpr u32 overflowed(const FloatLayout& layout, Rounding rounding, Overflow overflow, bool negative) {
     const bool away = rounding == Rounding::nearest_even || rounding == Rounding::nearest_away ||
                       (rounding == Rounding::up && !negative) || (rounding == Rounding::down && negative);
-    return overflow == Overflow::saturate || !layout.has_infinity || !away ? layout.max_finite : layout.max_finite + 1;
+    return overflow == Overflow::saturate || !layout.has_infinity || !away ? layout.max_finite
+                                                                           : layout.max_finite + 1;
 }
 
 // The code without its sign bit.
@@ -110,8 +111,8 @@ constexpr u32 encode(double value, const FloatLayout& layout, Rounding rounding 
     }
     const i32 field = static_cast<i32>(magnitude >> 52);
     const u64 fraction = magnitude & ((u64{1} << 52) - 1);
-    const detail::Exact exact = field != 0 ? detail::Exact{fraction | (u64{1} << 52), field - 1075}
-                                           : detail::Exact{fraction, -1074};
+    const detail::Exact exact =
+        field != 0 ? detail::Exact{fraction | (u64{1} << 52), field - 1075} : detail::Exact{fraction, -1074};
     return sign | detail::encode_magnitude(exact, negative, layout, rounding, overflow);
 }
 
@@ -120,7 +121,8 @@ constexpr float decode(u32 code, const FloatLayout& layout) {
     const u32 sign = (code & layout.sign_mask()) != 0 ? 0x80000000u : 0;
     const u32 magnitude = code & (layout.sign_mask() - 1);
     if (magnitude > layout.max_finite) {
-        if (layout.has_infinity && magnitude == layout.max_finite + 1) return std::bit_cast<float>(sign | 0x7f800000u);
+        if (layout.has_infinity && magnitude == layout.max_finite + 1)
+            return std::bit_cast<float>(sign | 0x7f800000u);
         return std::bit_cast<float>(sign | 0x7fc00000u);
     }
     const u32 fraction = magnitude & ((1u << layout.mantissa_bits) - 1);

@@ -30,13 +30,27 @@ inline constexpr std::array<float, 64> kE2m3Values = detail::decode_table<64>(kE
 inline constexpr std::array<float, 64> kE3m2Values = detail::decode_table<64>(kE3m2);
 inline constexpr std::array<float, 16> kE2m1Values = detail::decode_table<16>(kE2m1);
 
-constexpr float e4m3_to_f32(u8 code) { return kE4m3Values[code]; }
-constexpr float e5m2_to_f32(u8 code) { return kE5m2Values[code]; }
-constexpr float e2m1_to_f32(u8 code) { return kE2m1Values[code & 15]; }
-constexpr float e2m3_to_f32(u8 code) { return kE2m3Values[code & 63]; }
-constexpr float e3m2_to_f32(u8 code) { return kE3m2Values[code & 63]; }
-constexpr float bf16_to_f32(u16 code) { return std::bit_cast<float>(static_cast<u32>(code) << 16); }
-constexpr float f16_to_f32(u16 code) { return decode(code, kF16); }
+constexpr float e4m3_to_f32(u8 code) {
+    return kE4m3Values[code];
+}
+constexpr float e5m2_to_f32(u8 code) {
+    return kE5m2Values[code];
+}
+constexpr float e2m1_to_f32(u8 code) {
+    return kE2m1Values[code & 15];
+}
+constexpr float e2m3_to_f32(u8 code) {
+    return kE2m3Values[code & 63];
+}
+constexpr float e3m2_to_f32(u8 code) {
+    return kE3m2Values[code & 63];
+}
+constexpr float bf16_to_f32(u16 code) {
+    return std::bit_cast<float>(static_cast<u32>(code) << 16);
+}
+constexpr float f16_to_f32(u16 code) {
+    return decode(code, kF16);
+}
 
 // 2^(code - 127); code 0 is 2^-127, a subnormal fp32.
 constexpr float ue8m0_to_f32(u8 code) {
@@ -52,17 +66,31 @@ constexpr u8 encode_narrow(float value, const FloatLayout& layout) {
 
 }  // namespace detail
 
-constexpr u8 f32_to_e4m3(float value) { return detail::encode_narrow(value, kE4m3); }
-constexpr u8 f32_to_e5m2(float value) { return detail::encode_narrow(value, kE5m2); }
-constexpr u8 f32_to_e2m1(float value) { return detail::encode_narrow(value, kE2m1); }
-constexpr u8 f32_to_e2m3(float value) { return detail::encode_narrow(value, kE2m3); }
-constexpr u8 f32_to_e3m2(float value) { return detail::encode_narrow(value, kE3m2); }
+constexpr u8 f32_to_e4m3(float value) {
+    return detail::encode_narrow(value, kE4m3);
+}
+constexpr u8 f32_to_e5m2(float value) {
+    return detail::encode_narrow(value, kE5m2);
+}
+constexpr u8 f32_to_e2m1(float value) {
+    return detail::encode_narrow(value, kE2m1);
+}
+constexpr u8 f32_to_e2m3(float value) {
+    return detail::encode_narrow(value, kE2m3);
+}
+constexpr u8 f32_to_e3m2(float value) {
+    return detail::encode_narrow(value, kE3m2);
+}
 
 constexpr u16 f32_to_f16(float value, Rounding rounding, Overflow overflow = Overflow::ieee) {
     return static_cast<u16>(encode(value, kF16, rounding, overflow));
 }
-constexpr u16 f32_to_f16_rn(float value) { return f32_to_f16(value, Rounding::nearest_even); }
-constexpr u16 f32_to_f16_rz(float value) { return f32_to_f16(value, Rounding::zero); }
+constexpr u16 f32_to_f16_rn(float value) {
+    return f32_to_f16(value, Rounding::nearest_even);
+}
+constexpr u16 f32_to_f16_rz(float value) {
+    return f32_to_f16(value, Rounding::zero);
+}
 
 constexpr u16 f32_to_bf16(float value, Rounding rounding, Overflow overflow = Overflow::ieee) {
     return static_cast<u16>(encode(value, kBf16, rounding, overflow));
@@ -73,7 +101,9 @@ constexpr u16 f32_to_bf16_rn(float value) {
     const u32 rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
     return static_cast<u16>((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fff : rounded);
 }
-constexpr u16 f32_to_bf16_rz(float value) { return f32_to_bf16(value, Rounding::zero); }
+constexpr u16 f32_to_bf16_rz(float value) {
+    return f32_to_bf16(value, Rounding::zero);
+}
 
 // The result is an fp32 whose low 13 bits are zero (a NaN is 0x7fffffff).
 constexpr float f32_to_tf32(float value, Rounding rounding) {
@@ -93,6 +123,8 @@ constexpr u8 f32_to_ue8m0(float value, Rounding rounding) {
 }
 
 // max(value, +0): the .relu modifier, applied before encoding. A NaN passes through.
-constexpr float relu(float value) { return value > 0.0f || value != value ? value : 0.0f; }
+constexpr float relu(float value) {
+    return value > 0.0f || value != value ? value : 0.0f;
+}
 
 }  // namespace deep_gemm::formats

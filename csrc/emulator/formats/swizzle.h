@@ -1,5 +1,5 @@
-// The shared-memory swizzles of TMA, wgmma and tcgen05: 16-byte chunks change places by an XOR of absolute shared
-// address bits, so a tile must start at a multiple of its pattern to look the same everywhere.
+// The shared-memory swizzles of TMA, wgmma and tcgen05: 16-byte chunks change places by an XOR of absolute
+// shared address bits, so a tile must start at a multiple of its pattern to look the same everywhere.
 //
 //   bytes_128   bits 4..6 ^= bits 7..9    8 chunks within 128 bytes, pattern repeats every 1024 bytes
 //   bytes_64    bits 4..5 ^= bits 7..8    4 chunks within 64 bytes, every 512 bytes
@@ -22,6 +22,8 @@ constexpr u32 swizzle_mask(Swizzle swizzle) {
     return 0;
 }
 
-constexpr u32 swizzled(u32 address, u32 mask) { return address ^ (address >> 3 & mask); }
+constexpr u32 swizzled(u32 address, u32 mask) {
+    return address ^ (address >> 3 & mask);
+}
 
 }  // namespace deep_gemm::emulator
