@@ -39,7 +39,7 @@ def stubs() -> dict[Path, str]:
 
 def docs() -> dict[Path, str]:
     """docs/env.md, from the table in csrc/base/env.cpp."""
-    from deep_gemm.cli import env_rows
+    from deep_gemm import _C
 
     lines = [
         "# Environment variables",
@@ -52,8 +52,9 @@ def docs() -> dict[Path, str]:
         "| variable | default | meaning |",
         "|---|---|---|",
     ]
-    for name, default, meaning in ((row.name, row.default, row.meaning) for row in env_rows()):
-        lines.append(f"| `{name}` | {f'`{default}`' if default else ''} | {meaning.replace('|', '&#124;')} |")
+    for row in _C.env():
+        default = f"`{row['default']}`" if row["default"] else ""
+        lines.append(f"| `{row['name']}` | {default} | {row['meaning'].replace('|', '&#124;')} |")
     return {TOP / "docs" / "env.md": "\n".join(lines) + "\n"}
 
 

@@ -66,18 +66,18 @@ as_root() {
 
 ensure_system() {
     local missing
-    missing=$(missing_packages | tr '\n' ' ')
+    missing=$(missing_packages | paste -sd' ')
     [ -n "$missing" ] || return 0
     step "installing Debian packages: $missing" "as root: apt-get install $missing"
     have apt-get || die "this machine has no apt-get; install the equivalents of: $missing"
     if ! as_root true; then
-        [ "$missing" != "libfmt-dev " ] || { echo "no root here: CMake will fetch fmt itself"; return 0; }
+        [ "$missing" != libfmt-dev ] || { echo "no root here: CMake will fetch fmt itself"; return 0; }
         die "installing needs root: run 'apt-get install $missing' as root, then this command again"
     fi
     as_root env DEBIAN_FRONTEND=noninteractive apt-get -q update
     # shellcheck disable=SC2086
     as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install $missing
-    missing=$(missing_packages | tr '\n' ' ')
+    missing=$(missing_packages | paste -sd' ')
     [ -z "$missing" ] || die "still missing after installation: $missing (Python 3.10+ and a C++20 g++ are needed)"
 }
 

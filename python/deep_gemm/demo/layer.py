@@ -1,0 +1,127 @@
+"""One mixture-of-experts projection, in numpy: routing, quantisation, the two grouped layouts, the reference.
+
+Notation: T tokens, each sent to `top_k` of G experts; K hidden size (the reduction), N outputs of an expert. A
+"row" is one (token, expert) pair; rows are ordered by expert. Everything here runs on the host and is exact about
+what the kernel is given, so that the reference multiplies the same FP8 numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+SCALE_BLOCK = 128  # elements of K, and of N for weights, that share a scale
+ROW_ALIGNMENT = 128  # contiguous layout: each group's rows start at a multiple of it
+E4M3_MAX = 448.0
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Int32 = npt.NDArray[np.int32]
+Fp8 = npt.NDArray[ml_dtypes.float8_e4m3fn]
+
+
+@dataclass(frozen=True)
+class Size:
+    """The size of the layer and of the batch."""
+
+    tokens: int
+    hidden: int  # K
+    outputs: int  # N
+    experts: int  # G
+    top_k: int
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Rows ordered by expert: row r is token `token[r]`, and expert g owns counts[g] consecutive rows."""
+
+    token: Int32  # [rows]
+    counts: Int32  # [G]
+
+    @property
+    def starts(self) -> npt.NDArray[np.int64]:
+        """First row of each expert, [G]."""
+        return np.cumsum(self.counts, dtype=np.int64) - self.counts
+
+    @property
+    def expert(self) -> Int32:
+        """Expert of each row, [rows]."""
+        return np.repeat(np.arange(len(self.counts), dtype=np.int32), self.counts)
+
+
+def route(x: Float32, size: Size, seed: int) -> Routing:
+    """Sends each token of x [T, K] to the top_k experts of a seeded linear router."""
+    router = np.random.default_rng(seed).standard_normal((size.hidden, size.experts), np.float32)
+    scores = x @ router
+    chosen = np.argpartition(-scores, size.top_k - 1, axis=1)[:, : size.top_k]  # [T, top_k]
+    order = np.argsort(chosen.reshape(-1), kind="stable")
+    counts = np.bincount(chosen.reshape(-1), minlength=size.experts).astype(np.int32)
+    return Routing((order // size.top_k).astype(np.int32), counts)
+
+
+def quantize_rows(x: Float32) -> tuple[Fp8, Float32]:
+    """x [T, K] to E4M3 with one scale per row and 128 elements of K: ([T, K], [T, K / 128])."""
+    blocks = x.reshape(x.shape[0], -1, SCALE_BLOCK)
+    scale = np.maximum(np.abs(blocks).max(axis=2), 1e-4) / np.float32(E4M3_MAX)
+    values = (blocks / scale[:, :, None]).astype(ml_dtypes.float8_e4m3fn)
+    return values.reshape(x.shape), scale.astype(np.float32)
+
+
+def quantize_blocks(w: Float32) -> tuple[Fp8, Float32]:
+    """w [G, N, K] to E4M3 with one scale per 128 x 128 block: ([G, N, K], [G, N / 128, K / 128])."""
+    groups, n, k = w.shape
+    blocks = w.reshape(groups, n // SCALE_BLOCK, SCALE_BLOCK, k // SCALE_BLOCK, SCALE_BLOCK)
+    scale = np.maximum(np.abs(blocks).max(axis=(2, 4)), 1e-4) / np.float32(E4M3_MAX)
+    values = (blocks / scale[:, :, None, :, None]).astype(ml_dtypes.float8_e4m3fn)
+    return values.reshape(w.shape), scale.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """One grouped layout of the activations: what the kernel is given, and where each row went."""
+
+    values: Fp8  # masked [G, max_rows, K]; contiguous [M, K]
+    scale: Float32  # the same without the last axis, by K / 128
+    layout: Int32  # masked: rows of each group [G]; contiguous: group of each row [M], -1 for padding
+    place: npt.NDArray[np.int64]  # [rows]: index of each row in the layout, leading axes flattened
+
+
+def gather(values: Fp8, scale: Float32, slots: int, place: npt.NDArray[np.int64], token: Int32) -> tuple[Fp8, Float32]:
+    """Copies each row's token into its slot; empty slots are zero."""
+    out = np.zeros((slots, values.shape[1]), ml_dtypes.float8_e4m3fn)
+    out_scale = np.zeros((slots, scale.shape[1]), np.float32)
+    out[place] = values[token]
+    out_scale[place] = scale[token]
+    return out, out_scale
+
+
+def masked(values: Fp8, scale: Float32, routing: Routing) -> Grouped:
+    """Every group has room for the fullest group, rounded up to 64 rows."""
+    groups = len(routing.counts)
+    room = max(-(-int(routing.counts.max()) // 64) * 64, 64)
+    within = np.arange(len(routing.token)) - routing.starts[routing.expert]
+    place = routing.expert.astype(np.int64) * room + within
+    a, a_scale = gather(values, scale, groups * room, place, routing.token)
+    return Grouped(a.reshape(groups, room, -1), a_scale.reshape(groups, room, -1), routing.counts, place)
+
+
+def contiguous(values: Fp8, scale: Float32, routing: Routing) -> Grouped:
+    """Groups one after another, each rounded up to 128 rows."""
+    padded = -(-routing.counts.astype(np.int64) // ROW_ALIGNMENT) * ROW_ALIGNMENT
+    starts = np.cumsum(padded) - padded
+    within = np.arange(len(routing.token)) - routing.starts[routing.expert]
+    place = starts[routing.expert] + within
+    slots = int(padded.sum())
+    layout = np.full(slots, -1, np.int32)
+    layout[place] = routing.expert
+    a, a_scale = gather(values, scale, slots, place, routing.token)
+    return Grouped(a, a_scale, layout, place)
+
+
+def dequantize(values: Fp8, scale: Float32, rows_per_scale: int) -> Float64:
+    """What the FP8 numbers stand for: values [..., R, K], scale [..., R / rows_per_scale, K / 128]."""
+    wide = np.repeat(np.repeat(scale.astype(np.float64), rows_per_scale, axis=-2), SCALE_BLOCK, axis=-1)
+    return values.astype(np.float64) * wide

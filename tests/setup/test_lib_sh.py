@@ -1,0 +1,77 @@
+"""tools/lib.sh: what the two commands do on machines that lack something, and that a failure is never swallowed."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).resolve().parents[2]
+BASICS = "bash cat cut dirname env head nproc paste printf sed sha256sum sort true".split()
+
+
+def run(script: str, path: Path) -> subprocess.CompletedProcess[str]:
+    """Runs a script that has sourced tools/lib.sh, seeing only the programs in `path`."""
+    environment = {"PATH": str(path), "HOME": str(path)}
+    return subprocess.run(
+        ["/bin/bash", "-c", f". {TOP}/tools/lib.sh\nPATH={path}\n{script}"],
+        env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, timeout=60,
+    )  # fmt: skip
+
+
+def program(folder: Path, name: str, body: str) -> None:
+    file = folder / name
+    file.write_text(f"#!/bin/bash\n{body}\n")
+    file.chmod(file.stat().st_mode | stat.S_IXUSR)
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """A PATH with nothing but basic tools and no root."""
+    for name in BASICS:
+        for folder in ("/usr/bin", "/bin"):
+            if os.path.exists(f"{folder}/{name}") and not (tmp_path / name).exists():
+                (tmp_path / name).symlink_to(f"{folder}/{name}")
+    program(tmp_path, "id", "echo 1000")
+    return tmp_path
+
+
+def test_without_apt_it_names_what_to_install(bare: Path) -> None:
+    result = run("ensure_system", bare)
+    assert result.returncode != 0
+    last = result.stdout.strip().splitlines()[-1]
+    assert last.startswith("FAILED: installing Debian packages: g++ libfmt-dev")
+    assert "no apt-get" in last
+
+
+def test_without_root_it_says_what_to_run_as_root(bare: Path) -> None:
+    program(bare, "apt-get", "echo must not be called; exit 1")
+    result = run("ensure_system", bare)
+    assert result.returncode != 0 and "must not be called" not in result.stdout
+    assert "run 'apt-get install g++ libfmt-dev" in result.stdout
+
+
+def test_with_sudo_it_installs_and_checks_again(bare: Path) -> None:
+    program(bare, "sudo", '[ "$1" = -n ] && shift; exec "$@"')
+    program(bare, "apt-get", 'echo "apt-get $*"')
+    result = run("ensure_system", bare)
+    assert "apt-get -q -y --no-install-recommends install g++ libfmt-dev" in result.stdout
+    assert result.returncode != 0 and "still missing after installation: g++" in result.stdout
+
+
+def test_a_failing_step_names_itself_and_keeps_its_exit_status(bare: Path) -> None:
+    result = run('step "doing the thing" "do it by hand"; bash -c "exit 7"; echo not reached', bare)
+    assert result.returncode == 7
+    assert result.stdout.endswith("\nFAILED: doing the thing (do it by hand)\n")
+
+
+def test_stamps_depend_on_contents(bare: Path) -> None:
+    file = bare / "input.txt"
+    stamps = set()
+    for text in ("a", "b"):
+        file.write_text(text)
+        stamps.add(run(f"stamp_of word {file}", bare).stdout)
+    assert len(stamps) == 2
