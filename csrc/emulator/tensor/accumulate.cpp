@@ -33,9 +33,7 @@ struct FusedSum {
     u32 result_bits = 0;    // R
 };
 
-constexpr FusedSum fused_sum_of(bool fp8) {
-    return fp8 ? FusedSum{13, 13} : FusedSum{25, 23};
-}
+constexpr FusedSum kFp8Sum{13, 13}, kWideSum{25, 23};
 
 // Rows with a NaN, an infinity or an extreme accumulator are reported for the slow path.
 struct Tile {
@@ -48,8 +46,26 @@ struct Tile {
     bool negate;
 };
 
+constexpr i32 fraction_mask(u32 bits) {
+    return ~((1 << (23 - bits)) - 1);
+}
+
+// products + c, truncated toward zero to the result's fraction bits, as fp32. Vectors go by reference: by
+// value they would change the calling convention between the two targets.
+template <FusedSum kSum>
+DG_ALWAYS_INLINE void truncated_sum(const I32x8& products, const I32x8& c, F32x8& out) {
+    if constexpr (kSum.fraction_bits <= 18) {  // 32 products below 2^(F + 2): the sum is exact in fp32
+        const F32x8 sum = __builtin_convertvector(products + c, F32x8);
+        out = reinterpret_cast<F32x8>(reinterpret_cast<I32x8>(sum) & fraction_mask(kSum.result_bits));
+    } else {
+        const F64x8 sum = __builtin_convertvector(products, F64x8) + __builtin_convertvector(c, F64x8);
+        constexpr i64 kKept = ~((i64{1} << (52 - kSum.result_bits)) - 1);
+        out = __builtin_convertvector(reinterpret_cast<F64x8>(reinterpret_cast<I64x8>(sum) & kKept), F32x8);
+    }
+}
+
 // One row times kBlocks * 8 columns starting at `column`. Returns whether an accumulator was not finite.
-template <u32 kBlocks>
+template <FusedSum kSum, u32 kBlocks>
 DG_ALWAYS_INLINE bool fused_row(const Tile& tile, u32 row, u32 column) {
     const DecodedOperand& a = tile.a;
     const DecodedOperand& b = tile.b;
@@ -81,7 +97,7 @@ DG_ALWAYS_INLINE bool fused_row(const Tile& tile, u32 row, u32 column) {
         no_product[j] = products < kLowest;
         I32x8 exponent = products > c_exponent ? products : c_exponent;
         exponent = exponent < kLowest ? I32x8{} + kLowest : exponent;
-        alignment[j] = exponent - tile.sum.fraction_bits;
+        alignment[j] = exponent - kSum.fraction_bits;
         scale[j] = reinterpret_cast<F32x8>((127 - alignment[j]) << 23);
         not_finite |= c_exponent == 128;
     }
@@ -97,32 +113,38 @@ DG_ALWAYS_INLINE bool fused_row(const Tile& tile, u32 row, u32 column) {
         }
     }
 
-    const i64 kept = ~((i64{1} << (52 - tile.sum.result_bits)) - 1);
     float* out_row = tile.out + static_cast<std::size_t>(row) * tile.n + column;
     for (u32 j = 0; j < kBlocks; ++j) {
-        const F64x8 products = __builtin_convertvector(reinterpret_cast<I32x8>(total[j]), F64x8);
+        const I32x8 products = reinterpret_cast<I32x8>(total[j]);
         const I32x8 aligned_c = __builtin_convertvector(c[j] * scale[j], I32x8);
-        const F64x8 sum = __builtin_convertvector(aligned_c, F64x8) + (tile.negate ? -products : products);
-        const F64x8 truncated = reinterpret_cast<F64x8>(reinterpret_cast<I64x8>(sum) & kept);
         const F32x8 unit = reinterpret_cast<F32x8>((127 + alignment[j]) << 23);
-        const F32x8 fused = __builtin_convertvector(truncated, F32x8) * unit;
-        const I32x8 c_kept = reinterpret_cast<I32x8>(c[j]) & static_cast<i32>(kept >> 29);
-        *reinterpret_cast<F32x8*>(out_row + j * kLanes) =
-            (no_product[j] ? reinterpret_cast<F32x8>(c_kept) : fused) + 0.0f;
+        F32x8 fused;
+        truncated_sum<kSum>(tile.negate ? -products : products, aligned_c, fused);
+        const I32x8 c_kept = reinterpret_cast<I32x8>(c[j]) & fraction_mask(kSum.result_bits);
+        const F32x8 result = no_product[j] ? reinterpret_cast<F32x8>(c_kept) : fused * unit;
+        *reinterpret_cast<F32x8*>(out_row + j * kLanes) = result + 0.0f;  // a sum that is zero is +0
     }
     i32 any = 0;
     for (u32 lane = 0; lane < kLanes; ++lane) any |= not_finite[lane];
     return any != 0;
 }
 
-DG_VECTOR_CLONES void fused_tile(const Tile& tile, u8* slow_rows) {
+template <FusedSum kSum>
+DG_ALWAYS_INLINE void fused_rows(const Tile& tile, u8* slow_rows) {
     u32 column = 0;
     for (; column + 4 * kLanes <= tile.n; column += 4 * kLanes) {
-        for (u32 row = 0; row < tile.a.rows; ++row) slow_rows[row] |= fused_row<4>(tile, row, column);
+        for (u32 row = 0; row < tile.a.rows; ++row) slow_rows[row] |= fused_row<kSum, 4>(tile, row, column);
     }
     for (; column < tile.n; column += kLanes) {
-        for (u32 row = 0; row < tile.a.rows; ++row) slow_rows[row] |= fused_row<1>(tile, row, column);
+        for (u32 row = 0; row < tile.a.rows; ++row) slow_rows[row] |= fused_row<kSum, 1>(tile, row, column);
     }
+}
+
+DG_VECTOR_CLONES void fused_tile_fp8(const Tile& tile, u8* slow_rows) {
+    fused_rows<kFp8Sum>(tile, slow_rows);
+}
+DG_VECTOR_CLONES void fused_tile_wide(const Tile& tile, u8* slow_rows) {
+    fused_rows<kWideSum>(tile, slow_rows);
 }
 
 // A product of two operand elements is exact in fp32, so a multiply and an add are the fused multiply-add.
@@ -199,7 +221,7 @@ void accumulate(const AccumulateOptions& options, const DecodedOperand& a, const
     if (!options.scale_d) std::fill_n(d, size, 0.0f);
     thread_local std::vector<float> out;  // keeps its capacity between the thousands of calls of a launch
     out.resize(size);
-    const Tile tile{a, b, d, out.data(), n, fused_sum_of(options.fp8), options.negate};
+    const Tile tile{a, b, d, out.data(), n, options.fp8 ? kFp8Sum : kWideSum, options.negate};
     if (options.mode == AccumulatorMode::exact) {
         exact_tile(tile);
         if (options.type == AccumulatorType::f16) {
@@ -209,7 +231,7 @@ void accumulate(const AccumulateOptions& options, const DecodedOperand& a, const
     } else {
         const bool all_slow = options.type == AccumulatorType::f16;
         std::vector<u8> slow_rows(a.slow_rows);
-        if (!all_slow) fused_tile(tile, slow_rows.data());
+        if (!all_slow) (options.fp8 ? fused_tile_fp8 : fused_tile_wide)(tile, slow_rows.data());
         for (u32 row = 0; row < a.rows; ++row) {
             if (!all_slow && !slow_rows[row] && !b.any_slow) continue;
             for (u32 column = 0; column < n; ++column) {
