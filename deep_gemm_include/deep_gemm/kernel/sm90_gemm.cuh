@@ -19,30 +19,32 @@ DG_DEVICE void multiply(float (&accumulator)[Count], ptx::SharedAddress a, ptx::
         ptx::Wgmma<S.ab, S.block_n>::mma(accumulator, a_tile + 2 * step, b_tile + 2 * step, step > 0 || accumulate);
 }
 
-/// sum += scale_a[row] * scale_b[column] * partial. Hopper's FP8 accumulator keeps about 14 bits: 128 elements of K are
-/// as far as it is trusted.
-template <GemmSpec S, u32 Count>
+/// sum += scale_a[row] * scale_b[run of columns] * partial. Hopper's FP8 accumulator keeps about 14 bits: 128 elements
+/// of K are as far as it is trusted.
+template <GemmSpec S, u32 Count, u32 Runs>
 DG_DEVICE void promote(float (&sum)[Count], const float (&partial)[Count], const float (&scale_a)[2],
-                       ptx::SharedAddress scale_b) {
-    constexpr u32 kRun = scale_b_run_of(S);
-    if constexpr (S.scale_b == ScaleB::per_128x128) {
+                       const float (&scale_b)[Runs]) {
+    constexpr u32 kRegisters = Count / Runs;
 #pragma unroll
-        for (u32 run = 0; run < S.block_n / kRun; ++run) {
-            const float b = ptx::ld_shared_f32(scale_b + run * 4);
-            const float scale[2] = {scale_a[0] * b, scale_a[1] * b};
+    for (u32 run = 0; run < Runs; ++run) {
+        const float scale[2] = {scale_a[0] * scale_b[run], scale_a[1] * scale_b[run]};
 #pragma unroll
-            for (u32 i = run * kRun / 2; i < (run + 1) * kRun / 2; ++i) sum[i] += scale[i / 2 % 2] * partial[i];
-        }
-    } else {
-        const u32 lane_column = (ptx::lane_index() % 4) * 2;
+        for (u32 i = run * kRegisters; i < (run + 1) * kRegisters; ++i) sum[i] += scale[i / 2 % 2] * partial[i];
+    }
+}
+
+/// The same with one scale a column, read from the stage.
+template <u32 Count>
+DG_DEVICE void promote_columns(float (&sum)[Count], const float (&partial)[Count], const float (&scale_a)[2],
+                               ptx::SharedAddress scale_b) {
+    const ptx::SharedAddress lane_scales = scale_b + (ptx::lane_index() % 4) * 8;
 #pragma unroll
-        for (u32 i = 0; i < Count; i += 4) {
-            const ptx::Float2 b = ptx::ld_shared_v2_f32(scale_b + (i * 2 + lane_column) * 4);
-            sum[i] += scale_a[0] * b.x * partial[i];
-            sum[i + 1] += scale_a[0] * b.y * partial[i + 1];
-            sum[i + 2] += scale_a[1] * b.x * partial[i + 2];
-            sum[i + 3] += scale_a[1] * b.y * partial[i + 3];
-        }
+    for (u32 i = 0; i < Count; i += 4) {
+        const ptx::Float2 b = ptx::ld_shared_v2_f32(lane_scales + i * 8);
+        sum[i] += scale_a[0] * b.x * partial[i];
+        sum[i + 1] += scale_a[0] * b.y * partial[i + 1];
+        sum[i + 2] += scale_a[1] * b.x * partial[i + 2];
+        sum[i + 3] += scale_a[1] * b.y * partial[i + 3];
     }
 }
 
@@ -54,17 +56,77 @@ DG_DEVICE void release(tile::GemmSmem<S> smem, u32 stage) {
         if (ptx::lane_index() == 0) ptx::mbarrier_arrive(smem.empty(stage));
     } else {
         const u32 lane = ptx::lane_index();
-        if (lane < cluster_size_of(S)) ptx::mbarrier_arrive_cluster(ptx::map_to_rank(smem.empty(stage), lane));
+        if (lane < cluster_size_of(S)) ptx::mbarrier_arrive_remote(ptx::map_to_rank(smem.empty(stage), lane));
     }
+}
+
+/// All of K for this warpgroup's waves, FP8. A stage is released as soon as the last wave has read it; promotion then
+/// runs beside the other warpgroup's wgmma.
+template <GemmSpec S, u32 Waves, u32 Count>
+DG_DEVICE void multiply_scaled(float (&sum)[Waves][Count], tile::GemmSmem<S> smem, pipe::Cursor<S.stages>& cursor,
+                               u32 num_k, u32 wave_row) {
+    constexpr bool kPerColumn = S.scale_b == ScaleB::per_row_128;
+    constexpr u32 kRuns = kPerColumn ? 1 : S.block_n / scale_b_run_of(S);
+    const u32 lane_row = wave_row + ptx::warp_index() % 4 * 16 + ptx::lane_index() / 4;
+    for (u32 kb = 0; kb < num_k; ++kb, cursor.advance()) {
+        ptx::mbarrier_wait(smem.full(cursor.stage), cursor.phase);
+        float scale_b[kRuns];
+        if constexpr (!kPerColumn) {
+#pragma unroll
+            for (u32 run = 0; run < kRuns; ++run) scale_b[run] = ptx::ld_shared_f32(smem.scale_b(cursor.stage) + run * 4);
+        }
+#pragma unroll
+        for (u32 wave = 0; wave < Waves; ++wave) {
+            const u32 row = wave * kMmaRows;
+            const ptx::SharedAddress scales = smem.scale_a(cursor.stage) + (row + lane_row) * 4;
+            const float scale_a[2] = {ptx::ld_shared_f32(scales), ptx::ld_shared_f32(scales + 32)};
+            float partial[Count];
+            ptx::wgmma_fence();
+            multiply<S>(partial, smem.a(cursor.stage) + (wave_row + row) * kBlockKBytes, smem.b(cursor.stage), false);
+            ptx::wgmma_commit();
+            ptx::wgmma_wait<0>();
+            ptx::wgmma_keep(partial);
+            const bool done = wave == Waves - 1;
+            if (done && !kPerColumn) release<S>(smem, cursor.stage);
+            if constexpr (kPerColumn) promote_columns(sum[wave], partial, scale_a, smem.scale_b(cursor.stage));
+            else promote<S>(sum[wave], partial, scale_a, scale_b);
+            if (done && kPerColumn) release<S>(smem, cursor.stage);
+        }
+    }
+}
+
+/// All of K, BF16: the tensor core's own fp32 accumulation, one stage in flight while the next is started.
+template <GemmSpec S, u32 Waves, u32 Count>
+DG_DEVICE void multiply_plain(float (&sum)[Waves][Count], tile::GemmSmem<S> smem, pipe::Cursor<S.stages>& cursor,
+                              u32 num_k, u32 wave_row) {
+    u32 previous = 0;
+    for (u32 kb = 0; kb < num_k; ++kb, cursor.advance()) {
+        ptx::mbarrier_wait(smem.full(cursor.stage), cursor.phase);
+#pragma unroll
+        for (u32 wave = 0; wave < Waves; ++wave) ptx::wgmma_keep(sum[wave]);
+        ptx::wgmma_fence();
+#pragma unroll
+        for (u32 wave = 0; wave < Waves; ++wave)
+            multiply<S>(sum[wave], smem.a(cursor.stage) + (wave_row + wave * kMmaRows) * kBlockKBytes,
+                        smem.b(cursor.stage), true);
+        ptx::wgmma_commit();
+        if (kb > 0) {
+            ptx::wgmma_wait<1>();
+            release<S>(smem, previous);
+        }
+        previous = cursor.stage;
+    }
+    ptx::wgmma_wait<0>();
+#pragma unroll
+    for (u32 wave = 0; wave < Waves; ++wave) ptx::wgmma_keep(sum[wave]);
+    if (num_k > 0) release<S>(smem, previous);
 }
 
 template <GemmSpec S>
 DG_DEVICE void multiply_blocks(const GemmParams& p, tile::GemmSmem<S> smem, u32 warpgroup) {
     constexpr u32 kWaves = waves_of(S), kCount = S.block_n / 2;
     constexpr u32 kWaveBytes = kMmaRows * S.block_n * bytes_of(S.d);
-    const u32 num_k = ceil_div(p.k, block_k_of(S));
     const u32 wave_row = warpgroup * kWaves * kMmaRows;
-    const u32 scale_row = ptx::warp_index() % 4 * 16 + ptx::lane_index() / 4;
     const bool stores = ptx::thread_index() % kWarpgroup == 0;
     const ptx::SharedAddress staging = smem.d() + warpgroup * kWaves * kWaveBytes;
     pipe::Cursor<S.stages> cursor;
@@ -76,48 +138,9 @@ DG_DEVICE void multiply_blocks(const GemmParams& p, tile::GemmSmem<S> smem, u32 
 #pragma unroll
             for (u32 i = 0; i < kCount; ++i) sum[wave][i] = 0;
 
-        const u32 last = block.loads ? num_k : 0;
-        if constexpr (has_scales(S)) {
-            for (u32 kb = 0; kb < last; ++kb, cursor.advance()) {
-                ptx::mbarrier_wait(smem.full(cursor.stage), cursor.phase);
-#pragma unroll
-                for (u32 wave = 0; wave < kWaves; ++wave) {
-                    const u32 row = wave_row + wave * kMmaRows;
-                    const ptx::SharedAddress scales = smem.scale_a(cursor.stage) + (row + scale_row) * 4;
-                    const float scale_a[2] = {ptx::ld_shared_f32(scales), ptx::ld_shared_f32(scales + 32)};
-                    float partial[kCount];
-                    ptx::wgmma_fence();
-                    multiply<S>(partial, smem.a(cursor.stage) + row * kBlockKBytes, smem.b(cursor.stage), false);
-                    ptx::wgmma_commit();
-                    ptx::wgmma_wait<0>();
-                    ptx::wgmma_keep(partial);
-                    promote<S>(sum[wave], partial, scale_a, smem.scale_b(cursor.stage));
-                }
-                release<S>(smem, cursor.stage);
-            }
-        } else {
-            u32 previous = 0;
-            for (u32 kb = 0; kb < last; ++kb, cursor.advance()) {
-                ptx::mbarrier_wait(smem.full(cursor.stage), cursor.phase);
-#pragma unroll
-                for (u32 wave = 0; wave < kWaves; ++wave) ptx::wgmma_keep(sum[wave]);
-                ptx::wgmma_fence();
-#pragma unroll
-                for (u32 wave = 0; wave < kWaves; ++wave)
-                    multiply<S>(sum[wave], smem.a(cursor.stage) + (wave_row + wave * kMmaRows) * kBlockKBytes,
-                                smem.b(cursor.stage), true);
-                ptx::wgmma_commit();
-                if (kb > 0) {
-                    ptx::wgmma_wait<1>();
-                    release<S>(smem, previous);
-                }
-                previous = cursor.stage;
-            }
-            ptx::wgmma_wait<0>();
-#pragma unroll
-            for (u32 wave = 0; wave < kWaves; ++wave) ptx::wgmma_keep(sum[wave]);
-            if (last > 0) release<S>(smem, previous);
-        }
+        const u32 num_k = block.loads ? ceil_div(p.k, block_k_of(S)) : 0;
+        if constexpr (has_scales(S)) multiply_scaled<S>(sum, smem, cursor, num_k, wave_row);
+        else multiply_plain<S>(sum, smem, cursor, num_k, wave_row);
 
         if (stores) ptx::tma_store_wait_read<0>();
         ptx::named_barrier_sync(1 + warpgroup, kWarpgroup);

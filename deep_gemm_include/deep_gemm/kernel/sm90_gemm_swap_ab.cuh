@@ -118,7 +118,7 @@ template <GemmSpec S>
 DG_DEVICE void signal_cluster(ptx::SharedAddress barrier) {
     ptx::sync_warp();
     const u32 lane = ptx::lane_index();
-    if (lane < S.split_k) ptx::mbarrier_arrive_cluster(ptx::map_to_rank(barrier, lane));
+    if (lane < S.split_k) ptx::mbarrier_arrive_release_remote(ptx::map_to_rank(barrier, lane));
 }
 
 template <GemmSpec S>

@@ -20,8 +20,13 @@ DG_DEVICE void mbarrier_arrive(SharedAddress barrier) {
 DG_DEVICE void mbarrier_arrive_expect_tx(SharedAddress barrier, u32 bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
-/// mbarrier.arrive on a barrier of any CTA of the cluster (address from map_to_rank), release at cluster scope.
-DG_DEVICE void mbarrier_arrive_cluster(SharedAddress mapped_barrier) {
+/// mbarrier.arrive on a barrier of any CTA of the cluster (address from map_to_rank). Orders nothing of this thread for
+/// the other CTA: enough to hand back a buffer that was only read. Release at cluster scope would cost a full fence.
+DG_DEVICE void mbarrier_arrive_remote(SharedAddress mapped_barrier) {
+    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(mapped_barrier) : "memory");
+}
+/// The same with release at cluster scope: this thread's writes are visible to who waits with mbarrier_wait_cluster.
+DG_DEVICE void mbarrier_arrive_release_remote(SharedAddress mapped_barrier) {
     asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(mapped_barrier) : "memory");
 }
 
