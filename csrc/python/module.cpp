@@ -1,11 +1,67 @@
 // deep_gemm._C: the extension module. Importing it starts nothing: no CUDA, no file, no thread.
 // Each bind_*.cpp adds one part; this file lists them and maps Error kinds to Python exceptions.
 #include "base/error.h"
+#include "driver/device.h"
+#if __has_include("emulator/emulated_device.h")
+#include "emulator/emulated_device.h"
+#endif
 
 #include <pybind11/pybind11.h>
 
 namespace py = pybind11;
 
+namespace deep_gemm::python {
+
+void bind_device(py::module_& module);
+void bind_jit(py::module_& module);
+
+namespace {
+
+const char* name_of(ErrorKind kind) {
+    switch (kind) {
+        case ErrorKind::value: return "value";
+        case ErrorKind::type: return "type";
+        case ErrorKind::driver: return "driver";
+        case ErrorKind::compile: return "compile";
+        case ErrorKind::emulator: return "emulator";
+        case ErrorKind::io: return "io";
+        case ErrorKind::internal: return "internal";
+    }
+    return "internal";
+}
+
+PyObject* error_type = nullptr;  // deep_gemm.Error, owned by the module for the life of the interpreter
+
+void translate(const Error& error) {
+    if (error.kind() == ErrorKind::value) return PyErr_SetString(PyExc_ValueError, error.what());
+    if (error.kind() == ErrorKind::type) return PyErr_SetString(PyExc_TypeError, error.what());
+    const py::object instance = py::reinterpret_borrow<py::object>(error_type)(error.what());
+    instance.attr("kind") = name_of(error.kind());
+    PyErr_SetObject(error_type, instance.ptr());
+}
+
+}  // namespace
+
+}  // namespace deep_gemm::python
+
 PYBIND11_MODULE(_C, module) {
+    using namespace deep_gemm;
     module.attr("__version__") = DG_VERSION;
+    python::error_type = PyErr_NewExceptionWithDoc(
+        "deep_gemm.Error",
+        "A failure that is not a bad argument; `kind` is driver, compile, emulator, io or internal.",
+        PyExc_RuntimeError, nullptr);
+    module.attr("Error") = py::reinterpret_borrow<py::object>(python::error_type);
+    py::register_exception_translator([](std::exception_ptr raised) {
+        try {
+            if (raised) std::rethrow_exception(raised);
+        } catch (const Error& error) {
+            python::translate(error);
+        }
+    });
+#if __has_include("emulator/emulated_device.h")
+    driver::register_emulator(&emulator::make_emulated_device);
+#endif
+    python::bind_device(module);
+    python::bind_jit(module);
 }

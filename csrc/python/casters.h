@@ -1,0 +1,72 @@
+// Small conversions shared by the bind_*.cpp files: bytes-like objects, dimensions, format names.
+#pragma once
+
+#include "base/error.h"
+#include "driver/device.h"
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <span>
+#include <string>
+#include <variant>
+#include <vector>
+
+namespace deep_gemm::python {
+
+namespace py = pybind11;
+
+// A contiguous view of a bytes-like object (bytes, numpy array, memoryview); keeps the object's memory
+// locked.
+class BytesView {
+  public:
+    BytesView(const py::handle& object, bool writable) {
+        const int flags = PyBUF_ANY_CONTIGUOUS | (writable ? PyBUF_WRITABLE : 0);
+        if (PyObject_GetBuffer(object.ptr(), &view_, flags) != 0) throw py::error_already_set();
+    }
+    ~BytesView() { PyBuffer_Release(&view_); }
+    BytesView(const BytesView&) = delete;
+    BytesView& operator=(const BytesView&) = delete;
+
+    [[nodiscard]] std::span<std::byte> span() const {
+        return {static_cast<std::byte*>(view_.buf), static_cast<size_t>(view_.len)};
+    }
+
+  private:
+    Py_buffer view_ = {};
+};
+
+using DimArgument = std::variant<u32, std::vector<u32>>;  // 4 or (4,) or (4, 2) or (4, 2, 1)
+
+inline driver::Dim3 dim3_of(const DimArgument& argument, const char* name) {
+    if (const u32* x = std::get_if<u32>(&argument)) return {*x, 1, 1};
+    const auto& values = std::get<std::vector<u32>>(argument);
+    DG_CHECK(!values.empty() && values.size() <= 3, value, "{}: got {} dimensions, expected 1 to 3", name,
+             values.size());
+    driver::Dim3 dim{values[0], 1, 1};
+    if (values.size() > 1) dim.y = values[1];
+    if (values.size() > 2) dim.z = values[2];
+    return dim;
+}
+
+inline Format format_of(const std::string& name) {
+    for (u32 i = 0; i <= static_cast<u32>(Format::int32); ++i)
+        if (name == name_of(static_cast<Format>(i))) return static_cast<Format>(i);
+    fail(ErrorKind::value,
+         "format: got '{}', expected a name of spec/format.h such as fp8_e4m3, bf16 or fp32", name);
+}
+
+inline driver::ImageKind image_kind_of(const std::string& name) {
+    DG_CHECK(name == "ptx" || name == "cubin", value, "kind: got '{}', expected 'ptx' or 'cubin'", name);
+    return name == "ptx" ? driver::ImageKind::ptx : driver::ImageKind::cubin;
+}
+
+inline const char* name_of_kind(driver::ImageKind kind) {
+    return kind == driver::ImageKind::ptx ? "ptx" : "cubin";
+}
+
+inline py::bytes bytes_of(std::span<const std::byte> data) {
+    return {reinterpret_cast<const char*>(data.data()), data.size()};
+}
+
+}  // namespace deep_gemm::python

@@ -1,0 +1,10 @@
+# Fills TREE with links to every entry of PACKAGE, and to MODULE in place of any extension module in PACKAGE.
+file(REMOVE_RECURSE ${TREE})
+file(MAKE_DIRECTORY ${TREE})
+file(GLOB entries ${PACKAGE}/*)
+foreach(entry IN LISTS entries ITEMS ${MODULE})
+    get_filename_component(name ${entry} NAME)
+    if(NOT name MATCHES "\\.so$" OR entry STREQUAL MODULE)
+        file(CREATE_LINK ${entry} ${TREE}/${name} SYMBOLIC)
+    endif()
+endforeach()
