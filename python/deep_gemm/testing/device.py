@@ -124,9 +124,11 @@ class Memory:
             self.device.release(address)
 
     def address(self, array: np.ndarray, writable: bool = True) -> int:
-        """The device address of the array's first element; the same one when asked again for the same array."""
+        """The device address of the array's first element; asked again, the same one."""
         if not array.flags.c_contiguous:
-            raise ValueError("run_kernel: got an array with gaps, expected a C-contiguous one; pass its base array")
+            raise ValueError(
+                "run_kernel: got an array with gaps, expected a C-contiguous one; pass its base array"
+            )
         if writable and not array.flags.writeable:
             raise ValueError("run_kernel: got a read-only array as an output; pass readonly(array)")
         for known, address, known_writable in self._copies:
@@ -171,8 +173,8 @@ class ParameterBuffer:
             if isinstance(argument, python_type):
                 return dtype(argument).tobytes(), np.dtype(dtype).itemsize
         raise TypeError(
-            f"run_kernel: got an argument of type {type(argument).__name__}, expected a numpy array or scalar, "
-            "int, float, bool, readonly(array), Struct or TensorMap"
+            f"run_kernel: got an argument of type {type(argument).__name__}, expected a numpy array or "
+            "scalar, int, float, bool, readonly(array), Struct or TensorMap"
         )
 
     @staticmethod
@@ -206,7 +208,7 @@ def launch_kernel(
 ) -> None:
     """Launches a loaded kernel once with `arguments` and waits. See the module's docstring.
 
-    `extra_memory` adds (address, num_bytes, writable) ranges that the kernel reaches by pointers inside a Struct.
+    `extra_memory` adds (address, num_bytes, writable) ranges reached by pointers inside a Struct.
     """
     with Memory(device) as memory:
         buffer = ParameterBuffer(memory)
@@ -227,7 +229,7 @@ def launch_kernel(
 def run_kernel(
     device: _C.Device, source: str, entry: str, *arguments: Any, options: Iterable[str] = (), **launch: Any
 ) -> None:
-    """Compiles `source` and launches `entry` once; `launch` is that of launch_kernel: grid, block, cluster, ...
+    """Compiles `source` and launches `entry` once; `launch` as in launch_kernel: grid, block, ...
 
     `entry` is a name expression: "my_kernel" or "deep_gemm::my_kernel<4>". `options` are extra NVRTC options.
     """
@@ -235,5 +237,5 @@ def run_kernel(
 
 
 def run_ptx(device: _C.Device, ptx: str, entry: str, *arguments: Any, **launch: Any) -> None:
-    """Launches `entry` of hand-written PTX: what no compiler emits, such as unknown opcodes and broken waits."""
+    """Launches `entry` of hand-written PTX: what no compiler emits, such as broken waits."""
     launch_kernel(device, device.load_module(ptx.encode(), entry).kernel(entry), *arguments, **launch)
