@@ -1,0 +1,224 @@
+// The state of a running grid: Launch > Cluster > Cta > Warp. Plain structs, no behaviour beyond small accessors;
+// handlers change them, sched/ runs them. One host thread owns a Cluster at a time; a Launch is read-only.
+#pragma once
+
+#include "emulator/check/place.h"
+#include "emulator/check/ranges.h"
+#include "emulator/check/shadow.h"
+#include "emulator/ir/op.h"
+#include "emulator/options.h"
+
+#include <deep_gemm/spec/types.h>
+
+#include <bit>
+#include <functional>
+
+namespace deep_gemm::emulator {
+
+struct Cta;
+struct Cluster;
+
+// Generic addresses of shared and local memory live in windows that no host address can have.
+constexpr u64 kSharedWindow = u64{0x00ff} << 48;
+constexpr u64 kLocalWindow = u64{0x00fe} << 48;
+constexpr u64 kWindowMask = u64{0xffff} << 48;
+constexpr u32 kRankShift = 24;  // shared address = cta rank << 24 | offset
+constexpr u32 kOffsetMask = (1u << kRankShift) - 1;
+
+struct Launch {
+    const Program* program = nullptr;
+    driver::Dim3 grid, cluster, block;
+    u32 dynamic_smem_bytes = 0;
+    u32 smem_bytes = 0;  // end of the shared window
+    const std::byte* params = nullptr;
+    Ranges ranges;
+    Options options;
+    u32 num_sms = 0;
+    u64 grid_id = 0;
+    [[nodiscard]] u32 threads() const { return block.x * block.y * block.z; }
+    [[nodiscard]] u32 warps() const { return (threads() + kLanes - 1) / kLanes; }
+    [[nodiscard]] u32 cluster_size() const { return cluster.x * cluster.y * cluster.z; }
+};
+
+// Small, fast, splittable: the schedule of a cluster depends on (seed, cluster index) alone.
+class Rng {
+  public:
+    explicit Rng(u64 seed = 0) : state_(seed * 0x9e3779b97f4a7c15u + 0x2545f4914f6cdd1du) { next(); }
+    u64 next() {
+        u64 z = state_ += 0x9e3779b97f4a7c15u;
+        z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+        z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+        return z ^ (z >> 31);
+    }
+    u32 below(u32 bound) { return static_cast<u32>((next() >> 32) * bound >> 32); }
+
+  private:
+    u64 state_;
+};
+
+enum class WarpState : u8 { ready, blocked, exited };
+
+// Why a warp does not move; for the deadlock report.
+enum class WaitKind : u8 { none, mbarrier, named_barrier, cluster_barrier, reconvergence, wgmma, cp_async, bulk_group };
+
+struct Wait {
+    WaitKind kind = WaitKind::none;
+    u32 pc = 0;
+    u32 mask = 0;
+    u32 address = 0;  // mbarrier: shared address; barrier: id
+    u32 value = 0;    // mbarrier: parity; groups: how many may stay pending
+};
+
+struct CpAsyncGroup {
+    u32 pending = 0;  // copies not landed
+};
+
+struct Warp {
+    u8* registers = nullptr;
+    const Program* program = nullptr;
+    Cta* cta = nullptr;
+    u32 pc = 0;
+    u32 merge_pc = ~0u;  // smallest pc of the other lanes that is above pc: reaching it means reconvergence
+    u32 active = 0, live = 0;
+    u32 carry = 0;       // condition code of add.cc and friends, by lane
+    u32 stuck = 0;       // live lanes whose group blocked since the last wake-up
+    u32 pc_bound = 0;    // this turn prefers lane groups at or above this pc
+    WarpState state = WarpState::ready;
+    bool turn_over = false;
+    u32 id = 0;
+    u32 lane_pc[kLanes] = {};
+    u64 seen_wakes = 0;
+    Wait wait;
+    std::byte* local = nullptr;  // local memory, lane after lane
+    Segment last_segment;        // cache of the last global range hit
+
+    // Proxy fences, as ticks of the cluster.
+    u32 async_fence = 0;
+    u32 init_fence = 0;
+
+    // Named barriers: set while waiting.
+    bool barrier_arrived = false;
+    u64 barrier_generation = 0;
+    // Cluster barrier.
+    bool cluster_arrived = false;
+    u64 cluster_generation = 0;
+
+    // cp.async: groups are counted per warp.
+    std::vector<CpAsyncGroup> copy_groups;  // [0] is the oldest not yet retired, back() is open
+    u32 copies_in_flight = 0;
+    // cp.async.bulk groups: likewise.
+    struct BulkGroup {
+        u32 reading = 0, writing = 0;
+        bool committed = false;
+    };
+    std::vector<BulkGroup> bulk_groups;
+    u64 bulk_first = 0;  // sequence number of bulk_groups[0]
+
+    // wgmma
+    u32 tensor_issued = 0;     // operations this warp has issued
+    std::vector<u32> tensor_commits;  // value of tensor_issued at each commit still of interest
+    u32 tensor_in_flight = 0;  // accumulator chains not yet written back
+    bool tensor_fenced = false;
+
+    std::vector<std::vector<u32>> call_stack;  // per call depth: return pc by lane
+
+    void save(u32 mask, u32 at) {
+        for (u32 m = mask; m != 0; m &= m - 1) lane_pc[std::countr_zero(m)] = at;
+    }
+    // Picks the group to run: the smallest pc at or above pc_bound among lanes that are not stuck. Lanes at the same
+    // pc join it. False when every live lane is stuck.
+    bool pick_group() {
+        const u32 candidates = live & ~stuck;
+        u32 low = ~0u, bounded = ~0u;
+        for (u32 m = candidates; m != 0; m &= m - 1) {
+            const u32 at = lane_pc[std::countr_zero(m)];
+            low = at < low ? at : low;
+            if (at >= pc_bound && at < bounded) bounded = at;
+        }
+        if (candidates == 0) return false;
+        pc = bounded != ~0u ? bounded : low;
+        active = 0, merge_pc = ~0u;
+        for (u32 m = live; m != 0; m &= m - 1) {
+            const u32 lane = static_cast<u32>(std::countr_zero(m));
+            if (lane_pc[lane] == pc) {
+                active |= 1u << lane;
+            } else if (lane_pc[lane] > pc && lane_pc[lane] < merge_pc) {
+                merge_pc = lane_pc[lane];
+            }
+        }
+        stuck &= ~active;
+        return true;
+    }
+    // The running group cannot go on: `next_pc` is where it resumes. Another group of the warp runs, if there is one.
+    void block(u32 next_pc, Wait why) {
+        wait = why;
+        save(active, next_pc);
+        stuck |= active;
+        if (!pick_group()) state = WarpState::blocked;
+    }
+};
+
+struct NamedBarrier {
+    u32 arrived = 0, expected = 0;  // threads; expected 0: all threads of the CTA
+    u64 generation = 0;
+    u32 any = 0, all = 1, count = 0;                 // of the phase in progress
+    u32 last_any = 0, last_all = 0, last_count = 0;  // of the last completed one
+};
+
+struct AccumulatorChain;
+struct TensorOp;
+
+// wgmma is collective over four warps: an operation exists when all four have issued it.
+struct Warpgroup {
+    std::deque<TensorOp> operations;  // [0] has number `first`
+    u32 first = 0;
+    std::vector<std::unique_ptr<AccumulatorChain>> chains;
+    Warpgroup();
+    Warpgroup(Warpgroup&&) noexcept;
+    ~Warpgroup();
+};
+
+struct Cta {
+    Cluster* cluster = nullptr;
+    u32 rank = 0;
+    u32 index[3] = {0, 0, 0};
+    std::vector<std::byte> smem;
+    SharedShadow shadow;
+    std::vector<Warp> warps;
+    std::vector<std::byte> register_files;
+    std::vector<std::byte> local_memory;
+    NamedBarrier barriers[16];
+    std::vector<Warpgroup> warpgroups;
+    u32 live_warps = 0;
+    u32 async_reads = 0, async_writes = 0;  // bulk operations in flight on this CTA's shared memory
+    i32 register_pool = 0;                  // setmaxnreg: registers released and not taken
+    bool exited = false;
+    [[nodiscard]] std::span<std::byte> memory() { return smem; }
+};
+
+struct Event {
+    u64 due = 0, order = 0;
+    Place place;
+    std::function<void()> run;
+};
+
+struct Cluster {
+    const Launch* launch = nullptr;
+    u32 number = 0;
+    u32 index[3] = {0, 0, 0};
+    std::vector<std::unique_ptr<Cta>> ctas;
+    Rng rng;
+    u64 now = 0;       // instructions executed
+    u64 wakes = 0;     // things happened that a blocked warp may wait for
+    u64 last_progress = 0;  // `now` of the last wake, store or exit
+    u32 fence_ticks = 0;
+    std::vector<Event> events;  // a heap: earliest due first
+    u64 num_events = 0;
+    u32 barrier_arrived = 0;    // barrier.cluster, threads
+    u64 barrier_generation = 0;
+    u32 live_ctas = 0;
+    u32 spurious_rounds = 0;
+    void wake() { ++wakes, last_progress = now; }
+};
+
+}  // namespace deep_gemm::emulator
