@@ -1,5 +1,5 @@
-// The device headers (deep_gemm_include/) as text inside the library: what NVRTC compiles, from memory. The bodies
-// are a generated .cpp (third-party/embed_headers.cmake). Sorted by name, so their hash is stable.
+// The device headers (deep_gemm_include/) as text inside the library: what NVRTC compiles, from memory. The
+// bodies are a generated .cpp (third-party/embed_headers.cmake). Sorted by name, so their hash is stable.
 #pragma once
 
 #include <span>
