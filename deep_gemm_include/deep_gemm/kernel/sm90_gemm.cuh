@@ -3,7 +3,7 @@
 // keeps the tensor cores busy. Launched by op/gemm.cpp.
 #pragma once
 
-#include <deep_gemm/tile/gemm_load.h>
+#include <deep_gemm/tile/gemm_scales.h>
 #include <deep_gemm/tile/gemm_store.h>
 #include <deep_gemm/ptx/wgmma.h>
 
@@ -33,18 +33,18 @@ DG_DEVICE void promote(float (&sum)[Count], const float (&partial)[Count], const
     }
 }
 
-/// The same with one scale a column, read from the stage.
-template <u32 Count>
+/// The same with one scale a column.
+template <GemmSpec S, u32 Count>
 DG_DEVICE void promote_columns(float (&sum)[Count], const float (&partial)[Count], const float (&scale_a)[2],
-                               ptx::SharedAddress scale_b) {
-    const ptx::SharedAddress lane_scales = scale_b + (ptx::lane_index() % 4) * 8;
+                               const tile::ScaleReader<S>& scales, u32 kb) {
+    const u32 lane_column = (ptx::lane_index() % 4) * 2;
 #pragma unroll
     for (u32 i = 0; i < Count; i += 4) {
-        const ptx::Float2 b = ptx::ld_shared_v2_f32(lane_scales + i * 8);
-        sum[i] += scale_a[0] * b.x * partial[i];
-        sum[i + 1] += scale_a[0] * b.y * partial[i + 1];
-        sum[i + 2] += scale_a[1] * b.x * partial[i + 2];
-        sum[i + 3] += scale_a[1] * b.y * partial[i + 3];
+        const float b0 = scales.b(i * 2 + lane_column, kb), b1 = scales.b(i * 2 + lane_column + 1, kb);
+        sum[i] += scale_a[0] * b0 * partial[i];
+        sum[i + 1] += scale_a[0] * b1 * partial[i + 1];
+        sum[i + 2] += scale_a[1] * b0 * partial[i + 2];
+        sum[i + 3] += scale_a[1] * b1 * partial[i + 3];
     }
 }
 
@@ -64,35 +64,34 @@ DG_DEVICE void release(tile::GemmSmem<S> smem, u32 stage) {
 /// runs beside the other warpgroup's wgmma.
 template <GemmSpec S, u32 Waves, u32 Count>
 DG_DEVICE void multiply_scaled(float (&sum)[Waves][Count], tile::GemmSmem<S> smem, pipe::Cursor<S.stages>& cursor,
-                               u32 num_k, u32 wave_row) {
+                               tile::ScaleReader<S>& scales, u32 num_k, u32 wave_row) {
     constexpr bool kPerColumn = S.scale_b == ScaleB::per_row_128;
     constexpr u32 kRuns = kPerColumn ? 1 : S.block_n / scale_b_run_of(S);
     const u32 lane_row = wave_row + ptx::warp_index() % 4 * 16 + ptx::lane_index() / 4;
     for (u32 kb = 0; kb < num_k; ++kb, cursor.advance()) {
-        ptx::mbarrier_wait(smem.full(cursor.stage), cursor.phase);
+        scales.enter(kb / kScaleChunk);
         float scale_b[kRuns];
         if constexpr (!kPerColumn) {
 #pragma unroll
-            for (u32 run = 0; run < kRuns; ++run) scale_b[run] = ptx::ld_shared_f32(smem.scale_b(cursor.stage) + run * 4);
+            for (u32 run = 0; run < kRuns; ++run) scale_b[run] = scales.b(run, kb);
         }
+        ptx::mbarrier_wait(smem.full(cursor.stage), cursor.phase);
 #pragma unroll
         for (u32 wave = 0; wave < Waves; ++wave) {
             const u32 row = wave * kMmaRows;
-            const ptx::SharedAddress scales = smem.scale_a(cursor.stage) + (row + lane_row) * 4;
-            const float scale_a[2] = {ptx::ld_shared_f32(scales), ptx::ld_shared_f32(scales + 32)};
+            const float scale_a[2] = {scales.a(row + lane_row, kb), scales.a(row + lane_row + 8, kb)};
             float partial[Count];
             ptx::wgmma_fence();
             multiply<S>(partial, smem.a(cursor.stage) + (wave_row + row) * kBlockKBytes, smem.b(cursor.stage), false);
             ptx::wgmma_commit();
             ptx::wgmma_wait<0>();
             ptx::wgmma_keep(partial);
-            const bool done = wave == Waves - 1;
-            if (done && !kPerColumn) release<S>(smem, cursor.stage);
-            if constexpr (kPerColumn) promote_columns(sum[wave], partial, scale_a, smem.scale_b(cursor.stage));
+            if (wave == Waves - 1) release<S>(smem, cursor.stage);
+            if constexpr (kPerColumn) promote_columns<S>(sum[wave], partial, scale_a, scales, kb);
             else promote<S>(sum[wave], partial, scale_a, scale_b);
-            if (done && kPerColumn) release<S>(smem, cursor.stage);
         }
     }
+    scales.leave(ceil_div(num_k, kScaleChunk));
 }
 
 /// All of K, BF16: the tensor core's own fp32 accumulation, one stage in flight while the next is started.
@@ -130,6 +129,7 @@ DG_DEVICE void multiply_blocks(const GemmParams& p, tile::GemmSmem<S> smem, u32 
     const bool stores = ptx::thread_index() % kWarpgroup == 0;
     const ptx::SharedAddress staging = smem.d() + warpgroup * kWaves * kWaveBytes;
     pipe::Cursor<S.stages> cursor;
+    tile::ScaleReader<S> scales(smem);
     sched::GemmBlocks<S> blocks(p);
     for (sched::Block block; blocks.next(block);) {
         float sum[kWaves][kCount];
@@ -139,7 +139,7 @@ DG_DEVICE void multiply_blocks(const GemmParams& p, tile::GemmSmem<S> smem, u32 
             for (u32 i = 0; i < kCount; ++i) sum[wave][i] = 0;
 
         const u32 num_k = block.loads ? ceil_div(p.k, block_k_of(S)) : 0;
-        if constexpr (has_scales(S)) multiply_scaled<S>(sum, smem, cursor, num_k, wave_row);
+        if constexpr (has_scales(S)) multiply_scaled<S>(sum, smem, cursor, scales, num_k, wave_row);
         else multiply_plain<S>(sum, smem, cursor, num_k, wave_row);
 
         if (stores) ptx::tma_store_wait_read<0>();
@@ -171,10 +171,10 @@ DG_DEVICE void run(const GemmParams& p) {
         ptx::prefetch_tensor_map(p.b);
         ptx::prefetch_tensor_map(p.d);
         for (u32 stage = 0; stage < S.stages; ++stage) {
-            // TMA's expect_tx, and one arrival of each lane that copies scales.
-            ptx::mbarrier_init(smem.full(stage), 1 + (has_scales(S) ? ptx::kWarpThreads : 0));
+            ptx::mbarrier_init(smem.full(stage), 1);
             ptx::mbarrier_init(smem.empty(stage), S.warpgroups * 4 * cluster_size_of(S));
         }
+        tile::init_scale_barriers<S>(smem);
         ptx::fence_mbarrier_init();
     }
     if constexpr (cluster_size_of(S) > 1) ptx::cluster_sync();
@@ -185,7 +185,9 @@ DG_DEVICE void run(const GemmParams& p) {
     if (warp >= loader) {
         if constexpr (moves_registers(S)) ptx::setmaxnreg_dec<kLoaderRegisters>();
         if (warp == loader) tile::load_operands<S>(p, smem);
-        if (has_scales(S) && warp == loader + 1) tile::load_scales<S>(p, smem);
+        if constexpr (has_scales(S)) {
+            if (warp == loader + 1) tile::load_scales<S>(p, smem);
+        }
     } else {
         if constexpr (moves_registers(S)) ptx::setmaxnreg_inc<math_registers_of(S)>();
         multiply_blocks<S>(p, smem, warp / 4);

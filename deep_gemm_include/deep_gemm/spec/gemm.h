@@ -22,9 +22,14 @@ enum class GroupMode : u8 {
 // Scales of B along (n, k). Scales of A are always (1, 128).
 enum class ScaleB : u8 { none, per_128x128, per_row_128 };
 
+// How scales of A reach shared memory: by TMA where their strides are multiples of 16 bytes, along whichever dimension is
+// contiguous, else 4 bytes at a time.
+enum class ScaleALoad : u8 { tma_k_contiguous, tma_m_contiguous, any_strides };
+
 constexpr u32 kScaleBlock = 128;       // elements of K that share a scale
 constexpr u32 kGroupAlignment = 128;   // rows: contiguous and psum groups start at multiples of it
 constexpr u32 kBlockKBytes = 128;      // one swizzle atom
+constexpr u32 kScaleChunk = 4;         // blocks of K whose scales travel together: 16 bytes a row
 constexpr u32 kMmaRows = 64;           // rows of a wgmma
 constexpr u32 kWarpgroup = 128;
 
@@ -32,6 +37,7 @@ struct GemmSpec {
     Format ab = Format::fp8_e4m3;
     Format d = Format::bf16;
     ScaleB scale_b = ScaleB::per_128x128;
+    ScaleALoad scale_a_load = ScaleALoad::tma_k_contiguous;
     GroupMode groups = GroupMode::dense;
     bool accumulate = false;      // add C
     bool swap_ab = false;
@@ -50,11 +56,12 @@ struct GemmSpec {
 // Every field once, by name: source text, log line, JSON and cache key are made of it.
 template <typename Visitor, typename Spec>
 constexpr void visit_fields(Visitor&& visit, Spec& s) {
-    auto& [ab, d, scale_b, groups, accumulate, swap_ab, block_m, block_n, stages, warpgroups, k_warpgroups, split_k,
-           cluster_m, cluster_n] = s;
+    auto& [ab, d, scale_b, scale_a_load, groups, accumulate, swap_ab, block_m, block_n, stages, warpgroups, k_warpgroups,
+           split_k, cluster_m, cluster_n] = s;
     visit("ab", ab);
     visit("d", d);
     visit("scale_b", scale_b);
+    visit("scale_a_load", scale_a_load);
     visit("groups", groups);
     visit("accumulate", accumulate);
     visit("swap_ab", swap_ab);
@@ -87,10 +94,20 @@ constexpr const char* name_of(ScaleB mode) {
     return "?";
 }
 
+constexpr const char* name_of(ScaleALoad mode) {
+    switch (mode) {
+        case ScaleALoad::tma_k_contiguous: return "tma_k_contiguous";
+        case ScaleALoad::tma_m_contiguous: return "tma_m_contiguous";
+        case ScaleALoad::any_strides: return "any_strides";
+    }
+    return "?";
+}
+
 struct GemmParams {
     TensorMap a;               // [a_groups, m, k], box [1, load rows, 128 bytes]
     TensorMap b;               // [groups, n, k], box [1, load rows, 128 bytes]
     TensorMap d;               // [a_groups, m, n], box [1, 64, 128 bytes]; unused with swap_ab
+    TensorMap scale_a_map;     // [a_groups, m, k / 128], box [1, block_m, 4], or [a_groups, k / 128, m], box [1, 4, block_m]
     const float* scale_a;      // [a_groups, m, k / 128] at the strides below, in elements
     const float* scale_b;      // [groups, n / 128 or n, k / 128]
     const i32* group_layout;   // see GroupMode
@@ -135,13 +152,17 @@ constexpr u32 scale_b_run_of(const GemmSpec& s) {
     return s.scale_b == ScaleB::per_row_128 ? 1 : greatest_common_divisor(s.block_n, kScaleBlock);
 }
 
+// Chunks of scales in flight: as many as the stages span, and one to load ahead.
+constexpr u32 scale_chunks_of(const GemmSpec& s) { return has_scales(s) ? s.stages / kScaleChunk + 2 : 0; }
+
 // Named regions of dynamic shared memory, byte offsets from its 1024-aligned start.
 struct SmemPlan {
     u32 a, b, d;                 // tiles of stage 0; d is the output staging buffer
     u32 a_stage_bytes, b_stage_bytes, d_bytes;
-    u32 scale_a, scale_b;        // stage 0
-    u32 scale_a_stage_bytes, scale_b_stage_bytes;
+    u32 scale_a, scale_b;        // chunk 0, see kScaleChunk
+    u32 scale_a_chunk_bytes, scale_b_chunk_bytes;
     u32 full, empty;             // mbarriers, 8 bytes a stage
+    u32 scale_full, scale_empty; // mbarriers, 8 bytes a chunk
     u32 partial_full, partial_empty;   // swap_ab: hand-over of partial sums
     u32 bytes;
 };
@@ -156,8 +177,9 @@ constexpr SmemPlan plan_smem(const GemmSpec& s) {
     p.b_stage_bytes = s.block_n * kBlockKBytes;
     p.d_bytes = s.swap_ab ? s.k_warpgroups * s.block_m * partial_pitch_of(s) * 4
                           : s.block_m * s.block_n * bytes_of(s.d);
-    p.scale_a_stage_bytes = has_scales(s) ? align_up(s.block_m * 4, 16u) : 0;
-    p.scale_b_stage_bytes = has_scales(s) ? align_up(s.block_n / scale_b_run_of(s) * 4, 16u) : 0;
+    p.scale_a_chunk_bytes = s.block_m * kScaleChunk * 4;
+    p.scale_b_chunk_bytes = s.block_n / scale_b_run_of(s) * kScaleChunk * 4;
+    const u32 chunks = scale_chunks_of(s);
     u32 offset = 0;
     const auto take = [&offset](u32 bytes, u32 alignment) {
         offset = align_up(offset, alignment);
@@ -168,10 +190,12 @@ constexpr SmemPlan plan_smem(const GemmSpec& s) {
     p.a = take(s.stages * p.a_stage_bytes, 1024);
     p.b = take(s.stages * p.b_stage_bytes, 1024);
     p.d = take(p.d_bytes, 1024);
-    p.scale_a = take(s.stages * p.scale_a_stage_bytes, 16);
-    p.scale_b = take(s.stages * p.scale_b_stage_bytes, 16);
+    p.scale_a = take(chunks * p.scale_a_chunk_bytes, 128);
+    p.scale_b = take(chunks * p.scale_b_chunk_bytes, 16);
     p.full = take(s.stages * 8, 8);
     p.empty = take(s.stages * 8, 8);
+    p.scale_full = take(chunks * 8, 8);
+    p.scale_empty = take(chunks * 8, 8);
     p.partial_full = take(8, 8);
     p.partial_empty = take(8, 8);
     p.bytes = offset;
