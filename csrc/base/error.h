@@ -1,32 +1,12 @@
-// The one error type and the one check macro. A message says what was got, what was expected and what to do.
-// Python maps kind -> exception: value -> ValueError, type -> TypeError, the others -> deep_gemm.Error.
+// How the library raises Error (base/exception.h): one function and one check macro. A message says what was got, what
+// was expected and what to do.
 #pragma once
+
+#include "base/exception.h"
 
 #include <fmt/format.h>
 
-#include <stdexcept>
-#include <string>
-
 namespace deep_gemm {
-
-enum class ErrorKind {
-    value,        // a bad argument: shape, stride, alignment, range
-    type,         // a bad dtype or object
-    driver,       // a failing libcuda call, or no usable driver
-    compile,      // NVRTC missing or a kernel that does not compile
-    emulator,     // the emulated GPU found a fault in a kernel (bounds, race, deadlock, unknown opcode)
-    io,           // files, cache, permissions
-    internal,     // a broken invariant of this library
-};
-
-class Error : public std::runtime_error {
-  public:
-    Error(ErrorKind kind, const std::string& message) : std::runtime_error(message), kind_(kind) {}
-    [[nodiscard]] ErrorKind kind() const noexcept { return kind_; }
-
-  private:
-    ErrorKind kind_;
-};
 
 template <typename... Args>
 [[noreturn]] void fail(ErrorKind kind, fmt::format_string<Args...> format, Args&&... args) {

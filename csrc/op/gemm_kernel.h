@@ -1,0 +1,29 @@
+// From a GemmSpec to its kernel: the names that belong to it, and the request that jit/ builds.
+#pragma once
+
+#include "driver/device.h"
+#include "jit/source.h"
+
+#include <deep_gemm/spec/gemm.h>
+
+#include <memory>
+#include <span>
+#include <string>
+
+namespace deep_gemm::op {
+
+// "sm90_fp8_gemm_nt{ab=fp8_e4m3, d=bf16, ...}": every field by name; for logs, errors and Python.
+[[nodiscard]] std::string describe(const GemmSpec& spec);
+
+struct LoadedKernel {
+    const driver::Kernel* kernel = nullptr;
+    std::shared_ptr<const void> keep_alive;  // what the kernel lives in
+};
+
+// The text that NVRTC compiles for it.
+[[nodiscard]] jit::KernelSource source_of(const GemmSpec& spec);
+
+[[nodiscard]] LoadedKernel load_gemm_kernel(driver::Device& device, const GemmSpec& spec);
+void build_gemm_kernels(driver::Device& device, std::span<const GemmSpec> specs);  // in parallel
+
+}  // namespace deep_gemm::op

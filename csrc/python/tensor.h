@@ -1,0 +1,60 @@
+// Tensors of Python frameworks as TensorViews, without linking or importing any framework: the DLPack C
+// exchange table where the type has one (PyTorch 2.9 and newer: tens of nanoseconds), numpy arrays with
+// ml_dtypes, `__dlpack__` capsules (CuPy, JAX), and plain attributes (older PyTorch).
+#pragma once
+
+#include "op/api.h"
+
+#include <pybind11/pybind11.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace deep_gemm::python {
+
+namespace py = pybind11;
+
+struct Framework;  // how tensors of one Python type are read; found once per type
+
+// The tensors of one call. Keeps what it borrowed alive until it is destroyed; needs the GIL throughout.
+class TensorReader {
+  public:
+    // `device`: where tensors in host memory belong (None: the emulator); tensors in GPU memory name their
+    // own.
+    explicit TensorReader(PyObject* device);
+
+    // `name` appears in errors. Throws TypeError for objects that are no tensors, ValueError for unusable
+    // memory.
+    [[nodiscard]] TensorView read(PyObject* object, const char* name, bool writable = false);
+
+    // The current stream of the framework that the last GPU tensor came from; null where it has none.
+    [[nodiscard]] void* current_stream() const;
+
+  private:
+    TensorView read_exchange(const Framework& framework, PyObject* object, const char* name);
+    TensorView read_numpy(PyObject* object, const char* name, bool writable);
+    TensorView read_capsule(PyObject* object, const char* name, bool writable);
+    TensorView read_attributes(PyObject* object, const char* name);
+    TensorView read_typed(PyObject* object, const char* name, bool writable);
+    void place(TensorView& view, int device_type, int device_id, const char* name, bool numpy);
+    [[nodiscard]] Device* host_device(const char* name, bool numpy);
+
+    PyObject* device_argument_;
+    Format viewed_as_ = Format::none;
+    Device* host_device_ = nullptr;
+    const Framework* gpu_framework_ = nullptr;
+    int gpu_id_ = 0;
+    std::vector<py::object> held_;
+};
+
+// A tensor whose bytes mean another format than its type says, for frameworks without that format.
+struct TypedTensor {
+    py::object tensor;
+    Format format;
+};
+
+// Device, device name or None (the default device) -> Device.
+[[nodiscard]] Device& device_of(py::handle argument);
+
+}  // namespace deep_gemm::python
