@@ -75,8 +75,7 @@ DG_DEVICE void accumulate_scaled(float (&sum)[Count], tile::GemmSmem<S> smem, pi
     };
     if (count == 0) return;
     u32 stage = launch(even);
-    // NOTE: every path through this loop leaves exactly one group in flight; with a way out in the middle ptxas would
-    // serialise the wgmma (C7514).
+    // NOTE: the tail is written out. With a shared tail or a way out in the middle, ptxas serialises the wgmma (C7514).
     for (; count >= 3; count -= 2) {
         const u32 next = launch(odd);
         ptx::wgmma_wait<1>();
@@ -85,11 +84,15 @@ DG_DEVICE void accumulate_scaled(float (&sum)[Count], tile::GemmSmem<S> smem, pi
         ptx::wgmma_wait<1>();
         finish(odd, next);
     }
-    for (;;) {
+    if (count == 2) {
+        const u32 next = launch(odd);
+        ptx::wgmma_wait<1>();
+        finish(even, stage);
+        ptx::wgmma_wait<0>();
+        finish(odd, next);
+    } else {
         ptx::wgmma_wait<0>();
         finish(even, stage);
-        if (--count == 0) return;
-        stage = launch(even);
     }
 }
 

@@ -79,13 +79,14 @@ class ScaleReader {
   public:
     DG_DEVICE explicit ScaleReader(GemmSmem<S> smem) : smem_(smem) {}
 
-    /// Waits for `chunk` of the current block and gives back the ones before it.
+    /// Waits for `chunk` of the current block and gives back the one before it. No warp skips a chunk: warpgroups that
+    /// take turns along K are at most kScaleChunk.
     DG_DEVICE void enter(u32 chunk) {
-        while (entered_ <= chunk) {
-            if (entered_ > 0) give_back();
-            ptx::mbarrier_wait(smem_.scale_full(cursor_.stage), cursor_.phase);
-            ++entered_;
-        }
+        static_assert(S.k_warpgroups <= kScaleChunk);
+        if (entered_ > chunk) return;
+        if (entered_ > 0) give_back();
+        ptx::mbarrier_wait(smem_.scale_full(cursor_.stage), cursor_.phase);
+        ++entered_;
     }
     /// Ends a block of `chunks` chunks.
     DG_DEVICE void leave(u32 chunks) {
