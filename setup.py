@@ -50,4 +50,8 @@ class CMakeBuild(build_ext):
             raise RuntimeError(f"the CMake target _C was built but {module} is not there")
 
 
-setup(version=version(), ext_modules=[Extension("deep_gemm._C", sources=[])], cmdclass={"build_ext": CMakeBuild})
+setup(
+    version=version(),
+    ext_modules=[Extension("deep_gemm._C", sources=[])],
+    cmdclass={"build_ext": CMakeBuild},
+)

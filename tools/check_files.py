@@ -1,4 +1,4 @@
-"""Reads file names from standard input; reports lines per folder and fails on files that grew too long to read.
+"""Reads file names from standard input; reports lines per folder, fails on files too long to read.
 
 A file also has to open with a comment (or docstring) that says what it is. Empty files are fine.
 """
@@ -20,7 +20,8 @@ def opening_problem(path: Path, text: str) -> str | None:
         starts = ('"""', "#", 'r"""')
     else:
         starts = ("//", "/*", '"""', "#", "from", "import")
-    return None if not first or first.startswith(starts) else f"{path}:1: opens with no comment that says what it is"
+    good = not first or first.startswith(starts)
+    return None if good else f"{path}:1: opens with no comment that says what it is"
 
 
 def main() -> int:

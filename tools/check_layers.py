@@ -56,6 +56,10 @@ def line_of(text: str, offset: int) -> int:
     return text.count("\n", 0, offset) + 1
 
 
+def outside(layer: str, target: str, allowed: set[str]) -> str:
+    return f"{layer}/ includes {target}: it may include {', '.join(sorted(allowed)) or 'nothing else'}"
+
+
 def include_problem(layer: str, host: bool, quote: str, target: str) -> str | None:
     """Why this include is not allowed, or None."""
     if ".." in Path(target).parts:
@@ -67,7 +71,7 @@ def include_problem(layer: str, host: bool, quote: str, target: str) -> str | No
         if folder not in HOST:
             return f'include of "{target}": expected "<folder>/..." with a folder of csrc/'
         if folder != layer and folder not in HOST[layer]:
-            return f"{layer}/ includes {target}: it may include {', '.join(sorted(HOST[layer])) or 'nothing else'}"
+            return outside(layer, target, HOST[layer])
         return None
     if target.startswith("deep_gemm/"):
         folder = target.split("/")[1]
@@ -76,7 +80,7 @@ def include_problem(layer: str, host: bool, quote: str, target: str) -> str | No
         if folder not in DEVICE:
             return f"include of <{target}>: expected a folder of {', '.join(DEVICE)}"
         if folder != layer and folder not in DEVICE[layer]:
-            return f"{layer}/ includes {target}: it may include {', '.join(sorted(DEVICE[layer])) or 'nothing else'}"
+            return outside(layer, target, DEVICE[layer])
         return None
     return None if host else f"include of <{target}>: device code has no other headers"
 

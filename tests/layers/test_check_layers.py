@@ -25,7 +25,7 @@ DEVICE = "deep_gemm_include/deep_gemm/"
 GOOD = [
     (DEVICE + "tile/mma.h", "#include <deep_gemm/ptx/wgmma.h>\n// threadIdx in a comment is fine\n"),
     (DEVICE + "ptx/ids.h", '#include <deep_gemm/spec/types.h>\nasm("mov;"); threadIdx.x; __CUDA_ARCH__\n'),
-    ("csrc/plan/gemm.cpp", '#include "plan/gemm.h"\n#include <deep_gemm/spec/gemm.h>\n#include <vector>\nstd::vector<int> x;\n'),
+    ("csrc/plan/gemm.cpp", '#include "plan/gemm.h"\n#include <deep_gemm/spec/gemm.h>\nstd::vector<int> x;\n'),
     ("csrc/op/gemm.cpp", '#include "op/api.h"\n#include "jit/cache.h"\n#include "plan/gemm.h"\n'),
 ]
 

@@ -1,8 +1,8 @@
 """One mixture-of-experts projection, in numpy: routing, quantisation, the two grouped layouts, the reference.
 
-Notation: T tokens, each sent to `top_k` of G experts; K hidden size (the reduction), N outputs of an expert. A
-"row" is one (token, expert) pair; rows are ordered by expert. Everything here runs on the host and is exact about
-what the kernel is given, so that the reference multiplies the same FP8 numbers.
+Notation: T tokens, each sent to `top_k` of G experts; K hidden size (the reduction), N outputs of an expert.
+A "row" is one (token, expert) pair; rows are ordered by expert. Everything here runs on the host and is exact
+about what the kernel is given, so that the reference multiplies the same FP8 numbers.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ E4M3_MAX = 448.0
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int32 = npt.NDArray[np.int32]
+Places = npt.NDArray[np.int64]
 Fp8 = npt.NDArray[ml_dtypes.float8_e4m3fn]
 
 
@@ -42,7 +43,7 @@ class Routing:
     counts: Int32  # [G]
 
     @property
-    def starts(self) -> npt.NDArray[np.int64]:
+    def starts(self) -> Places:
         """First row of each expert, [G]."""
         return np.cumsum(self.counts, dtype=np.int64) - self.counts
 
@@ -86,10 +87,10 @@ class Grouped:
     values: Fp8  # masked [G, max_rows, K]; contiguous [M, K]
     scale: Float32  # the same without the last axis, by K / 128
     layout: Int32  # masked: rows of each group [G]; contiguous: group of each row [M], -1 for padding
-    place: npt.NDArray[np.int64]  # [rows]: index of each row in the layout, leading axes flattened
+    place: Places  # [rows]: index of each row in the layout, leading axes flattened
 
 
-def gather(values: Fp8, scale: Float32, slots: int, place: npt.NDArray[np.int64], token: Int32) -> tuple[Fp8, Float32]:
+def gather(values: Fp8, scale: Float32, slots: int, place: Places, token: Int32) -> tuple[Fp8, Float32]:
     """Copies each row's token into its slot; empty slots are zero."""
     out = np.zeros((slots, values.shape[1]), ml_dtypes.float8_e4m3fn)
     out_scale = np.zeros((slots, scale.shape[1]), np.float32)

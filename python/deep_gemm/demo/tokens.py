@@ -1,8 +1,8 @@
-"""A text becomes token vectors: every byte position is a token, described by the 1, 2 and 3 bytes that end there.
+"""A text becomes token vectors: every byte is a token, described by the 1, 2 and 3 bytes that end there.
 
-Each n-gram is hashed to a row of a seeded normal table and the three rows are added, so equal contexts give equal
-vectors and the whole embedding is a function of (text, hidden, seed). It stands in for a trained embedding: real
-text, with its repetitions, reaches the experts as unevenly as it would in a model.
+Each n-gram is hashed to a row of a seeded normal table and the three rows are added, so equal contexts give
+equal vectors and the whole embedding is a function of (text, hidden, seed). It stands in for a trained
+embedding: real text, with its repetitions, reaches the experts as unevenly as it would in a model.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ HASH_FACTOR = 0x9E3779B1  # odd, so that multiplying by it permutes the residues
 
 
 def read_text(path: Path | None) -> tuple[str, bytes]:
-    """(where from, bytes) of the file, or of the project's README: the checkout's, else the installed package's."""
+    """(where from, bytes) of the file, or of the README: the checkout's, else the installed package's."""
     if path is not None:
         return str(path), path.read_bytes()
     readme = Path(__file__).resolve().parents[3] / "README.md"

@@ -1,0 +1,113 @@
+"""The command line: demo, explain, env, cache, warmup, bench. Thin: each command calls a function and prints.
+
+Nothing here is imported by `import deep_gemm`. A failure of the library is one line on stderr and status 1.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import deep_gemm
+from deep_gemm import _C
+from rich.console import Console
+from rich.table import Table
+
+PROBLEM_HELP = """\b
+A problem is one line, in the syntax that explain and the logs print:
+  gemm m=64 n=7168 k=2048
+  gemm m=64 n=7168 k=2048 a=fp8_e4m3 d=bf16
+  gemm masked groups=8 m=512 expected_m=40 n=4096 k=7168
+  gemm contiguous groups=8 m=4096 n=4096 k=7168
+"""
+
+
+class Commands(click.Group):
+    """Turns the library's errors into one clear line."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (deep_gemm.Error, ValueError, OSError) as error:
+            raise click.ClickException(str(error)) from error
+
+
+def console() -> Console:
+    """Colours and the terminal's width for people, plain wide text for pipes."""
+    return Console() if sys.stdout.isatty() else Console(width=120, no_color=True, highlight=False)
+
+
+def device_label(device: _C.Device) -> str:
+    """'NVIDIA H200' or 'emulator:sm_90a'."""
+    return f"emulator:sm_{device.arch}" if device.emulated else device.name
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(deep_gemm.__version__, prog_name="deep_gemm")
+def main() -> None:
+    """Low-precision matrix kernels, compiled while your program runs, on a GPU or an emulated one."""
+
+
+device_option = click.option(
+    "--device",
+    default="",
+    help="cuda, cuda:1, emulator:sm_90a; default: $DG_DEVICE, else a GPU, else the emulator.",
+)
+
+
+@main.command()
+@click.argument("text", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--tokens", type=click.IntRange(1), help="Tokens taken from the text.")
+@click.option("--experts", type=click.IntRange(1), help="Number of experts.")
+@click.option("--top-k", type=click.IntRange(1), help="Experts of each token.")
+@click.option("--hidden", type=click.IntRange(128), help="Width of a token, K; a multiple of 128.")
+@click.option("--outputs", type=click.IntRange(128), help="Outputs of an expert, N; a multiple of 128.")
+@click.option("--seed", default=0, show_default=True, help="Seed of embedding, router and weights.")
+@device_option
+def demo(text: Path | None, seed: int, device: str, **sizes: int | None) -> None:
+    """Sends a TEXT's tokens through a mixture-of-experts layer in FP8 and checks the result.
+
+    TEXT is any file; the default is the project's README. Sizes that are not given depend on the device.
+    """
+    from deep_gemm.demo import run
+
+    if not run(text, device=_C.Device(device), console=console(), seed=seed, sizes=sizes):
+        raise click.ClickException("the result is outside its error bound")
+
+
+@main.command(
+    help="Shows the plan chosen for PROBLEM, its cost, and what else was considered.\n\n" + PROBLEM_HELP
+)
+@click.argument("problem", nargs=-1, required=True)
+@click.option("--rows", default=12, show_default=True, type=click.IntRange(1), help="Candidates to show.")
+@device_option
+def explain(problem: tuple[str, ...], rows: int, device: str) -> None:
+    click.echo(deep_gemm.explain(" ".join(problem), device=device or None, rows=rows))
+
+
+@main.command()
+@click.option("--device", "device_only", is_flag=True, help="Print only the name of the default device.")
+def env(device_only: bool) -> None:
+    """Shows the device, the compiler and every environment variable."""
+    device = _C.Device()
+    if device_only:
+        click.echo(device_label(device))
+        return
+    facts = Table(show_header=False, box=None)
+    facts.add_row("deep_gemm", deep_gemm.__version__)
+    facts.add_row("device", f"{device_label(device)}, {device.num_sms} SMs")
+    try:
+        nvrtc = _C.nvrtc_info()
+        facts.add_row("NVRTC", ".".join(map(str, nvrtc["version"])) + f", {nvrtc['path']}")
+    except deep_gemm.Error as error:
+        facts.add_row("NVRTC", str(error))
+    table = Table("variable", "value", "meaning")
+    for row in _C.env():
+        table.add_row(row["name"], row["value"] + ("" if row["is_set"] else " (default)"), row["meaning"])
+    out = console()
+    out.print(facts)
+    out.print(table)
+    for name in _C.unknown_env_names():
+        click.echo(f"warning: {name} is set, but deep_gemm has no such variable", err=True)
