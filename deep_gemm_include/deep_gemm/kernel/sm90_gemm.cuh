@@ -5,7 +5,7 @@
 
 #include <deep_gemm/tile/gemm_scales.h>
 #include <deep_gemm/tile/gemm_store.h>
-#include <deep_gemm/ptx/wgmma.h>
+#include <deep_gemm/tile/promotion.h>
 
 namespace deep_gemm {
 namespace sm90_gemm_detail {
@@ -60,7 +60,42 @@ DG_DEVICE void release(tile::GemmSmem<S> smem, u32 stage) {
     }
 }
 
-/// All of K for this warpgroup's waves, FP8. A stage is released as soon as the last wave has read it; promotion then
+/// All of K for a warpgroup with one wave, FP8: the wgmma of one stage run while the previous one is promoted.
+template <GemmSpec S, u32 Count>
+DG_DEVICE void multiply_overlapped(float (&sum)[Count], tile::GemmSmem<S> smem, pipe::Cursor<S.stages>& cursor,
+                                   tile::ScaleReader<S>& scales, u32 num_k, u32 wave_row) {
+    constexpr bool kPerColumn = S.scale_b == ScaleB::per_row_128;
+    constexpr u32 kRuns = kPerColumn ? 1 : S.block_n / scale_b_run_of(S);
+    const u32 lane_row = wave_row + ptx::warp_index() % 4 * 16 + ptx::lane_index() / 4;
+    u32 kb = 0;
+    const auto launch = [&](float(&partial)[Count]) {
+        ptx::mbarrier_wait(smem.full(cursor.stage), cursor.phase);
+        ptx::wgmma_fence();
+        multiply<S>(partial, smem.a(cursor.stage) + wave_row * kBlockKBytes, smem.b(cursor.stage), false);
+        ptx::wgmma_commit();
+        const u32 stage = cursor.stage;
+        cursor.advance();
+        return stage;
+    };
+    const auto finish = [&](float(&partial)[Count], u32 stage) {
+        release<S>(smem, stage);
+        scales.enter(kb / kScaleChunk);
+        const float scale_a[2] = {scales.a(lane_row, kb), scales.a(lane_row + 8, kb)};
+        if constexpr (kPerColumn) {
+            promote_columns<S>(sum, partial, scale_a, scales, kb);
+        } else {
+            float scale_b[kRuns];
+#pragma unroll
+            for (u32 run = 0; run < kRuns; ++run) scale_b[run] = scales.b(run, kb);
+            promote<S>(sum, partial, scale_a, scale_b);
+        }
+        ++kb;
+    };
+    tile::promote_overlapped<Count>(num_k, launch, finish);
+    scales.leave(ceil_div(num_k, kScaleChunk));
+}
+
+/// All of K for this warpgroup's waves, FP8, where registers do not allow for overlap. A stage is released as soon as the last wave has read it; promotion then
 /// runs beside the other warpgroup's wgmma.
 template <GemmSpec S, u32 Waves, u32 Count>
 DG_DEVICE void multiply_scaled(float (&sum)[Waves][Count], tile::GemmSmem<S> smem, pipe::Cursor<S.stages>& cursor,
@@ -139,7 +174,8 @@ DG_DEVICE void multiply_blocks(const GemmParams& p, tile::GemmSmem<S> smem, u32 
             for (u32 i = 0; i < kCount; ++i) sum[wave][i] = 0;
 
         const u32 num_k = block.loads ? ceil_div(p.k, block_k_of(S)) : 0;
-        if constexpr (has_scales(S)) multiply_scaled<S>(sum, smem, cursor, scales, num_k, wave_row);
+        if constexpr (overlaps_promotion(S)) multiply_overlapped<S>(sum[0], smem, cursor, scales, num_k, wave_row);
+        else if constexpr (has_scales(S)) multiply_scaled<S>(sum, smem, cursor, scales, num_k, wave_row);
         else multiply_plain<S>(sum, smem, cursor, num_k, wave_row);
 
         if (stores) ptx::tma_store_wait_read<0>();

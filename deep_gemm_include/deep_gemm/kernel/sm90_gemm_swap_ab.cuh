@@ -6,7 +6,7 @@
 
 #include <deep_gemm/tile/gemm_reduce.h>
 #include <deep_gemm/tile/gemm_scales.h>
-#include <deep_gemm/ptx/wgmma.h>
+#include <deep_gemm/tile/promotion.h>
 
 namespace deep_gemm {
 namespace sm90_gemm_swap_ab_detail {
@@ -53,12 +53,11 @@ DG_DEVICE void release(tile::GemmSmem<S> smem, u32 stage) {
     if (ptx::lane_index() == 0) ptx::mbarrier_arrive(smem.empty(stage));
 }
 
-/// Every stage this warpgroup is due, FP8: the wgmma of one stage run while the previous one is promoted. `kb` is the
-/// first stage's place in the block's K, `count` the number of stages, k_warpgroups apart.
+/// Every stage this warpgroup is due, FP8. `kb` is the first stage's place in the block's K, `count` the number of
+/// stages, k_warpgroups apart.
 template <GemmSpec S, u32 Count>
 DG_DEVICE void accumulate_scaled(float (&sum)[Count], tile::GemmSmem<S> smem, pipe::Cursor<S.stages>& cursor,
                                  tile::ScaleReader<S>& scales, u32 kb, u32 count, u32 n_warpgroup) {
-    float even[Count], odd[Count];
     const auto launch = [&](float(&partial)[Count]) {
         ptx::mbarrier_wait(smem.full(cursor.stage), cursor.phase);
         start<S>(partial, smem.b(cursor.stage) + n_warpgroup * kMmaRows * kBlockKBytes, smem.a(cursor.stage), false);
@@ -67,33 +66,12 @@ DG_DEVICE void accumulate_scaled(float (&sum)[Count], tile::GemmSmem<S> smem, pi
         return stage;
     };
     const auto finish = [&](float(&partial)[Count], u32 stage) {
-        ptx::wgmma_keep(partial);
         release<S>(smem, stage);
         scales.enter(kb / kScaleChunk);
         promote<S>(sum, partial, scales, kb, n_warpgroup);
         kb += S.k_warpgroups;
     };
-    if (count == 0) return;
-    u32 stage = launch(even);
-    // NOTE: the tail is written out. With a shared tail or a way out in the middle, ptxas serialises the wgmma (C7514).
-    for (; count >= 3; count -= 2) {
-        const u32 next = launch(odd);
-        ptx::wgmma_wait<1>();
-        finish(even, stage);
-        stage = launch(even);
-        ptx::wgmma_wait<1>();
-        finish(odd, next);
-    }
-    if (count == 2) {
-        const u32 next = launch(odd);
-        ptx::wgmma_wait<1>();
-        finish(even, stage);
-        ptx::wgmma_wait<0>();
-        finish(odd, next);
-    } else {
-        ptx::wgmma_wait<0>();
-        finish(even, stage);
-    }
+    tile::promote_overlapped<Count>(count, launch, finish);
 }
 
 /// The same for BF16, which accumulates in fp32 on its own.

@@ -128,11 +128,15 @@ constexpr u32 waves_of(const GemmSpec& s) { return s.block_m / (kMmaRows * s.war
 // swap_ab: warpgroups side by side along n.
 constexpr u32 n_warpgroups_of(const GemmSpec& s) { return s.warpgroups / s.k_warpgroups; }
 
+// Two partial sums in flight beside the promoted one, where the register file has room for three.
+constexpr bool overlaps_promotion(const GemmSpec& s) {
+    return has_scales(s) && (s.swap_ab || (waves_of(s) == 1 && s.block_n <= 128));
+}
 // Accumulator registers of a math thread: the promoted sum and the partial sums in flight.
 constexpr u32 accumulator_registers_of(const GemmSpec& s) {
-    const bool fp8 = has_scales(s);
-    if (s.swap_ab) return (fp8 ? 3 : 1) * s.block_m / 2;
-    return (fp8 ? waves_of(s) + 1 : waves_of(s)) * s.block_n / 2;
+    const u32 partials = overlaps_promotion(s) ? 2 : has_scales(s) ? 1 : 0;
+    const u32 sums = s.swap_ab ? 1 : waves_of(s);
+    return (sums + partials) * (s.swap_ab ? s.block_m : s.block_n) / 2;
 }
 constexpr u32 kOtherRegisters = 40;     // addresses, scales, loop state
 constexpr u32 kLoaderRegisters = 40;    // what setmaxnreg leaves the loading warpgroup

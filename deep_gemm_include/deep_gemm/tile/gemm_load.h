@@ -9,7 +9,8 @@
 
 namespace deep_gemm::tile {
 
-/// First and last block along K of this CTA: all of them, or its share when a cluster splits K.
+/// First and last block along K of this CTA: all of them, or its share when a cluster splits K. Shares are whole chunks of
+/// scales, because TMA faults on an innermost coordinate that is not a multiple of 16 bytes.
 struct KRange {
     u32 begin, end;
 };
@@ -18,8 +19,9 @@ template <GemmSpec S>
 DG_DEVICE KRange k_range(const GemmParams& p) {
     const u32 num_k = ceil_div(p.k, block_k_of(S));
     if constexpr (S.split_k == 1) return {0, num_k};
-    const u32 rank = ptx::cluster_rank();
-    return {num_k * rank / S.split_k, num_k * (rank + 1) / S.split_k};
+    const u32 rank = ptx::cluster_rank(), chunks = ceil_div(num_k, kScaleChunk);
+    const u32 end = chunks * (rank + 1) / S.split_k * kScaleChunk;
+    return {chunks * rank / S.split_k * kScaleChunk, end < num_k ? end : num_k};
 }
 
 template <GemmSpec S>
