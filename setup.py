@@ -44,8 +44,10 @@ class CMakeBuild(build_ext):
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             *shlex.split(os.environ.get("DG_CMAKE_ARGS", "")),
         ]  # fmt: skip
-        subprocess.run(configure, check=True)
-        subprocess.run(["cmake", "--build", str(build_dir), "--target", "_C", "-j", jobs], check=True)
+        build = ["cmake", "--build", str(build_dir), "--target", "_C", "-j", jobs]
+        for command in (configure, build):
+            if subprocess.run(command, check=False).returncode != 0:
+                raise SystemExit(f"failed: {shlex.join(command)}")
         if not module.exists():
             raise RuntimeError(f"the CMake target _C was built but {module} is not there")
 
