@@ -16,6 +16,7 @@ enum class Env : u8 {
     log_level,
     jit_cache_dir,
     jit_readonly_cache_dirs,
+    jit_bundles,
     jit_lock_timeout_s,
     jit_debug,
     jit_lineinfo,

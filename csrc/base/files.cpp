@@ -43,17 +43,19 @@ class Descriptor {
     int value_;
 };
 
-// 0 on success, else errno.
-int read_all(const Path& path, std::string& content) {
+// 0 on success, else errno. Reads at most `limit` bytes from `offset`.
+int read_some(const Path& path, u64 offset, u64 limit, std::string& content) {
     const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
     if (file.get() < 0) return errno;
     struct stat status = {};
     if (::fstat(file.get(), &status) != 0) return errno;
     if (!S_ISREG(status.st_mode)) return EISDIR;
-    content.resize(static_cast<size_t>(status.st_size));
+    const u64 size = static_cast<u64>(status.st_size);
+    content.resize(std::min(limit, size - std::min(offset, size)));
     size_t done = 0;
     while (done < content.size()) {
-        const ssize_t got = ::read(file.get(), content.data() + done, content.size() - done);
+        const ssize_t got = ::pread(file.get(), content.data() + done, content.size() - done,
+                                    static_cast<off_t>(offset + done));
         if (got < 0 && errno == EINTR) continue;
         if (got < 0) return errno;
         if (got == 0) break;
@@ -62,6 +64,8 @@ int read_all(const Path& path, std::string& content) {
     content.resize(done);
     return 0;
 }
+
+constexpr u64 kWholeFile = ~u64{0};
 
 // Does the process that wrote this lock file (its id, then the host name) still exist? Unknown counts as
 // alive.
@@ -95,14 +99,31 @@ bool same_file(int descriptor, const Path& path) {
 
 std::string read_file(const Path& path) {
     std::string content;
-    if (const int error = read_all(path, content)) fail_io("reading", path, error);
+    if (const int error = read_some(path, 0, kWholeFile, content)) fail_io("reading", path, error);
     return content;
 }
 
 std::optional<std::string> try_read_file(const Path& path) {
     std::string content;
-    if (read_all(path, content) != 0) return std::nullopt;
+    if (read_some(path, 0, kWholeFile, content) != 0) return std::nullopt;
     return content;
+}
+
+std::string read_file_part(const Path& path, u64 offset, u64 bytes) {
+    std::string content;
+    if (const int error = read_some(path, offset, bytes, content)) fail_io("reading", path, error);
+    return content;
+}
+
+u64 file_bytes(const Path& path) {
+    std::error_code error;
+    const u64 bytes = std::filesystem::file_size(path, error);
+    if (error) fail_io("reading", path, error.value());
+    return bytes;
+}
+
+void rename_file(const Path& from, const Path& to) {
+    if (std::rename(from.c_str(), to.c_str()) != 0) fail_io("writing", to, errno);
 }
 
 void write_file(const Path& path, std::string_view content) {
@@ -114,7 +135,6 @@ void write_file(const Path& path, std::string_view content) {
         if (put < 0) fail_io("writing", path, errno);
         content.remove_prefix(static_cast<size_t>(put));
     }
-    if (::fsync(file.get()) != 0 && errno != EINVAL) fail_io("writing", path, errno);
     if (::close(file.release()) != 0) fail_io("writing", path, errno);
 }
 

@@ -19,7 +19,11 @@ using Path = std::filesystem::path;
 
 [[nodiscard]] std::string read_file(const Path& path);
 [[nodiscard]] std::optional<std::string> try_read_file(const Path& path);  // nullopt: absent or unreadable
-void write_file(const Path& path, std::string_view content);               // durable (fsync) on return
+[[nodiscard]] std::string read_file_part(const Path& path, u64 offset,
+                                         u64 bytes);  // shorter at the file's end
+[[nodiscard]] u64 file_bytes(const Path& path);
+void rename_file(const Path& from, const Path& to);
+void write_file(const Path& path, std::string_view content);  // complete or Error; not synced to the medium
 void make_directories(const Path& path);
 void remove_tree(const Path& path) noexcept;
 

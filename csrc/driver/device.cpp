@@ -4,10 +4,9 @@
 #include "driver/device.h"
 
 #include "base/env.h"
+#include "base/process_local.h"
 #include "driver/cuda_api.h"
 #include "driver/cuda_device.h"
-
-#include <unistd.h>
 
 #include <atomic>
 #include <charconv>
@@ -21,21 +20,9 @@ namespace {
 constexpr std::string_view kDefaultEmulator = "sm_90a";
 
 struct Table {
-    pid_t process = ::getpid();
     std::mutex mutex;
     std::map<std::string, std::unique_ptr<Device>, std::less<>> devices;
 };
-
-Table& table() {
-    static std::atomic<Table*> current{nullptr};
-    Table* seen = current.load(std::memory_order_acquire);
-    while (!seen || seen->process != ::getpid()) {
-        auto fresh = std::make_unique<Table>();
-        if (current.compare_exchange_strong(seen, fresh.get(), std::memory_order_acq_rel))
-            return *fresh.release();
-    }
-    return *seen;
-}
 
 std::atomic<DeviceFactory> emulator_factory{nullptr};
 
@@ -77,11 +64,11 @@ std::unique_ptr<Device> make(std::string_view resolved) {
 
 Device& device(std::string_view name) {
     const std::string resolved = resolve(name);
-    Table& devices = table();
-    const std::lock_guard lock(devices.mutex);
-    const auto found = devices.devices.find(resolved);
-    if (found != devices.devices.end()) return *found->second;
-    return *devices.devices.emplace(resolved, make(resolved)).first->second;
+    Table& table = process_local<Table>();
+    const std::lock_guard lock(table.mutex);
+    const auto found = table.devices.find(resolved);
+    if (found != table.devices.end()) return *found->second;
+    return *table.devices.emplace(resolved, make(resolved)).first->second;
 }
 
 void register_emulator(DeviceFactory factory) {

@@ -121,59 +121,85 @@ std::unique_ptr<Nvrtc> Search::try_folder(const fs::path& folder) {
     return nullptr;
 }
 
-std::unique_ptr<Nvrtc> search_wheels(Search& search, const std::vector<std::string>& folders) {
-    for (const std::string& folder : folders) {
-        const fs::path root = fs::path(folder) / "nvidia";  // nvidia/cu13/lib or nvidia/cuda_nvrtc/lib
-        std::vector<fs::path> libraries;
-        std::error_code ignored;
-        for (const auto& entry : fs::directory_iterator(root, ignored)) {
-            const std::string name = entry.path().filename().string();
-            const bool likely = name == "cuda_nvrtc" || name.starts_with("cu1");
-            if (likely && fs::is_directory(entry.path() / "lib", ignored))
-                libraries.push_back(entry.path() / "lib");
-        }
-        if (libraries.empty())
-            search.looked_at.push_back(root.string() + "/*/lib (no nvidia-cuda-nvrtc wheel)");
-        std::sort(libraries.begin(), libraries.end());  // cu13 before cuda_nvrtc, which is CUDA 12
-        for (const fs::path& library : libraries)
-            if (auto found = search.try_folder(library)) return found;
+void add_wheel_folders(std::vector<fs::path>& folders, Search& search, const std::string& site_packages) {
+    const fs::path root = fs::path(site_packages) / "nvidia";  // nvidia/cu13/lib or nvidia/cuda_nvrtc/lib
+    std::vector<fs::path> found;
+    std::error_code ignored;
+    for (const auto& entry : fs::directory_iterator(root, ignored)) {
+        const std::string name = entry.path().filename().string();
+        const bool likely = name == "cuda_nvrtc" || name.starts_with("cu1");
+        if (likely && fs::is_directory(entry.path() / "lib", ignored)) found.push_back(entry.path() / "lib");
     }
-    return nullptr;
+    if (found.empty()) search.looked_at.push_back(root.string() + "/*/lib (no nvidia-cuda-nvrtc wheel)");
+    std::sort(found.begin(), found.end());  // cu13 before cuda_nvrtc, which is CUDA 12
+    folders.insert(folders.end(), found.begin(), found.end());
 }
 
-std::unique_ptr<Nvrtc> search_toolkits(Search& search) {
-    for (const std::string& home :
-         {foreign_env("CUDA_HOME"), foreign_env("CUDA_PATH"), std::string("/usr/local/cuda")}) {
-        if (home.empty()) continue;
-        for (const char* folder : {"lib64", "lib", "targets/x86_64-linux/lib"}) {
-            std::error_code ignored;
-            if (!fs::is_directory(fs::path(home) / folder, ignored)) continue;
-            if (auto found = search.try_folder(fs::path(home) / folder)) return found;
-        }
-        search.looked_at.push_back(home + " (no libnvrtc in it)");
-    }
-    return nullptr;
+void add_toolkit_folders(std::vector<fs::path>& folders, Search& search, const std::string& home) {
+    if (home.empty()) return;
+    const size_t before = folders.size();
+    std::error_code ignored;
+    for (const char* name : {"lib64", "lib", "targets/x86_64-linux/lib"})
+        if (fs::is_directory(fs::path(home) / name, ignored)) folders.push_back(fs::path(home) / name);
+    if (folders.size() == before) search.looked_at.push_back(home + " (no toolkit there)");
 }
 
 // With DG_NVRTC_PATH set nothing else is tried: a typing error there must not pick some other compiler.
-std::unique_ptr<Nvrtc> search_all(const std::vector<std::string>& wheel_folders) {
-    Search search;
-    std::unique_ptr<Nvrtc> found;
+std::vector<fs::path> folders_to_search(const std::vector<std::string>& wheel_folders, Search& search) {
+    std::vector<fs::path> folders;
     if (const std::string& chosen = env_text(Env::nvrtc_path); !chosen.empty()) {
         std::error_code ignored;
-        found = fs::is_directory(chosen, ignored) ? search.try_folder(chosen) : search.try_file(chosen);
-    } else {
-        found = search_wheels(search, wheel_folders);
-        if (!found) found = search_toolkits(search);
-        for (const char* name : {"libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"})
-            if (!found) found = search.try_file(name);
+        if (fs::is_directory(chosen, ignored)) folders.emplace_back(chosen);
+        return folders;
     }
-    if (found) return found;
+    for (const std::string& folder : wheel_folders) add_wheel_folders(folders, search, folder);
+    for (const std::string& home :
+         {foreign_env("CUDA_HOME"), foreign_env("CUDA_PATH"), std::string("/usr/local/cuda")})
+        add_toolkit_folders(folders, search, home);
+    return folders;
+}
+
+std::unique_ptr<Nvrtc> search_all(const std::vector<std::string>& wheel_folders) {
+    Search search;
+    const std::string& chosen = env_text(Env::nvrtc_path);
+    for (const fs::path& folder : folders_to_search(wheel_folders, search))
+        if (auto found = search.try_folder(folder)) return found;
+    std::error_code ignored;
+    std::vector<std::string> files = {"libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"};
+    if (!chosen.empty()) files = {chosen};
+    if (!fs::is_directory(chosen, ignored))
+        for (const std::string& file : files)
+            if (auto found = search.try_file(file)) return found;
     std::string places;
     for (const std::string& place : search.looked_at) places += "\n  " + place;
     fail(ErrorKind::compile,
          "no NVRTC found: got none of the places below, expected libnvrtc {}.0 or newer; {}{}", kOldestMajor,
          kInstall, places);
+}
+
+// libnvrtc only works with the libnvrtc-builtins of its own version beside it, so that file's name tells. Two
+// versions in one folder tell nothing.
+std::string version_beside(const fs::path& folder) {
+    constexpr std::string_view kPrefix = "libnvrtc-builtins.so.";
+    std::string version;
+    std::error_code ignored;
+    for (const auto& entry : fs::directory_iterator(folder, ignored)) {
+        const std::string name = entry.path().filename().string();
+        if (!name.starts_with(kPrefix)) continue;
+        const size_t minor = name.find('.', kPrefix.size());
+        if (minor == name.npos) continue;
+        const std::string found = name.substr(kPrefix.size(), name.find('.', minor + 1) - kPrefix.size());
+        if (!version.empty() && version != found) return {};
+        version = found;
+    }
+    return version;
+}
+
+bool holds_nvrtc(const fs::path& folder) {
+    std::error_code ignored;
+    for (const auto& entry : fs::directory_iterator(folder, ignored))
+        if (entry.path().filename().string().starts_with("libnvrtc.so")) return true;
+    return false;
 }
 
 struct State {
@@ -246,6 +272,19 @@ void drop_terminator(std::string& text) {
 void set_nvrtc_wheel_folders(std::vector<std::string> folders) {
     const std::lock_guard lock(state().mutex);
     state().wheel_folders = std::move(folders);
+}
+
+std::string nvrtc_version_hint() {
+    State& s = state();
+    const std::lock_guard lock(s.mutex);
+    if (s.nvrtc) return fmt::format("{}.{}", s.nvrtc->info.major, s.nvrtc->info.minor);
+    Search unused;
+    std::error_code ignored;
+    if (const std::string& chosen = env_text(Env::nvrtc_path); fs::is_regular_file(chosen, ignored))
+        return version_beside(fs::path(chosen).parent_path());
+    for (const fs::path& folder : folders_to_search(s.wheel_folders, unused))
+        if (holds_nvrtc(folder)) return version_beside(folder);
+    return {};
 }
 
 const NvrtcInfo& nvrtc_info() {

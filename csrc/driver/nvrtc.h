@@ -44,6 +44,10 @@ struct NvrtcInfo {
 // Where wheels live (Python's site-packages folders). Without effect once NVRTC is open.
 void set_nvrtc_wheel_folders(std::vector<std::string> folders);
 
+// "13.0", from file names alone: opening NVRTC costs more than loading a cached kernel. Empty where that is
+// not enough to know; the version in use once NVRTC is open.
+[[nodiscard]] std::string nvrtc_version_hint();
+
 // Opens NVRTC. Throws Error(compile) with every place it looked at when there is none, or only one too old.
 [[nodiscard]] const NvrtcInfo& nvrtc_info();
 [[nodiscard]] CompileResult nvrtc_compile(const CompileRequest& request);

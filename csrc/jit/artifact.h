@@ -17,7 +17,6 @@ struct Target {
 };
 
 [[nodiscard]] Target target_of(const driver::Device& device);
-[[nodiscard]] const char* name_of(driver::ImageKind kind);  // "cubin", "ptx"
 
 // From ptxas -v; all zero for PTX, which has not met the assembler.
 struct BuildStats {
@@ -40,7 +39,7 @@ struct Artifact {
     std::string image;
     std::string log;    // empty where it came from a bundle
     std::string nvrtc;  // "13.0": what built it
-    BuildStats stats;
+    BuildStats stats = {};
     Origin origin = Origin::compiled;
     double seconds = 0;  // to compile, or to read
 };

@@ -240,7 +240,7 @@ void bind_types(py::module_& module) {
     device.def_property_readonly("num_sms", [](const Device& d) { return d.properties().num_sms; });
     device.def_property_readonly("emulated", [](const Device& d) { return d.properties().emulated; });
     device.def_property_readonly(
-        "image_kind", [](const Device& d) { return name_of_kind(d.image_kind()); }, "'ptx' or 'cubin'.");
+        "image_kind", [](const Device& d) { return name_of(d.image_kind()); }, "'ptx' or 'cubin'.");
     bind_memory(device);
     bind_launch(device);
     bind_streams(device);

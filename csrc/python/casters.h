@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "driver/device.h"
 
+#include <pybind11/functional.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

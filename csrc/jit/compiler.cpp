@@ -1,0 +1,132 @@
+#include "jit/compiler.h"
+
+#include "base/env.h"
+#include "base/log.h"
+#include "driver/nvrtc.h"
+#include "jit/device_headers.h"
+
+#include <algorithm>
+#include <charconv>
+#include <chrono>
+
+namespace deep_gemm::jit {
+
+namespace {
+
+// The form NVRTC takes; both strings of a pair live in the library's constants.
+const std::vector<driver::SourceHeader>& headers_for_nvrtc() {
+    static const auto* const headers = [] {
+        auto* list = new std::vector<driver::SourceHeader>;
+        for (const DeviceHeader& header : device_headers()) list->push_back({header.name, header.text});
+        return list;
+    }();
+    return *headers;
+}
+
+const Digest& headers_digest() {
+    static const Digest digest = [] {
+        Hash hash;
+        for (const DeviceHeader& header : device_headers()) hash.field(header.name).field(header.text);
+        return hash.digest();
+    }();
+    return digest;
+}
+
+void check_arch(const driver::NvrtcInfo& info, const Target& target) {
+    u32 number = 0;
+    std::from_chars(target.arch.data(), target.arch.data() + target.arch.size(), number);
+    if (std::find(info.archs.begin(), info.archs.end(), number) != info.archs.end()) return;
+    std::string known;
+    for (u32 arch : info.archs) known += fmt::format("{}{}", known.empty() ? "" : ", ", arch);
+    fail(ErrorKind::compile,
+         "NVRTC {}.{} ({}) cannot build for sm_{}: got a compiler for {}; install a newer nvidia-cuda-nvrtc "
+         "or set DG_NVRTC_PATH",
+         info.major, info.minor, info.path, target.arch, known);
+}
+
+// Where a person can look at what did not compile. Saving must not hide the compiler's message.
+std::string save_failed(const KernelSource& source, const std::string& log, const Path& folder) {
+    if (!env_flag(Env::jit_keep_failed)) return "(not saved: DG_JIT_KEEP_FAILED=0)";
+    for (const Path& parent : {folder, std::filesystem::temp_directory_path() / "deep_gemm-failed"}) {
+        if (parent.empty()) continue;
+        try {
+            make_directories(parent);
+            const Path saved = make_unique_directory(parent, source.name);
+            write_file(saved / "kernel.cu", source.code);
+            write_file(saved / "log.txt", log);
+            return (saved / "kernel.cu").string();
+        } catch (const Error&) {
+            continue;
+        }
+    }
+    return "(not saved: no writable folder)";
+}
+
+[[noreturn]] void fail_compile(const KernelSource& source, const Target& target,
+                               const driver::NvrtcInfo& info, const std::string& log,
+                               const Path& failed_folder) {
+    const std::string saved = save_failed(source, log, failed_folder);
+    fail(ErrorKind::compile,
+         "{} does not compile for sm_{} with NVRTC {}.{} ({}): got the errors below; please report them with "
+         "the source\n"
+         "source: {}\nentry: {}\nreplay: {}\n{}",
+         source.name, target.arch, info.major, info.minor, info.path, saved, source.entry,
+         source.replay.empty() ? fmt::format("python -m deep_gemm compile {} --entry '{}' --arch {}", saved,
+                                             source.entry, target.arch)
+                               : source.replay,
+         log);
+}
+
+void log_build(const Artifact& artifact, const Target& target) {
+    const BuildStats& stats = artifact.stats;
+    log(LogLevel::info, "{} for sm_{}: compiled in {:.0f} ms, {} registers, {} bytes of {}", artifact.name,
+        target.arch, artifact.seconds * 1e3, stats.registers, artifact.image.size(), name_of(target.kind));
+    if (stats.spill_store_bytes + stats.spill_load_bytes > 0)
+        log(LogLevel::warning, "{} for sm_{} spills registers: {} bytes stored, {} loaded", artifact.name,
+            target.arch, stats.spill_store_bytes, stats.spill_load_bytes);
+    for (const std::string& warning : stats.warnings)
+        log(LogLevel::warning, "{} for sm_{}: {}", artifact.name, target.arch, warning);
+}
+
+}  // namespace
+
+std::vector<std::string> compile_options(const Target& target) {
+    const bool ptx = target.kind == driver::ImageKind::ptx;
+    std::vector<std::string> options = {
+        "-std=c++20", "-default-device",
+        fmt::format("--gpu-architecture={}_{}", ptx ? "compute" : "sm", target.arch)};
+    if (!ptx) options.push_back("--ptxas-options=-v");
+    if (env_flag(Env::jit_lineinfo)) options.push_back("-lineinfo");
+    return options;
+}
+
+Digest key_of(const KernelSource& source, const Target& target) {
+    Hash hash;
+    hash.field(source.code).field(source.entry).field(headers_digest().high).field(headers_digest().low);
+    for (const std::string& option : compile_options(target)) hash.field(option);
+    return hash.digest();
+}
+
+Artifact compile(const KernelSource& source, const Target& target, const Path& failed_folder) {
+    const auto start = std::chrono::steady_clock::now();
+    const driver::NvrtcInfo& info = driver::nvrtc_info();
+    check_arch(info, target);
+    driver::CompileResult result = driver::nvrtc_compile({.name = source.name + ".cu",
+                                                          .source = source.code,
+                                                          .entries = {source.entry},
+                                                          .options = compile_options(target),
+                                                          .headers = headers_for_nvrtc(),
+                                                          .kind = target.kind});
+    if (!result.ok) fail_compile(source, target, info, result.log, failed_folder);
+    Artifact artifact{.name = source.name,
+                      .lowered_name = std::move(result.lowered_names.front()),
+                      .image = std::move(result.image),
+                      .log = std::move(result.log),
+                      .nvrtc = fmt::format("{}.{}", info.major, info.minor)};
+    artifact.stats = parse_build_log(artifact.log);
+    artifact.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    log_build(artifact, target);
+    return artifact;
+}
+
+}  // namespace deep_gemm::jit

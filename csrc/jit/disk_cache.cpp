@@ -1,0 +1,231 @@
+#include "jit/disk_cache.h"
+
+#include "base/env.h"
+#include "base/log.h"
+
+#include <algorithm>
+#include <chrono>
+
+namespace deep_gemm::jit {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kRecord = "record.txt";
+constexpr const char* kImage = "image";
+constexpr std::string_view kVersionPrefix = "nvrtc-";
+
+Path default_root() {
+    if (const std::string& chosen = env_text(Env::jit_cache_dir); !chosen.empty()) return chosen;
+    if (const std::string xdg = foreign_env("XDG_CACHE_HOME"); !xdg.empty()) return Path(xdg) / "deep_gemm";
+    if (const std::string home = foreign_env("HOME"); !home.empty())
+        return Path(home) / ".cache" / "deep_gemm";
+    return {};
+}
+
+std::vector<Path> split_paths(std::string_view list) {
+    std::vector<Path> paths;
+    while (!list.empty()) {
+        const size_t end = std::min(list.find(':'), list.size());
+        if (end > 0) paths.emplace_back(list.substr(0, end));
+        list.remove_prefix(std::min(end + 1, list.size()));
+    }
+    return paths;
+}
+
+std::string folder_name(const Digest& key, std::string_view name, const Target& target) {
+    return fmt::format("{}-{}_{}.{}", name, target.kind == driver::ImageKind::ptx ? "compute" : "sm",
+                       target.arch, key.hex());
+}
+
+// The folders below, none where there is no such folder or it cannot be read.
+std::vector<Path> subfolders(const Path& folder) {
+    std::vector<Path> found;
+    std::error_code error;
+    for (auto it = fs::directory_iterator(folder, error); !error && it != fs::directory_iterator();
+         it.increment(error))
+        found.push_back(it->path());
+    return found;
+}
+
+// Of two versions "nvrtc-12.8" and "nvrtc-13.0" the later.
+bool older(const Path& a, const Path& b) {
+    const std::string x = a.filename().string(), y = b.filename().string();
+    return x.size() != y.size() ? x.size() < y.size() : x < y;
+}
+
+std::optional<Record> read_record(const Path& entry) {
+    const std::optional<std::string> text = try_read_file(entry / kRecord);
+    return text ? parse_record(*text) : std::nullopt;
+}
+
+bool image_is_sound(const Record& record, std::string_view image) {
+    return image.size() == record.image_bytes && hash_of(image) == record.image_hash;
+}
+
+std::optional<Artifact> read_entry(const Path& entry, const Digest& key) {
+    std::optional<Record> record = read_record(entry);
+    if (!record || !(record->key == key)) return std::nullopt;
+    std::optional<std::string> image = try_read_file(entry / kImage);
+    if (!image || !image_is_sound(*record, *image)) return std::nullopt;
+    Artifact artifact = std::move(record->artifact);
+    artifact.image = std::move(*image);
+    artifact.origin = Origin::disk;
+    return artifact;
+}
+
+u64 bytes_in(const Path& folder) {
+    u64 bytes = 0;
+    std::error_code error;
+    for (auto it = fs::recursive_directory_iterator(folder, error);
+         !error && it != fs::recursive_directory_iterator(); it.increment(error))
+        if (it->is_regular_file(error)) bytes += it->file_size(error);
+    return bytes;
+}
+
+// Out of readers' sight in one step, then deleted.
+void discard(const Path& root, const Path& folder) noexcept {
+    try {
+        const Path grave = make_unique_directory(root / "tmp", "discarded");
+        std::error_code error;
+        fs::rename(folder, grave / "entry", error);
+        remove_tree(grave);
+    } catch (const Error&) {
+        remove_tree(folder);
+    }
+}
+
+}  // namespace
+
+DiskCache::DiskCache() : DiskCache(default_root(), split_paths(env_text(Env::jit_readonly_cache_dirs))) {}
+
+DiskCache::DiskCache(Path writable_root, std::vector<Path> readonly_roots)
+    : writable_(std::move(writable_root)),
+      readonly_(std::move(readonly_roots)),
+      can_write_(!writable_.empty()) {}
+
+std::optional<Artifact> DiskCache::find(const Digest& key, std::string_view name, const Target& target,
+                                        std::string_view nvrtc) {
+    const auto start = std::chrono::steady_clock::now();
+    for (const Path& root : roots()) {
+        const Path kernel = root / "kernels" / folder_name(key, name, target);
+        std::vector<Path> versions;
+        if (nvrtc.empty()) {
+            versions = subfolders(kernel);
+            std::sort(versions.begin(), versions.end(),
+                      [](const Path& a, const Path& b) { return older(b, a); });
+        } else if (std::error_code error;
+                   fs::exists(kernel / fmt::format("{}{}", kVersionPrefix, nvrtc), error)) {
+            versions.push_back(kernel / fmt::format("{}{}", kVersionPrefix, nvrtc));
+        }
+        for (const Path& entry : versions) {
+            if (std::optional<Artifact> artifact = read_entry(entry, key)) {
+                artifact->seconds =
+                    std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+                return artifact;
+            }
+            log(LogLevel::warning, "kernel cache: '{}' is damaged and will be built again", entry.string());
+            if (root == writable_) discard(root, entry);
+        }
+    }
+    return std::nullopt;
+}
+
+void DiskCache::publish(const Digest& key, const Target& target, const KernelSource& source,
+                        const Artifact& artifact) noexcept {
+    if (!can_write_) return;
+    Path staged;
+    try {
+        const Path kernel = writable_ / "kernels" / folder_name(key, source.name, target);
+        make_directories(kernel);
+        make_directories(writable_ / "tmp");
+        staged = make_unique_directory(writable_ / "tmp", source.name);
+        write_file(staged / "kernel.cu", source.code);
+        write_file(staged / "log.txt", artifact.log);
+        write_file(staged / kImage, artifact.image);
+        write_file(staged / kRecord,
+                   write_record(make_record(key, target, artifact, source.entry, source.replay)));
+        publish_directory(staged, kernel / fmt::format("{}{}", kVersionPrefix, artifact.nvrtc));
+    } catch (const std::exception& error) {
+        if (!staged.empty()) remove_tree(staged);
+        give_up_writing("storing a kernel", error);
+    }
+}
+
+std::unique_ptr<FileLock> DiskCache::lock(const Digest& key) noexcept {
+    if (!can_write_) return nullptr;
+    try {
+        make_directories(writable_ / "locks");
+        const std::chrono::seconds timeout(env_number(Env::jit_lock_timeout_s));
+        return std::make_unique<FileLock>(writable_ / "locks" / key.hex(), timeout);
+    } catch (const std::exception& error) {
+        give_up_writing("locking a kernel", error);
+        return nullptr;
+    }
+}
+
+void DiskCache::give_up_writing(const char* doing, const std::exception& error) noexcept {
+    if (can_write_.exchange(false))
+        log_text(LogLevel::warning,
+                 fmt::format("kernel cache: {} failed, kernels built from now on stay in memory only ({})",
+                             doing, error.what()));
+}
+
+Path DiskCache::failed_folder() const {
+    return writable_.empty() ? Path() : writable_ / "failed";
+}
+
+std::vector<Path> DiskCache::roots() const {
+    std::vector<Path> all;
+    if (!writable_.empty()) all.push_back(writable_);
+    all.insert(all.end(), readonly_.begin(), readonly_.end());
+    return all;
+}
+
+std::vector<DiskCache::Entry> DiskCache::list(bool thorough) const {
+    std::vector<Entry> entries;
+    for (const Path& root : roots()) {
+        for (const Path& kernel : subfolders(root / "kernels")) {
+            for (const Path& folder : subfolders(kernel)) {
+                Entry entry{.folder = folder,
+                            .bytes = bytes_in(folder),
+                            .writable = root == writable_,
+                            .record = read_record(folder)};
+                if (thorough && entry.record && !read_entry(folder, entry.record->key)) entry.record.reset();
+                entries.push_back(std::move(entry));
+            }
+        }
+    }
+    std::sort(entries.begin(), entries.end(),
+              [](const Entry& a, const Entry& b) { return a.folder < b.folder; });
+    return entries;
+}
+
+DiskCache::Cleared DiskCache::clear() {
+    Cleared cleared;
+    if (writable_.empty()) return cleared;
+    for (const Path& kernel : subfolders(writable_ / "kernels")) {
+        cleared.entries += subfolders(kernel).size();
+        cleared.bytes += bytes_in(kernel);
+    }
+    for (const char* part : {"kernels", "failed", "locks", "tmp"}) remove_tree(writable_ / part);
+    return cleared;
+}
+
+std::vector<DiskCache::Entry> DiskCache::remove_damaged() {
+    std::vector<Entry> removed;
+    for (Entry& entry : list(true)) {
+        if (entry.record || !entry.writable) continue;
+        discard(writable_, entry.folder);
+        removed.push_back(std::move(entry));
+    }
+    constexpr auto kStale = std::chrono::hours(1);  // no build takes that long
+    std::error_code error;
+    for (const Path& leftover : subfolders(writable_ / "tmp"))
+        if (fs::last_write_time(leftover, error) < fs::file_time_type::clock::now() - kStale)
+            remove_tree(leftover);
+    return removed;
+}
+
+}  // namespace deep_gemm::jit

@@ -1,0 +1,57 @@
+// The cache folders. One entry is one folder, published by one rename, named by what it was built from:
+//   <root>/kernels/<kernel>-<arch>.<key>/nvrtc-13.0/{record.txt, image, kernel.cu, log.txt}
+// It holds no absolute path and may be copied elsewhere. Checksums in record.txt make any damage a cache
+// miss. The first root is written; when that fails the cache says so once and goes on without it.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <optional>
+#include <vector>
+
+#include "base/files.h"
+#include "jit/record.h"
+#include "jit/source.h"
+
+namespace deep_gemm::jit {
+
+class DiskCache {
+  public:
+    DiskCache();  // $DG_JIT_CACHE_DIR and $DG_JIT_READONLY_CACHE_DIRS; touches no file
+    DiskCache(Path writable_root, std::vector<Path> readonly_roots);  // an empty writable_root: none
+
+    // `nvrtc` is a version ("13.0"); empty: the newest there is. Damaged entries of the writable root are
+    // removed.
+    [[nodiscard]] std::optional<Artifact> find(const Digest& key, std::string_view name, const Target& target,
+                                               std::string_view nvrtc);
+    void publish(const Digest& key, const Target& target, const KernelSource& source,
+                 const Artifact& artifact) noexcept;
+
+    // Held by the process that builds this key; nullptr where the folder cannot be written.
+    [[nodiscard]] std::unique_ptr<FileLock> lock(const Digest& key) noexcept;
+    [[nodiscard]] Path failed_folder() const;
+
+    struct Entry {
+        Path folder;
+        u64 bytes = 0;
+        bool writable = false;
+        std::optional<Record> record;  // nullopt: damaged
+    };
+    // Every entry of every root. `thorough` also reads the images and checks them.
+    [[nodiscard]] std::vector<Entry> list(bool thorough) const;
+    struct Cleared {
+        u64 entries = 0, bytes = 0;
+    };
+    Cleared clear();                      // all of the writable root
+    std::vector<Entry> remove_damaged();  // also leftovers of killed processes; returns what was removed
+    [[nodiscard]] std::vector<Path> roots() const;
+
+  private:
+    void give_up_writing(const char* doing, const std::exception& error) noexcept;
+
+    Path writable_;  // empty: none
+    std::vector<Path> readonly_;
+    std::atomic<bool> can_write_;
+};
+
+}  // namespace deep_gemm::jit
