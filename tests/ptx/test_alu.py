@@ -14,7 +14,17 @@ import pytest
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-CONSTRAINTS = {"u32": "r", "s32": "r", "u64": "l", "s64": "l", "f32": "f", "f64": "d", "b32": "r", "b64": "l", "b16": "h"}
+CONSTRAINTS = {
+    "u32": "r",
+    "s32": "r",
+    "u64": "l",
+    "s64": "l",
+    "f32": "f",
+    "f64": "d",
+    "b32": "r",
+    "b64": "l",
+    "b16": "h",
+}
 DTYPES = {
     "u32": np.uint32, "s32": np.int32, "u64": np.uint64, "s64": np.int64, "f32": np.float32, "f64": np.float64,
     "b32": np.uint32, "b64": np.uint64, "b16": np.uint16,
@@ -25,24 +35,59 @@ C_TYPES |= {"b32": "u32", "b64": "u64", "b16": "u16"}
 
 @dataclass(frozen=True)
 class Op:
-    text: str  # "add.s32"; further operands may be literal: "prmt.b32 {0}, {1}, {2}, {3}"
+    text: str  # "add.s32", or a whole statement with its operands: "lop3.b32 %0, %1, %2, %3, 0x96;"
     signature: str  # "s32 s32 s32": result first
     expected: Callable[..., Any]
     tolerance: float = 0.0  # relative, for the .approx instructions
 
     def __str__(self) -> str:
-        return self.text.replace(" ", "").split("{")[0] + ("" if "{" not in self.text else "*")
+        return self.text.replace(" ", "")
 
 
 def edges(kind: str, rng: np.random.Generator) -> Array:
     dtype = DTYPES[kind]
     if np.dtype(dtype).kind == "f":
-        values = [0.0, -0.0, 1.0, -1.0, 0.5, 1.5, 3.0, -7.25, 1e-3, 1e10, -1e30, 1e38, 3e-39, -1e-45, 1e-20, 16777217.0]
+        values = [
+            0.0,
+            -0.0,
+            1.0,
+            -1.0,
+            0.5,
+            1.5,
+            3.0,
+            -7.25,
+            1e-3,
+            1e10,
+            -1e30,
+            1e38,
+            3e-39,
+            -1e-45,
+            1e-20,
+            16777217.0,
+        ]
         special = [np.inf, -np.inf, np.nan]
         with np.errstate(all="ignore"):
             return np.concatenate([np.array(values + special), rng.standard_normal(13) * 10.0]).astype(dtype)
     info = np.iinfo(dtype)
-    values = [0, 1, 2, 3, 7, 31, 32, 33, 255, 256, 0x7FFF, 0x8000, 0xFFFF, 0x12345678, info.max, info.max - 1, info.min]
+    values = [
+        0,
+        1,
+        2,
+        3,
+        7,
+        31,
+        32,
+        33,
+        255,
+        256,
+        0x7FFF,
+        0x8000,
+        0xFFFF,
+        0x12345678,
+        info.max,
+        info.max - 1,
+        info.min,
+    ]
     if info.min < 0:
         values += [-1, -2, -31, -32768, info.min + 1]
     unsigned = np.uint32 if info.bits == 32 else np.uint64
@@ -63,8 +108,8 @@ def operands(kinds: list[str], rng: np.random.Generator) -> list[Array]:
 def execute(run: Any, op: Op, inputs: list[Array]) -> Array:
     result, *kinds = op.signature.split()
     names = "abcd"[: len(kinds)]
-    text = op.text if "{" in op.text else op.text + " " + ", ".join(f"{{{i}}}" for i in range(len(kinds) + 1))
-    text = text.format(*[f"%{i}" for i in range(len(kinds) + 1)])
+    literal = "%" in op.text
+    text = op.text if literal else op.text + " " + ", ".join(f"%{i}" for i in range(len(kinds) + 1)) + ";"
     # asm text uses braces for scopes; "<" and ">" stand for them in the tables.
     text = text.replace("<", "{").replace(">", "}")
     sources = ", ".join(f'"{CONSTRAINTS[k]}"(p.{n}[i])' for k, n in zip(kinds, names, strict=True))
@@ -96,7 +141,10 @@ def check(run: Any, op: Op, rng: np.random.Generator) -> None:
     with np.errstate(all="ignore"):
         expected = np.asarray(op.expected(*inputs))
     bad = np.flatnonzero(~same(got, expected, op.tolerance))
-    shown = [f"{op.text}({', '.join(str(x[i]) for x in inputs)}) = {got[i]}, expected {expected[i]}" for i in bad[:6]]
+    shown = [
+        f"{op.text}({', '.join(str(x[i]) for x in inputs)}) = {got[i]}, expected {expected[i]}"
+        for i in bad[:6]
+    ]
     assert not len(bad), f"{len(bad)} of {len(got)}: " + "; ".join(shown)
 
 
@@ -109,7 +157,9 @@ def wrap(values: Any, bits: int, signed: bool) -> Array:
 
 def big(function: Callable[..., Any], kind: str) -> Callable[..., Array]:
     """An integer operation in unbounded Python integers, then wrapped."""
-    return lambda *xs: wrap([function(*(int(v) for v in row)) for row in zip(*xs, strict=True)], int(kind[1:]), kind[0] == "s")
+    return lambda *xs: wrap(
+        [function(*(int(v) for v in row)) for row in zip(*xs, strict=True)], int(kind[1:]), kind[0] == "s"
+    )
 
 
 def mask(x: int) -> int:
@@ -216,7 +266,7 @@ INTEGER = [
     Op("bfe.u32", "u32 u32 u32 u32", big(lambda a, p, n: bfe(a, p, n, False), "u32")),
     Op("bfe.s32", "s32 s32 u32 u32", big(lambda a, p, n: bfe(mask(a), p, n, True), "s32")),
     Op("bfi.b32", "b32 b32 b32 u32 u32", big(bfi, "u32")),
-    *(Op(f"lop3.b32 {{0}}, {{1}}, {{2}}, {{3}}, {t};", "b32 b32 b32 b32", big(lambda a, b, c, t=t: lop3(a, b, c, t), "u32"))
+    *(Op(f"lop3.b32 %0, %1, %2, %3, {t};", "b32 b32 b32 b32", big(lambda a, b, c, t=t: lop3(a, b, c, t), "u32"))
       for t in (0x00, 0x01, 0x3C, 0x80, 0x96, 0xCA, 0xE8, 0xFE, 0xFF)),
     Op("prmt.b32", "b32 b32 b32 b32", big(prmt, "u32")),
     Op("dp4a.s32.s32", "s32 s32 s32 s32", big(lambda a, b, c: dp4a(True, True)(mask(a), mask(b), c), "s32")),
@@ -230,7 +280,10 @@ INTEGER = [
 
 NONZERO = [
     *(Op(f"div.{k}", f"{k} {k} {k}", big(trunc_div, k)) for k in ("s32", "u32", "s64", "u64")),
-    *(Op(f"rem.{k}", f"{k} {k} {k}", big(lambda a, b: a - b * trunc_div(a, b), k)) for k in ("s32", "u32", "s64", "u64")),
+    *(
+        Op(f"rem.{k}", f"{k} {k} {k}", big(lambda a, b: a - b * trunc_div(a, b), k))
+        for k in ("s32", "u32", "s64", "u64")
+    ),
 ]
 
 
@@ -249,7 +302,9 @@ def test_division(run: Any, rng: np.random.Generator, op: Op) -> None:
 
 
 def ftz(x: Array) -> Array:
-    return np.where((x != 0) & (np.abs(x) < np.float32(2.0**-126)), np.copysign(np.float32(0), x), x).astype(np.float32)
+    return np.where((x != 0) & (np.abs(x) < np.float32(2.0**-126)), np.copysign(np.float32(0), x), x).astype(
+        np.float32
+    )
 
 
 def flushed(function: Callable[..., Any]) -> Callable[..., Array]:
@@ -272,12 +327,16 @@ def fma32(a: Array, b: Array, c: Array) -> Array:
 
 def fmin(a: Array, b: Array) -> Array:
     low = np.fmin(a, b)
-    return np.where((a == 0) & (b == 0), np.where(np.signbit(a) | np.signbit(b), -0.0, 0.0), low).astype(a.dtype)
+    return np.where((a == 0) & (b == 0), np.where(np.signbit(a) | np.signbit(b), -0.0, 0.0), low).astype(
+        a.dtype
+    )
 
 
 def fmax(a: Array, b: Array) -> Array:
     high = np.fmax(a, b)
-    return np.where((a == 0) & (b == 0), np.where(np.signbit(a) & np.signbit(b), -0.0, 0.0), high).astype(a.dtype)
+    return np.where((a == 0) & (b == 0), np.where(np.signbit(a) & np.signbit(b), -0.0, 0.0), high).astype(
+        a.dtype
+    )
 
 
 def saturate(x: Array) -> Array:
@@ -343,7 +402,13 @@ FLOAT = [
 def test_float(run: Any, rng: np.random.Generator, op: Op) -> None:
     if op.text == "div.full.f32":
         a, b = operands(["f32", "f32"], rng)
-        keep = (np.abs(b) > 1e-30) & (np.abs(b) < 1e30) & np.isfinite(a) & (np.abs(a) < 1e6) & ((np.abs(a) > 1e-4) | (a == 0))
+        keep = (
+            (np.abs(b) > 1e-30)
+            & (np.abs(b) < 1e30)
+            & np.isfinite(a)
+            & (np.abs(a) < 1e6)
+            & ((np.abs(a) > 1e-4) | (a == 0))
+        )
         got, expected = execute(run, op, [a[keep], b[keep]]), a[keep] / b[keep]
         assert same(got, expected, op.tolerance).all()
         return
@@ -356,7 +421,9 @@ def test_approximate_functions(run: Any, rng: np.random.Generator, name: str) ->
     x = rng.uniform(0.01 if name == "lg2" else -3.1, 3.1, 1024).astype(np.float32)
     got = execute(run, Op(f"{name}.approx.f32", "f32 f32", np.sin), [x])
     function = {"lg2": np.log2, "sin": np.sin, "cos": np.cos, "tanh": np.tanh}[name]
-    np.testing.assert_allclose(got, function(x.astype(np.float64)), atol=6e-4 if name == "tanh" else 2e-6, rtol=0)
+    np.testing.assert_allclose(
+        got, function(x.astype(np.float64)), atol=6e-4 if name == "tanh" else 2e-6, rtol=0
+    )
 
 
 HALVES = {"f16x2": np.float16, "bf16x2": ml_dtypes.bfloat16}
@@ -383,7 +450,14 @@ def test_half_pairs(run: Any, rng: np.random.Generator, kind: str, name: str) ->
     np.testing.assert_array_equal(got.astype(np.float64), exact.astype(dtype).astype(np.float64))
 
 
-COMPARES = {"eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal}
+COMPARES = {
+    "eq": np.equal,
+    "ne": np.not_equal,
+    "lt": np.less,
+    "le": np.less_equal,
+    "gt": np.greater,
+    "ge": np.greater_equal,
+}
 
 
 @pytest.mark.parametrize("kind", ["s32", "u32", "s64", "u64", "f32"])
@@ -411,5 +485,7 @@ def test_setp_unordered(run: Any, rng: np.random.Generator, compare: str) -> Non
 @pytest.mark.parametrize("boolean", ["and", "or", "xor"])
 def test_setp_combines(run: Any, rng: np.random.Generator, boolean: str) -> None:
     combine = {"and": np.logical_and, "or": np.logical_or, "xor": np.logical_xor}[boolean]
-    text = f"<.reg .pred q, s; setp.gt.s32 s, %3, 0; setp.lt.{boolean}.s32 q, %1, %2, !s; selp.u32 %0, 1, 0, q;>"
+    text = (
+        f"<.reg .pred q, s; setp.gt.s32 s, %3, 0; setp.lt.{boolean}.s32 q, %1, %2, !s; selp.u32 %0, 1, 0, q;>"
+    )
     check(run, Op(text, "u32 s32 s32 s32", lambda a, b, c: combine(a < b, ~(c > 0))), rng)

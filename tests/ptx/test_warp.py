@@ -44,7 +44,9 @@ def test_shfl(run: Any, mode: str, width: int) -> None:
         text = f"{{.reg .pred q; shfl.sync.{mode}.b32 %0|q, %1, {operand}, {clamp}, 0xffffffff; @q add.u32 %0, %0, 0x10000;}}"
         got = per_lane(run, f'asm volatile("{text}" : "=r"(r) : "r"(p.x[lane]));', x=values)
         source, valid = shuffled(mode, operand, width)
-        np.testing.assert_array_equal(got, values[source] + np.where(valid, 0x10000, 0), err_msg=f"operand {operand}")
+        np.testing.assert_array_equal(
+            got, values[source] + np.where(valid, 0x10000, 0), err_msg=f"operand {operand}"
+        )
 
 
 def test_shfl_with_lane_operands(run: Any) -> None:
@@ -72,10 +74,14 @@ def test_match(run: Any) -> None:
     np.testing.assert_array_equal(got, np.array(expected, np.uint32))
 
 
-@pytest.mark.parametrize("op", ["add.u32", "min.u32", "max.u32", "min.s32", "max.s32", "and.b32", "or.b32", "xor.b32"])
+@pytest.mark.parametrize(
+    "op", ["add.u32", "min.u32", "max.u32", "min.s32", "max.s32", "and.b32", "or.b32", "xor.b32"]
+)
 def test_redux(run: Any, rng: np.random.Generator, op: str) -> None:
     values = rng.integers(0, 2**32, 32, dtype=np.uint32)
-    got = per_lane(run, f'asm volatile("redux.sync.{op} %0, %1, 0xffffffff;" : "=r"(r) : "r"(p.x[lane]));', x=values)
+    got = per_lane(
+        run, f'asm volatile("redux.sync.{op} %0, %1, 0xffffffff;" : "=r"(r) : "r"(p.x[lane]));', x=values
+    )
     name, kind = op.split(".")
     data = values.view(np.int32) if kind == "s32" else values
     function = {"add": np.add, "min": np.minimum, "max": np.maximum, "and": np.bitwise_and, "or": np.bitwise_or,
