@@ -1,4 +1,4 @@
-// Asynchronous copies: cp.async (a few bytes, any alignment of 4), TMA tiles, bulk groups, L2 eviction hints.
+// Asynchronous copies: cp.async (4 or 16 bytes a thread), TMA tiles, bulk groups, L2 eviction hints.
 #pragma once
 
 #include <deep_gemm/spec/tensor_map.h>
@@ -10,6 +10,12 @@ namespace deep_gemm::ptx {
 DG_DEVICE void cp_async_4(SharedAddress destination, const void* source, bool valid) {
     const u32 source_bytes = valid ? 4 : 0;
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(destination), "l"(source), "r"(source_bytes)
+                 : "memory");
+}
+/// cp.async.cg, 16 bytes past L1; both addresses are multiples of 16.
+DG_DEVICE void cp_async_16(SharedAddress destination, const void* source, bool valid) {
+    const u32 source_bytes = valid ? 16 : 0;
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(destination), "l"(source), "r"(source_bytes)
                  : "memory");
 }
 /// cp.async.mbarrier.arrive.noinc: arrives once this thread's earlier cp.async have landed. Counted by the init.

@@ -22,9 +22,9 @@ enum class GroupMode : u8 {
 // Scales of B along (n, k). Scales of A are always (1, 128).
 enum class ScaleB : u8 { none, per_128x128, per_row_128 };
 
-// How scales of A reach shared memory: by TMA where their strides are multiples of 16 bytes, along whichever dimension is
-// contiguous, else 4 bytes at a time.
-enum class ScaleALoad : u8 { tma_k_contiguous, tma_m_contiguous, any_strides };
+// How scales of A reach shared memory: 16 bytes of a row at a time where the layout allows it (k contiguous, rows a
+// multiple of 16 bytes), by TMA where m is contiguous, else one by one.
+enum class ScaleALoad : u8 { rows_16_bytes, tma_m_contiguous, single };
 
 constexpr u32 kScaleBlock = 128;       // elements of K that share a scale
 constexpr u32 kGroupAlignment = 128;   // rows: contiguous and psum groups start at multiples of it
@@ -37,7 +37,7 @@ struct GemmSpec {
     Format ab = Format::fp8_e4m3;
     Format d = Format::bf16;
     ScaleB scale_b = ScaleB::per_128x128;
-    ScaleALoad scale_a_load = ScaleALoad::tma_k_contiguous;
+    ScaleALoad scale_a_load = ScaleALoad::rows_16_bytes;
     GroupMode groups = GroupMode::dense;
     bool accumulate = false;      // add C
     bool swap_ab = false;
@@ -96,9 +96,9 @@ constexpr const char* name_of(ScaleB mode) {
 
 constexpr const char* name_of(ScaleALoad mode) {
     switch (mode) {
-        case ScaleALoad::tma_k_contiguous: return "tma_k_contiguous";
+        case ScaleALoad::rows_16_bytes: return "rows_16_bytes";
         case ScaleALoad::tma_m_contiguous: return "tma_m_contiguous";
-        case ScaleALoad::any_strides: return "any_strides";
+        case ScaleALoad::single: return "single";
     }
     return "?";
 }
@@ -107,7 +107,7 @@ struct GemmParams {
     TensorMap a;               // [a_groups, m, k], box [1, load rows, 128 bytes]
     TensorMap b;               // [groups, n, k], box [1, load rows, 128 bytes]
     TensorMap d;               // [a_groups, m, n], box [1, 64, 128 bytes]; unused with swap_ab
-    TensorMap scale_a_map;     // [a_groups, m, k / 128], box [1, block_m, 4], or [a_groups, k / 128, m], box [1, 4, block_m]
+    TensorMap scale_a_map;     // tma_m_contiguous: [a_groups, k / 128, m], box [1, 4, block_m], no swizzle
     const float* scale_a;      // [a_groups, m, k / 128] at the strides below, in elements
     const float* scale_b;      // [groups, n / 128 or n, k / 128]
     const i32* group_layout;   // see GroupMode

@@ -1,9 +1,8 @@
 // Scales of an FP8 GEMM: the warp that brings them and the reader of the math warps. They travel in chunks of four blocks
 // of K through a ring of their own, in the layout the caller has (no transpose kernel): row-major scales are 16
-// contiguous bytes a row. 4-byte copies of single scales would take a shared-memory cycle each, and shared memory is
-// what bounds the multiplication.
+// contiguous bytes a row. (TMA would take them too, but a box of 16-byte rows is slow and holds up the operands.)
 //
-//   scale_a, k contiguous (and any strides): [block_m][4]      m contiguous: [4][block_m]
+//   scale_a: [block_m][4]; if m is contiguous [4][block_m]
 //   scale_b: [runs][4]; a run is the columns that share a scale
 #pragma once
 
@@ -14,7 +13,7 @@ namespace deep_gemm::tile {
 template <GemmSpec S>
 DG_DEVICE void init_scale_barriers(GemmSmem<S> smem) {
     // A chunk is complete when every lane's copies are in, and what TMA was told to expect.
-    constexpr u32 kFullArrivals = ptx::kWarpThreads + (S.scale_a_load == ScaleALoad::any_strides ? 0 : 1);
+    constexpr u32 kFullArrivals = ptx::kWarpThreads + (S.scale_a_load == ScaleALoad::tma_m_contiguous ? 1 : 0);
     if constexpr (has_scales(S)) {
         for (u32 chunk = 0; chunk < scale_chunks_of(S); ++chunk) {
             ptx::mbarrier_init(smem.scale_full(chunk), kFullArrivals);
@@ -26,11 +25,21 @@ DG_DEVICE void init_scale_barriers(GemmSmem<S> smem) {
 template <GemmSpec S>
 DG_DEVICE void copy_scale_a(const GemmParams& p, ptx::SharedAddress to, const sched::Block& block, u32 kb, u32 num_k) {
     const float* scales = p.scale_a + block.a_group * p.scale_a_stride_group;
-    for (u32 i = ptx::lane_index(); i < S.block_m * kScaleChunk; i += ptx::kWarpThreads) {
-        const u32 row = block.m + i / kScaleChunk, column = kb + i % kScaleChunk;
-        const bool valid = row < p.m && column < num_k;
-        const u64 at = static_cast<u64>(row) * p.scale_a_stride_m + static_cast<u64>(column) * p.scale_a_stride_k;
-        ptx::cp_async_4(to + i * 4, scales + (valid ? at : 0), valid);
+    if constexpr (S.scale_a_load == ScaleALoad::rows_16_bytes) {
+#pragma unroll
+        for (u32 i = 0; i < S.block_m; i += ptx::kWarpThreads) {
+            const u32 row = i + ptx::lane_index();
+            const bool valid = block.m + row < p.m;
+            const float* from = scales + static_cast<u64>(valid ? block.m + row : 0) * p.scale_a_stride_m + kb;
+            if (row < S.block_m) ptx::cp_async_16(to + row * 16, from, valid);
+        }
+    } else {
+        for (u32 i = ptx::lane_index(); i < S.block_m * kScaleChunk; i += ptx::kWarpThreads) {
+            const u32 row = block.m + i / kScaleChunk, column = kb + i % kScaleChunk;
+            const bool valid = row < p.m && column < num_k;
+            const u64 at = static_cast<u64>(row) * p.scale_a_stride_m + static_cast<u64>(column) * p.scale_a_stride_k;
+            ptx::cp_async_4(to + i * 4, scales + (valid ? at : 0), valid);
+        }
     }
 }
 
@@ -59,13 +68,11 @@ DG_DEVICE void load_scales(const GemmParams& p, GemmSmem<S> smem) {
         for (u32 kb = range.begin; kb < range.end; kb += kScaleChunk, cursor.advance()) {
             const ptx::SharedAddress full = smem.scale_full(cursor.stage), to = smem.scale_a(cursor.stage);
             ptx::mbarrier_wait(smem.scale_empty(cursor.stage), cursor.phase ^ 1);
-            if constexpr (S.scale_a_load == ScaleALoad::any_strides) {
+            if constexpr (S.scale_a_load != ScaleALoad::tma_m_contiguous) {
                 copy_scale_a<S>(p, to, block, kb, num_k);
             } else if (ptx::elect_one()) {
-                constexpr bool kAlongK = S.scale_a_load == ScaleALoad::tma_k_contiguous;
                 ptx::mbarrier_arrive_expect_tx(full, plan_smem(S).scale_a_chunk_bytes);
-                ptx::tma_load_3d(to, p.scale_a_map, full, kAlongK ? kb : block.m, kAlongK ? block.m : kb, block.a_group,
-                                 policy);
+                ptx::tma_load_3d(to, p.scale_a_map, full, block.m, kb, block.a_group, policy);
             }
             copy_scale_b<S>(p, smem.scale_b(cursor.stage), block, kb, num_k);
             ptx::cp_async_arrive(full);
