@@ -111,3 +111,73 @@ def env(device_only: bool) -> None:
     out.print(table)
     for name in _C.unknown_env_names():
         click.echo(f"warning: {name} is set, but deep_gemm has no such variable", err=True)
+
+
+@main.group()
+def cache() -> None:
+    """Lists, clears and verifies the cached kernels."""
+
+
+def kernels_table(entries: list[dict[str, Any]]) -> Table:
+    table = Table("kernel", "arch", "kind", "NVRTC", "KiB", "registers", "spilled bytes", "problem or entry")
+    for entry in entries:
+        size = f"{entry['num_bytes'] / 1024:.0f}"
+        if entry["damaged"]:
+            table.add_row("damaged", "", "", "", size, "", "", entry["folder"])
+            continue
+        stats = entry["stats"]
+        spilled = stats["spill_store_bytes"] + stats["spill_load_bytes"]
+        facts = (entry["name"], entry["arch"], entry["kind"], entry["nvrtc"], size)
+        table.add_row(*facts, str(stats["registers"]), str(spilled), entry["replay"] or entry["entry"])
+    return table
+
+
+def sentence(entries: list[dict[str, Any]]) -> str:
+    if not entries:
+        return f"no kernels in {', '.join(_C.cache_roots())}"
+    size = sum(entry["num_bytes"] for entry in entries)
+    return f"{len(entries)} kernels, {size / 1024:.0f} KiB in {', '.join(_C.cache_roots())}"
+
+
+@cache.command("list")
+def cache_list() -> None:
+    """Shows every cached kernel."""
+    entries = _C.cache_list()
+    if entries:
+        console().print(kernels_table(entries))
+    click.echo(sentence(entries))
+
+
+@cache.command("clear")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def cache_clear(yes: bool) -> None:
+    """Empties the cache folder; kernels are compiled again when they are needed."""
+    if not yes:
+        click.confirm(f"Remove {sentence(_C.cache_list())}?", abort=True)
+    count, size = _C.cache_clear()
+    click.echo(f"removed {count} kernels, {size / 1024:.0f} KiB")
+
+
+@cache.command("verify")
+@click.option("--repair", is_flag=True, help="Remove what is damaged.")
+def cache_verify(repair: bool) -> None:
+    """Reads and checks every cached kernel; exit status 1 when one is damaged."""
+    entries = _C.cache_verify(repair=repair)
+    damaged = [entry for entry in entries if entry["damaged"]]
+    if damaged:
+        console().print(kernels_table(damaged))
+        click.echo(
+            f"{len(damaged)} of {len(entries)} damaged"
+            + (", removed" if repair else "; --repair removes them")
+        )
+        raise SystemExit(0 if repair else 1)
+    click.echo(f"all sound: {sentence(entries)}")
+
+
+@main.command(help="Compiles, in parallel, every kernel that PROBLEMS can need.\n\n" + PROBLEM_HELP)
+@click.argument("problems", nargs=-1, required=True)
+@device_option
+def warmup(problems: tuple[str, ...], device: str) -> None:
+    with console().status("compiling"):
+        count, seconds = deep_gemm.warmup(list(problems), device=device or None)
+    click.echo(f"{count} kernels ready in {seconds:.2f} s")
