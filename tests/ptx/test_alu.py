@@ -206,7 +206,7 @@ def bfe(a: int, position: int, length: int, is_signed: bool) -> int:
 
 def bfi(a: int, b: int, position: int, length: int) -> int:
     position, length = position & 255, length & 255
-    field = mask(((2**length - 1) << position))
+    field = mask((2**length - 1) << position)
     return mask((b & ~field) | ((a << position) & field))
 
 

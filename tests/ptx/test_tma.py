@@ -108,7 +108,7 @@ def test_load(run: Any, tensor_map: Any, rng: np.random.Generator, case: Case, d
         case = Case((*case.shape[:-1], case.shape[-1] // size), (*case.box[:-1], case.box[-1] // size),
                     (*case.coords[:-1], case.coords[-1] // size), case.swizzle)  # fmt: skip
     tensor = rng.integers(0, 256, (*case.shape[:-1], case.shape[-1] * size), dtype=np.uint8).view(dtype)
-    if case.box[-1] * size % 16 or tensor.strides[0] % 16 and tensor.ndim > 1:
+    if case.box[-1] * size % 16 or (tensor.strides[0] % 16 and tensor.ndim > 1):
         pytest.skip("not a legal box for this element size")
     num_bytes = int(np.prod(case.box)) * size
     out = np.full(num_bytes, 0xEE, np.uint8)

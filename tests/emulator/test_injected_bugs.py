@@ -1,0 +1,200 @@
+"""The emulator must catch bugs. Each bug is a substitution in the text of a kernel or of a device header it includes, so
+the shipped text stays clean; a substitution whose text is gone fails, so the list cannot rot. Every bug runs under
+several seeds and must end, often enough, in a wrong result, a fault or a deadlock report. The clean kernel must pass
+under all of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from deep_gemm import _C
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+SEEDS = range(8)
+INCLUDE = re.compile(r"^#include <(deep_gemm/[^>]+)>\n", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Bug:
+    name: str
+    old: str
+    new: str
+    caught_by: int = 1  # seeds out of 8 that must notice; 8 where no schedule can hide it
+    occurrences: int = 1
+
+    def inject(self, text: str) -> str:
+        found = text.count(self.old)
+        assert found == self.occurrences, (
+            f"{self.name}: {self.old!r} occurs {found} times, expected {self.occurrences}"
+        )
+        return text.replace(self.old, self.new)
+
+
+def flatten(source: str) -> str:
+    """The source with every device header inlined once, where it is first included: what NVRTC sees, as one text."""
+    headers: Mapping[str, str] = _C.device_headers()
+    seen: set[str] = set()
+
+    def inline(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name in seen:
+            return ""
+        seen.add(name)
+        return INCLUDE.sub(inline, headers[name].replace("#pragma once\n", ""))
+
+    return INCLUDE.sub(inline, source)
+
+
+@dataclass
+class Launch:
+    """How to run one kernel: arrays in, arrays out, and what they must be."""
+
+    entry: str
+    grid: tuple[int, ...]
+    block: int
+    smem_bytes: int
+    arrays: dict[str, Array]
+    pack: Callable[[Any, dict[str, int]], bytes]  # device, addresses -> parameter bytes
+    expected: dict[str, Array]
+    tolerance: float = 0.0
+    cluster: int = 1
+    outputs: dict[str, Array] = field(default_factory=dict)
+
+    def run(self, text: str, seed: int) -> str:
+        """How the run ended: "clean", "wrong", or the first line of the emulator's report."""
+        device = _C.Device("emulator:sm_90a", seed=seed)
+        compiled = _C.compile(text, [self.entry], arch="90a", kind=device.image_kind)
+        module = device.load_module(compiled.image, "injected bug")
+        addresses = {name: device.allocate(array.nbytes) for name, array in self.arrays.items()}
+        try:
+            for name, array in self.arrays.items():
+                device.copy_to_device(addresses[name], array.view(np.uint8))
+            memory = [
+                (addresses[name], array.nbytes, name in self.expected) for name, array in self.arrays.items()
+            ]
+            try:
+                device.launch(module.kernel(compiled.lowered_names[0]), self.pack(device, addresses), grid=self.grid,
+                              block=self.block, cluster=self.cluster, smem_bytes=self.smem_bytes, memory=memory)  # fmt: skip
+            except _C.Error as error:
+                assert error.kind == "emulator", f"not a verdict of the emulator: {error}"
+                return str(error).splitlines()[0]
+            for name in self.expected:
+                self.outputs[name] = np.empty_like(self.arrays[name])
+                device.copy_to_host(self.outputs[name].view(np.uint8), addresses[name])
+        finally:
+            for address in addresses.values():
+                device.release(address)
+        return "clean" if self.is_right() else "wrong"
+
+    def is_right(self) -> bool:
+        for name, expected in self.expected.items():
+            got = self.outputs[name].astype(np.float64)
+            if not np.isfinite(got).all():
+                return False
+            if (np.abs(got - expected) > self.tolerance * np.maximum(np.abs(expected), 1.0)).any():
+                return False
+        return True
+
+
+def check_clean(launch: Launch, text: str) -> None:
+    outcomes = {seed: launch.run(text, seed) for seed in SEEDS}
+    assert set(outcomes.values()) == {"clean"}, f"the clean kernel fails: {outcomes}"
+
+
+def check_caught(launch: Launch, text: str, bug: Bug) -> None:
+    broken = bug.inject(text)
+    outcomes = {seed: launch.run(broken, seed) for seed in SEEDS}
+    caught = [seed for seed, outcome in outcomes.items() if outcome != "clean"]
+    assert len(caught) >= bug.caught_by, (
+        f"caught by {len(caught)} of {len(SEEDS)} seeds, expected {bug.caught_by}: {outcomes}"
+    )
+
+
+# ---- A small kernel of our own
+
+SMALL_TEXT = (Path(__file__).parent / "small_gemm.cu").read_text()
+SMALL_BUGS = [
+    Bug("producer waits for the wrong phase", "mbarrier_wait(empty + 8 * stage, phase ^ 1);",
+        "mbarrier_wait(empty + 8 * stage, phase);", 8),
+    Bug("consumer waits for the wrong phase", "mbarrier_wait(full + 8 * stage, phase);",
+        "mbarrier_wait(full + 8 * stage, phase ^ 1);", 8),
+    Bug("consumer does not wait", "mbarrier_wait(full + 8 * stage, phase);", "", 8),
+    Bug("producer does not wait", "mbarrier_wait(empty + 8 * stage, phase ^ 1);", ""),
+    Bug("half of the transaction bytes", "full + 8 * stage, 2 * kTileBytes", "full + 8 * stage, kTileBytes"),
+    Bug("too many transaction bytes", "full + 8 * stage, 2 * kTileBytes", "full + 8 * stage, 2 * kTileBytes + 16", 8),
+    Bug("one arrival too few expected", "mbarrier_init(empty + 8 * stage, 4);", "mbarrier_init(empty + 8 * stage, 3);"),
+    Bug("one arrival too many expected", "mbarrier_init(empty + 8 * stage, 4);", "mbarrier_init(empty + 8 * stage, 5);", 8),
+    Bug("all lanes release the stage", "if (lane == 0) mbarrier_arrive(empty", "mbarrier_arrive(empty", 8),
+    Bug("stage released before wgmma has read it",
+        "wgmma_wait<0>();  // before release\n        if (lane == 0) mbarrier_arrive(empty + 8 * stage);",
+        "if (lane == 0) mbarrier_arrive(empty + 8 * stage);\n        wgmma_wait<0>();"),
+    Bug("accumulators read in flight", "wgmma_wait<0>();  // before release", "", 8),
+    Bug("no wgmma.fence", "        wgmma_fence();\n", "", 8),
+    Bug("no proxy fence before the store", "fence_proxy_async();  // before the store", "", 8),
+    Bug("no barrier before the store", "named_barrier_sync(1, 128);", "", 4),
+    Bug("barriers not fenced after init", "fence_mbarrier_init();\n    }", "}", 8),
+    Bug("no synchronisation after init", "sync_threads();  // barriers are visible", ""),
+    Bug("more stages than shared memory", "kStages = 3,", "kStages = 5,", 8),
+    Bug("wrong descriptor step", "b + 2 * step,", "b + step,", 8),
+    Bug("swizzle forgotten in the descriptor", "1ull << 62", "0ull << 62", 8),
+    Bug("block ends before its store has read shared memory", "        tma_store_wait_read<0>();\n", ""),
+]  # fmt: skip
+
+
+def operand(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Small integers: exact in the short FP8 accumulator."""
+    return rng.integers(-2, 3, shape).astype(np.float32).astype(ml_dtypes.float8_e4m3fn)
+
+
+def matrix_map(
+    device: Any, address: int, shape: tuple[int, ...], format: str, size: int, rows: int, swizzle: int
+) -> bytes:
+    """Rank 3, columns innermost; the box is `rows` by the swizzle span, or by 64 columns without one."""
+    groups, height, width = shape
+    box = [swizzle // size if swizzle else 64, rows, 1]
+    return device.encode_tensor_map(address=address, format=format, dims=[width, height, groups],
+                                    strides_bytes=[width * size, height * width * size], box=box, swizzle=swizzle)  # fmt: skip
+
+
+def small_launch() -> Launch:
+    rng = np.random.default_rng(3)
+    m, n, num_k = 128, 64, 8
+    a, b = operand(rng, (m, 128 * num_k)), operand(rng, (n, 128 * num_k))
+    d = np.full((m, n), np.nan, np.float32)
+
+    def pack(device: Any, at: dict[str, int]) -> bytes:
+        maps = [
+            matrix_map(device, at["a"], (1, *a.shape), "fp8_e4m3", 1, 64, 128),
+            matrix_map(device, at["b"], (1, *b.shape), "fp8_e4m3", 1, 64, 128),
+            matrix_map(device, at["d"], (1, m, n), "fp32", 4, 64, 0),
+        ]
+        return b"".join(maps) + num_k.to_bytes(8, "little")
+
+    smem_bytes = 3 * 2 * 64 * 128 + 64 * 64 * 4 + 2 * 3 * 8
+    expected = a.astype(np.float64) @ b.astype(np.float64).T
+    return Launch(
+        "small_gemm", (n // 64, m // 64), 160, smem_bytes, {"a": a, "b": b, "d": d}, pack, {"d": expected}
+    )
+
+
+@pytest.fixture(scope="module")
+def small() -> Launch:
+    return small_launch()
+
+
+def test_small_kernel_is_clean(small: Launch) -> None:
+    check_clean(small, flatten(SMALL_TEXT))
+
+
+@pytest.mark.parametrize("bug", SMALL_BUGS, ids=lambda bug: bug.name)
+def test_small_kernel_bugs(small: Launch, bug: Bug) -> None:
+    check_caught(small, flatten(SMALL_TEXT), bug)
