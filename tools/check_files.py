@@ -17,7 +17,7 @@ def opening_problem(path: Path, text: str) -> str | None:
     """Why the opening lines do not say what the file is, or None."""
     first = text.lstrip().splitlines()[0] if text.strip() else ""
     if path.suffix == ".py" and path.name != "__init__.py":
-        starts = ('"""', "#", 'r"""')
+        starts: tuple[str, ...] = ('"""', "#", 'r"""')
     else:
         starts = ("//", "/*", '"""', "#", "from", "import")
     good = not first or first.startswith(starts)

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-import deep_gemm
-from deep_gemm import _C
 from rich.console import Console
 from rich.table import Table
+
+import deep_gemm
+from deep_gemm import _C
 
 PROBLEM_HELP = """\b
 A problem is one line, in the syntax that explain and the logs print:

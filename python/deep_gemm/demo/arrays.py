@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from deep_gemm import _C
 
 AnyArray = npt.NDArray[Any]

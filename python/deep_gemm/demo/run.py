@@ -8,14 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import deep_gemm
 import ml_dtypes
 import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import deep_gemm
 from deep_gemm import _C
 from deep_gemm.demo import layer, tokens
 from deep_gemm.demo.arrays import put, take
-from rich.console import Console
-from rich.table import Table
 
 EMULATOR_SIZE = layer.Size(tokens=192, hidden=512, outputs=512, experts=8, top_k=2)
 GPU_SIZE = layer.Size(tokens=4096, hidden=7168, outputs=4096, experts=8, top_k=2)

@@ -26,7 +26,7 @@ def read_text(path: Path | None) -> tuple[str, bytes]:
         return "README.md", readme.read_bytes()
     from importlib.metadata import metadata
 
-    return "the package's README", str(metadata("deep-gemm-jit").get_payload()).encode()
+    return "the package's README", str(metadata("deep-gemm-jit").json["description"]).encode()
 
 
 def embed(text: bytes, count: int, hidden: int, seed: int) -> npt.NDArray[np.float32]:
