@@ -1,7 +1,7 @@
 // The checks of a GEMM's arguments. Each failure is one sentence of got, expected, remedy; nothing is
 // launched.
 #include "base/error.h"
-#include "op/gemm_call.h"
+#include "op/tensor_maps.h"
 
 namespace deep_gemm::op {
 
@@ -104,6 +104,10 @@ Operand matrix_operand(const GemmArguments& args, const char* name, const Tensor
              "of {} elements",
              operation(args), name, o.stride_row * bytes, o.stride_group * bytes, kTmaAlignment,
              kTmaAlignment / bytes);
+    DG_CHECK(o.groups <= 1 || o.stride_group > 0, value,
+             "{}: groups of {} are 0 elements apart, expected groups of their "
+             "own; pass {}.contiguous()",
+             operation(args), name, name);
     DG_CHECK(o.rows <= 1 || o.stride_row >= o.columns, value,
              "{}: rows of {} are {} elements apart but {} long, "
              "expected rows that do not overlap; pass {}.contiguous()",
@@ -197,6 +201,28 @@ void check_scales(const GemmArguments& args, GemmCall& call) {
     check_rank(args, "scales of b", args.scale_b, args.scale_b.rank, "");
     call.scale_a = scale_operand(args, "scales of a", args.scale_a);
     call.scale_b = scale_operand(args, "scales of b", args.scale_b);
+    call.scale_a_load = scale_load_of(call.scale_a);
+}
+
+// A forced spec must be a kernel for these arguments.
+void check_spec(const GemmCall& call, const GemmSpec& spec) {
+    const plan::GemmProblem& p = call.problem;
+    DG_CHECK(spec.ab == p.ab && spec.d == p.d && spec.scale_b == p.scale_b && spec.groups == p.groups &&
+                 spec.accumulate == p.accumulate,
+             value,
+             "spec: got {} x {} -> {}, {}, accumulate={}, expected {} x {} -> {}, {}, accumulate={} as the "
+             "arguments are",
+             name_of(spec.ab), name_of(spec.scale_b), name_of(spec.d), name_of(spec.groups), spec.accumulate,
+             name_of(p.ab), name_of(p.scale_b), name_of(p.d), name_of(p.groups), p.accumulate);
+    DG_CHECK(
+        spec.scale_a_load == call.scale_a_load || spec.scale_a_load == ScaleALoad::any_strides, value,
+        "spec: got scale_a_load={}, expected {} or any_strides for the strides that the scales of a have",
+        name_of(spec.scale_a_load), name_of(call.scale_a_load));
+    DG_CHECK(
+        spec.swap_ab || p.d_tma, value,
+        "spec: got swap_ab=false, expected true because rows of d do not start at multiples of 16 bytes");
+    const char* reason = why_illegal(spec);
+    DG_CHECK(!reason, value, "spec: {}", reason);
 }
 
 }  // namespace
@@ -271,6 +297,7 @@ GemmCall check_gemm(const GemmArguments& args) {
     call.spec = args.spec;
     call.empty = call.d.elements_spanned() == 0;
     call.no_products = k == 0 || call.b.groups == 0;
+    if (args.spec) check_spec(call, *args.spec);
     return call;
 }
 
