@@ -64,6 +64,7 @@ bool log_enabled(LogLevel level) {
 
 void log_text(LogLevel level, std::string_view message) noexcept {
     try {
+        if (!log_enabled(level)) return;
         std::shared_ptr<const LogSink> sink;
         {
             const std::lock_guard lock(state().mutex);

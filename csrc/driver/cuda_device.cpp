@@ -269,7 +269,7 @@ class CudaDevice final : public Device {
             box[i] = i == 0 ? desc.box[i] / per_byte : desc.box[i];
             steps[i] = 1;
         }
-        TensorMap map;
+        alignas(128) TensorMap map;  // what newer drivers declare
         const CurrentContext scope(api_, context_);
         api_.tensor_map_encode_tiled(
             &map, data_type(desc.format), desc.rank, reinterpret_cast<void*>(desc.address), dims,

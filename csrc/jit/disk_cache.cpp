@@ -153,11 +153,11 @@ void DiskCache::publish(const Digest& key, const Target& target, const KernelSou
     }
 }
 
-std::unique_ptr<FileLock> DiskCache::lock(const Digest& key) noexcept {
+std::unique_ptr<FileLock> DiskCache::lock(const Digest& key) {
+    const std::chrono::seconds timeout(env_number(Env::jit_lock_timeout_s));
     if (!can_write_) return nullptr;
     try {
         make_directories(writable_ / "locks");
-        const std::chrono::seconds timeout(env_number(Env::jit_lock_timeout_s));
         return std::make_unique<FileLock>(writable_ / "locks" / key.hex(), timeout);
     } catch (const std::exception& error) {
         give_up_writing("locking a kernel", error);

@@ -28,7 +28,7 @@ class DiskCache {
                  const Artifact& artifact) noexcept;
 
     // Held by the process that builds this key; nullptr where the folder cannot be written.
-    [[nodiscard]] std::unique_ptr<FileLock> lock(const Digest& key) noexcept;
+    [[nodiscard]] std::unique_ptr<FileLock> lock(const Digest& key);
     [[nodiscard]] Path failed_folder() const;
 
     struct Entry {

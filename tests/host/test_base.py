@@ -35,9 +35,7 @@ def test_unknown_variables(run_python: Run) -> None:
     ],
 )
 def test_bad_values(run_python: Run, name: str, value: str, expected: str) -> None:
-    done = run_python("print(fails(_C.build, source()))", **{name: value}) if name != "DG_JIT_LOCK_TIMEOUT_S" else None
-    text = done.out if done else run_python("_C.build(source())", **{name: value}).err
-    assert f"{name}: {expected}" in text
+    assert f"{name}: {expected}" in run_python("print(*fails(_C.build, source()))", **{name: value}).out
 
 
 def test_log_sink(run_python: Run) -> None:
@@ -69,7 +67,7 @@ for bit in range(8 * 81):
 assert min(flips) > 35 and 62 < sum(flips) / len(flips) < 66, (min(flips), sum(flips) / len(flips))
 print(_C.hash_hex(b""), _C.hash_hex(b"deep_gemm"))
 """
-    assert run_python(script).out == "a5461c47b7ab271983e5ddda629cd3ac PINNED\n"
+    assert run_python(script).out == "a5461c47b7ab271983e5ddda629cd3ac 42047d766d3cd1e96f492fa47d32d716\n"
 
 
 def test_driver_abi(compiler: str, tmp_path: Path) -> None:
