@@ -198,3 +198,86 @@ def test_small_kernel_is_clean(small: Launch) -> None:
 @pytest.mark.parametrize("bug", SMALL_BUGS, ids=lambda bug: bug.name)
 def test_small_kernel_bugs(small: Launch, bug: Bug) -> None:
     check_caught(small, flatten(SMALL_TEXT), bug)
+
+
+# ---- The GEMM kernels that ship
+
+KERNEL_SMEM_BYTES = 200 * 1024
+FIELD_BYTES = {"TensorMap": 128, "u64": 8, "u32": 4, "i32": 4}
+
+
+def pack_params(values: Mapping[str, bytes | int]) -> bytes:
+    """GemmParams as the header declares it: fields in order, naturally aligned, absent ones zero."""
+    header = _C.device_headers()["deep_gemm/spec/gemm.h"]
+    body = re.search(r"struct GemmParams \{(.*?)\n\};", header, re.DOTALL)
+    assert body is not None
+    out, unused = b"", set(values)
+    for declaration in re.findall(r"^ +([^;/]+);", body.group(1), re.MULTILINE):
+        pointer = "*" in declaration
+        kind, names = declaration.replace("const ", "").replace("*", " ").split(" ", 1)
+        size = 8 if pointer else FIELD_BYTES[kind]
+        for name in (n.strip() for n in names.split(",")):
+            out += bytes(-len(out) % min(size, 64))
+            value = values.get(name, 0)
+            out += value if isinstance(value, bytes) else value.to_bytes(size, "little")
+            unused.discard(name)
+    assert not unused, f"GemmParams has no fields {unused}"
+    return out + bytes(-len(out) % 64)
+
+
+@dataclass(frozen=True)
+class Gemm:
+    """One spec of a shipped kernel and a problem that makes every CTA compute several blocks."""
+
+    name: str
+    kernel: str
+    header: str
+    spec: str  # designated initialisers of GemmSpec
+    block_m: int = 64
+    block_n: int = 64
+    warpgroups: int = 1
+    cluster_m: int = 1
+    cluster_n: int = 1
+    split_k: int = 1
+    m: int = 128
+    n: int = 128
+    k: int = 768
+
+    @property
+    def fp8(self) -> bool:
+        return "fp8" in self.kernel
+
+    def source(self) -> str:
+        return (f"#include <deep_gemm/kernel/{self.header}>\nusing namespace deep_gemm;\n"
+                f"constexpr GemmSpec kSpec{{{self.spec}}};\n")  # fmt: skip
+
+    def launch(self) -> Launch:
+        rng = np.random.default_rng(11)
+        m, n, k = self.m, self.n, self.k
+        dtype, format, size = (ml_dtypes.float8_e4m3fn, "fp8_e4m3", 1) if self.fp8 else (ml_dtypes.bfloat16, "bf16", 2)
+        a, b = operand(rng, (m, k)).astype(dtype), operand(rng, (n, k)).astype(dtype)
+        blocks = k // 128
+        scale_a = (2.0 ** rng.integers(-1, 2, (m, blocks))).astype(np.float32)
+        scale_b = (2.0 ** rng.integers(-1, 2, (-(-n // 128), blocks))).astype(np.float32)
+        d = np.full((m, n), np.nan, np.float32).astype(ml_dtypes.bfloat16)
+        arrays = {"a": a, "b": b, "d": d}
+        if self.fp8:
+            arrays |= {"scale_a": scale_a, "scale_b": scale_b}
+            wide_a = a.astype(np.float64) * scale_a.repeat(128, axis=1)
+            wide_b = b.astype(np.float64) * scale_b.repeat(128, axis=1).repeat(128, axis=0)[:n]
+        else:
+            wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
+        ctas = self.cluster_m * self.cluster_n * self.split_k
+
+        def pack(device: Any, at: dict[str, int]) -> bytes:
+            return pack_params({
+                "a": matrix_map(device, at["a"], (1, m, k), format, size, self.block_m // self.cluster_n, 128),
+                "b": matrix_map(device, at["b"], (1, n, k), format, size, self.block_n // self.cluster_m, 128),
+                "d": matrix_map(device, at["d"], (1, m, n), "bf16", 2, 64, 128),
+                "d_data": at["d"], "scale_a": at.get("scale_a", 0), "scale_b": at.get("scale_b", 0),
+                "d_stride_group": m * n, "d_stride_m": n, "scale_a_stride_m": blocks, "scale_a_stride_k": 1,
+                "scale_b_stride_n": blocks, "scale_b_stride_k": 1, "m": m, "n": n, "k": k, "num_groups": 1,
+            })  # fmt: skip
+
+        return Launch(f"deep_gemm::{self.kernel}<kSpec>", (ctas,), 128 * (self.warpgroups + 1), KERNEL_SMEM_BYTES, arrays,
+                      pack, {"d": wide_a @ wide_b.T}, tolerance=2.0**-7, cluster=ctas)  # fmt: skip
