@@ -1,11 +1,11 @@
 // GEMM on Hopper for many tokens: tokens are the 64-row side of wgmma. Persistent and warp-specialised: one warp drives
-// TMA, one brings the scales, one or two warpgroups multiply; while one promotes its partial sums to fp32 the other
+// TMA, up to three bring the scales, one or two warpgroups multiply; while one promotes its partial sums to fp32 the other
 // keeps the tensor cores busy. Launched by op/gemm.cpp.
 #pragma once
 
 #include <deep_gemm/tile/gemm_scales.h>
 #include <deep_gemm/tile/gemm_store.h>
-#include <deep_gemm/tile/promotion.h>
+#include <deep_gemm/ptx/wgmma.h>
 
 namespace deep_gemm {
 namespace sm90_gemm_detail {
@@ -33,18 +33,18 @@ DG_DEVICE void promote(float (&sum)[Count], const float (&partial)[Count], const
     }
 }
 
-/// The same with one scale a column.
+/// The same with one scale a column, read from the stage.
 template <GemmSpec S, u32 Count>
 DG_DEVICE void promote_columns(float (&sum)[Count], const float (&partial)[Count], const float (&scale_a)[2],
-                               const tile::ScaleReader<S>& scales, u32 kb) {
+                               tile::GemmSmem<S> smem, u32 stage) {
     const u32 lane_column = (ptx::lane_index() % 4) * 2;
 #pragma unroll
     for (u32 i = 0; i < Count; i += 4) {
-        const float b0 = scales.b(i * 2 + lane_column, kb), b1 = scales.b(i * 2 + lane_column + 1, kb);
-        sum[i] += scale_a[0] * b0 * partial[i];
-        sum[i + 1] += scale_a[0] * b1 * partial[i + 1];
-        sum[i + 2] += scale_a[1] * b0 * partial[i + 2];
-        sum[i + 3] += scale_a[1] * b1 * partial[i + 3];
+        const ptx::Float2 b = ptx::ld_shared_v2_f32(smem.scale_b(stage, i * 2 + lane_column));
+        sum[i] += scale_a[0] * b.x * partial[i];
+        sum[i + 1] += scale_a[0] * b.y * partial[i + 1];
+        sum[i + 2] += scale_a[1] * b.x * partial[i + 2];
+        sum[i + 3] += scale_a[1] * b.y * partial[i + 3];
     }
 }
 
@@ -60,73 +60,58 @@ DG_DEVICE void release(tile::GemmSmem<S> smem, u32 stage) {
     }
 }
 
-/// All of K for a warpgroup with one wave, FP8: the wgmma of one stage run while the previous one is promoted.
-template <GemmSpec S, u32 Count>
-DG_DEVICE void multiply_overlapped(float (&sum)[Count], tile::GemmSmem<S> smem, pipe::Cursor<S.stages>& cursor,
-                                   tile::ScaleReader<S>& scales, u32 num_k, u32 wave_row) {
-    constexpr bool kPerColumn = S.scale_b == ScaleB::per_row_128;
-    constexpr u32 kRuns = kPerColumn ? 1 : S.block_n / scale_b_run_of(S);
-    const u32 lane_row = wave_row + ptx::warp_index() % 4 * 16 + ptx::lane_index() / 4;
-    u32 kb = 0;
-    const auto launch = [&](float(&partial)[Count]) {
-        ptx::mbarrier_wait(smem.full(cursor.stage), cursor.phase);
-        ptx::wgmma_fence();
-        multiply<S>(partial, smem.a(cursor.stage) + wave_row * kBlockKBytes, smem.b(cursor.stage), false);
-        ptx::wgmma_commit();
-        const u32 stage = cursor.stage;
-        cursor.advance();
-        return stage;
-    };
-    const auto finish = [&](float(&partial)[Count], u32 stage) {
-        release<S>(smem, stage);
-        scales.enter(kb / kScaleChunk);
-        const float scale_a[2] = {scales.a(lane_row, kb), scales.a(lane_row + 8, kb)};
-        if constexpr (kPerColumn) {
-            promote_columns<S>(sum, partial, scale_a, scales, kb);
-        } else {
-            float scale_b[kRuns];
-#pragma unroll
-            for (u32 run = 0; run < kRuns; ++run) scale_b[run] = scales.b(run, kb);
-            promote<S>(sum, partial, scale_a, scale_b);
-        }
-        ++kb;
-    };
-    tile::promote_overlapped<Count>(num_k, launch, finish);
-    scales.leave(ceil_div(num_k, kScaleChunk));
-}
+/// Scales of one 64-row wave and one stage, in registers before the stage is given back.
+template <GemmSpec S>
+struct WaveScales {
+    static constexpr bool kPerColumn = S.scale_b == ScaleB::per_row_128;
+    static constexpr u32 kRuns = kPerColumn ? 1 : scale_runs_of(S);
+    float a[2];
+    float b[kRuns];
 
-/// All of K for this warpgroup's waves, FP8, where registers do not allow for overlap. A stage is released as soon as the last wave has read it; promotion then
-/// runs beside the other warpgroup's wgmma.
-template <GemmSpec S, u32 Waves, u32 Count>
-DG_DEVICE void multiply_scaled(float (&sum)[Waves][Count], tile::GemmSmem<S> smem, pipe::Cursor<S.stages>& cursor,
-                               tile::ScaleReader<S>& scales, u32 num_k, u32 wave_row) {
-    constexpr bool kPerColumn = S.scale_b == ScaleB::per_row_128;
-    constexpr u32 kRuns = kPerColumn ? 1 : S.block_n / scale_b_run_of(S);
-    const u32 lane_row = wave_row + ptx::warp_index() % 4 * 16 + ptx::lane_index() / 4;
-    for (u32 kb = 0; kb < num_k; ++kb, cursor.advance()) {
-        scales.enter(kb / kScaleChunk);
-        float scale_b[kRuns];
+    DG_DEVICE WaveScales(tile::GemmSmem<S> smem, u32 stage, u32 lane_row) {
+        a[0] = ptx::ld_shared_f32(smem.scale_a(stage, lane_row));
+        a[1] = ptx::ld_shared_f32(smem.scale_a(stage, lane_row + 8));
         if constexpr (!kPerColumn) {
 #pragma unroll
-            for (u32 run = 0; run < kRuns; ++run) scale_b[run] = scales.b(run, kb);
+            for (u32 run = 0; run < kRuns; ++run) b[run] = ptx::ld_shared_f32(smem.scale_b(stage, run));
         }
+    }
+};
+
+/// Promotes a finished partial sum; `last` says that nobody of this warp reads the stage any more.
+template <GemmSpec S, u32 Count>
+DG_DEVICE void promote_and_release(float (&sum)[Count], const float (&partial)[Count], const WaveScales<S>& scales,
+                                   tile::GemmSmem<S> smem, u32 stage, bool last) {
+    if constexpr (WaveScales<S>::kPerColumn) {
+        promote_columns<S>(sum, partial, scales.a, smem, stage);
+        if (last) release<S>(smem, stage);
+    } else {
+        if (last) release<S>(smem, stage);
+        promote<S>(sum, partial, scales.a, scales.b);
+    }
+}
+
+/// All of K for this warpgroup's waves, FP8. A stage is released as soon as the last wave has read it; promotion then runs
+/// beside the other warpgroup's wgmma. (Keeping a second partial sum in flight, as the swapped kernel does, was no faster.)
+template <GemmSpec S, u32 Waves, u32 Count>
+DG_DEVICE void multiply_scaled(float (&sum)[Waves][Count], tile::GemmSmem<S> smem, pipe::Cursor<S.stages>& cursor,
+                               u32 num_k, u32 wave_row) {
+    const u32 lane_row = wave_row + ptx::warp_index() % 4 * 16 + ptx::lane_index() / 4;
+    for (u32 kb = 0; kb < num_k; ++kb, cursor.advance()) {
         ptx::mbarrier_wait(smem.full(cursor.stage), cursor.phase);
 #pragma unroll
         for (u32 wave = 0; wave < Waves; ++wave) {
             const u32 row = wave * kMmaRows;
-            const float scale_a[2] = {scales.a(row + lane_row, kb), scales.a(row + lane_row + 8, kb)};
+            const WaveScales<S> scales(smem, cursor.stage, row + lane_row);
             float partial[Count];
             ptx::wgmma_fence();
             multiply<S>(partial, smem.a(cursor.stage) + (wave_row + row) * kBlockKBytes, smem.b(cursor.stage), false);
             ptx::wgmma_commit();
             ptx::wgmma_wait<0>();
             ptx::wgmma_keep(partial);
-            if (wave == Waves - 1) release<S>(smem, cursor.stage);
-            if constexpr (kPerColumn) promote_columns<S>(sum[wave], partial, scale_a, scales, kb);
-            else promote<S>(sum[wave], partial, scale_a, scale_b);
+            promote_and_release<S>(sum[wave], partial, scales, smem, cursor.stage, wave == Waves - 1);
         }
     }
-    scales.leave(ceil_div(num_k, kScaleChunk));
 }
 
 /// All of K, BF16: the tensor core's own fp32 accumulation, one stage in flight while the next is started.
@@ -164,7 +149,6 @@ DG_DEVICE void multiply_blocks(const GemmParams& p, tile::GemmSmem<S> smem, u32 
     const bool stores = ptx::thread_index() % kWarpgroup == 0;
     const ptx::SharedAddress staging = smem.d() + warpgroup * kWaves * kWaveBytes;
     pipe::Cursor<S.stages> cursor;
-    tile::ScaleReader<S> scales(smem);
     sched::GemmBlocks<S> blocks(p);
     for (sched::Block block; blocks.next(block);) {
         float sum[kWaves][kCount];
@@ -174,8 +158,7 @@ DG_DEVICE void multiply_blocks(const GemmParams& p, tile::GemmSmem<S> smem, u32 
             for (u32 i = 0; i < kCount; ++i) sum[wave][i] = 0;
 
         const u32 num_k = block.loads ? ceil_div(p.k, block_k_of(S)) : 0;
-        if constexpr (overlaps_promotion(S)) multiply_overlapped<S>(sum[0], smem, cursor, scales, num_k, wave_row);
-        else if constexpr (has_scales(S)) multiply_scaled<S>(sum, smem, cursor, scales, num_k, wave_row);
+        if constexpr (has_scales(S)) multiply_scaled<S>(sum, smem, cursor, num_k, wave_row);
         else multiply_plain<S>(sum, smem, cursor, num_k, wave_row);
 
         if (stores) ptx::tma_store_wait_read<0>();
@@ -207,10 +190,9 @@ DG_DEVICE void run(const GemmParams& p) {
         ptx::prefetch_tensor_map(p.b);
         ptx::prefetch_tensor_map(p.d);
         for (u32 stage = 0; stage < S.stages; ++stage) {
-            ptx::mbarrier_init(smem.full(stage), 1);
+            ptx::mbarrier_init(smem.full(stage), 1 + scale_warps_of(S));
             ptx::mbarrier_init(smem.empty(stage), S.warpgroups * 4 * cluster_size_of(S));
         }
-        tile::init_scale_barriers<S>(smem);
         ptx::fence_mbarrier_init();
     }
     if constexpr (cluster_size_of(S) > 1) ptx::cluster_sync();
@@ -222,7 +204,7 @@ DG_DEVICE void run(const GemmParams& p) {
         if constexpr (moves_registers(S)) ptx::setmaxnreg_dec<kLoaderRegisters>();
         if (warp == loader) tile::load_operands<S>(p, smem);
         if constexpr (has_scales(S)) {
-            if (warp == loader + 1) tile::load_scales<S>(p, smem);
+            if (warp - loader - 1 < scale_warps_of(S)) tile::load_scales<S>(p, smem, warp - loader - 1);
         }
     } else {
         if constexpr (moves_registers(S)) ptx::setmaxnreg_inc<math_registers_of(S)>();

@@ -25,25 +25,25 @@ DG_DEVICE void start(float (&accumulator)[Count], ptx::SharedAddress weights, pt
 
 /// sum += scale_b[weight row] * scale_a[token] * partial, for one block of 128 along K.
 template <GemmSpec S, u32 Count>
-DG_DEVICE void promote(float (&sum)[Count], const float (&partial)[Count], const tile::ScaleReader<S>& scales, u32 kb,
+DG_DEVICE void promote(float (&sum)[Count], const float (&partial)[Count], tile::GemmSmem<S> smem, u32 stage,
                        u32 n_warpgroup) {
-    const u32 lane = ptx::lane_index(), lane_token = (lane % 4) * 2;
+    const u32 lane = ptx::lane_index();
     float scale_b[2];
     if constexpr (S.scale_b == ScaleB::per_128x128) {
-        scale_b[0] = scales.b(n_warpgroup * kMmaRows / scale_b_run_of(S), kb);
+        scale_b[0] = ptx::ld_shared_f32(smem.scale_b(stage, n_warpgroup * kMmaRows / scale_b_run_of(S)));
         scale_b[1] = scale_b[0];
     } else {
         const u32 row = n_warpgroup * kMmaRows + ptx::warp_index() % 4 * 16 + lane / 4;
-        scale_b[0] = scales.b(row, kb);
-        scale_b[1] = scales.b(row + 8, kb);
+        scale_b[0] = ptx::ld_shared_f32(smem.scale_b(stage, row));
+        scale_b[1] = ptx::ld_shared_f32(smem.scale_b(stage, row + 8));
     }
 #pragma unroll
     for (u32 i = 0; i < Count; i += 4) {
-        const float a0 = scales.a(i * 2 + lane_token, kb), a1 = scales.a(i * 2 + lane_token + 1, kb);
-        sum[i] += a0 * scale_b[0] * partial[i];
-        sum[i + 1] += a1 * scale_b[0] * partial[i + 1];
-        sum[i + 2] += a0 * scale_b[1] * partial[i + 2];
-        sum[i + 3] += a1 * scale_b[1] * partial[i + 3];
+        const ptx::Float2 a = ptx::ld_shared_v2_f32(smem.scale_a(stage, i * 2 + (lane % 4) * 2));
+        sum[i] += a.x * scale_b[0] * partial[i];
+        sum[i + 1] += a.y * scale_b[0] * partial[i + 1];
+        sum[i + 2] += a.x * scale_b[1] * partial[i + 2];
+        sum[i + 3] += a.y * scale_b[1] * partial[i + 3];
     }
 }
 
@@ -53,11 +53,10 @@ DG_DEVICE void release(tile::GemmSmem<S> smem, u32 stage) {
     if (ptx::lane_index() == 0) ptx::mbarrier_arrive(smem.empty(stage));
 }
 
-/// Every stage this warpgroup is due, FP8. `kb` is the first stage's place in the block's K, `count` the number of
-/// stages, k_warpgroups apart.
+/// Every stage this warpgroup is due, FP8: `count` of them, k_warpgroups apart.
 template <GemmSpec S, u32 Count>
 DG_DEVICE void accumulate_scaled(float (&sum)[Count], tile::GemmSmem<S> smem, pipe::Cursor<S.stages>& cursor,
-                                 tile::ScaleReader<S>& scales, u32 kb, u32 count, u32 n_warpgroup) {
+                                 u32 count, u32 n_warpgroup) {
     const auto launch = [&](float(&partial)[Count]) {
         ptx::mbarrier_wait(smem.full(cursor.stage), cursor.phase);
         start<S>(partial, smem.b(cursor.stage) + n_warpgroup * kMmaRows * kBlockKBytes, smem.a(cursor.stage), false);
@@ -66,10 +65,8 @@ DG_DEVICE void accumulate_scaled(float (&sum)[Count], tile::GemmSmem<S> smem, pi
         return stage;
     };
     const auto finish = [&](float(&partial)[Count], u32 stage) {
+        promote<S>(sum, partial, smem, stage, n_warpgroup);
         release<S>(smem, stage);
-        scales.enter(kb / kScaleChunk);
-        promote<S>(sum, partial, scales, kb, n_warpgroup);
-        kb += S.k_warpgroups;
     };
     tile::promote_overlapped<Count>(count, launch, finish);
 }
@@ -113,7 +110,6 @@ DG_DEVICE void multiply_blocks(const GemmParams& p, tile::GemmSmem<S> smem, u32 
     const u32 my_count = num_k > k_warpgroup ? (num_k - k_warpgroup - 1) / S.k_warpgroups + 1 : 0;
     const u32 skip = num_k % S.k_warpgroups;
     pipe::Cursor<S.stages> block_start;
-    tile::ScaleReader<S> scales(smem);
     u32 round = 0;
     sched::GemmBlocks<S> blocks(p);
     for (sched::Block block; blocks.next(block);) {
@@ -123,12 +119,8 @@ DG_DEVICE void multiply_blocks(const GemmParams& p, tile::GemmSmem<S> smem, u32 
             for (u32 i = 0; i < kCount; ++i) sum[i] = 0;
             pipe::Cursor<S.stages> cursor = block_start;
             cursor.advance(k_warpgroup);
-            if constexpr (has_scales(S)) {
-                accumulate_scaled<S>(sum, smem, cursor, scales, k_warpgroup, my_count, n_warpgroup);
-                scales.leave(ceil_div(num_k, kScaleChunk));
-            } else {
-                accumulate_plain<S>(sum, smem, cursor, my_count, n_warpgroup);
-            }
+            if constexpr (has_scales(S)) accumulate_scaled<S>(sum, smem, cursor, my_count, n_warpgroup);
+            else accumulate_plain<S>(sum, smem, cursor, my_count, n_warpgroup);
             // Back to where the ring stands after num_k stages, whoever took the last ones.
             if constexpr (S.k_warpgroups == 1) {
                 block_start = cursor;
@@ -143,6 +135,9 @@ DG_DEVICE void multiply_blocks(const GemmParams& p, tile::GemmSmem<S> smem, u32 
             }
             tile::stage_partial<S>(smem, n_warpgroup, k_warpgroup, sum);
             if constexpr (S.split_k > 1) {
+                if (round == 0) ptx::cluster_wait();
+            }
+            if constexpr (S.split_k > 1) {
                 signal_cluster<S>(smem.partial_full());
                 ptx::mbarrier_wait_cluster(smem.partial_full(), round & 1);
             } else {
@@ -155,6 +150,9 @@ DG_DEVICE void multiply_blocks(const GemmParams& p, tile::GemmSmem<S> smem, u32 
             ++round;
         }
     }
+    if constexpr (S.split_k > 1) {
+        if (round == 0) ptx::cluster_wait();
+    }
 }
 
 template <GemmSpec S>
@@ -166,16 +164,16 @@ DG_DEVICE void run(const GemmParams& p) {
         ptx::prefetch_tensor_map(p.a);
         ptx::prefetch_tensor_map(p.b);
         for (u32 stage = 0; stage < S.stages; ++stage) {
-            ptx::mbarrier_init(smem.full(stage), 1);
+            ptx::mbarrier_init(smem.full(stage), 1 + scale_warps_of(S));
             ptx::mbarrier_init(smem.empty(stage), n_warpgroups_of(S) * 4);
         }
-        tile::init_scale_barriers<S>(smem);
         ptx::mbarrier_init(smem.partial_full(), S.warpgroups * 4 * S.split_k);
         ptx::mbarrier_init(smem.partial_empty(), S.warpgroups * 4 * S.split_k);
         ptx::fence_mbarrier_init();
     }
-    if constexpr (S.split_k > 1) ptx::cluster_sync();
-    else ptx::sync_threads();
+    ptx::sync_threads();
+    // The peers' barriers are needed first when partial sums meet: nobody waits for the cluster before that.
+    if constexpr (S.split_k > 1) ptx::cluster_arrive();
     ptx::grid_dependency_launch();
     ptx::grid_dependency_wait();
 
@@ -183,14 +181,17 @@ DG_DEVICE void run(const GemmParams& p) {
         if constexpr (moves_registers(S)) ptx::setmaxnreg_dec<kLoaderRegisters>();
         if (warp == loader) tile::load_operands<S>(p, smem);
         if constexpr (has_scales(S)) {
-            if (warp == loader + 1) tile::load_scales<S>(p, smem);
+            if (warp - loader - 1 < scale_warps_of(S)) tile::load_scales<S>(p, smem, warp - loader - 1);
         }
     } else {
         if constexpr (moves_registers(S)) ptx::setmaxnreg_inc<math_registers_of(S)>();
         multiply_blocks<S>(p, smem, warp / 4);
     }
-    // A peer may still read this CTA's partial sums.
-    if constexpr (S.split_k > 1) ptx::cluster_sync();
+    if constexpr (S.split_k > 1) {
+        if (warp >= loader) ptx::cluster_wait();
+        // A peer may still read this CTA's partial sums.
+        ptx::cluster_sync();
+    }
 }
 
 }  // namespace sm90_gemm_swap_ab_detail

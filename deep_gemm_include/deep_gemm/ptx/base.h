@@ -10,6 +10,13 @@
 
 namespace deep_gemm::ptx {
 
+struct Float2 {
+    float x, y;
+};
+struct alignas(16) Float4 {
+    float x, y, z, w;
+};
+
 constexpr u32 kWarpThreads = 32;
 constexpr u32 kWarpgroupThreads = 128;
 constexpr u32 kFullWarp = 0xffffffffu;
@@ -59,12 +66,13 @@ DG_DEVICE void named_barrier_sync(u32 id, u32 threads) {
     asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
-/// barrier.cluster arrive.release + wait.acquire. Scope: every thread of every CTA of the cluster.
+/// barrier.cluster.arrive, release. Scope: every thread of every CTA of the cluster, each followed by cluster_wait().
+DG_DEVICE void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+/// barrier.cluster.wait, acquire: all threads of the cluster have arrived, with their earlier writes visible.
+DG_DEVICE void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 DG_DEVICE void cluster_sync() {
-    asm volatile(
-        "barrier.cluster.arrive.release.aligned;\n"
-        "barrier.cluster.wait.acquire.aligned;" ::
-            : "memory");
+    cluster_arrive();
+    cluster_wait();
 }
 
 /// setmaxnreg. Scope: warpgroup. Moves registers between roles; the pool is what the launch gave the CTA.

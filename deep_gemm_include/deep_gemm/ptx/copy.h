@@ -1,27 +1,10 @@
-// Asynchronous copies: cp.async (4 or 16 bytes a thread), TMA tiles, bulk groups, L2 eviction hints.
+// Asynchronous copies: TMA tiles, bulk groups, L2 eviction hints.
 #pragma once
 
 #include <deep_gemm/spec/tensor_map.h>
 #include <deep_gemm/ptx/shared.h>
 
 namespace deep_gemm::ptx {
-
-/// cp.async.ca, 4 bytes; zero-filled when `valid` is false (the source is not read then).
-DG_DEVICE void cp_async_4(SharedAddress destination, const void* source, bool valid) {
-    const u32 source_bytes = valid ? 4 : 0;
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(destination), "l"(source), "r"(source_bytes)
-                 : "memory");
-}
-/// cp.async.cg, 16 bytes past L1; both addresses are multiples of 16.
-DG_DEVICE void cp_async_16(SharedAddress destination, const void* source, bool valid) {
-    const u32 source_bytes = valid ? 16 : 0;
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(destination), "l"(source), "r"(source_bytes)
-                 : "memory");
-}
-/// cp.async.mbarrier.arrive.noinc: arrives once this thread's earlier cp.async have landed. Counted by the init.
-DG_DEVICE void cp_async_arrive(SharedAddress barrier) {
-    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");
-}
 
 /// createpolicy: what L2 should do with the lines a copy brings in.
 DG_DEVICE u64 l2_evict_first() {

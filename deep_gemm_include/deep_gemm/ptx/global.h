@@ -15,6 +15,13 @@ DG_DEVICE float ld_global_f32(const void* address) {
     asm volatile("ld.global.f32 %0, [%1];" : "=f"(value) : "l"(address));
     return value;
 }
+DG_DEVICE Float4 ld_global_v4_f32(const void* address) {
+    Float4 v;
+    asm volatile("ld.global.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+                 : "l"(address));
+    return v;
+}
 DG_DEVICE float ld_global_bf16(const void* address) {
     u16 bits;
     asm volatile("ld.global.u16 %0, [%1];" : "=h"(bits) : "l"(address));

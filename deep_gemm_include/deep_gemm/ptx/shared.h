@@ -8,13 +8,6 @@ namespace deep_gemm::ptx {
 /// A 32-bit address in the shared window of this CTA.
 using SharedAddress = u32;
 
-struct Float2 {
-    float x, y;
-};
-struct alignas(16) Float4 {
-    float x, y, z, w;
-};
-
 /// Start of dynamic shared memory. 1024-byte aligned: the 128-byte swizzle is a function of address bits 4 to 9.
 DG_DEVICE SharedAddress dynamic_smem() {
     extern __shared__ __align__(1024) u8 dynamic_shared_memory[];

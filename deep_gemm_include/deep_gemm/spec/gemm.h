@@ -22,14 +22,10 @@ enum class GroupMode : u8 {
 // Scales of B along (n, k). Scales of A are always (1, 128).
 enum class ScaleB : u8 { none, per_128x128, per_row_128 };
 
-// How scales of A reach shared memory: 16 bytes of a row at a time where the layout allows it (k contiguous, rows a
-// multiple of 16 bytes), by TMA where m is contiguous, else one by one.
-enum class ScaleALoad : u8 { rows_16_bytes, tma_m_contiguous, single };
-
 constexpr u32 kScaleBlock = 128;       // elements of K that share a scale
 constexpr u32 kGroupAlignment = 128;   // rows: contiguous and psum groups start at multiples of it
 constexpr u32 kBlockKBytes = 128;      // one swizzle atom
-constexpr u32 kScaleChunk = 4;         // blocks of K whose scales travel together: 16 bytes a row
+constexpr u32 kScaleChunk = 4;         // blocks of K whose scales are loaded together: 16 bytes of a row
 constexpr u32 kMmaRows = 64;           // rows of a wgmma
 constexpr u32 kWarpgroup = 128;
 
@@ -37,7 +33,6 @@ struct GemmSpec {
     Format ab = Format::fp8_e4m3;
     Format d = Format::bf16;
     ScaleB scale_b = ScaleB::per_128x128;
-    ScaleALoad scale_a_load = ScaleALoad::rows_16_bytes;
     GroupMode groups = GroupMode::dense;
     bool accumulate = false;      // add C
     bool swap_ab = false;
@@ -56,12 +51,11 @@ struct GemmSpec {
 // Every field once, by name: source text, log line, JSON and cache key are made of it.
 template <typename Visitor, typename Spec>
 constexpr void visit_fields(Visitor&& visit, Spec& s) {
-    auto& [ab, d, scale_b, scale_a_load, groups, accumulate, swap_ab, block_m, block_n, stages, warpgroups, k_warpgroups,
-           split_k, cluster_m, cluster_n] = s;
+    auto& [ab, d, scale_b, groups, accumulate, swap_ab, block_m, block_n, stages, warpgroups, k_warpgroups, split_k,
+           cluster_m, cluster_n] = s;
     visit("ab", ab);
     visit("d", d);
     visit("scale_b", scale_b);
-    visit("scale_a_load", scale_a_load);
     visit("groups", groups);
     visit("accumulate", accumulate);
     visit("swap_ab", swap_ab);
@@ -94,20 +88,10 @@ constexpr const char* name_of(ScaleB mode) {
     return "?";
 }
 
-constexpr const char* name_of(ScaleALoad mode) {
-    switch (mode) {
-        case ScaleALoad::rows_16_bytes: return "rows_16_bytes";
-        case ScaleALoad::tma_m_contiguous: return "tma_m_contiguous";
-        case ScaleALoad::single: return "single";
-    }
-    return "?";
-}
-
 struct GemmParams {
     TensorMap a;               // [a_groups, m, k], box [1, load rows, 128 bytes]
     TensorMap b;               // [groups, n, k], box [1, load rows, 128 bytes]
     TensorMap d;               // [a_groups, m, n], box [1, 64, 128 bytes]; unused with swap_ab
-    TensorMap scale_a_map;     // tma_m_contiguous: [a_groups, k / 128, m], box [1, 4, block_m], no swizzle
     const float* scale_a;      // [a_groups, m, k / 128] at the strides below, in elements
     const float* scale_b;      // [groups, n / 128 or n, k / 128]
     const i32* group_layout;   // see GroupMode
@@ -128,15 +112,11 @@ constexpr u32 waves_of(const GemmSpec& s) { return s.block_m / (kMmaRows * s.war
 // swap_ab: warpgroups side by side along n.
 constexpr u32 n_warpgroups_of(const GemmSpec& s) { return s.warpgroups / s.k_warpgroups; }
 
-// Two partial sums in flight beside the promoted one, where the register file has room for three.
-constexpr bool overlaps_promotion(const GemmSpec& s) {
-    return has_scales(s) && (s.swap_ab || (waves_of(s) == 1 && s.block_n <= 128));
-}
-// Accumulator registers of a math thread: the promoted sum and the partial sums in flight.
+// Accumulator registers of a math thread: the promoted sums and, for fp8, the partial sums: one, or with swap_ab two, so
+// that one is promoted while the other is being computed.
 constexpr u32 accumulator_registers_of(const GemmSpec& s) {
-    const u32 partials = overlaps_promotion(s) ? 2 : has_scales(s) ? 1 : 0;
-    const u32 sums = s.swap_ab ? 1 : waves_of(s);
-    return (sums + partials) * (s.swap_ab ? s.block_m : s.block_n) / 2;
+    if (s.swap_ab) return (has_scales(s) ? 3 : 1) * s.block_m / 2;
+    return (waves_of(s) + (has_scales(s) ? 1 : 0)) * s.block_n / 2;
 }
 constexpr u32 kOtherRegisters = 40;     // addresses, scales, loop state
 constexpr u32 kLoaderRegisters = 40;    // what setmaxnreg leaves the loading warpgroup
@@ -155,18 +135,20 @@ constexpr u32 greatest_common_divisor(u32 a, u32 b) { return b == 0 ? a : greate
 constexpr u32 scale_b_run_of(const GemmSpec& s) {
     return s.scale_b == ScaleB::per_row_128 ? 1 : greatest_common_divisor(s.block_n, kScaleBlock);
 }
-
-// Chunks of scales in flight: as many as the stages span, and one to load ahead.
-constexpr u32 scale_chunks_of(const GemmSpec& s) { return has_scales(s) ? s.stages / kScaleChunk + 2 : 0; }
+constexpr u32 scale_runs_of(const GemmSpec& s) { return s.block_n / scale_b_run_of(s); }
+// Warps that bring scales: the loading warpgroup has three to spare.
+constexpr u32 scale_warps_of(const GemmSpec& s) {
+    const u32 wanted = ceil_div(s.block_m + scale_runs_of(s), 32u);
+    return !has_scales(s) ? 0 : wanted < 3 ? wanted : 3;
+}
 
 // Named regions of dynamic shared memory, byte offsets from its 1024-aligned start.
 struct SmemPlan {
     u32 a, b, d;                 // tiles of stage 0; d is the output staging buffer
     u32 a_stage_bytes, b_stage_bytes, d_bytes;
-    u32 scale_a, scale_b;        // chunk 0, see kScaleChunk
-    u32 scale_a_chunk_bytes, scale_b_chunk_bytes;
+    u32 scales;                  // stage 0: block_m scales of A, then scale_runs_of(s) of B
+    u32 scale_stage_bytes;
     u32 full, empty;             // mbarriers, 8 bytes a stage
-    u32 scale_full, scale_empty; // mbarriers, 8 bytes a chunk
     u32 partial_full, partial_empty;   // swap_ab: hand-over of partial sums
     u32 bytes;
 };
@@ -181,9 +163,7 @@ constexpr SmemPlan plan_smem(const GemmSpec& s) {
     p.b_stage_bytes = s.block_n * kBlockKBytes;
     p.d_bytes = s.swap_ab ? s.k_warpgroups * s.block_m * partial_pitch_of(s) * 4
                           : s.block_m * s.block_n * bytes_of(s.d);
-    p.scale_a_chunk_bytes = s.block_m * kScaleChunk * 4;
-    p.scale_b_chunk_bytes = s.block_n / scale_b_run_of(s) * kScaleChunk * 4;
-    const u32 chunks = scale_chunks_of(s);
+    p.scale_stage_bytes = has_scales(s) ? align_up((s.block_m + scale_runs_of(s)) * 4, 16u) : 0;
     u32 offset = 0;
     const auto take = [&offset](u32 bytes, u32 alignment) {
         offset = align_up(offset, alignment);
@@ -194,12 +174,9 @@ constexpr SmemPlan plan_smem(const GemmSpec& s) {
     p.a = take(s.stages * p.a_stage_bytes, 1024);
     p.b = take(s.stages * p.b_stage_bytes, 1024);
     p.d = take(p.d_bytes, 1024);
-    p.scale_a = take(chunks * p.scale_a_chunk_bytes, 128);
-    p.scale_b = take(chunks * p.scale_b_chunk_bytes, 16);
+    p.scales = take(s.stages * p.scale_stage_bytes, 16);
     p.full = take(s.stages * 8, 8);
     p.empty = take(s.stages * 8, 8);
-    p.scale_full = take(chunks * 8, 8);
-    p.scale_empty = take(chunks * 8, 8);
     p.partial_full = take(8, 8);
     p.partial_empty = take(8, 8);
     p.bytes = offset;

@@ -10,7 +10,7 @@
 namespace deep_gemm::tile {
 
 /// First and last block along K of this CTA: all of them, or its share when a cluster splits K. Shares are whole chunks of
-/// scales, so that their 16-byte copies stay aligned.
+/// scales, so that their 16-byte loads stay aligned.
 struct KRange {
     u32 begin, end;
 };
