@@ -13,9 +13,9 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from deep_gemm.utils import get_mk_alignment_for_contiguous_layout, per_block_cast_to_fp8
+
 SCALE_BLOCK = 128  # elements of K, and of N for weights, that share a scale
-ROW_ALIGNMENT = 128  # contiguous layout: each group's rows start at a multiple of it
-E4M3_MAX = 448.0
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -63,21 +63,11 @@ def route(x: Float32, size: Size, seed: int) -> Routing:
     return Routing((order // size.top_k).astype(np.int32), counts)
 
 
-def quantize_rows(x: Float32) -> tuple[Fp8, Float32]:
-    """x [T, K] to E4M3 with one scale per row and 128 elements of K: ([T, K], [T, K / 128])."""
-    blocks = x.reshape(x.shape[0], -1, SCALE_BLOCK)
-    scale = np.maximum(np.abs(blocks).max(axis=2), 1e-4) / np.float32(E4M3_MAX)
-    values = (blocks / scale[:, :, None]).astype(ml_dtypes.float8_e4m3fn)
-    return values.reshape(x.shape), scale.astype(np.float32)
-
-
-def quantize_blocks(w: Float32) -> tuple[Fp8, Float32]:
+def quantize_experts(w: Float32) -> tuple[Fp8, Float32]:
     """w [G, N, K] to E4M3 with one scale per 128 x 128 block: ([G, N, K], [G, N / 128, K / 128])."""
     groups, n, k = w.shape
-    blocks = w.reshape(groups, n // SCALE_BLOCK, SCALE_BLOCK, k // SCALE_BLOCK, SCALE_BLOCK)
-    scale = np.maximum(np.abs(blocks).max(axis=(2, 4)), 1e-4) / np.float32(E4M3_MAX)
-    values = (blocks / scale[:, :, None, :, None]).astype(ml_dtypes.float8_e4m3fn)
-    return values.reshape(w.shape), scale.astype(np.float32)
+    values, scale = per_block_cast_to_fp8(w.reshape(groups * n, k))
+    return values.reshape(w.shape), scale.reshape(groups, n // SCALE_BLOCK, -1)
 
 
 @dataclass(frozen=True)
@@ -110,8 +100,9 @@ def masked(values: Fp8, scale: Float32, routing: Routing) -> Grouped:
 
 
 def contiguous(values: Fp8, scale: Float32, routing: Routing) -> Grouped:
-    """Groups one after another, each rounded up to 128 rows."""
-    padded = -(-routing.counts.astype(np.int64) // ROW_ALIGNMENT) * ROW_ALIGNMENT
+    """Groups one after another, each starting at a multiple of the alignment that the kernel asks for."""
+    alignment = get_mk_alignment_for_contiguous_layout()
+    padded = -(-routing.counts.astype(np.int64) // alignment) * alignment
     starts = np.cumsum(padded) - padded
     within = np.arange(len(routing.token)) - routing.starts[routing.expert]
     place = starts[routing.expert] + within

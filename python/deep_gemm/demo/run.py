@@ -17,6 +17,7 @@ import deep_gemm
 from deep_gemm import _C
 from deep_gemm.demo import layer, tokens
 from deep_gemm.demo.arrays import put, take
+from deep_gemm.utils import per_token_cast_to_fp8
 
 EMULATOR_SIZE = layer.Size(tokens=192, hidden=512, outputs=512, experts=8, top_k=2)
 GPU_SIZE = layer.Size(tokens=4096, hidden=7168, outputs=4096, experts=8, top_k=2)
@@ -74,8 +75,8 @@ class Layer:
         shape = (size.experts, size.outputs, size.hidden)
         w = rng.standard_normal(shape, np.float32) / np.sqrt(np.float32(size.hidden))
         self.routing = layer.route(x, size, seed + 2)
-        self.a, self.a_scale = layer.quantize_rows(x)
-        self.b, self.b_scale = layer.quantize_blocks(w)
+        self.a, self.a_scale = per_token_cast_to_fp8(x)
+        self.b, self.b_scale = layer.quantize_experts(w)
 
         rows = len(self.routing.token)
         step = max(1, rows // REFERENCE_ROWS)
