@@ -1,15 +1,17 @@
-// How the emulated GPU behaves: schedule, asynchronous latency, accumulator model. Values, with one reader of the
-// environment; a test passes its own.
+// How the emulated GPU behaves: schedule, asynchronous latency, accumulator model. A device has one Options value for
+// its life; a name such as "emulator:sm_90a,seed=3" makes another device.
 #pragma once
 
 #include <deep_gemm/spec/types.h>
+
+#include <string_view>
 
 namespace deep_gemm::emulator {
 
 // When an asynchronous operation lands: at once, after a log-uniform random delay, or when nothing else can run.
 enum class Latency : u8 { eager, random, lazy };
 
-// FP8 wgmma sums: what Hopper does (13 mantissa bits survive alignment), or plain fp32.
+// Tensor-core sums: what Hopper does (an FP8 sum keeps 13 mantissa bits), or plain fp32.
 enum class Accumulator : u8 { truncated, fp32 };
 
 struct Options {
@@ -17,12 +19,14 @@ struct Options {
     u32 threads = 0;   // 0: as many as cores
     u32 num_sms = 0;   // 0: what the emulated GPU has
     Latency latency = Latency::random;
-    Accumulator fp8_accumulator = Accumulator::truncated;
+    Accumulator accumulator = Accumulator::truncated;
     u64 step_budget = 200'000'000;  // warp instructions without progress before a launch counts as livelocked
 };
 
-// DG_EMULATOR_SEED, DG_EMULATOR_THREADS, DG_EMULATOR_SMS, DG_EMULATOR_LATENCY (eager, random, lazy),
-// DG_EMULATOR_FP8_ACCUMULATOR (truncated, fp32).
+// DG_EMULATOR_THREADS; the rest are the defaults above.
 [[nodiscard]] Options options_from_environment();
+
+// "seed=3,threads=1,sms=4,latency=lazy,accumulator=fp32,steps=1000000", any subset; the rest as in `defaults`.
+[[nodiscard]] Options parse_options(std::string_view text, Options defaults);
 
 }  // namespace deep_gemm::emulator

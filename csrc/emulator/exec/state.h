@@ -59,7 +59,8 @@ class Rng {
 enum class WarpState : u8 { ready, blocked, exited };
 
 // Why a warp does not move; for the deadlock report.
-enum class WaitKind : u8 { none, mbarrier, named_barrier, cluster_barrier, reconvergence, wgmma, cp_async, bulk_group };
+enum class WaitKind : u8 { none, mbarrier, named_barrier, cluster_barrier, reconvergence, wgmma, cp_async, bulk_group,
+                             registers };
 
 struct Wait {
     WaitKind kind = WaitKind::none;
@@ -69,8 +70,36 @@ struct Wait {
     u32 value = 0;    // mbarrier: parity; groups: how many may stay pending
 };
 
-struct CpAsyncGroup {
-    u32 pending = 0;  // copies not landed
+// The asynchronous groups of a warp: operations join the open group, commit closes it, wait_group looks at the rest.
+// PTX counts groups per thread; one elected lane or the whole warp issues them, so per warp is the same or stricter.
+struct AsyncGroups {
+    struct Group {
+        u32 reading = 0, writing = 0;  // operations whose sources are not yet read, whose results have not landed
+    };
+    std::deque<Group> groups{Group{}};  // the last one is open
+    u64 first = 0;                      // sequence number of groups[0]
+
+    [[nodiscard]] u64 open() const { return first + groups.size() - 1; }
+    [[nodiscard]] Group& at(u64 sequence) { return groups[sequence - first]; }
+    void commit() {
+        groups.emplace_back();
+        while (groups.size() > 1 && groups[0].writing == 0 && groups[0].reading == 0) groups.pop_front(), ++first;
+    }
+    // All committed groups but the latest `pending` are done (or, for .read, have read their sources).
+    [[nodiscard]] bool done(u64 pending, bool read_only) const {
+        for (u64 i = 0; i + 1 + pending < groups.size(); ++i) {
+            if (groups[i].reading != 0 || (!read_only && groups[i].writing != 0)) return false;
+        }
+        return true;
+    }
+};
+
+// cp.async.mbarrier.arrive: arrives when the copies issued before it have landed.
+struct CopyArrival {
+    u64 sequence = 0;
+    Cta* cta = nullptr;
+    u32 offset = 0;
+    Place place;
 };
 
 struct Warp {
@@ -88,7 +117,7 @@ struct Warp {
     u32 id = 0;
     u32 lane_pc[kLanes] = {};
     u64 seen_wakes = 0;
-    Wait wait;
+    std::vector<Wait> waits;  // why groups blocked in the last turn
     std::byte* local = nullptr;  // local memory, lane after lane
     Segment last_segment;        // cache of the last global range hit
 
@@ -103,24 +132,17 @@ struct Warp {
     bool cluster_arrived = false;
     u64 cluster_generation = 0;
 
-    // cp.async: groups are counted per warp.
-    std::vector<CpAsyncGroup> copy_groups;  // [0] is the oldest not yet retired, back() is open
-    u32 copies_in_flight = 0;
-    // cp.async.bulk groups: likewise.
-    struct BulkGroup {
-        u32 reading = 0, writing = 0;
-        bool committed = false;
-    };
-    std::vector<BulkGroup> bulk_groups;
-    u64 bulk_first = 0;  // sequence number of bulk_groups[0]
+    AsyncGroups copy_groups;  // cp.async
+    AsyncGroups bulk_groups;  // cp.async.bulk
+    u64 copies_issued = 0;
+    std::vector<u64> copies_in_flight;  // sequence numbers of cp.async instructions
+    std::vector<CopyArrival> copy_arrivals;
 
     // wgmma
     u32 tensor_issued = 0;     // operations this warp has issued
     std::vector<u32> tensor_commits;  // value of tensor_issued at each commit still of interest
-    u32 tensor_in_flight = 0;  // accumulator chains not yet written back
     bool tensor_fenced = false;
-
-    std::vector<std::vector<u32>> call_stack;  // per call depth: return pc by lane
+    u32 max_registers = 0;  // setmaxnreg, per thread
 
     void save(u32 mask, u32 at) {
         for (u32 m = mask; m != 0; m &= m - 1) lane_pc[std::countr_zero(m)] = at;
@@ -151,7 +173,7 @@ struct Warp {
     }
     // The running group cannot go on: `next_pc` is where it resumes. Another group of the warp runs, if there is one.
     void block(u32 next_pc, Wait why) {
-        wait = why;
+        waits.push_back(why);
         save(active, next_pc);
         stuck |= active;
         if (!pick_group()) state = WarpState::blocked;
@@ -165,17 +187,30 @@ struct NamedBarrier {
     u32 last_any = 0, last_all = 0, last_count = 0;  // of the last completed one
 };
 
-struct AccumulatorChain;
-struct TensorOp;
-
-// wgmma is collective over four warps: an operation exists when all four have issued it.
+// wgmma is collective over four warps: an operation exists when all four have issued it. Accumulators that are in
+// flight live here, not in the registers (which hold a poison NaN), from the first issue to the wait.
+struct AccumulatorChain {
+    const Op* op = nullptr;       // the first operation on these registers
+    std::vector<float> values;    // [64][n]; f32 and f16 accumulators
+    std::vector<i32> integers;    // [64][n]; s32 accumulators
+    u32 gathered = 0, returned = 0;  // warps of the group whose registers were taken, written back
+    u32 last = 0;                 // number of the last operation
+};
+struct TensorOp {
+    const Op* op = nullptr;
+    u64 a = 0, b = 0;
+    bool scale_d = false;
+    u32 issued = 0;  // warps of the group
+    std::shared_ptr<AccumulatorChain> chain;
+    std::vector<std::byte> a_registers;
+    Place place;
+    u64 due = 0;
+};
 struct Warpgroup {
-    std::deque<TensorOp> operations;  // [0] has number `first`
-    u32 first = 0;
-    std::vector<std::unique_ptr<AccumulatorChain>> chains;
-    Warpgroup();
-    Warpgroup(Warpgroup&&) noexcept;
-    ~Warpgroup();
+    std::deque<TensorOp> operations;  // operations[0] has number `executed`: they run in order
+    u32 executed = 0;
+    u64 last_due = 0;
+    std::vector<std::shared_ptr<AccumulatorChain>> chains;
 };
 
 struct Cta {
@@ -191,7 +226,7 @@ struct Cta {
     std::vector<Warpgroup> warpgroups;
     u32 live_warps = 0;
     u32 async_reads = 0, async_writes = 0;  // bulk operations in flight on this CTA's shared memory
-    i32 register_pool = 0;                  // setmaxnreg: registers released and not taken
+    i32 register_pool = 0;  // setmaxnreg: registers of the SM that no warp holds
     bool exited = false;
     [[nodiscard]] std::span<std::byte> memory() { return smem; }
 };
@@ -210,15 +245,16 @@ struct Cluster {
     Rng rng;
     u64 now = 0;       // instructions executed
     u64 wakes = 0;     // things happened that a blocked warp may wait for
-    u64 last_progress = 0;  // `now` of the last wake, store or exit
+    u64 progress = 0;  // counts everything a livelock would not do: stores, arrivals, exits, landings
     u32 fence_ticks = 0;
     std::vector<Event> events;  // a heap: earliest due first
     u64 num_events = 0;
-    u32 barrier_arrived = 0;    // barrier.cluster, threads
+    u32 barrier_arrived = 0, live_threads = 0;  // barrier.cluster
     u64 barrier_generation = 0;
     u32 live_ctas = 0;
-    u32 spurious_rounds = 0;
-    void wake() { ++wakes, last_progress = now; }
+    u32 spurious_rounds = 0;    // rounds in which every waiter was told to look again
+    std::vector<Warp*> schedule;
+    void wake() { ++wakes, ++progress, spurious_rounds = 0; }
 };
 
 }  // namespace deep_gemm::emulator

@@ -41,9 +41,6 @@ struct Address {
     i64 offset = 0;
 };
 
-// Op::flags bits shared by all families that address memory.
-constexpr u32 kWideBase = 1u << 31;
-
 class Decoder {
   public:
     Decoder(Program& program, const ptx::Function& function, const SlotMap& slots, const Layout& layout,

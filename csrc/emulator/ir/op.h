@@ -20,6 +20,7 @@ using Handler = void (*)(Warp&, const Op&, u32 mask);
 constexpr u32 kNoSlot = ~0u;
 constexpr u32 kLanes = 32;
 constexpr u32 kFullMask = ~0u;
+constexpr u32 kWideBase = 1u << 31;  // Op::flags of every addressing op: the base holds 64-bit lanes
 
 struct Op {
     Handler run = nullptr;
@@ -41,7 +42,7 @@ enum class Special : u8 {
     clusterid_x, clusterid_y, clusterid_z, nclusterid_x, nclusterid_y, nclusterid_z,
     cluster_ctaid_x, cluster_ctaid_y, cluster_ctaid_z, cluster_nctaid_x, cluster_nctaid_y, cluster_nctaid_z,
     cluster_ctarank, cluster_nctarank, is_explicit_cluster,
-    dynamic_smem_size, total_smem_size, shared_address, param_address, generic_shared_address,
+    dynamic_smem_size, total_smem_size, shared_address, param_address,
 };
 
 struct SpecialSlot {
