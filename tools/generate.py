@@ -9,6 +9,8 @@ Both are made from the built module, so a binding or a table row is written once
 from __future__ import annotations
 
 import difflib
+import importlib
+import inspect
 import subprocess
 import sys
 import tempfile
@@ -52,8 +54,8 @@ def stubs() -> dict[Path, str]:
     return {STUB: formatted.stdout}
 
 
-def docs() -> dict[Path, str]:
-    """docs/env.md, from the table in csrc/base/env.cpp."""
+def env_page() -> str:
+    """The table in csrc/base/env.cpp."""
     from deep_gemm import _C
 
     lines = [
@@ -71,7 +73,35 @@ def docs() -> dict[Path, str]:
     for row in _C.env():
         default = f"`{row['default']}`" if row["default"] else ""
         lines.append(f"| `{row['name']}` | {default} | {row['meaning'].replace('|', '&#124;')} |")
-    return {TOP / "docs" / "env.md": "\n".join(lines) + "\n"}
+    return "\n".join(lines) + "\n"
+
+
+def entry_of(name: str, value: object) -> list[str]:
+    """One function or class: its signature and its docstring."""
+    doc = inspect.getdoc(value) or ""
+    try:
+        signature = f"{name}{inspect.signature(value)}" if callable(value) else name
+    except ValueError:
+        # pybind11 writes the signature as the docstring's first line.
+        signature, _, doc = doc.partition("\n")
+    return [f"### {name}", "", "```python", signature, "```", "", doc.strip(), ""]
+
+
+def api_page() -> str:
+    """Every public name with its docstring."""
+    lines = ["# Functions", "", f"<!-- {NOTICE} -->", ""]
+    for module_name in ("deep_gemm", "deep_gemm.utils", "deep_gemm.testing"):
+        module = importlib.import_module(module_name)
+        lines += [f"## {module_name}", "", inspect.getdoc(module) or "", ""]
+        for name in sorted(module.__all__):
+            value = getattr(module, name)
+            if not inspect.ismodule(value) and callable(value):
+                lines += entry_of(name, value)
+    return "\n".join(line.rstrip() for line in lines).strip() + "\n"
+
+
+def docs() -> dict[Path, str]:
+    return {TOP / "docs" / "env.md": env_page(), TOP / "docs" / "api.md": api_page()}
 
 
 def main() -> int:
