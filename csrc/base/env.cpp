@@ -27,7 +27,7 @@ constexpr EnvRow kTable[] = {
     {Env::nvrtc_path,              "DG_NVRTC_PATH",              "",        "libnvrtc file, or the folder that holds it; tried before any other place"},
     {Env::libcuda_path,            "DG_LIBCUDA_PATH",            "",        "libcuda file to open instead of libcuda.so.1"},
     {Env::emulator_threads,        "DG_EMULATOR_THREADS",        "0",       "host threads of the emulated GPU; 0: one per core"},
-    {Env::print_configs,           "DG_PRINT_CONFIGS",           "0",       "1: log the plan chosen for each new problem"},
+    {Env::print_configs,           "DG_PRINT_CONFIGS",           "0",       "1: log level info at least: the plan chosen for each new problem"},
 };
 // clang-format on
 

@@ -5,6 +5,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <memory>
 #include <mutex>
 
@@ -32,9 +33,11 @@ State& state() {
 
 LogLevel level_from_env() {
     const std::string& text = env_text(Env::log_level);
-    for (LogLevel level :
-         {LogLevel::off, LogLevel::error, LogLevel::warning, LogLevel::info, LogLevel::debug})
-        if (text == name_of(level)) return env_flag(Env::jit_debug) ? LogLevel::debug : level;
+    for (LogLevel level : {LogLevel::off, LogLevel::error, LogLevel::warning, LogLevel::info, LogLevel::debug}) {
+        if (text != name_of(level)) continue;
+        if (env_flag(Env::jit_debug)) return LogLevel::debug;
+        return env_flag(Env::print_configs) ? std::max(level, LogLevel::info) : level;
+    }
     fail(ErrorKind::value, "DG_LOG_LEVEL: got '{}', expected off, error, warning, info or debug", text);
 }
 

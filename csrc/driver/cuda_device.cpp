@@ -1,39 +1,15 @@
 #include "driver/cuda_device.h"
 
-#include "driver/cuda_api.h"
+#include "driver/cuda_module.h"
 #include "driver/tensor_map_check.h"
 
 #include <array>
-#include <mutex>
-#include <unordered_map>
 
 namespace deep_gemm::driver {
 
 namespace {
 
 using cuda::Api;
-
-// Makes a context current for a scope; does nothing where it already is (the common case).
-class CurrentContext {
-  public:
-    CurrentContext(const Api& api, cuda::Context context) : api_(api) {
-        cuda::Context current = nullptr;
-        api_.ctx_get_current(&current);
-        if (current == context) return;
-        api_.ctx_push_current(context);
-        pushed_ = true;
-    }
-    ~CurrentContext() {
-        cuda::Context popped = nullptr;
-        if (pushed_) api_.ctx_pop_current.raw(&popped);
-    }
-    CurrentContext(const CurrentContext&) = delete;
-    CurrentContext& operator=(const CurrentContext&) = delete;
-
-  private:
-    const Api& api_;
-    bool pushed_ = false;
-};
 
 cuda::StreamHandle handle(Stream stream) {
     return reinterpret_cast<cuda::StreamHandle>(stream);
@@ -44,73 +20,6 @@ cuda::EventHandle handle(Event event) {
 cuda::GraphExec handle(Graph graph) {
     return reinterpret_cast<cuda::GraphExec>(graph);
 }
-
-class CudaKernel final : public Kernel {
-  public:
-    CudaKernel(std::string name, cuda::Function function, KernelAttributes attributes)
-        : name_(std::move(name)), function_(function), attributes_(attributes) {}
-    const std::string& name() const override { return name_; }
-    KernelAttributes attributes() const override { return attributes_; }
-    [[nodiscard]] cuda::Function function() const { return function_; }
-
-  private:
-    std::string name_;
-    cuda::Function function_;
-    KernelAttributes attributes_;
-};
-
-class CudaModule final : public Module {
-  public:
-    CudaModule(const Api& api, cuda::Context context, u32 max_smem_per_block, cuda::ModuleHandle module)
-        : api_(api), context_(context), max_smem_per_block_(max_smem_per_block), module_(module) {}
-
-    ~CudaModule() override {
-        // At process exit the driver may be gone already; there is nothing left to unload then.
-        if (api_.ctx_push_current.raw(context_) != cuda::kSuccess) return;
-        api_.module_unload.raw(module_);
-        cuda::Context popped = nullptr;
-        api_.ctx_pop_current.raw(&popped);
-    }
-
-    const Kernel& kernel(std::string_view lowered_name) override {
-        const std::lock_guard lock(mutex_);
-        std::string name(lowered_name);
-        if (const auto found = kernels_.find(name); found != kernels_.end()) return *found->second;
-        auto kernel = load(name);
-        return *kernels_.emplace(std::move(name), std::move(kernel)).first->second;
-    }
-
-  private:
-    [[nodiscard]] u32 attribute(cuda::Function function, cuda::FunctionAttribute which) const {
-        int value = 0;
-        api_.func_get_attribute(&value, which, function);
-        return static_cast<u32>(value);
-    }
-
-    std::unique_ptr<CudaKernel> load(const std::string& name) const {
-        const CurrentContext scope(api_, context_);
-        cuda::Function function = nullptr;
-        api_.module_get_function(&function, module_, name.c_str());
-        const KernelAttributes attributes{.num_registers = attribute(function, cuda::kNumRegs),
-                                          .local_bytes = attribute(function, cuda::kLocalSizeBytes),
-                                          .static_smem_bytes = attribute(function, cuda::kSharedSizeBytes)};
-        // Once per kernel, not once per launch.
-        api_.func_set_attribute(function, cuda::kMaxDynamicSharedSizeBytes,
-                                static_cast<int>(max_smem_per_block_ - attributes.static_smem_bytes));
-        if (max_smem_per_block_ > kClusterGenerationSmem)
-            api_.func_set_attribute(function, cuda::kNonPortableClusterSizeAllowed, 1);
-        return std::make_unique<CudaKernel>(name, function, attributes);
-    }
-
-    static constexpr u32 kClusterGenerationSmem = 200 * 1024;  // GPUs with clusters of 16 have more than this
-
-    const Api& api_;
-    cuda::Context context_;
-    u32 max_smem_per_block_;
-    cuda::ModuleHandle module_;
-    std::mutex mutex_;
-    std::unordered_map<std::string, std::unique_ptr<CudaKernel>> kernels_;
-};
 
 // A LaunchConfig in the driver's words. Holds the attributes the configuration points to.
 class Launch {

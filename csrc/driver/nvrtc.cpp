@@ -2,9 +2,9 @@
 
 #include "base/env.h"
 #include "base/error.h"
+#include "driver/nvrtc_places.h"
 #include "driver/shared_library.h"
 
-#include <algorithm>
 #include <filesystem>
 #include <memory>
 #include <mutex>
@@ -108,61 +108,17 @@ std::unique_ptr<Nvrtc> Search::try_file(const std::string& path) {
 }
 
 std::unique_ptr<Nvrtc> Search::try_folder(const fs::path& folder) {
-    std::vector<std::string> files;
-    std::error_code ignored;
-    for (const auto& entry : fs::directory_iterator(folder, ignored))
-        if (entry.path().filename().string().starts_with("libnvrtc.so"))
-            files.push_back(entry.path().string());
+    const std::vector<fs::path> files = nvrtc_files_in(folder);
     if (files.empty()) looked_at.push_back(folder.string() + "/libnvrtc.so* (no such file)");
-    // libnvrtc.so.13 before .12 before the development link.
-    std::sort(files.begin(), files.end(), std::greater<>());
-    for (const std::string& file : files)
-        if (auto found = try_file(file)) return found;
+    for (const fs::path& file : files)
+        if (auto found = try_file(file.string())) return found;
     return nullptr;
-}
-
-void add_wheel_folders(std::vector<fs::path>& folders, Search& search, const std::string& site_packages) {
-    const fs::path root = fs::path(site_packages) / "nvidia";  // nvidia/cu13/lib or nvidia/cuda_nvrtc/lib
-    std::vector<fs::path> found;
-    std::error_code ignored;
-    for (const auto& entry : fs::directory_iterator(root, ignored)) {
-        const std::string name = entry.path().filename().string();
-        const bool likely = name == "cuda_nvrtc" || name.starts_with("cu1");
-        if (likely && fs::is_directory(entry.path() / "lib", ignored)) found.push_back(entry.path() / "lib");
-    }
-    if (found.empty()) search.looked_at.push_back(root.string() + "/*/lib (no nvidia-cuda-nvrtc wheel)");
-    std::sort(found.begin(), found.end());  // cu13 before cuda_nvrtc, which is CUDA 12
-    folders.insert(folders.end(), found.begin(), found.end());
-}
-
-void add_toolkit_folders(std::vector<fs::path>& folders, Search& search, const std::string& home) {
-    if (home.empty()) return;
-    const size_t before = folders.size();
-    std::error_code ignored;
-    for (const char* name : {"lib64", "lib", "targets/x86_64-linux/lib"})
-        if (fs::is_directory(fs::path(home) / name, ignored)) folders.push_back(fs::path(home) / name);
-    if (folders.size() == before) search.looked_at.push_back(home + " (no toolkit there)");
-}
-
-// With DG_NVRTC_PATH set nothing else is tried: a typing error there must not pick some other compiler.
-std::vector<fs::path> folders_to_search(const std::vector<std::string>& wheel_folders, Search& search) {
-    std::vector<fs::path> folders;
-    if (const std::string& chosen = env_text(Env::nvrtc_path); !chosen.empty()) {
-        std::error_code ignored;
-        if (fs::is_directory(chosen, ignored)) folders.emplace_back(chosen);
-        return folders;
-    }
-    for (const std::string& folder : wheel_folders) add_wheel_folders(folders, search, folder);
-    for (const std::string& home :
-         {foreign_env("CUDA_HOME"), foreign_env("CUDA_PATH"), std::string("/usr/local/cuda")})
-        add_toolkit_folders(folders, search, home);
-    return folders;
 }
 
 std::unique_ptr<Nvrtc> search_all(const std::vector<std::string>& wheel_folders) {
     Search search;
     const std::string& chosen = env_text(Env::nvrtc_path);
-    for (const fs::path& folder : folders_to_search(wheel_folders, search))
+    for (const fs::path& folder : nvrtc_folders(wheel_folders, search.looked_at))
         if (auto found = search.try_folder(folder)) return found;
     std::error_code ignored;
     std::vector<std::string> files = {"libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"};
@@ -175,31 +131,6 @@ std::unique_ptr<Nvrtc> search_all(const std::vector<std::string>& wheel_folders)
     fail(ErrorKind::compile,
          "no NVRTC found: got none of the places below, expected libnvrtc {}.0 or newer; {}{}", kOldestMajor,
          kInstall, places);
-}
-
-// libnvrtc only works with the libnvrtc-builtins of its own version beside it, so that file's name tells. Two
-// versions in one folder tell nothing.
-std::string version_beside(const fs::path& folder) {
-    constexpr std::string_view kPrefix = "libnvrtc-builtins.so.";
-    std::string version;
-    std::error_code ignored;
-    for (const auto& entry : fs::directory_iterator(folder, ignored)) {
-        const std::string name = entry.path().filename().string();
-        if (!name.starts_with(kPrefix)) continue;
-        const size_t minor = name.find('.', kPrefix.size());
-        if (minor == name.npos) continue;
-        const std::string found = name.substr(kPrefix.size(), name.find('.', minor + 1) - kPrefix.size());
-        if (!version.empty() && version != found) return {};
-        version = found;
-    }
-    return version;
-}
-
-bool holds_nvrtc(const fs::path& folder) {
-    std::error_code ignored;
-    for (const auto& entry : fs::directory_iterator(folder, ignored))
-        if (entry.path().filename().string().starts_with("libnvrtc.so")) return true;
-    return false;
 }
 
 struct State {
@@ -278,12 +209,12 @@ std::string nvrtc_version_hint() {
     State& s = state();
     const std::lock_guard lock(s.mutex);
     if (s.nvrtc) return fmt::format("{}.{}", s.nvrtc->info.major, s.nvrtc->info.minor);
-    Search unused;
     std::error_code ignored;
-    if (const std::string& chosen = env_text(Env::nvrtc_path); fs::is_regular_file(chosen, ignored))
-        return version_beside(fs::path(chosen).parent_path());
-    for (const fs::path& folder : folders_to_search(s.wheel_folders, unused))
-        if (holds_nvrtc(folder)) return version_beside(folder);
+    const std::string& chosen = env_text(Env::nvrtc_path);
+    if (fs::is_regular_file(chosen, ignored)) return nvrtc_version_beside(fs::path(chosen).parent_path());
+    std::vector<std::string> looked_at;
+    for (const fs::path& folder : nvrtc_folders(s.wheel_folders, looked_at))
+        if (!nvrtc_files_in(folder).empty()) return nvrtc_version_beside(folder);
     return {};
 }
 

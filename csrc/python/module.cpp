@@ -1,10 +1,11 @@
 // deep_gemm._C: the extension module. Importing it starts nothing: no CUDA, no file, no thread.
 // Each bind_*.cpp adds one part; this file lists them and maps Error kinds to Python exceptions.
-#include "base/error.h"
 #include "driver/device.h"
 #if __has_include("emulator/emulated_device.h")
 #include "emulator/emulated_device.h"
 #endif
+
+#include "python/errors.h"
 
 #include <pybind11/pybind11.h>
 
@@ -32,15 +33,15 @@ const char* name_of(ErrorKind kind) {
 
 PyObject* error_type = nullptr;  // deep_gemm.Error, owned by the module for the life of the interpreter
 
-void translate(const Error& error) {
+}  // namespace
+
+void set_python_error(const Error& error) {
     if (error.kind() == ErrorKind::value) return PyErr_SetString(PyExc_ValueError, error.what());
     if (error.kind() == ErrorKind::type) return PyErr_SetString(PyExc_TypeError, error.what());
     const py::object instance = py::reinterpret_borrow<py::object>(error_type)(error.what());
     instance.attr("kind") = name_of(error.kind());
     PyErr_SetObject(error_type, instance.ptr());
 }
-
-}  // namespace
 
 }  // namespace deep_gemm::python
 
@@ -56,11 +57,11 @@ PYBIND11_MODULE(_C, module) {
         try {
             if (raised) std::rethrow_exception(raised);
         } catch (const Error& error) {
-            python::translate(error);
+            python::set_python_error(error);
         }
     });
 #if __has_include("emulator/emulated_device.h")
-    driver::register_emulator(&emulator::make_emulated_device);
+    driver::register_emulator(&emulator::make_emulated_device_from_text);
 #endif
     python::bind_device(module);
     python::bind_jit(module);

@@ -1,0 +1,68 @@
+// Loaded images on CUDA: the module, its kernels, and the context they live in.
+#pragma once
+
+#include <mutex>
+#include <string>
+#include <unordered_map>
+
+#include "driver/cuda_api.h"
+#include "driver/device.h"
+
+namespace deep_gemm::driver {
+
+// Makes a context current for a scope; does nothing where it already is (the common case).
+class CurrentContext {
+  public:
+    CurrentContext(const cuda::Api& api, cuda::Context context) : api_(api) {
+        cuda::Context current = nullptr;
+        api_.ctx_get_current(&current);
+        if (current == context) return;
+        api_.ctx_push_current(context);
+        pushed_ = true;
+    }
+    ~CurrentContext() {
+        cuda::Context popped = nullptr;
+        if (pushed_) api_.ctx_pop_current.raw(&popped);
+    }
+    CurrentContext(const CurrentContext&) = delete;
+    CurrentContext& operator=(const CurrentContext&) = delete;
+
+  private:
+    const cuda::Api& api_;
+    bool pushed_ = false;
+};
+
+class CudaKernel final : public Kernel {
+  public:
+    CudaKernel(std::string name, cuda::Function function, KernelAttributes attributes)
+        : name_(std::move(name)), function_(function), attributes_(attributes) {}
+    const std::string& name() const override { return name_; }
+    KernelAttributes attributes() const override { return attributes_; }
+    [[nodiscard]] cuda::Function function() const { return function_; }
+
+  private:
+    std::string name_;
+    cuda::Function function_;
+    KernelAttributes attributes_;
+};
+
+class CudaModule final : public Module {
+  public:
+    CudaModule(const cuda::Api& api, cuda::Context context, u32 max_smem_per_block, cuda::ModuleHandle module)
+        : api_(api), context_(context), max_smem_per_block_(max_smem_per_block), module_(module) {}
+    ~CudaModule() override;
+
+    const Kernel& kernel(std::string_view lowered_name) override;
+
+  private:
+    [[nodiscard]] std::unique_ptr<CudaKernel> load(const std::string& name) const;
+
+    const cuda::Api& api_;
+    cuda::Context context_;
+    u32 max_smem_per_block_;
+    cuda::ModuleHandle module_;
+    std::mutex mutex_;
+    std::unordered_map<std::string, std::unique_ptr<CudaKernel>> kernels_;
+};
+
+}  // namespace deep_gemm::driver
