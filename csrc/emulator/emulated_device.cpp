@@ -198,7 +198,7 @@ std::unique_ptr<driver::Device> make_emulated_device(std::string_view arch, cons
     return std::make_unique<EmulatedDevice>(find_model(arch), options);
 }
 
-std::unique_ptr<driver::Device> make_emulated_device_from_text(std::string_view text) {
+std::unique_ptr<driver::Device> make_emulated_device(std::string_view text) {
     const size_t comma = text.find(',');
     const std::string_view rest = comma == std::string_view::npos ? std::string_view{} : text.substr(comma + 1);
     return make_emulated_device(text.substr(0, comma), parse_options(rest, options_from_environment()));

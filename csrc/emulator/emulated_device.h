@@ -12,6 +12,6 @@ namespace deep_gemm::emulator {
 
 // The factory for driver::register_emulator. `text` is "sm_90a" or "sm_90a,seed=3,latency=lazy,threads=1,sms=4,
 // accumulator=fp32"; what it does not name comes from the environment.
-[[nodiscard]] std::unique_ptr<driver::Device> make_emulated_device_from_text(std::string_view text);
+[[nodiscard]] std::unique_ptr<driver::Device> make_emulated_device(std::string_view text);
 
 }  // namespace deep_gemm::emulator

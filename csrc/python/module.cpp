@@ -61,7 +61,7 @@ PYBIND11_MODULE(_C, module) {
         }
     });
 #if __has_include("emulator/emulated_device.h")
-    driver::register_emulator(&emulator::make_emulated_device_from_text);
+    driver::register_emulator(&emulator::make_emulated_device);
 #endif
     python::bind_device(module);
     python::bind_jit(module);
