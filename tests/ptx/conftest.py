@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
+
 from deep_gemm import _C
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -117,6 +118,8 @@ class Runner:
                             addresses[name], np.ascontiguousarray(value).view(np.uint8)
                         )
             params = b"".join(self._pack(value, name, addresses) for name, value in arguments.items())
+            if any(isinstance(value, TensorMap) for value in arguments.values()):
+                params += bytes(-len(params) % 64)  # the struct is as aligned as its maps
             arrays = {name: value for name, value in arguments.items() if isinstance(value, np.ndarray)}
             memory = [(addresses[name], value.nbytes, True) for name, value in arrays.items() if value.nbytes]
             self.device.launch(

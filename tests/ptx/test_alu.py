@@ -343,24 +343,6 @@ def saturate(x: Array) -> Array:
     return np.where(np.isnan(x) | (x <= 0), np.float32(0), np.minimum(x, np.float32(1))).astype(np.float32)
 
 
-def directed(exact: Callable[..., Array], up: bool) -> Callable[..., Array]:
-    """Round a float64-exact result toward -inf or +inf. Only for results that float64 holds exactly."""
-
-    def apply(*xs: Array) -> Array:
-        value = exact(*(x.astype(np.float64) for x in xs))
-        near = value.astype(np.float32)
-        if up:
-            return np.where(near.astype(np.float64) < value, np.nextafter(near, np.float32(np.inf)), near)
-        return np.where(near.astype(np.float64) > value, np.nextafter(near, np.float32(-np.inf)), near)
-
-    return apply
-
-
-def toward_zero(exact: Callable[..., Array]) -> Callable[..., Array]:
-    low, high = directed(exact, False), directed(exact, True)
-    return lambda *xs: np.where(exact(*(x.astype(np.float64) for x in xs)) < 0, high(*xs), low(*xs))
-
-
 FLOAT = [
     Op("add.f32", "f32 f32 f32", np.add),
     Op("sub.f32", "f32 f32 f32", np.subtract),
@@ -368,9 +350,6 @@ FLOAT = [
     Op("add.ftz.f32", "f32 f32 f32", flushed(np.add)),
     Op("mul.ftz.f32", "f32 f32 f32", flushed(np.multiply)),
     Op("add.sat.f32", "f32 f32 f32", lambda a, b: saturate(a + b)),
-    Op("mul.rz.f32", "f32 f32 f32", toward_zero(np.multiply)),
-    Op("mul.rm.f32", "f32 f32 f32", directed(np.multiply, False)),
-    Op("mul.rp.f32", "f32 f32 f32", directed(np.multiply, True)),
     Op("fma.rn.f32", "f32 f32 f32 f32", fma32),
     Op("fma.rn.ftz.f32", "f32 f32 f32 f32", flushed(fma32)),
     Op("fma.rn.sat.f32", "f32 f32 f32 f32", lambda a, b, c: saturate(fma32(a, b, c))),

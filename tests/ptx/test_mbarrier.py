@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from deep_gemm import _C
 
 TEST = (
@@ -94,7 +95,7 @@ FAULTS = {
     "transaction overflow": ("mbarrier_init(bar, 1); expect_tx(bar, 1000000); expect_tx(bar, 1000000);", "transaction count"),
     "misaligned": ("mbarrier_init(bar + 4, 1);", "align"),
     "overwritten": ('mbarrier_init(bar, 1); asm volatile("st.shared.u64 [%0], %1;" :: "r"(bar), "l"(5ull) : "memory"); '
-                    "mbarrier_arrive(bar);", "initialised"),
+                    "mbarrier_arrive(bar);", "holds an mbarrier"),
 }  # fmt: skip
 
 

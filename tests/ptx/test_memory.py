@@ -40,18 +40,17 @@ def test_vector_loads_and_stores(run: Any, space: str, width: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["u8", "s8", "u16", "s16"])
-def test_narrow_loads_extend(run: Any, kind: str) -> None:
-    x = np.arange(256, dtype=np.uint8)
+def test_narrow_loads_extend(run: Any, rng: np.random.Generator, kind: str) -> None:
+    """Through 32-bit registers: the upper bits are the sign's, or zero."""
+    dtype = {"u8": np.uint8, "s8": np.int8, "u16": np.uint16, "s16": np.int16}[kind]
+    x = rng.integers(0, 256, 32 * np.dtype(dtype).itemsize, dtype=np.uint8)
     out = np.zeros(32, np.uint32)
-    size = int(kind[1:]) // 8
-    run(f'u32 r; asm volatile("{{.reg .b32 t; ld.global.{kind} t, [%1]; mov.b32 %0, t;}}" : "=r"(r) : '
-        f'"l"(p.x + 7 * {size} * threadIdx.x)); p.out[threadIdx.x] = r;', {"x": x, "out": out})  # fmt: skip
-    signed = np.int8 if size == 1 else np.int16
-    unsigned = np.uint8 if size == 1 else np.uint16
-    values = x.view(signed if kind[0] == "s" else unsigned)[7 * np.arange(32) % (256 // size)]
-    np.testing.assert_array_equal(
-        out[: 256 // size // 7], values.astype(np.int32).view(np.uint32)[: 256 // size // 7]
+    run(
+        f'u32 r; asm volatile("ld.global.{kind} %0, [%1];" : "=r"(r) : "l"(p.x + {np.dtype(dtype).itemsize} * threadIdx.x));'
+        " p.out[threadIdx.x] = r;",
+        {"x": x, "out": out},
     )
+    np.testing.assert_array_equal(out, x.view(dtype).astype(np.int32).view(np.uint32))
 
 
 ATOMICS = {
@@ -121,7 +120,7 @@ def test_cp_async(run: Any, size: int, wait: str) -> None:
             'asm volatile("cp.async.commit_group; cp.async.wait_group 0;" ::: "memory"); __syncthreads();'
         )
     else:
-        finish = "cp_async_arrive(bar); mbarrier_wait(bar, 0);"
+        finish = 'asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" :: "r"(bar) : "memory"); mbarrier_wait(bar, 0);'
     run(
         f"const u32 tile = dynamic_smem(), bar = tile + {64 * size}; if (threadIdx.x == 0) mbarrier_init(bar, 64); __syncthreads();"
         f"const u32 at = {size} * threadIdx.x, n = threadIdx.x % 2 ? 0 : {size};"

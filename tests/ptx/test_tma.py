@@ -11,6 +11,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+
 from deep_gemm import _C
 
 Array = np.ndarray[Any, np.dtype[Any]]
