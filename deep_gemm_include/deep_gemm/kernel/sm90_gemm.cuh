@@ -3,8 +3,8 @@
 // keeps the tensor cores busy. Launched by op/gemm.cpp.
 #pragma once
 
+#include <deep_gemm/tile/gemm_reduce.h>
 #include <deep_gemm/tile/gemm_scales.h>
-#include <deep_gemm/tile/gemm_store.h>
 #include <deep_gemm/ptx/wgmma.h>
 
 namespace deep_gemm {
@@ -52,7 +52,7 @@ DG_DEVICE void promote_columns(float (&sum)[Count], const float (&partial)[Count
 template <GemmSpec S>
 DG_DEVICE void release(tile::GemmSmem<S> smem, u32 stage) {
     ptx::sync_warp();
-    if constexpr (cluster_size_of(S) == 1) {
+    if constexpr (!multicasts(S)) {
         if (ptx::lane_index() == 0) ptx::mbarrier_arrive(smem.empty(stage));
     } else {
         const u32 lane = ptx::lane_index();
@@ -141,14 +141,38 @@ DG_DEVICE void multiply_plain(float (&sum)[Waves][Count], tile::GemmSmem<S> smem
     if (num_k > 0) release<S>(smem, previous);
 }
 
+/// D by TMA: the warpgroup stages its waves and one thread sends them.
+template <GemmSpec S, u32 Waves, u32 Count>
+DG_DEVICE void store_waves(const GemmParams& p, const sched::Block& block, tile::GemmSmem<S> smem, u32 warpgroup,
+                           float (&sum)[Waves][Count]) {
+    constexpr u32 kWaveBytes = kMmaRows * S.block_n * bytes_of(S.d);
+    const bool stores = ptx::thread_index() % kWarpgroup == 0;
+    const ptx::SharedAddress staging = smem.d() + warpgroup * Waves * kWaveBytes;
+    const u32 first_row = block.m + warpgroup * Waves * kMmaRows;
+    if (stores) ptx::tma_store_wait_read<0>();
+    ptx::named_barrier_sync(1 + warpgroup, kWarpgroup);
+#pragma unroll
+    for (u32 wave = 0; wave < Waves; ++wave) {
+        tile::finish_wave<S>(p, block, first_row + wave * kMmaRows, sum[wave]);
+        tile::stage_wave<S>(staging + wave * kWaveBytes, sum[wave]);
+    }
+    ptx::fence_proxy_async();
+    ptx::named_barrier_sync(1 + warpgroup, kWarpgroup);
+    if (stores) {
+#pragma unroll
+        for (u32 wave = 0; wave < Waves; ++wave)
+            tile::store_wave<S>(p, block, first_row + wave * kMmaRows, staging + wave * kWaveBytes);
+        ptx::tma_store_commit();
+    }
+}
+
 template <GemmSpec S>
 DG_DEVICE void multiply_blocks(const GemmParams& p, tile::GemmSmem<S> smem, u32 warpgroup) {
     constexpr u32 kWaves = waves_of(S), kCount = S.block_n / 2;
-    constexpr u32 kWaveBytes = kMmaRows * S.block_n * bytes_of(S.d);
-    const u32 wave_row = warpgroup * kWaves * kMmaRows;
-    const bool stores = ptx::thread_index() % kWarpgroup == 0;
-    const ptx::SharedAddress staging = smem.d() + warpgroup * kWaves * kWaveBytes;
+    const u32 wave_row = warpgroup * kWaves * kMmaRows, rank = S.split_k > 1 ? ptx::cluster_rank() : 0;
+    const tile::KRange range = tile::k_range<S>(p);
     pipe::Cursor<S.stages> cursor;
+    tile::PartialExchange<S> exchange(smem);
     sched::GemmBlocks<S> blocks(p);
     for (sched::Block block; blocks.next(block);) {
         float sum[kWaves][kCount];
@@ -157,27 +181,24 @@ DG_DEVICE void multiply_blocks(const GemmParams& p, tile::GemmSmem<S> smem, u32 
 #pragma unroll
             for (u32 i = 0; i < kCount; ++i) sum[wave][i] = 0;
 
-        const u32 num_k = block.loads ? ceil_div(p.k, block_k_of(S)) : 0;
+        const u32 num_k = block.loads ? range.end - range.begin : 0;
         if constexpr (has_scales(S)) multiply_scaled<S>(sum, smem, cursor, num_k, wave_row);
         else multiply_plain<S>(sum, smem, cursor, num_k, wave_row);
 
-        if (stores) ptx::tma_store_wait_read<0>();
-        ptx::named_barrier_sync(1 + warpgroup, kWarpgroup);
-#pragma unroll
-        for (u32 wave = 0; wave < kWaves; ++wave) {
-            tile::finish_wave<S>(p, block, block.m + wave_row + wave * kMmaRows, sum[wave]);
-            tile::stage_wave<S>(staging + wave * kWaveBytes, sum[wave]);
-        }
-        ptx::fence_proxy_async();
-        ptx::named_barrier_sync(1 + warpgroup, kWarpgroup);
-        if (stores) {
+        if constexpr (exchanges_partials(S)) {
+            exchange.begin();
 #pragma unroll
             for (u32 wave = 0; wave < kWaves; ++wave)
-                tile::store_wave<S>(p, block, block.m + wave_row + wave * kMmaRows, staging + wave * kWaveBytes);
-            ptx::tma_store_commit();
+                tile::stage_token_rows<S>(smem, wave_row + wave * kMmaRows, sum[wave]);
+            exchange.publish();
+            tile::reduce_and_store<S>(p, block, smem, rank, ptx::thread_index());
+            exchange.consumed();
+        } else {
+            store_waves<S>(p, block, smem, warpgroup, sum);
         }
     }
-    if (stores) ptx::tma_store_wait_read<0>();
+    if constexpr (exchanges_partials(S)) exchange.end();
+    else if (ptx::thread_index() % kWarpgroup == 0) ptx::tma_store_wait_read<0>();
 }
 
 template <GemmSpec S>
@@ -191,12 +212,14 @@ DG_DEVICE void run(const GemmParams& p) {
         ptx::prefetch_tensor_map(p.d);
         for (u32 stage = 0; stage < S.stages; ++stage) {
             ptx::mbarrier_init(smem.full(stage), 1 + scale_warps_of(S));
-            ptx::mbarrier_init(smem.empty(stage), S.warpgroups * 4 * cluster_size_of(S));
+            ptx::mbarrier_init(smem.empty(stage), S.warpgroups * 4 * S.cluster_m * S.cluster_n);
         }
+        if constexpr (exchanges_partials(S)) tile::PartialExchange<S>::init(smem);
         ptx::fence_mbarrier_init();
     }
-    if constexpr (cluster_size_of(S) > 1) ptx::cluster_sync();
+    if constexpr (multicasts(S)) ptx::cluster_sync();
     else ptx::sync_threads();
+    if constexpr (S.split_k > 1) ptx::cluster_arrive();
     ptx::grid_dependency_launch();
     ptx::grid_dependency_wait();
 
@@ -210,7 +233,10 @@ DG_DEVICE void run(const GemmParams& p) {
         if constexpr (moves_registers(S)) ptx::setmaxnreg_inc<math_registers_of(S)>();
         multiply_blocks<S>(p, smem, warp / 4);
     }
-    // A peer may still signal this CTA's barriers.
+    if constexpr (S.split_k > 1) {
+        if (warp >= loader) ptx::cluster_wait();
+    }
+    // A peer may still signal this CTA's barriers or read its partial sums.
     if constexpr (cluster_size_of(S) > 1) ptx::cluster_sync();
 }
 

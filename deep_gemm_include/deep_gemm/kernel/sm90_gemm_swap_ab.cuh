@@ -91,26 +91,17 @@ DG_DEVICE void accumulate_plain(float (&sum)[Count], tile::GemmSmem<S> smem, pip
     if (count > 0) release<S>(smem, previous);
 }
 
-/// Waits until every math warp of the cluster has come to the same point, with its shared-memory writes visible.
-template <GemmSpec S>
-DG_DEVICE void signal_cluster(ptx::SharedAddress barrier) {
-    ptx::sync_warp();
-    const u32 lane = ptx::lane_index();
-    if (lane < S.split_k) ptx::mbarrier_arrive_release_remote(ptx::map_to_rank(barrier, lane));
-}
-
 template <GemmSpec S>
 DG_DEVICE void multiply_blocks(const GemmParams& p, tile::GemmSmem<S> smem, u32 warpgroup) {
-    constexpr u32 kCount = S.block_m / 2, kMathBarrier = 1;
+    constexpr u32 kCount = S.block_m / 2;
     const u32 n_warpgroup = warpgroup % n_warpgroups_of(S), k_warpgroup = warpgroup / n_warpgroups_of(S);
     const u32 rank = S.split_k > 1 ? ptx::cluster_rank() : 0;
     const tile::KRange range = tile::k_range<S>(p);
     const u32 num_k = range.end - range.begin;
     // Stages k_warpgroup, k_warpgroup + k_warpgroups, ... of each block are this warpgroup's.
     const u32 my_count = num_k > k_warpgroup ? (num_k - k_warpgroup - 1) / S.k_warpgroups + 1 : 0;
-    const u32 skip = num_k % S.k_warpgroups;
     pipe::Cursor<S.stages> block_start;
-    u32 round = 0;
+    tile::PartialExchange<S> exchange(smem);
     sched::GemmBlocks<S> blocks(p);
     for (sched::Block block; blocks.next(block);) {
         if (block.loads) {
@@ -125,34 +116,17 @@ DG_DEVICE void multiply_blocks(const GemmParams& p, tile::GemmSmem<S> smem, u32 
             if constexpr (S.k_warpgroups == 1) {
                 block_start = cursor;
             } else {
-                for (u32 taken = 0; taken < num_k / S.k_warpgroups; ++taken) block_start.advance(S.k_warpgroups);
-                block_start.advance(skip);
+                for (u32 turn = 0; turn < num_k / S.k_warpgroups; ++turn) block_start.advance(S.k_warpgroups);
+                block_start.advance(num_k % S.k_warpgroups);
             }
-            if constexpr (S.split_k > 1) {
-                if (round > 0) ptx::mbarrier_wait_cluster(smem.partial_empty(), (round - 1) & 1);
-            } else {
-                ptx::named_barrier_sync(kMathBarrier, S.warpgroups * kWarpgroup);
-            }
-            tile::stage_partial<S>(smem, n_warpgroup, k_warpgroup, sum);
-            if constexpr (S.split_k > 1) {
-                if (round == 0) ptx::cluster_wait();
-            }
-            if constexpr (S.split_k > 1) {
-                signal_cluster<S>(smem.partial_full());
-                ptx::mbarrier_wait_cluster(smem.partial_full(), round & 1);
-            } else {
-                ptx::named_barrier_sync(kMathBarrier, S.warpgroups * kWarpgroup);
-            }
+            exchange.begin();
+            tile::stage_weight_rows<S>(smem, n_warpgroup, k_warpgroup, sum);
+            exchange.publish();
         }
         tile::reduce_and_store<S>(p, block, smem, rank, ptx::thread_index());
-        if (block.loads) {
-            if constexpr (S.split_k > 1) signal_cluster<S>(smem.partial_empty());
-            ++round;
-        }
+        if (block.loads) exchange.consumed();
     }
-    if constexpr (S.split_k > 1) {
-        if (round == 0) ptx::cluster_wait();
-    }
+    exchange.end();
 }
 
 template <GemmSpec S>
@@ -167,8 +141,7 @@ DG_DEVICE void run(const GemmParams& p) {
             ptx::mbarrier_init(smem.full(stage), 1 + scale_warps_of(S));
             ptx::mbarrier_init(smem.empty(stage), n_warpgroups_of(S) * 4);
         }
-        ptx::mbarrier_init(smem.partial_full(), S.warpgroups * 4 * S.split_k);
-        ptx::mbarrier_init(smem.partial_empty(), S.warpgroups * 4 * S.split_k);
+        tile::PartialExchange<S>::init(smem);
         ptx::fence_mbarrier_init();
     }
     ptx::sync_threads();

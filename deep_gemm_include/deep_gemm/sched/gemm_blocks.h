@@ -48,8 +48,8 @@ class GemmBlocks {
     static constexpr bool kScansGroups = S.groups == GroupMode::masked || S.groups == GroupMode::psum;
     static constexpr u32 kUnitRows = S.block_m * S.cluster_m;
 
-    DG_DEVICE u32 rank_m() const { return S.swap_ab ? 0 : rank_ % S.cluster_m; }
-    DG_DEVICE u32 rank_n() const { return S.swap_ab ? 0 : rank_ / S.cluster_m; }
+    DG_DEVICE u32 rank_m() const { return rank_ % S.cluster_m; }
+    DG_DEVICE u32 rank_n() const { return S.split_k > 1 ? 0 : rank_ / S.cluster_m; }
 
     DG_DEVICE bool locate_in_rectangle(Block& block) {
         const u32 units_m = ceil_div(params_.m, kUnitRows);

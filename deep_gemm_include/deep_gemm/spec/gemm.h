@@ -3,7 +3,7 @@
 //
 // Two kernels share the spec. `swap_ab = false` (kernel/sm90_gemm.cuh): tokens are the 64-row side of wgmma, for many
 // tokens. `swap_ab = true` (kernel/sm90_gemm_swap_ab.cuh): weights are, tokens the short side, K may be split over
-// warpgroups and over the CTAs of a cluster, for few tokens.
+// warpgroups, for few tokens. Both can split K over the CTAs of a cluster.
 #pragma once
 
 #include <deep_gemm/spec/format.h>
@@ -41,7 +41,7 @@ struct GemmSpec {
     u32 stages = 4;
     u32 warpgroups = 2;           // that do math; one more warpgroup feeds them
     u32 k_warpgroups = 1;         // swap_ab: how many of them take turns along K
-    u32 split_k = 1;              // swap_ab: CTAs of a cluster that share a block's K
+    u32 split_k = 1;              // CTAs of a cluster that share a block's K
     u32 cluster_m = 1;            // blocks along m that share B by multicast
     u32 cluster_n = 1;            // blocks along n that share A by multicast
 
@@ -105,7 +105,9 @@ struct GemmParams {
 
 constexpr u32 block_k_of(const GemmSpec& s) { return kBlockKBytes / bytes_of(s.ab); }
 constexpr bool has_scales(const GemmSpec& s) { return s.scale_b != ScaleB::none; }
-constexpr u32 cluster_size_of(const GemmSpec& s) { return s.swap_ab ? s.split_k : s.cluster_m * s.cluster_n; }
+constexpr u32 cluster_size_of(const GemmSpec& s) { return s.split_k * s.cluster_m * s.cluster_n; }
+constexpr bool multicasts(const GemmSpec& s) { return s.cluster_m * s.cluster_n > 1; }
+constexpr bool exchanges_partials(const GemmSpec& s) { return s.swap_ab || s.split_k > 1; }
 constexpr u32 threads_of(const GemmSpec& s) { return (s.warpgroups + 1) * kWarpgroup; }
 // Rows of an output block one warpgroup owns, as a number of 64-row waves.
 constexpr u32 waves_of(const GemmSpec& s) { return s.block_m / (kMmaRows * s.warpgroups); }
@@ -149,19 +151,19 @@ struct SmemPlan {
     u32 scales;                  // stage 0: block_m scales of A, then scale_runs_of(s) of B
     u32 scale_stage_bytes;
     u32 full, empty;             // mbarriers, 8 bytes a stage
-    u32 partial_full, partial_empty;   // swap_ab: hand-over of partial sums
+    u32 partial_full, partial_empty;   // hand-over of partial sums in a cluster
     u32 bytes;
 };
 
-// swap_ab stages fp32 partial sums as [k_warpgroups][block_m][partial_pitch]; 4 floats of padding make the
-// fragment-order writes free of bank conflicts.
-constexpr u32 partial_pitch_of(const GemmSpec& s) { return s.block_n + 4; }
+// Partial sums are staged as fp32 [k_warpgroups][block_m][partial_pitch]; the padding makes the fragment-order writes
+// free of bank conflicts.
+constexpr u32 partial_pitch_of(const GemmSpec& s) { return s.block_n + (s.swap_ab ? 4 : 8); }
 
 constexpr SmemPlan plan_smem(const GemmSpec& s) {
     SmemPlan p{};
     p.a_stage_bytes = s.block_m * kBlockKBytes;
     p.b_stage_bytes = s.block_n * kBlockKBytes;
-    p.d_bytes = s.swap_ab ? s.k_warpgroups * s.block_m * partial_pitch_of(s) * 4
+    p.d_bytes = exchanges_partials(s) ? s.k_warpgroups * s.block_m * partial_pitch_of(s) * 4
                           : s.block_m * s.block_n * bytes_of(s.d);
     p.scale_stage_bytes = has_scales(s) ? align_up((s.block_m + scale_runs_of(s)) * 4, 16u) : 0;
     u32 offset = 0;
@@ -200,6 +202,7 @@ constexpr const char* why_illegal(const GemmSpec& s) {
     if (fp8 != has_scales(s)) return "fp8 operands need scales and bf16 operands have none";
     if (s.warpgroups < 1 || s.warpgroups > 4) return "1 to 4 math warpgroups";
     if (s.stages < 2 || s.stages > 32) return "2 to 32 stages";
+    if (s.split_k < 1 || s.split_k > 8) return "a portable cluster has 1 to 8 CTAs";
     const u32 columns = s.swap_ab ? s.block_m : s.block_n;
     if (columns % 8 != 0 || columns == 0 || columns > 256) return "a wgmma has 8 to 256 columns, in steps of 8";
     if (columns > 128 && columns != 160 && columns != 192 && columns != 256) return "no wrapper for that many columns";
@@ -207,10 +210,10 @@ constexpr const char* why_illegal(const GemmSpec& s) {
         if (s.cluster_m != 1 || s.cluster_n != 1) return "swap_ab kernels do not multicast";
         if (s.warpgroups % s.k_warpgroups != 0) return "k_warpgroups must divide warpgroups";
         if (s.block_n != kMmaRows * (s.warpgroups / s.k_warpgroups)) return "block_n must be 64 per n warpgroup";
-        if (s.split_k < 1 || s.split_k > 8) return "a portable cluster has 1 to 8 CTAs";
         if (s.stages % s.k_warpgroups != 0) return "stages must be a multiple of k_warpgroups";
     } else {
-        if (s.k_warpgroups != 1 || s.split_k != 1) return "K is split only with swap_ab";
+        if (s.k_warpgroups != 1) return "warpgroups take turns along K only with swap_ab";
+        if (s.split_k > 1 && s.cluster_m * s.cluster_n > 1) return "a cluster either splits K or multicasts";
         if (s.block_m % (kMmaRows * s.warpgroups) != 0) return "block_m must be a multiple of 64 per warpgroup";
         if (waves_of(s) > 2) return "a warpgroup owns at most two 64-row waves";
         if (s.block_n % 64 != 0) return "block_n must be a multiple of the store's 64 columns";

@@ -1,15 +1,67 @@
-// From accumulators to D for the kernel whose weights are rows of wgmma: every warpgroup stages its fp32 partial sums,
-// transposed back to [token][column]; then each CTA of the cluster adds the partials of its share of tokens, always in
-// the order rank 0 ... last, k-warpgroup 0 ... last, adds C and writes D. No atomics: the same input gives the same bits.
+// From accumulators to D when several warpgroups or CTAs hold partial sums of a block: each stages its fp32 sums in shared
+// memory as [token][column]; then each CTA of the cluster adds the partials of its share of tokens, always in the order
+// rank 0 ... last, k-warpgroup 0 ... last, adds C and writes D. No atomics: the same input gives the same bits.
 #pragma once
 
 #include <deep_gemm/tile/gemm_store.h>
 
 namespace deep_gemm::tile {
 
-/// Accumulator i of lane l, warp w is weight row 16 w + l / 4 + 8 * (i / 2 % 2), token 8 * (i / 4) + 2 * (l % 4) + i % 2.
+/// The meeting points of one block's partial sums, for the math warps. With one CTA a named barrier; in a cluster two
+/// mbarriers at which every math warp of every CTA arrives.
+template <GemmSpec S>
+class PartialExchange {
+  public:
+    DG_DEVICE explicit PartialExchange(GemmSmem<S> smem) : smem_(smem) {}
+
+    /// One thread, before the launch-wide synchronisation.
+    static DG_DEVICE void init(GemmSmem<S> smem) {
+        ptx::mbarrier_init(smem.partial_full(), S.warpgroups * 4 * S.split_k);
+        ptx::mbarrier_init(smem.partial_empty(), S.warpgroups * 4 * S.split_k);
+    }
+    /// The staging buffer is free: everyone has read the previous block's partials.
+    DG_DEVICE void begin() {
+        if constexpr (S.split_k == 1) sync_math();
+        else if (round_ > 0) ptx::mbarrier_wait_cluster(smem_.partial_empty(), (round_ - 1) & 1);
+    }
+    /// This warp has staged; returns when all have.
+    DG_DEVICE void publish() {
+        if constexpr (S.split_k == 1) {
+            sync_math();
+        } else {
+            if (round_ == 0) ptx::cluster_wait();  // the peers' barriers exist
+            signal(smem_.partial_full());
+            ptx::mbarrier_wait_cluster(smem_.partial_full(), round_ & 1);
+        }
+    }
+    /// This warp has read all it needs.
+    DG_DEVICE void consumed() {
+        if constexpr (S.split_k > 1) signal(smem_.partial_empty());
+        ++round_;
+    }
+    /// After the last block: completes the cluster barrier if no block did.
+    DG_DEVICE void end() {
+        if constexpr (S.split_k > 1) {
+            if (round_ == 0) ptx::cluster_wait();
+        }
+    }
+
+  private:
+    static DG_DEVICE void sync_math() { ptx::named_barrier_sync(1, S.warpgroups * kWarpgroup); }
+    static DG_DEVICE void signal(ptx::SharedAddress barrier) {
+        ptx::sync_warp();
+        const u32 lane = ptx::lane_index();
+        if (lane < S.split_k) ptx::mbarrier_arrive_release_remote(ptx::map_to_rank(barrier, lane));
+    }
+
+    GemmSmem<S> smem_;
+    u32 round_ = 0;
+};
+
+/// swap_ab: accumulator i of lane l, warp w is weight row 16 w + l / 4 + 8 * (i / 2 % 2), token 8 * (i / 4) + 2 * (l % 4) +
+/// i % 2. The warpgroup's weights are columns n_warpgroup * 64 ... of the block.
 template <GemmSpec S, u32 Count>
-DG_DEVICE void stage_partial(GemmSmem<S> smem, u32 n_warpgroup, u32 k_warpgroup, const float (&sum)[Count]) {
+DG_DEVICE void stage_weight_rows(GemmSmem<S> smem, u32 n_warpgroup, u32 k_warpgroup, const float (&sum)[Count]) {
     const u32 lane = ptx::lane_index(), warp = ptx::warp_index() % 4;
     const u32 column = n_warpgroup * kMmaRows + warp * 16 + lane / 4, token = (lane % 4) * 2;
     const ptx::SharedAddress at =
@@ -17,6 +69,16 @@ DG_DEVICE void stage_partial(GemmSmem<S> smem, u32 n_warpgroup, u32 k_warpgroup,
 #pragma unroll
     for (u32 i = 0; i < Count; ++i)
         ptx::st_shared_f32(at + ((i / 4 * 8 + i % 2) * partial_pitch_of(S) + i / 2 % 2 * 8) * 4, sum[i]);
+}
+
+/// Tokens as rows, see gemm_store.h; `first_row` is the wave's first row in the block.
+template <GemmSpec S, u32 Count>
+DG_DEVICE void stage_token_rows(GemmSmem<S> smem, u32 first_row, const float (&sum)[Count]) {
+    const u32 lane = ptx::lane_index(), row = first_row + ptx::warp_index() % 4 * 16 + lane / 4;
+    const ptx::SharedAddress at = smem.d() + (row * partial_pitch_of(S) + (lane % 4) * 2) * 4;
+#pragma unroll
+    for (u32 i = 0; i < Count; i += 2)
+        ptx::st_shared_v2_f32(at + (i / 2 % 2 * 8 * partial_pitch_of(S) + i / 4 * 8) * 4, sum[i], sum[i + 1]);
 }
 
 template <GemmSpec S>
