@@ -6,6 +6,8 @@
 namespace deep_gemm::emulator {
 namespace {
 
+constexpr size_t kMaxText = 110;
+
 std::string_view trimmed(std::string_view text) {
     const size_t begin = text.find_first_not_of(" \t\r");
     if (begin == std::string_view::npos) return {};
@@ -25,7 +27,9 @@ std::string describe_line(const Program& program, u32 pc) {
     if (instruction == nullptr) return "at the end of the kernel";
     const ptx::Module& module = *program.module;
     const std::string_view text = instruction->line <= module.lines.size() ? module.lines[instruction->line - 1] : "";
-    std::string out = fmt::format("PTX line {}: {}", instruction->line, trimmed(text));
+    const std::string_view shown = trimmed(text);
+    // A wgmma line lists up to 128 registers: its beginning says enough.
+    std::string out = fmt::format("PTX line {}: {}{}", instruction->line, shown.substr(0, kMaxText), shown.size() > kMaxText ? "..." : "");
     const ptx::SourceLine& source = program.owners[pc]->sources[instruction->source];
     if (source.line != 0) {
         out += fmt::format(" ({}", source_of(module, source.file, source.line));

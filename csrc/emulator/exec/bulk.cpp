@@ -81,6 +81,7 @@ Transfer make_transfer(Warp& w, const BulkForm& form, u32 lane, u32 offset) {
 
 void check_landing(Warp& w, u32 lane, const SharedPlace& place, u32 bytes) {
     if (!place.cta->shadow.writable(place.offset, bytes)) shared_state_fault(w, lane, place, bytes, "asynchronous write");
+    if (place.cta->tensor_ops_in_flight != 0) check_tensor_reads(w, lane, place, bytes, "asynchronous write");
     place.cta->shadow.mark(kLanding, place.offset, bytes);
 }
 

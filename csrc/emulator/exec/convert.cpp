@@ -1,5 +1,5 @@
 // cvt. Integer to integer, integer to and from float, float to float; the narrow formats are in convert_packed.cpp.
-// Float to integer clamps to the range and turns NaN into 0, as cvt does.
+// Float to integer clamps to the range; NaN becomes 0, in 64 bits (or from f64) the top bit alone, as cvt does.
 #include "emulator/exec/convert.h"
 
 #include <cmath>
@@ -46,7 +46,8 @@ void float_to_integer(Warp& w, const Op& op, u32 mask) {
         const double value = round_to_integral(load_float(slot(w, op.a), lane, kind), rounding);
         // 2^63 and 2^64 are exact in double, max() is not: compare against the power of two.
         const double limit = std::ldexp(1.0, std::numeric_limits<D>::digits);
-        D result = 0;
+        constexpr bool kWide = sizeof(D) == 8;
+        D result = kWide || kind == FloatKind::f64 ? static_cast<D>(u64{1} << (8 * sizeof(D) - 1)) : D{0};
         if (value == value) {
             result = value >= limit                                                      ? std::numeric_limits<D>::max()
                      : value <= static_cast<double>(std::numeric_limits<D>::min()) ? std::numeric_limits<D>::min()

@@ -56,14 +56,21 @@ struct Div {
     template <typename T>
     static T apply(T a, T b) { return a / b; }
 };
-// minNum / maxNum: a NaN loses, -0 < +0.
+// Bits of equal values: either operand's, but for zeros -0 < +0 decides. Branch-free, so that it vectorises.
+template <bool maximum, typename T>
+T equal_bits(T a, T b) {
+    using Bits = std::conditional_t<sizeof(T) == 4, u32, u64>;
+    const Bits x = std::bit_cast<Bits>(a), y = std::bit_cast<Bits>(b);
+    return std::bit_cast<T>(maximum ? x & y : x | y);
+}
+// minNum / maxNum: a NaN loses.
 struct Min {
     template <typename T>
-    static T apply(T a, T b) { return a != a ? b : b != b ? a : a < b || (a == b && std::signbit(a)) ? a : b; }
+    static T apply(T a, T b) { return a < b ? a : a == b ? equal_bits<false>(a, b) : b != b ? a : b; }
 };
 struct Max {
     template <typename T>
-    static T apply(T a, T b) { return a != a ? b : b != b ? a : a > b || (a == b && !std::signbit(a)) ? a : b; }
+    static T apply(T a, T b) { return a > b ? a : a == b ? equal_bits<true>(a, b) : b != b ? a : b; }
 };
 struct MinNan {
     template <typename T>
@@ -89,13 +96,13 @@ struct Moded {
 
 // The bulk of every kernel: use the host's FMA instruction where it has one (the libm fallback is exact but slow).
 #if defined(__x86_64__) && defined(__gnu_linux__)
-__attribute__((target_clones("default", "arch=haswell")))
+__attribute__((target_clones("arch=x86-64-v3", "default")))
 #endif
 void fma_f32(float* d, const float* a, const float* b, const float* c) {
     for (u32 lane = 0; lane < kLanes; ++lane) d[lane] = __builtin_fmaf(a[lane], b[lane], c[lane]);
 }
 #if defined(__x86_64__) && defined(__gnu_linux__)
-__attribute__((target_clones("default", "arch=haswell")))
+__attribute__((target_clones("arch=x86-64-v3", "default")))
 #endif
 void fma_f64(double* d, const double* a, const double* b, const double* c) {
     for (u32 lane = 0; lane < kLanes; ++lane) d[lane] = __builtin_fma(a[lane], b[lane], c[lane]);

@@ -41,14 +41,26 @@ void load(Warp& w, const Op& op, u32 mask) {
     });
 }
 
-// One element per lane from global memory: the inner loop of memory-bound kernels.
+// One element per lane from global memory: the inner loop of memory-bound kernels. All lanes are checked against the
+// last range at once; only a lane outside it takes the long way.
 template <typename T>
 void load_scalar_global(Warp& w, const Op& op, u32 mask) {
     void* d = slot(w, op.list[0]);
+    u64 addresses[kLanes], low = ~u64{0}, high = 0, bits = 0;
     for_lanes(mask, [&](u32 lane) {
-        T value;
-        std::memcpy(&value, global_place(w, lane, lane_address(w, op, op.a, lane), sizeof(T), sizeof(T), false), sizeof(T));
-        write_lane<T>(d, lane, value);
+        const u64 address = lane_address(w, op, op.a, lane);
+        addresses[lane] = address;
+        low = address < low ? address : low;
+        high = address > high ? address : high;
+        bits |= address;
+    });
+    const bool inside = low >= w.last_segment.begin && high + sizeof(T) <= w.last_segment.end && high + sizeof(T) > high;
+    if (inside && (bits & (sizeof(T) - 1)) == 0) [[likely]] {
+        for_lanes(mask, [&](u32 lane) { write_lane<T>(d, lane, *reinterpret_cast<const T*>(addresses[lane])); });
+        return;
+    }
+    for_lanes(mask, [&](u32 lane) {
+        write_lane<T>(d, lane, *reinterpret_cast<const T*>(global_place(w, lane, addresses[lane], sizeof(T), sizeof(T), false)));
     });
 }
 

@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "emulator/exec/families.h"
+#include "emulator/ir/effects.h"
 
 #include <algorithm>
 #include <cstring>
@@ -74,6 +75,27 @@ void decode_all(Decoder& decoder, const ptx::Function& function, const SlotMap& 
     }
 }
 
+// Every op but wgmma that names an accumulator register gets a check.
+void guard_all(const ptx::Function& function, const SlotMap& slots, Program& program) {
+    std::vector<bool> held(function.registers.size(), false);
+    bool any = false;
+    std::vector<Effects> effects;
+    for (const ptx::Instruction& instruction : function.code) {
+        effects.push_back(effects_of(instruction));
+        for (u32 r : effects.back().asynchronous) any = held[r] = true;
+    }
+    for (u32 pc = 0; any && pc < effects.size(); ++pc) {
+        if (!effects[pc].asynchronous.empty()) continue;
+        std::vector<u32> touched;
+        for (const auto* registers : {&effects[pc].reads, &effects[pc].writes}) {
+            for (u32 r : *registers) {
+                if (held[r]) touched.push_back(slots.offset[r]);
+            }
+        }
+        if (!touched.empty()) guard_accumulators(program, pc, std::move(touched));
+    }
+}
+
 void append_exit(Decoder& decoder, const ptx::Function& function, Program& program) {
     ptx::Instruction exit;
     exit.root = "exit";
@@ -124,6 +146,7 @@ std::shared_ptr<const Program> load_program(const ModuleImage& image, const ptx:
     constants.begin(align_up(slots.bytes, 64u));
     Decoder decoder(*program, function, slots, layout, constants);
     decode_all(decoder, function, slots, *program);
+    guard_all(function, slots, *program);
     append_exit(decoder, function, *program);
     program->register_bytes = align_up(program->register_bytes, 64u);
     return program;

@@ -42,11 +42,15 @@ inline void check_shared_read(Warp& w, u32 lane, const SharedPlace& place, u32 b
     if (!place.cta->shadow.readable(place.offset, bytes)) [[unlikely]] shared_state_fault(w, lane, place, bytes, "read");
 }
 
+// Nobody may write what a wgmma in flight still reads.
+void check_tensor_reads(const Warp& w, u32 lane, const SharedPlace& place, u32 bytes, const char* access);
+
 // A warp's number within its cluster: the writer recorded in shadows.
 [[nodiscard]] inline u32 writer_id(const Warp& w) { return w.cta->rank << 6 | w.id; }
 
 inline void note_shared_write(Warp& w, u32 lane, const SharedPlace& place, u32 bytes) {
     if (!place.cta->shadow.writable(place.offset, bytes)) [[unlikely]] shared_state_fault(w, lane, place, bytes, "write");
+    if (place.cta->tensor_ops_in_flight != 0) check_tensor_reads(w, lane, place, bytes, "write");
     place.cta->shadow.generic_write(place.offset, bytes, kWritten, writer_id(w), w.cta->cluster->fence_ticks);
 }
 

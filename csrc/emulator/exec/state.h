@@ -203,8 +203,9 @@ struct TensorOp {
     u32 issued = 0;  // warps of the group
     std::shared_ptr<AccumulatorChain> chain;
     std::vector<std::byte> a_registers;
+    std::vector<u32> chunks;  // shared offsets of the 16-byte chunks it reads
+    u32 low = ~0u, high = 0;  // they lie in [low, high)
     Place place;
-    u64 due = 0;
 };
 struct Warpgroup {
     std::deque<TensorOp> operations;  // operations[0] has number `executed`: they run in order
@@ -224,6 +225,7 @@ struct Cta {
     std::vector<std::byte> local_memory;
     NamedBarrier barriers[16];
     std::vector<Warpgroup> warpgroups;
+    u32 tensor_ops_in_flight = 0;  // wgmma operations that all four warps have issued and that still read
     u32 live_warps = 0;
     u32 async_reads = 0, async_writes = 0;  // bulk operations in flight on this CTA's shared memory
     i32 register_pool = 0;  // setmaxnreg: registers of the SM that no warp holds

@@ -64,19 +64,25 @@ void scatter(Warp& w, const AccumulatorChain& chain) {
     });
 }
 
-void check_operand(const Cta& cta, u64 descriptor, u32 rows, Major major, const Place& place) {
-    thread_local std::vector<u32> chunks;
-    operand_chunks(decode_descriptor(descriptor), rows, kWgmmaKBytes, major, chunks);
+void find_chunks(TensorOp& t, const WgmmaForm& form) {
+    std::vector<u32> more;
+    if (t.a_registers.empty()) operand_chunks(decode_descriptor(t.a), kWgmmaRows, kWgmmaKBytes, form.shape.a_major, t.chunks);
+    operand_chunks(decode_descriptor(t.b), form.shape.n, kWgmmaKBytes, form.shape.b_major, more);
+    t.chunks.insert(t.chunks.end(), more.begin(), more.end());
+    for (u32 offset : t.chunks) t.low = std::min(t.low, offset), t.high = std::max(t.high, offset + kChunkBytes);
+}
+
+void check_chunks(const Cta& cta, const TensorOp& t) {
     const Cluster& c = *cta.cluster;
-    for (u32 offset : chunks) {
+    const u32 issuer_fence = cta.warps[t.place.warp].async_fence;
+    for (u32 offset : t.chunks) {
         DG_CHECK(offset >= kReservedSmemBytes && offset + kChunkBytes <= cta.smem.size(), emulator,
                  "wgmma operand at shared offset {} is outside the CTA's shared memory [{}, {})", offset, kReservedSmemBytes, cta.smem.size());
         DG_CHECK(cta.shadow.readable(offset, kChunkBytes), emulator,
                  "wgmma reads shared offset {}, which {}", offset,
-                 cta.shadow.any(kLanding, offset, kChunkBytes) ? "an asynchronous copy in flight writes: the stage was released or reused too early"
+                 cta.shadow.any(kLanding, offset, kChunkBytes) ? "an asynchronous copy in flight writes; wait for its mbarrier"
                  : cta.shadow.any(kBarrier, offset, kChunkBytes) ? "holds an mbarrier"
                                                                  : "nothing has written");
-        const u32 issuer_fence = cta.warps[place.warp].async_fence;
         const u32 writer = cta.shadow.unfenced_writer(offset, kChunkBytes, issuer_fence, [&](u32 id) {
             return c.ctas[id >> 6]->warps[id & 63].async_fence;
         });
@@ -89,8 +95,7 @@ void check_operand(const Cta& cta, u64 descriptor, u32 rows, Major major, const 
 void execute(Cta& cta, Warpgroup& group) {
     TensorOp& t = group.operations.front();
     const WgmmaForm& form = *static_cast<const WgmmaForm*>(t.op->extra);
-    if (t.a_registers.empty()) check_operand(cta, t.a, kWgmmaRows, form.shape.a_major, t.place);
-    check_operand(cta, t.b, form.shape.n, form.shape.b_major, t.place);
+    check_chunks(cta, t);
     const WgmmaOperands operands{cta.smem, t.a, t.a_registers, t.b, t.scale_d};
     if (form.integer) {
         wgmma_integer(form.shape, operands, t.chain->integers.data(), form.saturate);
@@ -99,6 +104,7 @@ void execute(Cta& cta, Warpgroup& group) {
         wgmma(form.shape, operands, t.chain->values.data(), exact ? AccumulatorMode::exact : AccumulatorMode::hopper);
     }
     group.operations.pop_front();
+    --cta.tensor_ops_in_flight;
     ++group.executed;
     cta.cluster->wake();
 }
@@ -147,7 +153,7 @@ void issue(Warp& w, const Op& op, u32 mask) {
     const u32 index = w.tensor_issued - group.executed;
     const u32 bit = 1u << (w.id % kWarpsPerGroup);
     if (index == group.operations.size()) {
-        group.operations.push_back({&op, a, b, scale_d, 0, chain_for(group, op, form, bit), {}, place_of(w), 0});
+        group.operations.push_back({&op, a, b, scale_d, 0, chain_for(group, op, form, bit), {}, {}, ~0u, 0, place_of(w)});
     }
     TensorOp& t = group.operations[index];
     if (t.op != &op || t.a != a || t.b != b || t.scale_d != scale_d) {
@@ -164,6 +170,8 @@ void issue(Warp& w, const Op& op, u32 mask) {
         Cluster& c = *w.cta->cluster;
         group.last_due = std::max(group.last_due, c.now + random_delay(c));
         Cta* cta = w.cta;
+        find_chunks(t, form);
+        ++cta->tensor_ops_in_flight;
         schedule_at(c, group.last_due, t.place, [cta, &group] { execute(*cta, group); });
     }
 }
@@ -249,10 +257,43 @@ void decode_mma(Decoder& x) {
     x.op.run = issue;
 }
 
+// Runs an op that touches registers which a wgmma may hold.
+void run_guarded(Warp& w, const Op& op, u32 mask) {
+    const Program::Guarded& guarded = w.program->guarded.at(w.pc - 1);
+    const u32 bit = 1u << (w.id % kWarpsPerGroup);
+    for (const auto& chain : group_of(w).chains) {
+        if ((chain->gathered & bit) == 0 || (chain->returned & bit) != 0) continue;
+        for (u32 touched : guarded.slots) {
+            if (std::find(chain->op->list.begin(), chain->op->list.end(), touched) != chain->op->list.end()) {
+                fault(w, -1, "touches an accumulator register of a wgmma in flight; wgmma.wait_group first");
+            }
+        }
+    }
+    guarded.run(w, op, mask);
+}
+
 }  // namespace
 
+void guard_accumulators(Program& program, u32 pc, std::vector<u32> slots) {
+    Op& op = program.code[pc];
+    program.guarded[pc] = {op.run, std::move(slots)};
+    op.run = run_guarded;
+}
+
+void check_tensor_reads(const Warp& w, u32 lane, const SharedPlace& place, u32 bytes, const char* access) {
+    for (const Warpgroup& group : place.cta->warpgroups) {
+        for (const TensorOp& t : group.operations) {
+            if (t.high <= place.offset || place.offset + bytes <= t.low) continue;
+            for (u32 chunk : t.chunks) {
+                if (chunk + kChunkBytes <= place.offset || place.offset + bytes <= chunk) continue;
+                fault(w, static_cast<i32>(lane), "{} of {} bytes at shared offset {}, which a wgmma in flight still reads ({})", access, bytes,
+                      place.offset, describe(t.place));
+            }
+        }
+    }
+}
+
 void decode_wgmma(Decoder& x) {
-    x.program.uses_wgmma = true;
     const std::string_view kind = x.modifier(0);
     if (kind == "mma_async") {
         if (x.has("sp")) x.unsupported("sparse wgmma");

@@ -6,6 +6,7 @@
 #include "emulator/ptx/ast.h"
 
 #include <deque>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -73,8 +74,13 @@ struct Program {
     u32 local_bytes = 0;         // per lane
     u32 param_bytes = 0;
     bool communicates = false;   // CTAs may talk through global memory: one host thread runs all of them
-    bool uses_wgmma = false;
-    bool has_reserved_cluster = false;
+    // Ops other than wgmma that touch a register some wgmma holds while in flight: the handler that checks is in
+    // `code`, the real one and the register slots are here.
+    struct Guarded {
+        Handler run = nullptr;
+        std::vector<u32> slots;
+    };
+    std::map<u32, Guarded> guarded;  // by pc
 };
 
 constexpr u32 kReservedSmemBytes = 1024;

@@ -51,7 +51,7 @@ std::vector<Token> tokenize(std::string_view text) {
             push(TokenKind::directive, i, end);
         } else if (is_digit(c)) {
             size_t end = i + 1;
-            while (is_word(at(end))) ++end;
+            while (is_word(at(end)) || (at(end) == '.' && is_digit(at(end + 1)))) ++end;
             push(TokenKind::number, i, end);
         } else if (is_word_start(c)) {
             size_t end = i + 1;

@@ -53,6 +53,10 @@ class TokenStream {
             error("a number");
         }
         const std::string digits(token.text);
+        if (digits.find('.') != std::string::npos) {  // decimal literal of hand-written asm: an fp32
+            const float decimal = std::strtof(digits.c_str(), nullptr);
+            return std::bit_cast<u32>(negative ? -decimal : decimal);
+        }
         const bool is_float = digits.size() > 2 && digits[0] == '0' &&
                               (digits[1] == 'f' || digits[1] == 'F' || digits[1] == 'd' || digits[1] == 'D');
         u64 value = is_float ? std::strtoull(digits.c_str() + 2, nullptr, 16) : std::strtoull(digits.c_str(), nullptr, 0);
