@@ -69,10 +69,13 @@ class Launch:
     cluster: int = 1
     outputs: dict[str, Array] = field(default_factory=dict)
 
-    def run(self, text: str, seed: int) -> str:
+    def outcomes(self, text: str) -> dict[int, str]:
+        compiled = _C.compile(text, [self.entry], arch="90a", kind="ptx")
+        return {seed: self.run(compiled, seed) for seed in SEEDS}
+
+    def run(self, compiled: Any, seed: int) -> str:
         """How the run ended: "clean", "wrong", or the first line of the emulator's report."""
         device = _C.Device("emulator:sm_90a", seed=seed)
-        compiled = _C.compile(text, [self.entry], arch="90a", kind=device.image_kind)
         module = device.load_module(compiled.image, "injected bug")
         addresses = {name: device.allocate(array.nbytes) for name, array in self.arrays.items()}
         try:
@@ -106,13 +109,12 @@ class Launch:
 
 
 def check_clean(launch: Launch, text: str) -> None:
-    outcomes = {seed: launch.run(text, seed) for seed in SEEDS}
+    outcomes = launch.outcomes(text)
     assert set(outcomes.values()) == {"clean"}, f"the clean kernel fails: {outcomes}"
 
 
 def check_caught(launch: Launch, text: str, bug: Bug) -> None:
-    broken = bug.inject(text)
-    outcomes = {seed: launch.run(broken, seed) for seed in SEEDS}
+    outcomes = launch.outcomes(bug.inject(text))
     caught = [seed for seed, outcome in outcomes.items() if outcome != "clean"]
     assert len(caught) >= bug.caught_by, (
         f"caught by {len(caught)} of {len(SEEDS)} seeds, expected {bug.caught_by}: {outcomes}"
@@ -127,7 +129,7 @@ SMALL_BUGS = [
         "mbarrier_wait(empty + 8 * stage, phase);", 8),
     Bug("consumer waits for the wrong phase", "mbarrier_wait(full + 8 * stage, phase);",
         "mbarrier_wait(full + 8 * stage, phase ^ 1);", 8),
-    Bug("consumer does not wait", "mbarrier_wait(full + 8 * stage, phase);", "", 8),
+    Bug("consumer does not wait", "mbarrier_wait(full + 8 * stage, phase);", "", 4),
     Bug("producer does not wait", "mbarrier_wait(empty + 8 * stage, phase ^ 1);", ""),
     Bug("half of the transaction bytes", "full + 8 * stage, 2 * kTileBytes", "full + 8 * stage, kTileBytes"),
     Bug("too many transaction bytes", "full + 8 * stage, 2 * kTileBytes", "full + 8 * stage, 2 * kTileBytes + 16", 8),
@@ -167,7 +169,7 @@ def matrix_map(
 
 def small_launch() -> Launch:
     rng = np.random.default_rng(3)
-    m, n, num_k = 128, 64, 8
+    m, n, num_k = 128, 64, 14
     a, b = operand(rng, (m, 128 * num_k)), operand(rng, (n, 128 * num_k))
     d = np.full((m, n), np.nan, np.float32)
 
@@ -177,7 +179,7 @@ def small_launch() -> Launch:
             matrix_map(device, at["b"], (1, *b.shape), "fp8_e4m3", 1, 64, 128),
             matrix_map(device, at["d"], (1, m, n), "fp32", 4, 64, 0),
         ]
-        return b"".join(maps) + num_k.to_bytes(8, "little")
+        return b"".join(maps) + num_k.to_bytes(64, "little")
 
     smem_bytes = 3 * 2 * 64 * 128 + 64 * 64 * 4 + 2 * 3 * 8
     expected = a.astype(np.float64) @ b.astype(np.float64).T
