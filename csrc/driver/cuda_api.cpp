@@ -85,10 +85,10 @@ SharedLibrary open_driver() {
     return library;
 }
 
-std::unique_ptr<Api> load() {
+std::unique_ptr<Api> load(SharedLibrary library) {
     auto owner = std::make_unique<Api>();
     Api& a = *owner;
-    a.library = open_driver();
+    a.library = std::move(library);
     // The version comes first: an old driver lacks entry points, and its version says so best.
     resolve_all(a.library, a.driver_get_version, a.get_error_name, a.get_error_string, a.init);
     loaded = &a;
@@ -121,6 +121,7 @@ std::unique_ptr<Api> load() {
 struct Outcome {
     std::unique_ptr<Api> api;
     std::string failure;
+    bool found = false;
     pid_t process = ::getpid();
 };
 
@@ -129,7 +130,9 @@ const Outcome& outcome() {
         auto* result =
             new Outcome;  // lives as long as the process: other threads may call until the very end
         try {
-            result->api = load();
+            SharedLibrary library = open_driver();
+            result->found = true;
+            result->api = load(std::move(library));
         } catch (const Error& error) {
             loaded = nullptr;
             result->failure = error.what();
@@ -162,6 +165,10 @@ const Api& api() {
 
 const std::string& why_unavailable() noexcept {
     return outcome().failure;
+}
+
+bool driver_found() noexcept {
+    return outcome().found;
 }
 
 }  // namespace deep_gemm::driver::cuda

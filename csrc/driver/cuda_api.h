@@ -184,5 +184,7 @@ struct Api {
 
 // Why there is no usable GPU here, one sentence; empty where there is one. Never throws.
 [[nodiscard]] const std::string& why_unavailable() noexcept;
+// A driver is installed, usable or not.
+[[nodiscard]] bool driver_found() noexcept;
 
 }  // namespace deep_gemm::driver::cuda

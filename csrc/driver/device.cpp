@@ -4,6 +4,7 @@
 #include "driver/device.h"
 
 #include "base/env.h"
+#include "base/log.h"
 #include "base/process_local.h"
 #include "driver/cuda_api.h"
 #include "driver/cuda_device.h"
@@ -41,10 +42,23 @@ u32 ordinal_in(std::string_view name, std::string_view digits) {
     return ordinal;
 }
 
+// Says once why a machine with a driver does not use its GPU.
+std::string_view default_name() {
+    const std::string& reason = cuda::why_unavailable();
+    if (reason.empty()) return "cuda";
+    static const bool told = [&reason] {
+        log(cuda::driver_found() ? LogLevel::warning : LogLevel::info, "using the emulated GPU, because: {}",
+            reason);
+        return true;
+    }();
+    (void)told;
+    return "emulator";
+}
+
 // A name with nothing left to decide: "cuda:0", "emulator:sm_90a", "emulator:sm_90a,seed=3".
 std::string resolve(std::string_view name) {
     if (name.empty()) name = env_text(Env::device);
-    if (name.empty()) name = cuda::why_unavailable().empty() ? "cuda" : "emulator";
+    if (name.empty()) name = default_name();
     if (name == "cuda") return fmt::format("cuda:{}", current_cuda_ordinal());
     if (name.starts_with("cuda:")) return fmt::format("cuda:{}", ordinal_in(name, name.substr(5)));
     if (name == "emulator") return fmt::format("emulator:{}", kDefaultEmulator);

@@ -1,9 +1,7 @@
 // deep_gemm._C: the extension module. Importing it starts nothing: no CUDA, no file, no thread.
 // Each bind_*.cpp adds one part; this file lists them and maps Error kinds to Python exceptions.
 #include "driver/device.h"
-#if __has_include("emulator/emulated_device.h")
 #include "emulator/emulated_device.h"
-#endif
 
 #include "python/errors.h"
 
@@ -60,9 +58,7 @@ PYBIND11_MODULE(_C, module) {
             python::set_python_error(error);
         }
     });
-#if __has_include("emulator/emulated_device.h")
     driver::register_emulator(&emulator::make_emulated_device);
-#endif
     python::bind_device(module);
     python::bind_jit(module);
 }

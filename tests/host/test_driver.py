@@ -39,6 +39,16 @@ def test_no_gpu(run_python: Run, fake_libcuda: Path) -> None:
     assert "the CUDA driver sees no GPU: got 0 devices; check nvidia-smi and CUDA_VISIBLE_DEVICES" in line
 
 
+def test_default_device_without_a_gpu(run_python: Run, fake_libcuda: Path) -> None:
+    script = "print(_C.Device().emulated, _C.Device().emulated)"
+    done = run_python(script, DG_LIBCUDA_PATH="/nowhere/libcuda.so.1")
+    assert (done.out, done.err) == ("True True\n", "")
+    done = run_python(script, DG_LIBCUDA_PATH=fake_libcuda, FAKE_VERSION="11040")
+    assert done.out == "True True\n"
+    assert done.err.count("using the emulated GPU, because: CUDA driver") == 1  # a driver that is not used is news
+    assert run_python("print(_C.Device().arch)", DG_DEVICE="emulator:sm_100a", DG_LIBCUDA_PATH=fake_libcuda).out == "100a\n"
+
+
 def test_ordinal_out_of_range(run_python: Run, fake_libcuda: Path) -> None:
     line = run_python("print(*fails(_C.Device, 'cuda:3'), sep='|')", DG_LIBCUDA_PATH=fake_libcuda).out
     assert line.startswith("ValueError||device: got cuda:3, expected cuda:0 to cuda:0")
