@@ -4,9 +4,7 @@
 
 #include "base/error.h"
 #include "driver/device.h"
-#if __has_include("emulator/emulated_device.h")
 #include "emulator/emulated_device.h"
-#endif
 #include "op/gemm_kernel.h"
 #include "plan/gemm.h"
 
@@ -16,9 +14,7 @@ namespace deep_gemm {
 
 Device& find_device(std::string_view name) {
     // driver/ does not include emulator/: whoever offers devices to users registers it.
-#if __has_include("emulator/emulated_device.h")
-    driver::register_emulator(&emulator::make_emulated_device);
-#endif
+    driver::register_emulator(&emulator::make_emulated_device_from_text);
     return driver::device(name);
 }
 

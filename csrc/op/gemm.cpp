@@ -37,8 +37,6 @@ GemmParams params_of(const GemmCall& call, const GemmSpec& spec) {
     GemmParams params{};
     params.a = matrix_map(*call.device, call.a, problem.ab, spec.block_m / spec.cluster_n);
     params.b = matrix_map(*call.device, call.b, problem.ab, spec.block_n / spec.cluster_m);
-    if (has_scales(spec) && spec.scale_a_load != ScaleALoad::any_strides)
-        params.scale_a_map = scale_map(*call.device, call.scale_a, spec.scale_a_load, spec.block_m);
     if (!spec.swap_ab) params.d = matrix_map(*call.device, call.d, problem.d, kMmaRows);
     params.scale_a = reinterpret_cast<const float*>(call.scale_a.address);
     params.scale_b = reinterpret_cast<const float*>(call.scale_b.address);

@@ -22,9 +22,8 @@ struct Operand {
 struct GemmCall {
     plan::GemmProblem problem;
     Operand a, scale_a, b, scale_b, d;
-    ScaleALoad scale_a_load = ScaleALoad::tma_k_contiguous;  // the best that the strides of scale_a allow
-    u64 c = 0;                                               // address; 0: no C
-    u64 group_layout = 0;                                    // address; 0: dense
+    u64 c = 0;             // address; 0: no C
+    u64 group_layout = 0;  // address; 0: dense
     u64 group_layout_length = 0;
     Device* device = nullptr;
     void* stream = nullptr;

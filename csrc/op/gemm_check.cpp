@@ -1,7 +1,7 @@
 // The checks of a GEMM's arguments. Each failure is one sentence of got, expected, remedy; nothing is
 // launched.
 #include "base/error.h"
-#include "op/tensor_maps.h"
+#include "op/gemm_call.h"
 
 namespace deep_gemm::op {
 
@@ -201,7 +201,6 @@ void check_scales(const GemmArguments& args, GemmCall& call) {
     check_rank(args, "scales of b", args.scale_b, args.scale_b.rank, "");
     call.scale_a = scale_operand(args, "scales of a", args.scale_a);
     call.scale_b = scale_operand(args, "scales of b", args.scale_b);
-    call.scale_a_load = scale_load_of(call.scale_a);
 }
 
 // A forced spec must be a kernel for these arguments.
@@ -214,10 +213,6 @@ void check_spec(const GemmCall& call, const GemmSpec& spec) {
              "arguments are",
              name_of(spec.ab), name_of(spec.scale_b), name_of(spec.d), name_of(spec.groups), spec.accumulate,
              name_of(p.ab), name_of(p.scale_b), name_of(p.d), name_of(p.groups), p.accumulate);
-    DG_CHECK(
-        spec.scale_a_load == call.scale_a_load || spec.scale_a_load == ScaleALoad::any_strides, value,
-        "spec: got scale_a_load={}, expected {} or any_strides for the strides that the scales of a have",
-        name_of(spec.scale_a_load), name_of(call.scale_a_load));
     DG_CHECK(
         spec.swap_ab || p.d_tma, value,
         "spec: got swap_ab=false, expected true because rows of d do not start at multiples of 16 bytes");

@@ -15,7 +15,6 @@ namespace {
 struct Key {
     plan::GemmProblem problem;
     Device* device = nullptr;
-    ScaleALoad scale_a_load = ScaleALoad::tma_k_contiguous;
     bool forced = false;
     GemmSpec spec;  // the forced one
     friend bool operator==(const Key&, const Key&) = default;
@@ -31,7 +30,7 @@ struct KeyHasher {
         mix(p.expected_m | u64{p.num_sms} << 32);
         mix(static_cast<u64>(p.groups) | static_cast<u64>(p.ab) << 8 | static_cast<u64>(p.d) << 16 |
             static_cast<u64>(p.scale_b) << 24 | u64{p.accumulate} << 32 | u64{p.d_tma} << 33 |
-            u64{key.forced} << 34 | static_cast<u64>(key.scale_a_load) << 40);
+            u64{key.forced} << 34);
         if (key.forced)
             visit_fields([&mix](const char*, auto field) { mix(static_cast<u64>(field)); }, key.spec);
         return hash ^ hash >> 32;
@@ -39,11 +38,7 @@ struct KeyHasher {
 };
 
 Key key_of(const GemmCall& call) {
-    Key key{.problem = call.problem,
-            .device = call.device,
-            .scale_a_load = call.scale_a_load,
-            .forced = call.spec != nullptr,
-            .spec = {}};
+    Key key{.problem = call.problem, .device = call.device, .forced = call.spec != nullptr, .spec = {}};
     if (call.spec) key.spec = *call.spec;
     return key;
 }
@@ -90,8 +85,7 @@ const Launcher& build_launcher(const GemmCall& call) {
     launcher->problem = call.problem;
     launcher->plan = call.spec ? plan::plan_for_spec(call.problem, *call.spec, model)
                                : plan::plan_gemm(call.problem, model);
-    GemmSpec& spec = launcher->plan.spec;
-    if (!call.spec) spec.scale_a_load = call.scale_a_load;  // a fact of the strides, not a choice
+    const GemmSpec& spec = launcher->plan.spec;
     log(LogLevel::info, "{}: {}", plan::to_string(call.problem), describe(spec));
     LoadedKernel loaded = load_gemm_kernel(*call.device, spec);
     launcher->keep_alive = std::move(loaded.keep_alive);
