@@ -1,5 +1,5 @@
-// How the library raises Error (base/exception.h): one function and one check macro. A message says what was got, what
-// was expected and what to do.
+// How the library raises Error (base/exception.h): one function and one check macro. A message says what was
+// got, what was expected and what to do.
 #pragma once
 
 #include "base/exception.h"

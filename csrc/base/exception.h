@@ -1,5 +1,6 @@
 // The one error type, without its formatting: what the public C++ header needs. The library raises it through
-// base/error.h. Python maps kind -> exception: value -> ValueError, type -> TypeError, others -> deep_gemm.Error.
+// base/error.h. Python maps kind -> exception: value -> ValueError, type -> TypeError, others ->
+// deep_gemm.Error.
 #pragma once
 
 #include <stdexcept>

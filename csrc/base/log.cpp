@@ -33,7 +33,8 @@ State& state() {
 
 LogLevel level_from_env() {
     const std::string& text = env_text(Env::log_level);
-    for (LogLevel level : {LogLevel::off, LogLevel::error, LogLevel::warning, LogLevel::info, LogLevel::debug}) {
+    for (LogLevel level :
+         {LogLevel::off, LogLevel::error, LogLevel::warning, LogLevel::info, LogLevel::debug}) {
         if (text != name_of(level)) continue;
         if (env_flag(Env::jit_debug)) return LogLevel::debug;
         return env_flag(Env::print_configs) ? std::max(level, LogLevel::info) : level;

@@ -1,5 +1,6 @@
-// A value per process: made on first use, made anew in a forked child, never destroyed. The child must not touch what
-// the parent built: its mutexes may be held by threads that do not exist here, its GPU handles belong to the parent.
+// A value per process: made on first use, made anew in a forked child, never destroyed. The child must not
+// touch what the parent built: its mutexes may be held by threads that do not exist here, its GPU handles
+// belong to the parent.
 #pragma once
 
 #include <atomic>
@@ -20,7 +21,8 @@ T& process_local() {
     Slot* seen = current.load(std::memory_order_acquire);
     while (!seen || seen->generation != fork_generation()) {
         auto fresh = std::make_unique<Slot>();
-        if (current.compare_exchange_strong(seen, fresh.get(), std::memory_order_acq_rel)) return fresh.release()->value;
+        if (current.compare_exchange_strong(seen, fresh.get(), std::memory_order_acq_rel))
+            return fresh.release()->value;
     }
     return seen->value;
 }

@@ -24,7 +24,9 @@ using Event = struct EventTag*;
 using Graph = struct GraphTag*;
 
 enum class ImageKind { cubin, ptx };
-[[nodiscard]] constexpr const char* name_of(ImageKind kind) { return kind == ImageKind::ptx ? "ptx" : "cubin"; }
+[[nodiscard]] constexpr const char* name_of(ImageKind kind) {
+    return kind == ImageKind::ptx ? "ptx" : "cubin";
+}
 
 struct DeviceProperties {
     std::string name;  // "NVIDIA H200", "emulated sm_90a"

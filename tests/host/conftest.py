@@ -102,6 +102,14 @@ def compiler() -> str:
 def fake_libcuda(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A libcuda without a GPU behind it; see fake_libcuda.cpp for what FAKE_* variables do."""
     library = tmp_path_factory.mktemp("fake") / "libcuda.so.1"
-    command = [compiler, "-std=c++17", "-shared", "-fPIC", "-o", str(library), str(FOLDER / "fake_libcuda.cpp")]
+    command = [
+        compiler,
+        "-std=c++17",
+        "-shared",
+        "-fPIC",
+        "-o",
+        str(library),
+        str(FOLDER / "fake_libcuda.cpp"),
+    ]
     subprocess.run(command, check=True)
     return library

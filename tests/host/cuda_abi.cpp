@@ -14,7 +14,8 @@ static_assert(sizeof(ours::LaunchAttribute) == sizeof(CUlaunchAttribute));
 static_assert(offsetof(ours::LaunchAttribute, value) == offsetof(CUlaunchAttribute, value));
 static_assert(sizeof(ours::LaunchAttributeValue) == sizeof(CUlaunchAttributeValue));
 static_assert(sizeof(ours::LaunchConfiguration) == sizeof(CUlaunchConfig));
-static_assert(offsetof(ours::LaunchConfiguration, shared_memory_bytes) == offsetof(CUlaunchConfig, sharedMemBytes));
+static_assert(offsetof(ours::LaunchConfiguration, shared_memory_bytes) ==
+              offsetof(CUlaunchConfig, sharedMemBytes));
 static_assert(offsetof(ours::LaunchConfiguration, stream) == offsetof(CUlaunchConfig, hStream));
 static_assert(offsetof(ours::LaunchConfiguration, attributes) == offsetof(CUlaunchConfig, attrs));
 static_assert(offsetof(ours::LaunchConfiguration, num_attributes) == offsetof(CUlaunchConfig, numAttrs));

@@ -1,6 +1,6 @@
-// A stand-in for libcuda: every entry point the library opens, no GPU. Memory is host memory, launches do nothing but
-// are written down. FAKE_VERSION: driver version (13000). FAKE_DEVICES: number of GPUs (1). FAKE_FAIL: the call that fails,
-// with FAKE_CODE (2). FAKE_LOG: file that gets one line per interesting call.
+// A stand-in for libcuda: every entry point the library opens, no GPU. Memory is host memory, launches do
+// nothing but are written down. FAKE_VERSION: driver version (13000). FAKE_DEVICES: number of GPUs (1).
+// FAKE_FAIL: the call that fails, with FAKE_CODE (2). FAKE_LOG: file that gets one line per interesting call.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -34,7 +34,7 @@ struct Config {
         unsigned id;
         char padding[4];
         unsigned value[16];
-    }* attributes;
+    } * attributes;
     unsigned num_attributes;
 };
 
@@ -43,7 +43,7 @@ char handles[16];
 
 }  // namespace
 
-#define CALL(name, ...)               \
+#define CALL(name, ...)                \
     extern "C" int name(__VA_ARGS__) { \
         if (int code = result_of(#name)) return code;
 

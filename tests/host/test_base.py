@@ -29,7 +29,11 @@ def test_unknown_variables(run_python: Run) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        ("DG_JIT_LOCK_TIMEOUT_S", "soon", "got 'soon', expected a whole number; unset it for the default (60)"),
+        (
+            "DG_JIT_LOCK_TIMEOUT_S",
+            "soon",
+            "got 'soon', expected a whole number; unset it for the default (60)",
+        ),
         ("DG_JIT_WITH_LINEINFO", "maybe", "got 'maybe', expected 1 or 0"),
         ("DG_LOG_LEVEL", "loud", "got 'loud', expected off, error, warning, info or debug"),
     ],
@@ -74,9 +78,15 @@ def test_driver_abi(compiler: str, tmp_path: Path) -> None:
     header = Path("/usr/local/cuda/include/cuda.h")
     if not header.exists():
         pytest.skip("needs cuda.h, to compare our declarations with")
-    fmt = next((p for p in (Path("/usr/include"), Path("/usr/local/include")) if (p / "fmt/format.h").exists()), None)
+    fmt = next(
+        (p for p in (Path("/usr/include"), Path("/usr/local/include")) if (p / "fmt/format.h").exists()), None
+    )
     command = [compiler, "-std=c++20", "-fsyntax-only", "-DFMT_HEADER_ONLY=1", f"-I{ROOT}/csrc"]
-    command += [f"-I{ROOT}/deep_gemm_include", f"-I{header.parent}", str(Path(__file__).parent / "cuda_abi.cpp")]
+    command += [
+        f"-I{ROOT}/deep_gemm_include",
+        f"-I{header.parent}",
+        str(Path(__file__).parent / "cuda_abi.cpp"),
+    ]
     if fmt is None:
         pytest.skip("needs fmt in a system folder")
     subprocess.run(command, check=True)

@@ -29,7 +29,16 @@ def test_driver_too_old(run_python: Run, fake_libcuda: Path) -> None:
 def test_driver_without_an_entry_point(run_python: Run, compiler: str, tmp_path: Path) -> None:
     library = tmp_path / "libcuda.so.1"
     source = str(FOLDER / "fake_libcuda.cpp")
-    command = [compiler, "-std=c++17", "-shared", "-fPIC", "-DWITHOUT_GRAPH_LAUNCH", "-o", str(library), source]
+    command = [
+        compiler,
+        "-std=c++17",
+        "-shared",
+        "-fPIC",
+        "-DWITHOUT_GRAPH_LAUNCH",
+        "-o",
+        str(library),
+        source,
+    ]
     subprocess.run(command, check=True)
     assert "has no cuGraphLaunch" in run_python(OPEN, DG_LIBCUDA_PATH=library).out
 
@@ -45,8 +54,10 @@ def test_default_device_without_a_gpu(run_python: Run, fake_libcuda: Path) -> No
     assert (done.out, done.err) == ("True True\n", "")
     done = run_python(script, DG_LIBCUDA_PATH=fake_libcuda, FAKE_VERSION="11040")
     assert done.out == "True True\n"
-    assert done.err.count("using the emulated GPU, because: CUDA driver") == 1  # a driver that is not used is news
-    assert run_python("print(_C.Device().arch)", DG_DEVICE="emulator:sm_100a", DG_LIBCUDA_PATH=fake_libcuda).out == "100a\n"
+    # A driver that is there and not used is news.
+    assert done.err.count("using the emulated GPU, because: CUDA driver") == 1
+    done = run_python("print(_C.Device().arch)", DG_DEVICE="emulator:sm_100a", DG_LIBCUDA_PATH=fake_libcuda)
+    assert done.out == "100a\n"
 
 
 def test_ordinal_out_of_range(run_python: Run, fake_libcuda: Path) -> None:
@@ -206,7 +217,11 @@ print(os.waitstatus_to_exitcode(os.wait()[1]))
 def test_an_image_newer_than_the_driver(run_python: Run, fake_libcuda: Path) -> None:
     script = "print(fails(_C.load_kernel, _C.Device('cuda'), source())[2])"
     line = run_python(
-        script, DG_LIBCUDA_PATH=fake_libcuda, FAKE_FAIL="cuModuleLoadDataEx", FAKE_CODE="200", FAKE_VERSION="12040"
+        script,
+        DG_LIBCUDA_PATH=fake_libcuda,
+        FAKE_FAIL="cuModuleLoadDataEx",
+        FAKE_CODE="200",
+        FAKE_VERSION="12040",
     ).out
     assert "cuModuleLoadDataEx" in line
     assert "the image is damaged or made by a newer toolkit" in line

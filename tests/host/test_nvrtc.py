@@ -40,7 +40,9 @@ def test_info(run_python: Run) -> None:
 def test_none_found(run_python: Run, tmp_path: Path) -> None:
     script = "print(*fails(_C.nvrtc_info)[1:])"
     text = run_python(script, DG_NVRTC_PATH=tmp_path / "libnvrtc.so.13").out
-    assert text.startswith("compile no NVRTC found: got none of the places below, expected libnvrtc 12.0 or newer")
+    assert text.startswith(
+        "compile no NVRTC found: got none of the places below, expected libnvrtc 12.0 or newer"
+    )
     assert "install the wheel nvidia-cuda-nvrtc" in text
     assert f"{tmp_path}/libnvrtc.so.13 (" in text
     assert f"{tmp_path}/libnvrtc.so* (no such file)" in run_python(script, DG_NVRTC_PATH=tmp_path).out
@@ -52,7 +54,9 @@ def test_path_may_be_a_file_or_a_folder(run_python: Run, nvrtc_path: Path) -> No
 
 
 @pytest.mark.parametrize("layout", ["cu13", "cuda_nvrtc"])
-def test_the_wheel_comes_before_the_toolkit(run_python: Run, nvrtc_path: Path, tmp_path: Path, layout: str) -> None:
+def test_the_wheel_comes_before_the_toolkit(
+    run_python: Run, nvrtc_path: Path, tmp_path: Path, layout: str
+) -> None:
     library = tmp_path / "site-packages" / "nvidia" / layout / "lib"
     library.mkdir(parents=True)
     for file in nvrtc_path.parent.glob("libnvrtc*.so*"):

@@ -30,6 +30,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+
 from deep_gemm import _C
 
 Dim = int | tuple[int, ...]
