@@ -1,5 +1,5 @@
 // Problem -> candidates -> costed, explained plan. Pure functions: same problem and device, same plan.
-// Called by op/gemm.cpp (once per problem, then cached) and by `explain`.
+// Called by op/ (once per problem, then cached) and by `explain`.
 #pragma once
 
 #include <deep_gemm/spec/gemm.h>
@@ -28,16 +28,15 @@ struct GemmProblem {
     friend bool operator==(const GemmProblem&, const GemmProblem&) = default;
 };
 
-// Microseconds, term by term. Terms that overlap are combined by total_us(), in plan/gemm.cpp.
+// Microseconds, term by term.
 struct GemmCost {
-    float dram_us = 0;      // weights, activations and output once, at the device's read bandwidth
+    float dram_us = 0;      // weights, activations and output once; a short ring cannot keep DRAM busy
     float l2_us = 0;        // every block's operand tiles through L2, multicast counted once
-    float mma_us = 0;       // tensor cores, padding included
-    float promote_us = 0;   // fp32 accumulation of scaled partial sums, what wgmma does not hide
-    float wave_us = 0;      // what the last, partly filled wave of blocks wastes
-    float fill_us = 0;      // first bytes to first wgmma, epilogue and split-K hand-over of the last block
+    float fill_us = 0;      // the same tiles into the shared memory of one SM
+    float math_us = 0;      // the slowest of tensor core, shared memory and a warpgroup's own chain, padding included
+    float epilogue_us = 0;  // last block to memory, with the exchange of a split K
     float launch_us = 0;
-    [[nodiscard]] float total_us() const;
+    float total_us = 0;     // launch + epilogue + largest of the four + a share of the second largest
 };
 
 struct GemmCandidate {
@@ -55,14 +54,19 @@ struct GemmPlan {
 // Fails (ErrorKind::value) only where no candidate is legal. `considered`, if given, receives every candidate.
 [[nodiscard]] GemmPlan plan_gemm(const GemmProblem& problem, const DeviceModel& device,
                                  std::vector<GemmCandidate>* considered = nullptr);
-// The launch that goes with a forced spec (tests, tuners).
+// The launch that goes with a forced spec (tests, tuners). Fails if the spec cannot serve the problem.
 [[nodiscard]] GemmPlan plan_for_spec(const GemmProblem& problem, const GemmSpec& spec, const DeviceModel& device);
 
-// Every spec plan_gemm can choose for this (n, k) over all m: what warm-up compiles.
+// Every spec plan_gemm can choose for this (n, k) with 1 to max_m rows: what warm-up compiles.
 [[nodiscard]] std::vector<GemmSpec> enumerate_specs(GemmProblem problem, u32 max_m, const DeviceModel& device);
 
-// "gemm m=64 n=7168 k=2048 a=fp8_e4m3 d=bf16", "gemm masked groups=8 m=512 expected_m=40 n=4096 k=7168 ...".
+// nullptr, or why this spec cannot serve the problem though it is a legal kernel.
+[[nodiscard]] const char* why_unfit(const GemmProblem& problem, const GemmSpec& spec);
+[[nodiscard]] GemmCost cost_of(const GemmProblem& problem, const GemmSpec& spec, const DeviceModel& device);
+
+// "gemm m=64 n=7168 k=2048 ab=fp8_e4m3 d=bf16 scale_b=per_128x128", "gemm masked groups=8 m=512 expected_m=40 n=4096 ...".
 [[nodiscard]] std::string to_string(const GemmProblem& problem);
+[[nodiscard]] std::string to_string(const GemmSpec& spec);
 [[nodiscard]] GemmProblem parse_problem(std::string_view text);  // ErrorKind::value names the bad word
 // The table `explain` prints: the best `rows` candidates with their terms, the rejected ones grouped by sentence.
 [[nodiscard]] std::string explain(const GemmProblem& problem, const DeviceModel& device, u32 rows = 12);

@@ -1,0 +1,143 @@
+// Plans as text: the problem line that logs print and `explain` reads back, and the table of candidates.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <map>
+
+#include "base/error.h"
+#include "plan/gemm.h"
+
+namespace deep_gemm::plan {
+namespace {
+
+template <typename Enum, typename... Values>
+Enum parse_name(std::string_view key, std::string_view text, Values... values) {
+    Enum found{};
+    bool matched = false;
+    std::string names;
+    for (Enum value : {values...}) {
+        if (text == name_of(value)) {
+            found = value;
+            matched = true;
+        }
+        names += fmt::format("{}{}", names.empty() ? "" : ", ", name_of(value));
+    }
+    DG_CHECK(matched, value, "problem: {}={} is unknown; expected one of {}", key, text, names);
+    return found;
+}
+
+u32 parse_count(std::string_view key, std::string_view text) {
+    u32 value = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    DG_CHECK(error == std::errc{} && end == text.data() + text.size(), value,
+             "problem: {}={} is not a count; expected a whole number from 0 to 4294967295", key, text);
+    return value;
+}
+
+bool is_group_mode(std::string_view word) {
+    return word == "dense" || word == "contiguous" || word == "psum" || word == "masked";
+}
+
+GroupMode parse_groups(std::string_view word) {
+    return parse_name<GroupMode>("groups", word, GroupMode::dense, GroupMode::contiguous, GroupMode::psum, GroupMode::masked);
+}
+
+void read_word(GemmProblem& problem, std::string_view word) {
+    const size_t equals = word.find('=');
+    if (equals == std::string_view::npos) {
+        if (word == "accumulate") problem.accumulate = true;
+        else if (is_group_mode(word)) problem.groups = parse_groups(word);
+        else
+            fail(ErrorKind::value,
+                 "problem: unexpected word '{}'; expected key=value, a group mode (dense, contiguous, psum, masked) or accumulate", word);
+        return;
+    }
+    const std::string_view key = word.substr(0, equals), value = word.substr(equals + 1);
+    if (key == "m") problem.m = parse_count(key, value);
+    else if (key == "n") problem.n = parse_count(key, value);
+    else if (key == "k") problem.k = parse_count(key, value);
+    else if (key == "groups") problem.num_groups = parse_count(key, value);
+    else if (key == "expected_m") problem.expected_m = parse_count(key, value);
+    else if (key == "num_sms") problem.num_sms = parse_count(key, value);
+    else if (key == "ab" || key == "a" || key == "b") problem.ab = parse_name<Format>(key, value, Format::fp8_e4m3, Format::bf16);
+    else if (key == "d") problem.d = parse_name<Format>(key, value, Format::bf16, Format::fp32);
+    else if (key == "scale_b") problem.scale_b = parse_name<ScaleB>(key, value, ScaleB::none, ScaleB::per_128x128, ScaleB::per_row_128);
+    else
+        fail(ErrorKind::value,
+             "problem: unknown key '{}'; expected m, n, k, ab, d, scale_b, groups, expected_m or num_sms", key);
+}
+
+std::string cost_row(const GemmCandidate& candidate, float best_us) {
+    const GemmCost& c = candidate.cost;
+    const std::string verdict = c.total_us == best_us ? "chosen" : fmt::format("+{:.0f} %", (c.total_us / best_us - 1) * 100);
+    return fmt::format("  {:<46} {:>7.2f} {:>7.2f} {:>7.2f} {:>7.2f} {:>7.2f} {:>7.2f} = {:>8.2f}  {}\n", to_string(candidate.spec),
+                       c.dram_us, c.l2_us, c.fill_us, c.math_us, c.epilogue_us, c.launch_us, c.total_us, verdict);
+}
+
+}  // namespace
+
+std::string to_string(const GemmProblem& p) {
+    std::string text = "gemm";
+    if (p.groups != GroupMode::dense) text += fmt::format(" {} groups={}", name_of(p.groups), p.num_groups);
+    text += fmt::format(" m={} n={} k={} ab={} d={}", p.m, p.n, p.k, name_of(p.ab), name_of(p.d));
+    if (p.ab == Format::fp8_e4m3) text += fmt::format(" scale_b={}", name_of(p.scale_b));
+    if (p.expected_m > 0) text += fmt::format(" expected_m={}", p.expected_m);
+    if (p.num_sms > 0) text += fmt::format(" num_sms={}", p.num_sms);
+    if (p.accumulate) text += " accumulate";
+    return text;
+}
+
+std::string to_string(const GemmSpec& s) {
+    std::string text = fmt::format("{}x{} {} stages, {} wg", s.block_m, s.block_n, s.stages, s.warpgroups);
+    if (s.k_warpgroups > 1) text += fmt::format(" ({} along k)", s.k_warpgroups);
+    if (s.swap_ab) text += ", swap_ab";
+    if (s.split_k > 1) text += fmt::format(", split_k {}", s.split_k);
+    if (s.cluster_m > 1) text += ", b multicast";
+    if (s.cluster_n > 1) text += ", a multicast";
+    return text;
+}
+
+GemmProblem parse_problem(std::string_view text) {
+    GemmProblem problem;
+    bool scales_given = false, first = true;
+    while (!text.empty()) {
+        const size_t start = text.find_first_not_of(" \t");
+        if (start == std::string_view::npos) break;
+        const size_t end = std::min(text.find_first_of(" \t", start), text.size());
+        const std::string_view word = text.substr(start, end - start);
+        if (!(first && word == "gemm")) read_word(problem, word);
+        scales_given = scales_given || word.starts_with("scale_b=");
+        first = false;
+        text.remove_prefix(end);
+    }
+    if (!scales_given && problem.ab == Format::bf16) problem.scale_b = ScaleB::none;
+    DG_CHECK(problem.m > 0 && problem.n > 0 && problem.k > 0, value,
+             "problem: got m={} n={} k={}; expected all three of at least 1, as in 'gemm m=64 n=7168 k=2048'", problem.m,
+             problem.n, problem.k);
+    DG_CHECK(problem.num_groups > 0, value, "problem: got groups=0; expected at least 1");
+    return problem;
+}
+
+std::string explain(const GemmProblem& problem, const DeviceModel& device, u32 rows) {
+    std::vector<GemmCandidate> considered;
+    const GemmPlan plan = plan_gemm(problem, device, &considered);
+    std::map<std::string, u32> rejected;
+    std::vector<GemmCandidate> legal;
+    for (const GemmCandidate& candidate : considered) {
+        if (candidate.rejected != nullptr) ++rejected[candidate.rejected];
+        else legal.push_back(candidate);
+    }
+    std::stable_sort(legal.begin(), legal.end(), [](const GemmCandidate& a, const GemmCandidate& b) {
+        return a.cost.total_us < b.cost.total_us;
+    });
+    std::string text = fmt::format("{} on sm_{}, {} SMs: {} candidates, {} legal; grid {} CTAs\n", to_string(problem), device.arch,
+                                   device.num_sms, considered.size(), legal.size(), plan.grid_blocks);
+    text += fmt::format("  {:<46} {:>7} {:>7} {:>7} {:>7} {:>7} {:>7} = {:>8}\n", "tokens x weights (block)", "dram", "l2", "fill", "math",
+                        "end", "launch", "total us");
+    for (size_t i = 0; i < std::min<size_t>(rows, legal.size()); ++i) text += cost_row(legal[i], plan.cost.total_us);
+    for (const auto& [reason, count] : rejected) text += fmt::format("  rejected {:>3}: {}\n", count, reason);
+    return text;
+}
+
+}  // namespace deep_gemm::plan
