@@ -20,10 +20,10 @@ constexpr DeviceModel kModels[] = {
         .fill_us = 0.77f,
         .epilogue_us = 0.33f,
         .epilogue_us_per_element = 0.937f / 16384,
-        .exchange_us = 0.49f,
+        .exchange_us = 0.1f,
         .exchange_us_per_cta = 0.42f,
-        .cluster_us = 0.18f,
-        .overlap = 0.15f,
+        .cluster_us = 0.6f,
+        .overlap = 0.08f,
     },
 };
 

@@ -25,7 +25,7 @@ struct DeviceModel {
     float exchange_us;             // split K: meeting of a cluster, and per CTA in it
     float exchange_us_per_cta;
     float cluster_us;              // clusters start later than CTAs
-    float overlap;                 // share of the second largest resource that does not hide behind the largest
+    float overlap;                 // share of every other resource that does not hide behind the largest
 };
 
 // The row for an architecture ("90a"), with the device's own SM count. Fails for an unknown one.

@@ -36,7 +36,7 @@ struct GemmCost {
     float math_us = 0;      // the slowest of tensor core, shared memory and a warpgroup's own chain, padding included
     float epilogue_us = 0;  // last block to memory, with the exchange of a split K
     float launch_us = 0;
-    float total_us = 0;     // launch + epilogue + largest of the four + a share of the second largest
+    float total_us = 0;     // launch + epilogue + largest of the four + a share of the others
 };
 
 struct GemmCandidate {

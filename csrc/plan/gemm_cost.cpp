@@ -1,6 +1,5 @@
 // The cost model, one function a term. Rates come from DeviceModel; everything else is counted from the spec.
 #include <algorithm>
-#include <array>
 
 #include "plan/gemm.h"
 #include "plan/gemm_shape.h"
@@ -13,8 +12,9 @@ constexpr float kCyclesPerColumn = 0.5f;       // one 64-row wgmma step
 constexpr float kMinColumns = 16;              // shorter wgmma take as long
 constexpr float kPromoteCycles = 1.03f;        // per accumulator register
 constexpr float kSwapPromoteCycles = 2.6f;     // the token scale differs from column to column
-constexpr float kSwapChainCycles = 116;        // wait, start, release of one stage
-constexpr float kChainCycles = 46;
+constexpr float kSwapChainCycles = 116;        // a warpgroup's wait, start and release of one stage, partly overlapped
+constexpr float kChainCycles = 180;            // the same where the warpgroup waits for its wgmma before it promotes
+constexpr float kStageCycles = 83;             // tensor core idle between two stages
 
 // Cycles one SM needs for one stage of one block: all of its warpgroups together.
 float stage_cycles(const GemmSpec& s, const DeviceModel& device) {
@@ -31,7 +31,7 @@ float stage_cycles(const GemmSpec& s, const DeviceModel& device) {
     } else {
         const float waves = static_cast<float>(s.block_m / kMmaRows), own = waves / static_cast<float>(s.warpgroups);
         const float wgmma = static_cast<float>(s.block_n) * kCyclesPerColumn * kStepsPerStage;
-        tensor = waves * wgmma * device.throttle + kChainCycles / static_cast<float>(s.warpgroups) + 60;
+        tensor = waves * wgmma * device.throttle + kStageCycles;
         smem = loads + waves * static_cast<float>((kMmaRows + s.block_n) * kBlockKBytes);
         chain = own * (wgmma + promote * kPromoteCycles * static_cast<float>(s.block_n) / 2) + kChainCycles;
     }
@@ -66,9 +66,9 @@ GemmCost cost_of(const GemmProblem& problem, const GemmSpec& s, const DeviceMode
                        (cluster_size_of(s) > 1 ? device.cluster_us : 0);
     cost.launch_us = device.launch_us + device.fill_us;
 
-    std::array<float, 4> resources = {cost.dram_us, cost.l2_us, cost.fill_us, cost.math_us};
-    std::sort(resources.begin(), resources.end());
-    cost.total_us = cost.launch_us + cost.epilogue_us + resources[3] + device.overlap * resources[2];
+    const float largest = std::max({cost.dram_us, cost.l2_us, cost.fill_us, cost.math_us});
+    const float others = cost.dram_us + cost.l2_us + cost.fill_us + cost.math_us - largest;
+    cost.total_us = cost.launch_us + cost.epilogue_us + largest + device.overlap * others;
     return cost;
 }
 
