@@ -28,8 +28,12 @@ constexpr EnvRow kTable[] = {
     {Env::libcuda_path,            "DG_LIBCUDA_PATH",            "",        "libcuda file to open instead of libcuda.so.1"},
     {Env::emulator_threads,        "DG_EMULATOR_THREADS",        "0",       "host threads of the emulated GPU; 0: one per core"},
     {Env::print_configs,           "DG_PRINT_CONFIGS",           "0",       "1: log level info at least: the plan chosen for each new problem"},
+    {Env::use_nvidia_tools,        "DG_USE_NVIDIA_TOOLS",        "0",       "1: a profiler or sanitizer is attached; deep_gemm.testing does not profile by itself"},
 };
 // clang-format on
+
+// Not read by the library: setup.py and the tests have them.
+constexpr std::string_view kReadElsewhere[] = {"DG_BUILD_DIR", "DG_CMAKE_ARGS", "DG_JOBS", "DG_DEVICES"};
 
 constexpr size_t kNumRows = std::size(kTable);
 
@@ -102,6 +106,7 @@ std::vector<std::string> unknown_env_names() {
         const std::string_view name = std::string_view(*entry).substr(0, std::string_view(*entry).find('='));
         bool known = !name.starts_with("DG_");
         for (const EnvRow& row : kTable) known = known || name == row.name;
+        for (std::string_view other : kReadElsewhere) known = known || name == other;
         if (!known) names.emplace_back(name);
     }
     return names;

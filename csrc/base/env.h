@@ -25,6 +25,7 @@ enum class Env : u8 {
     libcuda_path,
     emulator_threads,
     print_configs,
+    use_nvidia_tools,
 };
 
 struct EnvRow {
