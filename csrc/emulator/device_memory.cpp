@@ -16,7 +16,8 @@ constexpr int kPoison = 0xee;
 u64 DeviceMemory::allocate(u64 bytes) {
     const std::lock_guard lock(mutex_);
     DG_CHECK(bytes != 0, value, "emulator: allocate: got 0 bytes, expected at least 1");
-    DG_CHECK(bytes <= capacity_ - used_, driver, "emulator: out of memory: {} bytes asked, {} of {} in use; release some", bytes, used_,
+    DG_CHECK(bytes <= capacity_ - used_, driver,
+             "emulator: out of memory: {} bytes asked, {} of {} in use; release some", bytes, used_,
              capacity_);
     Block block{std::unique_ptr<std::byte[]>(new std::byte[bytes + kAlignment]), bytes};
     const u64 address = align_up(reinterpret_cast<u64>(block.storage.get()), kAlignment);
@@ -30,7 +31,8 @@ void DeviceMemory::release(u64 address) {
     const std::lock_guard lock(mutex_);
     if (address == 0) return;
     const auto found = blocks_.find(address);
-    DG_CHECK(found != blocks_.end(), driver, "emulator: release: {:#x} is not the address of an allocation (released twice?)", address);
+    DG_CHECK(found != blocks_.end(), driver,
+             "emulator: release: {:#x} is not the address of an allocation (released twice?)", address);
     used_ -= found->second.bytes;
     blocks_.erase(found);
 }
@@ -43,8 +45,8 @@ void DeviceMemory::check(u64 address, u64 bytes, const char* what) const {
     const auto& [begin, block] = *std::prev(after);
     if (address >= begin + block.bytes) return;
     DG_CHECK(address + bytes <= begin + block.bytes, driver,
-             "emulator: {} of {} bytes at {:#x} ends {} bytes past its allocation of {} bytes", what, bytes, address,
-             address + bytes - begin - block.bytes, block.bytes);
+             "emulator: {} of {} bytes at {:#x} ends {} bytes past its allocation of {} bytes", what, bytes,
+             address, address + bytes - begin - block.bytes, block.bytes);
 }
 
 std::vector<driver::MemoryRange> DeviceMemory::ranges() const {

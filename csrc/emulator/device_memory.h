@@ -1,5 +1,5 @@
-// Allocations of the emulated GPU: host memory, 512-byte aligned, poisoned with 0xee so that output nobody wrote is
-// visible. Nothing outside an allocation belongs to a kernel, unless the launch names it.
+// Allocations of the emulated GPU: host memory, 512-byte aligned, poisoned with 0xee so that output nobody
+// wrote is visible. Nothing outside an allocation belongs to a kernel, unless the launch names it.
 #pragma once
 
 #include "driver/device.h"

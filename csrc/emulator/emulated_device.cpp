@@ -1,5 +1,5 @@
-// Memory, streams, events, graphs and launches of the emulated GPU. A stream in capture records closures instead of
-// running them; a graph is that list.
+// Memory, streams, events, graphs and launches of the emulated GPU. A stream in capture records closures
+// instead of running them; a graph is that list.
 #include "emulator/emulated_device.h"
 
 #include "base/error.h"
@@ -44,10 +44,13 @@ class Handles {
     }
     Record& get(const void* handle, const char* what) {
         const auto found = records_.find(static_cast<const Record*>(handle));
-        DG_CHECK(found != records_.end(), driver, "emulator: {} handle is not one of this device's (destroyed already?)", what);
+        DG_CHECK(found != records_.end(), driver,
+                 "emulator: {} handle is not one of this device's (destroyed already?)", what);
         return *found->second;
     }
-    void remove(const void* handle, const char* what) { static_cast<void>(get(handle, what)), records_.erase(static_cast<const Record*>(handle)); }
+    void remove(const void* handle, const char* what) {
+        static_cast<void>(get(handle, what)), records_.erase(static_cast<const Record*>(handle));
+    }
     Record* adopt(std::unique_ptr<Record> record) {
         Record* raw = record.get();
         records_[raw] = std::move(record);
@@ -72,30 +75,38 @@ class EmulatedDevice final : public driver::Device {
     void release(u64 address) override { memory_.release(address); }
     void copy_to_device(u64 destination, std::span<const std::byte> source, driver::Stream stream) override {
         memory_.check(destination, source.size(), "copy_to_device");
-        enqueue(stream, [=] { std::memcpy(reinterpret_cast<void*>(destination), source.data(), source.size()); });
+        enqueue(stream,
+                [=] { std::memcpy(reinterpret_cast<void*>(destination), source.data(), source.size()); });
     }
     void copy_to_host(std::span<std::byte> destination, u64 source, driver::Stream stream) override {
         memory_.check(source, destination.size(), "copy_to_host");
-        enqueue(stream, [=] { std::memcpy(destination.data(), reinterpret_cast<const void*>(source), destination.size()); });
+        enqueue(stream, [=] {
+            std::memcpy(destination.data(), reinterpret_cast<const void*>(source), destination.size());
+        });
     }
     void copy_on_device(u64 destination, u64 source, u64 bytes, driver::Stream stream) override {
         memory_.check(destination, bytes, "copy_on_device");
         memory_.check(source, bytes, "copy_on_device");
-        enqueue(stream, [=] { std::memmove(reinterpret_cast<void*>(destination), reinterpret_cast<const void*>(source), bytes); });
+        enqueue(stream, [=] {
+            std::memmove(reinterpret_cast<void*>(destination), reinterpret_cast<const void*>(source), bytes);
+        });
     }
     void fill_bytes(u64 destination, u8 value, u64 bytes, driver::Stream stream) override {
         memory_.check(destination, bytes, "fill_bytes");
         enqueue(stream, [=] { std::memset(reinterpret_cast<void*>(destination), value, bytes); });
     }
 
-    std::shared_ptr<driver::Module> load_module(std::span<const std::byte> image, std::string_view label) override {
-        return std::make_shared<EmulatedModule>(image, label, "sm_" + model_.properties.arch, model_.properties.max_smem_per_block);
+    std::shared_ptr<driver::Module> load_module(std::span<const std::byte> image,
+                                                std::string_view label) override {
+        return std::make_shared<EmulatedModule>(image, label, "sm_" + model_.properties.arch,
+                                                model_.properties.max_smem_per_block);
     }
-    void launch(const driver::Kernel& kernel, const driver::LaunchConfig& config, std::span<const std::byte> params,
-                std::span<const driver::MemoryRange> memory) override {
+    void launch(const driver::Kernel& kernel, const driver::LaunchConfig& config,
+                std::span<const std::byte> params, std::span<const driver::MemoryRange> memory) override {
         const auto& emulated = static_cast<const EmulatedKernel&>(kernel);
         check_launch(model_, emulated, config, params.size());
-        enqueue(config.stream, [this, &emulated, config, bytes = std::vector<std::byte>(params.begin(), params.end()),
+        enqueue(config.stream, [this, &emulated, config,
+                                bytes = std::vector<std::byte>(params.begin(), params.end()),
                                 ranges = std::vector<driver::MemoryRange>(memory.begin(), memory.end())] {
             run_launch(model_, options_, emulated, config, bytes, ranges, memory_.ranges(), ++grid_id_);
         });
@@ -103,7 +114,9 @@ class EmulatedDevice final : public driver::Device {
     u32 max_active_clusters(const driver::Kernel& kernel, const driver::LaunchConfig& config) override {
         return count_active_clusters(model_, static_cast<const EmulatedKernel&>(kernel), config);
     }
-    TensorMap encode_tensor_map(const TensorMapDesc& desc) override { return emulator::encode_tensor_map(desc); }
+    TensorMap encode_tensor_map(const TensorMapDesc& desc) override {
+        return emulator::encode_tensor_map(desc);
+    }
 
     driver::Stream create_stream() override {
         const std::lock_guard lock(mutex_);
@@ -115,7 +128,8 @@ class EmulatedDevice final : public driver::Device {
     }
     void synchronize(driver::Stream stream) override {
         const std::lock_guard lock(mutex_);
-        DG_CHECK(!record_of(stream).capture, driver, "emulator: synchronize of a stream that is being captured; end the capture first");
+        DG_CHECK(!record_of(stream).capture, driver,
+                 "emulator: synchronize of a stream that is being captured; end the capture first");
     }
     driver::Event create_event() override {
         const std::lock_guard lock(mutex_);
@@ -136,20 +150,23 @@ class EmulatedDevice final : public driver::Device {
     float elapsed_ms(driver::Event start, driver::Event stop) override {
         const std::lock_guard lock(mutex_);
         const EventRecord &a = events_.get(start, "event"), &b = events_.get(stop, "event");
-        DG_CHECK(a.recorded && b.recorded, driver, "emulator: elapsed_ms of an event that was never recorded");
+        DG_CHECK(a.recorded && b.recorded, driver,
+                 "emulator: elapsed_ms of an event that was never recorded");
         return std::chrono::duration<float, std::milli>(b.at - a.at).count();
     }
 
     void begin_capture(driver::Stream stream) override {
         const std::lock_guard lock(mutex_);
         StreamRecord& record = record_of(stream);
-        DG_CHECK(!record.capture, driver, "emulator: begin_capture on a stream that is already being captured");
+        DG_CHECK(!record.capture, driver,
+                 "emulator: begin_capture on a stream that is already being captured");
         record.capture = std::make_unique<GraphRecord>();
     }
     driver::Graph end_capture(driver::Stream stream) override {
         const std::lock_guard lock(mutex_);
         StreamRecord& record = record_of(stream);
-        DG_CHECK(record.capture != nullptr, driver, "emulator: end_capture on a stream that is not being captured");
+        DG_CHECK(record.capture != nullptr, driver,
+                 "emulator: end_capture on a stream that is not being captured");
         return reinterpret_cast<driver::Graph>(graphs_.adopt(std::move(record.capture)));
     }
     void launch_graph(driver::Graph graph, driver::Stream stream) override {
@@ -179,7 +196,9 @@ class EmulatedDevice final : public driver::Device {
         }
         action();
     }
-    StreamRecord& record_of(driver::Stream stream) { return stream == nullptr ? default_stream_ : streams_.get(stream, "stream"); }
+    StreamRecord& record_of(driver::Stream stream) {
+        return stream == nullptr ? default_stream_ : streams_.get(stream, "stream");
+    }
 
     Model model_;
     Options options_;
@@ -200,7 +219,8 @@ std::unique_ptr<driver::Device> make_emulated_device(std::string_view arch, cons
 
 std::unique_ptr<driver::Device> make_emulated_device(std::string_view text) {
     const size_t comma = text.find(',');
-    const std::string_view rest = comma == std::string_view::npos ? std::string_view{} : text.substr(comma + 1);
+    const std::string_view rest =
+        comma == std::string_view::npos ? std::string_view{} : text.substr(comma + 1);
     return make_emulated_device(text.substr(0, comma), parse_options(rest, options_from_environment()));
 }
 

@@ -1,5 +1,6 @@
-// The emulated GPU behind driver::Device: PTX in, checked and deterministic execution out. Everything a launch does
-// is complete when launch() returns; streams are in order by construction. See README.md in this folder.
+// The emulated GPU behind driver::Device: PTX in, checked and deterministic execution out. Everything a
+// launch does is complete when launch() returns; streams are in order by construction. See README.md in this
+// folder.
 #pragma once
 
 #include "driver/device.h"
@@ -8,10 +9,12 @@
 namespace deep_gemm::emulator {
 
 // `arch`: sm_90a, sm_100a or sm_120a.
-[[nodiscard]] std::unique_ptr<driver::Device> make_emulated_device(std::string_view arch, const Options& options);
+[[nodiscard]] std::unique_ptr<driver::Device> make_emulated_device(std::string_view arch,
+                                                                   const Options& options);
 
-// The factory for driver::register_emulator. `text` is "sm_90a" or "sm_90a,seed=3,latency=lazy,threads=1,sms=4,
-// accumulator=fp32"; what it does not name comes from the environment.
+// The factory for driver::register_emulator. `text` is "sm_90a" or
+// "sm_90a,seed=3,latency=lazy,threads=1,sms=4, accumulator=fp32"; what it does not name comes from the
+// environment.
 [[nodiscard]] std::unique_ptr<driver::Device> make_emulated_device(std::string_view text);
 
 }  // namespace deep_gemm::emulator

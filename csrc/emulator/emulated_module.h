@@ -11,11 +11,13 @@ namespace deep_gemm::emulator {
 
 class EmulatedKernel final : public driver::Kernel {
   public:
-    EmulatedKernel(std::shared_ptr<const ModuleImage> image, std::shared_ptr<const Program> program, u32 max_smem)
+    EmulatedKernel(std::shared_ptr<const ModuleImage> image, std::shared_ptr<const Program> program,
+                   u32 max_smem)
         : image_(std::move(image)), program_(std::move(program)), max_smem_(max_smem) {}
     const std::string& name() const override { return program_->name; }
     driver::KernelAttributes attributes() const override {
-        return {program_->num_registers, program_->local_bytes, program_->static_smem_bytes - kReservedSmemBytes};
+        return {program_->num_registers, program_->local_bytes,
+                program_->static_smem_bytes - kReservedSmemBytes};
     }
     [[nodiscard]] const Program& program() const { return *program_; }
     [[nodiscard]] const ModuleImage& image() const { return *image_; }
@@ -29,7 +31,8 @@ class EmulatedKernel final : public driver::Kernel {
 
 class EmulatedModule final : public driver::Module {
   public:
-    EmulatedModule(std::span<const std::byte> image, std::string_view label, std::string_view arch, u32 max_smem);
+    EmulatedModule(std::span<const std::byte> image, std::string_view label, std::string_view arch,
+                   u32 max_smem);
     const driver::Kernel& kernel(std::string_view lowered_name) override;
 
   private:

@@ -15,8 +15,8 @@ constexpr u32 kMaxThreads = 1024;
 constexpr u32 kParamAlignment = 64;
 constexpr u64 kGiB = u64{1} << 30;
 
-Model make_model(std::string_view arch, u32 major, u32 sms, u32 smem, u32 smem_per_sm, u32 threads_per_sm, u32 blocks_per_sm,
-                 u64 memory, u64 l2) {
+Model make_model(std::string_view arch, u32 major, u32 sms, u32 smem, u32 smem_per_sm, u32 threads_per_sm,
+                 u32 blocks_per_sm, u64 memory, u64 l2) {
     Model model;
     auto& p = model.properties;
     p.name = fmt::format("emulated sm_{}", arch);
@@ -35,7 +35,9 @@ Model make_model(std::string_view arch, u32 major, u32 sms, u32 smem, u32 smem_p
     return model;
 }
 
-u32 volume(const driver::Dim3& d) { return d.x * d.y * d.z; }
+u32 volume(const driver::Dim3& d) {
+    return d.x * d.y * d.z;
+}
 
 // End of the shared window: reserved bytes, static variables, alignment, dynamic bytes.
 u32 smem_end(const EmulatedKernel& kernel, const driver::LaunchConfig& config) {
@@ -43,57 +45,74 @@ u32 smem_end(const EmulatedKernel& kernel, const driver::LaunchConfig& config) {
 }
 
 bool divides(const driver::Dim3& part, const driver::Dim3& whole) {
-    return part.x != 0 && part.y != 0 && part.z != 0 && whole.x % part.x == 0 && whole.y % part.y == 0 && whole.z % part.z == 0;
+    return part.x != 0 && part.y != 0 && part.z != 0 && whole.x % part.x == 0 && whole.y % part.y == 0 &&
+           whole.z % part.z == 0;
 }
 
 }  // namespace
 
 Model find_model(std::string_view arch) {
     if (arch == "sm_90a") return make_model("90a", 9, 132, 232448, 233472, 2048, 32, 141 * kGiB, 50u << 20);
-    if (arch == "sm_100a") return make_model("100a", 10, 148, 232448, 233472, 2048, 32, 180 * kGiB, 126u << 20);
+    if (arch == "sm_100a")
+        return make_model("100a", 10, 148, 232448, 233472, 2048, 32, 180 * kGiB, 126u << 20);
     if (arch == "sm_120a") return make_model("120a", 12, 170, 101376, 102400, 1536, 24, 32 * kGiB, 96u << 20);
     fail(ErrorKind::value, "emulator: got arch '{}', expected sm_90a, sm_100a or sm_120a", arch);
 }
 
-void check_launch(const Model& model, const EmulatedKernel& kernel, const driver::LaunchConfig& config, size_t param_bytes) {
+void check_launch(const Model& model, const EmulatedKernel& kernel, const driver::LaunchConfig& config,
+                  size_t param_bytes) {
     const Program& program = kernel.program();
     const std::string& name = program.name;
     const u32 threads = volume(config.block), cluster = volume(config.cluster);
     const ptx::Function& function = *program.function;
-    DG_CHECK(volume(config.grid) != 0 && threads != 0, driver, "emulator: launch of {}: empty grid or block", name);
-    DG_CHECK(threads <= kMaxThreads, driver, "emulator: launch of {}: {} threads per block, at most {}", name, threads, kMaxThreads);
+    DG_CHECK(volume(config.grid) != 0 && threads != 0, driver, "emulator: launch of {}: empty grid or block",
+             name);
+    DG_CHECK(threads <= kMaxThreads, driver, "emulator: launch of {}: {} threads per block, at most {}", name,
+             threads, kMaxThreads);
     DG_CHECK(function.max_threads == 0 || threads <= function.max_threads, driver,
-             "emulator: launch of {}: {} threads per block, the kernel's __launch_bounds__ allow {}", name, threads, function.max_threads);
+             "emulator: launch of {}: {} threads per block, the kernel's __launch_bounds__ allow {}", name,
+             threads, function.max_threads);
     DG_CHECK(function.required_threads == 0 || threads == function.required_threads, driver,
-             "emulator: launch of {}: {} threads per block, the kernel requires {}", name, threads, function.required_threads);
-    DG_CHECK(cluster <= model.max_cluster && divides(config.cluster, config.grid), driver,
-             "emulator: launch of {}: cluster {}x{}x{} must divide the grid {}x{}x{} and hold at most {} blocks", name, config.cluster.x,
-             config.cluster.y, config.cluster.z, config.grid.x, config.grid.y, config.grid.z, model.max_cluster);
+             "emulator: launch of {}: {} threads per block, the kernel requires {}", name, threads,
+             function.required_threads);
+    DG_CHECK(
+        cluster <= model.max_cluster && divides(config.cluster, config.grid), driver,
+        "emulator: launch of {}: cluster {}x{}x{} must divide the grid {}x{}x{} and hold at most {} blocks",
+        name, config.cluster.x, config.cluster.y, config.cluster.z, config.grid.x, config.grid.y,
+        config.grid.z, model.max_cluster);
     const u32* required = function.required_cluster;
-    DG_CHECK(required[0] == 0 || (required[0] == config.cluster.x && required[1] == config.cluster.y && required[2] == config.cluster.z),
-             driver, "emulator: launch of {}: cluster {}x{}x{}, the kernel requires {}x{}x{}", name, config.cluster.x, config.cluster.y,
-             config.cluster.z, required[0], required[1], required[2]);
+    DG_CHECK(required[0] == 0 || (required[0] == config.cluster.x && required[1] == config.cluster.y &&
+                                  required[2] == config.cluster.z),
+             driver, "emulator: launch of {}: cluster {}x{}x{}, the kernel requires {}x{}x{}", name,
+             config.cluster.x, config.cluster.y, config.cluster.z, required[0], required[1], required[2]);
     const u32 smem = smem_end(kernel, config) - kReservedSmemBytes;
-    DG_CHECK(smem <= kernel.max_smem(), driver, "emulator: launch of {}: {} bytes of shared memory ({} dynamic), a block has {}", name,
-             smem, config.dynamic_smem_bytes, kernel.max_smem());
-    DG_CHECK(param_bytes == program.param_bytes, driver, "emulator: launch of {}: {} bytes of parameters, the kernel takes {}", name,
-             param_bytes, program.param_bytes);
+    DG_CHECK(smem <= kernel.max_smem(), driver,
+             "emulator: launch of {}: {} bytes of shared memory ({} dynamic), a block has {}", name, smem,
+             config.dynamic_smem_bytes, kernel.max_smem());
+    DG_CHECK(param_bytes == program.param_bytes, driver,
+             "emulator: launch of {}: {} bytes of parameters, the kernel takes {}", name, param_bytes,
+             program.param_bytes);
 }
 
-u32 count_active_clusters(const Model& model, const EmulatedKernel& kernel, const driver::LaunchConfig& config) {
-    const u32 threads = align_up(std::max(volume(config.block), 1u), kLanes), cluster = std::max(volume(config.cluster), 1u);
+u32 count_active_clusters(const Model& model, const EmulatedKernel& kernel,
+                          const driver::LaunchConfig& config) {
+    const u32 threads = align_up(std::max(volume(config.block), 1u), kLanes),
+              cluster = std::max(volume(config.cluster), 1u);
     const u32 smem = align_up(smem_end(kernel, config), 128u);
     if (smem - kReservedSmemBytes > kernel.max_smem() || cluster > model.max_cluster) return 0;
-    const u32 per_sm = std::min({model.smem_per_sm / smem, model.threads_per_sm / threads, model.blocks_per_sm});
+    const u32 per_sm =
+        std::min({model.smem_per_sm / smem, model.threads_per_sm / threads, model.blocks_per_sm});
     return model.properties.num_sms * per_sm / cluster;
 }
 
-void run_launch(const Model& model, const Options& options, const EmulatedKernel& kernel, const driver::LaunchConfig& config,
-                std::span<const std::byte> params, std::span<const driver::MemoryRange> memory,
-                std::span<const driver::MemoryRange> allocations, u64 grid_id) {
+void run_launch(const Model& model, const Options& options, const EmulatedKernel& kernel,
+                const driver::LaunchConfig& config, std::span<const std::byte> params,
+                std::span<const driver::MemoryRange> memory, std::span<const driver::MemoryRange> allocations,
+                u64 grid_id) {
     const Program& program = kernel.program();
     std::vector<std::byte> param_storage(params.size() + kParamAlignment);
-    auto* param_buffer = reinterpret_cast<std::byte*>(align_up(reinterpret_cast<u64>(param_storage.data()), u64{kParamAlignment}));
+    auto* param_buffer = reinterpret_cast<std::byte*>(
+        align_up(reinterpret_cast<u64>(param_storage.data()), u64{kParamAlignment}));
     if (!params.empty()) std::memcpy(param_buffer, params.data(), params.size());
 
     std::vector<driver::MemoryRange> stated(memory.begin(), memory.end());
@@ -101,8 +120,10 @@ void run_launch(const Model& model, const Options& options, const EmulatedKernel
     stated.push_back({reinterpret_cast<u64>(param_buffer), params.size(), false});
     const auto& variables = kernel.image().module->variables;
     for (size_t i = 0; i < variables.size(); ++i) {
-        if (variables[i].space == ptx::Space::constant) stated.push_back({kernel.image().addresses[i], variables[i].bytes, false});
-        if (variables[i].space == ptx::Space::global) defaults.push_back({kernel.image().addresses[i], variables[i].bytes, true});
+        if (variables[i].space == ptx::Space::constant)
+            stated.push_back({kernel.image().addresses[i], variables[i].bytes, false});
+        if (variables[i].space == ptx::Space::global)
+            defaults.push_back({kernel.image().addresses[i], variables[i].bytes, true});
     }
 
     Launch launch;

@@ -1,4 +1,5 @@
-// From a launch call to a running grid: the emulated GPU's limits, occupancy, and the memory a kernel may touch.
+// From a launch call to a running grid: the emulated GPU's limits, occupancy, and the memory a kernel may
+// touch.
 #pragma once
 
 #include "emulator/emulated_module.h"
@@ -15,10 +16,13 @@ struct Model {
 [[nodiscard]] Model find_model(std::string_view arch);  // "sm_90a"
 
 // Throws Error(ErrorKind::driver) for what cuLaunchKernelEx refuses.
-void check_launch(const Model& model, const EmulatedKernel& kernel, const driver::LaunchConfig& config, size_t param_bytes);
-[[nodiscard]] u32 count_active_clusters(const Model& model, const EmulatedKernel& kernel, const driver::LaunchConfig& config);
-void run_launch(const Model& model, const Options& options, const EmulatedKernel& kernel, const driver::LaunchConfig& config,
-                std::span<const std::byte> params, std::span<const driver::MemoryRange> memory,
-                std::span<const driver::MemoryRange> allocations, u64 grid_id);
+void check_launch(const Model& model, const EmulatedKernel& kernel, const driver::LaunchConfig& config,
+                  size_t param_bytes);
+[[nodiscard]] u32 count_active_clusters(const Model& model, const EmulatedKernel& kernel,
+                                        const driver::LaunchConfig& config);
+void run_launch(const Model& model, const Options& options, const EmulatedKernel& kernel,
+                const driver::LaunchConfig& config, std::span<const std::byte> params,
+                std::span<const driver::MemoryRange> memory, std::span<const driver::MemoryRange> allocations,
+                u64 grid_id);
 
 }  // namespace deep_gemm::emulator

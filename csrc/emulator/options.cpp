@@ -29,13 +29,16 @@ void apply(Options& options, std::string_view key, std::string_view value) {
     } else if (key == "latency") {
         DG_CHECK(value == "eager" || value == "random" || value == "lazy", value,
                  "emulator option latency: got '{}', expected eager, random or lazy", value);
-        options.latency = value == "eager" ? Latency::eager : value == "lazy" ? Latency::lazy : Latency::random;
+        options.latency = value == "eager"  ? Latency::eager
+                          : value == "lazy" ? Latency::lazy
+                                            : Latency::random;
     } else if (key == "accumulator") {
         DG_CHECK(value == "truncated" || value == "fp32", value,
                  "emulator option accumulator: got '{}', expected truncated or fp32", value);
         options.accumulator = value == "fp32" ? Accumulator::fp32 : Accumulator::truncated;
     } else {
-        fail(ErrorKind::value, "emulator option: got '{}', expected seed, threads, sms, steps, latency or accumulator", key);
+        fail(ErrorKind::value,
+             "emulator option: got '{}', expected seed, threads, sms, steps, latency or accumulator", key);
     }
 }
 
@@ -53,7 +56,8 @@ Options parse_options(std::string_view text, Options defaults) {
         const std::string_view item = text.substr(0, comma);
         text = comma == std::string_view::npos ? std::string_view{} : text.substr(comma + 1);
         const size_t equals = item.find('=');
-        DG_CHECK(equals != std::string_view::npos, value, "emulator option: got '{}', expected name=value", item);
+        DG_CHECK(equals != std::string_view::npos, value, "emulator option: got '{}', expected name=value",
+                 item);
         apply(defaults, item.substr(0, equals), item.substr(equals + 1));
     }
     return defaults;

@@ -1,4 +1,5 @@
-// Where a fault happened, as one line: kernel, CTA, warp, lane, the PTX line and, with -lineinfo, the source line.
+// Where a fault happened, as one line: kernel, CTA, warp, lane, the PTX line and, with -lineinfo, the source
+// line.
 #pragma once
 
 #include "emulator/ir/op.h"

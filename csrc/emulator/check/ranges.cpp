@@ -29,9 +29,11 @@ Ranges::Ranges(std::span<const driver::MemoryRange> stated, std::span<const driv
         listed += edges[i].stated;
         listed_writable += edges[i].stated_writable;
         fallback += edges[i].fallback;
-        if (i + 1 == edges.size() || edges[i + 1].at == edges[i].at || (listed == 0 && fallback == 0)) continue;
+        if (i + 1 == edges.size() || edges[i + 1].at == edges[i].at || (listed == 0 && fallback == 0))
+            continue;
         const bool writable = listed > 0 ? listed_writable > 0 : true;
-        if (!segments_.empty() && segments_.back().end == edges[i].at && segments_.back().writable == writable) {
+        if (!segments_.empty() && segments_.back().end == edges[i].at &&
+            segments_.back().writable == writable) {
             segments_.back().end = edges[i + 1].at;
         } else {
             segments_.push_back({edges[i].at, edges[i + 1].at, writable});
@@ -58,11 +60,12 @@ std::string Ranges::describe(u64 address, u64 bytes) const {
     const char* kind = nearest->writable ? "writable" : "read-only";
     const u64 size = nearest->end - nearest->begin;
     if (address >= nearest->begin && address + bytes <= nearest->end) {
-        return fmt::format("inside the {} range [{:#x}, {:#x}) of {} bytes", kind, nearest->begin, nearest->end, size);
+        return fmt::format("inside the {} range [{:#x}, {:#x}) of {} bytes", kind, nearest->begin,
+                           nearest->end, size);
     }
     if (address < nearest->begin) {
-        return fmt::format("{} bytes before the {} range [{:#x}, {:#x}) of {} bytes", nearest->begin - address, kind,
-                           nearest->begin, nearest->end, size);
+        return fmt::format("{} bytes before the {} range [{:#x}, {:#x}) of {} bytes",
+                           nearest->begin - address, kind, nearest->begin, nearest->end, size);
     }
     return fmt::format("{} bytes past the end of the {} range [{:#x}, {:#x}) of {} bytes",
                        address + bytes - nearest->end, kind, nearest->begin, nearest->end, size);

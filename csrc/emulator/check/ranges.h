@@ -1,6 +1,6 @@
-// What a launch may touch in global memory: the caller's MemoryRange list, the device's own allocations and the
-// module's variables, merged into disjoint segments. Where the caller's list speaks, it decides; elsewhere an
-// allocation is readable and writable. Built once per launch, read by all host threads.
+// What a launch may touch in global memory: the caller's MemoryRange list, the device's own allocations and
+// the module's variables, merged into disjoint segments. Where the caller's list speaks, it decides;
+// elsewhere an allocation is readable and writable. Built once per launch, read by all host threads.
 #pragma once
 
 #include "driver/device.h"

@@ -1,10 +1,11 @@
 // What the emulator knows about each byte of a CTA's shared memory: was it written, is it an mbarrier, is an
-// asynchronous operation about to write or read it, and was the last writer the generic proxy (st, mbarrier.init)
-// without a proxy fence since.
+// asynchronous operation about to write or read it, and was the last writer the generic proxy (st,
+// mbarrier.init) without a proxy fence since.
 //
-// The proxy rule (PTX ISA, "async proxy"): an asynchronous reader (TMA store, wgmma) may read a generic write only
-// when a fence.proxy.async lies on the way: executed after the write by the writing warp, or by the issuing warp.
-// Ticks count the fences of a cluster; a granule remembers the first tick at which a fence would cover it.
+// The proxy rule (PTX ISA, "async proxy"): an asynchronous reader (TMA store, wgmma) may read a generic write
+// only when a fence.proxy.async lies on the way: executed after the write by the writing warp, or by the
+// issuing warp. Ticks count the fences of a cluster; a granule remembers the first tick at which a fence
+// would cover it.
 #pragma once
 
 #include <deep_gemm/spec/types.h>
@@ -20,7 +21,8 @@ constexpr u32 kGranuleBytes = 16;
 // Bits of a byte's state.
 constexpr u8 kWritten = 1;
 constexpr u8 kBarrier = 2;  // part of a live mbarrier
-constexpr u8 kLanding = 4;  // an asynchronous copy will write it: undefined until the copy's mbarrier or group says so
+constexpr u8 kLanding =
+    4;  // an asynchronous copy will write it: undefined until the copy's mbarrier or group says so
 constexpr u8 kReading = 8;  // an asynchronous copy will read it: must not change until wait_group.read
 
 class SharedShadow {
@@ -64,7 +66,8 @@ class SharedShadow {
     }
     void async_write(u32 offset, u32 bytes) {
         std::memset(&state_[offset], kWritten, bytes);
-        for (u32 g = offset / kGranuleBytes; g <= (offset + bytes - 1) / kGranuleBytes; ++g) granules_[g] = {};
+        for (u32 g = offset / kGranuleBytes; g <= (offset + bytes - 1) / kGranuleBytes; ++g)
+            granules_[g] = {};
     }
     void forget(u32 offset, u32 bytes) { std::memset(&state_[offset], 0, bytes); }
 

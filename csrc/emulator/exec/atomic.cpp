@@ -1,5 +1,5 @@
-// atom and red. Lanes apply in lane order. A kernel that uses these on global memory runs on one host thread, so no
-// host atomics are needed.
+// atom and red. Lanes apply in lane order. A kernel that uses these on global memory runs on one host thread,
+// so no host atomics are needed.
 #include "emulator/exec/families.h"
 #include "emulator/exec/memory.h"
 #include "emulator/formats/formats.h"
@@ -37,13 +37,23 @@ T combine(Atomic kind, T old, T value, T other) {
 }
 
 // Packed and single 16-bit floats.
-struct F16x2 { u32 bits; };
-struct Bf16x2 { u32 bits; };
-struct F16 { u16 bits; };
-struct Bf16 { u16 bits; };
+struct F16x2 {
+    u32 bits;
+};
+struct Bf16x2 {
+    u32 bits;
+};
+struct F16 {
+    u16 bits;
+};
+struct Bf16 {
+    u16 bits;
+};
 
 u32 half_sum(u32 a, u32 b, const formats::FloatLayout& layout) {
-    return formats::encode(static_cast<double>(formats::decode(a & 0xffff, layout)) + formats::decode(b & 0xffff, layout), layout);
+    return formats::encode(
+        static_cast<double>(formats::decode(a & 0xffff, layout)) + formats::decode(b & 0xffff, layout),
+        layout);
 }
 template <typename T>
 T half_combine(T old, T value) {
@@ -98,11 +108,14 @@ void atomic(Warp& w, const Op& op, u32 mask) {
 Handler handler_of(Type type, Atomic kind) {
     const bool sum_only = kind == Atomic::add;
     switch (type) {
-        case Type::u32: case Type::b32: return atomic<u32>;
+        case Type::u32:
+        case Type::b32: return atomic<u32>;
         case Type::s32: return atomic<i32>;
-        case Type::u64: case Type::b64: return atomic<u64>;
+        case Type::u64:
+        case Type::b64: return atomic<u64>;
         case Type::s64: return atomic<i64>;
-        case Type::b16: case Type::u16: return atomic<u16>;
+        case Type::b16:
+        case Type::u16: return atomic<u16>;
         case Type::f32: return atomic<float>;
         case Type::f64: return atomic<double>;
         case Type::f16x2: return sum_only ? atomic<F16x2> : nullptr;
@@ -115,9 +128,11 @@ Handler handler_of(Type type, Atomic kind) {
 
 Atomic kind_of(const Decoder& x) {
     constexpr std::pair<std::string_view, Atomic> kNames[] = {
-        {"add", Atomic::add}, {"min", Atomic::min}, {"max", Atomic::max}, {"inc", Atomic::inc}, {"dec", Atomic::dec},
-        {"and", Atomic::bit_and}, {"or", Atomic::bit_or}, {"xor", Atomic::bit_xor}, {"exch", Atomic::exchange},
-        {"cas", Atomic::compare_exchange}};
+        {"add", Atomic::add},       {"min", Atomic::min},
+        {"max", Atomic::max},       {"inc", Atomic::inc},
+        {"dec", Atomic::dec},       {"and", Atomic::bit_and},
+        {"or", Atomic::bit_or},     {"xor", Atomic::bit_xor},
+        {"exch", Atomic::exchange}, {"cas", Atomic::compare_exchange}};
     for (const auto& [name, kind] : kNames) {
         if (x.has(name)) return kind;
     }

@@ -1,5 +1,6 @@
-// bar, barrier (named barriers of a CTA, with thread counts and reductions) and barrier.cluster. Arrivals count whole
-// warps, as the hardware does. A waiting warp executes its instruction again when something happened.
+// bar, barrier (named barriers of a CTA, with thread counts and reductions) and barrier.cluster. Arrivals
+// count whole warps, as the hardware does. A waiting warp executes its instruction again when something
+// happened.
 #include "emulator/exec/barrier.h"
 
 #include "emulator/exec/collective.h"
@@ -10,7 +11,9 @@ namespace {
 
 constexpr u32 kNumBarriers = 16;
 
-u32 expected_threads(const Cta& cta, const NamedBarrier& b) { return b.expected != 0 ? b.expected : cta.live_warps * kLanes; }
+u32 expected_threads(const Cta& cta, const NamedBarrier& b) {
+    return b.expected != 0 ? b.expected : cta.live_warps * kLanes;
+}
 
 bool complete_if_full(Cta& cta, NamedBarrier& b) {
     if (b.arrived == 0 || b.arrived < expected_threads(cta, b)) return false;
@@ -81,7 +84,9 @@ void barrier_arrive(Warp& w, const Op& op, u32 mask) {
 }
 
 // bar.warp.sync mask
-void warp_sync(Warp& w, const Op& op, u32 mask) { static_cast<void>(members_present(w, op.a, mask)); }
+void warp_sync(Warp& w, const Op& op, u32 mask) {
+    static_cast<void>(members_present(w, op.a, mask));
+}
 
 void cluster_arrive(Warp& w, const Op& op, u32 mask) {
     if (op.flags != 0 && !whole_warp_present(w, mask)) return;
@@ -113,7 +118,9 @@ void decode_reduction(Decoder& x) {
     const ptx::Operand& test = x.operand(x.num_operands() - 1);
     x.op.c = x.predicate_source(test);
     x.op.immediate = test.negated ? ~0u : 0;
-    x.op.run = counts ? barrier_sync<Result::count> : x.has("and") ? barrier_sync<Result::all> : barrier_sync<Result::any>;
+    x.op.run = counts         ? barrier_sync<Result::count>
+               : x.has("and") ? barrier_sync<Result::all>
+                              : barrier_sync<Result::any>;
 }
 
 }  // namespace

@@ -6,23 +6,33 @@ namespace {
 
 struct And {
     template <typename T>
-    static T apply(T a, T b) { return a & b; }
+    static T apply(T a, T b) {
+        return a & b;
+    }
 };
 struct Or {
     template <typename T>
-    static T apply(T a, T b) { return a | b; }
+    static T apply(T a, T b) {
+        return a | b;
+    }
 };
 struct Xor {
     template <typename T>
-    static T apply(T a, T b) { return a ^ b; }
+    static T apply(T a, T b) {
+        return a ^ b;
+    }
 };
 struct Not {
     template <typename T>
-    static T apply(T a) { return static_cast<T>(~a); }
+    static T apply(T a) {
+        return static_cast<T>(~a);
+    }
 };
 struct CNot {
     template <typename T>
-    static T apply(T a) { return a == 0 ? T{1} : T{0}; }
+    static T apply(T a) {
+        return a == 0 ? T{1} : T{0};
+    }
 };
 struct Prmt {
     static u32 apply(u32 a, u32 b, u32 selectors) {
@@ -45,7 +55,10 @@ void predicate_logic(Warp& w, const Op& op, u32 mask) {
     const u32 a = predicate(w, op.a);
     const u32 b = kind == PredicateOp::bit_not ? 0 : predicate(w, op.b);
     set_predicate(w, op.d, mask,
-                  kind == PredicateOp::bit_and ? a & b : kind == PredicateOp::bit_or ? a | b : kind == PredicateOp::bit_xor ? a ^ b : ~a);
+                  kind == PredicateOp::bit_and   ? a & b
+                  : kind == PredicateOp::bit_or  ? a | b
+                  : kind == PredicateOp::bit_xor ? a ^ b
+                                                 : ~a);
 }
 
 template <typename T, bool right>
@@ -62,14 +75,16 @@ void shift(Warp& w, const Op& op, u32 mask) {
             const T shifted = static_cast<T>(value >> clamped);
             return count < kBits || std::is_signed_v<T> ? shifted : T{0};
         } else {
-            return count < kBits ? static_cast<T>(static_cast<std::make_unsigned_t<T>>(value) << clamped) : T{0};
+            return count < kBits ? static_cast<T>(static_cast<std::make_unsigned_t<T>>(value) << clamped)
+                                 : T{0};
         }
     });
 }
 
 template <bool left, bool wrap>
 void funnel_shift(Warp& w, const Op& op, u32 mask) {
-    const u32 *a = static_cast<u32*>(slot(w, op.a)), *b = static_cast<u32*>(slot(w, op.b)), *c = static_cast<u32*>(slot(w, op.c));
+    const u32 *a = static_cast<u32*>(slot(w, op.a)), *b = static_cast<u32*>(slot(w, op.b)),
+              *c = static_cast<u32*>(slot(w, op.c));
     each_lane<u32>(slot(w, op.d), mask, [=](u32 lane) {
         const u64 both = static_cast<u64>(b[lane]) << 32 | a[lane];
         const u32 count = wrap ? c[lane] & 31 : c[lane] < 32 ? c[lane] : 32;
@@ -113,13 +128,15 @@ void bit_field_insert(Warp& w, const Op& op, u32 mask) {
 }
 
 void three_input_logic(Warp& w, const Op& op, u32 mask) {
-    const u32 *a = static_cast<u32*>(slot(w, op.a)), *b = static_cast<u32*>(slot(w, op.b)), *c = static_cast<u32*>(slot(w, op.c));
+    const u32 *a = static_cast<u32*>(slot(w, op.a)), *b = static_cast<u32*>(slot(w, op.b)),
+              *c = static_cast<u32*>(slot(w, op.c));
     const u32 table = static_cast<u32>(op.immediate);
     each_lane<u32>(slot(w, op.d), mask, [=](u32 lane) {
         u32 result = 0;
         for (u32 row = 0; row < 8; ++row) {
             const u32 on = 0u - (table >> row & 1);
-            result |= on & (row & 4 ? a[lane] : ~a[lane]) & (row & 2 ? b[lane] : ~b[lane]) & (row & 1 ? c[lane] : ~c[lane]);
+            result |= on & (row & 4 ? a[lane] : ~a[lane]) & (row & 2 ? b[lane] : ~b[lane]) &
+                      (row & 1 ? c[lane] : ~c[lane]);
         }
         return result;
     });
@@ -135,7 +152,8 @@ void count_bits(Warp& w, const Op& op, u32 mask) {
         using U = std::make_unsigned_t<T>;
         T value = read_lane<T>(a, lane);
         if constexpr (kind == Count::ones) return static_cast<u32>(std::popcount(static_cast<U>(value)));
-        if constexpr (kind == Count::leading_zeros) return static_cast<u32>(std::countl_zero(static_cast<U>(value)));
+        if constexpr (kind == Count::leading_zeros)
+            return static_cast<u32>(std::countl_zero(static_cast<U>(value)));
         if (std::is_signed_v<T> && value < T{0}) value = static_cast<T>(~value);
         if (value == 0) return ~0u;
         const u32 leading = static_cast<u32>(std::countl_zero(static_cast<U>(value)));
@@ -147,7 +165,8 @@ struct Reverse {
     template <typename T>
     static T apply(T a) {
         T result = 0;
-        for (u32 i = 0; i < 8 * sizeof(T); ++i) result = static_cast<T>(result | ((a >> i & 1) << (8 * sizeof(T) - 1 - i)));
+        for (u32 i = 0; i < 8 * sizeof(T); ++i)
+            result = static_cast<T>(result | ((a >> i & 1) << (8 * sizeof(T) - 1 - i)));
         return result;
     }
 };
@@ -167,8 +186,8 @@ void decode_predicate_logic(Decoder& x) {
     x.op.d = x.reg(x.operand(0));
     x.op.a = x.predicate_source(x.operand(1));
     if (root != "not") x.op.b = x.predicate_source(x.operand(2));
-    x.op.run = root == "and"  ? predicate_logic<PredicateOp::bit_and>
-               : root == "or" ? predicate_logic<PredicateOp::bit_or>
+    x.op.run = root == "and"   ? predicate_logic<PredicateOp::bit_and>
+               : root == "or"  ? predicate_logic<PredicateOp::bit_or>
                : root == "xor" ? predicate_logic<PredicateOp::bit_xor>
                                : predicate_logic<PredicateOp::bit_not>;
 }

@@ -1,6 +1,7 @@
-// cp.async.bulk and cp.async.bulk.tensor: the copy engine, in the asynchronous proxy. Loads land late, in any order,
-// and complete transactions on an mbarrier; stores read shared memory late and write global memory later still.
-// From issue to landing the bytes are marked in the shadow, so whoever touches them too early is a fault.
+// cp.async.bulk and cp.async.bulk.tensor: the copy engine, in the asynchronous proxy. Loads land late, in any
+// order, and complete transactions on an mbarrier; stores read shared memory late and write global memory
+// later still. From issue to landing the bytes are marked in the shadow, so whoever touches them too early is
+// a fault.
 #include "emulator/async/tma.h"
 #include "emulator/exec/copy.h"
 #include "emulator/exec/events.h"
@@ -16,15 +17,16 @@ struct BulkForm {
     Direction direction = Direction::load;
     bool tensor = false, multicast = false;
     ReduceOp reduce = ReduceOp::add;
-    Format format = Format::none;            // element type of a non-tensor reduction
+    Format format = Format::none;  // element type of a non-tensor reduction
     Address shared, global, barrier, shared_source;
-    std::vector<u32> coords;                 // slots
+    std::vector<u32> coords;  // slots
     u32 size = kNoSlot, mask = kNoSlot;
 };
 
 u64 address_value(Warp& w, const Address& address, u32 lane) {
     const void* base = slot(w, address.base);
-    return (address.wide ? static_cast<const u64*>(base)[lane] : static_cast<const u32*>(base)[lane]) + static_cast<u64>(address.offset);
+    return (address.wide ? static_cast<const u64*>(base)[lane] : static_cast<const u32*>(base)[lane]) +
+           static_cast<u64>(address.offset);
 }
 
 u32 shared_value(Warp& w, const Address& address, u32 lane) {
@@ -80,20 +82,25 @@ Transfer make_transfer(Warp& w, const BulkForm& form, u32 lane, u32 offset) {
 }
 
 void check_landing(Warp& w, u32 lane, const SharedPlace& place, u32 bytes) {
-    if (!place.cta->shadow.writable(place.offset, bytes)) shared_state_fault(w, lane, place, bytes, "asynchronous write");
+    if (!place.cta->shadow.writable(place.offset, bytes))
+        shared_state_fault(w, lane, place, bytes, "asynchronous write");
     if (place.cta->tensor_ops_in_flight != 0) check_tensor_reads(w, lane, place, bytes, "asynchronous write");
     place.cta->shadow.mark(kLanding, place.offset, bytes);
 }
 
 void check_alive(const Cta& cta) {
-    DG_CHECK(!cta.exited, emulator, "the CTA of rank {} exited while an asynchronous copy to or from its shared memory was in flight", cta.rank);
+    DG_CHECK(
+        !cta.exited, emulator,
+        "the CTA of rank {} exited while an asynchronous copy to or from its shared memory was in flight",
+        cta.rank);
 }
 
 void issue_load(Warp& w, const BulkForm& form, u32 lane) {
     Cluster& c = *w.cta->cluster;
     const u32 to = shared_value(w, form.shared, lane), bar = shared_value(w, form.barrier, lane);
     if ((to >> kRankShift) != (bar >> kRankShift)) {
-        fault(w, static_cast<i32>(lane), "the mbarrier (CTA rank {}) and the destination (CTA rank {}) must be in one CTA",
+        fault(w, static_cast<i32>(lane),
+              "the mbarrier (CTA rank {}) and the destination (CTA rank {}) must be in one CTA",
               bar >> kRankShift, to >> kRankShift);
     }
     const Transfer transfer = make_transfer(w, form, lane, to & kOffsetMask);
@@ -110,24 +117,28 @@ void issue_load(Warp& w, const BulkForm& form, u32 lane) {
         check_landing(w, lane, place, transfer.bytes);
         Cta* cta = place.cta;
         ++cta->async_writes;
-        schedule(c, place_of(w, static_cast<i32>(lane)), [cta, transfer, offset = place.offset, at = barrier.offset] {
-            check_alive(*cta);
-            GlobalPort global(cta->cluster->launch->ranges);
-            transfer.load(*cta, offset, global);
-            cta->shadow.async_write(offset, transfer.bytes);
-            --cta->async_writes;
-            update_mbarrier(*cta, at, [&](u64& word) { mbarrier::complete_tx(word, transfer.bytes); });
-        });
+        schedule(c, place_of(w, static_cast<i32>(lane)),
+                 [cta, transfer, offset = place.offset, at = barrier.offset] {
+                     check_alive(*cta);
+                     GlobalPort global(cta->cluster->launch->ranges);
+                     transfer.load(*cta, offset, global);
+                     cta->shadow.async_write(offset, transfer.bytes);
+                     --cta->async_writes;
+                     update_mbarrier(*cta, at,
+                                     [&](u64& word) { mbarrier::complete_tx(word, transfer.bytes); });
+                 });
     });
 }
 
 // Shared to shared of another CTA of the cluster.
 void issue_cluster_copy(Warp& w, const BulkForm& form, u32 lane) {
     const u32 bytes = read_lane<u32>(slot(w, form.size), lane);
-    const SharedPlace from = shared_place(w, lane, shared_value(w, form.shared_source, lane), bytes, 16, false);
+    const SharedPlace from =
+        shared_place(w, lane, shared_value(w, form.shared_source, lane), bytes, 16, false);
     const SharedPlace to = shared_place(w, lane, shared_value(w, form.shared, lane), bytes, 16, true);
     const SharedPlace barrier = mbarrier_place(w, lane, shared_value(w, form.barrier, lane), true);
-    if (bytes % 16 != 0) fault(w, static_cast<i32>(lane), "a bulk copy of {} bytes: must be a multiple of 16", bytes);
+    if (bytes % 16 != 0)
+        fault(w, static_cast<i32>(lane), "a bulk copy of {} bytes: must be a multiple of 16", bytes);
     check_async_read(w, lane, from, bytes);
     check_landing(w, lane, to, bytes);
     from.cta->shadow.mark(kReading, from.offset, bytes);
@@ -155,23 +166,26 @@ void issue_store(Warp& w, const BulkForm& form, u32 lane) {
     ++w.bulk_groups.at(group).writing;
     ++cta->async_reads;
     const Place where = place_of(w, static_cast<i32>(lane));
-    schedule(*cta->cluster, where, [&w, cta, transfer = std::move(transfer), offset = place.offset, group, where] {
-        check_alive(*cta);
-        DG_CHECK(cta->shadow.readable(offset, transfer.bytes), emulator, "the source of a bulk store changed while it was in flight");
-        // Swizzles see address bits up to 9: a copy that starts at a multiple of 1024 keeps them.
-        const u32 base = offset & ~1023u;
-        auto copy = std::make_shared<std::vector<std::byte>>(cta->smem.begin() + base, cta->smem.begin() + offset + transfer.bytes);
-        cta->shadow.unmark(kReading, offset, transfer.bytes);
-        --cta->async_reads;
-        --w.bulk_groups.at(group).reading;
-        cta->cluster->wake();
-        schedule(*cta->cluster, where, [&w, cta, transfer, copy, at = offset - base, group] {
-            GlobalPort global(cta->cluster->launch->ranges);
-            transfer.store(*copy, at, global);
-            --w.bulk_groups.at(group).writing;
-            cta->cluster->wake();
-        });
-    });
+    schedule(*cta->cluster, where,
+             [&w, cta, transfer = std::move(transfer), offset = place.offset, group, where] {
+                 check_alive(*cta);
+                 DG_CHECK(cta->shadow.readable(offset, transfer.bytes), emulator,
+                          "the source of a bulk store changed while it was in flight");
+                 // Swizzles see address bits up to 9: a copy that starts at a multiple of 1024 keeps them.
+                 const u32 base = offset & ~1023u;
+                 auto copy = std::make_shared<std::vector<std::byte>>(
+                     cta->smem.begin() + base, cta->smem.begin() + offset + transfer.bytes);
+                 cta->shadow.unmark(kReading, offset, transfer.bytes);
+                 --cta->async_reads;
+                 --w.bulk_groups.at(group).reading;
+                 cta->cluster->wake();
+                 schedule(*cta->cluster, where, [&w, cta, transfer, copy, at = offset - base, group] {
+                     GlobalPort global(cta->cluster->launch->ranges);
+                     transfer.store(*copy, at, global);
+                     --w.bulk_groups.at(group).writing;
+                     cta->cluster->wake();
+                 });
+             });
 }
 
 void bulk(Warp& w, const Op& op, u32 mask) {
@@ -185,7 +199,9 @@ void bulk(Warp& w, const Op& op, u32 mask) {
     });
 }
 
-void commit(Warp& w, const Op&, u32) { w.bulk_groups.commit(); }
+void commit(Warp& w, const Op&, u32) {
+    w.bulk_groups.commit();
+}
 
 void wait_group(Warp& w, const Op& op, u32 mask) {
     if (w.bulk_groups.done(static_cast<u64>(op.immediate), op.flags != 0)) return;
@@ -195,8 +211,12 @@ void wait_group(Warp& w, const Op& op, u32 mask) {
 void nothing(Warp&, const Op&, u32) {}
 
 ReduceOp reduction_of(const Decoder& x) {
-    return x.has("min") ? ReduceOp::min : x.has("max") ? ReduceOp::max : x.has("and") ? ReduceOp::bit_and
-           : x.has("or") ? ReduceOp::bit_or : x.has("xor") ? ReduceOp::bit_xor : ReduceOp::add;
+    return x.has("min")   ? ReduceOp::min
+           : x.has("max") ? ReduceOp::max
+           : x.has("and") ? ReduceOp::bit_and
+           : x.has("or")  ? ReduceOp::bit_or
+           : x.has("xor") ? ReduceOp::bit_xor
+                          : ReduceOp::add;
 }
 
 Format format_of(const Decoder& x) {
@@ -219,14 +239,16 @@ void tensor_operand(Decoder& x, BulkForm& form, const ptx::Operand& operand) {
 }  // namespace
 
 void check_async_read(Warp& w, u32 lane, const SharedPlace& place, u32 bytes) {
-    if (!place.cta->shadow.readable(place.offset, bytes)) shared_state_fault(w, lane, place, bytes, "asynchronous read");
+    if (!place.cta->shadow.readable(place.offset, bytes))
+        shared_state_fault(w, lane, place, bytes, "asynchronous read");
     const Cluster& c = *w.cta->cluster;
     const u32 writer = place.cta->shadow.unfenced_writer(place.offset, bytes, w.async_fence, [&](u32 id) {
         return c.ctas[id >> 6]->warps[id & 63].async_fence;
     });
     if (writer != SharedShadow::kNoWriter) {
         fault(w, static_cast<i32>(lane),
-              "asynchronous read of {} bytes at shared offset {}: warp {} wrote there through the generic proxy and no "
+              "asynchronous read of {} bytes at shared offset {}: warp {} wrote there through the generic "
+              "proxy and no "
               "fence.proxy.async followed",
               bytes, place.offset, writer & 63);
     }

@@ -14,9 +14,11 @@ void map_address(Warp& w, const Op& op, u32 mask) {
     const u32* b = static_cast<u32*>(slot(w, op.b));
     const u32 size = static_cast<u32>(w.cta->cluster->ctas.size());
     for_lanes(mask, [&](u32 lane) {
-        if (b[lane] >= size) fault(w, static_cast<i32>(lane), "mapa to CTA rank {} in a cluster of {}", b[lane], size);
+        if (b[lane] >= size)
+            fault(w, static_cast<i32>(lane), "mapa to CTA rank {} in a cluster of {}", b[lane], size);
         const T window = op.flags & kGenericResult ? static_cast<T>(kSharedWindow) : T{0};
-        static_cast<T*>(slot(w, op.d))[lane] = window | static_cast<T>(b[lane]) << kRankShift | (a[lane] & static_cast<T>(kOffsetMask));
+        static_cast<T*>(slot(w, op.d))[lane] =
+            window | static_cast<T>(b[lane]) << kRankShift | (a[lane] & static_cast<T>(kOffsetMask));
     });
 }
 
@@ -36,7 +38,9 @@ void is_space(Warp& w, const Op& op, u32 mask) {
         const u64 window = a[lane] & kWindowMask;
         const bool own = op.flags == 0 || (a[lane] >> kRankShift & 0xff) == w.cta->rank;
         const bool special = window == kSharedWindow || window == kLocalWindow;
-        yes |= static_cast<u32>(op.immediate == 0 ? !special : window == static_cast<u64>(op.immediate) && own) << lane;
+        yes |=
+            static_cast<u32>(op.immediate == 0 ? !special : window == static_cast<u64>(op.immediate) && own)
+            << lane;
     });
     set_predicate(w, op.d, mask, yes);
 }

@@ -9,7 +9,10 @@ namespace deep_gemm::emulator {
 // .aligned: every live lane executes it. False: the group was parked until the other lanes arrive.
 inline bool whole_warp_present(Warp& w, u32 mask) {
     if (mask == w.live) return true;
-    if (mask != w.active) fault(w, -1, "an .aligned instruction is predicated off in part of the warp (lanes {:#010x} of {:#010x})", mask, w.active);
+    if (mask != w.active)
+        fault(w, -1,
+              "an .aligned instruction is predicated off in part of the warp (lanes {:#010x} of {:#010x})",
+              mask, w.active);
     w.block(w.pc - 1, {.kind = WaitKind::reconvergence, .pc = w.pc - 1, .mask = w.live & ~mask});
     return false;
 }
@@ -18,7 +21,8 @@ inline bool whole_warp_present(Warp& w, u32 mask) {
 inline bool members_present(Warp& w, u32 slot_offset, u32 mask) {
     const u32 members = static_cast<const u32*>(slot(w, slot_offset))[first_lane(mask)];
     if ((mask & ~members) != 0) {
-        fault(w, static_cast<i32>(first_lane(mask & ~members)), "executes a .sync instruction whose member mask {:#010x} leaves it out", members);
+        fault(w, static_cast<i32>(first_lane(mask & ~members)),
+              "executes a .sync instruction whose member mask {:#010x} leaves it out", members);
     }
     const u32 missing = members & w.live & ~mask;
     if (missing == 0) return true;

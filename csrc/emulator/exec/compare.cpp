@@ -84,15 +84,18 @@ void set_register(Warp& w, const Op& op, u32 mask) {
 template <typename T>
 Handler by_relation(std::string_view name, bool to_register) {
 #define DG_RELATION(text, relation) \
-    if (name == text) return to_register ? set_register<T, Relation::relation> : set_predicates<T, Relation::relation>;
+    if (name == text)               \
+        return to_register ? set_register<T, Relation::relation> : set_predicates<T, Relation::relation>;
     DG_RELATION("eq", eq)
-    DG_RELATION("lt", lt) DG_RELATION("le", le) DG_RELATION("gt", gt) DG_RELATION("ge", ge)
-    if constexpr (std::is_integral_v<T>) {
+    DG_RELATION("lt", lt)
+    DG_RELATION("le", le) DG_RELATION("gt", gt) DG_RELATION("ge", ge) if constexpr (std::is_integral_v<T>) {
         DG_RELATION("ne", neu)
         DG_RELATION("lo", lt) DG_RELATION("ls", le) DG_RELATION("hi", gt) DG_RELATION("hs", ge)
-    } else {
-        DG_RELATION("ne", ne) DG_RELATION("equ", equ) DG_RELATION("neu", neu) DG_RELATION("ltu", ltu)
-        DG_RELATION("leu", leu) DG_RELATION("gtu", gtu) DG_RELATION("geu", geu) DG_RELATION("num", num) DG_RELATION("nan", nan)
+    }
+    else {
+        DG_RELATION("ne", ne)
+        DG_RELATION("equ", equ) DG_RELATION("neu", neu) DG_RELATION("ltu", ltu) DG_RELATION("leu", leu)
+            DG_RELATION("gtu", gtu) DG_RELATION("geu", geu) DG_RELATION("num", num) DG_RELATION("nan", nan)
     }
 #undef DG_RELATION
     return nullptr;
@@ -101,7 +104,8 @@ Handler by_relation(std::string_view name, bool to_register) {
 Handler by_type(Type type, std::string_view relation, bool to_register) {
     if (type == Type::f16) return by_relation<Half>(relation, to_register);
     if (type == Type::bf16) return by_relation<BrainHalf>(relation, to_register);
-    if (const Handler handler = for_float(type, [&](auto t) { return by_relation<decltype(t)>(relation, to_register); })) {
+    if (const Handler handler =
+            for_float(type, [&](auto t) { return by_relation<decltype(t)>(relation, to_register); })) {
         return handler;
     }
     return for_integer(type, [&](auto t) { return by_relation<decltype(t)>(relation, to_register); });
@@ -126,7 +130,8 @@ template <typename T>
 void test_property(Warp& w, const Op& op, u32 mask) {
     const T* a = static_cast<T*>(slot(w, op.a));
     u32 bits = 0;
-    for (u32 lane = 0; lane < kLanes; ++lane) bits |= static_cast<u32>((op.flags >> std::fpclassify(a[lane])) & 1) << lane;
+    for (u32 lane = 0; lane < kLanes; ++lane)
+        bits |= static_cast<u32>((op.flags >> std::fpclassify(a[lane])) & 1) << lane;
     set_predicate(w, op.d, mask, bits);
 }
 
@@ -134,13 +139,14 @@ void decode_test(Decoder& x) {
     x.op.d = x.reg(x.operand(0));
     x.op.a = x.source(x.operand(1), type_bytes(x.type()));
     const std::string_view what = x.modifier(0);
-    const u32 normal = 1u << FP_NORMAL, sub = 1u << FP_SUBNORMAL, zero = 1u << FP_ZERO, inf = 1u << FP_INFINITE, nan = 1u << FP_NAN;
-    x.op.flags = what == "finite"      ? normal | sub | zero
-                 : what == "infinite"  ? inf
-                 : what == "number"    ? normal | sub | zero | inf
+    const u32 normal = 1u << FP_NORMAL, sub = 1u << FP_SUBNORMAL, zero = 1u << FP_ZERO,
+              inf = 1u << FP_INFINITE, nan = 1u << FP_NAN;
+    x.op.flags = what == "finite"       ? normal | sub | zero
+                 : what == "infinite"   ? inf
+                 : what == "number"     ? normal | sub | zero | inf
                  : what == "notanumber" ? nan
-                 : what == "normal"    ? normal
-                                       : sub;
+                 : what == "normal"     ? normal
+                                        : sub;
     x.op.run = for_float(x.type(), [](auto t) -> Handler { return test_property<decltype(t)>; });
 }
 

@@ -1,5 +1,5 @@
-// bra, ret, exit, trap. Divergence: lane groups at different pcs; the smallest pc runs first, so groups meet
-// again at the end of the branch.
+// bra, call, ret, exit, trap. Divergence: lane groups at different pcs; the smallest pc runs first, so groups
+// meet again at the end of the branch.
 #include "emulator/exec/barrier.h"
 #include "emulator/exec/families.h"
 #include "emulator/exec/fault.h"
@@ -35,7 +35,49 @@ void exit_lanes(Warp& w, const Op&, u32 mask) {
     if (!w.pick_group()) w.state = WarpState::blocked;
 }
 
-void trap(Warp& w, const Op&, u32 mask) { fault(w, static_cast<i32>(first_lane(mask)), "the kernel executed trap"); }
+void trap(Warp& w, const Op&, u32 mask) {
+    fault(w, static_cast<i32>(first_lane(mask)), "the kernel executed trap");
+}
+
+void assertion_failed(Warp& w, const Op&, u32 mask) {
+    fault(w, static_cast<i32>(first_lane(mask)), "an assertion of the kernel failed");
+}
+
+// op.d: where the callee keeps its return pcs.
+void call(Warp& w, const Op& op, u32 mask) {
+    const u32 back = w.pc;
+    each_lane<u32>(slot(w, op.d), mask, [=](u32) { return back; });
+    branch(w, op, mask);
+}
+
+// Lanes may go back to different places. op.a: the return pcs.
+void return_lanes(Warp& w, const Op& op, u32 mask) {
+    const u32* back = static_cast<u32*>(slot(w, op.a));
+    w.save(w.active & ~mask, w.pc);
+    for_lanes(mask, [&](u32 lane) { w.lane_pc[lane] = back[lane]; });
+    w.pick_group();
+}
+
+// call (result), f, (arguments): .param variables of the call are the callee's own (loader.cpp), so nothing
+// is copied.
+void decode_call(Decoder& x) {
+    for (const ptx::Operand& operand : x.in->operands) {
+        if (operand.kind != ptx::OperandKind::function) continue;
+        if (operand.text == "__assertfail") {
+            x.op.run = assertion_failed;
+            return;
+        }
+        for (const Unit& unit : x.units) {
+            if (unit.function->name != operand.text) continue;
+            x.op.target = unit.code_begin;
+            x.op.d = unit.return_slot;
+            x.op.run = call;
+            return;
+        }
+        x.unsupported("a function without a body");
+    }
+    x.unsupported("an indirect call");
+}
 
 }  // namespace
 
@@ -43,14 +85,17 @@ void decode_control(Decoder& x) {
     const std::string_view root = x.in->root;
     if (root == "bra") {
         if (x.operand(0).kind != ptx::OperandKind::label) x.unsupported("an indirect branch");
-        x.op.target = x.operand(0).id;
+        x.op.target = x.unit.code_begin + x.operand(0).id;
         x.op.run = branch;
+    } else if (root == "ret" && x.unit.return_slot != kNoSlot) {
+        x.op.a = x.unit.return_slot;
+        x.op.run = return_lanes;
     } else if (root == "ret" || root == "exit") {
         x.op.run = exit_lanes;
     } else if (root == "trap" || root == "brkpt") {
         x.op.run = trap;
     } else {
-        x.unsupported("device functions that are called, not inlined; mark them __forceinline__");
+        decode_call(x);
     }
 }
 

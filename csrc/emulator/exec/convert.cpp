@@ -1,5 +1,6 @@
-// cvt. Integer to integer, integer to and from float, float to float; the narrow formats are in convert_packed.cpp.
-// Float to integer clamps to the range; NaN becomes 0, in 64 bits (or from f64) the top bit alone, as cvt does.
+// cvt. Integer to integer, integer to and from float, float to float; the narrow formats are in
+// convert_packed.cpp. Float to integer clamps to the range; NaN becomes 0, in 64 bits (or from f64) the top
+// bit alone, as cvt does.
 #include "emulator/exec/convert.h"
 
 #include <cmath>
@@ -49,9 +50,10 @@ void float_to_integer(Warp& w, const Op& op, u32 mask) {
         constexpr bool kWide = sizeof(D) == 8;
         D result = kWide || kind == FloatKind::f64 ? static_cast<D>(u64{1} << (8 * sizeof(D) - 1)) : D{0};
         if (value == value) {
-            result = value >= limit                                                      ? std::numeric_limits<D>::max()
-                     : value <= static_cast<double>(std::numeric_limits<D>::min()) ? std::numeric_limits<D>::min()
-                                                                                         : static_cast<D>(value);
+            result = value >= limit ? std::numeric_limits<D>::max()
+                     : value <= static_cast<double>(std::numeric_limits<D>::min())
+                         ? std::numeric_limits<D>::min()
+                         : static_cast<D>(value);
         }
         write_lane<D>(slot(w, op.d), lane, result);
     });
@@ -67,7 +69,8 @@ void integer_to_float(Warp& w, const Op& op, u32 mask) {
         if (sizeof(S) == 8 && kind == FloatKind::f32) {
             static_cast<float*>(slot(w, op.d))[lane] = static_cast<float>(value);
         } else {
-            store_float(slot(w, op.d), lane, static_cast<double>(value), kind, rounding, formats::Overflow::ieee);
+            store_float(slot(w, op.d), lane, static_cast<double>(value), kind, rounding,
+                        formats::Overflow::ieee);
         }
     });
 }
@@ -75,29 +78,35 @@ void integer_to_float(Warp& w, const Op& op, u32 mask) {
 template <typename S>
 void integer_to_f32_nearest(Warp& w, const Op& op, u32 mask) {
     const void* a = slot(w, op.a);
-    each_lane<float>(slot(w, op.d), mask, [=](u32 lane) { return static_cast<float>(read_lane<S>(a, lane)); });
+    each_lane<float>(slot(w, op.d), mask,
+                     [=](u32 lane) { return static_cast<float>(read_lane<S>(a, lane)); });
 }
 
 // op.flags: source kind | destination kind << 8 | rounding << 16 | bits below.
 constexpr u32 kIntegral = 1 << 24, kSaturate = 1 << 25, kFlush = 1 << 26, kRelu = 1 << 27, kFinite = 1 << 28;
 
 void float_to_float(Warp& w, const Op& op, u32 mask) {
-    const FloatKind from = static_cast<FloatKind>(op.flags & 0xff), to = static_cast<FloatKind>(op.flags >> 8 & 0xff);
+    const FloatKind from = static_cast<FloatKind>(op.flags & 0xff),
+                    to = static_cast<FloatKind>(op.flags >> 8 & 0xff);
     const Rounding rounding = static_cast<Rounding>(op.flags >> 16 & 0xff);
-    const formats::Overflow overflow = op.flags & kFinite ? formats::Overflow::saturate : formats::Overflow::ieee;
+    const formats::Overflow overflow =
+        op.flags & kFinite ? formats::Overflow::saturate : formats::Overflow::ieee;
     for_lanes(mask, [&](u32 lane) {
         double value = load_float(slot(w, op.a), lane, from);
         if ((op.flags & kFlush) != 0 && std::fabs(value) < 0x1p-126) value = std::copysign(0.0, value);
         if (op.flags & kIntegral) value = round_to_integral(value, rounding);
         if (op.flags & kSaturate) value = value > 0 ? std::fmin(value, 1.0) : 0.0;
         if ((op.flags & kRelu) != 0 && value <= 0) value = 0.0;
-        store_float(slot(w, op.d), lane, value, to, op.flags & kIntegral ? Rounding::nearest_even : rounding, overflow);
+        store_float(slot(w, op.d), lane, value, to, op.flags & kIntegral ? Rounding::nearest_even : rounding,
+                    overflow);
     });
 }
 
 void f16_to_f32(Warp& w, const Op& op, u32 mask) {
     const u32* a = static_cast<u32*>(slot(w, op.a));
-    for_lanes(mask, [&](u32 lane) { static_cast<float*>(slot(w, op.d))[lane] = formats::f16_to_f32(static_cast<u16>(a[lane])); });
+    for_lanes(mask, [&](u32 lane) {
+        static_cast<float*>(slot(w, op.d))[lane] = formats::f16_to_f32(static_cast<u16>(a[lane]));
+    });
 }
 
 void bf16_to_f32(Warp& w, const Op& op, u32 mask) {
@@ -106,7 +115,10 @@ void bf16_to_f32(Warp& w, const Op& op, u32 mask) {
 }
 
 Rounding integral_rounding(Decoder& x) {
-    return x.has("rzi") ? Rounding::zero : x.has("rmi") ? Rounding::down : x.has("rpi") ? Rounding::up : Rounding::nearest_even;
+    return x.has("rzi")   ? Rounding::zero
+           : x.has("rmi") ? Rounding::down
+           : x.has("rpi") ? Rounding::up
+                          : Rounding::nearest_even;
 }
 
 void decode_to_integer(Decoder& x, Type to, FloatKind from) {
@@ -116,7 +128,8 @@ void decode_to_integer(Decoder& x, Type to, FloatKind from) {
 
 void decode_from_integer(Decoder& x, FloatKind to, Type from) {
     const Rounding rounding = rounding_of(x);
-    if (type_bytes(from) == 8 && rounding != Rounding::nearest_even) x.unsupported("64-bit integer with directed rounding");
+    if (type_bytes(from) == 8 && rounding != Rounding::nearest_even)
+        x.unsupported("64-bit integer with directed rounding");
     x.op.flags = static_cast<u32>(to) | static_cast<u32>(rounding) << 8;
     const bool fast = to == FloatKind::f32 && rounding == Rounding::nearest_even;
     x.op.run = for_integer(from, [&](auto t) -> Handler {
@@ -133,8 +146,9 @@ void decode_between_floats(Decoder& x, FloatKind to, FloatKind from) {
         const bool integral = x.has("rni") || x.has("rzi") || x.has("rmi") || x.has("rpi");
         const Rounding rounding = integral ? integral_rounding(x) : rounding_of(x);
         x.op.flags = static_cast<u32>(from) | static_cast<u32>(to) << 8 | static_cast<u32>(rounding) << 16 |
-                     (integral ? kIntegral : 0) | (x.has("sat") ? kSaturate : 0) | (x.has("ftz") ? kFlush : 0) |
-                     (x.has("relu") ? kRelu : 0) | (x.has("satfinite") ? kFinite : 0);
+                     (integral ? kIntegral : 0) | (x.has("sat") ? kSaturate : 0) |
+                     (x.has("ftz") ? kFlush : 0) | (x.has("relu") ? kRelu : 0) |
+                     (x.has("satfinite") ? kFinite : 0);
         x.op.run = float_to_float;
     }
 }
@@ -153,8 +167,11 @@ FloatKind float_kind(Type type) {
 }
 
 formats::Rounding rounding_of(const Decoder& x) {
-    return x.has("rz") ? Rounding::zero : x.has("rm") ? Rounding::down : x.has("rp") ? Rounding::up
-           : x.has("rna") ? Rounding::nearest_away : Rounding::nearest_even;
+    return x.has("rz")    ? Rounding::zero
+           : x.has("rm")  ? Rounding::down
+           : x.has("rp")  ? Rounding::up
+           : x.has("rna") ? Rounding::nearest_away
+                          : Rounding::nearest_even;
 }
 
 void decode_convert(Decoder& x) {
@@ -164,7 +181,8 @@ void decode_convert(Decoder& x) {
     x.op.d = x.reg(x.operand(0));
     x.op.a = x.source(x.operand(1), type_bytes(from));
     const FloatKind from_kind = float_kind(from), to_kind = float_kind(to);
-    if (from_kind != FloatKind::none && to_kind != FloatKind::none) return decode_between_floats(x, to_kind, from_kind);
+    if (from_kind != FloatKind::none && to_kind != FloatKind::none)
+        return decode_between_floats(x, to_kind, from_kind);
     if (from_kind != FloatKind::none) return decode_to_integer(x, to, from_kind);
     if (to_kind != FloatKind::none) return decode_from_integer(x, to_kind, from);
     const bool saturate = x.has("sat");
@@ -172,7 +190,8 @@ void decode_convert(Decoder& x) {
     const Type wide_to = x.register_bytes(x.operand(0)) == 8 && type_bytes(to) < 8 ? Type::none : to;
     x.op.run = for_integer(wide_to, [&](auto d) -> Handler {
         return for_integer(from, [&](auto s) -> Handler {
-            return saturate ? integer_saturate<decltype(d), decltype(s)> : integer_to_integer<decltype(d), decltype(s)>;
+            return saturate ? integer_saturate<decltype(d), decltype(s)>
+                            : integer_to_integer<decltype(d), decltype(s)>;
         });
     });
 }

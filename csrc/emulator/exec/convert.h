@@ -29,10 +29,13 @@ inline void store_float(void* slot, u32 lane, double value, FloatKind kind, form
                         formats::Overflow overflow) {
     using namespace formats;
     switch (kind) {
-        case FloatKind::f16: return write_lane<u16>(slot, lane, static_cast<u16>(encode(value, kF16, rounding, overflow)));
-        case FloatKind::bf16: return write_lane<u16>(slot, lane, static_cast<u16>(encode(value, kBf16, rounding, overflow)));
+        case FloatKind::f16:
+            return write_lane<u16>(slot, lane, static_cast<u16>(encode(value, kF16, rounding, overflow)));
+        case FloatKind::bf16:
+            return write_lane<u16>(slot, lane, static_cast<u16>(encode(value, kBf16, rounding, overflow)));
         case FloatKind::f64: return write_lane<double>(slot, lane, value);
-        case FloatKind::tf32: return write_lane<float>(slot, lane, f32_to_tf32(static_cast<float>(value), rounding));
+        case FloatKind::tf32:
+            return write_lane<float>(slot, lane, f32_to_tf32(static_cast<float>(value), rounding));
         default: return write_lane<u32>(slot, lane, encode(value, kF32, rounding, overflow));
     }
 }

@@ -1,4 +1,5 @@
-// cvt with packed or narrow types. In every two-element form operand a goes to the upper half, b to the lower.
+// cvt with packed or narrow types. In every two-element form operand a goes to the upper half, b to the
+// lower.
 #include "emulator/exec/convert.h"
 
 namespace deep_gemm::emulator {
@@ -9,7 +10,9 @@ using namespace formats;
 constexpr u32 kRelu = 1, kSatFinite = 2, kZero = 4, kUp = 8;
 
 u32 narrow(float value, Type to, u32 flags) {
-    const Rounding rounding = flags & kZero ? Rounding::zero : flags & kUp ? Rounding::up : Rounding::nearest_even;
+    const Rounding rounding = flags & kZero ? Rounding::zero
+                              : flags & kUp ? Rounding::up
+                                            : Rounding::nearest_even;
     const Overflow overflow = flags & kSatFinite ? Overflow::saturate : Overflow::ieee;
     if (flags & kRelu) value = relu(value);
     switch (to) {
@@ -43,8 +46,14 @@ u32 half_bits(Type type) {
 
 bool is_pair(Type type) {
     switch (type) {
-        case Type::f16x2: case Type::bf16x2: case Type::e4m3x2: case Type::e5m2x2: case Type::e2m1x2: case Type::e2m3x2:
-        case Type::e3m2x2: case Type::ue8m0x2: return true;
+        case Type::f16x2:
+        case Type::bf16x2:
+        case Type::e4m3x2:
+        case Type::e5m2x2:
+        case Type::e2m1x2:
+        case Type::e2m3x2:
+        case Type::e3m2x2:
+        case Type::ue8m0x2: return true;
         default: return false;
     }
 }
@@ -62,7 +71,8 @@ void f32_pair_to_narrow(Warp& w, const Op& op, u32 mask) {
     const float *a = static_cast<float*>(slot(w, op.a)), *b = static_cast<float*>(slot(w, op.b));
     const Type to = static_cast<Type>(op.immediate);
     for_lanes(mask, [&](u32 lane) {
-        static_cast<u32*>(slot(w, op.d))[lane] = narrow(a[lane], to, op.flags) << half_bits(to) | narrow(b[lane], to, op.flags);
+        static_cast<u32*>(slot(w, op.d))[lane] =
+            narrow(a[lane], to, op.flags) << half_bits(to) | narrow(b[lane], to, op.flags);
     });
 }
 
@@ -70,7 +80,8 @@ void pair_to_pair(Warp& w, const Op& op, u32 mask) {
     const u32* a = static_cast<u32*>(slot(w, op.a));
     const Type to = static_cast<Type>(op.immediate), from = static_cast<Type>(op.target);
     for_lanes(mask, [&](u32 lane) {
-        static_cast<u32*>(slot(w, op.d))[lane] = narrow(widen(a[lane], 1, from), to, op.flags) << half_bits(to) |
+        static_cast<u32*>(slot(w, op.d))[lane] = narrow(widen(a[lane], 1, from), to, op.flags)
+                                                     << half_bits(to) |
                                                  narrow(widen(a[lane], 0, from), to, op.flags);
     });
 }
@@ -85,8 +96,8 @@ bool decode_packed_convert(Decoder& x) {
     }
     x.op.d = x.reg(x.operand(0));
     x.op.immediate = static_cast<i64>(to);
-    x.op.flags = (x.has("relu") ? kRelu : 0) | (x.has("satfinite") ? kSatFinite : 0) | (x.has("rz") ? kZero : 0) |
-                 (x.has("rp") ? kUp : 0);
+    x.op.flags = (x.has("relu") ? kRelu : 0) | (x.has("satfinite") ? kSatFinite : 0) |
+                 (x.has("rz") ? kZero : 0) | (x.has("rp") ? kUp : 0);
     x.op.a = x.source(x.operand(1), 4);
     if (from == Type::f32) {
         x.op.b = x.source(x.operand(2), 4);

@@ -1,5 +1,5 @@
-// cp.async (4, 8 or 16 bytes per lane, in the generic proxy) with its groups, and cp.async.mbarrier.arrive. The bytes
-// move when the copy lands: source and destination may not change, or be looked at, before that.
+// cp.async (4, 8 or 16 bytes per lane, in the generic proxy) with its groups, and cp.async.mbarrier.arrive.
+// The bytes move when the copy lands: source and destination may not change, or be looked at, before that.
 #include "emulator/exec/copy.h"
 #include "emulator/exec/events.h"
 #include "emulator/exec/mbarrier_access.h"
@@ -43,7 +43,9 @@ void copy(Warp& w, const Op& op, u32 mask) {
         const u32 wanted = op.c == kNoSlot ? size : read_lane<u32>(slot(w, op.c), lane);
         if (wanted > size) fault(w, static_cast<i32>(lane), "cp.async reads {} of {} bytes", wanted, size);
         const void* base = slot(w, op.b);
-        const u64 source = (op.flags & 0x100 ? static_cast<const u64*>(base)[lane] : static_cast<const u32*>(base)[lane]) + op.list[0];
+        const u64 source =
+            (op.flags & 0x100 ? static_cast<const u64*>(base)[lane] : static_cast<const u32*>(base)[lane]) +
+            op.list[0];
         const std::byte* from = nullptr;
         if (wanted != 0) from = global_place(w, lane, source, wanted, 1, false);
         if (source & (size - 1)) global_fault(w, lane, source, size, size, false);
@@ -53,10 +55,14 @@ void copy(Warp& w, const Op& op, u32 mask) {
     const u64 group = w.copy_groups.open(), sequence = w.copies_issued++;
     ++w.copy_groups.at(group).writing;
     w.copies_in_flight.push_back(sequence);
-    schedule(*w.cta->cluster, place_of(w), [&w, copies = std::move(copies), size, group, sequence] { land(w, copies, size, group, sequence); });
+    schedule(*w.cta->cluster, place_of(w), [&w, copies = std::move(copies), size, group, sequence] {
+        land(w, copies, size, group, sequence);
+    });
 }
 
-void commit(Warp& w, const Op&, u32) { w.copy_groups.commit(); }
+void commit(Warp& w, const Op&, u32) {
+    w.copy_groups.commit();
+}
 
 void wait_group(Warp& w, const Op& op, u32 mask) {
     if (op.flags != 0) {
@@ -104,7 +110,8 @@ void decode_copy_async(Decoder& x) {
         const bool policy = x.has("L2::cache_hint");
         const size_t last = x.num_operands() - (policy ? 1 : 0);
         if (last > 3) {
-            if (x.register_bytes(x.operand(3)) == 0 && !x.is_immediate(x.operand(3))) x.unsupported("cp.async with ignore-src");
+            if (x.register_bytes(x.operand(3)) == 0 && !x.is_immediate(x.operand(3)))
+                x.unsupported("cp.async with ignore-src");
             x.op.c = x.source(x.operand(3), 4);
         }
         x.op.flags |= size | (from.wide ? 0x100 : 0);

@@ -33,13 +33,17 @@ void ternary(Warp& w, const Op& op, u32 mask) {
 template <typename F>
 Handler for_integer(Type type, F make) {
     switch (type) {
-        case Type::u8: case Type::b8: return make(u8{});
+        case Type::u8:
+        case Type::b8: return make(u8{});
         case Type::s8: return make(i8{});
-        case Type::u16: case Type::b16: return make(u16{});
+        case Type::u16:
+        case Type::b16: return make(u16{});
         case Type::s16: return make(i16{});
-        case Type::u32: case Type::b32: return make(u32{});
+        case Type::u32:
+        case Type::b32: return make(u32{});
         case Type::s32: return make(i32{});
-        case Type::u64: case Type::b64: return make(u64{});
+        case Type::u64:
+        case Type::b64: return make(u64{});
         case Type::s64: return make(i64{});
         default: return nullptr;
     }

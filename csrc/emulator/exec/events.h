@@ -1,4 +1,5 @@
-// Asynchronous completions: what lands later, and when. Delays are log-uniform, because bugs hide from uniform ones.
+// Asynchronous completions: what lands later, and when. Delays are log-uniform, because bugs hide from
+// uniform ones.
 #pragma once
 
 #include "emulator/exec/fault.h"
@@ -22,7 +23,9 @@ constexpr double kMaxDelayLog2 = 13;
 }
 
 struct LaterEvent {
-    bool operator()(const Event& x, const Event& y) const { return x.due != y.due ? x.due > y.due : x.order > y.order; }
+    bool operator()(const Event& x, const Event& y) const {
+        return x.due != y.due ? x.due > y.due : x.order > y.order;
+    }
 };
 
 inline void schedule_at(Cluster& c, u64 due, const Place& place, std::function<void()> run) {

@@ -1,5 +1,5 @@
-// The families of instructions. Each decode function fills Decoder::op, or calls unsupported(); the table of root
-// opcodes is in families.cpp. An opcode without a row there is a hard error at load.
+// The families of instructions. Each decode function fills Decoder::op, or calls unsupported(); the table of
+// root opcodes is in families.cpp. An opcode without a row there is a hard error at load.
 #pragma once
 
 #include "emulator/ir/decoder.h"
@@ -8,10 +8,10 @@ namespace deep_gemm::emulator {
 
 using DecodeFunction = void (*)(Decoder&);
 
-void decode_move(Decoder&);         // mov, cvta
-void decode_integer(Decoder&);      // add, sub, mul, mad, div, rem, min, max, abs, neg, sad, carry chains
-void decode_bits(Decoder&);         // and, or, xor, not, cnot, shl, shr, shf, bfe, bfi, prmt, lop3, popc, clz, ...
-void decode_float(Decoder&);        // arithmetic on f32, f64
+void decode_move(Decoder&);     // mov, cvta
+void decode_integer(Decoder&);  // add, sub, mul, mad, div, rem, min, max, abs, neg, sad, carry chains
+void decode_bits(Decoder&);   // and, or, xor, not, cnot, shl, shr, shf, bfe, bfi, prmt, lop3, popc, clz, ...
+void decode_float(Decoder&);  // arithmetic on f32, f64
 void decode_float_unary(Decoder&);  // rcp, sqrt, rsqrt, ex2, lg2, sin, cos, tanh
 void decode_half(Decoder&);         // arithmetic on f16, f16x2, bf16, bf16x2
 void decode_arithmetic(Decoder&);   // picks integer, float or half by type
@@ -25,10 +25,10 @@ void decode_control(Decoder&);      // bra, ret, exit, trap, call
 void decode_barrier(Decoder&);      // bar, barrier (also barrier.cluster)
 void decode_mbarrier(Decoder&);     // mbarrier
 void decode_copy(Decoder&);         // cp.async, cp.async.bulk, cp.async.bulk.tensor, cp.reduce
-void decode_fence(Decoder&);        // fence, membar, griddepcontrol, setmaxnreg, prefetch, createpolicy, nanosleep
-void decode_matrix(Decoder&);       // ldmatrix, stmatrix, movmatrix, mma
-void decode_wgmma(Decoder&);        // wgmma
-void decode_cluster(Decoder&);      // mapa, getctarank, isspacep
+void decode_fence(Decoder&);   // fence, membar, griddepcontrol, setmaxnreg, prefetch, createpolicy, nanosleep
+void decode_matrix(Decoder&);  // ldmatrix, stmatrix, movmatrix, mma
+void decode_wgmma(Decoder&);   // wgmma
+void decode_cluster(Decoder&);  // mapa, getctarank, isspacep
 
 // Makes the op at `pc` check that none of these accumulator slots belongs to a wgmma in flight.
 void guard_accumulators(Program& program, u32 pc, std::vector<u32> slots);

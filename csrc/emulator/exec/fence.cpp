@@ -8,23 +8,31 @@ namespace {
 
 void nothing(Warp&, const Op&, u32) {}
 
-void fence_async(Warp& w, const Op&, u32) { w.async_fence = w.init_fence = ++w.cta->cluster->fence_ticks; }
-void fence_mbarrier_init(Warp& w, const Op&, u32) { w.init_fence = ++w.cta->cluster->fence_ticks; }
+void fence_async(Warp& w, const Op&, u32) {
+    w.async_fence = w.init_fence = ++w.cta->cluster->fence_ticks;
+}
+void fence_mbarrier_init(Warp& w, const Op&, u32) {
+    w.init_fence = ++w.cta->cluster->fence_ticks;
+}
 
-void sleep(Warp& w, const Op&, u32) { w.turn_over = true; }
+void sleep(Warp& w, const Op&, u32) {
+    w.turn_over = true;
+}
 
 // A cache policy is an opaque 64-bit value that only travels to other instructions.
 void create_policy(Warp& w, const Op& op, u32 mask) {
     each_lane<u64>(slot(w, op.d), mask, [](u32) { return u64{0x12f0000000000000}; });
 }
 
-// setmaxnreg: registers move between warps through a pool of the SM; an increase waits until the pool has them.
+// setmaxnreg: registers move between warps through a pool of the SM; an increase waits until the pool has
+// them.
 void set_max_registers(Warp& w, const Op& op, u32 mask) {
     if (!whole_warp_present(w, mask)) return;
     const i32 wanted = static_cast<i32>(op.immediate), held = static_cast<i32>(w.max_registers);
     const bool increase = op.flags != 0;
     if (increase ? wanted < held : wanted > held) {
-        fault(w, -1, "setmaxnreg.{} to {} registers while the warp has {}", increase ? "inc" : "dec", wanted, held);
+        fault(w, -1, "setmaxnreg.{} to {} registers while the warp has {}", increase ? "inc" : "dec", wanted,
+              held);
     }
     const i32 needed = (wanted - held) * static_cast<i32>(kLanes);
     if (needed > w.cta->register_pool) {

@@ -1,6 +1,6 @@
-// f32 and f64 arithmetic: IEEE, round to nearest even, one rounding per instruction (the library is compiled with
-// -ffp-contract=off). A NaN result is the GPU's canonical NaN. .ftz flushes subnormal inputs and results, .sat
-// clamps to [0, 1] and turns NaN into 0.
+// f32 and f64 arithmetic: IEEE, round to nearest even, one rounding per instruction (the library is compiled
+// with -ffp-contract=off). A NaN result is the GPU's canonical NaN. .ftz flushes subnormal inputs and
+// results, .sat clamps to [0, 1] and turns NaN into 0.
 #include "emulator/exec/elementwise.h"
 
 #include <cmath>
@@ -27,13 +27,17 @@ T flush(T value) {
 }
 
 template <typename T>
-T saturate(T value) { return value > T(0) ? (value < T(1) ? value : T(1)) : T(0); }
+T saturate(T value) {
+    return value > T(0) ? (value < T(1) ? value : T(1)) : T(0);
+}
 
 // Modes of a handler, known when decoding.
 constexpr u32 kPlain = 0, kFtz = 1, kSat = 2;
 
 template <u32 mode, typename T>
-T input(T value) { return mode & kFtz ? flush(value) : value; }
+T input(T value) {
+    return mode & kFtz ? flush(value) : value;
+}
 template <u32 mode, typename T>
 T output(T value) {
     value = mode & kFtz ? flush(value) : value;
@@ -42,19 +46,27 @@ T output(T value) {
 
 struct Add {
     template <typename T>
-    static T apply(T a, T b) { return a + b; }
+    static T apply(T a, T b) {
+        return a + b;
+    }
 };
 struct Sub {
     template <typename T>
-    static T apply(T a, T b) { return a - b; }
+    static T apply(T a, T b) {
+        return a - b;
+    }
 };
 struct Mul {
     template <typename T>
-    static T apply(T a, T b) { return a * b; }
+    static T apply(T a, T b) {
+        return a * b;
+    }
 };
 struct Div {
     template <typename T>
-    static T apply(T a, T b) { return a / b; }
+    static T apply(T a, T b) {
+        return a / b;
+    }
 };
 // Bits of equal values: either operand's, but for zeros -0 < +0 decides. Branch-free, so that it vectorises.
 template <bool maximum, typename T>
@@ -66,35 +78,50 @@ T equal_bits(T a, T b) {
 // minNum / maxNum: a NaN loses.
 struct Min {
     template <typename T>
-    static T apply(T a, T b) { return a < b ? a : a == b ? equal_bits<false>(a, b) : b != b ? a : b; }
+    static T apply(T a, T b) {
+        return a < b ? a : a == b ? equal_bits<false>(a, b) : b != b ? a : b;
+    }
 };
 struct Max {
     template <typename T>
-    static T apply(T a, T b) { return a > b ? a : a == b ? equal_bits<true>(a, b) : b != b ? a : b; }
+    static T apply(T a, T b) {
+        return a > b ? a : a == b ? equal_bits<true>(a, b) : b != b ? a : b;
+    }
 };
 struct MinNan {
     template <typename T>
-    static T apply(T a, T b) { return a != a ? a : b != b ? b : Min::apply(a, b); }
+    static T apply(T a, T b) {
+        return a != a ? a : b != b ? b : Min::apply(a, b);
+    }
 };
 struct MaxNan {
     template <typename T>
-    static T apply(T a, T b) { return a != a ? a : b != b ? b : Max::apply(a, b); }
+    static T apply(T a, T b) {
+        return a != a ? a : b != b ? b : Max::apply(a, b);
+    }
 };
 template <typename F>
 struct Thrice {
     template <typename T>
-    static T apply(T a, T b, T c) { return F::apply(F::apply(a, b), c); }
+    static T apply(T a, T b, T c) {
+        return F::apply(F::apply(a, b), c);
+    }
 };
 
 template <typename F, u32 mode>
 struct Moded {
     template <typename T>
-    static T apply(T a, T b) { return output<mode>(F::apply(input<mode>(a), input<mode>(b))); }
+    static T apply(T a, T b) {
+        return output<mode>(F::apply(input<mode>(a), input<mode>(b)));
+    }
     template <typename T>
-    static T apply(T a, T b, T c) { return output<mode>(F::apply(input<mode>(a), input<mode>(b), input<mode>(c))); }
+    static T apply(T a, T b, T c) {
+        return output<mode>(F::apply(input<mode>(a), input<mode>(b), input<mode>(c)));
+    }
 };
 
-// The bulk of every kernel: use the host's FMA instruction where it has one (the libm fallback is exact but slow).
+// The bulk of every kernel: use the host's FMA instruction where it has one (the libm fallback is exact but
+// slow).
 #if defined(__x86_64__) && defined(__gnu_linux__)
 __attribute__((target_clones("arch=x86-64-v3", "default")))
 #endif
@@ -111,7 +138,8 @@ void fma_f64(double* d, const double* a, const double* b, const double* c) {
 template <u32 mode>
 void fused_multiply_add_f32(Warp& w, const Op& op, u32 mask) {
     float result[kLanes], flushed[3][kLanes];
-    const float* in[3] = {static_cast<float*>(slot(w, op.a)), static_cast<float*>(slot(w, op.b)), static_cast<float*>(slot(w, op.c))};
+    const float* in[3] = {static_cast<float*>(slot(w, op.a)), static_cast<float*>(slot(w, op.b)),
+                          static_cast<float*>(slot(w, op.c))};
     if constexpr ((mode & kFtz) != 0) {
         for (u32 i = 0; i < 3; ++i) {
             for (u32 lane = 0; lane < kLanes; ++lane) flushed[i][lane] = flush(in[i][lane]);
@@ -124,7 +152,8 @@ void fused_multiply_add_f32(Warp& w, const Op& op, u32 mask) {
 
 void fused_multiply_add_f64(Warp& w, const Op& op, u32 mask) {
     double result[kLanes];
-    fma_f64(result, static_cast<double*>(slot(w, op.a)), static_cast<double*>(slot(w, op.b)), static_cast<double*>(slot(w, op.c)));
+    fma_f64(result, static_cast<double*>(slot(w, op.a)), static_cast<double*>(slot(w, op.b)),
+            static_cast<double*>(slot(w, op.c)));
     each_lane<double>(slot(w, op.d), mask, [&](u32 lane) { return canonical(result[lane]); });
 }
 
@@ -141,7 +170,8 @@ void packed_pair(Warp& w, const Op& op, u32 mask) {
             result[i] = canonical(F::apply(a[i], b[i]));
         }
     }
-    for_lanes(mask, [&](u32 lane) { std::memcpy(static_cast<u64*>(slot(w, op.d)) + lane, &result[2 * lane], 8); });
+    for_lanes(mask,
+              [&](u32 lane) { std::memcpy(static_cast<u64*>(slot(w, op.d)) + lane, &result[2 * lane], 8); });
 }
 
 template <bool negate, bool ftz>
@@ -156,7 +186,8 @@ template <bool negate>
 void sign_f64(Warp& w, const Op& op, u32 mask) {
     const u64* a = static_cast<u64*>(slot(w, op.a));
     constexpr u64 kSign = u64{1} << 63;
-    each_lane<u64>(slot(w, op.d), mask, [=](u32 lane) { return negate ? a[lane] ^ kSign : a[lane] & ~kSign; });
+    each_lane<u64>(slot(w, op.d), mask,
+                   [=](u32 lane) { return negate ? a[lane] ^ kSign : a[lane] & ~kSign; });
 }
 
 // d has the sign of a and the magnitude of b.
@@ -222,15 +253,23 @@ void decode_float(Decoder& x) {
     if (root == "max") x.op.run = is_nan ? extremum<MaxNan>(x, type, mode) : extremum<Max>(x, type, mode);
     if (root == "fma" || root == "mad") x.op.run = fused(type, mode);
     const bool ftz = (mode & kFtz) != 0;
-    if (root == "abs") x.op.run = type == Type::f64 ? sign_f64<false> : ftz ? sign_f32<false, true> : sign_f32<false, false>;
-    if (root == "neg") x.op.run = type == Type::f64 ? sign_f64<true> : ftz ? sign_f32<true, true> : sign_f32<true, false>;
-    if (root == "copysign") x.op.run = for_float(type, [](auto t) -> Handler { return copy_sign<decltype(t)>; });
+    if (root == "abs")
+        x.op.run = type == Type::f64 ? sign_f64<false> : ftz ? sign_f32<false, true> : sign_f32<false, false>;
+    if (root == "neg")
+        x.op.run = type == Type::f64 ? sign_f64<true> : ftz ? sign_f32<true, true> : sign_f32<true, false>;
+    if (root == "copysign")
+        x.op.run = for_float(type, [](auto t) -> Handler { return copy_sign<decltype(t)>; });
 }
 
 void decode_arithmetic(Decoder& x) {
     switch (x.type()) {
-        case Type::f32: case Type::f64: case Type::f32x2: return decode_float(x);
-        case Type::f16: case Type::f16x2: case Type::bf16: case Type::bf16x2: return decode_half(x);
+        case Type::f32:
+        case Type::f64:
+        case Type::f32x2: return decode_float(x);
+        case Type::f16:
+        case Type::f16x2:
+        case Type::bf16:
+        case Type::bf16x2: return decode_half(x);
         default: return decode_integer(x);
     }
 }

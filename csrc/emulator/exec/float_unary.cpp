@@ -1,5 +1,5 @@
-// rcp, sqrt, rsqrt, ex2, lg2, sin, cos, tanh. The .rn forms are exact; the .approx forms are computed in double and
-// rounded once, which is at least as good as the hardware but not bit-equal to it.
+// rcp, sqrt, rsqrt, ex2, lg2, sin, cos, tanh. The .rn forms are exact; the .approx forms are computed in
+// double and rounded once, which is at least as good as the hardware but not bit-equal to it.
 #include "emulator/exec/elementwise.h"
 
 #include <cmath>

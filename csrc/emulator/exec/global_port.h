@@ -1,5 +1,5 @@
-// The GlobalMemory that the copy engine and tensor cores see: a launch's ranges. Faults carry the sentence only; the
-// event loop adds the place of the instruction that started the operation.
+// The GlobalMemory that the copy engine and tensor cores see: a launch's ranges. Faults carry the sentence
+// only; the event loop adds the place of the instruction that started the operation.
 #pragma once
 
 #include "emulator/async/global_memory.h"

@@ -1,5 +1,5 @@
-// Arithmetic on f16, bf16 and their packed pairs. Each element is computed in double and rounded once: sums that
-// double cannot hold are rounded to odd first, so that the final rounding is the correct one.
+// Arithmetic on f16, bf16 and their packed pairs. Each element is computed in double and rounded once: sums
+// that double cannot hold are rounded to odd first, so that the final rounding is the correct one.
 #include "emulator/exec/elementwise.h"
 #include "emulator/formats/formats.h"
 
@@ -55,7 +55,8 @@ void compute(Warp& w, const Op& op, u32 mask) {
     const u32* c = op.c == kNoSlot ? a : static_cast<u32*>(slot(w, op.c));
     for_lanes(mask, [&](u32 lane) {
         u32 result = element<kind>(a[lane], b[lane], c[lane], op.flags);
-        if (op.flags & kPacked) result |= element<kind>(a[lane] >> 16, b[lane] >> 16, c[lane] >> 16, op.flags) << 16;
+        if (op.flags & kPacked)
+            result |= element<kind>(a[lane] >> 16, b[lane] >> 16, c[lane] >> 16, op.flags) << 16;
         static_cast<u32*>(slot(w, op.d))[lane] = result;
     });
 }

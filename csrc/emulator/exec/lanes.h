@@ -1,5 +1,6 @@
-// Access to registers: 32 lanes of T. Values narrower than 32 bits live in 32-bit lanes: reads truncate, writes
-// extend by the sign of T. `each_lane` computes only the lanes of the mask; the full mask is one vector loop.
+// Access to registers: 32 lanes of T. Values narrower than 32 bits live in 32-bit lanes: reads truncate,
+// writes extend by the sign of T. `each_lane` computes only the lanes of the mask; the full mask is one
+// vector loop.
 #pragma once
 
 #include "emulator/exec/state.h"
@@ -44,12 +45,18 @@ inline void for_lanes(u32 mask, F body) {
     for (u32 m = mask; m != 0; m &= m - 1) body(static_cast<u32>(std::countr_zero(m)));
 }
 
-inline void* slot(Warp& w, u32 offset) { return w.registers + offset; }
-inline u32& predicate(Warp& w, u32 offset) { return *reinterpret_cast<u32*>(w.registers + offset); }
+inline void* slot(Warp& w, u32 offset) {
+    return w.registers + offset;
+}
+inline u32& predicate(Warp& w, u32 offset) {
+    return *reinterpret_cast<u32*>(w.registers + offset);
+}
 inline void set_predicate(Warp& w, u32 offset, u32 mask, u32 bits) {
     u32& p = predicate(w, offset);
     p = (p & ~mask) | (bits & mask);
 }
-inline u32 first_lane(u32 mask) { return static_cast<u32>(std::countr_zero(mask)); }
+inline u32 first_lane(u32 mask) {
+    return static_cast<u32>(std::countr_zero(mask));
+}
 
 }  // namespace deep_gemm::emulator

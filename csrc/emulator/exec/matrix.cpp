@@ -1,4 +1,5 @@
-// ldmatrix and stmatrix (.m8n8, .b16, plain and .trans), movmatrix, and mma.sync m16n8 for 16-bit and FP8 types.
+// ldmatrix and stmatrix (.m8n8, .b16, plain and .trans), movmatrix, and mma.sync m16n8 for 16-bit and FP8
+// types.
 #include "emulator/exec/collective.h"
 #include "emulator/exec/families.h"
 #include "emulator/exec/memory.h"
@@ -27,7 +28,8 @@ void load_matrix(Warp& w, const Op& op, u32 mask) {
         }
         u32* d = static_cast<u32*>(slot(w, op.list[m]));
         for (u32 lane = 0; lane < kLanes; ++lane) {
-            const MatrixElement low = matrix_element(lane, 0, transposed), high = matrix_element(lane, 1, transposed);
+            const MatrixElement low = matrix_element(lane, 0, transposed),
+                                high = matrix_element(lane, 1, transposed);
             d[lane] = elements[low.row][low.column] | static_cast<u32>(elements[high.row][high.column]) << 16;
         }
     }
@@ -60,7 +62,8 @@ void transpose_matrix(Warp& w, const Op& op, u32 mask) {
     u32 result[kLanes];
     for (u32 lane = 0; lane < kLanes; ++lane) {
         const RegisterHalf low = movmatrix_source(lane, 0), high = movmatrix_source(lane, 1);
-        result[lane] = (a[low.lane] >> (16 * low.half) & 0xffff) | (a[high.lane] >> (16 * high.half) & 0xffff) << 16;
+        result[lane] = (a[low.lane] >> (16 * low.half) & 0xffff) | (a[high.lane] >> (16 * high.half) & 0xffff)
+                                                                       << 16;
     }
     std::memcpy(slot(w, op.d), result, sizeof result);
 }
@@ -80,13 +83,16 @@ void multiply(Warp& w, const Op& op, u32 mask) {
     T d[kMmaRows * kMmaColumns];
     for (u32 lane = 0; lane < kLanes; ++lane) {
         for (u32 r = 0; r < form.a.size(); ++r) {
-            std::memcpy(&a[a_fragment_row(0, lane, r) * k_bytes + a_fragment_k_byte(lane, r)], static_cast<u32*>(slot(w, form.a[r])) + lane, 4);
+            std::memcpy(&a[a_fragment_row(0, lane, r) * k_bytes + a_fragment_k_byte(lane, r)],
+                        static_cast<u32*>(slot(w, form.a[r])) + lane, 4);
         }
         for (u32 r = 0; r < form.b.size(); ++r) {
-            std::memcpy(&b[b_fragment_col(lane) * k_bytes + b_fragment_k_byte(lane, r)], static_cast<u32*>(slot(w, form.b[r])) + lane, 4);
+            std::memcpy(&b[b_fragment_col(lane) * k_bytes + b_fragment_k_byte(lane, r)],
+                        static_cast<u32*>(slot(w, form.b[r])) + lane, 4);
         }
         for (u32 i = 0; i < form.c.size(); ++i) {
-            d[fragment_row(0, lane, i) * kMmaColumns + fragment_col(lane, i)] = static_cast<T*>(slot(w, form.c[i]))[lane];
+            d[fragment_row(0, lane, i) * kMmaColumns + fragment_col(lane, i)] =
+                static_cast<T*>(slot(w, form.c[i]))[lane];
         }
     }
     if constexpr (std::is_same_v<T, float>) {
@@ -97,7 +103,8 @@ void multiply(Warp& w, const Op& op, u32 mask) {
     }
     for (u32 lane = 0; lane < kLanes; ++lane) {
         for (u32 i = 0; i < form.d.size(); ++i) {
-            static_cast<T*>(slot(w, form.d[i]))[lane] = d[fragment_row(0, lane, i) * kMmaColumns + fragment_col(lane, i)];
+            static_cast<T*>(slot(w, form.d[i]))[lane] =
+                d[fragment_row(0, lane, i) * kMmaColumns + fragment_col(lane, i)];
         }
     }
 }
@@ -116,22 +123,26 @@ ElementType element_type(Decoder& x, Type type) {
 
 // mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 d, a, b, c
 void decode_mma(Decoder& x) {
-    if (x.has("sp") || x.has_prefix("kind::") || x.has("block_scale")) x.unsupported("sparse and block-scaled mma");
+    if (x.has("sp") || x.has_prefix("kind::") || x.has("block_scale"))
+        x.unsupported("sparse and block-scaled mma");
     MmaForm form;
     auto registers = [&](size_t i, bool destination) {
         std::vector<u32> out;
-        for (const auto& item : x.operand(i).items) out.push_back(destination ? x.reg(item) : x.source(item, 4));
+        for (const auto& item : x.operand(i).items)
+            out.push_back(destination ? x.reg(item) : x.source(item, 4));
         return out;
     };
     form.d = registers(0, true);
     form.a = registers(1, false);
     form.b = registers(2, false);
     form.c = registers(3, false);
-    if (!x.has_prefix("m16n8k") || form.c.size() != 4 || form.a.size() != 2 * form.b.size()) x.unsupported("the shape of mma");
+    if (!x.has_prefix("m16n8k") || form.c.size() != 4 || form.a.size() != 2 * form.b.size())
+        x.unsupported("the shape of mma");
     form.shape.k_bytes = 16 * static_cast<u32>(form.b.size());
     form.integer = x.type_from_end(0) == Type::s32;
     form.saturate = x.has("satfinite");
-    if (!form.integer && x.type_from_end(0) != Type::f32) x.unsupported("an mma accumulator that is not f32 or s32");
+    if (!form.integer && x.type_from_end(0) != Type::f32)
+        x.unsupported("an mma accumulator that is not f32 or s32");
     form.shape.a = element_type(x, x.type_from_end(2));
     form.shape.b = element_type(x, x.type_from_end(1));
     x.op.run = form.integer ? multiply<i32> : multiply<float>;

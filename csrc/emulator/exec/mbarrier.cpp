@@ -1,5 +1,5 @@
-// mbarrier.*. A failing try_wait or test_wait puts the lane group to sleep until something happens; it then goes on
-// with the false result, as after the hardware's time limit.
+// mbarrier.*. A failing try_wait or test_wait puts the lane group to sleep until something happens; it then
+// goes on with the false result, as after the hardware's time limit.
 #include "emulator/exec/mbarrier_access.h"
 
 #include "emulator/exec/families.h"
@@ -12,12 +12,16 @@ constexpr u32 kRemote = 1, kParity = 2, kExpect = 4, kDrop = 8;
 
 void initialise(Warp& w, const Op& op, u32 mask) {
     for_lanes(mask, [&](u32 lane) {
-        const SharedPlace place = shared_place(w, lane, lane_address(w, op, op.a, lane), kBytes, kBytes, false);
+        const SharedPlace place =
+            shared_place(w, lane, lane_address(w, op, op.a, lane), kBytes, kBytes, false);
         SharedShadow& shadow = place.cta->shadow;
         if (shadow.any(kBarrier, place.offset, kBytes)) {
-            fault(w, static_cast<i32>(lane), "initialises the mbarrier at shared offset {} a second time without mbarrier.inval", place.offset);
+            fault(w, static_cast<i32>(lane),
+                  "initialises the mbarrier at shared offset {} a second time without mbarrier.inval",
+                  place.offset);
         }
-        shadow.generic_write(place.offset, kBytes, kWritten | kBarrier, writer_id(w), w.cta->cluster->fence_ticks);
+        shadow.generic_write(place.offset, kBytes, kWritten | kBarrier, writer_id(w),
+                             w.cta->cluster->fence_ticks);
         const u32 count = read_lane<u32>(slot(w, op.b), lane);
         update_mbarrier(*place.cta, place.offset, [&](u64& word) {
             word = 0;
@@ -37,7 +41,8 @@ void invalidate(Warp& w, const Op& op, u32 mask) {
 // op.b: bytes of expect_tx; op.c: arrival count.
 void arrive(Warp& w, const Op& op, u32 mask) {
     for_lanes(mask, [&](u32 lane) {
-        const SharedPlace place = mbarrier_place(w, lane, lane_address(w, op, op.a, lane), (op.flags & kRemote) != 0);
+        const SharedPlace place =
+            mbarrier_place(w, lane, lane_address(w, op, op.a, lane), (op.flags & kRemote) != 0);
         const u32 count = op.c == kNoSlot ? 1 : read_lane<u32>(slot(w, op.c), lane);
         u64 token = 0;
         update_mbarrier(*place.cta, place.offset, [&](u64& word) {
@@ -54,7 +59,8 @@ void arrive(Warp& w, const Op& op, u32 mask) {
 template <bool complete>
 void transactions(Warp& w, const Op& op, u32 mask) {
     for_lanes(mask, [&](u32 lane) {
-        const SharedPlace place = mbarrier_place(w, lane, lane_address(w, op, op.a, lane), (op.flags & kRemote) != 0);
+        const SharedPlace place =
+            mbarrier_place(w, lane, lane_address(w, op, op.a, lane), (op.flags & kRemote) != 0);
         const u32 bytes = read_lane<u32>(slot(w, op.b), lane);
         update_mbarrier(*place.cta, place.offset, [&](u64& word) {
             complete ? mbarrier::complete_tx(word, bytes) : mbarrier::expect_tx(word, bytes);
@@ -86,7 +92,8 @@ void wait(Warp& w, const Op& op, u32 mask) {
 
 void pending_count(Warp& w, const Op& op, u32 mask) {
     const u64* a = static_cast<u64*>(slot(w, op.a));
-    for_lanes(mask, [&](u32 lane) { static_cast<u32*>(slot(w, op.d))[lane] = mbarrier::pending_count(a[lane]); });
+    for_lanes(mask,
+              [&](u32 lane) { static_cast<u32*>(slot(w, op.d))[lane] = mbarrier::pending_count(a[lane]); });
 }
 
 void decode_arrive(Decoder& x) {
@@ -109,7 +116,8 @@ SharedPlace mbarrier_place(Warp& w, u32 lane, u64 address, bool cluster) {
     if ((address & kWindowMask) == kSharedWindow) address &= ~kWindowMask;
     const SharedPlace place = shared_place(w, lane, address, kBytes, kBytes, cluster);
     if (!place.cta->shadow.all(kBarrier, kBarrier, place.offset, kBytes)) {
-        fault(w, static_cast<i32>(lane), "shared offset {} of CTA rank {} holds no initialised mbarrier", place.offset, place.cta->rank);
+        fault(w, static_cast<i32>(lane), "shared offset {} of CTA rank {} holds no initialised mbarrier",
+              place.offset, place.cta->rank);
     }
     return place;
 }
@@ -121,7 +129,8 @@ void check_mbarrier_fenced(Warp& w, u32 lane, const SharedPlace& place) {
     });
     if (writer != SharedShadow::kNoWriter) {
         fault(w, static_cast<i32>(lane),
-              "the mbarrier at shared offset {} was initialised by warp {} without fence.mbarrier_init or fence.proxy.async since; "
+              "the mbarrier at shared offset {} was initialised by warp {} without fence.mbarrier_init or "
+              "fence.proxy.async since; "
               "the copy engine may not see it",
               place.offset, writer & 63);
     }

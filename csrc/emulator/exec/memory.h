@@ -1,5 +1,5 @@
-// Address resolution and checks for every access of every state space. A resolved access is a host pointer; bounds,
-// permission, alignment, "never written" and "this is an mbarrier" are checked on the way.
+// Address resolution and checks for every access of every state space. A resolved access is a host pointer;
+// bounds, permission, alignment, "never written" and "this is an mbarrier" are checked on the way.
 #pragma once
 
 #include "emulator/exec/fault.h"
@@ -11,7 +11,8 @@ enum class MemorySpace : u8 { global, shared_cta, shared_cluster, local, generic
 
 [[nodiscard]] inline u64 lane_address(Warp& w, const Op& op, u32 base, u32 lane) {
     const void* a = slot(w, base);
-    const u64 value = op.flags & kWideBase ? static_cast<const u64*>(a)[lane] : static_cast<const u32*>(a)[lane];
+    const u64 value =
+        op.flags & kWideBase ? static_cast<const u64*>(a)[lane] : static_cast<const u32*>(a)[lane];
     return value + static_cast<u64>(op.immediate);
 }
 
@@ -25,31 +26,39 @@ struct SharedPlace {
 [[nodiscard]] SharedPlace shared_place_slow(Warp& w, u32 lane, u64 address, u32 bytes, bool cluster);
 
 // `cluster`: the instruction may name another CTA of the cluster.
-[[nodiscard]] inline SharedPlace shared_place(Warp& w, u32 lane, u64 address, u32 bytes, u32 alignment, bool cluster) {
+[[nodiscard]] inline SharedPlace shared_place(Warp& w, u32 lane, u64 address, u32 bytes, u32 alignment,
+                                              bool cluster) {
     const u64 own = address - (static_cast<u64>(w.cta->rank) << kRankShift);
-    if (own >= kReservedSmemBytes && own + bytes <= w.cta->smem.size() && (address & (alignment - 1)) == 0) [[likely]] {
+    if (own >= kReservedSmemBytes && own + bytes <= w.cta->smem.size() && (address & (alignment - 1)) == 0)
+        [[likely]] {
         return {w.cta, static_cast<u32>(own)};
     }
     if (address & (alignment - 1)) {
-        fault(w, static_cast<i32>(lane), "shared address {:#x} is not aligned to the {} bytes this access needs", address, alignment);
+        fault(w, static_cast<i32>(lane),
+              "shared address {:#x} is not aligned to the {} bytes this access needs", address, alignment);
     }
     return shared_place_slow(w, lane, address, bytes, cluster);
 }
 
-[[noreturn]] void shared_state_fault(const Warp& w, u32 lane, const SharedPlace& place, u32 bytes, const char* access);
+[[noreturn]] void shared_state_fault(const Warp& w, u32 lane, const SharedPlace& place, u32 bytes,
+                                     const char* access);
 
 inline void check_shared_read(Warp& w, u32 lane, const SharedPlace& place, u32 bytes) {
-    if (!place.cta->shadow.readable(place.offset, bytes)) [[unlikely]] shared_state_fault(w, lane, place, bytes, "read");
+    if (!place.cta->shadow.readable(place.offset, bytes)) [[unlikely]]
+        shared_state_fault(w, lane, place, bytes, "read");
 }
 
 // Nobody may write what a wgmma in flight still reads.
 void check_tensor_reads(const Warp& w, u32 lane, const SharedPlace& place, u32 bytes, const char* access);
 
 // A warp's number within its cluster: the writer recorded in shadows.
-[[nodiscard]] inline u32 writer_id(const Warp& w) { return w.cta->rank << 6 | w.id; }
+[[nodiscard]] inline u32 writer_id(const Warp& w) {
+    return w.cta->rank << 6 | w.id;
+}
 
 inline void note_shared_write(Warp& w, u32 lane, const SharedPlace& place, u32 bytes) {
-    if (!place.cta->shadow.writable(place.offset, bytes)) [[unlikely]] shared_state_fault(w, lane, place, bytes, "write");
+    if (!place.cta->shadow.writable(place.offset, bytes)) [[unlikely]]
+        shared_state_fault(w, lane, place, bytes, "write");
     if (place.cta->tensor_ops_in_flight != 0) check_tensor_reads(w, lane, place, bytes, "write");
     place.cta->shadow.generic_write(place.offset, bytes, kWritten, writer_id(w), w.cta->cluster->fence_ticks);
 }
@@ -59,12 +68,14 @@ void check_async_read(Warp& w, u32 lane, const SharedPlace& place, u32 bytes);
 
 [[noreturn]] void global_fault(Warp& w, u32 lane, u64 address, u32 bytes, u32 alignment, bool write);
 
-[[nodiscard]] inline std::byte* global_place(Warp& w, u32 lane, u64 address, u32 bytes, u32 alignment, bool write) {
+[[nodiscard]] inline std::byte* global_place(Warp& w, u32 lane, u64 address, u32 bytes, u32 alignment,
+                                             bool write) {
     const Segment& known = w.last_segment;
     const bool hit = address >= known.begin && address + bytes <= known.end && (!write || known.writable);
     if (!hit) {
         const Segment* found = w.cta->cluster->launch->ranges.find(address, bytes);
-        if (found == nullptr || (write && !found->writable)) global_fault(w, lane, address, bytes, alignment, write);
+        if (found == nullptr || (write && !found->writable))
+            global_fault(w, lane, address, bytes, alignment, write);
         w.last_segment = *found;
     }
     if (address & (alignment - 1)) global_fault(w, lane, address, bytes, alignment, write);
@@ -82,8 +93,8 @@ void check_async_read(Warp& w, u32 lane, const SharedPlace& place, u32 bytes);
 }
 
 // Host pointer of one lane's access; `write` also records it in the shadow.
-[[nodiscard]] std::byte* lane_place(Warp& w, MemorySpace space, u32 lane, u64 address, u32 bytes, u32 alignment, bool read,
-                                    bool write);
+[[nodiscard]] std::byte* lane_place(Warp& w, MemorySpace space, u32 lane, u64 address, u32 bytes,
+                                    u32 alignment, bool read, bool write);
 
 // The space an ld / st / atom names.
 class Decoder;

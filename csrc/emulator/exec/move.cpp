@@ -13,7 +13,9 @@ void move(Warp& w, const Op& op, u32 mask) {
     each_lane<T>(d, mask, [=](u32 lane) { return a[lane]; });
 }
 
-void move_predicate(Warp& w, const Op& op, u32 mask) { set_predicate(w, op.d, mask, predicate(w, op.a)); }
+void move_predicate(Warp& w, const Op& op, u32 mask) {
+    set_predicate(w, op.d, mask, predicate(w, op.a));
+}
 void move_predicate_immediate(Warp& w, const Op& op, u32 mask) {
     set_predicate(w, op.d, mask, op.immediate != 0 ? kFullMask : 0);
 }
@@ -83,8 +85,8 @@ void decode_vector_move(Decoder& x, u32 bytes) {
 void decode_move(Decoder& x) {
     if (x.in->root == "cvta") {
         const u64 window = x.has("shared") || x.has("shared::cta") || x.has("shared::cluster") ? kSharedWindow
-                           : x.has("local")                                                      ? kLocalWindow
-                                                                                                 : 0;
+                           : x.has("local")                                                    ? kLocalWindow
+                                                                                               : 0;
         x.destination_and_sources(8);
         x.op.immediate = static_cast<i64>(window);
         x.op.run = window == 0 ? move<u64> : x.has("to") ? convert_window<false> : convert_window<true>;

@@ -1,5 +1,6 @@
-// The state of a running grid: Launch > Cluster > Cta > Warp. Plain structs, no behaviour beyond small accessors;
-// handlers change them, sched/ runs them. One host thread owns a Cluster at a time; a Launch is read-only.
+// The state of a running grid: Launch > Cluster > Cta > Warp. Plain structs, no behaviour beyond small
+// accessors; handlers change them, sched/ runs them. One host thread owns a Cluster at a time; a Launch is
+// read-only.
 #pragma once
 
 #include "emulator/check/place.h"
@@ -59,8 +60,17 @@ class Rng {
 enum class WarpState : u8 { ready, blocked, exited };
 
 // Why a warp does not move; for the deadlock report.
-enum class WaitKind : u8 { none, mbarrier, named_barrier, cluster_barrier, reconvergence, wgmma, cp_async, bulk_group,
-                             registers };
+enum class WaitKind : u8 {
+    none,
+    mbarrier,
+    named_barrier,
+    cluster_barrier,
+    reconvergence,
+    wgmma,
+    cp_async,
+    bulk_group,
+    registers
+};
 
 struct Wait {
     WaitKind kind = WaitKind::none;
@@ -70,11 +80,13 @@ struct Wait {
     u32 value = 0;    // mbarrier: parity; groups: how many may stay pending
 };
 
-// The asynchronous groups of a warp: operations join the open group, commit closes it, wait_group looks at the rest.
-// PTX counts groups per thread; one elected lane or the whole warp issues them, so per warp is the same or stricter.
+// The asynchronous groups of a warp: operations join the open group, commit closes it, wait_group looks at
+// the rest. PTX counts groups per thread; one elected lane or the whole warp issues them, so per warp is the
+// same or stricter.
 struct AsyncGroups {
     struct Group {
-        u32 reading = 0, writing = 0;  // operations whose sources are not yet read, whose results have not landed
+        u32 reading = 0,
+            writing = 0;  // operations whose sources are not yet read, whose results have not landed
     };
     std::deque<Group> groups{Group{}};  // the last one is open
     u64 first = 0;                      // sequence number of groups[0]
@@ -83,7 +95,8 @@ struct AsyncGroups {
     [[nodiscard]] Group& at(u64 sequence) { return groups[sequence - first]; }
     void commit() {
         groups.emplace_back();
-        while (groups.size() > 1 && groups[0].writing == 0 && groups[0].reading == 0) groups.pop_front(), ++first;
+        while (groups.size() > 1 && groups[0].writing == 0 && groups[0].reading == 0)
+            groups.pop_front(), ++first;
     }
     // All committed groups but the latest `pending` are done (or, for .read, have read their sources).
     [[nodiscard]] bool done(u64 pending, bool read_only) const {
@@ -109,15 +122,15 @@ struct Warp {
     u32 pc = 0;
     u32 merge_pc = ~0u;  // smallest pc of the other lanes that is above pc: reaching it means reconvergence
     u32 active = 0, live = 0;
-    u32 carry = 0;       // condition code of add.cc and friends, by lane
-    u32 stuck = 0;       // live lanes whose group blocked since the last wake-up
-    u32 pc_bound = 0;    // this turn prefers lane groups at or above this pc
+    u32 carry = 0;     // condition code of add.cc and friends, by lane
+    u32 stuck = 0;     // live lanes whose group blocked since the last wake-up
+    u32 pc_bound = 0;  // this turn prefers lane groups at or above this pc
     WarpState state = WarpState::ready;
     bool turn_over = false;
     u32 id = 0;
     u32 lane_pc[kLanes] = {};
     u64 seen_wakes = 0;
-    std::vector<Wait> waits;  // why groups blocked in the last turn
+    std::vector<Wait> waits;     // why groups blocked in the last turn
     std::byte* local = nullptr;  // local memory, lane after lane
     Segment last_segment;        // cache of the last global range hit
 
@@ -139,7 +152,7 @@ struct Warp {
     std::vector<CopyArrival> copy_arrivals;
 
     // wgmma
-    u32 tensor_issued = 0;     // operations this warp has issued
+    u32 tensor_issued = 0;            // operations this warp has issued
     std::vector<u32> tensor_commits;  // value of tensor_issued at each commit still of interest
     bool tensor_fenced = false;
     u32 max_registers = 0;  // setmaxnreg, per thread
@@ -147,8 +160,8 @@ struct Warp {
     void save(u32 mask, u32 at) {
         for (u32 m = mask; m != 0; m &= m - 1) lane_pc[std::countr_zero(m)] = at;
     }
-    // Picks the group to run: the smallest pc at or above pc_bound among lanes that are not stuck. Lanes at the same
-    // pc join it. False when every live lane is stuck.
+    // Picks the group to run: the smallest pc at or above pc_bound among lanes that are not stuck. Lanes at
+    // the same pc join it. False when every live lane is stuck.
     bool pick_group() {
         const u32 candidates = live & ~stuck;
         u32 low = ~0u, bounded = ~0u;
@@ -171,7 +184,8 @@ struct Warp {
         stuck &= ~active;
         return true;
     }
-    // The running group cannot go on: `next_pc` is where it resumes. Another group of the warp runs, if there is one.
+    // The running group cannot go on: `next_pc` is where it resumes. Another group of the warp runs, if there
+    // is one.
     void block(u32 next_pc, Wait why) {
         waits.push_back(why);
         save(active, next_pc);
@@ -187,14 +201,14 @@ struct NamedBarrier {
     u32 last_any = 0, last_all = 0, last_count = 0;  // of the last completed one
 };
 
-// wgmma is collective over four warps: an operation exists when all four have issued it. Accumulators that are in
-// flight live here, not in the registers (which hold a poison NaN), from the first issue to the wait.
+// wgmma is collective over four warps: an operation exists when all four have issued it. Accumulators that
+// are in flight live here, not in the registers (which hold a poison NaN), from the first issue to the wait.
 struct AccumulatorChain {
-    const Op* op = nullptr;       // the first operation on these registers
-    std::vector<float> values;    // [64][n]; f32 and f16 accumulators
-    std::vector<i32> integers;    // [64][n]; s32 accumulators
+    const Op* op = nullptr;          // the first operation on these registers
+    std::vector<float> values;       // [64][n]; f32 and f16 accumulators
+    std::vector<i32> integers;       // [64][n]; s32 accumulators
     u32 gathered = 0, returned = 0;  // warps of the group whose registers were taken, written back
-    u32 last = 0;                 // number of the last operation
+    u32 last = 0;                    // number of the last operation
 };
 struct TensorOp {
     const Op* op = nullptr;
@@ -228,7 +242,7 @@ struct Cta {
     u32 tensor_ops_in_flight = 0;  // wgmma operations that all four warps have issued and that still read
     u32 live_warps = 0;
     u32 async_reads = 0, async_writes = 0;  // bulk operations in flight on this CTA's shared memory
-    i32 register_pool = 0;  // setmaxnreg: registers of the SM that no warp holds
+    i32 register_pool = 0;                  // setmaxnreg: registers of the SM that no warp holds
     bool exited = false;
     [[nodiscard]] std::span<std::byte> memory() { return smem; }
 };
@@ -254,7 +268,7 @@ struct Cluster {
     u32 barrier_arrived = 0, live_threads = 0;  // barrier.cluster
     u64 barrier_generation = 0;
     u32 live_ctas = 0;
-    u32 spurious_rounds = 0;    // rounds in which every waiter was told to look again
+    u32 spurious_rounds = 0;  // rounds in which every waiter was told to look again
     std::vector<Warp*> schedule;
     void wake() { ++wakes, ++progress, spurious_rounds = 0; }
 };

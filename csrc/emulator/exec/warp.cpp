@@ -1,5 +1,5 @@
-// Warp-wide exchange: shfl, vote, match, redux, activemask, elect. Lanes named by the member mask must be here
-// together: a group that arrives alone waits for the others to reach this pc.
+// Warp-wide exchange: shfl, vote, match, redux, activemask, elect. Lanes named by the member mask must be
+// here together: a group that arrives alone waits for the others to reach this pc.
 #include "emulator/exec/collective.h"
 #include "emulator/exec/families.h"
 #include "emulator/exec/lanes.h"
@@ -13,7 +13,8 @@ enum class Shuffle { bfly, down, up, idx };
 template <Shuffle mode>
 void shuffle(Warp& w, const Op& op, u32 mask) {
     if (!members_present(w, op.list[0], mask)) return;
-    const u32 *a = static_cast<u32*>(slot(w, op.a)), *b = static_cast<u32*>(slot(w, op.b)), *c = static_cast<u32*>(slot(w, op.c));
+    const u32 *a = static_cast<u32*>(slot(w, op.a)), *b = static_cast<u32*>(slot(w, op.b)),
+              *c = static_cast<u32*>(slot(w, op.c));
     u32 values[kLanes], inside = 0;
     for (u32 lane = 0; lane < kLanes; ++lane) {
         const u32 clamp = c[lane] & 31, segment = c[lane] >> 8 & 31, by = b[lane] & 31;
@@ -26,7 +27,8 @@ void shuffle(Warp& w, const Op& op, u32 mask) {
         if (mode == Shuffle::idx) from = first | (by & ~segment), in = from <= last;
         if (!in) from = lane;
         if ((mask >> lane & 1) != 0 && (mask >> from & 1) == 0) {
-            fault(w, static_cast<i32>(lane), "shfl reads lane {}, which does not execute it (lanes {:#010x} do)", from, mask);
+            fault(w, static_cast<i32>(lane),
+                  "shfl reads lane {}, which does not execute it (lanes {:#010x} do)", from, mask);
         }
         values[lane] = a[from];
         inside |= static_cast<u32>(in) << lane;
@@ -45,7 +47,9 @@ void vote(Warp& w, const Op& op, u32 mask) {
         each_lane<u32>(slot(w, op.d), mask, [=](u32) { return yes; });
         return;
     }
-    const bool result = mode == Vote::all ? yes == mask : mode == Vote::any ? yes != 0 : yes == 0 || yes == mask;
+    const bool result = mode == Vote::all   ? yes == mask
+                        : mode == Vote::any ? yes != 0
+                                            : yes == 0 || yes == mask;
     set_predicate(w, op.d, mask, result ? kFullMask : 0);
 }
 
@@ -159,10 +163,12 @@ void decode_warp(Decoder& x) {
         const bool wide = type_bytes(x.type()) == 8;
         x.op.a = x.source(x.operand(1), type_bytes(x.type()));
         x.op.b = x.source(x.operand(2), 4);
-        x.op.run = x.has("all") ? (wide ? match<u64, true> : match<u32, true>) : (wide ? match<u64, false> : match<u32, false>);
+        x.op.run = x.has("all") ? (wide ? match<u64, true> : match<u32, true>)
+                                : (wide ? match<u64, false> : match<u32, false>);
     } else {
         x.destination_and_sources(4);
-        if (x.type() != Type::u32 && x.type() != Type::s32 && x.type() != Type::b32) x.unsupported("redux on this type");
+        if (x.type() != Type::u32 && x.type() != Type::s32 && x.type() != Type::b32)
+            x.unsupported("redux on this type");
         x.op.run = reduction(x);
     }
 }

@@ -1,6 +1,7 @@
-// wgmma: deferred and collective. The four warps of a warpgroup issue an operation each in their own time; it exists
-// when the fourth has issued it and executes some time later, reading shared memory as it is then. Accumulators in
-// flight live in the chain; the registers hold a poison NaN until wgmma.wait_group writes the results back.
+// wgmma: deferred and collective. The four warps of a warpgroup issue an operation each in their own time; it
+// exists when the fourth has issued it and executes some time later, reading shared memory as it is then.
+// Accumulators in flight live in the chain; the registers hold a poison NaN until wgmma.wait_group writes the
+// results back.
 #include "emulator/exec/collective.h"
 #include "emulator/exec/events.h"
 #include "emulator/exec/families.h"
@@ -21,7 +22,9 @@ struct WgmmaForm {
     std::vector<u32> a_registers;  // slots; RS
 };
 
-Warpgroup& group_of(Warp& w) { return w.cta->warpgroups[w.id / kWarpsPerGroup]; }
+Warpgroup& group_of(Warp& w) {
+    return w.cta->warpgroups[w.id / kWarpsPerGroup];
+}
 
 // Moves a warp's accumulator fragments between its registers and the chain's [64][n] matrix.
 template <typename F>
@@ -57,7 +60,8 @@ void scatter(Warp& w, const AccumulatorChain& chain) {
         if (form.integer) {
             reg = static_cast<u32>(chain.integers[at]);
         } else if (form.shape.accumulator == AccumulatorType::f16) {
-            reg = static_cast<u32>(formats::f32_to_f16_rn(chain.values[at])) | static_cast<u32>(formats::f32_to_f16_rn(chain.values[at + 1])) << 16;
+            reg = static_cast<u32>(formats::f32_to_f16_rn(chain.values[at])) |
+                  static_cast<u32>(formats::f32_to_f16_rn(chain.values[at + 1])) << 16;
         } else {
             reg = std::bit_cast<u32>(chain.values[at]);
         }
@@ -66,10 +70,12 @@ void scatter(Warp& w, const AccumulatorChain& chain) {
 
 void find_chunks(TensorOp& t, const WgmmaForm& form) {
     std::vector<u32> more;
-    if (t.a_registers.empty()) operand_chunks(decode_descriptor(t.a), kWgmmaRows, kWgmmaKBytes, form.shape.a_major, t.chunks);
+    if (t.a_registers.empty())
+        operand_chunks(decode_descriptor(t.a), kWgmmaRows, kWgmmaKBytes, form.shape.a_major, t.chunks);
     operand_chunks(decode_descriptor(t.b), form.shape.n, kWgmmaKBytes, form.shape.b_major, more);
     t.chunks.insert(t.chunks.end(), more.begin(), more.end());
-    for (u32 offset : t.chunks) t.low = std::min(t.low, offset), t.high = std::max(t.high, offset + kChunkBytes);
+    for (u32 offset : t.chunks)
+        t.low = std::min(t.low, offset), t.high = std::max(t.high, offset + kChunkBytes);
 }
 
 void check_chunks(const Cta& cta, const TensorOp& t) {
@@ -77,18 +83,21 @@ void check_chunks(const Cta& cta, const TensorOp& t) {
     const u32 issuer_fence = cta.warps[t.place.warp].async_fence;
     for (u32 offset : t.chunks) {
         DG_CHECK(offset >= kReservedSmemBytes && offset + kChunkBytes <= cta.smem.size(), emulator,
-                 "wgmma operand at shared offset {} is outside the CTA's shared memory [{}, {})", offset, kReservedSmemBytes, cta.smem.size());
-        DG_CHECK(cta.shadow.readable(offset, kChunkBytes), emulator,
-                 "wgmma reads shared offset {}, which {}", offset,
-                 cta.shadow.any(kLanding, offset, kChunkBytes) ? "an asynchronous copy in flight writes; wait for its mbarrier"
+                 "wgmma operand at shared offset {} is outside the CTA's shared memory [{}, {})", offset,
+                 kReservedSmemBytes, cta.smem.size());
+        DG_CHECK(cta.shadow.readable(offset, kChunkBytes), emulator, "wgmma reads shared offset {}, which {}",
+                 offset,
+                 cta.shadow.any(kLanding, offset, kChunkBytes)
+                     ? "an asynchronous copy in flight writes; wait for its mbarrier"
                  : cta.shadow.any(kBarrier, offset, kChunkBytes) ? "holds an mbarrier"
                                                                  : "nothing has written");
         const u32 writer = cta.shadow.unfenced_writer(offset, kChunkBytes, issuer_fence, [&](u32 id) {
             return c.ctas[id >> 6]->warps[id & 63].async_fence;
         });
         DG_CHECK(writer == SharedShadow::kNoWriter, emulator,
-                 "wgmma reads shared offset {}: warp {} wrote there through the generic proxy and no fence.proxy.async followed", offset,
-                 writer & 63);
+                 "wgmma reads shared offset {}: warp {} wrote there through the generic proxy and no "
+                 "fence.proxy.async followed",
+                 offset, writer & 63);
     }
 }
 
@@ -101,7 +110,8 @@ void execute(Cta& cta, Warpgroup& group) {
         wgmma_integer(form.shape, operands, t.chain->integers.data(), form.saturate);
     } else {
         const bool exact = cta.cluster->launch->options.accumulator == Accumulator::fp32;
-        wgmma(form.shape, operands, t.chain->values.data(), exact ? AccumulatorMode::exact : AccumulatorMode::hopper);
+        wgmma(form.shape, operands, t.chain->values.data(),
+              exact ? AccumulatorMode::exact : AccumulatorMode::hopper);
     }
     group.operations.pop_front();
     --cta.tensor_ops_in_flight;
@@ -109,7 +119,8 @@ void execute(Cta& cta, Warpgroup& group) {
     cta.cluster->wake();
 }
 
-std::shared_ptr<AccumulatorChain> chain_for(Warpgroup& group, const Op& op, const WgmmaForm& form, u32 warp_bit) {
+std::shared_ptr<AccumulatorChain> chain_for(Warpgroup& group, const Op& op, const WgmmaForm& form,
+                                            u32 warp_bit) {
     for (auto& chain : group.chains) {
         if (chain->op->list[0] == op.list[0] && (chain->returned & warp_bit) == 0) return chain;
     }
@@ -128,7 +139,8 @@ void gather_a(Warp& w, const WgmmaForm& form, TensorOp& t) {
     for (u32 r = 0; r < form.a_registers.size(); ++r) {
         u32* reg = static_cast<u32*>(slot(w, form.a_registers[r]));
         for (u32 lane = 0; lane < kLanes; ++lane) {
-            const u32 at = a_fragment_row(w.id % kWarpsPerGroup, lane, r) * kWgmmaKBytes + a_fragment_k_byte(lane, r);
+            const u32 at =
+                a_fragment_row(w.id % kWarpsPerGroup, lane, r) * kWgmmaKBytes + a_fragment_k_byte(lane, r);
             std::memcpy(&t.a_registers[at], &reg[lane], 4);
         }
     }
@@ -137,7 +149,8 @@ void gather_a(Warp& w, const WgmmaForm& form, TensorOp& t) {
 u64 uniform_descriptor(Warp& w, u32 offset, const char* which) {
     const u64* lanes = static_cast<u64*>(slot(w, offset));
     for (u32 lane = 1; lane < kLanes; ++lane) {
-        if (lanes[lane] != lanes[0]) fault(w, static_cast<i32>(lane), "the {} descriptor differs between lanes", which);
+        if (lanes[lane] != lanes[0])
+            fault(w, static_cast<i32>(lane), "the {} descriptor differs between lanes", which);
     }
     return lanes[0];
 }
@@ -148,16 +161,19 @@ void issue(Warp& w, const Op& op, u32 mask) {
     if (!w.tensor_fenced) fault(w, -1, "wgmma.mma_async without a wgmma.fence before the warp's first one");
     const WgmmaForm& form = *static_cast<const WgmmaForm*>(op.extra);
     Warpgroup& group = group_of(w);
-    const u64 a = op.a == kNoSlot ? 0 : uniform_descriptor(w, op.a, "A"), b = uniform_descriptor(w, op.b, "B");
+    const u64 a = op.a == kNoSlot ? 0 : uniform_descriptor(w, op.a, "A"),
+              b = uniform_descriptor(w, op.b, "B");
     const bool scale_d = (predicate(w, op.c) & 1) != 0;
     const u32 index = w.tensor_issued - group.executed;
     const u32 bit = 1u << (w.id % kWarpsPerGroup);
     if (index == group.operations.size()) {
-        group.operations.push_back({&op, a, b, scale_d, 0, chain_for(group, op, form, bit), {}, {}, ~0u, 0, place_of(w)});
+        group.operations.push_back(
+            {&op, a, b, scale_d, 0, chain_for(group, op, form, bit), {}, {}, ~0u, 0, place_of(w)});
     }
     TensorOp& t = group.operations[index];
     if (t.op != &op || t.a != a || t.b != b || t.scale_d != scale_d) {
-        fault(w, -1, "the warps of a warpgroup issue different wgmma operations (the other: {})", describe(t.place));
+        fault(w, -1, "the warps of a warpgroup issue different wgmma operations (the other: {})",
+              describe(t.place));
     }
     if ((t.chain->gathered & bit) == 0) {
         gather(w, op, form, *t.chain);
@@ -194,14 +210,16 @@ void wait_group(Warp& w, const Op& op, u32 mask) {
         w.block(w.pc - 1, {WaitKind::wgmma, w.pc - 1, mask, 0, static_cast<u32>(pending)});
         return;
     }
-    w.tensor_commits.erase(w.tensor_commits.begin(), w.tensor_commits.end() - static_cast<std::ptrdiff_t>(pending));
+    w.tensor_commits.erase(w.tensor_commits.begin(),
+                           w.tensor_commits.end() - static_cast<std::ptrdiff_t>(pending));
     const u32 bit = 1u << (w.id % kWarpsPerGroup);
     for (auto& chain : group.chains) {
         if ((chain->gathered & bit) == 0 || (chain->returned & bit) != 0 || chain->last >= needed) continue;
         scatter(w, *chain);
         chain->returned |= bit;
     }
-    std::erase_if(group.chains, [](const auto& chain) { return chain->returned == (1u << kWarpsPerGroup) - 1; });
+    std::erase_if(group.chains,
+                  [](const auto& chain) { return chain->returned == (1u << kWarpsPerGroup) - 1; });
 }
 
 ElementType element_type(Decoder& x, Type type) {
@@ -217,7 +235,8 @@ ElementType element_type(Decoder& x, Type type) {
     }
 }
 
-// mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3 d, a, b, scale-d, imm-scale-a, imm-scale-b[, imm-trans-a, imm-trans-b]
+// mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3 d, a, b, scale-d, imm-scale-a, imm-scale-b[, imm-trans-a,
+// imm-trans-b]
 void decode_mma(Decoder& x) {
     WgmmaForm form;
     const std::string_view shape = x.modifier(3);
@@ -232,7 +251,8 @@ void decode_mma(Decoder& x) {
     form.shape.accumulator = d_type == Type::f16 ? AccumulatorType::f16 : AccumulatorType::f32;
     std::vector<u32> d;
     for (const auto& item : x.operand(0).items) d.push_back(x.reg(item));
-    if (d.size() != form.shape.n / (d_type == Type::f16 ? 4 : 2)) x.unsupported("the number of accumulator registers");
+    if (d.size() != form.shape.n / (d_type == Type::f16 ? 4 : 2))
+        x.unsupported("the number of accumulator registers");
     x.set_list(std::move(d));
     const bool from_registers = x.operand(1).kind == ptx::OperandKind::vector;
     if (from_registers) {
@@ -243,7 +263,9 @@ void decode_mma(Decoder& x) {
     }
     x.op.b = x.source(x.operand(2), 8);
     x.op.c = x.predicate_source(x.operand(3));
-    auto immediate = [&](size_t i) { return i < x.num_operands() ? static_cast<i64>(x.immediate(x.operand(i))) : 0; };
+    auto immediate = [&](size_t i) {
+        return i < x.num_operands() ? static_cast<i64>(x.immediate(x.operand(i))) : 0;
+    };
     form.shape.negate_a = immediate(4) == -1;
     form.shape.negate_b = immediate(5) == -1;
     if (from_registers) {
@@ -286,8 +308,9 @@ void check_tensor_reads(const Warp& w, u32 lane, const SharedPlace& place, u32 b
             if (t.high <= place.offset || place.offset + bytes <= t.low) continue;
             for (u32 chunk : t.chunks) {
                 if (chunk + kChunkBytes <= place.offset || place.offset + bytes <= chunk) continue;
-                fault(w, static_cast<i32>(lane), "{} of {} bytes at shared offset {}, which a wgmma in flight still reads ({})", access, bytes,
-                      place.offset, describe(t.place));
+                fault(w, static_cast<i32>(lane),
+                      "{} of {} bytes at shared offset {}, which a wgmma in flight still reads ({})", access,
+                      bytes, place.offset, describe(t.place));
             }
         }
     }

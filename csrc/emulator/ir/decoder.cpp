@@ -14,24 +14,46 @@ struct SpecialName {
 };
 
 constexpr SpecialName kSpecials[] = {
-    {"%tid.x", Special::tid_x}, {"%tid.y", Special::tid_y}, {"%tid.z", Special::tid_z},
-    {"%ntid.x", Special::ntid_x}, {"%ntid.y", Special::ntid_y}, {"%ntid.z", Special::ntid_z},
-    {"%ctaid.x", Special::ctaid_x}, {"%ctaid.y", Special::ctaid_y}, {"%ctaid.z", Special::ctaid_z},
-    {"%nctaid.x", Special::nctaid_x}, {"%nctaid.y", Special::nctaid_y}, {"%nctaid.z", Special::nctaid_z},
-    {"%laneid", Special::laneid}, {"%warpid", Special::warpid}, {"%nwarpid", Special::nwarpid},
-    {"%smid", Special::smid}, {"%nsmid", Special::nsmid}, {"%gridid", Special::gridid},
-    {"%lanemask_eq", Special::lanemask_eq}, {"%lanemask_le", Special::lanemask_le},
-    {"%lanemask_lt", Special::lanemask_lt}, {"%lanemask_ge", Special::lanemask_ge},
+    {"%tid.x", Special::tid_x},
+    {"%tid.y", Special::tid_y},
+    {"%tid.z", Special::tid_z},
+    {"%ntid.x", Special::ntid_x},
+    {"%ntid.y", Special::ntid_y},
+    {"%ntid.z", Special::ntid_z},
+    {"%ctaid.x", Special::ctaid_x},
+    {"%ctaid.y", Special::ctaid_y},
+    {"%ctaid.z", Special::ctaid_z},
+    {"%nctaid.x", Special::nctaid_x},
+    {"%nctaid.y", Special::nctaid_y},
+    {"%nctaid.z", Special::nctaid_z},
+    {"%laneid", Special::laneid},
+    {"%warpid", Special::warpid},
+    {"%nwarpid", Special::nwarpid},
+    {"%smid", Special::smid},
+    {"%nsmid", Special::nsmid},
+    {"%gridid", Special::gridid},
+    {"%lanemask_eq", Special::lanemask_eq},
+    {"%lanemask_le", Special::lanemask_le},
+    {"%lanemask_lt", Special::lanemask_lt},
+    {"%lanemask_ge", Special::lanemask_ge},
     {"%lanemask_gt", Special::lanemask_gt},
-    {"%clusterid.x", Special::clusterid_x}, {"%clusterid.y", Special::clusterid_y},
-    {"%clusterid.z", Special::clusterid_z}, {"%nclusterid.x", Special::nclusterid_x},
-    {"%nclusterid.y", Special::nclusterid_y}, {"%nclusterid.z", Special::nclusterid_z},
-    {"%cluster_ctaid.x", Special::cluster_ctaid_x}, {"%cluster_ctaid.y", Special::cluster_ctaid_y},
-    {"%cluster_ctaid.z", Special::cluster_ctaid_z}, {"%cluster_nctaid.x", Special::cluster_nctaid_x},
-    {"%cluster_nctaid.y", Special::cluster_nctaid_y}, {"%cluster_nctaid.z", Special::cluster_nctaid_z},
-    {"%cluster_ctarank", Special::cluster_ctarank}, {"%cluster_nctarank", Special::cluster_nctarank},
+    {"%clusterid.x", Special::clusterid_x},
+    {"%clusterid.y", Special::clusterid_y},
+    {"%clusterid.z", Special::clusterid_z},
+    {"%nclusterid.x", Special::nclusterid_x},
+    {"%nclusterid.y", Special::nclusterid_y},
+    {"%nclusterid.z", Special::nclusterid_z},
+    {"%cluster_ctaid.x", Special::cluster_ctaid_x},
+    {"%cluster_ctaid.y", Special::cluster_ctaid_y},
+    {"%cluster_ctaid.z", Special::cluster_ctaid_z},
+    {"%cluster_nctaid.x", Special::cluster_nctaid_x},
+    {"%cluster_nctaid.y", Special::cluster_nctaid_y},
+    {"%cluster_nctaid.z", Special::cluster_nctaid_z},
+    {"%cluster_ctarank", Special::cluster_ctarank},
+    {"%cluster_nctarank", Special::cluster_nctarank},
     {"%is_explicit_cluster", Special::is_explicit_cluster},
-    {"%dynamic_smem_size", Special::dynamic_smem_size}, {"%total_smem_size", Special::total_smem_size},
+    {"%dynamic_smem_size", Special::dynamic_smem_size},
+    {"%total_smem_size", Special::total_smem_size},
 };
 
 }  // namespace
@@ -102,7 +124,8 @@ u32 Decoder::source(const ptx::Operand& operand, u32 bytes) {
     switch (operand.kind) {
         case ptx::OperandKind::reg:
             if (const u32 width = register_bytes(operand); width != 0 && width < lane_bytes) {
-                unsupported(fmt::format("register {} holds {} bytes, the type needs {}", operand.text, width, bytes));
+                unsupported(
+                    fmt::format("register {} holds {} bytes, the type needs {}", operand.text, width, bytes));
             }
             return slots_.offset[operand.id];
         case ptx::OperandKind::immediate: return constants_.immediate(operand.value, lane_bytes);
@@ -122,7 +145,8 @@ u32 Decoder::source(const ptx::Operand& operand, u32 bytes) {
 }
 
 u32 Decoder::predicate_source(const ptx::Operand& operand) const {
-    if (operand.kind != ptx::OperandKind::reg || register_bytes(operand) != 0) unsupported("operand is no predicate");
+    if (operand.kind != ptx::OperandKind::reg || register_bytes(operand) != 0)
+        unsupported("operand is no predicate");
     return slots_.offset[operand.id];
 }
 
@@ -180,9 +204,11 @@ u32 Decoder::special(std::string_view name, u32 bytes) {
 
 void Decoder::unsupported(std::string_view why) const {
     const ptx::Module& module = *program.module;
-    const std::string_view text = in->line <= module.lines.size() ? module.lines[in->line - 1] : std::string_view{};
+    const std::string_view text =
+        in->line <= module.lines.size() ? module.lines[in->line - 1] : std::string_view{};
     const size_t begin = std::min(text.find_first_not_of(" \t"), text.size());
-    fail(ErrorKind::emulator, "emulator: kernel {}, PTX line {}: {}: {}", program.name, in->line, text.substr(begin), why);
+    fail(ErrorKind::emulator, "emulator: kernel {}, PTX line {}: {}: {}", program.name, in->line,
+         text.substr(begin), why);
 }
 
 }  // namespace deep_gemm::emulator

@@ -1,5 +1,6 @@
-// What a family's decode function works with: the instruction, the Op under construction, and operands as register
-// slots. Immediates, special registers and variable addresses become constant slots, so handlers see slots only.
+// What a family's decode function works with: the instruction, the Op under construction, and operands as
+// register slots. Immediates, special registers and variable addresses become constant slots, so handlers see
+// slots only.
 #pragma once
 
 #include "emulator/ir/op.h"
@@ -20,13 +21,23 @@ struct Layout {
     std::vector<VariablePlace> module_variables, function_variables;  // parallel to the AST's vectors
 };
 
+// One function of a Program: the kernel, or a device function it calls. Device functions have registers and
+// .param variables of their own, so there is no stack and no recursion; `return_slot` holds each lane's
+// return pc.
+struct Unit {
+    const ptx::Function* function = nullptr;
+    Layout layout;
+    SlotMap slots;
+    u32 code_begin = 0;
+    u32 return_slot = kNoSlot;  // none: the kernel
+};
+
 // Constant slots of one Program, deduplicated.
 class ConstantPool {
   public:
     explicit ConstantPool(Program& program) : program_(program) {}
     u32 immediate(u64 value, u32 bytes);
     u32 special(Special what, u32 bytes, u64 addend = 0);
-    void begin(u32 offset) { program_.constants_begin = program_.register_bytes = offset; }
 
   private:
     u32 allocate(u32 bytes);
@@ -43,9 +54,14 @@ struct Address {
 
 class Decoder {
   public:
-    Decoder(Program& program, const ptx::Function& function, const SlotMap& slots, const Layout& layout,
-            ConstantPool& constants)
-        : program(program), function_(function), slots_(slots), layout_(layout), constants_(constants) {}
+    Decoder(Program& program, const Unit& unit, std::span<const Unit> units, ConstantPool& constants)
+        : program(program),
+          unit(unit),
+          units(units),
+          function_(*unit.function),
+          slots_(unit.slots),
+          layout_(unit.layout),
+          constants_(constants) {}
 
     void start(const ptx::Instruction& instruction) {
         in = &instruction;
@@ -55,6 +71,8 @@ class Decoder {
     const ptx::Instruction* in = nullptr;
     Op op;
     Program& program;
+    const Unit& unit;             // the function being decoded
+    std::span<const Unit> units;  // all functions of the program
 
     [[nodiscard]] bool has(std::string_view modifier) const { return in->has(modifier); }
     [[nodiscard]] bool has_prefix(std::string_view prefix) const;
@@ -67,10 +85,10 @@ class Decoder {
     [[nodiscard]] Type type() const { return type_from_end(0); }
     [[nodiscard]] Type type_from_end(u32 skip) const;
 
-    [[nodiscard]] u32 reg(const ptx::Operand& operand) const;              // destination
-    [[nodiscard]] u32 reg_or_none(const ptx::Operand& operand) const;      // `_` is kNoSlot
-    [[nodiscard]] u32 register_bytes(const ptx::Operand& operand) const;   // 0 for a predicate
-    [[nodiscard]] u32 source(const ptx::Operand& operand, u32 bytes);      // 4 or 8 bytes per lane
+    [[nodiscard]] u32 reg(const ptx::Operand& operand) const;             // destination
+    [[nodiscard]] u32 reg_or_none(const ptx::Operand& operand) const;     // `_` is kNoSlot
+    [[nodiscard]] u32 register_bytes(const ptx::Operand& operand) const;  // 0 for a predicate
+    [[nodiscard]] u32 source(const ptx::Operand& operand, u32 bytes);     // 4 or 8 bytes per lane
     [[nodiscard]] u32 predicate_source(const ptx::Operand& operand) const;
     [[nodiscard]] Address address(const ptx::Operand& operand);
     void set_address(const ptx::Operand& operand);  // into op.a, op.immediate, op.flags

@@ -14,11 +14,13 @@ void collect(const ptx::Operand& operand, std::vector<u32>& out) {
 
 bool writes_nothing(const ptx::Instruction& instruction) {
     static constexpr std::array<std::string_view, 24> kRoots = {
-        "st",    "red",     "bra",        "brx",        "fence",          "membar",    "cp",       "prefetch",
-        "ret",   "exit",    "trap",       "setmaxnreg", "griddepcontrol", "nanosleep", "stmatrix", "prefetchu",
-        "brkpt", "discard", "applypriority", "pmevent", "call",           "multimem",  "tensormap", "stackrestore"};
+        "st",       "red",       "bra",         "brx",     "fence",         "membar",         "cp",
+        "prefetch", "ret",       "exit",        "trap",    "setmaxnreg",    "griddepcontrol", "nanosleep",
+        "stmatrix", "prefetchu", "brkpt",       "discard", "applypriority", "pmevent",        "call",
+        "multimem", "tensormap", "stackrestore"};
     if (std::find(kRoots.begin(), kRoots.end(), instruction.root) != kRoots.end()) return true;
-    const std::string_view kind = instruction.modifiers.empty() ? std::string_view{} : instruction.modifiers[0];
+    const std::string_view kind =
+        instruction.modifiers.empty() ? std::string_view{} : instruction.modifiers[0];
     if (instruction.root == "bar" || instruction.root == "barrier") {
         return !instruction.has("red");
     }
@@ -43,7 +45,8 @@ Effects effects_of(const ptx::Instruction& instruction) {
     if (instruction.root == "wgmma" && !none) {
         effects.reads.insert(effects.reads.end(), effects.writes.begin(), effects.writes.end());
         effects.asynchronous = effects.writes;
-        if (instruction.operands[1].kind == ptx::OperandKind::vector) collect(instruction.operands[1], effects.asynchronous);
+        if (instruction.operands[1].kind == ptx::OperandKind::vector)
+            collect(instruction.operands[1], effects.asynchronous);
     }
     if (instruction.guard >= 0) {
         effects.reads.push_back(static_cast<u32>(instruction.guard));

@@ -12,8 +12,12 @@ namespace {
 
 using Bits = std::vector<u64>;
 
-void set(Bits& bits, u32 i) { bits[i / 64] |= u64{1} << (i % 64); }
-void clear(Bits& bits, u32 i) { bits[i / 64] &= ~(u64{1} << (i % 64)); }
+void set(Bits& bits, u32 i) {
+    bits[i / 64] |= u64{1} << (i % 64);
+}
+void clear(Bits& bits, u32 i) {
+    bits[i / 64] &= ~(u64{1} << (i % 64));
+}
 
 struct Block {
     u32 begin = 0, end = 0;
@@ -85,7 +89,8 @@ void solve(std::vector<Block>& blocks, const std::vector<Effects>& effects, size
     }
 }
 
-std::vector<Interval> intervals_of(const std::vector<Block>& blocks, const std::vector<Effects>& effects, size_t count) {
+std::vector<Interval> intervals_of(const std::vector<Block>& blocks, const std::vector<Effects>& effects,
+                                   size_t count) {
     std::vector<Interval> intervals(count);
     for (u32 r = 0; r < count; ++r) intervals[r].id = r;
     for (u32 i = 0; i < effects.size(); ++i) {
@@ -126,7 +131,7 @@ SlotMap assign_slots(const ptx::Function& function, u32 base) {
     std::stable_sort(intervals.begin(), intervals.end(),
                      [](const Interval& x, const Interval& y) { return x.first < y.first; });
 
-    std::map<u32, std::vector<u32>> free;         // slot bytes -> offsets
+    std::map<u32, std::vector<u32>> free;          // slot bytes -> offsets
     std::multimap<u32, std::pair<u32, u32>> busy;  // last use -> (slot bytes, offset)
     // Predicates first: they are 4 bytes each and must not disturb the 64-byte alignment of lane slots.
     for (const bool predicates : {true, false}) {

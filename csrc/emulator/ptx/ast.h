@@ -1,5 +1,6 @@
-// A parsed PTX module: functions of instructions whose registers, labels and variables are resolved to indices.
-// All string_views point into Module::text. Modifier order is kept: it is the instruction's full name.
+// A parsed PTX module: functions of instructions whose registers, labels and variables are resolved to
+// indices. All string_views point into Module::text. Modifier order is kept: it is the instruction's full
+// name.
 #pragma once
 
 #include <deep_gemm/spec/types.h>
@@ -26,8 +27,8 @@ struct Variable {
     Space space = Space::global;
     u32 alignment = 1;
     u32 bytes = 0;
-    bool external_array = false;      // extern .shared x[]
-    std::vector<u8> initial;          // may be shorter than bytes: the rest is zero
+    bool external_array = false;  // extern .shared x[]
+    std::vector<u8> initial;      // may be shorter than bytes: the rest is zero
     struct Relocation {
         u32 offset;
         std::string_view symbol;
@@ -61,7 +62,7 @@ struct Operand {
 };
 
 struct SourceLine {
-    u32 file = 0, line = 0;          // innermost
+    u32 file = 0, line = 0;              // innermost
     u32 outer_file = 0, outer_line = 0;  // where the outermost inlined function was called; 0 if not inlined
 };
 
@@ -86,8 +87,8 @@ struct Function {
     std::string_view name;
     bool is_entry = false;
     bool is_declaration = false;
-    std::vector<u32> parameters;   // indices into variables, in order
-    std::vector<u32> results;      // likewise; .func only
+    std::vector<u32> parameters;  // indices into variables, in order
+    std::vector<u32> results;     // likewise; .func only
     std::vector<Register> registers;
     std::vector<Variable> variables;  // .param, .shared and .local of this function
     std::vector<Instruction> code;

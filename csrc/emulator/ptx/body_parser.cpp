@@ -1,5 +1,6 @@
-// Function bodies: brace scopes for registers, variables and labels (inline asm blocks repeat both), instructions.
-// Invariant: when a scope closes, each label it uses is resolved in it or handed to the enclosing scope.
+// Function bodies: brace scopes for registers, variables and labels (inline asm blocks repeat both),
+// instructions. Invariant: when a scope closes, each label it uses is resolved in it or handed to the
+// enclosing scope.
 #include "emulator/ptx/body_parser.h"
 
 #include <unordered_map>
@@ -27,7 +28,8 @@ class BodyParser {
     BodyParser(TokenStream& in, const Module& module, Function& function)
         : in_(in), module_(module), function_(function) {
         scopes_.emplace_back();
-        for (u32 i = 0; i < function.variables.size(); ++i) scopes_[0].variables[function.variables[i].name] = i;
+        for (u32 i = 0; i < function.variables.size(); ++i)
+            scopes_[0].variables[function.variables[i].name] = i;
     }
 
     void run() {
@@ -52,7 +54,8 @@ class BodyParser {
             register_declaration();
         } else if (token.text == ".loc") {
             location();
-        } else if (token.text == ".pragma" || token.text == ".branchtargets" || token.text == ".callprototype") {
+        } else if (token.text == ".pragma" || token.text == ".branchtargets" ||
+                   token.text == ".callprototype") {
             while (!in_.accept(";")) in_.next();
         } else if (token.text == ".shared" || token.text == ".local" || token.text == ".param" ||
                    token.text == ".global" || token.text == ".const") {
@@ -88,10 +91,10 @@ class BodyParser {
     void register_declaration() {
         in_.next();
         const std::string_view type = in_.next().text;
-        const RegisterWidth width = type == ".pred"                                           ? RegisterWidth::predicate
-                                    : type == ".b128"                                         ? RegisterWidth::bytes_16
-                                    : type.ends_with("64")                                    ? RegisterWidth::bytes_8
-                                                                                              : RegisterWidth::bytes_4;
+        const RegisterWidth width = type == ".pred"        ? RegisterWidth::predicate
+                                    : type == ".b128"      ? RegisterWidth::bytes_16
+                                    : type.ends_with("64") ? RegisterWidth::bytes_8
+                                                           : RegisterWidth::bytes_4;
         do {
             const std::string_view name = in_.next().text;
             const u32 first = static_cast<u32>(function_.registers.size());
@@ -165,13 +168,15 @@ class BodyParser {
         if (in_.accept("@")) {
             instruction.guard_negated = in_.accept("!");
             const Operand guard = operand(0);
-            DG_CHECK(guard.kind == OperandKind::reg, emulator, "PTX line {}: guard is not a predicate register", first.line);
+            DG_CHECK(guard.kind == OperandKind::reg, emulator,
+                     "PTX line {}: guard is not a predicate register", first.line);
             instruction.guard = static_cast<i32>(guard.id);
         }
         instruction.line = in_.peek().line;
         if (in_.peek().kind != TokenKind::word) in_.error("an instruction");
         instruction.root = in_.next().text;
-        while (in_.peek().kind == TokenKind::directive) instruction.modifiers.push_back(in_.next().text.substr(1));
+        while (in_.peek().kind == TokenKind::directive)
+            instruction.modifiers.push_back(in_.next().text.substr(1));
         while (!in_.accept(";")) {
             instruction.operands.push_back(operand(static_cast<u32>(instruction.operands.size())));
             if (in_.accept(",")) continue;
@@ -220,7 +225,8 @@ class BodyParser {
             result.kind = OperandKind::function;
         } else {
             result.kind = OperandKind::label;
-            scopes_.back().uses.push_back({token.text, static_cast<u32>(function_.code.size()), index, token.line});
+            scopes_.back().uses.push_back(
+                {token.text, static_cast<u32>(function_.code.size()), index, token.line});
         }
         return result;
     }

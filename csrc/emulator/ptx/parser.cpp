@@ -1,4 +1,5 @@
-// The module-level parser: linkage, variables with initialisers, function headers. Bodies are in body_parser.cpp.
+// The module-level parser: linkage, variables with initialisers, function headers. Bodies are in
+// body_parser.cpp.
 #include "emulator/ptx/parser.h"
 
 #include "emulator/ptx/body_parser.h"
@@ -76,6 +77,8 @@ class ModuleParser {
 
 }  // namespace
 
-std::unique_ptr<Module> parse(std::string_view text) { return ModuleParser(text).run(); }
+std::unique_ptr<Module> parse(std::string_view text) {
+    return ModuleParser(text).run();
+}
 
 }  // namespace deep_gemm::emulator::ptx

@@ -1,4 +1,5 @@
-// PTX text -> Module. Accepts what NVRTC emits (NVVM 7.0.1 and 20.0.0 dialects) and the inline asm of our kernels.
+// PTX text -> Module. Accepts what NVRTC emits (NVVM 7.0.1 and 20.0.0 dialects) and the inline asm of our
+// kernels.
 #pragma once
 
 #include "emulator/ptx/ast.h"

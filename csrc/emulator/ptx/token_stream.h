@@ -1,4 +1,5 @@
-// A cursor over tokens with the few helpers both parsers need. Errors name the PTX line and what was expected.
+// A cursor over tokens with the few helpers both parsers need. Errors name the PTX line and what was
+// expected.
 #pragma once
 
 #include "base/error.h"
@@ -18,7 +19,9 @@ class TokenStream {
     }
     const Token& next() { return tokens_[std::min(position_++, tokens_.size() - 1)]; }
     [[nodiscard]] bool at_end() const { return peek().kind == TokenKind::end; }
-    [[nodiscard]] bool is(std::string_view text) const { return peek().text == text && peek().kind != TokenKind::string; }
+    [[nodiscard]] bool is(std::string_view text) const {
+        return peek().text == text && peek().kind != TokenKind::string;
+    }
 
     bool accept(std::string_view text) {
         if (!is(text)) return false;
@@ -59,7 +62,8 @@ class TokenStream {
         }
         const bool is_float = digits.size() > 2 && digits[0] == '0' &&
                               (digits[1] == 'f' || digits[1] == 'F' || digits[1] == 'd' || digits[1] == 'D');
-        u64 value = is_float ? std::strtoull(digits.c_str() + 2, nullptr, 16) : std::strtoull(digits.c_str(), nullptr, 0);
+        u64 value = is_float ? std::strtoull(digits.c_str() + 2, nullptr, 16)
+                             : std::strtoull(digits.c_str(), nullptr, 0);
         if (!negative) return value;
         if (is_float) return value ^ (u64{1} << (digits[1] == 'f' || digits[1] == 'F' ? 31 : 63));
         return u64{0} - value;

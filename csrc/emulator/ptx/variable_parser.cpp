@@ -9,7 +9,9 @@ namespace {
 u32 type_bytes(std::string_view type) {
     if (type == ".pred") return 1;
     const size_t digit = type.find_first_of("0123456789");
-    return digit == std::string_view::npos ? 0 : static_cast<u32>(std::atoi(std::string(type.substr(digit)).c_str())) / 8;
+    return digit == std::string_view::npos
+               ? 0
+               : static_cast<u32>(std::atoi(std::string(type.substr(digit)).c_str())) / 8;
 }
 
 void initialiser(TokenStream& in, Variable& variable, u32 element_bytes) {

@@ -17,7 +17,8 @@ namespace {
 
 void check_livelock(const Cluster& c, u64 idle) {
     DG_CHECK(idle <= c.launch->options.step_budget, emulator,
-             "emulator: kernel {}: livelock (seed {}, cluster {}): {} warp instructions without a store, arrival or exit{}",
+             "emulator: kernel {}: livelock (seed {}, cluster {}): {} warp instructions without a store, "
+             "arrival or exit{}",
              c.launch->program->name, c.launch->options.seed, c.number, idle, describe_waits(c));
 }
 
@@ -29,7 +30,9 @@ void run_alone(Cluster& c) {
     }
 }
 
-u32 num_clusters(const Launch& l) { return l.grid.x * l.grid.y * l.grid.z / l.cluster_size(); }
+u32 num_clusters(const Launch& l) {
+    return l.grid.x * l.grid.y * l.grid.z / l.cluster_size();
+}
 
 void run_parallel(const Launch& launch, u32 threads) {
     const u32 total = num_clusters(launch);
@@ -60,18 +63,21 @@ void run_parallel(const Launch& launch, u32 threads) {
 void run_interleaved(const Launch& launch, u32 resident) {
     const u32 total = num_clusters(launch);
     Rng rng(launch.options.seed);
-    std::vector<std::unique_ptr<Cluster>> running;
+    std::vector<std::unique_ptr<Cluster>> running, finished;
     u32 next = 0;
     u64 idle = 0;
     while (next < total || !running.empty()) {
         while (next < total && running.size() < resident) {
-            running.push_back(std::make_unique<Cluster>());
+            if (finished.empty()) finished.push_back(std::make_unique<Cluster>());
+            running.push_back(std::move(finished.back()));
+            finished.pop_back();
             set_up_cluster(*running.back(), launch, next++);
         }
         const u32 pick = rng.below(static_cast<u32>(running.size()));
         Cluster& c = *running[pick];
         const u64 before = c.progress, started = c.now;
         if (!step_cluster(c)) {
+            finished.push_back(std::move(running[pick]));
             running.erase(running.begin() + pick);
             continue;
         }

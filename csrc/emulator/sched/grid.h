@@ -1,5 +1,6 @@
-// Runs a whole launch: clusters over host threads where the kernel allows it, interleaved on one thread where CTAs
-// may talk to each other through global memory. The result depends on the seed, never on the number of threads.
+// Runs a whole launch: clusters over host threads where the kernel allows it, interleaved on one thread where
+// CTAs may talk to each other through global memory. The result depends on the seed, never on the number of
+// threads.
 #pragma once
 
 #include "emulator/exec/state.h"

@@ -14,7 +14,8 @@ void finish_cta(Cta& cta, const Warp& last) {
     cta.exited = true;
     --cta.cluster->live_ctas;
     if (cta.async_reads + cta.async_writes != 0) {
-        fault(last, -1, "the CTA exits while {} asynchronous copies still use its shared memory; wait for them first",
+        fault(last, -1,
+              "the CTA exits while {} asynchronous copies still use its shared memory; wait for them first",
               cta.async_reads + cta.async_writes);
     }
 }
@@ -110,7 +111,8 @@ bool step_cluster(Cluster& c) {
         ++c.wakes;
         return true;
     }
-    fail(ErrorKind::emulator, "emulator: kernel {}: deadlock (seed {}, cluster {}): nothing can run and nothing is in flight{}",
+    fail(ErrorKind::emulator,
+         "emulator: kernel {}: deadlock (seed {}, cluster {}): nothing can run and nothing is in flight{}",
          c.launch->program->name, c.launch->options.seed, c.number, describe_waits(c));
 }
 

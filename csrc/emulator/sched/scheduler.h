@@ -1,5 +1,5 @@
-// Runs one cluster, a turn at a time: pick a warp by seed, run it for a random number of instructions, land what is
-// due. A cluster that can neither run nor wait for anything is deadlocked.
+// Runs one cluster, a turn at a time: pick a warp by seed, run it for a random number of instructions, land
+// what is due. A cluster that can neither run nor wait for anything is deadlocked.
 #pragma once
 
 #include "emulator/exec/state.h"

@@ -113,11 +113,14 @@ void set_up_cta(Cluster& c, Cta& cta, u32 rank) {
     cta.warpgroups.resize((warps + 3) / 4);
     cta.live_warps = warps;
     cta.warps.resize(warps);
-    const size_t register_bytes = l.program->register_bytes, local_bytes = static_cast<size_t>(l.program->local_bytes) * kLanes;
+    const size_t register_bytes = l.program->register_bytes,
+                 local_bytes = static_cast<size_t>(l.program->local_bytes) * kLanes;
     std::byte* registers = aligned(cta.register_files, register_bytes * warps);
     std::byte* local = aligned(cta.local_memory, local_bytes * warps);
-    for (u32 id = 0; id < warps; ++id) set_up_warp(cta, cta.warps[id], id, registers + id * register_bytes, local + id * local_bytes);
-    cta.register_pool = static_cast<i32>(kSmRegisters) - static_cast<i32>(cta.warps[0].max_registers * warps * kLanes);
+    for (u32 id = 0; id < warps; ++id)
+        set_up_warp(cta, cta.warps[id], id, registers + id * register_bytes, local + id * local_bytes);
+    cta.register_pool =
+        static_cast<i32>(kSmRegisters) - static_cast<i32>(cta.warps[0].max_registers * warps * kLanes);
 }
 
 }  // namespace
