@@ -14,7 +14,7 @@ namespace deep_gemm {
 
 Device& find_device(std::string_view name) {
     // driver/ does not include emulator/: whoever offers devices to users registers it.
-    driver::register_emulator(&emulator::make_emulated_device_from_text);
+    driver::register_emulator(&emulator::make_emulated_device);
     return driver::device(name);
 }
 
@@ -73,7 +73,7 @@ TensorView make_view(Device& device, const void* data, Format format, std::initi
 WarmupReport warmup(Device& device, std::span<const std::string> problems) {
     const auto start = std::chrono::steady_clock::now();
     const driver::DeviceProperties& properties = device.properties();
-    const plan::DeviceModel model = plan::device_model(properties.arch.c_str(), properties.num_sms);
+    const plan::DeviceModel model = plan::device_model(properties.arch, properties.num_sms);
     std::vector<GemmSpec> specs;
     for (const std::string& text : problems) {
         const plan::GemmProblem problem = plan::parse_problem(text);
@@ -91,7 +91,7 @@ WarmupReport warmup(Device& device, std::span<const std::string> problems) {
 std::string explain(const Device& device, std::string_view problem, u32 rows) {
     const driver::DeviceProperties& properties = device.properties();
     return plan::explain(plan::parse_problem(problem),
-                         plan::device_model(properties.arch.c_str(), properties.num_sms), rows);
+                         plan::device_model(properties.arch, properties.num_sms), rows);
 }
 
 }  // namespace deep_gemm

@@ -2,8 +2,6 @@
 
 #include "jit/cache.h"
 
-#include <fmt/format.h>
-
 #include <vector>
 
 namespace deep_gemm::op {
@@ -19,10 +17,6 @@ jit::KernelId kernel_of(const GemmSpec& spec) {
 }
 
 }  // namespace
-
-std::string describe(const GemmSpec& spec) {
-    return fmt::format("{}{}", kernel_of(spec).kernel, jit::literal(spec));
-}
 
 jit::KernelSource source_of(const GemmSpec& spec) {
     return jit::source_for<GemmParams>(kernel_of(spec), spec);

@@ -12,9 +12,6 @@
 
 namespace deep_gemm::op {
 
-// "sm90_fp8_gemm_nt{ab=fp8_e4m3, d=bf16, ...}": every field by name; for logs, errors and Python.
-[[nodiscard]] std::string describe(const GemmSpec& spec);
-
 struct LoadedKernel {
     const driver::Kernel* kernel = nullptr;
     std::shared_ptr<const void> keep_alive;  // what the kernel lives in

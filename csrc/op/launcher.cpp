@@ -79,14 +79,14 @@ const Launcher* find_launcher(const GemmCall& call) {
 
 const Launcher& build_launcher(const GemmCall& call) {
     const driver::DeviceProperties& properties = call.device->properties();
-    const plan::DeviceModel model = plan::device_model(properties.arch.c_str(), properties.num_sms);
+    const plan::DeviceModel model = plan::device_model(properties.arch, properties.num_sms);
     auto launcher = std::make_unique<Launcher>();
     launcher->device_name = properties.name;
     launcher->problem = call.problem;
     launcher->plan = call.spec ? plan::plan_for_spec(call.problem, *call.spec, model)
                                : plan::plan_gemm(call.problem, model);
     const GemmSpec& spec = launcher->plan.spec;
-    log(LogLevel::info, "{}: {}", plan::to_string(call.problem), describe(spec));
+    log(LogLevel::info, "{}: {}", plan::to_string(call.problem), plan::to_string(spec));
     LoadedKernel loaded = load_gemm_kernel(*call.device, spec);
     launcher->keep_alive = std::move(loaded.keep_alive);
     launcher->kernel = loaded.kernel;

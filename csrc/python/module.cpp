@@ -13,6 +13,9 @@ namespace deep_gemm::python {
 
 void bind_device(py::module_& module);
 void bind_jit(py::module_& module);
+void bind_op(py::module_& module);
+void bind_plan(py::module_& module);
+void bind_tensor(py::module_& module);
 
 namespace {
 
@@ -61,4 +64,7 @@ PYBIND11_MODULE(_C, module) {
     driver::register_emulator(&emulator::make_emulated_device);
     python::bind_device(module);
     python::bind_jit(module);
+    python::bind_tensor(module);
+    python::bind_plan(module);
+    python::bind_op(module);
 }

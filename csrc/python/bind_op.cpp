@@ -1,0 +1,333 @@
+// The operations as Python functions. The hot path parses arguments, reads
+// tensors, checks, looks the launcher up and launches without running Python
+// code. Names, positions and defaults are DeepGEMM's; `spec`, `device` and
+// `stream` are ours, keyword-only.
+#include "op/gemm.h"
+#include "python/call_arguments.h"
+#include "python/errors.h"
+#include "python/tensor.h"
+
+namespace deep_gemm::python {
+
+namespace {
+
+// Which argument stands where; -1: this operation has none.
+struct Positions {
+    int c = -1, group_layout = -1, expected_m = -1, recipe = -1, psum = -1, spec = -1;
+};
+
+struct Operation {
+    Signature signature;
+    GroupMode groups;  // contiguous may become psum by its flag
+    Format ab;
+    Positions at;
+};
+
+constexpr const char* kDenseFp8[] = {
+    "a",    "b",      "d",     "c", "recipe", "recipe_a", "recipe_b", "compiled_dims", "disable_ue8m0_cast",
+    "spec", "device", "stream"};
+constexpr const char* kContiguousFp8[] = {"a",
+                                          "b",
+                                          "d",
+                                          "grouped_layout",
+                                          "recipe",
+                                          "recipe_a",
+                                          "recipe_b",
+                                          "compiled_dims",
+                                          "disable_ue8m0_cast",
+                                          "use_psum_layout",
+                                          "ensure_zero_padding",
+                                          "expected_m_for_psum_layout",
+                                          "spec",
+                                          "device",
+                                          "stream"};
+constexpr const char* kMaskedFp8[] = {"a",      "b",        "d",        "masked_m",      "expected_m",
+                                      "recipe", "recipe_a", "recipe_b", "compiled_dims", "disable_ue8m0_cast",
+                                      "spec",   "device",   "stream"};
+constexpr const char* kDenseBf16[] = {"a", "b", "d", "c", "compiled_dims", "spec", "device", "stream"};
+constexpr const char* kContiguousBf16[] = {"a",
+                                           "b",
+                                           "d",
+                                           "grouped_layout",
+                                           "compiled_dims",
+                                           "use_psum_layout",
+                                           "ensure_zero_padding",
+                                           "expected_m_for_psum_layout",
+                                           "spec",
+                                           "device",
+                                           "stream"};
+constexpr const char* kMaskedBf16[] = {"a",    "b",      "d",     "masked_m", "expected_m", "compiled_dims",
+                                       "spec", "device", "stream"};
+
+// clang-format off
+constexpr Operation kDenseFp8Op{{"fp8_gemm_nt", kDenseFp8, 3, 9}, GroupMode::dense, Format::fp8_e4m3,
+    {.c = 3, .recipe = 4, .spec = 9}};
+constexpr Operation kContiguousFp8Op{{"m_grouped_fp8_gemm_nt_contiguous", kContiguousFp8, 4, 12}, GroupMode::contiguous, Format::fp8_e4m3,
+    {.group_layout = 3, .expected_m = 11, .recipe = 4, .psum = 9, .spec = 12}};
+constexpr Operation kMaskedFp8Op{{"m_grouped_fp8_gemm_nt_masked", kMaskedFp8, 5, 10}, GroupMode::masked, Format::fp8_e4m3,
+    {.group_layout = 3, .expected_m = 4, .recipe = 5, .spec = 10}};
+constexpr Operation kDenseBf16Op{{"bf16_gemm_nt", kDenseBf16, 3, 5}, GroupMode::dense, Format::bf16,
+    {.c = 3, .spec = 5}};
+constexpr Operation kContiguousBf16Op{{"m_grouped_bf16_gemm_nt_contiguous", kContiguousBf16, 4, 8}, GroupMode::contiguous, Format::bf16,
+    {.group_layout = 3, .expected_m = 7, .psum = 5, .spec = 8}};
+constexpr Operation kMaskedBf16Op{{"m_grouped_bf16_gemm_nt_masked", kMaskedBf16, 5, 6}, GroupMode::masked, Format::bf16,
+    {.group_layout = 3, .expected_m = 4, .spec = 6}};
+// clang-format on
+
+i64 integer_of(PyObject* object, const char* function, const char* name) {
+    const i64 value = PyLong_AsLongLong(object);
+    if (value == -1 && PyErr_Occurred()) {
+        PyErr_Clear();
+        fail(ErrorKind::type, "{}: {} is a {}, expected an int", function, name, Py_TYPE(object)->tp_name);
+    }
+    return value;
+}
+
+bool flag_of(PyObject* object) {
+    return object && PyObject_IsTrue(object) == 1;
+}
+
+template <size_t N>
+std::array<i64, N> integers_of(PyObject* object, const char* function, const char* name) {
+    DG_CHECK(PySequence_Check(object) && PySequence_Size(object) == static_cast<Py_ssize_t>(N), value,
+             "{}: {} is {}, expected {} integers", function, name, py::cast<std::string>(py::repr(object)),
+             N);
+    std::array<i64, N> values;
+    for (size_t i = 0; i < N; ++i) {
+        const auto item =
+            py::reinterpret_steal<py::object>(PySequence_GetItem(object, static_cast<Py_ssize_t>(i)));
+        values[i] = integer_of(item.ptr(), function, name);
+    }
+    return values;
+}
+
+// recipe = (rows of a, rows of b, elements of K) that share a scale; or the
+// same as recipe_a and recipe_b.
+ScaleB scale_mode_of(const Signature& signature, PyObject* recipe, PyObject* recipe_a, PyObject* recipe_b) {
+    if (!recipe && !recipe_a && !recipe_b) return ScaleB::per_128x128;
+    const char* function = signature.function;
+    std::array<i64, 2> a{1, kScaleBlock}, b{kScaleBlock, kScaleBlock};
+    if (recipe) {
+        DG_CHECK(!recipe_a && !recipe_b, value,
+                 "{}: got recipe and recipe_a or recipe_b, expected one or the other", function);
+        const auto whole = integers_of<3>(recipe, function, "recipe");
+        a = {whole[0], whole[2]};
+        b = {whole[1], whole[2]};
+    } else {
+        DG_CHECK(recipe_a && recipe_b, value, "{}: got one of recipe_a and recipe_b, expected both",
+                 function);
+        a = integers_of<2>(recipe_a, function, "recipe_a");
+        b = integers_of<2>(recipe_b, function, "recipe_b");
+    }
+    DG_CHECK(a[0] == 1 && a[1] == kScaleBlock && b[1] == kScaleBlock && (b[0] == 1 || b[0] == kScaleBlock),
+             value,
+             "{}: got scales per ({}, {}) of a and ({}, {}) of b, expected (1, "
+             "128) of a and (128, 128) or "
+             "(1, 128) of b",
+             function, a[0], a[1], b[0], b[1]);
+    return b[0] == 1 ? ScaleB::per_row_128 : ScaleB::per_128x128;
+}
+
+// (values, scales)
+void read_scaled(TensorReader& reader, PyObject* pair, const char* function, const char* name,
+                 const char* scale_name, TensorView& values, TensorView& scales) {
+    const bool is_tuple = PyTuple_Check(pair), is_list = PyList_Check(pair);
+    DG_CHECK((is_tuple && PyTuple_GET_SIZE(pair) == 2) || (is_list && PyList_GET_SIZE(pair) == 2), type,
+             "{}: {} is a {}, expected a pair (fp8 tensor, fp32 scales); "
+             "deep_gemm.utils.per_token_cast_to_fp8 makes one",
+             function, name, Py_TYPE(pair)->tp_name);
+    values = reader.read(is_tuple ? PyTuple_GET_ITEM(pair, 0) : PyList_GET_ITEM(pair, 0), name);
+    scales = reader.read(is_tuple ? PyTuple_GET_ITEM(pair, 1) : PyList_GET_ITEM(pair, 1), scale_name);
+}
+
+void run(const Operation& operation, const CallArguments& arguments) {
+    const Signature& signature = operation.signature;
+    const Positions& at = operation.at;
+    TensorReader reader(arguments[at.spec + 1]);
+    GemmArguments gemm{.groups = operation.groups, .ab = operation.ab};
+    for (size_t i = 0; i < 3; ++i)
+        DG_CHECK(arguments[i], type, "{}: {} is None, expected a tensor", signature.function,
+                 signature.names[i]);
+    if (operation.ab == Format::fp8_e4m3) {
+        read_scaled(reader, arguments[0], signature.function, "a", "scales of a", gemm.a, gemm.scale_a);
+        read_scaled(reader, arguments[1], signature.function, "b", "scales of b", gemm.b, gemm.scale_b);
+        gemm.scale_b_mode = scale_mode_of(signature, arguments[at.recipe], arguments[at.recipe + 1],
+                                          arguments[at.recipe + 2]);
+    } else {
+        gemm.a = reader.read(arguments[0], "a");
+        gemm.b = reader.read(arguments[1], "b");
+        gemm.scale_b_mode = ScaleB::none;
+    }
+    gemm.d = reader.read(arguments[2], "d", true);
+    if (at.c >= 0 && arguments[at.c]) gemm.c = reader.read(arguments[at.c], "c");
+    if (at.group_layout >= 0) {
+        const char* name = signature.names[at.group_layout];
+        DG_CHECK(arguments[at.group_layout], type, "{}: {} is None, expected a tensor of int32",
+                 signature.function, name);
+        gemm.group_layout = reader.read(arguments[at.group_layout], name);
+    }
+    if (at.psum >= 0 && flag_of(arguments[at.psum])) gemm.groups = GroupMode::psum;
+    if (at.expected_m >= 0 && arguments[at.expected_m]) {
+        const char* name = signature.names[at.expected_m];
+        DG_CHECK(gemm.groups != GroupMode::contiguous, value,
+                 "{}: got {}, expected it only with use_psum_layout=True", signature.function, name);
+        gemm.expected_m = integer_of(arguments[at.expected_m], signature.function, name);
+    }
+    if (arguments[at.spec]) {
+        DG_CHECK(py::isinstance<GemmSpec>(arguments[at.spec]), type,
+                 "{}: spec is a {}, expected a deep_gemm.GemmSpec", signature.function,
+                 Py_TYPE(arguments[at.spec])->tp_name);
+        gemm.spec = py::cast<const GemmSpec*>(py::handle(arguments[at.spec]));
+    }
+    if (PyObject* stream = arguments[at.spec + 2])
+        gemm.stream = reinterpret_cast<void*>(integer_of(stream, signature.function, "stream"));
+    else
+        gemm.stream = reader.current_stream();
+
+    const op::GemmCall call = op::check_gemm(gemm);
+    if (op::may_block(call)) {
+        const py::gil_scoped_release no_gil;
+        op::run(call);
+    } else {
+        op::run(call);
+    }
+}
+
+template <const Operation& kOperation>
+PyObject* entry(PyObject*, PyObject* const* arguments, Py_ssize_t count, PyObject* keywords) {
+    try {
+        run(kOperation, CallArguments(kOperation.signature, arguments, count, keywords));
+        Py_RETURN_NONE;
+    } catch (const Error& error) {
+        set_python_error(error);
+    } catch (py::error_already_set& error) {
+        error.restore();
+    } catch (const std::exception& error) {
+        PyErr_SetString(PyExc_RuntimeError, error.what());
+    }
+    return nullptr;
+}
+
+#define DG_FAST_ENTRY(operation)                                                    \
+    reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&entry<operation>)), \
+        METH_FASTCALL | METH_KEYWORDS
+
+// The first line of each docstring is its signature, for inspect and the type
+// stubs.
+PyMethodDef methods[] = {
+    {"fp8_gemm_nt", DG_FAST_ENTRY(kDenseFp8Op),
+     "fp8_gemm_nt(a, b, d, c=None, recipe=None, recipe_a=None, recipe_b=None, "
+     "compiled_dims='nk', "
+     "disable_ue8m0_cast=False, *, spec=None, device=None, stream=None)\n--\n\n"
+     "D = C + A B^T. a = (fp8 [m, k], fp32 scales [m, k / 128]), b = (fp8 [n, "
+     "k], fp32 scales [n / 128, k / "
+     "128], or\n"
+     "[n, k / 128] with recipe (1, 1, 128)), d and c bf16 or fp32 [m, n]. "
+     "compiled_dims and "
+     "disable_ue8m0_cast are\n"
+     "accepted for compatibility and change nothing."},
+    {"m_grouped_fp8_gemm_nt_contiguous", DG_FAST_ENTRY(kContiguousFp8Op),
+     "m_grouped_fp8_gemm_nt_contiguous(a, b, d, grouped_layout, recipe=None, "
+     "recipe_a=None, recipe_b=None, "
+     "compiled_dims='nk', disable_ue8m0_cast=False, use_psum_layout=False, "
+     "ensure_zero_padding=True, "
+     "expected_m_for_psum_layout=None, *, spec=None, device=None, "
+     "stream=None)\n--\n\n"
+     "Rows of a [m, k] belong to matrices of b [groups, n, k]: grouped_layout "
+     "is int32 [m], the group of "
+     "each row, with -1\n"
+     "(or any number outside the groups) for rows that become zeros; segments "
+     "start at multiples of 128 "
+     "rows. With\n"
+     "use_psum_layout it is int32 [groups], the end row of each group, the "
+     "next group starting at a multiple "
+     "of 128."},
+    {"m_grouped_fp8_gemm_nt_masked", DG_FAST_ENTRY(kMaskedFp8Op),
+     "m_grouped_fp8_gemm_nt_masked(a, b, d, masked_m, expected_m, recipe=None, "
+     "recipe_a=None, recipe_b=None, "
+     "compiled_dims='nk', disable_ue8m0_cast=False, *, spec=None, device=None, "
+     "stream=None)\n--\n\n"
+     "a [groups, max_m, k], b [groups, n, k], d [groups, max_m, n]; masked_m "
+     "is int32 [groups], the valid "
+     "rows of each\n"
+     "group; rows of d beyond it hold anything. expected_m chooses the kernel "
+     "and nothing else."},
+    {"bf16_gemm_nt", DG_FAST_ENTRY(kDenseBf16Op),
+     "bf16_gemm_nt(a, b, d, c=None, compiled_dims='nk', *, spec=None, "
+     "device=None, stream=None)\n--\n\n"
+     "D = C + A B^T for bf16 a [m, k] and b [n, k]; d and c bf16 or fp32 [m, "
+     "n]."},
+    {"m_grouped_bf16_gemm_nt_contiguous", DG_FAST_ENTRY(kContiguousBf16Op),
+     "m_grouped_bf16_gemm_nt_contiguous(a, b, d, grouped_layout, "
+     "compiled_dims='nk', use_psum_layout=False, "
+     "ensure_zero_padding=True, expected_m_for_psum_layout=None, *, spec=None, "
+     "device=None, "
+     "stream=None)\n--\n\n"
+     "As m_grouped_fp8_gemm_nt_contiguous, for bf16 a and b without scales."},
+    {"m_grouped_bf16_gemm_nt_masked", DG_FAST_ENTRY(kMaskedBf16Op),
+     "m_grouped_bf16_gemm_nt_masked(a, b, d, masked_m, expected_m, "
+     "compiled_dims='nk', *, spec=None, "
+     "device=None, "
+     "stream=None)\n--\n\n"
+     "As m_grouped_fp8_gemm_nt_masked, for bf16 a and b without scales."},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+}  // namespace
+
+void bind_op(py::module_& module) {
+    if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw py::error_already_set();
+    module.def(
+        "get_num_sms",
+        [](py::handle device) {
+            const u32 chosen = settings().num_sms;
+            return chosen ? chosen : num_sms_of(device_of(device));
+        },
+        py::arg("device") = py::none(),
+        "Streaming multiprocessors that kernels may fill: set_num_sms's, else "
+        "all.");
+    module.def(
+        "set_num_sms",
+        [](u32 num_sms) {
+            DG_CHECK(num_sms % 2 == 0, value, "set_num_sms: got {}, expected an even number, or 0 for all",
+                     num_sms);
+            Settings changed = settings();
+            changed.num_sms = num_sms;
+            set_settings(changed);
+        },
+        py::arg("new_num_sms"), "Leaves multiprocessors to other work; even, 0 for all.");
+    module.def(
+        "get_pdl", [] { return settings().pdl; }, "Whether kernels use programmatic dependent launch.");
+    module.def(
+        "set_pdl",
+        [](bool enable) {
+            Settings changed = settings();
+            changed.pdl = enable;
+            set_settings(changed);
+        },
+        py::arg("new_enable_pdl"),
+        "Programmatic dependent launch: a kernel's prologue overlaps its "
+        "predecessor's end.");
+}
+
+void bind_tensor(py::module_& module) {
+    py::class_<TypedTensor>(module, "TypedTensor", "What view_as returns.");
+    module.def(
+        "view_as",
+        [](py::object tensor, const std::string& format) {
+            for (u32 i = 1; i <= static_cast<u32>(Format::int32); ++i)
+                if (format == name_of(static_cast<Format>(i)))
+                    return TypedTensor{std::move(tensor), static_cast<Format>(i)};
+            fail(ErrorKind::value,
+                 "view_as: got '{}', expected a format such as fp8_e4m3, bf16 or "
+                 "fp32",
+                 format);
+        },
+        py::arg("tensor"), py::arg("format"),
+        "A tensor whose bytes mean `format` ('fp8_e4m3', 'bf16', ...), for "
+        "frameworks without such a type: "
+        "pass the result "
+        "where the operation expects a tensor.");
+}
+
+}  // namespace deep_gemm::python

@@ -1,0 +1,201 @@
+// Plans for Python: GemmSpec as an object (force one with `spec=`), the plan of
+// a problem, its explanation, the plan that the last call really used, and
+// warm-up.
+#include "op/gemm.h"
+#include "python/casters.h"
+#include "python/tensor.h"
+
+#include <fmt/format.h>
+
+namespace deep_gemm::python {
+
+namespace {
+
+template <typename Field>
+py::object to_python(Field field) {
+    if constexpr (std::is_enum_v<Field>)
+        return py::str(name_of(field));
+    else
+        return py::cast(field);
+}
+
+template <typename Enum>
+Enum enum_of(const char* what, const std::string& text, std::initializer_list<Enum> all) {
+    for (const Enum value : all)
+        if (text == name_of(value)) return value;
+    std::string expected;
+    for (const Enum value : all)
+        expected += fmt::format("{}{}", expected.empty() ? "" : ", ", name_of(value));
+    fail(ErrorKind::value, "GemmSpec: {} is '{}', expected one of {}", what, text, expected);
+}
+
+void set_field(const char* name, Format& field, const py::handle& value) {
+    field = enum_of(name, py::str(value), {Format::fp8_e4m3, Format::bf16, Format::fp32});
+}
+void set_field(const char* name, ScaleB& field, const py::handle& value) {
+    field = enum_of(name, py::str(value), {ScaleB::none, ScaleB::per_128x128, ScaleB::per_row_128});
+}
+void set_field(const char* name, GroupMode& field, const py::handle& value) {
+    field = enum_of(name, py::str(value),
+                    {GroupMode::dense, GroupMode::contiguous, GroupMode::psum, GroupMode::masked});
+}
+template <typename Number>
+void set_field(const char*, Number& field, const py::handle& value) {
+    field = value.cast<Number>();
+}
+
+void set_fields(GemmSpec& spec, const py::kwargs& fields) {
+    size_t used = 0;
+    visit_fields(
+        [&](const char* name, auto& field) {
+            if (!fields.contains(name)) return;
+            set_field(name, field, fields[name]);
+            ++used;
+        },
+        spec);
+    if (used == fields.size()) return;
+    for (const auto& [key, value] : fields) {
+        bool known = false;
+        visit_fields(
+            [&](const char* name, auto&) { known = known || py::str(key).cast<std::string>() == name; },
+            spec);
+        DG_CHECK(known, type, "GemmSpec has no field '{}'; its fields are those of spec/gemm.h",
+                 py::str(key).cast<std::string>());
+    }
+}
+
+py::dict dict_of(const GemmSpec& spec) {
+    py::dict result;
+    visit_fields([&result](const char* name, auto field) { result[name] = to_python(field); }, spec);
+    return result;
+}
+
+void bind_spec(py::module_& module) {
+    py::class_<GemmSpec> type(module, "GemmSpec",
+                              "What a GEMM kernel is. GemmSpec(block_m=64, ...) "
+                              "sets fields by name; see spec/gemm.h.");
+    type.def(py::init([](const py::kwargs& fields) {
+        GemmSpec spec;
+        set_fields(spec, fields);
+        return spec;
+    }));
+    type.def(
+        "replace",
+        [](GemmSpec spec, const py::kwargs& fields) {
+            set_fields(spec, fields);
+            return spec;
+        },
+        "A copy with some fields changed.");
+    type.def("to_dict", &dict_of);
+    type.def("__getattr__", [](const GemmSpec& spec, const std::string& name) {
+        py::object found;
+        visit_fields(
+            [&](const char* field_name, auto field) {
+                if (name == field_name) found = to_python(field);
+            },
+            spec);
+        if (!found) throw py::attribute_error("GemmSpec has no field '" + name + "'");
+        return found;
+    });
+    type.def_property_readonly(
+        "why_illegal", [](const GemmSpec& spec) { return why_illegal(spec); },
+        "None, or the sentence that rejects it.");
+    type.def_property_readonly("smem_bytes", [](const GemmSpec& spec) { return plan_smem(spec).bytes; });
+    type.def_property_readonly("threads", [](const GemmSpec& spec) { return threads_of(spec); });
+    type.def("__repr__", [](const GemmSpec& spec) { return plan::to_string(spec); });
+    type.def("__eq__", [](const GemmSpec& a, const GemmSpec& b) { return a == b; });
+    type.def("__hash__", [](const GemmSpec& spec) { return py::hash(py::str(plan::to_string(spec))); });
+}
+
+plan::DeviceModel model_of(py::handle device) {
+    if (py::isinstance<py::str>(device)) {
+        // Plans need no device: "90a:132" names an architecture and its number of
+        // multiprocessors.
+        const auto text = device.cast<std::string>();
+        const size_t colon = text.find(':');
+        if (!text.empty() && text[0] >= '0' && text[0] <= '9' && colon != std::string::npos)
+            return plan::device_model(text.substr(0, colon),
+                                      static_cast<u32>(std::stoul(text.substr(colon + 1))));
+    }
+    const driver::DeviceProperties& properties = device_of(device).properties();
+    return plan::device_model(properties.arch, properties.num_sms);
+}
+
+py::dict dict_of(const plan::GemmProblem& problem, const plan::GemmPlan& plan) {
+    py::dict cost;
+    cost["dram_us"] = plan.cost.dram_us;
+    cost["l2_us"] = plan.cost.l2_us;
+    cost["fill_us"] = plan.cost.fill_us;
+    cost["math_us"] = plan.cost.math_us;
+    cost["epilogue_us"] = plan.cost.epilogue_us;
+    cost["launch_us"] = plan.cost.launch_us;
+    cost["total_us"] = plan.cost.total_us;
+    py::dict result;
+    result["problem"] = plan::to_string(problem);
+    result["spec"] = plan.spec;
+    result["grid_blocks"] = plan.grid_blocks;
+    result["cost"] = cost;
+    return result;
+}
+
+}  // namespace
+
+void bind_plan(py::module_& module) {
+    bind_spec(module);
+    module.def(
+        "plan",
+        [](const std::string& problem, py::handle device) {
+            const plan::GemmProblem parsed = plan::parse_problem(problem);
+            return dict_of(parsed, plan::plan_gemm(parsed, model_of(device)));
+        },
+        py::arg("problem"), py::arg("device") = py::none(),
+        "The plan of a problem such as 'gemm m=64 n=7168 k=2048 a=fp8_e4m3 "
+        "d=bf16': spec, grid_blocks, cost "
+        "terms. `device` "
+        "may also be 'arch:num_sms' ('90a:132'), which needs no GPU.");
+    module.def(
+        "explain",
+        [](const std::string& problem, py::handle device, u32 rows) {
+            return plan::explain(plan::parse_problem(problem), model_of(device), rows);
+        },
+        py::arg("problem"), py::arg("device") = py::none(), py::arg("rows") = 12,
+        "A table of the best candidates with their cost terms, and why the "
+        "others were rejected.");
+    module.def(
+        "enumerate_specs",
+        [](const std::string& problem, py::handle device) {
+            const plan::GemmProblem parsed = plan::parse_problem(problem);
+            return plan::enumerate_specs(parsed, parsed.m, model_of(device));
+        },
+        py::arg("problem"), py::arg("device") = py::none(),
+        "Every spec that the problem can choose for 1 to m rows.");
+    module.def(
+        "last_plan",
+        []() -> py::object {
+            const op::Launcher* launcher = op::last_launcher();
+            if (!launcher) return py::none();
+            py::dict result = dict_of(launcher->problem, launcher->plan);
+            result["device"] = launcher->device_name;
+            result["kernel"] = launcher->kernel->name();
+            return result;
+        },
+        "What the last operation of this thread really launched: problem, spec, "
+        "grid_blocks, cost, device, "
+        "kernel. None "
+        "before the first.");
+    module.def(
+        "warmup",
+        [](const std::vector<std::string>& problems, py::handle device) {
+            Device& target = device_of(device);
+            const py::gil_scoped_release no_gil;
+            const WarmupReport report = deep_gemm::warmup(target, problems);
+            return std::pair(report.num_kernels, report.seconds);
+        },
+        py::arg("problems"), py::arg("device") = py::none(),
+        "Builds, in parallel, every kernel that these problems can choose for 1 "
+        "to m rows; returns their "
+        "number and the "
+        "seconds it took.");
+}
+
+}  // namespace deep_gemm::python
