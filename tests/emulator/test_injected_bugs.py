@@ -15,6 +15,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+
 from deep_gemm import _C
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -256,7 +257,9 @@ class Gemm:
     def launch(self) -> Launch:
         rng = np.random.default_rng(11)
         m, n, k = self.m, self.n, self.k
-        dtype, format, size = (ml_dtypes.float8_e4m3fn, "fp8_e4m3", 1) if self.fp8 else (ml_dtypes.bfloat16, "bf16", 2)
+        dtype, format, size = (
+            (ml_dtypes.float8_e4m3fn, "fp8_e4m3", 1) if self.fp8 else (ml_dtypes.bfloat16, "bf16", 2)
+        )
         a, b = operand(rng, (m, k)).astype(dtype), operand(rng, (n, k)).astype(dtype)
         blocks = k // 128
         scale_a = (2.0 ** rng.integers(-1, 2, (m, blocks))).astype(np.float32)
@@ -283,3 +286,85 @@ class Gemm:
 
         return Launch(f"deep_gemm::{self.kernel}<kSpec>", (ctas,), 128 * (self.warpgroups + 1), KERNEL_SMEM_BYTES, arrays,
                       pack, {"d": wide_a @ wide_b.T}, tolerance=2.0**-7, cluster=ctas)  # fmt: skip
+
+
+FP8_DENSE = Gemm(
+    "fp8", "sm90_fp8_gemm_nt", "sm90_gemm.cuh",
+    ".block_m = 64, .block_n = 64, .stages = 3, .warpgroups = 1",
+)  # fmt: skip
+FP8_MULTICAST = Gemm(
+    "fp8 multicast", "sm90_fp8_gemm_nt", "sm90_gemm.cuh",
+    ".block_m = 64, .block_n = 64, .stages = 3, .warpgroups = 1, .cluster_n = 2", cluster_n=2, n=256,
+)  # fmt: skip
+BF16_DENSE = Gemm(
+    "bf16", "sm90_bf16_gemm_nt", "sm90_gemm.cuh",
+    ".ab = Format::bf16, .scale_b = ScaleB::none, .block_m = 64, .block_n = 64, .stages = 3, .warpgroups = 1",
+)  # fmt: skip
+FP8_SWAPPED = Gemm(
+    "fp8 swapped", "sm90_fp8_gemm_swap_ab", "sm90_gemm_swap_ab.cuh",
+    ".swap_ab = true, .block_m = 16, .block_n = 64, .stages = 4, .warpgroups = 2, .k_warpgroups = 2, .split_k = 2",
+    block_m=16, warpgroups=2, split_k=2, m=32, k=2048,
+)  # fmt: skip
+GEMMS = [FP8_DENSE, FP8_MULTICAST, BF16_DENSE, FP8_SWAPPED]
+
+ELECT = "\n            if (!ptx::elect_one()) continue;"
+WAIT_EMPTY = "ptx::mbarrier_wait(smem.empty(cursor.stage), cursor.phase ^ 1);"
+LOADER_BUGS = [
+    Bug("loader waits for the wrong phase", WAIT_EMPTY + ELECT, WAIT_EMPTY.replace(" ^ 1", "") + ELECT, 8),
+    Bug("loader does not wait", WAIT_EMPTY + ELECT, ELECT),
+    Bug("bytes of one operand only", "kPlan.a_stage_bytes + kPlan.b_stage_bytes);", "kPlan.a_stage_bytes);"),
+    Bug("every lane loads", ELECT, "", 8),
+    Bug("phase never flips", "phase ^= 1;", "", 8),
+    Bug("barriers not fenced after init", "ptx::fence_mbarrier_init();", "", 8),
+]
+STORE_BUGS = [
+    Bug("no proxy fence before the store", "ptx::fence_proxy_async();", "", 8),
+    Bug("no barrier before the store", "ptx::fence_proxy_async();\n    ptx::named_barrier_sync(1 + warpgroup, kWarpgroup);",
+        "ptx::fence_proxy_async();"),
+    Bug("staging buffer reused while its store reads it", "    if (stores) ptx::tma_store_wait_read<0>();\n", ""),
+]  # fmt: skip
+KERNEL_BUGS: list[tuple[Gemm, Bug]] = [
+    *((gemm, bug) for gemm in (FP8_DENSE, BF16_DENSE, FP8_SWAPPED) for bug in LOADER_BUGS),
+    *((gemm, bug) for gemm in (FP8_DENSE, BF16_DENSE) for bug in STORE_BUGS),
+    (FP8_DENSE, Bug("partial sums read in flight", "ptx::wgmma_wait<0>();\n            ptx::wgmma_keep(partial);",
+                    "ptx::wgmma_keep(partial);", 8)),
+    (FP8_DENSE, Bug("one arrival too many expected", "S.warpgroups * 4 * S.cluster_m * S.cluster_n);",
+                    "S.warpgroups * 4 * S.cluster_m * S.cluster_n + 1);", 8)),
+    (FP8_DENSE, Bug("scales written before the stage is free", WAIT_EMPTY + "\n#pragma unroll", "#pragma unroll")),
+    (BF16_DENSE, Bug("stage released before wgmma has read it", "ptx::wgmma_wait<1>();\n            release<S>(smem, previous);",
+                     "release<S>(smem, previous);")),
+    (FP8_MULTICAST, Bug("only the own stage is released", "ptx::mbarrier_arrive_remote(ptx::map_to_rank(smem.empty(stage), lane));",
+                        "ptx::mbarrier_arrive(smem.empty(stage));")),
+    (FP8_MULTICAST, Bug("peers may load before the barriers exist",
+                        "if constexpr (multicasts(S)) ptx::cluster_sync();\n    else ptx::sync_threads();", "ptx::sync_threads();")),
+    (FP8_MULTICAST, Bug("block leaves while its peer still signals it",
+                        "if constexpr (cluster_size_of(S) > 1) ptx::cluster_sync();\n}", "}")),
+    (FP8_MULTICAST, Bug("multicast to the own block only", "constexpr u16 kBothCtas = 3;", "constexpr u16 kBothCtas = 1;", 8)),
+    (FP8_SWAPPED, Bug("partial sums read before they are complete", "ptx::mbarrier_wait_cluster(smem_.partial_full(), round_ & 1);", "")),
+    (FP8_SWAPPED, Bug("partial sums overwritten while they are read",
+                      "else if (round_ > 0) ptx::mbarrier_wait_cluster(smem_.partial_empty(), (round_ - 1) & 1);", "")),
+    (FP8_SWAPPED, Bug("peers signalled before their barriers exist", "if (round_ == 0) ptx::cluster_wait();  // the peers' barriers exist", "")),
+    (FP8_SWAPPED, Bug("promotion overtakes wgmma", "ptx::wgmma_wait<1>();\n        complete(odd, next);", "complete(odd, next);", 8)),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def launches() -> Callable[[Gemm], Launch]:
+    made: dict[str, Launch] = {}
+
+    def get(gemm: Gemm) -> Launch:
+        if gemm.name not in made:
+            made[gemm.name] = gemm.launch()
+        return made[gemm.name]
+
+    return get
+
+
+@pytest.mark.parametrize("gemm", GEMMS, ids=lambda gemm: gemm.name)
+def test_shipped_kernels_are_clean(launches: Callable[[Gemm], Launch], gemm: Gemm) -> None:
+    check_clean(launches(gemm), flatten(gemm.source()))
+
+
+@pytest.mark.parametrize(("gemm", "bug"), KERNEL_BUGS, ids=lambda value: value.name)
+def test_shipped_kernel_bugs(launches: Callable[[Gemm], Launch], gemm: Gemm, bug: Bug) -> None:
+    check_caught(launches(gemm), flatten(gemm.source()), bug)

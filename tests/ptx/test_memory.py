@@ -39,18 +39,23 @@ def test_vector_loads_and_stores(run: Any, space: str, width: int) -> None:
     np.testing.assert_array_equal(out, x)
 
 
-@pytest.mark.parametrize("kind", ["u8", "s8", "u16", "s16"])
-def test_narrow_loads_extend(run: Any, rng: np.random.Generator, kind: str) -> None:
-    """Through 32-bit registers: the upper bits are the sign's, or zero."""
-    dtype = {"u8": np.uint8, "s8": np.int8, "u16": np.uint16, "s16": np.int16}[kind]
-    x = rng.integers(0, 256, 32 * np.dtype(dtype).itemsize, dtype=np.uint8)
-    out = np.zeros(32, np.uint32)
+@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize("kind", ["u8", "s8", "u16", "s16", "u32", "s32"])
+def test_narrow_loads_extend(run: Any, rng: np.random.Generator, kind: str, bits: int) -> None:
+    """Into wider registers, in some lanes only: upper bits are the sign's, or zero; idle lanes keep what they had."""
+    dtype = np.dtype(kind.replace("s", "int").replace("u", "uint"))
+    x = rng.integers(0, 256, 32 * dtype.itemsize, dtype=np.uint8)
+    result, constraint, c = (np.uint32, "r", "u32") if bits == 32 else (np.uint64, "l", "u64")
+    out = np.zeros(32, result)
+    load = f"@q ld.global.{kind} %0, [%1];"
     run(
-        f'u32 r; asm volatile("ld.global.{kind} %0, [%1];" : "=r"(r) : "l"(p.x + {np.dtype(dtype).itemsize} * threadIdx.x));'
-        " p.out[threadIdx.x] = r;",
+        f'{c} r = 77; asm volatile("{{.reg .pred q; setp.ne.u32 q, %2, 0; {load}}}" : "+{constraint}"(r) : '
+        f'"l"(p.x + {dtype.itemsize} * threadIdx.x), "r"(threadIdx.x % 3)); p.out[threadIdx.x] = r;',
         {"x": x, "out": out},
     )
-    np.testing.assert_array_equal(out, x.view(dtype).astype(np.int32).view(np.uint32))
+    signed = np.int32 if bits == 32 else np.int64
+    expected = x.view(dtype).astype(np.int64).astype(signed).view(result)
+    np.testing.assert_array_equal(out, np.where(np.arange(32) % 3 != 0, expected, result(77)))
 
 
 ATOMICS = {
