@@ -211,6 +211,8 @@ constexpr const char* why_illegal(const GemmSpec& s) {
         if (s.warpgroups % s.k_warpgroups != 0) return "k_warpgroups must divide warpgroups";
         if (s.block_n != kMmaRows * (s.warpgroups / s.k_warpgroups)) return "block_n must be 64 per n warpgroup";
         if (s.stages % s.k_warpgroups != 0) return "stages must be a multiple of k_warpgroups";
+        // One stage is multiplied while the one before it is still held: a shorter ring waits for itself.
+        if (s.stages < 2 * s.k_warpgroups) return "swap_ab needs two stages for each warpgroup along K";
     } else {
         if (s.k_warpgroups != 1) return "warpgroups take turns along K only with swap_ab";
         if (s.split_k > 1 && s.cluster_m * s.cluster_n > 1) return "a cluster either splits K or multicasts";
