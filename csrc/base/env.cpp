@@ -32,8 +32,8 @@ constexpr EnvRow kTable[] = {
 };
 // clang-format on
 
-// Not read by the library: setup.py and the tests have them.
-constexpr std::string_view kReadElsewhere[] = {"DG_BUILD_DIR", "DG_CMAKE_ARGS", "DG_JOBS", "DG_DEVICES"};
+// Not read by the library: setup.py has them.
+constexpr std::string_view kReadElsewhere[] = {"DG_BUILD_DIR", "DG_CMAKE_ARGS", "DG_JOBS"};
 
 constexpr size_t kNumRows = std::size(kTable);
 
