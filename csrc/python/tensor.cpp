@@ -322,9 +322,9 @@ TensorView TensorReader::read_attributes(PyObject* object, const char* name) {
 }
 
 TensorView TensorReader::read_typed(PyObject* object, const char* name, bool writable) {
-    const auto& typed = py::cast<const TypedTensor&>(py::handle(object));
-    viewed_as_ = typed.format;
-    const TensorView view = read(typed.tensor.ptr(), name, writable);
+    const auto* typed = py::cast<const TypedTensor*>(py::handle(object));
+    viewed_as_ = typed->format;
+    const TensorView view = read(typed->tensor.ptr(), name, writable);
     viewed_as_ = Format::none;
     return view;
 }
