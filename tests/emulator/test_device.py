@@ -1,0 +1,141 @@
+"""The Device calls of the emulated GPU: memory, modules, launch limits, streams, events, graphs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from deep_gemm import _C
+from deep_gemm.testing.device import compile_kernel, load_kernel, run_kernel
+
+COPY = 'extern "C" __global__ void f(const int* x, int* y) { y[threadIdx.x] = x[threadIdx.x] + 1; }'
+
+
+@pytest.fixture
+def emulator() -> _C.Device:
+    return _C.Device("emulator:sm_90a")
+
+
+@pytest.mark.parametrize(
+    ("name", "arch", "sms"), [("sm_90a", "90a", 132), ("sm_100a", "100a", 148), ("sm_120a", "120a", 170)]
+)
+def test_models(name: str, arch: str, sms: int) -> None:
+    device = _C.Device(f"emulator:{name}")
+    assert (device.arch, device.num_sms, device.emulated, device.image_kind) == (arch, sms, True, "ptx")
+    y = np.zeros(32, np.int32)
+    run_kernel(device, COPY, "f", np.arange(32, dtype=np.int32), y)
+    np.testing.assert_array_equal(y, np.arange(1, 33))
+
+
+def test_memory_is_poisoned_and_checked(emulator: _C.Device) -> None:
+    address = emulator.allocate(100)
+    assert address % 512 == 0
+    out = np.zeros(100, np.uint8)
+    emulator.copy_to_host(out, address)
+    assert (out == 0xEE).all(), "fresh memory must be recognisable"
+    emulator.fill_bytes(address + 10, 7, 20)
+    emulator.copy_on_device(address + 50, address + 10, 20)
+    emulator.copy_to_host(out, address)
+    assert (out[10:30] == 7).all() and (out[50:70] == 7).all() and out[30] == 0xEE
+    with pytest.raises(_C.Error, match="ends 1 bytes past its allocation of 100 bytes"):
+        emulator.copy_to_host(np.zeros(91, np.uint8), address + 10)
+    emulator.release(address)
+    with pytest.raises(_C.Error, match="is not the address of an allocation"):
+        emulator.release(address)
+
+
+def test_out_of_memory(emulator: _C.Device) -> None:
+    with pytest.raises(_C.Error, match="out of memory"):
+        emulator.allocate(1 << 50)
+
+
+def test_an_allocation_is_reachable_without_being_named(emulator: _C.Device) -> None:
+    kernel = load_kernel(emulator, COPY, "f")
+    address = emulator.allocate(256)
+    emulator.copy_to_device(address, np.arange(32, dtype=np.int32))
+    params = np.array([address, address + 128], np.uint64).tobytes()
+    emulator.launch(kernel, params)
+    out = np.zeros(32, np.int32)
+    emulator.copy_to_host(out, address + 128)
+    np.testing.assert_array_equal(out, np.arange(1, 33))
+    with pytest.raises(_C.Error, match="inside the read-only range"):
+        emulator.launch(kernel, params, memory=[(address, 256, False)])
+    emulator.release(address)
+    with pytest.raises(_C.Error, match="out of bounds"):
+        emulator.launch(kernel, params)
+
+
+@pytest.mark.parametrize(
+    ("launch", "message"),
+    [
+        ({"block": 2048}, "2048 threads per block, at most 1024"),
+        ({"block": 0}, "empty grid or block"),
+        ({"grid": 3, "cluster": 2}, "cluster 2x1x1 must divide the grid 3x1x1"),
+        ({"grid": 64, "cluster": 32}, "at most 16 blocks"),
+        ({"smem_bytes": 1 << 20}, "bytes of shared memory"),
+        ({"block": 256}, "__launch_bounds__ allow 128"),
+    ],
+)
+def test_launch_limits(emulator: _C.Device, launch: dict[str, int], message: str) -> None:
+    source = 'extern "C" __global__ void __launch_bounds__(128) f(int* y) { y[0] = 1; }'
+    with pytest.raises(_C.Error, match=message):
+        run_kernel(emulator, source, "f", np.zeros(4, np.int32), **launch)
+
+
+def test_parameters_and_names_are_checked(emulator: _C.Device) -> None:
+    kernel = load_kernel(emulator, COPY, "f")
+    with pytest.raises(_C.Error, match="8 bytes of parameters, the kernel takes 16"):
+        emulator.launch(kernel, bytes(8))
+    image = compile_kernel(COPY, "f").image
+    with pytest.raises(_C.Error, match="the module has no kernel 'g'"):
+        emulator.load_module(image, "m").kernel("g")
+    with pytest.raises(_C.Error, match="the PTX is for sm_90a, this device is sm_100a"):
+        _C.Device("emulator:sm_100a").load_module(image, "m")
+    with pytest.raises(_C.Error, match="not PTX text"):
+        emulator.load_module(b"\x7fELF", "m")
+
+
+def test_occupancy(emulator: _C.Device) -> None:
+    kernel = load_kernel(emulator, COPY, "f")
+    assert emulator.max_active_clusters(kernel, block=128, smem_bytes=200_000) == 132
+    assert emulator.max_active_clusters(kernel, block=128, smem_bytes=100_000) == 264
+    assert emulator.max_active_clusters(kernel, block=1024) == 264
+    assert emulator.max_active_clusters(kernel, block=128, cluster=2, smem_bytes=200_000) == 66
+    assert emulator.max_active_clusters(kernel, block=128, smem_bytes=1 << 20) == 0
+
+
+def test_graphs_replay_launches_and_copies(emulator: _C.Device) -> None:
+    kernel = load_kernel(emulator, COPY, "f")
+    a, b = emulator.allocate(128), emulator.allocate(128)
+    stream = emulator.create_stream()
+    emulator.fill_bytes(a, 0, 128)
+    emulator.begin_capture(stream)
+    emulator.launch(kernel, np.array([a, b], np.uint64).tobytes(), stream=stream)
+    emulator.copy_on_device(a, b, 128, stream=stream)
+    graph = emulator.end_capture(stream)
+    out = np.zeros(32, np.int32)
+    emulator.copy_to_host(out, a)
+    np.testing.assert_array_equal(out, 0, "capture must not run anything")
+    for _ in range(3):
+        emulator.launch_graph(graph, stream=stream)
+    emulator.synchronize(stream)
+    emulator.copy_to_host(out, a)
+    np.testing.assert_array_equal(out, 3)
+    emulator.destroy_graph(graph)
+    with pytest.raises(_C.Error, match="graph handle is not one of this device's"):
+        emulator.launch_graph(graph)
+    with pytest.raises(_C.Error, match="end_capture on a stream that is not being captured"):
+        emulator.end_capture(stream)
+    emulator.destroy_stream(stream)
+
+
+def test_events_measure_host_time(emulator: _C.Device) -> None:
+    start, stop = emulator.create_event(), emulator.create_event()
+    with pytest.raises(_C.Error, match="never recorded"):
+        emulator.elapsed_ms(start, stop)
+    emulator.record(start)
+    run_kernel(emulator, COPY, "f", np.zeros(32, np.int32), np.zeros(32, np.int32))
+    emulator.record(stop)
+    assert emulator.elapsed_ms(start, stop) > 0
+    emulator.destroy_event(start)
+    emulator.destroy_event(stop)
