@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -263,7 +263,7 @@ class Gemm:
             (ml_dtypes.float8_e4m3fn, "fp8_e4m3", 1) if self.fp8 else (ml_dtypes.bfloat16, "bf16", 2)
         )
         a, b = operand(rng, (m, k)).astype(dtype), operand(rng, (n, k)).astype(dtype)
-        blocks = k // 128
+        blocks = -(-k // 128)
         scale_a = (2.0 ** rng.integers(-1, 2, (m, blocks))).astype(np.float32)
         scale_b = (2.0 ** rng.integers(-1, 2, (-(-n // 128), blocks))).astype(np.float32)
         d = np.full((m, n), np.nan, np.float32).astype(ml_dtypes.bfloat16)
@@ -307,7 +307,12 @@ FP8_SWAPPED = Gemm(
     ".swap_ab = true, .block_m = 16, .block_n = 64, .stages = 4, .warpgroups = 2, .k_warpgroups = 2, .split_k = 2",
     block_m=16, warpgroups=2, split_k=2, m=32, k=2048,
 )  # fmt: skip
-GEMMS = [FP8_DENSE, FP8_MULTICAST, BF16_DENSE, FP8_SWAPPED]
+# One block along K: the next tile is staged soon after the last.
+FP8_SHALLOW = replace(FP8_DENSE, name="fp8 shallow", m=256, n=256, k=128)
+BF16_SHALLOW = replace(BF16_DENSE, name="bf16 shallow", m=256, n=256, k=64)
+# Shares of four blocks and one: rank 1 is soon far ahead.
+FP8_UNEVEN = replace(FP8_SWAPPED, name="fp8 swapped uneven", m=128, k=640)
+GEMMS = [FP8_SHALLOW, BF16_SHALLOW, FP8_UNEVEN, FP8_DENSE, FP8_MULTICAST, BF16_DENSE, FP8_SWAPPED]
 
 ELECT = "\n            if (!ptx::elect_one()) continue;"
 WAIT_EMPTY = "ptx::mbarrier_wait(smem.empty(cursor.stage), cursor.phase ^ 1);"
@@ -323,11 +328,15 @@ STORE_BUGS = [
     Bug("no proxy fence before the store", "ptx::fence_proxy_async();", "", 8),
     Bug("no barrier before the store", "ptx::fence_proxy_async();\n    ptx::named_barrier_sync(1 + warpgroup, kWarpgroup);",
         "ptx::fence_proxy_async();"),
-    Bug("staging buffer reused while its store reads it", "    if (stores) ptx::tma_store_wait_read<0>();\n", ""),
 ]  # fmt: skip
+STAGING_BUG = Bug(
+    "staging buffer reused while its store reads it", "    if (stores) ptx::tma_store_wait_read<0>();\n", ""
+)
 KERNEL_BUGS: list[tuple[Gemm, Bug]] = [
     *((gemm, bug) for gemm in (FP8_DENSE, BF16_DENSE, FP8_SWAPPED) for bug in LOADER_BUGS),
     *((gemm, bug) for gemm in (FP8_DENSE, BF16_DENSE) for bug in STORE_BUGS),
+    (FP8_SHALLOW, STAGING_BUG),
+    (BF16_SHALLOW, STAGING_BUG),
     (FP8_DENSE, Bug("partial sums read in flight", "ptx::wgmma_wait<0>();\n            ptx::wgmma_keep(partial);",
                     "ptx::wgmma_keep(partial);", 8)),
     (FP8_DENSE, Bug("one arrival too many expected", "S.warpgroups * 4 * S.cluster_m * S.cluster_n);",
@@ -343,9 +352,10 @@ KERNEL_BUGS: list[tuple[Gemm, Bug]] = [
                         "if constexpr (cluster_size_of(S) > 1) ptx::cluster_sync();\n}", "}")),
     (FP8_MULTICAST, Bug("multicast to the own block only", "constexpr u16 kBothCtas = 3;", "constexpr u16 kBothCtas = 1;", 8)),
     (FP8_SWAPPED, Bug("partial sums read before they are complete", "ptx::mbarrier_wait_cluster(smem_.partial_full(), round_ & 1);", "")),
-    (FP8_SWAPPED, Bug("partial sums overwritten while they are read",
+    (FP8_UNEVEN, Bug("partial sums overwritten while they are read",
                       "else if (round_ > 0) ptx::mbarrier_wait_cluster(smem_.partial_empty(), (round_ - 1) & 1);", "")),
-    (FP8_SWAPPED, Bug("peers signalled before their barriers exist", "if (round_ == 0) ptx::cluster_wait();  // the peers' barriers exist", "")),
+    (FP8_UNEVEN, Bug("block leaves while its peer still reads its partial sums",
+                     "// A peer may still read this CTA's partial sums.\n        ptx::cluster_sync();", "")),
     (FP8_SWAPPED, Bug("promotion overtakes wgmma", "ptx::wgmma_wait<1>();\n        complete(odd, next);", "complete(odd, next);", 8)),
 ]  # fmt: skip
 
