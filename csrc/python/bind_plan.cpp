@@ -64,6 +64,18 @@ void set_fields(GemmSpec& spec, const py::kwargs& fields) {
     }
 }
 
+// "GemmSpec(ab='fp8_e4m3', ..., cluster_n=1)": evaluates to an equal spec.
+std::string repr_of(const GemmSpec& spec) {
+    std::string text;
+    visit_fields(
+        [&text](const char* name, auto field) {
+            text += fmt::format("{}{}={}", text.empty() ? "" : ", ", name,
+                                py::repr(to_python(field)).template cast<std::string>());
+        },
+        spec);
+    return "GemmSpec(" + text + ")";
+}
+
 py::dict dict_of(const GemmSpec& spec) {
     py::dict result;
     visit_fields([&result](const char* name, auto field) { result[name] = to_python(field); }, spec);
@@ -102,9 +114,10 @@ void bind_spec(py::module_& module) {
         "None, or the sentence that rejects it.");
     type.def_property_readonly("smem_bytes", [](const GemmSpec& spec) { return plan_smem(spec).bytes; });
     type.def_property_readonly("threads", [](const GemmSpec& spec) { return threads_of(spec); });
-    type.def("__repr__", [](const GemmSpec& spec) { return plan::to_string(spec); });
+    type.def("__repr__", &repr_of);
+    type.def("__str__", [](const GemmSpec& spec) { return plan::to_string(spec); });
     type.def("__eq__", [](const GemmSpec& a, const GemmSpec& b) { return a == b; });
-    type.def("__hash__", [](const GemmSpec& spec) { return py::hash(py::str(plan::to_string(spec))); });
+    type.def("__hash__", [](const GemmSpec& spec) { return py::hash(py::str(repr_of(spec))); });
 }
 
 plan::DeviceModel model_of(py::handle device) {

@@ -1,0 +1,44 @@
+"""What all tests share: the devices of this machine and the folder of reference implementations.
+
+A test that asks for `device` runs once on the emulated GPU and, where there is one, once more on the real one. Arrays
+are numpy's everywhere: deep_gemm.demo.arrays has put() and take() between them and a device's tensors.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from deep_gemm import _C
+
+TESTS = Path(__file__).resolve().parent
+sys.path.insert(0, str(TESTS))  # `from reference import gemm`, `from golden import ...`
+
+# Few multiprocessors, so that small problems already take several waves.
+EMULATOR = "emulator:sm_90a,sms=8"
+
+
+def device_names() -> list[str]:
+    """The emulated GPU, and the real one where there is one with the instructions of sm_90a."""
+    try:
+        has_gpu = _C.Device("cuda").arch == "90a"
+    except _C.Error:
+        has_gpu = False
+    return ["emulator", "cuda"] if has_gpu else ["emulator"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="rewrite the files under tests/golden")
+
+
+@pytest.fixture(params=device_names())
+def device(request: pytest.FixtureRequest) -> _C.Device:
+    """The emulated GPU, then the real one."""
+    return _C.Device(EMULATOR if request.param == "emulator" else request.param)
+
+
+@pytest.fixture
+def emulator() -> _C.Device:
+    return _C.Device(EMULATOR)

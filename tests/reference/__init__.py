@@ -1,0 +1,1 @@
+"""Slow and obvious implementations in numpy, never tuned."""
