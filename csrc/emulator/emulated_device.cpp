@@ -37,28 +37,30 @@ template <typename Record>
 class Handles {
   public:
     Record* add() {
-        auto record = std::make_unique<Record>();
+        auto record = std::make_shared<Record>();
         Record* raw = record.get();
         records_[raw] = std::move(record);
         return raw;
     }
-    Record& get(const void* handle, const char* what) {
+    Record& get(const void* handle, const char* what) { return *share(handle, what); }
+    // For actions that run later: the record outlives its handle.
+    std::shared_ptr<Record> share(const void* handle, const char* what) {
         const auto found = records_.find(static_cast<const Record*>(handle));
         DG_CHECK(found != records_.end(), driver,
                  "emulator: {} handle is not one of this device's (destroyed already?)", what);
-        return *found->second;
+        return found->second;
     }
     void remove(const void* handle, const char* what) {
         static_cast<void>(get(handle, what)), records_.erase(static_cast<const Record*>(handle));
     }
-    Record* adopt(std::unique_ptr<Record> record) {
+    Record* adopt(std::shared_ptr<Record> record) {
         Record* raw = record.get();
         records_[raw] = std::move(record);
         return raw;
     }
 
   private:
-    std::map<const Record*, std::unique_ptr<Record>> records_;
+    std::map<const Record*, std::shared_ptr<Record>> records_;
 };
 
 class EmulatedDevice final : public driver::Device {
@@ -103,9 +105,10 @@ class EmulatedDevice final : public driver::Device {
     }
     void launch(const driver::Kernel& kernel, const driver::LaunchConfig& config,
                 std::span<const std::byte> params, std::span<const driver::MemoryRange> memory) override {
-        const auto& emulated = static_cast<const EmulatedKernel&>(kernel);
+        const auto& emulated =
+            static_cast<const EmulatedKernel&>(kernel);  // copied: a graph may outlive the module
         check_launch(model_, emulated, config, params.size());
-        enqueue(config.stream, [this, &emulated, config,
+        enqueue(config.stream, [this, emulated, config,
                                 bytes = std::vector<std::byte>(params.begin(), params.end()),
                                 ranges = std::vector<driver::MemoryRange>(memory.begin(), memory.end())] {
             run_launch(model_, options_, emulated, config, bytes, ranges, memory_.ranges(), ++grid_id_);
@@ -140,10 +143,10 @@ class EmulatedDevice final : public driver::Device {
         events_.remove(event, "event");
     }
     void record(driver::Event event, driver::Stream stream) override {
-        EventRecord* record;
+        std::shared_ptr<EventRecord> record;
         {
             const std::lock_guard lock(mutex_);
-            record = &events_.get(event, "event");
+            record = events_.share(event, "event");
         }
         enqueue(stream, [record] { *record = {Clock::now(), true}; });
     }
@@ -170,10 +173,10 @@ class EmulatedDevice final : public driver::Device {
         return reinterpret_cast<driver::Graph>(graphs_.adopt(std::move(record.capture)));
     }
     void launch_graph(driver::Graph graph, driver::Stream stream) override {
-        const GraphRecord* record;
+        std::shared_ptr<const GraphRecord> record;
         {
             const std::lock_guard lock(mutex_);
-            record = &graphs_.get(graph, "graph");
+            record = graphs_.share(graph, "graph");
         }
         enqueue(stream, [record] {
             for (const Action& action : record->actions) action();

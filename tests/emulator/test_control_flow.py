@@ -117,6 +117,35 @@ def test_device_functions_are_called_from_several_places(emulator: _C.Device) ->
     np.testing.assert_array_equal(y, (v * v + 1 - w) * 1000 + (w * w + 1) * 2 + 50)
 
 
+def test_branch_tables(emulator: _C.Device) -> None:
+    ptx = """
+    .version 8.0
+    .target sm_90a
+    .address_size 64
+    .visible .entry f(.param .u64 y) {
+        .reg .b64 %rd<2>;
+        .reg .b32 %r<4>;
+        ld.param.u64 %rd0, [y];
+        mov.u32 %r1, %tid.x;
+        rem.u32 %r2, %r1, 3;
+    TABLE: .branchtargets A, B, C;
+        brx.idx %r2, TABLE;
+    A:  mov.u32 %r0, 7;
+        bra END;
+    B:  mov.u32 %r0, %r1;
+        bra END;
+    C:  mul.lo.u32 %r0, %r1, %r1;
+    END:
+        mad.wide.u32 %rd0, %r1, 4, %rd0;
+        st.global.u32 [%rd0], %r0;
+        ret;
+    }"""
+    y = np.zeros(32, np.uint32)
+    run_ptx(emulator, ptx, "f", y)
+    t = np.arange(32)
+    np.testing.assert_array_equal(y, np.choose(t % 3, [7, t, t * t]))
+
+
 def test_local_arrays(emulator: _C.Device) -> None:
     source = """
     extern "C" __global__ void f(const int* x, int* y) {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -76,7 +78,7 @@ def test_an_allocation_is_reachable_without_being_named(emulator: _C.Device) -> 
         ({"block": 256}, "__launch_bounds__ allow 128"),
     ],
 )
-def test_launch_limits(emulator: _C.Device, launch: dict[str, int], message: str) -> None:
+def test_launch_limits(emulator: _C.Device, launch: dict[str, Any], message: str) -> None:
     source = 'extern "C" __global__ void __launch_bounds__(128) f(int* y) { y[0] = 1; }'
     with pytest.raises(_C.Error, match=message):
         run_kernel(emulator, source, "f", np.zeros(4, np.int32), **launch)

@@ -108,6 +108,43 @@ def test_source_line_is_named_with_lineinfo() -> None:
     assert "kernel.cu:2)" in text, text
 
 
+REMOTE_ARRIVE = """
+extern "C" __global__ void __cluster_dims__(2, 1, 1) f() {
+    __shared__ unsigned long long bar;
+    const unsigned a = (unsigned)__cvta_generic_to_shared(&bar);
+    unsigned rank, remote;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    if (threadIdx.x == 0) asm volatile("mbarrier.init.shared::cta.b64 [%0], 33;" :: "r"(a) : "memory");
+    SYNC
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(a), "r"(rank ^ 1));
+    asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" :: "r"(remote) : "memory");
+    END
+}"""
+CLUSTER_SYNC = 'asm volatile("barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;" ::: "memory");'
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    ("sync", "end", "message"),
+    [
+        (CLUSTER_SYNC, CLUSTER_SYNC, None),
+        (
+            "__syncthreads();",
+            CLUSTER_SYNC,
+            "no cluster barrier since its initialisation|no initialised mbarrier",
+        ),
+    ],
+)
+def test_cluster_barriers(sync: str, end: str, message: str | None, seed: int) -> None:
+    device = _C.Device("emulator:sm_90a", seed=seed)
+    source = REMOTE_ARRIVE.replace("SYNC", sync).replace("END", end)
+    if message is None:
+        run_kernel(device, source, "f", grid=4, cluster=2)
+    else:
+        with pytest.raises(_C.Error, match=message):
+            run_kernel(device, source, "f", grid=4, cluster=2)
+
+
 def test_lowest_faulting_block_is_reported() -> None:
     source = 'extern "C" __global__ void f(int* y) { if (blockIdx.x >= 5) y[1 << 20] = 1; else y[blockIdx.x] = 1; }'
     for threads in (1, 4):

@@ -94,8 +94,9 @@ Handler by_relation(std::string_view name, bool to_register) {
     }
     else {
         DG_RELATION("ne", ne)
-        DG_RELATION("equ", equ) DG_RELATION("neu", neu) DG_RELATION("ltu", ltu) DG_RELATION("leu", leu)
-            DG_RELATION("gtu", gtu) DG_RELATION("geu", geu) DG_RELATION("num", num) DG_RELATION("nan", nan)
+        DG_RELATION("equ", equ)
+        DG_RELATION("neu", neu) DG_RELATION("ltu", ltu) DG_RELATION("leu", leu) DG_RELATION("gtu", gtu)
+            DG_RELATION("geu", geu) DG_RELATION("num", num) DG_RELATION("nan", nan)
     }
 #undef DG_RELATION
     return nullptr;

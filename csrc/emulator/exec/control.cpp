@@ -18,6 +18,22 @@ void branch(Warp& w, const Op& op, u32 mask) {
     w.pick_group();
 }
 
+// Each lane goes to its entry of the table op.list. op.a: the index.
+void branch_by_table(Warp& w, const Op& op, u32 mask) {
+    const u32* index = static_cast<u32*>(slot(w, op.a));
+    w.save(w.active & ~mask, w.pc);
+    for_lanes(mask, [&](u32 lane) {
+        if (index[lane] >= op.list.size()) {
+            fault(w, static_cast<i32>(lane), "branch index {} of a table of {} labels", index[lane],
+                  op.list.size());
+        }
+        w.lane_pc[lane] = op.list[index[lane]];
+    });
+    w.pick_group();
+}
+
+void nothing(Warp&, const Op&, u32) {}
+
 void exit_lanes(Warp& w, const Op&, u32 mask) {
     Cta& cta = *w.cta;
     w.live &= ~mask;
@@ -83,7 +99,18 @@ void decode_call(Decoder& x) {
 
 void decode_control(Decoder& x) {
     const std::string_view root = x.in->root;
-    if (root == "bra") {
+    if (root == ".branchtargets") {
+        x.op.run = nothing;
+    } else if (root == "brx") {
+        const ptx::Operand& table = x.operand(1);
+        if (table.kind != ptx::OperandKind::label) x.unsupported("brx needs a label of .branchtargets");
+        std::vector<u32> targets;
+        for (const auto& label : x.unit.function->code[table.id].operands)
+            targets.push_back(x.unit.code_begin + label.id);
+        x.op.a = x.source(x.operand(0), 4);
+        x.set_list(std::move(targets));
+        x.op.run = branch_by_table;
+    } else if (root == "bra") {
         if (x.operand(0).kind != ptx::OperandKind::label) x.unsupported("an indirect branch");
         x.op.target = x.unit.code_begin + x.operand(0).id;
         x.op.run = branch;

@@ -72,6 +72,8 @@ DecodeFunction find_family(std::string_view root) {
         {"activemask", decode_warp},
         {"elect", decode_warp},
         {"bra", decode_control},
+        {"brx", decode_control},
+        {".branchtargets", decode_control},
         {"ret", decode_control},
         {"exit", decode_control},
         {"trap", decode_control},

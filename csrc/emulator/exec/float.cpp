@@ -2,6 +2,7 @@
 // with -ffp-contract=off). A NaN result is the GPU's canonical NaN. .ftz flushes subnormal inputs and
 // results, .sat clamps to [0, 1] and turns NaN into 0.
 #include "emulator/exec/elementwise.h"
+#include "emulator/exec/rounding.h"
 
 #include <cmath>
 
@@ -174,6 +175,41 @@ void packed_pair(Warp& w, const Op& op, u32 mask) {
               [&](u32 lane) { std::memcpy(static_cast<u64*>(slot(w, op.d)) + lane, &result[2 * lane], 8); });
 }
 
+// f32 add, sub, mul and fma with a directed rounding mode, op.flags. Products are exact in double.
+enum class Directed { add, sub, mul, fma };
+
+template <Directed kind>
+void directed(Warp& w, const Op& op, u32 mask) {
+    const float *a = static_cast<float*>(slot(w, op.a)), *b = static_cast<float*>(slot(w, op.b));
+    const float* c = op.c == kNoSlot ? a : static_cast<float*>(slot(w, op.c));
+    const auto rounding = static_cast<formats::Rounding>(op.flags);
+    for_lanes(mask, [&](u32 lane) {
+        const double x = a[lane], y = b[lane];
+        double value = x * y;
+        if constexpr (kind != Directed::mul) {
+            const double p = kind == Directed::fma ? value : x;
+            const double q = kind == Directed::fma ? c[lane] : kind == Directed::sub ? -y : y;
+            value = add_to_odd(p, q);
+            // Terms that cancel give -0 when rounding down.
+            if (value == 0 && rounding == formats::Rounding::down && std::signbit(p) != std::signbit(q)) value = -0.0;
+        }
+        static_cast<u32*>(slot(w, op.d))[lane] = formats::encode(value, formats::kF32, rounding);
+    });
+}
+
+void decode_directed(Decoder& x) {
+    const std::string_view root = x.in->root;
+    if (x.type() != Type::f32 || x.has("ftz") || x.has("sat")) x.unsupported("a directed rounding mode here");
+    x.destination_and_sources(4);
+    x.op.flags = static_cast<u32>(x.has("rz")   ? formats::Rounding::zero
+                                  : x.has("rm") ? formats::Rounding::down
+                                                : formats::Rounding::up);
+    if (root == "add") x.op.run = directed<Directed::add>;
+    if (root == "sub") x.op.run = directed<Directed::sub>;
+    if (root == "mul") x.op.run = directed<Directed::mul>;
+    if (root == "fma") x.op.run = directed<Directed::fma>;
+}
+
 template <bool negate, bool ftz>
 void sign_f32(Warp& w, const Op& op, u32 mask) {
     const float* a = static_cast<float*>(slot(w, op.a));
@@ -239,7 +275,7 @@ void decode_pair(Decoder& x) {
 void decode_float(Decoder& x) {
     const std::string_view root = x.in->root;
     const Type type = x.type();
-    if (x.has("rz") || x.has("rm") || x.has("rp")) x.unsupported("arithmetic with a directed rounding mode");
+    if (x.has("rz") || x.has("rm") || x.has("rp")) return decode_directed(x);
     if (x.has_prefix("xorsign")) x.unsupported();
     if (type == Type::f32x2) return decode_pair(x);
     const u32 mode = (x.has("ftz") ? kFtz : 0) | (x.has("sat") ? kSat : 0);

@@ -1,7 +1,7 @@
 // Arithmetic on f16, bf16 and their packed pairs. Each element is computed in double and rounded once: sums
 // that double cannot hold are rounded to odd first, so that the final rounding is the correct one.
 #include "emulator/exec/elementwise.h"
-#include "emulator/formats/formats.h"
+#include "emulator/exec/rounding.h"
 
 #include <cmath>
 
@@ -11,17 +11,6 @@ namespace {
 constexpr u32 kBf16 = 1, kPacked = 2, kRelu = 4, kSat = 8, kFtz = 16, kNanWins = 32;
 
 enum class Arithmetic { add, sub, mul, fma, min, max };
-
-// a + b, with the lowest bit set when inexact and truncated towards zero otherwise.
-double add_to_odd(double a, double b) {
-    const double sum = a + b;
-    const double part = sum - a;
-    const double error = (a - (sum - part)) + (b - part);
-    if (error == 0 || !std::isfinite(sum)) return sum;
-    const u64 bits = std::bit_cast<u64>(sum);
-    if (bits & 1) return sum;
-    return std::bit_cast<double>((error > 0) == (sum > 0) ? bits + 1 : bits - 1);
-}
 
 double extremum(double a, double b, bool maximum, bool nan_wins) {
     if (a != a || b != b) return nan_wins ? std::nan("") : a != a ? b : a;

@@ -50,7 +50,7 @@ void guard_all(const Unit& unit, Program& program) {
     bool any = false;
     std::vector<Effects> effects;
     for (const ptx::Instruction& instruction : function.code) {
-        effects.push_back(effects_of(instruction));
+        effects.push_back(effects_of(function, instruction));
         for (u32 r : effects.back().asynchronous) any = held[r] = true;
     }
     for (u32 i = 0; any && i < effects.size(); ++i) {

@@ -22,6 +22,7 @@ void initialise(Warp& w, const Op& op, u32 mask) {
         }
         shadow.generic_write(place.offset, kBytes, kWritten | kBarrier, writer_id(w),
                              w.cta->cluster->fence_ticks);
+        place.cta->barrier_inits[place.offset] = w.cta->cluster->barrier_generation;
         const u32 count = read_lane<u32>(slot(w, op.b), lane);
         update_mbarrier(*place.cta, place.offset, [&](u64& word) {
             word = 0;
@@ -117,6 +118,12 @@ SharedPlace mbarrier_place(Warp& w, u32 lane, u64 address, bool cluster) {
     const SharedPlace place = shared_place(w, lane, address, kBytes, kBytes, cluster);
     if (!place.cta->shadow.all(kBarrier, kBarrier, place.offset, kBytes)) {
         fault(w, static_cast<i32>(lane), "shared offset {} of CTA rank {} holds no initialised mbarrier",
+              place.offset, place.cta->rank);
+    }
+    if (place.cta != w.cta && place.cta->barrier_inits[place.offset] == w.cta->cluster->barrier_generation) {
+        fault(w, static_cast<i32>(lane),
+              "uses the mbarrier at shared offset {} of CTA rank {} with no cluster barrier since its "
+              "initialisation",
               place.offset, place.cta->rank);
     }
     return place;

@@ -243,6 +243,8 @@ struct Cta {
     u32 live_warps = 0;
     u32 async_reads = 0, async_writes = 0;  // bulk operations in flight on this CTA's shared memory
     i32 register_pool = 0;                  // setmaxnreg: registers of the SM that no warp holds
+    std::map<u32, u64>
+        barrier_inits;  // by offset of an mbarrier: generation of the cluster barrier when initialised
     bool exited = false;
     [[nodiscard]] std::span<std::byte> memory() { return smem; }
 };

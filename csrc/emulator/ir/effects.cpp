@@ -34,7 +34,7 @@ bool writes_nothing(const ptx::Instruction& instruction) {
 
 }  // namespace
 
-Effects effects_of(const ptx::Instruction& instruction) {
+Effects effects_of(const ptx::Function& function, const ptx::Instruction& instruction) {
     Effects effects;
     const bool none = writes_nothing(instruction);
     for (size_t i = 0; i < instruction.operands.size(); ++i) {
@@ -54,8 +54,13 @@ Effects effects_of(const ptx::Instruction& instruction) {
         effects.reads.insert(effects.reads.end(), effects.writes.begin(), effects.writes.end());
     }
     const bool ends = instruction.root == "ret" || instruction.root == "exit" || instruction.root == "trap";
-    effects.branches = instruction.root == "bra";
-    effects.falls_through = instruction.guard >= 0 || !(ends || effects.branches);
+    if (instruction.root == "bra") effects.targets.push_back(instruction.operands[0].id);
+    if (instruction.root == "brx" && instruction.operands.size() == 2 &&
+        instruction.operands[1].id < function.code.size()) {
+        for (const auto& label : function.code[instruction.operands[1].id].operands)
+            effects.targets.push_back(label.id);
+    }
+    effects.falls_through = instruction.guard >= 0 || !(ends || !effects.targets.empty());
     return effects;
 }
 

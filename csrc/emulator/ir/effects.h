@@ -9,9 +9,9 @@ struct Effects {
     std::vector<u32> reads, writes;
     std::vector<u32> asynchronous;  // wgmma accumulators and A fragments: their slots may not be shared
     bool falls_through = true;
-    bool branches = false;  // to operands[0].id
+    std::vector<u32> targets;  // of a branch
 };
 
-[[nodiscard]] Effects effects_of(const ptx::Instruction& instruction);
+[[nodiscard]] Effects effects_of(const ptx::Function& function, const ptx::Instruction& instruction);
 
 }  // namespace deep_gemm::emulator

@@ -33,13 +33,13 @@ struct Interval {
     }
 };
 
-std::vector<Block> build_blocks(const std::vector<Effects>& effects, const ptx::Function& function) {
+std::vector<Block> build_blocks(const std::vector<Effects>& effects) {
     const u32 count = static_cast<u32>(effects.size());
     std::vector<bool> leader(count + 1, false);
     leader[0] = true;
     for (u32 i = 0; i < count; ++i) {
-        if (effects[i].branches) leader[function.code[i].operands[0].id] = true;
-        if (effects[i].branches || !effects[i].falls_through) leader[i + 1] = true;
+        for (u32 target : effects[i].targets) leader[target] = true;
+        if (!effects[i].targets.empty() || !effects[i].falls_through) leader[i + 1] = true;
     }
     std::vector<Block> blocks;
     std::vector<u32> block_of(count + 1, 0);
@@ -55,8 +55,8 @@ std::vector<Block> build_blocks(const std::vector<Effects>& effects, const ptx::
     for (Block& block : blocks) {
         const u32 last = block.end - 1;
         if (effects[last].falls_through && block.end < count) block.successors.push_back(block_of[block.end]);
-        if (effects[last].branches && function.code[last].operands[0].id < count) {
-            block.successors.push_back(block_of[function.code[last].operands[0].id]);
+        for (u32 target : effects[last].targets) {
+            if (target < count) block.successors.push_back(block_of[target]);
         }
     }
     return blocks;
@@ -119,12 +119,12 @@ SlotMap assign_slots(const ptx::Function& function, u32 base) {
     const size_t count = function.registers.size();
     std::vector<Effects> effects;
     effects.reserve(function.code.size());
-    for (const auto& instruction : function.code) effects.push_back(effects_of(instruction));
+    for (const auto& instruction : function.code) effects.push_back(effects_of(function, instruction));
     SlotMap map;
     map.offset.assign(count, kNoSlot);
     map.bytes = base;
     if (effects.empty()) return map;
-    std::vector<Block> blocks = build_blocks(effects, function);
+    std::vector<Block> blocks = build_blocks(effects);
     solve(blocks, effects, count);
     std::vector<Interval> intervals = intervals_of(blocks, effects, count);
     std::erase_if(intervals, [](const Interval& x) { return x.first == ~0u; });

@@ -50,12 +50,13 @@ class BodyParser {
         } else if (in_.accept("}")) {
             close_scope();
         } else if (in_.accept(";")) {
+        } else if (token.text == ".branchtargets") {
+            branch_table();
         } else if (token.text == ".reg") {
             register_declaration();
         } else if (token.text == ".loc") {
             location();
-        } else if (token.text == ".pragma" || token.text == ".branchtargets" ||
-                   token.text == ".callprototype") {
+        } else if (token.text == ".pragma" || token.text == ".callprototype") {
             while (!in_.accept(";")) in_.next();
         } else if (token.text == ".shared" || token.text == ".local" || token.text == ".param" ||
                    token.text == ".global" || token.text == ".const") {
@@ -73,6 +74,20 @@ class BodyParser {
     void add_variable(Variable variable) {
         scopes_.back().variables[variable.name] = static_cast<u32>(function_.variables.size());
         function_.variables.push_back(std::move(variable));
+    }
+
+    // `T: .branchtargets A, B;` becomes an instruction that does nothing and holds the labels, so that
+    // brx.idx finds them at label T.
+    void branch_table() {
+        Instruction table;
+        table.line = in_.peek().line;
+        table.source = static_cast<u32>(function_.sources.size() - 1);
+        table.root = in_.next().text;
+        do {
+            table.operands.push_back(operand(static_cast<u32>(table.operands.size())));
+        } while (in_.accept(","));
+        in_.expect(";");
+        function_.code.push_back(std::move(table));
     }
 
     void close_scope() {

@@ -106,6 +106,7 @@ void set_up_cta(Cluster& c, Cta& cta, u32 rank) {
     cta.smem.assign(l.smem_bytes, kPoison);
     cta.shadow.reset(l.smem_bytes);
     cta.exited = false;
+    cta.barrier_inits.clear();
     cta.async_reads = cta.async_writes = cta.tensor_ops_in_flight = 0;
     std::fill(std::begin(cta.barriers), std::end(cta.barriers), NamedBarrier{});
     const u32 warps = l.warps();
