@@ -10,107 +10,25 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from ptx.number_formats import (
+    BF16,
+    BF16_NAN,
+    E2M1,
+    E2M3,
+    E3M2,
+    E4M3,
+    E5M2,
+    F16,
+    F16_NAN,
+    Target,
+    bits,
+    check,
+    convert,
+    interesting,
+    pad,
+)  # fmt: skip
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-F16_NAN, BF16_NAN, FP8_NAN = 0x7FFF, 0x7FFF, 0x7F
-
-
-class Target:
-    """A number format as the sorted list of its non-negative finite values; the code is the position."""
-
-    def __init__(self, dtype: Any, max_finite: int, nan: int, infinity: int | None, sign: int) -> None:
-        codes = np.arange(max_finite + 1)
-        storage = np.uint16 if np.dtype(dtype).itemsize == 2 else np.uint8
-        self.values = codes.astype(storage).view(dtype).astype(np.float64)
-        self.max_finite, self.nan, self.infinity, self.sign = max_finite, nan, infinity, sign
-
-    def encode(self, x: Array, rounding: str, *, saturate: bool = False, relu: bool = False) -> Array:
-        value = x.astype(np.float64)
-        negative = np.signbit(value)
-        magnitude = np.abs(np.where(np.isnan(value), 0.0, value))
-        below = np.searchsorted(self.values, magnitude, side="right") - 1
-        low = self.values[below]
-        above = np.minimum(below + 1, self.max_finite)
-        step = self.values[above] - low
-        # Above the largest value the next step has the size of the last one.
-        step = np.where(below == self.max_finite, self.values[-1] - self.values[-2], step)
-        with np.errstate(invalid="ignore"):
-            rest = magnitude - low
-            up = {
-                "rn": (rest > step / 2) | ((rest == step / 2) & (below % 2 == 1)),
-                "rna": rest >= step / 2,
-                "rz": np.zeros_like(negative),
-                "rm": negative & (rest > 0),
-                "rp": ~negative & (rest > 0),
-            }[rounding]
-        code = below + (up & (magnitude != 0))
-        overflow = code > self.max_finite
-        limit = self.max_finite if saturate or self.infinity is None else self.infinity
-        code = np.where(overflow, limit, code)
-        if self.infinity is not None and not saturate:
-            code = np.where(np.isinf(value), self.infinity, code)
-        else:
-            code = np.where(np.isinf(value), self.max_finite, code)
-        code = np.where(negative, code | self.sign, code)
-        if relu:
-            code = np.where(negative, 0, code)
-        return np.where(np.isnan(value), self.nan, code).astype(np.uint32)
-
-
-E4M3 = Target(ml_dtypes.float8_e4m3fn, 0x7E, FP8_NAN, None, 0x80)
-E5M2 = Target(ml_dtypes.float8_e5m2, 0x7B, FP8_NAN, 0x7C, 0x80)
-E2M1 = Target(ml_dtypes.float4_e2m1fn, 0x7, 0x7, None, 0x8)
-E2M3 = Target(ml_dtypes.float6_e2m3fn, 0x1F, 0x1F, None, 0x20)
-E3M2 = Target(ml_dtypes.float6_e3m2fn, 0x1F, 0x1F, None, 0x20)
-F16 = Target(np.float16, 0x7BFF, F16_NAN, 0x7C00, 0x8000)
-BF16 = Target(ml_dtypes.bfloat16, 0x7F7F, BF16_NAN, 0x7F80, 0x8000)
-
-
-def bits(values: Array) -> Array:
-    return np.ascontiguousarray(values, np.float32).view(np.uint32)
-
-
-def interesting(target: Target, rng: np.random.Generator) -> Array:
-    """All fp16 and bf16 values, the target's values and ties with their fp32 neighbours, random patterns."""
-    halves = np.arange(65536, dtype=np.uint16)
-    with np.errstate(all="ignore"):
-        ties = ((target.values[1:] + target.values[:-1]) / 2).astype(np.float32)
-        grid = np.concatenate([target.values.astype(np.float32), ties, np.float32([2 * target.values[-1]])])
-        near = np.concatenate(
-            [grid, np.nextafter(grid, np.float32(0)), np.nextafter(grid, np.float32(np.inf))]
-        )
-        return np.concatenate(
-            [
-                halves.view(np.float16).astype(np.float32),
-                halves.view(ml_dtypes.bfloat16).astype(np.float32),
-                near,
-                -near,
-                rng.integers(0, 2**32, 32768, dtype=np.uint32).view(np.float32),
-            ]
-        )
-
-
-def pad(values: Array, multiple: int = 256) -> Array:
-    return np.concatenate([values, np.zeros(-len(values) % multiple, values.dtype)])
-
-
-LOOP = "for (u32 i = blockIdx.x * blockDim.x + threadIdx.x; i < p.n; i += gridDim.x * blockDim.x)"
-
-
-def convert(run: Any, statement: str, sources: dict[str, Array], out_dtype: Any) -> Array:
-    """out[i] = statement of the sources' element i."""
-    n = len(next(iter(sources.values())))
-    out = np.zeros(n, out_dtype)
-    run(f"{LOOP} {{ {statement} }}", {**sources, "out": out, "n": n}, grid=4, block=256)
-    return out
-
-
-def check(got: Array, expected: Array, inputs: Array) -> None:
-    wrong = np.flatnonzero(got != expected)
-    shown = [f"{inputs[i]!r} -> {got[i]:#x}, expected {expected[i]:#x}" for i in wrong[:8]]
-    assert not len(wrong), f"{len(wrong)} of {len(got)} differ: " + "; ".join(shown)
-
 
 # ---- fp32 pairs to 8-bit pairs and 16-bit pairs
 
@@ -334,114 +252,3 @@ def test_ue8m0_to_bf16(run_blackwell: Any) -> None:
     )
     one = np.where(np.arange(256) == 255, BF16_NAN, np.where(np.arange(256) == 0, 0x40, np.arange(256) << 7))
     check(got, (one[codes & 255] | one[codes >> 8] << 16).astype(np.uint32), codes)
-
-
-# ---- integers
-
-FLOAT_TO_INT = [
-    f"cvt.{rounding}.{kind}.f32"
-    for rounding in ("rni", "rzi", "rmi", "rpi")
-    for kind in ("s32", "u32", "s64", "u64")
-]
-INT_RANGES = {
-    "s32": (-(2**31), 2**31 - 1),
-    "u32": (0, 2**32 - 1),
-    "s64": (-(2**63), 2**63 - 1),
-    "u64": (0, 2**64 - 1),
-}
-
-
-@pytest.mark.parametrize("op", FLOAT_TO_INT)
-def test_f32_to_integer(run: Any, rng: np.random.Generator, op: str) -> None:
-    _, rounding, kind, _ = op.split(".")
-    low, high = INT_RANGES[kind]
-    x = pad(
-        np.concatenate(
-            [
-                np.arange(-600, 600, dtype=np.float32) / 4,
-                np.float32(
-                    [
-                        2.0**31,
-                        2.0**32,
-                        2.0**63,
-                        2.0**64,
-                        -(2.0**31),
-                        -(2.0**63),
-                        2147483520.0,
-                        np.inf,
-                        -np.inf,
-                        np.nan,
-                        -0.0,
-                    ]
-                ),
-                rng.integers(0, 2**32, 4096, dtype=np.uint32).view(np.float32),
-            ]
-        )
-    )
-    wide = kind.endswith("64")
-    c, constraint = ("u64", "l") if wide else ("u32", "r")
-    got = convert(
-        run,
-        f'{c} r; asm("{op} %0, %1;" : "={constraint}"(r) : "f"(p.x[i])); p.out[i] = r;',
-        {"x": x},
-        np.uint64 if wide else np.uint32,
-    )
-    function = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}[rounding]
-    # NaN converts to 0 in 32 bits and to the top bit alone in 64.
-    nan = 1 << 63 if wide else 0
-    rounded = [function(np.float64(v)) for v in x]
-    mask = 2 ** (64 if wide else 32) - 1
-    expected = [
-        nan if np.isnan(v) else (high if v >= high else low if v <= low else int(v)) & mask for v in rounded
-    ]
-    check(got, np.array(expected, dtype=got.dtype), x)
-
-
-@pytest.mark.parametrize("rounding", ["rn", "rz", "rm", "rp"])
-@pytest.mark.parametrize("kind", ["s32", "u32"])
-def test_integer_to_f32(run: Any, rng: np.random.Generator, kind: str, rounding: str) -> None:
-    x = pad(
-        np.concatenate(
-            [
-                np.uint32(
-                    [0, 1, 2**24, 2**24 + 1, 2**24 + 3, 2**25 + 2, 2**31 - 1, 2**31, 2**32 - 1, 2**32 - 129]
-                ),
-                rng.integers(0, 2**32, 4096, dtype=np.uint32),
-            ]
-        ).astype(np.uint32)
-    )
-    got = convert(
-        run,
-        f'float r; asm("cvt.{rounding}.f32.{kind} %0, %1;" : "=f"(r) : "r"(p.x[i])); p.out[i] = r;',
-        {"x": x},
-        np.float32,
-    )
-    exact = x.view(np.int32).astype(np.float64) if kind == "s32" else x.astype(np.float64)
-    nearest = exact.astype(np.float32)
-    down = np.where(nearest.astype(np.float64) > exact, np.nextafter(nearest, np.float32(-np.inf)), nearest)
-    up = np.where(nearest.astype(np.float64) < exact, np.nextafter(nearest, np.float32(np.inf)), nearest)
-    expected = {"rn": nearest, "rm": down, "rp": up, "rz": np.where(exact < 0, up, down)}[rounding]
-    check(bits(got), bits(expected), x)
-
-
-@pytest.mark.parametrize(
-    ("op", "expected"),
-    [
-        ("cvt.u32.u8", lambda x: x & 0xFF),
-        ("cvt.s32.s8", lambda x: (x & 0xFF).astype(np.uint8).view(np.int8).astype(np.int32).view(np.uint32)),
-        ("cvt.u32.u16", lambda x: x & 0xFFFF),
-        (
-            "cvt.s32.s16",
-            lambda x: (x & 0xFFFF).astype(np.uint16).view(np.int16).astype(np.int32).view(np.uint32),
-        ),
-    ],
-    ids=lambda v: v if isinstance(v, str) else "",
-)
-def test_integer_widths(run: Any, rng: np.random.Generator, op: str, expected: Any) -> None:
-    x = rng.integers(0, 2**32, 1024, dtype=np.uint32)
-    source = op.split(".")[-1]
-    text = (
-        f'u32 r; asm("{{.reg .b16 h; .reg .b{source[1:]} t; cvt.u16.u32 h, %1; mov.b16 h, h; '
-        f'cvt.{source}.u32 t, %1; {op} %0, t;}}" : "=r"(r) : "r"(p.x[i])); p.out[i] = r;'
-    )
-    check(convert(run, text, {"x": x}, np.uint32), expected(x).astype(np.uint32), x)
