@@ -10,7 +10,7 @@ namespace deep_gemm::driver::cuda {
 
 namespace {
 
-constexpr int kOldestDriver = 12000;  // cuTensorMapEncodeTiled, thread block clusters
+constexpr int kOldestDriver = 12040;  // cuFuncGetParamInfo; tensor maps and clusters came with 12.0
 constexpr const char* kWithoutGpu = "without a GPU use the emulated one (DG_DEVICE=emulator)";
 
 struct Remedy {
@@ -95,14 +95,15 @@ std::unique_ptr<Api> load(SharedLibrary library) {
     a.driver_get_version(&a.version);
     DG_CHECK(
         a.version >= kOldestDriver, driver,
-        "CUDA driver '{}' is too old: got CUDA {}.{}, expected {}.0 or newer; update the NVIDIA driver, {}",
+        "CUDA driver '{}' is too old: got CUDA {}.{}, expected {}.{} or newer; update the NVIDIA driver, {}",
         a.library.resolved_path("cuInit"), a.version / 1000, a.version % 1000 / 10, kOldestDriver / 1000,
-        kWithoutGpu);
+        kOldestDriver % 1000 / 10, kWithoutGpu);
     resolve_all(a.library, a.device_get_count, a.device_get, a.device_get_name, a.device_get_attribute,
                 a.device_total_mem, a.primary_ctx_retain, a.ctx_get_current, a.ctx_get_device,
                 a.ctx_push_current, a.ctx_pop_current, a.mem_alloc, a.mem_free, a.memcpy_htod_async,
                 a.memcpy_dtoh_async, a.memcpy_dtod_async, a.memset_d8_async, a.module_load_data_ex,
                 a.module_unload, a.module_get_function, a.func_get_attribute, a.func_set_attribute,
+                a.func_get_param_info,
                 a.launch_kernel_ex, a.occupancy_max_active_clusters, a.tensor_map_encode_tiled,
                 a.stream_create, a.stream_destroy, a.stream_synchronize, a.stream_begin_capture,
                 a.stream_end_capture, a.event_create, a.event_destroy, a.event_record, a.event_synchronize,

@@ -71,11 +71,6 @@ struct LaunchConfiguration {
     unsigned num_attributes;
 };
 
-// Markers of cuLaunchKernelEx's `extra` list, which takes the whole parameter buffer at once.
-inline void* const kParamBufferPointer = reinterpret_cast<void*>(1);
-inline void* const kParamBufferSize = reinterpret_cast<void*>(2);
-inline void* const kParamEnd = nullptr;
-
 enum TensorMapDataType : int {
     kUint8 = 0,
     kInt32 = 3,
@@ -156,6 +151,7 @@ struct Api {
     Entry<Function*, ModuleHandle, const char*> module_get_function{"cuModuleGetFunction"};
     Entry<int*, FunctionAttribute, Function> func_get_attribute{"cuFuncGetAttribute"};
     Entry<Function, FunctionAttribute, int> func_set_attribute{"cuFuncSetAttribute"};
+    Entry<Function, size_t, size_t*, size_t*> func_get_param_info{"cuFuncGetParamInfo"};
     Entry<const LaunchConfiguration*, Function, void**, void**> launch_kernel_ex{"cuLaunchKernelEx"};
     Entry<int*, Function, const LaunchConfiguration*> occupancy_max_active_clusters{
         "cuOccupancyMaxActiveClusters"};

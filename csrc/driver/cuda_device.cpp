@@ -150,11 +150,16 @@ class CudaDevice final : public Device {
                 std::span<const MemoryRange>) override {
         const CurrentContext scope(api_, context_);
         const Launch launch(config);
-        size_t size = params.size();
-        void* extra[] = {cuda::kParamBufferPointer, const_cast<std::byte*>(params.data()),
-                         cuda::kParamBufferSize, &size, cuda::kParamEnd};
-        const auto result = api_.launch_kernel_ex.raw(
-            launch.get(), static_cast<const CudaKernel&>(kernel).function(), nullptr, extra);
+        const auto& cuda_kernel = static_cast<const CudaKernel&>(kernel);
+        DG_CHECK(params.size() >= cuda_kernel.param_bytes(), value,
+                 "launch of {}: got {} bytes of parameters, expected at least {}; pass the kernel's whole parameter struct",
+                 kernel.name(), params.size(), cuda_kernel.param_bytes());
+        std::array<void*, kMaxKernelParams> arguments;
+        size_t count = 0;
+        for (size_t offset : cuda_kernel.param_offsets())
+            arguments[count++] = const_cast<std::byte*>(params.data()) + offset;
+        const auto result =
+            api_.launch_kernel_ex.raw(launch.get(), cuda_kernel.function(), arguments.data(), nullptr);
         if (result != cuda::kSuccess) [[unlikely]]
             fail_launch(kernel, config, params.size(), result);
     }

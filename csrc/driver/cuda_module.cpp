@@ -42,7 +42,16 @@ std::unique_ptr<CudaKernel> CudaModule::load(const std::string& name) const {
                             static_cast<int>(max_smem_per_block_ - attributes.static_smem_bytes));
     if (max_smem_per_block_ > kClusterGenerationSmem)
         api_.func_set_attribute(function, cuda::kNonPortableClusterSizeAllowed, 1);
-    return std::make_unique<CudaKernel>(name, function, attributes);
+    // NOTE: parameters are handed over one by one. Passed as one buffer, a struct that is aligned to 64 bytes (it holds
+    // tensor maps) arrives shifted: the driver does not add the padding the kernel expects before it.
+    std::vector<size_t> offsets;
+    size_t offset = 0, bytes = 0, end = 0;
+    while (offsets.size() < kMaxKernelParams &&
+           api_.func_get_param_info.raw(function, offsets.size(), &offset, &bytes) == cuda::kSuccess) {
+        offsets.push_back(offset);
+        end = offset + bytes;
+    }
+    return std::make_unique<CudaKernel>(name, function, attributes, std::move(offsets), end);
 }
 
 }  // namespace deep_gemm::driver

@@ -3,7 +3,9 @@
 
 #include <mutex>
 #include <string>
+#include <span>
 #include <unordered_map>
+#include <vector>
 
 #include "driver/cuda_api.h"
 #include "driver/device.h"
@@ -32,18 +34,30 @@ class CurrentContext {
     bool pushed_ = false;
 };
 
+constexpr size_t kMaxKernelParams = 64;
+
 class CudaKernel final : public Kernel {
   public:
-    CudaKernel(std::string name, cuda::Function function, KernelAttributes attributes)
-        : name_(std::move(name)), function_(function), attributes_(attributes) {}
+    CudaKernel(std::string name, cuda::Function function, KernelAttributes attributes,
+               std::vector<size_t> param_offsets, size_t param_bytes)
+        : name_(std::move(name)),
+          function_(function),
+          attributes_(attributes),
+          param_offsets_(std::move(param_offsets)),
+          param_bytes_(param_bytes) {}
     const std::string& name() const override { return name_; }
     KernelAttributes attributes() const override { return attributes_; }
     [[nodiscard]] cuda::Function function() const { return function_; }
+    // Where each parameter lies in the buffer a launch is given, and how long that buffer is at least.
+    [[nodiscard]] std::span<const size_t> param_offsets() const { return param_offsets_; }
+    [[nodiscard]] size_t param_bytes() const { return param_bytes_; }
 
   private:
     std::string name_;
     cuda::Function function_;
     KernelAttributes attributes_;
+    std::vector<size_t> param_offsets_;
+    size_t param_bytes_;
 };
 
 class CudaModule final : public Module {

@@ -81,10 +81,11 @@ CALL(cuModuleUnload, void*) note("unload"); return 0; }
 CALL(cuModuleGetFunction, void** function, void*, const char*) *function = handles; return 0; }
 CALL(cuFuncGetAttribute, int* value, int which, void*) *value = which == 4 ? 168 : which == 1 ? 1024 : 0; return 0; }
 CALL(cuFuncSetAttribute, void*, int which, int value) note("attribute " + std::to_string(which) + " = " + std::to_string(value)); return 0; }
-CALL(cuLaunchKernelEx, const Config* c, void*, void**, void** extra)
+CALL(cuFuncGetParamInfo, void*, size_t index, size_t* offset, size_t* bytes) *offset = 0; *bytes = 8; return index == 0 ? 0 : 1; }
+CALL(cuLaunchKernelEx, const Config* c, void*, void** arguments, void**)
     std::string line = "launch grid " + std::to_string(c->grid[0]) + " block " + std::to_string(c->block[0]) + " shared " + std::to_string(c->shared);
     for (unsigned i = 0; i < c->num_attributes; ++i) line += " attribute " + std::to_string(c->attributes[i].id) + " = " + std::to_string(c->attributes[i].value[0]);
-    note(line + " parameters " + std::to_string(*static_cast<size_t*>(extra[3])) + " first " + std::to_string(*static_cast<unsigned char*>(extra[1])));
+    note(line + " first " + std::to_string(*static_cast<unsigned char*>(arguments[0])));
     return 0;
 }
 CALL(cuOccupancyMaxActiveClusters, int* clusters, void*, const Config*) *clusters = 66; return 0; }

@@ -22,7 +22,7 @@ def test_missing_driver(run_python: Run) -> None:
 
 def test_driver_too_old(run_python: Run, fake_libcuda: Path) -> None:
     line = run_python(OPEN, DG_LIBCUDA_PATH=fake_libcuda, FAKE_VERSION="11040").out
-    assert "is too old: got CUDA 11.4, expected 12.0 or newer; update the NVIDIA driver" in line
+    assert "is too old: got CUDA 11.4, expected 12.4 or newer; update the NVIDIA driver" in line
     assert str(fake_libcuda) in line
 
 
@@ -118,8 +118,8 @@ assert device.max_active_clusters(kernel, grid=132, block=384, cluster=2) == 66
         "load in a",
         "attribute 8 = 231424",  # dynamic shared memory: all that the static part leaves, once per kernel
         "attribute 14 = 1",
-        "launch grid 132 block 384 shared 200000 parameters 448 first 42",
-        "launch grid 132 block 384 shared 0 attribute 4 = 2 attribute 6 = 1 parameters 8 first 1",
+        "launch grid 132 block 384 shared 200000 first 42",
+        "launch grid 132 block 384 shared 0 attribute 4 = 2 attribute 6 = 1 first 1",
         "unload",
     ]
 
