@@ -307,12 +307,27 @@ FP8_SWAPPED = Gemm(
     ".swap_ab = true, .block_m = 16, .block_n = 64, .stages = 4, .warpgroups = 2, .k_warpgroups = 2, .split_k = 2",
     block_m=16, warpgroups=2, split_k=2, m=32, k=2048,
 )  # fmt: skip
+BF16_SWAPPED = Gemm(
+    "bf16 swapped", "sm90_bf16_gemm_swap_ab", "sm90_gemm_swap_ab.cuh",
+    ".ab = Format::bf16, .scale_b = ScaleB::none, .swap_ab = true, .block_m = 16, .block_n = 64, .stages = 4, "
+    ".warpgroups = 2, .k_warpgroups = 2",
+    block_m=16, warpgroups=2, m=32,
+)  # fmt: skip
 # One block along K: the next tile is staged soon after the last.
 FP8_SHALLOW = replace(FP8_DENSE, name="fp8 shallow", m=256, n=256, k=128)
 BF16_SHALLOW = replace(BF16_DENSE, name="bf16 shallow", m=256, n=256, k=64)
 # Shares of four blocks and one: rank 1 is soon far ahead.
 FP8_UNEVEN = replace(FP8_SWAPPED, name="fp8 swapped uneven", m=128, k=640)
-GEMMS = [FP8_SHALLOW, BF16_SHALLOW, FP8_UNEVEN, FP8_DENSE, FP8_MULTICAST, BF16_DENSE, FP8_SWAPPED]
+GEMMS = [
+    BF16_SWAPPED,
+    FP8_SHALLOW,
+    BF16_SHALLOW,
+    FP8_UNEVEN,
+    FP8_DENSE,
+    FP8_MULTICAST,
+    BF16_DENSE,
+    FP8_SWAPPED,
+]
 
 ELECT = "\n            if (!ptx::elect_one()) continue;"
 WAIT_EMPTY = "ptx::mbarrier_wait(smem.empty(cursor.stage), cursor.phase ^ 1);"
@@ -333,7 +348,7 @@ STAGING_BUG = Bug(
     "staging buffer reused while its store reads it", "    if (stores) ptx::tma_store_wait_read<0>();\n", ""
 )
 KERNEL_BUGS: list[tuple[Gemm, Bug]] = [
-    *((gemm, bug) for gemm in (FP8_DENSE, BF16_DENSE, FP8_SWAPPED) for bug in LOADER_BUGS),
+    *((gemm, bug) for gemm in (FP8_DENSE, BF16_DENSE, FP8_SWAPPED, BF16_SWAPPED) for bug in LOADER_BUGS),
     *((gemm, bug) for gemm in (FP8_DENSE, BF16_DENSE) for bug in STORE_BUGS),
     (FP8_SHALLOW, STAGING_BUG),
     (BF16_SHALLOW, STAGING_BUG),
@@ -344,6 +359,11 @@ KERNEL_BUGS: list[tuple[Gemm, Bug]] = [
     (FP8_DENSE, Bug("scales written before the stage is free", WAIT_EMPTY + "\n#pragma unroll", "#pragma unroll")),
     (BF16_DENSE, Bug("stage released before wgmma has read it", "ptx::wgmma_wait<1>();\n            release<S>(smem, previous);",
                      "release<S>(smem, previous);")),
+    (BF16_SWAPPED, Bug("stage released before wgmma has read it", "ptx::wgmma_wait<1>();\n            release<S>(smem, previous);",
+                       "release<S>(smem, previous);")),
+    (BF16_SWAPPED, Bug("partial sums read before they are staged",
+                       "    DG_DEVICE void publish() {\n        if constexpr (S.split_k == 1) {\n            sync_math();",
+                       "    DG_DEVICE void publish() {\n        if constexpr (S.split_k == 1) {")),
     (FP8_MULTICAST, Bug("only the own stage is released", "ptx::mbarrier_arrive_remote(ptx::map_to_rank(smem.empty(stage), lane));",
                         "ptx::mbarrier_arrive(smem.empty(stage));")),
     (FP8_MULTICAST, Bug("peers may load before the barriers exist",

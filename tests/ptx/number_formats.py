@@ -22,7 +22,8 @@ class Target:
         self.max_finite, self.nan, self.infinity, self.sign = max_finite, nan, infinity, sign
 
     def encode(self, x: Array, rounding: str, *, saturate: bool = False, relu: bool = False) -> Array:
-        value = x.astype(np.float64)
+        with np.errstate(invalid="ignore"):  # signalling NaNs
+            value = x.astype(np.float64)
         negative = np.signbit(value)
         magnitude = np.abs(np.where(np.isnan(value), 0.0, value))
         below = np.searchsorted(self.values, magnitude, side="right") - 1
