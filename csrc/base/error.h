@@ -8,9 +8,13 @@
 
 namespace deep_gemm {
 
+// Formats in one translation unit (error.cpp): the formatter's code is most of what a caller would have to
+// compile.
+[[noreturn]] void fail_formatted(ErrorKind kind, fmt::string_view format, fmt::format_args args);
+
 template <typename... Args>
 [[noreturn]] void fail(ErrorKind kind, fmt::format_string<Args...> format, Args&&... args) {
-    throw Error(kind, fmt::format(format, std::forward<Args>(args)...));
+    fail_formatted(kind, format, fmt::make_format_args(args...));
 }
 
 }  // namespace deep_gemm

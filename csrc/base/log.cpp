@@ -80,4 +80,8 @@ void log_text(LogLevel level, std::string_view message) noexcept {
     }
 }
 
+void log_formatted(LogLevel level, fmt::string_view format, fmt::format_args args) {
+    log_text(level, fmt::vformat(format, args));
+}
+
 }  // namespace deep_gemm

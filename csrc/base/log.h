@@ -22,9 +22,11 @@ void set_log_sink(LogSink sink);
 [[nodiscard]] bool log_enabled(LogLevel level);
 void log_text(LogLevel level, std::string_view message) noexcept;  // a sink that throws loses its message
 
+void log_formatted(LogLevel level, fmt::string_view format, fmt::format_args args);
+
 template <typename... Args>
 void log(LogLevel level, fmt::format_string<Args...> format, Args&&... args) {
-    if (log_enabled(level)) log_text(level, fmt::format(format, std::forward<Args>(args)...));
+    if (log_enabled(level)) log_formatted(level, format, fmt::make_format_args(args...));
 }
 
 }  // namespace deep_gemm
