@@ -56,6 +56,11 @@ class Launch {
     cuda::LaunchConfiguration configuration_ = {};
 };
 
+// Offset of kernel parameters in constant bank 0, as ptxas lays it out.
+size_t constant_bank_params(u32 compute_major) {
+    return compute_major >= 10 ? 0x380 : compute_major == 9 ? 0x210 : 0x160;
+}
+
 std::string arch_of(int major, int minor) {
     return fmt::format("{}{}{}", major, minor, major >= 9 ? "a" : "");
 }
@@ -143,7 +148,8 @@ class CudaDevice final : public Device {
                             fmt::format("{} bytes of '{}' on sm_{}, log '{}'", image.size(), label,
                                         properties_.arch, text.c_str()),
                             result, std::source_location::current());
-        return std::make_shared<CudaModule>(api_, context_, properties_.max_smem_per_block, module);
+        return std::make_shared<CudaModule>(api_, context_, properties_.max_smem_per_block,
+                                            constant_bank_params(properties_.compute_major), module);
     }
 
     void launch(const Kernel& kernel, const LaunchConfig& config, std::span<const std::byte> params,

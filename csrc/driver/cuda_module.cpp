@@ -12,6 +12,34 @@ u32 attribute(const cuda::Api& api, cuda::Function function, cuda::FunctionAttri
     return static_cast<u32>(value);
 }
 
+struct ParamLayout {
+    std::vector<size_t> offsets;
+    size_t bytes = 0;
+};
+
+// Where the parameters of a kernel lie in a launch's buffer, which is laid out like a C struct from offset 0. The driver
+// tells offsets in the constant bank, where parameters start at `bank_base`: not a multiple of 64, so a struct that holds
+// tensor maps (64-byte aligned) is shifted there, and the buffer cannot be handed over as it is. Alignments are read off
+// the gaps; a parameter of a multiple of 64 bytes that lies on one is taken to be 64-byte aligned.
+ParamLayout param_layout(const cuda::Api& api, cuda::Function function, size_t bank_base) {
+    constexpr size_t kMapAlignment = 64;
+    ParamLayout layout;
+    size_t offset = 0, bytes = 0, previous_end = 0;
+    while (layout.offsets.size() < kMaxKernelParams &&
+           api.func_get_param_info.raw(function, layout.offsets.size(), &offset, &bytes) == cuda::kSuccess) {
+        size_t alignment = 1;
+        if (bytes % kMapAlignment == 0 && (bank_base + offset) % kMapAlignment == 0) alignment = kMapAlignment;
+        while (alignment < kMapAlignment &&
+               align_up(u64{bank_base + previous_end}, u64{alignment}) != bank_base + offset)
+            alignment *= 2;
+        const size_t position = align_up(u64{layout.bytes}, u64{alignment});
+        layout.offsets.push_back(position);
+        layout.bytes = position + bytes;
+        previous_end = offset + bytes;
+    }
+    return layout;
+}
+
 }  // namespace
 
 CudaModule::~CudaModule() {
@@ -42,16 +70,8 @@ std::unique_ptr<CudaKernel> CudaModule::load(const std::string& name) const {
                             static_cast<int>(max_smem_per_block_ - attributes.static_smem_bytes));
     if (max_smem_per_block_ > kClusterGenerationSmem)
         api_.func_set_attribute(function, cuda::kNonPortableClusterSizeAllowed, 1);
-    // NOTE: parameters are handed over one by one. Passed as one buffer, a struct that is aligned to 64 bytes (it holds
-    // tensor maps) arrives shifted: the driver does not add the padding the kernel expects before it.
-    std::vector<size_t> offsets;
-    size_t offset = 0, bytes = 0, end = 0;
-    while (offsets.size() < kMaxKernelParams &&
-           api_.func_get_param_info.raw(function, offsets.size(), &offset, &bytes) == cuda::kSuccess) {
-        offsets.push_back(offset);
-        end = offset + bytes;
-    }
-    return std::make_unique<CudaKernel>(name, function, attributes, std::move(offsets), end);
+    auto [offsets, bytes] = param_layout(api_, function, constant_bank_params_);
+    return std::make_unique<CudaKernel>(name, function, attributes, std::move(offsets), bytes);
 }
 
 }  // namespace deep_gemm::driver

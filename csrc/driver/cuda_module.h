@@ -62,8 +62,14 @@ class CudaKernel final : public Kernel {
 
 class CudaModule final : public Module {
   public:
-    CudaModule(const cuda::Api& api, cuda::Context context, u32 max_smem_per_block, cuda::ModuleHandle module)
-        : api_(api), context_(context), max_smem_per_block_(max_smem_per_block), module_(module) {}
+    // `constant_bank_params`: where kernel parameters start in the constant bank of this architecture.
+    CudaModule(const cuda::Api& api, cuda::Context context, u32 max_smem_per_block, size_t constant_bank_params,
+               cuda::ModuleHandle module)
+        : api_(api),
+          context_(context),
+          max_smem_per_block_(max_smem_per_block),
+          constant_bank_params_(constant_bank_params),
+          module_(module) {}
     ~CudaModule() override;
 
     const Kernel& kernel(std::string_view lowered_name) override;
@@ -74,6 +80,7 @@ class CudaModule final : public Module {
     const cuda::Api& api_;
     cuda::Context context_;
     u32 max_smem_per_block_;
+    size_t constant_bank_params_;
     cuda::ModuleHandle module_;
     std::mutex mutex_;
     std::unordered_map<std::string, std::unique_ptr<CudaKernel>> kernels_;
