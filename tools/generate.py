@@ -79,24 +79,29 @@ def env_page() -> str:
 def entry_of(name: str, value: object) -> list[str]:
     """One function or class: its signature and its docstring."""
     doc = inspect.getdoc(value) or ""
-    try:
-        signature = f"{name}{inspect.signature(value)}" if callable(value) else name
-    except ValueError:
-        # pybind11 writes the signature as the docstring's first line.
-        signature, _, doc = doc.partition("\n")
+    if inspect.isclass(value):
+        signature = f"class {name}"
+    else:
+        try:
+            signature = f"{name}{inspect.signature(value)}" if callable(value) else name
+        except ValueError:
+            # pybind11 writes the signature as the docstring's first line.
+            signature, _, doc = doc.partition("\n")
     return [f"### {name}", "", "```python", signature, "```", "", doc.strip(), ""]
 
 
 def api_page() -> str:
     """Every public name with its docstring."""
     lines = ["# Functions", "", f"<!-- {NOTICE} -->", ""]
-    for module_name in ("deep_gemm", "deep_gemm.utils", "deep_gemm.testing"):
+    listed: set[str] = set()  # deep_gemm re-exports deep_gemm.utils: each function appears where it lives
+    for module_name in ("deep_gemm.utils", "deep_gemm.testing", "deep_gemm"):
         module = importlib.import_module(module_name)
         lines += [f"## {module_name}", "", inspect.getdoc(module) or "", ""]
         for name in sorted(module.__all__):
             value = getattr(module, name)
-            if not inspect.ismodule(value) and callable(value):
+            if callable(value) and name not in listed:
                 lines += entry_of(name, value)
+                listed.add(name)
     return "\n".join(line.rstrip() for line in lines).strip() + "\n"
 
 

@@ -5,11 +5,13 @@ Nothing here is imported by `import deep_gemm`. A failure of the library is one 
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -38,6 +40,10 @@ class Commands(click.Group):
 def console() -> Console:
     """Colours and the terminal's width for people, plain wide text for pipes."""
     return Console() if sys.stdout.isatty() else Console(width=120, no_color=True, highlight=False)
+
+
+def frame() -> box.Box:
+    return box.ROUNDED if sys.stdout.isatty() else box.ASCII
 
 
 def device_label(device: _C.Device) -> str:
@@ -104,7 +110,7 @@ def env(device_only: bool) -> None:
         facts.add_row("NVRTC", ".".join(map(str, nvrtc["version"])) + f", {nvrtc['path']}")
     except deep_gemm.Error as error:
         facts.add_row("NVRTC", str(error))
-    table = Table("variable", "value", "meaning")
+    table = Table("variable", "value", "meaning", box=frame())
     for row in _C.env():
         table.add_row(row["name"], row["value"] + ("" if row["is_set"] else " (default)"), row["meaning"])
     out = console()
@@ -120,7 +126,8 @@ def cache() -> None:
 
 
 def kernels_table(entries: list[dict[str, Any]]) -> Table:
-    table = Table("kernel", "arch", "kind", "NVRTC", "KiB", "registers", "spilled bytes", "problem or entry")
+    columns = ("kernel", "arch", "kind", "NVRTC", "KiB", "registers", "spilled bytes", "problem or entry")
+    table = Table(*columns, box=frame())
     for entry in entries:
         size = f"{entry['num_bytes'] / 1024:.0f}"
         if entry["damaged"]:
@@ -182,3 +189,18 @@ def warmup(problems: tuple[str, ...], device: str) -> None:
     with console().status("compiling"):
         count, seconds = deep_gemm.warmup(list(problems), device=device or None)
     click.echo(f"{count} kernels ready in {seconds:.2f} s")
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def bench(arguments: tuple[str, ...]) -> None:
+    """Times the kernels and their peers on a GPU. ARGUMENTS go to bench/ of the source checkout.
+
+    `python -m deep_gemm bench -- --help` lists them.
+    """
+    folder = Path(__file__).resolve().parents[2] / "bench"
+    if not (folder / "__main__.py").is_file():
+        raise click.ClickException(
+            f"got no benchmarks at {folder}, expected a source checkout; run it from there"
+        )
+    raise SystemExit(subprocess.run([sys.executable, str(folder), *arguments], check=False).returncode)
