@@ -118,7 +118,13 @@ const char* why_unfit(const GemmProblem& problem, const GemmSpec& s) {
         s.accumulate != problem.accumulate)
         return "the spec is for other formats, scales or groups";
     if (!problem.d_tma && !exchanges_partials(s)) return "D is not aligned to 16 bytes, which TMA stores need";
-    if (s.swap_ab && rows_of_a_group(problem) > s.block_m) return "swap_ab is for rows that fit one block";
+    return nullptr;
+}
+
+// The same for a spec nobody forced: it would serve, but never well.
+const char* why_poor(const GemmProblem& problem, const GemmSpec& s) {
+    if (s.swap_ab && problem.d_tma && rows_of_a_group(problem) > s.block_m)
+        return "swap_ab is for rows that fit one block";
     if (s.split_k > 1 && ceil_div(problem.k, block_k_of(s)) < kScaleChunk * s.split_k)
         return "too few blocks of K to split";
     return nullptr;
@@ -130,6 +136,7 @@ GemmPlan plan_gemm(const GemmProblem& problem, const DeviceModel& device, std::v
     for (const GemmSpec& spec : candidates(problem)) {
         GemmCandidate candidate{.spec = spec, .rejected = why_illegal(spec), .cost = {}};
         if (candidate.rejected == nullptr) candidate.rejected = why_unfit(problem, spec);
+        if (candidate.rejected == nullptr) candidate.rejected = why_poor(problem, spec);
         if (candidate.rejected == nullptr) {
             candidate.cost = cost_of(problem, spec, device);
             // Ties go to the earlier candidate: the list's order is part of the contract.
@@ -150,10 +157,7 @@ GemmPlan plan_gemm(const GemmProblem& problem, const DeviceModel& device, std::v
 GemmPlan plan_for_spec(const GemmProblem& problem, const GemmSpec& spec, const DeviceModel& device) {
     const char* reason = why_illegal(spec);
     DG_CHECK(reason == nullptr, value, "gemm: the forced spec [{}] is not a legal kernel: {}", to_string(spec), reason);
-    // A forced spec may be slow: swap_ab serves any number of rows, in several blocks.
-    GemmProblem any_rows = problem;
-    any_rows.expected_m = 1;
-    reason = why_unfit(any_rows, spec);
+    reason = why_unfit(problem, spec);
     DG_CHECK(reason == nullptr, value, "{}: the forced spec [{}] does not serve it: {}", to_string(problem),
              to_string(spec), reason);
     return {.spec = spec, .grid_blocks = grid_of(problem, spec, device), .cost = cost_of(problem, spec, device)};

@@ -62,6 +62,8 @@ struct GemmPlan {
 
 // nullptr, or why this spec cannot serve the problem though it is a legal kernel.
 [[nodiscard]] const char* why_unfit(const GemmProblem& problem, const GemmSpec& spec);
+// nullptr, or why it serves the problem but is not worth costing. A forced spec may be poor.
+[[nodiscard]] const char* why_poor(const GemmProblem& problem, const GemmSpec& spec);
 [[nodiscard]] GemmCost cost_of(const GemmProblem& problem, const GemmSpec& spec, const DeviceModel& device);
 
 // "gemm m=64 n=7168 k=2048 ab=fp8_e4m3 d=bf16 scale_b=per_128x128", "gemm masked groups=8 m=512 expected_m=40 n=4096 ...".
