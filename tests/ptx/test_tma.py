@@ -120,6 +120,18 @@ def test_load(run: Any, tensor_map: Any, rng: np.random.Generator, case: Case, d
     np.testing.assert_array_equal(out, in_shared_order(box_of(tensor, case), case.swizzle))
 
 
+def test_fp4_pairs_travel_as_bytes(run: Any, tensor_map: Any, rng: np.random.Generator) -> None:
+    """The map counts 4-bit elements, the coordinates of the instruction count bytes."""
+    x = rng.integers(0, 256, (16, 96), dtype=np.uint8)
+    case = Case(x.shape, (8, 64), (12, 48))
+    out = np.full(512, 0xEE, np.uint8)
+    maps = tensor_map(
+        array="x", format="fp4_e2m1", dims=(192, 16), strides_bytes=(96,), box=(128, 8), swizzle=64
+    )
+    run(load_body(2, case.coords, 512), {"map": maps, "x": x, "out": out}, block=64, smem_bytes=528)
+    np.testing.assert_array_equal(out, in_shared_order(box_of(x, case), 64))
+
+
 def store_body(rank: int, coords: tuple[int, ...], num_bytes: int, op: str) -> str:
     text, operands = coordinates(coords, 2)
     return (

@@ -22,8 +22,13 @@ u32 checksum(const TensorMap& map) {
 
 }  // namespace
 
-TensorMap encode_tensor_map(const TensorMapDesc& desc) {
-    driver::check_tensor_map(desc);
+TensorMap encode_tensor_map(const TensorMapDesc& described) {
+    driver::check_tensor_map(described);
+    TensorMapDesc desc = described;
+    if (desc.format == Format::fp4_e2m1) {
+        desc.format = Format::int8;
+        desc.dims[0] /= 2, desc.box[0] /= 2;
+    }
     TensorMap map{};
     map.words[1] = desc.address;
     map.words[2] = static_cast<u64>(desc.format) | u64{desc.rank} << 8 | static_cast<u64>(desc.swizzle) << 16;

@@ -20,7 +20,8 @@ struct TensorMapView {
     [[nodiscard]] u32 box_bytes() const { return inner_box_bytes * num_box_rows; }
 };
 
-// Throws Error(ErrorKind::value) for what cuTensorMapEncodeTiled rejects (driver/tensor_map_check.h).
+// Pairs of FP4 travel as bytes, as on CUDA: coordinates along dimension 0 count bytes, and the view says
+// int8. Throws Error(ErrorKind::value) for what cuTensorMapEncodeTiled rejects (driver/tensor_map_check.h).
 [[nodiscard]] TensorMap encode_tensor_map(const TensorMapDesc& desc);
 // Throws Error(ErrorKind::emulator) when the bytes are not a map of this emulator.
 [[nodiscard]] TensorMapView decode_tensor_map(const TensorMap& map);

@@ -87,8 +87,6 @@ void check_tile(const TensorMapView& view, std::span<const i32> coords, u32 offs
              "TMA: a box row of {} bytes under a {}-byte swizzle is not modelled; make the row as wide as "
              "the swizzle",
              view.inner_box_bytes, span);
-    DG_CHECK(desc.format != Format::fp4_e2m1 || coords[0] % 2 == 0, emulator,
-             "TMA: coordinate {} of a 4-bit tensor, expected an even number", coords[0]);
 }
 
 void tma_load_rows(const TensorMapView& view, std::span<const i32> coords, RowRange rows,
