@@ -4,6 +4,7 @@
 #include "base/error.h"
 
 #include <cstring>
+#include <new>
 
 namespace deep_gemm::emulator {
 namespace {
@@ -19,7 +20,9 @@ u64 DeviceMemory::allocate(u64 bytes) {
     DG_CHECK(bytes <= capacity_ - used_, driver,
              "emulator: out of memory: {} bytes asked, {} of {} in use; release some", bytes, used_,
              capacity_);
-    Block block{std::unique_ptr<std::byte[]>(new std::byte[bytes + kAlignment]), bytes};
+    Block block{std::unique_ptr<std::byte[]>(new (std::nothrow) std::byte[bytes + kAlignment]), bytes};
+    DG_CHECK(block.storage != nullptr, driver, "emulator: out of memory: the host has no {} bytes left",
+             bytes);
     const u64 address = align_up(reinterpret_cast<u64>(block.storage.get()), kAlignment);
     std::memset(reinterpret_cast<void*>(address), kPoison, bytes);
     used_ += bytes;

@@ -8,6 +8,9 @@
 #include "emulator/emulated_module.h"
 #include "emulator/launch.h"
 
+#include <unistd.h>
+
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstring>
@@ -15,6 +18,10 @@
 
 namespace deep_gemm::emulator {
 namespace {
+
+u64 host_memory_bytes() {
+    return static_cast<u64>(sysconf(_SC_PHYS_PAGES)) * static_cast<u64>(sysconf(_SC_PAGE_SIZE));
+}
 
 using Action = std::function<void()>;
 using Clock = std::chrono::steady_clock;
@@ -66,7 +73,9 @@ class Handles {
 class EmulatedDevice final : public driver::Device {
   public:
     EmulatedDevice(const Model& model, const Options& options)
-        : model_(model), options_(options), memory_(model.properties.global_memory_bytes) {
+        : model_(model),
+          options_(options),
+          memory_(std::min(model.properties.global_memory_bytes, host_memory_bytes())) {
         if (options_.num_sms != 0) model_.properties.num_sms = options_.num_sms;
     }
 

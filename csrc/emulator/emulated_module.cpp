@@ -6,13 +6,25 @@
 
 namespace deep_gemm::emulator {
 
+namespace {
+
+std::shared_ptr<const ptx::Module> parse_labelled(std::string_view text, const std::string& label) {
+    try {
+        return ptx::parse(text);
+    } catch (const Error& error) {
+        fail(ErrorKind::emulator, "emulator: {}: {}", label, error.what());
+    }
+}
+
+}  // namespace
+
 EmulatedModule::EmulatedModule(std::span<const std::byte> image, std::string_view label,
                                std::string_view arch, u32 max_smem)
     : label_(label), max_smem_(max_smem) {
     const std::string_view text(reinterpret_cast<const char*>(image.data()), image.size());
     DG_CHECK(text.find(".version") != std::string_view::npos, emulator,
              "emulator: {}: the image is not PTX text; compile with a compute_ target", label_);
-    std::shared_ptr<const ptx::Module> module = ptx::parse(text);
+    std::shared_ptr<const ptx::Module> module = parse_labelled(text, label_);
     DG_CHECK(module->target == arch, emulator, "emulator: {}: the PTX is for {}, this device is {}", label_,
              module->target, arch);
     image_ = make_image(std::move(module));

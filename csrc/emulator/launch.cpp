@@ -39,6 +39,13 @@ u32 volume(const driver::Dim3& d) {
     return d.x * d.y * d.z;
 }
 
+// A kernel with __cluster_dims__ runs with those when the launch names no cluster, as on the GPU.
+driver::Dim3 cluster_of(const EmulatedKernel& kernel, const driver::LaunchConfig& config) {
+    const u32* required = kernel.program().function->required_cluster;
+    if (required[0] == 0 || volume(config.cluster) != 1) return config.cluster;
+    return {required[0], required[1], required[2]};
+}
+
 // End of the shared window: reserved bytes, static variables, alignment, dynamic bytes.
 u32 smem_end(const EmulatedKernel& kernel, const driver::LaunchConfig& config) {
     return kernel.program().static_smem_bytes + config.dynamic_smem_bytes;
@@ -63,7 +70,8 @@ void check_launch(const Model& model, const EmulatedKernel& kernel, const driver
                   size_t param_bytes) {
     const Program& program = kernel.program();
     const std::string& name = program.name;
-    const u32 threads = volume(config.block), cluster = volume(config.cluster);
+    const driver::Dim3 shape = cluster_of(kernel, config);
+    const u32 threads = volume(config.block), cluster = volume(shape);
     const ptx::Function& function = *program.function;
     DG_CHECK(volume(config.grid) != 0 && threads != 0, driver, "emulator: launch of {}: empty grid or block",
              name);
@@ -76,15 +84,13 @@ void check_launch(const Model& model, const EmulatedKernel& kernel, const driver
              "emulator: launch of {}: {} threads per block, the kernel requires {}", name, threads,
              function.required_threads);
     DG_CHECK(
-        cluster <= model.max_cluster && divides(config.cluster, config.grid), driver,
+        cluster <= model.max_cluster && divides(shape, config.grid), driver,
         "emulator: launch of {}: cluster {}x{}x{} must divide the grid {}x{}x{} and hold at most {} blocks",
-        name, config.cluster.x, config.cluster.y, config.cluster.z, config.grid.x, config.grid.y,
-        config.grid.z, model.max_cluster);
+        name, shape.x, shape.y, shape.z, config.grid.x, config.grid.y, config.grid.z, model.max_cluster);
     const u32* required = function.required_cluster;
-    DG_CHECK(required[0] == 0 || (required[0] == config.cluster.x && required[1] == config.cluster.y &&
-                                  required[2] == config.cluster.z),
-             driver, "emulator: launch of {}: cluster {}x{}x{}, the kernel requires {}x{}x{}", name,
-             config.cluster.x, config.cluster.y, config.cluster.z, required[0], required[1], required[2]);
+    DG_CHECK(required[0] == 0 || (required[0] == shape.x && required[1] == shape.y && required[2] == shape.z),
+             driver, "emulator: launch of {}: cluster {}x{}x{}, the kernel requires {}x{}x{}", name, shape.x,
+             shape.y, shape.z, required[0], required[1], required[2]);
     const u32 smem = smem_end(kernel, config) - kReservedSmemBytes;
     DG_CHECK(smem <= kernel.max_smem(), driver,
              "emulator: launch of {}: {} bytes of shared memory ({} dynamic), a block has {}", name, smem,
@@ -97,7 +103,7 @@ void check_launch(const Model& model, const EmulatedKernel& kernel, const driver
 u32 count_active_clusters(const Model& model, const EmulatedKernel& kernel,
                           const driver::LaunchConfig& config) {
     const u32 threads = align_up(std::max(volume(config.block), 1u), kLanes),
-              cluster = std::max(volume(config.cluster), 1u);
+              cluster = std::max(volume(cluster_of(kernel, config)), 1u);
     const u32 smem = align_up(smem_end(kernel, config), 128u);
     if (smem - kReservedSmemBytes > kernel.max_smem() || cluster > model.max_cluster) return 0;
     const u32 per_sm =
@@ -129,7 +135,7 @@ void run_launch(const Model& model, const Options& options, const EmulatedKernel
     Launch launch;
     launch.program = &program;
     launch.grid = config.grid;
-    launch.cluster = config.cluster;
+    launch.cluster = cluster_of(kernel, config);
     launch.block = config.block;
     launch.dynamic_smem_bytes = config.dynamic_smem_bytes;
     launch.smem_bytes = smem_end(kernel, config);

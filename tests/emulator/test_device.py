@@ -84,6 +84,22 @@ def test_launch_limits(emulator: _C.Device, launch: dict[str, Any], message: str
         run_kernel(emulator, source, "f", np.zeros(4, np.int32), **launch)
 
 
+def test_cluster_dims_of_the_kernel_are_the_default(emulator: _C.Device) -> None:
+    source = """
+    extern "C" __global__ void __cluster_dims__(4, 1, 1) f(unsigned* y) {
+        unsigned rank;
+        asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+        y[blockIdx.x] = rank;
+    }"""
+    y = np.zeros(8, np.uint32)
+    run_kernel(emulator, source, "f", y, grid=8, block=1)
+    np.testing.assert_array_equal(y, np.arange(8) % 4)
+    with pytest.raises(_C.Error, match="cluster 2x1x1, the kernel requires 4x1x1"):
+        run_kernel(emulator, source, "f", y, grid=8, block=1, cluster=2)
+    with pytest.raises(_C.Error, match="cluster 4x1x1 must divide the grid 6x1x1"):
+        run_kernel(emulator, source, "f", y, grid=6, block=1)
+
+
 def test_parameters_and_names_are_checked(emulator: _C.Device) -> None:
     kernel = load_kernel(emulator, COPY, "f")
     with pytest.raises(_C.Error, match="8 bytes of parameters, the kernel takes 16"):
