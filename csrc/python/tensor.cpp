@@ -43,7 +43,7 @@ const dlpack::ExchangeApi* exchange_api_of(py::handle type) {
 
 bool is_numpy(PyObject* object) {
     // Only where numpy is imported already can an object be one of its arrays.
-    static const py::str name("numpy");
+    static const auto& name = *new py::str("numpy");  // never destroyed: the interpreter may be gone by then
     return PyDict_Contains(PyImport_GetModuleDict(), name.ptr()) == 1 && py::isinstance<py::array>(object);
 }
 
