@@ -1,0 +1,51 @@
+"""The command: `python -m deep_gemm bench`, or `python bench` in a checkout. Without a GPU it says so and succeeds."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)  # the folder of this file would hide nothing but `bench` itself
+
+import click  # noqa: E402
+
+from bench import document  # noqa: E402
+from bench import run as runner  # noqa: E402
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--out",
+    default=str(ROOT / "bench" / "out"),
+    show_default="bench/out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of results.json, results.csv, bench.txt and the plots.",
+)
+@click.option(
+    "--only", multiple=True, type=click.Choice(runner.SECTIONS), help="A section; give it again for more."
+)
+@click.option("--quick", is_flag=True, help="Fewer points and rounds, under half a minute: a first look.")
+@click.option(
+    "--document",
+    "results",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Measure nothing: write docs/performance.md from this results.json.",
+)
+def main(out: Path, only: tuple[str, ...], quick: bool, results: Path | None) -> None:
+    """Times every kernel beside cuBLASLt and the measured ceilings, after checking its result."""
+    if results is not None:
+        page = ROOT / "docs" / "performance.md"
+        document.write_document(results, page)
+        click.echo(f"wrote {page}")
+        return
+    reason = runner.unavailable()
+    if reason is not None:
+        click.echo(reason)
+        return
+    rows = runner.run(out, only, quick, say=click.echo)
+    if any(row.error for row in rows):
+        raise SystemExit(1)
+
+
+main(prog_name="python -m deep_gemm bench")

@@ -1,0 +1,22 @@
+"""What the sections of one run share: how long to measure, and the ceilings measured so far."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Context:
+    quick: bool = False
+    rounds: int = 7
+    seconds: float = 150.0  # regret, the last section, stops where the run would pass this
+    started: float = field(default_factory=time.monotonic)
+    read_gbs: float = 0.0  # 0: not measured yet
+
+    @staticmethod
+    def of(quick: bool) -> Context:
+        return Context(quick=True, rounds=3, seconds=60.0) if quick else Context()
+
+    def seconds_left(self) -> float:
+        return self.seconds - (time.monotonic() - self.started)

@@ -1,0 +1,73 @@
+"""Host time of one call: a tiny product, called again and again without waiting for the device."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+import deep_gemm
+from bench import data
+from bench.context import Context
+from bench.records import Row, guarded_all
+
+SECTION = "host_time"
+SHAPE = (16, 128, 128)  # m, n, k
+CALLS = 2000
+BUSY_CALLS = 500  # fit the launch queue, so that a busy device does not hold the host up
+BUSY_CYCLES = 100_000_000  # about 50 ms
+REPEATS = 5
+
+
+def best_us(call: Callable[[], Any], calls: int, busy: bool) -> list[float]:
+    """Microseconds per call of each repeat; `busy`: behind a kernel that runs longer than the loop."""
+    call()
+    samples = []
+    for _ in range(REPEATS):
+        torch.cuda.synchronize()
+        if busy:
+            torch.cuda._sleep(BUSY_CYCLES)
+        start = time.perf_counter()
+        for _ in range(calls):
+            call()
+        samples.append((time.perf_counter() - start) * 1e6 / calls)
+    torch.cuda.synchronize()
+    return samples
+
+
+def call_ours() -> Callable[[], Any]:
+    m, n, k = SHAPE
+    a, b = data.scaled_tokens(m, k), data.scaled_weights(n, k)
+    d = torch.empty(m, n, dtype=torch.bfloat16, device="cuda")
+    return lambda: deep_gemm.fp8_gemm_nt(a, b, d)
+
+
+def call_peer() -> Callable[[], Any]:
+    m, n, k = SHAPE
+    a, b = (data.random_fp32(rows, k).to(torch.float8_e4m3fn) for rows in (m, n))
+    d = torch.empty(m, n, dtype=torch.bfloat16, device="cuda")
+    one = torch.ones((), device="cuda")
+    b = b.t()
+    return lambda: torch._scaled_mm(a, b, one, one, out_dtype=torch.bfloat16, out=d)
+
+
+def measure(point: str, busy: bool) -> Row:
+    calls = BUSY_CALLS if busy else CALLS
+    samples = {
+        "ours": best_us(call_ours(), calls, busy),
+        "torch._scaled_mm": best_us(call_peer(), calls, busy),
+    }
+    ours, peer = min(samples["ours"]), min(samples["torch._scaled_mm"])
+    metrics = {"us": ours, "ratio": peer / ours}
+    note = f"best of {REPEATS} loops of {calls} calls"
+    return Row(SECTION, point, ours, peer, "torch._scaled_mm", metrics, samples, note)
+
+
+def run(context: Context) -> list[Row]:
+    points = {
+        "Python, torch tensors": lambda: measure("Python, torch tensors", busy=False),
+        "Python, torch tensors, GPU busy": lambda: measure("Python, torch tensors, GPU busy", busy=True),
+    }
+    return guarded_all(SECTION, iter(points.items()))

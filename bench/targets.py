@@ -1,0 +1,101 @@
+"""The numbers asked for on one H200, and the only place where they stand.
+
+A target names a row by section and point. It is reached if any one of its bounds holds on the row's metrics.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bench.records import Row
+
+SHAPES = ((4096, 7168), (7168, 2048), (24576, 1536))  # (n, k)
+SMALL_M = (1, 16, 64, 128)
+MASKED_M = (1, 8, 16, 32, 64)
+
+
+def gemm_point(m: int, n: int, k: int) -> str:
+    return f"m={m} n={n} k={k}"
+
+
+def contiguous_point(form: str, groups: int, rows: int, n: int, k: int) -> str:
+    return f"{form} {groups}x{rows} n={n} k={k}"
+
+
+def masked_point(m: int, n: int, k: int) -> str:
+    return f"masked groups=8 m={m} n={n} k={k}"
+
+
+@dataclass(frozen=True)
+class Bound:
+    metric: str
+    limit: float
+    at_most: bool = False
+
+    def holds(self, row: Row) -> bool:
+        value = row.metrics.get(self.metric)
+        if value is None:
+            return False
+        return value <= self.limit if self.at_most else value >= self.limit
+
+    def __str__(self) -> str:
+        sign = "<=" if self.at_most else ">="
+        return f"{sign} {self.limit:g}{UNITS[self.metric]}"
+
+
+UNITS = {
+    "ratio": "x",
+    "tflops": " TFLOPS",
+    "of_dense": "x dense",
+    "percent_of_read": " % of read",
+    "ms": " ms",
+    "us": " us",
+    "worst_regret": "x worst",
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    section: str
+    point: str
+    bounds: tuple[Bound, ...]
+
+    def reached(self, row: Row) -> bool:
+        return not row.error and any(bound.holds(row) for bound in self.bounds)
+
+    def __str__(self) -> str:
+        return " or ".join(map(str, self.bounds))
+
+
+def _at_least(metric: str, limit: float) -> tuple[Bound, ...]:
+    return (Bound(metric, limit),)
+
+
+def _at_most(metric: str, limit: float) -> tuple[Bound, ...]:
+    return (Bound(metric, limit, at_most=True),)
+
+
+def _contiguous(n: int, k: int, tflops: float) -> Target:
+    bounds = (Bound("tflops", tflops), Bound("of_dense", 0.96))
+    return Target("grouped", contiguous_point("contiguous", 8, 4096, n, k), bounds)
+
+
+TARGETS: tuple[Target, ...] = (
+    *(Target("dense", gemm_point(4096, n, k), _at_least("ratio", 0.97)) for n, k in SHAPES),
+    Target("dense", gemm_point(8192, 8192, 8192), _at_least("ratio", 1.12)),
+    *(Target("dense", gemm_point(m, n, k), _at_least("ratio", 1.0)) for n, k in SHAPES for m in SMALL_M),
+    _contiguous(4096, 7168, 1300),
+    _contiguous(7168, 2048, 1320),
+    *(Target("masked", masked_point(m, 4096, 7168), _at_least("percent_of_read", 87)) for m in MASKED_M),
+    Target("cold_start", "first call of an uncached kernel", _at_most("ms", 200)),
+    Target("cold_start", "first call of a kernel in the disk cache", _at_most("ms", 5)),
+    Target("host_time", "Python, torch tensors", _at_most("us", 4)),
+    Target("host_time", "C++", _at_most("us", 1.5)),
+)
+
+
+def target_of(row: Row) -> Target | None:
+    for target in TARGETS:
+        if (target.section, target.point) == (row.section, row.point):
+            return target
+    return None
