@@ -24,10 +24,11 @@ cuda::GraphExec handle(Graph graph) {
 // A LaunchConfig in the driver's words. Holds the attributes the configuration points to.
 class Launch {
   public:
-    explicit Launch(const LaunchConfig& config) {
+    // `name_cluster` also spells out a cluster of one, which occupancy queries ask for.
+    explicit Launch(const LaunchConfig& config, bool name_cluster = false) {
         u32 count = 0;
         const Dim3 cluster = config.cluster;
-        if (cluster.x * cluster.y * cluster.z > 1) {
+        if (name_cluster || cluster.x * cluster.y * cluster.z > 1) {
             attributes_[count].id = cuda::kClusterDimension;
             attributes_[count++].value.cluster = {cluster.x, cluster.y, cluster.z};
         }
@@ -158,7 +159,8 @@ class CudaDevice final : public Device {
         const Launch launch(config);
         const auto& cuda_kernel = static_cast<const CudaKernel&>(kernel);
         DG_CHECK(params.size() >= cuda_kernel.param_bytes(), value,
-                 "launch of {}: got {} bytes of parameters, expected at least {}; pass the kernel's whole parameter struct",
+                 "launch of {}: got {} bytes of parameters, expected at least {}; pass the kernel's whole "
+                 "parameter struct",
                  kernel.name(), params.size(), cuda_kernel.param_bytes());
         std::array<void*, kMaxKernelParams> arguments;
         size_t count = 0;
@@ -174,7 +176,7 @@ class CudaDevice final : public Device {
         const CurrentContext scope(api_, context_);
         int clusters = 0;
         api_.occupancy_max_active_clusters(&clusters, static_cast<const CudaKernel&>(kernel).function(),
-                                           Launch(config).get());
+                                           Launch(config, true).get());
         return static_cast<u32>(clusters);
     }
 

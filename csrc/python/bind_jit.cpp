@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "jit/cache.h"
 #include "jit/disk_cache.h"
+#include "op/gemm_kernel.h"
 
 namespace deep_gemm::python {
 
@@ -130,6 +131,8 @@ void bind_kernels(py::module_& module) {
         .def_property_readonly("origin", [](const Artifact& a) { return name_of(a.origin); })
         .def_property_readonly("stats", [](const Artifact& a) { return stats_of(a.stats); });
 
+    module.def("kernel_source", &op::source_of, NoGil(), py::arg("spec"),
+               "The source of a GemmSpec's kernel.");
     module.def(
         "build",
         [](const KernelSource& source, const std::string& arch, const std::string& kind) {

@@ -1,11 +1,15 @@
 // deep_gemm._C: the extension module. Importing it starts nothing: no CUDA, no file, no thread.
 // Each bind_*.cpp adds one part; this file lists them and maps Error kinds to Python exceptions.
 #include "driver/device.h"
+#include "driver/nvrtc.h"
 #include "emulator/emulated_device.h"
 
 #include "python/errors.h"
 
 #include <pybind11/pybind11.h>
+
+#include <string>
+#include <vector>
 
 namespace py = pybind11;
 
@@ -30,6 +34,16 @@ const char* name_of(ErrorKind kind) {
         case ErrorKind::internal: return "internal";
     }
     return "internal";
+}
+
+// Where the nvidia-cuda-nvrtc wheel would be. Names only: nothing is looked at before NVRTC is needed.
+std::vector<std::string> site_packages() {
+    std::vector<std::string> folders;
+    for (const py::handle entry : py::list(py::module_::import("sys").attr("path"))) {
+        const auto folder = py::str(entry).cast<std::string>();
+        if (folder.ends_with("site-packages") || folder.ends_with("dist-packages")) folders.push_back(folder);
+    }
+    return folders;
 }
 
 PyObject* error_type = nullptr;  // deep_gemm.Error, owned by the module for the life of the interpreter
@@ -62,9 +76,10 @@ PYBIND11_MODULE(_C, module) {
         }
     });
     driver::register_emulator(&emulator::make_emulated_device);
+    driver::set_nvrtc_wheel_folders(python::site_packages());
     python::bind_device(module);
-    python::bind_jit(module);
     python::bind_tensor(module);
     python::bind_plan(module);
+    python::bind_jit(module);
     python::bind_op(module);
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -61,10 +62,19 @@ def test_the_wheel_comes_before_the_toolkit(
     library.mkdir(parents=True)
     for file in nvrtc_path.parent.glob("libnvrtc*.so*"):
         (library / file.name).symlink_to(file)
-    script = f"_C.set_nvrtc_wheel_folders(['/nowhere', {str(tmp_path / 'site-packages')!r}])\n"
+    script = f"_C.set_nvrtc_wheel_folders(['/nowhere', {str(library.parents[2])!r}])\n"
+    assert run_python("print(_C.nvrtc_info()['path'])").out == f"{nvrtc_path}\n"
     assert run_python(script + "print(_C.nvrtc_info()['path'])").out.startswith(str(library))
     assert run_python(script + "print(_C.build(source()).origin)").out == "compiled\n"
     assert run_python(script + "print(_C.build(source()).origin)").out == "disk\n"
+
+
+def test_site_packages_are_searched(run_python: Run, nvrtc_path: Path, tmp_path: Path) -> None:
+    library = tmp_path / "site-packages" / "nvidia" / "cu13" / "lib"
+    library.parent.mkdir(parents=True)
+    library.symlink_to(nvrtc_path.parent)
+    path = os.pathsep.join([str(library.parents[2]), os.environ.get("PYTHONPATH", "")])
+    assert run_python("print(_C.nvrtc_info()['path'])", PYTHONPATH=path).out.startswith(str(library))
 
 
 def test_too_old(run_python: Run, compiler: str, tmp_path: Path) -> None:

@@ -1,0 +1,43 @@
+"""Every kernel a plan can choose builds for its architecture without spills and without serialised wgmma."""
+
+from __future__ import annotations
+
+import pytest
+
+from deep_gemm import _C
+
+PROBLEMS = (
+    "gemm m=8192 n=4096 k=7168",
+    "gemm m=8192 n=7168 k=2048",
+    "gemm m=8192 n=24576 k=1536",
+    "gemm m=8192 n=4096 k=4096 a=bf16 d=bf16",
+    "gemm contiguous groups=8 m=8192 n=4096 k=7168",
+    "gemm masked groups=8 m=1024 n=4096 k=7168",
+)
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_no_spills_and_no_serialised_wgmma(problem: str) -> None:
+    specs = _C.enumerate_specs(problem, "90a:132")
+    assert specs
+    artifacts = _C.build_all([_C.kernel_source(spec) for spec in specs])
+    for spec, artifact in zip(specs, artifacts, strict=True):
+        stats = artifact.stats
+        assert stats["warnings"] == [], spec
+        assert stats["spill_store_bytes"] == stats["spill_load_bytes"] == stats["stack_bytes"] == 0, spec
+        assert 0 < stats["registers"] <= 255, spec
+
+
+def test_the_source_of_a_spec() -> None:
+    spec = _C.GemmSpec(block_m=128, block_n=128, stages=5)
+    source = _C.kernel_source(spec)
+    lines = source.code.splitlines()
+    assert source.name == "sm90_fp8_gemm_nt"
+    assert source.entry == "deep_gemm::sm90_fp8_gemm_nt<kSpec>"
+    assert lines[0].startswith("// deep_gemm ") and lines[0].endswith(" | sm90_fp8_gemm_nt")
+    assert lines[1:3] == ["#include <deep_gemm/kernel/sm90_gemm.cuh>", "using namespace deep_gemm;"]
+    assert lines[3].startswith("constexpr GemmSpec kSpec{.ab = Format::fp8_e4m3, .d = Format::bf16, ")
+    assert ".stages = 5, " in lines[3]
+    assert lines[4].startswith(
+        f"static_assert(plan_smem(kSpec).bytes == {spec.smem_bytes} && sizeof(GemmParams) == "
+    )
