@@ -5,6 +5,7 @@ results are compared for equality; the short FP8 accumulator has its own tests a
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -281,6 +282,19 @@ def test_accumulator_model(run: Any, rng: np.random.Generator, kind: str) -> Non
         expected = fused_sum(a[:, k], b[:, k], expected, kind)
     got = multiply(run, shape, a, b, start)
     np.testing.assert_array_equal(got.astype(np.float64), expected)
+
+
+def test_fp32_accumulator_option(runners: Callable[..., Any], rng: np.random.Generator) -> None:
+    """accumulator=fp32 sums in the order of k, each step rounded to nearest."""
+    shape = Shape(n=16)
+    a = rng.standard_normal((64, shape.k)).astype(np.float32).astype(DTYPES["e4m3"])
+    b = rng.standard_normal((16, shape.k)).astype(np.float32).astype(DTYPES["e4m3"])
+    expected = np.zeros((64, 16), np.float32)
+    for k in range(shape.k):
+        expected += np.outer(a[:, k].astype(np.float32), b[:, k].astype(np.float32))
+    np.testing.assert_array_equal(
+        multiply(runners("emulator:sm_90a", accumulator="fp32"), shape, a, b), expected
+    )
 
 
 def test_missing_promotion_shows(run: Any, rng: np.random.Generator) -> None:
