@@ -14,6 +14,7 @@ import inspect
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[1]
@@ -76,18 +77,19 @@ def env_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def entry_of(name: str, value: object) -> list[str]:
+def entry_of(name: str, value: Callable[..., object]) -> list[str]:
     """One function or class: its signature and its docstring."""
     doc = inspect.getdoc(value) or ""
     if inspect.isclass(value):
         signature = f"class {name}"
     else:
         try:
-            signature = f"{name}{inspect.signature(value)}" if callable(value) else name
+            signature = f"{name}{inspect.signature(value, eval_str=True)}"
         except ValueError:
             # pybind11 writes the signature as the docstring's first line.
             signature, _, doc = doc.partition("\n")
-    return [f"### {name}", "", "```python", signature, "```", "", doc.strip(), ""]
+    text = [doc.strip(), ""] if doc.strip() else []
+    return [f"### {name}", "", "```python", signature, "```", "", *text]
 
 
 def api_page() -> str:

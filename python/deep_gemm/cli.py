@@ -144,7 +144,7 @@ def sentence(entries: list[dict[str, Any]]) -> str:
     if not entries:
         return f"no kernels in {', '.join(_C.cache_roots())}"
     size = sum(entry["num_bytes"] for entry in entries)
-    return f"{len(entries)} kernels, {size / 1024:.0f} KiB in {', '.join(_C.cache_roots())}"
+    return f"{len(entries)} in all, {size / 1024:.0f} KiB in {', '.join(_C.cache_roots())}"
 
 
 @cache.command("list")
@@ -161,9 +161,9 @@ def cache_list() -> None:
 def cache_clear(yes: bool) -> None:
     """Empties the cache folder; kernels are compiled again when they are needed."""
     if not yes:
-        click.confirm(f"Remove {sentence(_C.cache_list())}?", abort=True)
+        click.confirm(f"Remove the cached kernels ({sentence(_C.cache_list())})?", abort=True)
     count, size = _C.cache_clear()
-    click.echo(f"removed {count} kernels, {size / 1024:.0f} KiB")
+    click.echo(f"removed {count}, {size / 1024:.0f} KiB")
 
 
 @cache.command("verify")
