@@ -120,7 +120,7 @@ constexpr u32 accumulator_registers_of(const GemmSpec& s) {
     if (s.swap_ab) return (has_scales(s) ? 3 : 1) * s.block_m / 2;
     return (waves_of(s) + (has_scales(s) ? 1 : 0)) * s.block_n / 2;
 }
-constexpr u32 kOtherRegisters = 40;     // addresses, scales, loop state
+constexpr u32 kOtherRegisters = 24;     // addresses, scales, loop state
 constexpr u32 kLoaderRegisters = 40;    // what setmaxnreg leaves the loading warpgroup
 // What setmaxnreg gives a math thread: 64 Ki registers less the loader's, in steps of 8.
 constexpr u32 math_registers_of(const GemmSpec& s) {
