@@ -134,20 +134,38 @@ plan::DeviceModel model_of(py::handle device) {
     return plan::device_model(properties.arch, properties.num_sms);
 }
 
+py::dict dict_of(const plan::GemmCost& cost) {
+    py::dict result;
+    result["dram_us"] = cost.dram_us;
+    result["l2_us"] = cost.l2_us;
+    result["fill_us"] = cost.fill_us;
+    result["math_us"] = cost.math_us;
+    result["epilogue_us"] = cost.epilogue_us;
+    result["launch_us"] = cost.launch_us;
+    result["total_us"] = cost.total_us;
+    return result;
+}
+
 py::dict dict_of(const plan::GemmProblem& problem, const plan::GemmPlan& plan) {
-    py::dict cost;
-    cost["dram_us"] = plan.cost.dram_us;
-    cost["l2_us"] = plan.cost.l2_us;
-    cost["fill_us"] = plan.cost.fill_us;
-    cost["math_us"] = plan.cost.math_us;
-    cost["epilogue_us"] = plan.cost.epilogue_us;
-    cost["launch_us"] = plan.cost.launch_us;
-    cost["total_us"] = plan.cost.total_us;
     py::dict result;
     result["problem"] = plan::to_string(problem);
     result["spec"] = plan.spec;
     result["grid_blocks"] = plan.grid_blocks;
-    result["cost"] = cost;
+    result["cost"] = dict_of(plan.cost);
+    return result;
+}
+
+py::list candidates_of(const plan::GemmProblem& problem, const plan::DeviceModel& device) {
+    std::vector<plan::GemmCandidate> considered;
+    (void)plan::plan_gemm(problem, device, &considered);
+    py::list result;
+    for (const plan::GemmCandidate& candidate : considered) {
+        py::dict row;
+        row["spec"] = candidate.spec;
+        row["rejected"] = candidate.rejected;
+        row["cost"] = dict_of(candidate.cost);
+        result.append(row);
+    }
     return result;
 }
 
@@ -174,6 +192,13 @@ void bind_plan(py::module_& module) {
         py::arg("problem"), py::arg("device") = py::none(), py::arg("rows") = 12,
         "A table of the best candidates with their cost terms, and why the "
         "others were rejected.");
+    module.def(
+        "candidates",
+        [](const std::string& problem, py::handle device) {
+            return candidates_of(plan::parse_problem(problem), model_of(device));
+        },
+        py::arg("problem"), py::arg("device") = py::none(),
+        "Every spec that was considered for the problem: spec, rejected (None, or why), cost terms.");
     module.def(
         "enumerate_specs",
         [](const std::string& problem, py::handle device) {

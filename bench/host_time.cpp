@@ -1,0 +1,58 @@
+// Host time of one C++ call: a tiny FP8 product, called again and again without waiting for the device.
+//   host_time [device] [calls] [repeats]
+// Prints the microseconds per call of each repeat, one on a line. bench/host_time.py runs it.
+#include "op/api.h"
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+
+namespace dg = deep_gemm;
+
+namespace {
+
+constexpr dg::i64 kM = 16, kN = 128, kK = 128;
+
+double us_per_call(const dg::GemmArguments& arguments, int calls) {
+    const auto start = std::chrono::steady_clock::now();
+    for (int i = 0; i < calls; ++i) dg::gemm(arguments);
+    return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count() /
+           calls;
+}
+
+void run(const char* device_name, int calls, int repeats) {
+    dg::Device& device = dg::find_device(device_name);
+    const std::vector<unsigned char> ones(kN * kK, 0x38);  // E4M3 of 1
+    const std::vector<float> scales(kM, 1.0f);
+    dg::Buffer a(device, kM * kK), b(device, kN * kK), d(device, kM * kN * 2);
+    dg::Buffer scale_a(device, kM * sizeof(float)), scale_b(device, sizeof(float));
+    a.copy_from_host(ones.data());
+    b.copy_from_host(ones.data());
+    scale_a.copy_from_host(scales.data());
+    scale_b.copy_from_host(scales.data());
+    const dg::GemmArguments arguments{
+        .a = dg::make_view(device, a.data(), dg::Format::fp8_e4m3, {kM, kK}),
+        .scale_a = dg::make_view(device, scale_a.data(), dg::Format::fp32, {kM, 1}),
+        .b = dg::make_view(device, b.data(), dg::Format::fp8_e4m3, {kN, kK}),
+        .scale_b = dg::make_view(device, scale_b.data(), dg::Format::fp32, {1, 1}),
+        .d = dg::make_view(device, d.data(), dg::Format::bf16, {kM, kN})};
+    dg::gemm(arguments);  // compiles and loads
+    for (int i = 0; i < repeats; ++i) {
+        dg::synchronize(device);
+        std::printf("%.4f\n", us_per_call(arguments, calls));
+    }
+    dg::synchronize(device);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    try {
+        run(argc > 1 ? argv[1] : "", argc > 2 ? std::atoi(argv[2]) : 2000, argc > 3 ? std::atoi(argv[3]) : 5);
+        return 0;
+    } catch (const dg::Error& error) {
+        std::fprintf(stderr, "%s\n", error.what());
+        return 1;
+    }
+}
