@@ -191,13 +191,10 @@ def warmup(problems: tuple[str, ...], device: str) -> None:
     click.echo(f"{count} kernels ready in {seconds:.2f} s")
 
 
-@main.command(context_settings={"ignore_unknown_options": True})
+@main.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def bench(arguments: tuple[str, ...]) -> None:
-    """Times the kernels and their peers on a GPU. ARGUMENTS go to bench/ of the source checkout.
-
-    `python -m deep_gemm bench -- --help` lists them.
-    """
+    """Times the kernels and their peers on a GPU: bench/ of the source checkout, which also has the help."""
     folder = Path(__file__).resolve().parents[2] / "bench"
     if not (folder / "__main__.py").is_file():
         raise click.ClickException(
