@@ -3,8 +3,8 @@
 // keeps the tensor cores busy. Launched by op/gemm.cpp.
 #pragma once
 
-#include <deep_gemm/tile/gemm_reduce.h>
-#include <deep_gemm/tile/gemm_scales.h>
+#include <deep_gemm/kernel/gemm_reduce.h>
+#include <deep_gemm/kernel/gemm_scales.h>
 #include <deep_gemm/ptx/wgmma.h>
 
 namespace deep_gemm {
@@ -153,15 +153,15 @@ DG_DEVICE void store_waves(const GemmParams& p, const sched::Block& block, tile:
     ptx::named_barrier_sync(1 + warpgroup, kWarpgroup);
 #pragma unroll
     for (u32 wave = 0; wave < Waves; ++wave) {
-        tile::finish_wave<S>(p, block, first_row + wave * kMmaRows, sum[wave]);
-        tile::stage_wave<S>(staging + wave * kWaveBytes, sum[wave]);
+        kernel::finish_wave<S>(p, block, first_row + wave * kMmaRows, sum[wave]);
+        kernel::stage_wave<S>(staging + wave * kWaveBytes, sum[wave]);
     }
     ptx::fence_proxy_async();
     ptx::named_barrier_sync(1 + warpgroup, kWarpgroup);
     if (stores) {
 #pragma unroll
         for (u32 wave = 0; wave < Waves; ++wave)
-            tile::store_wave<S>(p, block, first_row + wave * kMmaRows, staging + wave * kWaveBytes);
+            kernel::store_wave<S>(p, block, first_row + wave * kMmaRows, staging + wave * kWaveBytes);
         ptx::tma_store_commit();
     }
 }
@@ -170,9 +170,9 @@ template <GemmSpec S>
 DG_DEVICE void multiply_blocks(const GemmParams& p, tile::GemmSmem<S> smem, u32 warpgroup) {
     constexpr u32 kWaves = waves_of(S), kCount = S.block_n / 2;
     const u32 wave_row = warpgroup * kWaves * kMmaRows, rank = S.split_k > 1 ? ptx::cluster_rank() : 0;
-    const tile::KRange range = tile::k_range<S>(p);
+    const kernel::KRange range = kernel::k_range<S>(p);
     pipe::Cursor<S.stages> cursor;
-    tile::PartialExchange<S> exchange(smem);
+    kernel::PartialExchange<S> exchange(smem);
     sched::GemmBlocks<S> blocks(p);
     for (sched::Block block; blocks.next(block);) {
         float sum[kWaves][kCount];
@@ -189,9 +189,9 @@ DG_DEVICE void multiply_blocks(const GemmParams& p, tile::GemmSmem<S> smem, u32 
             exchange.begin();
 #pragma unroll
             for (u32 wave = 0; wave < kWaves; ++wave)
-                tile::stage_token_rows<S>(smem, wave_row + wave * kMmaRows, sum[wave]);
+                kernel::stage_token_rows<S>(smem, wave_row + wave * kMmaRows, sum[wave]);
             exchange.publish();
-            tile::reduce_and_store<S>(p, block, smem, rank, ptx::thread_index());
+            kernel::reduce_and_store<S>(p, block, smem, rank, ptx::thread_index());
             exchange.consumed();
         } else {
             store_waves<S>(p, block, smem, warpgroup, sum);
@@ -214,7 +214,7 @@ DG_DEVICE void run(const GemmParams& p) {
             ptx::mbarrier_init(smem.full(stage), 1 + scale_warps_of(S));
             ptx::mbarrier_init(smem.empty(stage), S.warpgroups * 4 * S.cluster_m * S.cluster_n);
         }
-        if constexpr (exchanges_partials(S)) tile::PartialExchange<S>::init(smem);
+        if constexpr (exchanges_partials(S)) kernel::PartialExchange<S>::init(smem);
         ptx::fence_mbarrier_init();
     }
     if constexpr (multicasts(S)) ptx::cluster_sync();
@@ -225,9 +225,9 @@ DG_DEVICE void run(const GemmParams& p) {
 
     if (warp >= loader) {
         if constexpr (moves_registers(S)) ptx::setmaxnreg_dec<kLoaderRegisters>();
-        if (warp == loader) tile::load_operands<S>(p, smem);
+        if (warp == loader) kernel::load_operands<S>(p, smem);
         if constexpr (has_scales(S)) {
-            if (warp - loader - 1 < scale_warps_of(S)) tile::load_scales<S>(p, smem, warp - loader - 1);
+            if (warp - loader - 1 < scale_warps_of(S)) kernel::load_scales<S>(p, smem, warp - loader - 1);
         }
     } else {
         if constexpr (moves_registers(S)) ptx::setmaxnreg_inc<math_registers_of(S)>();

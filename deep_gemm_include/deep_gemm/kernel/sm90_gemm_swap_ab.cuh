@@ -4,8 +4,8 @@
 // Launched by op/gemm.cpp.
 #pragma once
 
-#include <deep_gemm/tile/gemm_reduce.h>
-#include <deep_gemm/tile/gemm_scales.h>
+#include <deep_gemm/kernel/gemm_reduce.h>
+#include <deep_gemm/kernel/gemm_scales.h>
 #include <deep_gemm/tile/promotion.h>
 
 namespace deep_gemm {
@@ -96,12 +96,12 @@ DG_DEVICE void multiply_blocks(const GemmParams& p, tile::GemmSmem<S> smem, u32 
     constexpr u32 kCount = S.block_m / 2;
     const u32 n_warpgroup = warpgroup % n_warpgroups_of(S), k_warpgroup = warpgroup / n_warpgroups_of(S);
     const u32 rank = S.split_k > 1 ? ptx::cluster_rank() : 0;
-    const tile::KRange range = tile::k_range<S>(p);
+    const kernel::KRange range = kernel::k_range<S>(p);
     const u32 num_k = range.end - range.begin;
     // Stages k_warpgroup, k_warpgroup + k_warpgroups, ... of each block are this warpgroup's.
     const u32 my_count = num_k > k_warpgroup ? (num_k - k_warpgroup - 1) / S.k_warpgroups + 1 : 0;
     pipe::Cursor<S.stages> block_start;
-    tile::PartialExchange<S> exchange(smem);
+    kernel::PartialExchange<S> exchange(smem);
     sched::GemmBlocks<S> blocks(p);
     for (sched::Block block; blocks.next(block);) {
         if (block.loads) {
@@ -120,10 +120,10 @@ DG_DEVICE void multiply_blocks(const GemmParams& p, tile::GemmSmem<S> smem, u32 
                 block_start.advance(num_k % S.k_warpgroups);
             }
             exchange.begin();
-            tile::stage_weight_rows<S>(smem, n_warpgroup, k_warpgroup, sum);
+            kernel::stage_weight_rows<S>(smem, n_warpgroup, k_warpgroup, sum);
             exchange.publish();
         }
-        tile::reduce_and_store<S>(p, block, smem, rank, ptx::thread_index());
+        kernel::reduce_and_store<S>(p, block, smem, rank, ptx::thread_index());
         if (block.loads) exchange.consumed();
     }
     exchange.end();
@@ -141,7 +141,7 @@ DG_DEVICE void run(const GemmParams& p) {
             ptx::mbarrier_init(smem.full(stage), 1 + scale_warps_of(S));
             ptx::mbarrier_init(smem.empty(stage), n_warpgroups_of(S) * 4);
         }
-        tile::PartialExchange<S>::init(smem);
+        kernel::PartialExchange<S>::init(smem);
         ptx::fence_mbarrier_init();
     }
     ptx::sync_threads();
@@ -152,9 +152,9 @@ DG_DEVICE void run(const GemmParams& p) {
 
     if (warp >= loader) {
         if constexpr (moves_registers(S)) ptx::setmaxnreg_dec<kLoaderRegisters>();
-        if (warp == loader) tile::load_operands<S>(p, smem);
+        if (warp == loader) kernel::load_operands<S>(p, smem);
         if constexpr (has_scales(S)) {
-            if (warp - loader - 1 < scale_warps_of(S)) tile::load_scales<S>(p, smem, warp - loader - 1);
+            if (warp - loader - 1 < scale_warps_of(S)) kernel::load_scales<S>(p, smem, warp - loader - 1);
         }
     } else {
         if constexpr (moves_registers(S)) ptx::setmaxnreg_inc<math_registers_of(S)>();

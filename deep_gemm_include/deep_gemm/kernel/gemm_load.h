@@ -1,5 +1,5 @@
 // The warp that drives TMA for the operand tiles of a GEMM. It walks the same blocks and the same ring as the math warps;
-// tile/gemm_scales.h is its neighbour for the scales.
+// kernel/gemm_scales.h is its neighbour for the scales.
 #pragma once
 
 #include <deep_gemm/pipe/ring.h>
@@ -7,7 +7,7 @@
 #include <deep_gemm/tile/gemm_smem.h>
 #include <deep_gemm/ptx/copy.h>
 
-namespace deep_gemm::tile {
+namespace deep_gemm::kernel {
 
 /// First and last block along K of this CTA: all of them, or its share when a cluster splits K. Shares are whole chunks of
 /// scales, so that their 16-byte loads stay aligned.
@@ -25,7 +25,7 @@ DG_DEVICE KRange k_range(const GemmParams& p) {
 }
 
 template <GemmSpec S>
-DG_DEVICE void load_operands(const GemmParams& p, GemmSmem<S> smem) {
+DG_DEVICE void load_operands(const GemmParams& p, tile::GemmSmem<S> smem) {
     constexpr SmemPlan kPlan = plan_smem(S);
     constexpr u16 kBothCtas = 3;
     // Few tokens: weights are read once, activations by every CTA. Many tokens: both are shared, keep both.
@@ -61,4 +61,4 @@ DG_DEVICE void load_operands(const GemmParams& p, GemmSmem<S> smem) {
     }
 }
 
-}  // namespace deep_gemm::tile
+}  // namespace deep_gemm::kernel

@@ -10,7 +10,7 @@
 #include <deep_gemm/tile/gemm_smem.h>
 #include <deep_gemm/ptx/copy.h>
 
-namespace deep_gemm::tile {
+namespace deep_gemm::kernel {
 
 template <GemmSpec S>
 DG_DEVICE bool row_is_valid(const GemmParams& p, const sched::Block& block, u32 row) {
@@ -86,4 +86,4 @@ DG_DEVICE void store_wave(const GemmParams& p, const sched::Block& block, u32 fi
     }
 }
 
-}  // namespace deep_gemm::tile
+}  // namespace deep_gemm::kernel

@@ -4,9 +4,9 @@
 // [rows]. So shared memory, which bounds the multiplication, sees one conflict-free store a stage.
 #pragma once
 
-#include <deep_gemm/tile/gemm_load.h>
+#include <deep_gemm/kernel/gemm_load.h>
 
-namespace deep_gemm::tile {
+namespace deep_gemm::kernel {
 
 /// One scale row of a block: where it starts, how its blocks of K are spaced, and if it lies inside the matrix.
 struct ScaleRow {
@@ -54,7 +54,7 @@ DG_DEVICE ptx::Float4 load_scale_chunk(const ScaleRow& row, u32 kb, u32 num_k) {
 
 /// `warp` counts the scale warps from 0.
 template <GemmSpec S>
-DG_DEVICE void load_scales(const GemmParams& p, GemmSmem<S> smem, u32 warp) {
+DG_DEVICE void load_scales(const GemmParams& p, tile::GemmSmem<S> smem, u32 warp) {
     constexpr u32 kLanes = scale_warps_of(S) * ptx::kWarpThreads;
     constexpr u32 kItems = S.block_m + scale_runs_of(S), kPerLane = ceil_div(kItems, kLanes);
     const KRange range = k_range<S>(p);
@@ -90,4 +90,4 @@ DG_DEVICE void load_scales(const GemmParams& p, GemmSmem<S> smem, u32 warp) {
     }
 }
 
-}  // namespace deep_gemm::tile
+}  // namespace deep_gemm::kernel

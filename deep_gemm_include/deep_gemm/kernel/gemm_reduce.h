@@ -3,19 +3,19 @@
 // rank 0 ... last, k-warpgroup 0 ... last, adds C and writes D. No atomics: the same input gives the same bits.
 #pragma once
 
-#include <deep_gemm/tile/gemm_store.h>
+#include <deep_gemm/kernel/gemm_store.h>
 
-namespace deep_gemm::tile {
+namespace deep_gemm::kernel {
 
 /// The meeting points of one block's partial sums, for the math warps. With one CTA a named barrier; in a cluster two
 /// mbarriers at which every math warp of every CTA arrives.
 template <GemmSpec S>
 class PartialExchange {
   public:
-    DG_DEVICE explicit PartialExchange(GemmSmem<S> smem) : smem_(smem) {}
+    DG_DEVICE explicit PartialExchange(tile::GemmSmem<S> smem) : smem_(smem) {}
 
     /// One thread, before the launch-wide synchronisation.
-    static DG_DEVICE void init(GemmSmem<S> smem) {
+    static DG_DEVICE void init(tile::GemmSmem<S> smem) {
         ptx::mbarrier_init(smem.partial_full(), S.warpgroups * 4 * S.split_k);
         ptx::mbarrier_init(smem.partial_empty(), S.warpgroups * 4 * S.split_k);
     }
@@ -54,14 +54,14 @@ class PartialExchange {
         if (lane < S.split_k) ptx::mbarrier_arrive_release_remote(ptx::map_to_rank(barrier, lane));
     }
 
-    GemmSmem<S> smem_;
+    tile::GemmSmem<S> smem_;
     u32 round_ = 0;
 };
 
 /// swap_ab: accumulator i of lane l, warp w is weight row 16 w + l / 4 + 8 * (i / 2 % 2), token 8 * (i / 4) + 2 * (l % 4) +
 /// i % 2. The warpgroup's weights are columns n_warpgroup * 64 ... of the block.
 template <GemmSpec S, u32 Count>
-DG_DEVICE void stage_weight_rows(GemmSmem<S> smem, u32 n_warpgroup, u32 k_warpgroup, const float (&sum)[Count]) {
+DG_DEVICE void stage_weight_rows(tile::GemmSmem<S> smem, u32 n_warpgroup, u32 k_warpgroup, const float (&sum)[Count]) {
     const u32 lane = ptx::lane_index(), warp = ptx::warp_index() % 4;
     const u32 column = n_warpgroup * kMmaRows + warp * 16 + lane / 4, token = (lane % 4) * 2;
     const ptx::SharedAddress at =
@@ -73,7 +73,7 @@ DG_DEVICE void stage_weight_rows(GemmSmem<S> smem, u32 n_warpgroup, u32 k_warpgr
 
 /// Tokens as rows, see gemm_store.h; `first_row` is the wave's first row in the block.
 template <GemmSpec S, u32 Count>
-DG_DEVICE void stage_token_rows(GemmSmem<S> smem, u32 first_row, const float (&sum)[Count]) {
+DG_DEVICE void stage_token_rows(tile::GemmSmem<S> smem, u32 first_row, const float (&sum)[Count]) {
     const u32 lane = ptx::lane_index(), row = first_row + ptx::warp_index() % 4 * 16 + lane / 4;
     const ptx::SharedAddress at = smem.d() + (row * partial_pitch_of(S) + (lane % 4) * 2) * 4;
 #pragma unroll
@@ -101,7 +101,7 @@ DG_DEVICE void store_four(const GemmParams& p, u64 index, u32 columns, ptx::Floa
 
 /// Adds the staged partials of this CTA's share of tokens and writes them. `math_thread` counts the math threads.
 template <GemmSpec S>
-DG_DEVICE void reduce_and_store(const GemmParams& p, const sched::Block& block, GemmSmem<S> smem, u32 rank,
+DG_DEVICE void reduce_and_store(const GemmParams& p, const sched::Block& block, tile::GemmSmem<S> smem, u32 rank,
                                 u32 math_thread) {
     constexpr u32 kQuads = S.block_n / 4, kThreads = S.warpgroups * kWarpgroup;
     const u32 left = p.m - block.m, limit = S.groups == GroupMode::masked ? block.rows_end - block.m : left;
@@ -140,4 +140,4 @@ DG_DEVICE void reduce_and_store(const GemmParams& p, const sched::Block& block, 
     }
 }
 
-}  // namespace deep_gemm::tile
+}  // namespace deep_gemm::kernel
