@@ -71,8 +71,8 @@ def _line(row: Row) -> str:
 
 def document(machine: dict[str, Any], rows: list[Row], sections: list[str]) -> str:
     where = (
-        f"{machine['device']} ({machine['num_sms']} SMs), CUDA driver {machine['cuda_driver']}, NVRTC "
-        f"{machine['nvrtc']}, torch {machine['torch']}; commit {machine['commit']}, {machine['date']}"
+        f"{machine['device']} ({machine['num_sms']} SMs), driver {machine['driver']} (CUDA {machine['cuda_driver']}), "
+        f"NVRTC {machine['nvrtc']}, torch {machine['torch']}; commit {machine['commit']}, {machine['date']}"
     )
     rounds = max((len(s) for row in rows if row.section == "dense" for s in row.samples.values()), default=0)
     parts = [

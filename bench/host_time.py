@@ -1,9 +1,14 @@
-"""Host time of one call: a tiny product, called again and again without waiting for the device."""
+"""Host time of one call: a tiny product, called again and again without waiting for the device.
+
+C++ is timed by the program of host_time.cpp, which the build target `dev` makes.
+"""
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +24,8 @@ CALLS = 2000
 BUSY_CALLS = 500  # fit the launch queue, so that a busy device does not hold the host up
 BUSY_CYCLES = 100_000_000  # about 50 ms
 REPEATS = 5
+BUILD_FOLDER = Path(__file__).resolve().parents[1] / "build"
+PROGRAM_TIMEOUT_S = 60
 
 
 def best_us(call: Callable[[], Any], calls: int, busy: bool) -> list[float]:
@@ -65,9 +72,26 @@ def measure(point: str, busy: bool) -> Row:
     return Row(SECTION, point, ours, peer, "torch._scaled_mm", metrics, samples, note)
 
 
+def measure_cpp() -> Row:
+    programs = sorted(BUILD_FOLDER.glob("*/host_time"), key=lambda path: path.stat().st_mtime)
+    if not programs:
+        raise FileNotFoundError(f"no host_time under {BUILD_FOLDER}; build the target `dev` there")
+    command = [str(programs[-1]), "cuda", str(CALLS), str(REPEATS)]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=PROGRAM_TIMEOUT_S)
+    if finished.returncode != 0:
+        raise RuntimeError(
+            f"{programs[-1]} failed with status {finished.returncode}: {finished.stderr.strip()}"
+        )
+    samples = [float(line) for line in finished.stdout.split()]
+    us = min(samples)
+    note = f"best of {REPEATS} loops of {CALLS} calls"
+    return Row(SECTION, "C++", us, metrics={"us": us}, samples={"ours": samples}, note=note)
+
+
 def run(context: Context) -> list[Row]:
     points = {
         "Python, torch tensors": lambda: measure("Python, torch tensors", busy=False),
         "Python, torch tensors, GPU busy": lambda: measure("Python, torch tensors, GPU busy", busy=True),
+        "C++": measure_cpp,
     }
     return guarded_all(SECTION, iter(points.items()))

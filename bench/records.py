@@ -54,19 +54,18 @@ def guarded_all(section: str, points: Iterator[tuple[str, Callable[[], Row]]]) -
     return [guarded(section, point, measure) for point, measure in points]
 
 
-def commit_of_sources() -> str:
-    """The commit of the checkout that this package is imported from; empty for an installed one."""
-    folder = Path(__file__).resolve().parent
+def answer_of(*command: str) -> str:
+    """What a program prints, in one line; empty where it is missing or fails."""
     try:
-        found = subprocess.run(
-            ["git", "-C", str(folder), "rev-parse", "--short=12", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return found.stdout.strip() if found.returncode == 0 else ""
+
+
+def commit_of_sources() -> str:
+    """The commit of this checkout; empty outside one."""
+    return answer_of("git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD")
 
 
 def machine() -> dict[str, Any]:
@@ -79,6 +78,7 @@ def machine() -> dict[str, Any]:
         "device": properties["name"],
         "num_sms": properties["num_sms"],
         "l2_bytes": properties["l2_bytes"],
+        "driver": answer_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "--id=0"),
         "cuda_driver": f"{major}.{rest // 10}",
         "nvrtc": ".".join(map(str, deep_gemm._C.nvrtc_info()["version"])),
         "torch": torch.__version__,

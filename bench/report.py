@@ -18,6 +18,9 @@ SHOWN = (  # metric, text after the number
     ("gbs", "GB/s"),
     ("percent_of_read", "% of read"),
     ("of_dense", "x dense"),
+    ("psum_tflops", "TFLOPS psum"),
+    ("ratio_without_pdl", "x without pdl"),
+    ("ratio_fast", "x of fast accumulation"),
     ("ms", "ms"),
     ("regret", "x best"),
     ("worst_regret", "x worst"),
@@ -119,7 +122,7 @@ def write_all(out: Path, machine: dict[str, Any], rows: list[Row], sections: lis
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "results.json", machine, rows, sections)
     write_csv(out / "results.csv", rows)
-    where = f"{machine['device']}, CUDA {machine['cuda_driver']} driver, torch {machine['torch']}, {machine['commit']}"
+    where = f"{machine['device']}, driver {machine['driver']}, torch {machine['torch']}, {machine['commit']}"
     text = f"{table(rows)}{where}, {machine['date']}\n{sentence(rows, sections)}\n"
     (out / "bench.txt").write_text(text, encoding="utf-8")
     return text

@@ -66,6 +66,7 @@ class Burst:
                 self.graph.capture_end()
 
     def replay(self) -> None:
+        torch.cuda.synchronize()  # its stream does not wait for others
         with torch.cuda.stream(self.stream):
             self.graph.replay()
             self.stream.synchronize()
@@ -89,6 +90,7 @@ def launches_for(expected_us: float, num_sets: int) -> int:
 
 
 def capture(variants: list[Variant], num_sets: int, expected_us: float) -> dict[str, Burst]:
+    torch.cuda.synchronize()  # buffers are made on the default stream, for which others do not wait
     stream = torch.cuda.Stream()
     launches = launches_for(expected_us, num_sets)
     return {variant.name: Burst(variant, num_sets, launches, stream) for variant in variants}
