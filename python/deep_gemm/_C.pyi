@@ -20,6 +20,7 @@ __all__: list[str] = [
     "cache_list",
     "cache_roots",
     "cache_verify",
+    "candidates",
     "compile",
     "device_headers",
     "enumerate_specs",
@@ -29,6 +30,7 @@ __all__: list[str] = [
     "get_num_sms",
     "get_pdl",
     "hash_hex",
+    "kernel_source",
     "last_plan",
     "load_all",
     "load_kernel",
@@ -232,6 +234,36 @@ class Compiled:
     @property
     def lowered_names(self) -> list[str]: ...
 
+class TypedTensor:
+    """
+    What view_as returns.
+    """
+
+class GemmSpec:
+    """
+    What a GEMM kernel is. GemmSpec(block_m=64, ...) sets fields by name; see spec/gemm.h.
+    """
+    def __eq__(self, arg0: GemmSpec) -> bool: ...
+    def __getattr__(self, arg0: str) -> typing.Any: ...
+    def __hash__(self) -> int: ...
+    def __init__(self, **kwargs) -> None: ...
+    def __repr__(self) -> str: ...
+    def __str__(self) -> str: ...
+    def replace(self, **kwargs) -> GemmSpec:
+        """
+        A copy with some fields changed.
+        """
+    def to_dict(self) -> dict: ...
+    @property
+    def smem_bytes(self) -> int: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def why_illegal(self) -> str:
+        """
+        None, or the sentence that rejects it.
+        """
+
 class KernelSource:
     """
     The text of one kernel and its entry: what is compiled and cached.
@@ -269,36 +301,6 @@ class Artifact:
     def seconds(self) -> float: ...
     @property
     def stats(self) -> dict: ...
-
-class TypedTensor:
-    """
-    What view_as returns.
-    """
-
-class GemmSpec:
-    """
-    What a GEMM kernel is. GemmSpec(block_m=64, ...) sets fields by name; see spec/gemm.h.
-    """
-    def __eq__(self, arg0: GemmSpec) -> bool: ...
-    def __getattr__(self, arg0: str) -> typing.Any: ...
-    def __hash__(self) -> int: ...
-    def __init__(self, **kwargs) -> None: ...
-    def __repr__(self) -> str: ...
-    def __str__(self) -> str: ...
-    def replace(self, **kwargs) -> GemmSpec:
-        """
-        A copy with some fields changed.
-        """
-    def to_dict(self) -> dict: ...
-    @property
-    def smem_bytes(self) -> int: ...
-    @property
-    def threads(self) -> int: ...
-    @property
-    def why_illegal(self) -> str:
-        """
-        None, or the sentence that rejects it.
-        """
 
 def bf16_gemm_nt(a, b, d, c=None, compiled_dims="nk", *, spec=None, device=None, stream=None):
     """
@@ -340,6 +342,11 @@ def cache_roots() -> list[str]:
 def cache_verify(repair: bool = False) -> list:
     """
     Reads and checks every cached kernel; repair removes the damaged ones, to be built again.
+    """
+
+def candidates(problem: str, device: typing.Any = None) -> list:
+    """
+    Every spec that was considered for the problem: spec, rejected (None, or why), cost terms.
     """
 
 def compile(
@@ -411,6 +418,11 @@ def get_pdl() -> bool:
 def hash_hex(data: typing.Any) -> str:
     """
     The library's 128-bit hash, as 32 hexadecimal digits.
+    """
+
+def kernel_source(spec: GemmSpec) -> KernelSource:
+    """
+    The source of a GemmSpec's kernel.
     """
 
 def last_plan() -> typing.Any:
