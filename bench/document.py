@@ -62,9 +62,10 @@ def _variants(row: Row) -> tuple[str, str]:
 def _line(row: Row) -> str:
     ours, peer = _variants(row)
     target = target_of(row)
-    asked = f"{target}: {'yes' if target.reached(row) else '**no**'}" if target else ""
+    verdict = ("yes" if target.reached(row) else "**no**") if target and row.measured else "not measured"
+    asked = f"{target}: {verdict}" if target else ""
     ratio = report.number(row.metrics.get("ratio"), 3)
-    facts = f"failed: {row.error}" if row.error else report.facts_of(row)
+    facts = f"failed: {row.error}" if row.error else report.facts_of(row) if row.measured else row.note
     cells = (row.point, _time(row, ours, row.ours_us), _time(row, peer, row.peer_us), ratio, facts, asked)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 

@@ -28,6 +28,11 @@ class Row:
     note: str = ""
     error: str = ""  # of a point that could not be measured or gave a wrong result
 
+    @property
+    def measured(self) -> bool:
+        """False for a point that this run left out, and says so in its note."""
+        return bool(self.metrics or self.error)
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 

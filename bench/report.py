@@ -44,7 +44,7 @@ def facts_of(row: Row) -> str:
 def cells_of(row: Row) -> tuple[str, ...]:
     target = target_of(row)
     asked = str(target) if target else ""
-    reached = "" if target is None else ("yes" if target.reached(row) else "NO")
+    reached = "" if target is None or not row.measured else ("yes" if target.reached(row) else "NO")
     ratio = number(row.metrics.get("ratio"), 3)
     return (row.section, row.point, number(row.ours_us), number(row.peer_us), ratio, asked, reached)
 
@@ -53,7 +53,13 @@ def table(rows: list[Row]) -> str:
     """Aligned columns, then facts; failed points say why on their line."""
     lines = [
         (*HEADER, "facts"),
-        *((*cells_of(row), f"ERROR {row.error}" if row.error else facts_of(row)) for row in rows),
+        *(
+            (
+                *cells_of(row),
+                f"ERROR {row.error}" if row.error else facts_of(row) if row.measured else row.note,
+            )
+            for row in rows
+        ),
     ]
     widths = [max(len(line[i]) for line in lines) for i in range(len(HEADER))]
     right = {2, 3, 4}
@@ -71,7 +77,8 @@ def sentence(rows: list[Row], sections: list[str]) -> str:
     """'20 of 24 numbers reached; 1 point failed', over the targets of the sections that ran."""
     by_point = {(row.section, row.point): row for row in rows}
     asked = [target for target in TARGETS if target.section in sections]
-    measured = [(t, by_point[t.section, t.point]) for t in asked if (t.section, t.point) in by_point]
+    found = [(t, by_point[t.section, t.point]) for t in asked if (t.section, t.point) in by_point]
+    measured = [(target, row) for target, row in found if row.measured]
     reached = sum(target.reached(row) for target, row in measured)
     failed = sum(bool(row.error) for row in rows)
     text = f"{reached} of {len(asked)} numbers reached"
@@ -89,7 +96,7 @@ def write_json(path: Path, machine: dict[str, Any], rows: list[Row], sections: l
             {
                 **row.to_dict(),
                 "asked": str(target) if (target := target_of(row)) else "",
-                "reached": target.reached(row) if target else None,
+                "reached": target.reached(row) if target and row.measured else None,
             }
             for row in rows
         ],
