@@ -18,6 +18,7 @@ constexpr DeviceModel kModels[] = {
         .throttle = 1.2f,
         .launch_us = 1.4f,
         .fill_us = 0.77f,
+        .next_grid_us = 1.0f,
         .epilogue_us = 0.33f,
         .epilogue_us_per_element = 0.937f / 16384,
         .exchange_us = 0.1f,

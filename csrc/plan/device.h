@@ -20,6 +20,7 @@ struct DeviceModel {
     float throttle;                // tensor cycles under power limit / tensor cycles
     float launch_us;               // graph launch to first load, and the last store to the next kernel
     float fill_us;                 // first load to first wgmma
+    float next_grid_us;            // what an early start of the next grid hides
     float epilogue_us;             // last wgmma to end, fixed part
     float epilogue_us_per_element; // of an output block
     float exchange_us;             // split K: meeting of a cluster, and per CTA in it

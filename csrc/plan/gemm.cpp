@@ -26,10 +26,10 @@ struct Multicast {
 };
 constexpr Multicast kMulticasts[] = {{1, 1}, {2, 1}, {1, 2}};
 
-// As many stages as shared memory holds: more never hurt.
-void fill_stages(GemmSpec& s) {
+// As many stages as fit `bytes` of shared memory.
+void fill_stages(GemmSpec& s, u32 bytes) {
     s.stages = kMostStages / s.k_warpgroups * s.k_warpgroups;
-    while (s.stages > 2 * s.k_warpgroups && plan_smem(s).bytes > kMaxSmemBytes) s.stages -= s.k_warpgroups;
+    while (s.stages > 2 * s.k_warpgroups && plan_smem(s).bytes > bytes) s.stages -= s.k_warpgroups;
 }
 
 std::vector<GemmSpec> candidates(const GemmProblem& problem) {
@@ -45,8 +45,10 @@ std::vector<GemmSpec> candidates(const GemmProblem& problem) {
         s.split_k = split_k;
         s.cluster_m = multicast.m;
         s.cluster_n = multicast.n;
-        fill_stages(s);
+        fill_stages(s, kMaxSmemBytes);
         specs.push_back(s);
+        fill_stages(s, kMaxSmemBytesOfTwo);
+        if (ctas_per_sm_of(s) == 2 && s.stages != specs.back().stages) specs.push_back(s);
     };
     for (const Tile& tile : kTiles) {
         for (const Multicast& multicast : kMulticasts) add(tile, 1, multicast);

@@ -68,7 +68,9 @@ GemmCost cost_of(const GemmProblem& problem, const GemmSpec& s, const DeviceMode
         const float exchange_us = device.exchange_us + static_cast<float>(s.split_k) * device.exchange_us_per_cta;
         cost.epilogue_us += exchange_us + static_cast<float>(shape.rounds - 1) * (exchange_us + store_us);
     }
-    cost.launch_us = device.launch_us + device.fill_us;
+    // Where two CTAs fit an SM, the next grid's first loads run beside this one's last, uneven round.
+    const bool overlaps_next = ctas_per_sm_of(s) == 2 && shape.rounds > 1;
+    cost.launch_us = device.launch_us + device.fill_us - (overlaps_next ? device.next_grid_us : 0);
 
     const float largest = std::max({cost.dram_us, cost.l2_us, cost.fill_us, cost.math_us});
     const float others = cost.dram_us + cost.l2_us + cost.fill_us + cost.math_us - largest;

@@ -166,6 +166,15 @@ DG_DEVICE void store_waves(const GemmParams& p, const sched::Block& block, tile:
     }
 }
 
+/// Gives back the stages of a block that this warpgroup has no rows in.
+template <GemmSpec S>
+DG_DEVICE void skip_stages(tile::GemmSmem<S> smem, pipe::Cursor<S.stages>& cursor, u32 num_k) {
+    for (u32 kb = 0; kb < num_k; ++kb, cursor.advance()) {
+        ptx::mbarrier_wait(smem.full(cursor.stage), cursor.phase);
+        release<S>(smem, cursor.stage);
+    }
+}
+
 template <GemmSpec S>
 DG_DEVICE void multiply_blocks(const GemmParams& p, tile::GemmSmem<S> smem, u32 warpgroup) {
     constexpr u32 kWaves = waves_of(S), kCount = S.block_n / 2;
@@ -175,13 +184,19 @@ DG_DEVICE void multiply_blocks(const GemmParams& p, tile::GemmSmem<S> smem, u32 
     kernel::PartialExchange<S> exchange(smem);
     sched::GemmBlocks<S> blocks(p);
     for (sched::Block block; blocks.next(block);) {
+        const u32 num_k = block.loads ? range.end - range.begin : 0;
+        if constexpr (S.groups == GroupMode::contiguous && S.block_m > kGroupAlignment) {
+            if (!(block.halves >> (wave_row / kGroupAlignment) & 1)) {
+                skip_stages<S>(smem, cursor, num_k);
+                continue;
+            }
+        }
         float sum[kWaves][kCount];
 #pragma unroll
         for (u32 wave = 0; wave < kWaves; ++wave)
 #pragma unroll
             for (u32 i = 0; i < kCount; ++i) sum[wave][i] = 0;
 
-        const u32 num_k = block.loads ? range.end - range.begin : 0;
         if constexpr (has_scales(S)) multiply_scaled<S>(sum, smem, cursor, num_k, wave_row);
         else multiply_plain<S>(sum, smem, cursor, num_k, wave_row);
 

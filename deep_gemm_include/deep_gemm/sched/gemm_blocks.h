@@ -15,6 +15,7 @@ struct Block {
     u32 n = 0;         // first column
     u32 rows_end = 0;  // rows at and beyond it are not valid
     bool loads = true; // false: no valid row; the block is written as zeros and nothing is loaded
+    u32 halves = 3;    // bit h: rows of half h are computed now (contiguous blocks of 256 rows: see next())
 };
 
 /// Units along m that are walked before the next column of units, so that concurrent clusters cover a near-square
@@ -37,8 +38,16 @@ class GemmBlocks {
         if constexpr (kScansGroups) load_chunk(0, 0);
     }
 
-    /// The next block of this CTA, or false at the end.
+    /// The next block of this CTA, or false at the end. Contiguous groups start at multiples of 128 rows, so the halves of
+    /// a block of 256 may need different matrices: then it comes twice, each time for one half.
     DG_DEVICE bool next(Block& block) {
+        if constexpr (kTwoHalves) {
+            if (second_half_) {
+                second_half_ = false;
+                set_group(block, block.m + S.block_m / 2, 2);
+                return true;
+            }
+        }
         const bool found = kScansGroups ? locate_in_groups(block) : locate_in_rectangle(block);
         unit_ += num_clusters_;
         return found;
@@ -46,6 +55,7 @@ class GemmBlocks {
 
   private:
     static constexpr bool kScansGroups = S.groups == GroupMode::masked || S.groups == GroupMode::psum;
+    static constexpr bool kTwoHalves = S.groups == GroupMode::contiguous && S.block_m > kGroupAlignment;
     static constexpr u32 kUnitRows = S.block_m * S.cluster_m;
 
     DG_DEVICE u32 rank_m() const { return rank_ % S.cluster_m; }
@@ -60,12 +70,25 @@ class GemmBlocks {
         block.m = (panel * kRows + in_panel % rows) * kUnitRows + rank_m() * S.block_m;
         block.n = ((in_panel / rows) * S.cluster_n + rank_n()) * S.block_n;
         block.rows_end = params_.m;
-        if constexpr (S.groups == GroupMode::contiguous) {
-            const u32 group = static_cast<u32>(ptx::ld_global_s32(params_.group_layout + block.m));
-            block.loads = group < params_.num_groups;
-            block.group = block.loads ? group : 0;
+        if constexpr (S.groups == GroupMode::contiguous) set_group(block, block.m, 3);
+        if constexpr (kTwoHalves) {
+            const u32 half_row = block.m + S.block_m / 2;
+            const bool same = half_row >= params_.m || group_of_row(half_row) == group_of_row(block.m);
+            if (!same) {
+                block.halves = 1;
+                second_half_ = true;
+            }
         }
         return true;
+    }
+
+    DG_DEVICE u32 group_of_row(u32 row) const { return static_cast<u32>(ptx::ld_global_s32(params_.group_layout + row)); }
+
+    DG_DEVICE void set_group(Block& block, u32 row, u32 halves) const {
+        const u32 group = group_of_row(row);
+        block.loads = group < params_.num_groups;
+        block.group = block.loads ? group : 0;
+        block.halves = halves;
     }
 
     /// Groups are scanned 32 at a time, one a lane: `lane_end_` is the running number of units up to its group.
@@ -126,6 +149,7 @@ class GemmBlocks {
 
     const GemmParams& params_;
     u32 rank_, unit_, num_clusters_, units_n_;
+    bool second_half_ = false;
     u32 chunk_ = 0, lane_start_ = 0, lane_rows_ = 0, lane_end_ = 0, lane_units_ = 0;
 };
 

@@ -225,7 +225,10 @@ constexpr const char* why_illegal(const GemmSpec& s) {
     }
     if (accumulator_registers_of(s) + kOtherRegisters > math_registers_of(s)) return "accumulators do not fit the register file";
     const bool segmented = s.groups == GroupMode::contiguous || s.groups == GroupMode::psum;
-    if (segmented && kGroupAlignment % s.block_m != 0) return "block_m must divide the group alignment of 128";
+    // A contiguous block of 256 rows is two halves, one a warpgroup, that may be of different groups.
+    const bool halves = s.groups == GroupMode::contiguous && !exchanges_partials(s) && s.block_m == 2 * kGroupAlignment &&
+                        s.warpgroups == 2;
+    if (segmented && kGroupAlignment % s.block_m != 0 && !halves) return "block_m must divide the group alignment of 128";
     if (plan_smem(s).bytes > kMaxSmemBytes) return "stages do not fit shared memory";
     return nullptr;
 }
