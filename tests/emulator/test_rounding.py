@@ -38,10 +38,10 @@ def operands() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     )
 
 
+@np.errstate(over="ignore")
 def exact_round(value: Fraction, mode: str) -> np.float32:
     """The fp32 nearest to a non-zero value in one direction."""
-    with np.errstate(over="ignore"):
-        guess = np.float32(float(value))
+    guess = np.float32(float(value))
     down = guess
     if not np.isfinite(guess) or Fraction(float(guess)) > value:
         down = np.nextafter(guess, np.float32(-np.inf)) if guess != -np.inf else guess

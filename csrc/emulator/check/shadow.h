@@ -52,10 +52,12 @@ class SharedShadow {
     }
     [[nodiscard]] bool any(u8 bit, u32 offset, u32 bytes) const { return !all(bit, 0, offset, bytes); }
     void mark(u8 bit, u32 offset, u32 bytes) {
-        for (u32 i = offset; i < offset + bytes; ++i) state_[i] |= bit;
+        u8* state = &state_[offset];
+        for (size_t i = 0; i < bytes; ++i) state[i] |= bit;
     }
     void unmark(u8 bit, u32 offset, u32 bytes) {
-        for (u32 i = offset; i < offset + bytes; ++i) state_[i] &= static_cast<u8>(~bit);
+        u8* state = &state_[offset];
+        for (size_t i = 0; i < bytes; ++i) state[i] &= static_cast<u8>(~bit);
     }
 
     void generic_write(u32 offset, u32 bytes, u8 state, u32 writer, u32 tick) {

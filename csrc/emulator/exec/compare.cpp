@@ -81,26 +81,25 @@ void set_register(Warp& w, const Op& op, u32 mask) {
     each_lane<u32>(slot(w, op.d), mask, [=](u32 lane) { return bits >> lane & 1 ? yes : 0u; });
 }
 
+// clang-format off
 template <typename T>
 Handler by_relation(std::string_view name, bool to_register) {
 #define DG_RELATION(text, relation) \
-    if (name == text)               \
-        return to_register ? set_register<T, Relation::relation> : set_predicates<T, Relation::relation>;
+    if (name == text) return to_register ? set_register<T, Relation::relation> : set_predicates<T, Relation::relation>;
     DG_RELATION("eq", eq)
-    DG_RELATION("lt", lt)
-    DG_RELATION("le", le) DG_RELATION("gt", gt) DG_RELATION("ge", ge) if constexpr (std::is_integral_v<T>) {
+    DG_RELATION("lt", lt) DG_RELATION("le", le) DG_RELATION("gt", gt) DG_RELATION("ge", ge)
+    if constexpr (std::is_integral_v<T>) {
         DG_RELATION("ne", neu)
         DG_RELATION("lo", lt) DG_RELATION("ls", le) DG_RELATION("hi", gt) DG_RELATION("hs", ge)
-    }
-    else {
-        DG_RELATION("ne", ne)
-        DG_RELATION("equ", equ)
-        DG_RELATION("neu", neu) DG_RELATION("ltu", ltu) DG_RELATION("leu", leu) DG_RELATION("gtu", gtu)
-            DG_RELATION("geu", geu) DG_RELATION("num", num) DG_RELATION("nan", nan)
+    } else {
+        DG_RELATION("ne", ne) DG_RELATION("equ", equ) DG_RELATION("neu", neu) DG_RELATION("ltu", ltu)
+        DG_RELATION("leu", leu) DG_RELATION("gtu", gtu) DG_RELATION("geu", geu) DG_RELATION("num", num)
+        DG_RELATION("nan", nan)
     }
 #undef DG_RELATION
     return nullptr;
 }
+// clang-format on
 
 Handler by_type(Type type, std::string_view relation, bool to_register) {
     if (type == Type::f16) return by_relation<Half>(relation, to_register);

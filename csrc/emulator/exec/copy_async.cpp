@@ -83,7 +83,7 @@ void arrive_when_landed(Warp& w, const Op& op, u32 mask) {
             if (increments) mbarrier::add_pending(word);
             if (landed) mbarrier::arrive(word, 1);
         });
-        if (!landed) w.copy_arrivals.push_back({w.copies_issued, place.cta, place.offset, place_of(w)});
+        if (!landed) w.copy_arrivals.push_back({w.copies_issued, place.cta, place.offset});
     });
 }
 

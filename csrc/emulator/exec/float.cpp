@@ -191,7 +191,8 @@ void directed(Warp& w, const Op& op, u32 mask) {
             const double q = kind == Directed::fma ? c[lane] : kind == Directed::sub ? -y : y;
             value = add_to_odd(p, q);
             // Terms that cancel give -0 when rounding down.
-            if (value == 0 && rounding == formats::Rounding::down && std::signbit(p) != std::signbit(q)) value = -0.0;
+            if (value == 0 && rounding == formats::Rounding::down && std::signbit(p) != std::signbit(q))
+                value = -0.0;
         }
         static_cast<u32*>(slot(w, op.d))[lane] = formats::encode(value, formats::kF32, rounding);
     });

@@ -13,6 +13,7 @@
 
 #include <bit>
 #include <functional>
+#include <map>
 
 namespace deep_gemm::emulator {
 
@@ -112,7 +113,6 @@ struct CopyArrival {
     u64 sequence = 0;
     Cta* cta = nullptr;
     u32 offset = 0;
-    Place place;
 };
 
 struct Warp {
@@ -246,7 +246,6 @@ struct Cta {
     std::map<u32, u64>
         barrier_inits;  // by offset of an mbarrier: generation of the cluster barrier when initialised
     bool exited = false;
-    [[nodiscard]] std::span<std::byte> memory() { return smem; }
 };
 
 struct Event {

@@ -281,7 +281,7 @@ void decode_mma(Decoder& x) {
 
 // Runs an op that touches registers which a wgmma may hold.
 void run_guarded(Warp& w, const Op& op, u32 mask) {
-    const Program::Guarded& guarded = w.program->guarded.at(w.pc - 1);
+    const Program::Guarded& guarded = w.program->guarded[w.pc - 1];
     const u32 bit = 1u << (w.id % kWarpsPerGroup);
     for (const auto& chain : group_of(w).chains) {
         if ((chain->gathered & bit) == 0 || (chain->returned & bit) != 0) continue;
@@ -298,6 +298,7 @@ void run_guarded(Warp& w, const Op& op, u32 mask) {
 
 void guard_accumulators(Program& program, u32 pc, std::vector<u32> slots) {
     Op& op = program.code[pc];
+    program.guarded.resize(program.code.size());
     program.guarded[pc] = {op.run, std::move(slots)};
     op.run = run_guarded;
 }

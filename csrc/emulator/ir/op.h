@@ -7,7 +7,6 @@
 #include "emulator/ptx/ast.h"
 
 #include <deque>
-#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -116,7 +115,7 @@ struct Program {
         Handler run = nullptr;
         std::vector<u32> slots;
     };
-    std::map<u32, Guarded> guarded;  // by pc
+    std::vector<Guarded> guarded;  // parallel to code, or empty
 };
 
 constexpr u32 kReservedSmemBytes = 1024;
