@@ -70,7 +70,7 @@ TensorView make_view(Device& device, const void* data, Format format, std::initi
     return view;
 }
 
-WarmupReport warmup(Device& device, std::span<const std::string> problems) {
+WarmupReport warmup(Device& device, std::span<const std::string> problems, const WarmupProgress& progress) {
     const auto start = std::chrono::steady_clock::now();
     const driver::DeviceProperties& properties = device.properties();
     const plan::DeviceModel model = plan::device_model(properties.arch, properties.num_sms);
@@ -83,7 +83,7 @@ WarmupReport warmup(Device& device, std::span<const std::string> problems) {
             if (!known) specs.push_back(spec);
         }
     }
-    op::build_gemm_kernels(device, specs);
+    op::build_gemm_kernels(device, specs, progress);
     const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
     return {.num_kernels = static_cast<u32>(specs.size()), .seconds = elapsed.count()};
 }

@@ -8,6 +8,7 @@
 
 #include <deep_gemm/spec/gemm.h>
 
+#include <functional>
 #include <initializer_list>
 #include <span>
 #include <string>
@@ -109,7 +110,10 @@ struct WarmupReport {
     u32 num_kernels = 0;
     double seconds = 0;
 };
-WarmupReport warmup(Device& device, std::span<const std::string> problems);
+using WarmupProgress =
+    std::function<void(u32 done, u32 total, const std::string& kernel)>;  // from any thread
+WarmupReport warmup(Device& device, std::span<const std::string> problems,
+                    const WarmupProgress& progress = {});
 
 // The plan of a problem, with the costs and the candidates it beat.
 [[nodiscard]] std::string explain(const Device& device, std::string_view problem, u32 rows = 12);

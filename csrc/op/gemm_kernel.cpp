@@ -27,10 +27,13 @@ LoadedKernel load_gemm_kernel(driver::Device& device, const GemmSpec& spec) {
     return {.kernel = loaded.kernel, .keep_alive = std::move(loaded.module)};
 }
 
-void build_gemm_kernels(driver::Device& device, std::span<const GemmSpec> specs) {
+void build_gemm_kernels(driver::Device& device, std::span<const GemmSpec> specs,
+                        const WarmupProgress& progress) {
     std::vector<jit::KernelSource> sources;
     for (const GemmSpec& spec : specs) sources.push_back(source_of(spec));
-    jit::warmup(device, sources);
+    jit::warmup(device, sources, [&progress](const jit::Progress& step) {
+        if (progress) progress(step.done, step.total, step.name);
+    });
 }
 
 }  // namespace deep_gemm::op

@@ -3,6 +3,7 @@
 
 #include "driver/device.h"
 #include "jit/source.h"
+#include "op/api.h"
 
 #include <deep_gemm/spec/gemm.h>
 
@@ -21,6 +22,8 @@ struct LoadedKernel {
 [[nodiscard]] jit::KernelSource source_of(const GemmSpec& spec);
 
 [[nodiscard]] LoadedKernel load_gemm_kernel(driver::Device& device, const GemmSpec& spec);
-void build_gemm_kernels(driver::Device& device, std::span<const GemmSpec> specs);  // in parallel
+// In parallel; each is loaded on the device when this returns.
+void build_gemm_kernels(driver::Device& device, std::span<const GemmSpec> specs,
+                        const WarmupProgress& progress);
 
 }  // namespace deep_gemm::op

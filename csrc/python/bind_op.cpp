@@ -279,7 +279,7 @@ void bind_op(py::module_& module) {
     if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw py::error_already_set();
     module.def(
         "get_num_sms",
-        [](py::handle device) {
+        [](const py::object& device) {
             const u32 chosen = settings().num_sms;
             return chosen ? chosen : num_sms_of(device_of(device));
         },

@@ -6,10 +6,17 @@
 #include "python/tensor.h"
 
 #include <fmt/format.h>
+#include <pybind11/functional.h>
+#include <pybind11/typing.h>
+
+#include <functional>
+#include <optional>
 
 namespace deep_gemm::python {
 
 namespace {
+
+using Dict = py::typing::Dict<py::str, py::object>;
 
 template <typename Field>
 py::object to_python(Field field) {
@@ -76,16 +83,16 @@ std::string repr_of(const GemmSpec& spec) {
     return "GemmSpec(" + text + ")";
 }
 
-py::dict dict_of(const GemmSpec& spec) {
-    py::dict result;
+Dict dict_of(const GemmSpec& spec) {
+    Dict result;
     visit_fields([&result](const char* name, auto field) { result[name] = to_python(field); }, spec);
     return result;
 }
 
 void bind_spec(py::module_& module) {
-    py::class_<GemmSpec> type(module, "GemmSpec",
-                              "What a GEMM kernel is. GemmSpec(block_m=64, ...) "
-                              "sets fields by name; see spec/gemm.h.");
+    py::class_<GemmSpec> type(
+        module, "GemmSpec",
+        "What a GEMM kernel is. GemmSpec(block_m=64, ...) sets fields by name; see spec/gemm.h.");
     type.def(py::init([](const py::kwargs& fields) {
         GemmSpec spec;
         set_fields(spec, fields);
@@ -110,17 +117,23 @@ void bind_spec(py::module_& module) {
         return found;
     });
     type.def_property_readonly(
-        "why_illegal", [](const GemmSpec& spec) { return why_illegal(spec); },
+        "why_illegal",
+        [](const GemmSpec& spec) -> std::optional<std::string> {
+            const char* reason = why_illegal(spec);
+            return reason ? std::optional<std::string>(reason) : std::nullopt;
+        },
         "None, or the sentence that rejects it.");
     type.def_property_readonly("smem_bytes", [](const GemmSpec& spec) { return plan_smem(spec).bytes; });
     type.def_property_readonly("threads", [](const GemmSpec& spec) { return threads_of(spec); });
     type.def("__repr__", &repr_of);
     type.def("__str__", [](const GemmSpec& spec) { return plan::to_string(spec); });
-    type.def("__eq__", [](const GemmSpec& a, const GemmSpec& b) { return a == b; });
+    type.def("__eq__", [](const GemmSpec& a, const py::object& b) {
+        return py::isinstance<GemmSpec>(b) && a == b.cast<const GemmSpec&>();
+    });
     type.def("__hash__", [](const GemmSpec& spec) { return py::hash(py::str(repr_of(spec))); });
 }
 
-plan::DeviceModel model_of(py::handle device) {
+plan::DeviceModel model_of(const py::object& device) {
     if (py::isinstance<py::str>(device)) {
         // Plans need no device: "90a:132" names an architecture and its number of
         // multiprocessors.
@@ -134,8 +147,8 @@ plan::DeviceModel model_of(py::handle device) {
     return plan::device_model(properties.arch, properties.num_sms);
 }
 
-py::dict dict_of(const plan::GemmCost& cost) {
-    py::dict result;
+Dict dict_of(const plan::GemmCost& cost) {
+    Dict result;
     result["dram_us"] = cost.dram_us;
     result["l2_us"] = cost.l2_us;
     result["fill_us"] = cost.fill_us;
@@ -146,8 +159,8 @@ py::dict dict_of(const plan::GemmCost& cost) {
     return result;
 }
 
-py::dict dict_of(const plan::GemmProblem& problem, const plan::GemmPlan& plan) {
-    py::dict result;
+Dict dict_of(const plan::GemmProblem& problem, const plan::GemmPlan& plan) {
+    Dict result;
     result["problem"] = plan::to_string(problem);
     result["spec"] = plan.spec;
     result["grid_blocks"] = plan.grid_blocks;
@@ -160,7 +173,7 @@ py::list candidates_of(const plan::GemmProblem& problem, const plan::DeviceModel
     (void)plan::plan_gemm(problem, device, &considered);
     py::list result;
     for (const plan::GemmCandidate& candidate : considered) {
-        py::dict row;
+        Dict row;
         row["spec"] = candidate.spec;
         row["rejected"] = candidate.rejected;
         row["cost"] = dict_of(candidate.cost);
@@ -175,33 +188,30 @@ void bind_plan(py::module_& module) {
     bind_spec(module);
     module.def(
         "plan",
-        [](const std::string& problem, py::handle device) {
+        [](const std::string& problem, const py::object& device) {
             const plan::GemmProblem parsed = plan::parse_problem(problem);
             return dict_of(parsed, plan::plan_gemm(parsed, model_of(device)));
         },
         py::arg("problem"), py::arg("device") = py::none(),
-        "The plan of a problem such as 'gemm m=64 n=7168 k=2048 a=fp8_e4m3 "
-        "d=bf16': spec, grid_blocks, cost "
-        "terms. `device` "
-        "may also be 'arch:num_sms' ('90a:132'), which needs no GPU.");
+        "The plan of a problem such as 'gemm m=64 n=7168 k=2048 a=fp8_e4m3 d=bf16': spec, grid_blocks, cost "
+        "terms. `device` may also be 'arch:num_sms' ('90a:132'), which needs no GPU.");
     module.def(
         "explain",
-        [](const std::string& problem, py::handle device, u32 rows) {
+        [](const std::string& problem, const py::object& device, u32 rows) {
             return plan::explain(plan::parse_problem(problem), model_of(device), rows);
         },
         py::arg("problem"), py::arg("device") = py::none(), py::arg("rows") = 12,
-        "A table of the best candidates with their cost terms, and why the "
-        "others were rejected.");
+        "A table of the best candidates with their cost terms, and why the others were rejected.");
     module.def(
         "candidates",
-        [](const std::string& problem, py::handle device) {
+        [](const std::string& problem, const py::object& device) {
             return candidates_of(plan::parse_problem(problem), model_of(device));
         },
         py::arg("problem"), py::arg("device") = py::none(),
         "Every spec that was considered for the problem: spec, rejected (None, or why), cost terms.");
     module.def(
         "enumerate_specs",
-        [](const std::string& problem, py::handle device) {
+        [](const std::string& problem, const py::object& device) {
             const plan::GemmProblem parsed = plan::parse_problem(problem);
             return plan::enumerate_specs(parsed, parsed.m, model_of(device));
         },
@@ -212,28 +222,25 @@ void bind_plan(py::module_& module) {
         []() -> py::object {
             const op::Launcher* launcher = op::last_launcher();
             if (!launcher) return py::none();
-            py::dict result = dict_of(launcher->problem, launcher->plan);
+            Dict result = dict_of(launcher->problem, launcher->plan);
             result["device"] = launcher->device_name;
             result["kernel"] = launcher->kernel->name();
             return result;
         },
-        "What the last operation of this thread really launched: problem, spec, "
-        "grid_blocks, cost, device, "
-        "kernel. None "
-        "before the first.");
+        "What the last operation of this thread really launched: problem, spec, grid_blocks, cost, device, "
+        "kernel. None before the first.");
     module.def(
         "warmup",
-        [](const std::vector<std::string>& problems, py::handle device) {
+        [](const std::vector<std::string>& problems, const py::object& device,
+           const std::optional<std::function<void(u32, u32, const std::string&)>>& progress) {
             Device& target = device_of(device);
             const py::gil_scoped_release no_gil;
-            const WarmupReport report = deep_gemm::warmup(target, problems);
+            const WarmupReport report = deep_gemm::warmup(target, problems, progress.value_or(nullptr));
             return std::pair(report.num_kernels, report.seconds);
         },
-        py::arg("problems"), py::arg("device") = py::none(),
-        "Builds, in parallel, every kernel that these problems can choose for 1 "
-        "to m rows; returns their "
-        "number and the "
-        "seconds it took.");
+        py::arg("problems"), py::arg("device") = py::none(), py::arg("progress") = py::none(),
+        "Builds, in parallel, every kernel that these problems can choose for 1 to m rows; returns their "
+        "number and the seconds it took. progress(done, total, kernel) is called after each.");
 }
 
 }  // namespace deep_gemm::python

@@ -161,9 +161,43 @@ def test_bf16(make: Maker, kind: str, accumulate: bool) -> None:
 
 def test_names_that_callers_import() -> None:
     """The entry points of DeepGEMM that serving engines use for these operations."""
-    for name in ["fp8_gemm_nt", "fp8_fp4_gemm_nt", "m_grouped_fp8_gemm_nt_contiguous", "m_grouped_fp8_fp4_gemm_nt_contiguous", "m_grouped_fp8_gemm_nt_masked", "fp8_m_grouped_gemm_nt_masked", "bf16_m_grouped_gemm_nt_masked", "bf16_gemm_nt", "m_grouped_bf16_gemm_nt_contiguous", "m_grouped_bf16_gemm_nt_masked", "cublaslt_gemm_nt", "get_num_sms", "set_num_sms", "get_tc_util", "set_tc_util", "get_pdl", "set_pdl", "set_ignore_compile_dims", "set_block_size_multiple_of", "init", "get_mk_alignment_for_contiguous_layout", "get_m_alignment_for_contiguous_layout", "get_tma_aligned_size", "get_theoretical_mk_alignment_for_contiguous_layout", "get_mn_major_tma_aligned_tensor", "get_mn_major_tma_aligned_packed_ue8m0_tensor", "transform_sf_into_required_layout"]:
+    for name in [
+        "fp8_gemm_nt",
+        "fp8_fp4_gemm_nt",
+        "m_grouped_fp8_gemm_nt_contiguous",
+        "m_grouped_fp8_fp4_gemm_nt_contiguous",
+        "m_grouped_fp8_gemm_nt_masked",
+        "fp8_m_grouped_gemm_nt_masked",
+        "bf16_m_grouped_gemm_nt_masked",
+        "bf16_gemm_nt",
+        "m_grouped_bf16_gemm_nt_contiguous",
+        "m_grouped_bf16_gemm_nt_masked",
+        "cublaslt_gemm_nt",
+        "get_num_sms",
+        "set_num_sms",
+        "get_tc_util",
+        "set_tc_util",
+        "get_pdl",
+        "set_pdl",
+        "set_ignore_compile_dims",
+        "set_block_size_multiple_of",
+        "init",
+        "get_mk_alignment_for_contiguous_layout",
+        "get_m_alignment_for_contiguous_layout",
+        "get_tma_aligned_size",
+        "get_theoretical_mk_alignment_for_contiguous_layout",
+        "get_mn_major_tma_aligned_tensor",
+        "get_mn_major_tma_aligned_packed_ue8m0_tensor",
+        "transform_sf_into_required_layout",
+    ]:
         assert callable(getattr(deep_gemm, name)), name
-    for (
-        name
-    ) in ["bench", "bench_kineto", "calc_diff", "count_bytes", "assert_bitwise_equal", "get_arch_major", "test_filter"]:
+    for name in [
+        "bench",
+        "bench_kineto",
+        "calc_diff",
+        "count_bytes",
+        "assert_bitwise_equal",
+        "get_arch_major",
+        "test_filter",
+    ]:
         assert callable(getattr(deep_gemm.testing, name)), name
