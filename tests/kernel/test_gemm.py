@@ -72,6 +72,13 @@ CONTIGUOUS = [
     Case(0, 96, 256, rows=(120, 60), scale_b="per_row_128"),
     Case(0, 96, 192, rows=(128, 5, 200), ab="bf16"),
 ]
+# Blocks of 256 rows: both halves of one group, of two groups, the second one past the end.
+HALVES = {**WIDE, "block_m": 256, "block_n": 128, "warpgroups": 2, "stages": 3}
+CONTIGUOUS_SPECS = [
+    Case(0, 136, 400, rows=(100, 128, 130), spec=HALVES),
+    Case(0, 200, 256, rows=(128, 5, 200, 1), spec={**HALVES, "cluster_n": 2}),
+    Case(0, 96, 192, rows=(7, 256, 3), ab="bf16", spec=HALVES),
+]
 PSUM = [
     Case(0, 136, 256, rows=(100, 128, 130)),
     Case(0, 96, 256, rows=(3, 0, 5)),  # an empty group in the middle
@@ -108,7 +115,7 @@ def test_masked_specs(device: Any, spec: dict[str, Any]) -> None:
     run_masked(device, Case(140, 136, 400, rows=(0, 140, 1, 65), spec=spec))
 
 
-@pytest.mark.parametrize("case", CONTIGUOUS, ids=str)
+@pytest.mark.parametrize("case", CONTIGUOUS + CONTIGUOUS_SPECS, ids=str)
 def test_contiguous(device: Any, case: Case) -> None:
     run_contiguous(device, case)
 
