@@ -13,6 +13,7 @@ from typing import Any
 import click
 from rich import box
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 import deep_gemm
@@ -186,8 +187,13 @@ def cache_verify(repair: bool) -> None:
 @click.argument("problems", nargs=-1, required=True)
 @device_option
 def warmup(problems: tuple[str, ...], device: str) -> None:
-    with console().status("compiling"):
-        count, seconds = deep_gemm.warmup(list(problems), device=device or None)
+    with Progress(console=console()) as bar:
+        task = bar.add_task("compiling", total=None)
+
+        def progress(done: int, total: int, kernel: str) -> None:
+            bar.update(task, completed=done, total=total, description=kernel)
+
+        count, seconds = deep_gemm.warmup(list(problems), device=device or None, progress=progress)
     click.echo(f"{count} kernels ready in {seconds:.2f} s")
 
 
