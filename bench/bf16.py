@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 
@@ -60,7 +61,7 @@ def problems(quick: bool) -> list[tuple[int, int, int]]:
 
 def points(context: Context) -> Iterator[tuple[str, Callable[[], Row]]]:
     for m, n, k in problems(context.quick):
-        yield gemm_point(m, n, k), lambda m=m, n=n, k=k: measure(context, m, n, k)
+        yield gemm_point(m, n, k), partial(measure, context, m, n, k)
 
 
 def run(context: Context) -> list[Row]:

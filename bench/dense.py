@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -127,7 +128,7 @@ def problems(quick: bool) -> list[tuple[int, int, int]]:
 
 def points(context: Context) -> Iterator[tuple[str, Callable[[], Row]]]:
     for m, n, k in problems(context.quick):
-        yield gemm_point(m, n, k), lambda m=m, n=n, k=k: measure(context, m, n, k)
+        yield gemm_point(m, n, k), partial(measure, context, m, n, k)
 
 
 def run(context: Context) -> list[Row]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 
@@ -92,7 +93,7 @@ def points(context: Context) -> Iterator[tuple[str, Callable[[], Row]]]:
         for n, k in SHAPES:
             yield (
                 contiguous_point("contiguous", groups, rows, n, k),
-                lambda g=groups, r=rows, n=n, k=k: measure(context, g, r, n, k),
+                partial(measure, context, groups, rows, n, k),
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 
@@ -57,7 +58,7 @@ def measure(context: Context, m: int, n: int, k: int) -> Row:
 def points(context: Context) -> Iterator[tuple[str, Callable[[], Row]]]:
     for n, k in SHAPES[:1] if context.quick else SHAPES:
         for m in MASKED_M[::2] if context.quick else MASKED_M:
-            yield masked_point(m, n, k), lambda m=m, n=n, k=k: measure(context, m, n, k)
+            yield masked_point(m, n, k), partial(measure, context, m, n, k)
 
 
 def run(context: Context) -> list[Row]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,23 +52,18 @@ def write_plots(out: Path, machine: dict[str, Any], rows: list[Row]) -> list[str
     problems = []
     for section, metric, label, name in PICTURES:
         shown = [row for row in rows if row.section == section and metric in row.metrics]
-        if shown:
-            try:
-                _draw(
-                    pyplot,
-                    out / name,
-                    machine,
-                    lambda axes, s=shown, m=metric, t=label: _bars(axes, s, m, t),
-                    len(shown),
-                )
-            except Exception as error:
-                problems.append(f"{name} is not drawn: {error}")
+        if not shown:
+            continue
+        try:
+            _draw(pyplot, out / name, machine, shown, metric, label)
+        except Exception as error:
+            problems.append(f"{name} is not drawn: {error}")
     return problems
 
 
-def _draw(pyplot: Any, path: Path, machine: dict[str, Any], draw: Callable[[Any], None], count: int) -> None:
-    figure, axes = pyplot.subplots(figsize=(9, 1.2 + 0.28 * count))
-    draw(axes)
+def _draw(pyplot: Any, path: Path, machine: dict[str, Any], rows: list[Row], metric: str, label: str) -> None:
+    figure, axes = pyplot.subplots(figsize=(9, 1.2 + 0.28 * len(rows)))
+    _bars(axes, rows, metric, label)
     axes.set_title(f"{machine['device']}, {machine['date'][:10]}, {machine['commit']}", fontsize=9)
     figure.tight_layout()
     figure.savefig(path, dpi=130)

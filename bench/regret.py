@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import torch
@@ -92,7 +93,7 @@ def summary(rows: list[Row]) -> Row:
 
 def points(context: Context) -> Iterator[tuple[str, Callable[[], Row]]]:
     for m, n, k in problems(context.quick):
-        yield gemm_point(m, n, k), lambda m=m, n=n, k=k: measure(context, m, n, k)
+        yield gemm_point(m, n, k), partial(measure, context, m, n, k)
 
 
 def run(context: Context) -> list[Row]:

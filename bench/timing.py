@@ -43,7 +43,7 @@ def pdl_set(enable: bool) -> Iterator[None]:
 
 def num_sets_for(bytes_per_set: int) -> int:
     """Buffer sets that together pass twice the L2 cache."""
-    l2 = torch.cuda.get_device_properties(0).L2_cache_size
+    l2: int = torch.cuda.get_device_properties(0).L2_cache_size
     return max(MIN_SETS, min(MAX_SETS, 2 * l2 // bytes_per_set + 1))
 
 
