@@ -180,7 +180,7 @@ void issue(Warp& w, const Op& op, u32 mask) {
         t.chain->gathered |= bit;
     }
     gather_a(w, form, t);
-    t.chain->last = w.tensor_issued++;
+    t.chain->last = std::max(t.chain->last, w.tensor_issued++);  // warps run ahead of each other
     t.issued |= bit;
     if (t.issued == (1u << kWarpsPerGroup) - 1) {
         Cluster& c = *w.cta->cluster;
