@@ -8,6 +8,7 @@ about half a millisecond, in alternating order, and are compared round by round.
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +48,23 @@ def num_sets_for(bytes_per_set: int) -> int:
     return max(MIN_SETS, min(MAX_SETS, 2 * l2 // bytes_per_set + 1))
 
 
+@contextlib.contextmanager
+def capturing(graph: Any) -> Iterator[None]:
+    """Captures the current stream. torch.cuda.graph would also empty its caches, for 50 ms a time."""
+    gc.disable()  # a collected tensor or graph must not call the driver in between
+    try:
+        graph.capture_begin()
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(RuntimeError):  # the capture is broken: the first error says why
+                graph.capture_end()
+            raise
+        graph.capture_end()
+    finally:
+        gc.enable()
+
+
 class Burst:
     """`launches` calls of one variant as one CUDA graph."""
 
@@ -58,12 +76,9 @@ class Burst:
                 variant.launch(i)  # compiles, and makes the library's handles and workspaces
             stream.synchronize()
             self.graph = torch.cuda.CUDAGraph()
-            self.graph.capture_begin()
-            try:
+            with capturing(self.graph):
                 for i in range(launches):
                     variant.launch(i % num_sets)
-            finally:
-                self.graph.capture_end()
 
     def replay(self) -> None:
         torch.cuda.synchronize()  # its stream does not wait for others
