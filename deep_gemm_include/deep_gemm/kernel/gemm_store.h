@@ -25,14 +25,37 @@ DG_DEVICE float load_c(const GemmParams& p, u64 index) {
     return S.d == Format::fp32 ? ptx::ld_global_f32(c) : ptx::ld_global_bf16(c);
 }
 
-/// Adds C and zeroes rows that belong to no group, for one 64-row wave that starts at `first_row`.
+/// What a thread must know of its two rows of a 64-row wave to tell whether they belong to a group. Made before the
+/// multiplication, used after it, so that nobody waits for the loads.
+template <GemmSpec S>
+struct WaveRows {
+    u32 row[2];
+    u32 group[2];
+
+    DG_DEVICE WaveRows(const GemmParams& p, u32 first_row) {
+#pragma unroll
+        for (u32 half = 0; half < 2; ++half) {
+            row[half] = first_row + ptx::warp_index() % 4 * 16 + ptx::lane_index() / 4 + half * 8;
+            group[half] = 0;
+            if constexpr (S.groups == GroupMode::contiguous) {
+                const u32 inside = row[half] < p.m ? row[half] : p.m - 1;
+                group[half] = static_cast<u32>(ptx::ld_global_s32(p.group_layout + inside));
+            }
+        }
+    }
+    DG_DEVICE bool valid(const GemmParams& p, const sched::Block& block, u32 half) const {
+        if constexpr (S.groups == GroupMode::contiguous) return group[half] < p.num_groups;
+        return S.groups == GroupMode::dense || row[half] < block.rows_end;
+    }
+};
+
+/// Adds C and zeroes rows that belong to no group.
 template <GemmSpec S, u32 Count>
-DG_DEVICE void finish_wave(const GemmParams& p, const sched::Block& block, u32 first_row, float (&sum)[Count]) {
-    const u32 lane = ptx::lane_index(), warp = ptx::warp_index() % 4;
+DG_DEVICE void finish_wave(const GemmParams& p, const sched::Block& block, const WaveRows<S>& rows, float (&sum)[Count]) {
 #pragma unroll
     for (u32 half = 0; half < 2; ++half) {
-        const u32 row = first_row + warp * 16 + lane / 4 + half * 8;
-        const bool valid = S.groups == GroupMode::dense || row_is_valid<S>(p, block, row);
+        const u32 row = rows.row[half];
+        const bool valid = rows.valid(p, block, half);
 #pragma unroll
         for (u32 i = 0; i < Count; i += 4) {
 #pragma unroll
@@ -40,7 +63,7 @@ DG_DEVICE void finish_wave(const GemmParams& p, const sched::Block& block, u32 f
                 float& value = sum[i + half * 2 + j];
                 if (!valid) value = 0;
                 if constexpr (S.accumulate) {
-                    const u32 column = block.n + i * 2 + (lane % 4) * 2 + j;
+                    const u32 column = block.n + i * 2 + (ptx::lane_index() % 4) * 2 + j;
                     if (row < p.m && column < p.n)
                         value += load_c<S>(p, block.a_group * p.d_stride_group + static_cast<u64>(row) * p.d_stride_m +
                                                   column);

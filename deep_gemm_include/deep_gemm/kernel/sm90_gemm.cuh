@@ -144,7 +144,7 @@ DG_DEVICE void multiply_plain(float (&sum)[Waves][Count], tile::GemmSmem<S> smem
 /// D by TMA: the warpgroup stages its waves and one thread sends them.
 template <GemmSpec S, u32 Waves, u32 Count>
 DG_DEVICE void store_waves(const GemmParams& p, const sched::Block& block, tile::GemmSmem<S> smem, u32 warpgroup,
-                           float (&sum)[Waves][Count]) {
+                           const kernel::WaveRows<S> (&rows)[Waves], float (&sum)[Waves][Count]) {
     constexpr u32 kWaveBytes = kMmaRows * S.block_n * bytes_of(S.d);
     const bool stores = ptx::thread_index() % kWarpgroup == 0;
     const ptx::SharedAddress staging = smem.d() + warpgroup * Waves * kWaveBytes;
@@ -153,7 +153,7 @@ DG_DEVICE void store_waves(const GemmParams& p, const sched::Block& block, tile:
     ptx::named_barrier_sync(1 + warpgroup, kWarpgroup);
 #pragma unroll
     for (u32 wave = 0; wave < Waves; ++wave) {
-        kernel::finish_wave<S>(p, block, first_row + wave * kMmaRows, sum[wave]);
+        kernel::finish_wave<S>(p, block, rows[wave], sum[wave]);
         kernel::stage_wave<S>(staging + wave * kWaveBytes, sum[wave]);
     }
     ptx::fence_proxy_async();
@@ -197,10 +197,12 @@ DG_DEVICE void multiply_blocks(const GemmParams& p, tile::GemmSmem<S> smem, u32 
 #pragma unroll
             for (u32 i = 0; i < kCount; ++i) sum[wave][i] = 0;
 
-        if constexpr (has_scales(S)) multiply_scaled<S>(sum, smem, cursor, num_k, wave_row);
-        else multiply_plain<S>(sum, smem, cursor, num_k, wave_row);
-
+        const auto multiply_all = [&] {
+            if constexpr (has_scales(S)) multiply_scaled<S>(sum, smem, cursor, num_k, wave_row);
+            else multiply_plain<S>(sum, smem, cursor, num_k, wave_row);
+        };
         if constexpr (exchanges_partials(S)) {
+            multiply_all();
             exchange.begin();
 #pragma unroll
             for (u32 wave = 0; wave < kWaves; ++wave)
@@ -209,7 +211,15 @@ DG_DEVICE void multiply_blocks(const GemmParams& p, tile::GemmSmem<S> smem, u32 
             kernel::reduce_and_store<S>(p, block, smem, rank, ptx::thread_index());
             exchange.consumed();
         } else {
-            store_waves<S>(p, block, smem, warpgroup, sum);
+            if constexpr (kWaves == 1) {
+                const kernel::WaveRows<S> rows[] = {{p, block.m + wave_row}};
+                multiply_all();
+                store_waves<S>(p, block, smem, warpgroup, rows, sum);
+            } else {
+                const kernel::WaveRows<S> rows[] = {{p, block.m + wave_row}, {p, block.m + wave_row + kMmaRows}};
+                multiply_all();
+                store_waves<S>(p, block, smem, warpgroup, rows, sum);
+            }
         }
     }
     if constexpr (exchanges_partials(S)) exchange.end();

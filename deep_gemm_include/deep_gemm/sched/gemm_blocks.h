@@ -36,6 +36,7 @@ class GemmBlocks {
           num_clusters_(ptx::grid_blocks() / cluster_size_of(S)),
           units_n_(ceil_div(params.n, S.block_n * S.cluster_n)) {
         if constexpr (kScansGroups) load_chunk(0, 0);
+        if constexpr (S.groups == GroupMode::contiguous) prefetch_groups();
     }
 
     /// The next block of this CTA, or false at the end. Contiguous groups start at multiples of 128 rows, so the halves of
@@ -44,12 +45,13 @@ class GemmBlocks {
         if constexpr (kTwoHalves) {
             if (second_half_) {
                 second_half_ = false;
-                set_group(block, block.m + S.block_m / 2, 2);
+                set_group(block, second_group_, 2);
                 return true;
             }
         }
         const bool found = kScansGroups ? locate_in_groups(block) : locate_in_rectangle(block);
         unit_ += num_clusters_;
+        if constexpr (S.groups == GroupMode::contiguous) prefetch_groups();
         return found;
     }
 
@@ -61,31 +63,44 @@ class GemmBlocks {
     DG_DEVICE u32 rank_m() const { return rank_ % S.cluster_m; }
     DG_DEVICE u32 rank_n() const { return S.split_k > 1 ? 0 : rank_ / S.cluster_m; }
 
-    DG_DEVICE bool locate_in_rectangle(Block& block) {
+    /// First row and column of this CTA's block in unit `unit_`; false past the last unit.
+    DG_DEVICE bool place(u32& m, u32& n) const {
         const u32 units_m = ceil_div(params_.m, kUnitRows);
         if (unit_ >= units_m * units_n_) return false;
         constexpr u32 kRows = raster_rows<S>();
         const u32 panel = unit_ / (kRows * units_n_), in_panel = unit_ % (kRows * units_n_);
         const u32 remaining = units_m - panel * kRows, rows = remaining < kRows ? remaining : kRows;
-        block.m = (panel * kRows + in_panel % rows) * kUnitRows + rank_m() * S.block_m;
-        block.n = ((in_panel / rows) * S.cluster_n + rank_n()) * S.block_n;
+        m = (panel * kRows + in_panel % rows) * kUnitRows + rank_m() * S.block_m;
+        n = ((in_panel / rows) * S.cluster_n + rank_n()) * S.block_n;
+        return true;
+    }
+
+    DG_DEVICE bool locate_in_rectangle(Block& block) {
+        if (!place(block.m, block.n)) return false;
         block.rows_end = params_.m;
-        if constexpr (S.groups == GroupMode::contiguous) set_group(block, block.m, 3);
-        if constexpr (kTwoHalves) {
-            const u32 half_row = block.m + S.block_m / 2;
-            const bool same = half_row >= params_.m || group_of_row(half_row) == group_of_row(block.m);
-            if (!same) {
-                block.halves = 1;
+        if constexpr (S.groups == GroupMode::contiguous) {
+            const bool two = kTwoHalves && group_of_half_[1] != group_of_half_[0];
+            set_group(block, group_of_half_[0], two ? 1 : 3);
+            if (two) {
                 second_half_ = true;
+                second_group_ = group_of_half_[1];
             }
         }
         return true;
     }
 
+    /// Starts the loads of the groups of unit `unit_`, a block before they are used: their latency is a few per cent of one.
+    DG_DEVICE void prefetch_groups() {
+        u32 m, n;
+        if (!place(m, n)) return;
+        group_of_half_[0] = group_of_row(m);
+        const u32 half_row = m + S.block_m / 2;
+        if constexpr (kTwoHalves) group_of_half_[1] = group_of_row(half_row < params_.m ? half_row : m);
+    }
+
     DG_DEVICE u32 group_of_row(u32 row) const { return static_cast<u32>(ptx::ld_global_s32(params_.group_layout + row)); }
 
-    DG_DEVICE void set_group(Block& block, u32 row, u32 halves) const {
-        const u32 group = group_of_row(row);
+    DG_DEVICE void set_group(Block& block, u32 group, u32 halves) const {
         block.loads = group < params_.num_groups;
         block.group = block.loads ? group : 0;
         block.halves = halves;
@@ -149,6 +164,7 @@ class GemmBlocks {
 
     const GemmParams& params_;
     u32 rank_, unit_, num_clusters_, units_n_;
+    u32 group_of_half_[2] = {}, second_group_ = 0;
     bool second_half_ = false;
     u32 chunk_ = 0, lane_start_ = 0, lane_rows_ = 0, lane_end_ = 0, lane_units_ = 0;
 };
