@@ -193,6 +193,10 @@ Device* TensorReader::host_device(const char* name, bool numpy) {
 void TensorReader::place(TensorView& view, int device_type, int device_id, const char* name, bool numpy) {
     if (device_type == dlpack::kCuda || device_type == dlpack::kCudaManaged) {
         view.device = &cuda_device(device_id);
+        DG_CHECK(
+            !device_argument_ || &device_of(device_argument_) == view.device, value,
+            "{} is on CUDA device {}, expected memory of the device that was asked for; leave device= out",
+            name, device_id);
         gpu_id_ = device_id;
         return;
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from gemm_cases import Case, argument, poisoned, random_operand, run_dense
 
 import deep_gemm
+from deep_gemm import _C
 from deep_gemm.demo.arrays import put, take
 
 BF16 = ml_dtypes.bfloat16
@@ -214,6 +216,19 @@ def test_bytes_of_another_type(device: Any) -> None:
         deep_gemm.fp8_gemm_nt((values, put(device, scale_a)), placed(device, b), d, device=device)
         results.append(take(d))
     assert (results[0].view(np.uint16) == results[1].view(np.uint16)).all()
+
+
+def test_a_forked_child_starts_over(emulator: Any) -> None:
+    """Launchers, devices and caches of the parent are not the child's."""
+    run_dense(emulator, Case(8, 64, 128))
+    process = os.fork()
+    if process == 0:
+        try:
+            run_dense(_C.Device("emulator:sm_90a,sms=8"), Case(8, 64, 128))
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    assert os.waitpid(process, 0)[1] == 0
 
 
 def test_plans_are_values() -> None:
