@@ -5,6 +5,8 @@
 #include "driver/nvrtc_places.h"
 #include "driver/shared_library.h"
 
+#include <fmt/format.h>
+
 #include <filesystem>
 #include <memory>
 #include <mutex>
@@ -86,6 +88,14 @@ void read_info(Nvrtc& n) {
               {archs.begin(), archs.end()}};
 }
 
+// NVRTC opens its builtins by soname when it first compiles, and the wheel's libnvrtc has no RUNPATH to find
+// them with. Opened here from the same folder, they are there by that soname. Where the file is missing the
+// loader path decides.
+void open_builtins(const NvrtcInfo& info) {
+    const std::string name = fmt::format("libnvrtc-builtins.so.{}.{}", info.major, info.minor);
+    (void)SharedLibrary::open((fs::path(info.path).parent_path() / name).string());
+}
+
 std::unique_ptr<Nvrtc> Search::try_file(const std::string& path) {
     auto candidate = std::make_unique<Nvrtc>();
     candidate->library = SharedLibrary::open(path);
@@ -104,6 +114,7 @@ std::unique_ptr<Nvrtc> Search::try_file(const std::string& path) {
                                         candidate->info.major, candidate->info.minor, kOldestMajor));
         return nullptr;
     }
+    open_builtins(candidate->info);
     return candidate;
 }
 
