@@ -243,7 +243,7 @@ class GemmSpec:
     """
     What a GEMM kernel is. GemmSpec(block_m=64, ...) sets fields by name; see spec/gemm.h.
     """
-    def __eq__(self, arg0: GemmSpec) -> bool: ...
+    def __eq__(self, arg0: typing.Any) -> bool: ...
     def __getattr__(self, arg0: str) -> typing.Any: ...
     def __hash__(self) -> int: ...
     def __init__(self, **kwargs) -> None: ...
@@ -253,13 +253,13 @@ class GemmSpec:
         """
         A copy with some fields changed.
         """
-    def to_dict(self) -> dict: ...
+    def to_dict(self) -> dict[str, typing.Any]: ...
     @property
     def smem_bytes(self) -> int: ...
     @property
     def threads(self) -> int: ...
     @property
-    def why_illegal(self) -> str:
+    def why_illegal(self) -> str | None:
         """
         None, or the sentence that rejects it.
         """
@@ -526,7 +526,7 @@ def open_bundle(path: str) -> int:
     Looks into this bundle first from now on; returns the number of kernels in it.
     """
 
-def plan(problem: str, device: typing.Any = None) -> dict:
+def plan(problem: str, device: typing.Any = None) -> dict[str, typing.Any]:
     """
     The plan of a problem such as 'gemm m=64 n=7168 k=2048 a=fp8_e4m3 d=bf16': spec, grid_blocks, cost terms. `device` may also be 'arch:num_sms' ('90a:132'), which needs no GPU.
     """
@@ -561,9 +561,13 @@ def view_as(tensor: typing.Any, format: str) -> TypedTensor:
     A tensor whose bytes mean `format` ('fp8_e4m3', 'bf16', ...), for frameworks without such a type: pass the result where the operation expects a tensor.
     """
 
-def warmup(problems: collections.abc.Sequence[str], device: typing.Any = None) -> tuple[int, float]:
+def warmup(
+    problems: collections.abc.Sequence[str],
+    device: typing.Any = None,
+    progress: collections.abc.Callable[[int, int, str], None] | None = None,
+) -> tuple[int, float]:
     """
-    Builds, in parallel, every kernel that these problems can choose for 1 to m rows; returns their number and the seconds it took.
+    Builds, in parallel, every kernel that these problems can choose for 1 to m rows; returns their number and the seconds it took. progress(done, total, kernel) is called after each.
     """
 
 def write_bundle(
