@@ -77,6 +77,13 @@ Transfer make_transfer(Warp& w, const BulkForm& form, u32 lane, u32 offset) {
     t.map = std::make_shared<TensorMapView>(decode_tensor_map(map));
     for (u32 c : form.coords) t.coords.push_back(read_lane<i32>(slot(w, c), lane));
     check_tile(*t.map, t.coords, offset);
+    // Loads may start before the tensor; a store that does stopped an H200 with an illegal instruction.
+    if (form.direction != Direction::load) {
+        for (size_t i = 0; i < t.coords.size(); ++i)
+            if (t.coords[i] < 0)
+                fault(w, static_cast<i32>(lane), "a TMA store at coordinate {} of dimension {}: must not be negative",
+                      t.coords[i], i);
+    }
     t.bytes = t.map->box_bytes();
     return t;
 }
