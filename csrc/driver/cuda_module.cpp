@@ -17,10 +17,11 @@ struct ParamLayout {
     size_t bytes = 0;
 };
 
-// Where the parameters of a kernel lie in a launch's buffer, which is laid out like a C struct from offset 0. The driver
-// tells offsets in the constant bank, where parameters start at `bank_base`: not a multiple of 64, so a struct that holds
-// tensor maps (64-byte aligned) is shifted there, and the buffer cannot be handed over as it is. Alignments are read off
-// the gaps; a parameter of a multiple of 64 bytes that lies on one is taken to be 64-byte aligned.
+// Where the parameters of a kernel lie in a launch's buffer, which is laid out like a C struct from offset 0.
+// The driver tells offsets in the constant bank, where parameters start at `bank_base`: not a multiple of 64,
+// so a struct that holds tensor maps (64-byte aligned) is shifted there, and the buffer cannot be handed over
+// as it is. Alignments are read off the gaps; a parameter of a multiple of 64 bytes that lies on one is taken
+// to be 64-byte aligned.
 ParamLayout param_layout(const cuda::Api& api, cuda::Function function, size_t bank_base) {
     constexpr size_t kMapAlignment = 64;
     ParamLayout layout;
@@ -28,7 +29,8 @@ ParamLayout param_layout(const cuda::Api& api, cuda::Function function, size_t b
     while (layout.offsets.size() < kMaxKernelParams &&
            api.func_get_param_info.raw(function, layout.offsets.size(), &offset, &bytes) == cuda::kSuccess) {
         size_t alignment = 1;
-        if (bytes % kMapAlignment == 0 && (bank_base + offset) % kMapAlignment == 0) alignment = kMapAlignment;
+        if (bytes % kMapAlignment == 0 && (bank_base + offset) % kMapAlignment == 0)
+            alignment = kMapAlignment;
         while (alignment < kMapAlignment &&
                align_up(u64{bank_base + previous_end}, u64{alignment}) != bank_base + offset)
             alignment *= 2;

@@ -63,8 +63,8 @@ class CudaKernel final : public Kernel {
 class CudaModule final : public Module {
   public:
     // `constant_bank_params`: where kernel parameters start in the constant bank of this architecture.
-    CudaModule(const cuda::Api& api, cuda::Context context, u32 max_smem_per_block, size_t constant_bank_params,
-               cuda::ModuleHandle module)
+    CudaModule(const cuda::Api& api, cuda::Context context, u32 max_smem_per_block,
+               size_t constant_bank_params, cuda::ModuleHandle module)
         : api_(api),
           context_(context),
           max_smem_per_block_(max_smem_per_block),

@@ -36,7 +36,8 @@ DeviceModel device_model(std::string_view arch, u32 num_sms) {
         model.num_sms = num_sms;
         return model;
     }
-    fail(ErrorKind::value, "plan: no cost model for sm_{}; GEMM kernels exist for sm_90a, use DG_DEVICE=emulator:sm_90a", arch);
+    fail(ErrorKind::value,
+         "plan: no cost model for sm_{}; GEMM kernels exist for sm_90a, use DG_DEVICE=emulator:sm_90a", arch);
 }
 
 }  // namespace deep_gemm::plan

@@ -13,10 +13,11 @@ struct Tile {
     u32 block_m, block_n, warpgroups, k_warpgroups;
 };
 
-constexpr Tile kTiles[] = {{64, 64, 1, 1}, {64, 128, 1, 1}, {64, 192, 1, 1}, {128, 64, 2, 1},
-                           {128, 128, 2, 1}, {128, 192, 2, 1}, {128, 256, 2, 1}, {192, 128, 3, 1}, {256, 128, 2, 1}};
+constexpr Tile kTiles[] = {{64, 64, 1, 1},   {64, 128, 1, 1},  {64, 192, 1, 1},
+                           {128, 64, 2, 1},  {128, 128, 2, 1}, {128, 192, 2, 1},
+                           {128, 256, 2, 1}, {192, 128, 3, 1}, {256, 128, 2, 1}};
 constexpr u32 kSwapRows[] = {8, 16, 32, 48, 64};  // with more, tokens as wgmma rows were always faster
-constexpr Tile kSwapTiles[] = {{0, 64, 1, 1}, {0, 64, 2, 2}, {0, 64, 3, 3}, {0, 64, 4, 4},
+constexpr Tile kSwapTiles[] = {{0, 64, 1, 1},  {0, 64, 2, 2},  {0, 64, 3, 3},  {0, 64, 4, 4},
                                {0, 128, 2, 1}, {0, 128, 4, 2}, {0, 192, 3, 1}, {0, 256, 4, 1}};
 constexpr u32 kSplits[] = {1, 2, 4};
 constexpr u32 kMostStages = 24;
@@ -34,7 +35,10 @@ void fill_stages(GemmSpec& s, u32 bytes) {
 
 std::vector<GemmSpec> candidates(const GemmProblem& problem) {
     std::vector<GemmSpec> specs;
-    GemmSpec base{.ab = problem.ab, .d = problem.d, .scale_b = problem.scale_b, .groups = problem.groups,
+    GemmSpec base{.ab = problem.ab,
+                  .d = problem.d,
+                  .scale_b = problem.scale_b,
+                  .groups = problem.groups,
                   .accumulate = problem.accumulate};
     const auto add = [&](const Tile& tile, u32 split_k, Multicast multicast) {
         GemmSpec s = base;
@@ -116,10 +120,11 @@ GemmShape shape_of(const GemmProblem& problem, const GemmSpec& s, const DeviceMo
 }
 
 const char* why_unfit(const GemmProblem& problem, const GemmSpec& s) {
-    if (s.ab != problem.ab || s.d != problem.d || s.scale_b != problem.scale_b || s.groups != problem.groups ||
-        s.accumulate != problem.accumulate)
+    if (s.ab != problem.ab || s.d != problem.d || s.scale_b != problem.scale_b ||
+        s.groups != problem.groups || s.accumulate != problem.accumulate)
         return "the spec is for other formats, scales or groups";
-    if (!problem.d_tma && !exchanges_partials(s)) return "D is not aligned to 16 bytes, which TMA stores need";
+    if (!problem.d_tma && !exchanges_partials(s))
+        return "D is not aligned to 16 bytes, which TMA stores need";
     return nullptr;
 }
 
@@ -132,7 +137,8 @@ const char* why_poor(const GemmProblem& problem, const GemmSpec& s) {
     return nullptr;
 }
 
-GemmPlan plan_gemm(const GemmProblem& problem, const DeviceModel& device, std::vector<GemmCandidate>* considered) {
+GemmPlan plan_gemm(const GemmProblem& problem, const DeviceModel& device,
+                   std::vector<GemmCandidate>* considered) {
     GemmPlan best;
     bool found = false;
     for (const GemmSpec& spec : candidates(problem)) {
@@ -150,7 +156,9 @@ GemmPlan plan_gemm(const GemmProblem& problem, const DeviceModel& device, std::v
         }
         if (considered != nullptr) considered->push_back(candidate);
     }
-    DG_CHECK(found, value, "{}: no kernel serves this problem; expected n and k of at least 1 and a D that TMA or plain stores reach",
+    DG_CHECK(found, value,
+             "{}: no kernel serves this problem; expected n and k of at least 1 and a D that TMA or plain "
+             "stores reach",
              to_string(problem));
     best.grid_blocks = grid_of(problem, best.spec, device);
     return best;
@@ -158,11 +166,13 @@ GemmPlan plan_gemm(const GemmProblem& problem, const DeviceModel& device, std::v
 
 GemmPlan plan_for_spec(const GemmProblem& problem, const GemmSpec& spec, const DeviceModel& device) {
     const char* reason = why_illegal(spec);
-    DG_CHECK(reason == nullptr, value, "gemm: the forced spec [{}] is not a legal kernel: {}", to_string(spec), reason);
+    DG_CHECK(reason == nullptr, value, "gemm: the forced spec [{}] is not a legal kernel: {}",
+             to_string(spec), reason);
     reason = why_unfit(problem, spec);
     DG_CHECK(reason == nullptr, value, "{}: the forced spec [{}] does not serve it: {}", to_string(problem),
              to_string(spec), reason);
-    return {.spec = spec, .grid_blocks = grid_of(problem, spec, device), .cost = cost_of(problem, spec, device)};
+    return {
+        .spec = spec, .grid_blocks = grid_of(problem, spec, device), .cost = cost_of(problem, spec, device)};
 }
 
 std::vector<GemmSpec> enumerate_specs(GemmProblem problem, u32 max_m, const DeviceModel& device) {

@@ -7,15 +7,17 @@
 namespace deep_gemm::plan {
 namespace {
 
-constexpr float kStepsPerStage = 4;            // wgmma steps in 128 bytes of K
-constexpr float kCyclesPerColumn = 0.5f;       // one 64-row wgmma step
-constexpr float kMinColumns = 16;              // shorter wgmma take as long
-constexpr float kPromoteCycles = 1.03f;        // per accumulator register
-constexpr float kSwapPromoteCycles = 2.6f;     // the token scale differs from column to column
-constexpr float kSwapChainCycles = 116;        // a warpgroup's wait, start and release of one stage, partly overlapped
-constexpr float kChainCycles = 180;            // the same where the warpgroup waits for its wgmma before it promotes
-constexpr float kExposedPromotion[5] = {0, 1.15f, 1.15f, 1.04f, 1.04f};  // tensor core idle, by warpgroups that take turns
-constexpr float kStageCycles = 83;             // tensor core idle between two stages
+constexpr float kStepsPerStage = 4;         // wgmma steps in 128 bytes of K
+constexpr float kCyclesPerColumn = 0.5f;    // one 64-row wgmma step
+constexpr float kMinColumns = 16;           // shorter wgmma take as long
+constexpr float kPromoteCycles = 1.03f;     // per accumulator register
+constexpr float kSwapPromoteCycles = 2.6f;  // the token scale differs from column to column
+constexpr float kSwapChainCycles =
+    116;                             // a warpgroup's wait, start and release of one stage, partly overlapped
+constexpr float kChainCycles = 180;  // the same where the warpgroup waits for its wgmma before it promotes
+constexpr float kExposedPromotion[5] = {0, 1.15f, 1.15f, 1.04f,
+                                        1.04f};  // tensor core idle, by warpgroups that take turns
+constexpr float kStageCycles = 83;               // tensor core idle between two stages
 
 // Cycles one SM needs for one stage of one block: all of its warpgroups together.
 float stage_cycles(const GemmSpec& s, const DeviceModel& device) {
@@ -27,12 +29,15 @@ float stage_cycles(const GemmSpec& s, const DeviceModel& device) {
         const float wgmma = columns * kCyclesPerColumn * kStepsPerStage;
         tensor = static_cast<float>(n_warpgroups_of(s)) * wgmma;
         smem = loads + static_cast<float>(n_warpgroups_of(s) * (kMmaRows + s.block_m) * kBlockKBytes);
-        chain = (wgmma + promote * kSwapPromoteCycles * static_cast<float>(s.block_m) / 2 + kSwapChainCycles) /
-                static_cast<float>(s.k_warpgroups);
+        chain =
+            (wgmma + promote * kSwapPromoteCycles * static_cast<float>(s.block_m) / 2 + kSwapChainCycles) /
+            static_cast<float>(s.k_warpgroups);
     } else {
-        const float waves = static_cast<float>(s.block_m / kMmaRows), own = waves / static_cast<float>(s.warpgroups);
+        const float waves = static_cast<float>(s.block_m / kMmaRows),
+                    own = waves / static_cast<float>(s.warpgroups);
         const float wgmma = static_cast<float>(s.block_n) * kCyclesPerColumn * kStepsPerStage;
-        tensor = waves * wgmma * device.throttle * (has_scales(s) ? kExposedPromotion[s.warpgroups] : 1) + kStageCycles;
+        tensor = waves * wgmma * device.throttle * (has_scales(s) ? kExposedPromotion[s.warpgroups] : 1) +
+                 kStageCycles;
         smem = loads + waves * static_cast<float>((kMmaRows + s.block_n) * kBlockKBytes);
         chain = own * (wgmma + promote * kPromoteCycles * static_cast<float>(s.block_n) / 2) + kChainCycles;
     }
@@ -59,13 +64,15 @@ GemmCost cost_of(const GemmProblem& problem, const GemmSpec& s, const DeviceMode
     const float blocks = static_cast<float>(shape.units) * static_cast<float>(cluster_size_of(s));
     cost.l2_us = blocks * static_cast<float>(shape.stages_per_block) * tile_bytes * kBlockKBytes /
                  (device.l2_bytes_per_us * std::min(1.0f, busy * 4));
-    cost.fill_us = stages * static_cast<float>((s.block_m + s.block_n) * kBlockKBytes) / device.sm_fill_bytes_per_us;
+    cost.fill_us =
+        stages * static_cast<float>((s.block_m + s.block_n) * kBlockKBytes) / device.sm_fill_bytes_per_us;
     cost.math_us = stages * stage_cycles(s, device) / (device.clock_ghz * 1e3f);
     // A block's epilogue hides behind the loads of the next one, an exchange between CTAs does not.
     const float store_us = static_cast<float>(s.block_m * s.block_n) * device.epilogue_us_per_element;
     cost.epilogue_us = device.epilogue_us + store_us + (cluster_size_of(s) > 1 ? device.cluster_us : 0);
     if (s.split_k > 1) {
-        const float exchange_us = device.exchange_us + static_cast<float>(s.split_k) * device.exchange_us_per_cta;
+        const float exchange_us =
+            device.exchange_us + static_cast<float>(s.split_k) * device.exchange_us_per_cta;
         cost.epilogue_us += exchange_us + static_cast<float>(shape.rounds - 1) * (exchange_us + store_us);
     }
     // Where two CTAs fit an SM, the next grid's first loads run beside this one's last, uneven round.

@@ -1,4 +1,5 @@
-// How a problem falls into blocks, clusters and rounds under a spec: the counting that grid size and cost share.
+// How a problem falls into blocks, clusters and rounds under a spec: the counting that grid size and cost
+// share.
 #pragma once
 
 #include "plan/gemm.h"
@@ -6,13 +7,13 @@
 namespace deep_gemm::plan {
 
 struct GemmShape {
-    u64 units;              // blocks, or pairs of multicast blocks: one for each cluster's turn
-    u32 slots;              // clusters that run at once
-    u64 rounds;             // units of the busiest cluster
+    u64 units;   // blocks, or pairs of multicast blocks: one for each cluster's turn
+    u32 slots;   // clusters that run at once
+    u64 rounds;  // units of the busiest cluster
     u32 active_ctas;
-    u32 stages_per_block;   // of the CTA with the largest share of K
-    u64 total_rows;         // expected, over all groups
-    u32 active_groups;      // matrices of B that are read
+    u32 stages_per_block;  // of the CTA with the largest share of K
+    u64 total_rows;        // expected, over all groups
+    u32 active_groups;     // matrices of B that are read
 };
 
 [[nodiscard]] GemmShape shape_of(const GemmProblem& problem, const GemmSpec& spec, const DeviceModel& device);

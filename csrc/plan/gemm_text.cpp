@@ -40,39 +40,57 @@ bool is_group_mode(std::string_view word) {
 }
 
 GroupMode parse_groups(std::string_view word) {
-    return parse_name<GroupMode>("groups", word, GroupMode::dense, GroupMode::contiguous, GroupMode::psum, GroupMode::masked);
+    return parse_name<GroupMode>("groups", word, GroupMode::dense, GroupMode::contiguous, GroupMode::psum,
+                                 GroupMode::masked);
 }
 
 void read_word(GemmProblem& problem, std::string_view word) {
     const size_t equals = word.find('=');
     if (equals == std::string_view::npos) {
-        if (word == "accumulate") problem.accumulate = true;
-        else if (is_group_mode(word)) problem.groups = parse_groups(word);
+        if (word == "accumulate")
+            problem.accumulate = true;
+        else if (is_group_mode(word))
+            problem.groups = parse_groups(word);
         else
             fail(ErrorKind::value,
-                 "problem: unexpected word '{}'; expected key=value, a group mode (dense, contiguous, psum, masked) or accumulate", word);
+                 "problem: unexpected word '{}'; expected key=value, a group mode (dense, contiguous, psum, "
+                 "masked) or accumulate",
+                 word);
         return;
     }
     const std::string_view key = word.substr(0, equals), value = word.substr(equals + 1);
-    if (key == "m") problem.m = parse_count(key, value);
-    else if (key == "n") problem.n = parse_count(key, value);
-    else if (key == "k") problem.k = parse_count(key, value);
-    else if (key == "groups") problem.num_groups = parse_count(key, value);
-    else if (key == "expected_m") problem.expected_m = parse_count(key, value);
-    else if (key == "num_sms") problem.num_sms = parse_count(key, value);
-    else if (key == "ab" || key == "a" || key == "b") problem.ab = parse_name<Format>(key, value, Format::fp8_e4m3, Format::bf16);
-    else if (key == "d") problem.d = parse_name<Format>(key, value, Format::bf16, Format::fp32);
-    else if (key == "scale_b") problem.scale_b = parse_name<ScaleB>(key, value, ScaleB::none, ScaleB::per_128x128, ScaleB::per_row_128);
+    if (key == "m")
+        problem.m = parse_count(key, value);
+    else if (key == "n")
+        problem.n = parse_count(key, value);
+    else if (key == "k")
+        problem.k = parse_count(key, value);
+    else if (key == "groups")
+        problem.num_groups = parse_count(key, value);
+    else if (key == "expected_m")
+        problem.expected_m = parse_count(key, value);
+    else if (key == "num_sms")
+        problem.num_sms = parse_count(key, value);
+    else if (key == "ab" || key == "a" || key == "b")
+        problem.ab = parse_name<Format>(key, value, Format::fp8_e4m3, Format::bf16);
+    else if (key == "d")
+        problem.d = parse_name<Format>(key, value, Format::bf16, Format::fp32);
+    else if (key == "scale_b")
+        problem.scale_b =
+            parse_name<ScaleB>(key, value, ScaleB::none, ScaleB::per_128x128, ScaleB::per_row_128);
     else
         fail(ErrorKind::value,
-             "problem: unknown key '{}'; expected m, n, k, ab, d, scale_b, groups, expected_m or num_sms", key);
+             "problem: unknown key '{}'; expected m, n, k, ab, d, scale_b, groups, expected_m or num_sms",
+             key);
 }
 
 std::string cost_row(const GemmCandidate& candidate, float best_us) {
     const GemmCost& c = candidate.cost;
-    const std::string verdict = c.total_us == best_us ? "chosen" : fmt::format("+{:.0f} %", (c.total_us / best_us - 1) * 100);
-    return fmt::format("  {:<46} {:>7.2f} {:>7.2f} {:>7.2f} {:>7.2f} {:>7.2f} {:>7.2f} = {:>8.2f}  {}\n", to_string(candidate.spec),
-                       c.dram_us, c.l2_us, c.fill_us, c.math_us, c.epilogue_us, c.launch_us, c.total_us, verdict);
+    const std::string verdict =
+        c.total_us == best_us ? "chosen" : fmt::format("+{:.0f} %", (c.total_us / best_us - 1) * 100);
+    return fmt::format("  {:<46} {:>7.2f} {:>7.2f} {:>7.2f} {:>7.2f} {:>7.2f} {:>7.2f} = {:>8.2f}  {}\n",
+                       to_string(candidate.spec), c.dram_us, c.l2_us, c.fill_us, c.math_us, c.epilogue_us,
+                       c.launch_us, c.total_us, verdict);
 }
 
 }  // namespace
@@ -113,8 +131,8 @@ GemmProblem parse_problem(std::string_view text) {
     }
     if (!scales_given && problem.ab == Format::bf16) problem.scale_b = ScaleB::none;
     DG_CHECK(problem.m > 0 && problem.n > 0 && problem.k > 0, value,
-             "problem: got m={} n={} k={}; expected all three of at least 1, as in 'gemm m=64 n=7168 k=2048'", problem.m,
-             problem.n, problem.k);
+             "problem: got m={} n={} k={}; expected all three of at least 1, as in 'gemm m=64 n=7168 k=2048'",
+             problem.m, problem.n, problem.k);
     DG_CHECK(problem.num_groups > 0, value, "problem: got groups=0; expected at least 1");
     return problem;
 }
@@ -125,17 +143,21 @@ std::string explain(const GemmProblem& problem, const DeviceModel& device, u32 r
     std::map<std::string, u32> rejected;
     std::vector<GemmCandidate> legal;
     for (const GemmCandidate& candidate : considered) {
-        if (candidate.rejected != nullptr) ++rejected[candidate.rejected];
-        else legal.push_back(candidate);
+        if (candidate.rejected != nullptr)
+            ++rejected[candidate.rejected];
+        else
+            legal.push_back(candidate);
     }
     std::stable_sort(legal.begin(), legal.end(), [](const GemmCandidate& a, const GemmCandidate& b) {
         return a.cost.total_us < b.cost.total_us;
     });
-    std::string text = fmt::format("{} on sm_{}, {} SMs: {} candidates, {} legal; grid {} CTAs\n", to_string(problem), device.arch,
-                                   device.num_sms, considered.size(), legal.size(), plan.grid_blocks);
-    text += fmt::format("  {:<46} {:>7} {:>7} {:>7} {:>7} {:>7} {:>7} = {:>8}\n", "tokens x weights (block)", "dram", "l2", "fill", "math",
-                        "end", "launch", "total us");
-    for (size_t i = 0; i < std::min<size_t>(rows, legal.size()); ++i) text += cost_row(legal[i], plan.cost.total_us);
+    std::string text =
+        fmt::format("{} on sm_{}, {} SMs: {} candidates, {} legal; grid {} CTAs\n", to_string(problem),
+                    device.arch, device.num_sms, considered.size(), legal.size(), plan.grid_blocks);
+    text += fmt::format("  {:<46} {:>7} {:>7} {:>7} {:>7} {:>7} {:>7} = {:>8}\n", "tokens x weights (block)",
+                        "dram", "l2", "fill", "math", "end", "launch", "total us");
+    for (size_t i = 0; i < std::min<size_t>(rows, legal.size()); ++i)
+        text += cost_row(legal[i], plan.cost.total_us);
     for (const auto& [reason, count] : rejected) text += fmt::format("  rejected {:>3}: {}\n", count, reason);
     return text;
 }

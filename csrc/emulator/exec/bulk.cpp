@@ -81,8 +81,8 @@ Transfer make_transfer(Warp& w, const BulkForm& form, u32 lane, u32 offset) {
     if (form.direction != Direction::load) {
         for (size_t i = 0; i < t.coords.size(); ++i)
             if (t.coords[i] < 0)
-                fault(w, static_cast<i32>(lane), "a TMA store at coordinate {} of dimension {}: must not be negative",
-                      t.coords[i], i);
+                fault(w, static_cast<i32>(lane),
+                      "a TMA store at coordinate {} of dimension {}: must not be negative", t.coords[i], i);
     }
     t.bytes = t.map->box_bytes();
     return t;

@@ -1,5 +1,5 @@
-// The warp that drives TMA for the operand tiles of a GEMM. It walks the same blocks and the same ring as the math warps;
-// kernel/gemm_scales.h is its neighbour for the scales.
+// The warp that drives TMA for the operand tiles of a GEMM. It walks the same blocks and the same ring as the
+// math warps; kernel/gemm_scales.h is its neighbour for the scales.
 #pragma once
 
 #include <deep_gemm/pipe/ring.h>
@@ -9,8 +9,8 @@
 
 namespace deep_gemm::kernel {
 
-/// First and last block along K of this CTA: all of them, or its share when a cluster splits K. Shares are whole chunks of
-/// scales, so that their 16-byte loads stay aligned.
+/// First and last block along K of this CTA: all of them, or its share when a cluster splits K. Shares are
+/// whole chunks of scales, so that their 16-byte loads stay aligned.
 struct KRange {
     u32 begin, end;
 };

@@ -1,14 +1,16 @@
-// The warps that bring the scales of an FP8 GEMM, in whatever layout the caller has: no transpose kernel ever runs.
-// Each lane owns a few scale rows (tokens, and runs of columns of B). It loads four blocks of K of a row at once, 16
-// bytes if they are contiguous and aligned, keeps them in registers, and stores one block's worth to each stage as
-// [rows]. So shared memory, which bounds the multiplication, sees one conflict-free store a stage.
+// The warps that bring the scales of an FP8 GEMM, in whatever layout the caller has: no transpose kernel ever
+// runs. Each lane owns a few scale rows (tokens, and runs of columns of B). It loads four blocks of K of a
+// row at once, 16 bytes if they are contiguous and aligned, keeps them in registers, and stores one block's
+// worth to each stage as [rows]. So shared memory, which bounds the multiplication, sees one conflict-free
+// store a stage.
 #pragma once
 
 #include <deep_gemm/kernel/gemm_load.h>
 
 namespace deep_gemm::kernel {
 
-/// One scale row of a block: where it starts, how its blocks of K are spaced, and if it lies inside the matrix.
+/// One scale row of a block: where it starts, how its blocks of K are spaced, and if it lies inside the
+/// matrix.
 struct ScaleRow {
     const float* data;
     u32 stride_k;
@@ -25,7 +27,8 @@ DG_DEVICE ScaleRow scale_row(const GemmParams& p, const sched::Block& block, u32
         row.valid = m < p.m;
         row.stride_k = p.scale_a_stride_k;
         stride_row = p.scale_a_stride_m;
-        row.data = p.scale_a + block.a_group * p.scale_a_stride_group + static_cast<u64>(row.valid ? m : 0) * stride_row;
+        row.data = p.scale_a + block.a_group * p.scale_a_stride_group +
+                   static_cast<u64>(row.valid ? m : 0) * stride_row;
     } else {
         constexpr u32 kRowsPerScale = S.scale_b == ScaleB::per_row_128 ? 1 : kScaleBlock;
         const u32 n = block.n + (item - S.block_m) * scale_b_run_of(S);
@@ -67,7 +70,8 @@ DG_DEVICE void load_scales(const GemmParams& p, tile::GemmSmem<S> smem, u32 warp
 #pragma unroll
         for (u32 i = 0; i < kPerLane; ++i) rows[i] = scale_row<S>(p, block, first + i * kLanes);
         for (u32 kb = range.begin; kb < range.end;) {
-            // In flight while this warp waits for the stage: the ring runs ahead of the math by more than a load takes.
+            // In flight while this warp waits for the stage: the ring runs ahead of the math by more than a
+            // load takes.
             ptx::Float4 chunk[kPerLane];
 #pragma unroll
             for (u32 i = 0; i < kPerLane; ++i) chunk[i] = load_scale_chunk(rows[i], kb, range.end);
@@ -78,7 +82,10 @@ DG_DEVICE void load_scales(const GemmParams& p, tile::GemmSmem<S> smem, u32 warp
 #pragma unroll
                 for (u32 i = 0; i < kPerLane; ++i) {
                     const u32 item = first + i * kLanes;
-                    const float value = step == 0 ? chunk[i].x : step == 1 ? chunk[i].y : step == 2 ? chunk[i].z : chunk[i].w;
+                    const float value = step == 0   ? chunk[i].x
+                                        : step == 1 ? chunk[i].y
+                                        : step == 2 ? chunk[i].z
+                                                    : chunk[i].w;
                     if (item < kItems) ptx::st_shared_f32(smem.scales(cursor.stage) + item * 4, value);
                 }
                 ptx::sync_warp();

@@ -1,5 +1,5 @@
-// From accumulators to D for the kernel whose tokens are rows of wgmma: add C, blank invalid rows, convert, stage in
-// shared memory in 128-byte swizzled columns, store by TMA (which drops what lies outside D).
+// From accumulators to D for the kernel whose tokens are rows of wgmma: add C, blank invalid rows, convert,
+// stage in shared memory in 128-byte swizzled columns, store by TMA (which drops what lies outside D).
 //
 //   accumulator i of lane l, warp w of the warpgroup:   row 16 w + l / 4 + 8 * (i / 2 % 2)
 //                                                       column 8 * (i / 4) + 2 * (l % 4) + i % 2
@@ -25,8 +25,8 @@ DG_DEVICE float load_c(const GemmParams& p, u64 index) {
     return S.d == Format::fp32 ? ptx::ld_global_f32(c) : ptx::ld_global_bf16(c);
 }
 
-/// What a thread must know of its two rows of a 64-row wave to tell whether they belong to a group. Made before the
-/// multiplication, used after it, so that nobody waits for the loads.
+/// What a thread must know of its two rows of a 64-row wave to tell whether they belong to a group. Made
+/// before the multiplication, used after it, so that nobody waits for the loads.
 template <GemmSpec S>
 struct WaveRows {
     u32 row[2];
@@ -51,7 +51,8 @@ struct WaveRows {
 
 /// Adds C and zeroes rows that belong to no group.
 template <GemmSpec S, u32 Count>
-DG_DEVICE void finish_wave(const GemmParams& p, const sched::Block& block, const WaveRows<S>& rows, float (&sum)[Count]) {
+DG_DEVICE void finish_wave(const GemmParams& p, const sched::Block& block, const WaveRows<S>& rows,
+                           float (&sum)[Count]) {
 #pragma unroll
     for (u32 half = 0; half < 2; ++half) {
         const u32 row = rows.row[half];
@@ -65,8 +66,8 @@ DG_DEVICE void finish_wave(const GemmParams& p, const sched::Block& block, const
                 if constexpr (S.accumulate) {
                     const u32 column = block.n + i * 2 + (ptx::lane_index() % 4) * 2 + j;
                     if (row < p.m && column < p.n)
-                        value += load_c<S>(p, block.a_group * p.d_stride_group + static_cast<u64>(row) * p.d_stride_m +
-                                                  column);
+                        value += load_c<S>(p, block.a_group * p.d_stride_group +
+                                                  static_cast<u64>(row) * p.d_stride_m + column);
                 }
             }
         }
@@ -83,16 +84,19 @@ DG_DEVICE void stage_wave(ptx::SharedAddress staging, const float (&sum)[Count])
 #pragma unroll
         for (u32 i = 0; i < Count; i += 8) {  // 16 columns: two chunks of 8
             const u32 chunk = i / 4 + lane / 16;
-            const ptx::SharedAddress at = staging + chunk / 8 * kAtomBytes + row * 128 + ((chunk % 8) ^ (row % 8)) * 16;
+            const ptx::SharedAddress at =
+                staging + chunk / 8 * kAtomBytes + row * 128 + ((chunk % 8) ^ (row % 8)) * 16;
             ptx::stmatrix_x4(at, ptx::cvt_bf16x2(sum[i], sum[i + 1]), ptx::cvt_bf16x2(sum[i + 2], sum[i + 3]),
-                             ptx::cvt_bf16x2(sum[i + 4], sum[i + 5]), ptx::cvt_bf16x2(sum[i + 6], sum[i + 7]));
+                             ptx::cvt_bf16x2(sum[i + 4], sum[i + 5]),
+                             ptx::cvt_bf16x2(sum[i + 6], sum[i + 7]));
         }
     } else {
 #pragma unroll
         for (u32 i = 0; i < Count; i += 2) {
             const u32 row = warp * 16 + lane / 4 + (i / 2 % 2) * 8;
             const u32 column = i / 4 * 8 + (lane % 4) * 2, chunk = column / 4;
-            const ptx::SharedAddress at = staging + chunk / 8 * kAtomBytes + row * 128 + ((chunk % 8) ^ (row % 8)) * 16;
+            const ptx::SharedAddress at =
+                staging + chunk / 8 * kAtomBytes + row * 128 + ((chunk % 8) ^ (row % 8)) * 16;
             ptx::st_shared_v2_f32(at + column % 4 * 4, sum[i], sum[i + 1]);
         }
     }
@@ -100,12 +104,14 @@ DG_DEVICE void stage_wave(ptx::SharedAddress staging, const float (&sum)[Count])
 
 /// One thread: sends a staged wave to D.
 template <GemmSpec S>
-DG_DEVICE void store_wave(const GemmParams& p, const sched::Block& block, u32 first_row, ptx::SharedAddress staging) {
+DG_DEVICE void store_wave(const GemmParams& p, const sched::Block& block, u32 first_row,
+                          ptx::SharedAddress staging) {
     constexpr u32 kAtomBytes = 64 * 128, kAtomColumns = 128 / bytes_of(S.d);
 #pragma unroll
     for (u32 atom = 0; atom < S.block_n / kAtomColumns; ++atom) {
         const u32 column = block.n + atom * kAtomColumns;
-        if (column < p.n) ptx::tma_store_3d(p.d, staging + atom * kAtomBytes, column, first_row, block.a_group);
+        if (column < p.n)
+            ptx::tma_store_3d(p.d, staging + atom * kAtomBytes, column, first_row, block.a_group);
     }
 }
 

@@ -1,6 +1,6 @@
-// GEMM on Hopper for many tokens: tokens are the 64-row side of wgmma. Persistent and warp-specialised: one warp drives
-// TMA, up to three bring the scales, one or two warpgroups multiply; while one promotes its partial sums to fp32 the other
-// keeps the tensor cores busy. Launched by op/gemm.cpp.
+// GEMM on Hopper for many tokens: tokens are the 64-row side of wgmma. Persistent and warp-specialised: one
+// warp drives TMA, up to three bring the scales, one or two warpgroups multiply; while one promotes its
+// partial sums to fp32 the other keeps the tensor cores busy. Launched by op/gemm.cpp.
 #pragma once
 
 #include <deep_gemm/kernel/gemm_reduce.h>
@@ -12,15 +12,17 @@ namespace sm90_gemm_detail {
 
 /// One block along K for one 64-row wave: four wgmma over the 128 bytes of K in a stage.
 template <GemmSpec S, u32 Count>
-DG_DEVICE void multiply(float (&accumulator)[Count], ptx::SharedAddress a, ptx::SharedAddress b, bool accumulate) {
+DG_DEVICE void multiply(float (&accumulator)[Count], ptx::SharedAddress a, ptx::SharedAddress b,
+                        bool accumulate) {
     const u64 a_tile = ptx::wgmma_descriptor(a), b_tile = ptx::wgmma_descriptor(b);
 #pragma unroll
     for (u32 step = 0; step < 4; ++step)
-        ptx::Wgmma<S.ab, S.block_n>::mma(accumulator, a_tile + 2 * step, b_tile + 2 * step, step > 0 || accumulate);
+        ptx::Wgmma<S.ab, S.block_n>::mma(accumulator, a_tile + 2 * step, b_tile + 2 * step,
+                                         step > 0 || accumulate);
 }
 
-/// sum += scale_a[row] * scale_b[run of columns] * partial. Hopper's FP8 accumulator keeps about 14 bits: 128 elements
-/// of K are as far as it is trusted.
+/// sum += scale_a[row] * scale_b[run of columns] * partial. Hopper's FP8 accumulator keeps about 14 bits: 128
+/// elements of K are as far as it is trusted.
 template <GemmSpec S, u32 Count, u32 Runs>
 DG_DEVICE void promote(float (&sum)[Count], const float (&partial)[Count], const float (&scale_a)[2],
                        const float (&scale_b)[Runs]) {
@@ -29,7 +31,8 @@ DG_DEVICE void promote(float (&sum)[Count], const float (&partial)[Count], const
     for (u32 run = 0; run < Runs; ++run) {
         const float scale[2] = {scale_a[0] * scale_b[run], scale_a[1] * scale_b[run]};
 #pragma unroll
-        for (u32 i = run * kRegisters; i < (run + 1) * kRegisters; ++i) sum[i] += scale[i / 2 % 2] * partial[i];
+        for (u32 i = run * kRegisters; i < (run + 1) * kRegisters; ++i)
+            sum[i] += scale[i / 2 % 2] * partial[i];
     }
 }
 
@@ -80,8 +83,9 @@ struct WaveScales {
 
 /// Promotes a finished partial sum; `last` says that nobody of this warp reads the stage any more.
 template <GemmSpec S, u32 Count>
-DG_DEVICE void promote_and_release(float (&sum)[Count], const float (&partial)[Count], const WaveScales<S>& scales,
-                                   tile::GemmSmem<S> smem, u32 stage, bool last) {
+DG_DEVICE void promote_and_release(float (&sum)[Count], const float (&partial)[Count],
+                                   const WaveScales<S>& scales, tile::GemmSmem<S> smem, u32 stage,
+                                   bool last) {
     if constexpr (WaveScales<S>::kPerColumn) {
         promote_columns<S>(sum, partial, scales.a, smem, stage);
         if (last) release<S>(smem, stage);
@@ -91,11 +95,12 @@ DG_DEVICE void promote_and_release(float (&sum)[Count], const float (&partial)[C
     }
 }
 
-/// All of K for this warpgroup's waves, FP8. A stage is released as soon as the last wave has read it; promotion then runs
-/// beside the other warpgroup's wgmma. (Keeping a second partial sum in flight, as the swapped kernel does, was no faster.)
+/// All of K for this warpgroup's waves, FP8. A stage is released as soon as the last wave has read it;
+/// promotion then runs beside the other warpgroup's wgmma. (Keeping a second partial sum in flight, as the
+/// swapped kernel does, was no faster.)
 template <GemmSpec S, u32 Waves, u32 Count>
-DG_DEVICE void multiply_scaled(float (&sum)[Waves][Count], tile::GemmSmem<S> smem, pipe::Cursor<S.stages>& cursor,
-                               u32 num_k, u32 wave_row) {
+DG_DEVICE void multiply_scaled(float (&sum)[Waves][Count], tile::GemmSmem<S> smem,
+                               pipe::Cursor<S.stages>& cursor, u32 num_k, u32 wave_row) {
     const u32 lane_row = wave_row + ptx::warp_index() % 4 * 16 + ptx::lane_index() / 4;
     for (u32 kb = 0; kb < num_k; ++kb, cursor.advance()) {
         ptx::mbarrier_wait(smem.full(cursor.stage), cursor.phase);
@@ -105,7 +110,8 @@ DG_DEVICE void multiply_scaled(float (&sum)[Waves][Count], tile::GemmSmem<S> sme
             const WaveScales<S> scales(smem, cursor.stage, row + lane_row);
             float partial[Count];
             ptx::wgmma_fence();
-            multiply<S>(partial, smem.a(cursor.stage) + (wave_row + row) * kBlockKBytes, smem.b(cursor.stage), false);
+            multiply<S>(partial, smem.a(cursor.stage) + (wave_row + row) * kBlockKBytes, smem.b(cursor.stage),
+                        false);
             ptx::wgmma_commit();
             ptx::wgmma_wait<0>();
             ptx::wgmma_keep(partial);
@@ -116,8 +122,8 @@ DG_DEVICE void multiply_scaled(float (&sum)[Waves][Count], tile::GemmSmem<S> sme
 
 /// All of K, BF16: the tensor core's own fp32 accumulation, one stage in flight while the next is started.
 template <GemmSpec S, u32 Waves, u32 Count>
-DG_DEVICE void multiply_plain(float (&sum)[Waves][Count], tile::GemmSmem<S> smem, pipe::Cursor<S.stages>& cursor,
-                              u32 num_k, u32 wave_row) {
+DG_DEVICE void multiply_plain(float (&sum)[Waves][Count], tile::GemmSmem<S> smem,
+                              pipe::Cursor<S.stages>& cursor, u32 num_k, u32 wave_row) {
     u32 previous = 0;
     for (u32 kb = 0; kb < num_k; ++kb, cursor.advance()) {
         ptx::mbarrier_wait(smem.full(cursor.stage), cursor.phase);
@@ -143,8 +149,9 @@ DG_DEVICE void multiply_plain(float (&sum)[Waves][Count], tile::GemmSmem<S> smem
 
 /// D by TMA: the warpgroup stages its waves and one thread sends them.
 template <GemmSpec S, u32 Waves, u32 Count>
-DG_DEVICE void store_waves(const GemmParams& p, const sched::Block& block, tile::GemmSmem<S> smem, u32 warpgroup,
-                           const kernel::WaveRows<S> (&rows)[Waves], float (&sum)[Waves][Count]) {
+DG_DEVICE void store_waves(const GemmParams& p, const sched::Block& block, tile::GemmSmem<S> smem,
+                           u32 warpgroup, const kernel::WaveRows<S> (&rows)[Waves],
+                           float (&sum)[Waves][Count]) {
     constexpr u32 kWaveBytes = kMmaRows * S.block_n * bytes_of(S.d);
     const bool stores = ptx::thread_index() % kWarpgroup == 0;
     const ptx::SharedAddress staging = smem.d() + warpgroup * Waves * kWaveBytes;
@@ -198,8 +205,10 @@ DG_DEVICE void multiply_blocks(const GemmParams& p, tile::GemmSmem<S> smem, u32 
             for (u32 i = 0; i < kCount; ++i) sum[wave][i] = 0;
 
         const auto multiply_all = [&] {
-            if constexpr (has_scales(S)) multiply_scaled<S>(sum, smem, cursor, num_k, wave_row);
-            else multiply_plain<S>(sum, smem, cursor, num_k, wave_row);
+            if constexpr (has_scales(S))
+                multiply_scaled<S>(sum, smem, cursor, num_k, wave_row);
+            else
+                multiply_plain<S>(sum, smem, cursor, num_k, wave_row);
         };
         if constexpr (exchanges_partials(S)) {
             multiply_all();
@@ -216,14 +225,17 @@ DG_DEVICE void multiply_blocks(const GemmParams& p, tile::GemmSmem<S> smem, u32 
                 multiply_all();
                 store_waves<S>(p, block, smem, warpgroup, rows, sum);
             } else {
-                const kernel::WaveRows<S> rows[] = {{p, block.m + wave_row}, {p, block.m + wave_row + kMmaRows}};
+                const kernel::WaveRows<S> rows[] = {{p, block.m + wave_row},
+                                                    {p, block.m + wave_row + kMmaRows}};
                 multiply_all();
                 store_waves<S>(p, block, smem, warpgroup, rows, sum);
             }
         }
     }
-    if constexpr (exchanges_partials(S)) exchange.end();
-    else if (ptx::thread_index() % kWarpgroup == 0) ptx::tma_store_wait_read<0>();
+    if constexpr (exchanges_partials(S))
+        exchange.end();
+    else if (ptx::thread_index() % kWarpgroup == 0)
+        ptx::tma_store_wait_read<0>();
 }
 
 template <GemmSpec S>
@@ -242,8 +254,10 @@ DG_DEVICE void run(const GemmParams& p) {
         if constexpr (exchanges_partials(S)) kernel::PartialExchange<S>::init(smem);
         ptx::fence_mbarrier_init();
     }
-    if constexpr (multicasts(S)) ptx::cluster_sync();
-    else ptx::sync_threads();
+    if constexpr (multicasts(S))
+        ptx::cluster_sync();
+    else
+        ptx::sync_threads();
     if constexpr (S.split_k > 1) ptx::cluster_arrive();
     ptx::grid_dependency_launch();
     ptx::grid_dependency_wait();
@@ -268,12 +282,14 @@ DG_DEVICE void run(const GemmParams& p) {
 }  // namespace sm90_gemm_detail
 
 template <GemmSpec S>
-DG_KERNEL(threads_of(S), ctas_per_sm_of(S)) sm90_fp8_gemm_nt(DG_GRID_CONSTANT const GemmParams p) {
+DG_KERNEL(threads_of(S), ctas_per_sm_of(S))
+sm90_fp8_gemm_nt(DG_GRID_CONSTANT const GemmParams p) {
     sm90_gemm_detail::run<S>(p);
 }
 
 template <GemmSpec S>
-DG_KERNEL(threads_of(S), ctas_per_sm_of(S)) sm90_bf16_gemm_nt(DG_GRID_CONSTANT const GemmParams p) {
+DG_KERNEL(threads_of(S), ctas_per_sm_of(S))
+sm90_bf16_gemm_nt(DG_GRID_CONSTANT const GemmParams p) {
     sm90_gemm_detail::run<S>(p);
 }
 

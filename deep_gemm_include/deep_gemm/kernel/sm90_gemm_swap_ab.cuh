@@ -1,7 +1,7 @@
-// GEMM on Hopper for few tokens: weights are the 64-row side of wgmma and tokens the short one, so no tensor-core row is
-// padding. Bound by the weight stream: K is split over warpgroups (they take turns along K) and over the CTAs of a
-// cluster, so that every SM pulls weights; partial sums meet through distributed shared memory in a fixed order.
-// Launched by op/gemm.cpp.
+// GEMM on Hopper for few tokens: weights are the 64-row side of wgmma and tokens the short one, so no
+// tensor-core row is padding. Bound by the weight stream: K is split over warpgroups (they take turns along
+// K) and over the CTAs of a cluster, so that every SM pulls weights; partial sums meet through distributed
+// shared memory in a fixed order. Launched by op/gemm.cpp.
 #pragma once
 
 #include <deep_gemm/kernel/gemm_reduce.h>
@@ -13,7 +13,8 @@ namespace sm90_gemm_swap_ab_detail {
 
 /// Starts the four wgmma of one stage and commits them as a group.
 template <GemmSpec S, u32 Count>
-DG_DEVICE void start(float (&accumulator)[Count], ptx::SharedAddress weights, ptx::SharedAddress tokens, bool accumulate) {
+DG_DEVICE void start(float (&accumulator)[Count], ptx::SharedAddress weights, ptx::SharedAddress tokens,
+                     bool accumulate) {
     const u64 weight_tile = ptx::wgmma_descriptor(weights), token_tile = ptx::wgmma_descriptor(tokens);
     ptx::wgmma_fence();
 #pragma unroll
@@ -59,7 +60,8 @@ DG_DEVICE void accumulate_scaled(float (&sum)[Count], tile::GemmSmem<S> smem, pi
                                  u32 count, u32 n_warpgroup) {
     const auto launch = [&](float(&partial)[Count]) {
         ptx::mbarrier_wait(smem.full(cursor.stage), cursor.phase);
-        start<S>(partial, smem.b(cursor.stage) + n_warpgroup * kMmaRows * kBlockKBytes, smem.a(cursor.stage), false);
+        start<S>(partial, smem.b(cursor.stage) + n_warpgroup * kMmaRows * kBlockKBytes, smem.a(cursor.stage),
+                 false);
         const u32 stage = cursor.stage;
         cursor.advance(S.k_warpgroups);
         return stage;
@@ -73,13 +75,14 @@ DG_DEVICE void accumulate_scaled(float (&sum)[Count], tile::GemmSmem<S> smem, pi
 
 /// The same for BF16, which accumulates in fp32 on its own.
 template <GemmSpec S, u32 Count>
-DG_DEVICE void accumulate_plain(float (&sum)[Count], tile::GemmSmem<S> smem, pipe::Cursor<S.stages>& cursor, u32 count,
-                                u32 n_warpgroup) {
+DG_DEVICE void accumulate_plain(float (&sum)[Count], tile::GemmSmem<S> smem, pipe::Cursor<S.stages>& cursor,
+                                u32 count, u32 n_warpgroup) {
     u32 previous = 0;
     for (u32 i = 0; i < count; ++i, cursor.advance(S.k_warpgroups)) {
         ptx::mbarrier_wait(smem.full(cursor.stage), cursor.phase);
         ptx::wgmma_keep(sum);
-        start<S>(sum, smem.b(cursor.stage) + n_warpgroup * kMmaRows * kBlockKBytes, smem.a(cursor.stage), true);
+        start<S>(sum, smem.b(cursor.stage) + n_warpgroup * kMmaRows * kBlockKBytes, smem.a(cursor.stage),
+                 true);
         if (i > 0) {
             ptx::wgmma_wait<1>();
             release<S>(smem, previous);
@@ -110,8 +113,10 @@ DG_DEVICE void multiply_blocks(const GemmParams& p, tile::GemmSmem<S> smem, u32 
             for (u32 i = 0; i < kCount; ++i) sum[i] = 0;
             pipe::Cursor<S.stages> cursor = block_start;
             cursor.advance(k_warpgroup);
-            if constexpr (has_scales(S)) accumulate_scaled<S>(sum, smem, cursor, my_count, n_warpgroup);
-            else accumulate_plain<S>(sum, smem, cursor, my_count, n_warpgroup);
+            if constexpr (has_scales(S))
+                accumulate_scaled<S>(sum, smem, cursor, my_count, n_warpgroup);
+            else
+                accumulate_plain<S>(sum, smem, cursor, my_count, n_warpgroup);
             // Back to where the ring stands after num_k stages, whoever took the last ones.
             if constexpr (S.k_warpgroups == 1) {
                 block_start = cursor;
@@ -170,12 +175,14 @@ DG_DEVICE void run(const GemmParams& p) {
 }  // namespace sm90_gemm_swap_ab_detail
 
 template <GemmSpec S>
-DG_KERNEL(threads_of(S), ctas_per_sm_of(S)) sm90_fp8_gemm_swap_ab(DG_GRID_CONSTANT const GemmParams p) {
+DG_KERNEL(threads_of(S), ctas_per_sm_of(S))
+sm90_fp8_gemm_swap_ab(DG_GRID_CONSTANT const GemmParams p) {
     sm90_gemm_swap_ab_detail::run<S>(p);
 }
 
 template <GemmSpec S>
-DG_KERNEL(threads_of(S), ctas_per_sm_of(S)) sm90_bf16_gemm_swap_ab(DG_GRID_CONSTANT const GemmParams p) {
+DG_KERNEL(threads_of(S), ctas_per_sm_of(S))
+sm90_bf16_gemm_swap_ab(DG_GRID_CONSTANT const GemmParams p) {
     sm90_gemm_swap_ab_detail::run<S>(p);
 }
 

@@ -1,7 +1,7 @@
 // A ring of stages between the warps that load tiles and the warps that multiply them. Each stage has two
-// mbarriers: `full` (data has landed) and `empty` (all readers are done). A cursor walks the ring; its phase is the
-// parity of the trip. Readers wait full[stage] with `phase`, writers wait empty[stage] with `phase ^ 1`: the first
-// trip of a writer passes at once.
+// mbarriers: `full` (data has landed) and `empty` (all readers are done). A cursor walks the ring; its phase
+// is the parity of the trip. Readers wait full[stage] with `phase`, writers wait empty[stage] with `phase ^
+// 1`: the first trip of a writer passes at once.
 #pragma once
 
 #include <deep_gemm/ptx/mbarrier.h>

@@ -1,5 +1,6 @@
-// Who am I, and how do threads of a CTA meet. One instruction = one function; the only folder with CUDA builtins
-// or inline assembly. Names spell the instruction; comments give scope and what the instruction orders.
+// Who am I, and how do threads of a CTA meet. One instruction = one function; the only folder with CUDA
+// builtins or inline assembly. Names spell the instruction; comments give scope and what the instruction
+// orders.
 #pragma once
 
 #include <deep_gemm/spec/types.h>
@@ -21,21 +22,40 @@ constexpr u32 kWarpThreads = 32;
 constexpr u32 kWarpgroupThreads = 128;
 constexpr u32 kFullWarp = 0xffffffffu;
 
-DG_DEVICE u32 thread_index() { return threadIdx.x; }
-DG_DEVICE u32 block_index() { return blockIdx.x; }
-DG_DEVICE u32 grid_blocks() { return gridDim.x; }
-DG_DEVICE u32 lane_index() { return threadIdx.x % kWarpThreads; }
+DG_DEVICE u32 thread_index() {
+    return threadIdx.x;
+}
+DG_DEVICE u32 block_index() {
+    return blockIdx.x;
+}
+DG_DEVICE u32 grid_blocks() {
+    return gridDim.x;
+}
+DG_DEVICE u32 lane_index() {
+    return threadIdx.x % kWarpThreads;
+}
 
-/// shfl.sync.idx. Scope: warp. The value lane `source` holds; makes a value provably uniform for the compiler.
-DG_DEVICE u32 shfl_idx(u32 value, u32 source) { return __shfl_sync(kFullWarp, value, source); }
+/// shfl.sync.idx. Scope: warp. The value lane `source` holds; makes a value provably uniform for the
+/// compiler.
+DG_DEVICE u32 shfl_idx(u32 value, u32 source) {
+    return __shfl_sync(kFullWarp, value, source);
+}
 /// shfl.sync.up. Scope: warp. Lanes below `delta` keep their own value.
-DG_DEVICE u32 shfl_up(u32 value, u32 delta) { return __shfl_up_sync(kFullWarp, value, delta); }
+DG_DEVICE u32 shfl_up(u32 value, u32 delta) {
+    return __shfl_up_sync(kFullWarp, value, delta);
+}
 /// vote.sync.ballot. Scope: warp.
-DG_DEVICE u32 ballot(bool predicate) { return __ballot_sync(kFullWarp, predicate); }
+DG_DEVICE u32 ballot(bool predicate) {
+    return __ballot_sync(kFullWarp, predicate);
+}
 /// Index of the lowest set bit; `mask` must not be 0.
-DG_DEVICE u32 lowest_bit(u32 mask) { return static_cast<u32>(__ffs(static_cast<int>(mask)) - 1); }
+DG_DEVICE u32 lowest_bit(u32 mask) {
+    return static_cast<u32>(__ffs(static_cast<int>(mask)) - 1);
+}
 
-DG_DEVICE u32 warp_index() { return shfl_idx(threadIdx.x / kWarpThreads, 0); }
+DG_DEVICE u32 warp_index() {
+    return shfl_idx(threadIdx.x / kWarpThreads, 0);
+}
 
 /// elect.sync. Scope: warp, converged. True in exactly one lane.
 DG_DEVICE bool elect_one() {
@@ -58,18 +78,27 @@ DG_DEVICE u32 cluster_rank() {
 }
 
 /// bar.sync over the whole CTA. Orders generic-proxy accesses of its threads.
-DG_DEVICE void sync_threads() { __syncthreads(); }
-DG_DEVICE void sync_warp() { __syncwarp(); }
+DG_DEVICE void sync_threads() {
+    __syncthreads();
+}
+DG_DEVICE void sync_warp() {
+    __syncwarp();
+}
 
 /// bar.sync id, threads: a named barrier for a subset of warps. `id` 0 is sync_threads().
 DG_DEVICE void named_barrier_sync(u32 id, u32 threads) {
     asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
-/// barrier.cluster.arrive, release. Scope: every thread of every CTA of the cluster, each followed by cluster_wait().
-DG_DEVICE void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+/// barrier.cluster.arrive, release. Scope: every thread of every CTA of the cluster, each followed by
+/// cluster_wait().
+DG_DEVICE void cluster_arrive() {
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
 /// barrier.cluster.wait, acquire: all threads of the cluster have arrived, with their earlier writes visible.
-DG_DEVICE void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+DG_DEVICE void cluster_wait() {
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
 DG_DEVICE void cluster_sync() {
     cluster_arrive();
     cluster_wait();
@@ -85,10 +114,14 @@ DG_DEVICE void setmaxnreg_dec() {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Registers));
 }
 
-/// griddepcontrol.wait: blocks until the preceding grid of the stream has finished and its writes are visible.
-/// Every read or write of global memory that another kernel may touch comes after it.
-DG_DEVICE void grid_dependency_wait() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+/// griddepcontrol.wait: blocks until the preceding grid of the stream has finished and its writes are
+/// visible. Every read or write of global memory that another kernel may touch comes after it.
+DG_DEVICE void grid_dependency_wait() {
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+}
 /// griddepcontrol.launch_dependents: the next grid of the stream may be scheduled when all CTAs have said so.
-DG_DEVICE void grid_dependency_launch() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
+DG_DEVICE void grid_dependency_launch() {
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
 
 }  // namespace deep_gemm::ptx

@@ -23,19 +23,20 @@ DG_DEVICE void prefetch_tensor_map(const TensorMap& map) {
     asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }
 
-/// cp.async.bulk.tensor.3d, global to shared. Scope: one thread. Elements outside the tensor arrive as zeros and
-/// count as delivered bytes of `barrier`.
-DG_DEVICE void tma_load_3d(SharedAddress destination, const TensorMap& map, SharedAddress barrier, u32 x, u32 y, u32 z,
-                           u64 l2_policy) {
+/// cp.async.bulk.tensor.3d, global to shared. Scope: one thread. Elements outside the tensor arrive as zeros
+/// and count as delivered bytes of `barrier`.
+DG_DEVICE void tma_load_3d(SharedAddress destination, const TensorMap& map, SharedAddress barrier, u32 x,
+                           u32 y, u32 z, u64 l2_policy) {
     asm volatile(
         "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint"
         " [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(destination),
         "l"(&map), "r"(barrier), "r"(x), "r"(y), "r"(z), "l"(l2_policy)
         : "memory");
 }
-/// The same into every CTA of the cluster whose bit is set in `mask`, at the same offsets, signalling each one's barrier.
-DG_DEVICE void tma_load_3d_multicast(SharedAddress destination, const TensorMap& map, SharedAddress barrier, u32 x, u32 y,
-                                     u32 z, u16 mask, u64 l2_policy) {
+/// The same into every CTA of the cluster whose bit is set in `mask`, at the same offsets, signalling each
+/// one's barrier.
+DG_DEVICE void tma_load_3d_multicast(SharedAddress destination, const TensorMap& map, SharedAddress barrier,
+                                     u32 x, u32 y, u32 z, u16 mask, u64 l2_policy) {
     asm volatile(
         "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster"
         ".L2::cache_hint [%0], [%1, {%3, %4, %5}], [%2], %6, %7;" ::"r"(destination),
@@ -45,12 +46,15 @@ DG_DEVICE void tma_load_3d_multicast(SharedAddress destination, const TensorMap&
 
 /// cp.async.bulk.tensor.3d, shared to global; elements outside the tensor are dropped.
 DG_DEVICE void tma_store_3d(const TensorMap& map, SharedAddress source, u32 x, u32 y, u32 z) {
-    asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(&map),
-                 "r"(source), "r"(x), "r"(y), "r"(z)
-                 : "memory");
+    asm volatile(
+        "cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(&map),
+        "r"(source), "r"(x), "r"(y), "r"(z)
+        : "memory");
 }
 /// cp.async.bulk.commit_group: this thread's stores so far form one group.
-DG_DEVICE void tma_store_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+DG_DEVICE void tma_store_commit() {
+    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
 /// cp.async.bulk.wait_group.read: the sources of all but the newest `Pending` groups may be overwritten.
 template <u32 Pending>
 DG_DEVICE void tma_store_wait_read() {

@@ -37,7 +37,8 @@ DG_DEVICE void st_global_v2_u32(void* address, u32 x, u32 y) {
     asm volatile("st.global.v2.u32 [%0], {%1, %2};" ::"l"(address), "r"(x), "r"(y) : "memory");
 }
 DG_DEVICE void st_global_v4_f32(void* address, float x, float y, float z, float w) {
-    asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(address), "f"(x), "f"(y), "f"(z), "f"(w) : "memory");
+    asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(address), "f"(x), "f"(y), "f"(z), "f"(w)
+                 : "memory");
 }
 
 /// cvt.rn.bf16x2.f32: `low` in bits 0 to 15. Round to nearest even.

@@ -10,7 +10,9 @@ DG_DEVICE void mbarrier_init(SharedAddress barrier, u32 count) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
 }
 /// fence.mbarrier_init: makes initialisations visible to the cluster and the async proxy. Then synchronise.
-DG_DEVICE void fence_mbarrier_init() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+DG_DEVICE void fence_mbarrier_init() {
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
 
 /// mbarrier.arrive, release at CTA scope.
 DG_DEVICE void mbarrier_arrive(SharedAddress barrier) {
@@ -18,16 +20,20 @@ DG_DEVICE void mbarrier_arrive(SharedAddress barrier) {
 }
 /// mbarrier.arrive.expect_tx: one arrival, and `bytes` more that asynchronous copies must deliver.
 DG_DEVICE void mbarrier_arrive_expect_tx(SharedAddress barrier, u32 bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+                 : "memory");
 }
-/// mbarrier.arrive on a barrier of any CTA of the cluster (address from map_to_rank). Orders nothing of this thread for
-/// the other CTA: enough to hand back a buffer that was only read. Release at cluster scope would cost a full fence.
+/// mbarrier.arrive on a barrier of any CTA of the cluster (address from map_to_rank). Orders nothing of this
+/// thread for the other CTA: enough to hand back a buffer that was only read. Release at cluster scope would
+/// cost a full fence.
 DG_DEVICE void mbarrier_arrive_remote(SharedAddress mapped_barrier) {
     asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(mapped_barrier) : "memory");
 }
-/// The same with release at cluster scope: this thread's writes are visible to who waits with mbarrier_wait_cluster.
+/// The same with release at cluster scope: this thread's writes are visible to who waits with
+/// mbarrier_wait_cluster.
 DG_DEVICE void mbarrier_arrive_release_remote(SharedAddress mapped_barrier) {
-    asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(mapped_barrier) : "memory");
+    asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(mapped_barrier)
+                 : "memory");
 }
 
 /// mbarrier.try_wait.parity. True once the phase with this parity has completed; may return false early.

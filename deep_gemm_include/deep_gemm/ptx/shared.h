@@ -8,7 +8,8 @@ namespace deep_gemm::ptx {
 /// A 32-bit address in the shared window of this CTA.
 using SharedAddress = u32;
 
-/// Start of dynamic shared memory. 1024-byte aligned: the 128-byte swizzle is a function of address bits 4 to 9.
+/// Start of dynamic shared memory. 1024-byte aligned: the 128-byte swizzle is a function of address bits 4
+/// to 9.
 DG_DEVICE SharedAddress dynamic_smem() {
     extern __shared__ __align__(1024) u8 dynamic_shared_memory[];
     return static_cast<SharedAddress>(__cvta_generic_to_shared(dynamic_shared_memory));
@@ -39,10 +40,11 @@ DG_DEVICE void st_shared_v2_f32(SharedAddress address, float x, float y) {
 }
 
 /// stmatrix.x4: four 8x8 matrices of 16-bit elements. Lane l gives the address of row l % 8 of matrix l / 8;
-/// lane l holds elements (l / 4, 2 * (l % 4) + {0, 1}) of each matrix, which is how wgmma leaves accumulators.
+/// lane l holds elements (l / 4, 2 * (l % 4) + {0, 1}) of each matrix, which is how wgmma leaves
+/// accumulators.
 DG_DEVICE void stmatrix_x4(SharedAddress row, u32 m0, u32 m1, u32 m2, u32 m3) {
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row), "r"(m0), "r"(m1),
-                 "r"(m2), "r"(m3)
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row), "r"(m0),
+                 "r"(m1), "r"(m2), "r"(m3)
                  : "memory");
 }
 
@@ -62,8 +64,10 @@ DG_DEVICE Float4 ld_cluster_v4_f32(SharedAddress address) {
     return v;
 }
 
-/// fence.proxy.async: makes this thread's generic writes to shared memory visible to TMA and wgmma; followed by a
-/// barrier with the thread that starts the asynchronous operation.
-DG_DEVICE void fence_proxy_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+/// fence.proxy.async: makes this thread's generic writes to shared memory visible to TMA and wgmma; followed
+/// by a barrier with the thread that starts the asynchronous operation.
+DG_DEVICE void fence_proxy_async() {
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
 
 }  // namespace deep_gemm::ptx

@@ -7,10 +7,15 @@
 namespace deep_gemm::ptx {
 
 /// wgmma.fence: orders accumulator registers (and earlier wgmma) before the next wgmma. Scope: warpgroup.
-DG_DEVICE void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+DG_DEVICE void wgmma_fence() {
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
 /// wgmma.commit_group: the wgmma issued so far form one group.
-DG_DEVICE void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-/// wgmma.wait_group: all but the newest `Pending` groups have finished; their accumulators and sources are free.
+DG_DEVICE void wgmma_commit() {
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+/// wgmma.wait_group: all but the newest `Pending` groups have finished; their accumulators and sources are
+/// free.
 template <u32 Pending>
 DG_DEVICE void wgmma_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");

@@ -1,5 +1,5 @@
-// Which output block a CTA computes next. Pure index arithmetic, the same in every role; every warp walks the list on
-// its own, converged. Persistent: cluster c takes work units c, c + clusters, c + 2 * clusters, ...
+// Which output block a CTA computes next. Pure index arithmetic, the same in every role; every warp walks the
+// list on its own, converged. Persistent: cluster c takes work units c, c + clusters, c + 2 * clusters, ...
 // A unit is the block (or the pair of blocks that share an operand by multicast) of one cluster.
 #pragma once
 
@@ -9,17 +9,17 @@
 namespace deep_gemm::sched {
 
 struct Block {
-    u32 group = 0;     // matrix of B
-    u32 a_group = 0;   // third coordinate of A and D
-    u32 m = 0;         // first row, within a_group
-    u32 n = 0;         // first column
-    u32 rows_end = 0;  // rows at and beyond it are not valid
-    bool loads = true; // false: no valid row; the block is written as zeros and nothing is loaded
-    u32 halves = 3;    // bit h: rows of half h are computed now (contiguous blocks of 256 rows: see next())
+    u32 group = 0;      // matrix of B
+    u32 a_group = 0;    // third coordinate of A and D
+    u32 m = 0;          // first row, within a_group
+    u32 n = 0;          // first column
+    u32 rows_end = 0;   // rows at and beyond it are not valid
+    bool loads = true;  // false: no valid row; the block is written as zeros and nothing is loaded
+    u32 halves = 3;     // bit h: rows of half h are computed now (contiguous blocks of 256 rows: see next())
 };
 
-/// Units along m that are walked before the next column of units, so that concurrent clusters cover a near-square
-/// patch of D and their operand tiles meet in L2.
+/// Units along m that are walked before the next column of units, so that concurrent clusters cover a
+/// near-square patch of D and their operand tiles meet in L2.
 template <GemmSpec S>
 constexpr u32 raster_rows() {
     constexpr u32 kUnitM = S.block_m * S.cluster_m, kUnitN = S.block_n * S.cluster_n;
@@ -39,8 +39,8 @@ class GemmBlocks {
         if constexpr (S.groups == GroupMode::contiguous) prefetch_groups();
     }
 
-    /// The next block of this CTA, or false at the end. Contiguous groups start at multiples of 128 rows, so the halves of
-    /// a block of 256 may need different matrices: then it comes twice, each time for one half.
+    /// The next block of this CTA, or false at the end. Contiguous groups start at multiples of 128 rows, so
+    /// the halves of a block of 256 may need different matrices: then it comes twice, each time for one half.
     DG_DEVICE bool next(Block& block) {
         if constexpr (kTwoHalves) {
             if (second_half_) {
@@ -89,7 +89,8 @@ class GemmBlocks {
         return true;
     }
 
-    /// Starts the loads of the groups of unit `unit_`, a block before they are used: their latency is a few per cent of one.
+    /// Starts the loads of the groups of unit `unit_`, a block before they are used: their latency is a few
+    /// per cent of one.
     DG_DEVICE void prefetch_groups() {
         u32 m, n;
         if (!place(m, n)) return;
@@ -98,7 +99,9 @@ class GemmBlocks {
         if constexpr (kTwoHalves) group_of_half_[1] = group_of_row(half_row < params_.m ? half_row : m);
     }
 
-    DG_DEVICE u32 group_of_row(u32 row) const { return static_cast<u32>(ptx::ld_global_s32(params_.group_layout + row)); }
+    DG_DEVICE u32 group_of_row(u32 row) const {
+        return static_cast<u32>(ptx::ld_global_s32(params_.group_layout + row));
+    }
 
     DG_DEVICE void set_group(Block& block, u32 group, u32 halves) const {
         block.loads = group < params_.num_groups;
@@ -106,7 +109,8 @@ class GemmBlocks {
         block.halves = halves;
     }
 
-    /// Groups are scanned 32 at a time, one a lane: `lane_end_` is the running number of units up to its group.
+    /// Groups are scanned 32 at a time, one a lane: `lane_end_` is the running number of units up to its
+    /// group.
     DG_DEVICE void load_chunk(u32 first_group, u32 units_before) {
         chunk_ = first_group;
         const u32 group = first_group + ptx::lane_index();
@@ -123,7 +127,8 @@ class GemmBlocks {
                 const i32 previous = group == 0 ? 0 : ptx::ld_global_s32(params_.group_layout + group - 1);
                 lane_start_ = align_up(clamp_rows(previous), kGroupAlignment);
                 lane_rows_ = clamp_rows(value);
-                extent = static_cast<i32>(align_up(lane_rows_, kGroupAlignment)) - static_cast<i32>(lane_start_);
+                extent =
+                    static_cast<i32>(align_up(lane_rows_, kGroupAlignment)) - static_cast<i32>(lane_start_);
             }
             units = extent > 0 ? ceil_div(static_cast<u32>(extent), kUnitRows) * units_n_ : 0;
         }

@@ -10,7 +10,7 @@ enum class Format : u8 {
     fp32,
     fp16,
     bf16,
-    fp8_e4m3,   // finite only: 0x7f / 0xff are NaN, largest 448
+    fp8_e4m3,  // finite only: 0x7f / 0xff are NaN, largest 448
     fp8_e5m2,
     fp8_ue8m0,  // power-of-two scale, 0xff is NaN
     fp4_e2m1,   // two per byte, low nibble first
@@ -39,8 +39,14 @@ constexpr FormatRow row_of(Format format) {
     return {"none", 0};
 }
 
-constexpr const char* name_of(Format format) { return row_of(format).name; }
-constexpr u32 bits_of(Format format) { return row_of(format).bits; }
-constexpr u32 bytes_of(Format format) { return row_of(format).bits / 8; }
+constexpr const char* name_of(Format format) {
+    return row_of(format).name;
+}
+constexpr u32 bits_of(Format format) {
+    return row_of(format).bits;
+}
+constexpr u32 bytes_of(Format format) {
+    return row_of(format).bits / 8;
+}
 
 }  // namespace deep_gemm

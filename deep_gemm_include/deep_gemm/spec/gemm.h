@@ -1,9 +1,10 @@
-// The GEMM family D[m, n] = C + A[m, k] * B[n, k]^T: what a kernel is (GemmSpec), what it is called with (GemmParams),
-// where its shared memory goes (plan_smem) and when it cannot exist (why_illegal). Evaluated by host and kernel alike.
+// The GEMM family D[m, n] = C + A[m, k] * B[n, k]^T: what a kernel is (GemmSpec), what it is called with
+// (GemmParams), where its shared memory goes (plan_smem) and when it cannot exist (why_illegal). Evaluated by
+// host and kernel alike.
 //
-// Two kernels share the spec. `swap_ab = false` (kernel/sm90_gemm.cuh): tokens are the 64-row side of wgmma, for many
-// tokens. `swap_ab = true` (kernel/sm90_gemm_swap_ab.cuh): weights are, tokens the short side, K may be split over
-// warpgroups, for few tokens. Both can split K over the CTAs of a cluster.
+// Two kernels share the spec. `swap_ab = false` (kernel/sm90_gemm.cuh): tokens are the 64-row side of wgmma,
+// for many tokens. `swap_ab = true` (kernel/sm90_gemm_swap_ab.cuh): weights are, tokens the short side, K may
+// be split over warpgroups, for few tokens. Both can split K over the CTAs of a cluster.
 #pragma once
 
 #include <deep_gemm/spec/format.h>
@@ -22,11 +23,11 @@ enum class GroupMode : u8 {
 // Scales of B along (n, k). Scales of A are always (1, 128).
 enum class ScaleB : u8 { none, per_128x128, per_row_128 };
 
-constexpr u32 kScaleBlock = 128;       // elements of K that share a scale
-constexpr u32 kGroupAlignment = 128;   // rows: contiguous and psum groups start at multiples of it
-constexpr u32 kBlockKBytes = 128;      // one swizzle atom
-constexpr u32 kScaleChunk = 4;         // blocks of K whose scales are loaded together: 16 bytes of a row
-constexpr u32 kMmaRows = 64;           // rows of a wgmma
+constexpr u32 kScaleBlock = 128;      // elements of K that share a scale
+constexpr u32 kGroupAlignment = 128;  // rows: contiguous and psum groups start at multiples of it
+constexpr u32 kBlockKBytes = 128;     // one swizzle atom
+constexpr u32 kScaleChunk = 4;        // blocks of K whose scales are loaded together: 16 bytes of a row
+constexpr u32 kMmaRows = 64;          // rows of a wgmma
 constexpr u32 kWarpgroup = 128;
 
 struct GemmSpec {
@@ -34,16 +35,16 @@ struct GemmSpec {
     Format d = Format::bf16;
     ScaleB scale_b = ScaleB::per_128x128;
     GroupMode groups = GroupMode::dense;
-    bool accumulate = false;      // add C
+    bool accumulate = false;  // add C
     bool swap_ab = false;
-    u32 block_m = 128;            // rows of A (tokens) in an output block
-    u32 block_n = 128;            // rows of B (weights) in an output block
+    u32 block_m = 128;  // rows of A (tokens) in an output block
+    u32 block_n = 128;  // rows of B (weights) in an output block
     u32 stages = 4;
-    u32 warpgroups = 2;           // that do math; one more warpgroup feeds them
-    u32 k_warpgroups = 1;         // swap_ab: how many of them take turns along K
-    u32 split_k = 1;              // CTAs of a cluster that share a block's K
-    u32 cluster_m = 1;            // blocks along m that share B by multicast
-    u32 cluster_n = 1;            // blocks along n that share A by multicast
+    u32 warpgroups = 2;    // that do math; one more warpgroup feeds them
+    u32 k_warpgroups = 1;  // swap_ab: how many of them take turns along K
+    u32 split_k = 1;       // CTAs of a cluster that share a block's K
+    u32 cluster_m = 1;     // blocks along m that share B by multicast
+    u32 cluster_n = 1;     // blocks along n that share A by multicast
 
     friend constexpr bool operator==(const GemmSpec&, const GemmSpec&) = default;
 };
@@ -51,8 +52,8 @@ struct GemmSpec {
 // Every field once, by name: source text, log line, JSON and cache key are made of it.
 template <typename Visitor, typename Spec>
 constexpr void visit_fields(Visitor&& visit, Spec& s) {
-    auto& [ab, d, scale_b, groups, accumulate, swap_ab, block_m, block_n, stages, warpgroups, k_warpgroups, split_k,
-           cluster_m, cluster_n] = s;
+    auto& [ab, d, scale_b, groups, accumulate, swap_ab, block_m, block_n, stages, warpgroups, k_warpgroups,
+           split_k, cluster_m, cluster_n] = s;
     visit("ab", ab);
     visit("d", d);
     visit("scale_b", scale_b);
@@ -89,55 +90,78 @@ constexpr const char* name_of(ScaleB mode) {
 }
 
 struct GemmParams {
-    TensorMap a;               // [a_groups, m, k], box [1, load rows, 128 bytes]
-    TensorMap b;               // [groups, n, k], box [1, load rows, 128 bytes]
-    TensorMap d;               // [a_groups, m, n], box [1, 64, 128 bytes]; unused with swap_ab
-    const float* scale_a;      // [a_groups, m, k / 128] at the strides below, in elements
-    const float* scale_b;      // [groups, n / 128 or n, k / 128]
-    const i32* group_layout;   // see GroupMode
-    const void* c;             // same layout as d; may be d itself
-    void* d_data;              // [a_groups, m, n]
+    TensorMap a;              // [a_groups, m, k], box [1, load rows, 128 bytes]
+    TensorMap b;              // [groups, n, k], box [1, load rows, 128 bytes]
+    TensorMap d;              // [a_groups, m, n], box [1, 64, 128 bytes]; unused with swap_ab
+    const float* scale_a;     // [a_groups, m, k / 128] at the strides below, in elements
+    const float* scale_b;     // [groups, n / 128 or n, k / 128]
+    const i32* group_layout;  // see GroupMode
+    const void* c;            // same layout as d; may be d itself
+    void* d_data;             // [a_groups, m, n]
     u64 scale_a_stride_group, scale_b_stride_group, d_stride_group;
     u32 scale_a_stride_m, scale_a_stride_k, scale_b_stride_n, scale_b_stride_k, d_stride_m;
-    u32 m, n, k;               // m: rows of one a_group
-    u32 num_groups;            // matrices in b
+    u32 m, n, k;     // m: rows of one a_group
+    u32 num_groups;  // matrices in b
 };
 
-constexpr u32 block_k_of(const GemmSpec& s) { return kBlockKBytes / bytes_of(s.ab); }
-constexpr bool has_scales(const GemmSpec& s) { return s.scale_b != ScaleB::none; }
-constexpr u32 cluster_size_of(const GemmSpec& s) { return s.split_k * s.cluster_m * s.cluster_n; }
-constexpr bool multicasts(const GemmSpec& s) { return s.cluster_m * s.cluster_n > 1; }
-constexpr bool exchanges_partials(const GemmSpec& s) { return s.swap_ab || s.split_k > 1; }
-constexpr u32 threads_of(const GemmSpec& s) { return (s.warpgroups + 1) * kWarpgroup; }
+constexpr u32 block_k_of(const GemmSpec& s) {
+    return kBlockKBytes / bytes_of(s.ab);
+}
+constexpr bool has_scales(const GemmSpec& s) {
+    return s.scale_b != ScaleB::none;
+}
+constexpr u32 cluster_size_of(const GemmSpec& s) {
+    return s.split_k * s.cluster_m * s.cluster_n;
+}
+constexpr bool multicasts(const GemmSpec& s) {
+    return s.cluster_m * s.cluster_n > 1;
+}
+constexpr bool exchanges_partials(const GemmSpec& s) {
+    return s.swap_ab || s.split_k > 1;
+}
+constexpr u32 threads_of(const GemmSpec& s) {
+    return (s.warpgroups + 1) * kWarpgroup;
+}
 // Rows of an output block one warpgroup owns, as a number of 64-row waves.
-constexpr u32 waves_of(const GemmSpec& s) { return s.block_m / (kMmaRows * s.warpgroups); }
+constexpr u32 waves_of(const GemmSpec& s) {
+    return s.block_m / (kMmaRows * s.warpgroups);
+}
 // swap_ab: warpgroups side by side along n.
-constexpr u32 n_warpgroups_of(const GemmSpec& s) { return s.warpgroups / s.k_warpgroups; }
+constexpr u32 n_warpgroups_of(const GemmSpec& s) {
+    return s.warpgroups / s.k_warpgroups;
+}
 
-// Accumulator registers of a math thread: the promoted sums and, for fp8, the partial sums: one, or with swap_ab two, so
-// that one is promoted while the other is being computed.
+// Accumulator registers of a math thread: the promoted sums and, for fp8, the partial sums: one, or with
+// swap_ab two, so that one is promoted while the other is being computed.
 constexpr u32 accumulator_registers_of(const GemmSpec& s) {
     if (s.swap_ab) return (has_scales(s) ? 3 : 1) * s.block_m / 2;
     return (waves_of(s) + (has_scales(s) ? 1 : 0)) * s.block_n / 2;
 }
-constexpr u32 kOtherRegisters = 24;     // addresses, scales, loop state
-constexpr u32 kLoaderRegisters = 40;    // what setmaxnreg leaves the loading warpgroup
+constexpr u32 kOtherRegisters = 24;   // addresses, scales, loop state
+constexpr u32 kLoaderRegisters = 40;  // what setmaxnreg leaves the loading warpgroup
 // What setmaxnreg gives a math thread: 64 Ki registers less the loader's, in steps of 8.
 constexpr u32 math_registers_of(const GemmSpec& s) {
     constexpr u32 kTable[5] = {0, 240, 232, 152, 112};
     return kTable[s.warpgroups];
 }
-constexpr u32 launch_registers_of(const GemmSpec& s) { return 65536 / threads_of(s) / 8 * 8; }
+constexpr u32 launch_registers_of(const GemmSpec& s) {
+    return 65536 / threads_of(s) / 8 * 8;
+}
 constexpr bool moves_registers(const GemmSpec& s) {
     return s.warpgroups > 1 && accumulator_registers_of(s) + kOtherRegisters > launch_registers_of(s);
 }
 
-constexpr u32 greatest_common_divisor(u32 a, u32 b) { return b == 0 ? a : greatest_common_divisor(b, a % b); }
-// Columns of a block that share one scale of B whatever the block's offset: the loader stages one value for each.
+constexpr u32 greatest_common_divisor(u32 a, u32 b) {
+    return b == 0 ? a : greatest_common_divisor(b, a % b);
+}
+// Columns of a block that share one scale of B whatever the block's offset: the loader stages one value for
+// each.
 constexpr u32 scale_b_run_of(const GemmSpec& s) {
     return s.scale_b == ScaleB::per_row_128 ? 1 : greatest_common_divisor(s.block_n, kScaleBlock);
 }
-constexpr u32 scale_runs_of(const GemmSpec& s) { return s.block_n / scale_b_run_of(s); }
+constexpr u32 scale_runs_of(const GemmSpec& s) {
+    return s.block_n / scale_b_run_of(s);
+}
 // Warps that bring scales: the loading warpgroup has three to spare.
 constexpr u32 scale_warps_of(const GemmSpec& s) {
     const u32 wanted = ceil_div(s.block_m + scale_runs_of(s), 32u);
@@ -146,25 +170,27 @@ constexpr u32 scale_warps_of(const GemmSpec& s) {
 
 // Named regions of dynamic shared memory, byte offsets from its 1024-aligned start.
 struct SmemPlan {
-    u32 a, b, d;                 // tiles of stage 0; d is the output staging buffer
+    u32 a, b, d;  // tiles of stage 0; d is the output staging buffer
     u32 a_stage_bytes, b_stage_bytes, d_bytes;
-    u32 scales;                  // stage 0: block_m scales of A, then scale_runs_of(s) of B
+    u32 scales;  // stage 0: block_m scales of A, then scale_runs_of(s) of B
     u32 scale_stage_bytes;
-    u32 full, empty;             // mbarriers, 8 bytes a stage
-    u32 partial_full, partial_empty;   // hand-over of partial sums in a cluster
+    u32 full, empty;                  // mbarriers, 8 bytes a stage
+    u32 partial_full, partial_empty;  // hand-over of partial sums in a cluster
     u32 bytes;
 };
 
-// Partial sums are staged as fp32 [k_warpgroups][block_m][partial_pitch]; the padding makes the fragment-order writes
-// free of bank conflicts.
-constexpr u32 partial_pitch_of(const GemmSpec& s) { return s.block_n + (s.swap_ab ? 4 : 8); }
+// Partial sums are staged as fp32 [k_warpgroups][block_m][partial_pitch]; the padding makes the
+// fragment-order writes free of bank conflicts.
+constexpr u32 partial_pitch_of(const GemmSpec& s) {
+    return s.block_n + (s.swap_ab ? 4 : 8);
+}
 
 constexpr SmemPlan plan_smem(const GemmSpec& s) {
     SmemPlan p{};
     p.a_stage_bytes = s.block_m * kBlockKBytes;
     p.b_stage_bytes = s.block_n * kBlockKBytes;
     p.d_bytes = exchanges_partials(s) ? s.k_warpgroups * s.block_m * partial_pitch_of(s) * 4
-                          : s.block_m * s.block_n * bytes_of(s.d);
+                                      : s.block_m * s.block_n * bytes_of(s.d);
     p.scale_stage_bytes = has_scales(s) ? align_up((s.block_m + scale_runs_of(s)) * 4, 16u) : 0;
     u32 offset = 0;
     const auto take = [&offset](u32 bytes, u32 alignment) {
@@ -204,31 +230,39 @@ constexpr const char* why_illegal(const GemmSpec& s) {
     if (s.stages < 2 || s.stages > 32) return "2 to 32 stages";
     if (s.split_k < 1 || s.split_k > 8) return "a portable cluster has 1 to 8 CTAs";
     const u32 columns = s.swap_ab ? s.block_m : s.block_n;
-    if (columns % 8 != 0 || columns == 0 || columns > 256) return "a wgmma has 8 to 256 columns, in steps of 8";
-    if (columns > 128 && columns != 160 && columns != 192 && columns != 256) return "no wrapper for that many columns";
+    if (columns % 8 != 0 || columns == 0 || columns > 256)
+        return "a wgmma has 8 to 256 columns, in steps of 8";
+    if (columns > 128 && columns != 160 && columns != 192 && columns != 256)
+        return "no wrapper for that many columns";
     if (s.swap_ab) {
         if (s.cluster_m != 1 || s.cluster_n != 1) return "swap_ab kernels do not multicast";
         if (s.warpgroups % s.k_warpgroups != 0) return "k_warpgroups must divide warpgroups";
-        if (s.block_n != kMmaRows * (s.warpgroups / s.k_warpgroups)) return "block_n must be 64 per n warpgroup";
+        if (s.block_n != kMmaRows * (s.warpgroups / s.k_warpgroups))
+            return "block_n must be 64 per n warpgroup";
         if (s.stages % s.k_warpgroups != 0) return "stages must be a multiple of k_warpgroups";
         // One stage is multiplied while the one before it is still held: a shorter ring waits for itself.
         if (s.stages < 2 * s.k_warpgroups) return "swap_ab needs two stages for each warpgroup along K";
     } else {
         if (s.k_warpgroups != 1) return "warpgroups take turns along K only with swap_ab";
         if (s.split_k > 1 && s.cluster_m * s.cluster_n > 1) return "a cluster either splits K or multicasts";
-        if (s.block_m % (kMmaRows * s.warpgroups) != 0) return "block_m must be a multiple of 64 per warpgroup";
+        if (s.block_m % (kMmaRows * s.warpgroups) != 0)
+            return "block_m must be a multiple of 64 per warpgroup";
         if (waves_of(s) > 2) return "a warpgroup owns at most two 64-row waves";
         if (s.block_n % 64 != 0) return "block_n must be a multiple of the store's 64 columns";
         if (s.cluster_m * s.cluster_n > 2) return "multicast pairs only";
-        if (s.groups != GroupMode::dense && s.cluster_m != 1) return "grouped blocks along m may use different matrices";
-        if (fp8 && s.scale_b == ScaleB::per_row_128 && s.block_n > 128) return "row scales need block_n of 128 at most";
+        if (s.groups != GroupMode::dense && s.cluster_m != 1)
+            return "grouped blocks along m may use different matrices";
+        if (fp8 && s.scale_b == ScaleB::per_row_128 && s.block_n > 128)
+            return "row scales need block_n of 128 at most";
     }
-    if (accumulator_registers_of(s) + kOtherRegisters > math_registers_of(s)) return "accumulators do not fit the register file";
+    if (accumulator_registers_of(s) + kOtherRegisters > math_registers_of(s))
+        return "accumulators do not fit the register file";
     const bool segmented = s.groups == GroupMode::contiguous || s.groups == GroupMode::psum;
     // A contiguous block of 256 rows is two halves, one a warpgroup, that may be of different groups.
-    const bool halves = s.groups == GroupMode::contiguous && !exchanges_partials(s) && s.block_m == 2 * kGroupAlignment &&
-                        s.warpgroups == 2;
-    if (segmented && kGroupAlignment % s.block_m != 0 && !halves) return "block_m must divide the group alignment of 128";
+    const bool halves = s.groups == GroupMode::contiguous && !exchanges_partials(s) &&
+                        s.block_m == 2 * kGroupAlignment && s.warpgroups == 2;
+    if (segmented && kGroupAlignment % s.block_m != 0 && !halves)
+        return "block_m must divide the group alignment of 128";
     if (plan_smem(s).bytes > kMaxSmemBytes) return "stages do not fit shared memory";
     return nullptr;
 }

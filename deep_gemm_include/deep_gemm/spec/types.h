@@ -12,9 +12,17 @@ using i16 = short;
 using i32 = int;
 using i64 = long long;
 
-constexpr u64 ceil_div(u64 value, u64 divisor) { return (value + divisor - 1) / divisor; }
-constexpr u32 ceil_div(u32 value, u32 divisor) { return (value + divisor - 1) / divisor; }
-constexpr u64 align_up(u64 value, u64 alignment) { return ceil_div(value, alignment) * alignment; }
-constexpr u32 align_up(u32 value, u32 alignment) { return ceil_div(value, alignment) * alignment; }
+constexpr u64 ceil_div(u64 value, u64 divisor) {
+    return (value + divisor - 1) / divisor;
+}
+constexpr u32 ceil_div(u32 value, u32 divisor) {
+    return (value + divisor - 1) / divisor;
+}
+constexpr u64 align_up(u64 value, u64 alignment) {
+    return ceil_div(value, alignment) * alignment;
+}
+constexpr u32 align_up(u32 value, u32 alignment) {
+    return ceil_div(value, alignment) * alignment;
+}
 
 }  // namespace deep_gemm

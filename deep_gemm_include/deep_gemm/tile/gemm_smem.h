@@ -14,9 +14,13 @@ struct GemmSmem {
     DG_DEVICE ptx::SharedAddress a(u32 stage) const { return base + kPlan.a + stage * kPlan.a_stage_bytes; }
     DG_DEVICE ptx::SharedAddress b(u32 stage) const { return base + kPlan.b + stage * kPlan.b_stage_bytes; }
     DG_DEVICE ptx::SharedAddress d() const { return base + kPlan.d; }
-    DG_DEVICE ptx::SharedAddress scales(u32 stage) const { return base + kPlan.scales + stage * kPlan.scale_stage_bytes; }
+    DG_DEVICE ptx::SharedAddress scales(u32 stage) const {
+        return base + kPlan.scales + stage * kPlan.scale_stage_bytes;
+    }
     DG_DEVICE ptx::SharedAddress scale_a(u32 stage, u32 row) const { return scales(stage) + row * 4; }
-    DG_DEVICE ptx::SharedAddress scale_b(u32 stage, u32 run) const { return scales(stage) + (S.block_m + run) * 4; }
+    DG_DEVICE ptx::SharedAddress scale_b(u32 stage, u32 run) const {
+        return scales(stage) + (S.block_m + run) * 4;
+    }
     DG_DEVICE ptx::SharedAddress full(u32 stage) const { return base + kPlan.full + stage * 8; }
     DG_DEVICE ptx::SharedAddress empty(u32 stage) const { return base + kPlan.empty + stage * 8; }
     DG_DEVICE ptx::SharedAddress partial_full() const { return base + kPlan.partial_full; }
