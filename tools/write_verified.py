@@ -1,0 +1,55 @@
+"""Write docs/verified-on.md from the JUnit file of a GPU test run: which device and driver ran how many tests, when.
+
+Run by tools/gpu after its tests; the page holds one row a device, the newest run of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import xml.etree.ElementTree as ElementTree
+from datetime import datetime, timezone
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "verified-on.md"
+HEAD = """# Verified on
+
+Devices on which the whole test suite ran, emulated and real cases alike. Written by `tools/gpu`.
+
+| device | driver | commit | date | passed | failed | skipped |
+|---|---|---|---|---|---|---|
+"""
+
+
+def commit() -> str:
+    """The checkout's commit, short; "unknown" outside git."""
+    done = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else "unknown"
+
+
+def main() -> None:
+    """Replace this device's row."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("junit", type=Path)
+    parser.add_argument("--commit", default=None, help="where the checkout has no git history")
+    parser.add_argument("--out", type=Path, default=PAGE)
+    arguments = parser.parse_args()
+    from deep_gemm import _C
+
+    device = _C.Device("cuda")
+    driver = f"CUDA {device.driver_version // 1000}.{device.driver_version % 1000 // 10}"
+    suite = ElementTree.parse(arguments.junit).getroot().find("testsuite")
+    assert suite is not None, f"{arguments.junit} holds no testsuite"
+    failed = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
+    skipped = int(suite.get("skipped", 0))
+    passed = int(suite.get("tests", 0)) - failed - skipped
+    today = datetime.now(timezone.utc).date().isoformat()
+    row = f"| {device.name} | {driver} | {arguments.commit or commit()} | {today} | {passed} | {failed} | {skipped} |\n"
+    lines = PAGE.read_text().splitlines(keepends=True)[len(HEAD.splitlines()) :] if PAGE.exists() else []
+    kept = [line for line in lines if not line.startswith(f"| {device.name} |")]
+    arguments.out.write_text(HEAD + "".join([*kept, row]))
+
+
+if __name__ == "__main__":
+    main()
