@@ -25,38 +25,38 @@ DG_DEVICE float load_c(const GemmParams& p, u64 index) {
     return S.d == Format::fp32 ? ptx::ld_global_f32(c) : ptx::ld_global_bf16(c);
 }
 
-/// What a thread must know of its two rows of a 64-row wave to tell whether they belong to a group. Made
-/// before the multiplication, used after it, so that nobody waits for the loads.
+/// Groups of a thread's two rows of a 64-row wave, for contiguous groups. Loaded before the multiplication and used after
+/// it, so that nobody waits for them; the other modes keep no register for it.
 template <GemmSpec S>
-struct WaveRows {
-    u32 row[2];
-    u32 group[2];
+struct WaveGroups {
+    u32 group[S.groups == GroupMode::contiguous ? 2 : 1];
 
-    DG_DEVICE WaveRows(const GemmParams& p, u32 first_row) {
+    DG_DEVICE WaveGroups(const GemmParams& p, u32 first_row) {
+        if constexpr (S.groups == GroupMode::contiguous) {
 #pragma unroll
-        for (u32 half = 0; half < 2; ++half) {
-            row[half] = first_row + ptx::warp_index() % 4 * 16 + ptx::lane_index() / 4 + half * 8;
-            group[half] = 0;
-            if constexpr (S.groups == GroupMode::contiguous) {
-                const u32 inside = row[half] < p.m ? row[half] : p.m - 1;
-                group[half] = static_cast<u32>(ptx::ld_global_s32(p.group_layout + inside));
+            for (u32 half = 0; half < 2; ++half) {
+                const u32 row = wave_row(first_row, half);
+                group[half] = static_cast<u32>(ptx::ld_global_s32(p.group_layout + (row < p.m ? row : p.m - 1)));
             }
         }
     }
-    DG_DEVICE bool valid(const GemmParams& p, const sched::Block& block, u32 half) const {
+    DG_DEVICE bool valid(const GemmParams& p, const sched::Block& block, u32 row, u32 half) const {
         if constexpr (S.groups == GroupMode::contiguous) return group[half] < p.num_groups;
-        return S.groups == GroupMode::dense || row[half] < block.rows_end;
+        return S.groups == GroupMode::dense || row < block.rows_end;
+    }
+    static DG_DEVICE u32 wave_row(u32 first_row, u32 half) {
+        return first_row + ptx::warp_index() % 4 * 16 + ptx::lane_index() / 4 + half * 8;
     }
 };
 
-/// Adds C and zeroes rows that belong to no group.
+/// Adds C and zeroes rows that belong to no group, for one 64-row wave that starts at `first_row`.
 template <GemmSpec S, u32 Count>
-DG_DEVICE void finish_wave(const GemmParams& p, const sched::Block& block, const WaveRows<S>& rows,
+DG_DEVICE void finish_wave(const GemmParams& p, const sched::Block& block, u32 first_row, const WaveGroups<S>& groups,
                            float (&sum)[Count]) {
 #pragma unroll
     for (u32 half = 0; half < 2; ++half) {
-        const u32 row = rows.row[half];
-        const bool valid = rows.valid(p, block, half);
+        const u32 row = groups.wave_row(first_row, half);
+        const bool valid = groups.valid(p, block, row, half);
 #pragma unroll
         for (u32 i = 0; i < Count; i += 4) {
 #pragma unroll
@@ -66,8 +66,8 @@ DG_DEVICE void finish_wave(const GemmParams& p, const sched::Block& block, const
                 if constexpr (S.accumulate) {
                     const u32 column = block.n + i * 2 + (ptx::lane_index() % 4) * 2 + j;
                     if (row < p.m && column < p.n)
-                        value += load_c<S>(p, block.a_group * p.d_stride_group +
-                                                  static_cast<u64>(row) * p.d_stride_m + column);
+                        value += load_c<S>(p, block.a_group * p.d_stride_group + static_cast<u64>(row) * p.d_stride_m +
+                                                  column);
                 }
             }
         }

@@ -150,7 +150,7 @@ DG_DEVICE void multiply_plain(float (&sum)[Waves][Count], tile::GemmSmem<S> smem
 /// D by TMA: the warpgroup stages its waves and one thread sends them.
 template <GemmSpec S, u32 Waves, u32 Count>
 DG_DEVICE void store_waves(const GemmParams& p, const sched::Block& block, tile::GemmSmem<S> smem,
-                           u32 warpgroup, const kernel::WaveRows<S> (&rows)[Waves],
+                           u32 warpgroup, const kernel::WaveGroups<S> (&groups)[Waves],
                            float (&sum)[Waves][Count]) {
     constexpr u32 kWaveBytes = kMmaRows * S.block_n * bytes_of(S.d);
     const bool stores = ptx::thread_index() % kWarpgroup == 0;
@@ -160,7 +160,7 @@ DG_DEVICE void store_waves(const GemmParams& p, const sched::Block& block, tile:
     ptx::named_barrier_sync(1 + warpgroup, kWarpgroup);
 #pragma unroll
     for (u32 wave = 0; wave < Waves; ++wave) {
-        kernel::finish_wave<S>(p, block, rows[wave], sum[wave]);
+        kernel::finish_wave<S>(p, block, first_row + wave * kMmaRows, groups[wave], sum[wave]);
         kernel::stage_wave<S>(staging + wave * kWaveBytes, sum[wave]);
     }
     ptx::fence_proxy_async();
@@ -221,14 +221,14 @@ DG_DEVICE void multiply_blocks(const GemmParams& p, tile::GemmSmem<S> smem, u32 
             exchange.consumed();
         } else {
             if constexpr (kWaves == 1) {
-                const kernel::WaveRows<S> rows[] = {{p, block.m + wave_row}};
+                const kernel::WaveGroups<S> groups[] = {{p, block.m + wave_row}};
                 multiply_all();
-                store_waves<S>(p, block, smem, warpgroup, rows, sum);
+                store_waves<S>(p, block, smem, warpgroup, groups, sum);
             } else {
-                const kernel::WaveRows<S> rows[] = {{p, block.m + wave_row},
+                const kernel::WaveGroups<S> groups[] = {{p, block.m + wave_row},
                                                     {p, block.m + wave_row + kMmaRows}};
                 multiply_all();
-                store_waves<S>(p, block, smem, warpgroup, rows, sum);
+                store_waves<S>(p, block, smem, warpgroup, groups, sum);
             }
         }
     }

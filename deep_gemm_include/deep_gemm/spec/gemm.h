@@ -137,7 +137,10 @@ constexpr u32 accumulator_registers_of(const GemmSpec& s) {
     if (s.swap_ab) return (has_scales(s) ? 3 : 1) * s.block_m / 2;
     return (waves_of(s) + (has_scales(s) ? 1 : 0)) * s.block_n / 2;
 }
-constexpr u32 kOtherRegisters = 24;   // addresses, scales, loop state
+// What a math thread needs besides: addresses, scales, loop state. The swapped kernel's promotion holds more of them.
+constexpr u32 other_registers_of(const GemmSpec& s) {
+    return s.swap_ab ? 40 : 24;
+}
 constexpr u32 kLoaderRegisters = 40;  // what setmaxnreg leaves the loading warpgroup
 // What setmaxnreg gives a math thread: 64 Ki registers less the loader's, in steps of 8.
 constexpr u32 math_registers_of(const GemmSpec& s) {
@@ -148,7 +151,7 @@ constexpr u32 launch_registers_of(const GemmSpec& s) {
     return 65536 / threads_of(s) / 8 * 8;
 }
 constexpr bool moves_registers(const GemmSpec& s) {
-    return s.warpgroups > 1 && accumulator_registers_of(s) + kOtherRegisters > launch_registers_of(s);
+    return s.warpgroups > 1 && accumulator_registers_of(s) + other_registers_of(s) > launch_registers_of(s);
 }
 
 constexpr u32 greatest_common_divisor(u32 a, u32 b) {
@@ -217,7 +220,7 @@ constexpr u32 kMaxSmemBytesOfTwo = 115712;  // two blocks of an SM: half of 228 
 // CTAs an SM is meant to hold. Two let the next grid of the stream start while this one drains.
 constexpr u32 ctas_per_sm_of(const GemmSpec& s) {
     const bool fits = plan_smem(s).bytes <= kMaxSmemBytesOfTwo && 2 * threads_of(s) <= 1024;
-    return fits && accumulator_registers_of(s) + kOtherRegisters + 24 <= 65536 / (2 * threads_of(s)) ? 2 : 1;
+    return fits && accumulator_registers_of(s) + other_registers_of(s) + 24 <= 65536 / (2 * threads_of(s)) ? 2 : 1;
 }
 
 // nullptr, or one sentence. The plan, the host check and the kernel's static_assert all ask here.
@@ -255,7 +258,7 @@ constexpr const char* why_illegal(const GemmSpec& s) {
         if (fp8 && s.scale_b == ScaleB::per_row_128 && s.block_n > 128)
             return "row scales need block_n of 128 at most";
     }
-    if (accumulator_registers_of(s) + kOtherRegisters > math_registers_of(s))
+    if (accumulator_registers_of(s) + other_registers_of(s) > math_registers_of(s))
         return "accumulators do not fit the register file";
     const bool segmented = s.groups == GroupMode::contiguous || s.groups == GroupMode::psum;
     // A contiguous block of 256 rows is two halves, one a warpgroup, that may be of different groups.
