@@ -38,7 +38,8 @@ def main() -> None:
     from deep_gemm import _C
 
     device = _C.Device("cuda")
-    driver = f"CUDA {device.properties["driver_version"] // 1000}.{device.properties["driver_version"] % 1000 // 10}"
+    version = device.properties["driver_version"]
+    driver = f"CUDA {version // 1000}.{version % 1000 // 10}"
     suite = ElementTree.parse(arguments.junit).getroot().find("testsuite")
     assert suite is not None, f"{arguments.junit} holds no testsuite"
     failed = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
