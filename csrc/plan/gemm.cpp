@@ -130,6 +130,8 @@ const char* why_unfit(const GemmProblem& problem, const GemmSpec& s) {
 
 // The same for a spec nobody forced: it would serve, but never well.
 const char* why_poor(const GemmProblem& problem, const GemmSpec& s) {
+    if (problem.num_sms > 0 && cluster_size_of(s) > problem.num_sms)
+        return "the cluster has more CTAs than num_sms allows";
     if (s.swap_ab && problem.d_tma && rows_of_a_group(problem) > s.block_m)
         return "swap_ab is for rows that fit one block";
     if (s.split_k > 1 && ceil_div(problem.k, block_k_of(s)) < kScaleChunk * s.split_k)

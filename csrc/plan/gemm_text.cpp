@@ -84,10 +84,11 @@ void read_word(GemmProblem& problem, std::string_view word) {
              key);
 }
 
-std::string cost_row(const GemmCandidate& candidate, float best_us) {
+std::string cost_row(const GemmCandidate& candidate, const GemmPlan& plan) {
     const GemmCost& c = candidate.cost;
-    const std::string verdict =
-        c.total_us == best_us ? "chosen" : fmt::format("+{:.0f} %", (c.total_us / best_us - 1) * 100);
+    const std::string verdict = candidate.spec == plan.spec
+                                    ? "chosen"
+                                    : fmt::format("+{:.0f} %", (c.total_us / plan.cost.total_us - 1) * 100);
     return fmt::format("  {:<46} {:>7.2f} {:>7.2f} {:>7.2f} {:>7.2f} {:>7.2f} {:>7.2f} = {:>8.2f}  {}\n",
                        to_string(candidate.spec), c.dram_us, c.l2_us, c.fill_us, c.math_us, c.epilogue_us,
                        c.launch_us, c.total_us, verdict);
@@ -133,6 +134,10 @@ GemmProblem parse_problem(std::string_view text) {
     DG_CHECK(problem.m > 0 && problem.n > 0 && problem.k > 0, value,
              "problem: got m={} n={} k={}; expected all three of at least 1, as in 'gemm m=64 n=7168 k=2048'",
              problem.m, problem.n, problem.k);
+    constexpr u32 kMaxExtent = 0x7fffffff;
+    DG_CHECK(problem.m <= kMaxExtent && problem.n <= kMaxExtent && problem.k <= kMaxExtent, value,
+             "problem: got m={} n={} k={}; expected at most {} each", problem.m, problem.n, problem.k,
+             kMaxExtent);
     DG_CHECK(problem.num_groups > 0, value, "problem: got groups=0; expected at least 1");
     return problem;
 }
@@ -156,8 +161,7 @@ std::string explain(const GemmProblem& problem, const DeviceModel& device, u32 r
                     device.arch, device.num_sms, considered.size(), legal.size(), plan.grid_blocks);
     text += fmt::format("  {:<46} {:>7} {:>7} {:>7} {:>7} {:>7} {:>7} = {:>8}\n", "tokens x weights (block)",
                         "dram", "l2", "fill", "math", "end", "launch", "total us");
-    for (size_t i = 0; i < std::min<size_t>(rows, legal.size()); ++i)
-        text += cost_row(legal[i], plan.cost.total_us);
+    for (size_t i = 0; i < std::min<size_t>(rows, legal.size()); ++i) text += cost_row(legal[i], plan);
     for (const auto& [reason, count] : rejected) text += fmt::format("  rejected {:>3}: {}\n", count, reason);
     return text;
 }

@@ -242,7 +242,7 @@ struct Cta {
     u32 tensor_ops_in_flight = 0;  // wgmma operations that all four warps have issued and that still read
     u32 live_warps = 0;
     u32 async_reads = 0, async_writes = 0;  // bulk operations in flight on this CTA's shared memory
-    i32 register_pool = 0;                  // setmaxnreg: registers of the SM that no warp holds
+    i32 register_pool = 0;                  // setmaxnreg: registers of the CTA that no warp holds
     std::map<u32, u64>
         barrier_inits;  // by offset of an mbarrier: generation of the cluster barrier when initialised
     bool exited = false;

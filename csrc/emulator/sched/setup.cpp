@@ -120,8 +120,8 @@ void set_up_cta(Cluster& c, Cta& cta, u32 rank) {
     std::byte* local = aligned(cta.local_memory, local_bytes * warps);
     for (u32 id = 0; id < warps; ++id)
         set_up_warp(cta, cta.warps[id], id, registers + id * register_bytes, local + id * local_bytes);
-    cta.register_pool =
-        static_cast<i32>(kSmRegisters) - static_cast<i32>(cta.warps[0].max_registers * warps * kLanes);
+    // A CTA owns what it was launched with: setmaxnreg only moves registers between its warps.
+    cta.register_pool = 0;
 }
 
 }  // namespace

@@ -113,7 +113,8 @@ template <GemmSpec S>
 DG_DEVICE void reduce_and_store(const GemmParams& p, const sched::Block& block, tile::GemmSmem<S> smem,
                                 u32 rank, u32 math_thread) {
     constexpr u32 kQuads = S.block_n / 4, kThreads = S.warpgroups * kWarpgroup;
-    const u32 left = p.m - block.m, limit = S.groups == GroupMode::masked ? block.rows_end - block.m : left;
+    const u32 left = block.m < p.m ? p.m - block.m : 0,
+              limit = S.groups == GroupMode::masked ? block.rows_end - block.m : left;
     const u32 tokens = limit < S.block_m ? limit : S.block_m;
     const u32 mine = tokens > rank ? (tokens - rank + S.split_k - 1) / S.split_k : 0;
     for (u32 item = math_thread; item < mine * kQuads; item += kThreads) {

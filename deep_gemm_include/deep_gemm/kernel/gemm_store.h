@@ -25,8 +25,8 @@ DG_DEVICE float load_c(const GemmParams& p, u64 index) {
     return S.d == Format::fp32 ? ptx::ld_global_f32(c) : ptx::ld_global_bf16(c);
 }
 
-/// Groups of a thread's two rows of a 64-row wave, for contiguous groups. Loaded before the multiplication and used after
-/// it, so that nobody waits for them; the other modes keep no register for it.
+/// Groups of a thread's two rows of a 64-row wave, for contiguous groups. Loaded before the multiplication
+/// and used after it, so that nobody waits for them; the other modes keep no register for it.
 template <GemmSpec S>
 struct WaveGroups {
     u32 group[S.groups == GroupMode::contiguous ? 2 : 1];
@@ -36,7 +36,8 @@ struct WaveGroups {
 #pragma unroll
             for (u32 half = 0; half < 2; ++half) {
                 const u32 row = wave_row(first_row, half);
-                group[half] = static_cast<u32>(ptx::ld_global_s32(p.group_layout + (row < p.m ? row : p.m - 1)));
+                group[half] =
+                    static_cast<u32>(ptx::ld_global_s32(p.group_layout + (row < p.m ? row : p.m - 1)));
             }
         }
     }
@@ -51,8 +52,8 @@ struct WaveGroups {
 
 /// Adds C and zeroes rows that belong to no group, for one 64-row wave that starts at `first_row`.
 template <GemmSpec S, u32 Count>
-DG_DEVICE void finish_wave(const GemmParams& p, const sched::Block& block, u32 first_row, const WaveGroups<S>& groups,
-                           float (&sum)[Count]) {
+DG_DEVICE void finish_wave(const GemmParams& p, const sched::Block& block, u32 first_row,
+                           const WaveGroups<S>& groups, float (&sum)[Count]) {
 #pragma unroll
     for (u32 half = 0; half < 2; ++half) {
         const u32 row = groups.wave_row(first_row, half);
@@ -66,8 +67,8 @@ DG_DEVICE void finish_wave(const GemmParams& p, const sched::Block& block, u32 f
                 if constexpr (S.accumulate) {
                     const u32 column = block.n + i * 2 + (ptx::lane_index() % 4) * 2 + j;
                     if (row < p.m && column < p.n)
-                        value += load_c<S>(p, block.a_group * p.d_stride_group + static_cast<u64>(row) * p.d_stride_m +
-                                                  column);
+                        value += load_c<S>(p, block.a_group * p.d_stride_group +
+                                                  static_cast<u64>(row) * p.d_stride_m + column);
                 }
             }
         }

@@ -226,7 +226,7 @@ DG_DEVICE void multiply_blocks(const GemmParams& p, tile::GemmSmem<S> smem, u32 
                 store_waves<S>(p, block, smem, warpgroup, groups, sum);
             } else {
                 const kernel::WaveGroups<S> groups[] = {{p, block.m + wave_row},
-                                                    {p, block.m + wave_row + kMmaRows}};
+                                                        {p, block.m + wave_row + kMmaRows}};
                 multiply_all();
                 store_waves<S>(p, block, smem, warpgroup, groups, sum);
             }

@@ -137,18 +137,20 @@ constexpr u32 accumulator_registers_of(const GemmSpec& s) {
     if (s.swap_ab) return (has_scales(s) ? 3 : 1) * s.block_m / 2;
     return (waves_of(s) + (has_scales(s) ? 1 : 0)) * s.block_n / 2;
 }
-// What a math thread needs besides: addresses, scales, loop state. The swapped kernel's promotion holds more of them.
+// What a math thread needs besides: addresses, scales, loop state. The swapped kernel's promotion holds more
+// of them.
 constexpr u32 other_registers_of(const GemmSpec& s) {
     return s.swap_ab ? 40 : 24;
 }
 constexpr u32 kLoaderRegisters = 40;  // what setmaxnreg leaves the loading warpgroup
-// What setmaxnreg gives a math thread: 64 Ki registers less the loader's, in steps of 8.
-constexpr u32 math_registers_of(const GemmSpec& s) {
-    constexpr u32 kTable[5] = {0, 240, 232, 152, 112};
-    return kTable[s.warpgroups];
-}
 constexpr u32 launch_registers_of(const GemmSpec& s) {
     return 65536 / threads_of(s) / 8 * 8;
+}
+// What setmaxnreg gives a math thread: what the CTA was launched with less the loader's, in steps of 8.
+// Asking for more than the CTA owns would wait for ever.
+constexpr u32 math_registers_of(const GemmSpec& s) {
+    const u32 share = (launch_registers_of(s) * (s.warpgroups + 1) - kLoaderRegisters) / s.warpgroups / 8 * 8;
+    return share < 240 ? share : 240;
 }
 constexpr bool moves_registers(const GemmSpec& s) {
     return s.warpgroups > 1 && accumulator_registers_of(s) + other_registers_of(s) > launch_registers_of(s);
@@ -226,6 +228,10 @@ constexpr u32 ctas_per_sm_of(const GemmSpec& s) {
 
 // nullptr, or one sentence. The plan, the host check and the kernel's static_assert all ask here.
 constexpr const char* why_illegal(const GemmSpec& s) {
+    const u32 counts[] = {s.block_m,      s.block_n, s.stages,    s.warpgroups,
+                          s.k_warpgroups, s.split_k, s.cluster_m, s.cluster_n};
+    for (u32 count : counts)
+        if (count < 1 || count > 256) return "block, stage, warpgroup, split and cluster counts are 1 to 256";
     const bool fp8 = s.ab == Format::fp8_e4m3;
     if (!fp8 && s.ab != Format::bf16) return "operands must be fp8_e4m3 or bf16";
     if (s.d != Format::bf16 && s.d != Format::fp32) return "the output must be bf16 or fp32";
