@@ -138,6 +138,7 @@ void run_launch(const Model& model, const Options& options, const EmulatedKernel
     launch.cluster = cluster_of(kernel, config);
     launch.block = config.block;
     launch.dynamic_smem_bytes = config.dynamic_smem_bytes;
+    launch.programmatic = config.programmatic_launch;
     launch.smem_bytes = smem_end(kernel, config);
     launch.params = param_buffer;
     launch.ranges = Ranges(stated, defaults);

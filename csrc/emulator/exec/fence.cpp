@@ -15,6 +15,9 @@ void fence_mbarrier_init(Warp& w, const Op&, u32) {
     w.init_fence = ++w.cta->cluster->fence_ticks;
 }
 
+void wait_for_dependency(Warp& w, const Op&, u32) {
+    w.before_dependency = false;
+}
 void sleep(Warp& w, const Op&, u32) {
     w.turn_over = true;
 }
@@ -74,7 +77,9 @@ void decode_fence(Decoder& x) {
         x.op.d = x.reg(x.operand(0));
         x.op.run = create_policy;
     } else {
-        x.op.run = nothing;  // prefetch, griddepcontrol, discard, applypriority: hints and cross-launch order
+        const bool waits = root == "griddepcontrol" && x.has("wait");
+        x.op.run = waits ? wait_for_dependency
+                         : nothing;  // prefetch, discard, applypriority: hints and cross-launch order
     }
 }
 

@@ -45,6 +45,13 @@ void shared_state_fault(const Warp& w, u32 lane, const SharedPlace& place, u32 b
           why);
 }
 
+void dependency_fault(Warp& w, u32 lane, u64 address, bool write) {
+    fault(w, static_cast<i32>(lane),
+          "{} of global memory at {:#x} before griddepcontrol.wait in a launch that may overlap the grid "
+          "before it",
+          write ? "write" : "read", address);
+}
+
 void global_fault(Warp& w, u32 lane, u64 address, u32 bytes, u32 alignment, bool write) {
     const Ranges& ranges = w.cta->cluster->launch->ranges;
     const i32 who = static_cast<i32>(lane);

@@ -68,11 +68,15 @@ void check_async_read(Warp& w, u32 lane, const SharedPlace& place, u32 bytes);
 
 [[noreturn]] void global_fault(Warp& w, u32 lane, u64 address, u32 bytes, u32 alignment, bool write);
 
+// PDL: a warp touches global memory before it has waited for the grid before.
+[[noreturn]] void dependency_fault(Warp& w, u32 lane, u64 address, bool write);
+
 [[nodiscard]] inline std::byte* global_place(Warp& w, u32 lane, u64 address, u32 bytes, u32 alignment,
                                              bool write) {
     const Segment& known = w.last_segment;
     const bool hit = address >= known.begin && address + bytes <= known.end && (!write || known.writable);
     if (!hit) {
+        if (w.before_dependency) dependency_fault(w, lane, address, write);
         const Segment* found = w.cta->cluster->launch->ranges.find(address, bytes);
         if (found == nullptr || (write && !found->writable))
             global_fault(w, lane, address, bytes, alignment, write);

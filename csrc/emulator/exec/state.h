@@ -37,6 +37,7 @@ struct Launch {
     Options options;
     u32 num_sms = 0;
     u64 grid_id = 0;
+    bool programmatic = false;  // PDL: the grid before this one may still be running
     [[nodiscard]] u32 threads() const { return block.x * block.y * block.z; }
     [[nodiscard]] u32 warps() const { return (threads() + kLanes - 1) / kLanes; }
     [[nodiscard]] u32 cluster_size() const { return cluster.x * cluster.y * cluster.z; }
@@ -155,7 +156,8 @@ struct Warp {
     u32 tensor_issued = 0;            // operations this warp has issued
     std::vector<u32> tensor_commits;  // value of tensor_issued at each commit still of interest
     bool tensor_fenced = false;
-    u32 max_registers = 0;  // setmaxnreg, per thread
+    u32 max_registers = 0;           // setmaxnreg, per thread
+    bool before_dependency = false;  // PDL: griddepcontrol.wait has not been executed
 
     void save(u32 mask, u32 at) {
         for (u32 m = mask; m != 0; m &= m - 1) lane_pc[std::countr_zero(m)] = at;

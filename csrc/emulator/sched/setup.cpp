@@ -81,6 +81,7 @@ void set_up_warp(Cta& cta, Warp& w, u32 id, std::byte* registers, std::byte* loc
     w.id = id;
     const u32 left = launch.threads() - id * kLanes;
     w.live = w.active = left >= kLanes ? kFullMask : (1u << left) - 1;
+    w.before_dependency = launch.programmatic;
     w.max_registers = std::min(kMaxRegistersPerThread, kSmRegisters / (launch.warps() * kLanes) & ~7u);
     std::memcpy(w.registers + program.constants_begin, program.constants.data(), program.constants.size());
     for (const SpecialSlot& special : program.specials) {
