@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "verified-on.md"
 HEAD = """# Verified on
 
-Devices on which the whole test suite ran, emulated and real cases alike. Written by `tools/gpu`.
+Devices on which the tests ran, emulated and real cases alike. Written by `tools/gpu`.
 
 | device | driver | commit | date | passed | failed | skipped |
 |---|---|---|---|---|---|---|
@@ -47,8 +47,9 @@ def main() -> None:
     passed = int(suite.get("tests", 0)) - failed - skipped
     today = datetime.now(timezone.utc).date().isoformat()
     row = f"| {device.name} | {driver} | {arguments.commit or commit()} | {today} | {passed} | {failed} | {skipped} |\n"
-    lines = PAGE.read_text().splitlines(keepends=True)[len(HEAD.splitlines()) :] if PAGE.exists() else []
-    kept = [line for line in lines if not line.startswith(f"| {device.name} |")]
+    lines = PAGE.read_text().splitlines(keepends=True) if PAGE.exists() else []
+    rows = [line for line in lines if line.startswith("| ") and not line.startswith("| device |")]
+    kept = [line for line in rows if not line.startswith(f"| {device.name} |")]
     arguments.out.write_text(HEAD + "".join([*kept, row]))
 
 

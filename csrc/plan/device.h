@@ -1,6 +1,7 @@
-// What the cost model knows about a GPU: one row of constants per architecture. They were fitted to about
-// 2000 timings of FP8 kernels on one H200 (15 problems, every legal spec); bench/ measures how far the chosen
-// plan is from the best.
+// What the cost model knows about a GPU: one row of constants per architecture. Fitted to 744
+// timings of FP8 kernels on one H200 (15 problems, a choice of specs), then a few set by hand after
+// benchmarks of much the same problems: the regret that bench/ reports there says little about other shapes
+// or BF16.
 #pragma once
 
 #include <deep_gemm/spec/types.h>

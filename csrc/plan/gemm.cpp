@@ -16,7 +16,7 @@ struct Tile {
 constexpr Tile kTiles[] = {{64, 64, 1, 1},   {64, 128, 1, 1},  {64, 192, 1, 1},
                            {128, 64, 2, 1},  {128, 128, 2, 1}, {128, 192, 2, 1},
                            {128, 256, 2, 1}, {192, 128, 3, 1}, {256, 128, 2, 1}};
-constexpr u32 kSwapRows[] = {8, 16, 32, 48, 64};  // with more, tokens as wgmma rows were always faster
+constexpr u32 kSwapRows[] = {8, 16, 32, 48, 64};  // at 128 FP8 tokens, tokens as rows were faster
 constexpr Tile kSwapTiles[] = {{0, 64, 1, 1},  {0, 64, 2, 2},  {0, 64, 3, 3},  {0, 64, 4, 4},
                                {0, 128, 2, 1}, {0, 128, 4, 2}, {0, 192, 3, 1}, {0, 256, 4, 1}};
 constexpr u32 kSplits[] = {1, 2, 4};
