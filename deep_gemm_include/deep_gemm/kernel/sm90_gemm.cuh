@@ -226,7 +226,7 @@ DG_DEVICE void multiply_blocks(const GemmParams& p, tile::GemmSmem<S> smem, u32 
 #pragma unroll
             for (u32 wave = 0; wave < kWaves; ++wave)
                 kernel::stage_token_rows<S>(smem, wave_row + wave * kMmaRows, sum[wave]);
-            exchange.publish();
+            exchange.publish(rank);
             kernel::reduce_and_store<S>(p, block, smem, rank, ptx::thread_index());
             exchange.consumed();
         } else {

@@ -125,7 +125,7 @@ DG_DEVICE void multiply_blocks(const GemmParams& p, tile::GemmSmem<S> smem, u32 
             }
             exchange.begin();
             kernel::stage_weight_rows<S>(smem, n_warpgroup, k_warpgroup, sum);
-            exchange.publish();
+            exchange.publish(rank);
         }
         kernel::reduce_and_store<S>(p, block, smem, rank, ptx::thread_index());
         if (block.loads) exchange.consumed();

@@ -44,6 +44,18 @@ DG_DEVICE void tma_load_3d_multicast(SharedAddress destination, const TensorMap&
         : "memory");
 }
 
+/// cp.async.bulk, shared memory of this CTA to that of a CTA of the cluster (addresses from map_to_rank; the
+/// barrier lies in the destination's CTA). Scope: one thread. `bytes` and both addresses are multiples of 16.
+/// Reads through the async proxy: fence_proxy_async() after ordinary writes of the source.
+DG_DEVICE void copy_to_cluster(SharedAddress mapped_destination, SharedAddress source, u32 bytes,
+                               SharedAddress mapped_barrier) {
+    asm volatile(
+        "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+            mapped_destination),
+        "r"(source), "r"(bytes), "r"(mapped_barrier)
+        : "memory");
+}
+
 /// cp.async.bulk.tensor.3d, shared to global; elements outside the tensor are dropped.
 DG_DEVICE void tma_store_3d(const TensorMap& map, SharedAddress source, u32 x, u32 y, u32 z) {
     asm volatile(

@@ -54,15 +54,6 @@ DG_DEVICE SharedAddress map_to_rank(SharedAddress address, u32 rank) {
     asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(mapped) : "r"(address), "r"(rank));
     return mapped;
 }
-/// ld.shared::cluster: 16 bytes from any CTA of the cluster.
-DG_DEVICE Float4 ld_cluster_v4_f32(SharedAddress address) {
-    Float4 v;
-    asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
-                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-                 : "r"(address)
-                 : "memory");
-    return v;
-}
 
 /// fence.proxy.async: makes this thread's generic writes to shared memory visible to TMA and wgmma; followed
 /// by a barrier with the thread that starts the asynchronous operation.
