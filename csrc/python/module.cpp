@@ -17,6 +17,7 @@ namespace deep_gemm::python {
 
 void bind_device(py::module_& module);
 void bind_fp4(py::module_& module);
+void bind_fp4_op(py::module_& module);
 void bind_jit(py::module_& module);
 void bind_op(py::module_& module);
 void bind_plan(py::module_& module);
@@ -84,4 +85,5 @@ PYBIND11_MODULE(_C, module) {
     python::bind_jit(module);
     python::bind_op(module);
     python::bind_fp4(module);
+    python::bind_fp4_op(module);
 }
