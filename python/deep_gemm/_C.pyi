@@ -8,6 +8,7 @@ __all__: list[str] = [
     "Compiled",
     "Device",
     "Error",
+    "Fp4Weights",
     "GemmSpec",
     "Kernel",
     "KernelSource",
@@ -40,6 +41,7 @@ __all__: list[str] = [
     "m_grouped_fp8_gemm_nt_masked",
     "nvrtc_info",
     "open_bundle",
+    "pack_fp4",
     "plan",
     "set_log_sink",
     "set_num_sms",
@@ -302,6 +304,50 @@ class Artifact:
     @property
     def stats(self) -> dict: ...
 
+class Fp4Weights:
+    """
+    FP4 weights [experts, n, k] in the order kernels read them; pack_fp4_weights makes one. The layout is written down in spec/fp4_weights.h.
+    """
+    def __init__(
+        self,
+        blobs: typing.Any,
+        row_scales: typing.Any,
+        runs: typing.Any,
+        experts: typing.SupportsInt | typing.SupportsIndex,
+        n: typing.SupportsInt | typing.SupportsIndex,
+        k: typing.SupportsInt | typing.SupportsIndex,
+        form: str,
+    ) -> None:
+        """
+        From tensors that are packed already: blobs int8, row_scales fp32, runs int32 or None.
+        """
+    def __repr__(self) -> str: ...
+    def with_tensors(self, blobs: typing.Any, row_scales: typing.Any, runs: typing.Any) -> Fp4Weights:
+        """
+        The same weights in other memory.
+        """
+    @property
+    def blobs(self) -> typing.Any: ...
+    @property
+    def experts(self) -> int: ...
+    @property
+    def form(self) -> str: ...
+    @property
+    def k(self) -> int: ...
+    @property
+    def n(self) -> int: ...
+    @property
+    def report(self) -> dict[str, int]:
+        """
+        What packing found: rows, how many have more exponents than a form holds in one run, runs added for them, the widest row in exponents.
+        """
+    @property
+    def row_scales(self) -> typing.Any: ...
+    @property
+    def runs(self) -> typing.Any: ...
+    @property
+    def split(self) -> bool: ...
+
 def bf16_gemm_nt(a, b, d, c=None, compiled_dims="nk", *, spec=None, device=None, stream=None):
     """
     D = C + A B^T for bf16 a [m, k] and b [n, k]; d and c bf16 or fp32 [m, n].
@@ -524,6 +570,18 @@ def nvrtc_info() -> dict:
 def open_bundle(path: str) -> int:
     """
     Looks into this bundle first from now on; returns the number of kernels in it.
+    """
+
+def pack_fp4(
+    codes: typing.Any,
+    scales: typing.Any,
+    experts: typing.SupportsInt | typing.SupportsIndex,
+    n: typing.SupportsInt | typing.SupportsIndex,
+    k: typing.SupportsInt | typing.SupportsIndex,
+    form: str | None = None,
+) -> Fp4Weights:
+    """
+    Packs host memory: codes [experts, n, k / 2], UE8M0 scales [experts, n, k / 32]; deep_gemm.pack_fp4_weights takes tensors.
     """
 
 def plan(problem: str, device: typing.Any = None) -> dict[str, typing.Any]:
