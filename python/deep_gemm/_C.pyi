@@ -47,6 +47,7 @@ __all__: list[str] = [
     "open_bundle",
     "pack_fp4",
     "plan",
+    "quantize_into",
     "set_log_sink",
     "set_num_sms",
     "set_nvrtc_wheel_folders",
@@ -605,6 +606,25 @@ def pack_fp4(
 def plan(problem: str, device: typing.Any = None) -> dict[str, typing.Any]:
     """
     The plan of a problem such as 'gemm m=64 n=7168 k=2048 a=fp8_e4m3 d=bf16': spec, grid_blocks, cost terms. `device` may also be 'arch:num_sms' ('90a:132'), which needs no GPU.
+    """
+
+def quantize_into(
+    recipe: str,
+    scale_rule: str,
+    x: typing.Any,
+    codes: typing.Any,
+    scales: typing.Any,
+    global_scale: typing.Any = None,
+    given: bool = False,
+    source_rows: typing.Any = None,
+    num_rows: typing.Any = None,
+    divisor: typing.SupportsInt | typing.SupportsIndex = 1,
+    *,
+    device: typing.Any = None,
+    stream: typing.SupportsInt | typing.SupportsIndex | None = None,
+) -> None:
+    """
+    Quantises rows of x into codes and scales on their device; deep_gemm.quantize.quantize_tokens says what they are. With source_rows and num_rows (int32 [rows] and [1]) row r < num_rows comes from row source_rows[r] / divisor of x, and is left alone where that is negative.
     """
 
 def set_log_sink(sink: typing.Any) -> None:

@@ -39,10 +39,10 @@ def e4m3(x: Array) -> Array:
 
 
 def power_of_two(x: Array, rule: str) -> Array:
-    """The exponent (not biased) that `rule` gives for positive finite fp32 numbers."""
-    mantissa, exponent = np.frexp(x.astype(np.float64))  # mantissa in [0.5, 1)
+    """The exponent (not biased) that `rule` gives for positive fp32 numbers; infinity takes the largest, 127."""
+    mantissa, exponent = np.frexp(np.where(np.isinf(x), 1, x).astype(np.float64))  # mantissa in [0.5, 1)
     above = mantissa > 0.5 if rule == "up" else mantissa**2 > 0.5
-    return exponent - 1 + above
+    return np.where(np.isinf(x), 127, exponent - 1 + above)
 
 
 def pack(codes: Array) -> Array:
@@ -57,8 +57,8 @@ def fp8_128(x: Array, rule: str = "exact") -> tuple[Array, Array]:
     values = values.reshape(m, -1, 128)
     scale = np.maximum(np.abs(values).max(-1, initial=0), np.float32(1e-4)) / np.float32(448)
     if rule != "exact":
-        finite = np.where(np.isfinite(scale), scale, 1)
-        scale = np.where(np.isnan(scale), scale, np.exp2(power_of_two(finite, rule))).astype(np.float32)
+        number = np.where(np.isnan(scale), 1, scale)
+        scale = np.where(np.isnan(scale), scale, np.exp2(power_of_two(number, rule))).astype(np.float32)
     with np.errstate(invalid="ignore"):
         codes = e4m3(values * (np.float32(1) / scale)[..., None])
     return codes.reshape(m, -1)[:, :k], scale

@@ -15,6 +15,7 @@ from deep_gemm.quantize.importers import (
     swizzle_scales,
     unswizzle_scales,
 )
+from deep_gemm.quantize.tokens import quantize_tokens
 
 __all__ = [
     "dequantize_mxfp4",
@@ -26,6 +27,7 @@ __all__ = [
     "nvfp4_global_scale",
     "quantize_mxfp4",
     "quantize_nvfp4",
+    "quantize_tokens",
     "swizzle_scales",
     "unswizzle_scales",
 ]

@@ -1,5 +1,7 @@
-"""FP4 weights as checkpoints store them -> one form: codes uint8 [..., n, k / 2], two E2M1 codes in a byte, the first in
-the low nibble, and their scales. Nothing is rounded: the numbers that come out are the numbers that were stored.
+"""FP4 weights as checkpoints store them -> one form, codes and scales.
+
+Codes are uint8 [..., n, k / 2], two E2M1 codes in a byte, the first in the low nibble. Nothing is rounded: the numbers
+that come out are the numbers that were stored.
 
     checkpoint              codes                              scales
     DeepSeek-V4             I8 [n, k / 2]                      F8_E8M0 [n, k / 32], powers of two
@@ -134,7 +136,7 @@ def unswizzle_scales(swizzled: Array, rows: int, columns: int) -> Array:
     tall, wide = -(-rows // 128), -(-columns // 4)
     if int(np.prod(tuple(raw.shape))) != tall * wide * 512:
         raise ValueError(
-            f"unswizzle_scales: got {tuple(raw.shape)}, expected {tall * wide * 512} bytes for {rows} x {columns} scales"
+            f"unswizzle_scales: got {tuple(raw.shape)}, expected {tall * wide * 512} bytes for {rows} x {columns}"
         )
     tiles = raw.reshape(tall, wide, 32, 4, 4)
     order = (0, 3, 2, 1, 4)
