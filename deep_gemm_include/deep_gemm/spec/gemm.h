@@ -18,6 +18,7 @@ enum class GroupMode : u8 {
     contiguous,  // [m]: group of each row, -1 (or anything outside [0, groups)) gives a row of zeros
     psum,        // [groups]: end row of each group; a group starts at the previous end rounded up to 128
     masked,      // [groups]: number of valid rows; A and D are [groups, m, ...]
+    gathered,    // a list a router left on the device: see spec/fp4_gemm.h; not for GemmSpec
 };
 
 // Scales of B along (n, k). Scales of A are always (1, 128).
@@ -76,6 +77,7 @@ constexpr const char* name_of(GroupMode mode) {
         case GroupMode::contiguous: return "contiguous";
         case GroupMode::psum: return "psum";
         case GroupMode::masked: return "masked";
+        case GroupMode::gathered: return "gathered";
     }
     return "?";
 }
@@ -233,6 +235,7 @@ constexpr const char* why_illegal(const GemmSpec& s) {
     for (u32 count : counts)
         if (count < 1 || count > 256) return "block, stage, warpgroup, split and cluster counts are 1 to 256";
     const bool fp8 = s.ab == Format::fp8_e4m3;
+    if (s.groups == GroupMode::gathered) return "gathered tokens are for kernels of MoE layers";
     if (!fp8 && s.ab != Format::bf16) return "operands must be fp8_e4m3 or bf16";
     if (s.d != Format::bf16 && s.d != Format::fp32) return "the output must be bf16 or fp32";
     if (fp8 != has_scales(s)) return "fp8 operands need scales and bf16 operands have none";
