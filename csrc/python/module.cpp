@@ -21,6 +21,7 @@ void bind_fp4_op(py::module_& module);
 void bind_jit(py::module_& module);
 void bind_op(py::module_& module);
 void bind_plan(py::module_& module);
+void bind_quantize(py::module_& module);
 void bind_tensor(py::module_& module);
 
 namespace {
@@ -86,4 +87,5 @@ PYBIND11_MODULE(_C, module) {
     python::bind_op(module);
     python::bind_fp4(module);
     python::bind_fp4_op(module);
+    python::bind_quantize(module);
 }
