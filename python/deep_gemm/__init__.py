@@ -10,6 +10,7 @@ from deep_gemm import compat, testing, utils
 from deep_gemm._C import (
     Device,
     Error,
+    Fp4Weights,
     GemmSpec,
     __version__,
     bf16_gemm_nt,
@@ -31,12 +32,14 @@ from deep_gemm._C import (
 )
 from deep_gemm.compat import *  # noqa: F403
 from deep_gemm.compat import __all__ as _compat_names
+from deep_gemm.fp4 import pack_fp4_weights
 from deep_gemm.utils import *  # noqa: F403
 from deep_gemm.utils import __all__ as _utils_names
 
 __all__ = [
     "Device",
     "Error",
+    "Fp4Weights",
     "GemmSpec",
     "__version__",
     "bf16_gemm_nt",
@@ -51,6 +54,7 @@ __all__ = [
     "m_grouped_bf16_gemm_nt_masked",
     "m_grouped_fp8_gemm_nt_contiguous",
     "m_grouped_fp8_gemm_nt_masked",
+    "pack_fp4_weights",
     "plan",
     "set_num_sms",
     "set_pdl",
