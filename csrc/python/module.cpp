@@ -22,6 +22,7 @@ void bind_jit(py::module_& module);
 void bind_op(py::module_& module);
 void bind_plan(py::module_& module);
 void bind_quantize(py::module_& module);
+void bind_runtime(py::module_& module);
 void bind_tensor(py::module_& module);
 
 namespace {
@@ -88,4 +89,5 @@ PYBIND11_MODULE(_C, module) {
     python::bind_fp4(module);
     python::bind_fp4_op(module);
     python::bind_quantize(module);
+    python::bind_runtime(module);
 }

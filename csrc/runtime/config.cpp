@@ -1,0 +1,145 @@
+#include "runtime/config.h"
+
+#include "base/error.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+namespace deep_gemm::runtime {
+
+namespace {
+
+class Keys {
+  public:
+    Keys(const Json& json, std::string_view source) : json_(json), source_(source) {}
+
+    [[nodiscard]] std::string what(std::string_view key) const { return fmt::format("{}: {}", source_, key); }
+    [[nodiscard]] const Json& get(std::string_view key) const {
+        const Json* json = json_.find(key);
+        DG_CHECK(json && !json->is_null(), value,
+                 "{} is missing; expected the config.json of a DeepSeek-V4 model", what(key));
+        return *json;
+    }
+    [[nodiscard]] u32 count(std::string_view key, u64 least, u64 most) const {
+        const u64 number = get(key).as_unsigned(what(key));
+        DG_CHECK(number >= least && number <= most, value, "{}: got {}, expected {} to {}", what(key), number,
+                 least, most);
+        return static_cast<u32>(number);
+    }
+    [[nodiscard]] double real(std::string_view key) const { return get(key).as_number(what(key)); }
+    [[nodiscard]] bool has(std::string_view key) const {
+        const Json* json = json_.find(key);
+        return json && !json->is_null();
+    }
+    void expect_text(std::string_view key, std::string_view expected) const {
+        if (!has(key)) return;
+        const std::string& text = get(key).as_string(what(key));
+        DG_CHECK(text == expected, value, "{}: got '{}', expected '{}'", what(key), text, expected);
+    }
+
+  private:
+    const Json& json_;
+    std::string_view source_;
+};
+
+void read_layers(DeepseekV4Config& config, const Keys& keys) {
+    const u32 num_layers = keys.count("num_hidden_layers", 1, 1024);
+    const u32 num_hash = keys.count("num_hash_layers", 0, num_layers);
+    const Json::Array& ratios = keys.get("compress_ratios").as_array(keys.what("compress_ratios"));
+    config.num_mtp = keys.has("num_nextn_predict_layers") ? keys.count("num_nextn_predict_layers", 0, 1) : 0;
+    DG_CHECK(ratios.size() == num_layers || ratios.size() == num_layers + config.num_mtp, value,
+             "{}: got {} entries, expected one for each of {} layers and {} MTP blocks",
+             keys.what("compress_ratios"), ratios.size(), num_layers, config.num_mtp);
+    for (u32 i = 0; i < ratios.size(); ++i) {
+        const u64 ratio = ratios[i].as_unsigned(keys.what("compress_ratios"));
+        DG_CHECK(ratio == 0 || (ratio >= 4 && ratio <= 1024 && i < num_layers), value,
+                 "{}: got {} at {}, expected 0, 4, or up to 1024 (MTP blocks: 0)",
+                 keys.what("compress_ratios"), ratio, i);
+        if (i < num_layers)
+            config.layers.push_back({.compress_ratio = static_cast<u32>(ratio), .hash_routed = i < num_hash});
+    }
+    if (!keys.has("mlp_layer_types")) return;  // transformers' way to say which layers are hash-routed
+    const Json::Array& types = keys.get("mlp_layer_types").as_array(keys.what("mlp_layer_types"));
+    DG_CHECK(types.size() == num_layers, value, "{}: got {} entries, expected {}",
+             keys.what("mlp_layer_types"), types.size(), num_layers);
+    for (u32 i = 0; i < num_layers; ++i)
+        config.layers[i].hash_routed = types[i].as_string(keys.what("mlp_layer_types")) == "hash_moe";
+}
+
+}  // namespace
+
+DeepseekV4Config parse_deepseek_v4(const Json& json, std::string_view source) {
+    const Keys keys(json, source);
+    keys.expect_text("model_type", "deepseek_v4");
+    keys.expect_text("scoring_func", "sqrtsoftplus");
+    keys.expect_text("hidden_act", "silu");
+    DeepseekV4Config config;
+    config.vocab = keys.count("vocab_size", 2, 1u << 24);
+    config.hidden = keys.count("hidden_size", 32, 1u << 16);
+    config.num_heads = keys.count("num_attention_heads", 1, 1024);
+    config.head_dim = keys.count("head_dim", 32, 512);
+    config.rope_dim = keys.count("qk_rope_head_dim", 2, config.head_dim);
+    config.q_rank = keys.count("q_lora_rank", 32, 1u << 16);
+    config.o_groups = keys.count("o_groups", 1, config.num_heads);
+    config.o_rank = keys.count("o_lora_rank", 32, 1u << 16);
+    config.window = keys.count("sliding_window", 1, 1u << 16);
+    config.num_experts = keys.count("n_routed_experts", 1, 1024);
+    config.top_k = keys.count("num_experts_per_tok", 1, std::min(config.num_experts, 32u));
+    config.expert_width = keys.count("moe_intermediate_size", 32, 1u << 16);
+    config.num_shared = keys.count("n_shared_experts", 1, 1);
+    config.routed_scale = static_cast<float>(keys.real("routed_scaling_factor"));
+    config.swiglu_limit = static_cast<float>(keys.real("swiglu_limit"));
+    config.streams = keys.count("hc_mult", 1, 4);
+    config.sinkhorn_iterations = keys.count("hc_sinkhorn_iters", 1, 100);
+    config.hc_epsilon = static_cast<float>(keys.real("hc_eps"));
+    config.rms_epsilon = static_cast<float>(keys.real("rms_norm_eps"));
+    config.max_positions = keys.count("max_position_embeddings", 1, 1u << 24);
+    config.bos = keys.count("bos_token_id", 0, config.vocab - 1);
+    config.eos = keys.count("eos_token_id", 0, config.vocab - 1);
+    config.rope.theta = keys.real("rope_theta");
+    read_layers(config, keys);
+    const auto any = [&](auto&& test) {
+        return std::any_of(config.layers.begin(), config.layers.end(), test);
+    };
+    if (any([](const LayerConfig& layer) { return layer.compressed(); })) {
+        const Keys yarn(keys.get("rope_scaling"), source);
+        config.compress_rope = {.theta = keys.real("compress_rope_theta"),
+                                .yarn_factor = yarn.real("factor"),
+                                .yarn_original = yarn.real("original_max_position_embeddings"),
+                                .beta_fast = yarn.real("beta_fast"),
+                                .beta_slow = yarn.real("beta_slow")};
+    }
+    if (any([](const LayerConfig& layer) { return layer.indexed(); })) {
+        config.index_heads = keys.count("index_n_heads", 1, 1024);
+        config.index_dim = keys.count("index_head_dim", config.rope_dim, 512);
+        config.index_topk = keys.count("index_topk", 1, 4096);
+    }
+    DG_CHECK(config.num_heads % config.o_groups == 0 && config.rope_dim % 2 == 0, value,
+             "{}: {} heads in {} o_groups with {} rotary channels, expected whole groups and pairs", source,
+             config.num_heads, config.o_groups, config.rope_dim);
+    return config;
+}
+
+std::vector<double> rope_frequencies(const RopeConfig& rope, u32 rope_dim) {
+    std::vector<double> frequencies(rope_dim / 2);
+    // The pair whose wavelength fits `rotations` times into the original context.
+    const auto pair_of = [&](double rotations) {
+        return rope_dim * std::log(rope.yarn_original / (rotations * 2 * std::numbers::pi)) /
+               (2 * std::log(rope.theta));
+    };
+    double low = 0, high = 0;
+    if (rope.yarn_factor != 1) {
+        low = std::max(std::floor(pair_of(rope.beta_fast)), 0.0);
+        high = std::min(std::ceil(pair_of(rope.beta_slow)), rope_dim - 1.0);
+        if (low == high) high += 0.001;
+    }
+    for (u32 i = 0; i < rope_dim / 2; ++i) {
+        const double plain = std::pow(rope.theta, -2.0 * i / rope_dim);
+        const double ramp = rope.yarn_factor == 1 ? 0 : std::clamp((i - low) / (high - low), 0.0, 1.0);
+        frequencies[i] = plain / rope.yarn_factor * ramp + plain * (1 - ramp);
+    }
+    return frequencies;
+}
+
+}  // namespace deep_gemm::runtime
