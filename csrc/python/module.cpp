@@ -17,6 +17,7 @@ namespace deep_gemm::python {
 
 void bind_device(py::module_& module);
 void bind_jit(py::module_& module);
+void bind_linear(py::module_& module);
 void bind_op(py::module_& module);
 void bind_plan(py::module_& module);
 void bind_tensor(py::module_& module);
@@ -82,4 +83,5 @@ PYBIND11_MODULE(_C, module) {
     python::bind_plan(module);
     python::bind_jit(module);
     python::bind_op(module);
+    python::bind_linear(module);
 }

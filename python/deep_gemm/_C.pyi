@@ -23,15 +23,18 @@ __all__: list[str] = [
     "candidates",
     "compile",
     "device_headers",
+    "dispatch_counts",
     "enumerate_specs",
     "env",
     "explain",
     "fp8_gemm_nt",
+    "gemv_source",
     "get_num_sms",
     "get_pdl",
     "hash_hex",
     "kernel_source",
     "last_plan",
+    "linear",
     "load_all",
     "load_kernel",
     "m_grouped_bf16_gemm_nt_contiguous",
@@ -41,6 +44,11 @@ __all__: list[str] = [
     "nvrtc_info",
     "open_bundle",
     "plan",
+    "quant_formats",
+    "quantize_activations",
+    "reset_dispatch_counts",
+    "row_bytes",
+    "scale_columns",
     "set_log_sink",
     "set_num_sms",
     "set_nvrtc_wheel_folders",
@@ -367,6 +375,11 @@ def device_headers() -> dict:
     The device headers inside the library: name to text.
     """
 
+def dispatch_counts() -> list:
+    """
+    Launches of the small-batch kernels by this process: rows of w, x, tokens (of the kernel), strict, launches.
+    """
+
 def enumerate_specs(problem: str, device: typing.Any = None) -> list[GemmSpec]:
     """
     Every spec that the problem can choose for 1 to m rows.
@@ -405,6 +418,21 @@ def fp8_gemm_nt(
     accepted for compatibility and change nothing.
     """
 
+def gemv_source(
+    w: str,
+    x: str,
+    *,
+    y: str = "bf16",
+    swiglu: bool = False,
+    tokens: typing.SupportsInt | typing.SupportsIndex = 8,
+    row_tiles: typing.SupportsInt | typing.SupportsIndex = 1,
+    vector: bool = True,
+    dependent_launch: bool = True,
+) -> KernelSource:
+    """
+    The source of a small-batch kernel.
+    """
+
 def get_num_sms(device: typing.Any = None) -> int:
     """
     Streaming multiprocessors that kernels may fill: set_num_sms's, else all.
@@ -428,6 +456,23 @@ def kernel_source(spec: GemmSpec) -> KernelSource:
 def last_plan() -> typing.Any:
     """
     What the last operation of this thread really launched: problem, spec, grid_blocks, cost, device, kernel. None before the first.
+    """
+
+def linear(
+    x: typing.Any,
+    x_scale: typing.Any,
+    matrices: collections.abc.Sequence,
+    y: collections.abc.Sequence,
+    bias: collections.abc.Sequence,
+    residual: collections.abc.Sequence,
+    swiglu: bool,
+    swiglu_limit: typing.SupportsFloat | typing.SupportsIndex,
+    strict: bool,
+    device: typing.Any,
+    stream: typing.SupportsInt | typing.SupportsIndex | None,
+) -> None:
+    """
+    y = x W^T of one to four matrices (quant, n, k, data, scales, zeros, global scale); see deep_gemm.linear.
     """
 
 def load_all(
@@ -529,6 +574,38 @@ def open_bundle(path: str) -> int:
 def plan(problem: str, device: typing.Any = None) -> dict[str, typing.Any]:
     """
     The plan of a problem such as 'gemm m=64 n=7168 k=2048 a=fp8_e4m3 d=bf16': spec, grid_blocks, cost terms. `device` may also be 'arch:num_sms' ('90a:132'), which needs no GPU.
+    """
+
+def quant_formats() -> dict:
+    """
+    The rows of spec/quant.h by name.
+    """
+
+def quantize_activations(
+    x: typing.Any,
+    to: str,
+    values: typing.Any,
+    scales: typing.Any,
+    device: typing.Any,
+    stream: typing.SupportsInt | typing.SupportsIndex | None,
+) -> None:
+    """
+    x [m, k] into values and fp32 scales: 'q8', 'fp8_128' or 'fp8_32'.
+    """
+
+def reset_dispatch_counts() -> None:
+    """
+    Sets all of them to 0.
+    """
+
+def row_bytes(quant: str, k: typing.SupportsInt | typing.SupportsIndex) -> int:
+    """
+    Bytes of a row of k elements.
+    """
+
+def scale_columns(quant: str, k: typing.SupportsInt | typing.SupportsIndex) -> int:
+    """
+    Scales along a row of k elements.
     """
 
 def set_log_sink(sink: typing.Any) -> None:

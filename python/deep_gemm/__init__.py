@@ -31,6 +31,9 @@ from deep_gemm._C import (
 )
 from deep_gemm.compat import *  # noqa: F403
 from deep_gemm.compat import __all__ as _compat_names
+from deep_gemm.linear_ops import *  # noqa: F403
+from deep_gemm.linear_ops import __all__ as _linear_names
+from deep_gemm.quantized import QuantizedMatrix, quantize
 from deep_gemm.utils import *  # noqa: F403
 from deep_gemm.utils import __all__ as _utils_names
 
@@ -38,6 +41,7 @@ __all__ = [
     "Device",
     "Error",
     "GemmSpec",
+    "QuantizedMatrix",
     "__version__",
     "bf16_gemm_nt",
     "compat",
@@ -52,6 +56,7 @@ __all__ = [
     "m_grouped_fp8_gemm_nt_contiguous",
     "m_grouped_fp8_gemm_nt_masked",
     "plan",
+    "quantize",
     "set_num_sms",
     "set_pdl",
     "testing",
@@ -59,5 +64,6 @@ __all__ = [
     "view_as",
     "warmup",
     *_compat_names,
+    *_linear_names,
     *_utils_names,
 ]
