@@ -19,6 +19,7 @@ void bind_device(py::module_& module);
 void bind_fp4(py::module_& module);
 void bind_fp4_op(py::module_& module);
 void bind_jit(py::module_& module);
+void bind_linear(py::module_& module);
 void bind_op(py::module_& module);
 void bind_plan(py::module_& module);
 void bind_quantize(py::module_& module);
@@ -90,4 +91,5 @@ PYBIND11_MODULE(_C, module) {
     python::bind_fp4_op(module);
     python::bind_quantize(module);
     python::bind_runtime(module);
+    python::bind_linear(module);
 }

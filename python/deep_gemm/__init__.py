@@ -41,6 +41,9 @@ from deep_gemm._C import (
 from deep_gemm.compat import *  # noqa: F403
 from deep_gemm.compat import __all__ as _compat_names
 from deep_gemm.fp4 import pack_fp4_weights
+from deep_gemm.linear_ops import *  # noqa: F403
+from deep_gemm.linear_ops import __all__ as _linear_names
+from deep_gemm.quantized import QuantizedMatrix, quantize
 from deep_gemm.utils import *  # noqa: F403
 from deep_gemm.utils import __all__ as _utils_names
 
@@ -50,6 +53,7 @@ __all__ = [
     "Fp4GemmSpec",
     "Fp4Weights",
     "GemmSpec",
+    "QuantizedMatrix",
     "__version__",
     "bf16_gemm_nt",
     "compat",
@@ -72,6 +76,7 @@ __all__ = [
     "m_grouped_fp8_gemm_nt_masked",
     "pack_fp4_weights",
     "plan",
+    "quantize",
     "set_num_sms",
     "set_pdl",
     "testing",
@@ -79,5 +84,6 @@ __all__ = [
     "view_as",
     "warmup",
     *_compat_names,
+    *_linear_names,
     *_utils_names,
 ]
