@@ -31,9 +31,10 @@ struct Fp4Problem {
 struct Fp4Cost {
     float dram_us = 0;  // weights once, activations, output
     float fill_us = 0;  // the weights of the busiest SM, at what one SM can pull
+    float l2_us = 0;    // weights and every item's tokens through L2
     float math_us = 0;  // decoding, wgmma and promotion of the busiest SM
     float launch_us = 0;
-    float total_us = 0;  // launch + largest of the three + a share of the others
+    float total_us = 0;  // launch + largest of memory (dram, fill), l2 and math + a share of the others
 };
 
 struct Fp4Candidate {

@@ -10,11 +10,12 @@ namespace {
 
 constexpr float kDecodeCycles = 135;     // a blob of 64 x 128 weights on one SM, four warpgroups at it ...
 constexpr float kCyclesPerColumn = 2.6f;  // ... and its wgmma and promotion, which add to it
+constexpr float kLoadCyclesPerColumn = 1;  // of a blob's tokens, by one warp for all warpgroups
 constexpr float kChainCycles = 290;      // a warpgroup alone: from one blob to the next, two sets of fragments
 constexpr float kLoneChainCycles = 340;  // one set
 constexpr float kLoneChainPerColumn = 2.8f;
 constexpr float kSmBytesPerUs = 40e3f;  // weights one SM pulled, where the others left it enough
-constexpr float kTailItems = 0.5f;      // of the last round's items, not shared out evenly
+constexpr float kTailItems = 0.25f;     // of the busiest SM's items beyond its share, with a queue
 constexpr float kMostMeanForPoisson = 4096;
 
 // What an expert's tokens cost, on average over how many it gets.
@@ -29,7 +30,7 @@ void add_count(Load& load, u32 count, u32 block_m, float weight) {
     const u32 full = count / block_m, rest = count % block_m;
     load.active += weight;
     load.tiles += weight * static_cast<float>(full + (rest > 0));
-    load.columns += weight * static_cast<float>(full * block_m + fp4_columns_of(rest));
+    load.columns += weight * static_cast<float>(full * block_m + (rest > 0 ? fp4_columns_of(rest, block_m) : 0));
 }
 
 Load load_of(const Fp4Problem& p, u32 block_m) {
@@ -81,18 +82,24 @@ Fp4Cost cost_of(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& de
     const float k = static_cast<float>(p.k), n = static_cast<float>(p.n);
     const float weights = load.active * blocks_n * blobs * blob_bytes;
     const float rest = load.columns * (k + n * static_cast<float>(bytes_of(s.d)));
-    cost.dram_us = (weights + rest) / device.dram_bytes_per_us;
+    const float uneven = units > slots ? busiest / even : 1;
+    cost.dram_us = (weights * uneven + rest) / device.dram_bytes_per_us;
     cost.fill_us = busiest * blobs * blob_bytes / kSmBytesPerUs;
-    const float shared = kDecodeCycles + kCyclesPerColumn * columns;
+    const float token_bytes = columns * kFp4BlockK * static_cast<float>(fp4_k_blocks(p.k));  // of an item
+    cost.l2_us = units * (blobs * blob_bytes + token_bytes) / device.l2_bytes_per_us;
+    const float shared =
+        kDecodeCycles + (kCyclesPerColumn + kLoadCyclesPerColumn / static_cast<float>(s.warpgroups)) * columns;
     const float chain = columns <= static_cast<float>(kFp4OverlapColumns) ? kChainCycles + columns
                                                                           : kLoneChainCycles + kLoneChainPerColumn * columns;
     const float resident = std::min(static_cast<float>(s.ctas_per_sm), std::max(1.0f, std::ceil(even)));
     const float warpgroups = static_cast<float>(s.warpgroups) * resident;
     cost.math_us = busiest * blobs * std::max(shared, chain / warpgroups) / (device.clock_ghz * 1e3f);
     cost.launch_us = device.launch_us + device.fill_us + device.load_latency_us;
-    const float largest = std::max({cost.dram_us, cost.fill_us, cost.math_us});
-    const float others = cost.dram_us + cost.fill_us + cost.math_us - largest;
-    cost.total_us = cost.launch_us + largest + device.overlap * others;
+    // Weights reach the busiest SM while they leave DRAM: the longer of the two.
+    const float stream_us = std::max(cost.dram_us, cost.fill_us);
+    const float largest = std::max({stream_us, cost.l2_us, cost.math_us});
+    cost.total_us =
+        cost.launch_us + largest + device.overlap * (stream_us + cost.l2_us + cost.math_us - largest);
     return cost;
 }
 

@@ -146,7 +146,7 @@ class TokenLoader {
     }
 
     DG_DEVICE void aim(const sched::Fp4Item& item) {
-        columns_ = fp4_columns_of(item.count);
+        columns_ = fp4_columns_of(item.count, S.block_m);
         const u64 group = S.groups == GroupMode::masked ? item.expert : 0;
         const u32 lane = ptx::lane_index();
         a_ = params_.a + group * params_.a_stride_group + lane * 4;
