@@ -18,6 +18,7 @@ namespace deep_gemm::python {
 void bind_device(py::module_& module);
 void bind_fp4(py::module_& module);
 void bind_jit(py::module_& module);
+void bind_moe(py::module_& module);
 void bind_op(py::module_& module);
 void bind_plan(py::module_& module);
 void bind_quantize(py::module_& module);
@@ -86,4 +87,5 @@ PYBIND11_MODULE(_C, module) {
     python::bind_op(module);
     python::bind_fp4(module);
     python::bind_quantize(module);
+    python::bind_moe(module);
 }
