@@ -20,7 +20,8 @@ u32 extent(const TensorView& t, u32 i) {
     return static_cast<u32>(t.shape[i]);
 }
 
-void integers(op::TensorChecks& checks, const char* name, const TensorView& t, std::initializer_list<i64> shape) {
+void integers(op::TensorChecks& checks, const char* name, const TensorView& t,
+              std::initializer_list<i64> shape) {
     checks.tensor(name, t, {Format::int32}, shape);
     checks.packed(name, t);
 }
@@ -32,28 +33,30 @@ void moe_group(const MoeGroupArguments& a) {
     const MoeGroups& g = a.groups;
     integers(checks, "topk_ids", a.topk_ids, {-1, -1});
     const i64 tokens = a.topk_ids.shape[0], top_k = a.topk_ids.shape[1], pairs = tokens * top_k;
-    DG_CHECK(top_k >= 1 && top_k <= kMaxTopK, value, "moe_group: topk_ids has shape {}, expected 1 to {} experts a token",
-             op::shape_text(a.topk_ids), kMaxTopK);
+    DG_CHECK(top_k >= 1 && top_k <= kMaxTopK, value,
+             "moe_group: topk_ids has shape {}, expected 1 to {} experts a token", op::shape_text(a.topk_ids),
+             kMaxTopK);
     DG_CHECK(pairs < (i64{1} << 31), value, "moe_group: {} pairs, expected less than 2^31", pairs);
     integers(checks, "ends", g.ends, {-1});
     const i64 experts = g.ends.shape[0];
-    DG_CHECK(experts >= 1 && experts <= kMaxExperts, value, "moe_group: {} experts, expected 1 to {}", experts,
-             kMaxExperts);
+    DG_CHECK(experts >= 1 && experts <= kMaxExperts, value, "moe_group: {} experts, expected 1 to {}",
+             experts, kMaxExperts);
     DG_CHECK(a.alignment >= 1 && a.alignment <= 1024, value, "moe_group: alignment is {}, expected 1 to 1024",
              a.alignment);
     integers(checks, "offsets", g.offsets, {experts + 1});
     integers(checks, "entries", g.entries, {experts, 4});
     integers(checks, "head", g.head, {4});
     for (const auto& [name, t] : {std::pair{"entries", g.entries}, std::pair{"head", g.head}})
-        DG_CHECK(op::address_of(t) % 16 == 0, value, "moe_group: {} starts at {:#x}, expected a multiple of 16", name,
-                 op::address_of(t));
+        DG_CHECK(op::address_of(t) % 16 == 0, value,
+                 "moe_group: {} starts at {:#x}, expected a multiple of 16", name, op::address_of(t));
     integers(checks, "slot_pairs", g.slot_pairs, {-1});
     integers(checks, "slot_tokens", g.slot_tokens, {g.slot_pairs.shape[0]});
     integers(checks, "pair_slots", g.pair_slots, {pairs});
     const u64 slots = moe_slots(static_cast<u64>(pairs), static_cast<u32>(experts), a.alignment);
-    DG_CHECK(static_cast<u64>(g.slot_pairs.shape[0]) >= slots, value,
-             "moe_group: slot_pairs has {} slots, expected at least {} for {} pairs of {} experts aligned to {}",
-             g.slot_pairs.shape[0], slots, pairs, experts, a.alignment);
+    DG_CHECK(
+        static_cast<u64>(g.slot_pairs.shape[0]) >= slots, value,
+        "moe_group: slot_pairs has {} slots, expected at least {} for {} pairs of {} experts aligned to {}",
+        g.slot_pairs.shape[0], slots, pairs, experts, a.alignment);
     const MoeGroupParams params{
         .topk_ids = pointer<const i32>(a.topk_ids),
         .offsets = pointer<i32>(g.offsets),
@@ -70,9 +73,10 @@ void moe_group(const MoeGroupArguments& a) {
         .alignment = a.alignment,
     };
     const MoeGroupSpec spec{.max_experts = align_up(params.experts, 256u)};
-    op::launch(checks.device(), kGroup, spec, {params.experts, kMoeThreads}, a.stream, params,
-               {op::reads(a.topk_ids), op::writes(g.offsets), op::writes(g.ends), op::writes(g.entries),
-                op::writes(g.head), op::writes(g.slot_pairs), op::writes(g.slot_tokens), op::writes(g.pair_slots)});
+    op::launch(
+        checks.device(), kGroup, spec, {params.experts, kMoeThreads}, a.stream, params,
+        {op::reads(a.topk_ids), op::writes(g.offsets), op::writes(g.ends), op::writes(g.entries),
+         op::writes(g.head), op::writes(g.slot_pairs), op::writes(g.slot_tokens), op::writes(g.pair_slots)});
 }
 
 void moe_swiglu(const MoeSwigluArguments& a) {
@@ -80,7 +84,8 @@ void moe_swiglu(const MoeSwigluArguments& a) {
     checks.tensor("h", a.h, {Format::bf16}, {-1, -1});
     const i64 slots = a.h.shape[0], n = a.h.shape[1] / 2;
     DG_CHECK(a.h.shape[1] % 32 == 0, value,
-             "moe_swiglu: h has {} columns, expected gate and up of a multiple of 16 channels each", a.h.shape[1]);
+             "moe_swiglu: h has {} columns, expected gate and up of a multiple of 16 channels each",
+             a.h.shape[1]);
     checks.packed("h", a.h);
     checks.rows("h", a.h, 16);
     checks.tensor("codes", a.codes, {Format::fp8_e4m3}, {slots, n});
@@ -109,8 +114,8 @@ void moe_swiglu(const MoeSwigluArguments& a) {
         .limit = a.limit.value_or(0),
     };
     const u64 chunks = static_cast<u64>(slots) * (align_up(params.n, kQuantizeRow) / kQuantizeChunk);
-    op::launch(checks.device(), kSwiglu, spec, {static_cast<u32>(ceil_div(chunks, u64{kMoeThreads})), kMoeThreads},
-               a.stream, params,
+    op::launch(checks.device(), kSwiglu, spec,
+               {static_cast<u32>(ceil_div(chunks, u64{kMoeThreads})), kMoeThreads}, a.stream, params,
                {op::reads(a.h), op::writes(a.codes), op::writes(a.scales), op::reads(a.slot_pairs),
                 op::reads(a.num_slots), op::reads(a.weights)});
 }
@@ -154,9 +159,10 @@ void moe_combine(const MoeCombineArguments& a) {
         .n = extent(a.y, 1),
     };
     const u64 chunks = static_cast<u64>(tokens) * (params.n / kQuantizeChunk);
-    op::launch(checks.device(), kCombine, spec, {static_cast<u32>(ceil_div(chunks, u64{kMoeThreads})), kMoeThreads},
-               a.stream, params,
-               {op::reads(a.y), op::reads(a.pair_slots), op::reads(a.weights), op::reads(a.shared), op::writes(a.d)});
+    op::launch(checks.device(), kCombine, spec,
+               {static_cast<u32>(ceil_div(chunks, u64{kMoeThreads})), kMoeThreads}, a.stream, params,
+               {op::reads(a.y), op::reads(a.pair_slots), op::reads(a.weights), op::reads(a.shared),
+                op::writes(a.d)});
 }
 
 }  // namespace deep_gemm

@@ -6,7 +6,7 @@
 Importing starts nothing: no CUDA context, no thread, no file. Names and arguments are DeepGEMM's.
 """
 
-from deep_gemm import compat, testing, utils
+from deep_gemm import compat, quantize, testing, utils
 from deep_gemm._C import (
     Device,
     Error,
@@ -33,6 +33,7 @@ from deep_gemm._C import (
 from deep_gemm.compat import *  # noqa: F403
 from deep_gemm.compat import __all__ as _compat_names
 from deep_gemm.fp4 import pack_fp4_weights
+from deep_gemm.moe import fused_moe, moe_workspace
 from deep_gemm.utils import *  # noqa: F403
 from deep_gemm.utils import __all__ as _utils_names
 
@@ -47,6 +48,7 @@ __all__ = [
     "enumerate_specs",
     "explain",
     "fp8_gemm_nt",
+    "fused_moe",
     "get_num_sms",
     "get_pdl",
     "last_plan",
@@ -55,7 +57,9 @@ __all__ = [
     "m_grouped_fp8_gemm_nt_contiguous",
     "m_grouped_fp8_gemm_nt_masked",
     "pack_fp4_weights",
+    "moe_workspace",
     "plan",
+    "quantize",
     "set_num_sms",
     "set_pdl",
     "testing",

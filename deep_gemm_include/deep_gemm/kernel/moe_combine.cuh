@@ -1,6 +1,6 @@
-// The end of a mixture of experts: each token's expert outputs, added in the order in which its router named them,
-// plus a shared expert's. fp32, every operation rounded once. A thread has eight columns of a token. Called by
-// op/moe.cpp.
+// The end of a mixture of experts: each token's expert outputs, added in the order in which its router named
+// them, plus a shared expert's. fp32, every operation rounded once. A thread has eight columns of a token.
+// Called by op/moe.cpp.
 #pragma once
 
 #include <deep_gemm/spec/moe.h>

@@ -1,6 +1,6 @@
-// Sorts (token, expert) pairs by expert: spec/moe.h. A CTA has one expert; it counts the pairs of all experts, which
-// gives the place of its own slots without any exchange between CTAs, and then lists its pairs in their order.
-// Called by op/moe.cpp.
+// Sorts (token, expert) pairs by expert: spec/moe.h. A CTA has one expert; it counts the pairs of all
+// experts, which gives the place of its own slots without any exchange between CTAs, and then lists its pairs
+// in their order. Called by op/moe.cpp.
 #pragma once
 
 #include <deep_gemm/spec/moe.h>
@@ -54,7 +54,8 @@ DG_DEVICE Before before(const MoeGroupParams& p, ptx::SharedAddress smem, u32 ex
     return all;
 }
 
-/// Lists the pairs of `expert` from slot `start` on. A warp has a segment of the pairs; segments are in order.
+/// Lists the pairs of `expert` from slot `start` on. A warp has a segment of the pairs; segments are in
+/// order.
 template <MoeGroupSpec S>
 DG_DEVICE void list_pairs(const MoeGroupParams& p, ptx::SharedAddress smem, u32 expert, u32 start) {
     constexpr MoeGroupSmem kPlan = plan_smem(S);

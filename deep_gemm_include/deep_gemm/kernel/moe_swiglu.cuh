@@ -1,5 +1,5 @@
-// SwiGLU of the gate and up halves of h, then E4M3 with a scale for 128 channels: what the down product multiplies.
-// A thread has eight channels; sixteen lanes share a scale. Called by op/moe.cpp.
+// SwiGLU of the gate and up halves of h, then E4M3 with a scale for 128 channels: what the down product
+// multiplies. A thread has eight channels; sixteen lanes share a scale. Called by op/moe.cpp.
 #pragma once
 
 #include <deep_gemm/spec/moe.h>
@@ -63,8 +63,9 @@ moe_swiglu(DG_GRID_CONSTANT const MoeSwigluParams p) {
     if (!writes) return;
     ptx::st_global_v2_u32(p.codes + static_cast<u64>(slot) * p.n + column, out.words[0], out.words[1]);
     if (column % kQuantizeRow == 0)
-        ptx::st_global_f32(p.scales + static_cast<u64>(slot) * ceil_div(p.n, kQuantizeRow) + column / kQuantizeRow,
-                           out.scale);
+        ptx::st_global_f32(
+            p.scales + static_cast<u64>(slot) * ceil_div(p.n, kQuantizeRow) + column / kQuantizeRow,
+            out.scale);
 }
 
 }  // namespace deep_gemm

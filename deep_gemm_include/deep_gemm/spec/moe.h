@@ -1,9 +1,10 @@
 // The kernels around the two matrix products of a mixture of experts: grouping what a router chose, the gated
-// activation with requantisation, and the sum over a token's experts. No sum depends on another token or on timing.
+// activation with requantisation, and the sum over a token's experts. No sum depends on another token or on
+// timing.
 //
-//   T tokens, each with top_k experts; a *pair* is t * top_k + j. Pairs whose expert is not one of this device's
-//   [first_expert, first_expert + experts), -1 for instance, are skipped. The others get a *slot*: slots are ordered
-//   by expert, then by pair. The slots of an expert start at a multiple of `alignment`.
+//   T tokens, each with top_k experts; a *pair* is t * top_k + j. Pairs whose expert is not one of this
+//   device's [first_expert, first_expert + experts), -1 for instance, are skipped. The others get a *slot*:
+//   slots are ordered by expert, then by pair. The slots of an expert start at a multiple of `alignment`.
 #pragma once
 
 #include <deep_gemm/spec/fp4_gemm.h>
@@ -30,7 +31,9 @@ struct MoeGroupSpec {
     friend constexpr bool operator==(const MoeGroupSpec&, const MoeGroupSpec&) = default;
 };
 template <typename Visitor, typename Spec>
-    requires requires(Spec& s) { s.max_experts; }
+requires requires(Spec& s) {
+    s.max_experts;
+}
 constexpr void visit_fields(Visitor&& visit, Spec& s) {
     auto& [max_experts] = s;
     visit("max_experts", max_experts);
@@ -49,9 +52,9 @@ struct MoeGroupParams {
 };
 
 struct MoeGroupSmem {
-    u32 counts;      // u32 for each expert
-    u32 warps;       // u32 for each warp: matches of its segment
-    u32 starts;      // two u32 for each warp: partial sums
+    u32 counts;  // u32 for each expert
+    u32 warps;   // u32 for each warp: matches of its segment
+    u32 starts;  // two u32 for each warp: partial sums
     u32 bytes;
 };
 constexpr MoeGroupSmem plan_smem(const MoeGroupSpec& s) {
@@ -76,7 +79,9 @@ struct MoeSwigluSpec {
     friend constexpr bool operator==(const MoeSwigluSpec&, const MoeSwigluSpec&) = default;
 };
 template <typename Visitor, typename Spec>
-    requires requires(Spec& s) { s.limited; }
+requires requires(Spec& s) {
+    s.limited;
+}
 constexpr void visit_fields(Visitor&& visit, Spec& s) {
     auto& [rule, limited, weighted] = s;
     visit("rule", rule);
@@ -112,7 +117,9 @@ struct MoeCombineSpec {
     friend constexpr bool operator==(const MoeCombineSpec&, const MoeCombineSpec&) = default;
 };
 template <typename Visitor, typename Spec>
-    requires requires(Spec& s) { s.combine_weighted; }
+requires requires(Spec& s) {
+    s.combine_weighted;
+}
 constexpr void visit_fields(Visitor&& visit, Spec& s) {
     auto& [d, top_k, combine_weighted, shared] = s;
     visit("d", d);

@@ -1,5 +1,5 @@
-// exp and SwiGLU in fp32 from additions, multiplications and divisions that round once each: the same bits on every
-// device, which the hardware's approximations would not give.
+// exp and SwiGLU in fp32 from additions, multiplications and divisions that round once each: the same bits on
+// every device, which the hardware's approximations would not give.
 #pragma once
 
 #include <deep_gemm/spec/codec.h>
@@ -15,7 +15,8 @@ DG_DEVICE float power_of_two(i32 n) {
 /// e^x within 2 ulp; 0 below about -104, infinity above 88.7, NaN for NaN.
 DG_DEVICE float exp_f32(float x) {
     x = ptx::min_nan_f32(ptx::max_nan_f32(x, -110.0f), 100.0f);
-    // x = n ln 2 + r, |r| <= ln 2 / 2; ln 2 in two parts, the first of 15 bits. The large number rounds to integers.
+    // x = n ln 2 + r, |r| <= ln 2 / 2; ln 2 in two parts, the first of 15 bits. The large number rounds to
+    // integers.
     constexpr float kToInteger = 12582912.0f;
     const float shifted = ptx::fma_rn_f32(x, 1.44269504f, kToInteger);
     const float n = ptx::add_rn_f32(shifted, -kToInteger);
