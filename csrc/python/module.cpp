@@ -20,6 +20,7 @@ void bind_fp4(py::module_& module);
 void bind_fp4_op(py::module_& module);
 void bind_jit(py::module_& module);
 void bind_linear(py::module_& module);
+void bind_moe(py::module_& module);
 void bind_op(py::module_& module);
 void bind_plan(py::module_& module);
 void bind_quantize(py::module_& module);
@@ -92,4 +93,5 @@ PYBIND11_MODULE(_C, module) {
     python::bind_quantize(module);
     python::bind_runtime(module);
     python::bind_linear(module);
+    python::bind_moe(module);
 }

@@ -32,6 +32,7 @@ __all__: list[str] = [
     "env",
     "explain",
     "fp8_gemm_nt",
+    "fused_moe_into",
     "get_num_sms",
     "get_pdl",
     "hash_hex",
@@ -43,6 +44,11 @@ __all__: list[str] = [
     "m_grouped_bf16_gemm_nt_masked",
     "m_grouped_fp8_gemm_nt_contiguous",
     "m_grouped_fp8_gemm_nt_masked",
+    "moe_combine",
+    "moe_group",
+    "moe_slots",
+    "moe_swiglu",
+    "moe_workspace_bytes",
     "nvrtc_info",
     "open_bundle",
     "pack_fp4",
@@ -470,6 +476,27 @@ def fp8_gemm_nt(
     accepted for compatibility and change nothing.
     """
 
+def fused_moe_into(
+    x: typing.Any,
+    topk_ids: typing.Any,
+    topk_weights: typing.Any,
+    w13: tuple[typing.Any, typing.Any],
+    w2: tuple[typing.Any, typing.Any],
+    out: typing.Any,
+    workspace: typing.Any,
+    shared: typing.Any = None,
+    swiglu_limit: typing.SupportsFloat | typing.SupportsIndex | None = None,
+    first_expert: typing.SupportsInt | typing.SupportsIndex = 0,
+    weight_before_down: bool = True,
+    invariant: bool = False,
+    *,
+    device: typing.Any = None,
+    stream: typing.SupportsInt | typing.SupportsIndex | None = None,
+) -> None:
+    """
+    What deep_gemm.fused_moe calls, with every tensor given.
+    """
+
 def get_num_sms(device: typing.Any = None) -> int:
     """
     Streaming multiprocessors that kernels may fill: set_num_sms's, else all.
@@ -579,6 +606,76 @@ def m_grouped_fp8_gemm_nt_masked(
     """
     a [groups, max_m, k], b [groups, n, k], d [groups, max_m, n]; masked_m is int32 [groups], the valid rows of each
     group; rows of d beyond it hold anything. expected_m chooses the kernel and nothing else.
+    """
+
+def moe_combine(
+    y: typing.Any,
+    pair_slots: typing.Any,
+    d: typing.Any,
+    weights: typing.Any = None,
+    shared: typing.Any = None,
+    *,
+    device: typing.Any = None,
+    stream: typing.SupportsInt | typing.SupportsIndex | None = None,
+) -> None:
+    """
+    d [T, n] = sum over j, in order, of weights[t, j] * y[pair_slots[t, j]], plus shared [T, n].
+    """
+
+def moe_group(
+    topk_ids: typing.Any,
+    offsets: typing.Any,
+    ends: typing.Any,
+    entries: typing.Any,
+    head: typing.Any,
+    slot_pairs: typing.Any,
+    slot_tokens: typing.Any,
+    pair_slots: typing.Any,
+    first_expert: typing.SupportsInt | typing.SupportsIndex = 0,
+    alignment: typing.SupportsInt | typing.SupportsIndex = 1,
+    *,
+    device: typing.Any = None,
+    stream: typing.SupportsInt | typing.SupportsIndex | None = None,
+) -> None:
+    """
+    Sorts (token, expert) pairs by expert; topk_ids int32 [T, top_k], -1 for none. All int32: offsets [experts + 1], ends [experts], entries [experts, 4], head [4], slot_pairs and slot_tokens [moe_slots(...)], pair_slots [T * top_k].
+    """
+
+def moe_slots(
+    pairs: typing.SupportsInt | typing.SupportsIndex,
+    experts: typing.SupportsInt | typing.SupportsIndex,
+    alignment: typing.SupportsInt | typing.SupportsIndex,
+) -> int:
+    """
+    Slots that this many (token, expert) pairs can take, gaps included.
+    """
+
+def moe_swiglu(
+    h: typing.Any,
+    codes: typing.Any,
+    scales: typing.Any,
+    slot_pairs: typing.Any,
+    num_slots: typing.Any,
+    weights: typing.Any = None,
+    limit: typing.SupportsFloat | typing.SupportsIndex | None = None,
+    scale_rule: str = "exact",
+    *,
+    device: typing.Any = None,
+    stream: typing.SupportsInt | typing.SupportsIndex | None = None,
+) -> None:
+    """
+    codes, scales = fp8(bf16(silu(gate) * up * weight)) of h [slots, 2 n] (gate, then up), a scale for 128 channels; gate at most `limit`, up within +-limit; weights [T * top_k] by pair, or None.
+    """
+
+def moe_workspace_bytes(
+    tokens: typing.SupportsInt | typing.SupportsIndex,
+    top_k: typing.SupportsInt | typing.SupportsIndex,
+    experts: typing.SupportsInt | typing.SupportsIndex,
+    hidden: typing.SupportsInt | typing.SupportsIndex,
+    intermediate: typing.SupportsInt | typing.SupportsIndex,
+) -> int:
+    """
+    Bytes of workspace that fused_moe needs; a batch of fewer tokens needs no more.
     """
 
 def nvrtc_info() -> dict:

@@ -6,7 +6,7 @@
 Importing starts nothing: no CUDA context, no thread, no file. Names and arguments are DeepGEMM's.
 """
 
-from deep_gemm import compat, testing, utils
+from deep_gemm import compat, quantize, testing, utils
 from deep_gemm._C import (
     Device,
     Error,
@@ -44,6 +44,7 @@ from deep_gemm.fp4 import pack_fp4_weights
 from deep_gemm.linear_ops import *  # noqa: F403
 from deep_gemm.linear_ops import __all__ as _linear_names
 from deep_gemm.quantized import QuantizedMatrix, quantize
+from deep_gemm.moe import fused_moe, moe_workspace
 from deep_gemm.utils import *  # noqa: F403
 from deep_gemm.utils import __all__ as _utils_names
 
@@ -67,6 +68,7 @@ __all__ = [
     "m_grouped_fp8_fp4_gemm_nt_masked",
     "plan_fp4",
     "fp8_gemm_nt",
+    "fused_moe",
     "get_num_sms",
     "get_pdl",
     "last_plan",
@@ -75,6 +77,7 @@ __all__ = [
     "m_grouped_fp8_gemm_nt_contiguous",
     "m_grouped_fp8_gemm_nt_masked",
     "pack_fp4_weights",
+    "moe_workspace",
     "plan",
     "quantize",
     "set_num_sms",
