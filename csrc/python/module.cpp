@@ -19,6 +19,7 @@ void bind_device(py::module_& module);
 void bind_fp4(py::module_& module);
 void bind_jit(py::module_& module);
 void bind_op(py::module_& module);
+void bind_ops(py::module_& module);
 void bind_plan(py::module_& module);
 void bind_quantize(py::module_& module);
 void bind_tensor(py::module_& module);
@@ -84,6 +85,7 @@ PYBIND11_MODULE(_C, module) {
     python::bind_plan(module);
     python::bind_jit(module);
     python::bind_op(module);
+    python::bind_ops(module);
     python::bind_fp4(module);
     python::bind_quantize(module);
 }

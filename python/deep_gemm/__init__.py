@@ -6,7 +6,7 @@
 Importing starts nothing: no CUDA context, no thread, no file. Names and arguments are DeepGEMM's.
 """
 
-from deep_gemm import compat, testing, utils
+from deep_gemm import compat, ops, testing, utils
 from deep_gemm._C import (
     Device,
     Error,
@@ -54,6 +54,7 @@ __all__ = [
     "m_grouped_bf16_gemm_nt_masked",
     "m_grouped_fp8_gemm_nt_contiguous",
     "m_grouped_fp8_gemm_nt_masked",
+    "ops",
     "pack_fp4_weights",
     "plan",
     "set_num_sms",
