@@ -16,7 +16,7 @@ namespace deep_gemm::op {
 }
 
 struct LaunchShape {
-    u32 grid = 0, threads = 0;
+    u32 grid = 0, threads = 0, cluster = 1;
 };
 
 // grid 0 launches nothing.
@@ -26,7 +26,7 @@ void launch(Device& device, const jit::KernelId& id, const Spec& spec, const Lau
     if (shape.grid == 0) return;
     const driver::Kernel& kernel = kernel_for<Params>(device, id, spec);
     const driver::LaunchConfig config{.grid = {shape.grid, 1, 1},
-                                      .cluster = {1, 1, 1},
+                                      .cluster = {shape.cluster, 1, 1},
                                       .block = {shape.threads, 1, 1},
                                       .dynamic_smem_bytes = plan_smem(spec).bytes,
                                       .stream = static_cast<driver::Stream>(stream),

@@ -22,6 +22,7 @@ void bind_jit(py::module_& module);
 void bind_linear(py::module_& module);
 void bind_moe(py::module_& module);
 void bind_op(py::module_& module);
+void bind_ops(py::module_& module);
 void bind_plan(py::module_& module);
 void bind_quantize(py::module_& module);
 void bind_runtime(py::module_& module);
@@ -88,6 +89,7 @@ PYBIND11_MODULE(_C, module) {
     python::bind_plan(module);
     python::bind_jit(module);
     python::bind_op(module);
+    python::bind_ops(module);
     python::bind_fp4(module);
     python::bind_fp4_op(module);
     python::bind_quantize(module);

@@ -7,6 +7,7 @@ Importing starts nothing: no CUDA context, no thread, no file. Names and argumen
 """
 
 from deep_gemm import compat, quantize, testing, utils
+from deep_gemm import compat, ops, testing, utils
 from deep_gemm._C import (
     Device,
     Error,
@@ -76,6 +77,7 @@ __all__ = [
     "m_grouped_bf16_gemm_nt_masked",
     "m_grouped_fp8_gemm_nt_contiguous",
     "m_grouped_fp8_gemm_nt_masked",
+    "ops",
     "pack_fp4_weights",
     "moe_workspace",
     "plan",
