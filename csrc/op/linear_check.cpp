@@ -70,7 +70,7 @@ GemvMatrix check_matrix(const QuantMatrix& w, const Device* device, LinearCall& 
     DG_CHECK(data.rank == 2 && data.shape[0] == w.n && data.shape[1] == columns, value,
              "linear: the data of w ({} of {} x {}) has shape {}, expected [{}, {}]", row.name, w.n, w.k,
              shape_text(data), w.n, columns);
-    DG_CHECK(columns <= 1 || data.strides[1] == 1, value,
+    DG_CHECK(w.n == 0 || columns <= 1 || data.strides[1] == 1, value,
              "linear: the data of w has stride {} along a row, expected 1; pass a contiguous copy",
              data.strides[1]);
     DG_CHECK(w.n <= 1 || data.strides[0] >= columns, value,
@@ -234,7 +234,7 @@ RowsView rows_of(const TensorView& t, const char* name) {
     const i64 m = t.rank == 2 ? t.shape[0] : 1, columns = t.shape[last];
     DG_CHECK(m <= kMaxExtent && columns <= kMaxExtent, value,
              "linear: {} has shape {}, expected extents below 2^31", name, shape_text(t));
-    DG_CHECK(columns <= 1 || t.strides[last] == 1, value,
+    DG_CHECK(m == 0 || columns <= 1 || t.strides[last] == 1, value,
              "linear: {} has stride {} along a row, expected 1; pass a contiguous copy", name,
              t.strides[last]);
     const i64 stride = t.rank == 2 && m > 1 ? t.strides[0] : columns;

@@ -90,7 +90,7 @@ def linear(
     Raises ValueError or TypeError with what was got and expected; then nothing was launched.
     """
     several = isinstance(w, (list, tuple))
-    matrices = [_matrix_of(one) for one in (w if several else [w])]
+    matrices = [_matrix_of(one) for one in (w if isinstance(w, (list, tuple)) else [w])]
     values, scales = x if isinstance(x, tuple) else (x, None)
     outs = _listed(out, len(matrices))
     if any(one is None for one in outs):
