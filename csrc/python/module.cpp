@@ -17,6 +17,7 @@ namespace deep_gemm::python {
 
 void bind_device(py::module_& module);
 void bind_fp4(py::module_& module);
+void bind_fp4_op(py::module_& module);
 void bind_jit(py::module_& module);
 void bind_moe(py::module_& module);
 void bind_op(py::module_& module);
@@ -88,4 +89,5 @@ PYBIND11_MODULE(_C, module) {
     python::bind_fp4(module);
     python::bind_quantize(module);
     python::bind_moe(module);
+    python::bind_fp4_op(module);
 }

@@ -1,9 +1,8 @@
-// FP8 activations times packed FP4 weights on Hopper. Weights are the 64-row side of wgmma and come from
-// registers, decoded exactly to 8-bit floats while the previous blob multiplies; tokens are the short side, 8
-// to 128 columns chosen for each work item. The tensor core's short accumulator is promoted to fp32 every 128
-// along K, with the scale of each token. Bound by the weight stream for few tokens: what matters is the bytes
-// in flight. The order of a sum depends on K alone, so a row's result does not depend on the rows beside it.
-// Launched by op/fp4_gemm.cpp.
+// FP8 activations times packed FP4 weights on Hopper. Weights are the 64-row side of wgmma and come from registers,
+// decoded exactly to 8-bit floats while the previous blob multiplies; tokens are the short side, 8 to 128 columns
+// chosen for each work item. The tensor core's short accumulator is promoted to fp32 every 128 along K, with the scale
+// of each token. Bound by the weight stream for few tokens: what matters is the bytes in flight. The order of a sum
+// depends on K alone, so a row's result does not depend on the rows beside it. Launched by op/fp4_gemm.cpp.
 #pragma once
 
 #include <deep_gemm/kernel/fp4_load.h>
@@ -23,7 +22,7 @@ class Multiplier {
 
     DG_DEVICE void run() {
         pipe::Cursor<kFp4ItemSlots> slot;
-        for (sched::Fp4Item item; kernel::take_item<S>(smem_, slot, item);) dispatch<8>(item);
+        for (sched::Fp4Item item; kernel::take_item<S>(smem_, slot, item);) dispatch<fp4_columns_of(1, S.block_m)>(item);
     }
 
   private:
@@ -31,7 +30,7 @@ class Multiplier {
     template <u32 N>
     DG_DEVICE void dispatch(const sched::Fp4Item& item) {
         if constexpr (N < S.block_m) {
-            if (item.count > N) return dispatch<fp4_columns_of(N + 1)>(item);
+            if (item.count > N) return dispatch<fp4_columns_of(N + 1, S.block_m)>(item);
         }
         run_item<N>(item);
     }
@@ -72,8 +71,7 @@ class Multiplier {
         ptx::wgmma_fence();
 #pragma unroll
         for (u32 step = 0; step < 4; ++step)
-            ptx::WgmmaRs<decoded_of(S.form), N>::mma(partial, fragments + 4 * step, tokens + 2 * step,
-                                                     step > 0);
+            ptx::WgmmaRs<decoded_of(S.form), N>::mma(partial, fragments + 4 * step, tokens + 2 * step, step > 0);
         ptx::wgmma_commit();
     }
 
@@ -81,7 +79,29 @@ class Multiplier {
     template <u32 N>
     DG_DEVICE void finish(u32 stage, u32 kb, float (&partial)[N / 2], float (&sum)[N / 2],
                           const kernel::Fp4Rows<S, N>& rows) {
+        constexpr bool kEarly = N <= kFp4EarlyScaleColumns;
         float scales[N / 4];
+        if constexpr (kEarly) load_scales<N>(stage, kb, scales);
+        ptx::wgmma_wait<0>();
+        ptx::wgmma_keep(partial);
+        if constexpr (kEarly) release(stage, kb);
+        if constexpr (!kEarly) load_scales<N>(stage, kb, scales);
+#pragma unroll
+        for (u32 i = 0; i < N / 2; ++i)
+            sum[i] += partial[i] * rows.promotion_scale(scales[i / 4 * 2 + i % 2], i / 2 % 2);
+        if constexpr (!kEarly) release(stage, kb);
+    }
+
+    /// After its last blob this warp is done with a stage.
+    DG_DEVICE void release(u32 stage, u32 kb) {
+        if (kb != S.k_blocks - 1) return;
+        ptx::sync_warp();
+        if (ptx::lane_index() == 0) ptx::mbarrier_arrive(smem_.empty(stage));
+    }
+
+    /// Those of this thread's columns 8 j + 2 (lane % 4) + {0, 1}.
+    template <u32 N>
+    DG_DEVICE void load_scales(u32 stage, u32 kb, float (&scales)[N / 4]) {
         const ptx::SharedAddress at = smem_.scales(stage, kb) + thread_ % 4 * N;
         if constexpr (N % 16 == 0) {
 #pragma unroll
@@ -96,15 +116,6 @@ class Multiplier {
                 scales[i] = v.x, scales[i + 1] = v.y;
             }
         }
-        ptx::wgmma_wait<0>();
-        ptx::wgmma_keep(partial);
-        if (kb == S.k_blocks - 1) {
-            ptx::sync_warp();
-            if (ptx::lane_index() == 0) ptx::mbarrier_arrive(smem_.empty(stage));
-        }
-#pragma unroll
-        for (u32 i = 0; i < N / 2; ++i)
-            sum[i] += partial[i] * rows.promotion_scale(scales[i / 4 * 2 + i % 2], i / 2 % 2);
     }
 
     /// Two sets of fragments: a blob is decoded while the one before it multiplies. Blobs come in pairs.
