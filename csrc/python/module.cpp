@@ -91,9 +91,9 @@ PYBIND11_MODULE(_C, module) {
     python::bind_op(module);
     python::bind_ops(module);
     python::bind_fp4(module);
-    python::bind_fp4_op(module);
     python::bind_quantize(module);
     python::bind_runtime(module);
     python::bind_linear(module);
     python::bind_moe(module);
+    python::bind_fp4_op(module);
 }
