@@ -134,7 +134,7 @@ constexpr u32 ctas_per_sm_of(const GemvSpec& s) {
     const bool heavy = (promote_k != 0 && promote_k < 128) || row_of(s.w).has_zero;
     if (s.row_tiles * s.tokens > 16) return 1;
     if (s.row_tiles * s.tokens == 16) return heavy ? 1 : 2;
-    return heavy || row_bits_of(s) == 4 ? 2 : 3;
+    return heavy || row_bits_of(s) == 4 || block_k_of(s.x) != 0 ? 2 : 3;
 }
 
 struct GemvSmemPlan {
