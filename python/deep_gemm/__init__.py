@@ -6,8 +6,7 @@
 Importing starts nothing: no CUDA context, no thread, no file. Names and arguments are DeepGEMM's.
 """
 
-from deep_gemm import compat, quantize, testing, utils
-from deep_gemm import compat, ops, testing, utils
+from deep_gemm import compat, ops, quantize, testing, utils
 from deep_gemm._C import (
     Device,
     Error,
@@ -18,11 +17,11 @@ from deep_gemm._C import (
     bf16_gemm_nt,
     enumerate_specs,
     explain,
+    explain_fp4,
     fp8_fp4_gemm_nt,
     fp8_gemm_nt,
     get_num_sms,
     get_pdl,
-    explain_fp4,
     last_fp4_plan,
     last_plan,
     m_grouped_bf16_gemm_nt_contiguous,
@@ -44,8 +43,8 @@ from deep_gemm.compat import __all__ as _compat_names
 from deep_gemm.fp4 import pack_fp4_weights
 from deep_gemm.linear_ops import *  # noqa: F403
 from deep_gemm.linear_ops import __all__ as _linear_names
-from deep_gemm.quantized import QuantizedMatrix, quantize
 from deep_gemm.moe import fused_moe, moe_workspace
+from deep_gemm.quantized import QuantizedMatrix, quantize
 from deep_gemm.utils import *  # noqa: F403
 from deep_gemm.utils import __all__ as _utils_names
 

@@ -67,7 +67,9 @@ def test_head(device: Any, normed: bool) -> None:
     c = case(3, 4, 256)
     fn, base, scale = c["fn"][:4].copy(), c["base"][:4].copy(), c["scale"][:1].copy()
     extra = {"weight": c["weight"]} if normed else {}
-    out = run(device, "hc_head", {"y": poisoned((3, 256))}, x=c["x"], fn=fn, base=base, scale=scale, **extra)["y"]
+    out = run(device, "hc_head", {"y": poisoned((3, 256))}, x=c["x"], fn=fn, base=base, scale=scale, **extra)[
+        "y"
+    ]
     for t in range(3):
         mix = fn.astype(np.float64) @ ref.rms_norm(c["x"][t].reshape(-1), None, 1e-6)
         u = (ref.sigmoid(mix * scale + base) + 1e-6) @ c["x"][t].astype(np.float64)

@@ -29,10 +29,14 @@ def make_weight(rng: np.random.Generator, shape: tuple[int, ...], kind: str) -> 
     return w, rng.uniform(0.001, 0.003, blocks).astype(np.float32)
 
 
-def make_activation(rng: np.random.Generator, shape: tuple[int, ...], kind: str) -> tuple[Array, Array | None]:
+def make_activation(
+    rng: np.random.Generator, shape: tuple[int, ...], kind: str
+) -> tuple[Array, Array | None]:
     if kind != "fp8_e4m3":
         return real(rng, shape, kind), None
-    return real(rng, shape, kind, 60), (2.0 ** rng.integers(-7, -4, (*shape[:-1], shape[-1] // 128))).astype(np.float32)
+    return real(rng, shape, kind, 60), (2.0 ** rng.integers(-7, -4, (*shape[:-1], shape[-1] // 128))).astype(
+        np.float32
+    )
 
 
 def given(**arguments: Any) -> dict[str, Any]:
@@ -46,7 +50,12 @@ def bound(x: Array, w: Array) -> Array:
 
 @pytest.mark.parametrize(
     ("kind", "x_kind"),
-    [(kind, x) for kind in WEIGHTS for x in ("fp32", "bf16", "fp8_e4m3") if x != "fp8_e4m3" or kind not in WEIGHTS[:2]],
+    [
+        (kind, x)
+        for kind in WEIGHTS
+        for x in ("fp32", "bf16", "fp8_e4m3")
+        if x != "fp8_e4m3" or kind not in WEIGHTS[:2]
+    ],
 )
 @pytest.mark.parametrize("rows", [1, 5])
 def test_project(device: Any, kind: str, x_kind: str, rows: int) -> None:
@@ -54,7 +63,9 @@ def test_project(device: Any, kind: str, x_kind: str, rows: int) -> None:
     n, k = 133, 256
     w, w_scale = make_weight(rng, (n, k), kind)
     x, x_scale = make_activation(rng, (rows, k), x_kind)
-    out = run(device, "project", {"y": poisoned((rows, n))}, x=x, w=w, **given(w_scale=w_scale, x_scale=x_scale))
+    out = run(
+        device, "project", {"y": poisoned((rows, n))}, x=x, w=w, **given(w_scale=w_scale, x_scale=x_scale)
+    )
     a, b = ref.activations(x, x_scale), ref.weight_matrix(w, w_scale)
     assert_close(out["y"], a @ b.T, bound(a, b))
 
@@ -84,7 +95,9 @@ def test_project_rows_are_independent(device: Any, kind: str) -> None:
     x[3] = np.nan  # a poisoned neighbour
 
     def call(rows: Array) -> dict[str, Array]:
-        return run(device, "project", {"y": poisoned((len(rows), 40))}, x=x[rows], w=w, **given(w_scale=w_scale))
+        return run(
+            device, "project", {"y": poisoned((len(rows), 40))}, x=x[rows], w=w, **given(w_scale=w_scale)
+        )
 
     assert_batch_invariant(call, 6)
 
@@ -155,7 +168,15 @@ def test_expert_rows_are_independent(device: Any) -> None:
         ids = c["ids"][rows]
         mid = run(device, "expert_up", {"mid": poisoned((len(rows), 3, 128))}, x=c["x"][rows], w1=c["w1"], w3=c["w3"],
                   experts=ids, w1_scale=c["s1"], w3_scale=c["s3"])["mid"]  # fmt: skip
-        y = run(device, "expert_down", {"y": poisoned((len(rows), 72))}, mid=mid, w2=c["w2"], w2_scale=c["s2"], experts=ids)
+        y = run(
+            device,
+            "expert_down",
+            {"y": poisoned((len(rows), 72))},
+            mid=mid,
+            w2=c["w2"],
+            w2_scale=c["s2"],
+            experts=ids,
+        )
         return {"mid": mid, **y}
 
     assert_batch_invariant(call, 4)
@@ -173,7 +194,12 @@ BAD = [
 
 @pytest.mark.parametrize(("wrong", "error", "message"), BAD, ids=[message for _, _, message in BAD])
 def test_bad_input(emulator: Any, wrong: dict[str, Array], error: type[Exception], message: str) -> None:
-    arguments = {"x": np.zeros((2, 12), np.float32), "w": np.zeros((5, 12), np.float32), "y": poisoned((2, 5)), **wrong}
+    arguments = {
+        "x": np.zeros((2, 12), np.float32),
+        "w": np.zeros((5, 12), np.float32),
+        "y": poisoned((2, 5)),
+        **wrong,
+    }
     with pytest.raises(error, match=message):
         ops.project(**arguments, device=emulator)
     assert np.isnan(arguments["y"]).all() or "y" in wrong
