@@ -260,7 +260,8 @@ void compressor_restore(const CompressorRestoreArguments& arguments);
 
 // ---- Lightning indexer (op/indexer.cpp)
 
-// (op/rope.cpp) Queries: rotation of the last channels at the row's position, then `finish` (none, hadamard, hadamard_fp4).
+// (op/rope.cpp) Queries: rotation of the last channels at the row's position, then `finish` (none, hadamard,
+// hadamard_fp4).
 //   x, y real [t, r, d] (y may be x); d = 32, 64 or 128 for the transforms
 struct IndexQueryArguments {
     TensorView x, frequencies, positions, y;

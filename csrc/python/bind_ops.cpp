@@ -201,6 +201,68 @@ void fields(Keywords& k, IndexQueryArguments& a) {
     k.choice("finish", a.finish, kFinishes);
     k.out("y", a.y);
 }
+void fields(Keywords& k, CompressorArguments& a) {
+    k.in("kv", a.kv);
+    k.in("gate", a.gate);
+    k.in("ape", a.ape);
+    k.in("weight", a.weight);
+    k.in("frequencies", a.frequencies);
+    k.in("positions", a.positions);
+    k.in("sequences", a.sequences);
+    k.out("state", a.state);
+    k.out("journal", a.journal);
+    k.value("ratio", a.ratio);
+    k.value("overlap", a.overlap);
+    k.choice("finish", a.finish, kFinishes);
+    k.value("eps", a.eps);
+    rows(k, "rows", "page_rows", a.rows, true);
+}
+void fields(Keywords& k, CompressorRestoreArguments& a) {
+    k.in("journal", a.journal);
+    k.in("row", a.row);
+    k.value("sequence", a.sequence);
+    k.out("state", a.state);
+}
+void fields(Keywords& k, IndexScoreArguments& a) {
+    k.in("query", a.query);
+    k.in("weights", a.weights);
+    k.in("rows", a.rows);
+    k.in("positions", a.positions);
+    k.in("sequences", a.sequences);
+    k.value("ratio", a.ratio);
+    k.value("only_above", a.only_above);
+    k.value("scale", a.scale);
+    k.out("scores", a.scores);
+}
+void fields(Keywords& k, TopKArguments& a) {
+    k.in("scores", a.scores);
+    k.in("positions", a.positions);
+    k.value("ratio", a.ratio);
+    k.out("picks", a.picks);
+}
+void fields(Keywords& k, LatentAttentionArguments& a) {
+    k.in("q", a.q);
+    rows(k, "ring", "ring_page_rows", a.ring, false);
+    rows(k, "compressed", "compressed_page_rows", a.compressed, false);
+    k.in("picks", a.picks);
+    k.in("sinks", a.sinks);
+    k.in("frequencies", a.frequencies);
+    k.in("positions", a.positions);
+    k.in("sequences", a.sequences);
+    k.value("window", a.window);
+    k.value("ratio", a.ratio);
+    k.value("scale", a.scale);
+    k.out("out", a.out);
+}
+void fields(Keywords& k, GqaArguments& a) {
+    k.in("q", a.q);
+    k.in("keys", a.keys);
+    k.in("values", a.values);
+    k.in("positions", a.positions);
+    k.in("sequences", a.sequences);
+    k.value("scale", a.scale);
+    k.out("out", a.out);
+}
 //@@FIELDS
 
 template <typename Arguments>
@@ -240,11 +302,17 @@ void bind_ops(py::module_& parent) {
         "rope_frequencies",
         [](u32 dims, double theta, double yarn_factor, double yarn_original_context, double yarn_beta_fast,
            double yarn_beta_slow) {
-            return rope_frequencies({dims, theta, yarn_factor, yarn_original_context, yarn_beta_fast,
-                                     yarn_beta_slow});
+            return rope_frequencies(
+                {dims, theta, yarn_factor, yarn_original_context, yarn_beta_fast, yarn_beta_slow});
         },
         py::arg("dims"), py::arg("theta"), py::arg("yarn_factor"), py::arg("yarn_original_context"),
         py::arg("yarn_beta_fast"), py::arg("yarn_beta_slow"), "See deep_gemm.ops.");
+    bind(module, "compressor_update", &compressor_update);
+    bind(module, "compressor_restore", &compressor_restore);
+    bind(module, "index_scores", &index_scores);
+    bind(module, "top_k", &top_k);
+    bind(module, "latent_attention", &latent_attention);
+    bind(module, "gqa_attention", &gqa_attention);
     //@@BIND
 }
 

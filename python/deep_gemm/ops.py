@@ -17,14 +17,19 @@ from deep_gemm import _C
 
 __all__ = [
     "cache_write",
+    "compressor_restore",
+    "compressor_update",
     "embed",
     "expand_streams",
     "expert_down",
     "expert_up",
+    "gqa_attention",
     "hc_head",
     "hc_post",
     "hc_pre",
     "index_query",
+    "index_scores",
+    "latent_attention",
     "latent_page_bytes",
     "latent_write",
     "project",
@@ -32,6 +37,7 @@ __all__ = [
     "rope",
     "rope_frequencies",
     "route",
+    "top_k",
 ]
 
 
@@ -130,3 +136,41 @@ def index_query(x: Any, frequencies: Any, positions: Any, y: Any, *, finish: str
                 stream: int | None = None) -> None:  # fmt: skip
     """Indexer queries: rotation, then none, hadamard or hadamard_fp4."""
     _C.ops.index_query(**locals())
+
+
+def compressor_update(kv: Any, gate: Any, ape: Any, weight: Any, frequencies: Any, positions: Any, state: Any, rows: Any, *,
+                      sequences: Any = None, journal: Any = None, page_rows: int = 0, ratio: int = 4, overlap: bool = True,
+                      finish: str = "none", eps: float = 1e-6, device: Any = None, stream: int | None = None) -> None:  # fmt: skip
+    """Pushes tokens into the running pool of their sequence; a token that closes a window writes its row."""
+    _C.ops.compressor_update(**locals())
+
+
+def compressor_restore(journal: Any, row: Any, state: Any, *, sequence: int = 0, device: Any = None,
+                       stream: int | None = None) -> None:  # fmt: skip
+    """state[sequence] = journal[row]: takes back the tokens after that row of the call that wrote the journal."""
+    _C.ops.compressor_restore(**locals())
+
+
+def index_scores(query: Any, weights: Any, rows: Any, positions: Any, scores: Any, *, sequences: Any = None, ratio: int = 4,
+                 only_above: int = 0, scale: float = 1, device: Any = None, stream: int | None = None) -> None:  # fmt: skip
+    """scores[t, w] = scale * the sum over heads of weights[t, h] relu(query[t, h] . rows[w]) for visible rows w."""
+    _C.ops.index_scores(**locals())
+
+
+def top_k(scores: Any, positions: Any, picks: Any, *, ratio: int = 4, device: Any = None, stream: int | None = None) -> None:
+    """The k largest visible scores of each row, exactly: ascending indices, then -1. Ties go to the lower index."""
+    _C.ops.top_k(**locals())
+
+
+def latent_attention(q: Any, ring: Any, positions: Any, out: Any, *, compressed: Any = None, picks: Any = None,
+                     sinks: Any = None, frequencies: Any = None, sequences: Any = None, ring_page_rows: int = 0,
+                     compressed_page_rows: int = 0, window: int = 128, ratio: int = 0, scale: float = 0, device: Any = None,
+                     stream: int | None = None) -> None:  # fmt: skip
+    """Attention over the window's rows and compressed rows (picked, or all that are visible), with sinks."""
+    _C.ops.latent_attention(**locals())
+
+
+def gqa_attention(q: Any, keys: Any, values: Any, positions: Any, out: Any, *, sequences: Any = None, scale: float = 0,
+                  device: Any = None, stream: int | None = None) -> None:  # fmt: skip
+    """Causal grouped-query attention over keys and values [sequences, rows, kv heads, d]."""
+    _C.ops.gqa_attention(**locals())
