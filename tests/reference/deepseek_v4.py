@@ -162,3 +162,51 @@ def route(logits: Array, bias: Array | None, k: int, softmax: bool, normalize: b
     experts = np.argsort(-(s if bias is None else s + bias), kind="stable")[:k] if fixed is None else fixed
     chosen = s[experts]
     return experts, chosen / (chosen.sum() if normalize else 1) * scale
+
+
+def softmax_pool(values: Array, gates: Array) -> Array:
+    """Candidates [n, dim] weighted by a softmax over n for each channel."""
+    w = np.exp(gates - gates.max(0))
+    return (w / w.sum(0) * values).sum(0)
+
+
+def compressed_rows(kv: Array, gate: Array, ape: Array, ratio: int, overlap: bool) -> list[Array]:
+    """Pooled rows, before their norm, of tokens 0, 1, ... of one sequence; windows that are not full give none."""
+    kv, gate = kv.astype(np.float64), gate.astype(np.float64)
+    gate = gate + np.stack([ape[p % ratio] for p in range(len(gate))]).astype(np.float64)
+    rows = []
+    dim = kv.shape[1] // 2 if overlap else kv.shape[1]
+    for w in range(len(kv) // ratio):
+        own = slice(w * ratio, (w + 1) * ratio)
+        k, g = (kv[own, dim:], gate[own, dim:]) if overlap else (kv[own], gate[own])
+        if overlap and w > 0:
+            before = slice((w - 1) * ratio, w * ratio)
+            k, g = np.concatenate([kv[before, :dim], k]), np.concatenate([gate[before, :dim], g])
+        rows.append(softmax_pool(k, g))
+    return rows
+
+
+def attention(q: Array, keys: Array, values: Array, scale: float, sinks: Array | None) -> Array:
+    """q [heads, d] over rows [n, d]; without rows, zeros."""
+    q, keys, values = (a.astype(np.float64) for a in (q, keys, values))
+    if len(keys) == 0:
+        return np.zeros_like(q)
+    s = q @ keys.T * scale
+    m = s.max(1, keepdims=True)
+    if sinks is not None:
+        m = np.maximum(m, sinks.astype(np.float64)[:, None])
+    p = np.exp(s - m)
+    extra = 0 if sinks is None else np.exp(sinks.astype(np.float64)[:, None] - m)
+    return p @ values / (p.sum(1, keepdims=True) + extra)
+
+
+def index_scores(query: Array, weights: Array, rows: Array, scale: float) -> Array:
+    q, w, k = (a.astype(np.float64) for a in (query, weights, rows))
+    return scale * (w[:, None] * np.maximum(q @ k.T, 0)).sum(0)
+
+
+def top_k(scores: Array, k: int) -> Array:
+    """Ascending indices of the k largest, ties to the lower index, NaN last."""
+    keys = np.where(np.isnan(scores), -np.inf, scores)
+    order = np.lexsort((np.arange(len(scores)), np.isnan(scores), -keys))
+    return np.sort(order[:k])

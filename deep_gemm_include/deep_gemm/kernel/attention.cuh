@@ -13,7 +13,7 @@ namespace attention_detail {
 
 using tile::Float4;
 
-constexpr float kNothing = -__builtin_huge_valf();
+constexpr float kNothing = codec::float_of_bits(codec::kSignBit | codec::kInfinityBits);
 
 DG_DEVICE float dot4(const Float4& a, const Float4& b, float sum) {
     sum = ptx::fma_rn_f32(a.x, b.x, sum);
