@@ -263,7 +263,40 @@ void fields(Keywords& k, GqaArguments& a) {
     k.value("scale", a.scale);
     k.out("out", a.out);
 }
-//@@FIELDS
+void fields(Keywords& k, ArgmaxArguments& a) {
+    k.in("logits", a.logits);
+    k.out("tokens", a.tokens);
+}
+void fields(Keywords& k, DistributionArguments& a) {
+    k.in("logits", a.logits);
+    k.in("temperature", a.temperature);
+    k.in("top_k", a.top_k);
+    k.in("top_p", a.top_p);
+    k.in("min_p", a.min_p);
+    k.out("probabilities", a.probabilities);
+}
+void fields(Keywords& k, DrawArguments& a) {
+    k.in("probabilities", a.probabilities);
+    k.in("seed", a.seed);
+    k.in("positions", a.positions);
+    k.value("purpose", a.purpose);
+    k.out("tokens", a.tokens);
+}
+void fields(Keywords& k, AcceptArguments& a) {
+    k.in("tokens", a.tokens);
+    k.in("targets", a.targets);
+    k.in("p", a.p);
+    k.in("q", a.q);
+    k.in("seed", a.seed);
+    k.in("positions", a.positions);
+    k.out("record", a.record);
+}
+void fields(Keywords& k, PositionsArguments& a) {
+    k.in("base", a.base);
+    k.in("count", a.count);
+    k.value("offset", a.offset);
+    k.out("positions", a.positions);
+}
 
 template <typename Arguments>
 void bind(py::module_& module, const char* name, void (*operation)(const Arguments&)) {
@@ -313,7 +346,11 @@ void bind_ops(py::module_& parent) {
     bind(module, "top_k", &top_k);
     bind(module, "latent_attention", &latent_attention);
     bind(module, "gqa_attention", &gqa_attention);
-    //@@BIND
+    bind(module, "argmax", &argmax);
+    bind(module, "sample_distribution", &sample_distribution);
+    bind(module, "sample_draw", &sample_draw);
+    bind(module, "accept_drafts", &accept_drafts);
+    bind(module, "fill_positions", &fill_positions);
 }
 
 }  // namespace deep_gemm::python

@@ -16,6 +16,8 @@ import numpy.typing as npt
 from deep_gemm import _C
 
 __all__ = [
+    "accept_drafts",
+    "argmax",
     "cache_write",
     "compressor_restore",
     "compressor_update",
@@ -23,6 +25,7 @@ __all__ = [
     "expand_streams",
     "expert_down",
     "expert_up",
+    "fill_positions",
     "gqa_attention",
     "hc_head",
     "hc_post",
@@ -37,6 +40,8 @@ __all__ = [
     "rope",
     "rope_frequencies",
     "route",
+    "sample_distribution",
+    "sample_draw",
     "top_k",
 ]
 
@@ -174,3 +179,32 @@ def gqa_attention(q: Any, keys: Any, values: Any, positions: Any, out: Any, *, s
                   device: Any = None, stream: int | None = None) -> None:  # fmt: skip
     """Causal grouped-query attention over keys and values [sequences, rows, kv heads, d]."""
     _C.ops.gqa_attention(**locals())
+
+
+def argmax(logits: Any, tokens: Any, *, device: Any = None, stream: int | None = None) -> None:
+    """tokens int32 [t]: the largest logit of each row, ties to the lower id; -1 if a row holds a NaN."""
+    _C.ops.argmax(**locals())
+
+
+def sample_distribution(logits: Any, temperature: Any, top_k: Any, top_p: Any, min_p: Any, probabilities: Any, *,
+                        device: Any = None, stream: int | None = None) -> None:  # fmt: skip
+    """Truncated, renormalised probabilities; the parameters are tensors with one value a row."""
+    _C.ops.sample_distribution(**locals())
+
+
+def sample_draw(probabilities: Any, seed: Any, positions: Any, tokens: Any, *, purpose: int = 0, device: Any = None,
+                stream: int | None = None) -> None:  # fmt: skip
+    """A token of each row, by the random number of (seed, position, purpose)."""
+    _C.ops.sample_draw(**locals())
+
+
+def accept_drafts(tokens: Any, positions: Any, record: Any, *, targets: Any = None, p: Any = None, q: Any = None,
+                  seed: Any = None, device: Any = None, stream: int | None = None) -> None:  # fmt: skip
+    """How many drafts of a window are accepted, and the next token: record int32 [4]."""
+    _C.ops.accept_drafts(**locals())
+
+
+def fill_positions(base: Any, positions: Any, *, count: Any = None, offset: int = 0, device: Any = None,
+                   stream: int | None = None) -> None:  # fmt: skip
+    """positions[i] = base + offset + i; -1 from `count` on."""
+    _C.ops.fill_positions(**locals())
