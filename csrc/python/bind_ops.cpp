@@ -19,7 +19,10 @@ using namespace op;
 class Keywords {
   public:
     Keywords(const char* function, const py::kwargs& given)
-        : function_(function), rest_(given.attr("copy")()), device_(take("device")), reader_(device_.ptr()) {}
+        : function_(function + 3),
+          rest_(given.attr("copy")()),
+          device_(take("device")),
+          reader_(device_.ptr()) {}
 
     void in(const char* name, TensorView& view) { read(name, view, false); }
     void out(const char* name, TensorView& view) { read(name, view, true); }
@@ -66,7 +69,7 @@ class Keywords {
         if (!given.is_none()) view = reader_.read(given.ptr(), name, writable);
     }
 
-    const char* function_;
+    const char* function_;  // without "op_"
     py::dict rest_;
     py::object device_;
     TensorReader reader_;
@@ -315,24 +318,23 @@ void bind(py::module_& module, const char* name, void (*operation)(const Argumen
 
 }  // namespace
 
-void bind_ops(py::module_& parent) {
-    py::module_ module = parent.def_submodule("ops", "The model operations; deep_gemm.ops documents them.");
-    bind(module, "project", &project);
-    bind(module, "expert_up", &expert_up);
-    bind(module, "expert_down", &expert_down);
-    bind(module, "embed", &embed);
-    bind(module, "expand_streams", &expand_streams);
-    bind(module, "rms_norm", &rms_norm);
-    bind(module, "hc_pre", &hc_pre);
-    bind(module, "hc_post", &hc_post);
-    bind(module, "hc_head", &hc_head);
-    bind(module, "route", &route);
-    bind(module, "rope", &rope);
-    bind(module, "latent_write", &latent_write);
-    bind(module, "cache_write", &cache_write);
-    bind(module, "index_query", &index_query);
+void bind_ops(py::module_& module) {
+    bind(module, "op_project", &project);
+    bind(module, "op_expert_up", &expert_up);
+    bind(module, "op_expert_down", &expert_down);
+    bind(module, "op_embed", &embed);
+    bind(module, "op_expand_streams", &expand_streams);
+    bind(module, "op_rms_norm", &rms_norm);
+    bind(module, "op_hc_pre", &hc_pre);
+    bind(module, "op_hc_post", &hc_post);
+    bind(module, "op_hc_head", &hc_head);
+    bind(module, "op_route", &route);
+    bind(module, "op_rope", &rope);
+    bind(module, "op_latent_write", &latent_write);
+    bind(module, "op_cache_write", &cache_write);
+    bind(module, "op_index_query", &index_query);
     module.def(
-        "rope_frequencies",
+        "op_rope_frequencies",
         [](u32 dims, double theta, double yarn_factor, double yarn_original_context, double yarn_beta_fast,
            double yarn_beta_slow) {
             return rope_frequencies(
@@ -340,17 +342,17 @@ void bind_ops(py::module_& parent) {
         },
         py::arg("dims"), py::arg("theta"), py::arg("yarn_factor"), py::arg("yarn_original_context"),
         py::arg("yarn_beta_fast"), py::arg("yarn_beta_slow"), "See deep_gemm.ops.");
-    bind(module, "compressor_update", &compressor_update);
-    bind(module, "compressor_restore", &compressor_restore);
-    bind(module, "index_scores", &index_scores);
-    bind(module, "top_k", &top_k);
-    bind(module, "latent_attention", &latent_attention);
-    bind(module, "gqa_attention", &gqa_attention);
-    bind(module, "argmax", &argmax);
-    bind(module, "sample_distribution", &sample_distribution);
-    bind(module, "sample_draw", &sample_draw);
-    bind(module, "accept_drafts", &accept_drafts);
-    bind(module, "fill_positions", &fill_positions);
+    bind(module, "op_compressor_update", &compressor_update);
+    bind(module, "op_compressor_restore", &compressor_restore);
+    bind(module, "op_index_scores", &index_scores);
+    bind(module, "op_top_k", &top_k);
+    bind(module, "op_latent_attention", &latent_attention);
+    bind(module, "op_gqa_attention", &gqa_attention);
+    bind(module, "op_argmax", &argmax);
+    bind(module, "op_sample_distribution", &sample_distribution);
+    bind(module, "op_sample_draw", &sample_draw);
+    bind(module, "op_accept_drafts", &accept_drafts);
+    bind(module, "op_fill_positions", &fill_positions);
 }
 
 }  // namespace deep_gemm::python

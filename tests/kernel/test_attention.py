@@ -55,8 +55,11 @@ def expect(c: dict[str, Any], t: int, ring: Array, compressed: Array | None) -> 
 
 def case(heads: int = 5, d: int = 512, dtype: str = "fp32") -> dict[str, Any]:
     rng = np.random.default_rng(heads)
-    return {"q": real(rng, (5, heads, d), dtype), "positions": np.array([0, 19, -1, 20, 77], np.int32),
-            "sequences": np.array([0, 1, 0, 1, 0], np.int32)}  # fmt: skip
+    return {
+        "q": real(rng, (5, heads, d), dtype),
+        "positions": np.array([0, 19, -1, 20, 77], np.int32),
+        "sequences": np.array([0, 1, 0, 1, 0], np.int32),
+    }
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp8"])
@@ -74,8 +77,16 @@ def test_latent(device: Any, dtype: str, kind: str) -> None:
     if kind == "picks":
         c["picks"] = np.stack([np.sort(rng.permutation(20)[:6]) for _ in range(5)]).astype(np.int32)
         c["picks"][4, -2:], c["picks"][4, 0] = -1, 29
-    out = run(device, "latent_attention", {"out": poisoned((5, 5, 512))}, **c, ring=ring, ring_page_rows=page_rows,
-              window=WINDOW, **extra)["out"]  # fmt: skip
+    out = run(
+        device,
+        "latent_attention",
+        {"out": poisoned((5, 5, 512))},
+        **c,
+        ring=ring,
+        ring_page_rows=page_rows,
+        window=WINDOW,
+        **extra,
+    )["out"]
     for t in range(5):
         assert_close(out[t], expect(c, t, ring_values, values), 2e-5)
 
@@ -87,8 +98,16 @@ def test_formats_and_mixed_caches(device: Any, d: int) -> None:
     c = case(4, d, "bf16")
     ring, ring_values, _ = latent_rows(rng, RING, "bf16", d)
     data, values, _ = latent_rows(rng, 30, "fp32", d)
-    out = run(device, "latent_attention", {"out": poisoned((5, 4, d), "bf16")}, **c, ring=ring, compressed=data, ratio=RATIO,
-              window=WINDOW)["out"]  # fmt: skip
+    out = run(
+        device,
+        "latent_attention",
+        {"out": poisoned((5, 4, d), "bf16")},
+        **c,
+        ring=ring,
+        compressed=data,
+        ratio=RATIO,
+        window=WINDOW,
+    )["out"]
     for t in range(5):
         assert_close(out[t], expect(c, t, ring_values, values), 1e-4)
 
@@ -98,7 +117,9 @@ def test_sinks_without_limits(device: Any) -> None:
     rng = np.random.default_rng(9)
     ring, ring_values, _ = latent_rows(rng, RING, "fp32")
     sinks = np.array([np.inf, -np.inf, 100, 0], np.float32)
-    out = run(device, "latent_attention", {"out": poisoned((5, 4, 512))}, **c, ring=ring, sinks=sinks, window=WINDOW)["out"]
+    out = run(
+        device, "latent_attention", {"out": poisoned((5, 4, 512))}, **c, ring=ring, sinks=sinks, window=WINDOW
+    )["out"]
     assert (out[:, 0] == 0).all() and np.abs(out[4, 2]).max() < 1e-30
     plain = {**c, "sinks": None}
     assert_close(out[4, 1], expect(plain, 4, ring_values, None)[1], 1e-5)
@@ -110,7 +131,9 @@ def test_large_scores(device: Any) -> None:
     rng = np.random.default_rng(10)
     ring, ring_values, _ = latent_rows(rng, RING, "fp32")
     c["q"] = c["q"] * np.float32(200)
-    out = run(device, "latent_attention", {"out": poisoned((5, 4, 512))}, **c, ring=ring, window=WINDOW)["out"]
+    out = run(device, "latent_attention", {"out": poisoned((5, 4, 512))}, **c, ring=ring, window=WINDOW)[
+        "out"
+    ]
     assert_close(out[4], expect(c, 4, ring_values, None), 2e-2)
 
 
@@ -122,9 +145,20 @@ def test_latent_rows_are_independent(device: Any) -> None:
     data, _, _ = latent_rows(rng, 30, "fp8")
 
     def call(rows: Array) -> dict[str, Array]:
-        return run(device, "latent_attention", {"out": poisoned((len(rows), 4, 512))}, q=c["q"][rows],
-                   positions=c["positions"][rows], sequences=c["sequences"][rows], ring=ring, ring_page_rows=page_rows,
-                   compressed=data, compressed_page_rows=page_rows, ratio=RATIO, window=WINDOW)  # fmt: skip
+        return run(
+            device,
+            "latent_attention",
+            {"out": poisoned((len(rows), 4, 512))},
+            q=c["q"][rows],
+            positions=c["positions"][rows],
+            sequences=c["sequences"][rows],
+            ring=ring,
+            ring_page_rows=page_rows,
+            compressed=data,
+            compressed_page_rows=page_rows,
+            ratio=RATIO,
+            window=WINDOW,
+        )
 
     assert_batch_invariant(call, 5)
 
@@ -137,8 +171,16 @@ def test_grouped(device: Any, heads: int, kv_heads: int, d: int, dtype: str) -> 
     keys, values = real(rng, (2, 40, kv_heads, d), dtype), real(rng, (2, 40, kv_heads, d), dtype)
     positions, sequences = np.array([0, 39, -1, 17], np.int32), np.array([1, 0, 0, 1], np.int32)
     keys[1, 18:], values[1, 18:] = np.nan, np.nan  # later rows are not looked at
-    out = run(device, "gqa_attention", {"out": poisoned((4, heads, d), dtype)}, q=q, keys=keys, values=values,
-              positions=positions, sequences=sequences)["out"]  # fmt: skip
+    out = run(
+        device,
+        "gqa_attention",
+        {"out": poisoned((4, heads, d), dtype)},
+        q=q,
+        keys=keys,
+        values=values,
+        positions=positions,
+        sequences=sequences,
+    )["out"]
     for t in range(4):
         for h in range(heads):
             rows = np.s_[sequences[t], : positions[t] + 1, h // (heads // kv_heads)]
@@ -151,8 +193,17 @@ def test_grouped_rows_are_independent(device: Any) -> None:
     q, keys, values = real(rng, (4, 8, 128)), real(rng, (1, 40, 2, 128)), real(rng, (1, 40, 2, 128))
     positions = np.array([3, 39, 20, 16], np.int32)
     assert_batch_invariant(
-        lambda rows: run(device, "gqa_attention", {"out": poisoned((len(rows), 8, 128))}, q=q[rows], keys=keys, values=values,
-                         positions=positions[rows]), 4)  # fmt: skip
+        lambda rows: run(
+            device,
+            "gqa_attention",
+            {"out": poisoned((len(rows), 8, 128))},
+            q=q[rows],
+            keys=keys,
+            values=values,
+            positions=positions[rows],
+        ),
+        4,
+    )
 
 
 def test_bad_input(emulator: Any) -> None:
@@ -162,10 +213,19 @@ def test_bad_input(emulator: Any) -> None:
     with pytest.raises(ValueError, match="got a window of 26 rows, expected 1 to the ring's 25"):
         ops.latent_attention(**c, ring=ring, out=out, window=26, device=emulator)
     with pytest.raises(ValueError, match="got picks without compressed rows"):
-        ops.latent_attention(**c, ring=ring, out=out, window=8, picks=np.zeros((5, 2), np.int32), device=emulator)
+        ops.latent_attention(
+            **c, ring=ring, out=out, window=8, picks=np.zeros((5, 2), np.int32), device=emulator
+        )
     with pytest.raises(TypeError, match="ring is fp8_e4m3, expected fp32 or bf16"):
-        ops.latent_attention(**c, ring=ring.astype(ml_dtypes.float8_e4m3fn), out=out, window=8, device=emulator)
+        ops.latent_attention(
+            **c, ring=ring.astype(ml_dtypes.float8_e4m3fn), out=out, window=8, device=emulator
+        )
     with pytest.raises(ValueError, match="5 heads over 2 kv heads"):
-        ops.gqa_attention(np.zeros((1, 5, 64), np.float32), np.zeros((1, 4, 2, 64), np.float32),
-                          np.zeros((1, 4, 2, 64), np.float32), np.zeros(1, np.int32), np.zeros((1, 5, 64), np.float32),
-                          device=emulator)  # fmt: skip
+        ops.gqa_attention(
+            np.zeros((1, 5, 64), np.float32),
+            np.zeros((1, 4, 2, 64), np.float32),
+            np.zeros((1, 4, 2, 64), np.float32),
+            np.zeros(1, np.int32),
+            np.zeros((1, 5, 64), np.float32),
+            device=emulator,
+        )

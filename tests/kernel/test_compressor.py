@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,25 @@ WIDE = ref.frequencies(64, 1.6e5, (16, 65536, 32, 1))
 def case(tokens: int, dim: int, ratio: int, overlap: bool) -> dict[str, Any]:
     rng = np.random.default_rng(dim + ratio)
     width = dim * (2 if overlap else 1)
-    return {"kv": real(rng, (tokens, width)), "gate": real(rng, (tokens, width), scale=3), "ape": real(rng, (ratio, width)),
-            "weight": real(rng, (dim,), "bf16"), "frequencies": FREQUENCIES, "ratio": ratio, "overlap": overlap}  # fmt: skip
+    return {
+        "kv": real(rng, (tokens, width)),
+        "gate": real(rng, (tokens, width), scale=3),
+        "ape": real(rng, (ratio, width)),
+        "weight": real(rng, (dim,), "bf16"),
+        "frequencies": FREQUENCIES,
+        "ratio": ratio,
+        "overlap": overlap,
+    }
 
 
 def expected_rows(c: dict[str, Any]) -> Array:
     pooled = ref.compressed_rows(c["kv"], c["gate"], c["ape"], c["ratio"], c["overlap"])
-    return np.stack([ref.rotate(ref.rms_norm(row, c["weight"], 1e-6), w * c["ratio"], WIDE) for w, row in enumerate(pooled)])
+    return np.stack(
+        [
+            ref.rotate(ref.rms_norm(row, c["weight"], 1e-6), w * c["ratio"], WIDE)
+            for w, row in enumerate(pooled)
+        ]
+    )
 
 
 def state_of(sequences: int, dim: int, overlap: bool) -> Array:
@@ -33,7 +46,12 @@ def state_of(sequences: int, dim: int, overlap: bool) -> Array:
 
 def chunk(c: dict[str, Any], begin: int, end: int) -> dict[str, Any]:
     """Tokens begin to end of one sequence."""
-    return {**c, "kv": c["kv"][begin:end], "gate": c["gate"][begin:end], "positions": np.arange(begin, end, dtype=np.int32)}
+    return {
+        **c,
+        "kv": c["kv"][begin:end],
+        "gate": c["gate"][begin:end],
+        "positions": np.arange(begin, end, dtype=np.int32),
+    }
 
 
 @pytest.mark.parametrize(
@@ -56,7 +74,7 @@ def test_any_chunks_give_the_same_bits(device: Any, cuts: tuple[int, ...]) -> No
     outputs = {"state": state_of(1, 128, True), "rows": poisoned((1, 4, 128))}
     whole = run(device, "compressor_update", outputs, **chunk(c, 0, 12))
     bounds = (0, *cuts, 12)
-    for begin, end in zip(bounds, bounds[1:], strict=False):
+    for begin, end in pairwise(bounds):
         outputs = run(device, "compressor_update", outputs, **chunk(c, begin, end))
     assert same_bits(outputs["rows"], whole["rows"]) and same_bits(outputs["state"], whole["state"])
 
@@ -70,9 +88,20 @@ def test_sequences_do_not_meet(device: Any) -> None:
     positions[-2] = -1
     kv = np.where((sequences == 1)[:, None], -1, 1).astype(np.float32) * c["kv"][order]
     outputs = {"state": state_of(2, 128, True), "rows": poisoned((2, 2, 128))}
-    got = run(device, "compressor_update", outputs, **{**c, "kv": kv, "gate": c["gate"][order]}, positions=positions,
-              sequences=sequences)  # fmt: skip
-    alone = run(device, "compressor_update", {"state": state_of(1, 128, True), "rows": poisoned((1, 2, 128))}, **chunk(c, 0, 8))
+    got = run(
+        device,
+        "compressor_update",
+        outputs,
+        **{**c, "kv": kv, "gate": c["gate"][order]},
+        positions=positions,
+        sequences=sequences,
+    )
+    alone = run(
+        device,
+        "compressor_update",
+        {"state": state_of(1, 128, True), "rows": poisoned((1, 2, 128))},
+        **chunk(c, 0, 8),
+    )
     assert same_bits(got["rows"][:1], alone["rows"])
     assert (got["rows"][1] == -got["rows"][0]).all()
 
@@ -86,22 +115,44 @@ def test_undo(device: Any, accepted: int, start: int) -> None:
     outputs = {"state": state_of(2, 128, True)[:, :, :], "rows": poisoned((2, 5, 128))}
     begin = run(device, "compressor_update", outputs, **chunk(c, 0, start))
     end = start + accepted + 1
-    drafted = run(device, "compressor_update", {**begin, "journal": poisoned((4, 9, 128))}, **chunk(c, start, start + 4))
-    state = run(device, "compressor_restore", {"state": drafted["state"]}, journal=drafted["journal"],
-                row=np.array([accepted], np.int32))["state"]  # fmt: skip
-    after = run(device, "compressor_update", {"state": state, "rows": drafted["rows"]}, **chunk(other, end, 16))
+    drafted = run(
+        device, "compressor_update", {**begin, "journal": poisoned((4, 9, 128))}, **chunk(c, start, start + 4)
+    )
+    state = run(
+        device,
+        "compressor_restore",
+        {"state": drafted["state"]},
+        journal=drafted["journal"],
+        row=np.array([accepted], np.int32),
+    )["state"]
+    after = run(
+        device, "compressor_update", {"state": state, "rows": drafted["rows"]}, **chunk(other, end, 16)
+    )
     plain = run(device, "compressor_update", begin, **chunk(c, start, end))
     plain = run(device, "compressor_update", plain, **chunk(other, end, 16))
-    assert same_bits(after["state"][:1], plain["state"][:1]) and same_bits(after["rows"][:, :4], plain["rows"][:, :4])
+    assert same_bits(after["state"][:1], plain["state"][:1]) and same_bits(
+        after["rows"][:, :4], plain["rows"][:, :4]
+    )
 
 
 def test_restore_of_nothing(device: Any) -> None:
     state = np.arange(2 * 3 * 8, dtype=np.float32).reshape(2, 3, 8)
     journal = -np.ones((2, 3, 8), np.float32)
     for row in (-1, 2):
-        assert same_bits(run(device, "compressor_restore", {"state": state}, journal=journal,
-                             row=np.array([row], np.int32))["state"], state)  # fmt: skip
-    got = run(device, "compressor_restore", {"state": state}, journal=journal, row=np.array([1], np.int32), sequence=1)["state"]
+        assert same_bits(
+            run(
+                device, "compressor_restore", {"state": state}, journal=journal, row=np.array([row], np.int32)
+            )["state"],
+            state,
+        )
+    got = run(
+        device,
+        "compressor_restore",
+        {"state": state},
+        journal=journal,
+        row=np.array([1], np.int32),
+        sequence=1,
+    )["state"]
     assert same_bits(got[0], state[0]) and (got[1] == -1).all()
 
 
@@ -113,12 +164,19 @@ def test_finish(device: Any, finish: str) -> None:
     got = run(device, "compressor_update", outputs, **chunk(c, 0, 8), finish=finish)["rows"][0]
     exact = expected_rows(c)
     if finish == "hadamard":
-        return assert_close(got, ref.hadamard(exact), 2e-5)
+        assert_close(got, ref.hadamard(exact), 2e-5)
+        return
     rounded = ref.fp8_round_trip(exact, 64) if dim == 512 else ref.fp4_round_trip(exact)
     assert (np.abs(got - rounded) > 1e-9).mean() < 0.01
     if dim == 512:
         pages = np.zeros((1, 1, ops.latent_page_bytes(2)), np.int8)
-        pages = run(device, "compressor_update", {"state": outputs["state"], "rows": pages}, **chunk(c, 0, 8), page_rows=2)["rows"]
+        pages = run(
+            device,
+            "compressor_update",
+            {"state": outputs["state"], "rows": pages},
+            **chunk(c, 0, 8),
+            page_rows=2,
+        )["rows"]
         assert (ref.read_fp8_rows(pages, 2)[0] == got).all()
 
 

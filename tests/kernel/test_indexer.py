@@ -16,10 +16,22 @@ from deep_gemm import ops
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_scores(device: Any, d: int, dtype: str) -> None:
     rng = np.random.default_rng(d)
-    positions, sequences = np.array([2, 3, 270, -1, 1000, 9], np.int32), np.array([0, 1, 1, 0, 0, 3], np.int32)
+    positions, sequences = (
+        np.array([2, 3, 270, -1, 1000, 9], np.int32),
+        np.array([0, 1, 1, 0, 0, 3], np.int32),
+    )
     query, weights, rows = real(rng, (6, 5, d), dtype), real(rng, (6, 5)), real(rng, (2, 70, d), dtype)
-    scores = run(device, "index_scores", {"scores": poisoned((6, 70))}, query=query, weights=weights, rows=rows,
-                 positions=positions, sequences=sequences, scale=0.25)["scores"]  # fmt: skip
+    scores = run(
+        device,
+        "index_scores",
+        {"scores": poisoned((6, 70))},
+        query=query,
+        weights=weights,
+        rows=rows,
+        positions=positions,
+        sequences=sequences,
+        scale=0.25,
+    )["scores"]
     for t, (position, sequence) in enumerate(zip(positions, sequences, strict=True)):
         visible = min((int(position) + 1) // 4, 70) if position >= 0 and sequence < 2 else 0
         expected = ref.index_scores(query[t], weights[t], rows[min(sequence, 1), :visible], 0.25)
@@ -31,13 +43,26 @@ def test_scores(device: Any, d: int, dtype: str) -> None:
 def test_scores_not_needed(device: Any) -> None:
     rng = np.random.default_rng(1)
     arguments = {"query": real(rng, (2, 2, 32)), "weights": real(rng, (2, 2)), "rows": real(rng, (1, 9, 32))}
-    scores = run(device, "index_scores", {"scores": poisoned((2, 9))}, **arguments, positions=np.array([31, 35], np.int32),
-                 only_above=8)["scores"]  # fmt: skip
+    scores = run(
+        device,
+        "index_scores",
+        {"scores": poisoned((2, 9))},
+        **arguments,
+        positions=np.array([31, 35], np.int32),
+        only_above=8,
+    )["scores"]
     assert np.isnan(scores[0]).all() and np.isfinite(scores[1]).all()
 
 
 def picks_of(device: Any, scores: Array, positions: Array, k: int, ratio: int = 1) -> Array:
-    return run(device, "top_k", {"picks": poisoned((len(scores), k), "int32")}, scores=scores, positions=positions, ratio=ratio)["picks"]
+    return run(
+        device,
+        "top_k",
+        {"picks": poisoned((len(scores), k), "int32")},
+        scores=scores,
+        positions=positions,
+        ratio=ratio,
+    )["picks"]
 
 
 def last(n: int, rows: int = 1) -> Array:
@@ -98,8 +123,15 @@ def test_rows_are_independent(device: Any) -> None:
     query[2] = np.nan
 
     def call(order: Array) -> dict[str, Array]:
-        scores = run(device, "index_scores", {"scores": np.zeros((len(order), 50), np.float32)}, query=query[order],
-                     weights=weights[order], rows=rows, positions=positions[order])["scores"]  # fmt: skip
+        scores = run(
+            device,
+            "index_scores",
+            {"scores": np.zeros((len(order), 50), np.float32)},
+            query=query[order],
+            weights=weights[order],
+            rows=rows,
+            positions=positions[order],
+        )["scores"]
         return {"scores": scores, "picks": picks_of(device, scores, positions[order], 16, 4)}
 
     assert_batch_invariant(call, 4)

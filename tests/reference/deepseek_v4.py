@@ -52,8 +52,9 @@ def swiglu(gate: Array, up: Array, limit: float) -> Array:
     return gate * sigmoid(gate) * up
 
 
-def hyper_connection(x: Array, fn: Array, base: Array, scale: Array, iterations: int, hc_eps: float,
-                     rms_eps: float) -> tuple[Array, Array, Array]:  # fmt: skip
+def hyper_connection(
+    x: Array, fn: Array, base: Array, scale: Array, iterations: int, hc_eps: float, rms_eps: float
+) -> tuple[Array, Array, Array]:
     """(pre, post, comb) of one token's streams x [h, d]."""
     h = x.shape[0]
     mix = fn.astype(np.float64) @ rms_norm(x.reshape(-1), None, rms_eps)
@@ -89,7 +90,9 @@ def rotate(x: Array, position: int, f: Array, inverse: bool = False, halves: boo
     y, dims = x.astype(np.float64), 2 * len(f)
     cos, sin = np.cos(position * f), np.sin(position * f) * (-1 if inverse else 1)
     tail = y[..., y.shape[-1] - dims :]
-    first, second = (np.s_[..., : dims // 2], np.s_[..., dims // 2 :]) if halves else (np.s_[..., ::2], np.s_[..., 1::2])
+    first, second = (
+        (np.s_[..., : dims // 2], np.s_[..., dims // 2 :]) if halves else (np.s_[..., ::2], np.s_[..., 1::2])
+    )
     a, b = tail[first].copy(), tail[second].copy()
     tail[first], tail[second] = a * cos - b * sin, a * sin + b * cos
     return y
@@ -144,14 +147,25 @@ def read_fp8_rows(pages: Array, page_rows: int) -> Array:
     raw = pages.view(np.uint8)
     s, count, _ = raw.shape
     data = np.ascontiguousarray(raw[..., : page_rows * 576]).reshape(s, count * page_rows, 576)
-    scales = np.ascontiguousarray(raw[..., page_rows * 576 : page_rows * 584]).reshape(s, count * page_rows, 8)
+    scales = np.ascontiguousarray(raw[..., page_rows * 576 : page_rows * 584]).reshape(
+        s, count * page_rows, 8
+    )
     plain = np.ascontiguousarray(data[..., :448]).view(ml_dtypes.float8_e4m3fn).astype(np.float64)
     rotated = np.ascontiguousarray(data[..., 448:]).view(ml_dtypes.bfloat16).astype(np.float64)
-    return np.concatenate([plain * (2.0 ** (scales[..., :7].astype(np.float64) - 127)).repeat(64, -1), rotated], -1)
+    return np.concatenate(
+        [plain * (2.0 ** (scales[..., :7].astype(np.float64) - 127)).repeat(64, -1), rotated], -1
+    )
 
 
-def route(logits: Array, bias: Array | None, k: int, softmax: bool, normalize: bool, scale: float,
-          fixed: Array | None = None) -> tuple[Array, Array]:  # fmt: skip
+def route(
+    logits: Array,
+    bias: Array | None,
+    k: int,
+    softmax: bool,
+    normalize: bool,
+    scale: float,
+    fixed: Array | None = None,
+) -> tuple[Array, Array]:
     """(experts, weights) of one token."""
     z = logits.astype(np.float64)
     if softmax:
