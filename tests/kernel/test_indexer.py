@@ -107,10 +107,7 @@ def test_visibility_and_ratio(device: Any) -> None:
 
 def test_many_rows(device: Any) -> None:
     """262144 rows: a million tokens."""
-    if device.emulated:
-        scores = np.zeros((1, 20000), np.float32)
-    else:
-        scores = np.zeros((1, 262144), np.float32)
+    scores = np.zeros((1, 20000 if device.emulated else 262144), np.float32)
     scores[0, 5::1000] = 1
     n = scores.shape[1]
     assert (picks_of(device, scores, last(n), 512)[0] == ref.top_k(scores[0], 512)).all()
@@ -139,7 +136,7 @@ def test_rows_are_independent(device: Any) -> None:
 
 def test_bad_input(emulator: Any) -> None:
     scores = np.zeros((2, 4), np.float32)
-    with pytest.raises(ValueError, match="picks has shape .3, 2., expected .2, any."):
+    with pytest.raises(ValueError, match=r"picks has shape \[3, 2\], expected \[2, any\]"):
         ops.top_k(scores, last(4, 2), np.zeros((3, 2), np.int32), device=emulator)
     with pytest.raises(ValueError, match="got ratio 0"):
         ops.top_k(scores, last(4, 2), np.zeros((2, 2), np.int32), ratio=0, device=emulator)
