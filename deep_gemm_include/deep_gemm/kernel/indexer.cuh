@@ -132,7 +132,6 @@ top_k(DG_GRID_CONSTANT const TopKParams p) {
         threshold |= found.bin << shift;
         known |= 255u << shift;
         wanted -= found.above;
-        ptx::sync_threads();  // `found` and the bins are free again
         if (shift == 0) break;
     }
 
