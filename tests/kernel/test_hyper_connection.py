@@ -15,9 +15,13 @@ from deep_gemm import ops
 def case(rows: int, h: int, d: int, dtype: str = "fp32") -> dict[str, Any]:
     rng = np.random.default_rng(d + h)
     mixes = (2 + h) * h
-    return {"x": real(rng, (rows, h, d), dtype, 2), "fn": real(rng, (mixes, h * d), scale=(h * d) ** -0.5),
-            "base": real(rng, (mixes,)), "scale": np.array([0.7, 1.3, 1.9], np.float32),
-            "weight": real(rng, (d,), "bf16")}  # fmt: skip
+    return {
+        "x": real(rng, (rows, h, d), dtype, 2),
+        "fn": real(rng, (mixes, h * d), scale=(h * d) ** -0.5),
+        "base": real(rng, (mixes,)),
+        "scale": np.array([0.7, 1.3, 1.9], np.float32),
+        "weight": real(rng, (d,), "bf16"),
+    }
 
 
 def outputs(rows: int, h: int, d: int, dtype: str = "fp32") -> dict[str, Array]:
