@@ -167,7 +167,9 @@ def measure(context: Context, name: str, tokens: int, weights: deep_gemm.Fp4Weig
     }
     if context.read_gbs:
         metrics["percent_of_read"] = 100 * metrics["gbs"] / context.read_gbs
-    others = "; ".join(f"{variant} {value:.1f} us" for variant, value in us.items() if variant not in ("ours", "copies only"))
+    others = "; ".join(
+        f"{variant} {value:.1f} us" for variant, value in us.items() if variant not in ("ours", "copies only")
+    )
     note = f"{spec}, grid {plan['grid_blocks']}; {active:.0f} experts; {others}"
     return Row(SECTION, point, us["ours"], us["copies only"], "copies only", metrics, samples, note)
 
