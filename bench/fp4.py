@@ -80,8 +80,9 @@ class Routing:
         # Gate and up read a token for each of its experts; down reads slots and writes by token.
         a_rows, d_rows = (order // experts_of_token.shape[1], slots) if gate_up else (slots, order)
         head = torch.tensor([len(experts), 0, 0, 0], dtype=torch.int32)
-        on_device = (x.int().cuda() for x in (entries, head, a_rows, d_rows))
-        return Routing(*on_device, experts.tolist(), starts.tolist(), counts.tolist())
+        entries, head, a_rows, d_rows = (x.int().cuda() for x in (entries, head, a_rows, d_rows))
+        host = (experts.tolist(), starts.tolist(), counts.tolist())
+        return Routing(entries, head, a_rows, d_rows, *host)
 
 
 def routings(tokens: int, gate_up: bool) -> list[Routing]:
@@ -145,6 +146,7 @@ def measure(context: Context, name: str, tokens: int, weights: deep_gemm.Fp4Weig
     layer = Layer(weights, a, d, lists)
     error = layer.check(point)
     plan = deep_gemm.last_fp4_plan()
+    assert plan is not None
     spec = plan["spec"]
     variants = [
         Variant("ours", layer.launch),
