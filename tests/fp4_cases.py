@@ -125,9 +125,11 @@ def activations(device: Any, data: Data) -> tuple[Any, Any]:
     return put(device, data.a.values), put(device, data.a.scales)
 
 
-def run_dense(device: Any, case: Case, seed: int = 0) -> Array:
+def run_dense(device: Any, case: Case, seed: int = 0, rows: slice = slice(None)) -> Array:
+    """`rows`: of the tokens, only these are there."""
     data = make_data(case, (case.m,), seed)
-    d = poisoned((case.m, case.n), case)
+    data.a = reference.Scaled(np.ascontiguousarray(data.a.values[rows]), data.a.scales[rows], 1)
+    d = poisoned((len(data.a.values), case.n), case)
     c = None
     if case.accumulate:
         c = np.random.default_rng(seed).standard_normal(d.shape).astype(d.dtype)

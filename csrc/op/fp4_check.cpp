@@ -176,7 +176,7 @@ void check_groups(const Fp4GemmArguments& args, Fp4GemmCall& call) {
     call.group_layout = packed_address(args, name, args.group_layout, Format::int32, length, alignment);
     call.group_layout_length = static_cast<u64>(length);
     if (args.groups != GroupMode::gathered) return;
-    call.list = packed_address(args, "list", args.list, Format::int32, 4, 16);
+    call.list = packed_address(args, "head", args.list, Format::int32, 4, 16);
     const auto rows = [&](const char* rows_name, const TensorView& t) {
         if (!t.present()) return u64{0};
         const i64 slots = t.rank == 1 ? t.shape[0] : 0;

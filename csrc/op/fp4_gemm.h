@@ -3,6 +3,7 @@
 #pragma once
 
 #include "driver/device.h"
+#include "jit/source.h"
 #include "op/api.h"
 #include "op/fp4_pack.h"
 #include "op/gemm_call.h"
@@ -60,5 +61,7 @@ struct Fp4Launched {
     plan::Fp4Plan plan;
 };
 [[nodiscard]] const Fp4Launched* last_fp4_launch();
+
+[[nodiscard]] jit::KernelSource fp4_kernel_source(const Fp4GemmSpec& spec);
 
 }  // namespace deep_gemm::op

@@ -74,8 +74,9 @@ std::string to_string(const Fp4Problem& p) {
 }
 
 std::string to_string(const Fp4GemmSpec& s) {
-    return fmt::format("{}x{} {} stages of {}, {} wg, {} CTAs{}", s.block_m, fp4_block_n_of(s), s.stages,
-                       s.k_blocks, s.warpgroups, s.ctas_per_sm, s.queue ? ", queue" : "");
+    return fmt::format("{}x{} {} stages of {}, {} wg, {} CTAs{}{}", s.block_m, fp4_block_n_of(s), s.stages,
+                       s.k_blocks, s.warpgroups, s.ctas_per_sm, s.queue ? ", queue" : "",
+                       s.copies_only ? ", copies only" : "");
 }
 
 Fp4Problem parse_fp4_problem(std::string_view text) {

@@ -5,6 +5,7 @@
 #include "python/casters.h"
 #include "python/errors.h"
 #include "python/fp4_weights.h"
+#include "python/plan_device.h"
 #include "python/tensor.h"
 
 #include <fmt/format.h>
@@ -299,11 +300,6 @@ std::string repr_of(const Fp4GemmSpec& spec) {
     return "Fp4GemmSpec(" + text + ")";
 }
 
-plan::DeviceModel model_of(const py::object& device) {
-    const driver::DeviceProperties& properties = device_of(device).properties();
-    return plan::device_model(properties.arch, properties.num_sms);
-}
-
 void bind_spec(py::module_& module) {
     py::class_<Fp4GemmSpec> type(module, "Fp4GemmSpec",
                                  "What an FP8 x FP4 kernel is. Fp4GemmSpec(block_m=16, ...) sets fields by "
@@ -346,12 +342,15 @@ void bind_spec(py::module_& module) {
 void bind_fp4_op(py::module_& module) {
     if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw py::error_already_set();
     bind_spec(module);
+    module.def("fp4_kernel_source", &op::fp4_kernel_source, py::arg("spec"),
+               "The source of an Fp4GemmSpec's kernel.");
     module.def(
         "plan_fp4",
         [](const std::string& problem, const py::object& device) {
             const plan::Fp4Plan plan =
                 plan::plan_fp4_gemm(plan::parse_fp4_problem(problem), model_of(device));
             Dict result;
+            result["problem"] = py::cast(plan::to_string(plan::parse_fp4_problem(problem)));
             result["spec"] = py::cast(plan.spec);
             result["grid_blocks"] = py::cast(plan.grid_blocks);
             result["us"] = py::cast(plan.cost.total_us);

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from fp4_cases import Case, run_contiguous, run_dense, run_gathered, run_masked
+
+from deep_gemm import _C
 
 DENSE = [
     Case(64, 256, m=1),
@@ -110,3 +114,24 @@ def test_specs(device: Any, spec: dict[str, Any], queue: bool) -> None:
 def test_wide_specs(device: Any, spec: dict[str, Any]) -> None:
     """The same with e5m2 operands."""
     run_dense(device, Case(200, 288, m=27, form="mx_e5m2", span=(104, 133), spec=spec))
+
+
+def test_a_row_does_not_depend_on_its_batch() -> None:
+    """One token alone, among others, in wider columns, by another arrangement: the same bits."""
+    emulator = _C.Device("emulator:sm_90a,sms=4")
+    case = Case(64, 512, m=20)
+    together = run_dense(emulator, case)
+    for spec in SPECS:
+        assert (
+            run_dense(emulator, replace(case, spec=spec)).view(np.uint16) == together.view(np.uint16)
+        ).all(), spec
+    for rows in (1, 8, 11):
+        alone = run_dense(emulator, case, rows=slice(20 - rows, 20))
+        assert (alone.view(np.uint16) == together[-rows:].view(np.uint16)).all(), rows
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_any_schedule_gives_the_same_bits(seed: int) -> None:
+    case = Case(128, 512, rows=(3, 20, 9), spec={"block_m": 16, "queue": True, "stages": 4})
+    one, other = (run_gathered(_C.Device(f"emulator:sm_90a,sms=4,seed={s}"), case) for s in (0, seed))
+    assert (one.view(np.uint16) == other.view(np.uint16)).all()

@@ -10,8 +10,6 @@
 
 namespace deep_gemm::kernel {
 
-constexpr u32 kFp4ItemReaders = 4;  // warps of a warpgroup; each warp that loads tokens counts as one more
-
 /// First run and number of runs of a block of 64 rows.
 struct Fp4Runs {
     u32 first, count;
@@ -96,11 +94,10 @@ DG_DEVICE void load_item_weights(const Fp4GemmParams& p, tile::Fp4Smem<S> smem,
 }
 
 template <Fp4GemmSpec S>
-DG_DEVICE void load_weights(const Fp4GemmParams& p, tile::Fp4Smem<S> smem) {
+DG_DEVICE void load_weights(const Fp4GemmParams& p, tile::Fp4Smem<S> smem, sched::Fp4Items<S>& items) {
     const u64 policy = ptx::l2_evict_first();
     pipe::Cursor<S.stages> cursor;
     pipe::Cursor<kFp4ItemSlots> slot;
-    sched::Fp4Items<S> items(p);
     for (sched::Fp4Item item; items.find(item); items.advance()) {
         items.request();
         if (ptx::lane_index() == 0) {

@@ -46,7 +46,9 @@ class Multiplier {
         if (item.count > 0) {
             for (u32 pass = 0; pass < kernel::fp4_passes<S>(params_, item); ++pass) {
                 rows.begin_pass(pass);
-                if constexpr (N <= kFp4OverlapColumns)
+                if constexpr (S.copies_only)
+                    pass_by();
+                else if constexpr (N <= kFp4OverlapColumns)
                     accumulate_overlapped<N>(sum, rows);
                 else
                     accumulate<N>(sum, rows);
@@ -164,6 +166,14 @@ class Multiplier {
         }
     }
 
+    /// copies_only: every stage is received and given back.
+    DG_DEVICE void pass_by() {
+        for (u32 stages = fp4_k_blocks(params_.k) / S.k_blocks; stages > 0; --stages, cursor_.advance()) {
+            ptx::mbarrier_wait(smem_.full(cursor_.stage), cursor_.phase);
+            release(cursor_.stage, S.k_blocks - 1);
+        }
+    }
+
     const Fp4GemmParams& params_;
     tile::Fp4Smem<S> smem_;
     u32 warpgroup_, thread_;
@@ -175,8 +185,17 @@ DG_DEVICE void run(const Fp4GemmParams& p) {
     static_assert(why_illegal(S) == nullptr);
     const tile::Fp4Smem<S> smem{ptx::dynamic_smem()};
     const u32 warp = ptx::warp_index(), loader = S.warpgroups * 4;
+    ptx::grid_dependency_launch();
+    if (warp == loader) {
+        // The list of work is on its way while the others set up.
+        ptx::grid_dependency_wait();
+        sched::Fp4Items<S> items(p);
+        ptx::sync_threads();
+        kernel::load_weights<S>(p, smem, items);
+        return;
+    }
     tile::write_magnitudes<S>(smem, ptx::thread_index());
-    if (warp == loader && ptx::elect_one()) {
+    if (warp == 0 && ptx::elect_one()) {
         for (u32 stage = 0; stage < S.stages; ++stage) {
             ptx::mbarrier_init(smem.full(stage), 1 + 32 * S.load_warps);
             ptx::mbarrier_init(smem.empty(stage), 4 * S.warpgroups);
@@ -188,12 +207,9 @@ DG_DEVICE void run(const Fp4GemmParams& p) {
         ptx::fence_mbarrier_init();
     }
     ptx::sync_threads();
-    ptx::grid_dependency_launch();
     ptx::grid_dependency_wait();
     if (warp < loader)
         Multiplier<S>(p, smem, warp / 4).run();
-    else if (warp == loader)
-        kernel::load_weights<S>(p, smem);
     else
         kernel::TokenLoader<S>(p, smem, warp - loader - 1).run();
 }

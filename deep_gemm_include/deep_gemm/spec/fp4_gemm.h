@@ -20,8 +20,9 @@ struct Fp4GemmSpec {
     u32 warpgroups = 1;       // that decode and multiply, 64 rows of weights each
     u32 k_blocks = 2;         // blobs of 128 along K in a stage
     u32 stages = 4;
-    u32 load_warps = 1;   // that bring activations
-    u32 ctas_per_sm = 1;  // that registers and shared memory must leave room for
+    u32 load_warps = 1;        // that bring activations
+    u32 ctas_per_sm = 1;       // that registers and shared memory must leave room for
+    bool copies_only = false;  // a ruler for benchmarks: the same copies, no product; D becomes zeros
 
     friend constexpr bool operator==(const Fp4GemmSpec&, const Fp4GemmSpec&) = default;
 };
@@ -32,7 +33,7 @@ requires requires(Spec& s) {
 }
 constexpr void visit_fields(Visitor&& visit, Spec& s) {
     auto& [form, split, d, groups, accumulate, queue, block_m, warpgroups, k_blocks, stages, load_warps,
-           ctas_per_sm] = s;
+           ctas_per_sm, copies_only] = s;
     visit("form", form);
     visit("split", split);
     visit("d", d);
@@ -45,6 +46,7 @@ constexpr void visit_fields(Visitor&& visit, Spec& s) {
     visit("stages", stages);
     visit("load_warps", load_warps);
     visit("ctas_per_sm", ctas_per_sm);
+    visit("copies_only", copies_only);
 }
 
 // GroupMode::gathered: what a router leaves on the device. Tokens are numbered by slot; each entry owns
@@ -150,7 +152,7 @@ constexpr u32 registers_of(const Fp4GemmSpec& s) {
 // Sums, partial sums, fragments, and what else a multiplying thread holds.
 constexpr u32 registers_needed_by(const Fp4GemmSpec& s) {
     const u32 fragments = s.block_m <= kFp4OverlapColumns ? 32 : 16;
-    return s.block_m + fragments + (s.block_m <= kFp4EarlyScaleColumns ? 40 : 24);
+    return s.block_m + fragments + (s.block_m <= kFp4EarlyScaleColumns ? 40 : 24) + (s.split ? 16 : 0);
 }
 
 constexpr const char* why_illegal(const Fp4GemmSpec& s) {
