@@ -10,6 +10,7 @@ __all__: list[str] = [
     "Compiled",
     "Device",
     "Error",
+    "Fp4GemmSpec",
     "Fp4Weights",
     "GemmSpec",
     "Kernel",
@@ -31,17 +32,23 @@ __all__: list[str] = [
     "enumerate_specs",
     "env",
     "explain",
+    "explain_fp4",
+    "fp8_fp4_gemm_nt",
     "fp8_gemm_nt",
     "fused_moe_into",
     "get_num_sms",
     "get_pdl",
     "hash_hex",
     "kernel_source",
+    "last_fp4_plan",
     "last_plan",
     "load_all",
     "load_kernel",
     "m_grouped_bf16_gemm_nt_contiguous",
     "m_grouped_bf16_gemm_nt_masked",
+    "m_grouped_fp8_fp4_gemm_nt_contiguous",
+    "m_grouped_fp8_fp4_gemm_nt_gathered",
+    "m_grouped_fp8_fp4_gemm_nt_masked",
     "m_grouped_fp8_gemm_nt_contiguous",
     "m_grouped_fp8_gemm_nt_masked",
     "moe_combine",
@@ -53,6 +60,7 @@ __all__: list[str] = [
     "open_bundle",
     "pack_fp4",
     "plan",
+    "plan_fp4",
     "quantize_into",
     "set_log_sink",
     "set_num_sms",
@@ -359,6 +367,35 @@ class Fp4Weights:
     @property
     def split(self) -> bool: ...
 
+class Fp4GemmSpec:
+    """
+    What an FP8 x FP4 kernel is. Fp4GemmSpec(block_m=16, ...) sets fields by name; see spec/fp4_gemm.h.
+    """
+    def __eq__(self, arg0: typing.Any) -> bool: ...
+    def __hash__(self) -> int: ...
+    def __init__(self, **kwargs) -> None: ...
+    def __repr__(self) -> str: ...
+    def __str__(self) -> str: ...
+    def replace(self, **kwargs) -> Fp4GemmSpec:
+        """
+        A copy with some fields changed.
+        """
+    def to_dict(self) -> dict[str, typing.Any]: ...
+    @property
+    def register_limit(self) -> int:
+        """
+        Registers a thread may take for its CTAs to fit an SM.
+        """
+    @property
+    def smem_bytes(self) -> int: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def why_illegal(self) -> str | None:
+        """
+        None, or the sentence that rejects it.
+        """
+
 def bf16_gemm_nt(a, b, d, c=None, compiled_dims="nk", *, spec=None, device=None, stream=None):
     """
     D = C + A B^T for bf16 a [m, k] and b [n, k]; d and c bf16 or fp32 [m, n].
@@ -455,6 +492,32 @@ def explain(
     A table of the best candidates with their cost terms, and why the others were rejected.
     """
 
+def explain_fp4(
+    problem: str, device: typing.Any = None, rows: typing.SupportsInt | typing.SupportsIndex = 12
+) -> str:
+    """
+    The candidates of an FP4 problem with their costs, best first.
+    """
+
+def fp8_fp4_gemm_nt(
+    a,
+    b,
+    d,
+    c=None,
+    recipe=None,
+    recipe_a=None,
+    recipe_b=None,
+    compiled_dims="nk",
+    disable_ue8m0_cast=False,
+    *,
+    spec=None,
+    device=None,
+    stream=None,
+):
+    """
+    D = C + A B^T. a = (fp8 [m, k], fp32 scales [m, k / 128]), b the Fp4Weights of one matrix [n, k], d and c bf16 or fp32 [m, n]. The products are exact; sums are promoted to fp32 every 128 along K.
+    """
+
 def fp8_gemm_nt(
     a,
     b,
@@ -480,8 +543,8 @@ def fused_moe_into(
     x: typing.Any,
     topk_ids: typing.Any,
     topk_weights: typing.Any,
-    w13: tuple[typing.Any, typing.Any],
-    w2: tuple[typing.Any, typing.Any],
+    w13: typing.Any,
+    w2: typing.Any,
     out: typing.Any,
     workspace: typing.Any,
     shared: typing.Any = None,
@@ -515,6 +578,11 @@ def hash_hex(data: typing.Any) -> str:
 def kernel_source(spec: GemmSpec) -> KernelSource:
     """
     The source of a GemmSpec's kernel.
+    """
+
+def last_fp4_plan() -> dict[str, typing.Any] | None:
+    """
+    What this thread's last FP8 x FP4 operation launched, or None.
     """
 
 def last_plan() -> typing.Any:
@@ -561,6 +629,55 @@ def m_grouped_bf16_gemm_nt_masked(
 ):
     """
     As m_grouped_fp8_gemm_nt_masked, for bf16 a and b without scales.
+    """
+
+def m_grouped_fp8_fp4_gemm_nt_contiguous(
+    a,
+    b,
+    d,
+    grouped_layout,
+    recipe=None,
+    recipe_a=None,
+    recipe_b=None,
+    compiled_dims="nk",
+    disable_ue8m0_cast=False,
+    use_psum_layout=False,
+    ensure_zero_padding=True,
+    expected_m_for_psum_layout=None,
+    *,
+    spec=None,
+    device=None,
+    stream=None,
+):
+    """
+    Rows of a belong to experts of b as in m_grouped_fp8_gemm_nt_contiguous; rows of no expert become zeros.
+    """
+
+def m_grouped_fp8_fp4_gemm_nt_gathered(
+    a, b, d, entries, head, a_rows=None, d_rows=None, *, spec=None, device=None, stream=None
+):
+    """
+    Tokens wherever they lie: entries is int32 [experts, 4] of (expert, first slot, number of slots, unused), head int32 [4] of (number of entries, 0, 0, unused), both written on the device; a_rows and d_rows, int32 [slots], say which row of a [rows, k] a slot reads and which row of d [rows, n] it writes (the slot itself without them). The zeros of head are counters that each launch leaves at zero: one list serves one stream.
+    """
+
+def m_grouped_fp8_fp4_gemm_nt_masked(
+    a,
+    b,
+    d,
+    masked_m,
+    expected_m,
+    recipe=None,
+    recipe_a=None,
+    recipe_b=None,
+    compiled_dims="nk",
+    disable_ue8m0_cast=False,
+    *,
+    spec=None,
+    device=None,
+    stream=None,
+):
+    """
+    a [groups, max_m, k], b Fp4Weights of as many experts, d [groups, max_m, n]; masked_m is int32 [groups], the valid rows of each; rows of d beyond it are not written.
     """
 
 def m_grouped_fp8_gemm_nt_contiguous(
@@ -673,6 +790,7 @@ def moe_workspace_bytes(
     experts: typing.SupportsInt | typing.SupportsIndex,
     hidden: typing.SupportsInt | typing.SupportsIndex,
     intermediate: typing.SupportsInt | typing.SupportsIndex,
+    fp4: bool = False,
 ) -> int:
     """
     Bytes of workspace that fused_moe needs; a batch of fewer tokens needs no more.
@@ -703,6 +821,11 @@ def pack_fp4(
 def plan(problem: str, device: typing.Any = None) -> dict[str, typing.Any]:
     """
     The plan of a problem such as 'gemm m=64 n=7168 k=2048 a=fp8_e4m3 d=bf16': spec, grid_blocks, cost terms. `device` may also be 'arch:num_sms' ('90a:132'), which needs no GPU.
+    """
+
+def plan_fp4(problem: str, device: typing.Any = None) -> dict[str, typing.Any]:
+    """
+    The plan of 'fp4_gemm gathered groups=256 m=384 n=4096 k=4096': spec, grid_blocks, expected us.
     """
 
 def quantize_into(
