@@ -68,7 +68,9 @@ def make_data(case: Case, a_shape: tuple[int, ...], seed: int = 0) -> Data:
     a_scales = np.exp2(rng.uniform(-9, -5, (*a_shape, columns))).astype(np.float32)
     if case.per_token:
         a_scales = np.lib.stride_tricks.as_strided(
-            np.ascontiguousarray(a_scales[..., 0]), a_scales.shape, (*(4 * int(np.prod(a_shape[i + 1 :])) for i in range(len(a_shape))), 0)
+            np.ascontiguousarray(a_scales[..., 0]),
+            a_scales.shape,
+            (*(4 * int(np.prod(a_shape[i + 1 :])) for i in range(len(a_shape))), 0),
         )
     return Data(
         deep_gemm.pack_fp4_weights(codes, scales, case.form),
@@ -91,7 +93,12 @@ def poisoned(shape: tuple[int, ...], case: Case) -> Array:
 def forced_spec(case: Case, data: Data, groups: str) -> deep_gemm.Fp4GemmSpec | None:
     if not case.spec:
         return None
-    fixed = {"form": data.weights.form, "split": data.weights.split, "d": case.d, "accumulate": case.accumulate}
+    fixed = {
+        "form": data.weights.form,
+        "split": data.weights.split,
+        "d": case.d,
+        "accumulate": case.accumulate,
+    }
     return deep_gemm.Fp4GemmSpec(**fixed, groups=groups, **case.spec)
 
 
@@ -136,13 +143,19 @@ def run_masked(device: Any, case: Case, seed: int = 0) -> Array:
     data = make_data(case, (len(case.rows), case.m), seed)
     out = put(device, poisoned((len(case.rows), case.m, case.n), case))
     deep_gemm.m_grouped_fp8_fp4_gemm_nt_masked(
-        activations(device, data), on_device(device, data.weights), out, put(device, np.array(case.rows, np.int32)),
-        max(1, int(np.mean(case.rows))), **keywords(device, case, data, "masked"),
+        activations(device, data),
+        on_device(device, data.weights),
+        out,
+        put(device, np.array(case.rows, np.int32)),
+        max(1, int(np.mean(case.rows))),
+        **keywords(device, case, data, "masked"),
     )
     got = take(out)
     for group, count in enumerate(case.rows):
         check(got[group, :count], data.rows[group, :count], data.matrices[group], case)
-        assert (got[group, count:].view(np.uint8) == 0xFF).all(), f"{case}: rows beyond a group are not written"
+        assert (got[group, count:].view(np.uint8) == 0xFF).all(), (
+            f"{case}: rows beyond a group are not written"
+        )
     return got
 
 
@@ -156,7 +169,11 @@ def run_contiguous(device: Any, case: Case, psum: bool = False, seed: int = 0) -
     data = make_data(case, (m,), seed)
     out = put(device, poisoned((m, case.n), case))
     deep_gemm.m_grouped_fp8_fp4_gemm_nt_contiguous(
-        activations(device, data), on_device(device, data.weights), out, put(device, layout), use_psum_layout=psum,
+        activations(device, data),
+        on_device(device, data.weights),
+        out,
+        put(device, layout),
+        use_psum_layout=psum,
         **keywords(device, case, data, "psum" if psum else "contiguous"),
     )
     got = take(out)

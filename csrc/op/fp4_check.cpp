@@ -1,5 +1,5 @@
-// The checks of an FP8 x FP4 GEMM's arguments. Each failure is one sentence of got, expected, remedy; nothing is
-// launched.
+// The checks of an FP8 x FP4 GEMM's arguments. Each failure is one sentence of got, expected, remedy; nothing
+// is launched.
 #include "base/error.h"
 #include "op/fp4_gemm.h"
 
@@ -17,19 +17,22 @@ std::string shape_text(const TensorView& t) {
 }
 
 void check_tensor(const Fp4GemmArguments& args, const char* name, const TensorView& t, Format format) {
-    DG_CHECK(t.present(), type, "fp8_fp4_gemm: {} is missing, expected a tensor of {}", name, name_of(format));
-    DG_CHECK(t.format == format, type, "fp8_fp4_gemm: {} is {}, expected {}; cast it", name, name_of(t.format),
+    DG_CHECK(t.present(), type, "fp8_fp4_gemm: {} is missing, expected a tensor of {}", name,
              name_of(format));
-    DG_CHECK(t.device == args.a.device, value, "fp8_fp4_gemm: {} is on another device than a; move it to a's device",
-             name);
+    DG_CHECK(t.format == format, type, "fp8_fp4_gemm: {} is {}, expected {}; cast it", name,
+             name_of(t.format), name_of(format));
+    DG_CHECK(t.device == args.a.device, value,
+             "fp8_fp4_gemm: {} is on another device than a; move it to a's device", name);
     for (u32 i = 0; i < t.rank; ++i)
         DG_CHECK(t.shape[i] <= kMaxExtent && t.strides[i] >= 0 && t.strides[i] <= kMaxExtent * 4, value,
-                 "fp8_fp4_gemm: {} has shape {} and stride {} along dimension {}, expected extents below 2^31 and no "
+                 "fp8_fp4_gemm: {} has shape {} and stride {} along dimension {}, expected extents below "
+                 "2^31 and no "
                  "negative stride; pass a contiguous copy",
                  name, shape_text(t), t.strides[i], i);
 }
 
-void check_shape(const char* name, const TensorView& t, std::initializer_list<i64> expected, const char* remedy) {
+void check_shape(const char* name, const TensorView& t, std::initializer_list<i64> expected,
+                 const char* remedy) {
     bool same = t.rank == expected.size();
     u32 i = 0;
     std::string text;
@@ -40,24 +43,26 @@ void check_shape(const char* name, const TensorView& t, std::initializer_list<i6
     if (same) [[likely]]
         return;
     for (const i64 extent : expected) text += fmt::format("{}{}", text.empty() ? "" : ", ", extent);
-    fail(ErrorKind::value, "fp8_fp4_gemm: {} has shape {}, expected [{}]{}", name, shape_text(t), text, remedy);
+    fail(ErrorKind::value, "fp8_fp4_gemm: {} has shape {}, expected [{}]{}", name, shape_text(t), text,
+         remedy);
 }
 
-u64 packed_address(const Fp4GemmArguments& args, const char* name, const TensorView& t, Format format, i64 elements,
-                   u32 alignment) {
+u64 packed_address(const Fp4GemmArguments& args, const char* name, const TensorView& t, Format format,
+                   i64 elements, u32 alignment) {
     check_tensor(args, name, t, format);
     i64 count = 1, stride = 1;
     for (u32 i = t.rank; i-- > 0;) {
         DG_CHECK(t.shape[i] <= 1 || t.strides[i] == stride, value,
-                 "fp8_fp4_gemm: {} has stride {} along dimension {}, expected {}; pass a contiguous copy", name,
-                 t.strides[i], i, stride);
+                 "fp8_fp4_gemm: {} has stride {} along dimension {}, expected {}; pass a contiguous copy",
+                 name, t.strides[i], i, stride);
         count *= t.shape[i];
         stride *= t.shape[i];
     }
-    DG_CHECK(count == elements, value, "fp8_fp4_gemm: {} has {} elements, expected {}", name, count, elements);
+    DG_CHECK(count == elements, value, "fp8_fp4_gemm: {} has {} elements, expected {}", name, count,
+             elements);
     const u64 address = reinterpret_cast<u64>(t.data);
-    DG_CHECK(address % alignment == 0, value, "fp8_fp4_gemm: {} starts at {:#x}, expected a multiple of {} bytes", name,
-             address, alignment);
+    DG_CHECK(address % alignment == 0, value,
+             "fp8_fp4_gemm: {} starts at {:#x}, expected a multiple of {} bytes", name, address, alignment);
     return address;
 }
 
@@ -90,9 +95,10 @@ void check_weights(const Fp4GemmArguments& args, Fp4GemmCall& call) {
         call.num_runs = static_cast<u64>(elements) / kFp4BlockRows;
     }
     const i64 num_runs = static_cast<i64>(call.num_runs);
-    call.blobs = packed_address(args, "blobs of the weights", w.blobs, Format::int8, num_runs * run_bytes, 16);
-    call.row_scales =
-        packed_address(args, "row scales of the weights", w.row_scales, Format::fp32, num_runs * kFp4BlockRows, 8);
+    call.blobs =
+        packed_address(args, "blobs of the weights", w.blobs, Format::int8, num_runs * run_bytes, 16);
+    call.row_scales = packed_address(args, "row scales of the weights", w.row_scales, Format::fp32,
+                                     num_runs * kFp4BlockRows, 8);
 }
 
 void check_activations(const Fp4GemmArguments& args, Fp4GemmCall& call) {
@@ -100,15 +106,18 @@ void check_activations(const Fp4GemmArguments& args, Fp4GemmCall& call) {
     const bool masked = args.groups == GroupMode::masked;
     call.a = operand_of(a);
     DG_CHECK(call.a.stride_column == 1, value,
-             "fp8_fp4_gemm: a has stride {} along K, expected 1 (K-major); pass a.contiguous()", call.a.stride_column);
+             "fp8_fp4_gemm: a has stride {} along K, expected 1 (K-major); pass a.contiguous()",
+             call.a.stride_column);
     DG_CHECK(call.a.address % kWordBytes == 0 && call.a.stride_row % kWordBytes == 0 &&
                  call.a.stride_group % kWordBytes == 0,
              value,
-             "fp8_fp4_gemm: a starts at {:#x} with rows {} bytes apart (groups {}), expected multiples of {}; pass a "
+             "fp8_fp4_gemm: a starts at {:#x} with rows {} bytes apart (groups {}), expected multiples of "
+             "{}; pass a "
              "contiguous copy",
              call.a.address, call.a.stride_row, call.a.stride_group, kWordBytes);
     const u64 words = call.a.elements_spanned() / kWordBytes;
-    DG_CHECK(words < (u64{1} << 32), value, "fp8_fp4_gemm: a spans {} bytes, expected less than 2^34", words * kWordBytes);
+    DG_CHECK(words < (u64{1} << 32), value, "fp8_fp4_gemm: a spans {} bytes, expected less than 2^34",
+             words * kWordBytes);
     check_tensor(args, "scales of a", args.scale_a, Format::fp32);
     const i64 k_blocks = ceil_div(static_cast<u64>(a.shape[a.rank - 1]), u64{kScaleBlock});
     const char* remedy = " (one scale for each row and 128 elements of K)";
@@ -118,7 +127,8 @@ void check_activations(const Fp4GemmArguments& args, Fp4GemmCall& call) {
         check_shape("scales of a", args.scale_a, {a.shape[0], k_blocks}, remedy);
     call.scale_a = operand_of(args.scale_a);
     DG_CHECK(call.scale_a.address % 4 == 0, value,
-             "fp8_fp4_gemm: scales of a start at {:#x}, expected a multiple of 4 bytes", call.scale_a.address);
+             "fp8_fp4_gemm: scales of a start at {:#x}, expected a multiple of 4 bytes",
+             call.scale_a.address);
     if (k_blocks == 1) call.scale_a.stride_column = 0;
 }
 
@@ -126,17 +136,20 @@ void check_output(const Fp4GemmArguments& args, Fp4GemmCall& call) {
     const TensorView &d = args.d, &c = args.c;
     call.d = operand_of(d);
     const u64 pair = 2 * bytes_of(d.format);
-    DG_CHECK(call.d.stride_column == 1, value, "fp8_fp4_gemm: d has stride {} along N, expected 1; allocate d row-major",
-             call.d.stride_column);
-    DG_CHECK(call.d.rows <= 1 || (call.d.stride_row >= call.d.columns && call.d.stride_row <= kMaxExtent), value,
+    DG_CHECK(call.d.stride_column == 1, value,
+             "fp8_fp4_gemm: d has stride {} along N, expected 1; allocate d row-major", call.d.stride_column);
+    DG_CHECK(call.d.rows <= 1 || (call.d.stride_row >= call.d.columns && call.d.stride_row <= kMaxExtent),
+             value,
              "fp8_fp4_gemm: rows of d are {} elements apart but {} long, expected rows that do not overlap",
              call.d.stride_row, call.d.columns);
-    DG_CHECK(call.d.groups <= 1 ||
-                 call.d.stride_group >= (call.d.rows ? (call.d.rows - 1) * call.d.stride_row + call.d.columns : 0),
-             value, "fp8_fp4_gemm: groups of d are {} elements apart, expected groups that do not overlap",
-             call.d.stride_group);
+    DG_CHECK(
+        call.d.groups <= 1 ||
+            call.d.stride_group >= (call.d.rows ? (call.d.rows - 1) * call.d.stride_row + call.d.columns : 0),
+        value, "fp8_fp4_gemm: groups of d are {} elements apart, expected groups that do not overlap",
+        call.d.stride_group);
     DG_CHECK(call.d.address % pair == 0 && call.d.stride_row % 2 == 0 && call.d.stride_group % 2 == 0, value,
-             "fp8_fp4_gemm: d starts at {:#x} with rows {} elements apart, expected a multiple of {} bytes and an even "
+             "fp8_fp4_gemm: d starts at {:#x} with rows {} elements apart, expected a multiple of {} bytes "
+             "and an even "
              "number; columns are written in pairs",
              call.d.address, call.d.stride_row, pair);
     if (!c.present()) return;
@@ -148,14 +161,17 @@ void check_output(const Fp4GemmArguments& args, Fp4GemmCall& call) {
              "fp8_fp4_gemm: c has shape {}, expected d's shape {} and strides; copy c into d and pass d as c",
              shape_text(c), shape_text(d));
     call.c = reinterpret_cast<u64>(c.data);
-    DG_CHECK(call.c % pair == 0, value, "fp8_fp4_gemm: c starts at {:#x}, expected a multiple of {} bytes", call.c, pair);
+    DG_CHECK(call.c % pair == 0, value, "fp8_fp4_gemm: c starts at {:#x}, expected a multiple of {} bytes",
+             call.c, pair);
 }
 
 void check_groups(const Fp4GemmArguments& args, Fp4GemmCall& call) {
     if (args.groups == GroupMode::dense) return;
     const i64 experts = args.weights.shape.experts;
     const char* name = args.groups == GroupMode::masked ? "masked_m" : "grouped_layout";
-    const i64 length = args.groups == GroupMode::contiguous ? args.a.shape[0] : args.groups == GroupMode::gathered ? experts * 4 : experts;
+    const i64 length = args.groups == GroupMode::contiguous ? args.a.shape[0]
+                       : args.groups == GroupMode::gathered ? experts * 4
+                                                            : experts;
     const u32 alignment = args.groups == GroupMode::gathered ? 16 : 4;
     call.group_layout = packed_address(args, name, args.group_layout, Format::int32, length, alignment);
     call.group_layout_length = static_cast<u64>(length);
@@ -182,21 +198,24 @@ Fp4GemmCall check_fp4_gemm(const Fp4GemmArguments& args) {
     DG_CHECK(a.present() && a.device, type, "fp8_fp4_gemm: a is missing, expected a tensor of fp8_e4m3");
     check_tensor(args, "a", a, Format::fp8_e4m3);
     DG_CHECK(d.present(), type, "fp8_fp4_gemm: d is missing, expected a tensor of bf16 or fp32");
-    DG_CHECK(d.format == Format::bf16 || d.format == Format::fp32, type, "fp8_fp4_gemm: d is {}, expected bf16 or fp32",
-             name_of(d.format));
+    DG_CHECK(d.format == Format::bf16 || d.format == Format::fp32, type,
+             "fp8_fp4_gemm: d is {}, expected bf16 or fp32", name_of(d.format));
     check_tensor(args, "d", d, d.format);
     DG_CHECK(a.rank == (masked ? 3 : 2), value, "fp8_fp4_gemm: a has shape {}, expected {}", shape_text(a),
              masked ? "[groups, m, k]" : "[m, k]");
     const i64 m = a.shape[a.rank - 2], k = a.shape[a.rank - 1], n = shape.n;
-    DG_CHECK(shape.k == k, value, "fp8_fp4_gemm: the weights have k={}, expected {} as in a, whose shape is {}", shape.k,
-             k, shape_text(a));
-    DG_CHECK(args.groups != GroupMode::dense || shape.experts == 1, value,
-             "fp8_fp4_gemm: the weights are those of {} experts, expected one matrix; use a grouped operation",
-             shape.experts);
-    DG_CHECK(n % 2 == 0, value, "fp8_fp4_gemm: n is {}, expected an even number; pad the weights with a row of zeros", n);
+    DG_CHECK(shape.k == k, value,
+             "fp8_fp4_gemm: the weights have k={}, expected {} as in a, whose shape is {}", shape.k, k,
+             shape_text(a));
+    DG_CHECK(
+        args.groups != GroupMode::dense || shape.experts == 1, value,
+        "fp8_fp4_gemm: the weights are those of {} experts, expected one matrix; use a grouped operation",
+        shape.experts);
+    DG_CHECK(n % 2 == 0, value,
+             "fp8_fp4_gemm: n is {}, expected an even number; pad the weights with a row of zeros", n);
     if (masked) {
-        DG_CHECK(a.shape[0] == shape.experts, value, "fp8_fp4_gemm: a has {} groups, expected {} as the weights have",
-                 a.shape[0], shape.experts);
+        DG_CHECK(a.shape[0] == shape.experts, value,
+                 "fp8_fp4_gemm: a has {} groups, expected {} as the weights have", a.shape[0], shape.experts);
         check_shape("d", d, {a.shape[0], m, n}, " (rows as in a, columns as rows of b)");
     } else if (args.groups == GroupMode::gathered) {
         DG_CHECK(d.rank == 2 && d.shape[1] == n, value, "fp8_fp4_gemm: d has shape {}, expected [rows, {}]",
@@ -211,7 +230,8 @@ Fp4GemmCall check_fp4_gemm(const Fp4GemmArguments& args) {
     check_weights(args, call);
     check_groups(args, call);
     DG_CHECK(args.expected_m >= 0 && args.expected_m <= kMaxExtent, value,
-             "fp8_fp4_gemm: expected_m is {}, expected a number of rows; pass the mean rows of a group", args.expected_m);
+             "fp8_fp4_gemm: expected_m is {}, expected a number of rows; pass the mean rows of a group",
+             args.expected_m);
     const u64 slots = call.slots > 0 ? call.slots : call.a.rows;
     call.problem = {.groups = args.groups,
                     .form = args.weights.form,

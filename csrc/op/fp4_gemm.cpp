@@ -130,6 +130,13 @@ void run(const Fp4GemmCall& call) {
     call.device->launch(*planned.kernel, config, std::as_bytes(std::span(&params, 1)), memory);
 }
 
+jit::KernelSource fp4_kernel_source(const Fp4GemmSpec& spec) {
+    const char* reason = why_illegal(spec);
+    DG_CHECK(reason == nullptr, value, "fp4_gemm: [{}] is not a legal kernel: {}", plan::to_string(spec),
+             reason);
+    return jit::source_for<Fp4GemmParams>(kSwapAb, spec);
+}
+
 const Fp4Launched* last_fp4_launch() {
     return last ? &last->launched : nullptr;
 }

@@ -1,8 +1,9 @@
-// D = C + A W^T with FP8 activations and packed FP4 weights (spec/fp4_weights.h), dense or by expert: check -> plan ->
-// kernel -> launch. Asynchronous; never synchronises or allocates.
+// D = C + A W^T with FP8 activations and packed FP4 weights (spec/fp4_weights.h), dense or by expert: check
+// -> plan -> kernel -> launch. Asynchronous; never synchronises or allocates.
 #pragma once
 
 #include "driver/device.h"
+#include "jit/source.h"
 #include "op/api.h"
 #include "op/fp4_pack.h"
 #include "op/gemm_call.h"
@@ -20,13 +21,15 @@ struct Fp4WeightViews {
 
 // Shapes by `groups` as GemmArguments of op/api.h, where b is the weights; beyond them
 //
-//   gathered   a [rows, k], d [rows, n]; group_layout: int32 [experts, 4], the entries (expert, first slot, count,
-//              unused) of a list whose head is `list`, int32 [4]: (entries, 0, 0, unused). a_rows and d_rows: int32
-//              [slots], the row of A and of D for each slot, or absent: the slot itself. The two zeros are counters
-//              that each launch leaves at zero: one list serves one stream.
+//   gathered   a [rows, k], d [rows, n]; group_layout: int32 [experts, 4], the entries (expert, first slot,
+//   count,
+//              unused) of a list whose head is `list`, int32 [4]: (entries, 0, 0, unused). a_rows and d_rows:
+//              int32 [slots], the row of A and of D for each slot, or absent: the slot itself. The two zeros
+//              are counters that each launch leaves at zero: one list serves one stream.
 //
-// a is fp8_e4m3, rows at multiples of 4 bytes; scale_a fp32 [..., m, ceil(k / 128)] with any strides, 0 along K for
-// one scale for each token. d is bf16 or fp32, rows at multiples of two elements; n is even, k a multiple of 32.
+// a is fp8_e4m3, rows at multiples of 4 bytes; scale_a fp32 [..., m, ceil(k / 128)] with any strides, 0 along
+// K for one scale for each token. d is bf16 or fp32, rows at multiples of two elements; n is even, k a
+// multiple of 32.
 struct Fp4GemmArguments {
     GroupMode groups = GroupMode::dense;
     TensorView a = {}, scale_a = {}, d = {}, c = {}, group_layout = {}, list = {}, a_rows = {}, d_rows = {};
@@ -58,5 +61,7 @@ struct Fp4Launched {
     plan::Fp4Plan plan;
 };
 [[nodiscard]] const Fp4Launched* last_fp4_launch();
+
+[[nodiscard]] jit::KernelSource fp4_kernel_source(const Fp4GemmSpec& spec);
 
 }  // namespace deep_gemm::op

@@ -12,7 +12,8 @@ namespace {
 struct Arrangement {
     u32 warpgroups, ctas_per_sm, k_blocks;
 };
-constexpr Arrangement kArrangements[] = {{1, 3, 2}, {1, 2, 2}, {2, 2, 1}, {4, 1, 1}, {4, 1, 2}, {2, 1, 1}, {2, 1, 2}};
+constexpr Arrangement kArrangements[] = {{1, 3, 2}, {1, 2, 2}, {2, 2, 1}, {4, 1, 1},
+                                         {4, 1, 2}, {2, 1, 1}, {2, 1, 2}};
 constexpr u32 kBlocks[] = {8, 16, 24, 32, 40, 48, 64, 96, 128};
 constexpr u32 kMostStages = 24;
 
@@ -47,19 +48,22 @@ u32 grid_of(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& device
     if (p.groups == GroupMode::psum) units += p.num_groups * blocks_n;
     if (p.groups == GroupMode::gathered) units += std::min(p.num_groups, p.m) * blocks_n;
     if (p.groups == GroupMode::contiguous)
-        units = static_cast<u64>(ceil_div(p.m, kGroupAlignment)) * ceil_div(kGroupAlignment, s.block_m) * blocks_n;
+        units = static_cast<u64>(ceil_div(p.m, kGroupAlignment)) * ceil_div(kGroupAlignment, s.block_m) *
+                blocks_n;
     return static_cast<u32>(std::max<u64>(1, std::min<u64>(units, static_cast<u64>(sms) * s.ctas_per_sm)));
 }
 
 const char* why_unfit(const Fp4Problem& p, const Fp4GemmSpec& s) {
-    if (s.form != p.form || s.split != p.split || s.d != p.d || s.groups != p.groups || s.accumulate != p.accumulate)
+    if (s.form != p.form || s.split != p.split || s.d != p.d || s.groups != p.groups ||
+        s.accumulate != p.accumulate)
         return "the spec is for other weights, outputs or groups";
     return nullptr;
 }
 
 }  // namespace
 
-Fp4Plan plan_fp4_gemm(const Fp4Problem& problem, const DeviceModel& device, std::vector<Fp4Candidate>* considered) {
+Fp4Plan plan_fp4_gemm(const Fp4Problem& problem, const DeviceModel& device,
+                      std::vector<Fp4Candidate>* considered) {
     Fp4Plan best;
     bool found = false;
     for (const Fp4GemmSpec& spec : candidates(problem)) {
@@ -82,12 +86,13 @@ Fp4Plan plan_fp4_gemm(const Fp4Problem& problem, const DeviceModel& device, std:
 
 Fp4Plan plan_for_spec(const Fp4Problem& problem, const Fp4GemmSpec& spec, const DeviceModel& device) {
     const char* reason = why_illegal(spec);
-    DG_CHECK(reason == nullptr, value, "fp4_gemm: the forced spec [{}] is not a legal kernel: {}", to_string(spec),
-             reason);
+    DG_CHECK(reason == nullptr, value, "fp4_gemm: the forced spec [{}] is not a legal kernel: {}",
+             to_string(spec), reason);
     reason = why_unfit(problem, spec);
     DG_CHECK(reason == nullptr, value, "{}: the forced spec [{}] does not serve it: {}", to_string(problem),
              to_string(spec), reason);
-    return {.spec = spec, .grid_blocks = grid_of(problem, spec, device), .cost = cost_of(problem, spec, device)};
+    return {
+        .spec = spec, .grid_blocks = grid_of(problem, spec, device), .cost = cost_of(problem, spec, device)};
 }
 
 }  // namespace deep_gemm::plan

@@ -1,5 +1,6 @@
-// Plans of the FP8 x FP4 family: problem -> candidates -> costed, explained plan, as plan/gemm.h. How many tokens an
-// expert gets is not known on the host: costs are expectations over a Poisson distribution around its mean.
+// Plans of the FP8 x FP4 family: problem -> candidates -> costed, explained plan, as plan/gemm.h. How many
+// tokens an expert gets is not known on the host: costs are expectations over a Poisson distribution around
+// its mean.
 #pragma once
 
 #include <deep_gemm/spec/fp4_gemm.h>
@@ -49,11 +50,13 @@ struct Fp4Plan {
     Fp4Cost cost;
 };
 
-// Fails (ErrorKind::value) only where no candidate is legal. `considered`, if given, receives every candidate.
+// Fails (ErrorKind::value) only where no candidate is legal. `considered`, if given, receives every
+// candidate.
 [[nodiscard]] Fp4Plan plan_fp4_gemm(const Fp4Problem& problem, const DeviceModel& device,
                                     std::vector<Fp4Candidate>* considered = nullptr);
 // The launch that goes with a forced spec. Fails if the spec cannot serve the problem.
-[[nodiscard]] Fp4Plan plan_for_spec(const Fp4Problem& problem, const Fp4GemmSpec& spec, const DeviceModel& device);
+[[nodiscard]] Fp4Plan plan_for_spec(const Fp4Problem& problem, const Fp4GemmSpec& spec,
+                                    const DeviceModel& device);
 [[nodiscard]] Fp4Cost cost_of(const Fp4Problem& problem, const Fp4GemmSpec& spec, const DeviceModel& device);
 
 // "fp4_gemm gathered groups=256 m=384 n=4096 k=4096 form=mx_e4m3 d=bf16"

@@ -1,5 +1,5 @@
-// The cost of an FP4 GEMM, term by term. Constants were measured with a prototype of this kernel on one H200; the
-// numbers beside them are its.
+// The cost of an FP4 GEMM, term by term. Constants were measured with a prototype of this kernel on one H200;
+// the numbers beside them are its.
 #include <algorithm>
 #include <cmath>
 
@@ -8,10 +8,10 @@
 namespace deep_gemm::plan {
 namespace {
 
-constexpr float kDecodeCycles = 135;     // a blob of 64 x 128 weights on one SM, four warpgroups at it ...
-constexpr float kCyclesPerColumn = 2.6f;  // ... and its wgmma and promotion, which add to it
+constexpr float kDecodeCycles = 135;       // a blob of 64 x 128 weights on one SM, four warpgroups at it ...
+constexpr float kCyclesPerColumn = 2.6f;   // ... and its wgmma and promotion, which add to it
 constexpr float kLoadCyclesPerColumn = 1;  // of a blob's tokens, by one warp for all warpgroups
-constexpr float kChainCycles = 290;      // a warpgroup alone: from one blob to the next, two sets of fragments
+constexpr float kChainCycles = 290;  // a warpgroup alone: from one blob to the next, two sets of fragments
 constexpr float kLoneChainCycles = 340;  // one set
 constexpr float kLoneChainPerColumn = 2.8f;
 constexpr float kSmBytesPerUs = 40e3f;  // weights one SM pulled, where the others left it enough
@@ -30,7 +30,8 @@ void add_count(Load& load, u32 count, u32 block_m, float weight) {
     const u32 full = count / block_m, rest = count % block_m;
     load.active += weight;
     load.tiles += weight * static_cast<float>(full + (rest > 0));
-    load.columns += weight * static_cast<float>(full * block_m + (rest > 0 ? fp4_columns_of(rest, block_m) : 0));
+    load.columns +=
+        weight * static_cast<float>(full * block_m + (rest > 0 ? fp4_columns_of(rest, block_m) : 0));
 }
 
 Load load_of(const Fp4Problem& p, u32 block_m) {
@@ -40,12 +41,13 @@ Load load_of(const Fp4Problem& p, u32 block_m) {
         return load;
     }
     if (p.groups == GroupMode::contiguous) {
-        add_count(load, std::min(p.m, kGroupAlignment), block_m, static_cast<float>(ceil_div(p.m, kGroupAlignment)));
+        add_count(load, std::min(p.m, kGroupAlignment), block_m,
+                  static_cast<float>(ceil_div(p.m, kGroupAlignment)));
         load.active = std::min(load.active, static_cast<float>(p.num_groups));
         return load;
     }
     const float groups = static_cast<float>(p.num_groups);
-    float mean = p.expected_m > 0 ? static_cast<float>(p.expected_m)
+    float mean = p.expected_m > 0                ? static_cast<float>(p.expected_m)
                  : p.groups == GroupMode::masked ? static_cast<float>(p.m)
                                                  : static_cast<float>(p.m) / groups;
     mean = std::min(mean, kMostMeanForPoisson);
@@ -72,7 +74,8 @@ Fp4Cost cost_of(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& de
     const float units = std::max(1.0f, load.tiles * blocks_n);
     const float columns = std::max(8.0f, load.columns / std::max(1e-6f, load.tiles));
 
-    // Items of the busiest SM. A queue shares them out as SMs come free; fixed turns leave a round's rest over.
+    // Items of the busiest SM. A queue shares them out as SMs come free; fixed turns leave a round's rest
+    // over.
     const float slots = sms * static_cast<float>(s.ctas_per_sm), even = units / sms;
     float busiest = std::ceil(even);
     if (units > slots)
@@ -88,9 +91,11 @@ Fp4Cost cost_of(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& de
     const float token_bytes = columns * kFp4BlockK * static_cast<float>(fp4_k_blocks(p.k));  // of an item
     cost.l2_us = units * (blobs * blob_bytes + token_bytes) / device.l2_bytes_per_us;
     const float shared =
-        kDecodeCycles + (kCyclesPerColumn + kLoadCyclesPerColumn / static_cast<float>(s.warpgroups)) * columns;
-    const float chain = columns <= static_cast<float>(kFp4OverlapColumns) ? kChainCycles + columns
-                                                                          : kLoneChainCycles + kLoneChainPerColumn * columns;
+        kDecodeCycles +
+        (kCyclesPerColumn + kLoadCyclesPerColumn / static_cast<float>(s.warpgroups)) * columns;
+    const float chain = columns <= static_cast<float>(kFp4OverlapColumns)
+                            ? kChainCycles + columns
+                            : kLoneChainCycles + kLoneChainPerColumn * columns;
     const float resident = std::min(static_cast<float>(s.ctas_per_sm), std::max(1.0f, std::ceil(even)));
     const float warpgroups = static_cast<float>(s.warpgroups) * resident;
     cost.math_us = busiest * blobs * std::max(shared, chain / warpgroups) / (device.clock_ghz * 1e3f);

@@ -24,8 +24,8 @@ bool read_name(Enum& field, std::string_view text, Values... values) {
 }
 
 bool read_groups(Fp4Problem& problem, std::string_view word) {
-    return read_name(problem.groups, word, GroupMode::dense, GroupMode::contiguous, GroupMode::psum, GroupMode::masked,
-                     GroupMode::gathered);
+    return read_name(problem.groups, word, GroupMode::dense, GroupMode::contiguous, GroupMode::psum,
+                     GroupMode::masked, GroupMode::gathered);
 }
 
 void read_word(Fp4Problem& p, std::string_view word) {
@@ -39,7 +39,8 @@ void read_word(Fp4Problem& p, std::string_view word) {
     } else if (key == "form" || key == "d") {
         const bool known = key == "form" ? read_name(p.form, value, Fp4Form::mx_e4m3, Fp4Form::mx_e5m2)
                                          : read_name(p.d, value, Format::bf16, Format::fp32);
-        DG_CHECK(known, value, "problem: {}={} is unknown; expected form=mx_e4m3 or mx_e5m2, d=bf16 or fp32", key, value);
+        DG_CHECK(known, value, "problem: {}={} is unknown; expected form=mx_e4m3 or mx_e5m2, d=bf16 or fp32",
+                 key, value);
     } else if (!read_groups(p, word)) {
         u32* const field = key == "m"            ? &p.m
                            : key == "n"          ? &p.n
@@ -48,10 +49,11 @@ void read_word(Fp4Problem& p, std::string_view word) {
                            : key == "expected_m" ? &p.expected_m
                            : key == "num_sms"    ? &p.num_sms
                                                  : nullptr;
-        DG_CHECK(field != nullptr, value,
-                 "problem: unexpected word '{}'; expected a group mode, accumulate, split, or m, n, k, groups, "
-                 "expected_m, num_sms, form or d with a value",
-                 word);
+        DG_CHECK(
+            field != nullptr, value,
+            "problem: unexpected word '{}'; expected a group mode, accumulate, split, or m, n, k, groups, "
+            "expected_m, num_sms, form or d with a value",
+            word);
         const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), *field);
         DG_CHECK(error == std::errc{} && end == value.data() + value.size(), value,
                  "problem: {}={} is not a count; expected a whole number", key, value);
@@ -72,8 +74,9 @@ std::string to_string(const Fp4Problem& p) {
 }
 
 std::string to_string(const Fp4GemmSpec& s) {
-    return fmt::format("{}x{} {} stages of {}, {} wg, {} CTAs{}", s.block_m, fp4_block_n_of(s), s.stages, s.k_blocks,
-                       s.warpgroups, s.ctas_per_sm, s.queue ? ", queue" : "");
+    return fmt::format("{}x{} {} stages of {}, {} wg, {} CTAs{}{}", s.block_m, fp4_block_n_of(s), s.stages,
+                       s.k_blocks, s.warpgroups, s.ctas_per_sm, s.queue ? ", queue" : "",
+                       s.copies_only ? ", copies only" : "");
 }
 
 Fp4Problem parse_fp4_problem(std::string_view text) {
@@ -89,7 +92,8 @@ Fp4Problem parse_fp4_problem(std::string_view text) {
         text.remove_prefix(end);
     }
     DG_CHECK(problem.m > 0 && problem.n > 0 && problem.k > 0 && problem.num_groups > 0, value,
-             "problem: got m={} n={} k={} groups={}; expected all of at least 1, as in 'fp4_gemm m=64 n=4096 k=2048'",
+             "problem: got m={} n={} k={} groups={}; expected all of at least 1, as in 'fp4_gemm m=64 n=4096 "
+             "k=2048'",
              problem.m, problem.n, problem.k, problem.num_groups);
     return problem;
 }
@@ -108,14 +112,16 @@ std::string explain(const Fp4Problem& problem, const DeviceModel& device, u32 ro
     std::stable_sort(legal.begin(), legal.end(), [](const Fp4Candidate& a, const Fp4Candidate& b) {
         return a.cost.total_us < b.cost.total_us;
     });
-    std::string text = fmt::format("{} on sm_{}, {} SMs: {} candidates, {} legal; grid {} CTAs\n", to_string(problem),
-                                   device.arch, device.num_sms, considered.size(), legal.size(), plan.grid_blocks);
-    text += fmt::format("  {:<46} {:>7} {:>7} {:>7} {:>7} {:>7} = {:>8}\n", "tokens x weights (block)", "dram", "fill",
-                        "l2", "math", "launch", "total us");
+    std::string text =
+        fmt::format("{} on sm_{}, {} SMs: {} candidates, {} legal; grid {} CTAs\n", to_string(problem),
+                    device.arch, device.num_sms, considered.size(), legal.size(), plan.grid_blocks);
+    text += fmt::format("  {:<46} {:>7} {:>7} {:>7} {:>7} {:>7} = {:>8}\n", "tokens x weights (block)",
+                        "dram", "fill", "l2", "math", "launch", "total us");
     for (size_t i = 0; i < std::min<size_t>(rows, legal.size()); ++i) {
         const Fp4Cost& c = legal[i].cost;
         text += fmt::format("  {:<46} {:>7.2f} {:>7.2f} {:>7.2f} {:>7.2f} {:>7.2f} = {:>8.2f}  {}\n",
-                            to_string(legal[i].spec), c.dram_us, c.fill_us, c.l2_us, c.math_us, c.launch_us, c.total_us,
+                            to_string(legal[i].spec), c.dram_us, c.fill_us, c.l2_us, c.math_us, c.launch_us,
+                            c.total_us,
                             legal[i].spec == plan.spec
                                 ? "chosen"
                                 : fmt::format("+{:.0f} %", (c.total_us / plan.cost.total_us - 1) * 100));

@@ -1,9 +1,11 @@
-// The FP8 x FP4 operations as Python functions, in the manner of bind_op.cpp, and their spec, plan and explanation.
+// The FP8 x FP4 operations as Python functions, in the manner of bind_op.cpp, and their spec, plan and
+// explanation.
 #include "op/fp4_gemm.h"
 #include "python/call_arguments.h"
 #include "python/casters.h"
 #include "python/errors.h"
 #include "python/fp4_weights.h"
+#include "python/plan_device.h"
 #include "python/tensor.h"
 
 #include <fmt/format.h>
@@ -29,24 +31,43 @@ struct Operation {
     Positions at;
 };
 
-constexpr const char* kDense[] = {"a",    "b",      "d",     "c", "recipe", "recipe_a", "recipe_b", "compiled_dims", "disable_ue8m0_cast",
-                                  "spec", "device", "stream"};
-constexpr const char* kContiguous[] = {"a", "b", "d", "grouped_layout", "recipe", "recipe_a", "recipe_b", "compiled_dims",
-                                       "disable_ue8m0_cast", "use_psum_layout", "ensure_zero_padding",
-                                       "expected_m_for_psum_layout", "spec", "device", "stream"};
-constexpr const char* kMasked[] = {"a", "b", "d", "masked_m", "expected_m", "recipe", "recipe_a", "recipe_b", "compiled_dims",
-                                   "disable_ue8m0_cast", "spec", "device", "stream"};
-constexpr const char* kGathered[] = {"a", "b", "d", "entries", "head", "a_rows", "d_rows", "spec", "device", "stream"};
+constexpr const char* kDense[] = {
+    "a",    "b",      "d",     "c", "recipe", "recipe_a", "recipe_b", "compiled_dims", "disable_ue8m0_cast",
+    "spec", "device", "stream"};
+constexpr const char* kContiguous[] = {"a",
+                                       "b",
+                                       "d",
+                                       "grouped_layout",
+                                       "recipe",
+                                       "recipe_a",
+                                       "recipe_b",
+                                       "compiled_dims",
+                                       "disable_ue8m0_cast",
+                                       "use_psum_layout",
+                                       "ensure_zero_padding",
+                                       "expected_m_for_psum_layout",
+                                       "spec",
+                                       "device",
+                                       "stream"};
+constexpr const char* kMasked[] = {"a",      "b",        "d",        "masked_m",      "expected_m",
+                                   "recipe", "recipe_a", "recipe_b", "compiled_dims", "disable_ue8m0_cast",
+                                   "spec",   "device",   "stream"};
+constexpr const char* kGathered[] = {"a",      "b",      "d",    "entries", "head",
+                                     "a_rows", "d_rows", "spec", "device",  "stream"};
 
-constexpr Operation kDenseOp{{"fp8_fp4_gemm_nt", kDense, 3, 9}, GroupMode::dense, "fp8_gemm_nt", {.c = 3, .recipe = 4, .spec = 9}};
+constexpr Operation kDenseOp{
+    {"fp8_fp4_gemm_nt", kDense, 3, 9}, GroupMode::dense, "fp8_gemm_nt", {.c = 3, .recipe = 4, .spec = 9}};
 constexpr Operation kContiguousOp{{"m_grouped_fp8_fp4_gemm_nt_contiguous", kContiguous, 4, 12},
-                                  GroupMode::contiguous, "m_grouped_fp8_gemm_nt_contiguous",
+                                  GroupMode::contiguous,
+                                  "m_grouped_fp8_gemm_nt_contiguous",
                                   {.group_layout = 3, .expected_m = 11, .recipe = 4, .psum = 9, .spec = 12}};
 constexpr Operation kMaskedOp{{"m_grouped_fp8_fp4_gemm_nt_masked", kMasked, 5, 10},
-                              GroupMode::masked, "m_grouped_fp8_gemm_nt_masked",
+                              GroupMode::masked,
+                              "m_grouped_fp8_gemm_nt_masked",
                               {.group_layout = 3, .expected_m = 4, .recipe = 5, .spec = 10}};
 constexpr Operation kGatheredOp{{"m_grouped_fp8_fp4_gemm_nt_gathered", kGathered, 5, 7},
-                                GroupMode::gathered, nullptr,
+                                GroupMode::gathered,
+                                nullptr,
                                 {.group_layout = 3, .list = 4, .spec = 7}};
 
 i64 integer_of(PyObject* object, const char* function, const char* name) {
@@ -59,7 +80,8 @@ i64 integer_of(PyObject* object, const char* function, const char* name) {
 }
 
 // Scales are (1, 128) of a and (1, 32) of b: a recipe may say so and nothing else.
-void check_recipe(const char* function, PyObject* object, const char* name, std::initializer_list<i64> expected) {
+void check_recipe(const char* function, PyObject* object, const char* name,
+                  std::initializer_list<i64> expected) {
     if (object == nullptr) return;
     const auto values = py::cast<std::vector<i64>>(py::handle(object));
     DG_CHECK(std::equal(values.begin(), values.end(), expected.begin(), expected.end()), value,
@@ -67,18 +89,22 @@ void check_recipe(const char* function, PyObject* object, const char* name, std:
              py::cast<std::string>(py::repr(object)));
 }
 
-void read_activations(TensorReader& reader, PyObject* pair, const char* function, op::Fp4GemmArguments& gemm) {
+void read_activations(TensorReader& reader, PyObject* pair, const char* function,
+                      op::Fp4GemmArguments& gemm) {
     const bool is_tuple = PyTuple_Check(pair), is_list = PyList_Check(pair);
     DG_CHECK((is_tuple && PyTuple_GET_SIZE(pair) == 2) || (is_list && PyList_GET_SIZE(pair) == 2), type,
-             "{}: a is a {}, expected a pair (fp8 tensor, fp32 scales); deep_gemm.utils.per_token_cast_to_fp8 makes one",
+             "{}: a is a {}, expected a pair (fp8 tensor, fp32 scales); "
+             "deep_gemm.utils.per_token_cast_to_fp8 makes one",
              function, Py_TYPE(pair)->tp_name);
     gemm.a = reader.read(is_tuple ? PyTuple_GET_ITEM(pair, 0) : PyList_GET_ITEM(pair, 0), "a");
-    gemm.scale_a = reader.read(is_tuple ? PyTuple_GET_ITEM(pair, 1) : PyList_GET_ITEM(pair, 1), "scales of a");
+    gemm.scale_a =
+        reader.read(is_tuple ? PyTuple_GET_ITEM(pair, 1) : PyList_GET_ITEM(pair, 1), "scales of a");
 }
 
 void read_weights(TensorReader& reader, PyObject* object, const char* function, op::Fp4WeightViews& views) {
     DG_CHECK(py::isinstance<Fp4Weights>(object), type,
-             "{}: b is a {}, expected Fp4Weights: on this architecture FP4 weights are packed once, when they are loaded, "
+             "{}: b is a {}, expected Fp4Weights: on this architecture FP4 weights are packed once, when "
+             "they are loaded, "
              "by deep_gemm.pack_fp4_weights(codes, scales)",
              function, Py_TYPE(object)->tp_name);
     const auto& weights = *py::cast<const Fp4Weights*>(py::handle(object));
@@ -96,7 +122,8 @@ void run(const Operation& operation, const CallArguments& arguments) {
     op::Fp4GemmArguments gemm;
     gemm.groups = operation.groups;
     for (size_t i = 0; i < signature.required; ++i)
-        DG_CHECK(arguments[i], type, "{}: {} is None, expected a value", signature.function, signature.names[i]);
+        DG_CHECK(arguments[i], type, "{}: {} is None, expected a value", signature.function,
+                 signature.names[i]);
     read_activations(reader, arguments[0], signature.function, gemm);
     read_weights(reader, arguments[1], signature.function, gemm.weights);
     gemm.d = reader.read(arguments[2], "d", true);
@@ -106,17 +133,19 @@ void run(const Operation& operation, const CallArguments& arguments) {
         check_recipe(signature.function, arguments[at.recipe + 1], "recipe_a", {1, 128});
         check_recipe(signature.function, arguments[at.recipe + 2], "recipe_b", {1, 32});
     }
-    if (at.group_layout >= 0) gemm.group_layout = reader.read(arguments[at.group_layout], signature.names[at.group_layout]);
+    if (at.group_layout >= 0)
+        gemm.group_layout = reader.read(arguments[at.group_layout], signature.names[at.group_layout]);
     if (at.list >= 0) {
         gemm.list = reader.read(arguments[at.list], "head", true);
         if (arguments[at.list + 1]) gemm.a_rows = reader.read(arguments[at.list + 1], "a_rows");
         if (arguments[at.list + 2]) gemm.d_rows = reader.read(arguments[at.list + 2], "d_rows");
     }
-    if (at.psum >= 0 && arguments[at.psum] && PyObject_IsTrue(arguments[at.psum]) == 1) gemm.groups = GroupMode::psum;
+    if (at.psum >= 0 && arguments[at.psum] && PyObject_IsTrue(arguments[at.psum]) == 1)
+        gemm.groups = GroupMode::psum;
     if (at.expected_m >= 0 && arguments[at.expected_m]) {
         const char* name = signature.names[at.expected_m];
-        DG_CHECK(gemm.groups != GroupMode::contiguous, value, "{}: got {}, expected it only with use_psum_layout=True",
-                 signature.function, name);
+        DG_CHECK(gemm.groups != GroupMode::contiguous, value,
+                 "{}: got {}, expected it only with use_psum_layout=True", signature.function, name);
         gemm.expected_m = integer_of(arguments[at.expected_m], signature.function, name);
     }
     if (arguments[at.spec]) {
@@ -175,24 +204,33 @@ PyMethodDef methods[] = {
     {"fp8_fp4_gemm_nt", DG_FAST_ENTRY(kDenseOp),
      "fp8_fp4_gemm_nt(a, b, d, c=None, recipe=None, recipe_a=None, recipe_b=None, compiled_dims='nk', "
      "disable_ue8m0_cast=False, *, spec=None, device=None, stream=None)\n--\n\n"
-     "D = C + A B^T. a = (fp8 [m, k], fp32 scales [m, k / 128]), b the Fp4Weights of one matrix [n, k], d and c bf16 "
+     "D = C + A B^T. a = (fp8 [m, k], fp32 scales [m, k / 128]), b the Fp4Weights of one matrix [n, k], d "
+     "and c bf16 "
      "or fp32 [m, n]. The products are exact; sums are promoted to fp32 every 128 along K."},
     {"m_grouped_fp8_fp4_gemm_nt_contiguous", DG_FAST_ENTRY(kContiguousOp),
-     "m_grouped_fp8_fp4_gemm_nt_contiguous(a, b, d, grouped_layout, recipe=None, recipe_a=None, recipe_b=None, "
+     "m_grouped_fp8_fp4_gemm_nt_contiguous(a, b, d, grouped_layout, recipe=None, recipe_a=None, "
+     "recipe_b=None, "
      "compiled_dims='nk', disable_ue8m0_cast=False, use_psum_layout=False, ensure_zero_padding=True, "
      "expected_m_for_psum_layout=None, *, spec=None, device=None, stream=None)\n--\n\n"
-     "Rows of a belong to experts of b as in m_grouped_fp8_gemm_nt_contiguous; rows of no expert become zeros."},
+     "Rows of a belong to experts of b as in m_grouped_fp8_gemm_nt_contiguous; rows of no expert become "
+     "zeros."},
     {"m_grouped_fp8_fp4_gemm_nt_masked", DG_FAST_ENTRY(kMaskedOp),
-     "m_grouped_fp8_fp4_gemm_nt_masked(a, b, d, masked_m, expected_m, recipe=None, recipe_a=None, recipe_b=None, "
+     "m_grouped_fp8_fp4_gemm_nt_masked(a, b, d, masked_m, expected_m, recipe=None, recipe_a=None, "
+     "recipe_b=None, "
      "compiled_dims='nk', disable_ue8m0_cast=False, *, spec=None, device=None, stream=None)\n--\n\n"
-     "a [groups, max_m, k], b Fp4Weights of as many experts, d [groups, max_m, n]; masked_m is int32 [groups], the "
+     "a [groups, max_m, k], b Fp4Weights of as many experts, d [groups, max_m, n]; masked_m is int32 "
+     "[groups], the "
      "valid rows of each; rows of d beyond it are not written."},
     {"m_grouped_fp8_fp4_gemm_nt_gathered", DG_FAST_ENTRY(kGatheredOp),
-     "m_grouped_fp8_fp4_gemm_nt_gathered(a, b, d, entries, head, a_rows=None, d_rows=None, *, spec=None, device=None, "
+     "m_grouped_fp8_fp4_gemm_nt_gathered(a, b, d, entries, head, a_rows=None, d_rows=None, *, spec=None, "
+     "device=None, "
      "stream=None)\n--\n\n"
-     "Tokens wherever they lie: entries is int32 [experts, 4] of (expert, first slot, number of slots, unused), head "
-     "int32 [4] of (number of entries, 0, 0, unused), both written on the device; a_rows and d_rows, int32 [slots], say "
-     "which row of a [rows, k] a slot reads and which row of d [rows, n] it writes (the slot itself without them). The "
+     "Tokens wherever they lie: entries is int32 [experts, 4] of (expert, first slot, number of slots, "
+     "unused), head "
+     "int32 [4] of (number of entries, 0, 0, unused), both written on the device; a_rows and d_rows, int32 "
+     "[slots], say "
+     "which row of a [rows, k] a slot reads and which row of d [rows, n] it writes (the slot itself without "
+     "them). The "
      "zeros of head are counters that each launch leaves at zero: one list serves one stream."},
     {nullptr, nullptr, 0, nullptr},
 };
@@ -220,8 +258,9 @@ void set_field(const char* name, Format& field, const py::handle& value) {
     set_enum(field, name, value, {Format::bf16, Format::fp32});
 }
 void set_field(const char* name, GroupMode& field, const py::handle& value) {
-    set_enum(field, name, value,
-             {GroupMode::dense, GroupMode::contiguous, GroupMode::psum, GroupMode::masked, GroupMode::gathered});
+    set_enum(
+        field, name, value,
+        {GroupMode::dense, GroupMode::contiguous, GroupMode::psum, GroupMode::masked, GroupMode::gathered});
 }
 template <typename Number>
 void set_field(const char*, Number& field, const py::handle& value) {
@@ -239,7 +278,8 @@ void set_fields(Fp4GemmSpec& spec, const py::kwargs& fields) {
                 set_field(name, field, value);
             },
             spec);
-        DG_CHECK(known, type, "Fp4GemmSpec has no field '{}'; its fields are those of spec/fp4_gemm.h", wanted);
+        DG_CHECK(known, type, "Fp4GemmSpec has no field '{}'; its fields are those of spec/fp4_gemm.h",
+                 wanted);
     }
 }
 
@@ -260,15 +300,10 @@ std::string repr_of(const Fp4GemmSpec& spec) {
     return "Fp4GemmSpec(" + text + ")";
 }
 
-plan::DeviceModel model_of(const py::object& device) {
-    const driver::DeviceProperties& properties = device_of(device).properties();
-    return plan::device_model(properties.arch, properties.num_sms);
-}
-
 void bind_spec(py::module_& module) {
-    py::class_<Fp4GemmSpec> type(
-        module, "Fp4GemmSpec",
-        "What an FP8 x FP4 kernel is. Fp4GemmSpec(block_m=16, ...) sets fields by name; see spec/fp4_gemm.h.");
+    py::class_<Fp4GemmSpec> type(module, "Fp4GemmSpec",
+                                 "What an FP8 x FP4 kernel is. Fp4GemmSpec(block_m=16, ...) sets fields by "
+                                 "name; see spec/fp4_gemm.h.");
     type.def(py::init([](const py::kwargs& fields) {
         Fp4GemmSpec spec;
         set_fields(spec, fields);
@@ -307,11 +342,15 @@ void bind_spec(py::module_& module) {
 void bind_fp4_op(py::module_& module) {
     if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw py::error_already_set();
     bind_spec(module);
+    module.def("fp4_kernel_source", &op::fp4_kernel_source, py::arg("spec"),
+               "The source of an Fp4GemmSpec's kernel.");
     module.def(
         "plan_fp4",
         [](const std::string& problem, const py::object& device) {
-            const plan::Fp4Plan plan = plan::plan_fp4_gemm(plan::parse_fp4_problem(problem), model_of(device));
+            const plan::Fp4Plan plan =
+                plan::plan_fp4_gemm(plan::parse_fp4_problem(problem), model_of(device));
             Dict result;
+            result["problem"] = py::cast(plan::to_string(plan::parse_fp4_problem(problem)));
             result["spec"] = py::cast(plan.spec);
             result["grid_blocks"] = py::cast(plan.grid_blocks);
             result["us"] = py::cast(plan.cost.total_us);

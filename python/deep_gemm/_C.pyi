@@ -33,6 +33,7 @@ __all__: list[str] = [
     "env",
     "explain",
     "explain_fp4",
+    "fp4_kernel_source",
     "fp8_fp4_gemm_nt",
     "fp8_gemm_nt",
     "fused_moe_into",
@@ -497,6 +498,11 @@ def explain_fp4(
 ) -> str:
     """
     The candidates of an FP4 problem with their costs, best first.
+    """
+
+def fp4_kernel_source(spec: Fp4GemmSpec) -> KernelSource:
+    """
+    The source of an Fp4GemmSpec's kernel.
     """
 
 def fp8_fp4_gemm_nt(

@@ -94,7 +94,10 @@ def test_every_exponent_is_exact(device: Any, case: Case) -> None:
 
 def test_split_weights_by_expert(device: Any) -> None:
     """Blocks with one run and with several, in one launch."""
-    run_gathered(device, Case(128, 256, rows=(3, 9), span=(100, 120), form="mx_e4m3", spec={"warpgroups": 2, "block_m": 16}))
+    run_gathered(
+        device,
+        Case(128, 256, rows=(3, 9), span=(100, 120), form="mx_e4m3", spec={"warpgroups": 2, "block_m": 16}),
+    )
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=spec_name)

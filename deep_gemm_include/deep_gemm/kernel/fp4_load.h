@@ -1,6 +1,6 @@
-// The warps that feed an FP4 GEMM: one finds work items and streams weights by bulk copies, the others bring the
-// items' tokens by cp.async, so that tokens may lie anywhere. A token's 4-byte words are put where the packed weights
-// expect them (spec/fp4_weights.h) and swizzled by 128 bytes.
+// The warps that feed an FP4 GEMM: one finds work items and streams weights by bulk copies, the others bring
+// the items' tokens by cp.async, so that tokens may lie anywhere. A token's 4-byte words are put where the
+// packed weights expect them (spec/fp4_weights.h) and swizzled by 128 bytes.
 #pragma once
 
 #include <deep_gemm/pipe/ring.h>
@@ -39,7 +39,8 @@ DG_DEVICE u32 fp4_passes(const Fp4GemmParams& p, const sched::Fp4Item& item) {
 
 /// Items as they pass through shared memory, to every warp but the one that finds them.
 template <Fp4GemmSpec S>
-DG_DEVICE void publish_item(tile::Fp4Smem<S> smem, pipe::Cursor<kFp4ItemSlots>& slot, const sched::Fp4Item& item) {
+DG_DEVICE void publish_item(tile::Fp4Smem<S> smem, pipe::Cursor<kFp4ItemSlots>& slot,
+                            const sched::Fp4Item& item) {
     ptx::mbarrier_wait(smem.item_empty(slot.stage), slot.phase ^ 1);
     ptx::st_shared_v4_u32(smem.item(slot.stage),
                           {item.expert, item.n_block, item.first, item.count | item.rows << 16});
@@ -66,8 +67,8 @@ DG_DEVICE bool take_item(tile::Fp4Smem<S> smem, pipe::Cursor<kFp4ItemSlots>& slo
 
 /// One lane: the weights of one item, stage by stage.
 template <Fp4GemmSpec S>
-DG_DEVICE void load_item_weights(const Fp4GemmParams& p, tile::Fp4Smem<S> smem, pipe::Cursor<S.stages>& cursor,
-                                 const sched::Fp4Item& item, u64 policy) {
+DG_DEVICE void load_item_weights(const Fp4GemmParams& p, tile::Fp4Smem<S> smem,
+                                 pipe::Cursor<S.stages>& cursor, const sched::Fp4Item& item, u64 policy) {
     constexpr u32 kBlob = fp4_blob_bytes_of(S.form), kCopy = S.k_blocks * kBlob;
     const u32 num_k = fp4_k_blocks(p.k), row_blocks = fp4_row_blocks(p.n);
     const u64 run_bytes = static_cast<u64>(num_k) * kBlob;
@@ -77,7 +78,8 @@ DG_DEVICE void load_item_weights(const Fp4GemmParams& p, tile::Fp4Smem<S> smem, 
         for (u32 i = 0; i < S.warpgroups; ++i) {
             // Rows beyond n, and runs that a block does not have, are read again: nobody uses them.
             const u32 row_block = item.n_block * S.warpgroups + i;
-            const Fp4Runs runs = fp4_runs<S>(p, item.expert, row_block < row_blocks ? row_block : row_blocks - 1);
+            const Fp4Runs runs =
+                fp4_runs<S>(p, item.expert, row_block < row_blocks ? row_block : row_blocks - 1);
             source[i] = p.weights + (runs.first + (pass < runs.count ? pass : 0)) * run_bytes;
         }
         for (u32 kb = 0; kb < num_k; kb += S.k_blocks, cursor.advance()) {
@@ -111,8 +113,8 @@ DG_DEVICE void load_weights(const Fp4GemmParams& p, tile::Fp4Smem<S> smem) {
     items.finish();
 }
 
-/// Tokens of one item. `warp` of S.load_warps: of each eight tokens it brings 8 / load_warps, of the scales those
-/// of every load_warps-th 32.
+/// Tokens of one item. `warp` of S.load_warps: of each eight tokens it brings 8 / load_warps, of the scales
+/// those of every load_warps-th 32.
 template <Fp4GemmSpec S>
 class TokenLoader {
   public:
@@ -154,11 +156,13 @@ class TokenLoader {
 #pragma unroll
         for (u32 turn = 0; turn < kScaleTurns; ++turn) {
             const u32 token = (turn * S.load_warps + warp_) * 32 + lane;
-            scale_offset_[turn] = static_cast<u64>(row_of(item, token < S.block_m ? token : 0)) * params_.scale_a_stride_m;
+            scale_offset_[turn] =
+                static_cast<u64>(row_of(item, token < S.block_m ? token : 0)) * params_.scale_a_stride_m;
         }
 #pragma unroll
         for (u32 i = 0; i < kEights * kOfEight; ++i)
-            word_offset_[i] = row_of(item, i / kOfEight * 8 + warp_ * kOfEight + i % kOfEight) * (params_.a_stride_m / 4);
+            word_offset_[i] =
+                row_of(item, i / kOfEight * 8 + warp_ * kOfEight + i % kOfEight) * (params_.a_stride_m / 4);
     }
 
     DG_DEVICE void load_stage(u32 first_kb) {
@@ -179,17 +183,20 @@ class TokenLoader {
                 for (u32 i = 0; i < kOfEight; ++i) {
                     const u32 token = warp_ * kOfEight + i;
                     ptx::copy_async_4(tokens + (eight * 8 + token) * kFp4BlockK + (chunk ^ token) * 16,
-                                      source + static_cast<u64>(word_offset_[eight * kOfEight + i]) * 4, present);
+                                      source + static_cast<u64>(word_offset_[eight * kOfEight + i]) * 4,
+                                      present);
                 }
             }
             const u32 scale_present = k < params_.k ? 4 : 0;
-            const u64 along_k = scale_present != 0 ? static_cast<u64>(first_kb + kb) * params_.scale_a_stride_k : 0;
+            const u64 along_k =
+                scale_present != 0 ? static_cast<u64>(first_kb + kb) * params_.scale_a_stride_k : 0;
 #pragma unroll
             for (u32 turn = 0; turn < kScaleTurns; ++turn) {
                 const u32 token = (turn * S.load_warps + warp_) * 32 + lane;
                 if (token < columns_)
-                    ptx::copy_async_4(smem_.scales(cursor_.stage, kb) + tile::fp4_scale_slot(token, columns_) * 4,
-                                      scale_ + scale_offset_[turn] + along_k, scale_present);
+                    ptx::copy_async_4(
+                        smem_.scales(cursor_.stage, kb) + tile::fp4_scale_slot(token, columns_) * 4,
+                        scale_ + scale_offset_[turn] + along_k, scale_present);
             }
         }
         ptx::copy_async_arrive(smem_.full(cursor_.stage));

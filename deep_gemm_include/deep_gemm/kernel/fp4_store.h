@@ -1,13 +1,13 @@
-// From accumulators to D in an FP4 GEMM: a thread holds two neighbouring columns of D (two rows of weights) for each of
-// its tokens, so that pairs go straight to memory, to whatever row the token's result belongs.
+// From accumulators to D in an FP4 GEMM: a thread holds two neighbouring columns of D (two rows of weights)
+// for each of its tokens, so that pairs go straight to memory, to whatever row the token's result belongs.
 #pragma once
 
 #include <deep_gemm/kernel/fp4_load.h>
 
 namespace deep_gemm::kernel {
 
-/// The rows of weights and the tokens of a thread in one item. Accumulator 4 j + 2 r + b belongs to weight row r
-/// of its pair and token 8 j + 2 (lane % 4) + b.
+/// The rows of weights and the tokens of a thread in one item. Accumulator 4 j + 2 r + b belongs to weight
+/// row r of its pair and token 8 j + 2 (lane % 4) + b.
 template <Fp4GemmSpec S, u32 N>
 class Fp4Rows {
   public:
@@ -28,8 +28,8 @@ class Fp4Rows {
         if constexpr (S.split) load_row_scales(pass);
     }
 
-    /// What a partial sum is multiplied by. With several runs the rows' scales differ between them, so they come in
-    /// here; otherwise once at the end.
+    /// What a partial sum is multiplied by. With several runs the rows' scales differ between them, so they
+    /// come in here; otherwise once at the end.
     DG_DEVICE float promotion_scale(float token_scale, u32 r) const {
         if constexpr (S.split) return token_scale * (r == 0 ? row_scales_.x : row_scales_.y);
         return token_scale;
@@ -61,15 +61,17 @@ class Fp4Rows {
 
     static constexpr bool kWritesZeros = S.groups == GroupMode::contiguous || S.groups == GroupMode::psum;
 
-    static DG_DEVICE u32 token_of(u32 i) { return i / 2 * 8 + ptx::lane_index() % 4 * 2 + i % 2; }
+    static DG_DEVICE u32 token_of(u32 i) {
+        return i / 2 * 8 + ptx::lane_index() % 4 * 2 + i % 2;
+    }
 
     DG_DEVICE void load_row_scales(u32 pass) {
         const bool inside = row_block_ < fp4_row_blocks(params_.n);
         const Fp4Runs runs = fp4_runs<S>(params_, item_.expert, inside ? row_block_ : 0);
         row_scales_ = {0, 0};
         if (inside && pass < runs.count)
-            row_scales_ = ptx::ld_global_v2_f32(params_.row_scales +
-                                                static_cast<u64>(runs.first + pass) * kFp4BlockRows + in_block_);
+            row_scales_ = ptx::ld_global_v2_f32(
+                params_.row_scales + static_cast<u64>(runs.first + pass) * kFp4BlockRows + in_block_);
     }
 
     DG_DEVICE u32 d_row(u32 token) const {
@@ -88,8 +90,9 @@ class Fp4Rows {
     /// Columns come in pairs: n is even, rows start at multiples of a pair.
     DG_DEVICE void store_pair(u32 row, float first, float second) const {
         const u64 group = S.groups == GroupMode::masked ? item_.expert : 0;
-        const u64 at = (group * params_.d_stride_group + static_cast<u64>(row) * params_.d_stride_m + column_) *
-                       bytes_of(S.d);
+        const u64 at =
+            (group * params_.d_stride_group + static_cast<u64>(row) * params_.d_stride_m + column_) *
+            bytes_of(S.d);
         u8* const d = static_cast<u8*>(params_.d) + at;
         if constexpr (S.accumulate) {
             const u8* const c = static_cast<const u8*>(params_.c) + at;

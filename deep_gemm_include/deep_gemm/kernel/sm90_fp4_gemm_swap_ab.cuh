@@ -1,8 +1,9 @@
-// FP8 activations times packed FP4 weights on Hopper. Weights are the 64-row side of wgmma and come from registers,
-// decoded exactly to 8-bit floats while the previous blob multiplies; tokens are the short side, 8 to 128 columns
-// chosen for each work item. The tensor core's short accumulator is promoted to fp32 every 128 along K, with the scale
-// of each token. Bound by the weight stream for few tokens: what matters is the bytes in flight. The order of a sum
-// depends on K alone, so a row's result does not depend on the rows beside it. Launched by op/fp4_gemm.cpp.
+// FP8 activations times packed FP4 weights on Hopper. Weights are the 64-row side of wgmma and come from
+// registers, decoded exactly to 8-bit floats while the previous blob multiplies; tokens are the short side, 8
+// to 128 columns chosen for each work item. The tensor core's short accumulator is promoted to fp32 every 128
+// along K, with the scale of each token. Bound by the weight stream for few tokens: what matters is the bytes
+// in flight. The order of a sum depends on K alone, so a row's result does not depend on the rows beside it.
+// Launched by op/fp4_gemm.cpp.
 #pragma once
 
 #include <deep_gemm/kernel/fp4_load.h>
@@ -22,7 +23,8 @@ class Multiplier {
 
     DG_DEVICE void run() {
         pipe::Cursor<kFp4ItemSlots> slot;
-        for (sched::Fp4Item item; kernel::take_item<S>(smem_, slot, item);) dispatch<fp4_columns_of(1, S.block_m)>(item);
+        for (sched::Fp4Item item; kernel::take_item<S>(smem_, slot, item);)
+            dispatch<fp4_columns_of(1, S.block_m)>(item);
     }
 
   private:
@@ -44,7 +46,9 @@ class Multiplier {
         if (item.count > 0) {
             for (u32 pass = 0; pass < kernel::fp4_passes<S>(params_, item); ++pass) {
                 rows.begin_pass(pass);
-                if constexpr (N <= kFp4OverlapColumns)
+                if constexpr (S.copies_only)
+                    pass_by();
+                else if constexpr (N <= kFp4OverlapColumns)
                     accumulate_overlapped<N>(sum, rows);
                 else
                     accumulate<N>(sum, rows);
@@ -71,7 +75,8 @@ class Multiplier {
         ptx::wgmma_fence();
 #pragma unroll
         for (u32 step = 0; step < 4; ++step)
-            ptx::WgmmaRs<decoded_of(S.form), N>::mma(partial, fragments + 4 * step, tokens + 2 * step, step > 0);
+            ptx::WgmmaRs<decoded_of(S.form), N>::mma(partial, fragments + 4 * step, tokens + 2 * step,
+                                                     step > 0);
         ptx::wgmma_commit();
     }
 
@@ -158,6 +163,14 @@ class Multiplier {
                 start<N>(cursor_.stage, kb, partial, fragments);
                 finish<N>(cursor_.stage, kb, partial, sum, rows);
             }
+        }
+    }
+
+    /// copies_only: every stage is received and given back.
+    DG_DEVICE void pass_by() {
+        for (u32 stages = fp4_k_blocks(params_.k) / S.k_blocks; stages > 0; --stages, cursor_.advance()) {
+            ptx::mbarrier_wait(smem_.full(cursor_.stage), cursor_.phase);
+            release(cursor_.stage, S.k_blocks - 1);
         }
     }
 

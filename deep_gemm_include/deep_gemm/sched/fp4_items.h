@@ -1,7 +1,7 @@
-// Which part of an FP4 GEMM a CTA computes next. An item is up to block_m tokens of one expert times the rows of
-// weights that the CTA's warpgroups hold. One warp finds items and hands them to the others through shared
-// memory (kernel/fp4_load.h). Items of an expert and the same weights follow each other, so that their second reader
-// finds them in L2.
+// Which part of an FP4 GEMM a CTA computes next. An item is up to block_m tokens of one expert times the rows
+// of weights that the CTA's warpgroups hold. One warp finds items and hands them to the others through shared
+// memory (kernel/fp4_load.h). Items of an expert and the same weights follow each other, so that their second
+// reader finds them in L2.
 #pragma once
 
 #include <deep_gemm/spec/fp4_gemm.h>
@@ -97,7 +97,8 @@ class Fp4Items {
         if constexpr (S.groups == GroupMode::dense) {
             return {0, 0, params_.m, params_.m};
         } else if constexpr (S.groups == GroupMode::gathered) {
-            const ptx::UInt4 entry = ptx::ld_global_v4_u32(reinterpret_cast<const Fp4Entry*>(params_.group_layout) + index);
+            const ptx::UInt4 entry =
+                ptx::ld_global_v4_u32(reinterpret_cast<const Fp4Entry*>(params_.group_layout) + index);
             return {entry.x, entry.y, entry.z, entry.z};
         } else if constexpr (S.groups == GroupMode::masked) {
             const u32 rows = clamp_rows(ptx::ld_global_s32(params_.group_layout + index));
@@ -120,8 +121,9 @@ class Fp4Items {
             u32 valid = 0, group = 0;
 #pragma unroll
             for (u32 j = 0; j < kRowsOfLane; ++j) {
-                const u32 of_row = row + j < params_.m ? static_cast<u32>(ptx::ld_global_s32(params_.group_layout + row + j))
-                                                       : params_.num_groups;
+                const u32 of_row = row + j < params_.m
+                                       ? static_cast<u32>(ptx::ld_global_s32(params_.group_layout + row + j))
+                                       : params_.num_groups;
                 if (j == 0) group = of_row;
                 if (of_row < params_.num_groups) valid = j + 1;
             }
@@ -133,7 +135,8 @@ class Fp4Items {
             }
             const u32 expert = ptx::shfl_idx(group, 0);
             if (ptx::lane_index() == i)
-                mine = {expert, first, expert < params_.num_groups ? count : 0, smaller(params_.m - first, kGroupAlignment)};
+                mine = {expert, first, expert < params_.num_groups ? count : 0,
+                        smaller(params_.m - first, kGroupAlignment)};
         }
         return mine;
     }

@@ -1,7 +1,7 @@
-// D[m, n] = C + A[m, k] * W[n, k]^T with FP8 activations A and packed FP4 weights W (spec/fp4_weights.h), one matrix
-// or one for each expert: what a kernel is (Fp4GemmSpec), what it is called with (Fp4GemmParams), where its shared
-// memory goes and when it cannot exist. Weights are the 64-row side of wgmma, decoded into registers; tokens are
-// the short side. Evaluated by host and kernel alike.
+// D[m, n] = C + A[m, k] * W[n, k]^T with FP8 activations A and packed FP4 weights W (spec/fp4_weights.h), one
+// matrix or one for each expert: what a kernel is (Fp4GemmSpec), what it is called with (Fp4GemmParams),
+// where its shared memory goes and when it cannot exist. Weights are the 64-row side of wgmma, decoded into
+// registers; tokens are the short side. Evaluated by host and kernel alike.
 #pragma once
 
 #include <deep_gemm/spec/fp4_weights.h>
@@ -20,16 +20,20 @@ struct Fp4GemmSpec {
     u32 warpgroups = 1;       // that decode and multiply, 64 rows of weights each
     u32 k_blocks = 2;         // blobs of 128 along K in a stage
     u32 stages = 4;
-    u32 load_warps = 1;   // that bring activations
-    u32 ctas_per_sm = 1;  // that registers and shared memory must leave room for
+    u32 load_warps = 1;        // that bring activations
+    u32 ctas_per_sm = 1;       // that registers and shared memory must leave room for
+    bool copies_only = false;  // a ruler for benchmarks: the same copies, no product; D becomes zeros
 
     friend constexpr bool operator==(const Fp4GemmSpec&, const Fp4GemmSpec&) = default;
 };
 
 template <typename Visitor, typename Spec>
-    requires requires(Spec& s) { s.load_warps; }
+requires requires(Spec& s) {
+    s.load_warps;
+}
 constexpr void visit_fields(Visitor&& visit, Spec& s) {
-    auto& [form, split, d, groups, accumulate, queue, block_m, warpgroups, k_blocks, stages, load_warps, ctas_per_sm] = s;
+    auto& [form, split, d, groups, accumulate, queue, block_m, warpgroups, k_blocks, stages, load_warps,
+           ctas_per_sm, copies_only] = s;
     visit("form", form);
     visit("split", split);
     visit("d", d);
@@ -42,10 +46,12 @@ constexpr void visit_fields(Visitor&& visit, Spec& s) {
     visit("stages", stages);
     visit("load_warps", load_warps);
     visit("ctas_per_sm", ctas_per_sm);
+    visit("copies_only", copies_only);
 }
 
-// GroupMode::gathered: what a router leaves on the device. Tokens are numbered by slot; each entry owns `count` slots
-// from `first`. The counters serve `queue`: zero before the first launch, zero again after each.
+// GroupMode::gathered: what a router leaves on the device. Tokens are numbered by slot; each entry owns
+// `count` slots from `first`. The counters serve `queue`: zero before the first launch, zero again after
+// each.
 struct Fp4Entry {
     i32 expert, first, count, unused;
 };
@@ -79,25 +85,26 @@ constexpr u32 threads_of(const Fp4GemmSpec& s) {
 constexpr u32 fp4_block_n_of(const Fp4GemmSpec& s) {
     return s.warpgroups * kFp4BlockRows;
 }
-// Columns of the wgmma that serves `tokens` of an item. Each number is a loop of its own in the kernel, so that large
-// blocks have coarser ones. All are wrappers of ptx/wgmma_rs_shapes.h.
+// Columns of the wgmma that serves `tokens` of an item. Each number is a loop of its own in the kernel, so
+// that large blocks have coarser ones. All are wrappers of ptx/wgmma_rs_shapes.h.
 constexpr u32 fp4_columns_of(u32 tokens, u32 block_m) {
     if (block_m <= 48) return align_up(tokens, 8u);
     return tokens <= 64 ? align_up(tokens, 32u) : align_up(tokens, 16u);
 }
 // Up to here a stage's token scales are in registers before its sums are ready; beyond there is no room.
 constexpr u32 kFp4EarlyScaleColumns = 40;
-// While one blob multiplies the next one is decoded; beyond this many columns the second set of fragments costs more
-// registers than it hides (ptxas C7519, spills).
+// While one blob multiplies the next one is decoded; beyond this many columns the second set of fragments
+// costs more registers than it hides (ptxas C7519, spills).
 constexpr u32 kFp4OverlapColumns = 16;
 constexpr u32 kFp4ItemSlots = 4;  // work items between the warp that finds them and those that serve them
 
 struct Fp4SmemPlan {
-    u32 tokens, weights, scales;  // stage 0: [k_blocks][block_m][128], [warpgroups][k_blocks][blob], [k_blocks][block_m]
+    u32 tokens, weights,
+        scales;  // stage 0: [k_blocks][block_m][128], [warpgroups][k_blocks][blob], [k_blocks][block_m]
     u32 token_stage_bytes, weight_stage_bytes, scale_stage_bytes;
-    u32 magnitudes;              // table of fp4_magnitudes()
-    u32 full, empty;             // mbarriers of the stages
-    u32 items;                   // kFp4ItemSlots of 16 bytes
+    u32 magnitudes;               // table of fp4_magnitudes()
+    u32 full, empty;              // mbarriers of the stages
+    u32 items;                    // kFp4ItemSlots of 16 bytes
     u32 items_full, items_empty;  // their mbarriers
     u32 bytes;
 };
@@ -145,7 +152,7 @@ constexpr u32 registers_of(const Fp4GemmSpec& s) {
 // Sums, partial sums, fragments, and what else a multiplying thread holds.
 constexpr u32 registers_needed_by(const Fp4GemmSpec& s) {
     const u32 fragments = s.block_m <= kFp4OverlapColumns ? 32 : 16;
-    return s.block_m + fragments + (s.block_m <= kFp4EarlyScaleColumns ? 40 : 24);
+    return s.block_m + fragments + (s.block_m <= kFp4EarlyScaleColumns ? 40 : 24) + (s.split ? 16 : 0);
 }
 
 constexpr const char* why_illegal(const Fp4GemmSpec& s) {
@@ -158,8 +165,10 @@ constexpr const char* why_illegal(const Fp4GemmSpec& s) {
     if (s.warpgroups != 1 && s.warpgroups != 2 && s.warpgroups != 4) return "1, 2 or 4 warpgroups";
     if (s.k_blocks > 2) return "a stage holds one or two blobs";
     if (s.stages < 3 || s.stages > 48) return "3 to 48 stages";
-    if (s.load_warps != 1 && s.load_warps != 2 && s.load_warps != 4) return "1, 2 or 4 warps load activations";
-    if (s.block_m / s.load_warps + 32 > registers_of(s)) return "a warp has registers for fewer tokens to load";
+    if (s.load_warps != 1 && s.load_warps != 2 && s.load_warps != 4)
+        return "1, 2 or 4 warps load activations";
+    if (s.block_m / s.load_warps + 32 > registers_of(s))
+        return "a warp has registers for fewer tokens to load";
     if (s.ctas_per_sm > 4) return "at most four CTAs share an SM";
     if (s.queue && s.groups != GroupMode::gathered) return "the counter of a queue lives in a gathered list";
     if (s.split && s.block_m > 64) return "weights with several runs need registers: block_m is at most 64";

@@ -1,5 +1,6 @@
-// FP4 codes in shared memory -> wgmma operand A in registers. A thread's 64 codes of a blob are two rows of one
-// group of 32: two table entries of eight bytes serve all of them, and two byte permutes decode eight codes.
+// FP4 codes in shared memory -> wgmma operand A in registers. A thread's 64 codes of a blob are two rows of
+// one group of 32: two table entries of eight bytes serve all of them, and two byte permutes decode eight
+// codes.
 #pragma once
 
 #include <deep_gemm/tile/fp4_smem.h>
@@ -11,7 +12,8 @@ template <Fp4GemmSpec S>
 DG_DEVICE void write_magnitudes(Fp4Smem<S> smem, u32 thread) {
     if (thread >= fp4_table_entries(S.form)) return;
     const u64 bytes = fp4_magnitudes(S.form, thread);
-    ptx::st_shared_v2_u32(smem.magnitudes() + thread * 8, static_cast<u32>(bytes), static_cast<u32>(bytes >> 32));
+    ptx::st_shared_v2_u32(smem.magnitudes() + thread * 8, static_cast<u32>(bytes),
+                          static_cast<u32>(bytes >> 32));
 }
 
 /// Four words of codes of one row -> registers 4 * step + odd and 4 * step + 2 + odd of the fragments.
@@ -27,8 +29,8 @@ DG_DEVICE void decode_row(const ptx::UInt4& codes, const ptx::UInt2& table, u32 
     }
 }
 
-/// The fragments of one blob: registers 4 * step to 4 * step + 3 are operand A of step `step`. `thread` of the
-/// warpgroup.
+/// The fragments of one blob: registers 4 * step to 4 * step + 3 are operand A of step `step`. `thread` of
+/// the warpgroup.
 template <Fp4GemmSpec S>
 DG_DEVICE void decode_blob(Fp4Smem<S> smem, ptx::SharedAddress blob, u32 thread, u32 (&fragments)[16]) {
     const ptx::SharedAddress codes = blob + thread * 16;

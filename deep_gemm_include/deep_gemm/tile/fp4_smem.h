@@ -17,7 +17,8 @@ struct Fp4Smem {
         return base + kPlan.tokens + stage * kPlan.token_stage_bytes + kb * (S.block_m * kFp4BlockK);
     }
     DG_DEVICE ptx::SharedAddress blob(u32 stage, u32 warpgroup, u32 kb) const {
-        return base + kPlan.weights + stage * kPlan.weight_stage_bytes + (warpgroup * S.k_blocks + kb) * kBlobBytes;
+        return base + kPlan.weights + stage * kPlan.weight_stage_bytes +
+               (warpgroup * S.k_blocks + kb) * kBlobBytes;
     }
     /// The tokens' scales for blob `kb`, in the order of fp4_scale_slot().
     DG_DEVICE ptx::SharedAddress scales(u32 stage, u32 kb) const {
