@@ -7,7 +7,9 @@
 #include "op/tensor_check.h"
 
 #include <deque>
+#include <functional>
 #include <mutex>
+#include <utility>
 
 namespace deep_gemm {
 
@@ -44,10 +46,15 @@ struct Buffers {
     TensorView y;           // [slots, hidden], in the place of h
 };
 
+u32 alignment_of(const MoeShape& s) {
+    return s.fp4 ? 1 : kGroupAlignment;
+}
+
 Buffers carve(const MoeShape& s, Carver& carver) {
     const i64 experts = s.experts, pairs = i64{s.tokens} * s.top_k, hidden = s.hidden,
               channels = s.intermediate;
-    const i64 slots = static_cast<i64>(moe_slots(static_cast<u64>(pairs), s.experts, kGroupAlignment));
+    const i64 slots = static_cast<i64>(moe_slots(static_cast<u64>(pairs), s.experts, alignment_of(s)));
+    const i64 x_rows = s.fp4 ? i64{s.tokens} : slots;
     const auto integers = [&](std::initializer_list<i64> shape) { return carver.take(Format::int32, shape); };
     const auto blocks = [](i64 k) { return (k + kScaleBlock - 1) / kScaleBlock; };
     Buffers b;
@@ -58,8 +65,8 @@ Buffers carve(const MoeShape& s, Carver& carver) {
     b.groups.slot_pairs = integers({slots});
     b.groups.slot_tokens = integers({slots});
     b.groups.pair_slots = integers({pairs});
-    b.x = carver.take(Format::fp8_e4m3, {slots, hidden});
-    b.x_scale = carver.take(Format::fp32, {slots, blocks(hidden)});
+    b.x = carver.take(Format::fp8_e4m3, {x_rows, hidden});
+    b.x_scale = carver.take(Format::fp32, {x_rows, blocks(hidden)});
     b.t = carver.take(Format::fp8_e4m3, {slots, channels});
     b.t_scale = carver.take(Format::fp32, {slots, blocks(channels)});
     if (hidden > 2 * channels) {
@@ -87,13 +94,24 @@ MoeShape check(op::TensorChecks& checks, const FusedMoeArguments& a) {
     const i64 top_k = a.topk_ids.shape[1];
     checks.tensor("topk_weights", a.topk_weights, {Format::fp32}, {tokens, top_k});
     checks.packed("topk_weights", a.topk_weights);
-    const MoeFp8Weights& w = a.weights;
-    checks.tensor("w13", w.w13, {Format::fp8_e4m3}, {-1, -1, hidden});
-    const i64 experts = w.w13.shape[0], channels = w.w13.shape[1] / 2;
-    DG_CHECK(w.w13.shape[1] % 32 == 0, value,
-             "fused_moe: w13 has shape {}, expected gate and up rows of a multiple of 16 channels each",
-             op::shape_text(w.w13));
-    checks.tensor("w2", w.w2, {Format::fp8_e4m3}, {experts, hidden, channels});
+    i64 experts = 0, rows = 0;
+    if (const auto* fp4 = std::get_if<MoeFp4Weights>(&a.weights)) {
+        const op::Fp4Shape up = fp4->w13.shape, down = fp4->w2.shape;
+        experts = up.experts;
+        rows = up.n;
+        DG_CHECK(up.k == hidden && down.experts == experts && down.n == hidden && down.k == rows / 2, value,
+                 "fused_moe: w13 is [{}, {}, {}] and w2 [{}, {}, {}], expected [E, 2 I, {}] and [E, {}, I]",
+                 up.experts, up.n, up.k, down.experts, down.n, down.k, hidden, hidden);
+    } else {
+        const auto& w = std::get<MoeFp8Weights>(a.weights);
+        checks.tensor("w13", w.w13, {Format::fp8_e4m3}, {-1, -1, hidden});
+        experts = w.w13.shape[0];
+        rows = w.w13.shape[1];
+        checks.tensor("w2", w.w2, {Format::fp8_e4m3}, {experts, hidden, rows / 2});
+    }
+    const i64 channels = rows / 2;
+    DG_CHECK(rows % 32 == 0, value,
+             "fused_moe: w13 has {} rows, expected gate and up rows of a multiple of 16 channels each", rows);
     checks.rows("x", a.x, 16);
     checks.packed("topk_ids", a.topk_ids);
     DG_CHECK(top_k >= 1 && top_k <= kMaxTopK && experts >= 1 && experts <= kMaxExperts, value,
@@ -112,54 +130,88 @@ MoeShape check(op::TensorChecks& checks, const FusedMoeArguments& a) {
             .top_k = static_cast<u32>(top_k),
             .experts = static_cast<u32>(experts),
             .hidden = static_cast<u32>(hidden),
-            .intermediate = static_cast<u32>(channels)};
+            .intermediate = static_cast<u32>(channels),
+            .fp4 = std::holds_alternative<MoeFp4Weights>(a.weights)};
 }
 
 // ---- The kernel of a product, chosen without looking at the batch
 
 constexpr u32 kInvariantRows = 16;  // rows an expert is taken to have
 
-struct FixedSpec {
-    Device* device;
-    plan::GemmProblem problem;
-    GemmSpec spec;
-};
+template <typename Problem, typename Spec>
 struct FixedSpecs {
+    struct Entry {
+        Device* device;
+        Problem problem;
+        Spec spec;
+    };
     std::mutex mutex;
-    std::deque<FixedSpec> all;  // grows only
+    std::deque<Entry> all;  // grows only
 };
 
-const GemmSpec* fixed_spec(const op::GemmCall& call) {
-    plan::GemmProblem problem = call.problem;
-    problem.m = problem.num_groups * kGroupAlignment;
-    problem.expected_m = kInvariantRows;
-    problem.d_tma = true;
-    auto& known = process_local<FixedSpecs>();
+// The spec that `plan` gives for a problem that says nothing of the batch.
+template <typename Problem, typename Plan>
+auto fixed_spec(Device* device, const Problem& problem, Plan plan) {
+    const driver::DeviceProperties& properties = device->properties();
+    using Spec = decltype(plan(problem, plan::DeviceModel{}).spec);
+    auto& known = process_local<FixedSpecs<Problem, Spec>>();
     const std::lock_guard lock(known.mutex);
-    for (const FixedSpec& one : known.all)
-        if (one.device == call.device && one.problem == problem) return &one.spec;
-    const driver::DeviceProperties& properties = call.device->properties();
-    const plan::GemmPlan plan =
-        plan::plan_gemm(problem, plan::device_model(properties.arch, properties.num_sms));
-    return &known.all.emplace_back(call.device, problem, plan.spec).spec;
+    for (const auto& one : known.all)
+        if (one.device == device && one.problem == problem) return &std::as_const(one.spec);
+    const auto chosen = plan(problem, plan::device_model(properties.arch, properties.num_sms));
+    return &std::as_const(known.all.emplace_back(device, problem, chosen.spec).spec);
 }
 
-op::GemmCall check_product(const FusedMoeArguments& a, const MoeShape& shape, const Buffers& b,
-                           const TensorView& rows, const TensorView& scales, const TensorView& weights,
-                           const TensorView& weight_scales, const TensorView& d) {
-    const GemmArguments gemm{
-        .groups = GroupMode::psum,
-        .a = rows,
-        .scale_a = scales,
-        .b = weights,
-        .scale_b = weight_scales,
-        .d = d,
-        .group_layout = b.groups.ends,
-        .expected_m = static_cast<i64>(ceil_div(u64{shape.tokens} * shape.top_k, u64{shape.experts})),
-        .stream = a.stream};
-    op::GemmCall call = op::check_gemm(gemm);
-    if (a.invariant && !call.empty && !call.no_products) call.spec = fixed_spec(call);
-    return call;
+i64 mean_rows(const MoeShape& s) {
+    return static_cast<i64>(ceil_div(u64{s.tokens} * s.top_k, u64{s.experts}));
+}
+
+struct Product {
+    TensorView rows, scales, d, source_rows;
+};
+using Launch = std::function<void()>;
+
+Launch check_product(const FusedMoeArguments& a, const MoeShape& shape, const Buffers& b,
+                     const Product& product, const TensorView& weights, const TensorView& weight_scales) {
+    op::GemmCall call = op::check_gemm({.groups = GroupMode::psum,
+                                        .a = product.rows,
+                                        .scale_a = product.scales,
+                                        .b = weights,
+                                        .scale_b = weight_scales,
+                                        .d = product.d,
+                                        .group_layout = b.groups.ends,
+                                        .expected_m = mean_rows(shape),
+                                        .stream = a.stream});
+    if (a.invariant && !call.empty && !call.no_products) {
+        plan::GemmProblem problem = call.problem;
+        problem.m = problem.num_groups * kGroupAlignment;
+        problem.expected_m = kInvariantRows;
+        call.spec = fixed_spec(call.device, problem,
+                               [](const auto& p, const auto& m) { return plan::plan_gemm(p, m); });
+    }
+    return [call] { op::run(call); };
+}
+
+Launch check_product(const FusedMoeArguments& a, const MoeShape& shape, const Buffers& b,
+                     const Product& product, const op::Fp4WeightViews& weights) {
+    op::Fp4GemmCall call = op::check_fp4_gemm({.groups = GroupMode::gathered,
+                                               .a = product.rows,
+                                               .scale_a = product.scales,
+                                               .d = product.d,
+                                               .group_layout = b.groups.entries,
+                                               .list = b.groups.head,
+                                               .a_rows = product.source_rows,
+                                               .weights = weights,
+                                               .expected_m = mean_rows(shape),
+                                               .stream = a.stream});
+    if (a.invariant && !call.empty) {
+        plan::Fp4Problem problem = call.problem;
+        problem.m = problem.num_groups * kInvariantRows;
+        problem.expected_m = kInvariantRows;
+        call.spec = fixed_spec(call.device, problem,
+                               [](const auto& p, const auto& m) { return plan::plan_fp4_gemm(p, m); });
+    }
+    return [call] { op::run(call); };
 }
 
 }  // namespace
@@ -185,23 +237,31 @@ void fused_moe(const FusedMoeArguments& a) {
     if (shape.tokens == 0) return;
     Carver carver(&checks.device(), static_cast<u8*>(a.workspace.data));
     const Buffers b = carve(shape, carver);
-    const MoeFp8Weights& w = a.weights;
     // Every check comes before the first launch.
-    const op::GemmCall up = check_product(a, shape, b, b.x, b.x_scale, w.w13, w.w13_scale, b.h);
-    const op::GemmCall down = check_product(a, shape, b, b.t, b.t_scale, w.w2, w.w2_scale, b.y);
+    const Product gate_up{.rows = b.x, .scales = b.x_scale, .d = b.h, .source_rows = b.groups.slot_tokens};
+    const Product down{.rows = b.t, .scales = b.t_scale, .d = b.y, .source_rows = {}};
+    Launch run_gate_up, run_down;
+    if (const auto* fp4 = std::get_if<MoeFp4Weights>(&a.weights)) {
+        run_gate_up = check_product(a, shape, b, gate_up, fp4->w13);
+        run_down = check_product(a, shape, b, down, fp4->w2);
+    } else {
+        const auto& w = std::get<MoeFp8Weights>(a.weights);
+        run_gate_up = check_product(a, shape, b, gate_up, w.w13, w.w13_scale);
+        run_down = check_product(a, shape, b, down, w.w2, w.w2_scale);
+    }
 
     moe_group({.topk_ids = a.topk_ids,
                .groups = b.groups,
                .first_expert = a.first_expert,
-               .alignment = kGroupAlignment,
+               .alignment = alignment_of(shape),
                .stream = a.stream});
     quantize({.x = a.x,
               .codes = b.x,
               .scales = b.x_scale,
-              .source_rows = b.groups.slot_tokens,
-              .num_rows = b.num_slots,
+              .source_rows = shape.fp4 ? TensorView{} : b.groups.slot_tokens,
+              .num_rows = shape.fp4 ? TensorView{} : b.num_slots,
               .stream = a.stream});
-    op::run(up);
+    run_gate_up();
     TensorView by_pair = a.topk_weights;
     by_pair.rank = 1;
     by_pair.shape[0] = i64{shape.tokens} * shape.top_k;
@@ -214,7 +274,7 @@ void fused_moe(const FusedMoeArguments& a) {
                 .weights = a.weight_before_down ? by_pair : TensorView{},
                 .limit = a.swiglu_limit,
                 .stream = a.stream});
-    op::run(down);
+    run_down();
     TensorView pair_slots = b.groups.pair_slots;
     pair_slots.rank = 2;
     pair_slots.shape[0] = shape.tokens;

@@ -2,6 +2,7 @@
 #include "op/fused_moe.h"
 #include "op/moe.h"
 #include "python/casters.h"
+#include "python/fp4_weights.h"
 #include "python/tensor.h"
 
 #include <optional>
@@ -70,19 +71,40 @@ void run_combine(Tensor y, Tensor pair_slots, Tensor d, Tensor weights, Tensor s
     moe_combine(a);
 }
 
-void run_fused(Tensor x, Tensor topk_ids, Tensor topk_weights, const std::pair<py::object, py::object>& w13,
-               const std::pair<py::object, py::object>& w2, Tensor out, Tensor workspace, Tensor shared,
-               std::optional<float> swiglu_limit, u32 first_expert, bool weight_before_down, bool invariant,
-               Tensor device, StreamArgument stream) {
+op::Fp4WeightViews read_fp4(TensorReader& reader, const Fp4Weights& w) {
+    return {.blobs = reader.read(w.blobs.ptr(), "blobs of the weights"),
+            .row_scales = reader.read(w.row_scales.ptr(), "row scales of the weights"),
+            .runs = optional(reader, w.runs, "runs of the weights"),
+            .shape = w.shape,
+            .form = w.form};
+}
+
+// Both Fp4Weights, or both (fp8 tensor, scales).
+std::variant<MoeFp8Weights, MoeFp4Weights> read_weights(TensorReader& reader, Tensor w13, Tensor w2) {
+    if (py::isinstance<Fp4Weights>(w13) && py::isinstance<Fp4Weights>(w2))
+        return MoeFp4Weights{read_fp4(reader, *w13.cast<const Fp4Weights*>()),
+                             read_fp4(reader, *w2.cast<const Fp4Weights*>())};
+    const auto is_pair = [](Tensor w) { return py::isinstance<py::tuple>(w) && py::len(w) == 2; };
+    DG_CHECK(
+        is_pair(w13) && is_pair(w2), type,
+        "fused_moe: w13 is a {} and w2 a {}, expected (fp8 tensor, fp32 scales) or Fp4Weights, both alike",
+        Py_TYPE(w13.ptr())->tp_name, Py_TYPE(w2.ptr())->tp_name);
+    const py::tuple up(w13), down(w2);
+    return MoeFp8Weights{.w13 = reader.read(up[0].ptr(), "w13"),
+                         .w13_scale = reader.read(up[1].ptr(), "scales of w13"),
+                         .w2 = reader.read(down[0].ptr(), "w2"),
+                         .w2_scale = reader.read(down[1].ptr(), "scales of w2")};
+}
+
+void run_fused(Tensor x, Tensor topk_ids, Tensor topk_weights, Tensor w13, Tensor w2, Tensor out,
+               Tensor workspace, Tensor shared, std::optional<float> swiglu_limit, u32 first_expert,
+               bool weight_before_down, bool invariant, Tensor device, StreamArgument stream) {
     TensorReader reader(device.ptr());
     FusedMoeArguments a;
     a.x = reader.read(x.ptr(), "x");
     a.topk_ids = reader.read(topk_ids.ptr(), "topk_ids");
     a.topk_weights = reader.read(topk_weights.ptr(), "topk_weights");
-    a.weights = {.w13 = reader.read(w13.first.ptr(), "w13"),
-                 .w13_scale = reader.read(w13.second.ptr(), "scales of w13"),
-                 .w2 = reader.read(w2.first.ptr(), "w2"),
-                 .w2_scale = reader.read(w2.second.ptr(), "scales of w2")};
+    a.weights = read_weights(reader, w13, w2);
     a.out = reader.read(out.ptr(), "out", true);
     a.workspace = reader.read_bytes(workspace.ptr(), "workspace", true);
     a.shared = optional(reader, shared, "shared");
@@ -123,10 +145,11 @@ void bind_moe(py::module_& module) {
         "d [T, n] = sum over j, in order, of weights[t, j] * y[pair_slots[t, j]], plus shared [T, n].");
     module.def(
         "moe_workspace_bytes",
-        [](u32 tokens, u32 top_k, u32 experts, u32 hidden, u32 intermediate) {
-            return moe_workspace_bytes({tokens, top_k, experts, hidden, intermediate});
+        [](u32 tokens, u32 top_k, u32 experts, u32 hidden, u32 intermediate, bool fp4) {
+            return moe_workspace_bytes({tokens, top_k, experts, hidden, intermediate, fp4});
         },
         py::arg("tokens"), py::arg("top_k"), py::arg("experts"), py::arg("hidden"), py::arg("intermediate"),
+        py::arg("fp4") = false,
         "Bytes of workspace that fused_moe needs; a batch of fewer tokens needs no more.");
     module.def("fused_moe_into", &run_fused, py::arg("x"), py::arg("topk_ids"), py::arg("topk_weights"),
                py::arg("w13"), py::arg("w2"), py::arg("out"), py::arg("workspace"), py::arg("shared") = none,

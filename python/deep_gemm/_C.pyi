@@ -88,6 +88,7 @@ __all__: list[str] = [
     "pack_fp4",
     "plan",
     "plan_fp4",
+    "quantize_into",
     "set_log_sink",
     "set_num_sms",
     "set_nvrtc_wheel_folders",
@@ -574,8 +575,8 @@ def fused_moe_into(
     x: typing.Any,
     topk_ids: typing.Any,
     topk_weights: typing.Any,
-    w13: tuple[typing.Any, typing.Any],
-    w2: tuple[typing.Any, typing.Any],
+    w13: typing.Any,
+    w2: typing.Any,
     out: typing.Any,
     workspace: typing.Any,
     shared: typing.Any = None,
@@ -821,6 +822,7 @@ def moe_workspace_bytes(
     experts: typing.SupportsInt | typing.SupportsIndex,
     hidden: typing.SupportsInt | typing.SupportsIndex,
     intermediate: typing.SupportsInt | typing.SupportsIndex,
+    fp4: bool = False,
 ) -> int:
     """
     Bytes of workspace that fused_moe needs; a batch of fewer tokens needs no more.
@@ -993,6 +995,25 @@ def plan(problem: str, device: typing.Any = None) -> dict[str, typing.Any]:
 def plan_fp4(problem: str, device: typing.Any = None) -> dict[str, typing.Any]:
     """
     The plan of 'fp4_gemm gathered groups=256 m=384 n=4096 k=4096': spec, grid_blocks, expected us.
+    """
+
+def quantize_into(
+    recipe: str,
+    scale_rule: str,
+    x: typing.Any,
+    codes: typing.Any,
+    scales: typing.Any,
+    global_scale: typing.Any = None,
+    given: bool = False,
+    source_rows: typing.Any = None,
+    num_rows: typing.Any = None,
+    divisor: typing.SupportsInt | typing.SupportsIndex = 1,
+    *,
+    device: typing.Any = None,
+    stream: typing.SupportsInt | typing.SupportsIndex | None = None,
+) -> None:
+    """
+    Quantises rows of x into codes and scales on their device; deep_gemm.quantize.quantize_tokens says what they are. With source_rows and num_rows (int32 [rows] and [1]) row r < num_rows comes from row source_rows[r] / divisor of x, and is left alone where that is negative.
     """
 
 def set_log_sink(sink: typing.Any) -> None:

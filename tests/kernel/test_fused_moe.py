@@ -8,6 +8,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from fp4_cases import on_device
+from reference import fp4
 from reference import moe as reference
 
 import deep_gemm
@@ -32,6 +34,7 @@ class Case:
     skip: float = 0.0
     first_expert: int = 0
     out: str = "bf16"
+    fp4: bool = False
 
 
 def fp8_weights(rng: np.random.Generator, experts: int, n: int, k: int) -> tuple[Array, Array]:
@@ -41,7 +44,15 @@ def fp8_weights(rng: np.random.Generator, experts: int, n: int, k: int) -> tuple
     return values, scales
 
 
+def fp4_weights(rng: np.random.Generator, experts: int, n: int, k: int) -> tuple[Array, Array]:
+    """Any codes, and exponents that keep the first product exact."""
+    codes = rng.integers(0, 256, (experts, n, k // 2), np.uint8)
+    return codes, rng.integers(123, 126, (experts, n, k // 32)).astype(np.uint8)
+
+
 def wide(values: Array, scales: Array) -> Array:
+    if values.dtype == np.uint8:
+        return fp4.dequantise(values, scales)
     by_row = np.repeat(scales.astype(np.float64), 128, axis=-2)[..., : values.shape[-2], :]
     return values.astype(np.float64) * np.repeat(by_row, 128, axis=-1)[..., : values.shape[-1]]
 
@@ -63,13 +74,20 @@ class Layer:
     w2: tuple[Array, Array]
     shared: Array | None
 
+    def put_weights(self, device: Any) -> tuple[Any, Any]:
+        if self.case.fp4:
+            up, down = (deep_gemm.pack_fp4_weights(*w) for w in (self.w13, self.w2))
+            return on_device(device, up), on_device(device, down)
+        up, down = (tuple(put(device, part) for part in w) for w in (self.w13, self.w2))
+        return up, down
+
     def run(self, device: Any, rows: Any = slice(None), **changes: Any) -> Array:
         """fused_moe on some of the tokens, into NaN."""
         x, ids, weights = (np.ascontiguousarray(part[rows]) for part in (self.x, self.ids, self.weights))
         out = np.full(x.shape, np.nan, np.float32).astype(np.float32 if self.case.out == "fp32" else BF16)
         target = put(device, out)
         shape = (max(len(x), 1), self.case.top_k, self.case.experts, self.case.hidden, self.case.channels)
-        workspace = deep_gemm.moe_workspace(x, *shape)
+        workspace = deep_gemm.moe_workspace(x, *shape, fp4=self.case.fp4)
         workspace[...] = 0x7F  # NaN wherever something is not written
         arguments: dict[str, Any] = {
             "workspace": put(device, workspace),
@@ -79,9 +97,7 @@ class Layer:
             "weight_before_down": self.case.before,
         }
         deep_gemm.fused_moe(
-            put(device, x), put(device, ids), put(device, weights),
-            (put(device, self.w13[0]), put(device, self.w13[1])), (put(device, self.w2[0]), put(device, self.w2[1])),
-            target, device=device, **(arguments | changes),
+            put(device, x), put(device, ids), put(device, weights), *self.put_weights(device), target, device=device, **(arguments | changes),
         )  # fmt: skip
         return take(target)
 
@@ -96,11 +112,11 @@ def make(case: Case, seed: int = 0, random: bool = False) -> Layer:
     )
     ids = np.where(rng.random(ids.shape) < case.skip, -1, ids).astype(np.int32)
     x = activations(rng, case.tokens, case.hidden)
-    w13 = fp8_weights(rng, case.experts, 2 * case.channels, case.hidden)
-    w2 = fp8_weights(rng, case.experts, case.hidden, case.channels)
+    make_weights = fp4_weights if case.fp4 else fp8_weights
+    w13 = make_weights(rng, case.experts, 2 * case.channels, case.hidden)
+    w2 = make_weights(rng, case.experts, case.hidden, case.channels)
     if random:
         x = rng.standard_normal(x.shape).astype(BF16)
-        w13 = (rng.standard_normal(w13[0].shape).astype(FP8), w13[1])
     return Layer(
         case, x, ids, rng.random(ids.shape).astype(np.float32), w13, w2,
         rng.standard_normal(x.shape).astype(BF16) if case.shared else None,
@@ -115,6 +131,10 @@ CASES = [
     Case(40, 8, 12, skip=0.2, limit=1.5),
     Case(6, 2, 3, first_expert=2),
     Case(3, 2, 4, skip=1.0, shared=True),  # nothing for any expert
+    Case(1, 6, 8, fp4=True, limit=2.0),
+    Case(9, 3, 4, hidden=160, channels=96, fp4=True, skip=0.3, before=False, shared=True),
+    Case(40, 4, 6, hidden=256, channels=160, fp4=True, skip=0.2, out="fp32"),
+    Case(3, 2, 4, skip=1.0, shared=True, fp4=True),
 ]
 
 
@@ -158,10 +178,10 @@ def test_workspace_and_output_are_made(emulator: Any) -> None:
     assert out.dtype == BF16 and (out.view(np.uint16) == layer.run(emulator).view(np.uint16)).all()
 
 
-@pytest.mark.parametrize("before", [False, True])
-def test_a_token_has_the_same_bits_in_any_batch(device: Any, before: bool) -> None:
+@pytest.mark.parametrize("fp4", [False, True], ids=["fp8", "fp4"])
+def test_a_token_has_the_same_bits_in_any_batch(device: Any, fp4: bool) -> None:
     """Alone, in part of the batch, in another order, next to NaN, twice."""
-    layer = make(Case(37, 3, 6, hidden=256, channels=128, shared=True, before=before), random=True)
+    layer = make(Case(37, 3, 6, hidden=256, channels=128, shared=True, before=not fp4, fp4=fp4), random=True)
     whole = layer.run(device, invariant=True).view(np.uint16)
     assert (layer.run(device, invariant=True).view(np.uint16) == whole).all()
     for rows in ([0], [5], [36], [3, 4], list(range(8)), list(reversed(range(37)))):
@@ -187,12 +207,13 @@ def test_any_schedule_gives_the_same_bits(seed: int) -> None:
         ({"x": np.zeros(128, BF16)}, ValueError, "expected [T, K] and [T, k]"),
         ({"topk_ids": np.zeros((4, 2), np.float32)}, TypeError, "topk_ids is fp32, expected int32"),
         ({"topk_weights": np.zeros((4, 3), np.float32)}, ValueError, "topk_weights has shape [4, 3], expected [4, 2]"),
-        ({"w13": np.zeros((4, 256, 128), FP8)}, TypeError, "expected (fp8 tensor, fp32 scales)"),
+        ({"w13": np.zeros((4, 256, 128), FP8)}, TypeError, "expected (fp8 tensor [E, 2 I, K], fp32 scales)"),
+        ({"w2": np.zeros((4, 128, 128), FP8)}, TypeError, "w2 a numpy.ndarray, expected (fp8 tensor, fp32 scales)"),
         ({"w2": (np.zeros((4, 128, 64), FP8), np.ones((4, 1, 1), np.float32))}, ValueError, "w2 has shape [4, 128, 64]"),
         ({"shared": np.zeros((4, 64), BF16)}, ValueError, "shared has shape [4, 64], expected [4, 128]"),
         ({"workspace": np.zeros(256, np.int8)}, ValueError, "workspace has 256 bytes"),
         ({"swiglu_limit": -1.0}, ValueError, "limit is -1, expected a positive number"),
-        ({"out": np.full((4, 132), 7, np.float32)[:, 4:].T[:0].T}, ValueError, "out has shape [4, 0]"),
+        ({"out": np.full((3, 128), 7, np.float32)}, ValueError, "out has shape [3, 128], expected [4, 128]"),
         ({"w2": (np.zeros((4, 128, 128), FP8), np.ones((4, 1, 2), np.float32))}, ValueError, "scales of b has shape"),
     ],
 )  # fmt: skip
