@@ -30,6 +30,10 @@ TITLES = {
         "and no product; bandwidth counts the weights of the experts that got a token.",
     ),
     "bf16": ("Dense BF16", "The peer is `torch.mm`."),
+    "gemv": (
+        "Few tokens, narrow weights",
+        "Layers as k x n; GB/s counts W, its scales, x and y. The peer is `torch.mm` in BF16, in the same rounds.",
+    ),
     "host_time": (
         "Host time per call",
         "Loops that do not wait for the device. The peer is `torch._scaled_mm`.",

@@ -13,6 +13,7 @@ from reference import gemv as reference
 from reference import quant
 
 import deep_gemm
+from deep_gemm import _C
 from deep_gemm.demo.arrays import put, take
 from deep_gemm.quantized import FORMATS, QuantizedMatrix
 
@@ -284,3 +285,18 @@ def test_every_int4_code(device: Any, zero: int) -> None:
     matrix = QuantizedMatrix.from_parts("int4_zero_128", packed, scales, zeros)
     x = np.eye(16, 128).astype(BF16)
     np.testing.assert_array_equal(run(device, x, matrix)[:, 0], (np.arange(16) - zero) * np.float32(0.75))
+
+
+# ---- Other architectures
+
+
+@pytest.mark.parametrize("arch", ["sm_100a", "sm_120a"])
+@pytest.mark.parametrize(("w", "x"), [("bf16", "bf16"), ("q8_0", "q8"), ("nvfp4", "fp8_128")], ids=str)
+def test_blackwell_has_the_same_kernels(emulator: Any, arch: str, w: str, x: str) -> None:
+    """Emulated: the same text, compiled for another architecture, gives the same bits."""
+    rng = np.random.default_rng(11)
+    matrix = deep_gemm.quantize(random_weight(rng, 18, 416), w)
+    tokens = random_x(rng, 2, 416, x)
+    got = run(_C.Device(f"emulator:{arch},sms=4"), tokens, matrix)
+    check(got, tokens, matrix)
+    assert same_bits(got, run(emulator, tokens, matrix))
