@@ -7,6 +7,7 @@ import typing
 
 __all__: list[str] = [
     "Artifact",
+    "Checkpoint",
     "Compiled",
     "Device",
     "Error",
@@ -28,6 +29,7 @@ __all__: list[str] = [
     "compile",
     "decode",
     "device_headers",
+    "dispatch_counts",
     "encode",
     "enumerate_specs",
     "env",
@@ -37,12 +39,14 @@ __all__: list[str] = [
     "fp8_fp4_gemm_nt",
     "fp8_gemm_nt",
     "fused_moe_into",
+    "gemv_source",
     "get_num_sms",
     "get_pdl",
     "hash_hex",
     "kernel_source",
     "last_fp4_plan",
     "last_plan",
+    "linear",
     "load_all",
     "load_kernel",
     "m_grouped_bf16_gemm_nt_contiguous",
@@ -88,7 +92,12 @@ __all__: list[str] = [
     "pack_fp4",
     "plan",
     "plan_fp4",
+    "quant_formats",
+    "quantize_activations",
     "quantize_into",
+    "reset_dispatch_counts",
+    "row_bytes",
+    "scale_columns",
     "set_log_sink",
     "set_num_sms",
     "set_nvrtc_wheel_folders",
@@ -394,6 +403,24 @@ class Fp4Weights:
     @property
     def split(self) -> bool: ...
 
+class Checkpoint:
+    """
+    The tensors of a safetensors file or folder, or of a GGUF file, memory-mapped.
+    """
+    def __init__(self, path: str) -> None: ...
+    def problems(self) -> list[str]:
+        """
+        What is missing, misshapen, wrongly stored or extra, compared with the folder's config.json; one sentence each.
+        """
+    def tensors(self) -> list:
+        """
+        One dict for each tensor: name, dtype, shape, num_bytes, file.
+        """
+    @property
+    def has_config(self) -> bool: ...
+    @property
+    def num_bytes(self) -> int: ...
+
 class Fp4GemmSpec:
     """
     What an FP8 x FP4 kernel is. Fp4GemmSpec(block_m=16, ...) sets fields by name; see spec/fp4_gemm.h.
@@ -495,6 +522,11 @@ def device_headers() -> dict:
     The device headers inside the library: name to text.
     """
 
+def dispatch_counts() -> list:
+    """
+    Launches of the small-batch kernels by this process: rows of w, x, tokens (of the kernel), strict, launches.
+    """
+
 def encode(
     values: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], format: str
 ) -> numpy.typing.NDArray[numpy.uint8]:
@@ -592,6 +624,21 @@ def fused_moe_into(
     What deep_gemm.fused_moe calls, with every tensor given.
     """
 
+def gemv_source(
+    w: str,
+    x: str,
+    *,
+    y: str = "bf16",
+    swiglu: bool = False,
+    tokens: typing.SupportsInt | typing.SupportsIndex = 8,
+    row_tiles: typing.SupportsInt | typing.SupportsIndex = 1,
+    vector: bool = True,
+    dependent_launch: bool = True,
+) -> KernelSource:
+    """
+    The source of a small-batch kernel.
+    """
+
 def get_num_sms(device: typing.Any = None) -> int:
     """
     Streaming multiprocessors that kernels may fill: set_num_sms's, else all.
@@ -620,6 +667,23 @@ def last_fp4_plan() -> dict[str, typing.Any] | None:
 def last_plan() -> typing.Any:
     """
     What the last operation of this thread really launched: problem, spec, grid_blocks, cost, device, kernel. None before the first.
+    """
+
+def linear(
+    x: typing.Any,
+    x_scale: typing.Any,
+    matrices: collections.abc.Sequence,
+    y: collections.abc.Sequence,
+    bias: collections.abc.Sequence,
+    residual: collections.abc.Sequence,
+    swiglu: bool,
+    swiglu_limit: typing.SupportsFloat | typing.SupportsIndex,
+    strict: bool,
+    device: typing.Any,
+    stream: typing.SupportsInt | typing.SupportsIndex | None,
+) -> None:
+    """
+    y = x W^T of one to four matrices (quant, n, k, data, scales, zeros, global scale); see deep_gemm.linear.
     """
 
 def load_all(
@@ -997,6 +1061,23 @@ def plan_fp4(problem: str, device: typing.Any = None) -> dict[str, typing.Any]:
     The plan of 'fp4_gemm gathered groups=256 m=384 n=4096 k=4096': spec, grid_blocks, expected us.
     """
 
+def quant_formats() -> dict:
+    """
+    The rows of spec/quant.h by name.
+    """
+
+def quantize_activations(
+    x: typing.Any,
+    to: str,
+    values: typing.Any,
+    scales: typing.Any,
+    device: typing.Any,
+    stream: typing.SupportsInt | typing.SupportsIndex | None,
+) -> None:
+    """
+    x [m, k] into values and fp32 scales: 'q8', 'fp8_128' or 'fp8_32'.
+    """
+
 def quantize_into(
     recipe: str,
     scale_rule: str,
@@ -1014,6 +1095,21 @@ def quantize_into(
 ) -> None:
     """
     Quantises rows of x into codes and scales on their device; deep_gemm.quantize.quantize_tokens says what they are. With source_rows and num_rows (int32 [rows] and [1]) row r < num_rows comes from row source_rows[r] / divisor of x, and is left alone where that is negative.
+    """
+
+def reset_dispatch_counts() -> None:
+    """
+    Sets all of them to 0.
+    """
+
+def row_bytes(quant: str, k: typing.SupportsInt | typing.SupportsIndex) -> int:
+    """
+    Bytes of a row of k elements.
+    """
+
+def scale_columns(quant: str, k: typing.SupportsInt | typing.SupportsIndex) -> int:
+    """
+    Scales along a row of k elements.
     """
 
 def set_log_sink(sink: typing.Any) -> None:
