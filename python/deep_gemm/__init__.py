@@ -6,7 +6,7 @@
 Importing starts nothing: no CUDA context, no thread, no file. Names and arguments are DeepGEMM's.
 """
 
-from deep_gemm import compat, ops, quantize, testing, utils
+from deep_gemm import compat, fp4_formats, ops, testing, utils
 from deep_gemm._C import (
     Device,
     Error,
@@ -49,6 +49,7 @@ from deep_gemm.utils import *  # noqa: F403
 from deep_gemm.utils import __all__ as _utils_names
 
 __all__ = [
+    "fp4_formats",
     "Device",
     "Error",
     "Fp4GemmSpec",
