@@ -80,4 +80,11 @@ DG_DEVICE u32 cvt_bf16x2(float low, float high) {
     return packed;
 }
 
+/// ld.global.u16: a plain load, for what this launch may also write.
+DG_DEVICE u32 ld_global_u16(const void* address) {
+    u16 value;
+    asm volatile("ld.global.u16 %0, [%1];" : "=h"(value) : "l"(address));
+    return value;
+}
+
 }  // namespace deep_gemm::ptx

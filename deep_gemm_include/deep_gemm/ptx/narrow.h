@@ -2,7 +2,7 @@
 #pragma once
 
 #include <deep_gemm/ptx/global.h>
-#include <deep_gemm/ptx/shared.h>
+#include <deep_gemm/ptx/shared_words.h>
 
 namespace deep_gemm::ptx {
 
@@ -25,10 +25,6 @@ DG_DEVICE u32 ld_shared_b32(SharedAddress address) {
 }
 DG_DEVICE void st_shared_b32(SharedAddress address, u32 value) {
     asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
-}
-/// red.shared.add. Integer sums do not depend on who comes first.
-DG_DEVICE void red_shared_add_u32(SharedAddress address, u32 value) {
-    asm volatile("red.shared.add.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
 }
 /// popc.
 DG_DEVICE u32 count_bits(u32 mask) {

@@ -1,7 +1,8 @@
 // Loads of the small-batch kernels: weights, which are read once, and activations, which every block reads.
 #pragma once
 
-#include <deep_gemm/ptx/shared.h>
+#include <deep_gemm/ptx/global.h>
+#include <deep_gemm/ptx/shared_words.h>
 
 namespace deep_gemm::ptx {
 
@@ -58,19 +59,8 @@ DG_DEVICE float ld_cached_f32(const void* address) {
     asm volatile("ld.global.nc.f32 %0, [%1];" : "=f"(value) : "l"(address));
     return value;
 }
-/// ld.global.u16: a plain load, for what this launch may also write.
-DG_DEVICE u32 ld_global_u16(const void* address) {
-    u16 value;
-    asm volatile("ld.global.u16 %0, [%1];" : "=h"(value) : "l"(address));
-    return value;
-}
 DG_DEVICE void st_global_u8(void* address, u32 value) {
     asm volatile("st.global.u8 [%0], %1;" ::"l"(address), "r"(value) : "memory");
-}
-DG_DEVICE u32 ld_shared_u32(SharedAddress address) {
-    u32 value;
-    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(address));
-    return value;
 }
 
 /// cp.async.cg, 16 bytes past L1 into shared memory; only `bytes` are read, the rest becomes zeros. Visible
