@@ -38,6 +38,18 @@ class Commands(click.Group):
             raise click.ClickException(str(error)) from error
 
 
+def complete(problem: str) -> str:
+    """The problem, or one line that names the sizes it lacks."""
+    given = {word.split("=")[0] for word in problem.split()}
+    missing = [key for key in ("m", "n", "k") if key not in given]
+    if missing:
+        raise click.ClickException(
+            f"problem: got '{problem}' without {' and '.join(key + '=' for key in missing)}; "
+            "expected m=, n= and k=, as in 'gemm m=64 n=7168 k=2048'"
+        )
+    return problem
+
+
 def console() -> Console:
     """Colours and the terminal's width for people, plain wide text for pipes."""
     return Console() if sys.stdout.isatty() else Console(width=120, no_color=True, highlight=False)
@@ -92,7 +104,7 @@ def demo(text: Path | None, seed: int, device: str, **sizes: int | None) -> None
 @click.option("--rows", default=12, show_default=True, type=click.IntRange(1), help="Candidates to show.")
 @device_option
 def explain(problem: tuple[str, ...], rows: int, device: str) -> None:
-    click.echo(deep_gemm.explain(" ".join(problem), device=device or None, rows=rows))
+    click.echo(deep_gemm.explain(complete(" ".join(problem)), device=device or None, rows=rows))
 
 
 @main.command()
@@ -187,13 +199,14 @@ def cache_verify(repair: bool) -> None:
 @click.argument("problems", nargs=-1, required=True)
 @device_option
 def warmup(problems: tuple[str, ...], device: str) -> None:
+    wanted = [complete(problem) for problem in problems]
     with Progress(console=console()) as bar:
         task = bar.add_task("compiling", total=None)
 
         def progress(done: int, total: int, kernel: str) -> None:
             bar.update(task, completed=done, total=total, description=kernel)
 
-        count, seconds = deep_gemm.warmup(list(problems), device=device or None, progress=progress)
+        count, seconds = deep_gemm.warmup(wanted, device=device or None, progress=progress)
     click.echo(f"{count} kernels ready in {seconds:.2f} s")
 
 
