@@ -5,6 +5,7 @@ Nothing here is imported by `import deep_gemm`. A failure of the library is one 
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -138,8 +139,21 @@ def cache() -> None:
     """Lists, clears and verifies the cached kernels."""
 
 
+def spec_text(entry: dict[str, Any]) -> str:
+    """The spec a kernel was generated for, from its stored source; its entry where it has none."""
+    try:
+        code = (Path(entry["folder"]) / "kernel.cu").read_text()
+    except OSError:
+        code = ""
+    found = re.search(r"\bkSpec(\{.*?\});", code, re.DOTALL)
+    if found is None:
+        return str(entry["replay"] or entry["entry"])
+    fields = re.findall(r"\.(\w+) = (?:\w+::)?(\w+)", found.group(1))
+    return " ".join(f"{name}={value}" for name, value in fields)
+
+
 def kernels_table(entries: list[dict[str, Any]]) -> Table:
-    columns = ("kernel", "arch", "kind", "NVRTC", "KiB", "registers", "spilled bytes", "problem or entry")
+    columns = ("kernel", "arch", "kind", "NVRTC", "KiB", "registers", "spilled bytes", "spec or entry")
     table = Table(*columns, box=frame())
     for entry in entries:
         size = f"{entry['num_bytes'] / 1024:.0f}"
@@ -149,7 +163,8 @@ def kernels_table(entries: list[dict[str, Any]]) -> Table:
         stats = entry["stats"]
         spilled = stats["spill_store_bytes"] + stats["spill_load_bytes"]
         facts = (entry["name"], entry["arch"], entry["kind"], entry["nvrtc"], size)
-        table.add_row(*facts, str(stats["registers"]), str(spilled), entry["replay"] or entry["entry"])
+        allocated = (str(stats["registers"]), str(spilled)) if entry["kind"] == "cubin" else ("-", "-")
+        table.add_row(*facts, *allocated, spec_text(entry))
     return table
 
 
