@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <charconv>
 #include <chrono>
+#include <sstream>
 
 namespace deep_gemm::jit {
 
@@ -103,6 +104,8 @@ std::vector<std::string> compile_options(const Target& target) {
         fmt::format("--gpu-architecture={}_{}", ptx ? "compute" : "sm", target.arch)};
     if (!ptx) options.push_back("--ptxas-options=-v");
     if (env_flag(Env::jit_lineinfo)) options.push_back("-lineinfo");
+    std::istringstream more(env_text(Env::jit_options));
+    for (std::string option; more >> option;) options.push_back(option);
     return options;
 }
 
