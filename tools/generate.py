@@ -92,6 +92,24 @@ def entry_of(name: str, value: Callable[..., object]) -> list[str]:
     return [f"### {name}", "", "```python", signature, "```", "", *text]
 
 
+def deepgemm_section() -> list[str]:
+    """Which of DeepGEMM's names exist here, and what those refuse."""
+    upstream = importlib.import_module("deepgemm_names")  # beside this file
+    names_here = set(importlib.import_module("deep_gemm").__all__)
+    lines = [
+        "## DeepGEMM's names",
+        "",
+        "What code written for DeepGEMM finds in `deep_gemm`. A name that is not here raises",
+    ]
+    lines += ["AttributeError.", "", "| area | here | not here |", "|---|---|---|"]
+    for area, names in upstream.NAMES.items():
+        here = [f"`{name}`" for name in names if name in names_here]
+        missing = [f"`{name}`" for name in names if name not in names_here]
+        lines.append(f"| {area} | {', '.join(here) or '-'} | {', '.join(missing) or '-'} |")
+    lines += ["", "| name | limit |", "|---|---|"]
+    return [*lines, *(f"| {name} | {limit} |" for name, limit in upstream.LIMITS), ""]
+
+
 def api_page() -> str:
     """Every public name with its docstring."""
     lines = ["# Functions", "", f"<!-- {NOTICE} -->", ""]
@@ -104,6 +122,7 @@ def api_page() -> str:
             if callable(value) and name not in listed:
                 lines += entry_of(name, value)
                 listed.add(name)
+    lines += deepgemm_section()
     return "\n".join(line.rstrip() for line in lines).strip() + "\n"
 
 

@@ -11,6 +11,19 @@ cd "$TOP"
 export PATH="${PATH//"$VENV/bin:"/}:/usr/sbin:/sbin" PIP_DISABLE_PIP_VERSION_CHECK=1
 unset PYTHONPATH PYTHONHOME VIRTUAL_ENV
 
+# usage "$0" "$@": with --help or -h, prints the comment at the top of the script and ends.
+usage() {
+    local script=$1 argument
+    shift
+    for argument in "$@"; do
+        case $argument in -h | --help)
+            sed -n '2,/^[^#]/{s/^# \{0,1\}//p;}' "$script"
+            exit 0
+            ;;
+        esac
+    done
+}
+
 step() {  # step "what happens now" ["what to do when it fails"]
     STEP=$1 REMEDY=${2:-read the lines above}
     printf '== %s\n' "$STEP"

@@ -23,6 +23,7 @@ constexpr EnvRow kTable[] = {
     {Env::jit_lock_timeout_s,      "DG_JIT_LOCK_TIMEOUT_S",      "60",      "seconds to wait for another process that builds the same kernel before building it too"},
     {Env::jit_debug,               "DG_JIT_DEBUG",               "0",       "1: log level debug"},
     {Env::jit_lineinfo,            "DG_JIT_WITH_LINEINFO",       "0",       "1: compile kernels with source line information (profilers, emulator reports)"},
+    {Env::jit_options,             "DG_JIT_OPTIONS",             "",        "more options for NVRTC, space separated, such as --Ofast-compile=mid; part of a kernel's key"},
     {Env::jit_keep_failed,         "DG_JIT_KEEP_FAILED",         "1",       "1: save the source and log of a kernel that does not compile under <cache>/failed"},
     {Env::nvrtc_path,              "DG_NVRTC_PATH",              "",        "libnvrtc file, or the folder that holds it; tried before any other place"},
     {Env::libcuda_path,            "DG_LIBCUDA_PATH",            "",        "libcuda file to open instead of libcuda.so.1"},

@@ -20,6 +20,7 @@ enum class Env : u8 {
     jit_lock_timeout_s,
     jit_debug,
     jit_lineinfo,
+    jit_options,
     jit_keep_failed,
     nvrtc_path,
     libcuda_path,

@@ -36,9 +36,14 @@ void apply(Options& options, std::string_view key, std::string_view value) {
         DG_CHECK(value == "truncated" || value == "fp32", value,
                  "emulator option accumulator: got '{}', expected truncated or fp32", value);
         options.accumulator = value == "fp32" ? Accumulator::fp32 : Accumulator::truncated;
+    } else if (key == "races") {
+        DG_CHECK(value == "on" || value == "off", value,
+                 "emulator option races: got '{}', expected on or off", value);
+        options.races = value == "on";
     } else {
         fail(ErrorKind::value,
-             "emulator option: got '{}', expected seed, threads, sms, steps, latency or accumulator", key);
+             "emulator option: got '{}', expected seed, threads, sms, steps, latency, accumulator or races",
+             key);
     }
 }
 

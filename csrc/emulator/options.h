@@ -21,13 +21,14 @@ struct Options {
     u32 num_sms = 0;  // 0: what the emulated GPU has
     Latency latency = Latency::random;
     Accumulator accumulator = Accumulator::truncated;
+    bool races = true;              // the happens-before check of shared memory
     u64 step_budget = 200'000'000;  // warp instructions without progress before a launch counts as livelocked
 };
 
 // DG_EMULATOR_THREADS; the rest are the defaults above.
 [[nodiscard]] Options options_from_environment();
 
-// "seed=3,threads=1,sms=4,latency=lazy,accumulator=fp32,steps=1000000", any subset; the rest as in
+// "seed=3,threads=1,sms=4,latency=lazy,accumulator=fp32,races=off,steps=1000000", any subset; the rest as in
 // `defaults`.
 [[nodiscard]] Options parse_options(std::string_view text, Options defaults);
 

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <charconv>
 #include <chrono>
+#include <sstream>
 
 namespace deep_gemm::jit {
 
@@ -103,6 +104,8 @@ std::vector<std::string> compile_options(const Target& target) {
         fmt::format("--gpu-architecture={}_{}", ptx ? "compute" : "sm", target.arch)};
     if (!ptx) options.push_back("--ptxas-options=-v");
     if (env_flag(Env::jit_lineinfo)) options.push_back("-lineinfo");
+    std::istringstream more(env_text(Env::jit_options));
+    for (std::string option; more >> option;) options.push_back(option);
     return options;
 }
 
@@ -121,6 +124,9 @@ Artifact compile(const KernelSource& source, const Target& target, const Path& f
     // Leaves out textures and the like: 10 to 20 ms less. No part of the key: it follows from NVRTC's
     // version.
     if (info.major >= 13) options.push_back("--minimal");
+    // From 12.9 on NVRTC keeps results in the driver's cache, where there is a driver, and gives them back
+    // without ptxas' log: no registers, no warnings. This project's own cache keeps the log with the kernel.
+    if (info.major >= 13 || (info.major == 12 && info.minor >= 9)) options.push_back("--no-cache");
     driver::CompileResult result = driver::nvrtc_compile({.name = source.name + ".cu",
                                                           .source = source.code,
                                                           .entries = {source.entry},

@@ -212,18 +212,64 @@ void check_scales(const GemmArguments& args, GemmCall& call) {
 // A forced spec must be a kernel for these arguments.
 void check_spec(const GemmCall& call, const GemmSpec& spec) {
     const plan::GemmProblem& p = call.problem;
-    DG_CHECK(spec.ab == p.ab && spec.d == p.d && spec.scale_b == p.scale_b && spec.groups == p.groups &&
-                 spec.accumulate == p.accumulate,
-             value,
-             "spec: got {} x {} -> {}, {}, accumulate={}, expected {} x {} -> {}, {}, accumulate={} as the "
-             "arguments are",
-             name_of(spec.ab), name_of(spec.scale_b), name_of(spec.d), name_of(spec.groups), spec.accumulate,
-             name_of(p.ab), name_of(p.scale_b), name_of(p.d), name_of(p.groups), p.accumulate);
-    DG_CHECK(
-        spec.swap_ab || p.d_tma, value,
-        "spec: got swap_ab=false, expected true because rows of d do not start at multiples of 16 bytes");
     const char* reason = why_illegal(spec);
     DG_CHECK(!reason, value, "spec: {}", reason);
+    reason = plan::why_unfit(p, spec);
+    DG_CHECK(
+        !reason, value,
+        "spec: got {} x {} -> {}, {}, accumulate={}, swap_ab={}, split_k={}, expected a kernel for {}: {}",
+        name_of(spec.ab), name_of(spec.scale_b), name_of(spec.d), name_of(spec.groups), spec.accumulate,
+        spec.swap_ab, spec.split_k, plan::to_string(p), reason);
+}
+
+// Bytes of one operand, row after row, group after group.
+struct Region {
+    u64 address = 0, bytes = 0;           // first byte, and from there to the last
+    u64 row_bytes = 0, stride_bytes = 0;  // stride 0: not in rows
+};
+
+Region region_of(const Operand& o, Format format) {
+    const u64 bytes = bytes_of(format);
+    Region region{.address = o.address, .bytes = bytes_spanned(o, format)};
+    const bool even = o.groups <= 1 || (o.stride_row > 0 && o.stride_group % o.stride_row == 0);
+    if (o.stride_column != 1 || o.rows <= 1 || !even) return region;
+    region.row_bytes = o.columns * bytes;
+    region.stride_bytes = o.stride_row * bytes;
+    return region;
+}
+
+bool overlap(const Region& x, const Region& y) {
+    if (x.bytes == 0 || y.bytes == 0) return false;
+    if (x.address >= y.address + y.bytes || y.address >= x.address + x.bytes) return false;
+    // Columns side by side in wider rows share none of their bytes.
+    const u64 stride = x.stride_bytes;
+    if (stride == 0 || stride != y.stride_bytes) return true;
+    const u64 ahead = x.address >= y.address ? (x.address - y.address) % stride
+                                             : stride - 1 - (y.address - x.address - 1) % stride;
+    return ahead < y.row_bytes || ahead + x.row_bytes > stride;
+}
+
+// Blocks are written while others are still read, so D may share memory with nothing but a C of the same
+// place.
+void check_overlap(const GemmArguments& args, const GemmCall& call) {
+    const Region d = region_of(call.d, call.problem.d);
+    const auto check = [&](const char* name, const Region& input) {
+        DG_CHECK(!overlap(d, input), value,
+                 "{}: d is the {} bytes from {:#x}, which overlap {}, the {} bytes from {:#x}; expected a d "
+                 "of its "
+                 "own: pass another tensor as d",
+                 operation(args), d.bytes, d.address, name, input.bytes, input.address);
+    };
+    check("a", region_of(call.a, call.problem.ab));
+    check("b", region_of(call.b, call.problem.ab));
+    check("scales of a", region_of(call.scale_a, Format::fp32));
+    check("scales of b", region_of(call.scale_b, Format::fp32));
+    check(args.groups == GroupMode::masked ? "masked_m" : "grouped_layout",
+          {.address = call.group_layout, .bytes = call.group_layout_length * 4});
+    if (call.c == 0 || call.c == call.d.address) return;
+    Region c = d;
+    c.address = call.c;
+    check("c", c);
 }
 
 }  // namespace
@@ -293,6 +339,7 @@ GemmCall check_gemm(const GemmArguments& args) {
         .expected_m = static_cast<u32>(args.expected_m),
         .num_sms = settings().num_sms,
     };
+    check_overlap(args, call);
     call.device = a.device;
     call.stream = args.stream;
     call.spec = args.spec;

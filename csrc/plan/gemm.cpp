@@ -179,12 +179,23 @@ GemmPlan plan_for_spec(const GemmProblem& problem, const GemmSpec& spec, const D
 
 std::vector<GemmSpec> enumerate_specs(GemmProblem problem, u32 max_m, const DeviceModel& device) {
     std::vector<GemmSpec> specs;
-    const u32 expected_cap = problem.groups == GroupMode::masked ? max_m : 0;
-    for (u32 m = 1; m <= max_m; m += m < 256 ? 1 : m < 4096 ? 16 : 256) {
+    const auto add = [&](u32 m, u32 expected_m) {
         problem.m = m;
-        problem.expected_m = std::min(m, expected_cap);
+        problem.expected_m = expected_m;
         const GemmSpec spec = plan_gemm(problem, device).spec;
         if (std::find(specs.begin(), specs.end(), spec) == specs.end()) specs.push_back(spec);
+    };
+    // Plans depend on m through numbers of blocks: far up they change only where a block of some height
+    // begins or is full, which is at multiples of 8 rows, or of 64 where tokens are the rows of wgmma.
+    const auto next = [max_m](u32 m) {
+        const u32 height = m < 256 ? 1 : m < 4096 ? 8 : 64, past = m % height;
+        if (m == max_m) return max_m + 1;
+        return std::min(past == 0 ? m + 1 : m - past + height, max_m);
+    };
+    const bool expects = problem.groups == GroupMode::masked || problem.groups == GroupMode::psum;
+    for (u32 m = 1; m <= max_m; m = next(m)) {
+        if (expects) add(max_m, m);
+        add(m, problem.groups == GroupMode::masked ? m : 0);
     }
     return specs;
 }

@@ -5,6 +5,7 @@ Nothing here is imported by `import deep_gemm`. A failure of the library is one 
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,18 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except (deep_gemm.Error, ValueError, OSError) as error:
             raise click.ClickException(str(error)) from error
+
+
+def complete(problem: str) -> str:
+    """The problem, or one line that names the sizes it lacks."""
+    given = {word.split("=")[0] for word in problem.split()}
+    missing = [key for key in ("m", "n", "k") if key not in given]
+    if missing:
+        raise click.ClickException(
+            f"problem: got '{problem}' without {' and '.join(key + '=' for key in missing)}; "
+            "expected m=, n= and k=, as in 'gemm m=64 n=7168 k=2048'"
+        )
+    return problem
 
 
 def console() -> Console:
@@ -92,7 +105,7 @@ def demo(text: Path | None, seed: int, device: str, **sizes: int | None) -> None
 @click.option("--rows", default=12, show_default=True, type=click.IntRange(1), help="Candidates to show.")
 @device_option
 def explain(problem: tuple[str, ...], rows: int, device: str) -> None:
-    click.echo(deep_gemm.explain(" ".join(problem), device=device or None, rows=rows))
+    click.echo(deep_gemm.explain(complete(" ".join(problem)), device=device or None, rows=rows))
 
 
 @main.command()
@@ -126,8 +139,21 @@ def cache() -> None:
     """Lists, clears and verifies the cached kernels."""
 
 
+def spec_text(entry: dict[str, Any]) -> str:
+    """The spec a kernel was generated for, from its stored source; its entry where it has none."""
+    try:
+        code = (Path(entry["folder"]) / "kernel.cu").read_text()
+    except OSError:
+        code = ""
+    found = re.search(r"\bkSpec(\{.*?\});", code, re.DOTALL)
+    if found is None:
+        return str(entry["replay"] or entry["entry"])
+    fields = re.findall(r"\.(\w+) = (?:\w+::)?(\w+)", found.group(1))
+    return " ".join(f"{name}={value}" for name, value in fields)
+
+
 def kernels_table(entries: list[dict[str, Any]]) -> Table:
-    columns = ("kernel", "arch", "kind", "NVRTC", "KiB", "registers", "spilled bytes", "problem or entry")
+    columns = ("kernel", "arch", "kind", "NVRTC", "KiB", "registers", "spilled bytes", "spec or entry")
     table = Table(*columns, box=frame())
     for entry in entries:
         size = f"{entry['num_bytes'] / 1024:.0f}"
@@ -137,7 +163,8 @@ def kernels_table(entries: list[dict[str, Any]]) -> Table:
         stats = entry["stats"]
         spilled = stats["spill_store_bytes"] + stats["spill_load_bytes"]
         facts = (entry["name"], entry["arch"], entry["kind"], entry["nvrtc"], size)
-        table.add_row(*facts, str(stats["registers"]), str(spilled), entry["replay"] or entry["entry"])
+        allocated = (str(stats["registers"]), str(spilled)) if entry["kind"] == "cubin" else ("-", "-")
+        table.add_row(*facts, *allocated, spec_text(entry))
     return table
 
 
@@ -187,13 +214,14 @@ def cache_verify(repair: bool) -> None:
 @click.argument("problems", nargs=-1, required=True)
 @device_option
 def warmup(problems: tuple[str, ...], device: str) -> None:
+    wanted = [complete(problem) for problem in problems]
     with Progress(console=console()) as bar:
         task = bar.add_task("compiling", total=None)
 
         def progress(done: int, total: int, kernel: str) -> None:
             bar.update(task, completed=done, total=total, description=kernel)
 
-        count, seconds = deep_gemm.warmup(list(problems), device=device or None, progress=progress)
+        count, seconds = deep_gemm.warmup(wanted, device=device or None, progress=progress)
     click.echo(f"{count} kernels ready in {seconds:.2f} s")
 
 

@@ -47,7 +47,10 @@ print(_C.build(probe).origin, _C.build(source(1)).origin, _C.build(other_entry).
       _C.build(probe, arch="100a").origin, _C.build(probe, kind="ptx").origin)
 """
     assert run_python(script).out == "compiled compiled compiled disk compiled compiled\n"
-    assert run_python("print(_C.build(source()).origin)", DG_JIT_WITH_LINEINFO="1").out == "compiled\n"
+    again = "print(_C.build(source()).origin)"
+    assert run_python(again, DG_JIT_WITH_LINEINFO="1").out == "compiled\n"
+    assert run_python(again, DG_JIT_OPTIONS="--fmad=false  --maxrregcount=64").lines == ["compiled"]
+    assert run_python(again, DG_JIT_OPTIONS="--fmad=false --maxrregcount=64").lines == ["disk"]
 
 
 def test_relocatable_and_readonly_roots(run_python: Run, cache: Path, tmp_path: Path) -> None:

@@ -38,6 +38,22 @@ def test_a_bad_problem_is_one_line() -> None:
     )
 
 
+@pytest.mark.parametrize("command", ["explain", "warmup"])
+def test_a_problem_without_a_size_names_it(command: str) -> None:
+    result = cli(command, "gemm m=64 n=7168")
+    assert result.returncode == 1 and "'gemm m=64 n=7168' without k=;" in result.stderr
+    assert "without n= and k=;" in cli(command, "gemm m=64").stderr
+
+
+@pytest.mark.parametrize("tool", ["test", "demo", "check"])
+def test_tools_have_help(tool: str) -> None:
+    script = Path(__file__).resolve().parents[2] / "tools" / tool
+    for argument in ("--help", "-h"):
+        result = subprocess.run(["bash", script, argument], text=True, capture_output=True, timeout=60)
+        assert result.returncode == 0 and result.stderr == ""
+        assert len(result.stdout.splitlines()) >= 2 and "lib.sh" not in result.stdout
+
+
 def test_env_names_the_device_and_unknown_variables() -> None:
     result = cli("env", DG_DEVICES="cuda")
     assert (
@@ -53,7 +69,7 @@ def test_cache_life(tmp_path: Path) -> None:
     built = cli("warmup", "gemm m=1 n=256 k=256 a=fp8_e4m3 d=bf16", **folder)
     assert built.returncode == 0, built.stderr
     listing = cli("cache", "list", **folder)
-    assert "sm90" in listing.stdout and " in all, " in listing.stdout
+    assert "sm90" in listing.stdout and " in all, " in listing.stdout and "block_n=" in listing.stdout
     assert cli("cache", "verify", **folder).returncode == 0
     assert cli("cache", "clear", "--yes", **folder).returncode == 0
     assert "no kernels" in cli("cache", "list", **folder).stdout

@@ -82,7 +82,8 @@ void atomic(Warp& w, const Op& op, u32 mask) {
     const u32 count = 1 + static_cast<u32>(op.list.size());
     const u32 bytes = static_cast<u32>(sizeof(T)) * count;
     for_lanes(mask, [&](u32 lane) {
-        std::byte* at = lane_place(w, space, lane, lane_address(w, op, op.a, lane), bytes, bytes, true, true);
+        std::byte* at =
+            lane_place(w, space, lane, lane_address(w, op, op.a, lane), bytes, bytes, true, true, true);
         for (u32 e = 0; e < count; ++e) {
             T old;
             std::memcpy(&old, at + e * sizeof(T), sizeof(T));

@@ -5,11 +5,13 @@
 
 #include "emulator/exec/collective.h"
 #include "emulator/exec/families.h"
+#include "emulator/exec/races.h"
 
 namespace deep_gemm::emulator {
 namespace {
 
 constexpr u32 kNumBarriers = 16;
+constexpr u32 kAligned = 1, kRelaxed = 2;  // of barrier.cluster
 
 u32 expected_threads(const Cta& cta, const NamedBarrier& b) {
     return b.expected != 0 ? b.expected : cta.live_warps * kLanes;
@@ -21,6 +23,7 @@ bool complete_if_full(Cta& cta, NamedBarrier& b) {
     b.any = 0, b.all = 1, b.count = 0, b.arrived = 0, b.expected = 0;
     ++b.generation;
     cta.cluster->wake();
+    if (cta.cluster->races) cta.cluster->races->barrier_complete(cta, static_cast<u32>(&b - cta.barriers));
     return true;
 }
 
@@ -42,6 +45,8 @@ void arrive(Warp& w, const Op& op, NamedBarrier& b) {
     }
     b.expected = count;
     b.arrived += kLanes;
+    if (Races* races = w.cta->cluster->races.get())
+        races->barrier_arrive(w, static_cast<u32>(&b - w.cta->barriers));
     if (op.c != kNoSlot) {
         const u32 yes = (predicate(w, op.c) ^ static_cast<u32>(op.immediate)) & w.active;
         b.any |= yes != 0;
@@ -71,6 +76,8 @@ void barrier_sync(Warp& w, const Op& op, u32 mask) {
         return;
     }
     w.barrier_arrived = false;
+    if (Races* races = w.cta->cluster->races.get())
+        races->barrier_pass(w, static_cast<u32>(&b - w.cta->barriers));
     if (result == Result::any) set_predicate(w, op.d, mask, b.last_any ? kFullMask : 0);
     if (result == Result::all) set_predicate(w, op.d, mask, b.last_all ? kFullMask : 0);
     if (result == Result::count) each_lane<u32>(slot(w, op.d), mask, [&](u32) { return b.last_count; });
@@ -85,11 +92,12 @@ void barrier_arrive(Warp& w, const Op& op, u32 mask) {
 
 // bar.warp.sync mask
 void warp_sync(Warp& w, const Op& op, u32 mask) {
-    static_cast<void>(members_present(w, op.a, mask));
+    if (!members_present(w, op.a, mask)) return;
+    if (Races* races = w.cta->cluster->races.get()) races->warp_sync(w, mask);
 }
 
 void cluster_arrive(Warp& w, const Op& op, u32 mask) {
-    if (op.flags != 0 && !whole_warp_present(w, mask)) return;
+    if ((op.flags & kAligned) != 0 && !whole_warp_present(w, mask)) return;
     Cluster& c = *w.cta->cluster;
     if (w.cluster_arrived && w.cluster_generation == c.barrier_generation) {
         fault(w, -1, "arrives twice at the cluster barrier without waiting");
@@ -97,17 +105,19 @@ void cluster_arrive(Warp& w, const Op& op, u32 mask) {
     w.cluster_arrived = true;
     w.cluster_generation = c.barrier_generation;
     c.barrier_arrived += static_cast<u32>(std::popcount(mask));
+    if (c.races) c.races->cluster_arrive(w, mask, (op.flags & kRelaxed) != 0);
     complete_cluster_barrier_if_full(c);
 }
 
 void cluster_wait(Warp& w, const Op& op, u32 mask) {
-    if (op.flags != 0 && !whole_warp_present(w, mask)) return;
+    if ((op.flags & kAligned) != 0 && !whole_warp_present(w, mask)) return;
     if (!w.cluster_arrived) fault(w, -1, "waits at the cluster barrier without having arrived");
     if (w.cluster_generation == w.cta->cluster->barrier_generation) {
         w.block(w.pc - 1, {WaitKind::cluster_barrier, w.pc - 1, mask, 0, 0});
         return;
     }
     w.cluster_arrived = false;
+    if (Races* races = w.cta->cluster->races.get()) races->cluster_pass(w, mask);
 }
 
 void decode_reduction(Decoder& x) {
@@ -136,11 +146,12 @@ void complete_cluster_barrier_if_full(Cluster& c) {
     c.barrier_arrived = 0;
     ++c.barrier_generation;
     c.wake();
+    if (c.races) c.races->cluster_complete();
 }
 
 void decode_barrier(Decoder& x) {
     if (x.has("cluster")) {
-        x.op.flags = x.has("aligned") ? 1 : 0;
+        x.op.flags = (x.has("aligned") ? kAligned : 0) | (x.has("relaxed") ? kRelaxed : 0);
         x.op.run = x.has("arrive") ? cluster_arrive : x.has("wait") ? cluster_wait : nullptr;
         return;
     }

@@ -123,6 +123,8 @@ void issue_load(Warp& w, const BulkForm& form, u32 lane) {
         check_mbarrier_fenced(w, lane, barrier);
         check_landing(w, lane, place, transfer.bytes);
         Cta* cta = place.cta;
+        if (c.races)
+            c.races->copy_in(w, lane, *cta, place.offset, transfer.bytes, *barrier.cta, barrier.offset);
         ++cta->async_writes;
         schedule(c, place_of(w, static_cast<i32>(lane)),
                  [cta, transfer, offset = place.offset, at = barrier.offset] {
@@ -149,6 +151,10 @@ void issue_cluster_copy(Warp& w, const BulkForm& form, u32 lane) {
     check_async_read(w, lane, from, bytes);
     check_landing(w, lane, to, bytes);
     from.cta->shadow.mark(kReading, from.offset, bytes);
+    if (Races* races = w.cta->cluster->races.get()) {
+        races->copy_out(w, lane, *from.cta, from.offset, bytes, *barrier.cta, barrier.offset);
+        races->copy_in(w, lane, *to.cta, to.offset, bytes, *barrier.cta, barrier.offset);
+    }
     ++to.cta->async_writes;
     schedule(*w.cta->cluster, place_of(w, static_cast<i32>(lane)), [from, to, bytes, barrier] {
         check_alive(*to.cta);
@@ -169,6 +175,8 @@ void issue_store(Warp& w, const BulkForm& form, u32 lane) {
     Cta* cta = place.cta;
     cta->shadow.mark(kReading, place.offset, transfer.bytes);
     const u64 group = w.bulk_groups.open();
+    if (Races* races = cta->cluster->races.get())
+        races->bulk_store(w, lane, *cta, place.offset, transfer.bytes, group);
     ++w.bulk_groups.at(group).reading;
     ++w.bulk_groups.at(group).writing;
     ++cta->async_reads;
@@ -211,7 +219,12 @@ void commit(Warp& w, const Op&, u32) {
 }
 
 void wait_group(Warp& w, const Op& op, u32 mask) {
-    if (w.bulk_groups.done(static_cast<u64>(op.immediate), op.flags != 0)) return;
+    const u64 pending = static_cast<u64>(op.immediate), open = w.bulk_groups.open();
+    if (w.bulk_groups.done(pending, op.flags != 0)) {
+        Races* races = w.cta->cluster->races.get();
+        if (races != nullptr && open > pending) races->bulk_pass(w, mask, open - pending);
+        return;
+    }
     w.block(w.pc - 1, {WaitKind::bulk_group, w.pc - 1, mask, 0, static_cast<u32>(op.immediate)});
 }
 

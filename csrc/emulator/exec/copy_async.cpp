@@ -13,6 +13,13 @@ struct LaneCopy {
     u32 bytes;  // read from global; the rest is zero
 };
 
+// The copies issued so far have landed.
+template <typename F>
+void arrive_now(Warp& w, Cta& cta, u32 offset, F change) {
+    if (Races* races = w.cta->cluster->races.get()) races->cp_async_arrive(w, cta, offset);
+    update_mbarrier(cta, offset, change);
+}
+
 void land(Warp& w, const std::vector<LaneCopy>& copies, u32 size, u64 group, u64 sequence) {
     const Cluster& c = *w.cta->cluster;
     for (const LaneCopy& copy : copies) {
@@ -26,7 +33,7 @@ void land(Warp& w, const std::vector<LaneCopy>& copies, u32 size, u64 group, u64
     for (u64 s : w.copies_in_flight) oldest = std::min(oldest, s);
     std::erase_if(w.copy_arrivals, [&](const CopyArrival& arrival) {
         if (oldest < arrival.sequence) return false;
-        update_mbarrier(*arrival.cta, arrival.offset, [](u64& word) { mbarrier::arrive(word, 1); });
+        arrive_now(w, *arrival.cta, arrival.offset, [](u64& word) { mbarrier::arrive(word, 1); });
         return true;
     });
     w.cta->cluster->wake();
@@ -51,6 +58,8 @@ void copy(Warp& w, const Op& op, u32 mask) {
         if (source & (size - 1)) global_fault(w, lane, source, size, size, false);
         copies.push_back({from, to, wanted});
         to.cta->shadow.mark(kLanding, to.offset, size);
+        if (Races* races = w.cta->cluster->races.get())
+            races->cp_async(w, lane, *to.cta, to.offset, size, w.copy_groups.open());
     });
     const u64 group = w.copy_groups.open(), sequence = w.copies_issued++;
     ++w.copy_groups.at(group).writing;
@@ -65,9 +74,11 @@ void commit(Warp& w, const Op&, u32) {
 }
 
 void wait_group(Warp& w, const Op& op, u32 mask) {
-    if (op.flags != 0) {
-        if (w.copies_in_flight.empty()) return;
-    } else if (w.copy_groups.done(static_cast<u64>(op.immediate), false)) {
+    const u64 pending = static_cast<u64>(op.immediate), open = w.copy_groups.open();
+    const bool all = op.flags != 0;
+    if (all ? w.copies_in_flight.empty() : w.copy_groups.done(pending, false)) {
+        const u64 groups = all ? open + 1 : open > pending ? open - pending : 0;
+        if (Races* races = w.cta->cluster->races.get()) races->cp_async_pass(w, mask, groups);
         return;
     }
     w.block(w.pc - 1, {WaitKind::cp_async, w.pc - 1, mask, 0, static_cast<u32>(op.immediate)});
@@ -79,10 +90,12 @@ void arrive_when_landed(Warp& w, const Op& op, u32 mask) {
         const SharedPlace place = mbarrier_place(w, lane, lane_address(w, op, op.a, lane), false);
         const bool increments = (op.flags & 1) == 0;
         const bool landed = w.copies_in_flight.empty();
-        update_mbarrier(*place.cta, place.offset, [&](u64& word) {
+        const auto change = [&](u64& word) {
             if (increments) mbarrier::add_pending(word);
             if (landed) mbarrier::arrive(word, 1);
-        });
+        };
+        landed ? arrive_now(w, *place.cta, place.offset, change)
+               : update_mbarrier(*place.cta, place.offset, change);
         if (!landed) w.copy_arrivals.push_back({w.copies_issued, place.cta, place.offset});
     });
 }

@@ -33,10 +33,12 @@ void load(Warp& w, const Op& op, u32 mask) {
             load_values<T>(w, op, lane, global_place(w, lane, address, bytes, bytes, false));
         } else if constexpr (space == MemorySpace::shared_cta) {
             const SharedPlace place = shared_place(w, lane, address, bytes, bytes, false);
-            check_shared_read(w, lane, place, bytes);
+            check_shared_read(w, lane, place, bytes, (op.flags & kStrong) != 0);
             load_values<T>(w, op, lane, place.data());
         } else {
-            load_values<T>(w, op, lane, lane_place(w, space, lane, address, bytes, bytes, true, false));
+            load_values<T>(
+                w, op, lane,
+                lane_place(w, space, lane, address, bytes, bytes, true, false, (op.flags & kStrong) != 0));
         }
     });
 }
@@ -77,10 +79,12 @@ void store(Warp& w, const Op& op, u32 mask) {
             store_values<T>(w, op, lane, global_place(w, lane, address, bytes, bytes, true));
         } else if constexpr (space == MemorySpace::shared_cta) {
             const SharedPlace place = shared_place(w, lane, address, bytes, bytes, false);
-            note_shared_write(w, lane, place, bytes);
+            note_shared_write(w, lane, place, bytes, (op.flags & kStrong) != 0);
             store_values<T>(w, op, lane, place.data());
         } else {
-            store_values<T>(w, op, lane, lane_place(w, space, lane, address, bytes, bytes, false, true));
+            store_values<T>(
+                w, op, lane,
+                lane_place(w, space, lane, address, bytes, bytes, false, true, (op.flags & kStrong) != 0));
         }
     });
     ++w.cta->cluster->progress;

@@ -8,7 +8,7 @@ namespace deep_gemm::emulator {
 namespace {
 
 constexpr u32 kBytes = 8;
-constexpr u32 kRemote = 1, kParity = 2, kExpect = 4, kDrop = 8;
+constexpr u32 kRemote = 1, kParity = 2, kExpect = 4, kDrop = 8, kClusterScope = 16, kRelaxed = 32;
 
 void initialise(Warp& w, const Op& op, u32 mask) {
     for_lanes(mask, [&](u32 lane) {
@@ -23,6 +23,8 @@ void initialise(Warp& w, const Op& op, u32 mask) {
         shadow.generic_write(place.offset, kBytes, kWritten | kBarrier, writer_id(w),
                              w.cta->cluster->fence_ticks);
         place.cta->barrier_inits[place.offset] = w.cta->cluster->barrier_generation;
+        if (Races* races = w.cta->cluster->races.get())
+            races->initialise_mbarrier(w, lane, *place.cta, place.offset);
         const u32 count = read_lane<u32>(slot(w, op.b), lane);
         update_mbarrier(*place.cta, place.offset, [&](u64& word) {
             word = 0;
@@ -41,11 +43,16 @@ void invalidate(Warp& w, const Op& op, u32 mask) {
 
 // op.b: bytes of expect_tx; op.c: arrival count.
 void arrive(Warp& w, const Op& op, u32 mask) {
+    Races* races = w.cta->cluster->races.get();
     for_lanes(mask, [&](u32 lane) {
         const SharedPlace place =
             mbarrier_place(w, lane, lane_address(w, op, op.a, lane), (op.flags & kRemote) != 0);
         const u32 count = op.c == kNoSlot ? 1 : read_lane<u32>(slot(w, op.c), lane);
         u64 token = 0;
+        if (races != nullptr) {
+            races->mbarrier_arrive(w, lane, *place.cta, place.offset, (op.flags & kClusterScope) != 0,
+                                   (op.flags & kRelaxed) != 0);
+        }
         update_mbarrier(*place.cta, place.offset, [&](u64& word) {
             if (op.flags & kExpect) {
                 token = mbarrier::arrive_expect_tx(word, read_lane<u32>(slot(w, op.b), lane), count);
@@ -55,6 +62,7 @@ void arrive(Warp& w, const Op& op, u32 mask) {
         });
         if (op.d != kNoSlot) static_cast<u64*>(slot(w, op.d))[lane] = token;
     });
+    if (races != nullptr) races->told(w);
 }
 
 template <bool complete>
@@ -69,8 +77,29 @@ void transactions(Warp& w, const Op& op, u32 mask) {
     });
 }
 
+// Lanes that saw the same mbarrier's phase complete.
+struct Passed {
+    u32 lanes = 0;
+    SharedPlace place;
+    bool add(u32 lane, const SharedPlace& at) {
+        if (lanes != 0 && (at.cta != place.cta || at.offset != place.offset)) return false;
+        place = at;
+        lanes |= 1u << lane;
+        return true;
+    }
+    void restart(u32 lane, const SharedPlace& at) { lanes = 1u << lane, place = at; }
+};
+
+void pass(Warp& w, const Op& op, const Passed& passed) {
+    Races* races = w.cta->cluster->races.get();
+    if (races == nullptr || passed.lanes == 0) return;
+    races->mbarrier_pass(w, passed.lanes, *passed.place.cta, passed.place.offset,
+                         (op.flags & kClusterScope) != 0, (op.flags & kRelaxed) != 0);
+}
+
 void wait(Warp& w, const Op& op, u32 mask) {
     u32 done = 0;
+    Passed passed;
     Wait why{WaitKind::mbarrier, w.pc - 1, mask, 0, 0};
     for_lanes(mask, [&](u32 lane) {
         const SharedPlace place = mbarrier_place(w, lane, lane_address(w, op, op.a, lane), false);
@@ -85,8 +114,10 @@ void wait(Warp& w, const Op& op, u32 mask) {
             complete = mbarrier::test(word, static_cast<u64*>(slot(w, op.b))[lane]);
         }
         done |= static_cast<u32>(complete) << lane;
+        if (complete && !passed.add(lane, place)) pass(w, op, passed), passed.restart(lane, place);
         why.address = place.offset;
     });
+    pass(w, op, passed);
     set_predicate(w, op.d, mask, done);
     if (done == 0) w.block(w.pc, why);
 }
@@ -95,6 +126,10 @@ void pending_count(Warp& w, const Op& op, u32 mask) {
     const u64* a = static_cast<u64*>(slot(w, op.a));
     for_lanes(mask,
               [&](u32 lane) { static_cast<u32*>(slot(w, op.d))[lane] = mbarrier::pending_count(a[lane]); });
+}
+
+u32 order_flags(const Decoder& x) {
+    return (x.has("cluster") ? kClusterScope : 0) | (x.has("relaxed") ? kRelaxed : 0);
 }
 
 void decode_arrive(Decoder& x) {
@@ -107,7 +142,7 @@ void decode_arrive(Decoder& x) {
     } else if (i < x.num_operands()) {
         x.op.c = x.source(x.operand(i++), 4);
     }
-    x.op.flags |= x.has("shared::cluster") ? kRemote : 0;
+    x.op.flags |= (x.has("shared::cluster") ? kRemote : 0) | order_flags(x);
     x.op.run = arrive;
 }
 
@@ -126,6 +161,7 @@ SharedPlace mbarrier_place(Warp& w, u32 lane, u64 address, bool cluster) {
               "initialisation",
               place.offset, place.cta->rank);
     }
+    if (Races* races = w.cta->cluster->races.get()) races->use_mbarrier(w, lane, *place.cta, place.offset);
     return place;
 }
 
@@ -168,7 +204,7 @@ void decode_mbarrier(Decoder& x) {
         x.set_address(x.operand(1));
         const bool parity = x.has("parity");
         x.op.b = x.source(x.operand(2), parity ? 4 : 8);
-        x.op.flags |= parity ? kParity : 0;
+        x.op.flags |= (parity ? kParity : 0) | order_flags(x);
         x.op.run = wait;
     } else if (kind == "pending_count") {
         x.op.d = x.reg(x.operand(0));

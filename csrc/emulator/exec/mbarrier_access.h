@@ -17,7 +17,10 @@ void update_mbarrier(Cta& cta, u32 offset, F change) {
     const u64 before = word;
     change(word);
     std::memcpy(cta.smem.data() + offset, &word, 8);
-    if (mbarrier::unpack(before).phase != mbarrier::unpack(word).phase) cta.cluster->wake();
+    if (mbarrier::unpack(before).phase != mbarrier::unpack(word).phase) {
+        cta.cluster->wake();
+        if (cta.cluster->races) cta.cluster->races->mbarrier_complete(cta, offset);
+    }
     ++cta.cluster->progress;
 }
 

@@ -83,14 +83,14 @@ std::byte* local_place(Warp& w, u32 lane, u64 offset, u32 bytes, u32 alignment) 
 }
 
 std::byte* lane_place(Warp& w, MemorySpace space, u32 lane, u64 address, u32 bytes, u32 alignment, bool read,
-                      bool write) {
+                      bool write, bool strong) {
     if (space == MemorySpace::generic) space = classify(address);
     if (space == MemorySpace::global) return global_place(w, lane, address, bytes, alignment, write);
     if (space == MemorySpace::local) return local_place(w, lane, address, bytes, alignment);
     const SharedPlace place =
         shared_place(w, lane, address, bytes, alignment, space == MemorySpace::shared_cluster);
-    if (read) check_shared_read(w, lane, place, bytes);
-    if (write) note_shared_write(w, lane, place, bytes);
+    if (read) check_shared_read(w, lane, place, bytes, strong);
+    if (write) note_shared_write(w, lane, place, bytes, strong);
     return place.data();
 }
 
@@ -104,6 +104,7 @@ MemorySpace space_of(const Decoder& x) {
 void note_communication(Decoder& x, MemorySpace space) {
     const bool ordered = x.has("volatile") || x.has("acquire") || x.has("release") || x.has("relaxed") ||
                          x.has("mmio") || x.in->root == "atom" || x.in->root == "red";
+    if (ordered) x.op.flags |= kStrong;
     if (ordered && (space == MemorySpace::global || space == MemorySpace::generic))
         x.program.communicates = true;
 }

@@ -4,8 +4,12 @@
 
 #include "emulator/exec/fault.h"
 #include "emulator/exec/lanes.h"
+#include "emulator/exec/races.h"
 
 namespace deep_gemm::emulator {
+
+// Op::flags of loads, stores and atomics: volatile, relaxed, acquire, release, atomic.
+constexpr u32 kStrong = 1u << 30;
 
 enum class MemorySpace : u8 { global, shared_cta, shared_cluster, local, generic };
 
@@ -43,9 +47,11 @@ struct SharedPlace {
 [[noreturn]] void shared_state_fault(const Warp& w, u32 lane, const SharedPlace& place, u32 bytes,
                                      const char* access);
 
-inline void check_shared_read(Warp& w, u32 lane, const SharedPlace& place, u32 bytes) {
+inline void check_shared_read(Warp& w, u32 lane, const SharedPlace& place, u32 bytes, bool strong = false) {
     if (!place.cta->shadow.readable(place.offset, bytes)) [[unlikely]]
         shared_state_fault(w, lane, place, bytes, "read");
+    if (Races* races = w.cta->cluster->races.get())
+        races->read(w, lane, *place.cta, place.offset, bytes, strong);
 }
 
 // Nobody may write what a wgmma in flight still reads.
@@ -56,10 +62,12 @@ void check_tensor_reads(const Warp& w, u32 lane, const SharedPlace& place, u32 b
     return w.cta->rank << 6 | w.id;
 }
 
-inline void note_shared_write(Warp& w, u32 lane, const SharedPlace& place, u32 bytes) {
+inline void note_shared_write(Warp& w, u32 lane, const SharedPlace& place, u32 bytes, bool strong = false) {
     if (!place.cta->shadow.writable(place.offset, bytes)) [[unlikely]]
         shared_state_fault(w, lane, place, bytes, "write");
     if (place.cta->tensor_ops_in_flight != 0) check_tensor_reads(w, lane, place, bytes, "write");
+    if (Races* races = w.cta->cluster->races.get())
+        races->write(w, lane, *place.cta, place.offset, bytes, strong);
     place.cta->shadow.generic_write(place.offset, bytes, kWritten, writer_id(w), w.cta->cluster->fence_ticks);
 }
 
@@ -98,7 +106,7 @@ void check_async_read(Warp& w, u32 lane, const SharedPlace& place, u32 bytes);
 
 // Host pointer of one lane's access; `write` also records it in the shadow.
 [[nodiscard]] std::byte* lane_place(Warp& w, MemorySpace space, u32 lane, u64 address, u32 bytes,
-                                    u32 alignment, bool read, bool write);
+                                    u32 alignment, bool read, bool write, bool strong = false);
 
 // The space an ld / st / atom names.
 class Decoder;

@@ -19,6 +19,7 @@ namespace deep_gemm::emulator {
 
 struct Cta;
 struct Cluster;
+class Races;
 
 // Generic addresses of shared and local memory live in windows that no host address can have.
 constexpr u64 kSharedWindow = u64{0x00ff} << 48;
@@ -273,6 +274,7 @@ struct Cluster {
     u32 live_ctas = 0;
     u32 spurious_rounds = 0;  // rounds in which every waiter was told to look again
     std::vector<Warp*> schedule;
+    std::shared_ptr<Races> races;  // none where the check is off
     void wake() { ++wakes, ++progress, spurious_rounds = 0; }
 };
 

@@ -187,6 +187,7 @@ void issue(Warp& w, const Op& op, u32 mask) {
         group.last_due = std::max(group.last_due, c.now + random_delay(c));
         Cta* cta = w.cta;
         find_chunks(t, form);
+        if (c.races) c.races->wgmma(w, t, group.executed + index);
         ++cta->tensor_ops_in_flight;
         schedule_at(c, group.last_due, t.place, [cta, &group] { execute(*cta, group); });
     }
@@ -210,6 +211,7 @@ void wait_group(Warp& w, const Op& op, u32 mask) {
         w.block(w.pc - 1, {WaitKind::wgmma, w.pc - 1, mask, 0, static_cast<u32>(pending)});
         return;
     }
+    if (Races* races = w.cta->cluster->races.get()) races->wgmma_pass(w, needed);
     w.tensor_commits.erase(w.tensor_commits.begin(),
                            w.tensor_commits.end() - static_cast<std::ptrdiff_t>(pending));
     const u32 bit = 1u << (w.id % kWarpsPerGroup);

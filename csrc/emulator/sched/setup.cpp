@@ -2,6 +2,7 @@
 #include "emulator/sched/setup.h"
 
 #include "emulator/exec/lanes.h"
+#include "emulator/exec/races.h"
 
 #include <algorithm>
 
@@ -150,6 +151,8 @@ void set_up_cluster(Cluster& c, const Launch& launch, u32 number) {
         set_up_cta(c, *c.ctas[rank], rank);
         for (Warp& w : c.ctas[rank]->warps) c.schedule.push_back(&w);
     }
+    if (launch.options.races && !c.races) c.races = std::make_shared<Races>();
+    if (c.races) c.races->reset(c);
 }
 
 }  // namespace deep_gemm::emulator
