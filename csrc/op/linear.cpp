@@ -35,6 +35,11 @@ bool dependent_launch(const Device& device) {
     return device.properties().compute_major >= kFirst;
 }
 
+bool native_fp8(const Device& device) {
+    constexpr u32 kFirst = 89;
+    return device.properties().compute_major * 10 + device.properties().compute_minor >= kFirst;
+}
+
 driver::LaunchConfig launch_config(const Device& device, driver::Dim3 grid, u32 threads, u32 smem,
                                    driver::Stream stream) {
     return {.grid = grid,
@@ -102,6 +107,7 @@ void run(LinearCall& call) {
                                                  .aligned = call.aligned,
                                                  .strict = call.strict,
                                                  .dependent_launch = dependent_launch(*call.device),
+                                                 .native_fp8 = native_fp8(*call.device),
                                                  .num_sms = properties.num_sms});
     if (call.quantize_x != Format::none) quantize_into_workspace(call);
     const driver::Kernel& kernel = kernel_for<GemvParams>(*call.device, kernel_of(plan.spec), plan.spec);

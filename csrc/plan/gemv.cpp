@@ -38,6 +38,7 @@ GemvPlan plan_gemv(const GemvProblem& problem) {
     spec.row_tiles = paired ? 2 : problem.x == Activation::q8 ? rows_of_warp(problem, spec.tokens) : 1;
     spec.vector = loads_vectors(problem);
     spec.dependent_launch = problem.dependent_launch;
+    spec.native_fp8 = problem.native_fp8;
     plan.tokens_per_block = problem.strict ? 1 : spec.tokens;
     plan.grid_y = ceil_div(problem.m, plan.tokens_per_block);
     for (const u32 n : problem.n.first(paired ? 1 : problem.n.size()))

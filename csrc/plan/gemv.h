@@ -20,6 +20,7 @@ struct GemvProblem {
     bool aligned = true;     // rows of w and x start at multiples of 16 bytes
     bool strict = false;     // every row of x by the kernel of one row
     bool dependent_launch = true;
+    bool native_fp8 = true;
     u32 num_sms = 132;
 };
 

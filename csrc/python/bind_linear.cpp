@@ -154,7 +154,7 @@ void bind_linear(py::module_& module) {
     module.def(
         "gemv_source",
         [](const std::string& w, const std::string& x, const std::string& y, bool swiglu, u32 tokens,
-           u32 row_tiles, bool vector, bool dependent_launch) {
+           u32 row_tiles, bool vector, bool dependent_launch, bool native_fp8) {
             return op::source_of(GemvSpec{.w = quant_of(w),
                                           .x = activation_of(x),
                                           .y = format_of(y),
@@ -162,11 +162,13 @@ void bind_linear(py::module_& module) {
                                           .tokens = tokens,
                                           .row_tiles = row_tiles,
                                           .vector = vector,
-                                          .dependent_launch = dependent_launch});
+                                          .dependent_launch = dependent_launch,
+                                          .native_fp8 = native_fp8});
         },
         py::arg("w"), py::arg("x"), py::kw_only(), py::arg("y") = "bf16", py::arg("swiglu") = false,
         py::arg("tokens") = 8, py::arg("row_tiles") = 1, py::arg("vector") = true,
-        py::arg("dependent_launch") = true, "The source of a small-batch kernel.");
+        py::arg("dependent_launch") = true, py::arg("native_fp8") = true,
+        "The source of a small-batch kernel.");
 }
 
 }  // namespace deep_gemm::python

@@ -634,6 +634,7 @@ def gemv_source(
     row_tiles: typing.SupportsInt | typing.SupportsIndex = 1,
     vector: bool = True,
     dependent_launch: bool = True,
+    native_fp8: bool = True,
 ) -> KernelSource:
     """
     The source of a small-batch kernel.

@@ -48,7 +48,10 @@ def test_other_architectures(arch: str) -> None:
     dependent = arch not in ("80", "89")
     pairs = [("fp8_128x128", "fp8_128"), ("nvfp4", "bf16"), ("q8_0", "q8")]
     sources = [
-        _C.gemv_source(w, x, tokens=4 if x == "q8" else 8, dependent_launch=dependent) for w, x in pairs
+        _C.gemv_source(
+            w, x, tokens=4 if x == "q8" else 8, dependent_launch=dependent, native_fp8=arch != "80"
+        )
+        for w, x in pairs
     ]
     for artifact, pair in zip(_C.build_all(sources, arch=arch), pairs, strict=True):
         assert artifact.stats["spill_store_bytes"] == 0, f"sm_{arch} {pair}"

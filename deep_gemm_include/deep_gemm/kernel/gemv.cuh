@@ -98,7 +98,7 @@ DG_DEVICE void multiply_visit(Sums<S>& sums, const GemvVisit<S>& visit, const To
                 const u32 a[4] = {low[2 * half], high[2 * half], low[2 * half + 1], high[2 * half + 1]};
 #pragma unroll
                 for (u32 t = 0; t < Sums<S>::kTokenTiles; ++t) {
-                    if constexpr (S.w == Quant::fp16)
+                    if constexpr (multiplies_f16(S))
                         ptx::mma_m16n8k16_f16(target.value[r][t], a, x[t][2 * half], x[t][2 * half + 1]);
                     else
                         ptx::mma_m16n8k16_bf16(target.value[r][t], a, x[t][2 * half], x[t][2 * half + 1]);

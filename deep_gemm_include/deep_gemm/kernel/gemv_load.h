@@ -171,8 +171,8 @@ DG_DEVICE void load_tokens(u32 (&pair)[4], const u8* row, u64 element, u32 k) {
                 ptx::ld_cached_v2(address, bytes[0], bytes[1]);
             else
                 load_bytes(bytes, address, available);
-            tile::decode_e4m3(bytes[0], word[0], word[1]);
-            tile::decode_e4m3(bytes[1], word[2], word[3]);
+            tile::decode_e4m3<multiplies_f16(S), S.native_fp8>(bytes[0], word[0], word[1]);
+            tile::decode_e4m3<multiplies_f16(S), S.native_fp8>(bytes[1], word[2], word[3]);
         } else if constexpr (Whole) {
             const ptx::Words4 v = ptx::ld_cached_v4(address);
             for (u32 i = 0; i < 4; ++i) word[i] = v.word[i];
@@ -202,8 +202,8 @@ DG_DEVICE void decode_piece(u32 (&pair)[4], const GemvVisit<S>& visit, u32 piece
     if constexpr (kRow.element_bits == 16) {
         for (u32 i = 0; i < 4; ++i) pair[i] = word[i];
     } else if constexpr (kRow.element == Format::fp8_e4m3) {
-        tile::decode_e4m3(word[0], pair[0], pair[1]);
-        tile::decode_e4m3(word[1], pair[2], pair[3]);
+        tile::decode_e4m3<multiplies_f16(S), S.native_fp8>(word[0], pair[0], pair[1]);
+        tile::decode_e4m3<multiplies_f16(S), S.native_fp8>(word[1], pair[2], pair[3]);
     } else if constexpr (kRow.element_bits == 8) {
         tile::decode_int8(word[0], pair[0], pair[1]);
         tile::decode_int8(word[1], pair[2], pair[3]);

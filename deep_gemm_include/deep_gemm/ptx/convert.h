@@ -1,4 +1,5 @@
-// Conversions and small arithmetic of narrow formats. All of it exists since sm_80.
+// Conversions and small arithmetic of narrow formats. All of it exists since sm_80, but for what says
+// otherwise.
 #pragma once
 
 #include <deep_gemm/ptx/base.h>
@@ -24,6 +25,36 @@ DG_DEVICE u32 fma_bf16x2(u32 a, u32 b, u32 c) {
 /// a * b of two bf16 pairs; adding -0 keeps the sign of a zero. (mul.bf16x2 is younger than sm_80.)
 DG_DEVICE u32 mul_bf16x2(u32 a, u32 b) {
     return fma_bf16x2(a, b, 0x80008000u);
+}
+/// mul.rn.f16x2.
+DG_DEVICE u32 mul_f16x2(u32 a, u32 b) {
+    u32 d;
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+    return d;
+}
+/// cvt.rn.f16x2.e4m3x2 of four bytes: two pairs, in order; exact, NaN stays NaN. Since sm_89.
+DG_DEVICE void cvt_f16x2_e4m3(u32 bytes, u32& low, u32& high) {
+    asm("{\n"
+        ".reg .b16 l, h;\n"
+        "mov.b32 {l, h}, %2;\n"
+        "cvt.rn.f16x2.e4m3x2 %0, l;\n"
+        "cvt.rn.f16x2.e4m3x2 %1, h;\n"
+        "}"
+        : "=r"(low), "=r"(high)
+        : "r"(bytes));
+}
+/// cvt.f32.f16 of both halves; exact.
+DG_DEVICE Float2 cvt_f32_f16x2(u32 pair) {
+    Float2 v;
+    asm("{\n"
+        ".reg .b16 l, h;\n"
+        "mov.b32 {l, h}, %2;\n"
+        "cvt.f32.f16 %0, l;\n"
+        "cvt.f32.f16 %1, h;\n"
+        "}"
+        : "=f"(v.x), "=f"(v.y)
+        : "r"(pair));
+    return v;
 }
 /// fma.rn.f32, never contracted, never split.
 DG_DEVICE float fma_rn(float a, float b, float c) {

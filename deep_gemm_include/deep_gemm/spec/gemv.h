@@ -42,6 +42,8 @@ struct GemvSpec {
     bool vector = true;  // rows of w and x start at multiples of 16 bytes
     bool dependent_launch = true;  // the architecture has programmatic dependent launch
 
+    bool native_fp8 = true;  // the architecture converts E4M3 (sm_89 and newer)
+
     friend constexpr bool operator==(const GemvSpec&, const GemvSpec&) = default;
 };
 
@@ -51,7 +53,7 @@ requires requires(Spec& s) {
     s.row_tiles;
 }
 constexpr void visit_fields(Visitor&& visit, Spec& s) {
-    auto& [w, x, y, epilogue, tokens, row_tiles, vector, dependent_launch] = s;
+    auto& [w, x, y, epilogue, tokens, row_tiles, vector, dependent_launch, native_fp8] = s;
     visit("w", w);
     visit("x", x);
     visit("y", y);
@@ -60,6 +62,7 @@ constexpr void visit_fields(Visitor&& visit, Spec& s) {
     visit("row_tiles", row_tiles);
     visit("vector", vector);
     visit("dependent_launch", dependent_launch);
+    visit("native_fp8", native_fp8);
 }
 
 constexpr const char* name_of(GemvEpilogue epilogue) {
@@ -91,6 +94,12 @@ struct GemvParams {
 
 constexpr bool is_q8(const GemvSpec& s) {
     return s.x == Activation::q8;
+}
+// Whether both operands are multiplied as f16; else as bf16, whose range holds every decoded weight and
+// token.
+constexpr bool multiplies_f16(const GemvSpec& s) {
+    return s.w == Quant::fp16 ||
+           (row_of(s.w).element == Format::fp8_e4m3 && element_of(s.x) == Format::fp8_e4m3);
 }
 constexpr u32 row_bits_of(const GemvSpec& s) {
     return row_of(s.w).element_bits;

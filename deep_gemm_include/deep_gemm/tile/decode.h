@@ -14,7 +14,7 @@ namespace deep_gemm::tile {
 constexpr u32 kPieceElements = 8;  // of a lane: two k16 steps of mma.sync for its four lanes
 
 constexpr u32 kBf16One = 0x3f803f80u;
-constexpr u32 kBf16Nan = 0x7fc0u;
+constexpr u32 kBf16Nan = 0x7fc0u, kF16Nan = 0x7e00u;
 
 constexpr u32 pair_of(u32 half) {
     return half * 0x10001u;
@@ -29,23 +29,41 @@ DG_DEVICE bool has_e4m3_nan(u32 word) {
 DG_DEVICE u32 widen_e4m3(u32 spread) {
     return (spread & 0x80008000u) | ((spread >> 4) & 0x07f007f0u);
 }
+/// The same as f16 that are 2^8 too small.
+DG_DEVICE u32 widen_e4m3_f16(u32 spread) {
+    return (spread & 0x80008000u) | ((spread >> 1) & 0x3f803f80u);
+}
 
 /// Puts NaN where a byte of `spread` is an E4M3 NaN.
-DG_DEVICE u32 restore_e4m3_nan(u32 pair, u32 spread) {
-    if ((spread & 0x7f00u) == 0x7f00u) pair = (pair & 0xffff0000u) | kBf16Nan;
-    if ((spread & 0x7f000000u) == 0x7f000000u) pair = (pair & 0xffffu) | kBf16Nan << 16;
+DG_DEVICE u32 restore_e4m3_nan(u32 pair, u32 spread, u32 nan) {
+    if ((spread & 0x7f00u) == 0x7f00u) pair = (pair & 0xffff0000u) | nan;
+    if ((spread & 0x7f000000u) == 0x7f000000u) pair = (pair & 0xffffu) | nan << 16;
     return pair;
 }
 
-/// Four E4M3 bytes as two pairs, in order.
+/// Four E4M3 bytes as two pairs, in order, of f16 or bf16: both hold every E4M3 number. `Native`: by the
+/// conversion that sm_89 brought (to bf16 by way of fp32, for want of a shorter one); else by moving bits.
+/// The results are the same.
+template <bool F16, bool Native>
 DG_DEVICE void decode_e4m3(u32 word, u32& low, u32& high) {
-    constexpr u32 k2To120 = pair_of(0x7b80);
-    const u32 first = ptx::prmt(word, 0, 0x1404), second = ptx::prmt(word, 0, 0x3424);
-    low = ptx::mul_bf16x2(widen_e4m3(first), k2To120);
-    high = ptx::mul_bf16x2(widen_e4m3(second), k2To120);
-    if (has_e4m3_nan(word)) [[unlikely]] {
-        low = restore_e4m3_nan(low, first);
-        high = restore_e4m3_nan(high, second);
+    if constexpr (Native) {
+        ptx::cvt_f16x2_e4m3(word, low, high);
+        if constexpr (!F16) {
+            const ptx::Float2 first = ptx::cvt_f32_f16x2(low), second = ptx::cvt_f32_f16x2(high);
+            low = ptx::cvt_bf16x2(first.x, first.y);
+            high = ptx::cvt_bf16x2(second.x, second.y);
+        }
+    } else {
+        constexpr u32 k2To120 = pair_of(0x7b80), k2To8 = pair_of(0x5c00);
+        const u32 first = ptx::prmt(word, 0, 0x1404), second = ptx::prmt(word, 0, 0x3424);
+        low =
+            F16 ? ptx::mul_f16x2(widen_e4m3_f16(first), k2To8) : ptx::mul_bf16x2(widen_e4m3(first), k2To120);
+        high = F16 ? ptx::mul_f16x2(widen_e4m3_f16(second), k2To8)
+                   : ptx::mul_bf16x2(widen_e4m3(second), k2To120);
+        if (has_e4m3_nan(word)) [[unlikely]] {
+            low = restore_e4m3_nan(low, first, F16 ? kF16Nan : kBf16Nan);
+            high = restore_e4m3_nan(high, second, F16 ? kF16Nan : kBf16Nan);
+        }
     }
 }
 
@@ -105,7 +123,7 @@ DG_DEVICE void scales_of_e4m3(u32 bytes, u32& first, u32& second) {
     const u32 spread = ptx::prmt(bytes, 0, 0x1404);
     u32 both = ptx::mul_bf16x2(ptx::mul_bf16x2(widen_e4m3(spread), k2To119), k2To119);
     if (has_e4m3_nan(bytes)) [[unlikely]]
-        both = restore_e4m3_nan(both, spread);
+        both = restore_e4m3_nan(both, spread, kBf16Nan);
     first = ptx::prmt(both, 0, 0x1010);
     second = ptx::prmt(both, 0, 0x3232);
 }
