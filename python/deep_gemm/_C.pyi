@@ -1095,7 +1095,7 @@ def quantize_into(
     stream: typing.SupportsInt | typing.SupportsIndex | None = None,
 ) -> None:
     """
-    Quantises rows of x into codes and scales on their device; deep_gemm.quantize.quantize_tokens says what they are. With source_rows and num_rows (int32 [rows] and [1]) row r < num_rows comes from row source_rows[r] / divisor of x, and is left alone where that is negative.
+    Quantises rows of x into codes and scales on their device; deep_gemm.fp4_formats.quantize_tokens says what they are. With source_rows and num_rows (int32 [rows] and [1]) row r < num_rows comes from row source_rows[r] / divisor of x, and is left alone where that is negative.
     """
 
 def reset_dispatch_counts() -> None:
