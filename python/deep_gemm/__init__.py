@@ -31,13 +31,16 @@ from deep_gemm._C import (
 )
 from deep_gemm.compat import *  # noqa: F403
 from deep_gemm.compat import __all__ as _compat_names
+from deep_gemm.runtime import Engine, Session
 from deep_gemm.utils import *  # noqa: F403
 from deep_gemm.utils import __all__ as _utils_names
 
 __all__ = [
     "Device",
+    "Engine",
     "Error",
     "GemmSpec",
+    "Session",
     "__version__",
     "bf16_gemm_nt",
     "compat",
