@@ -27,7 +27,7 @@
 
 namespace deep_gemm::op {
 
-// ---- Linear layers (op/linear.cpp)
+// ---- Projections (op/project.cpp). To quantise x: deep_gemm::quantize (op/quantize.h), recipe fp8_128.
 
 // y = add + x w^T. With groups: y[:, g] = add[:, g] + x[:, g] w[g]^T.
 //   x        [t, k] or [t, g, k]: real; or fp8_e4m3 with x_scale fp32 [t, k / 128] or [t, g, k / 128]
@@ -35,34 +35,25 @@ namespace deep_gemm::op {
 //              fp32, bf16   any k that is a multiple of 4; no w_scale
 //              fp8_e4m3     k multiple of 128, n any; w_scale [ceil(n / 128), k / 128] (with groups
 //                           [g, ...]), fp32 or fp8_ue8m0
-//              fp4_e2m1     k multiple of 128; shape in elements, or int8 [n, k / 2] as stored in
-//              checkpoints;
-//                           w_scale [n, k / 32] fp8_ue8m0
+//              fp4_e2m1     as int8 [n, k / 2], the bytes of checkpoints, k multiple of 128; w_scale [n, k /
+//              32]
+//                           fp8_ue8m0
 //   y, add   real [t, n] or [t, g, n]; add may be absent or y itself
-// fp8 x goes with fp8 or fp4 w only (the products of 128 columns are summed, then scaled).
-struct LinearArguments {
+// fp8 x goes with fp8 or fp4 w only (the products of a scale's columns are summed, then scaled). Rows of x
+// and w start at multiples of four elements.
+struct ProjectArguments {
     TensorView x, x_scale, w, w_scale, y, add;
     void* stream = nullptr;
 };
-void linear(const LinearArguments& arguments);
+void project(const ProjectArguments& arguments);
 
-// Rows to FP8 in groups of 128 columns: y = e4m3(x / s). s = amax / 448 over the group, with amax at least
-// 1e-4; rounded up to a power of two if `power_of_two` (DeepSeek-V4), as it is otherwise (Qwen3).
-//   x real [t, k] or [t, g, k], k multiple of 128; y fp8_e4m3, its shape; scale fp32 [.., k / 128]
-struct QuantizeArguments {
-    TensorView x, y, scale;
-    bool power_of_two = true;
-    void* stream = nullptr;
-};
-void quantize_fp8(const QuantizeArguments& arguments);
-
-// ---- Experts (op/linear.cpp)
+// ---- Experts (op/expert.cpp, op/router.cpp)
 
 // mid[:, j] = silu(min(x w1[e]^T, limit)) * clamp(x w3[e]^T, -limit, limit) * weights[:, j], e = experts[:,
 // j].
-//   x         [t, d] as in linear, x_scale too
-//   w1, w3    [e, i, d] (gate, up), as in linear with groups; scales w1_scale, w3_scale. One buffer [e, 2, i,
-//   d]
+//   x         [t, d] as in project, x_scale too
+//   w1, w3    [e, i, d] (gate, up), as in project with groups; scales w1_scale, w3_scale. One buffer [e, 2,
+//   i, d]
 //             is two views with stride 2 i d.
 //   experts   int32 [t, j]; an id outside [0, e) leaves zeros. Absent (the shared expert): j = 1, expert 0
 //   weights   fp32 [t, j] or absent (1)
@@ -284,6 +275,8 @@ void index_query(const IndexQueryArguments& arguments);
 struct IndexScoreArguments {
     TensorView query, weights, rows, positions, sequences, scores;
     u32 ratio = 4;
+    u32 only_above =
+        0;  // rows that see at most so many leave their scores as they are: top_k needs none then
     float scale = 1;
     void* stream = nullptr;
 };

@@ -16,10 +16,13 @@ namespace py = pybind11;
 namespace deep_gemm::python {
 
 void bind_device(py::module_& module);
+void bind_fp4(py::module_& module);
 void bind_jit(py::module_& module);
 void bind_op(py::module_& module);
+void bind_ops(py::module_& module);
 void bind_plan(py::module_& module);
 void bind_runtime(py::module_& module);
+void bind_quantize(py::module_& module);
 void bind_tensor(py::module_& module);
 
 namespace {
@@ -84,4 +87,7 @@ PYBIND11_MODULE(_C, module) {
     python::bind_jit(module);
     python::bind_op(module);
     python::bind_runtime(module);
+    python::bind_ops(module);
+    python::bind_fp4(module);
+    python::bind_quantize(module);
 }

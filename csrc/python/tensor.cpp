@@ -333,6 +333,13 @@ TensorView TensorReader::read_typed(PyObject* object, const char* name, bool wri
     return view;
 }
 
+TensorView TensorReader::read_bytes(PyObject* object, const char* name, bool writable) {
+    viewed_as_ = Format::int8;
+    const TensorView view = read(object, name, writable);
+    viewed_as_ = Format::none;
+    return view;
+}
+
 void* TensorReader::current_stream() const {
     if (!gpu_framework_) return nullptr;
     switch (gpu_framework_->stream) {

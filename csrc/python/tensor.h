@@ -28,6 +28,9 @@ class TensorReader {
     // memory.
     [[nodiscard]] TensorView read(PyObject* object, const char* name, bool writable = false);
 
+    // The same for elements of one byte of any type, as int8: codes and scales that are bytes.
+    [[nodiscard]] TensorView read_bytes(PyObject* object, const char* name, bool writable = false);
+
     // The current stream of the framework that the last GPU tensor came from; null where it has none.
     [[nodiscard]] void* current_stream() const;
 

@@ -6,10 +6,11 @@
 Importing starts nothing: no CUDA context, no thread, no file. Names and arguments are DeepGEMM's.
 """
 
-from deep_gemm import compat, testing, utils
+from deep_gemm import compat, ops, testing, utils
 from deep_gemm._C import (
     Device,
     Error,
+    Fp4Weights,
     GemmSpec,
     __version__,
     bf16_gemm_nt,
@@ -32,6 +33,7 @@ from deep_gemm._C import (
 from deep_gemm.compat import *  # noqa: F403
 from deep_gemm.compat import __all__ as _compat_names
 from deep_gemm.runtime import Engine, Session
+from deep_gemm.fp4 import pack_fp4_weights
 from deep_gemm.utils import *  # noqa: F403
 from deep_gemm.utils import __all__ as _utils_names
 
@@ -39,6 +41,7 @@ __all__ = [
     "Device",
     "Engine",
     "Error",
+    "Fp4Weights",
     "GemmSpec",
     "Session",
     "__version__",
@@ -54,6 +57,8 @@ __all__ = [
     "m_grouped_bf16_gemm_nt_masked",
     "m_grouped_fp8_gemm_nt_contiguous",
     "m_grouped_fp8_gemm_nt_masked",
+    "ops",
+    "pack_fp4_weights",
     "plan",
     "set_num_sms",
     "set_pdl",

@@ -18,7 +18,14 @@ AnyArray = npt.NDArray[Any]
 
 DLPACK_CUDA = 2
 # DLPack's type code and bits.
-DLPACK_TYPES = {"float32": (2, 32), "int32": (0, 32), "bfloat16": (4, 16), "float8_e4m3fn": (10, 8)}
+DLPACK_TYPES = {
+    "float32": (2, 32),
+    "int32": (0, 32),
+    "int8": (0, 8),
+    "uint8": (1, 8),
+    "bfloat16": (4, 16),
+    "float8_e4m3fn": (10, 8),
+}
 
 
 class DLTensor(ctypes.Structure):

@@ -1,6 +1,7 @@
 """FP4 (E2M1) packing: two values in a byte, the first in the low nibble, one scale for each `gran_k` of a row.
 
-Rounds to nearest; a value half-way between two goes to the one nearer zero. Zero has no sign.
+The casts round as DeepGEMM's do: to nearest, a value half-way between two to the one nearer zero, zeros without a
+sign. deep_gemm.quantize has MXFP4 and NVFP4 with the formats' own rounding (ties to even).
 """
 
 from __future__ import annotations
@@ -31,16 +32,22 @@ def _codes_of(x: Array) -> Array:
     return code | (arrays.cast((x < 0) & (code != 0), "uint8") << 3)
 
 
-def _pack(codes: Array) -> Array:
-    return arrays.bits(arrays.contiguous(codes[:, ::2] | (codes[:, 1::2] << 4)), "int8")
+def pack_nibbles(codes: Array) -> Array:
+    """uint8 [..., k], one code in a byte -> uint8 [..., k / 2], two in a byte, the first in the low nibble."""
+    return arrays.contiguous(codes[..., ::2] | (codes[..., 1::2] << 4))
 
 
-def _unpack(packed: Array) -> Array:
+def unpack_nibbles(packed: Array) -> Array:
+    """The inverse of pack_nibbles; takes bytes of any type."""
     pairs = arrays.bits(arrays.contiguous(packed), "uint8")
-    codes = arrays.zeros(packed, (packed.shape[0], packed.shape[1] * 2), "uint8")
-    codes[:, ::2] = pairs & 0xF
-    codes[:, 1::2] = pairs >> 4
+    codes = arrays.zeros(packed, (*pairs.shape[:-1], pairs.shape[-1] * 2), "uint8")
+    codes[..., ::2] = pairs & 0xF
+    codes[..., 1::2] = pairs >> 4
     return codes
+
+
+def _pack(codes: Array) -> Array:
+    return arrays.bits(pack_nibbles(codes), "int8")
 
 
 def per_token_cast_to_fp4(
@@ -75,13 +82,13 @@ def transpose_packed_fp4(a: Array) -> Array:
             f"transpose_packed_fp4: got {a.dtype} of shape {tuple(a.shape)}, expected int8 with an even number "
             "of rows"
         )
-    return _pack(arrays.contiguous(_unpack(a).T))
+    return _pack(arrays.contiguous(unpack_nibbles(a).T))
 
 
 def cast_back_from_fp4(packed: Array, sf: Array, gran_k: int = 128, use_packed_ue8m0: bool = False) -> Array:
     """The fp32 matrix that per_token_cast_to_fp4 stands for."""
     scale = unpack_ue8m0_from_int(sf) if use_packed_ue8m0 else sf
-    codes = _unpack(packed)
+    codes = unpack_nibbles(packed)
     m, k = codes.shape
     magnitude = arrays.zeros(scale, (m, k), "fp32")
     for code, value in enumerate(FP4_VALUES):

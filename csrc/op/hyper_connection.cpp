@@ -1,0 +1,100 @@
+#include "op/model_check.h"
+#include "op/model_ops.h"
+
+#include <deep_gemm/spec/hyper_connection.h>
+
+namespace deep_gemm::op {
+
+namespace {
+
+constexpr const char* kHeader = "deep_gemm/kernel/hyper_connection.cuh";
+constexpr jit::KernelId kMix{"hc_mix", kHeader}, kPost{"hc_post", kHeader};
+
+void check_streams(ModelChecks& checks, const TensorView& x) {
+    checks.array("x", x, kReal, {-1, -1, -1}, 4);
+    DG_CHECK(x.shape[1] == 2 || x.shape[1] == 4, value, "{}: x has {} streams, expected 2 or 4",
+             checks.operation(), x.shape[1]);
+    DG_CHECK(x.shape[2] % 4 == 0 && x.shape[2] > 0, value,
+             "{}: x has {} channels, expected a positive multiple of 4", checks.operation(), x.shape[2]);
+}
+
+void mix(ModelChecks& checks, const HcPreArguments& a, bool head) {
+    check_streams(checks, a.x);
+    const i64 rows = a.x.shape[0], streams = a.x.shape[1], d = a.x.shape[2];
+    const HcSpec spec{.x = a.x.format,
+                      .y = a.y.format,
+                      .weight = a.weight.format,
+                      .streams = as_u32(streams),
+                      .head = head};
+    const i64 mixes = mixes_of(spec);
+    checks.vector("fn", a.fn, {Format::fp32}, {mixes, streams * d}, 4);
+    checks.vector("base", a.base, {Format::fp32}, {mixes});
+    checks.vector("scale", a.scale, {Format::fp32}, {head ? 1 : 3});
+    checks.optional_vector("weight", a.weight, kReal, {d}, 4);
+    checks.array("y", a.y, kReal, {rows, d}, 4);
+    if (!head) {
+        checks.vector("post", a.post, {Format::fp32}, {rows, streams});
+        checks.vector("comb", a.comb, {Format::fp32}, {rows, streams, streams});
+        DG_CHECK(a.sinkhorn_iterations >= 1, value, "hc_pre: got 0 sinkhorn_iterations, expected at least 1");
+    }
+    const HcParams params{.x = view_of(a.x),
+                          .fn = pointer_of<const float>(a.fn),
+                          .base = pointer_of<const float>(a.base),
+                          .scale = pointer_of<const float>(a.scale),
+                          .weight = a.weight.data,
+                          .y = view_of(a.y),
+                          .post = pointer_of<float>(a.post),
+                          .comb = pointer_of<float>(a.comb),
+                          .d = as_u32(d),
+                          .sinkhorn_iterations = a.sinkhorn_iterations,
+                          .hc_eps = a.hc_eps,
+                          .rms_eps = a.rms_eps};
+    const u32 grid = grid_of(checks.operation(), static_cast<u64>(rows) * kHcCluster);
+    launch(checks.device(), kMix, spec, {grid, kHcThreads, kHcCluster}, a.stream, params,
+           {reads(a.x), reads(a.fn), reads(a.base), reads(a.scale), reads(a.weight), writes(a.y),
+            writes(a.post), writes(a.comb)});
+}
+
+}  // namespace
+
+void hc_pre(const HcPreArguments& a) {
+    ModelChecks checks("hc_pre");
+    mix(checks, a, false);
+}
+
+void hc_head(const HcHeadArguments& a) {
+    ModelChecks checks("hc_head");
+    HcPreArguments all;
+    all.x = a.x;
+    all.fn = a.fn;
+    all.base = a.base;
+    all.scale = a.scale;
+    all.weight = a.weight;
+    all.y = a.y;
+    all.hc_eps = a.hc_eps;
+    all.rms_eps = a.rms_eps;
+    all.stream = a.stream;
+    mix(checks, all, true);
+}
+
+void hc_post(const HcPostArguments& a) {
+    ModelChecks checks("hc_post");
+    check_streams(checks, a.x);
+    const i64 rows = a.x.shape[0], streams = a.x.shape[1], d = a.x.shape[2];
+    checks.array("y", a.y, kReal, {rows, d}, 4);
+    checks.vector("post", a.post, {Format::fp32}, {rows, streams});
+    checks.vector("comb", a.comb, {Format::fp32}, {rows, streams, streams});
+    checks.array("out", a.out, {a.x.format}, {rows, streams, d}, 4);
+    const HcSpec spec{.x = a.x.format, .y = a.y.format, .streams = as_u32(streams)};
+    const HcPostParams params{.x = view_of(a.x),
+                              .out = view_of(a.out),
+                              .y = view_of(a.y),
+                              .post = pointer_of<const float>(a.post),
+                              .comb = pointer_of<const float>(a.comb),
+                              .d = as_u32(d)};
+    const u64 blocks = static_cast<u64>(rows) * ceil_div(params.d, kHcThreads * 4);
+    launch(checks.device(), kPost, spec, {grid_of("hc_post", blocks), kHcThreads}, a.stream, params,
+           {reads(a.x), reads(a.y), reads(a.post), reads(a.comb), writes(a.out)});
+}
+
+}  // namespace deep_gemm::op

@@ -1,0 +1,37 @@
+// Launching a kernel of a family without a plan: look it up by its spec, give it its parameters.
+#pragma once
+
+#include "op/kernel_table.h"
+#include "op/tensor_check.h"
+
+#include <initializer_list>
+
+namespace deep_gemm::op {
+
+[[nodiscard]] inline driver::MemoryRange reads(const TensorView& t) {
+    return {address_of(t), bytes_spanned(t), false};
+}
+[[nodiscard]] inline driver::MemoryRange writes(const TensorView& t) {
+    return {address_of(t), bytes_spanned(t), true};
+}
+
+struct LaunchShape {
+    u32 grid = 0, threads = 0, cluster = 1;
+};
+
+// grid 0 launches nothing.
+template <typename Params, typename Spec>
+void launch(Device& device, const jit::KernelId& id, const Spec& spec, const LaunchShape& shape, void* stream,
+            const Params& params, std::initializer_list<driver::MemoryRange> memory) {
+    if (shape.grid == 0) return;
+    const driver::Kernel& kernel = kernel_for<Params>(device, id, spec);
+    const driver::LaunchConfig config{.grid = {shape.grid, 1, 1},
+                                      .cluster = {shape.cluster, 1, 1},
+                                      .block = {shape.threads, 1, 1},
+                                      .dynamic_smem_bytes = plan_smem(spec).bytes,
+                                      .stream = static_cast<driver::Stream>(stream),
+                                      .programmatic_launch = settings().pdl};
+    device.launch(kernel, config, std::as_bytes(std::span(&params, 1)), memory);
+}
+
+}  // namespace deep_gemm::op

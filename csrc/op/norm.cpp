@@ -1,0 +1,34 @@
+#include "op/model_check.h"
+#include "op/model_ops.h"
+
+#include <deep_gemm/spec/norm.h>
+
+namespace deep_gemm::op {
+
+namespace {
+
+constexpr jit::KernelId kRmsNorm{"rms_norm", "deep_gemm/kernel/norm.cuh"};
+
+}  // namespace
+
+void rms_norm(const RmsNormArguments& a) {
+    ModelChecks checks("rms_norm");
+    const TensorView x = with_inner(a.x), y = with_inner(a.y);
+    checks.array("x", x, kReal, {-1, -1, -1}, 4);
+    const i64 d = x.shape[2];
+    DG_CHECK(d % 4 == 0 && d > 0, value, "rms_norm: x has {} columns, expected a positive multiple of 4", d);
+    checks.array("y", y, kReal, {x.shape[0], x.shape[1], d}, 4);
+    checks.optional_vector("weight", a.weight, kReal, {d}, 4);
+    const NormSpec spec{.x = x.format, .y = y.format, .weight = a.weight.format};
+    const NormParams params{.x = view_of(x),
+                            .y = view_of(y),
+                            .weight = a.weight.data,
+                            .inner = as_u32(x.shape[1]),
+                            .d = as_u32(d),
+                            .eps = a.eps};
+    const u32 grid = grid_of("rms_norm", static_cast<u64>(x.shape[0] * x.shape[1]));
+    launch(checks.device(), kRmsNorm, spec, {grid, kNormThreads}, a.stream, params,
+           {reads(a.x), reads(a.weight), writes(a.y)});
+}
+
+}  // namespace deep_gemm::op

@@ -1,0 +1,119 @@
+// Packed FP4 weights for Python: the host packer and the object that the operations take.
+#include "python/casters.h"
+#include "python/fp4_weights.h"
+
+#include <fmt/format.h>
+#include <pybind11/numpy.h>
+#include <pybind11/typing.h>
+
+#include <optional>
+
+namespace deep_gemm::python {
+
+namespace {
+
+Fp4Form form_of(const std::string& name) {
+    for (const Fp4Form form : {Fp4Form::mx_e4m3, Fp4Form::mx_e5m2})
+        if (name == name_of(form)) return form;
+    fail(ErrorKind::value, "form: got '{}', expected 'mx_e4m3' or 'mx_e5m2'", name);
+}
+
+// An array that owns the vector's memory.
+template <typename Element, typename Value>
+py::array array_of(std::vector<Value>&& values) {
+    static_assert(sizeof(Element) == sizeof(Value));
+    auto* owner = new std::vector<Value>(std::move(values));
+    const py::capsule free(owner, [](void* p) { delete static_cast<std::vector<Value>*>(p); });
+    return py::array_t<Element>(static_cast<py::ssize_t>(owner->size()),
+                                reinterpret_cast<Element*>(owner->data()), free);
+}
+
+Fp4Weights pack(const py::handle& codes, const py::handle& scales, u32 experts, u32 n, u32 k,
+                const std::optional<std::string>& form) {
+    const BytesView code_bytes(codes, false), scale_bytes(scales, false);
+    const auto bytes = [](const BytesView& view) {
+        return std::span(reinterpret_cast<const u8*>(view.span().data()), view.span().size());
+    };
+    std::optional<Fp4Form> forced;
+    if (form) forced = form_of(*form);
+    op::PackedFp4 packed;
+    {
+        const std::span code_span = bytes(code_bytes), scale_span = bytes(scale_bytes);
+        const py::gil_scoped_release no_gil;
+        packed = op::pack_fp4({experts, n, k}, code_span, scale_span, forced);
+    }
+    Fp4Weights weights{.blobs = array_of<i8>(std::move(packed.blobs)),
+                       .row_scales = array_of<float>(std::move(packed.row_scales)),
+                       .runs = py::none(),
+                       .shape = packed.shape,
+                       .form = packed.form,
+                       .report = packed.report};
+    if (packed.split) weights.runs = array_of<i32>(std::move(packed.runs));
+    return weights;
+}
+
+Fp4Weights make(py::object blobs, py::object row_scales, py::object runs, u32 experts, u32 n, u32 k,
+                const std::string& form) {
+    return {.blobs = std::move(blobs),
+            .row_scales = std::move(row_scales),
+            .runs = std::move(runs),
+            .shape = {experts, n, k},
+            .form = form_of(form),
+            .report = {}};
+}
+
+std::string repr_of(const Fp4Weights& w) {
+    return fmt::format("Fp4Weights(experts={}, n={}, k={}, form='{}'{})", w.shape.experts, w.shape.n,
+                       w.shape.k, name_of(w.form), w.runs.is_none() ? "" : ", split");
+}
+
+}  // namespace
+
+void bind_fp4(py::module_& module) {
+    py::class_<Fp4Weights> type(
+        module, "Fp4Weights",
+        "FP4 weights [experts, n, k] in the order kernels read them; pack_fp4_weights makes one. "
+        "The layout is written down in spec/fp4_weights.h.");
+    type.def(py::init(&make), py::arg("blobs"), py::arg("row_scales"), py::arg("runs"), py::arg("experts"),
+             py::arg("n"), py::arg("k"), py::arg("form"),
+             "From tensors that are packed already: blobs int8, row_scales fp32, runs int32 or None.");
+    type.def_readonly("blobs", &Fp4Weights::blobs);
+    type.def_readonly("row_scales", &Fp4Weights::row_scales);
+    type.def_readonly("runs", &Fp4Weights::runs);
+    type.def_property_readonly("experts", [](const Fp4Weights& w) { return w.shape.experts; });
+    type.def_property_readonly("n", [](const Fp4Weights& w) { return w.shape.n; });
+    type.def_property_readonly("k", [](const Fp4Weights& w) { return w.shape.k; });
+    type.def_property_readonly("form", [](const Fp4Weights& w) { return name_of(w.form); });
+    type.def_property_readonly("split", [](const Fp4Weights& w) { return !w.runs.is_none(); });
+    type.def_property_readonly(
+        "report",
+        [](const Fp4Weights& w) {
+            py::typing::Dict<py::str, py::int_> report;
+            report["rows"] = py::int_(w.report.rows);
+            report["rows_beyond_e4m3"] = py::int_(w.report.rows_beyond_e4m3);
+            report["rows_beyond_e5m2"] = py::int_(w.report.rows_beyond_e5m2);
+            report["extra_runs"] = py::int_(w.report.extra_runs);
+            report["widest"] = py::int_(w.report.widest);
+            return report;
+        },
+        "What packing found: rows, how many have more exponents than a form holds in one run, runs added for "
+        "them, the "
+        "widest row in exponents.");
+    type.def(
+        "with_tensors",
+        [](Fp4Weights w, py::object blobs, py::object row_scales, py::object runs) {
+            w.blobs = std::move(blobs);
+            w.row_scales = std::move(row_scales);
+            w.runs = std::move(runs);
+            return w;
+        },
+        py::arg("blobs"), py::arg("row_scales"), py::arg("runs"), "The same weights in other memory.");
+    type.def("__repr__", &repr_of);
+    module.def("pack_fp4", &pack, py::arg("codes"), py::arg("scales"), py::arg("experts"), py::arg("n"),
+               py::arg("k"), py::arg("form") = py::none(),
+               "Packs host memory: codes [experts, n, k / 2], UE8M0 scales [experts, n, k / 32]; "
+               "deep_gemm.pack_fp4_weights "
+               "takes tensors.");
+}
+
+}  // namespace deep_gemm::python

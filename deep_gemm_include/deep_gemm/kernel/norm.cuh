@@ -1,0 +1,41 @@
+// y = x / sqrt(mean(x^2) + eps) * weight, a CTA a row. Called by op/norm.cpp.
+#pragma once
+
+#include <deep_gemm/spec/norm.h>
+#include <deep_gemm/tile/real.h>
+#include <deep_gemm/tile/reduce.h>
+#include <deep_gemm/ptx/math.h>
+
+namespace deep_gemm {
+
+template <NormSpec S>
+DG_KERNEL(kNormThreads, 8)
+rms_norm(DG_GRID_CONSTANT const NormParams p) {
+    ptx::grid_dependency_launch();
+    ptx::grid_dependency_wait();
+    const u32 row = ptx::block_index() / p.inner, inner = ptx::block_index() % p.inner;
+    const u64 x = row * p.x.stride + inner * p.x.inner_stride,
+              y = row * p.y.stride + inner * p.y.inner_stride;
+    const u32 first = ptx::thread_index() * 4;
+    float squares = 0;
+    for (u32 i = first; i < p.d; i += kNormThreads * 4) {
+        const tile::Float4 v = tile::load4<S.x>(p.x.data, x + i);
+        squares = ptx::fma_rn_f32(v.x, v.x, squares);
+        squares = ptx::fma_rn_f32(v.y, v.y, squares);
+        squares = ptx::fma_rn_f32(v.z, v.z, squares);
+        squares = ptx::fma_rn_f32(v.w, v.w, squares);
+    }
+    squares = tile::cta_sum<kNormThreads>(ptx::dynamic_smem() + plan_smem(S).sums, squares);
+    const float rms = ptx::sqrt_rn_f32(squares / static_cast<float>(p.d) + p.eps), factor = 1.0f / rms;
+    for (u32 i = first; i < p.d; i += kNormThreads * 4) {
+        tile::Float4 v = tile::load4<S.x>(p.x.data, x + i);
+        v = {v.x * factor, v.y * factor, v.z * factor, v.w * factor};
+        if constexpr (S.weight != Format::none) {
+            const tile::Float4 w = tile::load4<S.weight>(p.weight, i);
+            v = {v.x * w.x, v.y * w.y, v.z * w.z, v.w * w.w};
+        }
+        tile::store4<S.y>(p.y.data, y + i, v);
+    }
+}
+
+}  // namespace deep_gemm

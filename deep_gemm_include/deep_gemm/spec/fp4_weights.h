@@ -1,0 +1,151 @@
+// Packed FP4 weights of the Hopper kernels: the one statement of their layout, for packers, kernels and
+// tests.
+//
+// A weight matrix [n, k] of an expert is cut into blocks of 64 rows; rows beyond n and elements of K beyond
+// k, up to a multiple of 256, are zeros. The K of a block is a *run*: consecutive blobs, one for each 128 of
+// K. A blob is 4096 bytes of codes and then one exponent offset for each (row, group of 32 along K).
+//
+//   weight = e2m1(code) * 2^(offset - bias) * row_scale,   row_scale = row_scales[run * 64 + row in block]
+//
+// A kernel decodes a code with its offset into one byte of e4m3 (15 exponents of a row are exact, subnormals
+// included) or e5m2 (29): the tensor core multiplies exact weights. row_scale is a power of two. The offset
+// one beyond the last, zero_offset_of(), stands for a group of zeros.
+//
+// Order inside a blob: thread t = 32 * warp + 4 * g + q of a warpgroup decodes what it feeds to wgmma as
+// operand A, fragment rows g and g + 8 of its warp. Those are rows 16 * warp + 2 * g and the next one of the
+// block, so that a thread ends with neighbouring columns of D. Along K it owns group q, elements 32 * q to 32
+// * q + 31.
+//
+//   bytes [16 * t, + 16)             codes of the even row      word s of the four: elements 32 * q + 8 * s +
+//   i bytes [2048 + 16 * t, + 16)      codes of the odd row       magnitude of i < 4:  bits 4 * i to 4 * i +
+//   2
+//                                                               magnitude of i >= 4: bits 16 + 4 * (i - 4)
+//                                                               ... sign of i < 4: bit 8 * i + 7; else 8 * (i
+//                                                               - 4) + 3
+//   byte 4096 + t                    mx_e4m3: offset of the even row in the low nibble, of the odd in the
+//   high bytes 4096 + 2 * t and the next  mx_e5m2: offset of the even row, of the odd row
+//
+// wgmma step s multiplies word s: what it calls element 16 * h + 4 * q + e of its 32 is element
+// 32 * q + 8 * s + 4 * h + e here. The activations' 4-byte words are placed in shared memory to match
+// (activation_word); in global memory they are in plain order.
+//
+// Rows whose groups span more exponents than a form holds are exact as well: then `split` is set, `runs`
+// holds (first run << 8 | number of runs) for each (expert, block), and D is the sum over the runs, each with
+// its own row_scales; a group is in one of them and zero in the others. Without `split`, run = expert *
+// blocks + block.
+#pragma once
+
+#include <deep_gemm/spec/format.h>
+
+namespace deep_gemm {
+
+enum class Fp4Form : u8 {
+    mx_e4m3,  // UE8M0 scale per 32, decoded to e4m3: 4224 bytes a blob
+    mx_e5m2,  // the same decoded to e5m2, with a byte for each offset: 4352 bytes
+};
+
+constexpr const char* name_of(Fp4Form form) {
+    switch (form) {
+        case Fp4Form::mx_e4m3: return "mx_e4m3";
+        case Fp4Form::mx_e5m2: return "mx_e5m2";
+    }
+    return "?";
+}
+
+constexpr u32 kFp4BlockRows = 64;
+constexpr u32 kFp4BlockK = 128;
+constexpr u32 kFp4Group = 32;             // elements that share a UE8M0 scale
+constexpr u32 kFp4PadK = 2 * kFp4BlockK;  // kernels take blobs in pairs
+constexpr u32 kFp4CodeBytes = kFp4BlockRows * kFp4BlockK / 2;
+constexpr u32 kFp4OddRows = kFp4CodeBytes / 2;  // offset of the odd rows' codes
+constexpr u32 kFp4MaxRuns = 255;
+
+// The 8-bit float a weight becomes.
+constexpr Format decoded_of(Fp4Form form) {
+    return form == Fp4Form::mx_e5m2 ? Format::fp8_e5m2 : Format::fp8_e4m3;
+}
+constexpr u32 fp4_exponents_of(Fp4Form form) {
+    return form == Fp4Form::mx_e5m2 ? 29 : 15;
+}
+constexpr u32 fp4_bias_of(Fp4Form form) {
+    return form == Fp4Form::mx_e5m2 ? 15 : 8;
+}
+constexpr u32 fp4_zero_offset_of(Fp4Form form) {
+    return fp4_exponents_of(form);
+}
+// Bytes of offsets a thread reads.
+constexpr u32 fp4_offset_bytes_of(Fp4Form form) {
+    return form == Fp4Form::mx_e5m2 ? 2 : 1;
+}
+constexpr u32 fp4_blob_bytes_of(Fp4Form form) {
+    return kFp4CodeBytes + 128 * fp4_offset_bytes_of(form);
+}
+constexpr u32 fp4_row_blocks(u32 n) {
+    return ceil_div(n, kFp4BlockRows);
+}
+constexpr u32 fp4_k_blocks(u32 k) {
+    return align_up(k, kFp4PadK) / kFp4BlockK;
+}
+
+// Where a code of a block goes. `row` below 64, `k` below 128.
+struct Fp4Place {
+    u32 word;  // index of the 4-byte word in the blob
+    u32 magnitude_bit, sign_bit;
+};
+constexpr Fp4Place fp4_place(u32 row, u32 k) {
+    const u32 thread = row / 16 * 32 + row % 16 / 2 * 4 + k / kFp4Group;
+    const u32 step = k % kFp4Group / 8, i = k % 8, half = i / 4, e = i % 4;
+    return {row % 2 * (kFp4OddRows / 4) + thread * 4 + step, half * 16 + e * 4, e * 8 + (half == 0 ? 7 : 3)};
+}
+// Byte of the blob that holds the offset of (row, group of 32), and the bit it starts at.
+struct Fp4OffsetPlace {
+    u32 byte, bit;
+};
+constexpr Fp4OffsetPlace fp4_offset_place(Fp4Form form, u32 row, u32 group) {
+    const u32 thread = row / 16 * 32 + row % 16 / 2 * 4 + group;
+    if (form == Fp4Form::mx_e5m2) return {kFp4CodeBytes + thread * 2 + row % 2, 0};
+    return {kFp4CodeBytes + thread, row % 2 * 4};
+}
+
+// The 16-byte chunk, of the eight of a token's 128 bytes in shared memory, that gets 4-byte word `word` of
+// its activations, before the swizzle; it goes to the chunk's word activation_word(word).
+constexpr u32 activation_chunk(u32 word) {
+    return word % 8;
+}
+constexpr u32 activation_word(u32 word) {
+    return word / 8;
+}
+
+// The eight magnitudes {0, 0.5, 1, 1.5, 2, 3, 4, 6} * 2^(offset - bias) as bytes of the decoded format,
+// first magnitude in the lowest byte. Zeros for the zero offset and beyond.
+constexpr u64 fp4_magnitudes(Fp4Form form, u32 offset) {
+    if (offset >= fp4_exponents_of(form)) return 0;
+    const u32 mantissa_bits = form == Fp4Form::mx_e5m2 ? 2 : 3;
+    const i32 lowest = form == Fp4Form::mx_e5m2 ? -14 : -6;  // exponent of the smallest normal
+    constexpr u32 kHalves[] = {0, 1, 2, 3, 4, 6, 8, 12};     // magnitudes in units of 0.5
+    u64 bytes = 0;
+    for (u32 i = 1; i < 8; ++i) {
+        const u32 halves = kHalves[i];
+        u32 top = 0;
+        while (halves >> (top + 1)) ++top;
+        const i32 exponent =
+            static_cast<i32>(offset) - static_cast<i32>(fp4_bias_of(form)) - 1 + static_cast<i32>(top);
+        u32 byte;
+        if (exponent >= lowest) {
+            const u32 fraction = (halves << mantissa_bits >> top) & ((1u << mantissa_bits) - 1);
+            byte = static_cast<u32>(exponent - lowest + 1) << mantissa_bits | fraction;
+        } else {  // a subnormal counts units of 2^(lowest - mantissa bits); halves are units of 2^(offset -
+                  // bias - 1)
+            const i32 shift = static_cast<i32>(offset) - static_cast<i32>(fp4_bias_of(form)) - 1 - lowest +
+                              static_cast<i32>(mantissa_bits);
+            byte = halves << shift;
+        }
+        bytes |= static_cast<u64>(byte) << (8 * i);
+    }
+    return bytes;
+}
+static_assert(fp4_magnitudes(Fp4Form::mx_e4m3, 0) == 0x0C08060403020100 &&
+              fp4_magnitudes(Fp4Form::mx_e4m3, 14) == 0x7C7874706C686000 &&
+              fp4_magnitudes(Fp4Form::mx_e5m2, 0) == 0x0A08060403020100);
+
+}  // namespace deep_gemm

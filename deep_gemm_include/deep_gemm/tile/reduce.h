@@ -1,0 +1,41 @@
+// Sums and maxima over a warp or a CTA in a fixed order: the same bits in every thread, every time.
+#pragma once
+
+#include <deep_gemm/ptx/narrow.h>
+#include <deep_gemm/ptx/shared.h>
+
+namespace deep_gemm::tile {
+
+/// Over groups of `Lanes` neighbouring lanes.
+template <u32 Lanes = 32>
+DG_DEVICE float warp_sum(float value) {
+#pragma unroll
+    for (u32 mask = Lanes / 2; mask > 0; mask /= 2)
+        value = ptx::add_rn_f32(value, ptx::shfl_bfly_f32(value, mask));
+    return value;
+}
+template <u32 Lanes = 32>
+DG_DEVICE float warp_max(float value) {
+#pragma unroll
+    for (u32 mask = Lanes / 2; mask > 0; mask /= 2)
+        value = ptx::max_nan_f32(value, ptx::shfl_bfly_f32(value, mask));
+    return value;
+}
+
+/// Over the CTA; `smem` holds one float a warp and may be used again at once.
+template <u32 Threads>
+DG_DEVICE float cta_sum(ptx::SharedAddress smem, float value) {
+    value = warp_sum(value);
+    if constexpr (Threads == ptx::kWarpThreads) return value;
+    const u32 thread = ptx::thread_index();
+    if (thread % 32 == 0) ptx::st_shared_f32(smem + thread / 32 * 4, value);
+    ptx::sync_threads();
+    float total = ptx::ld_shared_f32(smem);
+#pragma unroll
+    for (u32 warp = 1; warp < Threads / 32; ++warp)
+        total = ptx::add_rn_f32(total, ptx::ld_shared_f32(smem + warp * 4));
+    ptx::sync_threads();
+    return total;
+}
+
+}  // namespace deep_gemm::tile

@@ -1,0 +1,99 @@
+"""Hyper-connections against float64: coefficients, mixing with the folded norm, the way back, the head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from ops_cases import Array, assert_batch_invariant, assert_close, poisoned, real, run
+from reference import deepseek_v4 as ref
+
+from deep_gemm import ops
+
+
+def case(rows: int, h: int, d: int, dtype: str = "fp32") -> dict[str, Any]:
+    rng = np.random.default_rng(d + h)
+    mixes = (2 + h) * h
+    return {"x": real(rng, (rows, h, d), dtype, 2), "fn": real(rng, (mixes, h * d), scale=(h * d) ** -0.5),
+            "base": real(rng, (mixes,)), "scale": np.array([0.7, 1.3, 1.9], np.float32),
+            "weight": real(rng, (d,), "bf16")}  # fmt: skip
+
+
+def outputs(rows: int, h: int, d: int, dtype: str = "fp32") -> dict[str, Array]:
+    return {"y": poisoned((rows, d), dtype), "post": poisoned((rows, h)), "comb": poisoned((rows, h, h))}
+
+
+@pytest.mark.parametrize(("h", "d"), [(4, 256), (4, 4), (2, 100), (4, 600)])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("normed", [True, False])
+def test_pre(device: Any, h: int, d: int, dtype: str, normed: bool) -> None:
+    c = case(3, h, d, dtype)
+    if not normed:
+        del c["weight"]
+    out = run(device, "hc_pre", outputs(3, h, d, dtype), **c)
+    for t in range(3):
+        pre, post, comb = ref.hyper_connection(c["x"][t], c["fn"], c["base"], c["scale"], 20, 1e-6, 1e-6)
+        u = pre @ c["x"][t].astype(np.float64)
+        if normed:
+            u = ref.rms_norm(u, c["weight"], 1e-6)
+        assert_close(out["post"][t], post, 2e-6)
+        assert_close(out["comb"][t], comb, 2e-6)
+        assert_close(out["y"][t], u, 3e-6 * (1 + np.abs(u).max()))
+        assert np.abs(out["comb"][t].sum(0) - 1).max() < 1e-5
+
+
+def test_iterations_count(device: Any) -> None:
+    c = case(1, 4, 32)
+    for iterations in (1, 2, 5):
+        out = run(device, "hc_pre", outputs(1, 4, 32), **c, sinkhorn_iterations=iterations)
+        _, _, comb = ref.hyper_connection(c["x"][0], c["fn"], c["base"], c["scale"], iterations, 1e-6, 1e-6)
+        assert_close(out["comb"][0], comb, 2e-6)
+
+
+@pytest.mark.parametrize(("h", "d", "dtype"), [(4, 256, "fp32"), (4, 520, "bf16"), (2, 8, "fp32")])
+def test_post(device: Any, h: int, d: int, dtype: str) -> None:
+    rng = np.random.default_rng(3)
+    x, y = real(rng, (3, h, d), dtype), real(rng, (3, d))
+    post, comb = real(rng, (3, h)), real(rng, (3, h, h))
+    out = run(device, "hc_post", {"out": poisoned((3, h, d), dtype)}, x=x, y=y, post=post, comb=comb)["out"]
+    wide = [a.astype(np.float64) for a in (x, y, post, comb)]
+    expected = wide[2][:, :, None] * wide[1][:, None] + np.einsum("tab,tad->tbd", wide[3], wide[0])
+    assert_close(out, expected, 1e-5)
+
+
+@pytest.mark.parametrize("normed", [True, False])
+def test_head(device: Any, normed: bool) -> None:
+    c = case(3, 4, 256)
+    fn, base, scale = c["fn"][:4].copy(), c["base"][:4].copy(), c["scale"][:1].copy()
+    extra = {"weight": c["weight"]} if normed else {}
+    out = run(device, "hc_head", {"y": poisoned((3, 256))}, x=c["x"], fn=fn, base=base, scale=scale, **extra)["y"]
+    for t in range(3):
+        mix = fn.astype(np.float64) @ ref.rms_norm(c["x"][t].reshape(-1), None, 1e-6)
+        u = (ref.sigmoid(mix * scale + base) + 1e-6) @ c["x"][t].astype(np.float64)
+        if normed:
+            u = ref.rms_norm(u, c["weight"], 1e-6)
+        assert_close(out[t], u, 1e-5)
+
+
+def test_rows_are_independent(device: Any) -> None:
+    c = case(5, 4, 64)
+    x = c.pop("x")
+    x[2] = np.nan
+
+    def call(rows: Array) -> dict[str, Array]:
+        out = run(device, "hc_pre", outputs(len(rows), 4, 64), x=x[rows], **c)
+        post = run(device, "hc_post", {"out": poisoned((len(rows), 4, 64))}, x=x[rows], **out)
+        return {**out, **post}
+
+    assert_batch_invariant(call, 5)
+
+
+def test_bad_input(emulator: Any) -> None:
+    c = case(2, 4, 8)
+    with pytest.raises(ValueError, match=r"fn has shape \[23, 32\], expected \[24, 32\]"):
+        ops.hc_pre(**{**c, "fn": c["fn"][:23]}, **outputs(2, 4, 8), device=emulator)
+    with pytest.raises(ValueError, match="x has 3 streams, expected 2 or 4"):
+        ops.hc_pre(**{**c, "x": c["x"][:, :3]}, **outputs(2, 4, 8), device=emulator)
+    with pytest.raises(ValueError, match="got 0 sinkhorn_iterations"):
+        ops.hc_pre(**c, **outputs(2, 4, 8), sinkhorn_iterations=0, device=emulator)

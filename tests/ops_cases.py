@@ -1,0 +1,70 @@
+"""Running a model operation on either device with numpy arrays, and the checks that all of them get."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from deep_gemm import ops
+from deep_gemm.demo.arrays import put, take
+
+Array = npt.NDArray[Any]
+
+DTYPES = {
+    "fp32": np.float32,
+    "bf16": ml_dtypes.bfloat16,
+    "fp8_e4m3": ml_dtypes.float8_e4m3fn,
+    "ue8m0": ml_dtypes.float8_e8m0fnu,
+}
+# Relative rounding of an output.
+OUTPUT = {"float32": 2.0**-22, "bfloat16": 2.0**-8}
+
+
+def real(rng: np.random.Generator, shape: tuple[int, ...], dtype: str = "fp32", scale: float = 1.0) -> Array:
+    return (rng.standard_normal(shape) * scale).astype(np.float32).astype(DTYPES[dtype])
+
+
+def poisoned(shape: tuple[int, ...], dtype: str = "fp32") -> Array:
+    if dtype == "int32":
+        return np.full(shape, -77, np.int32)
+    return np.full(shape, np.nan, np.float32).astype(DTYPES[dtype])
+
+
+def run(device: Any, name: str, outputs: dict[str, Array], **arguments: Any) -> dict[str, Array]:
+    """The outputs after one call; arrays of `outputs` are passed by name and start as given."""
+    tensors = {key: put(device, array.copy()) for key, array in outputs.items()}
+    inputs = {
+        key: put(device, value) if isinstance(value, np.ndarray) else value for key, value in arguments.items()
+    }
+    getattr(ops, name)(**tensors, **inputs, device=device if device.emulated else None)
+    return {key: take(tensor) for key, tensor in tensors.items()}
+
+
+def assert_close(got: Array, expected: Array, tolerance: float | Array = 0.0) -> None:
+    """Within the output's rounding and an absolute tolerance (what sums in fp32 may lose)."""
+    assert got.shape == expected.shape
+    wide = got.astype(np.float64)
+    assert np.isfinite(wide).all(), "not finite"
+    excess = np.abs(wide - expected) - (np.abs(expected) * OUTPUT[got.dtype.name] + tolerance)
+    assert (excess <= 0).all(), f"off by {excess.max()} more than allowed, worst at {excess.argmax()}"
+
+
+def same_bits(a: Array, b: Array) -> bool:
+    return a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+def assert_batch_invariant(call: Callable[[Array], dict[str, Array]], rows: int) -> None:
+    """call(indices) runs the operation on those rows. Each row alone, in pairs, permuted: always the same bits."""
+    whole = call(np.arange(rows))
+    order = np.random.default_rng(5).permutation(rows)
+    permuted = call(order)
+    for name, array in whole.items():
+        assert same_bits(np.ascontiguousarray(array[order]), permuted[name]), f"{name}: permuted rows differ"
+    for row in range(rows):
+        alone = call(np.array([row]))
+        for name, array in whole.items():
+            assert same_bits(np.ascontiguousarray(array[row : row + 1]), alone[name]), f"{name}: row {row} differs alone"
