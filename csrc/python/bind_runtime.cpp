@@ -126,6 +126,7 @@ void bind_session(py::module_& module) {
         .def_property_readonly("tokens", &Session::tokens)
         .def_property_readonly("room", &Session::room)
         .def_property_readonly("stats", &stats_of)
+        .def_property_readonly("last_drafts", &Session::last_drafts)
         .def(
             "sync", [](Session& s, const std::vector<i32>& tokens) { return s.sync(tokens); }, NoGil(),
             py::arg("tokens"), "Makes the session hold exactly these tokens; returns how many were kept.")

@@ -1,5 +1,9 @@
 #include "runtime/block.h"
 
+#include "op/quantize.h"
+
+#include <cmath>
+
 namespace deep_gemm::runtime {
 
 namespace {
@@ -18,6 +22,23 @@ DeviceTensor make_rows(const Engine& engine, u64 rows, u32 page_rows) {
     return {engine.device(),
             engine.numerics().activations,
             {1, static_cast<i64>(rows), engine.config().head_dim}};
+}
+
+// [a, b, k] as [a b, k], for packed views.
+TensorView flattened(TensorView view) {
+    if (view.rank != 3) return view;
+    view.shape[0] *= view.shape[1];
+    view.shape[1] = view.shape[2], view.strides[0] = view.strides[1], view.strides[1] = view.strides[2];
+    view.rank = 2;
+    return view;
+}
+
+// Rows to FP8 in groups of 128 columns with power-of-two scales, as the model was released to run.
+void quantize_rows(const TensorView& x, const TensorView& x8, const TensorView& scale, void* stream) {
+    QuantizeArguments arguments{.recipe = Recipe::fp8_128, .rule = ScaleRule::up};
+    arguments.x = flattened(x), arguments.codes = flattened(x8), arguments.scales = flattened(scale);
+    arguments.stream = stream;
+    quantize(arguments);
 }
 
 // What a linear layer's input looks like: itself, or its FP8 form.
@@ -69,13 +90,13 @@ class BlockPass {
 
     Input quantized(const TensorView& x, const DeviceTensor& fp8, const DeviceTensor& scale) {
         if (!engine_.numerics().fp8_activations) return {x, {}};
-        op::quantize_fp8({.x = x, .y = rows(fp8), .scale = rows(scale), .stream = pass_.stream});
+        quantize_rows(x, rows(fp8), rows(scale), pass_.stream);
         return {rows(fp8), rows(scale)};
     }
     // `low`: the same input in FP8, for matrices that take it.
     void linear(const Linear& w, const TensorView& x, const Input& low, const TensorView& y) {
         const Input in = w.low_precision() ? low : Input{x, {}};
-        op::linear({.x = in.x,
+        op::project({.x = in.x,
                     .x_scale = in.scale,
                     .w = w.data.view(),
                     .w_scale = w.scale.view(),
@@ -129,7 +150,7 @@ class BlockPass {
                               .ratio = w_.layer.compress_ratio,
                               .stream = pass_.stream});
         const i64 group_width = i64{c_.num_heads} / c_.o_groups * c_.head_dim;
-        op::linear({.x = s_.query.as({pass_.t, c_.o_groups, group_width}),
+        op::project({.x = s_.query.as({pass_.t, c_.o_groups, group_width}),
                     .x_scale = {},
                     .w = w_.wo_a.data.view(),
                     .w_scale = w_.wo_a.scale.view(),
@@ -205,7 +226,7 @@ class BlockPass {
 
     void experts() {
         const TensorView x = rows(s_.input), y = rows(s_.output);
-        op::linear({.x = x,
+        op::project({.x = x,
                     .x_scale = {},
                     .w = w_.gate.data.view(),
                     .w_scale = w_.gate.scale.view(),
@@ -357,8 +378,8 @@ void run_block(const Engine& engine, const BlockWeights& weights, LayerState& st
 void run_linear(const Engine& engine, const Linear& w, const TensorView& x, const TensorView& y,
                 const TensorView& x8, const TensorView& scale, void* stream) {
     const bool low = engine.numerics().fp8_activations && w.low_precision();
-    if (low) op::quantize_fp8({.x = x, .y = x8, .scale = scale, .stream = stream});
-    op::linear({.x = low ? x8 : x,
+    if (low) quantize_rows(x, x8, scale, stream);
+    op::project({.x = low ? x8 : x,
                 .x_scale = low ? scale : TensorView{},
                 .w = w.data.view(),
                 .w_scale = w.scale.view(),

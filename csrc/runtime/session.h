@@ -81,6 +81,8 @@ class Session {
     // Of all that later tokens depend on: frontiers, visible rows, counters. Equal states have equal digests.
     [[nodiscard]] std::string state_digest();
 
+    // The last step's drafts, accepted or not.
+    [[nodiscard]] const std::vector<i32>& last_drafts() const { return last_drafts_; }
     // Replaces the drafts of the next step (as many as it has), for tests.
     void force_drafts(std::vector<i32> drafts) { forced_drafts_ = std::move(drafts); }
 
@@ -169,7 +171,7 @@ class Session {
     i32 pending_ = -1;
     u32 step_base_ = 0,
         journal_rows_ = 0;  // the last step's first position, rows that undo_to_row() can go to
-    std::vector<i32> forced_drafts_;
+    std::vector<i32> forced_drafts_, last_drafts_;
     double second_draft_rate_ = 1;
     bool shortened_ = false;
     u32 steps_since_probe_ = 0;

@@ -223,6 +223,7 @@ Step Session::finish_step(u32 rows, i32 eos) {
              "session: {} of {} drafts accepted at position {}, next position {}", accepted, rows - 1,
              length(), seen[2]);
     step_base_ = length();
+    last_drafts_.assign(seen.begin() + 5, seen.begin() + 4 + rows);
     Step step{
         .tokens = {seen.begin() + 4, seen.begin() + 5 + accepted}, .drafted = rows - 1, .accepted = accepted};
     tokens_.insert(tokens_.end(), step.tokens.begin(), step.tokens.end());

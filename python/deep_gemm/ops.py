@@ -68,7 +68,9 @@ def hc_pre(x: Any, fn: Any, base: Any, scale: Any, y: Any, post: Any, comb: Any,
     _C.ops.hc_pre(**locals())
 
 
-def hc_post(x: Any, y: Any, post: Any, comb: Any, out: Any, *, device: Any = None, stream: int | None = None) -> None:
+def hc_post(
+    x: Any, y: Any, post: Any, comb: Any, out: Any, *, device: Any = None, stream: int | None = None
+) -> None:
     """out[:, b] = post[:, b] y + sum over a of comb[:, a, b] x[:, a]."""
     _C.ops.hc_post(**locals())
 

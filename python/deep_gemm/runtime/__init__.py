@@ -135,6 +135,11 @@ class Session:
         """steps, tokens, drafted, accepted, rollbacks, graph_replays since the session was made."""
         return dict(self._session.stats)
 
+    @property
+    def last_drafts(self) -> list[int]:
+        """What the last step drafted, accepted or not."""
+        return list(self._session.last_drafts)
+
     def sync(self, tokens: Sequence[int]) -> int:
         """Makes the session hold exactly `tokens`, feeding only what its state does not cover already.
 
