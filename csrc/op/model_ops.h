@@ -25,6 +25,9 @@
 
 #include "op/api.h"
 
+#include <deep_gemm/spec/latent.h>
+#include <deep_gemm/spec/router.h>
+
 namespace deep_gemm::op {
 
 // ---- Projections (op/project.cpp). To quantise x: deep_gemm::quantize (op/quantize.h), recipe fp8_128.
@@ -87,7 +90,6 @@ void expert_down(const ExpertDownArguments& arguments);
 //   experts  int32 [t, k] out; weights fp32 [t, k] out: s / (sum of the chosen s) * scale, or s * scale
 //   unless
 //            `normalize`
-enum class RouterScore : u8 { sqrt_softplus, softmax };
 struct RouterArguments {
     TensorView logits, bias, hash, tokens, experts, weights;
     RouterScore score = RouterScore::sqrt_softplus;
@@ -168,13 +170,12 @@ struct RopeFrequencies {
 };
 [[nodiscard]] std::vector<float> rope_frequencies(const RopeFrequencies& arguments);
 
-// Which channels form a pair: (2 i, 2 i + 1) or (i, i + dims / 2).
-enum class RopePairs : u8 { interleaved, halves };
-
 // RMS norm of each head, then the rotation of its last `dims` channels. Idle rows: y is left as it is.
-//   x, y         real [t, r, d] (y may be x); weight real [d] or absent; frequencies fp32 [dims / 2, 2]
+//   x, y         real [t, r, d] (y may be x); d a multiple of 4, at most 512; weight real [d] or absent;
+//                frequencies fp32 [dims / 2, 2]
 //   norm         false: rotate only
 //   inverse      rotate back
+//   pairs        halves: all d = dims channels, 32, 64 or 128
 struct RopeArguments {
     TensorView x, weight, frequencies, positions, y;
     bool norm = false, inverse = false;
@@ -236,7 +237,6 @@ void cache_write(const CacheWriteArguments& arguments);
 //   finish     what happens to a row last: nothing; FP8 round trip of the unrotated channels (fp32 or bf16
 //   rows);
 //              Hadamard transform and FP4 round trip (indexer, dim 128). FP8 rows round by themselves.
-enum class RowFinish : u8 { none, fp8_round_trip, hadamard, hadamard_fp4 };
 struct CompressorArguments {
     TensorView kv, gate, ape, weight, frequencies, positions, sequences, state, journal;
     LatentRows rows;
@@ -260,8 +260,8 @@ void compressor_restore(const CompressorRestoreArguments& arguments);
 
 // ---- Lightning indexer (op/indexer.cpp)
 
-// Queries: rotation of the last channels at the row's position, then `finish` (none, hadamard, hadamard_fp4).
-//   x, y real [t, r, 128] (y may be x)
+// (op/rope.cpp) Queries: rotation of the last channels at the row's position, then `finish` (none, hadamard, hadamard_fp4).
+//   x, y real [t, r, d] (y may be x); d = 32, 64 or 128 for the transforms
 struct IndexQueryArguments {
     TensorView x, frequencies, positions, y;
     RowFinish finish = RowFinish::hadamard_fp4;

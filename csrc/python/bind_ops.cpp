@@ -72,6 +72,14 @@ class Keywords {
     TensorReader reader_;
 };
 
+constexpr std::initializer_list<RowFinish> kFinishes = {RowFinish::none, RowFinish::fp8_round_trip,
+                                                        RowFinish::hadamard, RowFinish::hadamard_fp4};
+
+void rows(Keywords& k, const char* name, const char* page_rows, LatentRows& rows, bool writable) {
+    writable ? k.out(name, rows.data) : k.in(name, rows.data);
+    k.value(page_rows, rows.page_rows);
+}
+
 void fields(Keywords& k, ProjectArguments& a) {
     k.in("x", a.x);
     k.in("x_scale", a.x_scale);
@@ -148,6 +156,51 @@ void fields(Keywords& k, HcHeadArguments& a) {
     k.value("rms_eps", a.rms_eps);
     k.out("y", a.y);
 }
+void fields(Keywords& k, RouterArguments& a) {
+    k.in("logits", a.logits);
+    k.in("bias", a.bias);
+    k.in("hash", a.hash);
+    k.in("tokens", a.tokens);
+    k.choice("score", a.score, {RouterScore::sqrt_softplus, RouterScore::softmax});
+    k.value("normalize", a.normalize);
+    k.value("scale", a.scale);
+    k.out("experts", a.experts);
+    k.out("weights", a.weights);
+}
+void fields(Keywords& k, RopeArguments& a) {
+    k.in("x", a.x);
+    k.in("weight", a.weight);
+    k.in("frequencies", a.frequencies);
+    k.in("positions", a.positions);
+    k.value("norm", a.norm);
+    k.value("inverse", a.inverse);
+    k.choice("pairs", a.pairs, {RopePairs::interleaved, RopePairs::halves});
+    k.value("eps", a.eps);
+    k.out("y", a.y);
+}
+void fields(Keywords& k, LatentWriteArguments& a) {
+    k.in("x", a.x);
+    k.in("weight", a.weight);
+    k.in("frequencies", a.frequencies);
+    k.in("positions", a.positions);
+    k.in("sequences", a.sequences);
+    k.value("fp8_round_trip", a.fp8_round_trip);
+    k.value("eps", a.eps);
+    rows(k, "rows", "page_rows", a.rows, true);
+}
+void fields(Keywords& k, CacheWriteArguments& a) {
+    k.in("x", a.x);
+    k.in("positions", a.positions);
+    k.in("sequences", a.sequences);
+    k.out("rows", a.rows);
+}
+void fields(Keywords& k, IndexQueryArguments& a) {
+    k.in("x", a.x);
+    k.in("frequencies", a.frequencies);
+    k.in("positions", a.positions);
+    k.choice("finish", a.finish, kFinishes);
+    k.out("y", a.y);
+}
 //@@FIELDS
 
 template <typename Arguments>
@@ -178,6 +231,20 @@ void bind_ops(py::module_& parent) {
     bind(module, "hc_pre", &hc_pre);
     bind(module, "hc_post", &hc_post);
     bind(module, "hc_head", &hc_head);
+    bind(module, "route", &route);
+    bind(module, "rope", &rope);
+    bind(module, "latent_write", &latent_write);
+    bind(module, "cache_write", &cache_write);
+    bind(module, "index_query", &index_query);
+    module.def(
+        "rope_frequencies",
+        [](u32 dims, double theta, double yarn_factor, double yarn_original_context, double yarn_beta_fast,
+           double yarn_beta_slow) {
+            return rope_frequencies({dims, theta, yarn_factor, yarn_original_context, yarn_beta_fast,
+                                     yarn_beta_slow});
+        },
+        py::arg("dims"), py::arg("theta"), py::arg("yarn_factor"), py::arg("yarn_original_context"),
+        py::arg("yarn_beta_fast"), py::arg("yarn_beta_slow"), "See deep_gemm.ops.");
     //@@BIND
 }
 

@@ -10,9 +10,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from deep_gemm import _C
 
 __all__ = [
+    "cache_write",
     "embed",
     "expand_streams",
     "expert_down",
@@ -20,8 +24,14 @@ __all__ = [
     "hc_head",
     "hc_post",
     "hc_pre",
+    "index_query",
+    "latent_page_bytes",
+    "latent_write",
     "project",
     "rms_norm",
+    "rope",
+    "rope_frequencies",
+    "route",
 ]
 
 
@@ -79,3 +89,46 @@ def hc_head(x: Any, fn: Any, base: Any, scale: Any, y: Any, *, weight: Any = Non
             rms_eps: float = 1e-6, device: Any = None, stream: int | None = None) -> None:  # fmt: skip
     """The streams' weighted sum before the output head, and the RMS norm that follows it if `weight` is given."""
     _C.ops.hc_head(**locals())
+
+
+def route(logits: Any, experts: Any, weights: Any, *, bias: Any = None, hash: Any = None, tokens: Any = None,
+          score: str = "sqrt_softplus", normalize: bool = True, scale: float = 1, device: Any = None,
+          stream: int | None = None) -> None:  # fmt: skip
+    """Experts int32 [t, k] of each row and their weights, by score (ties to the lower expert) or by token id."""
+    _C.ops.route(**locals())
+
+
+def rope_frequencies(dims: int = 64, theta: float = 10000, *, yarn_factor: float = 0, yarn_original_context: float = 65536,
+                     yarn_beta_fast: float = 32, yarn_beta_slow: float = 1) -> npt.NDArray[np.float32]:  # fmt: skip
+    """fp32 [dims / 2, 2]: turns per position, each as the sum of two floats. For `frequencies` of the operations."""
+    return np.array(_C.ops.rope_frequencies(**locals()), np.float32).reshape(-1, 2)
+
+
+def rope(x: Any, frequencies: Any, positions: Any, y: Any, *, weight: Any = None, norm: bool = False, inverse: bool = False,
+         pairs: str = "interleaved", eps: float = 1e-6, device: Any = None, stream: int | None = None) -> None:  # fmt: skip
+    """Rotates the last channels of x [t, (heads,) d], after the RMS norm of each head if `norm`."""
+    _C.ops.rope(**locals())
+
+
+def latent_page_bytes(page_rows: int) -> int:
+    """Bytes of a page of FP8 rows: 584 a row, rounded up to a multiple of 576."""
+    return -(-584 * page_rows // 576) * 576
+
+
+def latent_write(x: Any, weight: Any, frequencies: Any, positions: Any, rows: Any, *, sequences: Any = None,
+                 page_rows: int = 0, fp8_round_trip: bool = False, eps: float = 1e-6, device: Any = None,
+                 stream: int | None = None) -> None:  # fmt: skip
+    """Norm, rotation, rounding and cache row (position % rows) of x [t, d] in one kernel."""
+    _C.ops.latent_write(**locals())
+
+
+def cache_write(x: Any, positions: Any, rows: Any, *, sequences: Any = None, device: Any = None,
+                stream: int | None = None) -> None:  # fmt: skip
+    """rows[sequence, position % n] = x [t, heads, d]."""
+    _C.ops.cache_write(**locals())
+
+
+def index_query(x: Any, frequencies: Any, positions: Any, y: Any, *, finish: str = "hadamard_fp4", device: Any = None,
+                stream: int | None = None) -> None:  # fmt: skip
+    """Indexer queries: rotation, then none, hadamard or hadamard_fp4."""
+    _C.ops.index_query(**locals())

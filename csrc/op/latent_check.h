@@ -1,0 +1,24 @@
+// Latent cache rows, positions and frequencies: checks, and the views that kernels get.
+#pragma once
+
+#include "op/model_check.h"
+#include "op/model_ops.h"
+
+#include <deep_gemm/spec/latent.h>
+
+namespace deep_gemm::op {
+
+struct CheckedRows {
+    LatentView view{};
+    Format format = Format::none;  // fp8_e4m3 for FP8 rows
+};
+[[nodiscard]] CheckedRows check_latent_rows(ModelChecks& checks, const char* name, const LatentRows& rows,
+                                            i64 d);
+
+// fp32 [dims / 2, 2]; gives dims, at most d.
+[[nodiscard]] u32 check_frequencies(ModelChecks& checks, const TensorView& frequencies, i64 d);
+
+// Channels of a row: a multiple of 4, at most 512; what `finish` needs.
+void check_row(ModelChecks& checks, const char* name, i64 d, u32 dims, RowFinish finish);
+
+}  // namespace deep_gemm::op

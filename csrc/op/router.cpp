@@ -1,0 +1,52 @@
+#include "op/model_check.h"
+#include "op/model_ops.h"
+
+#include <deep_gemm/spec/router.h>
+
+namespace deep_gemm::op {
+
+namespace {
+
+constexpr jit::KernelId kRoute{"route", "deep_gemm/kernel/router.cuh"};
+
+}  // namespace
+
+void route(const RouterArguments& a) {
+    ModelChecks checks("route");
+    checks.array("logits", a.logits, {Format::fp32}, {-1, -1});
+    const i64 rows = a.logits.shape[0], experts = a.logits.shape[1];
+    checks.vector("experts", a.experts, {Format::int32}, {rows, -1});
+    const i64 choices = a.experts.shape[1];
+    DG_CHECK(experts >= 1 && experts <= kRouterMaxExperts, value, "route: got {} experts, expected 1 to {}",
+             experts, kRouterMaxExperts);
+    DG_CHECK(choices >= 1 && choices <= kRouterMaxChoices && choices <= experts, value,
+             "route: experts has {} columns, expected 1 to {} and no more than the {} experts", choices,
+             kRouterMaxChoices, experts);
+    checks.vector("weights", a.weights, {Format::fp32}, {rows, choices});
+    checks.optional_vector("bias", a.bias, {Format::fp32}, {experts});
+    DG_CHECK(a.hash.present() == a.tokens.present(), value,
+             "route: got one of hash and tokens, expected both");
+    DG_CHECK(!a.hash.present() || !a.bias.present(), value, "route: got hash and bias, expected one or none");
+    checks.optional_vector("hash", a.hash, {Format::int32}, {-1, choices});
+    checks.optional_vector("tokens", a.tokens, {Format::int32}, {rows});
+    const RouterSpec spec{.score = a.score,
+                          .normalize = a.normalize,
+                          .hash = a.hash.present(),
+                          .bias = a.bias.present()};
+    const RouterParams params{.logits = pointer_of<const float>(a.logits),
+                              .logits_stride = stride_of(a.logits, 0),
+                              .bias = pointer_of<const float>(a.bias),
+                              .table = pointer_of<const i32>(a.hash),
+                              .tokens = pointer_of<const i32>(a.tokens),
+                              .experts = pointer_of<i32>(a.experts),
+                              .weights = pointer_of<float>(a.weights),
+                              .num_experts = as_u32(experts),
+                              .choices = as_u32(choices),
+                              .vocabulary = a.hash.present() ? as_u32(a.hash.shape[0]) : 0,
+                              .scale = a.scale};
+    launch(checks.device(), kRoute, spec, {as_u32(rows), kRouterThreads}, a.stream, params,
+           {reads(a.logits), reads(a.bias), reads(a.hash), reads(a.tokens), writes(a.experts),
+            writes(a.weights)});
+}
+
+}  // namespace deep_gemm::op

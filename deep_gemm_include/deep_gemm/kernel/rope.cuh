@@ -1,0 +1,68 @@
+// Rotary positions: rope over heads of tokens (with or without their norm), latent_write (norm, rotation,
+// rounding and cache row of a token in one), cache_write (plain rows). Called by op/rope.cpp.
+#pragma once
+
+#include <deep_gemm/tile/latent_row.h>
+
+namespace deep_gemm {
+
+/// A CTA a head.
+template <LatentSpec S>
+DG_KERNEL(kLatentThreads, 8)
+rope(DG_GRID_CONSTANT const RopeParams p) {
+    ptx::grid_dependency_launch();
+    ptx::grid_dependency_wait();
+    const u32 row = ptx::block_index() / p.inner, inner = ptx::block_index() % p.inner;
+    const i32 position = ptx::ld_global_s32(p.positions + row);
+    if (position < 0) return;
+    const u32 channel = ptx::thread_index() * 4;
+    tile::Float4 v{};
+    if (channel < p.d)
+        v = tile::load4<S.x>(p.x.data, row * p.x.stride + inner * p.x.inner_stride + channel);
+    if constexpr (S.norm)
+        tile::normalize<kLatentThreads, S.weight>(v, ptx::dynamic_smem() + plan_smem(S).sums, p.weight,
+                                                  channel, p.d, p.eps);
+    tile::rotate4<S.pairs>(v, channel, p.d, p.dims, p.frequencies, position, S.inverse);
+    tile::finish_row<S.finish>(v, channel, p.d, p.dims);
+    if (channel < p.d)
+        tile::store4<S.rows>(p.y.data, row * p.y.stride + inner * p.y.inner_stride + channel, v);
+}
+
+/// A CTA a token.
+template <LatentSpec S>
+DG_KERNEL(kLatentThreads, 8)
+latent_write(DG_GRID_CONSTANT const LatentWriteParams p) {
+    ptx::grid_dependency_launch();
+    ptx::grid_dependency_wait();
+    const u32 row = ptx::block_index(), sequence = tile::sequence_of(p.sequences, row);
+    const i32 position = ptx::ld_global_s32(p.positions + row);
+    if (position < 0 || sequence >= p.rows.sequences) return;
+    const u32 channel = ptx::thread_index() * 4;
+    tile::Float4 v{};
+    if (channel < p.d) v = tile::load4<S.x>(p.x.data, row * p.x.stride + channel);
+    tile::normalize<kLatentThreads, S.weight>(v, ptx::dynamic_smem() + plan_smem(S).sums, p.weight, channel,
+                                              p.d, p.eps);
+    tile::rotate4<S.pairs>(v, channel, p.d, p.dims, p.frequencies, position, false);
+    tile::finish_row<S.finish>(v, channel, p.d, p.dims);
+    tile::write_latent<S.rows>(p.rows, sequence, static_cast<u32>(position) % p.rows.rows, channel, p.d, v);
+}
+
+/// A CTA a token.
+template <LatentSpec S>
+DG_KERNEL(kLatentThreads, 8)
+cache_write(DG_GRID_CONSTANT const CacheWriteParams p) {
+    ptx::grid_dependency_launch();
+    ptx::grid_dependency_wait();
+    const u32 row = ptx::block_index(), sequence = tile::sequence_of(p.sequences, row);
+    const i32 position = ptx::ld_global_s32(p.positions + row);
+    if (position < 0 || sequence >= p.sequences_count) return;
+    const u64 to = sequence * p.stride_sequence + static_cast<u32>(position) % p.num_rows * p.stride_row;
+    for (u32 i = ptx::thread_index() * 4; i < p.inner * p.d; i += kLatentThreads * 4) {
+        const u32 inner = i / p.d, channel = i % p.d;
+        const tile::Float4 v =
+            tile::load4<S.x>(p.x.data, row * p.x.stride + inner * p.x.inner_stride + channel);
+        tile::store4<S.rows>(p.rows, to + inner * p.stride_inner + channel, v);
+    }
+}
+
+}  // namespace deep_gemm
