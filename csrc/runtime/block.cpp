@@ -135,7 +135,7 @@ class BlockPass {
                           .stream = pass_.stream});
         if (w_.compressor)
             compress(*w_.compressor, c_.head_dim, state_.frontier, state_.frontier_journal,
-                     state_.compressed_rows(), op::RowFinish::none);
+                     state_.compressed_rows(), RowFinish::none);
         if (w_.index_compressor) select(low_rank, low_rank_low);
         op::latent_attention({.q = query,
                               .ring = state_.ring_rows(),
@@ -167,7 +167,7 @@ class BlockPass {
     }
 
     void compress(const CompressorWeights& w, i64 dim, const DeviceTensor& frontier,
-                  const DeviceTensor& journal, const op::LatentRows& target, op::RowFinish finish) {
+                  const DeviceTensor& journal, const op::LatentRows& target, RowFinish finish) {
         const i64 width = w_.layer.overlap() * dim;
         const TensorView values = s_.pool_values.as({pass_.t, width}),
                          gates = s_.pool_gates.as({pass_.t, width});
@@ -193,8 +193,8 @@ class BlockPass {
 
     // The compressed rows that each query attends to, into picks.
     void select(const TensorView& low_rank, const Input& low_rank_low) {
-        const op::RowFinish finish =
-            engine_.numerics().fp8_cache ? op::RowFinish::hadamard_fp4 : op::RowFinish::none;
+        const RowFinish finish =
+            engine_.numerics().fp8_cache ? RowFinish::hadamard_fp4 : RowFinish::none;
         compress(*w_.index_compressor, c_.index_dim, state_.index_frontier, state_.index_journal,
                  {state_.index_rows.view(), 0}, finish);
         const TensorView query = rows(s_.index_query), x = rows(s_.input);

@@ -7,7 +7,7 @@ import pytest
 
 from deep_gemm.models import model_path
 from golden import tiny_v4
-from reference import deepseek_v4
+from reference import deepseek_v4_model
 
 # fp32 arithmetic over 3 blocks; logits have a standard deviation of 4.3. What the model's makers ask for.
 EXACT_TOLERANCE = 2e-4
@@ -23,7 +23,7 @@ def test_fp8_cache_against_the_reference(load) -> None:
     """FP8 rows and the Hadamard FP4 indexer. A value at the middle of two codes may fall to either side: with fp32
     activations that happens to few values, and each moves a logit by much less than this bound."""
     ids = tiny_v4.ids("p0")[:20]
-    model = deepseek_v4.Model(model_path("tiny_v4"), quantized=True)
+    model = deepseek_v4_model.Model(model_path("tiny_v4"), quantized=True)
     want = np.stack([model.feed(token) for token in ids])
     got = load("fp8_cache").session(window=1).logits_of(ids)
     assert abs(got - want).max() < 2e-2

@@ -7,7 +7,7 @@ import pytest
 
 from deep_gemm.models import model_path
 from golden import tiny_v4
-from reference import deepseek_v4
+from reference import deepseek_v4_model
 from runtime.decode import produce, same
 
 
@@ -73,7 +73,7 @@ def test_budgets(load, prompt: list[int], text: list[int], budget: int) -> None:
 
 def test_drafts_of_the_mtp_block(load, prompt: list[int]) -> None:
     """The first step's drafts are those of the float64 reference, chained through the block's own streams."""
-    model = deepseek_v4.Model(model_path("tiny_v4"))
+    model = deepseek_v4_model.Model(model_path("tiny_v4"))
     for position, token in enumerate(prompt):
         logits = model.feed(token)
         if position > 0:

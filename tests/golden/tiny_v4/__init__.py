@@ -1,7 +1,7 @@
 """Logits of the shipped tiny model: prompts and greedy continuations p0 (14 + 24 tokens) and p1 (151 + 24).
 
 Made in float64 from the stored weights with exact activations, by the code that trained the model; the same code agrees
-with transformers 5.17 on these prompts within 1e-4 and with tests/reference/deepseek_v4.py within 1e-6.
+with transformers 5.17 on these prompts within 1e-4 and with tests/reference/deepseek_v4_model.py within 1e-6.
 """
 
 from __future__ import annotations
