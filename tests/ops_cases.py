@@ -38,7 +38,8 @@ def run(device: Any, name: str, outputs: dict[str, Array], **arguments: Any) -> 
     """The outputs after one call; arrays of `outputs` are passed by name and start as given."""
     tensors = {key: put(device, array.copy()) for key, array in outputs.items()}
     inputs = {
-        key: put(device, value) if isinstance(value, np.ndarray) else value for key, value in arguments.items()
+        key: put(device, value) if isinstance(value, np.ndarray) else value
+        for key, value in arguments.items()
     }
     getattr(ops, name)(**tensors, **inputs, device=device if device.emulated else None)
     return {key: take(tensor) for key, tensor in tensors.items()}
@@ -67,4 +68,6 @@ def assert_batch_invariant(call: Callable[[Array], dict[str, Array]], rows: int)
     for row in range(rows):
         alone = call(np.array([row]))
         for name, array in whole.items():
-            assert same_bits(np.ascontiguousarray(array[row : row + 1]), alone[name]), f"{name}: row {row} differs alone"
+            assert same_bits(np.ascontiguousarray(array[row : row + 1]), alone[name]), (
+                f"{name}: row {row} differs alone"
+            )

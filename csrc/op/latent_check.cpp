@@ -29,8 +29,8 @@ CheckedRows check_latent_rows(ModelChecks& checks, const char* name, const Laten
                     .rows = as_u32(t.shape[1]),
                     .page_rows = 1};
     }
-    DG_CHECK(out.view.rows > 0 && out.view.sequences > 0, value, "{}: {} has shape {}, expected at least one row",
-             operation, name, shape_text(t));
+    DG_CHECK(out.view.rows > 0 && out.view.sequences > 0, value,
+             "{}: {} has shape {}, expected at least one row", operation, name, shape_text(t));
     return out;
 }
 
@@ -49,9 +49,10 @@ void check_row(ModelChecks& checks, const char* name, i64 d, u32 dims, RowFinish
              "{}: {} has {} channels, expected a multiple of 4, at most {}", operation, name, d,
              kLatentMaxChannels);
     if (finish == RowFinish::fp8_round_trip)
-        DG_CHECK((d - dims) % kFp8RowGroup == 0, value,
-                 "{}: {} has {} channels that are not rotated, expected a multiple of {} for the FP8 round trip",
-                 operation, name, d - dims, kFp8RowGroup);
+        DG_CHECK(
+            (d - dims) % kFp8RowGroup == 0, value,
+            "{}: {} has {} channels that are not rotated, expected a multiple of {} for the FP8 round trip",
+            operation, name, d - dims, kFp8RowGroup);
     if (finish == RowFinish::hadamard || finish == RowFinish::hadamard_fp4)
         DG_CHECK((d & (d - 1)) == 0 && d >= 32 && d <= 128, value,
                  "{}: {} has {} channels, expected 32, 64 or 128 for the Hadamard transform", operation, name,

@@ -260,7 +260,8 @@ void compressor_restore(const CompressorRestoreArguments& arguments);
 
 // ---- Lightning indexer (op/indexer.cpp)
 
-// (op/rope.cpp) Queries: rotation of the last channels at the row's position, then `finish` (none, hadamard, hadamard_fp4).
+// (op/rope.cpp) Queries: rotation of the last channels at the row's position, then `finish` (none, hadamard,
+// hadamard_fp4).
 //   x, y real [t, r, d] (y may be x); d = 32, 64 or 128 for the transforms
 struct IndexQueryArguments {
     TensorView x, frequencies, positions, y;
@@ -336,7 +337,7 @@ void argmax(const ArgmaxArguments& arguments);
 //   top_k int32 [t]        the k largest; 0: all
 //   top_p fp32 [t]         the fewest largest whose share of the whole softmax reaches top_p; 1: all
 //   min_p fp32 [t]         those at least min_p times the largest; 0: all
-// Ties at a limit go to lower ids. logits fp32 [t, v]; probabilities fp32 [t, v] (may be logits). Entries
+// Ties at a limit go to lower ids. logits fp32 [t, v]; probabilities fp32 [t, v] (not the logits). Entries
 // below 2^-44 of the largest become 0. A row with a NaN becomes all NaN.
 struct DistributionArguments {
     TensorView logits, temperature, top_k, top_p, min_p, probabilities;
@@ -364,7 +365,8 @@ void sample_draw(const DrawArguments& arguments);
 //                rejection the next token is drawn from max(0, p - q), or p if that is empty; after the last
 //                accepted row from p (random number of the same position, purpose 2 and 0)
 //   positions    int32 [n]
-//   record       int32 [4] out: number of accepted drafts c, the next token (follows row c), its position, 0
+//   record       int32 [4] out: number of accepted drafts c, the next token (follows row c), its position,
+//                1 if a draft was rejected
 // Greedy: targets, not p, q, seed. Sampled: p, q, seed, not targets.
 struct AcceptArguments {
     TensorView tokens, targets, p, q, seed, positions, record;

@@ -23,7 +23,8 @@ void rotate(ModelChecks& checks, const RopeArguments& a, RowFinish finish) {
     check_row(checks, "x", d, dims, finish);
     if (a.pairs == RopePairs::halves)
         DG_CHECK(dims == d && (d == 32 || d == 64 || d == 128), value,
-                 "{}: halves of {} of {} channels, expected all of 32, 64 or 128", checks.operation(), dims, d);
+                 "{}: halves of {} of {} channels, expected all of 32, 64 or 128", checks.operation(), dims,
+                 d);
     checks.optional_vector("weight", a.weight, kReal, {d}, 4);
     DG_CHECK(a.norm || !a.weight.present(), value, "{}: got a weight without norm, expected norm = true",
              checks.operation());
@@ -106,8 +107,7 @@ void latent_write(const LatentWriteArguments& a) {
     check_row(checks, "x", d, dims, finish);
     DG_CHECK(!fp8 || dims == kFp8RowRotated, value,
              "latent_write: {} channels are rotated, expected {} for FP8 rows", dims, kFp8RowRotated);
-    const LatentSpec spec{
-        .x = a.x.format, .weight = a.weight.format, .rows = cache.format, .finish = finish};
+    const LatentSpec spec{.x = a.x.format, .weight = a.weight.format, .rows = cache.format, .finish = finish};
     const LatentWriteParams params{.x = view_of(a.x),
                                    .weight = a.weight.data,
                                    .frequencies = pointer_of<const float>(a.frequencies),

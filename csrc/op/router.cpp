@@ -29,10 +29,8 @@ void route(const RouterArguments& a) {
     DG_CHECK(!a.hash.present() || !a.bias.present(), value, "route: got hash and bias, expected one or none");
     checks.optional_vector("hash", a.hash, {Format::int32}, {-1, choices});
     checks.optional_vector("tokens", a.tokens, {Format::int32}, {rows});
-    const RouterSpec spec{.score = a.score,
-                          .normalize = a.normalize,
-                          .hash = a.hash.present(),
-                          .bias = a.bias.present()};
+    const RouterSpec spec{
+        .score = a.score, .normalize = a.normalize, .hash = a.hash.present(), .bias = a.bias.present()};
     const RouterParams params{.logits = pointer_of<const float>(a.logits),
                               .logits_stride = stride_of(a.logits, 0),
                               .bias = pointer_of<const float>(a.bias),

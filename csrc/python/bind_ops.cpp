@@ -19,7 +19,10 @@ using namespace op;
 class Keywords {
   public:
     Keywords(const char* function, const py::kwargs& given)
-        : function_(function), rest_(given.attr("copy")()), device_(take("device")), reader_(device_.ptr()) {}
+        : function_(function + 3),
+          rest_(given.attr("copy")()),
+          device_(take("device")),
+          reader_(device_.ptr()) {}
 
     void in(const char* name, TensorView& view) { read(name, view, false); }
     void out(const char* name, TensorView& view) { read(name, view, true); }
@@ -66,7 +69,7 @@ class Keywords {
         if (!given.is_none()) view = reader_.read(given.ptr(), name, writable);
     }
 
-    const char* function_;
+    const char* function_;  // without "op_"
     py::dict rest_;
     py::object device_;
     TensorReader reader_;
@@ -201,7 +204,102 @@ void fields(Keywords& k, IndexQueryArguments& a) {
     k.choice("finish", a.finish, kFinishes);
     k.out("y", a.y);
 }
-//@@FIELDS
+void fields(Keywords& k, CompressorArguments& a) {
+    k.in("kv", a.kv);
+    k.in("gate", a.gate);
+    k.in("ape", a.ape);
+    k.in("weight", a.weight);
+    k.in("frequencies", a.frequencies);
+    k.in("positions", a.positions);
+    k.in("sequences", a.sequences);
+    k.out("state", a.state);
+    k.out("journal", a.journal);
+    k.value("ratio", a.ratio);
+    k.value("overlap", a.overlap);
+    k.choice("finish", a.finish, kFinishes);
+    k.value("eps", a.eps);
+    rows(k, "rows", "page_rows", a.rows, true);
+}
+void fields(Keywords& k, CompressorRestoreArguments& a) {
+    k.in("journal", a.journal);
+    k.in("row", a.row);
+    k.value("sequence", a.sequence);
+    k.out("state", a.state);
+}
+void fields(Keywords& k, IndexScoreArguments& a) {
+    k.in("query", a.query);
+    k.in("weights", a.weights);
+    k.in("rows", a.rows);
+    k.in("positions", a.positions);
+    k.in("sequences", a.sequences);
+    k.value("ratio", a.ratio);
+    k.value("only_above", a.only_above);
+    k.value("scale", a.scale);
+    k.out("scores", a.scores);
+}
+void fields(Keywords& k, TopKArguments& a) {
+    k.in("scores", a.scores);
+    k.in("positions", a.positions);
+    k.value("ratio", a.ratio);
+    k.out("picks", a.picks);
+}
+void fields(Keywords& k, LatentAttentionArguments& a) {
+    k.in("q", a.q);
+    rows(k, "ring", "ring_page_rows", a.ring, false);
+    rows(k, "compressed", "compressed_page_rows", a.compressed, false);
+    k.in("picks", a.picks);
+    k.in("sinks", a.sinks);
+    k.in("frequencies", a.frequencies);
+    k.in("positions", a.positions);
+    k.in("sequences", a.sequences);
+    k.value("window", a.window);
+    k.value("ratio", a.ratio);
+    k.value("scale", a.scale);
+    k.out("out", a.out);
+}
+void fields(Keywords& k, GqaArguments& a) {
+    k.in("q", a.q);
+    k.in("keys", a.keys);
+    k.in("values", a.values);
+    k.in("positions", a.positions);
+    k.in("sequences", a.sequences);
+    k.value("scale", a.scale);
+    k.out("out", a.out);
+}
+void fields(Keywords& k, ArgmaxArguments& a) {
+    k.in("logits", a.logits);
+    k.out("tokens", a.tokens);
+}
+void fields(Keywords& k, DistributionArguments& a) {
+    k.in("logits", a.logits);
+    k.in("temperature", a.temperature);
+    k.in("top_k", a.top_k);
+    k.in("top_p", a.top_p);
+    k.in("min_p", a.min_p);
+    k.out("probabilities", a.probabilities);
+}
+void fields(Keywords& k, DrawArguments& a) {
+    k.in("probabilities", a.probabilities);
+    k.in("seed", a.seed);
+    k.in("positions", a.positions);
+    k.value("purpose", a.purpose);
+    k.out("tokens", a.tokens);
+}
+void fields(Keywords& k, AcceptArguments& a) {
+    k.in("tokens", a.tokens);
+    k.in("targets", a.targets);
+    k.in("p", a.p);
+    k.in("q", a.q);
+    k.in("seed", a.seed);
+    k.in("positions", a.positions);
+    k.out("record", a.record);
+}
+void fields(Keywords& k, PositionsArguments& a) {
+    k.in("base", a.base);
+    k.in("count", a.count);
+    k.value("offset", a.offset);
+    k.out("positions", a.positions);
+}
 
 template <typename Arguments>
 void bind(py::module_& module, const char* name, void (*operation)(const Arguments&)) {
@@ -220,32 +318,41 @@ void bind(py::module_& module, const char* name, void (*operation)(const Argumen
 
 }  // namespace
 
-void bind_ops(py::module_& parent) {
-    py::module_ module = parent.def_submodule("ops", "The model operations; deep_gemm.ops documents them.");
-    bind(module, "project", &project);
-    bind(module, "expert_up", &expert_up);
-    bind(module, "expert_down", &expert_down);
-    bind(module, "embed", &embed);
-    bind(module, "expand_streams", &expand_streams);
-    bind(module, "rms_norm", &rms_norm);
-    bind(module, "hc_pre", &hc_pre);
-    bind(module, "hc_post", &hc_post);
-    bind(module, "hc_head", &hc_head);
-    bind(module, "route", &route);
-    bind(module, "rope", &rope);
-    bind(module, "latent_write", &latent_write);
-    bind(module, "cache_write", &cache_write);
-    bind(module, "index_query", &index_query);
+void bind_ops(py::module_& module) {
+    bind(module, "op_project", &project);
+    bind(module, "op_expert_up", &expert_up);
+    bind(module, "op_expert_down", &expert_down);
+    bind(module, "op_embed", &embed);
+    bind(module, "op_expand_streams", &expand_streams);
+    bind(module, "op_rms_norm", &rms_norm);
+    bind(module, "op_hc_pre", &hc_pre);
+    bind(module, "op_hc_post", &hc_post);
+    bind(module, "op_hc_head", &hc_head);
+    bind(module, "op_route", &route);
+    bind(module, "op_rope", &rope);
+    bind(module, "op_latent_write", &latent_write);
+    bind(module, "op_cache_write", &cache_write);
+    bind(module, "op_index_query", &index_query);
     module.def(
-        "rope_frequencies",
+        "op_rope_frequencies",
         [](u32 dims, double theta, double yarn_factor, double yarn_original_context, double yarn_beta_fast,
            double yarn_beta_slow) {
-            return rope_frequencies({dims, theta, yarn_factor, yarn_original_context, yarn_beta_fast,
-                                     yarn_beta_slow});
+            return rope_frequencies(
+                {dims, theta, yarn_factor, yarn_original_context, yarn_beta_fast, yarn_beta_slow});
         },
         py::arg("dims"), py::arg("theta"), py::arg("yarn_factor"), py::arg("yarn_original_context"),
         py::arg("yarn_beta_fast"), py::arg("yarn_beta_slow"), "See deep_gemm.ops.");
-    //@@BIND
+    bind(module, "op_compressor_update", &compressor_update);
+    bind(module, "op_compressor_restore", &compressor_restore);
+    bind(module, "op_index_scores", &index_scores);
+    bind(module, "op_top_k", &top_k);
+    bind(module, "op_latent_attention", &latent_attention);
+    bind(module, "op_gqa_attention", &gqa_attention);
+    bind(module, "op_argmax", &argmax);
+    bind(module, "op_sample_distribution", &sample_distribution);
+    bind(module, "op_sample_draw", &sample_draw);
+    bind(module, "op_accept_drafts", &accept_drafts);
+    bind(module, "op_fill_positions", &fill_positions);
 }
 
 }  // namespace deep_gemm::python

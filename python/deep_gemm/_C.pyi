@@ -44,6 +44,32 @@ __all__: list[str] = [
     "m_grouped_fp8_gemm_nt_contiguous",
     "m_grouped_fp8_gemm_nt_masked",
     "nvrtc_info",
+    "op_accept_drafts",
+    "op_argmax",
+    "op_cache_write",
+    "op_compressor_restore",
+    "op_compressor_update",
+    "op_embed",
+    "op_expand_streams",
+    "op_expert_down",
+    "op_expert_up",
+    "op_fill_positions",
+    "op_gqa_attention",
+    "op_hc_head",
+    "op_hc_post",
+    "op_hc_pre",
+    "op_index_query",
+    "op_index_scores",
+    "op_latent_attention",
+    "op_latent_write",
+    "op_project",
+    "op_rms_norm",
+    "op_rope",
+    "op_rope_frequencies",
+    "op_route",
+    "op_sample_distribution",
+    "op_sample_draw",
+    "op_top_k",
     "open_bundle",
     "pack_fp4",
     "plan",
@@ -584,6 +610,143 @@ def m_grouped_fp8_gemm_nt_masked(
 def nvrtc_info() -> dict:
     """
     Opens NVRTC and says which one it is.
+    """
+
+def op_accept_drafts(**kwargs) -> None:
+    """
+    See deep_gemm.ops.
+    """
+
+def op_argmax(**kwargs) -> None:
+    """
+    See deep_gemm.ops.
+    """
+
+def op_cache_write(**kwargs) -> None:
+    """
+    See deep_gemm.ops.
+    """
+
+def op_compressor_restore(**kwargs) -> None:
+    """
+    See deep_gemm.ops.
+    """
+
+def op_compressor_update(**kwargs) -> None:
+    """
+    See deep_gemm.ops.
+    """
+
+def op_embed(**kwargs) -> None:
+    """
+    See deep_gemm.ops.
+    """
+
+def op_expand_streams(**kwargs) -> None:
+    """
+    See deep_gemm.ops.
+    """
+
+def op_expert_down(**kwargs) -> None:
+    """
+    See deep_gemm.ops.
+    """
+
+def op_expert_up(**kwargs) -> None:
+    """
+    See deep_gemm.ops.
+    """
+
+def op_fill_positions(**kwargs) -> None:
+    """
+    See deep_gemm.ops.
+    """
+
+def op_gqa_attention(**kwargs) -> None:
+    """
+    See deep_gemm.ops.
+    """
+
+def op_hc_head(**kwargs) -> None:
+    """
+    See deep_gemm.ops.
+    """
+
+def op_hc_post(**kwargs) -> None:
+    """
+    See deep_gemm.ops.
+    """
+
+def op_hc_pre(**kwargs) -> None:
+    """
+    See deep_gemm.ops.
+    """
+
+def op_index_query(**kwargs) -> None:
+    """
+    See deep_gemm.ops.
+    """
+
+def op_index_scores(**kwargs) -> None:
+    """
+    See deep_gemm.ops.
+    """
+
+def op_latent_attention(**kwargs) -> None:
+    """
+    See deep_gemm.ops.
+    """
+
+def op_latent_write(**kwargs) -> None:
+    """
+    See deep_gemm.ops.
+    """
+
+def op_project(**kwargs) -> None:
+    """
+    See deep_gemm.ops.
+    """
+
+def op_rms_norm(**kwargs) -> None:
+    """
+    See deep_gemm.ops.
+    """
+
+def op_rope(**kwargs) -> None:
+    """
+    See deep_gemm.ops.
+    """
+
+def op_rope_frequencies(
+    dims: typing.SupportsInt | typing.SupportsIndex,
+    theta: typing.SupportsFloat | typing.SupportsIndex,
+    yarn_factor: typing.SupportsFloat | typing.SupportsIndex,
+    yarn_original_context: typing.SupportsFloat | typing.SupportsIndex,
+    yarn_beta_fast: typing.SupportsFloat | typing.SupportsIndex,
+    yarn_beta_slow: typing.SupportsFloat | typing.SupportsIndex,
+) -> list[float]:
+    """
+    See deep_gemm.ops.
+    """
+
+def op_route(**kwargs) -> None:
+    """
+    See deep_gemm.ops.
+    """
+
+def op_sample_distribution(**kwargs) -> None:
+    """
+    See deep_gemm.ops.
+    """
+
+def op_sample_draw(**kwargs) -> None:
+    """
+    See deep_gemm.ops.
+    """
+
+def op_top_k(**kwargs) -> None:
+    """
+    See deep_gemm.ops.
     """
 
 def open_bundle(path: str) -> int:

@@ -15,9 +15,13 @@ from deep_gemm import ops
 def case(rows: int, h: int, d: int, dtype: str = "fp32") -> dict[str, Any]:
     rng = np.random.default_rng(d + h)
     mixes = (2 + h) * h
-    return {"x": real(rng, (rows, h, d), dtype, 2), "fn": real(rng, (mixes, h * d), scale=(h * d) ** -0.5),
-            "base": real(rng, (mixes,)), "scale": np.array([0.7, 1.3, 1.9], np.float32),
-            "weight": real(rng, (d,), "bf16")}  # fmt: skip
+    return {
+        "x": real(rng, (rows, h, d), dtype, 2),
+        "fn": real(rng, (mixes, h * d), scale=(h * d) ** -0.5),
+        "base": real(rng, (mixes,)),
+        "scale": np.array([0.7, 1.3, 1.9], np.float32),
+        "weight": real(rng, (d,), "bf16"),
+    }
 
 
 def outputs(rows: int, h: int, d: int, dtype: str = "fp32") -> dict[str, Array]:
@@ -67,7 +71,9 @@ def test_head(device: Any, normed: bool) -> None:
     c = case(3, 4, 256)
     fn, base, scale = c["fn"][:4].copy(), c["base"][:4].copy(), c["scale"][:1].copy()
     extra = {"weight": c["weight"]} if normed else {}
-    out = run(device, "hc_head", {"y": poisoned((3, 256))}, x=c["x"], fn=fn, base=base, scale=scale, **extra)["y"]
+    out = run(device, "hc_head", {"y": poisoned((3, 256))}, x=c["x"], fn=fn, base=base, scale=scale, **extra)[
+        "y"
+    ]
     for t in range(3):
         mix = fn.astype(np.float64) @ ref.rms_norm(c["x"][t].reshape(-1), None, 1e-6)
         u = (ref.sigmoid(mix * scale + base) + 1e-6) @ c["x"][t].astype(np.float64)

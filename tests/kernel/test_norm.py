@@ -34,7 +34,9 @@ def test_zeros_and_eps(device: Any) -> None:
 def test_norm_rows_are_independent(device: Any) -> None:
     x = real(np.random.default_rng(2), (4, 260))
     x[1] = np.inf
-    assert_batch_invariant(lambda rows: run(device, "rms_norm", {"y": poisoned((len(rows), 260))}, x=x[rows]), 4)
+    assert_batch_invariant(
+        lambda rows: run(device, "rms_norm", {"y": poisoned((len(rows), 260))}, x=x[rows]), 4
+    )
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])

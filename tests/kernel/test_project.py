@@ -29,10 +29,14 @@ def make_weight(rng: np.random.Generator, shape: tuple[int, ...], kind: str) -> 
     return w, rng.uniform(0.001, 0.003, blocks).astype(np.float32)
 
 
-def make_activation(rng: np.random.Generator, shape: tuple[int, ...], kind: str) -> tuple[Array, Array | None]:
+def make_activation(
+    rng: np.random.Generator, shape: tuple[int, ...], kind: str
+) -> tuple[Array, Array | None]:
     if kind != "fp8_e4m3":
         return real(rng, shape, kind), None
-    return real(rng, shape, kind, 60), (2.0 ** rng.integers(-7, -4, (*shape[:-1], shape[-1] // 128))).astype(np.float32)
+    return real(rng, shape, kind, 60), (2.0 ** rng.integers(-7, -4, (*shape[:-1], shape[-1] // 128))).astype(
+        np.float32
+    )
 
 
 def given(**arguments: Any) -> dict[str, Any]:
@@ -46,7 +50,12 @@ def bound(x: Array, w: Array) -> Array:
 
 @pytest.mark.parametrize(
     ("kind", "x_kind"),
-    [(kind, x) for kind in WEIGHTS for x in ("fp32", "bf16", "fp8_e4m3") if x != "fp8_e4m3" or kind not in WEIGHTS[:2]],
+    [
+        (kind, x)
+        for kind in WEIGHTS
+        for x in ("fp32", "bf16", "fp8_e4m3")
+        if x != "fp8_e4m3" or kind not in WEIGHTS[:2]
+    ],
 )
 @pytest.mark.parametrize("rows", [1, 5])
 def test_project(device: Any, kind: str, x_kind: str, rows: int) -> None:
@@ -54,7 +63,9 @@ def test_project(device: Any, kind: str, x_kind: str, rows: int) -> None:
     n, k = 133, 256
     w, w_scale = make_weight(rng, (n, k), kind)
     x, x_scale = make_activation(rng, (rows, k), x_kind)
-    out = run(device, "project", {"y": poisoned((rows, n))}, x=x, w=w, **given(w_scale=w_scale, x_scale=x_scale))
+    out = run(
+        device, "project", {"y": poisoned((rows, n))}, x=x, w=w, **given(w_scale=w_scale, x_scale=x_scale)
+    )
     a, b = ref.activations(x, x_scale), ref.weight_matrix(w, w_scale)
     assert_close(out["y"], a @ b.T, bound(a, b))
 
@@ -84,14 +95,21 @@ def test_project_rows_are_independent(device: Any, kind: str) -> None:
     x[3] = np.nan  # a poisoned neighbour
 
     def call(rows: Array) -> dict[str, Array]:
-        return run(device, "project", {"y": poisoned((len(rows), 40))}, x=x[rows], w=w, **given(w_scale=w_scale))
+        return run(
+            device, "project", {"y": poisoned((len(rows), 40))}, x=x[rows], w=w, **given(w_scale=w_scale)
+        )
 
     assert_batch_invariant(call, 6)
 
 
 def test_nothing_to_do(device: Any) -> None:
-    assert run(device, "project", {"y": poisoned((0, 8))}, x=real(np.random.default_rng(0), (0, 4)),
-               w=real(np.random.default_rng(0), (8, 4)))["y"].shape == (0, 8)  # fmt: skip
+    assert run(
+        device,
+        "project",
+        {"y": poisoned((0, 8))},
+        x=real(np.random.default_rng(0), (0, 4)),
+        w=real(np.random.default_rng(0), (8, 4)),
+    )["y"].shape == (0, 8)
 
 
 def expert_case(rng: np.random.Generator, kind: str, rows: int) -> dict[str, Any]:
@@ -101,8 +119,17 @@ def expert_case(rng: np.random.Generator, kind: str, rows: int) -> dict[str, Any
     ids = np.stack([rng.permutation(experts)[:slots] for _ in range(rows)]).astype(np.int32)
     ids[-1, 0], ids[0, 2] = -1, experts  # no such expert
     weights = rng.uniform(0.2, 1, (rows, slots)).astype(np.float32)
-    return {"x": real(rng, (rows, d), scale=8), "w1": w1, "s1": s1, "w3": w3, "s3": s3, "w2": w2, "s2": s2, "ids": ids,
-            "weights": weights}  # fmt: skip
+    return {
+        "x": real(rng, (rows, d), scale=8),
+        "w1": w1,
+        "s1": s1,
+        "w3": w3,
+        "s3": s3,
+        "w2": w2,
+        "s2": s2,
+        "ids": ids,
+        "weights": weights,
+    }
 
 
 @pytest.mark.parametrize("kind", WEIGHTS)
@@ -113,8 +140,18 @@ def test_experts(device: Any, kind: str, limit: float) -> None:
     rows, slots = c["ids"].shape
     w1, w3, w2 = (ref.weight_matrix(c[w], c[s]) for w, s in (("w1", "s1"), ("w3", "s3"), ("w2", "s2")))
     i = w1.shape[1]
-    mid = run(device, "expert_up", {"mid": poisoned((rows, slots, i))}, x=c["x"], w1=c["w1"], w3=c["w3"], experts=c["ids"],
-              weights=c["weights"], limit=limit, **given(w1_scale=c["s1"], w3_scale=c["s3"]))["mid"]  # fmt: skip
+    mid = run(
+        device,
+        "expert_up",
+        {"mid": poisoned((rows, slots, i))},
+        x=c["x"],
+        w1=c["w1"],
+        w3=c["w3"],
+        experts=c["ids"],
+        weights=c["weights"],
+        limit=limit,
+        **given(w1_scale=c["s1"], w3_scale=c["s3"]),
+    )["mid"]
     x, expected = c["x"].astype(np.float64), np.zeros((rows, slots, i))
     hit = False
     for t in range(rows):
@@ -127,8 +164,16 @@ def test_experts(device: Any, kind: str, limit: float) -> None:
     assert hit, "the clamp is not tested"
     assert_close(mid, expected, 1e-5 * np.abs(expected).max())
     add = real(rng, (rows, 72))
-    y = run(device, "expert_down", {"y": poisoned((rows, 72))}, mid=mid, w2=c["w2"], experts=c["ids"], add=add,
-            **given(w2_scale=c["s2"]))["y"]  # fmt: skip
+    y = run(
+        device,
+        "expert_down",
+        {"y": poisoned((rows, 72))},
+        mid=mid,
+        w2=c["w2"],
+        experts=c["ids"],
+        add=add,
+        **given(w2_scale=c["s2"]),
+    )["y"]
     total = add.astype(np.float64)
     for t in range(rows):
         for j in range(slots):
@@ -153,27 +198,53 @@ def test_expert_rows_are_independent(device: Any) -> None:
 
     def call(rows: Array) -> dict[str, Array]:
         ids = c["ids"][rows]
-        mid = run(device, "expert_up", {"mid": poisoned((len(rows), 3, 128))}, x=c["x"][rows], w1=c["w1"], w3=c["w3"],
-                  experts=ids, w1_scale=c["s1"], w3_scale=c["s3"])["mid"]  # fmt: skip
-        y = run(device, "expert_down", {"y": poisoned((len(rows), 72))}, mid=mid, w2=c["w2"], w2_scale=c["s2"], experts=ids)
+        mid = run(
+            device,
+            "expert_up",
+            {"mid": poisoned((len(rows), 3, 128))},
+            x=c["x"][rows],
+            w1=c["w1"],
+            w3=c["w3"],
+            experts=ids,
+            w1_scale=c["s1"],
+            w3_scale=c["s3"],
+        )["mid"]
+        y = run(
+            device,
+            "expert_down",
+            {"y": poisoned((len(rows), 72))},
+            mid=mid,
+            w2=c["w2"],
+            w2_scale=c["s2"],
+            experts=ids,
+        )
         return {"mid": mid, **y}
 
     assert_batch_invariant(call, 4)
 
 
 BAD = [
-    ({"x": real(np.random.default_rng(0), (2, 8))}, ValueError, r"x has shape \[2, 8\], expected \[any, any, 12\]|expected"),
+    (
+        {"x": real(np.random.default_rng(0), (2, 8))},
+        ValueError,
+        r"x has shape \[2, 8\], expected \[any, any, 12\]|expected",
+    ),
     ({"w": np.zeros((5, 10), np.float32)}, ValueError, "expected a multiple of 4; pad its rows"),
     ({"w": np.zeros((5, 12), np.int32)}, TypeError, "w is int32, expected"),
     ({"y": np.zeros((2, 6), np.float32)}, ValueError, "y has shape"),
     ({"w_scale": np.zeros((1, 1), np.float32)}, ValueError, "got w_scale, expected none"),
     ({"x": np.zeros((2, 24), np.float32)[:, ::2]}, ValueError, "stride 2 along its last dimension"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("wrong", "error", "message"), BAD, ids=[message for _, _, message in BAD])
 def test_bad_input(emulator: Any, wrong: dict[str, Array], error: type[Exception], message: str) -> None:
-    arguments = {"x": np.zeros((2, 12), np.float32), "w": np.zeros((5, 12), np.float32), "y": poisoned((2, 5)), **wrong}
+    arguments = {
+        "x": np.zeros((2, 12), np.float32),
+        "w": np.zeros((5, 12), np.float32),
+        "y": poisoned((2, 5)),
+        **wrong,
+    }
     with pytest.raises(error, match=message):
         ops.project(**arguments, device=emulator)
     assert np.isnan(arguments["y"]).all() or "y" in wrong

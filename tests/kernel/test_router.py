@@ -22,7 +22,15 @@ def outputs(rows: int, k: int) -> dict[str, Array]:
 def test_choice(device: Any, experts: int, k: int, score: str, biased: bool) -> None:
     rng = np.random.default_rng(experts)
     logits, bias = real(rng, (4, experts), scale=3), real(rng, (experts,))
-    out = run(device, "route", outputs(4, k), logits=logits, score=score, scale=1.5, **({"bias": bias} if biased else {}))
+    out = run(
+        device,
+        "route",
+        outputs(4, k),
+        logits=logits,
+        score=score,
+        scale=1.5,
+        **({"bias": bias} if biased else {}),
+    )
     for t in range(4):
         ids, weights = ref.route(logits[t], bias if biased else None, k, score == "softmax", True, 1.5)
         assert (out["experts"][t] == ids).all()
@@ -71,7 +79,9 @@ def test_rows_are_independent(device: Any) -> None:
 
 def test_bad_input(emulator: Any) -> None:
     logits = np.zeros((2, 4), np.float32)
-    with pytest.raises(ValueError, match="experts has 5 columns, expected 1 to 32 and no more than the 4 experts"):
+    with pytest.raises(
+        ValueError, match="experts has 5 columns, expected 1 to 32 and no more than the 4 experts"
+    ):
         ops.route(logits, **outputs(2, 5), device=emulator)
     with pytest.raises(ValueError, match="got one of hash and tokens"):
         ops.route(logits, **outputs(2, 2), tokens=np.zeros(2, np.int32), device=emulator)

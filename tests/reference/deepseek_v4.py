@@ -52,8 +52,9 @@ def swiglu(gate: Array, up: Array, limit: float) -> Array:
     return gate * sigmoid(gate) * up
 
 
-def hyper_connection(x: Array, fn: Array, base: Array, scale: Array, iterations: int, hc_eps: float,
-                     rms_eps: float) -> tuple[Array, Array, Array]:  # fmt: skip
+def hyper_connection(
+    x: Array, fn: Array, base: Array, scale: Array, iterations: int, hc_eps: float, rms_eps: float
+) -> tuple[Array, Array, Array]:
     """(pre, post, comb) of one token's streams x [h, d]."""
     h = x.shape[0]
     mix = fn.astype(np.float64) @ rms_norm(x.reshape(-1), None, rms_eps)
@@ -89,7 +90,9 @@ def rotate(x: Array, position: int, f: Array, inverse: bool = False, halves: boo
     y, dims = x.astype(np.float64), 2 * len(f)
     cos, sin = np.cos(position * f), np.sin(position * f) * (-1 if inverse else 1)
     tail = y[..., y.shape[-1] - dims :]
-    first, second = (np.s_[..., : dims // 2], np.s_[..., dims // 2 :]) if halves else (np.s_[..., ::2], np.s_[..., 1::2])
+    first, second = (
+        (np.s_[..., : dims // 2], np.s_[..., dims // 2 :]) if halves else (np.s_[..., ::2], np.s_[..., 1::2])
+    )
     a, b = tail[first].copy(), tail[second].copy()
     tail[first], tail[second] = a * cos - b * sin, a * sin + b * cos
     return y
@@ -144,14 +147,25 @@ def read_fp8_rows(pages: Array, page_rows: int) -> Array:
     raw = pages.view(np.uint8)
     s, count, _ = raw.shape
     data = np.ascontiguousarray(raw[..., : page_rows * 576]).reshape(s, count * page_rows, 576)
-    scales = np.ascontiguousarray(raw[..., page_rows * 576 : page_rows * 584]).reshape(s, count * page_rows, 8)
+    scales = np.ascontiguousarray(raw[..., page_rows * 576 : page_rows * 584]).reshape(
+        s, count * page_rows, 8
+    )
     plain = np.ascontiguousarray(data[..., :448]).view(ml_dtypes.float8_e4m3fn).astype(np.float64)
     rotated = np.ascontiguousarray(data[..., 448:]).view(ml_dtypes.bfloat16).astype(np.float64)
-    return np.concatenate([plain * (2.0 ** (scales[..., :7].astype(np.float64) - 127)).repeat(64, -1), rotated], -1)
+    return np.concatenate(
+        [plain * (2.0 ** (scales[..., :7].astype(np.float64) - 127)).repeat(64, -1), rotated], -1
+    )
 
 
-def route(logits: Array, bias: Array | None, k: int, softmax: bool, normalize: bool, scale: float,
-          fixed: Array | None = None) -> tuple[Array, Array]:  # fmt: skip
+def route(
+    logits: Array,
+    bias: Array | None,
+    k: int,
+    softmax: bool,
+    normalize: bool,
+    scale: float,
+    fixed: Array | None = None,
+) -> tuple[Array, Array]:
     """(experts, weights) of one token."""
     z = logits.astype(np.float64)
     if softmax:
@@ -162,3 +176,51 @@ def route(logits: Array, bias: Array | None, k: int, softmax: bool, normalize: b
     experts = np.argsort(-(s if bias is None else s + bias), kind="stable")[:k] if fixed is None else fixed
     chosen = s[experts]
     return experts, chosen / (chosen.sum() if normalize else 1) * scale
+
+
+def softmax_pool(values: Array, gates: Array) -> Array:
+    """Candidates [n, dim] weighted by a softmax over n for each channel."""
+    w = np.exp(gates - gates.max(0))
+    return (w / w.sum(0) * values).sum(0)
+
+
+def compressed_rows(kv: Array, gate: Array, ape: Array, ratio: int, overlap: bool) -> list[Array]:
+    """Pooled rows, before their norm, of tokens 0, 1, ... of one sequence; windows that are not full give none."""
+    kv, gate = kv.astype(np.float64), gate.astype(np.float64)
+    gate = gate + np.stack([ape[p % ratio] for p in range(len(gate))]).astype(np.float64)
+    rows = []
+    dim = kv.shape[1] // 2 if overlap else kv.shape[1]
+    for w in range(len(kv) // ratio):
+        own = slice(w * ratio, (w + 1) * ratio)
+        k, g = (kv[own, dim:], gate[own, dim:]) if overlap else (kv[own], gate[own])
+        if overlap and w > 0:
+            before = slice((w - 1) * ratio, w * ratio)
+            k, g = np.concatenate([kv[before, :dim], k]), np.concatenate([gate[before, :dim], g])
+        rows.append(softmax_pool(k, g))
+    return rows
+
+
+def attention(q: Array, keys: Array, values: Array, scale: float, sinks: Array | None) -> Array:
+    """q [heads, d] over rows [n, d]; without rows, zeros."""
+    q, keys, values = (a.astype(np.float64) for a in (q, keys, values))
+    if len(keys) == 0:
+        return np.zeros_like(q)
+    s = q @ keys.T * scale
+    m = s.max(1, keepdims=True)
+    if sinks is not None:
+        m = np.maximum(m, sinks.astype(np.float64)[:, None])
+    p = np.exp(s - m)
+    extra = 0 if sinks is None else np.exp(sinks.astype(np.float64)[:, None] - m)
+    return p @ values / (p.sum(1, keepdims=True) + extra)
+
+
+def index_scores(query: Array, weights: Array, rows: Array, scale: float) -> Array:
+    q, w, k = (a.astype(np.float64) for a in (query, weights, rows))
+    return scale * (w[:, None] * np.maximum(q @ k.T, 0)).sum(0)
+
+
+def top_k(scores: Array, k: int) -> Array:
+    """Ascending indices of the k largest, ties to the lower index, NaN last."""
+    keys = np.where(np.isnan(scores), -np.inf, scores)
+    order = np.lexsort((np.arange(len(scores)), np.isnan(scores), -keys))
+    return np.sort(order[:k])

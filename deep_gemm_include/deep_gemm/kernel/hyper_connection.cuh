@@ -89,8 +89,7 @@ DG_DEVICE void share_of_mixes(const HcParams& p, u32 row, u32 begin, u32 end, pt
 #pragma unroll
     for (u32 m = 0; m <= kMixes; ++m) {
         const float sum = tile::warp_sum(sums[m]);
-        if (ptx::lane_index() == 0)
-            ptx::st_shared_f32(smem + kPlan.sums + (m * kWarps + own_warp) * 4, sum);
+        if (ptx::lane_index() == 0) ptx::st_shared_f32(smem + kPlan.sums + (m * kWarps + own_warp) * 4, sum);
     }
     ptx::sync_threads();
     const u32 m = ptx::thread_index();

@@ -17,8 +17,7 @@ rope(DG_GRID_CONSTANT const RopeParams p) {
     if (position < 0) return;
     const u32 channel = ptx::thread_index() * 4;
     tile::Float4 v{};
-    if (channel < p.d)
-        v = tile::load4<S.x>(p.x.data, row * p.x.stride + inner * p.x.inner_stride + channel);
+    if (channel < p.d) v = tile::load4<S.x>(p.x.data, row * p.x.stride + inner * p.x.inner_stride + channel);
     if constexpr (S.norm)
         tile::normalize<kLatentThreads, S.weight>(v, ptx::dynamic_smem() + plan_smem(S).sums, p.weight,
                                                   channel, p.d, p.eps);

@@ -1,8 +1,8 @@
 // Rows of a latent cache (keys and values in one vector) and rotary positions: what rope, cache writes, the
 // compressor and the indexer share.
 //
-// An FP8 row is 584 bytes: 448 E4M3, 64 bf16 (the rotated channels), 7 UE8M0 scales (one for 64 channels) and a
-// zero. A page holds the 576-byte parts of all its rows first, then the 8-byte parts.
+// An FP8 row is 584 bytes: 448 E4M3, 64 bf16 (the rotated channels), 7 UE8M0 scales (one for 64 channels) and
+// a zero. A page holds the 576-byte parts of all its rows first, then the 8-byte parts.
 #pragma once
 
 #include <deep_gemm/spec/view.h>

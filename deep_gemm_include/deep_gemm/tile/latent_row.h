@@ -1,5 +1,5 @@
-// A row whose channels are spread over threads, four neighbours each: rotation, norm, Hadamard transform, narrow
-// round trips, and the write to a cache row. Whole warps call together.
+// A row whose channels are spread over threads, four neighbours each: rotation, norm, Hadamard transform,
+// narrow round trips, and the write to a cache row. Whole warps call together.
 #pragma once
 
 #include <deep_gemm/spec/latent.h>
@@ -13,8 +13,8 @@ struct Rotation {
     float cos, sin;
 };
 
-/// The angle of pair `pair` at `position`: position * frequency in turns, less whole turns. The product of the
-/// frequency's leading part is split exactly in two, so nothing is lost at large positions.
+/// The angle of pair `pair` at `position`: position * frequency in turns, less whole turns. The product of
+/// the frequency's leading part is split exactly in two, so nothing is lost at large positions.
 DG_DEVICE Rotation rotation_at(const float* frequencies, u32 pair, float position, bool inverse) {
     const float high = ptx::ld_global_f32(frequencies + 2 * pair),
                 low = ptx::ld_global_f32(frequencies + 2 * pair + 1);
@@ -64,7 +64,8 @@ DG_DEVICE void rotate4(Float4& v, u32 channel, u32 d, u32 dims, const float* fre
 
 /// RMS norm over the CTA's channels; channels at and beyond d must be zero.
 template <u32 Threads, Format Weight>
-DG_DEVICE void normalize(Float4& v, ptx::SharedAddress smem, const void* weight, u32 channel, u32 d, float eps) {
+DG_DEVICE void normalize(Float4& v, ptx::SharedAddress smem, const void* weight, u32 channel, u32 d,
+                         float eps) {
     float squares = ptx::mul_rn_f32(v.x, v.x);
     squares = ptx::fma_rn_f32(v.y, v.y, squares);
     squares = ptx::fma_rn_f32(v.z, v.z, squares);
@@ -106,12 +107,14 @@ DG_DEVICE Float4 fp8_round_trip(const Float4& v) {
 DG_DEVICE Float4 fp4_round_trip(const Float4& v) {
     const float amax = ptx::max_nan_f32(warp_max<8>(amax_of(v)), 6 * 0x1p-126f);
     const float scale = codec::ue8m0_to_f32(codec::f32_to_ue8m0_up(ptx::div_rn_f32(amax, codec::kE2m1Max)));
-    const auto trip = [scale](float x) { return e2m1_f32(codec::f32_to_e2m1(ptx::div_rn_f32(x, scale))) * scale; };
+    const auto trip = [scale](float x) {
+        return e2m1_f32(codec::f32_to_e2m1(ptx::div_rn_f32(x, scale))) * scale;
+    };
     return {trip(v.x), trip(v.y), trip(v.z), trip(v.w)};
 }
 
-/// Orthonormal Walsh-Hadamard transform, natural order, of d = 4 * (a power of two of lanes) <= 128 channels of
-/// one warp.
+/// Orthonormal Walsh-Hadamard transform, natural order, of d = 4 * (a power of two of lanes) <= 128 channels
+/// of one warp.
 DG_DEVICE Float4 hadamard(const Float4& v, u32 d) {
     const float a = v.x + v.y, b = v.x - v.y, c = v.z + v.w, e = v.z - v.w;
     float h[] = {a + c, b + e, a - c, b - e};
@@ -141,13 +144,16 @@ DG_DEVICE void finish_row(Float4& v, u32 channel, u32 d, u32 dims) {
     }
 }
 
-/// Writes the thread's channels of row `row` of `sequence`. Whole warps call; threads at and beyond d drop out.
+/// Writes the thread's channels of row `row` of `sequence`. Whole warps call; threads at and beyond d drop
+/// out.
 template <Format Rows>
-DG_DEVICE void write_latent(const LatentView& view, u32 sequence, u32 row, u32 channel, u32 d, const Float4& v) {
+DG_DEVICE void write_latent(const LatentView& view, u32 sequence, u32 row, u32 channel, u32 d,
+                            const Float4& v) {
     if constexpr (Rows == Format::fp8_e4m3) {
         constexpr u32 kPlain = kFp8RowChannels - kFp8RowRotated;
         const Fp8Quad q = to_fp8_row(through_bf16(v));
-        u8* page = static_cast<u8*>(view.data) + sequence * view.stride_sequence + row / view.page_rows * view.stride_row;
+        u8* page = static_cast<u8*>(view.data) + sequence * view.stride_sequence +
+                   row / view.page_rows * view.stride_row;
         u8* values = page + row % view.page_rows * kFp8RowBytes;
         u8* scales = page + view.page_rows * kFp8RowBytes + row % view.page_rows * kFp8RowScaleBytes;
         if (channel < kPlain)
@@ -168,13 +174,13 @@ template <Format Rows>
 DG_DEVICE Float4 read_latent(const LatentView& view, u32 sequence, u32 row, u32 channel) {
     if constexpr (Rows == Format::fp8_e4m3) {
         constexpr u32 kPlain = kFp8RowChannels - kFp8RowRotated;
-        const u8* page =
-            static_cast<const u8*>(view.data) + sequence * view.stride_sequence + row / view.page_rows * view.stride_row;
+        const u8* page = static_cast<const u8*>(view.data) + sequence * view.stride_sequence +
+                         row / view.page_rows * view.stride_row;
         const u8* values = page + row % view.page_rows * kFp8RowBytes;
         if (channel >= kPlain) return load4<Format::bf16>(values + kPlain, channel - kPlain);
-        const float scale = codec::ue8m0_to_f32(
-            ptx::ld_global_u8(page + view.page_rows * kFp8RowBytes + row % view.page_rows * kFp8RowScaleBytes +
-                              channel / kFp8RowGroup));
+        const float scale = codec::ue8m0_to_f32(ptx::ld_global_u8(page + view.page_rows * kFp8RowBytes +
+                                                                  row % view.page_rows * kFp8RowScaleBytes +
+                                                                  channel / kFp8RowGroup));
         const Float4 v = load4<Format::fp8_e4m3>(values, channel);
         return {v.x * scale, v.y * scale, v.z * scale, v.w * scale};
     } else {

@@ -1,0 +1,83 @@
+#include "op/latent_check.h"
+
+#include <deep_gemm/spec/compressor.h>
+
+namespace deep_gemm::op {
+
+namespace {
+
+constexpr const char* kHeader = "deep_gemm/kernel/compressor.cuh";
+constexpr jit::KernelId kUpdate{"compressor_update", kHeader}, kRestore{"compressor_restore", kHeader};
+
+}  // namespace
+
+void compressor_update(const CompressorArguments& a) {
+    ModelChecks checks("compressor_update");
+    const i64 dim = checks.extent("weight", a.weight, 1, 0), halves = a.overlap ? 2 : 1;
+    checks.array("kv", a.kv, {Format::fp32}, {-1, halves * dim}, 4);
+    const i64 tokens = a.kv.shape[0];
+    checks.array("gate", a.gate, {Format::fp32}, {tokens, halves * dim}, 4);
+    DG_CHECK(a.ratio >= 1, value, "compressor_update: got ratio 0, expected at least 1");
+    checks.vector("ape", a.ape, {Format::fp32}, {a.ratio, halves * dim}, 4);
+    checks.vector("weight", a.weight, kReal, {dim}, 4);
+    checks.vector("positions", a.positions, {Format::int32}, {tokens});
+    checks.optional_vector("sequences", a.sequences, {Format::int32}, {tokens});
+    const u32 dims = check_frequencies(checks, a.frequencies, dim);
+    const CheckedRows rows = check_latent_rows(checks, "rows", a.rows, dim);
+    const bool fp8 = rows.format == Format::fp8_e4m3;
+    const RowFinish finish = fp8 && a.finish == RowFinish::fp8_round_trip ? RowFinish::none : a.finish;
+    check_row(checks, "kv", dim, dims, finish);
+    DG_CHECK(!fp8 || (dims == kFp8RowRotated && finish == RowFinish::none), value,
+             "compressor_update: FP8 rows with {} rotated channels and finish {}, expected {} and none", dims,
+             name_of(finish), kFp8RowRotated);
+    const CompressorSpec spec{.weight = a.weight.format,
+                              .rows = rows.format,
+                              .finish = finish,
+                              .overlap = a.overlap,
+                              .journal = a.journal.present()};
+    const i64 parts = 3 * pools_of(spec);
+    checks.vector("state", a.state, {Format::fp32}, {rows.view.sequences, parts, dim}, 4);
+    checks.optional_vector("journal", a.journal, {Format::fp32}, {tokens, parts, dim}, 4);
+    if (tokens == 0) return;
+    const CompressorParams params{.kv = pointer_of<const float>(a.kv),
+                                  .gate = pointer_of<const float>(a.gate),
+                                  .kv_stride = stride_of(a.kv, 0),
+                                  .gate_stride = stride_of(a.gate, 0),
+                                  .ape = pointer_of<const float>(a.ape),
+                                  .weight = a.weight.data,
+                                  .frequencies = pointer_of<const float>(a.frequencies),
+                                  .positions = pointer_of<const i32>(a.positions),
+                                  .sequences = pointer_of<const i32>(a.sequences),
+                                  .state = pointer_of<float>(a.state),
+                                  .journal = pointer_of<float>(a.journal),
+                                  .rows = rows.view,
+                                  .tokens = as_u32(tokens),
+                                  .dim = as_u32(dim),
+                                  .dims = dims,
+                                  .ratio = a.ratio,
+                                  .eps = a.eps};
+    launch(checks.device(), kUpdate, spec, {rows.view.sequences, kLatentThreads}, a.stream, params,
+           {reads(a.kv), reads(a.gate), reads(a.ape), reads(a.weight), reads(a.frequencies),
+            reads(a.positions), reads(a.sequences), writes(a.state), writes(a.journal), writes(a.rows.data)});
+}
+
+void compressor_restore(const CompressorRestoreArguments& a) {
+    ModelChecks checks("compressor_restore");
+    const i64 parts = checks.extent("state", a.state, 3, 1), dim = a.state.shape[2];
+    checks.vector("state", a.state, {Format::fp32}, {-1, parts, dim}, 4);
+    checks.vector("journal", a.journal, {Format::fp32}, {-1, parts, dim}, 4);
+    checks.vector("row", a.row, {Format::int32}, {1});
+    DG_CHECK(a.sequence < a.state.shape[0], value, "compressor_restore: got sequence {}, expected below {}",
+             a.sequence, a.state.shape[0]);
+    DG_CHECK(dim % 4 == 0, value, "compressor_restore: state has {} channels, expected a multiple of 4", dim);
+    const u32 count = as_u32(parts * dim);
+    const CompressorRestoreParams params{.journal = pointer_of<const float>(a.journal),
+                                         .row = pointer_of<const i32>(a.row),
+                                         .state = pointer_of<float>(a.state) + u64{a.sequence} * count,
+                                         .tokens = as_u32(a.journal.shape[0]),
+                                         .count = count};
+    launch(checks.device(), kRestore, CompressorSpec{}, {ceil_div(count, kLatentThreads * 4), kLatentThreads},
+           a.stream, params, {reads(a.journal), reads(a.row), writes(a.state)});
+}
+
+}  // namespace deep_gemm::op

@@ -1,0 +1,220 @@
+"""Bugs injected into the kernels of the model operations must be caught, as tests/emulator/test_injected_bugs.py says."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ops_cases import real
+from reference import deepseek_v4 as ref
+
+from deep_gemm import ops
+
+_spec = importlib.util.spec_from_file_location(
+    "injected_bugs", Path(__file__).with_name("test_injected_bugs.py")
+)
+assert _spec is not None and _spec.loader is not None
+bugs: Any = importlib.util.module_from_spec(_spec)
+__import__("sys").modules["injected_bugs"] = bugs
+_spec.loader.exec_module(bugs)
+
+Bug = bugs.Bug
+
+
+def pack(*fields: Any) -> Callable[[Any, dict[str, int]], bytes]:
+    """Parameters in order: the name of an array (or None) is its address, ints are u32, (int,) is u64, floats fp32; a list
+    is a struct of its own, aligned and padded to 8 bytes."""
+
+    def flat(at: dict[str, int], values: Any) -> bytes:
+        out = b""
+        for value in values:
+            if isinstance(value, list):
+                out += bytes(-len(out) % 8) + flat(at, value)
+                out += bytes(-len(out) % 8)
+                continue
+            if isinstance(value, float):
+                piece = np.float32(value).tobytes()
+            elif isinstance(value, tuple):
+                piece = value[0].to_bytes(8, "little")
+            elif isinstance(value, int):
+                piece = value.to_bytes(4, "little")
+            else:
+                piece = (at[value] if value else 0).to_bytes(8, "little")
+            out += bytes(-len(out) % len(piece)) + piece
+        return out
+
+    def make(_: Any, at: dict[str, int]) -> bytes:
+        out = flat(at, fields)
+        return out + bytes(-len(out) % 8)
+
+    return make
+
+
+def text(header: str, spec: str, fields: str) -> str:
+    return str(
+        bugs.flatten(
+            f"#include <deep_gemm/kernel/{header}.cuh>\nusing namespace deep_gemm;\nconstexpr {spec} kSpec{{{fields}}};\n"
+        )
+    )
+
+
+def project() -> tuple[Any, str]:
+    rng = np.random.default_rng(1)
+    rows, n, k = 5, 9, 132
+    x, w, y = real(rng, (rows, k)), real(rng, (n, k)), np.full((rows, n), np.nan, np.float32)
+    params = pack(["x", (k,), (0,)], ["y", (n,), (0,)], [None, (0,), (0,)], [None, (0,), (0,)],
+                  ["w", None, (n * k,), (k,), (0,), (0,)], rows, 1, n, k)  # fmt: skip
+    launch = bugs.Launch("deep_gemm::project<kSpec>", (2 * 2,), 256, 0, {"x": x, "w": w, "y": y}, params,
+                         {"y": x.astype(np.float64) @ w.T}, 1e-4)  # fmt: skip
+    return launch, text("project", "ProjectSpec", ".w = Format::fp32, .rows = 4")
+
+
+def hc_mix() -> tuple[Any, str]:
+    rng = np.random.default_rng(2)
+    d = 256
+    x, fn, base = real(rng, (2, 4, d)), real(rng, (24, 4 * d), scale=0.05), real(rng, (24,))
+    scale, weight = np.array([0.7, 1.3, 1.9], np.float32), real(rng, (d,))
+    parts = [ref.hyper_connection(x[t], fn, base, scale, 20, 1e-6, 1e-6) for t in range(2)]
+    y = np.stack([ref.rms_norm(parts[t][0] @ x[t].astype(np.float64), weight, 1e-6) for t in range(2)])
+    expected = {"y": y, "post": np.stack([p[1] for p in parts]), "comb": np.stack([p[2] for p in parts])}
+    arrays = {"x": x, "fn": fn, "base": base, "scale": scale, "weight": weight}
+    arrays |= {name: np.full(value.shape, np.nan, np.float32) for name, value in expected.items()}
+    params = pack(
+        ["x", (4 * d,), (d,)],
+        "fn",
+        "base",
+        "scale",
+        "weight",
+        ["y", (d,), (0,)],
+        "post",
+        "comb",
+        d,
+        20,
+        1e-6,
+        1e-6,
+    )
+    launch = bugs.Launch(
+        "deep_gemm::hc_mix<kSpec>", (16,), 128, 4096, arrays, params, expected, 1e-4, cluster=8
+    )
+    return launch, text("hyper_connection", "HcSpec", ".weight = Format::fp32")
+
+
+def top_k() -> tuple[Any, str]:
+    rng = np.random.default_rng(3)
+    scores = np.round(real(rng, (2, 1000))).astype(np.float32)
+    scores[1] = np.where(rng.random(1000) < 0.5, -0.0, 0.0)
+    expected = np.stack([ref.top_k(row, 100) for row in scores])
+    arrays = {
+        "scores": scores,
+        "positions": np.full(2, 999, np.int32),
+        "picks": np.full((2, 100), -7, np.int32),
+    }
+    params = pack("scores", (1000,), "positions", "picks", 1000, 100, 1)
+    launch = bugs.Launch(
+        "deep_gemm::top_k<kSpec>", (2,), 256, 2048, arrays, params, {"picks": expected.astype(np.float64)}
+    )
+    return launch, text("indexer", "TopKSpec", "")
+
+
+def attention() -> tuple[Any, str]:
+    rng = np.random.default_rng(4)
+    d, ring_rows, window, position = 128, 40, 36, 50
+    q, ring, compressed = real(rng, (1, 4, d), scale=3), real(rng, (1, ring_rows, d)), real(rng, (1, 30, d))
+    seen = np.stack(
+        [
+            *(ring[0, p % ring_rows] for p in range(position - window + 1, position + 1)),
+            *compressed[0, [1, 5, 11]],
+        ]
+    )
+    expected = ref.attention(q[0], seen, seen, d**-0.5, None)[None]
+    picks = np.array([[1, 5, 11, 12, -1]], np.int32)  # row 12 ends with token 51
+    arrays = {"q": q, "ring": ring, "compressed": compressed, "picks": picks, "positions": np.array([position], np.int32),
+              "out": np.full((1, 4, d), np.nan, np.float32)}  # fmt: skip
+    nothing = [None, (0,), (0,), 0, 0, 0]
+    params = pack(["q", (4 * d,), (d,)], ["out", (4 * d,), (d,)], ["ring", (0,), (d,), 1, ring_rows, 1], nothing, (0,), (0,),
+                  ["compressed", (0,), (d,), 1, 30, 1], "picks", None, None, "positions", None, 1, 4, 4, window, 4, 5, 0,
+                  float(d**-0.5))  # fmt: skip
+    launch = bugs.Launch(
+        "deep_gemm::attention<kSpec>", (1,), 128, 16384, arrays, params, {"out": expected}, 1e-4
+    )
+    return launch, text("attention", "AttentionSpec", ".compressed = Format::fp32, .d = 128, .picks = true")
+
+
+def compressor() -> tuple[Any, str]:
+    rng = np.random.default_rng(5)
+    dim, tokens = 512, 8
+    kv, gate, ape = real(rng, (tokens, 2 * dim)), real(rng, (tokens, 2 * dim)), real(rng, (4, 2 * dim))
+    weight, wide = real(rng, (dim,)), ref.frequencies(64, 1e4)
+    pooled = ref.compressed_rows(kv, gate, ape, 4, True)
+    rows = np.stack(
+        [ref.rotate(ref.rms_norm(row, weight, 1e-6), 4 * w, wide) for w, row in enumerate(pooled)]
+    )[None]
+    total = (gate + ape[np.arange(tokens) % 4])[4:].astype(np.float64)
+    largest = total.max(0)
+    weights = np.exp(total - largest)
+    pools = np.stack([largest, weights.sum(0), (weights * kv[4:]).sum(0)])
+    first, second = pools[:, :dim], pools[:, dim:]
+    state = np.concatenate([first, first, second])[None]
+    arrays = {"kv": kv, "gate": gate, "ape": ape, "weight": weight, "frequencies": ops.rope_frequencies(64, 1e4),
+              "positions": np.arange(tokens, dtype=np.int32), "state": np.full(state.shape, np.nan, np.float32),
+              "rows": np.full(rows.shape, np.nan, np.float32)}  # fmt: skip
+    params = pack("kv", "gate", (2 * dim,), (2 * dim,), "ape", "weight", "frequencies", "positions", None, "state", None,
+                  ["rows", (0,), (dim,), 1, 2, 1], tokens, dim, 64, 4, 1e-6)  # fmt: skip
+    launch = bugs.Launch("deep_gemm::compressor_update<kSpec>", (1,), 128, 1024, arrays, params,
+                         {"rows": rows, "state": state}, 1e-4)  # fmt: skip
+    return launch, text("compressor", "CompressorSpec", ".weight = Format::fp32")
+
+
+CASES = {
+    "project": project,
+    "hc_mix": hc_mix,
+    "top_k": top_k,
+    "attention": attention,
+    "compressor": compressor,
+}
+BUGS = [
+    ("project", Bug("rows beyond the last are read", "first + i < p.rows ? first + i : p.rows - 1;", "first + i;", 8)),
+    ("project", Bug("rows beyond the last are written", "row >= p.rows || ptx::lane_index() != 0", "ptx::lane_index() != 0", 8)),
+    ("project", Bug("lanes are not added", "sums[i] = warp_sum(sums[i]);", ";", 8)),
+    ("project", Bug("one step too many", "column < k; column", "column <= k; column", 8)),
+    ("hc_mix", Bug("shares read before they are there", "end, smem);\n    ptx::cluster_sync();", "end, smem);\n    ptx::sync_threads();")),
+    ("hc_mix", Bug("leaves while a peer reads", "    ptx::cluster_sync();  // nobody", "    // nobody")),
+    ("hc_mix", Bug("coefficients read before they are there", "ptx::sync_threads();\n\n    float pre", "float pre")),
+    ("hc_mix", Bug("comb transposed", "p.comb + row * H * H + lane", "p.comb + row * H * H + lane % H * H + lane / H", 8)),
+    ("hc_mix", Bug("post without its factor", "const float post = 2 * sigmoid", "const float post = sigmoid", 8)),
+    ("top_k", Bug("counted before the bins are cleared", "bins + thread * 4, 0);\n        ptx::sync_threads();", "bins + thread * 4, 0);")),
+    ("top_k", Bug("ties beyond the last place", "is_equal && equal_before < wanted", "is_equal && equal_before <= wanted", 8)),
+    ("top_k", Bug("own warp counted as earlier", "if (w < warp) {\n                larger_before", "if (w <= warp) {\n                larger_before", 8)),
+    ("top_k", Bug("what lies above is forgotten", "wanted -= found.above;", "", 8)),
+    ("top_k", Bug("zeros of two signs", "codec::bits_of_float(value + 0.0f)", "codec::bits_of_float(value)", 8)),
+    ("attention", Bug("tile overwritten while it is read", "sums[u] = sum;\n            }\n            ptx::sync_threads();", "sums[u] = sum;\n            }")),
+    ("attention", Bug("window of one row less", "end - p.window : 0;", "end - p.window + 1 : 0;", 8)),
+    ("attention", Bug("sums keep an old maximum", "factor = empty ? 1.0f : ptx::exp_f32(max - largest);", "factor = 1.0f;", 8)),
+    ("attention", Bug("a row that is not visible yet", "if (row >= visible) return false;", "if (row >= p.compressed.rows) return false;", 8)),
+    ("compressor", Bug("a window before the first", "if (window > 0) all.merge", "all.merge", 8)),
+    ("compressor", Bug("halves swapped", "push(pools[kNext], 0);", "push(pools[kNext], 1);", 8)),
+    ("compressor", Bug("closed window is not kept", "pools[kClosed] = pools[kNext];", "", 8)),
+    ("compressor", Bug("row rotated at its last token", "static_cast<i32>(window * p.ratio), false", "static_cast<i32>(position), false", 8)),
+    ("compressor", Bug("position bias of the wrong slot", "static_cast<u64>(slot) * kHalves", "static_cast<u64>(window) * kHalves", 8)),
+]  # fmt: skip
+
+
+@lru_cache
+def made(name: str) -> tuple[Any, str]:
+    return CASES[name]()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_clean(name: str) -> None:
+    bugs.check_clean(*made(name))
+
+
+@pytest.mark.parametrize(("name", "bug"), BUGS, ids=lambda value: getattr(value, "name", value))
+def test_bugs(name: str, bug: Any) -> None:
+    launch, source = made(name)
+    bugs.check_caught(launch, source, bug)

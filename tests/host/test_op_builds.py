@@ -1,0 +1,70 @@
+"""Kernels of the model operations build without warnings, spills or stack frames."""
+
+from __future__ import annotations
+
+import pytest
+
+from deep_gemm import _C
+
+FP8 = ".x = Format::fp8_e4m3, .w = Format::fp8_e4m3, .w_scale = Format::fp8_ue8m0"
+FP4 = ".x = Format::fp8_e4m3, .w = Format::fp4_e2m1, .w_scale = Format::fp8_ue8m0"
+ALL_FP8 = (
+    ".rows = Format::fp8_e4m3, .compressed = Format::fp8_e4m3, .picks = true, .sinks = true, .rotate = true"
+)
+
+# (header, spec type) -> kernel -> specs
+KERNELS = {
+    ("project", "ProjectSpec"): {"project": ["", ".rows = 4", FP8 + ", .rows = 4", FP4 + ", .rows = 4"]},
+    ("expert", "ProjectSpec"): {
+        "expert_up": ["", FP8, FP4],
+        "expert_down": ["", FP8, FP4 + ", .add = Format::fp32"],
+    },
+    ("norm", "NormSpec"): {"rms_norm": ["", ".weight = Format::bf16"]},
+    ("embed", "EmbedSpec"): {"embed": ["", ".gather = false, .accumulate = true"]},
+    ("hyper_connection", "HcSpec"): {
+        "hc_mix": ["", ".x = Format::bf16, .weight = Format::bf16", ".head = true", ".streams = 2"],
+        "hc_post": ["", ".x = Format::bf16"],
+    },
+    ("router", "RouterSpec"): {
+        "route": ["", ".bias = true", ".hash = true", ".score = RouterScore::softmax"]
+    },
+    ("rope", "LatentSpec"): {
+        "rope": ["", ".finish = RowFinish::hadamard_fp4, .norm = false", ".pairs = RopePairs::halves"],
+        "latent_write": ["", ".rows = Format::fp8_e4m3", ".finish = RowFinish::fp8_round_trip"],
+        "cache_write": [""],
+    },
+    ("compressor", "CompressorSpec"): {
+        "compressor_update": ["", ".overlap = false", ".rows = Format::fp8_e4m3, .journal = true"],
+        "compressor_restore": [""],
+    },
+    ("indexer", "IndexScoreSpec"): {"index_scores": ["", ".query = Format::bf16, .rows = Format::bf16"]},
+    ("indexer", "TopKSpec"): {"top_k": [""]},
+    ("attention", "AttentionSpec"): {"attention": ["", ALL_FP8, ".d = 128, .grouped = true"]},
+    ("sample", "SampleSpec"): {
+        "argmax": [""],
+        "sample_distribution": [""],
+        "sample_draw": [""],
+        "accept_drafts": ["", ".sampled = true"],
+        "fill_positions": [""],
+    },
+}
+
+
+@pytest.mark.parametrize(("header", "spec"), KERNELS, ids=str)
+def test_no_spills(header: str, spec: str) -> None:
+    sources = [
+        _C.KernelSource(
+            kernel,
+            f"#include <deep_gemm/kernel/{header}.cuh>\nusing namespace deep_gemm;\nconstexpr {spec} kSpec{{{fields}}};\n",
+            f"deep_gemm::{kernel}<kSpec>",
+        )
+        for kernel, specs in KERNELS[header, spec].items()
+        for fields in specs
+    ]
+    for source, artifact in zip(sources, _C.build_all(sources), strict=True):
+        stats = artifact.stats
+        assert stats["warnings"] == [], source.code
+        assert stats["spill_store_bytes"] == stats["spill_load_bytes"] == stats["stack_bytes"] == 0, (
+            source.code
+        )
+        assert 0 < stats["registers"] <= 255

@@ -1,0 +1,231 @@
+"""Latent and grouped-query attention against float64: windows, compressed rows, picks, sinks, every cache format."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from ops_cases import Array, assert_batch_invariant, assert_close, poisoned, real, run
+from reference import deepseek_v4 as ref
+
+from deep_gemm import ops
+
+FREQUENCIES = ops.rope_frequencies(64, 1.6e5, yarn_factor=16)
+WIDE = ref.frequencies(64, 1.6e5, (16, 65536, 32, 1))
+RATIO, WINDOW, RING = 4, 20, 25
+
+
+def fp8_pages(rng: np.random.Generator, sequences: int, rows: int, page_rows: int) -> Array:
+    """Random bytes of sound rows: finite values of moderate scales, poison in the padding."""
+    pages = -(-rows // page_rows)
+    raw = np.full((sequences, pages, ops.latent_page_bytes(page_rows)), 0x7F, np.uint8)
+    for s, page, row in np.ndindex(sequences, pages, page_rows):
+        values = real(rng, (448,), "fp8_e4m3", 40).view(np.uint8)
+        rotated = real(rng, (64,), "bf16").view(np.uint8)
+        raw[s, page, row * 576 : row * 576 + 576] = np.concatenate([values, rotated])
+        at = page_rows * 576 + row * 8
+        raw[s, page, at : at + 8] = [*rng.integers(120, 123, 7), 0]
+    return raw.view(np.int8)
+
+
+def latent_rows(rng: np.random.Generator, rows: int, dtype: str, d: int = 512) -> tuple[Array, Array, int]:
+    """(what the kernel gets, the values [2, rows, d], rows of a page)"""
+    if dtype == "fp8":
+        pages = fp8_pages(rng, 2, rows, 5)
+        return pages, ref.read_fp8_rows(pages, 5), 5
+    data = real(rng, (2, rows, d), dtype)
+    return data, data.astype(np.float64), 0
+
+
+def expect(c: dict[str, Any], t: int, ring: Array, compressed: Array | None) -> Array:
+    position = int(c["positions"][t])
+    if position < 0:
+        return np.zeros(c["q"].shape[1:])
+    s = int(c["sequences"][t])
+    seen = [ring[s, p % ring.shape[1]] for p in range(max(0, position - WINDOW + 1), position + 1)]
+    if compressed is not None:
+        visible = min((position + 1) // RATIO, compressed.shape[1])
+        chosen = range(visible) if c.get("picks") is None else [i for i in c["picks"][t] if 0 <= i < visible]
+        seen += [compressed[s, i] for i in chosen]
+    o = ref.attention(c["q"][t], np.stack(seen), np.stack(seen), c["q"].shape[-1] ** -0.5, c.get("sinks"))
+    return ref.rotate(o, position, WIDE, inverse=True) if c.get("frequencies") is not None else o
+
+
+def case(heads: int = 5, d: int = 512, dtype: str = "fp32") -> dict[str, Any]:
+    rng = np.random.default_rng(heads)
+    return {
+        "q": real(rng, (5, heads, d), dtype),
+        "positions": np.array([0, 19, -1, 20, 77], np.int32),
+        "sequences": np.array([0, 1, 0, 1, 0], np.int32),
+    }
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp8"])
+@pytest.mark.parametrize("kind", ["window", "all", "picks"])
+def test_latent(device: Any, dtype: str, kind: str) -> None:
+    rng = np.random.default_rng(7)
+    c = case()
+    c |= {"sinks": real(rng, (5,), scale=2), "frequencies": FREQUENCIES}
+    ring, ring_values, page_rows = latent_rows(rng, RING, dtype)
+    extra: dict[str, Any] = {}
+    values = None
+    if kind != "window":
+        data, values, _ = latent_rows(rng, 30, dtype)
+        extra = {"compressed": data, "compressed_page_rows": page_rows, "ratio": RATIO}
+    if kind == "picks":
+        c["picks"] = np.stack([np.sort(rng.permutation(20)[:6]) for _ in range(5)]).astype(np.int32)
+        c["picks"][4, -2:], c["picks"][4, 0] = -1, 29
+    out = run(
+        device,
+        "latent_attention",
+        {"out": poisoned((5, 5, 512))},
+        **c,
+        ring=ring,
+        ring_page_rows=page_rows,
+        window=WINDOW,
+        **extra,
+    )["out"]
+    for t in range(5):
+        assert_close(out[t], expect(c, t, ring_values, values), 2e-5)
+
+
+@pytest.mark.parametrize("d", [64, 512])
+def test_formats_and_mixed_caches(device: Any, d: int) -> None:
+    """bf16 queries and outputs; a bf16 ring with fp32 compressed rows; no sinks, no rotation."""
+    rng = np.random.default_rng(8)
+    c = case(4, d, "bf16")
+    ring, ring_values, _ = latent_rows(rng, RING, "bf16", d)
+    data, values, _ = latent_rows(rng, 30, "fp32", d)
+    out = run(
+        device,
+        "latent_attention",
+        {"out": poisoned((5, 4, d), "bf16")},
+        **c,
+        ring=ring,
+        compressed=data,
+        ratio=RATIO,
+        window=WINDOW,
+    )["out"]
+    for t in range(5):
+        assert_close(out[t], expect(c, t, ring_values, values), 1e-4)
+
+
+def test_sinks_without_limits(device: Any) -> None:
+    c = case(4)
+    rng = np.random.default_rng(9)
+    ring, ring_values, _ = latent_rows(rng, RING, "fp32")
+    sinks = np.array([np.inf, -np.inf, 100, 0], np.float32)
+    out = run(
+        device, "latent_attention", {"out": poisoned((5, 4, 512))}, **c, ring=ring, sinks=sinks, window=WINDOW
+    )["out"]
+    assert (out[:, 0] == 0).all() and np.abs(out[4, 2]).max() < 1e-30
+    plain = {**c, "sinks": None}
+    assert_close(out[4, 1], expect(plain, 4, ring_values, None)[1], 1e-5)
+
+
+def test_large_scores(device: Any) -> None:
+    """Scores beyond e^88: the maximum is taken out, whichever tile it is in."""
+    c = case(4)
+    rng = np.random.default_rng(10)
+    ring, ring_values, _ = latent_rows(rng, RING, "fp32")
+    c["q"] = c["q"] * np.float32(200)
+    out = run(device, "latent_attention", {"out": poisoned((5, 4, 512))}, **c, ring=ring, window=WINDOW)[
+        "out"
+    ]
+    assert_close(out[4], expect(c, 4, ring_values, None), 2e-2)
+
+
+def test_latent_rows_are_independent(device: Any) -> None:
+    rng = np.random.default_rng(11)
+    c = case(4)
+    c["q"][1] = np.nan
+    ring, _, page_rows = latent_rows(rng, RING, "fp8")
+    data, _, _ = latent_rows(rng, 30, "fp8")
+
+    def call(rows: Array) -> dict[str, Array]:
+        return run(
+            device,
+            "latent_attention",
+            {"out": poisoned((len(rows), 4, 512))},
+            q=c["q"][rows],
+            positions=c["positions"][rows],
+            sequences=c["sequences"][rows],
+            ring=ring,
+            ring_page_rows=page_rows,
+            compressed=data,
+            compressed_page_rows=page_rows,
+            ratio=RATIO,
+            window=WINDOW,
+        )
+
+    assert_batch_invariant(call, 5)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "d"), [(8, 1, 128), (6, 2, 128), (4, 4, 64), (10, 2, 32)])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_grouped(device: Any, heads: int, kv_heads: int, d: int, dtype: str) -> None:
+    rng = np.random.default_rng(12)
+    q = real(rng, (4, heads, d), dtype)
+    keys, values = real(rng, (2, 40, kv_heads, d), dtype), real(rng, (2, 40, kv_heads, d), dtype)
+    positions, sequences = np.array([0, 39, -1, 17], np.int32), np.array([1, 0, 0, 1], np.int32)
+    keys[1, 18:], values[1, 18:] = np.nan, np.nan  # later rows are not looked at
+    out = run(
+        device,
+        "gqa_attention",
+        {"out": poisoned((4, heads, d), dtype)},
+        q=q,
+        keys=keys,
+        values=values,
+        positions=positions,
+        sequences=sequences,
+    )["out"]
+    for t in range(4):
+        for h in range(heads):
+            rows = np.s_[sequences[t], : positions[t] + 1, h // (heads // kv_heads)]
+            expected = ref.attention(q[t, h : h + 1], keys[rows], values[rows], d**-0.5, None)[0]
+            assert_close(out[t, h], expected, 2e-5)
+
+
+def test_grouped_rows_are_independent(device: Any) -> None:
+    rng = np.random.default_rng(13)
+    q, keys, values = real(rng, (4, 8, 128)), real(rng, (1, 40, 2, 128)), real(rng, (1, 40, 2, 128))
+    positions = np.array([3, 39, 20, 16], np.int32)
+    assert_batch_invariant(
+        lambda rows: run(
+            device,
+            "gqa_attention",
+            {"out": poisoned((len(rows), 8, 128))},
+            q=q[rows],
+            keys=keys,
+            values=values,
+            positions=positions[rows],
+        ),
+        4,
+    )
+
+
+def test_bad_input(emulator: Any) -> None:
+    c = case(4)
+    ring = np.zeros((2, RING, 512), np.float32)
+    out = poisoned((5, 4, 512))
+    with pytest.raises(ValueError, match="got a window of 26 rows, expected 1 to the ring's 25"):
+        ops.latent_attention(**c, ring=ring, out=out, window=26, device=emulator)
+    with pytest.raises(ValueError, match="got picks without compressed rows"):
+        ops.latent_attention(
+            **c, ring=ring, out=out, window=8, picks=np.zeros((5, 2), np.int32), device=emulator
+        )
+    with pytest.raises(TypeError, match="ring is fp8_e4m3, expected fp32 or bf16"):
+        ops.latent_attention(
+            **c, ring=ring.astype(ml_dtypes.float8_e4m3fn), out=out, window=8, device=emulator
+        )
+    with pytest.raises(ValueError, match="5 heads over 2 kv heads"):
+        ops.gqa_attention(
+            np.zeros((1, 5, 64), np.float32),
+            np.zeros((1, 4, 2, 64), np.float32),
+            np.zeros((1, 4, 2, 64), np.float32),
+            np.zeros(1, np.int32),
+            np.zeros((1, 5, 64), np.float32),
+            device=emulator,
+        )

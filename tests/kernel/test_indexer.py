@@ -1,0 +1,142 @@
+"""Indexer scores against float64, and the exact choice of the largest against a stable sort of the same scores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from ops_cases import Array, assert_batch_invariant, assert_close, poisoned, real, run
+from reference import deepseek_v4 as ref
+
+from deep_gemm import ops
+
+
+@pytest.mark.parametrize("d", [128, 32])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_scores(device: Any, d: int, dtype: str) -> None:
+    rng = np.random.default_rng(d)
+    positions, sequences = (
+        np.array([2, 3, 270, -1, 1000, 9], np.int32),
+        np.array([0, 1, 1, 0, 0, 3], np.int32),
+    )
+    query, weights, rows = real(rng, (6, 5, d), dtype), real(rng, (6, 5)), real(rng, (2, 70, d), dtype)
+    scores = run(
+        device,
+        "index_scores",
+        {"scores": poisoned((6, 70))},
+        query=query,
+        weights=weights,
+        rows=rows,
+        positions=positions,
+        sequences=sequences,
+        scale=0.25,
+    )["scores"]
+    for t, (position, sequence) in enumerate(zip(positions, sequences, strict=True)):
+        visible = min((int(position) + 1) // 4, 70) if position >= 0 and sequence < 2 else 0
+        expected = ref.index_scores(query[t], weights[t], rows[min(sequence, 1), :visible], 0.25)
+        if visible:
+            assert_close(scores[t, :visible], expected, 2e-5 * np.sqrt(d))
+        assert np.isnan(scores[t, visible:]).all()
+
+
+def test_scores_not_needed(device: Any) -> None:
+    rng = np.random.default_rng(1)
+    arguments = {"query": real(rng, (2, 2, 32)), "weights": real(rng, (2, 2)), "rows": real(rng, (1, 9, 32))}
+    scores = run(
+        device,
+        "index_scores",
+        {"scores": poisoned((2, 9))},
+        **arguments,
+        positions=np.array([31, 35], np.int32),
+        only_above=8,
+    )["scores"]
+    assert np.isnan(scores[0]).all() and np.isfinite(scores[1]).all()
+
+
+def picks_of(device: Any, scores: Array, positions: Array, k: int, ratio: int = 1) -> Array:
+    return run(
+        device,
+        "top_k",
+        {"picks": poisoned((len(scores), k), "int32")},
+        scores=scores,
+        positions=positions,
+        ratio=ratio,
+    )["picks"]
+
+
+def last(n: int, rows: int = 1) -> Array:
+    return np.full(rows, n - 1, np.int32)
+
+
+@pytest.mark.parametrize("n", [1, 15, 16, 17, 255, 257, 2048, 8192])
+@pytest.mark.parametrize("kind", ["random", "few values", "equal", "infinities", "nan"])
+def test_top_k(device: Any, n: int, kind: str) -> None:
+    rng = np.random.default_rng(n)
+    scores = real(rng, (1, n))
+    if kind == "few values":
+        scores = np.round(scores).astype(np.float32)
+        scores[scores == 0] *= rng.choice([-1, 1], (scores == 0).sum())  # zeros of both signs are equal
+    elif kind == "equal":
+        scores[:] = -3
+    elif kind == "infinities":
+        scores[rng.random((1, n)) < 0.4] = -np.inf
+        scores[rng.random((1, n)) < 0.1] = np.inf
+    elif kind == "nan":
+        scores[rng.random((1, n)) < 0.9] = np.nan
+    picks = picks_of(device, scores, last(n), 16)[0]
+    expected = ref.top_k(scores[0], 16)
+    assert (picks[: len(expected)] == expected).all() and (picks[len(expected) :] == -1).all()
+
+
+def test_every_exponent(device: Any) -> None:
+    """Values over the whole range, so that each pass of the selection decides."""
+    rng = np.random.default_rng(2)
+    bits = rng.integers(0, 2**32, (4, 3000), dtype=np.uint64).astype(np.uint32)
+    scores = bits.view(np.float32)
+    picks = picks_of(device, scores, last(3000, 4), 512)
+    for t in range(4):
+        assert (picks[t] == ref.top_k(scores[t], 512)).all()
+
+
+def test_visibility_and_ratio(device: Any) -> None:
+    scores = np.tile(np.arange(40, dtype=np.float32), (4, 1))
+    picks = picks_of(device, scores, np.array([-1, 3, 47, 1000], np.int32), 5, ratio=4)
+    assert picks.tolist() == [[-1] * 5, [0, -1, -1, -1, -1], [7, 8, 9, 10, 11], [35, 36, 37, 38, 39]]
+
+
+def test_many_rows(device: Any) -> None:
+    """262144 rows: a million tokens."""
+    scores = np.zeros((1, 20000 if device.emulated else 262144), np.float32)
+    scores[0, 5::1000] = 1
+    n = scores.shape[1]
+    assert (picks_of(device, scores, last(n), 512)[0] == ref.top_k(scores[0], 512)).all()
+
+
+def test_rows_are_independent(device: Any) -> None:
+    rng = np.random.default_rng(3)
+    query, weights, rows = real(rng, (4, 3, 128)), real(rng, (4, 3)), real(rng, (1, 50, 128))
+    positions = np.array([199, 120, 150, 90], np.int32)
+    query[2] = np.nan
+
+    def call(order: Array) -> dict[str, Array]:
+        scores = run(
+            device,
+            "index_scores",
+            {"scores": np.zeros((len(order), 50), np.float32)},
+            query=query[order],
+            weights=weights[order],
+            rows=rows,
+            positions=positions[order],
+        )["scores"]
+        return {"scores": scores, "picks": picks_of(device, scores, positions[order], 16, 4)}
+
+    assert_batch_invariant(call, 4)
+
+
+def test_bad_input(emulator: Any) -> None:
+    scores = np.zeros((2, 4), np.float32)
+    with pytest.raises(ValueError, match=r"picks has shape \[3, 2\], expected \[2, any\]"):
+        ops.top_k(scores, last(4, 2), np.zeros((3, 2), np.int32), device=emulator)
+    with pytest.raises(ValueError, match="got ratio 0"):
+        ops.top_k(scores, last(4, 2), np.zeros((2, 2), np.int32), ratio=0, device=emulator)
