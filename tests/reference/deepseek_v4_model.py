@@ -134,8 +134,10 @@ class Block:
     def finish_latent(self, row: Array) -> Array:
         if not self.model.quantized:
             return row
-        n = row.shape[-1] - self.rope.dims
-        return np.concatenate((round_trip(row[:n], 64, ml_dtypes.float8_e4m3fn, 448, 1e-4), to_bf16(row[n:])))
+        y = to_bf16(row)
+        n = y.shape[-1] - self.rope.dims
+        y[:n] = round_trip(y[:n], 64, ml_dtypes.float8_e4m3fn, 448, 1e-4)
+        return y
 
     def finish_index(self, row: Array) -> Array:
         if not self.model.quantized:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 
@@ -11,6 +12,7 @@ from golden import tiny_v4
 
 Load = Callable[..., Engine]
 ENGINES: dict[tuple[str, str], Engine] = {}
+PLAIN: dict[str, Plain] = {}
 
 
 @pytest.fixture
@@ -28,5 +30,26 @@ def load(device: _C.Device) -> Load:
 
 @pytest.fixture
 def prompt() -> list[int]:
-    """The golden prompt, 14 tokens."""
-    return tiny_v4.prompt("p0")
+    """The first tokens of the golden prompt: few, because the emulator pays for each."""
+    return tiny_v4.prompt("p0")[:5]
+
+
+@dataclass(frozen=True)
+class Plain:
+    """Plain decoding after the prompt: the tokens, and the state digest after each number of them."""
+
+    text: list[int]
+    digests: list[str]
+
+
+@pytest.fixture
+def plain(device: _C.Device, load: Load, prompt: list[int]) -> Plain:
+    if device.name not in PLAIN:
+        session = load().session(window=1)
+        session.sync(prompt)
+        text, digests = [], [session.state_digest()]
+        for _ in range(12):
+            text += session.step().tokens
+            digests.append(session.state_digest())
+        PLAIN[device.name] = Plain(text, digests)
+    return PLAIN[device.name]
