@@ -24,7 +24,16 @@ TITLES = {
         "Masked grouped FP8",
         "8 groups of at most 512 rows, m of them valid: weights stream from memory.",
     ),
+    "fp4": (
+        "MXFP4 weights, FP8 activations",
+        "A MoE layer of 256 experts, top-6, tokens routed at random. The peer is the same kernel with the same copies "
+        "and no product; bandwidth counts the weights of the experts that got a token.",
+    ),
     "bf16": ("Dense BF16", "The peer is `torch.mm`."),
+    "gemv": (
+        "Few tokens, narrow weights",
+        "Layers as k x n; GB/s counts W, its scales, x and y. The peer is `torch.mm` in BF16, in the same rounds.",
+    ),
     "host_time": (
         "Host time per call",
         "Loops that do not wait for the device. The peer is `torch._scaled_mm`.",

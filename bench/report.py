@@ -18,6 +18,7 @@ SHOWN = (  # metric, text after the number
     ("gbs", "GB/s"),
     ("percent_of_read", "% of read"),
     ("of_dense", "x dense"),
+    ("of_copies", "x copies only"),
     ("psum_tflops", "TFLOPS psum"),
     ("ratio_without_pdl", "x without pdl"),
     ("ratio_fast", "x of fast accumulation"),

@@ -11,7 +11,7 @@ from bench import plots, report
 from bench.context import Context
 from bench.records import Row, machine
 
-SECTIONS = ("ceilings", "dense", "grouped", "masked", "bf16", "host_time", "cold_start", "regret")
+SECTIONS = ("ceilings", "dense", "grouped", "masked", "bf16", "gemv", "host_time", "cold_start", "regret")
 
 
 def unavailable() -> str | None:
@@ -42,7 +42,8 @@ def run(
     """Measures, writes the files into `out`, and returns the rows."""
     context = Context.of(quick)
     chosen = [name for name in SECTIONS if not only or name in only]
-    needed = ["ceilings", *chosen] if "ceilings" not in chosen and "masked" in chosen else chosen
+    of_ceilings = {"masked", "gemv"}  # their rows are percentages of them
+    needed = ["ceilings", *chosen] if "ceilings" not in chosen and of_ceilings & set(chosen) else chosen
     facts = machine()
     rows: list[Row] = []
     text = ""

@@ -14,6 +14,23 @@ SMALL_M = (1, 16, 64, 128)
 MASKED_M = (1, 8, 16, 32, 64)
 
 
+# (k, n) of small-batch products
+GEMV_LAYERS = (
+    (4096, 4096),
+    (4096, 14336),
+    (14336, 4096),
+    (8192, 8192),
+    (8192, 29568),
+    (29568, 8192),
+    (3584, 18944),
+    (4096, 129280),
+)
+
+
+def gemv_point(variant: str, m: int, k: int, n: int) -> str:
+    return f"{variant} m={m} {k}x{n}"
+
+
 def gemm_point(m: int, n: int, k: int) -> str:
     return f"m={m} n={n} k={k}"
 
@@ -45,6 +62,7 @@ class Bound:
 
 UNITS = {
     "ratio": "x",
+    "ratio_to_bf16": "x our bf16",
     "tflops": " TFLOPS",
     "of_dense": "x dense",
     "percent_of_read": " % of read",
@@ -80,6 +98,23 @@ def _contiguous(n: int, k: int, tflops: float) -> Target:
     return Target("grouped", contiguous_point("contiguous", 8, 4096, n, k), bounds)
 
 
+def _gemv_targets() -> list[Target]:
+    """Of the weights' bytes at the read ceiling, for matrices of 100 MB and more; narrower is never slower."""
+    percents = {"bf16": 85, "w8a16": 80, "w8a8": 80, "w4a16 nvfp4": 65, "w4a16 mxfp4": 65, "q8_0": 80}
+    large = [(8192, 29568), (29568, 8192)]
+    targets = [
+        Target("gemv", gemv_point(name, 1, *layer), _at_least("percent_of_read", limit))
+        for name, limit in percents.items()
+        for layer in large
+    ]
+    return targets + [
+        Target("gemv", gemv_point(name, 1, *layer), _at_least("ratio_to_bf16", 1.0))
+        for name in percents
+        for layer in GEMV_LAYERS
+        if name != "bf16" and layer not in large
+    ]
+
+
 TARGETS: tuple[Target, ...] = (
     *(Target("dense", gemm_point(4096, n, k), _at_least("ratio", 0.97)) for n, k in SHAPES),
     Target("dense", gemm_point(8192, 8192, 8192), _at_least("ratio", 1.12)),
@@ -87,6 +122,7 @@ TARGETS: tuple[Target, ...] = (
     _contiguous(4096, 7168, 1300),
     _contiguous(7168, 2048, 1320),
     *(Target("masked", masked_point(m, 4096, 7168), _at_least("percent_of_read", 87)) for m in MASKED_M),
+    *_gemv_targets(),
     Target("cold_start", "first call of an uncached kernel", _at_most("ms", 200)),
     Target("cold_start", "first call of a kernel in the disk cache", _at_most("ms", 5)),
     Target("host_time", "Python, torch tensors", _at_most("us", 4)),

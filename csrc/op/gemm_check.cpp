@@ -23,7 +23,8 @@ const char* operation(const GemmArguments& args) {
 [[noreturn]] void fail_format(const GemmArguments& args, const char* name, Format got, const char* expected) {
     if (got == Format::fp4_e2m1 || got == Format::int8)
         fail(ErrorKind::value,
-             "{}: {} is {}, expected {}; FP4 operands are not supported on this architecture yet",
+             "{}: {} is {}, expected {}; FP4 weights are packed once, by deep_gemm.pack_fp4_weights, and "
+             "passed to fp8_fp4_gemm_nt or its grouped forms",
              operation(args), name, name_of(got), expected);
     if (got == Format::int32)
         fail(ErrorKind::type,

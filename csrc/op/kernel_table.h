@@ -32,7 +32,7 @@ struct KernelTable {
 // The kernel `id` of `spec` on `device`; compiles it (up to a second) the first time. Safe to race. Params is
 // the kernel's one argument. `id` must name static text.
 template <typename Params, typename Spec>
-const driver::Kernel& kernel_for(driver::Device& device, const jit::KernelId& id, const Spec& spec) {
+const driver::Kernel& kernel_for(driver::Device& device, jit::KernelId id, const Spec& spec) {
     const auto matches = [&](const TableEntry<Spec>& entry) {
         return entry.device == &device && entry.kernel == id.kernel && entry.spec == spec;
     };

@@ -3,6 +3,7 @@
 // warm-up.
 #include "op/gemm.h"
 #include "python/casters.h"
+#include "python/plan_device.h"
 #include "python/tensor.h"
 
 #include <fmt/format.h>
@@ -131,20 +132,6 @@ void bind_spec(py::module_& module) {
         return py::isinstance<GemmSpec>(b) && a == b.cast<const GemmSpec&>();
     });
     type.def("__hash__", [](const GemmSpec& spec) { return py::hash(py::str(repr_of(spec))); });
-}
-
-plan::DeviceModel model_of(const py::object& device) {
-    if (py::isinstance<py::str>(device)) {
-        // Plans need no device: "90a:132" names an architecture and its number of
-        // multiprocessors.
-        const auto text = device.cast<std::string>();
-        const size_t colon = text.find(':');
-        if (!text.empty() && text[0] >= '0' && text[0] <= '9' && colon != std::string::npos)
-            return plan::device_model(text.substr(0, colon),
-                                      static_cast<u32>(std::stoul(text.substr(colon + 1))));
-    }
-    const driver::DeviceProperties& properties = device_of(device).properties();
-    return plan::device_model(properties.arch, properties.num_sms);
 }
 
 Dict dict_of(const plan::GemmCost& cost) {

@@ -46,24 +46,14 @@ py::array_t<To> map(const From& from, F&& f) {
     return to;
 }
 
-template <typename Enum>
-Enum enum_of(const std::string& name, const char* what, std::initializer_list<Enum> values) {
-    std::string names;
-    for (const Enum value : values) {
-        if (name == name_of(value)) return value;
-        names += fmt::format("{}{}", names.empty() ? "" : ", ", name_of(value));
-    }
-    fail(ErrorKind::value, "{}: got '{}', expected one of {}", what, name, names);
-}
-
 void run_quantize(const std::string& recipe, const std::string& rule, const py::object& x,
                   const py::object& codes, const py::object& scales, const py::object& global_scale,
                   bool given, const py::object& source_rows, const py::object& num_rows, u32 divisor,
                   const py::object& device, std::optional<u64> stream) {
     TensorReader reader(device.ptr());
     QuantizeArguments a;
-    a.recipe = enum_of(recipe, "recipe", {Recipe::fp8_128, Recipe::mxfp4, Recipe::nvfp4});
-    a.rule = enum_of(rule, "scale_rule", {ScaleRule::exact, ScaleRule::up, ScaleRule::nearest});
+    a.recipe = enum_named(recipe, "recipe", {Recipe::fp8_128, Recipe::mxfp4, Recipe::nvfp4});
+    a.rule = scale_rule_of(rule);
     const bool fp8 = a.recipe == Recipe::fp8_128;
     a.x = reader.read(x.ptr(), "x");
     a.codes = fp8 ? reader.read(codes.ptr(), "codes", true) : reader.read_bytes(codes.ptr(), "codes", true);

@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "driver/device.h"
 
+#include <deep_gemm/spec/quantize.h>
 #include <pybind11/functional.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -55,6 +56,21 @@ inline Format format_of(const std::string& name) {
         if (name == name_of(static_cast<Format>(i))) return static_cast<Format>(i);
     fail(ErrorKind::value,
          "format: got '{}', expected a name of spec/format.h such as fp8_e4m3, bf16 or fp32", name);
+}
+
+// The enumerator called `name` among `values`.
+template <typename Enum>
+Enum enum_named(const std::string& name, const char* what, std::initializer_list<Enum> values) {
+    std::string names;
+    for (const Enum value : values) {
+        if (name == name_of(value)) return value;
+        names += fmt::format("{}{}", names.empty() ? "" : ", ", name_of(value));
+    }
+    fail(ErrorKind::value, "{}: got '{}', expected one of {}", what, name, names);
+}
+
+inline ScaleRule scale_rule_of(const std::string& name) {
+    return enum_named(name, "scale_rule", {ScaleRule::exact, ScaleRule::up, ScaleRule::nearest});
 }
 
 inline driver::ImageKind image_kind_of(const std::string& name) {

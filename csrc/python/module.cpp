@@ -17,12 +17,15 @@ namespace deep_gemm::python {
 
 void bind_device(py::module_& module);
 void bind_fp4(py::module_& module);
+void bind_fp4_op(py::module_& module);
 void bind_jit(py::module_& module);
+void bind_linear(py::module_& module);
+void bind_moe(py::module_& module);
 void bind_op(py::module_& module);
 void bind_ops(py::module_& module);
 void bind_plan(py::module_& module);
-void bind_runtime(py::module_& module);
 void bind_quantize(py::module_& module);
+void bind_runtime(py::module_& module);
 void bind_tensor(py::module_& module);
 
 namespace {
@@ -86,8 +89,11 @@ PYBIND11_MODULE(_C, module) {
     python::bind_plan(module);
     python::bind_jit(module);
     python::bind_op(module);
-    python::bind_runtime(module);
     python::bind_ops(module);
     python::bind_fp4(module);
     python::bind_quantize(module);
+    python::bind_runtime(module);
+    python::bind_linear(module);
+    python::bind_moe(module);
+    python::bind_fp4_op(module);
 }

@@ -7,9 +7,11 @@ import typing
 
 __all__: list[str] = [
     "Artifact",
+    "Checkpoint",
     "Compiled",
     "Device",
     "Error",
+    "Fp4GemmSpec",
     "Fp4Weights",
     "GemmSpec",
     "Kernel",
@@ -27,22 +29,38 @@ __all__: list[str] = [
     "compile",
     "decode",
     "device_headers",
+    "dispatch_counts",
     "encode",
     "enumerate_specs",
     "env",
     "explain",
+    "explain_fp4",
+    "fp4_kernel_source",
+    "fp8_fp4_gemm_nt",
     "fp8_gemm_nt",
+    "fused_moe_into",
+    "gemv_source",
     "get_num_sms",
     "get_pdl",
     "hash_hex",
     "kernel_source",
+    "last_fp4_plan",
     "last_plan",
+    "linear",
     "load_all",
     "load_kernel",
     "m_grouped_bf16_gemm_nt_contiguous",
     "m_grouped_bf16_gemm_nt_masked",
+    "m_grouped_fp8_fp4_gemm_nt_contiguous",
+    "m_grouped_fp8_fp4_gemm_nt_gathered",
+    "m_grouped_fp8_fp4_gemm_nt_masked",
     "m_grouped_fp8_gemm_nt_contiguous",
     "m_grouped_fp8_gemm_nt_masked",
+    "moe_combine",
+    "moe_group",
+    "moe_slots",
+    "moe_swiglu",
+    "moe_workspace_bytes",
     "nvrtc_info",
     "op_accept_drafts",
     "op_argmax",
@@ -73,7 +91,13 @@ __all__: list[str] = [
     "open_bundle",
     "pack_fp4",
     "plan",
+    "plan_fp4",
+    "quant_formats",
+    "quantize_activations",
     "quantize_into",
+    "reset_dispatch_counts",
+    "row_bytes",
+    "scale_columns",
     "set_log_sink",
     "set_num_sms",
     "set_nvrtc_wheel_folders",
@@ -379,6 +403,53 @@ class Fp4Weights:
     @property
     def split(self) -> bool: ...
 
+class Checkpoint:
+    """
+    The tensors of a safetensors file or folder, or of a GGUF file, memory-mapped.
+    """
+    def __init__(self, path: str) -> None: ...
+    def problems(self) -> list[str]:
+        """
+        What is missing, misshapen, wrongly stored or extra, compared with the folder's config.json; one sentence each.
+        """
+    def tensors(self) -> list:
+        """
+        One dict for each tensor: name, dtype, shape, num_bytes, file.
+        """
+    @property
+    def has_config(self) -> bool: ...
+    @property
+    def num_bytes(self) -> int: ...
+
+class Fp4GemmSpec:
+    """
+    What an FP8 x FP4 kernel is. Fp4GemmSpec(block_m=16, ...) sets fields by name; see spec/fp4_gemm.h.
+    """
+    def __eq__(self, arg0: typing.Any) -> bool: ...
+    def __hash__(self) -> int: ...
+    def __init__(self, **kwargs) -> None: ...
+    def __repr__(self) -> str: ...
+    def __str__(self) -> str: ...
+    def replace(self, **kwargs) -> Fp4GemmSpec:
+        """
+        A copy with some fields changed.
+        """
+    def to_dict(self) -> dict[str, typing.Any]: ...
+    @property
+    def register_limit(self) -> int:
+        """
+        Registers a thread may take for its CTAs to fit an SM.
+        """
+    @property
+    def smem_bytes(self) -> int: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def why_illegal(self) -> str | None:
+        """
+        None, or the sentence that rejects it.
+        """
+
 def bf16_gemm_nt(a, b, d, c=None, compiled_dims="nk", *, spec=None, device=None, stream=None):
     """
     D = C + A B^T for bf16 a [m, k] and b [n, k]; d and c bf16 or fp32 [m, n].
@@ -451,6 +522,11 @@ def device_headers() -> dict:
     The device headers inside the library: name to text.
     """
 
+def dispatch_counts() -> list:
+    """
+    Launches of the small-batch kernels by this process: rows of w, x, tokens (of the kernel), strict, launches.
+    """
+
 def encode(
     values: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], format: str
 ) -> numpy.typing.NDArray[numpy.uint8]:
@@ -475,6 +551,37 @@ def explain(
     A table of the best candidates with their cost terms, and why the others were rejected.
     """
 
+def explain_fp4(
+    problem: str, device: typing.Any = None, rows: typing.SupportsInt | typing.SupportsIndex = 12
+) -> str:
+    """
+    The candidates of an FP4 problem with their costs, best first.
+    """
+
+def fp4_kernel_source(spec: Fp4GemmSpec) -> KernelSource:
+    """
+    The source of an Fp4GemmSpec's kernel.
+    """
+
+def fp8_fp4_gemm_nt(
+    a,
+    b,
+    d,
+    c=None,
+    recipe=None,
+    recipe_a=None,
+    recipe_b=None,
+    compiled_dims="nk",
+    disable_ue8m0_cast=False,
+    *,
+    spec=None,
+    device=None,
+    stream=None,
+):
+    """
+    D = C + A B^T. a = (fp8 [m, k], fp32 scales [m, k / 128]), b the Fp4Weights of one matrix [n, k], d and c bf16 or fp32 [m, n]. The products are exact; sums are promoted to fp32 every 128 along K.
+    """
+
 def fp8_gemm_nt(
     a,
     b,
@@ -494,6 +601,42 @@ def fp8_gemm_nt(
     D = C + A B^T. a = (fp8 [m, k], fp32 scales [m, k / 128]), b = (fp8 [n, k], fp32 scales [n / 128, k / 128], or
     [n, k / 128] with recipe (1, 1, 128)), d and c bf16 or fp32 [m, n]. compiled_dims and disable_ue8m0_cast are
     accepted for compatibility and change nothing.
+    """
+
+def fused_moe_into(
+    x: typing.Any,
+    topk_ids: typing.Any,
+    topk_weights: typing.Any,
+    w13: typing.Any,
+    w2: typing.Any,
+    out: typing.Any,
+    workspace: typing.Any,
+    shared: typing.Any = None,
+    swiglu_limit: typing.SupportsFloat | typing.SupportsIndex | None = None,
+    first_expert: typing.SupportsInt | typing.SupportsIndex = 0,
+    weight_before_down: bool = True,
+    invariant: bool = False,
+    *,
+    device: typing.Any = None,
+    stream: typing.SupportsInt | typing.SupportsIndex | None = None,
+) -> None:
+    """
+    What deep_gemm.fused_moe calls, with every tensor given.
+    """
+
+def gemv_source(
+    w: str,
+    x: str,
+    *,
+    y: str = "bf16",
+    swiglu: bool = False,
+    tokens: typing.SupportsInt | typing.SupportsIndex = 8,
+    row_tiles: typing.SupportsInt | typing.SupportsIndex = 1,
+    vector: bool = True,
+    dependent_launch: bool = True,
+) -> KernelSource:
+    """
+    The source of a small-batch kernel.
     """
 
 def get_num_sms(device: typing.Any = None) -> int:
@@ -516,9 +659,31 @@ def kernel_source(spec: GemmSpec) -> KernelSource:
     The source of a GemmSpec's kernel.
     """
 
+def last_fp4_plan() -> dict[str, typing.Any] | None:
+    """
+    What this thread's last FP8 x FP4 operation launched, or None.
+    """
+
 def last_plan() -> typing.Any:
     """
     What the last operation of this thread really launched: problem, spec, grid_blocks, cost, device, kernel. None before the first.
+    """
+
+def linear(
+    x: typing.Any,
+    x_scale: typing.Any,
+    matrices: collections.abc.Sequence,
+    y: collections.abc.Sequence,
+    bias: collections.abc.Sequence,
+    residual: collections.abc.Sequence,
+    swiglu: bool,
+    swiglu_limit: typing.SupportsFloat | typing.SupportsIndex,
+    strict: bool,
+    device: typing.Any,
+    stream: typing.SupportsInt | typing.SupportsIndex | None,
+) -> None:
+    """
+    y = x W^T of one to four matrices (quant, n, k, data, scales, zeros, global scale); see deep_gemm.linear.
     """
 
 def load_all(
@@ -560,6 +725,55 @@ def m_grouped_bf16_gemm_nt_masked(
 ):
     """
     As m_grouped_fp8_gemm_nt_masked, for bf16 a and b without scales.
+    """
+
+def m_grouped_fp8_fp4_gemm_nt_contiguous(
+    a,
+    b,
+    d,
+    grouped_layout,
+    recipe=None,
+    recipe_a=None,
+    recipe_b=None,
+    compiled_dims="nk",
+    disable_ue8m0_cast=False,
+    use_psum_layout=False,
+    ensure_zero_padding=True,
+    expected_m_for_psum_layout=None,
+    *,
+    spec=None,
+    device=None,
+    stream=None,
+):
+    """
+    Rows of a belong to experts of b as in m_grouped_fp8_gemm_nt_contiguous; rows of no expert become zeros.
+    """
+
+def m_grouped_fp8_fp4_gemm_nt_gathered(
+    a, b, d, entries, head, a_rows=None, d_rows=None, *, spec=None, device=None, stream=None
+):
+    """
+    Tokens wherever they lie: entries is int32 [experts, 4] of (expert, first slot, number of slots, unused), head int32 [4] of (number of entries, 0, 0, unused), both written on the device; a_rows and d_rows, int32 [slots], say which row of a [rows, k] a slot reads and which row of d [rows, n] it writes (the slot itself without them). The zeros of head are counters that each launch leaves at zero: one list serves one stream.
+    """
+
+def m_grouped_fp8_fp4_gemm_nt_masked(
+    a,
+    b,
+    d,
+    masked_m,
+    expected_m,
+    recipe=None,
+    recipe_a=None,
+    recipe_b=None,
+    compiled_dims="nk",
+    disable_ue8m0_cast=False,
+    *,
+    spec=None,
+    device=None,
+    stream=None,
+):
+    """
+    a [groups, max_m, k], b Fp4Weights of as many experts, d [groups, max_m, n]; masked_m is int32 [groups], the valid rows of each; rows of d beyond it are not written.
     """
 
 def m_grouped_fp8_gemm_nt_contiguous(
@@ -605,6 +819,77 @@ def m_grouped_fp8_gemm_nt_masked(
     """
     a [groups, max_m, k], b [groups, n, k], d [groups, max_m, n]; masked_m is int32 [groups], the valid rows of each
     group; rows of d beyond it hold anything. expected_m chooses the kernel and nothing else.
+    """
+
+def moe_combine(
+    y: typing.Any,
+    pair_slots: typing.Any,
+    d: typing.Any,
+    weights: typing.Any = None,
+    shared: typing.Any = None,
+    *,
+    device: typing.Any = None,
+    stream: typing.SupportsInt | typing.SupportsIndex | None = None,
+) -> None:
+    """
+    d [T, n] = sum over j, in order, of weights[t, j] * y[pair_slots[t, j]], plus shared [T, n].
+    """
+
+def moe_group(
+    topk_ids: typing.Any,
+    offsets: typing.Any,
+    ends: typing.Any,
+    entries: typing.Any,
+    head: typing.Any,
+    slot_pairs: typing.Any,
+    slot_tokens: typing.Any,
+    pair_slots: typing.Any,
+    first_expert: typing.SupportsInt | typing.SupportsIndex = 0,
+    alignment: typing.SupportsInt | typing.SupportsIndex = 1,
+    *,
+    device: typing.Any = None,
+    stream: typing.SupportsInt | typing.SupportsIndex | None = None,
+) -> None:
+    """
+    Sorts (token, expert) pairs by expert; topk_ids int32 [T, top_k], -1 for none. All int32: offsets [experts + 1], ends [experts], entries [experts, 4], head [4], slot_pairs and slot_tokens [moe_slots(...)], pair_slots [T * top_k].
+    """
+
+def moe_slots(
+    pairs: typing.SupportsInt | typing.SupportsIndex,
+    experts: typing.SupportsInt | typing.SupportsIndex,
+    alignment: typing.SupportsInt | typing.SupportsIndex,
+) -> int:
+    """
+    Slots that this many (token, expert) pairs can take, gaps included.
+    """
+
+def moe_swiglu(
+    h: typing.Any,
+    codes: typing.Any,
+    scales: typing.Any,
+    slot_pairs: typing.Any,
+    num_slots: typing.Any,
+    weights: typing.Any = None,
+    limit: typing.SupportsFloat | typing.SupportsIndex | None = None,
+    scale_rule: str = "exact",
+    *,
+    device: typing.Any = None,
+    stream: typing.SupportsInt | typing.SupportsIndex | None = None,
+) -> None:
+    """
+    codes, scales = fp8(bf16(silu(gate) * up * weight)) of h [slots, 2 n] (gate, then up), a scale for 128 channels; gate at most `limit`, up within +-limit; weights [T * top_k] by pair, or None.
+    """
+
+def moe_workspace_bytes(
+    tokens: typing.SupportsInt | typing.SupportsIndex,
+    top_k: typing.SupportsInt | typing.SupportsIndex,
+    experts: typing.SupportsInt | typing.SupportsIndex,
+    hidden: typing.SupportsInt | typing.SupportsIndex,
+    intermediate: typing.SupportsInt | typing.SupportsIndex,
+    fp4: bool = False,
+) -> int:
+    """
+    Bytes of workspace that fused_moe needs; a batch of fewer tokens needs no more.
     """
 
 def nvrtc_info() -> dict:
@@ -771,6 +1056,28 @@ def plan(problem: str, device: typing.Any = None) -> dict[str, typing.Any]:
     The plan of a problem such as 'gemm m=64 n=7168 k=2048 a=fp8_e4m3 d=bf16': spec, grid_blocks, cost terms. `device` may also be 'arch:num_sms' ('90a:132'), which needs no GPU.
     """
 
+def plan_fp4(problem: str, device: typing.Any = None) -> dict[str, typing.Any]:
+    """
+    The plan of 'fp4_gemm gathered groups=256 m=384 n=4096 k=4096': spec, grid_blocks, expected us.
+    """
+
+def quant_formats() -> dict:
+    """
+    The rows of spec/quant.h by name.
+    """
+
+def quantize_activations(
+    x: typing.Any,
+    to: str,
+    values: typing.Any,
+    scales: typing.Any,
+    device: typing.Any,
+    stream: typing.SupportsInt | typing.SupportsIndex | None,
+) -> None:
+    """
+    x [m, k] into values and fp32 scales: 'q8', 'fp8_128' or 'fp8_32'.
+    """
+
 def quantize_into(
     recipe: str,
     scale_rule: str,
@@ -788,6 +1095,21 @@ def quantize_into(
 ) -> None:
     """
     Quantises rows of x into codes and scales on their device; deep_gemm.quantize.quantize_tokens says what they are. With source_rows and num_rows (int32 [rows] and [1]) row r < num_rows comes from row source_rows[r] / divisor of x, and is left alone where that is negative.
+    """
+
+def reset_dispatch_counts() -> None:
+    """
+    Sets all of them to 0.
+    """
+
+def row_bytes(quant: str, k: typing.SupportsInt | typing.SupportsIndex) -> int:
+    """
+    Bytes of a row of k elements.
+    """
+
+def scale_columns(quant: str, k: typing.SupportsInt | typing.SupportsIndex) -> int:
+    """
+    Scales along a row of k elements.
     """
 
 def set_log_sink(sink: typing.Any) -> None:

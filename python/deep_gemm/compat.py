@@ -12,13 +12,9 @@ from deep_gemm._C import (
     fp8_gemm_nt,
     m_grouped_bf16_gemm_nt_contiguous,
     m_grouped_bf16_gemm_nt_masked,
-    m_grouped_fp8_gemm_nt_contiguous,
     m_grouped_fp8_gemm_nt_masked,
 )
 
-fp8_fp4_gemm_nt = fp8_gemm_nt
-m_grouped_fp8_fp4_gemm_nt_contiguous = m_grouped_fp8_gemm_nt_contiguous
-m_grouped_fp8_fp4_gemm_nt_masked = m_grouped_fp8_gemm_nt_masked
 fp8_m_grouped_gemm_nt_masked = m_grouped_fp8_gemm_nt_masked
 bf16_m_grouped_gemm_nt_masked = m_grouped_bf16_gemm_nt_masked
 
@@ -114,7 +110,6 @@ __all__ = [
     "bf16_m_grouped_gemm_nt_masked",
     "cublaslt_gemm_nt",
     "fp8_fp4_gemm_nn",
-    "fp8_fp4_gemm_nt",
     "fp8_fp4_gemm_tn",
     "fp8_fp4_gemm_tt",
     "fp8_gemm_nn",
@@ -125,8 +120,6 @@ __all__ = [
     "init",
     "m_grouped_bf16_gemm_nt_contiguous",
     "m_grouped_bf16_gemm_nt_masked",
-    "m_grouped_fp8_fp4_gemm_nt_contiguous",
-    "m_grouped_fp8_fp4_gemm_nt_masked",
     "set_block_size_multiple_of",
     "set_ignore_compile_dims",
     "set_tc_util",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from reference import quantize as reference
 
-from deep_gemm import _C, quantize, utils
+from deep_gemm import _C, fp4_formats, utils
 from deep_gemm.demo.arrays import put, take
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -92,7 +92,7 @@ def test_mxfp4(device: Any, m: int, k: int, dtype: Any, rule: str) -> None:
     got, expected = run(device, x, "mxfp4", rule), reference.mxfp4(x.astype(np.float32), rule)
     assert same(got[1], expected[1])
     assert same(got[0], expected[0])
-    host = quantize.quantize_mxfp4(x, rule=rule)
+    host = fp4_formats.quantize_mxfp4(x, rule=rule)
     assert same(host[0], expected[0]) and same(host[1], expected[1])
 
 
@@ -158,14 +158,14 @@ def test_outputs_are_made_where_x_is(emulator: Any, recipe: str) -> None:
     x = matrix(6, 96, BF16)
     rule = "up" if recipe == "mxfp4" else "exact"
     for made, given in zip(
-        quantize.quantize_tokens(x, recipe, device=emulator), run(emulator, x, recipe, rule), strict=True
+        fp4_formats.quantize_tokens(x, recipe, device=emulator), run(emulator, x, recipe, rule), strict=True
     ):
         assert (made.view(np.uint8) == given.view(np.uint8)).all()
 
 
 def test_empty(emulator: Any) -> None:
     for m, k in ((0, 128), (3, 0)):
-        codes, scales = quantize.quantize_tokens(np.zeros((m, k), BF16), device=emulator)
+        codes, scales = fp4_formats.quantize_tokens(np.zeros((m, k), BF16), device=emulator)
         assert codes.shape == (m, k) and scales.shape == (m, -(-k // 128))
 
 
@@ -210,6 +210,6 @@ def test_bad_input(emulator: Any, changes: dict[str, Any], error: type[Exception
 
 def test_unknown_recipe_and_shape(emulator: Any) -> None:
     with pytest.raises(ValueError, match="expected one of fp8_128"):
-        quantize.quantize_tokens(np.zeros((2, 32), BF16), "fp4", device=emulator)
+        fp4_formats.quantize_tokens(np.zeros((2, 32), BF16), "fp4", device=emulator)
     with pytest.raises(ValueError, match=r"expected \[m, k\]"):
-        quantize.quantize_tokens(np.zeros(32, BF16), device=emulator)
+        fp4_formats.quantize_tokens(np.zeros(32, BF16), device=emulator)

@@ -24,6 +24,13 @@ DG_DEVICE KRange k_range(const GemmParams& p) {
     return {chunks * rank / S.split_k * kScaleChunk, end < num_k ? end : num_k};
 }
 
+/// The cursor's stage for addresses of wgmma and TMA, in a uniform register. Dense blocks follow from launch
+/// parameters alone, which the compiler sees by itself.
+template <GemmSpec S>
+DG_DEVICE u32 stage_of(const pipe::Cursor<S.stages>& cursor) {
+    return S.groups == GroupMode::dense ? cursor.stage : cursor.uniform_stage();
+}
+
 template <GemmSpec S>
 DG_DEVICE void load_operands(const GemmParams& p, tile::GemmSmem<S> smem) {
     constexpr SmemPlan kPlan = plan_smem(S);

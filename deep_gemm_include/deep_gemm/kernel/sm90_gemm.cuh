@@ -95,6 +95,14 @@ DG_DEVICE void promote_and_release(float (&sum)[Count], const float (&partial)[C
     }
 }
 
+/// Blocks of K a trip of the main loop. Four let the next stage's wait and addresses start beneath a
+/// promotion (1 % of a large GEMM); the kernels of short or scattered work stay small and quick to compile.
+template <GemmSpec S>
+constexpr u32 unroll_of() {
+    const bool long_runs = S.groups == GroupMode::dense || S.groups == GroupMode::contiguous;
+    return long_runs && S.block_m * S.block_n >= 128 * 128 && S.split_k == 1 ? 4 : 1;
+}
+
 /// All of K for this warpgroup's waves, FP8. A stage is released as soon as the last wave has read it;
 /// promotion then runs beside the other warpgroup's wgmma. (Keeping a second partial sum in flight, as the
 /// swapped kernel does, was no faster.)
@@ -102,20 +110,21 @@ template <GemmSpec S, u32 Waves, u32 Count>
 DG_DEVICE void multiply_scaled(float (&sum)[Waves][Count], tile::GemmSmem<S> smem,
                                pipe::Cursor<S.stages>& cursor, u32 num_k, u32 wave_row) {
     const u32 lane_row = wave_row + ptx::warp_index() % 4 * 16 + ptx::lane_index() / 4;
+#pragma unroll(unroll_of <S>())
     for (u32 kb = 0; kb < num_k; ++kb, cursor.advance()) {
-        ptx::mbarrier_wait(smem.full(cursor.stage), cursor.phase);
+        const u32 stage = kernel::stage_of<S>(cursor);
+        ptx::mbarrier_wait(smem.full(stage), cursor.phase);
 #pragma unroll
         for (u32 wave = 0; wave < Waves; ++wave) {
             const u32 row = wave * kMmaRows;
-            const WaveScales<S> scales(smem, cursor.stage, row + lane_row);
+            const WaveScales<S> scales(smem, stage, row + lane_row);
             float partial[Count];
             ptx::wgmma_fence();
-            multiply<S>(partial, smem.a(cursor.stage) + (wave_row + row) * kBlockKBytes, smem.b(cursor.stage),
-                        false);
+            multiply<S>(partial, smem.a(stage) + (wave_row + row) * kBlockKBytes, smem.b(stage), false);
             ptx::wgmma_commit();
             ptx::wgmma_wait<0>();
             ptx::wgmma_keep(partial);
-            promote_and_release<S>(sum[wave], partial, scales, smem, cursor.stage, wave == Waves - 1);
+            promote_and_release<S>(sum[wave], partial, scales, smem, stage, wave == Waves - 1);
         }
     }
 }
@@ -126,20 +135,21 @@ DG_DEVICE void multiply_plain(float (&sum)[Waves][Count], tile::GemmSmem<S> smem
                               pipe::Cursor<S.stages>& cursor, u32 num_k, u32 wave_row) {
     u32 previous = 0;
     for (u32 kb = 0; kb < num_k; ++kb, cursor.advance()) {
-        ptx::mbarrier_wait(smem.full(cursor.stage), cursor.phase);
+        const u32 stage = kernel::stage_of<S>(cursor);
+        ptx::mbarrier_wait(smem.full(stage), cursor.phase);
 #pragma unroll
         for (u32 wave = 0; wave < Waves; ++wave) ptx::wgmma_keep(sum[wave]);
         ptx::wgmma_fence();
 #pragma unroll
         for (u32 wave = 0; wave < Waves; ++wave)
-            multiply<S>(sum[wave], smem.a(cursor.stage) + (wave_row + wave * kMmaRows) * kBlockKBytes,
-                        smem.b(cursor.stage), true);
+            multiply<S>(sum[wave], smem.a(stage) + (wave_row + wave * kMmaRows) * kBlockKBytes, smem.b(stage),
+                        true);
         ptx::wgmma_commit();
         if (kb > 0) {
             ptx::wgmma_wait<1>();
             release<S>(smem, previous);
         }
-        previous = cursor.stage;
+        previous = stage;
     }
     ptx::wgmma_wait<0>();
 #pragma unroll
@@ -216,7 +226,7 @@ DG_DEVICE void multiply_blocks(const GemmParams& p, tile::GemmSmem<S> smem, u32 
 #pragma unroll
             for (u32 wave = 0; wave < kWaves; ++wave)
                 kernel::stage_token_rows<S>(smem, wave_row + wave * kMmaRows, sum[wave]);
-            exchange.publish();
+            exchange.publish(rank);
             kernel::reduce_and_store<S>(p, block, smem, rank, ptx::thread_index());
             exchange.consumed();
         } else {

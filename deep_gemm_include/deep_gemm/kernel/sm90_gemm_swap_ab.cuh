@@ -59,10 +59,9 @@ template <GemmSpec S, u32 Count>
 DG_DEVICE void accumulate_scaled(float (&sum)[Count], tile::GemmSmem<S> smem, pipe::Cursor<S.stages>& cursor,
                                  u32 count, u32 n_warpgroup) {
     const auto launch = [&](float(&partial)[Count]) {
-        ptx::mbarrier_wait(smem.full(cursor.stage), cursor.phase);
-        start<S>(partial, smem.b(cursor.stage) + n_warpgroup * kMmaRows * kBlockKBytes, smem.a(cursor.stage),
-                 false);
-        const u32 stage = cursor.stage;
+        const u32 stage = kernel::stage_of<S>(cursor);
+        ptx::mbarrier_wait(smem.full(stage), cursor.phase);
+        start<S>(partial, smem.b(stage) + n_warpgroup * kMmaRows * kBlockKBytes, smem.a(stage), false);
         cursor.advance(S.k_warpgroups);
         return stage;
     };
@@ -79,15 +78,15 @@ DG_DEVICE void accumulate_plain(float (&sum)[Count], tile::GemmSmem<S> smem, pip
                                 u32 count, u32 n_warpgroup) {
     u32 previous = 0;
     for (u32 i = 0; i < count; ++i, cursor.advance(S.k_warpgroups)) {
-        ptx::mbarrier_wait(smem.full(cursor.stage), cursor.phase);
+        const u32 stage = kernel::stage_of<S>(cursor);
+        ptx::mbarrier_wait(smem.full(stage), cursor.phase);
         ptx::wgmma_keep(sum);
-        start<S>(sum, smem.b(cursor.stage) + n_warpgroup * kMmaRows * kBlockKBytes, smem.a(cursor.stage),
-                 true);
+        start<S>(sum, smem.b(stage) + n_warpgroup * kMmaRows * kBlockKBytes, smem.a(stage), true);
         if (i > 0) {
             ptx::wgmma_wait<1>();
             release<S>(smem, previous);
         }
-        previous = cursor.stage;
+        previous = stage;
     }
     ptx::wgmma_wait<0>();
     ptx::wgmma_keep(sum);
@@ -126,7 +125,7 @@ DG_DEVICE void multiply_blocks(const GemmParams& p, tile::GemmSmem<S> smem, u32 
             }
             exchange.begin();
             kernel::stage_weight_rows<S>(smem, n_warpgroup, k_warpgroup, sum);
-            exchange.publish();
+            exchange.publish(rank);
         }
         kernel::reduce_and_store<S>(p, block, smem, rank, ptx::thread_index());
         if (block.loads) exchange.consumed();

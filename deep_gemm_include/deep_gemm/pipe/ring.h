@@ -4,6 +4,7 @@
 // 1`: the first trip of a writer passes at once.
 #pragma once
 
+#include <deep_gemm/ptx/base.h>
 #include <deep_gemm/ptx/mbarrier.h>
 
 namespace deep_gemm::pipe {
@@ -21,6 +22,10 @@ struct Cursor {
             phase ^= 1;
         }
     }
+    /// `stage`, broadcast. All lanes agree on it anyway, but where the blocks of a CTA depend on data the
+    /// compiler cannot see that: it would then move every word of every wgmma descriptor from a vector to a
+    /// uniform register, in the middle of the wgmma chain.
+    DG_DEVICE u32 uniform_stage() const { return ptx::shfl_idx(stage, 0); }
 };
 
 }  // namespace deep_gemm::pipe

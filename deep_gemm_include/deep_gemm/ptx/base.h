@@ -18,6 +18,13 @@ struct alignas(16) Float4 {
     float x, y, z, w;
 };
 
+struct UInt2 {
+    u32 x, y;
+};
+struct alignas(16) UInt4 {
+    u32 x, y, z, w;
+};
+
 constexpr u32 kWarpThreads = 32;
 constexpr u32 kWarpgroupThreads = 128;
 constexpr u32 kFullWarp = 0xffffffffu;
@@ -51,6 +58,16 @@ DG_DEVICE u32 ballot(bool predicate) {
 /// Index of the lowest set bit; `mask` must not be 0.
 DG_DEVICE u32 lowest_bit(u32 mask) {
     return static_cast<u32>(__ffs(static_cast<int>(mask)) - 1);
+}
+
+/// prmt: byte i of the result is the byte of {b, a} that bits 4 i to 4 i + 2 of `selector` number, a's first;
+/// bit 4 i + 3 would repeat its sign instead.
+DG_DEVICE u32 permute_bytes(u32 a, u32 b, u32 selector) {
+    return __byte_perm(a, b, selector);
+}
+/// Index of the highest set bit; `mask` must not be 0.
+DG_DEVICE u32 highest_bit(u32 mask) {
+    return 31 - static_cast<u32>(__clz(static_cast<int>(mask)));
 }
 
 DG_DEVICE u32 warp_index() {

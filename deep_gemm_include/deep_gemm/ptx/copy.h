@@ -44,6 +44,44 @@ DG_DEVICE void tma_load_3d_multicast(SharedAddress destination, const TensorMap&
         : "memory");
 }
 
+/// cp.async.bulk, shared memory of this CTA to that of a CTA of the cluster (addresses from map_to_rank; the
+/// barrier lies in the destination's CTA). Scope: one thread. `bytes` and both addresses are multiples of 16.
+/// Reads through the async proxy: fence_proxy_async() after ordinary writes of the source.
+DG_DEVICE void copy_to_cluster(SharedAddress mapped_destination, SharedAddress source, u32 bytes,
+                               SharedAddress mapped_barrier) {
+    asm volatile(
+        "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+            mapped_destination),
+        "r"(source), "r"(bytes), "r"(mapped_barrier)
+        : "memory");
+}
+
+/// cp.async.bulk, global to shared. Scope: one thread. `bytes`, both addresses: multiples of 16.
+DG_DEVICE void bulk_load(SharedAddress destination, const void* source, u32 bytes, SharedAddress barrier,
+                         u64 l2_policy) {
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+        " [%0], [%1], %2, [%3], %4;" ::"r"(destination),
+        "l"(source), "r"(bytes), "r"(barrier), "l"(l2_policy)
+        : "memory");
+}
+
+/// cp.async, 4 bytes per lane: through L1, in the generic proxy. Only `present` bytes (0 or 4) are read, the
+/// rest become zeros.
+DG_DEVICE void copy_async_4(SharedAddress destination, const void* source, u32 present) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(destination), "l"(source), "r"(present)
+                 : "memory");
+}
+/// cp.async.mbarrier.arrive.noinc: one of the arrivals the barrier counts on, made when all earlier cp.async
+/// of this thread have landed.
+DG_DEVICE void copy_async_arrive(SharedAddress barrier) {
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+}
+/// cp.async.wait_all: this thread's cp.async have landed. A thread may not exit before.
+DG_DEVICE void copy_async_wait_all() {
+    asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
 /// cp.async.bulk.tensor.3d, shared to global; elements outside the tensor are dropped.
 DG_DEVICE void tma_store_3d(const TensorMap& map, SharedAddress source, u32 x, u32 y, u32 z) {
     asm volatile(

@@ -1,6 +1,7 @@
 // Loads of narrow elements and their exact conversion to fp32.
 #pragma once
 
+#include <deep_gemm/ptx/global.h>
 #include <deep_gemm/ptx/narrow.h>
 
 namespace deep_gemm::ptx {
@@ -13,16 +14,6 @@ DG_DEVICE Word2 ld_global_v2_u32(const void* address) {
     Word2 v;
     asm volatile("ld.global.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(address));
     return v;
-}
-DG_DEVICE u32 ld_global_u32(const void* address) {
-    u32 value;
-    asm volatile("ld.global.u32 %0, [%1];" : "=r"(value) : "l"(address));
-    return value;
-}
-DG_DEVICE u32 ld_global_u16(const void* address) {
-    u16 value;
-    asm volatile("ld.global.u16 %0, [%1];" : "=h"(value) : "l"(address));
-    return value;
 }
 DG_DEVICE u32 ld_global_u8(const void* address) {
     u32 value;

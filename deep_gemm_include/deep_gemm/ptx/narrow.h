@@ -2,26 +2,13 @@
 #pragma once
 
 #include <deep_gemm/ptx/global.h>
+#include <deep_gemm/ptx/shared_words.h>
 
 namespace deep_gemm::ptx {
 
-struct alignas(16) Word4 {
-    u32 x, y, z, w;
-};
-
-DG_DEVICE Word4 ld_global_v4_u32(const void* address) {
-    Word4 v;
-    asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "l"(address));
-    return v;
-}
 DG_DEVICE void st_global_v4_u32(void* address, u32 x, u32 y, u32 z, u32 w) {
     asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(address), "r"(x), "r"(y), "r"(z), "r"(w)
                  : "memory");
-}
-DG_DEVICE void st_global_u32(void* address, u32 value) {
-    asm volatile("st.global.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
 }
 DG_DEVICE void st_global_s32(i32* address, i32 value) {
     asm volatile("st.global.s32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
@@ -29,6 +16,19 @@ DG_DEVICE void st_global_s32(i32* address, i32 value) {
 /// The low byte.
 DG_DEVICE void st_global_b8(void* address, u32 value) {
     asm volatile("st.global.u8 [%0], %1;" ::"l"(address), "r"(value) : "memory");
+}
+
+DG_DEVICE u32 ld_shared_b32(SharedAddress address) {
+    u32 value;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(address));
+    return value;
+}
+DG_DEVICE void st_shared_b32(SharedAddress address, u32 value) {
+    asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
+}
+/// popc.
+DG_DEVICE u32 count_bits(u32 mask) {
+    return static_cast<u32>(__popc(mask));
 }
 
 /// shfl.sync.bfly. Scope: warp. The value of lane `lane ^ mask`.

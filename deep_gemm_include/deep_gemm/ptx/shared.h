@@ -32,6 +32,36 @@ DG_DEVICE Float4 ld_shared_v4_f32(SharedAddress address) {
                  : "r"(address));
     return v;
 }
+DG_DEVICE u32 ld_shared_u8(SharedAddress address) {
+    u32 value;
+    asm volatile("ld.shared.u8 %0, [%1];" : "=r"(value) : "r"(address));
+    return value;
+}
+DG_DEVICE u32 ld_shared_u16(SharedAddress address) {
+    u16 value;
+    asm volatile("ld.shared.u16 %0, [%1];" : "=h"(value) : "r"(address));
+    return value;
+}
+DG_DEVICE UInt2 ld_shared_v2_u32(SharedAddress address) {
+    UInt2 v;
+    asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(address));
+    return v;
+}
+DG_DEVICE UInt4 ld_shared_v4_u32(SharedAddress address) {
+    UInt4 v;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "r"(address));
+    return v;
+}
+DG_DEVICE void st_shared_v2_u32(SharedAddress address, u32 x, u32 y) {
+    asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(address), "r"(x), "r"(y) : "memory");
+}
+DG_DEVICE void st_shared_v4_u32(SharedAddress address, UInt4 v) {
+    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(v.x), "r"(v.y), "r"(v.z),
+                 "r"(v.w)
+                 : "memory");
+}
 DG_DEVICE void st_shared_f32(SharedAddress address, float value) {
     asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
 }
@@ -53,15 +83,6 @@ DG_DEVICE SharedAddress map_to_rank(SharedAddress address, u32 rank) {
     SharedAddress mapped;
     asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(mapped) : "r"(address), "r"(rank));
     return mapped;
-}
-/// ld.shared::cluster: 16 bytes from any CTA of the cluster.
-DG_DEVICE Float4 ld_cluster_v4_f32(SharedAddress address) {
-    Float4 v;
-    asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
-                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-                 : "r"(address)
-                 : "memory");
-    return v;
 }
 
 /// fence.proxy.async: makes this thread's generic writes to shared memory visible to TMA and wgmma; followed

@@ -26,6 +26,12 @@ DG_DEVICE void wgmma_keep(float (&registers)[Count]) {
 #pragma unroll
     for (u32 i = 0; i < Count; ++i) asm volatile("" : "+f"(registers[i])::"memory");
 }
+/// The same for operand A in registers: what computes it stays before the wgmma.fence that follows.
+template <u32 Count>
+DG_DEVICE void wgmma_keep(u32 (&registers)[Count]) {
+#pragma unroll
+    for (u32 i = 0; i < Count; ++i) asm volatile("" : "+r"(registers[i])::"memory");
+}
 
 /// Matrix descriptor of a K-major tile in 128-byte swizzle atoms (8 rows of 128 bytes, 1024 apart).
 /// Bits 0-13 address / 16, 32-45 stride between atoms / 16, 62-63 layout (1 = 128-byte swizzle).

@@ -9,21 +9,20 @@
 //
 // A kernel decodes a code with its offset into one byte of e4m3 (15 exponents of a row are exact, subnormals
 // included) or e5m2 (29): the tensor core multiplies exact weights. row_scale is a power of two. The offset
-// one beyond the last, zero_offset_of(), stands for a group of zeros.
+// one beyond the last, fp4_zero_offset_of(), stands for a group of zeros.
 //
 // Order inside a blob: thread t = 32 * warp + 4 * g + q of a warpgroup decodes what it feeds to wgmma as
 // operand A, fragment rows g and g + 8 of its warp. Those are rows 16 * warp + 2 * g and the next one of the
 // block, so that a thread ends with neighbouring columns of D. Along K it owns group q, elements 32 * q to 32
 // * q + 31.
 //
-//   bytes [16 * t, + 16)             codes of the even row      word s of the four: elements 32 * q + 8 * s +
-//   i bytes [2048 + 16 * t, + 16)      codes of the odd row       magnitude of i < 4:  bits 4 * i to 4 * i +
-//   2
-//                                                               magnitude of i >= 4: bits 16 + 4 * (i - 4)
-//                                                               ... sign of i < 4: bit 8 * i + 7; else 8 * (i
-//                                                               - 4) + 3
-//   byte 4096 + t                    mx_e4m3: offset of the even row in the low nibble, of the odd in the
-//   high bytes 4096 + 2 * t and the next  mx_e5m2: offset of the even row, of the odd row
+//   codes of the even row: bytes 16 * t to + 15; of the odd row: 2048 + 16 * t to + 15. Of these four words,
+//   word s holds elements 32 * q + 8 * s + i, i = 4 * h + e:
+//     magnitude: bits 16 * h + 4 * e to + 2
+//     sign:      bit 8 * e + 7 for h = 0, bit 8 * e + 3 for h = 1
+//
+//   offsets, mx_e4m3: byte 4096 + t, the even row in the low nibble, the odd row in the high one
+//   offsets, mx_e5m2: byte 4096 + 2 * t for the even row, the next one for the odd row
 //
 // wgmma step s multiplies word s: what it calls element 16 * h + 4 * q + e of its 32 is element
 // 32 * q + 8 * s + 4 * h + e here. The activations' 4-byte words are placed in shared memory to match

@@ -18,6 +18,7 @@ enum class GroupMode : u8 {
     contiguous,  // [m]: group of each row, -1 (or anything outside [0, groups)) gives a row of zeros
     psum,        // [groups]: end row of each group; a group starts at the previous end rounded up to 128
     masked,      // [groups]: number of valid rows; A and D are [groups, m, ...]
+    gathered,    // a list a router left on the device: see spec/fp4_gemm.h; not for GemmSpec
 };
 
 // Scales of B along (n, k). Scales of A are always (1, 128).
@@ -76,6 +77,7 @@ constexpr const char* name_of(GroupMode mode) {
         case GroupMode::contiguous: return "contiguous";
         case GroupMode::psum: return "psum";
         case GroupMode::masked: return "masked";
+        case GroupMode::gathered: return "gathered";
     }
     return "?";
 }
@@ -177,6 +179,8 @@ constexpr u32 scale_warps_of(const GemmSpec& s) {
 struct SmemPlan {
     u32 a, b, d;  // tiles of stage 0; d is the output staging buffer
     u32 a_stage_bytes, b_stage_bytes, d_bytes;
+    u32 received;  // split_k: what the peers send, the same rows as in d, one buffer a peer
+    u32 received_bytes;
     u32 scales;  // stage 0: block_m scales of A, then scale_runs_of(s) of B
     u32 scale_stage_bytes;
     u32 full, empty;                  // mbarriers, 8 bytes a stage
@@ -184,18 +188,20 @@ struct SmemPlan {
     u32 bytes;
 };
 
-// Partial sums are staged as fp32 [k_warpgroups][block_m][partial_pitch]; the padding makes the
-// fragment-order writes free of bank conflicts.
-constexpr u32 partial_pitch_of(const GemmSpec& s) {
-    return s.block_n + (s.swap_ab ? 4 : 8);
+// Partial sums are staged as fp32 [owner][k_warpgroups][block_m / split_k][block_n]: what one CTA of the
+// cluster is going to add up lies together, without gaps. Element (token, column) of a row stands at column ^
+// partial_swizzle_of(token), so that the fragment-order writes are free of bank conflicts.
+constexpr u32 partial_swizzle_of(const GemmSpec& s, u32 token) {
+    return (s.swap_ab ? token / 2 : token) % 4 * 8;
 }
 
 constexpr SmemPlan plan_smem(const GemmSpec& s) {
     SmemPlan p{};
     p.a_stage_bytes = s.block_m * kBlockKBytes;
     p.b_stage_bytes = s.block_n * kBlockKBytes;
-    p.d_bytes = exchanges_partials(s) ? s.k_warpgroups * s.block_m * partial_pitch_of(s) * 4
+    p.d_bytes = exchanges_partials(s) ? s.k_warpgroups * s.block_m * s.block_n * 4
                                       : s.block_m * s.block_n * bytes_of(s.d);
+    p.received_bytes = (s.split_k - 1) * (p.d_bytes / s.split_k);
     p.scale_stage_bytes = has_scales(s) ? align_up((s.block_m + scale_runs_of(s)) * 4, 16u) : 0;
     u32 offset = 0;
     const auto take = [&offset](u32 bytes, u32 alignment) {
@@ -207,6 +213,7 @@ constexpr SmemPlan plan_smem(const GemmSpec& s) {
     p.a = take(s.stages * p.a_stage_bytes, 1024);
     p.b = take(s.stages * p.b_stage_bytes, 1024);
     p.d = take(p.d_bytes, 1024);
+    p.received = take(p.received_bytes, 16);
     p.scales = take(s.stages * p.scale_stage_bytes, 16);
     p.full = take(s.stages * 8, 8);
     p.empty = take(s.stages * 8, 8);
@@ -233,6 +240,7 @@ constexpr const char* why_illegal(const GemmSpec& s) {
     for (u32 count : counts)
         if (count < 1 || count > 256) return "block, stage, warpgroup, split and cluster counts are 1 to 256";
     const bool fp8 = s.ab == Format::fp8_e4m3;
+    if (s.groups == GroupMode::gathered) return "gathered tokens are for kernels of MoE layers";
     if (!fp8 && s.ab != Format::bf16) return "operands must be fp8_e4m3 or bf16";
     if (s.d != Format::bf16 && s.d != Format::fp32) return "the output must be bf16 or fp32";
     if (fp8 != has_scales(s)) return "fp8 operands need scales and bf16 operands have none";
@@ -244,6 +252,7 @@ constexpr const char* why_illegal(const GemmSpec& s) {
         return "a wgmma has 8 to 256 columns, in steps of 8";
     if (columns > 128 && columns != 160 && columns != 192 && columns != 256)
         return "no wrapper for that many columns";
+    if (s.block_m % s.split_k != 0) return "split_k must divide block_m";
     if (s.swap_ab) {
         if (s.cluster_m != 1 || s.cluster_n != 1) return "swap_ab kernels do not multicast";
         if (s.warpgroups % s.k_warpgroups != 0) return "k_warpgroups must divide warpgroups";

@@ -14,6 +14,7 @@ struct GemmSmem {
     DG_DEVICE ptx::SharedAddress a(u32 stage) const { return base + kPlan.a + stage * kPlan.a_stage_bytes; }
     DG_DEVICE ptx::SharedAddress b(u32 stage) const { return base + kPlan.b + stage * kPlan.b_stage_bytes; }
     DG_DEVICE ptx::SharedAddress d() const { return base + kPlan.d; }
+    DG_DEVICE ptx::SharedAddress received() const { return base + kPlan.received; }
     DG_DEVICE ptx::SharedAddress scales(u32 stage) const {
         return base + kPlan.scales + stage * kPlan.scale_stage_bytes;
     }

@@ -16,7 +16,7 @@ template <Format X>
 DG_DEVICE void load_chunk(const void* x, u64 index, Chunk& v) {
     const u8* at = static_cast<const u8*>(x) + index * bytes_of(X);
     if constexpr (X == Format::bf16) {
-        const ptx::Word4 w = ptx::ld_global_v4_u32(at);
+        const ptx::UInt4 w = ptx::ld_global_v4_u32(at);
         const u32 pairs[] = {w.x, w.y, w.z, w.w};
 #pragma unroll
         for (u32 i = 0; i < 4; ++i) {

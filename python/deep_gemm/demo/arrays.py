@@ -20,6 +20,7 @@ DLPACK_CUDA = 2
 # DLPack's type code and bits.
 DLPACK_TYPES = {
     "float32": (2, 32),
+    "float16": (2, 16),
     "int32": (0, 32),
     "int8": (0, 8),
     "uint8": (1, 8),

@@ -16,6 +16,7 @@ Array = Any  # numpy.ndarray or torch.Tensor
 
 _NUMPY_TYPES: dict[str, Any] = {
     "fp32": np.float32,
+    "fp16": np.float16,
     "bf16": ml_dtypes.bfloat16,
     "fp8_e4m3": ml_dtypes.float8_e4m3fn,
     "int32": np.int32,
@@ -24,6 +25,7 @@ _NUMPY_TYPES: dict[str, Any] = {
 }
 _TORCH_NAMES = {
     "fp32": "float32",
+    "fp16": "float16",
     "bf16": "bfloat16",
     "fp8_e4m3": "float8_e4m3fn",
     "int32": "int32",

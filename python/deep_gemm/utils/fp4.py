@@ -1,7 +1,7 @@
 """FP4 (E2M1) packing: two values in a byte, the first in the low nibble, one scale for each `gran_k` of a row.
 
 The casts round as DeepGEMM's do: to nearest, a value half-way between two to the one nearer zero, zeros without a
-sign. deep_gemm.quantize has MXFP4 and NVFP4 with the formats' own rounding (ties to even).
+sign. deep_gemm.fp4_formats has MXFP4 and NVFP4 with the formats' own rounding (ties to even).
 """
 
 from __future__ import annotations

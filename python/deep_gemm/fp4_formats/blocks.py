@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deep_gemm import _C
-from deep_gemm.quantize.importers import MX_BLOCK, NV_BLOCK, as_bytes, check_scales
+from deep_gemm.fp4_formats.importers import MX_BLOCK, NV_BLOCK, as_bytes, check_scales
 from deep_gemm.utils.fp4 import pack_nibbles, unpack_nibbles
 
 Floats = npt.NDArray[np.float32]

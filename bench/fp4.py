@@ -1,0 +1,187 @@
+"""MXFP4 weights x FP8 activations of one MoE layer of DeepSeek-V4-Flash, tokens routed at random.
+
+Each launch of a burst has its own routing, so that experts found in L2 by the next one are few. Beside every time
+stands that of its ruler: the same kernel with the same copies and no product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+import deep_gemm
+from bench import data, timing
+from bench.context import Context
+from bench.records import Row, guarded_all, median, paired_ratio
+from bench.timing import Variant
+
+SECTION = "fp4"
+EXPERTS, TOP_K = 256, 6
+SHAPES = {"gate+up": (4096, 4096), "down": (4096, 2048)}  # (n, k)
+TOKENS = (1, 16, 64, 256, 1024, 4096, 8192, 16384)
+ROUTINGS = {1: 40, 16: 10, 64: 5}  # launches in a burst that meet other experts; 4 for more tokens
+MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+ARRANGEMENTS = ((1, 3, 2), (2, 2, 1), (4, 1, 1), (4, 1, 2))  # warpgroups, CTAs of an SM, blobs of a stage
+
+Tensor = Any
+
+
+def random_weights(n: int, k: int) -> deep_gemm.Fp4Weights:
+    """Blobs of random codes; exponents in a window as wide as those of real rows."""
+    runs, blobs = EXPERTS * n // 64, k // 128
+    packed = torch.randint(0, 256, (runs, blobs, 4224), dtype=torch.uint8, device="cuda")
+    even, odd = (torch.randint(4, 11, (runs, blobs, 128), dtype=torch.uint8, device="cuda") for _ in range(2))
+    packed[..., 4096:] = even | odd << 4
+    scales = torch.exp2(torch.randint(-9, -5, (runs, 64), device="cuda").float())
+    return deep_gemm.Fp4Weights(packed.view(torch.int8), scales, None, EXPERTS, n, k, "mx_e4m3")
+
+
+def dequantised(weights: deep_gemm.Fp4Weights, expert: int) -> Tensor:
+    """The matrix of one expert in float32, read as spec/fp4_weights.h says."""
+    n, k = weights.n, weights.k
+    rows, blobs = n // 64, k // 128
+    raw = weights.blobs.view(torch.uint8)[expert * rows : (expert + 1) * rows]
+    words = raw[..., :4096].contiguous().view(torch.int32).view(rows, blobs, 2, 4, 8, 4, 4, 1)
+    index = torch.arange(8, device="cuda", dtype=torch.int32)
+    half, e = index // 4, index % 4
+    values = torch.tensor(MAGNITUDES, device="cuda")[((words >> (16 * half + 4 * e)) & 7).long()]
+    values = values * (1 - 2 * ((words >> (8 * e + 7 - 4 * half)) & 1))
+    offsets = torch.stack([raw[..., 4096:] & 15, raw[..., 4096:] >> 4], 2).view(rows, blobs, 2, 4, 8, 4)
+    values = values * torch.exp2(offsets.float() - 8)[..., None, None]
+    block = values.permute(0, 3, 4, 2, 1, 5, 6, 7).reshape(rows, 64, k)
+    return (block * weights.row_scales[expert * rows : (expert + 1) * rows, :, None]).reshape(n, k)
+
+
+@dataclass
+class Routing:
+    """A list as a router leaves it on the device; `counts` and `starts` by entry, on the host."""
+
+    entries: Tensor
+    head: Tensor
+    a_rows: Tensor
+    d_rows: Tensor
+    experts: list[int]
+    starts: list[int]
+    counts: list[int]
+
+    @staticmethod
+    def of(experts_of_token: Tensor, gate_up: bool) -> Routing:
+        flat = experts_of_token.reshape(-1)
+        order = torch.argsort(flat, stable=True)
+        experts, counts = torch.unique_consecutive(flat[order], return_counts=True)
+        starts = torch.cumsum(counts, 0) - counts
+        entries = torch.zeros(EXPERTS, 4, dtype=torch.int32)
+        entries[: len(experts), :3] = torch.stack([experts, starts, counts], 1).int()
+        slots = torch.arange(len(flat))
+        # Gate and up read a token for each of its experts; down reads slots and writes by token.
+        a_rows, d_rows = (order // experts_of_token.shape[1], slots) if gate_up else (slots, order)
+        head = torch.tensor([len(experts), 0, 0, 0], dtype=torch.int32)
+        entries, head, a_rows, d_rows = (x.int().cuda() for x in (entries, head, a_rows, d_rows))
+        host = (experts.tolist(), starts.tolist(), counts.tolist())
+        return Routing(entries, head, a_rows, d_rows, *host)
+
+
+def routings(tokens: int, gate_up: bool) -> list[Routing]:
+    count = ROUTINGS.get(tokens, 4)
+    generator = torch.Generator().manual_seed(tokens)
+    if tokens == 1:
+        experts = torch.randperm(EXPERTS, generator=generator)[: count * TOP_K].reshape(count, 1, TOP_K)
+        return [Routing.of(one, gate_up) for one in experts]
+    return [
+        Routing.of(torch.rand(tokens, EXPERTS, generator=generator).topk(TOP_K, 1).indices, gate_up)
+        for _ in range(count)
+    ]
+
+
+@dataclass
+class Layer:
+    weights: deep_gemm.Fp4Weights
+    a: tuple[Tensor, Tensor]
+    d: Tensor
+    lists: list[Routing]
+
+    def launch(self, i: int, spec: deep_gemm.Fp4GemmSpec | None = None) -> None:
+        one = self.lists[i]
+        deep_gemm.m_grouped_fp8_fp4_gemm_nt_gathered(
+            self.a, self.weights, self.d, one.entries, one.head, one.a_rows, one.d_rows, spec=spec
+        )
+
+    def check(self, what: str) -> float:
+        """Compares the busiest and the first expert of the first routing; returns the larger error."""
+        data.poison(self.d)
+        self.launch(0)
+        torch.cuda.synchronize()
+        one, worst = self.lists[0], 0.0
+        for entry in {0, one.counts.index(max(one.counts))}:
+            slots = slice(one.starts[entry], one.starts[entry] + one.counts[entry])
+            rows = one.a_rows[slots].long()
+            left = data.dequantised((self.a[0][rows], self.a[1][rows]))
+            reference = data.product(left, dequantised(self.weights, one.experts[entry]))
+            worst = max(worst, data.require_close(self.d[one.d_rows[slots].long()], reference, 4e-3, what))
+        return worst
+
+
+def alternatives(spec: deep_gemm.Fp4GemmSpec) -> list[deep_gemm.Fp4GemmSpec]:
+    """The same tokens in other arrangements, each with as many stages as fit."""
+    found = []
+    for warpgroups, ctas, k_blocks in ARRANGEMENTS:
+        for stages in range(24, 2, -1):
+            other = spec.replace(warpgroups=warpgroups, ctas_per_sm=ctas, k_blocks=k_blocks, stages=stages)
+            if other.why_illegal is None:
+                found += [other] if other != spec else []
+                break
+    return found
+
+
+def measure(context: Context, name: str, tokens: int, weights: deep_gemm.Fp4Weights) -> Row:
+    point = f"{name} n={weights.n} k={weights.k} T={tokens}"
+    gate_up = name == "gate+up"
+    lists = routings(tokens, gate_up)
+    a = data.scaled_tokens(tokens if gate_up else tokens * TOP_K, weights.k)
+    d = torch.empty(tokens * TOP_K, weights.n, dtype=torch.bfloat16, device="cuda")
+    layer = Layer(weights, a, d, lists)
+    error = layer.check(point)
+    plan = deep_gemm.last_fp4_plan()
+    assert plan is not None
+    spec = plan["spec"]
+    variants = [
+        Variant("ours", layer.launch),
+        Variant("copies only", lambda i: layer.launch(i, spec.replace(copies_only=True))),
+        Variant("fixed turns", lambda i: layer.launch(i, spec.replace(queue=False))),
+    ]
+    if not context.quick:
+        variants += [Variant(str(s), partial(layer.launch, spec=s)) for s in alternatives(spec)]
+    active = sum(len(one.experts) for one in lists) / len(lists)
+    weight_bytes = active * (data.num_bytes(weights.blobs) + data.num_bytes(weights.row_scales)) / EXPERTS
+    flops = 2 * tokens * TOP_K * weights.n * weights.k
+    expected = max(weight_bytes / 4e6, flops / 7e8) + 5
+    samples = timing.interleave(timing.capture(variants, len(lists), expected), context.rounds)
+    us = {variant: median(values) for variant, values in samples.items()}
+    metrics = {
+        "gbs": weight_bytes / us["ours"] / 1e3,
+        "tflops": flops / us["ours"] / 1e6,
+        "of_copies": paired_ratio(samples["copies only"], samples["ours"]),
+        "error": error,
+    }
+    if context.read_gbs:
+        metrics["percent_of_read"] = 100 * metrics["gbs"] / context.read_gbs
+    others = "; ".join(
+        f"{variant} {value:.1f} us" for variant, value in us.items() if variant not in ("ours", "copies only")
+    )
+    note = f"{spec}, grid {plan['grid_blocks']}; {active:.0f} experts; {others}"
+    return Row(SECTION, point, us["ours"], us["copies only"], "copies only", metrics, samples, note)
+
+
+def points(context: Context) -> Iterator[tuple[str, Callable[[], Row]]]:
+    for name, (n, k) in SHAPES.items():
+        weights = random_weights(n, k)
+        for tokens in TOKENS[:5:2] if context.quick else TOKENS:
+            yield f"{name} n={n} k={k} T={tokens}", partial(measure, context, name, tokens, weights)
+
+
+def run(context: Context) -> list[Row]:
+    return guarded_all(SECTION, points(context))

@@ -1,0 +1,254 @@
+// The checks of an FP8 x FP4 GEMM's arguments. Each failure is one sentence of got, expected, remedy; nothing
+// is launched.
+#include "base/error.h"
+#include "op/fp4_gemm.h"
+
+namespace deep_gemm::op {
+
+namespace {
+
+constexpr i64 kMaxExtent = (i64{1} << 31) - 1;
+constexpr u32 kWordBytes = 4;  // activations are copied by words
+
+std::string shape_text(const TensorView& t) {
+    std::string text = "[";
+    for (u32 i = 0; i < t.rank; ++i) text += fmt::format("{}{}", i ? ", " : "", t.shape[i]);
+    return text + "]";
+}
+
+void check_tensor(const Fp4GemmArguments& args, const char* name, const TensorView& t, Format format) {
+    DG_CHECK(t.present(), type, "fp8_fp4_gemm: {} is missing, expected a tensor of {}", name,
+             name_of(format));
+    DG_CHECK(t.format == format, type, "fp8_fp4_gemm: {} is {}, expected {}; cast it", name,
+             name_of(t.format), name_of(format));
+    DG_CHECK(t.device == args.a.device, value,
+             "fp8_fp4_gemm: {} is on another device than a; move it to a's device", name);
+    for (u32 i = 0; i < t.rank; ++i)
+        DG_CHECK(t.shape[i] <= kMaxExtent && t.strides[i] >= 0 && t.strides[i] <= kMaxExtent * 4, value,
+                 "fp8_fp4_gemm: {} has shape {} and stride {} along dimension {}, expected extents below "
+                 "2^31 and no "
+                 "negative stride; pass a contiguous copy",
+                 name, shape_text(t), t.strides[i], i);
+}
+
+void check_shape(const char* name, const TensorView& t, std::initializer_list<i64> expected,
+                 const char* remedy) {
+    bool same = t.rank == expected.size();
+    u32 i = 0;
+    std::string text;
+    for (const i64 extent : expected) {
+        same = same && t.shape[i++] == extent;
+        if (!same) break;
+    }
+    if (same) [[likely]]
+        return;
+    for (const i64 extent : expected) text += fmt::format("{}{}", text.empty() ? "" : ", ", extent);
+    fail(ErrorKind::value, "fp8_fp4_gemm: {} has shape {}, expected [{}]{}", name, shape_text(t), text,
+         remedy);
+}
+
+u64 packed_address(const Fp4GemmArguments& args, const char* name, const TensorView& t, Format format,
+                   i64 elements, u32 alignment) {
+    check_tensor(args, name, t, format);
+    i64 count = 1, stride = 1;
+    for (u32 i = t.rank; i-- > 0;) {
+        DG_CHECK(t.shape[i] <= 1 || t.strides[i] == stride, value,
+                 "fp8_fp4_gemm: {} has stride {} along dimension {}, expected {}; pass a contiguous copy",
+                 name, t.strides[i], i, stride);
+        count *= t.shape[i];
+        stride *= t.shape[i];
+    }
+    DG_CHECK(count == elements, value, "fp8_fp4_gemm: {} has {} elements, expected {}", name, count,
+             elements);
+    const u64 address = reinterpret_cast<u64>(t.data);
+    DG_CHECK(address % alignment == 0, value,
+             "fp8_fp4_gemm: {} starts at {:#x}, expected a multiple of {} bytes", name, address, alignment);
+    return address;
+}
+
+// The last three dimensions as groups, rows, columns. A stride along one element means nothing: it becomes 0.
+Operand operand_of(const TensorView& t) {
+    Operand o;
+    o.address = reinterpret_cast<u64>(t.data);
+    const u32 row = t.rank - 2, column = t.rank - 1;
+    o.rows = static_cast<u64>(t.shape[row]);
+    o.columns = static_cast<u64>(t.shape[column]);
+    o.stride_row = o.rows > 1 ? static_cast<u64>(t.strides[row]) : 0;
+    o.stride_column = o.columns > 1 ? static_cast<u64>(t.strides[column]) : 1;
+    if (t.rank == 3) {
+        o.groups = static_cast<u64>(t.shape[0]);
+        o.stride_group = o.groups > 1 ? static_cast<u64>(t.strides[0]) : 0;
+    }
+    return o;
+}
+
+void check_weights(const Fp4GemmArguments& args, Fp4GemmCall& call) {
+    const Fp4WeightViews& w = args.weights;
+    call.num_blocks = u64{w.shape.experts} * fp4_row_blocks(w.shape.n);
+    const i64 run_bytes = i64{fp4_k_blocks(w.shape.k)} * fp4_blob_bytes_of(w.form);
+    call.num_runs = call.num_blocks;
+    if (w.runs.present()) {
+        call.runs = packed_address(args, "runs of the weights", w.runs, Format::int32,
+                                   static_cast<i64>(call.num_blocks), 4);
+        i64 elements = 1;
+        for (u32 i = 0; i < w.row_scales.rank; ++i) elements *= w.row_scales.shape[i];
+        call.num_runs = static_cast<u64>(elements) / kFp4BlockRows;
+    }
+    const i64 num_runs = static_cast<i64>(call.num_runs);
+    call.blobs =
+        packed_address(args, "blobs of the weights", w.blobs, Format::int8, num_runs * run_bytes, 16);
+    call.row_scales = packed_address(args, "row scales of the weights", w.row_scales, Format::fp32,
+                                     num_runs * kFp4BlockRows, 8);
+}
+
+void check_activations(const Fp4GemmArguments& args, Fp4GemmCall& call) {
+    const TensorView& a = args.a;
+    const bool masked = args.groups == GroupMode::masked;
+    call.a = operand_of(a);
+    DG_CHECK(call.a.stride_column == 1, value,
+             "fp8_fp4_gemm: a has stride {} along K, expected 1 (K-major); pass a.contiguous()",
+             call.a.stride_column);
+    DG_CHECK(call.a.address % kWordBytes == 0 && call.a.stride_row % kWordBytes == 0 &&
+                 call.a.stride_group % kWordBytes == 0,
+             value,
+             "fp8_fp4_gemm: a starts at {:#x} with rows {} bytes apart (groups {}), expected multiples of "
+             "{}; pass a "
+             "contiguous copy",
+             call.a.address, call.a.stride_row, call.a.stride_group, kWordBytes);
+    const u64 words = call.a.elements_spanned() / kWordBytes;
+    DG_CHECK(words < (u64{1} << 32), value, "fp8_fp4_gemm: a spans {} bytes, expected less than 2^34",
+             words * kWordBytes);
+    check_tensor(args, "scales of a", args.scale_a, Format::fp32);
+    const i64 k_blocks = ceil_div(static_cast<u64>(a.shape[a.rank - 1]), u64{kScaleBlock});
+    const char* remedy = " (one scale for each row and 128 elements of K)";
+    if (masked)
+        check_shape("scales of a", args.scale_a, {a.shape[0], a.shape[1], k_blocks}, remedy);
+    else
+        check_shape("scales of a", args.scale_a, {a.shape[0], k_blocks}, remedy);
+    call.scale_a = operand_of(args.scale_a);
+    DG_CHECK(call.scale_a.address % 4 == 0, value,
+             "fp8_fp4_gemm: scales of a start at {:#x}, expected a multiple of 4 bytes",
+             call.scale_a.address);
+    if (k_blocks == 1) call.scale_a.stride_column = 0;
+}
+
+void check_output(const Fp4GemmArguments& args, Fp4GemmCall& call) {
+    const TensorView &d = args.d, &c = args.c;
+    call.d = operand_of(d);
+    const u64 pair = 2 * bytes_of(d.format);
+    DG_CHECK(call.d.stride_column == 1, value,
+             "fp8_fp4_gemm: d has stride {} along N, expected 1; allocate d row-major", call.d.stride_column);
+    DG_CHECK(call.d.rows <= 1 || (call.d.stride_row >= call.d.columns && call.d.stride_row <= kMaxExtent),
+             value,
+             "fp8_fp4_gemm: rows of d are {} elements apart but {} long, expected rows that do not overlap",
+             call.d.stride_row, call.d.columns);
+    DG_CHECK(
+        call.d.groups <= 1 ||
+            call.d.stride_group >= (call.d.rows ? (call.d.rows - 1) * call.d.stride_row + call.d.columns : 0),
+        value, "fp8_fp4_gemm: groups of d are {} elements apart, expected groups that do not overlap",
+        call.d.stride_group);
+    DG_CHECK(call.d.address % pair == 0 && call.d.stride_row % 2 == 0 && call.d.stride_group % 2 == 0, value,
+             "fp8_fp4_gemm: d starts at {:#x} with rows {} elements apart, expected a multiple of {} bytes "
+             "and an even "
+             "number; columns are written in pairs",
+             call.d.address, call.d.stride_row, pair);
+    if (!c.present()) return;
+    check_tensor(args, "c", c, d.format);
+    bool same = c.rank == d.rank;
+    for (u32 i = 0; same && i < d.rank; ++i)
+        same = c.shape[i] == d.shape[i] && (c.shape[i] == 1 || c.strides[i] == d.strides[i]);
+    DG_CHECK(same, value,
+             "fp8_fp4_gemm: c has shape {}, expected d's shape {} and strides; copy c into d and pass d as c",
+             shape_text(c), shape_text(d));
+    call.c = reinterpret_cast<u64>(c.data);
+    DG_CHECK(call.c % pair == 0, value, "fp8_fp4_gemm: c starts at {:#x}, expected a multiple of {} bytes",
+             call.c, pair);
+}
+
+void check_groups(const Fp4GemmArguments& args, Fp4GemmCall& call) {
+    if (args.groups == GroupMode::dense) return;
+    const i64 experts = args.weights.shape.experts;
+    const char* name = args.groups == GroupMode::masked ? "masked_m" : "grouped_layout";
+    const i64 length = args.groups == GroupMode::contiguous ? args.a.shape[0]
+                       : args.groups == GroupMode::gathered ? experts * 4
+                                                            : experts;
+    const u32 alignment = args.groups == GroupMode::gathered ? 16 : 4;
+    call.group_layout = packed_address(args, name, args.group_layout, Format::int32, length, alignment);
+    call.group_layout_length = static_cast<u64>(length);
+    if (args.groups != GroupMode::gathered) return;
+    call.list = packed_address(args, "head", args.list, Format::int32, 4, 16);
+    const auto rows = [&](const char* rows_name, const TensorView& t) {
+        if (!t.present()) return u64{0};
+        const i64 slots = t.rank == 1 ? t.shape[0] : 0;
+        DG_CHECK(call.slots == 0 || static_cast<u64>(slots) == call.slots, value,
+                 "fp8_fp4_gemm: {} has {} slots, expected {} as a_rows has", rows_name, slots, call.slots);
+        call.slots = static_cast<u64>(slots);
+        return packed_address(args, rows_name, t, Format::int32, slots, 4);
+    };
+    call.a_rows = rows("a_rows", args.a_rows);
+    call.d_rows = rows("d_rows", args.d_rows);
+}
+
+}  // namespace
+
+Fp4GemmCall check_fp4_gemm(const Fp4GemmArguments& args) {
+    const TensorView &a = args.a, &d = args.d;
+    const Fp4Shape& shape = args.weights.shape;
+    const bool masked = args.groups == GroupMode::masked;
+    DG_CHECK(a.present() && a.device, type, "fp8_fp4_gemm: a is missing, expected a tensor of fp8_e4m3");
+    check_tensor(args, "a", a, Format::fp8_e4m3);
+    DG_CHECK(d.present(), type, "fp8_fp4_gemm: d is missing, expected a tensor of bf16 or fp32");
+    DG_CHECK(d.format == Format::bf16 || d.format == Format::fp32, type,
+             "fp8_fp4_gemm: d is {}, expected bf16 or fp32", name_of(d.format));
+    check_tensor(args, "d", d, d.format);
+    DG_CHECK(a.rank == (masked ? 3 : 2), value, "fp8_fp4_gemm: a has shape {}, expected {}", shape_text(a),
+             masked ? "[groups, m, k]" : "[m, k]");
+    const i64 m = a.shape[a.rank - 2], k = a.shape[a.rank - 1], n = shape.n;
+    DG_CHECK(shape.k == k, value,
+             "fp8_fp4_gemm: the weights have k={}, expected {} as in a, whose shape is {}", shape.k, k,
+             shape_text(a));
+    DG_CHECK(
+        args.groups != GroupMode::dense || shape.experts == 1, value,
+        "fp8_fp4_gemm: the weights are those of {} experts, expected one matrix; use a grouped operation",
+        shape.experts);
+    DG_CHECK(n % 2 == 0, value,
+             "fp8_fp4_gemm: n is {}, expected an even number; pad the weights with a row of zeros", n);
+    if (masked) {
+        DG_CHECK(a.shape[0] == shape.experts, value,
+                 "fp8_fp4_gemm: a has {} groups, expected {} as the weights have", a.shape[0], shape.experts);
+        check_shape("d", d, {a.shape[0], m, n}, " (rows as in a, columns as rows of b)");
+    } else if (args.groups == GroupMode::gathered) {
+        DG_CHECK(d.rank == 2 && d.shape[1] == n, value, "fp8_fp4_gemm: d has shape {}, expected [rows, {}]",
+                 shape_text(d), n);
+    } else {
+        check_shape("d", d, {m, n}, " (rows as in a, columns as rows of b)");
+    }
+
+    Fp4GemmCall call;
+    check_activations(args, call);
+    check_output(args, call);
+    check_weights(args, call);
+    check_groups(args, call);
+    DG_CHECK(args.expected_m >= 0 && args.expected_m <= kMaxExtent, value,
+             "fp8_fp4_gemm: expected_m is {}, expected a number of rows; pass the mean rows of a group",
+             args.expected_m);
+    const u64 slots = call.slots > 0 ? call.slots : call.a.rows;
+    call.problem = {.groups = args.groups,
+                    .form = args.weights.form,
+                    .split = call.runs != 0,
+                    .d = d.format,
+                    .accumulate = call.c != 0,
+                    .m = static_cast<u32>(args.groups == GroupMode::gathered ? slots : static_cast<u64>(m)),
+                    .n = static_cast<u32>(n),
+                    .k = static_cast<u32>(k),
+                    .num_groups = args.groups == GroupMode::dense ? 1 : shape.experts,
+                    .expected_m = static_cast<u32>(args.expected_m),
+                    .num_sms = settings().num_sms};
+    call.device = a.device;
+    call.stream = args.stream;
+    call.spec = args.spec;
+    call.empty = call.d.elements_spanned() == 0 || shape.experts == 0 || call.problem.m == 0;
+    return call;
+}
+
+}  // namespace deep_gemm::op

@@ -1,0 +1,144 @@
+#include "op/fp4_gemm.h"
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/process_local.h"
+#include "op/kernel_table.h"
+
+#include <deque>
+#include <mutex>
+
+namespace deep_gemm::op {
+
+namespace {
+
+constexpr jit::KernelId kSwapAb{"sm90_fp8_fp4_gemm_swap_ab", "deep_gemm/kernel/sm90_fp4_gemm_swap_ab.cuh"};
+
+struct Planned {
+    Device* device = nullptr;
+    bool forced = false;
+    Fp4GemmSpec spec;  // the forced one
+    Fp4Launched launched;
+    const driver::Kernel* kernel = nullptr;
+};
+
+// Every problem that was planned; entries are never removed. A forked child has its own.
+struct Registry {
+    std::mutex mutex;
+    std::deque<Planned> entries;
+};
+
+thread_local const Planned* last = nullptr;
+thread_local unsigned last_generation = 0;
+
+bool matches(const Planned& planned, const Fp4GemmCall& call) {
+    return planned.device == call.device && planned.forced == (call.spec != nullptr) &&
+           planned.launched.problem == call.problem && (call.spec == nullptr || planned.spec == *call.spec);
+}
+
+const Planned* find(const Fp4GemmCall& call) {
+    if (last_generation != fork_generation()) {
+        last_generation = fork_generation();
+        last = nullptr;
+    }
+    if (last != nullptr && matches(*last, call)) return last;
+    Registry& registry = process_local<Registry>();
+    const std::lock_guard lock(registry.mutex);
+    for (const Planned& planned : registry.entries)
+        if (matches(planned, call)) return &planned;
+    return nullptr;
+}
+
+const Planned& build(const Fp4GemmCall& call) {
+    const driver::DeviceProperties& properties = call.device->properties();
+    const plan::DeviceModel model = plan::device_model(properties.arch, properties.num_sms);
+    Planned planned{.device = call.device,
+                    .forced = call.spec != nullptr,
+                    .spec = call.spec ? *call.spec : Fp4GemmSpec{},
+                    .launched = {.problem = call.problem,
+                                 .plan = call.spec ? plan::plan_for_spec(call.problem, *call.spec, model)
+                                                   : plan::plan_fp4_gemm(call.problem, model)}};
+    const Fp4GemmSpec& spec = planned.launched.plan.spec;
+    log(LogLevel::info, "{}: {}", plan::to_string(call.problem), plan::to_string(spec));
+    planned.kernel = &kernel_for<Fp4GemmParams>(*call.device, kSwapAb, spec);
+    Registry& registry = process_local<Registry>();
+    const std::lock_guard lock(registry.mutex);
+    return registry.entries.emplace_back(std::move(planned));
+}
+
+Fp4GemmParams params_of(const Fp4GemmCall& call) {
+    const plan::Fp4Problem& problem = call.problem;
+    Fp4GemmParams p{};
+    p.weights = reinterpret_cast<const u8*>(call.blobs);
+    p.row_scales = reinterpret_cast<const float*>(call.row_scales);
+    p.runs = reinterpret_cast<const u32*>(call.runs);
+    p.a = reinterpret_cast<const u8*>(call.a.address);
+    p.scale_a = reinterpret_cast<const float*>(call.scale_a.address);
+    p.group_layout = reinterpret_cast<const i32*>(call.group_layout);
+    p.list = reinterpret_cast<Fp4ListHead*>(call.list);
+    p.a_rows = reinterpret_cast<const i32*>(call.a_rows);
+    p.d_rows = reinterpret_cast<const i32*>(call.d_rows);
+    p.c = reinterpret_cast<const void*>(call.c);
+    p.d = reinterpret_cast<void*>(call.d.address);
+    p.a_stride_group = call.a.stride_group;
+    p.scale_a_stride_group = call.scale_a.stride_group;
+    p.d_stride_group = call.d.stride_group;
+    p.a_stride_m = static_cast<u32>(call.a.stride_row);
+    p.scale_a_stride_m = static_cast<u32>(call.scale_a.stride_row);
+    p.scale_a_stride_k = static_cast<u32>(call.scale_a.stride_column);
+    p.d_stride_m = static_cast<u32>(call.d.stride_row);
+    p.m = problem.m;
+    p.n = problem.n;
+    p.k = problem.k;
+    p.num_groups = problem.num_groups;
+    return p;
+}
+
+}  // namespace
+
+bool may_block(const Fp4GemmCall& call) {
+    return !call.empty && (call.device->properties().emulated || find(call) == nullptr);
+}
+
+void run(const Fp4GemmCall& call) {
+    if (call.empty) return;
+    const Planned* found = find(call);
+    const Planned& planned = found ? *found : build(call);
+    last = &planned;
+    const Fp4GemmSpec& spec = planned.launched.plan.spec;
+    const Fp4GemmParams params = params_of(call);
+    const u64 run_bytes = u64{fp4_k_blocks(call.problem.k)} * fp4_blob_bytes_of(call.problem.form);
+    const driver::MemoryRange memory[] = {
+        {call.blobs, call.num_runs * run_bytes, false},
+        {call.row_scales, call.num_runs * kFp4BlockRows * 4, false},
+        {call.runs, call.runs ? call.num_blocks * 4 : 0, false},
+        {call.a.address, bytes_spanned(call.a, Format::fp8_e4m3), false},
+        {call.scale_a.address, bytes_spanned(call.scale_a, Format::fp32), false},
+        {call.group_layout, call.group_layout_length * 4, false},
+        {call.list, call.list ? sizeof(Fp4ListHead) : 0, true},
+        {call.a_rows, call.a_rows ? call.slots * 4 : 0, false},
+        {call.d_rows, call.d_rows ? call.slots * 4 : 0, false},
+        {call.c, call.c ? bytes_spanned(call.d, call.problem.d) : 0, false},
+        {call.d.address, bytes_spanned(call.d, call.problem.d), true},
+    };
+    const driver::LaunchConfig config{.grid = {planned.launched.plan.grid_blocks, 1, 1},
+                                      .cluster = {},
+                                      .block = {threads_of(spec), 1, 1},
+                                      .dynamic_smem_bytes = plan_smem(spec).bytes,
+                                      .stream = static_cast<driver::Stream>(call.stream),
+                                      .programmatic_launch = settings().pdl};
+    call.device->launch(*planned.kernel, config, std::as_bytes(std::span(&params, 1)), memory);
+}
+
+jit::KernelSource fp4_kernel_source(const Fp4GemmSpec& spec) {
+    const char* reason = why_illegal(spec);
+    DG_CHECK(reason == nullptr, value, "fp4_gemm: [{}] is not a legal kernel: {}", plan::to_string(spec),
+             reason);
+    return jit::source_for<Fp4GemmParams>(kSwapAb, spec);
+}
+
+const Fp4Launched* last_fp4_launch() {
+    return last ? &last->launched : nullptr;
+}
+
+}  // namespace deep_gemm::op

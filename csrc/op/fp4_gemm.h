@@ -1,0 +1,67 @@
+// D = C + A W^T with FP8 activations and packed FP4 weights (spec/fp4_weights.h), dense or by expert: check
+// -> plan -> kernel -> launch. Asynchronous; never synchronises or allocates.
+#pragma once
+
+#include "driver/device.h"
+#include "jit/source.h"
+#include "op/api.h"
+#include "op/fp4_pack.h"
+#include "op/gemm_call.h"
+#include "plan/fp4_gemm.h"
+
+namespace deep_gemm::op {
+
+struct Fp4WeightViews {
+    TensorView blobs;       // int8
+    TensorView row_scales;  // fp32
+    TensorView runs;        // int32, or absent
+    Fp4Shape shape;
+    Fp4Form form = Fp4Form::mx_e4m3;
+};
+
+// Shapes by `groups` as GemmArguments of op/api.h, where b is the weights; beyond them
+//
+//   gathered   a [rows, k], d [rows, n]; group_layout: int32 [experts, 4], the entries (expert, first slot,
+//   count,
+//              unused) of a list whose head is `list`, int32 [4]: (entries, 0, 0, unused). a_rows and d_rows:
+//              int32 [slots], the row of A and of D for each slot, or absent: the slot itself. The two zeros
+//              are counters that each launch leaves at zero: one list serves one stream.
+//
+// a is fp8_e4m3, rows at multiples of 4 bytes; scale_a fp32 [..., m, ceil(k / 128)] with any strides, 0 along
+// K for one scale for each token. d is bf16 or fp32, rows at multiples of two elements; n is even, k a
+// multiple of 32.
+struct Fp4GemmArguments {
+    GroupMode groups = GroupMode::dense;
+    TensorView a = {}, scale_a = {}, d = {}, c = {}, group_layout = {}, list = {}, a_rows = {}, d_rows = {};
+    Fp4WeightViews weights;
+    i64 expected_m = 0;
+    const Fp4GemmSpec* spec = nullptr;
+    void* stream = nullptr;
+};
+
+struct Fp4GemmCall {
+    plan::Fp4Problem problem;
+    Operand a, scale_a, d;
+    u64 c = 0, group_layout = 0, group_layout_length = 0, list = 0, a_rows = 0, d_rows = 0, slots = 0;
+    u64 blobs = 0, row_scales = 0, runs = 0, num_runs = 0, num_blocks = 0;
+    Device* device = nullptr;
+    void* stream = nullptr;
+    const Fp4GemmSpec* spec = nullptr;
+    bool empty = false;
+};
+
+[[nodiscard]] Fp4GemmCall check_fp4_gemm(const Fp4GemmArguments& arguments);
+// Whether run() may take long: a kernel to compile, or the emulator.
+[[nodiscard]] bool may_block(const Fp4GemmCall& call);
+void run(const Fp4GemmCall& call);
+
+// The plan of this thread's last run() and its problem; nullptr before the first.
+struct Fp4Launched {
+    plan::Fp4Problem problem;
+    plan::Fp4Plan plan;
+};
+[[nodiscard]] const Fp4Launched* last_fp4_launch();
+
+[[nodiscard]] jit::KernelSource fp4_kernel_source(const Fp4GemmSpec& spec);
+
+}  // namespace deep_gemm::op

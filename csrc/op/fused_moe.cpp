@@ -1,0 +1,291 @@
+#include "op/fused_moe.h"
+
+#include "base/error.h"
+#include "base/process_local.h"
+#include "op/gemm.h"
+#include "op/quantize.h"
+#include "op/tensor_check.h"
+
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <utility>
+
+namespace deep_gemm {
+
+namespace {
+
+constexpr u64 kAlignment = 128;  // of every buffer
+
+// Hands out consecutive pieces of the workspace; without one it only adds up.
+class Carver {
+  public:
+    Carver(Device* device, u8* base) : device_(device), base_(base) {}
+
+    TensorView take(Format format, std::initializer_list<i64> shape) {
+        i64 elements = 1;
+        for (const i64 extent : shape) elements *= extent;
+        u8* const at = base_ ? base_ + bytes_ : nullptr;
+        bytes_ += align_up(static_cast<u64>(elements) * bytes_of(format), kAlignment);
+        return device_ ? make_view(*device_, at, format, shape) : TensorView{};
+    }
+    [[nodiscard]] u64 bytes() const { return bytes_; }
+
+  private:
+    Device* device_;
+    u8* base_;
+    u64 bytes_ = 0;
+};
+
+struct Buffers {
+    MoeGroups groups;
+    TensorView num_slots;   // the last of offsets
+    TensorView x, x_scale;  // [slots, hidden]
+    TensorView h;           // [slots, 2 * intermediate]
+    TensorView t, t_scale;  // [slots, intermediate]
+    TensorView y;           // [slots, hidden], in the place of h
+};
+
+u32 alignment_of(const MoeShape& s) {
+    return s.fp4 ? 1 : kGroupAlignment;
+}
+
+Buffers carve(const MoeShape& s, Carver& carver) {
+    const i64 experts = s.experts, pairs = i64{s.tokens} * s.top_k, hidden = s.hidden,
+              channels = s.intermediate;
+    const i64 slots = static_cast<i64>(moe_slots(static_cast<u64>(pairs), s.experts, alignment_of(s)));
+    const i64 x_rows = s.fp4 ? i64{s.tokens} : slots;
+    const auto integers = [&](std::initializer_list<i64> shape) { return carver.take(Format::int32, shape); };
+    const auto blocks = [](i64 k) { return (k + kScaleBlock - 1) / kScaleBlock; };
+    Buffers b;
+    b.groups.offsets = integers({experts + 1});
+    b.groups.ends = integers({experts});
+    b.groups.entries = integers({experts, 4});
+    b.groups.head = integers({4});
+    b.groups.slot_pairs = integers({slots});
+    b.groups.slot_tokens = integers({slots});
+    b.groups.pair_slots = integers({pairs});
+    b.x = carver.take(Format::fp8_e4m3, {x_rows, hidden});
+    b.x_scale = carver.take(Format::fp32, {x_rows, blocks(hidden)});
+    b.t = carver.take(Format::fp8_e4m3, {slots, channels});
+    b.t_scale = carver.take(Format::fp32, {slots, blocks(channels)});
+    if (hidden > 2 * channels) {
+        b.y = carver.take(Format::bf16, {slots, hidden});
+        b.h = b.y;
+        b.h.shape[1] = b.h.strides[0] = 2 * channels;
+    } else {
+        b.h = carver.take(Format::bf16, {slots, 2 * channels});
+        b.y = b.h;
+        b.y.shape[1] = b.y.strides[0] = hidden;
+    }
+    if (b.groups.offsets.present()) {
+        b.num_slots = b.groups.offsets;
+        b.num_slots.data = static_cast<i32*>(b.groups.offsets.data) + experts;
+        b.num_slots.shape[0] = 1;
+    }
+    return b;
+}
+
+MoeShape check(op::TensorChecks& checks, const FusedMoeArguments& a) {
+    checks.tensor("x", a.x, {Format::bf16, Format::fp32}, {-1, -1});
+    const i64 tokens = a.x.shape[0], hidden = a.x.shape[1];
+    DG_CHECK(hidden % 16 == 0, value, "fused_moe: x has {} columns, expected a multiple of 16", hidden);
+    checks.tensor("topk_ids", a.topk_ids, {Format::int32}, {tokens, -1});
+    const i64 top_k = a.topk_ids.shape[1];
+    checks.tensor("topk_weights", a.topk_weights, {Format::fp32}, {tokens, top_k});
+    checks.packed("topk_weights", a.topk_weights);
+    i64 experts = 0, rows = 0;
+    if (const auto* fp4 = std::get_if<MoeFp4Weights>(&a.weights)) {
+        const op::Fp4Shape up = fp4->w13.shape, down = fp4->w2.shape;
+        experts = up.experts;
+        rows = up.n;
+        DG_CHECK(up.k == hidden && down.experts == experts && down.n == hidden && down.k == rows / 2, value,
+                 "fused_moe: w13 is [{}, {}, {}] and w2 [{}, {}, {}], expected [E, 2 I, {}] and [E, {}, I]",
+                 up.experts, up.n, up.k, down.experts, down.n, down.k, hidden, hidden);
+    } else {
+        const auto& w = std::get<MoeFp8Weights>(a.weights);
+        checks.tensor("w13", w.w13, {Format::fp8_e4m3}, {-1, -1, hidden});
+        experts = w.w13.shape[0];
+        rows = w.w13.shape[1];
+        checks.tensor("w2", w.w2, {Format::fp8_e4m3}, {experts, hidden, rows / 2});
+    }
+    const i64 channels = rows / 2;
+    DG_CHECK(rows % 32 == 0, value,
+             "fused_moe: w13 has {} rows, expected gate and up rows of a multiple of 16 channels each", rows);
+    checks.rows("x", a.x, 16);
+    checks.packed("topk_ids", a.topk_ids);
+    DG_CHECK(top_k >= 1 && top_k <= kMaxTopK && experts >= 1 && experts <= kMaxExperts, value,
+             "fused_moe: {} of {} experts for a token, expected 1 to {} of 1 to {}", top_k, experts, kMaxTopK,
+             kMaxExperts);
+    checks.tensor("out", a.out, {Format::bf16, Format::fp32}, {tokens, hidden});
+    checks.rows("out", a.out, 16);
+    if (a.shared.present()) {
+        checks.tensor("shared", a.shared, {Format::bf16}, {tokens, hidden});
+        checks.rows("shared", a.shared, 16);
+    }
+    DG_CHECK(!a.swiglu_limit || *a.swiglu_limit > 0, value,
+             "fused_moe: swiglu_limit is {}, expected a positive number, or none",
+             a.swiglu_limit.value_or(0));
+    return {.tokens = static_cast<u32>(tokens),
+            .top_k = static_cast<u32>(top_k),
+            .experts = static_cast<u32>(experts),
+            .hidden = static_cast<u32>(hidden),
+            .intermediate = static_cast<u32>(channels),
+            .fp4 = std::holds_alternative<MoeFp4Weights>(a.weights)};
+}
+
+// ---- The kernel of a product, chosen without looking at the batch
+
+constexpr u32 kInvariantRows = 16;  // rows an expert is taken to have
+
+template <typename Problem, typename Spec>
+struct FixedSpecs {
+    struct Entry {
+        Device* device;
+        Problem problem;
+        Spec spec;
+    };
+    std::mutex mutex;
+    std::deque<Entry> all;  // grows only
+};
+
+// The spec that `plan` gives for a problem that says nothing of the batch.
+template <typename Problem, typename Plan>
+auto fixed_spec(Device* device, const Problem& problem, Plan plan) {
+    const driver::DeviceProperties& properties = device->properties();
+    using Spec = decltype(plan(problem, plan::DeviceModel{}).spec);
+    auto& known = process_local<FixedSpecs<Problem, Spec>>();
+    const std::lock_guard lock(known.mutex);
+    for (const auto& one : known.all)
+        if (one.device == device && one.problem == problem) return &std::as_const(one.spec);
+    const auto chosen = plan(problem, plan::device_model(properties.arch, properties.num_sms));
+    return &std::as_const(known.all.emplace_back(device, problem, chosen.spec).spec);
+}
+
+i64 mean_rows(const MoeShape& s) {
+    return static_cast<i64>(ceil_div(u64{s.tokens} * s.top_k, u64{s.experts}));
+}
+
+struct Product {
+    TensorView rows, scales, d, source_rows;
+};
+using Launch = std::function<void()>;
+
+Launch check_product(const FusedMoeArguments& a, const MoeShape& shape, const Buffers& b,
+                     const Product& product, const TensorView& weights, const TensorView& weight_scales) {
+    op::GemmCall call = op::check_gemm({.groups = GroupMode::psum,
+                                        .a = product.rows,
+                                        .scale_a = product.scales,
+                                        .b = weights,
+                                        .scale_b = weight_scales,
+                                        .d = product.d,
+                                        .group_layout = b.groups.ends,
+                                        .expected_m = mean_rows(shape),
+                                        .stream = a.stream});
+    if (a.invariant && !call.empty && !call.no_products) {
+        plan::GemmProblem problem = call.problem;
+        problem.m = problem.num_groups * kGroupAlignment;
+        problem.expected_m = kInvariantRows;
+        call.spec = fixed_spec(call.device, problem,
+                               [](const auto& p, const auto& m) { return plan::plan_gemm(p, m); });
+    }
+    return [call] { op::run(call); };
+}
+
+Launch check_product(const FusedMoeArguments& a, const MoeShape& shape, const Buffers& b,
+                     const Product& product, const op::Fp4WeightViews& weights) {
+    op::Fp4GemmCall call = op::check_fp4_gemm({.groups = GroupMode::gathered,
+                                               .a = product.rows,
+                                               .scale_a = product.scales,
+                                               .d = product.d,
+                                               .group_layout = b.groups.entries,
+                                               .list = b.groups.head,
+                                               .a_rows = product.source_rows,
+                                               .weights = weights,
+                                               .expected_m = mean_rows(shape),
+                                               .stream = a.stream});
+    if (a.invariant && !call.empty) {
+        plan::Fp4Problem problem = call.problem;
+        problem.m = problem.num_groups * kInvariantRows;
+        problem.expected_m = kInvariantRows;
+        call.spec = fixed_spec(call.device, problem,
+                               [](const auto& p, const auto& m) { return plan::plan_fp4_gemm(p, m); });
+    }
+    return [call] { op::run(call); };
+}
+
+}  // namespace
+
+u64 moe_workspace_bytes(const MoeShape& shape) {
+    Carver carver(nullptr, nullptr);
+    carve(shape, carver);
+    return carver.bytes();
+}
+
+void fused_moe(const FusedMoeArguments& a) {
+    op::TensorChecks checks("fused_moe");
+    const MoeShape shape = check(checks, a);
+    const u64 needed = moe_workspace_bytes(shape);
+    checks.tensor("workspace", a.workspace, {Format::int8}, {-1});
+    checks.packed("workspace", a.workspace);
+    DG_CHECK(
+        static_cast<u64>(a.workspace.shape[0]) >= needed && op::address_of(a.workspace) % kAlignment == 0,
+        value,
+        "fused_moe: workspace has {} bytes at {:#x}, expected at least {} at a multiple of {}; "
+        "moe_workspace_bytes() says how many",
+        a.workspace.shape[0], op::address_of(a.workspace), needed, kAlignment);
+    if (shape.tokens == 0) return;
+    Carver carver(&checks.device(), static_cast<u8*>(a.workspace.data));
+    const Buffers b = carve(shape, carver);
+    // Every check comes before the first launch.
+    const Product gate_up{.rows = b.x, .scales = b.x_scale, .d = b.h, .source_rows = b.groups.slot_tokens};
+    const Product down{.rows = b.t, .scales = b.t_scale, .d = b.y, .source_rows = {}};
+    Launch run_gate_up, run_down;
+    if (const auto* fp4 = std::get_if<MoeFp4Weights>(&a.weights)) {
+        run_gate_up = check_product(a, shape, b, gate_up, fp4->w13);
+        run_down = check_product(a, shape, b, down, fp4->w2);
+    } else {
+        const auto& w = std::get<MoeFp8Weights>(a.weights);
+        run_gate_up = check_product(a, shape, b, gate_up, w.w13, w.w13_scale);
+        run_down = check_product(a, shape, b, down, w.w2, w.w2_scale);
+    }
+
+    moe_group({.topk_ids = a.topk_ids,
+               .groups = b.groups,
+               .first_expert = a.first_expert,
+               .alignment = alignment_of(shape),
+               .stream = a.stream});
+    quantize({.x = a.x,
+              .codes = b.x,
+              .scales = b.x_scale,
+              .source_rows = shape.fp4 ? TensorView{} : b.groups.slot_tokens,
+              .num_rows = shape.fp4 ? TensorView{} : b.num_slots,
+              .stream = a.stream});
+    run_gate_up();
+    TensorView by_pair = a.topk_weights;
+    by_pair.rank = 1;
+    by_pair.shape[0] = i64{shape.tokens} * shape.top_k;
+    by_pair.strides[0] = 1;
+    moe_swiglu({.h = b.h,
+                .codes = b.t,
+                .scales = b.t_scale,
+                .slot_pairs = b.groups.slot_pairs,
+                .num_slots = b.num_slots,
+                .weights = a.weight_before_down ? by_pair : TensorView{},
+                .limit = a.swiglu_limit,
+                .stream = a.stream});
+    run_down();
+    TensorView pair_slots = b.groups.pair_slots;
+    pair_slots.rank = 2;
+    pair_slots.shape[0] = shape.tokens;
+    pair_slots.shape[1] = pair_slots.strides[0] = shape.top_k;
+    pair_slots.strides[1] = 1;
+    moe_combine({.y = b.y,
+                 .pair_slots = pair_slots,
+                 .weights = a.weight_before_down ? TensorView{} : a.topk_weights,
+                 .shared = a.shared,
+                 .d = a.out,
+                 .stream = a.stream});
+}
+
+}  // namespace deep_gemm

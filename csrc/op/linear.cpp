@@ -1,0 +1,177 @@
+#include "op/linear.h"
+
+#include "base/error.h"
+#include "base/process_local.h"
+#include "op/gemv_kernel.h"
+#include "op/kernel_table.h"
+#include "op/linear_check.h"
+#include "op/workspace.h"
+#include "plan/gemv.h"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+
+namespace deep_gemm {
+
+namespace op {
+
+namespace {
+
+constexpr u32 kNumActivations = static_cast<u32>(Activation::q8) + 1;
+constexpr u64 kWorkspaceAlignment = 256;
+
+struct Counters {
+    std::array<std::atomic<u64>, size_t{kNumQuants} * kNumActivations*(kMaxGemvTokens + 1) * 2> launches{};
+
+    std::atomic<u64>& at(Quant w, Activation x, u32 tokens, bool strict) {
+        const size_t kind = static_cast<size_t>(w) * kNumActivations + static_cast<size_t>(x);
+        return launches[(kind * (kMaxGemvTokens + 1) + tokens) * 2 + (strict ? 1 : 0)];
+    }
+};
+
+bool dependent_launch(const Device& device) {
+    constexpr u32 kFirst = 9;
+    return device.properties().compute_major >= kFirst;
+}
+
+driver::LaunchConfig launch_config(const Device& device, driver::Dim3 grid, u32 threads, u32 smem,
+                                   driver::Stream stream) {
+    return {.grid = grid,
+            .cluster = {1, 1, 1},
+            .block = {threads, 1, 1},
+            .dynamic_smem_bytes = smem,
+            .stream = stream,
+            .programmatic_launch = settings().pdl && dependent_launch(device)};
+}
+
+struct Quantized {
+    u64 values, scales;
+    u64 values_stride, scales_stride;  // in elements
+};
+
+void launch_quantize(Device& device, const RowsView& x, Format format, Activation to, const Quantized& out,
+                     driver::Stream stream) {
+    const GemvQuantizeSpec spec{.x = format, .to = to, .dependent_launch = dependent_launch(device)};
+    const u32 blocks = ceil_div(x.k, block_k_of(to));
+    GemvQuantizeParams params{.x = reinterpret_cast<const u8*>(x.address),
+                              .values = reinterpret_cast<u8*>(out.values),
+                              .scales = reinterpret_cast<float*>(out.scales),
+                              .x_stride = x.stride_bytes,
+                              .values_stride = out.values_stride,
+                              .scales_stride = out.scales_stride,
+                              .m = x.m,
+                              .k = x.k};
+    const driver::MemoryRange memory[] = {range_of(x, bytes_of(format), false),
+                                          {out.values, u64{x.m} * out.values_stride, true},
+                                          {out.scales, u64{x.m} * out.scales_stride * 4, true}};
+    const auto grid = static_cast<u32>(ceil_div(u64{x.m} * blocks, u64{kGemvQuantizeThreads / 32}));
+    const driver::Kernel& kernel =
+        kernel_for<GemvQuantizeParams>(device, {"gemv_quantize", "deep_gemm/kernel/gemv_quantize.cuh"}, spec);
+    device.launch(kernel, launch_config(device, {grid, 1, 1}, kGemvQuantizeThreads, 0, stream),
+                  std::as_bytes(std::span(&params, 1)), memory);
+}
+
+// Q8_0 with activations that are not quantised yet: all rows, into the stream's workspace.
+void quantize_into_workspace(LinearCall& call) {
+    GemvParams& p = call.params;
+    const u64 columns = align_up(p.k, kQ8Block), blocks = columns / kQ8Block;
+    const u64 value_bytes = align_up(p.m * columns, kWorkspaceAlignment), scale_bytes = p.m * blocks * 4;
+    const u64 base = workspace(*call.device, call.stream, value_bytes + scale_bytes);
+    const Quantized out{base, base + value_bytes, columns, blocks};
+    launch_quantize(*call.device, {reinterpret_cast<u64>(p.x), p.m, p.k, p.x_stride}, call.quantize_x, call.x,
+                    out, call.stream);
+    p.x = reinterpret_cast<const u8*>(out.values);
+    p.x_stride = columns;
+    p.x_scale = reinterpret_cast<const float*>(out.scales);
+    p.x_scale_stride = blocks;
+    call.memory.push_back({out.values, p.m * columns, false});
+    call.memory.push_back({out.scales, scale_bytes, false});
+}
+
+void run(LinearCall& call) {
+    if (call.empty) return;
+    const driver::DeviceProperties& properties = call.device->properties();
+    const plan::GemvPlan plan = plan::plan_gemv({.w = call.w,
+                                                 .x = call.x,
+                                                 .y = call.y,
+                                                 .epilogue = call.epilogue,
+                                                 .m = call.params.m,
+                                                 .k = call.params.k,
+                                                 .n = call.n,
+                                                 .aligned = call.aligned,
+                                                 .strict = call.strict,
+                                                 .dependent_launch = dependent_launch(*call.device),
+                                                 .num_sms = properties.num_sms});
+    if (call.quantize_x != Format::none) quantize_into_workspace(call);
+    const driver::Kernel& kernel = kernel_for<GemvParams>(*call.device, kernel_of(plan.spec), plan.spec);
+    const u32 smem = plan_smem(plan.spec).bytes;
+    constexpr u32 kMaxGridY = 65535;
+    GemvParams params = call.params;
+    params.tokens_per_block = plan.tokens_per_block;
+    DG_CHECK(plan.grid_y <= kMaxGridY, value, "linear: got {} rows of x, expected at most {} in one call{}",
+             params.m, u64{kMaxGridY} * plan.tokens_per_block, call.strict ? " of strict mode" : "");
+    call.device->launch(
+        kernel, launch_config(*call.device, {plan.grid_x, plan.grid_y, 1}, kGemvThreads, smem, call.stream),
+        std::as_bytes(std::span(&params, 1)), call.memory);
+    process_local<Counters>()
+        .at(call.w, call.x, plan.spec.tokens, call.strict)
+        .fetch_add(1, std::memory_order_relaxed);
+}
+
+}  // namespace
+
+}  // namespace op
+
+void linear(const LinearArguments& arguments) {
+    op::LinearCall call = op::check_linear(arguments);
+    op::run(call);
+}
+
+void quantize_activations(const TensorView& x, Activation to, const TensorView& values,
+                          const TensorView& scales, void* stream) {
+    const op::RowsView rows = op::rows_of(x, "x"), out = op::rows_of(values, "values"),
+                       out_scales = op::rows_of(scales, "scales");
+    const u32 block = block_k_of(to);
+    DG_CHECK(block != 0, value, "quantize_activations: got {}, expected q8, fp8_128 or fp8_32", name_of(to));
+    const bool known = x.format == Format::bf16 || x.format == Format::fp16 || x.format == Format::fp32;
+    DG_CHECK(known, type, "quantize_activations: x is {}, expected bf16, fp16 or fp32", name_of(x.format));
+    const u32 columns = to == Activation::q8 ? align_up(rows.k, kQ8Block) : rows.k;
+    DG_CHECK(bytes_of(values.format) == 1 && scales.format == Format::fp32, type,
+             "quantize_activations: values are {} and scales {}, expected {} (or int8) and fp32",
+             name_of(values.format), name_of(scales.format), name_of(element_of(to)));
+    DG_CHECK(out.m == rows.m && out.k == columns && out_scales.m == rows.m &&
+                 out_scales.k == ceil_div(rows.k, block),
+             value,
+             "quantize_activations: got values [{}, {}] and scales [{}, {}], expected [{}, {}] and [{}, {}]",
+             out.m, out.k, out_scales.m, out_scales.k, rows.m, columns, rows.m, ceil_div(rows.k, block));
+    DG_CHECK(values.device == x.device && scales.device == x.device, value,
+             "quantize_activations: values and scales are on another device than x; move them");
+    DG_CHECK((rows.m <= 1 || out.stride_bytes >= columns) && out_scales.address % 4 == 0, value,
+             "quantize_activations: rows of values overlap or scales are unaligned; pass packed tensors");
+    if (rows.m == 0 || rows.k == 0) return;
+    op::launch_quantize(*x.device, rows, x.format, to,
+                        {out.address, out_scales.address, out.stride_bytes, out_scales.stride_bytes / 4},
+                        static_cast<driver::Stream>(stream));
+}
+
+std::vector<DispatchCount> dispatch_counts() {
+    std::vector<DispatchCount> counts;
+    auto& counters = process_local<op::Counters>();
+    for (u32 w = 0; w < kNumQuants; ++w)
+        for (u32 x = 0; x < op::kNumActivations; ++x)
+            for (u32 tokens = 1; tokens <= kMaxGemvTokens; ++tokens)
+                for (const bool strict : {false, true}) {
+                    const auto quant = static_cast<Quant>(w);
+                    const auto activation = static_cast<Activation>(x);
+                    const u64 launches = counters.at(quant, activation, tokens, strict).load();
+                    if (launches) counts.push_back({quant, activation, tokens, strict, launches});
+                }
+    return counts;
+}
+
+void reset_dispatch_counts() {
+    for (auto& count : process_local<op::Counters>().launches) count.store(0);
+}
+
+}  // namespace deep_gemm

@@ -1,0 +1,63 @@
+// y[m, n] = x[m, k] W[n, k]^T for small m and W in any layout of spec/quant.h, and the quantisation of x.
+// The C++ twin of Python's linear(): same checks, same kernels. Row i of y is bit-equal for every m and
+// whatever the other rows hold.
+#pragma once
+
+#include <deep_gemm/spec/gemv.h>
+
+#include "op/api.h"
+
+#include <span>
+#include <vector>
+
+namespace deep_gemm {
+
+// W as it lies in memory. `data` is [n, row_bytes_of(quant, k)] bytes (format int8), or [n, k] in the
+// element's own format; bytes of a row are contiguous, rows may be further apart. `scales` is packed
+// row-major, [ceil(n / block_rows), scale_columns_of(quant, k)]: fp32, fp16, or one byte each (int8 or its
+// own format); `zeros` is as scales, bytes. Absent where the layout has none.
+struct QuantMatrix {
+    Quant quant = Quant::bf16;
+    i64 n = 0, k = 0;
+    TensorView data = {}, scales = {}, zeros = {};
+    float global_scale = 1;
+};
+
+// x is [m, k] or [k], elements along K contiguous:
+//   bf16 (fp16 for fp16 weights)        for all layouts but Q8_0
+//   fp8_e4m3 and x_scale fp32 [m, ceil(k / 128)] or [m, ceil(k / 32)]
+//   int8 and x_scale fp32 [m, ceil(k / 32)], rows of whole blocks: for Q8_0
+//   bf16, fp16 or fp32                  for Q8_0: quantised first, in memory that the library keeps per
+//   stream
+// Up to kMaxGemvMatrices matrices of one layout and one k share the launch; y, bias [n] and residual [m, n]
+// have an entry for each (bias and residual may be empty), all of one format: bf16, fp16 or fp32. swiglu
+// takes two matrices of one shape and one y. residual may be y.
+struct LinearArguments {
+    TensorView x = {}, x_scale = {};
+    std::span<const QuantMatrix> w;
+    std::span<const TensorView> y, bias, residual;
+    GemvEpilogue epilogue = GemvEpilogue::none;
+    float swiglu_limit = 0;
+    bool strict = false;  // every row of x by the kernel of one row
+    void* stream = nullptr;
+};
+
+void linear(const LinearArguments& arguments);
+
+// x [m, k] bf16, fp16 or fp32 -> values and scales fp32 [m, ceil(k / block)]. values: fp8_e4m3 (or int8) [m,
+// k]; for q8 int8 [m, whole blocks].
+void quantize_activations(const TensorView& x, Activation to, const TensorView& values,
+                          const TensorView& scales, void* stream = nullptr);
+
+// How often each kernel was launched by this process.
+struct DispatchCount {
+    Quant w;
+    Activation x;
+    u32 tokens;  // of the kernel
+    bool strict;
+    u64 launches;
+};
+[[nodiscard]] std::vector<DispatchCount> dispatch_counts();
+void reset_dispatch_counts();
+
+}  // namespace deep_gemm

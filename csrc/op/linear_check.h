@@ -1,0 +1,37 @@
+// LinearCall: arguments of linear() that passed every check, as launching wants them.
+#pragma once
+
+#include "driver/device.h"
+#include "op/linear.h"
+
+#include <vector>
+
+namespace deep_gemm::op {
+
+struct LinearCall {
+    GemvParams params{};  // without x of activations that are still to be quantised
+    Quant w = Quant::bf16;
+    Activation x = Activation::bf16;
+    Format y = Format::bf16;
+    GemvEpilogue epilogue = GemvEpilogue::none;
+    bool aligned = false, strict = false;
+    Format quantize_x = Format::none;  // not none: x has this format and becomes `x` first
+    Device* device = nullptr;
+    driver::Stream stream = nullptr;
+    std::vector<u32> n;
+    std::vector<driver::MemoryRange> memory;
+    bool empty = false;
+};
+
+[[nodiscard]] LinearCall check_linear(const LinearArguments& arguments);
+
+// x as rows of k elements; fails for anything else.
+struct RowsView {
+    u64 address = 0;
+    u32 m = 0, k = 0;
+    u64 stride_bytes = 0;
+};
+[[nodiscard]] RowsView rows_of(const TensorView& x, const char* name);
+[[nodiscard]] driver::MemoryRange range_of(const RowsView& rows, u32 element_bytes, bool writable);
+
+}  // namespace deep_gemm::op

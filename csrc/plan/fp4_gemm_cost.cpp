@@ -1,0 +1,111 @@
+// The cost of an FP4 GEMM, term by term. Constants were measured with a prototype of this kernel on one H200;
+// the numbers beside them are its.
+#include <algorithm>
+#include <cmath>
+
+#include "plan/fp4_gemm.h"
+
+namespace deep_gemm::plan {
+namespace {
+
+constexpr float kDecodeCycles = 135;       // a blob of 64 x 128 weights on one SM, four warpgroups at it ...
+constexpr float kCyclesPerColumn = 2.6f;   // ... and its wgmma and promotion, which add to it
+constexpr float kLoadCyclesPerColumn = 1;  // of a blob's tokens, by one warp for all warpgroups
+constexpr float kChainCycles = 290;  // a warpgroup alone: from one blob to the next, two sets of fragments
+constexpr float kLoneChainCycles = 340;  // one set
+constexpr float kLoneChainPerColumn = 2.8f;
+constexpr float kSmBytesPerUs = 40e3f;  // weights one SM pulled, where the others left it enough
+constexpr float kTailItems = 0.25f;     // of the busiest SM's items beyond its share, with a queue
+constexpr float kMostMeanForPoisson = 4096;
+
+// What an expert's tokens cost, on average over how many it gets.
+struct Load {
+    float active = 0;   // experts with a token
+    float tiles = 0;    // work items per block of weights, all experts
+    float columns = 0;  // columns of all those items
+};
+
+void add_count(Load& load, u32 count, u32 block_m, float weight) {
+    if (count == 0) return;
+    const u32 full = count / block_m, rest = count % block_m;
+    load.active += weight;
+    load.tiles += weight * static_cast<float>(full + (rest > 0));
+    load.columns +=
+        weight * static_cast<float>(full * block_m + (rest > 0 ? fp4_columns_of(rest, block_m) : 0));
+}
+
+Load load_of(const Fp4Problem& p, u32 block_m) {
+    Load load;
+    if (p.groups == GroupMode::dense) {
+        add_count(load, p.m, block_m, 1);
+        return load;
+    }
+    if (p.groups == GroupMode::contiguous) {
+        add_count(load, std::min(p.m, kGroupAlignment), block_m,
+                  static_cast<float>(ceil_div(p.m, kGroupAlignment)));
+        load.active = std::min(load.active, static_cast<float>(p.num_groups));
+        return load;
+    }
+    const float groups = static_cast<float>(p.num_groups);
+    float mean = p.expected_m > 0                ? static_cast<float>(p.expected_m)
+                 : p.groups == GroupMode::masked ? static_cast<float>(p.m)
+                                                 : static_cast<float>(p.m) / groups;
+    mean = std::min(mean, kMostMeanForPoisson);
+    const u32 last = static_cast<u32>(mean + 6 * std::sqrt(mean) + 6);
+    double probability = std::exp(-static_cast<double>(mean));
+    for (u32 count = 1; count <= last; ++count) {
+        probability *= static_cast<double>(mean) / count;
+        add_count(load, count, block_m, groups * static_cast<float>(probability));
+    }
+    if (probability == 0)  // exp(-mean) underflowed: every expert has the mean
+        add_count(load, static_cast<u32>(mean), block_m, groups);
+    return load;
+}
+
+}  // namespace
+
+Fp4Cost cost_of(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& device) {
+    const Load load = load_of(p, s.block_m);
+    const u32 used_sms = p.num_sms > 0 ? std::min(p.num_sms, device.num_sms) : device.num_sms;
+    const float sms = static_cast<float>(used_sms);
+    const float blobs = static_cast<float>(s.warpgroups * fp4_k_blocks(p.k));  // of an item
+    const float blocks_n = static_cast<float>(ceil_div(p.n, fp4_block_n_of(s)));
+    const float blob_bytes = static_cast<float>(fp4_blob_bytes_of(s.form));
+    const float units = std::max(1.0f, load.tiles * blocks_n);
+    const float columns = std::max(8.0f, load.columns / std::max(1e-6f, load.tiles));
+
+    // Items of the busiest SM. A queue shares them out as SMs come free; fixed turns leave a round's rest
+    // over.
+    const float slots = sms * static_cast<float>(s.ctas_per_sm), even = units / sms;
+    float busiest = std::ceil(even);
+    if (units > slots)
+        busiest = s.queue ? even + kTailItems : std::ceil(units / slots) * static_cast<float>(s.ctas_per_sm);
+
+    Fp4Cost cost;
+    const float k = static_cast<float>(p.k), n = static_cast<float>(p.n);
+    const float weights = load.active * blocks_n * blobs * blob_bytes;
+    const float rest = load.columns * (k + n * static_cast<float>(bytes_of(s.d)));
+    const float uneven = units > slots ? busiest / even : 1;
+    cost.dram_us = (weights * uneven + rest) / device.dram_bytes_per_us;
+    cost.fill_us = busiest * blobs * blob_bytes / kSmBytesPerUs;
+    const float token_bytes = columns * kFp4BlockK * static_cast<float>(fp4_k_blocks(p.k));  // of an item
+    cost.l2_us = units * (blobs * blob_bytes + token_bytes) / device.l2_bytes_per_us;
+    const float shared =
+        kDecodeCycles +
+        (kCyclesPerColumn + kLoadCyclesPerColumn / static_cast<float>(s.warpgroups)) * columns;
+    const float chain = columns <= static_cast<float>(kFp4OverlapColumns)
+                            ? kChainCycles + columns
+                            : kLoneChainCycles + kLoneChainPerColumn * columns;
+    const float resident = std::min(static_cast<float>(s.ctas_per_sm), std::max(1.0f, std::ceil(even)));
+    const float warpgroups = static_cast<float>(s.warpgroups) * resident;
+    cost.math_us = busiest * blobs * std::max(shared, chain / warpgroups) / (device.clock_ghz * 1e3f);
+    cost.launch_us = device.launch_us + device.fill_us + device.load_latency_us;
+    // Weights reach the busiest SM while they leave DRAM: the longer of the two.
+    const float stream_us = std::max(cost.dram_us, cost.fill_us);
+    const float largest = std::max({stream_us, cost.l2_us, cost.math_us});
+    cost.total_us =
+        cost.launch_us + largest + device.overlap * (stream_us + cost.l2_us + cost.math_us - largest);
+    return cost;
+}
+
+}  // namespace deep_gemm::plan

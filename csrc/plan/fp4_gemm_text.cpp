@@ -1,0 +1,133 @@
+// FP4 plans as text: the problem line that logs print and `explain` reads back, and the table of candidates.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <map>
+
+#include "base/error.h"
+#include "plan/fp4_gemm.h"
+
+namespace deep_gemm::plan {
+namespace {
+
+constexpr std::string_view kName = "fp4_gemm";
+
+template <typename Enum, typename... Values>
+bool read_name(Enum& field, std::string_view text, Values... values) {
+    for (const Enum value : {values...}) {
+        if (text != name_of(value)) continue;
+        field = value;
+        return true;
+    }
+    return false;
+}
+
+bool read_groups(Fp4Problem& problem, std::string_view word) {
+    return read_name(problem.groups, word, GroupMode::dense, GroupMode::contiguous, GroupMode::psum,
+                     GroupMode::masked, GroupMode::gathered);
+}
+
+void read_word(Fp4Problem& p, std::string_view word) {
+    const size_t equals = word.find('=');
+    const std::string_view key = word.substr(0, equals);
+    const std::string_view value = equals == std::string_view::npos ? "" : word.substr(equals + 1);
+    if (word == "accumulate") {
+        p.accumulate = true;
+    } else if (word == "split") {
+        p.split = true;
+    } else if (key == "form" || key == "d") {
+        const bool known = key == "form" ? read_name(p.form, value, Fp4Form::mx_e4m3, Fp4Form::mx_e5m2)
+                                         : read_name(p.d, value, Format::bf16, Format::fp32);
+        DG_CHECK(known, value, "problem: {}={} is unknown; expected form=mx_e4m3 or mx_e5m2, d=bf16 or fp32",
+                 key, value);
+    } else if (!read_groups(p, word)) {
+        u32* const field = key == "m"            ? &p.m
+                           : key == "n"          ? &p.n
+                           : key == "k"          ? &p.k
+                           : key == "groups"     ? &p.num_groups
+                           : key == "expected_m" ? &p.expected_m
+                           : key == "num_sms"    ? &p.num_sms
+                                                 : nullptr;
+        DG_CHECK(
+            field != nullptr, value,
+            "problem: unexpected word '{}'; expected a group mode, accumulate, split, or m, n, k, groups, "
+            "expected_m, num_sms, form or d with a value",
+            word);
+        const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), *field);
+        DG_CHECK(error == std::errc{} && end == value.data() + value.size(), value,
+                 "problem: {}={} is not a count; expected a whole number", key, value);
+    }
+}
+
+}  // namespace
+
+std::string to_string(const Fp4Problem& p) {
+    std::string text(kName);
+    if (p.groups != GroupMode::dense) text += fmt::format(" {} groups={}", name_of(p.groups), p.num_groups);
+    text += fmt::format(" m={} n={} k={} form={} d={}", p.m, p.n, p.k, name_of(p.form), name_of(p.d));
+    if (p.expected_m > 0) text += fmt::format(" expected_m={}", p.expected_m);
+    if (p.num_sms > 0) text += fmt::format(" num_sms={}", p.num_sms);
+    if (p.split) text += " split";
+    if (p.accumulate) text += " accumulate";
+    return text;
+}
+
+std::string to_string(const Fp4GemmSpec& s) {
+    return fmt::format("{}x{} {} stages of {}, {} wg, {} CTAs{}{}", s.block_m, fp4_block_n_of(s), s.stages,
+                       s.k_blocks, s.warpgroups, s.ctas_per_sm, s.queue ? ", queue" : "",
+                       s.copies_only ? ", copies only" : "");
+}
+
+Fp4Problem parse_fp4_problem(std::string_view text) {
+    Fp4Problem problem;
+    bool first = true;
+    while (true) {
+        const size_t start = text.find_first_not_of(" \t");
+        if (start == std::string_view::npos) break;
+        const size_t end = std::min(text.find_first_of(" \t", start), text.size());
+        const std::string_view word = text.substr(start, end - start);
+        if (!(first && word == kName)) read_word(problem, word);
+        first = false;
+        text.remove_prefix(end);
+    }
+    DG_CHECK(problem.m > 0 && problem.n > 0 && problem.k > 0 && problem.num_groups > 0, value,
+             "problem: got m={} n={} k={} groups={}; expected all of at least 1, as in 'fp4_gemm m=64 n=4096 "
+             "k=2048'",
+             problem.m, problem.n, problem.k, problem.num_groups);
+    return problem;
+}
+
+std::string explain(const Fp4Problem& problem, const DeviceModel& device, u32 rows) {
+    std::vector<Fp4Candidate> considered;
+    const Fp4Plan plan = plan_fp4_gemm(problem, device, &considered);
+    std::map<std::string, u32> rejected;
+    std::vector<Fp4Candidate> legal;
+    for (const Fp4Candidate& candidate : considered) {
+        if (candidate.rejected != nullptr)
+            ++rejected[candidate.rejected];
+        else
+            legal.push_back(candidate);
+    }
+    std::stable_sort(legal.begin(), legal.end(), [](const Fp4Candidate& a, const Fp4Candidate& b) {
+        return a.cost.total_us < b.cost.total_us;
+    });
+    std::string text =
+        fmt::format("{} on sm_{}, {} SMs: {} candidates, {} legal; grid {} CTAs\n", to_string(problem),
+                    device.arch, device.num_sms, considered.size(), legal.size(), plan.grid_blocks);
+    text += fmt::format("  {:<46} {:>7} {:>7} {:>7} {:>7} {:>7} = {:>8}\n", "tokens x weights (block)",
+                        "dram", "fill", "l2", "math", "launch", "total us");
+    for (size_t i = 0; i < std::min<size_t>(rows, legal.size()); ++i) {
+        const Fp4Cost& c = legal[i].cost;
+        text += fmt::format("  {:<46} {:>7.2f} {:>7.2f} {:>7.2f} {:>7.2f} {:>7.2f} = {:>8.2f}  {}\n",
+                            to_string(legal[i].spec), c.dram_us, c.fill_us, c.l2_us, c.math_us, c.launch_us,
+                            c.total_us,
+                            legal[i].spec == plan.spec
+                                ? "chosen"
+                                : fmt::format("+{:.0f} %", (c.total_us / plan.cost.total_us - 1) * 100));
+    }
+    for (const auto& [reason, count] : rejected) text += fmt::format("  rejected {:>3}: {}\n", count, reason);
+    return text;
+}
+
+}  // namespace deep_gemm::plan

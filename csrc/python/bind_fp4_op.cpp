@@ -1,0 +1,382 @@
+// The FP8 x FP4 operations as Python functions, in the manner of bind_op.cpp, and their spec, plan and
+// explanation.
+#include "op/fp4_gemm.h"
+#include "python/call_arguments.h"
+#include "python/casters.h"
+#include "python/errors.h"
+#include "python/fp4_weights.h"
+#include "python/plan_device.h"
+#include "python/tensor.h"
+
+#include <fmt/format.h>
+#include <pybind11/typing.h>
+
+#include <optional>
+
+namespace deep_gemm::python {
+
+namespace {
+
+using Dict = py::typing::Dict<py::str, py::object>;
+
+// Which argument stands where; -1: this operation has none.
+struct Positions {
+    int c = -1, group_layout = -1, expected_m = -1, recipe = -1, psum = -1, list = -1, spec = -1;
+};
+
+struct Operation {
+    Signature signature;
+    GroupMode groups;  // contiguous may become psum by its flag
+    const char* fp8;   // the operation for FP8 weights; nullptr: there is none
+    Positions at;
+};
+
+constexpr const char* kDense[] = {
+    "a",    "b",      "d",     "c", "recipe", "recipe_a", "recipe_b", "compiled_dims", "disable_ue8m0_cast",
+    "spec", "device", "stream"};
+constexpr const char* kContiguous[] = {"a",
+                                       "b",
+                                       "d",
+                                       "grouped_layout",
+                                       "recipe",
+                                       "recipe_a",
+                                       "recipe_b",
+                                       "compiled_dims",
+                                       "disable_ue8m0_cast",
+                                       "use_psum_layout",
+                                       "ensure_zero_padding",
+                                       "expected_m_for_psum_layout",
+                                       "spec",
+                                       "device",
+                                       "stream"};
+constexpr const char* kMasked[] = {"a",      "b",        "d",        "masked_m",      "expected_m",
+                                   "recipe", "recipe_a", "recipe_b", "compiled_dims", "disable_ue8m0_cast",
+                                   "spec",   "device",   "stream"};
+constexpr const char* kGathered[] = {"a",      "b",      "d",    "entries", "head",
+                                     "a_rows", "d_rows", "spec", "device",  "stream"};
+
+constexpr Operation kDenseOp{
+    {"fp8_fp4_gemm_nt", kDense, 3, 9}, GroupMode::dense, "fp8_gemm_nt", {.c = 3, .recipe = 4, .spec = 9}};
+constexpr Operation kContiguousOp{{"m_grouped_fp8_fp4_gemm_nt_contiguous", kContiguous, 4, 12},
+                                  GroupMode::contiguous,
+                                  "m_grouped_fp8_gemm_nt_contiguous",
+                                  {.group_layout = 3, .expected_m = 11, .recipe = 4, .psum = 9, .spec = 12}};
+constexpr Operation kMaskedOp{{"m_grouped_fp8_fp4_gemm_nt_masked", kMasked, 5, 10},
+                              GroupMode::masked,
+                              "m_grouped_fp8_gemm_nt_masked",
+                              {.group_layout = 3, .expected_m = 4, .recipe = 5, .spec = 10}};
+constexpr Operation kGatheredOp{{"m_grouped_fp8_fp4_gemm_nt_gathered", kGathered, 5, 7},
+                                GroupMode::gathered,
+                                nullptr,
+                                {.group_layout = 3, .list = 4, .spec = 7}};
+
+i64 integer_of(PyObject* object, const char* function, const char* name) {
+    const i64 value = PyLong_AsLongLong(object);
+    if (value == -1 && PyErr_Occurred()) {
+        PyErr_Clear();
+        fail(ErrorKind::type, "{}: {} is a {}, expected an int", function, name, Py_TYPE(object)->tp_name);
+    }
+    return value;
+}
+
+// Scales are (1, 128) of a and (1, 32) of b: a recipe may say so and nothing else.
+void check_recipe(const char* function, PyObject* object, const char* name,
+                  std::initializer_list<i64> expected) {
+    if (object == nullptr) return;
+    const auto values = py::cast<std::vector<i64>>(py::handle(object));
+    DG_CHECK(std::equal(values.begin(), values.end(), expected.begin(), expected.end()), value,
+             "{}: {} is {}, expected scales per (1, 128) of a and (1, 32) of b", function, name,
+             py::cast<std::string>(py::repr(object)));
+}
+
+void read_activations(TensorReader& reader, PyObject* pair, const char* function,
+                      op::Fp4GemmArguments& gemm) {
+    const bool is_tuple = PyTuple_Check(pair), is_list = PyList_Check(pair);
+    DG_CHECK((is_tuple && PyTuple_GET_SIZE(pair) == 2) || (is_list && PyList_GET_SIZE(pair) == 2), type,
+             "{}: a is a {}, expected a pair (fp8 tensor, fp32 scales); "
+             "deep_gemm.utils.per_token_cast_to_fp8 makes one",
+             function, Py_TYPE(pair)->tp_name);
+    gemm.a = reader.read(is_tuple ? PyTuple_GET_ITEM(pair, 0) : PyList_GET_ITEM(pair, 0), "a");
+    gemm.scale_a =
+        reader.read(is_tuple ? PyTuple_GET_ITEM(pair, 1) : PyList_GET_ITEM(pair, 1), "scales of a");
+}
+
+void read_weights(TensorReader& reader, PyObject* object, const char* function, op::Fp4WeightViews& views) {
+    DG_CHECK(py::isinstance<Fp4Weights>(object), type,
+             "{}: b is a {}, expected Fp4Weights: on this architecture FP4 weights are packed once, when "
+             "they are loaded, "
+             "by deep_gemm.pack_fp4_weights(codes, scales)",
+             function, Py_TYPE(object)->tp_name);
+    const auto& weights = *py::cast<const Fp4Weights*>(py::handle(object));
+    views.blobs = reader.read(weights.blobs.ptr(), "blobs of the weights");
+    views.row_scales = reader.read(weights.row_scales.ptr(), "row scales of the weights");
+    if (!weights.runs.is_none()) views.runs = reader.read(weights.runs.ptr(), "runs of the weights");
+    views.shape = weights.shape;
+    views.form = weights.form;
+}
+
+void run(const Operation& operation, const CallArguments& arguments) {
+    const Signature& signature = operation.signature;
+    const Positions& at = operation.at;
+    TensorReader reader(arguments[at.spec + 1]);
+    op::Fp4GemmArguments gemm;
+    gemm.groups = operation.groups;
+    for (size_t i = 0; i < signature.required; ++i)
+        DG_CHECK(arguments[i], type, "{}: {} is None, expected a value", signature.function,
+                 signature.names[i]);
+    read_activations(reader, arguments[0], signature.function, gemm);
+    read_weights(reader, arguments[1], signature.function, gemm.weights);
+    gemm.d = reader.read(arguments[2], "d", true);
+    if (at.c >= 0 && arguments[at.c]) gemm.c = reader.read(arguments[at.c], "c");
+    if (at.recipe >= 0) {
+        check_recipe(signature.function, arguments[at.recipe], "recipe", {1, 1, 32});
+        check_recipe(signature.function, arguments[at.recipe + 1], "recipe_a", {1, 128});
+        check_recipe(signature.function, arguments[at.recipe + 2], "recipe_b", {1, 32});
+    }
+    if (at.group_layout >= 0)
+        gemm.group_layout = reader.read(arguments[at.group_layout], signature.names[at.group_layout]);
+    if (at.list >= 0) {
+        gemm.list = reader.read(arguments[at.list], "head", true);
+        if (arguments[at.list + 1]) gemm.a_rows = reader.read(arguments[at.list + 1], "a_rows");
+        if (arguments[at.list + 2]) gemm.d_rows = reader.read(arguments[at.list + 2], "d_rows");
+    }
+    if (at.psum >= 0 && arguments[at.psum] && PyObject_IsTrue(arguments[at.psum]) == 1)
+        gemm.groups = GroupMode::psum;
+    if (at.expected_m >= 0 && arguments[at.expected_m]) {
+        const char* name = signature.names[at.expected_m];
+        DG_CHECK(gemm.groups != GroupMode::contiguous, value,
+                 "{}: got {}, expected it only with use_psum_layout=True", signature.function, name);
+        gemm.expected_m = integer_of(arguments[at.expected_m], signature.function, name);
+    }
+    if (arguments[at.spec]) {
+        DG_CHECK(py::isinstance<Fp4GemmSpec>(arguments[at.spec]), type,
+                 "{}: spec is a {}, expected a deep_gemm.Fp4GemmSpec", signature.function,
+                 Py_TYPE(arguments[at.spec])->tp_name);
+        gemm.spec = py::cast<const Fp4GemmSpec*>(py::handle(arguments[at.spec]));
+    }
+    if (PyObject* stream = arguments[at.spec + 2])
+        gemm.stream = reinterpret_cast<void*>(integer_of(stream, signature.function, "stream"));
+    else
+        gemm.stream = reader.current_stream();
+
+    const op::Fp4GemmCall call = op::check_fp4_gemm(gemm);
+    if (op::may_block(call)) {
+        const py::gil_scoped_release no_gil;
+        op::run(call);
+    } else {
+        op::run(call);
+    }
+}
+
+// DeepGEMM's names take FP8 weights as well: a pair goes to the FP8 operation of the same signature.
+PyObject* fp8_operation(const Operation& operation, PyObject* b) {
+    if (operation.fp8 == nullptr || b == nullptr || !(PyTuple_Check(b) || PyList_Check(b))) return nullptr;
+    py::object function = py::module_::import("deep_gemm._C").attr(operation.fp8);
+    return function.release().ptr();
+}
+
+template <const Operation& kOperation>
+PyObject* entry(PyObject*, PyObject* const* arguments, Py_ssize_t count, PyObject* keywords) {
+    try {
+        const CallArguments parsed(kOperation.signature, arguments, count, keywords);
+        if (PyObject* other = fp8_operation(kOperation, parsed[1])) {
+            const auto function = py::reinterpret_steal<py::object>(other);
+            return PyObject_Vectorcall(function.ptr(), arguments, static_cast<size_t>(count), keywords);
+        }
+        run(kOperation, parsed);
+        Py_RETURN_NONE;
+    } catch (const Error& error) {
+        set_python_error(error);
+    } catch (py::error_already_set& error) {
+        error.restore();
+    } catch (const std::exception& error) {
+        PyErr_SetString(PyExc_RuntimeError, error.what());
+    }
+    return nullptr;
+}
+
+#define DG_FAST_ENTRY(operation)                                                    \
+    reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&entry<operation>)), \
+        METH_FASTCALL | METH_KEYWORDS
+
+// The first line of each docstring is its signature, for inspect and the type stubs.
+PyMethodDef methods[] = {
+    {"fp8_fp4_gemm_nt", DG_FAST_ENTRY(kDenseOp),
+     "fp8_fp4_gemm_nt(a, b, d, c=None, recipe=None, recipe_a=None, recipe_b=None, compiled_dims='nk', "
+     "disable_ue8m0_cast=False, *, spec=None, device=None, stream=None)\n--\n\n"
+     "D = C + A B^T. a = (fp8 [m, k], fp32 scales [m, k / 128]), b the Fp4Weights of one matrix [n, k], d "
+     "and c bf16 "
+     "or fp32 [m, n]. The products are exact; sums are promoted to fp32 every 128 along K."},
+    {"m_grouped_fp8_fp4_gemm_nt_contiguous", DG_FAST_ENTRY(kContiguousOp),
+     "m_grouped_fp8_fp4_gemm_nt_contiguous(a, b, d, grouped_layout, recipe=None, recipe_a=None, "
+     "recipe_b=None, "
+     "compiled_dims='nk', disable_ue8m0_cast=False, use_psum_layout=False, ensure_zero_padding=True, "
+     "expected_m_for_psum_layout=None, *, spec=None, device=None, stream=None)\n--\n\n"
+     "Rows of a belong to experts of b as in m_grouped_fp8_gemm_nt_contiguous; rows of no expert become "
+     "zeros."},
+    {"m_grouped_fp8_fp4_gemm_nt_masked", DG_FAST_ENTRY(kMaskedOp),
+     "m_grouped_fp8_fp4_gemm_nt_masked(a, b, d, masked_m, expected_m, recipe=None, recipe_a=None, "
+     "recipe_b=None, "
+     "compiled_dims='nk', disable_ue8m0_cast=False, *, spec=None, device=None, stream=None)\n--\n\n"
+     "a [groups, max_m, k], b Fp4Weights of as many experts, d [groups, max_m, n]; masked_m is int32 "
+     "[groups], the "
+     "valid rows of each; rows of d beyond it are not written."},
+    {"m_grouped_fp8_fp4_gemm_nt_gathered", DG_FAST_ENTRY(kGatheredOp),
+     "m_grouped_fp8_fp4_gemm_nt_gathered(a, b, d, entries, head, a_rows=None, d_rows=None, *, spec=None, "
+     "device=None, "
+     "stream=None)\n--\n\n"
+     "Tokens wherever they lie: entries is int32 [experts, 4] of (expert, first slot, number of slots, "
+     "unused), head "
+     "int32 [4] of (number of entries, 0, 0, unused), both written on the device; a_rows and d_rows, int32 "
+     "[slots], say "
+     "which row of a [rows, k] a slot reads and which row of d [rows, n] it writes (the slot itself without "
+     "them). The "
+     "zeros of head are counters that each launch leaves at zero: one list serves one stream."},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+template <typename Field>
+py::object to_python(Field field) {
+    if constexpr (std::is_enum_v<Field>)
+        return py::str(name_of(field));
+    else
+        return py::cast(field);
+}
+
+template <typename Enum>
+void set_enum(Enum& field, const char* name, const py::handle& value, std::initializer_list<Enum> all) {
+    const auto text = py::str(value).cast<std::string>();
+    for (const Enum candidate : all)
+        if (text == name_of(candidate)) return void(field = candidate);
+    fail(ErrorKind::value, "Fp4GemmSpec: {} is '{}', expected another name; see spec/fp4_gemm.h", name, text);
+}
+
+void set_field(const char* name, Fp4Form& field, const py::handle& value) {
+    set_enum(field, name, value, {Fp4Form::mx_e4m3, Fp4Form::mx_e5m2});
+}
+void set_field(const char* name, Format& field, const py::handle& value) {
+    set_enum(field, name, value, {Format::bf16, Format::fp32});
+}
+void set_field(const char* name, GroupMode& field, const py::handle& value) {
+    set_enum(
+        field, name, value,
+        {GroupMode::dense, GroupMode::contiguous, GroupMode::psum, GroupMode::masked, GroupMode::gathered});
+}
+template <typename Number>
+void set_field(const char*, Number& field, const py::handle& value) {
+    field = value.cast<Number>();
+}
+
+void set_fields(Fp4GemmSpec& spec, const py::kwargs& fields) {
+    for (const auto& [key, value] : fields) {
+        const auto wanted = key.cast<std::string>();
+        bool known = false;
+        visit_fields(
+            [&](const char* name, auto& field) {
+                if (wanted != name) return;
+                known = true;
+                set_field(name, field, value);
+            },
+            spec);
+        DG_CHECK(known, type, "Fp4GemmSpec has no field '{}'; its fields are those of spec/fp4_gemm.h",
+                 wanted);
+    }
+}
+
+Dict dict_of(const Fp4GemmSpec& spec) {
+    Dict result;
+    visit_fields([&result](const char* name, auto field) { result[name] = to_python(field); }, spec);
+    return result;
+}
+
+std::string repr_of(const Fp4GemmSpec& spec) {
+    std::string text;
+    visit_fields(
+        [&text](const char* name, auto field) {
+            text += fmt::format("{}{}={}", text.empty() ? "" : ", ", name,
+                                py::repr(to_python(field)).template cast<std::string>());
+        },
+        spec);
+    return "Fp4GemmSpec(" + text + ")";
+}
+
+void bind_spec(py::module_& module) {
+    py::class_<Fp4GemmSpec> type(module, "Fp4GemmSpec",
+                                 "What an FP8 x FP4 kernel is. Fp4GemmSpec(block_m=16, ...) sets fields by "
+                                 "name; see spec/fp4_gemm.h.");
+    type.def(py::init([](const py::kwargs& fields) {
+        Fp4GemmSpec spec;
+        set_fields(spec, fields);
+        return spec;
+    }));
+    type.def(
+        "replace",
+        [](Fp4GemmSpec spec, const py::kwargs& fields) {
+            set_fields(spec, fields);
+            return spec;
+        },
+        "A copy with some fields changed.");
+    type.def("to_dict", &dict_of);
+    type.def_property_readonly(
+        "why_illegal",
+        [](const Fp4GemmSpec& spec) -> std::optional<std::string> {
+            const char* reason = why_illegal(spec);
+            return reason ? std::optional<std::string>(reason) : std::nullopt;
+        },
+        "None, or the sentence that rejects it.");
+    type.def_property_readonly("smem_bytes", [](const Fp4GemmSpec& spec) { return plan_smem(spec).bytes; });
+    type.def_property_readonly("threads", [](const Fp4GemmSpec& spec) { return threads_of(spec); });
+    type.def_property_readonly(
+        "register_limit", [](const Fp4GemmSpec& spec) { return registers_of(spec); },
+        "Registers a thread may take for its CTAs to fit an SM.");
+    type.def("__repr__", &repr_of);
+    type.def("__str__", [](const Fp4GemmSpec& spec) { return plan::to_string(spec); });
+    type.def("__eq__", [](const Fp4GemmSpec& a, const py::object& b) {
+        return py::isinstance<Fp4GemmSpec>(b) && a == b.cast<const Fp4GemmSpec&>();
+    });
+    type.def("__hash__", [](const Fp4GemmSpec& spec) { return py::hash(py::str(repr_of(spec))); });
+}
+
+}  // namespace
+
+void bind_fp4_op(py::module_& module) {
+    if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw py::error_already_set();
+    bind_spec(module);
+    module.def("fp4_kernel_source", &op::fp4_kernel_source, py::arg("spec"),
+               "The source of an Fp4GemmSpec's kernel.");
+    module.def(
+        "plan_fp4",
+        [](const std::string& problem, const py::object& device) {
+            const plan::Fp4Plan plan =
+                plan::plan_fp4_gemm(plan::parse_fp4_problem(problem), model_of(device));
+            Dict result;
+            result["problem"] = py::cast(plan::to_string(plan::parse_fp4_problem(problem)));
+            result["spec"] = py::cast(plan.spec);
+            result["grid_blocks"] = py::cast(plan.grid_blocks);
+            result["us"] = py::cast(plan.cost.total_us);
+            return result;
+        },
+        py::arg("problem"), py::arg("device") = py::none(),
+        "The plan of 'fp4_gemm gathered groups=256 m=384 n=4096 k=4096': spec, grid_blocks, expected us.");
+    module.def(
+        "explain_fp4",
+        [](const std::string& problem, const py::object& device, u32 rows) {
+            return plan::explain(plan::parse_fp4_problem(problem), model_of(device), rows);
+        },
+        py::arg("problem"), py::arg("device") = py::none(), py::arg("rows") = 12,
+        "The candidates of an FP4 problem with their costs, best first.");
+    module.def(
+        "last_fp4_plan",
+        []() -> std::optional<Dict> {
+            const op::Fp4Launched* launched = op::last_fp4_launch();
+            if (launched == nullptr) return std::nullopt;
+            Dict result;
+            result["problem"] = py::cast(plan::to_string(launched->problem));
+            result["spec"] = py::cast(launched->plan.spec);
+            result["grid_blocks"] = py::cast(launched->plan.grid_blocks);
+            return result;
+        },
+        "What this thread's last FP8 x FP4 operation launched, or None.");
+}
+
+}  // namespace deep_gemm::python

@@ -1,0 +1,172 @@
+// The small-batch family for Python: linear, quantize_activations, the table of layouts, dispatch counters.
+// deep_gemm/linear_ops.py puts the user's interface on top.
+#include "op/gemv_kernel.h"
+#include "op/linear.h"
+#include "python/casters.h"
+#include "python/tensor.h"
+
+namespace deep_gemm::python {
+
+namespace {
+
+Quant quant_of(const std::string& name) {
+    for (u32 i = 0; i < kNumQuants; ++i)
+        if (name == name_of(static_cast<Quant>(i))) return static_cast<Quant>(i);
+    fail(ErrorKind::value,
+         "quant: got '{}', expected a name of spec/quant.h such as q8_0, fp8_128x128 or mxfp4", name);
+}
+
+Activation activation_of(const std::string& name) {
+    for (u32 i = 0; i <= static_cast<u32>(Activation::q8); ++i)
+        if (name == name_of(static_cast<Activation>(i))) return static_cast<Activation>(i);
+    fail(ErrorKind::value, "activations: got '{}', expected bf16, fp16, fp8_128, fp8_32 or q8", name);
+}
+
+TensorView read_optional(TensorReader& reader, const py::handle& object, const char* name) {
+    return object.is_none() ? TensorView{} : reader.read(object.ptr(), name);
+}
+
+std::vector<TensorView> read_list(TensorReader& reader, const py::sequence& objects, const char* name,
+                                  bool writable) {
+    std::vector<TensorView> views;
+    for (const py::handle object : objects)
+        views.push_back(object.is_none() ? TensorView{} : reader.read(object.ptr(), name, writable));
+    return views;
+}
+
+void* stream_of(const TensorReader& reader, const std::optional<u64>& stream) {
+    return stream ? reinterpret_cast<void*>(*stream) : reader.current_stream();
+}
+
+// A matrix is (quant, n, k, data, scales or None, zeros or None, global scale).
+QuantMatrix read_matrix(TensorReader& reader, const py::tuple& matrix) {
+    constexpr size_t kFields = 7;
+    DG_CHECK(matrix.size() == kFields, type, "linear: a matrix has {} fields, expected {}", matrix.size(),
+             kFields);
+    return {.quant = quant_of(matrix[0].cast<std::string>()),
+            .n = matrix[1].cast<i64>(),
+            .k = matrix[2].cast<i64>(),
+            .data = reader.read(py::object(matrix[3]).ptr(), "w"),
+            .scales = read_optional(reader, py::object(matrix[4]), "scales of w"),
+            .zeros = read_optional(reader, py::object(matrix[5]), "zero points of w"),
+            .global_scale = matrix[6].cast<float>()};
+}
+
+void run_linear(const py::object& x, const py::object& x_scale, const py::sequence& matrices,
+                const py::sequence& y, const py::sequence& bias, const py::sequence& residual, bool swiglu,
+                float swiglu_limit, bool strict, const py::object& device, std::optional<u64> stream) {
+    TensorReader reader(device.is_none() ? nullptr : device.ptr());
+    std::vector<QuantMatrix> w;
+    LinearArguments arguments;
+    arguments.x = reader.read(x.ptr(), "x");
+    arguments.x_scale = read_optional(reader, x_scale, "x_scale");
+    for (const py::handle matrix : matrices)
+        w.push_back(read_matrix(reader, py::reinterpret_borrow<py::tuple>(matrix)));
+    const std::vector<TensorView> outputs = read_list(reader, y, "y", true),
+                                  biases = read_list(reader, bias, "bias", false),
+                                  residuals = read_list(reader, residual, "residual", false);
+    arguments.w = w;
+    arguments.y = outputs;
+    arguments.bias = biases;
+    arguments.residual = residuals;
+    arguments.epilogue = swiglu ? GemvEpilogue::swiglu : GemvEpilogue::none;
+    arguments.swiglu_limit = swiglu_limit;
+    arguments.strict = strict;
+    arguments.stream = stream_of(reader, stream);
+    const py::gil_scoped_release no_gil;
+    linear(arguments);
+}
+
+void run_quantize(const py::object& x, const std::string& to, const py::object& values,
+                  const py::object& scales, const py::object& device, std::optional<u64> stream) {
+    TensorReader reader(device.is_none() ? nullptr : device.ptr());
+    const TensorView source = reader.read(x.ptr(), "x"), narrow = reader.read(values.ptr(), "values", true),
+                     factors = reader.read(scales.ptr(), "scales", true);
+    void* const where = stream_of(reader, stream);
+    const py::gil_scoped_release no_gil;
+    quantize_activations(source, activation_of(to), narrow, factors, where);
+}
+
+const char* name_of_packing(Packing packing) {
+    switch (packing) {
+        case Packing::linear: return "linear";
+        case Packing::blocks: return "blocks";
+        case Packing::interleaved: return "interleaved";
+    }
+    return "?";
+}
+
+py::dict quant_formats() {
+    py::dict formats;
+    for (u32 i = 0; i < kNumQuants; ++i) {
+        const QuantRow row = row_of(static_cast<Quant>(i));
+        py::dict entry;
+        entry["element"] = name_of(row.element);
+        entry["element_bits"] = row.element_bits;
+        entry["block_rows"] = row.block_rows;
+        entry["block_k"] = row.block_k;
+        entry["scale"] = name_of(row.scale);
+        entry["has_zero"] = row.has_zero;
+        entry["has_global"] = row.has_global;
+        entry["packing"] = name_of_packing(row.packing);
+        formats[row.name] = entry;
+    }
+    return formats;
+}
+
+py::list counts() {
+    py::list rows;
+    for (const DispatchCount& count : dispatch_counts()) {
+        py::dict row;
+        row["w"] = name_of(count.w);
+        row["x"] = name_of(count.x);
+        row["tokens"] = count.tokens;
+        row["strict"] = count.strict;
+        row["launches"] = count.launches;
+        rows.append(row);
+    }
+    return rows;
+}
+
+}  // namespace
+
+void bind_linear(py::module_& module) {
+    module.def("linear", &run_linear, py::arg("x"), py::arg("x_scale").none(true), py::arg("matrices"),
+               py::arg("y"), py::arg("bias"), py::arg("residual"), py::arg("swiglu"), py::arg("swiglu_limit"),
+               py::arg("strict"), py::arg("device").none(true), py::arg("stream").none(true),
+               "y = x W^T of one to four matrices (quant, n, k, data, scales, zeros, global scale); see "
+               "deep_gemm.linear.");
+    module.def("quantize_activations", &run_quantize, py::arg("x"), py::arg("to"), py::arg("values"),
+               py::arg("scales"), py::arg("device").none(true), py::arg("stream").none(true),
+               "x [m, k] into values and fp32 scales: 'q8', 'fp8_128' or 'fp8_32'.");
+    module.def("quant_formats", &quant_formats, "The rows of spec/quant.h by name.");
+    module.def(
+        "dispatch_counts", &counts,
+        "Launches of the small-batch kernels by this process: rows of w, x, tokens (of the kernel), strict, "
+        "launches.");
+    module.def("reset_dispatch_counts", &reset_dispatch_counts, "Sets all of them to 0.");
+    module.def(
+        "row_bytes", [](const std::string& quant, u64 k) { return row_bytes_of(quant_of(quant), k); },
+        py::arg("quant"), py::arg("k"), "Bytes of a row of k elements.");
+    module.def(
+        "scale_columns", [](const std::string& quant, u64 k) { return scale_columns_of(quant_of(quant), k); },
+        py::arg("quant"), py::arg("k"), "Scales along a row of k elements.");
+    module.def(
+        "gemv_source",
+        [](const std::string& w, const std::string& x, const std::string& y, bool swiglu, u32 tokens,
+           u32 row_tiles, bool vector, bool dependent_launch) {
+            return op::source_of(GemvSpec{.w = quant_of(w),
+                                          .x = activation_of(x),
+                                          .y = format_of(y),
+                                          .epilogue = swiglu ? GemvEpilogue::swiglu : GemvEpilogue::none,
+                                          .tokens = tokens,
+                                          .row_tiles = row_tiles,
+                                          .vector = vector,
+                                          .dependent_launch = dependent_launch});
+        },
+        py::arg("w"), py::arg("x"), py::kw_only(), py::arg("y") = "bf16", py::arg("swiglu") = false,
+        py::arg("tokens") = 8, py::arg("row_tiles") = 1, py::arg("vector") = true,
+        py::arg("dependent_launch") = true, "The source of a small-batch kernel.");
+}
+
+}  // namespace deep_gemm::python

@@ -1,0 +1,213 @@
+// The warps that feed an FP4 GEMM: one finds work items and streams weights by bulk copies, the others bring
+// the items' tokens by cp.async, so that tokens may lie anywhere. A token's 4-byte words are put where the
+// packed weights expect them (spec/fp4_weights.h) and swizzled by 128 bytes.
+#pragma once
+
+#include <deep_gemm/pipe/ring.h>
+#include <deep_gemm/sched/fp4_items.h>
+#include <deep_gemm/tile/fp4_smem.h>
+#include <deep_gemm/ptx/copy.h>
+
+namespace deep_gemm::kernel {
+
+/// First run and number of runs of a block of 64 rows.
+struct Fp4Runs {
+    u32 first, count;
+};
+template <Fp4GemmSpec S>
+DG_DEVICE Fp4Runs fp4_runs(const Fp4GemmParams& p, u32 expert, u32 row_block) {
+    const u32 index = expert * fp4_row_blocks(p.n) + row_block;
+    if constexpr (!S.split) return {index, 1};
+    const u32 packed = ptx::ld_global_u32(p.runs + index);
+    return {packed >> 8, packed & 0xff};
+}
+/// Trips through the K of an item: as many as the block with the most runs needs.
+template <Fp4GemmSpec S>
+DG_DEVICE u32 fp4_passes(const Fp4GemmParams& p, const sched::Fp4Item& item) {
+    if constexpr (!S.split) return 1;
+    u32 passes = 1;
+    for (u32 i = 0; i < S.warpgroups; ++i) {
+        const u32 row_block = item.n_block * S.warpgroups + i;
+        if (row_block >= fp4_row_blocks(p.n)) continue;
+        const u32 count = fp4_runs<S>(p, item.expert, row_block).count;
+        if (count > passes) passes = count;
+    }
+    return passes;
+}
+
+/// Items as they pass through shared memory, to every warp but the one that finds them.
+template <Fp4GemmSpec S>
+DG_DEVICE void publish_item(tile::Fp4Smem<S> smem, pipe::Cursor<kFp4ItemSlots>& slot,
+                            const sched::Fp4Item& item) {
+    ptx::mbarrier_wait(smem.item_empty(slot.stage), slot.phase ^ 1);
+    ptx::st_shared_v4_u32(smem.item(slot.stage),
+                          {item.expert, item.n_block, item.first, item.count | item.rows << 16});
+    ptx::mbarrier_arrive(smem.item_full(slot.stage));
+    slot.advance();
+}
+/// The next item, for a whole warp; false at the end.
+template <Fp4GemmSpec S>
+DG_DEVICE bool take_item(tile::Fp4Smem<S> smem, pipe::Cursor<kFp4ItemSlots>& slot, sched::Fp4Item& item) {
+    ptx::mbarrier_wait(smem.item_full(slot.stage), slot.phase);
+    const ptx::UInt4 v = ptx::ld_shared_v4_u32(smem.item(slot.stage));
+    ptx::sync_warp();
+    if (ptx::lane_index() == 0) ptx::mbarrier_arrive(smem.item_empty(slot.stage));
+    slot.advance();
+    // The same in every lane, and provably so: what follows branches on it around wgmma.
+    item.expert = ptx::shfl_idx(v.x, 0);
+    item.n_block = ptx::shfl_idx(v.y, 0);
+    item.first = ptx::shfl_idx(v.z, 0);
+    const u32 tokens = ptx::shfl_idx(v.w, 0);
+    item.count = tokens & 0xffff;
+    item.rows = tokens >> 16;
+    return item.expert != sched::kFp4NoItem;
+}
+
+/// One lane: the weights of one item, stage by stage.
+template <Fp4GemmSpec S>
+DG_DEVICE void load_item_weights(const Fp4GemmParams& p, tile::Fp4Smem<S> smem,
+                                 pipe::Cursor<S.stages>& cursor, const sched::Fp4Item& item, u64 policy) {
+    constexpr u32 kBlob = fp4_blob_bytes_of(S.form), kCopy = S.k_blocks * kBlob;
+    const u32 num_k = fp4_k_blocks(p.k), row_blocks = fp4_row_blocks(p.n);
+    const u64 run_bytes = static_cast<u64>(num_k) * kBlob;
+    for (u32 pass = 0; pass < fp4_passes<S>(p, item); ++pass) {
+        const u8* source[S.warpgroups];
+#pragma unroll
+        for (u32 i = 0; i < S.warpgroups; ++i) {
+            // Rows beyond n, and runs that a block does not have, are read again: nobody uses them.
+            const u32 row_block = item.n_block * S.warpgroups + i;
+            const Fp4Runs runs =
+                fp4_runs<S>(p, item.expert, row_block < row_blocks ? row_block : row_blocks - 1);
+            source[i] = p.weights + (runs.first + (pass < runs.count ? pass : 0)) * run_bytes;
+        }
+        for (u32 kb = 0; kb < num_k; kb += S.k_blocks, cursor.advance()) {
+            ptx::mbarrier_wait(smem.empty(cursor.stage), cursor.phase ^ 1);
+            const ptx::SharedAddress full = smem.full(cursor.stage);
+            ptx::mbarrier_arrive_expect_tx(full, S.warpgroups * kCopy);
+#pragma unroll
+            for (u32 i = 0; i < S.warpgroups; ++i) {
+                ptx::bulk_load(smem.blob(cursor.stage, i, 0), source[i], kCopy, full, policy);
+                source[i] += kCopy;
+            }
+        }
+    }
+}
+
+template <Fp4GemmSpec S>
+DG_DEVICE void load_weights(const Fp4GemmParams& p, tile::Fp4Smem<S> smem, sched::Fp4Items<S>& items) {
+    const u64 policy = ptx::l2_evict_first();
+    pipe::Cursor<S.stages> cursor;
+    pipe::Cursor<kFp4ItemSlots> slot;
+    for (sched::Fp4Item item; items.find(item); items.advance()) {
+        items.request();
+        if (ptx::lane_index() == 0) {
+            publish_item<S>(smem, slot, item);
+            if (item.count > 0) load_item_weights<S>(p, smem, cursor, item, policy);
+        }
+        ptx::sync_warp();
+    }
+    if (ptx::lane_index() == 0) publish_item<S>(smem, slot, {.expert = sched::kFp4NoItem});
+    items.finish();
+}
+
+/// Tokens of one item. `warp` of S.load_warps: of each eight tokens it brings 8 / load_warps, of the scales
+/// those of every load_warps-th 32.
+template <Fp4GemmSpec S>
+class TokenLoader {
+  public:
+    DG_DEVICE TokenLoader(const Fp4GemmParams& params, tile::Fp4Smem<S> smem, u32 warp)
+        : params_(params), smem_(smem), warp_(warp) {}
+
+    DG_DEVICE void run() {
+        pipe::Cursor<kFp4ItemSlots> slot;
+        for (sched::Fp4Item item; take_item<S>(smem_, slot, item);) {
+            if (item.count == 0) continue;
+            aim(item);
+            const u32 num_k = fp4_k_blocks(params_.k);
+            for (u32 pass = 0; pass < fp4_passes<S>(params_, item); ++pass)
+                for (u32 kb = 0; kb < num_k; kb += S.k_blocks, cursor_.advance()) load_stage(kb);
+        }
+        ptx::copy_async_wait_all();
+    }
+
+  private:
+    static constexpr u32 kOfEight = 8 / S.load_warps;  // tokens of each eight
+    static constexpr u32 kEights = S.block_m / 8;
+    static constexpr u32 kScaleTurns = ceil_div(S.block_m, 32 * S.load_warps);
+
+    /// Slot `token` of the item; the columns beyond its tokens repeat the first.
+    DG_DEVICE u32 row_of(const sched::Fp4Item& item, u32 token) const {
+        const u32 row = item.first + (token < item.count ? token : 0);
+        if constexpr (S.groups == GroupMode::gathered) {
+            if (params_.a_rows != nullptr) return static_cast<u32>(ptx::ld_global_s32(params_.a_rows + row));
+        }
+        return row;
+    }
+
+    DG_DEVICE void aim(const sched::Fp4Item& item) {
+        columns_ = fp4_columns_of(item.count, S.block_m);
+        const u64 group = S.groups == GroupMode::masked ? item.expert : 0;
+        const u32 lane = ptx::lane_index();
+        a_ = params_.a + group * params_.a_stride_group + lane * 4;
+        scale_ = params_.scale_a + group * params_.scale_a_stride_group;
+#pragma unroll
+        for (u32 turn = 0; turn < kScaleTurns; ++turn) {
+            const u32 token = (turn * S.load_warps + warp_) * 32 + lane;
+            scale_offset_[turn] =
+                static_cast<u64>(row_of(item, token < S.block_m ? token : 0)) * params_.scale_a_stride_m;
+        }
+#pragma unroll
+        for (u32 i = 0; i < kEights * kOfEight; ++i)
+            word_offset_[i] =
+                row_of(item, i / kOfEight * 8 + warp_ * kOfEight + i % kOfEight) * (params_.a_stride_m / 4);
+    }
+
+    DG_DEVICE void load_stage(u32 first_kb) {
+        ptx::mbarrier_wait(smem_.empty(cursor_.stage), cursor_.phase ^ 1);
+        const u32 lane = ptx::lane_index();
+        // 4-byte word `lane` of 128 bytes; the swizzle xors the chunk's number with the token's.
+        const u32 chunk = activation_chunk(lane), word = activation_word(lane) * 4;
+#pragma unroll
+        for (u32 kb = 0; kb < S.k_blocks; ++kb) {
+            const u32 k = (first_kb + kb) * kFp4BlockK;
+            const u32 present = k + lane * 4 < params_.k ? 4 : 0;
+            const u8* const source = a_ + (present != 0 ? k : 0);
+            const ptx::SharedAddress tokens = smem_.tokens(cursor_.stage, kb) + word;
+#pragma unroll
+            for (u32 eight = 0; eight < kEights; ++eight) {
+                if (eight * 8 >= columns_) break;
+#pragma unroll
+                for (u32 i = 0; i < kOfEight; ++i) {
+                    const u32 token = warp_ * kOfEight + i;
+                    ptx::copy_async_4(tokens + (eight * 8 + token) * kFp4BlockK + (chunk ^ token) * 16,
+                                      source + static_cast<u64>(word_offset_[eight * kOfEight + i]) * 4,
+                                      present);
+                }
+            }
+            const u32 scale_present = k < params_.k ? 4 : 0;
+            const u64 along_k =
+                scale_present != 0 ? static_cast<u64>(first_kb + kb) * params_.scale_a_stride_k : 0;
+#pragma unroll
+            for (u32 turn = 0; turn < kScaleTurns; ++turn) {
+                const u32 token = (turn * S.load_warps + warp_) * 32 + lane;
+                if (token < columns_)
+                    ptx::copy_async_4(
+                        smem_.scales(cursor_.stage, kb) + tile::fp4_scale_slot(token, columns_) * 4,
+                        scale_ + scale_offset_[turn] + along_k, scale_present);
+            }
+        }
+        ptx::copy_async_arrive(smem_.full(cursor_.stage));
+    }
+
+    const Fp4GemmParams& params_;
+    tile::Fp4Smem<S> smem_;
+    u32 warp_;
+    pipe::Cursor<S.stages> cursor_;
+    u32 columns_ = 0;
+    const u8* a_ = nullptr;  // of this lane's word
+    const float* scale_ = nullptr;
+    u64 scale_offset_[kScaleTurns];
+    u32 word_offset_[kEights * kOfEight];
+};
+
+}  // namespace deep_gemm::kernel

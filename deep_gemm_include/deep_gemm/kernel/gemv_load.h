@@ -1,0 +1,231 @@
+// What a lane of the small-batch kernel holds of one visit (128 bytes of each of its rows), and how it gets
+// there: whole vectors, or byte by byte where rows are unaligned or end inside the visit. Both give the same
+// values, so neither shows in the result.
+#pragma once
+
+#include <deep_gemm/ptx/stream.h>
+#include <deep_gemm/spec/gemv.h>
+#include <deep_gemm/tile/decode.h>
+
+namespace deep_gemm::kernel {
+
+/// Tiles of 16 rows of a block, and the rows of one lane in each: lane / 4 and lane / 4 + 8.
+constexpr u32 kLaneRows = 2;
+
+struct GemvRow {
+    const u8* data;
+    const u8* scales;  // of this row: its first scale
+    const u8* zeros;
+};
+
+template <GemvSpec S>
+struct GemvVisit {
+    static constexpr QuantRow kRow = row_of(S.w);
+    static constexpr u32 kSteps = steps_of_visit(S);
+    static constexpr u32 kWords = lane_bytes_of(S) / 4;
+    static constexpr bool kDecodesScales = kRow.element == Format::fp4_e2m1;
+    static constexpr u32 kScaledBlocks =
+        kDecodesScales || kRow.block_k == 0 ? 0 : visit_k_of(S) / kRow.block_k;
+
+    u32 word[kSteps][S.row_tiles][kLaneRows][kWords];
+    // E2M1: the bytes of the lane's own block or blocks; else the scales of all blocks of the visit.
+    u32 code[kDecodesScales ? kSteps : 1][S.row_tiles][kLaneRows];
+    float scale[kScaledBlocks + 1][S.row_tiles][kLaneRows];
+    u32 zero[kRow.has_zero ? kScaledBlocks : 1][S.row_tiles][kLaneRows];
+};
+
+/// Bytes [0, available) of `address`, zeros beyond.
+template <u32 Words>
+DG_DEVICE void load_bytes(u32 (&word)[Words], const u8* address, i64 available) {
+#pragma unroll
+    for (u32 i = 0; i < Words; ++i) {
+        word[i] = 0;
+#pragma unroll
+        for (u32 byte = 0; byte < 4; ++byte)
+            if (4 * i + byte < available) word[i] |= ptx::ld_cached_u8(address + 4 * i + byte) << 8 * byte;
+    }
+}
+
+template <bool Whole, GemvSpec S>
+DG_DEVICE void load_words(GemvVisit<S>& visit, const GemvParams& p,
+                          const GemvRow (&rows)[S.row_tiles][kLaneRows], u32 index) {
+    using Visit = GemvVisit<S>;
+    constexpr u32 kLaneBytes = lane_bytes_of(S);
+    const u32 column = ptx::lane_index() % 4;
+    const i64 row_bytes = static_cast<i64>(row_bytes_of(S.w, p.k));
+#pragma unroll
+    for (u32 step = 0; step < Visit::kSteps; ++step) {
+        const u64 offset = u64{index} * kGemvVisitBytes + (step * 4 + column) * kLaneBytes;
+#pragma unroll
+        for (u32 tile = 0; tile < S.row_tiles; ++tile) {
+#pragma unroll
+            for (u32 row = 0; row < kLaneRows; ++row) {
+                u32(&word)[Visit::kWords] = visit.word[step][tile][row];
+                const u8* address = rows[tile][row].data + offset;
+                if constexpr (!Whole) {
+                    load_bytes(word, address, row_bytes - static_cast<i64>(offset));
+                } else if constexpr (kLaneBytes == 8) {
+                    ptx::ld_stream_v2(address, word[0], word[1]);
+                } else {
+                    const ptx::Words4 v = ptx::ld_stream_v4(address);
+                    for (u32 i = 0; i < 4; ++i) word[i] = v.word[i];
+                }
+            }
+        }
+    }
+}
+
+/// E2M1: the scale bytes of the lane's own elements.
+template <bool Whole, GemvSpec S>
+DG_DEVICE void load_codes(GemvVisit<S>& visit, const GemvParams& p,
+                          const GemvRow (&rows)[S.row_tiles][kLaneRows], u32 index) {
+    using Visit = GemvVisit<S>;
+    constexpr u32 kBlockK = Visit::kRow.block_k,
+                  kBlocks = lane_elements_of(S) / kBlockK;  // a lane and step: 1 or 2
+#pragma unroll
+    for (u32 step = 0; step < Visit::kSteps; ++step) {
+        const u64 element =
+            u64{index} * visit_k_of(S) + (step * 4 + ptx::lane_index() % 4) * lane_elements_of(S);
+#pragma unroll
+        for (u32 tile = 0; tile < S.row_tiles; ++tile) {
+#pragma unroll
+            for (u32 row = 0; row < kLaneRows; ++row) {
+                const u8* address = rows[tile][row].scales + element / kBlockK;
+                u32& code = visit.code[step][tile][row];
+                if constexpr (Whole && kBlocks == 2) {
+                    code = ptx::ld_cached_u16(address);
+                } else {
+                    code = 0;
+#pragma unroll
+                    for (u32 block = 0; block < kBlocks; ++block)
+                        if (Whole || element + block * kBlockK < p.k)
+                            code |= ptx::ld_cached_u8(address + block) << 8 * block;
+                }
+            }
+        }
+    }
+}
+
+/// Scales that partial sums are multiplied with, and zero points: all blocks of the visit.
+template <bool Whole, GemvSpec S>
+DG_DEVICE void load_scales(GemvVisit<S>& visit, const GemvParams& p,
+                           const GemvRow (&rows)[S.row_tiles][kLaneRows], u32 index) {
+    using Visit = GemvVisit<S>;
+    constexpr QuantRow kRow = Visit::kRow;
+#pragma unroll
+    for (u32 block = 0; block < Visit::kScaledBlocks; ++block) {
+        const u64 at = u64{index} * Visit::kScaledBlocks + block;
+        const bool inside = Whole || at * kRow.block_k < p.k;
+#pragma unroll
+        for (u32 tile = 0; tile < S.row_tiles; ++tile) {
+#pragma unroll
+            for (u32 row = 0; row < kLaneRows; ++row) {
+                const u8* address = rows[tile][row].scales + at * bytes_of(kRow.scale);
+                float& scale = visit.scale[block][tile][row];
+                scale = 0;
+                if (inside) {
+                    if constexpr (kRow.scale == ScaleType::fp16)
+                        scale = ptx::cvt_f32_f16(ptx::ld_cached_u16(address));
+                    else
+                        scale = ptx::ld_cached_f32(address);
+                }
+                if constexpr (kRow.has_zero)
+                    visit.zero[block][tile][row] = inside ? ptx::ld_cached_u8(rows[tile][row].zeros + at) : 0;
+            }
+        }
+    }
+}
+
+/// Issues the loads of visit `index`. `Whole`: all of it lies inside the rows, which are aligned.
+template <bool Whole, GemvSpec S>
+DG_DEVICE void load_visit(GemvVisit<S>& visit, const GemvParams& p,
+                          const GemvRow (&rows)[S.row_tiles][kLaneRows], u32 index) {
+    load_words<Whole, S>(visit, p, rows, index);
+    if constexpr (GemvVisit<S>::kDecodesScales) load_codes<Whole, S>(visit, p, rows, index);
+    if constexpr (GemvVisit<S>::kScaledBlocks != 0) load_scales<Whole, S>(visit, p, rows, index);
+}
+
+/// First element, within its visit, of the eight that piece `piece` of this lane holds. The four lanes of a
+/// row hold 32 elements in a row between them, or (linear packing) four runs that are further apart.
+template <GemvSpec S>
+DG_DEVICE u32 piece_element(u32 piece) {
+    constexpr u32 kPieces = lane_elements_of(S) / tile::kPieceElements;
+    const u32 column = ptx::lane_index() % 4;
+    const u32 step = piece / kPieces, inside = piece % kPieces;
+    const u32 start = step * 4 * lane_elements_of(S);
+    if (row_of(S.w).packing == Packing::interleaved) return start + inside * 32 + column * 8;
+    return start + column * lane_elements_of(S) + inside * 8;
+}
+
+/// Eight elements of x for one token, as four pairs in the order of the weights' pairs. `row` null: zeros.
+template <bool Whole, GemvSpec S>
+DG_DEVICE void load_tokens(u32 (&pair)[4], const u8* row, u64 element, u32 k) {
+    constexpr bool kFp8 = element_of(S.x) == Format::fp8_e4m3;
+    u32 word[4] = {};
+    if (row) {
+        const u8* address = row + element * (kFp8 ? 1 : 2);
+        const i64 available = (static_cast<i64>(k) - static_cast<i64>(element)) * (kFp8 ? 1 : 2);
+        if constexpr (kFp8) {
+            u32 bytes[2];
+            if constexpr (Whole)
+                ptx::ld_cached_v2(address, bytes[0], bytes[1]);
+            else
+                load_bytes(bytes, address, available);
+            tile::decode_e4m3(bytes[0], word[0], word[1]);
+            tile::decode_e4m3(bytes[1], word[2], word[3]);
+        } else if constexpr (Whole) {
+            const ptx::Words4 v = ptx::ld_cached_v4(address);
+            for (u32 i = 0; i < 4; ++i) word[i] = v.word[i];
+        } else {
+            load_bytes(word, address, available);
+        }
+    }
+    if constexpr (row_bits_of(S) == 4) {
+        pair[0] = ptx::prmt(word[0], word[2], 0x5410);
+        pair[1] = ptx::prmt(word[0], word[2], 0x7632);
+        pair[2] = ptx::prmt(word[1], word[3], 0x5410);
+        pair[3] = ptx::prmt(word[1], word[3], 0x7632);
+    } else {
+        for (u32 i = 0; i < 4; ++i) pair[i] = word[i];
+    }
+}
+
+/// Eight weights of a lane as four pairs.
+template <GemvSpec S>
+DG_DEVICE void decode_piece(u32 (&pair)[4], const GemvVisit<S>& visit, u32 piece, u32 tile_index, u32 row) {
+    using Visit = GemvVisit<S>;
+    constexpr QuantRow kRow = Visit::kRow;
+    constexpr u32 kPieces = lane_elements_of(S) / tile::kPieceElements;
+    constexpr u32 kPieceWords = Visit::kWords / kPieces;
+    const u32 step = piece / kPieces, inside = piece % kPieces;
+    const u32* word = &visit.word[step][tile_index][row][inside * kPieceWords];
+    if constexpr (kRow.element_bits == 16) {
+        for (u32 i = 0; i < 4; ++i) pair[i] = word[i];
+    } else if constexpr (kRow.element == Format::fp8_e4m3) {
+        tile::decode_e4m3(word[0], pair[0], pair[1]);
+        tile::decode_e4m3(word[1], pair[2], pair[3]);
+    } else if constexpr (kRow.element_bits == 8) {
+        tile::decode_int8(word[0], pair[0], pair[1]);
+        tile::decode_int8(word[1], pair[2], pair[3]);
+    } else if constexpr (kRow.element == Format::fp4_e2m1) {
+        const u32 code = visit.code[step][tile_index][row];
+        if constexpr (kRow.scale == ScaleType::ue8m0) {
+            tile::decode_e2m1(word[0], tile::scale_of_ue8m0(code), pair);
+            if (code > tile::kLargestWholeUe8m0 && code != 255) [[unlikely]]
+                for (u32 i = 0; i < 4; ++i) pair[i] = ptx::mul_bf16x2(pair[i], tile::ue8m0_excess(code));
+        } else if constexpr (kRow.scale == ScaleType::ue4m3) {
+            tile::decode_e2m1(word[0], tile::scale_of_ue4m3(code), pair);
+        } else {
+            u32 first, second;
+            tile::scales_of_e4m3(code, first, second);
+            tile::decode_e2m1(word[0], inside < 2 ? first : second, pair);
+        }
+    } else {
+        constexpr u32 kImplied = 8;
+        u32 zero = kImplied;
+        if constexpr (kRow.has_zero) zero = visit.zero[piece * 32 / kRow.block_k][tile_index][row];
+        tile::decode_int4(word[0], tile::minus_zero_of(zero), pair);
+    }
+}
+
+}  // namespace deep_gemm::kernel

@@ -1,0 +1,71 @@
+// SwiGLU of the gate and up halves of h, then E4M3 with a scale for 128 channels: what the down product
+// multiplies. A thread has eight channels; sixteen lanes share a scale. Called by op/moe.cpp.
+#pragma once
+
+#include <deep_gemm/spec/moe.h>
+#include <deep_gemm/tile/activation.h>
+#include <deep_gemm/tile/quantize.h>
+
+namespace deep_gemm {
+
+namespace moe_swiglu_detail {
+
+/// Pair of the slot, or -1 where there is nothing to do.
+DG_DEVICE i32 pair_of(const MoeSwigluParams& p, u32 slot) {
+    if (slot >= p.slots || static_cast<i32>(slot) >= ptx::ld_global_s32(p.num_slots)) return -1;
+    return ptx::ld_global_s32(p.slot_pairs + slot);
+}
+
+template <MoeSwigluSpec S>
+DG_DEVICE void activate(const MoeSwigluParams& p, u32 slot, u32 column, float weight, tile::Chunk& v) {
+    tile::Chunk gate, up;
+    const u64 row = static_cast<u64>(slot) * 2 * p.n;
+    tile::load_chunk<Format::bf16>(p.h, row + column, gate);
+    tile::load_chunk<Format::bf16>(p.h, row + p.n + column, up);
+#pragma unroll
+    for (u32 i = 0; i < kQuantizeChunk; ++i) {
+        if constexpr (S.limited) {
+            gate[i] = ptx::min_nan_f32(gate[i], p.limit);
+            up[i] = ptx::min_nan_f32(ptx::max_nan_f32(up[i], -p.limit), p.limit);
+        }
+        v[i] = tile::swiglu(gate[i], up[i]);
+        if constexpr (S.weighted) v[i] = ptx::mul_rn_f32(v[i], weight);
+    }
+#pragma unroll
+    for (u32 i = 0; i < kQuantizeChunk; i += 2) {
+        const u32 rounded = ptx::cvt_bf16x2(v[i], v[i + 1]);
+        v[i] = ptx::bf16_low(rounded);
+        v[i + 1] = ptx::bf16_high(rounded);
+    }
+}
+
+}  // namespace moe_swiglu_detail
+
+template <MoeSwigluSpec S>
+DG_KERNEL(kMoeThreads, 4)
+moe_swiglu(DG_GRID_CONSTANT const MoeSwigluParams p) {
+    ptx::grid_dependency_launch();
+    ptx::grid_dependency_wait();
+    const u32 chunks = align_up(p.n, kQuantizeRow) / kQuantizeChunk;
+    const u64 index = static_cast<u64>(ptx::block_index()) * kMoeThreads + ptx::thread_index();
+    const u32 slot = static_cast<u32>(index / chunks),
+              column = static_cast<u32>(index % chunks) * kQuantizeChunk;
+    const i32 pair = moe_swiglu_detail::pair_of(p, slot);
+    const bool writes = pair >= 0 && column < p.n;
+    tile::Chunk v;
+#pragma unroll
+    for (u32 i = 0; i < kQuantizeChunk; ++i) v[i] = 0;
+    if (writes) {
+        const float weight = S.weighted ? ptx::ld_global_f32(p.weights + pair) : 0;
+        moe_swiglu_detail::activate<S>(p, slot, column, weight, v);
+    }
+    const tile::Fp8Chunk out = tile::to_fp8<S.rule>(v);
+    if (!writes) return;
+    ptx::st_global_v2_u32(p.codes + static_cast<u64>(slot) * p.n + column, out.words[0], out.words[1]);
+    if (column % kQuantizeRow == 0)
+        ptx::st_global_f32(
+            p.scales + static_cast<u64>(slot) * ceil_div(p.n, kQuantizeRow) + column / kQuantizeRow,
+            out.scale);
+}
+
+}  // namespace deep_gemm

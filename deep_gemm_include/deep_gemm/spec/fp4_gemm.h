@@ -1,0 +1,180 @@
+// D[m, n] = C + A[m, k] * W[n, k]^T with FP8 activations A and packed FP4 weights W (spec/fp4_weights.h), one
+// matrix or one for each expert: what a kernel is (Fp4GemmSpec), what it is called with (Fp4GemmParams),
+// where its shared memory goes and when it cannot exist. Weights are the 64-row side of wgmma, decoded into
+// registers; tokens are the short side. Evaluated by host and kernel alike.
+#pragma once
+
+#include <deep_gemm/spec/fp4_weights.h>
+#include <deep_gemm/spec/gemm.h>
+
+namespace deep_gemm {
+
+struct Fp4GemmSpec {
+    Fp4Form form = Fp4Form::mx_e4m3;
+    bool split = false;  // some blocks of weights have several runs
+    Format d = Format::bf16;
+    GroupMode groups = GroupMode::dense;
+    bool accumulate = false;  // add C
+    bool queue = false;       // CTAs take work from a counter in memory, not in fixed turns
+    u32 block_m = 8;          // most tokens of a work item; fewer cost less
+    u32 warpgroups = 1;       // that decode and multiply, 64 rows of weights each
+    u32 k_blocks = 2;         // blobs of 128 along K in a stage
+    u32 stages = 4;
+    u32 load_warps = 1;        // that bring activations
+    u32 ctas_per_sm = 1;       // that registers and shared memory must leave room for
+    bool copies_only = false;  // a ruler for benchmarks: the same copies, no product; D becomes zeros
+
+    friend constexpr bool operator==(const Fp4GemmSpec&, const Fp4GemmSpec&) = default;
+};
+
+template <typename Visitor, typename Spec>
+requires requires(Spec& s) {
+    s.load_warps;
+}
+constexpr void visit_fields(Visitor&& visit, Spec& s) {
+    auto& [form, split, d, groups, accumulate, queue, block_m, warpgroups, k_blocks, stages, load_warps,
+           ctas_per_sm, copies_only] = s;
+    visit("form", form);
+    visit("split", split);
+    visit("d", d);
+    visit("groups", groups);
+    visit("accumulate", accumulate);
+    visit("queue", queue);
+    visit("block_m", block_m);
+    visit("warpgroups", warpgroups);
+    visit("k_blocks", k_blocks);
+    visit("stages", stages);
+    visit("load_warps", load_warps);
+    visit("ctas_per_sm", ctas_per_sm);
+    visit("copies_only", copies_only);
+}
+
+// GroupMode::gathered: what a router leaves on the device. Tokens are numbered by slot; each entry owns
+// `count` slots from `first`. The counters serve `queue`: zero before the first launch, zero again after
+// each.
+struct Fp4Entry {
+    i32 expert, first, count, unused;
+};
+struct Fp4ListHead {
+    i32 num_entries;
+    u32 next_unit, finished_ctas;
+    i32 unused;
+};
+
+struct Fp4GemmParams {
+    const u8* weights;        // blobs
+    const float* row_scales;  // [runs, 64]
+    const u32* runs;          // split: for each (expert, block of 64 rows), see spec/fp4_weights.h
+    const u8* a;              // fp8_e4m3 [a_groups, m, k] at the strides below
+    const float* scale_a;     // [a_groups, m, k / 128]; stride 0 along K: one scale for each token
+    const i32* group_layout;  // see GroupMode; gathered: Fp4Entry[num_groups]
+    Fp4ListHead* list;        // gathered, queue
+    const i32* a_rows;        // gathered: row of A for each slot; null: the slot
+    const i32* d_rows;        // gathered: row of D (and C) for each slot; null: the slot
+    const void* c;            // same layout as d; may be d itself
+    void* d;                  // [a_groups, m, n]
+    u64 a_stride_group, scale_a_stride_group, d_stride_group;  // in elements
+    u32 a_stride_m, scale_a_stride_m, scale_a_stride_k, d_stride_m;
+    u32 m, n, k;     // m: rows of one a_group
+    u32 num_groups;  // experts; gathered: room in the list
+};
+
+constexpr u32 threads_of(const Fp4GemmSpec& s) {
+    return s.warpgroups * kWarpgroup + 32 * (1 + s.load_warps);
+}
+constexpr u32 fp4_block_n_of(const Fp4GemmSpec& s) {
+    return s.warpgroups * kFp4BlockRows;
+}
+// Columns of the wgmma that serves `tokens` of an item. Each number is a loop of its own in the kernel, so
+// that large blocks have coarser ones. All are wrappers of ptx/wgmma_rs_shapes.h.
+constexpr u32 fp4_columns_of(u32 tokens, u32 block_m) {
+    if (block_m <= 48) return align_up(tokens, 8u);
+    return tokens <= 64 ? align_up(tokens, 32u) : align_up(tokens, 16u);
+}
+// Up to here a stage's token scales are in registers before its sums are ready; beyond there is no room.
+constexpr u32 kFp4EarlyScaleColumns = 40;
+// While one blob multiplies the next one is decoded; beyond this many columns the second set of fragments
+// costs more registers than it hides (ptxas C7519, spills).
+constexpr u32 kFp4OverlapColumns = 16;
+constexpr u32 kFp4ItemSlots = 4;  // work items between the warp that finds them and those that serve them
+
+struct Fp4SmemPlan {
+    u32 tokens, weights,
+        scales;  // stage 0: [k_blocks][block_m][128], [warpgroups][k_blocks][blob], [k_blocks][block_m]
+    u32 token_stage_bytes, weight_stage_bytes, scale_stage_bytes;
+    u32 magnitudes;               // table of fp4_magnitudes()
+    u32 full, empty;              // mbarriers of the stages
+    u32 items;                    // kFp4ItemSlots of 16 bytes
+    u32 items_full, items_empty;  // their mbarriers
+    u32 bytes;
+};
+
+constexpr u32 fp4_table_entries(Fp4Form form) {
+    return form == Fp4Form::mx_e5m2 ? 32 : 16;
+}
+
+constexpr Fp4SmemPlan plan_smem(const Fp4GemmSpec& s) {
+    Fp4SmemPlan p{};
+    p.token_stage_bytes = s.k_blocks * s.block_m * kFp4BlockK;
+    p.weight_stage_bytes = s.warpgroups * s.k_blocks * fp4_blob_bytes_of(s.form);
+    p.scale_stage_bytes = s.k_blocks * s.block_m * 4;
+    u32 offset = 0;
+    const auto take = [&offset](u32 bytes, u32 alignment) {
+        offset = align_up(offset, alignment);
+        const u32 start = offset;
+        offset += bytes;
+        return start;
+    };
+    p.tokens = take(s.stages * p.token_stage_bytes, 1024);
+    p.weights = take(s.stages * p.weight_stage_bytes, 128);
+    p.scales = take(s.stages * p.scale_stage_bytes, 16);
+    p.magnitudes = take(fp4_table_entries(s.form) * 8, 16);
+    p.items = take(kFp4ItemSlots * 16, 16);
+    p.full = take(s.stages * 8, 8);
+    p.empty = take(s.stages * 8, 8);
+    p.items_full = take(kFp4ItemSlots * 8, 8);
+    p.items_empty = take(kFp4ItemSlots * 8, 8);
+    p.bytes = offset;
+    return p;
+}
+
+constexpr u32 kSmemBytesOfSm = 233472;  // sm_90; each CTA takes 1 KiB of it besides its own
+constexpr u32 max_smem_bytes_of(const Fp4GemmSpec& s) {
+    const u32 share = kSmemBytesOfSm / s.ctas_per_sm - 1024;
+    return share / 128 * 128;
+}
+// What a thread may take for that many CTAs to fit: each quarter of an SM has a quarter of the registers.
+constexpr u32 registers_of(const Fp4GemmSpec& s) {
+    const u32 warps = align_up(threads_of(s) / 32 * s.ctas_per_sm, 4u);
+    const u32 registers = 65536 / (warps * 32) / 8 * 8;
+    return registers < 255 ? registers : 255;
+}
+// Sums, partial sums, fragments, and what else a multiplying thread holds.
+constexpr u32 registers_needed_by(const Fp4GemmSpec& s) {
+    const u32 fragments = s.block_m <= kFp4OverlapColumns ? 32 : 16;
+    return s.block_m + fragments + (s.block_m <= kFp4EarlyScaleColumns ? 40 : 24) + (s.split ? 16 : 0);
+}
+
+constexpr const char* why_illegal(const Fp4GemmSpec& s) {
+    const u32 counts[] = {s.block_m, s.warpgroups, s.k_blocks, s.stages, s.load_warps, s.ctas_per_sm};
+    for (u32 count : counts)
+        if (count < 1 || count > 128) return "block, stage, warp and CTA counts are 1 to 128";
+    if (s.d != Format::bf16 && s.d != Format::fp32) return "the output must be bf16 or fp32";
+    if (fp4_columns_of(s.block_m, s.block_m) != s.block_m)
+        return "block_m is 8 to 48 in steps of 8, or 64 to 128 in steps of 16";
+    if (s.warpgroups != 1 && s.warpgroups != 2 && s.warpgroups != 4) return "1, 2 or 4 warpgroups";
+    if (s.k_blocks > 2) return "a stage holds one or two blobs";
+    if (s.stages < 3 || s.stages > 48) return "3 to 48 stages";
+    if (s.load_warps != 1 && s.load_warps != 2 && s.load_warps != 4)
+        return "1, 2 or 4 warps load activations";
+    if (s.block_m / s.load_warps + 32 > registers_of(s))
+        return "a warp has registers for fewer tokens to load";
+    if (s.ctas_per_sm > 4) return "at most four CTAs share an SM";
+    if (s.queue && s.groups != GroupMode::gathered) return "the counter of a queue lives in a gathered list";
+    if (s.split && s.block_m > 64) return "weights with several runs need registers: block_m is at most 64";
+    if (registers_needed_by(s) > registers_of(s)) return "accumulators do not fit the register file";
+    if (plan_smem(s).bytes > max_smem_bytes_of(s)) return "stages do not fit shared memory";
+    return nullptr;
+}
+
+}  // namespace deep_gemm

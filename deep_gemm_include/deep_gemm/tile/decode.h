@@ -1,0 +1,118 @@
+// Eight narrow weights of a lane as four pairs of bf16, exactly, in the order in which mma.sync takes them.
+//
+// Floats are widened by moving their bits: an exponent field that means another bias makes the value too
+// small by a power of two, which one exact multiplication repairs. Integers ride on the mantissa of a larger
+// number, which is then subtracted.
+#pragma once
+
+#include <deep_gemm/ptx/convert.h>
+#include <deep_gemm/ptx/global.h>
+#include <deep_gemm/spec/quant.h>
+
+namespace deep_gemm::tile {
+
+constexpr u32 kPieceElements = 8;  // of a lane: two k16 steps of mma.sync for its four lanes
+
+constexpr u32 kBf16One = 0x3f803f80u;
+constexpr u32 kBf16Nan = 0x7fc0u;
+
+constexpr u32 pair_of(u32 half) {
+    return half * 0x10001u;
+}
+
+/// Whether one of four E4M3 bytes is NaN (0x7f or 0xff).
+DG_DEVICE bool has_e4m3_nan(u32 word) {
+    return (((word & 0x7f7f7f7fu) + 0x01010101u) & 0x80808080u) != 0;
+}
+
+/// Two E4M3 bytes, at bits 8 to 15 and 24 to 31, as bf16 that are 2^120 too small. NaN comes out as 480.
+DG_DEVICE u32 widen_e4m3(u32 spread) {
+    return (spread & 0x80008000u) | ((spread >> 4) & 0x07f007f0u);
+}
+
+/// Puts NaN where a byte of `spread` is an E4M3 NaN.
+DG_DEVICE u32 restore_e4m3_nan(u32 pair, u32 spread) {
+    if ((spread & 0x7f00u) == 0x7f00u) pair = (pair & 0xffff0000u) | kBf16Nan;
+    if ((spread & 0x7f000000u) == 0x7f000000u) pair = (pair & 0xffffu) | kBf16Nan << 16;
+    return pair;
+}
+
+/// Four E4M3 bytes as two pairs, in order.
+DG_DEVICE void decode_e4m3(u32 word, u32& low, u32& high) {
+    constexpr u32 k2To120 = pair_of(0x7b80);
+    const u32 first = ptx::prmt(word, 0, 0x1404), second = ptx::prmt(word, 0, 0x3424);
+    low = ptx::mul_bf16x2(widen_e4m3(first), k2To120);
+    high = ptx::mul_bf16x2(widen_e4m3(second), k2To120);
+    if (has_e4m3_nan(word)) [[unlikely]] {
+        low = restore_e4m3_nan(low, first);
+        high = restore_e4m3_nan(high, second);
+    }
+}
+
+/// Four signed bytes as two pairs, in order.
+DG_DEVICE void decode_int8(u32 word, u32& low, u32& high) {
+    const u32 biased = word ^ 0x80808080u;
+    const auto value = [biased](u32 index) {  // 2^23 + 128 + q, less the rest
+        return ptx::float_of_bits(ptx::prmt(biased, 0x4b000000u, 0x7440 + index)) - 8388736.0f;
+    };
+    low = ptx::cvt_bf16x2(value(0), value(1));
+    high = ptx::cvt_bf16x2(value(2), value(3));
+}
+
+/// Eight E2M1 nibbles times a pair of equal scales: pair i holds elements i and i + 4. The values are 2^126
+/// too small before the multiplication.
+DG_DEVICE void decode_e2m1(u32 word, u32 scale, u32 (&pair)[4]) {
+    const u32 sign[4] = {word << 12, word << 8, word << 4, word};
+    const u32 magnitude[4] = {word << 6, word << 2, word >> 2, word >> 6};
+#pragma unroll
+    for (u32 i = 0; i < 4; ++i)
+        pair[i] = ptx::mul_bf16x2((sign[i] & 0x80008000u) | (magnitude[i] & 0x01c001c0u), scale);
+}
+
+/// Eight nibbles less a zero point: pair i holds elements i and i + 4. `minus_zero` is the pair -(128 +
+/// zero).
+DG_DEVICE void decode_int4(u32 word, u32 minus_zero, u32 (&pair)[4]) {
+#pragma unroll
+    for (u32 i = 0; i < 4; ++i)
+        pair[i] = ptx::fma_bf16x2(((word >> 4 * i) & 0x000f000fu) | 0x43004300u, kBf16One, minus_zero);
+}
+DG_DEVICE u32 minus_zero_of(u32 zero) {
+    return pair_of(0xc300u | zero);
+}
+
+// ---- Block scales as the multiplier of decode_e2m1
+
+/// What the products of E2M1 weights are short of after decode_e2m1: the scale carries 2^126 for UE8M0, and
+/// 2^118 for E4M3, whose largest number would overflow with more.
+constexpr float e2m1_remainder(ScaleType type) {
+    return type == ScaleType::ue8m0 ? 1.0f : 256.0f;
+}
+
+/// 2^(exponent - 127) * 2^126, at most 2^127; what is missing is ue8m0_excess().
+DG_DEVICE u32 scale_of_ue8m0(u32 exponent) {
+    if (exponent == 255) return pair_of(kBf16Nan);
+    return pair_of((exponent + 126 < 254 ? exponent + 126 : 254) << 7);
+}
+/// The other factor of a scale above 2, for which 2^126 times the scale is no bf16.
+DG_DEVICE u32 ue8m0_excess(u32 exponent) {
+    return pair_of((exponent - 1) << 7);
+}
+constexpr u32 kLargestWholeUe8m0 = 128;
+
+/// Two E4M3 bytes (bits 0 to 15) as two pairs of scale * 2^118.
+DG_DEVICE void scales_of_e4m3(u32 bytes, u32& first, u32& second) {
+    constexpr u32 k2To119 = pair_of(0x7b00);
+    const u32 spread = ptx::prmt(bytes, 0, 0x1404);
+    u32 both = ptx::mul_bf16x2(ptx::mul_bf16x2(widen_e4m3(spread), k2To119), k2To119);
+    if (has_e4m3_nan(bytes)) [[unlikely]]
+        both = restore_e4m3_nan(both, spread);
+    first = ptx::prmt(both, 0, 0x1010);
+    second = ptx::prmt(both, 0, 0x3232);
+}
+
+/// (1 + m / 8) * 2^(e - 7) * 2^118 of an unsigned byte.
+DG_DEVICE u32 scale_of_ue4m3(u32 byte) {
+    return pair_of(((byte & 0x7f) << 4) + (238u << 7));
+}
+
+}  // namespace deep_gemm::tile

@@ -1,0 +1,225 @@
+"""y = x W^T for few rows of x, W in any layout of deep_gemm.quantized: bit-equal rows whatever the batch.
+
+    w = deep_gemm.quantize(weight, "q8_0")
+    y = deep_gemm.linear(x, w)
+
+Row i of y depends on row i of x alone, bit for bit: not on the number of rows, not on what the others hold. Any number
+of rows is right; up to 16 share a pass over W.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from deep_gemm import _C
+from deep_gemm.quantized import FORMATS, QuantizedMatrix
+from deep_gemm.utils import arrays
+from deep_gemm.utils.arrays import Array
+
+Matrix = QuantizedMatrix | Array
+Activations = Array | tuple[Array, Array]
+
+
+def _matrix_of(w: Matrix) -> QuantizedMatrix:
+    if isinstance(w, QuantizedMatrix):
+        return w
+    name = str(getattr(w, "dtype", type(w).__name__)).rpartition(".")[2]
+    if name not in ("bfloat16", "float16"):
+        raise TypeError(
+            f"linear: w is {name}, expected a QuantizedMatrix or a bf16 or fp16 tensor; deep_gemm.quantize makes one"
+        )
+    return QuantizedMatrix("bf16" if name == "bfloat16" else "fp16", int(w.shape[0]), int(w.shape[1]), w)
+
+
+def _empty(like: Array, shape: tuple[int, ...], name: str | None) -> Array:
+    """An uninitialised tensor of the library and device of `like`; name None: like its type, bf16 if that is narrow."""
+    kinds = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+    if name is not None and name not in kinds:
+        raise ValueError(f"out_dtype: got '{name}', expected bf16, fp16 or fp32")
+    own = str(like.dtype).rpartition(".")[2]
+    wanted = kinds[name] if name else own if own in kinds.values() else "bfloat16"
+    if arrays.is_torch(like):
+        import torch
+
+        return like.new_empty(shape, dtype=getattr(torch, wanted))
+    if type(like).__module__.partition(".")[0] == "cupy":
+        import cupy
+
+        return cupy.empty(shape, dtype=wanted)
+    return np.empty(shape, dtype=getattr(ml_dtypes, wanted, None) or np.dtype(wanted))
+
+
+def _rows(tensor: Array | None) -> Array | None:
+    """As [rows, columns] where it has more dimensions."""
+    return (
+        tensor if tensor is None or getattr(tensor, "ndim", 2) <= 2 else tensor.reshape(-1, tensor.shape[-1])
+    )
+
+
+def _listed(value: Any, count: int) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value] if count == 1 else [value] * count
+
+
+def linear(
+    x: Activations,
+    w: Matrix | Sequence[Matrix],
+    out: Any = None,
+    strict: bool = False,
+    *,
+    bias: Any = None,
+    residual: Any = None,
+    out_dtype: str | None = None,
+    device: Any = None,
+    stream: int | None = None,
+) -> Any:
+    """y = x W^T (+ bias) (+ residual): [..., k] and [n, k] -> [..., n].
+
+    x         bf16 (fp16 beside fp16 weights), or (fp8_e4m3, fp32 scales [m, k / 128] or [m, k / 32]), or for Q8_0
+              weights bf16, fp16, fp32 or (int8, fp32 scales): quantize_activations makes the pairs.
+    w         a QuantizedMatrix, or a bf16 or fp16 tensor; or two to four of one layout and k, which share one launch:
+              then out, bias, residual and the result are sequences as well.
+    out       y, written in place: bf16, fp16 or fp32. None: a new tensor of out_dtype, by default x's type (bf16 for
+              pairs).
+    strict    every row by the kernel of one row. The bytes are the same; a check, not a mode.
+    bias      [n]; residual [..., n], which may be out. Both have y's type, and are added in fp32 in this order.
+
+    Raises ValueError or TypeError with what was got and expected; then nothing was launched.
+    """
+    several = isinstance(w, (list, tuple))
+    matrices = [_matrix_of(one) for one in (w if isinstance(w, (list, tuple)) else [w])]
+    values, scales = x if isinstance(x, tuple) else (x, None)
+    outs = _listed(out, len(matrices))
+    if any(one is None for one in outs):
+        kind = out_dtype or ("bf16" if scales is not None else None)
+        outs = [
+            _empty(values, (*values.shape[:-1], m.n), kind) if one is None else one
+            for one, m in zip(outs, matrices, strict=True)
+        ]
+    _C.linear(
+        _rows(values),
+        _rows(scales),
+        [m.parts for m in matrices],
+        [_rows(one) for one in outs],
+        _listed(bias, len(matrices)) if bias is not None else [],
+        [_rows(one) for one in _listed(residual, len(matrices))] if residual is not None else [],
+        False,
+        0.0,
+        strict,
+        device,
+        stream,
+    )
+    return tuple(outs) if several else outs[0]
+
+
+def swiglu_linear(
+    x: Activations,
+    gate: Matrix,
+    up: Matrix,
+    out: Array | None = None,
+    strict: bool = False,
+    *,
+    limit: float = 0.0,
+    bias: Array | None = None,
+    residual: Array | None = None,
+    out_dtype: str | None = None,
+    device: Any = None,
+    stream: int | None = None,
+) -> Array:
+    """y = silu(x gate^T) * (x up^T) in one launch, from the fp32 sums. limit > 0: gate <= limit, |up| <= limit."""
+    matrices = [_matrix_of(gate), _matrix_of(up)]
+    values, scales = x if isinstance(x, tuple) else (x, None)
+    if out is None:
+        kind = out_dtype or ("bf16" if scales is not None else None)
+        out = _empty(values, (*values.shape[:-1], matrices[0].n), kind)
+    _C.linear(
+        _rows(values),
+        _rows(scales),
+        [m.parts for m in matrices],
+        [_rows(out)],
+        [] if bias is None else [bias],
+        [] if residual is None else [_rows(residual)],
+        True,
+        limit,
+        strict,
+        device,
+        stream,
+    )
+    return out
+
+
+def quantize_activations(
+    x: Array,
+    to: str,
+    out: tuple[Array, Array] | None = None,
+    *,
+    device: Any = None,
+    stream: int | None = None,
+) -> tuple[Array, Array]:
+    """x [m, k] -> (values, fp32 scales), on the device, row by row.
+
+    'q8'       int8 [m, k up to whole blocks of 32], scale amax / 127 of 32 elements
+    'fp8_128'  E4M3 [m, k], scale amax / 448 of 128 elements; 'fp8_32' of 32
+    """  # fmt: skip
+    if out is None:
+        block = {"q8": 32, "fp8_128": 128, "fp8_32": 32}.get(to)
+        if block is None:
+            raise ValueError(f"quantize_activations: got '{to}', expected q8, fp8_128 or fp8_32")
+        m, k = x.shape
+        columns = -(-k // 32) * 32 if to == "q8" else k
+        values = arrays.zeros(x, (m, columns), "int8" if to == "q8" else "fp8_e4m3")
+        out = values, arrays.zeros(x, (m, -(-k // block)), "fp32")
+    _C.quantize_activations(x, to, out[0], out[1], device, stream)
+    return out
+
+
+def _explicit(name: str, formats: tuple[str, ...], pairs: bool | None, what: str) -> Any:
+    def function(
+        x: Activations, w: Matrix, out: Array | None = None, strict: bool = False, **options: Any
+    ) -> Any:
+        matrix = _matrix_of(w)
+        if matrix.format not in formats:
+            raise ValueError(f"{name}: w is {matrix.format}, expected {' or '.join(formats)}")
+        if pairs is not None and isinstance(x, tuple) != pairs:
+            raise TypeError(f"{name}: x is {'a pair' if not pairs else 'one tensor'}, expected {what}")
+        return linear(x, matrix, out, strict, **options)
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = f"linear() for {' or '.join(formats)} weights and {what}, and nothing else."
+    return function
+
+
+_FP8 = tuple(name for name in FORMATS if name.startswith("fp8"))
+_FP4 = ("mxfp4", "nvfp4", "nvfp4_32")
+_INT4 = tuple(name for name in FORMATS if name.startswith("int4"))
+
+gemv_bf16 = _explicit("gemv_bf16", ("bf16",), False, "a bf16 tensor")
+gemv_fp16 = _explicit("gemv_fp16", ("fp16",), False, "a fp16 tensor")
+gemv_w8a16 = _explicit("gemv_w8a16", (*_FP8, "int8_row"), False, "a bf16 tensor")
+gemv_w8a8 = _explicit("gemv_w8a8", _FP8, True, "a pair (fp8_e4m3, scales)")
+gemv_q8_0 = _explicit("gemv_q8_0", ("q8_0", "q8_0_split"), None, "a tensor or a pair (int8, scales)")
+gemv_w4a16 = _explicit("gemv_w4a16", _FP4, False, "a bf16 tensor")
+gemv_w4a8 = _explicit("gemv_w4a8", _FP4, True, "a pair (fp8_e4m3, scales)")
+gemv_int4 = _explicit("gemv_int4", _INT4, None, "a bf16 tensor or a pair (fp8_e4m3, scales)")
+
+dispatch_counts = _C.dispatch_counts
+reset_dispatch_counts = _C.reset_dispatch_counts
+
+__all__ = [
+    "dispatch_counts",
+    "gemv_bf16",
+    "gemv_fp16",
+    "gemv_int4",
+    "gemv_q8_0",
+    "gemv_w4a8",
+    "gemv_w4a16",
+    "gemv_w8a8",
+    "gemv_w8a16",
+    "linear",
+    "quantize_activations",
+    "reset_dispatch_counts",
+    "swiglu_linear",
+]

@@ -1,0 +1,127 @@
+"""Injected bugs of the FP4 kernel, by the machinery of test_injected_bugs.py: each must show under enough schedules."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from emulator.test_injected_bugs import Bug, Launch, check_caught, check_clean, flatten
+from reference import fp4
+
+import deep_gemm
+from deep_gemm import _C
+
+N = 128
+COUNTS = (3, 9, 20)  # tokens of each expert: 8, 16 and 16 + 8 columns
+SPEC = deep_gemm.Fp4GemmSpec(groups="gathered", queue=True, block_m=16, k_blocks=1, stages=3, d="fp32")
+# One stage an item and one CTA: the warp that finds items runs far ahead of those that serve them.
+HASTY = SPEC.replace(k_blocks=2, stages=12)
+
+
+def make_launch(spec: deep_gemm.Fp4GemmSpec, k: int, grid: int) -> Launch:
+    """Three experts, tokens gathered and results scattered, in reverse."""
+    rng = np.random.default_rng(0)
+    slots = sum(COUNTS)
+    codes = rng.integers(0, 256, (len(COUNTS), N, k // 2), np.uint8)
+    scales = rng.integers(120, 130, (len(COUNTS), N, k // 32)).astype(np.uint8)
+    weights = deep_gemm.pack_fp4_weights(codes, scales)
+    a = rng.standard_normal((slots, k)).astype(ml_dtypes.float8_e4m3fn)
+    a_scales = np.exp2(rng.uniform(-2, 2, (slots, k // 128))).astype(np.float32)
+    entries = np.zeros((len(COUNTS), 4), np.int32)
+    entries[:, 0] = range(len(COUNTS))
+    entries[:, 1] = np.cumsum([0, *COUNTS[:-1]])
+    entries[:, 2] = COUNTS
+    a_rows = np.arange(slots, dtype=np.int32)[::-1].copy()
+    dense = a.astype(np.float64) * np.repeat(a_scales.astype(np.float64), 128, 1)
+    matrices = fp4.dequantise(codes, scales)
+    expert = np.repeat(np.arange(len(COUNTS)), COUNTS)
+    d = np.stack([dense[a_rows[i]] @ matrices[expert[i]].T for i in range(slots)])
+    arrays: dict[str, Any] = {
+        "weights": np.asarray(weights.blobs),
+        "row_scales": np.asarray(weights.row_scales),
+        "a": a.view(np.uint8),
+        "scale_a": a_scales,
+        "entries": entries,
+        "list": np.array([len(COUNTS), 0, 0, 0], np.int32),
+        "a_rows": a_rows,
+        "d": np.full((slots, N), np.nan, np.float32),
+    }
+
+    def pack(device: Any, at: dict[str, int]) -> bytes:
+        pointers = [
+            at["weights"],
+            at["row_scales"],
+            0,
+            at["a"],
+            at["scale_a"],
+            at["entries"],
+            at["list"],
+            at["a_rows"],
+            0,
+            0,
+            at["d"],
+        ]
+        strides = [0, 0, 0]
+        return struct.pack("<14Q8I", *pointers, *strides, k, k // 128, 1, N, slots, N, k, len(COUNTS))
+
+    return Launch(
+        _C.fp4_kernel_source(spec).entry, (grid,), spec.threads, spec.smem_bytes, arrays, pack,
+        {"d": d, "list": arrays["list"]}, tolerance=1e-2 * float(np.abs(d).mean()),
+    )  # fmt: skip
+
+
+WAIT_EMPTY = "ptx::mbarrier_wait(smem.empty(cursor.stage), cursor.phase ^ 1);"
+LOADER_WAIT = "ptx::mbarrier_wait(smem_.empty(cursor_.stage), cursor_.phase ^ 1);"
+BUGS = [
+    Bug("weights loaded before the stage is free", WAIT_EMPTY, ""),
+    Bug("tokens loaded before the stage is free", LOADER_WAIT, ""),
+    Bug("decoding does not wait for the stage", "ptx::mbarrier_wait(smem_.full(cursor_.stage), cursor_.phase);\n        ptx::fence_proxy_async();",
+        "ptx::fence_proxy_async();", 4),
+    Bug("no proxy fence after cp.async", "ptx::mbarrier_wait(smem_.full(cursor_.stage), cursor_.phase);\n        ptx::fence_proxy_async();",
+        "ptx::mbarrier_wait(smem_.full(cursor_.stage), cursor_.phase);", 8),
+    Bug("promotion overtakes wgmma", "ptx::wgmma_wait<0>();", "", 8),
+    Bug("tokens do not count as arrivals", "ptx::mbarrier_init(smem.full(stage), 1 + 32 * S.load_warps);",
+        "ptx::mbarrier_init(smem.full(stage), 33 - 32 * S.load_warps);", 8),
+    Bug("half of a blob is expected", "S.warpgroups * kCopy);", "S.warpgroups * kCopy / 2);"),
+    Bug("an item is read before it is there", "ptx::mbarrier_wait(smem.item_full(slot.stage), slot.phase);", ""),
+    Bug("the counters stay", "ptx::st_global_u32(&params_.list->next_unit, 0);", "", 8),
+    Bug("words in plain order", "return word % 8;", "return word / 4;", 8),
+    Bug("scales in plain order", "return token % 8 / 2 * (columns / 4) + token / 8 * 2 + token % 2;", "return token;", 8),
+    Bug("no swizzle", "(chunk ^ token) * 16", "chunk * 16", 8),
+    Bug("signs of the second half forgotten", "((word << 4) & kSigns)", "0", 8),
+    Bug("odd rows take the even rows' exponent", "odd_offset = offsets >> 4;", "odd_offset = offsets & 0xf;", 8),
+]  # fmt: skip
+
+HASTY_BUG = Bug(
+    "an item is overwritten before all have read it",
+    "ptx::mbarrier_wait(smem.item_empty(slot.stage), slot.phase ^ 1);",
+    "",
+)
+
+
+@pytest.fixture(scope="module")
+def launch() -> Launch:
+    return make_launch(SPEC, 768, 4)
+
+
+@pytest.fixture(scope="module")
+def text() -> str:
+    return flatten(_C.fp4_kernel_source(SPEC).code)
+
+
+def test_the_kernel_is_clean(launch: Launch, text: str) -> None:
+    check_clean(launch, text)
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
+def test_bugs(launch: Launch, text: str, bug: Bug) -> None:
+    check_caught(launch, text, bug)
+
+
+def test_items_wait_for_a_free_slot() -> None:
+    launch, text = make_launch(HASTY, 256, 1), flatten(_C.fp4_kernel_source(HASTY).code)
+    check_clean(launch, text)
+    check_caught(launch, text, HASTY_BUG)

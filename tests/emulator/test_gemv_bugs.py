@@ -1,0 +1,205 @@
+"""Bugs injected into the small-batch kernels, by the machinery of test_injected_bugs: each must end in other bits, a wrong
+result or a fault. Among them the defects that kernels of this kind are known for: rows past the end that skip a common
+barrier, tails of K that are dropped or read beyond, vector loads of unaligned rows, swapped fragment registers, NaN codes
+that become numbers, and sums in an order that depends on the batch.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from emulator.test_injected_bugs import Bug, Launch, check_caught, check_clean, flatten
+from reference import gemv as reference
+from reference import quant
+
+from deep_gemm.quantized import QuantizedMatrix, quantize
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+WARP_BYTES = 16 * 8 * 4
+
+
+@dataclass(frozen=True)
+class Gemv:
+    """One spec and a problem with tails of rows, tokens and K."""
+
+    name: str
+    kernel: str
+    spec: str
+    w: QuantizedMatrix
+    x: tuple[Array, Array | None]
+    smem_bytes: int
+    rows_per_block: int
+    expected: Array
+    tolerance: float
+    tokens_per_block: int = 8
+
+    def text(self) -> str:
+        return flatten(
+            f"#include <deep_gemm/kernel/{self.kernel}.cuh>\nusing namespace deep_gemm;\n"
+            f"constexpr GemvSpec kSpec{{{self.spec}}};\n"
+        )
+
+    def launch(self) -> Launch:
+        values, scales = self.x
+        m = values.shape[0]
+        y = np.full((m, self.w.n), np.nan, np.float32)
+        arrays = {"w": self.w.data, "x": values, "y": y}
+        if self.w.scales is not None:
+            arrays["w_scale"] = self.w.scales
+        if scales is not None:
+            arrays["x_scale"] = scales
+
+        def pack(_: Any, at: dict[str, int]) -> bytes:
+            """GemvParams, field by field."""
+            matrix = struct.pack("<6Q3QIf", at["w"], at.get("w_scale", 0), 0, at["y"], 0, 0, self.w.data.strides[0],
+                                 self.w.n, 0, self.w.n, self.w.global_scale)  # fmt: skip
+            rest = struct.pack("<4Q4If", at["x"], at.get("x_scale", 0), values.strides[0],
+                               scales.shape[1] if scales is not None else 0, 1, m, self.w.k, self.tokens_per_block,
+                               0.0)  # fmt: skip
+            return matrix + bytes(3 * len(matrix)) + rest + bytes(4)
+
+        grid = (-(-self.w.n // self.rows_per_block), -(-m // self.tokens_per_block))
+        return Launch(
+            f"deep_gemm::{self.kernel}<kSpec>", grid, 256, self.smem_bytes, arrays, pack,
+            {"y": self.expected.astype(np.float64)}, tolerance=self.tolerance,
+        )  # fmt: skip
+
+
+def small_integers(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Exact in every sum."""
+    return rng.integers(-2, 3, shape).astype(np.float32)
+
+
+def bf16_case() -> Gemv:
+    rng = np.random.default_rng(0)
+    w, x = small_integers(rng, (37, 1096)), small_integers(rng, (3, 1096))
+    matrix = quantize(w, "bf16")
+    return Gemv(
+        "bf16", "gemv", ".y = Format::fp32", matrix, (x.astype(ml_dtypes.bfloat16), None), 8 * WARP_BYTES, 16,
+        x.astype(np.float64) @ w.T, 0.0,
+    )  # fmt: skip
+
+
+def fp8_case() -> Gemv:
+    rng = np.random.default_rng(1)
+    n, k = 37, 1104
+    data = small_integers(rng, (n, k)).astype(ml_dtypes.float8_e4m3fn)
+    w_scale = np.exp2(rng.integers(-2, 3, (1, 9))).astype(np.float32)
+    values = small_integers(rng, (3, k)).astype(ml_dtypes.float8_e4m3fn)
+    x_scale = np.exp2(rng.integers(-2, 3, (3, 9))).astype(np.float32)
+    matrix = QuantizedMatrix("fp8_128x128", n, k, data, w_scale)
+    expected = quant.activations((values, x_scale)) @ quant.dequantize(matrix).T
+    return Gemv(
+        "fp8", "gemv", ".w = Quant::fp8_128x128, .x = Activation::fp8_128, .y = Format::fp32", matrix,
+        (values, x_scale), 8 * WARP_BYTES, 16, expected, 0.0,
+    )  # fmt: skip
+
+
+def nvfp4_case() -> Gemv:
+    rng = np.random.default_rng(2)
+    n, k = 37, 1120
+    data = rng.integers(-128, 128, (n, k // 2)).astype(np.int8)
+    scales = rng.integers(48, 64, (n, k // 16)).astype(np.int8)  # 0.5 to 1.875
+    x = small_integers(rng, (3, k))
+    matrix = QuantizedMatrix("nvfp4", n, k, data, scales)
+    return Gemv(
+        "nvfp4", "gemv", ".w = Quant::nvfp4, .y = Format::fp32", matrix, (x.astype(ml_dtypes.bfloat16), None),
+        8 * WARP_BYTES, 16, x.astype(np.float64) @ quant.dequantize(matrix).T, 0.0,
+    )  # fmt: skip
+
+
+def q8_case() -> Gemv:
+    rng = np.random.default_rng(3)
+    n, k = 11, 32 * 70
+    matrix = quantize(rng.standard_normal((n, k)).astype(np.float32), "q8_0")
+    values, scales = reference.q8_activations(rng.standard_normal((3, k)).astype(np.float32))
+    codes, w_scale = quant.q8_0_blocks(matrix.data)
+    expected = reference.q8_rows(codes, w_scale, values, scales)
+    return Gemv(
+        "q8_0", "gemv_q8", ".w = Quant::q8_0, .x = Activation::q8, .y = Format::fp32, .tokens = 3", matrix,
+        (values.reshape(3, -1), scales), 8 * 3 * (32 * 34 + 16), 8, expected, 0.0, tokens_per_block=3,
+    )  # fmt: skip
+
+
+CASES = {case.name: case for case in (bf16_case(), fp8_case(), nvfp4_case(), q8_case())}
+
+BUGS = {
+    "bf16": [
+        Bug("fragment registers 1 and 2 swapped",
+            "{low[2 * half], high[2 * half], low[2 * half + 1], high[2 * half + 1]}",
+            "{low[2 * half], low[2 * half + 1], high[2 * half], high[2 * half + 1]}", 8),
+        Bug("the tail of K is dropped", "for (; index < visits; index += kGemvWarps) {",
+            "for (; index < visits && p.k % visit_k_of(S) == 0; index += kGemvWarps) {", 8),
+        Bug("the tail is read as whole vectors", "kernel::load_visit<false, S>(visit[0], p, rows, index);",
+            "kernel::load_visit<true, S>(visit[0], p, rows, index);", 8),
+        Bug("warps of rows past the end leave before the barrier", "    Sums<S> sums;\n    clear<S>(sums);\n    multiply_rows",
+            "    if (block.first_row + 2 * ptx::warp_index() >= p.w[block.matrix].n) return;\n"
+            "    Sums<S> sums;\n    clear<S>(sums);\n    multiply_rows", 8),
+        Bug("no barrier before the warps' sums are added", "    ptx::sync_threads();\n    constexpr bool kPaired", "    constexpr bool kPaired", 4),
+        Bug("rows past the end are written", "if (row >= w.n || token >= count) continue;",
+            "if (token >= count) continue;", 8),
+        Bug("tokens past the end are written", "if (row >= w.n || token >= count) continue;",
+            "if (row >= w.n) continue;", 8),
+        Bug("tokens past the end are read", "tokens.row[t] = mine < count ?", "tokens.row[t] = true ?", 8),
+        Bug("one warp's sum forgotten", "for (u32 warp = 1; warp < kGemvWarps; ++warp)",
+            "for (u32 warp = 1; warp < kGemvWarps - 1; ++warp)", 8),
+        Bug("visits overlap", "index += kInFlight * kGemvWarps", "index += kGemvWarps", 8),
+    ],
+    "fp8": [
+        Bug("a scale of the block before", "const u32 inside = (piece + 1) * 32 - kPromoteK;",
+            "const u32 inside = 0;\n                const u64 first = u64{index ? index - 1 : 0} * visit_k_of(S);", 8),
+        Bug("scales of x by row of the fragment", "float scale = scale_x[i % 2];", "float scale = scale_x[i / 2];", 8),
+        Bug("partial sums cleared too often", "if (kPromoteK && piece * 32 % kPromoteK == 0) clear<S>(partial);",
+            "if (kPromoteK && piece * 32 % 64 == 0) clear<S>(partial);", 8),
+        Bug("exponent not repaired", "constexpr u32 k2To120 = pair_of(0x7b80);", "constexpr u32 k2To120 = pair_of(0x7b00);", 8),
+    ],
+    "nvfp4": [
+        Bug("one scale for 32 elements", "inside < 2 ? first : second", "first", 8),
+        Bug("elements of x in linear order", "pair[1] = ptx::prmt(word[0], word[2], 0x7632);",
+            "pair[1] = word[1];", 8),
+        Bug("sign of a nibble lost", "(sign[i] & 0x80008000u) |", "", 8),
+        Bug("scale bytes beyond the row", "                        if (Whole || element + block * kBlockK < p.k)\n", "", 8),
+    ],
+    "q8_0": [
+        Bug("tree instead of butterfly order", "for (u32 distance = 16; distance > 0; distance /= 2)\n        value = ptx::add_rn",
+            "for (u32 distance = 1; distance < 32; distance *= 2)\n        value = ptx::add_rn", 8),
+        Bug("scales applied one after the other", "ptx::fma_rn(ptx::mul_rn(blocks[r].scale, scale_x), static_cast<float>(dot), sum[r][t])",
+            "ptx::fma_rn(blocks[r].scale, ptx::mul_rn(scale_x, static_cast<float>(dot)), sum[r][t])", 8),
+        Bug("no fma", "ptx::fma_rn(ptx::mul_rn(blocks[r].scale, scale_x), static_cast<float>(dot), sum[r][t])",
+            "ptx::add_rn(ptx::mul_rn(ptx::mul_rn(blocks[r].scale, scale_x), static_cast<float>(dot)), sum[r][t])", 8),
+        Bug("blocks at odd halves read from the even one", "odd ? 0x7654 : 0x5432", "0x5432", 8),
+        Bug("one stage too few waited for", "ptx::cp_async_wait<kQ8Stages - 2>();", "ptx::cp_async_wait<kQ8Stages - 1>();", 1),
+        Bug("misalignment of the row ignored", "static_cast<u32>(start % 16)", "0u", 8),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=lambda case: case.name)
+def test_clean(case: Gemv) -> None:
+    check_clean(case.launch(), case.text())
+
+
+@pytest.mark.parametrize(
+    ("name", "bug"), [(name, bug) for name, bugs in BUGS.items() for bug in bugs], ids=lambda value: getattr(value, "name", value)
+)  # fmt: skip
+def test_bug_is_caught(name: str, bug: Bug) -> None:
+    case = CASES[name]
+    check_caught(case.launch(), case.text(), bug)
+
+
+def test_a_nan_code_that_becomes_a_number_is_caught() -> None:
+    """E4M3 0x7f read as 480, as tables without a NaN have it."""
+    case = fp8_case()
+    case.w.data.view(np.uint8)[5, 77] = 0x7F
+    launch = case.launch()
+    outcomes = launch.outcomes(case.text())
+    assert set(outcomes.values()) == {"wrong"} and np.isnan(launch.outputs["y"][:, 5]).all()
+    bug = Bug("NaN is 480", "    if (has_e4m3_nan(word)) [[unlikely]] {\n", "    if (false) {\n")
+    launch.outcomes(bug.inject(case.text()))
+    assert np.isfinite(launch.outputs["y"]).all(), "the bug should hide the NaN"

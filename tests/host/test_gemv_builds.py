@@ -1,0 +1,61 @@
+"""Small-batch kernels of each kind that a plan chooses assemble without spills for sm_90a, and for the other architectures."""
+
+from __future__ import annotations
+
+import pytest
+
+from deep_gemm import _C
+
+# One of each decoder and each way to scale; the widest of each first.
+PAIRS = [
+    ("fp8_32", "fp8_32"),
+    ("int4_zero_32", "bf16"),
+    ("nvfp4", "bf16"),
+    ("fp8_128x128", "fp8_128"),
+    ("bf16", "bf16"),
+]
+MMA = [{"tokens": 8}, {"tokens": 16}, {"tokens": 8, "row_tiles": 2, "swiglu": True}]
+Q8 = [{"tokens": 1}, {"tokens": 4, "row_tiles": 2}, {"tokens": 8, "row_tiles": 2}]
+OTHERS = ["80", "89", "100a", "120a"]
+
+
+def check(artifact: _C.Artifact, what: str) -> None:
+    stats = artifact.stats
+    assert stats["warnings"] == [], what
+    assert stats["spill_store_bytes"] == stats["spill_load_bytes"] == stats["stack_bytes"] == 0, what
+    assert 0 < stats["registers"] <= 255, what
+
+
+@pytest.mark.parametrize(("w", "x"), PAIRS, ids=str)
+def test_mma_kernels(w: str, x: str) -> None:
+    sources = [_C.gemv_source(w, x, **options) for options in MMA]
+    for artifact, options in zip(_C.build_all(sources), MMA, strict=True):
+        check(artifact, f"{w} {x} {options}")
+
+
+@pytest.mark.parametrize("w", ["q8_0", "q8_0_split"])
+def test_q8_kernels(w: str) -> None:
+    options = [*Q8, {"tokens": 8, "row_tiles": 2, "swiglu": True}]
+    for artifact, option in zip(
+        _C.build_all([_C.gemv_source(w, "q8", **o) for o in options]), options, strict=True
+    ):
+        check(artifact, f"{w} {option}")
+
+
+@pytest.mark.parametrize("arch", OTHERS)
+def test_other_architectures(arch: str) -> None:
+    """Ampere to Blackwell have the same text, without and with dependent launch."""
+    dependent = arch not in ("80", "89")
+    pairs = [("fp8_128x128", "fp8_128"), ("nvfp4", "bf16"), ("q8_0", "q8")]
+    sources = [
+        _C.gemv_source(w, x, tokens=4 if x == "q8" else 8, dependent_launch=dependent) for w, x in pairs
+    ]
+    for artifact, pair in zip(_C.build_all(sources, arch=arch), pairs, strict=True):
+        assert artifact.stats["spill_store_bytes"] == 0, f"sm_{arch} {pair}"
+
+
+def test_unaligned_kernels() -> None:
+    """The masked path is not one to be fast in; it must exist for every layout."""
+    pairs = [("fp8_32", "fp8_32"), ("int4_zero_32", "bf16")]
+    for artifact in _C.build_all([_C.gemv_source(w, x, vector=False) for w, x in pairs]):
+        assert artifact.stats["registers"] <= 255

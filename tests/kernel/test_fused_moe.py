@@ -1,0 +1,229 @@
+"""The whole mixture of experts against float64, and the certificate that a token's bits do not depend on its batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from fp4_cases import on_device
+from reference import fp4
+from reference import moe as reference
+
+import deep_gemm
+from deep_gemm import _C
+from deep_gemm.demo.arrays import put, take
+
+Array = np.ndarray[Any, np.dtype[Any]]
+BF16 = ml_dtypes.bfloat16
+FP8 = ml_dtypes.float8_e4m3fn
+
+
+@dataclass(frozen=True)
+class Case:
+    tokens: int
+    top_k: int
+    experts: int
+    hidden: int = 128
+    channels: int = 128
+    limit: float | None = None
+    shared: bool = False
+    before: bool = True  # routing weight before the down product
+    skip: float = 0.0
+    first_expert: int = 0
+    out: str = "bf16"
+    fp4: bool = False
+
+
+def fp8_weights(rng: np.random.Generator, experts: int, n: int, k: int) -> tuple[Array, Array]:
+    """Small integers and powers of two: the first product is exact, whatever the order of its sums."""
+    values = rng.integers(-2, 3, (experts, n, k)).astype(np.float32).astype(FP8)
+    scales = np.exp2(rng.integers(-5, -2, (experts, -(-n // 128), -(-k // 128)))).astype(np.float32)
+    return values, scales
+
+
+def fp4_weights(rng: np.random.Generator, experts: int, n: int, k: int) -> tuple[Array, Array]:
+    """Any codes, and exponents that keep the first product exact."""
+    codes = rng.integers(0, 256, (experts, n, k // 2), np.uint8)
+    return codes, rng.integers(123, 126, (experts, n, k // 32)).astype(np.uint8)
+
+
+def wide(values: Array, scales: Array) -> Array:
+    if values.dtype == np.uint8:
+        return fp4.dequantise(values, scales)
+    by_row = np.repeat(scales.astype(np.float64), 128, axis=-2)[..., : values.shape[-2], :]
+    return values.astype(np.float64) * np.repeat(by_row, 128, axis=-1)[..., : values.shape[-1]]
+
+
+def activations(rng: np.random.Generator, tokens: int, hidden: int) -> Array:
+    """Integers with a 7 in every 128: their scale is 1 / 64, and FP8 holds them exactly."""
+    x = rng.integers(-7, 8, (tokens, hidden)).astype(np.float32)
+    x[:, ::128] = 7
+    return x.astype(BF16)
+
+
+@dataclass
+class Layer:
+    case: Case
+    x: Array
+    ids: Array
+    weights: Array
+    w13: tuple[Array, Array]
+    w2: tuple[Array, Array]
+    shared: Array | None
+
+    def put_weights(self, device: Any) -> tuple[Any, Any]:
+        if self.case.fp4:
+            up, down = (deep_gemm.pack_fp4_weights(*w) for w in (self.w13, self.w2))
+            return on_device(device, up), on_device(device, down)
+        up, down = (tuple(put(device, part) for part in w) for w in (self.w13, self.w2))
+        return up, down
+
+    def run(self, device: Any, rows: Any = slice(None), **changes: Any) -> Array:
+        """fused_moe on some of the tokens, into NaN."""
+        x, ids, weights = (np.ascontiguousarray(part[rows]) for part in (self.x, self.ids, self.weights))
+        out = np.full(x.shape, np.nan, np.float32).astype(np.float32 if self.case.out == "fp32" else BF16)
+        target = put(device, out)
+        shape = (max(len(x), 1), self.case.top_k, self.case.experts, self.case.hidden, self.case.channels)
+        workspace = deep_gemm.moe_workspace(x, *shape, fp4=self.case.fp4)
+        workspace[...] = 0x7F  # NaN wherever something is not written
+        arguments: dict[str, Any] = {
+            "workspace": put(device, workspace),
+            "shared": None if self.shared is None else put(device, np.ascontiguousarray(self.shared[rows])),
+            "swiglu_limit": self.case.limit,
+            "first_expert": self.case.first_expert,
+            "weight_before_down": self.case.before,
+        }
+        deep_gemm.fused_moe(
+            put(device, x), put(device, ids), put(device, weights), *self.put_weights(device), target, device=device, **(arguments | changes),
+        )  # fmt: skip
+        return take(target)
+
+
+def make(case: Case, seed: int = 0, random: bool = False) -> Layer:
+    rng = np.random.default_rng(seed)
+    names = case.first_expert + case.experts + 2
+    ids = (
+        np.stack([rng.permutation(max(names, case.top_k))[: case.top_k] for _ in range(case.tokens)])
+        if case.tokens
+        else np.zeros((0, case.top_k))
+    )
+    ids = np.where(rng.random(ids.shape) < case.skip, -1, ids).astype(np.int32)
+    x = activations(rng, case.tokens, case.hidden)
+    make_weights = fp4_weights if case.fp4 else fp8_weights
+    w13 = make_weights(rng, case.experts, 2 * case.channels, case.hidden)
+    w2 = make_weights(rng, case.experts, case.hidden, case.channels)
+    if random:
+        x = rng.standard_normal(x.shape).astype(BF16)
+    return Layer(
+        case, x, ids, rng.random(ids.shape).astype(np.float32), w13, w2,
+        rng.standard_normal(x.shape).astype(BF16) if case.shared else None,
+    )  # fmt: skip
+
+
+CASES = [
+    Case(1, 1, 1),
+    Case(1, 6, 8, limit=2.0, shared=True),
+    Case(5, 2, 4, hidden=256, channels=144, out="fp32"),
+    Case(9, 3, 4, hidden=144, channels=256, skip=0.3, before=False, shared=True),
+    Case(40, 8, 12, skip=0.2, limit=1.5),
+    Case(6, 2, 3, first_expert=2),
+    Case(3, 2, 4, skip=1.0, shared=True),  # nothing for any expert
+    Case(1, 6, 8, fp4=True, limit=2.0),
+    Case(9, 3, 4, hidden=160, channels=96, fp4=True, skip=0.3, before=False, shared=True),
+    Case(40, 4, 6, hidden=256, channels=160, fp4=True, skip=0.2, out="fp32"),
+    Case(3, 2, 4, skip=1.0, shared=True, fp4=True),
+]
+
+
+def check(got: Array, layer: Layer) -> None:
+    """Within the second product's accumulation (reference/gemm.py: 2^-12 of the sum of magnitudes) and the roundings of
+    each expert's output and of the sum; everything before is exact.
+    """
+    case = layer.case
+    w13, w2 = wide(*layer.w13), wide(*layer.w2)
+    options: dict[str, Any] = {
+        "limit": case.limit, "first_expert": case.first_expert, "weight_before_down": case.before,
+    }  # fmt: skip
+    expected = reference.fused(layer.x, layer.ids, layer.weights, w13, w2, shared=layer.shared, **options)
+    magnitude = reference.fused_magnitude(layer.x, layer.ids, layer.weights, w13, w2, **options)
+    step = 2.0**-8 if case.out == "bf16" else 2.0**-22
+    allowed = magnitude * (2.0**-12 + 2.0**-8) + np.abs(expected) * step + 1e-6
+    error = np.abs(got.astype(np.float64) - expected)
+    assert (error <= allowed).all(), f"{case}: {(error / allowed).max():.2f} of what is allowed"
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("invariant", [False, True], ids=["free", "invariant"])
+def test_against_float64(device: Any, case: Case, invariant: bool) -> None:
+    layer = make(case)
+    check(layer.run(device, invariant=invariant), layer)
+
+
+def test_no_tokens(emulator: Any) -> None:
+    assert make(Case(0, 2, 4)).run(emulator).shape == (0, 128)
+
+
+def test_all_tokens_to_one_expert(device: Any) -> None:
+    layer = make(Case(140, 1, 3))
+    layer.ids[...] = 1
+    check(layer.run(device), layer)
+
+
+def test_workspace_and_output_are_made(emulator: Any) -> None:
+    layer = make(Case(4, 2, 4))
+    out = deep_gemm.fused_moe(layer.x, layer.ids, layer.weights, layer.w13, layer.w2, device=emulator)
+    assert out.dtype == BF16 and (out.view(np.uint16) == layer.run(emulator).view(np.uint16)).all()
+
+
+@pytest.mark.parametrize("fp4", [False, True], ids=["fp8", "fp4"])
+def test_a_token_has_the_same_bits_in_any_batch(device: Any, fp4: bool) -> None:
+    """Alone, in part of the batch, in another order, next to NaN, twice."""
+    layer = make(Case(37, 3, 6, hidden=256, channels=128, shared=True, before=not fp4, fp4=fp4), random=True)
+    whole = layer.run(device, invariant=True).view(np.uint16)
+    assert (layer.run(device, invariant=True).view(np.uint16) == whole).all()
+    for rows in ([0], [5], [36], [3, 4], list(range(8)), list(reversed(range(37)))):
+        assert (layer.run(device, rows, invariant=True).view(np.uint16) == whole[rows]).all(), rows
+    layer.x[1::2] = np.nan
+    beside = layer.run(device, invariant=True)
+    assert (beside.view(np.uint16)[::2] == whole[::2]).all() and np.isnan(
+        beside[1::2].astype(np.float32)
+    ).all()
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_any_schedule_gives_the_same_bits(seed: int) -> None:
+    layer = make(Case(20, 3, 5, limit=4.0), random=True)
+    one, other = (layer.run(_C.Device(f"emulator:sm_90a,sms=4,seed={s}")) for s in (0, seed))
+    assert (one.view(np.uint16) == other.view(np.uint16)).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "text"),
+    [
+        ({"x": np.zeros((4, 120), BF16)}, ValueError, "x has 120 columns, expected a multiple of 16"),
+        ({"x": np.zeros(128, BF16)}, ValueError, "expected [T, K] and [T, k]"),
+        ({"topk_ids": np.zeros((4, 2), np.float32)}, TypeError, "topk_ids is fp32, expected int32"),
+        ({"topk_weights": np.zeros((4, 3), np.float32)}, ValueError, "topk_weights has shape [4, 3], expected [4, 2]"),
+        ({"w13": np.zeros((4, 256, 128), FP8)}, TypeError, "expected (fp8 tensor [E, 2 I, K], fp32 scales)"),
+        ({"w2": np.zeros((4, 128, 128), FP8)}, TypeError, "w2 a numpy.ndarray, expected (fp8 tensor, fp32 scales)"),
+        ({"w2": (np.zeros((4, 128, 64), FP8), np.ones((4, 1, 1), np.float32))}, ValueError, "w2 has shape [4, 128, 64]"),
+        ({"shared": np.zeros((4, 64), BF16)}, ValueError, "shared has shape [4, 64], expected [4, 128]"),
+        ({"workspace": np.zeros(256, np.int8)}, ValueError, "workspace has 256 bytes"),
+        ({"swiglu_limit": -1.0}, ValueError, "limit is -1, expected a positive number"),
+        ({"out": np.full((3, 128), 7, np.float32)}, ValueError, "out has shape [3, 128], expected [4, 128]"),
+        ({"w2": (np.zeros((4, 128, 128), FP8), np.ones((4, 1, 2), np.float32))}, ValueError, "scales of b has shape"),
+    ],
+)  # fmt: skip
+def test_bad_input(emulator: Any, changes: dict[str, Any], error: type[Exception], text: str) -> None:
+    layer = make(Case(4, 2, 4))
+    out = np.full((4, 128), 7, np.float32)
+    arguments = {
+        "x": layer.x, "topk_ids": layer.ids, "topk_weights": layer.weights, "w13": layer.w13, "w2": layer.w2, "out": out,
+    }  # fmt: skip
+    with pytest.raises(error) as raised:
+        deep_gemm.fused_moe(**(arguments | changes), device=emulator)
+    assert text in str(raised.value)
+    assert (out == 7).all()

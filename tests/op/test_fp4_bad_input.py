@@ -1,0 +1,128 @@
+"""What the FP8 x FP4 operations refuse: the sentence says what was got, what was expected, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import deep_gemm
+
+N, K, M = 64, 256, 4
+EMULATOR = "emulator:sm_90a"
+
+
+def operands() -> dict[str, Any]:
+    codes = np.zeros((1, N, K // 2), np.uint8)
+    return {
+        "a": np.zeros((M, K), ml_dtypes.float8_e4m3fn),
+        "scales": np.ones((M, K // 128), np.float32),
+        "b": deep_gemm.pack_fp4_weights(codes, np.full((1, N, K // 32), 127, np.uint8)),
+        "d": np.full((M, N), 7, ml_dtypes.bfloat16),
+        "c": None,
+        "spec": None,
+    }
+
+
+def run(x: dict[str, Any]) -> None:
+    deep_gemm.fp8_fp4_gemm_nt(
+        (x["a"], x["scales"]), x["b"], x["d"], c=x["c"], spec=x["spec"], device=EMULATOR
+    )
+
+
+def two_experts() -> deep_gemm.Fp4Weights:
+    return deep_gemm.pack_fp4_weights(
+        np.zeros((2, N, K // 2), np.uint8), np.full((2, N, K // 32), 127, np.uint8)
+    )
+
+
+def odd_n() -> deep_gemm.Fp4Weights:
+    return deep_gemm.pack_fp4_weights(
+        np.zeros((1, 63, K // 2), np.uint8), np.full((1, 63, K // 32), 127, np.uint8)
+    )
+
+
+def cut(weights: deep_gemm.Fp4Weights) -> deep_gemm.Fp4Weights:
+    return weights.with_tensors(weights.blobs[:-1], weights.row_scales, None)
+
+
+BAD: list[tuple[str, type[Exception], str, Callable[[dict[str, Any]], Any]]] = [
+    ("b", TypeError, "packed once", lambda x: np.zeros((N, K // 2), np.int8)),
+    (
+        "b",
+        ValueError,
+        "packed once",
+        lambda x: (np.zeros((N, K // 2), np.int8), np.ones((N, K // 32), np.float32)),
+    ),
+    ("b", ValueError, "2 experts", lambda x: two_experts()),
+    ("b", ValueError, "n is 63", lambda x: odd_n()),
+    ("b", ValueError, "blobs of the weights has", lambda x: cut(x["b"])),
+    ("a", TypeError, "a is bf16", lambda x: np.zeros((M, K), ml_dtypes.bfloat16)),
+    ("a", ValueError, "k=256, expected 128", lambda x: x["a"][:, :128].copy()),
+    ("a", ValueError, "stride 2 along K", lambda x: np.zeros((M, 2 * K), x["a"].dtype)[:, ::2]),
+    ("a", ValueError, "expected multiples of 4", lambda x: np.zeros((M, K + 2), x["a"].dtype)[:, :K]),
+    ("scales", TypeError, "scales of a is bf16", lambda x: x["scales"].astype(ml_dtypes.bfloat16)),
+    ("scales", ValueError, "one scale for each row", lambda x: x["scales"][:, :1]),
+    ("d", TypeError, "d is fp16", lambda x: x["d"].astype(np.float16)),
+    ("d", ValueError, "rows as in a", lambda x: x["d"][1:]),
+    ("d", ValueError, "an even number", lambda x: np.zeros((M, N + 1), x["d"].dtype)[:, :N]),
+    ("c", ValueError, "expected d's shape", lambda x: np.zeros((M, N), x["d"].dtype)[1:]),
+    ("c", TypeError, "c is fp32", lambda x: np.zeros((M, N), np.float32)),
+    ("spec", TypeError, "expected a deep_gemm.Fp4GemmSpec", lambda x: deep_gemm.GemmSpec()),
+    ("spec", ValueError, "not a legal kernel", lambda x: deep_gemm.Fp4GemmSpec(block_m=9)),
+    ("spec", ValueError, "does not serve it", lambda x: deep_gemm.Fp4GemmSpec(form="mx_e5m2")),
+]
+
+
+@pytest.mark.parametrize(("name", "kind", "words", "make"), BAD, ids=[f"{bad[0]}: {bad[2]}" for bad in BAD])
+def test_bad_arguments(
+    name: str, kind: type[Exception], words: str, make: Callable[[dict[str, Any]], Any]
+) -> None:
+    x = operands()
+    before = x["d"]
+    x[name] = make(x)
+    with pytest.raises(kind, match=words):
+        run(x)
+    assert (before.astype(np.float32) == 7).all(), "nothing was launched"
+
+
+def test_fp8_weights_go_to_the_fp8_operation() -> None:
+    x = operands()
+    b = (np.zeros((128, K), ml_dtypes.float8_e4m3fn), np.ones((1, K // 128), np.float32))
+    d = np.full((M, 128), 7, ml_dtypes.bfloat16)
+    deep_gemm.fp8_fp4_gemm_nt((x["a"], x["scales"]), b, d, device=EMULATOR)
+    assert (d.astype(np.float32) == 0).all()
+
+
+def test_a_gathered_list_needs_its_head() -> None:
+    x = operands()
+    entries = np.zeros((1, 4), np.int32)
+    arguments = ((x["a"], x["scales"]), x["b"], x["d"], entries)
+    with pytest.raises(ValueError, match="head has 3 elements, expected 4"):
+        deep_gemm.m_grouped_fp8_fp4_gemm_nt_gathered(*arguments, np.zeros(3, np.int32), device=EMULATOR)
+    with pytest.raises(ValueError, match="d_rows has 2 slots, expected 3"):
+        deep_gemm.m_grouped_fp8_fp4_gemm_nt_gathered(
+            *arguments, np.zeros(4, np.int32), np.zeros(3, np.int32), np.zeros(2, np.int32), device=EMULATOR
+        )
+
+
+@pytest.mark.parametrize("rows", [0, 4])
+def test_nothing_to_do(rows: int) -> None:
+    """No rows, or a list without entries: nothing is written."""
+    x = operands()
+    if rows == 0:
+        x |= {"a": x["a"][:0], "scales": x["scales"][:0], "d": x["d"][:0]}
+        run(x)
+        return
+    deep_gemm.m_grouped_fp8_fp4_gemm_nt_gathered(
+        (x["a"], x["scales"]),
+        x["b"],
+        x["d"],
+        np.zeros((1, 4), np.int32),
+        np.zeros(4, np.int32),
+        device=EMULATOR,
+    )
+    assert (x["d"].astype(np.float32) == 7).all()
