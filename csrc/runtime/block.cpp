@@ -97,12 +97,12 @@ class BlockPass {
     void linear(const Linear& w, const TensorView& x, const Input& low, const TensorView& y) {
         const Input in = w.low_precision() ? low : Input{x, {}};
         op::project({.x = in.x,
-                    .x_scale = in.scale,
-                    .w = w.data.view(),
-                    .w_scale = w.scale.view(),
-                    .y = y,
-                    .add = {},
-                    .stream = pass_.stream});
+                     .x_scale = in.scale,
+                     .w = w.data.view(),
+                     .w_scale = w.scale.view(),
+                     .y = y,
+                     .add = {},
+                     .stream = pass_.stream});
     }
 
     void attention() {
@@ -151,12 +151,12 @@ class BlockPass {
                               .stream = pass_.stream});
         const i64 group_width = i64{c_.num_heads} / c_.o_groups * c_.head_dim;
         op::project({.x = s_.query.as({pass_.t, c_.o_groups, group_width}),
-                    .x_scale = {},
-                    .w = w_.wo_a.data.view(),
-                    .w_scale = w_.wo_a.scale.view(),
-                    .y = rows(s_.grouped),
-                    .add = {},
-                    .stream = pass_.stream});
+                     .x_scale = {},
+                     .w = w_.wo_a.data.view(),
+                     .w_scale = w_.wo_a.scale.view(),
+                     .y = rows(s_.grouped),
+                     .add = {},
+                     .stream = pass_.stream});
         const TensorView grouped = flat(s_.grouped);
         linear(w_.wo_b, grouped, quantized(grouped, s_.grouped_fp8, s_.grouped_scale), rows(s_.output));
     }
@@ -193,8 +193,7 @@ class BlockPass {
 
     // The compressed rows that each query attends to, into picks.
     void select(const TensorView& low_rank, const Input& low_rank_low) {
-        const RowFinish finish =
-            engine_.numerics().fp8_cache ? RowFinish::hadamard_fp4 : RowFinish::none;
+        const RowFinish finish = engine_.numerics().fp8_cache ? RowFinish::hadamard_fp4 : RowFinish::none;
         compress(*w_.index_compressor, c_.index_dim, state_.index_frontier, state_.index_journal,
                  {state_.index_rows.view(), 0}, finish);
         const TensorView query = rows(s_.index_query), x = rows(s_.input);
@@ -227,12 +226,12 @@ class BlockPass {
     void experts() {
         const TensorView x = rows(s_.input), y = rows(s_.output);
         op::project({.x = x,
-                    .x_scale = {},
-                    .w = w_.gate.data.view(),
-                    .w_scale = w_.gate.scale.view(),
-                    .y = rows(s_.gate_logits),
-                    .add = {},
-                    .stream = pass_.stream});
+                     .x_scale = {},
+                     .w = w_.gate.data.view(),
+                     .w_scale = w_.gate.scale.view(),
+                     .y = rows(s_.gate_logits),
+                     .add = {},
+                     .stream = pass_.stream});
         op::route({.logits = rows(s_.gate_logits),
                    .bias = w_.gate_bias.view(),
                    .hash = w_.hash.view(),
@@ -380,12 +379,12 @@ void run_linear(const Engine& engine, const Linear& w, const TensorView& x, cons
     const bool low = engine.numerics().fp8_activations && w.low_precision();
     if (low) quantize_rows(x, x8, scale, stream);
     op::project({.x = low ? x8 : x,
-                .x_scale = low ? scale : TensorView{},
-                .w = w.data.view(),
-                .w_scale = w.scale.view(),
-                .y = y,
-                .add = {},
-                .stream = stream});
+                 .x_scale = low ? scale : TensorView{},
+                 .w = w.data.view(),
+                 .w_scale = w.scale.view(),
+                 .y = y,
+                 .add = {},
+                 .stream = stream});
 }
 
 void restore_block(LayerState& state, const TensorView& row, void* stream) {

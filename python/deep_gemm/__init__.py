@@ -40,12 +40,12 @@ from deep_gemm._C import (
 )
 from deep_gemm.compat import *  # noqa: F403
 from deep_gemm.compat import __all__ as _compat_names
-from deep_gemm.runtime import Engine, Session
 from deep_gemm.fp4 import pack_fp4_weights
 from deep_gemm.linear_ops import *  # noqa: F403
 from deep_gemm.linear_ops import __all__ as _linear_names
 from deep_gemm.moe import fused_moe, moe_workspace
 from deep_gemm.quantized import QuantizedMatrix, quantize
+from deep_gemm.runtime import Engine, Session
 from deep_gemm.utils import *  # noqa: F403
 from deep_gemm.utils import __all__ as _utils_names
 

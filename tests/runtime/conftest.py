@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import pytest
-
-from deep_gemm import Engine, _C
 from golden import tiny_v4
+from runtime.decode import Load, Plain
 
-Load = Callable[..., Engine]
+from deep_gemm import _C, Engine
+
 ENGINES: dict[tuple[str, str], Engine] = {}
 PLAIN: dict[str, Plain] = {}
 
@@ -32,14 +29,6 @@ def load(device: _C.Device) -> Load:
 def prompt() -> list[int]:
     """The first tokens of the golden prompt: few, because the emulator pays for each."""
     return tiny_v4.prompt("p0")[:5]
-
-
-@dataclass(frozen=True)
-class Plain:
-    """Plain decoding after the prompt: the tokens, and the state digest after each number of them."""
-
-    text: list[int]
-    digests: list[str]
 
 
 @pytest.fixture

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 
-from deep_gemm import Session
+from deep_gemm import Engine, Session
+
+Load = Callable[..., Engine]  # load(numerics)
+
+
+@dataclass(frozen=True)
+class Plain:
+    """Plain decoding after the prompt: the tokens, and the state digest after each number of them."""
+
+    text: list[int]
+    digests: list[str]
 
 
 def produce(session: Session, count: int, eos: int = -1) -> list[int]:

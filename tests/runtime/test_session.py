@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from runtime.decode import Load, Plain, produce, same
 
 from deep_gemm import _C
-from runtime.decode import produce, same
 
 
-def test_sync_keeps_the_common_prefix(load, prompt: list[int]) -> None:
+def test_sync_keeps_the_common_prefix(load: Load, prompt: list[int]) -> None:
     session, fresh = load().session(), load().session()
     assert session.sync(prompt) == 0
     assert session.sync([*prompt, 5, 6]) == len(prompt)
@@ -23,7 +23,7 @@ def test_sync_keeps_the_common_prefix(load, prompt: list[int]) -> None:
     assert same(session, fresh)
 
 
-def test_rewind_inside_the_last_step_and_before_it(load, prompt: list[int], plain) -> None:
+def test_rewind_inside_the_last_step_and_before_it(load: Load, prompt: list[int], plain: Plain) -> None:
     session = load().session(window=4)
     session.sync(prompt)
     session.force_drafts(plain.text[1:4])
@@ -35,7 +35,7 @@ def test_rewind_inside_the_last_step_and_before_it(load, prompt: list[int], plai
     assert session.state_digest() == plain.digests[6]
 
 
-def test_saved_sessions_continue(load, prompt: list[int], tmp_path: Path) -> None:
+def test_saved_sessions_continue(load: Load, prompt: list[int], tmp_path: Path) -> None:
     session, other = load().session(), load().session()
     session.sync(prompt)
     produce(session, 4)
@@ -46,7 +46,7 @@ def test_saved_sessions_continue(load, prompt: list[int], tmp_path: Path) -> Non
     assert same(session, other)
 
 
-def test_refuses_damaged_and_foreign_files(load, prompt: list[int], tmp_path: Path) -> None:
+def test_refuses_damaged_and_foreign_files(load: Load, prompt: list[int], tmp_path: Path) -> None:
     session = load().session()
     session.sync(prompt)
     digest = session.state_digest()
@@ -73,7 +73,7 @@ def test_refuses_damaged_and_foreign_files(load, prompt: list[int], tmp_path: Pa
         session.load(tmp_path / "gone")
 
 
-def test_bad_input_changes_nothing(load, prompt: list[int]) -> None:
+def test_bad_input_changes_nothing(load: Load, prompt: list[int]) -> None:
     session = load().session()
     with pytest.raises(ValueError, match="nothing to continue"):
         session.step()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from reference import deepseek_v4_model
+from runtime.decode import Load, Plain, produce, same
 
 from deep_gemm.models import model_path
-from reference import deepseek_v4_model
-from runtime.decode import produce, same
 
 
 @pytest.mark.parametrize("window", [2, 3, 4])
-def test_equal_to_plain_decoding(load, prompt: list[int], plain, window: int) -> None:
+def test_equal_to_plain_decoding(load: Load, prompt: list[int], plain: Plain, window: int) -> None:
     session = load().session(window=window)
     session.sync(prompt)
     assert produce(session, 12) == plain.text
@@ -21,7 +21,7 @@ def test_equal_to_plain_decoding(load, prompt: list[int], plain, window: int) ->
 
 
 @pytest.mark.parametrize("phase", [0, 1, 2, 3])
-def test_rollback_at_every_phase_of_a_window(load, prompt: list[int], plain, phase: int) -> None:
+def test_rollback_at_every_phase_of_a_window(load: Load, prompt: list[int], plain: Plain, phase: int) -> None:
     """Drafts that are right up to each number, at every position modulo 4: rejected tokens close windows, or not."""
     session = load().session(window=4)
     for accepted in range(4):
@@ -35,7 +35,7 @@ def test_rollback_at_every_phase_of_a_window(load, prompt: list[int], plain, pha
         assert session.state_digest() == plain.digests[phase + 2 + accepted]
 
 
-def test_the_end_of_text_among_drafts(load, prompt: list[int], plain) -> None:
+def test_the_end_of_text_among_drafts(load: Load, prompt: list[int], plain: Plain) -> None:
     session = load().session(window=4)
     for at in range(3):
         session.sync(prompt)
@@ -44,7 +44,7 @@ def test_the_end_of_text_among_drafts(load, prompt: list[int], plain) -> None:
         assert session.state_digest() == plain.digests[at + 1]
 
 
-def test_budgets(load, prompt: list[int], plain) -> None:
+def test_budgets(load: Load, prompt: list[int], plain: Plain) -> None:
     session = load().session(window=4)
     for budget in (1, 2, 3):
         session.sync(prompt)
@@ -53,7 +53,7 @@ def test_budgets(load, prompt: list[int], plain) -> None:
         assert session.state_digest() == plain.digests[budget]
 
 
-def test_drafts_of_the_mtp_block(load, prompt: list[int]) -> None:
+def test_drafts_of_the_mtp_block(load: Load, prompt: list[int]) -> None:
     """The first step's drafts are those of the float64 reference, chained through the block's own streams."""
     model = deepseek_v4_model.Model(model_path("tiny_v4"))
     for position, token in enumerate(prompt):
@@ -71,7 +71,7 @@ def test_drafts_of_the_mtp_block(load, prompt: list[int]) -> None:
     assert session.last_drafts == want
 
 
-def test_catching_up_matters(load, prompt: list[int], plain) -> None:
+def test_catching_up_matters(load: Load, prompt: list[int], plain: Plain) -> None:
     """After an accepted draft the MTP block sees the true streams of the accepted tokens: its next drafts are those of a
     session that was fed the same tokens."""
     session, fed = load().session(window=3), load().session(window=3)
@@ -83,7 +83,7 @@ def test_catching_up_matters(load, prompt: list[int], plain) -> None:
     assert session.last_drafts == fed.last_drafts
 
 
-def test_graphs_equal_eager_steps(load, prompt: list[int]) -> None:
+def test_graphs_equal_eager_steps(load: Load, prompt: list[int]) -> None:
     eager, graphs = load().session(window=2, graphs=False), load().session(window=2)
     eager.sync(prompt)
     graphs.sync(prompt)
@@ -92,7 +92,7 @@ def test_graphs_equal_eager_steps(load, prompt: list[int]) -> None:
     assert graphs.stats["graph_replays"] > 0 and eager.stats["graph_replays"] == 0
 
 
-def test_wrong_rollback_is_noticed(load, prompt: list[int], plain) -> None:
+def test_wrong_rollback_is_noticed(load: Load, prompt: list[int], plain: Plain) -> None:
     """Negative control: a state that holds one rejected token more has another digest."""
     session, wrong = load().session(window=1), load().session(window=1)
     session.sync([*prompt, plain.text[0]])
@@ -102,7 +102,7 @@ def test_wrong_rollback_is_noticed(load, prompt: list[int], plain) -> None:
     assert session.state_digest() != wrong.state_digest()
 
 
-def test_sampling(load, prompt: list[int], plain) -> None:
+def test_sampling(load: Load, prompt: list[int], plain: Plain) -> None:
     """Equal seeds give equal tokens; temperature 0 and top_k 1 are greedy; another seed gives other tokens."""
     a, b = load().session(), load().session()
     for session in (a, b):

@@ -9,7 +9,18 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ["demo", "inspect", "explain", "env", "cache", "cache list", "cache clear", "cache verify", "warmup", "bench"]
+COMMANDS = [
+    "demo",
+    "inspect",
+    "explain",
+    "env",
+    "cache",
+    "cache list",
+    "cache clear",
+    "cache verify",
+    "warmup",
+    "bench",
+]
 
 
 def cli(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:

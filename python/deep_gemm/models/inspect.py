@@ -1,4 +1,4 @@
-"""What `python -m deep_gemm inspect` prints: a checkpoint's tensors, what is wrong with them, and where it would fit."""
+"""What `python -m deep_gemm inspect` prints: a checkpoint's tensors, what is wrong with them, and its fit."""
 
 from __future__ import annotations
 
