@@ -32,7 +32,7 @@ HOST = {
     "jit": {"base", "driver"},
     "plan": {"base"},
     "op": {"base", "driver", "emulator", "jit", "plan"},
-    "runtime": {"base", "op"},
+    "runtime": {"base", "driver", "op"},
     "python": {"base", "driver", "emulator", "jit", "plan", "op", "runtime"},
 }
 

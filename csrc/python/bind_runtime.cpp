@@ -1,14 +1,18 @@
-// The runtime for Python: checkpoints. Everything here releases the GIL while it works.
+// The runtime for Python: checkpoints, engines and sessions. Everything here releases the GIL while it works.
 #include "python/casters.h"
+#include "python/tensor.h"
 
-#include "runtime/checkpoint.h"
 #include "runtime/inventory.h"
+#include "runtime/session.h"
 
 namespace deep_gemm::python {
 
 namespace {
 
+using NoGil = py::call_guard<py::gil_scoped_release>;
 using runtime::Checkpoint;
+using runtime::Engine;
+using runtime::Session;
 
 py::list tensors_of(const Checkpoint& checkpoint) {
     py::list rows;
@@ -34,24 +38,142 @@ std::vector<std::string> problems_of(const Checkpoint& checkpoint) {
 void bind_checkpoint(py::module_& module) {
     py::class_<Checkpoint>(module, "Checkpoint",
                            "The tensors of a safetensors file or folder, or of a GGUF file, memory-mapped.")
-        .def(py::init([](const std::string& path) {
-                 const py::gil_scoped_release no_gil;
-                 return Checkpoint::open(path);
-             }),
+        .def(py::init([](const std::string& path) { return Checkpoint::open(path); }), NoGil(),
              py::arg("path"))
         .def("tensors", &tensors_of, "One dict for each tensor: name, dtype, shape, num_bytes, file.")
         .def_property_readonly("num_bytes", &Checkpoint::bytes)
         .def_property_readonly("has_config", [](const Checkpoint& c) { return c.config() != nullptr; })
-        .def("problems", &problems_of, py::call_guard<py::gil_scoped_release>(),
+        .def("problems", &problems_of, NoGil(),
              "What is missing, misshapen, wrongly stored or extra, compared with the folder's config.json; "
              "one sentence "
              "each.");
+}
+
+runtime::Numerics numerics_of(const std::string& name) {
+    if (name == "exact") return runtime::Numerics::exact();
+    if (name == "released") return runtime::Numerics::released();
+    DG_CHECK(name == "fp8_cache", value,
+             "engine: got numerics '{}', expected 'released', 'exact' or 'fp8_cache'", name);
+    return {Format::fp32, false, true};
+}
+
+std::shared_ptr<const Engine> load_engine(const std::string& path, const py::object& device,
+                                          const std::string& numerics, u32 context, u32 max_rows,
+                                          const std::optional<std::function<void(u64, u64)>>& progress) {
+    Device& target = device_of(device);
+    runtime::EngineOptions options{
+        .numerics = numerics_of(numerics), .context = context, .max_rows = max_rows};
+    if (progress)
+        options.progress = [&](u64 done, u64 total) {
+            const py::gil_scoped_acquire gil;
+            (*progress)(done, total);
+        };
+    const py::gil_scoped_release no_gil;
+    return Engine::load(target, path, options);
+}
+
+void bind_engine(py::module_& module) {
+    py::class_<Engine, std::shared_ptr<Engine>>(module, "Engine",
+                                                "A loaded model: weights and configuration.")
+        .def(py::init([](const std::string& path, const py::object& device, const std::string& numerics,
+                         u32 context, u32 max_rows,
+                         const std::optional<std::function<void(u64, u64)>>& progress) {
+                 return std::const_pointer_cast<Engine>(
+                     load_engine(path, device, numerics, context, max_rows, progress));
+             }),
+             py::arg("path"), py::kw_only(), py::arg("device") = py::none(), py::arg("numerics") = "released",
+             py::arg("context") = 0, py::arg("max_rows") = 64, py::arg("progress") = py::none(),
+             "Reads, checks and uploads a DeepSeek-V4 checkpoint. numerics: 'released' (bf16 activations, "
+             "FP8 products and "
+             "cache), 'exact' (fp32 throughout) or 'fp8_cache' (fp32 with the released cache). context 0: "
+             "what the model "
+             "allows, at most 8192. progress(done_bytes, total_bytes).")
+        .def_property_readonly("context", &Engine::context)
+        .def_property_readonly("max_rows", &Engine::max_rows)
+        .def_property_readonly("vocab", [](const Engine& e) { return e.config().vocab; })
+        .def_property_readonly("bos", [](const Engine& e) { return e.config().bos; })
+        .def_property_readonly("eos", [](const Engine& e) { return e.config().eos; })
+        .def_property_readonly("num_layers", [](const Engine& e) { return e.config().layers.size(); })
+        .def_property_readonly("has_mtp", [](const Engine& e) { return e.weights().mtp.has_value(); })
+        .def_property_readonly("weight_bytes", [](const Engine& e) { return e.weights().bytes; });
+}
+
+py::dict stats_of(const Session& session) {
+    const runtime::SessionStats& s = session.stats();
+    py::dict result;
+    result["steps"] = s.steps;
+    result["tokens"] = s.tokens;
+    result["drafted"] = s.drafted;
+    result["accepted"] = s.accepted;
+    result["rollbacks"] = s.rollbacks;
+    result["graph_replays"] = s.graph_replays;
+    return result;
+}
+
+py::bytes fp32_bytes(const std::vector<float>& values) {
+    return bytes_of(std::as_bytes(std::span(values)));
+}
+
+void bind_session(py::module_& module) {
+    py::class_<Session>(module, "Session", "One timeline of tokens on an Engine.")
+        .def(py::init([](const std::shared_ptr<Engine>& engine, u32 window, bool adaptive, bool graphs,
+                         u32 restore_points) {
+                 return std::make_unique<Session>(
+                     engine, runtime::SessionOptions{window, adaptive, graphs, restore_points});
+             }),
+             NoGil(), py::arg("engine"), py::kw_only(), py::arg("window") = 3, py::arg("adaptive") = false,
+             py::arg("graphs") = true, py::arg("restore_points") = 2)
+        .def_property_readonly("tokens", &Session::tokens)
+        .def_property_readonly("room", &Session::room)
+        .def_property_readonly("stats", &stats_of)
+        .def_property_readonly("last_drafts", &Session::last_drafts)
+        .def(
+            "sync", [](Session& s, const std::vector<i32>& tokens) { return s.sync(tokens); }, NoGil(),
+            py::arg("tokens"), "Makes the session hold exactly these tokens; returns how many were kept.")
+        .def(
+            "step",
+            [](Session& s, u32 budget, i32 eos) {
+                runtime::Step step = s.step(budget, eos);
+                return std::make_tuple(std::move(step.tokens), step.drafted, step.accepted);
+            },
+            NoGil(), py::arg("budget"), py::arg("eos") = -1, "(new tokens, drafted, accepted)")
+        .def(
+            "set_sampling",
+            [](Session& s, float temperature, i32 top_k, float top_p, float min_p, u64 seed) {
+                s.set_sampling({temperature, top_k, top_p, min_p, seed});
+            },
+            NoGil(), py::kw_only(), py::arg("temperature") = 0.0f, py::arg("top_k") = 0,
+            py::arg("top_p") = 1.0f, py::arg("min_p") = 0.0f, py::arg("seed") = 0)
+        .def(
+            "logits", [](Session& s) { return fp32_bytes(s.logits()); }, "fp32 [vocab] as bytes.")
+        .def(
+            "logits_of",
+            [](Session& s, const std::vector<i32>& tokens, u32 chunk) {
+                std::vector<float> values;
+                {
+                    const py::gil_scoped_release no_gil;
+                    values = s.logits_of(tokens, chunk);
+                }
+                return fp32_bytes(values);
+            },
+            py::arg("tokens"), py::arg("chunk") = 0,
+            "fp32 [len(tokens), vocab] as bytes, from an empty session.")
+        .def("rewind", &Session::rewind, NoGil(), py::arg("length"))
+        .def(
+            "save", [](Session& s, const std::string& path) { s.save(path); }, NoGil(), py::arg("path"))
+        .def(
+            "load", [](Session& s, const std::string& path) { s.load(path); }, NoGil(), py::arg("path"))
+        .def("state_digest", &Session::state_digest, NoGil())
+        .def("force_drafts", &Session::force_drafts, NoGil(), py::arg("drafts"),
+             "Replaces the drafts of the next step; for tests.");
 }
 
 }  // namespace
 
 void bind_runtime(py::module_& module) {
     bind_checkpoint(module);
+    bind_engine(module);
+    bind_session(module);
 }
 
 }  // namespace deep_gemm::python

@@ -3,8 +3,6 @@
 #include "base/error.h"
 
 #include <algorithm>
-#include <cmath>
-#include <numbers>
 
 namespace deep_gemm::runtime {
 
@@ -119,27 +117,6 @@ DeepseekV4Config parse_deepseek_v4(const Json& json, std::string_view source) {
              "{}: {} heads in {} o_groups with {} rotary channels, expected whole groups and pairs", source,
              config.num_heads, config.o_groups, config.rope_dim);
     return config;
-}
-
-std::vector<double> rope_frequencies(const RopeConfig& rope, u32 rope_dim) {
-    std::vector<double> frequencies(rope_dim / 2);
-    // The pair whose wavelength fits `rotations` times into the original context.
-    const auto pair_of = [&](double rotations) {
-        return rope_dim * std::log(rope.yarn_original / (rotations * 2 * std::numbers::pi)) /
-               (2 * std::log(rope.theta));
-    };
-    double low = 0, high = 0;
-    if (rope.yarn_factor != 1) {
-        low = std::max(std::floor(pair_of(rope.beta_fast)), 0.0);
-        high = std::min(std::ceil(pair_of(rope.beta_slow)), rope_dim - 1.0);
-        if (low == high) high += 0.001;
-    }
-    for (u32 i = 0; i < rope_dim / 2; ++i) {
-        const double plain = std::pow(rope.theta, -2.0 * i / rope_dim);
-        const double ramp = rope.yarn_factor == 1 ? 0 : std::clamp((i - low) / (high - low), 0.0, 1.0);
-        frequencies[i] = plain / rope.yarn_factor * ramp + plain * (1 - ramp);
-    }
-    return frequencies;
 }
 
 }  // namespace deep_gemm::runtime

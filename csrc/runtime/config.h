@@ -44,7 +44,4 @@ struct DeepseekV4Config {
 
 [[nodiscard]] DeepseekV4Config parse_deepseek_v4(const Json& json, std::string_view source);
 
-// The frequencies of rope_dim / 2 pairs, in fp64.
-[[nodiscard]] std::vector<double> rope_frequencies(const RopeConfig& rope, u32 rope_dim);
-
 }  // namespace deep_gemm::runtime

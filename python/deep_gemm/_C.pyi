@@ -10,6 +10,7 @@ __all__: list[str] = [
     "Checkpoint",
     "Compiled",
     "Device",
+    "Engine",
     "Error",
     "Fp4GemmSpec",
     "Fp4Weights",
@@ -17,6 +18,7 @@ __all__: list[str] = [
     "Kernel",
     "KernelSource",
     "Module",
+    "Session",
     "TypedTensor",
     "bf16_gemm_nt",
     "build",
@@ -420,6 +422,105 @@ class Checkpoint:
     def has_config(self) -> bool: ...
     @property
     def num_bytes(self) -> int: ...
+
+class Engine:
+    """
+    A loaded model: weights and configuration.
+    """
+    def __init__(
+        self,
+        path: str,
+        *,
+        device: typing.Any = None,
+        numerics: str = "released",
+        context: typing.SupportsInt | typing.SupportsIndex = 0,
+        max_rows: typing.SupportsInt | typing.SupportsIndex = 64,
+        progress: collections.abc.Callable[[int, int], None] | None = None,
+    ) -> None:
+        """
+        Reads, checks and uploads a DeepSeek-V4 checkpoint. numerics: 'released' (bf16 activations, FP8 products and cache), 'exact' (fp32 throughout) or 'fp8_cache' (fp32 with the released cache). context 0: what the model allows, at most 8192. progress(done_bytes, total_bytes).
+        """
+    @property
+    def bos(self) -> int: ...
+    @property
+    def context(self) -> int: ...
+    @property
+    def eos(self) -> int: ...
+    @property
+    def has_mtp(self) -> bool: ...
+    @property
+    def max_rows(self) -> int: ...
+    @property
+    def num_layers(self) -> int: ...
+    @property
+    def vocab(self) -> int: ...
+    @property
+    def weight_bytes(self) -> int: ...
+
+class Session:
+    """
+    One timeline of tokens on an Engine.
+    """
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        window: typing.SupportsInt | typing.SupportsIndex = 3,
+        adaptive: bool = False,
+        graphs: bool = True,
+        restore_points: typing.SupportsInt | typing.SupportsIndex = 2,
+    ) -> None: ...
+    def force_drafts(
+        self, drafts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]
+    ) -> None:
+        """
+        Replaces the drafts of the next step; for tests.
+        """
+    def load(self, path: str) -> None: ...
+    def logits(self) -> bytes:
+        """
+        fp32 [vocab] as bytes.
+        """
+    def logits_of(
+        self,
+        tokens: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        chunk: typing.SupportsInt | typing.SupportsIndex = 0,
+    ) -> bytes:
+        """
+        fp32 [len(tokens), vocab] as bytes, from an empty session.
+        """
+    def rewind(self, length: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+    def save(self, path: str) -> None: ...
+    def set_sampling(
+        self,
+        *,
+        temperature: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        top_k: typing.SupportsInt | typing.SupportsIndex = 0,
+        top_p: typing.SupportsFloat | typing.SupportsIndex = 1.0,
+        min_p: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        seed: typing.SupportsInt | typing.SupportsIndex = 0,
+    ) -> None: ...
+    def state_digest(self) -> str: ...
+    def step(
+        self,
+        budget: typing.SupportsInt | typing.SupportsIndex,
+        eos: typing.SupportsInt | typing.SupportsIndex = -1,
+    ) -> tuple[list[int], int, int]:
+        """
+        (new tokens, drafted, accepted)
+        """
+    def sync(self, tokens: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> int:
+        """
+        Makes the session hold exactly these tokens; returns how many were kept.
+        """
+    @property
+    def last_drafts(self) -> list[int]: ...
+    @property
+    def room(self) -> int: ...
+    @property
+    def stats(self) -> dict: ...
+    @property
+    def tokens(self) -> list[int]: ...
 
 class Fp4GemmSpec:
     """

@@ -45,16 +45,19 @@ from deep_gemm.linear_ops import *  # noqa: F403
 from deep_gemm.linear_ops import __all__ as _linear_names
 from deep_gemm.moe import fused_moe, moe_workspace
 from deep_gemm.quantized import QuantizedMatrix, quantize
+from deep_gemm.runtime import Engine, Session
 from deep_gemm.utils import *  # noqa: F403
 from deep_gemm.utils import __all__ as _utils_names
 
 __all__ = [
     "fp4_formats",
     "Device",
+    "Engine",
     "Error",
     "Fp4GemmSpec",
     "Fp4Weights",
     "GemmSpec",
+    "Session",
     "QuantizedMatrix",
     "__version__",
     "bf16_gemm_nt",

@@ -1,4 +1,4 @@
-"""The command line: demo, explain, env, cache, warmup, bench. Thin: each command calls a function and prints.
+"""The command line: demo, inspect, explain, env, cache, warmup, bench. Thin: each command calls a function and prints.
 
 Nothing here is imported by `import deep_gemm`. A failure of the library is one line on stderr and status 1.
 """
@@ -86,16 +86,45 @@ device_option = click.option(
 @click.option("--hidden", type=click.IntRange(128), help="Width of a token, K; a multiple of 128.")
 @click.option("--outputs", type=click.IntRange(128), help="Outputs of an expert, N; a multiple of 128.")
 @click.option("--seed", default=0, show_default=True, help="Seed of embedding, router and weights.")
+@click.option("--part", type=click.Choice(["all", "layer", "text"]), default="all", show_default=True)
+@click.option("--prompt", default=None, help="What the model continues.")
+@click.option("--new-tokens", default=24, show_default=True, type=click.IntRange(1), help="Tokens it writes.")
 @device_option
-def demo(text: Path | None, seed: int, device: str, **sizes: int | None) -> None:
-    """Sends a TEXT's tokens through a mixture-of-experts layer in FP8 and checks the result.
+def demo(
+    text: Path | None,
+    seed: int,
+    part: str,
+    prompt: str | None,
+    new_tokens: int,
+    device: str,
+    **sizes: int | None,
+) -> None:
+    """Sends a TEXT's tokens through a mixture-of-experts layer in FP8 (part layer), then lets a small trained model
+    write text, plainly and speculatively (part text). Both are checked.
 
     TEXT is any file; the default is the project's README. Sizes that are not given depend on the device.
     """
-    from deep_gemm.demo import run
+    from deep_gemm.demo import generate, run
 
-    if not run(text, device=_C.Device(device), console=console(), seed=seed, sizes=sizes):
+    target = _C.Device(device)
+    if part != "text" and not run(text, device=target, console=console(), seed=seed, sizes=sizes):
         raise click.ClickException("the result is outside its error bound")
+    given = prompt or generate.PROMPT
+    if part != "layer" and not generate.run(
+        target, console(), prompt=given, count=new_tokens, model="tiny_v4"
+    ):
+        raise click.ClickException("speculative decoding differs from plain decoding")
+
+
+@main.command()
+@click.argument("path")
+@device_option
+def inspect(path: str, device: str) -> None:
+    """Shows what the checkpoint at PATH holds, what is wrong with it, and whether it fits the device."""
+    from deep_gemm.models.inspect import report
+
+    if not report(path, _C.Device(device), console()):
+        raise click.ClickException("the checkpoint is not as its config.json asks")
 
 
 @main.command(

@@ -9,7 +9,18 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ["demo", "explain", "env", "cache", "cache list", "cache clear", "cache verify", "warmup", "bench"]
+COMMANDS = [
+    "demo",
+    "inspect",
+    "explain",
+    "env",
+    "cache",
+    "cache list",
+    "cache clear",
+    "cache verify",
+    "warmup",
+    "bench",
+]
 
 
 def cli(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -79,7 +90,7 @@ def test_demo_on_a_small_text(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("The quick brown fox jumps over the lazy dog. " * 4)
     sizes = ["--tokens", "24", "--hidden", "256", "--outputs", "128", "--experts", "3"]
-    result = cli("demo", str(text), *sizes)
+    result = cli("demo", "--part", "layer", str(text), *sizes)
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.strip().splitlines()[-1].startswith("PASSED: grouped FP8 GEMM")
     assert "\x1b[" not in result.stdout

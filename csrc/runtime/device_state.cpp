@@ -1,0 +1,251 @@
+// Session: moving its state about: small copies, restore points, files, and the digest that tests compare.
+#include "base/hash.h"
+#include "runtime/session.h"
+#include "runtime/session_guard.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+
+namespace deep_gemm::runtime {
+
+namespace {
+
+constexpr char kMagic[8] = {'D', 'G', 'S', 'E', 'S', 'S', 'N', '\n'};
+constexpr u32 kVersion = 1;
+constexpr u64 kLatentRowBytes = 576, kLatentScaleBytes = 8;  // of an FP8 page
+
+u64 address_of(const TensorView& view) {
+    return reinterpret_cast<u64>(view.data);
+}
+
+u64 bytes_of(const TensorView& view) {
+    u64 bits = bits_of(view.format);
+    for (u32 i = 0; i < view.rank; ++i) bits *= static_cast<u64>(view.shape[i]);
+    return bits / 8;
+}
+
+struct FileHeader {
+    char magic[8];
+    u32 version, num_tokens;
+    char fingerprint[32];
+    u64 state_bytes;
+};
+
+}  // namespace
+
+void Session::copy(const TensorView& to, const TensorView& from) {
+    engine_->device().copy_on_device(address_of(to), address_of(from), bytes_of(from), stream_);
+}
+
+void Session::write_ints(const TensorView& to, std::span<const i32> values) {
+    engine_->device().copy_to_device(address_of(to), std::as_bytes(values), stream_);
+}
+
+std::vector<i32> Session::read_ints(const TensorView& from) {
+    std::vector<i32> values(bytes_of(from) / sizeof(i32));
+    engine_->device().copy_to_host(std::as_writable_bytes(std::span(values)), address_of(from), stream_);
+    return values;
+}
+
+// One pending row, which is rows 0 and 1 of hidden_, and its logits in row 0: what feed_chunk() and files
+// start from.
+void Session::normalise() {
+    if (tokens_.empty()) return;
+    flush_mtp();
+    if (pending_rows_ > 1) copy(hidden_.rows(1, 1), hidden_.rows(pending_rows_, 1));
+    copy(hidden_.rows(0, 1), hidden_.rows(1, 1));
+    if (logits_row_ != 0) copy(logits_.rows(0, 1), logits_.rows(logits_row_, 1));
+    pending_rows_ = 1, logits_row_ = 0, journal_rows_ = 0;
+}
+
+// All of a normalised session but its compressed rows, which only grow.
+std::vector<TensorView> Session::fixed_state() const {
+    std::vector<TensorView> pieces{hidden_.rows(0, 2), logits_.rows(0, 1)};
+    const auto add = [&](const DeviceTensor& tensor) {
+        if (tensor.present()) pieces.push_back(tensor.view());
+    };
+    for (const LayerState& layer : layers_) add(layer.ring), add(layer.frontier), add(layer.index_frontier);
+    if (mtp_layer_) add(mtp_layer_->ring);
+    return pieces;
+}
+
+void Session::keep_restore_point() {
+    if (options_.restore_points == 0 || tokens_.empty()) return;
+    const std::vector<TensorView> pieces = fixed_state();
+    u64 total = 0;
+    for (const TensorView& piece : pieces) total += bytes_of(piece);
+    RestorePoint point;
+    if (restore_points_.size() >= options_.restore_points) {  // the oldest one's memory
+        point = std::move(restore_points_.front());
+        restore_points_.erase(restore_points_.begin());
+    } else {
+        point.bytes = {engine_->device(), Format::int8, {static_cast<i64>(total)}};
+    }
+    point.length = length();
+    u64 at = point.bytes.address();
+    for (const TensorView& piece : pieces) {
+        engine_->device().copy_on_device(at, address_of(piece), bytes_of(piece), stream_);
+        at += bytes_of(piece);
+    }
+    restore_points_.push_back(std::move(point));
+}
+
+void Session::go_back(u32 target) {
+    if (journal_rows_ > 0 && target > step_base_ && target <= step_base_ + journal_rows_)
+        return undo_to_row(target - step_base_ - 1);
+    std::erase_if(restore_points_, [&](const RestorePoint& point) { return point.length > target; });
+    if (restore_points_.empty()) return reset();
+    const RestorePoint& best =
+        *std::max_element(restore_points_.begin(), restore_points_.end(),
+                          [](const auto& a, const auto& b) { return a.length < b.length; });
+    u64 at = best.bytes.address();
+    for (const TensorView& piece : fixed_state()) {
+        engine_->device().copy_on_device(address_of(piece), at, bytes_of(piece), stream_);
+        at += bytes_of(piece);
+    }
+    tokens_.resize(best.length);
+    const i32 next = static_cast<i32>(best.length);
+    write_ints(base_.view(), std::span(&next, 1));
+    pending_rows_ = 1, logits_row_ = 0, journal_rows_ = 0;
+    pending_chosen_ = false;
+}
+
+// Calls visit(address, bytes) for everything compressed that the present tokens see.
+template <typename Visit>
+void Session::visit_rows(Visit&& visit) const {
+    for (size_t i = 0; i < layers_.size(); ++i) {
+        const u32 ratio = engine_->config().layers[i].compress_ratio;
+        if (const u64 bytes = layers_[i].compressed_bytes(length(), ratio))
+            visit(layers_[i].compressed.address(), bytes);
+        if (const u64 bytes = layers_[i].index_bytes(length(), ratio))
+            visit(layers_[i].index_rows.address(), bytes);
+    }
+}
+
+void Session::save(const Path& path) {
+    require_valid();
+    guarded([&] { normalise(); });
+    std::string content(sizeof(FileHeader), '\0');
+    const std::string_view tokens(reinterpret_cast<const char*>(tokens_.data()),
+                                  tokens_.size() * sizeof(i32));
+    content += tokens;
+    const auto append = [&](u64 address, u64 bytes) {
+        const size_t old = content.size();
+        content.resize(old + bytes);
+        engine_->device().copy_to_host(std::as_writable_bytes(std::span(content).subspan(old)), address,
+                                       stream_);
+    };
+    if (!tokens_.empty()) {
+        for (const TensorView& piece : fixed_state()) append(address_of(piece), bytes_of(piece));
+        visit_rows(append);
+    }
+    FileHeader header = {};
+    std::memcpy(header.magic, kMagic, sizeof(kMagic));
+    header.version = kVersion, header.num_tokens = length();
+    std::memcpy(header.fingerprint, engine_->fingerprint().data(), sizeof(header.fingerprint));
+    header.state_bytes = content.size() - sizeof(header);
+    std::memcpy(content.data(), &header, sizeof(header));
+    content += hash_of(content).hex();
+    // A reader sees the old file or all of the new one.
+    const Path temporary = path.string() + fmt::format(".{}.tmp", ::getpid());
+    write_file(temporary, content);
+    rename_file(temporary, path);
+}
+
+void Session::load(const Path& path) {
+    const std::string content = read_file(path);
+    const std::string name = path.string();
+    constexpr u64 kChecksumBytes = 32;
+    FileHeader header = {};
+    DG_CHECK(content.size() >= sizeof(header) + kChecksumBytes &&
+                 std::memcmp(content.data(), kMagic, sizeof(kMagic)) == 0,
+             io, "session: '{}' is not a saved session", name);
+    std::memcpy(&header, content.data(), sizeof(header));
+    DG_CHECK(header.version == kVersion, io, "session: '{}' has version {}, expected {}; make it again", name,
+             header.version, kVersion);
+    DG_CHECK(header.state_bytes == content.size() - sizeof(header) - kChecksumBytes, io,
+             "session: '{}' has {} bytes of state, expected {}; the file is truncated or has been added to",
+             name, content.size() - sizeof(header) - kChecksumBytes, header.state_bytes);
+    const std::string_view body(content.data(), content.size() - kChecksumBytes);
+    DG_CHECK(hash_of(body).hex() == std::string_view(content).substr(body.size()), io,
+             "session: '{}' is damaged: its checksum does not match", name);
+    DG_CHECK(std::string_view(header.fingerprint, sizeof(header.fingerprint)) == engine_->fingerprint(),
+             value,
+             "session: '{}' was saved with another model, context, max_rows or numerics; load it with an "
+             "engine like that",
+             name);
+    const u64 token_bytes = u64{header.num_tokens} * sizeof(i32);
+    DG_CHECK(header.num_tokens <= engine_->context() && token_bytes <= header.state_bytes, io,
+             "session: '{}' claims {} tokens", name, header.num_tokens);
+    reset();
+    guarded([&] {
+        tokens_.resize(header.num_tokens);
+        std::memcpy(tokens_.data(), body.data() + sizeof(header), token_bytes);
+        check_tokens(tokens_);
+        std::span<const std::byte> rest =
+            std::as_bytes(std::span(body)).subspan(sizeof(header) + token_bytes);
+        const auto take = [&](u64 address, u64 bytes) {
+            DG_CHECK(bytes <= rest.size(), io,
+                     "session: '{}' ends early; was it saved with another window option?", name);
+            engine_->device().copy_to_device(address, rest.first(bytes), stream_);
+            rest = rest.subspan(bytes);
+        };
+        if (!tokens_.empty()) {
+            for (const TensorView& piece : fixed_state()) take(address_of(piece), bytes_of(piece));
+            visit_rows(take);
+            const i32 next = static_cast<i32>(length());
+            write_ints(base_.view(), std::span(&next, 1));
+            pending_rows_ = 1;
+        }
+        DG_CHECK(rest.empty(), io,
+                 "session: '{}' holds {} bytes more than expected; was it saved with another window option?",
+                 name, rest.size());
+        engine_->device().synchronize(stream_);
+    });
+}
+
+std::string Session::state_digest() {
+    require_valid();
+    Hash hash;
+    hash.field(length());
+    std::vector<std::byte> bytes;
+    const auto add = [&](u64 address, u64 count) {
+        bytes.resize(count);
+        engine_->device().copy_to_host(bytes, address, stream_);
+        hash.bytes(bytes);
+    };
+    const auto add_row = [&](const DeviceTensor& rows, u32 page_rows, u64 row) {
+        if (page_rows == 0) {
+            const u64 row_bytes = rows.bytes() / static_cast<u64>(rows.extent(1));
+            return add(rows.address() + row * row_bytes, row_bytes);
+        }
+        const u64 page = rows.address() + row / page_rows * op::latent_page_bytes(page_rows),
+                  slot = row % page_rows;
+        add(page + slot * kLatentRowBytes, kLatentRowBytes);
+        add(page + page_rows * kLatentRowBytes + slot * kLatentScaleBytes, kLatentScaleBytes);
+    };
+    if (tokens_.empty()) return hash.digest().hex();
+    for (size_t i = 0; i < layers_.size(); ++i) {
+        const LayerState& layer = layers_[i];
+        const u32 ratio = engine_->config().layers[i].compress_ratio, window = engine_->config().window;
+        const u64 ring_rows = layer.ring_page_rows
+                                  ? static_cast<u64>(layer.ring.extent(1)) * layer.ring_page_rows
+                                  : static_cast<u64>(layer.ring.extent(1));
+        for (u32 position = length() - std::min(length(), window); position < length(); ++position)
+            add_row(layer.ring, layer.ring_page_rows, position % ring_rows);
+        if (ratio == 0) continue;
+        for (u64 row = 0; row < length() / ratio; ++row) {
+            add_row(layer.compressed, layer.compressed_page_rows, row);
+            if (layer.index_rows.present()) add_row(layer.index_rows, 0, row);
+        }
+        add(layer.frontier.address(), layer.frontier.bytes());
+        if (layer.index_frontier.present()) add(layer.index_frontier.address(), layer.index_frontier.bytes());
+    }
+    add(address_of(hidden_.rows(pending_rows_, 1)), hidden_.row_bytes());
+    add(address_of(logits_.rows(logits_row_, 1)), logits_.row_bytes());
+    return hash.digest().hex();
+}
+
+}  // namespace deep_gemm::runtime

@@ -1,0 +1,183 @@
+// Session: one timeline of tokens on an Engine: what was fed, the caches it left, the logits that follow.
+// Tokens are fed by sync() and produced by step(), which verifies drafts of the model's MTP block where it
+// may: what is produced is the same, token for token and bit for bit, with and without them.
+#pragma once
+
+#include "runtime/block.h"
+
+#include <map>
+#include <optional>
+#include <span>
+#include <vector>
+
+namespace deep_gemm::runtime {
+
+// How tokens are chosen. temperature 0: the largest logit, ties to the lower id.
+struct Sampling {
+    float temperature = 0;
+    i32 top_k = 0;  // 0: all
+    float top_p = 1;
+    float min_p = 0;
+    u64 seed = 0;
+
+    friend bool operator==(const Sampling&, const Sampling&) = default;
+};
+
+struct SessionOptions {
+    u32 window = 3;          // rows of a speculative step, 1 to kMaxWindow; 1: plain decoding
+    bool adaptive = false;   // shorter windows while second drafts are rarely accepted
+    bool graphs = true;      // replay a step as one graph
+    u32 restore_points = 2;  // ends of prompts that sync() can go back to
+};
+
+struct Step {
+    std::vector<i32> tokens;  // now part of the session, in order
+    u32 drafted = 0, accepted = 0;
+};
+
+struct SessionStats {
+    u64 steps = 0, tokens = 0, drafted = 0, accepted = 0, rollbacks = 0, graph_replays = 0;
+};
+
+class Session {
+  public:
+    Session(std::shared_ptr<const Engine> engine, const SessionOptions& options);
+    ~Session();
+    Session(const Session&) = delete;
+    Session& operator=(const Session&) = delete;
+
+    [[nodiscard]] const Engine& engine() const { return *engine_; }
+    [[nodiscard]] const std::vector<i32>& tokens() const { return tokens_; }
+    [[nodiscard]] const SessionStats& stats() const { return stats_; }
+    [[nodiscard]] u32 room() const { return engine_->context() - length(); }  // tokens that still fit
+
+    // Makes the session hold exactly `tokens`: keeps the longest common prefix that its state can go back to,
+    // and feeds the rest. Returns the number of tokens that were kept. Token ids outside the vocabulary or
+    // more tokens than the context: Error(value), and nothing changed.
+    u32 sync(std::span<const i32> tokens);
+
+    // Adds 1 to `budget` tokens (budget >= 1): the pending token, then the accepted drafts. Stops at `eos`
+    // (negative: never), which is then the last token. Needs a token to follow; a full context is
+    // Error(value).
+    Step step(u32 budget, i32 eos = -1);
+
+    // Takes effect at the next step; draws its token anew where it differs from what was set.
+    void set_sampling(const Sampling& sampling);
+
+    // Logits, fp32 [vocab], of the token after the last one.
+    [[nodiscard]] std::vector<float> logits();
+    // sync() from nothing, in chunks of `chunk` rows (0: as large as the engine allows), with the logits that
+    // follow each of the tokens, [count, vocab]: for tests and perplexity.
+    [[nodiscard]] std::vector<float> logits_of(std::span<const i32> tokens, u32 chunk = 0);
+
+    // Back to the first `length` tokens: within the last step exactly, else through sync().
+    void rewind(u32 length);
+
+    // The state after the present tokens as one file: versioned, with a checksum, for this model and these
+    // options only.
+    void save(const Path& path);
+    void load(const Path& path);
+
+    // Of all that later tokens depend on: frontiers, visible rows, counters. Equal states have equal digests.
+    [[nodiscard]] std::string state_digest();
+
+    // The last step's drafts, accepted or not.
+    [[nodiscard]] const std::vector<i32>& last_drafts() const { return last_drafts_; }
+    // Replaces the drafts of the next step (as many as it has), for tests.
+    void force_drafts(std::vector<i32> drafts) { forced_drafts_ = std::move(drafts); }
+
+  private:
+    struct RestorePoint {
+        u32 length = 0;
+        DeviceTensor bytes;  // fixed_state(), one piece after the other
+    };
+    struct Capture {
+        bool warm = false;  // ran once: every kernel is compiled
+        driver::Graph graph = nullptr;
+    };
+
+    [[nodiscard]] u32 length() const { return static_cast<u32>(tokens_.size()); }
+    [[nodiscard]] bool speculative() const {
+        return options_.window > 1 && engine_->weights().mtp.has_value();
+    }
+    [[nodiscard]] bool sampled() const { return sampling_.temperature > 0; }
+
+    // session.cpp: feeding
+    void reset();
+    void check_tokens(std::span<const i32> tokens) const;
+    void feed(std::span<const i32> tokens, u32 chunk, std::vector<float>* all_logits);
+    void feed_chunk(std::span<const i32> tokens, bool last, std::vector<float>* all_logits);
+    void run_trunk(const TensorView& x, const Pass& pass);
+    void run_head(const HeadWeights& head, const TensorView& x, const TensorView& logits);
+    void choose_pending();
+    void ensure_pending();
+    template <typename Work>
+    auto guarded(Work&& work);  // an exception leaves the session invalid until sync() or load()
+    void require_valid() const;
+
+    // step.cpp: decoding
+    [[nodiscard]] u32 choose_window(u32 budget) const;
+    void run_step(u32 rows);
+    void issue_step(u32 rows);
+    void draft(u32 rows);
+    void run_mtp(const TensorView& hidden, const TensorView& x, const TensorView& tokens,
+                 const TensorView& positions);
+    void draw_draft(u32 index, const TensorView& x, const TensorView& position);
+    void verify(u32 rows);
+    Step finish_step(u32 rows, i32 eos);
+    void undo_to_row(u32 row);
+    void flush_mtp();
+    void adapt(u32 rows, u32 accepted);
+    void fill_positions(const TensorView& positions, i32 offset);
+
+    // device_state.cpp: copies, restore points, files
+    void copy(const TensorView& to, const TensorView& from);
+    void write_ints(const TensorView& to, std::span<const i32> values);
+    [[nodiscard]] std::vector<i32> read_ints(const TensorView& from);
+    void normalise();
+    [[nodiscard]] std::vector<TensorView> fixed_state() const;
+    void keep_restore_point();
+    void go_back(u32 length);  // to at most `length` tokens
+    template <typename Visit>
+    void visit_rows(Visit&& visit) const;
+
+    std::shared_ptr<const Engine> engine_;
+    SessionOptions options_;
+    Sampling sampling_;
+    std::vector<i32> tokens_;
+    SessionStats stats_;
+    bool valid_ = true;
+    driver::Stream stream_ = nullptr;
+
+    std::vector<LayerState> layers_;
+    std::optional<LayerState> mtp_layer_;
+    Workspace workspace_;
+    DeviceTensor hidden_;  // [max_rows + 1, streams, hidden]: the trunk's last streams, see pending_rows_
+    DeviceTensor mtp_x_, mtp_normed_, mtp_embedded_, mtp_fp8_, mtp_scale_;
+    DeviceTensor head_input_;
+    DeviceTensor logits_, draft_logits_;  // fp32 [kMaxWindow, vocab], [1, vocab]
+    DeviceTensor target_p_, draft_q_;     // fp32 [kMaxWindow, vocab]
+    DeviceTensor temperature_, top_k_, top_p_, min_p_, seed_;
+    DeviceTensor exchange_;  // int32: record [4], window [kMaxWindow]; record[1] is the pending token
+    DeviceTensor base_;      // int32 [1]: the position of the next token
+    DeviceTensor tokens_in_, positions_, mtp_tokens_, mtp_positions_, targets_, undo_row_;
+
+    // hidden_ rows 1 to pending_rows_ are the streams of the last pending_rows_ tokens: their MTP pass waits
+    // for the token that follows the last one. With one pending row, row 0 is its copy, where feed_chunk()
+    // wants it.
+    u32 pending_rows_ = 0;
+    u32 logits_row_ = 0;  // of logits_: follows the last token
+    bool pending_chosen_ = false;
+    i32 pending_ = -1;
+    u32 step_base_ = 0,
+        journal_rows_ = 0;  // the last step's first position, rows that undo_to_row() can go to
+    std::vector<i32> forced_drafts_, last_drafts_;
+    double second_draft_rate_ = 1;
+    bool shortened_ = false;
+    u32 steps_since_probe_ = 0;
+    std::map<std::pair<u32, u32>, Capture>
+        graphs_;  // by (pending rows, window rows); of the present sampling
+    std::vector<RestorePoint> restore_points_;
+};
+
+}  // namespace deep_gemm::runtime

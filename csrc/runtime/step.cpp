@@ -1,0 +1,311 @@
+// Session: one decoding step, plain or speculative, as a fixed list of operations that can be replayed as a
+// graph.
+//
+// A step of n rows at length L, with k pending rows: the MTP block runs over the k tokens whose successor is
+// known by now (the last of them is followed by the pending token), which also drafts token L + 1; its own
+// streams draft further tokens; the trunk verifies the pending token and the drafts in one pass; the device
+// compares and takes the compressors back to the last accepted row. Window rows need no undo: rings are long
+// enough for rejected rows to fall on rows that nobody sees any more, and compressed rows beyond the length
+// are invisible until they are written again.
+#include "op/model_ops.h"
+#include "runtime/session.h"
+#include "runtime/session_guard.h"
+
+#include <algorithm>
+
+namespace deep_gemm::runtime {
+
+namespace {
+
+constexpr u32 kDraftPurpose = 3;  // of random numbers; 0 to 2 are the ones of accept_drafts
+// Adaptive depth: an average of how often a second draft follows an accepted first one, with hysteresis.
+constexpr double kRateWeight = 0.25, kShorten = 0.30, kLengthen = 0.35;
+constexpr u32 kProbeEvery = 16;
+
+}  // namespace
+
+u32 Session::choose_window(u32 budget) const {
+    u32 rows = speculative() ? options_.window : 1;
+    if (options_.adaptive && shortened_ && steps_since_probe_ < kProbeEvery) rows = std::min(rows, 2u);
+    if (!forced_drafts_.empty()) rows = static_cast<u32>(forced_drafts_.size()) + 1;
+    return std::min({rows, budget, room()});
+}
+
+Step Session::step(u32 budget, i32 eos) {
+    require_valid();
+    DG_CHECK(!tokens_.empty(), value, "session: nothing to continue; sync() a prompt first");
+    DG_CHECK(budget >= 1, value, "session: got a budget of 0 tokens, expected at least 1");
+    DG_CHECK(room() >= 1, value,
+             "session: the context of {} tokens is full; rewind or load with a larger context",
+             engine_->context());
+    return guarded([&] {
+        ensure_pending();
+        const bool ends = eos >= 0 && pending_ == eos;  // its successors will not be asked for
+        const u32 rows = ends ? 1 : choose_window(budget);
+        run_step(rows);
+        Step result = finish_step(rows, eos);
+        forced_drafts_.clear();
+        return result;
+    });
+}
+
+void Session::ensure_pending() {
+    if (!pending_chosen_) choose_pending();
+    DG_CHECK(pending_ >= 0, value,
+             "session: the logits after {} tokens hold NaN; the weights or the cache are damaged. Nothing "
+             "was added",
+             tokens_.size());
+}
+
+void Session::choose_pending() {
+    const TensorView logits = logits_.rows(logits_row_, 1), token = exchange_.rows(1, 1);
+    if (sampled()) {
+        const TensorView p = target_p_.rows(0, 1), position = mtp_positions_.rows(0, 1);
+        op::sample_distribution({.logits = logits,
+                                 .temperature = temperature_.rows(0, 1),
+                                 .top_k = top_k_.rows(0, 1),
+                                 .top_p = top_p_.rows(0, 1),
+                                 .min_p = min_p_.rows(0, 1),
+                                 .probabilities = p,
+                                 .stream = stream_});
+        fill_positions(position, -1);  // as accept_drafts does: of the row whose distribution it is
+        op::sample_draw({.probabilities = p,
+                         .seed = seed_.view(),
+                         .positions = position,
+                         .tokens = token,
+                         .stream = stream_});
+    } else {
+        op::argmax({.logits = logits, .tokens = token, .stream = stream_});
+    }
+    pending_ = read_ints(token)[0];
+    pending_chosen_ = true;
+}
+
+void Session::run_step(u32 rows) {
+    Device& device = engine_->device();
+    if (!options_.graphs || !forced_drafts_.empty()) return issue_step(rows);
+    Capture& capture = graphs_[{pending_rows_, rows}];
+    if (!capture.warm) {
+        issue_step(rows);
+        capture.warm = true;
+        return;
+    }
+    if (!capture.graph) {
+        device.begin_capture(stream_);
+        try {
+            issue_step(rows);
+        } catch (...) {
+            device.destroy_graph(device.end_capture(stream_));
+            throw;
+        }
+        capture.graph = device.end_capture(stream_);
+    }
+    device.launch_graph(capture.graph, stream_);
+    ++stats_.graph_replays;
+}
+
+void Session::issue_step(u32 rows) {
+    const TensorView next = exchange_.rows(1, 1);
+    if (speculative()) {
+        const i64 known = pending_rows_ - 1;  // accepted drafts of the step before
+        if (known > 0) copy(mtp_tokens_.rows(0, known), exchange_.rows(5, known));
+        copy(mtp_tokens_.rows(known, 1), next);
+    }
+    copy(exchange_.rows(4, 1), next);
+    if (speculative()) draft(rows);
+    if (!forced_drafts_.empty() && rows > 1)
+        write_ints(exchange_.rows(5, rows - 1), std::span(forced_drafts_).first(rows - 1));
+    verify(rows);
+}
+
+void Session::draft(u32 rows) {
+    const i64 k = pending_rows_;
+    fill_positions(mtp_positions_.rows(0, k), -static_cast<i32>(k));
+    run_mtp(hidden_.rows(1, k), mtp_x_.rows(0, k), mtp_tokens_.rows(0, k), mtp_positions_.rows(0, k));
+    // Each further draft continues from the streams and the token of the one before.
+    const TensorView x = mtp_x_.rows(k - 1, 1), position = mtp_positions_.rows(k - 1, 1);
+    for (u32 i = 1; i < rows; ++i) {
+        if (i > 1) {
+            fill_positions(position, static_cast<i32>(i) - 2);
+            run_mtp(x, x, exchange_.rows(4 + i - 1, 1), position);
+        }
+        draw_draft(i, x, position);
+    }
+}
+
+void Session::draw_draft(u32 index, const TensorView& x, const TensorView& position) {
+    const TensorView token = exchange_.rows(4 + index, 1), logits = draft_logits_.view();
+    run_head(engine_->weights().mtp->head, x, logits);
+    if (!sampled()) return op::argmax({.logits = logits, .tokens = token, .stream = stream_});
+    const TensorView q = draft_q_.rows(index - 1, 1);
+    op::sample_distribution({.logits = logits,
+                             .temperature = temperature_.rows(0, 1),
+                             .top_k = top_k_.rows(0, 1),
+                             .top_p = top_p_.rows(0, 1),
+                             .min_p = min_p_.rows(0, 1),
+                             .probabilities = q,
+                             .stream = stream_});
+    op::sample_draw({.probabilities = q,
+                     .seed = seed_.view(),
+                     .positions = position,
+                     .tokens = token,
+                     .purpose = kDraftPurpose,
+                     .stream = stream_});
+}
+
+// x = e_proj norm(embedding of the token) + h_proj norm(streams), then the block. `x` may be `hidden`.
+void Session::run_mtp(const TensorView& hidden, const TensorView& x, const TensorView& tokens,
+                      const TensorView& positions) {
+    const MtpWeights& w = *engine_->weights().mtp;
+    const DeepseekV4Config& c = engine_->config();
+    const i64 t = x.shape[0], streams = c.streams, width = c.hidden;
+    const bool fp8 = mtp_fp8_.present();
+    const auto low = [&](const DeviceTensor& tensor, i64 rows) {
+        return fp8 ? tensor.rows(0, rows) : TensorView{};
+    };
+    const TensorView embedded = mtp_embedded_.rows(0, t), value = workspace_.output.rows(0, t);
+    op::embed(
+        {.tokens = tokens, .table = engine_->weights().embed.data.view(), .x = embedded, .stream = stream_});
+    op::rms_norm(
+        {.x = embedded, .weight = w.e_norm.view(), .y = embedded, .eps = c.rms_epsilon, .stream = stream_});
+    run_linear(*engine_, w.e_proj, embedded, value, low(mtp_fp8_, t), low(mtp_scale_, t), stream_);
+    op::rms_norm({.x = hidden,
+                  .weight = w.h_norm.view(),
+                  .y = mtp_normed_.rows(0, t),
+                  .eps = c.rms_epsilon,
+                  .stream = stream_});
+    TensorView flat_x = x;  // every stream is a row
+    flat_x.rank = 2;
+    flat_x.shape[0] = t * streams, flat_x.shape[1] = width;
+    flat_x.strides[0] = width, flat_x.strides[1] = 1;
+    run_linear(*engine_, w.h_proj, mtp_normed_.as({t * streams, width}), flat_x, low(mtp_fp8_, t * streams),
+               low(mtp_scale_, t * streams), stream_);
+    op::expand_streams({.value = value, .x = x, .accumulate = true, .stream = stream_});
+    run_block(*engine_, w.block, *mtp_layer_, workspace_, x,
+              {.t = t, .tokens = tokens, .positions = positions, .stream = stream_});
+}
+
+void Session::verify(u32 rows) {
+    const i64 n = rows;
+    const TensorView window = exchange_.rows(4, n), record = exchange_.rows(0, 4),
+                     positions = positions_.rows(0, n);
+    const TensorView x = hidden_.rows(1, n), logits = logits_.rows(0, n), targets = targets_.rows(0, n);
+    fill_positions(positions, 0);
+    run_trunk(x, {.t = n, .tokens = window, .positions = positions, .journal = n > 1, .stream = stream_});
+    run_head(engine_->weights().output, x, logits);
+    op::AcceptArguments accept;
+    accept.tokens = window, accept.positions = positions, accept.record = record, accept.stream = stream_;
+    if (sampled()) {
+        op::sample_distribution({.logits = logits,
+                                 .temperature = temperature_.rows(0, n),
+                                 .top_k = top_k_.rows(0, n),
+                                 .top_p = top_p_.rows(0, n),
+                                 .min_p = min_p_.rows(0, n),
+                                 .probabilities = target_p_.rows(0, n),
+                                 .stream = stream_});
+        accept.p = target_p_.rows(0, n);
+        if (n > 1) accept.q = draft_q_.rows(0, n - 1);
+        accept.seed = seed_.view();
+    } else {
+        op::argmax({.logits = logits, .tokens = targets, .stream = stream_});
+        accept.targets = targets;
+    }
+    op::accept_drafts(accept);
+    if (n > 1)
+        for (LayerState& layer : layers_) restore_block(layer, exchange_.rows(0, 1), stream_);
+    copy(base_.view(), exchange_.rows(2, 1));
+}
+
+Step Session::finish_step(u32 rows, i32 eos) {
+    const std::vector<i32> seen = read_ints(exchange_.view());
+    const u32 accepted = static_cast<u32>(seen[0]);
+    DG_CHECK(accepted < rows && static_cast<u32>(seen[2]) == length() + accepted + 1, internal,
+             "session: {} of {} drafts accepted at position {}, next position {}", accepted, rows - 1,
+             length(), seen[2]);
+    step_base_ = length();
+    last_drafts_.assign(seen.begin() + 5, seen.begin() + 4 + rows);
+    Step step{
+        .tokens = {seen.begin() + 4, seen.begin() + 5 + accepted}, .drafted = rows - 1, .accepted = accepted};
+    tokens_.insert(tokens_.end(), step.tokens.begin(), step.tokens.end());
+    pending_rows_ = accepted + 1, logits_row_ = accepted;
+    journal_rows_ = rows > 1 ? accepted + 1 : 0;
+    pending_ = seen[1], pending_chosen_ = true;
+    if (accepted + 1 < rows) ++stats_.rollbacks;
+    adapt(rows, accepted);
+    if (const auto end = std::find(step.tokens.begin(), step.tokens.end(), eos);
+        eos >= 0 && end != step.tokens.end()) {
+        const u32 row = static_cast<u32>(end - step.tokens.begin());
+        if (row < accepted) undo_to_row(row);  // drafts beyond the end
+        step.tokens.resize(row + 1);
+        step.accepted = row;
+    }
+    ++stats_.steps;
+    stats_.tokens += step.tokens.size(), stats_.drafted += step.drafted, stats_.accepted += step.accepted;
+    return step;
+}
+
+void Session::undo_to_row(u32 row) {
+    const i32 index = static_cast<i32>(row), next = static_cast<i32>(step_base_ + row + 1);
+    write_ints(undo_row_.view(), std::span(&index, 1));
+    write_ints(base_.view(), std::span(&next, 1));
+    for (LayerState& layer : layers_) restore_block(layer, undo_row_.view(), stream_);
+    tokens_.resize(step_base_ + row + 1);
+    pending_rows_ = row + 1, logits_row_ = row, journal_rows_ = row + 1;
+    pending_chosen_ = false;
+    std::erase_if(restore_points_, [&](const RestorePoint& point) { return point.length > length(); });
+}
+
+void Session::adapt(u32 rows, u32 accepted) {
+    steps_since_probe_ = rows >= 3 ? 0 : steps_since_probe_ + 1;
+    if (rows < 3 || accepted < 1) return;
+    second_draft_rate_ += kRateWeight * ((accepted >= 2 ? 1.0 : 0.0) - second_draft_rate_);
+    if (second_draft_rate_ < kShorten) shortened_ = true;
+    if (second_draft_rate_ > kLengthen) shortened_ = false;
+}
+
+void Session::fill_positions(const TensorView& positions, i32 offset) {
+    op::fill_positions(
+        {.base = base_.view(), .count = {}, .positions = positions, .offset = offset, .stream = stream_});
+}
+
+// Runs the MTP block over all pending rows whose next token is known, so that one is left.
+void Session::flush_mtp() {
+    const i64 known = static_cast<i64>(pending_rows_) - 1;
+    if (known <= 0 || !speculative()) return;
+    write_ints(mtp_tokens_.rows(0, known), std::span(tokens_).last(static_cast<size_t>(known)));
+    fill_positions(mtp_positions_.rows(0, known), -static_cast<i32>(pending_rows_));
+    run_mtp(hidden_.rows(1, known), mtp_x_.rows(0, known), mtp_tokens_.rows(0, known),
+            mtp_positions_.rows(0, known));
+}
+
+void Session::set_sampling(const Sampling& sampling) {
+    DG_CHECK(sampling.temperature >= 0 && sampling.top_k >= 0 && sampling.top_p > 0 && sampling.top_p <= 1 &&
+                 sampling.min_p >= 0 && sampling.min_p <= 1,
+             value,
+             "sampling: got temperature {}, top_k {}, top_p {}, min_p {}; expected temperature and top_k not "
+             "negative, "
+             "top_p in (0, 1], min_p in [0, 1]",
+             sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p);
+    if (sampling == sampling_) return;
+    Device& device = engine_->device();
+    const auto fill = [&](const DeviceTensor& tensor, auto value) {
+        const std::vector values(kMaxWindow, value);
+        device.copy_to_device(tensor.address(), std::as_bytes(std::span(values)), stream_);
+    };
+    fill(temperature_, sampling.temperature);
+    fill(top_k_, sampling.top_k);
+    fill(top_p_, sampling.top_p);
+    fill(min_p_, sampling.min_p);
+    const i32 seed[] = {static_cast<i32>(sampling.seed), static_cast<i32>(sampling.seed >> 32)};
+    write_ints(seed_.view(), seed);
+    device.synchronize(stream_);
+    if ((sampling.temperature > 0) != sampled()) {  // other operations
+        for (auto& [key, capture] : graphs_)
+            if (capture.graph) device.destroy_graph(capture.graph);
+        graphs_.clear();
+    }
+    sampling_ = sampling;
+    pending_chosen_ = false;
+}
+
+}  // namespace deep_gemm::runtime

@@ -1,0 +1,48 @@
+"""What `python -m deep_gemm inspect` prints: a checkpoint's tensors, what is wrong with them, and its fit."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from deep_gemm import _C
+from deep_gemm.models import model_path
+
+GIB = 1 << 30
+
+
+def report(path: str | Path, device: _C.Device, console: Console) -> bool:
+    """Prints everything; True when nothing is missing, extra or misshapen."""
+    checkpoint = _C.Checkpoint(str(model_path(path)))
+    groups: dict[tuple[str, str], list[tuple[tuple[int, ...], int]]] = defaultdict(list)
+    for tensor in checkpoint.tensors():
+        name = re.sub(r"\.\d+\.", ".*.", re.sub(r"\.\d+\.", ".*.", tensor["name"]))
+        groups[name, tensor["dtype"]].append((tensor["shape"], tensor["num_bytes"]))
+    table = Table("tensor", "dtype", "count", "shape", "MB", box=None)
+    for (name, dtype), members in sorted(groups.items()):
+        shapes = {shape for shape, _ in members}
+        text = "x".join(map(str, members[0][0])) if len(shapes) == 1 else f"{len(shapes)} shapes"
+        table.add_row(name, dtype, str(len(members)), text, f"{sum(size for _, size in members) / 1e6:.2f}")
+    console.print(table)
+    count = sum(len(members) for members in groups.values())
+    console.print(f"{count} tensors, {checkpoint.num_bytes / GIB:.3f} GiB", highlight=False)
+    memory = device.properties["global_memory_bytes"]
+    verdict = "fits" if checkpoint.num_bytes < memory else "does not fit"
+    console.print(
+        f"weights as stored: {verdict} {device.name} ({memory / GIB:.0f} GiB), before caches and activations",
+        highlight=False,
+    )
+    if not checkpoint.has_config:
+        console.print("no config.json beside it: shapes were not compared")
+        return True
+    problems = checkpoint.problems()
+    for problem in problems[:40]:
+        console.print(problem, highlight=False, markup=False)
+    if len(problems) > 40:
+        console.print(f"... and {len(problems) - 40} more")
+    console.print(f"{len(problems)} problems" if problems else "complete: every tensor as config.json asks")
+    return not problems

@@ -1,0 +1,215 @@
+"""Whole models over the package's kernels: an Engine holds one, a Session is one timeline of tokens on it.
+
+    engine = deep_gemm.Engine("tiny_v4")
+    session = engine.session()
+    print(session.complete("The quick test", max_tokens=32))
+
+Speculation changes how fast tokens come, never which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deep_gemm import _C
+from deep_gemm.models import Tokenizer, model_path
+
+__all__ = ["Engine", "Session", "Step"]
+
+
+class Step(NamedTuple):
+    """What one step added: 1 + accepted tokens of a window of 1 + drafted."""
+
+    tokens: list[int]
+    drafted: int
+    accepted: int
+
+
+class Engine:
+    """A loaded DeepSeek-V4 model. Immutable; any number of sessions may share it.
+
+    model       a checkpoint's folder, or the name of a shipped model ("tiny_v4")
+    device      Device, its name, or None for the default one
+    numerics    "released": bf16 activations, FP8 products, FP8 cache rows, FP4 indexer;
+                "exact": fp32 throughout; "fp8_cache": fp32 with the released cache
+    context     tokens a session can hold; 0: what the model allows, at most 8192
+    max_rows    rows of one forward pass; longer prompts go in chunks of as many
+    progress    called with (done_bytes, total_bytes) while weights are uploaded
+
+    Raises ValueError where the folder is not such a model (naming what is missing, extra or misshapen), Error of kind
+    io for damaged files, of kind driver where memory does not suffice.
+    """
+
+    def __init__(
+        self,
+        model: str | Path = "tiny_v4",
+        *,
+        device: Any = None,
+        numerics: str = "released",
+        context: int = 0,
+        max_rows: int = 64,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self.path = model_path(model)
+        self._engine = _C.Engine(
+            str(self.path),
+            device=device,
+            numerics=numerics,
+            context=context,
+            max_rows=max_rows,
+            progress=progress,
+        )
+        self._tokenizer: Tokenizer | None = None
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Read at the first use."""
+        if self._tokenizer is None:
+            self._tokenizer = Tokenizer(self.path if self.path.is_dir() else self.path.parent)
+        return self._tokenizer
+
+    @property
+    def vocab(self) -> int:
+        return int(self._engine.vocab)
+
+    @property
+    def bos(self) -> int:
+        return int(self._engine.bos)
+
+    @property
+    def eos(self) -> int:
+        return int(self._engine.eos)
+
+    @property
+    def context(self) -> int:
+        return int(self._engine.context)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of weights on the device."""
+        return int(self._engine.weight_bytes)
+
+    def session(
+        self, *, window: int = 3, adaptive: bool = False, graphs: bool = True, restore_points: int = 2
+    ) -> Session:
+        """A new, empty session.
+
+        window          rows of a speculative step, 1 (plain decoding) to 8: the pending token and window - 1 drafts
+        adaptive        use two rows while second drafts are rarely accepted
+        graphs          replay a step as one CUDA graph from its third time on
+        restore_points  ends of prompts that sync() can go back to without feeding tokens again
+        """
+        options = {
+            "window": window,
+            "adaptive": adaptive,
+            "graphs": graphs,
+            "restore_points": restore_points,
+        }
+        return Session(self, options)
+
+
+class Session:
+    """One timeline of tokens. Made by Engine.session(); not for several threads at once."""
+
+    def __init__(self, engine: Engine, options: dict[str, Any]) -> None:
+        self.engine = engine
+        self._session = _C.Session(engine._engine, **options)
+
+    @property
+    def tokens(self) -> list[int]:
+        """All tokens so far, prompt and produced."""
+        return list(self._session.tokens)
+
+    @property
+    def room(self) -> int:
+        """Tokens that still fit in the context."""
+        return int(self._session.room)
+
+    @property
+    def stats(self) -> dict[str, int]:
+        """steps, tokens, drafted, accepted, rollbacks, graph_replays since the session was made."""
+        return dict(self._session.stats)
+
+    @property
+    def last_drafts(self) -> list[int]:
+        """What the last step drafted, accepted or not."""
+        return list(self._session.last_drafts)
+
+    def sync(self, tokens: Sequence[int]) -> int:
+        """Makes the session hold exactly `tokens`, feeding only what its state does not cover already.
+
+        Returns how many were kept. ValueError, with nothing changed, for ids outside the vocabulary and for more tokens
+        than the context holds.
+        """
+        return int(self._session.sync(list(tokens)))
+
+    def step(self, budget: int = 1 << 30, eos: int = -1) -> Step:
+        """Adds the next token and the drafts that agree with it: at most `budget`, and none after `eos`."""
+        return Step(*self._session.step(min(budget, self.room or 1), eos))
+
+    def set_sampling(
+        self,
+        *,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        """How the next tokens are chosen; temperature 0 takes the most likely one."""
+        self._session.set_sampling(
+            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed & (1 << 64) - 1
+        )
+
+    def logits(self) -> NDArray[np.float32]:
+        """fp32 [vocab] of the token that follows the last one."""
+        return np.frombuffer(self._session.logits(), np.float32)
+
+    def logits_of(self, tokens: Sequence[int], chunk: int = 0) -> NDArray[np.float32]:
+        """fp32 [len(tokens), vocab]: starts anew and keeps the logits after each token; `chunk` rows at a time."""
+        return np.frombuffer(self._session.logits_of(list(tokens), chunk), np.float32).reshape(
+            -1, self.engine.vocab
+        )
+
+    def rewind(self, length: int) -> None:
+        """Back to the first `length` tokens; within the last step and to restore points nothing is fed again."""
+        self._session.rewind(length)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the state to a file that a session of the same model and options continues from."""
+        self._session.save(str(path))
+
+    def load(self, path: str | Path) -> None:
+        """Continues from a saved state. Error of kind io for damaged files, ValueError for another model's."""
+        self._session.load(str(path))
+
+    def state_digest(self) -> str:
+        """Equal for two sessions of one engine exactly when everything later tokens depend on is."""
+        return str(self._session.state_digest())
+
+    def force_drafts(self, drafts: Sequence[int]) -> None:
+        """Replaces the drafts of the next step; for tests of acceptance and rollback."""
+        self._session.force_drafts(list(drafts))
+
+    def generate(self, max_tokens: int, eos: int | None = None) -> Iterator[Step]:
+        """Steps until `max_tokens` tokens, `eos` (None: the model's; -1: never) or the end of the context."""
+        end = self.engine.eos if eos is None else eos
+        left = min(max_tokens, self.room)
+        while left > 0:
+            step = self.step(left, end)
+            left -= len(step.tokens)
+            yield step
+            if step.tokens[-1] == end:
+                return
+
+    def complete(self, text: str, max_tokens: int = 64) -> str:
+        """The text that follows `text`, which starts the session anew where it is not its beginning."""
+        tokenizer = self.engine.tokenizer
+        self.sync([self.engine.bos, *tokenizer.encode(text)])
+        produced = [token for step in self.generate(max_tokens) for token in step.tokens]
+        return tokenizer.decode([token for token in produced if token != self.engine.eos])

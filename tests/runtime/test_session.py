@@ -1,0 +1,113 @@
+"""Sessions: common prefixes, going back, files, limits, and what happens after bad input. All exact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from runtime.decode import Load, Plain, produce, same
+
+from deep_gemm import _C
+
+
+def test_sync_keeps_the_common_prefix(load: Load, prompt: list[int]) -> None:
+    session, fresh = load().session(), load().session()
+    assert session.sync(prompt) == 0
+    assert session.sync([*prompt, 5, 6]) == len(prompt)
+    assert session.sync([*prompt, 5, 6]) == len(prompt) + 2
+    assert session.sync([*prompt, 7]) == len(prompt)  # a restore point
+    fresh.sync([*prompt, 7])
+    assert same(session, fresh)
+    assert session.sync(prompt[:3]) == 0  # before every restore point
+    fresh.sync(prompt[:3])
+    assert same(session, fresh)
+
+
+def test_rewind_inside_the_last_step_and_before_it(load: Load, prompt: list[int], plain: Plain) -> None:
+    session = load().session(window=4)
+    session.sync(prompt)
+    session.force_drafts(plain.text[1:4])
+    assert session.step().tokens == plain.text[:4]
+    for length in (3, 2, 1, 0):  # the last one through the restore point
+        session.rewind(len(prompt) + length)
+        assert session.state_digest() == plain.digests[length], length
+    assert produce(session, 6) == plain.text[:6]
+    assert session.state_digest() == plain.digests[6]
+
+
+def test_saved_sessions_continue(load: Load, prompt: list[int], tmp_path: Path) -> None:
+    session, other = load().session(), load().session()
+    session.sync(prompt)
+    produce(session, 4)
+    session.save(tmp_path / "s")
+    other.load(tmp_path / "s")
+    assert same(session, other)
+    assert produce(session, 4) == produce(other, 4)
+    assert same(session, other)
+
+
+def test_refuses_damaged_and_foreign_files(load: Load, prompt: list[int], tmp_path: Path) -> None:
+    session = load().session()
+    session.sync(prompt)
+    digest = session.state_digest()
+    path = tmp_path / "s"
+    session.save(path)
+    good = path.read_bytes()
+    for content, message in [
+        (b"", "is not a saved session"),
+        (b"x" + good[1:], "is not a saved session"),
+        (good[:8] + b"\x09" + good[9:], "has version 9"),
+        (good[:-1], "truncated"),
+        (good + b"\0", "added to"),
+        (good[:5000] + bytes([good[5000] ^ 1]) + good[5001:], "its checksum does not match"),
+        (good[:16] + b"0" * 32 + good[48:], "its checksum does not match"),
+    ]:
+        path.write_bytes(content)
+        with pytest.raises(_C.Error, match=message):
+            session.load(path)
+        assert session.state_digest() == digest, "a refused file must change nothing"
+    path.write_bytes(good)
+    with pytest.raises(ValueError, match="another model, context, max_rows or numerics"):
+        load("fp8_cache").session().load(path)
+    with pytest.raises(_C.Error, match="failed"):
+        session.load(tmp_path / "gone")
+
+
+def test_bad_input_changes_nothing(load: Load, prompt: list[int]) -> None:
+    session = load().session()
+    with pytest.raises(ValueError, match="nothing to continue"):
+        session.step()
+    with pytest.raises(ValueError, match="no logits before the first token"):
+        session.logits()
+    session.sync(prompt)
+    digest = session.state_digest()
+    with pytest.raises(ValueError, match="token 1 is 1024, expected 0 to 1023"):
+        session.sync([3, 1024])
+    with pytest.raises(ValueError, match="token 0 is -1"):
+        session.sync([-1])
+    with pytest.raises(ValueError, match="got 513 tokens, the context holds 512"):
+        session.sync([3] * 513)
+    with pytest.raises(ValueError, match="budget of 0"):
+        session.step(0)
+    with pytest.raises(ValueError, match="rewind to 6 tokens of 5"):
+        session.rewind(6)
+    with pytest.raises(ValueError, match=r"top_p 1.5"):
+        session.set_sampling(top_p=1.5)
+    with pytest.raises(ValueError, match="window of 9 rows, expected 1"):
+        load().session(window=9)
+    assert session.state_digest() == digest
+
+
+def test_the_context_can_be_filled(device: _C.Device, prompt: list[int]) -> None:
+    from deep_gemm import Engine
+
+    engine = Engine("tiny_v4", device=device, numerics="exact", context=len(prompt) + 5, max_rows=32)
+    plain, session = engine.session(window=1), engine.session(window=4)
+    plain.sync(prompt)
+    session.sync(prompt)
+    assert produce(plain, 100) == produce(session, 100)
+    assert session.room == 0 and same(plain, session)
+    with pytest.raises(ValueError, match="the context of 10 tokens is full"):
+        session.step()
+    with pytest.raises(ValueError, match="context of 5000, the model allows 4096"):
+        Engine("tiny_v4", device=device, context=5000)

@@ -1,0 +1,121 @@
+"""Speculative decoding equals plain decoding: tokens, logits and state, whatever is drafted and accepted."""
+
+from __future__ import annotations
+
+import pytest
+from reference import deepseek_v4_model
+from runtime.decode import Load, Plain, produce, same
+
+from deep_gemm.models import model_path
+
+
+@pytest.mark.parametrize("window", [2, 3, 4])
+def test_equal_to_plain_decoding(load: Load, prompt: list[int], plain: Plain, window: int) -> None:
+    session = load().session(window=window)
+    session.sync(prompt)
+    assert produce(session, 12) == plain.text
+    assert session.state_digest() == plain.digests[12]
+    stats = session.stats
+    assert stats["tokens"] == 12 and stats["accepted"] == 12 - stats["steps"]
+    assert stats["rollbacks"] > 0 and stats["accepted"] > 0
+
+
+@pytest.mark.parametrize("phase", [0, 1, 2, 3])
+def test_rollback_at_every_phase_of_a_window(load: Load, prompt: list[int], plain: Plain, phase: int) -> None:
+    """Drafts that are right up to each number, at every position modulo 4: rejected tokens close windows, or not."""
+    session = load().session(window=4)
+    for accepted in range(4):
+        session.sync([*prompt, *plain.text[:phase]])
+        right = plain.text[phase + 1 : phase + 4]
+        session.force_drafts([t if i < accepted else (t + 1) % 1024 for i, t in enumerate(right)])
+        step = session.step()
+        assert step.tokens == plain.text[phase : phase + 1 + accepted] and step.accepted == accepted
+        assert session.state_digest() == plain.digests[phase + 1 + accepted]
+        assert session.step(1).tokens == [plain.text[phase + 1 + accepted]]
+        assert session.state_digest() == plain.digests[phase + 2 + accepted]
+
+
+def test_the_end_of_text_among_drafts(load: Load, prompt: list[int], plain: Plain) -> None:
+    session = load().session(window=4)
+    for at in range(3):
+        session.sync(prompt)
+        session.force_drafts(plain.text[1:4])
+        assert session.step(eos=plain.text[at]).tokens == plain.text[: at + 1]
+        assert session.state_digest() == plain.digests[at + 1]
+
+
+def test_budgets(load: Load, prompt: list[int], plain: Plain) -> None:
+    session = load().session(window=4)
+    for budget in (1, 2, 3):
+        session.sync(prompt)
+        session.force_drafts(plain.text[1:4])
+        assert session.step(budget).tokens == plain.text[:budget]
+        assert session.state_digest() == plain.digests[budget]
+
+
+def test_drafts_of_the_mtp_block(load: Load, prompt: list[int]) -> None:
+    """The first step's drafts are those of the float64 reference, chained through the block's own streams."""
+    model = deepseek_v4_model.Model(model_path("tiny_v4"))
+    for position, token in enumerate(prompt):
+        logits = model.feed(token)
+        if position > 0:
+            model.draft(model.streams[position - 1], position - 1, token)
+    token, streams, want = int(logits.argmax()), model.streams[-1], []
+    for depth in range(3):
+        streams, logits = model.draft(streams, len(prompt) - 1 + depth, token)
+        token = int(logits.argmax())
+        want.append(token)
+    session = load().session(window=4)
+    session.sync(prompt)
+    session.step()
+    assert session.last_drafts == want
+
+
+def test_catching_up_matters(load: Load, prompt: list[int], plain: Plain) -> None:
+    """After an accepted draft the MTP block sees the true streams of the accepted tokens: its next drafts are those of a
+    session that was fed the same tokens."""
+    session, fed = load().session(window=3), load().session(window=3)
+    session.sync(prompt)
+    session.force_drafts(plain.text[1:3])
+    assert len(session.step().tokens) == 3
+    fed.sync([*prompt, *plain.text[:3]])
+    assert session.step().tokens == fed.step().tokens
+    assert session.last_drafts == fed.last_drafts
+
+
+def test_graphs_equal_eager_steps(load: Load, prompt: list[int]) -> None:
+    eager, graphs = load().session(window=2, graphs=False), load().session(window=2)
+    eager.sync(prompt)
+    graphs.sync(prompt)
+    assert produce(eager, 10) == produce(graphs, 10)
+    assert same(eager, graphs)
+    assert graphs.stats["graph_replays"] > 0 and eager.stats["graph_replays"] == 0
+
+
+def test_wrong_rollback_is_noticed(load: Load, prompt: list[int], plain: Plain) -> None:
+    """Negative control: a state that holds one rejected token more has another digest."""
+    session, wrong = load().session(window=1), load().session(window=1)
+    session.sync([*prompt, plain.text[0]])
+    wrong.sync([*prompt, plain.text[1]])
+    assert session.state_digest() != wrong.state_digest()
+    wrong.sync([*prompt, plain.text[0], plain.text[1]])
+    assert session.state_digest() != wrong.state_digest()
+
+
+def test_sampling(load: Load, prompt: list[int], plain: Plain) -> None:
+    """Equal seeds give equal tokens; temperature 0 and top_k 1 are greedy; another seed gives other tokens."""
+    a, b = load().session(), load().session()
+    for session in (a, b):
+        session.sync(prompt)
+        session.set_sampling(temperature=1.0, top_p=0.95, seed=7)
+    assert produce(a, 5) == produce(b, 5)
+    assert same(a, b)
+    b.set_sampling(temperature=0.7, top_k=1, seed=1)
+    b.sync(prompt)
+    assert produce(b, 3) == plain.text[:3]
+    drawn = []
+    for seed in (1, 2, 3):
+        b.sync(prompt)
+        b.set_sampling(temperature=1.5, seed=seed)
+        drawn.append(tuple(produce(b, 4)))
+    assert len(set(drawn)) > 1

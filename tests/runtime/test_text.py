@@ -1,0 +1,46 @@
+"""Text in, text out: the shipped tokenizer, complete(), and the commands that use them."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner
+from golden import tiny_v4
+from runtime.decode import Load
+
+from deep_gemm.cli import main
+from deep_gemm.models import Tokenizer, model_path
+
+
+@pytest.fixture
+def tokenizer() -> Tokenizer:
+    pytest.importorskip("tokenizers")
+    return Tokenizer(model_path("tiny_v4"))
+
+
+def test_tokenizer(tokenizer: Tokenizer) -> None:
+    text = "The quick test of a language model is"
+    assert [0, *tokenizer.encode(text)] == tiny_v4.prompt("p0")
+    for text in ("", "naïve — 漢字 \U0001f600\n\tx = 12345"):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_complete_continues_the_text(load: Load, tokenizer: Tokenizer) -> None:
+    session = load().session()
+    first = session.complete("The quick", max_tokens=4)
+    assert len(tokenizer.encode(first)) > 0
+    tokens = session.tokens
+    assert tokenizer.decode(tokens[1:]) == "The quick" + first
+    assert session.sync(tokens) == len(tokens)
+
+
+def test_inspect() -> None:
+    result = CliRunner().invoke(main, ["inspect", "tiny_v4", "--device", "emulator"])
+    assert result.exit_code == 0, result.output
+    assert "531 tensors" in result.output and "complete: every tensor" in result.output
+
+
+def test_unknown_models() -> None:
+    result = CliRunner().invoke(main, ["inspect", "no/such/folder"])
+    assert (
+        result.exit_code == 1 and "expected a checkpoint's folder or file, or one of tiny_v4" in result.output
+    )
