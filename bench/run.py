@@ -11,7 +11,18 @@ from bench import plots, report
 from bench.context import Context
 from bench.records import Row, machine
 
-SECTIONS = ("ceilings", "dense", "grouped", "masked", "bf16", "gemv", "host_time", "cold_start", "regret")
+SECTIONS = (
+    "ceilings",
+    "dense",
+    "grouped",
+    "masked",
+    "fp4",
+    "bf16",
+    "gemv",
+    "host_time",
+    "cold_start",
+    "regret",
+)
 
 
 def unavailable() -> str | None:
@@ -42,7 +53,7 @@ def run(
     """Measures, writes the files into `out`, and returns the rows."""
     context = Context.of(quick)
     chosen = [name for name in SECTIONS if not only or name in only]
-    of_ceilings = {"masked", "gemv"}  # their rows are percentages of them
+    of_ceilings = {"masked", "fp4", "gemv"}  # their rows are percentages of them
     needed = ["ceilings", *chosen] if "ceilings" not in chosen and of_ceilings & set(chosen) else chosen
     facts = machine()
     rows: list[Row] = []

@@ -33,8 +33,8 @@ from deep_gemm.demo.arrays import put, take
 Array = np.ndarray[Any, np.dtype[Any]]
 
 SPECS: list[dict[str, Any]] = [
-    {"block_m": 256, "block_n": 128, "warpgroups": 2, "stages": 3, "cluster_n": 2},
-    {"block_m": 192, "block_n": 128, "warpgroups": 3, "stages": 4},
+    {"block_m": 256, "block_n": 128, "warpgroups": 2, "stages": 2, "cluster_n": 2},
+    {"block_m": 192, "block_n": 128, "warpgroups": 3, "stages": 3},  # as many as fit beside fp32 outputs
     {"block_m": 128, "block_n": 64, "warpgroups": 2, "stages": 6, "split_k": 2},
     {"swap_ab": True, "block_m": 16, "block_n": 64, "warpgroups": 2, "k_warpgroups": 2, "stages": 10},
     {

@@ -26,6 +26,7 @@ DLPACK_TYPES = {
     "uint8": (1, 8),
     "bfloat16": (4, 16),
     "float8_e4m3fn": (10, 8),
+    "float8_e8m0fnu": (14, 8),
 }
 
 
@@ -66,6 +67,10 @@ class DeviceArray:
         self._strides = extents(*(stride // source.itemsize for stride in source.strides))
         place = (self._address, DLPACK_CUDA, device.properties["ordinal"])
         self._managed = DLTensor(*place, source.ndim, code, bits, 1, self._extents, self._strides)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._shape
 
     def __del__(self) -> None:
         if hasattr(self, "_address"):
