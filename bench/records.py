@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import platform
 import statistics
 import subprocess
@@ -69,8 +70,10 @@ def answer_of(*command: str) -> str:
 
 
 def commit_of_sources() -> str:
-    """The commit of this checkout; empty outside one."""
-    return answer_of("git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD")
+    """$SOURCE_COMMIT where this tree is a copy without its history, else the checkout's; empty outside one."""
+    return os.environ.get("SOURCE_COMMIT") or answer_of(
+        "git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"
+    )
 
 
 def machine() -> dict[str, Any]:
