@@ -1,5 +1,6 @@
-// The cost of an FP4 GEMM, term by term. Constants were measured with a prototype of this kernel on one H200;
-// the numbers beside them are its.
+// The cost of an FP4 GEMM, term by term. Cycles were fitted by hand to the 40 timings of a Flash layer in
+// bench/results (four arrangements at each point, one H200), so its regret there says little about others;
+// the chain and the rate of one SM come from a prototype.
 #include <algorithm>
 #include <cmath>
 
@@ -8,14 +9,15 @@
 namespace deep_gemm::plan {
 namespace {
 
-constexpr float kDecodeCycles = 135;       // a blob of 64 x 128 weights on one SM, four warpgroups at it ...
-constexpr float kCyclesPerColumn = 2.6f;   // ... and its wgmma and promotion, which add to it
-constexpr float kLoadCyclesPerColumn = 1;  // of a blob's tokens, by one warp for all warpgroups
+constexpr float kDecodeCycles = 170;      // a blob of 64 x 128 weights on one SM, several warpgroups at it
+constexpr float kCyclesPerColumn = 0.5f;  // its wgmma and promotion, which add to it
+constexpr float kFeedCycles = 60;         // bringing a blob's tokens, shared by the CTA's warpgroups ...
+constexpr float kFeedCyclesPerColumn = 6.5f;
+constexpr float kStageCyclesPerColumn = 6;  // hand-over of a stage, for each column beyond the first eight
 constexpr float kChainCycles = 290;  // a warpgroup alone: from one blob to the next, two sets of fragments
 constexpr float kLoneChainCycles = 340;  // one set
 constexpr float kLoneChainPerColumn = 2.8f;
 constexpr float kSmBytesPerUs = 40e3f;  // weights one SM pulled, where the others left it enough
-constexpr float kTailItems = 0.25f;     // of the busiest SM's items beyond its share, with a queue
 constexpr float kMostMeanForPoisson = 4096;
 
 // What an expert's tokens cost, on average over how many it gets.
@@ -74,12 +76,11 @@ Fp4Cost cost_of(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& de
     const float units = std::max(1.0f, load.tiles * blocks_n);
     const float columns = std::max(8.0f, load.columns / std::max(1e-6f, load.tiles));
 
-    // Items of the busiest SM. A queue shares them out as SMs come free; fixed turns leave a round's rest
-    // over.
+    // Items of the busiest SM: all take about as long. A queue shares them out one by one as SMs come free,
+    // fixed turns by rounds of all CTAs.
     const float slots = sms * static_cast<float>(s.ctas_per_sm), even = units / sms;
     float busiest = std::ceil(even);
-    if (units > slots)
-        busiest = s.queue ? even + kTailItems : std::ceil(units / slots) * static_cast<float>(s.ctas_per_sm);
+    if (units > slots && !s.queue) busiest = std::ceil(units / slots) * static_cast<float>(s.ctas_per_sm);
 
     Fp4Cost cost;
     const float k = static_cast<float>(p.k), n = static_cast<float>(p.n);
@@ -90,9 +91,9 @@ Fp4Cost cost_of(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& de
     cost.fill_us = busiest * blobs * blob_bytes / kSmBytesPerUs;
     const float token_bytes = columns * kFp4BlockK * static_cast<float>(fp4_k_blocks(p.k));  // of an item
     cost.l2_us = units * (blobs * blob_bytes + token_bytes) / device.l2_bytes_per_us;
-    const float shared =
-        kDecodeCycles +
-        (kCyclesPerColumn + kLoadCyclesPerColumn / static_cast<float>(s.warpgroups)) * columns;
+    const float feed = (kFeedCycles + kFeedCyclesPerColumn * columns) / static_cast<float>(s.warpgroups);
+    const float stage = kStageCyclesPerColumn * (columns - 8) / static_cast<float>(s.k_blocks);
+    const float shared = kDecodeCycles + kCyclesPerColumn * columns + feed + stage;
     const float chain = columns <= static_cast<float>(kFp4OverlapColumns)
                             ? kChainCycles + columns
                             : kLoneChainCycles + kLoneChainPerColumn * columns;
