@@ -70,15 +70,6 @@ constexpr Operation kGatheredOp{{"m_grouped_fp8_fp4_gemm_nt_gathered", kGathered
                                 nullptr,
                                 {.group_layout = 3, .list = 4, .spec = 7}};
 
-i64 integer_of(PyObject* object, const char* function, const char* name) {
-    const i64 value = PyLong_AsLongLong(object);
-    if (value == -1 && PyErr_Occurred()) {
-        PyErr_Clear();
-        fail(ErrorKind::type, "{}: {} is a {}, expected an int", function, name, Py_TYPE(object)->tp_name);
-    }
-    return value;
-}
-
 // Scales are (1, 128) of a and (1, 32) of b: a recipe may say so and nothing else.
 void check_recipe(const char* function, PyObject* object, const char* name,
                   std::initializer_list<i64> expected) {
@@ -91,14 +82,9 @@ void check_recipe(const char* function, PyObject* object, const char* name,
 
 void read_activations(TensorReader& reader, PyObject* pair, const char* function,
                       op::Fp4GemmArguments& gemm) {
-    const bool is_tuple = PyTuple_Check(pair), is_list = PyList_Check(pair);
-    DG_CHECK((is_tuple && PyTuple_GET_SIZE(pair) == 2) || (is_list && PyList_GET_SIZE(pair) == 2), type,
-             "{}: a is a {}, expected a pair (fp8 tensor, fp32 scales); "
-             "deep_gemm.utils.per_token_cast_to_fp8 makes one",
-             function, Py_TYPE(pair)->tp_name);
-    gemm.a = reader.read(is_tuple ? PyTuple_GET_ITEM(pair, 0) : PyList_GET_ITEM(pair, 0), "a");
-    gemm.scale_a =
-        reader.read(is_tuple ? PyTuple_GET_ITEM(pair, 1) : PyList_GET_ITEM(pair, 1), "scales of a");
+    const auto [values, scales] = scaled_pair(pair, function, "a");
+    gemm.a = reader.read(values, "a");
+    gemm.scale_a = reader.read(scales, "scales of a");
 }
 
 void read_weights(TensorReader& reader, PyObject* object, const char* function, op::Fp4WeightViews& views) {

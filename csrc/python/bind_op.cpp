@@ -74,15 +74,6 @@ constexpr Operation kMaskedBf16Op{{"m_grouped_bf16_gemm_nt_masked", kMaskedBf16,
     {.group_layout = 3, .expected_m = 4, .spec = 6}};
 // clang-format on
 
-i64 integer_of(PyObject* object, const char* function, const char* name) {
-    const i64 value = PyLong_AsLongLong(object);
-    if (value == -1 && PyErr_Occurred()) {
-        PyErr_Clear();
-        fail(ErrorKind::type, "{}: {} is a {}, expected an int", function, name, Py_TYPE(object)->tp_name);
-    }
-    return value;
-}
-
 bool flag_of(PyObject* object) {
     return object && PyObject_IsTrue(object) == 1;
 }
@@ -131,13 +122,9 @@ ScaleB scale_mode_of(const Signature& signature, PyObject* recipe, PyObject* rec
 // (values, scales)
 void read_scaled(TensorReader& reader, PyObject* pair, const char* function, const char* name,
                  const char* scale_name, TensorView& values, TensorView& scales) {
-    const bool is_tuple = PyTuple_Check(pair), is_list = PyList_Check(pair);
-    DG_CHECK((is_tuple && PyTuple_GET_SIZE(pair) == 2) || (is_list && PyList_GET_SIZE(pair) == 2), type,
-             "{}: {} is a {}, expected a pair (fp8 tensor, fp32 scales); "
-             "deep_gemm.utils.per_token_cast_to_fp8 makes one",
-             function, name, Py_TYPE(pair)->tp_name);
-    values = reader.read(is_tuple ? PyTuple_GET_ITEM(pair, 0) : PyList_GET_ITEM(pair, 0), name);
-    scales = reader.read(is_tuple ? PyTuple_GET_ITEM(pair, 1) : PyList_GET_ITEM(pair, 1), scale_name);
+    const auto [first, second] = scaled_pair(pair, function, name);
+    values = reader.read(first, name);
+    scales = reader.read(second, scale_name);
 }
 
 void run(const Operation& operation, const CallArguments& arguments) {
