@@ -2,6 +2,7 @@
 #include "plan/gemm.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "base/error.h"
 #include "plan/gemm_shape.h"
@@ -89,6 +90,15 @@ u32 grid_of(const GemmProblem& problem, const GemmSpec& s, const DeviceModel& de
     return static_cast<u32>(std::max<u64>(1, std::min(units, slots))) * cluster;
 }
 
+// Contiguous groups start at multiples of 128 rows, in every position of a taller block alike. A block where
+// one starts inside comes twice (sched/gemm_blocks.h).
+u32 straddling_units(const GemmProblem& problem, u32 unit_m) {
+    if (problem.groups != GroupMode::contiguous) return 0;
+    const u32 positions = unit_m / std::gcd(unit_m, kGroupAlignment);
+    const u32 boundaries = std::min(problem.num_groups, ceil_div(problem.m, kGroupAlignment)) - 1;
+    return boundaries * (positions - 1) / positions;
+}
+
 }  // namespace
 
 GemmShape shape_of(const GemmProblem& problem, const GemmSpec& s, const DeviceModel& device) {
@@ -96,7 +106,7 @@ GemmShape shape_of(const GemmProblem& problem, const GemmSpec& s, const DeviceMo
     const u32 rows = rows_of_a_group(problem), unit_m = s.block_m * s.cluster_m;
     const u64 units_n = ceil_div(problem.n, s.block_n * s.cluster_n);
     if (problem.groups == GroupMode::dense || problem.groups == GroupMode::contiguous) {
-        shape.units = ceil_div(problem.m, unit_m) * units_n;
+        shape.units = (ceil_div(problem.m, unit_m) + straddling_units(problem, unit_m)) * units_n;
         shape.total_rows = problem.m;
     } else {
         shape.units = static_cast<u64>(problem.num_groups) * ceil_div(rows, unit_m) * units_n;

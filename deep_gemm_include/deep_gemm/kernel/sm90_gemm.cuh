@@ -202,8 +202,8 @@ DG_DEVICE void multiply_blocks(const GemmParams& p, tile::GemmSmem<S> smem, u32 
     sched::GemmBlocks<S> blocks(p);
     for (sched::Block block; blocks.next(block);) {
         const u32 num_k = block.loads ? range.end - range.begin : 0;
-        if constexpr (S.groups == GroupMode::contiguous && S.block_m > kGroupAlignment) {
-            if (!(block.halves >> (wave_row / kGroupAlignment) & 1)) {
+        if constexpr (sched::block_straddles_groups<S>()) {
+            if (ptx::ballot(wave_row < block.begin || wave_row >= block.end) != 0) {
                 skip_stages<S>(smem, cursor, num_k);
                 continue;
             }
