@@ -93,7 +93,7 @@ PSUM = [
     Case(0, 136, 256, rows=(100, 128, 130)),
     Case(0, 96, 256, rows=(3, 0, 5)),  # an empty group in the middle
     Case(0, 96, 192, rows=(128, 5, 200), ab="bf16"),
-    *(Case(0, 136, 256, rows=rows, spec=spec) for rows in STRADDLING for spec in (TWO_WARPGROUPS, THREE_WARPGROUPS)),
+    *(Case(0, 136, 256, rows=rows, spec=THREE_WARPGROUPS) for rows in STRADDLING),
     Case(0, 200, 256, rows=(128, 5, 0, 200), spec={**THREE_WARPGROUPS, "cluster_n": 2}),
 ]
 MASKED = [

@@ -278,10 +278,10 @@ constexpr const char* why_illegal(const GemmSpec& s) {
         return "accumulators do not fit the register file";
     const bool segmented = s.groups == GroupMode::contiguous || s.groups == GroupMode::psum;
     // A block that is no divisor of it leaves whole warpgroups out where a group ends (sched/gemm_blocks.h).
-    const bool whole_waves =
-        !s.swap_ab && !exchanges_partials(s) && (s.block_m == 192 || s.block_m == 256) && s.warpgroups > 1;
+    const bool whole_waves = !s.swap_ab && !exchanges_partials(s) && s.warpgroups > 1 &&
+                             (s.block_m == 192 || (s.block_m == 256 && s.groups == GroupMode::contiguous));
     if (segmented && kGroupAlignment % s.block_m != 0 && !whole_waves)
-        return "block_m must divide the group alignment of 128, or be 192 or 256";
+        return "block_m must divide the group alignment of 128, or be 192 (contiguous: or 256)";
     if (plan_smem(s).bytes > kMaxSmemBytes) return "stages do not fit shared memory";
     return nullptr;
 }
