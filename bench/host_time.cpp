@@ -1,5 +1,5 @@
-// Host time of one C++ call: a tiny FP8 product, called in bursts that fit the launch queue, so that the host never
-// waits for the device.
+// Host time of one C++ call: a tiny FP8 product, called in bursts that fit the launch queue, so that the host
+// never waits for the device.
 //   host_time [device] [calls] [repeats]
 // Prints the microseconds per call of each repeat, one on a line. bench/host_time.py runs it.
 #include "op/api.h"

@@ -6,8 +6,8 @@
 // cursor for divergent and moves every word of every wgmma descriptor from a vector to a uniform register, in
 // the middle of the wgmma chain (4 % of a large GEMM). It sees it where a branch depends on a comparison of
 // launch parameters or on a ballot, and next() returns that comparison itself: no early return, which would
-// make it a boolean that comes from two places. The scan over groups of the other modes stays opaque to it: see
-// kernel/gemm_load.h.
+// make it a boolean that comes from two places. The scan over groups of the other modes stays opaque to it:
+// see kernel/gemm_load.h.
 #pragma once
 
 #include <deep_gemm/spec/gemm.h>
@@ -16,12 +16,12 @@
 namespace deep_gemm::sched {
 
 struct Block {
-    u32 group = 0;      // matrix of B
-    u32 a_group = 0;    // third coordinate of A and D
-    u32 m = 0;          // first row, within a_group
-    u32 n = 0;          // first column
-    u32 rows_end = 0;   // rows at and beyond it are not valid
-    bool loads = true;  // false: no valid row; the block is written as zeros and nothing is loaded
+    u32 group = 0;             // matrix of B
+    u32 a_group = 0;           // third coordinate of A and D
+    u32 m = 0;                 // first row, within a_group
+    u32 n = 0;                 // first column
+    u32 rows_end = 0;          // rows at and beyond it are not valid
+    bool loads = true;         // false: no valid row; the block is written as zeros and nothing is loaded
     u32 begin = 0, end = ~0u;  // rows of the block to compute and write now, in whole waves of 64
 };
 
@@ -84,8 +84,8 @@ class GemmBlocks {
         return unit_ < units_m * units_n_;
     }
 
-    /// Contiguous groups start at multiples of 128 rows. A block that is no divisor of that may hold the end of
-    /// one group and the start of the next: then it comes twice, each time for the rows of one of them.
+    /// Contiguous groups start at multiples of 128 rows. A block that is no divisor of that may hold the end
+    /// of one group and the start of the next: then it comes twice, each time for the rows of one of them.
     DG_DEVICE bool locate_in_rectangle(Block& block) {
         const bool found = place(block.m, block.n);
         block.rows_end = params_.m;
