@@ -66,6 +66,13 @@ class GemmBlocks {
         return found;
     }
 
+    /// contiguous: first row of the block that next() will find; any row past the last block.
+    DG_DEVICE u32 upcoming_row() const {
+        u32 m, n;
+        place(m, n);
+        return m;
+    }
+
   private:
     static constexpr bool kTwoParts = S.groups == GroupMode::contiguous && block_straddles_groups<S>();
     static constexpr u32 kUnitRows = S.block_m * S.cluster_m;
