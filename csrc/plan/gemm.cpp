@@ -144,6 +144,9 @@ const char* why_poor(const GemmProblem& problem, const GemmSpec& s) {
         return "the cluster has more CTAs than num_sms allows";
     if (s.swap_ab && problem.d_tma && rows_of_a_group(problem) > s.block_m)
         return "swap_ab is for rows that fit one block";
+    // Measured on streams of weights: 62.8 us against 64.2 for eight groups of 4096 x 7168.
+    if (s.swap_ab && has_scales(s) && s.block_m >= 64 && s.block_n > 64 && problem.d_tma)
+        return "with 64 tokens and more than 64 weight rows, tokens as rows are faster";
     if (s.split_k > 1 && ceil_div(problem.k, block_k_of(s)) < kScaleChunk * s.split_k)
         return "too few blocks of K to split";
     return nullptr;
