@@ -93,25 +93,26 @@ Operand operand_of(const TensorView& t) {
     return o;
 }
 
-// Turns a matrix that is contiguous along M or N around, so that its columns are what is contiguous. K wins where
-// both are.
+// Turns a matrix that is contiguous along M or N around, so that its columns are what is contiguous. K wins
+// where both are.
 Major orient(const GemmArguments& args, const char* name, const char* rows, Operand& o) {
     if (o.stride_column == 1) return Major::k;
     const bool mn_major = args.ab == Format::bf16 && (o.rows <= 1 || o.stride_row == 1);
     DG_CHECK(mn_major || args.ab == Format::bf16, value,
              "{}: {} has stride {} along K, expected 1 (K-major); pass {}.contiguous()", operation(args),
              name, o.stride_column, name);
-    DG_CHECK(mn_major, value,
-             "{}: {} has stride {} along K and {} along {}, expected 1 along one of them; pass {}.contiguous()",
-             operation(args), name, o.stride_column, o.stride_row, rows, name);
+    DG_CHECK(
+        mn_major, value,
+        "{}: {} has stride {} along K and {} along {}, expected 1 along one of them; pass {}.contiguous()",
+        operation(args), name, o.stride_column, o.stride_row, rows, name);
     std::swap(o.rows, o.columns);
     o.stride_row = o.stride_column;
     o.stride_column = 1;
     return Major::mn;
 }
 
-// What TMA reads: contiguous columns, rows and groups at multiples of 16 bytes. `rows` names the dimension that is
-// not K.
+// What TMA reads: contiguous columns, rows and groups at multiples of 16 bytes. `rows` names the dimension
+// that is not K.
 Operand matrix_operand(const GemmArguments& args, const char* name, const char* rows, const TensorView& t,
                        Major& major) {
     Operand o = operand_of(t);
@@ -232,12 +233,13 @@ void check_spec(const GemmCall& call, const GemmSpec& spec) {
     const char* reason = why_illegal(spec);
     DG_CHECK(!reason, value, "spec: {}", reason);
     reason = plan::why_unfit(p, spec);
-    DG_CHECK(
-        !reason, value,
-        "spec: got {} x {} -> {}, {}, a_major={}, b_major={}, accumulate={}, swap_ab={}, split_k={}, expected "
-        "a kernel for {}: {}",
-        name_of(spec.ab), name_of(spec.scale_b), name_of(spec.d), name_of(spec.groups), name_of(spec.a_major),
-        name_of(spec.b_major), spec.accumulate, spec.swap_ab, spec.split_k, plan::to_string(p), reason);
+    DG_CHECK(!reason, value,
+             "spec: got {} x {} -> {}, {}, a_major={}, b_major={}, accumulate={}, swap_ab={}, split_k={}, "
+             "expected "
+             "a kernel for {}: {}",
+             name_of(spec.ab), name_of(spec.scale_b), name_of(spec.d), name_of(spec.groups),
+             name_of(spec.a_major), name_of(spec.b_major), spec.accumulate, spec.swap_ab, spec.split_k,
+             plan::to_string(p), reason);
 }
 
 // Bytes of one operand, row after row, group after group.

@@ -84,7 +84,8 @@ void read_word(GemmProblem& problem, std::string_view word) {
             parse_name<ScaleB>(key, value, ScaleB::none, ScaleB::per_128x128, ScaleB::per_row_128);
     else
         fail(ErrorKind::value,
-             "problem: unknown key '{}'; expected m, n, k, ab, d, scale_b, a_major, b_major, groups, expected_m "
+             "problem: unknown key '{}'; expected m, n, k, ab, d, scale_b, a_major, b_major, groups, "
+             "expected_m "
              "or num_sms",
              key);
 }

@@ -84,12 +84,16 @@ def bf16_gemm_tt(a: Any, b: Any, d: Any, c: Any = None, **kwargs: Any) -> None:
     bf16_gemm_nt(_transposed(a), b, d, c, **kwargs)
 
 
-def m_grouped_bf16_gemm_nn_contiguous(a: Any, b: Any, d: Any, grouped_layout: Any, *args: Any, **kwargs: Any) -> None:
+def m_grouped_bf16_gemm_nn_contiguous(
+    a: Any, b: Any, d: Any, grouped_layout: Any, *args: Any, **kwargs: Any
+) -> None:
     """m_grouped_bf16_gemm_nt_contiguous with b given as [groups, k, n], contiguous along either."""
     m_grouped_bf16_gemm_nt_contiguous(a, _transposed(b), d, grouped_layout, *args, **kwargs)
 
 
-def m_grouped_fp8_gemm_nn_contiguous(a: Any, b: Any, d: Any, grouped_layout: Any, *args: Any, **kwargs: Any) -> None:
+def m_grouped_fp8_gemm_nn_contiguous(
+    a: Any, b: Any, d: Any, grouped_layout: Any, *args: Any, **kwargs: Any
+) -> None:
     """m_grouped_fp8_gemm_nt_contiguous with b given as [groups, k, n]; see fp8_gemm_nn."""
     m_grouped_fp8_gemm_nt_contiguous(a, _transposed(b), d, grouped_layout, *args, **kwargs)
 

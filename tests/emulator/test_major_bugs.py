@@ -62,7 +62,7 @@ DESCRIPTOR_BUGS = [
     Bug("no operand transposed", "return major == Major::mn ? 1 : 0;", "return 0;", 8),
     Bug("step along K of the other order", "(M == Major::k ? 32 : 16 * kBlockKBytes) / 16", "32 / 16", 8),
     Bug("half a step along K", "32 : 16 * kBlockKBytes) / 16", "32 : 8 * kBlockKBytes) / 16", 8),
-    Bug("coordinates exchanged", "row + chunk, k);", "k, row + chunk);", 8),
+    Bug("coordinates exchanged", "full, row + chunk, k, group,", "full, k, row + chunk, group,", 8),
 ]  # fmt: skip
 # One chunk and one operand: the distance of atoms along k that the other order has is right, and no chunk follows.
 SAME_WITHOUT_CHUNKS = "descriptor of the other order"
@@ -72,14 +72,14 @@ BUGS: list[tuple[Gemm, Bug]] = [
     (WIDE, Bug("chunks nearer than they are", "(tile, kMmaRows * kBlockKBytes)", "(tile, kMmaRows * kBlockKBytes / 2)", 8)),
     (WIDE, Bug("a not transposed", "S.block_n, tile::transpose_of(S.a_major)", "S.block_n, 0", 8)),
     (WIDE, Bug("b not transposed", "tile::transpose_of(S.b_major)>", "0>", 8)),
-    (WIDE, Bug("every chunk from the first rows", "row + chunk, k);", "row, k);", 8)),
-    (WIDE, Bug("chunks on top of each other", "load(tile + chunk * kBlockKBytes,", "load(tile,", 8)),
+    (WIDE, Bug("every chunk from the first rows", "full, row + chunk, k, group,", "full, row, k, group,", 8)),
+    (WIDE, Bug("chunks on top of each other", "tile + (chunk + share) * kBlockKBytes", "tile + share * kBlockKBytes", 8)),
     (SWAPPED, Bug("tokens not transposed", "tile::transpose_of(S.a_major)>", "0>", 8)),
     (SWAPPED, Bug("weights not transposed", "S.block_m, tile::transpose_of(S.b_major)", "S.block_m, 0", 8)),
     (SWAPPED, Bug("fewer bytes than a box brings", "return major == Major::k ? block_rows : align_up(block_rows, kMmaRows);",
                   "return block_rows;", 8)),
-    (MULTICAST, Bug("both CTAs bring the same k", "y + rank * kBoxRows", "y", 8)),
-    (MULTICAST, Bug("shares on top of each other", "destination + rank * kBoxRows * kBlockKBytes", "destination", 8)),
+    (MULTICAST, Bug("both CTAs bring the same k", "row + chunk, k + share, group", "row + chunk, k, group", 8)),
+    (MULTICAST, Bug("shares on top of each other", "tile + (chunk + share) * kBlockKBytes", "tile + chunk * kBlockKBytes", 8)),
 ]  # fmt: skip
 
 

@@ -63,7 +63,9 @@ def test_contiguous(device: Any, spec: dict[str, Any], majors: str) -> None:
 @pytest.mark.parametrize("majors", MAJORS)
 @pytest.mark.parametrize("spec", [{}, THREE_WARPGROUPS, {**NARROW, "stages": 3}], ids=spec_name)
 def test_psum(device: Any, spec: dict[str, Any], majors: str) -> None:
-    run_contiguous(device, Case(0, 136, 192, rows=(3, 0, 5, 130), ab="bf16", majors=majors, spec=spec), psum=True)
+    run_contiguous(
+        device, Case(0, 136, 192, rows=(3, 0, 5, 130), ab="bf16", majors=majors, spec=spec), psum=True
+    )
 
 
 @pytest.mark.parametrize("majors", MAJORS)
@@ -134,5 +136,5 @@ def test_fp8_is_contiguous_along_k() -> None:
     for field in ("a_major", "b_major"):
         reason = deep_gemm.GemmSpec(block_m=128, **{field: "mn"}).why_illegal
         assert reason is not None and "contiguous along K" in reason
-    with pytest.raises(ValueError, match="fp8 operands must be contiguous|no kernel serves"):
+    with pytest.raises(ValueError, match="no kernel serves"):
         deep_gemm.plan("gemm m=64 n=64 k=64 a_major=mn", "90a:132")

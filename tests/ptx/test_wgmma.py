@@ -238,7 +238,11 @@ LAYOUTS = [
     Shape(a="bf16", b="bf16", a_in_registers=True, trans_b=True),
 ]  # fmt: skip
 # Both operands along their rows, part of a chunk of 64 and several: what the GEMM kernels of BF16 use.
-CHUNKS = [Shape(n=n, a="bf16", b="bf16", trans_a=ta, trans_b=True) for n in (8, 16, 32, 48, 128, 192, 256) for ta in (False, True)]
+CHUNKS = [
+    Shape(n=n, a="bf16", b="bf16", trans_a=ta, trans_b=True)
+    for n in (8, 16, 32, 48, 128, 192, 256)
+    for ta in (False, True)
+]
 
 
 @pytest.mark.parametrize("shape", LAYOUTS, ids=str)

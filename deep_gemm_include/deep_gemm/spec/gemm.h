@@ -21,9 +21,9 @@ enum class GroupMode : u8 {
     gathered,    // a list a router left on the device: see spec/fp4_gemm.h; not for GemmSpec
 };
 
-// Which dimension of an operand is contiguous in memory: K, or its rows (M of A, N of B). wgmma reads the latter
-// for 16-bit formats only. `mn` operands stand in shared memory as chunks of 64 rows: for each k the 128 bytes of
-// one chunk, all k of a block, then the next chunk.
+// Which dimension of an operand is contiguous in memory: K, or its rows (M of A, N of B). wgmma reads the
+// latter for 16-bit formats only. `mn` operands stand in shared memory as chunks of 64 rows: for each k the
+// 128 bytes of one chunk, all k of a block, then the next chunk.
 enum class Major : u8 { k, mn };
 
 // Scales of B along (n, k). Scales of A are always (1, 128).

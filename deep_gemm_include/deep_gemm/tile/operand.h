@@ -1,6 +1,6 @@
-// An operand tile of one stage as wgmma reads it, whichever of its dimensions is contiguous: the descriptor, and what
-// a step along K adds to it. Both orders give 64 rows the same kMmaRows * kBlockKBytes bytes, so that a wave or a
-// warpgroup finds its rows at one offset.
+// An operand tile of one stage as wgmma reads it, whichever of its dimensions is contiguous: the descriptor,
+// and what a step along K adds to it. Both orders give 64 rows the same kMmaRows * kBlockKBytes bytes, so
+// that a wave or a warpgroup finds its rows at one offset.
 #pragma once
 
 #include <deep_gemm/spec/gemm.h>
