@@ -73,7 +73,7 @@ def make_data(case: Case, a_shape: tuple[int, ...], seed: int = 0) -> Data:
             (*(4 * int(np.prod(a_shape[i + 1 :])) for i in range(len(a_shape))), 0),
         )
     return Data(
-        deep_gemm.pack_fp4_weights(codes, scales, case.form),
+        deep_gemm.pack_fp4_weights(codes, scales, form=case.form),
         fp4.dequantise(codes, scales),
         reference.Scaled(values, a_scales, 1),
     )

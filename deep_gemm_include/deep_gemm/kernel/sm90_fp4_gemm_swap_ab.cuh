@@ -1,5 +1,5 @@
 // FP8 activations times packed FP4 weights on Hopper. Weights are the 64-row side of wgmma and come from
-// registers, decoded exactly to 8-bit floats while the previous blob multiplies; tokens are the short side, 8
+// registers, decoded to 8-bit floats while the previous blob multiplies (spec/fp4_weights.h); tokens are the short side, 8
 // to 128 columns chosen for each work item. The tensor core's short accumulator is promoted to fp32 every 128
 // along K, with the scale of each token. Bound by the weight stream for few tokens: what matters is the bytes
 // in flight. The order of a sum depends on K alone, so a row's result does not depend on the rows beside it.
@@ -48,6 +48,8 @@ class Multiplier {
                 rows.begin_pass(pass);
                 if constexpr (S.copies_only)
                     pass_by();
+                else if constexpr (fp4_terms_of(S.form) == 2)
+                    accumulate_terms<N>(sum, rows);
                 else if constexpr (N <= kFp4OverlapColumns)
                     accumulate_overlapped<N>(sum, rows);
                 else
@@ -63,20 +65,21 @@ class Multiplier {
         ptx::fence_proxy_async();
     }
 
+    template <u32 term = 0>
     DG_DEVICE void decode(u32 stage, u32 kb, u32 (&fragments)[16]) {
-        tile::decode_blob<S>(smem_, smem_.blob(stage, warpgroup_, kb), thread_, fragments);
+        tile::decode_blob<S, term>(smem_, smem_.blob(stage, warpgroup_, kb), thread_, fragments);
         ptx::wgmma_keep(fragments);  // decoded here, beside the wgmma in flight, not where it is used
     }
 
-    /// Starts the four wgmma of a blob.
-    template <u32 N>
+    /// Starts the four wgmma of a blob, or of one of its weights' terms.
+    template <u32 N, u32 term = 0>
     DG_DEVICE void start(u32 stage, u32 kb, float (&partial)[N / 2], const u32 (&fragments)[16]) {
         const u64 tokens = ptx::wgmma_descriptor(smem_.tokens(stage, kb));
         ptx::wgmma_fence();
 #pragma unroll
         for (u32 step = 0; step < 4; ++step)
             ptx::WgmmaRs<decoded_of(S.form), N>::mma(partial, fragments + 4 * step, tokens + 2 * step,
-                                                     step > 0);
+                                                     step > 0 || term > 0);
         ptx::wgmma_commit();
     }
 
@@ -148,6 +151,36 @@ class Multiplier {
                 decode(cursor_.stage, 0, even);
             }
             finish<N>(odd_stage, kOdd, partial, sum, rows);
+        }
+    }
+
+    /// Weights of two terms: the second is decoded while the first multiplies, and the next blob's first while
+    /// the second does.
+    template <u32 N>
+    DG_DEVICE void accumulate_terms(float (&sum)[N / 2], const kernel::Fp4Rows<S, N>& rows) {
+        float partial[N / 2];
+        u32 first[16], second[16];
+        wait_full();
+        decode(cursor_.stage, 0, first);
+        for (u32 stages = fp4_k_blocks(params_.k) / S.k_blocks; stages > 0; --stages) {
+            const u32 stage = cursor_.stage;
+#pragma unroll
+            for (u32 kb = 0; kb < S.k_blocks; ++kb) {
+                start<N>(stage, kb, partial, first);
+                decode<1>(stage, kb, second);
+                start<N, 1>(stage, kb, partial, second);
+                ptx::wgmma_wait<1>();
+                if (kb + 1 < S.k_blocks) {
+                    decode(stage, kb + 1, first);
+                } else {
+                    cursor_.advance();
+                    if (stages > 1) {
+                        wait_full();
+                        decode(cursor_.stage, 0, first);
+                    }
+                }
+                finish<N>(stage, kb, partial, sum, rows);
+            }
         }
     }
 
