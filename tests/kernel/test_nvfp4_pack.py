@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -101,6 +102,19 @@ def test_one_term_is_at_most_one_in_26_off() -> None:
     report = deep_gemm.pack_fp4_weights(fp4.join_codes(codes), scales, 3.0).report
     assert np.isclose(report["worst_error"], 1 / 26, rtol=1e-12)
     assert np.isclose(report["rms_error"], np.sqrt((error**2).sum() / (exact**2).sum()), rtol=1e-12)
+
+
+def test_the_error_table_of_the_documentation() -> None:
+    """docs/fp4.md states the error of each mantissa and magnitude."""
+    page = (Path(__file__).parents[2] / "docs" / "fp4.md").read_text(encoding="utf-8")
+    scale = np.arange(0x38, 0x40, dtype=np.uint8)[:, None]
+    codes = fp4.join_codes(np.tile(np.arange(16, dtype=np.uint8), (8, 1)))
+    exact = fp4.dequantise_nvfp4(codes, scale, 1.0)[:, 1:8]
+    percent = 100 * (fp4.single_term(codes, scale, 1.0)[:, 1:8] - exact) / exact
+    for names, columns in (("0.5, 1, 2, 4", [0, 1, 3, 5]), ("1.5, 3, 6", [2, 4, 6])):
+        cells = next(line for line in page.splitlines() if line.startswith(f"| error of {names} in"))
+        stated = np.array([float(cell) for cell in cells.split("|")[2:-1]])
+        assert (np.abs(percent[:, columns] - stated[:, None]) < 0.006).all(), names
 
 
 def test_rounding_of_a_gaussian_matrix() -> None:

@@ -1,0 +1,59 @@
+"""Injected bugs of NVFP4 decoding, one term and two: each must show."""
+
+from __future__ import annotations
+
+import pytest
+from emulator.test_fp4_bugs import SPEC, make_launch
+from emulator.test_injected_bugs import Bug, Launch, check_caught, check_clean, flatten
+
+from deep_gemm import _C
+
+ODD_ROW = "{scales.table<S.form, term>(2), scales.table<S.form, term>(3)}"
+BUGS = [
+    Bug("the odd row has the even row's tables", ODD_ROW, ODD_ROW.replace("2", "0").replace("3", "1"), 8),
+    Bug("the tables of the two groups are swapped", "tables[step / 2]", "tables[1 - step / 2]", 8),
+    Bug("one table for both groups", "tables[step / 2]", "tables[0]", 8),
+    Bug("a neighbour's scales", "blob + kFp4CodeBytes + thread * 4", "blob + kFp4CodeBytes + (thread ^ 1) * 4", 8),
+    Bug("the rounding bit stays in the code", "codes_(bytes & 0x7f7f7f7f)", "codes_(bytes)", 8),
+]  # fmt: skip
+SINGLE = [
+    *BUGS,
+    Bug("two thirds always round one way", "codes_ - 0x04040404 - lower_", "codes_ - 0x04040404", 8),
+    Bug("scales one code off", "codes_ - 0x04040404 - lower_", "codes_ - 0x03030303 - lower_", 8),
+]
+EXACT = [
+    *BUGS,
+    Bug("the second term is left out", "start<N, 1>(stage, kb, partial, second);", "", 8),
+    Bug("the second term begins a new sum", "step > 0 || term > 0", "step > 0", 8),
+    Bug("the second term is the first", "decode<1>(stage, kb, second);", "decode<0>(stage, kb, second);", 8),
+    Bug("both terms are promoted before the second is done", "ptx::wgmma_wait<0>();", "ptx::wgmma_wait<1>();", 8),
+]
+
+
+class Kernel:
+    """One form's launch and source."""
+
+    def __init__(self, form: str) -> None:
+        spec = SPEC.replace(form=form)
+        self.launch: Launch = make_launch(spec, 768, 4)
+        self.text = flatten(_C.fp4_kernel_source(spec).code)
+
+
+@pytest.fixture(scope="module")
+def kernels() -> dict[str, Kernel]:
+    return {form: Kernel(form) for form in ("nv_single", "nv_exact")}
+
+
+@pytest.mark.parametrize("form", ["nv_single", "nv_exact"])
+def test_the_kernel_is_clean(kernels: dict[str, Kernel], form: str) -> None:
+    check_clean(kernels[form].launch, kernels[form].text)
+
+
+@pytest.mark.parametrize("bug", SINGLE, ids=lambda bug: bug.name)
+def test_bugs_of_one_term(kernels: dict[str, Kernel], bug: Bug) -> None:
+    check_caught(kernels["nv_single"].launch, kernels["nv_single"].text, bug)
+
+
+@pytest.mark.parametrize("bug", EXACT, ids=lambda bug: bug.name)
+def test_bugs_of_two_terms(kernels: dict[str, Kernel], bug: Bug) -> None:
+    check_caught(kernels["nv_exact"].launch, kernels["nv_exact"].text, bug)
