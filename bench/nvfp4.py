@@ -20,7 +20,9 @@ SECTION = "nvfp4"
 FORMS = ("nv_single", "nv_exact")
 
 
-def measure(context: Context, form: str, name: str, tokens: int, weights: dict[str, deep_gemm.Fp4Weights]) -> Row:
+def measure(
+    context: Context, form: str, name: str, tokens: int, weights: dict[str, deep_gemm.Fp4Weights]
+) -> Row:
     n, k = SHAPES[name]
     point = nvfp4_point(form, name, n, k, tokens)
     gate_up = name == "gate+up"
@@ -62,10 +64,15 @@ def points(context: Context) -> Iterator[tuple[str, Callable[[], Row]]]:
         # Both forms read the same bytes.
         weights = {form: random_weights(EXPERTS, n, k, form) for form in ("mx_e4m3", "nv_single")}
         single = weights["nv_single"]
-        weights["nv_exact"] = deep_gemm.Fp4Weights(single.blobs, single.row_scales, None, EXPERTS, n, k, "nv_exact")
+        weights["nv_exact"] = deep_gemm.Fp4Weights(
+            single.blobs, single.row_scales, None, EXPERTS, n, k, "nv_exact"
+        )
         for tokens in NVFP4_TOKENS[::2] if context.quick else NVFP4_TOKENS:
             for form in FORMS:
-                yield nvfp4_point(form, name, n, k, tokens), partial(measure, context, form, name, tokens, weights)
+                yield (
+                    nvfp4_point(form, name, n, k, tokens),
+                    partial(measure, context, form, name, tokens, weights),
+                )
 
 
 def run(context: Context) -> list[Row]:

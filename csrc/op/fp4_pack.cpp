@@ -246,8 +246,8 @@ PackedFp4 pack_fp4(const Fp4Shape& shape, std::span<const u8> codes, std::span<c
                    std::optional<Fp4Form> form, std::span<const float> globals) {
     static constexpr Fp4Form kMxForms[] = {Fp4Form::mx_e4m3, Fp4Form::mx_e5m2};
     const bool nvfp4 = !globals.empty();
-    DG_CHECK(!form || is_nvfp4(*form) == nvfp4, value,
-             "pack_fp4_weights: form is {}, expected {}", name_of(*form),
+    DG_CHECK(!form || is_nvfp4(*form) == nvfp4, value, "pack_fp4_weights: form is {}, expected {}",
+             name_of(*form),
              nvfp4 ? "nv_single or nv_exact: a global scale is NVFP4's"
                    : "mx_e4m3 or mx_e5m2; NVFP4 weights come with a global scale");
     const Fp4Form one = form.value_or(Fp4Form::nv_single);

@@ -1,6 +1,6 @@
-// FP4 checkpoints -> the packed weights of spec/fp4_weights.h, on the CPU. MXFP4 and NVFP4's two terms are exact
-// for every input; NVFP4's single term rounds as spec/nvfp4_weights.h says. Rows whose scales fit no form are
-// spread over several runs, and the report says how many did. Nothing is flushed.
+// FP4 checkpoints -> the packed weights of spec/fp4_weights.h, on the CPU. MXFP4 and NVFP4's two terms are
+// exact for every input; NVFP4's single term rounds as spec/nvfp4_weights.h says. Rows whose scales fit no
+// form are spread over several runs, and the report says how many did. Nothing is flushed.
 #pragma once
 
 #include <deep_gemm/spec/fp4_weights.h>
@@ -36,11 +36,11 @@ struct PackedFp4 {
     Fp4PackReport report;
 };
 
-// codes: [experts, n, k / 2], two per byte, low nibble first. Without `globals`, MXFP4: scales UE8M0 [experts, n,
-// k / 32]; the form with the fewest bytes is chosen unless `form` forces one. With globals, NVFP4: scales E4M3
-// [experts, n, k / 16], globals [experts, n], one for each row, 2^-100 to 2^100; `form` is nv_single unless it
-// says otherwise. Fails (ErrorKind::value) for a scale that is NaN or has a sign, naming it, and for sizes that
-// do not match.
+// codes: [experts, n, k / 2], two per byte, low nibble first. Without `globals`, MXFP4: scales UE8M0
+// [experts, n, k / 32]; the form with the fewest bytes is chosen unless `form` forces one. With globals,
+// NVFP4: scales E4M3 [experts, n, k / 16], globals [experts, n], one for each row, 2^-100 to 2^100; `form` is
+// nv_single unless it says otherwise. Fails (ErrorKind::value) for a scale that is NaN or has a sign, naming
+// it, and for sizes that do not match.
 [[nodiscard]] PackedFp4 pack_fp4(const Fp4Shape& shape, std::span<const u8> codes, std::span<const u8> scales,
                                  std::optional<Fp4Form> form = {}, std::span<const float> globals = {});
 

@@ -9,8 +9,8 @@
 
 namespace deep_gemm::op {
 
-// Scales as integers in the order of their values, 0 to 255: the bytes of UE8M0, the codes nv_code_of() of E4M3
-// from the smallest up.
+// Scales as integers in the order of their values, 0 to 255: the bytes of UE8M0, the codes nv_code_of() of
+// E4M3 from the smallest up.
 [[nodiscard]] u32 scale_key(Fp4Form form, u8 scale);
 using ScaleKeys = std::bitset<256>;
 

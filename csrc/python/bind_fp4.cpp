@@ -108,7 +108,8 @@ void bind_fp4(py::module_& module) {
             return report;
         },
         "What packing found: rows, how many have more scales than one run of a form holds, runs added for "
-        "them, the widest row in octaves; of NVFP4 also the largest |error| / |weight| and the root mean square "
+        "them, the widest row in octaves; of NVFP4 also the largest |error| / |weight| and the root mean "
+        "square "
         "error over that of the weights, both 0 for nv_exact.");
     type.def(
         "with_tensors",
@@ -120,10 +121,11 @@ void bind_fp4(py::module_& module) {
         },
         py::arg("blobs"), py::arg("row_scales"), py::arg("runs"), "The same weights in other memory.");
     type.def("__repr__", &repr_of);
-    module.def("pack_fp4", &pack, py::arg("codes"), py::arg("scales"), py::arg("experts"), py::arg("n"),
-               py::arg("k"), py::arg("form") = py::none(), py::arg("globals") = py::none(),
-               "Packs host memory: codes [experts, n, k / 2], UE8M0 scales [experts, n, k / 32], or E4M3 scales "
-               "[experts, n, k / 16] and fp32 globals [experts, n]; deep_gemm.pack_fp4_weights takes tensors.");
+    module.def(
+        "pack_fp4", &pack, py::arg("codes"), py::arg("scales"), py::arg("experts"), py::arg("n"),
+        py::arg("k"), py::arg("form") = py::none(), py::arg("globals") = py::none(),
+        "Packs host memory: codes [experts, n, k / 2], UE8M0 scales [experts, n, k / 32], or E4M3 scales "
+        "[experts, n, k / 16] and fp32 globals [experts, n]; deep_gemm.pack_fp4_weights takes tensors.");
     module.def(
         "nvfp4_bytes",
         [](const std::string& form, u32 scale_byte) {
@@ -131,7 +133,8 @@ void bind_fp4(py::module_& module) {
             return std::pair(bytes.high, bytes.low);
         },
         py::arg("form"), py::arg("scale_byte"),
-        "What the eight magnitudes become with a scale byte of packed NVFP4 weights: bytes of e4m3, the first "
+        "What the eight magnitudes become with a scale byte of packed NVFP4 weights: bytes of e4m3, the "
+        "first "
         "magnitude's lowest, of the first and the second term.");
 }
 

@@ -25,7 +25,7 @@ def pack_fp4_weights(
     """Pack MXFP4 or NVFP4 weights for fp8_fp4_gemm_nt, its grouped forms and fused_moe.
 
     codes: [n, k / 2] or [experts, n, k / 2], a byte holds two E2M1 codes, the first in the low nibble. The result lives
-    where `codes` does. The functions deep_gemm.fp4_formats.from_* give the arguments: pack_fp4_weights(*from_nvfp4(...)).
+    where `codes` does. deep_gemm.fp4_formats.from_* give the arguments: pack_fp4_weights(*from_nvfp4(...)).
 
     MXFP4: scales are UE8M0 bytes [..., n, k / 32], or fp32 powers of two. Exact for every input. `form` ('mx_e4m3',
     'mx_e5m2') forces what a weight is decoded to; by default the smaller one.

@@ -26,7 +26,12 @@ EXACT = [
     Bug("the second term is left out", "start<N, 1>(stage, kb, partial, second);", "", 8),
     Bug("the second term begins a new sum", "step > 0 || term > 0", "step > 0", 8),
     Bug("the second term is the first", "decode<1>(stage, kb, second);", "decode<0>(stage, kb, second);", 8),
-    Bug("both terms are promoted before the second is done", "ptx::wgmma_wait<0>();", "ptx::wgmma_wait<1>();", 8),
+    Bug(
+        "both terms are promoted before the second is done",
+        "ptx::wgmma_wait<0>();",
+        "ptx::wgmma_wait<1>();",
+        8,
+    ),
 ]
 
 

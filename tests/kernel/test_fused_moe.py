@@ -55,7 +55,9 @@ def fp4_weights(rng: np.random.Generator, experts: int, n: int, k: int) -> tuple
 def nvfp4_weights(rng: np.random.Generator, experts: int, n: int, k: int, form: str) -> tuple[Array, Array]:
     """Any codes, and scales whose products one term holds exactly (1.5 is two thirds of a power of two's), or two."""
     codes = rng.integers(0, 256, (experts, n, k // 2), np.uint8)
-    scales = rng.choice(np.uint8([0x2C, 0x34] if form == "nv_single" else [0x28, 0x30]), (experts, n, k // 16))
+    scales = rng.choice(
+        np.uint8([0x2C, 0x34] if form == "nv_single" else [0x28, 0x30]), (experts, n, k // 16)
+    )
     return codes, scales
 
 

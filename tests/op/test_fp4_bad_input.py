@@ -47,7 +47,9 @@ def odd_n() -> deep_gemm.Fp4Weights:
 
 def nvfp4(label: str = "nv_single") -> deep_gemm.Fp4Weights:
     """NVFP4 weights that say they are of form `label`."""
-    packed = deep_gemm.pack_fp4_weights(np.zeros((N, K // 2), np.uint8), np.full((N, K // 16), 0x38, np.uint8), 1.0)
+    packed = deep_gemm.pack_fp4_weights(
+        np.zeros((N, K // 2), np.uint8), np.full((N, K // 16), 0x38, np.uint8), 1.0
+    )
     return deep_gemm.Fp4Weights(packed.blobs, packed.row_scales, None, 1, N, K, label)
 
 

@@ -42,7 +42,11 @@ def dequantise_nvfp4(packed: Array, scales: Array, shared: Any) -> Array:
     """
     shared = np.asarray(shared, np.float64)
     scale = np.repeat(scales.view(E4M3).astype(np.float64), 16, axis=-1)
-    return VALUES[split_codes(packed)] * scale * shared.reshape(*shared.shape, *(1,) * (scale.ndim - shared.ndim))
+    return (
+        VALUES[split_codes(packed)]
+        * scale
+        * shared.reshape(*shared.shape, *(1,) * (scale.ndim - shared.ndim))
+    )
 
 
 def to_four_bits(x: Array) -> Array:
@@ -75,7 +79,9 @@ def accumulation_bound(left: Array, right: Array, terms: int) -> Array:
     for x in (left, right):
         full = np.zeros((len(x), blocks * 128))
         full[:, : x.shape[1]] = x
-        tiles.append(full.reshape(len(x), blocks, 4, 4, 8).transpose(0, 1, 3, 2, 4).reshape(len(x), blocks, 4, 32))
+        tiles.append(
+            full.reshape(len(x), blocks, 4, 4, 8).transpose(0, 1, 3, 2, 4).reshape(len(x), blocks, 4, 32)
+        )
     bound = np.zeros((len(left), len(right)))
     for block in range(blocks):
         partial = np.zeros_like(bound)

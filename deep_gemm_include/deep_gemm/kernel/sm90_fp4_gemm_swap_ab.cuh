@@ -1,9 +1,9 @@
 // FP8 activations times packed FP4 weights on Hopper. Weights are the 64-row side of wgmma and come from
-// registers, decoded to 8-bit floats while the previous blob multiplies (spec/fp4_weights.h); tokens are the short side, 8
-// to 128 columns chosen for each work item. The tensor core's short accumulator is promoted to fp32 every 128
-// along K, with the scale of each token. Bound by the weight stream for few tokens: what matters is the bytes
-// in flight. The order of a sum depends on K alone, so a row's result does not depend on the rows beside it.
-// Launched by op/fp4_gemm.cpp.
+// registers, decoded to 8-bit floats while the previous blob multiplies (spec/fp4_weights.h); tokens are the
+// short side, 8 to 128 columns chosen for each work item. The tensor core's short accumulator is promoted to
+// fp32 every 128 along K, with the scale of each token. Bound by the weight stream for few tokens: what
+// matters is the bytes in flight. The order of a sum depends on K alone, so a row's result does not depend on
+// the rows beside it. Launched by op/fp4_gemm.cpp.
 #pragma once
 
 #include <deep_gemm/kernel/fp4_load.h>
@@ -154,8 +154,8 @@ class Multiplier {
         }
     }
 
-    /// Weights of two terms: the second is decoded while the first multiplies, and the next blob's first while
-    /// the second does.
+    /// Weights of two terms: the second is decoded while the first multiplies, and the next blob's first
+    /// while the second does.
     template <u32 N>
     DG_DEVICE void accumulate_terms(float (&sum)[N / 2], const kernel::Fp4Rows<S, N>& rows) {
         float partial[N / 2];

@@ -9,14 +9,16 @@
 //   NVFP4, groups of 16:  weight = e2m1(code) * e4m3(scale byte) * row_scale, see spec/nvfp4_weights.h
 //   row_scale = row_scales[run * 64 + row in block]
 //
-// A kernel decodes a code with its scale into 8-bit floats that the tensor core multiplies. MXFP4: one byte of
-// e4m3 (15 exponents of a row are exact, subnormals included) or e5m2 (29). NVFP4: one byte of e4m3, rounded,
-// or two whose sum is exact. row_scale is a power of two (MXFP4), or one times the global scale (NVFP4). The
-// offset one beyond the last, fp4_zero_offset_of(), stands for a group of zeros; NVFP4 has zero codes there.
+// A kernel decodes a code with its scale into 8-bit floats that the tensor core multiplies. MXFP4: one byte
+// of e4m3 (15 exponents of a row are exact, subnormals included) or e5m2 (29). NVFP4: one byte of e4m3,
+// rounded, or two whose sum is exact. row_scale is a power of two (MXFP4), or one times the global scale
+// (NVFP4). The offset one beyond the last, fp4_zero_offset_of(), stands for a group of zeros; NVFP4 has zero
+// codes there.
 //
 // Order inside a blob: thread t = 32 * warp + 4 * g + q of a warpgroup decodes what it feeds to wgmma as
 // operand A, fragment rows g and g + 8 of its warp. Those are rows 16 * warp + 2 * g and the next one of the
-// block, so that a thread ends with neighbouring columns of D. Along K it owns elements 32 * q to 32 * q + 31.
+// block, so that a thread ends with neighbouring columns of D. Along K it owns elements 32 * q to 32 * q
+// + 31.
 //
 //   codes of the even row: bytes 16 * t to + 15; of the odd row: 2048 + 16 * t to + 15. Of these four words,
 //   word s holds elements 32 * q + 8 * s + i, i = 4 * h + e:
@@ -25,7 +27,8 @@
 //
 //   scales, mx_e4m3: byte 4096 + t, the even row in the low nibble, the odd row in the high one
 //   scales, mx_e5m2: byte 4096 + 2 * t for the even row, the next one for the odd row
-//   scales, NVFP4:   bytes 4096 + 4 * t and + 1 for the two groups of the even row, + 2 and + 3 of the odd row
+//   scales, NVFP4:   bytes 4096 + 4 * t and + 1 for the two groups of the even row, + 2 and + 3 of the odd
+//   row
 //
 // wgmma step s multiplies word s: what it calls element 16 * h + 4 * q + e of its 32 is element
 // 32 * q + 8 * s + 4 * h + e here. The activations' 4-byte words are placed in shared memory to match
@@ -137,8 +140,8 @@ constexpr u32 activation_word(u32 word) {
     return word / 8;
 }
 
-// MXFP4: the eight magnitudes {0, 0.5, 1, 1.5, 2, 3, 4, 6} * 2^(offset - bias) as bytes of the decoded format,
-// first magnitude in the lowest byte. Zeros for the zero offset and beyond.
+// MXFP4: the eight magnitudes {0, 0.5, 1, 1.5, 2, 3, 4, 6} * 2^(offset - bias) as bytes of the decoded
+// format, first magnitude in the lowest byte. Zeros for the zero offset and beyond.
 constexpr u64 fp4_magnitudes(Fp4Form form, u32 offset) {
     if (offset >= fp4_exponents_of(form)) return 0;
     const u32 mantissa_bits = form == Fp4Form::mx_e5m2 ? 2 : 3;

@@ -3,13 +3,15 @@
 // An E4M3 scale has 4 significant bits and E2M1 two, their product up to 6: it is no e4m3. Two ways to
 // multiply it on a tensor core that takes e4m3:
 //
-//   nv_single   one term, weight / 1.5 rounded to nearest. {1.5, 3, 6} / 1.5 are powers of two: these products
-//               are exact, those with {0.5, 1, 2, 4} are at most 1 / 26 of the weight off, whatever the scale.
-//               row_scale carries the 1.5.
+//   nv_single   one term, weight / 1.5 rounded to nearest. {1.5, 3, 6} / 1.5 are powers of two: these
+//   products
+//               are exact, those with {0.5, 1, 2, 4} are at most 1 / 26 of the weight off, whatever the
+//               scale. row_scale carries the 1.5.
 //   nv_exact    two terms, 1.5 = 1 + 0.5, 3 = 2 + 1 and 6 = 4 + 2 times the scale: exact.
 //
 // Scales of a row are moved into the window where all these bytes are normal numbers, by a power of two that
-// row_scale takes back: a scale is stored as the code of e4m3 that it then has. In a code, times two is plus 8.
+// row_scale takes back: a scale is stored as the code of e4m3 that it then has. In a code, times two is
+// plus 8.
 #pragma once
 
 #include <deep_gemm/spec/codec.h>
@@ -21,7 +23,8 @@ constexpr i32 kNvLowest = 0x14, kNvHighest = 0x6e;  // codes in the window: 3/64
 constexpr i32 kNvOctave = 8;                        // codes from a scale to its double
 constexpr u32 kNvLargestScale = 0x7e;               // of a checkpoint: 448; beyond it NaN and signs
 
-// Where a scale of a checkpoint, 1 to kNvLargestScale, stands among codes that go on below the normal numbers.
+// Where a scale of a checkpoint, 1 to kNvLargestScale, stands among codes that go on below the normal
+// numbers.
 constexpr i32 nv_code_of(u32 scale) {
     i32 code = static_cast<i32>(scale);
     if (scale >= 8) return code;
@@ -42,8 +45,8 @@ constexpr NvShifts nv_shifts(i32 low, i32 high) {
 static_assert(nv_shifts(kNvLowest, kNvHighest).first == 0 && nv_shifts(kNvLowest, kNvHighest).last == 0 &&
               nv_shifts(-16, 66).first == 5 && nv_shifts(-16, 71).last == 4);
 
-// The byte that a blob holds: the code, and in bit 7 what nv_single needs to round: with 4 more subtracted, the
-// code of two thirds of the scale.
+// The byte that a blob holds: the code, and in bit 7 what nv_single needs to round: with 4 more subtracted,
+// the code of two thirds of the scale.
 constexpr u32 nv_scale_byte(u32 code) {
     constexpr u32 kOneLess = 0b11000111;  // bit m: for mantissa m the nearest code is lower by one
     return code | (kOneLess >> (code & 7) & 1) << 7;
@@ -60,7 +63,8 @@ constexpr NvBytes nv_bytes(Fp4Form form, u32 scale_byte) {
     for (u32 i = 1; i < 8; ++i) {
         const float magnitude = codec::e2m1_to_f32(i);
         const bool three_halves = i % 2 == 1 && i > 1;  // 1.5, 3 or 6
-        const float first = (form == Fp4Form::nv_single || three_halves ? magnitude / 1.5f : magnitude) * scale;
+        const float first =
+            (form == Fp4Form::nv_single || three_halves ? magnitude / 1.5f : magnitude) * scale;
         const float second = form == Fp4Form::nv_exact && three_halves ? magnitude / 3 * scale : 0;
         bytes.high |= u64{codec::f32_to_e4m3(first)} << (8 * i);
         bytes.low |= u64{codec::f32_to_e4m3(second)} << (8 * i);
@@ -73,7 +77,8 @@ static_assert(nv_bytes(Fp4Form::nv_single, 0x38).high == 0x4843403B38332B00 &&
 
 // nv_single: the multiple of the scale that is multiplied in the place of `magnitude` times it.
 constexpr double nv_single_of(u32 magnitude, u32 scale_byte) {
-    const u32 byte = static_cast<u32>(nv_bytes(Fp4Form::nv_single, scale_byte).high >> (8 * magnitude)) & 0xff;
+    const u32 byte =
+        static_cast<u32>(nv_bytes(Fp4Form::nv_single, scale_byte).high >> (8 * magnitude)) & 0xff;
     return 1.5 * static_cast<double>(codec::e4m3_to_f32(byte)) /
            static_cast<double>(codec::e4m3_to_f32(scale_byte & 0x7f));
 }

@@ -1,6 +1,6 @@
-// FP4 codes in shared memory -> wgmma operand A in registers. A thread's 64 codes of a blob are 32 of two rows.
-// Tables of eight bytes, one for each group of codes that share a scale, turn eight codes into bytes by two
-// permutes: MXFP4 reads them from shared memory, NVFP4 computes them (tile/nvfp4_tables.h).
+// FP4 codes in shared memory -> wgmma operand A in registers. A thread's 64 codes of a blob are 32 of two
+// rows. Tables of eight bytes, one for each group of codes that share a scale, turn eight codes into bytes by
+// two permutes: MXFP4 reads them from shared memory, NVFP4 computes them (tile/nvfp4_tables.h).
 #pragma once
 
 #include <deep_gemm/tile/nvfp4_tables.h>

@@ -1,6 +1,6 @@
-// Tables of NVFP4: the eight bytes of nv_bytes() (spec/nvfp4_weights.h) from a scale byte, without memory. All are
-// a scale's code, or that of two thirds of it, plus or minus whole octaves, so that four scales are served by
-// the same additions; permutes then put the bytes of each in order.
+// Tables of NVFP4: the eight bytes of nv_bytes() (spec/nvfp4_weights.h) from a scale byte, without memory.
+// All are a scale's code, or that of two thirds of it, plus or minus whole octaves, so that four scales are
+// served by the same additions; permutes then put the bytes of each in order.
 #pragma once
 
 #include <deep_gemm/tile/fp4_smem.h>
@@ -21,7 +21,8 @@ class NvScales {
         if constexpr (form == Fp4Form::nv_single) {
             // u: the code of two thirds of the scale s. {0, u / 2, u, s, 2 u, 2 s, 4 u, 4 s}
             const u32 two_thirds = codes_ - 0x04040404 - lower_;
-            const u32 pair = ptx::permute_bytes(two_thirds, codes_, i | (4 + i) << 4 | i << 8 | (4 + i) << 12);
+            const u32 pair =
+                ptx::permute_bytes(two_thirds, codes_, i | (4 + i) << 4 | i << 8 | (4 + i) << 12);
             return {ptx::permute_bytes_or_signs(pair, two_thirds - kUp, kZero | (4 + i) << 4 | 0x1000),
                     pair + kNvOctave * 0x02020101};
         } else if constexpr (term == 0) {  // {0, s / 2, s, s, 2 s, 2 s, 4 s, 4 s}
@@ -29,8 +30,10 @@ class NvScales {
             return {ptx::permute_bytes_or_signs(codes_, half, kZero | (4 + i) << 4 | i << 8 | i << 12),
                     ptx::permute_bytes(twice, twice + kUp, i | i << 4 | (4 + i) << 8 | (4 + i) << 12)};
         } else {  // {0, 0, 0, s / 2, 0, s, 0, 2 s}
-            return {ptx::permute_bytes_or_signs(codes_, half, kZero | kZero << 4 | kZero << 8 | (4 + i) << 12),
-                    ptx::permute_bytes_or_signs(codes_, codes_ + kUp, kZero | i << 4 | kZero << 8 | (4 + i) << 12)};
+            return {
+                ptx::permute_bytes_or_signs(codes_, half, kZero | kZero << 4 | kZero << 8 | (4 + i) << 12),
+                ptx::permute_bytes_or_signs(codes_, codes_ + kUp,
+                                            kZero | i << 4 | kZero << 8 | (4 + i) << 12)};
         }
     }
 
