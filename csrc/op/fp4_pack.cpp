@@ -2,9 +2,9 @@
 
 #include "base/error.h"
 #include "op/fp4_windows.h"
+#include "op/nvfp4_rounding.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstring>
 #include <thread>
@@ -14,30 +14,6 @@ namespace deep_gemm::op {
 namespace {
 
 constexpr float kSmallestGlobal = 0x1p-100f, kLargestGlobal = 0x1p100f;
-
-// What rounding costs, in units of a weight's scale; rms needs sums of squares.
-struct RoundingSums {
-    double worst = 0, squares = 0, weights = 0;
-
-    void add(const RoundingSums& other, double scale) {
-        worst = std::max(worst, other.worst);
-        squares += other.squares * scale * scale;
-        weights += other.weights * scale * scale;
-    }
-};
-// Of nv_single, for each mantissa of a scale and each magnitude.
-using RoundingTable = std::array<std::array<RoundingSums, 8>, 8>;
-constexpr RoundingTable single_rounding() {
-    RoundingTable table{};
-    for (u32 mantissa = 0; mantissa < 8; ++mantissa)
-        for (u32 i = 1; i < 8; ++i) {
-            const double exact = static_cast<double>(codec::e2m1_to_f32(i));
-            const double error = nv_single_of(i, nv_scale_byte(0x38 | mantissa)) - exact;
-            const double size = error < 0 ? -error : error;
-            table[mantissa][i] = {.worst = size / exact, .squares = error * error, .weights = exact * exact};
-        }
-    return table;
-}
 
 class Packer {
   public:
@@ -80,10 +56,10 @@ class Packer {
         if (packed.split)
             for (size_t i = 0; i + 1 < first_run_.size(); ++i)
                 packed.runs.push_back(first_run_[i] << 8 | (first_run_[i + 1] - first_run_[i]));
-        std::vector<RoundingSums> rounding(first_run_.size() - 1);
+        std::vector<NvRounding> rounding(first_run_.size() - 1);
         parallel(rounding.size(), [&](size_t block) { pack_block(packed, block, rounding[block]); });
-        RoundingSums sums;
-        for (const RoundingSums& block : rounding) sums.add(block, 1);
+        NvRounding sums;
+        for (const NvRounding& block : rounding) sums.add(block);
         packed.report.worst_error = sums.worst;
         packed.report.rms_error = sums.weights > 0 ? std::sqrt(sums.squares / sums.weights) : 0;
         return packed;
@@ -110,9 +86,13 @@ class Packer {
     bool is_zero(size_t row, u32 group) const {
         if (is_nvfp4(forms_[0]) && scales_[row * groups_ + group] == 0) return true;
         const u8* const codes = group_codes(row, group);
-        for (u32 i = 0; i < group_ / 2; ++i)
-            if (codes[i] & 0x77) return false;
-        return true;
+        u64 any = 0;
+        for (u32 i = 0; i < group_ / 16; ++i) {
+            u64 sixteen;
+            std::memcpy(&sixteen, codes + i * 8, 8);
+            any |= sixteen;
+        }
+        return (any & 0x7777777777777777) == 0;
     }
 
     void scan() {
@@ -165,7 +145,7 @@ class Packer {
         return fp4_zero_offset_of(form) * (fp4_scale_bytes_of(form) == 1 ? 0x11 : 1);
     }
 
-    void pack_block(PackedFp4& packed, size_t block, RoundingSums& rounding) const {
+    void pack_block(PackedFp4& packed, size_t block, NvRounding& rounding) const {
         const Fp4Form form = packed.form;
         const u32 num_k = fp4_k_blocks(shape_.k), blob_bytes = fp4_blob_bytes_of(form);
         const size_t run_bytes = static_cast<size_t>(num_k) * blob_bytes;
@@ -202,31 +182,22 @@ class Packer {
             const u32 mask = form == Fp4Form::mx_e4m3 ? 0xfu : 0xffu;
             blob[at.byte] = static_cast<u8>((blob[at.byte] & ~(mask << at.bit)) |
                                             stored_scale(form, key, shift) << at.bit);
-            u32 words[kFp4ThreadK / 8] = {};
-            const u32 first = group % of_blob * group_;
-            for (u32 i = 0; i < group_; ++i) {
-                const u32 code = codes[i / 2] >> (i % 2 * 4) & 0xf;
-                const Fp4Place place = fp4_place(row, first + i);
-                words[i / 8] |= (code & 7) << place.magnitude_bit | (code >> 3) << place.sign_bit;
+            u8* const words = blob + fp4_place(row, group % of_blob * group_).word * 4;
+            for (u32 i = 0; i < group_ / 8; ++i) {
+                u32 eight;  // the first code in the lowest nibble, as the host is little-endian
+                std::memcpy(&eight, codes + i * 4, 4);
+                eight = fp4_word(eight);
+                std::memcpy(words + i * 4, &eight, 4);
             }
-            std::memcpy(blob + fp4_place(row, first).word * 4, words, group_ / 2);
         }
     }
 
     // In units of the row's global scale.
-    RoundingSums rounding_of(size_t row) const {
-        static constexpr RoundingTable kTable = single_rounding();
-        RoundingSums sums;
-        for (u32 group = 0; group < groups_; ++group) {
-            const u8 scale = scales_[row * groups_ + group];
-            if (scale == 0) continue;
-            const u32 mantissa = static_cast<u32>(nv_code_of(scale)) % kNvOctave;
-            const u8* const codes = group_codes(row, group);
-            RoundingSums of_group;
-            for (u32 i = 0; i < group_; ++i)
-                of_group.add(kTable[mantissa][codes[i / 2] >> (i % 2 * 4) & 7], 1);
-            sums.add(of_group, static_cast<double>(codec::e4m3_to_f32(scale)));
-        }
+    NvRounding rounding_of(size_t row) const {
+        NvRounding sums;
+        for (u32 group = 0; group < groups_; ++group)
+            if (const u8 scale = scales_[row * groups_ + group])
+                sums.add(nv_rounding_of(group_codes(row, group), scale));
         return sums;
     }
 

@@ -1,6 +1,7 @@
 #include "op/fp4_windows.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 namespace deep_gemm::op {
@@ -32,6 +33,17 @@ i32 lowest_offset(Fp4Form form, const ScaleWindow& window) {
 
 }  // namespace
 
+i32 ScaleKeys::lowest() const {
+    i32 word = 0;
+    while (words_[static_cast<size_t>(word)] == 0) ++word;
+    return word * 64 + std::countr_zero(words_[static_cast<size_t>(word)]);
+}
+i32 ScaleKeys::highest() const {
+    i32 word = 3;
+    while (words_[static_cast<size_t>(word)] == 0) --word;
+    return word * 64 + 63 - std::countl_zero(words_[static_cast<size_t>(word)]);
+}
+
 u32 scale_key(Fp4Form form, u8 scale) {
     return is_nvfp4(form) ? static_cast<u32>(nv_code_of(scale) - kNvSmallest) : scale;
 }
@@ -41,9 +53,12 @@ bool is_scale(Fp4Form form, u8 scale) {
 }
 
 std::vector<ScaleWindow> windows_of(Fp4Form form, const ScaleKeys& used) {
+    if (used.none()) return {};
+    const i32 lowest = used.lowest(), highest = used.highest();
+    if (fit_together(form, lowest, highest)) return {{lowest, highest}};
     std::vector<ScaleWindow> windows;
-    for (i32 key = 255; key >= 0; --key) {
-        if (!used[static_cast<size_t>(key)]) continue;
+    for (i32 key = highest; key >= lowest; --key) {
+        if (!used.test(static_cast<u32>(key))) continue;
         if (windows.empty() || !fit_together(form, key, windows.back().high))
             windows.push_back({key, key});
         else
@@ -70,15 +85,9 @@ u32 stored_scale(Fp4Form form, u32 key, i32 shift) {
 }
 
 u32 octaves_of(Fp4Form form, const ScaleKeys& used) {
-    i32 low = 255, high = -1;
-    for (i32 key = 0; key < 256; ++key) {
-        if (!used[static_cast<size_t>(key)]) continue;
-        low = std::min(low, key);
-        high = key;
-    }
-    if (high < 0) return 0;
+    if (used.none()) return 0;
     const i32 octave = is_nvfp4(form) ? kNvOctave : 1;
-    return static_cast<u32>(high / octave - low / octave + 1);
+    return static_cast<u32>(used.highest() / octave - used.lowest() / octave + 1);
 }
 
 }  // namespace deep_gemm::op

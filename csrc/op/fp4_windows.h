@@ -4,7 +4,7 @@
 
 #include <deep_gemm/spec/nvfp4_weights.h>
 
-#include <bitset>
+#include <array>
 #include <vector>
 
 namespace deep_gemm::op {
@@ -12,7 +12,17 @@ namespace deep_gemm::op {
 // Scales as integers in the order of their values, 0 to 255: the bytes of UE8M0, the codes nv_code_of() of
 // E4M3 from the smallest up.
 [[nodiscard]] u32 scale_key(Fp4Form form, u8 scale);
-using ScaleKeys = std::bitset<256>;
+class ScaleKeys {
+  public:
+    void set(u32 key) { words_[key / 64] |= u64{1} << (key % 64); }
+    [[nodiscard]] bool test(u32 key) const { return words_[key / 64] >> (key % 64) & 1; }
+    [[nodiscard]] bool none() const { return (words_[0] | words_[1] | words_[2] | words_[3]) == 0; }
+    [[nodiscard]] i32 lowest() const;  // some key is there
+    [[nodiscard]] i32 highest() const;
+
+  private:
+    std::array<u64, 4> words_{};
+};
 
 // Whether a checkpoint may hold the byte: no NaN, and no sign. Zero, which E4M3 has, stands for zeros.
 [[nodiscard]] bool is_scale(Fp4Form form, u8 scale);

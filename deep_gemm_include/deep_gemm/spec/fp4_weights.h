@@ -119,6 +119,27 @@ constexpr Fp4Place fp4_place(u32 row, u32 k) {
     const u32 step = k % kFp4ThreadK / 8, i = k % 8, half = i / 4, e = i % 4;
     return {row % 2 * (kFp4OddRows / 4) + thread * 4 + step, half * 16 + e * 4, e * 8 + (half == 0 ? 7 : 3)};
 }
+// The word of eight neighbouring codes, the first in the lowest nibble: fp4_place() of them all. Magnitudes stay
+// where they are, signs go to the top of the byte that a permute makes of theirs.
+constexpr u32 fp4_word(u32 codes) {
+    const auto apart = [](u32 signs) {  // nibble i of the lower half to the lower half of byte i
+        signs = (signs | signs << 8) & 0x00ff00ff;
+        return (signs | signs << 4) & 0x0f0f0f0f;
+    };
+    const u32 signs = codes & 0x88888888;
+    return (codes & 0x77777777) | apart(signs & 0xffff) << 4 | apart(signs >> 16);
+}
+constexpr bool fp4_word_agrees() {
+    for (u32 k = 0; k < 8; ++k)
+        for (u32 code = 0; code < 16; ++code) {
+            const Fp4Place place = fp4_place(0, k);
+            if (fp4_word(code << (4 * k)) != ((code & 7) << place.magnitude_bit | (code >> 3) << place.sign_bit))
+                return false;
+        }
+    return true;
+}
+static_assert(fp4_word_agrees());
+
 // Byte of the blob that holds the scale of (row, group of the blob), and the bit it starts at.
 struct Fp4ScalePlace {
     u32 byte, bit;
