@@ -11,8 +11,8 @@ import deep_gemm
 Tensor = Any
 
 MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-SCALE_BYTES = {"mx_e4m3": 1, "nv_single": 4, "nv_exact": 4}  # of a thread
-ONE_LESS = 0b11000111  # mantissas whose two thirds round one code lower
+SCALE_BYTES = {"mx_e4m3": 1, "nv_single": 3, "nv_exact": 3}  # of a thread
+NV_LOWEST = 0x20  # code of e4m3 that a stored 0 stands for
 
 
 def random_weights(experts: int, n: int, k: int, form: str) -> deep_gemm.Fp4Weights:
@@ -26,8 +26,7 @@ def random_weights(experts: int, n: int, k: int, form: str) -> deep_gemm.Fp4Weig
         even, odd = (torch.randint(4, 11, shape, dtype=torch.uint8, device="cuda") for _ in range(2))
         packed[..., 4096:] = even | odd << 4
     else:
-        code = torch.randint(0x28, 0x50, (runs, blobs, 512), dtype=torch.int32, device="cuda")
-        packed[..., 4096:] = (code | (ONE_LESS >> (code & 7) & 1) << 7).to(torch.uint8)
+        packed[..., 4096:] &= 0xDF  # a thread's first three scales within four octaves, its fourth anywhere
     scales = torch.exp2(torch.randint(-9, -5, (runs, 64), device="cuda").float())
     return deep_gemm.Fp4Weights(packed.view(torch.int8), scales, None, experts, n, k, form)
 
@@ -47,9 +46,12 @@ def dequantised(weights: deep_gemm.Fp4Weights, expert: int) -> Tensor:
         offsets = torch.stack([raw[..., 4096:] & 15, raw[..., 4096:] >> 4], 2).view(rows, blobs, 2, 4, 8, 4)
         values = values * torch.exp2(offsets.float() - 8)[..., None, None]
     else:
-        stored = (raw[..., 4096:] & 0x7F).view(torch.float8_e4m3fn).float().view(rows, blobs, 4, 8, 4, 2, 2)
-        by_step = stored.permute(0, 1, 5, 2, 3, 4, 6).repeat_interleave(2, -1)[..., None]
-        values = values * by_step
+        pairs, third = raw[..., 4096:4352].reshape(rows, blobs, 128, 2), raw[..., 4352:, None]
+        three = torch.cat([pairs, third], -1)
+        fourth = sum((three[..., i] >> 6) << 2 * i for i in range(3))[..., None]
+        codes = torch.cat([three & 0x3F, fourth], -1) + NV_LOWEST
+        scales = codes.view(torch.float8_e4m3fn).float().view(rows, blobs, 4, 8, 4, 2, 2)
+        values = values * scales.permute(0, 1, 5, 2, 3, 4, 6).repeat_interleave(2, -1)[..., None]
         if weights.form == "nv_single":
             values = (values / 1.5).to(torch.float8_e4m3fn).float()
     block = values.permute(0, 3, 4, 2, 1, 5, 6, 7).reshape(rows, 64, k)

@@ -141,7 +141,7 @@ class Packer {
 
     // The byte of scales where there are no weights.
     static u32 scale_of_nothing(Fp4Form form) {
-        if (is_nvfp4(form)) return kNvAnyScale;
+        if (is_nvfp4(form)) return 0;
         return fp4_zero_offset_of(form) * (fp4_scale_bytes_of(form) == 1 ? 0x11 : 1);
     }
 
@@ -178,10 +178,7 @@ class Packer {
             if (static_cast<i32>(key) < window.low || static_cast<i32>(key) > window.high) continue;
             const u8* const codes = group_codes(source, group);
             u8* const blob = run + group / of_blob * fp4_blob_bytes_of(form);
-            const Fp4ScalePlace at = fp4_scale_place(form, row, group % of_blob);
-            const u32 mask = form == Fp4Form::mx_e4m3 ? 0xfu : 0xffu;
-            blob[at.byte] = static_cast<u8>((blob[at.byte] & ~(mask << at.bit)) |
-                                            stored_scale(form, key, shift) << at.bit);
+            fp4_store_scale(form, blob, row, group % of_blob, stored_scale(form, key, shift));
             u8* const words = blob + fp4_place(row, group % of_blob * group_).word * 4;
             for (u32 i = 0; i < group_ / 8; ++i) {
                 u32 eight;  // the first code in the lowest nibble, as the host is little-endian

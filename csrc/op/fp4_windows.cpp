@@ -81,7 +81,7 @@ ScalePlacement place_window(Fp4Form form, const ScaleWindow& window, float globa
 
 u32 stored_scale(Fp4Form form, u32 key, i32 shift) {
     const u32 stored = static_cast<u32>(static_cast<i32>(key) + shift);
-    return is_nvfp4(form) ? nv_scale_byte(stored) : stored;
+    return is_nvfp4(form) ? stored - static_cast<u32>(kNvLowest) : stored;
 }
 
 u32 octaves_of(Fp4Form form, const ScaleKeys& used) {

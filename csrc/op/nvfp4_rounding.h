@@ -36,7 +36,7 @@ constexpr std::array<NvMantissaRounding, 8> nv_rounding_table() {
         std::array<NvPairRounding, 8> single{};
         for (u32 i = 1; i < 8; ++i) {
             const double exact = static_cast<double>(codec::e2m1_to_f32(i));
-            const double error = nv_single_of(i, nv_scale_byte(0x38 | mantissa)) - exact;
+            const double error = nv_single_of(i, 0x38 | mantissa) - exact;
             single[i] = {.squares = error * error, .weights = exact * exact};
             table[mantissa].worst = std::max(table[mantissa].worst, std::max(error, -error) / exact);
         }

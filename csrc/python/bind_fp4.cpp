@@ -128,14 +128,13 @@ void bind_fp4(py::module_& module) {
         "[experts, n, k / 16] and fp32 globals [experts, n]; deep_gemm.pack_fp4_weights takes tensors.");
     module.def(
         "nvfp4_bytes",
-        [](const std::string& form, u32 scale_byte) {
-            const NvBytes bytes = nv_bytes(form_of(form), scale_byte);
+        [](const std::string& form, u32 code) {
+            const NvBytes bytes = nv_bytes(form_of(form), code);
             return std::pair(bytes.high, bytes.low);
         },
-        py::arg("form"), py::arg("scale_byte"),
-        "What the eight magnitudes become with a scale byte of packed NVFP4 weights: bytes of e4m3, the "
-        "first "
-        "magnitude's lowest, of the first and the second term.");
+        py::arg("form"), py::arg("code"),
+        "What the eight magnitudes become with the E4M3 scale of a code, in the window of packed NVFP4 weights: "
+        "bytes of e4m3, the first magnitude's lowest, of the first and the second term.");
 }
 
 }  // namespace deep_gemm::python

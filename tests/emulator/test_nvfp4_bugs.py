@@ -8,18 +8,21 @@ from emulator.test_injected_bugs import Bug, Launch, check_caught, check_clean, 
 
 from deep_gemm import _C
 
-ODD_ROW = "{scales.table<S.form, term>(2), scales.table<S.form, term>(3)}"
 BUGS = [
-    Bug("the odd row has the even row's tables", ODD_ROW, ODD_ROW.replace("2", "0").replace("3", "1"), 8),
+    Bug("the odd row has the even row's first table", "term>(2 * odd),", "term>(0),", 8),
     Bug("the tables of the two groups are swapped", "tables[step / 2]", "tables[1 - step / 2]", 8),
     Bug("one table for both groups", "tables[step / 2]", "tables[0]", 8),
-    Bug("a neighbour's scales", "blob + kFp4CodeBytes + thread * 4", "blob + kFp4CodeBytes + (thread ^ 1) * 4", 8),
-    Bug("the rounding bit stays in the code", "codes_(bytes & 0x7f7f7f7f)", "codes_(bytes)", 8),
+    Bug("a neighbour's scales", "blob + kFp4CodeBytes + thread * 2) |", "blob + kFp4CodeBytes + (thread ^ 1) * 2) |", 8),
+    Bug("the third byte is another thread's", "blob + kNvThirdBytes + thread", "blob + kNvThirdBytes + (thread ^ 4)", 8),
+]  # fmt: skip
+BUGS += [
+    Bug("the fourth scale's bits in the first three", "bytes & 0x003f3f3f", "bytes & 0x00ffffff", 8),
+    Bug("the fourth scale is not gathered", "1 << 6 | 1 << 12 | 1 << 18", "1 << 6 | 1 << 12", 8),
 ]  # fmt: skip
 SINGLE = [
     *BUGS,
-    Bug("two thirds always round one way", "codes_ - 0x04040404 - lower_", "codes_ - 0x04040404", 8),
-    Bug("scales one code off", "codes_ - 0x04040404 - lower_", "codes_ - 0x03030303 - lower_", 8),
+    Bug("two thirds always round one way", "(beyond_2 & ~beyond_5) >> 3 & 0x01010101", "0", 8),
+    Bug("two thirds one code off", "codes_ - 0x05050505", "codes_ - 0x04040404", 8),
 ]
 EXACT = [
     *BUGS,

@@ -17,7 +17,7 @@ from deep_gemm.demo.arrays import put, take
 
 Array = np.ndarray[Any, np.dtype[Any]]
 FORMS = ("nv_single", "nv_exact")
-LOWEST, HIGHEST = 0x14, 0x6E  # codes of e4m3 that a packed scale may have
+LOWEST, HIGHEST = 0x20, 0x5F  # codes of e4m3 that a packed scale may have
 SCALES = range(1, 0x7F)  # bytes of a checkpoint's non-zero scales
 
 
@@ -42,8 +42,6 @@ def test_every_weight_comes_back(shape: tuple[int, int, int], span: tuple[int, i
     weights = deep_gemm.pack_fp4_weights(codes, scales, np.float32(0.375), form=form)
     assert (fp4.unpack(weights) == fp4.nvfp4_of(form, codes, scales, 0.375)).all()
     assert (weights.experts, weights.n, weights.k) == shape and weights.form == form
-    packed = np.asarray(weights.blobs).view(np.uint8).reshape(-1, 4608)[:, 4096:] & 0x7F
-    assert (packed >= LOWEST).all() and (packed <= HIGHEST).all()
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -53,7 +51,7 @@ def test_python_and_cpp_agree_on_every_byte(form: str) -> None:
         scale = float(np.array([code], np.uint8).view(ml_dtypes.float8_e4m3fn)[0])
         high, low = (
             np.array([word], np.uint64).view(ml_dtypes.float8_e4m3fn)
-            for word in _C.nvfp4_bytes(form, scale_byte(code))
+            for word in _C.nvfp4_bytes(form, code)
         )
         if form == "nv_single":
             expected = (fp4.MAGNITUDES * scale / 1.5).astype(ml_dtypes.float8_e4m3fn)
@@ -63,32 +61,27 @@ def test_python_and_cpp_agree_on_every_byte(form: str) -> None:
             assert (high.astype(np.float64) + low.astype(np.float64) == fp4.MAGNITUDES * scale).all()
 
 
-def scale_byte(code: int) -> int:
-    return code | (0x80 if code % 8 in (0, 1, 2, 6, 7) else 0)
-
-
 @pytest.mark.parametrize("form", FORMS)
 def test_the_kernel_decodes_every_code_with_every_scale(device: Any, form: str) -> None:
     """All 16 codes times all packed scale bytes, each multiplied by one, bit for bit what C++ says they become."""
     codes = np.arange(LOWEST, HIGHEST + 1)
     rows, k = 64, 256
     # Scale (row, group): each code of the window occurs in an even and an odd row and in both groups of a thread.
-    stored = codes[(np.arange(rows)[:, None] * 7 + np.arange(k // 16)) % len(codes)]
-    assert len({(int(stored[r, g]), r % 2, g % 2) for r in range(rows) for g in range(k // 16)}) == 4 * len(
-        codes
-    )
-    four_bits = (np.arange(k) + np.arange(rows)[:, None] * 3) % 16
+    row, group = np.arange(rows)[:, None], np.arange(k // 16)
+    stored = codes[(row // 2 * 8 + group // 2 + row % 2 * 3 + group % 2 * 37) % len(codes)]
+    places = {(int(stored[r, g]), r % 2, g % 2) for r, g in np.ndindex(rows, k // 16)}
+    assert len(places) == 4 * len(codes)
+    four_bits = (np.arange(k) + row * 3) % 16
     weights = deep_gemm.pack_fp4_weights(fp4.join_codes(four_bits), stored.astype(np.uint8), 1.0, form=form)
     assert not weights.split
     expected = np.empty((rows, k))
-    for row in range(rows):
-        for group in range(k // 16):
-            high, low = (
-                np.array([word], np.uint64).view(ml_dtypes.float8_e4m3fn).astype(np.float64)
-                for word in _C.nvfp4_bytes(form, scale_byte(int(stored[row, group])))
-            )
-            code = four_bits[row, group * 16 : group * 16 + 16]
-            expected[row, group * 16 : group * 16 + 16] = (high + low)[code & 7] * np.where(code & 8, -1, 1)
+    for r, g in np.ndindex(rows, k // 16):
+        high, low = (
+            np.array([word], np.uint64).view(ml_dtypes.float8_e4m3fn).astype(np.float64)
+            for word in _C.nvfp4_bytes(form, int(stored[r, g]))
+        )
+        code = four_bits[r, g * 16 : g * 16 + 16]
+        expected[r, g * 16 : g * 16 + 16] = (high + low)[code & 7] * np.where(code & 8, -1, 1)
     ones = np.eye(k, dtype=np.float32).astype(ml_dtypes.float8_e4m3fn)
     out = put(device, np.full((k, rows), np.nan, np.float32))
     deep_gemm.fp8_fp4_gemm_nt(
@@ -153,7 +146,7 @@ def test_the_report_counts_rows() -> None:
     expected = {
         "rows": 64,
         "extra_runs": 1,
-        "widest": 12,
+        "widest": 9,
         "rows_beyond_window": 1,
         "worst_error": 0,
         "rms_error": 0,

@@ -15,7 +15,8 @@ MAGNITUDES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
 VALUES = np.concatenate([MAGNITUDES, -MAGNITUDES])
 BIAS = {"mx_e4m3": 8, "mx_e5m2": 15}
 EXPONENTS = {"mx_e4m3": 15, "mx_e5m2": 29}
-SCALE_BYTES = {"mx_e4m3": 1, "mx_e5m2": 2, "nv_single": 4, "nv_exact": 4}  # of a thread
+NV_LOWEST = 0x20  # code of e4m3 that a stored 0 stands for
+SCALE_BYTES = {"mx_e4m3": 1, "mx_e5m2": 2, "nv_single": 3, "nv_exact": 3}  # of a thread
 
 
 def split_codes(packed: Array) -> Array:
@@ -111,12 +112,9 @@ def unpack(weights: Any) -> Array:
         signs.append(words >> (8 * e + (3 if half else 7)) & 1)
     value = MAGNITUDES[np.stack(magnitudes, -1)] * (1 - 2.0 * np.stack(signs, -1))
     stored = np.repeat(_stored_scales(form, blobs[..., 4096:]), 2, axis=-1)[..., None]
-    if form == "nv_single":
-        code = stored & 0x7F
-        assert (stored >> 7 == np.isin(code & 7, (0, 1, 2, 6, 7))).all(), "bit 7 says how two thirds round"
-        value = to_four_bits(value * _e4m3(code) / 1.5)
-    elif form == "nv_exact":
-        value = value * _e4m3(stored & 0x7F)
+    if form.startswith("nv"):
+        value = value * _e4m3(stored + NV_LOWEST)
+        value = to_four_bits(value / 1.5) if form == "nv_single" else value
     else:
         value = value * np.where(stored == EXPONENTS[form], 0.0, np.exp2(stored - float(BIAS[form])))
     # row = 16 warp + 2 g + odd, k = 128 block + 32 q + 8 step + i
@@ -134,7 +132,11 @@ def _e4m3(codes: Array) -> Array:
 def _stored_scales(form: str, raw: Array) -> Array:
     """[run, k block, 128 threads * bytes] -> [run, k block, odd row, warp, g, q, two halves of 32 elements]."""
     shape = raw.shape[:2]
-    if form == "mx_e4m3":
+    if form.startswith("nv"):  # three bytes, the fourth scale in their high bits
+        three = np.concatenate([raw[..., :256].reshape(*shape, 128, 2), raw[..., 256:, None]], -1)
+        fourth = (three >> 6 << np.array([0, 2, 4], np.uint8)).sum(-1, dtype=np.uint8)
+        raw = np.concatenate([three & 0x3F, fourth[..., None]], -1)
+    elif form == "mx_e4m3":
         raw = np.stack([raw & 0xF, raw >> 4], -1)
     halves = raw.reshape(*shape, 4, 8, 4, 2, -1)
     return np.broadcast_to(np.moveaxis(halves, -2, 2), (*shape, 2, 4, 8, 4, 2)).astype(np.int32)

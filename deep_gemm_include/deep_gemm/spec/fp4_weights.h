@@ -6,7 +6,7 @@
 // K. A blob is 4096 bytes of codes and then the scales, one for each (row, group along K).
 //
 //   MXFP4, groups of 32:  weight = e2m1(code) * 2^(offset - bias) * row_scale
-//   NVFP4, groups of 16:  weight = e2m1(code) * e4m3(scale byte) * row_scale, see spec/nvfp4_weights.h
+//   NVFP4, groups of 16:  weight = e2m1(code) * e4m3(kNvLowest + offset) * row_scale, see spec/nvfp4_weights.h
 //   row_scale = row_scales[run * 64 + row in block]
 //
 // A kernel decodes a code with its scale into 8-bit floats that the tensor core multiplies. MXFP4: one byte
@@ -27,8 +27,9 @@
 //
 //   scales, mx_e4m3: byte 4096 + t, the even row in the low nibble, the odd row in the high one
 //   scales, mx_e5m2: byte 4096 + 2 * t for the even row, the next one for the odd row
-//   scales, NVFP4:   bytes 4096 + 4 * t and + 1 for the two groups of the even row, + 2 and + 3 of the odd
-//   row
+//   scales, NVFP4:   bytes 4096 + 2 * t, the next one and 4352 + t; their low 6 bits are those of the even row's
+//                    first and second group and of the odd row's first, their high 2 bits, the lowest first, that
+//                    of the odd row's second
 //
 // wgmma step s multiplies word s: what it calls element 16 * h + 4 * q + e of its 32 is element
 // 32 * q + 8 * s + 4 * h + e here. The activations' 4-byte words are placed in shared memory to match
@@ -47,7 +48,7 @@ namespace deep_gemm {
 enum class Fp4Form : u8 {
     mx_e4m3,    // UE8M0 scale per 32, decoded to e4m3: 4224 bytes a blob
     mx_e5m2,    // the same decoded to e5m2, with a byte for each offset: 4352 bytes
-    nv_single,  // E4M3 scale per 16, decoded to one e4m3, rounded: 4608 bytes
+    nv_single,  // E4M3 scale per 16, decoded to one e4m3, rounded: 4480 bytes
     nv_exact,   // the same blobs decoded to two e4m3 whose sum is exact
 };
 constexpr Fp4Form kFp4Forms[] = {Fp4Form::mx_e4m3, Fp4Form::mx_e5m2, Fp4Form::nv_single, Fp4Form::nv_exact};
@@ -68,6 +69,7 @@ constexpr u32 kFp4ThreadK = 32;           // elements of a row that a thread dec
 constexpr u32 kFp4PadK = 2 * kFp4BlockK;  // kernels take blobs in pairs
 constexpr u32 kFp4CodeBytes = kFp4BlockRows * kFp4BlockK / 2;
 constexpr u32 kFp4OddRows = kFp4CodeBytes / 2;  // offset of the odd rows' codes
+constexpr u32 kNvThirdBytes = kFp4CodeBytes + 256;  // of the threads' three bytes of scales
 constexpr u32 kFp4MaxRuns = 255;
 
 constexpr bool is_nvfp4(Fp4Form form) {
@@ -97,7 +99,7 @@ constexpr u32 fp4_zero_offset_of(Fp4Form form) {
 }
 // Bytes of scales a thread reads.
 constexpr u32 fp4_scale_bytes_of(Fp4Form form) {
-    return is_nvfp4(form) ? 4 : form == Fp4Form::mx_e5m2 ? 2 : 1;
+    return is_nvfp4(form) ? 3 : form == Fp4Form::mx_e5m2 ? 2 : 1;
 }
 constexpr u32 fp4_blob_bytes_of(Fp4Form form) {
     return kFp4CodeBytes + 128 * fp4_scale_bytes_of(form);
@@ -140,16 +142,19 @@ constexpr bool fp4_word_agrees() {
 }
 static_assert(fp4_word_agrees());
 
-// Byte of the blob that holds the scale of (row, group of the blob), and the bit it starts at.
-struct Fp4ScalePlace {
-    u32 byte, bit;
-};
-constexpr Fp4ScalePlace fp4_scale_place(Fp4Form form, u32 row, u32 group) {
+// Puts the stored scale of (row, group of the blob) into a blob.
+constexpr void fp4_store_scale(Fp4Form form, u8* blob, u32 row, u32 group, u32 stored) {
     const u32 of_thread = kFp4ThreadK / fp4_group_of(form);
-    const u32 thread = row / 16 * 32 + row % 16 / 2 * 4 + group / of_thread;
-    const u32 first = kFp4CodeBytes + thread * fp4_scale_bytes_of(form);
-    if (form == Fp4Form::mx_e4m3) return {first, row % 2 * 4};
-    return {first + row % 2 * of_thread + group % of_thread, 0};
+    const u32 thread = row / 16 * 32 + row % 16 / 2 * 4 + group / of_thread, odd = row % 2;
+    const auto put = [blob](u32 byte, u32 mask, u32 bits) {
+        blob[byte] = static_cast<u8>((blob[byte] & ~mask) | bits);
+    };
+    if (form == Fp4Form::mx_e4m3) return put(kFp4CodeBytes + thread, 0xfu << 4 * odd, stored << 4 * odd);
+    if (form == Fp4Form::mx_e5m2) return put(kFp4CodeBytes + 2 * thread + odd, 0xff, stored);
+    const u32 bytes[] = {kFp4CodeBytes + 2 * thread, kFp4CodeBytes + 2 * thread + 1, kNvThirdBytes + thread};
+    const u32 index = odd * of_thread + group % of_thread;
+    if (index < 3) return put(bytes[index], 0x3f, stored);
+    for (u32 i = 0; i < 3; ++i) put(bytes[i], 0xc0, (stored >> 2 * i & 3) << 6);
 }
 
 // The 16-byte chunk, of the eight of a token's 128 bytes in shared memory, that gets 4-byte word `word` of

@@ -9,9 +9,9 @@
 //               scale. row_scale carries the 1.5.
 //   nv_exact    two terms, 1.5 = 1 + 0.5, 3 = 2 + 1 and 6 = 4 + 2 times the scale: exact.
 //
-// Scales of a row are moved into the window where all these bytes are normal numbers, by a power of two that
-// row_scale takes back: a scale is stored as the code of e4m3 that it then has. In a code, times two is
-// plus 8.
+// Scales of a row are moved into a window of eight octaves, in whose middle all these bytes are normal numbers,
+// by a power of two that row_scale takes back. In a code of e4m3, times two is plus 8: the window is 64 codes,
+// and a blob holds which of them, in 6 bits.
 #pragma once
 
 #include <deep_gemm/spec/codec.h>
@@ -19,7 +19,7 @@
 
 namespace deep_gemm {
 
-constexpr i32 kNvLowest = 0x14, kNvHighest = 0x6e;  // codes in the window: 3/64 to 112
+constexpr i32 kNvLowest = 0x20, kNvHighest = 0x5f;  // codes in the window: 1/8 to 30
 constexpr i32 kNvOctave = 8;                        // codes from a scale to its double
 constexpr u32 kNvLargestScale = 0x7e;               // of a checkpoint: 448; beyond it NaN and signs
 
@@ -43,22 +43,14 @@ constexpr NvShifts nv_shifts(i32 low, i32 high) {
     return {-floor_octaves(low - kNvLowest), floor_octaves(kNvHighest - high)};
 }
 static_assert(nv_shifts(kNvLowest, kNvHighest).first == 0 && nv_shifts(kNvLowest, kNvHighest).last == 0 &&
-              nv_shifts(-16, 66).first == 5 && nv_shifts(-16, 71).last == 4);
+              nv_shifts(-16, 48).first == 6 && nv_shifts(-16, 48).last == 5);
 
-// The byte that a blob holds: the code, and in bit 7 what nv_single needs to round: with 4 more subtracted,
-// the code of two thirds of the scale.
-constexpr u32 nv_scale_byte(u32 code) {
-    constexpr u32 kOneLess = 0b11000111;  // bit m: for mantissa m the nearest code is lower by one
-    return code | (kOneLess >> (code & 7) & 1) << 7;
-}
-constexpr u32 kNvAnyScale = nv_scale_byte(0x38);  // where there are no weights
-
-// Bytes of the eight magnitudes with a scale byte, the first magnitude's lowest; a weight is the sum of both.
+// Bytes of the eight magnitudes with the scale of a code, the first magnitude's lowest; a weight is the sum of both.
 struct NvBytes {
     u64 high = 0, low = 0;
 };
-constexpr NvBytes nv_bytes(Fp4Form form, u32 scale_byte) {
-    const float scale = codec::e4m3_to_f32(scale_byte & 0x7f);
+constexpr NvBytes nv_bytes(Fp4Form form, u32 code) {
+    const float scale = codec::e4m3_to_f32(code);
     NvBytes bytes;
     for (u32 i = 1; i < 8; ++i) {
         const float magnitude = codec::e2m1_to_f32(i);
@@ -76,11 +68,10 @@ static_assert(nv_bytes(Fp4Form::nv_single, 0x38).high == 0x4843403B38332B00 &&
               nv_bytes(Fp4Form::nv_exact, 0x38).low == 0x4000380030000000);
 
 // nv_single: the multiple of the scale that is multiplied in the place of `magnitude` times it.
-constexpr double nv_single_of(u32 magnitude, u32 scale_byte) {
-    const u32 byte =
-        static_cast<u32>(nv_bytes(Fp4Form::nv_single, scale_byte).high >> (8 * magnitude)) & 0xff;
+constexpr double nv_single_of(u32 magnitude, u32 code) {
+    const u32 byte = static_cast<u32>(nv_bytes(Fp4Form::nv_single, code).high >> (8 * magnitude)) & 0xff;
     return 1.5 * static_cast<double>(codec::e4m3_to_f32(byte)) /
-           static_cast<double>(codec::e4m3_to_f32(scale_byte & 0x7f));
+           static_cast<double>(codec::e4m3_to_f32(code));
 }
 
 }  // namespace deep_gemm

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <deep_gemm/tile/nvfp4_tables.h>
-#include <deep_gemm/ptx/shared_words.h>
 
 namespace deep_gemm::tile {
 
@@ -33,12 +32,12 @@ DG_DEVICE void decode_row(const ptx::UInt4& codes, const ptx::UInt2 (&tables)[2]
     }
 }
 
-/// The tables of the two groups of a thread's even and odd row; MXFP4 has one group and the same table twice.
-struct Fp4Tables {
-    ptx::UInt2 even[2], odd[2];
+/// MXFP4: the tables of a thread's even and odd row.
+struct MagnitudeTables {
+    ptx::UInt2 even, odd;
 };
 template <Fp4GemmSpec S>
-DG_DEVICE Fp4Tables magnitude_tables(Fp4Smem<S> smem, ptx::SharedAddress blob, u32 thread) {
+DG_DEVICE MagnitudeTables magnitude_tables(Fp4Smem<S> smem, ptx::SharedAddress blob, u32 thread) {
     u32 even_offset, odd_offset;
     if constexpr (fp4_scale_bytes_of(S.form) == 1) {
         const u32 offsets = ptx::ld_shared_u8(blob + kFp4CodeBytes + thread);
@@ -49,9 +48,8 @@ DG_DEVICE Fp4Tables magnitude_tables(Fp4Smem<S> smem, ptx::SharedAddress blob, u
         even_offset = offsets & 0x1f;
         odd_offset = offsets >> 8 & 0x1f;
     }
-    const ptx::UInt2 even = ptx::ld_shared_v2_u32(smem.magnitudes() + even_offset * 8);
-    const ptx::UInt2 odd = ptx::ld_shared_v2_u32(smem.magnitudes() + odd_offset * 8);
-    return {{even, even}, {odd, odd}};
+    return {ptx::ld_shared_v2_u32(smem.magnitudes() + even_offset * 8),
+            ptx::ld_shared_v2_u32(smem.magnitudes() + odd_offset * 8)};
 }
 
 /// The fragments of one blob: registers 4 * step to 4 * step + 3 are operand A of step `step`. `thread` of
@@ -60,17 +58,23 @@ template <Fp4GemmSpec S, u32 term = 0>
 DG_DEVICE void decode_blob(Fp4Smem<S> smem, ptx::SharedAddress blob, u32 thread, u32 (&fragments)[16]) {
     static_assert(term < fp4_terms_of(S.form));
     const ptx::SharedAddress codes = blob + thread * 16;
-    Fp4Tables tables;
     if constexpr (is_nvfp4(S.form)) {
-        const NvScales scales(ptx::ld_shared_u32(blob + kFp4CodeBytes + thread * 4));
-        tables = {{scales.table<S.form, term>(0), scales.table<S.form, term>(1)},
-                  {scales.table<S.form, term>(2), scales.table<S.form, term>(3)}};
+        const NvScales scales(ptx::ld_shared_u16(blob + kFp4CodeBytes + thread * 2) |
+                              ptx::ld_shared_u8(blob + kNvThirdBytes + thread) << 16);
+#pragma unroll
+        for (u32 odd = 0; odd < 2; ++odd) {
+            const ptx::UInt4 row = ptx::ld_shared_v4_u32(codes + odd * kFp4OddRows);
+            const ptx::UInt2 tables[] = {scales.table<S.form, term>(2 * odd),
+                                         scales.table<S.form, term>(2 * odd + 1)};
+            decode_row(row, tables, fragments, odd);
+        }
     } else {
-        tables = magnitude_tables(smem, blob, thread);
+        const MagnitudeTables tables = magnitude_tables(smem, blob, thread);
+        const ptx::UInt4 even = ptx::ld_shared_v4_u32(codes);
+        const ptx::UInt4 odd = ptx::ld_shared_v4_u32(codes + kFp4OddRows);
+        decode_row(even, {tables.even, tables.even}, fragments, 0);
+        decode_row(odd, {tables.odd, tables.odd}, fragments, 1);
     }
-    const ptx::UInt4 even = ptx::ld_shared_v4_u32(codes), odd = ptx::ld_shared_v4_u32(codes + kFp4OddRows);
-    decode_row(even, tables.even, fragments, 0);
-    decode_row(odd, tables.odd, fragments, 1);
 }
 
 }  // namespace deep_gemm::tile
