@@ -21,8 +21,8 @@ struct NvRounding {
     }
 };
 
-// For each mantissa of a scale and each pair of codes in a byte. The relative error of all magnitudes that are
-// not exact is the same.
+// For each mantissa of a scale and each pair of codes in a byte. The relative error of all magnitudes that
+// are not exact is the same.
 struct NvPairRounding {
     double squares = 0, weights = 0;
 };

@@ -133,7 +133,8 @@ void bind_fp4(py::module_& module) {
             return std::pair(bytes.high, bytes.low);
         },
         py::arg("form"), py::arg("code"),
-        "What the eight magnitudes become with the E4M3 scale of a code, in the window of packed NVFP4 weights: "
+        "What the eight magnitudes become with the E4M3 scale of a code, in the window of packed NVFP4 "
+        "weights: "
         "bytes of e4m3, the first magnitude's lowest, of the first and the second term.");
 }
 

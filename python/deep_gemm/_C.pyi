@@ -415,6 +415,10 @@ class Checkpoint:
         """
         What is missing, misshapen, wrongly stored or extra, compared with the folder's config.json; one sentence each.
         """
+    def read(self, name: str) -> numpy.ndarray:
+        """
+        The bytes of a tensor as they lie in the file: uint8 [num_bytes], not writable, not copied.
+        """
     def tensors(self) -> list:
         """
         One dict for each tensor: name, dtype, shape, num_bytes, file.
@@ -995,9 +999,9 @@ def moe_workspace_bytes(
     Bytes of workspace that fused_moe needs; a batch of fewer tokens needs no more.
     """
 
-def nvfp4_bytes(form: str, scale_byte: typing.SupportsInt | typing.SupportsIndex) -> tuple[int, int]:
+def nvfp4_bytes(form: str, code: typing.SupportsInt | typing.SupportsIndex) -> tuple[int, int]:
     """
-    What the eight magnitudes become with a scale byte of packed NVFP4 weights: bytes of e4m3, the first magnitude's lowest, of the first and the second term.
+    What the eight magnitudes become with the E4M3 scale of a code, in the window of packed NVFP4 weights: bytes of e4m3, the first magnitude's lowest, of the first and the second term.
     """
 
 def nvrtc_info() -> dict:

@@ -69,7 +69,9 @@ class Fp4Report:
         self.worst_error = max(self.worst_error, one.get("worst_error", 0.0))
 
 
-def _matrices(tensors: dict[str, dict[str, Any]]) -> Iterator[tuple[str, Callable[..., Any], tuple[str, ...]]]:
+def _matrices(
+    tensors: dict[str, dict[str, Any]],
+) -> Iterator[tuple[str, Callable[..., Any], tuple[str, ...]]]:
     for name, tensor in tensors.items():
         for dtype, ending, others, importer in LAYOUTS:
             base = name.removesuffix(ending)
@@ -95,9 +97,13 @@ def fp4_layers(checkpoint: _C.Checkpoint) -> list[Fp4Layer]:
     layers = []
     for parts in _joined(sorted(experts)):
         name = parts[-1]
-        matrices = tuple(tuple(experts[part][i] for part in parts[:-1]) for i in range(len(experts[parts[0]])))
+        matrices = tuple(
+            tuple(experts[part][i] for part in parts[:-1]) for i in range(len(experts[parts[0]]))
+        )
         importer, suffixes = kinds[parts[0]]
-        size = sum(tensors[m + suffix]["num_bytes"] for expert in matrices for m in expert for suffix in suffixes)
+        size = sum(
+            tensors[m + suffix]["num_bytes"] for expert in matrices for m in expert for suffix in suffixes
+        )
         layers.append(Fp4Layer(name, matrices, importer, suffixes, size))
     return layers
 
@@ -124,10 +130,14 @@ def _read(checkpoint: _C.Checkpoint, tensor: dict[str, Any]) -> np.ndarray:
     return raw.reshape(*tensor["shape"][:-1], -1)
 
 
-def _pack(checkpoint: _C.Checkpoint, layer: Fp4Layer, tensors: dict[str, Any], form: str | None) -> _C.Fp4Weights:
+def _pack(
+    checkpoint: _C.Checkpoint, layer: Fp4Layer, tensors: dict[str, Any], form: str | None
+) -> _C.Fp4Weights:
     experts: list[list[np.ndarray]] = []
     for matrices in layer.members:
-        parts = [layer.importer(*(_read(checkpoint, tensors[m + s]) for s in layer.suffixes)) for m in matrices]
+        parts = [
+            layer.importer(*(_read(checkpoint, tensors[m + s]) for s in layer.suffixes)) for m in matrices
+        ]
         arrays = [np.concatenate([part[i] for part in parts], axis=-2) for i in (0, 1)]
         if len(parts[0]) == 3:  # one global scale for each matrix becomes one for each row
             by_row = [np.broadcast_to(part[2][..., None], part[0].shape[:-1]) for part in parts]

@@ -50,8 +50,7 @@ def test_python_and_cpp_agree_on_every_byte(form: str) -> None:
     for code in range(LOWEST, HIGHEST + 1):
         scale = float(np.array([code], np.uint8).view(ml_dtypes.float8_e4m3fn)[0])
         high, low = (
-            np.array([word], np.uint64).view(ml_dtypes.float8_e4m3fn)
-            for word in _C.nvfp4_bytes(form, code)
+            np.array([word], np.uint64).view(ml_dtypes.float8_e4m3fn) for word in _C.nvfp4_bytes(form, code)
         )
         if form == "nv_single":
             expected = (fp4.MAGNITUDES * scale / 1.5).astype(ml_dtypes.float8_e4m3fn)

@@ -26,7 +26,11 @@ def save(path: Path, tensors: Tensors) -> Path:
     header, data = {}, b""
     for name, (dtype, array) in tensors.items():
         raw = np.ascontiguousarray(array).tobytes()
-        header[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": [len(data), len(data) + len(raw)]}
+        header[name] = {
+            "dtype": dtype,
+            "shape": array.shape,
+            "data_offsets": [len(data), len(data) + len(raw)],
+        }
         data += raw
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
@@ -39,7 +43,10 @@ def mxfp4(n: int, k: int) -> tuple[Array, Array]:
 
 
 def nvfp4(n: int, k: int) -> tuple[Array, Array, Array]:
-    codes, scales = RNG.integers(0, 256, (n, k // 2), np.uint8), RNG.integers(0x20, 0x50, (n, k // 16)).astype(np.uint8)
+    codes, scales = (
+        RNG.integers(0, 256, (n, k // 2), np.uint8),
+        RNG.integers(0x20, 0x50, (n, k // 16)).astype(np.uint8),
+    )
     return codes, scales, np.exp2(RNG.integers(-9, 3, ())).astype(np.float32)
 
 
@@ -55,24 +62,37 @@ def test_deepseek_experts(tmp_path: Path) -> None:
         tensors |= {f"{name}.weight": ("I8", codes), f"{name}.scale": ("F8_E8M0", scales)}
     seen: list[tuple[int, int, str]] = []
     report = deep_gemm.Fp4Report()
-    packed = pack(save(tmp_path / "x.safetensors", tensors), report=report, progress=lambda *at: seen.append(at))
+    packed = pack(
+        save(tmp_path / "x.safetensors", tensors), report=report, progress=lambda *at: seen.append(at)
+    )
     assert list(packed) == ["layers.3.ffn.experts.*.w13", "layers.3.ffn.experts.*.w2"]
 
     def expected(*names: str) -> Array:
-        experts = [np.concatenate([fp4.dequantise(*matrices[f"layers.3.ffn.experts.{e}.{w}"]) for w in names]) for e in range(11)]
+        experts = [
+            np.concatenate([fp4.dequantise(*matrices[f"layers.3.ffn.experts.{e}.{w}"]) for w in names])
+            for e in range(11)
+        ]
         return np.stack(experts)
 
     assert (fp4.unpack(packed["layers.3.ffn.experts.*.w13"]) == expected("w1", "w3")).all()
     assert (fp4.unpack(packed["layers.3.ffn.experts.*.w2"]) == expected("w2")).all()
     total = 33 * (64 * 48 + 64 * 3)
-    assert seen == [(0, total, "layers.3.ffn.experts.*.w13"), (total * 2 // 3, total, "layers.3.ffn.experts.*.w2"), (total, total, "")]
+    assert seen == [
+        (0, total, "layers.3.ffn.experts.*.w13"),
+        (total * 2 // 3, total, "layers.3.ffn.experts.*.w2"),
+        (total, total, ""),
+    ]
     assert (report.layers, report.rows, report.stored_bytes, report.worst_error) == (2, 33 * 64, total, 0)
     assert report.rows_beyond == report.extra_runs == 0 and 12 <= report.widest <= 15
 
 
 @pytest.mark.parametrize("form", [None, "nv_exact"])
 def test_nvfp4_experts_with_global_scales_of_their_own(tmp_path: Path, form: str | None) -> None:
-    matrices = {f"model.layers.0.mlp.experts.{e}.{w}": nvfp4(32, 64) for e in range(2) for w in ("gate_proj", "up_proj")}
+    matrices = {
+        f"model.layers.0.mlp.experts.{e}.{w}": nvfp4(32, 64)
+        for e in range(2)
+        for w in ("gate_proj", "up_proj")
+    }
     tensors: Tensors = {}
     for name, (codes, scales, shared) in matrices.items():
         tensors[f"{name}.weight"] = ("U8", codes)
@@ -133,7 +153,10 @@ def test_what_is_refused(tmp_path: Path) -> None:
         pack(none)
     gap: Tensors = {}
     for expert in (0, 2):
-        gap |= {f"experts.{expert}.w1.weight": ("I8", codes), f"experts.{expert}.w1.scale": ("F8_E8M0", scales)}
+        gap |= {
+            f"experts.{expert}.w1.weight": ("I8", codes),
+            f"experts.{expert}.w1.scale": ("F8_E8M0", scales),
+        }
     with pytest.raises(ValueError, match="got 2 experts, expected number 1 among them"):
         pack(save(tmp_path / "gap.safetensors", gap))
     nan = scales.copy()

@@ -25,9 +25,13 @@ def weights(form: str, experts: int, n: int, k: int, where: str) -> deep_gemm.Fp
     generator = torch.Generator().manual_seed(n)
     codes = torch.randint(0, 256, (experts, n, k // 2), generator=generator, dtype=torch.uint8).to(where)
     if form.startswith("mx"):
-        scales = torch.randint(118, 124, (experts, n, k // 32), generator=generator, dtype=torch.uint8).to(where)
+        scales = torch.randint(118, 124, (experts, n, k // 32), generator=generator, dtype=torch.uint8).to(
+            where
+        )
         return deep_gemm.pack_fp4_weights(codes, scales, form=form)
-    scales = torch.randint(0x20, 0x38, (experts, n, k // 16), generator=generator, dtype=torch.uint8).to(where)
+    scales = torch.randint(0x20, 0x38, (experts, n, k // 16), generator=generator, dtype=torch.uint8).to(
+        where
+    )
     shared = torch.full((experts,), 0.25, device=where)
     return deep_gemm.pack_fp4_weights(codes, scales, shared, form=form)
 
@@ -91,7 +95,9 @@ class Contiguous(Call):
 
     def inputs(self, seed: int) -> None:
         super().inputs(seed)
-        groups = [(seed + 3 * block) % EXPERTS if row < 100 else -1 for block in range(3) for row in range(128)]
+        groups = [
+            (seed + 3 * block) % EXPERTS if row < 100 else -1 for block in range(3) for row in range(128)
+        ]
         self.layout.copy_(integers(groups, self.where))
 
     def run(self, **options: Any) -> None:

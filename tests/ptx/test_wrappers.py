@@ -47,7 +47,11 @@ def test_bulk_load(run: Any, rng: np.random.Generator, policy: str, size: int) -
 def test_copy_async_4(run_seed: Any, rng: np.random.Generator, finish: str) -> None:
     """Words to shared memory in any order, zeros in the place of those that are not there."""
     x, out = rng.integers(0, 2**32, 256, dtype=np.uint32), np.zeros(256, np.uint32)
-    done = "copy_async_arrive(bar); mbarrier_wait(bar, 0);" if finish == "arrive" else "copy_async_wait_all(); sync_threads();"
+    done = (
+        "copy_async_arrive(bar); mbarrier_wait(bar, 0);"
+        if finish == "arrive"
+        else "copy_async_wait_all(); sync_threads();"
+    )
     run_seed(
         BARRIER.format(count=64)
         + "for (u32 i = threadIdx.x; i < 256; i += 64) copy_async_4(tile + 4 * (i ^ 5), p.x + i, i % 3 == 0 ? 0 : 4);"
@@ -77,7 +81,9 @@ def test_stream_copies(run: Any, rng: np.random.Generator) -> None:
 def test_tma_round_trip(run: Any, tensor_map: Any, rng: np.random.Generator) -> None:
     """tma_load_3d and tma_store_3d: a box that hangs over the edge is filled with zeros, and cut when it is stored."""
     x, out = rng.integers(0, 256, (3, 10, 128), dtype=np.uint8), np.full((3, 10, 128), 9, np.uint8)
-    maps = {name: tensor_map(name, "int8", (128, 10, 3), (128, 1280), (128, 8, 1), 0) for name in ("x", "out")}
+    maps = {
+        name: tensor_map(name, "int8", (128, 10, 3), (128, 1280), (128, 8, 1), 0) for name in ("x", "out")
+    }
     run(
         BARRIER.format(count=1)
         + "if (threadIdx.x == 0) { prefetch_tensor_map(p.from); mbarrier_arrive_expect_tx(bar, 1024);"
@@ -144,7 +150,12 @@ def test_lanes(run: Any) -> None:
     shifted = (v.astype(np.uint64) << (t % 7)) & 0xFFFFFFFF
     vote = np.array([sum(1 << i for i in range(32) if (w * 32 + i) % 5 == 1) for w in (0, 1)])
     expected = [v[t // 32 * 32 + 5], np.where(lane < 3, v, v[np.maximum(t, 3) - 3]), vote[t // 32]]
-    expected += [[(int(s) & -int(s)).bit_length() - 1 for s in shifted], [int(s).bit_length() - 1 for s in shifted], t // 32, lane]
+    expected += [
+        [(int(s) & -int(s)).bit_length() - 1 for s in shifted],
+        [int(s).bit_length() - 1 for s in shifted],
+        t // 32,
+        lane,
+    ]
     np.testing.assert_array_equal(out[:7], np.array(expected, np.uint32))
     assert out[7].reshape(2, 32).sum(1).tolist() == [1, 1]
 
@@ -170,7 +181,11 @@ FORMS = [  # store from u32 words v, load back: (suffix, words, load, store)
 def test_shared(run: Any, rng: np.random.Generator, name: str, words: int, load: str, store: str) -> None:
     """Stored by one lane, loaded by another; floats of every bit pattern but signalling NaN."""
     x, out = rng.integers(0, 2**31 - 2**24, 32 * words, dtype=np.uint32), np.zeros(32 * words, np.uint32)
-    targets = load.format(*(f"w[{i}]" for i in range(words))) if "for (" not in load else load.replace("{0}", "w[0]")
+    targets = (
+        load.format(*(f"w[{i}]" for i in range(words)))
+        if "for (" not in load
+        else load.replace("{0}", "w[0]")
+    )
     run(
         f"u32 v[{words}], w[{words}] = {{}}; for (u32 i = 0; i < {words}; ++i) v[i] = p.x[threadIdx.x * {words} + i];"
         f"{{ const u32 at = dynamic_smem() + threadIdx.x * {4 * words}; {store} }} sync_threads();"

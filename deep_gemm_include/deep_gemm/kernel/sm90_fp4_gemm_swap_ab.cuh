@@ -59,6 +59,13 @@ class Multiplier {
         rows.store(sum);
     }
 
+    /// The cursor's stage. Where items choose among several loops the compiler does not see that it is the
+    /// same in all lanes: pipe::Cursor::uniform_stage().
+    DG_DEVICE u32 uniform_stage() const {
+        if constexpr (fp4_columns_of(1, S.block_m) == S.block_m) return cursor_.stage;
+        return cursor_.uniform_stage();
+    }
+
     /// The stage at the cursor has landed; what cp.async wrote there is visible to wgmma.
     DG_DEVICE void wait_full() {
         ptx::mbarrier_wait(smem_.full(cursor_.stage), cursor_.phase);
@@ -134,14 +141,14 @@ class Multiplier {
         wait_full();
         decode(cursor_.stage, 0, even);
         for (u32 pairs = fp4_k_blocks(params_.k) / 2; pairs > 0; --pairs) {
-            const u32 stage = cursor_.stage;
+            const u32 stage = uniform_stage();
             constexpr u32 kOdd = S.k_blocks - 1;
             start<N>(stage, 0, partial, even);
             if constexpr (S.k_blocks == 1) {
                 cursor_.advance();
                 wait_full();
             }
-            const u32 odd_stage = cursor_.stage;
+            const u32 odd_stage = S.k_blocks == 1 ? uniform_stage() : stage;
             decode(odd_stage, kOdd, odd);
             finish<N>(stage, 0, partial, sum, rows);
             start<N>(odd_stage, kOdd, partial, odd);
@@ -163,7 +170,7 @@ class Multiplier {
         wait_full();
         decode(cursor_.stage, 0, first);
         for (u32 stages = fp4_k_blocks(params_.k) / S.k_blocks; stages > 0; --stages) {
-            const u32 stage = cursor_.stage;
+            const u32 stage = uniform_stage();
 #pragma unroll
             for (u32 kb = 0; kb < S.k_blocks; ++kb) {
                 start<N>(stage, kb, partial, first);
@@ -189,12 +196,13 @@ class Multiplier {
         float partial[N / 2];
         u32 fragments[16];
         for (u32 stages = fp4_k_blocks(params_.k) / S.k_blocks; stages > 0; --stages, cursor_.advance()) {
+            const u32 stage = uniform_stage();
             wait_full();
 #pragma unroll
             for (u32 kb = 0; kb < S.k_blocks; ++kb) {
-                decode(cursor_.stage, kb, fragments);
-                start<N>(cursor_.stage, kb, partial, fragments);
-                finish<N>(cursor_.stage, kb, partial, sum, rows);
+                decode(stage, kb, fragments);
+                start<N>(stage, kb, partial, fragments);
+                finish<N>(stage, kb, partial, sum, rows);
             }
         }
     }
@@ -216,7 +224,8 @@ class Multiplier {
 template <Fp4GemmSpec S>
 DG_DEVICE void run(const Fp4GemmParams& p) {
     static_assert(why_illegal(S) == nullptr);
-    const tile::Fp4Smem<S> smem{ptx::dynamic_smem()};
+    // A shuffle of what all lanes have: the compiler then keeps descriptors in uniform registers.
+    const tile::Fp4Smem<S> smem{ptx::shfl_idx(ptx::dynamic_smem(), 0)};
     const u32 warp = ptx::warp_index(), loader = S.warpgroups * 4;
     ptx::grid_dependency_launch();
     if (warp == loader) {

@@ -153,7 +153,7 @@ constexpr u32 registers_of(const Fp4GemmSpec& s) {
 constexpr u32 registers_needed_by(const Fp4GemmSpec& s) {
     const bool two_sets = s.block_m <= kFp4OverlapColumns || fp4_terms_of(s.form) == 2;
     const u32 fragments = two_sets ? 32 : 16;
-    const u32 others = s.block_m <= kFp4EarlyScaleColumns ? 40 : is_nvfp4(s.form) ? 32 : 24;
+    const u32 others = s.block_m <= kFp4EarlyScaleColumns || is_nvfp4(s.form) ? 40 : 24;
     return s.block_m + fragments + others + (s.split ? 16 : 0);
 }
 

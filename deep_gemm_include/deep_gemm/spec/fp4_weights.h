@@ -6,8 +6,8 @@
 // K. A blob is 4096 bytes of codes and then the scales, one for each (row, group along K).
 //
 //   MXFP4, groups of 32:  weight = e2m1(code) * 2^(offset - bias) * row_scale
-//   NVFP4, groups of 16:  weight = e2m1(code) * e4m3(kNvLowest + offset) * row_scale, see spec/nvfp4_weights.h
-//   row_scale = row_scales[run * 64 + row in block]
+//   NVFP4, groups of 16:  weight = e2m1(code) * e4m3(kNvLowest + offset) * row_scale, see
+//   spec/nvfp4_weights.h row_scale = row_scales[run * 64 + row in block]
 //
 // A kernel decodes a code with its scale into 8-bit floats that the tensor core multiplies. MXFP4: one byte
 // of e4m3 (15 exponents of a row are exact, subnormals included) or e5m2 (29). NVFP4: one byte of e4m3,
@@ -27,9 +27,10 @@
 //
 //   scales, mx_e4m3: byte 4096 + t, the even row in the low nibble, the odd row in the high one
 //   scales, mx_e5m2: byte 4096 + 2 * t for the even row, the next one for the odd row
-//   scales, NVFP4:   bytes 4096 + 2 * t, the next one and 4352 + t; their low 6 bits are those of the even row's
-//                    first and second group and of the odd row's first, their high 2 bits, the lowest first, that
-//                    of the odd row's second
+//   scales, NVFP4:   bytes 4096 + 2 * t, the next one and 4352 + t; their low 6 bits are those of the even
+//   row's
+//                    first and second group and of the odd row's first, their high 2 bits, the lowest first,
+//                    that of the odd row's second
 //
 // wgmma step s multiplies word s: what it calls element 16 * h + 4 * q + e of its 32 is element
 // 32 * q + 8 * s + 4 * h + e here. The activations' 4-byte words are placed in shared memory to match
@@ -68,7 +69,7 @@ constexpr u32 kFp4BlockK = 128;
 constexpr u32 kFp4ThreadK = 32;           // elements of a row that a thread decodes
 constexpr u32 kFp4PadK = 2 * kFp4BlockK;  // kernels take blobs in pairs
 constexpr u32 kFp4CodeBytes = kFp4BlockRows * kFp4BlockK / 2;
-constexpr u32 kFp4OddRows = kFp4CodeBytes / 2;  // offset of the odd rows' codes
+constexpr u32 kFp4OddRows = kFp4CodeBytes / 2;      // offset of the odd rows' codes
 constexpr u32 kNvThirdBytes = kFp4CodeBytes + 256;  // of the threads' three bytes of scales
 constexpr u32 kFp4MaxRuns = 255;
 
@@ -121,8 +122,8 @@ constexpr Fp4Place fp4_place(u32 row, u32 k) {
     const u32 step = k % kFp4ThreadK / 8, i = k % 8, half = i / 4, e = i % 4;
     return {row % 2 * (kFp4OddRows / 4) + thread * 4 + step, half * 16 + e * 4, e * 8 + (half == 0 ? 7 : 3)};
 }
-// The word of eight neighbouring codes, the first in the lowest nibble: fp4_place() of them all. Magnitudes stay
-// where they are, signs go to the top of the byte that a permute makes of theirs.
+// The word of eight neighbouring codes, the first in the lowest nibble: fp4_place() of them all. Magnitudes
+// stay where they are, signs go to the top of the byte that a permute makes of theirs.
 constexpr u32 fp4_word(u32 codes) {
     const auto apart = [](u32 signs) {  // nibble i of the lower half to the lower half of byte i
         signs = (signs | signs << 8) & 0x00ff00ff;
@@ -135,7 +136,8 @@ constexpr bool fp4_word_agrees() {
     for (u32 k = 0; k < 8; ++k)
         for (u32 code = 0; code < 16; ++code) {
             const Fp4Place place = fp4_place(0, k);
-            if (fp4_word(code << (4 * k)) != ((code & 7) << place.magnitude_bit | (code >> 3) << place.sign_bit))
+            if (fp4_word(code << (4 * k)) !=
+                ((code & 7) << place.magnitude_bit | (code >> 3) << place.sign_bit))
                 return false;
         }
     return true;

@@ -9,9 +9,9 @@
 //               scale. row_scale carries the 1.5.
 //   nv_exact    two terms, 1.5 = 1 + 0.5, 3 = 2 + 1 and 6 = 4 + 2 times the scale: exact.
 //
-// Scales of a row are moved into a window of eight octaves, in whose middle all these bytes are normal numbers,
-// by a power of two that row_scale takes back. In a code of e4m3, times two is plus 8: the window is 64 codes,
-// and a blob holds which of them, in 6 bits.
+// Scales of a row are moved into a window of eight octaves, in whose middle all these bytes are normal
+// numbers, by a power of two that row_scale takes back. In a code of e4m3, times two is plus 8: the window is
+// 64 codes, and a blob holds which of them, in 6 bits.
 #pragma once
 
 #include <deep_gemm/spec/codec.h>
@@ -45,7 +45,8 @@ constexpr NvShifts nv_shifts(i32 low, i32 high) {
 static_assert(nv_shifts(kNvLowest, kNvHighest).first == 0 && nv_shifts(kNvLowest, kNvHighest).last == 0 &&
               nv_shifts(-16, 48).first == 6 && nv_shifts(-16, 48).last == 5);
 
-// Bytes of the eight magnitudes with the scale of a code, the first magnitude's lowest; a weight is the sum of both.
+// Bytes of the eight magnitudes with the scale of a code, the first magnitude's lowest; a weight is the sum
+// of both.
 struct NvBytes {
     u64 high = 0, low = 0;
 };

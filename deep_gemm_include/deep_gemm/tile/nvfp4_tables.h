@@ -1,6 +1,6 @@
-// Tables of NVFP4: the eight bytes of nv_bytes() (spec/nvfp4_weights.h) from a scale, without memory. All are a
-// scale's code, or that of two thirds of it, plus or minus whole octaves, so that four scales are served by the
-// same additions; permutes then put the bytes of each in order.
+// Tables of NVFP4: the eight bytes of nv_bytes() (spec/nvfp4_weights.h) from a scale, without memory. All are
+// a scale's code, or that of two thirds of it, plus or minus whole octaves, so that four scales are served by
+// the same additions; permutes then put the bytes of each in order.
 #pragma once
 
 #include <deep_gemm/tile/fp4_smem.h>
