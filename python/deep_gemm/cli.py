@@ -1,6 +1,7 @@
-"""The command line: demo, inspect, fp4, explain, env, cache, warmup, bench. Thin: each command calls a function and prints.
+"""The command line: demo, inspect, fp4, explain, env, cache, warmup, bench.
 
-Nothing here is imported by `import deep_gemm`. A failure of the library is one line on stderr and status 1.
+Thin: each command calls a function and prints. Nothing here is imported by `import deep_gemm`. A failure of the library
+is one line on stderr and status 1.
 """
 
 from __future__ import annotations

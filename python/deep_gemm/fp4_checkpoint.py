@@ -81,7 +81,7 @@ def _matrices(
 
 
 def fp4_layers(checkpoint: _C.Checkpoint) -> list[Fp4Layer]:
-    """The FP4 layers of a checkpoint by name; `*` stands for the experts of one. ValueError where experts are missing."""
+    """The FP4 layers of a checkpoint by name; `*` stands for the experts of one. ValueError where some are missing."""
     tensors = {tensor["name"]: tensor for tensor in checkpoint.tensors()}
     experts: dict[str, dict[int, str]] = defaultdict(dict)
     kinds: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {}
@@ -157,11 +157,11 @@ def pack_fp4_checkpoint(
 ) -> Iterator[tuple[str, _C.Fp4Weights]]:
     """Pack every FP4 matrix of the checkpoint at `path`: (name, Fp4Weights) one by one, in host memory.
 
-    Reads DeepSeek-V4 (I8 and F8_E8M0), NVFP4 (ModelOpt's and compressed-tensors' names) and GGUF MXFP4. The matrices of a
-    layer's experts become one object, `layers.0.ffn.experts.*.w2`; gate and up are joined as fused_moe takes them,
+    Reads DeepSeek-V4 (I8 and F8_E8M0), NVFP4 (ModelOpt's and compressed-tensors' names) and GGUF MXFP4. The matrices of
+    a layer's experts become one object, `layers.0.ffn.experts.*.w2`; gate and up are joined as fused_moe takes them,
     `...experts.*.w13`. `form`: as of pack_fp4_weights, for the layers of that format. `report` is added to;
-    progress(done_bytes, total_bytes, name) is called before each layer and at the end. Errors: those of the checkpoint and
-    of pack_fp4_weights; ValueError where there is no FP4 matrix.
+    progress(done_bytes, total_bytes, name) is called before each layer and at the end. Errors: those of the checkpoint
+    and of pack_fp4_weights; ValueError where there is no FP4 matrix.
     """
     checkpoint = _C.Checkpoint(str(path))
     tensors = {tensor["name"]: tensor for tensor in checkpoint.tensors()}
