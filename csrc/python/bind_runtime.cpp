@@ -2,7 +2,6 @@
 #include "python/casters.h"
 #include "python/tensor.h"
 
-#include "runtime/inventory.h"
 #include "runtime/session.h"
 
 namespace deep_gemm::python {
@@ -31,8 +30,8 @@ py::list tensors_of(const Checkpoint& checkpoint) {
 std::vector<std::string> problems_of(const Checkpoint& checkpoint) {
     DG_CHECK(checkpoint.config(), value,
              "checkpoint: no config.json beside the tensors; expected one to compare with");
-    const auto config = runtime::parse_deepseek_v4(*checkpoint.config(), "config.json");
-    return runtime::problems_of(checkpoint, runtime::expected_tensors(config));
+    const auto config = runtime::parse_config(*checkpoint.config(), "config.json");
+    return runtime::problems_of(checkpoint, config->expected_tensors());
 }
 
 void bind_checkpoint(py::module_& module) {
@@ -50,11 +49,11 @@ void bind_checkpoint(py::module_& module) {
 }
 
 runtime::Numerics numerics_of(const std::string& name) {
-    if (name == "exact") return runtime::Numerics::exact();
-    if (name == "released") return runtime::Numerics::released();
+    if (name == "exact") return runtime::Numerics::exact;
+    if (name == "released") return runtime::Numerics::released;
     DG_CHECK(name == "fp8_cache", value,
              "engine: got numerics '{}', expected 'released', 'exact' or 'fp8_cache'", name);
-    return {Format::fp32, false, true};
+    return runtime::Numerics::fp8_cache;
 }
 
 std::shared_ptr<const Engine> load_engine(const std::string& path, const py::object& device,
@@ -83,19 +82,21 @@ void bind_engine(py::module_& module) {
              }),
              py::arg("path"), py::kw_only(), py::arg("device") = py::none(), py::arg("numerics") = "released",
              py::arg("context") = 0, py::arg("max_rows") = 64, py::arg("progress") = py::none(),
-             "Reads, checks and uploads a DeepSeek-V4 checkpoint. numerics: 'released' (bf16 activations, "
+             "Reads, checks and uploads a checkpoint of a model that the runtime knows. numerics: 'released' "
+             "(bf16 activations, "
              "FP8 products and "
              "cache), 'exact' (fp32 throughout) or 'fp8_cache' (fp32 with the released cache). context 0: "
              "what the model "
              "allows, at most 8192. progress(done_bytes, total_bytes).")
         .def_property_readonly("context", &Engine::context)
         .def_property_readonly("max_rows", &Engine::max_rows)
-        .def_property_readonly("vocab", [](const Engine& e) { return e.config().vocab; })
-        .def_property_readonly("bos", [](const Engine& e) { return e.config().bos; })
-        .def_property_readonly("eos", [](const Engine& e) { return e.config().eos; })
-        .def_property_readonly("num_layers", [](const Engine& e) { return e.config().layers.size(); })
-        .def_property_readonly("has_mtp", [](const Engine& e) { return e.weights().mtp.has_value(); })
-        .def_property_readonly("weight_bytes", [](const Engine& e) { return e.weights().bytes; });
+        .def_property_readonly("vocab", [](const Engine& e) { return e.facts().vocab; })
+        .def_property_readonly("architecture", [](const Engine& e) { return e.facts().architecture; })
+        .def_property_readonly("bos", [](const Engine& e) { return e.facts().bos; })
+        .def_property_readonly("eos", [](const Engine& e) { return e.facts().eos; })
+        .def_property_readonly("num_layers", [](const Engine& e) { return e.facts().num_layers; })
+        .def_property_readonly("has_mtp", [](const Engine& e) { return e.facts().drafts; })
+        .def_property_readonly("weight_bytes", [](const Engine& e) { return e.model().weight_bytes(); });
 }
 
 py::dict stats_of(const Session& session) {
@@ -121,7 +122,7 @@ void bind_session(py::module_& module) {
                  return std::make_unique<Session>(
                      engine, runtime::SessionOptions{window, adaptive, graphs, restore_points});
              }),
-             NoGil(), py::arg("engine"), py::kw_only(), py::arg("window") = 3, py::arg("adaptive") = false,
+             NoGil(), py::arg("engine"), py::kw_only(), py::arg("window") = 0, py::arg("adaptive") = false,
              py::arg("graphs") = true, py::arg("restore_points") = 2)
         .def_property_readonly("tokens", &Session::tokens)
         .def_property_readonly("room", &Session::room)

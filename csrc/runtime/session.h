@@ -3,7 +3,8 @@
 // may: what is produced is the same, token for token and bit for bit, with and without them.
 #pragma once
 
-#include "runtime/block.h"
+#include "runtime/device_tensor.h"
+#include "runtime/engine.h"
 
 #include <map>
 #include <optional>
@@ -24,7 +25,8 @@ struct Sampling {
 };
 
 struct SessionOptions {
-    u32 window = 3;          // rows of a speculative step, 1 to kMaxWindow; 1: plain decoding
+    u32 window = 0;          // rows of a speculative step, 1 to kMaxWindow; 1: plain decoding; 0: 3 where the
+                             // model has an MTP block, else 1
     bool adaptive = false;   // shorter windows while second drafts are rarely accepted
     bool graphs = true;      // replay a step as one graph
     u32 restore_points = 2;  // ends of prompts that sync() can go back to
@@ -97,9 +99,7 @@ class Session {
     };
 
     [[nodiscard]] u32 length() const { return static_cast<u32>(tokens_.size()); }
-    [[nodiscard]] bool speculative() const {
-        return options_.window > 1 && engine_->weights().mtp.has_value();
-    }
+    [[nodiscard]] bool speculative() const { return options_.window > 1; }
     [[nodiscard]] bool sampled() const { return sampling_.temperature > 0; }
 
     // session.cpp: feeding
@@ -107,8 +107,6 @@ class Session {
     void check_tokens(std::span<const i32> tokens) const;
     void feed(std::span<const i32> tokens, u32 chunk, std::vector<float>* all_logits);
     void feed_chunk(std::span<const i32> tokens, bool last, std::vector<float>* all_logits);
-    void run_trunk(const TensorView& x, const Pass& pass);
-    void run_head(const HeadWeights& head, const TensorView& x, const TensorView& logits);
     void choose_pending();
     void ensure_pending();
     template <typename Work>
@@ -138,8 +136,6 @@ class Session {
     [[nodiscard]] std::vector<TensorView> fixed_state() const;
     void keep_restore_point();
     void go_back(u32 length);  // to at most `length` tokens
-    template <typename Visit>
-    void visit_rows(Visit&& visit) const;
 
     std::shared_ptr<const Engine> engine_;
     SessionOptions options_;
@@ -149,12 +145,9 @@ class Session {
     bool valid_ = true;
     driver::Stream stream_ = nullptr;
 
-    std::vector<LayerState> layers_;
-    std::optional<LayerState> mtp_layer_;
-    Workspace workspace_;
-    DeviceTensor hidden_;  // [max_rows + 1, streams, hidden]: the trunk's last streams, see pending_rows_
-    DeviceTensor mtp_x_, mtp_normed_, mtp_embedded_, mtp_fp8_, mtp_scale_;
-    DeviceTensor head_input_;
+    std::unique_ptr<ModelState> state_;
+    DeviceTensor hidden_;  // [max_rows + 1, row_shape]: the trunk's last rows, see pending_rows_
+    DeviceTensor mtp_x_;   // [max_rows, row_shape]: the MTP block's
     DeviceTensor logits_, draft_logits_;  // fp32 [kMaxWindow, vocab], [1, vocab]
     DeviceTensor target_p_, draft_q_;     // fp32 [kMaxWindow, vocab]
     DeviceTensor temperature_, top_k_, top_p_, min_p_, seed_;
@@ -162,7 +155,7 @@ class Session {
     DeviceTensor base_;      // int32 [1]: the position of the next token
     DeviceTensor tokens_in_, positions_, mtp_tokens_, mtp_positions_, targets_, undo_row_;
 
-    // hidden_ rows 1 to pending_rows_ are the streams of the last pending_rows_ tokens: their MTP pass waits
+    // hidden_ rows 1 to pending_rows_ are those of the last pending_rows_ tokens: their MTP pass waits
     // for the token that follows the last one. With one pending row, row 0 is its copy, where feed_chunk()
     // wants it.
     u32 pending_rows_ = 0;

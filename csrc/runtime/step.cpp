@@ -4,7 +4,7 @@
 // A step of n rows at length L, with k pending rows: the MTP block runs over the k tokens whose successor is
 // known by now (the last of them is followed by the pending token), which also drafts token L + 1; its own
 // streams draft further tokens; the trunk verifies the pending token and the drafts in one pass; the device
-// compares and takes the compressors back to the last accepted row. Window rows need no undo: rings are long
+// compares and takes the caches back to the last accepted row. Window rows need no undo: rings are long
 // enough for rejected rows to fall on rows that nobody sees any more, and compressed rows beyond the length
 // are invisible until they are written again.
 #include "op/model_ops.h"
@@ -135,7 +135,7 @@ void Session::draft(u32 rows) {
 
 void Session::draw_draft(u32 index, const TensorView& x, const TensorView& position) {
     const TensorView token = exchange_.rows(4 + index, 1), logits = draft_logits_.view();
-    run_head(engine_->weights().mtp->head, x, logits);
+    state_->draft_head(x, logits, stream_);
     if (!sampled()) return op::argmax({.logits = logits, .tokens = token, .stream = stream_});
     const TensorView q = draft_q_.rows(index - 1, 1);
     op::sample_distribution({.logits = logits,
@@ -153,36 +153,9 @@ void Session::draw_draft(u32 index, const TensorView& x, const TensorView& posit
                      .stream = stream_});
 }
 
-// x = e_proj norm(embedding of the token) + h_proj norm(streams), then the block. `x` may be `hidden`.
 void Session::run_mtp(const TensorView& hidden, const TensorView& x, const TensorView& tokens,
                       const TensorView& positions) {
-    const MtpWeights& w = *engine_->weights().mtp;
-    const DeepseekV4Config& c = engine_->config();
-    const i64 t = x.shape[0], streams = c.streams, width = c.hidden;
-    const bool fp8 = mtp_fp8_.present();
-    const auto low = [&](const DeviceTensor& tensor, i64 rows) {
-        return fp8 ? tensor.rows(0, rows) : TensorView{};
-    };
-    const TensorView embedded = mtp_embedded_.rows(0, t), value = workspace_.output.rows(0, t);
-    op::embed(
-        {.tokens = tokens, .table = engine_->weights().embed.data.view(), .x = embedded, .stream = stream_});
-    op::rms_norm(
-        {.x = embedded, .weight = w.e_norm.view(), .y = embedded, .eps = c.rms_epsilon, .stream = stream_});
-    run_linear(*engine_, w.e_proj, embedded, value, low(mtp_fp8_, t), low(mtp_scale_, t), stream_);
-    op::rms_norm({.x = hidden,
-                  .weight = w.h_norm.view(),
-                  .y = mtp_normed_.rows(0, t),
-                  .eps = c.rms_epsilon,
-                  .stream = stream_});
-    TensorView flat_x = x;  // every stream is a row
-    flat_x.rank = 2;
-    flat_x.shape[0] = t * streams, flat_x.shape[1] = width;
-    flat_x.strides[0] = width, flat_x.strides[1] = 1;
-    run_linear(*engine_, w.h_proj, mtp_normed_.as({t * streams, width}), flat_x, low(mtp_fp8_, t * streams),
-               low(mtp_scale_, t * streams), stream_);
-    op::expand_streams({.value = value, .x = x, .accumulate = true, .stream = stream_});
-    run_block(*engine_, w.block, *mtp_layer_, workspace_, x,
-              {.t = t, .tokens = tokens, .positions = positions, .stream = stream_});
+    state_->draft(hidden, x, {.t = x.shape[0], .tokens = tokens, .positions = positions, .stream = stream_});
 }
 
 void Session::verify(u32 rows) {
@@ -191,8 +164,9 @@ void Session::verify(u32 rows) {
                      positions = positions_.rows(0, n);
     const TensorView x = hidden_.rows(1, n), logits = logits_.rows(0, n), targets = targets_.rows(0, n);
     fill_positions(positions, 0);
-    run_trunk(x, {.t = n, .tokens = window, .positions = positions, .journal = n > 1, .stream = stream_});
-    run_head(engine_->weights().output, x, logits);
+    state_->forward(x,
+                    {.t = n, .tokens = window, .positions = positions, .journal = n > 1, .stream = stream_});
+    state_->head(x, logits, stream_);
     op::AcceptArguments accept;
     accept.tokens = window, accept.positions = positions, accept.record = record, accept.stream = stream_;
     if (sampled()) {
@@ -211,8 +185,7 @@ void Session::verify(u32 rows) {
         accept.targets = targets;
     }
     op::accept_drafts(accept);
-    if (n > 1)
-        for (LayerState& layer : layers_) restore_block(layer, exchange_.rows(0, 1), stream_);
+    if (n > 1) state_->restore(exchange_.rows(0, 1), stream_);
     copy(base_.view(), exchange_.rows(2, 1));
 }
 
@@ -248,7 +221,7 @@ void Session::undo_to_row(u32 row) {
     const i32 index = static_cast<i32>(row), next = static_cast<i32>(step_base_ + row + 1);
     write_ints(undo_row_.view(), std::span(&index, 1));
     write_ints(base_.view(), std::span(&next, 1));
-    for (LayerState& layer : layers_) restore_block(layer, undo_row_.view(), stream_);
+    state_->restore(undo_row_.view(), stream_);
     tokens_.resize(step_base_ + row + 1);
     pending_rows_ = row + 1, logits_row_ = row, journal_rows_ = row + 1;
     pending_chosen_ = false;

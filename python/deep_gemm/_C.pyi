@@ -438,10 +438,12 @@ class Engine:
         progress: collections.abc.Callable[[int, int], None] | None = None,
     ) -> None:
         """
-        Reads, checks and uploads a DeepSeek-V4 checkpoint. numerics: 'released' (bf16 activations, FP8 products and cache), 'exact' (fp32 throughout) or 'fp8_cache' (fp32 with the released cache). context 0: what the model allows, at most 8192. progress(done_bytes, total_bytes).
+        Reads, checks and uploads a checkpoint of a model that the runtime knows. numerics: 'released' (bf16 activations, FP8 products and cache), 'exact' (fp32 throughout) or 'fp8_cache' (fp32 with the released cache). context 0: what the model allows, at most 8192. progress(done_bytes, total_bytes).
         """
     @property
-    def bos(self) -> int: ...
+    def architecture(self) -> str: ...
+    @property
+    def bos(self) -> int | None: ...
     @property
     def context(self) -> int: ...
     @property
@@ -465,7 +467,7 @@ class Session:
         self,
         engine: Engine,
         *,
-        window: typing.SupportsInt | typing.SupportsIndex = 3,
+        window: typing.SupportsInt | typing.SupportsIndex = 0,
         adaptive: bool = False,
         graphs: bool = True,
         restore_points: typing.SupportsInt | typing.SupportsIndex = 2,

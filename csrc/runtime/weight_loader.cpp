@@ -1,0 +1,152 @@
+#include "runtime/weight_loader.h"
+
+#include "base/error.h"
+
+#include <bit>
+#include <cmath>
+#include <cstring>
+
+namespace deep_gemm::runtime {
+
+namespace {
+
+template <typename T>
+T load(std::span<const std::byte> bytes, u64 index) {
+    T value;
+    std::memcpy(&value, bytes.data() + index * sizeof(T), sizeof(T));
+    return value;
+}
+
+float fp16_value(u16 bits) {
+    const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
+    const float sign = bits >> 15 ? -1.0f : 1.0f;
+    if (exponent == 31) return mantissa ? NAN : sign * INFINITY;
+    return sign * (exponent ? std::ldexp(1024.0f + static_cast<float>(mantissa), exponent - 25)
+                            : std::ldexp(static_cast<float>(mantissa), -24));
+}
+
+// Exact: every format here is a subset of fp32.
+std::vector<float> to_fp32(const Tensor& tensor) {
+    std::vector<float> values(tensor.elements());
+    for (u64 i = 0; i < values.size(); ++i) {
+        switch (tensor.storage) {
+            case Storage::f32: values[i] = load<float>(tensor.bytes, i); break;
+            case Storage::bf16:
+                values[i] = std::bit_cast<float>(u32{load<u16>(tensor.bytes, i)} << 16);
+                break;
+            case Storage::f16: values[i] = fp16_value(load<u16>(tensor.bytes, i)); break;
+            case Storage::f8_e8m0:
+                values[i] = std::ldexp(1.0f, static_cast<int>(load<u8>(tensor.bytes, i)) - 127);
+                break;
+            case Storage::q8_0: {
+                const std::span<const std::byte> block = tensor.bytes.subspan(i / 32 * 34, 34);
+                values[i] =
+                    fp16_value(load<u16>(block, 0)) * static_cast<float>(load<i8>(block.subspan(2), i % 32));
+                break;
+            }
+            default:
+                fail(ErrorKind::internal, "weights: {} of {} as fp32", tensor.name,
+                     row_of(tensor.storage).name);
+        }
+    }
+    return values;
+}
+
+}  // namespace
+
+Loader::Loader(Device& device, const Checkpoint& checkpoint, const LoadProgress& progress)
+    : device_(device), checkpoint_(checkpoint), progress_(progress), total_(checkpoint.bytes()) {}
+
+const Tensor& Loader::get(const std::string& name) const {
+    const Tensor* tensor = checkpoint_.find(name);
+    DG_CHECK(tensor, internal, "weights: {} was not checked", name);
+    return *tensor;
+}
+
+DeviceTensor Loader::allocate(Format format, std::vector<i64> shape) {
+    DeviceTensor tensor(device_, format, std::move(shape));
+    device_bytes_ += tensor.bytes();
+    return tensor;
+}
+
+void Loader::upload(const DeviceTensor& target, u64 offset, std::span<const std::byte> bytes,
+                    u64 stored_bytes) {
+    device_.copy_to_device(target.address() + offset, bytes, nullptr);
+    done_ += stored_bytes;
+    if (progress_) progress_(done_, total_);
+}
+
+DeviceTensor Loader::plain(const std::string& name) {
+    const Tensor& tensor = get(name);
+    const std::vector<float> values = to_fp32(tensor);
+    DeviceTensor result = allocate(Format::fp32, {tensor.shape.begin(), tensor.shape.end()});
+    upload(result, 0, std::as_bytes(std::span(values)), tensor.bytes.size());
+    return result;
+}
+
+DeviceTensor Loader::ids(const std::string& name, u32 count) {
+    const Tensor& tensor = get(name);
+    std::vector<i32> values(tensor.elements());
+    for (u64 i = 0; i < values.size(); ++i)
+        values[i] = tensor.storage == Storage::i64 ? static_cast<i32>(load<i64>(tensor.bytes, i))
+                                                   : load<i32>(tensor.bytes, i);
+    for (const i32 id : values)
+        DG_CHECK(id >= 0 && static_cast<u32>(id) < count, value,
+                 "checkpoint: {} names expert {}, expected 0 to {}", name, id, count - 1);
+    DeviceTensor result = allocate(Format::int32, {tensor.shape.begin(), tensor.shape.end()});
+    upload(result, 0, std::as_bytes(std::span(values)), tensor.bytes.size());
+    return result;
+}
+
+Linear Loader::linear(const std::vector<std::string>& names, i64 groups) {
+    Linear result;
+    const Storage storage = get(names[0] + ".weight").storage;
+    for (size_t i = 0; i < names.size(); ++i) {
+        const Tensor& weight = get(names[i] + ".weight");
+        DG_CHECK(weight.storage == storage, value,
+                 "checkpoint: {} is {}, {} is {}; expected one format for all", weight.name,
+                 row_of(weight.storage).name, names[0] + ".weight", row_of(storage).name);
+        append(result.data, weight, i, names.size(), groups, false);
+        if (storage == Storage::i8 || storage == Storage::f8_e4m3)
+            append(result.scale, *find_scale(checkpoint_, names[i]), i, names.size(), groups, true);
+    }
+    return result;
+}
+
+Linear Loader::experts(const std::string& at, u32 count, const std::string& name) {
+    std::vector<std::string> names;
+    for (u32 e = 0; e < count; ++e) names.push_back(fmt::format("{}{}.{}", at, e, name));
+    return linear(names, count == 1 ? 1 : 0);
+}
+
+// Part `index` of `count` of a stacked tensor; the first part allocates all.
+void Loader::append(DeviceTensor& stacked, const Tensor& part, size_t index, size_t count, i64 groups,
+                    bool scale) {
+    Format format = Format::fp32;  // F32, and what has no format of its own on the device
+    switch (part.storage) {
+        case Storage::bf16: format = scale ? Format::fp32 : Format::bf16; break;
+        case Storage::f8_e4m3: format = Format::fp8_e4m3; break;
+        case Storage::f8_e8m0: format = Format::fp8_ue8m0; break;
+        case Storage::i8: format = Format::int8; break;
+        default: break;
+    }
+    if (index == 0) {
+        const i64 rows = static_cast<i64>(part.shape[0]), columns = static_cast<i64>(part.shape[1]);
+        std::vector<i64> shape{rows, columns};
+        if (groups > 0) {
+            DG_CHECK(rows % groups == 0, value,
+                     "checkpoint: {} has {} rows, expected a multiple of {} groups", part.name, rows, groups);
+            shape = {groups, rows / groups, columns};
+        } else if (count > 1) {
+            shape = {static_cast<i64>(count), rows, columns};
+        }
+        stacked = allocate(format, std::move(shape));
+    }
+    const u64 offset = index * (stacked.bytes() / count);
+    const bool raw = format != Format::fp32 || part.storage == Storage::f32;
+    if (raw) return upload(stacked, offset, part.bytes, part.bytes.size());
+    const std::vector<float> values = to_fp32(part);
+    upload(stacked, offset, std::as_bytes(std::span(values)), part.bytes.size());
+}
+
+}  // namespace deep_gemm::runtime
