@@ -2,6 +2,7 @@
 #include "python/casters.h"
 #include "python/tensor.h"
 
+#include "runtime/batch.h"
 #include "runtime/session.h"
 
 namespace deep_gemm::python {
@@ -27,11 +28,14 @@ py::list tensors_of(const Checkpoint& checkpoint) {
     return rows;
 }
 
-std::vector<std::string> problems_of(const Checkpoint& checkpoint) {
+std::unique_ptr<const runtime::ModelConfig> config_of(const Checkpoint& checkpoint) {
     DG_CHECK(checkpoint.config(), value,
              "checkpoint: no config.json beside the tensors; expected one to compare with");
-    const auto config = runtime::parse_config(*checkpoint.config(), "config.json");
-    return runtime::problems_of(checkpoint, config->expected_tensors());
+    return runtime::parse_config(*checkpoint.config(), "config.json");
+}
+
+std::vector<std::string> problems_of(const Checkpoint& checkpoint) {
+    return runtime::problems_of(checkpoint, config_of(checkpoint)->expected_tensors());
 }
 
 void bind_checkpoint(py::module_& module) {
@@ -41,6 +45,12 @@ void bind_checkpoint(py::module_& module) {
              py::arg("path"))
         .def("tensors", &tensors_of, "One dict for each tensor: name, dtype, shape, num_bytes, file.")
         .def_property_readonly("num_bytes", &Checkpoint::bytes)
+        .def(
+            "device_bytes",
+            [](const Checkpoint& c) { return runtime::device_bytes_of(c, config_of(c)->expected_tensors()); },
+            NoGil(), "Bytes that the tensors of the model take on a device.")
+        .def_property_readonly("architecture",
+                               [](const Checkpoint& c) { return config_of(c)->facts().architecture; })
         .def_property_readonly("has_config", [](const Checkpoint& c) { return c.config() != nullptr; })
         .def("problems", &problems_of, NoGil(),
              "What is missing, misshapen, wrongly stored or extra, compared with the folder's config.json; "
@@ -165,8 +175,36 @@ void bind_session(py::module_& module) {
         .def(
             "load", [](Session& s, const std::string& path) { s.load(path); }, NoGil(), py::arg("path"))
         .def("state_digest", &Session::state_digest, NoGil())
+        .def("state_parts", &Session::state_parts, NoGil(), "(name, digest) of each tensor of the state.")
+        .def(
+            "damage", [](Session& s, const std::string& part) { s.damage(part); }, NoGil(), py::arg("part"),
+            "Flips a bit of one tensor of the state; for tests.")
         .def("force_drafts", &Session::force_drafts, NoGil(), py::arg("drafts"),
              "Replaces the drafts of the next step; for tests.");
+}
+
+void bind_batch(py::module_& module) {
+    using runtime::Batch;
+    py::class_<Batch>(module, "Batch", "Several timelines of an Engine, decoded together.")
+        .def(py::init([](const std::shared_ptr<Engine>& engine, u32 slots) {
+                 return std::make_unique<Batch>(engine, slots);
+             }),
+             NoGil(), py::arg("engine"), py::arg("slots"))
+        .def_property_readonly("num_slots", &Batch::num_slots)
+        .def("tokens", &Batch::tokens, py::arg("slot"))
+        .def("room", &Batch::room, py::arg("slot"))
+        .def(
+            "start",
+            [](Batch& b, u32 slot, const std::vector<i32>& tokens, float temperature, i32 top_k, float top_p,
+               float min_p, u64 seed) {
+                b.start(slot, tokens, {temperature, top_k, top_p, min_p, seed});
+            },
+            NoGil(), py::arg("slot"), py::arg("tokens"), py::kw_only(), py::arg("temperature") = 0.0f,
+            py::arg("top_k") = 0, py::arg("top_p") = 1.0f, py::arg("min_p") = 0.0f, py::arg("seed") = 0)
+        .def("stop", &Batch::stop, py::arg("slot"))
+        .def("step", &Batch::step, NoGil(), "The next token of each slot; -1 where there is none.")
+        .def(
+            "logits", [](const Batch& b, u32 slot) { return fp32_bytes(b.logits(slot)); }, py::arg("slot"));
 }
 
 }  // namespace
@@ -175,6 +213,7 @@ void bind_runtime(py::module_& module) {
     bind_checkpoint(module);
     bind_engine(module);
     bind_session(module);
+    bind_batch(module);
 }
 
 }  // namespace deep_gemm::python

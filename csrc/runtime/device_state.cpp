@@ -135,8 +135,13 @@ void Session::save(const Path& path) {
     content += hash_of(content).hex();
     // A reader sees the old file or all of the new one.
     const Path temporary = path.string() + fmt::format(".{}.tmp", ::getpid());
-    write_file(temporary, content);
-    rename_file(temporary, path);
+    try {
+        write_file(temporary, content);
+        rename_file(temporary, path);
+    } catch (...) {
+        remove_tree(temporary);
+        throw;
+    }
 }
 
 void Session::load(const Path& path) {
@@ -168,7 +173,7 @@ void Session::load(const Path& path) {
     guarded([&] {
         tokens_.resize(header.num_tokens);
         std::memcpy(tokens_.data(), body.data() + sizeof(header), token_bytes);
-        check_tokens(tokens_);
+        engine_->check_tokens(tokens_);
         std::span<const std::byte> rest =
             std::as_bytes(std::span(body)).subspan(sizeof(header) + token_bytes);
         const auto take = [&](u64 address, u64 bytes) {
@@ -191,21 +196,48 @@ void Session::load(const Path& path) {
     });
 }
 
-std::string Session::state_digest() {
+void Session::visit_visible(const ModelState::NamedVisit& visit) const {
+    if (tokens_.empty()) return;
+    state_->visit_visible(length(), visit);
+    visit("hidden", address_of(hidden_.rows(pending_rows_, 1)), hidden_.row_bytes());
+    visit("logits", address_of(logits_.rows(logits_row_, 1)), logits_.row_bytes());
+}
+
+std::vector<std::pair<std::string, std::string>> Session::state_parts() {
     require_valid();
-    Hash hash;
-    hash.field(length());
+    std::vector<std::pair<std::string, Hash>> hashes;
     std::vector<std::byte> bytes;
-    const auto add = [&](u64 address, u64 count) {
+    visit_visible([&](std::string_view name, u64 address, u64 count) {
+        if (hashes.empty() || hashes.back().first != name) hashes.emplace_back(name, Hash{});
         bytes.resize(count);
         engine_->device().copy_to_host(bytes, address, stream_);
-        hash.bytes(bytes);
-    };
-    if (tokens_.empty()) return hash.digest().hex();
-    state_->visit_visible(length(), add);
-    add(address_of(hidden_.rows(pending_rows_, 1)), hidden_.row_bytes());
-    add(address_of(logits_.rows(logits_row_, 1)), logits_.row_bytes());
+        hashes.back().second.bytes(bytes);
+    });
+    std::vector<std::pair<std::string, std::string>> parts;
+    for (auto& [name, hash] : hashes) parts.emplace_back(name, hash.digest().hex());
+    return parts;
+}
+
+std::string Session::state_digest() {
+    Hash hash;
+    hash.field(length());
+    for (const auto& [name, digest] : state_parts()) hash.field(name).field(digest);
     return hash.digest().hex();
+}
+
+void Session::damage(std::string_view part) {
+    require_valid();
+    bool found = false;
+    visit_visible([&](std::string_view name, u64 address, u64) {
+        if (found || name != part) return;
+        found = true;
+        std::byte first{};
+        engine_->device().copy_to_host({&first, 1}, address, stream_);
+        first ^= std::byte{1};
+        engine_->device().copy_to_device(address, {&first, 1}, stream_);
+        engine_->device().synchronize(stream_);
+    });
+    DG_CHECK(found, value, "session: the state has no part '{}'", part);
 }
 
 }  // namespace deep_gemm::runtime

@@ -20,6 +20,16 @@ std::string fingerprint_of(const Checkpoint& checkpoint, const EngineOptions& op
     return hash.digest().hex();
 }
 
+void check_fit(Device& device, u64 needed) {
+    constexpr double kGiB = 1 << 30;
+    const u64 available = device.free_memory_bytes();
+    DG_CHECK(needed <= available, driver,
+             "engine: out of memory: the weights take {:.3f} GiB and {} has {:.3f} GiB free: {:.3f} GiB are "
+             "missing, before any session; free device memory or use a smaller or narrower checkpoint",
+             static_cast<double>(needed) / kGiB, device.properties().name,
+             static_cast<double>(available) / kGiB, static_cast<double>(needed - available) / kGiB);
+}
+
 }  // namespace
 
 std::shared_ptr<const Engine> Engine::load(Device& device, const Path& path, const EngineOptions& options) {
@@ -32,18 +42,37 @@ Engine::Engine(Device& device, const Checkpoint& checkpoint, const EngineOptions
     DG_CHECK(checkpoint.config(), value,
              "engine: no config.json beside the checkpoint; pass a folder that holds both, as released");
     const std::unique_ptr<const ModelConfig> config = parse_config(*checkpoint.config(), "config.json");
-    check_complete(checkpoint, config->expected_tensors());
+    const std::vector<Expected> expected = config->expected_tensors();
+    check_complete(checkpoint, expected);
     const u32 allowed = config->facts().max_positions;
     if (options_.context == 0) options_.context = std::min(allowed, 8192u);
     DG_CHECK(options_.context <= allowed, value, "engine: got a context of {}, the model allows {}",
              options_.context, allowed);
     DG_CHECK(options_.max_rows >= kMaxWindow && options_.max_rows <= 8192, value,
              "engine: got max_rows {}, expected {} to 8192", options_.max_rows, kMaxWindow);
+    check_fit(device, device_bytes_of(checkpoint, expected));
     Loader loader(device, checkpoint, options_.progress);
     model_ = config->load(loader, options_.numerics);
     device.synchronize(nullptr);
     fingerprint_ = fingerprint_of(checkpoint, options_);
     options_.progress = {};  // it may hold the caller's objects
+}
+
+void Engine::check_tokens(std::span<const i32> tokens) const {
+    DG_CHECK(
+        tokens.size() <= context(), value,
+        "engine: got {} tokens, the context holds {}; shorten them or load the engine with a larger context",
+        tokens.size(), context());
+    for (size_t i = 0; i < tokens.size(); ++i)
+        DG_CHECK(tokens[i] >= 0 && static_cast<u32>(tokens[i]) < facts().vocab, value,
+                 "engine: token {} is {}, expected 0 to {}; is this the model's tokenizer?", i, tokens[i],
+                 facts().vocab - 1);
+}
+
+DeviceTensor Engine::make_rows(i64 count) const {
+    std::vector<i64> shape = facts().row_shape;
+    shape.insert(shape.begin(), count);
+    return {device_, activations_of(numerics()), std::move(shape)};
 }
 
 }  // namespace deep_gemm::runtime

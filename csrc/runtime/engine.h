@@ -5,6 +5,7 @@
 #include "runtime/weight_loader.h"
 
 #include <memory>
+#include <span>
 
 namespace deep_gemm::runtime {
 
@@ -28,6 +29,10 @@ class Engine {
     [[nodiscard]] Numerics numerics() const { return options_.numerics; }
     [[nodiscard]] u32 context() const { return options_.context; }
     [[nodiscard]] u32 max_rows() const { return options_.max_rows; }
+    // Error(value) for ids outside the vocabulary, or more tokens than the context.
+    void check_tokens(std::span<const i32> tokens) const;
+    // Memory for `count` tokens between embedding and head: [count, row_shape] in the format of activations.
+    [[nodiscard]] DeviceTensor make_rows(i64 count) const;
     // Of everything that a session's saved state depends on.
     [[nodiscard]] const std::string& fingerprint() const { return fingerprint_; }
 

@@ -80,8 +80,9 @@ class Checker {
             if (scales &&
                 !is_one_of(scales->storage, {Storage::f8_e8m0, Storage::f32, Storage::bf16, Storage::f16}))
                 wrong_storage(*scales, "F8_E8M0, F32, BF16 or F16");
-        } else if (!is_one_of(tensor->storage, {Storage::f32, Storage::bf16, Storage::f16, Storage::q8_0})) {
-            wrong_storage(*tensor, "F8_E4M3, I8, BF16, F16, F32 or Q8_0");
+        } else if (!is_one_of(tensor->storage, {Storage::f32, Storage::bf16, Storage::f16, Storage::q8_0,
+                                                Storage::mxfp4_gguf})) {
+            wrong_storage(*tensor, "F8_E4M3, I8, BF16, F16, F32, Q8_0 or MXFP4");
         }
     }
 

@@ -13,8 +13,8 @@ namespace deep_gemm::runtime {
 enum class Role : u8 {
     plain,   // F32, BF16 or F16
     ids,     // I64 or I32
-    linear,  // [n, k]: F32, BF16, F16, Q8_0; F8_E4M3 and scales [n/128, k/128]; I8 (two E2M1, [n, k/2]) and
-             // scales [n, k/32] F8_E8M0
+    linear,  // [n, k]: F32, BF16, F16, Q8_0, MXFP4; F8_E4M3 and scales [n/128, k/128]; I8 (two E2M1, [n,
+             // k/2]) and scales [n, k/32] F8_E8M0
 };
 
 struct Expected {

@@ -59,6 +59,7 @@ struct StateSizes {
 class ModelState {
   public:
     using Visit = std::function<void(u64 address, u64 bytes)>;
+    using NamedVisit = std::function<void(std::string_view name, u64 address, u64 bytes)>;
 
     virtual ~ModelState() = default;
 
@@ -81,8 +82,8 @@ class ModelState {
     // What only grows, as far as `length` tokens of the first sequence see it.
     virtual void visit_grown(u32 length, const Visit& visit) const = 0;
     // All that tokens after the first `length` of the first sequence depend on, as bytes that are equal where
-    // the states are.
-    virtual void visit_visible(u32 length, const Visit& visit) const = 0;
+    // the states are; pieces of one tensor follow each other under its name ("layers.3.keys").
+    virtual void visit_visible(u32 length, const NamedVisit& visit) const = 0;
 };
 
 class Model {

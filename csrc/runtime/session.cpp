@@ -27,6 +27,20 @@ SessionOptions checked(SessionOptions options, const ModelFacts& facts) {
 
 Session::Session(std::shared_ptr<const Engine> engine, const SessionOptions& options)
     : engine_(std::move(engine)), options_(checked(options, engine_->facts())) {
+    try {
+        allocate();
+    } catch (const Error& error) {
+        fail(error.kind(),
+             "session: no room for a context of {} tokens with max_rows {}: {}; load the engine "
+             "with less of either",
+             engine_->context(), engine_->max_rows(), error.what());
+    }
+    replay_.emplace(engine_->device());
+    stream_ = replay_->stream();
+    reset();
+}
+
+void Session::allocate() {
     const ModelFacts& facts = engine_->facts();
     Device& device = engine_->device();
     const i64 rows = engine_->max_rows(), vocab = facts.vocab, window = kMaxWindow;
@@ -34,41 +48,21 @@ Session::Session(std::shared_ptr<const Engine> engine, const SessionOptions& opt
     const auto floats = [&](std::vector<i64> shape) {
         return DeviceTensor(device, Format::fp32, std::move(shape));
     };
-    const auto hidden = [&](i64 count) {
-        std::vector<i64> shape = facts.row_shape;
-        shape.insert(shape.begin(), count);
-        return DeviceTensor(device, activations_of(engine_->numerics()), std::move(shape));
-    };
     state_ = engine_->model().make_state({.sequences = 1,
                                           .context = engine_->context(),
                                           .max_rows = engine_->max_rows(),
                                           .drafts = speculative()});
-    hidden_ = hidden(rows + 1);
+    hidden_ = engine_->make_rows(rows + 1);
     logits_ = floats({window, vocab});
     if (speculative()) {
-        mtp_x_ = hidden(rows);
+        mtp_x_ = engine_->make_rows(rows);
         draft_logits_ = floats({1, vocab});
         draft_q_ = floats({window, vocab});
     }
     target_p_ = floats({window, vocab});
-    temperature_ = floats({window}), top_p_ = floats({window}), min_p_ = floats({window});
-    top_k_ = ints(window), seed_ = ints(2);
+    sampling_rows_ = SamplingRows(device, window);
     exchange_ = ints(4 + window), base_ = ints(1), targets_ = ints(window), undo_row_ = ints(1);
     tokens_in_ = ints(rows), positions_ = ints(rows), mtp_tokens_ = ints(rows), mtp_positions_ = ints(rows);
-    stream_ = device.create_stream();
-    reset();
-}
-
-Session::~Session() {
-    Device& device = engine_->device();
-    try {
-        device.synchronize(stream_);
-        for (auto& [key, capture] : graphs_)
-            if (capture.graph) device.destroy_graph(capture.graph);
-        device.destroy_stream(stream_);
-    } catch (const Error&) {
-        // A broken device reports itself again at the next call; a destructor has nobody to tell.
-    }
 }
 
 void Session::reset() {
@@ -81,19 +75,8 @@ void Session::reset() {
     engine_->device().fill_bytes(hidden_.address(), 0, hidden_.row_bytes(), stream_);
 }
 
-void Session::check_tokens(std::span<const i32> tokens) const {
-    DG_CHECK(
-        tokens.size() <= engine_->context(), value,
-        "session: got {} tokens, the context holds {}; shorten them or load the engine with a larger context",
-        tokens.size(), engine_->context());
-    for (size_t i = 0; i < tokens.size(); ++i)
-        DG_CHECK(tokens[i] >= 0 && static_cast<u32>(tokens[i]) < engine_->facts().vocab, value,
-                 "session: token {} is {}, expected 0 to {}; is this the model's tokenizer?", i, tokens[i],
-                 engine_->facts().vocab - 1);
-}
-
 u32 Session::sync(std::span<const i32> tokens) {
-    check_tokens(tokens);
+    engine_->check_tokens(tokens);
     if (!valid_) reset();
     return guarded([&] {
         const auto common = static_cast<u32>(
@@ -110,7 +93,7 @@ u32 Session::sync(std::span<const i32> tokens) {
 }
 
 std::vector<float> Session::logits_of(std::span<const i32> tokens, u32 chunk) {
-    check_tokens(tokens);
+    engine_->check_tokens(tokens);
     DG_CHECK(chunk <= engine_->max_rows(), value, "session: got chunks of {} rows, the engine has {}", chunk,
              engine_->max_rows());
     reset();

@@ -17,7 +17,7 @@ namespace deep_gemm::runtime {
 
 namespace {
 
-constexpr u32 kDraftPurpose = 3;  // of random numbers; 0 to 2 are the ones of accept_drafts
+constexpr u32 kPlainPurpose = 0, kDraftPurpose = 3;  // of random numbers; 0 to 2 are those of accept_drafts
 // Adaptive depth: an average of how often a second draft follows an accepted first one, with hysteresis.
 constexpr double kRateWeight = 0.25, kShorten = 0.30, kLengthen = 0.35;
 constexpr u32 kProbeEvery = 16;
@@ -38,8 +38,8 @@ Step Session::step(u32 budget, i32 eos) {
     DG_CHECK(room() >= 1, value,
              "session: the context of {} tokens is full; rewind or load with a larger context",
              engine_->context());
+    ensure_pending();
     return guarded([&] {
-        ensure_pending();
         const bool ends = eos >= 0 && pending_ == eos;  // its successors will not be asked for
         const u32 rows = ends ? 1 : choose_window(budget);
         run_step(rows);
@@ -50,7 +50,7 @@ Step Session::step(u32 budget, i32 eos) {
 }
 
 void Session::ensure_pending() {
-    if (!pending_chosen_) choose_pending();
+    if (!pending_chosen_) guarded([&] { choose_pending(); });
     DG_CHECK(pending_ >= 0, value,
              "session: the logits after {} tokens hold NaN; the weights or the cache are damaged. Nothing "
              "was added",
@@ -61,19 +61,9 @@ void Session::choose_pending() {
     const TensorView logits = logits_.rows(logits_row_, 1), token = exchange_.rows(1, 1);
     if (sampled()) {
         const TensorView p = target_p_.rows(0, 1), position = mtp_positions_.rows(0, 1);
-        op::sample_distribution({.logits = logits,
-                                 .temperature = temperature_.rows(0, 1),
-                                 .top_k = top_k_.rows(0, 1),
-                                 .top_p = top_p_.rows(0, 1),
-                                 .min_p = min_p_.rows(0, 1),
-                                 .probabilities = p,
-                                 .stream = stream_});
+        sampling_rows_.distribution(logits, p, stream_);
         fill_positions(position, -1);  // as accept_drafts does: of the row whose distribution it is
-        op::sample_draw({.probabilities = p,
-                         .seed = seed_.view(),
-                         .positions = position,
-                         .tokens = token,
-                         .stream = stream_});
+        sampling_rows_.draw(p, position, token, kPlainPurpose, stream_);
     } else {
         op::argmax({.logits = logits, .tokens = token, .stream = stream_});
     }
@@ -82,26 +72,8 @@ void Session::choose_pending() {
 }
 
 void Session::run_step(u32 rows) {
-    Device& device = engine_->device();
     if (!options_.graphs || !forced_drafts_.empty()) return issue_step(rows);
-    Capture& capture = graphs_[{pending_rows_, rows}];
-    if (!capture.warm) {
-        issue_step(rows);
-        capture.warm = true;
-        return;
-    }
-    if (!capture.graph) {
-        device.begin_capture(stream_);
-        try {
-            issue_step(rows);
-        } catch (...) {
-            device.destroy_graph(device.end_capture(stream_));
-            throw;
-        }
-        capture.graph = device.end_capture(stream_);
-    }
-    device.launch_graph(capture.graph, stream_);
-    ++stats_.graph_replays;
+    if (replay_->run({pending_rows_, rows}, [&] { issue_step(rows); })) ++stats_.graph_replays;
 }
 
 void Session::issue_step(u32 rows) {
@@ -138,19 +110,8 @@ void Session::draw_draft(u32 index, const TensorView& x, const TensorView& posit
     state_->draft_head(x, logits, stream_);
     if (!sampled()) return op::argmax({.logits = logits, .tokens = token, .stream = stream_});
     const TensorView q = draft_q_.rows(index - 1, 1);
-    op::sample_distribution({.logits = logits,
-                             .temperature = temperature_.rows(0, 1),
-                             .top_k = top_k_.rows(0, 1),
-                             .top_p = top_p_.rows(0, 1),
-                             .min_p = min_p_.rows(0, 1),
-                             .probabilities = q,
-                             .stream = stream_});
-    op::sample_draw({.probabilities = q,
-                     .seed = seed_.view(),
-                     .positions = position,
-                     .tokens = token,
-                     .purpose = kDraftPurpose,
-                     .stream = stream_});
+    sampling_rows_.distribution(logits, q, stream_);
+    sampling_rows_.draw(q, position, token, kDraftPurpose, stream_);
 }
 
 void Session::run_mtp(const TensorView& hidden, const TensorView& x, const TensorView& tokens,
@@ -170,16 +131,10 @@ void Session::verify(u32 rows) {
     op::AcceptArguments accept;
     accept.tokens = window, accept.positions = positions, accept.record = record, accept.stream = stream_;
     if (sampled()) {
-        op::sample_distribution({.logits = logits,
-                                 .temperature = temperature_.rows(0, n),
-                                 .top_k = top_k_.rows(0, n),
-                                 .top_p = top_p_.rows(0, n),
-                                 .min_p = min_p_.rows(0, n),
-                                 .probabilities = target_p_.rows(0, n),
-                                 .stream = stream_});
+        sampling_rows_.distribution(logits, target_p_.rows(0, n), stream_);
         accept.p = target_p_.rows(0, n);
         if (n > 1) accept.q = draft_q_.rows(0, n - 1);
-        accept.seed = seed_.view();
+        accept.seed = sampling_rows_.seed();
     } else {
         op::argmax({.logits = logits, .tokens = targets, .stream = stream_});
         accept.targets = targets;
@@ -252,31 +207,10 @@ void Session::flush_mtp() {
 }
 
 void Session::set_sampling(const Sampling& sampling) {
-    DG_CHECK(sampling.temperature >= 0 && sampling.top_k >= 0 && sampling.top_p > 0 && sampling.top_p <= 1 &&
-                 sampling.min_p >= 0 && sampling.min_p <= 1,
-             value,
-             "sampling: got temperature {}, top_k {}, top_p {}, min_p {}; expected temperature and top_k not "
-             "negative, "
-             "top_p in (0, 1], min_p in [0, 1]",
-             sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p);
+    check_sampling(sampling);
     if (sampling == sampling_) return;
-    Device& device = engine_->device();
-    const auto fill = [&](const DeviceTensor& tensor, auto value) {
-        const std::vector values(kMaxWindow, value);
-        device.copy_to_device(tensor.address(), std::as_bytes(std::span(values)), stream_);
-    };
-    fill(temperature_, sampling.temperature);
-    fill(top_k_, sampling.top_k);
-    fill(top_p_, sampling.top_p);
-    fill(min_p_, sampling.min_p);
-    const i32 seed[] = {static_cast<i32>(sampling.seed), static_cast<i32>(sampling.seed >> 32)};
-    write_ints(seed_.view(), seed);
-    device.synchronize(stream_);
-    if ((sampling.temperature > 0) != sampled()) {  // other operations
-        for (auto& [key, capture] : graphs_)
-            if (capture.graph) device.destroy_graph(capture.graph);
-        graphs_.clear();
-    }
+    sampling_rows_.set(sampling, stream_);
+    if (sampling.greedy() != sampling_.greedy()) replay_->forget();  // other operations
     sampling_ = sampling;
     pending_chosen_ = false;
 }

@@ -52,7 +52,55 @@ std::vector<float> to_fp32(const Tensor& tensor) {
     return values;
 }
 
+// How a matrix, or its scales, lie on a device: as stored, or fp32 what has no format of its own there.
+Format device_format(Storage storage, bool scale) {
+    switch (storage) {
+        case Storage::bf16: return scale ? Format::fp32 : Format::bf16;
+        case Storage::f8_e4m3: return Format::fp8_e4m3;
+        case Storage::f8_e8m0: return Format::fp8_ue8m0;
+        case Storage::i8: return Format::int8;
+        default: return Format::fp32;
+    }
+}
+
+// Blocks of GGUF's MXFP4, [n, k], as the E2M1 pairs [n, k / 2] and UE8M0 scales [n, k / 32] of safetensors:
+// a block is its scale and 16 bytes, byte i with elements i (low) and i + 16 (high).
+struct SplitMxfp4 {
+    std::vector<std::byte> codes, scales;
+
+    explicit SplitMxfp4(std::span<const std::byte> blocks) {
+        constexpr u64 kBytes = 17;
+        const auto nibble = [&](u64 block, u64 element) {
+            return blocks[block * kBytes + 1 + element % 16] >> (element / 16 * 4) & std::byte{15};
+        };
+        for (u64 block = 0; block < blocks.size() / kBytes; ++block) {
+            scales.push_back(blocks[block * kBytes]);
+            for (u64 i = 0; i < 32; i += 2) codes.push_back(nibble(block, i) | nibble(block, i + 1) << 4);
+        }
+    }
+};
+
 }  // namespace
+
+u64 device_bytes_of(const Checkpoint& checkpoint, const std::vector<Expected>& expected) {
+    u64 total = 0;
+    const auto add = [&](const Tensor* tensor, bool scale) {
+        if (!tensor) return;
+        if (tensor->storage == Storage::mxfp4_gguf)
+            total += tensor->bytes.size();
+        else
+            total += tensor->elements() * bytes_of(device_format(tensor->storage, scale));
+    };
+    for (const Expected& entry : expected) {
+        if (entry.role == Role::linear) {
+            add(checkpoint.find(entry.name + ".weight"), false);
+            add(find_scale(checkpoint, entry.name), true);
+        } else if (const Tensor* tensor = checkpoint.find(entry.name)) {
+            total += tensor->elements() * sizeof(float);
+        }
+    }
+    return total;
+}
 
 Loader::Loader(Device& device, const Checkpoint& checkpoint, const LoadProgress& progress)
     : device_(device), checkpoint_(checkpoint), progress_(progress), total_(checkpoint.bytes()) {}
@@ -106,6 +154,10 @@ Linear Loader::linear(const std::vector<std::string>& names, i64 groups) {
         DG_CHECK(weight.storage == storage, value,
                  "checkpoint: {} is {}, {} is {}; expected one format for all", weight.name,
                  row_of(weight.storage).name, names[0] + ".weight", row_of(storage).name);
+        if (storage == Storage::mxfp4_gguf) {
+            append_mxfp4(result, weight, i, names.size(), groups);
+            continue;
+        }
         append(result.data, weight, i, names.size(), groups, false);
         if (storage == Storage::i8 || storage == Storage::f8_e4m3)
             append(result.scale, *find_scale(checkpoint_, names[i]), i, names.size(), groups, true);
@@ -119,17 +171,20 @@ Linear Loader::experts(const std::string& at, u32 count, const std::string& name
     return linear(names, count == 1 ? 1 : 0);
 }
 
+void Loader::append_mxfp4(Linear& stacked, const Tensor& part, size_t index, size_t count, i64 groups) {
+    const SplitMxfp4 split(part.bytes);
+    Tensor codes{.name = part.name, .storage = Storage::i8, .shape = part.shape, .bytes = split.codes};
+    Tensor scales{.name = part.name, .storage = Storage::f8_e8m0, .shape = part.shape, .bytes = split.scales};
+    codes.shape.back() /= 2;
+    scales.shape.back() /= 32;
+    append(stacked.data, codes, index, count, groups, false);
+    append(stacked.scale, scales, index, count, groups, true);
+}
+
 // Part `index` of `count` of a stacked tensor; the first part allocates all.
 void Loader::append(DeviceTensor& stacked, const Tensor& part, size_t index, size_t count, i64 groups,
                     bool scale) {
-    Format format = Format::fp32;  // F32, and what has no format of its own on the device
-    switch (part.storage) {
-        case Storage::bf16: format = scale ? Format::fp32 : Format::bf16; break;
-        case Storage::f8_e4m3: format = Format::fp8_e4m3; break;
-        case Storage::f8_e8m0: format = Format::fp8_ue8m0; break;
-        case Storage::i8: format = Format::int8; break;
-        default: break;
-    }
+    const Format format = device_format(part.storage, scale);
     if (index == 0) {
         const i64 rows = static_cast<i64>(part.shape[0]), columns = static_cast<i64>(part.shape[1]);
         std::vector<i64> shape{rows, columns};

@@ -12,6 +12,9 @@ namespace deep_gemm::runtime {
 
 using LoadProgress = std::function<void(u64 done_bytes, u64 total_bytes)>;
 
+// Bytes that these tensors take on a device.
+[[nodiscard]] u64 device_bytes_of(const Checkpoint& checkpoint, const std::vector<Expected>& expected);
+
 class Loader {
   public:
     // The checkpoint must have passed check_complete() for what is asked of the loader.
@@ -35,6 +38,8 @@ class Loader {
     void upload(const DeviceTensor& target, u64 offset, std::span<const std::byte> bytes, u64 stored_bytes);
     void append(DeviceTensor& stacked, const Tensor& part, size_t index, size_t count, i64 groups,
                 bool scale);
+
+    void append_mxfp4(Linear& stacked, const Tensor& part, size_t index, size_t count, i64 groups);
 
     Device& device_;
     const Checkpoint& checkpoint_;

@@ -7,6 +7,7 @@ import typing
 
 __all__: list[str] = [
     "Artifact",
+    "Batch",
     "Checkpoint",
     "Compiled",
     "Device",
@@ -268,6 +269,8 @@ class Device:
     @property
     def emulated(self) -> bool: ...
     @property
+    def free_memory_bytes(self) -> int: ...
+    @property
     def image_kind(self) -> str:
         """
         'ptx' or 'cubin'.
@@ -410,6 +413,10 @@ class Checkpoint:
     The tensors of a safetensors file or folder, or of a GGUF file, memory-mapped.
     """
     def __init__(self, path: str) -> None: ...
+    def device_bytes(self) -> int:
+        """
+        Bytes that the tensors of the model take on a device.
+        """
     def problems(self) -> list[str]:
         """
         What is missing, misshapen, wrongly stored or extra, compared with the folder's config.json; one sentence each.
@@ -418,6 +425,8 @@ class Checkpoint:
         """
         One dict for each tensor: name, dtype, shape, num_bytes, file.
         """
+    @property
+    def architecture(self) -> str: ...
     @property
     def has_config(self) -> bool: ...
     @property
@@ -472,6 +481,10 @@ class Session:
         graphs: bool = True,
         restore_points: typing.SupportsInt | typing.SupportsIndex = 2,
     ) -> None: ...
+    def damage(self, part: str) -> None:
+        """
+        Flips a bit of one tensor of the state; for tests.
+        """
     def force_drafts(
         self, drafts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]
     ) -> None:
@@ -503,6 +516,10 @@ class Session:
         seed: typing.SupportsInt | typing.SupportsIndex = 0,
     ) -> None: ...
     def state_digest(self) -> str: ...
+    def state_parts(self) -> list[tuple[str, str]]:
+        """
+        (name, digest) of each tensor of the state.
+        """
     def step(
         self,
         budget: typing.SupportsInt | typing.SupportsIndex,
@@ -523,6 +540,33 @@ class Session:
     def stats(self) -> dict: ...
     @property
     def tokens(self) -> list[int]: ...
+
+class Batch:
+    """
+    Several timelines of an Engine, decoded together.
+    """
+    def __init__(self, engine: Engine, slots: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+    def logits(self, slot: typing.SupportsInt | typing.SupportsIndex) -> bytes: ...
+    def room(self, slot: typing.SupportsInt | typing.SupportsIndex) -> int: ...
+    def start(
+        self,
+        slot: typing.SupportsInt | typing.SupportsIndex,
+        tokens: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        *,
+        temperature: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        top_k: typing.SupportsInt | typing.SupportsIndex = 0,
+        top_p: typing.SupportsFloat | typing.SupportsIndex = 1.0,
+        min_p: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        seed: typing.SupportsInt | typing.SupportsIndex = 0,
+    ) -> None: ...
+    def step(self) -> list[int]:
+        """
+        The next token of each slot; -1 where there is none.
+        """
+    def stop(self, slot: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+    def tokens(self, slot: typing.SupportsInt | typing.SupportsIndex) -> list[int]: ...
+    @property
+    def num_slots(self) -> int: ...
 
 class Fp4GemmSpec:
     """

@@ -113,3 +113,65 @@ def write_checkpoint(folder: Path, config: dict[str, Any], tensors: dict[str, Ar
     (folder / "config.json").write_text(json.dumps(config))
     write_safetensors(folder / "model.safetensors", tensors)
     return folder
+
+
+# The smallest DeepSeek-V4 with everything in it: CSA with an indexer that leaves rows out, HCA, hash routing, MTP.
+V4 = {
+    "model_type": "deepseek_v4",
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "moe_intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "head_dim": 32,
+    "qk_rope_head_dim": 16,
+    "q_lora_rank": 32,
+    "o_groups": 1,
+    "o_lora_rank": 32,
+    "sliding_window": 16,
+    "compress_ratios": [4, 128, 0],
+    "index_n_heads": 2,
+    "index_head_dim": 32,
+    "index_topk": 4,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 1,
+    "num_hash_layers": 1,
+    "routed_scaling_factor": 1.5,
+    "swiglu_limit": 10.0,
+    "rope_theta": 10000,
+    "compress_rope_theta": 160000,
+    "rope_scaling": {"factor": 16, "original_max_position_embeddings": 64, "beta_fast": 32, "beta_slow": 1},
+    "hc_mult": 2,
+    "hc_sinkhorn_iters": 4,
+    "hc_eps": 1e-6,
+    "rms_norm_eps": 1e-6,
+    "max_position_embeddings": 512,
+    "num_nextn_predict_layers": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}
+
+
+def write_random_v4(folder: Path, seed: int = 1, **changes: Any) -> Path:
+    """A random model of this configuration: every tensor that the checkpoint is said to miss."""
+    from deep_gemm import _C
+
+    config = {**V4, **changes}
+    rng = np.random.default_rng(seed)
+    write_checkpoint(folder, config, {"nothing": np.zeros(1, np.float32)})
+    tensors: dict[str, Array] = {}
+    for problem in _C.Checkpoint(str(folder)).problems():
+        if not problem.startswith("missing: "):
+            continue
+        _, name, shape_text = problem.split(" ")
+        shape = [int(extent) for extent in shape_text.split("x")]
+        if name.endswith("tid2eid"):
+            chosen = rng.permuted(np.tile(np.arange(config["n_routed_experts"]), (shape[0], 1)), axis=1)
+            tensors[name] = chosen[:, : shape[1]].astype(np.int32)
+        elif name.endswith("norm.weight"):
+            tensors[name] = rng.uniform(0.5, 1.5, shape).astype(np.float32)
+        else:
+            scale = {"head.weight": 4.0, "embed.weight": 6.0}.get(name, 1.0)
+            tensors[name] = (rng.standard_normal(shape) * scale * shape[-1] ** -0.5).astype(np.float32)
+    return write_checkpoint(folder, config, tensors)

@@ -97,10 +97,10 @@ class State final : public ModelState {
         for (size_t i = 0; i < layers_.size(); ++i)
             layers_[i].visit_grown(length, model_.config.layers[i].compress_ratio, visit);
     }
-    void visit_visible(u32 length, const Visit& visit) const override {
+    void visit_visible(u32 length, const NamedVisit& visit) const override {
         for (size_t i = 0; i < layers_.size(); ++i)
-            layers_[i].visit_visible(length, model_.config.window, model_.config.layers[i].compress_ratio,
-                                     visit);
+            layers_[i].visit_visible(fmt::format("layers.{}.", i), length, model_.config.window,
+                                     model_.config.layers[i].compress_ratio, visit);
     }
 
   private:

@@ -18,13 +18,21 @@ u64 entry_bytes(const DeviceTensor& rows) {
     return rows.row_bytes() / static_cast<u64>(rows.extent(1));
 }
 
-// Row `row` of the first sequence.
-void visit_row(const DeviceTensor& rows, u32 page_rows, u64 row, const ModelState::Visit& visit) {
-    if (page_rows == 0) return visit(rows.address() + row * entry_bytes(rows), entry_bytes(rows));
-    const u64 page = rows.address() + row / page_rows * op::latent_page_bytes(page_rows),
-              slot = row % page_rows;
-    visit(page + slot * kLatentRowBytes, kLatentRowBytes);
-    visit(page + page_rows * kLatentRowBytes + slot * kLatentScaleBytes, kLatentScaleBytes);
+// Rows [first, end) of the first sequence, which are those of a ring if there are fewer.
+void visit_rows(std::string_view name, const DeviceTensor& rows, u32 page_rows, u64 first, u64 end,
+                const ModelState::NamedVisit& visit) {
+    const u64 count = static_cast<u64>(rows.extent(1)) * std::max(page_rows, 1u);
+    for (u64 index = first; index < end; ++index) {
+        const u64 row = index % count;
+        if (page_rows == 0) {
+            visit(name, rows.address() + row * entry_bytes(rows), entry_bytes(rows));
+            continue;
+        }
+        const u64 page = rows.address() + row / page_rows * op::latent_page_bytes(page_rows),
+                  slot = row % page_rows;
+        visit(name, page + slot * kLatentRowBytes, kLatentRowBytes);
+        visit(name, page + page_rows * kLatentRowBytes + slot * kLatentScaleBytes, kLatentScaleBytes);
+    }
 }
 
 }  // namespace
@@ -38,17 +46,15 @@ void LayerState::visit_grown(u32 length, u32 ratio, const ModelState::Visit& vis
     if (rows && index_rows.present()) visit(index_rows.address(), rows * entry_bytes(index_rows));
 }
 
-void LayerState::visit_visible(u32 length, u32 window, u32 ratio, const ModelState::Visit& visit) const {
-    const u64 ring_rows = static_cast<u64>(ring.extent(1)) * std::max(ring_page_rows, 1u);
-    for (u32 position = length - std::min(length, window); position < length; ++position)
-        visit_row(ring, ring_page_rows, position % ring_rows, visit);
+void LayerState::visit_visible(const std::string& at, u32 length, u32 window, u32 ratio,
+                               const ModelState::NamedVisit& visit) const {
+    visit_rows(at + "ring", ring, ring_page_rows, length - std::min(length, window), length, visit);
     if (!compressed.present()) return;
-    for (u64 row = 0; row < length / ratio; ++row) {
-        visit_row(compressed, compressed_page_rows, row, visit);
-        if (index_rows.present()) visit_row(index_rows, 0, row, visit);
-    }
-    visit(frontier.address(), frontier.row_bytes());
-    if (index_frontier.present()) visit(index_frontier.address(), index_frontier.row_bytes());
+    visit_rows(at + "compressed", compressed, compressed_page_rows, 0, length / ratio, visit);
+    visit(at + "frontier", frontier.address(), frontier.row_bytes());
+    if (!index_rows.present()) return;
+    visit_rows(at + "index_rows", index_rows, 0, 0, length / ratio, visit);
+    visit(at + "index_frontier", index_frontier.address(), index_frontier.row_bytes());
 }
 
 void LayerState::restore(const TensorView& row, void* stream) {

@@ -32,7 +32,8 @@ struct LayerState {
     [[nodiscard]] op::LatentRows compressed_rows() const { return {compressed.view(), compressed_page_rows}; }
     // Compressed rows of the first sequence that `length` tokens see.
     void visit_grown(u32 length, u32 ratio, const ModelState::Visit& visit) const;
-    void visit_visible(u32 length, u32 window, u32 ratio, const ModelState::Visit& visit) const;
+    void visit_visible(const std::string& at, u32 length, u32 window, u32 ratio,
+                       const ModelState::NamedVisit& visit) const;
     void restore(const TensorView& row, void* stream);
 };
 

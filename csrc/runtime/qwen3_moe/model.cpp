@@ -38,11 +38,18 @@ class State final : public ModelState {
     bool only_grows() const override { return true; }
     std::vector<TensorView> fixed_state() const override { return {}; }
     void visit_grown(u32 length, const Visit& visit) const override {
-        for (const LayerState& layer : layers_)
-            for (const DeviceTensor* rows : {&layer.keys, &layer.values})
-                visit(rows->address(), rows->row_bytes() / static_cast<u64>(rows->extent(1)) * length);
+        visit_visible(length, [&](std::string_view, u64 address, u64 bytes) { visit(address, bytes); });
     }
-    void visit_visible(u32 length, const Visit& visit) const override { visit_grown(length, visit); }
+    void visit_visible(u32 length, const NamedVisit& visit) const override {
+        for (size_t i = 0; i < layers_.size(); ++i) {
+            const auto add = [&](const char* name, const DeviceTensor& rows) {
+                const u64 row_bytes = rows.row_bytes() / static_cast<u64>(rows.extent(1));
+                visit(fmt::format("layers.{}.{}", i, name), rows.address(), row_bytes * length);
+            };
+            add("keys", layers_[i].keys);
+            add("values", layers_[i].values);
+        }
+    }
 
   private:
     const Loaded& model_;

@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 
 from deep_gemm import _C
 from deep_gemm.models import Tokenizer, model_path
+from deep_gemm.runtime.batch import Batch
+from deep_gemm.runtime.verify import Difference, verify_exact
 
-__all__ = ["Engine", "Session", "Step"]
+__all__ = ["Batch", "Difference", "Engine", "Session", "Step", "verify_exact"]
 
 
 class Step(NamedTuple):
@@ -107,6 +109,10 @@ class Engine:
         return int(self._engine.context)
 
     @property
+    def max_rows(self) -> int:
+        return int(self._engine.max_rows)
+
+    @property
     def weight_bytes(self) -> int:
         """Bytes of weights on the device."""
         return int(self._engine.weight_bytes)
@@ -134,6 +140,10 @@ class Engine:
             "restore_points": restore_points,
         }
         return Session(self, options)
+
+    def batch(self, slots: int) -> Batch:
+        """Empty slots, at most max_rows, that are decoded together."""
+        return Batch(self, slots)
 
 
 class Session:
@@ -214,6 +224,14 @@ class Session:
     def state_digest(self) -> str:
         """Equal for two sessions of one engine exactly when everything later tokens depend on is."""
         return str(self._session.state_digest())
+
+    def state_parts(self) -> list[tuple[str, str]]:
+        """(name, digest) of each tensor that later tokens depend on."""
+        return [(str(name), str(digest)) for name, digest in self._session.state_parts()]
+
+    def damage(self, part: str) -> None:
+        """Flips a bit of one tensor of the state; for tests of whatever compares states."""
+        self._session.damage(part)
 
     def force_drafts(self, drafts: Sequence[int]) -> None:
         """Replaces the drafts of the next step; for tests of acceptance and rollback."""
