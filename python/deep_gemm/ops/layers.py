@@ -1,4 +1,4 @@
-"""Matrix products, experts, embedding, norms and hyper-connections: what a layer has around attention. See deep_gemm.ops."""
+"""Matrix products, experts, embedding, norms, hyper-connections: a layer without its attention. See deep_gemm.ops."""
 
 from __future__ import annotations
 
