@@ -76,6 +76,7 @@ __all__: list[str] = [
     "op_expert_up",
     "op_fill_positions",
     "op_gqa_attention",
+    "op_gqa_records_shape",
     "op_hc_head",
     "op_hc_post",
     "op_hc_pre",
@@ -1100,6 +1101,12 @@ def op_gqa_attention(**kwargs) -> None:
     See deep_gemm.ops.
     """
 
+def op_gqa_records_shape(
+    tokens: typing.SupportsInt | typing.SupportsIndex,
+    heads: typing.SupportsInt | typing.SupportsIndex,
+    rows: typing.SupportsInt | typing.SupportsIndex,
+    d: typing.SupportsInt | typing.SupportsIndex,
+) -> list[int]: ...
 def op_hc_head(**kwargs) -> None:
     """
     See deep_gemm.ops.

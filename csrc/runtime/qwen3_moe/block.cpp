@@ -48,6 +48,7 @@ class BlockPass {
                            .values = state_.values.view(),
                            .positions = pass_.positions,
                            .sequences = pass_.sequences,
+                           .records = rows(s_.records),
                            .out = query,
                            .stream = pass_.stream});
         const TensorView mixed = flat(s_.query);
@@ -150,6 +151,8 @@ Workspace::Workspace(const Loaded& model, const StateSizes& sizes) {
     key = real({c.num_kv_heads, c.head_dim});
     value = real({c.num_kv_heads, c.head_dim});
     mid = real({c.top_k, c.expert_width});
+    records = {model.device, Format::fp32,
+               op::gqa_records_shape(rows, c.num_heads, sizes.context, c.head_dim)};
     gate_logits = {model.device, Format::fp32, {rows, c.num_experts}};
     expert_weights = {model.device, Format::fp32, {rows, c.top_k}};
     experts = {model.device, Format::int32, {rows, c.top_k}};

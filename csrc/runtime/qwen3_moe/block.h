@@ -39,6 +39,7 @@ struct Workspace {
     Workspace(const Loaded& model, const StateSizes& sizes);
 
     DeviceTensor input, query, key, value;  // [rows, hidden], [rows, heads, head_dim]
+    DeviceTensor records;                   // of attention
     DeviceTensor gate_logits, experts, expert_weights, mid;
     Fp8Rows input_fp8, query_fp8, mid_fp8;
 };

@@ -164,11 +164,17 @@ def latent_attention(
     _C.op_latent_attention(**locals())
 
 
+def gqa_records_shape(tokens: int, heads: int, rows: int, d: int) -> tuple[int, ...]:
+    """The shape of `records` in gqa_attention, for keys of `rows` rows."""
+    return tuple(_C.op_gqa_records_shape(tokens, heads, rows, d))
+
+
 def gqa_attention(
     q: Any,
     keys: Any,
     values: Any,
     positions: Any,
+    records: Any,
     out: Any,
     *,
     sequences: Any = None,
@@ -176,5 +182,6 @@ def gqa_attention(
     device: Any = None,
     stream: int | None = None,
 ) -> None:
-    """Causal grouped-query attention over keys and values [sequences, rows, kv heads, d]."""
+    """Causal grouped-query attention over keys and values [sequences, rows, kv heads, d]; `records` is memory for what
+    is between its two kernels."""
     _C.op_gqa_attention(**locals())
