@@ -38,6 +38,14 @@ std::vector<std::string> problems_of(const Checkpoint& checkpoint) {
     return runtime::problems_of(checkpoint, config_of(checkpoint)->expected_tensors());
 }
 
+runtime::Numerics numerics_of(const std::string& name) {
+    if (name == "exact") return runtime::Numerics::exact;
+    if (name == "released") return runtime::Numerics::released;
+    DG_CHECK(name == "fp8_cache", value,
+             "engine: got numerics '{}', expected 'released', 'exact' or 'fp8_cache'", name);
+    return runtime::Numerics::fp8_cache;
+}
+
 void bind_checkpoint(py::module_& module) {
     py::class_<Checkpoint>(module, "Checkpoint",
                            "The tensors of a safetensors file or folder, or of a GGUF file, memory-mapped.")
@@ -47,8 +55,11 @@ void bind_checkpoint(py::module_& module) {
         .def_property_readonly("num_bytes", &Checkpoint::bytes)
         .def(
             "device_bytes",
-            [](const Checkpoint& c) { return runtime::device_bytes_of(c, config_of(c)->expected_tensors()); },
-            NoGil(), "Bytes that the tensors of the model take on a device.")
+            [](const Checkpoint& c, const std::string& numerics) {
+                return runtime::device_bytes_of(c, config_of(c)->expected_tensors(),
+                                                runtime::activations_of(numerics_of(numerics)));
+            },
+            NoGil(), py::arg("numerics") = "released", "Bytes that the model's tensors take on a device.")
         .def_property_readonly("architecture",
                                [](const Checkpoint& c) { return config_of(c)->facts().architecture; })
         .def_property_readonly("has_config", [](const Checkpoint& c) { return c.config() != nullptr; })
@@ -56,14 +67,6 @@ void bind_checkpoint(py::module_& module) {
              "What is missing, misshapen, wrongly stored or extra, compared with the folder's config.json; "
              "one sentence "
              "each.");
-}
-
-runtime::Numerics numerics_of(const std::string& name) {
-    if (name == "exact") return runtime::Numerics::exact;
-    if (name == "released") return runtime::Numerics::released;
-    DG_CHECK(name == "fp8_cache", value,
-             "engine: got numerics '{}', expected 'released', 'exact' or 'fp8_cache'", name);
-    return runtime::Numerics::fp8_cache;
 }
 
 std::shared_ptr<const Engine> load_engine(const std::string& path, const py::object& device,

@@ -50,8 +50,9 @@ Engine::Engine(Device& device, const Checkpoint& checkpoint, const EngineOptions
              options_.context, allowed);
     DG_CHECK(options_.max_rows >= kMaxWindow && options_.max_rows <= 8192, value,
              "engine: got max_rows {}, expected {} to 8192", options_.max_rows, kMaxWindow);
-    check_fit(device, device_bytes_of(checkpoint, expected));
-    Loader loader(device, checkpoint, options_.progress);
+    const Format wide = activations_of(options_.numerics);
+    check_fit(device, device_bytes_of(checkpoint, expected, wide));
+    Loader loader(device, checkpoint, wide, options_.progress);
     model_ = config->load(loader, options_.numerics);
     device.synchronize(nullptr);
     fingerprint_ = fingerprint_of(checkpoint, options_);

@@ -1,95 +1,32 @@
 #include "runtime/weight_loader.h"
 
 #include "base/error.h"
+#include "runtime/weight_values.h"
 
-#include <bit>
-#include <cmath>
 #include <cstring>
 
 namespace deep_gemm::runtime {
 
 namespace {
 
-template <typename T>
-T load(std::span<const std::byte> bytes, u64 index) {
-    T value;
-    std::memcpy(&value, bytes.data() + index * sizeof(T), sizeof(T));
-    return value;
+// How a matrix, or its scales, lie on a device: as stored; what has no format there as `wide`; scales are
+// fp32 or exponents.
+Format device_format(Storage storage, bool scale, Format wide) {
+    const Format format = format_of(storage);
+    if (scale) return format == Format::fp8_ue8m0 ? format : Format::fp32;
+    return format == Format::none ? wide : format;
 }
-
-float fp16_value(u16 bits) {
-    const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
-    const float sign = bits >> 15 ? -1.0f : 1.0f;
-    if (exponent == 31) return mantissa ? NAN : sign * INFINITY;
-    return sign * (exponent ? std::ldexp(1024.0f + static_cast<float>(mantissa), exponent - 25)
-                            : std::ldexp(static_cast<float>(mantissa), -24));
-}
-
-// Exact: every format here is a subset of fp32.
-std::vector<float> to_fp32(const Tensor& tensor) {
-    std::vector<float> values(tensor.elements());
-    for (u64 i = 0; i < values.size(); ++i) {
-        switch (tensor.storage) {
-            case Storage::f32: values[i] = load<float>(tensor.bytes, i); break;
-            case Storage::bf16:
-                values[i] = std::bit_cast<float>(u32{load<u16>(tensor.bytes, i)} << 16);
-                break;
-            case Storage::f16: values[i] = fp16_value(load<u16>(tensor.bytes, i)); break;
-            case Storage::f8_e8m0:
-                values[i] = std::ldexp(1.0f, static_cast<int>(load<u8>(tensor.bytes, i)) - 127);
-                break;
-            case Storage::q8_0: {
-                const std::span<const std::byte> block = tensor.bytes.subspan(i / 32 * 34, 34);
-                values[i] =
-                    fp16_value(load<u16>(block, 0)) * static_cast<float>(load<i8>(block.subspan(2), i % 32));
-                break;
-            }
-            default:
-                fail(ErrorKind::internal, "weights: {} of {} as fp32", tensor.name,
-                     row_of(tensor.storage).name);
-        }
-    }
-    return values;
-}
-
-// How a matrix, or its scales, lie on a device: as stored, or fp32 what has no format of its own there.
-Format device_format(Storage storage, bool scale) {
-    switch (storage) {
-        case Storage::bf16: return scale ? Format::fp32 : Format::bf16;
-        case Storage::f8_e4m3: return Format::fp8_e4m3;
-        case Storage::f8_e8m0: return Format::fp8_ue8m0;
-        case Storage::i8: return Format::int8;
-        default: return Format::fp32;
-    }
-}
-
-// Blocks of GGUF's MXFP4, [n, k], as the E2M1 pairs [n, k / 2] and UE8M0 scales [n, k / 32] of safetensors:
-// a block is its scale and 16 bytes, byte i with elements i (low) and i + 16 (high).
-struct SplitMxfp4 {
-    std::vector<std::byte> codes, scales;
-
-    explicit SplitMxfp4(std::span<const std::byte> blocks) {
-        constexpr u64 kBytes = 17;
-        const auto nibble = [&](u64 block, u64 element) {
-            return blocks[block * kBytes + 1 + element % 16] >> (element / 16 * 4) & std::byte{15};
-        };
-        for (u64 block = 0; block < blocks.size() / kBytes; ++block) {
-            scales.push_back(blocks[block * kBytes]);
-            for (u64 i = 0; i < 32; i += 2) codes.push_back(nibble(block, i) | nibble(block, i + 1) << 4);
-        }
-    }
-};
 
 }  // namespace
 
-u64 device_bytes_of(const Checkpoint& checkpoint, const std::vector<Expected>& expected) {
+u64 device_bytes_of(const Checkpoint& checkpoint, const std::vector<Expected>& expected, Format wide) {
     u64 total = 0;
     const auto add = [&](const Tensor* tensor, bool scale) {
         if (!tensor) return;
         if (tensor->storage == Storage::mxfp4_gguf)
             total += tensor->bytes.size();
         else
-            total += tensor->elements() * bytes_of(device_format(tensor->storage, scale));
+            total += tensor->elements() * bytes_of(device_format(tensor->storage, scale, wide));
     };
     for (const Expected& entry : expected) {
         if (entry.role == Role::linear) {
@@ -102,8 +39,12 @@ u64 device_bytes_of(const Checkpoint& checkpoint, const std::vector<Expected>& e
     return total;
 }
 
-Loader::Loader(Device& device, const Checkpoint& checkpoint, const LoadProgress& progress)
-    : device_(device), checkpoint_(checkpoint), progress_(progress), total_(checkpoint.bytes()) {}
+Loader::Loader(Device& device, const Checkpoint& checkpoint, Format wide, const LoadProgress& progress)
+    : device_(device),
+      checkpoint_(checkpoint),
+      wide_(wide),
+      progress_(progress),
+      total_(checkpoint.bytes()) {}
 
 const Tensor& Loader::get(const std::string& name) const {
     const Tensor* tensor = checkpoint_.find(name);
@@ -135,9 +76,12 @@ DeviceTensor Loader::plain(const std::string& name) {
 DeviceTensor Loader::ids(const std::string& name, u32 count) {
     const Tensor& tensor = get(name);
     std::vector<i32> values(tensor.elements());
-    for (u64 i = 0; i < values.size(); ++i)
-        values[i] = tensor.storage == Storage::i64 ? static_cast<i32>(load<i64>(tensor.bytes, i))
-                                                   : load<i32>(tensor.bytes, i);
+    for (u64 i = 0; i < values.size(); ++i) {
+        const u64 size = row_of(tensor.storage).block_bytes;
+        i64 id = 0;  // little-endian: I32 is its lower half
+        std::memcpy(&id, tensor.bytes.data() + i * size, size);
+        values[i] = static_cast<i32>(id);
+    }
     for (const i32 id : values)
         DG_CHECK(id >= 0 && static_cast<u32>(id) < count, value,
                  "checkpoint: {} names expert {}, expected 0 to {}", name, id, count - 1);
@@ -184,7 +128,7 @@ void Loader::append_mxfp4(Linear& stacked, const Tensor& part, size_t index, siz
 // Part `index` of `count` of a stacked tensor; the first part allocates all.
 void Loader::append(DeviceTensor& stacked, const Tensor& part, size_t index, size_t count, i64 groups,
                     bool scale) {
-    const Format format = device_format(part.storage, scale);
+    const Format format = device_format(part.storage, scale, wide_);
     if (index == 0) {
         const i64 rows = static_cast<i64>(part.shape[0]), columns = static_cast<i64>(part.shape[1]);
         std::vector<i64> shape{rows, columns};
@@ -198,10 +142,12 @@ void Loader::append(DeviceTensor& stacked, const Tensor& part, size_t index, siz
         stacked = allocate(format, std::move(shape));
     }
     const u64 offset = index * (stacked.bytes() / count);
-    const bool raw = format != Format::fp32 || part.storage == Storage::f32;
-    if (raw) return upload(stacked, offset, part.bytes, part.bytes.size());
+    if (format == format_of(part.storage)) return upload(stacked, offset, part.bytes, part.bytes.size());
     const std::vector<float> values = to_fp32(part);
-    upload(stacked, offset, std::as_bytes(std::span(values)), part.bytes.size());
+    if (format == Format::fp32)
+        return upload(stacked, offset, std::as_bytes(std::span(values)), part.bytes.size());
+    const std::vector<u16> rounded = to_bf16(values);
+    upload(stacked, offset, std::as_bytes(std::span(rounded)), part.bytes.size());
 }
 
 }  // namespace deep_gemm::runtime

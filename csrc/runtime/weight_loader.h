@@ -1,5 +1,5 @@
 // Loader: tensors of a checked checkpoint, by name, onto a device. Matrices stay in the format they are
-// stored in; experts of a layer are stacked; everything small becomes fp32.
+// stored in, as far as devices have it; experts of a layer are stacked; everything small becomes fp32.
 #pragma once
 
 #include "runtime/checkpoint.h"
@@ -13,12 +13,14 @@ namespace deep_gemm::runtime {
 using LoadProgress = std::function<void(u64 done_bytes, u64 total_bytes)>;
 
 // Bytes that these tensors take on a device.
-[[nodiscard]] u64 device_bytes_of(const Checkpoint& checkpoint, const std::vector<Expected>& expected);
+[[nodiscard]] u64 device_bytes_of(const Checkpoint& checkpoint, const std::vector<Expected>& expected,
+                                  Format wide);
 
 class Loader {
   public:
     // The checkpoint must have passed check_complete() for what is asked of the loader.
-    Loader(Device& device, const Checkpoint& checkpoint, const LoadProgress& progress);
+    // `wide`, fp32 (exact) or bf16, is what matrices in F16 and Q8_0 become.
+    Loader(Device& device, const Checkpoint& checkpoint, Format wide, const LoadProgress& progress);
 
     [[nodiscard]] Device& device() const { return device_; }
     [[nodiscard]] u64 device_bytes() const { return device_bytes_; }  // so far
@@ -43,6 +45,7 @@ class Loader {
 
     Device& device_;
     const Checkpoint& checkpoint_;
+    Format wide_;
     const LoadProgress& progress_;
     u64 total_ = 0, done_ = 0, device_bytes_ = 0;
 };

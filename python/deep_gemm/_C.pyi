@@ -414,9 +414,9 @@ class Checkpoint:
     The tensors of a safetensors file or folder, or of a GGUF file, memory-mapped.
     """
     def __init__(self, path: str) -> None: ...
-    def device_bytes(self) -> int:
+    def device_bytes(self, numerics: str = "released") -> int:
         """
-        Bytes that the tensors of the model take on a device.
+        Bytes that the model's tensors take on a device.
         """
     def problems(self) -> list[str]:
         """

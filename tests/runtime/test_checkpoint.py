@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deep_gemm import _C
+from deep_gemm import _C, Engine
 from deep_gemm.models import model_path
 
 TINY = model_path("tiny_v4")
@@ -162,8 +162,10 @@ def changed(tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> Any:
     return _C.Checkpoint(str(tmp_path)).problems()
 
 
-def test_the_shipped_model_is_complete() -> None:
-    assert _C.Checkpoint(str(TINY)).problems() == []
+def test_the_shipped_model_is_complete(emulator: _C.Device) -> None:
+    checkpoint = _C.Checkpoint(str(TINY))
+    assert checkpoint.problems() == []
+    assert Engine("tiny_v4", device=emulator, context=64).weight_bytes == checkpoint.device_bytes()
 
 
 def test_lists_missing_extra_and_misshapen_tensors(tmp_path: Path) -> None:

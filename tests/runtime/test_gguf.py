@@ -174,6 +174,19 @@ def test_qwen3_moe(device: _C.Device, tmp_path: Path, matrices: str, experts: st
     assert abs(engine.session().logits_of(PROMPT) - want).max() < 2e-4
 
 
+def test_released_numerics_round_to_bf16(device: _C.Device, tmp_path: Path) -> None:
+    """Q8_0 and F16 take two bytes a weight, and the logits are near those of the values they stand for."""
+    meant = qwen_file(tmp_path / "m.gguf", "F16", "Q8_0")
+    exact, released = (_C.Checkpoint(str(tmp_path / "m.gguf")).device_bytes(n) for n in ("exact", "released"))
+    assert released < 0.51 * exact
+    engine = Engine(tmp_path / "m.gguf", device=device, context=64, max_rows=32)
+    assert engine.weight_bytes == released
+    model = qwen3_moe.Model(QWEN, meant)
+    want = np.stack([model.feed(token) for token in PROMPT])
+    got = engine.session().logits_of(PROMPT)
+    assert 1e-4 < np.sqrt(((got - want) ** 2).mean()) / want.std() < 0.05
+
+
 DEEPSEEK_KEYS = {
     "embedding_length": "hidden_size",
     "block_count": "num_hidden_layers",

@@ -75,3 +75,19 @@ def test_drafting_goes_on_after_the_close_of_a_window(device: _C.Device, tmp_pat
         assert session.step().tokens == fed.step().tokens
         assert session.last_drafts == fed.last_drafts
         assert same(session, fed)
+
+
+def test_swapped_snapshots_would_be_noticed(device: _C.Device, tmp_path: Path) -> None:
+    """Negative control: the frontiers after each row of a step differ, so a snapshot of another row has another digest."""
+    engine = load(tmp_path, device, num_nextn_predict_layers=0, compress_ratios=[4, 128])
+    plain, session = engine.session(), engine.session()
+    plain.sync(PROMPT)
+    text = [token for step in plain.generate(5, eos=-1) for token in step.tokens]
+    session.sync(PROMPT)
+    follow(session, text, 3)
+    snapshots = []
+    for length in range(len(session.tokens), len(PROMPT), -1):
+        session.rewind(length)
+        snapshots.append(dict(session.state_parts()))
+    for name in ("layers.0.frontier", "layers.0.index_frontier", "layers.1.frontier"):
+        assert len({parts[name] for parts in snapshots}) == WINDOW, name

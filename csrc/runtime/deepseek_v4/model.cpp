@@ -149,16 +149,15 @@ class V4Config final : public ModelConfig {
     std::vector<Expected> expected_tensors() const override { return deepseek_v4::expected_tensors(config_); }
     std::unique_ptr<const Model> load(Loader& loader, Numerics numerics) const override {
         Device& device = loader.device();
-        return std::make_unique<LoadedModel<Loaded, State>>(
-            facts_,
-            Loaded{
-                .device = device,
-                .config = config_,
-                .numerics = numerics,
-                .weights = load_weights(loader, config_),
-                .window_frequencies = upload_frequencies(device, config_.rope, config_.rope_dim),
-                .compress_frequencies = upload_frequencies(device, config_.compress_rope, config_.rope_dim)},
-            loader.device_bytes());
+        Loaded loaded{
+            .device = device,
+            .config = config_,
+            .numerics = numerics,
+            .weights = load_weights(loader, config_),
+            .window_frequencies = upload_frequencies(device, config_.rope, config_.rope_dim),
+            .compress_frequencies = upload_frequencies(device, config_.compress_rope, config_.rope_dim)};
+        const u64 bytes = loader.device_bytes();
+        return std::make_unique<LoadedModel<Loaded, State>>(facts_, std::move(loaded), bytes);
     }
 
   private:

@@ -80,14 +80,13 @@ class QwenConfig final : public ModelConfig {
             "'released' or 'exact'");
         const std::vector<float> frequencies =
             op::rope_frequencies({.dims = config_.head_dim, .theta = config_.rope_theta});
-        return std::make_unique<LoadedModel<Loaded, State>>(
-            facts_,
-            Loaded{.device = loader.device(),
-                   .config = config_,
-                   .numerics = numerics,
-                   .weights = load_weights(loader, config_),
-                   .frequencies = upload(loader.device(), frequencies, {config_.head_dim / 2, 2})},
-            loader.device_bytes());
+        Loaded loaded{.device = loader.device(),
+                      .config = config_,
+                      .numerics = numerics,
+                      .weights = load_weights(loader, config_),
+                      .frequencies = upload(loader.device(), frequencies, {config_.head_dim / 2, 2})};
+        const u64 bytes = loader.device_bytes();
+        return std::make_unique<LoadedModel<Loaded, State>>(facts_, std::move(loaded), bytes);
     }
 
   private:
