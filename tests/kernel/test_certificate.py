@@ -56,5 +56,5 @@ def test_passes_what_depends_on_the_row_alone() -> None:
     ids=["tree of the batch", "atomic sum", "scale of the batch", "place in the batch"],
 )
 def test_refuses(wrong: Callable[[Array], Array]) -> None:
-    with pytest.raises(AssertionError, match="y: (permuted rows differ|row . differs alone)"):
+    with pytest.raises(AssertionError, match=r"y: (permuted rows differ|row . differs alone)"):
         assert_batch_invariant(lambda rows: {"y": wrong(rows)}, len(ROWS))
