@@ -1,4 +1,4 @@
-"""The command line: demo, inspect, fp4, explain, env, cache, warmup, bench.
+"""The command line: one function for each command, which calls a function of the library and prints.
 
 Thin: each command calls a function and prints. Nothing here is imported by `import deep_gemm`. A failure of the library
 is one line on stderr and status 1.
@@ -20,6 +20,7 @@ from rich.table import Table
 
 import deep_gemm
 from deep_gemm import _C
+from deep_gemm.cli_text import chat, generate
 
 PROBLEM_HELP = """\b
 A problem is one line, in the syntax that explain and the logs print:
@@ -71,6 +72,9 @@ def device_label(device: _C.Device) -> str:
 def main() -> None:
     """Low-precision matrix kernels, compiled while your program runs, on a GPU or an emulated one."""
 
+
+main.add_command(generate)
+main.add_command(chat)
 
 device_option = click.option(
     "--device",
