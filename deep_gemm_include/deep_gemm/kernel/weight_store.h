@@ -1,0 +1,131 @@
+// From accumulators to y in a weight-only GEMM: scales that come last, bias, residual, one rounding. A warp has
+// 16 rows of W, which are neighbours in y, for every token: 16-bit results are transposed by stmatrix so that a
+// lane writes 16 bytes of a token's row.
+//
+//   accumulator 4 j + 2 r + b of a lane: row lane / 4 + 8 r of the warp's 16, token 8 j + 2 (lane % 4) + b
+#pragma once
+
+#include <deep_gemm/kernel/gemv_store.h>
+#include <deep_gemm/sched/weight_blocks.h>
+#include <deep_gemm/tile/decode.h>
+#include <deep_gemm/tile/weight_smem.h>
+#include <deep_gemm/ptx/narrow.h>
+
+namespace deep_gemm::kernel {
+
+/// The place of a lane's results.
+struct WeightPlace {
+    u32 row, token;  // of accumulator 0
+    u32 warp_row, block_token;
+};
+
+/// What the sums are multiplied by and added to; `unit` is what they are kept in.
+template <WeightGemmSpec S, u32 Count>
+DG_DEVICE void finish_sums(const WeightGemmParams& p, const WeightPlace& place, const float (&unit)[2],
+                           float (&sum)[Count]) {
+    constexpr QuantRow kRow = row_of(S.w);
+#pragma unroll
+    for (u32 r = 0; r < 2; ++r) {
+        const u32 row = place.row + 8 * r;
+        const bool inside = row < p.n;
+        float scale = 1, bias = 0;
+        if constexpr (kRow.scale != ScaleType::none && kRow.block_k == 0)
+            scale = ptx::ld_cached_f32(static_cast<const float*>(p.scales) + (inside ? row : p.n - 1));
+        if (p.bias != nullptr && inside) bias = load_value<S.y>(p.bias, row);
+#pragma unroll
+        for (u32 i = 0; i < Count / 4; ++i) {
+#pragma unroll
+            for (u32 b = 0; b < 2; ++b) {
+                float& value = sum[4 * i + 2 * r + b];
+                if constexpr (changes_units(S.w)) value = ptx::mul_rn(value, unit[r]);
+                if constexpr (kRow.element == Format::fp4_e2m1 && kRow.scale != ScaleType::ue8m0)
+                    value = ptx::mul_rn(value, tile::e2m1_remainder(kRow.scale));
+                if constexpr (kRow.scale != ScaleType::none && kRow.block_k == 0)
+                    value = ptx::mul_rn(value, scale);
+                if constexpr (kRow.has_global) value = ptx::mul_rn(value, p.global_scale);
+                if (p.bias != nullptr) value = ptx::add_rn(value, bias);
+                if (p.residual != nullptr) {
+                    const u32 token = place.token + 8 * i + b;
+                    if (inside && token < p.m)
+                        value = ptx::add_rn(value,
+                                            load_value<S.y>(p.residual, token * p.residual_stride + row));
+                }
+            }
+        }
+    }
+}
+
+/// fp32: eight lanes write 32 bytes of a token's row.
+template <WeightGemmSpec S, u32 Count>
+DG_DEVICE void store_wide(const WeightGemmParams& p, const WeightPlace& place, const float (&sum)[Count]) {
+#pragma unroll
+    for (u32 i = 0; i < Count; ++i) {
+        const u32 row = place.row + i / 2 % 2 * 8, token = place.token + i / 4 * 8 + i % 2;
+        if (row < p.n && token < p.m) store_value<S.y>(p.y, token * p.y_stride + row, sum[i]);
+    }
+}
+
+template <Format Y>
+DG_DEVICE u32 pack_pair(float low, float high) {
+    if constexpr (Y == Format::bf16) return ptx::cvt_bf16x2(low, high);
+    return ptx::cvt_f16_f32(low) | static_cast<u32>(ptx::cvt_f16_f32(high)) << 16;
+}
+
+/// Sixteen bytes of a token's row, `rows` of whose eight elements exist.
+DG_DEVICE void store_eight(u8* address, const ptx::UInt4& v, u32 rows, bool vector) {
+    if (vector && rows >= 8) {
+        ptx::st_global_v4_u32(address, v.x, v.y, v.z, v.w);
+        return;
+    }
+    const u32 word[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (u32 i = 0; i < 8; ++i)
+        if (i < rows) ptx::st_global_u16(address + 2 * i, static_cast<u16>(word[i / 2] >> i % 2 * 16));
+}
+
+/// Staging holds 32 bytes a token; halves change places with bit 2 of the token's number, against bank
+/// conflicts.
+template <WeightGemmSpec S, u32 Count>
+DG_DEVICE void store_narrow(const WeightGemmParams& p, const WeightPlace& place, ptx::SharedAddress staging,
+                            const float (&sum)[Count]) {
+    constexpr u32 kTokens = S.block_m < kStagedTokens ? S.block_m : kStagedTokens;
+    const u32 lane = ptx::lane_index();
+    const auto at = [staging](u32 token, u32 half) { return staging + token * 32 + (half ^ token / 4 % 2) * 16; };
+#pragma unroll
+    for (u32 first = 0; first < S.block_m; first += kTokens) {
+#pragma unroll
+        for (u32 token = 0; token < kTokens; token += 16) {
+            const u32 i = (first + token) / 2;
+            ptx::stmatrix_x4_trans(at(token + lane / 16 * 8 + lane % 8, lane / 8 % 2),
+                                   pack_pair<S.y>(sum[i], sum[i + 1]), pack_pair<S.y>(sum[i + 2], sum[i + 3]),
+                                   pack_pair<S.y>(sum[i + 4], sum[i + 5]),
+                                   pack_pair<S.y>(sum[i + 6], sum[i + 7]));
+        }
+        ptx::sync_warp();
+        const u32 row = place.warp_row + lane % 2 * 8;
+#pragma unroll
+        for (u32 token = 0; token < kTokens; token += 16) {
+            const u32 mine = token + lane / 2, index = place.block_token + first + mine;
+            const ptx::UInt4 v = ptx::ld_shared_v4_u32(at(mine, lane % 2));
+            if (index < p.m && row < p.n)
+                store_eight(static_cast<u8*>(p.y) + (index * p.y_stride + row) * 2, v, p.n - row,
+                            p.vector_y != 0);
+        }
+        ptx::sync_warp();
+    }
+}
+
+/// All of a math warp's results of a block. `first_row` is the warp's first of its 16 rows.
+template <WeightGemmSpec S, u32 Count>
+DG_DEVICE void store_block(const WeightGemmParams& p, const sched::WeightBlock& block, u32 warp_row,
+                           ptx::SharedAddress staging, const float (&unit)[2], float (&sum)[Count]) {
+    const u32 lane = ptx::lane_index();
+    const WeightPlace place{warp_row + lane / 4, block.token + lane % 4 * 2, warp_row, block.token};
+    finish_sums<S>(p, place, unit, sum);
+    if constexpr (S.y == Format::fp32)
+        store_wide<S>(p, place, sum);
+    else
+        store_narrow<S>(p, place, staging, sum);
+}
+
+}  // namespace deep_gemm::kernel
