@@ -1,9 +1,11 @@
-// y[m, n] = x[m, k] W[n, k]^T for small m and W in any layout of spec/quant.h, and the quantisation of x.
-// The C++ twin of Python's linear(): same checks, same kernels. Row i of y is bit-equal for every m and
-// whatever the other rows hold.
+// y[m, n] = x[m, k] W[n, k]^T for W in any layout of spec/quant.h, and the quantisation of x. The C++ twin of
+// Python's linear(): same checks, same kernels. Row i of y is bit-equal for every m up to 16, or every m with
+// `invariant`, whatever the other rows hold; beyond, a faster form may be chosen whose results agree within a
+// rounding of bf16.
 #pragma once
 
 #include <deep_gemm/spec/gemv.h>
+#include <deep_gemm/spec/weight_gemm.h>
 
 #include "op/api.h"
 
@@ -38,7 +40,9 @@ struct LinearArguments {
     std::span<const TensorView> y, bias, residual;
     GemvEpilogue epilogue = GemvEpilogue::none;
     float swiglu_limit = 0;
-    bool strict = false;  // every row of x by the kernel of one row
+    bool strict = false;     // every row of x by the kernel of one row
+    bool invariant = false;  // every row of y with the bits it has alone, at any m
+    const WeightGemmSpec* spec = nullptr;  // for tests and tuning: the large-batch form, by this kernel
     void* stream = nullptr;
 };
 
@@ -53,8 +57,9 @@ void quantize_activations(const TensorView& x, Activation to, const TensorView& 
 struct DispatchCount {
     Quant w;
     Activation x;
-    u32 tokens;  // of the kernel
+    u32 tokens;  // of a block of the kernel
     bool strict;
+    bool large;  // the large-batch form
     u64 launches;
 };
 [[nodiscard]] std::vector<DispatchCount> dispatch_counts();

@@ -52,6 +52,15 @@ bool scale_format_fits(ScaleType type, Format format) {
     return is_bytes(format);
 }
 
+// Whether the scales (and zero points) of a stage of the large-batch kernels are aligned vectors.
+bool loads_whole(Quant quant, i64 k, u64 scales, u64 zeros) {
+    const QuantRow row = row_of(quant);
+    if (row.block_k == 0 || row.element_bits == 16) return true;
+    const u32 stage_k = weight_stage_k_of(quant), count = stage_k / row.block_k;
+    return static_cast<u64>(k) % stage_k == 0 && scales % (count * bytes_of(row.scale)) == 0 &&
+           (!row.has_zero || zeros % count == 0);
+}
+
 GemvMatrix check_matrix(const QuantMatrix& w, const Device* device, LinearCall& call) {
     const QuantRow row = row_of(w.quant);
     DG_CHECK(w.n >= 0 && w.n <= kMaxExtent && w.k >= 1 && w.k <= kMaxExtent, value,
@@ -100,6 +109,7 @@ GemvMatrix check_matrix(const QuantMatrix& w, const Device* device, LinearCall& 
                  bytes_of(row.scale));
         if (row.scale == ScaleType::e4m3) call.aligned = call.aligned && address_of(w.scales) % 2 == 0;
         matrix.scales = w.scales.data;
+        call.whole_scales = call.whole_scales && loads_whole(w.quant, w.k, address_of(w.scales), address_of(w.zeros));
         const u64 count = static_cast<u64>(scale_rows) * static_cast<u64>(scale_columns);
         call.memory.push_back({address_of(w.scales), count * bytes_of(row.scale), false});
     }
@@ -265,6 +275,8 @@ LinearCall check_linear(const LinearArguments& args) {
                     .epilogue = args.epilogue,
                     .aligned = true,
                     .strict = args.strict,
+                    .invariant = args.invariant,
+                    .spec = args.spec,
                     .device = args.x.device,
                     .stream = static_cast<driver::Stream>(args.stream),
                     .n = {},
