@@ -19,49 +19,75 @@ struct WeightPlace {
     u32 warp_row, block_token;
 };
 
+/// y[token][row] and what has its layout, visited token by token: a pointer, moved on, is one register pair
+/// where products of indices would be many.
+template <WeightGemmSpec S, typename Visit>
+DG_DEVICE void each_token(u64 base, u64 stride, u32 row, u32 token, Visit visit) {
+    u64 at = base + (token * stride + row) * bytes_of(S.y);
+    const u64 next = stride * bytes_of(S.y), next_eight = 7 * next;
+#pragma unroll
+    for (u32 i = 0; i < S.block_m / 8; ++i) {
+        visit(4 * i, token + 8 * i, at);
+        at += next;
+        visit(4 * i + 1, token + 8 * i + 1, at);
+        at += next_eight;
+    }
+}
+
+template <WeightGemmSpec S, u32 Count>
+DG_DEVICE void add_residual(const WeightGemmParams& p, const WeightPlace& place, float (&sum)[Count]) {
+#pragma unroll
+    for (u32 r = 0; r < 2; ++r) {
+        if (place.row + 8 * r >= p.n) continue;
+        each_token<S>(reinterpret_cast<u64>(p.residual), p.residual_stride, place.row + 8 * r, place.token,
+                      [&](u32 i, u32 token, u64 at) {
+                          float& value = sum[i + 2 * r];
+                          if (token < p.m)
+                              value = ptx::add_rn(value, load_value<S.y>(reinterpret_cast<const void*>(at), 0));
+                      });
+    }
+}
+
 /// What the sums are multiplied by and added to; `unit` is what they are kept in.
 template <WeightGemmSpec S, u32 Count>
 DG_DEVICE void finish_sums(const WeightGemmParams& p, const WeightPlace& place, const float (&unit)[2],
                            float (&sum)[Count]) {
     constexpr QuantRow kRow = row_of(S.w);
+    float scale[2] = {1, 1}, bias[2] = {0, 0};
 #pragma unroll
     for (u32 r = 0; r < 2; ++r) {
-        const u32 row = place.row + 8 * r;
-        const bool inside = row < p.n;
-        float scale = 1, bias = 0;
+        const u32 row = place.row + 8 * r < p.n ? place.row + 8 * r : p.n - 1;
         if constexpr (kRow.scale != ScaleType::none && kRow.block_k == 0)
-            scale = ptx::ld_cached_f32(static_cast<const float*>(p.scales) + (inside ? row : p.n - 1));
-        if (p.bias != nullptr && inside) bias = load_value<S.y>(p.bias, row);
-#pragma unroll
-        for (u32 i = 0; i < Count / 4; ++i) {
-#pragma unroll
-            for (u32 b = 0; b < 2; ++b) {
-                float& value = sum[4 * i + 2 * r + b];
-                if constexpr (changes_units(S.w)) value = ptx::mul_rn(value, unit[r]);
-                if constexpr (kRow.element == Format::fp4_e2m1 && kRow.scale != ScaleType::ue8m0)
-                    value = ptx::mul_rn(value, tile::e2m1_remainder(kRow.scale));
-                if constexpr (kRow.scale != ScaleType::none && kRow.block_k == 0)
-                    value = ptx::mul_rn(value, scale);
-                if constexpr (kRow.has_global) value = ptx::mul_rn(value, p.global_scale);
-                if (p.bias != nullptr) value = ptx::add_rn(value, bias);
-                if (p.residual != nullptr) {
-                    const u32 token = place.token + 8 * i + b;
-                    if (inside && token < p.m)
-                        value = ptx::add_rn(value,
-                                            load_value<S.y>(p.residual, token * p.residual_stride + row));
-                }
-            }
-        }
+            scale[r] = ptx::ld_cached_f32(static_cast<const float*>(p.scales) + row);
+        if (p.bias != nullptr) bias[r] = load_value<S.y>(p.bias, row);
     }
+#pragma unroll
+    for (u32 i = 0; i < Count; ++i) {
+        float& value = sum[i];
+        const u32 r = i / 2 % 2;
+        if constexpr (changes_units(S.w)) value = ptx::mul_rn(value, unit[r]);
+        if constexpr (kRow.element == Format::fp4_e2m1 && kRow.scale != ScaleType::ue8m0)
+            value = ptx::mul_rn(value, tile::e2m1_remainder(kRow.scale));
+        if constexpr (kRow.scale != ScaleType::none && kRow.block_k == 0) value = ptx::mul_rn(value, scale[r]);
+        if constexpr (kRow.has_global) value = ptx::mul_rn(value, p.global_scale);
+    }
+    if (p.bias != nullptr) {
+#pragma unroll
+        for (u32 i = 0; i < Count; ++i) sum[i] = ptx::add_rn(sum[i], bias[i / 2 % 2]);
+    }
+    if (p.residual != nullptr) add_residual<S>(p, place, sum);
 }
 
 /// fp32: eight lanes write 32 bytes of a token's row.
 template <WeightGemmSpec S, u32 Count>
 DG_DEVICE void store_wide(const WeightGemmParams& p, const WeightPlace& place, const float (&sum)[Count]) {
 #pragma unroll
-    for (u32 i = 0; i < Count; ++i) {
-        const u32 row = place.row + i / 2 % 2 * 8, token = place.token + i / 4 * 8 + i % 2;
-        if (row < p.n && token < p.m) store_value<S.y>(p.y, token * p.y_stride + row, sum[i]);
+    for (u32 r = 0; r < 2; ++r) {
+        if (place.row + 8 * r >= p.n) continue;
+        each_token<S>(reinterpret_cast<u64>(p.y), p.y_stride, place.row + 8 * r, place.token,
+                      [&](u32 i, u32 token, u64 at) {
+                          if (token < p.m) store_value<S.y>(reinterpret_cast<void*>(at), 0, sum[i + 2 * r]);
+                      });
     }
 }
 
@@ -91,6 +117,9 @@ DG_DEVICE void store_narrow(const WeightGemmParams& p, const WeightPlace& place,
     constexpr u32 kTokens = S.block_m < kStagedTokens ? S.block_m : kStagedTokens;
     const u32 lane = ptx::lane_index();
     const auto at = [staging](u32 token, u32 half) { return staging + token * 32 + (half ^ token / 4 % 2) * 16; };
+    const u32 row = place.warp_row + lane % 2 * 8;
+    u32 index = place.block_token + lane / 2;
+    u8* y = static_cast<u8*>(p.y) + (index * p.y_stride + row) * 2;
 #pragma unroll
     for (u32 first = 0; first < S.block_m; first += kTokens) {
 #pragma unroll
@@ -102,14 +131,10 @@ DG_DEVICE void store_narrow(const WeightGemmParams& p, const WeightPlace& place,
                                    pack_pair<S.y>(sum[i + 6], sum[i + 7]));
         }
         ptx::sync_warp();
-        const u32 row = place.warp_row + lane % 2 * 8;
 #pragma unroll
-        for (u32 token = 0; token < kTokens; token += 16) {
-            const u32 mine = token + lane / 2, index = place.block_token + first + mine;
-            const ptx::UInt4 v = ptx::ld_shared_v4_u32(at(mine, lane % 2));
-            if (index < p.m && row < p.n)
-                store_eight(static_cast<u8*>(p.y) + (index * p.y_stride + row) * 2, v, p.n - row,
-                            p.vector_y != 0);
+        for (u32 token = 0; token < kTokens; token += 16, index += 16, y += 32 * p.y_stride) {
+            const ptx::UInt4 v = ptx::ld_shared_v4_u32(at(token + lane / 2, lane % 2));
+            if (index < p.m && row < p.n) store_eight(y, v, p.n - row, p.vector_y != 0);
         }
         ptx::sync_warp();
     }

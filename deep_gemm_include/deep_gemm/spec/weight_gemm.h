@@ -95,7 +95,7 @@ constexpr u32 weight_other_registers_of(const WeightGemmSpec& s) {
     return 8 * steps_of_run(s.w) + 16 + 2 * rows * (ceil_div(scale_bytes, 4u) + ceil_div(zero_bytes, 4u)) +
            36;
 }
-constexpr u32 kWeightLoaderRegisters = 24;
+constexpr u32 kWeightLoaderRegisters = 40;
 constexpr u32 launch_registers_of(const WeightGemmSpec& s) {
     const u32 registers = 65536 / (threads_of(s) * s.ctas_per_sm) / 8 * 8;
     return registers < 248 ? registers : 248;

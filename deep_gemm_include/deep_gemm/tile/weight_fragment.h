@@ -16,18 +16,18 @@ template <Quant W>
 struct WeightStage {
     static constexpr u32 kWords = 8;
     u32 word[2][kWords];
-    bool nan;  // E4M3: some byte is one
 
     /// `row` is the address of the lane's first row in the tile plus lane / 4 * 16: the swizzle exchanges
     /// chunk c of row r for chunk c ^ r % 8, and the second row has the same remainder.
     DG_DEVICE void load(ptx::SharedAddress row, u32 q) {
+        if constexpr (row_of(W).element_bits == 8) row += q * 2;
 #pragma unroll
         for (u32 c = 0; c < kWords; ++c) {
             const ptx::SharedAddress chunk = row ^ (c << 4);
 #pragma unroll
             for (u32 r = 0; r < 2; ++r) {
                 if constexpr (row_of(W).element_bits == 8) {
-                    const ptx::SharedAddress at = chunk + r * 8 * kWeightTileBytes + q * 2;
+                    const ptx::SharedAddress at = chunk + r * 8 * kWeightTileBytes;
                     word[r][c] = ptx::prmt(ptx::ld_shared_u16(at), ptx::ld_shared_u16(at + 8), 0x5410);
                 } else {
                     const ptx::UInt4 v = ptx::ld_shared_v4_u32(chunk + r * 8 * kWeightTileBytes);
@@ -36,13 +36,6 @@ struct WeightStage {
                         ptx::prmt(ptx::prmt(v.x, v.y, quarter), ptx::prmt(v.z, v.w, quarter), 0x5410);
                 }
             }
-        }
-        if constexpr (row_of(W).element == Format::fp8_e4m3) {
-            u32 found = 0;
-#pragma unroll
-            for (u32 c = 0; c < kWords; ++c)
-                found |= ((word[0][c] & 0x7f7f7f7fu) + 0x01010101u) | ((word[1][c] & 0x7f7f7f7fu) + 0x01010101u);
-            nan = (found & 0x80808080u) != 0;
         }
     }
 };
@@ -84,10 +77,7 @@ DG_DEVICE void decode_step(const WeightStage<W>& stage, u32 row, u32 step, const
                            u32& first, u32& second) {
     constexpr QuantRow kRow = row_of(W);
     if constexpr (kRow.element == Format::fp8_e4m3) {
-        const u32 word = stage.word[row][step];
-        const u32 low = ptx::prmt(word, 0, 0x1404), high = ptx::prmt(word, 0, 0x3424);
-        first = ptx::mul_bf16x2(widen_e4m3(low), factor.multiplier);
-        second = ptx::mul_bf16x2(widen_e4m3(high), factor.multiplier);
+        decode_e4m3<false, true>(stage.word[row][step], first, second);
     } else if constexpr (kRow.element_bits == 8) {
         first = decode_int8_pair(stage.word[row][step], 0);
         second = decode_int8_pair(stage.word[row][step], 1);
@@ -115,21 +105,7 @@ DG_DEVICE void decode_run(const WeightStage<W>& stage, const WeightFactors<W>& f
             decode_step<W>(stage, row, first + i, factors.of(row, first + i), fragments[4 * i + row],
                            fragments[4 * i + 2 + row]);
     }
-    if constexpr (row_of(W).element == Format::fp8_e4m3) {
-        if (stage.nan) [[unlikely]] {
-#pragma unroll
-            for (u32 i = 0; i < Steps; ++i) {
-#pragma unroll
-                for (u32 row = 0; row < 2; ++row) {
-                    const u32 word = stage.word[row][first + i];
-                    u32 &low = fragments[4 * i + row], &high = fragments[4 * i + 2 + row];
-                    low = restore_e4m3_nan(low, ptx::prmt(word, 0, 0x1404), kBf16Nan);
-                    high = restore_e4m3_nan(high, ptx::prmt(word, 0, 0x3424), kBf16Nan);
-                }
-            }
-        }
-    }
-    if constexpr (row_of(W).scale == ScaleType::ue8m0) factors.add_excess(first, fragments);
+    factors.add_rare(fragments);
 }
 
 }  // namespace deep_gemm::tile

@@ -110,17 +110,23 @@ struct WeightFactor {
     u32 multiplier, addend;
 };
 
-/// An fp32 scale of E4M3 weights as multiplier (which also carries the 2^120 of widen_e4m3) and unit. Powers of
-/// two beyond [-100, 7] stay with the unit, so that neither overflows. A block whose scale is 0 leaves the unit
-/// as it is, since nothing could be kept in units of 0; so does one that is not finite.
+/// An fp32 scale of E4M3 weights: the unit, and a multiplier of 1. Scales outside 2^-20 to 2^20 leave a power of
+/// two to the multiplier, so that no ratio of units overflows. A block whose scale is 0 leaves the unit as it is,
+/// since nothing could be kept in units of 0; so does one that is not finite.
 DG_DEVICE void split_scale(u32 bits, u32& multiplier, float& unit) {
-    const u32 field = bits >> 23 & 0xff, clamped = field < 27 ? 27 : field > 134 ? 134 : field;
-    const bool finite = field != 255, zero = bits << 1 == 0;
-    multiplier = pair_of((clamped + 120) << 7);
-    if (zero) multiplier = 0;
-    if (!finite) multiplier = pair_of((bits & 0x7fffffu) != 0 ? kBf16Nan : bits >> 16);
-    if (finite && !zero)
+    const u32 field = bits >> 23 & 0xff;
+    if (field >= 127 - 20 && field <= 127 + 20) [[likely]] {
+        multiplier = kBf16One;
+        unit = ptx::float_of_bits(bits);
+    } else if (bits << 1 == 0) {
+        multiplier = 0;
+    } else if (field == 255) {
+        multiplier = pair_of((bits & 0x7fffffu) != 0 ? kBf16Nan : bits >> 16);
+    } else {
+        const u32 clamped = field < 127 - 100 ? 127 - 100 : field > 127 + 110 ? 127 + 110 : field;
+        multiplier = pair_of(clamped << 7);
         unit = ptx::mul_rn(ptx::float_of_bits(bits), ptx::float_of_bits((254 - clamped) << 23));
+    }
 }
 
 /// An fp16 scale of INT4 weights less `zero_point`: all of it is the unit.
@@ -167,7 +173,7 @@ struct WeightFactors {
                 const u32 block = first * 16 / kBlockK + i;
                 WeightFactor& f = factor[row][i];
                 if constexpr (kRow.element == Format::fp8_e4m3) {
-                    f = {pair_of(0x7b80), 0};  // 2^120
+                    f = {kBf16One, 0};
                     if constexpr (kRow.block_k != 0) split_scale(scales.bits(row, block), f.multiplier, unit[row]);
                 } else if constexpr (kRow.scale == ScaleType::ue8m0) {
                     code[row][i] = scales.bits(row, block);
@@ -189,24 +195,34 @@ struct WeightFactors {
         }
     }
 
-    /// UE8M0 scales above 2, whose multiplier is short of a factor.
-    DG_DEVICE void add_excess(u32 first, u32 (&fragments)[4 * kSteps]) const {
+    /// What decoding leaves out because it is rare: E4M3 weights whose scale has a multiplier, and UE8M0 scales
+    /// above 2, whose multiplier is short of a factor.
+    DG_DEVICE void add_rare(u32 (&fragments)[4 * kSteps]) const {
+        if constexpr (kRow.element == Format::fp8_e4m3 && changes_units(W)) {
+            if (factor[0][0].multiplier != kBf16One || factor[1][0].multiplier != kBf16One) [[unlikely]]
+                multiply(fragments, 0, factor[0][0].multiplier, factor[1][0].multiplier);
+        }
+        if constexpr (kRow.scale == ScaleType::ue8m0) {
+            u32 above = 0;  // bit 8: some code is above the largest
+            for (u32 i = 0; i < kBlocks; ++i)
+                above |= (code[0][i] + 255 - kLargestWholeUe8m0) | (code[1][i] + 255 - kLargestWholeUe8m0);
+            if ((above & 256) != 0) [[unlikely]] {
 #pragma unroll
-        for (u32 row = 0; row < 2; ++row) {
-#pragma unroll
-            for (u32 i = 0; i < kBlocks; ++i) {
-                if (code[row][i] <= kLargestWholeUe8m0 || code[row][i] == 255) [[likely]]
-                    continue;
-                constexpr u32 kOfBlock = kSteps / kBlocks;
-#pragma unroll
-                for (u32 step = i * kOfBlock; step < (i + 1) * kOfBlock; ++step) {
-                    fragments[4 * step + row] =
-                        ptx::mul_bf16x2(fragments[4 * step + row], ue8m0_excess(code[row][i]));
-                    fragments[4 * step + 2 + row] =
-                        ptx::mul_bf16x2(fragments[4 * step + 2 + row], ue8m0_excess(code[row][i]));
-                }
+                for (u32 i = 0; i < kBlocks; ++i) multiply(fragments, i, excess(code[0][i]), excess(code[1][i]));
             }
         }
+    }
+
+  private:
+    static DG_DEVICE u32 excess(u32 code) {
+        return code > kLargestWholeUe8m0 ? ue8m0_excess(code) : kBf16One;
+    }
+    /// Those of block `block` of the run.
+    static DG_DEVICE void multiply(u32 (&fragments)[4 * kSteps], u32 block, u32 first_row, u32 second_row) {
+        constexpr u32 kOfBlock = kSteps / kBlocks;
+#pragma unroll
+        for (u32 i = 4 * kOfBlock * block; i < 4 * kOfBlock * (block + 1); ++i)
+            fragments[i] = ptx::mul_bf16x2(fragments[i], i % 2 == 0 ? first_row : second_row);
     }
 };
 
