@@ -106,7 +106,8 @@ constexpr u32 math_registers_of(const WeightGemmSpec& s) {
     return share < 240 ? share : 240;
 }
 constexpr bool moves_registers(const WeightGemmSpec& s) {
-    return weight_accumulators_of(s) + weight_other_registers_of(s) > launch_registers_of(s);
+    return s.warpgroups > 1 && s.ctas_per_sm == 1 &&
+           weight_accumulators_of(s) + weight_other_registers_of(s) > launch_registers_of(s);
 }
 
 // Tokens whose results a warp stages before it writes them: 32 bytes (16 rows of W) each.
