@@ -40,8 +40,8 @@ struct LinearArguments {
     std::span<const TensorView> y, bias, residual;
     GemvEpilogue epilogue = GemvEpilogue::none;
     float swiglu_limit = 0;
-    bool strict = false;     // every row of x by the kernel of one row
-    bool invariant = false;  // every row of y with the bits it has alone, at any m
+    bool strict = false;                   // every row of x by the kernel of one row
+    bool invariant = false;                // every row of y with the bits it has alone, at any m
     const WeightGemmSpec* spec = nullptr;  // for tests and tuning: the large-batch form, by this kernel
     void* stream = nullptr;
 };

@@ -109,7 +109,8 @@ GemvMatrix check_matrix(const QuantMatrix& w, const Device* device, LinearCall& 
                  bytes_of(row.scale));
         if (row.scale == ScaleType::e4m3) call.aligned = call.aligned && address_of(w.scales) % 2 == 0;
         matrix.scales = w.scales.data;
-        call.whole_scales = call.whole_scales && loads_whole(w.quant, w.k, address_of(w.scales), address_of(w.zeros));
+        call.whole_scales =
+            call.whole_scales && loads_whole(w.quant, w.k, address_of(w.scales), address_of(w.zeros));
         const u64 count = static_cast<u64>(scale_rows) * static_cast<u64>(scale_columns);
         call.memory.push_back({address_of(w.scales), count * bytes_of(row.scale), false});
     }

@@ -10,9 +10,9 @@ namespace deep_gemm::plan {
 
 namespace {
 
-// Weights that a pass of the small-batch kernel multiplies with 16 tokens in a microsecond (two of FP8 and
-// NVFP4 at 4096 x 14336 on an H200: 2.5 and 1.8 millions).
-constexpr float kWeightsPerUs = 2.2e6f;
+// Weights that a pass of the small-batch kernel multiplies with 16 tokens in a microsecond, an SM's share
+// (132 SMs of an H200 at 4096 x 14336: 2.5 millions of FP8, 1.8 of NVFP4).
+constexpr float kWeightsPerUsAndSm = 2.2e6f / 132;
 constexpr float kSmallLaunchUs = 3;
 
 template <typename Enum>
@@ -30,7 +30,8 @@ struct Parsed {
 void read_word(Parsed& parsed, std::string_view word) {
     GemvProblem& p = parsed.problem.small;
     const size_t equals = std::min(word.find('='), word.size());
-    const std::string_view key = word.substr(0, equals), value = word.substr(std::min(equals + 1, word.size()));
+    const std::string_view key = word.substr(0, equals),
+                           value = word.substr(std::min(equals + 1, word.size()));
     if (word == "strict") {
         p.strict = true;
     } else if (word == "invariant") {
@@ -47,10 +48,11 @@ void read_word(Parsed& parsed, std::string_view word) {
         p.y = named<Format>(key, value, static_cast<u32>(Format::int32) + 1);
     } else {
         u32* const field = key == "m" ? &p.m : key == "n" ? &parsed.n : key == "k" ? &p.k : nullptr;
-        DG_CHECK(field, value,
-                 "problem: unexpected word '{}'; expected w=, x=, y=, m=, n=, k=, strict, invariant, swiglu or "
-                 "unaligned",
-                 word);
+        DG_CHECK(
+            field, value,
+            "problem: unexpected word '{}'; expected w=, x=, y=, m=, n=, k=, strict, invariant, swiglu or "
+            "unaligned",
+            word);
         const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), *field);
         DG_CHECK(error == std::errc{} && end == value.data() + value.size() && *field > 0, value,
                  "problem: {}={} is not a count; expected a whole number of at least 1", key, value);
@@ -109,7 +111,8 @@ float small_batch_us(const LinearProblem& p, const DeviceModel& device) {
     for (const u32 n : p.small.n) {
         const float weights = static_cast<float>(n) * static_cast<float>(p.small.k);
         const float bytes = weights * static_cast<float>(row.element_bits) / 8;
-        const float pass = std::max(bytes / device.dram_bytes_per_us, weights / kWeightsPerUs);
+        const float pass = std::max(bytes / device.dram_bytes_per_us,
+                                    weights / (kWeightsPerUsAndSm * static_cast<float>(device.num_sms)));
         us += static_cast<float>(ceil_div(p.small.m, kMaxGemvTokens)) * pass;
     }
     return us;
@@ -128,9 +131,10 @@ std::string explain_linear(std::string_view text, const DeviceModel& device, u32
     WeightPlan plan;
     if (!reason) plan = plan_weight_gemm(weight_problem_of(problem, 0), device, &considered);
     const GemvPlan small = plan_gemv(p);
-    std::string out = fmt::format("linear w={} x={} y={} m={} n={} k={} on sm_{}, {} SMs: {}\n", name_of(p.w),
-                                  name_of(p.x), name_of(p.y), p.m, parsed.n, p.k, device.arch, device.num_sms,
-                                  !reason && plan.cost.total_us < small_us ? "large-batch form" : "small-batch form");
+    std::string out =
+        fmt::format("linear w={} x={} y={} m={} n={} k={} on sm_{}, {} SMs: {}\n", name_of(p.w), name_of(p.x),
+                    name_of(p.y), p.m, parsed.n, p.k, device.arch, device.num_sms,
+                    !reason && plan.cost.total_us < small_us ? "large-batch form" : "small-batch form");
     out += fmt::format("  {:<44} {}\n", to_string(small.spec),
                        reason ? std::string("chosen") : fmt::format("{:.2f} us", small_us));
     if (reason) return out + fmt::format("  large-batch form: {}\n", reason);
@@ -140,8 +144,8 @@ std::string explain_linear(std::string_view text, const DeviceModel& device, u32
     std::stable_sort(legal.begin(), legal.end(), [](const WeightCandidate& a, const WeightCandidate& b) {
         return a.cost.total_us < b.cost.total_us;
     });
-    out += fmt::format("  {:<44} {:>7} {:>7} {:>7} {:>7} {:>7} = {:>8}\n", "tokens x rows of W (block)", "dram",
-                       "fill", "l2", "math", "launch", "total us");
+    out += fmt::format("  {:<44} {:>7} {:>7} {:>7} {:>7} {:>7} = {:>8}\n", "tokens x rows of W (block)",
+                       "dram", "fill", "l2", "math", "launch", "total us");
     for (size_t i = 0; i < std::min<size_t>(rows, legal.size()); ++i) {
         const WeightCost& c = legal[i].cost;
         out += fmt::format("  {:<44} {:>7.2f} {:>7.2f} {:>7.2f} {:>7.2f} {:>7.2f} = {:>8.2f}  {}\n",

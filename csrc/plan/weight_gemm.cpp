@@ -10,11 +10,11 @@ namespace deep_gemm::plan {
 namespace {
 
 // Estimates from instruction counts and the published rates of the tensor core; not fitted.
-constexpr float kSmBytesPerUs = 40e3f;     // weights that one SM pulls from DRAM while the others do
-constexpr float kLeastTensorCycles = 32;   // a wgmma, however few its columns
-constexpr float kUnitCycles = 12;          // a warp's new unit, beside its multiplications
-constexpr float kChainCycles = 60;         // from one wgmma to the next of a lone warpgroup, beside its decoding
-constexpr float kEpilogueCycles = 1200;    // of a block, and for each token
+constexpr float kSmBytesPerUs = 40e3f;    // weights that one SM pulls from DRAM while the others do
+constexpr float kLeastTensorCycles = 32;  // a wgmma, however few its columns
+constexpr float kUnitCycles = 12;         // a warp's new unit, beside its multiplications
+constexpr float kChainCycles = 60;  // from one wgmma to the next of a lone warpgroup, beside its decoding
+constexpr float kEpilogueCycles = 1200;  // of a block, and for each token
 constexpr float kEpilogueCyclesPerToken = 10;
 
 constexpr u32 kBlocks[] = {16, 32, 64, 96, 128, 192, 256};
@@ -76,9 +76,9 @@ WeightCost cost_of(const WeightProblem& p, const WeightGemmSpec& s, const Device
     const auto f = [](u64 value) { return static_cast<float>(value); };
     const u32 stages = ceil_div(p.k, weight_stage_k_of(p.w));
     const float steps = f(stages * weight_stage_k_of(p.w) / 16);
-    const float row_bytes = f(row_bytes_of(p.w, p.k)) + f(scale_columns_of(p.w, p.k)) *
-                                                            (f(bytes_of(row.scale)) + (row.has_zero ? 1.f : 0.f)) /
-                                                            f(row.block_rows);
+    const float row_bytes = f(row_bytes_of(p.w, p.k)) +
+                            f(scale_columns_of(p.w, p.k)) *
+                                (f(bytes_of(row.scale)) + (row.has_zero ? 1.f : 0.f)) / f(row.block_rows);
     const float rows = f(block_rows_of(s)), tokens = f(s.block_m);
     const u32 grid = grid_of(p, s, device);
     const float units = f(units_of(p, s)), busiest = std::ceil(units / f(grid / s.cluster));
@@ -87,19 +87,21 @@ WeightCost cost_of(const WeightProblem& p, const WeightGemmSpec& s, const Device
     const float tile_weights = rows * row_bytes, tile_tokens = tokens * f(p.k) * 2;
 
     WeightCost cost;
-    cost.dram_us = (f(p.n) * row_bytes + f(p.m) * (f(p.k) * 2 + f(p.n) * f(bytes_of(p.y)))) /
-                   device.dram_bytes_per_us;
-    cost.fill_us = busiest * resident * (tile_weights / kSmBytesPerUs + tile_tokens / device.sm_fill_bytes_per_us);
+    cost.dram_us =
+        (f(p.n) * row_bytes + f(p.m) * (f(p.k) * 2 + f(p.n) * f(bytes_of(p.y)))) / device.dram_bytes_per_us;
+    cost.fill_us =
+        busiest * resident * (tile_weights / kSmBytesPerUs + tile_tokens / device.sm_fill_bytes_per_us);
     cost.l2_us = units * f(s.cluster) * (tile_weights + tile_tokens / f(s.cluster)) / device.l2_bytes_per_us;
     const float tensor = std::max(kLeastTensorCycles, tokens / 2) * device.throttle;
     const float decode = decode_cycles(p.w, s.block_m);
     // A lone warpgroup decodes beside its own wgmma as well, but waits for both at their ends.
     const float groups = f(s.warpgroups) * resident;
-    const float step = groups > 1 ? groups * std::max(tensor, decode) : std::max(tensor, decode) + kChainCycles / 4;
+    const float step =
+        groups > 1 ? groups * std::max(tensor, decode) : std::max(tensor, decode) + kChainCycles / 4;
     const float epilogue = resident * (kEpilogueCycles + kEpilogueCyclesPerToken * tokens);
     cost.math_us = busiest * (steps * step + epilogue) / (device.clock_ghz * 1e3f);
-    cost.launch_us = device.launch_us + device.fill_us + device.load_latency_us +
-                     (s.cluster > 1 ? device.cluster_us : 0);
+    cost.launch_us =
+        device.launch_us + device.fill_us + device.load_latency_us + (s.cluster > 1 ? device.cluster_us : 0);
     const float stream_us = std::max(cost.dram_us, cost.fill_us);
     const float largest = std::max({stream_us, cost.l2_us, cost.math_us});
     cost.total_us =
@@ -128,17 +130,21 @@ WeightPlan plan_weight_gemm(const WeightProblem& problem, const DeviceModel& dev
     return best;
 }
 
-WeightPlan plan_for_spec(const WeightProblem& problem, const WeightGemmSpec& spec, const DeviceModel& device) {
+WeightPlan plan_for_spec(const WeightProblem& problem, const WeightGemmSpec& spec,
+                         const DeviceModel& device) {
     const char* reason = why_illegal(spec);
-    DG_CHECK(!reason, value, "linear: the forced spec [{}] is not a legal kernel: {}", to_string(spec), reason);
+    DG_CHECK(!reason, value, "linear: the forced spec [{}] is not a legal kernel: {}", to_string(spec),
+             reason);
     DG_CHECK(spec.w == problem.w && spec.y == problem.y, value,
              "linear: the forced spec is for {} weights and {} outputs, expected {} and {}", name_of(spec.w),
              name_of(spec.y), name_of(problem.w), name_of(problem.y));
-    DG_CHECK(problem.whole_scales || !spec.whole_scales, value,
-             "linear: the forced spec loads whole vectors of scales, which k={} or their address does not allow; "
-             "use whole_scales=False",
-             problem.k);
-    return {.spec = spec, .grid_blocks = grid_of(problem, spec, device), .cost = cost_of(problem, spec, device)};
+    DG_CHECK(
+        problem.whole_scales || !spec.whole_scales, value,
+        "linear: the forced spec loads whole vectors of scales, which k={} or their address does not allow; "
+        "use whole_scales=False",
+        problem.k);
+    return {
+        .spec = spec, .grid_blocks = grid_of(problem, spec, device), .cost = cost_of(problem, spec, device)};
 }
 
 std::string to_string(const WeightGemmSpec& s) {

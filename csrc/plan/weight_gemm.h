@@ -1,5 +1,6 @@
 // Plans of the large-batch weight-only kernels: problem -> candidates -> costed plan, as plan/gemm.h. All
-// candidates of a problem take the sum of an element in the same order: a plan changes speed and nothing else.
+// candidates of a problem take the sum of an element in the same order: a plan changes speed and nothing
+// else.
 #pragma once
 
 #include <deep_gemm/spec/weight_gemm.h>

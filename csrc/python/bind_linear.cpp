@@ -48,7 +48,7 @@ QuantMatrix read_matrix(TensorReader& reader, const py::tuple& matrix) {
 
 void run_linear(const py::object& x, const py::object& x_scale, const py::sequence& matrices,
                 const py::sequence& y, const py::sequence& bias, const py::sequence& residual, bool swiglu,
-                float swiglu_limit, bool strict, bool invariant, const WeightGemmSpec* spec,
+                float swiglu_limit, bool strict, bool invariant, const std::optional<WeightGemmSpec>& spec,
                 const py::object& device, std::optional<u64> stream) {
     TensorReader reader(device.is_none() ? nullptr : device.ptr());
     std::vector<QuantMatrix> w;
@@ -68,7 +68,7 @@ void run_linear(const py::object& x, const py::object& x_scale, const py::sequen
     arguments.swiglu_limit = swiglu_limit;
     arguments.strict = strict;
     arguments.invariant = invariant;
-    arguments.spec = spec;
+    arguments.spec = spec ? &*spec : nullptr;
     arguments.stream = stream_of(reader, stream);
     const py::gil_scoped_release no_gil;
     linear(arguments);
@@ -139,10 +139,10 @@ void bind_linear(py::module_& module) {
                py::arg("scales"), py::arg("device").none(true), py::arg("stream").none(true),
                "x [m, k] into values and fp32 scales: 'q8', 'fp8_128' or 'fp8_32'.");
     module.def("quant_formats", &quant_formats, "The rows of spec/quant.h by name.");
-    module.def(
-        "dispatch_counts", &counts,
-        "Launches of linear()'s kernels by this process: rows of w, x, tokens (of a block), strict, form (small "
-        "or large), launches.");
+    module.def("dispatch_counts", &counts,
+               "Launches of linear()'s kernels by this process: rows of w, x, tokens (of a block), strict, "
+               "form (small "
+               "or large), launches.");
     module.def("reset_dispatch_counts", &reset_dispatch_counts, "Sets all of them to 0.");
     module.def(
         "row_bytes", [](const std::string& quant, u64 k) { return row_bytes_of(quant_of(quant), k); },

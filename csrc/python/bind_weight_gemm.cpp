@@ -48,7 +48,8 @@ void bind_spec(py::module_& module) {
             return reason ? std::optional<std::string>(reason) : std::nullopt;
         },
         "None, or the sentence that rejects it.");
-    type.def_property_readonly("smem_bytes", [](const WeightGemmSpec& spec) { return plan_smem(spec).bytes; });
+    type.def_property_readonly("smem_bytes",
+                               [](const WeightGemmSpec& spec) { return plan_smem(spec).bytes; });
     type.def_property_readonly("threads", [](const WeightGemmSpec& spec) { return threads_of(spec); });
     type.def_property_readonly("w", [](const WeightGemmSpec& spec) { return name_of(spec.w); });
     type.def_property_readonly("block_m", [](const WeightGemmSpec& spec) { return spec.block_m; });
@@ -61,8 +62,9 @@ void bind_spec(py::module_& module) {
 
 void bind_weight_gemm(py::module_& module) {
     bind_spec(module);
-    module.def("weight_gemm_source", [](const WeightGemmSpec& spec) { return op::source_of(spec); },
-               py::arg("spec"), "The source of a WeightGemmSpec's kernel.");
+    module.def(
+        "weight_gemm_source", [](const WeightGemmSpec& spec) { return op::source_of(spec); }, py::arg("spec"),
+        "The source of a WeightGemmSpec's kernel.");
     module.def(
         "plan_weight_gemm",
         [](const std::string& w, u32 m, u32 n, u32 k, const std::string& y, const py::object& device) {

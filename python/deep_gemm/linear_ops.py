@@ -3,8 +3,8 @@
     w = deep_gemm.quantize(weight, "q8_0")
     y = deep_gemm.linear(x, w)
 
-Row i of y depends on row i of x alone, bit for bit: not on the number of rows (up to 16, or `invariant`), not on what the
-others hold. Any number of rows is right; up to 16 share a pass over W, and many more go by tensor cores at full rate.
+Row i of y depends on row i of x alone, bit for bit: not on the number of rows (up to 16, or `invariant`), not on what
+the others hold. Any number of rows is right; up to 16 share a pass over W, many more a kernel made for them.
 """
 
 from __future__ import annotations

@@ -143,7 +143,9 @@ def test_matrices_of_different_heights(device: Any) -> None:
     spec = spec_of("mxfp4", 512)
     alone = [run(device, tokens, matrix, spec=spec) for matrix in matrices]
     outs = [put(device, np.full((20, m.n), np.nan, np.float32)) for m in matrices]
-    deep_gemm.linear(on(device, tokens), [placed(device, m) for m in matrices], outs, spec=spec, device=device)
+    deep_gemm.linear(
+        on(device, tokens), [placed(device, m) for m in matrices], outs, spec=spec, device=device
+    )
     for one, out in zip(alone, outs, strict=True):
         assert same_bits(take(out), one)
 
@@ -258,7 +260,20 @@ def test_every_int4_code(device: Any, zero: int) -> None:
     np.testing.assert_array_equal(got[:, 1], (codes[1].astype(np.float32) - zero) * np.float32(0.75))
 
 
-EXTREMES = (1.0, 0.0, -3.0, 2.0**-149, 1.5 * 2.0**-130, 2.0**-60, 2.0**60, 1.25 * 2.0**100, 1e-7, 1e7, 0.0, 1.7)
+EXTREMES = (
+    1.0,
+    0.0,
+    -3.0,
+    2.0**-149,
+    1.5 * 2.0**-130,
+    2.0**-60,
+    2.0**60,
+    1.25 * 2.0**100,
+    1e-7,
+    1e7,
+    0.0,
+    1.7,
+)
 
 
 @pytest.mark.parametrize("name", ["fp8_128x128", "fp8_32"])

@@ -1,11 +1,11 @@
 // y = x W^T on Hopper for many tokens, bf16 x and W of 8 or 4 bits. Weights come as they are stored, by TMA,
 // and are decoded exactly to bf16 in registers, as operand A of wgmma, while the tensor core multiplies the
-// ones before; tokens are operand B, 16 to 256 columns. Persistent and warp-specialised: a warp for each of two
-// rings (weights, tokens) and one or two warpgroups of 64 rows that multiply.
+// ones before; tokens are operand B, 16 to 256 columns. Persistent and warp-specialised: a warp for each of
+// two rings (weights, tokens) and one or two warpgroups of 64 rows that multiply.
 //
-// Order of the sum of one element (a function of W's layout and K): steps of 16 along K in turn, in the tensor
-// core's fp32 accumulator. Blocks of K whose scales need more bits than bf16 has change the unit that the sum
-// is kept in (tile/weight_scales.h). Launched by op/weight_gemm.cpp.
+// Order of the sum of one element (a function of W's layout and K): steps of 16 along K in turn, in the
+// tensor core's fp32 accumulator. Blocks of K whose scales need more bits than bf16 has change the unit that
+// the sum is kept in (tile/weight_scales.h). Launched by op/weight_gemm.cpp.
 #pragma once
 
 #include <deep_gemm/kernel/weight_load.h>
@@ -52,7 +52,8 @@ class Multiplier {
         weights_.advance();
     }
 
-    /// Decodes run `run` of the stage. Where it begins a block, `ratio_` is what the sum must be multiplied by.
+    /// Decodes run `run` of the stage. Where it begins a block, `ratio_` is what the sum must be multiplied
+    /// by.
     DG_DEVICE void decode(u32 run, u32 (&fragments)[4 * kSteps]) {
         if (changes_units(S.w) ? run % kRunsOfUnit == 0 : row_of(S.w).block_k != 0 || run == 0) {
             const float before[2] = {unit_[0], unit_[1]};
@@ -89,7 +90,8 @@ class Multiplier {
             for (u32 i = 0; i < kCount; ++i) sum[i] = ptx::mul_rn(sum[i], ratio_[i / 2 % 2]);
         }
         ptx::wgmma_keep(sum);
-        const u64 tokens = ptx::wgmma_descriptor(smem_.tokens(tokens_.stage)) + run % kRunsOfTile * kSteps * 2;
+        const u64 tokens =
+            ptx::wgmma_descriptor(smem_.tokens(tokens_.stage)) + run % kRunsOfTile * kSteps * 2;
         ptx::wgmma_fence();
 #pragma unroll
         for (u32 step = 0; step < kSteps; ++step)

@@ -1,6 +1,6 @@
-// From accumulators to y in a weight-only GEMM: scales that come last, bias, residual, one rounding. A warp has
-// 16 rows of W, which are neighbours in y, for every token: 16-bit results are transposed by stmatrix so that a
-// lane writes 16 bytes of a token's row.
+// From accumulators to y in a weight-only GEMM: scales that come last, bias, residual, one rounding. A warp
+// has 16 rows of W, which are neighbours in y, for every token: 16-bit results are transposed by stmatrix so
+// that a lane writes 16 bytes of a token's row.
 //
 //   accumulator 4 j + 2 r + b of a lane: row lane / 4 + 8 r of the warp's 16, token 8 j + 2 (lane % 4) + b
 #pragma once
@@ -43,7 +43,8 @@ DG_DEVICE void add_residual(const WeightGemmParams& p, const WeightPlace& place,
                       [&](u32 i, u32 token, u64 at) {
                           float& value = sum[i + 2 * r];
                           if (token < p.m)
-                              value = ptx::add_rn(value, load_value<S.y>(reinterpret_cast<const void*>(at), 0));
+                              value =
+                                  ptx::add_rn(value, load_value<S.y>(reinterpret_cast<const void*>(at), 0));
                       });
     }
 }
@@ -68,7 +69,8 @@ DG_DEVICE void finish_sums(const WeightGemmParams& p, const WeightPlace& place, 
         if constexpr (changes_units(S.w)) value = ptx::mul_rn(value, unit[r]);
         if constexpr (kRow.element == Format::fp4_e2m1 && kRow.scale != ScaleType::ue8m0)
             value = ptx::mul_rn(value, tile::e2m1_remainder(kRow.scale));
-        if constexpr (kRow.scale != ScaleType::none && kRow.block_k == 0) value = ptx::mul_rn(value, scale[r]);
+        if constexpr (kRow.scale != ScaleType::none && kRow.block_k == 0)
+            value = ptx::mul_rn(value, scale[r]);
         if constexpr (kRow.has_global) value = ptx::mul_rn(value, p.global_scale);
     }
     if (p.bias != nullptr) {
@@ -116,7 +118,9 @@ DG_DEVICE void store_narrow(const WeightGemmParams& p, const WeightPlace& place,
                             const float (&sum)[Count]) {
     constexpr u32 kTokens = S.block_m < kStagedTokens ? S.block_m : kStagedTokens;
     const u32 lane = ptx::lane_index();
-    const auto at = [staging](u32 token, u32 half) { return staging + token * 32 + (half ^ token / 4 % 2) * 16; };
+    const auto at = [staging](u32 token, u32 half) {
+        return staging + token * 32 + (half ^ token / 4 % 2) * 16;
+    };
     const u32 row = place.warp_row + lane % 2 * 8;
     u32 index = place.block_token + lane / 2;
     u8* y = static_cast<u8*>(p.y) + (index * p.y_stride + row) * 2;

@@ -80,8 +80,8 @@ DG_DEVICE void stmatrix_x4(SharedAddress row, u32 m0, u32 m1, u32 m2, u32 m3) {
 
 /// The same with .trans: what row l % 8 receives is column l % 8 of each matrix.
 DG_DEVICE void stmatrix_x4_trans(SharedAddress row, u32 m0, u32 m1, u32 m2, u32 m3) {
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row),
-                 "r"(m0), "r"(m1), "r"(m2), "r"(m3)
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row), "r"(m0),
+                 "r"(m1), "r"(m2), "r"(m3)
                  : "memory");
 }
 

@@ -46,13 +46,13 @@ constexpr void visit_fields(Visitor&& visit, Spec& s) {
 }
 
 struct WeightGemmParams {
-    TensorMap w;           // bytes [1, n, row_bytes], box [1, block rows, 128 bytes]
-    TensorMap x;           // bf16 [1, m, k], box [1, block_m / cluster, 64]
-    const void* scales;    // [ceil(n / block_rows), scale columns]
-    const u8* zeros;       // as scales, a byte each
-    void* y;               // [m, n]
-    const void* bias;      // [n] or null, in y's format
-    const void* residual;  // [m, n] or null, in y's format; may be y
+    TensorMap w;                    // bytes [1, n, row_bytes], box [1, block rows, 128 bytes]
+    TensorMap x;                    // bf16 [1, m, k], box [1, block_m / cluster, 64]
+    const void* scales;             // [ceil(n / block_rows), scale columns]
+    const u8* zeros;                // as scales, a byte each
+    void* y;                        // [m, n]
+    const void* bias;               // [n] or null, in y's format
+    const void* residual;           // [m, n] or null, in y's format; may be y
     u64 y_stride, residual_stride;  // in elements
     u32 m, n, k;
     float global_scale;

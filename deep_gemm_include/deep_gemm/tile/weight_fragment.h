@@ -1,7 +1,7 @@
 // Stored weights -> operand A of a bf16 wgmma. A lane of a warp's 16 rows owns rows lane / 4 and lane / 4 + 8
 // and, of each 16 along K, the pairs 2 q, 2 q + 1 and 8 + 2 q, 9 + 2 q (q = lane % 4): of every eight stored
-// elements in a row the q-th quarter. It picks those out of a stage in shared memory (WeightStage) and decodes
-// them a few steps at a time while the tensor core multiplies the ones before.
+// elements in a row the q-th quarter. It picks those out of a stage in shared memory (WeightStage) and
+// decodes them a few steps at a time while the tensor core multiplies the ones before.
 #pragma once
 
 #include <deep_gemm/tile/decode.h>
@@ -10,8 +10,8 @@
 
 namespace deep_gemm::tile {
 
-/// A lane's share of a stage, still encoded. 8 bits: word [row][step] holds the four elements of a step of 16.
-/// 4 bits: word [row][c] holds the lane's quarter of the four 32-bit words of 16-byte chunk c.
+/// A lane's share of a stage, still encoded. 8 bits: word [row][step] holds the four elements of a step
+/// of 16. 4 bits: word [row][c] holds the lane's quarter of the four 32-bit words of 16-byte chunk c.
 template <Quant W>
 struct WeightStage {
     static constexpr u32 kWords = 8;
@@ -66,8 +66,7 @@ struct NibblePlace {
 };
 template <Quant W>
 DG_DEVICE constexpr NibblePlace nibble_place(u32 step, u32 half) {
-    if (row_of(W).packing == Packing::interleaved)
-        return {step / 8 * 4 + step % 2 * 2 + half, step % 8 / 2};
+    if (row_of(W).packing == Packing::interleaved) return {step / 8 * 4 + step % 2 * 2 + half, step % 8 / 2};
     return {step / 2, step % 2 * 2 + half};
 }
 

@@ -85,7 +85,9 @@ struct StageScales {
         if constexpr (kBytes == 2) return word[of][block / 2] >> block % 2 * 16 & 0xffff;
         return word[of][block / 4] >> block % 4 * 8 & 0xff;
     }
-    DG_DEVICE u32 zero_point(u32 row, u32 block) const { return zero[row][block / 4] >> block % 4 * 8 & 0xff; }
+    DG_DEVICE u32 zero_point(u32 row, u32 block) const {
+        return zero[row][block / 4] >> block % 4 * 8 & 0xff;
+    }
 
   private:
     DG_DEVICE void load_some(u32 row, const u8* scale, const u8* zeros, u64 first, u32 k) {
@@ -110,9 +112,9 @@ struct WeightFactor {
     u32 multiplier, addend;
 };
 
-/// An fp32 scale of E4M3 weights: the unit, and a multiplier of 1. Scales outside 2^-20 to 2^20 leave a power of
-/// two to the multiplier, so that no ratio of units overflows. A block whose scale is 0 leaves the unit as it is,
-/// since nothing could be kept in units of 0; so does one that is not finite.
+/// An fp32 scale of E4M3 weights: the unit, and a multiplier of 1. Scales outside 2^-20 to 2^20 leave a power
+/// of two to the multiplier, so that no ratio of units overflows. A block whose scale is 0 leaves the unit as
+/// it is, since nothing could be kept in units of 0; so does one that is not finite.
 DG_DEVICE void split_scale(u32 bits, u32& multiplier, float& unit) {
     const u32 field = bits >> 23 & 0xff;
     if (field >= 127 - 20 && field <= 127 + 20) [[likely]] {
@@ -174,7 +176,8 @@ struct WeightFactors {
                 WeightFactor& f = factor[row][i];
                 if constexpr (kRow.element == Format::fp8_e4m3) {
                     f = {kBf16One, 0};
-                    if constexpr (kRow.block_k != 0) split_scale(scales.bits(row, block), f.multiplier, unit[row]);
+                    if constexpr (kRow.block_k != 0)
+                        split_scale(scales.bits(row, block), f.multiplier, unit[row]);
                 } else if constexpr (kRow.scale == ScaleType::ue8m0) {
                     code[row][i] = scales.bits(row, block);
                     f = {scale_of_ue8m0(code[row][i]), 0};
@@ -195,8 +198,8 @@ struct WeightFactors {
         }
     }
 
-    /// What decoding leaves out because it is rare: E4M3 weights whose scale has a multiplier, and UE8M0 scales
-    /// above 2, whose multiplier is short of a factor.
+    /// What decoding leaves out because it is rare: E4M3 weights whose scale has a multiplier, and UE8M0
+    /// scales above 2, whose multiplier is short of a factor.
     DG_DEVICE void add_rare(u32 (&fragments)[4 * kSteps]) const {
         if constexpr (kRow.element == Format::fp8_e4m3 && changes_units(W)) {
             if (factor[0][0].multiplier != kBf16One || factor[1][0].multiplier != kBf16One) [[unlikely]]
@@ -208,7 +211,8 @@ struct WeightFactors {
                 above |= (code[0][i] + 255 - kLargestWholeUe8m0) | (code[1][i] + 255 - kLargestWholeUe8m0);
             if ((above & 256) != 0) [[unlikely]] {
 #pragma unroll
-                for (u32 i = 0; i < kBlocks; ++i) multiply(fragments, i, excess(code[0][i]), excess(code[1][i]));
+                for (u32 i = 0; i < kBlocks; ++i)
+                    multiply(fragments, i, excess(code[0][i]), excess(code[1][i]));
             }
         }
     }

@@ -17,13 +17,19 @@ struct WeightSmem {
     DG_DEVICE ptx::SharedAddress tokens(u32 stage) const {
         return base + kPlan.tokens + stage * kPlan.token_stage_bytes;
     }
-    DG_DEVICE ptx::SharedAddress staging(u32 warp) const { return base + kPlan.staging + warp * kStagedBytes; }
-    DG_DEVICE ptx::SharedAddress weights_full(u32 stage) const { return base + kPlan.weights_full + stage * 8; }
+    DG_DEVICE ptx::SharedAddress staging(u32 warp) const {
+        return base + kPlan.staging + warp * kStagedBytes;
+    }
+    DG_DEVICE ptx::SharedAddress weights_full(u32 stage) const {
+        return base + kPlan.weights_full + stage * 8;
+    }
     DG_DEVICE ptx::SharedAddress weights_empty(u32 stage) const {
         return base + kPlan.weights_empty + stage * 8;
     }
     DG_DEVICE ptx::SharedAddress tokens_full(u32 stage) const { return base + kPlan.tokens_full + stage * 8; }
-    DG_DEVICE ptx::SharedAddress tokens_empty(u32 stage) const { return base + kPlan.tokens_empty + stage * 8; }
+    DG_DEVICE ptx::SharedAddress tokens_empty(u32 stage) const {
+        return base + kPlan.tokens_empty + stage * 8;
+    }
 };
 
 }  // namespace deep_gemm::tile
