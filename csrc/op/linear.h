@@ -36,8 +36,8 @@ struct QuantMatrix {
 // takes two matrices of one shape and one y. residual may be y.
 struct LinearArguments {
     TensorView x = {}, x_scale = {};
-    std::span<const QuantMatrix> w;
-    std::span<const TensorView> y, bias, residual;
+    std::span<const QuantMatrix> w = {};
+    std::span<const TensorView> y = {}, bias = {}, residual = {};
     GemvEpilogue epilogue = GemvEpilogue::none;
     float swiglu_limit = 0;
     bool strict = false;                   // every row of x by the kernel of one row
