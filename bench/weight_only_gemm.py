@@ -1,6 +1,6 @@
 """Products with many tokens and narrow weights: `linear` in the form that its plan takes, beside torch.mm in BF16.
 
-The rows are bench.gemv's, at more tokens: from a few dozen, where W's bytes count, to thousands, where the tensor cores do.
+The rows are bench.gemv's, at more tokens: from dozens, where W's bytes count, to thousands, where the tensor cores do.
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ DG_DEVICE u32 weight_stages_of(const WeightGemmParams& p) {
 /// One lane. Rows and columns outside W arrive as zeros.
 template <WeightGemmSpec S>
 DG_DEVICE void load_weights(const WeightGemmParams& p, tile::WeightSmem<S> smem) {
-    const u64 policy = ptx::l2_evict_last();
+    // Weights of the only block of tokens are read once.
+    const u64 policy = p.m <= S.block_m ? ptx::l2_evict_first() : ptx::l2_evict_last();
     const u32 stages = weight_stages_of<S>(p);
     pipe::Cursor<S.weight_stages> cursor;
     sched::WeightBlocks<S> blocks(p);

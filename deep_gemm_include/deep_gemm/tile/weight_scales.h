@@ -85,6 +85,10 @@ struct StageScales {
         if constexpr (kBytes == 2) return word[of][block / 2] >> block % 2 * 16 & 0xffff;
         return word[of][block / 4] >> block % 4 * 8 & 0xff;
     }
+    /// The bytes of blocks `block` (even) and `block` + 1, in bits 0 to 15.
+    DG_DEVICE u32 pair_of_bytes(u32 row, u32 block) const {
+        return word[row][block / 4] >> block % 4 * 8 & 0xffff;
+    }
     DG_DEVICE u32 zero_point(u32 row, u32 block) const {
         return zero[row][block / 4] >> block % 4 * 8 & 0xff;
     }
@@ -143,6 +147,18 @@ DG_DEVICE void int4_factor(u32 bits, u32 zero_point, WeightFactor& factor, float
         unit = value;
 }
 
+/// Two E4M3 scales (bits 0 to 15) as pairs of scale * 2^118, as scales_of_e4m3() by the hardware's
+/// conversion.
+DG_DEVICE void e4m3_multipliers(u32 bytes, u32& first, u32& second) {
+    constexpr float k2To118 = 3.32306998946229e35f;
+    u32 low, high;
+    ptx::cvt_f16x2_e4m3(bytes, low, high);
+    const ptx::Float2 scale = ptx::cvt_f32_f16x2(low);
+    const float x = ptx::mul_rn(scale.x, k2To118), y = ptx::mul_rn(scale.y, k2To118);
+    first = ptx::cvt_bf16x2(x, x);
+    second = ptx::cvt_bf16x2(y, y);
+}
+
 /// a / b within 1 ulp.
 DG_DEVICE float quotient(float a, float b) {
     const float inverse = ptx::rcp_approx(b), q = ptx::mul_rn(a, inverse);
@@ -180,20 +196,27 @@ struct WeightFactors {
                         split_scale(scales.bits(row, block), f.multiplier, unit[row]);
                 } else if constexpr (kRow.scale == ScaleType::ue8m0) {
                     code[row][i] = scales.bits(row, block);
-                    f = {scale_of_ue8m0(code[row][i]), 0};
+                    f = {(code[row][i] + 126) * 0x00800080u, 0};  // scale_of_ue8m0() up to the largest
                 } else if constexpr (kRow.scale == ScaleType::ue4m3) {
                     f = {scale_of_ue4m3(scales.bits(row, block)), 0};
                 } else if constexpr (kRow.element == Format::fp4_e2m1) {
-                    if (i % 2 == 0) {
-                        const u32 two = scales.bits(row, block) | scales.bits(row, block + 1) << 8;
-                        scales_of_e4m3(two, f.multiplier, factor[row][i + 1].multiplier);
-                    }
+                    if (i % 2 == 0)
+                        e4m3_multipliers(scales.pair_of_bytes(row, block), f.multiplier,
+                                         factor[row][i + 1].multiplier);
                 } else if constexpr (kRow.element_bits == 4) {
                     constexpr u32 kImplied = 8;
                     u32 zero = kImplied;
                     if constexpr (kRow.has_zero) zero = scales.zero_point(row, block);
                     int4_factor(scales.bits(row, block), zero, f, unit[row]);
                 }
+            }
+        }
+        if constexpr (kRow.scale == ScaleType::ue8m0) {
+            if (some_above()) [[unlikely]] {
+#pragma unroll
+                for (u32 i = 0; i < 2 * kBlocks; ++i)
+                    factor[i / kBlocks][i % kBlocks].multiplier =
+                        scale_of_ue8m0(code[i / kBlocks][i % kBlocks]);
             }
         }
     }
@@ -206,10 +229,7 @@ struct WeightFactors {
                 multiply(fragments, 0, factor[0][0].multiplier, factor[1][0].multiplier);
         }
         if constexpr (kRow.scale == ScaleType::ue8m0) {
-            u32 above = 0;  // bit 8: some code is above the largest
-            for (u32 i = 0; i < kBlocks; ++i)
-                above |= (code[0][i] + 255 - kLargestWholeUe8m0) | (code[1][i] + 255 - kLargestWholeUe8m0);
-            if ((above & 256) != 0) [[unlikely]] {
+            if (some_above()) [[unlikely]] {
 #pragma unroll
                 for (u32 i = 0; i < kBlocks; ++i)
                     multiply(fragments, i, excess(code[0][i]), excess(code[1][i]));
@@ -218,6 +238,13 @@ struct WeightFactors {
     }
 
   private:
+    /// UE8M0: whether some code is above the largest whose multiplier is a bf16.
+    DG_DEVICE bool some_above() const {
+        u32 above = 0;  // bit 8
+        for (u32 i = 0; i < kBlocks; ++i)
+            above |= (code[0][i] + 255 - kLargestWholeUe8m0) | (code[1][i] + 255 - kLargestWholeUe8m0);
+        return (above & 256) != 0;
+    }
     static DG_DEVICE u32 excess(u32 code) {
         return code > kLargestWholeUe8m0 ? ue8m0_excess(code) : kBf16One;
     }
