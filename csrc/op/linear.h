@@ -28,6 +28,8 @@ struct QuantMatrix {
 // x is [m, k] or [k], elements along K contiguous:
 //   bf16 (fp16 for fp16 weights)        for all layouts but Q8_0
 //   fp8_e4m3 and x_scale fp32 [m, ceil(k / 128)] or [m, ceil(k / 32)]
+//   int8 and x_scale fp32 [m, 1]         for int8_row: integer products, summed exactly; sm_90a, rows at
+//                                        multiples of 16 bytes
 //   int8 and x_scale fp32 [m, ceil(k / 32)], rows of whole blocks: for Q8_0
 //   bf16, fp16 or fp32                  for Q8_0: quantised first, in memory that the library keeps per
 //   stream

@@ -156,6 +156,10 @@ void classify_x(const LinearArguments& args, LinearCall& call) {
         call.x = Activation::q8;
         return;
     }
+    if (format == Format::int8 && call.w == Quant::int8_row) {
+        call.x = Activation::int8_row;
+        return;
+    }
     DG_CHECK(format == Format::fp8_e4m3, type, "linear: x is {}, expected fp8_e4m3 beside {} weights",
              name_of(format), name_of(call.w));
     const auto columns = static_cast<u64>(args.x_scale.rank ? args.x_scale.shape[args.x_scale.rank - 1] : 0);
@@ -185,7 +189,8 @@ void check_x(const LinearArguments& args, LinearCall& call) {
                  "quantize_activations",
                  x.address, x.stride_bytes);
     call.aligned = call.aligned && vectors;
-    if (const u32 block = block_k_of(call.x)) {
+    const u32 block = call.x == Activation::int8_row ? k : block_k_of(call.x);
+    if (block != 0) {
         check_device(args.x_scale, args.x.device, "x_scale");
         RowsView scale = rows_of(args.x_scale, "x_scale");
         DG_CHECK(scale.m == x.m && scale.k == ceil_div(k, block), value,

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <map>
 
 namespace deep_gemm::plan {
@@ -87,6 +88,7 @@ Parsed parse(std::string_view text) {
 
 WeightProblem weight_problem_of(const LinearProblem& p, u32 matrix) {
     return {.w = p.small.w,
+            .x = p.small.x,
             .y = p.small.y,
             .m = p.small.m,
             .n = p.small.n[matrix],
@@ -94,15 +96,22 @@ WeightProblem weight_problem_of(const LinearProblem& p, u32 matrix) {
             .whole_scales = p.whole_scales};
 }
 
-const char* why_small_batch(const LinearProblem& p) {
-    if (p.small.strict) return "strict: every row by the kernel of one row";
-    if (p.invariant) return "invariant: every row with the bits it has alone";
-    if (p.small.m <= kMaxGemvTokens) return "up to 16 rows are always the small-batch kernel's";
+const char* why_no_large_batch(const LinearProblem& p) {
     if (const char* reason = why_no_weight_gemm(p.small.w, p.small.x)) return reason;
     if (p.small.epilogue != GemvEpilogue::none) return "swiglu is an epilogue of the small-batch kernel";
     if (p.arch != "90a") return "the large-batch kernels are for sm_90a";
     if (!p.small.aligned) return "TMA needs rows of w and x that start at multiples of 16 bytes";
+    if (p.small.x == Activation::int8_row && p.small.k > kMaxInt8K)
+        return "an int32 sum of int8 products holds k of 131071";
     return nullptr;
+}
+
+const char* why_small_batch(const LinearProblem& p) {
+    if (p.small.x == Activation::int8_row) return why_no_large_batch(p);
+    if (p.small.strict) return "strict: every row by the kernel of one row";
+    if (p.invariant) return "invariant: every row with the bits it has alone";
+    if (p.small.m <= kMaxGemvTokens) return "up to 16 rows are always the small-batch kernel's";
+    return why_no_large_batch(p);
 }
 
 float small_batch_us(const LinearProblem& p, const DeviceModel& device) {
@@ -126,17 +135,20 @@ std::string explain_linear(std::string_view text, const DeviceModel& device, u32
     problem.arch = device.arch;
     const GemvProblem& p = problem.small;
     const char* const reason = why_small_batch(problem);
-    const float small_us = reason ? 0 : small_batch_us(problem, device);
+    const bool only_large = p.x == Activation::int8_row;
+    DG_CHECK(!only_large || !reason, value, "problem: int8 tokens are for the large-batch form alone: {}",
+             reason);
+    const float small_us = reason ? 0 : only_large ? INFINITY : small_batch_us(problem, device);
     std::vector<WeightCandidate> considered, legal;
     WeightPlan plan;
     if (!reason) plan = plan_weight_gemm(weight_problem_of(problem, 0), device, &considered);
-    const GemvPlan small = plan_gemv(p);
     std::string out =
         fmt::format("linear w={} x={} y={} m={} n={} k={} on sm_{}, {} SMs: {}\n", name_of(p.w), name_of(p.x),
                     name_of(p.y), p.m, parsed.n, p.k, device.arch, device.num_sms,
                     !reason && plan.cost.total_us < small_us ? "large-batch form" : "small-batch form");
-    out += fmt::format("  {:<44} {}\n", to_string(small.spec),
-                       reason ? std::string("chosen") : fmt::format("{:.2f} us", small_us));
+    if (!only_large)
+        out += fmt::format("  {:<44} {}\n", to_string(plan_gemv(p).spec),
+                           reason ? std::string("chosen") : fmt::format("{:.2f} us", small_us));
     if (reason) return out + fmt::format("  large-batch form: {}\n", reason);
     std::map<std::string, u32> rejected;
     for (const WeightCandidate& candidate : considered)

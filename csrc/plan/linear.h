@@ -17,7 +17,10 @@ struct LinearProblem {
     bool whole_scales = true;  // see WeightGemmSpec
 };
 
-// nullptr, or why only the small-batch form comes into question.
+// nullptr, or why the large-batch form cannot serve it.
+[[nodiscard]] const char* why_no_large_batch(const LinearProblem& problem);
+// nullptr, or why only the small-batch form comes into question. (int8 tokens have no other than the large
+// one, whose sums are exact: there is no seam.)
 [[nodiscard]] const char* why_small_batch(const LinearProblem& problem);
 // What that form is expected to take; the other's is plan_weight_gemm().cost of every matrix. The cheaper one
 // is chosen.

@@ -38,6 +38,12 @@ float decode_cycles(Quant w, u32 block_m) {
 
 // Rings as deep as shared memory allows: weights first where they are what the kernel waits for.
 WeightGemmSpec with_stages(WeightGemmSpec s) {
+    if (s.x == Activation::int8_row) {  // the rings turn together
+        s.weight_stages = s.token_stages = kMostWeightStages;
+        while (s.token_stages > 2 && plan_smem(s).bytes > max_smem_bytes_of(s))
+            --s.token_stages, --s.weight_stages;
+        return s;
+    }
     s.weight_stages = s.block_m >= 128 ? 3 : kMostWeightStages;
     s.token_stages = kMostTokenStages;
     while (s.token_stages > 4 && plan_smem(s).bytes > max_smem_bytes_of(s)) --s.token_stages;
@@ -51,6 +57,7 @@ std::vector<WeightGemmSpec> candidates(const WeightProblem& p) {
     for (const u32 block_m : kBlocks)
         for (const Arrangement& a : kArrangements)
             specs.push_back(with_stages({.w = p.w,
+                                         .x = p.x,
                                          .y = p.y,
                                          .block_m = block_m,
                                          .warpgroups = a.warpgroups,
@@ -84,16 +91,19 @@ WeightCost cost_of(const WeightProblem& p, const WeightGemmSpec& s, const Device
     const float units = f(units_of(p, s)), busiest = std::ceil(units / f(grid / s.cluster));
     // CTAs that really share an SM.
     const float resident = f(std::min(s.ctas_per_sm, std::max(1u, ceil_div(grid, device.num_sms))));
-    const float tile_weights = rows * row_bytes, tile_tokens = tokens * f(p.k) * 2;
+    const float x_bytes = f(p.k) * f(bytes_of(element_of(p.x)));  // of a token
+    const float tile_weights = rows * row_bytes, tile_tokens = tokens * x_bytes;
 
     WeightCost cost;
     cost.dram_us =
-        (f(p.n) * row_bytes + f(p.m) * (f(p.k) * 2 + f(p.n) * f(bytes_of(p.y)))) / device.dram_bytes_per_us;
+        (f(p.n) * row_bytes + f(p.m) * (x_bytes + f(p.n) * f(bytes_of(p.y)))) / device.dram_bytes_per_us;
     cost.fill_us =
         busiest * resident * (tile_weights / kSmBytesPerUs + tile_tokens / device.sm_fill_bytes_per_us);
     cost.l2_us = units * f(s.cluster) * (tile_weights + tile_tokens / f(s.cluster)) / device.l2_bytes_per_us;
-    const float tensor = std::max(kLeastTensorCycles, tokens / 2) * device.throttle;
-    const float decode = decode_cycles(p.w, s.block_m);
+    // Bytes go twice as fast as bf16, and as they are.
+    const bool integers = p.x == Activation::int8_row;
+    const float tensor = std::max(kLeastTensorCycles, tokens / 2) * device.throttle / (integers ? 2.f : 1.f);
+    const float decode = integers ? 0 : decode_cycles(p.w, s.block_m);
     // A lone warpgroup decodes beside its own wgmma as well, but waits for both at their ends.
     const float groups = f(s.warpgroups) * resident;
     const float step =
@@ -135,9 +145,10 @@ WeightPlan plan_for_spec(const WeightProblem& problem, const WeightGemmSpec& spe
     const char* reason = why_illegal(spec);
     DG_CHECK(!reason, value, "linear: the forced spec [{}] is not a legal kernel: {}", to_string(spec),
              reason);
-    DG_CHECK(spec.w == problem.w && spec.y == problem.y, value,
-             "linear: the forced spec is for {} weights and {} outputs, expected {} and {}", name_of(spec.w),
-             name_of(spec.y), name_of(problem.w), name_of(problem.y));
+    DG_CHECK(spec.w == problem.w && spec.x == problem.x && spec.y == problem.y, value,
+             "linear: the forced spec is for {} weights, {} tokens and {} outputs, expected {}, {} and {}",
+             name_of(spec.w), name_of(spec.x), name_of(spec.y), name_of(problem.w), name_of(problem.x),
+             name_of(problem.y));
     DG_CHECK(
         problem.whole_scales || !spec.whole_scales, value,
         "linear: the forced spec loads whole vectors of scales, which k={} or their address does not allow; "

@@ -14,6 +14,7 @@ namespace deep_gemm::plan {
 
 struct WeightProblem {
     Quant w = Quant::fp8_128x128;
+    Activation x = Activation::bf16;
     Format y = Format::bf16;
     u32 m = 0, n = 0, k = 0;
     bool whole_scales = true;  // see WeightGemmSpec

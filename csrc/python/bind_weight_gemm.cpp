@@ -13,6 +13,12 @@ namespace {
 void set_field(Quant& field, const py::handle& value) {
     field = quant_of(py::str(value));
 }
+void set_field(Activation& field, const py::handle& value) {
+    const std::string name = py::str(value);
+    DG_CHECK(name == "bf16" || name == "int8_row", value,
+             "WeightGemmSpec: x is '{}', expected bf16 or int8_row", name);
+    field = name == "bf16" ? Activation::bf16 : Activation::int8_row;
+}
 void set_field(Format& field, const py::handle& value) {
     field = format_of(py::str(value));
 }
@@ -67,15 +73,21 @@ void bind_weight_gemm(py::module_& module) {
         "The source of a WeightGemmSpec's kernel.");
     module.def(
         "plan_weight_gemm",
-        [](const std::string& w, u32 m, u32 n, u32 k, const std::string& y, const py::object& device) {
+        [](const std::string& w, u32 m, u32 n, u32 k, const std::string& y, const std::string& x,
+           const py::object& device) {
             const Quant quant = quant_of(w);
             const bool whole = row_of(quant).element_bits == 16 || k % weight_stage_k_of(quant) == 0;
-            return plan::plan_weight_gemm(
-                       {.w = quant, .y = format_of(y), .m = m, .n = n, .k = k, .whole_scales = whole},
-                       model_of(device))
+            return plan::plan_weight_gemm({.w = quant,
+                                           .x = x == "int8_row" ? Activation::int8_row : Activation::bf16,
+                                           .y = format_of(y),
+                                           .m = m,
+                                           .n = n,
+                                           .k = k,
+                                           .whole_scales = whole},
+                                          model_of(device))
                 .spec;
         },
-        py::arg("w"), py::arg("m"), py::arg("n"), py::arg("k"), py::arg("y") = "bf16",
+        py::arg("w"), py::arg("m"), py::arg("n"), py::arg("k"), py::arg("y") = "bf16", py::arg("x") = "bf16",
         py::arg("device") = py::none(), "The large-batch kernel that a plan chooses.");
     module.def(
         "explain_linear",

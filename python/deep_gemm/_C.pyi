@@ -1206,6 +1206,7 @@ def plan_weight_gemm(
     n: typing.SupportsInt | typing.SupportsIndex,
     k: typing.SupportsInt | typing.SupportsIndex,
     y: str = "bf16",
+    x: str = "bf16",
     device: typing.Any = None,
 ) -> WeightGemmSpec:
     """

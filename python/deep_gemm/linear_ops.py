@@ -82,7 +82,8 @@ def linear(
     """y = x W^T (+ bias) (+ residual): [..., k] and [n, k] -> [..., n].
 
     x         bf16 (fp16 beside fp16 weights), or (fp8_e4m3, fp32 scales [m, k / 128] or [m, k / 32]), or for Q8_0
-              weights bf16, fp16, fp32 or (int8, fp32 scales): quantize_activations makes the pairs.
+              weights bf16, fp16, fp32 or (int8, fp32 scales): quantize_activations makes the pairs. Beside int8_row
+              also (int8, fp32 scales [m, 1]), as quantize(x, "int8_row") has them: exact integer sums, sm_90a.
     w         a QuantizedMatrix, or a bf16 or fp16 tensor; or two to four of one layout and k, which share one launch:
               then out, bias, residual and the result are sequences as well.
     out       y, written in place: bf16, fp16 or fp32. None: a new tensor of out_dtype, by default x's type (bf16 for
@@ -211,6 +212,7 @@ gemv_bf16 = _explicit("gemv_bf16", ("bf16",), False, "a bf16 tensor")
 gemv_fp16 = _explicit("gemv_fp16", ("fp16",), False, "a fp16 tensor")
 gemv_w8a16 = _explicit("gemv_w8a16", (*_FP8, "int8_row"), False, "a bf16 tensor")
 gemv_w8a8 = _explicit("gemv_w8a8", _FP8, True, "a pair (fp8_e4m3, scales)")
+gemm_int8 = _explicit("gemm_int8", ("int8_row",), True, "a pair (int8, scales)")
 gemv_q8_0 = _explicit("gemv_q8_0", ("q8_0", "q8_0_split"), None, "a tensor or a pair (int8, scales)")
 gemv_w4a16 = _explicit("gemv_w4a16", _FP4, False, "a bf16 tensor")
 gemv_w4a8 = _explicit("gemv_w4a8", _FP4, True, "a pair (fp8_e4m3, scales)")
@@ -223,6 +225,7 @@ __all__ = [
     "WeightGemmSpec",
     "dispatch_counts",
     "explain_linear",
+    "gemm_int8",
     "gemv_bf16",
     "gemv_fp16",
     "gemv_int4",

@@ -1,4 +1,4 @@
-"""Bugs injected into the large-batch weight-only kernel, by the machinery of test_injected_bugs: each must end in a wrong
+"""Bugs injected into the large-batch weight-only kernels, by the machinery of test_injected_bugs: each must end in a wrong
 result, a fault or a deadlock report.
 """
 
@@ -29,10 +29,12 @@ class Case:
     fields: dict[str, Any]
     w: QuantizedMatrix
     x: Array
+    x_scale: Array | None = None
+    kernel: str = "sm90_weight_gemm"
 
     def text(self) -> str:
         return flatten(
-            "#include <deep_gemm/kernel/sm90_weight_gemm.cuh>\nusing namespace deep_gemm;\n"
+            f"#include <deep_gemm/kernel/{self.kernel}.cuh>\nusing namespace deep_gemm;\n"
             f"constexpr WeightGemmSpec kSpec{{{self.spec}}};\n"
         )
 
@@ -42,24 +44,25 @@ class Case:
         m, n, k = self.x.shape[0], self.w.n, self.w.k
         kind = np.float32 if self.fields["y"] == "fp32" else ml_dtypes.bfloat16
         arrays = {
-            "w": self.w.data.view(np.uint8),
-            "scales": self.w.scales,
-            "x": self.x,
-            "y": np.full((m, n), np.nan, kind),
-        }
+            "w": self.w.data.view(np.uint8), "scales": self.w.scales, "x": self.x, "y": np.full((m, n), np.nan, kind)
+        }  # fmt: skip
+        if self.x_scale is not None:
+            arrays["x_scale"] = self.x_scale
+        tokens = ("bf16", 2) if self.x_scale is None else ("int8", 1)
 
         def pack(device: Any, at: dict[str, int]) -> bytes:
             """WeightGemmParams, field by field."""
             maps = matrix_map(device, at["w"], (1, *self.w.data.shape), "int8", 1, rows, 128)
-            maps += matrix_map(device, at["x"], (1, m, k), "bf16", 2, spec.block_m // cluster, 128)
-            rest = struct.pack(
-                "<7Q3IfI", at["scales"], 0, at["y"], 0, 0, n, 0, m, n, k, self.w.global_scale, n % 8 == 0
-            )
+            maps += matrix_map(device, at["x"], (1, m, k), *tokens, spec.block_m // cluster, 128)
+            rest = struct.pack("<9Q3IfI", at.get("x_scale", 0), at["scales"], 0, at["y"], 0, 0, 1, n, 0, m, n, k,
+                               self.w.global_scale, n % 8 == 0)  # fmt: skip
             return (maps + rest).ljust(384, b"\0")
 
         expected = self.x.astype(np.float64) @ quant.dequantize(self.w).T
+        if self.x_scale is not None:
+            expected *= self.x_scale
         return Launch(
-            "deep_gemm::sm90_weight_gemm<kSpec>", (2 * cluster,), spec.threads, spec.smem_bytes, arrays, pack,
+            f"deep_gemm::{self.kernel}<kSpec>", (2 * cluster,), spec.threads, spec.smem_bytes, arrays, pack,
             {"y": expected}, tolerance=0.0 if kind == np.float32 else 2.0**-8, cluster=cluster,
         )  # fmt: skip
 
@@ -118,7 +121,27 @@ def int4_case() -> Case:
     )
 
 
-CASES = {case.name: case for case in (fp8_case(), nvfp4_case(), int4_case())}
+def int8_case() -> Case:
+    rng = np.random.default_rng(3)
+    n, k = 200, 1168
+    w, x = (rng.integers(-128, 128, (rows, k)).astype(np.int8) for rows in (n, 75))
+    w_scale, x_scale = (np.exp2(rng.integers(-2, 3, (rows, 1))).astype(np.float32) for rows in (n, 75))
+    fields = {
+        "x": "int8_row",
+        "y": "fp32",
+        "block_m": 32,
+        "cluster": 2,
+        "token_stages": 3,
+        "weight_stages": 3,
+    }
+    spec = (".w = Quant::int8_row, .x = Activation::int8_row, .y = Format::fp32, .block_m = 32, .cluster = 2, "
+            ".token_stages = 3, .weight_stages = 3")  # fmt: skip
+    return Case(
+        "int8", spec, fields, QuantizedMatrix("int8_row", n, k, w, w_scale), x, x_scale, "sm90_int8_gemm"
+    )
+
+
+CASES = {case.name: case for case in (fp8_case(), nvfp4_case(), int4_case(), int8_case())}
 
 BUGS = {
     "fp8": [
@@ -126,9 +149,9 @@ BUGS = {
         Bug("tokens read before they landed", "if (new_tile) ptx::mbarrier_wait(smem_.tokens_full(tokens_.stage), tokens_.phase);", "", 4),
         Bug("weights overwritten while they are read", "            ptx::mbarrier_wait(smem.weights_empty(cursor.stage), cursor.phase ^ 1);\n", "", 1),
         Bug("tokens overwritten while they are multiplied", "            ptx::mbarrier_wait(smem.tokens_empty(cursor.stage), cursor.phase ^ 1);\n", "", 1),
-        Bug("the peer is not told that tokens were read", "if (lane < S.cluster)\n                ptx::mbarrier_arrive_remote", "if (lane < 1)\n                ptx::mbarrier_arrive_remote", 8),
-        Bug("tokens given back before they are multiplied", "            ptx::wgmma_wait<0>();\n            ptx::wgmma_keep(sum);\n            if (new_tile && !first) release_tokens();",
-            "            if (new_tile && !first) release_tokens();\n            ptx::wgmma_wait<0>();\n            ptx::wgmma_keep(sum);", 1),
+        Bug("the peer is not told that tokens were read", "if (lane < S.cluster)\n            ptx::mbarrier_arrive_remote", "if (lane < 1)\n            ptx::mbarrier_arrive_remote", 8),
+        Bug("tokens given back before they are multiplied", "            ptx::wgmma_wait<0>();\n            ptx::wgmma_keep(sum);\n            if (new_tile && !first) kernel::release_tokens<S>(smem_, tokens_);",
+            "            if (new_tile && !first) kernel::release_tokens<S>(smem_, tokens_);\n            ptx::wgmma_wait<0>();\n            ptx::wgmma_keep(sum);", 1),
         Bug("the sum changes its unit while it is computed", "            ptx::wgmma_wait<0>();\n            ptx::wgmma_keep(sum);\n            if (new_tile", "            if (new_tile", 4),
         Bug("the sum keeps its unit", "sum[i] = ptx::mul_rn(sum[i], ratio_[i / 2 % 2]);", "sum[i] = ptx::mul_rn(sum[i], 1.0f);", 8),
         Bug("the last unit is forgotten", "if constexpr (changes_units(S.w)) value = ptx::mul_rn(value, unit[r]);", "", 8),
@@ -140,7 +163,7 @@ BUGS = {
     ],
     "nvfp4": [
         Bug("fragment registers 1 and 2 swapped", "fragments[4 * i + row],\n                           fragments[4 * i + 2 + row]", "fragments[4 * i + 2 * row],\n                           fragments[4 * i + 1 + 2 * row]", 8),
-        Bug("one scale for 32 elements", "f.multiplier, factor[row][i + 1].multiplier);", "f.multiplier, factor[row][i + 1].multiplier);\n                        factor[row][i + 1] = f;", 8),
+        Bug("one scale for 32 elements", "second = ptx::cvt_bf16x2(y, y);", "second = first;", 8),
         Bug("swizzle of W forgotten", "const ptx::SharedAddress chunk = row ^ (c << 4);", "const ptx::SharedAddress chunk = row + (c << 4);", 8),
         Bug("the other half's nibbles", "step % 2 * 2 + half};", "step % 2 * 2 + 1 - half};", 8),
         Bug("scales beyond the row", "            if ((first + i) * kRow.block_k >= k) continue;\n", "", 8),
@@ -150,7 +173,17 @@ BUGS = {
         Bug("a unit for every other block", "run % kRunsOfUnit == 0 : row_of", "run % 2 == 0 : row_of", 8),
         Bug("units of the two rows exchanged", "ratio_[row] = tile::quotient(before[row], unit_[row]);", "ratio_[1 - row] = tile::quotient(before[row], unit_[row]);", 8),
         Bug("nibbles in linear order", "return {step / 8 * 4 + step % 2 * 2 + half, step % 8 / 2};", "return {step / 2, step % 2 * 2 + half};", 8),
-        Bug("tokens given back at every unit", "            if (new_tile && !first) release_tokens();\n#pragma unroll", "            if (!first) release_tokens();\n#pragma unroll", 8),
+        Bug("tokens given back at every unit", "            if (new_tile && !first) kernel::release_tokens<S>(smem_, tokens_);\n#pragma unroll", "            if (!first) kernel::release_tokens<S>(smem_, tokens_);\n#pragma unroll", 8),
+    ],
+    "int8": [
+        Bug("weights multiplied before they landed", "            ptx::mbarrier_wait(smem_.weights_full(weights_.stage), weights_.phase);\n", "", 4),
+        Bug("a stage given back while it is multiplied", "ptx::wgmma_wait<1>();  // the stage before", "// the stage before", 1),
+        Bug("weights are not given back", "        if (ptx::lane_index() == 0) ptx::mbarrier_arrive(smem_.weights_empty(before));\n", "", 8),
+        Bug("both warpgroups multiply the same rows", "warp_ / 4 * kMmaRows * kWeightTileBytes", "0", 8),
+        Bug("steps of 16 bytes", "weights + 2 * step, tokens + 2 * step, 1);", "weights + step, tokens + step, 1);", 8),
+        Bug("the sum of the block before is kept", "for (u32 i = 0; i < kCount; ++i) sum[i] = 0;", "if (weights_.phase == 0 && weights_.stage == 0)\n            for (u32 i = 0; i < kCount; ++i) sum[i] = 0;", 4),
+        Bug("the scale of the next token", "(token < p.m ? token : p.m - 1) * p.x_scale_stride", "(token + 1 < p.m ? token + 1 : p.m - 1) * p.x_scale_stride", 8),
+        Bug("bytes without sign", ".s32.s8.s8 ", ".s32.u8.u8 ", 8, 7),
     ],
 }  # fmt: skip
 

@@ -40,6 +40,10 @@ def test_other_chosen_kernels() -> None:
     check(plans)
 
 
+def test_integers() -> None:
+    check([_C.plan_weight_gemm("int8_row", m, 14336, 4096, x="int8_row", device=DEVICE) for m in (16, 8192)])
+
+
 def test_every_block_size() -> None:
     """Both numbers of warpgroups, of the layouts that need the most and the fewest registers."""
     specs = [

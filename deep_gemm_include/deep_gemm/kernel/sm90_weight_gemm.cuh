@@ -8,7 +8,7 @@
 // the sum is kept in (tile/weight_scales.h). Launched by op/weight_gemm.cpp.
 #pragma once
 
-#include <deep_gemm/kernel/weight_load.h>
+#include <deep_gemm/kernel/weight_roles.h>
 #include <deep_gemm/kernel/weight_store.h>
 #include <deep_gemm/tile/weight_fragment.h>
 #include <deep_gemm/ptx/wgmma.h>
@@ -31,7 +31,9 @@ class Multiplier {
             float sum[kCount];
             unit_[0] = unit_[1] = 1;
             multiply(sum, tile::weight_rows_at<S>(params_, block.row + row));
-            kernel::store_block<S>(params_, block, block.row + warp_ * 16, smem_.staging(warp_), unit_, sum);
+            const kernel::WeightPlace place = kernel::weight_place(block, block.row + warp_ * 16);
+            kernel::finish_sums<S>(params_, place, unit_, sum);
+            kernel::store_sums<S>(params_, place, smem_.staging(warp_), sum);
         }
     }
 
@@ -65,19 +67,6 @@ class Multiplier {
         ptx::wgmma_keep(fragments);  // decoded here, beside the wgmma in flight, not where it is used
     }
 
-    /// This warp is done with the tokens of the stage before the cursor's.
-    DG_DEVICE void release_tokens() {
-        const u32 before = (tokens_.stage == 0 ? S.token_stages : tokens_.stage) - 1;
-        ptx::sync_warp();
-        const u32 lane = ptx::lane_index();
-        if constexpr (S.cluster == 1) {
-            if (lane == 0) ptx::mbarrier_arrive(smem_.tokens_empty(before));
-        } else {
-            if (lane < S.cluster)
-                ptx::mbarrier_arrive_remote(ptx::map_to_rank(smem_.tokens_empty(before), lane));
-        }
-    }
-
     /// Starts the wgmma of run `run`, and waits for those of the run before.
     DG_DEVICE void start(u32 run, bool first, float (&sum)[kCount], const u32 (&fragments)[4 * kSteps]) {
         const bool new_tile = run % kRunsOfTile == 0;
@@ -85,7 +74,7 @@ class Multiplier {
         if (run % kRunsOfUnit == 0 && changes_units(S.w)) {
             ptx::wgmma_wait<0>();
             ptx::wgmma_keep(sum);
-            if (new_tile && !first) release_tokens();
+            if (new_tile && !first) kernel::release_tokens<S>(smem_, tokens_);
 #pragma unroll
             for (u32 i = 0; i < kCount; ++i) sum[i] = ptx::mul_rn(sum[i], ratio_[i / 2 % 2]);
         }
@@ -99,7 +88,7 @@ class Multiplier {
         ptx::wgmma_commit();
         if (!(run % kRunsOfUnit == 0 && changes_units(S.w))) {
             ptx::wgmma_wait<1>();
-            if (new_tile && !first) release_tokens();
+            if (new_tile && !first) kernel::release_tokens<S>(smem_, tokens_);
         }
         if ((run + 1) % kRunsOfTile == 0) tokens_.advance();
     }
@@ -133,7 +122,7 @@ class Multiplier {
         }
         ptx::wgmma_wait<0>();
         ptx::wgmma_keep(sum);
-        release_tokens();
+        kernel::release_tokens<S>(smem_, tokens_);
     }
 
     const WeightGemmParams& params_;
@@ -147,49 +136,13 @@ class Multiplier {
     float unit_[2], ratio_[2];
 };
 
-template <WeightGemmSpec S>
-DG_DEVICE void run(const WeightGemmParams& p) {
-    static_assert(why_illegal(S) == nullptr);
-    const tile::WeightSmem<S> smem{ptx::dynamic_smem()};
-    const u32 warp = ptx::warp_index(), loader = S.warpgroups * 4;
-    if (warp == loader && ptx::elect_one()) {
-        ptx::prefetch_tensor_map(p.w);
-        ptx::prefetch_tensor_map(p.x);
-        for (u32 stage = 0; stage < S.weight_stages; ++stage) {
-            ptx::mbarrier_init(smem.weights_full(stage), 1);
-            ptx::mbarrier_init(smem.weights_empty(stage), S.warpgroups * 4);
-        }
-        for (u32 stage = 0; stage < S.token_stages; ++stage) {
-            ptx::mbarrier_init(smem.tokens_full(stage), 1);
-            ptx::mbarrier_init(smem.tokens_empty(stage), S.warpgroups * 4 * S.cluster);
-        }
-        ptx::fence_mbarrier_init();
-    }
-    if constexpr (S.cluster > 1)
-        ptx::cluster_sync();
-    else
-        ptx::sync_threads();
-    ptx::grid_dependency_launch();
-    ptx::grid_dependency_wait();
-    if (warp >= loader) {
-        if constexpr (moves_registers(S)) ptx::setmaxnreg_dec<kWeightLoaderRegisters>();
-        if (warp == loader && ptx::elect_one()) kernel::load_weights<S>(p, smem);
-        if (warp == loader + 1 && ptx::elect_one()) kernel::load_tokens<S>(p, smem);
-        ptx::sync_warp();
-    } else {
-        if constexpr (moves_registers(S)) ptx::setmaxnreg_inc<math_registers_of(S)>();
-        Multiplier<S>(p, smem, warp).run();
-    }
-    // A peer may still signal this CTA's barriers.
-    if constexpr (S.cluster > 1) ptx::cluster_sync();
-}
-
 }  // namespace sm90_weight_gemm_detail
 
 template <WeightGemmSpec S>
 DG_KERNEL(threads_of(S), S.ctas_per_sm)
 sm90_weight_gemm(DG_GRID_CONSTANT const WeightGemmParams p) {
-    sm90_weight_gemm_detail::run<S>(p);
+    static_assert(why_illegal(S) == nullptr && S.x == Activation::bf16);
+    kernel::run_weight_roles<S, sm90_weight_gemm_detail::Multiplier<S>>(p);
 }
 
 }  // namespace deep_gemm

@@ -40,7 +40,7 @@ DG_DEVICE void load_tokens(const WeightGemmParams& p, tile::WeightSmem<S> smem) 
     constexpr u32 kShare = S.block_m / S.cluster;
     constexpr u16 kBothCtas = 3;
     const u64 policy = ptx::l2_evict_last();
-    const u32 tiles = weight_stages_of<S>(p) * token_tiles_of(S.w);
+    const u32 tiles = weight_stages_of<S>(p) * token_tiles_of(S);
     const u32 rank = S.cluster > 1 ? ptx::cluster_rank() : 0;
     pipe::Cursor<S.token_stages> cursor;
     sched::WeightBlocks<S> blocks(p);
@@ -51,10 +51,10 @@ DG_DEVICE void load_tokens(const WeightGemmParams& p, tile::WeightSmem<S> smem) 
             ptx::mbarrier_wait(smem.tokens_empty(cursor.stage), cursor.phase ^ 1);
             ptx::mbarrier_arrive_expect_tx(full, smem.kPlan.token_stage_bytes);
             if constexpr (S.cluster > 1)
-                ptx::tma_load_3d_multicast(to, p.x, full, i * kTokenTileK, block.token + rank * kShare, 0,
-                                           kBothCtas, policy);
+                ptx::tma_load_3d_multicast(to, p.x, full, i * token_tile_k_of(S), block.token + rank * kShare,
+                                           0, kBothCtas, policy);
             else
-                ptx::tma_load_3d(to, p.x, full, i * kTokenTileK, block.token, 0, policy);
+                ptx::tma_load_3d(to, p.x, full, i * token_tile_k_of(S), block.token, 0, policy);
         }
     }
 }

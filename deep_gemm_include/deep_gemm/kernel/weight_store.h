@@ -49,19 +49,36 @@ DG_DEVICE void add_residual(const WeightGemmParams& p, const WeightPlace& place,
     }
 }
 
+/// The one scale of each of a lane's rows.
+DG_DEVICE void load_row_scales(const WeightGemmParams& p, const WeightPlace& place, float (&scale)[2]) {
+#pragma unroll
+    for (u32 r = 0; r < 2; ++r) {
+        const u32 row = place.row + 8 * r;
+        scale[r] = ptx::ld_cached_f32(static_cast<const float*>(p.scales) + (row < p.n ? row : p.n - 1));
+    }
+}
+
+/// Bias, then residual.
+template <WeightGemmSpec S, u32 Count>
+DG_DEVICE void add_operands(const WeightGemmParams& p, const WeightPlace& place, float (&sum)[Count]) {
+    if (p.bias != nullptr) {
+        float bias[2];
+#pragma unroll
+        for (u32 r = 0; r < 2; ++r)
+            bias[r] = load_value<S.y>(p.bias, place.row + 8 * r < p.n ? place.row + 8 * r : p.n - 1);
+#pragma unroll
+        for (u32 i = 0; i < Count; ++i) sum[i] = ptx::add_rn(sum[i], bias[i / 2 % 2]);
+    }
+    if (p.residual != nullptr) add_residual<S>(p, place, sum);
+}
+
 /// What the sums are multiplied by and added to; `unit` is what they are kept in.
 template <WeightGemmSpec S, u32 Count>
 DG_DEVICE void finish_sums(const WeightGemmParams& p, const WeightPlace& place, const float (&unit)[2],
                            float (&sum)[Count]) {
     constexpr QuantRow kRow = row_of(S.w);
-    float scale[2] = {1, 1}, bias[2] = {0, 0};
-#pragma unroll
-    for (u32 r = 0; r < 2; ++r) {
-        const u32 row = place.row + 8 * r < p.n ? place.row + 8 * r : p.n - 1;
-        if constexpr (kRow.scale != ScaleType::none && kRow.block_k == 0)
-            scale[r] = ptx::ld_cached_f32(static_cast<const float*>(p.scales) + row);
-        if (p.bias != nullptr) bias[r] = load_value<S.y>(p.bias, row);
-    }
+    float scale[2] = {1, 1};
+    if constexpr (kRow.block_k == 0) load_row_scales(p, place, scale);
 #pragma unroll
     for (u32 i = 0; i < Count; ++i) {
         float& value = sum[i];
@@ -73,11 +90,29 @@ DG_DEVICE void finish_sums(const WeightGemmParams& p, const WeightPlace& place, 
             value = ptx::mul_rn(value, scale[r]);
         if constexpr (kRow.has_global) value = ptx::mul_rn(value, p.global_scale);
     }
-    if (p.bias != nullptr) {
+    add_operands<S>(p, place, sum);
+}
+
+/// The same for sums of integers: (scale of the row * scale of the token) * sum.
+template <WeightGemmSpec S, u32 Count>
+DG_DEVICE void finish_integers(const WeightGemmParams& p, const WeightPlace& place,
+                               const i32 (&integer)[Count], float (&sum)[Count]) {
+    float scale[2];
+    load_row_scales(p, place, scale);
 #pragma unroll
-        for (u32 i = 0; i < Count; ++i) sum[i] = ptx::add_rn(sum[i], bias[i / 2 % 2]);
+    for (u32 i = 0; i < Count; i += 4) {
+#pragma unroll
+        for (u32 b = 0; b < 2; ++b) {
+            const u32 token = place.token + i * 2 + b;
+            const float of_token =
+                ptx::ld_cached_f32(p.x_scale + (token < p.m ? token : p.m - 1) * p.x_scale_stride);
+#pragma unroll
+            for (u32 r = 0; r < 2; ++r)
+                sum[i + 2 * r + b] =
+                    ptx::mul_rn(ptx::mul_rn(scale[r], of_token), static_cast<float>(integer[i + 2 * r + b]));
+        }
     }
-    if (p.residual != nullptr) add_residual<S>(p, place, sum);
+    add_operands<S>(p, place, sum);
 }
 
 /// fp32: eight lanes write 32 bytes of a token's row.
@@ -144,13 +179,15 @@ DG_DEVICE void store_narrow(const WeightGemmParams& p, const WeightPlace& place,
     }
 }
 
-/// All of a math warp's results of a block. `first_row` is the warp's first of its 16 rows.
-template <WeightGemmSpec S, u32 Count>
-DG_DEVICE void store_block(const WeightGemmParams& p, const sched::WeightBlock& block, u32 warp_row,
-                           ptx::SharedAddress staging, const float (&unit)[2], float (&sum)[Count]) {
+/// Where a lane's results of a block are; `warp_row` is the first of the warp's 16 rows of W.
+DG_DEVICE WeightPlace weight_place(const sched::WeightBlock& block, u32 warp_row) {
     const u32 lane = ptx::lane_index();
-    const WeightPlace place{warp_row + lane / 4, block.token + lane % 4 * 2, warp_row, block.token};
-    finish_sums<S>(p, place, unit, sum);
+    return {warp_row + lane / 4, block.token + lane % 4 * 2, warp_row, block.token};
+}
+
+template <WeightGemmSpec S, u32 Count>
+DG_DEVICE void store_sums(const WeightGemmParams& p, const WeightPlace& place, ptx::SharedAddress staging,
+                          const float (&sum)[Count]) {
     if constexpr (S.y == Format::fp32)
         store_wide<S>(p, place, sum);
     else

@@ -1,9 +1,11 @@
 // The large-batch form of y[m, n] = x[m, k] * W[n, k]^T with bf16 x and W in the 8- and 4-bit layouts of
-// spec/quant.h: what a kernel is (WeightGemmSpec), what it is called with (WeightGemmParams), where its
-// shared memory goes (plan_smem) and when it cannot exist (why_illegal). Evaluated by host and kernel alike.
+// spec/quant.h, or with both of signed bytes: what a kernel is (WeightGemmSpec), what it is called with
+// (WeightGemmParams), where its shared memory goes (plan_smem) and when it cannot exist (why_illegal).
+// Evaluated by host and kernel alike.
 //
 // Weights are the 64-row side of wgmma, read as they are stored and decoded exactly to bf16 in registers;
 // tokens are the other side. The sum of a row is taken in an order that depends on (W's layout, k) alone.
+// Bytes times bytes are summed as integers, exactly.
 #pragma once
 
 #include <deep_gemm/spec/gemm.h>
@@ -12,10 +14,12 @@
 namespace deep_gemm {
 
 constexpr u32 kWeightTileBytes = 128;  // of each row of W in a stage: one swizzle atom
+constexpr u32 kMaxInt8K = 131071;      // products of -128 and -128 that an int32 holds
 constexpr u32 kTokenTileK = 64;        // elements of each token in a stage: one swizzle atom of bf16
 
 struct WeightGemmSpec {
     Quant w = Quant::fp8_128x128;
+    Activation x = Activation::bf16;  // or int8_row, beside int8_row weights
     Format y = Format::bf16;
     u32 block_m = 256;      // tokens of a block
     u32 warpgroups = 2;     // 64 rows of W each
@@ -33,8 +37,9 @@ requires requires(Spec& s) {
     s.weight_stages;
 }
 constexpr void visit_fields(Visitor&& visit, Spec& s) {
-    auto& [w, y, block_m, warpgroups, cluster, token_stages, weight_stages, ctas_per_sm, whole_scales] = s;
+    auto& [w, x, y, block_m, warpgroups, cluster, token_stages, weight_stages, ctas_per_sm, whole_scales] = s;
     visit("w", w);
+    visit("x", x);
     visit("y", y);
     visit("block_m", block_m);
     visit("warpgroups", warpgroups);
@@ -46,14 +51,15 @@ constexpr void visit_fields(Visitor&& visit, Spec& s) {
 }
 
 struct WeightGemmParams {
-    TensorMap w;                    // bytes [1, n, row_bytes], box [1, block rows, 128 bytes]
-    TensorMap x;                    // bf16 [1, m, k], box [1, block_m / cluster, 64]
-    const void* scales;             // [ceil(n / block_rows), scale columns]
-    const u8* zeros;                // as scales, a byte each
-    void* y;                        // [m, n]
-    const void* bias;               // [n] or null, in y's format
-    const void* residual;           // [m, n] or null, in y's format; may be y
-    u64 y_stride, residual_stride;  // in elements
+    TensorMap w;                                    // bytes [1, n, row_bytes], box [1, block rows, 128 bytes]
+    TensorMap x;                                    // [1, m, k], box [1, block_m / cluster, 128 bytes]
+    const float* x_scale;                           // int8 x: [m], x_scale_stride elements apart
+    const void* scales;                             // [ceil(n / block_rows), scale columns]
+    const u8* zeros;                                // as scales, a byte each
+    void* y;                                        // [m, n]
+    const void* bias;                               // [n] or null, in y's format
+    const void* residual;                           // [m, n] or null, in y's format; may be y
+    u64 x_scale_stride, y_stride, residual_stride;  // in elements
     u32 m, n, k;
     float global_scale;
     u32 vector_y;  // rows of y start at multiples of 16 bytes
@@ -69,8 +75,11 @@ constexpr u32 threads_of(const WeightGemmSpec& s) {
 constexpr u32 weight_stage_k_of(Quant w) {
     return kWeightTileBytes * 8 / row_of(w).element_bits;
 }
-constexpr u32 token_tiles_of(Quant w) {
-    return weight_stage_k_of(w) / kTokenTileK;
+constexpr u32 token_tile_k_of(const WeightGemmSpec& s) {
+    return kBlockKBytes / bytes_of(element_of(s.x));
+}
+constexpr u32 token_tiles_of(const WeightGemmSpec& s) {
+    return weight_stage_k_of(s.w) / token_tile_k_of(s);
 }
 // E2M1 times its block scale is exact in bf16, and the one scale of a row comes last. Other block scales
 // would need more bits than bf16 has: the sum itself is kept in units of the current block's scale, and
@@ -88,6 +97,7 @@ constexpr u32 weight_accumulators_of(const WeightGemmSpec& s) {
 }
 // Decoded and stored weights (two runs, one stage), scales of two stages, addresses.
 constexpr u32 weight_other_registers_of(const WeightGemmSpec& s) {
+    if (s.x == Activation::int8_row) return 40;
     const QuantRow row = row_of(s.w);
     const u32 scale_bytes = row.block_k ? weight_stage_k_of(s.w) / row.block_k * bytes_of(row.scale) : 0;
     const u32 zero_bytes = row.has_zero ? weight_stage_k_of(s.w) / row.block_k : 0;
@@ -152,13 +162,15 @@ constexpr const char* why_no_weight_gemm(Quant w, Activation x) {
     const QuantRow row = row_of(w);
     if (row.element_bits == 16) return "16-bit weights need no decoding";
     if (w == Quant::q8_0 || w == Quant::q8_0_split) return "Q8_0 is multiplied as integers";
-    if (x != Activation::bf16) return "tokens must be bf16";
+    if (x != Activation::bf16 && x != Activation::int8_row)
+        return "tokens must be bf16, or int8 beside int8 weights";
     return nullptr;
 }
 
 // nullptr, or one sentence. The plan and the kernel's static_assert both ask here.
 constexpr const char* why_illegal(const WeightGemmSpec& s) {
-    if (const char* reason = why_no_weight_gemm(s.w, Activation::bf16)) return reason;
+    if (const char* reason = why_no_product(s.w, s.x)) return reason;
+    if (const char* reason = why_no_weight_gemm(s.w, s.x)) return reason;
     if (s.y != Format::bf16 && s.y != Format::fp16 && s.y != Format::fp32)
         return "the output must be bf16, fp16 or fp32";
     const u32 m = s.block_m;
