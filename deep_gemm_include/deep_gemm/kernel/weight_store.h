@@ -23,14 +23,17 @@ struct WeightPlace {
 /// where products of indices would be many.
 template <WeightGemmSpec S, typename Visit>
 DG_DEVICE void each_token(u64 base, u64 stride, u32 row, u32 token, Visit visit) {
+    ptx::pin(token);
     u64 at = base + (token * stride + row) * bytes_of(S.y);
     const u64 next = stride * bytes_of(S.y), next_eight = 7 * next;
 #pragma unroll
     for (u32 i = 0; i < S.block_m / 8; ++i) {
         visit(4 * i, token + 8 * i, at);
         at += next;
+        ptx::pin(at);
         visit(4 * i + 1, token + 8 * i + 1, at);
         at += next_eight;
+        ptx::pin(at);
     }
 }
 
@@ -99,13 +102,20 @@ DG_DEVICE void finish_integers(const WeightGemmParams& p, const WeightPlace& pla
                                const i32 (&integer)[Count], float (&sum)[Count]) {
     float scale[2];
     load_row_scales(p, place, scale);
+    // A lane loads every 32nd token's scale and gets those of its own tokens from the others.
+    u32 loaded[ceil_div(S.block_m, 32u)];
+#pragma unroll
+    for (u32 i = 0; i < ceil_div(S.block_m, 32u); ++i) {
+        const u32 token = place.block_token + i * 32 + ptx::lane_index();
+        loaded[i] = ptx::float_bits(
+            ptx::ld_cached_f32(p.x_scale + (token < p.m ? token : p.m - 1) * p.x_scale_stride));
+    }
 #pragma unroll
     for (u32 i = 0; i < Count; i += 4) {
 #pragma unroll
         for (u32 b = 0; b < 2; ++b) {
-            const u32 token = place.token + i * 2 + b;
-            const float of_token =
-                ptx::ld_cached_f32(p.x_scale + (token < p.m ? token : p.m - 1) * p.x_scale_stride);
+            const u32 lane = i * 2 % 32 + ptx::lane_index() % 4 * 2 + b;
+            const float of_token = ptx::float_of_bits(ptx::shfl_idx(loaded[i / 16], lane));
 #pragma unroll
             for (u32 r = 0; r < 2; ++r)
                 sum[i + 2 * r + b] =
@@ -153,11 +163,13 @@ DG_DEVICE void store_narrow(const WeightGemmParams& p, const WeightPlace& place,
                             const float (&sum)[Count]) {
     constexpr u32 kTokens = S.block_m < kStagedTokens ? S.block_m : kStagedTokens;
     const u32 lane = ptx::lane_index();
+    ptx::pin(staging);
     const auto at = [staging](u32 token, u32 half) {
         return staging + token * 32 + (half ^ token / 4 % 2) * 16;
     };
     const u32 row = place.warp_row + lane % 2 * 8;
     u32 index = place.block_token + lane / 2;
+    ptx::pin(index);
     u8* y = static_cast<u8*>(p.y) + (index * p.y_stride + row) * 2;
 #pragma unroll
     for (u32 first = 0; first < S.block_m; first += kTokens) {
