@@ -173,7 +173,12 @@ def test_forced_kernels_that_do_not_fit() -> None:
     spec = spec_of("fp8_row", 256)
     refused("not a legal kernel: a block has 16, 32, 64", x, w, spec.replace(block_m=48))
     refused("not a legal kernel: stages do not fit", x, w, spec.replace(block_m=256, token_stages=12))
-    refused("for int8_row weights, bf16 tokens and fp32 outputs, expected fp8_row", x, w, spec.replace(w="int8_row"))
+    refused(
+        "for int8_row weights, bf16 tokens and fp32 outputs, expected fp8_row",
+        x,
+        w,
+        spec.replace(w="int8_row"),
+    )
     refused("strict: every row", x, w, spec, strict=True)
     refused("invariant: every row", x, w, spec, invariant=True)
     refused("multiples of 16 bytes", np.zeros((20, 260), BF16)[:, 2:258], w, spec)
