@@ -82,12 +82,18 @@ void read_word(GemmProblem& problem, std::string_view word) {
         problem.ab = format;
     } else if (key == "d")
         problem.d = parse_name<Format>(key, value, Format::bf16, Format::fp32);
+    else if (key == "a_major")
+        problem.a_major = parse_name<Major>(key, value, Major::k, Major::mn);
+    else if (key == "b_major")
+        problem.b_major = parse_name<Major>(key, value, Major::k, Major::mn);
     else if (key == "scale_b")
         problem.scale_b =
             parse_name<ScaleB>(key, value, ScaleB::none, ScaleB::per_128x128, ScaleB::per_row_128);
     else
         fail(ErrorKind::value,
-             "problem: unknown key '{}'; expected m, n, k, ab, d, scale_b, groups, expected_m or num_sms",
+             "problem: unknown key '{}'; expected m, n, k, ab, d, scale_b, a_major, b_major, groups, "
+             "expected_m "
+             "or num_sms",
              key);
 }
 
@@ -116,6 +122,8 @@ std::string to_string(const GemmProblem& p) {
     if (p.groups != GroupMode::dense) text += fmt::format(" {} groups={}", name_of(p.groups), p.num_groups);
     text += fmt::format(" m={} n={} k={} ab={} d={}", p.m, p.n, p.k, name_of(p.ab), name_of(p.d));
     if (p.ab == Format::fp8_e4m3) text += fmt::format(" scale_b={}", name_of(p.scale_b));
+    if (p.a_major != Major::k) text += fmt::format(" a_major={}", name_of(p.a_major));
+    if (p.b_major != Major::k) text += fmt::format(" b_major={}", name_of(p.b_major));
     if (p.expected_m > 0) text += fmt::format(" expected_m={}", p.expected_m);
     if (p.num_sms > 0) text += fmt::format(" num_sms={}", p.num_sms);
     if (p.accumulate) text += " accumulate";

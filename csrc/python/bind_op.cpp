@@ -246,21 +246,23 @@ PyMethodDef methods[] = {
     {"bf16_gemm_nt", DG_FAST_ENTRY(kDenseBf16Op),
      "bf16_gemm_nt(a, b, d, c=None, compiled_dims='nk', *, spec=None, "
      "device=None, stream=None)\n--\n\n"
-     "D = C + A B^T for bf16 a [m, k] and b [n, k]; d and c bf16 or fp32 [m, "
-     "n]."},
+     "D = C + A B^T for bf16 a [m, k] and b [n, k], each contiguous along "
+     "either dimension; d and c bf16 or fp32 [m, n]."},
     {"m_grouped_bf16_gemm_nt_contiguous", DG_FAST_ENTRY(kContiguousBf16Op),
      "m_grouped_bf16_gemm_nt_contiguous(a, b, d, grouped_layout, "
      "compiled_dims='nk', use_psum_layout=False, "
      "ensure_zero_padding=True, expected_m_for_psum_layout=None, *, spec=None, "
      "device=None, "
      "stream=None)\n--\n\n"
-     "As m_grouped_fp8_gemm_nt_contiguous, for bf16 a and b without scales."},
+     "As m_grouped_fp8_gemm_nt_contiguous, for bf16 a and b without scales, each "
+     "contiguous along either of its last dimensions."},
     {"m_grouped_bf16_gemm_nt_masked", DG_FAST_ENTRY(kMaskedBf16Op),
      "m_grouped_bf16_gemm_nt_masked(a, b, d, masked_m, expected_m, "
      "compiled_dims='nk', *, spec=None, "
      "device=None, "
      "stream=None)\n--\n\n"
-     "As m_grouped_fp8_gemm_nt_masked, for bf16 a and b without scales."},
+     "As m_grouped_fp8_gemm_nt_masked, for bf16 a and b without scales, each "
+     "contiguous along either of its last dimensions."},
     {nullptr, nullptr, 0, nullptr},
 };
 

@@ -633,7 +633,7 @@ class Fp4GemmSpec:
 
 def bf16_gemm_nt(a, b, d, c=None, compiled_dims="nk", *, spec=None, device=None, stream=None):
     """
-    D = C + A B^T for bf16 a [m, k] and b [n, k]; d and c bf16 or fp32 [m, n].
+    D = C + A B^T for bf16 a [m, k] and b [n, k], each contiguous along either dimension; d and c bf16 or fp32 [m, n].
     """
 
 def build(source: KernelSource, *, arch: str = "90a", kind: str = "cubin") -> Artifact:
@@ -908,14 +908,14 @@ def m_grouped_bf16_gemm_nt_contiguous(
     stream=None,
 ):
     """
-    As m_grouped_fp8_gemm_nt_contiguous, for bf16 a and b without scales.
+    As m_grouped_fp8_gemm_nt_contiguous, for bf16 a and b without scales, each contiguous along either of its last dimensions.
     """
 
 def m_grouped_bf16_gemm_nt_masked(
     a, b, d, masked_m, expected_m, compiled_dims="nk", *, spec=None, device=None, stream=None
 ):
     """
-    As m_grouped_fp8_gemm_nt_masked, for bf16 a and b without scales.
+    As m_grouped_fp8_gemm_nt_masked, for bf16 a and b without scales, each contiguous along either of its last dimensions.
     """
 
 def m_grouped_fp8_fp4_gemm_nt_contiguous(
