@@ -5,6 +5,8 @@
 #include "runtime/batch.h"
 #include "runtime/session.h"
 
+#include <pybind11/numpy.h>
+
 namespace deep_gemm::python {
 
 namespace {
@@ -46,12 +48,25 @@ runtime::Numerics numerics_of(const std::string& name) {
     return runtime::Numerics::fp8_cache;
 }
 
+// The file stays mapped as long as the array lives.
+py::array bytes_of_tensor(const py::object& self, const std::string& name) {
+    const auto& checkpoint = self.cast<const Checkpoint&>();
+    const runtime::Tensor* tensor = checkpoint.find(name);
+    DG_CHECK(tensor != nullptr, value, "checkpoint: got '{}', expected the name of a tensor", name);
+    py::array_t<u8> array(static_cast<py::ssize_t>(tensor->bytes.size()),
+                          reinterpret_cast<const u8*>(tensor->bytes.data()), self);
+    array.attr("setflags")(py::arg("write") = false);
+    return array;
+}
+
 void bind_checkpoint(py::module_& module) {
     py::class_<Checkpoint>(module, "Checkpoint",
                            "The tensors of a safetensors file or folder, or of a GGUF file, memory-mapped.")
         .def(py::init([](const std::string& path) { return Checkpoint::open(path); }), NoGil(),
              py::arg("path"))
         .def("tensors", &tensors_of, "One dict for each tensor: name, dtype, shape, num_bytes, file.")
+        .def("read", &bytes_of_tensor, py::arg("name"),
+             "The bytes of a tensor as they lie in the file: uint8 [num_bytes], not writable, not copied.")
         .def_property_readonly("num_bytes", &Checkpoint::bytes)
         .def(
             "device_bytes",

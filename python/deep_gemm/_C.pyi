@@ -64,6 +64,7 @@ __all__: list[str] = [
     "moe_slots",
     "moe_swiglu",
     "moe_workspace_bytes",
+    "nvfp4_bytes",
     "nvrtc_info",
     "op_accept_drafts",
     "op_argmax",
@@ -398,9 +399,9 @@ class Fp4Weights:
     @property
     def n(self) -> int: ...
     @property
-    def report(self) -> dict[str, int]:
+    def report(self) -> dict[str, typing.Any]:
         """
-        What packing found: rows, how many have more exponents than a form holds in one run, runs added for them, the widest row in exponents.
+        What packing found: rows, how many have more scales than one run of a form holds, runs added for them, the widest row in octaves; of NVFP4 also the largest |error| / |weight| and the root mean square error over that of the weights, both 0 for nv_exact.
         """
     @property
     def row_scales(self) -> typing.Any: ...
@@ -421,6 +422,10 @@ class Checkpoint:
     def problems(self) -> list[str]:
         """
         What is missing, misshapen, wrongly stored or extra, compared with the folder's config.json; one sentence each.
+        """
+    def read(self, name: str) -> numpy.ndarray:
+        """
+        The bytes of a tensor as they lie in the file: uint8 [num_bytes], not writable, not copied.
         """
     def tensors(self) -> list:
         """
@@ -1041,6 +1046,11 @@ def moe_workspace_bytes(
     Bytes of workspace that fused_moe needs; a batch of fewer tokens needs no more.
     """
 
+def nvfp4_bytes(form: str, code: typing.SupportsInt | typing.SupportsIndex) -> tuple[int, int]:
+    """
+    What the eight magnitudes become with the E4M3 scale of a code, in the window of packed NVFP4 weights: bytes of e4m3, the first magnitude's lowest, of the first and the second term.
+    """
+
 def nvrtc_info() -> dict:
     """
     Opens NVRTC and says which one it is.
@@ -1201,9 +1211,10 @@ def pack_fp4(
     n: typing.SupportsInt | typing.SupportsIndex,
     k: typing.SupportsInt | typing.SupportsIndex,
     form: str | None = None,
+    globals: typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None = None,
 ) -> Fp4Weights:
     """
-    Packs host memory: codes [experts, n, k / 2], UE8M0 scales [experts, n, k / 32]; deep_gemm.pack_fp4_weights takes tensors.
+    Packs host memory: codes [experts, n, k / 2], UE8M0 scales [experts, n, k / 32], or E4M3 scales [experts, n, k / 16] and fp32 globals [experts, n]; deep_gemm.pack_fp4_weights takes tensors.
     """
 
 def plan(problem: str, device: typing.Any = None) -> dict[str, typing.Any]:
