@@ -14,6 +14,10 @@ SMALL_M = (1, 16, 64, 128)
 MASKED_M = (1, 8, 16, 32, 64)
 
 
+NVFP4_TOKENS = (1, 16, 64, 256, 1024)
+MOE_SHAPES = (("gate+up", 4096, 4096), ("down", 4096, 2048))  # name, n, k
+
+
 # (k, n) of small-batch products
 GEMV_LAYERS = (
     (4096, 4096),
@@ -25,6 +29,9 @@ GEMV_LAYERS = (
     (3584, 18944),
     (4096, 129280),
 )
+
+LARGE_BATCH_LAYER = (4096, 14336)  # of weight-only products with many tokens
+LARGE_BATCH_TOKENS = (32, 64, 128, 512, 2048, 8192)
 
 
 def gemv_point(variant: str, m: int, k: int, n: int) -> str:
@@ -41,6 +48,10 @@ def contiguous_point(form: str, groups: int, rows: int, n: int, k: int) -> str:
 
 def masked_point(m: int, n: int, k: int) -> str:
     return f"masked groups=8 m={m} n={n} k={k}"
+
+
+def nvfp4_point(form: str, name: str, n: int, k: int, tokens: int) -> str:
+    return f"{form} {name} n={n} k={k} T={tokens}"
 
 
 @dataclass(frozen=True)
@@ -122,7 +133,16 @@ TARGETS: tuple[Target, ...] = (
     _contiguous(4096, 7168, 1300),
     _contiguous(7168, 2048, 1320),
     *(Target("masked", masked_point(m, 4096, 7168), _at_least("percent_of_read", 87)) for m in MASKED_M),
+    *(
+        Target("nvfp4", nvfp4_point("nv_single", *shape, tokens), _at_least("ratio", 0.926))  # 8 % longer
+        for shape in MOE_SHAPES
+        for tokens in NVFP4_TOKENS
+    ),
     *_gemv_targets(),
+    *(
+        Target("weight_only_gemm", gemv_point(name, 8192, *LARGE_BATCH_LAYER), _at_least("tflops", tflops))
+        for name, tflops in (("w8a16", 700), ("w4a16 mxfp4", 680), ("w4a16 nvfp4", 680), ("int4 g128", 680))
+    ),
     Target("cold_start", "first call of an uncached kernel", _at_most("ms", 200)),
     Target("cold_start", "first call of a kernel in the disk cache", _at_most("ms", 5)),
     Target("host_time", "Python, torch tensors", _at_most("us", 4)),

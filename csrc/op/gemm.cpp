@@ -62,11 +62,6 @@ GemmParams params_of(const GemmCall& call, const GemmSpec& spec) {
 
 }  // namespace
 
-bool may_block(const GemmCall& call) {
-    if (call.empty) return false;
-    return call.device->properties().emulated || (!call.no_products && !find_launcher(call));
-}
-
 void run(const GemmCall& call) {
     if (call.empty) return;
     if (call.no_products) return write_without_products(call);

@@ -146,12 +146,8 @@ void run(const Operation& operation, const CallArguments& arguments) {
         gemm.stream = reader.current_stream();
 
     const op::Fp4GemmCall call = op::check_fp4_gemm(gemm);
-    if (op::may_block(call)) {
-        const py::gil_scoped_release no_gil;
-        op::run(call);
-    } else {
-        op::run(call);
-    }
+    const py::gil_scoped_release no_gil;
+    op::run(call);
 }
 
 // DeepGEMM's names take FP8 weights as well: a pair goes to the FP8 operation of the same signature.
@@ -238,7 +234,7 @@ void set_enum(Enum& field, const char* name, const py::handle& value, std::initi
 }
 
 void set_field(const char* name, Fp4Form& field, const py::handle& value) {
-    set_enum(field, name, value, {Fp4Form::mx_e4m3, Fp4Form::mx_e5m2});
+    set_enum(field, name, value, {Fp4Form::mx_e4m3, Fp4Form::mx_e5m2, Fp4Form::nv_single, Fp4Form::nv_exact});
 }
 void set_field(const char* name, Format& field, const py::handle& value) {
     set_enum(field, name, value, {Format::bf16, Format::fp32});

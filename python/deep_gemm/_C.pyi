@@ -7,6 +7,7 @@ import typing
 
 __all__: list[str] = [
     "Artifact",
+    "Batch",
     "Checkpoint",
     "Compiled",
     "Device",
@@ -20,6 +21,7 @@ __all__: list[str] = [
     "Module",
     "Session",
     "TypedTensor",
+    "WeightGemmSpec",
     "bf16_gemm_nt",
     "build",
     "build_all",
@@ -37,6 +39,7 @@ __all__: list[str] = [
     "env",
     "explain",
     "explain_fp4",
+    "explain_linear",
     "fp4_kernel_source",
     "fp8_fp4_gemm_nt",
     "fp8_gemm_nt",
@@ -63,6 +66,7 @@ __all__: list[str] = [
     "moe_slots",
     "moe_swiglu",
     "moe_workspace_bytes",
+    "nvfp4_bytes",
     "nvrtc_info",
     "op_accept_drafts",
     "op_argmax",
@@ -75,6 +79,7 @@ __all__: list[str] = [
     "op_expert_up",
     "op_fill_positions",
     "op_gqa_attention",
+    "op_gqa_records_shape",
     "op_hc_head",
     "op_hc_post",
     "op_hc_pre",
@@ -94,6 +99,7 @@ __all__: list[str] = [
     "pack_fp4",
     "plan",
     "plan_fp4",
+    "plan_weight_gemm",
     "quant_formats",
     "quantize_activations",
     "quantize_into",
@@ -107,6 +113,7 @@ __all__: list[str] = [
     "unknown_env_names",
     "view_as",
     "warmup",
+    "weight_gemm_source",
     "write_bundle",
 ]
 
@@ -268,6 +275,8 @@ class Device:
     @property
     def emulated(self) -> bool: ...
     @property
+    def free_memory_bytes(self) -> int: ...
+    @property
     def image_kind(self) -> str:
         """
         'ptx' or 'cubin'.
@@ -394,9 +403,9 @@ class Fp4Weights:
     @property
     def n(self) -> int: ...
     @property
-    def report(self) -> dict[str, int]:
+    def report(self) -> dict[str, typing.Any]:
         """
-        What packing found: rows, how many have more exponents than a form holds in one run, runs added for them, the widest row in exponents.
+        What packing found: rows, how many have more scales than one run of a form holds, runs added for them, the widest row in octaves; of NVFP4 also the largest |error| / |weight| and the root mean square error over that of the weights, both 0 for nv_exact.
         """
     @property
     def row_scales(self) -> typing.Any: ...
@@ -410,14 +419,24 @@ class Checkpoint:
     The tensors of a safetensors file or folder, or of a GGUF file, memory-mapped.
     """
     def __init__(self, path: str) -> None: ...
+    def device_bytes(self, numerics: str = "released") -> int:
+        """
+        Bytes that the model's tensors take on a device.
+        """
     def problems(self) -> list[str]:
         """
         What is missing, misshapen, wrongly stored or extra, compared with the folder's config.json; one sentence each.
+        """
+    def read(self, name: str) -> numpy.ndarray:
+        """
+        The bytes of a tensor as they lie in the file: uint8 [num_bytes], not writable, not copied.
         """
     def tensors(self) -> list:
         """
         One dict for each tensor: name, dtype, shape, num_bytes, file.
         """
+    @property
+    def architecture(self) -> str: ...
     @property
     def has_config(self) -> bool: ...
     @property
@@ -438,10 +457,12 @@ class Engine:
         progress: collections.abc.Callable[[int, int], None] | None = None,
     ) -> None:
         """
-        Reads, checks and uploads a DeepSeek-V4 checkpoint. numerics: 'released' (bf16 activations, FP8 products and cache), 'exact' (fp32 throughout) or 'fp8_cache' (fp32 with the released cache). context 0: what the model allows, at most 8192. progress(done_bytes, total_bytes).
+        Reads, checks and uploads a checkpoint of a model that the runtime knows. numerics: 'released' (bf16 activations, FP8 products and cache), 'exact' (fp32 throughout) or 'fp8_cache' (fp32 with the released cache). context 0: what the model allows, at most 8192. progress(done_bytes, total_bytes).
         """
     @property
-    def bos(self) -> int: ...
+    def architecture(self) -> str: ...
+    @property
+    def bos(self) -> int | None: ...
     @property
     def context(self) -> int: ...
     @property
@@ -465,11 +486,15 @@ class Session:
         self,
         engine: Engine,
         *,
-        window: typing.SupportsInt | typing.SupportsIndex = 3,
+        window: typing.SupportsInt | typing.SupportsIndex = 0,
         adaptive: bool = False,
         graphs: bool = True,
         restore_points: typing.SupportsInt | typing.SupportsIndex = 2,
     ) -> None: ...
+    def damage(self, part: str) -> None:
+        """
+        Flips a bit of one tensor of the state; for tests.
+        """
     def force_drafts(
         self, drafts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]
     ) -> None:
@@ -501,6 +526,10 @@ class Session:
         seed: typing.SupportsInt | typing.SupportsIndex = 0,
     ) -> None: ...
     def state_digest(self) -> str: ...
+    def state_parts(self) -> list[tuple[str, str]]:
+        """
+        (name, digest) of each tensor of the state.
+        """
     def step(
         self,
         budget: typing.SupportsInt | typing.SupportsIndex,
@@ -521,6 +550,57 @@ class Session:
     def stats(self) -> dict: ...
     @property
     def tokens(self) -> list[int]: ...
+
+class Batch:
+    """
+    Several timelines of an Engine, decoded together.
+    """
+    def __init__(self, engine: Engine, slots: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+    def logits(self, slot: typing.SupportsInt | typing.SupportsIndex) -> bytes: ...
+    def room(self, slot: typing.SupportsInt | typing.SupportsIndex) -> int: ...
+    def start(
+        self,
+        slot: typing.SupportsInt | typing.SupportsIndex,
+        tokens: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        *,
+        temperature: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        top_k: typing.SupportsInt | typing.SupportsIndex = 0,
+        top_p: typing.SupportsFloat | typing.SupportsIndex = 1.0,
+        min_p: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        seed: typing.SupportsInt | typing.SupportsIndex = 0,
+    ) -> None: ...
+    def step(self) -> list[int]:
+        """
+        The next token of each slot; -1 where there is none.
+        """
+    def stop(self, slot: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+    def tokens(self, slot: typing.SupportsInt | typing.SupportsIndex) -> list[int]: ...
+    @property
+    def num_slots(self) -> int: ...
+
+class WeightGemmSpec:
+    """
+    What a large-batch weight-only kernel is. WeightGemmSpec(w='mxfp4', block_m=64, ...) sets fields by name; see spec/weight_gemm.h.
+    """
+    def __init__(self, **kwargs) -> None: ...
+    def __repr__(self) -> str: ...
+    def replace(self, **kwargs) -> WeightGemmSpec:
+        """
+        A copy with some fields changed.
+        """
+    @property
+    def block_m(self) -> int: ...
+    @property
+    def smem_bytes(self) -> int: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def w(self) -> str: ...
+    @property
+    def why_illegal(self) -> str | None:
+        """
+        None, or the sentence that rejects it.
+        """
 
 class Fp4GemmSpec:
     """
@@ -625,7 +705,7 @@ def device_headers() -> dict:
 
 def dispatch_counts() -> list:
     """
-    Launches of the small-batch kernels by this process: rows of w, x, tokens (of the kernel), strict, launches.
+    Launches of linear()'s kernels by this process: rows of w, x, tokens (of a block), strict, form (small or large), launches.
     """
 
 def encode(
@@ -657,6 +737,13 @@ def explain_fp4(
 ) -> str:
     """
     The candidates of an FP4 problem with their costs, best first.
+    """
+
+def explain_linear(
+    problem: str, device: typing.Any = None, rows: typing.SupportsInt | typing.SupportsIndex = 12
+) -> str:
+    """
+    Which form serves 'linear w=mxfp4 m=512 n=14336 k=4096', with costs or the reason.
     """
 
 def fp4_kernel_source(spec: Fp4GemmSpec) -> KernelSource:
@@ -781,6 +868,8 @@ def linear(
     swiglu: bool,
     swiglu_limit: typing.SupportsFloat | typing.SupportsIndex,
     strict: bool,
+    invariant: bool,
+    spec: WeightGemmSpec | None,
     device: typing.Any,
     stream: typing.SupportsInt | typing.SupportsIndex | None,
 ) -> None:
@@ -994,6 +1083,11 @@ def moe_workspace_bytes(
     Bytes of workspace that fused_moe needs; a batch of fewer tokens needs no more.
     """
 
+def nvfp4_bytes(form: str, code: typing.SupportsInt | typing.SupportsIndex) -> tuple[int, int]:
+    """
+    What the eight magnitudes become with the E4M3 scale of a code, in the window of packed NVFP4 weights: bytes of e4m3, the first magnitude's lowest, of the first and the second term.
+    """
+
 def nvrtc_info() -> dict:
     """
     Opens NVRTC and says which one it is.
@@ -1054,6 +1148,12 @@ def op_gqa_attention(**kwargs) -> None:
     See deep_gemm.ops.
     """
 
+def op_gqa_records_shape(
+    tokens: typing.SupportsInt | typing.SupportsIndex,
+    heads: typing.SupportsInt | typing.SupportsIndex,
+    rows: typing.SupportsInt | typing.SupportsIndex,
+    d: typing.SupportsInt | typing.SupportsIndex,
+) -> list[int]: ...
 def op_hc_head(**kwargs) -> None:
     """
     See deep_gemm.ops.
@@ -1148,9 +1248,10 @@ def pack_fp4(
     n: typing.SupportsInt | typing.SupportsIndex,
     k: typing.SupportsInt | typing.SupportsIndex,
     form: str | None = None,
+    globals: typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None = None,
 ) -> Fp4Weights:
     """
-    Packs host memory: codes [experts, n, k / 2], UE8M0 scales [experts, n, k / 32]; deep_gemm.pack_fp4_weights takes tensors.
+    Packs host memory: codes [experts, n, k / 2], UE8M0 scales [experts, n, k / 32], or E4M3 scales [experts, n, k / 16] and fp32 globals [experts, n]; deep_gemm.pack_fp4_weights takes tensors.
     """
 
 def plan(problem: str, device: typing.Any = None) -> dict[str, typing.Any]:
@@ -1161,6 +1262,19 @@ def plan(problem: str, device: typing.Any = None) -> dict[str, typing.Any]:
 def plan_fp4(problem: str, device: typing.Any = None) -> dict[str, typing.Any]:
     """
     The plan of 'fp4_gemm gathered groups=256 m=384 n=4096 k=4096': spec, grid_blocks, expected us.
+    """
+
+def plan_weight_gemm(
+    w: str,
+    m: typing.SupportsInt | typing.SupportsIndex,
+    n: typing.SupportsInt | typing.SupportsIndex,
+    k: typing.SupportsInt | typing.SupportsIndex,
+    y: str = "bf16",
+    x: str = "bf16",
+    device: typing.Any = None,
+) -> WeightGemmSpec:
+    """
+    The large-batch kernel that a plan chooses.
     """
 
 def quant_formats() -> dict:
@@ -1251,6 +1365,11 @@ def warmup(
 ) -> tuple[int, float]:
     """
     Builds, in parallel, every kernel that these problems can choose for 1 to m rows; returns their number and the seconds it took. progress(done, total, kernel) is called after each.
+    """
+
+def weight_gemm_source(spec: WeightGemmSpec) -> KernelSource:
+    """
+    The source of a WeightGemmSpec's kernel.
     """
 
 def write_bundle(

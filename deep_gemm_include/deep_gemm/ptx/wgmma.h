@@ -26,6 +26,11 @@ DG_DEVICE void wgmma_keep(float (&registers)[Count]) {
 #pragma unroll
     for (u32 i = 0; i < Count; ++i) asm volatile("" : "+f"(registers[i])::"memory");
 }
+template <u32 Count>
+DG_DEVICE void wgmma_keep(i32 (&registers)[Count]) {
+#pragma unroll
+    for (u32 i = 0; i < Count; ++i) asm volatile("" : "+r"(registers[i])::"memory");
+}
 /// The same for operand A in registers: what computes it stays before the wgmma.fence that follows.
 template <u32 Count>
 DG_DEVICE void wgmma_keep(u32 (&registers)[Count]) {

@@ -4,8 +4,8 @@
 // registers; tokens are the short side. Evaluated by host and kernel alike.
 #pragma once
 
-#include <deep_gemm/spec/fp4_weights.h>
 #include <deep_gemm/spec/gemm.h>
+#include <deep_gemm/spec/nvfp4_weights.h>
 
 namespace deep_gemm {
 
@@ -102,7 +102,7 @@ struct Fp4SmemPlan {
     u32 tokens, weights,
         scales;  // stage 0: [k_blocks][block_m][128], [warpgroups][k_blocks][blob], [k_blocks][block_m]
     u32 token_stage_bytes, weight_stage_bytes, scale_stage_bytes;
-    u32 magnitudes;               // table of fp4_magnitudes()
+    u32 magnitudes;               // MXFP4: table of fp4_magnitudes()
     u32 full, empty;              // mbarriers of the stages
     u32 items;                    // kFp4ItemSlots of 16 bytes
     u32 items_full, items_empty;  // their mbarriers
@@ -110,7 +110,7 @@ struct Fp4SmemPlan {
 };
 
 constexpr u32 fp4_table_entries(Fp4Form form) {
-    return form == Fp4Form::mx_e5m2 ? 32 : 16;
+    return is_nvfp4(form) ? 0 : form == Fp4Form::mx_e5m2 ? 32 : 16;
 }
 
 constexpr Fp4SmemPlan plan_smem(const Fp4GemmSpec& s) {
@@ -151,8 +151,10 @@ constexpr u32 registers_of(const Fp4GemmSpec& s) {
 }
 // Sums, partial sums, fragments, and what else a multiplying thread holds.
 constexpr u32 registers_needed_by(const Fp4GemmSpec& s) {
-    const u32 fragments = s.block_m <= kFp4OverlapColumns ? 32 : 16;
-    return s.block_m + fragments + (s.block_m <= kFp4EarlyScaleColumns ? 40 : 24) + (s.split ? 16 : 0);
+    const bool two_sets = s.block_m <= kFp4OverlapColumns || fp4_terms_of(s.form) == 2;
+    const u32 fragments = two_sets ? 32 : 16;
+    const u32 others = s.block_m <= kFp4EarlyScaleColumns || is_nvfp4(s.form) ? 40 : 24;
+    return s.block_m + fragments + others + (s.split ? 16 : 0);
 }
 
 constexpr const char* why_illegal(const Fp4GemmSpec& s) {
