@@ -45,12 +45,16 @@ class Multiplier {
         changes_units(S.w) ? row_of(S.w).block_k / (16 * kSteps) : kRuns + 1;  // beyond: never
     static_assert(kRuns % 2 == 0, "runs take turns with two sets of fragments");
 
-    /// Fetches this lane's share of the next stage of weights; its buffer is free again.
+    /// Fetches this lane's share of the next stage of weights, and gives the buffer of the stage before back: all
+    /// of that has been decoded. Its own buffer stays, because a load that has been issued is not one that has
+    /// read: a signal right behind it let the next TMA overtake it, on silicon and beside two CTAs' multicast.
     DG_DEVICE void take_weights() {
         ptx::mbarrier_wait(smem_.weights_full(weights_.stage), weights_.phase);
-        stage_.load(smem_.weights(weights_.stage) + tile_row_, ptx::lane_index() % 4);
         ptx::sync_warp();
-        if (ptx::lane_index() == 0) ptx::mbarrier_arrive(smem_.weights_empty(weights_.stage));
+        if (holds_weights_ && ptx::lane_index() == 0) ptx::mbarrier_arrive(smem_.weights_empty(held_));
+        stage_.load(smem_.weights(weights_.stage) + tile_row_, ptx::lane_index() % 4);
+        held_ = weights_.stage;
+        holds_weights_ = true;
         weights_.advance();
     }
 
@@ -129,6 +133,8 @@ class Multiplier {
     tile::WeightSmem<S> smem_;
     u32 warp_, tile_row_ = 0;
     pipe::Cursor<S.weight_stages> weights_;
+    u32 held_ = 0;  // stage of weights that this warp has read and not given back
+    bool holds_weights_ = false;
     pipe::Cursor<S.token_stages> tokens_;
     tile::WeightStage<S.w> stage_;
     tile::StageScales<S.w> scales_;
