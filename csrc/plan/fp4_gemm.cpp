@@ -41,8 +41,8 @@ std::vector<Fp4GemmSpec> candidates(const Fp4Problem& problem) {
 
 u32 grid_of(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& device) {
     const u32 sms = p.num_sms > 0 ? std::min(p.num_sms, device.num_sms) : device.num_sms;
-    const u64 blocks_n = ceil_div(p.n, fp4_block_n_of(s)), tiles = ceil_div(p.m, s.block_m);
-    // The device's counts are not known here: launch for the worst case.
+    const u64 blocks_n = ceil_div(p.n, fp4_block_n_of(s) * s.cluster), tiles = ceil_div(p.m, s.block_m);
+    // The device's counts are not known here: launch for the worst case. A unit is an item of a cluster.
     u64 units = tiles * blocks_n;
     if (p.groups == GroupMode::masked) units *= p.num_groups;
     if (p.groups == GroupMode::psum) units += p.num_groups * blocks_n;
@@ -50,7 +50,8 @@ u32 grid_of(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& device
     if (p.groups == GroupMode::contiguous)
         units = static_cast<u64>(ceil_div(p.m, kGroupAlignment)) * ceil_div(kGroupAlignment, s.block_m) *
                 blocks_n;
-    return static_cast<u32>(std::max<u64>(1, std::min<u64>(units, static_cast<u64>(sms) * s.ctas_per_sm)));
+    const u64 room = std::max<u64>(1, static_cast<u64>(sms) * s.ctas_per_sm / s.cluster);
+    return static_cast<u32>(std::max<u64>(1, std::min(units, room))) * s.cluster;
 }
 
 const char* why_unfit(const Fp4Problem& p, const Fp4GemmSpec& s) {

@@ -74,6 +74,9 @@ std::string to_string(const Fp4Problem& p) {
 }
 
 std::string to_string(const Fp4GemmSpec& s) {
+    if (s.wide)
+        return fmt::format("{}x{} {} stages, wide, clusters of {}{}", s.block_m, fp4_block_n_of(s), s.stages,
+                           s.cluster, s.copies_only ? ", copies only" : "");
     return fmt::format("{}x{} {} stages of {}, {} wg, {} CTAs{}{}", s.block_m, fp4_block_n_of(s), s.stages,
                        s.k_blocks, s.warpgroups, s.ctas_per_sm, s.queue ? ", queue" : "",
                        s.copies_only ? ", copies only" : "");

@@ -21,13 +21,13 @@ DG_DEVICE Fp4Runs fp4_runs(const Fp4GemmParams& p, u32 expert, u32 row_block) {
     const u32 packed = ptx::ld_global_u32(p.runs + index);
     return {packed >> 8, packed & 0xff};
 }
-/// Trips through the K of an item: as many as the block with the most runs needs.
+/// Trips through the K of an item: as many as the block of the cluster with the most runs needs.
 template <Fp4GemmSpec S>
 DG_DEVICE u32 fp4_passes(const Fp4GemmParams& p, const sched::Fp4Item& item) {
     if constexpr (!S.split) return 1;
     u32 passes = 1;
-    for (u32 i = 0; i < S.warpgroups; ++i) {
-        const u32 row_block = item.n_block * S.warpgroups + i;
+    for (u32 i = 0; i < S.warpgroups * S.cluster; ++i) {
+        const u32 row_block = item.n_block / S.cluster * S.cluster * S.warpgroups + i;
         if (row_block >= fp4_row_blocks(p.n)) continue;
         const u32 count = fp4_runs<S>(p, item.expert, row_block).count;
         if (count > passes) passes = count;

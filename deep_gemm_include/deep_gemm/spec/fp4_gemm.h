@@ -2,6 +2,11 @@
 // matrix or one for each expert: what a kernel is (Fp4GemmSpec), what it is called with (Fp4GemmParams),
 // where its shared memory goes and when it cannot exist. Weights are the 64-row side of wgmma, decoded into
 // registers; tokens are the short side. Evaluated by host and kernel alike.
+//
+// Two kernels share the spec. `wide = false` (kernel/sm90_fp4_gemm_swap_ab.cuh): few tokens, brought word by
+// word from wherever they lie. `wide = true` (kernel/sm90_fp4_gemm_wide.cuh): up to 256 tokens an item, which
+// kernel/arrange.cuh has put in order so that TMA can bring them, to all CTAs of a cluster at once. Both add
+// in the same order: a row has the same bits whichever computes it.
 #pragma once
 
 #include <deep_gemm/spec/fp4_weights.h>
@@ -23,6 +28,8 @@ struct Fp4GemmSpec {
     u32 load_warps = 1;        // that bring activations
     u32 ctas_per_sm = 1;       // that registers and shared memory must leave room for
     bool copies_only = false;  // a ruler for benchmarks: the same copies, no product; D becomes zeros
+    bool wide = false;         // the kernel for many tokens
+    u32 cluster = 1;           // wide: CTAs with neighbouring weights that share each load of tokens
 
     friend constexpr bool operator==(const Fp4GemmSpec&, const Fp4GemmSpec&) = default;
 };
@@ -33,7 +40,7 @@ requires requires(Spec& s) {
 }
 constexpr void visit_fields(Visitor&& visit, Spec& s) {
     auto& [form, split, d, groups, accumulate, queue, block_m, warpgroups, k_blocks, stages, load_warps,
-           ctas_per_sm, copies_only] = s;
+           ctas_per_sm, copies_only, wide, cluster] = s;
     visit("form", form);
     visit("split", split);
     visit("d", d);
@@ -47,6 +54,8 @@ constexpr void visit_fields(Visitor&& visit, Spec& s) {
     visit("load_warps", load_warps);
     visit("ctas_per_sm", ctas_per_sm);
     visit("copies_only", copies_only);
+    visit("wide", wide);
+    visit("cluster", cluster);
 }
 
 // GroupMode::gathered: what a router leaves on the device. Tokens are numbered by slot; each entry owns
@@ -79,8 +88,15 @@ struct Fp4GemmParams {
     u32 num_groups;  // experts; gathered: room in the list
 };
 
+// `wide`: the tokens of A and their scales as kernel/arrange.cuh leaves them (ArrangeParams).
+struct Fp4WideParams {
+    Fp4GemmParams gemm;
+    TensorMap tokens;  // fp8_e4m3 [a_groups, m, padded k], box [1, kFp4BoxRows, 128], 128-byte swizzle
+    TensorMap scales;  // fp32 [a_groups, padded k / 128, m], box [1, 1, block_m]
+};
+
 constexpr u32 threads_of(const Fp4GemmSpec& s) {
-    return s.warpgroups * kWarpgroup + 32 * (1 + s.load_warps);
+    return s.wide ? (s.warpgroups + 1) * kWarpgroup : s.warpgroups * kWarpgroup + 32 * (1 + s.load_warps);
 }
 constexpr u32 fp4_block_n_of(const Fp4GemmSpec& s) {
     return s.warpgroups * kFp4BlockRows;
@@ -90,6 +106,15 @@ constexpr u32 fp4_block_n_of(const Fp4GemmSpec& s) {
 constexpr u32 fp4_columns_of(u32 tokens, u32 block_m) {
     if (block_m <= 48) return align_up(tokens, 8u);
     return tokens <= 64 ? align_up(tokens, 32u) : align_up(tokens, 16u);
+}
+// The same of the wide kernel: fewer steps below half of the block, where items of the chosen plans are rare.
+constexpr u32 kFp4BoxRows = 16;  // tokens that one TMA load brings
+constexpr u32 fp4_wide_columns_of(u32 tokens, u32 block_m) {
+    const u32 step = tokens * 2 <= block_m ? 32 : 16, columns = align_up(tokens, step);
+    return columns < block_m ? columns : block_m;
+}
+constexpr u32 fp4_columns_of(const Fp4GemmSpec& s, u32 tokens) {
+    return s.wide ? fp4_wide_columns_of(tokens, s.block_m) : fp4_columns_of(tokens, s.block_m);
 }
 // Up to here a stage's token scales are in registers before its sums are ready; beyond there is no room.
 constexpr u32 kFp4EarlyScaleColumns = 40;
@@ -117,7 +142,7 @@ constexpr Fp4SmemPlan plan_smem(const Fp4GemmSpec& s) {
     Fp4SmemPlan p{};
     p.token_stage_bytes = s.k_blocks * s.block_m * kFp4BlockK;
     p.weight_stage_bytes = s.warpgroups * s.k_blocks * fp4_blob_bytes_of(s.form);
-    p.scale_stage_bytes = s.k_blocks * s.block_m * 4;
+    p.scale_stage_bytes = align_up(s.k_blocks * s.block_m * 4, s.wide ? 128u : 4u);
     u32 offset = 0;
     const auto take = [&offset](u32 bytes, u32 alignment) {
         offset = align_up(offset, alignment);
@@ -127,7 +152,7 @@ constexpr Fp4SmemPlan plan_smem(const Fp4GemmSpec& s) {
     };
     p.tokens = take(s.stages * p.token_stage_bytes, 1024);
     p.weights = take(s.stages * p.weight_stage_bytes, 128);
-    p.scales = take(s.stages * p.scale_stage_bytes, 16);
+    p.scales = take(s.stages * p.scale_stage_bytes, s.wide ? 128 : 16);
     p.magnitudes = take(fp4_table_entries(s.form) * 8, 16);
     p.items = take(kFp4ItemSlots * 16, 16);
     p.full = take(s.stages * 8, 8);
@@ -149,19 +174,48 @@ constexpr u32 registers_of(const Fp4GemmSpec& s) {
     const u32 registers = 65536 / (warps * 32) / 8 * 8;
     return registers < 255 ? registers : 255;
 }
+// wide: setmaxnreg moves registers from the loading warpgroup to those that multiply.
+constexpr u32 kFp4LoaderRegisters = 40;
+constexpr u32 fp4_math_registers_of(const Fp4GemmSpec& s) {
+    const u32 all = registers_of(s) * (s.warpgroups + 1);
+    const u32 share = (all - kFp4LoaderRegisters) / s.warpgroups / 8 * 8;
+    return share < 240 ? share : 240;
+}
+// wide: an item's columns are multiplied in two halves, each promoted before the next starts: partial sums
+// take a quarter of the columns' registers. Up to here the next blob is decoded while a half multiplies.
+constexpr u32 kFp4WideOverlapColumns = 192;
+
 // Sums, partial sums, fragments, and what else a multiplying thread holds.
 constexpr u32 registers_needed_by(const Fp4GemmSpec& s) {
+    if (s.wide)
+        return s.block_m / 2 + s.block_m / 4 + (s.block_m <= kFp4WideOverlapColumns ? 32 : 16) + 20;
     const u32 fragments = s.block_m <= kFp4OverlapColumns ? 32 : 16;
     return s.block_m + fragments + (s.block_m <= kFp4EarlyScaleColumns ? 40 : 24) + (s.split ? 16 : 0);
+}
+
+constexpr const char* why_illegal_wide(const Fp4GemmSpec& s) {
+    if (s.block_m % 32 != 0 || s.block_m > 256) return "block_m of the wide kernel is 32 to 256 in steps of 32";
+    if (s.warpgroups != 2 || s.ctas_per_sm != 1)
+        return "the wide kernel has two warpgroups and an SM of its own";
+    if (s.k_blocks != 1 || s.load_warps != 1) return "a stage of the wide kernel is one blob, brought by one warp";
+    if (s.cluster != 1 && s.cluster != 2 && s.cluster != 4) return "clusters of 1, 2 or 4 CTAs";
+    if (s.queue) return "CTAs of the wide kernel take fixed turns";
+    if (s.stages < 3 || s.stages > 24) return "3 to 24 stages";
+    if (registers_needed_by(s) > fp4_math_registers_of(s)) return "accumulators do not fit the register file";
+    if (plan_smem(s).bytes > kMaxSmemBytes) return "stages do not fit shared memory";
+    return nullptr;
 }
 
 constexpr const char* why_illegal(const Fp4GemmSpec& s) {
     const u32 counts[] = {s.block_m, s.warpgroups, s.k_blocks, s.stages, s.load_warps, s.ctas_per_sm};
     for (u32 count : counts)
-        if (count < 1 || count > 128) return "block, stage, warp and CTA counts are 1 to 128";
+        if (count < 1 || count > 256) return "block, stage, warp and CTA counts are 1 to 256";
     if (s.d != Format::bf16 && s.d != Format::fp32) return "the output must be bf16 or fp32";
+    if (s.wide) return why_illegal_wide(s);
+    if (s.cluster != 1) return "clusters share tokens only in the wide kernel";
     if (fp4_columns_of(s.block_m, s.block_m) != s.block_m)
         return "block_m is 8 to 48 in steps of 8, or 64 to 128 in steps of 16";
+    if (s.block_m > 128) return "block_m is 128 at most";
     if (s.warpgroups != 1 && s.warpgroups != 2 && s.warpgroups != 4) return "1, 2 or 4 warpgroups";
     if (s.k_blocks > 2) return "a stage holds one or two blobs";
     if (s.stages < 3 || s.stages > 48) return "3 to 48 stages";
