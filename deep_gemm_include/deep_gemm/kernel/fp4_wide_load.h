@@ -4,6 +4,7 @@
 #pragma once
 
 #include <deep_gemm/kernel/fp4_load.h>
+#include <deep_gemm/ptx/shared_words.h>
 
 namespace deep_gemm::kernel {
 
@@ -72,16 +73,42 @@ DG_DEVICE void load_wide_items(const Fp4WideParams& p, tile::Fp4Smem<S> smem) {
     }
 }
 
+/// The rows of D that the item's tokens go to, into the table of its slot. Scope: warp.
+template <Fp4GemmSpec S>
+DG_DEVICE void write_row_table(const Fp4GemmParams& p, tile::Fp4Smem<S> smem, u32 slot,
+                               const sched::Fp4Item& item) {
+    // Entries up to the last of the item's columns, which are read without a look at their number.
+    const u32 end = align_up(item.rows, ptx::kWarpThreads);
+    for (u32 token = ptx::lane_index(); token < end; token += ptx::kWarpThreads) {
+        u32 row = item.first + token;
+        bool zero = token >= item.count;
+        if constexpr (S.groups == GroupMode::gathered) {
+            if (p.d_rows != nullptr && !zero) row = static_cast<u32>(ptx::ld_global_s32(p.d_rows + row));
+        }
+        if constexpr (S.groups == GroupMode::contiguous) {
+            zero = zero || static_cast<u32>(ptx::ld_global_s32(p.group_layout + row)) >= p.num_groups;
+        }
+        ptx::st_shared_u32(smem.rows(slot) + token * 4, row | (zero ? kFp4ZeroRow : 0));
+    }
+}
+
 /// The warp that finds the items.
 template <Fp4GemmSpec S>
 DG_DEVICE void find_wide_items(const Fp4WideParams& p, tile::Fp4Smem<S> smem) {
     pipe::Cursor<kFp4ItemSlots> slot;
     sched::Fp4Items<S> items(p.gemm);
     for (sched::Fp4Item item; items.find(item); items.advance()) {
-        if (ptx::lane_index() == 0) publish_item<S>(smem, slot, item);
+        if constexpr (has_row_table(S)) {
+            ptx::mbarrier_wait(smem.item_empty(slot.stage), slot.phase ^ 1);
+            write_row_table<S>(p.gemm, smem, slot.stage, item);
+            ptx::sync_warp();
+        }
+        if (ptx::lane_index() == 0) publish_item<S>(smem, slot.stage, slot.phase, item);
+        slot.advance();
         ptx::sync_warp();
     }
-    if (ptx::lane_index() == 0) publish_item<S>(smem, slot, {.expert = sched::kFp4NoItem});
+    if (ptx::lane_index() == 0)
+        publish_item<S>(smem, slot.stage, slot.phase, {.expert = sched::kFp4NoItem});
 }
 
 }  // namespace deep_gemm::kernel

@@ -6,8 +6,7 @@
 // is the same. Launched by op/fp4_gemm.cpp.
 #pragma once
 
-#include <deep_gemm/kernel/fp4_store.h>
-#include <deep_gemm/kernel/fp4_wide_load.h>
+#include <deep_gemm/kernel/fp4_wide_store.h>
 #include <deep_gemm/tile/fp4_decode.h>
 #include <deep_gemm/ptx/wgmma.h>
 #include <deep_gemm/ptx/wgmma_rs_shapes.h>
@@ -22,8 +21,12 @@ class Multiplier {
         : params_(params), smem_(smem), warpgroup_(warpgroup), thread_(ptx::thread_index() % kWarpgroup) {}
 
     DG_DEVICE void run() {
-        pipe::Cursor<kFp4ItemSlots> slot;
-        for (sched::Fp4Item item; kernel::take_item<S>(smem_, slot, item);) dispatch<columns_of(1)>(item);
+        sched::Fp4Item item;
+        while (kernel::read_item<S>(smem_, slot_.stage, slot_.phase, item)) {
+            dispatch<columns_of(1)>(item);
+            kernel::release_item<S>(smem_, slot_.stage);
+            slot_.advance();
+        }
     }
 
   private:
@@ -41,7 +44,7 @@ class Multiplier {
 
     template <u32 N>
     DG_DEVICE void run_item(const sched::Fp4Item& item) {
-        kernel::Fp4Rows<S, N> rows(params_, item, warpgroup_);
+        kernel::Fp4WideRows<S> rows(params_, item, warpgroup_);
         float sum[N / 2];
 #pragma unroll
         for (u32 i = 0; i < N / 2; ++i) sum[i] = 0;
@@ -50,13 +53,13 @@ class Multiplier {
                 rows.begin_pass(pass);
                 if constexpr (S.copies_only)
                     pass_by();
-                else if constexpr (N <= kFp4WideOverlapColumns)
+                else if constexpr (S.fragment_sets == 2)
                     accumulate_overlapped<N>(sum, rows);
                 else
                     accumulate<N>(sum, rows);
             }
         }
-        rows.store(sum);
+        rows.template store<N>(smem_.rows(slot_.stage), sum);
     }
 
     DG_DEVICE void wait_full() { ptx::mbarrier_wait(smem_.full(cursor_.stage), cursor_.phase); }
@@ -81,7 +84,7 @@ class Multiplier {
     /// Waits for them and promotes.
     template <u32 N>
     DG_DEVICE void finish(u32 stage, u32 half, float (&partial)[N / 4], float (&sum)[N / 2],
-                          const kernel::Fp4Rows<S, N>& rows) {
+                          const kernel::Fp4WideRows<S>& rows) {
         const ptx::SharedAddress scales = smem_.scales(stage, 0) + (half * (N / 2) + thread_ % 4 * 2) * 4;
         ptx::wgmma_wait<0>();
         ptx::wgmma_keep(partial);
@@ -110,7 +113,7 @@ class Multiplier {
     /// One blob. `meanwhile` runs beside the first half's wgmma.
     template <u32 N, typename Meanwhile>
     DG_DEVICE void multiply(u32 stage, const u32 (&fragments)[16], float (&sum)[N / 2],
-                            const kernel::Fp4Rows<S, N>& rows, Meanwhile&& meanwhile) {
+                            const kernel::Fp4WideRows<S>& rows, Meanwhile&& meanwhile) {
         float partial[N / 4];
         start<N>(stage, 0, partial, fragments);
         meanwhile();
@@ -122,7 +125,7 @@ class Multiplier {
 
     /// Two sets of fragments: a blob is decoded while the one before it multiplies. Blobs come in pairs.
     template <u32 N>
-    DG_DEVICE void accumulate_overlapped(float (&sum)[N / 2], const kernel::Fp4Rows<S, N>& rows) {
+    DG_DEVICE void accumulate_overlapped(float (&sum)[N / 2], const kernel::Fp4WideRows<S>& rows) {
         u32 even[16], odd[16];
         wait_full();
         decode(even);
@@ -145,7 +148,7 @@ class Multiplier {
     }
 
     template <u32 N>
-    DG_DEVICE void accumulate(float (&sum)[N / 2], const kernel::Fp4Rows<S, N>& rows) {
+    DG_DEVICE void accumulate(float (&sum)[N / 2], const kernel::Fp4WideRows<S>& rows) {
         u32 fragments[16];
         for (u32 blobs = fp4_k_blocks(params_.k); blobs > 0; --blobs, cursor_.advance()) {
             wait_full();
@@ -166,6 +169,7 @@ class Multiplier {
     tile::Fp4Smem<S> smem_;
     u32 warpgroup_, thread_;
     pipe::Cursor<S.stages> cursor_;
+    pipe::Cursor<kFp4ItemSlots> slot_;
 };
 
 template <Fp4GemmSpec S>
@@ -195,7 +199,7 @@ DG_DEVICE void run(const Fp4WideParams& p) {
     ptx::grid_dependency_wait();
 
     if (warp >= loader) {
-        ptx::setmaxnreg_dec<kFp4LoaderRegisters>();
+        ptx::setmaxnreg_dec<fp4_loader_registers_of(S)>();
         if (warp == loader) kernel::find_wide_items<S>(p, smem);
         if (warp == loader + 1) kernel::load_wide_items<S>(p, smem);
     } else {

@@ -30,6 +30,7 @@ struct Fp4GemmSpec {
     bool copies_only = false;  // a ruler for benchmarks: the same copies, no product; D becomes zeros
     bool wide = false;         // the kernel for many tokens
     u32 cluster = 1;           // wide: CTAs with neighbouring weights that share each load of tokens
+    u32 fragment_sets = 1;     // wide: 2 decode a blob while the one before it multiplies
 
     friend constexpr bool operator==(const Fp4GemmSpec&, const Fp4GemmSpec&) = default;
 };
@@ -40,7 +41,7 @@ requires requires(Spec& s) {
 }
 constexpr void visit_fields(Visitor&& visit, Spec& s) {
     auto& [form, split, d, groups, accumulate, queue, block_m, warpgroups, k_blocks, stages, load_warps,
-           ctas_per_sm, copies_only, wide, cluster] = s;
+           ctas_per_sm, copies_only, wide, cluster, fragment_sets] = s;
     visit("form", form);
     visit("split", split);
     visit("d", d);
@@ -56,6 +57,7 @@ constexpr void visit_fields(Visitor&& visit, Spec& s) {
     visit("copies_only", copies_only);
     visit("wide", wide);
     visit("cluster", cluster);
+    visit("fragment_sets", fragment_sets);
 }
 
 // GroupMode::gathered: what a router leaves on the device. Tokens are numbered by slot; each entry owns
@@ -107,11 +109,13 @@ constexpr u32 fp4_columns_of(u32 tokens, u32 block_m) {
     if (block_m <= 48) return align_up(tokens, 8u);
     return tokens <= 64 ? align_up(tokens, 32u) : align_up(tokens, 16u);
 }
-// The same of the wide kernel: fewer steps below half of the block, where items of the chosen plans are rare.
+// The same of the wide kernel. Plans choose block_m little above what experts get, so steps are fine near it.
 constexpr u32 kFp4BoxRows = 16;  // tokens that one TMA load brings
 constexpr u32 fp4_wide_columns_of(u32 tokens, u32 block_m) {
-    const u32 step = tokens * 2 <= block_m ? 32 : 16, columns = align_up(tokens, step);
-    return columns < block_m ? columns : block_m;
+    const u32 fine = align_up(block_m * 5 / 8, kFp4BoxRows);
+    if (tokens > fine) return align_up(tokens, kFp4BoxRows);
+    const u32 coarse = align_up(tokens, 64u);
+    return coarse < fine ? coarse : fine;
 }
 constexpr u32 fp4_columns_of(const Fp4GemmSpec& s, u32 tokens) {
     return s.wide ? fp4_wide_columns_of(tokens, s.block_m) : fp4_columns_of(tokens, s.block_m);
@@ -121,6 +125,11 @@ constexpr u32 kFp4EarlyScaleColumns = 40;
 // While one blob multiplies the next one is decoded; beyond this many columns the second set of fragments
 // costs more registers than it hides (ptxas C7519, spills).
 constexpr u32 kFp4OverlapColumns = 16;
+// wide: a table says which row of D each token of an item goes to, with this bit for rows of no group.
+constexpr u32 kFp4ZeroRow = 1u << 31;
+constexpr bool has_row_table(const Fp4GemmSpec& s) {
+    return s.wide && s.groups != GroupMode::dense && s.groups != GroupMode::masked;
+}
 constexpr u32 kFp4ItemSlots = 4;  // work items between the warp that finds them and those that serve them
 
 struct Fp4SmemPlan {
@@ -130,7 +139,9 @@ struct Fp4SmemPlan {
     u32 magnitudes;               // table of fp4_magnitudes()
     u32 full, empty;              // mbarriers of the stages
     u32 items;                    // kFp4ItemSlots of 16 bytes
-    u32 items_full, items_empty;  // their mbarriers
+    u32 rows;                     // kFp4ItemSlots tables, see has_row_table()
+    u32 row_table_bytes;
+    u32 items_full, items_empty;  // mbarriers of the items
     u32 bytes;
 };
 
@@ -142,7 +153,7 @@ constexpr Fp4SmemPlan plan_smem(const Fp4GemmSpec& s) {
     Fp4SmemPlan p{};
     p.token_stage_bytes = s.k_blocks * s.block_m * kFp4BlockK;
     p.weight_stage_bytes = s.warpgroups * s.k_blocks * fp4_blob_bytes_of(s.form);
-    p.scale_stage_bytes = align_up(s.k_blocks * s.block_m * 4, s.wide ? 128u : 4u);
+    p.scale_stage_bytes = align_up(s.k_blocks * s.block_m * 4, s.wide ? 128u : 4u);  // TMA's alignment
     u32 offset = 0;
     const auto take = [&offset](u32 bytes, u32 alignment) {
         offset = align_up(offset, alignment);
@@ -155,6 +166,8 @@ constexpr Fp4SmemPlan plan_smem(const Fp4GemmSpec& s) {
     p.scales = take(s.stages * p.scale_stage_bytes, s.wide ? 128 : 16);
     p.magnitudes = take(fp4_table_entries(s.form) * 8, 16);
     p.items = take(kFp4ItemSlots * 16, 16);
+    p.row_table_bytes = has_row_table(s) ? align_up(s.block_m, 32u) * 4 : 0;
+    p.rows = take(kFp4ItemSlots * p.row_table_bytes, 16);
     p.full = take(s.stages * 8, 8);
     p.empty = take(s.stages * 8, 8);
     p.items_full = take(kFp4ItemSlots * 8, 8);
@@ -174,31 +187,37 @@ constexpr u32 registers_of(const Fp4GemmSpec& s) {
     const u32 registers = 65536 / (warps * 32) / 8 * 8;
     return registers < 255 ? registers : 255;
 }
-// wide: setmaxnreg moves registers from the loading warpgroup to those that multiply.
-constexpr u32 kFp4LoaderRegisters = 40;
-constexpr u32 fp4_math_registers_of(const Fp4GemmSpec& s) {
-    const u32 all = registers_of(s) * (s.warpgroups + 1);
-    const u32 share = (all - kFp4LoaderRegisters) / s.warpgroups / 8 * 8;
-    return share < 240 ? share : 240;
-}
-// wide: an item's columns are multiplied in two halves, each promoted before the next starts: partial sums
-// take a quarter of the columns' registers. Up to here the next blob is decoded while a half multiplies.
-constexpr u32 kFp4WideOverlapColumns = 192;
-
 // Sums, partial sums, fragments, and what else a multiplying thread holds.
 constexpr u32 registers_needed_by(const Fp4GemmSpec& s) {
+    // wide: the columns are multiplied in two halves, one after the other.
     if (s.wide)
-        return s.block_m / 2 + s.block_m / 4 + (s.block_m <= kFp4WideOverlapColumns ? 32 : 16) + 20;
+        return s.block_m / 2 + s.block_m / 4 + (s.fragment_sets == 2 ? 32 + 48 : 16 + 20) + (s.split ? 8 : 0);
     const u32 fragments = s.block_m <= kFp4OverlapColumns ? 32 : 16;
     return s.block_m + fragments + (s.block_m <= kFp4EarlyScaleColumns ? 40 : 24) + (s.split ? 16 : 0);
 }
+// wide: setmaxnreg moves registers from the loading warpgroup, which needs few, to those that multiply.
+constexpr u32 fp4_math_registers_of(const Fp4GemmSpec& s, u32 loader_registers) {
+    const u32 all = registers_of(s) * (s.warpgroups + 1);
+    const u32 share = (all - loader_registers) / s.warpgroups / 8 * 8;
+    return share < 240 ? share : 240;
+}
+constexpr u32 fp4_loader_registers_of(const Fp4GemmSpec& s) {
+    constexpr u32 kAmple = 56, kBare = 40;
+    return registers_needed_by(s) <= fp4_math_registers_of(s, kAmple) ? kAmple : kBare;
+}
+constexpr u32 fp4_math_registers_of(const Fp4GemmSpec& s) {
+    return fp4_math_registers_of(s, fp4_loader_registers_of(s));
+}
 
 constexpr const char* why_illegal_wide(const Fp4GemmSpec& s) {
-    if (s.block_m % 32 != 0 || s.block_m > 256) return "block_m of the wide kernel is 32 to 256 in steps of 32";
-    if (s.warpgroups != 2 || s.ctas_per_sm != 1)
-        return "the wide kernel has two warpgroups and an SM of its own";
-    if (s.k_blocks != 1 || s.load_warps != 1) return "a stage of the wide kernel is one blob, brought by one warp";
+    if (s.block_m % 16 != 0 || s.block_m < 32 || s.block_m > 256)
+        return "block_m of the wide kernel is 32 to 256 in steps of 16";
+    if (s.warpgroups < 2 || s.warpgroups > 4 || s.ctas_per_sm != 1)
+        return "the wide kernel has 2 to 4 warpgroups and an SM of its own";
+    if (s.k_blocks != 1 || s.load_warps != 1)
+        return "a stage of the wide kernel is one blob, brought by one warp";
     if (s.cluster != 1 && s.cluster != 2 && s.cluster != 4) return "clusters of 1, 2 or 4 CTAs";
+    if (s.fragment_sets != 1 && s.fragment_sets != 2) return "one or two sets of fragments";
     if (s.queue) return "CTAs of the wide kernel take fixed turns";
     if (s.stages < 3 || s.stages > 24) return "3 to 24 stages";
     if (registers_needed_by(s) > fp4_math_registers_of(s)) return "accumulators do not fit the register file";
@@ -212,7 +231,7 @@ constexpr const char* why_illegal(const Fp4GemmSpec& s) {
         if (count < 1 || count > 256) return "block, stage, warp and CTA counts are 1 to 256";
     if (s.d != Format::bf16 && s.d != Format::fp32) return "the output must be bf16 or fp32";
     if (s.wide) return why_illegal_wide(s);
-    if (s.cluster != 1) return "clusters share tokens only in the wide kernel";
+    if (s.cluster != 1 || s.fragment_sets != 1) return "clusters and sets of fragments are the wide kernel's";
     if (fp4_columns_of(s.block_m, s.block_m) != s.block_m)
         return "block_m is 8 to 48 in steps of 8, or 64 to 128 in steps of 16";
     if (s.block_m > 128) return "block_m is 128 at most";
