@@ -77,8 +77,8 @@ DG_DEVICE void load_wide_items(const Fp4WideParams& p, tile::Fp4Smem<S> smem) {
 template <Fp4GemmSpec S>
 DG_DEVICE void write_row_table(const Fp4GemmParams& p, tile::Fp4Smem<S> smem, u32 slot,
                                const sched::Fp4Item& item) {
-    // Entries up to the last of the item's columns, which are read without a look at their number.
-    const u32 end = align_up(item.rows, ptx::kWarpThreads);
+    // An entry for each column: they are read without a look at the number of tokens.
+    const u32 end = fp4_columns_of(S, item.count > 0 ? item.count : 1);
     for (u32 token = ptx::lane_index(); token < end; token += ptx::kWarpThreads) {
         u32 row = item.first + token;
         bool zero = token >= item.count;
