@@ -4,6 +4,7 @@
 
 #include <deep_gemm/kernel/fp4_store.h>
 #include <deep_gemm/kernel/fp4_wide_load.h>
+#include <deep_gemm/ptx/predicated.h>
 
 namespace deep_gemm::kernel {
 
@@ -20,48 +21,43 @@ class Fp4WideRows : public Fp4RowPair<S> {
     template <u32 N>
     DG_DEVICE void store(ptx::SharedAddress table, const float (&sum)[N / 2]) const {
         if (this->column_ >= this->params_.n) return;
-        const u32 first = ptx::lane_index() % 4 * 2, count = this->item_.rows;
+        const u32 first = ptx::lane_index() % 4 * 2, rows = this->item_.rows;
 #pragma unroll
-        for (u32 j = 0; j < N / 8; j += kTogether) {
-            u32 rows[2 * kTogether];
-            ptx::Float2 values[2 * kTogether];
-#pragma unroll
-            for (u32 i = 0; i < 2 * kTogether; ++i) {
-                const u32 at = (j + i / 2) * 4 + i % 2, token = (j + i / 2) * 8 + i % 2;
-                rows[i] = row_of<N>(table, first, token);
-                values[i] = {scaled(sum[at], this->row_scales_.x), scaled(sum[at + 2], this->row_scales_.y)};
-                if constexpr (Pair::kWritesZeros) {
-                    if (rows[i] & kFp4ZeroRow) values[i] = {0, 0};
-                    rows[i] &= ~kFp4ZeroRow;
-                }
-            }
-            if constexpr (S.accumulate) {
-#pragma unroll
-                for (u32 i = 0; i < 2 * kTogether; ++i) {
-                    if (first + (j + i / 2) * 8 + i % 2 >= count) continue;
-                    const ptx::Float2 c = this->load_c(this->element(rows[i]));
-                    values[i].x += c.x;
-                    values[i].y += c.y;
-                }
-            }
-#pragma unroll
-            for (u32 i = 0; i < 2 * kTogether; ++i) {
-                if (first + (j + i / 2) * 8 + i % 2 < count)
-                    this->store_d(this->element(rows[i]), values[i].x, values[i].y);
-            }
+        for (u32 j = 0; j < N / 8; ++j) {
+            const u32 token = j * 8 + first;
+            const ptx::UInt2 to = rows_of(table, token);
+            store_one(token < rows, to.x, sum[j * 4], sum[j * 4 + 2]);
+            store_one(token + 1 < rows, to.y, sum[j * 4 + 1], sum[j * 4 + 3]);
         }
-        if constexpr (Pair::kWritesZeros) store_zeros<N>(count);
+        if constexpr (Pair::kWritesZeros) store_zeros<N>(rows);
     }
 
   private:
-    static constexpr u32 kTogether = 2;  // eights of tokens whose loads of C are in flight at once
+    DG_DEVICE ptx::UInt2 rows_of(ptx::SharedAddress table, u32 token) const {
+        if constexpr (has_row_table(S)) return ptx::ld_shared_v2_u32(table + token * 4);
+        return {this->item_.first + token, this->item_.first + token + 1};
+    }
 
-    static DG_DEVICE float scaled(float sum, float row_scale) { return S.split ? sum : sum * row_scale; }
-
-    template <u32 N>
-    DG_DEVICE u32 row_of(ptx::SharedAddress table, u32 first, u32 token) const {
-        if constexpr (has_row_table(S)) return ptx::ld_shared_u32(table + (first + token) * 4);
-        return this->item_.first + first + token;
+    DG_DEVICE void store_one(bool wanted, u32 row, float first, float second) const {
+        if constexpr (!S.split) {
+            first *= this->row_scales_.x;
+            second *= this->row_scales_.y;
+        }
+        if constexpr (Pair::kWritesZeros) {
+            if (row & kFp4ZeroRow) first = second = 0;
+            row &= ~kFp4ZeroRow;
+        }
+        const u64 element = this->element(row);
+        if constexpr (S.accumulate) {
+            const ptx::Float2 c = wanted ? this->load_c(element) : ptx::Float2{0, 0};
+            first += c.x;
+            second += c.y;
+        }
+        u8* const d = static_cast<u8*>(this->params_.d) + element * bytes_of(S.d);
+        if constexpr (S.d == Format::bf16)
+            ptx::st_global_u32_if(wanted, d, ptx::cvt_bf16x2(first, second));
+        else
+            ptx::st_global_v2_f32_if(wanted, d, first, second);
     }
 
     /// Tokens beyond the columns: of no group. They are never gathered.
