@@ -6,6 +6,7 @@
 #include "op/fp4_arrange.h"
 #include "op/kernel_table.h"
 
+#include <algorithm>
 #include <deque>
 #include <mutex>
 #include <vector>
@@ -52,6 +53,16 @@ const Planned* find(const Fp4GemmCall& call) {
     return nullptr;
 }
 
+driver::LaunchConfig config_of(const Fp4GemmCall& call, const Planned& planned) {
+    const Fp4GemmSpec& spec = planned.launched.plan.spec;
+    return {.grid = {planned.launched.plan.grid_blocks, 1, 1},
+            .cluster = {spec.cluster, 1, 1},
+            .block = {threads_of(spec), 1, 1},
+            .dynamic_smem_bytes = plan_smem(spec).bytes,
+            .stream = static_cast<driver::Stream>(call.stream),
+            .programmatic_launch = settings().pdl};
+}
+
 const Planned& build(const Fp4GemmCall& call) {
     const driver::DeviceProperties& properties = call.device->properties();
     const plan::DeviceModel model = plan::device_model(properties.arch, properties.num_sms);
@@ -65,6 +76,12 @@ const Planned& build(const Fp4GemmCall& call) {
     log(LogLevel::info, "{}: {}", plan::to_string(call.problem), plan::to_string(spec));
     planned.kernel = spec.wide ? &kernel_for<Fp4WideParams>(*call.device, kWide, spec)
                                : &kernel_for<Fp4GemmParams>(*call.device, kSwapAb, spec);
+    if (spec.cluster > 1) {
+        // Clusters that the device's groups of SMs have no room for would run alone, after all others.
+        u32& blocks = planned.launched.plan.grid_blocks;
+        const u32 clusters = call.device->max_active_clusters(*planned.kernel, config_of(call, planned));
+        if (clusters > 0) blocks = std::min(blocks, clusters * spec.cluster);
+    }
     Registry& registry = process_local<Registry>();
     const std::lock_guard lock(registry.mutex);
     return registry.entries.emplace_back(std::move(planned));
@@ -110,12 +127,7 @@ void run(const Fp4GemmCall& call) {
     const Planned& planned = found ? *found : build(call);
     last = &planned;
     const Fp4GemmSpec& spec = planned.launched.plan.spec;
-    const driver::LaunchConfig config{.grid = {planned.launched.plan.grid_blocks, 1, 1},
-                                      .cluster = {spec.cluster, 1, 1},
-                                      .block = {threads_of(spec), 1, 1},
-                                      .dynamic_smem_bytes = plan_smem(spec).bytes,
-                                      .stream = static_cast<driver::Stream>(call.stream),
-                                      .programmatic_launch = settings().pdl};
+    const driver::LaunchConfig config = config_of(call, planned);
     const u64 run_bytes = u64{fp4_k_blocks(call.problem.k)} * fp4_blob_bytes_of(call.problem.form);
     std::vector<driver::MemoryRange> memory = {
         {call.blobs, call.num_runs * run_bytes, false},
