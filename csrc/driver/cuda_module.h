@@ -12,7 +12,8 @@
 
 namespace deep_gemm::driver {
 
-// Makes a context current for a scope; does nothing where it already is (the common case).
+// Makes a context current for a scope; does nothing where it already is (the common case). A thread that had
+// none keeps it, as after any call of the CUDA runtime: its next call need not push and pop.
 class CurrentContext {
   public:
     CurrentContext(const cuda::Api& api, cuda::Context context) : api_(api) {
@@ -20,7 +21,7 @@ class CurrentContext {
         api_.ctx_get_current(&current);
         if (current == context) return;
         api_.ctx_push_current(context);
-        pushed_ = true;
+        pushed_ = current != nullptr;
     }
     ~CurrentContext() {
         cuda::Context popped = nullptr;

@@ -2,6 +2,7 @@
 #include "plan/gemm.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "base/error.h"
 #include "plan/gemm_shape.h"
@@ -89,6 +90,15 @@ u32 grid_of(const GemmProblem& problem, const GemmSpec& s, const DeviceModel& de
     return static_cast<u32>(std::max<u64>(1, std::min(units, slots))) * cluster;
 }
 
+// Contiguous groups start at multiples of 128 rows, in every position of a taller block alike. A block where
+// one starts inside comes twice (sched/gemm_blocks.h).
+u32 straddling_units(const GemmProblem& problem, u32 unit_m) {
+    if (problem.groups != GroupMode::contiguous) return 0;
+    const u32 positions = unit_m / std::gcd(unit_m, kGroupAlignment);
+    const u32 boundaries = std::min(problem.num_groups, ceil_div(problem.m, kGroupAlignment)) - 1;
+    return boundaries * (positions - 1) / positions;
+}
+
 }  // namespace
 
 GemmShape shape_of(const GemmProblem& problem, const GemmSpec& s, const DeviceModel& device) {
@@ -96,7 +106,7 @@ GemmShape shape_of(const GemmProblem& problem, const GemmSpec& s, const DeviceMo
     const u32 rows = rows_of_a_group(problem), unit_m = s.block_m * s.cluster_m;
     const u64 units_n = ceil_div(problem.n, s.block_n * s.cluster_n);
     if (problem.groups == GroupMode::dense || problem.groups == GroupMode::contiguous) {
-        shape.units = ceil_div(problem.m, unit_m) * units_n;
+        shape.units = (ceil_div(problem.m, unit_m) + straddling_units(problem, unit_m)) * units_n;
         shape.total_rows = problem.m;
     } else {
         shape.units = static_cast<u64>(problem.num_groups) * ceil_div(rows, unit_m) * units_n;
@@ -134,6 +144,9 @@ const char* why_poor(const GemmProblem& problem, const GemmSpec& s) {
         return "the cluster has more CTAs than num_sms allows";
     if (s.swap_ab && problem.d_tma && rows_of_a_group(problem) > s.block_m)
         return "swap_ab is for rows that fit one block";
+    // Measured on streams of weights: 62.8 us against 64.2 for eight groups of 4096 x 7168.
+    if (s.swap_ab && has_scales(s) && s.block_m >= 64 && s.block_n > 64 && problem.d_tma)
+        return "with 64 tokens and more than 64 weight rows, tokens as rows are faster";
     if (s.split_k > 1 && ceil_div(problem.k, block_k_of(s)) < kScaleChunk * s.split_k)
         return "too few blocks of K to split";
     return nullptr;

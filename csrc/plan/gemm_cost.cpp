@@ -13,7 +13,7 @@ constexpr float kMinColumns = 16;           // shorter wgmma take as long
 constexpr float kPromoteCycles = 1.03f;     // per accumulator register
 constexpr float kSwapPromoteCycles = 2.6f;  // the token scale differs from column to column
 constexpr float kSwapChainCycles =
-    116;                             // a warpgroup's wait, start and release of one stage, partly overlapped
+    190;                             // a warpgroup's wait, start and release of one stage, partly overlapped
 constexpr float kChainCycles = 180;  // the same where the warpgroup waits for its wgmma before it promotes
 constexpr float kExposedPromotion[5] = {0, 1.15f, 1.15f, 1.04f,
                                         1.04f};  // tensor core idle, by warpgroups that take turns

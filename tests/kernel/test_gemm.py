@@ -78,17 +78,23 @@ CONTIGUOUS = [
     Case(0, 96, 256, rows=(120, 60), scale_b="per_row_128"),
     Case(0, 96, 192, rows=(128, 5, 200), ab="bf16"),
 ]
-# Blocks of 256 rows: both halves of one group, of two groups, the second one past the end.
-HALVES = {**WIDE, "block_m": 256, "block_n": 128, "warpgroups": 2, "stages": 3}
+# Blocks taller than the groups' alignment: all of one group, parts of two, a part past the end.
+TWO_WARPGROUPS = {**WIDE, "block_m": 256, "block_n": 128, "warpgroups": 2, "stages": 3}
+THREE_WARPGROUPS = {**WIDE, "block_m": 192, "block_n": 128, "warpgroups": 3, "stages": 3}
+STRADDLING = [(100, 128, 130), (128, 5, 200, 1), (7, 256, 3), (384, 1), (128, 300)]
 CONTIGUOUS_SPECS = [
-    Case(0, 136, 400, rows=(100, 128, 130), spec=HALVES),
-    Case(0, 200, 256, rows=(128, 5, 200, 1), spec={**HALVES, "cluster_n": 2}),
-    Case(0, 96, 192, rows=(7, 256, 3), ab="bf16", spec=HALVES),
+    *(Case(0, 136, 256, rows=rows, spec=spec) for rows in STRADDLING for spec in (TWO_WARPGROUPS, THREE_WARPGROUPS)),
+    Case(0, 200, 256, rows=(128, 5, 200, 1), spec={**TWO_WARPGROUPS, "cluster_n": 2}),
+    Case(0, 200, 256, rows=(128, 5, 200, 1), spec={**THREE_WARPGROUPS, "cluster_n": 2}),
+    Case(0, 96, 192, rows=(7, 256, 3), ab="bf16", spec=TWO_WARPGROUPS),
+    Case(0, 96, 192, rows=(7, 256, 3), ab="bf16", spec=THREE_WARPGROUPS),
 ]
 PSUM = [
     Case(0, 136, 256, rows=(100, 128, 130)),
     Case(0, 96, 256, rows=(3, 0, 5)),  # an empty group in the middle
     Case(0, 96, 192, rows=(128, 5, 200), ab="bf16"),
+    *(Case(0, 136, 256, rows=rows, spec=THREE_WARPGROUPS) for rows in STRADDLING),
+    Case(0, 200, 256, rows=(128, 5, 0, 200), spec={**THREE_WARPGROUPS, "cluster_n": 2}),
 ]
 MASKED = [
     Case(16, 64, 128, rows=(1,)),

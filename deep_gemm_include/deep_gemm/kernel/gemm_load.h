@@ -24,11 +24,11 @@ DG_DEVICE KRange k_range(const GemmParams& p) {
     return {chunks * rank / S.split_k * kScaleChunk, end < num_k ? end : num_k};
 }
 
-/// The cursor's stage for addresses of wgmma and TMA, in a uniform register. Dense blocks follow from launch
-/// parameters alone, which the compiler sees by itself.
+/// The cursor's stage for addresses of wgmma and TMA, in a uniform register. Where groups are scanned the
+/// compiler cannot see that lanes agree (sched/gemm_blocks.h): one broadcast a stage replaces many moves.
 template <GemmSpec S>
 DG_DEVICE u32 stage_of(const pipe::Cursor<S.stages>& cursor) {
-    return S.groups == GroupMode::dense ? cursor.stage : cursor.uniform_stage();
+    return sched::scans_groups<S>() ? cursor.uniform_stage() : cursor.stage;
 }
 
 template <GemmSpec S>

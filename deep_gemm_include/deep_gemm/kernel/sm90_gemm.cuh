@@ -200,11 +200,21 @@ DG_DEVICE void multiply_blocks(const GemmParams& p, tile::GemmSmem<S> smem, u32 
     pipe::Cursor<S.stages> cursor;
     kernel::PartialExchange<S> exchange(smem);
     sched::GemmBlocks<S> blocks(p);
+    kernel::WaveGroups<S> groups[kWaves];
+    const auto load_groups = [&](kernel::WaveGroups<S>(&target)[kWaves]) {
+        if constexpr (S.groups == GroupMode::contiguous) {
+            const u32 row = blocks.upcoming_row() + wave_row;
+#pragma unroll
+            for (u32 wave = 0; wave < kWaves; ++wave) target[wave].load(p, row + wave * kMmaRows);
+        }
+    };
+    load_groups(groups);
     for (sched::Block block; blocks.next(block);) {
         const u32 num_k = block.loads ? range.end - range.begin : 0;
-        if constexpr (S.groups == GroupMode::contiguous && S.block_m > kGroupAlignment) {
-            if (!(block.halves >> (wave_row / kGroupAlignment) & 1)) {
+        if constexpr (sched::block_straddles_groups<S>()) {
+            if (ptx::ballot(wave_row < block.begin || wave_row >= block.end) != 0) {
                 skip_stages<S>(smem, cursor, num_k);
+                load_groups(groups);
                 continue;
             }
         }
@@ -230,16 +240,12 @@ DG_DEVICE void multiply_blocks(const GemmParams& p, tile::GemmSmem<S> smem, u32 
             kernel::reduce_and_store<S>(p, block, smem, rank, ptx::thread_index());
             exchange.consumed();
         } else {
-            if constexpr (kWaves == 1) {
-                const kernel::WaveGroups<S> groups[] = {{p, block.m + wave_row}};
-                multiply_all();
-                store_waves<S>(p, block, smem, warpgroup, groups, sum);
-            } else {
-                const kernel::WaveGroups<S> groups[] = {{p, block.m + wave_row},
-                                                        {p, block.m + wave_row + kMmaRows}};
-                multiply_all();
-                store_waves<S>(p, block, smem, warpgroup, groups, sum);
-            }
+            multiply_all();
+            kernel::WaveGroups<S> upcoming[kWaves];
+            load_groups(upcoming);
+            store_waves<S>(p, block, smem, warpgroup, groups, sum);
+#pragma unroll
+            for (u32 wave = 0; wave < kWaves; ++wave) groups[wave] = upcoming[wave];
         }
     }
     if constexpr (exchanges_partials(S))

@@ -22,9 +22,7 @@ struct Cursor {
             phase ^= 1;
         }
     }
-    /// `stage`, broadcast. All lanes agree on it anyway, but where the blocks of a CTA depend on data the
-    /// compiler cannot see that: it would then move every word of every wgmma descriptor from a vector to a
-    /// uniform register, in the middle of the wgmma chain.
+    /// `stage`, broadcast: for loops in which the compiler cannot see that all lanes agree on it.
     DG_DEVICE u32 uniform_stage() const { return ptx::shfl_idx(stage, 0); }
 };
 

@@ -42,6 +42,11 @@ DG_DEVICE u32 lane_index() {
     return threadIdx.x % kWarpThreads;
 }
 
+/// High word of a * b.
+DG_DEVICE u32 multiply_high(u32 a, u32 b) {
+    return __umulhi(a, b);
+}
+
 /// shfl.sync.idx. Scope: warp. The value lane `source` holds; makes a value provably uniform for the
 /// compiler.
 DG_DEVICE u32 shfl_idx(u32 value, u32 source) {

@@ -1,6 +1,13 @@
 // Which output block a CTA computes next. Pure index arithmetic, the same in every role; every warp walks the
 // list on its own, converged. Persistent: cluster c takes work units c, c + clusters, c + 2 * clusters, ...
 // A unit is the block (or the pair of blocks that share an operand by multicast) of one cluster.
+//
+// What the list depends on is the same in all lanes, and the compiler must see that: else it takes the ring's
+// cursor for divergent and moves every word of every wgmma descriptor from a vector to a uniform register, in
+// the middle of the wgmma chain (4 % of a large GEMM). It sees it where a branch depends on a comparison of
+// launch parameters or on a ballot, and next() returns that comparison itself: no early return, which would
+// make it a boolean that comes from two places. The scan over groups of the other modes stays opaque to it:
+// see kernel/gemm_load.h.
 #pragma once
 
 #include <deep_gemm/spec/gemm.h>
@@ -9,14 +16,27 @@
 namespace deep_gemm::sched {
 
 struct Block {
-    u32 group = 0;      // matrix of B
-    u32 a_group = 0;    // third coordinate of A and D
-    u32 m = 0;          // first row, within a_group
-    u32 n = 0;          // first column
-    u32 rows_end = 0;   // rows at and beyond it are not valid
-    bool loads = true;  // false: no valid row; the block is written as zeros and nothing is loaded
-    u32 halves = 3;     // bit h: rows of half h are computed now (contiguous blocks of 256 rows: see next())
+    u32 group = 0;             // matrix of B
+    u32 a_group = 0;           // third coordinate of A and D
+    u32 m = 0;                 // first row, within a_group
+    u32 n = 0;                 // first column
+    u32 rows_end = 0;          // rows at and beyond it are not valid
+    bool loads = true;         // false: no valid row; the block is written as zeros and nothing is loaded
+    u32 begin = 0, end = ~0u;  // rows of the block to compute and write now, in whole waves of 64
 };
+
+/// Modes whose blocks are found by a scan over the groups' sizes.
+template <GemmSpec S>
+constexpr bool scans_groups() {
+    return S.groups == GroupMode::masked || S.groups == GroupMode::psum;
+}
+
+/// A block whose rows may belong to more than one group of the segmented modes.
+template <GemmSpec S>
+constexpr bool block_straddles_groups() {
+    return (S.groups == GroupMode::contiguous || S.groups == GroupMode::psum) &&
+           kGroupAlignment % S.block_m != 0;
+}
 
 /// Units along m that are walked before the next column of units, so that concurrent clusters cover a
 /// near-square patch of D and their operand tiles meet in L2.
@@ -35,78 +55,108 @@ class GemmBlocks {
           unit_(ptx::block_index() / cluster_size_of(S)),
           num_clusters_(ptx::grid_blocks() / cluster_size_of(S)),
           units_n_(ceil_div(params.n, S.block_n * S.cluster_n)) {
-        if constexpr (kScansGroups) load_chunk(0, 0);
+        if constexpr (scans_groups<S>()) {
+            load_chunk(0, 0);
+        } else {
+            const u32 panel_units = raster_rows<S>() * units_n_;
+            panel_ = unit_ / panel_units;
+            in_panel_ = unit_ % panel_units;
+            panel_step_ = num_clusters_ / panel_units;
+            in_panel_step_ = num_clusters_ % panel_units;
+            const u32 units_m = ceil_div(params.m, kUnitRows);
+            full_panels_ = units_m / raster_rows<S>();
+            last_rows_ = units_m % raster_rows<S>();
+            last_reciprocal_ = reciprocal_of(last_rows_ > 0 ? last_rows_ : 1);
+            place();
+        }
         if constexpr (S.groups == GroupMode::contiguous) prefetch_groups();
     }
 
-    /// The next block of this CTA, or false at the end. Contiguous groups start at multiples of 128 rows, so
-    /// the halves of a block of 256 may need different matrices: then it comes twice, each time for one half.
+    /// The next block of this CTA, or false at the end.
     DG_DEVICE bool next(Block& block) {
-        if constexpr (kTwoHalves) {
-            if (second_half_) {
-                second_half_ = false;
-                set_group(block, second_group_, 2);
-                return true;
-            }
-        }
-        const bool found = kScansGroups ? locate_in_groups(block) : locate_in_rectangle(block);
-        unit_ += num_clusters_;
+        const bool found = scans_groups<S>() ? locate_in_groups(block) : locate_in_rectangle(block);
         if constexpr (S.groups == GroupMode::contiguous) prefetch_groups();
         return found;
     }
 
+    /// contiguous: first row of the block that next() will find; any row past the last block.
+    DG_DEVICE u32 upcoming_row() const { return m_; }
+
   private:
-    static constexpr bool kScansGroups = S.groups == GroupMode::masked || S.groups == GroupMode::psum;
-    static constexpr bool kTwoHalves = S.groups == GroupMode::contiguous && S.block_m > kGroupAlignment;
+    static constexpr bool kTwoParts = S.groups == GroupMode::contiguous && block_straddles_groups<S>();
     static constexpr u32 kUnitRows = S.block_m * S.cluster_m;
 
     DG_DEVICE u32 rank_m() const { return rank_ % S.cluster_m; }
     DG_DEVICE u32 rank_n() const { return S.split_k > 1 ? 0 : rank_ / S.cluster_m; }
 
-    /// First row and column of this CTA's block in unit `unit_`; false past the last unit.
-    DG_DEVICE bool place(u32& m, u32& n) const {
-        const u32 units_m = ceil_div(params_.m, kUnitRows);
-        if (unit_ >= units_m * units_n_) return false;
+    /// Makes m_ and n_ the first row and column of this CTA's block in unit `unit_`. This is in the path of every
+    /// block: no division, which is some 30 dependent instructions, and no branch.
+    DG_DEVICE void place() {
         constexpr u32 kRows = raster_rows<S>();
-        const u32 panel = unit_ / (kRows * units_n_), in_panel = unit_ % (kRows * units_n_);
-        const u32 remaining = units_m - panel * kRows, rows = remaining < kRows ? remaining : kRows;
-        m = (panel * kRows + in_panel % rows) * kUnitRows + rank_m() * S.block_m;
-        n = ((in_panel / rows) * S.cluster_n + rank_n()) * S.block_n;
-        return true;
+        const bool full = panel_ < full_panels_;
+        const u32 rows = full ? kRows : last_rows_;
+        const u32 quotient = ptx::multiply_high(in_panel_, full ? reciprocal_of(kRows) : last_reciprocal_);
+        const u32 column = rows > 1 ? quotient : in_panel_;
+        m_ = (panel_ * kRows + in_panel_ - column * rows) * kUnitRows + rank_m() * S.block_m;
+        n_ = (column * S.cluster_n + rank_n()) * S.block_n;
     }
 
-    DG_DEVICE bool locate_in_rectangle(Block& block) {
-        if (!place(block.m, block.n)) return false;
-        block.rows_end = params_.m;
-        if constexpr (S.groups == GroupMode::contiguous) {
-            const bool two = kTwoHalves && group_of_half_[1] != group_of_half_[0];
-            set_group(block, group_of_half_[0], two ? 1 : 3);
-            if (two) {
-                second_half_ = true;
-                second_group_ = group_of_half_[1];
-            }
-        }
-        return true;
+    /// 2^32 / rows, rounded up: the quotient of a number below 2^28 and up to 16 rows is the high word of their
+    /// product. Means nothing for one row.
+    static constexpr DG_DEVICE u32 reciprocal_of(u32 rows) { return 0xffffffffu / rows + 1; }
+
+    DG_DEVICE void advance(bool stay) {
+        const u32 panel_units = raster_rows<S>() * units_n_;
+        unit_ += stay ? 0 : num_clusters_;
+        panel_ += stay ? 0 : panel_step_;
+        in_panel_ += stay ? 0 : in_panel_step_;
+        const bool wraps = in_panel_ >= panel_units;
+        panel_ += wraps ? 1 : 0;
+        in_panel_ -= wraps ? panel_units : 0;
+        place();
     }
+
+    /// Contiguous groups start at multiples of 128 rows. A block that is no divisor of that may hold the end
+    /// of one group and the start of the next: then it comes twice, each time for the rows of one of them.
+    DG_DEVICE bool locate_in_rectangle(Block& block) {
+        const bool found = unit_ < ceil_div(params_.m, kUnitRows) * units_n_;
+        block.m = m_;
+        block.n = n_;
+        block.rows_end = params_.m;
+        bool comes_again = false;
+        if constexpr (S.groups == GroupMode::contiguous) {
+            u32 group = groups_[0];
+            if constexpr (kTwoParts) {
+                const u32 boundary = boundary_of(block.m);
+                comes_again = ptx::ballot(groups_[0] != groups_[1]) != 0 && part_ == 0;
+                block.begin = part_ == 0 ? 0 : boundary;
+                block.end = comes_again ? boundary : S.block_m;
+                if (part_ != 0) group = groups_[1];
+                part_ = comes_again ? 1 : 0;
+            }
+            block.loads = ptx::ballot(group < params_.num_groups) != 0;
+            block.group = block.loads ? group : 0;
+        }
+        advance(comes_again);
+        return found;
+    }
+
+    /// Where, within a block that starts at row m, the next group may start.
+    static DG_DEVICE u32 boundary_of(u32 m) { return kGroupAlignment - m % kGroupAlignment; }
 
     /// Starts the loads of the groups of unit `unit_`, a block before they are used: their latency is a few
     /// per cent of one.
     DG_DEVICE void prefetch_groups() {
-        u32 m, n;
-        if (!place(m, n)) return;
-        group_of_half_[0] = group_of_row(m);
-        const u32 half_row = m + S.block_m / 2;
-        if constexpr (kTwoHalves) group_of_half_[1] = group_of_row(half_row < params_.m ? half_row : m);
+        const u32 m = m_ < params_.m ? m_ : 0;
+        groups_[0] = group_of_row(m);
+        if constexpr (kTwoParts) {
+            const u32 second = m + boundary_of(m);
+            groups_[1] = group_of_row(second < params_.m ? second : m);
+        }
     }
 
     DG_DEVICE u32 group_of_row(u32 row) const {
         return static_cast<u32>(ptx::ld_global_s32(params_.group_layout + row));
-    }
-
-    DG_DEVICE void set_group(Block& block, u32 group, u32 halves) const {
-        block.loads = group < params_.num_groups;
-        block.group = block.loads ? group : 0;
-        block.halves = halves;
     }
 
     /// Groups are scanned 32 at a time, one a lane: `lane_end_` is the running number of units up to its
@@ -164,13 +214,17 @@ class GemmBlocks {
         block.n = ((unit / units_m) * S.cluster_n + rank_n()) * S.block_n;
         block.rows_end = ptx::shfl_idx(lane_rows_, lane);
         block.loads = block.m < block.rows_end;
+        if constexpr (block_straddles_groups<S>())
+            block.end = align_up(block.rows_end, kGroupAlignment) - block.m;
+        unit_ += num_clusters_;
         return true;
     }
 
     const GemmParams& params_;
     u32 rank_, unit_, num_clusters_, units_n_;
-    u32 group_of_half_[2] = {}, second_group_ = 0;
-    bool second_half_ = false;
+    u32 panel_ = 0, in_panel_ = 0, panel_step_ = 0, in_panel_step_ = 0;
+    u32 full_panels_ = 0, last_rows_ = 0, last_reciprocal_ = 0, m_ = 0, n_ = 0;
+    u32 groups_[2] = {}, part_ = 0;
     u32 chunk_ = 0, lane_start_ = 0, lane_rows_ = 0, lane_end_ = 0, lane_units_ = 0;
 };
 

@@ -277,11 +277,11 @@ constexpr const char* why_illegal(const GemmSpec& s) {
     if (accumulator_registers_of(s) + other_registers_of(s) > math_registers_of(s))
         return "accumulators do not fit the register file";
     const bool segmented = s.groups == GroupMode::contiguous || s.groups == GroupMode::psum;
-    // A contiguous block of 256 rows is two halves, one a warpgroup, that may be of different groups.
-    const bool halves = s.groups == GroupMode::contiguous && !exchanges_partials(s) &&
-                        s.block_m == 2 * kGroupAlignment && s.warpgroups == 2;
-    if (segmented && kGroupAlignment % s.block_m != 0 && !halves)
-        return "block_m must divide the group alignment of 128";
+    // A block that is no divisor of it leaves whole warpgroups out where a group ends (sched/gemm_blocks.h).
+    const bool whole_waves = !s.swap_ab && !exchanges_partials(s) && s.warpgroups > 1 &&
+                             (s.block_m == 192 || (s.block_m == 256 && s.groups == GroupMode::contiguous));
+    if (segmented && kGroupAlignment % s.block_m != 0 && !whole_waves)
+        return "block_m must divide the group alignment of 128, or be 192 (contiguous: or 256)";
     if (plan_smem(s).bytes > kMaxSmemBytes) return "stages do not fit shared memory";
     return nullptr;
 }
