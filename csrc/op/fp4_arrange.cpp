@@ -12,11 +12,11 @@ namespace {
 
 constexpr jit::KernelId kArrange{"arrange", "deep_gemm/kernel/arrange.cuh"};
 constexpr u64 kAlignment = 256;
-constexpr u32 kScaleAlignment = 4;  // elements: TMA takes rows of 16 bytes
+constexpr u32 kScaleAlignment = 32;  // elements: lines of 128 bytes
 
 }  // namespace
 
-Arranged arrange(const Fp4GemmCall& call, const Fp4GemmParams& gemm, u32 block_m) {
+Arranged arrange(const Fp4GemmCall& call, const Fp4GemmParams& gemm) {
     const plan::Fp4Problem& problem = call.problem;
     const u64 groups = problem.groups == GroupMode::masked ? problem.num_groups : 1, rows = problem.m;
     const u64 blobs = fp4_k_blocks(problem.k), padded_k = blobs * kFp4BlockK;
@@ -58,15 +58,10 @@ Arranged arrange(const Fp4GemmCall& call, const Fp4GemmParams& gemm, u32 block_m
                          .columns = padded_k,
                          .stride_group = rows * padded_k,
                          .stride_row = padded_k};
-    const Operand lines{.address = scales,
-                        .groups = groups,
-                        .rows = blobs,
-                        .columns = rows,
-                        .stride_group = blobs * scale_stride,
-                        .stride_row = scale_stride};
     return {.params = {.gemm = gemm,
                        .tokens = matrix_map(*call.device, tokens, Format::fp8_e4m3, kFp4BoxRows),
-                       .scales = line_map(*call.device, lines, Format::fp32, block_m)},
+                       .scales = params.scales,
+                       .scale_stride = params.scale_stride},
             .tokens = {base, token_bytes, false},
             .scales = {scales, scale_bytes, false}};
 }

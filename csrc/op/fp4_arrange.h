@@ -5,12 +5,12 @@
 
 namespace deep_gemm::op {
 
-// Launches the kernel that arranges the activations of `call`, and describes what it leaves for a wide kernel
-// with items of `block_m` tokens. `gemm` are that kernel's other parameters.
+// Launches the kernel that arranges the activations of `call`, and describes what it leaves for a wide
+// kernel. `gemm` are that kernel's other parameters.
 struct Arranged {
     Fp4WideParams params;
     driver::MemoryRange tokens, scales;
 };
-[[nodiscard]] Arranged arrange(const Fp4GemmCall& call, const Fp4GemmParams& gemm, u32 block_m);
+[[nodiscard]] Arranged arrange(const Fp4GemmCall& call, const Fp4GemmParams& gemm);
 
 }  // namespace deep_gemm::op

@@ -15,8 +15,7 @@ constexpr size_t kSlots = 256;    // of about 200 bytes, for each thread that la
 struct Key {
     Device* device = nullptr;
     u64 address = 0, groups = 0, rows = 0, columns = 0, stride_group = 0, stride_row = 0;
-    u32 box_rows = 0, box_columns = 0;
-    Swizzle swizzle = Swizzle::none;
+    u32 box_rows = 0;
     Format format = Format::none;
     friend bool operator==(const Key&, const Key&) = default;
 };
@@ -28,7 +27,7 @@ struct Slot {
 
 size_t slot_of(const Key& key) {
     const u64 mixed =
-        (key.address ^ key.rows << 17 ^ key.columns << 33 ^ key.box_rows ^ key.box_columns << 9) * 0x9e3779b97f4a7c15ull;
+        (key.address ^ key.rows << 17 ^ key.columns << 33 ^ key.box_rows) * 0x9e3779b97f4a7c15ull;
     return mixed >> 56;
 }
 static_assert(kSlots == 256, "slot_of returns eight bits");
@@ -46,49 +45,32 @@ TensorMapDesc describe(const Key& key) {
     desc.dims[2] = key.groups;
     desc.strides_bytes[0] = row_bytes;
     desc.strides_bytes[1] = key.groups > 1 ? key.stride_group * bytes : row_bytes * key.rows;
-    desc.box[0] = key.box_columns;
+    desc.box[0] = static_cast<u32>(kSwizzleBytes / bytes);
     desc.box[1] = key.box_rows;
     desc.box[2] = 1;
-    desc.swizzle = key.swizzle;
+    desc.swizzle = Swizzle::bytes_128;
     return desc;
-}
-
-Key key_of(Device& device, const Operand& matrix, Format format) {
-    return {.device = &device,
-            .address = matrix.address,
-            .groups = matrix.groups,
-            .rows = matrix.rows,
-            .columns = matrix.columns,
-            .stride_group = matrix.stride_group,
-            .stride_row = matrix.stride_row,
-            .format = format};
-}
-
-const TensorMap& find(const Key& key) {
-    thread_local std::vector<Slot> slots(kSlots);
-    Slot& slot = slots[slot_of(key)];
-    if (!(slot.key == key)) {
-        slot.map = key.device->encode_tensor_map(describe(key));
-        slot.key = key;
-    }
-    return slot.map;
 }
 
 }  // namespace
 
 const TensorMap& matrix_map(Device& device, const Operand& matrix, Format format, u32 box_rows) {
-    Key key = key_of(device, matrix, format);
-    key.box_rows = box_rows;
-    key.box_columns = static_cast<u32>(kSwizzleBytes / bytes_of(format));
-    key.swizzle = Swizzle::bytes_128;
-    return find(key);
-}
-
-const TensorMap& line_map(Device& device, const Operand& matrix, Format format, u32 box_columns) {
-    Key key = key_of(device, matrix, format);
-    key.box_rows = 1;
-    key.box_columns = box_columns;
-    return find(key);
+    thread_local std::vector<Slot> slots(kSlots);
+    const Key key{.device = &device,
+                  .address = matrix.address,
+                  .groups = matrix.groups,
+                  .rows = matrix.rows,
+                  .columns = matrix.columns,
+                  .stride_group = matrix.stride_group,
+                  .stride_row = matrix.stride_row,
+                  .box_rows = box_rows,
+                  .format = format};
+    Slot& slot = slots[slot_of(key)];
+    if (!(slot.key == key)) {
+        slot.map = device.encode_tensor_map(describe(key));
+        slot.key = key;
+    }
+    return slot.map;
 }
 
 }  // namespace deep_gemm::op

@@ -9,8 +9,4 @@ namespace deep_gemm::op {
 // Columns innermost, boxes of 128 bytes by `box_rows` rows in one 128-byte swizzle atom.
 [[nodiscard]] const TensorMap& matrix_map(Device& device, const Operand& matrix, Format format, u32 box_rows);
 
-// Pieces of one row, `box_columns` long, as they are.
-[[nodiscard]] const TensorMap& line_map(Device& device, const Operand& matrix, Format format,
-                                        u32 box_columns);
-
 }  // namespace deep_gemm::op

@@ -1,6 +1,7 @@
 // The warps that feed the wide FP4 GEMM: one finds work items, one streams each warpgroup's weights by bulk
-// copies and brings the tokens by TMA. CTAs of a cluster have the same tokens: each sends its share of a tile to all
-// of them, so that L2 is read once.
+// copies and brings the tokens by TMA, one brings the tokens' scales by cp.async. (They start at any token,
+// and TMA starts at multiples of 16 bytes.) CTAs of a cluster have the same tokens: each sends its share of a
+// tile to all of them, so that L2 is read once.
 #pragma once
 
 #include <deep_gemm/kernel/fp4_load.h>
@@ -8,15 +9,13 @@
 
 namespace deep_gemm::kernel {
 
-/// One lane: a stage's tokens, kFp4BoxRows at a time, this CTA's share of them to every CTA of the cluster;
-/// and their scales.
+/// One lane: a stage's tokens, kFp4BoxRows at a time, this CTA's share of them to every CTA of the cluster.
 template <Fp4GemmSpec S>
 DG_DEVICE void load_wide_tokens(const Fp4WideParams& p, tile::Fp4Smem<S> smem, u32 stage,
                                 const sched::Fp4Item& item, u32 boxes, u32 kb, u64 policy) {
     constexpr u16 kAllCtas = (1u << S.cluster) - 1;
     const u32 group = S.groups == GroupMode::masked ? item.expert : 0;
     const ptx::SharedAddress full = smem.full(stage);
-    ptx::tma_load_3d(smem.scales(stage, 0), p.scales, full, item.first, kb, group, policy);
     for (u32 box = S.cluster > 1 ? ptx::cluster_rank() : 0; box < boxes; box += S.cluster) {
         const ptx::SharedAddress to = smem.tokens(stage, 0) + box * (kFp4BoxRows * kFp4BlockK);
         const u32 row = item.first + box * kFp4BoxRows;
@@ -48,8 +47,7 @@ DG_DEVICE void load_wide_item(const Fp4WideParams& p, tile::Fp4Smem<S> smem, pip
         for (u32 kb = 0; kb < num_k; ++kb, cursor.advance()) {
             ptx::mbarrier_wait(smem.empty(cursor.stage), cursor.phase ^ 1);
             const ptx::SharedAddress full = smem.full(cursor.stage);
-            ptx::mbarrier_arrive_expect_tx(full,
-                                           S.warpgroups * kBlob + columns * kFp4BlockK + S.block_m * 4);
+            ptx::mbarrier_arrive_expect_tx(full, S.warpgroups * kBlob + columns * kFp4BlockK);
 #pragma unroll
             for (u32 i = 0; i < S.warpgroups; ++i) {
                 ptx::bulk_load(smem.blob(cursor.stage, i, 0), source[i], kBlob, full, weight_policy);
@@ -71,6 +69,36 @@ DG_DEVICE void load_wide_items(const Fp4WideParams& p, tile::Fp4Smem<S> smem) {
             load_wide_item<S>(p, smem, cursor, item, weight_policy, token_policy);
         ptx::sync_warp();
     }
+}
+
+/// The warp that brings scales. The copies of a lane arrive at the stage's barrier when they have landed.
+template <Fp4GemmSpec S>
+DG_DEVICE void load_wide_scales(const Fp4WideParams& p, tile::Fp4Smem<S> smem) {
+    const u32 num_k = fp4_k_blocks(p.gemm.k), lane = ptx::lane_index();
+    pipe::Cursor<S.stages> cursor;
+    pipe::Cursor<kFp4ItemSlots> slot;
+    for (sched::Fp4Item item; take_item<S>(smem, slot, item);) {
+        if (item.count == 0) continue;
+        const u32 group = S.groups == GroupMode::masked ? item.expert : 0;
+        const u32 columns = fp4_columns_of(S, item.count);
+        const float* const first = p.scales + static_cast<u64>(group) * num_k * p.scale_stride + item.first;
+        for (u32 pass = 0; pass < fp4_passes<S>(p.gemm, item); ++pass) {
+            const float* line = first;
+            for (u32 kb = 0; kb < num_k; ++kb, line += p.scale_stride, cursor.advance()) {
+                ptx::mbarrier_wait(smem.empty(cursor.stage), cursor.phase ^ 1);
+#pragma unroll
+                for (u32 turn = 0; turn < ceil_div(S.block_m, ptx::kWarpThreads); ++turn) {
+                    const u32 token = turn * ptx::kWarpThreads + lane;
+                    if (turn * ptx::kWarpThreads >= columns) break;
+                    const bool present = token < item.count;  // zeros for the other columns
+                    ptx::copy_async_4(smem.scales(cursor.stage, 0) + token * 4, line + (present ? token : 0),
+                                      present ? 4 : 0);
+                }
+                ptx::copy_async_arrive(smem.full(cursor.stage));
+            }
+        }
+    }
+    ptx::copy_async_wait_all();
 }
 
 /// The rows of D that the item's tokens go to, into the table of its slot. Scope: warp.
@@ -107,8 +135,7 @@ DG_DEVICE void find_wide_items(const Fp4WideParams& p, tile::Fp4Smem<S> smem) {
         slot.advance();
         ptx::sync_warp();
     }
-    if (ptx::lane_index() == 0)
-        publish_item<S>(smem, slot.stage, slot.phase, {.expert = sched::kFp4NoItem});
+    if (ptx::lane_index() == 0) publish_item<S>(smem, slot.stage, slot.phase, {.expert = sched::kFp4NoItem});
 }
 
 }  // namespace deep_gemm::kernel

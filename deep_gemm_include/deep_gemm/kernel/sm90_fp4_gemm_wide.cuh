@@ -62,7 +62,9 @@ class Multiplier {
         rows.template store<N>(smem_.rows(slot_.stage), sum);
     }
 
-    DG_DEVICE void wait_full() { ptx::mbarrier_wait(smem_.full(cursor_.stage), cursor_.phase); }
+    DG_DEVICE void wait_full() {
+        ptx::mbarrier_wait(smem_.full(cursor_.stage), cursor_.phase);
+    }
 
     DG_DEVICE void decode(u32 (&fragments)[16]) {
         tile::decode_blob<S>(smem_, smem_.blob(cursor_.stage, warpgroup_, 0), thread_, fragments);
@@ -181,14 +183,13 @@ DG_DEVICE void run(const Fp4WideParams& p) {
     tile::write_magnitudes<S>(smem, ptx::thread_index());
     if (warp == loader && ptx::elect_one()) {
         ptx::prefetch_tensor_map(p.tokens);
-        ptx::prefetch_tensor_map(p.scales);
         for (u32 stage = 0; stage < S.stages; ++stage) {
-            ptx::mbarrier_init(smem.full(stage), 1);
+            ptx::mbarrier_init(smem.full(stage), 1 + ptx::kWarpThreads);
             ptx::mbarrier_init(smem.empty(stage), 4 * S.warpgroups * S.cluster);
         }
         for (u32 slot = 0; slot < kFp4ItemSlots; ++slot) {
             ptx::mbarrier_init(smem.item_full(slot), 1);
-            ptx::mbarrier_init(smem.item_empty(slot), 4 * S.warpgroups + 1);
+            ptx::mbarrier_init(smem.item_empty(slot), 4 * S.warpgroups + 2);
         }
         ptx::fence_mbarrier_init();
     }
@@ -202,6 +203,7 @@ DG_DEVICE void run(const Fp4WideParams& p) {
         ptx::setmaxnreg_dec<fp4_loader_registers_of(S)>();
         if (warp == loader) kernel::find_wide_items<S>(p, smem);
         if (warp == loader + 1) kernel::load_wide_items<S>(p, smem);
+        if (warp == loader + 2) kernel::load_wide_scales<S>(p, smem);
     } else {
         ptx::setmaxnreg_inc<fp4_math_registers_of(S)>();
         Multiplier<S>(p.gemm, smem, warp / 4).run();

@@ -93,8 +93,9 @@ struct Fp4GemmParams {
 // `wide`: the tokens of A and their scales as kernel/arrange.cuh leaves them (ArrangeParams).
 struct Fp4WideParams {
     Fp4GemmParams gemm;
-    TensorMap tokens;  // fp8_e4m3 [a_groups, m, padded k], box [1, kFp4BoxRows, 128], 128-byte swizzle
-    TensorMap scales;  // fp32 [a_groups, padded k / 128, m], box [1, 1, block_m]
+    TensorMap tokens;     // fp8_e4m3 [a_groups, m, padded k], box [1, kFp4BoxRows, 128], 128-byte swizzle
+    const float* scales;  // [a_groups, padded k / 128, scale_stride]
+    u32 scale_stride;
 };
 
 constexpr u32 threads_of(const Fp4GemmSpec& s) {
@@ -109,13 +110,14 @@ constexpr u32 fp4_columns_of(u32 tokens, u32 block_m) {
     if (block_m <= 48) return align_up(tokens, 8u);
     return tokens <= 64 ? align_up(tokens, 32u) : align_up(tokens, 16u);
 }
-// The same of the wide kernel. Plans choose block_m little above what experts get, so steps are fine near it.
+// The same of the wide kernel, five at most. Plans choose block_m little above what experts get: three fine
+// steps end there, and below them are half of it (an expert cut in two) and a quarter.
 constexpr u32 kFp4BoxRows = 16;  // tokens that one TMA load brings
 constexpr u32 fp4_wide_columns_of(u32 tokens, u32 block_m) {
-    const u32 fine = align_up(block_m * 5 / 8, kFp4BoxRows);
-    if (tokens > fine) return align_up(tokens, kFp4BoxRows);
-    const u32 coarse = align_up(tokens, 64u);
-    return coarse < fine ? coarse : fine;
+    const u32 fine = align_up(tokens, kFp4BoxRows);
+    if (fine + 2 * kFp4BoxRows >= block_m) return fine;
+    const u32 half = align_up(block_m / 2, kFp4BoxRows), quarter = align_up(block_m / 4, kFp4BoxRows);
+    return fine <= quarter ? quarter : fine <= half ? half : block_m - 2 * kFp4BoxRows;
 }
 constexpr u32 fp4_columns_of(const Fp4GemmSpec& s, u32 tokens) {
     return s.wide ? fp4_wide_columns_of(tokens, s.block_m) : fp4_columns_of(tokens, s.block_m);
@@ -136,10 +138,10 @@ struct Fp4SmemPlan {
     u32 tokens, weights,
         scales;  // stage 0: [k_blocks][block_m][128], [warpgroups][k_blocks][blob], [k_blocks][block_m]
     u32 token_stage_bytes, weight_stage_bytes, scale_stage_bytes;
-    u32 magnitudes;               // table of fp4_magnitudes()
-    u32 full, empty;              // mbarriers of the stages
-    u32 items;                    // kFp4ItemSlots of 16 bytes
-    u32 rows;                     // kFp4ItemSlots tables, see has_row_table()
+    u32 magnitudes;   // table of fp4_magnitudes()
+    u32 full, empty;  // mbarriers of the stages
+    u32 items;        // kFp4ItemSlots of 16 bytes
+    u32 rows;         // kFp4ItemSlots tables, see has_row_table()
     u32 row_table_bytes;
     u32 items_full, items_empty;  // mbarriers of the items
     u32 bytes;
@@ -153,7 +155,8 @@ constexpr Fp4SmemPlan plan_smem(const Fp4GemmSpec& s) {
     Fp4SmemPlan p{};
     p.token_stage_bytes = s.k_blocks * s.block_m * kFp4BlockK;
     p.weight_stage_bytes = s.warpgroups * s.k_blocks * fp4_blob_bytes_of(s.form);
-    p.scale_stage_bytes = align_up(s.k_blocks * s.block_m * 4, s.wide ? 128u : 4u);  // TMA's alignment
+    // wide: a warp writes 32 scales at a time.
+    p.scale_stage_bytes = align_up(s.k_blocks * s.block_m * 4, s.wide ? 128u : 4u);
     u32 offset = 0;
     const auto take = [&offset](u32 bytes, u32 alignment) {
         offset = align_up(offset, alignment);
@@ -163,7 +166,7 @@ constexpr Fp4SmemPlan plan_smem(const Fp4GemmSpec& s) {
     };
     p.tokens = take(s.stages * p.token_stage_bytes, 1024);
     p.weights = take(s.stages * p.weight_stage_bytes, 128);
-    p.scales = take(s.stages * p.scale_stage_bytes, s.wide ? 128 : 16);
+    p.scales = take(s.stages * p.scale_stage_bytes, 16);
     p.magnitudes = take(fp4_table_entries(s.form) * 8, 16);
     p.items = take(kFp4ItemSlots * 16, 16);
     p.row_table_bytes = has_row_table(s) ? align_up(s.block_m, 32u) * 4 : 0;
