@@ -29,6 +29,11 @@ TITLES = {
         "A MoE layer of 256 experts, top-6, tokens routed at random. The peer is the same kernel with the same copies "
         "and no product; bandwidth counts the weights of the experts that got a token.",
     ),
+    "nvfp4": (
+        "NVFP4 weights, FP8 activations",
+        "The layer above with 4480 bytes for 64 x 128 weights instead of 4224. nv_single rounds a weight to one E4M3, "
+        "nv_exact multiplies it as two. The peer is MXFP4 in the same rounds.",
+    ),
     "bf16": ("Dense BF16", "The peer is `torch.mm`."),
     "gemv": (
         "Few tokens, narrow weights",

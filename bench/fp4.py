@@ -16,44 +16,19 @@ import torch
 import deep_gemm
 from bench import data, timing
 from bench.context import Context
+from bench.fp4_weights import dequantised, random_weights
 from bench.records import Row, guarded_all, median, paired_ratio
+from bench.targets import MOE_SHAPES
 from bench.timing import Variant
 
 SECTION = "fp4"
 EXPERTS, TOP_K = 256, 6
-SHAPES = {"gate+up": (4096, 4096), "down": (4096, 2048)}  # (n, k)
+SHAPES = {name: (n, k) for name, n, k in MOE_SHAPES}
 TOKENS = (1, 16, 64, 256, 1024, 4096, 8192, 16384)
 ROUTINGS = {1: 40, 16: 10, 64: 5}  # launches in a burst that meet other experts; 4 for more tokens
-MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 ARRANGEMENTS = ((1, 3, 2), (2, 2, 1), (4, 1, 1), (4, 1, 2))  # warpgroups, CTAs of an SM, blobs of a stage
 
 Tensor = Any
-
-
-def random_weights(n: int, k: int) -> deep_gemm.Fp4Weights:
-    """Blobs of random codes; exponents in a window as wide as those of real rows."""
-    runs, blobs = EXPERTS * n // 64, k // 128
-    packed = torch.randint(0, 256, (runs, blobs, 4224), dtype=torch.uint8, device="cuda")
-    even, odd = (torch.randint(4, 11, (runs, blobs, 128), dtype=torch.uint8, device="cuda") for _ in range(2))
-    packed[..., 4096:] = even | odd << 4
-    scales = torch.exp2(torch.randint(-9, -5, (runs, 64), device="cuda").float())
-    return deep_gemm.Fp4Weights(packed.view(torch.int8), scales, None, EXPERTS, n, k, "mx_e4m3")
-
-
-def dequantised(weights: deep_gemm.Fp4Weights, expert: int) -> Tensor:
-    """The matrix of one expert in float32, read as spec/fp4_weights.h says."""
-    n, k = weights.n, weights.k
-    rows, blobs = n // 64, k // 128
-    raw = weights.blobs.view(torch.uint8)[expert * rows : (expert + 1) * rows]
-    words = raw[..., :4096].contiguous().view(torch.int32).view(rows, blobs, 2, 4, 8, 4, 4, 1)
-    index = torch.arange(8, device="cuda", dtype=torch.int32)
-    half, e = index // 4, index % 4
-    values = torch.tensor(MAGNITUDES, device="cuda")[((words >> (16 * half + 4 * e)) & 7).long()]
-    values = values * (1 - 2 * ((words >> (8 * e + 7 - 4 * half)) & 1))
-    offsets = torch.stack([raw[..., 4096:] & 15, raw[..., 4096:] >> 4], 2).view(rows, blobs, 2, 4, 8, 4)
-    values = values * torch.exp2(offsets.float() - 8)[..., None, None]
-    block = values.permute(0, 3, 4, 2, 1, 5, 6, 7).reshape(rows, 64, k)
-    return (block * weights.row_scales[expert * rows : (expert + 1) * rows, :, None]).reshape(n, k)
 
 
 @dataclass
@@ -178,7 +153,7 @@ def measure(context: Context, name: str, tokens: int, weights: deep_gemm.Fp4Weig
 
 def points(context: Context) -> Iterator[tuple[str, Callable[[], Row]]]:
     for name, (n, k) in SHAPES.items():
-        weights = random_weights(n, k)
+        weights = random_weights(EXPERTS, n, k, "mx_e4m3")
         for tokens in TOKENS[:5:2] if context.quick else TOKENS:
             yield f"{name} n={n} k={k} T={tokens}", partial(measure, context, name, tokens, weights)
 

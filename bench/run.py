@@ -17,6 +17,7 @@ SECTIONS = (
     "grouped",
     "masked",
     "fp4",
+    "nvfp4",
     "bf16",
     "gemv",
     "host_time",
@@ -53,7 +54,7 @@ def run(
     """Measures, writes the files into `out`, and returns the rows."""
     context = Context.of(quick)
     chosen = [name for name in SECTIONS if not only or name in only]
-    of_ceilings = {"masked", "fp4", "gemv"}  # their rows are percentages of them
+    of_ceilings = {"masked", "fp4", "nvfp4", "gemv"}  # their rows are percentages of them
     needed = ["ceilings", *chosen] if "ceilings" not in chosen and of_ceilings & set(chosen) else chosen
     facts = machine()
     rows: list[Row] = []

@@ -14,6 +14,10 @@ SMALL_M = (1, 16, 64, 128)
 MASKED_M = (1, 8, 16, 32, 64)
 
 
+NVFP4_TOKENS = (1, 16, 64, 256, 1024)
+MOE_SHAPES = (("gate+up", 4096, 4096), ("down", 4096, 2048))  # name, n, k
+
+
 # (k, n) of small-batch products
 GEMV_LAYERS = (
     (4096, 4096),
@@ -41,6 +45,10 @@ def contiguous_point(form: str, groups: int, rows: int, n: int, k: int) -> str:
 
 def masked_point(m: int, n: int, k: int) -> str:
     return f"masked groups=8 m={m} n={n} k={k}"
+
+
+def nvfp4_point(form: str, name: str, n: int, k: int, tokens: int) -> str:
+    return f"{form} {name} n={n} k={k} T={tokens}"
 
 
 @dataclass(frozen=True)
@@ -122,6 +130,11 @@ TARGETS: tuple[Target, ...] = (
     _contiguous(4096, 7168, 1300),
     _contiguous(7168, 2048, 1320),
     *(Target("masked", masked_point(m, 4096, 7168), _at_least("percent_of_read", 87)) for m in MASKED_M),
+    *(
+        Target("nvfp4", nvfp4_point("nv_single", *shape, tokens), _at_least("ratio", 0.926))  # 8 % longer
+        for shape in MOE_SHAPES
+        for tokens in NVFP4_TOKENS
+    ),
     *_gemv_targets(),
     Target("cold_start", "first call of an uncached kernel", _at_most("ms", 200)),
     Target("cold_start", "first call of a kernel in the disk cache", _at_most("ms", 5)),

@@ -20,7 +20,7 @@ ALIGNMENT = 128
 
 @dataclass(frozen=True)
 class Case:
-    """One problem. `rows`: tokens of each expert; `span`: lowest and beyond the highest UE8M0 exponent."""
+    """One problem. `rows`: tokens of each expert; `span`: lowest and beyond the highest scale byte."""
 
     n: int
     k: int
@@ -28,18 +28,19 @@ class Case:
     rows: tuple[int, ...] = ()
     d: str = "bf16"
     accumulate: bool = False
-    span: tuple[int, int] = (116, 128)
+    span: tuple[int, int] | None = None  # by default (116, 128) of UE8M0, (0x28, 0x58) of E4M3
     form: str | None = None
     per_token: bool = False  # one activation scale for each token
+    fp32_sums: bool = False  # the device adds as CUDA cores do, not as tensor cores
     spec: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __str__(self) -> str:
         words = [f"n={self.n}", f"k={self.k}"]
         words += [f"{name}={getattr(self, name)}" for name in ("m", "rows", "form") if getattr(self, name)]
-        words += [name for name in ("accumulate", "per_token") if getattr(self, name)]
+        words += [name for name in ("accumulate", "per_token", "fp32_sums") if getattr(self, name)]
         if self.d != "bf16":
             words.append(self.d)
-        if self.span != (116, 128):
+        if self.span is not None:
             words.append(f"span={self.span}")
         words += [f"{name}={value}" for name, value in self.spec.items()]
         return " ".join(words)
@@ -58,11 +59,23 @@ class Data:
         return reference.dense_operand(self.a)
 
 
+def make_weights(case: Case, rng: np.random.Generator, experts: int) -> tuple[deep_gemm.Fp4Weights, Array]:
+    """Packed, and what they multiply as float64 [experts, n, k]. NVFP4 has a global scale for each expert."""
+    codes = rng.integers(0, 256, (experts, case.n, case.k // 2), np.uint8)
+    if case.form is None or case.form.startswith("mx"):
+        scales = rng.integers(*(case.span or (116, 128)), (experts, case.n, case.k // 32)).astype(np.uint8)
+        packed = deep_gemm.pack_fp4_weights(codes, scales, form=case.form)
+        return packed, fp4.dequantise(codes, scales)
+    scales = rng.integers(*(case.span or (0x28, 0x58)), (experts, case.n, case.k // 16)).astype(np.uint8)
+    shared = np.exp2(rng.uniform(-6, 2, experts)).astype(np.float32)
+    packed = deep_gemm.pack_fp4_weights(codes, scales, shared, form=case.form)
+    return packed, fp4.nvfp4_of(case.form, codes, scales, shared)
+
+
 def make_data(case: Case, a_shape: tuple[int, ...], seed: int = 0) -> Data:
     rng = np.random.default_rng(seed)
     experts = max(1, len(case.rows))
-    codes = rng.integers(0, 256, (experts, case.n, case.k // 2), np.uint8)
-    scales = rng.integers(*case.span, (experts, case.n, case.k // 32)).astype(np.uint8)
+    weights, matrices = make_weights(case, rng, experts)
     values = (rng.standard_normal((*a_shape, case.k)) * 100).clip(-448, 448).astype(ml_dtypes.float8_e4m3fn)
     columns = -(-case.k // 128)
     a_scales = np.exp2(rng.uniform(-9, -5, (*a_shape, columns))).astype(np.float32)
@@ -72,11 +85,7 @@ def make_data(case: Case, a_shape: tuple[int, ...], seed: int = 0) -> Data:
             a_scales.shape,
             (*(4 * int(np.prod(a_shape[i + 1 :])) for i in range(len(a_shape))), 0),
         )
-    return Data(
-        deep_gemm.pack_fp4_weights(codes, scales, case.form),
-        fp4.dequantise(codes, scales),
-        reference.Scaled(values, a_scales, 1),
-    )
+    return Data(weights, matrices, reference.Scaled(values, a_scales, 1))
 
 
 def on_device(device: Any, weights: deep_gemm.Fp4Weights) -> deep_gemm.Fp4Weights:
@@ -107,7 +116,10 @@ def check(got: Array, left: Array, right: Array, case: Case, c: Array | None = N
     product, magnitude = left @ right.T, np.abs(left) @ np.abs(right).T
     if c is not None:
         product, magnitude = product + c.astype(np.float64), magnitude + np.abs(c.astype(np.float64))
-    allowed = reference.tolerance(product, magnitude, "fp8_e4m3", case.d)
+    allowed = reference.tolerance(product, magnitude, "bf16" if case.fp32_sums else "fp8_e4m3", case.d)
+    if case.form is not None and case.form.startswith("nv") and not case.fp32_sums:
+        terms = 2 if case.form == "nv_exact" else 1
+        allowed += fp4.accumulation_bound(left, right, terms) - magnitude * 2.0**-12
     wrong = ~(np.abs(got.astype(np.float64) - product) <= allowed)  # NaN is wrong
     if wrong.any():
         place = tuple(int(i) for i in np.argwhere(wrong)[0])

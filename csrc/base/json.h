@@ -35,6 +35,7 @@ class Json {
     [[nodiscard]] const Array& as_array(std::string_view what) const;
     [[nodiscard]] const Object& as_object(std::string_view what) const;
     [[nodiscard]] bool is_null() const { return value_.index() == 0; }
+    [[nodiscard]] bool is_array() const { return std::holds_alternative<Array>(value_); }
 
     // The member of this name; nullptr where there is none or this is no object.
     [[nodiscard]] const Json* find(std::string_view key) const;

@@ -141,6 +141,7 @@ struct Api {
 
     Entry<Address*, size_t> mem_alloc{"cuMemAlloc_v2"};
     Entry<Address> mem_free{"cuMemFree_v2"};
+    Entry<size_t*, size_t*> mem_get_info{"cuMemGetInfo_v2"};
     Entry<Address, const void*, size_t, StreamHandle> memcpy_htod_async{"cuMemcpyHtoDAsync_v2"};
     Entry<void*, Address, size_t, StreamHandle> memcpy_dtoh_async{"cuMemcpyDtoHAsync_v2"};
     Entry<Address, Address, size_t, StreamHandle> memcpy_dtod_async{"cuMemcpyDtoDAsync_v2"};

@@ -112,6 +112,12 @@ class CudaDevice final : public Device {
         const CurrentContext scope(api_, context_);
         api_.mem_free(address);
     }
+    u64 free_memory_bytes() override {
+        const CurrentContext scope(api_, context_);
+        size_t available = 0, total = 0;
+        api_.mem_get_info(&available, &total);
+        return available;
+    }
     void copy_to_device(u64 destination, std::span<const std::byte> source, Stream stream) override {
         if (source.empty()) return;
         const CurrentContext scope(api_, context_);

@@ -87,6 +87,7 @@ class Device {
     // Memory. Addresses are device addresses; on the emulator they are host addresses.
     [[nodiscard]] virtual u64 allocate(u64 bytes) = 0;
     virtual void release(u64 address) = 0;
+    [[nodiscard]] virtual u64 free_memory_bytes() = 0;  // what allocate() could give at most
     virtual void copy_to_device(u64 destination, std::span<const std::byte> source, Stream stream) = 0;
     virtual void copy_to_host(std::span<std::byte> destination, u64 source,
                               Stream stream) = 0;  // synchronises

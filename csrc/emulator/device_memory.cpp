@@ -40,6 +40,11 @@ void DeviceMemory::release(u64 address) {
     blocks_.erase(found);
 }
 
+u64 DeviceMemory::available() const {
+    const std::lock_guard lock(mutex_);
+    return capacity_ - used_;
+}
+
 void DeviceMemory::check(u64 address, u64 bytes, const char* what) const {
     const std::lock_guard lock(mutex_);
     DG_CHECK(address != 0 || bytes == 0, driver, "emulator: {} of {} bytes at the null address", what, bytes);

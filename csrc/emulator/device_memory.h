@@ -15,6 +15,7 @@ class DeviceMemory {
     explicit DeviceMemory(u64 capacity) : capacity_(capacity) {}
     [[nodiscard]] u64 allocate(u64 bytes);
     void release(u64 address);
+    [[nodiscard]] u64 available() const;
     // A copy or fill that starts inside an allocation must end inside it.
     void check(u64 address, u64 bytes, const char* what) const;
     [[nodiscard]] std::vector<driver::MemoryRange> ranges() const;

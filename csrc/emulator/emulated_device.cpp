@@ -75,7 +75,9 @@ class EmulatedDevice final : public driver::Device {
     EmulatedDevice(const Model& model, const Options& options)
         : model_(model),
           options_(options),
-          memory_(std::min(model.properties.global_memory_bytes, host_memory_bytes())) {
+          memory_(std::min(options.memory_bytes ? options.memory_bytes : model.properties.global_memory_bytes,
+                           host_memory_bytes())) {
+        if (options_.memory_bytes != 0) model_.properties.global_memory_bytes = options_.memory_bytes;
         if (options_.num_sms != 0) model_.properties.num_sms = options_.num_sms;
     }
 
@@ -84,6 +86,7 @@ class EmulatedDevice final : public driver::Device {
 
     u64 allocate(u64 bytes) override { return memory_.allocate(bytes); }
     void release(u64 address) override { memory_.release(address); }
+    u64 free_memory_bytes() override { return memory_.available(); }
     void copy_to_device(u64 destination, std::span<const std::byte> source, driver::Stream stream) override {
         memory_.check(destination, source.size(), "copy_to_device");
         enqueue(stream,

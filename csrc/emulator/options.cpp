@@ -24,6 +24,8 @@ void apply(Options& options, std::string_view key, std::string_view value) {
         options.threads = static_cast<u32>(number(key, value));
     } else if (key == "sms") {
         options.num_sms = static_cast<u32>(number(key, value));
+    } else if (key == "memory") {
+        options.memory_bytes = number(key, value);
     } else if (key == "steps") {
         options.step_budget = number(key, value);
     } else if (key == "latency") {
@@ -42,7 +44,8 @@ void apply(Options& options, std::string_view key, std::string_view value) {
         options.races = value == "on";
     } else {
         fail(ErrorKind::value,
-             "emulator option: got '{}', expected seed, threads, sms, steps, latency, accumulator or races",
+             "emulator option: got '{}', expected seed, threads, sms, memory, steps, latency, accumulator "
+             "or races",
              key);
     }
 }

@@ -17,8 +17,9 @@ enum class Accumulator : u8 { truncated, fp32 };
 
 struct Options {
     u64 seed = 0;
-    u32 threads = 0;  // 0: as many as cores
-    u32 num_sms = 0;  // 0: what the emulated GPU has
+    u32 threads = 0;       // 0: as many as cores
+    u32 num_sms = 0;       // 0: what the emulated GPU has
+    u64 memory_bytes = 0;  // 0: what it has, as far as the host has it
     Latency latency = Latency::random;
     Accumulator accumulator = Accumulator::truncated;
     bool races = true;              // the happens-before check of shared memory
@@ -28,8 +29,8 @@ struct Options {
 // DG_EMULATOR_THREADS; the rest are the defaults above.
 [[nodiscard]] Options options_from_environment();
 
-// "seed=3,threads=1,sms=4,latency=lazy,accumulator=fp32,races=off,steps=1000000", any subset; the rest as in
-// `defaults`.
+// "seed=3,threads=1,sms=4,memory=1000000,latency=lazy,accumulator=fp32,races=off,steps=1000000", any subset;
+// the rest as in `defaults`.
 [[nodiscard]] Options parse_options(std::string_view text, Options defaults);
 
 }  // namespace deep_gemm::emulator

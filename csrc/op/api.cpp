@@ -30,8 +30,30 @@ void synchronize(Device& device, void* stream) {
     device.synchronize(static_cast<driver::Stream>(stream));
 }
 
+namespace {
+
+constexpr double kGiB = 1 << 30;
+
+u64 allocate(Device& device, u64 bytes) {
+    try {
+        return device.allocate(bytes);
+    } catch (const Error&) {
+        const u64 available = device.free_memory_bytes();
+        if (available >= bytes) throw;  // for another reason
+        fail(ErrorKind::driver,
+             "out of memory on {}: {:.3f} GiB asked for, {:.3f} GiB of {:.3f} GiB free, {:.3f} GiB missing; "
+             "free device memory or ask for less",
+             device.properties().name, static_cast<double>(bytes) / kGiB,
+             static_cast<double>(available) / kGiB,
+             static_cast<double>(device.properties().global_memory_bytes) / kGiB,
+             static_cast<double>(bytes - available) / kGiB);
+    }
+}
+
+}  // namespace
+
 Buffer::Buffer(Device& device, u64 bytes)
-    : device_(&device), data_(reinterpret_cast<void*>(device.allocate(bytes))), bytes_(bytes) {}
+    : device_(&device), data_(reinterpret_cast<void*>(allocate(device, bytes))), bytes_(bytes) {}
 
 Buffer::~Buffer() {
     try {

@@ -2,17 +2,11 @@
 
 #include <deep_gemm/spec/attention.h>
 
-#include <cmath>
-
 namespace deep_gemm::op {
 
 namespace {
 
 constexpr jit::KernelId kAttention{"attention", "deep_gemm/kernel/attention.cuh"};
-
-float scale_of(float given, i64 d) {
-    return given != 0 ? given : static_cast<float>(1 / std::sqrt(static_cast<double>(d)));
-}
 
 }  // namespace
 
@@ -64,64 +58,17 @@ void latent_attention(const LatentAttentionArguments& a) {
     params.positions = pointer_of<const i32>(a.positions);
     params.sequences = pointer_of<const i32>(a.sequences);
     params.tokens = as_u32(tokens);
-    params.heads = params.heads_per_kv = as_u32(heads);
+    params.heads = as_u32(heads);
     params.window = a.window;
     params.ratio = a.ratio;
     params.num_picks = a.picks.present() ? as_u32(a.picks.shape[1]) : 0;
     params.dims = dims;
-    params.scale = scale_of(a.scale, d);
+    params.scale = attention_scale(a.scale, d);
     const u64 blocks = static_cast<u64>(tokens) * ceil_div(params.heads, kAttentionHeads);
     launch(checks.device(), kAttention, spec, {grid_of("latent_attention", blocks), kAttentionThreads},
            a.stream, params,
            {reads(a.q), reads(a.ring.data), reads(a.compressed.data), reads(a.picks), reads(a.sinks),
             reads(a.frequencies), reads(a.positions), reads(a.sequences), writes(a.out)});
-}
-
-void gqa_attention(const GqaArguments& a) {
-    ModelChecks checks("gqa_attention");
-    checks.array("q", a.q, kReal, {-1, -1, -1}, 4);
-    const i64 tokens = a.q.shape[0], heads = a.q.shape[1], d = a.q.shape[2];
-    DG_CHECK(d == 32 || d == 64 || d == 128, value,
-             "gqa_attention: q has {} channels, expected 32, 64 or 128", d);
-    checks.array("out", a.out, kReal, {tokens, heads, d}, 4);
-    checks.array("keys", a.keys, kReal, {-1, -1, -1, d}, 4);
-    const i64 sequences = a.keys.shape[0], rows = a.keys.shape[1], kv_heads = a.keys.shape[2];
-    checks.array("values", a.values, {a.keys.format}, {sequences, rows, kv_heads, d}, 4);
-    DG_CHECK(kv_heads > 0 && heads % kv_heads == 0 && rows > 0, value,
-             "gqa_attention: {} heads over {} kv heads and {} rows, expected a multiple, and rows", heads,
-             kv_heads, rows);
-    checks.vector("positions", a.positions, {Format::int32}, {tokens});
-    checks.optional_vector("sequences", a.sequences, {Format::int32}, {tokens});
-    if (tokens == 0 || heads == 0) return;
-    const auto rows_of = [&](const TensorView& t) {
-        return LatentView{.data = t.data,
-                          .stride_sequence = stride_of(t, 0),
-                          .stride_row = stride_of(t, 1),
-                          .sequences = as_u32(sequences),
-                          .rows = as_u32(rows),
-                          .page_rows = 1};
-    };
-    const AttentionSpec spec{
-        .q = a.q.format, .out = a.out.format, .rows = a.keys.format, .d = as_u32(d), .grouped = true};
-    AttentionParams params{};
-    params.q = view_of(a.q);
-    params.out = view_of(a.out);
-    params.rows = rows_of(a.keys);
-    params.values = rows_of(a.values);
-    params.stride_kv_head = stride_of(a.keys, 2);
-    params.values_kv_head = stride_of(a.values, 2);
-    params.positions = pointer_of<const i32>(a.positions);
-    params.sequences = pointer_of<const i32>(a.sequences);
-    params.tokens = as_u32(tokens);
-    params.heads = as_u32(heads);
-    params.heads_per_kv = as_u32(heads / kv_heads);
-    params.window = as_u32(rows);  // all that the cache holds
-    params.scale = scale_of(a.scale, d);
-    const u64 blocks = static_cast<u64>(tokens * kv_heads) * ceil_div(params.heads_per_kv, kAttentionHeads);
-    launch(
-        checks.device(), kAttention, spec, {grid_of("gqa_attention", blocks), kAttentionThreads}, a.stream,
-        params,
-        {reads(a.q), reads(a.keys), reads(a.values), reads(a.positions), reads(a.sequences), writes(a.out)});
 }
 
 }  // namespace deep_gemm::op

@@ -1,9 +1,10 @@
 #include "op/fp4_pack.h"
 
 #include "base/error.h"
+#include "op/fp4_windows.h"
+#include "op/nvfp4_rounding.h"
 
 #include <algorithm>
-#include <bitset>
 #include <cmath>
 #include <cstring>
 #include <thread>
@@ -12,62 +13,29 @@ namespace deep_gemm::op {
 
 namespace {
 
-constexpr u32 kUe8m0Bias = 127;
-constexpr u32 kGroupBytes = kFp4Group / 2;
-constexpr Fp4Form kForms[] = {Fp4Form::mx_e4m3, Fp4Form::mx_e5m2};
-
-using Exponents = std::bitset<256>;  // UE8M0 values that a row's non-zero groups use
-
-// A stretch of exponents that one run of a row holds: [low, high], both used.
-struct Window {
-    i32 low, high;
-};
-
-bool is_zero(const u8* group) {
-    for (u32 i = 0; i < kGroupBytes; ++i)
-        if (group[i] & 0x77) return false;
-    return true;
-}
-
-// From the top down, so that a row with few exponents has one window.
-std::vector<Window> windows_of(const Exponents& used, u32 width) {
-    std::vector<Window> windows;
-    for (i32 e = 255; e >= 0; --e) {
-        if (!used[static_cast<size_t>(e)]) continue;
-        if (windows.empty() || windows.back().high - e >= static_cast<i32>(width))
-            windows.push_back({e, e});
-        else
-            windows.back().low = e;
-    }
-    return windows;
-}
-
-// The window sits in the middle of what the form holds, where e4m3 and e5m2 are normal, unless row_scale
-// would leave fp32.
-i32 lowest_offset(Fp4Form form, const Window& window) {
-    const i32 room = static_cast<i32>(fp4_exponents_of(form)) - 1 - (window.high - window.low);
-    const i32 to_scale = static_cast<i32>(fp4_bias_of(form)) - static_cast<i32>(kUe8m0Bias);
-    return std::clamp(room / 2, std::max(0, window.low + to_scale - 127),
-                      std::min(room, window.low + to_scale + 126));
-}
+constexpr float kSmallestGlobal = 0x1p-100f, kLargestGlobal = 0x1p100f;
 
 class Packer {
   public:
-    Packer(const Fp4Shape& shape, std::span<const u8> codes, std::span<const u8> scales)
+    // `forms`: to choose from; all have groups of one size.
+    Packer(const Fp4Shape& shape, std::span<const u8> codes, std::span<const u8> scales,
+           std::span<const float> globals, std::span<const Fp4Form> forms)
         : shape_(shape),
           codes_(codes.data()),
           scales_(scales.data()),
-          groups_(shape.k / kFp4Group),
+          globals_(globals.data()),
+          forms_(forms),
+          group_(fp4_group_of(forms[0])),
+          groups_(shape.k / group_),
           blocks_(fp4_row_blocks(shape.n)),
           used_(static_cast<size_t>(shape.experts) * shape.n) {}
 
-    PackedFp4 pack(std::optional<Fp4Form> forced) {
+    PackedFp4 pack() {
         scan();
         PackedFp4 packed;
         packed.shape = shape_;
         u64 best = ~u64{0};
-        for (const Fp4Form form : kForms) {
-            if (forced && form != *forced) continue;
+        for (const Fp4Form form : forms_) {
             const std::vector<u32> counts = runs_of_blocks(form);
             u64 runs = 0;
             for (const u32 count : counts) runs += count;
@@ -88,7 +56,12 @@ class Packer {
         if (packed.split)
             for (size_t i = 0; i + 1 < first_run_.size(); ++i)
                 packed.runs.push_back(first_run_[i] << 8 | (first_run_[i + 1] - first_run_[i]));
-        parallel(first_run_.size() - 1, [&](size_t block) { pack_block(packed, block); });
+        std::vector<NvRounding> rounding(first_run_.size() - 1);
+        parallel(rounding.size(), [&](size_t block) { pack_block(packed, block, rounding[block]); });
+        NvRounding sums;
+        for (const NvRounding& block : rounding) sums.add(block);
+        packed.report.worst_error = sums.worst;
+        packed.report.rms_error = sums.weights > 0 ? std::sqrt(sums.squares / sums.weights) : 0;
         return packed;
     }
 
@@ -107,32 +80,53 @@ class Packer {
     }
 
     const u8* group_codes(size_t row, u32 group) const {
-        return codes_ + (row * groups_ + group) * kGroupBytes;
+        return codes_ + (row * groups_ + group) * (group_ / 2);
+    }
+    // Codes or scale: nothing of the group needs a place.
+    bool is_zero(size_t row, u32 group) const {
+        if (is_nvfp4(forms_[0]) && scales_[row * groups_ + group] == 0) return true;
+        const u8* const codes = group_codes(row, group);
+        u64 any = 0;
+        for (u32 i = 0; i < group_ / 16; ++i) {
+            u64 sixteen;
+            std::memcpy(&sixteen, codes + i * 8, 8);
+            any |= sixteen;
+        }
+        return (any & 0x7777777777777777) == 0;
     }
 
     void scan() {
-        const u8* nan = std::find(scales_, scales_ + used_.size() * groups_, u8{255});
-        const size_t at = static_cast<size_t>(nan - scales_);
-        DG_CHECK(
-            at == used_.size() * groups_, value,
-            "pack_fp4_weights: the scale of expert {}, row {}, group {} is 255 (NaN), expected 0 to 254; "
-            "repair the checkpoint",
-            at / groups_ / shape_.n, at / groups_ % shape_.n, at % groups_);
+        const size_t count = used_.size() * groups_;
+        const u8* const bad =
+            std::find_if(scales_, scales_ + count, [&](u8 scale) { return !is_scale(forms_[0], scale); });
+        const size_t at = static_cast<size_t>(bad - scales_);
+        DG_CHECK(at == count, value,
+                 "pack_fp4_weights: the scale of expert {}, row {}, group {} is {} ({}), expected 0 to {}; "
+                 "repair the checkpoint",
+                 at / groups_ / shape_.n, at / groups_ % shape_.n, at % groups_, *bad,
+                 (*bad & 0x7f) == 0x7f ? "NaN" : "a negative number",
+                 is_nvfp4(forms_[0]) ? kNvLargestScale : 254);
         parallel(used_.size(), [&](size_t row) {
             for (u32 group = 0; group < groups_; ++group)
-                if (!is_zero(group_codes(row, group))) used_[row].set(scales_[row * groups_ + group]);
+                if (!is_zero(row, group))
+                    used_[row].set(scale_key(forms_[0], scales_[row * groups_ + group]));
         });
     }
 
     void report(Fp4PackReport& report) const {
         report.rows = used_.size();
-        for (const Exponents& used : used_) {
-            if (used.none()) continue;
-            const std::vector<Window> whole = windows_of(used, 256);
-            const u32 width = static_cast<u32>(whole[0].high - whole[0].low + 1);
-            report.widest = std::max(report.widest, width);
-            report.rows_beyond_e4m3 += width > fp4_exponents_of(Fp4Form::mx_e4m3);
-            report.rows_beyond_e5m2 += width > fp4_exponents_of(Fp4Form::mx_e5m2);
+        const auto beyond = [&](Fp4Form form) {
+            return static_cast<u64>(std::count_if(used_.begin(), used_.end(), [&](const ScaleKeys& used) {
+                return windows_of(form, used).size() > 1;
+            }));
+        };
+        for (const ScaleKeys& used : used_)
+            report.widest = std::max(report.widest, octaves_of(forms_[0], used));
+        if (is_nvfp4(forms_[0])) {
+            report.rows_beyond_window = beyond(forms_[0]);
+        } else {
+            report.rows_beyond_e4m3 = beyond(Fp4Form::mx_e4m3);
+            report.rows_beyond_e5m2 = beyond(Fp4Form::mx_e5m2);
         }
     }
 
@@ -140,12 +134,18 @@ class Packer {
         std::vector<u32> counts(static_cast<size_t>(shape_.experts) * blocks_, 1);
         for (size_t row = 0; row < used_.size(); ++row) {
             u32& count = counts[row / shape_.n * blocks_ + row % shape_.n / kFp4BlockRows];
-            count = std::max(count, static_cast<u32>(windows_of(used_[row], fp4_exponents_of(form)).size()));
+            count = std::max(count, static_cast<u32>(windows_of(form, used_[row]).size()));
         }
         return counts;
     }
 
-    void pack_block(PackedFp4& packed, size_t block) const {
+    // The byte of scales where there are no weights.
+    static u32 scale_of_nothing(Fp4Form form) {
+        if (is_nvfp4(form)) return 0;
+        return fp4_zero_offset_of(form) * (fp4_scale_bytes_of(form) == 1 ? 0x11 : 1);
+    }
+
+    void pack_block(PackedFp4& packed, size_t block, NvRounding& rounding) const {
         const Fp4Form form = packed.form;
         const u32 num_k = fp4_k_blocks(shape_.k), blob_bytes = fp4_blob_bytes_of(form);
         const size_t run_bytes = static_cast<size_t>(num_k) * blob_bytes;
@@ -153,66 +153,88 @@ class Packer {
         u8* const blobs = packed.blobs.data() + first_run_[block] * run_bytes;
         // Everything zero, then the groups that are there.
         for (u32 run = 0; run < first_run_[block + 1] - first_run_[block]; ++run)
-            for (u32 kb = 0; kb < num_k; ++kb) {
-                const u32 zero = fp4_zero_offset_of(form);
+            for (u32 kb = 0; kb < num_k; ++kb)
                 std::memset(blobs + run * run_bytes + kb * blob_bytes + kFp4CodeBytes,
-                            static_cast<int>(fp4_offset_bytes_of(form) == 1 ? zero * 0x11 : zero),
-                            blob_bytes - kFp4CodeBytes);
-            }
+                            static_cast<int>(scale_of_nothing(form)), blob_bytes - kFp4CodeBytes);
         for (u32 row = 0; row < kFp4BlockRows && first_row + row < shape_.n; ++row) {
             const size_t source = block / blocks_ * shape_.n + first_row + row;
-            const std::vector<Window> windows = windows_of(used_[source], fp4_exponents_of(form));
+            const float global = globals_ != nullptr ? globals_[source] : 1.0f;
+            const std::vector<ScaleWindow> windows = windows_of(form, used_[source]);
             for (size_t run = 0; run < windows.size(); ++run) {
-                const i32 offset = lowest_offset(form, windows[run]);
-                packed.row_scales[(first_run_[block] + run) * kFp4BlockRows + row] =
-                    std::ldexp(1.0f, windows[run].low - offset + static_cast<i32>(fp4_bias_of(form)) -
-                                         static_cast<i32>(kUe8m0Bias));
-                pack_row(form, blobs + run * run_bytes, row, source, windows[run], offset);
+                const ScalePlacement placement = place_window(form, windows[run], global);
+                packed.row_scales[(first_run_[block] + run) * kFp4BlockRows + row] = placement.row_scale;
+                pack_row(form, blobs + run * run_bytes, row, source, windows[run], placement.shift);
             }
+            if (form == Fp4Form::nv_single) rounding.add(rounding_of(source), static_cast<double>(global));
         }
     }
 
     // The groups of a row that belong to `window`.
-    void pack_row(Fp4Form form, u8* run, u32 row, size_t source, const Window& window, i32 lowest) const {
+    void pack_row(Fp4Form form, u8* run, u32 row, size_t source, const ScaleWindow& window, i32 shift) const {
+        const u32 of_blob = kFp4BlockK / group_;
         for (u32 group = 0; group < groups_; ++group) {
-            const i32 exponent = scales_[source * groups_ + group];
-            const u8* codes = group_codes(source, group);
-            if (exponent < window.low || exponent > window.high || is_zero(codes)) continue;
-            u8* const blob = run + group / 4 * fp4_blob_bytes_of(form);
-            const Fp4OffsetPlace at = fp4_offset_place(form, row, group % 4);
-            const u32 mask = fp4_offset_bytes_of(form) == 1 ? 0xfu : 0xffu;
-            const u32 offset = static_cast<u32>(exponent - window.low + lowest);
-            blob[at.byte] = static_cast<u8>((blob[at.byte] & ~(mask << at.bit)) | offset << at.bit);
-            u32 words[4] = {};
-            const u32 first = group % 4 * kFp4Group;
-            for (u32 i = 0; i < kFp4Group; ++i) {
-                const u32 code = codes[i / 2] >> (i % 2 * 4) & 0xf;
-                const Fp4Place place = fp4_place(row, first + i);
-                words[i / 8] |= (code & 7) << place.magnitude_bit | (code >> 3) << place.sign_bit;
+            if (is_zero(source, group)) continue;
+            const u32 key = scale_key(form, scales_[source * groups_ + group]);
+            if (static_cast<i32>(key) < window.low || static_cast<i32>(key) > window.high) continue;
+            const u8* const codes = group_codes(source, group);
+            u8* const blob = run + group / of_blob * fp4_blob_bytes_of(form);
+            fp4_store_scale(form, blob, row, group % of_blob, stored_scale(form, key, shift));
+            u8* const words = blob + fp4_place(row, group % of_blob * group_).word * 4;
+            for (u32 i = 0; i < group_ / 8; ++i) {
+                u32 eight;  // the first code in the lowest nibble, as the host is little-endian
+                std::memcpy(&eight, codes + i * 4, 4);
+                eight = fp4_word(eight);
+                std::memcpy(words + i * 4, &eight, 4);
             }
-            std::memcpy(blob + fp4_place(row, first).word * 4, words, sizeof words);
         }
+    }
+
+    // In units of the row's global scale.
+    NvRounding rounding_of(size_t row) const {
+        NvRounding sums;
+        for (u32 group = 0; group < groups_; ++group)
+            if (const u8 scale = scales_[row * groups_ + group])
+                sums.add(nv_rounding_of(group_codes(row, group), scale));
+        return sums;
     }
 
     Fp4Shape shape_;
     const u8* codes_;
     const u8* scales_;
-    u32 groups_, blocks_;
-    std::vector<Exponents> used_;
+    const float* globals_;  // null: ones
+    std::span<const Fp4Form> forms_;
+    u32 group_, groups_, blocks_;
+    std::vector<ScaleKeys> used_;
     std::vector<u32> first_run_;  // of each (expert, block), and the end
 };
 
 }  // namespace
 
 PackedFp4 pack_fp4(const Fp4Shape& shape, std::span<const u8> codes, std::span<const u8> scales,
-                   std::optional<Fp4Form> form) {
-    DG_CHECK(shape.k % kFp4Group == 0, value, "pack_fp4_weights: k is {}, expected a multiple of {}", shape.k,
-             kFp4Group);
+                   std::optional<Fp4Form> form, std::span<const float> globals) {
+    static constexpr Fp4Form kMxForms[] = {Fp4Form::mx_e4m3, Fp4Form::mx_e5m2};
+    const bool nvfp4 = !globals.empty();
+    DG_CHECK(!form || is_nvfp4(*form) == nvfp4, value, "pack_fp4_weights: form is {}, expected {}",
+             name_of(*form),
+             nvfp4 ? "nv_single or nv_exact: a global scale is NVFP4's"
+                   : "mx_e4m3 or mx_e5m2; NVFP4 weights come with a global scale");
+    const Fp4Form one = form.value_or(Fp4Form::nv_single);
+    const std::span<const Fp4Form> forms = nvfp4 || form ? std::span(&one, 1) : std::span(kMxForms);
+    const u32 group = fp4_group_of(forms[0]);
+    DG_CHECK(shape.k % group == 0, value, "pack_fp4_weights: k is {}, expected a multiple of {}", shape.k,
+             group);
     const u64 rows = static_cast<u64>(shape.experts) * shape.n;
-    DG_CHECK(codes.size() == rows * shape.k / 2 && scales.size() == rows * (shape.k / kFp4Group), value,
+    DG_CHECK(codes.size() == rows * shape.k / 2 && scales.size() == rows * (shape.k / group), value,
              "pack_fp4_weights: {} bytes of codes and {} scales, expected {} and {}", codes.size(),
-             scales.size(), rows * shape.k / 2, rows * (shape.k / kFp4Group));
-    return Packer(shape, codes, scales).pack(form);
+             scales.size(), rows * shape.k / 2, rows * (shape.k / group));
+    DG_CHECK(!nvfp4 || globals.size() == rows, value,
+             "pack_fp4_weights: {} global scales, expected {}, one for each row", globals.size(), rows);
+    for (size_t row = 0; row < globals.size(); ++row)
+        DG_CHECK(globals[row] >= kSmallestGlobal && globals[row] <= kLargestGlobal, value,
+                 "pack_fp4_weights: the global scale of expert {}, row {} is {}, expected 2^-100 to 2^100; "
+                 "it is 1 for a matrix of zeros",
+                 row / shape.n, row % shape.n, globals[row]);
+    return Packer(shape, codes, scales, globals, forms).pack();
 }
 
 }  // namespace deep_gemm::op

@@ -1,6 +1,6 @@
-// MXFP4 checkpoints -> the packed weights of spec/fp4_weights.h, on the CPU. Exact for every input: the form
-// with the fewest bytes that holds each row's exponents is chosen, rows that fit none are spread over several
-// runs, and the report says how many did. Nothing is rounded or flushed.
+// FP4 checkpoints -> the packed weights of spec/fp4_weights.h, on the CPU. MXFP4 and NVFP4's two terms are
+// exact for every input; NVFP4's single term rounds as spec/nvfp4_weights.h says. Rows whose scales fit no
+// form are spread over several runs, and the report says how many did. Nothing is flushed.
 #pragma once
 
 #include <deep_gemm/spec/fp4_weights.h>
@@ -17,10 +17,13 @@ struct Fp4Shape {
 
 struct Fp4PackReport {
     u64 rows = 0;
-    u64 rows_beyond_e4m3 = 0;  // exponents that mx_e4m3 does not hold in one run
+    u64 rows_beyond_e4m3 = 0;  // MXFP4: exponents that mx_e4m3 does not hold in one run
     u64 rows_beyond_e5m2 = 0;
-    u64 extra_runs = 0;  // runs beyond one for each block of 64 rows
-    u32 widest = 0;      // largest number of exponents from a row's lowest to its highest
+    u64 rows_beyond_window = 0;  // NVFP4: scales that one run does not hold
+    u64 extra_runs = 0;          // runs beyond one for each block of 64 rows
+    u32 widest = 0;              // largest number of octaves from a row's lowest scale to its highest
+    double worst_error = 0;      // nv_single: largest |error| / |weight|
+    double rms_error = 0;        // root of the sum of squared errors over that of squared weights
 };
 
 struct PackedFp4 {
@@ -33,10 +36,12 @@ struct PackedFp4 {
     Fp4PackReport report;
 };
 
-// codes: [experts, n, k / 2], two per byte, low nibble first. scales: UE8M0 [experts, n, k / 32]. Fails
-// (ErrorKind::value) for a scale of 255 (NaN), naming it, and where a forced `form` is given and sizes that
-// do not match.
+// codes: [experts, n, k / 2], two per byte, low nibble first. Without `globals`, MXFP4: scales UE8M0
+// [experts, n, k / 32]; the form with the fewest bytes is chosen unless `form` forces one. With globals,
+// NVFP4: scales E4M3 [experts, n, k / 16], globals [experts, n], one for each row, 2^-100 to 2^100; `form` is
+// nv_single unless it says otherwise. Fails (ErrorKind::value) for a scale that is NaN or has a sign, naming
+// it, and for sizes that do not match.
 [[nodiscard]] PackedFp4 pack_fp4(const Fp4Shape& shape, std::span<const u8> codes, std::span<const u8> scales,
-                                 std::optional<Fp4Form> form = {});
+                                 std::optional<Fp4Form> form = {}, std::span<const float> globals = {});
 
 }  // namespace deep_gemm::op

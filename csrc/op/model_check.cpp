@@ -1,5 +1,7 @@
 #include "op/model_check.h"
 
+#include <cmath>
+
 namespace deep_gemm::op {
 
 TensorView with_inner(const TensorView& t) {
@@ -52,6 +54,10 @@ i64 ModelChecks::extent(const char* name, const TensorView& t, u32 rank, u32 i) 
     DG_CHECK(t.rank == rank, value, "{}: {} has shape {}, expected {} dimensions", operation(), name,
              shape_text(t), rank);
     return t.shape[i];
+}
+
+float attention_scale(float given, i64 d) {
+    return given != 0 ? given : static_cast<float>(1 / std::sqrt(static_cast<double>(d)));
 }
 
 u32 grid_of(const char* operation, u64 count) {

@@ -40,6 +40,8 @@ template <typename T>
 [[nodiscard]] constexpr u32 as_u32(i64 value) {
     return static_cast<u32>(value);
 }
+// Of q . k: what is given, or d^-0.5.
+[[nodiscard]] float attention_scale(float given, i64 d);
 // Blocks of a grid of `count` things; throws where they are too many for one launch.
 [[nodiscard]] u32 grid_of(const char* operation, u64 count);
 

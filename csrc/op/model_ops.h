@@ -292,7 +292,7 @@ struct TopKArguments {
 };
 void top_k(const TopKArguments& arguments);
 
-// ---- Attention (op/attention.cpp)
+// ---- Attention (op/attention.cpp, op/gqa.cpp)
 
 // Latent attention with sinks. The query at position p sees the window rows of positions max(0, p - window +
 // 1) to p (at position % ring rows), then compressed rows: those in picks, or all below (p + 1) / ratio. One
@@ -313,14 +313,16 @@ struct LatentAttentionArguments {
 void latent_attention(const LatentAttentionArguments& arguments);
 
 // Causal grouped-query attention: the query at position p sees rows 0 to p of its sequence.
-//   q, out  real [t, r, d], d = 64 or 128; keys, values real [s, n, kv heads, d], one format; r a multiple of
-//   kv
-//           heads. Idle rows: zeros
+//   q, out  real [t, r, d], d = 32, 64 or 128; keys, values real [s, n, kv heads, d], one format; r a
+//   multiple of
+//           kv heads. Idle rows: zeros
+//   records fp32 [t, r, ceil(n / 128), d + 4]: memory for what is between the two kernels
 struct GqaArguments {
-    TensorView q, keys, values, positions, sequences, out;
+    TensorView q, keys, values, positions, sequences, records, out;
     float scale = 0;  // 0: d^-0.5
     void* stream = nullptr;
 };
+[[nodiscard]] std::vector<i64> gqa_records_shape(i64 tokens, i64 heads, i64 rows, i64 d);
 void gqa_attention(const GqaArguments& arguments);
 
 // ---- Tokens (op/sample.cpp)

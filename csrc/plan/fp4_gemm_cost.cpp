@@ -93,9 +93,10 @@ Fp4Cost cost_of(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& de
     cost.l2_us = units * (blobs * blob_bytes + token_bytes) / device.l2_bytes_per_us;
     const float feed = (kFeedCycles + kFeedCyclesPerColumn * columns) / static_cast<float>(s.warpgroups);
     const float stage = kStageCyclesPerColumn * (columns - 8) / static_cast<float>(s.k_blocks);
-    const float shared = kDecodeCycles + kCyclesPerColumn * columns + feed + stage;
-    const float chain = columns <= static_cast<float>(kFp4OverlapColumns)
-                            ? kChainCycles + columns
+    const float terms = static_cast<float>(fp4_terms_of(s.form));  // two are decoded and multiplied in turn
+    const float shared = terms * (kDecodeCycles + kCyclesPerColumn * columns) + feed + stage;
+    const float chain = terms > 1 || columns <= static_cast<float>(kFp4OverlapColumns)
+                            ? terms * (kChainCycles + columns)
                             : kLoneChainCycles + kLoneChainPerColumn * columns;
     const float resident = std::min(static_cast<float>(s.ctas_per_sm), std::max(1.0f, std::ceil(even)));
     const float warpgroups = static_cast<float>(s.warpgroups) * resident;

@@ -37,10 +37,14 @@ void read_word(Fp4Problem& p, std::string_view word) {
     } else if (word == "split") {
         p.split = true;
     } else if (key == "form" || key == "d") {
-        const bool known = key == "form" ? read_name(p.form, value, Fp4Form::mx_e4m3, Fp4Form::mx_e5m2)
+        const bool known = key == "form" ? read_name(p.form, value, Fp4Form::mx_e4m3, Fp4Form::mx_e5m2,
+                                                     Fp4Form::nv_single, Fp4Form::nv_exact)
                                          : read_name(p.d, value, Format::bf16, Format::fp32);
-        DG_CHECK(known, value, "problem: {}={} is unknown; expected form=mx_e4m3 or mx_e5m2, d=bf16 or fp32",
-                 key, value);
+        DG_CHECK(
+            known, value,
+            "problem: {}={} is unknown; expected form=mx_e4m3, mx_e5m2, nv_single or nv_exact, d=bf16 or "
+            "fp32",
+            key, value);
     } else if (!read_groups(p, word)) {
         u32* const field = key == "m"            ? &p.m
                            : key == "n"          ? &p.n

@@ -237,6 +237,7 @@ void bind_types(py::module_& module) {
     device.def_property_readonly("name", [](const Device& d) { return d.properties().name; });
     device.def_property_readonly(
         "arch", [](const Device& d) { return d.properties().arch; }, "NVRTC target: '90a'.");
+    device.def_property_readonly("free_memory_bytes", &Device::free_memory_bytes);
     device.def_property_readonly("num_sms", [](const Device& d) { return d.properties().num_sms; });
     device.def_property_readonly("emulated", [](const Device& d) { return d.properties().emulated; });
     device.def_property_readonly(

@@ -2,6 +2,7 @@
 #include "python/casters.h"
 #include "python/fp4_weights.h"
 
+#include <deep_gemm/spec/nvfp4_weights.h>
 #include <fmt/format.h>
 #include <pybind11/numpy.h>
 #include <pybind11/typing.h>
@@ -12,10 +13,12 @@ namespace deep_gemm::python {
 
 namespace {
 
+using Globals = py::array_t<float, py::array::c_style | py::array::forcecast>;
+
 Fp4Form form_of(const std::string& name) {
-    for (const Fp4Form form : {Fp4Form::mx_e4m3, Fp4Form::mx_e5m2})
+    for (const Fp4Form form : kFp4Forms)
         if (name == name_of(form)) return form;
-    fail(ErrorKind::value, "form: got '{}', expected 'mx_e4m3' or 'mx_e5m2'", name);
+    fail(ErrorKind::value, "form: got '{}', expected 'mx_e4m3', 'mx_e5m2', 'nv_single' or 'nv_exact'", name);
 }
 
 // An array that owns the vector's memory.
@@ -29,7 +32,7 @@ py::array array_of(std::vector<Value>&& values) {
 }
 
 Fp4Weights pack(const py::handle& codes, const py::handle& scales, u32 experts, u32 n, u32 k,
-                const std::optional<std::string>& form) {
+                const std::optional<std::string>& form, const std::optional<Globals>& globals) {
     const BytesView code_bytes(codes, false), scale_bytes(scales, false);
     const auto bytes = [](const BytesView& view) {
         return std::span(reinterpret_cast<const u8*>(view.span().data()), view.span().size());
@@ -39,8 +42,10 @@ Fp4Weights pack(const py::handle& codes, const py::handle& scales, u32 experts, 
     op::PackedFp4 packed;
     {
         const std::span code_span = bytes(code_bytes), scale_span = bytes(scale_bytes);
+        std::span<const float> global_span;
+        if (globals) global_span = {globals->data(), static_cast<size_t>(globals->size())};
         const py::gil_scoped_release no_gil;
-        packed = op::pack_fp4({experts, n, k}, code_span, scale_span, forced);
+        packed = op::pack_fp4({experts, n, k}, code_span, scale_span, forced, global_span);
     }
     Fp4Weights weights{.blobs = array_of<i8>(std::move(packed.blobs)),
                        .row_scales = array_of<float>(std::move(packed.row_scales)),
@@ -88,17 +93,24 @@ void bind_fp4(py::module_& module) {
     type.def_property_readonly(
         "report",
         [](const Fp4Weights& w) {
-            py::typing::Dict<py::str, py::int_> report;
+            py::typing::Dict<py::str, py::object> report;
             report["rows"] = py::int_(w.report.rows);
-            report["rows_beyond_e4m3"] = py::int_(w.report.rows_beyond_e4m3);
-            report["rows_beyond_e5m2"] = py::int_(w.report.rows_beyond_e5m2);
             report["extra_runs"] = py::int_(w.report.extra_runs);
             report["widest"] = py::int_(w.report.widest);
+            if (is_nvfp4(w.form)) {
+                report["rows_beyond_window"] = py::int_(w.report.rows_beyond_window);
+                report["worst_error"] = py::float_(w.report.worst_error);
+                report["rms_error"] = py::float_(w.report.rms_error);
+            } else {
+                report["rows_beyond_e4m3"] = py::int_(w.report.rows_beyond_e4m3);
+                report["rows_beyond_e5m2"] = py::int_(w.report.rows_beyond_e5m2);
+            }
             return report;
         },
-        "What packing found: rows, how many have more exponents than a form holds in one run, runs added for "
-        "them, the "
-        "widest row in exponents.");
+        "What packing found: rows, how many have more scales than one run of a form holds, runs added for "
+        "them, the widest row in octaves; of NVFP4 also the largest |error| / |weight| and the root mean "
+        "square "
+        "error over that of the weights, both 0 for nv_exact.");
     type.def(
         "with_tensors",
         [](Fp4Weights w, py::object blobs, py::object row_scales, py::object runs) {
@@ -109,11 +121,21 @@ void bind_fp4(py::module_& module) {
         },
         py::arg("blobs"), py::arg("row_scales"), py::arg("runs"), "The same weights in other memory.");
     type.def("__repr__", &repr_of);
-    module.def("pack_fp4", &pack, py::arg("codes"), py::arg("scales"), py::arg("experts"), py::arg("n"),
-               py::arg("k"), py::arg("form") = py::none(),
-               "Packs host memory: codes [experts, n, k / 2], UE8M0 scales [experts, n, k / 32]; "
-               "deep_gemm.pack_fp4_weights "
-               "takes tensors.");
+    module.def(
+        "pack_fp4", &pack, py::arg("codes"), py::arg("scales"), py::arg("experts"), py::arg("n"),
+        py::arg("k"), py::arg("form") = py::none(), py::arg("globals") = py::none(),
+        "Packs host memory: codes [experts, n, k / 2], UE8M0 scales [experts, n, k / 32], or E4M3 scales "
+        "[experts, n, k / 16] and fp32 globals [experts, n]; deep_gemm.pack_fp4_weights takes tensors.");
+    module.def(
+        "nvfp4_bytes",
+        [](const std::string& form, u32 code) {
+            const NvBytes bytes = nv_bytes(form_of(form), code);
+            return std::pair(bytes.high, bytes.low);
+        },
+        py::arg("form"), py::arg("code"),
+        "What the eight magnitudes become with the E4M3 scale of a code, in the window of packed NVFP4 "
+        "weights: "
+        "bytes of e4m3, the first magnitude's lowest, of the first and the second term.");
 }
 
 }  // namespace deep_gemm::python

@@ -238,7 +238,7 @@ void set_enum(Enum& field, const char* name, const py::handle& value, std::initi
 }
 
 void set_field(const char* name, Fp4Form& field, const py::handle& value) {
-    set_enum(field, name, value, {Fp4Form::mx_e4m3, Fp4Form::mx_e5m2});
+    set_enum(field, name, value, {Fp4Form::mx_e4m3, Fp4Form::mx_e5m2, Fp4Form::nv_single, Fp4Form::nv_exact});
 }
 void set_field(const char* name, Format& field, const py::handle& value) {
     set_enum(field, name, value, {Format::bf16, Format::fp32});

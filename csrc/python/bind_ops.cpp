@@ -264,6 +264,7 @@ void fields(Keywords& k, GqaArguments& a) {
     k.in("positions", a.positions);
     k.in("sequences", a.sequences);
     k.value("scale", a.scale);
+    k.out("records", a.records);
     k.out("out", a.out);
 }
 void fields(Keywords& k, ArgmaxArguments& a) {
@@ -333,6 +334,8 @@ void bind_ops(py::module_& module) {
     bind(module, "op_latent_write", &latent_write);
     bind(module, "op_cache_write", &cache_write);
     bind(module, "op_index_query", &index_query);
+    module.def("op_gqa_records_shape", &gqa_records_shape, py::arg("tokens"), py::arg("heads"),
+               py::arg("rows"), py::arg("d"));
     module.def(
         "op_rope_frequencies",
         [](u32 dims, double theta, double yarn_factor, double yarn_original_context, double yarn_beta_fast,

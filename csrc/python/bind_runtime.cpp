@@ -2,8 +2,10 @@
 #include "python/casters.h"
 #include "python/tensor.h"
 
-#include "runtime/inventory.h"
+#include "runtime/batch.h"
 #include "runtime/session.h"
+
+#include <pybind11/numpy.h>
 
 namespace deep_gemm::python {
 
@@ -28,11 +30,33 @@ py::list tensors_of(const Checkpoint& checkpoint) {
     return rows;
 }
 
-std::vector<std::string> problems_of(const Checkpoint& checkpoint) {
+std::unique_ptr<const runtime::ModelConfig> config_of(const Checkpoint& checkpoint) {
     DG_CHECK(checkpoint.config(), value,
              "checkpoint: no config.json beside the tensors; expected one to compare with");
-    const auto config = runtime::parse_deepseek_v4(*checkpoint.config(), "config.json");
-    return runtime::problems_of(checkpoint, runtime::expected_tensors(config));
+    return runtime::parse_config(*checkpoint.config(), "config.json");
+}
+
+std::vector<std::string> problems_of(const Checkpoint& checkpoint) {
+    return runtime::problems_of(checkpoint, config_of(checkpoint)->expected_tensors());
+}
+
+runtime::Numerics numerics_of(const std::string& name) {
+    if (name == "exact") return runtime::Numerics::exact;
+    if (name == "released") return runtime::Numerics::released;
+    DG_CHECK(name == "fp8_cache", value,
+             "engine: got numerics '{}', expected 'released', 'exact' or 'fp8_cache'", name);
+    return runtime::Numerics::fp8_cache;
+}
+
+// The file stays mapped as long as the array lives.
+py::array bytes_of_tensor(const py::object& self, const std::string& name) {
+    const auto& checkpoint = self.cast<const Checkpoint&>();
+    const runtime::Tensor* tensor = checkpoint.find(name);
+    DG_CHECK(tensor != nullptr, value, "checkpoint: got '{}', expected the name of a tensor", name);
+    py::array_t<u8> array(static_cast<py::ssize_t>(tensor->bytes.size()),
+                          reinterpret_cast<const u8*>(tensor->bytes.data()), self);
+    array.attr("setflags")(py::arg("write") = false);
+    return array;
 }
 
 void bind_checkpoint(py::module_& module) {
@@ -41,20 +65,23 @@ void bind_checkpoint(py::module_& module) {
         .def(py::init([](const std::string& path) { return Checkpoint::open(path); }), NoGil(),
              py::arg("path"))
         .def("tensors", &tensors_of, "One dict for each tensor: name, dtype, shape, num_bytes, file.")
+        .def("read", &bytes_of_tensor, py::arg("name"),
+             "The bytes of a tensor as they lie in the file: uint8 [num_bytes], not writable, not copied.")
         .def_property_readonly("num_bytes", &Checkpoint::bytes)
+        .def(
+            "device_bytes",
+            [](const Checkpoint& c, const std::string& numerics) {
+                return runtime::device_bytes_of(c, config_of(c)->expected_tensors(),
+                                                runtime::activations_of(numerics_of(numerics)));
+            },
+            NoGil(), py::arg("numerics") = "released", "Bytes that the model's tensors take on a device.")
+        .def_property_readonly("architecture",
+                               [](const Checkpoint& c) { return config_of(c)->facts().architecture; })
         .def_property_readonly("has_config", [](const Checkpoint& c) { return c.config() != nullptr; })
         .def("problems", &problems_of, NoGil(),
              "What is missing, misshapen, wrongly stored or extra, compared with the folder's config.json; "
              "one sentence "
              "each.");
-}
-
-runtime::Numerics numerics_of(const std::string& name) {
-    if (name == "exact") return runtime::Numerics::exact();
-    if (name == "released") return runtime::Numerics::released();
-    DG_CHECK(name == "fp8_cache", value,
-             "engine: got numerics '{}', expected 'released', 'exact' or 'fp8_cache'", name);
-    return {Format::fp32, false, true};
 }
 
 std::shared_ptr<const Engine> load_engine(const std::string& path, const py::object& device,
@@ -83,19 +110,21 @@ void bind_engine(py::module_& module) {
              }),
              py::arg("path"), py::kw_only(), py::arg("device") = py::none(), py::arg("numerics") = "released",
              py::arg("context") = 0, py::arg("max_rows") = 64, py::arg("progress") = py::none(),
-             "Reads, checks and uploads a DeepSeek-V4 checkpoint. numerics: 'released' (bf16 activations, "
+             "Reads, checks and uploads a checkpoint of a model that the runtime knows. numerics: 'released' "
+             "(bf16 activations, "
              "FP8 products and "
              "cache), 'exact' (fp32 throughout) or 'fp8_cache' (fp32 with the released cache). context 0: "
              "what the model "
              "allows, at most 8192. progress(done_bytes, total_bytes).")
         .def_property_readonly("context", &Engine::context)
         .def_property_readonly("max_rows", &Engine::max_rows)
-        .def_property_readonly("vocab", [](const Engine& e) { return e.config().vocab; })
-        .def_property_readonly("bos", [](const Engine& e) { return e.config().bos; })
-        .def_property_readonly("eos", [](const Engine& e) { return e.config().eos; })
-        .def_property_readonly("num_layers", [](const Engine& e) { return e.config().layers.size(); })
-        .def_property_readonly("has_mtp", [](const Engine& e) { return e.weights().mtp.has_value(); })
-        .def_property_readonly("weight_bytes", [](const Engine& e) { return e.weights().bytes; });
+        .def_property_readonly("vocab", [](const Engine& e) { return e.facts().vocab; })
+        .def_property_readonly("architecture", [](const Engine& e) { return e.facts().architecture; })
+        .def_property_readonly("bos", [](const Engine& e) { return e.facts().bos; })
+        .def_property_readonly("eos", [](const Engine& e) { return e.facts().eos; })
+        .def_property_readonly("num_layers", [](const Engine& e) { return e.facts().num_layers; })
+        .def_property_readonly("has_mtp", [](const Engine& e) { return e.facts().drafts; })
+        .def_property_readonly("weight_bytes", [](const Engine& e) { return e.model().weight_bytes(); });
 }
 
 py::dict stats_of(const Session& session) {
@@ -121,7 +150,7 @@ void bind_session(py::module_& module) {
                  return std::make_unique<Session>(
                      engine, runtime::SessionOptions{window, adaptive, graphs, restore_points});
              }),
-             NoGil(), py::arg("engine"), py::kw_only(), py::arg("window") = 3, py::arg("adaptive") = false,
+             NoGil(), py::arg("engine"), py::kw_only(), py::arg("window") = 0, py::arg("adaptive") = false,
              py::arg("graphs") = true, py::arg("restore_points") = 2)
         .def_property_readonly("tokens", &Session::tokens)
         .def_property_readonly("room", &Session::room)
@@ -164,8 +193,36 @@ void bind_session(py::module_& module) {
         .def(
             "load", [](Session& s, const std::string& path) { s.load(path); }, NoGil(), py::arg("path"))
         .def("state_digest", &Session::state_digest, NoGil())
+        .def("state_parts", &Session::state_parts, NoGil(), "(name, digest) of each tensor of the state.")
+        .def(
+            "damage", [](Session& s, const std::string& part) { s.damage(part); }, NoGil(), py::arg("part"),
+            "Flips a bit of one tensor of the state; for tests.")
         .def("force_drafts", &Session::force_drafts, NoGil(), py::arg("drafts"),
              "Replaces the drafts of the next step; for tests.");
+}
+
+void bind_batch(py::module_& module) {
+    using runtime::Batch;
+    py::class_<Batch>(module, "Batch", "Several timelines of an Engine, decoded together.")
+        .def(py::init([](const std::shared_ptr<Engine>& engine, u32 slots) {
+                 return std::make_unique<Batch>(engine, slots);
+             }),
+             NoGil(), py::arg("engine"), py::arg("slots"))
+        .def_property_readonly("num_slots", &Batch::num_slots)
+        .def("tokens", &Batch::tokens, py::arg("slot"))
+        .def("room", &Batch::room, py::arg("slot"))
+        .def(
+            "start",
+            [](Batch& b, u32 slot, const std::vector<i32>& tokens, float temperature, i32 top_k, float top_p,
+               float min_p, u64 seed) {
+                b.start(slot, tokens, {temperature, top_k, top_p, min_p, seed});
+            },
+            NoGil(), py::arg("slot"), py::arg("tokens"), py::kw_only(), py::arg("temperature") = 0.0f,
+            py::arg("top_k") = 0, py::arg("top_p") = 1.0f, py::arg("min_p") = 0.0f, py::arg("seed") = 0)
+        .def("stop", &Batch::stop, py::arg("slot"))
+        .def("step", &Batch::step, NoGil(), "The next token of each slot; -1 where there is none.")
+        .def(
+            "logits", [](const Batch& b, u32 slot) { return fp32_bytes(b.logits(slot)); }, py::arg("slot"));
 }
 
 }  // namespace
@@ -174,6 +231,7 @@ void bind_runtime(py::module_& module) {
     bind_checkpoint(module);
     bind_engine(module);
     bind_session(module);
+    bind_batch(module);
 }
 
 }  // namespace deep_gemm::python

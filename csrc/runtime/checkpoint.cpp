@@ -1,6 +1,7 @@
 #include "runtime/checkpoint.h"
 
 #include "base/error.h"
+#include "runtime/gguf_model.h"
 
 #include <fcntl.h>
 #include <fmt/ranges.h>
@@ -94,6 +95,7 @@ Checkpoint Checkpoint::open(const Path& path) {
     const Path index_path = path / "model.safetensors.index.json";
     std::optional<Json> index;
     std::vector<std::string> names;
+    std::string config;  // of a GGUF file
     if (!folder) {
         names.push_back(path.filename().string());
     } else if (std::filesystem::exists(index_path)) {
@@ -109,14 +111,24 @@ Checkpoint Checkpoint::open(const Path& path) {
     for (const std::string& name : names) {
         const auto& file = checkpoint.files_.emplace_back(std::make_unique<MappedFile>(base / name));
         const bool gguf = file->bytes().size() >= 4 && std::memcmp(file->bytes().data(), "GGUF", 4) == 0;
-        for (Tensor& tensor : gguf ? read_gguf(*file) : read_safetensors(*file)) {
+        std::vector<Tensor> tensors;
+        if (gguf) {
+            GgufFile content = read_gguf(*file);
+            config = translate_gguf(content.metadata, content.tensors, name);
+            tensors = std::move(content.tensors);
+        } else {
+            tensors = read_safetensors(*file);
+        }
+        for (Tensor& tensor : tensors) {
             tensor.file = static_cast<u32>(checkpoint.files_.size() - 1);
             checkpoint.tensors_.push_back(std::move(tensor));
         }
     }
     checkpoint.finish();
     if (index) check_index(*index, checkpoint, index_path.string());
-    if (const auto text = try_read_file(base / "config.json"))
+    if (!config.empty())
+        checkpoint.config_ = Json::parse(config, names.front());
+    else if (const auto text = try_read_file(base / "config.json"))
         checkpoint.config_ = Json::parse(*text, (base / "config.json").string());
     return checkpoint;
 }

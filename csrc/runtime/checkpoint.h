@@ -65,7 +65,7 @@ class Checkpoint {
     [[nodiscard]] std::span<const Tensor> tensors() const { return tensors_; }  // sorted by name
     [[nodiscard]] std::span<const std::unique_ptr<MappedFile>> files() const { return files_; }
     [[nodiscard]] u64 bytes() const;
-    // config.json of the folder, or GGUF metadata under GGUF's keys.
+    // config.json of the folder, or the same made of GGUF metadata.
     [[nodiscard]] const Json* config() const { return config_ ? &*config_ : nullptr; }
 
   private:
@@ -77,8 +77,7 @@ class Checkpoint {
     std::optional<Json> config_;
 };
 
-// The tensors of one file, in any order (safetensors.cpp, gguf.cpp).
+// The tensors of one file, in any order (safetensors.cpp).
 [[nodiscard]] std::vector<Tensor> read_safetensors(const MappedFile& file);
-[[nodiscard]] std::vector<Tensor> read_gguf(const MappedFile& file);
 
 }  // namespace deep_gemm::runtime

@@ -14,7 +14,6 @@ namespace {
 
 constexpr char kMagic[8] = {'D', 'G', 'S', 'E', 'S', 'S', 'N', '\n'};
 constexpr u32 kVersion = 1;
-constexpr u64 kLatentRowBytes = 576, kLatentScaleBytes = 8;  // of an FP8 page
 
 u64 address_of(const TensorView& view) {
     return reinterpret_cast<u64>(view.data);
@@ -60,14 +59,10 @@ void Session::normalise() {
     pending_rows_ = 1, logits_row_ = 0, journal_rows_ = 0;
 }
 
-// All of a normalised session but its compressed rows, which only grow.
+// All of a normalised session but what only grows.
 std::vector<TensorView> Session::fixed_state() const {
-    std::vector<TensorView> pieces{hidden_.rows(0, 2), logits_.rows(0, 1)};
-    const auto add = [&](const DeviceTensor& tensor) {
-        if (tensor.present()) pieces.push_back(tensor.view());
-    };
-    for (const LayerState& layer : layers_) add(layer.ring), add(layer.frontier), add(layer.index_frontier);
-    if (mtp_layer_) add(mtp_layer_->ring);
+    std::vector<TensorView> pieces = state_->fixed_state();
+    pieces.insert(pieces.begin(), {hidden_.rows(0, 2), logits_.rows(0, 1)});
     return pieces;
 }
 
@@ -96,32 +91,22 @@ void Session::go_back(u32 target) {
     if (journal_rows_ > 0 && target > step_base_ && target <= step_base_ + journal_rows_)
         return undo_to_row(target - step_base_ - 1);
     std::erase_if(restore_points_, [&](const RestorePoint& point) { return point.length > target; });
-    if (restore_points_.empty()) return reset();
-    const RestorePoint& best =
-        *std::max_element(restore_points_.begin(), restore_points_.end(),
-                          [](const auto& a, const auto& b) { return a.length < b.length; });
-    u64 at = best.bytes.address();
+    const auto best = std::max_element(restore_points_.begin(), restore_points_.end(),
+                                       [](const auto& a, const auto& b) { return a.length < b.length; });
+    const u32 kept = best == restore_points_.end() ? 0 : best->length;
+    pending_rows_ = 1, logits_row_ = 0, journal_rows_ = 0;
+    pending_chosen_ = false;
+    // Caches that only grow hold what they held after each token: all but the last one need not be fed again.
+    if (state_->only_grows() && target > kept + 1) return tokens_.resize(target - 1);
+    if (kept == 0) return reset();
+    u64 at = best->bytes.address();
     for (const TensorView& piece : fixed_state()) {
         engine_->device().copy_on_device(address_of(piece), at, bytes_of(piece), stream_);
         at += bytes_of(piece);
     }
-    tokens_.resize(best.length);
-    const i32 next = static_cast<i32>(best.length);
+    tokens_.resize(kept);
+    const i32 next = static_cast<i32>(kept);
     write_ints(base_.view(), std::span(&next, 1));
-    pending_rows_ = 1, logits_row_ = 0, journal_rows_ = 0;
-    pending_chosen_ = false;
-}
-
-// Calls visit(address, bytes) for everything compressed that the present tokens see.
-template <typename Visit>
-void Session::visit_rows(Visit&& visit) const {
-    for (size_t i = 0; i < layers_.size(); ++i) {
-        const u32 ratio = engine_->config().layers[i].compress_ratio;
-        if (const u64 bytes = layers_[i].compressed_bytes(length(), ratio))
-            visit(layers_[i].compressed.address(), bytes);
-        if (const u64 bytes = layers_[i].index_bytes(length(), ratio))
-            visit(layers_[i].index_rows.address(), bytes);
-    }
 }
 
 void Session::save(const Path& path) {
@@ -139,7 +124,7 @@ void Session::save(const Path& path) {
     };
     if (!tokens_.empty()) {
         for (const TensorView& piece : fixed_state()) append(address_of(piece), bytes_of(piece));
-        visit_rows(append);
+        state_->visit_grown(length(), append);
     }
     FileHeader header = {};
     std::memcpy(header.magic, kMagic, sizeof(kMagic));
@@ -150,8 +135,13 @@ void Session::save(const Path& path) {
     content += hash_of(content).hex();
     // A reader sees the old file or all of the new one.
     const Path temporary = path.string() + fmt::format(".{}.tmp", ::getpid());
-    write_file(temporary, content);
-    rename_file(temporary, path);
+    try {
+        write_file(temporary, content);
+        rename_file(temporary, path);
+    } catch (...) {
+        remove_tree(temporary);
+        throw;
+    }
 }
 
 void Session::load(const Path& path) {
@@ -183,7 +173,7 @@ void Session::load(const Path& path) {
     guarded([&] {
         tokens_.resize(header.num_tokens);
         std::memcpy(tokens_.data(), body.data() + sizeof(header), token_bytes);
-        check_tokens(tokens_);
+        engine_->check_tokens(tokens_);
         std::span<const std::byte> rest =
             std::as_bytes(std::span(body)).subspan(sizeof(header) + token_bytes);
         const auto take = [&](u64 address, u64 bytes) {
@@ -194,7 +184,7 @@ void Session::load(const Path& path) {
         };
         if (!tokens_.empty()) {
             for (const TensorView& piece : fixed_state()) take(address_of(piece), bytes_of(piece));
-            visit_rows(take);
+            state_->visit_grown(length(), take);
             const i32 next = static_cast<i32>(length());
             write_ints(base_.view(), std::span(&next, 1));
             pending_rows_ = 1;
@@ -206,46 +196,48 @@ void Session::load(const Path& path) {
     });
 }
 
-std::string Session::state_digest() {
+void Session::visit_visible(const ModelState::NamedVisit& visit) const {
+    if (tokens_.empty()) return;
+    state_->visit_visible(length(), visit);
+    visit("hidden", address_of(hidden_.rows(pending_rows_, 1)), hidden_.row_bytes());
+    visit("logits", address_of(logits_.rows(logits_row_, 1)), logits_.row_bytes());
+}
+
+std::vector<std::pair<std::string, std::string>> Session::state_parts() {
     require_valid();
-    Hash hash;
-    hash.field(length());
+    std::vector<std::pair<std::string, Hash>> hashes;
     std::vector<std::byte> bytes;
-    const auto add = [&](u64 address, u64 count) {
+    visit_visible([&](std::string_view name, u64 address, u64 count) {
+        if (hashes.empty() || hashes.back().first != name) hashes.emplace_back(name, Hash{});
         bytes.resize(count);
         engine_->device().copy_to_host(bytes, address, stream_);
-        hash.bytes(bytes);
-    };
-    const auto add_row = [&](const DeviceTensor& rows, u32 page_rows, u64 row) {
-        if (page_rows == 0) {
-            const u64 row_bytes = rows.bytes() / static_cast<u64>(rows.extent(1));
-            return add(rows.address() + row * row_bytes, row_bytes);
-        }
-        const u64 page = rows.address() + row / page_rows * op::latent_page_bytes(page_rows),
-                  slot = row % page_rows;
-        add(page + slot * kLatentRowBytes, kLatentRowBytes);
-        add(page + page_rows * kLatentRowBytes + slot * kLatentScaleBytes, kLatentScaleBytes);
-    };
-    if (tokens_.empty()) return hash.digest().hex();
-    for (size_t i = 0; i < layers_.size(); ++i) {
-        const LayerState& layer = layers_[i];
-        const u32 ratio = engine_->config().layers[i].compress_ratio, window = engine_->config().window;
-        const u64 ring_rows = layer.ring_page_rows
-                                  ? static_cast<u64>(layer.ring.extent(1)) * layer.ring_page_rows
-                                  : static_cast<u64>(layer.ring.extent(1));
-        for (u32 position = length() - std::min(length(), window); position < length(); ++position)
-            add_row(layer.ring, layer.ring_page_rows, position % ring_rows);
-        if (ratio == 0) continue;
-        for (u64 row = 0; row < length() / ratio; ++row) {
-            add_row(layer.compressed, layer.compressed_page_rows, row);
-            if (layer.index_rows.present()) add_row(layer.index_rows, 0, row);
-        }
-        add(layer.frontier.address(), layer.frontier.bytes());
-        if (layer.index_frontier.present()) add(layer.index_frontier.address(), layer.index_frontier.bytes());
-    }
-    add(address_of(hidden_.rows(pending_rows_, 1)), hidden_.row_bytes());
-    add(address_of(logits_.rows(logits_row_, 1)), logits_.row_bytes());
+        hashes.back().second.bytes(bytes);
+    });
+    std::vector<std::pair<std::string, std::string>> parts;
+    for (auto& [name, hash] : hashes) parts.emplace_back(name, hash.digest().hex());
+    return parts;
+}
+
+std::string Session::state_digest() {
+    Hash hash;
+    hash.field(length());
+    for (const auto& [name, digest] : state_parts()) hash.field(name).field(digest);
     return hash.digest().hex();
+}
+
+void Session::damage(std::string_view part) {
+    require_valid();
+    bool found = false;
+    visit_visible([&](std::string_view name, u64 address, u64) {
+        if (found || name != part) return;
+        found = true;
+        std::byte first{};
+        engine_->device().copy_to_host({&first, 1}, address, stream_);
+        first ^= std::byte{1};
+        engine_->device().copy_to_device(address, {&first, 1}, stream_);
+        engine_->device().synchronize(stream_);
+    });
+    DG_CHECK(found, value, "session: the state has no part '{}'", part);
 }
 
 }  // namespace deep_gemm::runtime

@@ -6,6 +6,7 @@
 #include "op/api.h"
 
 #include <memory>
+#include <span>
 #include <vector>
 
 namespace deep_gemm::runtime {
@@ -65,5 +66,14 @@ class DeviceTensor {
     std::vector<i64> shape_;
     std::unique_ptr<Buffer> buffer_;
 };
+
+// Values as a tensor on the device, which has them on return.
+[[nodiscard]] inline DeviceTensor upload(Device& device, const std::vector<float>& values,
+                                         std::vector<i64> shape) {
+    DeviceTensor tensor(device, Format::fp32, std::move(shape));
+    device.copy_to_device(tensor.address(), std::as_bytes(std::span(values)), nullptr);
+    device.synchronize(nullptr);
+    return tensor;
+}
 
 }  // namespace deep_gemm::runtime

@@ -1,28 +1,12 @@
 #include "runtime/engine.h"
 
 #include "base/hash.h"
-#include "op/model_ops.h"
-#include "runtime/inventory.h"
 
 #include <algorithm>
 
 namespace deep_gemm::runtime {
 
 namespace {
-
-DeviceTensor upload_frequencies(Device& device, const RopeConfig& rope, u32 dims) {
-    const std::vector<float> values =
-        op::rope_frequencies({.dims = dims,
-                              .theta = rope.theta,
-                              .yarn_factor = rope.yarn_factor == 1 ? 0 : rope.yarn_factor,
-                              .yarn_original_context = rope.yarn_original,
-                              .yarn_beta_fast = rope.beta_fast,
-                              .yarn_beta_slow = rope.beta_slow});
-    DeviceTensor tensor(device, Format::fp32, {static_cast<i64>(dims / 2), 2});
-    device.copy_to_device(tensor.address(), std::as_bytes(std::span(values)), nullptr);
-    device.synchronize(nullptr);
-    return tensor;
-}
 
 // Of names, formats, shapes and first bytes of every tensor: enough to tell checkpoints apart without reading
 // them twice.
@@ -32,10 +16,18 @@ std::string fingerprint_of(const Checkpoint& checkpoint, const EngineOptions& op
         hash.field(tensor.name).field(static_cast<u64>(tensor.storage)).field(tensor.bytes.size());
         hash.bytes(tensor.bytes.first(std::min<size_t>(tensor.bytes.size(), 64)));
     }
-    const Numerics& n = options.numerics;
-    hash.field(static_cast<u64>(n.activations)).field(u64{n.fp8_activations} * 2 + n.fp8_cache);
-    hash.field(options.context).field(options.max_rows);
+    hash.field(static_cast<u64>(options.numerics)).field(options.context).field(options.max_rows);
     return hash.digest().hex();
+}
+
+void check_fit(Device& device, u64 needed) {
+    constexpr double kGiB = 1 << 30;
+    const u64 available = device.free_memory_bytes();
+    DG_CHECK(needed <= available, driver,
+             "engine: out of memory: the weights take {:.3f} GiB and {} has {:.3f} GiB free: {:.3f} GiB are "
+             "missing, before any session; free device memory or use a smaller or narrower checkpoint",
+             static_cast<double>(needed) / kGiB, device.properties().name,
+             static_cast<double>(available) / kGiB, static_cast<double>(needed - available) / kGiB);
 }
 
 }  // namespace
@@ -49,21 +41,39 @@ Engine::Engine(Device& device, const Checkpoint& checkpoint, const EngineOptions
     : device_(device), options_(options) {
     DG_CHECK(checkpoint.config(), value,
              "engine: no config.json beside the checkpoint; pass a folder that holds both, as released");
-    config_ = parse_deepseek_v4(*checkpoint.config(), "config.json");
-    check_complete(checkpoint, expected_tensors(config_));
-    if (options_.context == 0) options_.context = std::min(config_.max_positions, 8192u);
-    DG_CHECK(options_.context <= config_.max_positions, value,
-             "engine: got a context of {}, the model allows {}", options_.context, config_.max_positions);
-    DG_CHECK(options_.max_rows >= 8 && options_.max_rows <= 8192, value,
-             "engine: got max_rows {}, expected 8 to 8192", options_.max_rows);
-    const Numerics& numerics = options_.numerics;
-    DG_CHECK(numerics.activations == Format::fp32 || numerics.activations == Format::bf16, value,
-             "engine: got activations in {}, expected fp32 or bf16", name_of(numerics.activations));
-    weights_ = load_weights(device, config_, checkpoint, options_.progress);
-    window_frequencies_ = upload_frequencies(device, config_.rope, config_.rope_dim);
-    compress_frequencies_ = upload_frequencies(device, config_.compress_rope, config_.rope_dim);
+    const std::unique_ptr<const ModelConfig> config = parse_config(*checkpoint.config(), "config.json");
+    const std::vector<Expected> expected = config->expected_tensors();
+    check_complete(checkpoint, expected);
+    const u32 allowed = config->facts().max_positions;
+    if (options_.context == 0) options_.context = std::min(allowed, 8192u);
+    DG_CHECK(options_.context <= allowed, value, "engine: got a context of {}, the model allows {}",
+             options_.context, allowed);
+    DG_CHECK(options_.max_rows >= kMaxWindow && options_.max_rows <= 8192, value,
+             "engine: got max_rows {}, expected {} to 8192", options_.max_rows, kMaxWindow);
+    const Format wide = activations_of(options_.numerics);
+    check_fit(device, device_bytes_of(checkpoint, expected, wide));
+    Loader loader(device, checkpoint, wide, options_.progress);
+    model_ = config->load(loader, options_.numerics);
+    device.synchronize(nullptr);
     fingerprint_ = fingerprint_of(checkpoint, options_);
     options_.progress = {};  // it may hold the caller's objects
+}
+
+void Engine::check_tokens(std::span<const i32> tokens) const {
+    DG_CHECK(
+        tokens.size() <= context(), value,
+        "engine: got {} tokens, the context holds {}; shorten them or load the engine with a larger context",
+        tokens.size(), context());
+    for (size_t i = 0; i < tokens.size(); ++i)
+        DG_CHECK(tokens[i] >= 0 && static_cast<u32>(tokens[i]) < facts().vocab, value,
+                 "engine: token {} is {}, expected 0 to {}; is this the model's tokenizer?", i, tokens[i],
+                 facts().vocab - 1);
+}
+
+DeviceTensor Engine::make_rows(i64 count) const {
+    std::vector<i64> shape = facts().row_shape;
+    shape.insert(shape.begin(), count);
+    return {device_, activations_of(numerics()), std::move(shape)};
 }
 
 }  // namespace deep_gemm::runtime

@@ -2,10 +2,14 @@
 // data. Shapes are stored innermost first and returned outermost first. Tensor types beyond F32, F16, BF16,
 // Q8_0, MXFP4 and the integers are refused by name.
 #include "base/error.h"
-#include "runtime/checkpoint.h"
+#include "runtime/gguf_model.h"
 
 #include <algorithm>
+#include <cctype>
+#include <charconv>
+#include <cmath>
 #include <cstring>
+#include <type_traits>
 
 namespace deep_gemm::runtime {
 
@@ -49,20 +53,57 @@ class Reader {
     u64 at_ = 0;
 };
 
-enum ValueType : u32 { kU32 = 4, kString = 8, kArray = 9, kNumTypes = 13 };
-constexpr u64 kValueBytes[kNumTypes] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
+enum ValueType : u32 { kString = 8, kArray = 9, kNumTypes = 13 };
+constexpr u64 kMaxListed = 4096;  // elements of an array that is kept
 
-void skip_value(Reader& reader, u32 type, u32 depth = 0) {
+template <typename T>
+std::string json_of(T value) {
+    if constexpr (std::is_floating_point_v<T>)
+        return std::isfinite(value) ? fmt::format("{}", value) : "null";
+    else
+        return fmt::format("{}", value);
+}
+
+// A number as JSON text.
+std::string read_number(Reader& reader, u32 type) {
+    switch (type) {
+        case 0: return json_of(u32{reader.number<u8>()});
+        case 1: return json_of(i32{reader.number<i8>()});
+        case 2: return json_of(reader.number<u16>());
+        case 3: return json_of(reader.number<i16>());
+        case 4: return json_of(reader.number<u32>());
+        case 5: return json_of(reader.number<i32>());
+        case 6: return json_of(reader.number<float>());
+        case 7: return reader.number<u8>() ? "true" : "false";
+        case 10: return json_of(reader.number<u64>());
+        case 11: return json_of(reader.number<i64>());
+        case 12: return json_of(reader.number<double>());
+        default: break;
+    }
+    fail(ErrorKind::io, "{}: metadata of unknown type {}", reader.name(), type);
+}
+
+// A value as JSON text; empty for what nobody asks for: strings that are no plain names, arrays of anything
+// but numbers, and long ones.
+std::string read_value(Reader& reader, u32 type, u32 depth = 0) {
     DG_CHECK(type < kNumTypes && depth < 4, io, "{}: metadata of unknown type {}", reader.name(), type);
     if (type == kString) {
-        static_cast<void>(reader.string());
-    } else if (type == kArray) {
-        const u32 element = reader.number<u32>();
-        for (u64 i = reader.count("elements of a metadata array"); i > 0; --i)
-            skip_value(reader, element, depth + 1);
-    } else {
-        static_cast<void>(reader.take(kValueBytes[type]));
+        const std::string_view text = reader.string();
+        const bool plain = std::all_of(text.begin(), text.end(), [](unsigned char c) {
+            return std::isalnum(c) || c == '_' || c == '-' || c == '.';
+        });
+        return plain ? fmt::format("\"{}\"", text) : "";
     }
+    if (type != kArray) return read_number(reader, type);
+    const u32 element = reader.number<u32>();
+    const u64 count = reader.count("elements of a metadata array");
+    std::string list;
+    for (u64 i = 0; i < count; ++i) {
+        const std::string value = read_value(reader, element, depth + 1);
+        if (element != kString && element != kArray && count <= kMaxListed)
+            list += fmt::format("{}{}", i ? "," : "", value);
+    }
+    return list.empty() ? "" : fmt::format("[{}]", list);
 }
 
 struct TypeRow {
@@ -125,22 +166,22 @@ Described read_description(Reader& reader) {
 
 }  // namespace
 
-std::vector<Tensor> read_gguf(const MappedFile& file) {
+GgufFile read_gguf(const MappedFile& file) {
     Reader reader(file);
     static_cast<void>(reader.take(4));  // "GGUF", seen by the caller
     const u32 version = reader.number<u32>();
     DG_CHECK(version == 2 || version == 3, io, "{}: GGUF version {}, expected 2 or 3", reader.name(),
              version);
     const u64 num_tensors = reader.count("tensors"), num_values = reader.count("metadata entries");
-    u64 alignment = 32;
+    GgufFile result;
     for (u64 i = 0; i < num_values; ++i) {
-        const std::string_view key = reader.string();
-        const u32 type = reader.number<u32>();
-        if (key == "general.alignment" && type == kU32)
-            alignment = reader.number<u32>();
-        else
-            skip_value(reader, type);
+        const std::string key(reader.string());
+        std::string value = read_value(reader, reader.number<u32>());
+        if (!value.empty()) result.metadata.emplace(key, std::move(value));
     }
+    u64 alignment = 32;
+    if (const auto found = result.metadata.find("general.alignment"); found != result.metadata.end())
+        std::from_chars(found->second.data(), found->second.data() + found->second.size(), alignment);
     DG_CHECK(alignment > 0 && alignment <= 65536 && (alignment & (alignment - 1)) == 0, io,
              "{}: alignment {}, expected a power of two", reader.name(), alignment);
     std::vector<Described> described;
@@ -149,7 +190,6 @@ std::vector<Tensor> read_gguf(const MappedFile& file) {
     const u64 start = (reader.at() + alignment - 1) / alignment * alignment;
     std::sort(described.begin(), described.end(),
               [](const auto& a, const auto& b) { return a.offset < b.offset; });
-    std::vector<Tensor> tensors;
     u64 end = 0;  // of the tensor before, from `start`
     for (Described& entry : described) {
         const u64 bytes = bytes_of(entry.tensor.storage, entry.tensor.elements());
@@ -162,9 +202,9 @@ std::vector<Tensor> read_gguf(const MappedFile& file) {
                  entry.tensor.name);
         entry.tensor.bytes = file.bytes().subspan(start + entry.offset, bytes);
         end = entry.offset + bytes;
-        tensors.push_back(std::move(entry.tensor));
+        result.tensors.push_back(std::move(entry.tensor));
     }
-    return tensors;
+    return result;
 }
 
 }  // namespace deep_gemm::runtime

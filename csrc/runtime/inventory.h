@@ -4,7 +4,6 @@
 #pragma once
 
 #include "runtime/checkpoint.h"
-#include "runtime/config.h"
 
 #include <string>
 #include <vector>
@@ -14,8 +13,8 @@ namespace deep_gemm::runtime {
 enum class Role : u8 {
     plain,   // F32, BF16 or F16
     ids,     // I64 or I32
-    linear,  // [n, k]: F32, BF16, F16, Q8_0; F8_E4M3 and `.scale` [n/128, k/128]; I8 (two E2M1, [n, k/2]) and
-             // `.scale` [n, k/32] F8_E8M0
+    linear,  // [n, k]: F32, BF16, F16, Q8_0, MXFP4; F8_E4M3 and scales [n/128, k/128]; I8 (two E2M1, [n,
+             // k/2]) and scales [n, k/32] F8_E8M0
 };
 
 struct Expected {
@@ -24,7 +23,24 @@ struct Expected {
     std::vector<u64> shape;
 };
 
-[[nodiscard]] std::vector<Expected> expected_tensors(const DeepseekV4Config& config);
+// A list in the making.
+struct Inventory {
+    std::vector<Expected> entries;
+
+    void plain(std::string name, std::vector<u64> shape) {
+        entries.push_back({std::move(name), Role::plain, std::move(shape)});
+    }
+    void ids(std::string name, std::vector<u64> shape) {
+        entries.push_back({std::move(name), Role::ids, std::move(shape)});
+    }
+    void linear(std::string name, u64 n, u64 k) {
+        entries.push_back({std::move(name), Role::linear, {n, k}});
+    }
+};
+
+// The scales of matrix `name`: `name`.scale (DeepSeek) or `name`.weight_scale_inv (Qwen), which multiplies
+// just the same; nullptr where there are none.
+[[nodiscard]] const Tensor* find_scale(const Checkpoint& checkpoint, const std::string& name);
 
 // One sentence for each tensor that is missing, misshapen, wrongly stored or not expected; empty: all is
 // there.

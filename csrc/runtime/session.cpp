@@ -1,61 +1,68 @@
 // Session: construction and the feeding of tokens.
 #include "runtime/session.h"
 
-#include "op/model_ops.h"
 #include "runtime/session_guard.h"
 
 #include <algorithm>
 
 namespace deep_gemm::runtime {
 
-Session::Session(std::shared_ptr<const Engine> engine, const SessionOptions& options)
-    : engine_(std::move(engine)), options_(options), workspace_(*engine_, engine_->max_rows()) {
-    DG_CHECK(options_.window >= 1 && options_.window <= kMaxWindow, value,
-             "session: got a window of {} rows, expected 1 (plain decoding) to {}", options_.window,
+namespace {
+
+constexpr u32 kUsualWindow = 3;
+
+SessionOptions checked(SessionOptions options, const ModelFacts& facts) {
+    DG_CHECK(options.window <= kMaxWindow, value,
+             "session: got a window of {} rows, expected 1 (plain decoding) to {}", options.window,
              kMaxWindow);
-    const DeepseekV4Config& c = engine_->config();
+    DG_CHECK(options.window <= 1 || facts.drafts, value,
+             "session: got a window of {} rows, but this {} model has no MTP block that could draft tokens; "
+             "expected 1 (plain decoding)",
+             options.window, facts.architecture);
+    if (options.window == 0) options.window = facts.drafts ? kUsualWindow : 1;
+    return options;
+}
+
+}  // namespace
+
+Session::Session(std::shared_ptr<const Engine> engine, const SessionOptions& options)
+    : engine_(std::move(engine)), options_(checked(options, engine_->facts())) {
+    try {
+        allocate();
+    } catch (const Error& error) {
+        fail(error.kind(),
+             "session: no room for a context of {} tokens with max_rows {}: {}; load the engine "
+             "with less of either",
+             engine_->context(), engine_->max_rows(), error.what());
+    }
+    replay_.emplace(engine_->device());
+    stream_ = replay_->stream();
+    reset();
+}
+
+void Session::allocate() {
+    const ModelFacts& facts = engine_->facts();
     Device& device = engine_->device();
-    const i64 rows = engine_->max_rows(), vocab = c.vocab, window = kMaxWindow;
-    const Format act = engine_->numerics().activations;
+    const i64 rows = engine_->max_rows(), vocab = facts.vocab, window = kMaxWindow;
     const auto ints = [&](i64 count) { return DeviceTensor(device, Format::int32, {count}); };
     const auto floats = [&](std::vector<i64> shape) {
         return DeviceTensor(device, Format::fp32, std::move(shape));
     };
-    for (const LayerConfig& layer : c.layers) layers_.push_back(make_layer_state(*engine_, layer));
-    hidden_ = {device, act, {rows + 1, c.streams, c.hidden}};
-    head_input_ = {device, act, {window, c.hidden}};
+    state_ = engine_->model().make_state({.sequences = 1,
+                                          .context = engine_->context(),
+                                          .max_rows = engine_->max_rows(),
+                                          .drafts = speculative()});
+    hidden_ = engine_->make_rows(rows + 1);
     logits_ = floats({window, vocab});
     if (speculative()) {
-        mtp_layer_ = make_layer_state(*engine_, LayerConfig{});
-        mtp_x_ = {device, act, {rows, c.streams, c.hidden}};
-        mtp_normed_ = {device, act, {rows, c.streams, c.hidden}};
-        mtp_embedded_ = {device, act, {rows, c.hidden}};
-        if (engine_->numerics().fp8_activations) {
-            mtp_fp8_ = {device, Format::fp8_e4m3, {rows * c.streams, c.hidden}};
-            mtp_scale_ = floats({rows * c.streams, c.hidden / 128});
-        }
+        mtp_x_ = engine_->make_rows(rows);
         draft_logits_ = floats({1, vocab});
         draft_q_ = floats({window, vocab});
     }
     target_p_ = floats({window, vocab});
-    temperature_ = floats({window}), top_p_ = floats({window}), min_p_ = floats({window});
-    top_k_ = ints(window), seed_ = ints(2);
+    sampling_rows_ = SamplingRows(device, window);
     exchange_ = ints(4 + window), base_ = ints(1), targets_ = ints(window), undo_row_ = ints(1);
     tokens_in_ = ints(rows), positions_ = ints(rows), mtp_tokens_ = ints(rows), mtp_positions_ = ints(rows);
-    stream_ = device.create_stream();
-    reset();
-}
-
-Session::~Session() {
-    Device& device = engine_->device();
-    try {
-        device.synchronize(stream_);
-        for (auto& [key, capture] : graphs_)
-            if (capture.graph) device.destroy_graph(capture.graph);
-        device.destroy_stream(stream_);
-    } catch (const Error&) {
-        // A broken device reports itself again at the next call; a destructor has nobody to tell.
-    }
 }
 
 void Session::reset() {
@@ -68,19 +75,8 @@ void Session::reset() {
     engine_->device().fill_bytes(hidden_.address(), 0, hidden_.row_bytes(), stream_);
 }
 
-void Session::check_tokens(std::span<const i32> tokens) const {
-    DG_CHECK(
-        tokens.size() <= engine_->context(), value,
-        "session: got {} tokens, the context holds {}; shorten them or load the engine with a larger context",
-        tokens.size(), engine_->context());
-    for (size_t i = 0; i < tokens.size(); ++i)
-        DG_CHECK(tokens[i] >= 0 && static_cast<u32>(tokens[i]) < engine_->config().vocab, value,
-                 "session: token {} is {}, expected 0 to {}; is this the model's tokenizer?", i, tokens[i],
-                 engine_->config().vocab - 1);
-}
-
 u32 Session::sync(std::span<const i32> tokens) {
-    check_tokens(tokens);
+    engine_->check_tokens(tokens);
     if (!valid_) reset();
     return guarded([&] {
         const auto common = static_cast<u32>(
@@ -97,7 +93,7 @@ u32 Session::sync(std::span<const i32> tokens) {
 }
 
 std::vector<float> Session::logits_of(std::span<const i32> tokens, u32 chunk) {
-    check_tokens(tokens);
+    engine_->check_tokens(tokens);
     DG_CHECK(chunk <= engine_->max_rows(), value, "session: got chunks of {} rows, the engine has {}", chunk,
              engine_->max_rows());
     reset();
@@ -121,24 +117,24 @@ void Session::feed_chunk(std::span<const i32> tokens, bool last, std::vector<flo
     write_ints(tokens_in_.rows(0, t), tokens);
     write_ints(base_.view(), std::span(&first, 1));
     fill_positions(positions_.rows(0, t), 0);
-    const TensorView x = hidden_.rows(1, t);
-    run_trunk(
-        x, {.t = t, .tokens = tokens_in_.rows(0, t), .positions = positions_.rows(0, t), .stream = stream_});
-    if (speculative()) {  // row i: the streams of the token before token i, and token i
+    state_->forward(
+        hidden_.rows(1, t),
+        {.t = t, .tokens = tokens_in_.rows(0, t), .positions = positions_.rows(0, t), .stream = stream_});
+    if (speculative()) {  // row i: the row of the token before token i, and token i
         fill_positions(mtp_positions_.rows(0, t), -1);
         run_mtp(hidden_.rows(0, t), mtp_x_.rows(0, t), tokens_in_.rows(0, t), mtp_positions_.rows(0, t));
     }
     if (all_logits) {
         for (i64 row = 0; row < t; row += kMaxWindow) {
             const i64 count = std::min<i64>(kMaxWindow, t - row);
-            run_head(engine_->weights().output, hidden_.rows(1 + row, count), logits_.rows(0, count));
+            state_->head(hidden_.rows(1 + row, count), logits_.rows(0, count), stream_);
             const size_t old = all_logits->size();
-            all_logits->resize(old + static_cast<size_t>(count) * engine_->config().vocab);
+            all_logits->resize(old + static_cast<size_t>(count) * engine_->facts().vocab);
             engine_->device().copy_to_host(std::as_writable_bytes(std::span(*all_logits).subspan(old)),
                                            logits_.address(), stream_);
         }
     }
-    if (last) run_head(engine_->weights().output, hidden_.rows(t, 1), logits_.rows(0, 1));
+    if (last) state_->head(hidden_.rows(t, 1), logits_.rows(0, 1), stream_);
     copy(hidden_.rows(0, 1), hidden_.rows(t, 1));
     if (t > 1) copy(hidden_.rows(1, 1), hidden_.rows(t, 1));
     const i32 next = first + static_cast<i32>(t);
@@ -148,32 +144,10 @@ void Session::feed_chunk(std::span<const i32> tokens, bool last, std::vector<flo
     pending_chosen_ = false;
 }
 
-void Session::run_trunk(const TensorView& x, const Pass& pass) {
-    op::embed(
-        {.tokens = pass.tokens, .table = engine_->weights().embed.data.view(), .x = x, .stream = stream_});
-    for (size_t i = 0; i < layers_.size(); ++i)
-        run_block(*engine_, engine_->weights().layers[i], layers_[i], workspace_, x, pass);
-}
-
-void Session::run_head(const HeadWeights& head, const TensorView& x, const TensorView& logits) {
-    const DeepseekV4Config& c = engine_->config();
-    const TensorView input = head_input_.rows(0, x.shape[0]);
-    op::hc_head({.x = x,
-                 .fn = head.hc.fn.view(),
-                 .base = head.hc.base.view(),
-                 .scale = head.hc.scale.view(),
-                 .weight = head.norm.view(),
-                 .y = input,
-                 .hc_eps = c.hc_epsilon,
-                 .rms_eps = c.rms_epsilon,
-                 .stream = stream_});
-    run_linear(*engine_, engine_->weights().head, input, logits, {}, {}, stream_);
-}
-
 std::vector<float> Session::logits() {
     require_valid();
     DG_CHECK(!tokens_.empty(), value, "session: no logits before the first token; sync() a prompt first");
-    std::vector<float> values(engine_->config().vocab);
+    std::vector<float> values(engine_->facts().vocab);
     engine_->device().copy_to_host(std::as_writable_bytes(std::span(values)),
                                    logits_.address() + logits_row_ * logits_.row_bytes(), stream_);
     return values;

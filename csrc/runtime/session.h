@@ -3,28 +3,19 @@
 // may: what is produced is the same, token for token and bit for bit, with and without them.
 #pragma once
 
-#include "runtime/block.h"
+#include "runtime/engine.h"
+#include "runtime/replay.h"
+#include "runtime/sampling.h"
 
-#include <map>
 #include <optional>
 #include <span>
 #include <vector>
 
 namespace deep_gemm::runtime {
 
-// How tokens are chosen. temperature 0: the largest logit, ties to the lower id.
-struct Sampling {
-    float temperature = 0;
-    i32 top_k = 0;  // 0: all
-    float top_p = 1;
-    float min_p = 0;
-    u64 seed = 0;
-
-    friend bool operator==(const Sampling&, const Sampling&) = default;
-};
-
 struct SessionOptions {
-    u32 window = 3;          // rows of a speculative step, 1 to kMaxWindow; 1: plain decoding
+    u32 window = 0;          // rows of a speculative step, 1 to kMaxWindow; 1: plain decoding; 0: 3 where the
+                             // model has an MTP block, else 1
     bool adaptive = false;   // shorter windows while second drafts are rarely accepted
     bool graphs = true;      // replay a step as one graph
     u32 restore_points = 2;  // ends of prompts that sync() can go back to
@@ -42,7 +33,6 @@ struct SessionStats {
 class Session {
   public:
     Session(std::shared_ptr<const Engine> engine, const SessionOptions& options);
-    ~Session();
     Session(const Session&) = delete;
     Session& operator=(const Session&) = delete;
 
@@ -80,6 +70,10 @@ class Session {
 
     // Of all that later tokens depend on: frontiers, visible rows, counters. Equal states have equal digests.
     [[nodiscard]] std::string state_digest();
+    // The same for each tensor of the state, by name.
+    [[nodiscard]] std::vector<std::pair<std::string, std::string>> state_parts();
+    // Flips one bit of a part, for tests of whatever compares states.
+    void damage(std::string_view part);
 
     // The last step's drafts, accepted or not.
     [[nodiscard]] const std::vector<i32>& last_drafts() const { return last_drafts_; }
@@ -91,24 +85,15 @@ class Session {
         u32 length = 0;
         DeviceTensor bytes;  // fixed_state(), one piece after the other
     };
-    struct Capture {
-        bool warm = false;  // ran once: every kernel is compiled
-        driver::Graph graph = nullptr;
-    };
-
     [[nodiscard]] u32 length() const { return static_cast<u32>(tokens_.size()); }
-    [[nodiscard]] bool speculative() const {
-        return options_.window > 1 && engine_->weights().mtp.has_value();
-    }
-    [[nodiscard]] bool sampled() const { return sampling_.temperature > 0; }
+    [[nodiscard]] bool speculative() const { return options_.window > 1; }
+    [[nodiscard]] bool sampled() const { return !sampling_.greedy(); }
 
     // session.cpp: feeding
+    void allocate();
     void reset();
-    void check_tokens(std::span<const i32> tokens) const;
     void feed(std::span<const i32> tokens, u32 chunk, std::vector<float>* all_logits);
     void feed_chunk(std::span<const i32> tokens, bool last, std::vector<float>* all_logits);
-    void run_trunk(const TensorView& x, const Pass& pass);
-    void run_head(const HeadWeights& head, const TensorView& x, const TensorView& logits);
     void choose_pending();
     void ensure_pending();
     template <typename Work>
@@ -138,8 +123,7 @@ class Session {
     [[nodiscard]] std::vector<TensorView> fixed_state() const;
     void keep_restore_point();
     void go_back(u32 length);  // to at most `length` tokens
-    template <typename Visit>
-    void visit_rows(Visit&& visit) const;
+    void visit_visible(const ModelState::NamedVisit& visit) const;
 
     std::shared_ptr<const Engine> engine_;
     SessionOptions options_;
@@ -149,20 +133,17 @@ class Session {
     bool valid_ = true;
     driver::Stream stream_ = nullptr;
 
-    std::vector<LayerState> layers_;
-    std::optional<LayerState> mtp_layer_;
-    Workspace workspace_;
-    DeviceTensor hidden_;  // [max_rows + 1, streams, hidden]: the trunk's last streams, see pending_rows_
-    DeviceTensor mtp_x_, mtp_normed_, mtp_embedded_, mtp_fp8_, mtp_scale_;
-    DeviceTensor head_input_;
+    std::unique_ptr<ModelState> state_;
+    DeviceTensor hidden_;  // [max_rows + 1, row_shape]: the trunk's last rows, see pending_rows_
+    DeviceTensor mtp_x_;   // [max_rows, row_shape]: the MTP block's
     DeviceTensor logits_, draft_logits_;  // fp32 [kMaxWindow, vocab], [1, vocab]
     DeviceTensor target_p_, draft_q_;     // fp32 [kMaxWindow, vocab]
-    DeviceTensor temperature_, top_k_, top_p_, min_p_, seed_;
+    SamplingRows sampling_rows_;
     DeviceTensor exchange_;  // int32: record [4], window [kMaxWindow]; record[1] is the pending token
     DeviceTensor base_;      // int32 [1]: the position of the next token
     DeviceTensor tokens_in_, positions_, mtp_tokens_, mtp_positions_, targets_, undo_row_;
 
-    // hidden_ rows 1 to pending_rows_ are the streams of the last pending_rows_ tokens: their MTP pass waits
+    // hidden_ rows 1 to pending_rows_ are those of the last pending_rows_ tokens: their MTP pass waits
     // for the token that follows the last one. With one pending row, row 0 is its copy, where feed_chunk()
     // wants it.
     u32 pending_rows_ = 0;
@@ -175,9 +156,8 @@ class Session {
     double second_draft_rate_ = 1;
     bool shortened_ = false;
     u32 steps_since_probe_ = 0;
-    std::map<std::pair<u32, u32>, Capture>
-        graphs_;  // by (pending rows, window rows); of the present sampling
     std::vector<RestorePoint> restore_points_;
+    std::optional<Replay> replay_;  // by (pending rows, window rows); of the present sampling
 };
 
 }  // namespace deep_gemm::runtime

@@ -4,7 +4,7 @@
 // A step of n rows at length L, with k pending rows: the MTP block runs over the k tokens whose successor is
 // known by now (the last of them is followed by the pending token), which also drafts token L + 1; its own
 // streams draft further tokens; the trunk verifies the pending token and the drafts in one pass; the device
-// compares and takes the compressors back to the last accepted row. Window rows need no undo: rings are long
+// compares and takes the caches back to the last accepted row. Window rows need no undo: rings are long
 // enough for rejected rows to fall on rows that nobody sees any more, and compressed rows beyond the length
 // are invisible until they are written again.
 #include "op/model_ops.h"
@@ -17,7 +17,7 @@ namespace deep_gemm::runtime {
 
 namespace {
 
-constexpr u32 kDraftPurpose = 3;  // of random numbers; 0 to 2 are the ones of accept_drafts
+constexpr u32 kPlainPurpose = 0, kDraftPurpose = 3;  // of random numbers; 0 to 2 are those of accept_drafts
 // Adaptive depth: an average of how often a second draft follows an accepted first one, with hysteresis.
 constexpr double kRateWeight = 0.25, kShorten = 0.30, kLengthen = 0.35;
 constexpr u32 kProbeEvery = 16;
@@ -38,8 +38,8 @@ Step Session::step(u32 budget, i32 eos) {
     DG_CHECK(room() >= 1, value,
              "session: the context of {} tokens is full; rewind or load with a larger context",
              engine_->context());
+    ensure_pending();
     return guarded([&] {
-        ensure_pending();
         const bool ends = eos >= 0 && pending_ == eos;  // its successors will not be asked for
         const u32 rows = ends ? 1 : choose_window(budget);
         run_step(rows);
@@ -50,7 +50,7 @@ Step Session::step(u32 budget, i32 eos) {
 }
 
 void Session::ensure_pending() {
-    if (!pending_chosen_) choose_pending();
+    if (!pending_chosen_) guarded([&] { choose_pending(); });
     DG_CHECK(pending_ >= 0, value,
              "session: the logits after {} tokens hold NaN; the weights or the cache are damaged. Nothing "
              "was added",
@@ -61,19 +61,9 @@ void Session::choose_pending() {
     const TensorView logits = logits_.rows(logits_row_, 1), token = exchange_.rows(1, 1);
     if (sampled()) {
         const TensorView p = target_p_.rows(0, 1), position = mtp_positions_.rows(0, 1);
-        op::sample_distribution({.logits = logits,
-                                 .temperature = temperature_.rows(0, 1),
-                                 .top_k = top_k_.rows(0, 1),
-                                 .top_p = top_p_.rows(0, 1),
-                                 .min_p = min_p_.rows(0, 1),
-                                 .probabilities = p,
-                                 .stream = stream_});
+        sampling_rows_.distribution(logits, p, stream_);
         fill_positions(position, -1);  // as accept_drafts does: of the row whose distribution it is
-        op::sample_draw({.probabilities = p,
-                         .seed = seed_.view(),
-                         .positions = position,
-                         .tokens = token,
-                         .stream = stream_});
+        sampling_rows_.draw(p, position, token, kPlainPurpose, stream_);
     } else {
         op::argmax({.logits = logits, .tokens = token, .stream = stream_});
     }
@@ -82,26 +72,8 @@ void Session::choose_pending() {
 }
 
 void Session::run_step(u32 rows) {
-    Device& device = engine_->device();
     if (!options_.graphs || !forced_drafts_.empty()) return issue_step(rows);
-    Capture& capture = graphs_[{pending_rows_, rows}];
-    if (!capture.warm) {
-        issue_step(rows);
-        capture.warm = true;
-        return;
-    }
-    if (!capture.graph) {
-        device.begin_capture(stream_);
-        try {
-            issue_step(rows);
-        } catch (...) {
-            device.destroy_graph(device.end_capture(stream_));
-            throw;
-        }
-        capture.graph = device.end_capture(stream_);
-    }
-    device.launch_graph(capture.graph, stream_);
-    ++stats_.graph_replays;
+    if (replay_->run({pending_rows_, rows}, [&] { issue_step(rows); })) ++stats_.graph_replays;
 }
 
 void Session::issue_step(u32 rows) {
@@ -135,54 +107,16 @@ void Session::draft(u32 rows) {
 
 void Session::draw_draft(u32 index, const TensorView& x, const TensorView& position) {
     const TensorView token = exchange_.rows(4 + index, 1), logits = draft_logits_.view();
-    run_head(engine_->weights().mtp->head, x, logits);
+    state_->draft_head(x, logits, stream_);
     if (!sampled()) return op::argmax({.logits = logits, .tokens = token, .stream = stream_});
     const TensorView q = draft_q_.rows(index - 1, 1);
-    op::sample_distribution({.logits = logits,
-                             .temperature = temperature_.rows(0, 1),
-                             .top_k = top_k_.rows(0, 1),
-                             .top_p = top_p_.rows(0, 1),
-                             .min_p = min_p_.rows(0, 1),
-                             .probabilities = q,
-                             .stream = stream_});
-    op::sample_draw({.probabilities = q,
-                     .seed = seed_.view(),
-                     .positions = position,
-                     .tokens = token,
-                     .purpose = kDraftPurpose,
-                     .stream = stream_});
+    sampling_rows_.distribution(logits, q, stream_);
+    sampling_rows_.draw(q, position, token, kDraftPurpose, stream_);
 }
 
-// x = e_proj norm(embedding of the token) + h_proj norm(streams), then the block. `x` may be `hidden`.
 void Session::run_mtp(const TensorView& hidden, const TensorView& x, const TensorView& tokens,
                       const TensorView& positions) {
-    const MtpWeights& w = *engine_->weights().mtp;
-    const DeepseekV4Config& c = engine_->config();
-    const i64 t = x.shape[0], streams = c.streams, width = c.hidden;
-    const bool fp8 = mtp_fp8_.present();
-    const auto low = [&](const DeviceTensor& tensor, i64 rows) {
-        return fp8 ? tensor.rows(0, rows) : TensorView{};
-    };
-    const TensorView embedded = mtp_embedded_.rows(0, t), value = workspace_.output.rows(0, t);
-    op::embed(
-        {.tokens = tokens, .table = engine_->weights().embed.data.view(), .x = embedded, .stream = stream_});
-    op::rms_norm(
-        {.x = embedded, .weight = w.e_norm.view(), .y = embedded, .eps = c.rms_epsilon, .stream = stream_});
-    run_linear(*engine_, w.e_proj, embedded, value, low(mtp_fp8_, t), low(mtp_scale_, t), stream_);
-    op::rms_norm({.x = hidden,
-                  .weight = w.h_norm.view(),
-                  .y = mtp_normed_.rows(0, t),
-                  .eps = c.rms_epsilon,
-                  .stream = stream_});
-    TensorView flat_x = x;  // every stream is a row
-    flat_x.rank = 2;
-    flat_x.shape[0] = t * streams, flat_x.shape[1] = width;
-    flat_x.strides[0] = width, flat_x.strides[1] = 1;
-    run_linear(*engine_, w.h_proj, mtp_normed_.as({t * streams, width}), flat_x, low(mtp_fp8_, t * streams),
-               low(mtp_scale_, t * streams), stream_);
-    op::expand_streams({.value = value, .x = x, .accumulate = true, .stream = stream_});
-    run_block(*engine_, w.block, *mtp_layer_, workspace_, x,
-              {.t = t, .tokens = tokens, .positions = positions, .stream = stream_});
+    state_->draft(hidden, x, {.t = x.shape[0], .tokens = tokens, .positions = positions, .stream = stream_});
 }
 
 void Session::verify(u32 rows) {
@@ -191,28 +125,22 @@ void Session::verify(u32 rows) {
                      positions = positions_.rows(0, n);
     const TensorView x = hidden_.rows(1, n), logits = logits_.rows(0, n), targets = targets_.rows(0, n);
     fill_positions(positions, 0);
-    run_trunk(x, {.t = n, .tokens = window, .positions = positions, .journal = n > 1, .stream = stream_});
-    run_head(engine_->weights().output, x, logits);
+    state_->forward(x,
+                    {.t = n, .tokens = window, .positions = positions, .journal = n > 1, .stream = stream_});
+    state_->head(x, logits, stream_);
     op::AcceptArguments accept;
     accept.tokens = window, accept.positions = positions, accept.record = record, accept.stream = stream_;
     if (sampled()) {
-        op::sample_distribution({.logits = logits,
-                                 .temperature = temperature_.rows(0, n),
-                                 .top_k = top_k_.rows(0, n),
-                                 .top_p = top_p_.rows(0, n),
-                                 .min_p = min_p_.rows(0, n),
-                                 .probabilities = target_p_.rows(0, n),
-                                 .stream = stream_});
+        sampling_rows_.distribution(logits, target_p_.rows(0, n), stream_);
         accept.p = target_p_.rows(0, n);
         if (n > 1) accept.q = draft_q_.rows(0, n - 1);
-        accept.seed = seed_.view();
+        accept.seed = sampling_rows_.seed();
     } else {
         op::argmax({.logits = logits, .tokens = targets, .stream = stream_});
         accept.targets = targets;
     }
     op::accept_drafts(accept);
-    if (n > 1)
-        for (LayerState& layer : layers_) restore_block(layer, exchange_.rows(0, 1), stream_);
+    if (n > 1) state_->restore(exchange_.rows(0, 1), stream_);
     copy(base_.view(), exchange_.rows(2, 1));
 }
 
@@ -248,7 +176,7 @@ void Session::undo_to_row(u32 row) {
     const i32 index = static_cast<i32>(row), next = static_cast<i32>(step_base_ + row + 1);
     write_ints(undo_row_.view(), std::span(&index, 1));
     write_ints(base_.view(), std::span(&next, 1));
-    for (LayerState& layer : layers_) restore_block(layer, undo_row_.view(), stream_);
+    state_->restore(undo_row_.view(), stream_);
     tokens_.resize(step_base_ + row + 1);
     pending_rows_ = row + 1, logits_row_ = row, journal_rows_ = row + 1;
     pending_chosen_ = false;
@@ -279,31 +207,10 @@ void Session::flush_mtp() {
 }
 
 void Session::set_sampling(const Sampling& sampling) {
-    DG_CHECK(sampling.temperature >= 0 && sampling.top_k >= 0 && sampling.top_p > 0 && sampling.top_p <= 1 &&
-                 sampling.min_p >= 0 && sampling.min_p <= 1,
-             value,
-             "sampling: got temperature {}, top_k {}, top_p {}, min_p {}; expected temperature and top_k not "
-             "negative, "
-             "top_p in (0, 1], min_p in [0, 1]",
-             sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p);
+    check_sampling(sampling);
     if (sampling == sampling_) return;
-    Device& device = engine_->device();
-    const auto fill = [&](const DeviceTensor& tensor, auto value) {
-        const std::vector values(kMaxWindow, value);
-        device.copy_to_device(tensor.address(), std::as_bytes(std::span(values)), stream_);
-    };
-    fill(temperature_, sampling.temperature);
-    fill(top_k_, sampling.top_k);
-    fill(top_p_, sampling.top_p);
-    fill(min_p_, sampling.min_p);
-    const i32 seed[] = {static_cast<i32>(sampling.seed), static_cast<i32>(sampling.seed >> 32)};
-    write_ints(seed_.view(), seed);
-    device.synchronize(stream_);
-    if ((sampling.temperature > 0) != sampled()) {  // other operations
-        for (auto& [key, capture] : graphs_)
-            if (capture.graph) device.destroy_graph(capture.graph);
-        graphs_.clear();
-    }
+    sampling_rows_.set(sampling, stream_);
+    if (sampling.greedy() != sampling_.greedy()) replay_->forget();  // other operations
     sampling_ = sampling;
     pending_chosen_ = false;
 }

@@ -7,6 +7,7 @@ import typing
 
 __all__: list[str] = [
     "Artifact",
+    "Batch",
     "Checkpoint",
     "Compiled",
     "Device",
@@ -63,6 +64,7 @@ __all__: list[str] = [
     "moe_slots",
     "moe_swiglu",
     "moe_workspace_bytes",
+    "nvfp4_bytes",
     "nvrtc_info",
     "op_accept_drafts",
     "op_argmax",
@@ -75,6 +77,7 @@ __all__: list[str] = [
     "op_expert_up",
     "op_fill_positions",
     "op_gqa_attention",
+    "op_gqa_records_shape",
     "op_hc_head",
     "op_hc_post",
     "op_hc_pre",
@@ -268,6 +271,8 @@ class Device:
     @property
     def emulated(self) -> bool: ...
     @property
+    def free_memory_bytes(self) -> int: ...
+    @property
     def image_kind(self) -> str:
         """
         'ptx' or 'cubin'.
@@ -394,9 +399,9 @@ class Fp4Weights:
     @property
     def n(self) -> int: ...
     @property
-    def report(self) -> dict[str, int]:
+    def report(self) -> dict[str, typing.Any]:
         """
-        What packing found: rows, how many have more exponents than a form holds in one run, runs added for them, the widest row in exponents.
+        What packing found: rows, how many have more scales than one run of a form holds, runs added for them, the widest row in octaves; of NVFP4 also the largest |error| / |weight| and the root mean square error over that of the weights, both 0 for nv_exact.
         """
     @property
     def row_scales(self) -> typing.Any: ...
@@ -410,14 +415,24 @@ class Checkpoint:
     The tensors of a safetensors file or folder, or of a GGUF file, memory-mapped.
     """
     def __init__(self, path: str) -> None: ...
+    def device_bytes(self, numerics: str = "released") -> int:
+        """
+        Bytes that the model's tensors take on a device.
+        """
     def problems(self) -> list[str]:
         """
         What is missing, misshapen, wrongly stored or extra, compared with the folder's config.json; one sentence each.
+        """
+    def read(self, name: str) -> numpy.ndarray:
+        """
+        The bytes of a tensor as they lie in the file: uint8 [num_bytes], not writable, not copied.
         """
     def tensors(self) -> list:
         """
         One dict for each tensor: name, dtype, shape, num_bytes, file.
         """
+    @property
+    def architecture(self) -> str: ...
     @property
     def has_config(self) -> bool: ...
     @property
@@ -438,10 +453,12 @@ class Engine:
         progress: collections.abc.Callable[[int, int], None] | None = None,
     ) -> None:
         """
-        Reads, checks and uploads a DeepSeek-V4 checkpoint. numerics: 'released' (bf16 activations, FP8 products and cache), 'exact' (fp32 throughout) or 'fp8_cache' (fp32 with the released cache). context 0: what the model allows, at most 8192. progress(done_bytes, total_bytes).
+        Reads, checks and uploads a checkpoint of a model that the runtime knows. numerics: 'released' (bf16 activations, FP8 products and cache), 'exact' (fp32 throughout) or 'fp8_cache' (fp32 with the released cache). context 0: what the model allows, at most 8192. progress(done_bytes, total_bytes).
         """
     @property
-    def bos(self) -> int: ...
+    def architecture(self) -> str: ...
+    @property
+    def bos(self) -> int | None: ...
     @property
     def context(self) -> int: ...
     @property
@@ -465,11 +482,15 @@ class Session:
         self,
         engine: Engine,
         *,
-        window: typing.SupportsInt | typing.SupportsIndex = 3,
+        window: typing.SupportsInt | typing.SupportsIndex = 0,
         adaptive: bool = False,
         graphs: bool = True,
         restore_points: typing.SupportsInt | typing.SupportsIndex = 2,
     ) -> None: ...
+    def damage(self, part: str) -> None:
+        """
+        Flips a bit of one tensor of the state; for tests.
+        """
     def force_drafts(
         self, drafts: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]
     ) -> None:
@@ -501,6 +522,10 @@ class Session:
         seed: typing.SupportsInt | typing.SupportsIndex = 0,
     ) -> None: ...
     def state_digest(self) -> str: ...
+    def state_parts(self) -> list[tuple[str, str]]:
+        """
+        (name, digest) of each tensor of the state.
+        """
     def step(
         self,
         budget: typing.SupportsInt | typing.SupportsIndex,
@@ -521,6 +546,33 @@ class Session:
     def stats(self) -> dict: ...
     @property
     def tokens(self) -> list[int]: ...
+
+class Batch:
+    """
+    Several timelines of an Engine, decoded together.
+    """
+    def __init__(self, engine: Engine, slots: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+    def logits(self, slot: typing.SupportsInt | typing.SupportsIndex) -> bytes: ...
+    def room(self, slot: typing.SupportsInt | typing.SupportsIndex) -> int: ...
+    def start(
+        self,
+        slot: typing.SupportsInt | typing.SupportsIndex,
+        tokens: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        *,
+        temperature: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        top_k: typing.SupportsInt | typing.SupportsIndex = 0,
+        top_p: typing.SupportsFloat | typing.SupportsIndex = 1.0,
+        min_p: typing.SupportsFloat | typing.SupportsIndex = 0.0,
+        seed: typing.SupportsInt | typing.SupportsIndex = 0,
+    ) -> None: ...
+    def step(self) -> list[int]:
+        """
+        The next token of each slot; -1 where there is none.
+        """
+    def stop(self, slot: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+    def tokens(self, slot: typing.SupportsInt | typing.SupportsIndex) -> list[int]: ...
+    @property
+    def num_slots(self) -> int: ...
 
 class Fp4GemmSpec:
     """
@@ -994,6 +1046,11 @@ def moe_workspace_bytes(
     Bytes of workspace that fused_moe needs; a batch of fewer tokens needs no more.
     """
 
+def nvfp4_bytes(form: str, code: typing.SupportsInt | typing.SupportsIndex) -> tuple[int, int]:
+    """
+    What the eight magnitudes become with the E4M3 scale of a code, in the window of packed NVFP4 weights: bytes of e4m3, the first magnitude's lowest, of the first and the second term.
+    """
+
 def nvrtc_info() -> dict:
     """
     Opens NVRTC and says which one it is.
@@ -1054,6 +1111,12 @@ def op_gqa_attention(**kwargs) -> None:
     See deep_gemm.ops.
     """
 
+def op_gqa_records_shape(
+    tokens: typing.SupportsInt | typing.SupportsIndex,
+    heads: typing.SupportsInt | typing.SupportsIndex,
+    rows: typing.SupportsInt | typing.SupportsIndex,
+    d: typing.SupportsInt | typing.SupportsIndex,
+) -> list[int]: ...
 def op_hc_head(**kwargs) -> None:
     """
     See deep_gemm.ops.
@@ -1148,9 +1211,10 @@ def pack_fp4(
     n: typing.SupportsInt | typing.SupportsIndex,
     k: typing.SupportsInt | typing.SupportsIndex,
     form: str | None = None,
+    globals: typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None = None,
 ) -> Fp4Weights:
     """
-    Packs host memory: codes [experts, n, k / 2], UE8M0 scales [experts, n, k / 32]; deep_gemm.pack_fp4_weights takes tensors.
+    Packs host memory: codes [experts, n, k / 2], UE8M0 scales [experts, n, k / 32], or E4M3 scales [experts, n, k / 16] and fp32 globals [experts, n]; deep_gemm.pack_fp4_weights takes tensors.
     """
 
 def plan(problem: str, device: typing.Any = None) -> dict[str, typing.Any]:

@@ -41,6 +41,7 @@ from deep_gemm._C import (
 from deep_gemm.compat import *  # noqa: F403
 from deep_gemm.compat import __all__ as _compat_names
 from deep_gemm.fp4 import pack_fp4_weights
+from deep_gemm.fp4_checkpoint import Fp4Report, pack_fp4_checkpoint
 from deep_gemm.linear_ops import *  # noqa: F403
 from deep_gemm.linear_ops import __all__ as _linear_names
 from deep_gemm.moe import fused_moe, moe_workspace
@@ -81,6 +82,8 @@ __all__ = [
     "m_grouped_fp8_gemm_nt_contiguous",
     "m_grouped_fp8_gemm_nt_masked",
     "ops",
+    "Fp4Report",
+    "pack_fp4_checkpoint",
     "pack_fp4_weights",
     "moe_workspace",
     "plan",

@@ -1,6 +1,7 @@
-"""The command line: demo, inspect, explain, env, cache, warmup, bench. Thin: each command calls a function and prints.
+"""The command line: one function for each command, which calls a function of the library and prints.
 
-Nothing here is imported by `import deep_gemm`. A failure of the library is one line on stderr and status 1.
+Thin: each command calls a function and prints. Nothing here is imported by `import deep_gemm`. A failure of the library
+is one line on stderr and status 1.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from typing import Any
 import click
 from rich import box
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 from rich.table import Table
 
 import deep_gemm
 from deep_gemm import _C
+from deep_gemm.cli_text import chat, generate
 
 PROBLEM_HELP = """\b
 A problem is one line, in the syntax that explain and the logs print:
@@ -70,6 +72,9 @@ def device_label(device: _C.Device) -> str:
 def main() -> None:
     """Low-precision matrix kernels, compiled while your program runs, on a GPU or an emulated one."""
 
+
+main.add_command(generate)
+main.add_command(chat)
 
 device_option = click.option(
     "--device",
@@ -125,6 +130,31 @@ def inspect(path: str, device: str) -> None:
 
     if not report(path, _C.Device(device), console()):
         raise click.ClickException("the checkpoint is not as its config.json asks")
+
+
+@main.command()
+@click.argument("path")
+@click.option("--form", help="mx_e4m3, mx_e5m2, nv_single or nv_exact; by default the smaller, or nv_single.")
+def fp4(path: str, form: str | None) -> None:
+    """Packs the FP4 weights of the checkpoint at PATH, to see how long that takes and what it finds; keeps nothing."""
+    from deep_gemm.models import model_path
+
+    found = deep_gemm.Fp4Report()
+    columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console()) as bar:
+        task = bar.add_task("packing", total=None)
+
+        def progress(done: int, total: int, name: str) -> None:
+            bar.update(task, completed=done, total=total, description=name or "packed")
+
+        for _ in deep_gemm.pack_fp4_checkpoint(model_path(path), form=form, report=found, progress=progress):
+            pass
+    click.echo(
+        f"{found.layers} layers, {found.stored_bytes / 1e6:.1f} MB stored, {found.packed_bytes / 1e6:.1f} MB packed\n"
+        f"{found.rows_beyond} of {found.rows} rows need more scales than one run holds: {found.extra_runs} extra runs; "
+        f"the widest row spans {found.widest} octaves\n"
+        f"largest error of a weight: {100 * found.worst_error:.2f} %"
+    )
 
 
 @main.command(

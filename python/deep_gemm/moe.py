@@ -54,8 +54,8 @@ def fused_moe(
 
     x: bf16 or fp32 [T, K]. topk_ids: int32 [T, k]; an id outside [first_expert, first_expert + E) is skipped.
     topk_weights: fp32 [T, k]. w13: (fp8 [E, 2 I, K], gate rows then up rows, fp32 scales [E, 2 I / 128, K / 128]);
-    w2: (fp8 [E, K, I], scales [E, K / 128, I / 128]); or both Fp4Weights of these shapes, K and I multiples of 32.
-    out: bf16 or fp32 [T, K], made (bf16) if None.
+    w2: (fp8 [E, K, I], scales [E, K / 128, I / 128]); or both Fp4Weights of these shapes, K and I multiples of 32 for
+    MXFP4, 16 for NVFP4. out: bf16 or fp32 [T, K], made (bf16) if None.
 
     `swiglu_limit` clamps gate from above and up from both sides. The routing weight multiplies the activation, as in
     DeepSeek-V4, or with weight_before_down=False an expert's output. `shared` bf16 [T, K] is added last. Activations

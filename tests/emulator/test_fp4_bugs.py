@@ -21,13 +21,21 @@ SPEC = deep_gemm.Fp4GemmSpec(groups="gathered", queue=True, block_m=16, k_blocks
 HASTY = SPEC.replace(k_blocks=2, stages=12)
 
 
+def make_weights(form: str, rng: np.random.Generator, k: int) -> tuple[deep_gemm.Fp4Weights, np.ndarray]:
+    """Packed, and what they multiply."""
+    codes = rng.integers(0, 256, (len(COUNTS), N, k // 2), np.uint8)
+    if form.startswith("mx"):
+        scales = rng.integers(120, 130, (len(COUNTS), N, k // 32)).astype(np.uint8)
+        return deep_gemm.pack_fp4_weights(codes, scales), fp4.dequantise(codes, scales)
+    scales = rng.integers(0x30, 0x50, (len(COUNTS), N, k // 16)).astype(np.uint8)
+    return deep_gemm.pack_fp4_weights(codes, scales, 1.0, form=form), fp4.nvfp4_of(form, codes, scales, 1.0)
+
+
 def make_launch(spec: deep_gemm.Fp4GemmSpec, k: int, grid: int) -> Launch:
     """Three experts, tokens gathered and results scattered, in reverse."""
     rng = np.random.default_rng(0)
     slots = sum(COUNTS)
-    codes = rng.integers(0, 256, (len(COUNTS), N, k // 2), np.uint8)
-    scales = rng.integers(120, 130, (len(COUNTS), N, k // 32)).astype(np.uint8)
-    weights = deep_gemm.pack_fp4_weights(codes, scales)
+    weights, matrices = make_weights(spec.to_dict()["form"], rng, k)
     a = rng.standard_normal((slots, k)).astype(ml_dtypes.float8_e4m3fn)
     a_scales = np.exp2(rng.uniform(-2, 2, (slots, k // 128))).astype(np.float32)
     entries = np.zeros((len(COUNTS), 4), np.int32)
@@ -36,7 +44,6 @@ def make_launch(spec: deep_gemm.Fp4GemmSpec, k: int, grid: int) -> Launch:
     entries[:, 2] = COUNTS
     a_rows = np.arange(slots, dtype=np.int32)[::-1].copy()
     dense = a.astype(np.float64) * np.repeat(a_scales.astype(np.float64), 128, 1)
-    matrices = fp4.dequantise(codes, scales)
     expert = np.repeat(np.arange(len(COUNTS)), COUNTS)
     d = np.stack([dense[a_rows[i]] @ matrices[expert[i]].T for i in range(slots)])
     arrays: dict[str, Any] = {

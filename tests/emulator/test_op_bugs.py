@@ -135,9 +135,8 @@ def attention() -> tuple[Any, str]:
     picks = np.array([[1, 5, 11, 12, -1]], np.int32)  # row 12 ends with token 51
     arrays = {"q": q, "ring": ring, "compressed": compressed, "picks": picks, "positions": np.array([position], np.int32),
               "out": np.full((1, 4, d), np.nan, np.float32)}  # fmt: skip
-    nothing = [None, (0,), (0,), 0, 0, 0]
-    params = pack(["q", (4 * d,), (d,)], ["out", (4 * d,), (d,)], ["ring", (0,), (d,), 1, ring_rows, 1], nothing, (0,), (0,),
-                  ["compressed", (0,), (d,), 1, 30, 1], "picks", None, None, "positions", None, 1, 4, 4, window, 4, 5, 0,
+    params = pack(["q", (4 * d,), (d,)], ["out", (4 * d,), (d,)], ["ring", (0,), (d,), 1, ring_rows, 1],
+                  ["compressed", (0,), (d,), 1, 30, 1], "picks", None, None, "positions", None, 1, 4, window, 4, 5, 0,
                   float(d**-0.5))  # fmt: skip
     launch = bugs.Launch(
         "deep_gemm::attention<kSpec>", (1,), 128, 16384, arrays, params, {"out": expected}, 1e-4
@@ -170,12 +169,76 @@ def compressor() -> tuple[Any, str]:
     return launch, text("compressor", "CompressorSpec", ".weight = Format::fp32")
 
 
+GQA_HEADS, GQA_KV_HEADS, GQA_WIDTH, GQA_ROWS = 6, 2, 32, 260
+
+
+def gqa_inputs() -> tuple[dict[str, Any], Any, Any]:
+    """Arrays of both kernels, the weights of the softmax [heads, rows], and values by head [heads, rows, d]."""
+    rng = np.random.default_rng(6)
+    q = real(rng, (1, GQA_HEADS, GQA_WIDTH), scale=3)
+    keys, values = (real(rng, (1, GQA_ROWS, GQA_KV_HEADS, GQA_WIDTH)) for _ in range(2))
+    group = GQA_HEADS // GQA_KV_HEADS
+    position = GQA_ROWS - 3  # the cache holds two rows more, which are not seen
+    wide = [
+        np.repeat(x[0, : position + 1].astype(np.float64), group, 1).swapaxes(0, 1) for x in (keys, values)
+    ]
+    scores = np.einsum("hd,hrd->hr", q[0].astype(np.float64), wide[0]) * GQA_WIDTH**-0.5
+    arrays = {"q": q, "keys": keys, "values": values, "positions": np.array([position], np.int32)}
+    return arrays, scores, wide[1]
+
+
+def gqa_records(scores: Any, values: Any) -> Any:
+    """What each piece of 128 rows leaves: [1, heads, pieces, d + 4], the padding zeros."""
+    pieces = -(-GQA_ROWS // 128)
+    records = np.zeros((1, GQA_HEADS, pieces, GQA_WIDTH + 4))
+    for i in range(pieces):
+        part = scores[:, i * 128 : i * 128 + 128]
+        weights = np.exp(part - part.max(1, keepdims=True))
+        records[0, :, i, :GQA_WIDTH] = np.einsum("hr,hrd->hd", weights, values[:, i * 128 : i * 128 + 128])
+        records[0, :, i, GQA_WIDTH], records[0, :, i, GQA_WIDTH + 1] = part.max(1), weights.sum(1)
+    return records
+
+
+def gqa_params() -> Any:
+    d, rows = GQA_WIDTH, GQA_KV_HEADS * GQA_WIDTH
+    return pack(["q", (GQA_HEADS * d,), (d,)], ["out", (GQA_HEADS * d,), (d,)], ["keys", (GQA_ROWS * rows,), (rows,), (d,)],
+                ["values", (GQA_ROWS * rows,), (rows,), (d,)], "records", "positions", None, 1, GQA_ROWS, GQA_HEADS,
+                GQA_HEADS // GQA_KV_HEADS, 3, float(d**-0.5))  # fmt: skip
+
+
+def gqa_pieces() -> tuple[Any, str]:
+    arrays, scores, values = gqa_inputs()
+    expected = gqa_records(scores, values)
+    records = np.full(expected.shape, np.nan, np.float32)
+    records[..., GQA_WIDTH + 2 :] = 0
+    arrays |= {"records": records, "out": np.zeros((1, GQA_HEADS, GQA_WIDTH), np.float32)}
+    launch = bugs.Launch("deep_gemm::gqa_pieces<kSpec>", (GQA_KV_HEADS * 3,), 128, 8192, arrays, gqa_params(),
+                         {"records": expected}, 1e-4)  # fmt: skip
+    return launch, text("gqa", "GqaSpec", ".d = 32")
+
+
+def gqa_join() -> tuple[Any, str]:
+    arrays, scores, values = gqa_inputs()
+    weights = np.exp(scores - scores.max(1, keepdims=True))
+    expected = np.einsum("hr,hrd->hd", weights / weights.sum(1, keepdims=True), values)[None]
+    arrays |= {
+        "records": gqa_records(scores, values).astype(np.float32),
+        "out": np.full(expected.shape, np.nan, np.float32),
+    }
+    launch = bugs.Launch(
+        "deep_gemm::gqa_join<kSpec>", (GQA_HEADS,), 32, 0, arrays, gqa_params(), {"out": expected}, 1e-4
+    )
+    return launch, text("gqa", "GqaSpec", ".d = 32")
+
+
 CASES = {
     "project": project,
     "hc_mix": hc_mix,
     "top_k": top_k,
     "attention": attention,
     "compressor": compressor,
+    "gqa_pieces": gqa_pieces,
+    "gqa_join": gqa_join,
 }
 BUGS = [
     ("project", Bug("rows beyond the last are read", "first + i < p.rows ? first + i : p.rows - 1;", "first + i;", 8)),
@@ -196,6 +259,16 @@ BUGS = [
     ("attention", Bug("window of one row less", "end - p.window : 0;", "end - p.window + 1 : 0;", 8)),
     ("attention", Bug("sums keep an old maximum", "factor = empty ? 1.0f : ptx::exp_f32(max - largest);", "factor = 1.0f;", 8)),
     ("attention", Bug("a row that is not visible yet", "if (row >= visible) return false;", "if (row >= p.compressed.rows) return false;", 8)),
+    ("gqa_pieces", Bug("records read before they are there", "kRecord * 4);\n    ptx::sync_threads();", "kRecord * 4);")),
+    ("gqa_pieces", Bug("a row that is not visible yet", "static_cast<u32>(position) + 1, end", "static_cast<u32>(position) + 2, end", 8)),
+    ("gqa_pieces", Bug("keys of the first kv head", "kv_head * p.keys.stride_head + channel", "channel", 8)),
+    ("gqa_pieces", Bug("sums keep an old maximum", "sums[h][c] = ptx::mul_rn_f32(sums[h][c], mine);", ";", 8)),
+    ("gqa_pieces", Bug("weights of the next head", "from_lane(scores[r], h * 4)", "from_lane(scores[r], (h * 4 + 4) % 32)", 8)),
+    ("gqa_pieces", Bug("a step over the warp's share", "begin + kGqaWarpRows < end ? begin + kGqaWarpRows : end", "begin + kGqaWarpRows + 8 < end ? begin + kGqaWarpRows + 8 : end", 8)),
+    ("gqa_pieces", Bug("halves do not change places", "const float kept = upper ? v[i + count] : v[i], given", "const float kept = v[i], given", 8)),
+    ("gqa_join", Bug("the last piece is left out", "/ kGqaSplit + 1;", "/ kGqaSplit;", 8)),
+    ("gqa_join", Bug("pieces are not scaled", "const float factor = gqa_detail::share(softmax.x, top);", "const float factor = 1;", 8)),
+    ("gqa_join", Bug("weights of one piece", "weights = ptx::fma_rn_f32(factor, softmax.y, weights);", "weights = softmax.y;", 8)),
     ("compressor", Bug("a window before the first", "if (window > 0) all.merge", "all.merge", 8)),
     ("compressor", Bug("halves swapped", "push(pools[kNext], 0);", "push(pools[kNext], 1);", 8)),
     ("compressor", Bug("closed window is not kept", "pools[kClosed] = pools[kNext];", "", 8)),

@@ -37,7 +37,11 @@ def problems() -> list[str]:
             ),
         )
     ]
-    return gathered + others
+    nvfp4 = [
+        f"fp4_gemm gathered groups=256 m={6 * tokens} n={n} k={k} form={form}"
+        for form, (n, k), tokens in product(("nv_single", "nv_exact"), MOE_NK[:2], (1, 16, 64, 256, 1024))
+    ]
+    return gathered + others + nvfp4
 
 
 def plan_line(problem: str) -> str:

@@ -68,6 +68,7 @@ CALL(cuCtxPushCurrent_v2, void* context) contexts.push_back(char('a' + (static_c
 CALL(cuCtxPopCurrent_v2, void** context) *context = handles + (contexts.back() - 'a'); contexts.pop_back(); return 0; }
 CALL(cuMemAlloc_v2, unsigned long long* address, size_t bytes) *address = reinterpret_cast<unsigned long long>(std::malloc(bytes)); return 0; }
 CALL(cuMemFree_v2, unsigned long long address) std::free(reinterpret_cast<void*>(address)); return 0; }
+CALL(cuMemGetInfo_v2, size_t* available, size_t* total) *available = size_t{1} << 36, *total = size_t{1} << 37; return 0; }
 CALL(cuMemcpyHtoDAsync_v2, unsigned long long to, const void* from, size_t bytes, void*) std::memcpy(reinterpret_cast<void*>(to), from, bytes); return 0; }
 CALL(cuMemcpyDtoHAsync_v2, void* to, unsigned long long from, size_t bytes, void*) std::memcpy(to, reinterpret_cast<void*>(from), bytes); return 0; }
 CALL(cuMemcpyDtoDAsync_v2, unsigned long long to, unsigned long long from, size_t bytes, void*) std::memmove(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), bytes); return 0; }

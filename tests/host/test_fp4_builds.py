@@ -14,6 +14,16 @@ PROBLEMS = [
     "fp4_gemm contiguous groups=8 m=4096 n=4096 k=7168",
     "fp4_gemm masked groups=32 m=128 expected_m=4 n=4096 k=7168",
     "fp4_gemm m=100 n=2880 k=2880 d=fp32 accumulate",
+    *(
+        f"fp4_gemm {rest} form={form}"
+        for form in ("nv_single", "nv_exact")
+        for rest in (
+            *(f"gathered groups=256 m={6 * t} n=4096 k=4096" for t in (1, 64, 256, 1024, 4096)),
+            "gathered groups=256 m=384 n=4096 k=2048 split",
+            "masked groups=32 m=128 expected_m=4 n=4096 k=7168",
+            "m=100 n=2880 k=2880 d=fp32 accumulate",
+        )
+    ),
 ]
 
 

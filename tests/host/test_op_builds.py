@@ -11,6 +11,7 @@ FP4 = ".x = Format::fp8_e4m3, .w = Format::fp4_e2m1, .w_scale = Format::fp8_ue8m
 ALL_FP8 = (
     ".rows = Format::fp8_e4m3, .compressed = Format::fp8_e4m3, .picks = true, .sinks = true, .rotate = true"
 )
+BF16_ROWS = ".q = Format::bf16, .rows = Format::bf16"
 
 # (header, spec type) -> kernel -> specs
 KERNELS = {
@@ -39,7 +40,11 @@ KERNELS = {
     },
     ("indexer", "IndexScoreSpec"): {"index_scores": ["", ".query = Format::bf16, .rows = Format::bf16"]},
     ("indexer", "TopKSpec"): {"top_k": [""]},
-    ("attention", "AttentionSpec"): {"attention": ["", ALL_FP8, ".d = 128, .grouped = true"]},
+    ("attention", "AttentionSpec"): {"attention": ["", ALL_FP8]},
+    ("gqa", "GqaSpec"): {
+        "gqa_pieces": ["", BF16_ROWS, ".d = 64", ".d = 32"],
+        "gqa_join": ["", ".out = Format::bf16, .d = 64"],
+    },
     ("sample", "SampleSpec"): {
         "argmax": [""],
         "sample_distribution": [""],

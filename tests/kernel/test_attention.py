@@ -1,4 +1,4 @@
-"""Latent and grouped-query attention against float64: windows, compressed rows, picks, sinks, every cache format."""
+"""Latent attention against float64: windows, compressed rows, picks, sinks, every cache format."""
 
 from __future__ import annotations
 
@@ -163,49 +163,6 @@ def test_latent_rows_are_independent(device: Any) -> None:
     assert_batch_invariant(call, 5)
 
 
-@pytest.mark.parametrize(("heads", "kv_heads", "d"), [(8, 1, 128), (6, 2, 128), (4, 4, 64), (10, 2, 32)])
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_grouped(device: Any, heads: int, kv_heads: int, d: int, dtype: str) -> None:
-    rng = np.random.default_rng(12)
-    q = real(rng, (4, heads, d), dtype)
-    keys, values = real(rng, (2, 40, kv_heads, d), dtype), real(rng, (2, 40, kv_heads, d), dtype)
-    positions, sequences = np.array([0, 39, -1, 17], np.int32), np.array([1, 0, 0, 1], np.int32)
-    keys[1, 18:], values[1, 18:] = np.nan, np.nan  # later rows are not looked at
-    out = run(
-        device,
-        "gqa_attention",
-        {"out": poisoned((4, heads, d), dtype)},
-        q=q,
-        keys=keys,
-        values=values,
-        positions=positions,
-        sequences=sequences,
-    )["out"]
-    for t in range(4):
-        for h in range(heads):
-            rows = np.s_[sequences[t], : positions[t] + 1, h // (heads // kv_heads)]
-            expected = ref.attention(q[t, h : h + 1], keys[rows], values[rows], d**-0.5, None)[0]
-            assert_close(out[t, h], expected, 2e-5)
-
-
-def test_grouped_rows_are_independent(device: Any) -> None:
-    rng = np.random.default_rng(13)
-    q, keys, values = real(rng, (4, 8, 128)), real(rng, (1, 40, 2, 128)), real(rng, (1, 40, 2, 128))
-    positions = np.array([3, 39, 20, 16], np.int32)
-    assert_batch_invariant(
-        lambda rows: run(
-            device,
-            "gqa_attention",
-            {"out": poisoned((len(rows), 8, 128))},
-            q=q[rows],
-            keys=keys,
-            values=values,
-            positions=positions[rows],
-        ),
-        4,
-    )
-
-
 def test_bad_input(emulator: Any) -> None:
     c = case(4)
     ring = np.zeros((2, RING, 512), np.float32)
@@ -219,13 +176,4 @@ def test_bad_input(emulator: Any) -> None:
     with pytest.raises(TypeError, match="ring is fp8_e4m3, expected fp32 or bf16"):
         ops.latent_attention(
             **c, ring=ring.astype(ml_dtypes.float8_e4m3fn), out=out, window=8, device=emulator
-        )
-    with pytest.raises(ValueError, match="5 heads over 2 kv heads"):
-        ops.gqa_attention(
-            np.zeros((1, 5, 64), np.float32),
-            np.zeros((1, 4, 2, 64), np.float32),
-            np.zeros((1, 4, 2, 64), np.float32),
-            np.zeros(1, np.int32),
-            np.zeros((1, 5, 64), np.float32),
-            device=emulator,
         )

@@ -30,7 +30,7 @@ def test_every_weight_comes_back(
     shape: tuple[int, int, int], span: tuple[int, int], form: str | None
 ) -> None:
     codes, scales = random_weights(np.random.default_rng(3), *shape, *span)
-    weights = deep_gemm.pack_fp4_weights(codes, scales, form)
+    weights = deep_gemm.pack_fp4_weights(codes, scales, form=form)
     assert (fp4.unpack(weights) == fp4.dequantise(codes, scales)).all()
     assert np.isfinite(np.asarray(weights.row_scales)).all()
     assert (weights.experts, weights.n, weights.k) == shape

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import ml_dtypes
@@ -35,6 +36,7 @@ class Case:
     first_expert: int = 0
     out: str = "bf16"
     fp4: bool = False
+    form: str | None = None  # of FP4 weights
 
 
 def fp8_weights(rng: np.random.Generator, experts: int, n: int, k: int) -> tuple[Array, Array]:
@@ -50,7 +52,18 @@ def fp4_weights(rng: np.random.Generator, experts: int, n: int, k: int) -> tuple
     return codes, rng.integers(123, 126, (experts, n, k // 32)).astype(np.uint8)
 
 
+def nvfp4_weights(rng: np.random.Generator, experts: int, n: int, k: int, form: str) -> tuple[Array, Array]:
+    """Any codes, and scales whose products one term holds exactly (1.5 is two thirds of a power of two's), or two."""
+    codes = rng.integers(0, 256, (experts, n, k // 2), np.uint8)
+    scales = rng.choice(
+        np.uint8([0x2C, 0x34] if form == "nv_single" else [0x28, 0x30]), (experts, n, k // 16)
+    )
+    return codes, scales
+
+
 def wide(values: Array, scales: Array) -> Array:
+    if scales.dtype == np.uint8 and scales.shape[-1] * 8 == values.shape[-1]:
+        return fp4.dequantise_nvfp4(values, scales, 1.0)
     if values.dtype == np.uint8:
         return fp4.dequantise(values, scales)
     by_row = np.repeat(scales.astype(np.float64), 128, axis=-2)[..., : values.shape[-2], :]
@@ -76,7 +89,8 @@ class Layer:
 
     def put_weights(self, device: Any) -> tuple[Any, Any]:
         if self.case.fp4:
-            up, down = (deep_gemm.pack_fp4_weights(*w) for w in (self.w13, self.w2))
+            nvfp4 = {} if self.case.form is None else {"global_scale": 1.0, "form": self.case.form}
+            up, down = (deep_gemm.pack_fp4_weights(*w, **nvfp4) for w in (self.w13, self.w2))
             return on_device(device, up), on_device(device, down)
         up, down = (tuple(put(device, part) for part in w) for w in (self.w13, self.w2))
         return up, down
@@ -112,7 +126,10 @@ def make(case: Case, seed: int = 0, random: bool = False) -> Layer:
     )
     ids = np.where(rng.random(ids.shape) < case.skip, -1, ids).astype(np.int32)
     x = activations(rng, case.tokens, case.hidden)
-    make_weights = fp4_weights if case.fp4 else fp8_weights
+    if case.form is not None:
+        make_weights = partial(nvfp4_weights, form=case.form)
+    else:
+        make_weights = partial(fp4_weights if case.fp4 else fp8_weights)
     w13 = make_weights(rng, case.experts, 2 * case.channels, case.hidden)
     w2 = make_weights(rng, case.experts, case.hidden, case.channels)
     if random:
@@ -135,6 +152,9 @@ CASES = [
     Case(9, 3, 4, hidden=160, channels=96, fp4=True, skip=0.3, before=False, shared=True),
     Case(40, 4, 6, hidden=256, channels=160, fp4=True, skip=0.2, out="fp32"),
     Case(3, 2, 4, skip=1.0, shared=True, fp4=True),
+    Case(1, 6, 8, fp4=True, form="nv_single", limit=2.0),
+    Case(9, 3, 4, hidden=144, channels=112, fp4=True, form="nv_single", skip=0.3, before=False, shared=True),
+    Case(40, 4, 6, hidden=256, channels=160, fp4=True, form="nv_exact", skip=0.2, out="fp32"),
 ]
 
 
@@ -178,10 +198,12 @@ def test_workspace_and_output_are_made(emulator: Any) -> None:
     assert out.dtype == BF16 and (out.view(np.uint16) == layer.run(emulator).view(np.uint16)).all()
 
 
-@pytest.mark.parametrize("fp4", [False, True], ids=["fp8", "fp4"])
-def test_a_token_has_the_same_bits_in_any_batch(device: Any, fp4: bool) -> None:
+@pytest.mark.parametrize("form", ["fp8", None, "nv_single", "nv_exact"], ids=str)
+def test_a_token_has_the_same_bits_in_any_batch(device: Any, form: str | None) -> None:
     """Alone, in part of the batch, in another order, next to NaN, twice."""
-    layer = make(Case(37, 3, 6, hidden=256, channels=128, shared=True, before=not fp4, fp4=fp4), random=True)
+    fp4 = form != "fp8"
+    case = Case(37, 3, 6, hidden=256, channels=128, shared=True, before=not fp4, fp4=fp4)
+    layer = make(replace(case, form=form if fp4 else None), random=True)
     whole = layer.run(device, invariant=True).view(np.uint16)
     assert (layer.run(device, invariant=True).view(np.uint16) == whole).all()
     for rows in ([0], [5], [36], [3, 4], list(range(8)), list(reversed(range(37)))):

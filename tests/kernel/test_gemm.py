@@ -83,7 +83,11 @@ TWO_WARPGROUPS = {**WIDE, "block_m": 256, "block_n": 128, "warpgroups": 2, "stag
 THREE_WARPGROUPS = {**WIDE, "block_m": 192, "block_n": 128, "warpgroups": 3, "stages": 3}
 STRADDLING = [(100, 128, 130), (128, 5, 200, 1), (7, 256, 3), (384, 1), (128, 300)]
 CONTIGUOUS_SPECS = [
-    *(Case(0, 136, 256, rows=rows, spec=spec) for rows in STRADDLING for spec in (TWO_WARPGROUPS, THREE_WARPGROUPS)),
+    *(
+        Case(0, 136, 256, rows=rows, spec=spec)
+        for rows in STRADDLING
+        for spec in (TWO_WARPGROUPS, THREE_WARPGROUPS)
+    ),
     Case(0, 200, 256, rows=(128, 5, 200, 1), spec={**TWO_WARPGROUPS, "cluster_n": 2}),
     Case(0, 200, 256, rows=(128, 5, 200, 1), spec={**THREE_WARPGROUPS, "cluster_n": 2}),
     Case(0, 96, 192, rows=(7, 256, 3), ab="bf16", spec=TWO_WARPGROUPS),

@@ -45,6 +45,14 @@ def odd_n() -> deep_gemm.Fp4Weights:
     )
 
 
+def nvfp4(label: str = "nv_single") -> deep_gemm.Fp4Weights:
+    """NVFP4 weights that say they are of form `label`."""
+    packed = deep_gemm.pack_fp4_weights(
+        np.zeros((N, K // 2), np.uint8), np.full((N, K // 16), 0x38, np.uint8), 1.0
+    )
+    return deep_gemm.Fp4Weights(packed.blobs, packed.row_scales, None, 1, N, K, label)
+
+
 def cut(weights: deep_gemm.Fp4Weights) -> deep_gemm.Fp4Weights:
     return weights.with_tensors(weights.blobs[:-1], weights.row_scales, None)
 
@@ -60,6 +68,8 @@ BAD: list[tuple[str, type[Exception], str, Callable[[dict[str, Any]], Any]]] = [
     ("b", ValueError, "2 experts", lambda x: two_experts()),
     ("b", ValueError, "n is 63", lambda x: odd_n()),
     ("b", ValueError, "blobs of the weights has", lambda x: cut(x["b"])),
+    ("b", ValueError, "has 8960 elements, expected 8448", lambda x: nvfp4("mx_e4m3")),
+    ("spec", ValueError, "does not serve it", lambda x: deep_gemm.Fp4GemmSpec(form="nv_exact")),
     ("a", TypeError, "a is bf16", lambda x: np.zeros((M, K), ml_dtypes.bfloat16)),
     ("a", ValueError, "k=256, expected 128", lambda x: x["a"][:, :128].copy()),
     ("a", ValueError, "stride 2 along K", lambda x: np.zeros((M, 2 * K), x["a"].dtype)[:, ::2]),

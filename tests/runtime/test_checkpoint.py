@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deep_gemm import _C
+from deep_gemm import _C, Engine
 from deep_gemm.models import model_path
 
 TINY = model_path("tiny_v4")
@@ -162,8 +162,10 @@ def changed(tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> Any:
     return _C.Checkpoint(str(tmp_path)).problems()
 
 
-def test_the_shipped_model_is_complete() -> None:
-    assert _C.Checkpoint(str(TINY)).problems() == []
+def test_the_shipped_model_is_complete(emulator: _C.Device) -> None:
+    checkpoint = _C.Checkpoint(str(TINY))
+    assert checkpoint.problems() == []
+    assert Engine("tiny_v4", device=emulator, context=64).weight_bytes == checkpoint.device_bytes()
 
 
 def test_lists_missing_extra_and_misshapen_tensors(tmp_path: Path) -> None:
@@ -183,7 +185,7 @@ def test_lists_missing_extra_and_misshapen_tensors(tmp_path: Path) -> None:
         ("num_experts_per_tok", 17, "num_experts_per_tok: got 17, expected 1 to 16"),
         ("compress_ratios", [0, 4], "got 2 entries, expected one for each of 3 layers"),
         ("compress_ratios", [0, 3, 128], "got 3 at 1, expected 0, 4, or up to 1024"),
-        ("model_type", "qwen3_moe", "got 'qwen3_moe', expected 'deepseek_v4'"),
+        ("model_type", "llama", "got 'llama', expected 'deepseek_v4' or 'qwen3_moe'"),
         ("scoring_func", "sigmoid", "got 'sigmoid', expected 'sqrtsoftplus'"),
         ("rope_scaling", {"factor": 16}, "original_max_position_embeddings is missing"),
     ],

@@ -12,6 +12,7 @@ import pytest
 COMMANDS = [
     "demo",
     "inspect",
+    "fp4",
     "explain",
     "env",
     "cache",

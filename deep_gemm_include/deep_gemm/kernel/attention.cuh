@@ -1,6 +1,6 @@
-// Attention over cached rows (spec/attention.h): a CTA has four heads of one token. Per tile: each warp loads
-// rows, keeps their values in shared memory and their scores with all heads; two warps turn scores into
-// weights; then every thread adds its channels. Called by op/attention.cpp.
+// Latent attention over cached rows (spec/attention.h): a CTA has four heads of one token. Per tile: each
+// warp loads rows, keeps their values in shared memory and their scores with all heads; two warps turn scores
+// into weights; then every thread adds its channels. Called by op/attention.cpp.
 #pragma once
 
 #include <deep_gemm/spec/attention.h>
@@ -40,20 +40,12 @@ struct Rows {
         }
     }
 
-    /// Four channels of key `index` and of its value; false where there is none.
-    DG_DEVICE bool read(const AttentionParams& p, u32 kv_head, u32 index, u32 channel, Float4& key,
-                        Float4& value) const {
+    /// Four channels of row `index`; false where there is none.
+    DG_DEVICE bool read(const AttentionParams& p, u32 index, u32 channel, Float4& row_channels) const {
         if (index >= total) return false;
         if (index < in_window) {
-            const u32 row = (first + index) % p.rows.rows;
-            if constexpr (S.grouped) {
-                key = tile::read_latent<S.rows>(p.rows, sequence, row,
-                                                static_cast<u32>(kv_head * p.stride_kv_head) + channel);
-                value = tile::read_latent<S.rows>(p.values, sequence, row,
-                                                  static_cast<u32>(kv_head * p.values_kv_head) + channel);
-            } else {
-                key = value = tile::read_latent<S.rows>(p.rows, sequence, row, channel);
-            }
+            row_channels =
+                tile::read_latent<S.rows>(p.rows, sequence, (first + index) % p.rows.rows, channel);
             return true;
         }
         if constexpr (S.compressed != Format::none) {
@@ -62,7 +54,7 @@ struct Rows {
                 row = static_cast<u32>(
                     ptx::ld_global_s32(p.picks + static_cast<u64>(token) * p.num_picks + row));
             if (row >= visible) return false;
-            key = value = tile::read_latent<S.compressed>(p.compressed, sequence, row, channel);
+            row_channels = tile::read_latent<S.compressed>(p.compressed, sequence, row, channel);
             return true;
         }
         return false;
@@ -107,12 +99,9 @@ attention(DG_GRID_CONSTANT const AttentionParams p) {
     ptx::grid_dependency_wait();
     const u32 thread = ptx::thread_index(), lane = ptx::lane_index(), warp = ptx::warp_index();
     const ptx::SharedAddress smem = ptx::dynamic_smem();
-    // A CTA's heads share a kv head.
-    const u32 kv_heads = p.heads / p.heads_per_kv, groups = ceil_div(p.heads_per_kv, H);
-    const u32 group = ptx::block_index() % groups, kv_head = ptx::block_index() / groups % kv_heads;
-    const u32 token = ptx::block_index() / groups / kv_heads;
-    const u32 first_head = kv_head * p.heads_per_kv + group * H;
-    const u32 num_heads = p.heads_per_kv - group * H < H ? p.heads_per_kv - group * H : H;
+    const u32 groups = ceil_div(p.heads, H), token = ptx::block_index() / groups;
+    const u32 first_head = ptx::block_index() % groups * H;
+    const u32 num_heads = p.heads - first_head < H ? p.heads - first_head : H;
     const i32 position = ptx::ld_global_s32(p.positions + token);
     const bool idle = position < 0 || tile::sequence_of(p.sequences, token) >= p.rows.sequences;
 
@@ -137,11 +126,11 @@ attention(DG_GRID_CONSTANT const AttentionParams p) {
 #pragma unroll
                 for (u32 i = 0; i < kKeys; ++i) {
                     const u32 channel = lane * 4 + i * 128;
-                    Float4 key{}, value{};
+                    Float4 key{};
                     if (channel < S.d) {
-                        present = rows.read(p, kv_head, base + r, channel, key, value);
-                        ptx::st_shared_v4_f32(smem + kPlan.values + (r * S.d + channel) * 4, value.x, value.y,
-                                              value.z, value.w);
+                        present = rows.read(p, base + r, channel, key);
+                        ptx::st_shared_v4_f32(smem + kPlan.values + (r * S.d + channel) * 4, key.x, key.y,
+                                              key.z, key.w);
                     }
 #pragma unroll
                     for (u32 h = 0; h < H; ++h) scores[h] = attention_detail::dot4(q[h][i], key, scores[h]);

@@ -25,8 +25,9 @@ DG_DEVICE float load_c(const GemmParams& p, u64 index) {
     return S.d == Format::fp32 ? ptx::ld_global_f32(c) : ptx::ld_global_bf16(c);
 }
 
-/// Groups of a thread's two rows of a 64-row wave, for contiguous groups; the other modes keep no register for it.
-/// Loaded a block before they are used: a load in flight cannot pass the entry of the multiplication's loop.
+/// Groups of a thread's two rows of a 64-row wave, for contiguous groups; the other modes keep no register
+/// for it. Loaded a block before they are used: a load in flight cannot pass the entry of the
+/// multiplication's loop.
 template <GemmSpec S>
 struct WaveGroups {
     u32 group[S.groups == GroupMode::contiguous ? 2 : 1];

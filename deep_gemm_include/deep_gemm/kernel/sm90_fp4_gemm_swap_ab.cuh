@@ -1,9 +1,9 @@
 // FP8 activations times packed FP4 weights on Hopper. Weights are the 64-row side of wgmma and come from
-// registers, decoded exactly to 8-bit floats while the previous blob multiplies; tokens are the short side, 8
-// to 128 columns chosen for each work item. The tensor core's short accumulator is promoted to fp32 every 128
-// along K, with the scale of each token. Bound by the weight stream for few tokens: what matters is the bytes
-// in flight. The order of a sum depends on K alone, so a row's result does not depend on the rows beside it.
-// Launched by op/fp4_gemm.cpp.
+// registers, decoded to 8-bit floats while the previous blob multiplies (spec/fp4_weights.h); tokens are the
+// short side, 8 to 128 columns chosen for each work item. The tensor core's short accumulator is promoted to
+// fp32 every 128 along K, with the scale of each token. Bound by the weight stream for few tokens: what
+// matters is the bytes in flight. The order of a sum depends on K alone, so a row's result does not depend on
+// the rows beside it. Launched by op/fp4_gemm.cpp.
 #pragma once
 
 #include <deep_gemm/kernel/fp4_load.h>
@@ -48,6 +48,8 @@ class Multiplier {
                 rows.begin_pass(pass);
                 if constexpr (S.copies_only)
                     pass_by();
+                else if constexpr (fp4_terms_of(S.form) == 2)
+                    accumulate_terms<N>(sum, rows);
                 else if constexpr (N <= kFp4OverlapColumns)
                     accumulate_overlapped<N>(sum, rows);
                 else
@@ -57,26 +59,34 @@ class Multiplier {
         rows.store(sum);
     }
 
+    /// The cursor's stage. Where items choose among several loops the compiler does not see that it is the
+    /// same in all lanes: pipe::Cursor::uniform_stage().
+    DG_DEVICE u32 uniform_stage() const {
+        if constexpr (fp4_columns_of(1, S.block_m) == S.block_m) return cursor_.stage;
+        return cursor_.uniform_stage();
+    }
+
     /// The stage at the cursor has landed; what cp.async wrote there is visible to wgmma.
     DG_DEVICE void wait_full() {
         ptx::mbarrier_wait(smem_.full(cursor_.stage), cursor_.phase);
         ptx::fence_proxy_async();
     }
 
+    template <u32 term = 0>
     DG_DEVICE void decode(u32 stage, u32 kb, u32 (&fragments)[16]) {
-        tile::decode_blob<S>(smem_, smem_.blob(stage, warpgroup_, kb), thread_, fragments);
+        tile::decode_blob<S, term>(smem_, smem_.blob(stage, warpgroup_, kb), thread_, fragments);
         ptx::wgmma_keep(fragments);  // decoded here, beside the wgmma in flight, not where it is used
     }
 
-    /// Starts the four wgmma of a blob.
-    template <u32 N>
+    /// Starts the four wgmma of a blob, or of one of its weights' terms.
+    template <u32 N, u32 term = 0>
     DG_DEVICE void start(u32 stage, u32 kb, float (&partial)[N / 2], const u32 (&fragments)[16]) {
         const u64 tokens = ptx::wgmma_descriptor(smem_.tokens(stage, kb));
         ptx::wgmma_fence();
 #pragma unroll
         for (u32 step = 0; step < 4; ++step)
             ptx::WgmmaRs<decoded_of(S.form), N>::mma(partial, fragments + 4 * step, tokens + 2 * step,
-                                                     step > 0);
+                                                     step > 0 || term > 0);
         ptx::wgmma_commit();
     }
 
@@ -131,14 +141,14 @@ class Multiplier {
         wait_full();
         decode(cursor_.stage, 0, even);
         for (u32 pairs = fp4_k_blocks(params_.k) / 2; pairs > 0; --pairs) {
-            const u32 stage = cursor_.stage;
+            const u32 stage = uniform_stage();
             constexpr u32 kOdd = S.k_blocks - 1;
             start<N>(stage, 0, partial, even);
             if constexpr (S.k_blocks == 1) {
                 cursor_.advance();
                 wait_full();
             }
-            const u32 odd_stage = cursor_.stage;
+            const u32 odd_stage = S.k_blocks == 1 ? uniform_stage() : stage;
             decode(odd_stage, kOdd, odd);
             finish<N>(stage, 0, partial, sum, rows);
             start<N>(odd_stage, kOdd, partial, odd);
@@ -151,17 +161,48 @@ class Multiplier {
         }
     }
 
+    /// Weights of two terms: the second is decoded while the first multiplies, and the next blob's first
+    /// while the second does.
+    template <u32 N>
+    DG_DEVICE void accumulate_terms(float (&sum)[N / 2], const kernel::Fp4Rows<S, N>& rows) {
+        float partial[N / 2];
+        u32 first[16], second[16];
+        wait_full();
+        decode(cursor_.stage, 0, first);
+        for (u32 stages = fp4_k_blocks(params_.k) / S.k_blocks; stages > 0; --stages) {
+            const u32 stage = uniform_stage();
+#pragma unroll
+            for (u32 kb = 0; kb < S.k_blocks; ++kb) {
+                start<N>(stage, kb, partial, first);
+                decode<1>(stage, kb, second);
+                start<N, 1>(stage, kb, partial, second);
+                ptx::wgmma_wait<1>();
+                if (kb + 1 < S.k_blocks) {
+                    decode(stage, kb + 1, first);
+                } else {
+                    cursor_.advance();
+                    if (stages > 1) {
+                        wait_full();
+                        decode(cursor_.stage, 0, first);
+                    }
+                }
+                finish<N>(stage, kb, partial, sum, rows);
+            }
+        }
+    }
+
     template <u32 N>
     DG_DEVICE void accumulate(float (&sum)[N / 2], const kernel::Fp4Rows<S, N>& rows) {
         float partial[N / 2];
         u32 fragments[16];
         for (u32 stages = fp4_k_blocks(params_.k) / S.k_blocks; stages > 0; --stages, cursor_.advance()) {
+            const u32 stage = uniform_stage();
             wait_full();
 #pragma unroll
             for (u32 kb = 0; kb < S.k_blocks; ++kb) {
-                decode(cursor_.stage, kb, fragments);
-                start<N>(cursor_.stage, kb, partial, fragments);
-                finish<N>(cursor_.stage, kb, partial, sum, rows);
+                decode(stage, kb, fragments);
+                start<N>(stage, kb, partial, fragments);
+                finish<N>(stage, kb, partial, sum, rows);
             }
         }
     }
@@ -183,7 +224,8 @@ class Multiplier {
 template <Fp4GemmSpec S>
 DG_DEVICE void run(const Fp4GemmParams& p) {
     static_assert(why_illegal(S) == nullptr);
-    const tile::Fp4Smem<S> smem{ptx::dynamic_smem()};
+    // A shuffle of what all lanes have: the compiler then keeps descriptors in uniform registers.
+    const tile::Fp4Smem<S> smem{ptx::shfl_idx(ptx::dynamic_smem(), 0)};
     const u32 warp = ptx::warp_index(), loader = S.warpgroups * 4;
     ptx::grid_dependency_launch();
     if (warp == loader) {

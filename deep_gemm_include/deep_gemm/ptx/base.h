@@ -65,8 +65,7 @@ DG_DEVICE u32 lowest_bit(u32 mask) {
     return static_cast<u32>(__ffs(static_cast<int>(mask)) - 1);
 }
 
-/// prmt: byte i of the result is the byte of {b, a} that bits 4 i to 4 i + 2 of `selector` number, a's first;
-/// bit 4 i + 3 would repeat its sign instead.
+/// prmt: byte i of the result is the byte of {b, a} that bits 4 i to 4 i + 2 of `selector` number, a's first.
 DG_DEVICE u32 permute_bytes(u32 a, u32 b, u32 selector) {
     return __byte_perm(a, b, selector);
 }

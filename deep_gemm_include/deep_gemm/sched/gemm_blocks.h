@@ -89,8 +89,8 @@ class GemmBlocks {
     DG_DEVICE u32 rank_m() const { return rank_ % S.cluster_m; }
     DG_DEVICE u32 rank_n() const { return S.split_k > 1 ? 0 : rank_ / S.cluster_m; }
 
-    /// Makes m_ and n_ the first row and column of this CTA's block in unit `unit_`. This is in the path of every
-    /// block: no division, which is some 30 dependent instructions, and no branch.
+    /// Makes m_ and n_ the first row and column of this CTA's block in unit `unit_`. This is in the path of
+    /// every block: no division, which is some 30 dependent instructions, and no branch.
     DG_DEVICE void place() {
         constexpr u32 kRows = raster_rows<S>();
         const bool full = panel_ < full_panels_;
@@ -101,8 +101,8 @@ class GemmBlocks {
         n_ = (column * S.cluster_n + rank_n()) * S.block_n;
     }
 
-    /// 2^32 / rows, rounded up: the quotient of a number below 2^28 and up to 16 rows is the high word of their
-    /// product. Means nothing for one row.
+    /// 2^32 / rows, rounded up: the quotient of a number below 2^28 and up to 16 rows is the high word of
+    /// their product. Means nothing for one row.
     static constexpr DG_DEVICE u32 reciprocal_of(u32 rows) { return 0xffffffffu / rows + 1; }
 
     DG_DEVICE void advance(bool stay) {

@@ -1,7 +1,6 @@
-// Attention of few query heads of one token over cached rows, in tiles of 16 rows from the oldest on, with an
-// online softmax in fp32. The order depends on the position (and the picks) alone.
-//   latent   keys and values are one vector; a window ring, then compressed rows (picked or all), and sinks
-//   grouped  keys and values apart (Qwen3); all rows up to the position
+// Latent attention of few query heads of one token over cached rows, in tiles of 16 rows from the oldest on,
+// with an online softmax in fp32. Keys and values are one vector: of a window ring, then of compressed rows
+// (picked or all); sinks. The order depends on the position (and the picks) alone.
 #pragma once
 
 #include <deep_gemm/spec/latent.h>
@@ -15,10 +14,9 @@ constexpr u32 kAttentionTile = 16;  // rows
 
 struct AttentionSpec {
     Format q = Format::fp32, out = Format::fp32;
-    Format rows = Format::fp32;        // window ring (fp8_e4m3: FP8 rows), or keys and values
+    Format rows = Format::fp32;        // window ring (fp8_e4m3: FP8 rows)
     Format compressed = Format::none;  // none: no compressed rows
     u32 d = 512;
-    bool grouped = false;
     bool picks = false;  // else all visible compressed rows
     bool sinks = false;
     bool rotate = false;  // the output's last channels, back
@@ -32,7 +30,6 @@ constexpr void visit_fields(Visitor&& visit, const AttentionSpec& s) {
     visit("rows", s.rows);
     visit("compressed", s.compressed);
     visit("d", s.d);
-    visit("grouped", s.grouped);
     visit("picks", s.picks);
     visit("sinks", s.sinks);
     visit("rotate", s.rotate);
@@ -54,18 +51,15 @@ constexpr AttentionSmem plan_smem(const AttentionSpec& s) {
 }
 
 struct AttentionParams {
-    View q, out;         // [tokens, heads, d]
-    LatentView rows;     // latent: the ring; grouped: keys of kv head 0
-    LatentView values;   // grouped: values
-    u64 stride_kv_head;  // grouped: of keys and values, in elements
-    u64 values_kv_head;
+    View q, out;      // [tokens, heads, d]
+    LatentView rows;  // the ring
     LatentView compressed;
     const i32* picks;    // [tokens, num_picks]
     const float* sinks;  // [heads]
     const float* frequencies;
     const i32* positions;
     const i32* sequences;  // or null
-    u32 tokens, heads, heads_per_kv, window, ratio, num_picks, dims;
+    u32 tokens, heads, window, ratio, num_picks, dims;
     float scale;
 };
 

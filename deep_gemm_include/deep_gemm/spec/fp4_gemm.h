@@ -9,8 +9,8 @@
 // in the same order: a row has the same bits whichever computes it.
 #pragma once
 
-#include <deep_gemm/spec/fp4_weights.h>
 #include <deep_gemm/spec/gemm.h>
+#include <deep_gemm/spec/nvfp4_weights.h>
 
 namespace deep_gemm {
 
@@ -138,7 +138,7 @@ struct Fp4SmemPlan {
     u32 tokens, weights,
         scales;  // stage 0: [k_blocks][block_m][128], [warpgroups][k_blocks][blob], [k_blocks][block_m]
     u32 token_stage_bytes, weight_stage_bytes, scale_stage_bytes;
-    u32 magnitudes;   // table of fp4_magnitudes()
+    u32 magnitudes;   // MXFP4: table of fp4_magnitudes()
     u32 full, empty;  // mbarriers of the stages
     u32 items;        // kFp4ItemSlots of 16 bytes
     u32 rows;         // kFp4ItemSlots tables, see has_row_table()
@@ -148,7 +148,7 @@ struct Fp4SmemPlan {
 };
 
 constexpr u32 fp4_table_entries(Fp4Form form) {
-    return form == Fp4Form::mx_e5m2 ? 32 : 16;
+    return is_nvfp4(form) ? 0 : form == Fp4Form::mx_e5m2 ? 32 : 16;
 }
 
 constexpr Fp4SmemPlan plan_smem(const Fp4GemmSpec& s) {
@@ -195,8 +195,10 @@ constexpr u32 registers_needed_by(const Fp4GemmSpec& s) {
     // wide: the columns are multiplied in two halves, one after the other.
     if (s.wide)
         return s.block_m / 2 + s.block_m / 4 + (s.fragment_sets == 2 ? 32 + 48 : 16 + 20) + (s.split ? 8 : 0);
-    const u32 fragments = s.block_m <= kFp4OverlapColumns ? 32 : 16;
-    return s.block_m + fragments + (s.block_m <= kFp4EarlyScaleColumns ? 40 : 24) + (s.split ? 16 : 0);
+    const bool two_sets = s.block_m <= kFp4OverlapColumns || fp4_terms_of(s.form) == 2;
+    const u32 fragments = two_sets ? 32 : 16;
+    const u32 others = s.block_m <= kFp4EarlyScaleColumns || is_nvfp4(s.form) ? 40 : 24;
+    return s.block_m + fragments + others + (s.split ? 16 : 0);
 }
 // wide: setmaxnreg moves registers from the loading warpgroup, which needs few, to those that multiply.
 constexpr u32 fp4_math_registers_of(const Fp4GemmSpec& s, u32 loader_registers) {
@@ -221,6 +223,7 @@ constexpr const char* why_illegal_wide(const Fp4GemmSpec& s) {
         return "a stage of the wide kernel is one blob, brought by one warp";
     if (s.cluster != 1 && s.cluster != 2 && s.cluster != 4) return "clusters of 1, 2 or 4 CTAs";
     if (s.fragment_sets != 1 && s.fragment_sets != 2) return "one or two sets of fragments";
+    if (fp4_terms_of(s.form) != 1) return "the wide kernel multiplies weights of one term";
     if (s.queue) return "CTAs of the wide kernel take fixed turns";
     if (s.stages < 3 || s.stages > 24) return "3 to 24 stages";
     if (registers_needed_by(s) > fp4_math_registers_of(s)) return "accumulators do not fit the register file";

@@ -1,9 +1,9 @@
-// FP4 codes in shared memory -> wgmma operand A in registers. A thread's 64 codes of a blob are two rows of
-// one group of 32: two table entries of eight bytes serve all of them, and two byte permutes decode eight
-// codes.
+// FP4 codes in shared memory -> wgmma operand A in registers. A thread's 64 codes of a blob are 32 of two
+// rows. Tables of eight bytes, one for each group of codes that share a scale, turn eight codes into bytes by
+// two permutes: MXFP4 reads them from shared memory, NVFP4 computes them (tile/nvfp4_tables.h).
 #pragma once
 
-#include <deep_gemm/tile/fp4_smem.h>
+#include <deep_gemm/tile/nvfp4_tables.h>
 
 namespace deep_gemm::tile {
 
@@ -16,12 +16,15 @@ DG_DEVICE void write_magnitudes(Fp4Smem<S> smem, u32 thread) {
                           static_cast<u32>(bytes >> 32));
 }
 
-/// Four words of codes of one row -> registers 4 * step + odd and 4 * step + 2 + odd of the fragments.
-DG_DEVICE void decode_row(const ptx::UInt4& codes, const ptx::UInt2& table, u32 (&fragments)[16], u32 odd) {
+/// Four words of codes of one row -> registers 4 * step + odd and 4 * step + 2 + odd of the fragments. The
+/// first two words have the first table.
+DG_DEVICE void decode_row(const ptx::UInt4& codes, const ptx::UInt2 (&tables)[2], u32 (&fragments)[16],
+                          u32 odd) {
     const u32 words[4] = {codes.x, codes.y, codes.z, codes.w};
     constexpr u32 kMagnitudes = 0x77777777, kSigns = 0x80808080;
 #pragma unroll
     for (u32 step = 0; step < 4; ++step) {
+        const ptx::UInt2& table = tables[step / 2];
         const u32 word = words[step], selectors = word & kMagnitudes;
         fragments[step * 4 + odd] = ptx::permute_bytes(table.x, table.y, selectors) | (word & kSigns);
         fragments[step * 4 + 2 + odd] =
@@ -29,13 +32,14 @@ DG_DEVICE void decode_row(const ptx::UInt4& codes, const ptx::UInt2& table, u32 
     }
 }
 
-/// The fragments of one blob: registers 4 * step to 4 * step + 3 are operand A of step `step`. `thread` of
-/// the warpgroup.
+/// MXFP4: the tables of a thread's even and odd row.
+struct MagnitudeTables {
+    ptx::UInt2 even, odd;
+};
 template <Fp4GemmSpec S>
-DG_DEVICE void decode_blob(Fp4Smem<S> smem, ptx::SharedAddress blob, u32 thread, u32 (&fragments)[16]) {
-    const ptx::SharedAddress codes = blob + thread * 16;
+DG_DEVICE MagnitudeTables magnitude_tables(Fp4Smem<S> smem, ptx::SharedAddress blob, u32 thread) {
     u32 even_offset, odd_offset;
-    if constexpr (fp4_offset_bytes_of(S.form) == 1) {
+    if constexpr (fp4_scale_bytes_of(S.form) == 1) {
         const u32 offsets = ptx::ld_shared_u8(blob + kFp4CodeBytes + thread);
         even_offset = offsets & 0xf;
         odd_offset = offsets >> 4;
@@ -44,11 +48,33 @@ DG_DEVICE void decode_blob(Fp4Smem<S> smem, ptx::SharedAddress blob, u32 thread,
         even_offset = offsets & 0x1f;
         odd_offset = offsets >> 8 & 0x1f;
     }
-    const ptx::UInt4 even = ptx::ld_shared_v4_u32(codes), odd = ptx::ld_shared_v4_u32(codes + kFp4OddRows);
-    const ptx::UInt2 even_table = ptx::ld_shared_v2_u32(smem.magnitudes() + even_offset * 8);
-    const ptx::UInt2 odd_table = ptx::ld_shared_v2_u32(smem.magnitudes() + odd_offset * 8);
-    decode_row(even, even_table, fragments, 0);
-    decode_row(odd, odd_table, fragments, 1);
+    return {ptx::ld_shared_v2_u32(smem.magnitudes() + even_offset * 8),
+            ptx::ld_shared_v2_u32(smem.magnitudes() + odd_offset * 8)};
+}
+
+/// The fragments of one blob: registers 4 * step to 4 * step + 3 are operand A of step `step`. `thread` of
+/// the warpgroup. `term`: of the 8-bit floats whose sum a weight is, the first or the second.
+template <Fp4GemmSpec S, u32 term = 0>
+DG_DEVICE void decode_blob(Fp4Smem<S> smem, ptx::SharedAddress blob, u32 thread, u32 (&fragments)[16]) {
+    static_assert(term < fp4_terms_of(S.form));
+    const ptx::SharedAddress codes = blob + thread * 16;
+    if constexpr (is_nvfp4(S.form)) {
+        const NvScales scales(ptx::ld_shared_u16(blob + kFp4CodeBytes + thread * 2) |
+                              ptx::ld_shared_u8(blob + kNvThirdBytes + thread) << 16);
+#pragma unroll
+        for (u32 odd = 0; odd < 2; ++odd) {
+            const ptx::UInt4 row = ptx::ld_shared_v4_u32(codes + odd * kFp4OddRows);
+            const ptx::UInt2 tables[] = {scales.table<S.form, term>(2 * odd),
+                                         scales.table<S.form, term>(2 * odd + 1)};
+            decode_row(row, tables, fragments, odd);
+        }
+    } else {
+        const MagnitudeTables tables = magnitude_tables(smem, blob, thread);
+        const ptx::UInt4 even = ptx::ld_shared_v4_u32(codes);
+        const ptx::UInt4 odd = ptx::ld_shared_v4_u32(codes + kFp4OddRows);
+        decode_row(even, {tables.even, tables.even}, fragments, 0);
+        decode_row(odd, {tables.odd, tables.odd}, fragments, 1);
+    }
 }
 
 }  // namespace deep_gemm::tile

@@ -57,11 +57,11 @@ def run(device: _C.Device, console: Console, *, prompt: str, count: int, model: 
             context=1024 if device.emulated else 0,
             progress=lambda done, total: progress.update(loading, completed=done, total=total),
         )
-        ids = [engine.bos, *engine.tokenizer.encode(prompt)]
+        ids = engine.encode(prompt)
         results = [write(engine, ids, window, count, progress) for window in (1, 3)]
     text = engine.tokenizer.decode(results[0].tokens)
     console.print(
-        f"\n[bold]model[/]   {model}: {engine.weight_bytes / 1e6:.1f} MB of weights, DeepSeek-V4 layers"
+        f"\n[bold]model[/]   {model}: {engine.weight_bytes / 1e6:.1f} MB of weights, {engine.architecture} layers"
     )
     console.print(f"[bold]prompt[/]  {prompt!r}, {len(ids)} tokens", highlight=False)
     console.print(f"[bold]text[/]    {text!r}\n", highlight=False, markup=True)

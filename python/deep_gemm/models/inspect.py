@@ -30,15 +30,16 @@ def report(path: str | Path, device: _C.Device, console: Console) -> bool:
     console.print(table)
     count = sum(len(members) for members in groups.values())
     console.print(f"{count} tensors, {checkpoint.num_bytes / GIB:.3f} GiB", highlight=False)
-    memory = device.properties["global_memory_bytes"]
-    verdict = "fits" if checkpoint.num_bytes < memory else "does not fit"
-    console.print(
-        f"weights as stored: {verdict} {device.name} ({memory / GIB:.0f} GiB), before caches and activations",
-        highlight=False,
-    )
     if not checkpoint.has_config:
         console.print("no config.json beside it: shapes were not compared")
         return True
+    needed, free = checkpoint.device_bytes(), device.free_memory_bytes
+    verdict = "they fit" if needed <= free else f"{(needed - free) / GIB:.3f} GiB are missing"
+    console.print(
+        f"{checkpoint.architecture}: weights take {needed / GIB:.3f} GiB on {device.name}, "
+        f"{free / GIB:.3f} GiB are free: {verdict}, before caches and activations",
+        highlight=False,
+    )
     problems = checkpoint.problems()
     for problem in problems[:40]:
         console.print(problem, highlight=False, markup=False)

@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 
 from deep_gemm import _C
 from deep_gemm.models import Tokenizer, model_path
+from deep_gemm.runtime.batch import Batch
+from deep_gemm.runtime.verify import Difference, verify_exact
 
-__all__ = ["Engine", "Session", "Step"]
+__all__ = ["Batch", "Difference", "Engine", "Session", "Step", "verify_exact"]
 
 
 class Step(NamedTuple):
@@ -31,17 +33,18 @@ class Step(NamedTuple):
 
 
 class Engine:
-    """A loaded DeepSeek-V4 model. Immutable; any number of sessions may share it.
+    """A loaded model (DeepSeek-V4 or Qwen3-MoE). Immutable; any number of sessions may share it.
 
     model       a checkpoint's folder, or the name of a shipped model ("tiny_v4")
     device      Device, its name, or None for the default one
-    numerics    "released": bf16 activations, FP8 products, FP8 cache rows, FP4 indexer;
-                "exact": fp32 throughout; "fp8_cache": fp32 with the released cache
+    numerics    "released": as the model was released to run: bf16 activations, FP8 products, and for DeepSeek-V4
+                FP8 cache rows and an FP4 indexer; "exact": fp32 throughout; "fp8_cache": fp32 with DeepSeek-V4's
+                released cache
     context     tokens a session can hold; 0: what the model allows, at most 8192
     max_rows    rows of one forward pass; longer prompts go in chunks of as many
     progress    called with (done_bytes, total_bytes) while weights are uploaded
 
-    Raises ValueError where the folder is not such a model (naming what is missing, extra or misshapen), Error of kind
+    Raises ValueError where it is not such a model (naming what is missing, extra or misshapen), Error of kind
     io for damaged files, of kind driver where memory does not suffice.
     """
 
@@ -78,16 +81,36 @@ class Engine:
         return int(self._engine.vocab)
 
     @property
-    def bos(self) -> int:
-        return int(self._engine.bos)
+    def architecture(self) -> str:
+        """ "DeepSeek-V4" or "Qwen3-MoE"."""
+        return str(self._engine.architecture)
+
+    @property
+    def drafts(self) -> bool:
+        """Whether the model has an MTP block, which speculative decoding needs."""
+        return bool(self._engine.has_mtp)
+
+    @property
+    def bos(self) -> int | None:
+        """The token that every text begins with; None where texts begin with their own first token."""
+        return None if self._engine.bos is None else int(self._engine.bos)
 
     @property
     def eos(self) -> int:
         return int(self._engine.eos)
 
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text` as the beginning of a session."""
+        begin = [] if self.bos is None else [self.bos]
+        return begin + self.tokenizer.encode(text)
+
     @property
     def context(self) -> int:
         return int(self._engine.context)
+
+    @property
+    def max_rows(self) -> int:
+        return int(self._engine.max_rows)
 
     @property
     def weight_bytes(self) -> int:
@@ -95,22 +118,32 @@ class Engine:
         return int(self._engine.weight_bytes)
 
     def session(
-        self, *, window: int = 3, adaptive: bool = False, graphs: bool = True, restore_points: int = 2
+        self,
+        *,
+        window: int | None = None,
+        adaptive: bool = False,
+        graphs: bool = True,
+        restore_points: int = 2,
     ) -> Session:
         """A new, empty session.
 
-        window          rows of a speculative step, 1 (plain decoding) to 8: the pending token and window - 1 drafts
+        window          rows of a speculative step, 1 (plain decoding) to 8: the pending token and window - 1 drafts;
+                        None: 3 where the model has an MTP block, else 1. ValueError for more than 1 without one
         adaptive        use two rows while second drafts are rarely accepted
         graphs          replay a step as one CUDA graph from its third time on
         restore_points  ends of prompts that sync() can go back to without feeding tokens again
         """
         options = {
-            "window": window,
+            "window": 0 if window is None else window,
             "adaptive": adaptive,
             "graphs": graphs,
             "restore_points": restore_points,
         }
         return Session(self, options)
+
+    def batch(self, slots: int) -> Batch:
+        """Empty slots, at most max_rows, that are decoded together."""
+        return Batch(self, slots)
 
 
 class Session:
@@ -192,6 +225,14 @@ class Session:
         """Equal for two sessions of one engine exactly when everything later tokens depend on is."""
         return str(self._session.state_digest())
 
+    def state_parts(self) -> list[tuple[str, str]]:
+        """(name, digest) of each tensor that later tokens depend on."""
+        return [(str(name), str(digest)) for name, digest in self._session.state_parts()]
+
+    def damage(self, part: str) -> None:
+        """Flips a bit of one tensor of the state; for tests of whatever compares states."""
+        self._session.damage(part)
+
     def force_drafts(self, drafts: Sequence[int]) -> None:
         """Replaces the drafts of the next step; for tests of acceptance and rollback."""
         self._session.force_drafts(list(drafts))
@@ -209,7 +250,6 @@ class Session:
 
     def complete(self, text: str, max_tokens: int = 64) -> str:
         """The text that follows `text`, which starts the session anew where it is not its beginning."""
-        tokenizer = self.engine.tokenizer
-        self.sync([self.engine.bos, *tokenizer.encode(text)])
+        self.sync(self.engine.encode(text))
         produced = [token for step in self.generate(max_tokens) for token in step.tokens]
-        return tokenizer.decode([token for token in produced if token != self.engine.eos])
+        return self.engine.tokenizer.decode([token for token in produced if token != self.engine.eos])

@@ -1,47 +1,14 @@
-#include "runtime/config.h"
+#include "runtime/deepseek_v4/config.h"
 
 #include "base/error.h"
 
 #include <algorithm>
 
-namespace deep_gemm::runtime {
+namespace deep_gemm::runtime::deepseek_v4 {
 
 namespace {
 
-class Keys {
-  public:
-    Keys(const Json& json, std::string_view source) : json_(json), source_(source) {}
-
-    [[nodiscard]] std::string what(std::string_view key) const { return fmt::format("{}: {}", source_, key); }
-    [[nodiscard]] const Json& get(std::string_view key) const {
-        const Json* json = json_.find(key);
-        DG_CHECK(json && !json->is_null(), value,
-                 "{} is missing; expected the config.json of a DeepSeek-V4 model", what(key));
-        return *json;
-    }
-    [[nodiscard]] u32 count(std::string_view key, u64 least, u64 most) const {
-        const u64 number = get(key).as_unsigned(what(key));
-        DG_CHECK(number >= least && number <= most, value, "{}: got {}, expected {} to {}", what(key), number,
-                 least, most);
-        return static_cast<u32>(number);
-    }
-    [[nodiscard]] double real(std::string_view key) const { return get(key).as_number(what(key)); }
-    [[nodiscard]] bool has(std::string_view key) const {
-        const Json* json = json_.find(key);
-        return json && !json->is_null();
-    }
-    void expect_text(std::string_view key, std::string_view expected) const {
-        if (!has(key)) return;
-        const std::string& text = get(key).as_string(what(key));
-        DG_CHECK(text == expected, value, "{}: got '{}', expected '{}'", what(key), text, expected);
-    }
-
-  private:
-    const Json& json_;
-    std::string_view source_;
-};
-
-void read_layers(DeepseekV4Config& config, const Keys& keys) {
+void read_layers(Config& config, const ConfigKeys& keys) {
     const u32 num_layers = keys.count("num_hidden_layers", 1, 1024);
     const u32 num_hash = keys.count("num_hash_layers", 0, num_layers);
     const Json::Array& ratios = keys.get("compress_ratios").as_array(keys.what("compress_ratios"));
@@ -67,12 +34,10 @@ void read_layers(DeepseekV4Config& config, const Keys& keys) {
 
 }  // namespace
 
-DeepseekV4Config parse_deepseek_v4(const Json& json, std::string_view source) {
-    const Keys keys(json, source);
-    keys.expect_text("model_type", "deepseek_v4");
+Config read_config(const ConfigKeys& keys) {
     keys.expect_text("scoring_func", "sqrtsoftplus");
     keys.expect_text("hidden_act", "silu");
-    DeepseekV4Config config;
+    Config config;
     config.vocab = keys.count("vocab_size", 2, 1u << 24);
     config.hidden = keys.count("hidden_size", 32, 1u << 16);
     config.num_heads = keys.count("num_attention_heads", 1, 1024);
@@ -86,27 +51,27 @@ DeepseekV4Config parse_deepseek_v4(const Json& json, std::string_view source) {
     config.top_k = keys.count("num_experts_per_tok", 1, std::min(config.num_experts, 32u));
     config.expert_width = keys.count("moe_intermediate_size", 32, 1u << 16);
     config.num_shared = keys.count("n_shared_experts", 1, 1);
-    config.routed_scale = static_cast<float>(keys.real("routed_scaling_factor"));
-    config.swiglu_limit = static_cast<float>(keys.real("swiglu_limit"));
+    config.routed_scale = keys.real("routed_scaling_factor");
+    config.swiglu_limit = keys.real("swiglu_limit");
     config.streams = keys.count("hc_mult", 1, 4);
     config.sinkhorn_iterations = keys.count("hc_sinkhorn_iters", 1, 100);
-    config.hc_epsilon = static_cast<float>(keys.real("hc_eps"));
-    config.rms_epsilon = static_cast<float>(keys.real("rms_norm_eps"));
+    config.hc_epsilon = keys.real("hc_eps");
+    config.rms_epsilon = keys.real("rms_norm_eps");
     config.max_positions = keys.count("max_position_embeddings", 1, 1u << 24);
     config.bos = keys.count("bos_token_id", 0, config.vocab - 1);
     config.eos = keys.count("eos_token_id", 0, config.vocab - 1);
-    config.rope.theta = keys.real("rope_theta");
+    config.rope.theta = keys.wide_real("rope_theta");
     read_layers(config, keys);
     const auto any = [&](auto&& test) {
         return std::any_of(config.layers.begin(), config.layers.end(), test);
     };
     if (any([](const LayerConfig& layer) { return layer.compressed(); })) {
-        const Keys yarn(keys.get("rope_scaling"), source);
-        config.compress_rope = {.theta = keys.real("compress_rope_theta"),
-                                .yarn_factor = yarn.real("factor"),
-                                .yarn_original = yarn.real("original_max_position_embeddings"),
-                                .beta_fast = yarn.real("beta_fast"),
-                                .beta_slow = yarn.real("beta_slow")};
+        const ConfigKeys yarn = keys.object("rope_scaling");
+        config.compress_rope = {.theta = keys.wide_real("compress_rope_theta"),
+                                .yarn_factor = yarn.wide_real("factor"),
+                                .yarn_original = yarn.wide_real("original_max_position_embeddings"),
+                                .beta_fast = yarn.wide_real("beta_fast"),
+                                .beta_slow = yarn.wide_real("beta_slow")};
     }
     if (any([](const LayerConfig& layer) { return layer.indexed(); })) {
         config.index_heads = keys.count("index_n_heads", 1, 1024);
@@ -114,9 +79,9 @@ DeepseekV4Config parse_deepseek_v4(const Json& json, std::string_view source) {
         config.index_topk = keys.count("index_topk", 1, 4096);
     }
     DG_CHECK(config.num_heads % config.o_groups == 0 && config.rope_dim % 2 == 0, value,
-             "{}: {} heads in {} o_groups with {} rotary channels, expected whole groups and pairs", source,
-             config.num_heads, config.o_groups, config.rope_dim);
+             "{}: {} heads in {} o_groups with {} rotary channels, expected whole groups and pairs",
+             keys.source(), config.num_heads, config.o_groups, config.rope_dim);
     return config;
 }
 
-}  // namespace deep_gemm::runtime
+}  // namespace deep_gemm::runtime::deepseek_v4

@@ -1,13 +1,13 @@
-// What a model is: DeepseekV4Config, a frozen value read from config.json. The keys are the checkpoint's own;
-// a key that is missing, of a wrong type or outside what the kernels can do is Error(value) naming it.
+// What a DeepSeek-V4 model is: a frozen value read from config.json. The keys are the checkpoint's own.
 #pragma once
 
-#include "base/json.h"
+#include "runtime/config_keys.h"
+#include "runtime/model.h"
 
-#include <string_view>
+#include <memory>
 #include <vector>
 
-namespace deep_gemm::runtime {
+namespace deep_gemm::runtime::deepseek_v4 {
 
 // The rotary frequencies of one kind of layer: angle of pair i at position p is p * frequency(i).
 struct RopeConfig {
@@ -25,7 +25,7 @@ struct LayerConfig {
     [[nodiscard]] u32 overlap() const { return indexed() ? 2 : 1; }  // windows a token contributes to
 };
 
-struct DeepseekV4Config {
+struct Config {
     u32 vocab = 0, hidden = 0;
     u32 num_heads = 0, head_dim = 0, rope_dim = 0, q_rank = 0, o_groups = 0, o_rank = 0, window = 0;
     u32 index_heads = 0, index_dim = 0, index_topk = 0;
@@ -42,6 +42,8 @@ struct DeepseekV4Config {
     [[nodiscard]] u32 mixes() const { return (2 + streams) * streams; }  // outputs of a hyper-connection site
 };
 
-[[nodiscard]] DeepseekV4Config parse_deepseek_v4(const Json& json, std::string_view source);
+[[nodiscard]] Config read_config(const ConfigKeys& keys);
+[[nodiscard]] std::vector<Expected> expected_tensors(const Config& config);
+[[nodiscard]] std::unique_ptr<const ModelConfig> parse(const ConfigKeys& keys);
 
-}  // namespace deep_gemm::runtime
+}  // namespace deep_gemm::runtime::deepseek_v4

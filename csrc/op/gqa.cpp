@@ -1,0 +1,68 @@
+#include "op/model_check.h"
+#include "op/model_ops.h"
+
+#include <deep_gemm/spec/gqa.h>
+
+namespace deep_gemm::op {
+
+namespace {
+
+constexpr const char* kHeader = "deep_gemm/kernel/gqa.cuh";
+constexpr jit::KernelId kPieces{"gqa_pieces", kHeader}, kJoin{"gqa_join", kHeader};
+
+GqaRows rows_of(const TensorView& t) {
+    return {.data = t.data,
+            .stride_sequence = stride_of(t, 0),
+            .stride_row = stride_of(t, 1),
+            .stride_head = stride_of(t, 2)};
+}
+
+}  // namespace
+
+std::vector<i64> gqa_records_shape(i64 tokens, i64 heads, i64 rows, i64 d) {
+    return {tokens, heads, gqa_num_pieces(as_u32(rows)), gqa_record(as_u32(d))};
+}
+
+void gqa_attention(const GqaArguments& a) {
+    ModelChecks checks("gqa_attention");
+    checks.array("q", a.q, kReal, {-1, -1, -1}, 4);
+    const i64 tokens = a.q.shape[0], heads = a.q.shape[1], d = a.q.shape[2];
+    DG_CHECK(d == 32 || d == 64 || d == 128, value,
+             "gqa_attention: q has {} channels, expected 32, 64 or 128", d);
+    checks.array("out", a.out, kReal, {tokens, heads, d}, 4);
+    checks.array("keys", a.keys, kReal, {-1, -1, -1, d}, 4);
+    const i64 sequences = a.keys.shape[0], rows = a.keys.shape[1], kv_heads = a.keys.shape[2];
+    checks.array("values", a.values, {a.keys.format}, {sequences, rows, kv_heads, d}, 4);
+    DG_CHECK(kv_heads > 0 && heads % kv_heads == 0 && rows > 0, value,
+             "gqa_attention: {} heads over {} kv heads and {} rows, expected a multiple, and rows", heads,
+             kv_heads, rows);
+    checks.vector("positions", a.positions, {Format::int32}, {tokens});
+    checks.optional_vector("sequences", a.sequences, {Format::int32}, {tokens});
+    const u32 pieces = gqa_num_pieces(as_u32(rows));
+    checks.vector("records", a.records, {Format::fp32}, {tokens, heads, pieces, gqa_record(as_u32(d))}, 4);
+    if (tokens == 0 || heads == 0) return;
+    const GqaSpec spec{.q = a.q.format, .rows = a.keys.format, .out = a.out.format, .d = as_u32(d)};
+    const GqaParams params{.q = view_of(a.q),
+                           .out = view_of(a.out),
+                           .keys = rows_of(a.keys),
+                           .values = rows_of(a.values),
+                           .records = pointer_of<float>(a.records),
+                           .positions = pointer_of<const i32>(a.positions),
+                           .sequences = pointer_of<const i32>(a.sequences),
+                           .num_sequences = as_u32(sequences),
+                           .num_rows = as_u32(rows),
+                           .heads = as_u32(heads),
+                           .heads_per_kv = as_u32(heads / kv_heads),
+                           .pieces = pieces,
+                           .scale = attention_scale(a.scale, d)};
+    const u64 groups = static_cast<u64>(kv_heads) * ceil_div(params.heads_per_kv, kGqaHeads);
+    launch(checks.device(), kPieces, spec,
+           {grid_of("gqa_attention", static_cast<u64>(tokens) * groups * pieces), kGqaThreads}, a.stream,
+           params,
+           {reads(a.q), reads(a.keys), reads(a.values), reads(a.positions), reads(a.sequences),
+            writes(a.records)});
+    launch(checks.device(), kJoin, spec, {grid_of("gqa_attention", static_cast<u64>(tokens * heads)), 32},
+           a.stream, params, {reads(a.records), reads(a.positions), reads(a.sequences), writes(a.out)});
+}
+
+}  // namespace deep_gemm::op

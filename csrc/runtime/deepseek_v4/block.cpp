@@ -1,0 +1,224 @@
+// One transformer block of DeepSeek-V4 as a list of operations.
+#include "runtime/deepseek_v4/state.h"
+
+#include <cmath>
+
+namespace deep_gemm::runtime::deepseek_v4 {
+
+namespace {
+
+class BlockPass {
+  public:
+    BlockPass(const Loaded& model, const BlockWeights& weights, LayerState& state, Workspace& workspace,
+              const Pass& pass)
+        : model_(model), c_(model.config), w_(weights), state_(state), s_(workspace), pass_(pass) {}
+
+    void run(const TensorView& x) {
+        hc_in(x, w_.attention_hc, w_.attention_norm);
+        attention();
+        hc_out(x);
+        hc_in(x, w_.ffn_hc, w_.ffn_norm);
+        experts();
+        hc_out(x);
+    }
+
+  private:
+    [[nodiscard]] TensorView rows(const DeviceTensor& tensor) const { return tensor.rows(0, pass_.t); }
+    [[nodiscard]] TensorView frequencies() const { return model_.frequencies(w_.layer.compressed()); }
+
+    void hc_in(const TensorView& x, const HcWeights& hc, const DeviceTensor& norm) {
+        op::hc_pre({.x = x,
+                    .fn = hc.fn.view(),
+                    .base = hc.base.view(),
+                    .scale = hc.scale.view(),
+                    .weight = norm.view(),
+                    .y = rows(s_.input),
+                    .post = rows(s_.post),
+                    .comb = rows(s_.comb),
+                    .sinkhorn_iterations = c_.sinkhorn_iterations,
+                    .hc_eps = c_.hc_epsilon,
+                    .rms_eps = c_.rms_epsilon,
+                    .stream = pass_.stream});
+    }
+    void hc_out(const TensorView& x) {
+        op::hc_post({.x = x,
+                     .y = rows(s_.output),
+                     .post = rows(s_.post),
+                     .comb = rows(s_.comb),
+                     .out = x,
+                     .stream = pass_.stream});
+    }
+
+    // Scales are powers of two, as the model was released to run.
+    Input low(const TensorView& x, const Fp8Rows& into) {
+        return to_fp8(x, into, ScaleRule::up, pass_.stream);
+    }
+    void linear(const Linear& w, const TensorView& x, const Input& low_x, const TensorView& y) {
+        project(w, x, low_x, y, pass_.stream);
+    }
+
+    void attention() {
+        const TensorView x = rows(s_.input), low_rank = rows(s_.low_rank), query = rows(s_.query);
+        const Input x_low = low(x, s_.input_fp8);
+        linear(w_.wq_a, x, x_low, low_rank);
+        op::rms_norm({.x = low_rank,
+                      .weight = w_.q_norm.view(),
+                      .y = low_rank,
+                      .eps = c_.rms_epsilon,
+                      .stream = pass_.stream});
+        const Input low_rank_low = low(low_rank, s_.low_rank_fp8);
+        linear(w_.wq_b, low_rank, low_rank_low, flat(s_.query));
+        op::rope({.x = query,
+                  .weight = {},
+                  .frequencies = frequencies(),
+                  .positions = pass_.positions,
+                  .y = query,
+                  .norm = true,
+                  .eps = c_.rms_epsilon,
+                  .stream = pass_.stream});
+        linear(w_.wkv, x, x_low, rows(s_.key_value));
+        op::latent_write({.x = rows(s_.key_value),
+                          .weight = w_.kv_norm.view(),
+                          .frequencies = frequencies(),
+                          .positions = pass_.positions,
+                          .sequences = pass_.sequences,
+                          .rows = state_.ring_rows(),
+                          .eps = c_.rms_epsilon,
+                          .stream = pass_.stream});
+        if (w_.compressor)
+            compress(*w_.compressor, c_.head_dim, state_.frontier, state_.frontier_journal,
+                     state_.compressed_rows(), RowFinish::none);
+        if (w_.index_compressor) select(low_rank, low_rank_low);
+        op::latent_attention({.q = query,
+                              .ring = state_.ring_rows(),
+                              .compressed = w_.compressor ? state_.compressed_rows() : op::LatentRows{},
+                              .picks = w_.index_compressor ? rows(s_.picks) : TensorView{},
+                              .sinks = w_.sinks.view(),
+                              .frequencies = frequencies(),
+                              .positions = pass_.positions,
+                              .sequences = pass_.sequences,
+                              .out = query,
+                              .window = c_.window,
+                              .ratio = w_.layer.compress_ratio,
+                              .stream = pass_.stream});
+        const i64 group_width = i64{c_.num_heads} / c_.o_groups * c_.head_dim;
+        op::project({.x = s_.query.as({pass_.t, c_.o_groups, group_width}),
+                     .x_scale = {},
+                     .w = w_.wo_a.data.view(),
+                     .w_scale = w_.wo_a.scale.view(),
+                     .y = rows(s_.grouped),
+                     .add = {},
+                     .stream = pass_.stream});
+        const TensorView grouped = flat(s_.grouped);
+        linear(w_.wo_b, grouped, low(grouped, s_.grouped_fp8), rows(s_.output));
+    }
+
+    // [t, r, d] of a workspace tensor as [t, r d].
+    [[nodiscard]] TensorView flat(const DeviceTensor& tensor) const {
+        return tensor.as({pass_.t, tensor.extent(1) * tensor.extent(2)});
+    }
+
+    void compress(const CompressorWeights& w, i64 dim, const DeviceTensor& frontier,
+                  const DeviceTensor& journal, const op::LatentRows& target, RowFinish finish) {
+        const i64 width = w_.layer.overlap() * dim;
+        const TensorView values = s_.pool_values.as({pass_.t, width}),
+                         gates = s_.pool_gates.as({pass_.t, width});
+        const TensorView x = rows(s_.input);
+        linear(w.wkv, x, {x, {}}, values);
+        linear(w.wgate, x, {x, {}}, gates);
+        op::compressor_update({.kv = values,
+                               .gate = gates,
+                               .ape = w.ape.view(),
+                               .weight = w.norm.view(),
+                               .frequencies = frequencies(),
+                               .positions = pass_.positions,
+                               .sequences = pass_.sequences,
+                               .state = frontier.view(),
+                               .journal = pass_.journal ? rows(journal) : TensorView{},
+                               .rows = target,
+                               .ratio = w_.layer.compress_ratio,
+                               .overlap = w_.layer.indexed(),
+                               .finish = finish,
+                               .eps = c_.rms_epsilon,
+                               .stream = pass_.stream});
+    }
+
+    // The compressed rows that each query attends to, into picks.
+    void select(const TensorView& low_rank, const Input& low_rank_low) {
+        const RowFinish finish = model_.fp8_cache() ? RowFinish::hadamard_fp4 : RowFinish::none;
+        compress(*w_.index_compressor, c_.index_dim, state_.index_frontier, state_.index_journal,
+                 {state_.index_rows.view(), 0}, finish);
+        const TensorView query = rows(s_.index_query), x = rows(s_.input);
+        linear(w_.index_wq_b, low_rank, low_rank_low, flat(s_.index_query));
+        op::index_query({.x = query,
+                         .frequencies = frequencies(),
+                         .positions = pass_.positions,
+                         .y = query,
+                         .finish = finish,
+                         .stream = pass_.stream});
+        linear(w_.index_weights, x, {x, {}}, rows(s_.index_weights));
+        const float scale =
+            1.0f / std::sqrt(static_cast<float>(c_.index_dim) * static_cast<float>(c_.index_heads));
+        op::index_scores({.query = query,
+                          .weights = rows(s_.index_weights),
+                          .rows = state_.index_rows.view(),
+                          .positions = pass_.positions,
+                          .sequences = pass_.sequences,
+                          .scores = rows(s_.scores),
+                          .ratio = w_.layer.compress_ratio,
+                          .scale = scale,
+                          .stream = pass_.stream});
+        op::top_k({.scores = rows(s_.scores),
+                   .positions = pass_.positions,
+                   .picks = rows(s_.picks),
+                   .ratio = w_.layer.compress_ratio,
+                   .stream = pass_.stream});
+    }
+
+    void experts() {
+        const TensorView x = rows(s_.input), y = rows(s_.output), none = {};
+        linear(w_.gate, x, {x, {}}, rows(s_.gate_logits));
+        op::route({.logits = rows(s_.gate_logits),
+                   .bias = w_.gate_bias.view(),
+                   .hash = w_.hash.view(),
+                   .tokens = w_.hash.present() ? pass_.tokens : none,
+                   .experts = rows(s_.experts),
+                   .weights = rows(s_.expert_weights),
+                   .scale = c_.routed_scale,
+                   .stream = pass_.stream});
+        const Input x_low = low(x, s_.input_fp8);
+        const auto run = [&](const ExpertWeights& w, const TensorView& chosen, const TensorView& weights,
+                             const DeviceTensor& mid, const Fp8Rows& mid_fp8, const TensorView& add) {
+            run_experts({.w = w,
+                         .x = x,
+                         .low = x_low,
+                         .chosen = chosen,
+                         .weights = weights,
+                         .mid = mid,
+                         .mid_fp8 = mid_fp8,
+                         .y = y,
+                         .add = add,
+                         .limit = c_.swiglu_limit,
+                         .rule = ScaleRule::up,
+                         .stream = pass_.stream});
+        };
+        run(w_.shared, none, none, s_.shared_mid, s_.shared_fp8, none);
+        run(w_.experts, rows(s_.experts), rows(s_.expert_weights), s_.mid, s_.mid_fp8, y);
+    }
+
+    const Loaded& model_;
+    const Config& c_;
+    const BlockWeights& w_;
+    LayerState& state_;
+    Workspace& s_;
+    const Pass& pass_;
+};
+
+}  // namespace
+
+void run_block(const Loaded& model, const BlockWeights& weights, LayerState& state, Workspace& workspace,
+               const TensorView& x, const Pass& pass) {
+    BlockPass(model, weights, state, workspace, pass).run(x);
+}
+
+}  // namespace deep_gemm::runtime::deepseek_v4

@@ -1,0 +1,61 @@
+// What a session of DeepSeek-V4 keeps: latent rows and compressor frontiers of each layer, and activations.
+#pragma once
+
+#include "op/model_ops.h"
+#include "runtime/deepseek_v4/weights.h"
+
+namespace deep_gemm::runtime::deepseek_v4 {
+
+// A loaded model as its states see it.
+struct Loaded {
+    Device& device;
+    Config config;
+    Numerics numerics;
+    Weights weights;
+    DeviceTensor window_frequencies, compress_frequencies;  // fp32 [rope_dim / 2, 2]
+
+    [[nodiscard]] bool fp8_cache() const { return numerics != Numerics::exact; }
+    [[nodiscard]] TensorView frequencies(bool compressed) const {
+        return (compressed ? compress_frequencies : window_frequencies).view();
+    }
+};
+
+// What a layer remembers of sequences; s of them.
+struct LayerState {
+    DeviceTensor ring, compressed;            // latent rows: [s, rows, d], or FP8 pages
+    DeviceTensor frontier, frontier_journal;  // of the compressor
+    DeviceTensor index_rows;                  // [s, rows, index_dim]
+    DeviceTensor index_frontier, index_journal;
+    u32 ring_page_rows = 0, compressed_page_rows = 0;  // FP8 only
+
+    [[nodiscard]] op::LatentRows ring_rows() const { return {ring.view(), ring_page_rows}; }
+    [[nodiscard]] op::LatentRows compressed_rows() const { return {compressed.view(), compressed_page_rows}; }
+    // Compressed rows of the first sequence that `length` tokens see.
+    void visit_grown(u32 length, u32 ratio, const ModelState::Visit& visit) const;
+    void visit_visible(const std::string& at, u32 length, u32 window, u32 ratio,
+                       const ModelState::NamedVisit& visit) const;
+    void restore(const TensorView& row, void* stream);
+};
+
+[[nodiscard]] LayerState make_layer_state(const Loaded& model, const LayerConfig& layer,
+                                          const StateSizes& sizes);
+
+// Activations of up to `max_rows` rows.
+struct Workspace {
+    Workspace(const Loaded& model, const StateSizes& sizes);
+
+    DeviceTensor input, low_rank, query, key_value, output;  // [rows, ..]
+    DeviceTensor post, comb;
+    DeviceTensor pool_values, pool_gates;  // fp32
+    DeviceTensor index_query, index_weights, scores, picks;
+    DeviceTensor grouped;  // [rows, o_groups, o_rank]
+    DeviceTensor gate_logits, experts, expert_weights;
+    DeviceTensor mid, shared_mid;  // [rows, top_k, i], [rows, 1, i]
+    Fp8Rows input_fp8, low_rank_fp8, grouped_fp8, mid_fp8, shared_fp8;
+};
+
+// x [t, streams, hidden] through attention and experts, in place; pushes the rows into `state`.
+void run_block(const Loaded& model, const BlockWeights& weights, LayerState& state, Workspace& workspace,
+               const TensorView& x, const Pass& pass);
+
+}  // namespace deep_gemm::runtime::deepseek_v4

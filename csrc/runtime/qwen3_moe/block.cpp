@@ -1,0 +1,178 @@
+#include "runtime/qwen3_moe/block.h"
+
+#include "op/model_ops.h"
+
+namespace deep_gemm::runtime::qwen3_moe {
+
+namespace {
+
+BlockWeights load_block(Loader& loader, const Config& c, const std::string& at) {
+    BlockWeights w;
+    const std::string attn = at + "self_attn.";
+    w.input_norm = loader.plain(at + "input_layernorm.weight");
+    w.post_norm = loader.plain(at + "post_attention_layernorm.weight");
+    w.q_norm = loader.plain(attn + "q_norm.weight");
+    w.k_norm = loader.plain(attn + "k_norm.weight");
+    w.q = loader.linear(attn + "q_proj");
+    w.k = loader.linear(attn + "k_proj");
+    w.v = loader.linear(attn + "v_proj");
+    w.o = loader.linear(attn + "o_proj");
+    w.gate = loader.linear(at + "mlp.gate");
+    const auto experts = [&](const char* name) {
+        return loader.experts(at + "mlp.experts.", c.num_experts, name);
+    };
+    w.experts = {.w1 = experts("gate_proj"), .w2 = experts("down_proj"), .w3 = experts("up_proj")};
+    return w;
+}
+
+class BlockPass {
+  public:
+    BlockPass(const Loaded& model, const BlockWeights& weights, LayerState& state, Workspace& workspace,
+              const Pass& pass)
+        : model_(model), c_(model.config), w_(weights), state_(state), s_(workspace), pass_(pass) {}
+
+    void attention(const TensorView& x) {
+        norm(x, w_.input_norm);
+        const TensorView input = rows(s_.input), query = rows(s_.query), key = rows(s_.key),
+                         value = rows(s_.value);
+        const Input low = to_fp8(input, s_.input_fp8, ScaleRule::exact, pass_.stream);
+        project(w_.q, input, low, flat(s_.query), pass_.stream);
+        project(w_.k, input, low, flat(s_.key), pass_.stream);
+        project(w_.v, input, low, flat(s_.value), pass_.stream);
+        rotate(query, w_.q_norm);
+        rotate(key, w_.k_norm);
+        remember(key, state_.keys);
+        remember(value, state_.values);
+        op::gqa_attention({.q = query,
+                           .keys = state_.keys.view(),
+                           .values = state_.values.view(),
+                           .positions = pass_.positions,
+                           .sequences = pass_.sequences,
+                           .records = rows(s_.records),
+                           .out = query,
+                           .stream = pass_.stream});
+        const TensorView mixed = flat(s_.query);
+        project(w_.o, mixed, to_fp8(mixed, s_.query_fp8, ScaleRule::exact, pass_.stream), x, pass_.stream, x);
+    }
+
+    void experts(const TensorView& x) {
+        norm(x, w_.post_norm);
+        const TensorView input = rows(s_.input);
+        project(w_.gate, input, {input, {}}, rows(s_.gate_logits), pass_.stream);
+        op::route({.logits = rows(s_.gate_logits),
+                   .bias = {},
+                   .hash = {},
+                   .tokens = {},
+                   .experts = rows(s_.experts),
+                   .weights = rows(s_.expert_weights),
+                   .score = RouterScore::softmax,
+                   .normalize = c_.normalize_top_k,
+                   .stream = pass_.stream});
+        run_experts({.w = w_.experts,
+                     .x = input,
+                     .low = to_fp8(input, s_.input_fp8, ScaleRule::exact, pass_.stream),
+                     .chosen = rows(s_.experts),
+                     .weights = rows(s_.expert_weights),
+                     .mid = s_.mid,
+                     .mid_fp8 = s_.mid_fp8,
+                     .y = x,
+                     .add = x,
+                     .weigh = WeighExperts::after_down,
+                     .stream = pass_.stream});
+    }
+
+  private:
+    [[nodiscard]] TensorView rows(const DeviceTensor& tensor) const { return tensor.rows(0, pass_.t); }
+    // [t, heads, d] as [t, heads d].
+    [[nodiscard]] TensorView flat(const DeviceTensor& tensor) const {
+        return tensor.as({pass_.t, tensor.extent(1) * tensor.extent(2)});
+    }
+    void norm(const TensorView& x, const DeviceTensor& weight) {
+        op::rms_norm({.x = x,
+                      .weight = weight.view(),
+                      .y = rows(s_.input),
+                      .eps = c_.rms_epsilon,
+                      .stream = pass_.stream});
+    }
+    void rotate(const TensorView& heads, const DeviceTensor& weight) {
+        op::rope({.x = heads,
+                  .weight = weight.view(),
+                  .frequencies = model_.frequencies.view(),
+                  .positions = pass_.positions,
+                  .y = heads,
+                  .norm = true,
+                  .pairs = RopePairs::halves,
+                  .eps = c_.rms_epsilon,
+                  .stream = pass_.stream});
+    }
+    void remember(const TensorView& heads, const DeviceTensor& cache) {
+        op::cache_write({.x = heads,
+                         .positions = pass_.positions,
+                         .sequences = pass_.sequences,
+                         .rows = cache.view(),
+                         .stream = pass_.stream});
+    }
+
+    const Loaded& model_;
+    const Config& c_;
+    const BlockWeights& w_;
+    LayerState& state_;
+    Workspace& s_;
+    const Pass& pass_;
+};
+
+}  // namespace
+
+Weights load_weights(Loader& loader, const Config& config) {
+    Weights weights;
+    weights.embed = loader.linear("model.embed_tokens");
+    if (!config.tied_head) weights.head = loader.linear("lm_head");
+    weights.norm = loader.plain("model.norm.weight");
+    for (u32 i = 0; i < config.num_layers; ++i)
+        weights.layers.push_back(load_block(loader, config, fmt::format("model.layers.{}.", i)));
+    return weights;
+}
+
+LayerState::LayerState(const Loaded& model, const StateSizes& sizes)
+    : keys(model.device, activations_of(model.numerics),
+           {sizes.sequences, sizes.context, model.config.num_kv_heads, model.config.head_dim}),
+      values(model.device, keys.format(),
+             {sizes.sequences, sizes.context, model.config.num_kv_heads, model.config.head_dim}) {}
+
+Workspace::Workspace(const Loaded& model, const StateSizes& sizes) {
+    const Config& c = model.config;
+    const i64 rows = sizes.max_rows;
+    const auto real = [&](std::vector<i64> shape) {
+        shape.insert(shape.begin(), rows);
+        return DeviceTensor(model.device, activations_of(model.numerics), std::move(shape));
+    };
+    input = real({c.hidden});
+    query = real({c.num_heads, c.head_dim});
+    key = real({c.num_kv_heads, c.head_dim});
+    value = real({c.num_kv_heads, c.head_dim});
+    mid = real({c.top_k, c.expert_width});
+    records = {model.device, Format::fp32,
+               op::gqa_records_shape(rows, c.num_heads, sizes.context, c.head_dim)};
+    gate_logits = {model.device, Format::fp32, {rows, c.num_experts}};
+    expert_weights = {model.device, Format::fp32, {rows, c.top_k}};
+    experts = {model.device, Format::int32, {rows, c.top_k}};
+    // Only where a matrix takes them: a bf16 checkpoint of any width needs none.
+    const auto fp8 = [&](const Linear& w, std::vector<i64> shape) {
+        if (model.numerics != Numerics::released || !w.low_precision()) return Fp8Rows();
+        shape.insert(shape.begin(), rows);
+        return Fp8Rows(model.device, std::move(shape));
+    };
+    const BlockWeights& w = model.weights.layers.front();
+    input_fp8 = fp8(w.q.low_precision() ? w.q : w.experts.w1, {c.hidden});
+    query_fp8 = fp8(w.o, {i64{c.num_heads} * c.head_dim});
+    mid_fp8 = fp8(w.experts.w2, {c.top_k, c.expert_width});
+}
+
+void run_block(const Loaded& model, const BlockWeights& weights, LayerState& state, Workspace& workspace,
+               const TensorView& x, const Pass& pass) {
+    BlockPass block(model, weights, state, workspace, pass);
+    block.attention(x);
+    block.experts(x);
+}
+
+}  // namespace deep_gemm::runtime::qwen3_moe

@@ -1,0 +1,153 @@
+#include "runtime/weight_loader.h"
+
+#include "base/error.h"
+#include "runtime/weight_values.h"
+
+#include <cstring>
+
+namespace deep_gemm::runtime {
+
+namespace {
+
+// How a matrix, or its scales, lie on a device: as stored; what has no format there as `wide`; scales are
+// fp32 or exponents.
+Format device_format(Storage storage, bool scale, Format wide) {
+    const Format format = format_of(storage);
+    if (scale) return format == Format::fp8_ue8m0 ? format : Format::fp32;
+    return format == Format::none ? wide : format;
+}
+
+}  // namespace
+
+u64 device_bytes_of(const Checkpoint& checkpoint, const std::vector<Expected>& expected, Format wide) {
+    u64 total = 0;
+    const auto add = [&](const Tensor* tensor, bool scale) {
+        if (!tensor) return;
+        if (tensor->storage == Storage::mxfp4_gguf)
+            total += tensor->bytes.size();
+        else
+            total += tensor->elements() * bytes_of(device_format(tensor->storage, scale, wide));
+    };
+    for (const Expected& entry : expected) {
+        if (entry.role == Role::linear) {
+            add(checkpoint.find(entry.name + ".weight"), false);
+            add(find_scale(checkpoint, entry.name), true);
+        } else if (const Tensor* tensor = checkpoint.find(entry.name)) {
+            total += tensor->elements() * sizeof(float);
+        }
+    }
+    return total;
+}
+
+Loader::Loader(Device& device, const Checkpoint& checkpoint, Format wide, const LoadProgress& progress)
+    : device_(device),
+      checkpoint_(checkpoint),
+      wide_(wide),
+      progress_(progress),
+      total_(checkpoint.bytes()) {}
+
+const Tensor& Loader::get(const std::string& name) const {
+    const Tensor* tensor = checkpoint_.find(name);
+    DG_CHECK(tensor, internal, "weights: {} was not checked", name);
+    return *tensor;
+}
+
+DeviceTensor Loader::allocate(Format format, std::vector<i64> shape) {
+    DeviceTensor tensor(device_, format, std::move(shape));
+    device_bytes_ += tensor.bytes();
+    return tensor;
+}
+
+void Loader::upload(const DeviceTensor& target, u64 offset, std::span<const std::byte> bytes,
+                    u64 stored_bytes) {
+    device_.copy_to_device(target.address() + offset, bytes, nullptr);
+    done_ += stored_bytes;
+    if (progress_) progress_(done_, total_);
+}
+
+DeviceTensor Loader::plain(const std::string& name) {
+    const Tensor& tensor = get(name);
+    const std::vector<float> values = to_fp32(tensor);
+    DeviceTensor result = allocate(Format::fp32, {tensor.shape.begin(), tensor.shape.end()});
+    upload(result, 0, std::as_bytes(std::span(values)), tensor.bytes.size());
+    return result;
+}
+
+DeviceTensor Loader::ids(const std::string& name, u32 count) {
+    const Tensor& tensor = get(name);
+    std::vector<i32> values(tensor.elements());
+    for (u64 i = 0; i < values.size(); ++i) {
+        const u64 size = row_of(tensor.storage).block_bytes;
+        i64 id = 0;  // little-endian: I32 is its lower half
+        std::memcpy(&id, tensor.bytes.data() + i * size, size);
+        values[i] = static_cast<i32>(id);
+    }
+    for (const i32 id : values)
+        DG_CHECK(id >= 0 && static_cast<u32>(id) < count, value,
+                 "checkpoint: {} names expert {}, expected 0 to {}", name, id, count - 1);
+    DeviceTensor result = allocate(Format::int32, {tensor.shape.begin(), tensor.shape.end()});
+    upload(result, 0, std::as_bytes(std::span(values)), tensor.bytes.size());
+    return result;
+}
+
+Linear Loader::linear(const std::vector<std::string>& names, i64 groups) {
+    Linear result;
+    const Storage storage = get(names[0] + ".weight").storage;
+    for (size_t i = 0; i < names.size(); ++i) {
+        const Tensor& weight = get(names[i] + ".weight");
+        DG_CHECK(weight.storage == storage, value,
+                 "checkpoint: {} is {}, {} is {}; expected one format for all", weight.name,
+                 row_of(weight.storage).name, names[0] + ".weight", row_of(storage).name);
+        if (storage == Storage::mxfp4_gguf) {
+            append_mxfp4(result, weight, i, names.size(), groups);
+            continue;
+        }
+        append(result.data, weight, i, names.size(), groups, false);
+        if (storage == Storage::i8 || storage == Storage::f8_e4m3)
+            append(result.scale, *find_scale(checkpoint_, names[i]), i, names.size(), groups, true);
+    }
+    return result;
+}
+
+Linear Loader::experts(const std::string& at, u32 count, const std::string& name) {
+    std::vector<std::string> names;
+    for (u32 e = 0; e < count; ++e) names.push_back(fmt::format("{}{}.{}", at, e, name));
+    return linear(names, count == 1 ? 1 : 0);
+}
+
+void Loader::append_mxfp4(Linear& stacked, const Tensor& part, size_t index, size_t count, i64 groups) {
+    const SplitMxfp4 split(part.bytes);
+    Tensor codes{.name = part.name, .storage = Storage::i8, .shape = part.shape, .bytes = split.codes};
+    Tensor scales{.name = part.name, .storage = Storage::f8_e8m0, .shape = part.shape, .bytes = split.scales};
+    codes.shape.back() /= 2;
+    scales.shape.back() /= 32;
+    append(stacked.data, codes, index, count, groups, false);
+    append(stacked.scale, scales, index, count, groups, true);
+}
+
+// Part `index` of `count` of a stacked tensor; the first part allocates all.
+void Loader::append(DeviceTensor& stacked, const Tensor& part, size_t index, size_t count, i64 groups,
+                    bool scale) {
+    const Format format = device_format(part.storage, scale, wide_);
+    if (index == 0) {
+        const i64 rows = static_cast<i64>(part.shape[0]), columns = static_cast<i64>(part.shape[1]);
+        std::vector<i64> shape{rows, columns};
+        if (groups > 0) {
+            DG_CHECK(rows % groups == 0, value,
+                     "checkpoint: {} has {} rows, expected a multiple of {} groups", part.name, rows, groups);
+            shape = {groups, rows / groups, columns};
+        } else if (count > 1) {
+            shape = {static_cast<i64>(count), rows, columns};
+        }
+        stacked = allocate(format, std::move(shape));
+    }
+    const u64 offset = index * (stacked.bytes() / count);
+    if (format == format_of(part.storage)) return upload(stacked, offset, part.bytes, part.bytes.size());
+    const std::vector<float> values = to_fp32(part);
+    if (format == Format::fp32)
+        return upload(stacked, offset, std::as_bytes(std::span(values)), part.bytes.size());
+    const std::vector<u16> rounded = to_bf16(values);
+    upload(stacked, offset, std::as_bytes(std::span(rounded)), part.bytes.size());
+}
+
+}  // namespace deep_gemm::runtime

@@ -1,0 +1,53 @@
+// Loader: tensors of a checked checkpoint, by name, onto a device. Matrices stay in the format they are
+// stored in, as far as devices have it; experts of a layer are stacked; everything small becomes fp32.
+#pragma once
+
+#include "runtime/checkpoint.h"
+#include "runtime/inventory.h"
+#include "runtime/linear.h"
+
+#include <functional>
+
+namespace deep_gemm::runtime {
+
+using LoadProgress = std::function<void(u64 done_bytes, u64 total_bytes)>;
+
+// Bytes that these tensors take on a device.
+[[nodiscard]] u64 device_bytes_of(const Checkpoint& checkpoint, const std::vector<Expected>& expected,
+                                  Format wide);
+
+class Loader {
+  public:
+    // The checkpoint must have passed check_complete() for what is asked of the loader.
+    // `wide`, fp32 (exact) or bf16, is what matrices in F16 and Q8_0 become.
+    Loader(Device& device, const Checkpoint& checkpoint, Format wide, const LoadProgress& progress);
+
+    [[nodiscard]] Device& device() const { return device_; }
+    [[nodiscard]] u64 device_bytes() const { return device_bytes_; }  // so far
+
+    DeviceTensor plain(const std::string& name);
+    // Ids below `count`, int32.
+    DeviceTensor ids(const std::string& name, u32 count);
+    // Matrices of one shape, stacked if there are several names or `groups` (rows of one matrix as groups).
+    Linear linear(const std::vector<std::string>& names, i64 groups = 0);
+    Linear linear(const std::string& name) { return linear(std::vector{name}); }
+    // Matrices `at`.0.`name` to `at`.count-1.`name`, [count, n, k].
+    Linear experts(const std::string& at, u32 count, const std::string& name);
+
+  private:
+    [[nodiscard]] const Tensor& get(const std::string& name) const;
+    DeviceTensor allocate(Format format, std::vector<i64> shape);
+    void upload(const DeviceTensor& target, u64 offset, std::span<const std::byte> bytes, u64 stored_bytes);
+    void append(DeviceTensor& stacked, const Tensor& part, size_t index, size_t count, i64 groups,
+                bool scale);
+
+    void append_mxfp4(Linear& stacked, const Tensor& part, size_t index, size_t count, i64 groups);
+
+    Device& device_;
+    const Checkpoint& checkpoint_;
+    Format wide_;
+    const LoadProgress& progress_;
+    u64 total_ = 0, done_ = 0, device_bytes_ = 0;
+};
+
+}  // namespace deep_gemm::runtime

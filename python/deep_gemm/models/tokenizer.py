@@ -1,0 +1,64 @@
+"""The tokenizer of a checkpoint folder, and text that arrives token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["TextStream", "Tokenizer"]
+
+
+class Tokenizer:
+    """The tokenizer.json of a checkpoint folder, through the `tokenizers` package."""
+
+    def __init__(self, folder: str | Path) -> None:
+        path = Path(folder) / "tokenizer.json"
+        if not path.is_file():
+            raise ValueError(f"tokenizer: got no {path}, expected the model's tokenizer.json there")
+        try:
+            import tokenizers
+        except ImportError as error:
+            raise ValueError(
+                "tokenizer: the tokenizers package is missing; pip install tokenizers"
+            ) from error
+        self._tokenizer: Any = tokenizers.Tokenizer.from_file(str(path))
+
+    def encode(self, text: str, *, plain: bool = False) -> list[int]:
+        """Token ids of `text`, without any that mark its beginning or end; `plain`: no special tokens in it either."""
+        self._tokenizer.encode_special_tokens = plain
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of the tokens, special ones left out."""
+        return str(self._tokenizer.decode(list(tokens)))
+
+
+class TextStream:
+    """Tokens in, text out as soon as it is certain: never half a character."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._tokens: list[int] = []
+        self._begin = (
+            0  # decoded together with what follows, because a token's text can depend on the one before
+        )
+        self._given = 0  # tokens whose text was returned
+
+    def push(self, tokens: Sequence[int]) -> str:
+        """The text that these tokens complete."""
+        self._tokens += tokens
+        return self._advance(final=False)
+
+    def finish(self) -> str:
+        """What is left: text whose last character is incomplete."""
+        return self._advance(final=True)
+
+    def _advance(self, *, final: bool) -> str:
+        known = self._tokenizer.decode(self._tokens[self._begin : self._given])
+        text = self._tokenizer.decode(self._tokens[self._begin :])
+        if text.endswith("\ufffd") and not final:
+            return ""
+        if len(self._tokens) > self._given:
+            self._begin, self._given = self._given, len(self._tokens)
+        return text[len(known) :]

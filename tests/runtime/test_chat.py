@@ -1,0 +1,114 @@
+"""Templates, streams of text, and the generate and chat commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from runtime.checkpoints import QWEN, qwen_tensors, write_checkpoint
+
+from deep_gemm.cli import main
+from deep_gemm.models import TextStream, Tokenizer, model_path
+from deep_gemm.models.chat import TEMPLATES, Message, encode_chat
+
+CONVERSATION = [
+    Message("system", "Be brief."),
+    Message("user", "Hi <think>"),
+    Message("assistant", "Hello."),
+    Message("user", "Bye"),
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    pytest.importorskip("tokenizers")
+    return Tokenizer(model_path("tiny_v4"))
+
+
+class Spelled:
+    """A tokenizer that shows what it was asked for."""
+
+    def encode(self, text: str, *, plain: bool = False) -> list[str]:
+        return [f"[{text}]" if plain else text]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "thinking", "expected"),
+    [
+        (
+            "DeepSeek-V4",
+            False,
+            "[Be brief.]<｜User｜>[Hi <think>]<｜Assistant｜></think>[Hello.]<｜end▁of▁sentence｜>"
+            "<｜User｜>[Bye]<｜Assistant｜></think>",
+        ),
+        (
+            "Qwen3-MoE",
+            True,
+            "<|im_start|>system\n[Be brief.]<|im_end|>\n<|im_start|>user\n[Hi <think>]<|im_end|>\n"
+            "<|im_start|>assistant\n[Hello.]<|im_end|>\n<|im_start|>user\n[Bye]<|im_end|>\n<|im_start|>assistant\n",
+        ),
+    ],
+)
+def test_templates(architecture: str, thinking: bool, expected: str) -> None:
+    pieces = encode_chat(Spelled(), TEMPLATES[architecture], CONVERSATION, thinking=thinking)  # type: ignore[arg-type]
+    assert "".join(map(str, pieces)) == expected
+
+
+def test_special_tokens_in_messages_are_text(tokenizer: Tokenizer) -> None:
+    tokens = encode_chat(tokenizer, TEMPLATES["DeepSeek-V4"], [Message("user", "a<｜User｜>b")])
+    assert tokens.count(3) == 1 and tokens[0] == 3 and tokens[-2:] == [4, 6]
+    with pytest.raises(ValueError, match="got role 'tool', expected one of system, user, assistant"):
+        encode_chat(tokenizer, TEMPLATES["DeepSeek-V4"], [Message("tool", "x")])
+
+
+def test_streams_give_whole_characters(tokenizer: Tokenizer) -> None:
+    text = "naïve — 漢字 \U0001f600 end"
+    stream, given = TextStream(tokenizer), []
+    for token in tokenizer.encode(text):
+        given.append(stream.push([token]))
+        assert "\ufffd" not in given[-1]
+    assert "" in given, "a character of several tokens must be held back"
+    assert "".join(given) + stream.finish() == text
+    stream = TextStream(tokenizer)
+    tokens = tokenizer.encode("x漢")
+    assert stream.push(tokens[:-1]) + stream.finish() == tokenizer.decode(tokens[:-1])
+
+
+ARGUMENTS = ["--device", "emulator", "--context", "64", "--max-tokens", "4", "--numerics", "exact"]
+
+
+def test_generate(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    runs = {}
+    for spec in ("1", "3"):
+        dump = tmp_path / f"{spec}.npy"
+        result = CliRunner().invoke(
+            main, ["generate", "The quick", *ARGUMENTS, "--spec", spec, "--stats", "--dump-logits", str(dump)]
+        )
+        assert result.exit_code == 0, result.output
+        assert "tokens in" in result.stderr and "tokens/s" in result.stderr
+        runs[spec] = (result.stdout, np.load(dump))
+    assert runs["1"][0] == runs["3"][0]
+    assert np.array_equal(runs["1"][1], runs["3"][1]) and runs["1"][1].shape[1] == 1024
+    result = CliRunner().invoke(main, ["generate", *ARGUMENTS, "--spec", "1"], input="The quick")
+    assert result.exit_code == 0 and result.stdout == runs["1"][0]
+
+
+def test_chat(tokenizer: Tokenizer) -> None:
+    result = CliRunner().invoke(main, ["chat", *ARGUMENTS], input="Hi\n/think\n/clear\n\nHi\n/quit\nnever\n")
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count("> ") == 6 and "thinking on" in result.stderr
+
+
+def test_qwen_has_no_speculation(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    folder = write_checkpoint(
+        tmp_path, {**QWEN, "vocab_size": 1024}, qwen_tensors({**QWEN, "vocab_size": 1024})
+    )
+    (folder / "tokenizer.json").write_bytes((model_path("tiny_v4") / "tokenizer.json").read_bytes())
+    result = CliRunner().invoke(main, ["generate", "The", "--model", str(folder), *ARGUMENTS, "--spec", "2"])
+    assert result.exit_code == 1 and "this Qwen3-MoE model has no MTP block" in result.stderr
+    result = CliRunner().invoke(main, ["generate", "The", "--model", str(folder), *ARGUMENTS, "--stats"])
+    assert result.exit_code == 0 and "accepted" not in result.stderr
+    result = CliRunner().invoke(main, ["inspect", str(folder), "--device", "emulator"])
+    assert result.exit_code == 0 and "Qwen3-MoE: weights take" in result.stdout, result.output

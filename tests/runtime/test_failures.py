@@ -1,0 +1,176 @@
+"""What sessions do when something is wrong: NaN, too little memory, saves that do not finish."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runtime.checkpoints import QWEN, qwen_tensors, write_checkpoint, write_random_v4
+from runtime.decode import produce, same
+
+from deep_gemm import _C, Engine
+
+NAN_TOKEN = 50
+
+
+def write_qwen(folder: Path, with_nan: bool = False) -> Path:
+    tensors = qwen_tensors(QWEN)
+    if with_nan:
+        tensors["model.embed_tokens.weight"][NAN_TOKEN] = np.nan
+    return write_checkpoint(folder, QWEN, tensors)
+
+
+def write_v4_with_nan(folder: Path) -> Path:
+    """The values of the NaN token's embedding are the first NAN_TOKEN-th row of the only tensor with that shape."""
+    import json
+    import struct
+
+    path = write_random_v4(folder) / "model.safetensors"
+    raw = bytearray(path.read_bytes())
+    length = struct.unpack("<Q", raw[:8])[0]
+    begin, _ = json.loads(raw[8 : 8 + length])["embed.weight"]["data_offsets"]
+    row = 32 * 4
+    at = 8 + length + begin + NAN_TOKEN * row
+    raw[at : at + row] = np.full(32, np.nan, np.float32).tobytes()
+    path.write_bytes(raw)
+    return folder
+
+
+@pytest.mark.parametrize("architecture", ["Qwen3-MoE", "DeepSeek-V4"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_nan_logits_are_refused(
+    device: _C.Device, tmp_path: Path, architecture: str, temperature: float
+) -> None:
+    folder = (
+        write_qwen(tmp_path, with_nan=True) if architecture == "Qwen3-MoE" else write_v4_with_nan(tmp_path)
+    )
+    engine = Engine(folder, device=device, numerics="exact", context=64, max_rows=16)
+    session, fresh = engine.session(), engine.session()
+    session.set_sampling(temperature=temperature, seed=3)
+    fresh.set_sampling(temperature=temperature, seed=3)
+    session.sync([2, 3, NAN_TOKEN])
+    assert np.isnan(session.logits()).any()
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"the logits after 3 tokens hold NaN.*Nothing was added"):
+            session.step()
+        assert session.tokens == [2, 3, NAN_TOKEN]
+    # A token that is not looked at any more does no harm.
+    session.sync([2, 4, 5])
+    fresh.sync([2, 4, 5])
+    assert produce(session, 4, eos=-1) == produce(fresh, 4, eos=-1)
+    assert same(session, fresh)
+
+
+def test_nan_in_a_batch_stops_one_slot(device: _C.Device, tmp_path: Path) -> None:
+    engine = Engine(
+        write_qwen(tmp_path, with_nan=True), device=device, numerics="exact", context=64, max_rows=16
+    )
+    batch, alone = engine.batch(2), engine.session()
+    batch.start(0, [2, 4, 5])
+    batch.start(1, [2, NAN_TOKEN])
+    with pytest.raises(ValueError, match="logits of slot 1 after 2 tokens hold NaN; it is stopped"):
+        batch.step()
+    alone.sync([2, 4, 5])
+    assert [batch.step()[0] for _ in range(3)] == produce(alone, 3, eos=-1)
+    assert batch.tokens(1) == [2, NAN_TOKEN]
+
+
+def test_too_little_memory_for_the_weights(tmp_path: Path) -> None:
+    folder = write_qwen(tmp_path)
+    needed = _C.Checkpoint(str(folder)).device_bytes()
+    device = _C.Device(f"emulator:sm_90a,sms=8,memory={needed // 2}")
+    with pytest.raises(_C.Error, match="out of memory: the weights take") as raised:
+        Engine(folder, device=device)
+    numbers = [float(n) for n in re.findall(r"([0-9.]+) GiB", str(raised.value))]
+    assert numbers == pytest.approx([needed / 2**30, needed / 2**31, needed / 2**31], abs=1e-3)
+    assert "are missing" in str(raised.value)
+    assert device.free_memory_bytes == needed // 2, "something stayed allocated"
+
+
+def test_too_little_memory_for_a_session(tmp_path: Path) -> None:
+    folder = write_qwen(tmp_path)
+    device = _C.Device(f"emulator:sm_90a,sms=8,memory={_C.Checkpoint(str(folder)).device_bytes() + 300_000}")
+    free = []
+    for context in (512, 32):
+        engine = Engine(folder, device=device, numerics="exact", context=context, max_rows=8)
+        free.append(device.free_memory_bytes)
+        if context == 512:
+            with pytest.raises(_C.Error, match=r"no room for a context of 512 tokens .* GiB missing"):
+                engine.session()
+            assert device.free_memory_bytes == free[0], "something stayed allocated"
+            del engine
+    session = engine.session()
+    session.sync([3, 4])
+    assert len(produce(session, 3, eos=-1)) == 3
+
+
+SAVE = """
+import resource, signal, sys
+sys.path.insert(0, {tests!r})
+from deep_gemm import _C, Engine
+engine = Engine({folder!r}, device="emulator:sm_90a,sms=8", numerics="exact", context=64, max_rows=16)
+session = engine.session()
+session.sync([2, 3, 4])
+session.save({path!r})
+session.sync([2, 3, 4, 5])
+{body}
+"""
+
+
+def run_save(tmp_path: Path, body: str) -> subprocess.Popen[str]:
+    folder = write_qwen(tmp_path / "model")
+    code = SAVE.format(
+        tests=str(Path(__file__).parents[1]), folder=str(folder), path=str(tmp_path / "s"), body=body
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def check_old_or_new(tmp_path: Path, lengths: set[int]) -> None:
+    engine = Engine(
+        tmp_path / "model", device="emulator:sm_90a,sms=8", numerics="exact", context=64, max_rows=16
+    )
+    session, fresh = engine.session(), engine.session()
+    session.load(tmp_path / "s")
+    assert len(session.tokens) in lengths
+    fresh.sync([2, 3, 4, 5][: len(session.tokens)])
+    assert same(session, fresh)
+
+
+def test_a_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
+    """Writes fail half way (a limit on the size of files): an error, the old file, no litter, a usable session."""
+    body = f"""
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+try:
+    session.save({str(tmp_path / "s")!r})
+except _C.Error as error:
+    print("refused:", error)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+assert len(session.step().tokens) == 1
+"""
+    process = run_save(tmp_path, body)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0 and "refused: writing" in output, output
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "s"]
+    check_old_or_new(tmp_path, {3})
+
+
+def test_a_kill_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
+    process = run_save(
+        tmp_path,
+        f"print('ready', flush=True)\nwhile True:\n    session.save({str(tmp_path / 's')!r})\n",
+    )
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    check_old_or_new(tmp_path, {3, 4})

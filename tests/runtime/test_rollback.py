@@ -1,0 +1,93 @@
+"""Rollback at every phase: each number of accepted drafts at each position modulo 128, against plain decoding.
+
+A small random model, because the state of 650 steps is compared: CSA windows of 4 tokens and an HCA window of 128 close
+among accepted tokens, among rejected ones and between them, and the window ring turns eight times.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from runtime.checkpoints import write_random_v4
+from runtime.decode import same
+
+from deep_gemm import _C, Engine, Session
+
+PHASES, WINDOW = 128, 4
+PROMPT = [0, 9, 33]
+
+
+def load(folder: Path, device: _C.Device, **changes: object) -> Engine:
+    return Engine(
+        write_random_v4(folder, **changes), device=device, numerics="exact", context=192, max_rows=16
+    )
+
+
+def follow(session: Session, text: list[int], accepted: int) -> list[int]:
+    """One step at the session's position with drafts of which `accepted` are right."""
+    at = len(session.tokens) - len(PROMPT)
+    drafts = text[at + 1 : at + WINDOW]
+    session.force_drafts([t if i < accepted else (t + 1) % 64 for i, t in enumerate(drafts)])
+    step = session.step()
+    assert step.accepted == accepted and step.tokens == text[at : at + 1 + accepted]
+    return step.tokens
+
+
+@pytest.mark.parametrize("accepted", range(WINDOW))
+def test_every_phase(device: _C.Device, tmp_path: Path, accepted: int) -> None:
+    engine = load(tmp_path, device, num_nextn_predict_layers=0, compress_ratios=[4, 128])
+    plain = engine.session()
+    plain.sync(PROMPT)
+    text, digests = list[int](), [plain.state_digest()]
+    for _ in range(PHASES + 2 * WINDOW):
+        text += plain.step().tokens
+        digests.append(plain.state_digest())
+    assert len(set(text)) > 8, "the text must not be a short loop"
+    visited = set()
+    for offset in range(accepted + 1):
+        session = engine.session()
+        session.sync(PROMPT + text[:offset])
+        while len(session.tokens) - len(PROMPT) < PHASES + offset:
+            visited.add(len(session.tokens) % PHASES)
+            follow(session, text, accepted)
+            assert session.state_digest() == digests[len(session.tokens) - len(PROMPT)], len(session.tokens)
+    assert visited == set(range(PHASES))
+
+
+def test_drafting_goes_on_after_the_close_of_a_window(device: _C.Device, tmp_path: Path) -> None:
+    """With the MTP block: its own ring is caught up too, so its next drafts are those of a session that was fed."""
+    engine = load(tmp_path, device)
+    plain = engine.session(window=1)
+    base = [0, *(int(i * i * 7 % 61) + 2 for i in range(122))]
+    plain.sync(base)
+    text = [token for step in plain.generate(16, eos=-1) for token in step.tokens]
+    session, fed = engine.session(window=WINDOW), engine.session(window=WINDOW)
+    fed.sync(base)
+    for accepted in range(WINDOW):
+        session.sync(base)
+        for _ in range(3):
+            at = len(session.tokens) - len(base)
+            right = text[at + 1 : at + WINDOW]
+            session.force_drafts([t if i < accepted else (t + 1) % 64 for i, t in enumerate(right)])
+            assert session.step().accepted == accepted
+        fed.sync(session.tokens)
+        assert session.step().tokens == fed.step().tokens
+        assert session.last_drafts == fed.last_drafts
+        assert same(session, fed)
+
+
+def test_swapped_snapshots_would_be_noticed(device: _C.Device, tmp_path: Path) -> None:
+    """Negative control: the frontiers after each row of a step differ, so a snapshot of another row has another digest."""
+    engine = load(tmp_path, device, num_nextn_predict_layers=0, compress_ratios=[4, 128])
+    plain, session = engine.session(), engine.session()
+    plain.sync(PROMPT)
+    text = [token for step in plain.generate(5, eos=-1) for token in step.tokens]
+    session.sync(PROMPT)
+    follow(session, text, 3)
+    snapshots = []
+    for length in range(len(session.tokens), len(PROMPT), -1):
+        session.rewind(length)
+        snapshots.append(dict(session.state_parts()))
+    for name in ("layers.0.frontier", "layers.0.index_frontier", "layers.1.frontier"):
+        assert len({parts[name] for parts in snapshots}) == WINDOW, name

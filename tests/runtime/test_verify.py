@@ -1,0 +1,100 @@
+"""--verify-exact: what it accepts, and what it must notice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from runtime.checkpoints import QWEN, qwen_tensors, write_checkpoint, write_random_v4
+
+from deep_gemm import _C, Engine, Session
+from deep_gemm.cli import main
+from deep_gemm.runtime import verify_exact
+
+PROMPT = [0, 9, 33, 20, 21, 22, 5]
+
+
+@pytest.fixture
+def engine(device: _C.Device, tmp_path: Path) -> Engine:
+    folder = write_random_v4(tmp_path, compress_ratios=[4, 8, 0])
+    return Engine(folder, device=device, numerics="exact", context=64, max_rows=16)
+
+
+def test_speculation_passes(engine: Engine) -> None:
+    assert verify_exact(engine, PROMPT, 12, window=3, eos=-1) is None
+
+
+def test_a_model_without_mtp_passes(device: _C.Device, tmp_path: Path) -> None:
+    engine = Engine(
+        write_checkpoint(tmp_path, QWEN, qwen_tensors(QWEN)), device=device, numerics="exact", context=64
+    )
+    assert verify_exact(engine, PROMPT, 5, eos=-1) is None
+
+
+PARTS = [
+    "layers.0.ring",
+    "layers.0.compressed",
+    "layers.0.frontier",
+    "layers.0.index_rows",
+    "layers.0.index_frontier",
+    "layers.1.ring",
+    "layers.1.compressed",
+    "layers.1.frontier",
+    "hidden",
+    "logits",
+]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_names_the_tensor_that_differs(engine: Engine, part: str) -> None:
+    """Negative controls: one flipped bit in any tensor of the state."""
+    session = engine.session()
+    session.sync(PROMPT * 2)
+    assert [name for name, _ in session.state_parts()] == PARTS
+    difference = verify_exact(engine, PROMPT, 12, window=3, eos=-1, after_step=lambda s: s.damage(part))
+    assert difference is not None and difference.what == part, difference
+
+
+def once(change: Callable[[Session], object]) -> Callable[[Session], None]:
+    done = []
+
+    def after_step(session: Session) -> None:
+        if not done:
+            change(session)
+            done.append(True)
+
+    return after_step
+
+
+def test_names_a_token_that_differs(engine: Engine) -> None:
+    wrong = once(lambda s: s.sync([*s.tokens[:-1], (s.tokens[-1] + 1) % 64]))
+    difference = verify_exact(engine, PROMPT, 6, window=3, eos=-1, after_step=wrong)
+    assert difference is not None and difference.what == "token" and "plain decoding gives" in str(difference)
+
+
+def test_names_a_token_too_few(engine: Engine) -> None:
+    difference = verify_exact(
+        engine, PROMPT, 6, window=3, eos=-1, after_step=once(lambda s: s.rewind(len(PROMPT)))
+    )
+    assert difference is not None and "plain decoding has" in difference.detail
+
+
+def test_a_frontier_of_another_row_is_noticed(engine: Engine) -> None:
+    """Negative control: the snapshots of two rows swapped. A session that fed two tokens in the other order has another
+    frontier, and the parts say which."""
+    a, b = engine.session(window=1), engine.session(window=1)
+    a.sync([*PROMPT, 3, 7])
+    b.sync([*PROMPT, 7, 3])
+    different = {n for (n, x), (_, y) in zip(a.state_parts(), b.state_parts(), strict=True) if x != y}
+    assert {"layers.0.ring", "layers.0.frontier", "layers.1.frontier"} <= different
+
+
+def test_command() -> None:
+    arguments = ["generate", "The", "--device", "emulator", "--numerics", "exact", "--context", "64"]
+    result = CliRunner().invoke(main, [*arguments, "--max-tokens", "4", "--verify-exact", "--stats"])
+    assert result.exit_code == 0, result.output
+    assert "verified: after every step" in result.output and "accepted by position" in result.output
+    result = CliRunner().invoke(main, [*arguments, "--verify-exact", "--temperature", "1"])
+    assert result.exit_code == 1 and "compares greedy decoding" in result.output
