@@ -1,0 +1,58 @@
+// The cost of the wide FP4 GEMM, term by term. Cycles were fitted by least squares to 27 timings of a Flash
+// layer (gate+up and down, 1024 to 16384 tokens, one H200), 9 % off at most; clusters of four were slower at
+// each point, so plans have none.
+#include <algorithm>
+#include <cmath>
+
+#include "plan/fp4_gemm_load.h"
+
+namespace deep_gemm::plan {
+namespace {
+
+// A blob of 64 x 128 weights on one SM: what its warpgroups do one after the other, and what each does for
+// itself while the others multiply.
+constexpr float kBlobCycles = 220;
+constexpr float kBlobCyclesPerColumn = 0.42f;
+constexpr float kChainCyclesPerColumn = 5.3f;
+constexpr float kSecondSetCycles = 28;        // that decoding ahead takes off a warpgroup's chain
+constexpr float kItemCyclesPerColumn = 7.7f;  // an item's start and stores, for each of its warpgroups
+constexpr float kArrangeBytesPerUs = 1e6f;    // written
+
+}  // namespace
+
+Fp4Cost fp4_wide_cost_of(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& device) {
+    const Fp4Load load = fp4_load_of(p, s);
+    const u32 used_sms = p.num_sms > 0 ? std::min(p.num_sms, device.num_sms) : device.num_sms;
+    const float ctas = static_cast<float>(used_sms / s.cluster * s.cluster);
+    const float k_blocks = static_cast<float>(fp4_k_blocks(p.k));
+    const float blobs = static_cast<float>(s.warpgroups) * k_blocks;  // of an item
+    // CTAs of a cluster take neighbouring blocks of weights, those beyond n too.
+    const float blocks_n = static_cast<float>(ceil_div(p.n, fp4_block_n_of(s) * s.cluster) * s.cluster);
+    const float blob_bytes = static_cast<float>(fp4_blob_bytes_of(s.form));
+    const float units = std::max(1.0f, load.tiles * blocks_n);
+    const float columns =
+        std::max(static_cast<float>(kFp4BoxRows), load.columns / std::max(1e-6f, load.tiles));
+    const float busiest = std::ceil(units / std::max(1.0f, ctas));
+
+    Fp4Cost cost;
+    const float k = k_blocks * kFp4BlockK, n = static_cast<float>(p.n);
+    cost.arrange_us = device.launch_us + load.rows * k / kArrangeBytesPerUs;
+    const float weights = load.active * blocks_n * blobs * blob_bytes;
+    cost.dram_us =
+        (weights + load.columns * (k + n * static_cast<float>(bytes_of(s.d)))) / device.dram_bytes_per_us;
+    const float token_bytes = columns * k / static_cast<float>(s.cluster);
+    cost.l2_us = units * (blobs * blob_bytes + token_bytes) / device.l2_bytes_per_us;
+    const float ahead = s.fragment_sets == 2 ? kSecondSetCycles : 0;
+    const float chain = (kChainCyclesPerColumn + kItemCyclesPerColumn / k_blocks) * columns - ahead;
+    const float blob =
+        kBlobCycles + kBlobCyclesPerColumn * columns + chain / static_cast<float>(s.warpgroups);
+    cost.math_us = busiest * blobs * blob / (device.clock_ghz * 1e3f);
+    cost.launch_us = device.launch_us + device.fill_us + device.load_latency_us +
+                     (s.cluster > 1 ? device.cluster_us : 0.0f);
+    const float largest = std::max({cost.dram_us, cost.l2_us, cost.math_us});
+    cost.total_us = cost.launch_us + cost.arrange_us + largest +
+                    device.overlap * (cost.dram_us + cost.l2_us + cost.math_us - largest);
+    return cost;
+}
+
+}  // namespace deep_gemm::plan
