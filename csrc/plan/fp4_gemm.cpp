@@ -15,7 +15,7 @@ struct Arrangement {
 constexpr Arrangement kArrangements[] = {{1, 3, 2}, {1, 2, 2}, {2, 2, 1}, {4, 1, 1},
                                          {4, 1, 2}, {2, 1, 1}, {2, 1, 2}};
 constexpr u32 kBlocks[] = {8, 16, 24, 32, 40, 48, 64, 96, 128};
-constexpr u32 kLeastWideBlock = 32, kMostWideBlock = 256;  // of the wide kernel, in its steps
+constexpr u32 kLeastWideBlock = 48, kMostWideBlock = 256;  // of the wide kernel
 constexpr u32 kMostStages = 24;
 
 // What a kernel takes from its problem; `stages` for as much memory as there is.

@@ -1,5 +1,5 @@
-// The cost of the wide FP4 GEMM, term by term. Cycles were fitted by least squares to 27 timings of a Flash
-// layer (gate+up and down, 1024 to 16384 tokens, one H200), 9 % off at most; clusters of four were slower at
+// The cost of the wide FP4 GEMM, term by term. Cycles were fitted by least squares to 30 timings of a Flash
+// layer (gate+up and down, 1024 to 16384 tokens, one H200), 10 % off at most; clusters of four were slower at
 // each point, so plans have none.
 #include <algorithm>
 #include <cmath>
@@ -11,11 +11,11 @@ namespace {
 
 // A blob of 64 x 128 weights on one SM: what its warpgroups do one after the other, and what each does for
 // itself while the others multiply.
-constexpr float kBlobCycles = 220;
-constexpr float kBlobCyclesPerColumn = 0.42f;
-constexpr float kChainCyclesPerColumn = 5.3f;
-constexpr float kSecondSetCycles = 28;        // that decoding ahead takes off a warpgroup's chain
-constexpr float kItemCyclesPerColumn = 7.7f;  // an item's start and stores, for each of its warpgroups
+constexpr float kBlobCycles = 178;
+constexpr float kBlobCyclesPerColumn = 0.76f;
+constexpr float kChainCyclesPerColumn = 4.78f;
+constexpr float kSecondSetCycles = 15;        // that decoding ahead takes off a warpgroup's chain
+constexpr float kItemCyclesPerColumn = 3.3f;  // an item's start and stores, for each of its warpgroups
 constexpr float kArrangeBytesPerUs = 1e6f;    // written
 
 }  // namespace

@@ -87,23 +87,29 @@ class Block {
     static constexpr u32 kRowsOfWarp = kArrangeRows / (kArrangeThreads / 32), kTurns = kArrangeBlobs / 4;
 
     DG_DEVICE bool in_use(u32 row) const { return used_ >> row & 1; }
-    DG_DEVICE u32 row_of_warp(u32 i) const { return ptx::warp_index() * kRowsOfWarp + i; }
+    DG_DEVICE u32 row_of_warp(u32 i) const { return warp_ * kRowsOfWarp + i; }
     /// Where this lane's words of a turn start along K: those of one 16-byte chunk.
     DG_DEVICE u32 k_of(u32 turn) const { return (first_blob_ + turn * 4 + lane_ / 8) * kFp4BlockK; }
 
     DG_DEVICE void load_tokens(u32 (&words)[kRowsOfWarp][kTurns][4]) const {
+        u32 sources[kRowsOfWarp];
+#pragma unroll
+        for (u32 i = 0; i < kRowsOfWarp; ++i) sources[i] = ptx::shfl_idx(source_, row_of_warp(i));
 #pragma unroll
         for (u32 i = 0; i < kRowsOfWarp; ++i) {
             const bool used = in_use(row_of_warp(i));
-            const u8* const row = p_.a + group_ * p_.a_stride_group +
-                                  static_cast<u64>(ptx::shfl_idx(source_, row_of_warp(i))) * p_.a_stride_m;
+            const u8* const row =
+                p_.a + group_ * p_.a_stride_group + static_cast<u64>(sources[i]) * p_.a_stride_m;
 #pragma unroll
-            for (u32 turn = 0; turn < kTurns; ++turn)
+            for (u32 turn = 0; turn < kTurns; ++turn) {
+                const u32 k = k_of(turn);
+                const u8* const from = row + k + arranged_word(lane_ % 8, 0) * 4;
 #pragma unroll
                 for (u32 q = 0; q < 4; ++q) {
-                    const u32 at = k_of(turn) + arranged_word(lane_ % 8, q) * 4;
-                    words[i][turn][q] = used && at < p_.k ? ptx::ld_global_u32(row + at) : 0;
+                    const u32 further = arranged_word(0, q) * 4;  // k is a multiple of it
+                    words[i][turn][q] = used && k + further < p_.k ? ptx::ld_global_u32(from + further) : 0;
                 }
+            }
         }
     }
 
@@ -124,7 +130,7 @@ class Block {
 
     /// Scales have rows along lanes and blobs along warps, so that stores are dense.
     DG_DEVICE u32 blob() const {
-        return first_blob_ + ptx::warp_index();
+        return first_blob_ + warp_;
     }
 
     DG_DEVICE float load_scale() const {
@@ -143,7 +149,7 @@ class Block {
     }
 
     const ArrangeParams& p_;
-    const u32 group_, first_, first_blob_, lane_ = ptx::lane_index();
+    const u32 group_, first_, first_blob_, lane_ = ptx::lane_index(), warp_ = ptx::warp_index();
     u32 used_, source_;  // of all rows; of this lane's
 };
 
