@@ -17,7 +17,6 @@ constexpr float kStageCyclesPerColumn = 6;  // hand-over of a stage, for each co
 constexpr float kChainCycles = 290;  // a warpgroup alone: from one blob to the next, two sets of fragments
 constexpr float kLoneChainCycles = 340;  // one set
 constexpr float kLoneChainPerColumn = 2.8f;
-constexpr float kSmBytesPerUs = 40e3f;  // weights one SM pulled, where the others left it enough
 
 }  // namespace
 
@@ -44,7 +43,7 @@ Fp4Cost cost_of(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& de
     const float rest = load.columns * (k + n * static_cast<float>(bytes_of(s.d)));
     const float uneven = units > slots ? busiest / even : 1;
     cost.dram_us = (weights * uneven + rest) / device.dram_bytes_per_us;
-    cost.fill_us = busiest * blobs * blob_bytes / kSmBytesPerUs;
+    cost.fill_us = busiest * blobs * blob_bytes / kFp4SmBytesPerUs;
     const float token_bytes = columns * kFp4BlockK * static_cast<float>(fp4_k_blocks(p.k));  // of an item
     cost.l2_us = units * (blobs * blob_bytes + token_bytes) / device.l2_bytes_per_us;
     const float feed = (kFeedCycles + kFeedCyclesPerColumn * columns) / static_cast<float>(s.warpgroups);

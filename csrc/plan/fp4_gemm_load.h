@@ -1,5 +1,4 @@
-// What an expert's tokens cost, on average over how many it gets: the part of an FP4 plan's cost that depends
-// on how tokens are dealt out.
+// What the costs of both FP4 kernels share: what an expert's tokens cost, on average over how many it gets.
 #pragma once
 
 #include "plan/fp4_gemm.h"
@@ -12,6 +11,8 @@ struct Fp4Load {
     float columns = 0;  // columns of all those items
     float rows = 0;     // tokens
 };
+
+constexpr float kFp4SmBytesPerUs = 40e3f;  // weights one SM pulled, where the others left it enough
 
 [[nodiscard]] Fp4Load fp4_load_of(const Fp4Problem& problem, const Fp4GemmSpec& spec);
 
