@@ -118,9 +118,9 @@ def arrangement() -> Launch:
 
 
 WAIT_EMPTY = "ptx::mbarrier_wait(smem.empty(cursor.stage), cursor.phase ^ 1);"
+EXPECT = "const ptx::SharedAddress full = smem.full(cursor.stage);\n            ptx::mbarrier_arrive_expect_tx(full, S.warpgroups * kBlob"
 BUGS = [
-    Bug("tokens and weights before the stage is free", f"{WAIT_EMPTY}\n            const ptx::SharedAddress full",
-        "const ptx::SharedAddress full"),
+    Bug("tokens and weights before the stage is free", f"{WAIT_EMPTY}\n            {EXPECT}", EXPECT),
     Bug("scales before the stage is free", f"{WAIT_EMPTY}\n#pragma unroll\n                for (u32 turn",
         "\n#pragma unroll\n                for (u32 turn"),
     Bug("multiplying does not wait for the stage", "ptx::mbarrier_wait(smem_.full(cursor_.stage), cursor_.phase);", "", 4),
