@@ -84,7 +84,10 @@ def measure_cpp() -> Row:
             f"{programs[-1]} failed with status {finished.returncode}: {finished.stderr.strip()}"
         )
     pairs = [[float(word) for word in line.split()] for line in finished.stdout.splitlines()]
-    samples = {"ours": [call for call, _ in pairs], "the driver's launch alone": [launch for _, launch in pairs]}
+    samples = {
+        "ours": [call for call, _ in pairs],
+        "the driver's launch alone": [launch for _, launch in pairs],
+    }
     us, floor = (min(values) for values in samples.values())
     note = f"best of {REPEATS} bursts of {CALLS} calls"
     metrics = {"us": us, "us_of_launch": floor}

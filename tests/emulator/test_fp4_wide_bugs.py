@@ -83,9 +83,7 @@ def product() -> Launch:
 
     def pack(device: Any, at: dict[str, int]) -> bytes:
         pointers = [at["weights"], at["row_scales"], 0, 0, 0, at["entries"], at["list"], 0, 0, 0, at["d"]]
-        gemm = struct.pack(
-            "<14Q8I", *pointers, 0, 0, 0, K, K // 128, 1, n, SLOTS, n, K, len(COUNTS)
-        )
+        gemm = struct.pack("<14Q8I", *pointers, 0, 0, 0, K, K // 128, 1, n, SLOTS, n, K, len(COUNTS))
         tensor_map = matrix_map(device, at["tokens"], (1, SLOTS, BLOBS * 128), "fp8_e4m3", 1, 16, 128)
         whole = gemm + bytes(-len(gemm) % 64) + tensor_map + struct.pack("<QI", at["scales"], STRIDE)
         return whole + bytes(-len(whole) % 64)

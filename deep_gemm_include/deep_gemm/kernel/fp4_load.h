@@ -115,8 +115,7 @@ DG_DEVICE void load_weights(const Fp4GemmParams& p, tile::Fp4Smem<S> smem, sched
         slot.advance();
         ptx::sync_warp();
     }
-    if (ptx::lane_index() == 0)
-        publish_item<S>(smem, slot.stage, slot.phase, {.expert = sched::kFp4NoItem});
+    if (ptx::lane_index() == 0) publish_item<S>(smem, slot.stage, slot.phase, {.expert = sched::kFp4NoItem});
     items.finish();
 }
 

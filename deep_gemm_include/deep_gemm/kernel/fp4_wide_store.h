@@ -1,5 +1,5 @@
-// From accumulators to D in the wide FP4 GEMM. Each item comes with a table of the rows of D that its tokens go
-// to (kernel/fp4_wide_load.h), so that nobody waits for an index between stores.
+// From accumulators to D in the wide FP4 GEMM. Each item comes with a table of the rows of D that its tokens
+// go to (kernel/fp4_wide_load.h), so that nobody waits for an index between stores.
 #pragma once
 
 #include <deep_gemm/kernel/fp4_store.h>

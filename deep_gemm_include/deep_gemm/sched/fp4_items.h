@@ -1,7 +1,7 @@
 // Which part of an FP4 GEMM a CTA computes next. An item is up to block_m tokens of one expert times the rows
-// of weights that the CTA's warpgroups hold; the CTAs of a cluster have the same tokens and neighbouring rows. One warp finds items and hands them to the others through shared
-// memory (kernel/fp4_load.h). Items of an expert and the same weights follow each other, so that their second
-// reader finds them in L2.
+// of weights that the CTA's warpgroups hold; the CTAs of a cluster have the same tokens and neighbouring
+// rows. One warp finds items and hands them to the others through shared memory (kernel/fp4_load.h). Items of
+// an expert and the same weights follow each other, so that their second reader finds them in L2.
 #pragma once
 
 #include <deep_gemm/spec/fp4_gemm.h>

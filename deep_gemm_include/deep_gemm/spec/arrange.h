@@ -14,8 +14,8 @@
 namespace deep_gemm {
 
 constexpr u32 kArrangeThreads = 256;
-constexpr u32 kArrangeRows = 32;    // of a CTA
-constexpr u32 kArrangeBlobs = 8;    // along K, of a CTA: one of the scales for each thread
+constexpr u32 kArrangeRows = 32;  // of a CTA
+constexpr u32 kArrangeBlobs = 8;  // along K, of a CTA: one of the scales for each thread
 static_assert(kArrangeRows * kArrangeBlobs == kArrangeThreads);
 
 // Word of A's 128 bytes that becomes word `i` of chunk `chunk`.
