@@ -39,6 +39,10 @@ TITLES = {
         "Few tokens, narrow weights",
         "Layers as k x n; GB/s counts W, its scales, x and y. The peer is `torch.mm` in BF16, in the same rounds.",
     ),
+    "weight_only_gemm": (
+        "Many tokens, narrow weights",
+        "A layer as k x n, bf16 tokens. The peer is `torch.mm` in BF16, in the same rounds.",
+    ),
     "host_time": (
         "Host time per call",
         "Loops that do not wait for the device. The peer is `torch._scaled_mm`.",

@@ -20,6 +20,7 @@ SECTIONS = (
     "nvfp4",
     "bf16",
     "gemv",
+    "weight_only_gemm",
     "host_time",
     "cold_start",
     "regret",
@@ -54,7 +55,8 @@ def run(
     """Measures, writes the files into `out`, and returns the rows."""
     context = Context.of(quick)
     chosen = [name for name in SECTIONS if not only or name in only]
-    of_ceilings = {"masked", "fp4", "nvfp4", "gemv"}  # their rows are percentages of them
+    # Their rows are percentages of them.
+    of_ceilings = {"masked", "fp4", "nvfp4", "gemv", "weight_only_gemm"}
     needed = ["ceilings", *chosen] if "ceilings" not in chosen and of_ceilings & set(chosen) else chosen
     facts = machine()
     rows: list[Row] = []

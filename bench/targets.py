@@ -30,6 +30,9 @@ GEMV_LAYERS = (
     (4096, 129280),
 )
 
+LARGE_BATCH_LAYER = (4096, 14336)  # of weight-only products with many tokens
+LARGE_BATCH_TOKENS = (32, 64, 128, 512, 2048, 8192)
+
 
 def gemv_point(variant: str, m: int, k: int, n: int) -> str:
     return f"{variant} m={m} {k}x{n}"
@@ -136,6 +139,10 @@ TARGETS: tuple[Target, ...] = (
         for tokens in NVFP4_TOKENS
     ),
     *_gemv_targets(),
+    *(
+        Target("weight_only_gemm", gemv_point(name, 8192, *LARGE_BATCH_LAYER), _at_least("tflops", tflops))
+        for name, tflops in (("w8a16", 700), ("w4a16 mxfp4", 680), ("w4a16 nvfp4", 680), ("int4 g128", 680))
+    ),
     Target("cold_start", "first call of an uncached kernel", _at_most("ms", 200)),
     Target("cold_start", "first call of a kernel in the disk cache", _at_most("ms", 5)),
     Target("host_time", "Python, torch tensors", _at_most("us", 4)),

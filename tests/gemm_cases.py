@@ -11,7 +11,7 @@ import numpy.typing as npt
 from reference import gemm as reference
 
 import deep_gemm
-from deep_gemm.demo.arrays import put, take
+from deep_gemm.demo.arrays import put, strided, take
 
 Array = npt.NDArray[Any]
 
@@ -33,6 +33,7 @@ class Case:
     rows: tuple[int, ...] = ()
     scale_layout: str = "row_major"  # row_major, mn_major (TMA aligned), padded (rows further apart)
     d_padding: int = 0  # columns between rows of d
+    majors: str = "kk"  # contiguous dimension of a and of b: k, or m for their rows
     spec: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __str__(self) -> str:
@@ -47,6 +48,8 @@ class Case:
             words.append(self.scale_layout)
         if self.d_padding:
             words.append(f"d_padding={self.d_padding}")
+        if self.majors != "kk":
+            words.append(f"majors={self.majors}")
         words += [f"{name}={value}" for name, value in self.spec.items()]
         return " ".join(words)
 
@@ -75,8 +78,21 @@ def lay_out(scales: Array, layout: str) -> Array:
     return scales
 
 
-def argument(device: Any, operand: reference.Scaled | Array, layout: str = "row_major") -> Any:
+def along_rows(device: Any, matrix: Array) -> Any:
+    """The matrix as a tensor that is contiguous along its rows; NaN where these are padded to multiples of 16 bytes."""
+    *groups, rows, k = matrix.shape
+    pitch = -(-rows // 8) * 8
+    stored = np.full((*groups, k, pitch), np.nan, matrix.dtype)
+    stored[..., :rows] = matrix.swapaxes(-1, -2)
+    return strided(put(device, stored), matrix.shape, (*[k * pitch for _ in groups], 1, pitch))
+
+
+def argument(
+    device: Any, operand: reference.Scaled | Array, layout: str = "row_major", major: str = "k"
+) -> Any:
     """What an operation takes: a tensor, or a pair of values and scales."""
+    if major == "m":
+        return along_rows(device, operand)
     if isinstance(operand, reference.Scaled):
         return put(device, operand.values), put(device, lay_out(operand.scales, layout))
     return put(device, operand)
@@ -93,8 +109,16 @@ def forced_spec(case: Case, groups: str) -> deep_gemm.GemmSpec | None:
     if not case.spec:
         return None
     scale_b = case.scale_b if case.ab == "fp8_e4m3" else "none"
+    a_major, b_major = ("mn" if major == "m" else "k" for major in case.majors)
     return deep_gemm.GemmSpec(
-        ab=case.ab, d=case.d, scale_b=scale_b, groups=groups, accumulate=case.accumulate, **case.spec
+        ab=case.ab,
+        d=case.d,
+        scale_b=scale_b,
+        groups=groups,
+        accumulate=case.accumulate,
+        a_major=a_major,
+        b_major=b_major,
+        **case.spec,
     )
 
 
@@ -104,6 +128,8 @@ def check_spec_ran(case: Case, groups: str, device: Any) -> None:
     assert last is not None
     assert last["device"] == device.name
     assert last["spec"].groups == groups
+    majors = last["spec"].a_major, last["spec"].b_major
+    assert majors == tuple("mn" if major == "m" else "k" for major in case.majors)
     forced = forced_spec(case, groups)
     assert forced is None or last["spec"] == forced
 
@@ -137,7 +163,8 @@ def run_dense(device: Any, case: Case, seed: int = 0) -> Array:
     if c is not None:
         keywords["c"] = out
     if case.ab == "bf16":
-        deep_gemm.bf16_gemm_nt(argument(device, a), argument(device, b), out, **keywords)
+        left, right = argument(device, a, major=case.majors[0]), argument(device, b, major=case.majors[1])
+        deep_gemm.bf16_gemm_nt(left, right, out, **keywords)
     else:
         recipe = (1, 1, 128) if per_row else None
         left = argument(device, a, case.scale_layout)
@@ -178,7 +205,7 @@ def run_contiguous(device: Any, case: Case, psum: bool = False, seed: int = 0) -
     if psum:
         keywords["expected_m_for_psum_layout"] = max(1, int(np.mean(case.rows)))
     if case.ab == "bf16":
-        left, right = argument(device, a), argument(device, b)
+        left, right = argument(device, a, major=case.majors[0]), argument(device, b, major=case.majors[1])
         deep_gemm.m_grouped_bf16_gemm_nt_contiguous(left, right, out, put(device, layout), **keywords)
     else:
         left, right = argument(device, a, case.scale_layout), argument(device, b)
@@ -204,7 +231,7 @@ def run_masked(device: Any, case: Case, seed: int = 0) -> Array:
     expected_m = max(1, int(np.mean(case.rows)))
     keywords: dict[str, Any] = {"spec": forced_spec(case, "masked"), "device": device}
     if case.ab == "bf16":
-        left, right = argument(device, a), argument(device, b)
+        left, right = argument(device, a, major=case.majors[0]), argument(device, b, major=case.majors[1])
         deep_gemm.m_grouped_bf16_gemm_nt_masked(left, right, out, rows, expected_m, **keywords)
     else:
         left, right = argument(device, a, case.scale_layout), argument(device, b)

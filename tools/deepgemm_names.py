@@ -72,9 +72,9 @@ NAMES: dict[str, list[str]] = {
 # What exists and takes less than its name says.
 LIMITS: list[tuple[str, str]] = [
     (
-        "`*_nn`, `*_tn`, `*_tt`",
-        "turn the operands' views around and call `*_nt`, which wants both operands contiguous along K: a tensor "
-        "that is contiguous the other way raises ValueError (BF16 too; DeepGEMM reads BF16 in both orders)",
+        "`*_nn`, `*_tn`, `*_tt` of FP8",
+        "turn the operands' views around and call `*_nt`, which wants both operands contiguous along K, as Hopper's "
+        "FP8 instructions do: a tensor that is contiguous the other way raises ValueError (BF16 takes both orders)",
     ),
     ("`fp8_fp4_*`", "FP8 with FP8: an operand of packed FP4 (int8) raises ValueError on sm_90a"),
     ("packed UE8M0 scales (int32)", "raise TypeError on sm_90a: pass the fp32 scales"),

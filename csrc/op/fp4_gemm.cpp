@@ -117,10 +117,6 @@ Fp4GemmParams params_of(const Fp4GemmCall& call) {
 
 }  // namespace
 
-bool may_block(const Fp4GemmCall& call) {
-    return !call.empty && (call.device->properties().emulated || find(call) == nullptr);
-}
-
 void run(const Fp4GemmCall& call) {
     if (call.empty) return;
     const Planned* found = find(call);

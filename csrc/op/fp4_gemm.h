@@ -51,8 +51,6 @@ struct Fp4GemmCall {
 };
 
 [[nodiscard]] Fp4GemmCall check_fp4_gemm(const Fp4GemmArguments& arguments);
-// Whether run() may take long: a kernel to compile, or the emulator.
-[[nodiscard]] bool may_block(const Fp4GemmCall& call);
 void run(const Fp4GemmCall& call);
 
 // The plan of this thread's last run() and its problem; nullptr before the first.

@@ -35,8 +35,10 @@ void write_without_products(const GemmCall& call) {
 GemmParams params_of(const GemmCall& call, const GemmSpec& spec) {
     const plan::GemmProblem& problem = call.problem;
     GemmParams params{};
-    params.a = matrix_map(*call.device, call.a, problem.ab, spec.block_m / spec.cluster_n);
-    params.b = matrix_map(*call.device, call.b, problem.ab, spec.block_n / spec.cluster_m);
+    params.a = matrix_map(*call.device, call.a, problem.ab,
+                          box_rows_of(spec, spec.a_major, spec.block_m, spec.cluster_n));
+    params.b = matrix_map(*call.device, call.b, problem.ab,
+                          box_rows_of(spec, spec.b_major, spec.block_n, spec.cluster_m));
     if (!spec.swap_ab) params.d = matrix_map(*call.device, call.d, problem.d, kMmaRows);
     params.scale_a = reinterpret_cast<const float*>(call.scale_a.address);
     params.scale_b = reinterpret_cast<const float*>(call.scale_b.address);
@@ -59,11 +61,6 @@ GemmParams params_of(const GemmCall& call, const GemmSpec& spec) {
 }
 
 }  // namespace
-
-bool may_block(const GemmCall& call) {
-    if (call.empty) return false;
-    return call.device->properties().emulated || (!call.no_products && !find_launcher(call));
-}
 
 void run(const GemmCall& call) {
     if (call.empty) return;

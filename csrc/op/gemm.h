@@ -6,10 +6,6 @@
 
 namespace deep_gemm::op {
 
-// Whether run() may take long: the kernel has to be compiled, or the device is the emulator, which computes
-// in place.
-[[nodiscard]] bool may_block(const GemmCall& call);
-
 void run(const GemmCall& call);
 
 // The launcher of this thread's last run() that launched a kernel; nullptr before the first. Its plan says

@@ -8,7 +8,7 @@
 namespace deep_gemm::op {
 
 // One operand as [groups, rows, columns]; strides in elements, columns are contiguous for matrices, free for
-// scales.
+// scales. A matrix that is contiguous along M or N stands here transposed: its rows are along K.
 struct Operand {
     u64 address = 0;
     u64 groups = 1, rows = 0, columns = 0;

@@ -93,23 +93,41 @@ Operand operand_of(const TensorView& t) {
     return o;
 }
 
-// What TMA reads: contiguous columns, rows and groups at multiples of 16 bytes.
-Operand matrix_operand(const GemmArguments& args, const char* name, const TensorView& t) {
-    Operand o = operand_of(t);
-    const u64 bytes = bytes_of(t.format);
-    DG_CHECK(o.stride_column == 1, value,
+// Turns a matrix that is contiguous along M or N around, so that its columns are what is contiguous. K wins
+// where both are.
+Major orient(const GemmArguments& args, const char* name, const char* rows, Operand& o) {
+    if (o.stride_column == 1) return Major::k;
+    const bool mn_major = args.ab == Format::bf16 && (o.rows <= 1 || o.stride_row == 1);
+    DG_CHECK(mn_major || args.ab == Format::bf16, value,
              "{}: {} has stride {} along K, expected 1 (K-major); pass {}.contiguous()", operation(args),
              name, o.stride_column, name);
+    DG_CHECK(
+        mn_major, value,
+        "{}: {} has stride {} along K and {} along {}, expected 1 along one of them; pass {}.contiguous()",
+        operation(args), name, o.stride_column, o.stride_row, rows, name);
+    std::swap(o.rows, o.columns);
+    o.stride_row = o.stride_column;
+    o.stride_column = 1;
+    return Major::mn;
+}
+
+// What TMA reads: contiguous columns, rows and groups at multiples of 16 bytes. `rows` names the dimension
+// that is not K.
+Operand matrix_operand(const GemmArguments& args, const char* name, const char* rows, const TensorView& t,
+                       Major& major) {
+    Operand o = operand_of(t);
+    const u64 bytes = bytes_of(t.format);
+    major = orient(args, name, rows, o);
     if (o.elements_spanned() == 0) return o;
     DG_CHECK(o.address % kTmaAlignment == 0, value,
              "{}: {} starts at {:#x}, expected a multiple of {} bytes; copy it to "
              "its own allocation",
              operation(args), name, o.address, kTmaAlignment);
     DG_CHECK(o.stride_row * bytes % kTmaAlignment == 0 && o.stride_group * bytes % kTmaAlignment == 0, value,
-             "{}: rows of {} are {} bytes apart (groups {}), expected multiples of {}; pad K to a multiple "
+             "{}: rows of {} are {} bytes apart (groups {}), expected multiples of {}; pad {} to a multiple "
              "of {} elements",
              operation(args), name, o.stride_row * bytes, o.stride_group * bytes, kTmaAlignment,
-             kTmaAlignment / bytes);
+             major == Major::k ? "K" : rows, kTmaAlignment / bytes);
     DG_CHECK(o.groups <= 1 || o.stride_group > 0, value,
              "{}: groups of {} are 0 elements apart, expected groups of their "
              "own; pass {}.contiguous()",
@@ -215,11 +233,13 @@ void check_spec(const GemmCall& call, const GemmSpec& spec) {
     const char* reason = why_illegal(spec);
     DG_CHECK(!reason, value, "spec: {}", reason);
     reason = plan::why_unfit(p, spec);
-    DG_CHECK(
-        !reason, value,
-        "spec: got {} x {} -> {}, {}, accumulate={}, swap_ab={}, split_k={}, expected a kernel for {}: {}",
-        name_of(spec.ab), name_of(spec.scale_b), name_of(spec.d), name_of(spec.groups), spec.accumulate,
-        spec.swap_ab, spec.split_k, plan::to_string(p), reason);
+    DG_CHECK(!reason, value,
+             "spec: got {} x {} -> {}, {}, a_major={}, b_major={}, accumulate={}, swap_ab={}, split_k={}, "
+             "expected "
+             "a kernel for {}: {}",
+             name_of(spec.ab), name_of(spec.scale_b), name_of(spec.d), name_of(spec.groups),
+             name_of(spec.a_major), name_of(spec.b_major), spec.accumulate, spec.swap_ab, spec.split_k,
+             plan::to_string(p), reason);
 }
 
 // Bytes of one operand, row after row, group after group.
@@ -306,8 +326,9 @@ GemmCall check_gemm(const GemmArguments& args) {
     }
 
     GemmCall call;
-    call.a = matrix_operand(args, "a", a);
-    call.b = matrix_operand(args, "b", b);
+    Major a_major, b_major;
+    call.a = matrix_operand(args, "a", "M", a, a_major);
+    call.b = matrix_operand(args, "b", "N", b, b_major);
     call.d = output_operand(args, d);
     if (args.scale_b_mode != ScaleB::none) check_scales(args, call);
     if (args.c.present()) {
@@ -338,6 +359,8 @@ GemmCall check_gemm(const GemmArguments& args) {
         .num_groups = grouped ? static_cast<u32>(b.shape[0]) : 1,
         .expected_m = static_cast<u32>(args.expected_m),
         .num_sms = settings().num_sms,
+        .a_major = a_major,
+        .b_major = b_major,
     };
     check_overlap(args, call);
     call.device = a.device;

@@ -30,7 +30,7 @@ struct KeyHasher {
         mix(p.expected_m | u64{p.num_sms} << 32);
         mix(static_cast<u64>(p.groups) | static_cast<u64>(p.ab) << 8 | static_cast<u64>(p.d) << 16 |
             static_cast<u64>(p.scale_b) << 24 | u64{p.accumulate} << 32 | u64{p.d_tma} << 33 |
-            u64{key.forced} << 34);
+            u64{key.forced} << 34 | static_cast<u64>(p.a_major) << 35 | static_cast<u64>(p.b_major) << 36);
         if (key.forced)
             visit_fields([&mix](const char*, auto field) { mix(static_cast<u64>(field)); }, key.spec);
         return hash ^ hash >> 32;

@@ -1,16 +1,12 @@
 #include "op/linear.h"
 
 #include "base/error.h"
-#include "base/process_local.h"
 #include "op/gemv_kernel.h"
 #include "op/kernel_table.h"
 #include "op/linear_check.h"
+#include "op/linear_counts.h"
+#include "op/weight_gemm.h"
 #include "op/workspace.h"
-#include "plan/gemv.h"
-
-#include <algorithm>
-#include <array>
-#include <atomic>
 
 namespace deep_gemm {
 
@@ -18,17 +14,7 @@ namespace op {
 
 namespace {
 
-constexpr u32 kNumActivations = static_cast<u32>(Activation::q8) + 1;
 constexpr u64 kWorkspaceAlignment = 256;
-
-struct Counters {
-    std::array<std::atomic<u64>, size_t{kNumQuants} * kNumActivations*(kMaxGemvTokens + 1) * 2> launches{};
-
-    std::atomic<u64>& at(Quant w, Activation x, u32 tokens, bool strict) {
-        const size_t kind = static_cast<size_t>(w) * kNumActivations + static_cast<size_t>(x);
-        return launches[(kind * (kMaxGemvTokens + 1) + tokens) * 2 + (strict ? 1 : 0)];
-    }
-};
 
 bool dependent_launch(const Device& device) {
     constexpr u32 kFirst = 9;
@@ -94,21 +80,8 @@ void quantize_into_workspace(LinearCall& call) {
     call.memory.push_back({out.scales, scale_bytes, false});
 }
 
-void run(LinearCall& call) {
-    if (call.empty) return;
-    const driver::DeviceProperties& properties = call.device->properties();
-    const plan::GemvPlan plan = plan::plan_gemv({.w = call.w,
-                                                 .x = call.x,
-                                                 .y = call.y,
-                                                 .epilogue = call.epilogue,
-                                                 .m = call.params.m,
-                                                 .k = call.params.k,
-                                                 .n = call.n,
-                                                 .aligned = call.aligned,
-                                                 .strict = call.strict,
-                                                 .dependent_launch = dependent_launch(*call.device),
-                                                 .native_fp8 = native_fp8(*call.device),
-                                                 .num_sms = properties.num_sms});
+void run_small(LinearCall& call, const plan::GemvProblem& problem) {
+    const plan::GemvPlan plan = plan::plan_gemv(problem);
     if (call.quantize_x != Format::none) quantize_into_workspace(call);
     const driver::Kernel& kernel = kernel_for<GemvParams>(*call.device, kernel_of(plan.spec), plan.spec);
     const u32 smem = plan_smem(plan.spec).bytes;
@@ -120,9 +93,31 @@ void run(LinearCall& call) {
     call.device->launch(
         kernel, launch_config(*call.device, {plan.grid_x, plan.grid_y, 1}, kGemvThreads, smem, call.stream),
         std::as_bytes(std::span(&params, 1)), call.memory);
-    process_local<Counters>()
-        .at(call.w, call.x, plan.spec.tokens, call.strict)
-        .fetch_add(1, std::memory_order_relaxed);
+    count_small(call.w, call.x, plan.spec.tokens, call.strict);
+}
+
+void run(LinearCall& call) {
+    if (call.empty) return;
+    const driver::DeviceProperties& properties = call.device->properties();
+    const plan::LinearProblem problem{.small = {.w = call.w,
+                                                .x = call.x,
+                                                .y = call.y,
+                                                .epilogue = call.epilogue,
+                                                .m = call.params.m,
+                                                .k = call.params.k,
+                                                .n = call.n,
+                                                .aligned = call.aligned,
+                                                .strict = call.strict,
+                                                .dependent_launch = dependent_launch(*call.device),
+                                                .native_fp8 = native_fp8(*call.device),
+                                                .num_sms = properties.num_sms},
+                                      .arch = properties.arch,
+                                      .invariant = call.invariant,
+                                      .whole_scales = call.whole_scales};
+    if (is_large(call, problem))
+        run_large(call, problem);
+    else
+        run_small(call, problem.small);
 }
 
 }  // namespace
@@ -159,25 +154,6 @@ void quantize_activations(const TensorView& x, Activation to, const TensorView& 
     op::launch_quantize(*x.device, rows, x.format, to,
                         {out.address, out_scales.address, out.stride_bytes, out_scales.stride_bytes / 4},
                         static_cast<driver::Stream>(stream));
-}
-
-std::vector<DispatchCount> dispatch_counts() {
-    std::vector<DispatchCount> counts;
-    auto& counters = process_local<op::Counters>();
-    for (u32 w = 0; w < kNumQuants; ++w)
-        for (u32 x = 0; x < op::kNumActivations; ++x)
-            for (u32 tokens = 1; tokens <= kMaxGemvTokens; ++tokens)
-                for (const bool strict : {false, true}) {
-                    const auto quant = static_cast<Quant>(w);
-                    const auto activation = static_cast<Activation>(x);
-                    const u64 launches = counters.at(quant, activation, tokens, strict).load();
-                    if (launches) counts.push_back({quant, activation, tokens, strict, launches});
-                }
-    return counts;
-}
-
-void reset_dispatch_counts() {
-    for (auto& count : process_local<op::Counters>().launches) count.store(0);
 }
 
 }  // namespace deep_gemm

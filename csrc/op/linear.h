@@ -1,9 +1,11 @@
-// y[m, n] = x[m, k] W[n, k]^T for small m and W in any layout of spec/quant.h, and the quantisation of x.
-// The C++ twin of Python's linear(): same checks, same kernels. Row i of y is bit-equal for every m and
-// whatever the other rows hold.
+// y[m, n] = x[m, k] W[n, k]^T for W in any layout of spec/quant.h, and the quantisation of x. The C++ twin of
+// Python's linear(): same checks, same kernels. Row i of y is bit-equal for every m up to 16, or every m with
+// `invariant`, whatever the other rows hold; beyond, a faster form may be chosen whose results agree within a
+// rounding of bf16.
 #pragma once
 
 #include <deep_gemm/spec/gemv.h>
+#include <deep_gemm/spec/weight_gemm.h>
 
 #include "op/api.h"
 
@@ -26,6 +28,8 @@ struct QuantMatrix {
 // x is [m, k] or [k], elements along K contiguous:
 //   bf16 (fp16 for fp16 weights)        for all layouts but Q8_0
 //   fp8_e4m3 and x_scale fp32 [m, ceil(k / 128)] or [m, ceil(k / 32)]
+//   int8 and x_scale fp32 [m, 1]         for int8_row: integer products, summed exactly; sm_90a, rows at
+//                                        multiples of 16 bytes
 //   int8 and x_scale fp32 [m, ceil(k / 32)], rows of whole blocks: for Q8_0
 //   bf16, fp16 or fp32                  for Q8_0: quantised first, in memory that the library keeps per
 //   stream
@@ -34,11 +38,13 @@ struct QuantMatrix {
 // takes two matrices of one shape and one y. residual may be y.
 struct LinearArguments {
     TensorView x = {}, x_scale = {};
-    std::span<const QuantMatrix> w;
-    std::span<const TensorView> y, bias, residual;
+    std::span<const QuantMatrix> w = {};
+    std::span<const TensorView> y = {}, bias = {}, residual = {};
     GemvEpilogue epilogue = GemvEpilogue::none;
     float swiglu_limit = 0;
-    bool strict = false;  // every row of x by the kernel of one row
+    bool strict = false;                   // every row of x by the kernel of one row
+    bool invariant = false;                // every row of y with the bits it has alone, at any m
+    const WeightGemmSpec* spec = nullptr;  // for tests and tuning: the large-batch form, by this kernel
     void* stream = nullptr;
 };
 
@@ -53,8 +59,9 @@ void quantize_activations(const TensorView& x, Activation to, const TensorView& 
 struct DispatchCount {
     Quant w;
     Activation x;
-    u32 tokens;  // of the kernel
+    u32 tokens;  // of a block of the kernel
     bool strict;
+    bool large;  // the large-batch form
     u64 launches;
 };
 [[nodiscard]] std::vector<DispatchCount> dispatch_counts();

@@ -52,6 +52,15 @@ bool scale_format_fits(ScaleType type, Format format) {
     return is_bytes(format);
 }
 
+// Whether the scales (and zero points) of a stage of the large-batch kernels are aligned vectors.
+bool loads_whole(Quant quant, i64 k, u64 scales, u64 zeros) {
+    const QuantRow row = row_of(quant);
+    if (row.block_k == 0 || row.element_bits == 16) return true;
+    const u32 stage_k = weight_stage_k_of(quant), count = stage_k / row.block_k;
+    return static_cast<u64>(k) % stage_k == 0 && scales % (count * bytes_of(row.scale)) == 0 &&
+           (!row.has_zero || zeros % count == 0);
+}
+
 GemvMatrix check_matrix(const QuantMatrix& w, const Device* device, LinearCall& call) {
     const QuantRow row = row_of(w.quant);
     DG_CHECK(w.n >= 0 && w.n <= kMaxExtent && w.k >= 1 && w.k <= kMaxExtent, value,
@@ -100,6 +109,8 @@ GemvMatrix check_matrix(const QuantMatrix& w, const Device* device, LinearCall& 
                  bytes_of(row.scale));
         if (row.scale == ScaleType::e4m3) call.aligned = call.aligned && address_of(w.scales) % 2 == 0;
         matrix.scales = w.scales.data;
+        call.whole_scales =
+            call.whole_scales && loads_whole(w.quant, w.k, address_of(w.scales), address_of(w.zeros));
         const u64 count = static_cast<u64>(scale_rows) * static_cast<u64>(scale_columns);
         call.memory.push_back({address_of(w.scales), count * bytes_of(row.scale), false});
     }
@@ -145,6 +156,10 @@ void classify_x(const LinearArguments& args, LinearCall& call) {
         call.x = Activation::q8;
         return;
     }
+    if (format == Format::int8 && call.w == Quant::int8_row) {
+        call.x = Activation::int8_row;
+        return;
+    }
     DG_CHECK(format == Format::fp8_e4m3, type, "linear: x is {}, expected fp8_e4m3 beside {} weights",
              name_of(format), name_of(call.w));
     const auto columns = static_cast<u64>(args.x_scale.rank ? args.x_scale.shape[args.x_scale.rank - 1] : 0);
@@ -174,7 +189,8 @@ void check_x(const LinearArguments& args, LinearCall& call) {
                  "quantize_activations",
                  x.address, x.stride_bytes);
     call.aligned = call.aligned && vectors;
-    if (const u32 block = block_k_of(call.x)) {
+    const u32 block = call.x == Activation::int8_row ? k : block_k_of(call.x);
+    if (block != 0) {
         check_device(args.x_scale, args.x.device, "x_scale");
         RowsView scale = rows_of(args.x_scale, "x_scale");
         DG_CHECK(scale.m == x.m && scale.k == ceil_div(k, block), value,
@@ -265,6 +281,8 @@ LinearCall check_linear(const LinearArguments& args) {
                     .epilogue = args.epilogue,
                     .aligned = true,
                     .strict = args.strict,
+                    .invariant = args.invariant,
+                    .spec = args.spec,
                     .device = args.x.device,
                     .stream = static_cast<driver::Stream>(args.stream),
                     .n = {},

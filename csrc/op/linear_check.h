@@ -14,7 +14,9 @@ struct LinearCall {
     Activation x = Activation::bf16;
     Format y = Format::bf16;
     GemvEpilogue epilogue = GemvEpilogue::none;
-    bool aligned = false, strict = false;
+    bool aligned = false, strict = false, invariant = false;
+    bool whole_scales = true;  // every matrix has scales that a stage of WeightGemmSpec loads as one vector
+    const WeightGemmSpec* spec = nullptr;
     Format quantize_x = Format::none;  // not none: x has this format and becomes `x` first
     Device* device = nullptr;
     driver::Stream stream = nullptr;

@@ -40,7 +40,9 @@ std::vector<GemmSpec> candidates(const GemmProblem& problem) {
                   .d = problem.d,
                   .scale_b = problem.scale_b,
                   .groups = problem.groups,
-                  .accumulate = problem.accumulate};
+                  .accumulate = problem.accumulate,
+                  .a_major = problem.a_major,
+                  .b_major = problem.b_major};
     const auto add = [&](const Tile& tile, u32 split_k, Multicast multicast) {
         GemmSpec s = base;
         s.block_m = tile.block_m;
@@ -133,6 +135,8 @@ const char* why_unfit(const GemmProblem& problem, const GemmSpec& s) {
     if (s.ab != problem.ab || s.d != problem.d || s.scale_b != problem.scale_b ||
         s.groups != problem.groups || s.accumulate != problem.accumulate)
         return "the spec is for other formats, scales or groups";
+    if (s.a_major != problem.a_major || s.b_major != problem.b_major)
+        return "the spec is for operands that are contiguous along another dimension";
     if (!problem.d_tma && !exchanges_partials(s))
         return "D is not aligned to 16 bytes, which TMA stores need";
     return nullptr;

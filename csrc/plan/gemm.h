@@ -24,6 +24,7 @@ struct GemmProblem {
     u32 num_groups = 1;
     u32 expected_m = 0;  // rows a group is expected to hold (masked, psum); 0: m / num_groups (masked: m)
     u32 num_sms = 0;     // 0: all of the device
+    Major a_major = Major::k, b_major = Major::k;
 
     friend bool operator==(const GemmProblem&, const GemmProblem&) = default;
 };

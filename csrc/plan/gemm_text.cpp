@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <charconv>
 #include <map>
+#include <vector>
 
 #include "base/error.h"
 #include "plan/gemm.h"
@@ -49,12 +50,14 @@ void read_word(GemmProblem& problem, std::string_view word) {
     if (equals == std::string_view::npos) {
         if (word == "accumulate")
             problem.accumulate = true;
+        else if (word == "unaligned_d")
+            problem.d_tma = false;
         else if (is_group_mode(word))
             problem.groups = parse_groups(word);
         else
             fail(ErrorKind::value,
                  "problem: unexpected word '{}'; expected key=value, a group mode (dense, contiguous, psum, "
-                 "masked) or accumulate",
+                 "masked), accumulate or unaligned_d",
                  word);
         return;
     }
@@ -71,17 +74,35 @@ void read_word(GemmProblem& problem, std::string_view word) {
         problem.expected_m = parse_count(key, value);
     else if (key == "num_sms")
         problem.num_sms = parse_count(key, value);
-    else if (key == "ab" || key == "a" || key == "b")
-        problem.ab = parse_name<Format>(key, value, Format::fp8_e4m3, Format::bf16);
-    else if (key == "d")
+    else if (key == "ab" || key == "a" || key == "b") {
+        const Format format = parse_name<Format>(key, value, Format::fp8_e4m3, Format::bf16);
+        DG_CHECK(key != "b" || format == problem.ab, value,
+                 "problem: b={} after a={}; expected one format for both operands", value,
+                 name_of(problem.ab));
+        problem.ab = format;
+    } else if (key == "d")
         problem.d = parse_name<Format>(key, value, Format::bf16, Format::fp32);
+    else if (key == "a_major")
+        problem.a_major = parse_name<Major>(key, value, Major::k, Major::mn);
+    else if (key == "b_major")
+        problem.b_major = parse_name<Major>(key, value, Major::k, Major::mn);
     else if (key == "scale_b")
         problem.scale_b =
             parse_name<ScaleB>(key, value, ScaleB::none, ScaleB::per_128x128, ScaleB::per_row_128);
     else
         fail(ErrorKind::value,
-             "problem: unknown key '{}'; expected m, n, k, ab, d, scale_b, groups, expected_m or num_sms",
+             "problem: unknown key '{}'; expected m, n, k, ab, d, scale_b, a_major, b_major, groups, "
+             "expected_m "
+             "or num_sms",
              key);
+}
+
+// Two words for one thing would contradict each other, or say nothing twice.
+void check_once(std::vector<std::string_view>& seen, std::string_view word) {
+    const std::string_view key = is_group_mode(word) ? "group mode" : word.substr(0, word.find('='));
+    DG_CHECK(std::find(seen.begin(), seen.end(), key) == seen.end(), value,
+             "problem: {} is given twice; expected it once", key);
+    seen.push_back(key);
 }
 
 std::string cost_row(const GemmCandidate& candidate, const GemmPlan& plan) {
@@ -101,9 +122,12 @@ std::string to_string(const GemmProblem& p) {
     if (p.groups != GroupMode::dense) text += fmt::format(" {} groups={}", name_of(p.groups), p.num_groups);
     text += fmt::format(" m={} n={} k={} ab={} d={}", p.m, p.n, p.k, name_of(p.ab), name_of(p.d));
     if (p.ab == Format::fp8_e4m3) text += fmt::format(" scale_b={}", name_of(p.scale_b));
+    if (p.a_major != Major::k) text += fmt::format(" a_major={}", name_of(p.a_major));
+    if (p.b_major != Major::k) text += fmt::format(" b_major={}", name_of(p.b_major));
     if (p.expected_m > 0) text += fmt::format(" expected_m={}", p.expected_m);
     if (p.num_sms > 0) text += fmt::format(" num_sms={}", p.num_sms);
     if (p.accumulate) text += " accumulate";
+    if (!p.d_tma) text += " unaligned_d";
     return text;
 }
 
@@ -120,17 +144,30 @@ std::string to_string(const GemmSpec& s) {
 GemmProblem parse_problem(std::string_view text) {
     GemmProblem problem;
     bool scales_given = false, first = true;
+    std::vector<std::string_view> seen;
     while (!text.empty()) {
         const size_t start = text.find_first_not_of(" \t");
         if (start == std::string_view::npos) break;
         const size_t end = std::min(text.find_first_of(" \t", start), text.size());
         const std::string_view word = text.substr(start, end - start);
-        if (!(first && word == "gemm")) read_word(problem, word);
+        if (!(first && word == "gemm")) {
+            check_once(seen, word);
+            read_word(problem, word);
+        }
         scales_given = scales_given || word.starts_with("scale_b=");
         first = false;
         text.remove_prefix(end);
     }
     if (!scales_given && problem.ab == Format::bf16) problem.scale_b = ScaleB::none;
+    DG_CHECK((problem.ab == Format::fp8_e4m3) == (problem.scale_b != ScaleB::none), value,
+             "problem: got scale_b={} with {} operands; expected scales for fp8_e4m3 and none for bf16",
+             name_of(problem.scale_b), name_of(problem.ab));
+    const auto given = [&seen](std::string_view key) {
+        return std::find(seen.begin(), seen.end(), key) != seen.end();
+    };
+    DG_CHECK(
+        problem.groups != GroupMode::dense || !(given("groups") || given("expected_m")), value,
+        "problem: groups or expected_m without a group mode; expected contiguous, psum or masked beside it");
     DG_CHECK(problem.m > 0 && problem.n > 0 && problem.k > 0, value,
              "problem: got m={} n={} k={}; expected all three of at least 1, as in 'gemm m=64 n=7168 k=2048'",
              problem.m, problem.n, problem.k);

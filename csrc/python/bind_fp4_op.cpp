@@ -146,12 +146,8 @@ void run(const Operation& operation, const CallArguments& arguments) {
         gemm.stream = reader.current_stream();
 
     const op::Fp4GemmCall call = op::check_fp4_gemm(gemm);
-    if (op::may_block(call)) {
-        const py::gil_scoped_release no_gil;
-        op::run(call);
-    } else {
-        op::run(call);
-    }
+    const py::gil_scoped_release no_gil;
+    op::run(call);
 }
 
 // DeepGEMM's names take FP8 weights as well: a pair goes to the FP8 operation of the same signature.

@@ -3,18 +3,12 @@
 #include "op/gemv_kernel.h"
 #include "op/linear.h"
 #include "python/casters.h"
+#include "python/quant_names.h"
 #include "python/tensor.h"
 
 namespace deep_gemm::python {
 
 namespace {
-
-Quant quant_of(const std::string& name) {
-    for (u32 i = 0; i < kNumQuants; ++i)
-        if (name == name_of(static_cast<Quant>(i))) return static_cast<Quant>(i);
-    fail(ErrorKind::value,
-         "quant: got '{}', expected a name of spec/quant.h such as q8_0, fp8_128x128 or mxfp4", name);
-}
 
 Activation activation_of(const std::string& name) {
     for (u32 i = 0; i <= static_cast<u32>(Activation::q8); ++i)
@@ -54,7 +48,8 @@ QuantMatrix read_matrix(TensorReader& reader, const py::tuple& matrix) {
 
 void run_linear(const py::object& x, const py::object& x_scale, const py::sequence& matrices,
                 const py::sequence& y, const py::sequence& bias, const py::sequence& residual, bool swiglu,
-                float swiglu_limit, bool strict, const py::object& device, std::optional<u64> stream) {
+                float swiglu_limit, bool strict, bool invariant, const std::optional<WeightGemmSpec>& spec,
+                const py::object& device, std::optional<u64> stream) {
     TensorReader reader(device.is_none() ? nullptr : device.ptr());
     std::vector<QuantMatrix> w;
     LinearArguments arguments;
@@ -72,6 +67,8 @@ void run_linear(const py::object& x, const py::object& x_scale, const py::sequen
     arguments.epilogue = swiglu ? GemvEpilogue::swiglu : GemvEpilogue::none;
     arguments.swiglu_limit = swiglu_limit;
     arguments.strict = strict;
+    arguments.invariant = invariant;
+    arguments.spec = spec ? &*spec : nullptr;
     arguments.stream = stream_of(reader, stream);
     const py::gil_scoped_release no_gil;
     linear(arguments);
@@ -122,6 +119,7 @@ py::list counts() {
         row["x"] = name_of(count.x);
         row["tokens"] = count.tokens;
         row["strict"] = count.strict;
+        row["form"] = count.large ? "large" : "small";
         row["launches"] = count.launches;
         rows.append(row);
     }
@@ -133,17 +131,18 @@ py::list counts() {
 void bind_linear(py::module_& module) {
     module.def("linear", &run_linear, py::arg("x"), py::arg("x_scale").none(true), py::arg("matrices"),
                py::arg("y"), py::arg("bias"), py::arg("residual"), py::arg("swiglu"), py::arg("swiglu_limit"),
-               py::arg("strict"), py::arg("device").none(true), py::arg("stream").none(true),
+               py::arg("strict"), py::arg("invariant"), py::arg("spec").none(true),
+               py::arg("device").none(true), py::arg("stream").none(true),
                "y = x W^T of one to four matrices (quant, n, k, data, scales, zeros, global scale); see "
                "deep_gemm.linear.");
     module.def("quantize_activations", &run_quantize, py::arg("x"), py::arg("to"), py::arg("values"),
                py::arg("scales"), py::arg("device").none(true), py::arg("stream").none(true),
                "x [m, k] into values and fp32 scales: 'q8', 'fp8_128' or 'fp8_32'.");
     module.def("quant_formats", &quant_formats, "The rows of spec/quant.h by name.");
-    module.def(
-        "dispatch_counts", &counts,
-        "Launches of the small-batch kernels by this process: rows of w, x, tokens (of the kernel), strict, "
-        "launches.");
+    module.def("dispatch_counts", &counts,
+               "Launches of linear()'s kernels by this process: rows of w, x, tokens (of a block), strict, "
+               "form (small "
+               "or large), launches.");
     module.def("reset_dispatch_counts", &reset_dispatch_counts, "Sets all of them to 0.");
     module.def(
         "row_bytes", [](const std::string& quant, u64 k) { return row_bytes_of(quant_of(quant), k); },

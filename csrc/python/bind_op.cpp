@@ -2,6 +2,8 @@
 // tensors, checks, looks the launcher up and launches without running Python
 // code. Names, positions and defaults are DeepGEMM's; `spec`, `device` and
 // `stream` are ours, keyword-only.
+#include <algorithm>
+
 #include "op/gemm.h"
 #include "python/call_arguments.h"
 #include "python/errors.h"
@@ -75,18 +77,23 @@ constexpr Operation kMaskedBf16Op{{"m_grouped_bf16_gemm_nt_masked", kMaskedBf16,
 // clang-format on
 
 bool flag_of(PyObject* object) {
-    return object && PyObject_IsTrue(object) == 1;
+    if (!object) return false;
+    const int truth = PyObject_IsTrue(object);
+    if (truth < 0) throw py::error_already_set();
+    return truth == 1;
 }
 
 template <size_t N>
 std::array<i64, N> integers_of(PyObject* object, const char* function, const char* name) {
-    DG_CHECK(PySequence_Check(object) && PySequence_Size(object) == static_cast<Py_ssize_t>(N), value,
-             "{}: {} is {}, expected {} integers", function, name, py::cast<std::string>(py::repr(object)),
-             N);
+    const Py_ssize_t size = PySequence_Check(object) ? PySequence_Size(object) : -1;
+    if (size < 0) PyErr_Clear();  // a scalar array is a sequence without a length
+    DG_CHECK(size == static_cast<Py_ssize_t>(N), value, "{}: {} is {}, expected {} integers", function, name,
+             py::cast<std::string>(py::repr(object)), N);
     std::array<i64, N> values;
     for (size_t i = 0; i < N; ++i) {
         const auto item =
             py::reinterpret_steal<py::object>(PySequence_GetItem(object, static_cast<Py_ssize_t>(i)));
+        if (!item) throw py::error_already_set();
         values[i] = integer_of(item.ptr(), function, name);
     }
     return values;
@@ -172,12 +179,9 @@ void run(const Operation& operation, const CallArguments& arguments) {
         gemm.stream = reader.current_stream();
 
     const op::GemmCall call = op::check_gemm(gemm);
-    if (op::may_block(call)) {
-        const py::gil_scoped_release no_gil;
-        op::run(call);
-    } else {
-        op::run(call);
-    }
+    // Also where nothing is compiled: a launch waits while the device's queue is full.
+    const py::gil_scoped_release no_gil;
+    op::run(call);
 }
 
 template <const Operation& kOperation>
@@ -242,21 +246,23 @@ PyMethodDef methods[] = {
     {"bf16_gemm_nt", DG_FAST_ENTRY(kDenseBf16Op),
      "bf16_gemm_nt(a, b, d, c=None, compiled_dims='nk', *, spec=None, "
      "device=None, stream=None)\n--\n\n"
-     "D = C + A B^T for bf16 a [m, k] and b [n, k]; d and c bf16 or fp32 [m, "
-     "n]."},
+     "D = C + A B^T for bf16 a [m, k] and b [n, k], each contiguous along "
+     "either dimension; d and c bf16 or fp32 [m, n]."},
     {"m_grouped_bf16_gemm_nt_contiguous", DG_FAST_ENTRY(kContiguousBf16Op),
      "m_grouped_bf16_gemm_nt_contiguous(a, b, d, grouped_layout, "
      "compiled_dims='nk', use_psum_layout=False, "
      "ensure_zero_padding=True, expected_m_for_psum_layout=None, *, spec=None, "
      "device=None, "
      "stream=None)\n--\n\n"
-     "As m_grouped_fp8_gemm_nt_contiguous, for bf16 a and b without scales."},
+     "As m_grouped_fp8_gemm_nt_contiguous, for bf16 a and b without scales, each "
+     "contiguous along either of its last dimensions."},
     {"m_grouped_bf16_gemm_nt_masked", DG_FAST_ENTRY(kMaskedBf16Op),
      "m_grouped_bf16_gemm_nt_masked(a, b, d, masked_m, expected_m, "
      "compiled_dims='nk', *, spec=None, "
      "device=None, "
      "stream=None)\n--\n\n"
-     "As m_grouped_fp8_gemm_nt_masked, for bf16 a and b without scales."},
+     "As m_grouped_fp8_gemm_nt_masked, for bf16 a and b without scales, each "
+     "contiguous along either of its last dimensions."},
     {nullptr, nullptr, 0, nullptr},
 };
 
@@ -267,19 +273,21 @@ void bind_op(py::module_& module) {
     module.def(
         "get_num_sms",
         [](const py::object& device) {
-            const u32 chosen = settings().num_sms;
-            return chosen ? chosen : num_sms_of(device_of(device));
+            const u32 chosen = settings().num_sms, there = num_sms_of(device_of(device));
+            return chosen ? std::min(chosen, there) : there;
         },
         py::arg("device") = py::none(),
         "Streaming multiprocessors that kernels may fill: set_num_sms's, else "
         "all.");
     module.def(
         "set_num_sms",
-        [](u32 num_sms) {
-            DG_CHECK(num_sms % 2 == 0, value, "set_num_sms: got {}, expected an even number, or 0 for all",
-                     num_sms);
+        [](i64 num_sms) {
+            constexpr i64 kMost =
+                1024;  // beyond any device: a plan takes the smaller of this and what is there
+            DG_CHECK(num_sms >= 0 && num_sms <= kMost && num_sms % 2 == 0, value,
+                     "set_num_sms: got {}, expected an even number up to {}, or 0 for all", num_sms, kMost);
             Settings changed = settings();
-            changed.num_sms = num_sms;
+            changed.num_sms = static_cast<u32>(num_sms);
             set_settings(changed);
         },
         py::arg("new_num_sms"), "Leaves multiprocessors to other work; even, 0 for all.");

@@ -47,6 +47,9 @@ void set_field(const char* name, GroupMode& field, const py::handle& value) {
     field = enum_of(name, py::str(value),
                     {GroupMode::dense, GroupMode::contiguous, GroupMode::psum, GroupMode::masked});
 }
+void set_field(const char* name, Major& field, const py::handle& value) {
+    field = enum_of(name, py::str(value), {Major::k, Major::mn});
+}
 template <typename Number>
 void set_field(const char*, Number& field, const py::handle& value) {
     field = value.cast<Number>();

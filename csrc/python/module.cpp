@@ -20,6 +20,7 @@ void bind_fp4(py::module_& module);
 void bind_fp4_op(py::module_& module);
 void bind_jit(py::module_& module);
 void bind_linear(py::module_& module);
+void bind_weight_gemm(py::module_& module);
 void bind_moe(py::module_& module);
 void bind_op(py::module_& module);
 void bind_ops(py::module_& module);
@@ -93,6 +94,7 @@ PYBIND11_MODULE(_C, module) {
     python::bind_fp4(module);
     python::bind_quantize(module);
     python::bind_runtime(module);
+    python::bind_weight_gemm(module);
     python::bind_linear(module);
     python::bind_moe(module);
     python::bind_fp4_op(module);

@@ -319,7 +319,10 @@ TensorView TensorReader::read_attributes(PyObject* object, const char* name) {
     view.format = resolve(found, bits, viewed_as_, object, name);
     view.data = reinterpret_cast<void*>(tensor.attr("data_ptr")().cast<u64>());
     const py::object device = tensor.attr("device");
-    const bool cuda = device.attr("type").cast<std::string>() == "cuda";
+    const auto type = device.attr("type").cast<std::string>();
+    const bool cuda = type == "cuda";
+    DG_CHECK(cuda || type == "cpu", type, "{} is a tensor on {}, expected cuda or cpu; copy it there first",
+             name, type);
     place(view, cuda ? dlpack::kCuda : dlpack::kCpu, cuda ? device.attr("index").cast<int>() : 0, name,
           false);
     return view;

@@ -62,6 +62,14 @@ class Checker {
             fmt::format("missing: {0}.scale or {0}.weight_scale_inv {1}", name, text_of(shape)));
         return nullptr;
     }
+    // What the kernels of matrix products take.
+    void check_columns(const Tensor& tensor, u64 columns) {
+        const bool narrow = is_one_of(tensor.storage, {Storage::f8_e4m3, Storage::i8, Storage::mxfp4_gguf});
+        const u64 step = narrow ? 128 : 4;
+        if (columns % step != 0)
+            problems.push_back(fmt::format("columns: {} has {}, expected a multiple of {} in {}", tensor.name,
+                                           columns, step, row_of(tensor.storage).name));
+    }
     void check_linear(const Expected& expected) {
         const u64 n = expected.shape[0], k = expected.shape[1];
         const std::string weight = expected.name + ".weight";
@@ -72,6 +80,7 @@ class Checker {
             if (const Tensor* scale = find_scale(checkpoint_, expected.name)) used_.insert(scale->name);
             return;
         }
+        check_columns(*tensor, k);
         if (fp4) {
             const Tensor* scales = find_scales(expected.name, {n, (k + 31) / 32});
             if (scales && scales->storage != Storage::f8_e8m0) wrong_storage(*scales, "F8_E8M0");

@@ -19,8 +19,7 @@ TensorView flattened(TensorView view) {
 }
 
 std::vector<i64> scales_of(std::vector<i64> shape) {
-    DG_CHECK(shape.back() % kGroup == 0, value,
-             "engine: {} columns of a matrix product in FP8, expected a multiple of {}; use exact numerics",
+    DG_CHECK(shape.back() % kGroup == 0, internal, "engine: rows of {} columns in FP8 groups of {}",
              shape.back(), kGroup);
     shape.back() /= kGroup;
     return shape;

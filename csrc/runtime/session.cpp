@@ -30,7 +30,8 @@ Session::Session(std::shared_ptr<const Engine> engine, const SessionOptions& opt
     try {
         allocate();
     } catch (const Error& error) {
-        fail(error.kind(),
+        if (error.kind() != ErrorKind::driver) throw;
+        fail(ErrorKind::driver,
              "session: no room for a context of {} tokens with max_rows {}: {}; load the engine "
              "with less of either",
              engine_->context(), engine_->max_rows(), error.what());

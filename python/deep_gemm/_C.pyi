@@ -21,6 +21,7 @@ __all__: list[str] = [
     "Module",
     "Session",
     "TypedTensor",
+    "WeightGemmSpec",
     "bf16_gemm_nt",
     "build",
     "build_all",
@@ -38,6 +39,7 @@ __all__: list[str] = [
     "env",
     "explain",
     "explain_fp4",
+    "explain_linear",
     "fp4_kernel_source",
     "fp8_fp4_gemm_nt",
     "fp8_gemm_nt",
@@ -97,6 +99,7 @@ __all__: list[str] = [
     "pack_fp4",
     "plan",
     "plan_fp4",
+    "plan_weight_gemm",
     "quant_formats",
     "quantize_activations",
     "quantize_into",
@@ -110,6 +113,7 @@ __all__: list[str] = [
     "unknown_env_names",
     "view_as",
     "warmup",
+    "weight_gemm_source",
     "write_bundle",
 ]
 
@@ -574,6 +578,30 @@ class Batch:
     @property
     def num_slots(self) -> int: ...
 
+class WeightGemmSpec:
+    """
+    What a large-batch weight-only kernel is. WeightGemmSpec(w='mxfp4', block_m=64, ...) sets fields by name; see spec/weight_gemm.h.
+    """
+    def __init__(self, **kwargs) -> None: ...
+    def __repr__(self) -> str: ...
+    def replace(self, **kwargs) -> WeightGemmSpec:
+        """
+        A copy with some fields changed.
+        """
+    @property
+    def block_m(self) -> int: ...
+    @property
+    def smem_bytes(self) -> int: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def w(self) -> str: ...
+    @property
+    def why_illegal(self) -> str | None:
+        """
+        None, or the sentence that rejects it.
+        """
+
 class Fp4GemmSpec:
     """
     What an FP8 x FP4 kernel is. Fp4GemmSpec(block_m=16, ...) sets fields by name; see spec/fp4_gemm.h.
@@ -605,7 +633,7 @@ class Fp4GemmSpec:
 
 def bf16_gemm_nt(a, b, d, c=None, compiled_dims="nk", *, spec=None, device=None, stream=None):
     """
-    D = C + A B^T for bf16 a [m, k] and b [n, k]; d and c bf16 or fp32 [m, n].
+    D = C + A B^T for bf16 a [m, k] and b [n, k], each contiguous along either dimension; d and c bf16 or fp32 [m, n].
     """
 
 def build(source: KernelSource, *, arch: str = "90a", kind: str = "cubin") -> Artifact:
@@ -677,7 +705,7 @@ def device_headers() -> dict:
 
 def dispatch_counts() -> list:
     """
-    Launches of the small-batch kernels by this process: rows of w, x, tokens (of the kernel), strict, launches.
+    Launches of linear()'s kernels by this process: rows of w, x, tokens (of a block), strict, form (small or large), launches.
     """
 
 def encode(
@@ -709,6 +737,13 @@ def explain_fp4(
 ) -> str:
     """
     The candidates of an FP4 problem with their costs, best first.
+    """
+
+def explain_linear(
+    problem: str, device: typing.Any = None, rows: typing.SupportsInt | typing.SupportsIndex = 12
+) -> str:
+    """
+    Which form serves 'linear w=mxfp4 m=512 n=14336 k=4096', with costs or the reason.
     """
 
 def fp4_kernel_source(spec: Fp4GemmSpec) -> KernelSource:
@@ -833,6 +868,8 @@ def linear(
     swiglu: bool,
     swiglu_limit: typing.SupportsFloat | typing.SupportsIndex,
     strict: bool,
+    invariant: bool,
+    spec: WeightGemmSpec | None,
     device: typing.Any,
     stream: typing.SupportsInt | typing.SupportsIndex | None,
 ) -> None:
@@ -871,14 +908,14 @@ def m_grouped_bf16_gemm_nt_contiguous(
     stream=None,
 ):
     """
-    As m_grouped_fp8_gemm_nt_contiguous, for bf16 a and b without scales.
+    As m_grouped_fp8_gemm_nt_contiguous, for bf16 a and b without scales, each contiguous along either of its last dimensions.
     """
 
 def m_grouped_bf16_gemm_nt_masked(
     a, b, d, masked_m, expected_m, compiled_dims="nk", *, spec=None, device=None, stream=None
 ):
     """
-    As m_grouped_fp8_gemm_nt_masked, for bf16 a and b without scales.
+    As m_grouped_fp8_gemm_nt_masked, for bf16 a and b without scales, each contiguous along either of its last dimensions.
     """
 
 def m_grouped_fp8_fp4_gemm_nt_contiguous(
@@ -1227,6 +1264,19 @@ def plan_fp4(problem: str, device: typing.Any = None) -> dict[str, typing.Any]:
     The plan of 'fp4_gemm gathered groups=256 m=384 n=4096 k=4096': spec, grid_blocks, expected us.
     """
 
+def plan_weight_gemm(
+    w: str,
+    m: typing.SupportsInt | typing.SupportsIndex,
+    n: typing.SupportsInt | typing.SupportsIndex,
+    k: typing.SupportsInt | typing.SupportsIndex,
+    y: str = "bf16",
+    x: str = "bf16",
+    device: typing.Any = None,
+) -> WeightGemmSpec:
+    """
+    The large-batch kernel that a plan chooses.
+    """
+
 def quant_formats() -> dict:
     """
     The rows of spec/quant.h by name.
@@ -1315,6 +1365,11 @@ def warmup(
 ) -> tuple[int, float]:
     """
     Builds, in parallel, every kernel that these problems can choose for 1 to m rows; returns their number and the seconds it took. progress(done, total, kernel) is called after each.
+    """
+
+def weight_gemm_source(spec: WeightGemmSpec) -> KernelSource:
+    """
+    The source of a WeightGemmSpec's kernel.
     """
 
 def write_bundle(

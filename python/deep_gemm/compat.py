@@ -12,6 +12,7 @@ from deep_gemm._C import (
     fp8_gemm_nt,
     m_grouped_bf16_gemm_nt_contiguous,
     m_grouped_bf16_gemm_nt_masked,
+    m_grouped_fp8_gemm_nt_contiguous,
     m_grouped_fp8_gemm_nt_masked,
 )
 
@@ -50,7 +51,7 @@ def init(library_root: str = "", cuda_home: str = "") -> None:
 
 
 def _transposed(pair: Any) -> Any:
-    return (pair[0].T, pair[1].T) if isinstance(pair, tuple) else pair.T
+    return tuple(_transposed(part) for part in pair) if isinstance(pair, tuple) else pair.swapaxes(-1, -2)
 
 
 def fp8_gemm_nn(a: Any, b: Any, d: Any, *args: Any, **kwargs: Any) -> None:
@@ -69,18 +70,32 @@ def fp8_gemm_tt(a: Any, b: Any, d: Any, *args: Any, **kwargs: Any) -> None:
 
 
 def bf16_gemm_nn(a: Any, b: Any, d: Any, c: Any = None, **kwargs: Any) -> None:
-    """b given as [k, n]; see fp8_gemm_nn."""
-    bf16_gemm_nt(a, b.T, d, c, **kwargs)
+    """b given as [k, n], contiguous along either."""
+    bf16_gemm_nt(a, _transposed(b), d, c, **kwargs)
 
 
 def bf16_gemm_tn(a: Any, b: Any, d: Any, c: Any = None, **kwargs: Any) -> None:
-    """a given as [k, m] and b as [k, n]; see fp8_gemm_nn."""
-    bf16_gemm_nt(a.T, b.T, d, c, **kwargs)
+    """a given as [k, m] and b as [k, n], contiguous along either."""
+    bf16_gemm_nt(_transposed(a), _transposed(b), d, c, **kwargs)
 
 
 def bf16_gemm_tt(a: Any, b: Any, d: Any, c: Any = None, **kwargs: Any) -> None:
-    """a given as [k, m]; see fp8_gemm_nn."""
-    bf16_gemm_nt(a.T, b, d, c, **kwargs)
+    """a given as [k, m], contiguous along either."""
+    bf16_gemm_nt(_transposed(a), b, d, c, **kwargs)
+
+
+def m_grouped_bf16_gemm_nn_contiguous(
+    a: Any, b: Any, d: Any, grouped_layout: Any, *args: Any, **kwargs: Any
+) -> None:
+    """m_grouped_bf16_gemm_nt_contiguous with b given as [groups, k, n], contiguous along either."""
+    m_grouped_bf16_gemm_nt_contiguous(a, _transposed(b), d, grouped_layout, *args, **kwargs)
+
+
+def m_grouped_fp8_gemm_nn_contiguous(
+    a: Any, b: Any, d: Any, grouped_layout: Any, *args: Any, **kwargs: Any
+) -> None:
+    """m_grouped_fp8_gemm_nt_contiguous with b given as [groups, k, n]; see fp8_gemm_nn."""
+    m_grouped_fp8_gemm_nt_contiguous(a, _transposed(b), d, grouped_layout, *args, **kwargs)
 
 
 def cublaslt_gemm_nt(a: Any, b: Any, d: Any, c: Any = None) -> None:
@@ -102,6 +117,7 @@ def cublaslt_gemm_nt(a: Any, b: Any, d: Any, c: Any = None) -> None:
 
 
 fp8_fp4_gemm_nn, fp8_fp4_gemm_tn, fp8_fp4_gemm_tt = fp8_gemm_nn, fp8_gemm_tn, fp8_gemm_tt
+m_grouped_fp8_fp4_gemm_nn_contiguous = m_grouped_fp8_gemm_nn_contiguous
 
 __all__ = [
     "bf16_gemm_nn",
@@ -118,8 +134,11 @@ __all__ = [
     "fp8_m_grouped_gemm_nt_masked",
     "get_tc_util",
     "init",
+    "m_grouped_bf16_gemm_nn_contiguous",
     "m_grouped_bf16_gemm_nt_contiguous",
     "m_grouped_bf16_gemm_nt_masked",
+    "m_grouped_fp8_fp4_gemm_nn_contiguous",
+    "m_grouped_fp8_gemm_nn_contiguous",
     "set_block_size_multiple_of",
     "set_ignore_compile_dims",
     "set_tc_util",

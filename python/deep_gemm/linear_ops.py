@@ -1,10 +1,10 @@
-"""y = x W^T for few rows of x, W in any layout of deep_gemm.quantized: bit-equal rows whatever the batch.
+"""y = x W^T, W in any layout of deep_gemm.quantized: bit-equal rows whatever the batch, as long as it is small.
 
     w = deep_gemm.quantize(weight, "q8_0")
     y = deep_gemm.linear(x, w)
 
-Row i of y depends on row i of x alone, bit for bit: not on the number of rows, not on what the others hold. Any number
-of rows is right; up to 16 share a pass over W.
+Row i of y depends on row i of x alone, bit for bit: not on the number of rows (up to 16, or `invariant`), not on what
+the others hold. Any number of rows is right; up to 16 share a pass over W, many more a kernel made for them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from deep_gemm import _C
+from deep_gemm._C import WeightGemmSpec, explain_linear
 from deep_gemm.quantized import FORMATS, QuantizedMatrix
 from deep_gemm.utils import arrays
 from deep_gemm.utils.arrays import Array
@@ -70,6 +71,8 @@ def linear(
     out: Any = None,
     strict: bool = False,
     *,
+    invariant: bool = False,
+    spec: WeightGemmSpec | None = None,
     bias: Any = None,
     residual: Any = None,
     out_dtype: str | None = None,
@@ -79,12 +82,17 @@ def linear(
     """y = x W^T (+ bias) (+ residual): [..., k] and [n, k] -> [..., n].
 
     x         bf16 (fp16 beside fp16 weights), or (fp8_e4m3, fp32 scales [m, k / 128] or [m, k / 32]), or for Q8_0
-              weights bf16, fp16, fp32 or (int8, fp32 scales): quantize_activations makes the pairs.
+              weights bf16, fp16, fp32 or (int8, fp32 scales): quantize_activations makes the pairs. Beside int8_row
+              also (int8, fp32 scales [m, 1]), as quantize(x, "int8_row") has them: exact integer sums, sm_90a.
     w         a QuantizedMatrix, or a bf16 or fp16 tensor; or two to four of one layout and k, which share one launch:
               then out, bias, residual and the result are sequences as well.
     out       y, written in place: bf16, fp16 or fp32. None: a new tensor of out_dtype, by default x's type (bf16 for
               pairs).
-    strict    every row by the kernel of one row. The bytes are the same; a check, not a mode.
+    strict    every row by the kernel of one row.
+    invariant every row of y has the bits that it has alone, at any number of rows. Otherwise so up to 16 rows; with
+              more, a plan may choose the large-batch form (explain_linear shows why), which agrees within a rounding
+              of bf16.
+    spec      the large-batch form by this kernel, at any number of rows: for tests and tuning.
     bias      [n]; residual [..., n], which may be out. Both have y's type, and are added in fp32 in this order.
 
     Raises ValueError or TypeError with what was got and expected; then nothing was launched.
@@ -109,6 +117,8 @@ def linear(
         False,
         0.0,
         strict,
+        invariant,
+        spec,
         device,
         stream,
     )
@@ -145,6 +155,8 @@ def swiglu_linear(
         True,
         limit,
         strict,
+        False,
+        None,
         device,
         stream,
     )
@@ -200,6 +212,7 @@ gemv_bf16 = _explicit("gemv_bf16", ("bf16",), False, "a bf16 tensor")
 gemv_fp16 = _explicit("gemv_fp16", ("fp16",), False, "a fp16 tensor")
 gemv_w8a16 = _explicit("gemv_w8a16", (*_FP8, "int8_row"), False, "a bf16 tensor")
 gemv_w8a8 = _explicit("gemv_w8a8", _FP8, True, "a pair (fp8_e4m3, scales)")
+gemm_int8 = _explicit("gemm_int8", ("int8_row",), True, "a pair (int8, scales)")
 gemv_q8_0 = _explicit("gemv_q8_0", ("q8_0", "q8_0_split"), None, "a tensor or a pair (int8, scales)")
 gemv_w4a16 = _explicit("gemv_w4a16", _FP4, False, "a bf16 tensor")
 gemv_w4a8 = _explicit("gemv_w4a8", _FP4, True, "a pair (fp8_e4m3, scales)")
@@ -209,7 +222,10 @@ dispatch_counts = _C.dispatch_counts
 reset_dispatch_counts = _C.reset_dispatch_counts
 
 __all__ = [
+    "WeightGemmSpec",
     "dispatch_counts",
+    "explain_linear",
+    "gemm_int8",
     "gemv_bf16",
     "gemv_fp16",
     "gemv_int4",

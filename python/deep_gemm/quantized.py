@@ -79,6 +79,7 @@ class QuantizedMatrix:
         *,
         k: int | None = None,
         interleaved: bool = False,
+        scale_order: str = "nk",
     ) -> QuantizedMatrix:
         """A matrix of tensors that exist already, as checkpoints hold them; nothing is copied that need not be.
 
@@ -87,11 +88,14 @@ class QuantizedMatrix:
                interleaved here, unless they are (`interleaved=True`: chunks of 128 elements, 64 bytes).
         scales fp32 (bf16 is widened); fp16 for q8_0_split and int4_*; bytes or their own type for mxfp4 and nvfp4*.
         k      where it does not follow from data: q8_0 with a tail, 4 bits with an odd or padded k.
+        scale_order  'nk': scales (and zeros) are [rows of blocks, blocks along k]; 'kn': the other way, turned here.
 
         Raises ValueError with what was got and expected.
         """
         if format not in FORMATS:
             raise ValueError(f"format: got '{format}', expected one of {', '.join(FORMATS)}")
+        if scale_order not in ("nk", "kn"):
+            raise ValueError(f"scale_order: got '{scale_order}', expected 'nk' or 'kn'")
         row = FORMATS[format]
         if len(data.shape) != 2:
             raise ValueError(f"{format}: data has shape {tuple(data.shape)}, expected [n, row]")
@@ -115,6 +119,8 @@ class QuantizedMatrix:
             if scales is None:
                 raise ValueError(f"{format}: scales are missing, expected [rows of blocks, {scale_columns}]")
             shape = (-(-n // row["block_rows"]), scale_columns)
+            if scale_order == "kn":
+                scales, zeros = (quantized_codecs.turned(part, shape) for part in (scales, zeros))
             scales = quantized_codecs.as_scales(scales, row["scale"]).reshape(shape)
             zeros = (
                 quantized_codecs.as_bytes(zeros).reshape(shape)

@@ -48,6 +48,15 @@ def as_bytes(x: Array) -> Array:
     return arrays.bits(arrays.contiguous(x), "int8") if not arrays.has_type(x, "int8") else x
 
 
+def turned(part: Array | None, shape: tuple[int, int]) -> Array | None:
+    """Scales [k, n] as the `shape` [n, k] that kernels read."""
+    if part is None:
+        return None
+    if tuple(part.shape) != shape[::-1]:
+        raise ValueError(f"scales have shape {tuple(part.shape)}, expected {shape[::-1]} in 'kn' order")
+    return arrays.contiguous(part.T)
+
+
 def as_scales(x: Array, kind: str) -> Array:
     """In the type that the layout keeps its scales in."""
     if kind in ("fp32", "fp16"):

@@ -159,6 +159,42 @@ def test_bf16(make: Maker, kind: str, accumulate: bool) -> None:
             assert calc_diff(d, arrays.cast(expected, kind)) < BF16_DIFF, (m, n, k)
 
 
+@pytest.mark.parametrize("form", ["nn", "tn", "tt"])
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_bf16_backward(make: Maker, form: str, accumulate: bool) -> None:
+    """Operands along M and N: as views of *_nt, and as what the letters say, with fp32 accumulation into d."""
+    for m, n, k in make.sizes([(4096, 7168, 2112), (576, 4096, 7168), (2112, 4096, 7168)], [(72, 136, 96)]):
+        left = make.randn(m, k) if form[0] == "n" else make.randn(k, m)
+        right = make.randn(n, k) if form[1] == "t" else make.randn(k, n)
+        a, b = left if form[0] == "n" else left.T, right if form[1] == "t" else right.T
+        d = arrays.cast(make.randn(m, n), "fp32") * 32
+        expected = make.product(a, b) + (d if accumulate else 0)
+        for operation, operands in ((f"bf16_gemm_{form}", (left, right)), ("bf16_gemm_nt", (a, b))):
+            out = d + 0
+            getattr(deep_gemm, operation)(*operands, out, c=out if accumulate else None, **make.keywords)
+            assert calc_diff(out, expected) < BF16_DIFF, (operation, m, n, k)
+
+
+@pytest.mark.parametrize("use_psum_layout", [False, True])
+def test_contiguous_along_n(make: Maker, use_psum_layout: bool) -> None:
+    for groups, rows in make.sizes([(4, 2048), (8, 4096)], [(3, 128)]):
+        for k, n in make.sizes(GROUPED_NK, [(256, 136)]):
+            a, b = make.randn(groups * rows, k), make.randn(groups, k, n)
+            ends, indices = rows * (np.arange(groups) + 1), np.repeat(np.arange(groups), rows)
+            layout = make.integers(ends if use_psum_layout else indices)
+            expected = [
+                make.product(a[i * rows : (i + 1) * rows], b[i].swapaxes(0, 1)) for i in range(groups)
+            ]
+            calls = [("nn", b), ("nt", b.swapaxes(1, 2))]
+            for form, right in calls:
+                operation = getattr(deep_gemm, f"m_grouped_bf16_gemm_{form}_contiguous")
+                d = make.empty(groups * rows, n)
+                operation(a, right, d, layout, use_psum_layout=use_psum_layout, **make.keywords)
+                for i in range(groups):
+                    diff = calc_diff(d[i * rows : (i + 1) * rows], expected[i])
+                    assert diff < BF16_DIFF, (form, groups, n, k, i)
+
+
 def test_names_that_callers_import() -> None:
     """The entry points of DeepGEMM that serving engines use for these operations."""
     for name in [
@@ -170,6 +206,10 @@ def test_names_that_callers_import() -> None:
         "fp8_m_grouped_gemm_nt_masked",
         "bf16_m_grouped_gemm_nt_masked",
         "bf16_gemm_nt",
+        "bf16_gemm_nn",
+        "bf16_gemm_tn",
+        "bf16_gemm_tt",
+        "m_grouped_bf16_gemm_nn_contiguous",
         "m_grouped_bf16_gemm_nt_contiguous",
         "m_grouped_bf16_gemm_nt_masked",
         "cublaslt_gemm_nt",

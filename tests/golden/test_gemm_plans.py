@@ -49,7 +49,20 @@ def problems() -> list[str]:
         for (n, k), (groups, expected) in product(GROUPED_NK, [(32, 192), (6, 1024), (32, 20), (6, 20)])
         for form, m in (("masked", 4096), ("psum", groups * 4096))
     ]
-    return dense + grouped
+    majors = [
+        f"gemm m={m} n={n} k=4096 a=bf16 {order}"
+        for m, n in ((1, 7168), (128, 7168), (4096, 7168), (2112, 4096))
+        for order in ("b_major=mn", "a_major=mn", "a_major=mn b_major=mn d=fp32 accumulate")
+    ]
+    majors += [
+        f"gemm {form} n=7168 k=4096 a=bf16 b_major=mn"
+        for form in (
+            "contiguous groups=8 m=32768",
+            "psum groups=8 m=32768",
+            "masked groups=6 m=4096 expected_m=20",
+        )
+    ]
+    return dense + grouped + majors
 
 
 def plan_line(problem: str) -> str:

@@ -290,7 +290,7 @@ def test_spec_for_another_problem(emulator: Any) -> None:
         deep_gemm.fp8_gemm_nt,
         dense(emulator, spec=spec),
         ValueError,
-        "spec: got fp8_e4m3 x per_128x128 -> fp32, dense, accumulate=false, swap_ab=false, split_k=1, expected a kernel for gemm m=32",
+        "spec: got fp8_e4m3 x per_128x128 -> fp32, dense, a_major=k, b_major=k, accumulate=false, swap_ab=false, split_k=1, expected a kernel for gemm m=32",
     )
     spec = deep_gemm.GemmSpec(block_m=100)
     check(deep_gemm.fp8_gemm_nt, dense(emulator, spec=spec), ValueError, "block_m must be a multiple of 64")

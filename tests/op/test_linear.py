@@ -235,7 +235,7 @@ def bad_calls() -> list[tuple[str, type[Exception], str, Callable[[], Any]]]:
         ("bf16 beside fp16", TypeError, "x is bf16, expected fp16", call(x, q["fp16"], fine)),
         ("strided x", ValueError, "stride 2 along a row", call(np.zeros((2, 128), BF16)[:, ::2], q["bf16"], fine)),
         ("rank of x", ValueError, r"\[m, columns\]", lambda: deep_gemm._C.linear(
-            np.zeros((1, 2, 64), BF16), None, [q["bf16"].parts], [fine], [], [], False, 0, False, HOST["device"], None)),
+            np.zeros((1, 2, 64), BF16), None, [q["bf16"].parts], [fine], [], [], False, 0, False, False, None, HOST["device"], None)),
         ("shape of y", ValueError, r"y has shape \[2, 7\], expected \[2, 8\]", call(x, q["bf16"], fine[:, :7].copy())),
         ("type of y", TypeError, "y is int32", call(x, q["bf16"], np.zeros((2, 8), np.int32))),
         ("rows of y overlap", ValueError, "overlap", call(x, q["bf16"], np.lib.stride_tricks.as_strided(

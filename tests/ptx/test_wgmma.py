@@ -237,6 +237,12 @@ LAYOUTS = [
     *(Shape(n=n, a=kind, b=kind, a_in_registers=True) for n in (8, 64, 256) for kind in ("e4m3", "bf16", "tf32")),
     Shape(a="bf16", b="bf16", a_in_registers=True, trans_b=True),
 ]  # fmt: skip
+# Both operands along their rows, part of a chunk of 64 and several: what the GEMM kernels of BF16 use.
+CHUNKS = [
+    Shape(n=n, a="bf16", b="bf16", trans_a=ta, trans_b=True)
+    for n in (8, 16, 32, 48, 128, 192, 256)
+    for ta in (False, True)
+]
 
 
 @pytest.mark.parametrize("shape", LAYOUTS, ids=str)
@@ -244,6 +250,20 @@ def test_layouts(run: Any, rng: np.random.Generator, shape: Shape) -> None:
     check_exact(
         run, rng, replace(shape, steps=128 // max(shape.swizzle, 32) if shape.trans_a != shape.trans_b else 2)
     )
+
+
+@pytest.mark.parametrize("shape", CHUNKS, ids=str)
+def test_chunks_of_rows(run: Any, rng: np.random.Generator, shape: Shape) -> None:
+    check_exact(run, rng, shape)
+
+
+def test_descriptor_of_rows(run: Any) -> None:
+    """wgmma_descriptor_mn_major says where place_mn_major puts 64 k of 128 rows."""
+    out = np.zeros(1, np.uint64)
+    run("if (threadIdx.x == 0) p.out[0] = wgmma_descriptor_mn_major(0x4000, 8192);", {"out": out}, block=32)
+    placed = place_mn_major(np.zeros((128, 64), DTYPES["bf16"]), 128)
+    assert (placed.leading, placed.stride, placed.step) == (8192, 1024, 2048)
+    assert int(out[0]) == descriptor(placed, 128) | 0x4000 >> 4
 
 
 # ---- The accumulator

@@ -188,6 +188,16 @@ def test_refuses(emulator: _C.Device, tmp_path: Path, changes: dict[str, Any], m
         assert message in str(raised.value)
 
 
+def test_refuses_fp8_of_a_width_that_kernels_do_not_take(emulator: _C.Device, tmp_path: Path) -> None:
+    config = {**QWEN, "moe_intermediate_size": 96}
+    stored, _ = to_fp8(qwen_tensors(config), np.float32)
+    folder = write_checkpoint(tmp_path, config, stored)
+    with pytest.raises(
+        ValueError, match=r"columns: .*down_proj.weight has 96, expected a multiple of 128 in F8_E4M3"
+    ):
+        Engine(folder, device=emulator)
+
+
 def test_refuses_fp8_without_scales(emulator: _C.Device, tmp_path: Path) -> None:
     stored, _ = to_fp8(qwen_tensors(QWEN), np.float32)
     name = "model.layers.0.self_attn.q_proj.weight"

@@ -31,10 +31,28 @@ DG_DEVICE u32 stage_of(const pipe::Cursor<S.stages>& cursor) {
     return sched::scans_groups<S>() ? cursor.uniform_stage() : cursor.stage;
 }
 
+constexpr u16 kBothCtas = 3;  // of a multicast
+
+/// Brings the tile of an operand that is contiguous along its rows, chunk by chunk. Of two CTAs that share it
+/// each brings half of the k into both.
+template <GemmSpec S, u32 BlockRows, u32 Sharers>
+DG_DEVICE void load_chunks(ptx::SharedAddress tile, const TensorMap& map, ptx::SharedAddress full, u32 k,
+                           u32 row, u32 group, u32 rank, u64 policy) {
+    const u32 share = Sharers == 2 ? rank * (block_k_of(S) / 2) : 0;
+#pragma unroll
+    for (u32 chunk = 0; chunk < stage_rows_of(Major::mn, BlockRows); chunk += kMmaRows) {
+        const ptx::SharedAddress destination = tile + (chunk + share) * kBlockKBytes;
+        if constexpr (Sharers == 2)
+            ptx::tma_load_3d_multicast(destination, map, full, row + chunk, k + share, group, kBothCtas,
+                                       policy);
+        else
+            ptx::tma_load_3d(destination, map, full, row + chunk, k, group, policy);
+    }
+}
+
 template <GemmSpec S>
 DG_DEVICE void load_operands(const GemmParams& p, tile::GemmSmem<S> smem) {
     constexpr SmemPlan kPlan = plan_smem(S);
-    constexpr u16 kBothCtas = 3;
     // Few tokens: weights are read once, activations by every CTA. Many tokens: both are shared, keep both.
     const u64 a_policy = ptx::l2_evict_last();
     const u64 b_policy = S.swap_ab ? ptx::l2_evict_first() : ptx::l2_evict_last();
@@ -50,14 +68,20 @@ DG_DEVICE void load_operands(const GemmParams& p, tile::GemmSmem<S> smem) {
             const u32 k = kb * block_k_of(S);
             const ptx::SharedAddress full = smem.full(cursor.stage);
             ptx::mbarrier_arrive_expect_tx(full, kPlan.a_stage_bytes + kPlan.b_stage_bytes);
-            if constexpr (S.cluster_n == 2) {
+            if constexpr (S.a_major == Major::mn) {
+                load_chunks<S, S.block_m, S.cluster_n>(smem.a(cursor.stage), p.a, full, k, block.m,
+                                                       block.a_group, rank, a_policy);
+            } else if constexpr (S.cluster_n == 2) {
                 constexpr u32 kHalf = S.block_m / 2;
                 ptx::tma_load_3d_multicast(smem.a(cursor.stage) + rank * kHalf * kBlockKBytes, p.a, full, k,
                                            block.m + rank * kHalf, block.a_group, kBothCtas, a_policy);
             } else {
                 ptx::tma_load_3d(smem.a(cursor.stage), p.a, full, k, block.m, block.a_group, a_policy);
             }
-            if constexpr (S.cluster_m == 2) {
+            if constexpr (S.b_major == Major::mn) {
+                load_chunks<S, S.block_n, S.cluster_m>(smem.b(cursor.stage), p.b, full, k, block.n,
+                                                       block.group, rank, b_policy);
+            } else if constexpr (S.cluster_m == 2) {
                 constexpr u32 kHalf = S.block_n / 2;
                 ptx::tma_load_3d_multicast(smem.b(cursor.stage) + rank * kHalf * kBlockKBytes, p.b, full, k,
                                            block.n + rank * kHalf, block.group, kBothCtas, b_policy);

@@ -5,7 +5,7 @@
 
 #include <deep_gemm/kernel/gemm_reduce.h>
 #include <deep_gemm/kernel/gemm_scales.h>
-#include <deep_gemm/ptx/wgmma.h>
+#include <deep_gemm/tile/operand.h>
 
 namespace deep_gemm {
 namespace sm90_gemm_detail {
@@ -14,11 +14,13 @@ namespace sm90_gemm_detail {
 template <GemmSpec S, u32 Count>
 DG_DEVICE void multiply(float (&accumulator)[Count], ptx::SharedAddress a, ptx::SharedAddress b,
                         bool accumulate) {
-    const u64 a_tile = ptx::wgmma_descriptor(a), b_tile = ptx::wgmma_descriptor(b);
+    using Mma = ptx::Wgmma<S.ab, S.block_n, tile::transpose_of(S.a_major), tile::transpose_of(S.b_major)>;
+    constexpr u32 kStepA = tile::step_of<S.a_major>(), kStepB = tile::step_of<S.b_major>();
+    const u64 a_tile = tile::operand_descriptor<S.a_major>(a);
+    const u64 b_tile = tile::operand_descriptor<S.b_major>(b);
 #pragma unroll
     for (u32 step = 0; step < 4; ++step)
-        ptx::Wgmma<S.ab, S.block_n>::mma(accumulator, a_tile + 2 * step, b_tile + 2 * step,
-                                         step > 0 || accumulate);
+        Mma::mma(accumulator, a_tile + kStepA * step, b_tile + kStepB * step, step > 0 || accumulate);
 }
 
 /// sum += scale_a[row] * scale_b[run of columns] * partial. Hopper's FP8 accumulator keeps about 14 bits: 128

@@ -6,6 +6,7 @@
 
 #include <deep_gemm/kernel/gemm_reduce.h>
 #include <deep_gemm/kernel/gemm_scales.h>
+#include <deep_gemm/tile/operand.h>
 #include <deep_gemm/tile/promotion.h>
 
 namespace deep_gemm {
@@ -15,12 +16,15 @@ namespace sm90_gemm_swap_ab_detail {
 template <GemmSpec S, u32 Count>
 DG_DEVICE void start(float (&accumulator)[Count], ptx::SharedAddress weights, ptx::SharedAddress tokens,
                      bool accumulate) {
-    const u64 weight_tile = ptx::wgmma_descriptor(weights), token_tile = ptx::wgmma_descriptor(tokens);
+    using Mma = ptx::Wgmma<S.ab, S.block_m, tile::transpose_of(S.b_major), tile::transpose_of(S.a_major)>;
+    constexpr u32 kWeightStep = tile::step_of<S.b_major>(), kTokenStep = tile::step_of<S.a_major>();
+    const u64 weight_tile = tile::operand_descriptor<S.b_major>(weights);
+    const u64 token_tile = tile::operand_descriptor<S.a_major>(tokens);
     ptx::wgmma_fence();
 #pragma unroll
     for (u32 step = 0; step < 4; ++step)
-        ptx::Wgmma<S.ab, S.block_m>::mma(accumulator, weight_tile + 2 * step, token_tile + 2 * step,
-                                         step > 0 || accumulate);
+        Mma::mma(accumulator, weight_tile + kWeightStep * step, token_tile + kTokenStep * step,
+                 step > 0 || accumulate);
     ptx::wgmma_commit();
 }
 

@@ -78,6 +78,12 @@ DG_DEVICE float exp2_approx(float x) {
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
+/// rcp.approx.ftz.f32: 1 / x within 1 ulp.
+DG_DEVICE float rcp_approx(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
 /// dp4a.s32: c plus the four products of signed bytes.
 DG_DEVICE i32 dp4a(u32 a, u32 b, i32 c) {
     return __dp4a(static_cast<int>(a), static_cast<int>(b), c);

@@ -80,6 +80,15 @@ DG_DEVICE u32 cvt_bf16x2(float low, float high) {
     return packed;
 }
 
+/// Nothing: a value that the compiler must compute here, not earlier or once for all. Hundreds of addresses
+/// and indices, kept for later, fill the registers.
+DG_DEVICE void pin(u32& value) {
+    asm volatile("" : "+r"(value));
+}
+DG_DEVICE void pin(u64& value) {
+    asm volatile("" : "+l"(value));
+}
+
 /// ld.global.u16: a plain load, for what this launch may also write.
 DG_DEVICE u32 ld_global_u16(const void* address) {
     u16 value;

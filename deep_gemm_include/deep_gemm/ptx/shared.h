@@ -78,6 +78,13 @@ DG_DEVICE void stmatrix_x4(SharedAddress row, u32 m0, u32 m1, u32 m2, u32 m3) {
                  : "memory");
 }
 
+/// The same with .trans: what row l % 8 receives is column l % 8 of each matrix.
+DG_DEVICE void stmatrix_x4_trans(SharedAddress row, u32 m0, u32 m1, u32 m2, u32 m3) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row), "r"(m0),
+                 "r"(m1), "r"(m2), "r"(m3)
+                 : "memory");
+}
+
 /// mapa: the address of the same location in CTA `rank` of the cluster.
 DG_DEVICE SharedAddress map_to_rank(SharedAddress address, u32 rank) {
     SharedAddress mapped;

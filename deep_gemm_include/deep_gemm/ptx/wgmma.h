@@ -26,6 +26,11 @@ DG_DEVICE void wgmma_keep(float (&registers)[Count]) {
 #pragma unroll
     for (u32 i = 0; i < Count; ++i) asm volatile("" : "+f"(registers[i])::"memory");
 }
+template <u32 Count>
+DG_DEVICE void wgmma_keep(i32 (&registers)[Count]) {
+#pragma unroll
+    for (u32 i = 0; i < Count; ++i) asm volatile("" : "+r"(registers[i])::"memory");
+}
 /// The same for operand A in registers: what computes it stays before the wgmma.fence that follows.
 template <u32 Count>
 DG_DEVICE void wgmma_keep(u32 (&registers)[Count]) {
@@ -40,6 +45,15 @@ DG_DEVICE u64 wgmma_descriptor(SharedAddress tile) {
     constexpr u64 kAtomStride = static_cast<u64>(1024 >> 4) << 32;
     constexpr u64 kSwizzle128 = 1ull << 62;
     return static_cast<u64>((tile & 0x3ffff) >> 4) | (1ull << 16) | kAtomStride | kSwizzle128;
+}
+/// Matrix descriptor of a tile that is contiguous along its rows: chunks of 64 16-bit elements of them,
+/// `chunk_bytes` apart, each with 128 bytes a k in 128-byte swizzle atoms (8 k, 1024 bytes). Bits 16-29
+/// distance of chunks / 16, 32-45 distance of atoms along k / 16. A step of 16 along k adds 128.
+DG_DEVICE u64 wgmma_descriptor_mn_major(SharedAddress tile, u32 chunk_bytes) {
+    constexpr u64 kAtomStride = static_cast<u64>(1024 >> 4) << 32;
+    constexpr u64 kSwizzle128 = 1ull << 62;
+    return static_cast<u64>((tile & 0x3ffff) >> 4) | static_cast<u64>(chunk_bytes >> 4) << 16 | kAtomStride |
+           kSwizzle128;
 }
 
 }  // namespace deep_gemm::ptx

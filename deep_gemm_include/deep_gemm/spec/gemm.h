@@ -21,6 +21,11 @@ enum class GroupMode : u8 {
     gathered,    // a list a router left on the device: see spec/fp4_gemm.h; not for GemmSpec
 };
 
+// Which dimension of an operand is contiguous in memory: K, or its rows (M of A, N of B). wgmma reads the
+// latter for 16-bit formats only. `mn` operands stand in shared memory as chunks of 64 rows: for each k the
+// 128 bytes of one chunk, all k of a block, then the next chunk.
+enum class Major : u8 { k, mn };
+
 // Scales of B along (n, k). Scales of A are always (1, 128).
 enum class ScaleB : u8 { none, per_128x128, per_row_128 };
 
@@ -28,7 +33,7 @@ constexpr u32 kScaleBlock = 128;      // elements of K that share a scale
 constexpr u32 kGroupAlignment = 128;  // rows: contiguous and psum groups start at multiples of it
 constexpr u32 kBlockKBytes = 128;     // one swizzle atom
 constexpr u32 kScaleChunk = 4;        // blocks of K whose scales are loaded together: 16 bytes of a row
-constexpr u32 kMmaRows = 64;          // rows of a wgmma
+constexpr u32 kMmaRows = 64;          // rows of a wgmma, and of a chunk of an operand contiguous along them
 constexpr u32 kWarpgroup = 128;
 
 struct GemmSpec {
@@ -46,6 +51,8 @@ struct GemmSpec {
     u32 split_k = 1;       // CTAs of a cluster that share a block's K
     u32 cluster_m = 1;     // blocks along m that share B by multicast
     u32 cluster_n = 1;     // blocks along n that share A by multicast
+    Major a_major = Major::k;
+    Major b_major = Major::k;
 
     friend constexpr bool operator==(const GemmSpec&, const GemmSpec&) = default;
 };
@@ -54,7 +61,7 @@ struct GemmSpec {
 template <typename Visitor, typename Spec>
 constexpr void visit_fields(Visitor&& visit, Spec& s) {
     auto& [ab, d, scale_b, groups, accumulate, swap_ab, block_m, block_n, stages, warpgroups, k_warpgroups,
-           split_k, cluster_m, cluster_n] = s;
+           split_k, cluster_m, cluster_n, a_major, b_major] = s;
     visit("ab", ab);
     visit("d", d);
     visit("scale_b", scale_b);
@@ -69,6 +76,8 @@ constexpr void visit_fields(Visitor&& visit, Spec& s) {
     visit("split_k", split_k);
     visit("cluster_m", cluster_m);
     visit("cluster_n", cluster_n);
+    visit("a_major", a_major);
+    visit("b_major", b_major);
 }
 
 constexpr const char* name_of(GroupMode mode) {
@@ -82,6 +91,10 @@ constexpr const char* name_of(GroupMode mode) {
     return "?";
 }
 
+constexpr const char* name_of(Major major) {
+    return major == Major::k ? "k" : "mn";
+}
+
 constexpr const char* name_of(ScaleB mode) {
     switch (mode) {
         case ScaleB::none: return "none";
@@ -92,8 +105,8 @@ constexpr const char* name_of(ScaleB mode) {
 }
 
 struct GemmParams {
-    TensorMap a;              // [a_groups, m, k], box [1, load rows, 128 bytes]
-    TensorMap b;              // [groups, n, k], box [1, load rows, 128 bytes]
+    TensorMap a;              // [a_groups, m, k] or, by a_major, [a_groups, k, m]; box_rows_of() x 128 bytes
+    TensorMap b;              // [groups, n, k] or, by b_major, [groups, k, n]; the same
     TensorMap d;              // [a_groups, m, n], box [1, 64, 128 bytes]; unused with swap_ab
     const float* scale_a;     // [a_groups, m, k / 128] at the strides below, in elements
     const float* scale_b;     // [groups, n / 128 or n, k / 128]
@@ -158,6 +171,15 @@ constexpr bool moves_registers(const GemmSpec& s) {
     return s.warpgroups > 1 && accumulator_registers_of(s) + other_registers_of(s) > launch_registers_of(s);
 }
 
+// Rows of an operand in a stage: those of the block, in whole chunks where they are contiguous.
+constexpr u32 stage_rows_of(Major major, u32 block_rows) {
+    return major == Major::k ? block_rows : align_up(block_rows, kMmaRows);
+}
+// Rows of a TMA box: the block's, or all k of the block, shared out among the CTAs that multicast it.
+constexpr u32 box_rows_of(const GemmSpec& s, Major major, u32 block_rows, u32 sharers) {
+    return (major == Major::k ? block_rows : block_k_of(s)) / sharers;
+}
+
 constexpr u32 greatest_common_divisor(u32 a, u32 b) {
     return b == 0 ? a : greatest_common_divisor(b, a % b);
 }
@@ -197,8 +219,8 @@ constexpr u32 partial_swizzle_of(const GemmSpec& s, u32 token) {
 
 constexpr SmemPlan plan_smem(const GemmSpec& s) {
     SmemPlan p{};
-    p.a_stage_bytes = s.block_m * kBlockKBytes;
-    p.b_stage_bytes = s.block_n * kBlockKBytes;
+    p.a_stage_bytes = stage_rows_of(s.a_major, s.block_m) * kBlockKBytes;
+    p.b_stage_bytes = stage_rows_of(s.b_major, s.block_n) * kBlockKBytes;
     p.d_bytes = exchanges_partials(s) ? s.k_warpgroups * s.block_m * s.block_n * 4
                                       : s.block_m * s.block_n * bytes_of(s.d);
     p.received_bytes = (s.split_k - 1) * (p.d_bytes / s.split_k);
@@ -242,6 +264,8 @@ constexpr const char* why_illegal(const GemmSpec& s) {
     const bool fp8 = s.ab == Format::fp8_e4m3;
     if (s.groups == GroupMode::gathered) return "gathered tokens are for kernels of MoE layers";
     if (!fp8 && s.ab != Format::bf16) return "operands must be fp8_e4m3 or bf16";
+    if (fp8 && (s.a_major != Major::k || s.b_major != Major::k))
+        return "fp8 operands must be contiguous along K: wgmma reads the other order for 16 bits only";
     if (s.d != Format::bf16 && s.d != Format::fp32) return "the output must be bf16 or fp32";
     if (fp8 != has_scales(s)) return "fp8 operands need scales and bf16 operands have none";
     if (s.warpgroups < 1 || s.warpgroups > 4) return "1 to 4 math warpgroups";

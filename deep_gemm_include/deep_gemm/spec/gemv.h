@@ -158,6 +158,7 @@ constexpr GemvSmemPlan plan_smem(const GemvSpec& s) {
 // nullptr, or one sentence. The plan and the kernel's static_assert both ask here.
 constexpr const char* why_illegal(const GemvSpec& s) {
     if (const char* reason = why_no_product(s.w, s.x)) return reason;
+    if (s.x == Activation::int8_row) return "int8 activations are for the large-batch form";
     if (s.y != Format::bf16 && s.y != Format::fp16 && s.y != Format::fp32)
         return "the output must be bf16, fp16 or fp32";
     if (s.row_tiles != 1 && s.row_tiles != 2) return "1 or 2 tiles of rows";

@@ -131,9 +131,10 @@ constexpr u64 scale_columns_of(Quant quant, u64 k) {
 enum class Activation : u8 {
     bf16,
     fp16,
-    fp8_128,  // E4M3 with an fp32 scale for 128 of a row
-    fp8_32,   // E4M3 with an fp32 scale for 32 of a row
-    q8,       // signed bytes with an fp32 scale for 32 of a row: what Q8_0 weights are multiplied with
+    fp8_128,   // E4M3 with an fp32 scale for 128 of a row
+    fp8_32,    // E4M3 with an fp32 scale for 32 of a row
+    int8_row,  // signed bytes with an fp32 scale for a row
+    q8,        // signed bytes with an fp32 scale for 32 of a row: what Q8_0 weights are multiplied with
 };
 
 constexpr const char* name_of(Activation x) {
@@ -142,11 +143,12 @@ constexpr const char* name_of(Activation x) {
         case Activation::fp16: return "fp16";
         case Activation::fp8_128: return "fp8_128";
         case Activation::fp8_32: return "fp8_32";
+        case Activation::int8_row: return "int8_row";
         case Activation::q8: return "q8";
     }
     return "?";
 }
-// Elements of K that share a scale; 0: none do.
+// Elements of K that share a scale; 0: there is none, or one for the row.
 constexpr u32 block_k_of(Activation x) {
     return x == Activation::fp8_128 ? 128 : x == Activation::fp8_32 || x == Activation::q8 ? 32 : 0;
 }
@@ -154,6 +156,7 @@ constexpr Format element_of(Activation x) {
     switch (x) {
         case Activation::bf16: return Format::bf16;
         case Activation::fp16: return Format::fp16;
+        case Activation::int8_row:
         case Activation::q8: return Format::int8;
         default: return Format::fp8_e4m3;
     }
@@ -165,6 +168,8 @@ constexpr const char* why_no_product(Quant w, Activation x) {
     if (q8 != (x == Activation::q8)) return "Q8_0 weights are multiplied with q8 activations, and only they";
     if ((w == Quant::fp16) != (x == Activation::fp16))
         return "fp16 activations are for fp16 weights, and fp16 weights for them";
+    if (x == Activation::int8_row && w != Quant::int8_row)
+        return "int8 activations are for int8 weights (int8_row)";
     if (x == Activation::fp8_32 && w != Quant::fp8_32)
         return "activations with a scale for 32 are for weights with a scale for 32 (fp8_32)";
     if (x == Activation::fp8_128 && row_of(w).element_bits == 16)

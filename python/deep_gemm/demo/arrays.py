@@ -57,6 +57,7 @@ class DeviceArray:
 
     def __init__(self, device: _C.Device, source: AnyArray) -> None:
         source = np.ascontiguousarray(source)
+        self._owner: DeviceArray | None = None  # of the memory, where it is not this object
         self._device, self._shape, self._dtype = device, source.shape, source.dtype
         self._address = device.allocate(max(source.nbytes, 1))
         if source.nbytes:
@@ -85,6 +86,17 @@ class DeviceArray:
         new_capsule.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
         return new_capsule(ctypes.addressof(self._managed), b"dltensor", None)
 
+    def strided(self, shape: tuple[int, ...], strides: tuple[int, ...]) -> DeviceArray:
+        """The same memory with another shape and strides, in elements."""
+        view = DeviceArray.__new__(DeviceArray)
+        view._owner, view._device, view._shape, view._dtype = self, self._device, shape, self._dtype
+        extents = ctypes.c_int64 * len(shape)
+        view._extents, view._strides = extents(*shape), extents(*strides)
+        place = (self._address, DLPACK_CUDA, self._managed.device_id)
+        kind = (self._managed.type_code, self._managed.type_bits, 1)
+        view._managed = DLTensor(*place, len(shape), *kind, view._extents, view._strides)
+        return view
+
     def numpy(self) -> AnyArray:
         """A copy on the host; waits for the work before it."""
         host = np.empty(self._shape, self._dtype)
@@ -96,6 +108,16 @@ class DeviceArray:
 def put(device: _C.Device, array: AnyArray) -> AnyArray | DeviceArray:
     """The array as a tensor of the device."""
     return array if device.emulated else DeviceArray(device, array)
+
+
+def strided(
+    tensor: AnyArray | DeviceArray, shape: tuple[int, ...], strides: tuple[int, ...]
+) -> AnyArray | DeviceArray:
+    """A view of the tensor's memory with this shape and strides, in elements."""
+    if isinstance(tensor, DeviceArray):
+        return tensor.strided(shape, strides)
+    in_bytes = [stride * tensor.itemsize for stride in strides]
+    return np.lib.stride_tricks.as_strided(tensor, shape, in_bytes)
 
 
 def take(tensor: AnyArray | DeviceArray) -> AnyArray:

@@ -1,0 +1,133 @@
+#include "op/weight_gemm.h"
+
+#include "base/error.h"
+#include "base/log.h"
+#include "op/kernel_table.h"
+#include "op/linear_counts.h"
+#include "op/tensor_maps.h"
+
+#include <algorithm>
+#include <optional>
+
+namespace deep_gemm::op {
+
+namespace {
+
+constexpr jit::KernelId kKernel{"sm90_weight_gemm", "deep_gemm/kernel/sm90_weight_gemm.cuh"};
+constexpr jit::KernelId kIntegerKernel{"sm90_int8_gemm", "deep_gemm/kernel/sm90_int8_gemm.cuh"};
+
+jit::KernelId kernel_of(const WeightGemmSpec& spec) {
+    return spec.x == Activation::int8_row ? kIntegerKernel : kKernel;
+}
+
+// What a thread has planned lately: a plan costs some microseconds, a look-up does not.
+struct Planned {
+    Device* device = nullptr;
+    plan::WeightProblem problem;
+    plan::WeightPlan plan;
+};
+constexpr size_t kSlots = 64;
+
+plan::DeviceModel model_of(const Device& device) {
+    return plan::device_model(device.properties().arch, device.properties().num_sms);
+}
+
+const plan::WeightPlan& planned(Device& device, const plan::WeightProblem& p) {
+    thread_local std::vector<Planned> slots(kSlots);
+    const u64 mixed =
+        ((u64{p.m} << 32 ^ p.n) * 31 + p.k + static_cast<u64>(p.w) * 8 + static_cast<u64>(p.x)) *
+        0x9e3779b97f4a7c15ull;
+    Planned& slot = slots[mixed >> 58];
+    static_assert(kSlots == 64, "six bits choose a slot");
+    if (slot.device != &device || !(slot.problem == p)) {
+        slot = {&device, p, plan::plan_weight_gemm(p, model_of(device))};
+        log(LogLevel::info, "linear w={} m={} n={} k={}: {}", name_of(p.w), p.m, p.n, p.k,
+            plan::to_string(slot.plan.spec));
+    }
+    return slot.plan;
+}
+
+WeightGemmParams params_of(const LinearCall& call, const GemvMatrix& w, const WeightGemmSpec& spec) {
+    const GemvParams& p = call.params;
+    const u64 row_bytes = row_bytes_of(call.w, p.k);
+    const Operand weights{.address = reinterpret_cast<u64>(w.data),
+                          .rows = w.n,
+                          .columns = row_bytes,
+                          .stride_row = w.row_stride};
+    const Operand tokens{.address = reinterpret_cast<u64>(p.x),
+                         .rows = p.m,
+                         .columns = p.k,
+                         .stride_row = p.x_stride / bytes_of(element_of(spec.x))};
+    const u64 y_bytes = bytes_of(spec.y);
+    const bool vector_y = reinterpret_cast<u64>(w.y) % 16 == 0 && w.y_stride * y_bytes % 16 == 0;
+    return {.w = matrix_map(*call.device, weights, Format::int8, block_rows_of(spec)),
+            .x = matrix_map(*call.device, tokens, element_of(spec.x), spec.block_m / spec.cluster),
+            .x_scale = p.x_scale,
+            .scales = w.scales,
+            .zeros = w.zeros,
+            .y = w.y,
+            .bias = w.bias,
+            .residual = w.residual,
+            .x_scale_stride = p.x_scale_stride,
+            .y_stride = w.y_stride,
+            .residual_stride = w.residual_stride,
+            .m = p.m,
+            .n = w.n,
+            .k = p.k,
+            .global_scale = w.global_scale,
+            .vector_y = vector_y ? 1u : 0u};
+}
+
+}  // namespace
+
+bool is_large(const LinearCall& call, const plan::LinearProblem& problem) {
+    if (call.x == Activation::int8_row) {
+        const char* reason = plan::why_no_large_batch(problem);
+        DG_CHECK(!reason, value, "linear: int8 tokens are for the large-batch form alone: {}", reason);
+        return true;
+    }
+    if (call.spec) {
+        plan::LinearProblem larger = problem;  // any number of rows will do
+        larger.small.m = std::max(problem.small.m, kMaxGemvTokens + 1);
+        const char* reason = plan::why_small_batch(larger);
+        DG_CHECK(!reason, value,
+                 "linear: a large-batch kernel was asked for, which does not serve this call: {}", reason);
+        return true;
+    }
+    if (plan::why_small_batch(problem)) return false;
+    float large_us = 0;
+    for (u32 i = 0; i < call.params.num_matrices; ++i)
+        if (call.n[i] > 0)
+            large_us += planned(*call.device, plan::weight_problem_of(problem, i)).cost.total_us;
+    return large_us < plan::small_batch_us(problem, model_of(*call.device));
+}
+
+void run_large(const LinearCall& call, const plan::LinearProblem& problem) {
+    for (u32 i = 0; i < call.params.num_matrices; ++i) {
+        const GemvMatrix& w = call.params.w[i];
+        if (w.n == 0) continue;
+        const plan::WeightProblem one = plan::weight_problem_of(problem, i);
+        std::optional<plan::WeightPlan> forced;
+        if (call.spec) forced = plan::plan_for_spec(one, *call.spec, model_of(*call.device));
+        const plan::WeightPlan& plan = forced ? *forced : planned(*call.device, one);
+        const WeightGemmSpec& spec = plan.spec;
+        const driver::Kernel& kernel = kernel_for<WeightGemmParams>(*call.device, kernel_of(spec), spec);
+        const WeightGemmParams params = params_of(call, w, spec);
+        const driver::LaunchConfig config{.grid = {plan.grid_blocks, 1, 1},
+                                          .cluster = {spec.cluster, 1, 1},
+                                          .block = {threads_of(spec), 1, 1},
+                                          .dynamic_smem_bytes = plan_smem(spec).bytes,
+                                          .stream = call.stream,
+                                          .programmatic_launch = settings().pdl};
+        call.device->launch(kernel, config, std::as_bytes(std::span(&params, 1)), call.memory);
+        count_large(call.w, call.x, spec.block_m);
+    }
+}
+
+jit::KernelSource source_of(const WeightGemmSpec& spec) {
+    const char* reason = why_illegal(spec);
+    DG_CHECK(!reason, value, "linear: [{}] is not a legal kernel: {}", plan::to_string(spec), reason);
+    return jit::source_for<WeightGemmParams>(kernel_of(spec), spec);
+}
+
+}  // namespace deep_gemm::op

@@ -1,0 +1,174 @@
+#include "plan/linear.h"
+
+#include "base/error.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <map>
+
+namespace deep_gemm::plan {
+
+namespace {
+
+// Weights that a pass of the small-batch kernel multiplies with 16 tokens in a microsecond, an SM's share
+// (132 SMs of an H200 at 4096 x 14336: 2.5 millions of FP8, 1.8 of NVFP4).
+constexpr float kWeightsPerUsAndSm = 2.2e6f / 132;
+constexpr float kSmallLaunchUs = 3;
+
+template <typename Enum>
+Enum named(std::string_view key, std::string_view value, u32 count) {
+    for (u32 i = 0; i < count; ++i)
+        if (value == name_of(static_cast<Enum>(i))) return static_cast<Enum>(i);
+    fail(ErrorKind::value, "problem: {}={} is unknown; see docs/weight-only.md for the names", key, value);
+}
+
+struct Parsed {
+    LinearProblem problem;
+    u32 n = 0;
+};
+
+void read_word(Parsed& parsed, std::string_view word) {
+    GemvProblem& p = parsed.problem.small;
+    const size_t equals = std::min(word.find('='), word.size());
+    const std::string_view key = word.substr(0, equals),
+                           value = word.substr(std::min(equals + 1, word.size()));
+    if (word == "strict") {
+        p.strict = true;
+    } else if (word == "invariant") {
+        parsed.problem.invariant = true;
+    } else if (word == "swiglu") {
+        p.epilogue = GemvEpilogue::swiglu;
+    } else if (word == "unaligned") {
+        p.aligned = false;
+    } else if (key == "w") {
+        p.w = named<Quant>(key, value, kNumQuants);
+    } else if (key == "x") {
+        p.x = named<Activation>(key, value, static_cast<u32>(Activation::q8) + 1);
+    } else if (key == "y") {
+        p.y = named<Format>(key, value, static_cast<u32>(Format::int32) + 1);
+    } else {
+        u32* const field = key == "m" ? &p.m : key == "n" ? &parsed.n : key == "k" ? &p.k : nullptr;
+        DG_CHECK(
+            field, value,
+            "problem: unexpected word '{}'; expected w=, x=, y=, m=, n=, k=, strict, invariant, swiglu or "
+            "unaligned",
+            word);
+        const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), *field);
+        DG_CHECK(error == std::errc{} && end == value.data() + value.size() && *field > 0, value,
+                 "problem: {}={} is not a count; expected a whole number of at least 1", key, value);
+    }
+}
+
+Parsed parse(std::string_view text) {
+    Parsed parsed;
+    parsed.problem.small.m = 0;
+    bool first = true;
+    while (true) {
+        const size_t start = text.find_first_not_of(" \t");
+        if (start == std::string_view::npos) break;
+        const size_t end = std::min(text.find_first_of(" \t", start), text.size());
+        const std::string_view word = text.substr(start, end - start);
+        if (!(first && word == "linear")) read_word(parsed, word);
+        first = false;
+        text.remove_prefix(end);
+    }
+    const GemvProblem& p = parsed.problem.small;
+    DG_CHECK(p.m && parsed.n && p.k, value,
+             "problem: got m={} n={} k={}, expected all of at least 1, as in 'linear w=mxfp4 m=512 n=14336 "
+             "k=4096'",
+             p.m, parsed.n, p.k);
+    if (p.w == Quant::fp16 && p.x == Activation::bf16) parsed.problem.small.x = Activation::fp16;
+    if (p.w == Quant::q8_0 || p.w == Quant::q8_0_split) parsed.problem.small.x = Activation::q8;
+    parsed.problem.whole_scales = p.k % (kWeightTileBytes * 8 / row_of(p.w).element_bits) == 0;
+    return parsed;
+}
+
+}  // namespace
+
+WeightProblem weight_problem_of(const LinearProblem& p, u32 matrix) {
+    return {.w = p.small.w,
+            .x = p.small.x,
+            .y = p.small.y,
+            .m = p.small.m,
+            .n = p.small.n[matrix],
+            .k = p.small.k,
+            .whole_scales = p.whole_scales};
+}
+
+const char* why_no_large_batch(const LinearProblem& p) {
+    if (const char* reason = why_no_weight_gemm(p.small.w, p.small.x)) return reason;
+    if (p.small.epilogue != GemvEpilogue::none) return "swiglu is an epilogue of the small-batch kernel";
+    if (p.arch != "90a") return "the large-batch kernels are for sm_90a";
+    if (!p.small.aligned) return "TMA needs rows of w and x that start at multiples of 16 bytes";
+    if (p.small.x == Activation::int8_row && p.small.k > kMaxInt8K)
+        return "an int32 sum of int8 products holds k of 131071";
+    return nullptr;
+}
+
+const char* why_small_batch(const LinearProblem& p) {
+    if (p.small.x == Activation::int8_row) return why_no_large_batch(p);
+    if (p.small.strict) return "strict: every row by the kernel of one row";
+    if (p.invariant) return "invariant: every row with the bits it has alone";
+    if (p.small.m <= kMaxGemvTokens) return "up to 16 rows are always the small-batch kernel's";
+    return why_no_large_batch(p);
+}
+
+float small_batch_us(const LinearProblem& p, const DeviceModel& device) {
+    const QuantRow row = row_of(p.small.w);
+    float us = kSmallLaunchUs;
+    for (const u32 n : p.small.n) {
+        const float weights = static_cast<float>(n) * static_cast<float>(p.small.k);
+        const float bytes = weights * static_cast<float>(row.element_bits) / 8;
+        const float pass = std::max(bytes / device.dram_bytes_per_us,
+                                    weights / (kWeightsPerUsAndSm * static_cast<float>(device.num_sms)));
+        us += static_cast<float>(ceil_div(p.small.m, kMaxGemvTokens)) * pass;
+    }
+    return us;
+}
+
+std::string explain_linear(std::string_view text, const DeviceModel& device, u32 rows) {
+    Parsed parsed = parse(text);
+    LinearProblem& problem = parsed.problem;
+    problem.small.n = {&parsed.n, 1};
+    problem.small.num_sms = device.num_sms;
+    problem.arch = device.arch;
+    const GemvProblem& p = problem.small;
+    const char* const reason = why_small_batch(problem);
+    const bool only_large = p.x == Activation::int8_row;
+    DG_CHECK(!only_large || !reason, value, "problem: int8 tokens are for the large-batch form alone: {}",
+             reason);
+    const float small_us = reason ? 0 : only_large ? INFINITY : small_batch_us(problem, device);
+    std::vector<WeightCandidate> considered, legal;
+    WeightPlan plan;
+    if (!reason) plan = plan_weight_gemm(weight_problem_of(problem, 0), device, &considered);
+    std::string out =
+        fmt::format("linear w={} x={} y={} m={} n={} k={} on sm_{}, {} SMs: {}\n", name_of(p.w), name_of(p.x),
+                    name_of(p.y), p.m, parsed.n, p.k, device.arch, device.num_sms,
+                    !reason && plan.cost.total_us < small_us ? "large-batch form" : "small-batch form");
+    if (!only_large)
+        out += fmt::format("  {:<44} {}\n", to_string(plan_gemv(p).spec),
+                           reason ? std::string("chosen") : fmt::format("{:.2f} us", small_us));
+    if (reason) return out + fmt::format("  large-batch form: {}\n", reason);
+    std::map<std::string, u32> rejected;
+    for (const WeightCandidate& candidate : considered)
+        candidate.rejected ? void(++rejected[candidate.rejected]) : legal.push_back(candidate);
+    std::stable_sort(legal.begin(), legal.end(), [](const WeightCandidate& a, const WeightCandidate& b) {
+        return a.cost.total_us < b.cost.total_us;
+    });
+    out += fmt::format("  {:<44} {:>7} {:>7} {:>7} {:>7} {:>7} = {:>8}\n", "tokens x rows of W (block)",
+                       "dram", "fill", "l2", "math", "launch", "total us");
+    for (size_t i = 0; i < std::min<size_t>(rows, legal.size()); ++i) {
+        const WeightCost& c = legal[i].cost;
+        out += fmt::format("  {:<44} {:>7.2f} {:>7.2f} {:>7.2f} {:>7.2f} {:>7.2f} = {:>8.2f}  {}\n",
+                           to_string(legal[i].spec), c.dram_us, c.fill_us, c.l2_us, c.math_us, c.launch_us,
+                           c.total_us,
+                           legal[i].spec == plan.spec
+                               ? "best"
+                               : fmt::format("+{:.0f} %", (c.total_us / plan.cost.total_us - 1) * 100));
+    }
+    for (const auto& [reason, count] : rejected) out += fmt::format("  rejected {:>3}: {}\n", count, reason);
+    return out;
+}
+
+}  // namespace deep_gemm::plan

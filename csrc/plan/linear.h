@@ -1,0 +1,34 @@
+// y = x W^T: which of two forms computes it. The small-batch kernels (plan/gemv.h) give every row the bits it
+// has alone; the large-batch kernels (plan/weight_gemm.h) are faster for many rows and agree with them to
+// within a rounding of bf16. Up to kMaxGemvTokens rows there is no choice; beyond, the cheaper one is taken.
+#pragma once
+
+#include "plan/gemv.h"
+#include "plan/weight_gemm.h"
+
+#include <string_view>
+
+namespace deep_gemm::plan {
+
+struct LinearProblem {
+    GemvProblem small;
+    std::string_view arch = "90a";
+    bool invariant = false;    // the bits of a row alone, at any m
+    bool whole_scales = true;  // see WeightGemmSpec
+};
+
+// nullptr, or why the large-batch form cannot serve it.
+[[nodiscard]] const char* why_no_large_batch(const LinearProblem& problem);
+// nullptr, or why only the small-batch form comes into question. (int8 tokens have no other than the large
+// one, whose sums are exact: there is no seam.)
+[[nodiscard]] const char* why_small_batch(const LinearProblem& problem);
+// What that form is expected to take; the other's is plan_weight_gemm().cost of every matrix. The cheaper one
+// is chosen.
+[[nodiscard]] float small_batch_us(const LinearProblem& problem, const DeviceModel& device);
+[[nodiscard]] WeightProblem weight_problem_of(const LinearProblem& problem, u32 matrix);
+
+// The same from text, such as "linear w=mxfp4 m=512 n=14336 k=4096": x=, y=, strict, invariant, swiglu,
+// unaligned.
+[[nodiscard]] std::string explain_linear(std::string_view text, const DeviceModel& device, u32 rows = 12);
+
+}  // namespace deep_gemm::plan

@@ -1,0 +1,101 @@
+// The large-batch form of linear() for Python: its spec as an object, its source, its plans.
+#include "op/weight_gemm.h"
+#include "python/casters.h"
+#include "python/plan_device.h"
+#include "python/quant_names.h"
+
+#include <optional>
+
+namespace deep_gemm::python {
+
+namespace {
+
+void set_field(Quant& field, const py::handle& value) {
+    field = quant_of(py::str(value));
+}
+void set_field(Activation& field, const py::handle& value) {
+    const std::string name = py::str(value);
+    DG_CHECK(name == "bf16" || name == "int8_row", value,
+             "WeightGemmSpec: x is '{}', expected bf16 or int8_row", name);
+    field = name == "bf16" ? Activation::bf16 : Activation::int8_row;
+}
+void set_field(Format& field, const py::handle& value) {
+    field = format_of(py::str(value));
+}
+template <typename Number>
+void set_field(Number& field, const py::handle& value) {
+    field = value.cast<Number>();
+}
+
+WeightGemmSpec with_fields(WeightGemmSpec spec, const py::kwargs& fields) {
+    size_t used = 0;
+    visit_fields(
+        [&](const char* name, auto& field) {
+            if (!fields.contains(name)) return;
+            set_field(field, fields[name]);
+            ++used;
+        },
+        spec);
+    DG_CHECK(used == fields.size(), type, "WeightGemmSpec: got {}, expected the fields of spec/weight_gemm.h",
+             py::repr(fields).cast<std::string>());
+    return spec;
+}
+
+void bind_spec(py::module_& module) {
+    py::class_<WeightGemmSpec> type(module, "WeightGemmSpec",
+                                    "What a large-batch weight-only kernel is. WeightGemmSpec(w='mxfp4', "
+                                    "block_m=64, ...) sets fields by name; see spec/weight_gemm.h.");
+    type.def(py::init([](const py::kwargs& fields) { return with_fields({}, fields); }));
+    type.def("replace", &with_fields, "A copy with some fields changed.");
+    type.def_property_readonly(
+        "why_illegal",
+        [](const WeightGemmSpec& spec) -> std::optional<std::string> {
+            const char* reason = why_illegal(spec);
+            return reason ? std::optional<std::string>(reason) : std::nullopt;
+        },
+        "None, or the sentence that rejects it.");
+    type.def_property_readonly("smem_bytes",
+                               [](const WeightGemmSpec& spec) { return plan_smem(spec).bytes; });
+    type.def_property_readonly("threads", [](const WeightGemmSpec& spec) { return threads_of(spec); });
+    type.def_property_readonly("w", [](const WeightGemmSpec& spec) { return name_of(spec.w); });
+    type.def_property_readonly("block_m", [](const WeightGemmSpec& spec) { return spec.block_m; });
+    type.def("__repr__", [](const WeightGemmSpec& spec) {
+        return fmt::format("<WeightGemmSpec {} {}>", name_of(spec.w), plan::to_string(spec));
+    });
+}
+
+}  // namespace
+
+void bind_weight_gemm(py::module_& module) {
+    bind_spec(module);
+    module.def(
+        "weight_gemm_source", [](const WeightGemmSpec& spec) { return op::source_of(spec); }, py::arg("spec"),
+        "The source of a WeightGemmSpec's kernel.");
+    module.def(
+        "plan_weight_gemm",
+        [](const std::string& w, u32 m, u32 n, u32 k, const std::string& y, const std::string& x,
+           const py::object& device) {
+            const Quant quant = quant_of(w);
+            const bool whole = row_of(quant).element_bits == 16 || k % weight_stage_k_of(quant) == 0;
+            return plan::plan_weight_gemm({.w = quant,
+                                           .x = x == "int8_row" ? Activation::int8_row : Activation::bf16,
+                                           .y = format_of(y),
+                                           .m = m,
+                                           .n = n,
+                                           .k = k,
+                                           .whole_scales = whole},
+                                          model_of(device))
+                .spec;
+        },
+        py::arg("w"), py::arg("m"), py::arg("n"), py::arg("k"), py::arg("y") = "bf16", py::arg("x") = "bf16",
+        py::arg("device") = py::none(), "The large-batch kernel that a plan chooses.");
+    module.def(
+        "explain_linear",
+        [](const std::string& problem, const py::object& device, u32 rows) {
+            return plan::explain_linear(problem, model_of(device), rows);
+        },
+        py::arg("problem"), py::arg("device") = py::none(), py::arg("rows") = 12,
+        "Which form serves 'linear w=mxfp4 m=512 n=14336 k=4096', with costs or the reason.");
+}
+
+}  // namespace deep_gemm::python

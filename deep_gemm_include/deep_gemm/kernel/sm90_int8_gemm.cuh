@@ -1,0 +1,85 @@
+// y = x W^T on Hopper with x and W of signed bytes: both operands of wgmma from shared memory, summed in
+// int32, exactly; scales of rows and tokens come last. What sm90_weight_gemm.cuh is around its
+// multiplication: the same rings, roles, blocks and epilogue. No order of a sum shows in the result. Launched
+// by op/weight_gemm.cpp.
+#pragma once
+
+#include <deep_gemm/kernel/weight_roles.h>
+#include <deep_gemm/kernel/weight_store.h>
+#include <deep_gemm/ptx/wgmma.h>
+#include <deep_gemm/ptx/wgmma_int8_shapes.h>
+
+namespace deep_gemm {
+namespace sm90_int8_gemm_detail {
+
+template <WeightGemmSpec S>
+class Multiplier {
+  public:
+    DG_DEVICE Multiplier(const WeightGemmParams& params, tile::WeightSmem<S> smem, u32 warp)
+        : params_(params), smem_(smem), warp_(warp) {}
+
+    DG_DEVICE void run() {
+        sched::WeightBlocks<S> blocks(params_);
+        for (sched::WeightBlock block; blocks.next(block);) {
+            i32 integer[kCount];
+            float sum[kCount];
+            multiply(integer);
+            const kernel::WeightPlace place = kernel::weight_place(block, block.row + warp_ * 16);
+            kernel::finish_integers<S>(params_, place, integer, sum);
+            kernel::store_sums<S>(params_, place, smem_.staging(warp_), sum);
+        }
+    }
+
+  private:
+    static constexpr u32 kCount = weight_accumulators_of(S);
+
+    /// This warp is done with the stages before the cursors'.
+    DG_DEVICE void release() {
+        const u32 before = (weights_.stage == 0 ? S.weight_stages : weights_.stage) - 1;
+        kernel::release_tokens<S>(smem_, tokens_);
+        if (ptx::lane_index() == 0) ptx::mbarrier_arrive(smem_.weights_empty(before));
+    }
+
+    DG_DEVICE void multiply(i32 (&sum)[kCount]) {
+#pragma unroll
+        for (u32 i = 0; i < kCount; ++i) sum[i] = 0;
+        const u32 stages = kernel::weight_stages_of<S>(params_);
+        for (u32 stage = 0; stage < stages; ++stage) {
+            ptx::mbarrier_wait(smem_.weights_full(weights_.stage), weights_.phase);
+            ptx::mbarrier_wait(smem_.tokens_full(tokens_.stage), tokens_.phase);
+            const u64 weights = ptx::wgmma_descriptor(smem_.weights(weights_.stage) +
+                                                      warp_ / 4 * kMmaRows * kWeightTileBytes);
+            const u64 tokens = ptx::wgmma_descriptor(smem_.tokens(tokens_.stage));
+            ptx::wgmma_keep(sum);
+            ptx::wgmma_fence();
+#pragma unroll
+            for (u32 step = 0; step < 4; ++step)
+                ptx::WgmmaInt8<S.block_m>::mma(sum, weights + 2 * step, tokens + 2 * step, 1);
+            ptx::wgmma_commit();
+            ptx::wgmma_wait<1>();  // the stage before has been multiplied
+            if (stage > 0) release();
+            weights_.advance();
+            tokens_.advance();
+        }
+        ptx::wgmma_wait<0>();
+        ptx::wgmma_keep(sum);
+        release();
+    }
+
+    const WeightGemmParams& params_;
+    tile::WeightSmem<S> smem_;
+    u32 warp_;
+    pipe::Cursor<S.weight_stages> weights_;
+    pipe::Cursor<S.token_stages> tokens_;
+};
+
+}  // namespace sm90_int8_gemm_detail
+
+template <WeightGemmSpec S>
+DG_KERNEL(threads_of(S), S.ctas_per_sm)
+sm90_int8_gemm(DG_GRID_CONSTANT const WeightGemmParams p) {
+    static_assert(why_illegal(S) == nullptr && S.x == Activation::int8_row);
+    kernel::run_weight_roles<S, sm90_int8_gemm_detail::Multiplier<S>>(p);
+}
+
+}  // namespace deep_gemm

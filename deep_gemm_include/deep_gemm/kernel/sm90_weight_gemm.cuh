@@ -1,0 +1,148 @@
+// y = x W^T on Hopper for many tokens, bf16 x and W of 8 or 4 bits. Weights come as they are stored, by TMA,
+// and are decoded exactly to bf16 in registers, as operand A of wgmma, while the tensor core multiplies the
+// ones before; tokens are operand B, 16 to 256 columns. Persistent and warp-specialised: a warp for each of
+// two rings (weights, tokens) and one or two warpgroups of 64 rows that multiply.
+//
+// Order of the sum of one element (a function of W's layout and K): steps of 16 along K in turn, in the
+// tensor core's fp32 accumulator. Blocks of K whose scales need more bits than bf16 has change the unit that
+// the sum is kept in (tile/weight_scales.h). Launched by op/weight_gemm.cpp.
+#pragma once
+
+#include <deep_gemm/kernel/weight_roles.h>
+#include <deep_gemm/kernel/weight_store.h>
+#include <deep_gemm/tile/weight_fragment.h>
+#include <deep_gemm/ptx/wgmma.h>
+#include <deep_gemm/ptx/wgmma_rs_bf16_shapes.h>
+
+namespace deep_gemm {
+namespace sm90_weight_gemm_detail {
+
+template <WeightGemmSpec S>
+class Multiplier {
+  public:
+    DG_DEVICE Multiplier(const WeightGemmParams& params, tile::WeightSmem<S> smem, u32 warp)
+        : params_(params), smem_(smem), warp_(warp) {}
+
+    DG_DEVICE void run() {
+        const u32 lane = ptx::lane_index(), row = warp_ * 16 + lane / 4;
+        tile_row_ = row * kWeightTileBytes + lane / 4 * 16;
+        sched::WeightBlocks<S> blocks(params_);
+        for (sched::WeightBlock block; blocks.next(block);) {
+            float sum[kCount];
+            unit_[0] = unit_[1] = 1;
+            multiply(sum, tile::weight_rows_at<S>(params_, block.row + row));
+            const kernel::WeightPlace place = kernel::weight_place(block, block.row + warp_ * 16);
+            kernel::finish_sums<S>(params_, place, unit_, sum);
+            kernel::store_sums<S>(params_, place, smem_.staging(warp_), sum);
+        }
+    }
+
+  private:
+    static constexpr u32 kCount = weight_accumulators_of(S);
+    static constexpr u32 kSteps = steps_of_run(S.w), kRuns = weight_stage_k_of(S.w) / (16 * kSteps);
+    static constexpr u32 kRunsOfTile = kTokenTileK / (16 * kSteps);
+    static constexpr u32 kRunsOfUnit =
+        changes_units(S.w) ? row_of(S.w).block_k / (16 * kSteps) : kRuns + 1;  // beyond: never
+    static_assert(kRuns % 2 == 0, "runs take turns with two sets of fragments");
+
+    /// Fetches this lane's share of the next stage of weights; its buffer is free again.
+    DG_DEVICE void take_weights() {
+        ptx::mbarrier_wait(smem_.weights_full(weights_.stage), weights_.phase);
+        stage_.load(smem_.weights(weights_.stage) + tile_row_, ptx::lane_index() % 4);
+        ptx::sync_warp();
+        if (ptx::lane_index() == 0) ptx::mbarrier_arrive(smem_.weights_empty(weights_.stage));
+        weights_.advance();
+    }
+
+    /// Decodes run `run` of the stage. Where it begins a block, `ratio_` is what the sum must be multiplied
+    /// by.
+    DG_DEVICE void decode(u32 run, u32 (&fragments)[4 * kSteps]) {
+        if (changes_units(S.w) ? run % kRunsOfUnit == 0 : row_of(S.w).block_k != 0 || run == 0) {
+            const float before[2] = {unit_[0], unit_[1]};
+            factors_.set(scales_, run * kSteps, unit_);
+            if constexpr (changes_units(S.w))
+                for (u32 row = 0; row < 2; ++row) ratio_[row] = tile::quotient(before[row], unit_[row]);
+        }
+        tile::decode_run<S.w, kSteps>(stage_, factors_, run * kSteps, fragments);
+        ptx::wgmma_keep(fragments);  // decoded here, beside the wgmma in flight, not where it is used
+    }
+
+    /// Starts the wgmma of run `run`, and waits for those of the run before.
+    DG_DEVICE void start(u32 run, bool first, float (&sum)[kCount], const u32 (&fragments)[4 * kSteps]) {
+        const bool new_tile = run % kRunsOfTile == 0;
+        if (new_tile) ptx::mbarrier_wait(smem_.tokens_full(tokens_.stage), tokens_.phase);
+        if (run % kRunsOfUnit == 0 && changes_units(S.w)) {
+            ptx::wgmma_wait<0>();
+            ptx::wgmma_keep(sum);
+            if (new_tile && !first) kernel::release_tokens<S>(smem_, tokens_);
+#pragma unroll
+            for (u32 i = 0; i < kCount; ++i) sum[i] = ptx::mul_rn(sum[i], ratio_[i / 2 % 2]);
+        }
+        ptx::wgmma_keep(sum);
+        const u64 tokens =
+            ptx::wgmma_descriptor(smem_.tokens(tokens_.stage)) + run % kRunsOfTile * kSteps * 2;
+        ptx::wgmma_fence();
+#pragma unroll
+        for (u32 step = 0; step < kSteps; ++step)
+            ptx::WgmmaRsBf16<S.block_m>::mma(sum, fragments + 4 * step, tokens + 2 * step, 1);
+        ptx::wgmma_commit();
+        if (!(run % kRunsOfUnit == 0 && changes_units(S.w))) {
+            ptx::wgmma_wait<1>();
+            if (new_tile && !first) kernel::release_tokens<S>(smem_, tokens_);
+        }
+        if ((run + 1) % kRunsOfTile == 0) tokens_.advance();
+    }
+
+    /// All of K for 64 rows and the block's tokens.
+    DG_DEVICE void multiply(float (&sum)[kCount], const tile::WeightRows& rows) {
+#pragma unroll
+        for (u32 i = 0; i < kCount; ++i) sum[i] = 0;
+        const u32 stages = kernel::weight_stages_of<S>(params_);
+        u32 even[4 * kSteps], odd[4 * kSteps];
+        scales_.template load<S.whole_scales>(rows, 0, params_.k);
+        take_weights();
+        decode(0, even);
+        for (u32 stage = 0; stage < stages; ++stage) {
+            const bool more = stage + 1 < stages;
+            tile::StageScales<S.w> next;
+            next.template load<S.whole_scales>(rows, more ? stage + 1 : stage, params_.k);
+#pragma unroll
+            for (u32 run = 0; run < kRuns; run += 2) {
+                start(run, stage == 0 && run == 0, sum, even);
+                decode(run + 1, odd);
+                start(run + 1, false, sum, odd);
+                if (run + 2 < kRuns) {
+                    decode(run + 2, even);
+                } else if (more) {
+                    scales_ = next;
+                    take_weights();
+                    decode(0, even);
+                }
+            }
+        }
+        ptx::wgmma_wait<0>();
+        ptx::wgmma_keep(sum);
+        kernel::release_tokens<S>(smem_, tokens_);
+    }
+
+    const WeightGemmParams& params_;
+    tile::WeightSmem<S> smem_;
+    u32 warp_, tile_row_ = 0;
+    pipe::Cursor<S.weight_stages> weights_;
+    pipe::Cursor<S.token_stages> tokens_;
+    tile::WeightStage<S.w> stage_;
+    tile::StageScales<S.w> scales_;
+    tile::WeightFactors<S.w> factors_;
+    float unit_[2], ratio_[2];
+};
+
+}  // namespace sm90_weight_gemm_detail
+
+template <WeightGemmSpec S>
+DG_KERNEL(threads_of(S), S.ctas_per_sm)
+sm90_weight_gemm(DG_GRID_CONSTANT const WeightGemmParams p) {
+    static_assert(why_illegal(S) == nullptr && S.x == Activation::bf16);
+    kernel::run_weight_roles<S, sm90_weight_gemm_detail::Multiplier<S>>(p);
+}
+
+}  // namespace deep_gemm

@@ -1,0 +1,209 @@
+// From accumulators to y in a weight-only GEMM: scales that come last, bias, residual, one rounding. A warp
+// has 16 rows of W, which are neighbours in y, for every token: 16-bit results are transposed by stmatrix so
+// that a lane writes 16 bytes of a token's row.
+//
+//   accumulator 4 j + 2 r + b of a lane: row lane / 4 + 8 r of the warp's 16, token 8 j + 2 (lane % 4) + b
+#pragma once
+
+#include <deep_gemm/kernel/gemv_store.h>
+#include <deep_gemm/sched/weight_blocks.h>
+#include <deep_gemm/tile/decode.h>
+#include <deep_gemm/tile/weight_smem.h>
+#include <deep_gemm/ptx/narrow.h>
+
+namespace deep_gemm::kernel {
+
+/// The place of a lane's results.
+struct WeightPlace {
+    u32 row, token;  // of accumulator 0
+    u32 warp_row, block_token;
+};
+
+/// y[token][row] and what has its layout, visited token by token: a pointer, moved on, is one register pair
+/// where products of indices would be many.
+template <WeightGemmSpec S, typename Visit>
+DG_DEVICE void each_token(u64 base, u64 stride, u32 row, u32 token, Visit visit) {
+    ptx::pin(token);
+    u64 at = base + (token * stride + row) * bytes_of(S.y);
+    const u64 next = stride * bytes_of(S.y), next_eight = 7 * next;
+#pragma unroll
+    for (u32 i = 0; i < S.block_m / 8; ++i) {
+        visit(4 * i, token + 8 * i, at);
+        at += next;
+        ptx::pin(at);
+        visit(4 * i + 1, token + 8 * i + 1, at);
+        at += next_eight;
+        ptx::pin(at);
+    }
+}
+
+template <WeightGemmSpec S, u32 Count>
+DG_DEVICE void add_residual(const WeightGemmParams& p, const WeightPlace& place, float (&sum)[Count]) {
+#pragma unroll
+    for (u32 r = 0; r < 2; ++r) {
+        if (place.row + 8 * r >= p.n) continue;
+        each_token<S>(reinterpret_cast<u64>(p.residual), p.residual_stride, place.row + 8 * r, place.token,
+                      [&](u32 i, u32 token, u64 at) {
+                          float& value = sum[i + 2 * r];
+                          if (token < p.m)
+                              value =
+                                  ptx::add_rn(value, load_value<S.y>(reinterpret_cast<const void*>(at), 0));
+                      });
+    }
+}
+
+/// The one scale of each of a lane's rows.
+DG_DEVICE void load_row_scales(const WeightGemmParams& p, const WeightPlace& place, float (&scale)[2]) {
+#pragma unroll
+    for (u32 r = 0; r < 2; ++r) {
+        const u32 row = place.row + 8 * r;
+        scale[r] = ptx::ld_cached_f32(static_cast<const float*>(p.scales) + (row < p.n ? row : p.n - 1));
+    }
+}
+
+/// Bias, then residual.
+template <WeightGemmSpec S, u32 Count>
+DG_DEVICE void add_operands(const WeightGemmParams& p, const WeightPlace& place, float (&sum)[Count]) {
+    if (p.bias != nullptr) {
+        float bias[2];
+#pragma unroll
+        for (u32 r = 0; r < 2; ++r)
+            bias[r] = load_value<S.y>(p.bias, place.row + 8 * r < p.n ? place.row + 8 * r : p.n - 1);
+#pragma unroll
+        for (u32 i = 0; i < Count; ++i) sum[i] = ptx::add_rn(sum[i], bias[i / 2 % 2]);
+    }
+    if (p.residual != nullptr) add_residual<S>(p, place, sum);
+}
+
+/// What the sums are multiplied by and added to; `unit` is what they are kept in.
+template <WeightGemmSpec S, u32 Count>
+DG_DEVICE void finish_sums(const WeightGemmParams& p, const WeightPlace& place, const float (&unit)[2],
+                           float (&sum)[Count]) {
+    constexpr QuantRow kRow = row_of(S.w);
+    float scale[2] = {1, 1};
+    if constexpr (kRow.block_k == 0) load_row_scales(p, place, scale);
+#pragma unroll
+    for (u32 i = 0; i < Count; ++i) {
+        float& value = sum[i];
+        const u32 r = i / 2 % 2;
+        if constexpr (changes_units(S.w)) value = ptx::mul_rn(value, unit[r]);
+        if constexpr (kRow.element == Format::fp4_e2m1 && kRow.scale != ScaleType::ue8m0)
+            value = ptx::mul_rn(value, tile::e2m1_remainder(kRow.scale));
+        if constexpr (kRow.scale != ScaleType::none && kRow.block_k == 0)
+            value = ptx::mul_rn(value, scale[r]);
+        if constexpr (kRow.has_global) value = ptx::mul_rn(value, p.global_scale);
+    }
+    add_operands<S>(p, place, sum);
+}
+
+/// The same for sums of integers: (scale of the row * scale of the token) * sum.
+template <WeightGemmSpec S, u32 Count>
+DG_DEVICE void finish_integers(const WeightGemmParams& p, const WeightPlace& place,
+                               const i32 (&integer)[Count], float (&sum)[Count]) {
+    float scale[2];
+    load_row_scales(p, place, scale);
+    // A lane loads every 32nd token's scale and gets those of its own tokens from the others.
+    u32 loaded[ceil_div(S.block_m, 32u)];
+#pragma unroll
+    for (u32 i = 0; i < ceil_div(S.block_m, 32u); ++i) {
+        const u32 token = place.block_token + i * 32 + ptx::lane_index();
+        loaded[i] = ptx::float_bits(
+            ptx::ld_cached_f32(p.x_scale + (token < p.m ? token : p.m - 1) * p.x_scale_stride));
+    }
+#pragma unroll
+    for (u32 i = 0; i < Count; i += 4) {
+#pragma unroll
+        for (u32 b = 0; b < 2; ++b) {
+            const u32 lane = i * 2 % 32 + ptx::lane_index() % 4 * 2 + b;
+            const float of_token = ptx::float_of_bits(ptx::shfl_idx(loaded[i / 16], lane));
+#pragma unroll
+            for (u32 r = 0; r < 2; ++r)
+                sum[i + 2 * r + b] =
+                    ptx::mul_rn(ptx::mul_rn(scale[r], of_token), static_cast<float>(integer[i + 2 * r + b]));
+        }
+    }
+    add_operands<S>(p, place, sum);
+}
+
+/// fp32: eight lanes write 32 bytes of a token's row.
+template <WeightGemmSpec S, u32 Count>
+DG_DEVICE void store_wide(const WeightGemmParams& p, const WeightPlace& place, const float (&sum)[Count]) {
+#pragma unroll
+    for (u32 r = 0; r < 2; ++r) {
+        if (place.row + 8 * r >= p.n) continue;
+        each_token<S>(reinterpret_cast<u64>(p.y), p.y_stride, place.row + 8 * r, place.token,
+                      [&](u32 i, u32 token, u64 at) {
+                          if (token < p.m) store_value<S.y>(reinterpret_cast<void*>(at), 0, sum[i + 2 * r]);
+                      });
+    }
+}
+
+template <Format Y>
+DG_DEVICE u32 pack_pair(float low, float high) {
+    if constexpr (Y == Format::bf16) return ptx::cvt_bf16x2(low, high);
+    return ptx::cvt_f16_f32(low) | static_cast<u32>(ptx::cvt_f16_f32(high)) << 16;
+}
+
+/// Sixteen bytes of a token's row, `rows` of whose eight elements exist.
+DG_DEVICE void store_eight(u8* address, const ptx::UInt4& v, u32 rows, bool vector) {
+    if (vector && rows >= 8) {
+        ptx::st_global_v4_u32(address, v.x, v.y, v.z, v.w);
+        return;
+    }
+    const u32 word[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (u32 i = 0; i < 8; ++i)
+        if (i < rows) ptx::st_global_u16(address + 2 * i, static_cast<u16>(word[i / 2] >> i % 2 * 16));
+}
+
+/// Staging holds 32 bytes a token; halves change places with bit 2 of the token's number, against bank
+/// conflicts.
+template <WeightGemmSpec S, u32 Count>
+DG_DEVICE void store_narrow(const WeightGemmParams& p, const WeightPlace& place, ptx::SharedAddress staging,
+                            const float (&sum)[Count]) {
+    constexpr u32 kTokens = S.block_m < kStagedTokens ? S.block_m : kStagedTokens;
+    const u32 lane = ptx::lane_index();
+    ptx::pin(staging);
+    const auto at = [staging](u32 token, u32 half) {
+        return staging + token * 32 + (half ^ token / 4 % 2) * 16;
+    };
+    const u32 row = place.warp_row + lane % 2 * 8;
+    u32 index = place.block_token + lane / 2;
+    ptx::pin(index);
+    u8* y = static_cast<u8*>(p.y) + (index * p.y_stride + row) * 2;
+#pragma unroll
+    for (u32 first = 0; first < S.block_m; first += kTokens) {
+#pragma unroll
+        for (u32 token = 0; token < kTokens; token += 16) {
+            const u32 i = (first + token) / 2;
+            ptx::stmatrix_x4_trans(at(token + lane / 16 * 8 + lane % 8, lane / 8 % 2),
+                                   pack_pair<S.y>(sum[i], sum[i + 1]), pack_pair<S.y>(sum[i + 2], sum[i + 3]),
+                                   pack_pair<S.y>(sum[i + 4], sum[i + 5]),
+                                   pack_pair<S.y>(sum[i + 6], sum[i + 7]));
+        }
+        ptx::sync_warp();
+#pragma unroll
+        for (u32 token = 0; token < kTokens; token += 16, index += 16, y += 32 * p.y_stride) {
+            const ptx::UInt4 v = ptx::ld_shared_v4_u32(at(token + lane / 2, lane % 2));
+            if (index < p.m && row < p.n) store_eight(y, v, p.n - row, p.vector_y != 0);
+        }
+        ptx::sync_warp();
+    }
+}
+
+/// Where a lane's results of a block are; `warp_row` is the first of the warp's 16 rows of W.
+DG_DEVICE WeightPlace weight_place(const sched::WeightBlock& block, u32 warp_row) {
+    const u32 lane = ptx::lane_index();
+    return {warp_row + lane / 4, block.token + lane % 4 * 2, warp_row, block.token};
+}
+
+template <WeightGemmSpec S, u32 Count>
+DG_DEVICE void store_sums(const WeightGemmParams& p, const WeightPlace& place, ptx::SharedAddress staging,
+                          const float (&sum)[Count]) {
+    if constexpr (S.y == Format::fp32)
+        store_wide<S>(p, place, sum);
+    else
+        store_narrow<S>(p, place, staging, sum);
+}
+
+}  // namespace deep_gemm::kernel

@@ -1,0 +1,201 @@
+"""Bugs injected into the large-batch weight-only kernels, by the machinery of test_injected_bugs: each must end in a wrong
+result, a fault or a deadlock report.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from emulator.test_injected_bugs import Bug, Launch, check_caught, check_clean, flatten, matrix_map
+from reference import quant
+
+import deep_gemm
+from deep_gemm.quantized import QuantizedMatrix
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One spec and a problem with tails of rows, tokens and K; integers, so that every sum is exact."""
+
+    name: str
+    spec: str
+    fields: dict[str, Any]
+    w: QuantizedMatrix
+    x: Array
+    x_scale: Array | None = None
+    kernel: str = "sm90_weight_gemm"
+
+    def text(self) -> str:
+        return flatten(
+            f"#include <deep_gemm/kernel/{self.kernel}.cuh>\nusing namespace deep_gemm;\n"
+            f"constexpr WeightGemmSpec kSpec{{{self.spec}}};\n"
+        )
+
+    def launch(self) -> Launch:
+        spec = deep_gemm.WeightGemmSpec(w=self.w.format, **self.fields)
+        cluster, rows = self.fields.get("cluster", 1), 64 * self.fields.get("warpgroups", 2)
+        m, n, k = self.x.shape[0], self.w.n, self.w.k
+        kind = np.float32 if self.fields["y"] == "fp32" else ml_dtypes.bfloat16
+        arrays = {
+            "w": self.w.data.view(np.uint8), "scales": self.w.scales, "x": self.x, "y": np.full((m, n), np.nan, kind)
+        }  # fmt: skip
+        if self.x_scale is not None:
+            arrays["x_scale"] = self.x_scale
+        tokens = ("bf16", 2) if self.x_scale is None else ("int8", 1)
+
+        def pack(device: Any, at: dict[str, int]) -> bytes:
+            """WeightGemmParams, field by field."""
+            maps = matrix_map(device, at["w"], (1, *self.w.data.shape), "int8", 1, rows, 128)
+            maps += matrix_map(device, at["x"], (1, m, k), *tokens, spec.block_m // cluster, 128)
+            rest = struct.pack("<9Q3IfI", at.get("x_scale", 0), at["scales"], 0, at["y"], 0, 0, 1, n, 0, m, n, k,
+                               self.w.global_scale, n % 8 == 0)  # fmt: skip
+            return (maps + rest).ljust(384, b"\0")
+
+        expected = self.x.astype(np.float64) @ quant.dequantize(self.w).T
+        if self.x_scale is not None:
+            expected *= self.x_scale
+        return Launch(
+            f"deep_gemm::{self.kernel}<kSpec>", (2 * cluster,), spec.threads, spec.smem_bytes, arrays, pack,
+            {"y": expected}, tolerance=0.0 if kind == np.float32 else 2.0**-8, cluster=cluster,
+        )  # fmt: skip
+
+
+def small_integers(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    return rng.integers(-2, 3, shape).astype(ml_dtypes.bfloat16)
+
+
+def fp8_case() -> Case:
+    """Pairs of CTAs, five blocks of K whose scales differ by powers of two; bf16 by way of the staging buffer."""
+    rng = np.random.default_rng(0)
+    n, k = 200, 592
+    data = rng.integers(-2, 3, (n, k)).astype(ml_dtypes.float8_e4m3fn)
+    scales = np.exp2(rng.integers(-2, 3, (2, 5))).astype(np.float32)
+    fields = {
+        "y": "bf16",
+        "block_m": 32,
+        "warpgroups": 1,
+        "cluster": 2,
+        "token_stages": 3,
+        "weight_stages": 2,
+    }
+    spec = (".w = Quant::fp8_128x128, .block_m = 32, .warpgroups = 1, .cluster = 2, .token_stages = 3, "
+            ".weight_stages = 2, .whole_scales = false")  # fmt: skip
+    return Case(
+        "fp8", spec, fields, QuantizedMatrix("fp8_128x128", n, k, data, scales), small_integers(rng, (75, k))
+    )
+
+
+def nvfp4_case() -> Case:
+    rng = np.random.default_rng(1)
+    n, k = 70, 1056
+    data = rng.integers(-128, 128, (n, k // 2)).astype(np.int8)
+    scales = rng.choice(np.array([0x30, 0x38, 0x40], np.int8), (n, k // 16))  # 0.5, 1, 2
+    fields = {"y": "fp32", "block_m": 16, "token_stages": 3, "weight_stages": 2}
+    spec = (".w = Quant::nvfp4, .y = Format::fp32, .block_m = 16, .token_stages = 3, .weight_stages = 2, "
+            ".whole_scales = false")  # fmt: skip
+    return Case(
+        "nvfp4", spec, fields, QuantizedMatrix("nvfp4", n, k, data, scales), small_integers(rng, (40, k))
+    )
+
+
+def int4_case() -> Case:
+    rng = np.random.default_rng(2)
+    n, k = 70, 1024
+    packed = rng.integers(0, 256, (n, k // 2)).astype(np.uint8)
+    scales = np.exp2(rng.integers(-2, 3, (n, k // 32))).astype(np.float16)
+    fields = {"y": "fp32", "block_m": 16, "token_stages": 3, "weight_stages": 2}
+    spec = ".w = Quant::int4_32, .y = Format::fp32, .block_m = 16, .token_stages = 3, .weight_stages = 2"
+    return Case(
+        "int4",
+        spec,
+        fields,
+        QuantizedMatrix.from_parts("int4_32", packed, scales),
+        small_integers(rng, (40, k)),
+    )
+
+
+def int8_case() -> Case:
+    rng = np.random.default_rng(3)
+    n, k = 200, 1168
+    w, x = (rng.integers(-128, 128, (rows, k)).astype(np.int8) for rows in (n, 75))
+    w_scale, x_scale = (np.exp2(rng.integers(-2, 3, (rows, 1))).astype(np.float32) for rows in (n, 75))
+    fields = {
+        "x": "int8_row",
+        "y": "fp32",
+        "block_m": 32,
+        "cluster": 2,
+        "token_stages": 3,
+        "weight_stages": 3,
+    }
+    spec = (".w = Quant::int8_row, .x = Activation::int8_row, .y = Format::fp32, .block_m = 32, .cluster = 2, "
+            ".token_stages = 3, .weight_stages = 3")  # fmt: skip
+    return Case(
+        "int8", spec, fields, QuantizedMatrix("int8_row", n, k, w, w_scale), x, x_scale, "sm90_int8_gemm"
+    )
+
+
+CASES = {case.name: case for case in (fp8_case(), nvfp4_case(), int4_case(), int8_case())}
+
+BUGS = {
+    "fp8": [
+        Bug("weights read before they landed", "        ptx::mbarrier_wait(smem_.weights_full(weights_.stage), weights_.phase);\n", "", 4),
+        Bug("tokens read before they landed", "if (new_tile) ptx::mbarrier_wait(smem_.tokens_full(tokens_.stage), tokens_.phase);", "", 4),
+        Bug("weights overwritten while they are read", "            ptx::mbarrier_wait(smem.weights_empty(cursor.stage), cursor.phase ^ 1);\n", "", 1),
+        Bug("tokens overwritten while they are multiplied", "            ptx::mbarrier_wait(smem.tokens_empty(cursor.stage), cursor.phase ^ 1);\n", "", 1),
+        Bug("the peer is not told that tokens were read", "if (lane < S.cluster) ptx::mbarrier_arrive_remote", "if (lane < 1) ptx::mbarrier_arrive_remote", 8),
+        Bug("tokens given back before they are multiplied", "            ptx::wgmma_wait<0>();\n            ptx::wgmma_keep(sum);\n            if (new_tile && !first) kernel::release_tokens<S>(smem_, tokens_);",
+            "            if (new_tile && !first) kernel::release_tokens<S>(smem_, tokens_);\n            ptx::wgmma_wait<0>();\n            ptx::wgmma_keep(sum);", 1),
+        Bug("the sum changes its unit while it is computed", "            ptx::wgmma_wait<0>();\n            ptx::wgmma_keep(sum);\n            if (new_tile", "            if (new_tile", 4),
+        Bug("the sum keeps its unit", "sum[i] = ptx::mul_rn(sum[i], ratio_[i / 2 % 2]);", "sum[i] = ptx::mul_rn(sum[i], 1.0f);", 8),
+        Bug("the last unit is forgotten", "if constexpr (changes_units(S.w)) value = ptx::mul_rn(value, unit[r]);", "", 8),
+        Bug("scales of the stage before", "scales_ = next;", "", 8),
+        Bug("both CTAs bring the same tokens", "block.token + rank * kShare,", "block.token,", 8),
+        Bug("both CTAs have the same rows", "(in_panel / wide * S.cluster + rank_)", "(in_panel / wide * S.cluster)", 8),
+        Bug("tokens past the end are written", "if (index < p.m && row < p.n) store_eight", "if (row < p.n) store_eight", 8),
+        Bug("a CTA leaves while its peer signals it", "    // A peer may still signal this CTA's barriers.\n    if constexpr (S.cluster > 1) ptx::cluster_sync();", "", 1),
+    ],
+    "nvfp4": [
+        Bug("fragment registers 1 and 2 swapped", "fragments[4 * i + row],\n                           fragments[4 * i + 2 + row]", "fragments[4 * i + 2 * row],\n                           fragments[4 * i + 1 + 2 * row]", 8),
+        Bug("one scale for 32 elements", "second = ptx::cvt_bf16x2(y, y);", "second = first;", 8),
+        Bug("swizzle of W forgotten", "const ptx::SharedAddress chunk = row ^ (c << 4);", "const ptx::SharedAddress chunk = row + (c << 4);", 8),
+        Bug("the other half's nibbles", "step % 2 * 2 + half};", "step % 2 * 2 + 1 - half};", 8),
+        Bug("scales beyond the row", "            if ((first + i) * kRow.block_k >= k) continue;\n", "", 8),
+        Bug("rows past the end are written", "if (place.row + 8 * r >= p.n) continue;\n        each_token<S>(reinterpret_cast<u64>(p.y)", "each_token<S>(reinterpret_cast<u64>(p.y)", 8),
+    ],
+    "int4": [
+        Bug("a unit for every other block", "run % kRunsOfUnit == 0 : row_of", "run % 2 == 0 : row_of", 8),
+        Bug("units of the two rows exchanged", "ratio_[row] = tile::quotient(before[row], unit_[row]);", "ratio_[1 - row] = tile::quotient(before[row], unit_[row]);", 8),
+        Bug("nibbles in linear order", "return {step / 8 * 4 + step % 2 * 2 + half, step % 8 / 2};", "return {step / 2, step % 2 * 2 + half};", 8),
+        Bug("tokens given back at every unit", "            if (new_tile && !first) kernel::release_tokens<S>(smem_, tokens_);\n#pragma unroll", "            if (!first) kernel::release_tokens<S>(smem_, tokens_);\n#pragma unroll", 8),
+    ],
+    "int8": [
+        Bug("weights multiplied before they landed", "            ptx::mbarrier_wait(smem_.weights_full(weights_.stage), weights_.phase);\n", "", 4),
+        Bug("a stage given back while it is multiplied", "ptx::wgmma_wait<1>();  // the stage before", "// the stage before", 1),
+        Bug("weights are not given back", "        if (ptx::lane_index() == 0) ptx::mbarrier_arrive(smem_.weights_empty(before));\n", "", 8),
+        Bug("both warpgroups multiply the same rows", "warp_ / 4 * kMmaRows * kWeightTileBytes", "0", 8),
+        Bug("steps of 16 bytes", "weights + 2 * step, tokens + 2 * step, 1);", "weights + step, tokens + step, 1);", 8),
+        Bug("the sum of the block before is kept", "for (u32 i = 0; i < kCount; ++i) sum[i] = 0;", "if (weights_.phase == 0 && weights_.stage == 0)\n            for (u32 i = 0; i < kCount; ++i) sum[i] = 0;", 4),
+        Bug("the scale of the next token", "+ ptx::lane_index() % 4 * 2 + b;\n            const float of_token", "+ ptx::lane_index() % 4 * 2 + 1 - b;\n            const float of_token", 8),
+        Bug("bytes without sign", ".s32.s8.s8 ", ".s32.u8.u8 ", 8, 7),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=lambda case: case.name)
+def test_clean(case: Case) -> None:
+    check_clean(case.launch(), case.text())
+
+
+@pytest.mark.parametrize(
+    ("name", "bug"), [(name, bug) for name, bugs in BUGS.items() for bug in bugs], ids=lambda value: getattr(value, "name", value)
+)  # fmt: skip
+def test_bug_is_caught(name: str, bug: Bug) -> None:
+    case = CASES[name]
+    check_caught(case.launch(), case.text(), bug)

@@ -1,0 +1,73 @@
+"""Which form linear() takes on an H200 and which kernel of the large-batch form, pinned; see test_gemm_plans.py."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+import deep_gemm
+
+GOLDEN = Path(__file__).parent / "linear_plans.txt"
+DEVICE = "90a:132"
+LAYERS = [(4096, 4096), (14336, 4096), (4096, 14336), (7168, 2048), (2880, 2880), (576, 7168)]
+TOKENS = (16, 17, 64, 200, 1024, 8192)
+
+
+def problems() -> list[str]:
+    chosen = [
+        f"linear w={w} m={m} n={n} k={k}"
+        for (n, k), w, m in product(LAYERS, ("fp8_128x128", "nvfp4", "int4_32"), TOKENS)
+    ]
+    others = [
+        f"linear w={w} m=1024 n=4096 k=4096"
+        for w in ("int8_row", "fp8_row", "fp8_32", "mxfp4", "int4_zero_128")
+    ]
+    small = [
+        "bf16",
+        "fp16",
+        "q8_0",
+        "mxfp4 strict",
+        "mxfp4 invariant",
+        "mxfp4 swiglu",
+        "mxfp4 unaligned",
+        "mxfp4 x=fp8_128",
+    ]
+    return chosen + others + [f"linear w={w} m=64 n=4096 k=4096" for w in small]
+
+
+def plan_line(problem: str) -> str:
+    lines = deep_gemm.explain_linear(problem, DEVICE, 1).splitlines()
+    form = lines[0].rpartition(": ")[2]
+    kernel = (
+        lines[-1].split(":")[-1] if "large-batch form:" in lines[-1] else " ".join(lines[3].split("  ")[1:2])
+    )
+    return f"{problem} -> {form}; {kernel.strip()}"
+
+
+def test_plans(request: pytest.FixtureRequest) -> None:
+    lines = [plan_line(problem) for problem in problems()]
+    if request.config.getoption("--update-golden"):
+        GOLDEN.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    expected = GOLDEN.read_text(encoding="utf-8").splitlines()
+    changed = [f"- {old}\n+ {new}" for old, new in zip(expected, lines, strict=False) if old != new]
+    assert not changed and len(expected) == len(lines), (
+        f"{len(changed)} plans changed; if that is meant, --update-golden:\n" + "\n".join(changed[:20])
+    )
+
+
+def test_sixteen_rows_are_never_at_the_seam() -> None:
+    for problem in problems():
+        if " m=16 " in problem:
+            assert "up to 16 rows" in deep_gemm.explain_linear(problem, DEVICE)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("linear m=1 n=2", "k=0"), ("linear z=1", "unexpected word"), ("linear m=a", "not a count"),
+     ("linear w=int5 m=1 n=1 k=1", "unknown"), ("linear m=0 n=1 k=1", "at least 1")],
+)  # fmt: skip
+def test_bad_problems_are_refused(text: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        deep_gemm.explain_linear(text, DEVICE)

@@ -1,0 +1,203 @@
+"""The two forms of linear() as a caller meets them: which one runs, what is promised of each, what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from kernel.test_gemv import BF16, PLAIN, on, placed, random_weight, random_x, run, same_bits
+from kernel.test_weight_gemm import spec_of, ulps_of_bf16
+from reference import quant
+
+import deep_gemm
+from deep_gemm import WeightGemmSpec
+from deep_gemm.demo.arrays import put, take
+from deep_gemm.quantized import QuantizedMatrix
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def forms() -> list[str]:
+    return [row["form"] for row in deep_gemm.dispatch_counts()]
+
+
+def test_the_plan_decides(device: Any) -> None:
+    """Above 16 rows the large-batch form where it is cheaper; the counters tell, and both agree."""
+    rng = np.random.default_rng(0)
+    w = deep_gemm.quantize(random_weight(rng, 320, 512), "mxfp4")
+    x = random_x(rng, 64, 512, "bf16")
+    expected = "large" if "large-batch form" in deep_gemm.explain_linear(
+        "linear w=mxfp4 m=64 n=320 k=512", device
+    ).splitlines()[0] else "small"  # fmt: skip
+    deep_gemm.reset_dispatch_counts()
+    chosen = run(device, x, w, "bf16")
+    assert forms() == [expected] == ["large"]
+    deep_gemm.reset_dispatch_counts()
+    small = run(device, x, w, "bf16", invariant=True)
+    assert forms() == ["small"]
+    deep_gemm.reset_dispatch_counts()
+    first = run(device, x[:16], w, "bf16")
+    assert forms() == ["small"] and same_bits(first, small[:16])
+    magnitude = np.abs(quant.activations(x)) @ np.abs(quant.dequantize(w)).T
+    assert ulps_of_bf16(chosen, small, magnitude * 2.0**-20) <= 1
+
+
+def test_strict_is_the_kernel_of_one_row(device: Any) -> None:
+    rng = np.random.default_rng(1)
+    w = deep_gemm.quantize(random_weight(rng, 320, 512), "nvfp4")
+    x = random_x(rng, 40, 512, "bf16")
+    deep_gemm.reset_dispatch_counts()
+    strict = run(device, x, w, strict=True)
+    assert forms() == ["small"] and deep_gemm.dispatch_counts()[0]["strict"]
+    assert same_bits(strict, run(device, x, w, invariant=True))
+
+
+@pytest.mark.parametrize("w", ["bf16", "fp8_128x128", "q8_0", "int4_64"])
+def test_a_batch_of_128_is_its_rows_alone(device: Any, w: str) -> None:
+    """The certificate of the small-batch form, at a size of prefill: rows shuffled, some of them NaN."""
+    rng = np.random.default_rng(2)
+    kind = dict(PLAIN)[w]
+    matrix = deep_gemm.quantize(random_weight(rng, 40, 288), w)
+    x = rng.standard_normal((128, 288)).astype(BF16)
+    alone = np.concatenate([run(device, x[i : i + 1], matrix) for i in range(0, 128, 9)])
+    order = rng.permutation(128)
+    shuffled = x[order].copy()
+    bad = [i for i in range(128) if order[i] % 9 and order[i] % 2]
+    shuffled[bad] = np.nan
+    got = np.empty((128, 40), np.float32)
+    got[order] = run(device, shuffled, matrix, invariant=True)
+    assert kind in ("bf16", "q8")
+    assert same_bits(np.ascontiguousarray(got[::9]), alone)
+
+
+@pytest.mark.parametrize("options", [{}, {"invariant": True}], ids=["large", "small"])
+def test_fifty_repeats_and_a_graph(device: Any, options: dict[str, Any]) -> None:
+    """The same bits every time; captured and replayed where there are graphs."""
+    rng = np.random.default_rng(3)
+    w = placed(device, deep_gemm.quantize(random_weight(rng, 160, 512), "fp8_128x128"))
+    x = on(device, random_x(rng, 40, 512, "bf16"))
+    out = put(device, np.full((40, 160), np.nan, BF16))
+    deep_gemm.linear(x, w, out, device=device, **options)
+    first = take(out)
+    for _ in range(50):
+        deep_gemm.linear(x, w, out, device=device, **options)
+        assert same_bits(take(out), first)
+    if device.name.startswith("emulated"):
+        return
+    torch = pytest.importorskip("torch")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        deep_gemm.linear(x, w, out, **options)
+    for _ in range(3):
+        graph.replay()
+        torch.cuda.synchronize()
+        assert same_bits(take(out), first)
+
+
+def test_what_tma_cannot_read_goes_to_the_other_form(emulator: Any) -> None:
+    """Odd K, unaligned rows: the small-batch kernel, with its bits."""
+    rng = np.random.default_rng(4)
+    deep_gemm.reset_dispatch_counts()
+    for k in (1, 15, 129):
+        w = deep_gemm.quantize(random_weight(rng, 33, k), "fp8_row")
+        x = random_x(rng, 40, k, "bf16")
+        assert same_bits(run(emulator, x, w), run(emulator, x, w, strict=True))
+    assert set(forms()) == {"small"}
+
+
+@pytest.mark.parametrize("n", [1, 7, 9, 15, 17])
+@pytest.mark.parametrize("k", [1, 15, 16, 31, 33, 127, 129, 4095])
+def test_shapes_that_kernels_of_this_kind_get_wrong(emulator: Any, n: int, k: int) -> None:
+    """Rows beyond N that skip a barrier, K tails dropped or read past, unaligned vector loads: every N and K is right, in
+    the form that the plan takes, with canaries around y.
+    """
+    rng = np.random.default_rng(n * 5000 + k)
+    for name, m in (("fp8_128x128", 3), ("int4_32", 20)):
+        w = deep_gemm.quantize(random_weight(rng, n, k), name)
+        x = random_x(rng, m, k, "bf16")
+        wide = np.full((m + 2, n + 2), -7, np.float32)
+        deep_gemm.linear(x, w, wide[1:-1, 1:-1], device=emulator)
+        assert (wide[[0, -1]] == -7).all() and (wide[:, [0, -1]] == -7).all()
+        expected = quant.activations(x) @ quant.dequantize(w).T
+        magnitude = np.abs(quant.activations(x)) @ np.abs(quant.dequantize(w)).T
+        assert (
+            np.abs(wide[1:-1, 1:-1] - expected) <= magnitude * 2.0**-19 + np.abs(expected) * 2.0**-23
+        ).all()
+
+
+@pytest.mark.parametrize("k", [29568, 131072])
+def test_long_k(device: Any, k: int) -> None:
+    """Nothing is staged whole: K is limited by memory alone."""
+    rng = np.random.default_rng(5)
+    w = deep_gemm.quantize(rng.standard_normal((3, k)).astype(np.float32), "fp8_128x128")
+    for m in (1, 17):
+        x = random_x(rng, m, k, "bf16")
+        got = run(device, x, w)
+        expected = quant.activations(x) @ quant.dequantize(w).T
+        assert np.linalg.norm(got - expected) <= k / 16 * 2.0**-24 * np.linalg.norm(expected)
+
+
+def test_scales_of_either_order() -> None:
+    """FP8 checkpoints store the 128 x 128 scales by [n, k] or by [k, n]."""
+    rng = np.random.default_rng(6)
+    w = deep_gemm.quantize(random_weight(rng, 300, 512), "fp8")
+    assert w.scales is not None
+    turned = QuantizedMatrix.from_parts(
+        "fp8_128x128", w.data, np.ascontiguousarray(w.scales.T), scale_order="kn"
+    )
+    np.testing.assert_array_equal(turned.scales, w.scales)
+    same = QuantizedMatrix.from_parts("fp8_128x128", w.data, w.scales, scale_order="nk")
+    np.testing.assert_array_equal(same.scales, w.scales)
+    with pytest.raises(ValueError, match="scale_order: got 'n', expected 'nk' or 'kn'"):
+        QuantizedMatrix.from_parts("fp8_128x128", w.data, w.scales, scale_order="n")
+    with pytest.raises(ValueError, match=r"scales have shape \(3, 4\), expected \(4, 3\)"):
+        QuantizedMatrix.from_parts("fp8_128x128", w.data, w.scales, scale_order="kn")
+
+
+# ---- What is refused
+
+
+def refused(words: str, x: Any, w: QuantizedMatrix, spec: WeightGemmSpec, kind: type[Exception] = ValueError, **options: Any) -> None:  # fmt: skip
+    out = np.full(((x[0] if isinstance(x, tuple) else x).shape[0], w.n), -7, np.float32)
+    with pytest.raises(kind, match=words):
+        deep_gemm.linear(x, w, out, spec=spec, device="emulator:sm_90a,sms=8", **options)
+    assert (out == -7).all()
+
+
+def test_forced_kernels_that_do_not_fit() -> None:
+    rng = np.random.default_rng(7)
+    w = deep_gemm.quantize(random_weight(rng, 40, 256), "fp8_row")
+    x = random_x(rng, 20, 256, "bf16")
+    spec = spec_of("fp8_row", 256)
+    refused("not a legal kernel: a block has 16, 32, 64", x, w, spec.replace(block_m=48))
+    refused("not a legal kernel: stages do not fit", x, w, spec.replace(block_m=256, token_stages=12))
+    refused(
+        "for int8_row weights, bf16 tokens and fp32 outputs, expected fp8_row",
+        x,
+        w,
+        spec.replace(w="int8_row"),
+    )
+    refused("strict: every row", x, w, spec, strict=True)
+    refused("invariant: every row", x, w, spec, invariant=True)
+    refused("multiples of 16 bytes", np.zeros((20, 260), BF16)[:, 2:258], w, spec)
+    scaled = x.astype(ml_dtypes.float8_e4m3fn), np.ones((20, 2), np.float32)
+    refused("tokens must be bf16", scaled, w, spec)
+    uneven = deep_gemm.quantize(random_weight(rng, 40, 288), "fp8_32")
+    tail = random_x(rng, 20, 288, "bf16")
+    refused("use whole_scales=False", tail, uneven, spec_of("fp8_32", 288, whole_scales=True))
+    with pytest.raises(TypeError, match=r"expected the fields of spec/weight_gemm\.h"):
+        WeightGemmSpec(block=3)
+    with pytest.raises(ValueError, match=r"expected a name of spec/quant\.h"):
+        WeightGemmSpec(w="int5")
+
+
+def test_other_architectures_have_the_small_form() -> None:
+    rng = np.random.default_rng(8)
+    w = deep_gemm.quantize(random_weight(rng, 40, 256), "mxfp4")
+    x = random_x(rng, 40, 256, "bf16")
+    deep_gemm.reset_dispatch_counts()
+    y = deep_gemm.linear(x, w, device="emulator:sm_100a,sms=4")
+    assert forms() == ["small"]
+    assert same_bits(y, deep_gemm.linear(x, w, device="emulator:sm_90a,sms=4", invariant=True))
