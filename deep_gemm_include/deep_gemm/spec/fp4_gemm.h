@@ -193,8 +193,11 @@ constexpr u32 registers_of(const Fp4GemmSpec& s) {
 // Sums, partial sums, fragments, and what else a multiplying thread holds.
 constexpr u32 registers_needed_by(const Fp4GemmSpec& s) {
     // wide: the columns are multiplied in two halves, one after the other.
-    if (s.wide)
-        return s.block_m / 2 + s.block_m / 4 + (s.fragment_sets == 2 ? 32 + 48 : 16 + 20) + (s.split ? 8 : 0);
+    if (s.wide) {
+        const bool ahead = s.fragment_sets == 2;
+        const u32 others = (s.split ? (ahead ? 16 : 8) : 0) + (s.accumulate && has_row_table(s) ? 8 : 0);
+        return s.block_m / 2 + s.block_m / 4 + (ahead ? 32 + 48 : 16 + 20) + others;
+    }
     const bool two_sets = s.block_m <= kFp4OverlapColumns || fp4_terms_of(s.form) == 2;
     const u32 fragments = two_sets ? 32 : 16;
     const u32 others = s.block_m <= kFp4EarlyScaleColumns || is_nvfp4(s.form) ? 40 : 24;
