@@ -73,6 +73,8 @@ WIDE = deep_gemm.Fp4GemmSpec(wide=True, block_m=128, warpgroups=2, k_blocks=1, s
         ({"cluster": 3}, "clusters of 1, 2 or 4 CTAs"),
         ({"fragment_sets": 3}, "one or two sets"),
         ({"form": "nv_exact"}, "weights of one term"),
+        ({"split": True, "fragment_sets": 2}, "no registers for a second set"),
+        ({"split": True, "accumulate": True, "groups": "gathered"}, "or added outputs"),
         ({"groups": "gathered", "queue": True}, "fixed turns"),
         ({"stages": 2}, "3 to 24 stages"),
         ({"block_m": 256, "warpgroups": 3}, "accumulators do not fit"),

@@ -194,9 +194,9 @@ constexpr u32 registers_of(const Fp4GemmSpec& s) {
 constexpr u32 registers_needed_by(const Fp4GemmSpec& s) {
     // wide: the columns are multiplied in two halves, one after the other.
     if (s.wide) {
-        const bool ahead = s.fragment_sets == 2;
-        const u32 others = (s.split ? (ahead ? 16 : 8) : 0) + (s.accumulate && has_row_table(s) ? 8 : 0);
-        return s.block_m / 2 + s.block_m / 4 + (ahead ? 32 + 48 : 16 + 20) + others;
+        const u32 fragments = s.fragment_sets == 2 ? 32 + 48 : 16 + 20;
+        const u32 others = (s.split ? 8 : 0) + (s.accumulate && has_row_table(s) ? 8 : 0);
+        return s.block_m / 2 + s.block_m / 4 + fragments + others;
     }
     const bool two_sets = s.block_m <= kFp4OverlapColumns || fp4_terms_of(s.form) == 2;
     const u32 fragments = two_sets ? 32 : 16;
@@ -227,6 +227,8 @@ constexpr const char* why_illegal_wide(const Fp4GemmSpec& s) {
     if (s.cluster != 1 && s.cluster != 2 && s.cluster != 4) return "clusters of 1, 2 or 4 CTAs";
     if (s.fragment_sets != 1 && s.fragment_sets != 2) return "one or two sets of fragments";
     if (fp4_terms_of(s.form) != 1) return "the wide kernel multiplies weights of one term";
+    if (s.split && (s.fragment_sets == 2 || (s.accumulate && has_row_table(s))))
+        return "weights with several runs leave no registers for a second set of fragments or added outputs";
     if (s.queue) return "CTAs of the wide kernel take fixed turns";
     if (s.stages < 3 || s.stages > 24) return "3 to 24 stages";
     if (registers_needed_by(s) > fp4_math_registers_of(s)) return "accumulators do not fit the register file";
