@@ -30,7 +30,7 @@ struct NvMantissaRounding {
     double worst = 0;
     std::array<NvPairRounding, 256> pairs{};
 };
-constexpr std::array<NvMantissaRounding, 8> nv_rounding_table() {
+inline std::array<NvMantissaRounding, 8> nv_rounding_table() {
     std::array<NvMantissaRounding, 8> table{};
     for (u32 mantissa = 0; mantissa < 8; ++mantissa) {
         std::array<NvPairRounding, 8> single{};
@@ -50,8 +50,8 @@ constexpr std::array<NvMantissaRounding, 8> nv_rounding_table() {
 
 // Of one group: `codes` two per byte, `scale` an E4M3 that is not zero.
 inline NvRounding nv_rounding_of(const u8* codes, u8 scale) {
-    static constexpr std::array<NvMantissaRounding, 8> kTable = nv_rounding_table();
-    const NvMantissaRounding& table = kTable[static_cast<u32>(nv_code_of(scale)) % kNvOctave];
+    static const std::array<NvMantissaRounding, 8> table_of_mantissas = nv_rounding_table();
+    const NvMantissaRounding& table = table_of_mantissas[static_cast<u32>(nv_code_of(scale)) % kNvOctave];
     NvPairRounding sums;
     for (u32 i = 0; i < fp4_group_of(Fp4Form::nv_single) / 2; ++i) {
         sums.squares += table.pairs[codes[i]].squares;

@@ -11,6 +11,7 @@ PROBLEMS = (
     "gemm m=8192 n=7168 k=2048",
     "gemm m=8192 n=24576 k=1536",
     "gemm m=8192 n=4096 k=4096 a=bf16 d=bf16",
+    "gemm m=8192 n=4096 k=4096 a=bf16 d=bf16 accumulate",
     "gemm m=8192 n=4096 k=4096 a=bf16 d=bf16 b_major=mn",
     "gemm m=8192 n=4096 k=4096 a=bf16 d=fp32 a_major=mn b_major=mn accumulate",
     "gemm contiguous groups=8 m=8192 n=4096 k=7168 a=bf16 b_major=mn",

@@ -59,6 +59,12 @@ DG_DEVICE void finish_wave(const GemmParams& p, const sched::Block& block, u32 f
     for (u32 half = 0; half < 2; ++half) {
         const u32 row = groups.wave_row(first_row, half);
         const bool valid = groups.valid(p, block, row, half);
+        // One address and one bound a row: shared by both rows, they would cost a register or predicate a
+        // column.
+        const u32 first_column = block.n + (ptx::lane_index() % 4) * 2;
+        const u64 first =
+            block.a_group * p.d_stride_group + static_cast<u64>(row) * p.d_stride_m + first_column;
+        const u32 columns = row < p.m && first_column < p.n ? p.n - first_column : 0;
 #pragma unroll
         for (u32 i = 0; i < Count; i += 4) {
 #pragma unroll
@@ -66,10 +72,7 @@ DG_DEVICE void finish_wave(const GemmParams& p, const sched::Block& block, u32 f
                 float& value = sum[i + half * 2 + j];
                 if (!valid) value = 0;
                 if constexpr (S.accumulate) {
-                    const u32 column = block.n + i * 2 + (ptx::lane_index() % 4) * 2 + j;
-                    if (row < p.m && column < p.n)
-                        value += load_c<S>(p, block.a_group * p.d_stride_group +
-                                                  static_cast<u64>(row) * p.d_stride_m + column);
+                    if (i * 2 + j < columns) value += load_c<S>(p, first + i * 2 + j);
                 }
             }
         }
