@@ -24,9 +24,18 @@ from bench.timing import Variant
 SECTION = "fp4"
 EXPERTS, TOP_K = 256, 6
 SHAPES = {name: (n, k) for name, n, k in MOE_SHAPES}
-TOKENS = (1, 16, 64, 256, 1024, 4096, 8192, 16384)
+TOKENS = (1, 16, 64, 256, 512, 768, 1024, 2048, 4096, 8192, 16384)
 ROUTINGS = {1: 40, 16: 10, 64: 5}  # launches in a burst that meet other experts; 4 for more tokens
 ARRANGEMENTS = ((1, 3, 2), (2, 2, 1), (4, 1, 1), (4, 1, 2))  # warpgroups, CTAs of an SM, blobs of a stage
+WIDE_ARRANGEMENTS = (
+    (2, 1, 2),
+    (2, 2, 2),
+    (3, 1, 2),
+    (4, 1, 2),
+    (2, 1, 1),
+    (4, 1, 1),
+)  # warpgroups, sets, CTAs of a cluster
+BOTH_KERNELS = (256, 4096)  # tokens between which either kernel may be the faster
 
 Tensor = Any
 
@@ -100,16 +109,55 @@ class Layer:
         return worst
 
 
-def alternatives(spec: deep_gemm.Fp4GemmSpec) -> list[deep_gemm.Fp4GemmSpec]:
-    """The same tokens in other arrangements, each with as many stages as fit."""
-    found = []
-    for warpgroups, ctas, k_blocks in ARRANGEMENTS:
-        for stages in range(24, 2, -1):
-            other = spec.replace(warpgroups=warpgroups, ctas_per_sm=ctas, k_blocks=k_blocks, stages=stages)
-            if other.why_illegal is None:
-                found += [other] if other != spec else []
-                break
-    return found
+def with_most_stages(spec: deep_gemm.Fp4GemmSpec) -> list[deep_gemm.Fp4GemmSpec]:
+    """The spec with as many stages as fit, or nothing where none does."""
+    for stages in range(24, 2, -1):
+        if (one := spec.replace(stages=stages)).why_illegal is None:
+            return [one]
+    return []
+
+
+def few_specs(spec: deep_gemm.Fp4GemmSpec, block_m: int) -> list[deep_gemm.Fp4GemmSpec]:
+    narrow = spec.replace(
+        wide=False,
+        cluster=1,
+        fragment_sets=1,
+        queue=True,
+        block_m=block_m,
+        load_warps=1 if block_m <= 48 else 2,
+    )
+    return [
+        one
+        for warpgroups, ctas, k_blocks in ARRANGEMENTS
+        for one in with_most_stages(
+            narrow.replace(warpgroups=warpgroups, ctas_per_sm=ctas, k_blocks=k_blocks)
+        )
+    ]
+
+
+def wide_specs(spec: deep_gemm.Fp4GemmSpec, block_m: int) -> list[deep_gemm.Fp4GemmSpec]:
+    wide = spec.replace(wide=True, queue=False, ctas_per_sm=1, k_blocks=1, load_warps=1, block_m=block_m)
+    return [
+        one
+        for warpgroups, sets, cluster in WIDE_ARRANGEMENTS
+        for one in with_most_stages(wide.replace(warpgroups=warpgroups, fragment_sets=sets, cluster=cluster))
+    ]
+
+
+def alternatives(spec: deep_gemm.Fp4GemmSpec, tokens: int) -> list[deep_gemm.Fp4GemmSpec]:
+    """Other arrangements of the chosen kernel, and the other kernel where it may be faster."""
+    fields = spec.to_dict()
+    block_m, found = int(fields["block_m"]), []
+    near = BOTH_KERNELS[0] <= tokens <= BOTH_KERNELS[1]
+    if not fields["wide"] or near:
+        found += few_specs(spec, min(block_m, 48) if fields["wide"] else block_m)
+    if fields["wide"] or near:
+        found += wide_specs(spec, max(block_m, 48))
+        if fields["wide"]:
+            found += [
+                one for m in (block_m - 16, block_m + 16) for one in with_most_stages(spec.replace(block_m=m))
+            ]
+    return [one for one in found if one != spec]
 
 
 def measure(context: Context, name: str, tokens: int, weights: deep_gemm.Fp4Weights) -> Row:
@@ -126,10 +174,11 @@ def measure(context: Context, name: str, tokens: int, weights: deep_gemm.Fp4Weig
     variants = [
         Variant("ours", layer.launch),
         Variant("copies only", lambda i: layer.launch(i, spec.replace(copies_only=True))),
-        Variant("fixed turns", lambda i: layer.launch(i, spec.replace(queue=False))),
     ]
+    if spec.to_dict()["queue"]:
+        variants.append(Variant("fixed turns", lambda i: layer.launch(i, spec.replace(queue=False))))
     if not context.quick:
-        variants += [Variant(str(s), partial(layer.launch, spec=s)) for s in alternatives(spec)]
+        variants += [Variant(str(s), partial(layer.launch, spec=s)) for s in alternatives(spec, tokens)]
     active = sum(len(one.experts) for one in lists) / len(lists)
     weight_bytes = active * (data.num_bytes(weights.blobs) + data.num_bytes(weights.row_scales)) / EXPERTS
     flops = 2 * tokens * TOP_K * weights.n * weights.k

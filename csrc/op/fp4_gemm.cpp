@@ -3,16 +3,20 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/process_local.h"
+#include "op/fp4_arrange.h"
 #include "op/kernel_table.h"
 
+#include <algorithm>
 #include <deque>
 #include <mutex>
+#include <vector>
 
 namespace deep_gemm::op {
 
 namespace {
 
 constexpr jit::KernelId kSwapAb{"sm90_fp8_fp4_gemm_swap_ab", "deep_gemm/kernel/sm90_fp4_gemm_swap_ab.cuh"};
+constexpr jit::KernelId kWide{"sm90_fp8_fp4_gemm_wide", "deep_gemm/kernel/sm90_fp4_gemm_wide.cuh"};
 
 struct Planned {
     Device* device = nullptr;
@@ -49,6 +53,16 @@ const Planned* find(const Fp4GemmCall& call) {
     return nullptr;
 }
 
+driver::LaunchConfig config_of(const Fp4GemmCall& call, const Planned& planned) {
+    const Fp4GemmSpec& spec = planned.launched.plan.spec;
+    return {.grid = {planned.launched.plan.grid_blocks, 1, 1},
+            .cluster = {spec.cluster, 1, 1},
+            .block = {threads_of(spec), 1, 1},
+            .dynamic_smem_bytes = plan_smem(spec).bytes,
+            .stream = static_cast<driver::Stream>(call.stream),
+            .programmatic_launch = settings().pdl};
+}
+
 const Planned& build(const Fp4GemmCall& call) {
     const driver::DeviceProperties& properties = call.device->properties();
     const plan::DeviceModel model = plan::device_model(properties.arch, properties.num_sms);
@@ -60,7 +74,14 @@ const Planned& build(const Fp4GemmCall& call) {
                                                    : plan::plan_fp4_gemm(call.problem, model)}};
     const Fp4GemmSpec& spec = planned.launched.plan.spec;
     log(LogLevel::info, "{}: {}", plan::to_string(call.problem), plan::to_string(spec));
-    planned.kernel = &kernel_for<Fp4GemmParams>(*call.device, kSwapAb, spec);
+    planned.kernel = spec.wide ? &kernel_for<Fp4WideParams>(*call.device, kWide, spec)
+                               : &kernel_for<Fp4GemmParams>(*call.device, kSwapAb, spec);
+    if (spec.cluster > 1) {
+        // Clusters that the device's groups of SMs have no room for would run alone, after all others.
+        u32& blocks = planned.launched.plan.grid_blocks;
+        const u32 clusters = call.device->max_active_clusters(*planned.kernel, config_of(call, planned));
+        if (clusters > 0) blocks = std::min(blocks, clusters * spec.cluster);
+    }
     Registry& registry = process_local<Registry>();
     const std::lock_guard lock(registry.mutex);
     return registry.entries.emplace_back(std::move(planned));
@@ -102,35 +123,40 @@ void run(const Fp4GemmCall& call) {
     const Planned& planned = found ? *found : build(call);
     last = &planned;
     const Fp4GemmSpec& spec = planned.launched.plan.spec;
-    const Fp4GemmParams params = params_of(call);
+    const driver::LaunchConfig config = config_of(call, planned);
     const u64 run_bytes = u64{fp4_k_blocks(call.problem.k)} * fp4_blob_bytes_of(call.problem.form);
-    const driver::MemoryRange memory[] = {
+    std::vector<driver::MemoryRange> memory = {
         {call.blobs, call.num_runs * run_bytes, false},
         {call.row_scales, call.num_runs * kFp4BlockRows * 4, false},
         {call.runs, call.runs ? call.num_blocks * 4 : 0, false},
-        {call.a.address, bytes_spanned(call.a, Format::fp8_e4m3), false},
-        {call.scale_a.address, bytes_spanned(call.scale_a, Format::fp32), false},
         {call.group_layout, call.group_layout_length * 4, false},
         {call.list, call.list ? sizeof(Fp4ListHead) : 0, true},
-        {call.a_rows, call.a_rows ? call.slots * 4 : 0, false},
         {call.d_rows, call.d_rows ? call.slots * 4 : 0, false},
         {call.c, call.c ? bytes_spanned(call.d, call.problem.d) : 0, false},
         {call.d.address, bytes_spanned(call.d, call.problem.d), true},
     };
-    const driver::LaunchConfig config{.grid = {planned.launched.plan.grid_blocks, 1, 1},
-                                      .cluster = {},
-                                      .block = {threads_of(spec), 1, 1},
-                                      .dynamic_smem_bytes = plan_smem(spec).bytes,
-                                      .stream = static_cast<driver::Stream>(call.stream),
-                                      .programmatic_launch = settings().pdl};
-    call.device->launch(*planned.kernel, config, std::as_bytes(std::span(&params, 1)), memory);
+    const Fp4GemmParams params = params_of(call);
+    const auto launch = [&](const auto& whole) {
+        call.device->launch(*planned.kernel, config, std::as_bytes(std::span(&whole, 1)), memory);
+    };
+    if (spec.wide) {
+        const Arranged arranged = arrange(call, params);
+        memory.insert(memory.end(), {arranged.tokens, arranged.scales});
+        launch(arranged.params);
+    } else {
+        memory.insert(memory.end(), {{call.a.address, bytes_spanned(call.a, Format::fp8_e4m3), false},
+                                     {call.scale_a.address, bytes_spanned(call.scale_a, Format::fp32), false},
+                                     {call.a_rows, call.a_rows ? call.slots * 4 : 0, false}});
+        launch(params);
+    }
 }
 
 jit::KernelSource fp4_kernel_source(const Fp4GemmSpec& spec) {
     const char* reason = why_illegal(spec);
     DG_CHECK(reason == nullptr, value, "fp4_gemm: [{}] is not a legal kernel: {}", plan::to_string(spec),
              reason);
-    return jit::source_for<Fp4GemmParams>(kSwapAb, spec);
+    return spec.wide ? jit::source_for<Fp4WideParams>(kWide, spec)
+                     : jit::source_for<Fp4GemmParams>(kSwapAb, spec);
 }
 
 const Fp4Launched* last_fp4_launch() {

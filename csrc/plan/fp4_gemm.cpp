@@ -15,34 +15,65 @@ struct Arrangement {
 constexpr Arrangement kArrangements[] = {{1, 3, 2}, {1, 2, 2}, {2, 2, 1}, {4, 1, 1},
                                          {4, 1, 2}, {2, 1, 1}, {2, 1, 2}};
 constexpr u32 kBlocks[] = {8, 16, 24, 32, 40, 48, 64, 96, 128};
+constexpr u32 kLeastWideBlock = 48, kMostWideBlock = 256;  // of the wide kernel
 constexpr u32 kMostStages = 24;
+
+// What a kernel takes from its problem; `stages` for as much memory as there is.
+Fp4GemmSpec spec_for(const Fp4Problem& problem) {
+    return {.form = problem.form,
+            .split = problem.split,
+            .d = problem.d,
+            .groups = problem.groups,
+            .accumulate = problem.accumulate,
+            .stages = kMostStages};
+}
+void fit_stages(Fp4GemmSpec& s) {
+    while (s.stages > 3 && plan_smem(s).bytes > max_smem_bytes_of(s)) --s.stages;
+}
+
+void add_wide(const Fp4Problem& problem, std::vector<Fp4GemmSpec>& specs) {
+    for (u32 block_m = kLeastWideBlock; block_m <= kMostWideBlock; block_m += kFp4BoxRows)
+        for (const u32 warpgroups : {2u, 3u, 4u})
+            for (const u32 fragment_sets : {1u, 2u})
+                for (const u32 cluster : {2u, 1u}) {
+                    Fp4GemmSpec s = spec_for(problem);
+                    s.block_m = block_m;
+                    s.warpgroups = warpgroups;
+                    s.k_blocks = 1;
+                    s.wide = true;
+                    s.cluster = cluster;
+                    s.fragment_sets = fragment_sets;
+                    fit_stages(s);
+                    specs.push_back(s);
+                }
+}
 
 std::vector<Fp4GemmSpec> candidates(const Fp4Problem& problem) {
     std::vector<Fp4GemmSpec> specs;
     for (const u32 block_m : kBlocks)
         for (const Arrangement& arrangement : kArrangements) {
-            Fp4GemmSpec s{.form = problem.form,
-                          .split = problem.split,
-                          .d = problem.d,
-                          .groups = problem.groups,
-                          .accumulate = problem.accumulate,
-                          .queue = problem.groups == GroupMode::gathered,
-                          .block_m = block_m,
-                          .warpgroups = arrangement.warpgroups,
-                          .k_blocks = arrangement.k_blocks,
-                          .stages = kMostStages,
-                          .load_warps = block_m > 48 ? 2u : 1u,
-                          .ctas_per_sm = arrangement.ctas_per_sm};
-            while (s.stages > 3 && plan_smem(s).bytes > max_smem_bytes_of(s)) --s.stages;
+            Fp4GemmSpec s = spec_for(problem);
+            s.queue = problem.groups == GroupMode::gathered;
+            s.block_m = block_m;
+            s.warpgroups = arrangement.warpgroups;
+            s.k_blocks = arrangement.k_blocks;
+            s.load_warps = block_m > 48 ? 2 : 1;
+            s.ctas_per_sm = arrangement.ctas_per_sm;
+            fit_stages(s);
             specs.push_back(s);
         }
+    add_wide(problem, specs);
     return specs;
 }
 
+u32 sms_of(const Fp4Problem& p, const DeviceModel& device) {
+    return p.num_sms > 0 ? std::min(p.num_sms, device.num_sms) : device.num_sms;
+}
+
 u32 grid_of(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& device) {
-    const u32 sms = p.num_sms > 0 ? std::min(p.num_sms, device.num_sms) : device.num_sms;
-    const u64 blocks_n = ceil_div(p.n, fp4_block_n_of(s)), tiles = ceil_div(p.m, s.block_m);
-    // The device's counts are not known here: launch for the worst case.
+    const u32 sms = sms_of(p, device);
+    const u64 blocks_n = ceil_div(p.n, fp4_block_n_of(s) * s.cluster), tiles = ceil_div(p.m, s.block_m);
+    // The device's counts are not known here: launch for the worst case. A unit is an item of a cluster.
     u64 units = tiles * blocks_n;
     if (p.groups == GroupMode::masked) units *= p.num_groups;
     if (p.groups == GroupMode::psum) units += p.num_groups * blocks_n;
@@ -50,13 +81,15 @@ u32 grid_of(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& device
     if (p.groups == GroupMode::contiguous)
         units = static_cast<u64>(ceil_div(p.m, kGroupAlignment)) * ceil_div(kGroupAlignment, s.block_m) *
                 blocks_n;
-    return static_cast<u32>(std::max<u64>(1, std::min<u64>(units, static_cast<u64>(sms) * s.ctas_per_sm)));
+    const u64 room = std::max<u64>(1, static_cast<u64>(sms) * s.ctas_per_sm / s.cluster);
+    return static_cast<u32>(std::max<u64>(1, std::min(units, room))) * s.cluster;
 }
 
-const char* why_unfit(const Fp4Problem& p, const Fp4GemmSpec& s) {
+const char* why_unfit(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& device) {
     if (s.form != p.form || s.split != p.split || s.d != p.d || s.groups != p.groups ||
         s.accumulate != p.accumulate)
         return "the spec is for other weights, outputs or groups";
+    if (s.cluster > sms_of(p, device)) return "a cluster needs more SMs than there are";
     return nullptr;
 }
 
@@ -68,6 +101,7 @@ Fp4Plan plan_fp4_gemm(const Fp4Problem& problem, const DeviceModel& device,
     bool found = false;
     for (const Fp4GemmSpec& spec : candidates(problem)) {
         Fp4Candidate candidate{.spec = spec, .rejected = why_illegal(spec), .cost = {}};
+        if (candidate.rejected == nullptr) candidate.rejected = why_unfit(problem, spec, device);
         if (candidate.rejected == nullptr) {
             candidate.cost = cost_of(problem, spec, device);
             // Ties go to the earlier candidate: the list's order is part of the contract.
@@ -88,7 +122,7 @@ Fp4Plan plan_for_spec(const Fp4Problem& problem, const Fp4GemmSpec& spec, const 
     const char* reason = why_illegal(spec);
     DG_CHECK(reason == nullptr, value, "fp4_gemm: the forced spec [{}] is not a legal kernel: {}",
              to_string(spec), reason);
-    reason = why_unfit(problem, spec);
+    reason = why_unfit(problem, spec, device);
     DG_CHECK(reason == nullptr, value, "{}: the forced spec [{}] does not serve it: {}", to_string(problem),
              to_string(spec), reason);
     return {

@@ -35,7 +35,9 @@ struct Fp4Cost {
     float l2_us = 0;    // weights and every item's tokens through L2
     float math_us = 0;  // decoding, wgmma and promotion of the busiest SM
     float launch_us = 0;
-    float total_us = 0;  // launch + largest of memory (dram, fill), l2 and math + a share of the others
+    float arrange_us = 0;  // wide: the kernel before, which puts activations in order
+    float total_us =
+        0;  // launch + arrange + largest of memory (dram, fill), l2 and math + a share of the others
 };
 
 struct Fp4Candidate {

@@ -1,10 +1,10 @@
-// The cost of an FP4 GEMM, term by term. Cycles were fitted by hand to the 40 timings of a Flash layer in
-// bench/results (four arrangements at each point, one H200), so its regret there says little about others;
-// the chain and the rate of one SM come from a prototype.
+// The cost of an FP4 GEMM for few tokens, term by term. Cycles were fitted by hand to the 40 timings of a
+// Flash layer in bench/results (four arrangements at each point, one H200), so its regret there says little
+// about others; the chain and the rate of one SM come from a prototype.
 #include <algorithm>
 #include <cmath>
 
-#include "plan/fp4_gemm.h"
+#include "plan/fp4_gemm_load.h"
 
 namespace deep_gemm::plan {
 namespace {
@@ -17,57 +17,12 @@ constexpr float kStageCyclesPerColumn = 6;  // hand-over of a stage, for each co
 constexpr float kChainCycles = 290;  // a warpgroup alone: from one blob to the next, two sets of fragments
 constexpr float kLoneChainCycles = 340;  // one set
 constexpr float kLoneChainPerColumn = 2.8f;
-constexpr float kSmBytesPerUs = 40e3f;  // weights one SM pulled, where the others left it enough
-constexpr float kMostMeanForPoisson = 4096;
-
-// What an expert's tokens cost, on average over how many it gets.
-struct Load {
-    float active = 0;   // experts with a token
-    float tiles = 0;    // work items per block of weights, all experts
-    float columns = 0;  // columns of all those items
-};
-
-void add_count(Load& load, u32 count, u32 block_m, float weight) {
-    if (count == 0) return;
-    const u32 full = count / block_m, rest = count % block_m;
-    load.active += weight;
-    load.tiles += weight * static_cast<float>(full + (rest > 0));
-    load.columns +=
-        weight * static_cast<float>(full * block_m + (rest > 0 ? fp4_columns_of(rest, block_m) : 0));
-}
-
-Load load_of(const Fp4Problem& p, u32 block_m) {
-    Load load;
-    if (p.groups == GroupMode::dense) {
-        add_count(load, p.m, block_m, 1);
-        return load;
-    }
-    if (p.groups == GroupMode::contiguous) {
-        add_count(load, std::min(p.m, kGroupAlignment), block_m,
-                  static_cast<float>(ceil_div(p.m, kGroupAlignment)));
-        load.active = std::min(load.active, static_cast<float>(p.num_groups));
-        return load;
-    }
-    const float groups = static_cast<float>(p.num_groups);
-    float mean = p.expected_m > 0                ? static_cast<float>(p.expected_m)
-                 : p.groups == GroupMode::masked ? static_cast<float>(p.m)
-                                                 : static_cast<float>(p.m) / groups;
-    mean = std::min(mean, kMostMeanForPoisson);
-    const u32 last = static_cast<u32>(mean + 6 * std::sqrt(mean) + 6);
-    double probability = std::exp(-static_cast<double>(mean));
-    for (u32 count = 1; count <= last; ++count) {
-        probability *= static_cast<double>(mean) / count;
-        add_count(load, count, block_m, groups * static_cast<float>(probability));
-    }
-    if (probability == 0)  // exp(-mean) underflowed: every expert has the mean
-        add_count(load, static_cast<u32>(mean), block_m, groups);
-    return load;
-}
 
 }  // namespace
 
 Fp4Cost cost_of(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& device) {
-    const Load load = load_of(p, s.block_m);
+    if (s.wide) return fp4_wide_cost_of(p, s, device);
+    const Fp4Load load = fp4_load_of(p, s);
     const u32 used_sms = p.num_sms > 0 ? std::min(p.num_sms, device.num_sms) : device.num_sms;
     const float sms = static_cast<float>(used_sms);
     const float blobs = static_cast<float>(s.warpgroups * fp4_k_blocks(p.k));  // of an item
@@ -88,7 +43,7 @@ Fp4Cost cost_of(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& de
     const float rest = load.columns * (k + n * static_cast<float>(bytes_of(s.d)));
     const float uneven = units > slots ? busiest / even : 1;
     cost.dram_us = (weights * uneven + rest) / device.dram_bytes_per_us;
-    cost.fill_us = busiest * blobs * blob_bytes / kSmBytesPerUs;
+    cost.fill_us = busiest * blobs * blob_bytes / kFp4SmBytesPerUs;
     const float token_bytes = columns * kFp4BlockK * static_cast<float>(fp4_k_blocks(p.k));  // of an item
     cost.l2_us = units * (blobs * blob_bytes + token_bytes) / device.l2_bytes_per_us;
     const float feed = (kFeedCycles + kFeedCyclesPerColumn * columns) / static_cast<float>(s.warpgroups);

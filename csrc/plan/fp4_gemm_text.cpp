@@ -78,6 +78,10 @@ std::string to_string(const Fp4Problem& p) {
 }
 
 std::string to_string(const Fp4GemmSpec& s) {
+    if (s.wide)
+        return fmt::format("{}x{} {} stages, wide, {} wg, clusters of {}{}{}", s.block_m, fp4_block_n_of(s),
+                           s.stages, s.warpgroups, s.cluster, s.fragment_sets == 2 ? ", 2 sets" : "",
+                           s.copies_only ? ", copies only" : "");
     return fmt::format("{}x{} {} stages of {}, {} wg, {} CTAs{}{}", s.block_m, fp4_block_n_of(s), s.stages,
                        s.k_blocks, s.warpgroups, s.ctas_per_sm, s.queue ? ", queue" : "",
                        s.copies_only ? ", copies only" : "");
@@ -119,13 +123,13 @@ std::string explain(const Fp4Problem& problem, const DeviceModel& device, u32 ro
     std::string text =
         fmt::format("{} on sm_{}, {} SMs: {} candidates, {} legal; grid {} CTAs\n", to_string(problem),
                     device.arch, device.num_sms, considered.size(), legal.size(), plan.grid_blocks);
-    text += fmt::format("  {:<46} {:>7} {:>7} {:>7} {:>7} {:>7} = {:>8}\n", "tokens x weights (block)",
-                        "dram", "fill", "l2", "math", "launch", "total us");
+    text += fmt::format("  {:<52} {:>7} {:>7} {:>7} {:>7} {:>7} {:>7} = {:>8}\n", "tokens x weights (block)",
+                        "dram", "fill", "l2", "math", "launch", "arrange", "total us");
     for (size_t i = 0; i < std::min<size_t>(rows, legal.size()); ++i) {
         const Fp4Cost& c = legal[i].cost;
-        text += fmt::format("  {:<46} {:>7.2f} {:>7.2f} {:>7.2f} {:>7.2f} {:>7.2f} = {:>8.2f}  {}\n",
+        text += fmt::format("  {:<52} {:>7.2f} {:>7.2f} {:>7.2f} {:>7.2f} {:>7.2f} {:>7.2f} = {:>8.2f}  {}\n",
                             to_string(legal[i].spec), c.dram_us, c.fill_us, c.l2_us, c.math_us, c.launch_us,
-                            c.total_us,
+                            c.arrange_us, c.total_us,
                             legal[i].spec == plan.spec
                                 ? "chosen"
                                 : fmt::format("+{:.0f} %", (c.total_us / plan.cost.total_us - 1) * 100));

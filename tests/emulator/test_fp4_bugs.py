@@ -93,7 +93,7 @@ BUGS = [
     Bug("tokens do not count as arrivals", "ptx::mbarrier_init(smem.full(stage), 1 + 32 * S.load_warps);",
         "ptx::mbarrier_init(smem.full(stage), 33 - 32 * S.load_warps);", 8),
     Bug("half of a blob is expected", "S.warpgroups * kCopy);", "S.warpgroups * kCopy / 2);"),
-    Bug("an item is read before it is there", "ptx::mbarrier_wait(smem.item_full(slot.stage), slot.phase);", ""),
+    Bug("an item is read before it is there", "ptx::mbarrier_wait(smem.item_full(slot), phase);", ""),
     Bug("the counters stay", "ptx::st_global_u32(&params_.list->next_unit, 0);", "", 8),
     Bug("words in plain order", "return word % 8;", "return word / 4;", 8),
     Bug("scales in plain order", "return token % 8 / 2 * (columns / 4) + token / 8 * 2 + token % 2;", "return token;", 8),
@@ -104,7 +104,7 @@ BUGS = [
 
 HASTY_BUG = Bug(
     "an item is overwritten before all have read it",
-    "ptx::mbarrier_wait(smem.item_empty(slot.stage), slot.phase ^ 1);",
+    "ptx::mbarrier_wait(smem.item_empty(slot), phase ^ 1);",
     "",
 )
 

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 import deep_gemm
 from deep_gemm import _C
 
+WIDE_TOKENS = (1024, 2048, 4096, 8192, 16384)  # where MXFP4 and one term of NVFP4 take the wide kernel
 PROBLEMS = [
-    *(f"fp4_gemm gathered groups=256 m={6 * t} n=4096 k=4096" for t in (1, 64, 256, 1024, 4096)),
+    *(f"fp4_gemm gathered groups=256 m={6 * t} n=4096 k=4096" for t in (1, 64, 256, *WIDE_TOKENS)),
     "fp4_gemm gathered groups=256 m=384 n=4096 k=2048 form=mx_e5m2",
     "fp4_gemm gathered groups=256 m=384 n=4096 k=2048 split",
     "fp4_gemm contiguous groups=8 m=4096 n=4096 k=7168",
     "fp4_gemm masked groups=32 m=128 expected_m=4 n=4096 k=7168",
     "fp4_gemm m=100 n=2880 k=2880 d=fp32 accumulate",
+    "fp4_gemm m=4096 n=4096 k=4096 d=fp32 accumulate",
+    "fp4_gemm psum groups=16 m=16384 expected_m=900 n=4096 k=4096 form=mx_e5m2",
+    "fp4_gemm masked groups=8 m=1024 expected_m=100 n=4096 k=4096 accumulate",
+    "fp4_gemm gathered groups=256 m=49152 n=4096 k=2048 form=mx_e5m2 split d=fp32",
     *(
         f"fp4_gemm {rest} form={form}"
         for form in ("nv_single", "nv_exact")
         for rest in (
-            *(f"gathered groups=256 m={6 * t} n=4096 k=4096" for t in (1, 64, 256, 1024, 4096)),
+            *(f"gathered groups=256 m={6 * t} n=4096 k=4096" for t in (1, 64, 256, 1024, 8192)),
             "gathered groups=256 m=384 n=4096 k=2048 split",
             "masked groups=32 m=128 expected_m=4 n=4096 k=7168",
             "m=100 n=2880 k=2880 d=fp32 accumulate",
@@ -36,6 +43,48 @@ def test_no_spills_and_no_serialised_wgmma(problem: str) -> None:
     assert 0 < stats["registers"] <= spec.register_limit, spec
 
 
+@pytest.mark.parametrize("groups", ["dense", "masked", "gathered"])
+def test_arrange_builds(groups: str) -> None:
+    spec = f"deep_gemm::ArrangeSpec{{.groups = deep_gemm::GroupMode::{groups}}}"
+    source = _C.KernelSource(
+        "arrange", "#include <deep_gemm/kernel/arrange.cuh>\n", f"deep_gemm::arrange<{spec}>"
+    )
+    stats = _C.build(source).stats
+    assert stats["warnings"] == []
+    assert stats["spill_store_bytes"] == stats["spill_load_bytes"] == stats["stack_bytes"] == 0
+    assert stats["registers"] <= 64, "four CTAs of 256 threads share an SM"
+
+
 def test_an_illegal_spec_has_no_source() -> None:
     with pytest.raises(ValueError, match="accumulators do not fit"):
         _C.fp4_kernel_source(deep_gemm.Fp4GemmSpec(block_m=128, warpgroups=4, load_warps=2))
+
+
+WIDE = deep_gemm.Fp4GemmSpec(wide=True, block_m=128, warpgroups=2, k_blocks=1, stages=7)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"block_m": 40}, "32 to 256 in steps of 16"),
+        ({"warpgroups": 1}, "2 to 4 warpgroups"),
+        ({"ctas_per_sm": 2}, "an SM of its own"),
+        ({"k_blocks": 2}, "is one blob, brought by one warp"),
+        ({"cluster": 3}, "clusters of 1, 2 or 4 CTAs"),
+        ({"fragment_sets": 3}, "one or two sets"),
+        ({"form": "nv_exact"}, "weights of one term"),
+        ({"split": True, "fragment_sets": 2}, "no registers for a second set"),
+        ({"split": True, "accumulate": True, "groups": "gathered"}, "or added outputs"),
+        ({"groups": "gathered", "queue": True}, "fixed turns"),
+        ({"stages": 2}, "3 to 24 stages"),
+        ({"block_m": 256, "warpgroups": 3}, "accumulators do not fit"),
+        ({"stages": 24}, "stages do not fit shared memory"),
+        ({"wide": False, "cluster": 2}, "are the wide kernel's"),
+        ({"wide": False, "fragment_sets": 2}, "are the wide kernel's"),
+    ],
+    ids=str,
+)
+def test_what_the_wide_kernel_cannot_be(fields: dict[str, Any], words: str) -> None:
+    assert WIDE.why_illegal is None
+    with pytest.raises(ValueError, match=words):
+        _C.fp4_kernel_source(WIDE.replace(**fields))

@@ -215,6 +215,20 @@ def test_a_token_has_the_same_bits_in_any_batch(device: Any, form: str | None) -
     ).all()
 
 
+@pytest.mark.parametrize("form", [None, "nv_single"], ids=str)
+def test_many_tokens_take_the_wide_kernel(form: str | None) -> None:
+    """Its bits are those of the kernel for few tokens, which `invariant` chooses for any batch."""
+    device = _C.Device("emulator:sm_90a,sms=4")
+    layer = make(Case(150, 2, 3, hidden=1024, fp4=True, form=form, skip=0.2), random=True)
+    free = layer.run(device)
+    plan = deep_gemm.last_fp4_plan()
+    assert plan is not None and plan["spec"].to_dict()["wide"]
+    invariant = layer.run(device, invariant=True)
+    plan = deep_gemm.last_fp4_plan()
+    assert plan is not None and not plan["spec"].to_dict()["wide"]
+    assert (free.view(np.uint16) == invariant.view(np.uint16)).all()
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 def test_any_schedule_gives_the_same_bits(seed: int) -> None:
     layer = make(Case(20, 3, 5, limit=4.0), random=True)

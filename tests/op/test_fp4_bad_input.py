@@ -57,6 +57,17 @@ def cut(weights: deep_gemm.Fp4Weights) -> deep_gemm.Fp4Weights:
     return weights.with_tensors(weights.blobs[:-1], weights.row_scales, None)
 
 
+WIDE = deep_gemm.Fp4GemmSpec(wide=True, block_m=64, warpgroups=2, k_blocks=1, stages=4, cluster=2)
+
+
+def test_a_cluster_needs_its_sms() -> None:
+    x = operands()
+    with pytest.raises(ValueError, match="a cluster needs more SMs than there are"):
+        deep_gemm.fp8_fp4_gemm_nt(
+            (x["a"], x["scales"]), x["b"], x["d"], spec=WIDE, device="emulator:sm_90a,sms=1"
+        )
+
+
 BAD: list[tuple[str, type[Exception], str, Callable[[dict[str, Any]], Any]]] = [
     ("b", TypeError, "packed once", lambda x: np.zeros((N, K // 2), np.int8)),
     (
@@ -84,6 +95,8 @@ BAD: list[tuple[str, type[Exception], str, Callable[[dict[str, Any]], Any]]] = [
     ("spec", TypeError, "expected a deep_gemm.Fp4GemmSpec", lambda x: deep_gemm.GemmSpec()),
     ("spec", ValueError, "not a legal kernel", lambda x: deep_gemm.Fp4GemmSpec(block_m=9)),
     ("spec", ValueError, "does not serve it", lambda x: deep_gemm.Fp4GemmSpec(form="mx_e5m2")),
+    ("spec", ValueError, "is one blob, brought by one warp", lambda x: WIDE.replace(k_blocks=2)),
+    ("spec", ValueError, "for other weights, outputs or groups", lambda x: WIDE.replace(groups="gathered")),
 ]
 
 

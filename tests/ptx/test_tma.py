@@ -32,6 +32,7 @@ class Case:
 
 CASES = [
     Case((256,), (64,), (32,)),
+    Case((256,), (64,), (208,)),
     Case((200,), (64,), (160,)),
     Case((64, 128), (8, 64), (16, 32)),
     Case((64, 128), (8, 64), (60, -16)),
@@ -41,6 +42,8 @@ CASES = [
     *(Case((40, 128), (16, 64), (at, 64), 64) for at in (0, 30)),
     *(Case((40, 96), (16, 32), (at, 32), 32) for at in (0, 30, -9)),
     Case((5, 12, 64), (2, 8, 32), (1, 6, 16)),
+    Case((2, 3, 640), (1, 1, 256), (1, 2, 272)),
+    Case((2, 3, 160), (1, 1, 32), (1, 1, 144)),
     Case((5, 12, 128), (3, 8, 128), (3, -2, 16), 128),
     Case((3, 4, 6, 48), (2, 2, 4, 16), (2, -1, 3, 32)),
     Case((2, 3, 4, 5, 32), (2, 2, 2, 2, 16), (1, 2, 1, -1, 16)),
@@ -171,6 +174,26 @@ def test_store_before_the_tensor_is_a_fault(runners: Any, tensor_map: Any) -> No
     arguments = {"map": map_of(tensor_map, "target", target, case.box, "int8", 0), "target": target, "x": box}
     with pytest.raises(_C.Error, match="coordinate -16 of dimension 0"):
         runners("emulator:sm_90a")(body, arguments, block=64, smem_bytes=box.size)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, ml_dtypes.bfloat16, np.float32], ids=["u8", "bf16", "fp32"])
+@pytest.mark.parametrize("store", [False, True], ids=["load", "store"])
+def test_an_inner_coordinate_between_16_bytes_is_a_fault(
+    runners: Any, tensor_map: Any, store: bool, dtype: Any
+) -> None:
+    """Which an H200 answers with an illegal instruction."""
+    size = np.dtype(dtype).itemsize
+    x, tile = np.zeros((2, 3, 640 // size), dtype), np.zeros(64, np.uint8)
+    coords = (1, 2, 152 // size)
+    maps = map_of(tensor_map, "x", x, (1, 1, 64 // size), {1: "int8", 2: "bf16", 4: "fp32"}[size], 0)
+    run = runners("emulator:sm_90a")
+    with pytest.raises(_C.Error, match=f"coordinate {152 // size} of dimension 0 is 152 bytes"):
+        if store:
+            op = "cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group"
+            run(store_body(3, coords, 64, op).replace("p.x", "p.tile"), {"map": maps, "x": x.view(np.uint8), "tile": tile},
+                smem_bytes=64)  # fmt: skip
+        else:
+            run(load_body(3, coords, 64), {"map": maps, "x": x.view(np.uint8), "out": tile}, smem_bytes=80)
 
 
 REDUCTIONS: list[tuple[str, str, Any]] = [

@@ -82,6 +82,12 @@ void check_tile(const TensorMapView& view, std::span<const i32> coords, u32 offs
         offset % kTileAlignment == 0, emulator,
         "TMA: shared address {:#x}, expected a multiple of {}; align the tile (1024 keeps swizzles in phase)",
         offset, kTileAlignment);
+    const i64 first_bit = i64{coords[0]} * bits_of(desc.format);
+    DG_CHECK(first_bit % (8 * kChunkBytes) == 0, emulator,
+             "TMA: coordinate {} of dimension 0 is {} bytes from the tensor's start; an H200 stops with an "
+             "illegal "
+             "instruction unless it is a multiple of {}; start the box there or use other copies",
+             coords[0], first_bit / 8, kChunkBytes);
     const u32 span = driver::swizzle_span_bytes(desc.swizzle);
     DG_CHECK(desc.swizzle == Swizzle::none || view.inner_box_bytes == span, emulator,
              "TMA: a box row of {} bytes under a {}-byte swizzle is not modelled; make the row as wide as "

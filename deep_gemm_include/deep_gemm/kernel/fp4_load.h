@@ -21,13 +21,13 @@ DG_DEVICE Fp4Runs fp4_runs(const Fp4GemmParams& p, u32 expert, u32 row_block) {
     const u32 packed = ptx::ld_global_u32(p.runs + index);
     return {packed >> 8, packed & 0xff};
 }
-/// Trips through the K of an item: as many as the block with the most runs needs.
+/// Trips through the K of an item: as many as the block of the cluster with the most runs needs.
 template <Fp4GemmSpec S>
 DG_DEVICE u32 fp4_passes(const Fp4GemmParams& p, const sched::Fp4Item& item) {
     if constexpr (!S.split) return 1;
     u32 passes = 1;
-    for (u32 i = 0; i < S.warpgroups; ++i) {
-        const u32 row_block = item.n_block * S.warpgroups + i;
+    for (u32 i = 0; i < S.warpgroups * S.cluster; ++i) {
+        const u32 row_block = item.n_block / S.cluster * S.cluster * S.warpgroups + i;
         if (row_block >= fp4_row_blocks(p.n)) continue;
         const u32 count = fp4_runs<S>(p, item.expert, row_block).count;
         if (count > passes) passes = count;
@@ -37,22 +37,23 @@ DG_DEVICE u32 fp4_passes(const Fp4GemmParams& p, const sched::Fp4Item& item) {
 
 /// Items as they pass through shared memory, to every warp but the one that finds them.
 template <Fp4GemmSpec S>
-DG_DEVICE void publish_item(tile::Fp4Smem<S> smem, pipe::Cursor<kFp4ItemSlots>& slot,
-                            const sched::Fp4Item& item) {
-    ptx::mbarrier_wait(smem.item_empty(slot.stage), slot.phase ^ 1);
-    ptx::st_shared_v4_u32(smem.item(slot.stage),
+DG_DEVICE void publish_item(tile::Fp4Smem<S> smem, u32 slot, u32 phase, const sched::Fp4Item& item) {
+    ptx::mbarrier_wait(smem.item_empty(slot), phase ^ 1);
+    ptx::st_shared_v4_u32(smem.item(slot),
                           {item.expert, item.n_block, item.first, item.count | item.rows << 16});
-    ptx::mbarrier_arrive(smem.item_full(slot.stage));
-    slot.advance();
+    ptx::mbarrier_arrive(smem.item_full(slot));
 }
-/// The next item, for a whole warp; false at the end.
+/// Who read an item's slot, and will not look at it again, gives it back. Scope: warp.
 template <Fp4GemmSpec S>
-DG_DEVICE bool take_item(tile::Fp4Smem<S> smem, pipe::Cursor<kFp4ItemSlots>& slot, sched::Fp4Item& item) {
-    ptx::mbarrier_wait(smem.item_full(slot.stage), slot.phase);
-    const ptx::UInt4 v = ptx::ld_shared_v4_u32(smem.item(slot.stage));
+DG_DEVICE void release_item(tile::Fp4Smem<S> smem, u32 slot) {
     ptx::sync_warp();
-    if (ptx::lane_index() == 0) ptx::mbarrier_arrive(smem.item_empty(slot.stage));
-    slot.advance();
+    if (ptx::lane_index() == 0) ptx::mbarrier_arrive(smem.item_empty(slot));
+}
+/// The item in a slot, for a whole warp; false at the end of the list.
+template <Fp4GemmSpec S>
+DG_DEVICE bool read_item(tile::Fp4Smem<S> smem, u32 slot, u32 phase, sched::Fp4Item& item) {
+    ptx::mbarrier_wait(smem.item_full(slot), phase);
+    const ptx::UInt4 v = ptx::ld_shared_v4_u32(smem.item(slot));
     // The same in every lane, and provably so: what follows branches on it around wgmma.
     item.expert = ptx::shfl_idx(v.x, 0);
     item.n_block = ptx::shfl_idx(v.y, 0);
@@ -61,6 +62,13 @@ DG_DEVICE bool take_item(tile::Fp4Smem<S> smem, pipe::Cursor<kFp4ItemSlots>& slo
     item.count = tokens & 0xffff;
     item.rows = tokens >> 16;
     return item.expert != sched::kFp4NoItem;
+}
+template <Fp4GemmSpec S>
+DG_DEVICE bool take_item(tile::Fp4Smem<S> smem, pipe::Cursor<kFp4ItemSlots>& slot, sched::Fp4Item& item) {
+    const bool found = read_item<S>(smem, slot.stage, slot.phase, item);
+    release_item<S>(smem, slot.stage);
+    slot.advance();
+    return found;
 }
 
 /// One lane: the weights of one item, stage by stage.
@@ -101,12 +109,13 @@ DG_DEVICE void load_weights(const Fp4GemmParams& p, tile::Fp4Smem<S> smem, sched
     for (sched::Fp4Item item; items.find(item); items.advance()) {
         items.request();
         if (ptx::lane_index() == 0) {
-            publish_item<S>(smem, slot, item);
+            publish_item<S>(smem, slot.stage, slot.phase, item);
             if (item.count > 0) load_item_weights<S>(p, smem, cursor, item, policy);
         }
+        slot.advance();
         ptx::sync_warp();
     }
-    if (ptx::lane_index() == 0) publish_item<S>(smem, slot, {.expert = sched::kFp4NoItem});
+    if (ptx::lane_index() == 0) publish_item<S>(smem, slot.stage, slot.phase, {.expert = sched::kFp4NoItem});
     items.finish();
 }
 

@@ -6,21 +6,15 @@
 
 namespace deep_gemm::kernel {
 
-/// The rows of weights and the tokens of a thread in one item. Accumulator 4 j + 2 r + b belongs to weight
-/// row r of its pair and token 8 j + 2 (lane % 4) + b.
-template <Fp4GemmSpec S, u32 N>
-class Fp4Rows {
+/// The two rows of weights (neighbouring columns of D) of a thread in one item, and their scales.
+template <Fp4GemmSpec S>
+class Fp4RowPair {
   public:
-    DG_DEVICE Fp4Rows(const Fp4GemmParams& params, const sched::Fp4Item& item, u32 warpgroup)
+    DG_DEVICE Fp4RowPair(const Fp4GemmParams& params, const sched::Fp4Item& item, u32 warpgroup)
         : params_(params), item_(item), row_block_(item.n_block * S.warpgroups + warpgroup) {
-        const u32 lane = ptx::lane_index();
-        in_block_ = ptx::warp_index() % 4 * 16 + lane / 4 * 2;
+        in_block_ = ptx::warp_index() % 4 * 16 + ptx::lane_index() / 4 * 2;
         column_ = row_block_ * kFp4BlockRows + in_block_;
         if (!S.split && item.count > 0) load_row_scales(0);
-        if constexpr (kEarlyRows) {
-#pragma unroll
-            for (u32 i = 0; i < N / 4; ++i) d_rows_[i] = d_row(token_of(i));
-        }
     }
 
     /// split: the scales of the rows in run `pass` of their block; 0 beyond its last.
@@ -35,36 +29,38 @@ class Fp4Rows {
         return token_scale;
     }
 
-    DG_DEVICE void store(const float (&sum)[N / 2]) const {
-        if (column_ >= params_.n) return;
-#pragma unroll
-        for (u32 i = 0; i < N / 4; ++i) {
-            const u32 token = token_of(i);
-            if (token >= item_.rows) continue;
-            const u32 row = kEarlyRows ? d_rows_[i] : d_row(token);
-            float first = 0, second = 0;
-            if (token < item_.count && in_a_group(row)) {
-                const u32 at = i / 2 * 4 + i % 2;
-                first = S.split ? sum[at] : sum[at] * row_scales_.x;
-                second = S.split ? sum[at + 2] : sum[at + 2] * row_scales_.y;
-            }
-            store_pair(row, first, second);
-        }
-        if constexpr (kWritesZeros) {
-            for (u32 token = N + ptx::lane_index() % 4; token < item_.rows; token += 4)
-                store_pair(d_row(token), 0, 0);
-        }
+  protected:
+    /// Element of D, or of C, in the first of the columns. They come in pairs: n is even, rows start at
+    /// multiples of a pair.
+    DG_DEVICE u64 element(u32 row) const {
+        const u64 group = S.groups == GroupMode::masked ? item_.expert : 0;
+        return group * params_.d_stride_group + static_cast<u64>(row) * params_.d_stride_m + column_;
     }
-
-  private:
-    static constexpr bool kEarlyRows = S.groups == GroupMode::gathered && N <= kFp4OverlapColumns;
+    DG_DEVICE ptx::Float2 load_c(u64 element) const {
+        const u8* const c = static_cast<const u8*>(params_.c) + element * bytes_of(S.d);
+        if constexpr (S.d == Format::bf16) return {ptx::ld_global_bf16(c), ptx::ld_global_bf16(c + 2)};
+        return ptx::ld_global_v2_f32(c);
+    }
+    DG_DEVICE void store_d(u64 element, float first, float second) const {
+        u8* const d = static_cast<u8*>(params_.d) + element * bytes_of(S.d);
+        if constexpr (S.d == Format::bf16)
+            ptx::st_global_u32(d, ptx::cvt_bf16x2(first, second));
+        else
+            ptx::st_global_v2_f32(d, first, second);
+    }
+    DG_DEVICE bool in_a_group(u32 row) const {
+        if constexpr (S.groups != GroupMode::contiguous) return true;
+        return static_cast<u32>(ptx::ld_global_s32(params_.group_layout + row)) < params_.num_groups;
+    }
 
     static constexpr bool kWritesZeros = S.groups == GroupMode::contiguous || S.groups == GroupMode::psum;
 
-    static DG_DEVICE u32 token_of(u32 i) {
-        return i / 2 * 8 + ptx::lane_index() % 4 * 2 + i % 2;
-    }
+    const Fp4GemmParams& params_;
+    const sched::Fp4Item& item_;
+    u32 row_block_, in_block_, column_;
+    ptx::Float2 row_scales_ = {0, 0};
 
+  private:
     DG_DEVICE void load_row_scales(u32 pass) {
         const bool inside = row_block_ < fp4_row_blocks(params_.n);
         const Fp4Runs runs = fp4_runs<S>(params_, item_.expert, inside ? row_block_ : 0);
@@ -73,48 +69,71 @@ class Fp4Rows {
             row_scales_ = ptx::ld_global_v2_f32(
                 params_.row_scales + static_cast<u64>(runs.first + pass) * kFp4BlockRows + in_block_);
     }
+};
+
+/// The row pair and the tokens of a thread. Accumulator 4 j + 2 r + b belongs to weight row r of its pair and
+/// token 8 j + 2 (lane % 4) + b.
+template <Fp4GemmSpec S, u32 N>
+class Fp4Rows : public Fp4RowPair<S> {
+    using Pair = Fp4RowPair<S>;
+
+  public:
+    DG_DEVICE Fp4Rows(const Fp4GemmParams& params, const sched::Fp4Item& item, u32 warpgroup)
+        : Pair(params, item, warpgroup) {
+        if constexpr (kEarlyRows) {
+#pragma unroll
+            for (u32 i = 0; i < N / 4; ++i) d_rows_[i] = d_row(token_of(i));
+        }
+    }
+
+    DG_DEVICE void store(const float (&sum)[N / 2]) const {
+        if (this->column_ >= this->params_.n) return;
+        const sched::Fp4Item& item = this->item_;
+#pragma unroll
+        for (u32 i = 0; i < N / 4; ++i) {
+            const u32 token = token_of(i);
+            if (token >= item.rows) continue;
+            const u32 row = kEarlyRows ? d_rows_[i] : d_row(token);
+            float first = 0, second = 0;
+            if (token < item.count && this->in_a_group(row)) {
+                const u32 at = i / 2 * 4 + i % 2;
+                first = S.split ? sum[at] : sum[at] * this->row_scales_.x;
+                second = S.split ? sum[at + 2] : sum[at + 2] * this->row_scales_.y;
+            }
+            store_pair(row, first, second);
+        }
+        if constexpr (Pair::kWritesZeros) {
+            for (u32 token = N + ptx::lane_index() % 4; token < item.rows; token += 4)
+                store_pair(d_row(token), 0, 0);
+        }
+    }
+
+  private:
+    static constexpr bool kEarlyRows = S.groups == GroupMode::gathered && N <= kFp4OverlapColumns;
+
+    static DG_DEVICE u32 token_of(u32 i) {
+        return i / 2 * 8 + ptx::lane_index() % 4 * 2 + i % 2;
+    }
 
     DG_DEVICE u32 d_row(u32 token) const {
-        const u32 slot = item_.first + token;
+        const u32 slot = this->item_.first + token;
         if constexpr (S.groups == GroupMode::gathered) {
-            if (params_.d_rows != nullptr && token < item_.count)
-                return static_cast<u32>(ptx::ld_global_s32(params_.d_rows + slot));
+            if (this->params_.d_rows != nullptr && token < this->item_.count)
+                return static_cast<u32>(ptx::ld_global_s32(this->params_.d_rows + slot));
         }
         return slot;
     }
-    DG_DEVICE bool in_a_group(u32 row) const {
-        if constexpr (S.groups != GroupMode::contiguous) return true;
-        return static_cast<u32>(ptx::ld_global_s32(params_.group_layout + row)) < params_.num_groups;
-    }
 
-    /// Columns come in pairs: n is even, rows start at multiples of a pair.
     DG_DEVICE void store_pair(u32 row, float first, float second) const {
-        const u64 group = S.groups == GroupMode::masked ? item_.expert : 0;
-        const u64 at =
-            (group * params_.d_stride_group + static_cast<u64>(row) * params_.d_stride_m + column_) *
-            bytes_of(S.d);
-        u8* const d = static_cast<u8*>(params_.d) + at;
+        const u64 element = this->element(row);
         if constexpr (S.accumulate) {
-            const u8* const c = static_cast<const u8*>(params_.c) + at;
-            if constexpr (S.d == Format::bf16) {
-                first += ptx::ld_global_bf16(c);
-                second += ptx::ld_global_bf16(c + 2);
-            } else {
-                const ptx::Float2 pair = ptx::ld_global_v2_f32(c);
-                first += pair.x;
-                second += pair.y;
-            }
+            const ptx::Float2 c = this->load_c(element);
+            first += c.x;
+            second += c.y;
         }
-        if constexpr (S.d == Format::bf16)
-            ptx::st_global_u32(d, ptx::cvt_bf16x2(first, second));
-        else
-            ptx::st_global_v2_f32(d, first, second);
+        this->store_d(element, first, second);
     }
 
-    const Fp4GemmParams& params_;
-    const sched::Fp4Item& item_;
-    u32 row_block_, in_block_, column_;
-    ptx::Float2 row_scales_ = {0, 0};
     u32 d_rows_[kEarlyRows ? N / 4 : 1];
 };
 

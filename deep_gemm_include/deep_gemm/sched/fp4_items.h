@@ -1,7 +1,7 @@
 // Which part of an FP4 GEMM a CTA computes next. An item is up to block_m tokens of one expert times the rows
-// of weights that the CTA's warpgroups hold. One warp finds items and hands them to the others through shared
-// memory (kernel/fp4_load.h). Items of an expert and the same weights follow each other, so that their second
-// reader finds them in L2.
+// of weights that the CTA's warpgroups hold; the CTAs of a cluster have the same tokens and neighbouring
+// rows. One warp finds items and hands them to the others through shared memory (kernel/fp4_load.h). Items of
+// an expert and the same weights follow each other, so that their second reader finds them in L2.
 #pragma once
 
 #include <deep_gemm/spec/fp4_gemm.h>
@@ -23,7 +23,9 @@ class Fp4Items {
   public:
     /// Scope: warp, converged, as for next().
     DG_DEVICE explicit Fp4Items(const Fp4GemmParams& params)
-        : params_(params), blocks_n_(ceil_div(params.n, fp4_block_n_of(S))), unit_(ptx::block_index()) {
+        : params_(params),
+          blocks_n_(ceil_div(params.n, fp4_block_n_of(S) * S.cluster)),
+          unit_(ptx::block_index() / S.cluster) {
         num_entries_ = S.groups == GroupMode::dense        ? 1
                        : S.groups == GroupMode::contiguous ? ceil_div(params.m, kGroupAlignment)
                                                            : params.num_groups;
@@ -47,12 +49,14 @@ class Fp4Items {
         const u32 rows = ptx::shfl_idx(lane_.rows, lane), count = ptx::shfl_idx(lane_.count, lane);
         const u32 tiles = ceil_div(rows, S.block_m);
         const u32 unit = unit_ - (ptx::shfl_idx(lane_end_, lane) - tiles * blocks_n_);
-        const u32 token = unit % tiles * S.block_m;
+        // Wide items of an expert are about equal; a full one and a small rest would leave SMs idle.
+        const u32 tile = S.wide ? align_up(ceil_div(rows, tiles), kFp4BoxRows) : S.block_m;
+        const u32 token = unit % tiles * tile;
         item.expert = ptx::shfl_idx(lane_.expert, lane);
-        item.n_block = unit / tiles;
+        item.n_block = unit / tiles * S.cluster + (S.cluster > 1 ? ptx::cluster_rank() : 0);
         item.first = ptx::shfl_idx(lane_.first, lane) + token;
-        item.count = smaller(count > token ? count - token : 0, S.block_m);
-        item.rows = smaller(rows - token, S.block_m);
+        item.count = smaller(count > token ? count - token : 0, tile);
+        item.rows = smaller(rows - token, tile);
         return true;
     }
 
@@ -66,7 +70,7 @@ class Fp4Items {
         if constexpr (S.queue)
             unit_ = ptx::grid_blocks() + ptx::shfl_idx(requested_, 0);
         else
-            unit_ += ptx::grid_blocks();
+            unit_ += ptx::grid_blocks() / S.cluster;
     }
     /// After the last item: the last CTA to come here leaves the counters as it found them.
     DG_DEVICE void finish() {

@@ -2,6 +2,11 @@
 // matrix or one for each expert: what a kernel is (Fp4GemmSpec), what it is called with (Fp4GemmParams),
 // where its shared memory goes and when it cannot exist. Weights are the 64-row side of wgmma, decoded into
 // registers; tokens are the short side. Evaluated by host and kernel alike.
+//
+// Two kernels share the spec. `wide = false` (kernel/sm90_fp4_gemm_swap_ab.cuh): few tokens, brought word by
+// word from wherever they lie. `wide = true` (kernel/sm90_fp4_gemm_wide.cuh): up to 256 tokens an item, which
+// kernel/arrange.cuh has put in order so that TMA can bring them, to all CTAs of a cluster at once. Both add
+// in the same order: a row has the same bits whichever computes it.
 #pragma once
 
 #include <deep_gemm/spec/gemm.h>
@@ -23,6 +28,9 @@ struct Fp4GemmSpec {
     u32 load_warps = 1;        // that bring activations
     u32 ctas_per_sm = 1;       // that registers and shared memory must leave room for
     bool copies_only = false;  // a ruler for benchmarks: the same copies, no product; D becomes zeros
+    bool wide = false;         // the kernel for many tokens
+    u32 cluster = 1;           // wide: CTAs with neighbouring weights that share each load of tokens
+    u32 fragment_sets = 1;     // wide: 2 decode a blob while the one before it multiplies
 
     friend constexpr bool operator==(const Fp4GemmSpec&, const Fp4GemmSpec&) = default;
 };
@@ -33,7 +41,7 @@ requires requires(Spec& s) {
 }
 constexpr void visit_fields(Visitor&& visit, Spec& s) {
     auto& [form, split, d, groups, accumulate, queue, block_m, warpgroups, k_blocks, stages, load_warps,
-           ctas_per_sm, copies_only] = s;
+           ctas_per_sm, copies_only, wide, cluster, fragment_sets] = s;
     visit("form", form);
     visit("split", split);
     visit("d", d);
@@ -47,6 +55,9 @@ constexpr void visit_fields(Visitor&& visit, Spec& s) {
     visit("load_warps", load_warps);
     visit("ctas_per_sm", ctas_per_sm);
     visit("copies_only", copies_only);
+    visit("wide", wide);
+    visit("cluster", cluster);
+    visit("fragment_sets", fragment_sets);
 }
 
 // GroupMode::gathered: what a router leaves on the device. Tokens are numbered by slot; each entry owns
@@ -79,8 +90,16 @@ struct Fp4GemmParams {
     u32 num_groups;  // experts; gathered: room in the list
 };
 
+// `wide`: the tokens of A and their scales as kernel/arrange.cuh leaves them (ArrangeParams).
+struct Fp4WideParams {
+    Fp4GemmParams gemm;
+    TensorMap tokens;     // fp8_e4m3 [a_groups, m, padded k], box [1, kFp4BoxRows, 128], 128-byte swizzle
+    const float* scales;  // [a_groups, padded k / 128, scale_stride]
+    u32 scale_stride;
+};
+
 constexpr u32 threads_of(const Fp4GemmSpec& s) {
-    return s.warpgroups * kWarpgroup + 32 * (1 + s.load_warps);
+    return s.wide ? (s.warpgroups + 1) * kWarpgroup : s.warpgroups * kWarpgroup + 32 * (1 + s.load_warps);
 }
 constexpr u32 fp4_block_n_of(const Fp4GemmSpec& s) {
     return s.warpgroups * kFp4BlockRows;
@@ -91,21 +110,40 @@ constexpr u32 fp4_columns_of(u32 tokens, u32 block_m) {
     if (block_m <= 48) return align_up(tokens, 8u);
     return tokens <= 64 ? align_up(tokens, 32u) : align_up(tokens, 16u);
 }
+// The same of the wide kernel, five at most. Plans choose block_m little above what experts get: three fine
+// steps end there, and below them are half of it (an expert cut in two) and a quarter.
+constexpr u32 kFp4BoxRows = 16;  // tokens that one TMA load brings
+constexpr u32 fp4_wide_columns_of(u32 tokens, u32 block_m) {
+    const u32 fine = align_up(tokens, kFp4BoxRows);
+    if (fine + 2 * kFp4BoxRows >= block_m) return fine;
+    const u32 half = align_up(block_m / 2, kFp4BoxRows), quarter = align_up(block_m / 4, kFp4BoxRows);
+    return fine <= quarter ? quarter : fine <= half ? half : block_m - 2 * kFp4BoxRows;
+}
+constexpr u32 fp4_columns_of(const Fp4GemmSpec& s, u32 tokens) {
+    return s.wide ? fp4_wide_columns_of(tokens, s.block_m) : fp4_columns_of(tokens, s.block_m);
+}
 // Up to here a stage's token scales are in registers before its sums are ready; beyond there is no room.
 constexpr u32 kFp4EarlyScaleColumns = 40;
 // While one blob multiplies the next one is decoded; beyond this many columns the second set of fragments
 // costs more registers than it hides (ptxas C7519, spills).
 constexpr u32 kFp4OverlapColumns = 16;
+// wide: a table says which row of D each token of an item goes to, with this bit for rows of no group.
+constexpr u32 kFp4ZeroRow = 1u << 31;
+constexpr bool has_row_table(const Fp4GemmSpec& s) {
+    return s.wide && s.groups != GroupMode::dense && s.groups != GroupMode::masked;
+}
 constexpr u32 kFp4ItemSlots = 4;  // work items between the warp that finds them and those that serve them
 
 struct Fp4SmemPlan {
     u32 tokens, weights,
         scales;  // stage 0: [k_blocks][block_m][128], [warpgroups][k_blocks][blob], [k_blocks][block_m]
     u32 token_stage_bytes, weight_stage_bytes, scale_stage_bytes;
-    u32 magnitudes;               // MXFP4: table of fp4_magnitudes()
-    u32 full, empty;              // mbarriers of the stages
-    u32 items;                    // kFp4ItemSlots of 16 bytes
-    u32 items_full, items_empty;  // their mbarriers
+    u32 magnitudes;   // MXFP4: table of fp4_magnitudes()
+    u32 full, empty;  // mbarriers of the stages
+    u32 items;        // kFp4ItemSlots of 16 bytes
+    u32 rows;         // kFp4ItemSlots tables, see has_row_table()
+    u32 row_table_bytes;
+    u32 items_full, items_empty;  // mbarriers of the items
     u32 bytes;
 };
 
@@ -117,7 +155,8 @@ constexpr Fp4SmemPlan plan_smem(const Fp4GemmSpec& s) {
     Fp4SmemPlan p{};
     p.token_stage_bytes = s.k_blocks * s.block_m * kFp4BlockK;
     p.weight_stage_bytes = s.warpgroups * s.k_blocks * fp4_blob_bytes_of(s.form);
-    p.scale_stage_bytes = s.k_blocks * s.block_m * 4;
+    // wide: a warp writes 32 scales at a time.
+    p.scale_stage_bytes = align_up(s.k_blocks * s.block_m * 4, s.wide ? 128u : 4u);
     u32 offset = 0;
     const auto take = [&offset](u32 bytes, u32 alignment) {
         offset = align_up(offset, alignment);
@@ -130,6 +169,8 @@ constexpr Fp4SmemPlan plan_smem(const Fp4GemmSpec& s) {
     p.scales = take(s.stages * p.scale_stage_bytes, 16);
     p.magnitudes = take(fp4_table_entries(s.form) * 8, 16);
     p.items = take(kFp4ItemSlots * 16, 16);
+    p.row_table_bytes = has_row_table(s) ? align_up(s.block_m, 32u) * 4 : 0;
+    p.rows = take(kFp4ItemSlots * p.row_table_bytes, 16);
     p.full = take(s.stages * 8, 8);
     p.empty = take(s.stages * 8, 8);
     p.items_full = take(kFp4ItemSlots * 8, 8);
@@ -151,19 +192,60 @@ constexpr u32 registers_of(const Fp4GemmSpec& s) {
 }
 // Sums, partial sums, fragments, and what else a multiplying thread holds.
 constexpr u32 registers_needed_by(const Fp4GemmSpec& s) {
+    // wide: the columns are multiplied in two halves, one after the other.
+    if (s.wide) {
+        const u32 fragments = s.fragment_sets == 2 ? 32 + 48 : 16 + 20;
+        const u32 others = (s.split ? 8 : 0) + (s.accumulate && has_row_table(s) ? 8 : 0);
+        return s.block_m / 2 + s.block_m / 4 + fragments + others;
+    }
     const bool two_sets = s.block_m <= kFp4OverlapColumns || fp4_terms_of(s.form) == 2;
     const u32 fragments = two_sets ? 32 : 16;
     const u32 others = s.block_m <= kFp4EarlyScaleColumns || is_nvfp4(s.form) ? 40 : 24;
     return s.block_m + fragments + others + (s.split ? 16 : 0);
 }
+// wide: setmaxnreg moves registers from the loading warpgroup, which needs few, to those that multiply.
+constexpr u32 fp4_math_registers_of(const Fp4GemmSpec& s, u32 loader_registers) {
+    const u32 all = registers_of(s) * (s.warpgroups + 1);
+    const u32 share = (all - loader_registers) / s.warpgroups / 8 * 8;
+    return share < 240 ? share : 240;
+}
+constexpr u32 fp4_loader_registers_of(const Fp4GemmSpec& s) {
+    constexpr u32 kAmple = 56, kBare = 40;
+    return registers_needed_by(s) <= fp4_math_registers_of(s, kAmple) ? kAmple : kBare;
+}
+constexpr u32 fp4_math_registers_of(const Fp4GemmSpec& s) {
+    return fp4_math_registers_of(s, fp4_loader_registers_of(s));
+}
+
+constexpr const char* why_illegal_wide(const Fp4GemmSpec& s) {
+    if (s.block_m % 16 != 0 || s.block_m < 32 || s.block_m > 256)
+        return "block_m of the wide kernel is 32 to 256 in steps of 16";
+    if (s.warpgroups < 2 || s.warpgroups > 4 || s.ctas_per_sm != 1)
+        return "the wide kernel has 2 to 4 warpgroups and an SM of its own";
+    if (s.k_blocks != 1 || s.load_warps != 1)
+        return "a stage of the wide kernel is one blob, brought by one warp";
+    if (s.cluster != 1 && s.cluster != 2 && s.cluster != 4) return "clusters of 1, 2 or 4 CTAs";
+    if (s.fragment_sets != 1 && s.fragment_sets != 2) return "one or two sets of fragments";
+    if (fp4_terms_of(s.form) != 1) return "the wide kernel multiplies weights of one term";
+    if (s.split && (s.fragment_sets == 2 || (s.accumulate && has_row_table(s))))
+        return "weights with several runs leave no registers for a second set of fragments or added outputs";
+    if (s.queue) return "CTAs of the wide kernel take fixed turns";
+    if (s.stages < 3 || s.stages > 24) return "3 to 24 stages";
+    if (registers_needed_by(s) > fp4_math_registers_of(s)) return "accumulators do not fit the register file";
+    if (plan_smem(s).bytes > kMaxSmemBytes) return "stages do not fit shared memory";
+    return nullptr;
+}
 
 constexpr const char* why_illegal(const Fp4GemmSpec& s) {
     const u32 counts[] = {s.block_m, s.warpgroups, s.k_blocks, s.stages, s.load_warps, s.ctas_per_sm};
     for (u32 count : counts)
-        if (count < 1 || count > 128) return "block, stage, warp and CTA counts are 1 to 128";
+        if (count < 1 || count > 256) return "block, stage, warp and CTA counts are 1 to 256";
     if (s.d != Format::bf16 && s.d != Format::fp32) return "the output must be bf16 or fp32";
+    if (s.wide) return why_illegal_wide(s);
+    if (s.cluster != 1 || s.fragment_sets != 1) return "clusters and sets of fragments are the wide kernel's";
     if (fp4_columns_of(s.block_m, s.block_m) != s.block_m)
         return "block_m is 8 to 48 in steps of 8, or 64 to 128 in steps of 16";
+    if (s.block_m > 128) return "block_m is 128 at most";
     if (s.warpgroups != 1 && s.warpgroups != 2 && s.warpgroups != 4) return "1, 2 or 4 warpgroups";
     if (s.k_blocks > 2) return "a stage holds one or two blobs";
     if (s.stages < 3 || s.stages > 48) return "3 to 48 stages";

@@ -28,6 +28,10 @@ struct Fp4Smem {
     DG_DEVICE ptx::SharedAddress full(u32 stage) const { return base + kPlan.full + stage * 8; }
     DG_DEVICE ptx::SharedAddress empty(u32 stage) const { return base + kPlan.empty + stage * 8; }
     DG_DEVICE ptx::SharedAddress item(u32 slot) const { return base + kPlan.items + slot * 16; }
+    /// wide: the rows of D that an item's tokens go to.
+    DG_DEVICE ptx::SharedAddress rows(u32 slot) const {
+        return base + kPlan.rows + slot * kPlan.row_table_bytes;
+    }
     DG_DEVICE ptx::SharedAddress item_full(u32 slot) const { return base + kPlan.items_full + slot * 8; }
     DG_DEVICE ptx::SharedAddress item_empty(u32 slot) const { return base + kPlan.items_empty + slot * 8; }
 };

@@ -1,0 +1,64 @@
+// The cost of the wide FP4 GEMM, term by term. Cycles were fitted by least squares to 30 timings of a Flash
+// layer (gate+up and down, 1024 to 16384 tokens, one H200), 10 % off at most; clusters of four were slower at
+// each point, so plans have none.
+#include <algorithm>
+#include <cmath>
+
+#include "plan/fp4_gemm_load.h"
+
+namespace deep_gemm::plan {
+namespace {
+
+// A blob of 64 x 128 weights on one SM: what its warpgroups do one after the other, and what each does for
+// itself while the others multiply.
+constexpr float kBlobCycles = 178;
+constexpr float kBlobCyclesPerColumn = 0.76f;
+constexpr float kChainCyclesPerColumn = 4.78f;
+constexpr float kSecondSetCycles = 15;        // that decoding ahead takes off a warpgroup's chain
+constexpr float kItemCyclesPerColumn = 3.3f;  // an item's start and stores, for each of its warpgroups
+constexpr float kFewestColumns = 32;          // of those timings; fewer are not believed to cost less
+constexpr float kArrangeBytesPerUs = 1e6f;    // written
+constexpr float kArrangeLatencyUs = 4;        // three waits for memory, one after the other, and a launch
+
+}  // namespace
+
+Fp4Cost fp4_wide_cost_of(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& device) {
+    const Fp4Load load = fp4_load_of(p, s);
+    const u32 used_sms = p.num_sms > 0 ? std::min(p.num_sms, device.num_sms) : device.num_sms;
+    const float ctas = static_cast<float>(std::max(1u, used_sms / s.cluster) * s.cluster);
+    const float k_blocks = static_cast<float>(fp4_k_blocks(p.k));
+    const float blobs = static_cast<float>(s.warpgroups) * k_blocks;  // of an item
+    // CTAs of a cluster take neighbouring blocks of weights, those beyond n too.
+    const float blocks_n = static_cast<float>(ceil_div(p.n, fp4_block_n_of(s) * s.cluster) * s.cluster);
+    const float blob_bytes = static_cast<float>(fp4_blob_bytes_of(s.form));
+    const float units = std::max(1.0f, load.tiles * blocks_n);
+    const float columns =
+        std::max(static_cast<float>(kFp4BoxRows), load.columns / std::max(1e-6f, load.tiles));
+    const float busiest = std::ceil(units / ctas);
+
+    Fp4Cost cost;
+    const float k = k_blocks * kFp4BlockK, n = static_cast<float>(p.n);
+    cost.arrange_us = kArrangeLatencyUs + load.rows * k / kArrangeBytesPerUs;
+    const float weights = load.active * blocks_n * blobs * blob_bytes;
+    const float uneven = units > ctas ? busiest * ctas / units : 1;
+    const float rest = load.columns * (k + n * static_cast<float>(bytes_of(s.d)));
+    cost.dram_us = (weights * uneven + rest) / device.dram_bytes_per_us;
+    cost.fill_us = busiest * blobs * blob_bytes / kFp4SmBytesPerUs;
+    const float token_bytes = columns * k / static_cast<float>(s.cluster);
+    cost.l2_us = units * (blobs * blob_bytes + token_bytes) / device.l2_bytes_per_us;
+    const float counted = std::max(columns, kFewestColumns);
+    const float ahead = s.fragment_sets == 2 ? kSecondSetCycles : 0;
+    const float chain = (kChainCyclesPerColumn + kItemCyclesPerColumn / k_blocks) * counted - ahead;
+    const float blob =
+        kBlobCycles + kBlobCyclesPerColumn * counted + chain / static_cast<float>(s.warpgroups);
+    cost.math_us = busiest * blobs * blob / (device.clock_ghz * 1e3f);
+    cost.launch_us = device.launch_us + device.fill_us + device.load_latency_us +
+                     (s.cluster > 1 ? device.cluster_us : 0.0f);
+    const float stream_us = std::max(cost.dram_us, cost.fill_us);
+    const float largest = std::max({stream_us, cost.l2_us, cost.math_us});
+    cost.total_us = cost.launch_us + cost.arrange_us + largest +
+                    device.overlap * (stream_us + cost.l2_us + cost.math_us - largest);
+    return cost;
+}
+
+}  // namespace deep_gemm::plan

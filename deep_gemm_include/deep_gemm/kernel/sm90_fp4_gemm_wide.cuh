@@ -1,0 +1,223 @@
+// FP8 activations times packed FP4 weights on Hopper, for many tokens of an expert. As in the kernel for few
+// (sm90_fp4_gemm_swap_ab.cuh) weights are the 64-row side of wgmma and come from registers; here an item has
+// up to 256 tokens, in the order that kernel/arrange.cuh gave them, so that TMA brings each tile once for all
+// CTAs of a cluster. Bound by the tensor cores: two warpgroups take turns at them, and while one of them
+// multiplies the other promotes and decodes. Sums are added in the order of the other kernel: a row's result
+// is the same. Launched by op/fp4_gemm.cpp.
+#pragma once
+
+#include <deep_gemm/kernel/fp4_wide_store.h>
+#include <deep_gemm/tile/fp4_decode.h>
+#include <deep_gemm/ptx/wgmma.h>
+#include <deep_gemm/ptx/wgmma_rs_shapes.h>
+
+namespace deep_gemm {
+namespace sm90_fp4_gemm_wide_detail {
+
+template <Fp4GemmSpec S>
+class Multiplier {
+  public:
+    DG_DEVICE Multiplier(const Fp4GemmParams& params, tile::Fp4Smem<S> smem, u32 warpgroup)
+        : params_(params), smem_(smem), warpgroup_(warpgroup), thread_(ptx::thread_index() % kWarpgroup) {}
+
+    DG_DEVICE void run() {
+        sched::Fp4Item item;
+        while (kernel::read_item<S>(smem_, slot_.stage, slot_.phase, item)) {
+            dispatch<columns_of(1)>(item);
+            kernel::release_item<S>(smem_, slot_.stage);
+            slot_.advance();
+        }
+    }
+
+  private:
+    static constexpr u32 kHalves = 2;
+
+    static constexpr u32 columns_of(u32 tokens) { return fp4_columns_of(S, tokens); }
+
+    template <u32 N>
+    DG_DEVICE void dispatch(const sched::Fp4Item& item) {
+        if constexpr (N < S.block_m) {
+            if (item.count > N) return dispatch<columns_of(N + 1)>(item);
+        }
+        run_item<N>(item);
+    }
+
+    template <u32 N>
+    DG_DEVICE void run_item(const sched::Fp4Item& item) {
+        kernel::Fp4WideRows<S> rows(params_, item, warpgroup_);
+        float sum[N / 2];
+#pragma unroll
+        for (u32 i = 0; i < N / 2; ++i) sum[i] = 0;
+        if (item.count > 0) {
+            for (u32 pass = 0; pass < kernel::fp4_passes<S>(params_, item); ++pass) {
+                rows.begin_pass(pass);
+                if constexpr (S.copies_only)
+                    pass_by();
+                else if constexpr (S.fragment_sets == 2)
+                    accumulate_overlapped<N>(sum, rows);
+                else
+                    accumulate<N>(sum, rows);
+            }
+        }
+        rows.template store<N>(smem_.rows(slot_.stage), sum);
+    }
+
+    DG_DEVICE void wait_full() {
+        ptx::mbarrier_wait(smem_.full(cursor_.stage), cursor_.phase);
+    }
+
+    DG_DEVICE void decode(u32 (&fragments)[16]) {
+        tile::decode_blob<S>(smem_, smem_.blob(cursor_.stage, warpgroup_, 0), thread_, fragments);
+        ptx::wgmma_keep(fragments);  // decoded here, beside the wgmma in flight, not where it is used
+    }
+
+    /// Starts the four wgmma of a blob with one half of the item's columns.
+    template <u32 N>
+    DG_DEVICE void start(u32 stage, u32 half, float (&partial)[N / 4], const u32 (&fragments)[16]) {
+        const u64 tokens = ptx::wgmma_descriptor(smem_.tokens(stage, 0) + half * (N / 2 * kFp4BlockK));
+        ptx::wgmma_fence();
+#pragma unroll
+        for (u32 step = 0; step < 4; ++step)
+            ptx::WgmmaRs<decoded_of(S.form), N / 2>::mma(partial, fragments + 4 * step, tokens + 2 * step,
+                                                         step > 0);
+        ptx::wgmma_commit();
+    }
+
+    /// Waits for them and promotes.
+    template <u32 N>
+    DG_DEVICE void finish(u32 stage, u32 half, float (&partial)[N / 4], float (&sum)[N / 2],
+                          const kernel::Fp4WideRows<S>& rows) {
+        const ptx::SharedAddress scales = smem_.scales(stage, 0) + (half * (N / 2) + thread_ % 4 * 2) * 4;
+        ptx::wgmma_wait<0>();
+        ptx::wgmma_keep(partial);
+#pragma unroll
+        for (u32 i = 0; i < N / 4; i += 4) {
+            const ptx::Float2 scale = ptx::ld_shared_v2_f32(scales + i * 2 * 4);
+            float* const to = sum + half * (N / 4) + i;
+            to[0] += partial[i] * rows.promotion_scale(scale.x, 0);
+            to[1] += partial[i + 1] * rows.promotion_scale(scale.y, 0);
+            to[2] += partial[i + 2] * rows.promotion_scale(scale.x, 1);
+            to[3] += partial[i + 3] * rows.promotion_scale(scale.y, 1);
+        }
+    }
+
+    /// This warp is done with a stage, whose tokens any CTA of the cluster may have sent.
+    DG_DEVICE void release(u32 stage) {
+        ptx::sync_warp();
+        const u32 lane = ptx::lane_index();
+        if constexpr (S.cluster == 1) {
+            if (lane == 0) ptx::mbarrier_arrive(smem_.empty(stage));
+        } else {
+            if (lane < S.cluster) ptx::mbarrier_arrive_remote(ptx::map_to_rank(smem_.empty(stage), lane));
+        }
+    }
+
+    /// One blob. `meanwhile` runs beside the first half's wgmma.
+    template <u32 N, typename Meanwhile>
+    DG_DEVICE void multiply(u32 stage, const u32 (&fragments)[16], float (&sum)[N / 2],
+                            const kernel::Fp4WideRows<S>& rows, Meanwhile&& meanwhile) {
+        float partial[N / 4];
+        start<N>(stage, 0, partial, fragments);
+        meanwhile();
+        finish<N>(stage, 0, partial, sum, rows);
+        start<N>(stage, 1, partial, fragments);
+        finish<N>(stage, 1, partial, sum, rows);
+        release(stage);
+    }
+
+    /// Two sets of fragments: a blob is decoded while the one before it multiplies. Blobs come in pairs.
+    template <u32 N>
+    DG_DEVICE void accumulate_overlapped(float (&sum)[N / 2], const kernel::Fp4WideRows<S>& rows) {
+        u32 even[16], odd[16];
+        wait_full();
+        decode(even);
+        for (u32 pairs = fp4_k_blocks(params_.k) / 2; pairs > 0; --pairs) {
+            const u32 even_stage = cursor_.stage;
+            multiply<N>(even_stage, even, sum, rows, [&] {
+                cursor_.advance();
+                wait_full();
+                decode(odd);
+            });
+            const u32 odd_stage = cursor_.stage;
+            multiply<N>(odd_stage, odd, sum, rows, [&] {
+                cursor_.advance();
+                if (pairs > 1) {
+                    wait_full();
+                    decode(even);
+                }
+            });
+        }
+    }
+
+    template <u32 N>
+    DG_DEVICE void accumulate(float (&sum)[N / 2], const kernel::Fp4WideRows<S>& rows) {
+        u32 fragments[16];
+        for (u32 blobs = fp4_k_blocks(params_.k); blobs > 0; --blobs, cursor_.advance()) {
+            wait_full();
+            decode(fragments);
+            multiply<N>(cursor_.stage, fragments, sum, rows, [] {});
+        }
+    }
+
+    /// copies_only: every stage is received and given back.
+    DG_DEVICE void pass_by() {
+        for (u32 blobs = fp4_k_blocks(params_.k); blobs > 0; --blobs, cursor_.advance()) {
+            wait_full();
+            release(cursor_.stage);
+        }
+    }
+
+    const Fp4GemmParams& params_;
+    tile::Fp4Smem<S> smem_;
+    u32 warpgroup_, thread_;
+    pipe::Cursor<S.stages> cursor_;
+    pipe::Cursor<kFp4ItemSlots> slot_;
+};
+
+template <Fp4GemmSpec S>
+DG_DEVICE void run(const Fp4WideParams& p) {
+    static_assert(why_illegal(S) == nullptr && S.wide);
+    const tile::Fp4Smem<S> smem{ptx::dynamic_smem()};
+    const u32 warp = ptx::warp_index(), loader = S.warpgroups * 4;
+    ptx::grid_dependency_launch();
+    tile::write_magnitudes<S>(smem, ptx::thread_index());
+    if (warp == loader && ptx::elect_one()) {
+        ptx::prefetch_tensor_map(p.tokens);
+        for (u32 stage = 0; stage < S.stages; ++stage) {
+            ptx::mbarrier_init(smem.full(stage), 1 + ptx::kWarpThreads);
+            ptx::mbarrier_init(smem.empty(stage), 4 * S.warpgroups * S.cluster);
+        }
+        for (u32 slot = 0; slot < kFp4ItemSlots; ++slot) {
+            ptx::mbarrier_init(smem.item_full(slot), 1);
+            ptx::mbarrier_init(smem.item_empty(slot), 4 * S.warpgroups + 2);
+        }
+        ptx::fence_mbarrier_init();
+    }
+    if constexpr (S.cluster > 1)
+        ptx::cluster_sync();
+    else
+        ptx::sync_threads();
+    ptx::grid_dependency_wait();
+
+    if (warp >= loader) {
+        ptx::setmaxnreg_dec<fp4_loader_registers_of(S)>();
+        if (warp == loader) kernel::find_wide_items<S>(p, smem);
+        if (warp == loader + 1) kernel::load_wide_items<S>(p, smem);
+        if (warp == loader + 2) kernel::load_wide_scales<S>(p, smem);
+    } else {
+        ptx::setmaxnreg_inc<fp4_math_registers_of(S)>();
+        Multiplier<S>(p.gemm, smem, warp / 4).run();
+    }
+    // Others of the cluster may still send tokens here or give a stage back.
+    if constexpr (S.cluster > 1) ptx::cluster_sync();
+}
+
+}  // namespace sm90_fp4_gemm_wide_detail
+
+template <Fp4GemmSpec S>
+DG_KERNEL(threads_of(S), 1)
+sm90_fp8_fp4_gemm_wide(DG_GRID_CONSTANT const Fp4WideParams p) {
+    sm90_fp4_gemm_wide_detail::run<S>(p);
+}
+
+}  // namespace deep_gemm

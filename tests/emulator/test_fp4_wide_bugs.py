@@ -1,0 +1,174 @@
+"""Injected bugs of the FP4 kernel for many tokens and of the one that arranges its activations, by the machinery of
+test_injected_bugs.py.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from emulator.test_fp4_bugs import make_weights
+from emulator.test_injected_bugs import Array, Bug, Launch, check_caught, check_clean, flatten, matrix_map
+
+import deep_gemm
+from deep_gemm import _C
+
+K, BLOBS = 640, 6
+COUNTS = (3, 40, 9)  # tokens of each expert, from slot GAP on: 16, 32 + 16 and 16 columns
+GAP, SLOTS, STRIDE = 2, 60, 64
+UNWRITTEN = 0x77
+SPEC = deep_gemm.Fp4GemmSpec(
+    groups="gathered", wide=True, block_m=32, warpgroups=2, k_blocks=1, stages=3, cluster=2, d="fp32"
+)
+
+
+@dataclass
+class Tokens:
+    """Slots read rows of A in reverse; K has half a blob less than whole pairs of them."""
+
+    a: Array
+    scales: Array
+    entries: Array
+    a_rows: Array
+    arranged: Array  # as spec/arrange.h has it, UNWRITTEN where nothing is
+    arranged_scales: Array
+
+    @staticmethod
+    def make() -> Tokens:
+        rng = np.random.default_rng(0)
+        a = rng.standard_normal((SLOTS, K)).astype(ml_dtypes.float8_e4m3fn)
+        scales = np.exp2(rng.uniform(-2, 2, (SLOTS, K // 128))).astype(np.float32)
+        entries = np.zeros((len(COUNTS), 4), np.int32)
+        entries[:, 0] = range(len(COUNTS))
+        entries[:, 1] = GAP + np.cumsum([0, *COUNTS[:-1]])
+        entries[:, 2] = COUNTS
+        a_rows = np.arange(SLOTS, dtype=np.int32)[::-1].copy()
+        used = slice(GAP, GAP + sum(COUNTS))
+        words = np.zeros((SLOTS, BLOBS, 4, 8), np.uint32)
+        words[:, : K // 128] = a[a_rows].view(np.uint32).reshape(SLOTS, K // 128, 4, 8)
+        arranged = np.full((SLOTS, BLOBS * 128), UNWRITTEN, np.uint8)
+        arranged[used] = words.transpose(0, 1, 3, 2).copy().view(np.uint8).reshape(SLOTS, -1)[used]
+        arranged_scales = np.full((BLOBS, STRIDE), UNWRITTEN, np.float32)
+        arranged_scales[:, used] = 0
+        arranged_scales[: K // 128, used] = scales[a_rows].T[:, used]
+        return Tokens(a, scales, entries, a_rows, arranged, arranged_scales)
+
+
+def head() -> Array:
+    return np.array([len(COUNTS), 0, 0, 0], np.int32)
+
+
+def product() -> Launch:
+    tokens = Tokens.make()
+    weights, matrices = make_weights("mx_e4m3", np.random.default_rng(1), K)
+    dense = tokens.a.astype(np.float64) * np.repeat(tokens.scales.astype(np.float64), 128, 1)
+    expert, used = np.repeat(np.arange(len(COUNTS)), COUNTS), range(GAP, GAP + sum(COUNTS))
+    d = np.full((SLOTS, matrices.shape[1]), UNWRITTEN, np.float64)
+    for slot, e in zip(used, expert, strict=True):
+        d[slot] = dense[tokens.a_rows[slot]] @ matrices[e].T
+    arrays = {
+        "weights": np.asarray(weights.blobs),
+        "row_scales": np.asarray(weights.row_scales),
+        "entries": tokens.entries,
+        "list": head(),
+        "tokens": tokens.arranged,
+        "scales": tokens.arranged_scales,
+        "d": np.full(d.shape, UNWRITTEN, np.float32),
+    }
+    n = d.shape[1]
+
+    def pack(device: Any, at: dict[str, int]) -> bytes:
+        pointers = [at["weights"], at["row_scales"], 0, 0, 0, at["entries"], at["list"], 0, 0, 0, at["d"]]
+        gemm = struct.pack("<14Q8I", *pointers, 0, 0, 0, K, K // 128, 1, n, SLOTS, n, K, len(COUNTS))
+        tensor_map = matrix_map(device, at["tokens"], (1, SLOTS, BLOBS * 128), "fp8_e4m3", 1, 16, 128)
+        whole = gemm + bytes(-len(gemm) % 64) + tensor_map + struct.pack("<QI", at["scales"], STRIDE)
+        return whole + bytes(-len(whole) % 64)
+
+    return Launch(
+        _C.fp4_kernel_source(SPEC).entry, (4,), SPEC.threads, SPEC.smem_bytes, arrays, pack, {"d": d},
+        tolerance=1e-2 * float(np.abs(d).mean()), cluster=2,
+    )  # fmt: skip
+
+
+def arrangement() -> Launch:
+    tokens = Tokens.make()
+    arrays = {
+        "a": tokens.a.view(np.uint8),
+        "scale_a": tokens.scales,
+        "entries": tokens.entries,
+        "list": head(),
+        "a_rows": tokens.a_rows,
+        "out": np.full_like(tokens.arranged, UNWRITTEN),
+        "scales": np.full_like(tokens.arranged_scales, UNWRITTEN),
+    }
+
+    def pack(device: Any, at: dict[str, int]) -> bytes:
+        del device
+        numbers = [0, 0, K, K // 128, 1, STRIDE, SLOTS, K, BLOBS * 128, len(COUNTS)]
+        return struct.pack("<9Q8I", *at.values(), *numbers)
+
+    expected = {"out": tokens.arranged, "scales": tokens.arranged_scales}
+    return Launch("deep_gemm::arrange<kSpec>", (2,), 256, 0, arrays, pack, expected)
+
+
+WAIT_EMPTY = "ptx::mbarrier_wait(smem.empty(cursor.stage), cursor.phase ^ 1);"
+EXPECT = "const ptx::SharedAddress full = smem.full(cursor.stage);\n            ptx::mbarrier_arrive_expect_tx(full, S.warpgroups * kBlob"
+BUGS = [
+    Bug("tokens and weights before the stage is free", f"{WAIT_EMPTY}\n            {EXPECT}", EXPECT),
+    Bug("scales before the stage is free", f"{WAIT_EMPTY}\n#pragma unroll\n                for (u32 turn",
+        "\n#pragma unroll\n                for (u32 turn"),
+    Bug("multiplying does not wait for the stage", "ptx::mbarrier_wait(smem_.full(cursor_.stage), cursor_.phase);", "", 4),
+    Bug("promotion overtakes wgmma", "ptx::wgmma_wait<0>();\n        ptx::wgmma_keep(partial);", "", 4),
+    Bug("scales do not count as arrivals", "ptx::mbarrier_init(smem.full(stage), 1 + ptx::kWarpThreads);",
+        "ptx::mbarrier_init(smem.full(stage), 1);", 4),
+    Bug("a stage waits for its own CTA alone", "4 * S.warpgroups * S.cluster);", "4 * S.warpgroups);"),
+    Bug("a stage goes back to one CTA alone", "if (lane < S.cluster) ptx::mbarrier_arrive_remote", "if (lane < 1) ptx::mbarrier_arrive_remote", 8),
+    Bug("tokens are sent to one CTA alone", "kAllCtas = (1u << S.cluster) - 1;", "kAllCtas = 1;", 8),
+    Bug("both halves multiply the first tokens", "half * (N / 2 * kFp4BlockK)", "0", 8),
+    Bug("the second half takes the first one's scales", "(half * (N / 2) + thread_ % 4 * 2) * 4", "(thread_ % 4 * 2) * 4", 8),
+    Bug("columns beyond the item are stored", "const u32 first = ptx::lane_index() % 4 * 2, rows = this->item_.rows;",
+        "const u32 first = ptx::lane_index() % 4 * 2, rows = N;", 8),
+]  # fmt: skip
+
+ARRANGE_BUGS = [
+    Bug("words in plain order", "const u32 further = arranged_word(0, q) * 4;", "const u32 further = q * 4;", 8),
+    Bug("K is not padded with zeros", "used && k + further < p_.k ?", "used ?", 8),
+    Bug("the list's rows are forgotten", "ptx::ld_global_s32(p_.a_rows + source_)", "source_", 8),
+    Bug("scales of other rows", "static_cast<u64>(source_) * p_.scale_a_stride_m", "static_cast<u64>(first_ + lane_) * p_.scale_a_stride_m", 8),
+    Bug("slots of no entry are written", "return used & rows_listed<S>(p, first);", "return used;", 8),
+    Bug("an entry starts with its block", "~below(start > first ? start - first : 0)", "~below(0)", 8),
+    Bug("an entry has one row more", "below(end - first)", "below(end - first + 1)", 8),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def wide() -> tuple[Launch, str]:
+    return product(), flatten(_C.fp4_kernel_source(SPEC).code)
+
+
+@pytest.fixture(scope="module")
+def arrange() -> tuple[Launch, str]:
+    code = "#include <deep_gemm/kernel/arrange.cuh>\nusing namespace deep_gemm;\nconstexpr ArrangeSpec kSpec{.groups = GroupMode::gathered};\n"
+    return arrangement(), flatten(code)
+
+
+def test_the_wide_kernel_is_clean(wide: tuple[Launch, str]) -> None:
+    check_clean(*wide)
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
+def test_wide_bugs(wide: tuple[Launch, str], bug: Bug) -> None:
+    check_caught(*wide, bug)
+
+
+def test_arrange_is_clean(arrange: tuple[Launch, str]) -> None:
+    check_clean(*arrange)
+
+
+@pytest.mark.parametrize("bug", ARRANGE_BUGS, ids=lambda bug: bug.name)
+def test_arrange_bugs(arrange: tuple[Launch, str], bug: Bug) -> None:
+    check_caught(*arrange, bug)
