@@ -29,12 +29,14 @@ from bench import run as runner  # noqa: E402
 @click.option(
     "--document",
     "results",
+    multiple=True,
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Measure nothing: write docs/performance.md from this results.json.",
+    help="Measure nothing: write docs/performance.md from this results.json; given again, a later file's sections "
+    "replace those of the files before.",
 )
-def main(out: Path, only: tuple[str, ...], quick: bool, results: Path | None) -> None:
+def main(out: Path, only: tuple[str, ...], quick: bool, results: tuple[Path, ...]) -> None:
     """Times every kernel beside cuBLASLt and the measured ceilings, after checking its result."""
-    if results is not None:
+    if results:
         page = ROOT / "docs" / "performance.md"
         document.write_document(results, page)
         click.echo(f"wrote {page}")

@@ -85,7 +85,7 @@ def sentence(rows: list[Row], sections: list[str]) -> str:
     text = f"{reached} of {len(asked)} numbers reached"
     if len(measured) < len(asked):
         text += f", {len(asked) - len(measured)} not measured"
-    return text + (f"; {failed} points FAILED" if failed else "; every result is right")
+    return text + (f"; {failed} points FAILED" if failed else "; every result within its error limit")
 
 
 def write_json(path: Path, machine: dict[str, Any], rows: list[Row], sections: list[str]) -> None:

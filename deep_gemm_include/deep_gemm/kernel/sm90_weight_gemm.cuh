@@ -45,9 +45,10 @@ class Multiplier {
         changes_units(S.w) ? row_of(S.w).block_k / (16 * kSteps) : kRuns + 1;  // beyond: never
     static_assert(kRuns % 2 == 0, "runs take turns with two sets of fragments");
 
-    /// Fetches this lane's share of the next stage of weights, and gives the buffer of the stage before back: all
-    /// of that has been decoded. Its own buffer stays, because a load that has been issued is not one that has
-    /// read: a signal right behind it let the next TMA overtake it, on silicon and beside two CTAs' multicast.
+    /// Fetches this lane's share of the next stage of weights, and gives the buffer of the stage before back:
+    /// all of that has been decoded. Its own buffer stays, because a load that has been issued is not one
+    /// that has read: a signal right behind it let the next TMA overtake it, on silicon and beside two CTAs'
+    /// multicast.
     DG_DEVICE void take_weights() {
         ptx::mbarrier_wait(smem_.weights_full(weights_.stage), weights_.phase);
         ptx::sync_warp();

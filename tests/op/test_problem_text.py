@@ -1,0 +1,72 @@
+"""Problem texts that make no sense: refused with what is wrong, not planned as something else; and arguments that are
+neither true nor false, or no integers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import deep_gemm
+from deep_gemm import _C
+
+DEVICE = "90a:132"
+SHAPE = "gemm m=64 n=256 k=512"
+NONSENSE = [
+    (f"{SHAPE} m=128", "m is given twice"),
+    (f"{SHAPE} masked psum groups=2", "group mode is given twice"),
+    (f"{SHAPE} groups=8", "without a group mode"),
+    (f"{SHAPE} expected_m=7", "without a group mode"),
+    (f"{SHAPE} a=fp8_e4m3 b=bf16", "one format for both"),
+    (f"{SHAPE} scale_b=none", "expected scales for fp8_e4m3"),
+    (f"{SHAPE} a=bf16 scale_b=per_row_128", "none for bf16"),
+]
+
+
+@pytest.mark.parametrize(("text", "sentence"), NONSENSE, ids=[text for text, _ in NONSENSE])
+def test_nonsense(text: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        _C.plan(text, DEVICE)
+
+
+def test_the_text_of_a_call_plans_the_same_kernel(emulator: Any) -> None:
+    """n = 130 gives BF16 rows that TMA cannot write: the text has to say so."""
+    m, n, k = 4, 130, 256
+    a = np.zeros((m, k), ml_dtypes.float8_e4m3fn), np.ones((m, 2), np.float32)
+    b = np.zeros((n, k), ml_dtypes.float8_e4m3fn), np.ones((2, 2), np.float32)
+    deep_gemm.fp8_gemm_nt(a, b, np.zeros((m, n), ml_dtypes.bfloat16), device=emulator)
+    ran = deep_gemm.last_plan()
+    assert "unaligned_d" in ran["problem"]
+    assert _C.plan(ran["problem"], emulator)["spec"] == ran["spec"]
+
+
+def grouped_call(emulator: Any, layout: Any, **options: Any) -> None:
+    rows = len(layout)
+    a = np.zeros((rows, 128), ml_dtypes.float8_e4m3fn), np.ones((rows, 1), np.float32)
+    b = np.zeros((2, 64, 128), ml_dtypes.float8_e4m3fn), np.ones((2, 1, 1), np.float32)
+    d = np.zeros((rows, 64), ml_dtypes.bfloat16)
+    deep_gemm.m_grouped_fp8_gemm_nt_contiguous(a, b, d, layout, device=emulator, **options)
+
+
+def test_groups_that_share_128_rows(emulator: Any) -> None:
+    with pytest.raises(ValueError, match="row 0 to group 0 and row 64 to group 1"):
+        grouped_call(emulator, np.repeat(np.arange(2, dtype=np.int32), 64))
+
+
+def test_a_flag_that_is_neither(emulator: Any) -> None:
+    with pytest.raises(ValueError, match="ambiguous"):
+        grouped_call(emulator, np.zeros(128, np.int32), use_psum_layout=np.array([1, 2]))
+
+
+def test_a_recipe_without_a_length(emulator: Any) -> None:
+    with pytest.raises(ValueError, match="expected 3 integers"):
+        grouped_call(emulator, np.zeros(128, np.int32), recipe=np.array(3))
+
+
+@pytest.mark.parametrize("count", [-2, 3, 100000])
+def test_numbers_of_multiprocessors(count: int) -> None:
+    with pytest.raises(ValueError, match="expected an even number up to"):
+        deep_gemm.set_num_sms(count)
