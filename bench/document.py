@@ -59,7 +59,8 @@ METHOD = """## Method
 Every point is first checked against a float32 product of the dequantised operands, with outputs filled with NaN
 beforehand. Then about half a millisecond of launches is captured in a CUDA graph, over buffers that rotate through
 more than twice the L2 cache; variants take turns for {rounds} rounds in alternating order. Times are medians, with
-the smallest and largest sample in brackets; a ratio is the median over rounds of peer time / our time. Host times are the best of 21 bursts.
+the smallest and largest sample in brackets; a ratio is the median over rounds of peer time / our time.
+Host times are the best of 21 bursts.
 """
 
 
