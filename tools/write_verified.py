@@ -16,6 +16,7 @@ PAGE = ROOT / "docs" / "verified-on.md"
 HEAD = """# Verified on
 
 Devices on which the tests ran, emulated and real cases alike. Written by `tools/gpu`.
+Tests of injected bugs and races do not use the GPU and may have been left out.
 
 | device | driver | commit | date | passed | failed | skipped |
 |---|---|---|---|---|---|---|
