@@ -38,21 +38,22 @@ DG_DEVICE void wgmma_keep(u32 (&registers)[Count]) {
     for (u32 i = 0; i < Count; ++i) asm volatile("" : "+r"(registers[i])::"memory");
 }
 
-/// What descriptors of tiles in 128-byte swizzle atoms share: 1024 bytes from atom to atom, and the layout.
-constexpr u64 kSwizzledAtoms = static_cast<u64>(1024 >> 4) << 32 | 1ull << 62;
+// What descriptors of tiles in 128-byte swizzle atoms share: 1024 bytes from atom to atom, and the layout.
+constexpr u64 kAtomStride = static_cast<u64>(1024 >> 4) << 32;
+constexpr u64 kSwizzle128 = 1ull << 62;
 
 /// Matrix descriptor of a K-major tile in 128-byte swizzle atoms (8 rows of 128 bytes, 1024 apart).
 /// Bits 0-13 address / 16, 32-45 stride between atoms / 16, 62-63 layout (1 = 128-byte swizzle).
 /// A step of 32 bytes along K inside the atom adds 2.
 DG_DEVICE u64 wgmma_descriptor(SharedAddress tile) {
-    return static_cast<u64>((tile & 0x3ffff) >> 4) | (1ull << 16) | kSwizzledAtoms;
+    return static_cast<u64>((tile & 0x3ffff) >> 4) | (1ull << 16) | kAtomStride | kSwizzle128;
 }
 /// Matrix descriptor of a tile that is contiguous along its rows: chunks of 64 16-bit elements of them,
 /// `chunk_bytes` apart, each with 128 bytes a k in 128-byte swizzle atoms (8 k, 1024 bytes). Bits 16-29
 /// distance of chunks / 16, 32-45 distance of atoms along k / 16. A step of 16 along k adds 128.
 DG_DEVICE u64 wgmma_descriptor_mn_major(SharedAddress tile, u32 chunk_bytes) {
-    return static_cast<u64>((tile & 0x3ffff) >> 4) | static_cast<u64>(chunk_bytes >> 4) << 16 |
-           kSwizzledAtoms;
+    return static_cast<u64>((tile & 0x3ffff) >> 4) | static_cast<u64>(chunk_bytes >> 4) << 16 | kAtomStride |
+           kSwizzle128;
 }
 
 }  // namespace deep_gemm::ptx
