@@ -384,18 +384,6 @@ KERNEL_BUGS: list[tuple[Gemm, Bug]] = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def launches() -> Callable[[Gemm], Launch]:
-    made: dict[str, Launch] = {}
-
-    def get(gemm: Gemm) -> Launch:
-        if gemm.name not in made:
-            made[gemm.name] = gemm.launch()
-        return made[gemm.name]
-
-    return get
-
-
 @pytest.mark.parametrize("gemm", GEMMS, ids=lambda gemm: gemm.name)
 def test_shipped_kernels_are_clean(launches: Callable[[Gemm], Launch], gemm: Gemm) -> None:
     check_clean(launches(gemm), flatten(gemm.source()))

@@ -203,3 +203,11 @@ def test_kernel_race(gemm: Gemm, bug: Bug, message: str) -> None:
     assert len(outcomes) == len(SEEDS)
     for seed, outcome in outcomes.items():
         assert re.search(message, outcome), f"seed {seed}: {outcome}"
+
+
+def test_lanes_that_did_not_arrive_are_named() -> None:
+    """Where lanes stored before lane 0 told of it, as most schedules have it, the report says which lanes it spoke for."""
+    gemm, bug, _ = next(entry for entry in KERNEL_RACES if "tells of scales" in entry[1].name)
+    outcomes = gemm.launch().outcomes(bug.inject(flatten(gemm.source())))
+    named = [seed for seed, text in outcomes.items() if "arrived for its lanes 0x00000001 only" in text]
+    assert len(named) >= 6, outcomes

@@ -9,6 +9,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from golden.pinned import check_pinned
 
 import deep_gemm
 
@@ -71,16 +72,7 @@ def plan_line(problem: str) -> str:
 
 
 def test_plans(request: pytest.FixtureRequest) -> None:
-    lines = [plan_line(problem) for problem in problems()]
-    if request.config.getoption("--update-golden"):
-        GOLDEN.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    assert GOLDEN.exists(), f"{GOLDEN} is missing; make it with pytest tests/golden --update-golden"
-    expected = GOLDEN.read_text(encoding="utf-8").splitlines()
-    changed = [f"- {old}\n+ {new}" for old, new in zip(expected, lines, strict=False) if old != new]
-    assert not changed and len(expected) == len(lines), (
-        f"{len(changed)} plans changed ({len(expected)} -> {len(lines)} problems); if that is meant, --update-golden:\n"
-        + "\n".join(changed[:20])
-    )
+    check_pinned(GOLDEN, [plan_line(problem) for problem in problems()], request)
 
 
 def test_plans_are_legal_and_repeatable() -> None:
