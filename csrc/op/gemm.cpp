@@ -2,7 +2,6 @@
 
 #include "base/error.h"
 #include "driver/device.h"
-
 #include "op/tensor_maps.h"
 
 #include <vector>
