@@ -107,6 +107,7 @@ def forced_spec(case: Case, data: Data, groups: str) -> deep_gemm.Fp4GemmSpec | 
         "split": data.weights.split,
         "d": case.d,
         "accumulate": case.accumulate,
+        "per_token": case.per_token,
     }
     return deep_gemm.Fp4GemmSpec(**fixed, groups=groups, **case.spec)
 

@@ -21,7 +21,8 @@ Arranged arrange(const Fp4GemmCall& call, const Fp4GemmParams& gemm) {
     const u64 groups = problem.groups == GroupMode::masked ? problem.num_groups : 1, rows = problem.m;
     const u64 blobs = fp4_k_blocks(problem.k), padded_k = blobs * kFp4BlockK;
     const u64 scale_stride = align_up(rows, u64{kScaleAlignment});
-    const u64 token_bytes = groups * rows * padded_k, scale_bytes = groups * blobs * scale_stride * 4;
+    const u64 scale_rows = problem.per_token ? 1 : blobs;
+    const u64 token_bytes = groups * rows * padded_k, scale_bytes = groups * scale_rows * scale_stride * 4;
     const u64 base = workspace(*call.device, static_cast<driver::Stream>(call.stream),
                                align_up(token_bytes, kAlignment) + scale_bytes);
     const u64 scales = base + align_up(token_bytes, kAlignment);
@@ -38,6 +39,7 @@ Arranged arrange(const Fp4GemmCall& call, const Fp4GemmParams& gemm) {
                                .scale_a_stride_m = gemm.scale_a_stride_m,
                                .scale_a_stride_k = gemm.scale_a_stride_k,
                                .scale_stride = static_cast<u32>(scale_stride),
+                               .scale_rows = static_cast<u32>(scale_rows),
                                .rows = static_cast<u32>(rows),
                                .k = problem.k,
                                .padded_k = static_cast<u32>(padded_k),

@@ -238,6 +238,7 @@ Fp4GemmCall check_fp4_gemm(const Fp4GemmArguments& args) {
                     .split = call.runs != 0,
                     .d = d.format,
                     .accumulate = call.c != 0,
+                    .per_token = k > kScaleBlock && call.scale_a.stride_column == 0,
                     .m = static_cast<u32>(args.groups == GroupMode::gathered ? slots : static_cast<u64>(m)),
                     .n = static_cast<u32>(n),
                     .k = static_cast<u32>(k),

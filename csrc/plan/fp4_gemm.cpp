@@ -25,6 +25,7 @@ Fp4GemmSpec spec_for(const Fp4Problem& problem) {
             .d = problem.d,
             .groups = problem.groups,
             .accumulate = problem.accumulate,
+            .per_token = problem.per_token,
             .stages = kMostStages};
 }
 void fit_stages(Fp4GemmSpec& s) {
@@ -87,8 +88,8 @@ u32 grid_of(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& device
 
 const char* why_unfit(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& device) {
     if (s.form != p.form || s.split != p.split || s.d != p.d || s.groups != p.groups ||
-        s.accumulate != p.accumulate)
-        return "the spec is for other weights, outputs or groups";
+        s.accumulate != p.accumulate || s.per_token != p.per_token)
+        return "the spec is for other weights, scales, outputs or groups";
     if (s.cluster > sms_of(p, device)) return "a cluster needs more SMs than there are";
     return nullptr;
 }

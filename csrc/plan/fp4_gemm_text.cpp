@@ -36,6 +36,8 @@ void read_word(Fp4Problem& p, std::string_view word) {
         p.accumulate = true;
     } else if (word == "split") {
         p.split = true;
+    } else if (word == "per_token") {
+        p.per_token = true;
     } else if (key == "form" || key == "d") {
         const bool known = key == "form" ? read_name(p.form, value, Fp4Form::mx_e4m3, Fp4Form::mx_e5m2,
                                                      Fp4Form::nv_single, Fp4Form::nv_exact)
@@ -55,7 +57,7 @@ void read_word(Fp4Problem& p, std::string_view word) {
                                                  : nullptr;
         DG_CHECK(
             field != nullptr, value,
-            "problem: unexpected word '{}'; expected a group mode, accumulate, split, or m, n, k, groups, "
+            "problem: unexpected word '{}'; expected a group mode, accumulate, split, per_token, or m, n, k, groups, "
             "expected_m, num_sms, form or d with a value",
             word);
         const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), *field);
@@ -73,6 +75,7 @@ std::string to_string(const Fp4Problem& p) {
     if (p.expected_m > 0) text += fmt::format(" expected_m={}", p.expected_m);
     if (p.num_sms > 0) text += fmt::format(" num_sms={}", p.num_sms);
     if (p.split) text += " split";
+    if (p.per_token) text += " per_token";
     if (p.accumulate) text += " accumulate";
     return text;
 }

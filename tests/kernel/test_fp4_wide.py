@@ -31,6 +31,7 @@ DENSE = [
     (Case(96, 256, m=70, accumulate=True), {}),
     (Case(96, 256, m=5, d="fp32", accumulate=True), PAIR),
     (Case(96, 384, m=40, per_token=True), PAIR),
+    (Case(66, 384, m=33, per_token=True, accumulate=True, d="fp32"), {}),
     (Case(600, 256, m=20), {"cluster": 4}),
 ]
 
@@ -45,6 +46,7 @@ def test_dense(device: Any, case: Case, spec: dict[str, Any]) -> None:
     [
         Case(64, 256, m=8, rows=(1,)),
         Case(66, 160, m=75, rows=(0, 75, 1, 9)),
+        Case(66, 160, m=75, rows=(0, 75, 1, 9), per_token=True),
         Case(64, 128, m=4, rows=tuple(i % 5 for i in range(40))),
     ],
     ids=str,
@@ -55,7 +57,13 @@ def test_masked(device: Any, case: Case) -> None:
 
 @pytest.mark.parametrize("psum", [False, True], ids=["contiguous", "psum"])
 @pytest.mark.parametrize(
-    "case", [Case(66, 160, rows=(100, 128, 130)), Case(64, 128, rows=(3, 0, 5), d="fp32")], ids=str
+    "case",
+    [
+        Case(66, 160, rows=(100, 128, 130)),
+        Case(64, 160, rows=(100, 9), per_token=True),
+        Case(64, 128, rows=(3, 0, 5), d="fp32"),
+    ],
+    ids=str,
 )
 def test_contiguous(device: Any, case: Case, psum: bool) -> None:
     both(run_contiguous, device, case, PAIR, psum=psum)
@@ -66,6 +74,7 @@ def test_contiguous(device: Any, case: Case, psum: bool) -> None:
     "case",
     [
         Case(66, 160, rows=(0, 3, 0, 70, 1)),
+        Case(66, 160, rows=(0, 3, 0, 70, 1), per_token=True),
         Case(300, 256, rows=(150, 0, 31)),
         Case(64, 128, rows=tuple(int(i % 3 == 0) for i in range(110))),
     ],
@@ -82,6 +91,7 @@ def test_gathered(device: Any, case: Case, rows_of: str) -> None:
         Case(66, 288, m=40, span=(106, 135), form="mx_e4m3"),
         Case(300, 256, m=50, span=(70, 140), form="mx_e4m3"),
         Case(66, 256, m=8, span=(104, 133), form="mx_e5m2", d="fp32"),
+        Case(66, 288, m=40, span=(106, 135), form="mx_e4m3", per_token=True),
     ],
     ids=str,
 )

@@ -141,10 +141,9 @@ class Block {
     }
 
     DG_DEVICE void store_scale(float scale) const {
-        const u32 blobs = p_.padded_k / kFp4BlockK;
-        if (!in_use(lane_) || blob() >= blobs) return;
+        if (!in_use(lane_) || blob() >= p_.scale_rows) return;
         ptx::st_global_f32(
-            p_.scales + (static_cast<u64>(group_) * blobs + blob()) * p_.scale_stride + first_ + lane_,
+            p_.scales + (static_cast<u64>(group_) * p_.scale_rows + blob()) * p_.scale_stride + first_ + lane_,
             scale);
     }
 

@@ -193,6 +193,7 @@ class TokenLoader {
                                       present);
                 }
             }
+            if constexpr (S.per_token) continue;
             const u32 scale_present = k < params_.k ? 4 : 0;
             const u64 along_k =
                 scale_present != 0 ? static_cast<u64>(first_kb + kb) * params_.scale_a_stride_k : 0;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <deep_gemm/kernel/fp4_load.h>
+#include <deep_gemm/ptx/convert.h>
 
 namespace deep_gemm::kernel {
 
@@ -22,11 +23,18 @@ class Fp4RowPair {
         if constexpr (S.split) load_row_scales(pass);
     }
 
-    /// What a partial sum is multiplied by. With several runs the rows' scales differ between them, so they
-    /// come in here; otherwise once at the end.
-    DG_DEVICE float promotion_scale(float token_scale, u32 r) const {
-        if constexpr (S.split) return token_scale * (r == 0 ? row_scales_.x : row_scales_.y);
-        return token_scale;
+    /// What a partial sum of row r adds to the sum. With several runs the rows' scales differ between them, so
+    /// they come in here; otherwise once at the end, as a token's only scale does.
+    DG_DEVICE float promoted(float partial, float token_scale, u32 r) const {
+        const float row_scale = r == 0 ? row_scales_.x : row_scales_.y;
+        if constexpr (S.per_token) return S.split ? partial * row_scale : partial;
+        return partial * (S.split ? token_scale * row_scale : token_scale);
+    }
+    /// A sum of row r with the scales that have not come in yet. Never one operation with the addition of C:
+    /// both kernels round alike.
+    DG_DEVICE float finished(float sum, float token_scale, u32 r) const {
+        const float scaled = S.split ? sum : ptx::mul_rn(sum, r == 0 ? row_scales_.x : row_scales_.y);
+        return S.per_token ? ptx::mul_rn(scaled, token_scale) : scaled;
     }
 
   protected:
@@ -82,7 +90,10 @@ class Fp4Rows : public Fp4RowPair<S> {
         : Pair(params, item, warpgroup) {
         if constexpr (kEarlyRows) {
 #pragma unroll
-            for (u32 i = 0; i < N / 4; ++i) d_rows_[i] = d_row(token_of(i));
+            for (u32 i = 0; i < N / 4; ++i) {
+                d_rows_[i] = d_row(token_of(i));
+                if constexpr (S.per_token) scales_[i] = scale_of(token_of(i));
+            }
         }
     }
 
@@ -97,8 +108,10 @@ class Fp4Rows : public Fp4RowPair<S> {
             float first = 0, second = 0;
             if (token < item.count && this->in_a_group(row)) {
                 const u32 at = i / 2 * 4 + i % 2;
-                first = S.split ? sum[at] : sum[at] * this->row_scales_.x;
-                second = S.split ? sum[at + 2] : sum[at + 2] * this->row_scales_.y;
+                float scale = 1;
+                if constexpr (S.per_token) scale = kEarlyRows ? scales_[i] : scale_of(token);
+                first = this->finished(sum[at], scale, 0);
+                second = this->finished(sum[at + 2], scale, 1);
             }
             store_pair(row, first, second);
         }
@@ -124,6 +137,18 @@ class Fp4Rows : public Fp4RowPair<S> {
         return slot;
     }
 
+    DG_DEVICE float scale_of(u32 token) const {
+        if (token >= this->item_.count) return 0;
+        u32 row = this->item_.first + token;
+        if constexpr (S.groups == GroupMode::gathered) {
+            if (this->params_.a_rows != nullptr)
+                row = static_cast<u32>(ptx::ld_global_s32(this->params_.a_rows + row));
+        }
+        const u64 group = S.groups == GroupMode::masked ? this->item_.expert : 0;
+        return ptx::ld_global_f32(this->params_.scale_a + group * this->params_.scale_a_stride_group +
+                                  static_cast<u64>(row) * this->params_.scale_a_stride_m);
+    }
+
     DG_DEVICE void store_pair(u32 row, float first, float second) const {
         const u64 element = this->element(row);
         if constexpr (S.accumulate) {
@@ -135,6 +160,7 @@ class Fp4Rows : public Fp4RowPair<S> {
     }
 
     u32 d_rows_[kEarlyRows ? N / 4 : 1];
+    float scales_[kEarlyRows && S.per_token ? N / 4 : 1];
 };
 
 }  // namespace deep_gemm::kernel

@@ -17,17 +17,22 @@ class Fp4WideRows : public Fp4RowPair<S> {
   public:
     using Pair::Pair;
 
-    /// `table`: where each token of the item goes.
+    /// `table`: where each token of the item goes; `scales`: per_token, its scale.
     template <u32 N>
-    DG_DEVICE void store(ptx::SharedAddress table, const float (&sum)[N / 2]) const {
+    DG_DEVICE void store(ptx::SharedAddress table, ptx::SharedAddress scales,
+                         const float (&sum)[N / 2]) const {
         if (this->column_ >= this->params_.n) return;
         const u32 first = ptx::lane_index() % 4 * 2, rows = this->item_.rows;
 #pragma unroll
         for (u32 j = 0; j < N / 8; ++j) {
             const u32 token = j * 8 + first;
             const ptx::UInt2 to = rows_of(table, token);
-            store_one(token < rows, to.x, sum[j * 4], sum[j * 4 + 2]);
-            store_one(token + 1 < rows, to.y, sum[j * 4 + 1], sum[j * 4 + 3]);
+            ptx::Float2 scale = {1, 1};
+            if constexpr (S.per_token) scale = ptx::ld_shared_v2_f32(scales + token * 4);
+            store_one(token < rows, to.x, this->finished(sum[j * 4], scale.x, 0),
+                      this->finished(sum[j * 4 + 2], scale.x, 1));
+            store_one(token + 1 < rows, to.y, this->finished(sum[j * 4 + 1], scale.y, 0),
+                      this->finished(sum[j * 4 + 3], scale.y, 1));
         }
         if constexpr (Pair::kWritesZeros) store_zeros<N>(rows);
     }
@@ -39,10 +44,6 @@ class Fp4WideRows : public Fp4RowPair<S> {
     }
 
     DG_DEVICE void store_one(bool wanted, u32 row, float first, float second) const {
-        if constexpr (!S.split) {
-            first *= this->row_scales_.x;
-            second *= this->row_scales_.y;
-        }
         if constexpr (Pair::kWritesZeros) {
             if (row & kFp4ZeroRow) first = second = 0;
             row &= ~kFp4ZeroRow;

@@ -94,7 +94,7 @@ class Multiplier {
     template <u32 N>
     DG_DEVICE void finish(u32 stage, u32 kb, float (&partial)[N / 2], float (&sum)[N / 2],
                           const kernel::Fp4Rows<S, N>& rows) {
-        constexpr bool kEarly = N <= kFp4EarlyScaleColumns;
+        constexpr bool kEarly = S.per_token || N <= kFp4EarlyScaleColumns;
         float scales[N / 4];
         if constexpr (kEarly) load_scales<N>(stage, kb, scales);
         ptx::wgmma_wait<0>();
@@ -103,7 +103,7 @@ class Multiplier {
         if constexpr (!kEarly) load_scales<N>(stage, kb, scales);
 #pragma unroll
         for (u32 i = 0; i < N / 2; ++i)
-            sum[i] += partial[i] * rows.promotion_scale(scales[i / 4 * 2 + i % 2], i / 2 % 2);
+            sum[i] += rows.promoted(partial[i], scales[i / 4 * 2 + i % 2], i / 2 % 2);
         if constexpr (!kEarly) release(stage, kb);
     }
 
@@ -117,6 +117,7 @@ class Multiplier {
     /// Those of this thread's columns 8 j + 2 (lane % 4) + {0, 1}.
     template <u32 N>
     DG_DEVICE void load_scales(u32 stage, u32 kb, float (&scales)[N / 4]) {
+        if constexpr (S.per_token) return;
         const ptx::SharedAddress at = smem_.scales(stage, kb) + thread_ % 4 * N;
         if constexpr (N % 16 == 0) {
 #pragma unroll

@@ -59,7 +59,7 @@ class Multiplier {
                     accumulate<N>(sum, rows);
             }
         }
-        rows.template store<N>(smem_.rows(slot_.stage), sum);
+        rows.template store<N>(smem_.rows(slot_.stage), smem_.token_scales(slot_.stage), sum);
     }
 
     DG_DEVICE void wait_full() {
@@ -92,12 +92,13 @@ class Multiplier {
         ptx::wgmma_keep(partial);
 #pragma unroll
         for (u32 i = 0; i < N / 4; i += 4) {
-            const ptx::Float2 scale = ptx::ld_shared_v2_f32(scales + i * 2 * 4);
+            ptx::Float2 scale = {1, 1};
+            if constexpr (!S.per_token) scale = ptx::ld_shared_v2_f32(scales + i * 2 * 4);
             float* const to = sum + half * (N / 4) + i;
-            to[0] += partial[i] * rows.promotion_scale(scale.x, 0);
-            to[1] += partial[i + 1] * rows.promotion_scale(scale.y, 0);
-            to[2] += partial[i + 2] * rows.promotion_scale(scale.x, 1);
-            to[3] += partial[i + 3] * rows.promotion_scale(scale.y, 1);
+            to[0] += rows.promoted(partial[i], scale.x, 0);
+            to[1] += rows.promoted(partial[i + 1], scale.y, 0);
+            to[2] += rows.promoted(partial[i + 2], scale.x, 1);
+            to[3] += rows.promoted(partial[i + 3], scale.y, 1);
         }
     }
 
@@ -184,12 +185,12 @@ DG_DEVICE void run(const Fp4WideParams& p) {
     if (warp == loader && ptx::elect_one()) {
         ptx::prefetch_tensor_map(p.tokens);
         for (u32 stage = 0; stage < S.stages; ++stage) {
-            ptx::mbarrier_init(smem.full(stage), 1 + ptx::kWarpThreads);
+            ptx::mbarrier_init(smem.full(stage), S.per_token ? 2 : 2 + ptx::kWarpThreads);
             ptx::mbarrier_init(smem.empty(stage), 4 * S.warpgroups * S.cluster);
         }
         for (u32 slot = 0; slot < kFp4ItemSlots; ++slot) {
             ptx::mbarrier_init(smem.item_full(slot), 1);
-            ptx::mbarrier_init(smem.item_empty(slot), 4 * S.warpgroups + 2);
+            ptx::mbarrier_init(smem.item_empty(slot), 4 * S.warpgroups + (S.per_token ? 2 : 3));
         }
         ptx::fence_mbarrier_init();
     }
@@ -203,7 +204,8 @@ DG_DEVICE void run(const Fp4WideParams& p) {
         ptx::setmaxnreg_dec<fp4_loader_registers_of(S)>();
         if (warp == loader) kernel::find_wide_items<S>(p, smem);
         if (warp == loader + 1) kernel::load_wide_items<S>(p, smem);
-        if (warp == loader + 2) kernel::load_wide_scales<S>(p, smem);
+        if (warp == loader + 2) kernel::load_wide_weights<S>(p, smem);
+        if (!S.per_token && warp == loader + 3) kernel::load_wide_scales<S>(p, smem);
     } else {
         ptx::setmaxnreg_inc<fp4_math_registers_of(S)>();
         Multiplier<S>(p.gemm, smem, warp / 4).run();

@@ -4,7 +4,8 @@
 //   out     fp8_e4m3 [groups, rows, padded k]: rows by slot where a list gathers them, else as in A; of each
 //           128 bytes word 4 * chunk + activation_word(w) is A's word w, chunk = activation_chunk(w)
 //           (spec/fp4_weights.h); zeros beyond k
-//   scales  fp32 [groups, padded k / 128, scale_stride], a row of them for 128 of K; zeros beyond k
+//   scales  fp32 [groups, scale_rows, scale_stride]: a row of them for 128 of K, zeros beyond k; or one row, of
+//           the tokens' only scales
 //
 // Rows that no product reads (slots of no entry, masked rows beyond a group's count) are left as they are.
 #pragma once
@@ -48,14 +49,14 @@ constexpr ArrangeSmem plan_smem(const ArrangeSpec&) {
 
 struct ArrangeParams {
     const u8* a;              // fp8_e4m3 [groups, rows of A, k] at the strides below
-    const float* scale_a;     // [groups, rows of A, k / 128]; stride 0 along K: one scale for each token
+    const float* scale_a;     // [groups, rows of A, k / 128] or, with one scale row, [groups, rows of A]
     const i32* group_layout;  // masked: rows of each group; gathered: Fp4Entry[num_groups]
     const Fp4ListHead* list;  // gathered
     const i32* a_rows;        // gathered: row of A for each slot; null: the slot
     u8* out;
     float* scales;
     u64 a_stride_group, scale_a_stride_group;
-    u32 a_stride_m, scale_a_stride_m, scale_a_stride_k, scale_stride;
+    u32 a_stride_m, scale_a_stride_m, scale_a_stride_k, scale_stride, scale_rows;
     u32 rows, k, padded_k, num_groups;  // rows of one group of `out`; gathered: num_groups is the list's room
 };
 

@@ -20,6 +20,7 @@ struct Fp4GemmSpec {
     Format d = Format::bf16;
     GroupMode groups = GroupMode::dense;
     bool accumulate = false;  // add C
+    bool per_token = false;   // A has one scale for each token: it comes in with the output
     bool queue = false;       // CTAs take work from a counter in memory, not in fixed turns
     u32 block_m = 8;          // most tokens of a work item; fewer cost less
     u32 warpgroups = 1;       // that decode and multiply, 64 rows of weights each
@@ -40,13 +41,14 @@ requires requires(Spec& s) {
     s.load_warps;
 }
 constexpr void visit_fields(Visitor&& visit, Spec& s) {
-    auto& [form, split, d, groups, accumulate, queue, block_m, warpgroups, k_blocks, stages, load_warps,
-           ctas_per_sm, copies_only, wide, cluster, fragment_sets] = s;
+    auto& [form, split, d, groups, accumulate, per_token, queue, block_m, warpgroups, k_blocks, stages,
+           load_warps, ctas_per_sm, copies_only, wide, cluster, fragment_sets] = s;
     visit("form", form);
     visit("split", split);
     visit("d", d);
     visit("groups", groups);
     visit("accumulate", accumulate);
+    visit("per_token", per_token);
     visit("queue", queue);
     visit("block_m", block_m);
     visit("warpgroups", warpgroups);
@@ -77,7 +79,7 @@ struct Fp4GemmParams {
     const float* row_scales;  // [runs, 64]
     const u32* runs;          // split: for each (expert, block of 64 rows), see spec/fp4_weights.h
     const u8* a;              // fp8_e4m3 [a_groups, m, k] at the strides below
-    const float* scale_a;     // [a_groups, m, k / 128]; stride 0 along K: one scale for each token
+    const float* scale_a;     // [a_groups, m, k / 128]; per_token: [a_groups, m]
     const i32* group_layout;  // see GroupMode; gathered: Fp4Entry[num_groups]
     Fp4ListHead* list;        // gathered, queue
     const i32* a_rows;        // gathered: row of A for each slot; null: the slot
@@ -94,7 +96,7 @@ struct Fp4GemmParams {
 struct Fp4WideParams {
     Fp4GemmParams gemm;
     TensorMap tokens;     // fp8_e4m3 [a_groups, m, padded k], box [1, kFp4BoxRows, 128], 128-byte swizzle
-    const float* scales;  // [a_groups, padded k / 128, scale_stride]
+    const float* scales;  // [a_groups, padded k / 128, scale_stride]; per_token: [a_groups, 1, scale_stride]
     u32 scale_stride;
 };
 
@@ -142,7 +144,8 @@ struct Fp4SmemPlan {
     u32 full, empty;  // mbarriers of the stages
     u32 items;        // kFp4ItemSlots of 16 bytes
     u32 rows;         // kFp4ItemSlots tables, see has_row_table()
-    u32 row_table_bytes;
+    u32 token_scales;  // wide, per_token: kFp4ItemSlots tables of the tokens' scales
+    u32 row_table_bytes, scale_table_bytes;
     u32 items_full, items_empty;  // mbarriers of the items
     u32 bytes;
 };
@@ -156,7 +159,7 @@ constexpr Fp4SmemPlan plan_smem(const Fp4GemmSpec& s) {
     p.token_stage_bytes = s.k_blocks * s.block_m * kFp4BlockK;
     p.weight_stage_bytes = s.warpgroups * s.k_blocks * fp4_blob_bytes_of(s.form);
     // wide: a warp writes 32 scales at a time.
-    p.scale_stage_bytes = align_up(s.k_blocks * s.block_m * 4, s.wide ? 128u : 4u);
+    p.scale_stage_bytes = s.per_token ? 0 : align_up(s.k_blocks * s.block_m * 4, s.wide ? 128u : 4u);
     u32 offset = 0;
     const auto take = [&offset](u32 bytes, u32 alignment) {
         offset = align_up(offset, alignment);
@@ -171,6 +174,8 @@ constexpr Fp4SmemPlan plan_smem(const Fp4GemmSpec& s) {
     p.items = take(kFp4ItemSlots * 16, 16);
     p.row_table_bytes = has_row_table(s) ? align_up(s.block_m, 32u) * 4 : 0;
     p.rows = take(kFp4ItemSlots * p.row_table_bytes, 16);
+    p.scale_table_bytes = s.wide && s.per_token ? align_up(s.block_m, 32u) * 4 : 0;
+    p.token_scales = take(kFp4ItemSlots * p.scale_table_bytes, 16);
     p.full = take(s.stages * 8, 8);
     p.empty = take(s.stages * 8, 8);
     p.items_full = take(kFp4ItemSlots * 8, 8);

@@ -32,6 +32,10 @@ struct Fp4Smem {
     DG_DEVICE ptx::SharedAddress rows(u32 slot) const {
         return base + kPlan.rows + slot * kPlan.row_table_bytes;
     }
+    /// wide, per_token: the scales of an item's tokens.
+    DG_DEVICE ptx::SharedAddress token_scales(u32 slot) const {
+        return base + kPlan.token_scales + slot * kPlan.scale_table_bytes;
+    }
     DG_DEVICE ptx::SharedAddress item_full(u32 slot) const { return base + kPlan.items_full + slot * 8; }
     DG_DEVICE ptx::SharedAddress item_empty(u32 slot) const { return base + kPlan.items_empty + slot * 8; }
 };
