@@ -15,7 +15,7 @@ namespace {
 
 // clang-format off
 constexpr EnvRow kTable[] = {
-    {Env::device,                  "DG_DEVICE",                  "",        "default device: cuda, cuda:1, emulator, emulator:sm_100a; empty: the current GPU, else emulator:sm_90a"},
+    {Env::device,                  "DG_DEVICE",                  "",        "default device: cuda, cuda:1, emulator, emulator:sm_90a,seed=3; empty: the current GPU, else emulator:sm_90a"},
     {Env::log_level,               "DG_LOG_LEVEL",               "warning", "off, error, warning, info (one line per build) or debug (one line per launch)"},
     {Env::jit_cache_dir,           "DG_JIT_CACHE_DIR",           "",        "kernel cache folder; empty: $XDG_CACHE_HOME/deep_gemm, else ~/.cache/deep_gemm"},
     {Env::jit_readonly_cache_dirs, "DG_JIT_READONLY_CACHE_DIRS", "",        "more cache folders, colon separated, read but never written"},
