@@ -181,6 +181,8 @@ def env(device_only: bool) -> None:
     try:
         nvrtc = _C.nvrtc_info()
         facts.add_row("NVRTC", ".".join(map(str, nvrtc["version"])) + f", {nvrtc['path']}")
+        if nvrtc["remark"]:
+            facts.add_row("", nvrtc["remark"])
     except deep_gemm.Error as error:
         facts.add_row("NVRTC", str(error))
     table = Table("variable", "value", "meaning", box=frame())
