@@ -38,3 +38,21 @@ print(full, _C.num_plans())
     assert done.lines == ["4096 4096"]
     plans = [line.split("gemm m=")[1].split()[0] for line in done.err.splitlines() if "gemm m=" in line]
     assert plans == [*map(str, range(1, 4397)), "2"]  # each once, and the forgotten one once more
+
+
+def test_tensor_maps_of_many_matrices_are_encoded_once(
+    run_python: Run, fake_libcuda: Path, tmp_path: Path
+) -> None:
+    """A model has more matrices than the table of maps has slots at first: the table grows until all are found."""
+    script = """
+weights = [put(device, np.zeros((N, K), ml_dtypes.bfloat16)) for _ in range(600)]
+a, d = put(device, np.zeros((64, K), ml_dtypes.bfloat16)), put(device, np.zeros((64, N), np.float32))
+for step in range(12):
+    for b in weights: deep_gemm.bf16_gemm_nt(a, b, d)
+    print(open(os.environ["FAKE_LOG"]).read().count("tensor map"))
+"""
+    done = run_python(SETUP + script, DG_LIBCUDA_PATH=fake_libcuda, FAKE_LOG=tmp_path / "calls")
+    encoded = [int(line) for line in done.lines]
+    assert encoded[0] >= 600
+    # Two matrices of one slot displace each other, so some of 600 in the 2048 to 8192 slots of now remain.
+    assert encoded[-1] - encoded[-2] < 200, encoded
