@@ -15,9 +15,10 @@ namespace {
 
 // clang-format off
 constexpr EnvRow kTable[] = {
-    {Env::device,                  "DG_DEVICE",                  "",        "default device: cuda, cuda:1, emulator, emulator:sm_100a; empty: the current GPU, else emulator:sm_90a"},
+    {Env::device,                  "DG_DEVICE",                  "",        "default device: cuda, cuda:1, emulator, emulator:sm_90a,seed=3; empty: the current GPU, else emulator:sm_90a"},
     {Env::log_level,               "DG_LOG_LEVEL",               "warning", "off, error, warning, info (one line per build) or debug (one line per launch)"},
     {Env::jit_cache_dir,           "DG_JIT_CACHE_DIR",           "",        "kernel cache folder; empty: $XDG_CACHE_HOME/deep_gemm, else ~/.cache/deep_gemm"},
+    {Env::jit_cache_max_mb,        "DG_JIT_CACHE_MAX_MB",        "2048",    "MiB the cache folder may hold; beyond it the kernels that were not used for the longest are removed; 0: no limit"},
     {Env::jit_readonly_cache_dirs, "DG_JIT_READONLY_CACHE_DIRS", "",        "more cache folders, colon separated, read but never written"},
     {Env::jit_bundles,             "DG_JIT_BUNDLES",             "",        "bundle files, colon separated, looked into before any cache folder"},
     {Env::jit_lock_timeout_s,      "DG_JIT_LOCK_TIMEOUT_S",      "60",      "seconds to wait for another process that builds the same kernel before building it too"},

@@ -15,6 +15,7 @@ enum class Env : u8 {
     device,
     log_level,
     jit_cache_dir,
+    jit_cache_max_mb,
     jit_readonly_cache_dirs,
     jit_bundles,
     jit_lock_timeout_s,

@@ -29,11 +29,14 @@ constexpr Remedy kRemedies[] = {
     {100, "check nvidia-smi and CUDA_VISIBLE_DEVICES, or use the emulated GPU (DG_DEVICE=emulator)"},
     {101, "check the ordinal against CUDA_VISIBLE_DEVICES"},
     {200,
-     "the image is damaged or made by a newer toolkit than the driver: clear the kernel cache or update the "
-     "driver"},
+     "the image is damaged (python -m deep_gemm cache verify --repair) or made by a CUDA that the driver "
+     "does "
+     "not know (python -m deep_gemm env shows both versions)"},
     {201, "the current context was destroyed or belongs to another thread"},
     {209, "the kernel was built for another architecture: clear the kernel cache"},
-    {222, "the PTX is newer than the driver: update the driver or use an older NVRTC (DG_NVRTC_PATH)"},
+    {222,
+     "the image was made by a CUDA that the driver does not know (python -m deep_gemm env shows both "
+     "versions)"},
     {500, "the image has no such symbol: clear the kernel cache"},
     {700, "run the same call on the emulated GPU (DG_DEVICE=emulator): it names the access"},
     {701, "too many registers or too much shared memory for this block size"},
@@ -161,6 +164,18 @@ const Api& api() {
              "method, or before the first CUDA call",
              result.process, ::getpid());
     return *result.api;
+}
+
+int driver_version() noexcept {
+    static const int version = [] {
+        const std::string& chosen = env_text(Env::libcuda_path);
+        const SharedLibrary library = SharedLibrary::open(chosen.empty() ? "libcuda.so.1" : chosen);
+        using Get = Result (*)(int*);
+        const auto get = library ? reinterpret_cast<Get>(library.symbol("cuDriverGetVersion")) : nullptr;
+        int found = 0;
+        return get && get(&found) == kSuccess ? found : 0;
+    }();
+    return version;
 }
 
 const std::string& why_unavailable() noexcept {

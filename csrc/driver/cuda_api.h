@@ -179,6 +179,10 @@ struct Api {
 // The driver, opened and initialised on the first call; throws Error(driver) where it is missing or too old.
 [[nodiscard]] const Api& api();
 
+// "cuDriverGetVersion": 13000; 0 where there is no driver. Initialises nothing, so a process may fork after
+// it.
+[[nodiscard]] int driver_version() noexcept;
+
 // Why there is no usable GPU here, one sentence; empty where there is one. Never throws.
 [[nodiscard]] const std::string& why_unavailable() noexcept;
 // A driver is installed, usable or not.

@@ -120,7 +120,7 @@ class Device {
     virtual void destroy_graph(Graph graph) = 0;
 };
 
-// "cuda", "cuda:1", "emulator", "emulator:sm_100a", "emulator:sm_90a,seed=3"; empty: $DG_DEVICE, else the
+// "cuda", "cuda:1", "emulator", "emulator:sm_90a", "emulator:sm_90a,seed=3"; empty: $DG_DEVICE, else the
 // current CUDA device where a driver and a GPU exist, else emulator:sm_90a. Devices are created once per name
 // and live as long as the process (device.cpp; the emulator registers its factory, so driver/ does not
 // include emulator/).

@@ -2,11 +2,13 @@
 
 #include "base/env.h"
 #include "base/error.h"
+#include "driver/cuda_api.h"
 #include "driver/nvrtc_places.h"
 #include "driver/shared_library.h"
 
 #include <fmt/format.h>
 
+#include <charconv>
 #include <filesystem>
 #include <memory>
 #include <mutex>
@@ -21,9 +23,8 @@ using Result = int;  // nvrtcResult
 using Program = struct NvrtcProgramTag*;
 constexpr Result kSuccess = 0, kCompilationError = 6;
 
-constexpr u32 kOldestMajor = 12;  // sm_90a, C++20
-constexpr const char* kInstall =
-    "install the wheel nvidia-cuda-nvrtc or a CUDA toolkit, or point DG_NVRTC_PATH at libnvrtc.so";
+constexpr u32 kOldestMajor = 12;      // sm_90a, C++20
+constexpr u32 kPlainWheelMajor = 13;  // from here on the wheel's name has no suffix
 
 struct Nvrtc {
     SharedLibrary library;
@@ -49,10 +50,19 @@ struct Nvrtc {
 // Looks in one place after another and keeps the story for the error message.
 struct Search {
     std::vector<std::string> looked_at;
+    std::unique_ptr<Nvrtc> too_new;  // the first that the driver loads nothing from
 
     std::unique_ptr<Nvrtc> try_file(const std::string& path);
     std::unique_ptr<Nvrtc> try_folder(const fs::path& folder);
 };
+
+bool fits_driver(u32 major) {
+    return driver_major() == 0 || major <= driver_major();
+}
+
+std::string text_of_driver() {
+    return fmt::format("{}.{}", cuda::driver_version() / 1000, cuda::driver_version() % 1000 / 10);
+}
 
 template <typename Function>
 bool resolve(const SharedLibrary& library, const char* name, Function& function) {
@@ -85,7 +95,8 @@ void read_info(Nvrtc& n) {
     n.info = {n.library.resolved_path("nvrtcVersion"),
               static_cast<u32>(major),
               static_cast<u32>(minor),
-              {archs.begin(), archs.end()}};
+              {archs.begin(), archs.end()},
+              {}};
 }
 
 // NVRTC opens its builtins by soname when it first compiles, and the wheel's libnvrtc has no RUNPATH to find
@@ -114,7 +125,10 @@ std::unique_ptr<Nvrtc> Search::try_file(const std::string& path) {
                                         candidate->info.major, candidate->info.minor, kOldestMajor));
         return nullptr;
     }
-    open_builtins(candidate->info);
+    if (!fits_driver(candidate->info.major)) {
+        if (!too_new) too_new = std::move(candidate);
+        return nullptr;
+    }
     return candidate;
 }
 
@@ -126,8 +140,8 @@ std::unique_ptr<Nvrtc> Search::try_folder(const fs::path& folder) {
     return nullptr;
 }
 
-std::unique_ptr<Nvrtc> search_all(const std::vector<std::string>& wheel_folders) {
-    Search search;
+// The first that fits the driver, nullptr where there is none.
+std::unique_ptr<Nvrtc> find_fitting(Search& search, const std::vector<std::string>& wheel_folders) {
     const std::string& chosen = env_text(Env::nvrtc_path);
     for (const fs::path& folder : nvrtc_folders(wheel_folders, search.looked_at))
         if (auto found = search.try_folder(folder)) return found;
@@ -137,11 +151,33 @@ std::unique_ptr<Nvrtc> search_all(const std::vector<std::string>& wheel_folders)
     if (!fs::is_directory(chosen, ignored))
         for (const std::string& file : files)
             if (auto found = search.try_file(file)) return found;
+    return nullptr;
+}
+
+std::unique_ptr<Nvrtc> search_all(const std::vector<std::string>& wheel_folders) {
+    Search search;
+    std::unique_ptr<Nvrtc> found = find_fitting(search, wheel_folders);
+    if (const auto& other = search.too_new) {
+        const std::string newer =
+            fmt::format("NVRTC {}.{} ({}) is newer than the driver, for CUDA {}", other->info.major,
+                        other->info.minor, other->info.path, text_of_driver());
+        if (found) {
+            found->info.remark = fmt::format("chosen because {}", newer);
+        } else {  // good for the emulated GPU, and for images that another machine loads
+            found = std::move(search.too_new);
+            found->info.remark =
+                fmt::format("{}, which loads none of its kernels; {}", newer, nvrtc_remedy());
+        }
+    }
+    if (found) {
+        open_builtins(found->info);
+        return found;
+    }
     std::string places;
     for (const std::string& place : search.looked_at) places += "\n  " + place;
     fail(ErrorKind::compile,
          "no NVRTC found: got none of the places below, expected libnvrtc {}.0 or newer; {}{}", kOldestMajor,
-         kInstall, places);
+         nvrtc_remedy(), places);
 }
 
 struct State {
@@ -211,6 +247,23 @@ void drop_terminator(std::string& text) {
 
 }  // namespace
 
+u32 driver_major() {
+    return static_cast<u32>(cuda::driver_version()) / 1000;
+}
+
+std::string nvrtc_wheel() {
+    const u32 major = driver_major();
+    return major == 0 || major >= kPlainWheelMajor ? "the wheel nvidia-cuda-nvrtc"
+                                                   : fmt::format("the wheel nvidia-cuda-nvrtc-cu{}", major);
+}
+
+std::string nvrtc_remedy() {
+    if (!env_text(Env::nvrtc_path).empty())
+        return fmt::format("correct DG_NVRTC_PATH ({}), or unset it and install {}",
+                           env_text(Env::nvrtc_path), nvrtc_wheel());
+    return fmt::format("install {}, or point DG_NVRTC_PATH at the libnvrtc of a CUDA toolkit", nvrtc_wheel());
+}
+
 void set_nvrtc_wheel_folders(std::vector<std::string> folders) {
     const std::lock_guard lock(state().mutex);
     state().wheel_folders = std::move(folders);
@@ -224,8 +277,13 @@ std::string nvrtc_version_hint() {
     const std::string& chosen = env_text(Env::nvrtc_path);
     if (fs::is_regular_file(chosen, ignored)) return nvrtc_version_beside(fs::path(chosen).parent_path());
     std::vector<std::string> looked_at;
-    for (const fs::path& folder : nvrtc_folders(s.wheel_folders, looked_at))
-        if (!nvrtc_files_in(folder).empty()) return nvrtc_version_beside(folder);
+    for (const fs::path& folder : nvrtc_folders(s.wheel_folders, looked_at)) {
+        if (nvrtc_files_in(folder).empty()) continue;
+        const std::string version = nvrtc_version_beside(folder);
+        u32 major = 0;
+        std::from_chars(version.data(), version.data() + version.size(), major);
+        if (version.empty() || fits_driver(major)) return version;
+    }
     return {};
 }
 

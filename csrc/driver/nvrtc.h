@@ -1,7 +1,8 @@
 // NVRTC, opened at run time: source text in, cubin or PTX out. Looked for once, in this order:
 // $DG_NVRTC_PATH, the nvidia-cuda-nvrtc wheel in the folders given by the host program, a CUDA toolkit, the
-// loader path. A kernel that does not compile is a result (ok = false and the log), not an exception: jit/
-// words the error.
+// loader path. A driver loads cubins of its own CUDA major version, any minor, and of older ones: where there
+// is a driver, the first NVRTC that it can load from wins over an earlier one that it cannot. A kernel that
+// does not compile is a result (ok = false and the log), not an exception: jit/ words the error.
 #pragma once
 
 #include <deep_gemm/spec/types.h>
@@ -39,7 +40,15 @@ struct NvrtcInfo {
     std::string path;
     u32 major = 0, minor = 0;
     std::vector<u32> archs;  // 90, 100, 120, ...
+    std::string remark;      // why it and not one found earlier, or why none fits the driver; mostly empty
 };
+
+// The major version of CUDA whose images the installed driver loads at most; 0: no driver, no limit.
+[[nodiscard]] u32 driver_major();
+// "the wheel nvidia-cuda-nvrtc-cu12": the one that makes images which the driver loads.
+[[nodiscard]] std::string nvrtc_wheel();
+// What to do where there is none.
+[[nodiscard]] std::string nvrtc_remedy();
 
 // Where wheels live (Python's site-packages folders). Without effect once NVRTC is open.
 void set_nvrtc_wheel_folders(std::vector<std::string> folders);

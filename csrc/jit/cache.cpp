@@ -156,9 +156,11 @@ std::string version_remark(const driver::Device& device, const Artifact& artifac
     const u32 driver_major = device.properties().driver_version / 1000;
     if (driver_major == 0 || major <= driver_major) return {};
     return fmt::format(
-        "; the image was made by NVRTC {} and the driver is for CUDA {}: update the driver or install "
-        "nvidia-cuda-nvrtc-cu{}",
-        artifact.nvrtc, driver_major, driver_major);
+        "; the image was made by NVRTC {} and the driver loads images of CUDA {} and older: {}{}, or update "
+        "the "
+        "driver",
+        artifact.nvrtc, driver_major, driver::nvrtc_remedy(),
+        artifact.origin == Origin::bundle ? " and write the bundle again" : "");
 }
 
 LoadedKernel load_artifact(driver::Device& device, const Artifact& artifact) {

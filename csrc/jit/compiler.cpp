@@ -40,9 +40,9 @@ void check_arch(const driver::NvrtcInfo& info, const Target& target) {
     std::string known;
     for (u32 arch : info.archs) known += fmt::format("{}{}", known.empty() ? "" : ", ", arch);
     fail(ErrorKind::compile,
-         "NVRTC {}.{} ({}) cannot build for sm_{}: got a compiler for {}; install a newer nvidia-cuda-nvrtc "
-         "or set DG_NVRTC_PATH",
-         info.major, info.minor, info.path, target.arch, known);
+         "NVRTC {}.{} ({}) cannot build for sm_{}: got a compiler for {}; expected one that "
+         "knows it; install a newer version of {}, or of a CUDA toolkit (DG_NVRTC_PATH)",
+         info.major, info.minor, info.path, target.arch, known, driver::nvrtc_wheel());
 }
 
 // Where a person can look at what did not compile. Saving must not hide the compiler's message.

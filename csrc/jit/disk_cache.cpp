@@ -98,11 +98,10 @@ void discard(const Path& root, const Path& folder) noexcept {
 
 }  // namespace
 
-DiskCache::DiskCache() : DiskCache(default_root(), split_paths(env_text(Env::jit_readonly_cache_dirs))) {}
-
-DiskCache::DiskCache(Path writable_root, std::vector<Path> readonly_roots)
-    : writable_(std::move(writable_root)),
-      readonly_(std::move(readonly_roots)),
+DiskCache::DiskCache()
+    : writable_(default_root()),
+      readonly_(split_paths(env_text(Env::jit_readonly_cache_dirs))),
+      max_bytes_(std::min(env_number(Env::jit_cache_max_mb), u64{1} << 32) << 20),
       can_write_(!writable_.empty()) {}
 
 std::optional<Artifact> DiskCache::find(const Digest& key, std::string_view name, const Target& target,
@@ -121,10 +120,13 @@ std::optional<Artifact> DiskCache::find(const Digest& key, std::string_view name
         }
         for (const Path& entry : versions) {
             if (std::optional<Artifact> artifact = read_entry(entry, key)) {
+                if (std::error_code ignored; root == writable_)
+                    fs::last_write_time(entry / kRecord, fs::file_time_type::clock::now(), ignored);
                 artifact->seconds =
                     std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
                 return artifact;
             }
+            if (std::error_code error; !fs::exists(entry, error)) continue;  // removed while it was read
             log(LogLevel::warning, "kernel cache: '{}' is damaged and will be built again", entry.string());
             if (root == writable_) discard(root, entry);
         }
@@ -147,10 +149,50 @@ void DiskCache::publish(const Digest& key, const Target& target, const KernelSou
         write_file(staged / kRecord,
                    write_record(make_record(key, target, artifact, source.entry, source.replay)));
         publish_directory(staged, kernel / fmt::format("{}{}", kVersionPrefix, artifact.nvrtc));
+        // Looking at every entry takes a fraction of the time of so many builds.
+        constexpr u32 kBuildsBetween = 32;
+        if (published_++ % kBuildsBetween == 0) keep_within_limit();
     } catch (const std::exception& error) {
         if (!staged.empty()) remove_tree(staged);
         give_up_writing("storing a kernel", error);
     }
+}
+
+// Removes what was not used for the longest until a tenth of the limit is free again. Whoever builds a kernel
+// holds its lock: an entry whose lock cannot be had at once stays.
+void DiskCache::keep_within_limit() {
+    if (max_bytes_ == 0) return;
+    struct Candidate {
+        fs::file_time_type used;
+        Path folder;
+        u64 bytes;
+    };
+    std::vector<Candidate> candidates;
+    u64 total = 0;
+    std::error_code ignored;
+    for (const Path& kernel : subfolders(writable_ / "kernels"))
+        for (const Path& folder : subfolders(kernel)) {
+            candidates.push_back({fs::last_write_time(folder / kRecord, ignored), folder, bytes_in(folder)});
+            total += candidates.back().bytes;
+        }
+    if (total <= max_bytes_) return;
+    std::sort(candidates.begin(), candidates.end(),
+              [](const Candidate& a, const Candidate& b) { return a.used < b.used; });
+    u64 removed = 0, removed_bytes = 0;
+    for (const Candidate& candidate : candidates) {
+        if (total - removed_bytes <= max_bytes_ - max_bytes_ / 10) break;
+        const Path kernel = candidate.folder.parent_path();
+        const std::string key = kernel.extension().string();  // ".<digits>" of folder_name()
+        if (key.empty()) continue;
+        const FileLock lock(writable_ / "locks" / key.substr(1), std::chrono::milliseconds(0));
+        if (!lock.held()) continue;
+        discard(writable_, candidate.folder);
+        fs::remove(kernel, ignored);  // if it was the last version
+        ++removed;
+        removed_bytes += candidate.bytes;
+    }
+    log(LogLevel::info, "kernel cache: {} of {} kernels removed, {} of {} MiB (DG_JIT_CACHE_MAX_MB={})",
+        removed, candidates.size(), removed_bytes >> 20, total >> 20, max_bytes_ >> 20);
 }
 
 std::unique_ptr<FileLock> DiskCache::lock(const Digest& key) {

@@ -1,7 +1,8 @@
 // The cache folders. One entry is one folder, published by one rename, named by what it was built from:
 //   <root>/kernels/<kernel>-<arch>.<key>/nvrtc-13.0/{record.txt, image, kernel.cu, log.txt}
 // It holds no absolute path and may be copied elsewhere. Checksums in record.txt make any damage a cache
-// miss. The first root is written; when that fails the cache says so once and goes on without it.
+// miss. The first root is written; when that fails the cache says so once and goes on without it. A hit there
+// renews record.txt's time: beyond a limit ($DG_JIT_CACHE_MAX_MB) the oldest entries are removed.
 #pragma once
 
 #include <atomic>
@@ -18,7 +19,6 @@ namespace deep_gemm::jit {
 class DiskCache {
   public:
     DiskCache();  // $DG_JIT_CACHE_DIR and $DG_JIT_READONLY_CACHE_DIRS; touches no file
-    DiskCache(Path writable_root, std::vector<Path> readonly_roots);  // an empty writable_root: none
 
     // `nvrtc` is a version ("13.0"); empty: the newest there is. Damaged entries of the writable root are
     // removed.
@@ -48,10 +48,13 @@ class DiskCache {
 
   private:
     void give_up_writing(const char* doing, const std::exception& error) noexcept;
+    void keep_within_limit();
 
     Path writable_;  // empty: none
     std::vector<Path> readonly_;
+    u64 max_bytes_;  // 0: no limit
     std::atomic<bool> can_write_;
+    std::atomic<u32> published_{0};
 };
 
 }  // namespace deep_gemm::jit

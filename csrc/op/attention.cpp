@@ -1,3 +1,4 @@
+// latent_attention() of model_ops.h: all heads over one shared latent row for each position.
 #include "op/latent_check.h"
 
 #include <deep_gemm/spec/attention.h>

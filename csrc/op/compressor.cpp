@@ -1,3 +1,4 @@
+// compressor_update() and compressor_restore() of model_ops.h: a group of rows becomes one row of a cache.
 #include "op/latent_check.h"
 
 #include <deep_gemm/spec/compressor.h>

@@ -1,3 +1,4 @@
+// embed() and expand_streams() of model_ops.h: what fills the streams of a token.
 #include "op/model_check.h"
 #include "op/model_ops.h"
 

@@ -1,3 +1,4 @@
+// expert_up() and expert_down() of model_ops.h: the experts of few tokens, by products of vectors.
 #include "op/model_ops.h"
 #include "op/weight_check.h"
 

@@ -2,6 +2,7 @@
 // is launched.
 #include "base/error.h"
 #include "op/fp4_gemm.h"
+#include "op/tensor_check.h"
 
 namespace deep_gemm::op {
 
@@ -9,12 +10,6 @@ namespace {
 
 constexpr i64 kMaxExtent = (i64{1} << 31) - 1;
 constexpr u32 kWordBytes = 4;  // activations are copied by words
-
-std::string shape_text(const TensorView& t) {
-    std::string text = "[";
-    for (u32 i = 0; i < t.rank; ++i) text += fmt::format("{}{}", i ? ", " : "", t.shape[i]);
-    return text + "]";
-}
 
 void check_tensor(const Fp4GemmArguments& args, const char* name, const TensorView& t, Format format) {
     DG_CHECK(t.present(), type, "fp8_fp4_gemm: {} is missing, expected a tensor of {}", name,

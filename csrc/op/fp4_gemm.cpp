@@ -2,13 +2,11 @@
 
 #include "base/error.h"
 #include "base/log.h"
-#include "base/process_local.h"
 #include "op/fp4_arrange.h"
 #include "op/kernel_table.h"
+#include "op/plan_table.h"
 
 #include <algorithm>
-#include <deque>
-#include <mutex>
 #include <vector>
 
 namespace deep_gemm::op {
@@ -18,39 +16,44 @@ namespace {
 constexpr jit::KernelId kSwapAb{"sm90_fp8_fp4_gemm_swap_ab", "deep_gemm/kernel/sm90_fp4_gemm_swap_ab.cuh"};
 constexpr jit::KernelId kWide{"sm90_fp8_fp4_gemm_wide", "deep_gemm/kernel/sm90_fp4_gemm_wide.cuh"};
 
-struct Planned {
+struct Key {
+    plan::Fp4Problem problem;
     Device* device = nullptr;
     bool forced = false;
     Fp4GemmSpec spec;  // the forced one
+    friend bool operator==(const Key&, const Key&) = default;
+};
+
+struct KeyHasher {
+    size_t operator()(const Key& key) const noexcept {
+        FieldHash hash;
+        const plan::Fp4Problem& p = key.problem;
+        hash.mix(reinterpret_cast<u64>(key.device));
+        hash.mix(p.m | u64{p.n} << 32);
+        hash.mix(p.k | u64{p.num_groups} << 32);
+        hash.mix(p.expected_m | u64{p.num_sms} << 32);
+        hash.mix(static_cast<u64>(p.groups) | static_cast<u64>(p.form) << 8 | static_cast<u64>(p.d) << 16 |
+                 u64{p.split} << 24 | u64{p.accumulate} << 25 | u64{key.forced} << 26);
+        if (key.forced)
+            visit_fields([&hash](const char*, auto field) { hash.mix(static_cast<u64>(field)); }, key.spec);
+        return hash.value();
+    }
+};
+
+struct Planned {
     Fp4Launched launched;
     const driver::Kernel* kernel = nullptr;
 };
 
-// Every problem that was planned; entries are never removed. A forked child has its own.
-struct Registry {
-    std::mutex mutex;
-    std::deque<Planned> entries;
-};
+using Table = PlanTable<Key, Planned, KeyHasher>;
 
-thread_local const Planned* last = nullptr;
-thread_local unsigned last_generation = 0;
+thread_local Table::Entry last;
 
-bool matches(const Planned& planned, const Fp4GemmCall& call) {
-    return planned.device == call.device && planned.forced == (call.spec != nullptr) &&
-           planned.launched.problem == call.problem && (call.spec == nullptr || planned.spec == *call.spec);
-}
-
-const Planned* find(const Fp4GemmCall& call) {
-    if (last_generation != fork_generation()) {
-        last_generation = fork_generation();
-        last = nullptr;
-    }
-    if (last != nullptr && matches(*last, call)) return last;
-    Registry& registry = process_local<Registry>();
-    const std::lock_guard lock(registry.mutex);
-    for (const Planned& planned : registry.entries)
-        if (matches(planned, call)) return &planned;
-    return nullptr;
+Key key_of(const Fp4GemmCall& call) {
+    return {.problem = call.problem,
+            .device = call.device,
+            .forced = call.spec != nullptr,
+            .spec = call.spec ? *call.spec : Fp4GemmSpec{}};
 }
 
 driver::LaunchConfig config_of(const Fp4GemmCall& call, const Planned& planned) {
@@ -63,13 +66,10 @@ driver::LaunchConfig config_of(const Fp4GemmCall& call, const Planned& planned) 
             .programmatic_launch = settings().pdl};
 }
 
-const Planned& build(const Fp4GemmCall& call) {
+const Table::Entry& build(const Fp4GemmCall& call) {
     const driver::DeviceProperties& properties = call.device->properties();
     const plan::DeviceModel model = plan::device_model(properties.arch, properties.num_sms);
-    Planned planned{.device = call.device,
-                    .forced = call.spec != nullptr,
-                    .spec = call.spec ? *call.spec : Fp4GemmSpec{},
-                    .launched = {.problem = call.problem,
+    Planned planned{.launched = {.problem = call.problem,
                                  .plan = call.spec ? plan::plan_for_spec(call.problem, *call.spec, model)
                                                    : plan::plan_fp4_gemm(call.problem, model)}};
     const Fp4GemmSpec& spec = planned.launched.plan.spec;
@@ -82,9 +82,7 @@ const Planned& build(const Fp4GemmCall& call) {
         const u32 clusters = call.device->max_active_clusters(*planned.kernel, config_of(call, planned));
         if (clusters > 0) blocks = std::min(blocks, clusters * spec.cluster);
     }
-    Registry& registry = process_local<Registry>();
-    const std::lock_guard lock(registry.mutex);
-    return registry.entries.emplace_back(std::move(planned));
+    return Table::add(key_of(call), std::make_shared<const Planned>(std::move(planned)));
 }
 
 Fp4GemmParams params_of(const Fp4GemmCall& call) {
@@ -119,9 +117,10 @@ Fp4GemmParams params_of(const Fp4GemmCall& call) {
 
 void run(const Fp4GemmCall& call) {
     if (call.empty) return;
-    const Planned* found = find(call);
-    const Planned& planned = found ? *found : build(call);
-    last = &planned;
+    const Table::Entry& found = Table::find(key_of(call));
+    const Table::Entry& entry = found ? found : build(call);
+    if (last != entry) last = entry;
+    const Planned& planned = *entry;
     const Fp4GemmSpec& spec = planned.launched.plan.spec;
     const driver::LaunchConfig config = config_of(call, planned);
     const u64 run_bytes = u64{fp4_k_blocks(call.problem.k)} * fp4_blob_bytes_of(call.problem.form);
@@ -157,6 +156,10 @@ jit::KernelSource fp4_kernel_source(const Fp4GemmSpec& spec) {
              reason);
     return spec.wide ? jit::source_for<Fp4WideParams>(kWide, spec)
                      : jit::source_for<Fp4GemmParams>(kSwapAb, spec);
+}
+
+size_t num_fp4_plans() {
+    return Table::size();
 }
 
 const Fp4Launched* last_fp4_launch() {

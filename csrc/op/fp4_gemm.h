@@ -60,6 +60,8 @@ struct Fp4Launched {
 };
 [[nodiscard]] const Fp4Launched* last_fp4_launch();
 
+[[nodiscard]] size_t num_fp4_plans();  // in its table (op/plan_table.h)
+
 [[nodiscard]] jit::KernelSource fp4_kernel_source(const Fp4GemmSpec& spec);
 
 }  // namespace deep_gemm::op

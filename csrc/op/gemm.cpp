@@ -12,7 +12,7 @@ namespace op {
 
 namespace {
 
-thread_local const Launcher* last = nullptr;
+thread_local LauncherEntry last;
 
 driver::Stream stream_of(const GemmCall& call) {
     return static_cast<driver::Stream>(call.stream);
@@ -89,8 +89,9 @@ void run(const GemmCall& call) {
     if (call.no_products) return write_without_products(call);
     if (call.problem.groups == GroupMode::contiguous && call.device->properties().emulated)
         check_contiguous_layout(call);
-    const Launcher* found = find_launcher(call);
-    const Launcher& launcher = found ? *found : build_launcher(call);
+    const LauncherEntry& found = find_launcher(call);
+    const LauncherEntry& entry = found ? found : build_launcher(call);
+    const Launcher& launcher = *entry;
     const GemmParams params = params_of(call, launcher.plan.spec);
     const driver::MemoryRange memory[] = {
         {call.a.address, bytes_spanned(call.a, call.problem.ab), false},
@@ -105,11 +106,11 @@ void run(const GemmCall& call) {
     config.stream = stream_of(call);
     config.programmatic_launch = settings().pdl;
     call.device->launch(*launcher.kernel, config, std::as_bytes(std::span(&params, 1)), memory);
-    last = &launcher;
+    if (last != entry) last = entry;
 }
 
 const Launcher* last_launcher() {
-    return last;
+    return last.get();
 }
 
 }  // namespace op

@@ -2,6 +2,7 @@
 // launched.
 #include "base/error.h"
 #include "op/gemm_call.h"
+#include "op/tensor_check.h"
 
 namespace deep_gemm::op {
 
@@ -9,12 +10,6 @@ namespace {
 
 constexpr u32 kTmaAlignment = 16;  // bytes: start and rows of what TMA reads
 constexpr i64 kMaxExtent = (i64{1} << 31) - 1;
-
-std::string shape_text(const TensorView& t) {
-    std::string text = "[";
-    for (u32 i = 0; i < t.rank; ++i) text += fmt::format("{}{}", i ? ", " : "", t.shape[i]);
-    return text + "]";
-}
 
 const char* operation(const GemmArguments& args) {
     return args.groups == GroupMode::dense ? "gemm" : "m_grouped_gemm";
@@ -99,8 +94,9 @@ Major orient(const GemmArguments& args, const char* name, const char* rows, Oper
     if (o.stride_column == 1) return Major::k;
     const bool mn_major = args.ab == Format::bf16 && (o.rows <= 1 || o.stride_row == 1);
     DG_CHECK(mn_major || args.ab == Format::bf16, value,
-             "{}: {} has stride {} along K, expected 1 (K-major); pass {}.contiguous()", operation(args),
-             name, o.stride_column, name);
+             "{}: {} has stride {} along K, expected 1: FP8 is multiplied along contiguous K only; pass "
+             "{}.contiguous(), or where {} is given transposed (_nn, _tn, _tt) {}.mT.contiguous().mT",
+             operation(args), name, o.stride_column, name, name, name);
     DG_CHECK(
         mn_major, value,
         "{}: {} has stride {} along K and {} along {}, expected 1 along one of them; pass {}.contiguous()",

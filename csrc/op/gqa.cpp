@@ -1,3 +1,4 @@
+// Grouped-query attention of model_ops.h: pieces of a cache's length, then their sum in a fixed order.
 #include "op/model_check.h"
 #include "op/model_ops.h"
 

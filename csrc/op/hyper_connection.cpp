@@ -1,3 +1,4 @@
+// hc_pre(), hc_post() and hc_head() of model_ops.h: residual streams and what mixes them.
 #include "op/model_check.h"
 #include "op/model_ops.h"
 

@@ -1,3 +1,4 @@
+// index_scores() and top_k() of model_ops.h: which cached rows sparse attention reads.
 #include "op/model_check.h"
 #include "op/model_ops.h"
 

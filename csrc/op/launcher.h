@@ -1,6 +1,5 @@
 // Launcher: a planned, compiled and loaded kernel with everything about its launch that does not change
-// between calls of one problem. Found by the problem's fields alone: a hit builds no string and, after a
-// thread's first, takes no lock.
+// between calls of one problem; kept in a table (op/plan_table.h) that forgets the oldest.
 #pragma once
 
 #include "driver/device.h"
@@ -19,9 +18,12 @@ struct Launcher {
     driver::LaunchConfig config;  // stream and programmatic_launch are the call's
 };
 
-// nullptr: this problem has not been built yet.
-[[nodiscard]] const Launcher* find_launcher(const GemmCall& call);
-// Plans and compiles (up to a second); safe to race. The launcher lives as long as the process.
-const Launcher& build_launcher(const GemmCall& call);
+using LauncherEntry = std::shared_ptr<const Launcher>;
+// Both references hold until this thread's next call here. Empty: this problem has not been built yet.
+[[nodiscard]] const LauncherEntry& find_launcher(const GemmCall& call);
+// Plans and compiles (up to a second); safe to race.
+const LauncherEntry& build_launcher(const GemmCall& call);
+
+[[nodiscard]] size_t num_launchers();  // in the table
 
 }  // namespace deep_gemm::op

@@ -2,6 +2,7 @@
 #include "op/linear_check.h"
 
 #include "base/error.h"
+#include "op/tensor_check.h"
 
 namespace deep_gemm::op {
 
@@ -9,12 +10,6 @@ namespace {
 
 constexpr i64 kMaxExtent = (i64{1} << 31) - 1;
 constexpr u64 kVectorBytes = 16;
-
-std::string shape_text(const TensorView& t) {
-    std::string text = "[";
-    for (u32 i = 0; i < t.rank; ++i) text += fmt::format("{}{}", i ? ", " : "", t.shape[i]);
-    return text + "]";
-}
 
 void check_device(const TensorView& t, const Device* device, const char* name) {
     DG_CHECK(t.device == device, value, "linear: {} is on another device than x; move it to x's device",
@@ -36,10 +31,6 @@ void check_packed(const TensorView& t, i64 rows, i64 columns, const char* name) 
                                : t.shape[0] <= 1 || t.strides[0] == 1;
     DG_CHECK(packed, value,
              "linear: {} is strided, expected a packed row-major tensor; pass a contiguous copy", name);
-}
-
-u64 address_of(const TensorView& t) {
-    return reinterpret_cast<u64>(t.data);
 }
 
 const char* scale_expectation(ScaleType type) {

@@ -1,3 +1,4 @@
+// rms_norm() of model_ops.h.
 #include "op/model_check.h"
 #include "op/model_ops.h"
 

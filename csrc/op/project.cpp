@@ -1,3 +1,4 @@
+// project() of model_ops.h: y = x w^T whose rows have the same bits at any batch size.
 #include "op/model_ops.h"
 #include "op/weight_check.h"
 

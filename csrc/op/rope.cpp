@@ -1,3 +1,5 @@
+// Rotary embedding of model_ops.h with its table of frequencies (YaRN), and the writes into caches that share
+// its kernel.
 #include "op/latent_check.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// route() of model_ops.h: which experts a token goes to, and their weights.
 #include "op/model_check.h"
 #include "op/model_ops.h"
 

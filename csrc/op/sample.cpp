@@ -1,3 +1,5 @@
+// From logits to tokens: argmax, distribution, draw and the acceptance of drafts, as model_ops.h describes
+// them.
 #include "op/model_check.h"
 #include "op/model_ops.h"
 

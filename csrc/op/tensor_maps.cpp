@@ -9,8 +9,8 @@ namespace deep_gemm::op {
 namespace {
 
 constexpr u64 kSwizzleBytes = 128;
-constexpr u64 kStrideBytes = 16;  // TMA's unit of addresses and strides
-constexpr size_t kSlots = 256;    // of about 200 bytes, for each thread that launches
+constexpr u64 kStrideBytes = 16;                      // TMA's unit of addresses and strides
+constexpr u32 kFirstSlotBits = 8, kMaxSlotBits = 13;  // of slots of about 200 bytes
 
 struct Key {
     Device* device = nullptr;
@@ -25,12 +25,37 @@ struct Slot {
     TensorMap map;
 };
 
-size_t slot_of(const Key& key) {
-    const u64 mixed =
-        (key.address ^ key.rows << 17 ^ key.columns << 33 ^ key.box_rows) * 0x9e3779b97f4a7c15ull;
-    return mixed >> 56;
+u64 hash_of(const Key& key) {
+    return (key.address ^ key.rows << 17 ^ key.columns << 33 ^ key.box_rows) * 0x9e3779b97f4a7c15ull;
 }
-static_assert(kSlots == 256, "slot_of returns eight bits");
+
+// The maps of a thread: one slot for each hash value, the last one wins. A model of many layers has more
+// matrices than a small table holds, so a table that has replaced a quarter as many maps as it has slots is
+// doubled, up to what costs a thread 2 MB.
+class Maps {
+  public:
+    Slot& slot_of(const Key& key) { return slots_[hash_of(key) >> (64 - bits_)]; }
+
+    // The slot to write a new map to.
+    Slot& replace(const Key& key) {
+        if (slot_of(key).key.device && ++replaced_ > slots_.size() / 4 && bits_ < kMaxSlotBits) grow();
+        return slot_of(key);
+    }
+
+  private:
+    void grow() {
+        ++bits_;
+        replaced_ = 0;
+        std::vector<Slot> old(size_t{1} << bits_);
+        old.swap(slots_);
+        for (const Slot& slot : old)
+            if (slot.key.device) slot_of(slot.key) = slot;
+    }
+
+    u32 bits_ = kFirstSlotBits;
+    size_t replaced_ = 0;
+    std::vector<Slot> slots_{size_t{1} << kFirstSlotBits};
+};
 
 TensorMapDesc describe(const Key& key) {
     const u64 bytes = bytes_of(key.format);
@@ -55,7 +80,7 @@ TensorMapDesc describe(const Key& key) {
 }  // namespace
 
 const TensorMap& matrix_map(Device& device, const Operand& matrix, Format format, u32 box_rows) {
-    thread_local std::vector<Slot> slots(kSlots);
+    thread_local Maps maps;
     const Key key{.device = &device,
                   .address = matrix.address,
                   .groups = matrix.groups,
@@ -65,12 +90,11 @@ const TensorMap& matrix_map(Device& device, const Operand& matrix, Format format
                   .stride_row = matrix.stride_row,
                   .box_rows = box_rows,
                   .format = format};
-    Slot& slot = slots[slot_of(key)];
-    if (!(slot.key == key)) {
-        slot.map = device.encode_tensor_map(describe(key));
-        slot.key = key;
-    }
-    return slot.map;
+    Slot& slot = maps.slot_of(key);
+    if (slot.key == key) [[likely]]
+        return slot.map;
+    const TensorMap map = device.encode_tensor_map(describe(key));
+    return (maps.replace(key) = {key, map}).map;
 }
 
 }  // namespace deep_gemm::op

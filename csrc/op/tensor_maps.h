@@ -6,7 +6,8 @@
 
 namespace deep_gemm::op {
 
-// Columns innermost, boxes of 128 bytes by `box_rows` rows in one 128-byte swizzle atom.
+// Columns innermost, boxes of 128 bytes by `box_rows` rows in one 128-byte swizzle atom. The reference holds
+// until this thread's next call.
 [[nodiscard]] const TensorMap& matrix_map(Device& device, const Operand& matrix, Format format, u32 box_rows);
 
 }  // namespace deep_gemm::op

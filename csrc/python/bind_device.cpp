@@ -298,6 +298,7 @@ void bind_compiler(py::module_& module) {
             result["path"] = info.path;
             result["version"] = py::make_tuple(info.major, info.minor);
             result["archs"] = info.archs;
+            result["remark"] = info.remark;
             return result;
         },
         "Opens NVRTC and says which one it is.");

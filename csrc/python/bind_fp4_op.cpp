@@ -227,10 +227,7 @@ py::object to_python(Field field) {
 
 template <typename Enum>
 void set_enum(Enum& field, const char* name, const py::handle& value, std::initializer_list<Enum> all) {
-    const auto text = py::str(value).cast<std::string>();
-    for (const Enum candidate : all)
-        if (text == name_of(candidate)) return void(field = candidate);
-    fail(ErrorKind::value, "Fp4GemmSpec: {} is '{}', expected another name; see spec/fp4_gemm.h", name, text);
+    field = enum_named(py::str(value), fmt::format("Fp4GemmSpec: {}", name).c_str(), all);
 }
 
 void set_field(const char* name, Fp4Form& field, const py::handle& value) {
@@ -245,8 +242,8 @@ void set_field(const char* name, GroupMode& field, const py::handle& value) {
         {GroupMode::dense, GroupMode::contiguous, GroupMode::psum, GroupMode::masked, GroupMode::gathered});
 }
 template <typename Number>
-void set_field(const char*, Number& field, const py::handle& value) {
-    field = value.cast<Number>();
+void set_field(const char* name, Number& field, const py::handle& value) {
+    field = number_of<Number>(fmt::format("Fp4GemmSpec: {}", name), value);
 }
 
 void set_fields(Fp4GemmSpec& spec, const py::kwargs& fields) {

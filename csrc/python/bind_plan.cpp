@@ -1,6 +1,7 @@
 // Plans for Python: GemmSpec as an object (force one with `spec=`), the plan of
 // a problem, its explanation, the plan that the last call really used, and
 // warm-up.
+#include "op/fp4_gemm.h"
 #include "op/gemm.h"
 #include "python/casters.h"
 #include "python/plan_device.h"
@@ -28,31 +29,26 @@ py::object to_python(Field field) {
 }
 
 template <typename Enum>
-Enum enum_of(const char* what, const std::string& text, std::initializer_list<Enum> all) {
-    for (const Enum value : all)
-        if (text == name_of(value)) return value;
-    std::string expected;
-    for (const Enum value : all)
-        expected += fmt::format("{}{}", expected.empty() ? "" : ", ", name_of(value));
-    fail(ErrorKind::value, "GemmSpec: {} is '{}', expected one of {}", what, text, expected);
+Enum enum_of(const char* name, const py::handle& value, std::initializer_list<Enum> all) {
+    return enum_named(py::str(value), fmt::format("GemmSpec: {}", name).c_str(), all);
 }
 
 void set_field(const char* name, Format& field, const py::handle& value) {
-    field = enum_of(name, py::str(value), {Format::fp8_e4m3, Format::bf16, Format::fp32});
+    field = enum_of(name, value, {Format::fp8_e4m3, Format::bf16, Format::fp32});
 }
 void set_field(const char* name, ScaleB& field, const py::handle& value) {
-    field = enum_of(name, py::str(value), {ScaleB::none, ScaleB::per_128x128, ScaleB::per_row_128});
+    field = enum_of(name, value, {ScaleB::none, ScaleB::per_128x128, ScaleB::per_row_128});
 }
 void set_field(const char* name, GroupMode& field, const py::handle& value) {
-    field = enum_of(name, py::str(value),
-                    {GroupMode::dense, GroupMode::contiguous, GroupMode::psum, GroupMode::masked});
+    field =
+        enum_of(name, value, {GroupMode::dense, GroupMode::contiguous, GroupMode::psum, GroupMode::masked});
 }
 void set_field(const char* name, Major& field, const py::handle& value) {
-    field = enum_of(name, py::str(value), {Major::k, Major::mn});
+    field = enum_of(name, value, {Major::k, Major::mn});
 }
 template <typename Number>
-void set_field(const char*, Number& field, const py::handle& value) {
-    field = value.cast<Number>();
+void set_field(const char* name, Number& field, const py::handle& value) {
+    field = number_of<Number>(fmt::format("GemmSpec: {}", name), value);
 }
 
 void set_fields(GemmSpec& spec, const py::kwargs& fields) {
@@ -219,6 +215,9 @@ void bind_plan(py::module_& module) {
         },
         "What the last operation of this thread really launched: problem, spec, grid_blocks, cost, device, "
         "kernel. None before the first.");
+    module.def(
+        "num_plans", [] { return op::num_launchers() + op::num_fp4_plans(); },
+        "How many planned problems the process remembers; the oldest are forgotten at some thousands.");
     module.def(
         "warmup",
         [](const std::vector<std::string>& problems, const py::object& device,

@@ -10,21 +10,21 @@ namespace deep_gemm::python {
 
 namespace {
 
-void set_field(Quant& field, const py::handle& value) {
+void set_field(const char*, Quant& field, const py::handle& value) {
     field = quant_of(py::str(value));
 }
-void set_field(Activation& field, const py::handle& value) {
+void set_field(const char*, Activation& field, const py::handle& value) {
     const std::string name = py::str(value);
     DG_CHECK(name == "bf16" || name == "int8_row", value,
              "WeightGemmSpec: x is '{}', expected bf16 or int8_row", name);
     field = name == "bf16" ? Activation::bf16 : Activation::int8_row;
 }
-void set_field(Format& field, const py::handle& value) {
+void set_field(const char*, Format& field, const py::handle& value) {
     field = format_of(py::str(value));
 }
 template <typename Number>
-void set_field(Number& field, const py::handle& value) {
-    field = value.cast<Number>();
+void set_field(const char* name, Number& field, const py::handle& value) {
+    field = number_of<Number>(fmt::format("WeightGemmSpec: {}", name), value);
 }
 
 WeightGemmSpec with_fields(WeightGemmSpec spec, const py::kwargs& fields) {
@@ -32,7 +32,7 @@ WeightGemmSpec with_fields(WeightGemmSpec spec, const py::kwargs& fields) {
     visit_fields(
         [&](const char* name, auto& field) {
             if (!fields.contains(name)) return;
-            set_field(field, fields[name]);
+            set_field(name, field, fields[name]);
             ++used;
         },
         spec);

@@ -11,6 +11,7 @@
 
 #include <span>
 #include <string>
+#include <type_traits>
 #include <variant>
 #include <vector>
 
@@ -67,6 +68,18 @@ Enum enum_named(const std::string& name, const char* what, std::initializer_list
         names += fmt::format("{}{}", names.empty() ? "" : ", ", name_of(value));
     }
     fail(ErrorKind::value, "{}: got '{}', expected one of {}", what, name, names);
+}
+
+// A number or truth value of `what` ("GemmSpec: block_m"), as the field it is for can hold it.
+template <typename Number>
+Number number_of(const std::string& what, const py::handle& value) {
+    try {
+        return value.cast<Number>();
+    } catch (const py::cast_error&) {
+        const char* expected = std::is_same_v<Number, bool> ? "True or False" : "a number from 0 to 2^32 - 1";
+        fail(py::isinstance<py::int_>(value) ? ErrorKind::value : ErrorKind::type, "{} is {}, expected {}",
+             what, py::repr(value).cast<std::string>(), expected);
+    }
 }
 
 inline ScaleRule scale_rule_of(const std::string& name) {

@@ -1,23 +1,33 @@
 // The cost model that a `device` argument of plans means: a device's, or "90a:132" for one that is not here.
 #pragma once
 
+#include "base/error.h"
 #include "driver/device.h"
 #include "plan/device.h"
 #include "python/tensor.h"
 
+#include <charconv>
 #include <string>
 
 namespace deep_gemm::python {
 
+inline u32 num_sms_in(const std::string& text, size_t start) {
+    u32 num_sms = 0;
+    const char* end = text.data() + text.size();
+    const auto [stop, error] = std::from_chars(text.data() + start, end, num_sms);
+    DG_CHECK(error == std::errc{} && stop == end && num_sms > 0, value,
+             "device: got '{}', expected an architecture and its number of multiprocessors, as in 90a:132",
+             text);
+    return num_sms;
+}
+
 inline plan::DeviceModel model_of(const py::object& device) {
     if (py::isinstance<py::str>(device)) {
-        // Plans need no device: "90a:132" names an architecture and its number of
-        // multiprocessors.
+        // Plans need no device: "90a:132" names an architecture and its number of multiprocessors.
         const auto text = device.cast<std::string>();
         const size_t colon = text.find(':');
         if (!text.empty() && text[0] >= '0' && text[0] <= '9' && colon != std::string::npos)
-            return plan::device_model(text.substr(0, colon),
-                                      static_cast<u32>(std::stoul(text.substr(colon + 1))));
+            return plan::device_model(text.substr(0, colon), num_sms_in(text, colon + 1));
     }
     const driver::DeviceProperties& properties = device_of(device).properties();
     return plan::device_model(properties.arch, properties.num_sms);

@@ -66,6 +66,7 @@ __all__: list[str] = [
     "moe_slots",
     "moe_swiglu",
     "moe_workspace_bytes",
+    "num_plans",
     "nvfp4_bytes",
     "nvrtc_info",
     "op_accept_drafts",
@@ -1081,6 +1082,11 @@ def moe_workspace_bytes(
 ) -> int:
     """
     Bytes of workspace that fused_moe needs; a batch of fewer tokens needs no more.
+    """
+
+def num_plans() -> int:
+    """
+    How many planned problems the process remembers; the oldest are forgotten at some thousands.
     """
 
 def nvfp4_bytes(form: str, code: typing.SupportsInt | typing.SupportsIndex) -> tuple[int, int]:

@@ -181,6 +181,8 @@ def env(device_only: bool) -> None:
     try:
         nvrtc = _C.nvrtc_info()
         facts.add_row("NVRTC", ".".join(map(str, nvrtc["version"])) + f", {nvrtc['path']}")
+        if nvrtc["remark"]:
+            facts.add_row("", nvrtc["remark"])
     except deep_gemm.Error as error:
         facts.add_row("NVRTC", str(error))
     table = Table("variable", "value", "meaning", box=frame())
@@ -211,20 +213,23 @@ def spec_text(entry: dict[str, Any]) -> str:
     return " ".join(f"{name}={value}" for name, value in fields)
 
 
-def kernels_table(entries: list[dict[str, Any]]) -> Table:
-    columns = ("kernel", "arch", "kind", "NVRTC", "KiB", "registers", "spilled bytes", "spec or entry")
-    table = Table(*columns, box=frame())
+def kernel_lines(entries: list[dict[str, Any]]) -> str:
+    """Aligned columns. Plain text: a cache holds thousands, for which a drawn table takes seconds."""
+    rows = [("kernel", "arch", "kind", "NVRTC", "KiB", "registers", "spilled bytes", "spec or entry")]
     for entry in entries:
         size = f"{entry['num_bytes'] / 1024:.0f}"
         if entry["damaged"]:
-            table.add_row("damaged", "", "", "", size, "", "", entry["folder"])
+            rows.append(("damaged", "", "", "", size, "", "", entry["folder"]))
             continue
         stats = entry["stats"]
         spilled = stats["spill_store_bytes"] + stats["spill_load_bytes"]
+        registers, spilled = (stats["registers"], spilled) if entry["kind"] == "cubin" else ("-", "-")
         facts = (entry["name"], entry["arch"], entry["kind"], entry["nvrtc"], size)
-        allocated = (str(stats["registers"]), str(spilled)) if entry["kind"] == "cubin" else ("-", "-")
-        table.add_row(*facts, *allocated, spec_text(entry))
-    return table
+        rows.append((*facts, str(registers), str(spilled), spec_text(entry)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 def sentence(entries: list[dict[str, Any]]) -> str:
@@ -239,7 +244,7 @@ def cache_list() -> None:
     """Shows every cached kernel."""
     entries = _C.cache_list()
     if entries:
-        console().print(kernels_table(entries))
+        click.echo(kernel_lines(entries))
     click.echo(sentence(entries))
 
 
@@ -260,7 +265,7 @@ def cache_verify(repair: bool) -> None:
     entries = _C.cache_verify(repair=repair)
     damaged = [entry for entry in entries if entry["damaged"]]
     if damaged:
-        console().print(kernels_table(damaged))
+        click.echo(kernel_lines(damaged))
         click.echo(
             f"{len(damaged)} of {len(entries)} damaged"
             + (", removed" if repair else "; --repair removes them")

@@ -112,6 +112,60 @@ def test_cache_commands(run_python: Run, cache: Path) -> None:
     assert eval(run_python("print(_C.cache_list())").out) == []
 
 
+FILL = """
+import shutil
+def fill(count, bytes=1 << 18):
+    (one,) = os.listdir(KERNELS)
+    for i in range(count):
+        copy = f"{KERNELS}/{one.rpartition('.')[0]}.{i:032x}"
+        shutil.copytree(f"{KERNELS}/{one}", copy)
+        (entry,) = os.listdir(copy)
+        with open(f"{copy}/{entry}/log.txt", "w") as log: log.write("x" * bytes)
+        os.utime(f"{copy}/{entry}/record.txt", (1000 + i, 1000 + i))
+
+def kept():
+    return sorted(int(name.rpartition(".")[2], 16) for name in os.listdir(KERNELS) if int(name.rpartition(".")[2], 16) < 1 << 20)
+"""
+
+
+def test_a_limit_removes_what_was_used_last_the_longest_ago(run_python: Run, cache: Path) -> None:
+    run_python("_C.build(source())")
+    script = f"""KERNELS = {str(cache / "kernels")!r}
+{FILL}
+import fcntl
+fill(6)
+os.makedirs({str(cache / "locks")!r}, exist_ok=True)
+held = open({str(cache / "locks")!r} + f"/{{1:032x}}", "w")
+fcntl.flock(held, fcntl.LOCK_EX)  # someone builds kernel 1
+print(_C.build(source()).origin, kept())  # a hit removes nothing
+print(_C.build(source(1)).origin, kept())
+print(_C.build(source()).origin, _C.build(source(1)).origin)
+"""
+    done = run_python(script, DG_JIT_CACHE_MAX_MB="1", DG_LOG_LEVEL="info")
+    # 1.5 MiB and two small kernels: down to nine tenths of one, the oldest first, but not the one in use.
+    assert done.lines == ["disk [0, 1, 2, 3, 4, 5]", "compiled [1, 4, 5]", "disk disk"]
+    assert "3 of 8 kernels removed, 0 of 1 MiB (DG_JIT_CACHE_MAX_MB=1)" in done.err
+    assert not list((cache / "tmp").iterdir())
+
+
+def test_no_limit(run_python: Run, cache: Path) -> None:
+    run_python("_C.build(source())")
+    script = f"KERNELS = {str(cache / 'kernels')!r}\n{FILL}\nfill(6)\n_C.build(source(1))\nprint(len(kept()))"
+    assert run_python(script, DG_JIT_CACHE_MAX_MB="0").out == "6\n"
+    assert (
+        "expected a whole number"
+        in run_python("print(fails(_C.cache_list)[2])", DG_JIT_CACHE_MAX_MB="1G").out
+    )
+
+
+def test_a_hit_renews_an_entry(run_python: Run, cache: Path) -> None:
+    run_python("_C.build(source())")
+    record = entry_of(cache) / "record.txt"
+    os.utime(record, (0, 0))
+    run_python("_C.build(source())")
+    assert record.stat().st_mtime > time.time() - 600
+
+
 def unwritable(kind: str, tmp_path: Path) -> Path:
     if kind == "a file":
         (tmp_path / "file").write_text("")

@@ -12,10 +12,10 @@ import pytest
 
 Run = Callable[..., Any]
 
-OLD = """
+FAKE = """
 #include <cstring>
 extern "C" {
-int nvrtcVersion(int* major, int* minor) { *major = 11; *minor = 8; return 0; }
+int nvrtcVersion(int* major, int* minor) { *major = MAJOR; *minor = 8; return 0; }
 int nvrtcGetNumSupportedArchs(int* n) { *n = 0; return 0; }
 int nvrtcGetSupportedArchs(int*) { return 0; }
 const char* nvrtcGetErrorString(int) { return "?"; }
@@ -25,6 +25,17 @@ NONE(nvrtcGetLoweredName) NONE(nvrtcGetProgramLogSize) NONE(nvrtcGetProgramLog) 
 NONE(nvrtcGetCUBIN) NONE(nvrtcGetPTXSize) NONE(nvrtcGetPTX)
 }
 """
+
+
+def make_fake(compiler: str, folder: Path, major: int) -> Path:
+    """An NVRTC that knows its version and nothing else."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "fake.cpp").write_text(FAKE)
+    library = folder / f"libnvrtc.so.{major}"
+    command = [compiler, f"-DMAJOR={major}", "-shared", "-fPIC", "-o", str(library), str(folder / "fake.cpp")]
+    subprocess.run(command, check=True)
+    (folder / f"libnvrtc-builtins.so.{major}.8").touch()
+    return library
 
 
 @pytest.fixture
@@ -78,11 +89,74 @@ def test_site_packages_are_searched(run_python: Run, nvrtc_path: Path, tmp_path:
 
 
 def test_too_old(run_python: Run, compiler: str, tmp_path: Path) -> None:
-    (tmp_path / "old.cpp").write_text(OLD)
-    library = tmp_path / "libnvrtc.so.11"
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(library), str(tmp_path / "old.cpp")], check=True)
+    library = make_fake(compiler, tmp_path, 11)
     text = run_python("print(fails(_C.nvrtc_info)[2])", DG_NVRTC_PATH=tmp_path).out
     assert f"{library} (version 11.8, expected 12.0 or newer)" in text
+
+
+@pytest.fixture
+def two_wheels(compiler: str, tmp_path: Path) -> tuple[str, Path, Path]:
+    """The script that names site-packages with CUDA 13's NVRTC, looked at first, and CUDA 12's."""
+    site = tmp_path / "site-packages"
+    newer = make_fake(compiler, site / "nvidia" / "cu13" / "lib", 13)
+    older = make_fake(compiler, site / "nvidia" / "cuda_nvrtc" / "lib", 12)
+    return f"_C.set_nvrtc_wheel_folders([{str(site)!r}])\n", newer, older
+
+
+def test_one_that_fits_the_driver_is_preferred(
+    run_python: Run, two_wheels: tuple[str, Path, Path], fake_libcuda: Path
+) -> None:
+    script, newer, older = two_wheels
+    script += "info = _C.nvrtc_info()\nprint(info['path'], info['version'][0], info['remark'], sep='|')"
+
+    def chosen(version: str) -> str:
+        return run_python(script, DG_LIBCUDA_PATH=fake_libcuda, FAKE_VERSION=version).out
+
+    remark = f"chosen because NVRTC 13.8 ({newer}) is newer than the driver, for CUDA 12.4"
+    assert chosen("12040") == f"{older}|12|{remark}\n"
+    assert chosen("13000") == f"{newer}|13|\n"  # the same major: a newer minor is fine
+    assert run_python(script, DG_LIBCUDA_PATH="/nowhere").out == f"{newer}|13|\n"
+
+
+def test_none_fits_the_driver(run_python: Run, nvrtc_path: Path, fake_libcuda: Path) -> None:
+    """The compiler still serves the emulated GPU; a GPU's error names the one thing to do."""
+    old = {"DG_LIBCUDA_PATH": fake_libcuda, "FAKE_VERSION": "12040"}
+    script = """
+print(_C.nvrtc_info()["remark"])
+print(_C.build(source(), kind="ptx").origin)
+"""
+    if run_python("print(_C.nvrtc_info()['version'][0])").out != "13\n":
+        pytest.skip("needs an NVRTC newer than the oldest driver")
+    remedy = (
+        "install the wheel nvidia-cuda-nvrtc-cu12, or point DG_NVRTC_PATH at the libnvrtc of a CUDA toolkit"
+    )
+    remark, origin = run_python(script, **old).lines
+    assert (
+        f"({nvrtc_path}) is newer than the driver, for CUDA 12.4, which loads none of its kernels; {remedy}"
+        in remark
+    )
+    assert origin == "compiled"
+    load = "print(fails(_C.load_kernel, _C.Device('cuda'), source())[2])"
+    text = run_python(load, FAKE_FAIL="cuModuleLoadDataEx", FAKE_CODE="200", **old).out
+    assert f"and the driver loads images of CUDA 12 and older: {remedy}, or update the driver" in text
+    chosen = run_python("print(_C.nvrtc_info()['remark'])", DG_NVRTC_PATH=nvrtc_path, **old).out
+    assert (
+        f"correct DG_NVRTC_PATH ({nvrtc_path}), or unset it and install the wheel nvidia-cuda-nvrtc-cu12"
+        in chosen
+    )
+
+
+def test_the_version_told_by_file_names_is_the_one_chosen(
+    run_python: Run, two_wheels: tuple[str, Path, Path], cache: Path, fake_libcuda: Path
+) -> None:
+    """A cached kernel of the version that fits is found without opening a compiler."""
+    run_python("_C.build(source())")
+    (entry,) = (cache / "kernels").glob("*/nvrtc-*")
+    entry.rename(entry.with_name("nvrtc-12.8"))
+    script = (
+        two_wheels[0] + "print(_C.build(source()).origin, 'libnvrtc.so' in open('/proc/self/maps').read())"
+    )
+    assert run_python(script, DG_LIBCUDA_PATH=fake_libcuda, FAKE_VERSION="12040").out == "disk False\n"
 
 
 def test_not_nvrtc_at_all(run_python: Run, fake_libcuda: Path) -> None:
@@ -93,7 +167,9 @@ def test_not_nvrtc_at_all(run_python: Run, fake_libcuda: Path) -> None:
 def test_unknown_architecture(run_python: Run) -> None:
     text = run_python("print(fails(_C.build, source(), arch='77a')[2])").out
     assert "cannot build for sm_77a" in text
-    assert "install a newer nvidia-cuda-nvrtc" in text
+    assert (
+        "install a newer version of the wheel nvidia-cuda-nvrtc, or of a CUDA toolkit (DG_NVRTC_PATH)" in text
+    )
 
 
 def test_device_headers_come_from_memory(run_python: Run) -> None:

@@ -299,8 +299,36 @@ def test_spec_for_another_problem(emulator: Any) -> None:
 def test_fields_of_a_spec() -> None:
     with pytest.raises(TypeError, match="has no field 'block_k'"):
         deep_gemm.GemmSpec(block_k=64)
-    with pytest.raises(ValueError, match="ab is 'fp4', expected one of"):
+    with pytest.raises(ValueError, match="GemmSpec: ab: got 'fp4', expected one of fp8_e4m3, bf16"):
         deep_gemm.GemmSpec(ab="fp4")
+    with pytest.raises(ValueError, match="Fp4GemmSpec: form: got 'nv', expected one of mx_e4m3"):
+        deep_gemm.Fp4GemmSpec(form="nv")
+
+
+@pytest.mark.parametrize("spec", [deep_gemm.GemmSpec, deep_gemm.Fp4GemmSpec, _C.WeightGemmSpec])
+def test_values_of_a_spec(spec: Any) -> None:
+    for value, kind in (
+        ("64", TypeError),
+        (64.5, TypeError),
+        (None, TypeError),
+        (-1, ValueError),
+        (2**32, ValueError),
+    ):
+        with pytest.raises(kind, match=rf"{spec.__name__}: block_m is {value!r}, expected a number from 0"):
+            spec(block_m=value)
+
+
+def test_truth_values_of_a_spec() -> None:
+    with pytest.raises(TypeError, match="GemmSpec: swap_ab is 'yes', expected True or False"):
+        deep_gemm.GemmSpec(swap_ab="yes")
+
+
+def test_transposed_fp8_is_told_how_to_be_stored(emulator: Any) -> None:
+    a, d, b_scales = (fp8(M, K), scales(M, 2)), out(M, N), scales(1, 2)
+    with pytest.raises(ValueError, match=r"_nn, _tn, _tt\) b\.mT\.contiguous\(\)\.mT"):
+        deep_gemm.fp8_gemm_nn(a, (fp8(K, N), b_scales.T), d, device=emulator)
+    stored = np.ascontiguousarray(fp8(K, N).mT).mT
+    deep_gemm.fp8_gemm_nn(a, (stored, b_scales.T), d, device=emulator)
 
 
 def test_host_memory_for_a_gpu_device() -> None:

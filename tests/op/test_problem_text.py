@@ -70,3 +70,9 @@ def test_a_recipe_without_a_length(emulator: Any) -> None:
 def test_numbers_of_multiprocessors(count: int) -> None:
     with pytest.raises(ValueError, match="expected an even number up to"):
         deep_gemm.set_num_sms(count)
+
+
+@pytest.mark.parametrize("device", ["90a:xyz", "90a:", "90a:132x", "90a:-1", "90a:0", "90a:99999999999"])
+def test_a_device_that_is_not_here_is_an_architecture_and_a_number(device: str) -> None:
+    with pytest.raises(ValueError, match=f"device: got '{device}', expected an architecture and its number"):
+        deep_gemm.plan("gemm m=64 n=64 k=128", device)

@@ -49,8 +49,10 @@ def test_remote_arrivals(run_seed: Any) -> None:
         "if (threadIdx.x == 0 && rank == 0) { mbarrier_init(bar, 4); fence_mbarrier_init(); } cluster_sync();"
         "if (threadIdx.x == 0) { const u32 there = map_to_rank(tile + 4 * rank, 0);"
         '  asm volatile("st.shared::cluster.u32 [%0], %1;" :: "r"(there), "r"(rank * rank + 5) : "memory");'
-        "  mbarrier_arrive_release_remote(map_to_rank(bar, 0)); }"
-        "if (rank == 0) { mbarrier_wait_cluster(bar, 0); if (threadIdx.x < 4) { u32 v; "
+        '  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" :: "r"(map_to_rank(bar, 0)) : "memory"); }'
+        'if (rank == 0) { for (u32 done = 0; !done;) asm volatile("{ .reg .pred p; '
+        'mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"'
+        '    : "=r"(done) : "r"(bar), "r"(0) : "memory"); if (threadIdx.x < 4) { u32 v; '
         '  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(tile + 4 * threadIdx.x) : "memory"); p.out[threadIdx.x] = v; } }'
         "cluster_sync();",
         {"out": out}, grid=4, cluster=4, smem_bytes=128,

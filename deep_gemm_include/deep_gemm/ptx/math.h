@@ -29,19 +29,12 @@ DG_DEVICE float cos_pi_f32(float x) {
     return cospif(x);
 }
 
-/// shfl.sync.bfly. Scope: warp.
-DG_DEVICE u32 shfl_bfly_u32(u32 value, u32 mask) {
-    return __shfl_xor_sync(kFullWarp, value, static_cast<int>(mask));
-}
-/// Two shuffles. Scope: warp.
+/// shfl.sync.bfly and shfl.sync.up, two 32-bit shuffles each. Scope: warp.
 DG_DEVICE u64 shfl_bfly_u64(u64 value, u32 mask) {
     return __shfl_xor_sync(kFullWarp, value, static_cast<int>(mask));
 }
 DG_DEVICE u64 shfl_up_u64(u64 value, u32 delta) {
     return __shfl_up_sync(kFullWarp, value, delta);
-}
-DG_DEVICE u64 shfl_idx_u64(u64 value, u32 source) {
-    return __shfl_sync(kFullWarp, value, static_cast<int>(source));
 }
 /// popc.b32.
 DG_DEVICE u32 popc(u32 mask) {

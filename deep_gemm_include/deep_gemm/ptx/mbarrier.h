@@ -29,12 +29,6 @@ DG_DEVICE void mbarrier_arrive_expect_tx(SharedAddress barrier, u32 bytes) {
 DG_DEVICE void mbarrier_arrive_remote(SharedAddress mapped_barrier) {
     asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(mapped_barrier) : "memory");
 }
-/// The same with release at cluster scope: this thread's writes are visible to who waits with
-/// mbarrier_wait_cluster.
-DG_DEVICE void mbarrier_arrive_release_remote(SharedAddress mapped_barrier) {
-    asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(mapped_barrier)
-                 : "memory");
-}
 
 /// mbarrier.try_wait.parity. True once the phase with this parity has completed; may return false early.
 DG_DEVICE bool mbarrier_try_wait(SharedAddress barrier, u32 parity) {
@@ -53,21 +47,6 @@ DG_DEVICE bool mbarrier_try_wait(SharedAddress barrier, u32 parity) {
 DG_DEVICE void mbarrier_wait(SharedAddress barrier, u32 parity) {
     while (!mbarrier_try_wait(barrier, parity)) {
     }
-}
-/// The same with acquire at cluster scope: afterwards the arrivers' writes in other CTAs are visible.
-DG_DEVICE void mbarrier_wait_cluster(SharedAddress barrier, u32 parity) {
-    u32 done;
-    do {
-        asm volatile(
-            "{\n"
-            ".reg .pred p;\n"
-            "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
-            "selp.u32 %0, 1, 0, p;\n"
-            "}"
-            : "=r"(done)
-            : "r"(barrier), "r"(parity)
-            : "memory");
-    } while (done == 0);
 }
 
 }  // namespace deep_gemm::ptx
