@@ -62,8 +62,11 @@ def head() -> Array:
     return np.array([len(COUNTS), 0, 0, 0], np.int32)
 
 
-def product() -> Launch:
+def product(spec: deep_gemm.Fp4GemmSpec) -> Launch:
     tokens = Tokens.make()
+    if spec.to_dict()["per_token"]:
+        tokens.scales[:] = tokens.scales[:, :1]
+        tokens.arranged_scales[1:] = UNWRITTEN  # the first row is all that there is
     weights, matrices = make_weights("mx_e4m3", np.random.default_rng(1), K)
     dense = tokens.a.astype(np.float64) * np.repeat(tokens.scales.astype(np.float64), 128, 1)
     expert, used = np.repeat(np.arange(len(COUNTS)), COUNTS), range(GAP, GAP + sum(COUNTS))
@@ -89,7 +92,7 @@ def product() -> Launch:
         return whole + bytes(-len(whole) % 64)
 
     return Launch(
-        _C.fp4_kernel_source(SPEC).entry, (4,), SPEC.threads, SPEC.smem_bytes, arrays, pack, {"d": d},
+        _C.fp4_kernel_source(spec).entry, (4,), spec.threads, spec.smem_bytes, arrays, pack, {"d": d},
         tolerance=1e-2 * float(np.abs(d).mean()), cluster=2,
     )  # fmt: skip
 
@@ -108,23 +111,27 @@ def arrangement() -> Launch:
 
     def pack(device: Any, at: dict[str, int]) -> bytes:
         del device
-        numbers = [0, 0, K, K // 128, 1, STRIDE, SLOTS, K, BLOBS * 128, len(COUNTS)]
-        return struct.pack("<9Q8I", *at.values(), *numbers)
+        numbers = [0, 0, K, K // 128, 1, STRIDE, BLOBS, SLOTS, K, BLOBS * 128, len(COUNTS)]
+        return struct.pack("<9Q9I4x", *at.values(), *numbers)
 
     expected = {"out": tokens.arranged, "scales": tokens.arranged_scales}
     return Launch("deep_gemm::arrange<kSpec>", (2,), 256, 0, arrays, pack, expected)
 
 
-WAIT_EMPTY = "ptx::mbarrier_wait(smem.empty(cursor.stage), cursor.phase ^ 1);"
-EXPECT = "const ptx::SharedAddress full = smem.full(cursor.stage);\n            ptx::mbarrier_arrive_expect_tx(full, S.warpgroups * kBlob"
+WAIT_EMPTY = "ptx::mbarrier_wait(smem.empty(stage), cursor.phase ^ 1);\n                if (!ptx::elect_one()) continue;"
+ELECT = "if (!ptx::elect_one()) continue;"
+TOKENS = "\n                ptx::mbarrier_arrive_expect_tx(smem.full(stage), columns"
+WEIGHTS = "\n                const ptx::SharedAddress full = smem.full(stage);"
+SCALES = "ptx::mbarrier_wait(smem.empty(cursor.stage), cursor.phase ^ 1);"
 BUGS = [
-    Bug("tokens and weights before the stage is free", f"{WAIT_EMPTY}\n            {EXPECT}", EXPECT),
-    Bug("scales before the stage is free", f"{WAIT_EMPTY}\n#pragma unroll\n                for (u32 turn",
+    Bug("tokens before the stage is free", WAIT_EMPTY + TOKENS, ELECT + TOKENS),
+    Bug("weights before the stage is free", WAIT_EMPTY + WEIGHTS, ELECT + WEIGHTS),
+    Bug("every lane brings tokens", ELECT + TOKENS, TOKENS, 8),
+    Bug("scales before the stage is free", f"{SCALES}\n#pragma unroll\n                for (u32 turn",
         "\n#pragma unroll\n                for (u32 turn"),
     Bug("multiplying does not wait for the stage", "ptx::mbarrier_wait(smem_.full(cursor_.stage), cursor_.phase);", "", 4),
     Bug("promotion overtakes wgmma", "ptx::wgmma_wait<0>();\n        ptx::wgmma_keep(partial);", "", 4),
-    Bug("scales do not count as arrivals", "ptx::mbarrier_init(smem.full(stage), 1 + ptx::kWarpThreads);",
-        "ptx::mbarrier_init(smem.full(stage), 1);", 4),
+    Bug("scales do not count as arrivals", "S.per_token ? 2 : 2 + ptx::kWarpThreads", "2", 4),
     Bug("a stage waits for its own CTA alone", "4 * S.warpgroups * S.cluster);", "4 * S.warpgroups);"),
     Bug("a stage goes back to one CTA alone", "if (lane < S.cluster) ptx::mbarrier_arrive_remote", "if (lane < 1) ptx::mbarrier_arrive_remote", 8),
     Bug("tokens are sent to one CTA alone", "kAllCtas = (1u << S.cluster) - 1;", "kAllCtas = 1;", 8),
@@ -132,6 +139,14 @@ BUGS = [
     Bug("the second half takes the first one's scales", "(half * (N / 2) + thread_ % 4 * 2) * 4", "(thread_ % 4 * 2) * 4", 8),
     Bug("columns beyond the item are stored", "const u32 first = ptx::lane_index() % 4 * 2, rows = this->item_.rows;",
         "const u32 first = ptx::lane_index() % 4 * 2, rows = N;", 8),
+]  # fmt: skip
+
+PER_TOKEN_BUGS = [
+    Bug("scales of the first slots", "static_cast<u64>(group) * p.scale_stride + item.first;", "static_cast<u64>(group) * p.scale_stride;", 8),
+    Bug("an item is told before its tables are whole", "ptx::sync_warp();\n        }\n        if (ptx::lane_index() == 0) publish_item",
+        "}\n        if (ptx::lane_index() == 0) publish_item", 4),
+    Bug("a stage waits for scales", "S.per_token ? 2 : 2 + ptx::kWarpThreads", "2 + ptx::kWarpThreads", 8),
+    Bug("scales are left out", "return S.per_token ? ptx::mul_rn(scaled, token_scale) : scaled;", "return scaled;", 8),
 ]  # fmt: skip
 
 ARRANGE_BUGS = [
@@ -147,7 +162,13 @@ ARRANGE_BUGS = [
 
 @pytest.fixture(scope="module")
 def wide() -> tuple[Launch, str]:
-    return product(), flatten(_C.fp4_kernel_source(SPEC).code)
+    return product(SPEC), flatten(_C.fp4_kernel_source(SPEC).code)
+
+
+@pytest.fixture(scope="module")
+def per_token() -> tuple[Launch, str]:
+    spec = SPEC.replace(per_token=True)
+    return product(spec), flatten(_C.fp4_kernel_source(spec).code)
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +184,15 @@ def test_the_wide_kernel_is_clean(wide: tuple[Launch, str]) -> None:
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
 def test_wide_bugs(wide: tuple[Launch, str], bug: Bug) -> None:
     check_caught(*wide, bug)
+
+
+def test_the_kernel_of_one_scale_for_each_token_is_clean(per_token: tuple[Launch, str]) -> None:
+    check_clean(*per_token)
+
+
+@pytest.mark.parametrize("bug", PER_TOKEN_BUGS, ids=lambda bug: bug.name)
+def test_per_token_bugs(per_token: tuple[Launch, str], bug: Bug) -> None:
+    check_caught(*per_token, bug)
 
 
 def test_arrange_is_clean(arrange: tuple[Launch, str]) -> None:
