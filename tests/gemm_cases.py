@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import ml_dtypes
@@ -188,9 +189,13 @@ def group_rows(rows: tuple[int, ...]) -> tuple[Array, int]:
     return indices, len(indices)
 
 
-def run_contiguous(device: Any, case: Case, psum: bool = False, seed: int = 0) -> Array:
+def run_contiguous(
+    device: Any, case: Case, psum: bool = False, seed: int = 0, holes: Sequence[int] = ()
+) -> Array:
+    """`holes`: rows of no group between those of one."""
     rng = np.random.default_rng(seed)
     indices, m = group_rows(case.rows)
+    indices[list(holes)] = -1
     per_row = case.scale_b == "per_row_128"
     a = random_operand(rng, (m, case.k), case, 1)
     shape = (len(case.rows), case.n, case.k)

@@ -147,6 +147,12 @@ def test_contiguous(device: Any, case: Case) -> None:
     run_contiguous(device, case)
 
 
+@pytest.mark.parametrize("spec", [SPECS[i] for i in (0, 2, 4, 7, 10, 11, 12)], ids=str)
+def test_rows_of_no_group_between_others(device: Any, spec: dict[str, Any]) -> None:
+    """The first of 128 rows tells the group of all, whatever block a row falls into."""
+    run_contiguous(device, Case(0, 64, 128, rows=(128, 130), spec=spec), holes=(*range(15, 33), 64, 127, 129))
+
+
 @pytest.mark.parametrize("case", PSUM, ids=str)
 def test_psum(device: Any, case: Case) -> None:
     run_contiguous(device, case, psum=True)

@@ -134,7 +134,7 @@ class GemmBlocks {
                 if (part_ != 0) group = groups_[1];
                 part_ = comes_again ? 1 : 0;
             }
-            block.loads = ptx::ballot(group < params_.num_groups) != 0;
+            block.loads = ptx::ballot(in_use_ && group < params_.num_groups) != 0;
             block.group = block.loads ? group : 0;
         }
         advance(comes_again);
@@ -145,10 +145,20 @@ class GemmBlocks {
     static DG_DEVICE u32 boundary_of(u32 m) { return kGroupAlignment - m % kGroupAlignment; }
 
     /// Starts the loads of the groups of unit `unit_`, a block before they are used: their latency is a few
-    /// per cent of one.
+    /// per cent of one. The first of 128 rows tells the group of all; a block of fewer rows has nothing to do
+    /// where all of them are padding.
     DG_DEVICE void prefetch_groups() {
         const u32 m = m_ < params_.m ? m_ : 0;
-        groups_[0] = group_of_row(m);
+        groups_[0] = group_of_row(m - m % kGroupAlignment);
+        if constexpr (S.block_m < kGroupAlignment) {
+            in_use_ = false;
+#pragma unroll
+            for (u32 turn = 0; turn < ceil_div(S.block_m, ptx::kWarpThreads); ++turn) {
+                const u32 row = m + turn * ptx::kWarpThreads + ptx::lane_index();
+                if (row < params_.m && row < m + S.block_m)
+                    in_use_ = in_use_ || group_of_row(row) < params_.num_groups;
+            }
+        }
         if constexpr (kTwoParts) {
             const u32 second = m + boundary_of(m);
             groups_[1] = group_of_row(second < params_.m ? second : m);
@@ -225,6 +235,7 @@ class GemmBlocks {
     u32 panel_ = 0, in_panel_ = 0, panel_step_ = 0, in_panel_step_ = 0;
     u32 full_panels_ = 0, last_rows_ = 0, last_reciprocal_ = 0, m_ = 0, n_ = 0;
     u32 groups_[2] = {}, part_ = 0;
+    bool in_use_ = true;  // contiguous: this lane saw a row of a group, or did not look
     u32 chunk_ = 0, lane_start_ = 0, lane_rows_ = 0, lane_end_ = 0, lane_units_ = 0;
 };
 
