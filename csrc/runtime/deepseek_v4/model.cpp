@@ -93,6 +93,13 @@ class State final : public ModelState {
         if (draft_) add(draft_->layer.ring);
         return pieces;
     }
+    std::vector<TensorView> caches() const override {
+        std::vector<TensorView> all = fixed_state();
+        for (const LayerState& layer : layers_)
+            for (const DeviceTensor* rows : {&layer.compressed, &layer.index_rows})
+                if (rows->present()) all.push_back(rows->view());
+        return all;
+    }
     void visit_grown(u32 length, const Visit& visit) const override {
         for (size_t i = 0; i < layers_.size(); ++i)
             layers_[i].visit_grown(length, model_.config.layers[i].compress_ratio, visit);

@@ -40,17 +40,23 @@ struct LayerState {
 [[nodiscard]] LayerState make_layer_state(const Loaded& model, const LayerConfig& layer,
                                           const StateSizes& sizes);
 
+constexpr i64 kRecordRows = 24;   // of a pass, up to which attention gets memory between two kernels
+constexpr i64 kHcFp8Step = 1024;  // channels of which hc_pre makes FP8 rows
+
 // Activations of up to `max_rows` rows.
 struct Workspace {
     Workspace(const Loaded& model, const StateSizes& sizes);
 
     DeviceTensor input, low_rank, query, key_value, output;  // [rows, ..]
     DeviceTensor post, comb;
-    DeviceTensor pool_values, pool_gates;  // fp32
+    DeviceTensor attention_records;        // fp32, for up to kRecordRows rows
+    DeviceTensor pool_values, pool_gates;              // fp32
+    DeviceTensor index_pool_values, index_pool_gates;  // fp32
     DeviceTensor index_query, index_weights, scores, picks;
     DeviceTensor grouped;  // [rows, o_groups, o_rank]
     DeviceTensor gate_logits, experts, expert_weights;
     DeviceTensor mid, shared_mid;  // [rows, top_k, i], [rows, 1, i]
+    ExpertsSpace packed_experts;
     Fp8Rows input_fp8, low_rank_fp8, grouped_fp8, mid_fp8, shared_fp8;
 };
 

@@ -26,7 +26,8 @@ struct BlockWeights {
     Linear index_wq_b, index_weights;
     Linear gate;
     DeviceTensor gate_bias, hash;  // one of them: fp32 [experts], int32 [vocab, top_k]
-    ExpertWeights experts, shared;
+    ExpertWeights experts, shared;       // experts: absent where they are packed
+    std::optional<PackedExperts> packed;
 };
 
 struct HeadWeights {
