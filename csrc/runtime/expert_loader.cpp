@@ -14,6 +14,10 @@ std::span<const u8> as_u8(std::span<const std::byte> bytes) {
     return {reinterpret_cast<const u8*>(bytes.data()), bytes.size()};
 }
 
+i64 run_bytes_of(const op::Fp4Shape& shape, Fp4Form form) {
+    return i64{fp4_k_blocks(shape.k)} * fp4_blob_bytes_of(form);
+}
+
 // The last matrices that were packed: experts of synthetic checkpoints share their bytes.
 class RecentlyPacked {
   public:
@@ -94,7 +98,8 @@ std::optional<PackedMatrix> Loader::try_pack(const std::string& at, u32 count,
             if (part == 0) {
                 result.shape.n = shape.n * static_cast<u32>(names.size()), result.shape.k = shape.k;
                 if (!split) {
-                    result.blobs = allocate(Format::int8, {static_cast<i64>(parts * packed.blobs.size())});
+                    result.blobs = allocate(Format::int8, {static_cast<i64>(parts * fp4_row_blocks(shape.n)),
+                                                           run_bytes_of(shape, form)});
                     result.row_scales =
                         allocate(Format::fp32, {static_cast<i64>(parts * packed.row_scales.size())});
                 }
@@ -119,7 +124,8 @@ std::optional<PackedMatrix> Loader::try_pack(const std::string& at, u32 count,
         return result;
     }
     const auto make = [&](DeviceTensor& target, Format format, std::span<const std::byte> bytes, u64 stored) {
-        target = allocate(format, {static_cast<i64>(bytes.size() / bytes_of(format))});
+        const i64 columns = format == Format::int8 ? run_bytes_of(result.shape, form) : 1;
+        target = allocate(format, {static_cast<i64>(bytes.size() / bytes_of(format)) / columns, columns});
         upload(target, 0, bytes, stored);
     };
     make(result.blobs, Format::int8, std::as_bytes(std::span(blobs)), blobs.size());

@@ -1,6 +1,7 @@
 #include "runtime/packed_experts.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace deep_gemm::runtime {
 
@@ -23,6 +24,43 @@ ExpertsSpace::ExpertsSpace(Device& device, const PackedExperts& w, i64 rows, i64
     codes = {device, Format::fp8_e4m3, {slots, width}};
     scales = {device, Format::fp32, {slots, width / 128}};
     down = {device, Format::bf16, {slots, hidden}};
+}
+
+SharedSpace::SharedSpace(Device& device, i64 rows, i64 width)
+    : up(device, Format::bf16, {rows, 2 * width}),
+      codes(device, Format::fp8_e4m3, {rows, width}),
+      scales(device, Format::fp32, {rows, width / 128}),
+      slots(device, Format::int32, {rows}),
+      counts(device, Format::int32, {rows + 1}) {
+    std::vector<i32> values(static_cast<size_t>(rows) + 1);
+    std::iota(values.begin(), values.end(), 0);
+    const auto bytes = std::as_bytes(std::span(values));
+    device.copy_to_device(slots.address(), bytes.first(slots.bytes()), nullptr);
+    device.copy_to_device(counts.address(), bytes, nullptr);
+    device.synchronize(nullptr);
+}
+
+void run_shared_expert(const SharedExpertCall& c) {
+    const SharedSpace& s = c.space;
+    const i64 t = c.y.shape[0], width = s.codes.extent(1);
+    if (t == 0) return;
+    const TensorView up = s.up.rows(0, t), codes = s.codes.rows(0, t), scales = s.scales.rows(0, t);
+    const auto half = [&](i64 first) {
+        TensorView view = up;
+        view.data = static_cast<u8*>(up.data) + static_cast<u64>(first) * bytes_of(up.format);
+        view.shape[1] = width;
+        return view;
+    };
+    project_many({{&c.w.w1, half(0)}, {&c.w.w3, half(width)}}, c.low.x, c.low, c.stream);
+    moe_swiglu({.h = up,
+                .codes = codes,
+                .scales = scales,
+                .slot_pairs = s.slots.rows(0, t),
+                .num_slots = s.counts.rows(t, 1),
+                .limit = c.limit > 0 ? std::optional<float>(c.limit) : std::nullopt,
+                .rule = c.rule,
+                .stream = c.stream});
+    project(c.w.w2, codes, {codes, scales}, c.y, c.stream);
 }
 
 void run_packed_experts(const PackedExpertsCall& c) {

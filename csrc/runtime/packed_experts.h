@@ -13,7 +13,7 @@ namespace deep_gemm::runtime {
 struct PackedMatrix {
     op::Fp4Shape shape;
     Fp4Form form = Fp4Form::mx_e4m3;
-    DeviceTensor blobs, row_scales, runs;  // int8, fp32, int32 or absent
+    DeviceTensor blobs, row_scales, runs;  // int8 [runs, bytes of one], fp32, int32 or absent
 
     [[nodiscard]] op::Fp4WeightViews views() const {
         return {.blobs = blobs.view(),
@@ -56,5 +56,26 @@ struct PackedExpertsCall {
     void* stream = nullptr;
 };
 void run_packed_experts(const PackedExpertsCall& call);
+
+// A single FP8 expert that every row goes through (the shared one): its memory, and y = w2 (silu(w1 x) * (w3 x)).
+struct SharedSpace {
+    SharedSpace() = default;
+    SharedSpace(Device& device, i64 rows, i64 width);
+
+    [[nodiscard]] bool present() const { return up.present(); }
+
+    DeviceTensor up, codes, scales;  // [rows, 2 width], FP8 [rows, width]
+    DeviceTensor slots, counts;      // int32: i at index i, of rows and of numbers of rows
+};
+struct SharedExpertCall {
+    const ExpertWeights& w;
+    const SharedSpace& space;
+    Input low;
+    TensorView y;
+    float limit = 0;
+    ScaleRule rule = ScaleRule::exact;
+    void* stream = nullptr;
+};
+void run_shared_expert(const SharedExpertCall& call);
 
 }  // namespace deep_gemm::runtime

@@ -237,7 +237,16 @@ class BlockPass {
                          .rule = ScaleRule::up,
                          .stream = pass_.stream});
         };
-        run(w_.shared, none, none, s_.shared_mid, s_.shared_fp8, none);
+        if (s_.shared_expert.present() && w_.shared.w1.low_precision() && w_.shared.w2.low_precision())
+            run_shared_expert({.w = w_.shared,
+                               .space = s_.shared_expert,
+                               .low = x_low,
+                               .y = y,
+                               .limit = c_.swiglu_limit,
+                               .rule = ScaleRule::up,
+                               .stream = pass_.stream});
+        else
+            run(w_.shared, none, none, s_.shared_mid, s_.shared_fp8, none);
         if (!w_.packed)
             return run(w_.experts, rows(s_.experts), rows(s_.expert_weights), s_.mid, s_.mid_fp8, y);
         run_packed_experts({.w = *w_.packed,

@@ -151,6 +151,8 @@ Workspace::Workspace(const Loaded& model, const StateSizes& sizes) {
     grouped_fp8 = fp8({i64{c.o_groups} * c.o_rank});
     mid_fp8 = fp8({c.top_k, c.expert_width});
     const auto prepare = [&](const BlockWeights& block) {
+        if (block.shared.w1.low_precision() && !shared_expert.present())
+            shared_expert = SharedSpace(model.device, rows, c.expert_width);
         if (block.packed && !packed_experts.present())
             packed_experts = ExpertsSpace(model.device, *block.packed, rows, c.top_k);
     };

@@ -57,6 +57,7 @@ struct Workspace {
     DeviceTensor gate_logits, experts, expert_weights;
     DeviceTensor mid, shared_mid;  // [rows, top_k, i], [rows, 1, i]
     ExpertsSpace packed_experts;
+    SharedSpace shared_expert;
     Fp8Rows input_fp8, low_rank_fp8, grouped_fp8, mid_fp8, shared_fp8;
 };
 
