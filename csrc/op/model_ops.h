@@ -250,7 +250,8 @@ void cache_write(const CacheWriteArguments& arguments);
 
 // ---- Compressor (op/compressor.cpp)
 
-// Pushes tokens, in order of rows, into the running softmax pool of their sequence; the token that closes
+// Pushes tokens, in order of rows, into the running softmax pool of their sequence (positions are consecutive
+// where a state of one sequence gets two windows or more); the token that closes
 // window w (position w ratio + ratio - 1) writes row w: pooled, RMS norm, rotated at position w ratio,
 // rounded.
 //   kv, gate   fp32 [t, c dim]: projections of the normed input; c = 2 with `overlap` else 1; dim 128 or 512

@@ -194,7 +194,7 @@ def top_k() -> tuple[Any, str]:
     }
     params = pack("scores", (1000,), "positions", "picks", 1000, 100, 1)
     launch = bugs.Launch(
-        "deep_gemm::top_k<kSpec>", (2,), 256, 2048, arrays, params, {"picks": expected.astype(np.float64)}
+        "deep_gemm::top_k<kSpec>", (2,), 1024, 16384, arrays, params, {"picks": expected.astype(np.float64)}
     )
     return launch, text("indexer", "TopKSpec", "")
 
@@ -241,7 +241,7 @@ def compressor() -> tuple[Any, str]:
               "positions": np.arange(tokens, dtype=np.int32), "state": np.full(state.shape, np.nan, np.float32),
               "rows": np.full(rows.shape, np.nan, np.float32)}  # fmt: skip
     params = pack("kv", "gate", (2 * dim,), (2 * dim,), "ape", "weight", "frequencies", "positions", None, "state", None,
-                  ["rows", (0,), (dim,), 1, 2, 1], tokens, dim, 64, 4, 1e-6)  # fmt: skip
+                  ["rows", (0,), (dim,), 1, 2, 1], tokens, dim, 64, 4, 1e-6, 1, tokens)  # fmt: skip
     launch = bugs.Launch("deep_gemm::compressor_update<kSpec>", (1,), 128, 1024, arrays, params,
                          {"rows": rows, "state": state}, 1e-4)  # fmt: skip
     return launch, text("compressor", "CompressorSpec", ".weight = Format::fp32")
@@ -347,7 +347,7 @@ BUGS = [
     ("hc_mix", Bug("coefficients read before they are there", "ptx::sync_threads();\n    const float pre", "const float pre")),
     ("hc_mix", Bug("comb transposed", "p.comb + row * H * H + lane", "p.comb + row * H * H + lane % H * H + lane / H", 8)),
     ("hc_mix", Bug("post without its factor", "const float post = 2 * sigmoid", "const float post = sigmoid", 8)),
-    ("top_k", Bug("counted before the bins are cleared", "bins + thread * 4, 0);\n        ptx::sync_threads();", "bins + thread * 4, 0);")),
+    ("top_k", Bug("counted before the bins are cleared", "bins + i * 4, 0);\n        ptx::sync_threads();", "bins + i * 4, 0);")),
     ("top_k", Bug("ties beyond the last place", "is_equal && equal_before < wanted", "is_equal && equal_before <= wanted", 8)),
     ("top_k", Bug("own warp counted as earlier", "if (w < warp) {\n                larger_before", "if (w <= warp) {\n                larger_before", 8)),
     ("top_k", Bug("what lies above is forgotten", "wanted -= found.above;", "", 8)),
@@ -370,7 +370,7 @@ BUGS = [
     ("compressor", Bug("halves swapped", "push(pools[kNext], 0);", "push(pools[kNext], 1);", 8)),
     ("compressor", Bug("closed window is not kept", "pools[kClosed] = pools[kNext];", "", 8)),
     ("compressor", Bug("row rotated at its last token", "static_cast<i32>(window * p.ratio), false", "static_cast<i32>(position), false", 8)),
-    ("compressor", Bug("position bias of the wrong slot", "static_cast<u64>(slot) * kHalves", "static_cast<u64>(window) * kHalves", 8)),
+    ("compressor", Bug("position bias of the wrong slot", "static_cast<u64>(slot) * kHalves", "static_cast<u64>(position / p.ratio) * kHalves", 8)),
 ]  # fmt: skip
 
 

@@ -201,6 +201,7 @@ class BlockPass {
                           .sequences = pass_.sequences,
                           .scores = rows(s_.scores),
                           .ratio = w_.layer.compress_ratio,
+                          .only_above = c_.index_topk,
                           .scale = scale,
                           .stream = pass_.stream});
         op::top_k({.scores = rows(s_.scores),
