@@ -64,7 +64,8 @@ class MmaLaunch {
                  .w_scale = first.w.scale_format,
                  .y = first.y.format,
                  .add = first.add.format,
-                 .row_tiles = rows <= 16 ? 1u : 2u,
+                 // A warp with one chunk of a row takes two rows.
+                 .row_tiles = rows > 16 || (rows <= 8 && first.w.k <= kProjectColumns * kProjectWarps) ? 2u : 1u,
                  .token_tiles = rows <= 8 ? 1u : rows <= 16 ? 2u : 4u};
         const View x = view_of(first.x), x_scale = view_of(first.x_scale);
         params_.x = x.data;

@@ -345,7 +345,7 @@ BUGS = [
     ("hc_mix", Bug("shares read before they are there", "end, smem);\n    ptx::cluster_sync();", "end, smem);\n    ptx::sync_threads();")),
     ("hc_mix", Bug("leaves while a peer reads", "    ptx::cluster_sync();  // nobody", "    // nobody")),
     ("hc_mix", Bug("coefficients read before they are there", "ptx::sync_threads();\n    const float pre", "const float pre")),
-    ("hc_mix", Bug("comb transposed", "p.comb + row * H * H + lane", "p.comb + row * H * H + lane % H * H + lane / H", 8)),
+    ("hc_mix", Bug("comb transposed", "row * H * H + i, comb[i / H][i % H]", "row * H * H + i, comb[i % H][i / H]", 8)),
     ("hc_mix", Bug("post without its factor", "const float post = 2 * sigmoid", "const float post = sigmoid", 8)),
     ("top_k", Bug("counted before the bins are cleared", "bins + i * 4, 0);\n        ptx::sync_threads();", "bins + i * 4, 0);")),
     ("top_k", Bug("ties beyond the last place", "is_equal && equal_before < wanted", "is_equal && equal_before <= wanted", 8)),

@@ -13,12 +13,11 @@ class BlockPass {
               const Pass& pass)
         : model_(model), c_(model.config), w_(weights), state_(state), s_(workspace), pass_(pass) {}
 
-    void run(const TensorView& x) {
-        hc_in(x, w_.attention_hc, w_.attention_norm, {});
+    void run(const TensorView& x, bool first) {
+        hc_in(x, w_.attention_hc, w_.attention_norm, first ? TensorView{} : rows(s_.output));
         attention();
         hc_in(x, w_.ffn_hc, w_.ffn_norm, rows(s_.output));
         experts();
-        hc_out(x);
     }
 
   private:
@@ -44,14 +43,6 @@ class BlockPass {
                     .hc_eps = c_.hc_epsilon,
                     .rms_eps = c_.rms_epsilon,
                     .stream = pass_.stream});
-    }
-    void hc_out(const TensorView& x) {
-        op::hc_post({.x = x,
-                     .y = rows(s_.output),
-                     .post = rows(s_.post),
-                     .comb = rows(s_.comb),
-                     .out = x,
-                     .stream = pass_.stream});
     }
 
     // Scales are powers of two, as the model was released to run.
@@ -273,8 +264,17 @@ class BlockPass {
 }  // namespace
 
 void run_block(const Loaded& model, const BlockWeights& weights, LayerState& state, Workspace& workspace,
-               const TensorView& x, const Pass& pass) {
-    BlockPass(model, weights, state, workspace, pass).run(x);
+               const TensorView& x, const Pass& pass, bool first) {
+    BlockPass(model, weights, state, workspace, pass).run(x, first);
+}
+
+void finish_blocks(const Workspace& workspace, const TensorView& x, const Pass& pass) {
+    op::hc_post({.x = x,
+                 .y = workspace.output.rows(0, pass.t),
+                 .post = workspace.post.rows(0, pass.t),
+                 .comb = workspace.comb.rows(0, pass.t),
+                 .out = x,
+                 .stream = pass.stream});
 }
 
 }  // namespace deep_gemm::runtime::deepseek_v4

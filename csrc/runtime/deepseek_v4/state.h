@@ -61,8 +61,10 @@ struct Workspace {
     Fp8Rows input_fp8, low_rank_fp8, grouped_fp8, mid_fp8, shared_fp8;
 };
 
-// x [t, streams, hidden] through attention and experts, in place; pushes the rows into `state`.
+// x [t, streams, hidden] through attention and experts, in place; pushes the rows into `state`. The output of the
+// experts stays in the workspace: the next block (not the `first`), or finish_blocks(), adds it to x.
 void run_block(const Loaded& model, const BlockWeights& weights, LayerState& state, Workspace& workspace,
-               const TensorView& x, const Pass& pass);
+               const TensorView& x, const Pass& pass, bool first);
+void finish_blocks(const Workspace& workspace, const TensorView& x, const Pass& pass);
 
 }  // namespace deep_gemm::runtime::deepseek_v4

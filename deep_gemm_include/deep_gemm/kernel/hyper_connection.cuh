@@ -6,6 +6,7 @@
 #include <deep_gemm/tile/fp8_copy.h>
 #include <deep_gemm/tile/real.h>
 #include <deep_gemm/tile/reduce.h>
+#include <deep_gemm/ptx/convert.h>
 #include <deep_gemm/ptx/math.h>
 #include <deep_gemm/ptx/shared_words.h>
 
@@ -26,23 +27,66 @@ DG_DEVICE float cluster_total(ptx::SharedAddress address) {
     return total;
 }
 
-/// One warp; lane a * H + b has comb[a, b], the others nothing of use.
+/// c[a][b] from z[a][b], all in one thread: rows are far shorter than a shuffle takes.
 template <u32 H>
-DG_DEVICE float sinkhorn(float z, u32 iterations, float eps) {
-    const auto over_b = [](float v) { return tile::warp_sum<H>(v); };
-    const auto over_a = [](float v) {
+DG_DEVICE void sinkhorn(float (&c)[H][H], u32 iterations, float eps) {
+    const auto over_b = [&](float extra) {
 #pragma unroll
-        for (u32 mask = H; mask < H * H; mask *= 2) v += ptx::shfl_bfly_f32(v, mask);
-        return v;
+        for (u32 a = 0; a < H; ++a) {
+            float sum = c[a][0];
+#pragma unroll
+            for (u32 b = 1; b < H; ++b) sum = sum + c[a][b];
+            const float factor = ptx::rcp_approx(sum + extra);
+#pragma unroll
+            for (u32 b = 0; b < H; ++b) c[a][b] = c[a][b] * factor;
+        }
     };
-    const float e = ptx::exp_f32(z - tile::warp_max<H>(z));
-    float c = e / over_b(e) + eps;
-    c = c / (over_a(c) + eps);
-    for (u32 i = 1; i < iterations; ++i) {
-        c = c / (over_b(c) + eps);
-        c = c / (over_a(c) + eps);
+    const auto over_a = [&] {
+#pragma unroll
+        for (u32 b = 0; b < H; ++b) {
+            float sum = c[0][b];
+#pragma unroll
+            for (u32 a = 1; a < H; ++a) sum = sum + c[a][b];
+            const float factor = ptx::rcp_approx(sum + eps);
+#pragma unroll
+            for (u32 a = 0; a < H; ++a) c[a][b] = c[a][b] * factor;
+        }
+    };
+#pragma unroll
+    for (u32 a = 0; a < H; ++a) {
+        float largest = c[a][0];
+#pragma unroll
+        for (u32 b = 1; b < H; ++b) largest = ptx::max_nan_f32(largest, c[a][b]);
+#pragma unroll
+        for (u32 b = 0; b < H; ++b) c[a][b] = ptx::exp_f32(c[a][b] - largest);
     }
-    return c;
+    over_b(0.0f);
+#pragma unroll
+    for (u32 a = 0; a < H; ++a)
+#pragma unroll
+        for (u32 b = 0; b < H; ++b) c[a][b] = c[a][b] + eps;
+    over_a();
+    for (u32 i = 1; i < iterations; ++i) {
+        over_b(eps);
+        over_a();
+    }
+}
+
+/// Sums of 2 Count values over a warp: lane i gets that of value i, for a quarter of the shuffles of 32 sums.
+template <u32 Count>
+DG_DEVICE float transposed_sums(float (&values)[32]) {
+    if constexpr (Count == 0) {
+        return values[0];
+    } else {
+        const bool upper = (ptx::lane_index() & Count) != 0;
+#pragma unroll
+        for (u32 i = 0; i < Count; ++i) {
+            const float kept = upper ? values[i + Count] : values[i],
+                        given = upper ? values[i] : values[i + Count];
+            values[i] = ptx::add_rn_f32(kept, ptx::shfl_bfly_f32(given, Count));
+        }
+        return transposed_sums<Count / 2>(values);
+    }
 }
 
 DG_DEVICE float squares(const tile::Float4& v, float sum) {
@@ -106,7 +150,8 @@ template <HcSpec S>
 DG_DEVICE void share_of_mixes(const HcParams& p, u32 row, u32 begin, u32 end, ptx::SharedAddress smem) {
     constexpr u32 kMixes = mixes_of(S);
     constexpr HcSmem kPlan = plan_smem(S);
-    float sums[kMixes + 1] = {};
+    float sums[32] = {};
+    static_assert(kMixes < 32);
 #pragma unroll 1
     for (u32 step = 0; step < S.steps; ++step) {
         const HcPlace<S> at(step, begin, end);
@@ -124,13 +169,10 @@ DG_DEVICE void share_of_mixes(const HcParams& p, u32 row, u32 begin, u32 end, pt
             sums[m] = ptx::fma_rn_f32(f.w, v.w, sums[m]);
         }
     }
+    const float sum = transposed_sums<16>(sums);
     const u32 own_warp = ptx::warp_index();
-#pragma unroll
-    for (u32 m = 0; m <= kMixes; ++m) {
-        const float sum = tile::warp_sum(sums[m]);
-        if (ptx::lane_index() == 0)
-            ptx::st_shared_f32(smem + kPlan.sums + (m * kHcMixWarps + own_warp) * 4, sum);
-    }
+    if (ptx::lane_index() <= kMixes)
+        ptx::st_shared_f32(smem + kPlan.sums + (ptx::lane_index() * kHcMixWarps + own_warp) * 4, sum);
     ptx::sync_threads();
     const u32 m = ptx::thread_index();
     if (m > kMixes) return;
@@ -173,9 +215,16 @@ DG_DEVICE void find_post(const HcParams& p, u32 row, ptx::SharedAddress smem) {
     const u32 lane = ptx::lane_index();
     const Mixes<S> mixes(p, smem);
     const float post = 2 * sigmoid(mixes.z(H + lane % H, 1));
-    const float comb = sinkhorn<H>(mixes.z(2 * H + lane % (H * H), 2), p.sinkhorn_iterations, p.hc_eps);
+    const float z = mixes.z(2 * H + lane % (H * H), 2);
+    float comb[H][H];
+#pragma unroll
+    for (u32 i = 0; i < H * H; ++i)
+        comb[i / H][i % H] = codec::float_of_bits(ptx::shfl_idx(codec::bits_of_float(z), i));
+    sinkhorn<H>(comb, p.sinkhorn_iterations, p.hc_eps);
     if (lane < H) ptx::st_global_f32(p.post + row * H + lane, post);
-    if (lane < H * H) ptx::st_global_f32(p.comb + row * H * H + lane, comb);
+    if (lane != 0) return;
+#pragma unroll
+    for (u32 i = 0; i < H * H; ++i) ptx::st_global_f32(p.comb + row * H * H + i, comb[i / H][i % H]);
 }
 
 /// The streams' weighted sum, into `mixed` of shared memory; returns this thread's share of its squares.

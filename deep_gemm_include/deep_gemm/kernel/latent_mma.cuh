@@ -41,6 +41,13 @@ DG_DEVICE RowPlace find_row(const AttentionParams& p, const Seen<S>& seen, u32 i
     return place_of(p.compressed, seen.sequence, row);
 }
 
+DG_DEVICE const u8* from_lane(const u8* pointer, u32 lane) {
+    const u64 bits = reinterpret_cast<u64>(pointer);
+    const u64 low = ptx::shfl_idx(static_cast<u32>(bits), lane),
+              high = ptx::shfl_idx(static_cast<u32>(bits >> 32), lane);
+    return reinterpret_cast<const u8*>(low | high << 32);
+}
+
 /// A UE8M0 scale as a pair of bf16.
 DG_DEVICE u32 pair_of_scale(u32 scale) {
     return (scale == 255 ? tile::kBf16Nan : scale == 0 ? 0x40u : scale << 7) * 0x10001u;
@@ -52,13 +59,19 @@ DG_DEVICE void load_rows(const AttentionParams& p, const Seen<S>& seen, u32 base
     constexpr u32 kRows = kLatentChunk / kWarps, kAtOnce = 4;
     constexpr u32 kPlain = kFp8RowChannels - kFp8RowRotated;
     const u32 lane = ptx::lane_index(), first = ptx::warp_index() * kRows;
+    // Each of the first lanes finds a row; all load from there.
+    RowPlace found{nullptr, nullptr};
+    if (lane < kRows) {
+        found = find_row<S>(p, seen, base + first + lane);
+        ptx::st_shared_u32(smem + kPlan.present + (first + lane) * 4, found.values ? 1 : 0);
+    }
 #pragma unroll
     for (u32 batch = 0; batch < kRows; batch += kAtOnce) {
         ptx::UInt4 codes[kAtOnce] = {}, rotated[kAtOnce] = {};
         u32 scale[kAtOnce];
 #pragma unroll
         for (u32 i = 0; i < kAtOnce; ++i) {
-            const RowPlace row = find_row<S>(p, seen, base + first + batch + i);
+            const RowPlace row{from_lane(found.values, batch + i), from_lane(found.scales, batch + i)};
             scale[i] = 127;
             if (row.values && lane < kPlain / 16) {
                 codes[i] = ptx::ld_global_v4_u32(row.values + lane * 16);
@@ -66,8 +79,6 @@ DG_DEVICE void load_rows(const AttentionParams& p, const Seen<S>& seen, u32 base
             }
             if (row.values && lane < kFp8RowRotated / 8)
                 rotated[i] = ptx::ld_global_v4_u32(row.values + kPlain + lane * 16);
-            if (lane == 0)
-                ptx::st_shared_u32(smem + kPlan.present + (first + batch + i) * 4, row.values ? 1 : 0);
         }
 #pragma unroll
         for (u32 i = 0; i < kAtOnce; ++i) {
@@ -179,7 +190,7 @@ latent_mma(DG_GRID_CONSTANT const LatentMmaParams params) {
     const u32 groups = ceil_div(p.heads, kLatentMmaHeads), chunks = S.split ? params.chunks : 1;
     const u32 unit = ptx::block_index() / chunks, token = unit / groups, first_head = unit % groups * kLatentMmaHeads;
     const Seen<S> seen(p, token);
-    const u32 lane = ptx::lane_index();
+    const u32 lane = ptx::lane_index(), warp = ptx::warp_index();
     const u32 begin = S.split ? ptx::block_index() % chunks * kLatentChunk : 0;
     const u32 end = S.split ? begin + kLatentChunk : seen.total;
     if (S.split && begin >= seen.total) return;
@@ -206,9 +217,9 @@ latent_mma(DG_GRID_CONSTANT const LatentMmaParams params) {
 #pragma unroll
                 for (u32 t = 0; t < kTiles; ++t)
                     ptx::st_global_v2_f32(
-                        record + ptx::warp_index() * kWarpChannels + t * 8 + lane % 4 * 2,
+                        record + warp * kWarpChannels + t * 8 + lane % 4 * 2,
                         chunk[t][2 * half], chunk[t][2 * half + 1]);
-                if (ptx::warp_index() == 0 && lane % 4 == 0)
+                if (warp == 0 && lane % 4 == 0)
                     ptx::st_global_v2_f32(record + kFp8RowChannels, stats.x, stats.y);
             } else {
                 const Factors factors = merged[half].add(stats.x, stats.y);
@@ -229,7 +240,7 @@ latent_mma(DG_GRID_CONSTANT const LatentMmaParams params) {
             const float factor = seen.total == 0 ? 0.0f : normalizer<S>(merged[half], p, head);
 #pragma unroll
             for (u32 t = 0; t < kTiles; ++t)
-                store_pair<S>(p, seen, head, ptx::warp_index() * kWarpChannels + t * 8 + lane % 4 * 2,
+                store_pair<S>(p, seen, head, warp * kWarpChannels + t * 8 + lane % 4 * 2,
                               sums[t][2 * half], sums[t][2 * half + 1], factor);
         }
     }
