@@ -57,15 +57,20 @@ bool takes_mma(const Checked& c) {
 // One launch for matrices that agree in formats, k and x.
 class MmaLaunch {
   public:
-    MmaLaunch(Device& device, const Checked& first, void* stream) : device_(device), stream_(stream) {
+    // `outputs`: rows of all matrices that will share the launch, about.
+    MmaLaunch(Device& device, const Checked& first, u64 outputs, void* stream)
+        : device_(device), stream_(stream) {
         const u32 rows = as_u32(first.x.shape[0]);
+        // One tile of outputs is best while all blocks are there at once; many of them go in pairs.
+        const u64 at_once = u64{device.properties().num_sms} * ctas_per_sm_of(ProjectMmaSpec{.w = first.w.format});
+        const bool pairs = rows <= kProjectTileTokens && first.w.format == Format::fp8_e4m3 &&
+                           outputs > at_once * kProjectTileRows;
         spec_ = {.x = first.x.format,
                  .w = first.w.format,
                  .w_scale = first.w.scale_format,
                  .y = first.y.format,
                  .add = first.add.format,
-                 // A warp with one chunk of a row takes two rows.
-                 .row_tiles = rows > 16 || (rows <= 8 && first.w.k <= kProjectColumns * kProjectWarps) ? 2u : 1u,
+                 .row_tiles = rows > 2 * kProjectTileTokens || pairs ? 2u : 1u,
                  .token_tiles = rows <= 8 ? 1u : rows <= 16 ? 2u : 4u};
         const View x = view_of(first.x), x_scale = view_of(first.x_scale);
         params_.x = x.data;
@@ -157,13 +162,15 @@ void project(const ProjectArguments& a) {
     const Checked c = check(checks, a);
     if (c.x.shape[0] == 0 || c.w.n == 0) return;
     if (!takes_mma(c)) return run_plain(checks.device(), a, c);
-    MmaLaunch launch(checks.device(), c, a.stream);
+    MmaLaunch launch(checks.device(), c, u64{c.w.count} * c.w.n, a.stream);
     launch.add(c);
     launch.read_weights(a.w), launch.read_weights(a.w_scale), launch.read(a.add), launch.write(a.y);
     launch.run();
 }
 
 void project_many(const ProjectManyArguments& a) {
+    u64 outputs = 0;
+    for (const ProjectMatrix& m : a.matrices) outputs += m.w.rank == 2 ? static_cast<u64>(m.w.shape[0]) : 0;
     std::optional<MmaLaunch> shared;
     std::optional<Checked> first;
     for (const ProjectMatrix& m : a.matrices) {
@@ -185,7 +192,7 @@ void project_many(const ProjectManyArguments& a) {
                            c.w.scale_format == first->w.scale_format && c.y.format == first->y.format;
         if (!alike) {
             if (shared) shared->run();
-            shared.emplace(checks.device(), c, a.stream);
+            shared.emplace(checks.device(), c, outputs, a.stream);
             first = c;
         }
         shared->add(c);

@@ -55,7 +55,7 @@ KERNELS = {
         "project_mma": [
             formats + tiles
             for formats in (MMA_BF16, MMA_MIXED, MMA_FP8)
-            for tiles in ("", ", .token_tiles = 2", ", .row_tiles = 2, .token_tiles = 4")
+            for tiles in ("", ", .token_tiles = 2", ", .row_tiles = 2", ", .row_tiles = 2, .token_tiles = 4")
         ]
     },
     ("gqa", "GqaSpec"): {

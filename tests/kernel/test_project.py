@@ -103,6 +103,24 @@ def test_rows_on_tensor_cores_are_independent(device: Any, kind: str, x_kind: st
         assert same_bits(np.ascontiguousarray(whole[few]), call(np.array(few))["y"]), few
 
 
+def test_many_outputs(device: Any) -> None:
+    """So many that blocks have two tiles of them, for few rows; the same bits as with more rows."""
+    rng = np.random.default_rng(13)
+    n, k = 6501, 128
+    w, w_scale = make_weight(rng, (n, k), "fp8 fp32")
+    x, x_scale = make_activation(rng, (9, k), "fp8_e4m3")
+    assert w_scale is not None and x_scale is not None
+
+    def call(rows: int) -> Array:
+        outputs = {"y": poisoned((rows, n))}
+        return run(device, "project", outputs, x=x[:rows], w=w, w_scale=w_scale, x_scale=x_scale[:rows])["y"]
+
+    many = call(9)
+    a, b = ref.activations(x, x_scale), ref.weight_matrix(w, w_scale)
+    assert_close(many, a @ b.T, bound(a, b))
+    assert same_bits(call(2), np.ascontiguousarray(many[:2]))
+
+
 @pytest.mark.parametrize("k", [4, 36, 132])
 def test_tails(device: Any, k: int) -> None:
     rng = np.random.default_rng(2)
