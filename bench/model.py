@@ -105,10 +105,9 @@ class Measured:
         head_rows = 1 if kind == "prefill" else rows
         head_us = speed.pass_us("head", head_rows, repeats)
         layer_us = max(us - head_us, 0.0) / self.layers
-        bytes_read = (
-            layer_bytes(speed.tensors, self.config, rows, self.context) * self.all_layers
-            + head_bytes(speed.tensors)
-        )
+        bytes_read = layer_bytes(
+            speed.tensors, self.config, rows, self.context
+        ) * self.all_layers + head_bytes(speed.tensors)
         return self.row(kind, rows, us, head_us, layer_us, bytes_read)
 
     def row(
@@ -139,7 +138,9 @@ def write_csv(path: Path, header: list[str], rows: Iterable[Iterable[Any]]) -> N
         writer.writerows(rows)
 
 
-def summary_of(times: list[tuple[str, int, int, float]], layers: int) -> list[tuple[str, int, int, int, float]]:
+def summary_of(
+    times: list[tuple[str, int, int, float]], layers: int
+) -> list[tuple[str, int, int, int, float]]:
     """(kernel, blocks, threads, launches, us of a layer), the most expensive first."""
     sums: dict[tuple[str, int, int], list[float]] = defaultdict(list)
     for kernel, blocks, threads, us in times:
@@ -151,16 +152,35 @@ def summary_of(times: list[tuple[str, int, int, float]], layers: int) -> list[tu
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--config", default="flash", show_default=True, type=click.Choice(list(CONFIGS)))
 @click.option("--layers", default=4, show_default=True, type=click.IntRange(1), help="Layers to measure.")
-@click.option("--context", default=4096, show_default=True, type=click.IntRange(64), help="Tokens in the cache.")
-@click.option("--batch", multiple=True, default=(1,), show_default=True, type=click.IntRange(1, 64), help="Again for more.")
-@click.option("--spec", multiple=True, type=click.IntRange(1, 8), help="Rows of a verifying pass; again for more.")
-@click.option("--prefill", multiple=True, type=click.IntRange(1, 8192), help="Rows of a chunk; again for more.")
+@click.option(
+    "--context", default=4096, show_default=True, type=click.IntRange(64), help="Tokens in the cache."
+)
+@click.option(
+    "--batch",
+    multiple=True,
+    default=(1,),
+    show_default=True,
+    type=click.IntRange(1, 64),
+    help="Again for more.",
+)
+@click.option(
+    "--spec", multiple=True, type=click.IntRange(1, 8), help="Rows of a verifying pass; again for more."
+)
+@click.option(
+    "--prefill", multiple=True, type=click.IntRange(1, 8192), help="Rows of a chunk; again for more."
+)
 @click.option("--draft", is_flag=True, help="Also the MTP block.")
-@click.option("--random", is_flag=True, help="Weights are random; there is nothing else yet, so it may be left out.")
-@click.option("--ops", multiple=True, help="Also a table of the launches of a pass: decode:1, prefill:4096, ...")
+@click.option(
+    "--random", is_flag=True, help="Weights are random; there is nothing else yet, so it may be left out."
+)
+@click.option(
+    "--ops", multiple=True, help="Also a table of the launches of a pass: decode:1, prefill:4096, ..."
+)
 @click.option("--repeats", default=20, show_default=True, type=click.IntRange(1))
 @click.option("--device", default="", help="As everywhere; the emulator runs config tiny.")
-@click.option("--out", default="bench/out", show_default=True, type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--out", default="bench/out", show_default=True, type=click.Path(file_okay=False, path_type=Path)
+)
 def main(
     config: str,
     layers: int,
@@ -183,7 +203,9 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     columns = [field.name for field in fields(Pass)]
     rows = list[Pass]()
-    click.echo(f"{'pass':<14}{'launches':>9}{'us':>10}{'layer us':>10}{'head us':>9}{'tokens/s':>10}{'roofline':>10}")
+    click.echo(
+        f"{'pass':<14}{'launches':>9}{'us':>10}{'layer us':>10}{'head us':>9}{'tokens/s':>10}{'roofline':>10}"
+    )
     for kind, n in wanted:
         row = measured.measure(kind, n, repeats if kind != "prefill" else max(1, repeats // 5))
         rows.append(row)

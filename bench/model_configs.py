@@ -28,7 +28,12 @@ FLASH = {
     "swiglu_limit": 10.0,
     "rope_theta": 10000,
     "compress_rope_theta": 160000,
-    "rope_scaling": {"factor": 16, "original_max_position_embeddings": 65536, "beta_fast": 32, "beta_slow": 1},
+    "rope_scaling": {
+        "factor": 16,
+        "original_max_position_embeddings": 65536,
+        "beta_fast": 32,
+        "beta_slow": 1,
+    },
     "hc_mult": 4,
     "hc_sinkhorn_iters": 20,
     "hc_eps": 1e-6,

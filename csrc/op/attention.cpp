@@ -49,14 +49,15 @@ void run_mma(ModelChecks& checks, const LatentAttentionArguments& a, const Atten
                                  .chunks = split ? as_u32(a.records.shape[2]) : 1};
     const u64 units = static_cast<u64>(shape[0] * shape[1]);
     const std::initializer_list<driver::MemoryRange> memory = {
-        reads(a.q),          reads(a.ring.data), reads(a.compressed.data), reads(a.picks), reads(a.sinks),
-        reads(a.frequencies), reads(a.positions), reads(a.sequences),       split ? writes(a.records) : writes(a.out)};
+        reads(a.q),         reads(a.ring.data), reads(a.compressed.data),
+        reads(a.picks),     reads(a.sinks),     reads(a.frequencies),
+        reads(a.positions), reads(a.sequences), split ? writes(a.records) : writes(a.out)};
     launch(checks.device(), kMma, spec,
            {grid_of("latent_attention", units * params.chunks), kLatentMmaThreads}, a.stream, params, memory);
     if (!split) return;
     launch(checks.device(), kMerge, LatentMergeSpec{spec.compressed, spec.picks, spec.sinks, spec.rotate},
-           {grid_of("latent_attention", static_cast<u64>(tokens) * attention.heads), kLatentMmaThreads}, a.stream,
-           params,
+           {grid_of("latent_attention", static_cast<u64>(tokens) * attention.heads), kLatentMmaThreads},
+           a.stream, params,
            {reads(a.records), reads(a.sinks), reads(a.frequencies), reads(a.positions), reads(a.sequences),
             writes(a.out)});
 }

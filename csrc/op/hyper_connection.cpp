@@ -30,8 +30,9 @@ void mix(ModelChecks& checks, const HcPreArguments& a, bool head) {
                       .steps = hc_steps_of(as_u32(d), as_u32(streams)),
                       .head = head,
                       .fp8 = a.fp8.present()};
-    DG_CHECK(spec.steps <= kMaxHcSteps, value, "{}: x has {} streams of {} channels, expected at most {} in all",
-             checks.operation(), streams, d, kMaxHcSteps * kHcManyThreads * kHcCluster * 4);
+    DG_CHECK(spec.steps <= kMaxHcSteps, value,
+             "{}: x has {} streams of {} channels, expected at most {} in all", checks.operation(), streams,
+             d, kMaxHcSteps * kHcManyThreads * kHcCluster * 4);
     const i64 mixes = mixes_of(spec);
     checks.vector("fn", a.fn, {Format::fp32}, {mixes, streams * d}, 4);
     checks.vector("base", a.base, {Format::fp32}, {mixes});
@@ -42,7 +43,8 @@ void mix(ModelChecks& checks, const HcPreArguments& a, bool head) {
     checks.fp8_copy(a.fp8, with_inner(a.y));
     constexpr i64 kFp8Step = i64{kHcCluster} * 128;
     DG_CHECK(!a.fp8.present() || d % kFp8Step == 0, value,
-             "{}: got an FP8 copy of {} channels, expected a multiple of {}", checks.operation(), d, kFp8Step);
+             "{}: got an FP8 copy of {} channels, expected a multiple of {}", checks.operation(), d,
+             kFp8Step);
     if (!head) {
         checks.vector("post", a.post, {Format::fp32}, {rows, streams});
         checks.vector("comb", a.comb, {Format::fp32}, {rows, streams, streams});

@@ -66,8 +66,8 @@ void index_scores(const IndexScoreArguments& a) {
         return grid_of("index_scores", static_cast<u64>(tokens) * ceil_div(params.num_rows, rows));
     };
     if (takes_mma(a))
-        launch(checks.device(), kMma, IndexMmaSpec{}, {blocks(kIndexMmaRows), kIndexMmaThreads}, a.stream, params,
-               memory);
+        launch(checks.device(), kMma, IndexMmaSpec{}, {blocks(kIndexMmaRows), kIndexMmaThreads}, a.stream,
+               params, memory);
     else
         launch(checks.device(), kScores, spec, {blocks(kIndexRowsOfBlock), kIndexThreads}, a.stream, params,
                memory);

@@ -44,7 +44,8 @@ bool takes_mma(const Checked& c) {
     const auto aligned = [](const TensorView& t) {
         bool all = address_of(t) % kVectorBytes == 0;
         for (u32 i = 0; i + 1 < t.rank; ++i)
-            all = all && (t.shape[i] <= 1 || static_cast<u64>(t.strides[i]) * bytes_of(t.format) % kVectorBytes == 0);
+            all = all && (t.shape[i] <= 1 ||
+                          static_cast<u64>(t.strides[i]) * bytes_of(t.format) % kVectorBytes == 0);
         return all;
     };
     const u64 w_bytes = bytes_of(c.w.format);
@@ -62,7 +63,8 @@ class MmaLaunch {
         : device_(device), stream_(stream) {
         const u32 rows = as_u32(first.x.shape[0]);
         // One tile of outputs is best while all blocks are there at once; many of them go in pairs.
-        const u64 at_once = u64{device.properties().num_sms} * ctas_per_sm_of(ProjectMmaSpec{.w = first.w.format});
+        const u64 at_once =
+            u64{device.properties().num_sms} * ctas_per_sm_of(ProjectMmaSpec{.w = first.w.format});
         const bool pairs = rows <= kProjectTileTokens && first.w.format == Format::fp8_e4m3 &&
                            outputs > at_once * kProjectTileRows;
         spec_ = {.x = first.x.format,
@@ -71,7 +73,9 @@ class MmaLaunch {
                  .y = first.y.format,
                  .add = first.add.format,
                  .row_tiles = rows > 2 * kProjectTileTokens || pairs ? 2u : 1u,
-                 .token_tiles = rows <= 8 ? 1u : rows <= 16 ? 2u : 4u};
+                 .token_tiles = rows <= 8    ? 1u
+                                : rows <= 16 ? 2u
+                                             : 4u};
         const View x = view_of(first.x), x_scale = view_of(first.x_scale);
         params_.x = x.data;
         params_.x_scale = static_cast<const float*>(x_scale.data);

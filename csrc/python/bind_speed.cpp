@@ -32,10 +32,9 @@ void bind_speed(py::module_& module) {
                  Device& target = device_of(device);
                  const py::gil_scoped_release no_gil;
                  return std::make_unique<ModelSpeed>(
-                     target, runtime::SpeedOptions{.config = config,
-                                                   .context = context,
-                                                   .sequences = sequences,
-                                                   .max_rows = max_rows});
+                     target,
+                     runtime::SpeedOptions{
+                         .config = config, .context = context, .sequences = sequences, .max_rows = max_rows});
              }),
              py::arg("config"), py::kw_only(), py::arg("device") = py::none(), py::arg("context") = 4096,
              py::arg("sequences") = 1, py::arg("max_rows") = 64,
@@ -43,7 +42,8 @@ void bind_speed(py::module_& module) {
         .def_property_readonly("tensors", &ModelSpeed::tensors, "(name, stored bytes) of each tensor.")
         .def_property_readonly("has_mtp", [](const ModelSpeed& s) { return s.engine().facts().drafts; })
         .def(
-            "launches", [](ModelSpeed& s, const std::string& kind, u32 rows) { return s.launches(kind_of(kind), rows); },
+            "launches",
+            [](ModelSpeed& s, const std::string& kind, u32 rows) { return s.launches(kind_of(kind), rows); },
             NoGil(), py::arg("kind"), py::arg("rows"), "Kernels that a pass launches.")
         .def(
             "pass_us",
@@ -51,7 +51,8 @@ void bind_speed(py::module_& module) {
                 return s.pass_us(kind_of(kind), rows, repeats);
             },
             NoGil(), py::arg("kind"), py::arg("rows"), py::arg("repeats") = 20,
-            "Median time of a pass, replayed as a graph. kind: 'decode' (a row for each of `rows` sequences), "
+            "Median time of a pass, replayed as a graph. kind: 'decode' (a row for each of `rows` "
+            "sequences), "
             "'verify' (`rows` rows of one), 'draft' (the MTP block), 'prefill' (the first `rows` tokens), "
             "'head' (logits and maxima alone).")
         .def(
@@ -63,7 +64,8 @@ void bind_speed(py::module_& module) {
                 return times;
             },
             NoGil(), py::arg("kind"), py::arg("rows"), py::arg("repeats") = 5,
-            "(kernel, blocks, threads of a block, us) of each launch of a pass, in order: what the pass takes "
+            "(kernel, blocks, threads of a block, us) of each launch of a pass, in order: what the pass "
+            "takes "
             "longer for it.");
 }
 

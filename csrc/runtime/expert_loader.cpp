@@ -108,11 +108,13 @@ std::optional<PackedMatrix> Loader::try_pack(const std::string& at, u32 count,
             if (!split) {
                 upload(result.row_scales, part * packed.row_scales.size() * sizeof(float),
                        std::as_bytes(std::span(packed.row_scales)), 0);
-                upload(result.blobs, part * packed.blobs.size(), std::as_bytes(std::span(packed.blobs)), stored);
+                upload(result.blobs, part * packed.blobs.size(), std::as_bytes(std::span(packed.blobs)),
+                       stored);
             } else {
                 const u32 first = static_cast<u32>(row_scales.size() / kFp4BlockRows);
                 for (u32 block = 0; block < fp4_row_blocks(shape.n); ++block)
-                    runs.push_back(packed.split ? packed.runs[block] + (first << 8) : (first + block) << 8 | 1);
+                    runs.push_back(packed.split ? packed.runs[block] + (first << 8)
+                                                : (first + block) << 8 | 1);
                 blobs.insert(blobs.end(), packed.blobs.begin(), packed.blobs.end());
                 row_scales.insert(row_scales.end(), packed.row_scales.begin(), packed.row_scales.end());
             }

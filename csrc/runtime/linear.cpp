@@ -74,7 +74,8 @@ void project_many(std::initializer_list<Projection> projections, const TensorVie
     for (const bool narrow : {true, false}) {
         std::vector<op::ProjectMatrix> matrices;
         for (const Projection& p : projections)
-            if (p.w->low_precision() == narrow) matrices.push_back({p.w->data.view(), p.w->scale.view(), p.y});
+            if (p.w->low_precision() == narrow)
+                matrices.push_back({p.w->data.view(), p.w->scale.view(), p.y});
         const Input in = narrow ? low : Input{x, {}};
         op::project_many({.x = in.x, .x_scale = in.scale, .matrices = matrices, .stream = stream});
     }

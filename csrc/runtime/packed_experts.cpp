@@ -78,7 +78,8 @@ void run_packed_experts(const PackedExpertsCall& c) {
                            .pair_slots = s.pair_slots.rows(0, pairs)};
     const bool before = c.weigh == WeighExperts::before_down;
     const i64 mean_rows = (pairs + experts - 1) / experts;
-    const auto product = [&](const PackedMatrix& w, const Input& x, const TensorView& rows, const TensorView& d) {
+    const auto product = [&](const PackedMatrix& w, const Input& x, const TensorView& rows,
+                             const TensorView& d) {
         op::run(op::check_fp4_gemm({.groups = GroupMode::gathered,
                                     .a = x.x,
                                     .scale_a = x.scale,

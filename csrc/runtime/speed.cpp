@@ -115,8 +115,8 @@ void ModelSpeed::issue(PassKind kind, u32 rows) {
             state_->forward(hidden_.rows(0, n), pass);
             return head(0, n);
         case PassKind::verify:
-            DG_CHECK(rows >= 1 && rows <= kMaxWindow, value, "speed: got a window of {} rows, expected 1 to {}",
-                     rows, kMaxWindow);
+            DG_CHECK(rows >= 1 && rows <= kMaxWindow, value,
+                     "speed: got a window of {} rows, expected 1 to {}", rows, kMaxWindow);
             pass.positions = verify_positions_.rows(0, n);
             pass.journal = rows > 1;
             state_->forward(hidden_.rows(0, n), pass);
@@ -193,8 +193,8 @@ std::vector<LaunchTime> ModelSpeed::launch_times(PassKind kind, u32 rows, u32 re
     issue(kind, rows);
     const std::vector<SeenLaunch> seen = device_.stop_recording();
     device_.synchronize(stream_);
-    const DeviceTensor flush(
-        device_, Format::int8, {static_cast<i64>(3 * device_.properties().l2_bytes + 16)});
+    const DeviceTensor flush(device_, Format::int8,
+                             {static_cast<i64>(3 * device_.properties().l2_bytes + 16)});
     const auto prefix_us = [&](size_t count) {
         return replay_us(
             [&] {

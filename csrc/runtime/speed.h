@@ -61,8 +61,8 @@ class ModelSpeed {
     std::unique_ptr<const Engine> engine_;
     std::unique_ptr<ModelState> state_;
     DeviceTensor hidden_, logits_, draft_x_, draft_logits_;
-    DeviceTensor tokens_, decode_positions_, decode_sequences_, verify_positions_, prefill_positions_, targets_,
-        record_;
+    DeviceTensor tokens_, decode_positions_, decode_sequences_, verify_positions_, prefill_positions_,
+        targets_, record_;
     Replay replay_;  // for its stream
     driver::Stream stream_ = replay_.stream();
 };

@@ -98,7 +98,7 @@ class Pools {
     static u64 word_of(Random& random, Storage storage, bool norm) {
         const u64 bits = random.next();
         switch (storage) {
-            case Storage::f8_e4m3: return bits & 0xbfbfbfbfbfbfbfbf;                      // below 2
+            case Storage::f8_e4m3: return bits & 0xbfbfbfbfbfbfbfbf;                         // below 2
             case Storage::f8_e8m0: return (bits & 0x0101010101010101) + 0x7979797979797979;  // 2^-6, 2^-5
             case Storage::bf16: {
                 u64 word = 0;
@@ -130,9 +130,11 @@ Checkpoint synthetic_checkpoint(const std::string& text) {
     for (const Expected& entry : config->expected_tensors()) {
         if (entry.role != Role::linear) {
             const bool norm = entry.name.find("norm") != std::string::npos;
-            tensors.push_back(tensor_of(
-                entry.name, entry.role == Role::ids ? Storage::i64 : norm ? Storage::bf16 : Storage::f32,
-                entry.shape));
+            tensors.push_back(tensor_of(entry.name,
+                                        entry.role == Role::ids ? Storage::i64
+                                        : norm                  ? Storage::bf16
+                                                                : Storage::f32,
+                                        entry.shape));
             continue;
         }
         const Storage storage = storage_of(config->facts().architecture, entry.name);
@@ -142,8 +144,8 @@ Checkpoint synthetic_checkpoint(const std::string& text) {
         if (storage == Storage::i8)
             tensors.push_back(tensor_of(entry.name + ".scale", Storage::f8_e8m0, {n, k / 32}));
         if (storage == Storage::f8_e4m3)
-            tensors.push_back(
-                tensor_of(entry.name + ".scale", Storage::f8_e8m0, {ceil_div(n, u64{128}), ceil_div(k, u64{128})}));
+            tensors.push_back(tensor_of(entry.name + ".scale", Storage::f8_e8m0,
+                                        {ceil_div(n, u64{128}), ceil_div(k, u64{128})}));
     }
     std::vector<std::vector<std::byte>> memory;
     Pools pools(memory);

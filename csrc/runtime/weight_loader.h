@@ -42,7 +42,6 @@ class Loader {
     PackedMatrix packed_experts(const std::string& at, u32 count, const std::vector<std::string>& names);
 
   private:
-
     [[nodiscard]] const Tensor& get(const std::string& name) const;
     DeviceTensor allocate(Format format, std::vector<i64> shape);
     void upload(const DeviceTensor& target, u64 offset, std::span<const std::byte> bytes, u64 stored_bytes);

@@ -103,7 +103,9 @@ def latent_inputs() -> tuple[dict[str, Any], Any, Any]:
     heads, page_rows, pages, window, position = 5, 10, 8, 70, 101
     raw = np.zeros((1, pages, 584 * page_rows + -584 * page_rows % 576), np.uint8)
     for page, row in np.ndindex(pages, page_rows):
-        values = np.concatenate([real(rng, (448,), "fp8_e4m3", 40).view(np.uint8), real(rng, (64,), "bf16").view(np.uint8)])
+        values = np.concatenate(
+            [real(rng, (448,), "fp8_e4m3", 40).view(np.uint8), real(rng, (64,), "bf16").view(np.uint8)]
+        )
         raw[0, page, row * 576 : row * 576 + 576] = values
         at = page_rows * 576 + row * 8
         raw[0, page, at : at + 7] = rng.integers(120, 123, 7)
@@ -130,7 +132,10 @@ def latent_mma() -> tuple[Any, str]:
     arrays, scores, seen = latent_inputs()
     weights = np.exp(scores - scores.max(1, keepdims=True))
     expected = (weights / weights.sum(1, keepdims=True) @ seen)[None]
-    arrays |= {"out": np.full((1, 5, 512), np.nan, np.float32).astype(BF16), "records": np.zeros(4, np.float32)}
+    arrays |= {
+        "out": np.full((1, 5, 512), np.nan, np.float32).astype(BF16),
+        "records": np.zeros(4, np.float32),
+    }
     launch = bugs.Launch("deep_gemm::latent_mma<kSpec>", (1,), 256, 91904, arrays, latent_params(1, 10, 5, 70, 8),
                          {"out": expected}, 2e-2)  # fmt: skip
     return launch, text("latent_mma", "LatentMmaSpec", "")

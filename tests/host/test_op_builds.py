@@ -31,7 +31,14 @@ KERNELS = {
     },
     ("embed", "EmbedSpec"): {"embed": ["", ".gather = false, .accumulate = true"]},
     ("hyper_connection", "HcSpec"): {
-        "hc_mix": ["", ".x = Format::bf16, .weight = Format::bf16", ".head = true", ".streams = 2", HC, HC_WIDE],
+        "hc_mix": [
+            "",
+            ".x = Format::bf16, .weight = Format::bf16",
+            ".head = true",
+            ".streams = 2",
+            HC,
+            HC_WIDE,
+        ],
         "hc_post": ["", ".x = Format::bf16"],
     },
     ("router", "RouterSpec"): {

@@ -88,7 +88,9 @@ def test_tensor_cores(device: Any, kind: str, x_kind: str, rows: int) -> None:
     assert_close(y, a @ b.T + add.astype(np.float64), bound(a, b))
 
 
-@pytest.mark.parametrize(("kind", "x_kind"), [("bf16", "bf16"), ("fp8 ue8m0", "bf16"), ("fp8 ue8m0", "fp8_e4m3")])
+@pytest.mark.parametrize(
+    ("kind", "x_kind"), [("bf16", "bf16"), ("fp8 ue8m0", "bf16"), ("fp8 ue8m0", "fp8_e4m3")]
+)
 def test_rows_on_tensor_cores_are_independent(device: Any, kind: str, x_kind: str) -> None:
     rng = np.random.default_rng(12)
     (w, w_scale), (x, x_scale) = make_weight(rng, (40, 384), kind), make_activation(rng, (35, 384), x_kind)

@@ -15,15 +15,13 @@ from deep_gemm import _C
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from bench import model, model_configs  # noqa: E402
+from bench import model, model_configs
 
 
 @pytest.fixture(scope="module")
 def speed() -> _C.ModelSpeed:
     config = model_configs.with_layers("tiny", 2)
-    return _C.ModelSpeed(
-        json.dumps(config), device="emulator:sm_90a", context=256, sequences=2, max_rows=16
-    )
+    return _C.ModelSpeed(json.dumps(config), device="emulator:sm_90a", context=256, sequences=2, max_rows=16)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ Ranges::Ranges(std::span<const driver::MemoryRange> stated, std::span<const driv
     for (const auto& r : stated) {
         if (r.bytes == 0) continue;
         edges.push_back({r.address, 1, r.writable, r.constant, 0});
-        edges.push_back({r.address + r.bytes, -1, -static_cast<int>(r.writable), -static_cast<int>(r.constant), 0});
+        edges.push_back(
+            {r.address + r.bytes, -1, -static_cast<int>(r.writable), -static_cast<int>(r.constant), 0});
     }
     for (const auto& r : defaults) {
         if (r.bytes == 0) continue;

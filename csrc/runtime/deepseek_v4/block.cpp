@@ -140,7 +140,8 @@ class BlockPass {
         if (!w_.compressor) return project_many({query, key_value}, x, x_low, pass_.stream);
         const Pooled main = pooled(c_.head_dim, s_.pool_values, s_.pool_gates);
         const Projection values{&w_.compressor->wkv, main.values}, gates{&w_.compressor->wgate, main.gates};
-        if (!w_.index_compressor) return project_many({query, key_value, values, gates}, x, x_low, pass_.stream);
+        if (!w_.index_compressor)
+            return project_many({query, key_value, values, gates}, x, x_low, pass_.stream);
         const Pooled index = pooled(c_.index_dim, s_.index_pool_values, s_.index_pool_gates);
         project_many({query,
                       key_value,

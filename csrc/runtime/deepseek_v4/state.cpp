@@ -144,7 +144,8 @@ Workspace::Workspace(const Loaded& model, const StateSizes& sizes) {
     for (const LayerConfig& layer : c.layers)
         if (layer.compressed())
             seen = std::max<u64>(
-                seen, u64{c.window} + (layer.indexed() ? c.index_topk : sizes.context / layer.compress_ratio));
+                seen,
+                u64{c.window} + (layer.indexed() ? c.index_topk : sizes.context / layer.compress_ratio));
     attention_records = {model.device, Format::fp32,
                          op::latent_records_shape(std::min<i64>(rows, kRecordRows), c.num_heads,
                                                   static_cast<i64>(seen + kIndexedPage))};

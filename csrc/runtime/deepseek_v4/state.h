@@ -49,7 +49,7 @@ struct Workspace {
 
     DeviceTensor input, low_rank, query, key_value, output;  // [rows, ..]
     DeviceTensor post, comb;
-    DeviceTensor attention_records;        // fp32, for up to kRecordRows rows
+    DeviceTensor attention_records;                    // fp32, for up to kRecordRows rows
     DeviceTensor pool_values, pool_gates;              // fp32
     DeviceTensor index_pool_values, index_pool_gates;  // fp32
     DeviceTensor index_query, index_weights, scores, picks;
@@ -61,8 +61,8 @@ struct Workspace {
     Fp8Rows input_fp8, low_rank_fp8, grouped_fp8, mid_fp8, shared_fp8;
 };
 
-// x [t, streams, hidden] through attention and experts, in place; pushes the rows into `state`. The output of the
-// experts stays in the workspace: the next block (not the `first`), or finish_blocks(), adds it to x.
+// x [t, streams, hidden] through attention and experts, in place; pushes the rows into `state`. The output of
+// the experts stays in the workspace: the next block (not the `first`), or finish_blocks(), adds it to x.
 void run_block(const Loaded& model, const BlockWeights& weights, LayerState& state, Workspace& workspace,
                const TensorView& x, const Pass& pass, bool first);
 void finish_blocks(const Workspace& workspace, const TensorView& x, const Pass& pass);

@@ -39,7 +39,8 @@ class State final : public ModelState {
     std::vector<TensorView> fixed_state() const override { return {}; }
     std::vector<TensorView> caches() const override {
         std::vector<TensorView> all;
-        for (const LayerState& layer : layers_) all.push_back(layer.keys.view()), all.push_back(layer.values.view());
+        for (const LayerState& layer : layers_)
+            all.push_back(layer.keys.view()), all.push_back(layer.values.view());
         return all;
     }
     void visit_grown(u32 length, const Visit& visit) const override {

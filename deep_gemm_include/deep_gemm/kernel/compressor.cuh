@@ -143,8 +143,8 @@ DG_DEVICE void take_tokens(const CompressorParams& p, Pools<S>& pools, u32 seque
             at = ptx::ld_global_s32(p.positions + mine);
         for (u32 left = ptx::ballot(at >= 0); left != 0; left &= left - 1) {
             const u32 lane = ptx::lowest_bit(left);
-            take_token<S, Writes>(p, pools, sequence, base + lane,
-                                  ptx::shfl_idx(static_cast<u32>(at), lane), channel);
+            take_token<S, Writes>(p, pools, sequence, base + lane, ptx::shfl_idx(static_cast<u32>(at), lane),
+                                  channel);
         }
     }
 }

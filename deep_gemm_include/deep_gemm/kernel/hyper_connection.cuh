@@ -108,14 +108,12 @@ struct HcPlace {
           inside(channel < end) {}
 };
 
-/// Four channels of a stream, with the output of the sublayer before taken in (and stored) where there is one.
-/// Whole warps call.
+/// Four channels of a stream, with the output of the sublayer before taken in (and stored) where there is
+/// one. Whole warps call.
 template <HcSpec S>
 DG_DEVICE tile::Float4 load_stream(const HcParams& p, u32 row, const HcPlace<S>& at) {
     constexpr u32 H = S.streams;
-    const auto index = [&](u32 stream) {
-        return row * p.x.stride + stream * p.x.inner_stride + at.channel;
-    };
+    const auto index = [&](u32 stream) { return row * p.x.stride + stream * p.x.inner_stride + at.channel; };
     tile::Float4 v{};
     if constexpr (S.add == Format::none) {
         if (at.inside) v = tile::load4<S.x>(p.x.data, index(at.stream));
@@ -161,8 +159,8 @@ DG_DEVICE void share_of_mixes(const HcParams& p, u32 row, u32 begin, u32 end, pt
         sums[kMixes] = squares(v, sums[kMixes]);
 #pragma unroll
         for (u32 m = 0; m < kMixes; ++m) {
-            const tile::Float4 f =
-                ptx::ld_global_v4_f32(p.fn + (static_cast<u64>(m) * S.streams + at.stream) * p.d + at.channel);
+            const tile::Float4 f = ptx::ld_global_v4_f32(
+                p.fn + (static_cast<u64>(m) * S.streams + at.stream) * p.d + at.channel);
             sums[m] = ptx::fma_rn_f32(f.x, v.x, sums[m]);
             sums[m] = ptx::fma_rn_f32(f.y, v.y, sums[m]);
             sums[m] = ptx::fma_rn_f32(f.z, v.z, sums[m]);

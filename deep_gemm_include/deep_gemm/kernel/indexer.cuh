@@ -72,17 +72,17 @@ DG_DEVICE void load_heads(const IndexScoreParams& p, u32 token, u32 first, ptx::
         const u32 head = i / kPieces, piece = i % kPieces;
         ptx::UInt4 v{};
         if (first + head < p.heads)
-            v = ptx::ld_global_v4_u32(
-                static_cast<const u8*>(p.query.data) +
-                (token * p.query.stride + (first + head) * p.query.inner_stride) * 2 + piece * 16);
+            v = ptx::ld_global_v4_u32(static_cast<const u8*>(p.query.data) +
+                                      (token * p.query.stride + (first + head) * p.query.inner_stride) * 2 +
+                                      piece * 16);
         ptx::st_shared_v4_u32(smem + head * kIndexPitch + piece * 16, v);
     }
     const u32 head = ptx::thread_index();
     if (head < kIndexMmaHeads)
-        ptx::st_shared_f32(
-            smem + kIndexMmaHeads * kIndexPitch + head * 4,
-            first + head < p.heads ? ptx::ld_global_f32(p.weights + token * p.weights_stride + first + head)
-                                   : 0.0f);
+        ptx::st_shared_f32(smem + kIndexMmaHeads * kIndexPitch + head * 4,
+                           first + head < p.heads
+                               ? ptx::ld_global_f32(p.weights + token * p.weights_stride + first + head)
+                               : 0.0f);
 }
 
 }  // namespace index_detail
@@ -128,8 +128,8 @@ index_mma(DG_GRID_CONSTANT const IndexScoreParams p) {
                 ptx::mma_m16n8k16_bf16(dots, low, q.x, q.y);
                 ptx::mma_m16n8k16_bf16(dots, high, q.z, q.w);
             }
-            const ptx::Float2 weight = ptx::ld_shared_v2_f32(smem + kIndexMmaHeads * kIndexPitch +
-                                                             (t * 8 + lane % 4 * 2) * 4);
+            const ptx::Float2 weight =
+                ptx::ld_shared_v2_f32(smem + kIndexMmaHeads * kIndexPitch + (t * 8 + lane % 4 * 2) * 4);
 #pragma unroll
             for (u32 half = 0; half < 2; ++half) {
                 score[half] = ptx::fma_rn_f32(weight.x, ptx::max_nan_f32(dots[2 * half], 0.0f), score[half]);
@@ -154,8 +154,8 @@ struct Found {
     u32 bin, above;
 };
 
-/// The bin in which the `wanted`-th largest lies and how many lie in higher bins. All threads call; a thread has
-/// two neighbouring bins, the first one the highest.
+/// The bin in which the `wanted`-th largest lies and how many lie in higher bins. All threads call; a thread
+/// has two neighbouring bins, the first one the highest.
 template <TopKSpec S>
 DG_DEVICE Found find_bin(ptx::SharedAddress smem, u32 wanted) {
     constexpr TopKSmem kPlan = plan_smem(S);

@@ -77,8 +77,8 @@ DG_DEVICE void store_pair(const AttentionParams& p, const Seen<S>& seen, u32 hea
                          tile::rotation_at(p.frequencies, (channel - plain) / 2,
                                            static_cast<float>(seen.position), true));
     }
-    u8* at = static_cast<u8*>(p.out.data) +
-             (seen.token * p.out.stride + head * p.out.inner_stride + channel) * 2;
+    u8* at =
+        static_cast<u8*>(p.out.data) + (seen.token * p.out.stride + head * p.out.inner_stride + channel) * 2;
     ptx::st_global_u32(at, ptx::cvt_bf16x2(first, second));
 }
 

@@ -32,11 +32,11 @@ DG_DEVICE RowPlace place_of(const LatentView& view, u32 sequence, u32 row) {
 template <LatentMmaSpec S>
 DG_DEVICE RowPlace find_row(const AttentionParams& p, const Seen<S>& seen, u32 index) {
     if (index >= seen.total) return {nullptr, nullptr};
-    if (index < seen.in_window)
-        return place_of(p.rows, seen.sequence, (seen.first + index) % p.rows.rows);
+    if (index < seen.in_window) return place_of(p.rows, seen.sequence, (seen.first + index) % p.rows.rows);
     u32 row = index - seen.in_window;
     if constexpr (S.picks)
-        row = static_cast<u32>(ptx::ld_global_s32(p.picks + static_cast<u64>(seen.token) * p.num_picks + row));
+        row =
+            static_cast<u32>(ptx::ld_global_s32(p.picks + static_cast<u64>(seen.token) * p.num_picks + row));
     if (row >= seen.visible) return {nullptr, nullptr};
     return place_of(p.compressed, seen.sequence, row);
 }
@@ -161,8 +161,8 @@ DG_DEVICE void weigh(ptx::SharedAddress smem) {
 DG_DEVICE void add_rows(float (&sums)[kTiles][4], ptx::SharedAddress smem) {
     const u32 lane = ptx::lane_index();
     const ptx::SharedAddress weights = smem + kPlan.weights + lane % 16 * kWeightPitchBytes + lane / 16 * 16;
-    const ptx::SharedAddress rows = smem + kPlan.rows + lane % 16 * kPitchBytes +
-                                    (ptx::warp_index() * kWarpChannels + lane / 16 * 8) * 2;
+    const ptx::SharedAddress rows =
+        smem + kPlan.rows + lane % 16 * kPitchBytes + (ptx::warp_index() * kWarpChannels + lane / 16 * 8) * 2;
 #pragma unroll
     for (u32 k = 0; k < kLatentChunk; k += 16) {
         u32 a[4];
@@ -188,7 +188,8 @@ latent_mma(DG_GRID_CONSTANT const LatentMmaParams params) {
     const AttentionParams& p = params.attention;
     const ptx::SharedAddress smem = ptx::dynamic_smem();
     const u32 groups = ceil_div(p.heads, kLatentMmaHeads), chunks = S.split ? params.chunks : 1;
-    const u32 unit = ptx::block_index() / chunks, token = unit / groups, first_head = unit % groups * kLatentMmaHeads;
+    const u32 unit = ptx::block_index() / chunks, token = unit / groups,
+              first_head = unit % groups * kLatentMmaHeads;
     const Seen<S> seen(p, token);
     const u32 lane = ptx::lane_index(), warp = ptx::warp_index();
     const u32 begin = S.split ? ptx::block_index() % chunks * kLatentChunk : 0;
@@ -212,13 +213,13 @@ latent_mma(DG_GRID_CONSTANT const LatentMmaParams params) {
             const u32 head = lane / 4 + half * 8;
             const ptx::Float2 stats = ptx::ld_shared_v2_f32(smem + kPlan.stats + head * 8);
             if constexpr (S.split) {
-                float* record = params.records +
-                                (static_cast<u64>(ptx::block_index()) * kLatentMmaHeads + head) * kLatentRecord;
+                float* record =
+                    params.records +
+                    (static_cast<u64>(ptx::block_index()) * kLatentMmaHeads + head) * kLatentRecord;
 #pragma unroll
                 for (u32 t = 0; t < kTiles; ++t)
-                    ptx::st_global_v2_f32(
-                        record + warp * kWarpChannels + t * 8 + lane % 4 * 2,
-                        chunk[t][2 * half], chunk[t][2 * half + 1]);
+                    ptx::st_global_v2_f32(record + warp * kWarpChannels + t * 8 + lane % 4 * 2,
+                                          chunk[t][2 * half], chunk[t][2 * half + 1]);
                 if (warp == 0 && lane % 4 == 0)
                     ptx::st_global_v2_f32(record + kFp8RowChannels, stats.x, stats.y);
             } else {
@@ -240,8 +241,8 @@ latent_mma(DG_GRID_CONSTANT const LatentMmaParams params) {
             const float factor = seen.total == 0 ? 0.0f : normalizer<S>(merged[half], p, head);
 #pragma unroll
             for (u32 t = 0; t < kTiles; ++t)
-                store_pair<S>(p, seen, head, warp * kWarpChannels + t * 8 + lane % 4 * 2,
-                              sums[t][2 * half], sums[t][2 * half + 1], factor);
+                store_pair<S>(p, seen, head, warp * kWarpChannels + t * 8 + lane % 4 * 2, sums[t][2 * half],
+                              sums[t][2 * half + 1], factor);
         }
     }
 }
@@ -251,11 +252,8 @@ template <LatentMergeSpec M>
 DG_KERNEL(kLatentMmaThreads, 4)
 latent_merge(DG_GRID_CONSTANT const LatentMmaParams params) {
     using namespace latent_detail;
-    constexpr LatentMmaSpec S{.compressed = M.compressed,
-                              .picks = M.picks,
-                              .sinks = M.sinks,
-                              .rotate = M.rotate,
-                              .split = true};
+    constexpr LatentMmaSpec S{
+        .compressed = M.compressed, .picks = M.picks, .sinks = M.sinks, .rotate = M.rotate, .split = true};
     static_assert(kLatentMmaThreads * 2 == kFp8RowChannels);
     ptx::grid_dependency_launch();
     ptx::grid_dependency_wait();

@@ -19,8 +19,8 @@ constexpr u32 kSteps = kProjectColumns / 16;  // of mma.sync in a chunk; a lane 
 template <ProjectMmaSpec S>
 struct Lane {
     static constexpr bool kNarrow = S.w == Format::fp8_e4m3;
-    static constexpr bool kF16 = S.x == Format::fp8_e4m3;  // what both operands become; else bf16
-    static constexpr u32 kLoads = kNarrow ? 2 : 4;         // of 16 bytes of a row of w and a chunk
+    static constexpr bool kF16 = S.x == Format::fp8_e4m3;             // what both operands become; else bf16
+    static constexpr u32 kLoads = kNarrow ? 2 : 4;                    // of 16 bytes of a row of w and a chunk
     static constexpr u32 kXWords = S.x == Format::fp8_e4m3 ? 8 : 16;  // of a row of x and a chunk
     static constexpr u32 R = S.row_tiles, T = S.token_tiles;
 
@@ -164,8 +164,7 @@ DG_DEVICE void multiply_chunk(float (&sums)[Lane<S>::R][Lane<S>::T][4], const We
     const auto load = [&](u32 t) {
         load_tokens<S>(x[t % 2], tokens.row_of(t), chunk);
 #pragma unroll
-        for (u32 i = 0; i < 2; ++i)
-            scale[t % 2][i] = tokens.scale_of(t, i, chunk);
+        for (u32 i = 0; i < 2; ++i) scale[t % 2][i] = tokens.scale_of(t, i, chunk);
     };
     load(0);
 #pragma unroll
@@ -179,8 +178,7 @@ DG_DEVICE void multiply_chunk(float (&sums)[Lane<S>::R][Lane<S>::T][4], const We
 template <ProjectMmaSpec S>
 DG_DEVICE void store(const ProjectMmaParams& p, const ProjectPart& part, u32 first_row, u32 first_token,
                      const float (&sums)[Lane<S>::R][Lane<S>::T][4]) {
-    constexpr u32 kTile = kProjectTileRows * kProjectTileTokens,
-                  kElements = Lane<S>::R * Lane<S>::T * kTile;
+    constexpr u32 kTile = kProjectTileRows * kProjectTileTokens, kElements = Lane<S>::R * Lane<S>::T * kTile;
     const ptx::SharedAddress smem = ptx::dynamic_smem();
     const u32 lane = ptx::lane_index();
 #pragma unroll

@@ -7,16 +7,16 @@
 //   comb[a, b] = softmax over b of (mix[2h + a h + b] scale[2] + base[2h + a h + b]), + hc_eps, then made
 //   doubly
 //                stochastic by Sinkhorn's iteration
-// A cluster of CTAs shares a token: each has a range of channels, of all streams; a thread has four channels of
-// a stream, its neighbours those of the others.
+// A cluster of CTAs shares a token: each has a range of channels, of all streams; a thread has four channels
+// of a stream, its neighbours those of the others.
 #pragma once
 
 #include <deep_gemm/spec/view.h>
 
 namespace deep_gemm {
 
-constexpr u32 kHcThreads = 128;     // hc_post
-constexpr u32 kHcMixThreads = 512;  // hc_mix, where they have all channels in one step
+constexpr u32 kHcThreads = 128;      // hc_post
+constexpr u32 kHcMixThreads = 512;   // hc_mix, where they have all channels in one step
 constexpr u32 kHcManyThreads = 256;  // else: with registers for more steps
 constexpr u32 kHcMixWarps = kHcMixThreads / 32;
 constexpr u32 kHcCluster = 8;
@@ -28,7 +28,7 @@ struct HcSpec {
     Format add = Format::none;     // of a sublayer's output that the streams take in first; none: nothing
     u32 streams = 4;
     u32 threads = kHcMixThreads;
-    u32 steps = 1;  // times that the threads go over a CTA's channels
+    u32 steps = 1;      // times that the threads go over a CTA's channels
     bool head = false;  // only pre: before the output head
     bool fp8 = false;   // y also as E4M3
 

@@ -40,14 +40,14 @@ struct IndexScoreParams {
     float scale;
 };
 
-// The same on tensor cores: bf16 queries and rows of 128 channels. A warp has 16 rows, all heads. A score is the
-// sum over heads in an order that depends on their number alone: a lane has heads 8 i + 2 (lane % 4) and the
-// next, in order of i; then the four lanes are added pairwise.
+// The same on tensor cores: bf16 queries and rows of 128 channels. A warp has 16 rows, all heads. A score is
+// the sum over heads in an order that depends on their number alone: a lane has heads 8 i + 2 (lane % 4) and
+// the next, in order of i; then the four lanes are added pairwise.
 constexpr u32 kIndexMmaThreads = 128;
 constexpr u32 kIndexMmaWarpRows = 16;
 constexpr u32 kIndexMmaRows = kIndexMmaThreads / 32 * kIndexMmaWarpRows;
 constexpr u32 kIndexMmaChannels = 128;
-constexpr u32 kIndexMmaHeads = 64;                          // in shared memory at a time
+constexpr u32 kIndexMmaHeads = 64;                       // in shared memory at a time
 constexpr u32 kIndexPitch = kIndexMmaChannels * 2 + 64;  // bytes of a head: no bank conflicts
 
 struct IndexMmaSpec {
@@ -60,8 +60,8 @@ constexpr IndexSmem plan_smem(const IndexMmaSpec&) {
 }
 
 constexpr u32 kTopKThreads = 1024;
-constexpr u32 kTopKHeld = 4;     // scores that a thread keeps in registers
-constexpr u32 kTopKDigit = 11;   // bits of the order that a pass decides
+constexpr u32 kTopKHeld = 4;    // scores that a thread keeps in registers
+constexpr u32 kTopKDigit = 11;  // bits of the order that a pass decides
 constexpr u32 kTopKBins = 1u << kTopKDigit;
 
 struct TopKSpec {

@@ -1,7 +1,8 @@
 // Latent attention on tensor cores: bf16 queries over FP8 cache rows (spec/latent.h) of 512 channels. A CTA
 // has 16 heads of a token. The rows a token sees, from the oldest on, are cut into chunks of 64:
 //
-//   of a chunk   scores by mma.sync over channels in order; their maximum m; weights exp(score - m), summed in
+//   of a chunk   scores by mma.sync over channels in order; their maximum m; weights exp(score - m), summed
+//   in
 //                fp32, rounded to bf16; the weighted sum of the rows by mma.sync over rows in order
 //   of a token   chunks are merged in order: (m, sum, rows) and the next one's, each scaled to the larger m
 //
@@ -15,10 +16,10 @@ namespace deep_gemm {
 
 constexpr u32 kLatentMmaThreads = 256;
 constexpr u32 kLatentMmaHeads = 16;
-constexpr u32 kLatentChunk = 64;                     // rows
-constexpr u32 kLatentPitch = kFp8RowChannels + 8;    // bf16 of a row in shared memory: no bank conflicts
+constexpr u32 kLatentChunk = 64;                   // rows
+constexpr u32 kLatentPitch = kFp8RowChannels + 8;  // bf16 of a row in shared memory: no bank conflicts
 constexpr u32 kLatentWeightPitch = kLatentChunk + 8;
-constexpr u32 kLatentRecord = kFp8RowChannels + 4;   // fp32 of a (head, chunk): the sums, m, the weights' sum
+constexpr u32 kLatentRecord = kFp8RowChannels + 4;  // fp32 of a (head, chunk): the sums, m, the weights' sum
 
 struct LatentMmaSpec {
     bool compressed = false;
