@@ -67,7 +67,7 @@ void mix(ModelChecks& checks, const HcPreArguments& a, bool head) {
                           .rms_eps = a.rms_eps};
     const u32 grid = grid_of(checks.operation(), static_cast<u64>(rows) * kHcCluster);
     launch(checks.device(), kMix, spec, {grid, spec.threads, kHcCluster}, a.stream, params,
-           {a.add.present() ? writes(a.x) : reads(a.x), reads(a.fn), reads(a.base), reads(a.scale),
+           {a.add.present() ? writes(a.x) : reads(a.x), reads_constant(a.fn), reads(a.base), reads(a.scale),
             reads(a.weight), reads(a.add), writes(a.y), writes(a.post), writes(a.comb), writes(a.fp8.codes),
             writes(a.fp8.scales)});
 }

@@ -143,9 +143,31 @@ DG_DEVICE u32 kept_at(u32 step) {
     return (step * S.threads + ptx::thread_index()) * 16;
 }
 
+/// What a thread multiplies in its only step of the first mixes, on the way before the preceding kernel has
+/// finished: nobody writes fn.
+template <HcSpec S>
+struct EarlyMixes {
+    static constexpr u32 kCount = S.steps > 1 ? 0 : mixes_of(S) < 12 ? mixes_of(S) : 12;
+    tile::Float4 f[kCount ? kCount : 1];
+
+    DG_DEVICE EarlyMixes(const HcParams& p, u32 begin, u32 end) {
+        const HcPlace<S> at(0, begin, end);
+        if (!at.inside) return;
+#pragma unroll
+        for (u32 m = 0; m < kCount; ++m) f[m] = mix_at(p, at, m);
+    }
+    static DG_DEVICE tile::Float4 mix_at(const HcParams& p, const HcPlace<S>& at, u32 m) {
+        return ptx::ld_global_v4_f32(p.fn + (static_cast<u64>(m) * S.streams + at.stream) * p.d + at.channel);
+    }
+    [[nodiscard]] DG_DEVICE tile::Float4 get(const HcParams& p, const HcPlace<S>& at, u32 m) const {
+        return m < kCount ? f[m < kCount ? m : 0] : mix_at(p, at, m);
+    }
+};
+
 /// This CTA's share of fn v and of v . v, into `partials` of shared memory; v goes to `streams`.
 template <HcSpec S>
-DG_DEVICE void share_of_mixes(const HcParams& p, u32 row, u32 begin, u32 end, ptx::SharedAddress smem) {
+DG_DEVICE void share_of_mixes(const EarlyMixes<S>& early, const HcParams& p, u32 row, u32 begin, u32 end,
+                              ptx::SharedAddress smem) {
     constexpr u32 kMixes = mixes_of(S);
     constexpr HcSmem kPlan = plan_smem(S);
     float sums[32] = {};
@@ -159,8 +181,7 @@ DG_DEVICE void share_of_mixes(const HcParams& p, u32 row, u32 begin, u32 end, pt
         sums[kMixes] = squares(v, sums[kMixes]);
 #pragma unroll
         for (u32 m = 0; m < kMixes; ++m) {
-            const tile::Float4 f = ptx::ld_global_v4_f32(
-                p.fn + (static_cast<u64>(m) * S.streams + at.stream) * p.d + at.channel);
+            const tile::Float4 f = early.get(p, at, m);
             sums[m] = ptx::fma_rn_f32(f.x, v.x, sums[m]);
             sums[m] = ptx::fma_rn_f32(f.y, v.y, sums[m]);
             sums[m] = ptx::fma_rn_f32(f.z, v.z, sums[m]);
@@ -252,14 +273,15 @@ DG_KERNEL(S.threads, 1)
 hc_mix(DG_GRID_CONSTANT const HcParams p) {
     constexpr HcSmem kPlan = plan_smem(S);
     ptx::grid_dependency_launch();
-    ptx::grid_dependency_wait();
     const ptx::SharedAddress smem = ptx::dynamic_smem();
     const u32 row = ptx::block_index() / kHcCluster, rank = ptx::cluster_rank();
     const u32 share = hc_share_of(p.d);
     const u32 begin = rank * share < p.d ? rank * share : p.d;
     const u32 end = begin + share < p.d ? begin + share : p.d;
+    const hc_detail::EarlyMixes<S> early(p, begin, end);
+    ptx::grid_dependency_wait();
 
-    hc_detail::share_of_mixes<S>(p, row, begin, end, smem);
+    hc_detail::share_of_mixes<S>(early, p, row, begin, end, smem);
     ptx::cluster_sync();
     if (ptx::warp_index() == 0) hc_detail::find_pre<S>(p, smem);
     if constexpr (!S.head)
