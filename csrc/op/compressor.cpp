@@ -45,9 +45,9 @@ void compressor_update(const CompressorArguments& a) {
     if (tokens == 0) return;
     // Many tokens of one sequence go to several CTAs, each of which starts two windows early.
     const u32 segment_rows = std::max(kSegmentRows, 2 * a.ratio);
-    const u32 sequences = a.sequences.present() ? rows.view.sequences : 1;  // absent: all rows are of the first
-    const bool many =
-        !a.sequences.present() && !a.journal.present() && tokens >= i64{2} * segment_rows;
+    const u32 sequences =
+        a.sequences.present() ? rows.view.sequences : 1;  // absent: all rows are of the first
+    const bool many = !a.sequences.present() && !a.journal.present() && tokens >= i64{2} * segment_rows;
     const u32 segments = many ? ceil_div(as_u32(tokens), segment_rows) : 1;
     const CompressorParams params{.kv = pointer_of<const float>(a.kv),
                                   .gate = pointer_of<const float>(a.gate),
