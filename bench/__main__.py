@@ -35,7 +35,10 @@ from bench import run as runner  # noqa: E402
     "replace those of the files before.",
 )
 def main(out: Path, only: tuple[str, ...], quick: bool, results: tuple[Path, ...]) -> None:
-    """Times every kernel beside cuBLASLt and the measured ceilings, after checking its result."""
+    """Times every kernel beside cuBLASLt and the measured ceilings, after checking its result.
+
+    `bench model --help`: whole models instead.
+    """
     if results:
         page = ROOT / "docs" / "performance.md"
         document.write_document(results, page)
@@ -50,4 +53,8 @@ def main(out: Path, only: tuple[str, ...], quick: bool, results: tuple[Path, ...
         raise SystemExit(1)
 
 
+if sys.argv[1:2] == ["model"]:
+    from bench import model
+
+    model.main(sys.argv[2:], prog_name="python -m deep_gemm bench model")
 main(prog_name="python -m deep_gemm bench")

@@ -54,6 +54,15 @@ def assert_close(got: Array, expected: Array, tolerance: float | Array = 0.0) ->
     assert (excess <= 0).all(), f"off by {excess.max()} more than allowed, worst at {excess.argmax()}"
 
 
+def fp8_rows(x: Array) -> tuple[Array, Array]:
+    """Rows as E4M3 with a power of two for 128 columns: (codes, scales)."""
+    groups = x.astype(np.float32).reshape(len(x), -1, 128)
+    amax = np.maximum(np.abs(groups).max(2), np.float32(1e-4))
+    scales = (2.0 ** np.ceil(np.log2(amax.astype(np.float64) / 448))).astype(np.float32)
+    codes = (groups / scales[:, :, None]).clip(-448, 448).reshape(x.shape)
+    return codes.astype(ml_dtypes.float8_e4m3fn), scales
+
+
 def same_bits(a: Array, b: Array) -> bool:
     return a.shape == b.shape and a.tobytes() == b.tobytes()
 

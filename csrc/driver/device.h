@@ -75,6 +75,7 @@ struct MemoryRange {
     u64 address = 0;
     u64 bytes = 0;
     bool writable = false;
+    bool constant = false;  // written long ago: may be read before griddepcontrol.wait
 };
 
 class Device {

@@ -123,7 +123,7 @@ void run_launch(const Model& model, const Options& options, const EmulatedKernel
 
     std::vector<driver::MemoryRange> stated(memory.begin(), memory.end());
     std::vector<driver::MemoryRange> defaults(allocations.begin(), allocations.end());
-    stated.push_back({reinterpret_cast<u64>(param_buffer), params.size(), false});
+    stated.push_back({reinterpret_cast<u64>(param_buffer), params.size(), false, true});
     const auto& variables = kernel.image().module->variables;
     for (size_t i = 0; i < variables.size(); ++i) {
         if (variables[i].space == ptx::Space::constant)

@@ -1,15 +1,75 @@
 // latent_attention() of model_ops.h: all heads over one shared latent row for each position.
 #include "op/latent_check.h"
 
-#include <deep_gemm/spec/attention.h>
+#include <deep_gemm/spec/latent_mma.h>
+
+#include <algorithm>
 
 namespace deep_gemm::op {
 
 namespace {
 
 constexpr jit::KernelId kAttention{"attention", "deep_gemm/kernel/attention.cuh"};
+constexpr const char* kMmaHeader = "deep_gemm/kernel/latent_mma.cuh";
+constexpr jit::KernelId kMma{"latent_mma", kMmaHeader}, kMerge{"latent_merge", kMmaHeader};
+
+// Tokens up to which chunks have CTAs of their own; any number gives the same bits.
+constexpr i64 kFewTokens = 24;
+constexpr u64 kVectorBytes = 16;
+
+// Tensor cores serve bf16 queries over FP8 rows. What this depends on is the same for any number of tokens.
+bool takes_mma(const LatentAttentionArguments& a, const AttentionSpec& spec) {
+    const auto aligned = [](const TensorView& t) {
+        bool all = address_of(t) % kVectorBytes == 0;
+        for (u32 i = 0; i < 2; ++i)
+            all = all && (t.shape[i] <= 1 || t.strides[i] * 2 % static_cast<i64>(kVectorBytes) == 0);
+        return all;
+    };
+    return spec.q == Format::bf16 && spec.out == Format::bf16 && spec.rows == Format::fp8_e4m3 &&
+           (spec.compressed == Format::none || spec.compressed == Format::fp8_e4m3) &&
+           spec.d == kFp8RowChannels && aligned(a.q) && aligned(a.out) &&
+           address_of(a.ring.data) % kVectorBytes == 0 && address_of(a.compressed.data) % kVectorBytes == 0;
+}
+
+void run_mma(ModelChecks& checks, const LatentAttentionArguments& a, const AttentionSpec& plain,
+             const AttentionParams& attention) {
+    const u64 seen = attention.window + (a.picks.present() ? attention.num_picks : attention.compressed.rows);
+    const auto tokens = static_cast<i64>(attention.tokens);
+    const std::vector<i64> shape =
+        latent_records_shape(tokens, static_cast<i64>(attention.heads), static_cast<i64>(seen));
+    bool split = a.records.present() && tokens <= kFewTokens;
+    if (split) checks.vector("records", a.records, {Format::fp32}, {tokens, shape[1], -1, shape[3]}, 2);
+    split = split && a.records.shape[2] >= shape[2];
+    const LatentMmaSpec spec{.compressed = plain.compressed != Format::none,
+                             .picks = plain.picks,
+                             .sinks = plain.sinks,
+                             .rotate = plain.rotate,
+                             .split = split};
+    const LatentMmaParams params{.attention = attention,
+                                 .records = split ? pointer_of<float>(a.records) : nullptr,
+                                 .chunks = split ? as_u32(a.records.shape[2]) : 1};
+    const u64 units = static_cast<u64>(shape[0] * shape[1]);
+    const std::initializer_list<driver::MemoryRange> memory = {
+        reads(a.q),         reads(a.ring.data), reads(a.compressed.data),
+        reads(a.picks),     reads(a.sinks),     reads(a.frequencies),
+        reads(a.positions), reads(a.sequences), split ? writes(a.records) : writes(a.out)};
+    launch(checks.device(), kMma, spec,
+           {grid_of("latent_attention", units * params.chunks), kLatentMmaThreads}, a.stream, params, memory);
+    if (!split) return;
+    launch(checks.device(), kMerge, LatentMergeSpec{spec.compressed, spec.picks, spec.sinks, spec.rotate},
+           {grid_of("latent_attention", static_cast<u64>(tokens) * attention.heads), kLatentMmaThreads},
+           a.stream, params,
+           {reads(a.records), reads(a.sinks), reads(a.frequencies), reads(a.positions), reads(a.sequences),
+            writes(a.out)});
+}
 
 }  // namespace
+
+std::vector<i64> latent_records_shape(i64 tokens, i64 heads, i64 rows) {
+    const auto parts = [](i64 count, u32 size) { return (count + size - 1) / size; };
+    return {tokens, parts(heads, kLatentMmaHeads), std::max<i64>(parts(rows, kLatentChunk), 1),
+            i64{kLatentMmaHeads} * kLatentRecord};
+}
 
 void latent_attention(const LatentAttentionArguments& a) {
     ModelChecks checks("latent_attention");
@@ -65,6 +125,7 @@ void latent_attention(const LatentAttentionArguments& a) {
     params.num_picks = a.picks.present() ? as_u32(a.picks.shape[1]) : 0;
     params.dims = dims;
     params.scale = attention_scale(a.scale, d);
+    if (takes_mma(a, spec)) return run_mma(checks, a, spec, params);
     const u64 blocks = static_cast<u64>(tokens) * ceil_div(params.heads, kAttentionHeads);
     launch(checks.device(), kAttention, spec, {grid_of("latent_attention", blocks), kAttentionThreads},
            a.stream, params,

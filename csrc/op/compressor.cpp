@@ -3,12 +3,16 @@
 
 #include <deep_gemm/spec/compressor.h>
 
+#include <algorithm>
+
 namespace deep_gemm::op {
 
 namespace {
 
 constexpr const char* kHeader = "deep_gemm/kernel/compressor.cuh";
 constexpr jit::KernelId kUpdate{"compressor_update", kHeader}, kRestore{"compressor_restore", kHeader};
+
+constexpr u32 kSegmentRows = 32;
 
 }  // namespace
 
@@ -40,6 +44,12 @@ void compressor_update(const CompressorArguments& a) {
     checks.vector("state", a.state, {Format::fp32}, {rows.view.sequences, parts, dim}, 4);
     checks.optional_vector("journal", a.journal, {Format::fp32}, {tokens, parts, dim}, 4);
     if (tokens == 0) return;
+    // Many tokens of one sequence go to several CTAs, each of which starts two windows early.
+    const u32 segment_rows = std::max(kSegmentRows, 2 * a.ratio);
+    const u32 sequences =
+        a.sequences.present() ? rows.view.sequences : 1;  // absent: all rows are of the first
+    const bool many = !a.sequences.present() && !a.journal.present() && tokens >= i64{2} * segment_rows;
+    const u32 segments = many ? ceil_div(as_u32(tokens), segment_rows) : 1;
     const CompressorParams params{.kv = pointer_of<const float>(a.kv),
                                   .gate = pointer_of<const float>(a.gate),
                                   .kv_stride = stride_of(a.kv, 0),
@@ -56,8 +66,10 @@ void compressor_update(const CompressorArguments& a) {
                                   .dim = as_u32(dim),
                                   .dims = dims,
                                   .ratio = a.ratio,
-                                  .eps = a.eps};
-    launch(checks.device(), kUpdate, spec, {rows.view.sequences, kLatentThreads}, a.stream, params,
+                                  .eps = a.eps,
+                                  .segments = segments,
+                                  .segment_rows = many ? segment_rows : as_u32(tokens)};
+    launch(checks.device(), kUpdate, spec, {sequences * segments, kLatentThreads}, a.stream, params,
            {reads(a.kv), reads(a.gate), reads(a.ape), reads(a.weight), reads(a.frequencies),
             reads(a.positions), reads(a.sequences), writes(a.state), writes(a.journal), writes(a.rows.data)});
 }

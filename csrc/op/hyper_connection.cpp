@@ -25,14 +25,27 @@ void mix(ModelChecks& checks, const HcPreArguments& a, bool head) {
     const HcSpec spec{.x = a.x.format,
                       .y = a.y.format,
                       .weight = a.weight.format,
+                      .add = a.add.format,
                       .streams = as_u32(streams),
-                      .head = head};
+                      .threads = hc_threads_of(as_u32(d), as_u32(streams)),
+                      .steps = hc_steps_of(as_u32(d), as_u32(streams)),
+                      .head = head,
+                      .fp8 = a.fp8.present()};
+    DG_CHECK(spec.steps <= kMaxHcSteps, value,
+             "{}: x has {} streams of {} channels, expected at most {} in all", checks.operation(), streams,
+             d, kMaxHcSteps * kHcManyThreads * kHcCluster * 4);
     const i64 mixes = mixes_of(spec);
     checks.vector("fn", a.fn, {Format::fp32}, {mixes, streams * d}, 4);
     checks.vector("base", a.base, {Format::fp32}, {mixes});
     checks.vector("scale", a.scale, {Format::fp32}, {head ? 1 : 3});
     checks.optional_vector("weight", a.weight, kReal, {d}, 4);
     checks.array("y", a.y, kReal, {rows, d}, 4);
+    if (a.add.present()) checks.array("add", a.add, kReal, {rows, d}, 4);
+    checks.fp8_copy(a.fp8, with_inner(a.y));
+    constexpr i64 kFp8Step = i64{kHcCluster} * 128;
+    DG_CHECK(!a.fp8.present() || d % kFp8Step == 0, value,
+             "{}: got an FP8 copy of {} channels, expected a multiple of {}", checks.operation(), d,
+             kFp8Step);
     if (!head) {
         checks.vector("post", a.post, {Format::fp32}, {rows, streams});
         checks.vector("comb", a.comb, {Format::fp32}, {rows, streams, streams});
@@ -44,6 +57,9 @@ void mix(ModelChecks& checks, const HcPreArguments& a, bool head) {
                           .scale = pointer_of<const float>(a.scale),
                           .weight = a.weight.data,
                           .y = view_of(a.y),
+                          .add = view_of(a.add),
+                          .codes = pointer_of<u8>(a.fp8.codes),
+                          .scales = pointer_of<float>(a.fp8.scales),
                           .post = pointer_of<float>(a.post),
                           .comb = pointer_of<float>(a.comb),
                           .d = as_u32(d),
@@ -51,9 +67,10 @@ void mix(ModelChecks& checks, const HcPreArguments& a, bool head) {
                           .hc_eps = a.hc_eps,
                           .rms_eps = a.rms_eps};
     const u32 grid = grid_of(checks.operation(), static_cast<u64>(rows) * kHcCluster);
-    launch(checks.device(), kMix, spec, {grid, kHcThreads, kHcCluster}, a.stream, params,
-           {reads(a.x), reads(a.fn), reads(a.base), reads(a.scale), reads(a.weight), writes(a.y),
-            writes(a.post), writes(a.comb)});
+    launch(checks.device(), kMix, spec, {grid, spec.threads, kHcCluster}, a.stream, params,
+           {a.add.present() ? writes(a.x) : reads(a.x), reads_constant(a.fn), reads(a.base), reads(a.scale),
+            reads(a.weight), reads(a.add), writes(a.y), writes(a.post), writes(a.comb), writes(a.fp8.codes),
+            writes(a.fp8.scales)});
 }
 
 }  // namespace

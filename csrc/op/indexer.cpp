@@ -9,7 +9,20 @@ namespace deep_gemm::op {
 namespace {
 
 constexpr const char* kHeader = "deep_gemm/kernel/indexer.cuh";
-constexpr jit::KernelId kScores{"index_scores", kHeader}, kTopK{"top_k", kHeader};
+constexpr jit::KernelId kScores{"index_scores", kHeader}, kMma{"index_mma", kHeader}, kTopK{"top_k", kHeader};
+
+// What this depends on is the same for any number of tokens.
+bool takes_mma(const IndexScoreArguments& a) {
+    constexpr u64 kVectorBytes = 16;
+    const auto aligned = [](const TensorView& t) {
+        bool all = address_of(t) % kVectorBytes == 0;
+        for (u32 i = 0; i < 2; ++i)
+            all = all && (t.shape[i] <= 1 || t.strides[i] * 2 % static_cast<i64>(kVectorBytes) == 0);
+        return all;
+    };
+    return a.query.format == Format::bf16 && a.rows.format == Format::bf16 &&
+           a.query.shape[2] == kIndexMmaChannels && aligned(a.query) && aligned(a.rows);
+}
 
 }  // namespace
 
@@ -47,10 +60,18 @@ void index_scores(const IndexScoreArguments& a) {
         .only_above = a.only_above,
         .scale = a.scale,
     };
-    const u64 blocks = static_cast<u64>(tokens) * ceil_div(params.num_rows, kIndexRowsOfBlock);
-    launch(checks.device(), kScores, spec, {grid_of("index_scores", blocks), kIndexThreads}, a.stream, params,
-           {reads(a.query), reads(a.weights), reads(a.rows), reads(a.positions), reads(a.sequences),
-            writes(a.scores)});
+    const std::initializer_list<driver::MemoryRange> memory = {reads(a.query),     reads(a.weights),
+                                                               reads(a.rows),      reads(a.positions),
+                                                               reads(a.sequences), writes(a.scores)};
+    const auto blocks = [&](u32 rows) {
+        return grid_of("index_scores", static_cast<u64>(tokens) * ceil_div(params.num_rows, rows));
+    };
+    if (takes_mma(a))
+        launch(checks.device(), kMma, IndexMmaSpec{}, {blocks(kIndexMmaRows), kIndexMmaThreads}, a.stream,
+               params, memory);
+    else
+        launch(checks.device(), kScores, spec, {blocks(kIndexRowsOfBlock), kIndexThreads}, a.stream, params,
+               memory);
 }
 
 void top_k(const TopKArguments& a) {

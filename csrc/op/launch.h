@@ -11,6 +11,10 @@ namespace deep_gemm::op {
 [[nodiscard]] inline driver::MemoryRange reads(const TensorView& t) {
     return {address_of(t), bytes_spanned(t), false};
 }
+// Of weights, which nobody writes while launches that may overlap are on their way.
+[[nodiscard]] inline driver::MemoryRange reads_constant(const TensorView& t) {
+    return {address_of(t), bytes_spanned(t), false, true};
+}
 [[nodiscard]] inline driver::MemoryRange writes(const TensorView& t) {
     return {address_of(t), bytes_spanned(t), true};
 }

@@ -49,6 +49,17 @@ void ModelChecks::optional_vector(const char* name, const TensorView& t,
     if (t.present()) vector(name, t, formats, shape, elements);
 }
 
+void ModelChecks::fp8_copy(const Fp8Copy& copy, const TensorView& y) {
+    if (!copy.present()) return;
+    constexpr i64 kColumns = 128;  // of a scale
+    const i64 t = y.shape[0], d = y.shape[2];
+    DG_CHECK(y.format == Format::bf16 && y.shape[1] == 1 && d % kColumns == 0, value,
+             "{}: got an FP8 copy of {} {}, expected one of bf16 [t, d] with d a multiple of {}", operation(),
+             name_of(y.format), shape_text(y), kColumns);
+    vector("codes", copy.codes, {Format::fp8_e4m3}, {t, d}, 4);
+    vector("scales", copy.scales, {Format::fp32}, {t, d / kColumns});
+}
+
 i64 ModelChecks::extent(const char* name, const TensorView& t, u32 rank, u32 i) const {
     DG_CHECK(t.present() && t.device, type, "{}: {} is missing, expected a tensor", operation(), name);
     DG_CHECK(t.rank == rank, value, "{}: {} has shape {}, expected {} dimensions", operation(), name,

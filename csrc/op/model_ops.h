@@ -28,6 +28,8 @@
 #include <deep_gemm/spec/latent.h>
 #include <deep_gemm/spec/router.h>
 
+#include <span>
+
 namespace deep_gemm::op {
 
 // ---- Projections (op/project.cpp). To quantise x: deep_gemm::quantize (op/quantize.h), recipe fp8_128.
@@ -42,6 +44,7 @@ namespace deep_gemm::op {
 //              32]
 //                           fp8_ue8m0
 //   y, add   real [t, n] or [t, g, n]; add may be absent or y itself
+// w and w_scale are read before preceding launches of the stream have finished: no launch may write them.
 // fp8 x goes with fp8 or fp4 w only (the products of a scale's columns are summed, then scaled). Rows of x
 // and w start at multiples of four elements.
 struct ProjectArguments {
@@ -49,6 +52,18 @@ struct ProjectArguments {
     void* stream = nullptr;
 };
 void project(const ProjectArguments& arguments);
+
+// The same for several matrices of one format that meet the same x [t, k]: one launch where tensor cores
+// serve them (bf16 or fp8 x with bf16 or fp8 w, k a multiple of 128), else one each. All y have one format.
+struct ProjectMatrix {
+    TensorView w, w_scale, y;
+};
+struct ProjectManyArguments {
+    TensorView x, x_scale;
+    std::span<const ProjectMatrix> matrices;
+    void* stream = nullptr;
+};
+void project_many(const ProjectManyArguments& arguments);
 
 // ---- Experts (op/expert.cpp, op/router.cpp)
 
@@ -117,11 +132,19 @@ struct ExpandArguments {
 };
 void expand_streams(const ExpandArguments& arguments);
 
+// A result also in FP8, as quantize() makes it of the stored (bf16) one with ScaleRule::up: codes fp8_e4m3
+// [t, d], scales fp32 [t, d / 128], packed. Absent: not wanted.
+struct Fp8Copy {
+    TensorView codes, scales;
+    [[nodiscard]] bool present() const { return codes.present(); }
+};
+
 // y = x / sqrt(mean(x^2) + eps) * weight over the last dimension: x, y real [t, d] or [t, r, d] (y may be x);
-// weight real [d] or absent.
+// weight real [d] or absent. fp8: of rows [t, d] of bf16, d a multiple of 128.
 struct RmsNormArguments {
     TensorView x, weight, y;
     float eps = 1e-6f;
+    Fp8Copy fp8 = {};
     void* stream = nullptr;
 };
 void rms_norm(const RmsNormArguments& arguments);
@@ -133,8 +156,12 @@ void rms_norm(const RmsNormArguments& arguments);
 //   fn      fp32 [(2 + h) h, h d]; base fp32 [(2 + h) h]; scale fp32 [3]
 //   weight  real [d] or absent: RMS norm of the input folded in; absent: no norm at all
 //   y       real [t, d] out; post fp32 [t, h] out; comb fp32 [t, h, h] out (source stream first)
+//   add     real [t, d] or absent: the output of the sublayer before, which x takes in first, in place, as
+//           hc_post does with what post and comb hold at the start
+//   fp8     of bf16 y, d a multiple of 1024
 struct HcPreArguments {
-    TensorView x, fn, base, scale, weight, y, post, comb;
+    TensorView x, fn, base, scale, weight, y, post, comb, add = {};
+    Fp8Copy fp8 = {};
     u32 sinkhorn_iterations = 20;
     float hc_eps = 1e-6f, rms_eps = 1e-6f;
     void* stream = nullptr;
@@ -223,7 +250,8 @@ void cache_write(const CacheWriteArguments& arguments);
 
 // ---- Compressor (op/compressor.cpp)
 
-// Pushes tokens, in order of rows, into the running softmax pool of their sequence; the token that closes
+// Pushes tokens, in order of rows, into the running softmax pool of their sequence (positions are consecutive
+// where a state of one sequence gets two windows or more); the token that closes
 // window w (position w ratio + ratio - 1) writes row w: pooled, RMS norm, rotated at position w ratio,
 // rounded.
 //   kv, gate   fp32 [t, c dim]: projections of the normed input; c = 2 with `overlap` else 1; dim 128 or 512
@@ -306,10 +334,15 @@ struct LatentAttentionArguments {
     TensorView q;
     LatentRows ring, compressed;
     TensorView picks, sinks, frequencies, positions, sequences, out;
+    // fp32, latent_records_shape(): memory for what is between two kernels, which serve few tokens faster.
+    // Used where q and out are bf16, d = 512 and all rows FP8; the results do not depend on it.
+    TensorView records = {};
     u32 window = 128, ratio = 0;
     float scale = 0;  // of q . k; 0: d^-0.5
     void* stream = nullptr;
 };
+// Of `tokens` that see at most `rows` rows each.
+[[nodiscard]] std::vector<i64> latent_records_shape(i64 tokens, i64 heads, i64 rows);
 void latent_attention(const LatentAttentionArguments& arguments);
 
 // Causal grouped-query attention: the query at position p sees rows 0 to p of its sequence.

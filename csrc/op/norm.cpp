@@ -20,16 +20,19 @@ void rms_norm(const RmsNormArguments& a) {
     DG_CHECK(d % 4 == 0 && d > 0, value, "rms_norm: x has {} columns, expected a positive multiple of 4", d);
     checks.array("y", y, kReal, {x.shape[0], x.shape[1], d}, 4);
     checks.optional_vector("weight", a.weight, kReal, {d}, 4);
-    const NormSpec spec{.x = x.format, .y = y.format, .weight = a.weight.format};
+    checks.fp8_copy(a.fp8, y);
+    const NormSpec spec{.x = x.format, .y = y.format, .weight = a.weight.format, .fp8 = a.fp8.present()};
     const NormParams params{.x = view_of(x),
                             .y = view_of(y),
                             .weight = a.weight.data,
+                            .codes = pointer_of<u8>(a.fp8.codes),
+                            .scales = pointer_of<float>(a.fp8.scales),
                             .inner = as_u32(x.shape[1]),
                             .d = as_u32(d),
                             .eps = a.eps};
     const u32 grid = grid_of("rms_norm", static_cast<u64>(x.shape[0] * x.shape[1]));
     launch(checks.device(), kRmsNorm, spec, {grid, kNormThreads}, a.stream, params,
-           {reads(a.x), reads(a.weight), writes(a.y)});
+           {reads(a.x), reads(a.weight), writes(a.y), writes(a.fp8.codes), writes(a.fp8.scales)});
 }
 
 }  // namespace deep_gemm::op

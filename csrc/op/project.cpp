@@ -2,47 +2,208 @@
 #include "op/model_ops.h"
 #include "op/weight_check.h"
 
+#include <deep_gemm/spec/project_mma.h>
+
+#include <optional>
+#include <vector>
+
 namespace deep_gemm::op {
 
 namespace {
 
 constexpr jit::KernelId kProject{"project", "deep_gemm/kernel/project.cuh"};
+constexpr jit::KernelId kProjectMma{"project_mma", "deep_gemm/kernel/project_mma.cuh"};
 
 // Rows of x that share a load of w. Any value gives the same bits.
 constexpr u32 kRowsOfMany = 4;
+constexpr u32 kVectorBytes = 16;
+
+struct Checked {
+    TensorView x, x_scale, y, add;
+    CheckedWeight w;
+};
+
+Checked check(ModelChecks& checks, const ProjectArguments& a) {
+    Checked c{.x = with_inner(a.x),
+              .x_scale = with_inner(a.x_scale),
+              .y = with_inner(a.y),
+              .add = with_inner(a.add),
+              .w = check_weight(checks, "w", a.w, "w_scale", a.w_scale)};
+    check_activation(checks, "x", c.x, "x_scale", c.x_scale, c.w);
+    DG_CHECK(c.x.shape[1] == c.w.count, value, "project: x has {} groups and w {}, expected as many",
+             c.x.shape[1], c.w.count);
+    checks.array("y", c.y, kReal, {c.x.shape[0], c.w.count, c.w.n});
+    if (c.add.present()) checks.array("add", c.add, kReal, {c.x.shape[0], c.w.count, c.w.n});
+    return c;
+}
+
+// Whether tensor cores serve the formats and the loads of 16 bytes. What this depends on is the same for any
+// number of rows but the stride of x, which callers keep.
+bool takes_mma(const Checked& c) {
+    const bool formats = (c.w.format == Format::bf16 && c.x.format == Format::bf16) ||
+                         (c.w.format == Format::fp8_e4m3 && c.x.format != Format::fp32);
+    const auto aligned = [](const TensorView& t) {
+        bool all = address_of(t) % kVectorBytes == 0;
+        for (u32 i = 0; i + 1 < t.rank; ++i)
+            all = all && (t.shape[i] <= 1 ||
+                          static_cast<u64>(t.strides[i]) * bytes_of(t.format) % kVectorBytes == 0);
+        return all;
+    };
+    const u64 w_bytes = bytes_of(c.w.format);
+    return formats && c.w.k % kProjectColumns == 0 && aligned(c.x) &&
+           reinterpret_cast<u64>(c.w.view.data) % kVectorBytes == 0 &&
+           c.w.view.stride_row * w_bytes % kVectorBytes == 0 &&
+           c.w.view.stride_matrix * w_bytes % kVectorBytes == 0 && c.w.count <= kMaxProjectParts;
+}
+
+// One launch for matrices that agree in formats, k and x.
+class MmaLaunch {
+  public:
+    // `outputs`: rows of all matrices that will share the launch, about.
+    MmaLaunch(Device& device, const Checked& first, u64 outputs, void* stream)
+        : device_(device), stream_(stream) {
+        const u32 rows = as_u32(first.x.shape[0]);
+        // One tile of outputs is best while all blocks are there at once; many of them go in pairs.
+        const u64 at_once =
+            u64{device.properties().num_sms} * ctas_per_sm_of(ProjectMmaSpec{.w = first.w.format});
+        const bool pairs = rows <= kProjectTileTokens && first.w.format == Format::fp8_e4m3 &&
+                           outputs > at_once * kProjectTileRows;
+        spec_ = {.x = first.x.format,
+                 .w = first.w.format,
+                 .w_scale = first.w.scale_format,
+                 .y = first.y.format,
+                 .add = first.add.format,
+                 .row_tiles = rows > 2 * kProjectTileTokens || pairs ? 2u : 1u,
+                 .token_tiles = rows <= 8    ? 1u
+                                : rows <= 16 ? 2u
+                                             : 4u};
+        const View x = view_of(first.x), x_scale = view_of(first.x_scale);
+        params_.x = x.data;
+        params_.x_scale = static_cast<const float*>(x_scale.data);
+        params_.x_stride = x.stride, params_.x_scale_stride = x_scale.stride;
+        params_.rows = rows, params_.k = first.w.k;
+        params_.token_blocks = ceil_div(rows, spec_.token_tiles * kProjectTileTokens);
+        read(first.x), read(first.x_scale);
+    }
+    [[nodiscard]] bool has_room(const Checked& c) const {
+        return params_.num_parts + c.w.count <= kMaxProjectParts;
+    }
+    void add(const Checked& c) {
+        const View x = view_of(c.x), x_scale = view_of(c.x_scale), y = view_of(c.y), plus = view_of(c.add);
+        const u64 y_bytes = bytes_of(c.y.format), w_bytes = bytes_of(c.w.format),
+                  scale_bytes = c.w.scale_format == Format::none ? 0 : bytes_of(c.w.scale_format),
+                  add_bytes = c.add.present() ? bytes_of(c.add.format) : 0;
+        const auto at = [](const void* base, u64 offset) {
+            return base ? static_cast<u8*>(const_cast<void*>(base)) + offset : nullptr;
+        };
+        for (u32 g = 0; g < c.w.count; ++g) {
+            blocks_ += ceil_div(c.w.n, spec_.row_tiles * kProjectTileRows);
+            params_.parts[params_.num_parts++] = {
+                .w = at(c.w.view.data, g * c.w.view.stride_matrix * w_bytes),
+                .scale = at(c.w.view.scale, g * c.w.view.scale_stride_matrix * scale_bytes),
+                .stride_row = c.w.view.stride_row,
+                .scale_stride_row = c.w.view.scale_stride_row,
+                .x_offset = g * x.inner_stride,
+                .x_scale_offset = g * x_scale.inner_stride,
+                .y = at(y.data, g * y.inner_stride * y_bytes),
+                .add = at(plus.data, g * plus.inner_stride * add_bytes),
+                .y_stride = y.stride,
+                .add_stride = plus.stride,
+                .n = c.w.n,
+                .end = blocks_};
+        }
+    }
+    void read(const TensorView& t) { memory_.push_back(reads(t)); }
+    void read_weights(const TensorView& t) { memory_.push_back(reads_constant(t)); }
+    void write(const TensorView& t) { memory_.push_back(writes(t)); }
+    void run() {
+        if (blocks_ == 0) return;
+        const driver::Kernel& kernel = kernel_for<ProjectMmaParams>(device_, kProjectMma, spec_);
+        const driver::LaunchConfig config{
+            .grid = {grid_of("project", u64{blocks_} * params_.token_blocks), 1, 1},
+            .cluster = {1, 1, 1},
+            .block = {kProjectThreads, 1, 1},
+            .dynamic_smem_bytes = plan_smem(spec_).bytes,
+            .stream = static_cast<driver::Stream>(stream_),
+            .programmatic_launch = settings().pdl};
+        device_.launch(kernel, config, std::as_bytes(std::span(&params_, 1)), memory_);
+    }
+
+  private:
+    Device& device_;
+    void* stream_;
+    ProjectMmaSpec spec_;
+    ProjectMmaParams params_{};
+    u32 blocks_ = 0;
+    std::vector<driver::MemoryRange> memory_;
+};
+
+void run_plain(Device& device, const ProjectArguments& a, const Checked& c) {
+    const u32 rows = as_u32(c.x.shape[0]);
+    const ProjectSpec spec{.x = c.x.format,
+                           .w = c.w.format,
+                           .w_scale = c.w.scale_format,
+                           .y = c.y.format,
+                           .add = c.add.format,
+                           .rows = rows == 1 ? 1 : kRowsOfMany};
+    const ProjectParams params{.x = view_of(c.x),
+                               .y = view_of(c.y),
+                               .add = view_of(c.add),
+                               .x_scale = view_of(c.x_scale),
+                               .w = c.w.view,
+                               .rows = rows,
+                               .groups = c.w.count,
+                               .n = c.w.n,
+                               .k = c.w.k};
+    const u64 blocks = u64{ceil_div(c.w.n, kProjectWarps)} * ceil_div(rows, spec.rows) * c.w.count;
+    launch(device, kProject, spec, {grid_of("project", blocks), kProjectThreads}, a.stream, params,
+           {reads(a.x), reads(a.x_scale), reads(a.w), reads(a.w_scale), reads(a.add), writes(a.y)});
+}
 
 }  // namespace
 
 void project(const ProjectArguments& a) {
     ModelChecks checks("project");
-    const TensorView x = with_inner(a.x), x_scale = with_inner(a.x_scale), y = with_inner(a.y),
-                     add = with_inner(a.add);
-    const CheckedWeight w = check_weight(checks, "w", a.w, "w_scale", a.w_scale);
-    check_activation(checks, "x", x, "x_scale", x_scale, w);
-    DG_CHECK(x.shape[1] == w.count, value, "project: x has {} groups and w {}, expected as many", x.shape[1],
-             w.count);
-    checks.array("y", y, kReal, {x.shape[0], w.count, w.n});
-    if (add.present()) checks.array("add", add, kReal, {x.shape[0], w.count, w.n});
-    const u32 rows = as_u32(x.shape[0]);
-    if (rows == 0 || w.n == 0) return;
-    const ProjectSpec spec{.x = x.format,
-                           .w = w.format,
-                           .w_scale = w.scale_format,
-                           .y = y.format,
-                           .add = add.format,
-                           .rows = rows == 1 ? 1 : kRowsOfMany};
-    const ProjectParams params{.x = view_of(x),
-                               .y = view_of(y),
-                               .add = view_of(add),
-                               .x_scale = view_of(x_scale),
-                               .w = w.view,
-                               .rows = rows,
-                               .groups = w.count,
-                               .n = w.n,
-                               .k = w.k};
-    const u64 blocks = u64{ceil_div(w.n, kProjectWarps)} * ceil_div(rows, spec.rows) * w.count;
-    launch(checks.device(), kProject, spec, {grid_of("project", blocks), kProjectThreads}, a.stream, params,
-           {reads(a.x), reads(a.x_scale), reads(a.w), reads(a.w_scale), reads(a.add), writes(a.y)});
+    const Checked c = check(checks, a);
+    if (c.x.shape[0] == 0 || c.w.n == 0) return;
+    if (!takes_mma(c)) return run_plain(checks.device(), a, c);
+    MmaLaunch launch(checks.device(), c, u64{c.w.count} * c.w.n, a.stream);
+    launch.add(c);
+    launch.read_weights(a.w), launch.read_weights(a.w_scale), launch.read(a.add), launch.write(a.y);
+    launch.run();
+}
+
+void project_many(const ProjectManyArguments& a) {
+    u64 outputs = 0;
+    for (const ProjectMatrix& m : a.matrices) outputs += m.w.rank == 2 ? static_cast<u64>(m.w.shape[0]) : 0;
+    std::optional<MmaLaunch> shared;
+    std::optional<Checked> first;
+    for (const ProjectMatrix& m : a.matrices) {
+        const ProjectArguments one{.x = a.x,
+                                   .x_scale = a.x_scale,
+                                   .w = m.w,
+                                   .w_scale = m.w_scale,
+                                   .y = m.y,
+                                   .add = {},
+                                   .stream = a.stream};
+        ModelChecks checks("project");
+        const Checked c = check(checks, one);
+        if (c.x.shape[0] == 0 || c.w.n == 0) continue;
+        if (!takes_mma(c)) {
+            run_plain(checks.device(), one, c);
+            continue;
+        }
+        const bool alike = first && shared->has_room(c) && c.w.format == first->w.format &&
+                           c.w.scale_format == first->w.scale_format && c.y.format == first->y.format;
+        if (!alike) {
+            if (shared) shared->run();
+            shared.emplace(checks.device(), c, outputs, a.stream);
+            first = c;
+        }
+        shared->add(c);
+        shared->read_weights(m.w), shared->read_weights(m.w_scale), shared->write(m.y);
+    }
+    if (shared) shared->run();
 }
 
 }  // namespace deep_gemm::op

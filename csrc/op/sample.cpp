@@ -31,7 +31,7 @@ void argmax(const ArgmaxArguments& a) {
                               .stride = stride_of(a.logits, 0),
                               .tokens = pointer_of<i32>(a.tokens),
                               .v = as_u32(v)};
-    launch(checks.device(), kArgmax, SampleSpec{}, {as_u32(rows), kSampleThreads}, a.stream, params,
+    launch(checks.device(), kArgmax, SampleSpec{}, {as_u32(rows), kArgmaxThreads}, a.stream, params,
            {reads(a.logits), writes(a.tokens)});
 }
 

@@ -128,9 +128,14 @@ void fields(Keywords& k, RmsNormArguments& a) {
     k.in("weight", a.weight);
     k.value("eps", a.eps);
     k.out("y", a.y);
+    k.out("codes", a.fp8.codes);
+    k.out("scales", a.fp8.scales);
 }
 void fields(Keywords& k, HcPreArguments& a) {
-    k.in("x", a.x);
+    k.in("add", a.add);
+    a.add.present() ? k.out("x", a.x) : k.in("x", a.x);
+    k.out("codes", a.fp8.codes);
+    k.out("scales", a.fp8.scales);
     k.in("fn", a.fn);
     k.in("base", a.base);
     k.in("scale", a.scale);
@@ -255,6 +260,7 @@ void fields(Keywords& k, LatentAttentionArguments& a) {
     k.value("window", a.window);
     k.value("ratio", a.ratio);
     k.value("scale", a.scale);
+    k.out("records", a.records);
     k.out("out", a.out);
 }
 void fields(Keywords& k, GqaArguments& a) {

@@ -27,6 +27,7 @@ void bind_ops(py::module_& module);
 void bind_plan(py::module_& module);
 void bind_quantize(py::module_& module);
 void bind_runtime(py::module_& module);
+void bind_speed(py::module_& module);
 void bind_tensor(py::module_& module);
 
 namespace {
@@ -94,6 +95,7 @@ PYBIND11_MODULE(_C, module) {
     python::bind_fp4(module);
     python::bind_quantize(module);
     python::bind_runtime(module);
+    python::bind_speed(module);
     python::bind_weight_gemm(module);
     python::bind_linear(module);
     python::bind_moe(module);

@@ -133,6 +133,16 @@ Checkpoint Checkpoint::open(const Path& path) {
     return checkpoint;
 }
 
+Checkpoint Checkpoint::in_memory(std::vector<Tensor> tensors, std::vector<std::vector<std::byte>> memory,
+                                 Json config) {
+    Checkpoint checkpoint;
+    checkpoint.tensors_ = std::move(tensors);
+    checkpoint.memory_ = std::move(memory);
+    checkpoint.config_ = std::move(config);
+    checkpoint.finish();
+    return checkpoint;
+}
+
 void Checkpoint::finish() {
     std::sort(tensors_.begin(), tensors_.end(),
               [](const Tensor& a, const Tensor& b) { return a.name < b.name; });

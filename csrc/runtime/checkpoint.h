@@ -60,6 +60,9 @@ class MappedFile {
 class Checkpoint {
   public:
     [[nodiscard]] static Checkpoint open(const Path& path);
+    // Tensors whose bytes lie in `memory`, which moves along; no files.
+    [[nodiscard]] static Checkpoint in_memory(std::vector<Tensor> tensors,
+                                              std::vector<std::vector<std::byte>> memory, Json config);
 
     [[nodiscard]] const Tensor* find(std::string_view name) const;
     [[nodiscard]] std::span<const Tensor> tensors() const { return tensors_; }  // sorted by name
@@ -73,6 +76,7 @@ class Checkpoint {
 
     std::vector<Tensor> tensors_;
     std::vector<std::unique_ptr<MappedFile>> files_;
+    std::vector<std::vector<std::byte>> memory_;
     std::unordered_map<std::string_view, size_t> by_name_;
     std::optional<Json> config_;
 };

@@ -1,6 +1,5 @@
 #include "runtime/linear.h"
 
-#include "op/model_ops.h"
 #include "op/quantize.h"
 
 namespace deep_gemm::runtime {
@@ -30,6 +29,16 @@ std::vector<i64> scales_of(std::vector<i64> shape) {
 Fp8Rows::Fp8Rows(Device& device, std::vector<i64> shape)
     : codes(device, Format::fp8_e4m3, shape), scales(device, Format::fp32, scales_of(shape)) {}
 
+op::Fp8Copy fp8_copy_of(const Fp8Rows& rows, i64 t) {
+    if (!rows.present()) return {};
+    return {rows.codes.rows(0, t), rows.scales.rows(0, t)};
+}
+
+Input input_of(const TensorView& x, const Fp8Rows& rows) {
+    if (!rows.present()) return {x, {}};
+    return {rows.codes.rows(0, x.shape[0]), rows.scales.rows(0, x.shape[0])};
+}
+
 Input to_fp8(const TensorView& x, const Fp8Rows& into, ScaleRule rule, void* stream) {
     if (!into.present()) return {x, {}};
     // x may be one row of several of the memory's: [t r, k] for [t, r, k].
@@ -58,6 +67,18 @@ void project(const Linear& w, const TensorView& x, const Input& low, const Tenso
                  .y = y,
                  .add = add,
                  .stream = stream});
+}
+
+void project_many(std::initializer_list<Projection> projections, const TensorView& x, const Input& low,
+                  void* stream) {
+    for (const bool narrow : {true, false}) {
+        std::vector<op::ProjectMatrix> matrices;
+        for (const Projection& p : projections)
+            if (p.w->low_precision() == narrow)
+                matrices.push_back({p.w->data.view(), p.w->scale.view(), p.y});
+        const Input in = narrow ? low : Input{x, {}};
+        op::project_many({.x = in.x, .x_scale = in.scale, .matrices = matrices, .stream = stream});
+    }
 }
 
 void run_experts(const ExpertsCall& c) {

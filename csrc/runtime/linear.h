@@ -2,6 +2,7 @@
 // architectures are made of: linear layers and a mixture of experts.
 #pragma once
 
+#include "op/model_ops.h"
 #include "runtime/device_tensor.h"
 
 #include <deep_gemm/spec/quantize.h>
@@ -33,12 +34,23 @@ struct Fp8Rows {
 struct Input {
     TensorView x, scale;
 };
+// Where an operation that makes x [t, d] leaves its FP8 form as well, and that form; nothing where absent.
+[[nodiscard]] op::Fp8Copy fp8_copy_of(const Fp8Rows& rows, i64 t);
+[[nodiscard]] Input input_of(const TensorView& x, const Fp8Rows& rows);
 // Rounds the rows of x [t, ..] into the first t rows of `into`; gives x itself where that is absent.
 [[nodiscard]] Input to_fp8(const TensorView& x, const Fp8Rows& into, ScaleRule rule, void* stream);
 
 // y = add + x w^T; `low` is x's FP8 form, for matrices that take it.
 void project(const Linear& w, const TensorView& x, const Input& low, const TensorView& y, void* stream,
              const TensorView& add = {});
+
+// The same for several matrices that meet one x: few launches.
+struct Projection {
+    const Linear* w;
+    TensorView y;
+};
+void project_many(std::initializer_list<Projection> projections, const TensorView& x, const Input& low,
+                  void* stream);
 
 // Where the weights of the chosen experts multiply: before the second matrix, or its result.
 enum class WeighExperts : u8 { before_down, after_down };

@@ -79,6 +79,8 @@ class ModelState {
     [[nodiscard]] virtual bool only_grows() const = 0;
     // All of one sequence but what only grows.
     [[nodiscard]] virtual std::vector<TensorView> fixed_state() const = 0;
+    // Every cache, whole: for whoever fills them without computing.
+    [[nodiscard]] virtual std::vector<TensorView> caches() const = 0;
     // What only grows, as far as `length` tokens of the first sequence see it.
     virtual void visit_grown(u32 length, const Visit& visit) const = 0;
     // All that tokens after the first `length` of the first sequence depend on, as bytes that are equal where

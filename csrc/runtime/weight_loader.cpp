@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "runtime/weight_values.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace deep_gemm::runtime {
@@ -15,6 +16,13 @@ Format device_format(Storage storage, bool scale, Format wide) {
     const Format format = format_of(storage);
     if (scale) return format == Format::fp8_ue8m0 ? format : Format::fp32;
     return format == Format::none ? wide : format;
+}
+
+// One matrix of packed experts in the smaller form.
+u64 packed_bytes_of(u64 n, u64 k) {
+    const u64 blocks = fp4_row_blocks(static_cast<u32>(n));
+    return blocks * (fp4_k_blocks(static_cast<u32>(k)) * u64{fp4_blob_bytes_of(Fp4Form::mx_e4m3)} +
+                     kFp4BlockRows * sizeof(float));
 }
 
 }  // namespace
@@ -30,6 +38,14 @@ u64 device_bytes_of(const Checkpoint& checkpoint, const std::vector<Expected>& e
     };
     for (const Expected& entry : expected) {
         if (entry.role == Role::linear) {
+            const Tensor* stored = checkpoint.find(entry.name + ".weight");
+            // Experts that are packed, or else as stored, whichever takes more.
+            if (stored && wide == Format::bf16 && entry.name.find(".experts.") != std::string::npos &&
+                (stored->storage == Storage::i8 || stored->storage == Storage::mxfp4_gguf)) {
+                const u64 n = entry.shape[0], k = entry.shape[1];
+                total += std::max(n * k / 2 + n * k / 32, packed_bytes_of(n, k));
+                continue;
+            }
             add(checkpoint.find(entry.name + ".weight"), false);
             add(find_scale(checkpoint, entry.name), true);
         } else if (const Tensor* tensor = checkpoint.find(entry.name)) {

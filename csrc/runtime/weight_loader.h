@@ -4,9 +4,10 @@
 
 #include "runtime/checkpoint.h"
 #include "runtime/inventory.h"
-#include "runtime/linear.h"
+#include "runtime/packed_experts.h"
 
 #include <functional>
+#include <optional>
 
 namespace deep_gemm::runtime {
 
@@ -23,6 +24,7 @@ class Loader {
     Loader(Device& device, const Checkpoint& checkpoint, Format wide, const LoadProgress& progress);
 
     [[nodiscard]] Device& device() const { return device_; }
+    [[nodiscard]] Format wide() const { return wide_; }
     [[nodiscard]] u64 device_bytes() const { return device_bytes_; }  // so far
 
     DeviceTensor plain(const std::string& name);
@@ -33,6 +35,11 @@ class Loader {
     Linear linear(const std::string& name) { return linear(std::vector{name}); }
     // Matrices `at`.0.`name` to `at`.count-1.`name`, [count, n, k].
     Linear experts(const std::string& at, u32 count, const std::string& name);
+    // Experts as packed_experts() makes them: FP4 ones, of models that round their activations.
+    [[nodiscard]] bool should_pack(const std::string& at, const std::string& name, i64 count, i64 hidden,
+                                   i64 width, i64 top_k) const;
+    // Those of `names`, one after the other in each expert, packed: [count, n of all, k].
+    PackedMatrix packed_experts(const std::string& at, u32 count, const std::vector<std::string>& names);
 
   private:
     [[nodiscard]] const Tensor& get(const std::string& name) const;
@@ -41,6 +48,9 @@ class Loader {
     void append(DeviceTensor& stacked, const Tensor& part, size_t index, size_t count, i64 groups,
                 bool scale);
 
+    // Null where rows need several runs and `split` is not allowed.
+    std::optional<PackedMatrix> try_pack(const std::string& at, u32 count,
+                                         const std::vector<std::string>& names, Fp4Form form, bool split);
     void append_mxfp4(Linear& stacked, const Tensor& part, size_t index, size_t count, i64 groups);
 
     Device& device_;

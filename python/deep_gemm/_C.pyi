@@ -18,6 +18,7 @@ __all__: list[str] = [
     "GemmSpec",
     "Kernel",
     "KernelSource",
+    "ModelSpeed",
     "Module",
     "Session",
     "TypedTensor",
@@ -578,6 +579,52 @@ class Batch:
     def tokens(self, slot: typing.SupportsInt | typing.SupportsIndex) -> list[int]: ...
     @property
     def num_slots(self) -> int: ...
+
+class ModelSpeed:
+    """
+    Times of a model's passes, with random weights and caches; see bench/model.py.
+    """
+    def __init__(
+        self,
+        config: str,
+        *,
+        device: typing.Any = None,
+        context: typing.SupportsInt | typing.SupportsIndex = 4096,
+        sequences: typing.SupportsInt | typing.SupportsIndex = 1,
+        max_rows: typing.SupportsInt | typing.SupportsIndex = 64,
+    ) -> None:
+        """
+        config: the text of a config.json. Weights are random, in the formats of released checkpoints.
+        """
+    def launch_times(
+        self,
+        kind: str,
+        rows: typing.SupportsInt | typing.SupportsIndex,
+        repeats: typing.SupportsInt | typing.SupportsIndex = 5,
+    ) -> list[tuple[str, int, int, float]]:
+        """
+        (kernel, blocks, threads of a block, us) of each launch of a pass, in order: what the pass takes longer for it.
+        """
+    def launches(self, kind: str, rows: typing.SupportsInt | typing.SupportsIndex) -> int:
+        """
+        Kernels that a pass launches.
+        """
+    def pass_us(
+        self,
+        kind: str,
+        rows: typing.SupportsInt | typing.SupportsIndex,
+        repeats: typing.SupportsInt | typing.SupportsIndex = 20,
+    ) -> float:
+        """
+        Median time of a pass, replayed as a graph. kind: 'decode' (a row for each of `rows` sequences), 'verify' (`rows` rows of one), 'draft' (the MTP block), 'prefill' (the first `rows` tokens), 'head' (logits and maxima alone).
+        """
+    @property
+    def has_mtp(self) -> bool: ...
+    @property
+    def tensors(self) -> list[tuple[str, int]]:
+        """
+        (name, stored bytes) of each tensor.
+        """
 
 class WeightGemmSpec:
     """

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ops_cases import real
+from ops_cases import DTYPES, real
 from reference import deepseek_v4 as ref
 
 from deep_gemm import ops
@@ -24,6 +24,7 @@ __import__("sys").modules["injected_bugs"] = bugs
 _spec.loader.exec_module(bugs)
 
 Bug = bugs.Bug
+BF16 = DTYPES["bf16"]
 
 
 def pack(*fields: Any) -> Callable[[Any, dict[str, int]], bytes]:
@@ -74,6 +75,85 @@ def project() -> tuple[Any, str]:
     return launch, text("project", "ProjectSpec", ".w = Format::fp32, .rows = 4")
 
 
+def project_mma() -> tuple[Any, str]:
+    rng = np.random.default_rng(7)
+    rows, n, k = 9, 37, 1280
+    x, w = real(rng, (rows, k), "bf16"), real(rng, (n, k), "bf16", k**-0.5)
+    add, y = real(rng, (rows, n)), np.full((rows, n), np.nan, np.float32)
+    part = ["w", None, (k,), (0,), (0,), (0,), "y", "add", (n,), (n,), n, 3]
+    nothing = [None, None, (0,), (0,), (0,), (0,), None, None, (0,), (0,), 0, 0]
+    params = pack("x", None, (k,), (0,), rows, k, 1, 2, part, *[nothing] * 15)
+    expected = x.astype(np.float64) @ w.astype(np.float64).T + add
+    launch = bugs.Launch("deep_gemm::project_mma<kSpec>", (6,), 256, 4096, {"x": x, "w": w, "add": add, "y": y},
+                         params, {"y": expected}, 1e-4)  # fmt: skip
+    return launch, text("project_mma", "ProjectMmaSpec", ".add = Format::fp32")
+
+
+def latent_params(chunks: int, page_rows: int, heads: int, window: int, pages: int) -> Any:
+    page = (584 * page_rows + -584 * page_rows % 576,)
+    width = 512
+    return pack(["q", (heads * width,), (width,)], ["out", (heads * width,), (width,)],
+                ["ring", (0,), page, 1, pages * page_rows, page_rows], [None, (0,), (0,), 0, 0, 0], None, None, None,
+                "positions", None, 1, heads, window, 0, 0, 0, float(width**-0.5), "records", chunks)  # fmt: skip
+
+
+def latent_inputs() -> tuple[dict[str, Any], Any, Any]:
+    """Arrays of both kernels, scores [heads, rows] and the rows in order."""
+    rng = np.random.default_rng(8)
+    heads, page_rows, pages, window, position = 5, 10, 8, 70, 101
+    raw = np.zeros((1, pages, 584 * page_rows + -584 * page_rows % 576), np.uint8)
+    for page, row in np.ndindex(pages, page_rows):
+        values = np.concatenate(
+            [real(rng, (448,), "fp8_e4m3", 40).view(np.uint8), real(rng, (64,), "bf16").view(np.uint8)]
+        )
+        raw[0, page, row * 576 : row * 576 + 576] = values
+        at = page_rows * 576 + row * 8
+        raw[0, page, at : at + 7] = rng.integers(120, 123, 7)
+    values = ref.read_fp8_rows(raw.view(np.int8), page_rows)[0]
+    seen = np.stack([values[p % len(values)] for p in range(position - window + 1, position + 1)])
+    # The last chunk has the largest score.
+    q = (real(rng, (1, heads, 512)) + seen[-2] * 0.2).astype(BF16)
+    scores = q[0].astype(np.float64) @ seen.T * 512**-0.5
+    arrays = {"q": q, "ring": raw, "positions": np.array([position], np.int32)}
+    return arrays, scores, seen
+
+
+def latent_records(scores: Any, seen: Any) -> Any:
+    records = np.zeros((1, 2, 16, 516))
+    for chunk in range(2):
+        part = scores[:, chunk * 64 : chunk * 64 + 64]
+        weights = np.exp(part - part.max(1, keepdims=True))
+        records[0, chunk, :5, :512] = weights @ seen[chunk * 64 : chunk * 64 + 64]
+        records[0, chunk, :5, 512], records[0, chunk, :5, 513] = part.max(1), weights.sum(1)
+    return records
+
+
+def latent_mma() -> tuple[Any, str]:
+    arrays, scores, seen = latent_inputs()
+    weights = np.exp(scores - scores.max(1, keepdims=True))
+    expected = (weights / weights.sum(1, keepdims=True) @ seen)[None]
+    arrays |= {
+        "out": np.full((1, 5, 512), np.nan, np.float32).astype(BF16),
+        "records": np.zeros(4, np.float32),
+    }
+    launch = bugs.Launch("deep_gemm::latent_mma<kSpec>", (1,), 256, 91904, arrays, latent_params(1, 10, 5, 70, 8),
+                         {"out": expected}, 2e-2)  # fmt: skip
+    return launch, text("latent_mma", "LatentMmaSpec", "")
+
+
+def latent_merge() -> tuple[Any, str]:
+    arrays, scores, seen = latent_inputs()
+    weights = np.exp(scores - scores.max(1, keepdims=True))
+    expected = (weights / weights.sum(1, keepdims=True) @ seen)[None]
+    arrays |= {
+        "records": latent_records(scores, seen).astype(np.float32),
+        "out": np.full((1, 5, 512), np.nan, np.float32).astype(BF16),
+    }
+    launch = bugs.Launch("deep_gemm::latent_merge<kSpec>", (5,), 256, 0, arrays, latent_params(2, 10, 5, 70, 8),
+                         {"out": expected}, 2e-2)  # fmt: skip
+    return launch, text("latent_mma", "LatentMergeSpec", "")
+
+
 def hc_mix() -> tuple[Any, str]:
     rng = np.random.default_rng(2)
     d = 256
@@ -91,6 +171,9 @@ def hc_mix() -> tuple[Any, str]:
         "scale",
         "weight",
         ["y", (d,), (0,)],
+        [None, (0,), (0,)],
+        None,
+        None,
         "post",
         "comb",
         d,
@@ -99,7 +182,7 @@ def hc_mix() -> tuple[Any, str]:
         1e-6,
     )
     launch = bugs.Launch(
-        "deep_gemm::hc_mix<kSpec>", (16,), 128, 4096, arrays, params, expected, 1e-4, cluster=8
+        "deep_gemm::hc_mix<kSpec>", (16,), 512, 16384, arrays, params, expected, 1e-4, cluster=8
     )
     return launch, text("hyper_connection", "HcSpec", ".weight = Format::fp32")
 
@@ -116,7 +199,7 @@ def top_k() -> tuple[Any, str]:
     }
     params = pack("scores", (1000,), "positions", "picks", 1000, 100, 1)
     launch = bugs.Launch(
-        "deep_gemm::top_k<kSpec>", (2,), 256, 2048, arrays, params, {"picks": expected.astype(np.float64)}
+        "deep_gemm::top_k<kSpec>", (2,), 1024, 16384, arrays, params, {"picks": expected.astype(np.float64)}
     )
     return launch, text("indexer", "TopKSpec", "")
 
@@ -163,7 +246,7 @@ def compressor() -> tuple[Any, str]:
               "positions": np.arange(tokens, dtype=np.int32), "state": np.full(state.shape, np.nan, np.float32),
               "rows": np.full(rows.shape, np.nan, np.float32)}  # fmt: skip
     params = pack("kv", "gate", (2 * dim,), (2 * dim,), "ape", "weight", "frequencies", "positions", None, "state", None,
-                  ["rows", (0,), (dim,), 1, 2, 1], tokens, dim, 64, 4, 1e-6)  # fmt: skip
+                  ["rows", (0,), (dim,), 1, 2, 1], tokens, dim, 64, 4, 1e-6, 1, tokens)  # fmt: skip
     launch = bugs.Launch("deep_gemm::compressor_update<kSpec>", (1,), 128, 1024, arrays, params,
                          {"rows": rows, "state": state}, 1e-4)  # fmt: skip
     return launch, text("compressor", "CompressorSpec", ".weight = Format::fp32")
@@ -233,6 +316,9 @@ def gqa_join() -> tuple[Any, str]:
 
 CASES = {
     "project": project,
+    "project_mma": project_mma,
+    "latent_mma": latent_mma,
+    "latent_merge": latent_merge,
     "hc_mix": hc_mix,
     "top_k": top_k,
     "attention": attention,
@@ -245,12 +331,28 @@ BUGS = [
     ("project", Bug("rows beyond the last are written", "row >= p.rows || ptx::lane_index() != 0", "ptx::lane_index() != 0", 8)),
     ("project", Bug("lanes are not added", "sums[i] = warp_sum(sums[i]);", ";", 8)),
     ("project", Bug("one step too many", "column < k; column", "column <= k; column", 8)),
+    ("project_mma", Bug("sums read before they are there", "sums[r][t][i]);\n    ptx::sync_threads();", "sums[r][t][i]);")),
+    ("project_mma", Bug("rows of x beyond the last are read", "t * kProjectTileTokens < count ? row + t * row_step : nullptr", "0 == t * 0 ? row + t * row_step : nullptr", 8)),
+    ("project_mma", Bug("rows of w beyond the last are read", "wanted < part.n ? wanted : part.n - 1", "wanted", 8)),
+    ("project_mma", Bug("a warp is left out", "u32 warp = 1; warp < kProjectWarps", "u32 warp = 2; warp < kProjectWarps", 8)),
+    ("project_mma", Bug("pairs of a step change places", "weights.word[r][0], step, a[0], a[2]", "weights.word[r][0], step, a[2], a[0]", 8)),
+    ("latent_mma", Bug("rows overwritten while they are read", "if (!S.split) ptx::sync_threads();", "")),
+    ("latent_mma", Bug("scores read before they are there", "score_rows(smem, p.scale);\n        ptx::sync_threads();", "score_rows(smem, p.scale);")),
+    ("latent_mma", Bug("weights read before they are there", "weigh(smem);\n        ptx::sync_threads();", "weigh(smem);")),
+    ("latent_mma", Bug("window of one row less", "end - p.window : 0;", "end - p.window + 1 : 0;", 8)),
+    ("latent_mma", Bug("absent rows take part", "present ? ptx::mul_rn_f32(sums[i], scale) : kNothing", "ptx::mul_rn_f32(sums[i], scale)", 8)),
+    ("latent_mma", Bug("sums keep an old maximum", "ptx::exp_f32(max - largest), ptx::exp_f32(m - largest)", "1.0f, ptx::exp_f32(m - largest)", 8)),
+    ("latent_mma", Bug("scale of the next channels", "row.scales + lane * 16 / kFp8RowGroup", "row.scales + (lane * 16 + 16) / kFp8RowGroup", 8)),
+    ("latent_merge", Bug("the last chunk is left out", "ceil_div(seen.total, kLatentChunk)", "seen.total / kLatentChunk", 8)),
+    ("latent_merge", Bug("records of another head", "head % kLatentMmaHeads) * kLatentRecord", "head / 2) * kLatentRecord", 8)),
+    ("latent_merge", Bug("weights are not added", "sum = factors.apply(sum, weights);", "sum = weights;", 8)),
+    ("latent_merge", Bug("sums keep an old maximum", "ptx::exp_f32(max - largest), ptx::exp_f32(m - largest)", "1.0f, ptx::exp_f32(m - largest)", 8)),
     ("hc_mix", Bug("shares read before they are there", "end, smem);\n    ptx::cluster_sync();", "end, smem);\n    ptx::sync_threads();")),
     ("hc_mix", Bug("leaves while a peer reads", "    ptx::cluster_sync();  // nobody", "    // nobody")),
-    ("hc_mix", Bug("coefficients read before they are there", "ptx::sync_threads();\n\n    float pre", "float pre")),
-    ("hc_mix", Bug("comb transposed", "p.comb + row * H * H + lane", "p.comb + row * H * H + lane % H * H + lane / H", 8)),
+    ("hc_mix", Bug("coefficients read before they are there", "ptx::sync_threads();\n    const float pre", "const float pre")),
+    ("hc_mix", Bug("comb transposed", "row * H * H + i, comb[i / H][i % H]", "row * H * H + i, comb[i % H][i / H]", 8)),
     ("hc_mix", Bug("post without its factor", "const float post = 2 * sigmoid", "const float post = sigmoid", 8)),
-    ("top_k", Bug("counted before the bins are cleared", "bins + thread * 4, 0);\n        ptx::sync_threads();", "bins + thread * 4, 0);")),
+    ("top_k", Bug("counted before the bins are cleared", "bins + i * 4, 0);\n        ptx::sync_threads();", "bins + i * 4, 0);")),
     ("top_k", Bug("ties beyond the last place", "is_equal && equal_before < wanted", "is_equal && equal_before <= wanted", 8)),
     ("top_k", Bug("own warp counted as earlier", "if (w < warp) {\n                larger_before", "if (w <= warp) {\n                larger_before", 8)),
     ("top_k", Bug("what lies above is forgotten", "wanted -= found.above;", "", 8)),
@@ -273,7 +375,7 @@ BUGS = [
     ("compressor", Bug("halves swapped", "push(pools[kNext], 0);", "push(pools[kNext], 1);", 8)),
     ("compressor", Bug("closed window is not kept", "pools[kClosed] = pools[kNext];", "", 8)),
     ("compressor", Bug("row rotated at its last token", "static_cast<i32>(window * p.ratio), false", "static_cast<i32>(position), false", 8)),
-    ("compressor", Bug("position bias of the wrong slot", "static_cast<u64>(slot) * kHalves", "static_cast<u64>(window) * kHalves", 8)),
+    ("compressor", Bug("position bias of the wrong slot", "static_cast<u64>(slot) * kHalves", "static_cast<u64>(position / p.ratio) * kHalves", 8)),
 ]  # fmt: skip
 
 

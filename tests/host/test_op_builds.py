@@ -11,6 +11,12 @@ FP4 = ".x = Format::fp8_e4m3, .w = Format::fp4_e2m1, .w_scale = Format::fp8_ue8m
 ALL_FP8 = (
     ".rows = Format::fp8_e4m3, .compressed = Format::fp8_e4m3, .picks = true, .sinks = true, .rotate = true"
 )
+ALL_SEEN = ".compressed = true, .picks = true, .sinks = true, .rotate = true"
+MMA_BF16 = ".y = Format::bf16"
+MMA_MIXED = ".w = Format::fp8_e4m3, .w_scale = Format::fp32, .y = Format::bf16"
+MMA_FP8 = ".x = Format::fp8_e4m3, " + MMA_MIXED
+HC = ".x = Format::bf16, .y = Format::bf16, .weight = Format::fp32, .add = Format::bf16, .fp8 = true"
+HC_WIDE = HC.replace(".fp8", ".threads = 256, .steps = 4, .fp8")
 BF16_ROWS = ".q = Format::bf16, .rows = Format::bf16"
 
 # (header, spec type) -> kernel -> specs
@@ -20,10 +26,19 @@ KERNELS = {
         "expert_up": ["", FP8, FP4],
         "expert_down": ["", FP8, FP4 + ", .add = Format::fp32"],
     },
-    ("norm", "NormSpec"): {"rms_norm": ["", ".weight = Format::bf16"]},
+    ("norm", "NormSpec"): {
+        "rms_norm": ["", ".weight = Format::bf16", ".y = Format::bf16, .weight = Format::fp32, .fp8 = true"]
+    },
     ("embed", "EmbedSpec"): {"embed": ["", ".gather = false, .accumulate = true"]},
     ("hyper_connection", "HcSpec"): {
-        "hc_mix": ["", ".x = Format::bf16, .weight = Format::bf16", ".head = true", ".streams = 2"],
+        "hc_mix": [
+            "",
+            ".x = Format::bf16, .weight = Format::bf16",
+            ".head = true",
+            ".streams = 2",
+            HC,
+            HC_WIDE,
+        ],
         "hc_post": ["", ".x = Format::bf16"],
     },
     ("router", "RouterSpec"): {
@@ -41,6 +56,15 @@ KERNELS = {
     ("indexer", "IndexScoreSpec"): {"index_scores": ["", ".query = Format::bf16, .rows = Format::bf16"]},
     ("indexer", "TopKSpec"): {"top_k": [""]},
     ("attention", "AttentionSpec"): {"attention": ["", ALL_FP8]},
+    ("latent_mma", "LatentMmaSpec"): {"latent_mma": [ALL_SEEN, ALL_SEEN + ", .split = true"]},
+    ("latent_mma", "LatentMergeSpec"): {"latent_merge": [ALL_SEEN]},
+    ("project_mma", "ProjectMmaSpec"): {
+        "project_mma": [
+            formats + tiles
+            for formats in (MMA_BF16, MMA_MIXED, MMA_FP8)
+            for tiles in ("", ", .token_tiles = 2", ", .row_tiles = 2", ", .row_tiles = 2, .token_tiles = 4")
+        ]
+    },
     ("gqa", "GqaSpec"): {
         "gqa_pieces": ["", BF16_ROWS, ".d = 64", ".d = 32"],
         "gqa_join": ["", ".out = Format::bf16, .d = 64"],

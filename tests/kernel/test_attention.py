@@ -7,7 +7,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from ops_cases import Array, assert_batch_invariant, assert_close, poisoned, real, run
+from ops_cases import Array, assert_batch_invariant, assert_close, poisoned, real, run, same_bits
 from reference import deepseek_v4 as ref
 
 from deep_gemm import ops
@@ -110,6 +110,63 @@ def test_formats_and_mixed_caches(device: Any, d: int) -> None:
     )["out"]
     for t in range(5):
         assert_close(out[t], expect(c, t, ring_values, values), 1e-4)
+
+
+def mma_case(heads: int, kind: str) -> tuple[dict[str, Any], Array, Array | None]:
+    """bf16 queries over FP8 rows, up to 90 of them: (arguments, values of the ring, of compressed rows)"""
+    rng = np.random.default_rng(heads)
+    c = case(heads, 512, "bf16")
+    c |= {"sinks": real(rng, (heads,), scale=2), "frequencies": FREQUENCIES, "window": WINDOW}
+    c["positions"][4] = 279  # two chunks
+    ring, ring_values, _ = latent_rows(rng, RING, "fp8")
+    c |= {"ring": ring, "ring_page_rows": 5}
+    if kind == "window":
+        return c, ring_values, None
+    data, values, _ = latent_rows(rng, 70, "fp8")
+    c |= {"compressed": data, "compressed_page_rows": 5, "ratio": RATIO}
+    if kind == "picks":
+        c["picks"] = np.stack([np.sort(rng.permutation(70)[:60]) for _ in range(5)]).astype(np.int32)
+        c["picks"][4, -2:] = -1
+    return c, ring_values, values
+
+
+@pytest.mark.parametrize("split", [True, False])
+@pytest.mark.parametrize(("heads", "kind"), [(5, "window"), (16, "all"), (20, "picks")])
+def test_tensor_cores(device: Any, heads: int, kind: str, split: bool) -> None:
+    c, ring_values, values = mma_case(heads, kind)
+    out = {"out": poisoned((5, heads, 512), "bf16")}
+    if split:
+        out["records"] = poisoned((5, -(-heads // 16), 3, 16 * 516))
+    got = run(device, "latent_attention", out, **c)["out"]
+    largest = max(np.abs(v).max() for v in (ring_values, values) if v is not None)
+    for t in range(5):
+        # Weights that sum to one at most are rounded to bf16, each by 2^-9 of itself.
+        assert_close(got[t], expect(c, t, ring_values, values), 2.0**-9 * largest + 1e-4)
+
+
+@pytest.mark.parametrize("kind", ["window", "all", "picks"])
+def test_memory_between_two_kernels_changes_nothing(device: Any, kind: str) -> None:
+    c, _, _ = mma_case(20, kind)
+    out = {"out": poisoned((5, 20, 512), "bf16")}
+    alone = run(device, "latent_attention", out, **c)["out"]
+    out["records"] = poisoned((5, 2, 4, 16 * 516))
+    assert same_bits(run(device, "latent_attention", out, **c)["out"], alone)
+
+
+@pytest.mark.parametrize("split", [True, False])
+def test_rows_on_tensor_cores_are_independent(device: Any, split: bool) -> None:
+    c, _, _ = mma_case(16, "picks")
+    c["q"][1] = np.nan
+    by_row = ("q", "positions", "sequences", "picks")
+
+    def call(rows: Array) -> dict[str, Array]:
+        out = {"out": poisoned((len(rows), 16, 512), "bf16")}
+        if split:
+            out["records"] = poisoned((len(rows), 1, 3, 16 * 516))
+        given = {name: value[rows] if name in by_row else value for name, value in c.items()}
+        return {"out": run(device, "latent_attention", out, **given)["out"]}
+
+    assert_batch_invariant(call, 5)
 
 
 def test_sinks_without_limits(device: Any) -> None:

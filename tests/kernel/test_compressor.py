@@ -68,6 +68,28 @@ def test_rows(device: Any, dim: int, ratio: int, overlap: bool, tokens: int, dty
     assert np.isnan(rows[0, -1].astype(np.float32)).all(), "no row before its window is full"
 
 
+@pytest.mark.parametrize(
+    ("ratio", "overlap", "begin", "end"),
+    [(4, True, 6, 81), (4, True, 0, 64), (4, True, 7, 132), (16, False, 5, 75), (16, False, 0, 128)],
+)
+def test_many_tokens_on_several_ctas(device: Any, ratio: int, overlap: bool, begin: int, end: int) -> None:
+    """The bits of one CTA, which is what a call that names sequences gets."""
+    c = case(end, 128, ratio, overlap)
+    outputs = {"state": state_of(1, 128, overlap), "rows": poisoned((1, end // ratio + 1, 128))}
+    if begin:
+        outputs = run(device, "compressor_update", outputs, **chunk(c, 0, begin))
+    many = run(device, "compressor_update", outputs, **chunk(c, begin, end))
+    one = run(
+        device,
+        "compressor_update",
+        outputs,
+        **chunk(c, begin, end),
+        sequences=np.zeros(end - begin, np.int32),
+    )
+    assert same_bits(many["rows"], one["rows"])
+    assert same_bits(many["state"], one["state"])
+
+
 @pytest.mark.parametrize("cuts", [(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11), (5,), (4, 8), (3, 9)], ids=str)
 def test_any_chunks_give_the_same_bits(device: Any, cuts: tuple[int, ...]) -> None:
     c = case(12, 128, 4, True)

@@ -6,7 +6,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ops_cases import Array, assert_batch_invariant, assert_close, poisoned, real, run
+from ops_cases import (
+    DTYPES,
+    Array,
+    assert_batch_invariant,
+    assert_close,
+    fp8_rows,
+    poisoned,
+    real,
+    run,
+    same_bits,
+)
 from reference import deepseek_v4 as ref
 
 from deep_gemm import ops
@@ -66,6 +76,32 @@ def test_post(device: Any, h: int, d: int, dtype: str) -> None:
     assert_close(out, expected, 1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize(("h", "d"), [(4, 600), (2, 64), (4, 4608)])
+def test_pre_takes_the_last_output_in(device: Any, h: int, d: int, dtype: str) -> None:
+    """The same bits as hc_post and then hc_pre."""
+    rng = np.random.default_rng(4)
+    c, y = case(3, h, d, dtype), real(rng, (3, d), dtype)
+    post, comb = real(rng, (3, h)), real(rng, (3, h, h))
+    x = c.pop("x")
+    after = run(device, "hc_post", {"out": poisoned(x.shape, dtype)}, x=x, y=y, post=post, comb=comb)["out"]
+    expected = run(device, "hc_pre", outputs(3, h, d, dtype), x=after, **c)
+    out = run(
+        device, "hc_pre", {"x": x, "y": poisoned((3, d), dtype), "post": post, "comb": comb}, add=y, **c
+    )
+    assert same_bits(out["x"], after)
+    for name in ("y", "post", "comb"):
+        assert same_bits(out[name], expected[name]), name
+
+
+def test_fp8_copy_is_what_quantize_makes(device: Any) -> None:
+    c = case(2, 4, 1024, "bf16")
+    copies = {"codes": np.zeros((2, 1024), DTYPES["fp8_e4m3"]), "scales": poisoned((2, 8))}
+    out = run(device, "hc_pre", outputs(2, 4, 1024, "bf16") | copies, **c)
+    codes, scales = fp8_rows(out["y"])
+    assert out["codes"].tobytes() == codes.tobytes() and (out["scales"] == scales).all()
+
+
 @pytest.mark.parametrize("normed", [True, False])
 def test_head(device: Any, normed: bool) -> None:
     c = case(3, 4, 256)
@@ -101,5 +137,8 @@ def test_bad_input(emulator: Any) -> None:
         ops.hc_pre(**{**c, "fn": c["fn"][:23]}, **outputs(2, 4, 8), device=emulator)
     with pytest.raises(ValueError, match="x has 3 streams, expected 2 or 4"):
         ops.hc_pre(**{**c, "x": c["x"][:, :3]}, **outputs(2, 4, 8), device=emulator)
+    copies = {"codes": np.zeros((2, 8), DTYPES["fp8_e4m3"]), "scales": poisoned((2, 1))}
+    with pytest.raises(ValueError, match="got an FP8 copy of fp32"):
+        ops.hc_pre(**c, **outputs(2, 4, 8), **copies, device=emulator)
     with pytest.raises(ValueError, match="got 0 sinkhorn_iterations"):
         ops.hc_pre(**c, **outputs(2, 4, 8), sinkhorn_iterations=0, device=emulator)

@@ -6,7 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ops_cases import Array, assert_batch_invariant, assert_close, poisoned, real, run
+from ops_cases import (
+    DTYPES,
+    Array,
+    assert_batch_invariant,
+    assert_close,
+    fp8_rows,
+    poisoned,
+    real,
+    run,
+)
 from reference import deepseek_v4 as ref
 
 from deep_gemm import ops
@@ -21,6 +30,23 @@ def test_rms_norm(device: Any, shape: tuple[int, ...], dtype: str, weighted: boo
     extra = {"weight": weight} if weighted else {}
     y = run(device, "rms_norm", {"y": poisoned(shape, dtype)}, x=x, **extra)["y"]
     assert_close(y, ref.rms_norm(x, weight if weighted else None, 1e-6), 1e-5)
+
+
+def test_fp8_copy_is_what_quantize_makes(device: Any) -> None:
+    rng = np.random.default_rng(8)
+    x, weight = real(rng, (3, 640), "bf16", 3), real(rng, (640,), "bf16")
+    x[1, :128] = 0
+    codes = np.zeros((3, 640), DTYPES["fp8_e4m3"])
+    out = run(
+        device,
+        "rms_norm",
+        {"y": poisoned((3, 640), "bf16"), "codes": codes, "scales": poisoned((3, 5))},
+        x=x,
+        weight=weight,
+    )
+    expected_codes, expected_scales = fp8_rows(out["y"])
+    assert out["codes"].tobytes() == expected_codes.tobytes()
+    assert (out["scales"] == expected_scales).all()
 
 
 def test_zeros_and_eps(device: Any) -> None:

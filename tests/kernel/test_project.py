@@ -7,7 +7,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from ops_cases import Array, assert_batch_invariant, assert_close, poisoned, real, run
+from ops_cases import Array, assert_batch_invariant, assert_close, poisoned, real, run, same_bits
 from reference import deepseek_v4 as ref
 
 from deep_gemm import ops
@@ -68,6 +68,59 @@ def test_project(device: Any, kind: str, x_kind: str, rows: int) -> None:
     )
     a, b = ref.activations(x, x_scale), ref.weight_matrix(w, w_scale)
     assert_close(out["y"], a @ b.T, bound(a, b))
+
+
+@pytest.mark.parametrize(
+    ("kind", "x_kind"),
+    [("bf16", "bf16"), ("fp8 fp32", "bf16"), ("fp8 ue8m0", "fp8_e4m3"), ("fp8 fp32", "fp8_e4m3")],
+)
+@pytest.mark.parametrize("rows", [12, 41])
+def test_tensor_cores(device: Any, kind: str, x_kind: str, rows: int) -> None:
+    """Every size of a tile, more chunks than warps, tails of rows on both sides, and what is added."""
+    rng = np.random.default_rng(11)
+    n, k = 37, 1280
+    w, w_scale = make_weight(rng, (n, k), kind)
+    x, x_scale = make_activation(rng, (rows, k), x_kind)
+    add = real(rng, (rows, n), "bf16")
+    scales = given(w_scale=w_scale, x_scale=x_scale)
+    y = run(device, "project", {"y": poisoned((rows, n))}, x=x, w=w, add=add, **scales)["y"]
+    a, b = ref.activations(x, x_scale), ref.weight_matrix(w, w_scale)
+    assert_close(y, a @ b.T + add.astype(np.float64), bound(a, b))
+
+
+@pytest.mark.parametrize(
+    ("kind", "x_kind"), [("bf16", "bf16"), ("fp8 ue8m0", "bf16"), ("fp8 ue8m0", "fp8_e4m3")]
+)
+def test_rows_on_tensor_cores_are_independent(device: Any, kind: str, x_kind: str) -> None:
+    rng = np.random.default_rng(12)
+    (w, w_scale), (x, x_scale) = make_weight(rng, (40, 384), kind), make_activation(rng, (35, 384), x_kind)
+    x[3] = np.nan
+
+    def call(rows: Array) -> dict[str, Array]:
+        scales = given(w_scale=w_scale, x_scale=None if x_scale is None else x_scale[rows])
+        return run(device, "project", {"y": poisoned((len(rows), 40))}, x=x[rows], w=w, **scales)
+
+    whole = call(np.arange(35))["y"]
+    for few in ([0], [5, 34], list(range(7, 18)), list(range(30))):  # every size of a tile
+        assert same_bits(np.ascontiguousarray(whole[few]), call(np.array(few))["y"]), few
+
+
+def test_many_outputs(device: Any) -> None:
+    """So many that blocks have two tiles of them, for few rows; the same bits as with more rows."""
+    rng = np.random.default_rng(13)
+    n, k = 6501, 128
+    w, w_scale = make_weight(rng, (n, k), "fp8 fp32")
+    x, x_scale = make_activation(rng, (9, k), "fp8_e4m3")
+    assert w_scale is not None and x_scale is not None
+
+    def call(rows: int) -> Array:
+        outputs = {"y": poisoned((rows, n))}
+        return run(device, "project", outputs, x=x[:rows], w=w, w_scale=w_scale, x_scale=x_scale[:rows])["y"]
+
+    many = call(9)
+    a, b = ref.activations(x, x_scale), ref.weight_matrix(w, w_scale)
+    assert_close(many, a @ b.T, bound(a, b))
+    assert same_bits(call(2), np.ascontiguousarray(many[:2]))
 
 
 @pytest.mark.parametrize("k", [4, 36, 132])

@@ -10,33 +10,36 @@ namespace deep_gemm::emulator {
 Ranges::Ranges(std::span<const driver::MemoryRange> stated, std::span<const driver::MemoryRange> defaults) {
     struct Edge {
         u64 at;
-        int stated, stated_writable, fallback;  // +1 at the beginning, -1 at the end
+        int stated, stated_writable, stated_constant, fallback;  // +1 at the beginning, -1 at the end
     };
     std::vector<Edge> edges;
     for (const auto& r : stated) {
         if (r.bytes == 0) continue;
-        edges.push_back({r.address, 1, r.writable, 0});
-        edges.push_back({r.address + r.bytes, -1, -static_cast<int>(r.writable), 0});
+        edges.push_back({r.address, 1, r.writable, r.constant, 0});
+        edges.push_back(
+            {r.address + r.bytes, -1, -static_cast<int>(r.writable), -static_cast<int>(r.constant), 0});
     }
     for (const auto& r : defaults) {
         if (r.bytes == 0) continue;
-        edges.push_back({r.address, 0, 0, 1});
-        edges.push_back({r.address + r.bytes, 0, 0, -1});
+        edges.push_back({r.address, 0, 0, 0, 1});
+        edges.push_back({r.address + r.bytes, 0, 0, 0, -1});
     }
     std::sort(edges.begin(), edges.end(), [](const Edge& x, const Edge& y) { return x.at < y.at; });
-    int listed = 0, listed_writable = 0, fallback = 0;
+    int listed = 0, listed_writable = 0, listed_constant = 0, fallback = 0;
     for (size_t i = 0; i < edges.size(); ++i) {
         listed += edges[i].stated;
         listed_writable += edges[i].stated_writable;
+        listed_constant += edges[i].stated_constant;
         fallback += edges[i].fallback;
         if (i + 1 == edges.size() || edges[i + 1].at == edges[i].at || (listed == 0 && fallback == 0))
             continue;
         const bool writable = listed > 0 ? listed_writable > 0 : true;
+        const bool constant = listed > 0 && listed_constant == listed;
         if (!segments_.empty() && segments_.back().end == edges[i].at &&
-            segments_.back().writable == writable) {
+            segments_.back().writable == writable && segments_.back().constant == constant) {
             segments_.back().end = edges[i + 1].at;
         } else {
-            segments_.push_back({edges[i].at, edges[i + 1].at, writable});
+            segments_.push_back({edges[i].at, edges[i + 1].at, writable, constant});
         }
     }
 }

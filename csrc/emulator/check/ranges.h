@@ -12,6 +12,7 @@ namespace deep_gemm::emulator {
 struct Segment {
     u64 begin = 0, end = 0;
     bool writable = false;
+    bool constant = false;
 };
 
 class Ranges {

@@ -13,20 +13,22 @@ class BlockPass {
               const Pass& pass)
         : model_(model), c_(model.config), w_(weights), state_(state), s_(workspace), pass_(pass) {}
 
-    void run(const TensorView& x) {
-        hc_in(x, w_.attention_hc, w_.attention_norm);
+    void run(const TensorView& x, bool first) {
+        hc_in(x, w_.attention_hc, w_.attention_norm, first ? TensorView{} : rows(s_.output));
         attention();
-        hc_out(x);
-        hc_in(x, w_.ffn_hc, w_.ffn_norm);
+        hc_in(x, w_.ffn_hc, w_.ffn_norm, rows(s_.output));
         experts();
-        hc_out(x);
     }
 
   private:
     [[nodiscard]] TensorView rows(const DeviceTensor& tensor) const { return tensor.rows(0, pass_.t); }
     [[nodiscard]] TensorView frequencies() const { return model_.frequencies(w_.layer.compressed()); }
 
-    void hc_in(const TensorView& x, const HcWeights& hc, const DeviceTensor& norm) {
+    // Whether hc_pre leaves the FP8 form as well.
+    [[nodiscard]] bool rounds_input() const { return s_.input_fp8.present() && c_.hidden % kHcFp8Step == 0; }
+
+    // The input of a sublayer, after the streams have taken in `add`, the output of the one before.
+    void hc_in(const TensorView& x, const HcWeights& hc, const DeviceTensor& norm, const TensorView& add) {
         op::hc_pre({.x = x,
                     .fn = hc.fn.view(),
                     .base = hc.base.view(),
@@ -35,23 +37,21 @@ class BlockPass {
                     .y = rows(s_.input),
                     .post = rows(s_.post),
                     .comb = rows(s_.comb),
+                    .add = add,
+                    .fp8 = rounds_input() ? fp8_copy_of(s_.input_fp8, pass_.t) : op::Fp8Copy{},
                     .sinkhorn_iterations = c_.sinkhorn_iterations,
                     .hc_eps = c_.hc_epsilon,
                     .rms_eps = c_.rms_epsilon,
                     .stream = pass_.stream});
     }
-    void hc_out(const TensorView& x) {
-        op::hc_post({.x = x,
-                     .y = rows(s_.output),
-                     .post = rows(s_.post),
-                     .comb = rows(s_.comb),
-                     .out = x,
-                     .stream = pass_.stream});
-    }
 
     // Scales are powers of two, as the model was released to run.
     Input low(const TensorView& x, const Fp8Rows& into) {
         return to_fp8(x, into, ScaleRule::up, pass_.stream);
+    }
+    Input low_input() {
+        const TensorView x = rows(s_.input);
+        return rounds_input() ? input_of(x, s_.input_fp8) : low(x, s_.input_fp8);
     }
     void linear(const Linear& w, const TensorView& x, const Input& low_x, const TensorView& y) {
         project(w, x, low_x, y, pass_.stream);
@@ -59,15 +59,19 @@ class BlockPass {
 
     void attention() {
         const TensorView x = rows(s_.input), low_rank = rows(s_.low_rank), query = rows(s_.query);
-        const Input x_low = low(x, s_.input_fp8);
-        linear(w_.wq_a, x, x_low, low_rank);
+        project_input(x, low_input());
         op::rms_norm({.x = low_rank,
                       .weight = w_.q_norm.view(),
                       .y = low_rank,
                       .eps = c_.rms_epsilon,
+                      .fp8 = fp8_copy_of(s_.low_rank_fp8, pass_.t),
                       .stream = pass_.stream});
-        const Input low_rank_low = low(low_rank, s_.low_rank_fp8);
-        linear(w_.wq_b, low_rank, low_rank_low, flat(s_.query));
+        const Input low_rank_low = input_of(low_rank, s_.low_rank_fp8);
+        if (w_.index_compressor)
+            project_many({{&w_.wq_b, flat(s_.query)}, {&w_.index_wq_b, flat(s_.index_query)}}, low_rank,
+                         low_rank_low, pass_.stream);
+        else
+            linear(w_.wq_b, low_rank, low_rank_low, flat(s_.query));
         op::rope({.x = query,
                   .weight = {},
                   .frequencies = frequencies(),
@@ -76,7 +80,6 @@ class BlockPass {
                   .norm = true,
                   .eps = c_.rms_epsilon,
                   .stream = pass_.stream});
-        linear(w_.wkv, x, x_low, rows(s_.key_value));
         op::latent_write({.x = rows(s_.key_value),
                           .weight = w_.kv_norm.view(),
                           .frequencies = frequencies(),
@@ -86,9 +89,9 @@ class BlockPass {
                           .eps = c_.rms_epsilon,
                           .stream = pass_.stream});
         if (w_.compressor)
-            compress(*w_.compressor, c_.head_dim, state_.frontier, state_.frontier_journal,
-                     state_.compressed_rows(), RowFinish::none);
-        if (w_.index_compressor) select(low_rank, low_rank_low);
+            compress(*w_.compressor, pooled(c_.head_dim, s_.pool_values, s_.pool_gates), state_.frontier,
+                     state_.frontier_journal, state_.compressed_rows(), RowFinish::none);
+        if (w_.index_compressor) select();
         op::latent_attention({.q = query,
                               .ring = state_.ring_rows(),
                               .compressed = w_.compressor ? state_.compressed_rows() : op::LatentRows{},
@@ -98,6 +101,7 @@ class BlockPass {
                               .positions = pass_.positions,
                               .sequences = pass_.sequences,
                               .out = query,
+                              .records = pass_.t <= kRecordRows ? records() : TensorView{},
                               .window = c_.window,
                               .ratio = w_.layer.compress_ratio,
                               .stream = pass_.stream});
@@ -113,21 +117,46 @@ class BlockPass {
         linear(w_.wo_b, grouped, low(grouped, s_.grouped_fp8), rows(s_.output));
     }
 
+    // Memory of attention for the few rows of a decoding pass.
+    [[nodiscard]] TensorView records() const {
+        return s_.attention_records.present() ? s_.attention_records.rows(0, pass_.t) : TensorView{};
+    }
     // [t, r, d] of a workspace tensor as [t, r d].
     [[nodiscard]] TensorView flat(const DeviceTensor& tensor) const {
         return tensor.as({pass_.t, tensor.extent(1) * tensor.extent(2)});
     }
 
-    void compress(const CompressorWeights& w, i64 dim, const DeviceTensor& frontier,
-                  const DeviceTensor& journal, const op::LatentRows& target, RowFinish finish) {
+    // What a compressor pools: its projections of the input.
+    struct Pooled {
+        TensorView values, gates;
+    };
+    [[nodiscard]] Pooled pooled(i64 dim, const DeviceTensor& values, const DeviceTensor& gates) const {
         const i64 width = w_.layer.overlap() * dim;
-        const TensorView values = s_.pool_values.as({pass_.t, width}),
-                         gates = s_.pool_gates.as({pass_.t, width});
-        const TensorView x = rows(s_.input);
-        linear(w.wkv, x, {x, {}}, values);
-        linear(w.wgate, x, {x, {}}, gates);
-        op::compressor_update({.kv = values,
-                               .gate = gates,
+        return {values.as({pass_.t, width}), gates.as({pass_.t, width})};
+    }
+    // Everything that is projected of the block's input.
+    void project_input(const TensorView& x, const Input& x_low) {
+        const Projection query{&w_.wq_a, rows(s_.low_rank)}, key_value{&w_.wkv, rows(s_.key_value)};
+        if (!w_.compressor) return project_many({query, key_value}, x, x_low, pass_.stream);
+        const Pooled main = pooled(c_.head_dim, s_.pool_values, s_.pool_gates);
+        const Projection values{&w_.compressor->wkv, main.values}, gates{&w_.compressor->wgate, main.gates};
+        if (!w_.index_compressor)
+            return project_many({query, key_value, values, gates}, x, x_low, pass_.stream);
+        const Pooled index = pooled(c_.index_dim, s_.index_pool_values, s_.index_pool_gates);
+        project_many({query,
+                      key_value,
+                      values,
+                      gates,
+                      {&w_.index_compressor->wkv, index.values},
+                      {&w_.index_compressor->wgate, index.gates},
+                      {&w_.index_weights, rows(s_.index_weights)}},
+                     x, x_low, pass_.stream);
+    }
+
+    void compress(const CompressorWeights& w, const Pooled& input, const DeviceTensor& frontier,
+                  const DeviceTensor& journal, const op::LatentRows& target, RowFinish finish) {
+        op::compressor_update({.kv = input.values,
+                               .gate = input.gates,
                                .ape = w.ape.view(),
                                .weight = w.norm.view(),
                                .frequencies = frequencies(),
@@ -144,19 +173,17 @@ class BlockPass {
     }
 
     // The compressed rows that each query attends to, into picks.
-    void select(const TensorView& low_rank, const Input& low_rank_low) {
+    void select() {
         const RowFinish finish = model_.fp8_cache() ? RowFinish::hadamard_fp4 : RowFinish::none;
-        compress(*w_.index_compressor, c_.index_dim, state_.index_frontier, state_.index_journal,
-                 {state_.index_rows.view(), 0}, finish);
-        const TensorView query = rows(s_.index_query), x = rows(s_.input);
-        linear(w_.index_wq_b, low_rank, low_rank_low, flat(s_.index_query));
+        compress(*w_.index_compressor, pooled(c_.index_dim, s_.index_pool_values, s_.index_pool_gates),
+                 state_.index_frontier, state_.index_journal, {state_.index_rows.view(), 0}, finish);
+        const TensorView query = rows(s_.index_query);
         op::index_query({.x = query,
                          .frequencies = frequencies(),
                          .positions = pass_.positions,
                          .y = query,
                          .finish = finish,
                          .stream = pass_.stream});
-        linear(w_.index_weights, x, {x, {}}, rows(s_.index_weights));
         const float scale =
             1.0f / std::sqrt(static_cast<float>(c_.index_dim) * static_cast<float>(c_.index_heads));
         op::index_scores({.query = query,
@@ -166,6 +193,7 @@ class BlockPass {
                           .sequences = pass_.sequences,
                           .scores = rows(s_.scores),
                           .ratio = w_.layer.compress_ratio,
+                          .only_above = c_.index_topk,
                           .scale = scale,
                           .stream = pass_.stream});
         op::top_k({.scores = rows(s_.scores),
@@ -186,7 +214,7 @@ class BlockPass {
                    .weights = rows(s_.expert_weights),
                    .scale = c_.routed_scale,
                    .stream = pass_.stream});
-        const Input x_low = low(x, s_.input_fp8);
+        const Input x_low = low_input();
         const auto run = [&](const ExpertWeights& w, const TensorView& chosen, const TensorView& weights,
                              const DeviceTensor& mid, const Fp8Rows& mid_fp8, const TensorView& add) {
             run_experts({.w = w,
@@ -202,8 +230,28 @@ class BlockPass {
                          .rule = ScaleRule::up,
                          .stream = pass_.stream});
         };
-        run(w_.shared, none, none, s_.shared_mid, s_.shared_fp8, none);
-        run(w_.experts, rows(s_.experts), rows(s_.expert_weights), s_.mid, s_.mid_fp8, y);
+        if (s_.shared_expert.present() && w_.shared.w1.low_precision() && w_.shared.w2.low_precision())
+            run_shared_expert({.w = w_.shared,
+                               .space = s_.shared_expert,
+                               .low = x_low,
+                               .y = y,
+                               .limit = c_.swiglu_limit,
+                               .rule = ScaleRule::up,
+                               .stream = pass_.stream});
+        else
+            run(w_.shared, none, none, s_.shared_mid, s_.shared_fp8, none);
+        if (!w_.packed)
+            return run(w_.experts, rows(s_.experts), rows(s_.expert_weights), s_.mid, s_.mid_fp8, y);
+        run_packed_experts({.w = *w_.packed,
+                            .space = s_.packed_experts,
+                            .low = x_low,
+                            .chosen = rows(s_.experts),
+                            .weights = rows(s_.expert_weights),
+                            .y = y,
+                            .add = y,
+                            .limit = c_.swiglu_limit,
+                            .rule = ScaleRule::up,
+                            .stream = pass_.stream});
     }
 
     const Loaded& model_;
@@ -217,8 +265,17 @@ class BlockPass {
 }  // namespace
 
 void run_block(const Loaded& model, const BlockWeights& weights, LayerState& state, Workspace& workspace,
-               const TensorView& x, const Pass& pass) {
-    BlockPass(model, weights, state, workspace, pass).run(x);
+               const TensorView& x, const Pass& pass, bool first) {
+    BlockPass(model, weights, state, workspace, pass).run(x, first);
+}
+
+void finish_blocks(const Workspace& workspace, const TensorView& x, const Pass& pass) {
+    op::hc_post({.x = x,
+                 .y = workspace.output.rows(0, pass.t),
+                 .post = workspace.post.rows(0, pass.t),
+                 .comb = workspace.comb.rows(0, pass.t),
+                 .out = x,
+                 .stream = pass.stream});
 }
 
 }  // namespace deep_gemm::runtime::deepseek_v4

@@ -47,7 +47,8 @@ class State final : public ModelState {
                    .x = x,
                    .stream = pass.stream});
         for (size_t i = 0; i < layers_.size(); ++i)
-            run_block(model_, model_.weights.layers[i], layers_[i], workspace_, x, pass);
+            run_block(model_, model_.weights.layers[i], layers_[i], workspace_, x, pass, i == 0);
+        finish_blocks(workspace_, x, pass);
     }
     void head(const TensorView& x, const TensorView& logits, void* stream) override {
         run_head(model_.weights.output, x, logits, stream);
@@ -76,7 +77,8 @@ class State final : public ModelState {
         flat_x.strides[0] = width, flat_x.strides[1] = 1;
         project(w.h_proj, normed, low(w.h_proj, normed, pass.stream), flat_x, pass.stream);
         op::expand_streams({.value = value, .x = x, .accumulate = true, .stream = pass.stream});
-        run_block(model_, w.block, draft_->layer, workspace_, x, pass);
+        run_block(model_, w.block, draft_->layer, workspace_, x, pass, true);
+        finish_blocks(workspace_, x, pass);
     }
     void draft_head(const TensorView& x, const TensorView& logits, void* stream) override {
         run_head(model_.weights.mtp->head, x, logits, stream);
@@ -92,6 +94,13 @@ class State final : public ModelState {
             add(layer.ring), add(layer.frontier), add(layer.index_frontier);
         if (draft_) add(draft_->layer.ring);
         return pieces;
+    }
+    std::vector<TensorView> caches() const override {
+        std::vector<TensorView> all = fixed_state();
+        for (const LayerState& layer : layers_)
+            for (const DeviceTensor* rows : {&layer.compressed, &layer.index_rows})
+                if (rows->present()) all.push_back(rows->view());
+        return all;
     }
     void visit_grown(u32 length, const Visit& visit) const override {
         for (size_t i = 0; i < layers_.size(); ++i)

@@ -128,6 +128,8 @@ Workspace::Workspace(const Loaded& model, const StateSizes& sizes) {
     if (c.index_heads != 0) {
         index_query = real({c.index_heads, c.index_dim});
         index_weights = fp32({c.index_heads});
+        index_pool_values = fp32({2 * c.index_dim});
+        index_pool_gates = fp32({2 * c.index_dim});
         scores = fp32({std::max<i64>(1, sizes.context / 4)});
         picks = make(Format::int32, {c.index_topk});
     }
@@ -138,8 +140,25 @@ Workspace::Workspace(const Loaded& model, const StateSizes& sizes) {
     };
     input_fp8 = fp8({c.hidden});
     low_rank_fp8 = fp8({c.q_rank});
+    u64 seen = c.window;  // rows that a query sees at most; whole pages of them
+    for (const LayerConfig& layer : c.layers)
+        if (layer.compressed())
+            seen = std::max<u64>(
+                seen,
+                u64{c.window} + (layer.indexed() ? c.index_topk : sizes.context / layer.compress_ratio));
+    attention_records = {model.device, Format::fp32,
+                         op::latent_records_shape(std::min<i64>(rows, kRecordRows), c.num_heads,
+                                                  static_cast<i64>(seen + kIndexedPage))};
     grouped_fp8 = fp8({i64{c.o_groups} * c.o_rank});
     mid_fp8 = fp8({c.top_k, c.expert_width});
+    const auto prepare = [&](const BlockWeights& block) {
+        if (block.shared.w1.low_precision() && !shared_expert.present())
+            shared_expert = SharedSpace(model.device, rows, c.expert_width);
+        if (block.packed && !packed_experts.present())
+            packed_experts = ExpertsSpace(model.device, *block.packed, rows, c.top_k);
+    };
+    for (const BlockWeights& block : model.weights.layers) prepare(block);
+    if (model.weights.mtp) prepare(model.weights.mtp->block);
     shared_fp8 = fp8({1, c.expert_width});
 }
 

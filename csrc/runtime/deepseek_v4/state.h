@@ -40,22 +40,31 @@ struct LayerState {
 [[nodiscard]] LayerState make_layer_state(const Loaded& model, const LayerConfig& layer,
                                           const StateSizes& sizes);
 
+constexpr i64 kRecordRows = 24;   // of a pass, up to which attention gets memory between two kernels
+constexpr i64 kHcFp8Step = 1024;  // channels of which hc_pre makes FP8 rows
+
 // Activations of up to `max_rows` rows.
 struct Workspace {
     Workspace(const Loaded& model, const StateSizes& sizes);
 
     DeviceTensor input, low_rank, query, key_value, output;  // [rows, ..]
     DeviceTensor post, comb;
-    DeviceTensor pool_values, pool_gates;  // fp32
+    DeviceTensor attention_records;                    // fp32, for up to kRecordRows rows
+    DeviceTensor pool_values, pool_gates;              // fp32
+    DeviceTensor index_pool_values, index_pool_gates;  // fp32
     DeviceTensor index_query, index_weights, scores, picks;
     DeviceTensor grouped;  // [rows, o_groups, o_rank]
     DeviceTensor gate_logits, experts, expert_weights;
     DeviceTensor mid, shared_mid;  // [rows, top_k, i], [rows, 1, i]
+    ExpertsSpace packed_experts;
+    SharedSpace shared_expert;
     Fp8Rows input_fp8, low_rank_fp8, grouped_fp8, mid_fp8, shared_fp8;
 };
 
-// x [t, streams, hidden] through attention and experts, in place; pushes the rows into `state`.
+// x [t, streams, hidden] through attention and experts, in place; pushes the rows into `state`. The output of
+// the experts stays in the workspace: the next block (not the `first`), or finish_blocks(), adds it to x.
 void run_block(const Loaded& model, const BlockWeights& weights, LayerState& state, Workspace& workspace,
-               const TensorView& x, const Pass& pass);
+               const TensorView& x, const Pass& pass, bool first);
+void finish_blocks(const Workspace& workspace, const TensorView& x, const Pass& pass);
 
 }  // namespace deep_gemm::runtime::deepseek_v4

@@ -44,10 +44,13 @@ BlockWeights load_block(Loader& loader, const Config& c, const LayerConfig& laye
         w.hash = loader.ids(ffn + "gate.tid2eid", c.num_experts);
     else
         w.gate_bias = loader.plain(ffn + "gate.bias");
-    const auto experts = [&](const char* name) {
-        return loader.experts(ffn + "experts.", c.num_experts, name);
-    };
-    w.experts = {experts("w1"), experts("w2"), experts("w3")};
+    const std::string routed = ffn + "experts.";
+    const auto experts = [&](const char* name) { return loader.experts(routed, c.num_experts, name); };
+    if (loader.should_pack(routed, "w1", c.num_experts, c.hidden, c.expert_width, c.top_k))
+        w.packed = {loader.packed_experts(routed, c.num_experts, {"w1", "w3"}),
+                    loader.packed_experts(routed, c.num_experts, {"w2"})};
+    else
+        w.experts = {experts("w1"), experts("w2"), experts("w3")};
     const std::string shared = ffn + "shared_experts.";
     w.shared = {loader.linear({shared + "w1"}, 1), loader.linear({shared + "w2"}, 1),
                 loader.linear({shared + "w3"}, 1)};

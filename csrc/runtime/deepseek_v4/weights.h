@@ -25,8 +25,9 @@ struct BlockWeights {
     std::optional<CompressorWeights> compressor, index_compressor;
     Linear index_wq_b, index_weights;
     Linear gate;
-    DeviceTensor gate_bias, hash;  // one of them: fp32 [experts], int32 [vocab, top_k]
-    ExpertWeights experts, shared;
+    DeviceTensor gate_bias, hash;   // one of them: fp32 [experts], int32 [vocab, top_k]
+    ExpertWeights experts, shared;  // experts: absent where they are packed
+    std::optional<PackedExperts> packed;
 };
 
 struct HeadWeights {

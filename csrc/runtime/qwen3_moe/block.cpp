@@ -21,7 +21,12 @@ BlockWeights load_block(Loader& loader, const Config& c, const std::string& at) 
     const auto experts = [&](const char* name) {
         return loader.experts(at + "mlp.experts.", c.num_experts, name);
     };
-    w.experts = {.w1 = experts("gate_proj"), .w2 = experts("down_proj"), .w3 = experts("up_proj")};
+    const std::string routed = at + "mlp.experts.";
+    if (loader.should_pack(routed, "gate_proj", c.num_experts, c.hidden, c.expert_width, c.top_k))
+        w.packed = {loader.packed_experts(routed, c.num_experts, {"gate_proj", "up_proj"}),
+                    loader.packed_experts(routed, c.num_experts, {"down_proj"})};
+    else
+        w.experts = {.w1 = experts("gate_proj"), .w2 = experts("down_proj"), .w3 = experts("up_proj")};
     return w;
 }
 
@@ -36,9 +41,8 @@ class BlockPass {
         const TensorView input = rows(s_.input), query = rows(s_.query), key = rows(s_.key),
                          value = rows(s_.value);
         const Input low = to_fp8(input, s_.input_fp8, ScaleRule::exact, pass_.stream);
-        project(w_.q, input, low, flat(s_.query), pass_.stream);
-        project(w_.k, input, low, flat(s_.key), pass_.stream);
-        project(w_.v, input, low, flat(s_.value), pass_.stream);
+        project_many({{&w_.q, flat(s_.query)}, {&w_.k, flat(s_.key)}, {&w_.v, flat(s_.value)}}, input, low,
+                     pass_.stream);
         rotate(query, w_.q_norm);
         rotate(key, w_.k_norm);
         remember(key, state_.keys);
@@ -68,9 +72,20 @@ class BlockPass {
                    .score = RouterScore::softmax,
                    .normalize = c_.normalize_top_k,
                    .stream = pass_.stream});
+        const Input low = to_fp8(input, s_.input_fp8, ScaleRule::exact, pass_.stream);
+        if (w_.packed)
+            return run_packed_experts({.w = *w_.packed,
+                                       .space = s_.packed_experts,
+                                       .low = low,
+                                       .chosen = rows(s_.experts),
+                                       .weights = rows(s_.expert_weights),
+                                       .y = x,
+                                       .add = x,
+                                       .weigh = WeighExperts::after_down,
+                                       .stream = pass_.stream});
         run_experts({.w = w_.experts,
                      .x = input,
-                     .low = to_fp8(input, s_.input_fp8, ScaleRule::exact, pass_.stream),
+                     .low = low,
                      .chosen = rows(s_.experts),
                      .weights = rows(s_.expert_weights),
                      .mid = s_.mid,
@@ -163,7 +178,10 @@ Workspace::Workspace(const Loaded& model, const StateSizes& sizes) {
         return Fp8Rows(model.device, std::move(shape));
     };
     const BlockWeights& w = model.weights.layers.front();
-    input_fp8 = fp8(w.q.low_precision() ? w.q : w.experts.w1, {c.hidden});
+    if (w.packed) packed_experts = ExpertsSpace(model.device, *w.packed, rows, c.top_k);
+    if (model.numerics == Numerics::released &&
+        (w.packed || w.q.low_precision() || w.experts.w1.low_precision()))
+        input_fp8 = Fp8Rows(model.device, {rows, c.hidden});
     query_fp8 = fp8(w.o, {i64{c.num_heads} * c.head_dim});
     mid_fp8 = fp8(w.experts.w2, {c.top_k, c.expert_width});
 }

@@ -9,7 +9,8 @@ namespace deep_gemm::runtime::qwen3_moe {
 struct BlockWeights {
     DeviceTensor input_norm, post_norm, q_norm, k_norm;
     Linear q, k, v, o, gate;
-    ExpertWeights experts;
+    ExpertWeights experts;  // absent where they are packed
+    std::optional<PackedExperts> packed;
 };
 
 struct Weights {
@@ -41,6 +42,7 @@ struct Workspace {
     DeviceTensor input, query, key, value;  // [rows, hidden], [rows, heads, head_dim]
     DeviceTensor records;                   // of attention
     DeviceTensor gate_logits, experts, expert_weights, mid;
+    ExpertsSpace packed_experts;
     Fp8Rows input_fp8, query_fp8, mid_fp8;
 };
 

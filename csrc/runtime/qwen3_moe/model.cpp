@@ -37,6 +37,12 @@ class State final : public ModelState {
 
     bool only_grows() const override { return true; }
     std::vector<TensorView> fixed_state() const override { return {}; }
+    std::vector<TensorView> caches() const override {
+        std::vector<TensorView> all;
+        for (const LayerState& layer : layers_)
+            all.push_back(layer.keys.view()), all.push_back(layer.values.view());
+        return all;
+    }
     void visit_grown(u32 length, const Visit& visit) const override {
         visit_visible(length, [&](std::string_view, u64 address, u64 bytes) { visit(address, bytes); });
     }

@@ -72,48 +72,50 @@ DG_DEVICE Float4 sum_of(const Float4& a, const Float4& b) {
 
 }  // namespace compressor_detail
 
-template <CompressorSpec S>
-DG_KERNEL(kLatentThreads, 4)
-compressor_update(DG_GRID_CONSTANT const CompressorParams p) {
-    using compressor_detail::Pool;
-    constexpr u32 kPools = pools_of(S), kHalves = S.overlap ? 2 : 1;
-    constexpr u32 kClosed = 0, kNext = 1, kOwn = kPools - 1;  // without overlap there is only kOwn
-    ptx::grid_dependency_launch();
-    ptx::grid_dependency_wait();
-    const u32 sequence = ptx::block_index(), channel = ptx::thread_index() * 4;
-    const bool active = channel < p.dim;
-    float* state = p.state + static_cast<u64>(sequence) * 3 * kPools * p.dim + channel;
-    Pool pools[kPools] = {};
-    if (active)
-        for (u32 i = 0; i < kPools; ++i) pools[i].load(state + i * 3 * p.dim, p.dim);
+namespace compressor_detail {
 
-    for (u32 token = 0; token < p.tokens; ++token) {
-        const i32 at = ptx::ld_global_s32(p.positions + token);
-        if (at < 0 || tile::sequence_of(p.sequences, token) != sequence) continue;
-        const u32 position = static_cast<u32>(at), slot = position % p.ratio, window = position / p.ratio;
-        if (active) {
-            const float* ape = p.ape + static_cast<u64>(slot) * kHalves * p.dim + channel;
-            const auto push = [&](Pool& pool, u32 half) {
-                const tile::Float4 k =
-                    ptx::ld_global_v4_f32(p.kv + token * p.kv_stride + half * p.dim + channel);
-                const tile::Float4 g =
-                    ptx::ld_global_v4_f32(p.gate + token * p.gate_stride + half * p.dim + channel);
-                pool.push(slot == 0, k,
-                          compressor_detail::sum_of(g, ptx::ld_global_v4_f32(ape + half * p.dim)));
-            };
-            if constexpr (S.overlap) push(pools[kNext], 0);
-            push(pools[kOwn], kHalves - 1);
-        }
-        if (slot == p.ratio - 1) {
-            tile::Float4 row{};
-            if (active) {
-                Pool all = pools[kOwn];
-                if constexpr (S.overlap) {
-                    if (window > 0) all.merge(pools[kClosed]);
-                    pools[kClosed] = pools[kNext];
-                }
-                row = all.mean();
-            }
+template <CompressorSpec S>
+using Pools = Pool[pools_of(S)];
+constexpr u32 kClosed = 0, kNext = 1;
+template <CompressorSpec S>
+constexpr u32 kOwn = pools_of(S) - 1;  // without overlap there is only this one
+
+template <CompressorSpec S>
+DG_DEVICE void push_token(const CompressorParams& p, Pools<S>& pools, u32 token, u32 position, u32 channel) {
+    constexpr u32 kHalves = S.overlap ? 2 : 1;
+    const u32 slot = position % p.ratio;
+    const float* ape = p.ape + static_cast<u64>(slot) * kHalves * p.dim + channel;
+    const auto push = [&](Pool& pool, u32 half) {
+        const Float4 k = ptx::ld_global_v4_f32(p.kv + token * p.kv_stride + half * p.dim + channel);
+        const Float4 g = ptx::ld_global_v4_f32(p.gate + token * p.gate_stride + half * p.dim + channel);
+        pool.push(slot == 0, k, sum_of(g, ptx::ld_global_v4_f32(ape + half * p.dim)));
+    };
+    if constexpr (S.overlap) push(pools[kNext], 0);
+    push(pools[kOwn<S>], kHalves - 1);
+}
+
+/// The row of a window that its last token closes, before the norm.
+template <CompressorSpec S>
+DG_DEVICE Float4 close_window(Pools<S>& pools, u32 window) {
+    Pool all = pools[kOwn<S>];
+    if constexpr (S.overlap) {
+        if (window > 0) all.merge(pools[kClosed]);
+        pools[kClosed] = pools[kNext];
+    }
+    return all.mean();
+}
+
+/// A token into the pools; `Writes`: what it leaves in rows and journal as well. All threads call.
+template <CompressorSpec S, bool Writes>
+DG_DEVICE void take_token(const CompressorParams& p, Pools<S>& pools, u32 sequence, u32 token, u32 position,
+                          u32 channel) {
+    const bool active = channel < p.dim;
+    const u32 window = position / p.ratio;
+    if (active) push_token<S>(p, pools, token, position, channel);
+    if (position % p.ratio == p.ratio - 1) {
+        Float4 row{};
+        if (active) row = close_window<S>(pools, window);
+        if constexpr (Writes) {
             tile::normalize<kLatentThreads, S.weight>(row, ptx::dynamic_smem() + plan_smem(S).sums, p.weight,
                                                       channel, p.dim, p.eps);
             tile::rotate4<RopePairs::interleaved>(row, channel, p.dim, p.dims, p.frequencies,
@@ -122,14 +124,68 @@ compressor_update(DG_GRID_CONSTANT const CompressorParams p) {
             if (window < p.rows.rows)
                 tile::write_latent<S.rows>(p.rows, sequence, window, channel, p.dim, row);
         }
-        if constexpr (S.journal) {
-            float* entry = p.journal + static_cast<u64>(token) * 3 * kPools * p.dim + channel;
-            if (active)
-                for (u32 i = 0; i < kPools; ++i) pools[i].store(entry + i * 3 * p.dim, p.dim);
+    }
+    if constexpr (Writes && S.journal) {
+        float* entry = p.journal + static_cast<u64>(token) * 3 * pools_of(S) * p.dim + channel;
+        if (active)
+            for (u32 i = 0; i < pools_of(S); ++i) pools[i].store(entry + i * 3 * p.dim, p.dim);
+    }
+}
+
+/// The sequence's tokens of [begin, end); 32 at a time are looked at.
+template <CompressorSpec S, bool Writes>
+DG_DEVICE void take_tokens(const CompressorParams& p, Pools<S>& pools, u32 sequence, u32 begin, u32 end,
+                           u32 channel) {
+    for (u32 base = begin; base < end; base += 32) {
+        const u32 mine = base + ptx::lane_index();
+        i32 at = -1;
+        if (mine < end && tile::sequence_of(p.sequences, mine) == sequence)
+            at = ptx::ld_global_s32(p.positions + mine);
+        for (u32 left = ptx::ballot(at >= 0); left != 0; left &= left - 1) {
+            const u32 lane = ptx::lowest_bit(left);
+            take_token<S, Writes>(p, pools, sequence, base + lane, ptx::shfl_idx(static_cast<u32>(at), lane),
+                                  channel);
         }
     }
+}
+
+/// Tokens before `token` without which its pools would differ: back to where all of them started anew.
+template <CompressorSpec S>
+DG_DEVICE u32 tokens_before(const CompressorParams& p, u32 token) {
+    const u32 slot = static_cast<u32>(ptx::ld_global_s32(p.positions + token)) % p.ratio;
+    return slot + (S.overlap ? p.ratio : 0);
+}
+
+}  // namespace compressor_detail
+
+template <CompressorSpec S>
+DG_KERNEL(kLatentThreads, 4)
+compressor_update(DG_GRID_CONSTANT const CompressorParams p) {
+    using namespace compressor_detail;
+    ptx::grid_dependency_launch();
+    ptx::grid_dependency_wait();
+    const u32 sequence = ptx::block_index() / p.segments, segment = ptx::block_index() % p.segments;
+    const u32 channel = ptx::thread_index() * 4;
+    const bool active = channel < p.dim;
+    float* state = p.state + static_cast<u64>(sequence) * 3 * pools_of(S) * p.dim + channel;
+    Pools<S> pools = {};
+    const u32 begin = segment * p.segment_rows;
+    if (segment == 0) {
+        if (active)
+            for (u32 i = 0; i < pools_of(S); ++i) pools[i].load(state + i * 3 * p.dim, p.dim);
+    } else {
+        take_tokens<S, false>(p, pools, sequence, begin - tokens_before<S>(p, begin), begin, channel);
+    }
+    const u32 end = begin + p.segment_rows < p.tokens ? begin + p.segment_rows : p.tokens;
+    take_tokens<S, true>(p, pools, sequence, begin, end, channel);
+    if (segment != 0) return;
+    // The first CTA, which alone has read the state, writes the new one.
+    if (p.segments > 1) {
+        const u32 last = p.tokens - 1;
+        take_tokens<S, false>(p, pools, sequence, last - tokens_before<S>(p, last), p.tokens, channel);
+    }
     if (active)
-        for (u32 i = 0; i < kPools; ++i) pools[i].store(state + i * 3 * p.dim, p.dim);
+        for (u32 i = 0; i < pools_of(S); ++i) pools[i].store(state + i * 3 * p.dim, p.dim);
 }
 
 template <CompressorSpec S>

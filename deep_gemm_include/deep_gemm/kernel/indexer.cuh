@@ -6,6 +6,7 @@
 #include <deep_gemm/tile/order.h>
 #include <deep_gemm/tile/real.h>
 #include <deep_gemm/tile/reduce.h>
+#include <deep_gemm/ptx/mma_sync.h>
 #include <deep_gemm/ptx/shared_words.h>
 
 namespace deep_gemm {
@@ -62,44 +63,133 @@ index_scores(DG_GRID_CONSTANT const IndexScoreParams p) {
             ptx::st_global_f32(p.scores + token * p.scores_stride + first + i, score[i] * p.scale);
 }
 
+namespace index_detail {
+
+/// 64 heads of a token and their weights; zeros beyond the last.
+DG_DEVICE void load_heads(const IndexScoreParams& p, u32 token, u32 first, ptx::SharedAddress smem) {
+    constexpr u32 kPieces = kIndexMmaChannels / 8;  // of 16 bytes
+    for (u32 i = ptx::thread_index(); i < kIndexMmaHeads * kPieces; i += kIndexMmaThreads) {
+        const u32 head = i / kPieces, piece = i % kPieces;
+        ptx::UInt4 v{};
+        if (first + head < p.heads)
+            v = ptx::ld_global_v4_u32(static_cast<const u8*>(p.query.data) +
+                                      (token * p.query.stride + (first + head) * p.query.inner_stride) * 2 +
+                                      piece * 16);
+        ptx::st_shared_v4_u32(smem + head * kIndexPitch + piece * 16, v);
+    }
+    const u32 head = ptx::thread_index();
+    if (head < kIndexMmaHeads)
+        ptx::st_shared_f32(smem + kIndexMmaHeads * kIndexPitch + head * 4,
+                           first + head < p.heads
+                               ? ptx::ld_global_f32(p.weights + token * p.weights_stride + first + head)
+                               : 0.0f);
+}
+
+}  // namespace index_detail
+
+template <IndexMmaSpec S>
+DG_KERNEL(kIndexMmaThreads, 4)
+index_mma(DG_GRID_CONSTANT const IndexScoreParams p) {
+    constexpr u32 kLoads = kIndexMmaChannels / 32, kTiles = kIndexMmaHeads / 8;
+    ptx::grid_dependency_launch();
+    ptx::grid_dependency_wait();
+    const u32 token = ptx::block_index() % p.tokens, sequence = tile::sequence_of(p.sequences, token);
+    const u32 visible =
+        index_detail::visible_rows(ptx::ld_global_s32(p.positions + token), p.ratio, p.num_rows);
+    const u32 block = ptx::block_index() / p.tokens * kIndexMmaRows;
+    if (sequence >= p.sequences_count || block >= visible || visible <= p.only_above) return;
+    const u32 lane = ptx::lane_index(), first = block + ptx::warp_index() * kIndexMmaWarpRows;
+    const ptx::SharedAddress smem = ptx::dynamic_smem();
+
+    // A lane has 16 bytes of each 64 of two rows: its fragments of two steps.
+    ptx::UInt4 rows[2][kLoads] = {};
+#pragma unroll
+    for (u32 half = 0; half < 2; ++half) {
+        const u32 row = first + lane / 4 + half * 8;
+        if (row >= visible) continue;
+        const u8* at = static_cast<const u8*>(p.rows.data) +
+                       (sequence * p.rows.stride + row * p.rows.inner_stride) * 2 + lane % 4 * 16;
+#pragma unroll
+        for (u32 load = 0; load < kLoads; ++load) rows[half][load] = ptx::ld_global_v4_u32(at + load * 64);
+    }
+    float score[2] = {};
+    for (u32 head = 0; head < p.heads; head += kIndexMmaHeads) {
+        index_detail::load_heads(p, token, head, smem);
+        ptx::sync_threads();
+#pragma unroll
+        for (u32 t = 0; t < kTiles; ++t) {
+            float dots[4] = {};
+#pragma unroll
+            for (u32 load = 0; load < kLoads; ++load) {
+                const ptx::UInt4 q = ptx::ld_shared_v4_u32(smem + (t * 8 + lane / 4) * kIndexPitch +
+                                                           load * 64 + lane % 4 * 16);
+                const ptx::UInt4 &a = rows[0][load], &b = rows[1][load];
+                const u32 low[] = {a.x, b.x, a.y, b.y}, high[] = {a.z, b.z, a.w, b.w};
+                ptx::mma_m16n8k16_bf16(dots, low, q.x, q.y);
+                ptx::mma_m16n8k16_bf16(dots, high, q.z, q.w);
+            }
+            const ptx::Float2 weight =
+                ptx::ld_shared_v2_f32(smem + kIndexMmaHeads * kIndexPitch + (t * 8 + lane % 4 * 2) * 4);
+#pragma unroll
+            for (u32 half = 0; half < 2; ++half) {
+                score[half] = ptx::fma_rn_f32(weight.x, ptx::max_nan_f32(dots[2 * half], 0.0f), score[half]);
+                score[half] =
+                    ptx::fma_rn_f32(weight.y, ptx::max_nan_f32(dots[2 * half + 1], 0.0f), score[half]);
+            }
+        }
+        ptx::sync_threads();
+    }
+#pragma unroll
+    for (u32 half = 0; half < 2; ++half) {
+        const float sum = tile::warp_sum<4>(score[half]);
+        const u32 row = first + lane / 4 + half * 8;
+        if (lane % 4 == 0 && row < visible)
+            ptx::st_global_f32(p.scores + token * p.scores_stride + row, sum * p.scale);
+    }
+}
+
 namespace top_k_detail {
 
 struct Found {
     u32 bin, above;
 };
 
-/// The bin in which the `wanted`-th largest lies and how many lie in higher bins. All threads call.
-DG_DEVICE Found find_bin(ptx::SharedAddress bins, ptx::SharedAddress found, u32 wanted) {
-    if (ptx::warp_index() == 0) {
-        const u32 lane = ptx::lane_index(),
-                  top = 255 - lane * 8;  // a lane has eight bins, lane 0 the highest
-        u32 sum = 0;
-        for (u32 i = 0; i < 8; ++i) sum += ptx::ld_shared_u32(bins + (top - i) * 4);
-        u32 through = sum;
-        for (u32 delta = 1; delta < 32; delta *= 2) {
-            const u32 lower = ptx::shfl_up(through, delta);
-            if (lane >= delta) through += lower;
-        }
-        u32 above = through - sum;
-        if (above < wanted && wanted <= through) {
-            u32 bin = top;
-            for (u32 here = ptx::ld_shared_u32(bins + bin * 4); above + here < wanted;
-                 here = ptx::ld_shared_u32(bins + bin * 4)) {
-                above += here;
-                --bin;
-            }
-            ptx::st_shared_u32(found, bin);
-            ptx::st_shared_u32(found + 4, above);
-        }
+/// The bin in which the `wanted`-th largest lies and how many lie in higher bins. All threads call; a thread
+/// has two neighbouring bins, the first one the highest.
+template <TopKSpec S>
+DG_DEVICE Found find_bin(ptx::SharedAddress smem, u32 wanted) {
+    constexpr TopKSmem kPlan = plan_smem(S);
+    static_assert(kTopKBins == 2 * kTopKThreads);
+    const u32 lane = ptx::lane_index(), warp = ptx::warp_index();
+    const u32 top = kTopKBins - 1 - ptx::thread_index() * 2;
+    const u32 first = ptx::ld_shared_u32(smem + kPlan.bins + top * 4);
+    const u32 sum = first + ptx::ld_shared_u32(smem + kPlan.bins + (top - 1) * 4);
+    u32 through = sum;
+#pragma unroll
+    for (u32 delta = 1; delta < 32; delta *= 2) {
+        const u32 lower = ptx::shfl_up(through, delta);
+        if (lane >= delta) through += lower;
+    }
+    if (lane == 31) ptx::st_shared_u32(smem + kPlan.counts + warp * 4, through);
+    ptx::sync_threads();
+    // Lane w has the count of warp w; the lanes below the own warp's number are added.
+    u32 earlier = lane < warp ? ptx::ld_shared_u32(smem + kPlan.counts + lane * 4) : 0;
+#pragma unroll
+    for (u32 mask = 16; mask > 0; mask /= 2) earlier += ptx::shfl_bfly_u32(earlier, mask);
+    const u32 above = earlier + through - sum;
+    if (above < wanted && wanted <= above + sum) {
+        const bool upper = wanted <= above + first;
+        ptx::st_shared_u32(smem + kPlan.found, upper ? top : top - 1);
+        ptx::st_shared_u32(smem + kPlan.found + 4, upper ? above : above + first);
     }
     ptx::sync_threads();
-    return {ptx::ld_shared_u32(found), ptx::ld_shared_u32(found + 4)};
+    return {ptx::ld_shared_u32(smem + kPlan.found), ptx::ld_shared_u32(smem + kPlan.found + 4)};
 }
 
 }  // namespace top_k_detail
 
 template <TopKSpec S>
-DG_KERNEL(kTopKThreads, 4)
+DG_KERNEL(kTopKThreads, 2)
 top_k(DG_GRID_CONSTANT const TopKParams p) {
     constexpr TopKSmem kPlan = plan_smem(S);
     constexpr u32 kWarps = kTopKThreads / 32;
@@ -116,23 +206,34 @@ top_k(DG_GRID_CONSTANT const TopKParams p) {
     }
     const float* scores = p.scores + token * p.scores_stride;
     const auto order_at = [&](u32 i) { return tile::order_of(ptx::ld_global_f32(scores + i)); };
+    u32 held[kTopKHeld];
+#pragma unroll
+    for (u32 j = 0; j < kTopKHeld; ++j) {
+        const u32 i = thread + j * kTopKThreads;
+        held[j] = i < count ? order_at(i) : 0;
+    }
 
-    // The k-th largest, eight bits at a time.
+    // The k-th largest, a digit at a time; the last one has fewer bits.
     u32 threshold = 0, known = 0, wanted = p.k;
-    for (u32 shift = 24;; shift -= 8) {
-        ptx::st_shared_u32(smem + kPlan.bins + thread * 4, 0);
+    for (u32 top = 32; top > 0;) {
+        const u32 bits = top < kTopKDigit ? top : kTopKDigit, shift = top - bits, mask = (1u << bits) - 1;
+        for (u32 i = thread; i < kTopKBins; i += kTopKThreads)
+            ptx::st_shared_u32(smem + kPlan.bins + i * 4, 0);
         ptx::sync_threads();
-        for (u32 i = thread; i < count; i += kTopKThreads) {
-            const u32 order = order_at(i);
+        const auto count_one = [&](u32 order) {
             if ((order & known) == threshold)
-                ptx::red_shared_add_u32(smem + kPlan.bins + (order >> shift & 255) * 4, 1);
-        }
+                ptx::red_shared_add_u32(smem + kPlan.bins + (order >> shift & mask) * 4, 1);
+        };
+#pragma unroll
+        for (u32 j = 0; j < kTopKHeld; ++j)
+            if (thread + j * kTopKThreads < count) count_one(held[j]);
+        for (u32 i = thread + kTopKHeld * kTopKThreads; i < count; i += kTopKThreads) count_one(order_at(i));
         ptx::sync_threads();
-        const auto found = top_k_detail::find_bin(smem + kPlan.bins, smem + kPlan.found, wanted);
+        const auto found = top_k_detail::find_bin<S>(smem, wanted);
         threshold |= found.bin << shift;
-        known |= 255u << shift;
+        known |= mask << shift;
         wanted -= found.above;
-        if (shift == 0) break;
+        top = shift;
     }
 
     // In order of indices: all above the threshold, and the first `wanted` of those equal to it.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <deep_gemm/spec/norm.h>
+#include <deep_gemm/tile/fp8_copy.h>
 #include <deep_gemm/tile/real.h>
 #include <deep_gemm/tile/reduce.h>
 #include <deep_gemm/ptx/math.h>
@@ -35,6 +36,9 @@ rms_norm(DG_GRID_CONSTANT const NormParams p) {
             v = {v.x * w.x, v.y * w.y, v.z * w.z, v.w * w.w};
         }
         tile::store4<S.y>(p.y.data, y + i, v);
+        if constexpr (S.fp8)  // d is a multiple of 128: whole warps are here
+            tile::store_fp8_copy(p.codes + static_cast<u64>(row) * p.d,
+                                 p.scales + static_cast<u64>(row) * (p.d / 128), i, v);
     }
 }
 

@@ -14,15 +14,16 @@ DG_DEVICE float sqrt_softplus(float z) {
     return ptx::sqrt_rn_f32(z > 20.0f ? z : ptx::log1p_f32(ptx::exp_f32(z)));
 }
 
-/// Scores of all experts into shared memory.
+/// Scores of all experts into shared memory; a softmax is the first warp's.
 template <RouterSpec S>
 DG_DEVICE void score(const RouterParams& p, const float* logits, ptx::SharedAddress scores) {
     const u32 lane = ptx::lane_index();
     if constexpr (S.score == RouterScore::sqrt_softplus) {
-        for (u32 e = lane; e < p.num_experts; e += 32)
+        for (u32 e = ptx::thread_index(); e < p.num_experts; e += kRouterThreads)
             ptx::st_shared_f32(scores + e * 4, sqrt_softplus(ptx::ld_global_f32(logits + e)));
-    } else {
+    } else if (ptx::warp_index() == 0) {
         float largest = codec::float_of_bits(codec::kSignBit | codec::kInfinityBits), sum = 0;
+#pragma unroll 4
         for (u32 e = lane; e < p.num_experts; e += 32)
             largest = ptx::max_nan_f32(largest, ptx::ld_global_f32(logits + e));
         largest = tile::warp_max(largest);
@@ -40,7 +41,7 @@ DG_DEVICE void score(const RouterParams& p, const float* logits, ptx::SharedAddr
 }  // namespace router_detail
 
 template <RouterSpec S>
-DG_KERNEL(kRouterThreads, 16)
+DG_KERNEL(kRouterThreads, 4)
 route(DG_GRID_CONSTANT const RouterParams p) {
     constexpr RouterSmem kPlan = plan_smem(S);
     ptx::grid_dependency_launch();
@@ -49,6 +50,17 @@ route(DG_GRID_CONSTANT const RouterParams p) {
     const ptx::SharedAddress scores = ptx::dynamic_smem() + kPlan.scores,
                              keys = ptx::dynamic_smem() + kPlan.keys;
     router_detail::score<S>(p, p.logits + row * p.logits_stride, scores);
+    ptx::sync_threads();
+    if constexpr (!S.hash) {
+        for (u32 e = ptx::thread_index(); e < p.num_experts; e += kRouterThreads) {
+            float value = ptx::ld_shared_f32(scores + e * 4);
+            if constexpr (S.bias) value += ptx::ld_global_f32(p.bias + e);
+            const u32 order = tile::order_of(value);
+            ptx::st_shared_u32(keys + e * 4, order != 0 ? order : 1);  // 0: taken
+        }
+        ptx::sync_threads();
+    }
+    if (ptx::warp_index() != 0) return;
 
     // Lane j has choice j; an expert at or above num_experts is none.
     u32 expert = p.num_experts;
@@ -58,14 +70,9 @@ route(DG_GRID_CONSTANT const RouterParams p) {
             expert =
                 static_cast<u32>(ptx::ld_global_s32(p.table + static_cast<u64>(token) * p.choices + lane));
     } else {
-        for (u32 e = lane; e < p.num_experts; e += 32) {
-            float value = ptx::ld_shared_f32(scores + e * 4);
-            if constexpr (S.bias) value += ptx::ld_global_f32(p.bias + e);
-            const u32 order = tile::order_of(value);
-            ptx::st_shared_u32(keys + e * 4, order != 0 ? order : 1);  // 0: taken
-        }
         for (u32 j = 0; j < p.choices; ++j) {
             u64 best = 0;
+#pragma unroll 4
             for (u32 e = lane; e < p.num_experts; e += 32) {
                 const u64 key = tile::ranked(ptx::ld_shared_u32(keys + e * 4), e);
                 best = key > best ? key : best;

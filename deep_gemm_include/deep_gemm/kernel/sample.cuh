@@ -86,14 +86,41 @@ DG_DEVICE Prefix shorter(const Prefix& a, const Prefix& b) {
 }  // namespace sample_detail
 
 template <SampleSpec S>
-DG_KERNEL(kSampleThreads, 2)
+DG_KERNEL(kArgmaxThreads, 1)
 argmax(DG_GRID_CONSTANT const ArgmaxParams p) {
+    constexpr SampleSmem kPlan = plan_smem(S);
+    static_assert(kArgmaxThreads / 32 == 32, "the first warp takes one number of each");
     ptx::grid_dependency_launch();
     ptx::grid_dependency_wait();
-    const u32 row = ptx::block_index();
-    const auto found = sample_detail::largest_of(p.logits + row * p.stride, p.v, ptx::dynamic_smem());
-    if (ptx::thread_index() == 0)
-        ptx::st_global_s32(p.tokens + row, found.nan ? -1 : static_cast<i32>(found.token));
+    const u32 row = ptx::block_index(), thread = ptx::thread_index(), lane = ptx::lane_index();
+    const float* logits = p.logits + row * p.stride;
+    u64 best = 0;
+    bool nan = false;
+    for (u32 base = thread; base < p.v; base += kArgmaxThreads * kArgmaxUnroll) {
+        float values[kArgmaxUnroll];
+#pragma unroll
+        for (u32 j = 0; j < kArgmaxUnroll; ++j) {
+            const u32 i = base + j * kArgmaxThreads;
+            values[j] = ptx::ld_global_f32(logits + (i < p.v ? i : thread));  // again: no other maximum
+        }
+#pragma unroll
+        for (u32 j = 0; j < kArgmaxUnroll; ++j) {
+            const u32 i = base + j * kArgmaxThreads, order = tile::order_of(values[j]);
+            const u64 key = tile::ranked(order, i < p.v ? i : thread);
+            best = key > best ? key : best;
+            nan = nan || order == 0;
+        }
+    }
+    // A NaN is above every rank.
+    best = tile::warp_max_u64(nan ? ~u64{0} : best);
+    const ptx::SharedAddress warps = ptx::dynamic_smem() + kPlan.bins;
+    const u32 warp = ptx::warp_index();
+    if (lane == 0) ptx::st_shared_u64(warps + warp * 8, best);
+    ptx::sync_threads();
+    if (warp != 0) return;
+    best = tile::warp_max_u64(ptx::ld_shared_u64(warps + lane * 8));
+    if (lane == 0)
+        ptx::st_global_s32(p.tokens + row, best == ~u64{0} ? -1 : static_cast<i32>(tile::index_of(best)));
 }
 
 template <SampleSpec S>

@@ -47,6 +47,8 @@ struct CompressorParams {
     LatentView rows;
     u32 tokens, dim, dims, ratio;
     float eps;
+    u32 segments;      // CTAs of a sequence; more than one for consecutive positions of the only one
+    u32 segment_rows;  // tokens of each, at least two windows
 };
 
 struct CompressorRestoreParams {

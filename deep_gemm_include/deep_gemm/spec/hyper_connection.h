@@ -7,21 +7,30 @@
 //   comb[a, b] = softmax over b of (mix[2h + a h + b] scale[2] + base[2h + a h + b]), + hc_eps, then made
 //   doubly
 //                stochastic by Sinkhorn's iteration
-// A cluster of CTAs shares a token: each has a range of channels, of all streams.
+// A cluster of CTAs shares a token: each has a range of channels, of all streams; a thread has four channels
+// of a stream, its neighbours those of the others.
 #pragma once
 
 #include <deep_gemm/spec/view.h>
 
 namespace deep_gemm {
 
-constexpr u32 kHcThreads = 128;
+constexpr u32 kHcThreads = 128;      // hc_post
+constexpr u32 kHcMixThreads = 512;   // hc_mix, where they have all channels in one step
+constexpr u32 kHcManyThreads = 256;  // else: with registers for more steps
+constexpr u32 kHcMixWarps = kHcMixThreads / 32;
 constexpr u32 kHcCluster = 8;
+constexpr u32 kMaxHcSteps = 4;
 
 struct HcSpec {
     Format x = Format::fp32, y = Format::fp32;
     Format weight = Format::none;  // of the norm that follows; none: no norm
+    Format add = Format::none;     // of a sublayer's output that the streams take in first; none: nothing
     u32 streams = 4;
+    u32 threads = kHcMixThreads;
+    u32 steps = 1;      // times that the threads go over a CTA's channels
     bool head = false;  // only pre: before the output head
+    bool fp8 = false;   // y also as E4M3
 
     friend constexpr bool operator==(const HcSpec&, const HcSpec&) = default;
 };
@@ -30,8 +39,12 @@ constexpr void visit_fields(Visitor&& visit, const HcSpec& s) {
     visit("x", s.x);
     visit("y", s.y);
     visit("weight", s.weight);
+    visit("add", s.add);
     visit("streams", s.streams);
+    visit("threads", s.threads);
+    visit("steps", s.steps);
     visit("head", s.head);
+    visit("fp8", s.fp8);
 }
 
 constexpr u32 mixes_of(const HcSpec& s) {
@@ -39,20 +52,34 @@ constexpr u32 mixes_of(const HcSpec& s) {
 }
 
 struct HcSmem {
-    u32 sums;      // a float a warp
+    u32 sums;      // a float a warp and mix
     u32 partials;  // this CTA's share of the mixes, then of the squares; read by the cluster
     u32 norm;      // its share of the squares of y; read by the cluster
     u32 pre;       // [streams]
+    u32 mixed;     // fp32: this CTA's channels of y before the norm
+    u32 streams;   // fp32: four channels of a thread and step
     u32 bytes;
 };
+// Channels of a CTA, of which there are as many as threads have at most.
+constexpr u32 hc_share_of(u32 d) {
+    return ceil_div(d / 4, kHcCluster) * 4;
+}
+constexpr u32 hc_threads_of(u32 d, u32 streams) {
+    return hc_share_of(d) / 4 * streams <= kHcMixThreads ? kHcMixThreads : kHcManyThreads;
+}
+constexpr u32 hc_steps_of(u32 d, u32 streams) {
+    return ceil_div(hc_share_of(d) / 4 * streams, hc_threads_of(d, streams));
+}
 constexpr HcSmem plan_smem(const HcSpec& s) {
     HcSmem p{};
-    const u32 sums = (mixes_of(s) + 1) * (kHcThreads / 32) * 4;
+    const u32 sums = (mixes_of(s) + 1) * kHcMixWarps * 4;
     p.sums = 0;
     p.partials = align_up(sums, 16u);
     p.norm = p.partials + align_up((mixes_of(s) + 1) * 4, 16u);
     p.pre = p.norm + 16;
-    p.bytes = p.pre + s.streams * 4;
+    p.mixed = p.pre + 16;
+    p.streams = p.mixed + s.threads / s.streams * s.steps * 16;
+    p.bytes = p.streams + s.threads * s.steps * 16;
     return p;
 }
 
@@ -63,7 +90,10 @@ struct HcParams {
     const float* scale;
     const void* weight;  // [d]
     View y;              // [rows, d]
-    float* post;         // [rows, streams]
+    View add;            // [rows, d]
+    u8* codes;           // [rows, d]
+    float* scales;       // [rows, d / 128]
+    float* post;         // [rows, streams]; with `add` also read
     float* comb;         // [rows, streams, streams]
     u32 d, sinkhorn_iterations;
     float hc_eps, rms_eps;

@@ -40,7 +40,29 @@ struct IndexScoreParams {
     float scale;
 };
 
-constexpr u32 kTopKThreads = 256;
+// The same on tensor cores: bf16 queries and rows of 128 channels. A warp has 16 rows, all heads. A score is
+// the sum over heads in an order that depends on their number alone: a lane has heads 8 i + 2 (lane % 4) and
+// the next, in order of i; then the four lanes are added pairwise.
+constexpr u32 kIndexMmaThreads = 128;
+constexpr u32 kIndexMmaWarpRows = 16;
+constexpr u32 kIndexMmaRows = kIndexMmaThreads / 32 * kIndexMmaWarpRows;
+constexpr u32 kIndexMmaChannels = 128;
+constexpr u32 kIndexMmaHeads = 64;                       // in shared memory at a time
+constexpr u32 kIndexPitch = kIndexMmaChannels * 2 + 64;  // bytes of a head: no bank conflicts
+
+struct IndexMmaSpec {
+    friend constexpr bool operator==(const IndexMmaSpec&, const IndexMmaSpec&) = default;
+};
+template <typename Visitor>
+constexpr void visit_fields(Visitor&&, const IndexMmaSpec&) {}
+constexpr IndexSmem plan_smem(const IndexMmaSpec&) {
+    return {.bytes = kIndexMmaHeads * (kIndexPitch + 4)};
+}
+
+constexpr u32 kTopKThreads = 1024;
+constexpr u32 kTopKHeld = 4;    // scores that a thread keeps in registers
+constexpr u32 kTopKDigit = 11;  // bits of the order that a pass decides
+constexpr u32 kTopKBins = 1u << kTopKDigit;
 
 struct TopKSpec {
     friend constexpr bool operator==(const TopKSpec&, const TopKSpec&) = default;
@@ -49,13 +71,16 @@ template <typename Visitor>
 constexpr void visit_fields(Visitor&&, const TopKSpec&) {}
 
 struct TopKSmem {
-    u32 bins;    // 256 counts
+    u32 bins;    // a count for each value of a digit
     u32 found;   // bin and what lies above it
-    u32 counts;  // of a chunk: larger and equal, a pair a warp
+    u32 counts;  // a number a warp of what is in its bins; of a chunk: larger and equal, a pair a warp
     u32 bytes;
 };
 constexpr TopKSmem plan_smem(const TopKSpec&) {
-    return {.bins = 0, .found = 1024, .counts = 1032, .bytes = 1032 + kTopKThreads / 32 * 8};
+    return {.bins = 0,
+            .found = kTopKBins * 4,
+            .counts = kTopKBins * 4 + 8,
+            .bytes = kTopKBins * 4 + 8 + kTopKThreads / 32 * 8};
 }
 
 struct TopKParams {

@@ -10,6 +10,7 @@ constexpr u32 kNormThreads = 128;
 struct NormSpec {
     Format x = Format::fp32, y = Format::fp32;
     Format weight = Format::none;  // none: the plain norm
+    bool fp8 = false;              // also as E4M3
 
     friend constexpr bool operator==(const NormSpec&, const NormSpec&) = default;
 };
@@ -18,6 +19,7 @@ constexpr void visit_fields(Visitor&& visit, const NormSpec& s) {
     visit("x", s.x);
     visit("y", s.y);
     visit("weight", s.weight);
+    visit("fp8", s.fp8);
 }
 
 struct NormSmem {
@@ -31,6 +33,8 @@ constexpr NormSmem plan_smem(const NormSpec&) {
 struct NormParams {
     View x, y;           // [rows, inner, d]
     const void* weight;  // [d]
+    u8* codes;           // [rows, d]
+    float* scales;       // [rows, d / 128]
     u32 inner, d;
     float eps;
 };

@@ -1,4 +1,4 @@
-// Choice of experts: one warp a token.
+// Choice of experts: a CTA a token, whose first warp chooses.
 #pragma once
 
 #include <deep_gemm/spec/format.h>
@@ -13,7 +13,7 @@ constexpr const char* name_of(RouterScore score) {
     return score == RouterScore::softmax ? "softmax" : "sqrt_softplus";
 }
 
-constexpr u32 kRouterThreads = 32;
+constexpr u32 kRouterThreads = 256;
 constexpr u32 kRouterMaxExperts = 1024;
 constexpr u32 kRouterMaxChoices = 32;
 

@@ -154,13 +154,18 @@ def latent_attention(
     sequences: Any = None,
     ring_page_rows: int = 0,
     compressed_page_rows: int = 0,
+    records: Any = None,
     window: int = 128,
     ratio: int = 0,
     scale: float = 0,
     device: Any = None,
     stream: int | None = None,
 ) -> None:
-    """Attention over the window's rows and compressed rows (picked, or all that are visible), with sinks."""
+    """Attention over the window's rows and compressed rows (picked, or all that are visible), with sinks.
+
+    `records`: memory that makes few bf16 queries over FP8 rows faster and changes nothing, fp32
+    [t, ceil(heads / 16), ceil(rows seen / 64), 16 * 516].
+    """
     _C.op_latent_attention(**locals())
 
 

@@ -89,9 +89,18 @@ def expand_streams(
 
 
 def rms_norm(
-    x: Any, y: Any, *, weight: Any = None, eps: float = 1e-6, device: Any = None, stream: int | None = None
+    x: Any,
+    y: Any,
+    *,
+    weight: Any = None,
+    eps: float = 1e-6,
+    codes: Any = None,
+    scales: Any = None,
+    device: Any = None,
+    stream: int | None = None,
 ) -> None:
-    """y = x / sqrt(mean(x^2) + eps) * weight over the last dimension."""
+    """y = x / sqrt(mean(x^2) + eps) * weight over the last dimension; bf16 rows [t, d] also as FP8 with scales that
+    are powers of two, if `codes` and `scales` are given."""
     _C.op_rms_norm(**locals())
 
 
@@ -105,13 +114,20 @@ def hc_pre(
     comb: Any,
     *,
     weight: Any = None,
+    add: Any = None,
+    codes: Any = None,
+    scales: Any = None,
     sinkhorn_iterations: int = 20,
     hc_eps: float = 1e-6,
     rms_eps: float = 1e-6,
     device: Any = None,
     stream: int | None = None,
 ) -> None:
-    """A sublayer's (normed) input y from the streams x [t, h, d], and post and comb for hc_post."""
+    """A sublayer's (normed) input y from the streams x [t, h, d], and post and comb for hc_post.
+
+    `add`: the output of the sublayer before, which x takes in first as hc_post does with the present post and comb.
+    `codes`, `scales`: y also as FP8.
+    """
     _C.op_hc_pre(**locals())
 
 

@@ -1,0 +1,231 @@
+"""Whole models with random weights: `python -m deep_gemm bench model`. Needs no checkpoint and no PyTorch.
+
+A few layers are measured and the time is scaled to all of them: (pass - head) / layers measured * layers of the model
++ head. Bytes are those of the weights that a pass has to read (of the experts as many as its rows are expected to
+choose, evenly) and of the cache rows; the roofline is the rate at which an H200 copies.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench.model_configs import CONFIGS, with_layers
+from deep_gemm import _C
+
+ROOFLINE_BYTES_PER_US = 4.3e6
+LATENT_ROW_BYTES = 584
+LAYER = re.compile(r"(?:model\.)?layers\.(\d+)\.")
+EXPERT = re.compile(r"\.experts\.\d+\.")
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A row of the table; times are those of one pass, `model_us` of one over all layers."""
+
+    config: str
+    layers: int
+    context: int
+    kind: str
+    rows: int
+    launches: int
+    us: float
+    head_us: float
+    layer_us: float
+    model_us: float
+    tokens_per_s: float
+    model_mb: float
+    percent_of_roofline: float
+
+
+def layer_bytes(tensors: Iterable[tuple[str, int]], config: dict[str, Any], rows: int, context: int) -> float:
+    """Mean over the measured layers."""
+    experts = int(config.get("n_routed_experts") or config["num_experts"])
+    chosen = experts * (1 - (1 - int(config["num_experts_per_tok"]) / experts) ** rows)
+    total = 0.0
+    for name, size in tensors:
+        if LAYER.match(name) is None or name.endswith("tid2eid"):
+            continue
+        total += size * chosen / experts if EXPERT.search(name) else size
+    layers = int(config["num_hidden_layers"])
+    return total / layers + rows * cache_bytes(config, context) / layers
+
+
+def cache_bytes(config: dict[str, Any], context: int) -> float:
+    """What one row reads of the caches of all measured layers."""
+    if config["model_type"] != "deepseek_v4":
+        width = int(config["num_key_value_heads"]) * int(config["head_dim"]) * 2 * 2
+        return float(config["num_hidden_layers"] * context * width)
+    total = 0.0
+    for ratio in config["compress_ratios"][: config["num_hidden_layers"]]:
+        total += LATENT_ROW_BYTES * min(context, int(config["sliding_window"]))
+        if ratio == 4:
+            total += LATENT_ROW_BYTES * min(context // 4, int(config["index_topk"]))
+            total += context // 4 * int(config["index_head_dim"]) * 2
+        elif ratio:
+            total += LATENT_ROW_BYTES * (context // ratio)
+    return total
+
+
+def head_bytes(tensors: Iterable[tuple[str, int]]) -> int:
+    return sum(size for name, size in tensors if name in ("head.weight", "lm_head.weight"))
+
+
+class Measured:
+    """One model; its passes are measured one by one."""
+
+    def __init__(
+        self, name: str, layers: int, context: int, batches: tuple[int, ...], chunk: int, device: str
+    ) -> None:
+        self.name, self.layers, self.context = name, layers, context
+        self.config = with_layers(name, layers)
+        self.all_layers = int(CONFIGS[name]["num_hidden_layers"])
+        sequences = max(batches, default=1)
+        self.speed = _C.ModelSpeed(
+            json.dumps(self.config),
+            device=device or None,
+            context=context,
+            sequences=sequences,
+            max_rows=max(64, sequences, chunk),
+        )
+
+    def measure(self, kind: str, rows: int, repeats: int) -> Pass:
+        speed = self.speed
+        us = speed.pass_us(kind, rows, repeats)
+        if kind == "draft":
+            return self.row(kind, rows, us, us, 0.0, 0.0)
+        head_rows = 1 if kind == "prefill" else rows
+        head_us = speed.pass_us("head", head_rows, repeats)
+        layer_us = max(us - head_us, 0.0) / self.layers
+        bytes_read = layer_bytes(
+            speed.tensors, self.config, rows, self.context
+        ) * self.all_layers + head_bytes(speed.tensors)
+        return self.row(kind, rows, us, head_us, layer_us, bytes_read)
+
+    def row(
+        self, kind: str, rows: int, us: float, head_us: float, layer_us: float, bytes_read: float
+    ) -> Pass:
+        model_us = head_us + layer_us * self.all_layers
+        return Pass(
+            self.name,
+            self.layers,
+            self.context,
+            kind,
+            rows,
+            self.speed.launches(kind, rows),
+            us,
+            head_us,
+            layer_us,
+            model_us,
+            1e6 * (1 if kind == "draft" else rows) / model_us,
+            bytes_read / 1e6,
+            100 * bytes_read / ROOFLINE_BYTES_PER_US / model_us,
+        )
+
+
+def write_csv(path: Path, header: list[str], rows: Iterable[Iterable[Any]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def summary_of(
+    times: list[tuple[str, int, int, float]], layers: int
+) -> list[tuple[str, int, int, int, float]]:
+    """(kernel, blocks, threads, launches, us of a layer), the most expensive first."""
+    sums: dict[tuple[str, int, int], list[float]] = defaultdict(list)
+    for kernel, blocks, threads, us in times:
+        sums[kernel, blocks, threads].append(us)
+    rows = [(*key, len(found), sum(found) / layers) for key, found in sums.items()]
+    return sorted(rows, key=lambda row: -row[4])
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--config", default="flash", show_default=True, type=click.Choice(list(CONFIGS)))
+@click.option("--layers", default=4, show_default=True, type=click.IntRange(1), help="Layers to measure.")
+@click.option(
+    "--context", default=4096, show_default=True, type=click.IntRange(64), help="Tokens in the cache."
+)
+@click.option(
+    "--batch",
+    multiple=True,
+    default=(1,),
+    show_default=True,
+    type=click.IntRange(1, 64),
+    help="Again for more.",
+)
+@click.option(
+    "--spec", multiple=True, type=click.IntRange(1, 8), help="Rows of a verifying pass; again for more."
+)
+@click.option(
+    "--prefill", multiple=True, type=click.IntRange(1, 8192), help="Rows of a chunk; again for more."
+)
+@click.option("--draft", is_flag=True, help="Also the MTP block.")
+@click.option(
+    "--random", is_flag=True, help="Weights are random; there is nothing else yet, so it may be left out."
+)
+@click.option(
+    "--ops", multiple=True, help="Also a table of the launches of a pass: decode:1, prefill:4096, ..."
+)
+@click.option("--repeats", default=20, show_default=True, type=click.IntRange(1))
+@click.option("--device", default="", help="As everywhere; the emulator runs config tiny.")
+@click.option(
+    "--out", default="bench/out", show_default=True, type=click.Path(file_okay=False, path_type=Path)
+)
+def main(
+    config: str,
+    layers: int,
+    context: int,
+    batch: tuple[int, ...],
+    spec: tuple[int, ...],
+    prefill: tuple[int, ...],
+    draft: bool,
+    random: bool,
+    ops: tuple[str, ...],
+    repeats: int,
+    device: str,
+    out: Path,
+) -> None:
+    """Times passes of a model with random weights; writes model.csv and model_ops.csv."""
+    del random
+    wanted = [("decode", n) for n in batch] + [("verify", n) for n in spec] + [("draft", 1)] * draft
+    wanted += [("prefill", n) for n in prefill]
+    measured = Measured(config, layers, context, batch, max(prefill, default=1), device)
+    out.mkdir(parents=True, exist_ok=True)
+    columns = [field.name for field in fields(Pass)]
+    rows = list[Pass]()
+    click.echo(
+        f"{'pass':<14}{'launches':>9}{'us':>10}{'layer us':>10}{'head us':>9}{'tokens/s':>10}{'roofline':>10}"
+    )
+    for kind, n in wanted:
+        row = measured.measure(kind, n, repeats if kind != "prefill" else max(1, repeats // 5))
+        rows.append(row)
+        click.echo(
+            f"{kind + ':' + str(n):<14}{row.launches:>9}{row.us:>10.1f}{row.layer_us:>10.1f}{row.head_us:>9.1f}"
+            f"{row.tokens_per_s:>10.0f}{row.percent_of_roofline:>9.1f}%"
+        )
+        write_csv(out / "model.csv", columns, ([getattr(one, name) for name in columns] for one in rows))
+    listed = list[tuple[Any, ...]]()
+    for text in ops:
+        kind, _, number = text.partition(":")
+        times = measured.speed.launch_times(kind, int(number or 1), 7 if kind != "prefill" else 1)
+        listed += [(kind, number, index, *one) for index, one in enumerate(times)]
+        click.echo(f"\n{text}: us of a layer")
+        for kernel, blocks, threads, count, us in summary_of(times, layers):
+            click.echo(f"  {kernel:<28}{blocks:>8} x {threads:<5}{count:>5} launches{us:>9.2f}")
+        write_csv(
+            out / "model_ops.csv", ["pass", "rows", "index", "kernel", "blocks", "threads", "us"], listed
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+// Latent attention on tensor cores: bf16 queries over FP8 cache rows (spec/latent.h) of 512 channels. A CTA
+// has 16 heads of a token. The rows a token sees, from the oldest on, are cut into chunks of 64:
+//
+//   of a chunk   scores by mma.sync over channels in order; their maximum m; weights exp(score - m), summed
+//   in
+//                fp32, rounded to bf16; the weighted sum of the rows by mma.sync over rows in order
+//   of a token   chunks are merged in order: (m, sum, rows) and the next one's, each scaled to the larger m
+//
+// `split`: every chunk has a CTA of its own and latent_merge adds up the records; else a CTA goes through all
+// chunks of a token. The numbers are the same, so that the choice may follow the number of tokens.
+#pragma once
+
+#include <deep_gemm/spec/attention.h>
+
+namespace deep_gemm {
+
+constexpr u32 kLatentMmaThreads = 256;
+constexpr u32 kLatentMmaHeads = 16;
+constexpr u32 kLatentChunk = 64;                   // rows
+constexpr u32 kLatentPitch = kFp8RowChannels + 8;  // bf16 of a row in shared memory: no bank conflicts
+constexpr u32 kLatentWeightPitch = kLatentChunk + 8;
+constexpr u32 kLatentRecord = kFp8RowChannels + 4;  // fp32 of a (head, chunk): the sums, m, the weights' sum
+
+struct LatentMmaSpec {
+    bool compressed = false;
+    bool picks = false;  // else all visible compressed rows
+    bool sinks = false;
+    bool rotate = false;  // the output's last channels, back
+    bool split = false;
+
+    friend constexpr bool operator==(const LatentMmaSpec&, const LatentMmaSpec&) = default;
+};
+template <typename Visitor>
+constexpr void visit_fields(Visitor&& visit, const LatentMmaSpec& s) {
+    visit("compressed", s.compressed);
+    visit("picks", s.picks);
+    visit("sinks", s.sinks);
+    visit("rotate", s.rotate);
+    visit("split", s.split);
+}
+
+struct LatentMmaSmem {
+    u32 rows;     // bf16 [chunk, pitch]
+    u32 queries;  // bf16 [heads, pitch]
+    u32 scores;   // fp32 [heads, weight pitch]
+    u32 weights;  // bf16 [heads, weight pitch]
+    u32 stats;    // fp32 [heads, 2]: m and the sum
+    u32 present;  // u32 [chunk]
+    u32 bytes;
+};
+constexpr LatentMmaSmem plan_smem(const LatentMmaSpec&) {
+    LatentMmaSmem p{};
+    p.rows = 0;
+    p.queries = p.rows + kLatentChunk * kLatentPitch * 2;
+    p.scores = p.queries + kLatentMmaHeads * kLatentPitch * 2;
+    p.weights = p.scores + kLatentMmaHeads * kLatentWeightPitch * 4;
+    p.stats = p.weights + kLatentMmaHeads * kLatentWeightPitch * 2;
+    p.present = p.stats + kLatentMmaHeads * 8;
+    p.bytes = p.present + kLatentChunk * 4;
+    return p;
+}
+
+struct LatentMmaParams {
+    AttentionParams attention;
+    float* records;  // split: [tokens, ceil(heads / 16), chunks, 16, record]
+    u32 chunks;      // split: room for a token
+};
+
+// latent_merge: the fields of the attention whose records it adds up.
+struct LatentMergeSpec {
+    bool compressed = false, picks = false, sinks = false, rotate = false;
+
+    friend constexpr bool operator==(const LatentMergeSpec&, const LatentMergeSpec&) = default;
+};
+template <typename Visitor>
+constexpr void visit_fields(Visitor&& visit, const LatentMergeSpec& s) {
+    visit("compressed", s.compressed);
+    visit("picks", s.picks);
+    visit("sinks", s.sinks);
+    visit("rotate", s.rotate);
+}
+constexpr LatentMmaSmem plan_smem(const LatentMergeSpec&) {
+    return {};
+}
+
+}  // namespace deep_gemm

@@ -1,0 +1,78 @@
+// Projections y = add + x w^T on tensor cores for any number of rows: which formats (ProjectMmaSpec), what
+// the kernel is called with, and the order of a sum, which depends on k and the formats alone:
+//
+//   K is cut into chunks of 128 columns. Chunk c belongs to warp c % 8, which adds its chunks in turn: the
+//   eight steps of mma.sync of a chunk in order, then (scaled weights) the scaled sum of the chunk by one
+//   fma. At the end the warps' sums are added, warp 0 first, and `add` last.
+//
+// Row i of y has the same bits whatever the other rows are and however many there are: a row is a column of
+// mma.sync, and the tile sizes below only say how many rows share a load of w.
+#pragma once
+
+#include <deep_gemm/spec/project.h>
+
+namespace deep_gemm {
+
+constexpr u32 kProjectTileRows = 16;   // of w in an mma
+constexpr u32 kProjectTileTokens = 8;  // rows of x in an mma
+constexpr u32 kMaxProjectParts = 16;   // matrices of a launch
+
+struct ProjectMmaSpec {
+    Format x = Format::bf16;        // bf16, or fp8_e4m3 with fp32 scales per 128 columns
+    Format w = Format::bf16;        // bf16, or fp8_e4m3 with scales per 128 x 128
+    Format w_scale = Format::none;  // fp32, fp8_ue8m0
+    Format y = Format::fp32;
+    Format add = Format::none;  // none: nothing is added
+    u32 row_tiles = 1;          // of a block: of 16 rows of w
+    u32 token_tiles = 1;        // of a block: of 8 rows of x
+
+    friend constexpr bool operator==(const ProjectMmaSpec&, const ProjectMmaSpec&) = default;
+};
+template <typename Visitor>
+constexpr void visit_fields(Visitor&& visit, const ProjectMmaSpec& s) {
+    visit("x", s.x);
+    visit("w", s.w);
+    visit("w_scale", s.w_scale);
+    visit("y", s.y);
+    visit("add", s.add);
+    visit("row_tiles", s.row_tiles);
+    visit("token_tiles", s.token_tiles);
+}
+
+// Chunks of a warp whose weights are on their way at once.
+constexpr u32 chunks_in_flight_of(const ProjectMmaSpec& s) {
+    if (s.row_tiles > 1 || s.token_tiles > 2) return 1;
+    return s.w == Format::bf16 && s.token_tiles > 1 ? 1 : 2;
+}
+constexpr u32 ctas_per_sm_of(const ProjectMmaSpec& s) {
+    const u32 tiles = s.row_tiles * s.token_tiles;
+    return tiles > 4 ? 1 : tiles > 1 || s.w == Format::bf16 ? 2 : 3;
+}
+
+struct ProjectMmaSmem {
+    u32 bytes;  // fp32 [warps][row tiles][token tiles][4][32]
+};
+constexpr ProjectMmaSmem plan_smem(const ProjectMmaSpec& s) {
+    return {kProjectWarps * s.row_tiles * s.token_tiles * kProjectTileRows * kProjectTileTokens * 4};
+}
+
+// One matrix [n, k] of a launch, or one of its groups.
+struct ProjectPart {
+    const void* w;
+    const void* scale;
+    u64 stride_row, scale_stride_row;  // of w in elements, of scales
+    u64 x_offset, x_scale_offset;      // elements between a row's start and the columns of this part
+    void* y;
+    const void* add;
+    u64 y_stride, add_stride;
+    u32 n, end;  // blocks of row tiles of this part and those before it
+};
+struct ProjectMmaParams {
+    const void* x;
+    const float* x_scale;
+    u64 x_stride, x_scale_stride;  // [rows, ..]
+    u32 rows, k, num_parts, token_blocks;
+    ProjectPart parts[kMaxProjectParts];
+};
+
+}  // namespace deep_gemm

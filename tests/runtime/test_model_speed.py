@@ -1,0 +1,84 @@
+"""`python -m deep_gemm bench model` on the emulator: passes run, tables are complete, the arithmetic is right."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from deep_gemm import _C
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from bench import model, model_configs
+
+
+@pytest.fixture(scope="module")
+def speed() -> _C.ModelSpeed:
+    config = model_configs.with_layers("tiny", 2)
+    return _C.ModelSpeed(json.dumps(config), device="emulator:sm_90a", context=256, sequences=2, max_rows=16)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows"), [("decode", 2), ("verify", 3), ("draft", 1), ("prefill", 9), ("head", 1)]
+)
+def test_passes_run(speed: _C.ModelSpeed, kind: str, rows: int) -> None:
+    assert speed.launches(kind, rows) > 0
+    assert speed.pass_us(kind, rows, 1) > 0
+
+
+def test_launches_are_listed_in_order(speed: _C.ModelSpeed) -> None:
+    times = speed.launch_times("head", 1, 1)
+    assert [name for name, *_ in times] == ["hc_mix", "project_mma", "argmax"]
+    assert all(blocks > 0 and threads % 32 == 0 for _, blocks, threads, _ in times)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "message"),
+    [
+        ("decode", 3, "3 rows of decoding, expected 1 to 2"),
+        ("verify", 9, "window of 9 rows, expected 1 to 8"),
+        ("prefill", 17, "chunk of 17 rows, expected 1 to 16"),
+        ("draft", 2, "got 2 rows of drafting"),
+        ("sleep", 1, "got a pass 'sleep', expected 'decode', 'verify', 'draft', 'prefill' or 'head'"),
+    ],
+)
+def test_bad_input(speed: _C.ModelSpeed, kind: str, rows: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        speed.pass_us(kind, rows, 1)
+
+
+def test_command(tmp_path: Path) -> None:
+    arguments = "--config tiny --layers 2 --context 256 --batch 1 --batch 2 --spec 2 --prefill 5 --repeats 1"
+    found = CliRunner().invoke(
+        model.main,
+        [*arguments.split(), "--ops", "head:1", "--device", "emulator:sm_90a", "--out", str(tmp_path)],
+    )
+    assert found.exit_code == 0, found.output
+    rows = list(csv.DictReader((tmp_path / "model.csv").open()))
+    assert [(row["kind"], row["rows"]) for row in rows] == [
+        ("decode", "1"),
+        ("decode", "2"),
+        ("verify", "2"),
+        ("prefill", "5"),
+    ]
+    assert all(float(row["model_us"]) > 0 and float(row["percent_of_roofline"]) > 0 for row in rows)
+    listed = list(csv.DictReader((tmp_path / "model_ops.csv").open()))
+    assert [row["kernel"] for row in listed] == ["hc_mix", "project_mma", "argmax"]
+
+
+def test_bytes_of_flash() -> None:
+    """11.2 GB for a token, as counted by hand from the published shapes."""
+    config: dict[str, Any] = model_configs.with_layers("flash", 2)
+    expert = 3 * 2048 * 4096 * 17 // 32
+    tensors = [("layers.0.ffn.experts.0.w1.weight", 256 * expert), ("layers.0.rest", 147_000_000)]
+    one = model.layer_bytes(tensors, config | {"num_hidden_layers": 1}, 1, 4096)
+    assert one == pytest.approx(147e6 + 6 * expert, rel=0.01)
+    # The more rows, the more experts, up to all of them.
+    many = model.layer_bytes(tensors, config | {"num_hidden_layers": 1}, 64, 4096)
+    assert one < many < 256 * expert + 147e6 + 64 * 1e6
