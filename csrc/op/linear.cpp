@@ -110,7 +110,8 @@ void run(LinearCall& call) {
                                                 .strict = call.strict,
                                                 .dependent_launch = dependent_launch(*call.device),
                                                 .native_fp8 = native_fp8(*call.device),
-                                                .num_sms = properties.num_sms},
+                                                .num_sms = properties.num_sms,
+                                                .tuning = call.tuning},
                                       .arch = properties.arch,
                                       .invariant = call.invariant,
                                       .whole_scales = call.whole_scales};

@@ -2,6 +2,8 @@
 
 #include "base/error.h"
 
+#include <algorithm>
+
 namespace deep_gemm::plan {
 
 namespace {
@@ -36,6 +38,11 @@ GemvPlan plan_gemv(const GemvProblem& problem) {
     spec = {.w = problem.w, .x = problem.x, .y = problem.y, .epilogue = problem.epilogue};
     spec.tokens = tokens_of(problem);
     spec.row_tiles = paired ? 2 : problem.x == Activation::q8 ? rows_of_warp(problem, spec.tokens) : 1;
+    const GemvTuning& tuning = problem.tuning;
+    if (tuning.row_tiles) spec.row_tiles = tuning.row_tiles;
+    spec.stages = 8 / spec.row_tiles / 2;
+    if (tuning.stages) spec.stages = tuning.stages;
+    if (tuning.ctas) spec.ctas = tuning.ctas;
     spec.vector = loads_vectors(problem);
     spec.dependent_launch = problem.dependent_launch;
     spec.native_fp8 = problem.native_fp8;
@@ -43,6 +50,9 @@ GemvPlan plan_gemv(const GemvProblem& problem) {
     plan.grid_y = ceil_div(problem.m, plan.tokens_per_block);
     for (const u32 n : problem.n.first(paired ? 1 : problem.n.size()))
         plan.grid_x += ceil_div(n, block_rows_of(spec));
+    if (problem.x != Activation::q8)
+        plan.grid_x = std::min(plan.grid_x, problem.num_sms * ctas_per_sm_of(spec));
+    if (tuning.grid_x) plan.grid_x = tuning.grid_x;
     const char* reason = why_illegal(spec);
     DG_CHECK(!reason, value, "linear: {}", reason);
     return plan;

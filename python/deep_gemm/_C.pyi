@@ -820,6 +820,8 @@ def gemv_source(
     swiglu: bool = False,
     tokens: typing.SupportsInt | typing.SupportsIndex = 8,
     row_tiles: typing.SupportsInt | typing.SupportsIndex = 1,
+    stages: typing.SupportsInt | typing.SupportsIndex = 4,
+    ctas: typing.SupportsInt | typing.SupportsIndex = 2,
     vector: bool = True,
     dependent_launch: bool = True,
     native_fp8: bool = True,
@@ -872,6 +874,9 @@ def linear(
     spec: WeightGemmSpec | None,
     device: typing.Any,
     stream: typing.SupportsInt | typing.SupportsIndex | None,
+    tuning: typing.Annotated[
+        collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], "FixedSize(4)"
+    ] = [0, 0, 0, 0],
 ) -> None:
     """
     y = x W^T of one to four matrices (quant, n, k, data, scales, zeros, global scale); see deep_gemm.linear.

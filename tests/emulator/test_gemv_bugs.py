@@ -22,6 +22,7 @@ from deep_gemm.quantized import QuantizedMatrix, quantize
 Array = np.ndarray[Any, np.dtype[Any]]
 
 WARP_BYTES = 16 * 8 * 4
+RING_BYTES = 8 * 2 * 16 * 128  # two stages of each warp, so that they are used again
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Gemv:
     expected: Array
     tolerance: float
     tokens_per_block: int = 8
+    grid: int = 2  # fewer than tiles of rows: the ring runs through several
 
     def text(self) -> str:
         return flatten(
@@ -64,7 +66,7 @@ class Gemv:
                                0.0)  # fmt: skip
             return matrix + bytes(3 * len(matrix)) + rest + bytes(4)
 
-        grid = (-(-self.w.n // self.rows_per_block), -(-m // self.tokens_per_block))
+        grid = (self.grid or -(-self.w.n // self.rows_per_block), -(-m // self.tokens_per_block))
         return Launch(
             f"deep_gemm::{self.kernel}<kSpec>", grid, 256, self.smem_bytes, arrays, pack,
             {"y": self.expected.astype(np.float64)}, tolerance=self.tolerance,
@@ -81,7 +83,7 @@ def bf16_case() -> Gemv:
     w, x = small_integers(rng, (37, 1096)), small_integers(rng, (3, 1096))
     matrix = quantize(w, "bf16")
     return Gemv(
-        "bf16", "gemv", ".y = Format::fp32", matrix, (x.astype(ml_dtypes.bfloat16), None), 8 * WARP_BYTES, 16,
+        "bf16", "gemv", ".y = Format::fp32, .stages = 2", matrix, (x.astype(ml_dtypes.bfloat16), None), RING_BYTES + 2 * 8 * WARP_BYTES, 16,
         x.astype(np.float64) @ w.T, 0.0,
     )  # fmt: skip
 
@@ -96,8 +98,8 @@ def fp8_case() -> Gemv:
     matrix = QuantizedMatrix("fp8_128x128", n, k, data, w_scale)
     expected = quant.activations((values, x_scale)) @ quant.dequantize(matrix).T
     return Gemv(
-        "fp8", "gemv", ".w = Quant::fp8_128x128, .x = Activation::fp8_128, .y = Format::fp32", matrix,
-        (values, x_scale), 8 * WARP_BYTES, 16, expected, 0.0,
+        "fp8", "gemv", ".w = Quant::fp8_128x128, .x = Activation::fp8_128, .y = Format::fp32, .stages = 2", matrix,
+        (values, x_scale), RING_BYTES + 2 * 8 * WARP_BYTES, 16, expected, 0.0,
     )  # fmt: skip
 
 
@@ -109,8 +111,8 @@ def nvfp4_case() -> Gemv:
     x = small_integers(rng, (3, k))
     matrix = QuantizedMatrix("nvfp4", n, k, data, scales)
     return Gemv(
-        "nvfp4", "gemv", ".w = Quant::nvfp4, .y = Format::fp32", matrix, (x.astype(ml_dtypes.bfloat16), None),
-        8 * WARP_BYTES, 16, x.astype(np.float64) @ quant.dequantize(matrix).T, 0.0,
+        "nvfp4", "gemv", ".w = Quant::nvfp4, .y = Format::fp32, .stages = 2", matrix, (x.astype(ml_dtypes.bfloat16), None),
+        RING_BYTES + 2 * 8 * WARP_BYTES, 16, x.astype(np.float64) @ quant.dequantize(matrix).T, 0.0,
     )  # fmt: skip
 
 
@@ -123,7 +125,7 @@ def q8_case() -> Gemv:
     expected = reference.q8_rows(codes, w_scale, values, scales)
     return Gemv(
         "q8_0", "gemv_q8", ".w = Quant::q8_0, .x = Activation::q8, .y = Format::fp32, .tokens = 3", matrix,
-        (values.reshape(3, -1), scales), 8 * 3 * (32 * 34 + 16), 8, expected, 0.0, tokens_per_block=3,
+        (values.reshape(3, -1), scales), 8 * 3 * (32 * 34 + 16), 8, expected, 0.0, tokens_per_block=3, grid=0,
     )  # fmt: skip
 
 
@@ -134,13 +136,13 @@ BUGS = {
         Bug("fragment registers 1 and 2 swapped",
             "{low[2 * half], high[2 * half], low[2 * half + 1], high[2 * half + 1]}",
             "{low[2 * half], low[2 * half + 1], high[2 * half], high[2 * half + 1]}", 8),
-        Bug("the tail of K is dropped", "for (; index < visits; index += kGemvWarps) {",
-            "for (; index < visits && p.k % visit_k_of(S) == 0; index += kGemvWarps) {", 8),
-        Bug("the tail is read as whole vectors", "kernel::load_visit<false, S>(visit[0], p, rows, index);",
-            "kernel::load_visit<true, S>(visit[0], p, rows, index);", 8),
-        Bug("warps of rows past the end leave before the barrier", "    Sums<S> sums;\n    clear<S>(sums);\n    multiply_rows",
-            "    if (block.first_row + 2 * ptx::warp_index() >= p.w[block.matrix].n) return;\n"
-            "    Sums<S> sums;\n    clear<S>(sums);\n    multiply_rows", 8),
+        Bug("the tail of K is dropped", "for (; visit < visits; visit += kGemvWarps)",
+            "for (; visit < visits && p.k % visit_k_of(S) == 0; visit += kGemvWarps)", 8),
+        Bug("the tail is read as whole vectors", "multiply_visit<false, S>(sums, ring, p, rows, tokens, visit);",
+            "multiply_visit<true, S>(sums, ring, p, rows, tokens, visit);", 8),
+        Bug("warps of rows past the end leave before the barrier", "        clear<S>(sums);\n        u32 visit",
+            "        if (block.first_row + 2 * ptx::warp_index() >= p.w[block.matrix].n) return;\n"
+            "        clear<S>(sums);\n        u32 visit", 8),
         Bug("no barrier before the warps' sums are added", "    ptx::sync_threads();\n    constexpr bool kPaired", "    constexpr bool kPaired", 4),
         Bug("rows past the end are written", "if (row >= w.n || token >= count) continue;",
             "if (token >= count) continue;", 8),
@@ -149,12 +151,18 @@ BUGS = {
         Bug("tokens past the end are read", "tokens.row[t] = mine < count ?", "tokens.row[t] = true ?", 8),
         Bug("one warp's sum forgotten", "for (u32 warp = 1; warp < kGemvWarps; ++warp)",
             "for (u32 warp = 1; warp < kGemvWarps - 1; ++warp)", 8),
-        Bug("visits overlap", "index += kInFlight * kGemvWarps", "index += kGemvWarps", 8),
+        Bug("visits overlap", "source[i] += kGemvWarps * kGemvVisitBytes;", "source[i] += kGemvVisitBytes;", 8),
+        Bug("a visit is read before it has landed", "ptx::cp_async_wait<S.stages - 2>();", "ptx::cp_async_wait<S.stages - 1>();"),
+        Bug("a stage is written while other lanes read it", "ptx::sync_warp();  // every lane's part has landed, and", "//"),
+        Bug("copies of the next tile go on in the rows of the last", "                    enter(p);\n", "", 8),
+        Bug("the ring ends with the first tile", "block += ptx::grid_size();", "block = blocks;", 8),
+        Bug("sums of the next tile over those not yet added", "        partial += flip;\n", ""),
+        Bug("fragments of the other half of the line", "read_offset ^ step * 4", "read_offset + step * 4", 8),
     ],
     "fp8": [
-        Bug("a scale of the block before", "const u32 inside = (piece + 1) * 32 - kPromoteK;",
-            "const u32 inside = 0;\n                const u64 first = u64{index ? index - 1 : 0} * visit_k_of(S);", 8),
-        Bug("scales of x by row of the fragment", "float scale = scale_x[i % 2];", "float scale = scale_x[i / 2];", 8),
+        Bug("a scale of the block before", "tokens.scale[t][i] + element / block_k_of(S.x))",
+            "tokens.scale[t][i] + (element >= 128 ? element - 128 : 0) / block_k_of(S.x))", 8),
+        Bug("scales of x by row of the fragment", "[inside / block_k_of(S.x)][t][i % 2]", "[inside / block_k_of(S.x)][t][i / 2]", 8),
         Bug("partial sums cleared too often", "if (kPromoteK && piece * 32 % kPromoteK == 0) clear<S>(partial);",
             "if (kPromoteK && piece * 32 % 64 == 0) clear<S>(partial);", 8),
         Bug("upper bytes decoded from the lower ones", '"cvt.rn.f16x2.e4m3x2 %1, h;', '"cvt.rn.f16x2.e4m3x2 %1, l;', 8),

@@ -84,7 +84,9 @@ void check_async_read(Warp& w, u32 lane, const SharedPlace& place, u32 bytes);
     const Segment& known = w.last_segment;
     const bool hit = address >= known.begin && address + bytes <= known.end && (!write || known.writable);
     if (!hit) {
-        if (w.before_dependency) dependency_fault(w, lane, address, write);
+        const Launch& launch = *w.cta->cluster->launch;
+        const bool parameter = address - reinterpret_cast<u64>(launch.params) < w.program->param_bytes;
+        if (w.before_dependency && !parameter) dependency_fault(w, lane, address, write);
         const Segment* found = w.cta->cluster->launch->ranges.find(address, bytes);
         if (found == nullptr || (write && !found->writable))
             global_fault(w, lane, address, bytes, alignment, write);

@@ -1,10 +1,11 @@
 // y = x W^T for few tokens, any architecture since sm_80, bound by the stream of weights.
 //
-// A block owns 16 rows of W (or 32) and all its tokens; its eight warps take turns along K, 128 bytes of
-// every row at a time. mma.sync is a multiply-add unit that reads each decoded weight once for eight tokens:
-// a lane loads 16 contiguous bytes of a row, and since the order of K inside an mma is free as long as both
-// operands agree, these bytes are its fragments as they are. With tokens as columns, a token's result depends
-// on its own column only, whatever the others hold.
+// A block of threads takes tiles of 16 rows of W (or 32), one after the other, and all its tokens; its eight
+// warps take turns along K, 128 bytes of every row at a time, and each of them streams its share of all tiles
+// through a ring of its own (gemv_ring.h). mma.sync is a multiply-add unit that reads each decoded weight
+// once for eight tokens: a lane takes 16 contiguous bytes of a row, and since the order of K inside an mma is
+// free as long as both operands agree, these bytes are its fragments as they are. With tokens as columns, a
+// token's result depends on its own column only, whatever the others hold.
 //
 // Order of the sum of one row (a function of W's layout and K): warp w adds visits w, w + 8, ... in turn,
 // each in the order of mma.sync, scaled by fma after every promote_k elements; then warps 0 to 7 are added in
@@ -12,6 +13,7 @@
 #pragma once
 
 #include <deep_gemm/kernel/gemv_load.h>
+#include <deep_gemm/kernel/gemv_ring.h>
 #include <deep_gemm/kernel/gemv_store.h>
 #include <deep_gemm/ptx/mma_sync.h>
 
@@ -42,29 +44,58 @@ DG_DEVICE void clear(Sums<S>& sums) {
             for (float& value : fragment) value = 0;
 }
 
-/// sum += scale of w * scale of x * partial, of the block of K that starts at element `element` of the row.
+/// What a lane needs of the tokens for one visit: scales, and the fragments of one step.
+template <GemvSpec S>
+struct TokenVisit {
+    static constexpr u32 kPieces = lane_elements_of(S) / tile::kPieceElements;  // of a step
+    static constexpr u32 kScales = block_k_of(S.x) ? visit_k_of(S) / block_k_of(S.x) : 0;
+
+    u32 x[kPieces][Sums<S>::kTokenTiles][4];
+    float scale[kScales + 1][Sums<S>::kTokenTiles][2];
+};
+
 template <bool Whole, GemvSpec S>
-DG_DEVICE void promote(Sums<S>& sums, const Sums<S>& partial, const GemvVisit<S>& visit,
-                       const Tokens<S>& tokens, u64 element, u32 inside_visit, u32 k) {
-    using Visit = GemvVisit<S>;
-    if (!Whole && element >= k) return;
+DG_DEVICE void load_step(TokenVisit<S>& to, const Tokens<S>& tokens, u64 first, u32 step, u32 k) {
+    constexpr u32 kPieces = TokenVisit<S>::kPieces;
 #pragma unroll
-    for (u32 t = 0; t < Sums<S>::kTokenTiles; ++t) {
-        float scale_x[2] = {1.0f, 1.0f};
-        if constexpr (block_k_of(S.x) != 0) {
+    for (u32 piece = 0; piece < kPieces; ++piece)
+#pragma unroll
+        for (u32 t = 0; t < Sums<S>::kTokenTiles; ++t)
+            kernel::load_tokens<Whole, S>(to.x[piece][t], tokens.row[t],
+                                          first + kernel::piece_element<S>(step * kPieces + piece), k);
+}
+
+template <bool Whole, GemvSpec S>
+DG_DEVICE void load_token_scales(TokenVisit<S>& to, const Tokens<S>& tokens, u64 first, u32 k) {
+#pragma unroll
+    for (u32 block = 0; block < TokenVisit<S>::kScales; ++block) {
+        const u64 element = first + block * block_k_of(S.x);
+#pragma unroll
+        for (u32 t = 0; t < Sums<S>::kTokenTiles; ++t)
 #pragma unroll
             for (u32 i = 0; i < 2; ++i)
-                scale_x[i] = tokens.scale[t][i]
-                                 ? ptx::ld_cached_f32(tokens.scale[t][i] + element / block_k_of(S.x))
-                                 : 0.0f;
-        }
+                to.scale[block][t][i] =
+                    tokens.scale[t][i] && (Whole || element < k)
+                        ? ptx::ld_cached_f32(tokens.scale[t][i] + element / block_k_of(S.x))
+                        : 0.0f;
+    }
+}
+
+/// sum += scale of w * scale of x * partial, of the block of K that starts `inside` elements into the visit.
+template <GemvSpec S>
+DG_DEVICE void promote(Sums<S>& sums, const Sums<S>& partial, const GemvVisit<S>& visit,
+                       const TokenVisit<S>& tokens, u32 inside) {
+    using Visit = GemvVisit<S>;
+#pragma unroll
+    for (u32 t = 0; t < Sums<S>::kTokenTiles; ++t) {
 #pragma unroll
         for (u32 r = 0; r < S.row_tiles; ++r) {
 #pragma unroll
             for (u32 i = 0; i < 4; ++i) {
-                float scale = scale_x[i % 2];
+                float scale = 1.0f;
+                if constexpr (block_k_of(S.x) != 0) scale = tokens.scale[inside / block_k_of(S.x)][t][i % 2];
                 if constexpr (Visit::kScaledBlocks != 0) {
-                    const float of_w = visit.scale[inside_visit / Visit::kRow.block_k][r][i / 2];
+                    const float of_w = visit.scale[inside / Visit::kRow.block_k][r][i / 2];
                     scale = block_k_of(S.x) != 0 ? ptx::mul_rn(of_w, scale) : of_w;
                 }
                 sums.value[r][t][i] = ptx::fma_rn(scale, partial.value[r][t][i], sums.value[r][t][i]);
@@ -73,21 +104,33 @@ DG_DEVICE void promote(Sums<S>& sums, const Sums<S>& partial, const GemvVisit<S>
     }
 }
 
+/// One visit: its weights are the ring's next, or (not Whole) are read byte by byte.
 template <bool Whole, GemvSpec S>
-DG_DEVICE void multiply_visit(Sums<S>& sums, const GemvVisit<S>& visit, const Tokens<S>& tokens, u32 index,
-                              u32 k) {
-    constexpr u32 kPromoteK = promote_k_of(S);
-    constexpr u32 kPieces = visit_k_of(S) / 32;  // the four lanes of a row take 32 elements a piece
+DG_DEVICE void multiply_visit(Sums<S>& sums, kernel::GemvRing<S>& ring, const GemvParams& p,
+                              const GemvRow (&rows)[S.row_tiles][kLaneRows], const Tokens<S>& tokens,
+                              u32 index) {
+    constexpr u32 kPromoteK = promote_k_of(S), kPieces = TokenVisit<S>::kPieces;
     const u64 first = u64{index} * visit_k_of(S);
+    GemvVisit<S> visit;
+    TokenVisit<S> x;
+    kernel::load_beside<Whole, S>(visit, p, rows, index);
+    load_token_scales<Whole, S>(x, tokens, first, p.k);
+    load_step<Whole, S>(x, tokens, first, 0, p.k);  // before what the ring may wait for
+    ptx::SharedAddress stage = 0;
+    if constexpr (Whole) stage = ring.next(p);
     Sums<S> partial;
     Sums<S>& target = kPromoteK ? partial : sums;
 #pragma unroll
-    for (u32 piece = 0; piece < kPieces; ++piece) {
+    for (u32 piece = 0; piece < kPieces * steps_of_visit(S); ++piece) {
+        if (piece % kPieces == 0) {
+            if constexpr (Whole)
+                ring.read(visit, stage, piece / kPieces);
+            else
+                kernel::load_words<S>(visit, p, rows, index, piece / kPieces);
+            if (piece != 0) load_step<Whole, S>(x, tokens, first, piece / kPieces, p.k);
+        }
         if (kPromoteK && piece * 32 % kPromoteK == 0) clear<S>(partial);
-        u32 x[Sums<S>::kTokenTiles][4];
-#pragma unroll
-        for (u32 t = 0; t < Sums<S>::kTokenTiles; ++t)
-            kernel::load_tokens<Whole, S>(x[t], tokens.row[t], first + kernel::piece_element<S>(piece), k);
+        const auto& columns = x.x[piece % kPieces];
 #pragma unroll
         for (u32 r = 0; r < S.row_tiles; ++r) {
             u32 low[4], high[4];
@@ -98,57 +141,26 @@ DG_DEVICE void multiply_visit(Sums<S>& sums, const GemvVisit<S>& visit, const To
                 const u32 a[4] = {low[2 * half], high[2 * half], low[2 * half + 1], high[2 * half + 1]};
 #pragma unroll
                 for (u32 t = 0; t < Sums<S>::kTokenTiles; ++t) {
+                    const u32 b0 = columns[t][2 * half], b1 = columns[t][2 * half + 1];
                     if constexpr (multiplies_f16(S))
-                        ptx::mma_m16n8k16_f16(target.value[r][t], a, x[t][2 * half], x[t][2 * half + 1]);
+                        ptx::mma_m16n8k16_f16(target.value[r][t], a, b0, b1);
                     else
-                        ptx::mma_m16n8k16_bf16(target.value[r][t], a, x[t][2 * half], x[t][2 * half + 1]);
+                        ptx::mma_m16n8k16_bf16(target.value[r][t], a, b0, b1);
                 }
             }
         }
-        if constexpr (kPromoteK != 0) {
-            if ((piece + 1) * 32 % kPromoteK == 0) {
-                const u32 inside = (piece + 1) * 32 - kPromoteK;
-                promote<Whole, S>(sums, partial, visit, tokens, first + inside, inside, k);
-            }
-        }
+        if constexpr (kPromoteK != 0)
+            if ((piece + 1) * 32 % kPromoteK == 0)
+                promote<S>(sums, partial, visit, x, (piece + 1) * 32 - kPromoteK);
     }
 }
 
-/// Every visit of this warp.
+/// Row `row` of tile `tile` of a block.
 template <GemvSpec S>
-DG_DEVICE void multiply_rows(Sums<S>& sums, const GemvParams& p,
-                             const GemvRow (&rows)[S.row_tiles][kLaneRows], const Tokens<S>& tokens) {
-    constexpr u32 kInFlight = visits_in_flight_of(S);
-    const u32 visits = static_cast<u32>(ceil_div(row_bytes_of(S.w, p.k), u64{kGemvVisitBytes}));
-    const u32 whole = S.vector ? p.k / visit_k_of(S) : 0;
-    u32 index = ptx::warp_index();
-    GemvVisit<S> visit[kInFlight];
-    for (; index + (kInFlight - 1) * kGemvWarps < whole; index += kInFlight * kGemvWarps) {
-#pragma unroll
-        for (u32 i = 0; i < kInFlight; ++i)
-            kernel::load_visit<true, S>(visit[i], p, rows, index + i * kGemvWarps);
-#pragma unroll
-        for (u32 i = 0; i < kInFlight; ++i)
-            multiply_visit<true, S>(sums, visit[i], tokens, index + i * kGemvWarps, p.k);
-    }
-    if constexpr (kInFlight > 1) {
-        for (; index < whole; index += kGemvWarps) {
-            kernel::load_visit<true, S>(visit[0], p, rows, index);
-            multiply_visit<true, S>(sums, visit[0], tokens, index, p.k);
-        }
-    }
-    for (; index < visits; index += kGemvWarps) {
-        kernel::load_visit<false, S>(visit[0], p, rows, index);
-        multiply_visit<false, S>(sums, visit[0], tokens, index, p.k);
-    }
-}
-
-/// Row `index` of a matrix; rows beyond the last are the last, and their results are dropped.
-template <GemvSpec S>
-DG_DEVICE GemvRow row_at(const GemvMatrix& w, u32 index, u32 k) {
+DG_DEVICE GemvRow row_at(const GemvParams& p, const kernel::GemvBlock& block, u32 tile, u32 row) {
     constexpr QuantRow kRow = row_of(S.w);
-    const u64 row = index < w.n ? index : w.n - 1;
-    const u64 scale = row / kRow.block_rows * scale_columns_of(S.w, k);
+    const GemvMatrix& w = kernel::row_of_block<S>(p, block, tile, row);
+    const u64 scale = u64{row} / kRow.block_rows * scale_columns_of(S.w, p.k);
     return {w.data + row * w.row_stride, static_cast<const u8*>(w.scales) + scale * bytes_of(kRow.scale),
             kRow.has_zero ? w.zeros + scale : nullptr};
 }
@@ -184,13 +196,12 @@ DG_DEVICE float sum_of_warps(ptx::SharedAddress partial, u32 element) {
 
 template <GemvSpec S>
 DG_DEVICE void store_block(const GemvParams& p, const kernel::GemvBlock& block, const Sums<S>& sums,
-                           u32 first_token, u32 count) {
+                           ptx::SharedAddress partial, u32 first_token, u32 count) {
     constexpr u32 kTokenTiles = Sums<S>::kTokenTiles;
     constexpr u32 kTileElements = kMmaTileRows * kMmaTileTokens;
     constexpr float kRemainder =
         row_of(S.w).element == Format::fp4_e2m1 ? tile::e2m1_remainder(row_of(S.w).scale) : 1.0f;
     const u32 lane = ptx::lane_index();
-    const ptx::SharedAddress partial = ptx::dynamic_smem();
 #pragma unroll
     for (u32 r = 0; r < S.row_tiles; ++r) {
 #pragma unroll
@@ -223,26 +234,42 @@ DG_DEVICE void store_block(const GemvParams& p, const kernel::GemvBlock& block, 
 template <GemvSpec S>
 DG_DEVICE void run(const GemvParams& p) {
     static_assert(why_illegal(S) == nullptr, "no such kernel");
+    constexpr GemvSmemPlan kPlan = plan_smem(S);
+    const u32 whole = S.vector ? p.k / visit_k_of(S) : 0;
     if constexpr (S.dependent_launch) {
         ptx::grid_dependency_launch();
+        if constexpr (S.vector) kernel::prefetch_first<S>(p, whole);
         ptx::grid_dependency_wait();
     }
-    const kernel::GemvBlock block = kernel::find_block<S>(p);
+    const u32 blocks = kernel::num_blocks<S>(p);
+    kernel::GemvRing<S> ring;
+    if constexpr (S.vector) ring.start(p, blocks, whole);
     const u32 first_token = ptx::block_index_y() * p.tokens_per_block;
     const u32 left = p.m - first_token, count = left < p.tokens_per_block ? left : p.tokens_per_block;
-    GemvRow rows[S.row_tiles][kLaneRows];
+    const Tokens<S> tokens = tokens_of<S>(p, first_token, count);
+    const u32 visits = static_cast<u32>(ceil_div(row_bytes_of(S.w, p.k), u64{kGemvVisitBytes}));
+    // The sums of two tiles of rows take turns: who writes the second has passed the barrier behind the
+    // first.
+    ptx::SharedAddress partial = ptx::dynamic_smem() + kPlan.bytes - 2 * kPlan.partial_bytes;
+    u32 flip = kPlan.partial_bytes;
+    for (u32 index = ptx::block_index(); index < blocks; index += ptx::grid_size()) {
+        const kernel::GemvBlock block = kernel::find_block<S>(p, index);
+        GemvRow rows[S.row_tiles][kLaneRows];
 #pragma unroll
-    for (u32 tile = 0; tile < S.row_tiles; ++tile) {
-        const bool paired = S.epilogue == GemvEpilogue::swiglu;
-        const GemvMatrix& w = p.w[paired ? tile : block.matrix];
-        const u32 row = block.first_row + (paired ? 0 : tile * kMmaTileRows) + ptx::lane_index() / 4;
-        rows[tile][0] = row_at<S>(w, row, p.k);
-        rows[tile][1] = row_at<S>(w, row + 8, p.k);
+        for (u32 i = 0; i < S.row_tiles * kLaneRows; ++i)
+            rows[i / kLaneRows][i % kLaneRows] =
+                row_at<S>(p, block, i / kLaneRows, ptx::lane_index() / 4 + i % kLaneRows * 8);
+        Sums<S> sums;
+        clear<S>(sums);
+        u32 visit = ptx::warp_index();
+        for (; visit < whole; visit += kGemvWarps)
+            multiply_visit<true, S>(sums, ring, p, rows, tokens, visit);
+        for (; visit < visits; visit += kGemvWarps)
+            multiply_visit<false, S>(sums, ring, p, rows, tokens, visit);
+        store_block<S>(p, block, sums, partial, first_token, count);
+        partial += flip;
+        flip = 0 - flip;
     }
-    Sums<S> sums;
-    clear<S>(sums);
-    multiply_rows<S>(sums, p, rows, tokens_of<S>(p, first_token, count));
-    store_block<S>(p, block, sums, first_token, count);
 }
 
 }  // namespace gemv_detail

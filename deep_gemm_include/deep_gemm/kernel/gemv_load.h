@@ -27,7 +27,7 @@ struct GemvVisit {
     static constexpr u32 kScaledBlocks =
         kDecodesScales || kRow.block_k == 0 ? 0 : visit_k_of(S) / kRow.block_k;
 
-    u32 word[kSteps][S.row_tiles][kLaneRows][kWords];
+    u32 word[S.row_tiles][kLaneRows][kWords];  // of one step
     // E2M1: the bytes of the lane's own block or blocks; else the scales of all blocks of the visit.
     u32 code[kDecodesScales ? kSteps : 1][S.row_tiles][kLaneRows];
     float scale[kScaledBlocks + 1][S.row_tiles][kLaneRows];
@@ -46,33 +46,19 @@ DG_DEVICE void load_bytes(u32 (&word)[Words], const u8* address, i64 available) 
     }
 }
 
-template <bool Whole, GemvSpec S>
+/// The words of one step of a visit that overlaps the end of the rows, or of unaligned rows.
+template <GemvSpec S>
 DG_DEVICE void load_words(GemvVisit<S>& visit, const GemvParams& p,
-                          const GemvRow (&rows)[S.row_tiles][kLaneRows], u32 index) {
-    using Visit = GemvVisit<S>;
+                          const GemvRow (&rows)[S.row_tiles][kLaneRows], u32 index, u32 step) {
     constexpr u32 kLaneBytes = lane_bytes_of(S);
-    const u32 column = ptx::lane_index() % 4;
     const i64 row_bytes = static_cast<i64>(row_bytes_of(S.w, p.k));
+    const u64 offset = u64{index} * kGemvVisitBytes + (step * 4 + ptx::lane_index() % 4) * kLaneBytes;
 #pragma unroll
-    for (u32 step = 0; step < Visit::kSteps; ++step) {
-        const u64 offset = u64{index} * kGemvVisitBytes + (step * 4 + column) * kLaneBytes;
+    for (u32 tile = 0; tile < S.row_tiles; ++tile)
 #pragma unroll
-        for (u32 tile = 0; tile < S.row_tiles; ++tile) {
-#pragma unroll
-            for (u32 row = 0; row < kLaneRows; ++row) {
-                u32(&word)[Visit::kWords] = visit.word[step][tile][row];
-                const u8* address = rows[tile][row].data + offset;
-                if constexpr (!Whole) {
-                    load_bytes(word, address, row_bytes - static_cast<i64>(offset));
-                } else if constexpr (kLaneBytes == 8) {
-                    ptx::ld_stream_v2(address, word[0], word[1]);
-                } else {
-                    const ptx::Words4 v = ptx::ld_stream_v4(address);
-                    for (u32 i = 0; i < 4; ++i) word[i] = v.word[i];
-                }
-            }
-        }
-    }
+        for (u32 row = 0; row < kLaneRows; ++row)
+            load_bytes(visit.word[tile][row], rows[tile][row].data + offset,
+                       row_bytes - static_cast<i64>(offset));
 }
 
 /// E2M1: the scale bytes of the lane's own elements.
@@ -136,11 +122,11 @@ DG_DEVICE void load_scales(GemvVisit<S>& visit, const GemvParams& p,
     }
 }
 
-/// Issues the loads of visit `index`. `Whole`: all of it lies inside the rows, which are aligned.
+/// Issues the loads of what stands beside the weights of visit `index`. `Whole`: all of it lies inside the
+/// rows, which are aligned.
 template <bool Whole, GemvSpec S>
-DG_DEVICE void load_visit(GemvVisit<S>& visit, const GemvParams& p,
-                          const GemvRow (&rows)[S.row_tiles][kLaneRows], u32 index) {
-    load_words<Whole, S>(visit, p, rows, index);
+DG_DEVICE void load_beside(GemvVisit<S>& visit, const GemvParams& p,
+                           const GemvRow (&rows)[S.row_tiles][kLaneRows], u32 index) {
     if constexpr (GemvVisit<S>::kDecodesScales) load_codes<Whole, S>(visit, p, rows, index);
     if constexpr (GemvVisit<S>::kScaledBlocks != 0) load_scales<Whole, S>(visit, p, rows, index);
 }
@@ -198,7 +184,7 @@ DG_DEVICE void decode_piece(u32 (&pair)[4], const GemvVisit<S>& visit, u32 piece
     constexpr u32 kPieces = lane_elements_of(S) / tile::kPieceElements;
     constexpr u32 kPieceWords = Visit::kWords / kPieces;
     const u32 step = piece / kPieces, inside = piece % kPieces;
-    const u32* word = &visit.word[step][tile_index][row][inside * kPieceWords];
+    const u32* word = &visit.word[tile_index][row][inside * kPieceWords];
     if constexpr (kRow.element_bits == 16) {
         for (u32 i = 0; i < 4; ++i) pair[i] = word[i];
     } else if constexpr (kRow.element == Format::fp8_e4m3) {

@@ -162,7 +162,7 @@ DG_DEVICE void run(const GemvParams& p) {
         ptx::grid_dependency_launch();
         ptx::grid_dependency_wait();
     }
-    const kernel::GemvBlock block = kernel::find_block<S>(p);
+    const kernel::GemvBlock block = kernel::find_block<S>(p, ptx::block_index());
     const u32 first_token = ptx::block_index_y() * p.tokens_per_block;
     const u32 left = p.m - first_token, count = left < p.tokens_per_block ? left : p.tokens_per_block;
     const u32 first_row = block.first_row + ptx::warp_index() * (kPaired ? 1 : S.row_tiles);

@@ -24,11 +24,12 @@ constexpr u32 kGemvThreads = kGemvWarps * 32;
 constexpr u32 kMaxGemvMatrices = 4;  // that share one launch and its activations
 constexpr u32 kMaxGemvTokens = 16;   // of one block; more tokens are more blocks along y
 
-constexpr u32 kMmaTileRows = 16;      // weights of an mma
-constexpr u32 kMmaTileTokens = 8;     // tokens of an mma
-constexpr u32 kGemvVisitBytes = 128;  // of each row: what a warp takes before the next warp's share
-constexpr u32 kQ8VisitBlocks = 32;    // blocks of a row that a warp takes at once, one a lane
-constexpr u32 kQ8Stages = 3;          // visits on their way to a warp
+constexpr u32 kMmaTileRows = 16;          // weights of an mma
+constexpr u32 kMmaTileTokens = 8;         // tokens of an mma
+constexpr u32 kGemvVisitBytes = 128;      // of each row: what a warp takes before the next warp's share
+constexpr u32 kGemvPrefetchBytes = 2048;  // of each row: what a block asks L2 for before it may read x
+constexpr u32 kQ8VisitBlocks = 32;        // blocks of a row that a warp takes at once, one a lane
+constexpr u32 kQ8Stages = 3;              // visits on their way to a warp
 constexpr u32 kQ8VisitBytes = kQ8VisitBlocks * kQ8BlockBytes;
 constexpr u32 kQ8StageBytes = kQ8VisitBytes + 16;  // and the bytes up to the 16-byte boundaries around
 
@@ -39,6 +40,8 @@ struct GemvSpec {
     GemvEpilogue epilogue = GemvEpilogue::none;
     u32 tokens = 8;      // of a block: 8 or 16; for Q8_0: 1, 2, 3, 4 or 8
     u32 row_tiles = 1;   // 16-row tiles of a block, which share the loads of x; for Q8_0: rows of a warp
+    u32 stages = 4;      // visits of a warp on their way to shared memory, where rows are vectors
+    u32 ctas = 2;        // blocks of threads that an SM holds
     bool vector = true;  // rows of w and x start at multiples of 16 bytes
     bool dependent_launch = true;  // the architecture has programmatic dependent launch
 
@@ -53,13 +56,15 @@ requires requires(Spec& s) {
     s.row_tiles;
 }
 constexpr void visit_fields(Visitor&& visit, Spec& s) {
-    auto& [w, x, y, epilogue, tokens, row_tiles, vector, dependent_launch, native_fp8] = s;
+    auto& [w, x, y, epilogue, tokens, row_tiles, stages, ctas, vector, dependent_launch, native_fp8] = s;
     visit("w", w);
     visit("x", x);
     visit("y", y);
     visit("epilogue", epilogue);
     visit("tokens", tokens);
     visit("row_tiles", row_tiles);
+    visit("stages", stages);
+    visit("ctas", ctas);
     visit("vector", vector);
     visit("dependent_launch", dependent_launch);
     visit("native_fp8", native_fp8);
@@ -90,6 +95,12 @@ struct GemvParams {
     u32 m, k;
     u32 tokens_per_block;  // at most the spec's tokens; 1: every row alone
     float swiglu_limit;    // 0: none; else gate <= limit and |up| <= limit before they are multiplied
+};
+
+// For tests and tuning: fields of the spec that are not 0 stand for what a plan would choose.
+struct GemvTuning {
+    u32 row_tiles = 0, stages = 0, ctas = 0;
+    u32 grid_x = 0;
 };
 
 constexpr bool is_q8(const GemvSpec& s) {
@@ -132,27 +143,32 @@ constexpr u32 block_rows_of(const GemvSpec& s) {
     if (is_q8(s)) return kGemvWarps * (s.epilogue == GemvEpilogue::swiglu ? 1 : s.row_tiles);
     return kMmaTileRows * (s.epilogue == GemvEpilogue::swiglu ? 1 : s.row_tiles);
 }
-// Visits whose weights are loaded before the first of them is multiplied.
-constexpr u32 visits_in_flight_of(const GemvSpec& s) {
-    return s.row_tiles == 1 && row_bits_of(s) >= 8 ? 2 : 1;
+// Bytes of a warp's stage: a visit of every row of the block.
+constexpr u32 stage_bytes_of(const GemvSpec& s) {
+    return s.vector ? kMmaTileRows * s.row_tiles * kGemvVisitBytes : 0;
 }
-// Blocks an SM is meant to hold: as many as the registers of a kernel that may not spill leave room for.
+// Blocks an SM is asked to hold: the spec's wish, and no more than the registers of a kernel that may not
+// spill leave room for.
 constexpr u32 ctas_per_sm_of(const GemvSpec& s) {
     if (is_q8(s)) return s.tokens * s.row_tiles > 8 ? 2 : 4;
     const u32 promote_k = promote_k_of(s);
-    const bool heavy = (promote_k != 0 && promote_k < 128) || row_of(s.w).has_zero;
-    if (s.row_tiles * s.tokens > 16) return 1;
-    if (s.row_tiles * s.tokens == 16) return heavy ? 1 : 2;
-    return heavy || row_bits_of(s) == 4 || block_k_of(s.x) != 0 ? 2 : 3;
+    const bool heavy = promote_k != 0 && promote_k < 128;
+    const u32 width = s.row_tiles * s.tokens;
+    const bool light = promote_k == 0 && width == 8 && row_bits_of(s) >= 8;
+    const u32 most = width > 16 || (heavy && (width == 16 || row_of(s.w).has_zero)) ? 1 : light ? 3 : 2;
+    return s.ctas < most ? s.ctas : most;
 }
 
 struct GemvSmemPlan {
+    u32 partial_bytes;  // sums of the warps; they follow the rings, twice
     u32 bytes;
 };
 
 constexpr GemvSmemPlan plan_smem(const GemvSpec& s) {
-    if (!is_q8(s)) return {kGemvWarps * kMmaTileRows * s.row_tiles * s.tokens * 4};
-    return {s.vector && s.w == Quant::q8_0 ? kGemvWarps * s.row_tiles * kQ8Stages * kQ8StageBytes : 0};
+    if (is_q8(s))
+        return {0, s.vector && s.w == Quant::q8_0 ? kGemvWarps * s.row_tiles * kQ8Stages * kQ8StageBytes : 0};
+    const u32 partial = kGemvWarps * kMmaTileRows * s.row_tiles * s.tokens * 4;
+    return {partial, kGemvWarps * s.stages * stage_bytes_of(s) + 2 * partial};
 }
 
 // nullptr, or one sentence. The plan and the kernel's static_assert both ask here.
@@ -169,6 +185,7 @@ constexpr const char* why_illegal(const GemvSpec& s) {
         return known ? nullptr : "a Q8_0 block has 1, 2, 3, 4 or 8 tokens";
     }
     if (s.tokens != 8 && s.tokens != 16) return "a block has 8 or 16 tokens";
+    if (s.stages < 2 || s.ctas == 0) return "at least 2 stages and a block for an SM";
     return nullptr;
 }
 
