@@ -821,13 +821,13 @@ def gemv_source(
     tokens: typing.SupportsInt | typing.SupportsIndex = 8,
     row_tiles: typing.SupportsInt | typing.SupportsIndex = 1,
     stages: typing.SupportsInt | typing.SupportsIndex = 4,
-    ctas: typing.SupportsInt | typing.SupportsIndex = 2,
+    groups: typing.SupportsInt | typing.SupportsIndex = 0,
     vector: bool = True,
     dependent_launch: bool = True,
     native_fp8: bool = True,
 ) -> KernelSource:
     """
-    The source of a small-batch kernel.
+    The source of a small-batch kernel. groups 0: as many as a plan would take.
     """
 
 def get_num_sms(device: typing.Any = None) -> int:

@@ -83,7 +83,7 @@ def bf16_case() -> Gemv:
     w, x = small_integers(rng, (37, 1096)), small_integers(rng, (3, 1096))
     matrix = quantize(w, "bf16")
     return Gemv(
-        "bf16", "gemv", ".y = Format::fp32, .stages = 2", matrix, (x.astype(ml_dtypes.bfloat16), None), RING_BYTES + 2 * 8 * WARP_BYTES, 16,
+        "bf16", "gemv", ".y = Format::fp32, .stages = 2, .groups = 1", matrix, (x.astype(ml_dtypes.bfloat16), None), RING_BYTES + 2 * 8 * WARP_BYTES, 16,
         x.astype(np.float64) @ w.T, 0.0,
     )  # fmt: skip
 
@@ -98,7 +98,7 @@ def fp8_case() -> Gemv:
     matrix = QuantizedMatrix("fp8_128x128", n, k, data, w_scale)
     expected = quant.activations((values, x_scale)) @ quant.dequantize(matrix).T
     return Gemv(
-        "fp8", "gemv", ".w = Quant::fp8_128x128, .x = Activation::fp8_128, .y = Format::fp32, .stages = 2", matrix,
+        "fp8", "gemv", ".w = Quant::fp8_128x128, .x = Activation::fp8_128, .y = Format::fp32, .stages = 2, .groups = 1", matrix,
         (values, x_scale), RING_BYTES + 2 * 8 * WARP_BYTES, 16, expected, 0.0,
     )  # fmt: skip
 
@@ -111,21 +111,21 @@ def nvfp4_case() -> Gemv:
     x = small_integers(rng, (3, k))
     matrix = QuantizedMatrix("nvfp4", n, k, data, scales)
     return Gemv(
-        "nvfp4", "gemv", ".w = Quant::nvfp4, .y = Format::fp32, .stages = 2", matrix, (x.astype(ml_dtypes.bfloat16), None),
+        "nvfp4", "gemv", ".w = Quant::nvfp4, .y = Format::fp32, .stages = 2, .groups = 1", matrix, (x.astype(ml_dtypes.bfloat16), None),
         RING_BYTES + 2 * 8 * WARP_BYTES, 16, x.astype(np.float64) @ quant.dequantize(matrix).T, 0.0,
     )  # fmt: skip
 
 
 def q8_case() -> Gemv:
     rng = np.random.default_rng(3)
-    n, k = 11, 32 * 70
+    n, k = 37, 32 * 70
     matrix = quantize(rng.standard_normal((n, k)).astype(np.float32), "q8_0")
     values, scales = reference.q8_activations(rng.standard_normal((3, k)).astype(np.float32))
     codes, w_scale = quant.q8_0_blocks(matrix.data)
     expected = reference.q8_rows(codes, w_scale, values, scales)
     return Gemv(
-        "q8_0", "gemv_q8", ".w = Quant::q8_0, .x = Activation::q8, .y = Format::fp32, .tokens = 3", matrix,
-        (values.reshape(3, -1), scales), 8 * 3 * (32 * 34 + 16), 8, expected, 0.0, tokens_per_block=3, grid=0,
+        "q8_0", "gemv_q8", ".w = Quant::q8_0, .x = Activation::q8, .y = Format::fp32, .stages = 2, .groups = 1", matrix,
+        (values.reshape(3, -1), scales), 8 * (2 * 16 * 176 + 4 * WARP_BYTES), 16, expected, 0.0,
     )  # fmt: skip
 
 
@@ -138,12 +138,12 @@ BUGS = {
             "{low[2 * half], low[2 * half + 1], high[2 * half], high[2 * half + 1]}", 8),
         Bug("the tail of K is dropped", "for (; visit < visits; visit += kGemvWarps)",
             "for (; visit < visits && p.k % visit_k_of(S) == 0; visit += kGemvWarps)", 8),
-        Bug("the tail is read as whole vectors", "multiply_visit<false, S>(sums, ring, p, rows, tokens, visit);",
-            "multiply_visit<true, S>(sums, ring, p, rows, tokens, visit);", 8),
+        Bug("the tail is read as whole vectors", "multiply_visit<false, S>(sums, ring, p, block, beside, tokens, visit);",
+            "multiply_visit<true, S>(sums, ring, p, block, beside, tokens, visit);", 8),
         Bug("warps of rows past the end leave before the barrier", "        clear<S>(sums);\n        u32 visit",
             "        if (block.first_row + 2 * ptx::warp_index() >= p.w[block.matrix].n) return;\n"
             "        clear<S>(sums);\n        u32 visit", 8),
-        Bug("no barrier before the warps' sums are added", "    ptx::sync_threads();\n    constexpr bool kPaired", "    constexpr bool kPaired", 4),
+        Bug("no barrier before the warps' sums are added", "    ptx::named_barrier_sync(1 + ptx::thread_index() / kGemvThreads, kGemvThreads);\n    constexpr bool kPaired", "    constexpr bool kPaired", 4),
         Bug("rows past the end are written", "if (row >= w.n || token >= count) continue;",
             "if (token >= count) continue;", 8),
         Bug("tokens past the end are written", "if (row >= w.n || token >= count) continue;",
@@ -155,7 +155,7 @@ BUGS = {
         Bug("a visit is read before it has landed", "ptx::cp_async_wait<S.stages - 2>();", "ptx::cp_async_wait<S.stages - 1>();"),
         Bug("a stage is written while other lanes read it", "ptx::sync_warp();  // every lane's part has landed, and", "//"),
         Bug("copies of the next tile go on in the rows of the last", "                    enter(p);\n", "", 8),
-        Bug("the ring ends with the first tile", "block += ptx::grid_size();", "block = blocks;", 8),
+        Bug("the ring ends with the first tile", "tile += stride;\n                if (tile < tiles) {\n                    prefetch_scales<S>(p, find_block<S>(p, tile), group_thread());\n                    enter(p);", "tile = tiles;\n                if (tile < tiles) {\n                    enter(p);", 8),
         Bug("sums of the next tile over those not yet added", "        partial += flip;\n", ""),
         Bug("fragments of the other half of the line", "read_offset ^ step * 4", "read_offset + step * 4", 8),
     ],
@@ -175,15 +175,21 @@ BUGS = {
         Bug("scale bytes beyond the row", "                        if (Whole || element + block * kBlockK < p.k)\n", "", 8),
     ],
     "q8_0": [
-        Bug("tree instead of butterfly order", "for (u32 distance = 16; distance > 0; distance /= 2)\n        value = ptx::add_rn",
-            "for (u32 distance = 1; distance < 32; distance *= 2)\n        value = ptx::add_rn", 8),
-        Bug("scales applied one after the other", "ptx::fma_rn(ptx::mul_rn(blocks[r].scale, scale_x), static_cast<float>(dot), sum[r][t])",
-            "ptx::fma_rn(blocks[r].scale, ptx::mul_rn(scale_x, static_cast<float>(dot)), sum[r][t])", 8),
-        Bug("no fma", "ptx::fma_rn(ptx::mul_rn(blocks[r].scale, scale_x), static_cast<float>(dot), sum[r][t])",
-            "ptx::add_rn(ptx::mul_rn(ptx::mul_rn(blocks[r].scale, scale_x), static_cast<float>(dot)), sum[r][t])", 8),
-        Bug("blocks at odd halves read from the even one", "odd ? 0x7654 : 0x5432", "0x5432", 8),
-        Bug("one stage too few waited for", "ptx::cp_async_wait<kQ8Stages - 2>();", "ptx::cp_async_wait<kQ8Stages - 1>();", 1),
-        Bug("misalignment of the row ignored", "static_cast<u32>(start % 16)", "0u", 8),
+        Bug("tree instead of butterfly order", "ptx::add_rn(sum_of_places<First, 2 * Step>(element), sum_of_places<First + Step, 2 * Step>(element))",
+            "ptx::add_rn(sum_of_places<2 * First, 2 * Step>(element), sum_of_places<2 * First + 1, 2 * Step>(element))", 8),
+        Bug("scales applied one after the other", "ptx::fma_rn(ptx::mul_rn(block.scale[r][i / 2], scale_x[i % 2]),\n                                    ptx::float_of_bits(dot[i]) - kFloatOffset, sum[r][i])",
+            "ptx::fma_rn(block.scale[r][i / 2], ptx::mul_rn(scale_x[i % 2], ptx::float_of_bits(dot[i]) - kFloatOffset), sum[r][i])", 8),
+        Bug("no fma", "ptx::fma_rn(ptx::mul_rn(block.scale[r][i / 2], scale_x[i % 2]),\n                                    ptx::float_of_bits(dot[i]) - kFloatOffset, sum[r][i])",
+            "ptx::add_rn(ptx::mul_rn(ptx::mul_rn(block.scale[r][i / 2], scale_x[i % 2]), ptx::float_of_bits(dot[i]) - kFloatOffset), sum[r][i])", 8),
+        Bug("blocks at odd halves read from the even one", "odd ? 0x5432 : 0x3210);\n            word[1]", "0x3210);\n            word[1]", 8),
+        Bug("misalignment of the row ignored", "static_cast<u32>(visit % 16)", "0u", 8),
+        Bug("the vector around the end of four blocks is missing", "vector * 16 < before + Layout::kVisitBytes", "vector * 16 + 16 < before + Layout::kVisitBytes", 8),
+        Bug("a visit is read before it has landed", "ptx::cp_async_wait<S.stages - 2>();  // of Q8_0", "ptx::cp_async_wait<S.stages - 1>();"),
+        Bug("sums are overwritten before they are read", "ptx::named_barrier_sync(barrier, kGemvThreads);  // the sums before have been read", ""),
+        Bug("places added before all have arrived", "        ptx::named_barrier_sync(barrier, kGemvThreads);\n        if (element", "        if (element"),
+        Bug("blocks past the end of the row are added", "if (index + place >= num_blocks) break;", "", 8),
+        Bug("fragments of rows 8 and more for those before", "{block.word[r][0][0], block.word[r][1][0], block.word[r][0][1], block.word[r][1][1]}",
+            "{block.word[r][0][0], block.word[r][0][1], block.word[r][1][0], block.word[r][1][1]}", 8),
     ],
 }  # fmt: skip
 

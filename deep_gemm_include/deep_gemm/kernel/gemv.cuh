@@ -1,11 +1,11 @@
 // y = x W^T for few tokens, any architecture since sm_80, bound by the stream of weights.
 //
-// A block of threads takes tiles of 16 rows of W (or 32), one after the other, and all its tokens; its eight
-// warps take turns along K, 128 bytes of every row at a time, and each of them streams its share of all tiles
-// through a ring of its own (gemv_ring.h). mma.sync is a multiply-add unit that reads each decoded weight
-// once for eight tokens: a lane takes 16 contiguous bytes of a row, and since the order of K inside an mma is
-// free as long as both operands agree, these bytes are its fragments as they are. With tokens as columns, a
-// token's result depends on its own column only, whatever the others hold.
+// A group of eight warps takes tiles of 16 rows of W (or 32), one after the other, and all tokens of its
+// block. Its warps take turns along K, 128 bytes of every row at a time, and each of them streams its share
+// of all tiles through a ring of its own (gemv_ring.h). mma.sync is a multiply-add unit that reads each
+// decoded weight once for eight tokens: a lane takes 16 contiguous bytes of a row, and since the order of K
+// inside an mma is free as long as both operands agree, these bytes are its fragments as they are. With
+// tokens as columns, a token's result depends on its own column only, whatever the others hold.
 //
 // Order of the sum of one row (a function of W's layout and K): warp w adds visits w, w + 8, ... in turn,
 // each in the order of mma.sync, scaled by fma after every promote_k elements; then warps 0 to 7 are added in
@@ -104,38 +104,32 @@ DG_DEVICE void promote(Sums<S>& sums, const Sums<S>& partial, const GemvVisit<S>
     }
 }
 
-/// One visit: its weights are the ring's next, or (not Whole) are read byte by byte.
-template <bool Whole, GemvSpec S>
-DG_DEVICE void multiply_visit(Sums<S>& sums, kernel::GemvRing<S>& ring, const GemvParams& p,
-                              const GemvRow (&rows)[S.row_tiles][kLaneRows], const Tokens<S>& tokens,
-                              u32 index) {
+/// One visit: its weights are in the ring's `stage`, or (not Whole) are read byte by byte.
+template <bool Whole, bool Excess, GemvSpec S>
+DG_DEVICE void multiply_pieces(Sums<S>& sums, const kernel::GemvRing<S>& ring, ptx::SharedAddress stage,
+                               const GemvParams& p, const kernel::GemvBlock& block, const GemvVisit<S>& visit,
+                               TokenVisit<S>& x, const Tokens<S>& tokens, u32 index) {
     constexpr u32 kPromoteK = promote_k_of(S), kPieces = TokenVisit<S>::kPieces;
     const u64 first = u64{index} * visit_k_of(S);
-    GemvVisit<S> visit;
-    TokenVisit<S> x;
-    kernel::load_beside<Whole, S>(visit, p, rows, index);
-    load_token_scales<Whole, S>(x, tokens, first, p.k);
-    load_step<Whole, S>(x, tokens, first, 0, p.k);  // before what the ring may wait for
-    ptx::SharedAddress stage = 0;
-    if constexpr (Whole) stage = ring.next(p);
     Sums<S> partial;
     Sums<S>& target = kPromoteK ? partial : sums;
+    kernel::GemvWords<S> words;
 #pragma unroll
     for (u32 piece = 0; piece < kPieces * steps_of_visit(S); ++piece) {
         if (piece % kPieces == 0) {
-            if constexpr (Whole)
-                ring.read(visit, stage, piece / kPieces);
-            else
-                kernel::load_words<S>(visit, p, rows, index, piece / kPieces);
             if (piece != 0) load_step<Whole, S>(x, tokens, first, piece / kPieces, p.k);
+            if constexpr (Whole)
+                ring.read(words, stage, piece / kPieces);
+            else
+                kernel::load_words<S>(words, p, block, index, piece / kPieces);
         }
         if (kPromoteK && piece * 32 % kPromoteK == 0) clear<S>(partial);
         const auto& columns = x.x[piece % kPieces];
 #pragma unroll
         for (u32 r = 0; r < S.row_tiles; ++r) {
             u32 low[4], high[4];
-            kernel::decode_piece<S>(low, visit, piece, r, 0);
-            kernel::decode_piece<S>(high, visit, piece, r, 1);
+            kernel::decode_piece<Excess, S>(low, visit, words, piece, r, 0);
+            kernel::decode_piece<Excess, S>(high, visit, words, piece, r, 1);
 #pragma unroll
             for (u32 half = 0; half < 2; ++half) {
                 const u32 a[4] = {low[2 * half], high[2 * half], low[2 * half + 1], high[2 * half + 1]};
@@ -155,13 +149,30 @@ DG_DEVICE void multiply_visit(Sums<S>& sums, kernel::GemvRing<S>& ring, const Ge
     }
 }
 
+template <bool Whole, GemvSpec S>
+DG_DEVICE void multiply_visit(Sums<S>& sums, kernel::GemvRing<S>& ring, const GemvParams& p,
+                              const kernel::GemvBlock& block, const GemvVisit<S>& visit,
+                              const Tokens<S>& tokens, u32 index) {
+    const u64 first = u64{index} * visit_k_of(S);
+    TokenVisit<S> x;
+    load_token_scales<Whole, S>(x, tokens, first, p.k);
+    load_step<Whole, S>(x, tokens, first, 0, p.k);  // before what the ring may wait for
+    ptx::SharedAddress stage = 0;
+    if constexpr (Whole) stage = ring.next(p);
+    // Two copies of the code: a branch at every rare scale would leave nothing to overlap with anything.
+    if (row_of(S.w).scale == ScaleType::ue8m0 && visit.exceeds()) [[unlikely]]
+        multiply_pieces<Whole, true, S>(sums, ring, stage, p, block, visit, x, tokens, index);
+    else
+        multiply_pieces<Whole, false, S>(sums, ring, stage, p, block, visit, x, tokens, index);
+}
+
 /// Row `row` of tile `tile` of a block.
 template <GemvSpec S>
 DG_DEVICE GemvRow row_at(const GemvParams& p, const kernel::GemvBlock& block, u32 tile, u32 row) {
     constexpr QuantRow kRow = row_of(S.w);
     const GemvMatrix& w = kernel::row_of_block<S>(p, block, tile, row);
     const u64 scale = u64{row} / kRow.block_rows * scale_columns_of(S.w, p.k);
-    return {w.data + row * w.row_stride, static_cast<const u8*>(w.scales) + scale * bytes_of(kRow.scale),
+    return {static_cast<const u8*>(w.scales) + scale * bytes_of(kRow.scale),
             kRow.has_zero ? w.zeros + scale : nullptr};
 }
 
@@ -208,15 +219,15 @@ DG_DEVICE void store_block(const GemvParams& p, const kernel::GemvBlock& block, 
         for (u32 t = 0; t < kTokenTiles; ++t) {
 #pragma unroll
             for (u32 i = 0; i < 4; ++i) {
-                const u32 tile = (ptx::warp_index() * S.row_tiles + r) * kTokenTiles + t;
+                const u32 tile = (kernel::group_warp() * S.row_tiles + r) * kTokenTiles + t;
                 ptx::st_shared_f32(partial + (tile * kTileElements + i * 32 + lane) * 4, sums.value[r][t][i]);
             }
         }
     }
-    ptx::sync_threads();
+    ptx::named_barrier_sync(1 + ptx::thread_index() / kGemvThreads, kGemvThreads);
     constexpr bool kPaired = S.epilogue == GemvEpilogue::swiglu;
     constexpr u32 kElements = (kPaired ? 1 : S.row_tiles) * kTokenTiles * kTileElements;
-    for (u32 element = ptx::thread_index(); element < kElements; element += kGemvThreads) {
+    for (u32 element = kernel::group_thread(); element < kElements; element += kGemvThreads) {
         const u32 of = element % 32, i = element / 32 % 4, tile = element / kTileElements;
         const u32 row = block.first_row + tile / kTokenTiles * kMmaTileRows + of / 4 + i / 2 * 8;
         const u32 token = tile % kTokenTiles * kMmaTileTokens + of % 4 * 2 + i % 2;
@@ -231,42 +242,70 @@ DG_DEVICE void store_block(const GemvParams& p, const kernel::GemvBlock& block, 
     }
 }
 
+/// What the rows of a lane in a tile have beside their weights.
+template <GemvSpec S>
+DG_DEVICE void find_rows(GemvRow (&rows)[S.row_tiles][kLaneRows], const GemvParams& p,
+                         const kernel::GemvBlock& block) {
+#pragma unroll
+    for (u32 i = 0; i < S.row_tiles * kLaneRows; ++i)
+        rows[i / kLaneRows][i % kLaneRows] =
+            row_at<S>(p, block, i / kLaneRows, ptx::lane_index() / 4 + i % kLaneRows * 8);
+}
+
 template <GemvSpec S>
 DG_DEVICE void run(const GemvParams& p) {
     static_assert(why_illegal(S) == nullptr, "no such kernel");
     constexpr GemvSmemPlan kPlan = plan_smem(S);
-    const u32 whole = S.vector ? p.k / visit_k_of(S) : 0;
+    constexpr bool kAhead = GemvVisit<S>::kAhead;
+    const u32 whole = S.vector ? p.k / visit_k_of(S) : 0, warp = kernel::group_warp();
+    const u32 group = ptx::thread_index() / kGemvThreads;
+    const u32 tiles = kernel::num_blocks<S>(p), stride = ptx::grid_size() * S.groups;
+    u32 tile = group * ptx::grid_size() + ptx::block_index();
     if constexpr (S.dependent_launch) {
         ptx::grid_dependency_launch();
-        if constexpr (S.vector) kernel::prefetch_first<S>(p, whole);
+        if (S.vector && tile < tiles) kernel::prefetch_first<S>(p, tile);
         ptx::grid_dependency_wait();
     }
-    const u32 blocks = kernel::num_blocks<S>(p);
+    if (tile >= tiles) return;
     kernel::GemvRing<S> ring;
-    if constexpr (S.vector) ring.start(p, blocks, whole);
+    if constexpr (S.vector) ring.start(p, tile, stride, tiles, whole);
     const u32 first_token = ptx::block_index_y() * p.tokens_per_block;
     const u32 left = p.m - first_token, count = left < p.tokens_per_block ? left : p.tokens_per_block;
     const Tokens<S> tokens = tokens_of<S>(p, first_token, count);
     const u32 visits = static_cast<u32>(ceil_div(row_bytes_of(S.w, p.k), u64{kGemvVisitBytes}));
-    // The sums of two tiles of rows take turns: who writes the second has passed the barrier behind the
-    // first.
-    ptx::SharedAddress partial = ptx::dynamic_smem() + kPlan.bytes - 2 * kPlan.partial_bytes;
+    // The sums of two tiles take turns: who writes the second has passed the barrier behind the first.
+    ptx::SharedAddress partial = ptx::dynamic_smem() + kPlan.bytes - (S.groups - group) * kPlan.group_bytes;
     u32 flip = kPlan.partial_bytes;
-    for (u32 index = ptx::block_index(); index < blocks; index += ptx::grid_size()) {
-        const kernel::GemvBlock block = kernel::find_block<S>(p, index);
-        GemvRow rows[S.row_tiles][kLaneRows];
-#pragma unroll
-        for (u32 i = 0; i < S.row_tiles * kLaneRows; ++i)
-            rows[i / kLaneRows][i % kLaneRows] =
-                row_at<S>(p, block, i / kLaneRows, ptx::lane_index() / 4 + i % kLaneRows * 8);
+    kernel::GemvBlock block = kernel::find_block<S>(p, tile);
+    GemvRow rows[S.row_tiles][kLaneRows];
+    find_rows<S>(rows, p, block);
+    GemvVisit<S> ahead;
+    if (kAhead && warp < whole) kernel::load_beside<true, S>(ahead, p, rows, warp);
+    while (tile < tiles) {
         Sums<S> sums;
         clear<S>(sums);
-        u32 visit = ptx::warp_index();
-        for (; visit < whole; visit += kGemvWarps)
-            multiply_visit<true, S>(sums, ring, p, rows, tokens, visit);
-        for (; visit < visits; visit += kGemvWarps)
-            multiply_visit<false, S>(sums, ring, p, rows, tokens, visit);
-        store_block<S>(p, block, sums, partial, first_token, count);
+        u32 visit = warp;
+        for (; visit < whole; visit += kGemvWarps) {
+            GemvVisit<S> beside = ahead;
+            if constexpr (!kAhead)
+                kernel::load_beside<true, S>(beside, p, rows, visit);
+            else if (visit + kGemvWarps < whole)
+                kernel::load_beside<true, S>(ahead, p, rows, visit + kGemvWarps);
+            multiply_visit<true, S>(sums, ring, p, block, beside, tokens, visit);
+        }
+        for (; visit < visits; visit += kGemvWarps) {
+            GemvVisit<S> beside;
+            kernel::load_beside<false, S>(beside, p, rows, visit);
+            multiply_visit<false, S>(sums, ring, p, block, beside, tokens, visit);
+        }
+        const kernel::GemvBlock done = block;
+        tile += stride;
+        if (tile < tiles) {
+            block = kernel::find_block<S>(p, tile);
+            find_rows<S>(rows, p, block);
+            if (kAhead && warp < whole) kernel::load_beside<true, S>(ahead, p, rows, warp);
+        }
+        store_block<S>(p, done, sums, partial, first_token, count);
         partial += flip;
         flip = 0 - flip;
     }
@@ -275,7 +314,7 @@ DG_DEVICE void run(const GemvParams& p) {
 }  // namespace gemv_detail
 
 template <GemvSpec S>
-DG_KERNEL(kGemvThreads, ctas_per_sm_of(S))
+DG_KERNEL(threads_of(S), 1)
 gemv(DG_GRID_CONSTANT const GemvParams p) {
     gemv_detail::run<S>(p);
 }

@@ -1,5 +1,5 @@
 // The stream of weights of one warp of the small-batch kernel: a ring of visits in shared memory, filled by
-// cp.async, that runs ahead of the sums through all tiles of rows of the block of threads, so that it never
+// cp.async, that runs ahead of the sums through all tiles of rows of the warp's group, so that it never
 // drains between two tiles.
 //
 // Eight lanes copy 128 bytes of a row, one line of the cache. Bytes lie in the stage so that the reads of
@@ -8,7 +8,6 @@
 #pragma once
 
 #include <deep_gemm/kernel/gemv_load.h>
-#include <deep_gemm/kernel/gemv_store.h>
 #include <deep_gemm/ptx/copy.h>
 
 namespace deep_gemm::kernel {
@@ -16,21 +15,18 @@ namespace deep_gemm::kernel {
 /// Rows a lane group of eight copies at once, and bytes between the copies of a lane in a stage.
 constexpr u32 kCopyRows = 4, kCopyBytes = kCopyRows * kGemvVisitBytes;
 
+/// Index within the group of eight warps that share a tile.
+DG_DEVICE u32 group_thread() {
+    return ptx::thread_index() % kGemvThreads;
+}
+DG_DEVICE u32 group_warp() {
+    return ptx::warp_index() % kGemvWarps;
+}
+
 /// Where the bytes at `place` of `row` lie in a row of a stage.
 template <GemvSpec S>
 DG_DEVICE u32 swizzled(u32 row, u32 place) {
     return lane_bytes_of(S) == 16 ? place ^ row % 2 * 64 : place ^ row % 4 * 32;
-}
-
-/// Matrix and row of W that row `row` of tile `tile` of a block is; rows beyond the last are the last, and
-/// their results are dropped.
-template <GemvSpec S>
-DG_DEVICE const GemvMatrix& row_of_block(const GemvParams& p, const GemvBlock& block, u32 tile, u32& row) {
-    constexpr bool kPaired = S.epilogue == GemvEpilogue::swiglu;
-    const GemvMatrix& w = p.w[kPaired ? tile : block.matrix];
-    const u32 wanted = block.first_row + (kPaired ? 0 : tile * kMmaTileRows) + row;
-    row = wanted < w.n ? wanted : w.n - 1;
-    return w;
 }
 
 /// Asks L2 for bytes [0, bytes) from `address`, and what shares 16 bytes with them.
@@ -39,8 +35,8 @@ DG_DEVICE void prefetch_bytes(const u8* address, u32 bytes) {
     if (bytes != 0) ptx::prefetch_l2(address - before, (before + bytes + 15) / 16 * 16);
 }
 
-/// The scales of a block's rows, on their way to L2 before they are asked for one by one. Scope: the block of
-/// threads; row by row.
+/// The scales of a block's rows, on their way to L2 before they are asked for one by one. Scope: the group, a
+/// thread for each row.
 template <GemvSpec S>
 DG_DEVICE void prefetch_scales(const GemvParams& p, const GemvBlock& block, u32 thread) {
     constexpr QuantRow kRow = row_of(S.w);
@@ -56,19 +52,19 @@ DG_DEVICE void prefetch_scales(const GemvParams& p, const GemvBlock& block, u32 
     }
 }
 
-/// What the first tile of the block needs, on its way to L2. L2 is where writes of other kernels land, so
+/// What the first tile of a group needs, on its way to L2. L2 is where writes of other kernels land, so
 /// nothing can be stale, and this may precede grid_dependency_wait().
 template <GemvSpec S>
-DG_DEVICE void prefetch_first(const GemvParams& p, u32 whole) {
-    const GemvBlock block = find_block<S>(p, ptx::block_index());
-    const u32 thread = ptx::thread_index();
+DG_DEVICE void prefetch_first(const GemvParams& p, u32 tile) {
+    const GemvBlock block = find_block<S>(p, tile);
+    const u32 thread = group_thread();
     prefetch_scales<S>(p, block, thread);
     if (thread >= kMmaTileRows * S.row_tiles) return;
     u32 row = thread % kMmaTileRows;
     const GemvMatrix& w = row_of_block<S>(p, block, thread / kMmaTileRows, row);
-    const u32 bytes =
-        whole < kGemvPrefetchBytes / kGemvVisitBytes ? whole * kGemvVisitBytes : kGemvPrefetchBytes;
-    prefetch_bytes(w.data + row * w.row_stride, bytes);
+    const u64 bytes = row_bytes_of(S.w, p.k);
+    prefetch_bytes(w.data + row * w.row_stride,
+                   bytes < kGemvPrefetchBytes ? static_cast<u32>(bytes) : kGemvPrefetchBytes);
 }
 
 template <GemvSpec S>
@@ -76,14 +72,14 @@ struct GemvRing {
     static constexpr u32 kCopies = kMmaTileRows / kCopyRows * S.row_tiles;
 
     const u8* source[kCopies];      // of the next copies
-    u32 block, blocks;              // the tile of rows they belong to; this block of threads has the first of
-    u32 visit, whole;               // ... `blocks`, and every gridDim-th; visits that are whole
+    u32 tile, stride, tiles;        // of rows: theirs, how far it is to the group's next, how many there are
+    u32 visit, whole;               // of the tile: theirs, and how many are whole
     u32 writes, reads;              // stages of the next copy and of the next read
     ptx::SharedAddress first;       // of this warp's stages
     u32 write_offset, read_offset;  // of this lane in a stage
 
     DG_DEVICE void enter(const GemvParams& p) {
-        const GemvBlock at = find_block<S>(p, block);
+        const GemvBlock at = find_block<S>(p, tile);
         const u32 lane = ptx::lane_index();
 #pragma unroll
         for (u32 i = 0; i < kCopies; ++i) {
@@ -95,7 +91,7 @@ struct GemvRing {
 
     /// Starts the copies of the next visit, if there is one. An empty group keeps the count.
     DG_DEVICE void copy(const GemvParams& p) {
-        if (block < blocks) {
+        if (tile < tiles) {
             const ptx::SharedAddress stage = first + writes * stage_bytes_of(S) + write_offset;
 #pragma unroll
             for (u32 i = 0; i < kCopies; ++i) {
@@ -104,10 +100,10 @@ struct GemvRing {
             }
             visit += kGemvWarps;
             if (visit >= whole) {
-                visit = ptx::warp_index();
-                block += ptx::grid_size();
-                if (block < blocks) {
-                    prefetch_scales<S>(p, find_block<S>(p, block), ptx::thread_index());
+                visit = group_warp();
+                tile += stride;
+                if (tile < tiles) {
+                    prefetch_scales<S>(p, find_block<S>(p, tile), group_thread());
                     enter(p);
                 }
             }
@@ -116,17 +112,18 @@ struct GemvRing {
         writes = writes + 1 == S.stages ? 0 : writes + 1;
     }
 
-    DG_DEVICE void start(const GemvParams& p, u32 num_blocks, u32 num_whole) {
+    DG_DEVICE void start(const GemvParams& p, u32 first_tile, u32 tile_stride, u32 num_tiles, u32 num_whole) {
         const u32 lane = ptx::lane_index();
         first = ptx::dynamic_smem() + ptx::warp_index() * S.stages * stage_bytes_of(S);
         write_offset = lane / 8 * kGemvVisitBytes + swizzled<S>(lane / 8, lane % 8 * 16);
         read_offset = lane / 4 * kGemvVisitBytes + swizzled<S>(lane / 4, lane % 4 * lane_bytes_of(S));
         writes = reads = 0;
-        visit = ptx::warp_index();
+        visit = group_warp();
         whole = num_whole;
-        blocks = num_blocks;
-        block = visit < whole ? ptx::block_index() : blocks;
-        if (block < blocks) enter(p);
+        tiles = num_tiles;
+        stride = tile_stride;
+        tile = visit < whole ? first_tile : tiles;
+        if (tile < tiles) enter(p);
         for (u32 i = 0; i + 1 < S.stages; ++i) copy(p);
     }
 
@@ -141,11 +138,11 @@ struct GemvRing {
     }
 
     /// The words of one step of the visit in `stage`.
-    DG_DEVICE void read(GemvVisit<S>& visit, ptx::SharedAddress stage, u32 step) const {
+    DG_DEVICE void read(GemvWords<S>& to, ptx::SharedAddress stage, u32 step) const {
         const ptx::SharedAddress mine = stage + (read_offset ^ step * 4 * lane_bytes_of(S));
 #pragma unroll
         for (u32 i = 0; i < S.row_tiles * kLaneRows; ++i) {
-            u32(&word)[GemvVisit<S>::kWords] = visit.word[i / kLaneRows][i % kLaneRows];
+            u32(&word)[GemvWords<S>::kWords] = to.word[i / kLaneRows][i % kLaneRows];
             const ptx::SharedAddress address = mine + i * (kMmaTileRows / kLaneRows) * kGemvVisitBytes;
             if constexpr (lane_bytes_of(S) == 8) {
                 const ptx::UInt2 v = ptx::ld_shared_v2_u32(address);

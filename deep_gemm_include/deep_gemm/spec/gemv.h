@@ -6,8 +6,8 @@
 // other fields or on what other rows hold. Row i of a batch is therefore bit-equal to the row alone.
 //
 // Two kernels share the spec. kernel/gemv.cuh multiplies with mma.sync, weights as its 16 rows and tokens as
-// its 8 columns, so that a weight is decoded once whatever the number of tokens. kernel/gemv_q8.cuh adds
-// exact integer products of Q8_0 blocks.
+// its 8 columns, so that a weight is decoded once whatever the number of tokens. kernel/gemv_q8.cuh does so
+// with bytes, and adds the exact integer products of Q8_0 blocks.
 #pragma once
 
 #include <deep_gemm/spec/quant.h>
@@ -28,21 +28,18 @@ constexpr u32 kMmaTileRows = 16;          // weights of an mma
 constexpr u32 kMmaTileTokens = 8;         // tokens of an mma
 constexpr u32 kGemvVisitBytes = 128;      // of each row: what a warp takes before the next warp's share
 constexpr u32 kGemvPrefetchBytes = 2048;  // of each row: what a block asks L2 for before it may read x
-constexpr u32 kQ8VisitBlocks = 32;        // blocks of a row that a warp takes at once, one a lane
-constexpr u32 kQ8Stages = 3;              // visits on their way to a warp
-constexpr u32 kQ8VisitBytes = kQ8VisitBlocks * kQ8BlockBytes;
-constexpr u32 kQ8StageBytes = kQ8VisitBytes + 16;  // and the bytes up to the 16-byte boundaries around
+constexpr u32 kQ8VisitBlocks = 4;  // Q8_0: blocks of each row that a warp takes before the next warp's share
 
 struct GemvSpec {
     Quant w = Quant::bf16;
     Activation x = Activation::bf16;
     Format y = Format::bf16;
     GemvEpilogue epilogue = GemvEpilogue::none;
-    u32 tokens = 8;      // of a block: 8 or 16; for Q8_0: 1, 2, 3, 4 or 8
-    u32 row_tiles = 1;   // 16-row tiles of a block, which share the loads of x; for Q8_0: rows of a warp
-    u32 stages = 4;      // visits of a warp on their way to shared memory, where rows are vectors
-    u32 ctas = 2;        // blocks of threads that an SM holds
-    bool vector = true;  // rows of w and x start at multiples of 16 bytes
+    u32 tokens = 8;                // of a block: 8, or 16 (not Q8_0)
+    u32 row_tiles = 1;             // 16-row tiles of a block, which share the loads of x
+    u32 stages = 4;                // visits of a warp on their way to shared memory, where rows are vectors
+    u32 groups = 2;                // of eight warps in a block of threads; each takes tiles of its own
+    bool vector = true;            // rows of w and x start at multiples of 16 bytes
     bool dependent_launch = true;  // the architecture has programmatic dependent launch
 
     bool native_fp8 = true;  // the architecture converts E4M3 (sm_89 and newer)
@@ -56,7 +53,7 @@ requires requires(Spec& s) {
     s.row_tiles;
 }
 constexpr void visit_fields(Visitor&& visit, Spec& s) {
-    auto& [w, x, y, epilogue, tokens, row_tiles, stages, ctas, vector, dependent_launch, native_fp8] = s;
+    auto& [w, x, y, epilogue, tokens, row_tiles, stages, groups, vector, dependent_launch, native_fp8] = s;
     visit("w", w);
     visit("x", x);
     visit("y", y);
@@ -64,7 +61,7 @@ constexpr void visit_fields(Visitor&& visit, Spec& s) {
     visit("tokens", tokens);
     visit("row_tiles", row_tiles);
     visit("stages", stages);
-    visit("ctas", ctas);
+    visit("groups", groups);
     visit("vector", vector);
     visit("dependent_launch", dependent_launch);
     visit("native_fp8", native_fp8);
@@ -99,7 +96,7 @@ struct GemvParams {
 
 // For tests and tuning: fields of the spec that are not 0 stand for what a plan would choose.
 struct GemvTuning {
-    u32 row_tiles = 0, stages = 0, ctas = 0;
+    u32 row_tiles = 0, stages = 0, groups = 0;
     u32 grid_x = 0;
 };
 
@@ -138,37 +135,48 @@ constexpr u32 promote_k_of(const GemvSpec& s) {
     if (of_w == 0 || of_x == 0) return of_w + of_x;
     return of_w < of_x ? of_w : of_x;
 }
-// Rows of W in a block of threads.
+// Rows of W that a group takes at once.
 constexpr u32 block_rows_of(const GemvSpec& s) {
-    if (is_q8(s)) return kGemvWarps * (s.epilogue == GemvEpilogue::swiglu ? 1 : s.row_tiles);
     return kMmaTileRows * (s.epilogue == GemvEpilogue::swiglu ? 1 : s.row_tiles);
+}
+// Bytes between the rows of a stage of Q8_0: room for four blocks and the 16-byte vectors around them, and
+// multiples that keep the lanes' reads out of each other's banks.
+constexpr u32 q8_pitch_of(const GemvSpec& s) {
+    return s.w == Quant::q8_0 ? 176 : 160;
 }
 // Bytes of a warp's stage: a visit of every row of the block.
 constexpr u32 stage_bytes_of(const GemvSpec& s) {
-    return s.vector ? kMmaTileRows * s.row_tiles * kGemvVisitBytes : 0;
+    return s.vector ? kMmaTileRows * s.row_tiles * (is_q8(s) ? q8_pitch_of(s) : kGemvVisitBytes) : 0;
 }
-// Blocks an SM is asked to hold: the spec's wish, and no more than the registers of a kernel that may not
-// spill leave room for.
-constexpr u32 ctas_per_sm_of(const GemvSpec& s) {
-    if (is_q8(s)) return s.tokens * s.row_tiles > 8 ? 2 : 4;
+// Groups that the registers of a kernel that may not spill leave room for. An SM holds one block of them, so
+// that tiles are dealt to SMs evenly wherever blocks are placed.
+constexpr u32 max_groups_of(const GemvSpec& s) {
+    if (is_q8(s)) return 3 - s.row_tiles;
     const u32 promote_k = promote_k_of(s);
     const bool heavy = promote_k != 0 && promote_k < 128;
     const u32 width = s.row_tiles * s.tokens;
-    const bool light = promote_k == 0 && width == 8 && row_bits_of(s) >= 8;
-    const u32 most = width > 16 || (heavy && (width == 16 || row_of(s.w).has_zero)) ? 1 : light ? 3 : 2;
-    return s.ctas < most ? s.ctas : most;
+    const bool plain = promote_k == 0 && row_bits_of(s) >= 8;
+    if (width > 16 || (heavy && (width == 16 || row_of(s.w).has_zero))) return 1;
+    if (width == 8) return plain ? 3 : 2;
+    const bool scales_both =
+        promote_k != 0 && row_bits_of(s) == 4 && (s.tokens == 16 || block_k_of(s.x) != 0);
+    return scales_both || (s.epilogue == GemvEpilogue::swiglu && !plain) ? 1 : 2;
+}
+constexpr u32 threads_of(const GemvSpec& s) {
+    return s.groups * kGemvThreads;
 }
 
 struct GemvSmemPlan {
-    u32 partial_bytes;  // sums of the warps; they follow the rings, twice
+    u32 partial_bytes;  // sums of a group's warps; behind the rings of all groups
+    u32 group_bytes;    // one of them, or two that take turns
     u32 bytes;
 };
 
 constexpr GemvSmemPlan plan_smem(const GemvSpec& s) {
-    if (is_q8(s))
-        return {0, s.vector && s.w == Quant::q8_0 ? kGemvWarps * s.row_tiles * kQ8Stages * kQ8StageBytes : 0};
-    const u32 partial = kGemvWarps * kMmaTileRows * s.row_tiles * s.tokens * 4;
-    return {partial, kGemvWarps * s.stages * stage_bytes_of(s) + 2 * partial};
+    const u32 tiles = is_q8(s) ? kQ8VisitBlocks : s.row_tiles;  // of sums of a warp
+    const u32 partial = kGemvWarps * tiles * kMmaTileRows * s.tokens * 4;
+    const u32 group = is_q8(s) ? partial : 2 * partial;
+    return {partial, group, s.groups * (kGemvWarps * s.stages * stage_bytes_of(s) + group)};
 }
 
 // nullptr, or one sentence. The plan and the kernel's static_assert both ask here.
@@ -180,12 +188,9 @@ constexpr const char* why_illegal(const GemvSpec& s) {
     if (s.row_tiles != 1 && s.row_tiles != 2) return "1 or 2 tiles of rows";
     if (s.epilogue == GemvEpilogue::swiglu && s.row_tiles != 2)
         return "swiglu needs two tiles: one of the gate, one of the other matrix";
-    if (is_q8(s)) {
-        const bool known = (s.tokens >= 1 && s.tokens <= 4) || s.tokens == 8;
-        return known ? nullptr : "a Q8_0 block has 1, 2, 3, 4 or 8 tokens";
-    }
-    if (s.tokens != 8 && s.tokens != 16) return "a block has 8 or 16 tokens";
-    if (s.stages < 2 || s.ctas == 0) return "at least 2 stages and a block for an SM";
+    if (s.tokens != 8 && (s.tokens != 16 || is_q8(s))) return "a block has 8 tokens, or 16 but for Q8_0";
+    if (s.stages < 2 || s.groups == 0) return "at least 2 stages and a group";
+    if (s.groups > max_groups_of(s)) return "as many groups as have registers";
     return nullptr;
 }
 
