@@ -100,25 +100,55 @@ DG_DEVICE void read_memory(Block<S>& block, const Row (&rows)[S.row_tiles][kLane
     }
 }
 
-/// Adds block `index` of every row to the sums of its place.
+/// A lane's part of one block of the tokens.
+struct TokenBlock {
+    u32 word[2] = {0, 0};
+    float scale[2] = {0.0f, 0.0f};
+};
+
 template <GemvSpec S>
-DG_DEVICE void multiply_block(float (&sum)[S.row_tiles][4], const Block<S>& block, const Tokens<S>& tokens,
-                              u32 index) {
-    u32 b0 = 0, b1 = 0;
-    float scale_x[2] = {0.0f, 0.0f};
-    if (tokens.values) ptx::ld_cached_v2(tokens.values + u64{index} * kQ8Block, b0, b1);
+DG_DEVICE void read_tokens(TokenBlock& to, const Tokens<S>& tokens, u32 index) {
+    if (tokens.values) ptx::ld_cached_v2(tokens.values + u64{index} * kQ8Block, to.word[0], to.word[1]);
 #pragma unroll
     for (u32 i = 0; i < 2; ++i)
-        if (tokens.scale[i]) scale_x[i] = ptx::ld_cached_f32(tokens.scale[i] + index);
+        if (tokens.scale[i]) to.scale[i] = ptx::ld_cached_f32(tokens.scale[i] + index);
+}
+
+/// Adds a block of every row to the sums of its place.
+template <GemvSpec S>
+DG_DEVICE void multiply_block(float (&sum)[S.row_tiles][4], const Block<S>& block, const TokenBlock& x) {
 #pragma unroll
     for (u32 r = 0; r < S.row_tiles; ++r) {
         const u32 a[4] = {block.word[r][0][0], block.word[r][1][0], block.word[r][0][1], block.word[r][1][1]};
         u32 dot[4];
-        ptx::mma_m16n8k32_s8(dot, a, b0, b1, kFloatBits);
+        ptx::mma_m16n8k32_s8(dot, a, x.word[0], x.word[1], kFloatBits);
 #pragma unroll
         for (u32 i = 0; i < 4; ++i)
-            sum[r][i] = ptx::fma_rn(ptx::mul_rn(block.scale[r][i / 2], scale_x[i % 2]),
+            sum[r][i] = ptx::fma_rn(ptx::mul_rn(block.scale[r][i / 2], x.scale[i % 2]),
                                     ptx::float_of_bits(dot[i]) - kFloatOffset, sum[r][i]);
+    }
+}
+
+/// Four blocks from `index` on, or (not Whole) those of them that the rows have.
+template <bool Whole, GemvSpec S>
+DG_DEVICE void multiply_visit(Sums<S>& sums, kernel::Q8Ring<S>& ring, const GemvParams& p,
+                              const Row (&rows)[S.row_tiles][kLaneRows], const Tokens<S>& tokens, u32 index) {
+    const u32 num_blocks = ceil_div(p.k, kQ8Block);
+    Block<S> weights[kQ8VisitBlocks];
+    TokenBlock x[kQ8VisitBlocks];
+#pragma unroll
+    for (u32 place = 0; place < kQ8VisitBlocks; ++place) {
+        if (!Whole && index + place >= num_blocks) break;
+        read_memory<S>(weights[place], rows, index + place, p.k);
+        read_tokens<S>(x[place], tokens, index + place);
+    }
+    ptx::SharedAddress stage = 0;
+    if constexpr (S.vector) stage = ring.next(p);
+#pragma unroll
+    for (u32 place = 0; place < kQ8VisitBlocks; ++place) {
+        if (!Whole && index + place >= num_blocks) break;
+        if constexpr (S.vector) read_stage<S>(weights[place], rows, stage, place);
+        multiply_block<S>(sums.value[place], weights[place], x[place]);
     }
 }
 
@@ -214,19 +244,10 @@ DG_DEVICE void run(const GemvParams& p) {
         Row rows[S.row_tiles][kLaneRows];
         find_rows<S>(rows, p, block);
         Sums<S> sums = {};
-        for (u32 index = group_warp() * kQ8VisitBlocks; index < num_blocks;
-             index += kGemvWarps * kQ8VisitBlocks) {
-            ptx::SharedAddress stage = 0;
-            if constexpr (S.vector) stage = ring.next(p);
-#pragma unroll
-            for (u32 place = 0; place < kQ8VisitBlocks; ++place) {
-                if (index + place >= num_blocks) break;
-                Block<S> weights;
-                read_memory<S>(weights, rows, index + place, p.k);
-                if constexpr (S.vector) read_stage<S>(weights, rows, stage, place);
-                multiply_block<S>(sums.value[place], weights, tokens, index + place);
-            }
-        }
+        u32 index = group_warp() * kQ8VisitBlocks;
+        for (; index + kQ8VisitBlocks <= num_blocks; index += kGemvWarps * kQ8VisitBlocks)
+            multiply_visit<true, S>(sums, ring, p, rows, tokens, index);
+        if (index < num_blocks) multiply_visit<false, S>(sums, ring, p, rows, tokens, index);
         store_block<S>(p, block, sums, partial, first_token, count);
     }
 }
