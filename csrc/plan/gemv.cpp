@@ -8,7 +8,11 @@ namespace deep_gemm::plan {
 
 namespace {
 
-constexpr u32 kGemvRingVisits = 4;  // of 16 rows, that a warp has on their way
+// Visits that a warp has on their way. More make the first ones late: a warp's data should arrive as evenly
+// as it can use them.
+u32 stages_of(const GemvSpec& spec) {
+    return spec.row_tiles == 1 ? 3 : 2;
+}
 
 // A pass over W costs the same for every number of tokens up to the kernel's.
 u32 tokens_of(const GemvProblem& problem) {
@@ -42,7 +46,7 @@ GemvPlan plan_gemv(const GemvProblem& problem) {
     spec.vector = loads_vectors(problem);
     spec.dependent_launch = problem.dependent_launch;
     spec.native_fp8 = problem.native_fp8;
-    spec.stages = tuning.stages ? tuning.stages : kGemvRingVisits / spec.row_tiles;
+    spec.stages = tuning.stages ? tuning.stages : stages_of(spec);
     spec.groups = std::min(tuning.groups ? tuning.groups : 2, max_groups_of(spec));
     fit_smem(spec, problem.smem_bytes);
     plan.tokens_per_block = problem.strict ? 1 : spec.tokens;

@@ -125,7 +125,7 @@ def q8_case() -> Gemv:
     expected = reference.q8_rows(codes, w_scale, values, scales)
     return Gemv(
         "q8_0", "gemv_q8", ".w = Quant::q8_0, .x = Activation::q8, .y = Format::fp32, .stages = 2, .groups = 1", matrix,
-        (values.reshape(3, -1), scales), 8 * (2 * 16 * 176 + 4 * WARP_BYTES), 16, expected, 0.0,
+        (values.reshape(3, -1), scales), 8 * (2 * 16 * 176 + 2 * 4 * WARP_BYTES), 16, expected, 0.0,
     )  # fmt: skip
 
 
@@ -175,7 +175,7 @@ BUGS = {
         Bug("scale bytes beyond the row", "                        if (Whole || element + block * kBlockK < p.k)\n", "", 8),
     ],
     "q8_0": [
-        Bug("another order of the places", "element + First * kTileElements * 4", "element + (First / 2 + First % 2 * 16) * kTileElements * 4", 8),
+        Bug("another order of the places", "sum_of_places<2 * Step>(first + Step * kTileElements * 4)", "sum_of_places<2 * Step>(first + (Step == 2 ? 16 : Step == 16 ? 2 : Step) * kTileElements * 4)", 8),
         Bug("scales applied one after the other", "ptx::fma_rn(ptx::mul_rn(block.scale[r][i / 2], x.scale[i % 2]),\n                                    ptx::float_of_bits(dot[i]) - kFloatOffset, sum[r][i])",
             "ptx::fma_rn(block.scale[r][i / 2], ptx::mul_rn(x.scale[i % 2], ptx::float_of_bits(dot[i]) - kFloatOffset), sum[r][i])", 8),
         Bug("no fma", "ptx::fma_rn(ptx::mul_rn(block.scale[r][i / 2], x.scale[i % 2]),\n                                    ptx::float_of_bits(dot[i]) - kFloatOffset, sum[r][i])",
@@ -184,8 +184,8 @@ BUGS = {
         Bug("misalignment of the row ignored", "static_cast<u32>(visit % 16)", "0u", 8),
         Bug("the vector around the end of four blocks is missing", "vector * 16 < before + Layout::kVisitBytes", "vector * 16 + 16 < before + Layout::kVisitBytes", 8),
         Bug("a visit is read before it has landed", "ptx::cp_async_wait<S.stages - 2>();  // of Q8_0", "ptx::cp_async_wait<S.stages - 1>();"),
-        Bug("sums are overwritten before they are read", "ptx::named_barrier_sync(barrier, kGemvThreads);  // the sums before have been read", ""),
-        Bug("places added before all have arrived", "        ptx::named_barrier_sync(barrier, kGemvThreads);\n        if (element", "        if (element"),
+        Bug("sums of the next tile over those not yet added", "        partial += flip;\n", ""),
+        Bug("places added before all have arrived", "    ptx::named_barrier_sync(1 + ptx::thread_index() / kGemvThreads, kGemvThreads);\n    // Two lanes", "    // Two lanes"),
         Bug("blocks past the end of the row are added", "if (index < num_blocks) multiply_visit<false, S>", "if (index < num_blocks) multiply_visit<true, S>", 8),
         Bug("fragments of rows 8 and more for those before", "{block.word[r][0][0], block.word[r][1][0], block.word[r][0][1], block.word[r][1][1]}",
             "{block.word[r][0][0], block.word[r][0][1], block.word[r][1][0], block.word[r][1][1]}", 8),

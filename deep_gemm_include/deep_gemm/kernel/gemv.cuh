@@ -274,7 +274,8 @@ DG_DEVICE void run(const GemvParams& p) {
     const Tokens<S> tokens = tokens_of<S>(p, first_token, count);
     const u32 visits = static_cast<u32>(ceil_div(row_bytes_of(S.w, p.k), u64{kGemvVisitBytes}));
     // The sums of two tiles take turns: who writes the second has passed the barrier behind the first.
-    ptx::SharedAddress partial = ptx::dynamic_smem() + kPlan.bytes - (S.groups - group) * kPlan.group_bytes;
+    ptx::SharedAddress partial =
+        ptx::dynamic_smem() + kPlan.bytes - (S.groups - group) * 2 * kPlan.partial_bytes;
     u32 flip = kPlan.partial_bytes;
     kernel::GemvBlock block = kernel::find_block<S>(p, tile);
     GemvRow rows[S.row_tiles][kLaneRows];

@@ -153,37 +153,41 @@ DG_DEVICE void multiply_visit(Sums<S>& sums, kernel::Q8Ring<S>& ring, const Gemv
 }
 
 /// The sums of places First, First + Step, ... of an element, by butterfly: those furthest apart first.
-template <u32 First = 0, u32 Step = 1>
-DG_DEVICE float sum_of_places(ptx::SharedAddress element) {
+template <u32 Step>
+DG_DEVICE float sum_of_places(ptx::SharedAddress first) {
     if constexpr (Step == kGemvWarps * kQ8VisitBlocks)
-        return ptx::ld_shared_f32(element + First * kTileElements * 4);
+        return ptx::ld_shared_f32(first);
     else
-        return ptx::add_rn(sum_of_places<First, 2 * Step>(element),
-                           sum_of_places<First + Step, 2 * Step>(element));
+        return ptx::add_rn(sum_of_places<2 * Step>(first),
+                           sum_of_places<2 * Step>(first + Step * kTileElements * 4));
 }
 
 template <GemvSpec S>
 DG_DEVICE void store_block(const GemvParams& p, const kernel::GemvBlock& block, const Sums<S>& sums,
                            ptx::SharedAddress partial, u32 first_token, u32 count) {
     constexpr bool kPaired = S.epilogue == GemvEpilogue::swiglu;
-    const u32 barrier = 1 + ptx::thread_index() / kGemvThreads, element = group_thread();
-    const u32 row = element % 32 / 4 + element / 64 * 8, token = element % 4 * 2 + element / 32 % 2;
-    float value[S.row_tiles];
+    constexpr u32 kTileBytes = kGemvWarps * kQ8VisitBlocks * kTileElements * 4;
+    const ptx::SharedAddress mine =
+        partial + (group_warp() * kQ8VisitBlocks * kTileElements + ptx::lane_index()) * 4;
 #pragma unroll
-    for (u32 r = 0; r < S.row_tiles; ++r) {
-        ptx::named_barrier_sync(barrier, kGemvThreads);  // the sums before have been read
+    for (u32 r = 0; r < S.row_tiles; ++r)
 #pragma unroll
         for (u32 place = 0; place < kQ8VisitBlocks; ++place)
 #pragma unroll
             for (u32 i = 0; i < 4; ++i)
-                ptx::st_shared_f32(partial + ((group_warp() * kQ8VisitBlocks + place) * kTileElements +
-                                              i * 32 + ptx::lane_index()) *
-                                                 4,
+                ptx::st_shared_f32(mine + r * kTileBytes + (place * kTileElements + i * 32) * 4,
                                    sums.value[place][r][i]);
-        ptx::named_barrier_sync(barrier, kGemvThreads);
-        if (element < kTileElements) value[r] = sum_of_places(partial + element * 4);
+    ptx::named_barrier_sync(1 + ptx::thread_index() / kGemvThreads, kGemvThreads);
+    // Two lanes of a warp share an element: one adds the even places, one the odd ones.
+    const u32 element = group_warp() * 16 + ptx::lane_index() % 16, odd = ptx::lane_index() / 16;
+    const u32 row = element % 32 / 4 + element / 64 * 8, token = element % 4 * 2 + element / 32 % 2;
+    float value[S.row_tiles];
+#pragma unroll
+    for (u32 r = 0; r < S.row_tiles; ++r) {
+        value[r] = sum_of_places<2>(partial + r * kTileBytes + (odd * kTileElements + element) * 4);
+        value[r] = ptx::add_rn(value[r], ptx::shfl_xor_f32(value[r], 16));
     }
-    if (element >= kTileElements || token >= count) return;
+    if (odd || token >= count) return;
 #pragma unroll
     for (u32 r = 0; r < (kPaired ? 1 : S.row_tiles); ++r) {
         const GemvMatrix& w = p.w[block.matrix];
@@ -237,8 +241,10 @@ DG_DEVICE void run(const GemvParams& p) {
     const u32 first_token = ptx::block_index_y() * p.tokens_per_block;
     const u32 left = p.m - first_token, count = left < p.tokens_per_block ? left : p.tokens_per_block;
     const Tokens<S> tokens = tokens_of<S>(p, first_token, count);
-    const ptx::SharedAddress partial =
-        ptx::dynamic_smem() + kPlan.bytes - (S.groups - group) * kPlan.group_bytes;
+    // The sums of two tiles take turns: who writes the second has passed the barrier behind the first.
+    ptx::SharedAddress partial =
+        ptx::dynamic_smem() + kPlan.bytes - (S.groups - group) * 2 * kPlan.partial_bytes;
+    u32 flip = kPlan.partial_bytes;
     for (; tile < tiles; tile += stride) {
         const kernel::GemvBlock block = kernel::find_block<S>(p, tile);
         Row rows[S.row_tiles][kLaneRows];
@@ -249,6 +255,8 @@ DG_DEVICE void run(const GemvParams& p) {
             multiply_visit<true, S>(sums, ring, p, rows, tokens, index);
         if (index < num_blocks) multiply_visit<false, S>(sums, ring, p, rows, tokens, index);
         store_block<S>(p, block, sums, partial, first_token, count);
+        partial += flip;
+        flip = 0 - flip;
     }
 }
 

@@ -28,6 +28,7 @@ struct Q8Ring {
 
     const u8* source[Layout::kCopies];  // of the next copies: whole vectors
     u32 wanted;                         // bit i: copy i has bytes of the visit
+    u32 reach;                          // bytes from a row's first block to the end of its last vector
     u32 tile, stride, tiles;
     u32 offset, row_bytes;  // of the next visit in its rows, and where these end
     u32 writes, reads;
@@ -46,13 +47,15 @@ struct Q8Ring {
     DG_DEVICE void enter(const GemvParams& p) {
         const GemvBlock at = find_block<S>(p, tile);
         offset = group_warp() * Layout::kVisitBytes;
-        wanted = 0;
+        wanted = reach = 0;
         const u32 vector = ptx::lane_index() % Layout::kLanes;
 #pragma unroll
         for (u32 i = 0; i < Layout::kCopies; ++i) {
             const u8* start = row_start(p, at, copied_row(i)) + offset;
             const u32 before = static_cast<u32>(reinterpret_cast<u64>(start) % 16);
             source[i] = start - before + vector * 16;
+            const u32 end = (before + Layout::kVisitBytes + 15) / 16 * 16 - before;
+            reach = end > reach ? end : reach;
             wanted |= (vector * 16 < before + Layout::kVisitBytes ? 1u : 0u) << i;
         }
     }
@@ -75,7 +78,7 @@ struct Q8Ring {
     DG_DEVICE void copy(const GemvParams& p) {
         if (tile < tiles) {
             const ptx::SharedAddress stage = first + writes * stage_bytes_of(S);
-            if (row_bytes - offset >= Layout::kVectors * 16) {
+            if (row_bytes - offset >= reach) {
                 const ptx::SharedAddress mine =
                     stage + copied_row(0) * Layout::kPitch + ptx::lane_index() % Layout::kLanes * 16;
 #pragma unroll

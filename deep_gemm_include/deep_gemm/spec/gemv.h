@@ -167,16 +167,14 @@ constexpr u32 threads_of(const GemvSpec& s) {
 }
 
 struct GemvSmemPlan {
-    u32 partial_bytes;  // sums of a group's warps; behind the rings of all groups
-    u32 group_bytes;    // one of them, or two that take turns
+    u32 partial_bytes;  // sums of a group's warps; two that take turns, behind the rings of all groups
     u32 bytes;
 };
 
 constexpr GemvSmemPlan plan_smem(const GemvSpec& s) {
-    const u32 tiles = is_q8(s) ? kQ8VisitBlocks : s.row_tiles;  // of sums of a warp
+    const u32 tiles = s.row_tiles * (is_q8(s) ? kQ8VisitBlocks : 1);  // of sums of a warp
     const u32 partial = kGemvWarps * tiles * kMmaTileRows * s.tokens * 4;
-    const u32 group = is_q8(s) ? partial : 2 * partial;
-    return {partial, group, s.groups * (kGemvWarps * s.stages * stage_bytes_of(s) + group)};
+    return {partial, s.groups * (kGemvWarps * s.stages * stage_bytes_of(s) + 2 * partial)};
 }
 
 // nullptr, or one sentence. The plan and the kernel's static_assert both ask here.
