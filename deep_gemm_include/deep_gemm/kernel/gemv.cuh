@@ -15,6 +15,7 @@
 #include <deep_gemm/kernel/gemv_load.h>
 #include <deep_gemm/kernel/gemv_ring.h>
 #include <deep_gemm/kernel/gemv_store.h>
+#include <deep_gemm/ptx/mbarrier.h>
 #include <deep_gemm/ptx/mma_sync.h>
 
 namespace deep_gemm {
@@ -193,54 +194,98 @@ DG_DEVICE Tokens<S> tokens_of(const GemvParams& p, u32 first, u32 count) {
     return tokens;
 }
 
-/// The eight warps' sums of element `element` of a fragment, of tile r of rows and t of tokens, in warp
-/// order.
+/// Where the warps of a group leave their sums: two places that take turns. On sm_90 and newer nobody waits
+/// for the slowest warp of a tile: sums are added a tile later, when they have long been there.
 template <GemvSpec S>
-DG_DEVICE float sum_of_warps(ptx::SharedAddress partial, u32 element) {
-    constexpr u32 kWarpElements = kMmaTileRows * S.row_tiles * S.tokens;
-    float sum = ptx::ld_shared_f32(partial + element * 4);
-#pragma unroll
-    for (u32 warp = 1; warp < kGemvWarps; ++warp)
-        sum = ptx::add_rn(sum, ptx::ld_shared_f32(partial + (warp * kWarpElements + element) * 4));
-    return sum;
-}
+struct Partials {
+    static constexpr bool kLater = S.dependent_launch;  // the architecture has mbarrier.try_wait
+    static constexpr bool kPaired = S.epilogue == GemvEpilogue::swiglu;
+    static constexpr u32 kTokenTiles = Sums<S>::kTokenTiles;
+    static constexpr u32 kTileElements = kMmaTileRows * kMmaTileTokens;
+    static constexpr u32 kElements = (kPaired ? 1 : S.row_tiles) * kTokenTiles * kTileElements;
+    static constexpr u32 kAdders = kElements < kGemvThreads ? kElements / 32 : kGemvWarps;  // warps that add
+    static constexpr u32 kWarpElements = kMmaTileRows * S.row_tiles * S.tokens;
 
-template <GemvSpec S>
-DG_DEVICE void store_block(const GemvParams& p, const kernel::GemvBlock& block, const Sums<S>& sums,
-                           ptx::SharedAddress partial, u32 first_token, u32 count) {
-    constexpr u32 kTokenTiles = Sums<S>::kTokenTiles;
-    constexpr u32 kTileElements = kMmaTileRows * kMmaTileTokens;
-    constexpr float kRemainder =
-        row_of(S.w).element == Format::fp4_e2m1 ? tile::e2m1_remainder(row_of(S.w).scale) : 1.0f;
-    const u32 lane = ptx::lane_index();
-#pragma unroll
-    for (u32 r = 0; r < S.row_tiles; ++r) {
-#pragma unroll
-        for (u32 t = 0; t < kTokenTiles; ++t) {
-#pragma unroll
-            for (u32 i = 0; i < 4; ++i) {
-                const u32 tile = (kernel::group_warp() * S.row_tiles + r) * kTokenTiles + t;
-                ptx::st_shared_f32(partial + (tile * kTileElements + i * 32 + lane) * 4, sums.value[r][t][i]);
+    ptx::SharedAddress first, barriers;
+    u32 count = 0;  // tiles whose sums were left
+
+    DG_DEVICE ptx::SharedAddress place(u32 tile) const {
+        return first + tile % 2 * plan_smem(S).partial_bytes;
+    }
+    DG_DEVICE ptx::SharedAddress full(u32 tile) const { return barriers + tile % 2 * 8; }
+    DG_DEVICE ptx::SharedAddress empty(u32 tile) const { return barriers + 16 + tile % 2 * 8; }
+
+    DG_DEVICE explicit Partials(u32 group) {
+        constexpr GemvSmemPlan kPlan = plan_smem(S);
+        first = ptx::dynamic_smem() + kPlan.barriers - (S.groups - group) * 2 * kPlan.partial_bytes;
+        barriers = ptx::dynamic_smem() + kPlan.barriers + group * kGemvBarrierBytes;
+        if constexpr (!kLater) return;
+        if (kernel::group_thread() == 0) {
+            for (u32 i = 0; i < 2; ++i) {
+                ptx::mbarrier_init(full(i), kGemvWarps);
+                ptx::mbarrier_init(empty(i), kAdders);
             }
         }
+        ptx::named_barrier_sync(1 + group, kGemvThreads);
     }
-    ptx::named_barrier_sync(1 + ptx::thread_index() / kGemvThreads, kGemvThreads);
-    constexpr bool kPaired = S.epilogue == GemvEpilogue::swiglu;
-    constexpr u32 kElements = (kPaired ? 1 : S.row_tiles) * kTokenTiles * kTileElements;
-    for (u32 element = kernel::group_thread(); element < kElements; element += kGemvThreads) {
-        const u32 of = element % 32, i = element / 32 % 4, tile = element / kTileElements;
-        const u32 row = block.first_row + tile / kTokenTiles * kMmaTileRows + of / 4 + i / 2 * 8;
-        const u32 token = tile % kTokenTiles * kMmaTileTokens + of % 4 * 2 + i % 2;
-        const GemvMatrix& w = p.w[block.matrix];
-        if (row >= w.n || token >= count) continue;
-        float value = kernel::scaled<S>(w, row, ptx::mul_rn(sum_of_warps<S>(partial, element), kRemainder));
-        if constexpr (kPaired) {
-            const float other = ptx::mul_rn(sum_of_warps<S>(partial, kElements + element), kRemainder);
-            value = kernel::swiglu(value, kernel::scaled<S>(p.w[1], row, other), p.swiglu_limit);
+
+    DG_DEVICE void leave(const Sums<S>& sums) {
+        const u32 lane = ptx::lane_index();
+        if constexpr (kLater) ptx::mbarrier_wait(empty(count), count / 2 % 2 ^ 1);
+        const ptx::SharedAddress mine = place(count) + (kernel::group_warp() * kWarpElements + lane) * 4;
+#pragma unroll
+        for (u32 r = 0; r < S.row_tiles; ++r)
+#pragma unroll
+            for (u32 t = 0; t < kTokenTiles; ++t)
+#pragma unroll
+                for (u32 i = 0; i < 4; ++i)
+                    ptx::st_shared_f32(mine + ((r * kTokenTiles + t) * kTileElements + i * 32) * 4,
+                                       sums.value[r][t][i]);
+        if constexpr (kLater) {
+            ptx::sync_warp();
+            if (lane == 0) ptx::mbarrier_arrive(full(count));
+        } else {
+            ptx::named_barrier_sync(1 + ptx::thread_index() / kGemvThreads, kGemvThreads);
         }
-        kernel::finish<S>(w, first_token + token, row, value);
+        ++count;
     }
-}
+
+    /// The eight warps' sums of an element, in warp order.
+    DG_DEVICE float sum_of_warps(u32 element) const {
+        const ptx::SharedAddress partial = place(count - 1) + element * 4;
+        float sum = ptx::ld_shared_f32(partial);
+#pragma unroll
+        for (u32 warp = 1; warp < kGemvWarps; ++warp)
+            sum = ptx::add_rn(sum, ptx::ld_shared_f32(partial + warp * kWarpElements * 4));
+        constexpr float kRemainder =
+            row_of(S.w).element == Format::fp4_e2m1 ? tile::e2m1_remainder(row_of(S.w).scale) : 1.0f;
+        return ptx::mul_rn(sum, kRemainder);
+    }
+
+    /// Adds and stores the sums that were left last; `block` is their tile.
+    DG_DEVICE void finish(const GemvParams& p, const kernel::GemvBlock& block, u32 first_token,
+                          u32 tokens) const {
+        if (kernel::group_warp() >= kAdders) return;
+        if constexpr (kLater) ptx::mbarrier_wait(full(count - 1), (count - 1) / 2 % 2);
+        for (u32 element = kernel::group_thread(); element < kElements; element += kGemvThreads) {
+            const u32 of = element % 32, i = element / 32 % 4, tile = element / kTileElements;
+            const u32 row = block.first_row + tile / kTokenTiles * kMmaTileRows + of / 4 + i / 2 * 8;
+            const u32 token = tile % kTokenTiles * kMmaTileTokens + of % 4 * 2 + i % 2;
+            const GemvMatrix& w = p.w[block.matrix];
+            if (row >= w.n || token >= tokens) continue;
+            float value = kernel::scaled<S>(w, row, sum_of_warps(element));
+            if constexpr (kPaired) {
+                const float other = kernel::scaled<S>(p.w[1], row, sum_of_warps(kElements + element));
+                value = kernel::swiglu(value, other, p.swiglu_limit);
+            }
+            kernel::finish<S>(w, first_token + token, row, value);
+        }
+        if constexpr (kLater) {
+            ptx::sync_warp();
+            if (ptx::lane_index() == 0) ptx::mbarrier_arrive(empty(count - 1));
+        }
+    }
+};
 
 /// What the rows of a lane in a tile have beside their weights.
 template <GemvSpec S>
@@ -255,12 +300,12 @@ DG_DEVICE void find_rows(GemvRow (&rows)[S.row_tiles][kLaneRows], const GemvPara
 template <GemvSpec S>
 DG_DEVICE void run(const GemvParams& p) {
     static_assert(why_illegal(S) == nullptr, "no such kernel");
-    constexpr GemvSmemPlan kPlan = plan_smem(S);
-    constexpr bool kAhead = GemvVisit<S>::kAhead;
+    constexpr bool kAhead = GemvVisit<S>::kAhead, kLater = Partials<S>::kLater;
     const u32 whole = S.vector ? p.k / visit_k_of(S) : 0, warp = kernel::group_warp();
     const u32 group = ptx::thread_index() / kGemvThreads;
     const u32 tiles = kernel::num_blocks<S>(p), stride = ptx::grid_size() * S.groups;
     u32 tile = group * ptx::grid_size() + ptx::block_index();
+    Partials<S> partials(group);
     if constexpr (S.dependent_launch) {
         ptx::grid_dependency_launch();
         if (S.vector && tile < tiles) kernel::prefetch_first<S>(p, tile);
@@ -273,11 +318,7 @@ DG_DEVICE void run(const GemvParams& p) {
     const u32 left = p.m - first_token, count = left < p.tokens_per_block ? left : p.tokens_per_block;
     const Tokens<S> tokens = tokens_of<S>(p, first_token, count);
     const u32 visits = static_cast<u32>(ceil_div(row_bytes_of(S.w, p.k), u64{kGemvVisitBytes}));
-    // The sums of two tiles take turns: who writes the second has passed the barrier behind the first.
-    ptx::SharedAddress partial =
-        ptx::dynamic_smem() + kPlan.bytes - (S.groups - group) * 2 * kPlan.partial_bytes;
-    u32 flip = kPlan.partial_bytes;
-    kernel::GemvBlock block = kernel::find_block<S>(p, tile);
+    kernel::GemvBlock block = kernel::find_block<S>(p, tile), before = block;
     GemvRow rows[S.row_tiles][kLaneRows];
     find_rows<S>(rows, p, block);
     GemvVisit<S> ahead;
@@ -306,10 +347,12 @@ DG_DEVICE void run(const GemvParams& p) {
             find_rows<S>(rows, p, block);
             if (kAhead && warp < whole) kernel::load_beside<true, S>(ahead, p, rows, warp);
         }
-        store_block<S>(p, done, sums, partial, first_token, count);
-        partial += flip;
-        flip = 0 - flip;
+        if (kLater && partials.count != 0) partials.finish(p, before, first_token, count);
+        partials.leave(sums);
+        if constexpr (!kLater) partials.finish(p, done, first_token, count);
+        before = done;
     }
+    if constexpr (kLater) partials.finish(p, before, first_token, count);
 }
 
 }  // namespace gemv_detail

@@ -243,7 +243,7 @@ DG_DEVICE void run(const GemvParams& p) {
     const Tokens<S> tokens = tokens_of<S>(p, first_token, count);
     // The sums of two tiles take turns: who writes the second has passed the barrier behind the first.
     ptx::SharedAddress partial =
-        ptx::dynamic_smem() + kPlan.bytes - (S.groups - group) * 2 * kPlan.partial_bytes;
+        ptx::dynamic_smem() + kPlan.barriers - (S.groups - group) * 2 * kPlan.partial_bytes;
     u32 flip = kPlan.partial_bytes;
     for (; tile < tiles; tile += stride) {
         const kernel::GemvBlock block = kernel::find_block<S>(p, tile);

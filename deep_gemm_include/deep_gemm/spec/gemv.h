@@ -166,15 +166,19 @@ constexpr u32 threads_of(const GemvSpec& s) {
     return s.groups * kGemvThreads;
 }
 
+constexpr u32 kGemvBarrierBytes = 32;  // of a group: two mbarriers for each of two places for sums
+
 struct GemvSmemPlan {
     u32 partial_bytes;  // sums of a group's warps; two that take turns, behind the rings of all groups
+    u32 barriers;       // offset of the groups' mbarriers
     u32 bytes;
 };
 
 constexpr GemvSmemPlan plan_smem(const GemvSpec& s) {
     const u32 tiles = s.row_tiles * (is_q8(s) ? kQ8VisitBlocks : 1);  // of sums of a warp
     const u32 partial = kGemvWarps * tiles * kMmaTileRows * s.tokens * 4;
-    return {partial, s.groups * (kGemvWarps * s.stages * stage_bytes_of(s) + 2 * partial)};
+    const u32 barriers = s.groups * (kGemvWarps * s.stages * stage_bytes_of(s) + 2 * partial);
+    return {partial, barriers, barriers + s.groups * kGemvBarrierBytes};
 }
 
 // nullptr, or one sentence. The plan and the kernel's static_assert both ask here.
