@@ -318,7 +318,7 @@ DG_DEVICE void run(const GemvParams& p) {
     const u32 left = p.m - first_token, count = left < p.tokens_per_block ? left : p.tokens_per_block;
     const Tokens<S> tokens = tokens_of<S>(p, first_token, count);
     const u32 visits = static_cast<u32>(ceil_div(row_bytes_of(S.w, p.k), u64{kGemvVisitBytes}));
-    kernel::GemvBlock block = kernel::find_block<S>(p, tile), before = block;
+    kernel::GemvBlock block = kernel::find_block<S>(p, tile);
     GemvRow rows[S.row_tiles][kLaneRows];
     find_rows<S>(rows, p, block);
     GemvVisit<S> ahead;
@@ -340,19 +340,18 @@ DG_DEVICE void run(const GemvParams& p) {
             kernel::load_beside<false, S>(beside, p, rows, visit);
             multiply_visit<false, S>(sums, ring, p, block, beside, tokens, visit);
         }
-        const kernel::GemvBlock done = block;
+        if (kLater && partials.count != 0)
+            partials.finish(p, kernel::find_block<S>(p, tile - stride), first_token, count);
+        if constexpr (!kLater) partials.leave(sums), partials.finish(p, block, first_token, count);
         tile += stride;
         if (tile < tiles) {
             block = kernel::find_block<S>(p, tile);
             find_rows<S>(rows, p, block);
             if (kAhead && warp < whole) kernel::load_beside<true, S>(ahead, p, rows, warp);
         }
-        if (kLater && partials.count != 0) partials.finish(p, before, first_token, count);
-        partials.leave(sums);
-        if constexpr (!kLater) partials.finish(p, done, first_token, count);
-        before = done;
+        if constexpr (kLater) partials.leave(sums);
     }
-    if constexpr (kLater) partials.finish(p, before, first_token, count);
+    if constexpr (kLater) partials.finish(p, kernel::find_block<S>(p, tile - stride), first_token, count);
 }
 
 }  // namespace gemv_detail

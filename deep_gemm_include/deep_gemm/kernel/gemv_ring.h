@@ -69,9 +69,13 @@ DG_DEVICE void prefetch_first(const GemvParams& p, u32 tile) {
 
 template <GemvSpec S>
 struct GemvRing {
-    static constexpr u32 kCopies = kMmaTileRows / kCopyRows * S.row_tiles;
+    static constexpr u32 kRuns =
+        S.epilogue == GemvEpilogue::swiglu ? S.row_tiles : 1;                       // of rows in one matrix
+    static constexpr u32 kCopies = kMmaTileRows / kCopyRows * S.row_tiles / kRuns;  // of a lane, of each run
 
-    const u8* source[kCopies];      // of the next copies
+    const u8* source[kRuns];        // of the first of the next copies
+    u64 step[kRuns];                // bytes from a copy's row to the next one's
+    u32 last[kRuns];                // copy behind whose row no row is; results of copies beyond are dropped
     u32 tile, stride, tiles;        // of rows: theirs, how far it is to the group's next, how many there are
     u32 visit, whole;               // of the tile: theirs, and how many are whole
     u32 writes, reads;              // stages of the next copy and of the next read
@@ -82,10 +86,12 @@ struct GemvRing {
         const GemvBlock at = find_block<S>(p, tile);
         const u32 lane = ptx::lane_index();
 #pragma unroll
-        for (u32 i = 0; i < kCopies; ++i) {
-            u32 row = i * kCopyRows % kMmaTileRows + lane / 8;
-            const GemvMatrix& w = row_of_block<S>(p, at, i * kCopyRows / kMmaTileRows, row);
+        for (u32 i = 0; i < kRuns; ++i) {
+            u32 row = lane / 8;
+            const GemvMatrix& w = row_of_block<S>(p, at, i, row);
             source[i] = w.data + row * w.row_stride + visit * kGemvVisitBytes + lane % 8 * 16;
+            step[i] = kCopyRows * w.row_stride;
+            last[i] = (w.n - 1 - row) / kCopyRows;
         }
     }
 
@@ -94,8 +100,11 @@ struct GemvRing {
         if (tile < tiles) {
             const ptx::SharedAddress stage = first + writes * stage_bytes_of(S) + write_offset;
 #pragma unroll
-            for (u32 i = 0; i < kCopies; ++i) {
-                ptx::cp_async_16(stage + i * kCopyBytes, source[i], 16);
+            for (u32 i = 0; i < kRuns; ++i) {
+#pragma unroll
+                for (u32 copy = 0; copy < kCopies; ++copy)
+                    ptx::cp_async_16(stage + (i * kCopies + copy) * kCopyBytes,
+                                     source[i] + (copy < last[i] ? copy : last[i]) * step[i], 16);
                 source[i] += kGemvWarps * kGemvVisitBytes;
             }
             visit += kGemvWarps;
