@@ -207,7 +207,22 @@ def test_plans_change_no_bit(emulator: Any, w: str) -> None:
     results = []
     for tuning in [(1, 4, 2, 1), (1, 4, 2, 2), (1, 2, 1, 3), (1, 6, 1, 10), (2, 2, 1, 1), (2, 3, 1, 2)]:
         y = np.full((3, 150), np.nan, np.float32)
-        _C.linear(values, scales, [matrix.parts], [y], [], [], False, 0.0, False, False, None, emulator, None, tuning)
+        _C.linear(
+            values,
+            scales,
+            [matrix.parts],
+            [y],
+            [],
+            [],
+            False,
+            0.0,
+            False,
+            False,
+            None,
+            emulator,
+            None,
+            tuning,
+        )
         results.append(y)
     check(results[0], x, matrix)
     assert all(same_bits(y, results[0]) for y in results[1:])
