@@ -8,10 +8,27 @@ namespace deep_gemm::plan {
 
 namespace {
 
-// Visits that a warp has on their way. More make the first ones late: a warp's data should arrive as evenly
-// as it can use them.
-u32 stages_of(const GemvSpec& spec) {
-    return spec.row_tiles == 1 ? 3 : 2;
+// Tiles of 32 rows read x half as often and are worth it where the weights are narrow, or where x is too
+// large to stay in L1, unless an SM would have no second tile or the registers no second group.
+u32 row_tiles_of(const GemvProblem& problem, const GemvSpec& spec) {
+    constexpr u64 kLargeTokenBytes = 57 * 1024;
+    if (spec.epilogue == GemvEpilogue::swiglu) return 2;
+    GemvSpec wide = spec;
+    wide.row_tiles = 2;
+    if (is_q8(spec) || max_groups_of(wide) < 2) return 1;
+    u32 tiles = 0;
+    for (const u32 n : problem.n) tiles += ceil_div(n, block_rows_of(wide));
+    const u64 token_bytes = u64{std::min(problem.m, spec.tokens)} * problem.k * 2;
+    const bool worth = row_bits_of(spec) <= 8 || token_bytes > kLargeTokenBytes;
+    return worth && tiles > problem.num_sms ? 2 : 1;
+}
+
+// Visits that a warp has on their way. More make the first ones late, for which everyone waits when there is
+// one tile to a group; 16-byte vectors around Q8_0 blocks are more bytes than blocks.
+u32 stages_of(const GemvProblem& problem, const GemvSpec& spec) {
+    u32 tiles = 0;
+    for (const u32 n : problem.n) tiles += ceil_div(n, block_rows_of(spec));
+    return spec.row_tiles == 1 && spec.w != Quant::q8_0 && tiles > 2 * problem.num_sms ? 3 : 2;
 }
 
 // A pass over W costs the same for every number of tokens up to the kernel's.
@@ -40,13 +57,12 @@ GemvPlan plan_gemv(const GemvProblem& problem) {
     GemvSpec& spec = plan.spec;
     spec = {.w = problem.w, .x = problem.x, .y = problem.y, .epilogue = problem.epilogue};
     spec.tokens = tokens_of(problem);
-    spec.row_tiles = paired ? 2 : 1;
-    const GemvTuning& tuning = problem.tuning;
-    if (tuning.row_tiles) spec.row_tiles = tuning.row_tiles;
     spec.vector = loads_vectors(problem);
     spec.dependent_launch = problem.dependent_launch;
     spec.native_fp8 = problem.native_fp8;
-    spec.stages = tuning.stages ? tuning.stages : stages_of(spec);
+    const GemvTuning& tuning = problem.tuning;
+    spec.row_tiles = tuning.row_tiles ? tuning.row_tiles : row_tiles_of(problem, spec);
+    spec.stages = tuning.stages ? tuning.stages : stages_of(problem, spec);
     spec.groups = std::min(tuning.groups ? tuning.groups : 2, max_groups_of(spec));
     fit_smem(spec, problem.smem_bytes);
     plan.tokens_per_block = problem.strict ? 1 : spec.tokens;
