@@ -26,15 +26,19 @@ u32 row_tiles_of(const GemvProblem& problem, const GemvSpec& spec) {
 // Visits that a warp has on their way. More make the first ones late, for which everyone waits when there is
 // one tile to a group; 16-byte vectors around Q8_0 blocks are more bytes than blocks.
 u32 stages_of(const GemvProblem& problem, const GemvSpec& spec) {
+    constexpr u32 kWarpRowStages = 3;
+    if (has_warp_rows(spec)) return kWarpRowStages;
     u32 tiles = 0;
     for (const u32 n : problem.n) tiles += ceil_div(n, block_rows_of(spec));
     return spec.row_tiles == 1 && spec.w != Quant::q8_0 && tiles > 2 * problem.num_sms ? 3 : 2;
 }
 
-// A pass over W costs the same for every number of tokens up to the kernel's.
+// A pass over W costs the same for every number of tokens up to the kernel's; for two of Q8_0, dp4a is
+// faster.
 u32 tokens_of(const GemvProblem& problem) {
-    const bool few = problem.strict || problem.m <= kMmaTileTokens;
-    return few || problem.x == Activation::q8 ? kMmaTileTokens : kMaxGemvTokens;
+    const u32 m = problem.strict ? 1 : problem.m;
+    if (problem.x == Activation::q8) return m <= 2 ? m : kMmaTileTokens;
+    return m <= kMmaTileTokens ? kMmaTileTokens : kMaxGemvTokens;
 }
 
 // What the vector loads of scales need besides aligned rows: E4M3 scales of two blocks are one 16-bit load.
@@ -69,7 +73,7 @@ GemvPlan plan_gemv(const GemvProblem& problem) {
     plan.grid_y = ceil_div(problem.m, plan.tokens_per_block);
     for (const u32 n : problem.n.first(paired ? 1 : problem.n.size()))
         plan.grid_x += ceil_div(n, block_rows_of(spec));
-    plan.grid_x = std::min(plan.grid_x, problem.num_sms);
+    if (!has_warp_rows(spec)) plan.grid_x = std::min(plan.grid_x, problem.num_sms);
     if (tuning.grid_x) plan.grid_x = tuning.grid_x;
     const char* reason = why_illegal(spec);
     DG_CHECK(!reason, value, "linear: {}", reason);

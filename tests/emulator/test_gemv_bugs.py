@@ -129,7 +129,18 @@ def q8_case() -> Gemv:
     )  # fmt: skip
 
 
-CASES = {case.name: case for case in (bf16_case(), fp8_case(), nvfp4_case(), q8_case())}
+def q8_rows_case() -> Gemv:
+    """Two tokens: a warp for each row."""
+    whole = q8_case()
+    values, scales = whole.x
+    assert scales is not None
+    return Gemv(
+        "q8_0 rows", "gemv_q8_rows", ".w = Quant::q8_0, .x = Activation::q8, .y = Format::fp32, .tokens = 2, .stages = 3, .groups = 1",
+        whole.w, (values[:2], scales[:2]), 8 * 3 * (32 * 34 + 16), 8, whole.expected[:2], 0.0, tokens_per_block=2, grid=0,
+    )  # fmt: skip
+
+
+CASES = {case.name: case for case in (bf16_case(), fp8_case(), nvfp4_case(), q8_case(), q8_rows_case())}
 
 BUGS = {
     "bf16": [
@@ -192,6 +203,15 @@ BUGS = {
         Bug("blocks past the end of the row are added", "if (index < num_blocks) multiply_visit<false, S>", "if (index < num_blocks) multiply_visit<true, S>", 8),
         Bug("fragments of rows 8 and more for those before", "{block.word[r][0][0], block.word[r][1][0], block.word[r][0][1], block.word[r][1][1]}",
             "{block.word[r][0][0], block.word[r][0][1], block.word[r][1][0], block.word[r][1][1]}", 8),
+    ],
+    "q8_0 rows": [
+        Bug("tree instead of butterfly order", "for (u32 distance = 16; distance > 0; distance /= 2)\n        value = ptx::add_rn",
+            "for (u32 distance = 1; distance < 32; distance *= 2)\n        value = ptx::add_rn", 8),
+        Bug("no fma", "ptx::fma_rn(ptx::mul_rn(blocks[r].scale, scale_x), static_cast<float>(dot), sum[r][t])",
+            "ptx::add_rn(ptx::mul_rn(ptx::mul_rn(blocks[r].scale, scale_x), static_cast<float>(dot)), sum[r][t])", 8),
+        Bug("blocks at odd halves read from the even one", "odd ? 0x7654 : 0x5432", "0x5432", 8),
+        Bug("one stage too few waited for", "ptx::cp_async_wait<S.stages - 2>();", "ptx::cp_async_wait<S.stages - 1>();", 1),
+        Bug("misalignment of the row ignored", "static_cast<u32>(start % 16)", "0u", 8),
     ],
 }  # fmt: skip
 

@@ -29,17 +29,20 @@ constexpr u32 kMmaTileTokens = 8;         // tokens of an mma
 constexpr u32 kGemvVisitBytes = 128;      // of each row: what a warp takes before the next warp's share
 constexpr u32 kGemvPrefetchBytes = 2048;  // of each row: what a block asks L2 for before it may read x
 constexpr u32 kQ8VisitBlocks = 4;  // Q8_0: blocks of each row that a warp takes before the next warp's share
+constexpr u32 kQ8LaneBlocks = 32;  // the same where a warp has a row to itself: one for each lane
+constexpr u32 kQ8LaneVisitBytes = kQ8LaneBlocks * kQ8BlockBytes;
+constexpr u32 kQ8StageBytes = kQ8LaneVisitBytes + 16;  // and the bytes up to the 16-byte boundaries around
 
 struct GemvSpec {
     Quant w = Quant::bf16;
     Activation x = Activation::bf16;
     Format y = Format::bf16;
     GemvEpilogue epilogue = GemvEpilogue::none;
-    u32 tokens = 8;                // of a block: 8, or 16 (not Q8_0)
-    u32 row_tiles = 1;             // 16-row tiles of a block, which share the loads of x
-    u32 stages = 4;                // visits of a warp on their way to shared memory, where rows are vectors
-    u32 groups = 2;                // of eight warps in a block of threads; each takes tiles of its own
-    bool vector = true;            // rows of w and x start at multiples of 16 bytes
+    u32 tokens = 8;      // of a block: 8 or 16; of Q8_0: 8, or in a kernel of their own 1 or 2
+    u32 row_tiles = 1;   // tiles of 16 rows (that kernel: rows of a warp), which share the loads of x
+    u32 stages = 4;      // visits of a warp on their way to shared memory, where rows are vectors
+    u32 groups = 2;      // of eight warps in a block of threads; each takes tiles of its own
+    bool vector = true;  // rows of w and x start at multiples of 16 bytes
     bool dependent_launch = true;  // the architecture has programmatic dependent launch
 
     bool native_fp8 = true;  // the architecture converts E4M3 (sm_89 and newer)
@@ -103,6 +106,10 @@ struct GemvTuning {
 constexpr bool is_q8(const GemvSpec& s) {
     return s.x == Activation::q8;
 }
+// One or two tokens of Q8_0: a warp has a row to itself (kernel/gemv_q8_rows.cuh).
+constexpr bool has_warp_rows(const GemvSpec& s) {
+    return is_q8(s) && s.tokens <= 2;
+}
 // Whether both operands are multiplied as f16; else as bf16, whose range holds every decoded weight and
 // token.
 constexpr bool multiplies_f16(const GemvSpec& s) {
@@ -137,7 +144,8 @@ constexpr u32 promote_k_of(const GemvSpec& s) {
 }
 // Rows of W that a group takes at once.
 constexpr u32 block_rows_of(const GemvSpec& s) {
-    return kMmaTileRows * (s.epilogue == GemvEpilogue::swiglu ? 1 : s.row_tiles);
+    const u32 rows = has_warp_rows(s) ? kGemvWarps : kMmaTileRows;
+    return rows * (s.epilogue == GemvEpilogue::swiglu ? 1 : s.row_tiles);
 }
 // Bytes between the rows of a stage of Q8_0: room for four blocks and the 16-byte vectors around them, and
 // multiples that keep the lanes' reads out of each other's banks.
@@ -151,6 +159,7 @@ constexpr u32 stage_bytes_of(const GemvSpec& s) {
 // Groups that the registers of a kernel that may not spill leave room for. An SM holds one block of them, so
 // that tiles are dealt to SMs evenly wherever blocks are placed.
 constexpr u32 max_groups_of(const GemvSpec& s) {
+    if (has_warp_rows(s)) return 1;
     if (is_q8(s)) return 3 - s.row_tiles;
     const u32 promote_k = promote_k_of(s);
     const bool heavy = promote_k != 0 && promote_k < 128;
@@ -175,6 +184,10 @@ struct GemvSmemPlan {
 };
 
 constexpr GemvSmemPlan plan_smem(const GemvSpec& s) {
+    if (has_warp_rows(s)) {
+        const bool ring = s.vector && s.w == Quant::q8_0;
+        return {0, 0, ring ? kGemvWarps * s.row_tiles * s.stages * kQ8StageBytes : 0};
+    }
     const u32 tiles = s.row_tiles * (is_q8(s) ? kQ8VisitBlocks : 1);  // of sums of a warp
     const u32 partial = kGemvWarps * tiles * kMmaTileRows * s.tokens * 4;
     const u32 barriers = s.groups * (kGemvWarps * s.stages * stage_bytes_of(s) + 2 * partial);
@@ -190,7 +203,9 @@ constexpr const char* why_illegal(const GemvSpec& s) {
     if (s.row_tiles != 1 && s.row_tiles != 2) return "1 or 2 tiles of rows";
     if (s.epilogue == GemvEpilogue::swiglu && s.row_tiles != 2)
         return "swiglu needs two tiles: one of the gate, one of the other matrix";
-    if (s.tokens != 8 && (s.tokens != 16 || is_q8(s))) return "a block has 8 tokens, or 16 but for Q8_0";
+    const bool known =
+        is_q8(s) ? s.tokens == 1 || s.tokens == 2 || s.tokens == 8 : s.tokens == 8 || s.tokens == 16;
+    if (!known) return "a block has 8 or 16 tokens, and 1, 2 or 8 of Q8_0";
     if (s.stages < 2 || s.groups == 0) return "at least 2 stages and a group";
     if (s.groups > max_groups_of(s)) return "as many groups as have registers";
     return nullptr;
