@@ -41,3 +41,9 @@ def test_without_overlap_nothing_needs_to_wait() -> None:
 def test_not_waiting_is_a_fault() -> None:
     with pytest.raises(_C.Error, match=r"before griddepcontrol\.wait"):
         launch("", True)
+
+
+def test_parameters_are_no_global_memory() -> None:
+    """An array among the parameters, at an index the compiler does not know, may be read before the wait."""
+    read = "__shared__ float* at[2]; at[threadIdx.x % 2] = (&x)[threadIdx.x / 1024];"
+    assert (launch(f"{read} deep_gemm::ptx::grid_dependency_wait();", True) == 1).all()

@@ -15,7 +15,13 @@ PAIRS = [
     ("bf16", "bf16"),
 ]
 MMA = [{}, {"tokens": 16}, {"row_tiles": 2, "swiglu": True}]
-Q8 = [{}, {"row_tiles": 2}, {"row_tiles": 2, "swiglu": True}, {"tokens": 1}, {"tokens": 2, "row_tiles": 2, "swiglu": True}]
+Q8 = [
+    {},
+    {"row_tiles": 2},
+    {"row_tiles": 2, "swiglu": True},
+    {"tokens": 1},
+    {"tokens": 2, "row_tiles": 2, "swiglu": True},
+]
 OTHERS = ["80", "89", "100a", "120a"]
 
 
