@@ -8,6 +8,8 @@
 #include "op/weight_gemm.h"
 #include "op/workspace.h"
 
+#include <algorithm>
+
 namespace deep_gemm {
 
 namespace op {
@@ -80,6 +82,13 @@ void quantize_into_workspace(LinearCall& call) {
     call.memory.push_back({out.scales, scale_bytes, false});
 }
 
+// Q8_0 is counted by the rows that share a pass, one to four or up to eight.
+u32 counted_tokens(const LinearCall& call, const plan::GemvPlan& plan) {
+    constexpr u32 kCountedApart = 4;
+    const u32 rows = std::min(call.params.m, plan.tokens_per_block);
+    return call.x == Activation::q8 && rows <= kCountedApart ? rows : plan.spec.tokens;
+}
+
 void run_small(LinearCall& call, const plan::GemvProblem& problem) {
     const plan::GemvPlan plan = plan::plan_gemv(problem);
     if (call.quantize_x != Format::none) quantize_into_workspace(call);
@@ -91,9 +100,10 @@ void run_small(LinearCall& call, const plan::GemvProblem& problem) {
     DG_CHECK(plan.grid_y <= kMaxGridY, value, "linear: got {} rows of x, expected at most {} in one call{}",
              params.m, u64{kMaxGridY} * plan.tokens_per_block, call.strict ? " of strict mode" : "");
     call.device->launch(
-        kernel, launch_config(*call.device, {plan.grid_x, plan.grid_y, 1}, kGemvThreads, smem, call.stream),
+        kernel,
+        launch_config(*call.device, {plan.grid_x, plan.grid_y, 1}, threads_of(plan.spec), smem, call.stream),
         std::as_bytes(std::span(&params, 1)), call.memory);
-    count_small(call.w, call.x, plan.spec.tokens, call.strict);
+    count_small(call.w, call.x, counted_tokens(call, plan), call.strict);
 }
 
 void run(LinearCall& call) {
@@ -110,7 +120,9 @@ void run(LinearCall& call) {
                                                 .strict = call.strict,
                                                 .dependent_launch = dependent_launch(*call.device),
                                                 .native_fp8 = native_fp8(*call.device),
-                                                .num_sms = properties.num_sms},
+                                                .num_sms = properties.num_sms,
+                                                .smem_bytes = properties.max_smem_per_block,
+                                                .tuning = call.tuning},
                                       .arch = properties.arch,
                                       .invariant = call.invariant,
                                       .whole_scales = call.whole_scales};

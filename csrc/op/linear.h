@@ -45,6 +45,7 @@ struct LinearArguments {
     bool strict = false;                   // every row of x by the kernel of one row
     bool invariant = false;                // every row of y with the bits it has alone, at any m
     const WeightGemmSpec* spec = nullptr;  // for tests and tuning: the large-batch form, by this kernel
+    GemvTuning tuning = {};                // the same of the small-batch form
     void* stream = nullptr;
 };
 

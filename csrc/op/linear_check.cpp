@@ -274,6 +274,7 @@ LinearCall check_linear(const LinearArguments& args) {
                     .strict = args.strict,
                     .invariant = args.invariant,
                     .spec = args.spec,
+                    .tuning = args.tuning,
                     .device = args.x.device,
                     .stream = static_cast<driver::Stream>(args.stream),
                     .n = {},

@@ -17,6 +17,7 @@ struct LinearCall {
     bool aligned = false, strict = false, invariant = false;
     bool whole_scales = true;  // every matrix has scales that a stage of WeightGemmSpec loads as one vector
     const WeightGemmSpec* spec = nullptr;
+    GemvTuning tuning = {};
     Format quantize_x = Format::none;  // not none: x has this format and becomes `x` first
     Device* device = nullptr;
     driver::Stream stream = nullptr;

@@ -2,29 +2,55 @@
 
 #include "base/error.h"
 
+#include <algorithm>
+
 namespace deep_gemm::plan {
 
 namespace {
 
-// A pass over W costs the same for every number of tokens up to the kernel's; Q8_0 pays for each of them.
-u32 tokens_of(const GemvProblem& problem) {
-    const u32 m = problem.strict ? 1 : problem.m;
-    if (problem.x == Activation::q8) return m <= 4 ? m : 8;
-    return m <= kMmaTileTokens ? kMmaTileTokens : kMaxGemvTokens;
+// Tiles of 32 rows read x half as often and are worth it where the weights are narrow, or where x is too
+// large to stay in L1, unless an SM would have no second tile or the registers no second group.
+u32 row_tiles_of(const GemvProblem& problem, const GemvSpec& spec) {
+    constexpr u64 kLargeTokenBytes = 57 * 1024;
+    if (spec.epilogue == GemvEpilogue::swiglu) return 2;
+    GemvSpec wide = spec;
+    wide.row_tiles = 2;
+    if (is_q8(spec) || max_groups_of(wide) < 2) return 1;
+    u32 tiles = 0;
+    for (const u32 n : problem.n) tiles += ceil_div(n, block_rows_of(wide));
+    const u64 token_bytes = u64{std::min(problem.m, spec.tokens)} * problem.k * 2;
+    const bool worth = row_bits_of(spec) <= 8 || token_bytes > kLargeTokenBytes;
+    return worth && tiles > problem.num_sms ? 2 : 1;
 }
 
-// Two rows of a warp halve what it reads of x, which is more than W from four tokens on; worth it where
-// enough warps are left to pull W.
-u32 rows_of_warp(const GemvProblem& problem, u32 tokens) {
-    constexpr u32 kEnoughBlocks = 2;
-    u64 rows = 0;
-    for (const u32 n : problem.n) rows += n;
-    return tokens >= 4 && rows >= u64{2} * kGemvWarps * problem.num_sms * kEnoughBlocks ? 2 : 1;
+// Visits that a warp has on their way. More make the first ones late, for which everyone waits when there is
+// one tile to a group; 16-byte vectors around Q8_0 blocks are more bytes than blocks.
+u32 stages_of(const GemvProblem& problem, const GemvSpec& spec) {
+    constexpr u32 kWarpRowStages = 3;
+    if (has_warp_rows(spec)) return kWarpRowStages;
+    u32 tiles = 0;
+    for (const u32 n : problem.n) tiles += ceil_div(n, block_rows_of(spec));
+    return spec.row_tiles == 1 && spec.w != Quant::q8_0 && tiles > 2 * problem.num_sms ? 3 : 2;
+}
+
+// A pass over W costs the same for every number of tokens up to the kernel's; for two of Q8_0, dp4a is
+// faster.
+u32 tokens_of(const GemvProblem& problem) {
+    const u32 m = problem.strict ? 1 : problem.m;
+    if (problem.x == Activation::q8) return m <= 2 ? m : kMmaTileTokens;
+    return m <= kMmaTileTokens ? kMmaTileTokens : kMaxGemvTokens;
 }
 
 // What the vector loads of scales need besides aligned rows: E4M3 scales of two blocks are one 16-bit load.
 bool loads_vectors(const GemvProblem& problem) {
     return problem.aligned && (problem.w != Quant::nvfp4 || problem.k % 32 == 0);
+}
+
+// Fewer groups, then a shorter ring, then none.
+void fit_smem(GemvSpec& spec, u32 smem_bytes) {
+    while (plan_smem(spec).bytes > smem_bytes && (spec.groups > 1 || spec.stages > 2))
+        --(spec.groups > 1 ? spec.groups : spec.stages);
+    if (plan_smem(spec).bytes > smem_bytes) spec.vector = false;
 }
 
 }  // namespace
@@ -35,14 +61,20 @@ GemvPlan plan_gemv(const GemvProblem& problem) {
     GemvSpec& spec = plan.spec;
     spec = {.w = problem.w, .x = problem.x, .y = problem.y, .epilogue = problem.epilogue};
     spec.tokens = tokens_of(problem);
-    spec.row_tiles = paired ? 2 : problem.x == Activation::q8 ? rows_of_warp(problem, spec.tokens) : 1;
     spec.vector = loads_vectors(problem);
     spec.dependent_launch = problem.dependent_launch;
     spec.native_fp8 = problem.native_fp8;
+    const GemvTuning& tuning = problem.tuning;
+    spec.row_tiles = tuning.row_tiles ? tuning.row_tiles : row_tiles_of(problem, spec);
+    spec.stages = tuning.stages ? tuning.stages : stages_of(problem, spec);
+    spec.groups = std::min(tuning.groups ? tuning.groups : 2, max_groups_of(spec));
+    fit_smem(spec, problem.smem_bytes);
     plan.tokens_per_block = problem.strict ? 1 : spec.tokens;
     plan.grid_y = ceil_div(problem.m, plan.tokens_per_block);
     for (const u32 n : problem.n.first(paired ? 1 : problem.n.size()))
         plan.grid_x += ceil_div(n, block_rows_of(spec));
+    if (!has_warp_rows(spec)) plan.grid_x = std::min(plan.grid_x, problem.num_sms);
+    if (tuning.grid_x) plan.grid_x = tuning.grid_x;
     const char* reason = why_illegal(spec);
     DG_CHECK(!reason, value, "linear: {}", reason);
     return plan;

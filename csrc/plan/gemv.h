@@ -22,6 +22,8 @@ struct GemvProblem {
     bool dependent_launch = true;
     bool native_fp8 = true;
     u32 num_sms = 132;
+    u32 smem_bytes = 227 * 1024;  // that a block may have
+    GemvTuning tuning = {};
 };
 
 struct GemvPlan {

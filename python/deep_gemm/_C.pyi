@@ -868,12 +868,14 @@ def gemv_source(
     swiglu: bool = False,
     tokens: typing.SupportsInt | typing.SupportsIndex = 8,
     row_tiles: typing.SupportsInt | typing.SupportsIndex = 1,
+    stages: typing.SupportsInt | typing.SupportsIndex = 4,
+    groups: typing.SupportsInt | typing.SupportsIndex = 0,
     vector: bool = True,
     dependent_launch: bool = True,
     native_fp8: bool = True,
 ) -> KernelSource:
     """
-    The source of a small-batch kernel.
+    The source of a small-batch kernel. groups 0: as many as a plan would take.
     """
 
 def get_num_sms(device: typing.Any = None) -> int:
@@ -920,6 +922,9 @@ def linear(
     spec: WeightGemmSpec | None,
     device: typing.Any,
     stream: typing.SupportsInt | typing.SupportsIndex | None,
+    tuning: typing.Annotated[
+        collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], "FixedSize(4)"
+    ] = [0, 0, 0, 0],
 ) -> None:
     """
     y = x W^T of one to four matrices (quant, n, k, data, scales, zeros, global scale); see deep_gemm.linear.

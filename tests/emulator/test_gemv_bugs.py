@@ -22,6 +22,7 @@ from deep_gemm.quantized import QuantizedMatrix, quantize
 Array = np.ndarray[Any, np.dtype[Any]]
 
 WARP_BYTES = 16 * 8 * 4
+RING_BYTES = 8 * 2 * 16 * 128  # two stages of each warp, so that they are used again
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Gemv:
     expected: Array
     tolerance: float
     tokens_per_block: int = 8
+    grid: int = 1  # fewer than tiles of rows: the ring runs through several
 
     def text(self) -> str:
         return flatten(
@@ -64,7 +66,7 @@ class Gemv:
                                0.0)  # fmt: skip
             return matrix + bytes(3 * len(matrix)) + rest + bytes(4)
 
-        grid = (-(-self.w.n // self.rows_per_block), -(-m // self.tokens_per_block))
+        grid = (self.grid or -(-self.w.n // self.rows_per_block), -(-m // self.tokens_per_block))
         return Launch(
             f"deep_gemm::{self.kernel}<kSpec>", grid, 256, self.smem_bytes, arrays, pack,
             {"y": self.expected.astype(np.float64)}, tolerance=self.tolerance,
@@ -81,7 +83,7 @@ def bf16_case() -> Gemv:
     w, x = small_integers(rng, (37, 1096)), small_integers(rng, (3, 1096))
     matrix = quantize(w, "bf16")
     return Gemv(
-        "bf16", "gemv", ".y = Format::fp32", matrix, (x.astype(ml_dtypes.bfloat16), None), 8 * WARP_BYTES, 16,
+        "bf16", "gemv", ".y = Format::fp32, .stages = 2, .groups = 1", matrix, (x.astype(ml_dtypes.bfloat16), None), RING_BYTES + 2 * 8 * WARP_BYTES + 32, 16,
         x.astype(np.float64) @ w.T, 0.0,
     )  # fmt: skip
 
@@ -96,8 +98,8 @@ def fp8_case() -> Gemv:
     matrix = QuantizedMatrix("fp8_128x128", n, k, data, w_scale)
     expected = quant.activations((values, x_scale)) @ quant.dequantize(matrix).T
     return Gemv(
-        "fp8", "gemv", ".w = Quant::fp8_128x128, .x = Activation::fp8_128, .y = Format::fp32", matrix,
-        (values, x_scale), 8 * WARP_BYTES, 16, expected, 0.0,
+        "fp8", "gemv", ".w = Quant::fp8_128x128, .x = Activation::fp8_128, .y = Format::fp32, .stages = 2, .groups = 1", matrix,
+        (values, x_scale), RING_BYTES + 2 * 8 * WARP_BYTES + 32, 16, expected, 0.0,
     )  # fmt: skip
 
 
@@ -109,52 +111,72 @@ def nvfp4_case() -> Gemv:
     x = small_integers(rng, (3, k))
     matrix = QuantizedMatrix("nvfp4", n, k, data, scales)
     return Gemv(
-        "nvfp4", "gemv", ".w = Quant::nvfp4, .y = Format::fp32", matrix, (x.astype(ml_dtypes.bfloat16), None),
-        8 * WARP_BYTES, 16, x.astype(np.float64) @ quant.dequantize(matrix).T, 0.0,
+        "nvfp4", "gemv", ".w = Quant::nvfp4, .y = Format::fp32, .stages = 2, .groups = 1", matrix, (x.astype(ml_dtypes.bfloat16), None),
+        RING_BYTES + 2 * 8 * WARP_BYTES + 32, 16, x.astype(np.float64) @ quant.dequantize(matrix).T, 0.0,
     )  # fmt: skip
 
 
 def q8_case() -> Gemv:
     rng = np.random.default_rng(3)
-    n, k = 11, 32 * 70
+    n, k = 37, 32 * 70
     matrix = quantize(rng.standard_normal((n, k)).astype(np.float32), "q8_0")
     values, scales = reference.q8_activations(rng.standard_normal((3, k)).astype(np.float32))
     codes, w_scale = quant.q8_0_blocks(matrix.data)
     expected = reference.q8_rows(codes, w_scale, values, scales)
     return Gemv(
-        "q8_0", "gemv_q8", ".w = Quant::q8_0, .x = Activation::q8, .y = Format::fp32, .tokens = 3", matrix,
-        (values.reshape(3, -1), scales), 8 * 3 * (32 * 34 + 16), 8, expected, 0.0, tokens_per_block=3,
+        "q8_0", "gemv_q8", ".w = Quant::q8_0, .x = Activation::q8, .y = Format::fp32, .stages = 2, .groups = 1", matrix,
+        (values.reshape(3, -1), scales), 8 * (2 * 16 * 176 + 2 * 4 * WARP_BYTES) + 32, 16, expected, 0.0,
     )  # fmt: skip
 
 
-CASES = {case.name: case for case in (bf16_case(), fp8_case(), nvfp4_case(), q8_case())}
+def q8_rows_case() -> Gemv:
+    """Two tokens: a warp for each row."""
+    whole = q8_case()
+    values, scales = whole.x
+    assert scales is not None
+    return Gemv(
+        "q8_0 rows", "gemv_q8_rows", ".w = Quant::q8_0, .x = Activation::q8, .y = Format::fp32, .tokens = 2, .stages = 3, .groups = 1",
+        whole.w, (values[:2], scales[:2]), 8 * 3 * (32 * 34 + 16), 8, whole.expected[:2], 0.0, tokens_per_block=2, grid=0,
+    )  # fmt: skip
+
+
+CASES = {case.name: case for case in (bf16_case(), fp8_case(), nvfp4_case(), q8_case(), q8_rows_case())}
 
 BUGS = {
     "bf16": [
         Bug("fragment registers 1 and 2 swapped",
             "{low[2 * half], high[2 * half], low[2 * half + 1], high[2 * half + 1]}",
             "{low[2 * half], low[2 * half + 1], high[2 * half], high[2 * half + 1]}", 8),
-        Bug("the tail of K is dropped", "for (; index < visits; index += kGemvWarps) {",
-            "for (; index < visits && p.k % visit_k_of(S) == 0; index += kGemvWarps) {", 8),
-        Bug("the tail is read as whole vectors", "kernel::load_visit<false, S>(visit[0], p, rows, index);",
-            "kernel::load_visit<true, S>(visit[0], p, rows, index);", 8),
-        Bug("warps of rows past the end leave before the barrier", "    Sums<S> sums;\n    clear<S>(sums);\n    multiply_rows",
-            "    if (block.first_row + 2 * ptx::warp_index() >= p.w[block.matrix].n) return;\n"
-            "    Sums<S> sums;\n    clear<S>(sums);\n    multiply_rows", 8),
-        Bug("no barrier before the warps' sums are added", "    ptx::sync_threads();\n    constexpr bool kPaired", "    constexpr bool kPaired", 4),
-        Bug("rows past the end are written", "if (row >= w.n || token >= count) continue;",
-            "if (token >= count) continue;", 8),
-        Bug("tokens past the end are written", "if (row >= w.n || token >= count) continue;",
+        Bug("the tail of K is dropped", "for (; visit < visits; visit += kGemvWarps)",
+            "for (; visit < visits && p.k % visit_k_of(S) == 0; visit += kGemvWarps)", 8),
+        Bug("the tail is read as whole vectors", "multiply_visit<false, S>(sums, ring, p, block, beside, tokens, visit);",
+            "multiply_visit<true, S>(sums, ring, p, block, beside, tokens, visit);", 8),
+        Bug("warps of rows past the end leave before the barrier", "        clear<S>(sums);\n        u32 visit",
+            "        if (block.first_row + 2 * ptx::warp_index() >= p.w[block.matrix].n) return;\n"
+            "        clear<S>(sums);\n        u32 visit", 8),
+        Bug("sums are added before all warps have left theirs", "if constexpr (kLater) ptx::mbarrier_wait(full(count - 1), (count - 1) / 2 % 2);", "", 1),
+        Bug("sums are left where others are still added", "if constexpr (kLater) ptx::mbarrier_wait(empty(count), count / 2 % 2 ^ 1);", "", 1),
+        Bug("a warp's sums are announced before all lanes have left them", "            ptx::sync_warp();\n            if (lane == 0) ptx::mbarrier_arrive(full(count));", "            if (lane == 0) ptx::mbarrier_arrive(full(count));", 1),
+        Bug("the last tile is not added", "    if constexpr (kLater) partials.finish(p, kernel", "    if constexpr (false) partials.finish(p, kernel", 8),
+        Bug("rows past the end are written", "if (row >= w.n || token >= tokens) continue;",
+            "if (token >= tokens) continue;", 8),
+        Bug("tokens past the end are written", "if (row >= w.n || token >= tokens) continue;",
             "if (row >= w.n) continue;", 8),
         Bug("tokens past the end are read", "tokens.row[t] = mine < count ?", "tokens.row[t] = true ?", 8),
         Bug("one warp's sum forgotten", "for (u32 warp = 1; warp < kGemvWarps; ++warp)",
             "for (u32 warp = 1; warp < kGemvWarps - 1; ++warp)", 8),
-        Bug("visits overlap", "index += kInFlight * kGemvWarps", "index += kGemvWarps", 8),
+        Bug("visits overlap", "source[i] += kGemvWarps * kGemvVisitBytes;", "source[i] += kGemvVisitBytes;", 8),
+        Bug("a visit is read before it has landed", "ptx::cp_async_wait<S.stages - 2>();", "ptx::cp_async_wait<S.stages - 1>();"),
+        Bug("a stage is written while other lanes read it", "ptx::sync_warp();  // every lane's part has landed, and", "//"),
+        Bug("copies of the next tile go on in the rows of the last", "                    enter(p);\n", "", 8),
+        Bug("rows past the end are read", "(copy < last[i] ? copy : last[i]) * step[i]", "copy * step[i]", 8),
+        Bug("the ring ends with the first tile", "tile += stride;\n                if (tile < tiles) {\n                    prefetch_scales<S>(p, find_block<S>(p, tile), group_thread());\n                    enter(p);", "tile = tiles;\n                if (tile < tiles) {\n                    enter(p);", 8),
+        Bug("fragments of the other half of the line", "read_offset ^ step * 4", "read_offset + step * 4", 8),
     ],
     "fp8": [
-        Bug("a scale of the block before", "const u32 inside = (piece + 1) * 32 - kPromoteK;",
-            "const u32 inside = 0;\n                const u64 first = u64{index ? index - 1 : 0} * visit_k_of(S);", 8),
-        Bug("scales of x by row of the fragment", "float scale = scale_x[i % 2];", "float scale = scale_x[i / 2];", 8),
+        Bug("a scale of the block before", "tokens.scale[t][i] + element / block_k_of(S.x))",
+            "tokens.scale[t][i] + (element >= 128 ? element - 128 : 0) / block_k_of(S.x))", 8),
+        Bug("scales of x by row of the fragment", "[inside / block_k_of(S.x)][t][i % 2]", "[inside / block_k_of(S.x)][t][i / 2]", 8),
         Bug("partial sums cleared too often", "if (kPromoteK && piece * 32 % kPromoteK == 0) clear<S>(partial);",
             "if (kPromoteK && piece * 32 % 64 == 0) clear<S>(partial);", 8),
         Bug("upper bytes decoded from the lower ones", '"cvt.rn.f16x2.e4m3x2 %1, h;', '"cvt.rn.f16x2.e4m3x2 %1, l;', 8),
@@ -167,14 +189,28 @@ BUGS = {
         Bug("scale bytes beyond the row", "                        if (Whole || element + block * kBlockK < p.k)\n", "", 8),
     ],
     "q8_0": [
+        Bug("another order of the places", "sum_of_places<2 * Step>(first + Step * kTileElements * 4)", "sum_of_places<2 * Step>(first + (Step == 2 ? 16 : Step == 16 ? 2 : Step) * kTileElements * 4)", 8),
+        Bug("scales applied one after the other", "ptx::fma_rn(ptx::mul_rn(block.scale[r][i / 2], x.scale[i % 2]),\n                                    ptx::float_of_bits(dot[i]) - kFloatOffset, sum[r][i])",
+            "ptx::fma_rn(block.scale[r][i / 2], ptx::mul_rn(x.scale[i % 2], ptx::float_of_bits(dot[i]) - kFloatOffset), sum[r][i])", 8),
+        Bug("no fma", "ptx::fma_rn(ptx::mul_rn(block.scale[r][i / 2], x.scale[i % 2]),\n                                    ptx::float_of_bits(dot[i]) - kFloatOffset, sum[r][i])",
+            "ptx::add_rn(ptx::mul_rn(ptx::mul_rn(block.scale[r][i / 2], x.scale[i % 2]), ptx::float_of_bits(dot[i]) - kFloatOffset), sum[r][i])", 8),
+        Bug("blocks at odd halves read from the even one", "odd ? 0x5432 : 0x3210);\n            word[1]", "0x3210);\n            word[1]", 8),
+        Bug("misalignment of the row ignored", "static_cast<u32>(visit % 16)", "0u", 8),
+        Bug("the vector around the end of four blocks is missing", "vector * 16 < before + Layout::kVisitBytes", "vector * 16 + 16 < before + Layout::kVisitBytes", 8),
+        Bug("a visit is read before it has landed", "ptx::cp_async_wait<S.stages - 2>();  // of Q8_0", "ptx::cp_async_wait<S.stages - 1>();"),
+        Bug("sums of the next tile over those not yet added", "        partial += flip;\n", ""),
+        Bug("places added before all have arrived", "    ptx::named_barrier_sync(1 + ptx::thread_index() / kGemvThreads, kGemvThreads);\n    // Two lanes", "    // Two lanes"),
+        Bug("blocks past the end of the row are added", "if (index < num_blocks) multiply_visit<false, S>", "if (index < num_blocks) multiply_visit<true, S>", 8),
+        Bug("fragments of rows 8 and more for those before", "{block.word[r][0][0], block.word[r][1][0], block.word[r][0][1], block.word[r][1][1]}",
+            "{block.word[r][0][0], block.word[r][0][1], block.word[r][1][0], block.word[r][1][1]}", 8),
+    ],
+    "q8_0 rows": [
         Bug("tree instead of butterfly order", "for (u32 distance = 16; distance > 0; distance /= 2)\n        value = ptx::add_rn",
             "for (u32 distance = 1; distance < 32; distance *= 2)\n        value = ptx::add_rn", 8),
-        Bug("scales applied one after the other", "ptx::fma_rn(ptx::mul_rn(blocks[r].scale, scale_x), static_cast<float>(dot), sum[r][t])",
-            "ptx::fma_rn(blocks[r].scale, ptx::mul_rn(scale_x, static_cast<float>(dot)), sum[r][t])", 8),
         Bug("no fma", "ptx::fma_rn(ptx::mul_rn(blocks[r].scale, scale_x), static_cast<float>(dot), sum[r][t])",
             "ptx::add_rn(ptx::mul_rn(ptx::mul_rn(blocks[r].scale, scale_x), static_cast<float>(dot)), sum[r][t])", 8),
         Bug("blocks at odd halves read from the even one", "odd ? 0x7654 : 0x5432", "0x5432", 8),
-        Bug("one stage too few waited for", "ptx::cp_async_wait<kQ8Stages - 2>();", "ptx::cp_async_wait<kQ8Stages - 1>();", 1),
+        Bug("one stage too few waited for", "ptx::cp_async_wait<S.stages - 2>();", "ptx::cp_async_wait<S.stages - 1>();", 1),
         Bug("misalignment of the row ignored", "static_cast<u32>(start % 16)", "0u", 8),
     ],
 }  # fmt: skip

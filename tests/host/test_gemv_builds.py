@@ -14,8 +14,14 @@ PAIRS = [
     ("fp8_128x128", "fp8_128"),
     ("bf16", "bf16"),
 ]
-MMA = [{"tokens": 8}, {"tokens": 16}, {"tokens": 8, "row_tiles": 2, "swiglu": True}]
-Q8 = [{"tokens": 1}, {"tokens": 4, "row_tiles": 2}, {"tokens": 8, "row_tiles": 2}]
+MMA = [{}, {"tokens": 16}, {"row_tiles": 2, "swiglu": True}]
+Q8 = [
+    {},
+    {"row_tiles": 2},
+    {"row_tiles": 2, "swiglu": True},
+    {"tokens": 1},
+    {"tokens": 2, "row_tiles": 2, "swiglu": True},
+]
 OTHERS = ["80", "89", "100a", "120a"]
 
 
@@ -35,10 +41,7 @@ def test_mma_kernels(w: str, x: str) -> None:
 
 @pytest.mark.parametrize("w", ["q8_0", "q8_0_split"])
 def test_q8_kernels(w: str) -> None:
-    options = [*Q8, {"tokens": 8, "row_tiles": 2, "swiglu": True}]
-    for artifact, option in zip(
-        _C.build_all([_C.gemv_source(w, "q8", **o) for o in options]), options, strict=True
-    ):
+    for artifact, option in zip(_C.build_all([_C.gemv_source(w, "q8", **o) for o in Q8]), Q8, strict=True):
         check(artifact, f"{w} {option}")
 
 
@@ -47,12 +50,7 @@ def test_other_architectures(arch: str) -> None:
     """Ampere to Blackwell have the same text, without and with dependent launch."""
     dependent = arch not in ("80", "89")
     pairs = [("fp8_128x128", "fp8_128"), ("nvfp4", "bf16"), ("q8_0", "q8")]
-    sources = [
-        _C.gemv_source(
-            w, x, tokens=4 if x == "q8" else 8, dependent_launch=dependent, native_fp8=arch != "80"
-        )
-        for w, x in pairs
-    ]
+    sources = [_C.gemv_source(w, x, dependent_launch=dependent, native_fp8=arch != "80") for w, x in pairs]
     for artifact, pair in zip(_C.build_all(sources, arch=arch), pairs, strict=True):
         assert artifact.stats["spill_store_bytes"] == 0, f"sm_{arch} {pair}"
 

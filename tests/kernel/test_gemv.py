@@ -197,6 +197,37 @@ def test_larger_batches(device: Any, w: str, x: str, m: int) -> None:
     assert same_bits(got, run(device, tokens, matrix, strict=True))
 
 
+@pytest.mark.parametrize("w", ["bf16", "fp8_32", "nvfp4", "q8_0", "q8_0_split"])
+def test_plans_change_no_bit(emulator: Any, w: str) -> None:
+    """Tiles of 16 or 32 rows, the depth of the ring, groups of warps, and how many tiles each of them takes."""
+    rng = np.random.default_rng(12)
+    matrix = deep_gemm.quantize(random_weight(rng, 150, 2336), w)
+    x = random_x(rng, 3, 2336, dict(PLAIN)[w])
+    values, scales = x if isinstance(x, tuple) else (x, None)
+    results = []
+    for tuning in [(1, 4, 2, 1), (1, 4, 2, 2), (1, 2, 1, 3), (1, 6, 1, 10), (2, 2, 1, 1), (2, 3, 1, 2)]:
+        y = np.full((3, 150), np.nan, np.float32)
+        _C.linear(
+            values,
+            scales,
+            [matrix.parts],
+            [y],
+            [],
+            [],
+            False,
+            0.0,
+            False,
+            False,
+            None,
+            emulator,
+            None,
+            tuning,
+        )
+        results.append(y)
+    check(results[0], x, matrix)
+    assert all(same_bits(y, results[0]) for y in results[1:])
+
+
 def poison(x: Any, row: int, value: float) -> Any:
     """x with one row (values and scales) set to NaN or infinity."""
     parts = [part.copy() for part in (x if isinstance(x, tuple) else (x,))]

@@ -84,8 +84,10 @@ void check_async_read(Warp& w, u32 lane, const SharedPlace& place, u32 bytes);
     const Segment& known = w.last_segment;
     const bool hit = address >= known.begin && address + bytes <= known.end && (!write || known.writable);
     if (!hit) {
-        const Segment* found = w.cta->cluster->launch->ranges.find(address, bytes);
-        if (w.before_dependency && (found == nullptr || !found->constant || write))
+        const Launch& launch = *w.cta->cluster->launch;
+        const bool parameter = address - reinterpret_cast<u64>(launch.params) < w.program->param_bytes;
+        const Segment* found = launch.ranges.find(address, bytes);
+        if (w.before_dependency && !parameter && (found == nullptr || !found->constant || write))
             dependency_fault(w, lane, address, write);
         if (found == nullptr || (write && !found->writable))
             global_fault(w, lane, address, bytes, alignment, write);

@@ -3,6 +3,7 @@
 // values, so neither shows in the result.
 #pragma once
 
+#include <deep_gemm/kernel/gemv_store.h>
 #include <deep_gemm/ptx/stream.h>
 #include <deep_gemm/spec/gemv.h>
 #include <deep_gemm/tile/decode.h>
@@ -13,25 +14,56 @@ namespace deep_gemm::kernel {
 constexpr u32 kLaneRows = 2;
 
 struct GemvRow {
-    const u8* data;
     const u8* scales;  // of this row: its first scale
     const u8* zeros;
 };
 
+/// Matrix and row of W that row `row` of tile `tile` of a block is; rows beyond the last are the last, and
+/// their results are dropped.
+template <GemvSpec S>
+DG_DEVICE const GemvMatrix& row_of_block(const GemvParams& p, const GemvBlock& block, u32 tile, u32& row) {
+    constexpr bool kPaired = S.epilogue == GemvEpilogue::swiglu;
+    const GemvMatrix& w = p.w[kPaired ? tile : block.matrix];
+    const u32 wanted = block.first_row + (kPaired ? 0 : tile * kMmaTileRows) + row;
+    row = wanted < w.n ? wanted : w.n - 1;
+    return w;
+}
+
+/// What stands beside the weights of a visit.
 template <GemvSpec S>
 struct GemvVisit {
     static constexpr QuantRow kRow = row_of(S.w);
     static constexpr u32 kSteps = steps_of_visit(S);
-    static constexpr u32 kWords = lane_bytes_of(S) / 4;
     static constexpr bool kDecodesScales = kRow.element == Format::fp4_e2m1;
     static constexpr u32 kScaledBlocks =
         kDecodesScales || kRow.block_k == 0 ? 0 : visit_k_of(S) / kRow.block_k;
+    // Registers of a lane. Few enough, and they are loaded a visit ahead.
+    static constexpr u32 kRegisters =
+        kLaneRows * S.row_tiles * (kDecodesScales ? kSteps : kScaledBlocks * (kRow.has_zero ? 2 : 1));
+    static constexpr bool kAhead =
+        kRegisters != 0 && kRegisters <= (promote_k_of(S) == 0 || S.row_tiles * S.tokens == 8 ? 8 : 0);
 
-    u32 word[kSteps][S.row_tiles][kLaneRows][kWords];
     // E2M1: the bytes of the lane's own block or blocks; else the scales of all blocks of the visit.
     u32 code[kDecodesScales ? kSteps : 1][S.row_tiles][kLaneRows];
     float scale[kScaledBlocks + 1][S.row_tiles][kLaneRows];
     u32 zero[kRow.has_zero ? kScaledBlocks : 1][S.row_tiles][kLaneRows];
+
+    /// Whether a scale needs two factors (ue8m0_excess). The same for all lanes.
+    DG_DEVICE bool exceeds() const {
+        bool any = false;
+        if constexpr (kRow.scale == ScaleType::ue8m0)
+            for (const auto& step : code)
+                for (const auto& tile : step)
+                    for (const u32 byte : tile) any = any || byte > tile::kLargestWholeUe8m0;
+        return kRow.scale == ScaleType::ue8m0 && ptx::ballot(any) != 0;
+    }
+};
+
+/// The weights of one step of a visit.
+template <GemvSpec S>
+struct GemvWords {
+    static constexpr u32 kWords = lane_bytes_of(S) / 4;
+    u32 word[S.row_tiles][kLaneRows][kWords];
 };
 
 /// Bytes [0, available) of `address`, zeros beyond.
@@ -46,31 +78,21 @@ DG_DEVICE void load_bytes(u32 (&word)[Words], const u8* address, i64 available) 
     }
 }
 
-template <bool Whole, GemvSpec S>
-DG_DEVICE void load_words(GemvVisit<S>& visit, const GemvParams& p,
-                          const GemvRow (&rows)[S.row_tiles][kLaneRows], u32 index) {
-    using Visit = GemvVisit<S>;
+/// The words of one step of a visit that overlaps the end of the rows, or of unaligned rows.
+template <GemvSpec S>
+DG_DEVICE void load_words(GemvWords<S>& to, const GemvParams& p, const GemvBlock& block, u32 index,
+                          u32 step) {
     constexpr u32 kLaneBytes = lane_bytes_of(S);
-    const u32 column = ptx::lane_index() % 4;
     const i64 row_bytes = static_cast<i64>(row_bytes_of(S.w, p.k));
+    const u64 offset = u64{index} * kGemvVisitBytes + (step * 4 + ptx::lane_index() % 4) * kLaneBytes;
 #pragma unroll
-    for (u32 step = 0; step < Visit::kSteps; ++step) {
-        const u64 offset = u64{index} * kGemvVisitBytes + (step * 4 + column) * kLaneBytes;
+    for (u32 tile = 0; tile < S.row_tiles; ++tile) {
 #pragma unroll
-        for (u32 tile = 0; tile < S.row_tiles; ++tile) {
-#pragma unroll
-            for (u32 row = 0; row < kLaneRows; ++row) {
-                u32(&word)[Visit::kWords] = visit.word[step][tile][row];
-                const u8* address = rows[tile][row].data + offset;
-                if constexpr (!Whole) {
-                    load_bytes(word, address, row_bytes - static_cast<i64>(offset));
-                } else if constexpr (kLaneBytes == 8) {
-                    ptx::ld_stream_v2(address, word[0], word[1]);
-                } else {
-                    const ptx::Words4 v = ptx::ld_stream_v4(address);
-                    for (u32 i = 0; i < 4; ++i) word[i] = v.word[i];
-                }
-            }
+        for (u32 i = 0; i < kLaneRows; ++i) {
+            u32 row = ptx::lane_index() / 4 + i * 8;
+            const GemvMatrix& w = row_of_block<S>(p, block, tile, row);
+            load_bytes(to.word[tile][i], w.data + row * w.row_stride + offset,
+                       row_bytes - static_cast<i64>(offset));
         }
     }
 }
@@ -136,11 +158,11 @@ DG_DEVICE void load_scales(GemvVisit<S>& visit, const GemvParams& p,
     }
 }
 
-/// Issues the loads of visit `index`. `Whole`: all of it lies inside the rows, which are aligned.
+/// Issues the loads of what stands beside the weights of visit `index`. `Whole`: all of it lies inside the
+/// rows, which are aligned.
 template <bool Whole, GemvSpec S>
-DG_DEVICE void load_visit(GemvVisit<S>& visit, const GemvParams& p,
-                          const GemvRow (&rows)[S.row_tiles][kLaneRows], u32 index) {
-    load_words<Whole, S>(visit, p, rows, index);
+DG_DEVICE void load_beside(GemvVisit<S>& visit, const GemvParams& p,
+                           const GemvRow (&rows)[S.row_tiles][kLaneRows], u32 index) {
     if constexpr (GemvVisit<S>::kDecodesScales) load_codes<Whole, S>(visit, p, rows, index);
     if constexpr (GemvVisit<S>::kScaledBlocks != 0) load_scales<Whole, S>(visit, p, rows, index);
 }
@@ -190,15 +212,15 @@ DG_DEVICE void load_tokens(u32 (&pair)[4], const u8* row, u64 element, u32 k) {
     }
 }
 
-/// Eight weights of a lane as four pairs.
-template <GemvSpec S>
-DG_DEVICE void decode_piece(u32 (&pair)[4], const GemvVisit<S>& visit, u32 piece, u32 tile_index, u32 row) {
-    using Visit = GemvVisit<S>;
-    constexpr QuantRow kRow = Visit::kRow;
+/// Eight weights of a lane as four pairs. `Excess`: a UE8M0 scale of the visit needs two factors.
+template <bool Excess, GemvSpec S>
+DG_DEVICE void decode_piece(u32 (&pair)[4], const GemvVisit<S>& visit, const GemvWords<S>& words, u32 piece,
+                            u32 tile_index, u32 row) {
+    constexpr QuantRow kRow = GemvVisit<S>::kRow;
     constexpr u32 kPieces = lane_elements_of(S) / tile::kPieceElements;
-    constexpr u32 kPieceWords = Visit::kWords / kPieces;
+    constexpr u32 kPieceWords = GemvWords<S>::kWords / kPieces;
     const u32 step = piece / kPieces, inside = piece % kPieces;
-    const u32* word = &visit.word[step][tile_index][row][inside * kPieceWords];
+    const u32* word = &words.word[tile_index][row][inside * kPieceWords];
     if constexpr (kRow.element_bits == 16) {
         for (u32 i = 0; i < 4; ++i) pair[i] = word[i];
     } else if constexpr (kRow.element == Format::fp8_e4m3) {
@@ -211,8 +233,11 @@ DG_DEVICE void decode_piece(u32 (&pair)[4], const GemvVisit<S>& visit, u32 piece
         const u32 code = visit.code[step][tile_index][row];
         if constexpr (kRow.scale == ScaleType::ue8m0) {
             tile::decode_e2m1(word[0], tile::scale_of_ue8m0(code), pair);
-            if (code > tile::kLargestWholeUe8m0 && code != 255) [[unlikely]]
-                for (u32 i = 0; i < 4; ++i) pair[i] = ptx::mul_bf16x2(pair[i], tile::ue8m0_excess(code));
+            if constexpr (Excess) {
+                const bool two = code > tile::kLargestWholeUe8m0 && code != 255;
+                const u32 factor = two ? tile::ue8m0_excess(code) : tile::kBf16One;
+                for (u32 i = 0; i < 4; ++i) pair[i] = ptx::mul_bf16x2(pair[i], factor);
+            }
         } else if constexpr (kRow.scale == ScaleType::ue4m3) {
             tile::decode_e2m1(word[0], tile::scale_of_ue4m3(code), pair);
         } else {

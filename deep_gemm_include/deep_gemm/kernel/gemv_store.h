@@ -62,9 +62,19 @@ struct GemvBlock {
     u32 matrix, first_row;
 };
 
+/// Blocks of rows of all matrices.
 template <GemvSpec S>
-DG_DEVICE GemvBlock find_block(const GemvParams& p) {
-    u32 block = ptx::block_index(), matrix = 0;
+DG_DEVICE u32 num_blocks(const GemvParams& p) {
+    u32 blocks = ceil_div(p.w[0].n, block_rows_of(S));
+    if constexpr (S.epilogue == GemvEpilogue::none)
+        for (u32 matrix = 1; matrix < p.num_matrices; ++matrix)
+            blocks += ceil_div(p.w[matrix].n, block_rows_of(S));
+    return blocks;
+}
+
+template <GemvSpec S>
+DG_DEVICE GemvBlock find_block(const GemvParams& p, u32 block) {
+    u32 matrix = 0;
     if constexpr (S.epilogue == GemvEpilogue::none) {
         for (; matrix + 1 < p.num_matrices; ++matrix) {
             const u32 blocks = ceil_div(p.w[matrix].n, block_rows_of(S));

@@ -65,6 +65,12 @@ DG_DEVICE u32 lowest_bit(u32 mask) {
     return static_cast<u32>(__ffs(static_cast<int>(mask)) - 1);
 }
 
+/// lop3 of two constants, which fills their registers once: (value & mask) | bits.
+DG_DEVICE u32 and_or(u32 value, u32 mask, u32 bits) {
+    u32 result;
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(result) : "r"(value), "r"(mask), "r"(bits));
+    return result;
+}
 /// prmt: byte i of the result is the byte of {b, a} that bits 4 i to 4 i + 2 of `selector` number, a's first.
 DG_DEVICE u32 permute_bytes(u32 a, u32 b, u32 selector) {
     return __byte_perm(a, b, selector);

@@ -23,4 +23,14 @@ DG_DEVICE void mma_m16n8k16_f16(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+/// mma.m16n8k32, row.col, s32 = s8 * s8 + c, exact. Scope: warp. With g = lane / 4 and c = lane % 4: a[0],
+/// a[1]: rows g and g + 8, columns 4c to 4c + 3; a[2], a[3]: the same rows, columns 16 more; b0, b1: column
+/// g, rows 4c to 4c + 3 and 16 more; d as above. Every element of c is `start`.
+DG_DEVICE void mma_m16n8k32_s8(u32 (&d)[4], const u32 (&a)[4], u32 b0, u32 b1, u32 start) {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%10, %10, %10, %10};"
+        : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(start));
+}
+
 }  // namespace deep_gemm::ptx

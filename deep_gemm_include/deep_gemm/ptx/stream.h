@@ -14,6 +14,10 @@ struct alignas(16) Words4 {
 DG_DEVICE u32 block_index_y() {
     return blockIdx.y;
 }
+/// %nctaid.x.
+DG_DEVICE u32 grid_size() {
+    return gridDim.x;
+}
 /// shfl.sync.bfly. Scope: warp. The value of lane `lane ^ mask`.
 DG_DEVICE float shfl_xor_f32(float value, u32 mask) {
     return __shfl_xor_sync(kFullWarp, value, static_cast<int>(mask));
@@ -58,6 +62,11 @@ DG_DEVICE float ld_cached_f32(const void* address) {
     float value;
     asm volatile("ld.global.nc.f32 %0, [%1];" : "=f"(value) : "l"(address));
     return value;
+}
+/// cp.async.bulk.prefetch.L2 (sm_90 and newer): `bytes` from `address` are on their way to L2. Both are
+/// multiples of 16. Scope: thread.
+DG_DEVICE void prefetch_l2(const void* address, u32 bytes) {
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(address), "r"(bytes) : "memory");
 }
 DG_DEVICE void st_global_u8(void* address, u32 value) {
     asm volatile("st.global.u8 [%0], %1;" ::"l"(address), "r"(value) : "memory");

@@ -6,8 +6,8 @@
 // other fields or on what other rows hold. Row i of a batch is therefore bit-equal to the row alone.
 //
 // Two kernels share the spec. kernel/gemv.cuh multiplies with mma.sync, weights as its 16 rows and tokens as
-// its 8 columns, so that a weight is decoded once whatever the number of tokens. kernel/gemv_q8.cuh adds
-// exact integer products of Q8_0 blocks.
+// its 8 columns, so that a weight is decoded once whatever the number of tokens. kernel/gemv_q8.cuh does so
+// with bytes, and adds the exact integer products of Q8_0 blocks.
 #pragma once
 
 #include <deep_gemm/spec/quant.h>
@@ -24,21 +24,24 @@ constexpr u32 kGemvThreads = kGemvWarps * 32;
 constexpr u32 kMaxGemvMatrices = 4;  // that share one launch and its activations
 constexpr u32 kMaxGemvTokens = 16;   // of one block; more tokens are more blocks along y
 
-constexpr u32 kMmaTileRows = 16;      // weights of an mma
-constexpr u32 kMmaTileTokens = 8;     // tokens of an mma
-constexpr u32 kGemvVisitBytes = 128;  // of each row: what a warp takes before the next warp's share
-constexpr u32 kQ8VisitBlocks = 32;    // blocks of a row that a warp takes at once, one a lane
-constexpr u32 kQ8Stages = 3;          // visits on their way to a warp
-constexpr u32 kQ8VisitBytes = kQ8VisitBlocks * kQ8BlockBytes;
-constexpr u32 kQ8StageBytes = kQ8VisitBytes + 16;  // and the bytes up to the 16-byte boundaries around
+constexpr u32 kMmaTileRows = 16;          // weights of an mma
+constexpr u32 kMmaTileTokens = 8;         // tokens of an mma
+constexpr u32 kGemvVisitBytes = 128;      // of each row: what a warp takes before the next warp's share
+constexpr u32 kGemvPrefetchBytes = 2048;  // of each row: what a block asks L2 for before it may read x
+constexpr u32 kQ8VisitBlocks = 4;  // Q8_0: blocks of each row that a warp takes before the next warp's share
+constexpr u32 kQ8LaneBlocks = 32;  // the same where a warp has a row to itself: one for each lane
+constexpr u32 kQ8LaneVisitBytes = kQ8LaneBlocks * kQ8BlockBytes;
+constexpr u32 kQ8StageBytes = kQ8LaneVisitBytes + 16;  // and the bytes up to the 16-byte boundaries around
 
 struct GemvSpec {
     Quant w = Quant::bf16;
     Activation x = Activation::bf16;
     Format y = Format::bf16;
     GemvEpilogue epilogue = GemvEpilogue::none;
-    u32 tokens = 8;      // of a block: 8 or 16; for Q8_0: 1, 2, 3, 4 or 8
-    u32 row_tiles = 1;   // 16-row tiles of a block, which share the loads of x; for Q8_0: rows of a warp
+    u32 tokens = 8;      // of a block: 8 or 16; of Q8_0: 8, or in a kernel of their own 1 or 2
+    u32 row_tiles = 1;   // tiles of 16 rows (that kernel: rows of a warp), which share the loads of x
+    u32 stages = 4;      // visits of a warp on their way to shared memory, where rows are vectors
+    u32 groups = 2;      // of eight warps in a block of threads; each takes tiles of its own
     bool vector = true;  // rows of w and x start at multiples of 16 bytes
     bool dependent_launch = true;  // the architecture has programmatic dependent launch
 
@@ -53,13 +56,15 @@ requires requires(Spec& s) {
     s.row_tiles;
 }
 constexpr void visit_fields(Visitor&& visit, Spec& s) {
-    auto& [w, x, y, epilogue, tokens, row_tiles, vector, dependent_launch, native_fp8] = s;
+    auto& [w, x, y, epilogue, tokens, row_tiles, stages, groups, vector, dependent_launch, native_fp8] = s;
     visit("w", w);
     visit("x", x);
     visit("y", y);
     visit("epilogue", epilogue);
     visit("tokens", tokens);
     visit("row_tiles", row_tiles);
+    visit("stages", stages);
+    visit("groups", groups);
     visit("vector", vector);
     visit("dependent_launch", dependent_launch);
     visit("native_fp8", native_fp8);
@@ -92,8 +97,18 @@ struct GemvParams {
     float swiglu_limit;    // 0: none; else gate <= limit and |up| <= limit before they are multiplied
 };
 
+// For tests and tuning: fields of the spec that are not 0 stand for what a plan would choose.
+struct GemvTuning {
+    u32 row_tiles = 0, stages = 0, groups = 0;
+    u32 grid_x = 0;
+};
+
 constexpr bool is_q8(const GemvSpec& s) {
     return s.x == Activation::q8;
+}
+// One or two tokens of Q8_0: a warp has a row to itself (kernel/gemv_q8_rows.cuh).
+constexpr bool has_warp_rows(const GemvSpec& s) {
+    return is_q8(s) && s.tokens <= 2;
 }
 // Whether both operands are multiplied as f16; else as bf16, whose range holds every decoded weight and
 // token.
@@ -127,32 +142,56 @@ constexpr u32 promote_k_of(const GemvSpec& s) {
     if (of_w == 0 || of_x == 0) return of_w + of_x;
     return of_w < of_x ? of_w : of_x;
 }
-// Rows of W in a block of threads.
+// Rows of W that a group takes at once.
 constexpr u32 block_rows_of(const GemvSpec& s) {
-    if (is_q8(s)) return kGemvWarps * (s.epilogue == GemvEpilogue::swiglu ? 1 : s.row_tiles);
-    return kMmaTileRows * (s.epilogue == GemvEpilogue::swiglu ? 1 : s.row_tiles);
+    const u32 rows = has_warp_rows(s) ? kGemvWarps : kMmaTileRows;
+    return rows * (s.epilogue == GemvEpilogue::swiglu ? 1 : s.row_tiles);
 }
-// Visits whose weights are loaded before the first of them is multiplied.
-constexpr u32 visits_in_flight_of(const GemvSpec& s) {
-    return s.row_tiles == 1 && row_bits_of(s) >= 8 ? 2 : 1;
+// Bytes between the rows of a stage of Q8_0: room for four blocks and the 16-byte vectors around them, and
+// multiples that keep the lanes' reads out of each other's banks.
+constexpr u32 q8_pitch_of(const GemvSpec& s) {
+    return s.w == Quant::q8_0 ? 176 : 160;
 }
-// Blocks an SM is meant to hold: as many as the registers of a kernel that may not spill leave room for.
-constexpr u32 ctas_per_sm_of(const GemvSpec& s) {
-    if (is_q8(s)) return s.tokens * s.row_tiles > 8 ? 2 : 4;
+// Bytes of a warp's stage: a visit of every row of the block.
+constexpr u32 stage_bytes_of(const GemvSpec& s) {
+    return s.vector ? kMmaTileRows * s.row_tiles * (is_q8(s) ? q8_pitch_of(s) : kGemvVisitBytes) : 0;
+}
+// Groups that the registers of a kernel that may not spill leave room for. An SM holds one block of them, so
+// that tiles are dealt to SMs evenly wherever blocks are placed.
+constexpr u32 max_groups_of(const GemvSpec& s) {
+    if (has_warp_rows(s)) return 1;
+    if (is_q8(s)) return 3 - s.row_tiles;
     const u32 promote_k = promote_k_of(s);
-    const bool heavy = (promote_k != 0 && promote_k < 128) || row_of(s.w).has_zero;
-    if (s.row_tiles * s.tokens > 16) return 1;
-    if (s.row_tiles * s.tokens == 16) return heavy ? 1 : 2;
-    return heavy || row_bits_of(s) == 4 || block_k_of(s.x) != 0 ? 2 : 3;
+    const bool heavy = promote_k != 0 && promote_k < 128;
+    const u32 width = s.row_tiles * s.tokens;
+    const bool plain = promote_k == 0 && row_bits_of(s) >= 8;
+    if (width > 16 || (heavy && (width == 16 || row_of(s.w).has_zero))) return 1;
+    if (width == 8) return plain ? 3 : 2;
+    const bool scales_both =
+        promote_k != 0 && row_bits_of(s) == 4 && (s.tokens == 16 || block_k_of(s.x) != 0);
+    return scales_both || (s.epilogue == GemvEpilogue::swiglu && !plain) ? 1 : 2;
+}
+constexpr u32 threads_of(const GemvSpec& s) {
+    return s.groups * kGemvThreads;
 }
 
+constexpr u32 kGemvBarrierBytes = 32;  // of a group: two mbarriers for each of two places for sums
+
 struct GemvSmemPlan {
+    u32 partial_bytes;  // sums of a group's warps; two that take turns, behind the rings of all groups
+    u32 barriers;       // offset of the groups' mbarriers
     u32 bytes;
 };
 
 constexpr GemvSmemPlan plan_smem(const GemvSpec& s) {
-    if (!is_q8(s)) return {kGemvWarps * kMmaTileRows * s.row_tiles * s.tokens * 4};
-    return {s.vector && s.w == Quant::q8_0 ? kGemvWarps * s.row_tiles * kQ8Stages * kQ8StageBytes : 0};
+    if (has_warp_rows(s)) {
+        const bool ring = s.vector && s.w == Quant::q8_0;
+        return {0, 0, ring ? kGemvWarps * s.row_tiles * s.stages * kQ8StageBytes : 0};
+    }
+    const u32 tiles = s.row_tiles * (is_q8(s) ? kQ8VisitBlocks : 1);  // of sums of a warp
+    const u32 partial = kGemvWarps * tiles * kMmaTileRows * s.tokens * 4;
+    const u32 barriers = s.groups * (kGemvWarps * s.stages * stage_bytes_of(s) + 2 * partial);
+    return {partial, barriers, barriers + s.groups * kGemvBarrierBytes};
 }
 
 // nullptr, or one sentence. The plan and the kernel's static_assert both ask here.
@@ -164,11 +203,11 @@ constexpr const char* why_illegal(const GemvSpec& s) {
     if (s.row_tiles != 1 && s.row_tiles != 2) return "1 or 2 tiles of rows";
     if (s.epilogue == GemvEpilogue::swiglu && s.row_tiles != 2)
         return "swiglu needs two tiles: one of the gate, one of the other matrix";
-    if (is_q8(s)) {
-        const bool known = (s.tokens >= 1 && s.tokens <= 4) || s.tokens == 8;
-        return known ? nullptr : "a Q8_0 block has 1, 2, 3, 4 or 8 tokens";
-    }
-    if (s.tokens != 8 && s.tokens != 16) return "a block has 8 or 16 tokens";
+    const bool known =
+        is_q8(s) ? s.tokens == 1 || s.tokens == 2 || s.tokens == 8 : s.tokens == 8 || s.tokens == 16;
+    if (!known) return "a block has 8 or 16 tokens, and 1, 2 or 8 of Q8_0";
+    if (s.stages < 2 || s.groups == 0) return "at least 2 stages and a group";
+    if (s.groups > max_groups_of(s)) return "as many groups as have registers";
     return nullptr;
 }
 

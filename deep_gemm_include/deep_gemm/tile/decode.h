@@ -69,12 +69,12 @@ DG_DEVICE void decode_e4m3(u32 word, u32& low, u32& high) {
 
 /// Four signed bytes as two pairs, in order.
 DG_DEVICE void decode_int8(u32 word, u32& low, u32& high) {
-    const u32 biased = word ^ 0x80808080u;
-    const auto value = [biased](u32 index) {  // 2^23 + 128 + q, less the rest
-        return ptx::float_of_bits(ptx::prmt(biased, 0x4b000000u, 0x7440 + index)) - 8388736.0f;
+    const auto pair = [word](u32 selector) {  // 128 + the low seven bits of a byte, less 128 or 256
+        const u32 biased = ptx::prmt(word, 0x43434343u, selector);
+        return ptx::fma_bf16x2(biased & 0xff7fff7fu, kBf16One, ptx::and_or(biased, 0x00800080u, 0xc300c300u));
     };
-    low = ptx::cvt_bf16x2(value(0), value(1));
-    high = ptx::cvt_bf16x2(value(2), value(3));
+    low = pair(0x4140);
+    high = pair(0x4342);
 }
 
 /// Eight E2M1 nibbles times a pair of equal scales: pair i holds elements i and i + 4. The values are 2^126
@@ -92,7 +92,7 @@ DG_DEVICE void decode_e2m1(u32 word, u32 scale, u32 (&pair)[4]) {
 DG_DEVICE void decode_int4(u32 word, u32 minus_zero, u32 (&pair)[4]) {
 #pragma unroll
     for (u32 i = 0; i < 4; ++i)
-        pair[i] = ptx::fma_bf16x2(((word >> 4 * i) & 0x000f000fu) | 0x43004300u, kBf16One, minus_zero);
+        pair[i] = ptx::fma_bf16x2(ptx::and_or(word >> 4 * i, 0x000f000fu, 0x43004300u), kBf16One, minus_zero);
 }
 DG_DEVICE u32 minus_zero_of(u32 zero) {
     return pair_of(0xc300u | zero);
@@ -121,9 +121,11 @@ constexpr u32 kLargestWholeUe8m0 = 128;
 DG_DEVICE void scales_of_e4m3(u32 bytes, u32& first, u32& second) {
     constexpr u32 k2To119 = pair_of(0x7b00);
     const u32 spread = ptx::prmt(bytes, 0, 0x1404);
-    u32 both = ptx::mul_bf16x2(ptx::mul_bf16x2(widen_e4m3(spread), k2To119), k2To119);
-    if (has_e4m3_nan(bytes)) [[unlikely]]
-        both = restore_e4m3_nan(both, spread, kBf16Nan);
+    // NaN without a branch, which would cut the code of a visit into pieces: 0x7f carries into the sign's
+    // place.
+    const u32 carry = ((spread & 0x7f007f00u) + 0x01000100u) & 0x80008000u;
+    const u32 both = ptx::mul_bf16x2(ptx::mul_bf16x2(widen_e4m3(spread), k2To119), k2To119) |
+                     (carry - (carry >> 8)) | carry >> 9;
     first = ptx::prmt(both, 0, 0x1010);
     second = ptx::prmt(both, 0, 0x3232);
 }
