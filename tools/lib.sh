@@ -103,8 +103,11 @@ ensure_venv() {
     stamp=$(stamp_of "$VENV" "$("$base" -VV)" tools/requirements-run.txt tools/requirements-test.txt)
     # The test set holds the run set, so an environment made for the tests serves the demo too.
     if [ "$(cat "$VENV/stamp-test" 2>/dev/null)" != "$stamp" ] && [ "$(cat "$VENV/stamp-$1" 2>/dev/null)" != "$stamp" ]; then
-        step "creating .venv with $("$base" -V) ($base)" "remove .venv and try again"
-        "$base" -m venv --clear "$VENV"
+        # One made for the demo grows into one for the tests.
+        if [ "$(cat "$VENV/stamp-run" 2>/dev/null)" != "$stamp" ]; then
+            step "creating .venv with $("$base" -V) ($base)" "remove .venv and try again"
+            "$base" -m venv --clear "$VENV"
+        fi
         step "installing wheels into .venv: ${sets[*]}" "pip must reach the Python package index (its own settings apply)"
         "$VENV/bin/python" -m pip install "${quiet[@]}" "${sets[@]}"
         printf '%s\n' "$stamp" >"$VENV/stamp-$1"

@@ -1,5 +1,14 @@
 """python -m deep_gemm: the command line, see cli.py."""
 
+import os
+import sys
+
 from deep_gemm.cli import main
 
-main(prog_name="python -m deep_gemm")
+try:
+    main(prog_name="python -m deep_gemm")
+finally:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has gone, as `head` does: nothing is left to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -28,7 +28,9 @@ OPTIONS = [
         help="A checkpoint's folder or file, or a shipped model.",
     ),
     click.option(
-        "--device", default="", help="cuda, cuda:1, emulator:sm_90a; default: $DG_DEVICE, else a GPU."
+        "--device",
+        default="",
+        help="cuda, cuda:1, emulator:sm_90a; default: $DG_DEVICE, else a GPU, else the emulator.",
     ),
     click.option(
         "--numerics",
@@ -36,7 +38,12 @@ OPTIONS = [
         default="released",
         show_default=True,
     ),
-    click.option("--context", default=0, help="Tokens of a session; 0: what the model allows, at most 8192."),
+    click.option(
+        "--context",
+        default=0,
+        type=click.IntRange(0),
+        help="Tokens of a session; 0: what the model allows, at most 8192.",
+    ),
     click.option(
         "--spec",
         type=click.IntRange(1, 8),
@@ -211,6 +218,10 @@ def generate(
 ) -> None:
     """Continues PROMPT, or what standard input holds."""
     text = prompt if prompt is not None else utf8(sys.stdin).read()
+    if dump_logits is not None and not dump_logits.parent.is_dir():
+        raise click.ClickException(
+            f"generate: --dump-logits {dump_logits} is in no folder that exists; make {dump_logits.parent} first"
+        )
     if verify and request.temperature > 0:
         raise click.ClickException(
             "generate: --verify-exact compares greedy decoding; got a temperature above 0"
