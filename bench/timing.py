@@ -17,7 +17,7 @@ import torch
 
 import deep_gemm
 
-MIN_SETS, MAX_SETS = 3, 12
+MIN_SETS, MAX_SETS = 3, 20
 MIN_LAUNCHES = 6
 BURST_US = 500.0
 SETTLE_CYCLES = 100_000  # the stream sleeps this long while the host queues the burst: launch costs stay out
