@@ -4,7 +4,6 @@
 
 #include "op/launch.h"
 #include "op/tensor_maps.h"
-#include "op/workspace.h"
 
 namespace deep_gemm::op {
 
@@ -23,8 +22,9 @@ Arranged arrange(const Fp4GemmCall& call, const Fp4GemmParams& gemm) {
     const u64 scale_stride = align_up(rows, u64{kScaleAlignment});
     const u64 scale_rows = problem.per_token ? 1 : blobs;
     const u64 token_bytes = groups * rows * padded_k, scale_bytes = groups * scale_rows * scale_stride * 4;
-    const u64 base = workspace(*call.device, static_cast<driver::Stream>(call.stream),
-                               align_up(token_bytes, kAlignment) + scale_bytes);
+    WorkspaceLease lease = workspace(*call.device, static_cast<driver::Stream>(call.stream),
+                                     align_up(token_bytes, kAlignment) + scale_bytes);
+    const u64 base = lease.address;
     const u64 scales = base + align_up(token_bytes, kAlignment);
     const ArrangeParams params{.a = gemm.a,
                                .scale_a = gemm.scale_a,
@@ -65,7 +65,8 @@ Arranged arrange(const Fp4GemmCall& call, const Fp4GemmParams& gemm) {
                        .scales = params.scales,
                        .scale_stride = params.scale_stride},
             .tokens = {base, token_bytes, false},
-            .scales = {scales, scale_bytes, false}};
+            .scales = {scales, scale_bytes, false},
+            .lease = std::move(lease)};
 }
 
 }  // namespace deep_gemm::op

@@ -1,5 +1,6 @@
 // D = C + A W^T with FP8 activations and packed FP4 weights (spec/fp4_weights.h), dense or by expert: check
-// -> plan -> kernel -> launch. Asynchronous; never synchronises or allocates.
+// -> plan -> kernel -> launch. Asynchronous; never synchronises, and allocates nothing but what a wide plan
+// wants of the stream's workspace (op/workspace.h).
 #pragma once
 
 #include "driver/device.h"
