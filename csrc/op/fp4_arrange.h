@@ -1,4 +1,4 @@
-// Activations put in order for the wide FP4 GEMM (spec/arrange.h), in the stream's workspace.
+// Activations put in order for the wide FP4 GEMM (spec/arrange.h), in the call's scratch or the stream's workspace.
 #pragma once
 
 #include "op/fp4_gemm.h"
@@ -11,7 +11,7 @@ namespace deep_gemm::op {
 struct Arranged {
     Fp4WideParams params;
     driver::MemoryRange tokens, scales;
-    WorkspaceLease lease;
+    WorkspaceLease lease;  // of the workspace, if it is that
 };
 [[nodiscard]] Arranged arrange(const Fp4GemmCall& call, const Fp4GemmParams& gemm);
 

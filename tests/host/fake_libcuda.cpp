@@ -69,7 +69,7 @@ CALL(cuCtxGetCurrent, void** context) *context = contexts.empty() ? nullptr : ha
 CALL(cuCtxGetDevice, int* device) *device = contexts.back() - 'a'; return 0; }
 CALL(cuCtxPushCurrent_v2, void* context) contexts.push_back(char('a' + (static_cast<char*>(context) - handles))); return 0; }
 CALL(cuCtxPopCurrent_v2, void** context) *context = handles + (contexts.back() - 'a'); contexts.pop_back(); return 0; }
-CALL(cuMemAlloc_v2, unsigned long long* address, size_t bytes) note("allocate " + std::to_string(bytes)); *address = reinterpret_cast<unsigned long long>(std::malloc(bytes)); return 0; }
+CALL(cuMemAlloc_v2, unsigned long long* address, size_t bytes) note("allocate " + std::to_string(bytes)); *address = reinterpret_cast<unsigned long long>(std::aligned_alloc(256, (bytes + 255) / 256 * 256)); return 0; }
 CALL(cuMemFree_v2, unsigned long long address) std::free(reinterpret_cast<void*>(address)); return 0; }
 CALL(cuMemGetInfo_v2, size_t* available, size_t* total) *available = size_t{1} << 36, *total = size_t{1} << 37; return 0; }
 CALL(cuMemcpyHtoDAsync_v2, unsigned long long to, const void* from, size_t bytes, void*) std::memcpy(reinterpret_cast<void*>(to), from, bytes); return 0; }

@@ -100,3 +100,29 @@ print(allocations())
 """
     done = run_python(SETUP + FP4 + script, DG_LIBCUDA_PATH=fake_libcuda, FAKE_LOG=tmp_path / "calls")
     assert done.lines == ["1", "2", "6", "7"]
+
+
+def test_a_layer_has_its_arranged_tokens_in_the_callers_workspace(
+    run_python: Run, fake_libcuda: Path, tmp_path: Path
+) -> None:
+    """With wide plans too, fused_moe allocates nothing, not even in its first call: it may be captured."""
+    script = """
+T, TOP_K, E, HIDDEN, CHANNELS = 150, 2, 3, 1024, 1024
+deep_gemm.set_num_sms(4)
+
+def experts(n, k):
+    codes, scales = np.zeros((E, n, k // 2), np.uint8), np.full((E, n, k // 32), 127, np.uint8)
+    return on_device(deep_gemm.pack_fp4_weights(codes, scales))
+
+w13, w2 = experts(2 * CHANNELS, HIDDEN), experts(HIDDEN, CHANNELS)
+x, out = (put(device, np.zeros((T, HIDDEN), ml_dtypes.bfloat16)) for _ in range(2))
+ids, weights = put(device, np.zeros((T, TOP_K), np.int32)), put(device, np.zeros((T, TOP_K), np.float32))
+size = _C.moe_workspace_bytes(T, TOP_K, E, HIDDEN, CHANNELS, True)
+workspace = put(device, np.zeros(size, np.int8))
+before = open(os.environ["FAKE_LOG"]).read().count("allocate")
+deep_gemm.fused_moe(x, ids, weights, w13, w2, out, workspace=workspace)
+assert deep_gemm.last_fp4_plan()["spec"].to_dict()["wide"]
+print(open(os.environ["FAKE_LOG"]).read().count("allocate") - before, len(launches()))
+"""
+    done = run_python(SETUP + script, DG_LIBCUDA_PATH=fake_libcuda, FAKE_LOG=tmp_path / "calls")
+    assert done.lines == ["0 8"]  # both products after their arrange
