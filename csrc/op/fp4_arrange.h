@@ -1,4 +1,5 @@
-// Activations put in order for the wide FP4 GEMM (spec/arrange.h), in the call's scratch or the stream's workspace.
+// Activations put in order for the wide FP4 GEMM (spec/arrange.h), in the call's scratch or the stream's
+// workspace.
 #pragma once
 
 #include "op/fp4_gemm.h"

@@ -82,11 +82,13 @@ Buffers carve(const MoeShape& s, Carver& carver) {
     }
     if (s.fp4) {
         const auto bytes = [&](u32 k) {
-            return op::arranged_bytes(
-                {.groups = GroupMode::gathered, .m = static_cast<u32>(slots), .k = k, .num_groups = s.experts});
+            return op::arranged_bytes({.groups = GroupMode::gathered,
+                                       .m = static_cast<u32>(slots),
+                                       .k = k,
+                                       .num_groups = s.experts});
         };
-        b.arranged = carver.take(Format::int8,
-                                 {static_cast<i64>(std::max(bytes(s.hidden), bytes(s.intermediate)))});
+        b.arranged =
+            carver.take(Format::int8, {static_cast<i64>(std::max(bytes(s.hidden), bytes(s.intermediate)))});
     }
     if (b.groups.offsets.present()) {
         b.num_slots = b.groups.offsets;
