@@ -5,6 +5,8 @@
 #include "op/overlap.h"
 #include "op/tensor_check.h"
 
+#include <algorithm>
+
 namespace deep_gemm::op {
 
 namespace {
@@ -130,9 +132,10 @@ void check_activations(const Fp4GemmArguments& args, Fp4GemmCall& call) {
              "fp8_fp4_gemm: scales of a start at {:#x}, expected a multiple of 4 bytes",
              call.scale_a.address);
     if (k_blocks == 1) call.scale_a.stride_column = 0;
-    DG_CHECK(call.scale_a.stride_row <= kMaxExtent && call.scale_a.stride_column <= kMaxExtent, value,
-             "fp8_fp4_gemm: scales of a have strides {} and {}, expected less than 2^31; pass a contiguous copy",
-             call.scale_a.stride_row, call.scale_a.stride_column);
+    DG_CHECK(
+        std::max(call.scale_a.stride_row, call.scale_a.stride_column) < (u64{1} << 31), value,
+        "fp8_fp4_gemm: scales of a have strides {} and {}, expected less than 2^31; pass a contiguous copy",
+        call.scale_a.stride_row, call.scale_a.stride_column);
 }
 
 void check_output(const Fp4GemmArguments& args, Fp4GemmCall& call) {

@@ -11,6 +11,7 @@ namespace {
 
 constexpr u32 kTmaAlignment = 16;  // bytes: start and rows of what TMA reads
 constexpr i64 kMaxExtent = (i64{1} << 31) - 1;
+constexpr i64 kMaxSide = i64{1} << 30;  // what sched/gemm_blocks.h divides exactly, with the smallest blocks
 
 const char* operation(const GemmArguments& args) {
     return args.groups == GroupMode::dense ? "gemm" : "m_grouped_gemm";
@@ -281,9 +282,10 @@ GemmCall check_gemm(const GemmArguments& args) {
     check_rank(args, "b", b, grouped ? 3 : 2, grouped ? "[groups, n, k]" : "[n, k]");
     check_rank(args, "d", d, masked ? 3 : 2, masked ? "[groups, m, n]" : "[m, n]");
     const i64 m = a.shape[a.rank - 2], k = a.shape[a.rank - 1], n = b.shape[b.rank - 2];
-    DG_CHECK(n <= kMaxColumns, value,
-             "{}: b has shape {}, expected n of at most 2^30; pass slices of b and of d", operation(args),
-             shape_text(b));
+    DG_CHECK(
+        m <= kMaxSide && n <= kMaxSide, value,
+        "{}: d has {} x {} elements, expected at most 2^30 on a side; pass slices of the operands and of d",
+        operation(args), m, n);
     DG_CHECK(b.shape[b.rank - 1] == k, value, "{}: b has shape {}, expected k={} as in a, whose shape is {}",
              operation(args), shape_text(b), k, shape_text(a));
     if (masked) {
