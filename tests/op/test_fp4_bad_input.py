@@ -104,7 +104,12 @@ BAD: list[tuple[str, type[Exception], str, Callable[[dict[str, Any]], Any]]] = [
     ("spec", ValueError, "not a legal kernel", lambda x: deep_gemm.Fp4GemmSpec(block_m=9)),
     ("spec", ValueError, "does not serve it", lambda x: deep_gemm.Fp4GemmSpec(form="mx_e5m2")),
     ("spec", ValueError, "is one blob, brought by one warp", lambda x: WIDE.replace(k_blocks=2)),
-    ("spec", ValueError, "for other weights, scales, outputs or groups", lambda x: WIDE.replace(groups="gathered")),
+    (
+        "spec",
+        ValueError,
+        "for other weights, scales, outputs or groups",
+        lambda x: WIDE.replace(groups="gathered"),
+    ),
 ]
 
 
