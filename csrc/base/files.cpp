@@ -144,6 +144,17 @@ void make_directories(const Path& path) {
     if (error) fail_io("creating folder", path, error.value());
 }
 
+void make_private_directory(const Path& path) {
+    if (::mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) fail_io("creating folder", path, errno);
+    struct stat found {};
+    if (::lstat(path.c_str(), &found) != 0) fail_io("looking at folder", path, errno);
+    const bool writable_by_others = (found.st_mode & (S_IWGRP | S_IWOTH)) != 0;
+    if (!S_ISDIR(found.st_mode) || found.st_uid != ::geteuid() || writable_by_others)
+        fail(ErrorKind::io,
+             "{}: got something that others can change, expected a folder of this user alone; remove it",
+             path.string());
+}
+
 void remove_tree(const Path& path) noexcept {
     std::error_code ignored;
     std::filesystem::remove_all(path, ignored);

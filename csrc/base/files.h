@@ -25,6 +25,9 @@ using Path = std::filesystem::path;
 void rename_file(const Path& from, const Path& to);
 void write_file(const Path& path, std::string_view content);  // complete or Error; not synced to the medium
 void make_directories(const Path& path);
+// A folder of this user that nobody else can write to, for places where others may put what they like under
+// the name. Fails where there is something else, a link included.
+void make_private_directory(const Path& path);
 void remove_tree(const Path& path) noexcept;
 
 // Makes an empty folder "<parent>/<stem>.<unique>" that no other thread or process has.

@@ -4,6 +4,7 @@
 
 #include <unistd.h>
 
+#include <atomic>
 #include <memory>
 
 namespace deep_gemm::driver::cuda {
@@ -167,15 +168,16 @@ const Api& api() {
 }
 
 int driver_version() noexcept {
-    static const int version = [] {
-        const std::string& chosen = env_text(Env::libcuda_path);
-        const SharedLibrary library = SharedLibrary::open(chosen.empty() ? "libcuda.so.1" : chosen);
-        using Get = Result (*)(int*);
-        const auto get = library ? reinterpret_cast<Get>(library.symbol("cuDriverGetVersion")) : nullptr;
-        int found = 0;
-        return get && get(&found) == kSuccess ? found : 0;
-    }();
-    return version;
+    static std::atomic<int> known{-1};  // no guard that a fork could leave taken
+    if (const int version = known.load(); version >= 0) return version;
+    const std::string& chosen = env_text(Env::libcuda_path);
+    const SharedLibrary library = SharedLibrary::open(chosen.empty() ? "libcuda.so.1" : chosen);
+    using Get = Result (*)(int*);
+    const auto get = library ? reinterpret_cast<Get>(library.symbol("cuDriverGetVersion")) : nullptr;
+    int found = 0;
+    if (!get || get(&found) != kSuccess) found = 0;
+    known = found;
+    return found;
 }
 
 const std::string& why_unavailable() noexcept {

@@ -2,12 +2,14 @@
 
 #include "base/env.h"
 #include "base/error.h"
+#include "base/process_local.h"
 #include "driver/cuda_api.h"
 #include "driver/nvrtc_places.h"
 #include "driver/shared_library.h"
 
 #include <fmt/format.h>
 
+#include <atomic>
 #include <charconv>
 #include <filesystem>
 #include <memory>
@@ -180,21 +182,25 @@ std::unique_ptr<Nvrtc> search_all(const std::vector<std::string>& wheel_folders)
          nvrtc_remedy(), places);
 }
 
+// A forked child searches anew: its parent may have forked in the middle of a search.
 struct State {
     std::mutex mutex;
-    std::vector<std::string> wheel_folders;
     std::unique_ptr<const Nvrtc> nvrtc;  // a failed search is repeated: the wheel may be installed meanwhile
 };
 
-State& state() {
-    static State* const instance = new State;  // other threads may compile until the process ends
-    return *instance;
+// Handed down to forked children, so behind no lock. Lists are kept: a search may still read the last one.
+std::atomic<const std::vector<std::string>*> folders_of_wheels{nullptr};
+
+const std::vector<std::string>& wheel_folders() {
+    static const auto* const none = new std::vector<std::string>;
+    const auto* folders = folders_of_wheels.load(std::memory_order_acquire);
+    return folders ? *folders : *none;
 }
 
 const Nvrtc& nvrtc() {
-    State& s = state();
+    State& s = process_local<State>();
     const std::lock_guard lock(s.mutex);
-    if (!s.nvrtc) s.nvrtc = search_all(s.wheel_folders);
+    if (!s.nvrtc) s.nvrtc = search_all(wheel_folders());
     return *s.nvrtc;
 }
 
@@ -265,19 +271,18 @@ std::string nvrtc_remedy() {
 }
 
 void set_nvrtc_wheel_folders(std::vector<std::string> folders) {
-    const std::lock_guard lock(state().mutex);
-    state().wheel_folders = std::move(folders);
+    folders_of_wheels.store(new std::vector<std::string>(std::move(folders)), std::memory_order_release);
 }
 
 std::string nvrtc_version_hint() {
-    State& s = state();
+    State& s = process_local<State>();
     const std::lock_guard lock(s.mutex);
     if (s.nvrtc) return fmt::format("{}.{}", s.nvrtc->info.major, s.nvrtc->info.minor);
     std::error_code ignored;
     const std::string& chosen = env_text(Env::nvrtc_path);
     if (fs::is_regular_file(chosen, ignored)) return nvrtc_version_beside(fs::path(chosen).parent_path());
     std::vector<std::string> looked_at;
-    for (const fs::path& folder : nvrtc_folders(s.wheel_folders, looked_at)) {
+    for (const fs::path& folder : nvrtc_folders(wheel_folders(), looked_at)) {
         if (nvrtc_files_in(folder).empty()) continue;
         const std::string version = nvrtc_version_beside(folder);
         u32 major = 0;

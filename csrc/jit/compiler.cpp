@@ -10,6 +10,8 @@
 #include <chrono>
 #include <sstream>
 
+#include <unistd.h>
+
 namespace deep_gemm::jit {
 
 namespace {
@@ -48,10 +50,12 @@ void check_arch(const driver::NvrtcInfo& info, const Target& target) {
 // Where a person can look at what did not compile. Saving must not hide the compiler's message.
 std::string save_failed(const KernelSource& source, const std::string& log, const Path& folder) {
     if (!env_flag(Env::jit_keep_failed)) return "(not saved: DG_JIT_KEEP_FAILED=0)";
-    for (const Path& parent : {folder, std::filesystem::temp_directory_path() / "deep_gemm-failed"}) {
+    const Path fallback =
+        std::filesystem::temp_directory_path() / fmt::format("deep_gemm-failed-{}", ::geteuid());
+    for (const Path& parent : {folder, fallback}) {
         if (parent.empty()) continue;
         try {
-            make_directories(parent);
+            parent == fallback ? make_private_directory(parent) : make_directories(parent);
             const Path saved = make_unique_directory(parent, source.name);
             write_file(saved / "kernel.cu", source.code);
             write_file(saved / "log.txt", log);

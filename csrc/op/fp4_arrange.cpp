@@ -4,28 +4,50 @@
 
 #include "op/launch.h"
 #include "op/tensor_maps.h"
-#include "op/workspace.h"
 
 namespace deep_gemm::op {
 
 namespace {
 
 constexpr jit::KernelId kArrange{"arrange", "deep_gemm/kernel/arrange.cuh"};
-constexpr u64 kAlignment = 256;
+constexpr u64 kAlignment = 128;
 constexpr u32 kScaleAlignment = 32;  // elements: lines of 128 bytes
+
+// What the arranged activations look like.
+struct Layout {
+    u64 groups, rows, padded_k, scale_rows, scale_stride;
+    u64 token_bytes, scale_offset, scale_bytes;
+};
+
+Layout layout_of(const plan::Fp4Problem& problem) {
+    Layout l{};
+    const u64 blobs = fp4_k_blocks(problem.k);
+    l.groups = problem.groups == GroupMode::masked ? problem.num_groups : 1;
+    l.rows = problem.m;
+    l.padded_k = blobs * kFp4BlockK;
+    l.scale_rows = problem.per_token ? 1 : blobs;
+    l.scale_stride = align_up(l.rows, u64{kScaleAlignment});
+    l.token_bytes = l.groups * l.rows * l.padded_k;
+    l.scale_offset = align_up(l.token_bytes, kAlignment);
+    l.scale_bytes = l.groups * l.scale_rows * l.scale_stride * 4;
+    return l;
+}
 
 }  // namespace
 
+u64 arranged_bytes(const plan::Fp4Problem& problem) {
+    const Layout layout = layout_of(problem);
+    return layout.scale_offset + layout.scale_bytes;
+}
+
 Arranged arrange(const Fp4GemmCall& call, const Fp4GemmParams& gemm) {
     const plan::Fp4Problem& problem = call.problem;
-    const u64 groups = problem.groups == GroupMode::masked ? problem.num_groups : 1, rows = problem.m;
-    const u64 blobs = fp4_k_blocks(problem.k), padded_k = blobs * kFp4BlockK;
-    const u64 scale_stride = align_up(rows, u64{kScaleAlignment});
-    const u64 scale_rows = problem.per_token ? 1 : blobs;
-    const u64 token_bytes = groups * rows * padded_k, scale_bytes = groups * scale_rows * scale_stride * 4;
-    const u64 base = workspace(*call.device, static_cast<driver::Stream>(call.stream),
-                               align_up(token_bytes, kAlignment) + scale_bytes);
-    const u64 scales = base + align_up(token_bytes, kAlignment);
+    const auto [groups, rows, padded_k, scale_rows, scale_stride, token_bytes, scale_offset, scale_bytes] =
+        layout_of(problem);
+    WorkspaceLease lease;
+    if (call.scratch == 0)
+        lease = workspace(*call.device, static_cast<driver::Stream>(call.stream), arranged_bytes(problem));
+    const u64 base = call.scratch != 0 ? call.scratch : lease.address, scales = base + scale_offset;
     const ArrangeParams params{.a = gemm.a,
                                .scale_a = gemm.scale_a,
                                .group_layout = gemm.group_layout,
@@ -65,7 +87,8 @@ Arranged arrange(const Fp4GemmCall& call, const Fp4GemmParams& gemm) {
                        .scales = params.scales,
                        .scale_stride = params.scale_stride},
             .tokens = {base, token_bytes, false},
-            .scales = {scales, scale_bytes, false}};
+            .scales = {scales, scale_bytes, false},
+            .lease = std::move(lease)};
 }
 
 }  // namespace deep_gemm::op

@@ -2,7 +2,10 @@
 // is launched.
 #include "base/error.h"
 #include "op/fp4_gemm.h"
+#include "op/overlap.h"
 #include "op/tensor_check.h"
+
+#include <algorithm>
 
 namespace deep_gemm::op {
 
@@ -110,6 +113,10 @@ void check_activations(const Fp4GemmArguments& args, Fp4GemmCall& call) {
              "{}; pass a "
              "contiguous copy",
              call.a.address, call.a.stride_row, call.a.stride_group, kWordBytes);
+    // Kernels take strides of 32 bits.
+    DG_CHECK(call.a.stride_row < (u64{1} << 32), value,
+             "fp8_fp4_gemm: rows of a are {} bytes apart, expected less than 2^32; pass a contiguous copy",
+             call.a.stride_row);
     const u64 words = call.a.elements_spanned() / kWordBytes;
     DG_CHECK(words < (u64{1} << 32), value, "fp8_fp4_gemm: a spans {} bytes, expected less than 2^34",
              words * kWordBytes);
@@ -125,6 +132,10 @@ void check_activations(const Fp4GemmArguments& args, Fp4GemmCall& call) {
              "fp8_fp4_gemm: scales of a start at {:#x}, expected a multiple of 4 bytes",
              call.scale_a.address);
     if (k_blocks == 1) call.scale_a.stride_column = 0;
+    DG_CHECK(
+        std::max(call.scale_a.stride_row, call.scale_a.stride_column) < (u64{1} << 31), value,
+        "fp8_fp4_gemm: scales of a have strides {} and {}, expected less than 2^31; pass a contiguous copy",
+        call.scale_a.stride_row, call.scale_a.stride_column);
 }
 
 void check_output(const Fp4GemmArguments& args, Fp4GemmCall& call) {
@@ -184,6 +195,31 @@ void check_groups(const Fp4GemmArguments& args, Fp4GemmCall& call) {
     call.d_rows = rows("d_rows", args.d_rows);
 }
 
+void check_overlap(const Fp4GemmArguments& args, const Fp4GemmCall& call) {
+    const Region d = region_of(call.d, args.d.format);
+    const auto check = [&](const char* name, const Region& input) {
+        check_apart("fp8_fp4_gemm", d, name, input);
+    };
+    const u64 run_bytes = u64{fp4_k_blocks(args.weights.shape.k)} * fp4_blob_bytes_of(args.weights.form);
+    check("a", region_of(call.a, Format::fp8_e4m3));
+    check("scales of a", region_of(call.scale_a, Format::fp32));
+    check("blobs of the weights", {.address = call.blobs, .bytes = call.num_runs * run_bytes});
+    check("row scales of the weights",
+          {.address = call.row_scales, .bytes = call.num_runs * kFp4BlockRows * 4});
+    check("runs of the weights", {.address = call.runs, .bytes = call.runs ? call.num_blocks * 4 : 0});
+    check(args.groups == GroupMode::masked     ? "masked_m"
+          : args.groups == GroupMode::gathered ? "entries"
+                                               : "grouped_layout",
+          {.address = call.group_layout, .bytes = call.group_layout_length * 4});
+    check("head", {.address = call.list, .bytes = call.list ? sizeof(Fp4ListHead) : 0});
+    check("a_rows", {.address = call.a_rows, .bytes = call.a_rows ? call.slots * 4 : 0});
+    check("d_rows", {.address = call.d_rows, .bytes = call.d_rows ? call.slots * 4 : 0});
+    if (call.c == 0 || call.c == call.d.address) return;
+    Region c = d;
+    c.address = call.c;
+    check("c", c);
+}
+
 }  // namespace
 
 Fp4GemmCall check_fp4_gemm(const Fp4GemmArguments& args) {
@@ -224,6 +260,7 @@ Fp4GemmCall check_fp4_gemm(const Fp4GemmArguments& args) {
     check_output(args, call);
     check_weights(args, call);
     check_groups(args, call);
+    check_overlap(args, call);
     DG_CHECK(args.expected_m >= 0 && args.expected_m <= kMaxExtent, value,
              "fp8_fp4_gemm: expected_m is {}, expected a number of rows; pass the mean rows of a group",
              args.expected_m);

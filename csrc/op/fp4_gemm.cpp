@@ -139,7 +139,7 @@ void run(const Fp4GemmCall& call) {
         call.device->launch(*planned.kernel, config, std::as_bytes(std::span(&whole, 1)), memory);
     };
     if (spec.wide) {
-        const Arranged arranged = arrange(call, params);
+        const Arranged arranged = arrange(call, params);  // and its lease, until after the launch
         memory.insert(memory.end(), {arranged.tokens, arranged.scales});
         launch(arranged.params);
     } else {

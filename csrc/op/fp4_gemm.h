@@ -1,5 +1,6 @@
 // D = C + A W^T with FP8 activations and packed FP4 weights (spec/fp4_weights.h), dense or by expert: check
-// -> plan -> kernel -> launch. Asynchronous; never synchronises or allocates.
+// -> plan -> kernel -> launch. Asynchronous; never synchronises, and allocates nothing but what a wide plan
+// without `scratch` wants of the stream's workspace (op/workspace.h).
 #pragma once
 
 #include "driver/device.h"
@@ -47,8 +48,12 @@ struct Fp4GemmCall {
     Device* device = nullptr;
     void* stream = nullptr;
     const Fp4GemmSpec* spec = nullptr;
+    u64 scratch = 0;  // arranged_bytes() of the caller's at a multiple of 128; 0: of the stream's workspace
     bool empty = false;
 };
+
+// What a wide plan of the problem writes and reads besides its arguments: its activations in order.
+[[nodiscard]] u64 arranged_bytes(const plan::Fp4Problem& problem);
 
 [[nodiscard]] Fp4GemmCall check_fp4_gemm(const Fp4GemmArguments& arguments);
 void run(const Fp4GemmCall& call);

@@ -6,6 +6,7 @@
 #include "op/quantize.h"
 #include "op/tensor_check.h"
 
+#include <algorithm>
 #include <deque>
 #include <functional>
 #include <mutex>
@@ -44,6 +45,7 @@ struct Buffers {
     TensorView h;           // [slots, 2 * intermediate]
     TensorView t, t_scale;  // [slots, intermediate]
     TensorView y;           // [slots, hidden], in the place of h
+    TensorView arranged;    // FP4: bytes for either product's activations in order, if its plan is wide
 };
 
 u32 alignment_of(const MoeShape& s) {
@@ -77,6 +79,16 @@ Buffers carve(const MoeShape& s, Carver& carver) {
         b.h = carver.take(Format::bf16, {slots, 2 * channels});
         b.y = b.h;
         b.y.shape[1] = b.y.strides[0] = hidden;
+    }
+    if (s.fp4) {
+        const auto bytes = [&](u32 k) {
+            return op::arranged_bytes({.groups = GroupMode::gathered,
+                                       .m = static_cast<u32>(slots),
+                                       .k = k,
+                                       .num_groups = s.experts});
+        };
+        b.arranged =
+            carver.take(Format::int8, {static_cast<i64>(std::max(bytes(s.hidden), bytes(s.intermediate)))});
     }
     if (b.groups.offsets.present()) {
         b.num_slots = b.groups.offsets;
@@ -204,6 +216,7 @@ Launch check_product(const FusedMoeArguments& a, const MoeShape& shape, const Bu
                                                .weights = weights,
                                                .expected_m = mean_rows(shape),
                                                .stream = a.stream});
+    call.scratch = op::address_of(b.arranged);
     if (a.invariant && !call.empty) {
         plan::Fp4Problem problem = call.problem;
         problem.m = problem.num_groups * kInvariantRows;

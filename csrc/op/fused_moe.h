@@ -1,5 +1,6 @@
 // A whole mixture of experts: group -> quantise -> gate and up -> SwiGLU and requantise -> down -> sum.
-// Nothing is allocated or synchronised; every intermediate lives in the caller's workspace, and all of it may
+// Nothing is allocated or synchronised; every intermediate, a wide FP4 plan's copy of the activations too,
+// lives in the caller's workspace, and all of it may
 // be captured in a CUDA graph (run once before, so that kernels are compiled).
 #pragma once
 

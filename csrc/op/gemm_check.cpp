@@ -2,6 +2,7 @@
 // launched.
 #include "base/error.h"
 #include "op/gemm_call.h"
+#include "op/overlap.h"
 #include "op/tensor_check.h"
 
 namespace deep_gemm::op {
@@ -10,6 +11,7 @@ namespace {
 
 constexpr u32 kTmaAlignment = 16;  // bytes: start and rows of what TMA reads
 constexpr i64 kMaxExtent = (i64{1} << 31) - 1;
+constexpr i64 kMaxSide = i64{1} << 30;  // what sched/gemm_blocks.h divides exactly, with the smallest blocks
 
 const char* operation(const GemmArguments& args) {
     return args.groups == GroupMode::dense ? "gemm" : "m_grouped_gemm";
@@ -238,43 +240,12 @@ void check_spec(const GemmCall& call, const GemmSpec& spec) {
              plan::to_string(p), reason);
 }
 
-// Bytes of one operand, row after row, group after group.
-struct Region {
-    u64 address = 0, bytes = 0;           // first byte, and from there to the last
-    u64 row_bytes = 0, stride_bytes = 0;  // stride 0: not in rows
-};
-
-Region region_of(const Operand& o, Format format) {
-    const u64 bytes = bytes_of(format);
-    Region region{.address = o.address, .bytes = bytes_spanned(o, format)};
-    const bool even = o.groups <= 1 || (o.stride_row > 0 && o.stride_group % o.stride_row == 0);
-    if (o.stride_column != 1 || o.rows <= 1 || !even) return region;
-    region.row_bytes = o.columns * bytes;
-    region.stride_bytes = o.stride_row * bytes;
-    return region;
-}
-
-bool overlap(const Region& x, const Region& y) {
-    if (x.bytes == 0 || y.bytes == 0) return false;
-    if (x.address >= y.address + y.bytes || y.address >= x.address + x.bytes) return false;
-    // Columns side by side in wider rows share none of their bytes.
-    const u64 stride = x.stride_bytes;
-    if (stride == 0 || stride != y.stride_bytes) return true;
-    const u64 ahead = x.address >= y.address ? (x.address - y.address) % stride
-                                             : stride - 1 - (y.address - x.address - 1) % stride;
-    return ahead < y.row_bytes || ahead + x.row_bytes > stride;
-}
-
 // Blocks are written while others are still read, so D may share memory with nothing but a C of the same
 // place.
 void check_overlap(const GemmArguments& args, const GemmCall& call) {
     const Region d = region_of(call.d, call.problem.d);
     const auto check = [&](const char* name, const Region& input) {
-        DG_CHECK(!overlap(d, input), value,
-                 "{}: d is the {} bytes from {:#x}, which overlap {}, the {} bytes from {:#x}; expected a d "
-                 "of its "
-                 "own: pass another tensor as d",
-                 operation(args), d.bytes, d.address, name, input.bytes, input.address);
+        check_apart(operation(args), d, name, input);
     };
     check("a", region_of(call.a, call.problem.ab));
     check("b", region_of(call.b, call.problem.ab));
@@ -311,6 +282,10 @@ GemmCall check_gemm(const GemmArguments& args) {
     check_rank(args, "b", b, grouped ? 3 : 2, grouped ? "[groups, n, k]" : "[n, k]");
     check_rank(args, "d", d, masked ? 3 : 2, masked ? "[groups, m, n]" : "[m, n]");
     const i64 m = a.shape[a.rank - 2], k = a.shape[a.rank - 1], n = b.shape[b.rank - 2];
+    DG_CHECK(
+        m <= kMaxSide && n <= kMaxSide, value,
+        "{}: d has {} x {} elements, expected at most 2^30 on a side; pass slices of the operands and of d",
+        operation(args), m, n);
     DG_CHECK(b.shape[b.rank - 1] == k, value, "{}: b has shape {}, expected k={} as in a, whose shape is {}",
              operation(args), shape_text(b), k, shape_text(a));
     if (masked) {

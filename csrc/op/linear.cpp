@@ -65,13 +65,14 @@ void launch_quantize(Device& device, const RowsView& x, Format format, Activatio
                   std::as_bytes(std::span(&params, 1)), memory);
 }
 
-// Q8_0 with activations that are not quantised yet: all rows, into the stream's workspace.
-void quantize_into_workspace(LinearCall& call) {
+// Q8_0 with activations that are not quantised yet: all rows, into the stream's workspace. The lease lasts
+// until the product is launched.
+WorkspaceLease quantize_into_workspace(LinearCall& call) {
     GemvParams& p = call.params;
     const u64 columns = align_up(p.k, kQ8Block), blocks = columns / kQ8Block;
     const u64 value_bytes = align_up(p.m * columns, kWorkspaceAlignment), scale_bytes = p.m * blocks * 4;
-    const u64 base = workspace(*call.device, call.stream, value_bytes + scale_bytes);
-    const Quantized out{base, base + value_bytes, columns, blocks};
+    WorkspaceLease lease = workspace(*call.device, call.stream, value_bytes + scale_bytes);
+    const Quantized out{lease.address, lease.address + value_bytes, columns, blocks};
     launch_quantize(*call.device, {reinterpret_cast<u64>(p.x), p.m, p.k, p.x_stride}, call.quantize_x, call.x,
                     out, call.stream);
     p.x = reinterpret_cast<const u8*>(out.values);
@@ -80,6 +81,7 @@ void quantize_into_workspace(LinearCall& call) {
     p.x_scale_stride = blocks;
     call.memory.push_back({out.values, p.m * columns, false});
     call.memory.push_back({out.scales, scale_bytes, false});
+    return lease;
 }
 
 // Q8_0 is counted by the rows that share a pass, one to four or up to eight.
@@ -91,7 +93,8 @@ u32 counted_tokens(const LinearCall& call, const plan::GemvPlan& plan) {
 
 void run_small(LinearCall& call, const plan::GemvProblem& problem) {
     const plan::GemvPlan plan = plan::plan_gemv(problem);
-    if (call.quantize_x != Format::none) quantize_into_workspace(call);
+    WorkspaceLease lease;
+    if (call.quantize_x != Format::none) lease = quantize_into_workspace(call);
     const driver::Kernel& kernel = kernel_for<GemvParams>(*call.device, kernel_of(plan.spec), plan.spec);
     const u32 smem = plan_smem(plan.spec).bytes;
     constexpr u32 kMaxGridY = 65535;

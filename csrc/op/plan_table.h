@@ -45,10 +45,12 @@ class PlanTable {
         Slot& slot = slot_of(key);
         Registry& all = process_local<Registry>();
         const std::lock_guard lock(all.mutex);
-        const auto [position, inserted] = all.at.try_emplace(key);
-        if (inserted) {
-            all.newest_first.emplace_front(key, std::move(value));
-            position->second = all.newest_first.begin();
+        auto position = all.at.find(key);
+        if (position == all.at.end()) {
+            List added;
+            added.emplace_front(key, std::move(value));
+            position = all.at.emplace(key, added.begin()).first;  // the last that can fail
+            all.newest_first.splice(all.newest_first.begin(), added);
         }
         slot = {key, position->second->second};
         if (all.newest_first.size() > kMaxPlans) {

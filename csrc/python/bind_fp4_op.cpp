@@ -188,7 +188,9 @@ PyMethodDef methods[] = {
      "disable_ue8m0_cast=False, *, spec=None, device=None, stream=None)\n--\n\n"
      "D = C + A B^T. a = (fp8 [m, k], fp32 scales [m, k / 128]), b the Fp4Weights of one matrix [n, k], d "
      "and c bf16 "
-     "or fp32 [m, n]. The products are exact; sums are promoted to fp32 every 128 along K."},
+     "or fp32 [m, n]. The products are exact; sums are promoted to fp32 every 128 along K. With many tokens "
+     "all FP4 operations but fused_moe use a workspace of the stream: CUDA graphs of such calls, captured on "
+     "one stream after a first call, must not run at the same time (docs/fp4.md)."},
     {"m_grouped_fp8_fp4_gemm_nt_contiguous", DG_FAST_ENTRY(kContiguousOp),
      "m_grouped_fp8_fp4_gemm_nt_contiguous(a, b, d, grouped_layout, recipe=None, recipe_a=None, "
      "recipe_b=None, "

@@ -82,8 +82,10 @@ def linear(
     """y = x W^T (+ bias) (+ residual): [..., k] and [n, k] -> [..., n].
 
     x         bf16 (fp16 beside fp16 weights), or (fp8_e4m3, fp32 scales [m, k / 128] or [m, k / 32]), or for Q8_0
-              weights bf16, fp16, fp32 or (int8, fp32 scales): quantize_activations makes the pairs. Beside int8_row
-              also (int8, fp32 scales [m, 1]), as quantize(x, "int8_row") has them: exact integer sums, sm_90a.
+              weights bf16, fp16, fp32 or (int8, fp32 scales): quantize_activations makes the pairs. Others are
+              quantised into a workspace of the stream: CUDA graphs of such calls, captured on one stream after a first
+              call, must not run at the same time. Beside int8_row also (int8, fp32 scales [m, 1]), as
+              quantize(x, "int8_row") has them: exact integer sums, sm_90a.
     w         a QuantizedMatrix, or a bf16 or fp16 tensor; or two to four of one layout and k, which share one launch:
               then out, bias, residual and the result are sequences as well.
     out       y, written in place: bf16, fp16 or fp32. None: a new tensor of out_dtype, by default x's type (bf16 for

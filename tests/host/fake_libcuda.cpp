@@ -1,11 +1,14 @@
 // A stand-in for libcuda: every entry point the library opens, no GPU. Memory is host memory, launches do
 // nothing but are written down. FAKE_VERSION: driver version (13000). FAKE_DEVICES: number of GPUs (1).
 // FAKE_FAIL: the call that fails, with FAKE_CODE (2). FAKE_LOG: file that gets one line per interesting call.
+// FAKE_LAUNCH_MS: how long a launch takes on the host (0).
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <map>
 #include <string>
+#include <thread>
 
 namespace {
 
@@ -66,7 +69,7 @@ CALL(cuCtxGetCurrent, void** context) *context = contexts.empty() ? nullptr : ha
 CALL(cuCtxGetDevice, int* device) *device = contexts.back() - 'a'; return 0; }
 CALL(cuCtxPushCurrent_v2, void* context) contexts.push_back(char('a' + (static_cast<char*>(context) - handles))); return 0; }
 CALL(cuCtxPopCurrent_v2, void** context) *context = handles + (contexts.back() - 'a'); contexts.pop_back(); return 0; }
-CALL(cuMemAlloc_v2, unsigned long long* address, size_t bytes) *address = reinterpret_cast<unsigned long long>(std::malloc(bytes)); return 0; }
+CALL(cuMemAlloc_v2, unsigned long long* address, size_t bytes) note("allocate " + std::to_string(bytes)); *address = reinterpret_cast<unsigned long long>(std::aligned_alloc(256, (bytes + 255) / 256 * 256)); return 0; }
 CALL(cuMemFree_v2, unsigned long long address) std::free(reinterpret_cast<void*>(address)); return 0; }
 CALL(cuMemGetInfo_v2, size_t* available, size_t* total) *available = size_t{1} << 36, *total = size_t{1} << 37; return 0; }
 CALL(cuMemcpyHtoDAsync_v2, unsigned long long to, const void* from, size_t bytes, void*) std::memcpy(reinterpret_cast<void*>(to), from, bytes); return 0; }
@@ -87,6 +90,7 @@ CALL(cuLaunchKernelEx, const Config* c, void*, void** arguments, void**)
     std::string line = "launch grid " + std::to_string(c->grid[0]) + " block " + std::to_string(c->block[0]) + " shared " + std::to_string(c->shared);
     for (unsigned i = 0; i < c->num_attributes; ++i) line += " attribute " + std::to_string(c->attributes[i].id) + " = " + std::to_string(c->attributes[i].value[0]);
     note(line + " first " + std::to_string(*static_cast<unsigned char*>(arguments[0])));
+    std::this_thread::sleep_for(std::chrono::milliseconds(number("FAKE_LAUNCH_MS", 0)));
     return 0;
 }
 CALL(cuOccupancyMaxActiveClusters, int* clusters, void*, const Config*) *clusters = 66; return 0; }

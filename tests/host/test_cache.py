@@ -408,6 +408,26 @@ print(fails(_C.build, bad)[2])
     assert "not saved" in run_python(script, DG_JIT_KEEP_FAILED="0").out
 
 
+def test_failed_sources_without_a_cache(run_python: Run, tmp_path: Path) -> None:
+    """In the temporary folder, which others can write to: under a name of this user's, and no link is followed."""
+    script = """
+bad = _C.KernelSource("broken", "__global__ void broken() { undeclared = 1; }", "broken")
+print(fails(_C.build, bad)[2])
+"""
+    variables = {"DG_JIT_CACHE_DIR": "/proc/none", "TMPDIR": tmp_path}
+    folder = tmp_path / f"deep_gemm-failed-{os.geteuid()}"
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    folder.symlink_to(elsewhere)
+    assert "not saved" in run_python(script, **variables).out
+    assert list(elsewhere.iterdir()) == []
+    folder.unlink()
+    assert f"source: {folder}/broken." in run_python(script, **variables).out
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.chmod(0o777)
+    assert "not saved" in run_python(script, **variables).out
+
+
 def test_assembler_log(run_python: Run) -> None:
     script = """
 code = '''__global__ void __launch_bounds__(1024, 2) spill(float* p) {

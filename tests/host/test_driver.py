@@ -164,7 +164,7 @@ device.destroy_graph(graph)
     log = tmp_path / "calls"
     out = run_python(script, DG_LIBCUDA_PATH=fake_libcuda, FAKE_LOG=log).out
     assert "capture on create_stream()" in out
-    assert log.read_text().splitlines() == ["retain 0", "capture 1", "graph"]
+    assert log.read_text().splitlines() == ["retain 0", "allocate 16", "allocate 16", "capture 1", "graph"]
 
 
 def test_tensor_maps(run_python: Run, fake_libcuda: Path, tmp_path: Path) -> None:

@@ -13,9 +13,14 @@ import pytest
 Run = Callable[..., Any]
 
 FAKE = """
-#include <cstring>
+#include <cstdio>
+#include <cstdlib>
+#include <unistd.h>
 extern "C" {
-int nvrtcVersion(int* major, int* minor) { *major = MAJOR; *minor = 8; return 0; }
+int nvrtcVersion(int* major, int* minor) {
+    if (const char* started = std::getenv("FAKE_SLOW")) std::fclose(std::fopen(started, "w")), sleep(2);
+    *major = MAJOR; *minor = 8; return 0;
+}
 int nvrtcGetNumSupportedArchs(int* n) { *n = 0; return 0; }
 int nvrtcGetSupportedArchs(int*) { return 0; }
 const char* nvrtcGetErrorString(int) { return "?"; }
@@ -92,6 +97,22 @@ def test_too_old(run_python: Run, compiler: str, tmp_path: Path) -> None:
     library = make_fake(compiler, tmp_path, 11)
     text = run_python("print(fails(_C.nvrtc_info)[2])", DG_NVRTC_PATH=tmp_path).out
     assert f"{library} (version 11.8, expected 12.0 or newer)" in text
+
+
+def test_a_child_forked_while_another_thread_searches(run_python: Run, compiler: str, tmp_path: Path) -> None:
+    make_fake(compiler, tmp_path, 13)
+    script = """
+import signal, threading
+threading.Thread(target=_C.nvrtc_info, daemon=True).start()
+while not os.path.exists(os.environ["FAKE_SLOW"]): time.sleep(0.001)
+child = os.fork()
+if child == 0:
+    signal.alarm(20)  # ends it where it waits for the thread that it does not have
+    del os.environ["FAKE_SLOW"]
+    os._exit(_C.nvrtc_info()["version"][0])
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert run_python(script, DG_NVRTC_PATH=tmp_path, FAKE_SLOW=tmp_path / "started").out == "13\n"
 
 
 @pytest.fixture

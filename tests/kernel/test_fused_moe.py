@@ -219,10 +219,14 @@ def test_a_token_has_the_same_bits_in_any_batch(device: Any, form: str | None) -
 def test_many_tokens_take_the_wide_kernel(form: str | None) -> None:
     """Its bits are those of the kernel for few tokens, which `invariant` chooses for any batch."""
     device = _C.Device("emulator:sm_90a,sms=4")
-    layer = make(Case(150, 2, 3, hidden=1024, fp4=True, form=form, skip=0.2), random=True)
-    free = layer.run(device)
+    layer = make(Case(150, 2, 3, hidden=1024, channels=512, fp4=True, form=form, skip=0.2), random=True)
+    size = _C.moe_workspace_bytes(150, 2, 3, 1024, 512, True)
+    memory = np.full(size + 1024, 0x5A, np.int8)
+    start = -memory.ctypes.data % 128
+    free = layer.run(device, workspace=memory[start : start + size])
     plan = deep_gemm.last_fp4_plan()
     assert plan is not None and plan["spec"].to_dict()["wide"]
+    assert (memory[:start] == 0x5A).all() and (memory[start + size :] == 0x5A).all()
     invariant = layer.run(device, invariant=True)
     plan = deep_gemm.last_fp4_plan()
     assert plan is not None and not plan["spec"].to_dict()["wide"]

@@ -331,6 +331,17 @@ def test_transposed_fp8_is_told_how_to_be_stored(emulator: Any) -> None:
     deep_gemm.fp8_gemm_nn(a, (stored, b_scales.T), d, device=emulator)
 
 
+def test_sides_beyond_what_blocks_are_counted_for(emulator: Any) -> None:
+    """Views of memory that is not there: refused before anything reads them."""
+    wide, few, k = 2**30 + 8, 64, 64
+    bf16 = np.zeros((few, k), ml_dtypes.bfloat16)
+    long = np.lib.stride_tricks.as_strided(bf16, (wide, k), (2 * k, 2))
+    for a, b, d in ((bf16, long, (few, wide)), (long, bf16, (wide, few))):
+        view = np.lib.stride_tricks.as_strided(bf16, d, (2 * d[1], 2))
+        with pytest.raises(ValueError, match=rf"d has {d[0]} x {d[1]} elements, expected at most 2\^30"):
+            deep_gemm.bf16_gemm_nt(a, b, view, device=emulator)
+
+
 def test_host_memory_for_a_gpu_device() -> None:
     with pytest.raises((_C.Error, ValueError)):
         deep_gemm.fp8_gemm_nt(**dense(None, device="cuda"))

@@ -68,6 +68,11 @@ def test_a_cluster_needs_its_sms() -> None:
         )
 
 
+def far(tensor: Any, strides: tuple[int, ...]) -> Any:
+    """The same shape with elements so many bytes apart; there is memory for the first alone."""
+    return np.lib.stride_tricks.as_strided(tensor, tensor.shape, strides)
+
+
 BAD: list[tuple[str, type[Exception], str, Callable[[dict[str, Any]], Any]]] = [
     ("b", TypeError, "packed once", lambda x: np.zeros((N, K // 2), np.int8)),
     (
@@ -85,6 +90,9 @@ BAD: list[tuple[str, type[Exception], str, Callable[[dict[str, Any]], Any]]] = [
     ("a", ValueError, "k=256, expected 128", lambda x: x["a"][:, :128].copy()),
     ("a", ValueError, "stride 2 along K", lambda x: np.zeros((M, 2 * K), x["a"].dtype)[:, ::2]),
     ("a", ValueError, "expected multiples of 4", lambda x: np.zeros((M, K + 2), x["a"].dtype)[:, :K]),
+    ("a", ValueError, "4294967296 bytes apart", lambda x: far(x["a"], (2**32, 1))),
+    ("scales", ValueError, "strides 2147483648 and 1", lambda x: far(x["scales"], (2**33, 4))),
+    ("scales", ValueError, "strides 1 and 2147483648", lambda x: far(x["scales"], (4, 2**33))),
     ("scales", TypeError, "scales of a is bf16", lambda x: x["scales"].astype(ml_dtypes.bfloat16)),
     ("scales", ValueError, "one scale for each row", lambda x: x["scales"][:, :1]),
     ("d", TypeError, "d is fp16", lambda x: x["d"].astype(np.float16)),
@@ -96,7 +104,12 @@ BAD: list[tuple[str, type[Exception], str, Callable[[dict[str, Any]], Any]]] = [
     ("spec", ValueError, "not a legal kernel", lambda x: deep_gemm.Fp4GemmSpec(block_m=9)),
     ("spec", ValueError, "does not serve it", lambda x: deep_gemm.Fp4GemmSpec(form="mx_e5m2")),
     ("spec", ValueError, "is one blob, brought by one warp", lambda x: WIDE.replace(k_blocks=2)),
-    ("spec", ValueError, "for other weights, scales, outputs or groups", lambda x: WIDE.replace(groups="gathered")),
+    (
+        "spec",
+        ValueError,
+        "for other weights, scales, outputs or groups",
+        lambda x: WIDE.replace(groups="gathered"),
+    ),
 ]
 
 

@@ -102,3 +102,57 @@ def test_columns_that_share_some_are_refused(emulator: Any) -> None:
         "device": emulator,
     }
     refused(deep_gemm.bf16_gemm_nt, arguments, "a")
+
+
+def fp4_weights(experts: int = 1) -> deep_gemm.Fp4Weights:
+    codes, scales = np.zeros((experts, N, K // 2), np.uint8), np.full((experts, N, K // 32), 127, np.uint8)
+    return deep_gemm.pack_fp4_weights(codes, scales)
+
+
+def over(memory: Any, tensor: Any) -> Any:
+    """`tensor`, at the start of `memory`."""
+    place = memory[: tensor.nbytes].view(tensor.dtype).reshape(tensor.shape)
+    place[...] = tensor
+    return place
+
+
+@pytest.mark.parametrize(
+    "name", ["a", "scales of a", "blobs of the weights", "row scales of the weights", "c"]
+)
+def test_d_over_an_input_of_an_fp4_gemm(emulator: Any, name: str) -> None:
+    memory = pool(64 * 1024)
+    shift = 0 if name != "c" else N * 2
+    d = memory[shift : shift + M * N * 2].view(BF16).reshape(M, N)
+    a, scales, b = np.zeros((M, K), FP8), np.ones((M, 2), np.float32), fp4_weights()
+    blobs, row_scales, c = b.blobs, b.row_scales, np.zeros((M, N), BF16)
+    if name == "a":
+        a = over(memory, a)
+    elif name == "scales of a":
+        scales = over(memory, scales)
+    elif name == "blobs of the weights":
+        blobs = over(memory, blobs)
+    elif name == "row scales of the weights":
+        row_scales = over(memory, row_scales)
+    else:
+        c = over(memory, c)
+    arguments = {"a": (a, scales), "b": b.with_tensors(blobs, row_scales, None), "d": d, "c": c}
+    refused(deep_gemm.fp8_fp4_gemm_nt, arguments | {"device": emulator}, name)
+
+
+def test_d_over_the_groups_of_an_fp4_gemm(emulator: Any) -> None:
+    memory = pool(64 * 1024)
+    arguments = {
+        "a": (np.zeros((128, K), FP8), np.ones((128, 2), np.float32)),
+        "b": fp4_weights(2),
+        "d": memory[: 128 * N * 2].view(BF16).reshape(128, N),
+        "grouped_layout": over(memory, np.zeros(128, np.int32)),
+        "device": emulator,
+    }
+    refused(deep_gemm.m_grouped_fp8_fp4_gemm_nt_contiguous, arguments, "grouped_layout")
+
+
+def test_c_over_d_of_an_fp4_gemm(emulator: Any) -> None:
+    d = np.full((M, N), 3, BF16)
+    a = (np.zeros((M, K), FP8), np.ones((M, 2), np.float32))
+    deep_gemm.fp8_fp4_gemm_nt(a, fp4_weights(), d, c=d, device=emulator)
+    assert (d == BF16(3)).all()

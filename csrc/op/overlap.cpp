@@ -1,0 +1,36 @@
+#include "op/overlap.h"
+
+#include "base/error.h"
+
+namespace deep_gemm::op {
+
+Region region_of(const Operand& o, Format format) {
+    const u64 bytes = bytes_of(format);
+    Region region{.address = o.address, .bytes = bytes_spanned(o, format)};
+    const bool even = o.groups <= 1 || (o.stride_row > 0 && o.stride_group % o.stride_row == 0);
+    if (o.stride_column != 1 || o.rows <= 1 || !even) return region;
+    region.row_bytes = o.columns * bytes;
+    region.stride_bytes = o.stride_row * bytes;
+    return region;
+}
+
+bool overlap(const Region& x, const Region& y) {
+    if (x.bytes == 0 || y.bytes == 0) return false;
+    if (x.address >= y.address + y.bytes || y.address >= x.address + x.bytes) return false;
+    // Columns side by side in wider rows share none of their bytes.
+    const u64 stride = x.stride_bytes;
+    if (stride == 0 || stride != y.stride_bytes) return true;
+    const u64 ahead = x.address >= y.address ? (x.address - y.address) % stride
+                                             : stride - 1 - (y.address - x.address - 1) % stride;
+    return ahead < y.row_bytes || ahead + x.row_bytes > stride;
+}
+
+void check_apart(const char* operation, const Region& d, const char* name, const Region& input) {
+    DG_CHECK(
+        !overlap(d, input), value,
+        "{}: d is the {} bytes from {:#x}, which overlap {}, the {} bytes from {:#x}; expected a d of its "
+        "own: pass another tensor as d",
+        operation, d.bytes, d.address, name, input.bytes, input.address);
+}
+
+}  // namespace deep_gemm::op

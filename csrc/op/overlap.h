@@ -1,0 +1,20 @@
+// Memory that operands share. Blocks of an output are written while inputs of others are still read, so the
+// two may have no byte in common.
+#pragma once
+
+#include "op/gemm_call.h"
+
+namespace deep_gemm::op {
+
+// Bytes of one operand, row after row, group after group.
+struct Region {
+    u64 address = 0, bytes = 0;           // first byte, and from there to the last
+    u64 row_bytes = 0, stride_bytes = 0;  // stride 0: not in rows
+};
+[[nodiscard]] Region region_of(const Operand& o, Format format);
+[[nodiscard]] bool overlap(const Region& x, const Region& y);
+
+// Fails if the output d shares memory with the input `name`.
+void check_apart(const char* operation, const Region& d, const char* name, const Region& input);
+
+}  // namespace deep_gemm::op
