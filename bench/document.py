@@ -47,7 +47,8 @@ TITLES = {
     ),
     "host_time": (
         "Host time per call",
-        "Loops that do not wait for the device. The peer is `torch._scaled_mm`, for C++ the driver's launch of the same kernel alone.",
+        "Loops that do not wait for the device. The peer is `torch._scaled_mm`, for C++ the driver's launch of the "
+        "same kernel alone.",
     ),
     "cold_start": (
         "First call",

@@ -20,7 +20,7 @@ struct Fp4Problem {
     Format d = Format::bf16;
     bool accumulate = false;
     bool per_token = false;  // one scale of A for each token
-    u32 m = 0;  // rows of A (of one group if masked; slots if gathered)
+    u32 m = 0;               // rows of A (of one group if masked; slots if gathered)
     u32 n = 0, k = 0;
     u32 num_groups = 1;
     u32 expected_m = 0;  // mean rows of a group (masked, psum); 0: m / num_groups (masked: m)

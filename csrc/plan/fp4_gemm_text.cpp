@@ -55,11 +55,11 @@ void read_word(Fp4Problem& p, std::string_view word) {
                            : key == "expected_m" ? &p.expected_m
                            : key == "num_sms"    ? &p.num_sms
                                                  : nullptr;
-        DG_CHECK(
-            field != nullptr, value,
-            "problem: unexpected word '{}'; expected a group mode, accumulate, split, per_token, or m, n, k, groups, "
-            "expected_m, num_sms, form or d with a value",
-            word);
+        DG_CHECK(field != nullptr, value,
+                 "problem: unexpected word '{}'; expected a group mode, accumulate, split, per_token, or m, "
+                 "n, k, groups, "
+                 "expected_m, num_sms, form or d with a value",
+                 word);
         const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), *field);
         DG_CHECK(error == std::errc{} && end == value.data() + value.size(), value,
                  "problem: {}={} is not a count; expected a whole number", key, value);

@@ -142,9 +142,9 @@ class Block {
 
     DG_DEVICE void store_scale(float scale) const {
         if (!in_use(lane_) || blob() >= p_.scale_rows) return;
-        ptx::st_global_f32(
-            p_.scales + (static_cast<u64>(group_) * p_.scale_rows + blob()) * p_.scale_stride + first_ + lane_,
-            scale);
+        ptx::st_global_f32(p_.scales + (static_cast<u64>(group_) * p_.scale_rows + blob()) * p_.scale_stride +
+                               first_ + lane_,
+                           scale);
     }
 
     const ArrangeParams& p_;

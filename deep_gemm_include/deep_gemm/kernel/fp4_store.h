@@ -23,8 +23,8 @@ class Fp4RowPair {
         if constexpr (S.split) load_row_scales(pass);
     }
 
-    /// What a partial sum of row r adds to the sum. With several runs the rows' scales differ between them, so
-    /// they come in here; otherwise once at the end, as a token's only scale does.
+    /// What a partial sum of row r adds to the sum. With several runs the rows' scales differ between them,
+    /// so they come in here; otherwise once at the end, as a token's only scale does.
     DG_DEVICE float promoted(float partial, float token_scale, u32 r) const {
         const float row_scale = r == 0 ? row_scales_.x : row_scales_.y;
         if constexpr (S.per_token) return S.split ? partial * row_scale : partial;

@@ -31,8 +31,9 @@ DG_DEVICE void load_wide_tokens(const Fp4WideParams& p, tile::Fp4Smem<S> smem, u
     }
 }
 
-/// The warp that brings tokens. All lanes walk the stages and one of them issues the copies: addresses stay in
-/// uniform registers, where TMA wants them. (A branch of one lane around the walk makes ptxas vote for each.)
+/// The warp that brings tokens. All lanes walk the stages and one of them issues the copies: addresses stay
+/// in uniform registers, where TMA wants them. (A branch of one lane around the walk makes ptxas vote for
+/// each.)
 template <Fp4GemmSpec S>
 DG_DEVICE void load_wide_items(const Fp4WideParams& p, tile::Fp4Smem<S> smem) {
     const u64 policy = ptx::l2_evict_last();  // all blocks of an expert's rows read them

@@ -4,7 +4,8 @@
 //   out     fp8_e4m3 [groups, rows, padded k]: rows by slot where a list gathers them, else as in A; of each
 //           128 bytes word 4 * chunk + activation_word(w) is A's word w, chunk = activation_chunk(w)
 //           (spec/fp4_weights.h); zeros beyond k
-//   scales  fp32 [groups, scale_rows, scale_stride]: a row of them for 128 of K, zeros beyond k; or one row, of
+//   scales  fp32 [groups, scale_rows, scale_stride]: a row of them for 128 of K, zeros beyond k; or one row,
+//   of
 //           the tokens' only scales
 //
 // Rows that no product reads (slots of no entry, masked rows beyond a group's count) are left as they are.

@@ -140,10 +140,10 @@ struct Fp4SmemPlan {
     u32 tokens, weights,
         scales;  // stage 0: [k_blocks][block_m][128], [warpgroups][k_blocks][blob], [k_blocks][block_m]
     u32 token_stage_bytes, weight_stage_bytes, scale_stage_bytes;
-    u32 magnitudes;   // MXFP4: table of fp4_magnitudes()
-    u32 full, empty;  // mbarriers of the stages
-    u32 items;        // kFp4ItemSlots of 16 bytes
-    u32 rows;         // kFp4ItemSlots tables, see has_row_table()
+    u32 magnitudes;    // MXFP4: table of fp4_magnitudes()
+    u32 full, empty;   // mbarriers of the stages
+    u32 items;         // kFp4ItemSlots of 16 bytes
+    u32 rows;          // kFp4ItemSlots tables, see has_row_table()
     u32 token_scales;  // wide, per_token: kFp4ItemSlots tables of the tokens' scales
     u32 row_table_bytes, scale_table_bytes;
     u32 items_full, items_empty;  // mbarriers of the items
