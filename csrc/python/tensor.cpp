@@ -99,8 +99,8 @@ Format resolve(Format found, u64 bits, Format viewed_as, PyObject* object, const
     }
     if (found != Format::none) return found;
     fail(ErrorKind::type,
-         "{} has dtype {}, which no operation takes (they take fp8_e4m3, bf16, fp32 or int32); convert it{}",
-         name, dtype_text(object),
+         "{} has dtype {}, expected fp8_e4m3, bf16, fp32 or int32, as the operation says; convert it{}", name,
+         dtype_text(object),
          bits == 8 ? ", or pass deep_gemm.view_as(tensor, 'fp8_e4m3') if its bytes are those of FP8" : "");
 }
 

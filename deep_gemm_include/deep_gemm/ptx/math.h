@@ -29,6 +29,10 @@ DG_DEVICE float cos_pi_f32(float x) {
     return cospif(x);
 }
 
+/// shfl.sync.bfly. Scope: warp.
+DG_DEVICE u32 shfl_bfly_u32(u32 value, u32 mask) {
+    return __shfl_xor_sync(kFullWarp, value, static_cast<int>(mask));
+}
 /// shfl.sync.bfly and shfl.sync.up, two 32-bit shuffles each. Scope: warp.
 DG_DEVICE u64 shfl_bfly_u64(u64 value, u32 mask) {
     return __shfl_xor_sync(kFullWarp, value, static_cast<int>(mask));
