@@ -20,6 +20,8 @@ from deep_gemm.models import TextStream
 from deep_gemm.models.chat import TEMPLATES, Message, encode_chat
 from deep_gemm.runtime import Engine, Session, verify_exact
 
+INTERRUPTED = 130  # exit status of shells for Ctrl-C
+
 OPTIONS = [
     click.option(
         "--model",
@@ -167,33 +169,41 @@ def utf8(stream: Any) -> Any:
     return stream
 
 
+@dataclass
+class Written:
+    tokens: list[int] = field(default_factory=list)
+    interrupted: bool = False
+
+
 @contextmanager
-def interruptible() -> Iterator[None]:
+def interruptible(written: Written) -> Iterator[None]:
     """Ctrl-C ends the text, not the program: the session stays usable, between two steps."""
     try:
         yield
     except KeyboardInterrupt:
+        written.interrupted = True
         click.echo("\ninterrupted", err=True)
 
 
-def write(session: Session, tokens: list[int], request: Request, eos: int | None = None) -> list[int]:
-    """Continues `tokens`, printing as it goes; the new tokens."""
+def write(session: Session, tokens: list[int], request: Request, eos: int | None = None) -> Written:
+    """Continues `tokens`, printing as it goes."""
+    written = Written()
     told = Stats(len(tokens), prefill(session, tokens))
     stream = TextStream(session.engine.tokenizer)
     out = utf8(sys.stdout)
-    with interruptible():
+    with interruptible(written):
         start = time.perf_counter()
         for step in session.generate(request.max_tokens, eos):
             told.add(step, time.perf_counter() - start)
             out.write(stream.push(step.tokens))
             out.flush()
             start = time.perf_counter()
-    produced = session.tokens[len(tokens) :]  # with those of an interrupted step
-    out.write(stream.push(produced[told.tokens :]) + stream.finish() + "\n")
+    written.tokens = session.tokens[len(tokens) :]  # with those of an interrupted step
+    out.write(stream.push(written.tokens[told.tokens :]) + stream.finish() + "\n")
     out.flush()
     if request.stats:
         click.echo(str(told), err=True)
-    return produced
+    return written
 
 
 def check_exact(engine: Engine, tokens: list[int], max_tokens: int, spec: int | None) -> None:
@@ -233,9 +243,11 @@ def generate(
     session = request.session(engine)
     if verify:
         check_exact(engine, tokens, request.max_tokens, request.spec)
-    produced = write(session, tokens, request, -1 if ignore_eos else None)
+    written = write(session, tokens, request, -1 if ignore_eos else None)
     if dump_logits is not None:  # the same bits as while decoding: rows do not depend on their neighbours
-        np.save(dump_logits, engine.session(window=1).logits_of(tokens + produced))
+        np.save(dump_logits, engine.session(window=1).logits_of(tokens + written.tokens))
+    if written.interrupted:
+        sys.exit(INTERRUPTED)
 
 
 @click.command()
@@ -264,6 +276,6 @@ def chat(request: Request, system: str, think: bool) -> None:
             begin = [] if engine.bos is None else [engine.bos]
             template = TEMPLATES[engine.architecture]
             tokens = begin + encode_chat(engine.tokenizer, template, messages, thinking=think)
-            produced = write(session, tokens, request)
+            produced = write(session, tokens, request).tokens
             answer = engine.tokenizer.decode(produced).rpartition("</think>")[2].strip()
             messages.append(Message("assistant", answer))

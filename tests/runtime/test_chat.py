@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from runtime.checkpoints import QWEN, qwen_tensors, write_checkpoint
 from deep_gemm.cli import main
 from deep_gemm.models import TextStream, Tokenizer, model_path
 from deep_gemm.models.chat import TEMPLATES, Message, encode_chat
+from deep_gemm.runtime import Session
 
 CONVERSATION = [
     Message("system", "Be brief."),
@@ -54,6 +57,19 @@ class Spelled:
 def test_templates(architecture: str, thinking: bool, expected: str) -> None:
     pieces = encode_chat(Spelled(), TEMPLATES[architecture], CONVERSATION, thinking=thinking)  # type: ignore[arg-type]
     assert "".join(map(str, pieces)) == expected
+
+
+def test_an_interrupted_text_is_told_by_the_exit_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tokenizers")
+    whole = Session.generate
+
+    def first_step(self: Session, *arguments: Any) -> Iterator[Any]:
+        yield next(iter(whole(self, *arguments)))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Session, "generate", first_step)
+    done = CliRunner().invoke(main, ["generate", "The quick", "--spec", "1", "--max-tokens", "4"])
+    assert done.exit_code == 130 and "interrupted" in done.stderr and done.stdout.strip()
 
 
 def test_special_tokens_in_messages_are_text(tokenizer: Tokenizer) -> None:
