@@ -16,45 +16,21 @@ namespace {
 constexpr jit::KernelId kSwapAb{"sm90_fp8_fp4_gemm_swap_ab", "deep_gemm/kernel/sm90_fp4_gemm_swap_ab.cuh"};
 constexpr jit::KernelId kWide{"sm90_fp8_fp4_gemm_wide", "deep_gemm/kernel/sm90_fp4_gemm_wide.cuh"};
 
-struct Key {
-    plan::Fp4Problem problem;
-    Device* device = nullptr;
-    bool forced = false;
-    Fp4GemmSpec spec;  // the forced one
-    friend bool operator==(const Key&, const Key&) = default;
-};
+u64 mixed(const plan::Fp4Problem& p) {
+    return static_cast<u64>(p.groups) | static_cast<u64>(p.form) << 8 | static_cast<u64>(p.d) << 16 |
+           u64{p.split} << 24 | u64{p.accumulate} << 25 | u64{p.per_token} << 26;
+}
 
-struct KeyHasher {
-    size_t operator()(const Key& key) const noexcept {
-        FieldHash hash;
-        const plan::Fp4Problem& p = key.problem;
-        hash.mix(reinterpret_cast<u64>(key.device));
-        hash.mix(p.m | u64{p.n} << 32);
-        hash.mix(p.k | u64{p.num_groups} << 32);
-        hash.mix(p.expected_m | u64{p.num_sms} << 32);
-        hash.mix(static_cast<u64>(p.groups) | static_cast<u64>(p.form) << 8 | static_cast<u64>(p.d) << 16 |
-                 u64{p.split} << 24 | u64{p.accumulate} << 25 | u64{key.forced} << 26);
-        if (key.forced)
-            visit_fields([&hash](const char*, auto field) { hash.mix(static_cast<u64>(field)); }, key.spec);
-        return hash.value();
-    }
-};
+using Key = PlanKey<plan::Fp4Problem, Fp4GemmSpec>;
 
 struct Planned {
     Fp4Launched launched;
     const driver::Kernel* kernel = nullptr;
 };
 
-using Table = PlanTable<Key, Planned, KeyHasher>;
+using Table = PlanTable<Key, Planned, PlanKeyHasher<Key, mixed>>;
 
 thread_local Table::Entry last;
-
-Key key_of(const Fp4GemmCall& call) {
-    return {.problem = call.problem,
-            .device = call.device,
-            .forced = call.spec != nullptr,
-            .spec = call.spec ? *call.spec : Fp4GemmSpec{}};
-}
 
 driver::LaunchConfig config_of(const Fp4GemmCall& call, const Planned& planned) {
     const Fp4GemmSpec& spec = planned.launched.plan.spec;
@@ -82,7 +58,7 @@ const Table::Entry& build(const Fp4GemmCall& call) {
         const u32 clusters = call.device->max_active_clusters(*planned.kernel, config_of(call, planned));
         if (clusters > 0) blocks = std::min(blocks, clusters * spec.cluster);
     }
-    return Table::add(key_of(call), std::make_shared<const Planned>(std::move(planned)));
+    return Table::add(Key::of(call), std::make_shared<const Planned>(std::move(planned)));
 }
 
 Fp4GemmParams params_of(const Fp4GemmCall& call) {
@@ -117,7 +93,7 @@ Fp4GemmParams params_of(const Fp4GemmCall& call) {
 
 void run(const Fp4GemmCall& call) {
     if (call.empty) return;
-    const Table::Entry& found = Table::find(key_of(call));
+    const Table::Entry& found = Table::find(Key::of(call));
     const Table::Entry& entry = found ? found : build(call);
     if (last != entry) last = entry;
     const Planned& planned = *entry;

@@ -8,44 +8,20 @@ namespace deep_gemm::op {
 
 namespace {
 
-struct Key {
-    plan::GemmProblem problem;
-    Device* device = nullptr;
-    bool forced = false;
-    GemmSpec spec;  // the forced one
-    friend bool operator==(const Key&, const Key&) = default;
-};
-
-struct KeyHasher {
-    size_t operator()(const Key& key) const noexcept {
-        FieldHash hash;
-        const plan::GemmProblem& p = key.problem;
-        hash.mix(reinterpret_cast<u64>(key.device));
-        hash.mix(p.m | u64{p.n} << 32);
-        hash.mix(p.k | u64{p.num_groups} << 32);
-        hash.mix(p.expected_m | u64{p.num_sms} << 32);
-        hash.mix(static_cast<u64>(p.groups) | static_cast<u64>(p.ab) << 8 | static_cast<u64>(p.d) << 16 |
-                 static_cast<u64>(p.scale_b) << 24 | u64{p.accumulate} << 32 | u64{p.d_tma} << 33 |
-                 u64{key.forced} << 34 | static_cast<u64>(p.a_major) << 35 |
-                 static_cast<u64>(p.b_major) << 36);
-        if (key.forced)
-            visit_fields([&hash](const char*, auto field) { hash.mix(static_cast<u64>(field)); }, key.spec);
-        return hash.value();
-    }
-};
-
-Key key_of(const GemmCall& call) {
-    Key key{.problem = call.problem, .device = call.device, .forced = call.spec != nullptr, .spec = {}};
-    if (call.spec) key.spec = *call.spec;
-    return key;
+u64 mixed(const plan::GemmProblem& p) {
+    return static_cast<u64>(p.groups) | static_cast<u64>(p.ab) << 8 | static_cast<u64>(p.d) << 16 |
+           static_cast<u64>(p.scale_b) << 24 | u64{p.accumulate} << 32 | u64{p.d_tma} << 33 |
+           static_cast<u64>(p.a_major) << 34 | static_cast<u64>(p.b_major) << 35;
 }
 
-using Table = PlanTable<Key, Launcher, KeyHasher>;
+using Key = PlanKey<plan::GemmProblem, GemmSpec>;
+
+using Table = PlanTable<Key, Launcher, PlanKeyHasher<Key, mixed>>;
 
 }  // namespace
 
 const LauncherEntry& find_launcher(const GemmCall& call) {
-    return Table::find(key_of(call));
+    return Table::find(Key::of(call));
 }
 
 const LauncherEntry& build_launcher(const GemmCall& call) {
@@ -65,7 +41,7 @@ const LauncherEntry& build_launcher(const GemmCall& call) {
                         .cluster = {cluster_size_of(spec), 1, 1},
                         .block = {threads_of(spec), 1, 1},
                         .dynamic_smem_bytes = plan_smem(spec).bytes};
-    return Table::add(key_of(call), std::move(launcher));
+    return Table::add(Key::of(call), std::move(launcher));
 }
 
 size_t num_launchers() {

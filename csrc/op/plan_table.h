@@ -5,6 +5,7 @@
 #pragma once
 
 #include "base/process_local.h"
+#include "driver/device.h"
 
 #include <list>
 #include <memory>
@@ -16,6 +17,51 @@
 namespace deep_gemm::op {
 
 constexpr size_t kMaxPlans = 4096;  // of a family; about 2 MB
+
+// Spreads the fields of a key over a hash, one after the other.
+class FieldHash {
+  public:
+    void mix(u64 value) { hash_ = (hash_ ^ value) * 0x9e3779b97f4a7c15ull ^ hash_ >> 29; }
+    [[nodiscard]] size_t value() const { return hash_ ^ hash_ >> 32; }
+
+  private:
+    u64 hash_ = 0;
+};
+
+// What a plan belongs to: a problem on a device, with the spec where the caller forced one.
+template <typename Problem, typename Spec>
+struct PlanKey {
+    Problem problem;
+    Device* device = nullptr;
+    bool forced = false;
+    Spec spec;
+
+    template <typename Call>
+    static PlanKey of(const Call& call) {
+        PlanKey key{
+            .problem = call.problem, .device = call.device, .forced = call.spec != nullptr, .spec = {}};
+        if (call.spec) key.spec = *call.spec;
+        return key;
+    }
+    friend bool operator==(const PlanKey&, const PlanKey&) = default;
+};
+
+// `Mix` adds what distinguishes problems of a family, beyond what all have.
+template <typename Key, auto Mix>
+struct PlanKeyHasher {
+    size_t operator()(const Key& key) const noexcept {
+        FieldHash hash;
+        const auto& p = key.problem;
+        hash.mix(reinterpret_cast<u64>(key.device) ^ u64{key.forced});
+        hash.mix(p.m | u64{p.n} << 32);
+        hash.mix(p.k | u64{p.num_groups} << 32);
+        hash.mix(p.expected_m | u64{p.num_sms} << 32);
+        hash.mix(Mix(p));
+        if (key.forced)
+            visit_fields([&hash](const char*, auto field) { hash.mix(static_cast<u64>(field)); }, key.spec);
+        return hash.value();
+    }
+};
 
 // The key names the Device, so a forked child, whose Devices are its own, finds nothing of its parent's.
 template <typename Key, typename Value, typename Hasher>
@@ -84,16 +130,6 @@ class PlanTable {
         thread_local std::vector<Slot> slots(kSlots);
         return slots[Hasher{}(key) % kSlots];
     }
-};
-
-// Spreads the fields of a key over a hash, one after the other.
-class FieldHash {
-  public:
-    void mix(u64 value) { hash_ = (hash_ ^ value) * 0x9e3779b97f4a7c15ull ^ hash_ >> 29; }
-    [[nodiscard]] size_t value() const { return hash_ ^ hash_ >> 32; }
-
-  private:
-    u64 hash_ = 0;
 };
 
 }  // namespace deep_gemm::op
