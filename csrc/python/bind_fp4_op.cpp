@@ -187,8 +187,8 @@ PyMethodDef methods[] = {
      "fp8_fp4_gemm_nt(a, b, d, c=None, recipe=None, recipe_a=None, recipe_b=None, compiled_dims='nk', "
      "disable_ue8m0_cast=False, *, spec=None, device=None, stream=None)\n--\n\n"
      "D = C + A B^T. a = (fp8 [m, k], fp32 scales [m, k / 128]), b the Fp4Weights of one matrix [n, k], d "
-     "and c bf16 "
-     "or fp32 [m, n]. The products are exact; sums are promoted to fp32 every 128 along K. With many tokens "
+     "and c bf16 or fp32 [m, n]. Scales with stride 0 along K, one for each row, have faster kernels. The "
+     "products are exact; sums are promoted to fp32 every 128 along K. With many tokens "
      "all FP4 operations but fused_moe use a workspace of the stream: CUDA graphs of such calls, captured on "
      "one stream after a first call, must not run at the same time (docs/fp4.md)."},
     {"m_grouped_fp8_fp4_gemm_nt_contiguous", DG_FAST_ENTRY(kContiguousOp),
