@@ -33,14 +33,24 @@ void AccessList::grow() {
     capacity_ = capacity;
 }
 
-Accesses::Chunk& Accesses::chunk(u32 offset) {
+Accesses::Page& Accesses::page(u32 offset) {
     std::unique_ptr<Page>& page = pages_[offset / kPageBytes];
     if (!page) page = std::make_unique<Page>();
     if (page->generation != generation_) {
-        for (Chunk& c : page->chunks) c.writes.clear(), c.reads.clear();
+        for (Chunk& c : page->chunks) c.writes.clear(), c.reads.clear(), c.readers = 0;
         page->generation = generation_;
     }
-    return page->chunks[offset % kPageBytes / kAccessChunkBytes];
+    return *page;
+}
+
+template <typename Visit>
+bool Accesses::any_read(Page& page, u32 offset, Visit visit) {
+    Chunk& c = chunk(page, offset);
+    for (Access& e : c.reads)
+        if (visit(e)) return true;
+    for (u64 left = c.readers; left != 0; left &= left - 1)
+        if (visit((*page.latest[static_cast<u32>(std::countr_zero(left))])[index(offset)])) return true;
+    return false;
 }
 
 const Race* Accesses::report(const Access& earlier, bool writes, const Observer& observer, u32 offset) {
@@ -48,10 +58,27 @@ const Race* Accesses::report(const Access& earlier, bool writes, const Observer&
     return &race_;
 }
 
+// A lane's read among the listed ones: joins its like, and stands for the lane's earlier ones.
+bool Accesses::merge_read(Chunk& chunk, const Access& access) {
+    bool merged = false;
+    chunk.reads.erase_if([&](Access& e) {
+        if (e.unit != access.unit) return false;
+        if (e.time == access.time && e.bytes == access.bytes && e.strong == access.strong) {
+            e.lanes |= access.lanes;
+            merged = true;
+        } else if ((e.bytes & ~access.bytes) == 0) {
+            e.lanes &= ~access.lanes;
+        }
+        return e.lanes == 0;
+    });
+    return merged;
+}
+
 const Race* Accesses::read(const Observer& observer, Access access, u32 offset, u32 bytes) {
     const Race* race = nullptr;
     any_chunk(offset, bytes, [&](u32 at, u16 mask) {
-        Chunk& c = chunk(at);
+        Page& page = this->page(at);
+        Chunk& c = chunk(page, at);
         access.bytes = mask;
         for (const Access& e : c.writes) {
             const u32 common = e.bytes & mask;
@@ -59,22 +86,30 @@ const Race* Accesses::read(const Observer& observer, Access access, u32 offset, 
             race = report(e, true, observer, at + static_cast<u32>(std::countr_zero(common)));
             return true;
         }
-        bool merged = false;
-        const u32 lane = access.lanes;
-        c.reads.erase_if([&](Access& e) {
-            if (e.unit != access.unit) return false;
-            if (e.time == access.time && e.bytes == mask && e.strong == access.strong) {
-                e.lanes |= lane;
-                merged = true;
-            } else if ((e.bytes & ~mask) == 0) {
-                e.lanes &= ~lane;  // this read stands for the lane's earlier one
+        if (!c.reads.empty() && merge_read(c, access)) return false;
+        const auto list = [&](const Access& read) {
+            c.reads.erase_if(
+                [&](const Access& e) { return (e.bytes & ~mask) == 0 && knows(observer, e, false); });
+            c.reads.push(read);
+        };
+        if (access.unit >= std::min(num_warps_, kReaders)) {
+            list(access);
+            return false;
+        }
+        std::unique_ptr<Latest>& latest = page.latest[access.unit];
+        if (!latest) latest = std::make_unique<Latest>();
+        Access& mine = (*latest)[index(at)];
+        const u64 bit = u64{1} << access.unit;
+        if ((c.readers & bit) != 0) {
+            if (mine.time == access.time && mine.bytes == mask && mine.strong == access.strong) {
+                mine.lanes |= access.lanes;
+                return false;
             }
-            return e.lanes == 0;
-        });
-        if (merged) return false;
-        c.reads.erase_if(
-            [&](const Access& e) { return (e.bytes & ~mask) == 0 && knows(observer, e, false); });
-        c.reads.push(access);
+            if ((mine.bytes & ~mask) == 0) mine.lanes &= ~access.lanes;
+            if (mine.lanes != 0) list(mine);
+        }
+        c.readers |= bit;
+        mine = access;
         return false;
     });
     return race;
@@ -83,7 +118,8 @@ const Race* Accesses::read(const Observer& observer, Access access, u32 offset, 
 const Race* Accesses::write(const Observer& observer, Access access, u32 offset, u32 bytes) {
     const Race* race = nullptr;
     any_chunk(offset, bytes, [&](u32 at, u16 mask) {
-        Chunk& c = chunk(at);
+        Page& page = this->page(at);
+        Chunk& c = chunk(page, at);
         access.bytes = mask;
         const auto conflict = [&](const Access& e, bool write) {
             const u32 common = e.bytes & mask;
@@ -97,14 +133,17 @@ const Race* Accesses::write(const Observer& observer, Access access, u32 offset,
         };
         for (const Access& e : c.writes)
             if (conflict(e, true)) return true;
-        for (const Access& e : c.reads)
-            if (conflict(e, false)) return true;
+        if (any_read(page, at, [&](const Access& e) { return conflict(e, false); })) return true;
         const auto cover = [&](Access& e) {
             e.bytes &= static_cast<u16>(~mask);
             return e.bytes == 0;
         };
         c.writes.erase_if(cover);
         c.reads.erase_if(cover);
+        for (u64 left = c.readers; left != 0; left &= left - 1) {
+            const u32 unit = static_cast<u32>(std::countr_zero(left));
+            if (cover((*page.latest[unit])[index(at)])) c.readers &= ~(u64{1} << unit);
+        }
         for (Access& e : c.writes) {
             if (!same_event(e, access) || e.lanes != access.lanes || e.pc != access.pc) continue;
             e.bytes |= mask;
@@ -116,23 +155,24 @@ const Race* Accesses::write(const Observer& observer, Access access, u32 offset,
     return race;
 }
 
-const Race* Accesses::check(AccessList& list, bool writes, std::span<const Observer> observers, u32 offset,
-                            Access& checked) {
-    for (const Access& e : list) {
-        if (same_event(e, checked) && (e.lanes & ~checked.lanes) == 0) continue;
-        for (const Observer& observer : observers) {
-            if (!knows(observer, e, writes))
-                return report(e, writes, observer, offset + static_cast<u32>(std::countr_zero(e.bytes)));
-        }
-        checked = e;
+// All observers know of the access; else the race is in `race_`.
+bool Accesses::ordered(const Access& earlier, bool writes, std::span<const Observer> observers, u32 offset,
+                       Access& checked) {
+    if (same_event(earlier, checked) && (earlier.lanes & ~checked.lanes) == 0) return true;
+    for (const Observer& observer : observers) {
+        if (knows(observer, earlier, writes)) continue;
+        report(earlier, writes, observer, offset + static_cast<u32>(std::countr_zero(earlier.bytes)));
+        return false;
     }
-    return nullptr;
+    checked = earlier;
+    return true;
 }
 
 const Race* Accesses::engine_read_chunk(std::span<const Observer> observers, const Access& access, u32 offset,
                                         Checked& checked) {
-    Chunk& c = chunk(offset);
-    if (const Race* race = check(c.writes, true, observers, offset, checked.writes)) return race;
+    Chunk& c = chunk(page(offset), offset);
+    for (const Access& e : c.writes)
+        if (!ordered(e, true, observers, offset, checked.writes)) return &race_;
     for (Access& e : c.reads) {
         if (e.unit != access.unit) continue;
         e = access;
@@ -163,13 +203,18 @@ const Race* Accesses::engine_write(const Observer& observer, const Access& acces
     Checked checked;
     Access whole = access;
     whole.bytes = kAllBytes;
-    for (u32 at = 0; at < bytes; at += kAccessChunkBytes) {
-        Chunk& c = chunk(offset + at);
-        if (const Race* race = check(c.writes, true, {&observer, 1}, offset + at, checked.writes))
-            return race;
-        if (const Race* race = check(c.reads, false, {&observer, 1}, offset + at, checked.reads)) return race;
+    for (u32 at = offset; at < offset + bytes; at += kAccessChunkBytes) {
+        Page& page = this->page(at);
+        Chunk& c = chunk(page, at);
+        for (const Access& e : c.writes)
+            if (!ordered(e, true, {&observer, 1}, at, checked.writes)) return &race_;
+        const auto unordered = [&](const Access& e) {
+            return !ordered(e, false, {&observer, 1}, at, checked.reads);
+        };
+        if (any_read(page, at, unordered)) return &race_;
         c.writes.clear();
         c.reads.clear();
+        c.readers = 0;
         c.writes.push(whole);
     }
     return nullptr;

@@ -3,11 +3,16 @@
 // program. An access that conflicts with an earlier one which its thread does not know of is a race, whatever
 // the schedule did. The method is FastTrack (Flanagan and Freund, PLDI 2009) with lane masks: an access is
 // forgotten once a later one stands for it.
+//
+// Most accesses are reads of what every warp of a CTA reads. So each warp's latest read of a chunk has a place
+// of its own, where the warp finds it without looking at the others'; a chunk only says which warps have one.
 #pragma once
 
 #include "emulator/check/clocks.h"
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <span>
 
 namespace deep_gemm::emulator {
@@ -43,6 +48,7 @@ class AccessList {
   public:
     [[nodiscard]] Access* begin() { return more_ ? more_.get() : &one_; }
     [[nodiscard]] Access* end() { return begin() + size_; }
+    [[nodiscard]] bool empty() const { return size_ == 0; }
     void clear() { size_ = 0; }
     void push(const Access& access) {
         if (size_ == capacity_) grow();
@@ -94,12 +100,18 @@ class Accesses {
     }
 
   private:
-    static constexpr u32 kPageBytes = 1024;
+    static constexpr u32 kPageBytes = 1024, kPageChunks = kPageBytes / kAccessChunkBytes;
+    static constexpr u32 kReaders = 64;  // warps with places of their own; later ones use the list
+
     struct Chunk {
-        AccessList writes, reads;
+        AccessList writes;
+        AccessList reads;  // of engines, and what a warp read before its latest read, or in another way
+        u64 readers = 0;   // warps whose latest read stands in the page's `latest`
     };
+    using Latest = std::array<Access, kPageChunks>;
     struct Page {
-        Chunk chunks[kPageBytes / kAccessChunkBytes];
+        Chunk chunks[kPageChunks];
+        std::array<std::unique_ptr<Latest>, kReaders> latest;  // by warp
         u64 generation = 0;
     };
     // The accesses an engine's transfer found to be ordered: neighbours mostly have the same.
@@ -107,10 +119,17 @@ class Accesses {
         Access writes, reads;
     };
 
-    Chunk& chunk(u32 offset);
+    Page& page(u32 offset);
+    static Chunk& chunk(Page& page, u32 offset) { return page.chunks[index(offset)]; }
+    static u32 index(u32 offset) { return offset % kPageBytes / kAccessChunkBytes; }
+    // Calls visit(a read of the chunk) until one is true.
+    template <typename Visit>
+    static bool any_read(Page& page, u32 offset, Visit visit);
+    bool merge_read(Chunk& chunk, const Access& access);
+
     const Race* report(const Access& earlier, bool writes, const Observer& observer, u32 offset);
-    const Race* check(AccessList& list, bool writes, std::span<const Observer> observers, u32 offset,
-                      Access& checked);
+    bool ordered(const Access& earlier, bool writes, std::span<const Observer> observers, u32 offset,
+                 Access& checked);
     const Race* engine_read_chunk(std::span<const Observer> observers, const Access& access, u32 offset,
                                   Checked& checked);
 
