@@ -37,20 +37,45 @@ Accesses::Page& Accesses::page(u32 offset) {
     std::unique_ptr<Page>& page = pages_[offset / kPageBytes];
     if (!page) page = std::make_unique<Page>();
     if (page->generation != generation_) {
-        for (Chunk& c : page->chunks) c.writes.clear(), c.reads.clear(), c.readers = 0;
+        for (Chunk& c : page->chunks) c.clear();
+        for (u32 warp : page->readers) std::fill_n(page->latest[warp]->present, kWords, 0);
+        page->readers.clear();
         page->generation = generation_;
     }
     return *page;
 }
 
+Accesses::Latest& Accesses::latest_of(Page& page, u32 warp) {
+    if (page.latest.size() <= warp) page.latest.resize(num_warps_);
+    std::unique_ptr<Latest>& latest = page.latest[warp];
+    if (!latest) latest = std::make_unique<Latest>();
+    const u64* present = latest->present;
+    if ((present[0] | present[1] | present[2] | present[3]) == 0) {
+        if (std::find(page.readers.begin(), page.readers.end(), warp) == page.readers.end())
+            page.readers.push_back(warp);
+    }
+    return *latest;
+}
+
+template <typename Visit>
+bool Accesses::any_place(Page& page, u32 offset, Visit visit) {
+    if (!chunk(page, offset).placed) return false;
+    const u64 bit = u64{1} << index(offset);
+    for (u32 warp : page.readers) {
+        Latest& latest = *page.latest[warp];
+        for (u32 word = 0; word < kWords; ++word)
+            if ((latest.present[word] & bit) != 0 &&
+                visit(latest.reads[word][index(offset)], latest.present[word]))
+                return true;
+    }
+    return false;
+}
+
 template <typename Visit>
 bool Accesses::any_read(Page& page, u32 offset, Visit visit) {
-    Chunk& c = chunk(page, offset);
-    for (Access& e : c.reads)
+    for (Access& e : chunk(page, offset).reads)
         if (visit(e)) return true;
-    for (u64 left = c.readers; left != 0; left &= left - 1)
-        if (visit((*page.latest[static_cast<u32>(std::countr_zero(left))])[index(offset)])) return true;
-    return false;
+    return any_place(page, offset, [&](const Access& e, u64&) { return visit(e); });
 }
 
 const Race* Accesses::report(const Access& earlier, bool writes, const Observer& observer, u32 offset) {
@@ -87,28 +112,24 @@ const Race* Accesses::read(const Observer& observer, Access access, u32 offset, 
             return true;
         }
         if (!c.reads.empty() && merge_read(c, access)) return false;
-        const auto list = [&](const Access& read) {
-            c.reads.erase_if(
-                [&](const Access& e) { return (e.bytes & ~mask) == 0 && knows(observer, e, false); });
-            c.reads.push(read);
-        };
-        if (access.unit >= std::min(num_warps_, kReaders)) {
-            list(access);
-            return false;
-        }
-        std::unique_ptr<Latest>& latest = page.latest[access.unit];
-        if (!latest) latest = std::make_unique<Latest>();
-        Access& mine = (*latest)[index(at)];
-        const u64 bit = u64{1} << access.unit;
-        if ((c.readers & bit) != 0) {
+        Latest& latest = latest_of(page, access.unit);
+        const u32 word = static_cast<u32>(std::countr_zero(mask)) / 4;
+        const u64 bit = u64{1} << index(at);
+        Access& mine = latest.reads[word][index(at)];
+        if ((latest.present[word] & bit) != 0) {
             if (mine.time == access.time && mine.bytes == mask && mine.strong == access.strong) {
                 mine.lanes |= access.lanes;
                 return false;
             }
             if ((mine.bytes & ~mask) == 0) mine.lanes &= ~access.lanes;
-            if (mine.lanes != 0) list(mine);
+            if (mine.lanes != 0) {
+                c.reads.erase_if(
+                    [&](const Access& e) { return (e.bytes & ~mask) == 0 && knows(observer, e, false); });
+                c.reads.push(mine);
+            }
         }
-        c.readers |= bit;
+        latest.present[word] |= bit;
+        c.placed = true;
         mine = access;
         return false;
     });
@@ -140,10 +161,10 @@ const Race* Accesses::write(const Observer& observer, Access access, u32 offset,
         };
         c.writes.erase_if(cover);
         c.reads.erase_if(cover);
-        for (u64 left = c.readers; left != 0; left &= left - 1) {
-            const u32 unit = static_cast<u32>(std::countr_zero(left));
-            if (cover((*page.latest[unit])[index(at)])) c.readers &= ~(u64{1} << unit);
-        }
+        any_place(page, at, [&](Access& e, u64& present) {
+            if (cover(e)) present &= ~(u64{1} << index(at));
+            return false;
+        });
         for (Access& e : c.writes) {
             if (!same_event(e, access) || e.lanes != access.lanes || e.pc != access.pc) continue;
             e.bytes |= mask;
@@ -212,9 +233,11 @@ const Race* Accesses::engine_write(const Observer& observer, const Access& acces
             return !ordered(e, false, {&observer, 1}, at, checked.reads);
         };
         if (any_read(page, at, unordered)) return &race_;
-        c.writes.clear();
-        c.reads.clear();
-        c.readers = 0;
+        any_place(page, at, [&](Access&, u64& present) {
+            present &= ~(u64{1} << index(at));
+            return false;
+        });
+        c.clear();
         c.writes.push(whole);
     }
     return nullptr;

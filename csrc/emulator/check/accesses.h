@@ -4,14 +4,13 @@
 // the schedule did. The method is FastTrack (Flanagan and Freund, PLDI 2009) with lane masks: an access is
 // forgotten once a later one stands for it.
 //
-// Most accesses are reads of what every warp of a CTA reads. So each warp's latest read of a chunk has a place
-// of its own, where the warp finds it without looking at the others'; a chunk only says which warps have one.
+// Most accesses are reads of what every warp of a cluster reads. So each warp's latest read that starts in a
+// word has a place of its own, where the warp finds it without looking at the others'.
 #pragma once
 
 #include "emulator/check/clocks.h"
 
 #include <algorithm>
-#include <array>
 #include <bit>
 #include <span>
 
@@ -101,17 +100,23 @@ class Accesses {
 
   private:
     static constexpr u32 kPageBytes = 1024, kPageChunks = kPageBytes / kAccessChunkBytes;
-    static constexpr u32 kReaders = 64;  // warps with places of their own; later ones use the list
+    static constexpr u32 kWords = kAccessChunkBytes / 4;
 
     struct Chunk {
         AccessList writes;
-        AccessList reads;  // of engines, and what a warp read before its latest read, or in another way
-        u64 readers = 0;   // warps whose latest read stands in the page's `latest`
+        AccessList reads;     // of engines, and what a warp read before its latest read, or in another way
+        bool placed = false;  // there may be more reads, in the page's `latest`
+        void clear() { writes.clear(), reads.clear(), placed = false; }
     };
-    using Latest = std::array<Access, kPageChunks>;
+    // A warp's latest reads of the chunks of a page, by the word in which they start.
+    struct Latest {
+        u64 present[kWords] = {};  // chunks, as a mask
+        Access reads[kWords][kPageChunks];
+    };
     struct Page {
         Chunk chunks[kPageChunks];
-        std::array<std::unique_ptr<Latest>, kReaders> latest;  // by warp
+        std::vector<std::unique_ptr<Latest>> latest;  // by warp of the cluster
+        std::vector<u32> readers;                     // warps with places in use
         u64 generation = 0;
     };
     // The accesses an engine's transfer found to be ordered: neighbours mostly have the same.
@@ -125,6 +130,11 @@ class Accesses {
     // Calls visit(a read of the chunk) until one is true.
     template <typename Visit>
     static bool any_read(Page& page, u32 offset, Visit visit);
+    // Calls visit(place, bit of the chunk in `present`) for the chunk's reads in places of their own, until
+    // one is true.
+    template <typename Visit>
+    static bool any_place(Page& page, u32 offset, Visit visit);
+    Latest& latest_of(Page& page, u32 warp);
     bool merge_read(Chunk& chunk, const Access& access);
 
     const Race* report(const Access& earlier, bool writes, const Observer& observer, u32 offset);
