@@ -1,4 +1,4 @@
-// index_scores() and top_k() of model_ops.h: which cached rows sparse attention reads.
+// index_scores() of model_ops.h: what decides which cached rows sparse attention reads.
 #include "op/model_check.h"
 #include "op/model_ops.h"
 
@@ -9,7 +9,7 @@ namespace deep_gemm::op {
 namespace {
 
 constexpr const char* kHeader = "deep_gemm/kernel/indexer.cuh";
-constexpr jit::KernelId kScores{"index_scores", kHeader}, kMma{"index_mma", kHeader}, kTopK{"top_k", kHeader};
+constexpr jit::KernelId kScores{"index_scores", kHeader}, kMma{"index_mma", kHeader};
 
 // What this depends on is the same for any number of tokens.
 bool takes_mma(const IndexScoreArguments& a) {
@@ -72,26 +72,6 @@ void index_scores(const IndexScoreArguments& a) {
     else
         launch(checks.device(), kScores, spec, {blocks(kIndexRowsOfBlock), kIndexThreads}, a.stream, params,
                memory);
-}
-
-void top_k(const TopKArguments& a) {
-    ModelChecks checks("top_k");
-    checks.array("scores", a.scores, {Format::fp32}, {-1, -1});
-    const i64 tokens = a.scores.shape[0];
-    checks.vector("positions", a.positions, {Format::int32}, {tokens});
-    checks.vector("picks", a.picks, {Format::int32}, {tokens, -1});
-    DG_CHECK(a.picks.shape[1] >= 1, value, "top_k: picks has shape {}, expected at least one column",
-             shape_text(a.picks));
-    DG_CHECK(a.ratio >= 1, value, "top_k: got ratio 0, expected at least 1");
-    const TopKParams params{.scores = pointer_of<const float>(a.scores),
-                            .scores_stride = stride_of(a.scores, 0),
-                            .positions = pointer_of<const i32>(a.positions),
-                            .picks = pointer_of<i32>(a.picks),
-                            .columns = as_u32(a.scores.shape[1]),
-                            .k = as_u32(a.picks.shape[1]),
-                            .ratio = a.ratio};
-    launch(checks.device(), kTopK, TopKSpec{}, {as_u32(tokens), kTopKThreads}, a.stream, params,
-           {reads(a.scores), reads(a.positions), writes(a.picks)});
 }
 
 }  // namespace deep_gemm::op

@@ -189,19 +189,19 @@ def hc_mix() -> tuple[Any, str]:
 
 def top_k() -> tuple[Any, str]:
     rng = np.random.default_rng(3)
-    scores = np.round(real(rng, (2, 1000))).astype(np.float32)
-    scores[1] = np.where(rng.random(1000) < 0.5, -0.0, 0.0)
+    n, cluster = 33000, 8
+    scores = np.round(real(rng, (2, n), scale=30)).astype(np.float32)
+    scores[1] = np.where(rng.random(n) < 0.5, -0.0, 0.0)
     expected = np.stack([ref.top_k(row, 100) for row in scores])
     arrays = {
         "scores": scores,
-        "positions": np.full(2, 999, np.int32),
+        "positions": np.full(2, n - 1, np.int32),
         "picks": np.full((2, 100), -7, np.int32),
     }
-    params = pack("scores", (1000,), "positions", "picks", 1000, 100, 1)
-    launch = bugs.Launch(
-        "deep_gemm::top_k<kSpec>", (2,), 1024, 16384, arrays, params, {"picks": expected.astype(np.float64)}
-    )
-    return launch, text("indexer", "TopKSpec", "")
+    params = pack("scores", (n,), "positions", "picks", n, 100, 1)
+    launch = bugs.Launch("deep_gemm::top_k<kSpec>", (2 * cluster,), 1024, 66048, arrays, params,
+                         {"picks": expected.astype(np.float64)}, cluster=cluster)  # fmt: skip
+    return launch, text("top_k", "TopKSpec", f".cluster = {cluster}")
 
 
 def attention() -> tuple[Any, str]:
@@ -353,9 +353,15 @@ BUGS = [
     ("hc_mix", Bug("comb transposed", "row * H * H + i, comb[i / H][i % H]", "row * H * H + i, comb[i % H][i / H]", 8)),
     ("hc_mix", Bug("post without its factor", "const float post = 2 * sigmoid", "const float post = sigmoid", 8)),
     ("top_k", Bug("counted before the bins are cleared", "bins + i * 4, 0);\n        ptx::sync_threads();", "bins + i * 4, 0);")),
-    ("top_k", Bug("ties beyond the last place", "is_equal && equal_before < wanted", "is_equal && equal_before <= wanted", 8)),
-    ("top_k", Bug("own warp counted as earlier", "if (w < warp) {\n                larger_before", "if (w <= warp) {\n                larger_before", 8)),
-    ("top_k", Bug("what lies above is forgotten", "wanted -= found.above;", "", 8)),
+    ("top_k", Bug("histograms read before they are there", "sync_cluster<S>();\n            half_", "ptx::sync_threads();\n            half_")),
+    ("top_k", Bug("bins of the pass cleared while they are read", "half_ ^= 1;\n            clear();", "clear();\n            half_ ^= 1;")),
+    ("top_k", Bug("histogram of the own CTA", "load_pair<S>(bins + (top - 1) * 4, from)", "load_pair<S>(bins + (top - 1) * 4, rank<S>())", 8)),
+    ("top_k", Bug("ties beyond the last place", "is_equal && e < wanted", "is_equal && e <= wanted", 8)),
+    ("top_k", Bug("own warp counted as earlier", "from == rank && lane < warp", "from == rank && lane <= warp", 8)),
+    ("top_k", Bug("what lies above is forgotten", "t.wanted -= found.y;", "", 8)),
+    ("top_k", Bug("maxima of absent scores", "if (present) count_one(largest);", "count_one(0xffffffffu);", 8)),
+    ("top_k", Bug("scores overwritten before they are read", "ptx::sync_warp();  // all have read", "// all have read")),
+    ("top_k", Bug("places of the first score that stays", "at * 2, base + lane);", "at * 2, base);", 8)),
     ("top_k", Bug("zeros of two signs", "codec::bits_of_float(value + 0.0f)", "codec::bits_of_float(value)", 8)),
     ("attention", Bug("tile overwritten while it is read", "sums[u] = sum;\n            }\n            ptx::sync_threads();", "sums[u] = sum;\n            }")),
     ("attention", Bug("window of one row less", "end - p.window : 0;", "end - p.window + 1 : 0;", 8)),

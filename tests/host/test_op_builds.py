@@ -54,7 +54,7 @@ KERNELS = {
         "compressor_restore": [""],
     },
     ("indexer", "IndexScoreSpec"): {"index_scores": ["", ".query = Format::bf16, .rows = Format::bf16"]},
-    ("indexer", "TopKSpec"): {"top_k": [""]},
+    ("top_k", "TopKSpec"): {"top_k": ["", ".held = 32768", ".cluster = 8", ".cluster = 8, .held = 32768"]},
     ("attention", "AttentionSpec"): {"attention": ["", ALL_FP8]},
     ("latent_mma", "LatentMmaSpec"): {"latent_mma": [ALL_SEEN, ALL_SEEN + ", .split = true"]},
     ("latent_mma", "LatentMergeSpec"): {"latent_merge": [ALL_SEEN]},

@@ -117,6 +117,26 @@ def test_many_rows(device: Any) -> None:
     assert (picks_of(device, scores, last(n), 512)[0] == ref.top_k(scores[0], 512)).all()
 
 
+@pytest.mark.parametrize("n", [9000, 33000])
+@pytest.mark.parametrize("kind", ["random", "ascending", "few values", "mostly nan"])
+def test_scores_shared_by_a_cluster(device: Any, n: int, kind: str) -> None:
+    """Few tokens with many rows; the largest may be neighbours, and all of one warp."""
+    rng = np.random.default_rng(n)
+    scores = real(rng, (2, n))
+    if kind == "ascending":
+        scores = np.sort(scores, axis=1)
+    elif kind == "few values":
+        scores = np.round(scores).astype(np.float32)
+    elif kind == "mostly nan":
+        scores[rng.random((2, n)) < 0.98] = np.nan
+    positions = np.array([n - 1, n - 70], np.int32)
+    picks = picks_of(device, scores, positions, 512)
+    for t in range(2):
+        assert (picks[t] == ref.top_k(scores[t, : positions[t] + 1], 512)).all()
+    alone = picks_of(device, np.repeat(scores[:1], 20, axis=0), last(n, 20), 512)
+    assert (alone == picks[0]).all()
+
+
 def test_rows_are_independent(device: Any) -> None:
     rng = np.random.default_rng(3)
     query, weights, rows = real(rng, (4, 3, 128)), real(rng, (4, 3)), real(rng, (1, 50, 128))

@@ -1,26 +1,15 @@
-// Lightning indexer (spec/indexer.h): index_scores, a warp for eight rows; top_k, a CTA a token, a radix
-// select over the scores' order and one pass that collects in order of indices. Called by op/indexer.cpp.
+// Lightning indexer (spec/indexer.h): scores of compressed rows, on CUDA cores a warp for eight rows, on
+// tensor cores for sixteen. Which of them are the largest: kernel/top_k.cuh. Called by op/indexer.cpp.
 #pragma once
 
 #include <deep_gemm/spec/indexer.h>
-#include <deep_gemm/tile/order.h>
 #include <deep_gemm/tile/real.h>
 #include <deep_gemm/tile/reduce.h>
+#include <deep_gemm/tile/visible_rows.h>
 #include <deep_gemm/ptx/mma_sync.h>
 #include <deep_gemm/ptx/shared_words.h>
 
 namespace deep_gemm {
-
-namespace index_detail {
-
-/// Rows that the query at a position sees.
-DG_DEVICE u32 visible_rows(i32 position, u32 ratio, u32 limit) {
-    if (position < 0) return 0;
-    const u32 rows = (static_cast<u32>(position) + 1) / ratio;
-    return rows < limit ? rows : limit;
-}
-
-}  // namespace index_detail
 
 template <IndexScoreSpec S>
 DG_KERNEL(kIndexThreads, 4)
@@ -28,8 +17,7 @@ index_scores(DG_GRID_CONSTANT const IndexScoreParams p) {
     ptx::grid_dependency_launch();
     ptx::grid_dependency_wait();
     const u32 token = ptx::block_index() % p.tokens, sequence = tile::sequence_of(p.sequences, token);
-    const u32 visible =
-        index_detail::visible_rows(ptx::ld_global_s32(p.positions + token), p.ratio, p.num_rows);
+    const u32 visible = tile::visible_rows(ptx::ld_global_s32(p.positions + token), p.ratio, p.num_rows);
     const u32 first =
         ptx::block_index() / p.tokens * kIndexRowsOfBlock + ptx::warp_index() * kIndexRowsOfWarp;
     if (sequence >= p.sequences_count || first >= visible || visible <= p.only_above) return;
@@ -94,8 +82,7 @@ index_mma(DG_GRID_CONSTANT const IndexScoreParams p) {
     ptx::grid_dependency_launch();
     ptx::grid_dependency_wait();
     const u32 token = ptx::block_index() % p.tokens, sequence = tile::sequence_of(p.sequences, token);
-    const u32 visible =
-        index_detail::visible_rows(ptx::ld_global_s32(p.positions + token), p.ratio, p.num_rows);
+    const u32 visible = tile::visible_rows(ptx::ld_global_s32(p.positions + token), p.ratio, p.num_rows);
     const u32 block = ptx::block_index() / p.tokens * kIndexMmaRows;
     if (sequence >= p.sequences_count || block >= visible || visible <= p.only_above) return;
     const u32 lane = ptx::lane_index(), first = block + ptx::warp_index() * kIndexMmaWarpRows;
@@ -145,128 +132,6 @@ index_mma(DG_GRID_CONSTANT const IndexScoreParams p) {
         const u32 row = first + lane / 4 + half * 8;
         if (lane % 4 == 0 && row < visible)
             ptx::st_global_f32(p.scores + token * p.scores_stride + row, sum * p.scale);
-    }
-}
-
-namespace top_k_detail {
-
-struct Found {
-    u32 bin, above;
-};
-
-/// The bin in which the `wanted`-th largest lies and how many lie in higher bins. All threads call; a thread
-/// has two neighbouring bins, the first one the highest.
-template <TopKSpec S>
-DG_DEVICE Found find_bin(ptx::SharedAddress smem, u32 wanted) {
-    constexpr TopKSmem kPlan = plan_smem(S);
-    static_assert(kTopKBins == 2 * kTopKThreads);
-    const u32 lane = ptx::lane_index(), warp = ptx::warp_index();
-    const u32 top = kTopKBins - 1 - ptx::thread_index() * 2;
-    const u32 first = ptx::ld_shared_u32(smem + kPlan.bins + top * 4);
-    const u32 sum = first + ptx::ld_shared_u32(smem + kPlan.bins + (top - 1) * 4);
-    u32 through = sum;
-#pragma unroll
-    for (u32 delta = 1; delta < 32; delta *= 2) {
-        const u32 lower = ptx::shfl_up(through, delta);
-        if (lane >= delta) through += lower;
-    }
-    if (lane == 31) ptx::st_shared_u32(smem + kPlan.counts + warp * 4, through);
-    ptx::sync_threads();
-    // Lane w has the count of warp w; the lanes below the own warp's number are added.
-    u32 earlier = lane < warp ? ptx::ld_shared_u32(smem + kPlan.counts + lane * 4) : 0;
-#pragma unroll
-    for (u32 mask = 16; mask > 0; mask /= 2) earlier += ptx::shfl_bfly_u32(earlier, mask);
-    const u32 above = earlier + through - sum;
-    if (above < wanted && wanted <= above + sum) {
-        const bool upper = wanted <= above + first;
-        ptx::st_shared_u32(smem + kPlan.found, upper ? top : top - 1);
-        ptx::st_shared_u32(smem + kPlan.found + 4, upper ? above : above + first);
-    }
-    ptx::sync_threads();
-    return {ptx::ld_shared_u32(smem + kPlan.found), ptx::ld_shared_u32(smem + kPlan.found + 4)};
-}
-
-}  // namespace top_k_detail
-
-template <TopKSpec S>
-DG_KERNEL(kTopKThreads, 2)
-top_k(DG_GRID_CONSTANT const TopKParams p) {
-    constexpr TopKSmem kPlan = plan_smem(S);
-    constexpr u32 kWarps = kTopKThreads / 32;
-    ptx::grid_dependency_launch();
-    ptx::grid_dependency_wait();
-    const u32 token = ptx::block_index(), thread = ptx::thread_index(), lane = ptx::lane_index();
-    const ptx::SharedAddress smem = ptx::dynamic_smem();
-    const u32 count = index_detail::visible_rows(ptx::ld_global_s32(p.positions + token), p.ratio, p.columns);
-    i32* picks = p.picks + static_cast<u64>(token) * p.k;
-    if (count <= p.k) {
-        for (u32 i = thread; i < p.k; i += kTopKThreads)
-            ptx::st_global_s32(picks + i, i < count ? static_cast<i32>(i) : -1);
-        return;
-    }
-    const float* scores = p.scores + token * p.scores_stride;
-    const auto order_at = [&](u32 i) { return tile::order_of(ptx::ld_global_f32(scores + i)); };
-    u32 held[kTopKHeld];
-#pragma unroll
-    for (u32 j = 0; j < kTopKHeld; ++j) {
-        const u32 i = thread + j * kTopKThreads;
-        held[j] = i < count ? order_at(i) : 0;
-    }
-
-    // The k-th largest, a digit at a time; the last one has fewer bits.
-    u32 threshold = 0, known = 0, wanted = p.k;
-    for (u32 top = 32; top > 0;) {
-        const u32 bits = top < kTopKDigit ? top : kTopKDigit, shift = top - bits, mask = (1u << bits) - 1;
-        for (u32 i = thread; i < kTopKBins; i += kTopKThreads)
-            ptx::st_shared_u32(smem + kPlan.bins + i * 4, 0);
-        ptx::sync_threads();
-        const auto count_one = [&](u32 order) {
-            if ((order & known) == threshold)
-                ptx::red_shared_add_u32(smem + kPlan.bins + (order >> shift & mask) * 4, 1);
-        };
-#pragma unroll
-        for (u32 j = 0; j < kTopKHeld; ++j)
-            if (thread + j * kTopKThreads < count) count_one(held[j]);
-        for (u32 i = thread + kTopKHeld * kTopKThreads; i < count; i += kTopKThreads) count_one(order_at(i));
-        ptx::sync_threads();
-        const auto found = top_k_detail::find_bin<S>(smem, wanted);
-        threshold |= found.bin << shift;
-        known |= mask << shift;
-        wanted -= found.above;
-        top = shift;
-    }
-
-    // In order of indices: all above the threshold, and the first `wanted` of those equal to it.
-    u32 larger = 0, equal = 0;
-    const u32 warp = ptx::warp_index();
-    for (u32 base = 0; base < count; base += kTopKThreads) {
-        const u32 i = base + thread;
-        const u32 order = i < count ? order_at(i) : 0;
-        const bool is_larger = i < count && order > threshold, is_equal = i < count && order == threshold;
-        const u32 larger_mask = ptx::ballot(is_larger), equal_mask = ptx::ballot(is_equal);
-        const ptx::SharedAddress counts = smem + kPlan.counts;
-        if (lane == 0) {
-            ptx::st_shared_u32(counts + warp * 8, ptx::popc(larger_mask));
-            ptx::st_shared_u32(counts + warp * 8 + 4, ptx::popc(equal_mask));
-        }
-        ptx::sync_threads();
-        u32 larger_before = larger, equal_before = equal;
-        for (u32 w = 0; w < kWarps; ++w) {
-            const u32 l = ptx::ld_shared_u32(counts + w * 8), e = ptx::ld_shared_u32(counts + w * 8 + 4);
-            if (w < warp) {
-                larger_before += l;
-                equal_before += e;
-            }
-            larger += l;
-            equal += e;
-        }
-        const u32 lower = (1u << lane) - 1;
-        larger_before += ptx::popc(larger_mask & lower);
-        equal_before += ptx::popc(equal_mask & lower);
-        if (is_larger || (is_equal && equal_before < wanted))
-            ptx::st_global_s32(picks + larger_before + (equal_before < wanted ? equal_before : wanted),
-                               static_cast<i32>(i));
-        ptx::sync_threads();
     }
 }
 

@@ -13,6 +13,9 @@ DG_DEVICE u32 ld_shared_u32(SharedAddress address) {
 DG_DEVICE void st_shared_u32(SharedAddress address, u32 value) {
     asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
 }
+DG_DEVICE void st_shared_u16(SharedAddress address, u32 value) {
+    asm volatile("st.shared.u16 [%0], %1;" ::"r"(address), "h"(static_cast<u16>(value)) : "memory");
+}
 DG_DEVICE u64 ld_shared_u64(SharedAddress address) {
     u64 value;
     asm volatile("ld.shared.u64 %0, [%1];" : "=l"(value) : "r"(address) : "memory");
@@ -30,6 +33,14 @@ DG_DEVICE float ld_cluster_f32(SharedAddress address) {
     float value;
     asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
     return value;
+}
+DG_DEVICE UInt2 ld_cluster_v2_u32(SharedAddress address) {
+    UInt2 v;
+    asm volatile("ld.shared::cluster.v2.u32 {%0, %1}, [%2];"
+                 : "=r"(v.x), "=r"(v.y)
+                 : "r"(address)
+                 : "memory");
+    return v;
 }
 /// red.shared.add: sums of integers do not depend on the order.
 DG_DEVICE void red_shared_add_u32(SharedAddress address, u32 value) {

@@ -1,4 +1,4 @@
-// Lightning indexer: scores of compressed rows, and the exact choice of the largest.
+// Lightning indexer: scores of compressed rows. The choice of the largest: spec/top_k.h.
 #pragma once
 
 #include <deep_gemm/spec/view.h>
@@ -58,37 +58,5 @@ constexpr void visit_fields(Visitor&&, const IndexMmaSpec&) {}
 constexpr IndexSmem plan_smem(const IndexMmaSpec&) {
     return {.bytes = kIndexMmaHeads * (kIndexPitch + 4)};
 }
-
-constexpr u32 kTopKThreads = 1024;
-constexpr u32 kTopKHeld = 4;    // scores that a thread keeps in registers
-constexpr u32 kTopKDigit = 11;  // bits of the order that a pass decides
-constexpr u32 kTopKBins = 1u << kTopKDigit;
-
-struct TopKSpec {
-    friend constexpr bool operator==(const TopKSpec&, const TopKSpec&) = default;
-};
-template <typename Visitor>
-constexpr void visit_fields(Visitor&&, const TopKSpec&) {}
-
-struct TopKSmem {
-    u32 bins;    // a count for each value of a digit
-    u32 found;   // bin and what lies above it
-    u32 counts;  // a number a warp of what is in its bins; of a chunk: larger and equal, a pair a warp
-    u32 bytes;
-};
-constexpr TopKSmem plan_smem(const TopKSpec&) {
-    return {.bins = 0,
-            .found = kTopKBins * 4,
-            .counts = kTopKBins * 4 + 8,
-            .bytes = kTopKBins * 4 + 8 + kTopKThreads / 32 * 8};
-}
-
-struct TopKParams {
-    const float* scores;  // [tokens, columns]
-    u64 scores_stride;
-    const i32* positions;
-    i32* picks;  // [tokens, k]
-    u32 columns, k, ratio;
-};
 
 }  // namespace deep_gemm

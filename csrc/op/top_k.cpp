@@ -1,0 +1,48 @@
+// top_k() of model_ops.h: the largest scores of each token, exactly.
+#include "op/model_check.h"
+#include "op/model_ops.h"
+
+#include <deep_gemm/spec/top_k.h>
+
+namespace deep_gemm::op {
+
+namespace {
+
+constexpr jit::KernelId kTopK{"top_k", "deep_gemm/kernel/top_k.cuh"};
+
+// Few tokens with many scores leave most of a GPU idle when one CTA has them all; and what a CTA cannot hold
+// it reads again in each pass. The result depends on neither.
+TopKSpec spec_for(u32 tokens, u32 columns) {
+    constexpr u32 kFewTokens = 16;
+    TopKSpec spec;
+    const bool share = columns > kTopKMaxHeld || (columns > spec.held && tokens <= kFewTokens);
+    if (share) spec.cluster = kTopKMaxCluster;
+    while (spec.held < kTopKMaxHeld && spec.held * spec.cluster < columns) spec.held *= 2;
+    return spec;
+}
+
+}  // namespace
+
+void top_k(const TopKArguments& a) {
+    ModelChecks checks("top_k");
+    checks.array("scores", a.scores, {Format::fp32}, {-1, -1});
+    const i64 tokens = a.scores.shape[0];
+    checks.vector("positions", a.positions, {Format::int32}, {tokens});
+    checks.vector("picks", a.picks, {Format::int32}, {tokens, -1});
+    DG_CHECK(a.picks.shape[1] >= 1, value, "top_k: picks has shape {}, expected at least one column",
+             shape_text(a.picks));
+    DG_CHECK(a.ratio >= 1, value, "top_k: got ratio 0, expected at least 1");
+    const TopKParams params{.scores = pointer_of<const float>(a.scores),
+                            .scores_stride = stride_of(a.scores, 0),
+                            .positions = pointer_of<const i32>(a.positions),
+                            .picks = pointer_of<i32>(a.picks),
+                            .columns = as_u32(a.scores.shape[1]),
+                            .k = as_u32(a.picks.shape[1]),
+                            .ratio = a.ratio};
+    const TopKSpec spec = spec_for(as_u32(tokens), params.columns);
+    launch(checks.device(), kTopK, spec,
+           {grid_of("top_k", static_cast<u64>(tokens) * spec.cluster), kTopKThreads, spec.cluster}, a.stream,
+           params, {reads(a.scores), reads(a.positions), writes(a.picks)});
+}
+
+}  // namespace deep_gemm::op
