@@ -42,6 +42,7 @@ __all__: list[str] = [
     "explain_fp4",
     "explain_linear",
     "fp4_kernel_source",
+    "fp4_packed_sizes",
     "fp8_fp4_gemm_nt",
     "fp8_gemm_nt",
     "fused_moe_into",
@@ -99,6 +100,7 @@ __all__: list[str] = [
     "op_top_k",
     "open_bundle",
     "pack_fp4",
+    "pack_fp4_on_device",
     "plan",
     "plan_fp4",
     "plan_weight_gemm",
@@ -799,6 +801,17 @@ def fp4_kernel_source(spec: Fp4GemmSpec) -> KernelSource:
     The source of an Fp4GemmSpec's kernel.
     """
 
+def fp4_packed_sizes(
+    experts: typing.SupportsInt | typing.SupportsIndex,
+    n: typing.SupportsInt | typing.SupportsIndex,
+    k: typing.SupportsInt | typing.SupportsIndex,
+    form: str,
+    num_runs: typing.SupportsInt | typing.SupportsIndex | None = None,
+) -> tuple[int, int]:
+    """
+    Elements of the blobs (int8) and row_scales (fp32) of packed weights, by default of one run for each block of 64 rows.
+    """
+
 def fp8_fp4_gemm_nt(
     a,
     b,
@@ -1310,6 +1323,20 @@ def pack_fp4(
 ) -> Fp4Weights:
     """
     Packs host memory: codes [experts, n, k / 2], UE8M0 scales [experts, n, k / 32], or E4M3 scales [experts, n, k / 16] and fp32 globals [experts, n]; deep_gemm.pack_fp4_weights takes tensors.
+    """
+
+def pack_fp4_on_device(
+    codes: typing.Any,
+    scales: typing.Any,
+    globals: typing.Any,
+    outputs: Fp4Weights,
+    forced: bool,
+    *,
+    device: typing.Any = None,
+    stream: typing.SupportsInt | typing.SupportsIndex | None = None,
+) -> Fp4Weights | None:
+    """
+    Packs memory of a device, and waits for it: codes [experts, n, k / 2], scales [experts, n, k / group], fp32 globals [experts, n] or None, into the tensors of `outputs`, whose form is taken unless it is not forced and another takes fewer bytes. None: done, and outputs.report says what was found. Else what the outputs must be, form and runs (in host memory): call again with tensors for these.
     """
 
 def plan(problem: str, device: typing.Any = None) -> dict[str, typing.Any]:

@@ -55,6 +55,18 @@ def test_arrange_builds(groups: str) -> None:
     assert stats["registers"] <= 64, "four CTAs of 256 threads share an SM"
 
 
+@pytest.mark.parametrize("form", ["mx_e4m3", "mx_e5m2", "nv_single", "nv_exact"])
+def test_the_packer_builds(form: str) -> None:
+    spec = f"deep_gemm::Fp4PackSpec{{.form = deep_gemm::Fp4Form::{form}}}"
+    source = _C.KernelSource(
+        "fp4_pack", "#include <deep_gemm/kernel/fp4_pack.cuh>\n", f"deep_gemm::fp4_pack<{spec}>"
+    )
+    stats = _C.build(source).stats
+    assert stats["warnings"] == []
+    assert stats["spill_store_bytes"] == stats["spill_load_bytes"] == stats["stack_bytes"] == 0
+    assert stats["registers"] <= 80, "two CTAs of 384 threads share an SM"
+
+
 def test_an_illegal_spec_has_no_source() -> None:
     with pytest.raises(ValueError, match="accumulators do not fit"):
         _C.fp4_kernel_source(deep_gemm.Fp4GemmSpec(block_m=128, warpgroups=4, load_warps=2))

@@ -159,6 +159,16 @@ constexpr void fp4_store_scale(Fp4Form form, u8* blob, u32 row, u32 group, u32 s
     for (u32 i = 0; i < 3; ++i) put(bytes[i], 0xc0, (stored >> 2 * i & 3) << 6);
 }
 
+// The scale bytes of a thread, in the order of memory, from the lowest on, of what is stored for its groups:
+// those of the even row, then those of the odd one. fp4_store_scale() of them all.
+constexpr u32 fp4_thread_scales(Fp4Form form, const u32 (&stored)[4]) {
+    if (form == Fp4Form::mx_e4m3) return stored[0] | stored[1] << 4;
+    if (form == Fp4Form::mx_e5m2) return stored[0] | stored[1] << 8;
+    const u32 fourth = stored[3];
+    return stored[0] | (fourth & 3) << 6 | stored[1] << 8 | (fourth & 12) << 12 | stored[2] << 16 |
+           (fourth & 48) << 18;
+}
+
 // The 16-byte chunk, of the eight of a token's 128 bytes in shared memory, that gets 4-byte word `word` of
 // its activations, before the swizzle; it goes to the chunk's word activation_word(word).
 constexpr u32 activation_chunk(u32 word) {
