@@ -22,7 +22,7 @@ def record(nvfp4: bool, *block: np.ndarray) -> list[int]:
     names = ("rows_beyond_window",) if nvfp4 else ("rows_beyond_e4m3", "rows_beyond_e5m2")
     beyond = [reports[0][name] for name in names]
     none = 0xFFFFFFFF
-    return [*(runs + [1])[:2], *(beyond + [0])[:2], reports[0]["widest"], none, none, 0, 0, 0, 0, 0]
+    return [*[*runs, 1][:2], *[*beyond, 0][:2], reports[0]["widest"], none, none, 0, 0, 0, 0, 0]
 
 
 def make_launch(form: str) -> tuple[Launch, str]:

@@ -251,7 +251,7 @@ constexpr const char* why_illegal(const Fp4GemmSpec& s) {
     if (fp4_columns_of(s.block_m, s.block_m) != s.block_m)
         return "block_m is 8 to 48 in steps of 8, or 64 to 128 in steps of 16";
     if (s.block_m > 128) return "block_m is 128 at most";
-    if (s.warpgroups != 1 && s.warpgroups != 2 && s.warpgroups != 4) return "1, 2 or 4 warpgroups";
+    if (s.warpgroups > 4) return "1 to 4 warpgroups";
     if (s.k_blocks > 2) return "a stage holds one or two blobs";
     if (s.stages < 3 || s.stages > 48) return "3 to 48 stages";
     if (s.load_warps != 1 && s.load_warps != 2 && s.load_warps != 4)
