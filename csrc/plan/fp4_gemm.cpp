@@ -12,8 +12,8 @@ namespace {
 struct Arrangement {
     u32 warpgroups, ctas_per_sm, k_blocks;
 };
-constexpr Arrangement kArrangements[] = {{1, 3, 2}, {1, 2, 2}, {2, 2, 1}, {4, 1, 1},
-                                         {4, 1, 2}, {3, 1, 1}, {3, 1, 2}, {2, 1, 1}, {2, 1, 2}};
+constexpr Arrangement kArrangements[] = {{1, 3, 2}, {1, 2, 2}, {2, 2, 1}, {4, 1, 1}, {4, 1, 2},
+                                         {3, 1, 1}, {3, 1, 2}, {2, 1, 1}, {2, 1, 2}};
 constexpr u32 kBlocks[] = {8, 16, 24, 32, 40, 48, 64, 96, 128};
 constexpr u32 kLeastWideBlock = 48, kMostWideBlock = 256;  // of the wide kernel
 constexpr u32 kMostStages = 24;

@@ -106,6 +106,13 @@ Fp4Problem parse_fp4_problem(std::string_view text) {
              "problem: got m={} n={} k={} groups={}; expected all of at least 1, as in 'fp4_gemm m=64 n=4096 "
              "k=2048'",
              problem.m, problem.n, problem.k, problem.num_groups);
+    // What no call can be.
+    const u32 group = fp4_group_of(problem.form);
+    DG_CHECK(problem.k % group == 0, value,
+             "problem: k={} is no multiple of {}, the group of {}; pad the weights with zeros", problem.k,
+             group, name_of(problem.form));
+    DG_CHECK(problem.n % 2 == 0, value,
+             "problem: n={} is odd, expected an even number; pad the weights with a row of zeros", problem.n);
     return problem;
 }
 
