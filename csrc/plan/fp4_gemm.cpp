@@ -21,6 +21,7 @@ constexpr u32 kMostStages = 24;
 // What a kernel takes from its problem; `stages` for as much memory as there is.
 Fp4GemmSpec spec_for(const Fp4Problem& problem) {
     return {.form = problem.form,
+            .a = problem.a,
             .split = problem.split,
             .d = problem.d,
             .groups = problem.groups,
@@ -87,9 +88,9 @@ u32 grid_of(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& device
 }
 
 const char* why_unfit(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& device) {
-    if (s.form != p.form || s.split != p.split || s.d != p.d || s.groups != p.groups ||
+    if (s.form != p.form || s.a != p.a || s.split != p.split || s.d != p.d || s.groups != p.groups ||
         s.accumulate != p.accumulate || s.per_token != p.per_token)
-        return "the spec is for other weights, scales, outputs or groups";
+        return "the spec is for other weights, tokens, scales, outputs or groups";
     if (s.cluster > sms_of(p, device)) return "a cluster needs more SMs than there are";
     return nullptr;
 }
