@@ -93,7 +93,7 @@ def test_every_code_with_every_scale_is_exact(device: Any, form: str) -> None:
     deep_gemm.fp8_fp4_gemm_nt(
         put(device, np.eye(k).astype(ml_dtypes.bfloat16)), on_device(device, weights), out, device=device
     )
-    assert (take(out).T == expected).all()
+    assert (expected == take(out).T).all()
 
 
 def test_a_row_does_not_depend_on_its_batch() -> None:
