@@ -39,6 +39,11 @@ TITLES = {
         "The layer above with 4480 bytes for 64 x 128 weights instead of 4224. nv_single rounds a weight to one E4M3, "
         "nv_exact multiplies it as two. The peer is MXFP4 in the same rounds.",
     ),
+    "fp4_bf16": (
+        "MXFP4 weights, bf16 activations",
+        "The Flash layer above. The peer is FP8 activations in the same rounds; Marlin's times are not of this run, "
+        "bench/fp4_peer.py has them.",
+    ),
     "fused_moe": (
         "A whole mixture of experts",
         "fused_moe, MXFP4, of DeepSeek-V4-Flash: from routing to the combined output, tokens quantised, SwiGLU and the "

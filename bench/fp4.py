@@ -107,7 +107,7 @@ def copies_of(weights: deep_gemm.Fp4Weights) -> list[deep_gemm.Fp4Weights]:
 @dataclass
 class Layer:
     weights: deep_gemm.Fp4Weights
-    a: tuple[Tensor, Tensor]
+    a: Any  # (fp8, scales), or bf16
     d: Tensor
     lists: list[Routing]
     copies: list[deep_gemm.Fp4Weights] | None = None  # that take turns, once for all lists
@@ -132,7 +132,8 @@ class Layer:
         for entry in {0, one.counts.index(max(one.counts))}:
             slots = slice(one.starts[entry], one.starts[entry] + one.counts[entry])
             rows = one.a_rows[slots].long()
-            left = data.dequantised((self.a[0][rows], self.a[1][rows]))
+            fp8 = isinstance(self.a, tuple)
+            left = data.dequantised((self.a[0][rows], self.a[1][rows])) if fp8 else self.a[rows].float()
             reference = data.product(left, dequantised(self.weights, one.experts[entry]))
             worst = max(worst, data.require_close(self.d[one.d_rows[slots].long()], reference, 4e-3, what))
         return worst

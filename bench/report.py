@@ -21,6 +21,7 @@ SHOWN = (  # metric, text after the number
     ("of_copies", "x copies only"),
     ("of_flashinfer", "x FlashInfer"),
     ("of_flashinfer_by_read", "x by read ceilings"),
+    ("of_marlin", "x Marlin"),
     ("of_deepgemm_fp8", "x DeepGEMM FP8"),
     ("mean_of_flashinfer", "x FlashInfer, geometric mean"),
     ("worst_of_flashinfer", "x FlashInfer at worst"),

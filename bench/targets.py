@@ -113,6 +113,7 @@ UNITS = {
     "worst_regret": "x worst",
     "of_flashinfer": "x FlashInfer",
     "of_copies": "x copies only",
+    "of_marlin": "x Marlin",
     "mean_of_flashinfer": "x FlashInfer",
     "worst_of_flashinfer": "x FlashInfer",
 }
@@ -197,6 +198,11 @@ TARGETS: tuple[Target, ...] = (
         for tokens in NVFP4_TOKENS
     ),
     *_fp4_targets(),
+    *(
+        Target("fp4_bf16", fp4_point(MODELS[0], name, tokens), _at_least("of_marlin", 1.5))
+        for name, _, _ in MOE_SHAPES
+        for tokens in (1, 16, 64, 256, 1024, 4096)
+    ),
     Target("fused_moe", fused_moe_point(64), _at_most("us", 641)),  # 0.97 of the peer's two GEMMs alone
     *_gemv_targets(),
     *(
