@@ -828,7 +828,7 @@ def fp8_fp4_gemm_nt(
     stream=None,
 ):
     """
-    D = C + A B^T. a = (fp8 [m, k], fp32 scales [m, k / 128]), b the Fp4Weights of one matrix [n, k], d and c bf16 or fp32 [m, n]. Scales with stride 0 along K, one for each row, have faster kernels. The products are exact; sums are promoted to fp32 every 128 along K. With many tokens all FP4 operations but fused_moe use a workspace of the stream: CUDA graphs of such calls, captured on one stream after a first call, must not run at the same time (docs/fp4.md).
+    D = C + A B^T. a = (fp8 [m, k], fp32 scales [m, k / 128]), b the Fp4Weights of one matrix [n, k], d and c bf16 or fp32 [m, n]; or a bf16 [m, k], which weights of all forms but nv_single are widened for. Scales with stride 0 along K, one for each row, have faster kernels. The products are exact; sums are promoted to fp32 every 128 along K. With many tokens all FP4 operations but fused_moe use a workspace of the stream: CUDA graphs of such calls, captured on one stream, must not run at the same time (docs/fp4.md).
     """
 
 def fp8_gemm_nt(
@@ -865,6 +865,7 @@ def fused_moe_into(
     first_expert: typing.SupportsInt | typing.SupportsIndex = 0,
     weight_before_down: bool = True,
     invariant: bool = False,
+    bf16_activations: bool = False,
     *,
     device: typing.Any = None,
     stream: typing.SupportsInt | typing.SupportsIndex | None = None,
@@ -1134,7 +1135,7 @@ def moe_swiglu(
     stream: typing.SupportsInt | typing.SupportsIndex | None = None,
 ) -> None:
     """
-    codes, scales = fp8(bf16(silu(gate) * up * weight)) of h [slots, 2 n] (gate, then up), a scale for 128 channels; gate at most `limit`, up within +-limit; weights [T * top_k] by pair, or None.
+    codes, scales = fp8(bf16(silu(gate) * up * weight)) of h [slots, 2 n] (gate, then up), a scale for 128 channels, or bf16 codes and scales None; gate at most `limit`, up within +-limit; weights [T * top_k] by pair, or None.
     """
 
 def moe_workspace_bytes(
@@ -1144,6 +1145,7 @@ def moe_workspace_bytes(
     hidden: typing.SupportsInt | typing.SupportsIndex,
     intermediate: typing.SupportsInt | typing.SupportsIndex,
     fp4: bool = False,
+    bf16_activations: bool = False,
 ) -> int:
     """
     Bytes of workspace that fused_moe needs; a batch of fewer tokens needs no more.

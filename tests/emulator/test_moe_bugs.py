@@ -144,7 +144,9 @@ def swiglu_bf16() -> tuple[Launch, str]:
     rows[used] = t.astype(BF16).view(np.uint16)[used]
     launch.arrays = launch.arrays | {"codes": np.full((len(h), n), 0xA5A5, np.uint16)}
     launch.expected = {"codes": rows}
-    return launch, source("moe_swiglu", "MoeSwigluSpec kSpec{.d = Format::bf16, .limited = true, .weighted = true}")
+    return launch, source(
+        "moe_swiglu", "MoeSwigluSpec kSpec{.d = Format::bf16, .limited = true, .weighted = true}"
+    )
 
 
 def combine() -> tuple[Launch, str]:
@@ -175,7 +177,14 @@ def combine() -> tuple[Launch, str]:
     return launch, source("moe_combine", spec)
 
 
-KERNELS = {"nvfp4": nvfp4, "gathered fp8": gathered_fp8, "group": group, "swiglu": swiglu, "swiglu bf16": swiglu_bf16, "combine": combine}
+KERNELS = {
+    "nvfp4": nvfp4,
+    "gathered fp8": gathered_fp8,
+    "group": group,
+    "swiglu": swiglu,
+    "swiglu bf16": swiglu_bf16,
+    "combine": combine,
+}
 BUGS: list[tuple[str, Bug]] = [
     ("nvfp4", Bug("no barrier before the partial maxima are read", "ptx::sync_threads();\n    float all = 0;", "float all = 0;")),
     ("nvfp4", Bug("maximum of half a warp", "amax_over<32>(amax)", "amax_over<16>(amax)", 8)),
