@@ -30,10 +30,15 @@ class Block {
     }
 
     DG_DEVICE void run() {
-        scan();
+        scan([&](const Piece& piece, u32 odd, u32 blob) { note(piece, odd, blob); });
         publish();
         ptx::sync_threads();
-        Keys keys = keys_of_row();
+        // The warps that have a row of 16 in other warpgroups see the same ranges.
+        const Range range = range_of_row();
+        const bool wide = range.wide<F>();
+        if (ptx::ballot(wide) != 0) publish_keys();
+        ptx::sync_threads();
+        Keys keys = keys_of_row(range, wide);
         if (warpgroup_ == 0) report_rows(keys);
         write(keys);
         ptx::sync_threads();
@@ -97,13 +102,14 @@ class Block {
                 const u32 index = (row_ + odd) * (p_.k / kGroup) + k_of(blob) / kGroup + group;
                 bad_ = index < bad_ ? index : bad_;
             } else if (!piece.zero(group)) {
-                used_[odd].set(fp4_key_of(F, scale));
+                ranges_[odd].add(fp4_key_of(F, scale));
                 if constexpr (kRounds) rounding_[odd].add(piece.words[group], scale);
             }
         }
     }
 
-    DG_DEVICE void scan() {
+    template <typename Visit>
+    DG_DEVICE void scan(Visit&& visit) const {
         const u32 blobs = fp4_k_blocks(p_.k);
         for (u32 first = warpgroup_; first < blobs; first += kAhead * kFp4PackWarpgroups) {
             Piece pieces[kAhead][2];
@@ -112,10 +118,13 @@ class Block {
                 load(pieces[i / 2][i % 2], i % 2, first + i / 2 * kFp4PackWarpgroups);
 #pragma unroll
             for (u32 i = 0; i < 2 * kAhead; ++i)
-                note(pieces[i / 2][i % 2], i % 2, first + i / 2 * kFp4PackWarpgroups);
+                visit(pieces[i / 2][i % 2], i % 2, first + i / 2 * kFp4PackWarpgroups);
         }
     }
 
+    DG_DEVICE ptx::SharedAddress range_at(u32 warpgroup, u32 row) const {
+        return smem_ + kPlan.ranges + (warpgroup * kFp4BlockRows + row) * 8;
+    }
     DG_DEVICE ptx::SharedAddress keys_at(u32 warpgroup, u32 row) const {
         return smem_ + kPlan.keys + (warpgroup * kFp4BlockRows + row) * kFp4KeyWords * 4;
     }
@@ -132,14 +141,16 @@ class Block {
     /// What this warp found, to shared memory.
     DG_DEVICE void publish() {
 #pragma unroll
-        for (u32 odd = 0; odd < 2; ++odd)
+        for (u32 odd = 0; odd < 2; ++odd) {
+            Range& range = ranges_[odd];
 #pragma unroll
-            for (u32 i = 0; i < kFp4KeyWords; ++i) {
-                u32 word = used_[odd].words[i];
-                word |= ptx::shfl_bfly_u32(word, 1);
-                word |= ptx::shfl_bfly_u32(word, 2);
-                if (quarter_ == odd) ptx::st_shared_b32(keys_at(warpgroup_, row_ + odd) + i * 4, word);
-            }
+            for (u32 mask = 1; mask < 4; mask *= 2)
+                range.add(Range{static_cast<i32>(ptx::shfl_bfly_u32(static_cast<u32>(range.low), mask)),
+                                static_cast<i32>(ptx::shfl_bfly_u32(static_cast<u32>(range.high), mask))});
+            if (quarter_ == odd)
+                ptx::st_shared_v2_u32(range_at(warpgroup_, row_ + odd), static_cast<u32>(range.low),
+                                      static_cast<u32>(range.high));
+        }
         const u32 warp = ptx::thread_index() / ptx::kWarpThreads, bad = warp_min(bad_);
         u32 mantissas = 0;
         double squares = 0, weights = 0;
@@ -167,8 +178,42 @@ class Block {
     DG_DEVICE u32 odd() const {
         return quarter_ % 2;
     }
-    DG_DEVICE Keys keys_of_row() const {
+    DG_DEVICE Range range_of_row() const {
+        Range range;
+#pragma unroll
+        for (u32 group = 0; group < kFp4PackWarpgroups; ++group) {
+            const ptx::UInt2 v = ptx::ld_shared_v2_u32(range_at(group, row_ + odd()));
+            range.add(Range{static_cast<i32>(v.x), static_cast<i32>(v.y)});
+        }
+        return range;
+    }
+    /// Which keys this warp's rows use, to shared memory: another reading.
+    DG_DEVICE void publish_keys() const {
+        Keys used[2];
+        scan([&](const Piece& piece, u32 odd, u32) {
+#pragma unroll
+            for (u32 group = 0; group < kGroups; ++group)
+                if (fp4_is_scale(F, piece.scales[group]) && !piece.zero(group))
+                    used[odd].set(fp4_key_of(F, piece.scales[group]));
+        });
+#pragma unroll
+        for (u32 odd = 0; odd < 2; ++odd)
+#pragma unroll
+            for (u32 i = 0; i < kFp4KeyWords; ++i) {
+                u32 word = used[odd].words[i];
+                word |= ptx::shfl_bfly_u32(word, 1);
+                word |= ptx::shfl_bfly_u32(word, 2);
+                if (quarter_ == odd) ptx::st_shared_b32(keys_at(warpgroup_, row_ + odd) + i * 4, word);
+            }
+    }
+    /// All that it uses where one window may not hold them; else the ends alone, which make the same window.
+    DG_DEVICE Keys keys_of_row(const Range& range, bool wide) const {
         Keys keys;
+        if (!wide) {
+            if (range.high >= 0)
+                keys.set(static_cast<u32>(range.low)), keys.set(static_cast<u32>(range.high));
+            return keys;
+        }
 #pragma unroll
         for (u32 group = 0; group < kFp4PackWarpgroups; ++group)
 #pragma unroll
@@ -319,7 +364,7 @@ class Block {
     const u32 thread_ = ptx::thread_index() % ptx::kWarpgroupThreads;
     const u32 quarter_ = thread_ % 4, row_ = thread_ / 4 * 2;  // the even row of this thread, in the block
     float globals_[2];
-    Keys used_[2];
+    Range ranges_[2];
     Rounding rounding_[2];
     u32 bad_ = kFp4NoneBad;
 };
@@ -327,7 +372,7 @@ class Block {
 }  // namespace fp4_pack_detail
 
 template <Fp4PackSpec S>
-DG_KERNEL(kFp4PackThreads, 2)
+DG_KERNEL(kFp4PackThreads, 3)
 fp4_pack(DG_GRID_CONSTANT const Fp4PackParams p) {
     ptx::grid_dependency_launch();
     ptx::grid_dependency_wait();

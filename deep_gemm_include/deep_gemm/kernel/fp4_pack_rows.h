@@ -49,6 +49,22 @@ struct Keys {
     }
 };
 
+/// The lowest and the highest key of a row; none where low > high.
+struct Range {
+    i32 low = static_cast<i32>(kFp4Keys), high = -1;
+
+    DG_DEVICE void add(Range other) {
+        low = other.low < low ? other.low : low;
+        high = other.high > high ? other.high : high;
+    }
+    DG_DEVICE void add(u32 key) { add(Range{static_cast<i32>(key), static_cast<i32>(key)}); }
+    /// Whether a window of the narrower of a row's forms may not hold it.
+    template <Fp4Form F>
+    DG_DEVICE bool wide() const {
+        return high >= 0 && low < fp4_lowest_key(is_nvfp4(F) ? F : Fp4Form::mx_e4m3, high);
+    }
+};
+
 struct Window {
     i32 low = 0, high = -1;  // holds no key
 };

@@ -10,7 +10,7 @@
 
 namespace deep_gemm {
 
-constexpr u32 kFp4PackThreads = 384;
+constexpr u32 kFp4PackThreads = 256;
 constexpr u32 kFp4PackWarpgroups = kFp4PackThreads / 128;  // each takes the blobs of its turn
 constexpr u32 kFp4PackWarps = kFp4PackThreads / 32;
 constexpr u32 kFp4NoneBad = 0xffffffff;
@@ -50,10 +50,11 @@ struct Fp4PackParams {
 };
 
 struct Fp4PackSmem {
-    u32 keys;  // u32[warpgroups][64 rows][8]: a bit for each key that is used
-    u32 bad;   // u32[warps][2]: bad_scale, mantissas
-    u32 sums;  // double[warps][2]: squares, weights
-    u32 rows;  // u32[4 warps][6]: runs, rows_beyond, widest, bad_global
+    u32 ranges;  // i32[warpgroups][64 rows][2]: lowest and highest key
+    u32 keys;    // u32[warpgroups][64 rows][8]: a bit for each key, of rows that one window may not hold
+    u32 bad;     // u32[warps][2]: bad_scale, mantissas
+    u32 sums;    // double[warps][2]: squares, weights
+    u32 rows;    // u32[4 warps][6]: runs, rows_beyond, widest, bad_global
     u32 bytes;
 };
 constexpr u32 kFp4KeyWords = kFp4Keys / 32;
@@ -63,7 +64,8 @@ constexpr Fp4PackSmem plan_smem(const Fp4PackSpec&) {
     p.sums = 0;
     p.bad = p.sums + kFp4PackWarps * 16;
     p.rows = p.bad + kFp4PackWarps * 8;
-    p.keys = p.rows + 4 * kFp4RowWords * 4;
+    p.ranges = p.rows + 4 * kFp4RowWords * 4;
+    p.keys = p.ranges + kFp4PackWarpgroups * kFp4BlockRows * 8;
     p.bytes = p.keys + kFp4PackWarpgroups * kFp4BlockRows * kFp4KeyWords * 4;
     return p;
 }
