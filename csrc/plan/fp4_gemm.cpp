@@ -70,7 +70,8 @@ std::vector<Fp4GemmSpec> candidates(const Fp4Problem& problem, u32 sms) {
             s.load_warps = block_m > 48 ? 2 : 1;
             s.ctas_per_sm = arrangement.ctas_per_sm;
             s.queue = problem.groups == GroupMode::gathered && !fits_at_once(problem, s, sms);
-            if (s.warpgroups == kOnlyAtOnce && !fits_at_once(problem, s, sms)) continue;
+            if (s.warpgroups == kOnlyAtOnce && problem.a != Format::bf16 && !fits_at_once(problem, s, sms))
+                continue;
             fit_stages(s);
             specs.push_back(s);
         }
