@@ -15,7 +15,8 @@ struct Arrangement {
 constexpr Arrangement kArrangements[] = {{1, 3, 2}, {1, 2, 2}, {2, 2, 1}, {4, 1, 1}, {4, 1, 2},
                                          {3, 1, 1}, {3, 1, 2}, {2, 1, 1}, {2, 1, 2}};
 // Three warpgroups spread six experts of 4096 rows evenly over 132 SMs. Where CTAs serve item after item,
-// four that share the tokens are never slower (H200, 16 and 64 tokens).
+// four that share the tokens are never slower (H200, 16 and 64 tokens), unless bf16 tokens fill the
+// registers.
 constexpr u32 kOnlyAtOnce = 3;
 constexpr u32 kBlocks[] = {8, 16, 24, 32, 40, 48, 64, 96, 128};
 constexpr u32 kLeastWideBlock = 48, kMostWideBlock = 256;  // of the wide kernel
