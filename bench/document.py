@@ -28,13 +28,31 @@ TITLES = {
     ),
     "fp4": (
         "MXFP4 weights, FP8 activations",
-        "A MoE layer of 256 experts, top-6, tokens routed at random. The peer is the same kernel with the same copies "
-        "and no product; bandwidth counts the weights of the experts that got a token.",
+        "MoE layers, tokens routed at random: DeepSeek-V4-Flash (256 experts, top-6), V3 (256, top-8) and "
+        "Qwen3-30B-A3B (128, top-8). The peer is the same kernel with the same copies and no product; bandwidth counts "
+        "the weights of the experts that got a token. FlashInfer's and DeepGEMM's times are not of this run: "
+        "bench/fp4_peer.py has them and says where they come from. FlashInfer has one scale for each token, as the "
+        "points with per_token.",
     ),
     "nvfp4": (
         "NVFP4 weights, FP8 activations",
         "The layer above with 4480 bytes for 64 x 128 weights instead of 4224. nv_single rounds a weight to one E4M3, "
         "nv_exact multiplies it as two. The peer is MXFP4 in the same rounds.",
+    ),
+    "fp4_bf16": (
+        "MXFP4 weights, bf16 activations",
+        "The Flash layer above. The peer is FP8 activations in the same rounds; Marlin's times are not of this run, "
+        "bench/fp4_peer.py has them.",
+    ),
+    "fused_moe": (
+        "A whole mixture of experts",
+        "fused_moe, MXFP4, of DeepSeek-V4-Flash: from routing to the combined output, tokens quantised, SwiGLU and the "
+        "weighted sum included. The peer is the sum of its two GEMMs alone, in the same rounds.",
+    ),
+    "fp4_packing": (
+        "Packing FP4 weights",
+        "Checkpoint tensors on the GPU, pack_fp4_weights as it is called, with what the host decides in between; GB/s "
+        "counts codes, scales and packed weights once. The peer is a device copy of as many bytes.",
     ),
     "bf16": ("Dense BF16", "The peer is `torch.mm`."),
     "gemv": (

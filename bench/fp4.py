@@ -1,11 +1,14 @@
-"""MXFP4 weights x FP8 activations of one MoE layer of DeepSeek-V4-Flash, tokens routed at random.
+"""MXFP4 weights x FP8 activations of one MoE layer of DeepSeek-V4-Flash, V3 and Qwen3, tokens routed at random.
 
-Each launch of a burst has its own routing, so that experts found in L2 by the next one are few. Beside every time
-stands that of its ruler: the same kernel with the same copies and no product.
+Each launch of a burst has its own routing, so that experts found in L2 by the next one are few, and small layers have
+several copies of their weights that take turns. Beside every time stands that of its ruler: the same kernel with the
+same copies and no product; and where it is known, what other libraries reached (bench/fp4_peer.py). "per_token" are the
+same points with one scale for each token, as those have it.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -14,18 +17,24 @@ from typing import Any
 import torch
 
 import deep_gemm
-from bench import data, timing
+from bench import data, fp4_peer, timing
 from bench.context import Context
 from bench.fp4_weights import dequantised, random_weights
-from bench.records import Row, guarded_all, median, paired_ratio
-from bench.targets import MOE_SHAPES
+from bench.records import Row, guarded, guarded_all, median, paired_ratio
+from bench.targets import MODELS, MOE_SHAPES, MoeModel, fp4_point
 from bench.timing import Variant
 
 SECTION = "fp4"
-EXPERTS, TOP_K = 256, 6
+FLASH = MODELS[0]
+EXPERTS, TOP_K = FLASH.experts, FLASH.top_k
 SHAPES = {name: (n, k) for name, n, k in MOE_SHAPES}
 TOKENS = (1, 16, 64, 256, 512, 768, 1024, 2048, 4096, 8192, 16384)
-ROUTINGS = {1: 40, 16: 10, 64: 5}  # launches in a burst that meet other experts; 4 for more tokens
+OTHER_TOKENS = (1, 16, 64, 256, 1024, 4096)  # of models other than Flash
+ROUTINGS = {
+    16: 10,
+    64: 5,
+}  # launches in a burst that meet other experts; 4 for more tokens, disjoint sets for one
+COPY_BYTES = 4  # times the L2 cache: what weights that take turns amount to
 ARRANGEMENTS = ((1, 3, 2), (2, 2, 1), (4, 1, 1), (4, 1, 2))  # warpgroups, CTAs of an SM, blobs of a stage
 WIDE_ARRANGEMENTS = (
     (2, 1, 2),
@@ -53,12 +62,12 @@ class Routing:
     counts: list[int]
 
     @staticmethod
-    def of(experts_of_token: Tensor, gate_up: bool) -> Routing:
+    def of(experts_of_token: Tensor, gate_up: bool, num_experts: int = EXPERTS) -> Routing:
         flat = experts_of_token.reshape(-1)
         order = torch.argsort(flat, stable=True)
         experts, counts = torch.unique_consecutive(flat[order], return_counts=True)
         starts = torch.cumsum(counts, 0) - counts
-        entries = torch.zeros(EXPERTS, 4, dtype=torch.int32)
+        entries = torch.zeros(num_experts, 4, dtype=torch.int32)
         entries[: len(experts), :3] = torch.stack([experts, starts, counts], 1).int()
         slots = torch.arange(len(flat))
         # Gate and up read a token for each of its experts; down reads slots and writes by token.
@@ -69,29 +78,49 @@ class Routing:
         return Routing(entries, head, a_rows, d_rows, *host)
 
 
-def routings(tokens: int, gate_up: bool) -> list[Routing]:
-    count = ROUTINGS.get(tokens, 4)
+def routings(tokens: int, gate_up: bool, model: MoeModel = FLASH) -> list[Routing]:
     generator = torch.Generator().manual_seed(tokens)
     if tokens == 1:
-        experts = torch.randperm(EXPERTS, generator=generator)[: count * TOP_K].reshape(count, 1, TOP_K)
-        return [Routing.of(one, gate_up) for one in experts]
+        count = model.experts // model.top_k
+        order = torch.randperm(model.experts, generator=generator)[: count * model.top_k]
+        experts = order.reshape(count, 1, model.top_k)
+        return [Routing.of(one, gate_up, model.experts) for one in experts]
     return [
-        Routing.of(torch.rand(tokens, EXPERTS, generator=generator).topk(TOP_K, 1).indices, gate_up)
-        for _ in range(count)
+        Routing.of(
+            torch.rand(tokens, model.experts, generator=generator).topk(model.top_k, 1).indices,
+            gate_up,
+            model.experts,
+        )
+        for _ in range(ROUTINGS.get(tokens, 4))
+    ]
+
+
+def copies_of(weights: deep_gemm.Fp4Weights) -> list[deep_gemm.Fp4Weights]:
+    """The weights, and as many copies as make them several times the L2 cache."""
+    l2: int = torch.cuda.get_device_properties(0).L2_cache_size
+    count = 1 + COPY_BYTES * l2 // data.num_bytes(weights.blobs)
+    return [weights] + [
+        weights.with_tensors(weights.blobs.clone(), weights.row_scales, None) for _ in range(count - 1)
     ]
 
 
 @dataclass
 class Layer:
     weights: deep_gemm.Fp4Weights
-    a: tuple[Tensor, Tensor]
+    a: Any  # (fp8, scales), or bf16
     d: Tensor
     lists: list[Routing]
+    copies: list[deep_gemm.Fp4Weights] | None = None  # that take turns, once for all lists
+
+    @property
+    def num_sets(self) -> int:
+        return len(self.lists) * len(self.copies or [self.weights])
 
     def launch(self, i: int, spec: deep_gemm.Fp4GemmSpec | None = None) -> None:
-        one = self.lists[i]
+        one = self.lists[i % len(self.lists)]
+        weights = self.copies[i // len(self.lists)] if self.copies else self.weights
         deep_gemm.m_grouped_fp8_fp4_gemm_nt_gathered(
-            self.a, self.weights, self.d, one.entries, one.head, one.a_rows, one.d_rows, spec=spec
+            self.a, weights, self.d, one.entries, one.head, one.a_rows, one.d_rows, spec=spec
         )
 
     def check(self, what: str) -> float:
@@ -103,7 +132,8 @@ class Layer:
         for entry in {0, one.counts.index(max(one.counts))}:
             slots = slice(one.starts[entry], one.starts[entry] + one.counts[entry])
             rows = one.a_rows[slots].long()
-            left = data.dequantised((self.a[0][rows], self.a[1][rows]))
+            fp8 = isinstance(self.a, tuple)
+            left = data.dequantised((self.a[0][rows], self.a[1][rows])) if fp8 else self.a[rows].float()
             reference = data.product(left, dequantised(self.weights, one.experts[entry]))
             worst = max(worst, data.require_close(self.d[one.d_rows[slots].long()], reference, 4e-3, what))
         return worst
@@ -160,13 +190,22 @@ def alternatives(spec: deep_gemm.Fp4GemmSpec, tokens: int) -> list[deep_gemm.Fp4
     return [one for one in found if one != spec]
 
 
-def measure(context: Context, name: str, tokens: int, weights: deep_gemm.Fp4Weights) -> Row:
-    point = f"{name} n={weights.n} k={weights.k} T={tokens}"
+def measure(
+    context: Context,
+    model: MoeModel,
+    name: str,
+    tokens: int,
+    copies: list[deep_gemm.Fp4Weights],
+    per_token: bool = False,
+) -> Row:
+    weights = copies[0]
+    point = fp4_point(model, name, tokens, per_token)
     gate_up = name == "gate+up"
-    lists = routings(tokens, gate_up)
-    a = data.scaled_tokens(tokens if gate_up else tokens * TOP_K, weights.k)
-    d = torch.empty(tokens * TOP_K, weights.n, dtype=torch.bfloat16, device="cuda")
-    layer = Layer(weights, a, d, lists)
+    values, scales = data.scaled_tokens(tokens if gate_up else tokens * model.top_k, weights.k)
+    if per_token:
+        scales = scales[:, :1].expand(-1, scales.shape[1])
+    d = torch.empty(tokens * model.top_k, weights.n, dtype=torch.bfloat16, device="cuda")
+    layer = Layer(weights, (values, scales), d, routings(tokens, gate_up, model), copies)
     error = layer.check(point)
     plan = deep_gemm.last_fp4_plan()
     assert plan is not None
@@ -177,19 +216,22 @@ def measure(context: Context, name: str, tokens: int, weights: deep_gemm.Fp4Weig
     ]
     if spec.to_dict()["queue"]:
         variants.append(Variant("fixed turns", lambda i: layer.launch(i, spec.replace(queue=False))))
-    if not context.quick:
+    if not context.quick and model is FLASH and not per_token:
         variants += [Variant(str(s), partial(layer.launch, spec=s)) for s in alternatives(spec, tokens)]
-    active = sum(len(one.experts) for one in lists) / len(lists)
-    weight_bytes = active * (data.num_bytes(weights.blobs) + data.num_bytes(weights.row_scales)) / EXPERTS
-    flops = 2 * tokens * TOP_K * weights.n * weights.k
+    active = sum(len(one.experts) for one in layer.lists) / len(layer.lists)
+    weight_bytes = (
+        active * (data.num_bytes(weights.blobs) + data.num_bytes(weights.row_scales)) / model.experts
+    )
+    flops = 2 * tokens * model.top_k * weights.n * weights.k
     expected = max(weight_bytes / 4e6, flops / 7e8) + 5
-    samples = timing.interleave(timing.capture(variants, len(lists), expected), context.rounds)
+    samples = timing.interleave(timing.capture(variants, layer.num_sets, expected), context.rounds)
     us = {variant: median(values) for variant, values in samples.items()}
     metrics = {
         "gbs": weight_bytes / us["ours"] / 1e3,
         "tflops": flops / us["ours"] / 1e6,
         "of_copies": paired_ratio(samples["copies only"], samples["ours"]),
         "error": error,
+        **fp4_peer.metrics(model.name, name, tokens, us["ours"], context.read_gbs),
     }
     if context.read_gbs:
         metrics["percent_of_read"] = 100 * metrics["gbs"] / context.read_gbs
@@ -201,11 +243,46 @@ def measure(context: Context, name: str, tokens: int, weights: deep_gemm.Fp4Weig
 
 
 def points(context: Context) -> Iterator[tuple[str, Callable[[], Row]]]:
-    for name, (n, k) in SHAPES.items():
-        weights = random_weights(EXPERTS, n, k, "mx_e4m3")
-        for tokens in TOKENS[:5:2] if context.quick else TOKENS:
-            yield f"{name} n={n} k={k} T={tokens}", partial(measure, context, name, tokens, weights)
+    for model in MODELS[:1] if context.quick else MODELS:
+        tokens_of_model = TOKENS if model is FLASH else OTHER_TOKENS
+        for name, n, k in model.shapes:
+            copies = copies_of(random_weights(model.experts, n, k, "mx_e4m3"))
+            for tokens in tokens_of_model[:5:2] if context.quick else tokens_of_model:
+                for per_token in (False, True):
+                    if per_token and tokens not in fp4_peer.TOKENS:
+                        continue
+                    yield (
+                        fp4_point(model, name, tokens, per_token),
+                        partial(measure, context, model, name, tokens, copies, per_token),
+                    )
+            del copies
+            torch.cuda.empty_cache()
+
+
+def summary(rows: list[Row]) -> Row:
+    """Of the points of V3 and Qwen3 up to 1024 tokens: the better of their two kinds of scales, as the peer has one."""
+    best: dict[str, float] = {}
+    for model in MODELS[1:]:
+        for name, _, _ in model.shapes:
+            for tokens in OTHER_TOKENS[:-1]:
+                wanted = {fp4_point(model, name, tokens, per_token) for per_token in (False, True)}
+                ratios = [
+                    row.metrics["of_flashinfer"]
+                    for row in rows
+                    if row.point in wanted and "of_flashinfer" in row.metrics
+                ]
+                if ratios:
+                    best[fp4_point(model, name, tokens, False)] = max(ratios)
+    if not best:
+        raise RuntimeError("no point was measured")
+    worst = min(best, key=lambda point: best[point])
+    metrics = {
+        "mean_of_flashinfer": statistics.geometric_mean(best.values()),
+        "worst_of_flashinfer": best[worst],
+    }
+    return Row(SECTION, "V3 and Qwen3", metrics=metrics, note=f"{len(best)} points; worst {worst}")
 
 
 def run(context: Context) -> list[Row]:
-    return guarded_all(SECTION, points(context))
+    rows = guarded_all(SECTION, points(context))
+    return rows if context.quick else [*rows, guarded(SECTION, "V3 and Qwen3", lambda: summary(rows))]

@@ -18,6 +18,9 @@ SECTIONS = (
     "masked",
     "fp4",
     "nvfp4",
+    "fp4_bf16",
+    "fused_moe",
+    "fp4_packing",
     "bf16",
     "gemv",
     "weight_only_gemm",
@@ -56,7 +59,7 @@ def run(
     context = Context.of(quick)
     chosen = [name for name in SECTIONS if not only or name in only]
     # Their rows are percentages of them.
-    of_ceilings = {"masked", "fp4", "nvfp4", "gemv", "weight_only_gemm"}
+    of_ceilings = {"masked", "fp4", "nvfp4", "fp4_bf16", "fp4_packing", "gemv", "weight_only_gemm"}
     needed = ["ceilings", *chosen] if "ceilings" not in chosen and of_ceilings & set(chosen) else chosen
     facts = machine()
     rows: list[Row] = []

@@ -13,9 +13,30 @@ SHAPES = ((4096, 7168), (7168, 2048), (24576, 1536))  # (n, k)
 SMALL_M = (1, 16, 64, 128)
 MASKED_M = (1, 8, 16, 32, 64)
 
-
 NVFP4_TOKENS = (1, 16, 64, 256, 1024)
-MOE_SHAPES = (("gate+up", 4096, 4096), ("down", 4096, 2048))  # name, n, k
+
+
+@dataclass(frozen=True)
+class MoeModel:
+    """The routed experts of a model's layer; shapes are (name, n, k)."""
+
+    name: str
+    experts: int
+    top_k: int
+    hidden: int
+    intermediate: int
+
+    @property
+    def shapes(self) -> tuple[tuple[str, int, int], tuple[str, int, int]]:
+        return ("gate+up", 2 * self.intermediate, self.hidden), ("down", self.hidden, self.intermediate)
+
+
+MODELS = (
+    MoeModel("Flash", 256, 6, 4096, 2048),
+    MoeModel("V3", 256, 8, 7168, 2048),
+    MoeModel("Qwen3", 128, 8, 2048, 768),
+)
+MOE_SHAPES = MODELS[0].shapes
 
 
 # (k, n) of small-batch products
@@ -50,6 +71,16 @@ def masked_point(m: int, n: int, k: int) -> str:
     return f"masked groups=8 m={m} n={n} k={k}"
 
 
+def fp4_point(model: MoeModel, name: str, tokens: int, per_token: bool = False) -> str:
+    n, k = {shape[0]: shape[1:] for shape in model.shapes}[name]
+    prefix = "" if model is MODELS[0] else f"{model.name} "
+    return f"{prefix}{name} n={n} k={k} T={tokens}" + (" per_token" if per_token else "")
+
+
+def fused_moe_point(tokens: int) -> str:
+    return f"Flash T={tokens}"
+
+
 def nvfp4_point(form: str, name: str, n: int, k: int, tokens: int) -> str:
     return f"{form} {name} n={n} k={k} T={tokens}"
 
@@ -80,6 +111,11 @@ UNITS = {
     "ms": " ms",
     "us": " us",
     "worst_regret": "x worst",
+    "of_flashinfer": "x FlashInfer",
+    "of_copies": "x copies only",
+    "of_marlin": "x Marlin",
+    "mean_of_flashinfer": "x FlashInfer",
+    "worst_of_flashinfer": "x FlashInfer",
 }
 
 
@@ -107,6 +143,29 @@ def _at_most(metric: str, limit: float) -> tuple[Bound, ...]:
 def _contiguous(n: int, k: int, tflops: float) -> Target:
     bounds = (Bound("tflops", tflops), Bound("of_dense", 0.96))
     return Target("grouped", contiguous_point("contiguous", 8, 4096, n, k), bounds)
+
+
+# Tokens -> how many times as long FlashInfer takes, at least: gate+up, down.
+FP4_ASKED = {
+    1: (1.40, 1.60),
+    16: (1.12, 1.22),
+    64: (1.10, 1.18),
+    256: (1.06, 1.06),
+    1024: (1.06, 1.06),
+    4096: (1.10, 1.10),
+    8192: (1.10, 1.10),
+    16384: (1.10, 1.10),
+}
+
+
+def _fp4_targets() -> list[Target]:
+    """Asked of both kinds of scales: one for each 128 of K, and one for each token, which the peer has."""
+    return [
+        Target("fp4", fp4_point(MODELS[0], name, tokens, per_token), _at_least("of_flashinfer", limit))
+        for tokens, limits in FP4_ASKED.items()
+        for name, limit in zip(("gate+up", "down"), limits, strict=True)
+        for per_token in (False, True)
+    ] + [Target("fp4", "V3 and Qwen3", _at_least("mean_of_flashinfer", 1.08))]
 
 
 def _gemv_targets() -> list[Target]:
@@ -138,6 +197,13 @@ TARGETS: tuple[Target, ...] = (
         for shape in MOE_SHAPES
         for tokens in NVFP4_TOKENS
     ),
+    *_fp4_targets(),
+    *(
+        Target("fp4_bf16", fp4_point(MODELS[0], name, tokens), _at_least("of_marlin", 1.5))
+        for name, _, _ in MOE_SHAPES
+        for tokens in (1, 16, 64, 256, 1024, 4096)
+    ),
+    Target("fused_moe", fused_moe_point(64), _at_most("us", 641)),  # 0.97 of the peer's two GEMMs alone
     *_gemv_targets(),
     *(
         Target("weight_only_gemm", gemv_point(name, 8192, *LARGE_BATCH_LAYER), _at_least("tflops", tflops))

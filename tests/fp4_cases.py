@@ -31,13 +31,16 @@ class Case:
     span: tuple[int, int] | None = None  # by default (116, 128) of UE8M0, (0x28, 0x58) of E4M3
     form: str | None = None
     per_token: bool = False  # one activation scale for each token
+    bf16_tokens: bool = False  # activations without scales
     fp32_sums: bool = False  # the device adds as CUDA cores do, not as tensor cores
     spec: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __str__(self) -> str:
         words = [f"n={self.n}", f"k={self.k}"]
         words += [f"{name}={getattr(self, name)}" for name in ("m", "rows", "form") if getattr(self, name)]
-        words += [name for name in ("accumulate", "per_token", "fp32_sums") if getattr(self, name)]
+        words += [
+            name for name in ("accumulate", "per_token", "bf16_tokens", "fp32_sums") if getattr(self, name)
+        ]
         if self.d != "bf16":
             words.append(self.d)
         if self.span is not None:
@@ -52,7 +55,7 @@ class Data:
 
     weights: deep_gemm.Fp4Weights  # in host memory
     matrices: Array  # float64 [experts, n, k]
-    a: reference.Scaled
+    a: reference.Scaled | Array
 
     @property
     def rows(self) -> Array:
@@ -77,6 +80,8 @@ def make_data(case: Case, a_shape: tuple[int, ...], seed: int = 0) -> Data:
     experts = max(1, len(case.rows))
     weights, matrices = make_weights(case, rng, experts)
     values = (rng.standard_normal((*a_shape, case.k)) * 100).clip(-448, 448).astype(ml_dtypes.float8_e4m3fn)
+    if case.bf16_tokens:
+        return Data(weights, matrices, rng.standard_normal((*a_shape, case.k)).astype(ml_dtypes.bfloat16))
     columns = -(-case.k // 128)
     a_scales = np.exp2(rng.uniform(-9, -5, (*a_shape, columns))).astype(np.float32)
     if case.per_token:
@@ -108,6 +113,7 @@ def forced_spec(case: Case, data: Data, groups: str) -> deep_gemm.Fp4GemmSpec | 
         "d": case.d,
         "accumulate": case.accumulate,
         "per_token": case.per_token,
+        "a": "bf16" if case.bf16_tokens else "fp8_e4m3",
     }
     return deep_gemm.Fp4GemmSpec(**fixed, groups=groups, **case.spec)
 
@@ -117,8 +123,9 @@ def check(got: Array, left: Array, right: Array, case: Case, c: Array | None = N
     product, magnitude = left @ right.T, np.abs(left) @ np.abs(right).T
     if c is not None:
         product, magnitude = product + c.astype(np.float64), magnitude + np.abs(c.astype(np.float64))
-    allowed = reference.tolerance(product, magnitude, "bf16" if case.fp32_sums else "fp8_e4m3", case.d)
-    if case.form is not None and case.form.startswith("nv") and not case.fp32_sums:
+    wide_sums = case.fp32_sums or case.bf16_tokens
+    allowed = reference.tolerance(product, magnitude, "bf16" if wide_sums else "fp8_e4m3", case.d)
+    if case.form is not None and case.form.startswith("nv") and not wide_sums:
         terms = 2 if case.form == "nv_exact" else 1
         allowed += fp4.accumulation_bound(left, right, terms) - magnitude * 2.0**-12
     wrong = ~(np.abs(got.astype(np.float64) - product) <= allowed)  # NaN is wrong
@@ -134,7 +141,9 @@ def keywords(device: Any, case: Case, data: Data, groups: str) -> dict[str, Any]
     return {"spec": forced_spec(case, data, groups), "device": device}
 
 
-def activations(device: Any, data: Data) -> tuple[Any, Any]:
+def activations(device: Any, data: Data) -> Any:
+    if not isinstance(data.a, reference.Scaled):
+        return put(device, data.a)
     scales = data.a.scales
     if scales.strides[-1] == 0:  # one for each token, seen as one for each block of K
         packed = put(device, np.ascontiguousarray(scales[..., 0]))
@@ -146,8 +155,11 @@ def activations(device: Any, data: Data) -> tuple[Any, Any]:
 def run_dense(device: Any, case: Case, seed: int = 0, rows: slice = slice(None)) -> Array:
     """`rows`: of the tokens, only these are there."""
     data = make_data(case, (case.m,), seed)
-    data.a = reference.Scaled(np.ascontiguousarray(data.a.values[rows]), data.a.scales[rows], 1)
-    d = poisoned((len(data.a.values), case.n), case)
+    if isinstance(data.a, reference.Scaled):
+        data.a = reference.Scaled(np.ascontiguousarray(data.a.values[rows]), data.a.scales[rows], 1)
+    else:
+        data.a = np.ascontiguousarray(data.a[rows])
+    d = poisoned((len(data.rows), case.n), case)
     c = None
     if case.accumulate:
         c = np.random.default_rng(seed).standard_normal(d.shape).astype(d.dtype)

@@ -102,16 +102,16 @@ std::unique_ptr<Api> load(SharedLibrary library) {
         "CUDA driver '{}' is too old: got CUDA {}.{}, expected {}.{} or newer; update the NVIDIA driver, {}",
         a.library.resolved_path("cuInit"), a.version / 1000, a.version % 1000 / 10, kOldestDriver / 1000,
         kOldestDriver % 1000 / 10, kWithoutGpu);
-    resolve_all(a.library, a.device_get_count, a.device_get, a.device_get_name, a.device_get_attribute,
-                a.device_total_mem, a.primary_ctx_retain, a.ctx_get_current, a.ctx_get_device,
-                a.ctx_push_current, a.ctx_pop_current, a.mem_alloc, a.mem_free, a.mem_get_info,
-                a.memcpy_htod_async, a.memcpy_dtoh_async, a.memcpy_dtod_async, a.memset_d8_async,
-                a.module_load_data_ex, a.module_unload, a.module_get_function, a.func_get_attribute,
-                a.func_set_attribute, a.func_get_param_info, a.launch_kernel_ex,
-                a.occupancy_max_active_clusters, a.tensor_map_encode_tiled, a.stream_create, a.stream_destroy,
-                a.stream_synchronize, a.stream_begin_capture, a.stream_end_capture, a.event_create,
-                a.event_destroy, a.event_record, a.event_synchronize, a.event_elapsed_time,
-                a.graph_instantiate, a.graph_destroy, a.graph_exec_destroy, a.graph_launch);
+    resolve_all(
+        a.library, a.device_get_count, a.device_get, a.device_get_name, a.device_get_attribute,
+        a.device_total_mem, a.primary_ctx_retain, a.ctx_get_current, a.ctx_get_device, a.ctx_push_current,
+        a.ctx_pop_current, a.mem_alloc, a.mem_free, a.mem_get_info, a.memcpy_htod_async, a.memcpy_dtoh_async,
+        a.memcpy_dtod_async, a.memset_d8_async, a.module_load_data_ex, a.module_unload, a.module_get_function,
+        a.func_get_attribute, a.func_set_attribute, a.func_get_param_info, a.launch_kernel_ex,
+        a.occupancy_max_active_clusters, a.tensor_map_encode_tiled, a.stream_create, a.stream_destroy,
+        a.stream_synchronize, a.stream_begin_capture, a.stream_end_capture, a.thread_exchange_capture_mode,
+        a.event_create, a.event_destroy, a.event_record, a.event_synchronize, a.event_elapsed_time,
+        a.graph_instantiate, a.graph_destroy, a.graph_exec_destroy, a.graph_launch);
     a.init(0);
     int num_devices = 0;
     a.device_get_count(&num_devices);

@@ -165,6 +165,7 @@ struct Api {
     Entry<StreamHandle> stream_synchronize{"cuStreamSynchronize"};
     Entry<StreamHandle, StreamCaptureMode> stream_begin_capture{"cuStreamBeginCapture_v2"};
     Entry<StreamHandle, GraphHandle*> stream_end_capture{"cuStreamEndCapture"};
+    Entry<StreamCaptureMode*> thread_exchange_capture_mode{"cuThreadExchangeStreamCaptureMode"};
     Entry<EventHandle*, unsigned> event_create{"cuEventCreate"};
     Entry<EventHandle> event_destroy{"cuEventDestroy_v2"};
     Entry<EventHandle, StreamHandle> event_record{"cuEventRecord"};

@@ -104,6 +104,7 @@ class CudaDevice final : public Device {
 
     u64 allocate(u64 bytes) override {
         const CurrentContext scope(api_, context_);
+        const AllowedInCapture allowed(api_);
         cuda::Address address = 0;
         api_.mem_alloc(&address, std::max<u64>(bytes, 1));
         return address;
@@ -142,6 +143,7 @@ class CudaDevice final : public Device {
 
     std::shared_ptr<Module> load_module(std::span<const std::byte> image, std::string_view label) override {
         const CurrentContext scope(api_, context_);
+        const AllowedInCapture allowed(api_);
         // Enough for what ptxas or the loader has to say about PTX or a foreign cubin.
         std::string text(8192, '\0');
         cuda::JitOption options[] = {cuda::kJitErrorLogBuffer, cuda::kJitErrorLogBufferSizeBytes};

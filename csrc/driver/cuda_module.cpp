@@ -62,6 +62,7 @@ const Kernel& CudaModule::kernel(std::string_view lowered_name) {
 
 std::unique_ptr<CudaKernel> CudaModule::load(const std::string& name) const {
     const CurrentContext scope(api_, context_);
+    const AllowedInCapture allowed(api_);
     cuda::Function function = nullptr;
     api_.module_get_function(&function, module_, name.c_str());
     const KernelAttributes attributes{.num_registers = attribute(api_, function, cuda::kNumRegs),

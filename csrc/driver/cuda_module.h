@@ -35,6 +35,21 @@ class CurrentContext {
     bool pushed_ = false;
 };
 
+// For a scope: what a capture of this thread's streams forbids by default, allocating and loading, is
+// allowed. Neither becomes part of the graph, and both stay for as long as the process, so that a first call
+// may be captured.
+class AllowedInCapture {
+  public:
+    explicit AllowedInCapture(const cuda::Api& api) : api_(api) { api_.thread_exchange_capture_mode(&mode_); }
+    ~AllowedInCapture() { api_.thread_exchange_capture_mode.raw(&mode_); }
+    AllowedInCapture(const AllowedInCapture&) = delete;
+    AllowedInCapture& operator=(const AllowedInCapture&) = delete;
+
+  private:
+    const cuda::Api& api_;
+    cuda::StreamCaptureMode mode_ = cuda::kCaptureRelaxed;  // then what it was
+};
+
 constexpr size_t kMaxKernelParams = 64;
 
 class CudaKernel final : public Kernel {

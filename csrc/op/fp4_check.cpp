@@ -103,23 +103,32 @@ void check_activations(const Fp4GemmArguments& args, Fp4GemmCall& call) {
     const TensorView& a = args.a;
     const bool masked = args.groups == GroupMode::masked;
     call.a = operand_of(a);
+    const u64 element = bytes_of(a.format);
     DG_CHECK(call.a.stride_column == 1, value,
              "fp8_fp4_gemm: a has stride {} along K, expected 1 (K-major); pass a.contiguous()",
              call.a.stride_column);
-    DG_CHECK(call.a.address % kWordBytes == 0 && call.a.stride_row % kWordBytes == 0 &&
-                 call.a.stride_group % kWordBytes == 0,
+    DG_CHECK(call.a.address % kWordBytes == 0 && call.a.stride_row * element % kWordBytes == 0 &&
+                 call.a.stride_group * element % kWordBytes == 0,
              value,
              "fp8_fp4_gemm: a starts at {:#x} with rows {} bytes apart (groups {}), expected multiples of "
              "{}; pass a "
              "contiguous copy",
-             call.a.address, call.a.stride_row, call.a.stride_group, kWordBytes);
+             call.a.address, call.a.stride_row * element, call.a.stride_group * element, kWordBytes);
     // Kernels take strides of 32 bits.
-    DG_CHECK(call.a.stride_row < (u64{1} << 32), value,
+    DG_CHECK(call.a.stride_row * element < (u64{1} << 32), value,
              "fp8_fp4_gemm: rows of a are {} bytes apart, expected less than 2^32; pass a contiguous copy",
-             call.a.stride_row);
-    const u64 words = call.a.elements_spanned() / kWordBytes;
+             call.a.stride_row * element);
+    const u64 words = call.a.elements_spanned() * element / kWordBytes;
     DG_CHECK(words < (u64{1} << 32), value, "fp8_fp4_gemm: a spans {} bytes, expected less than 2^34",
              words * kWordBytes);
+    if (a.format == Format::bf16) {
+        DG_CHECK(!args.scale_a.present(), value, "fp8_fp4_gemm: a is bf16 and has scales, expected none");
+        DG_CHECK(
+            args.weights.form != Fp4Form::nv_single, value,
+            "fp8_fp4_gemm: the weights have form nv_single, which is rounded for FP8 activations; expected "
+            "another with bf16 activations: pack them as nv_exact");
+        return;
+    }
     check_tensor(args, "scales of a", args.scale_a, Format::fp32);
     const i64 k_blocks = ceil_div(static_cast<u64>(a.shape[a.rank - 1]), u64{kScaleBlock});
     const char* remedy = " (one scale for each row and 128 elements of K)";
@@ -201,8 +210,8 @@ void check_overlap(const Fp4GemmArguments& args, const Fp4GemmCall& call) {
         check_apart("fp8_fp4_gemm", d, name, input);
     };
     const u64 run_bytes = u64{fp4_k_blocks(args.weights.shape.k)} * fp4_blob_bytes_of(args.weights.form);
-    check("a", region_of(call.a, Format::fp8_e4m3));
-    check("scales of a", region_of(call.scale_a, Format::fp32));
+    check("a", region_of(call.a, args.a.format));
+    if (args.scale_a.present()) check("scales of a", region_of(call.scale_a, Format::fp32));
     check("blobs of the weights", {.address = call.blobs, .bytes = call.num_runs * run_bytes});
     check("row scales of the weights",
           {.address = call.row_scales, .bytes = call.num_runs * kFp4BlockRows * 4});
@@ -227,7 +236,7 @@ Fp4GemmCall check_fp4_gemm(const Fp4GemmArguments& args) {
     const Fp4Shape& shape = args.weights.shape;
     const bool masked = args.groups == GroupMode::masked;
     DG_CHECK(a.present() && a.device, type, "fp8_fp4_gemm: a is missing, expected a tensor of fp8_e4m3");
-    check_tensor(args, "a", a, Format::fp8_e4m3);
+    check_tensor(args, "a", a, a.format == Format::bf16 ? Format::bf16 : Format::fp8_e4m3);
     DG_CHECK(d.present(), type, "fp8_fp4_gemm: d is missing, expected a tensor of bf16 or fp32");
     DG_CHECK(d.format == Format::bf16 || d.format == Format::fp32, type,
              "fp8_fp4_gemm: d is {}, expected bf16 or fp32", name_of(d.format));
@@ -267,10 +276,11 @@ Fp4GemmCall check_fp4_gemm(const Fp4GemmArguments& args) {
     const u64 slots = call.slots > 0 ? call.slots : call.a.rows;
     call.problem = {.groups = args.groups,
                     .form = args.weights.form,
+                    .a = a.format,
                     .split = call.runs != 0,
                     .d = d.format,
                     .accumulate = call.c != 0,
-                    .per_token = k > kScaleBlock && call.scale_a.stride_column == 0,
+                    .per_token = args.scale_a.present() && k > kScaleBlock && call.scale_a.stride_column == 0,
                     .m = static_cast<u32>(args.groups == GroupMode::gathered ? slots : static_cast<u64>(m)),
                     .n = static_cast<u32>(n),
                     .k = static_cast<u32>(k),

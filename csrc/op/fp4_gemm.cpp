@@ -18,7 +18,8 @@ constexpr jit::KernelId kWide{"sm90_fp8_fp4_gemm_wide", "deep_gemm/kernel/sm90_f
 
 u64 mixed(const plan::Fp4Problem& p) {
     return static_cast<u64>(p.groups) | static_cast<u64>(p.form) << 8 | static_cast<u64>(p.d) << 16 |
-           u64{p.split} << 24 | u64{p.accumulate} << 25 | u64{p.per_token} << 26;
+           u64{p.split} << 24 | u64{p.accumulate} << 25 | u64{p.per_token} << 26 |
+           u64{p.a == Format::bf16} << 27;
 }
 
 using Key = PlanKey<plan::Fp4Problem, Fp4GemmSpec>;
@@ -75,10 +76,10 @@ Fp4GemmParams params_of(const Fp4GemmCall& call) {
     p.d_rows = reinterpret_cast<const i32*>(call.d_rows);
     p.c = reinterpret_cast<const void*>(call.c);
     p.d = reinterpret_cast<void*>(call.d.address);
-    p.a_stride_group = call.a.stride_group;
+    p.a_stride_group = call.a.stride_group * bytes_of(problem.a);
     p.scale_a_stride_group = call.scale_a.stride_group;
     p.d_stride_group = call.d.stride_group;
-    p.a_stride_m = static_cast<u32>(call.a.stride_row);
+    p.a_stride_m = static_cast<u32>(call.a.stride_row * bytes_of(problem.a));
     p.scale_a_stride_m = static_cast<u32>(call.scale_a.stride_row);
     p.scale_a_stride_k = static_cast<u32>(call.scale_a.stride_column);
     p.d_stride_m = static_cast<u32>(call.d.stride_row);
@@ -119,9 +120,11 @@ void run(const Fp4GemmCall& call) {
         memory.insert(memory.end(), {arranged.tokens, arranged.scales});
         launch(arranged.params);
     } else {
-        memory.insert(memory.end(), {{call.a.address, bytes_spanned(call.a, Format::fp8_e4m3), false},
-                                     {call.scale_a.address, bytes_spanned(call.scale_a, Format::fp32), false},
-                                     {call.a_rows, call.a_rows ? call.slots * 4 : 0, false}});
+        memory.insert(memory.end(),
+                      {{call.a.address, bytes_spanned(call.a, call.problem.a), false},
+                       {call.scale_a.address,
+                        call.scale_a.address ? bytes_spanned(call.scale_a, Format::fp32) : 0, false},
+                       {call.a_rows, call.a_rows ? call.slots * 4 : 0, false}});
         launch(params);
     }
 }

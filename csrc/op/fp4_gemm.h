@@ -1,4 +1,5 @@
-// D = C + A W^T with FP8 activations and packed FP4 weights (spec/fp4_weights.h), dense or by expert: check
+// D = C + A W^T with FP8 or bf16 activations and packed FP4 weights (spec/fp4_weights.h), dense or by expert:
+// check
 // -> plan -> kernel -> launch. Asynchronous; never synchronises, and allocates nothing but what a wide plan
 // without `scratch` wants of the stream's workspace (op/workspace.h).
 #pragma once
@@ -28,9 +29,9 @@ struct Fp4WeightViews {
 //              int32 [slots], the row of A and of D for each slot, or absent: the slot itself. The two zeros
 //              are counters that each launch leaves at zero: one list serves one stream.
 //
-// a is fp8_e4m3, rows at multiples of 4 bytes; scale_a fp32 [..., m, ceil(k / 128)] with any strides, 0 along
-// K for one scale for each token. d is bf16 or fp32, rows at multiples of two elements; n is even, k a
-// multiple of 32.
+// a is bf16 and scale_a absent (not with nv_single), or fp8_e4m3, rows at multiples of 4 bytes; scale_a fp32
+// [..., m, ceil(k / 128)] with any strides, 0 along K for one scale for each token. d is bf16 or fp32, rows
+// at multiples of two elements; n is even, k a multiple of 32.
 struct Fp4GemmArguments {
     GroupMode groups = GroupMode::dense;
     TensorView a = {}, scale_a = {}, d = {}, c = {}, group_layout = {}, list = {}, a_rows = {}, d_rows = {};

@@ -13,8 +13,6 @@ namespace deep_gemm::op {
 
 namespace {
 
-constexpr float kSmallestGlobal = 0x1p-100f, kLargestGlobal = 0x1p100f;
-
 class Packer {
   public:
     // `forms`: to choose from; all have groups of one size.
@@ -34,28 +32,17 @@ class Packer {
         scan();
         PackedFp4 packed;
         packed.shape = shape_;
-        u64 best = ~u64{0};
-        for (const Fp4Form form : forms_) {
-            const std::vector<u32> counts = runs_of_blocks(form);
-            u64 runs = 0;
-            for (const u32 count : counts) runs += count;
-            const u64 bytes = runs * fp4_k_blocks(shape_.k) * fp4_blob_bytes_of(form);
-            if (bytes >= best) continue;
-            best = bytes;
-            packed.form = form;
-            packed.report.extra_runs = runs - counts.size();
-            first_run_.assign(1, 0);
-            for (const u32 count : counts) first_run_.push_back(first_run_.back() + count);
-        }
-        packed.split = packed.report.extra_runs > 0;
-        DG_CHECK(first_run_.back() < (1u << 24), value,
-                 "pack_fp4_weights: {} blocks of 64 rows, expected below 2^24", first_run_.back());
+        std::vector<std::vector<u32>> runs;
+        for (const Fp4Form form : forms_) runs.push_back(runs_of_blocks(form));
+        const Fp4Choice choice = choose_fp4_form(shape_, forms_, runs);
+        packed.form = choice.form;
+        packed.report.extra_runs = choice.extra_runs;
+        packed.split = choice.extra_runs > 0;
+        first_run_ = choice.first_run;
         report(packed.report);
-        packed.blobs.resize(best);
+        packed.blobs.resize(choice.blob_bytes);
         packed.row_scales.assign(static_cast<size_t>(first_run_.back()) * kFp4BlockRows, 1.0f);
-        if (packed.split)
-            for (size_t i = 0; i + 1 < first_run_.size(); ++i)
-                packed.runs.push_back(first_run_[i] << 8 | (first_run_[i + 1] - first_run_[i]));
+        if (packed.split) packed.runs = choice.table();
         std::vector<NvRounding> rounding(first_run_.size() - 1);
         parallel(rounding.size(), [&](size_t block) { pack_block(packed, block, rounding[block]); });
         NvRounding sums;
@@ -98,18 +85,13 @@ class Packer {
     void scan() {
         const size_t count = used_.size() * groups_;
         const u8* const bad =
-            std::find_if(scales_, scales_ + count, [&](u8 scale) { return !is_scale(forms_[0], scale); });
+            std::find_if(scales_, scales_ + count, [&](u8 scale) { return !fp4_is_scale(forms_[0], scale); });
         const size_t at = static_cast<size_t>(bad - scales_);
-        DG_CHECK(at == count, value,
-                 "pack_fp4_weights: the scale of expert {}, row {}, group {} is {} ({}), expected 0 to {}; "
-                 "repair the checkpoint",
-                 at / groups_ / shape_.n, at / groups_ % shape_.n, at % groups_, *bad,
-                 (*bad & 0x7f) == 0x7f ? "NaN" : "a negative number",
-                 is_nvfp4(forms_[0]) ? kNvLargestScale : 254);
+        if (at != count) refuse_fp4_scale(shape_, forms_[0], at, *bad);
         parallel(used_.size(), [&](size_t row) {
             for (u32 group = 0; group < groups_; ++group)
                 if (!is_zero(row, group))
-                    used_[row].set(scale_key(forms_[0], scales_[row * groups_ + group]));
+                    used_[row].set(fp4_key_of(forms_[0], scales_[row * groups_ + group]));
         });
     }
 
@@ -161,7 +143,8 @@ class Packer {
             const float global = globals_ != nullptr ? globals_[source] : 1.0f;
             const std::vector<ScaleWindow> windows = windows_of(form, used_[source]);
             for (size_t run = 0; run < windows.size(); ++run) {
-                const ScalePlacement placement = place_window(form, windows[run], global);
+                const Fp4Placement placement =
+                    fp4_placement(form, windows[run].low, windows[run].high, global);
                 packed.row_scales[(first_run_[block] + run) * kFp4BlockRows + row] = placement.row_scale;
                 pack_row(form, blobs + run * run_bytes, row, source, windows[run], placement.shift);
             }
@@ -174,11 +157,11 @@ class Packer {
         const u32 of_blob = kFp4BlockK / group_;
         for (u32 group = 0; group < groups_; ++group) {
             if (is_zero(source, group)) continue;
-            const u32 key = scale_key(form, scales_[source * groups_ + group]);
+            const u32 key = fp4_key_of(form, scales_[source * groups_ + group]);
             if (static_cast<i32>(key) < window.low || static_cast<i32>(key) > window.high) continue;
             const u8* const codes = group_codes(source, group);
             u8* const blob = run + group / of_blob * fp4_blob_bytes_of(form);
-            fp4_store_scale(form, blob, row, group % of_blob, stored_scale(form, key, shift));
+            fp4_store_scale(form, blob, row, group % of_blob, fp4_stored_scale(form, key, shift));
             u8* const words = blob + fp4_place(row, group % of_blob * group_).word * 4;
             for (u32 i = 0; i < group_ / 8; ++i) {
                 u32 eight;  // the first code in the lowest nibble, as the host is little-endian
@@ -210,16 +193,61 @@ class Packer {
 
 }  // namespace
 
-PackedFp4 pack_fp4(const Fp4Shape& shape, std::span<const u8> codes, std::span<const u8> scales,
-                   std::optional<Fp4Form> form, std::span<const float> globals) {
-    static constexpr Fp4Form kMxForms[] = {Fp4Form::mx_e4m3, Fp4Form::mx_e5m2};
-    const bool nvfp4 = !globals.empty();
+std::span<const Fp4Form> fp4_forms(bool nvfp4, std::optional<Fp4Form> form) {
     DG_CHECK(!form || is_nvfp4(*form) == nvfp4, value, "pack_fp4_weights: form is {}, expected {}",
              name_of(*form),
              nvfp4 ? "nv_single or nv_exact: a global scale is NVFP4's"
                    : "mx_e4m3 or mx_e5m2; NVFP4 weights come with a global scale");
-    const Fp4Form one = form.value_or(Fp4Form::nv_single);
-    const std::span<const Fp4Form> forms = nvfp4 || form ? std::span(&one, 1) : std::span(kMxForms);
+    static_assert(kFp4Forms[0] == Fp4Form::mx_e4m3 && kFp4Forms[1] == Fp4Form::mx_e5m2);
+    const std::span forms(kFp4Forms);
+    if (!form && !nvfp4) return forms.first(2);
+    return forms.subspan(static_cast<size_t>(form.value_or(Fp4Form::nv_single)), 1);
+}
+
+Fp4Choice choose_fp4_form(const Fp4Shape& shape, std::span<const Fp4Form> forms,
+                          std::span<const std::vector<u32>> runs) {
+    Fp4Choice best;
+    for (size_t i = 0; i < forms.size(); ++i) {
+        u64 sum = 0;
+        for (const u32 count : runs[i]) sum += count;
+        const u64 bytes = sum * fp4_k_blocks(shape.k) * fp4_blob_bytes_of(forms[i]);
+        if (bytes >= best.blob_bytes) continue;
+        best = {.form = forms[i], .blob_bytes = bytes, .extra_runs = sum - runs[i].size(), .first_run = {0}};
+        DG_CHECK(sum < (1u << 24), value, "pack_fp4_weights: {} blocks of 64 rows, expected below 2^24", sum);
+        for (const u32 count : runs[i]) best.first_run.push_back(best.first_run.back() + count);
+    }
+    return best;
+}
+
+std::vector<u32> Fp4Choice::table() const {
+    std::vector<u32> table;
+    for (size_t i = 0; i + 1 < first_run.size(); ++i)
+        table.push_back(first_run[i] << 8 | (first_run[i + 1] - first_run[i]));
+    return table;
+}
+
+void refuse_fp4_scale(const Fp4Shape& shape, Fp4Form form, u64 index, u8 scale) {
+    const u64 groups = shape.k / fp4_group_of(form);
+    fail(
+        ErrorKind::value,
+        "pack_fp4_weights: the scale of expert {}, row {}, group {} is {} ({}), expected 0 to {}; repair the "
+        "checkpoint",
+        index / groups / shape.n, index / groups % shape.n, index % groups, scale,
+        (scale & 0x7f) == 0x7f ? "NaN" : "a negative number", is_nvfp4(form) ? kNvLargestScale : 254);
+}
+
+void refuse_fp4_global(const Fp4Shape& shape, u64 row, float global) {
+    fail(ErrorKind::value,
+         "pack_fp4_weights: the global scale of expert {}, row {} is {}, expected 2^-100 to 2^100; it is 1 "
+         "for a "
+         "matrix of zeros",
+         row / shape.n, row % shape.n, global);
+}
+
+PackedFp4 pack_fp4(const Fp4Shape& shape, std::span<const u8> codes, std::span<const u8> scales,
+                   std::optional<Fp4Form> form, std::span<const float> globals) {
+    const bool nvfp4 = !globals.empty();
+    const std::span<const Fp4Form> forms = fp4_forms(nvfp4, form);
     const u32 group = fp4_group_of(forms[0]);
     DG_CHECK(shape.k % group == 0, value, "pack_fp4_weights: k is {}, expected a multiple of {}", shape.k,
              group);
@@ -230,10 +258,8 @@ PackedFp4 pack_fp4(const Fp4Shape& shape, std::span<const u8> codes, std::span<c
     DG_CHECK(!nvfp4 || globals.size() == rows, value,
              "pack_fp4_weights: {} global scales, expected {}, one for each row", globals.size(), rows);
     for (size_t row = 0; row < globals.size(); ++row)
-        DG_CHECK(globals[row] >= kSmallestGlobal && globals[row] <= kLargestGlobal, value,
-                 "pack_fp4_weights: the global scale of expert {}, row {} is {}, expected 2^-100 to 2^100; "
-                 "it is 1 for a matrix of zeros",
-                 row / shape.n, row % shape.n, globals[row]);
+        if (!(globals[row] >= kFp4SmallestGlobal && globals[row] <= kFp4LargestGlobal))
+            refuse_fp4_global(shape, row, globals[row]);
     return Packer(shape, codes, scales, globals, forms).pack();
 }
 

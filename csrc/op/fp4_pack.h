@@ -1,6 +1,7 @@
-// FP4 checkpoints -> the packed weights of spec/fp4_weights.h, on the CPU. MXFP4 and NVFP4's two terms are
-// exact for every input; NVFP4's single term rounds as spec/nvfp4_weights.h says. Rows whose scales fit no
-// form are spread over several runs, and the report says how many did. Nothing is flushed.
+// FP4 checkpoints -> the packed weights of spec/fp4_weights.h, on the CPU; op/fp4_pack_device.h does the same
+// on a device. MXFP4 and NVFP4's two terms are exact for every input; NVFP4's single term rounds as
+// spec/nvfp4_weights.h says. Rows whose scales fit no form are spread over several runs, and the report says
+// how many did. Nothing is flushed.
 #pragma once
 
 #include <deep_gemm/spec/fp4_weights.h>
@@ -43,5 +44,27 @@ struct PackedFp4 {
 // it, and for sizes that do not match.
 [[nodiscard]] PackedFp4 pack_fp4(const Fp4Shape& shape, std::span<const u8> codes, std::span<const u8> scales,
                                  std::optional<Fp4Form> form = {}, std::span<const float> globals = {});
+
+// ---- What both packers decide alike
+
+// The forms to choose from, by default the first of them. Fails (ErrorKind::value) for one of the other
+// format.
+[[nodiscard]] std::span<const Fp4Form> fp4_forms(bool nvfp4, std::optional<Fp4Form> form);
+
+// The one of `forms` whose blobs take the fewest bytes; runs[i] are those that each (expert, block) needs in
+// forms[i].
+struct Fp4Choice {
+    Fp4Form form = Fp4Form::mx_e4m3;
+    u64 blob_bytes = ~u64{0}, extra_runs = 0;
+    std::vector<u32> first_run;  // of each (expert, block), and the end
+
+    [[nodiscard]] std::vector<u32> table() const;  // the packed weights' `runs`
+};
+[[nodiscard]] Fp4Choice choose_fp4_form(const Fp4Shape& shape, std::span<const Fp4Form> forms,
+                                        std::span<const std::vector<u32>> runs);
+
+// `index`: of the scale in [experts, n, groups]; `row`: of the global scale in [experts, n].
+[[noreturn]] void refuse_fp4_scale(const Fp4Shape& shape, Fp4Form form, u64 index, u8 scale);
+[[noreturn]] void refuse_fp4_global(const Fp4Shape& shape, u64 row, float global);
 
 }  // namespace deep_gemm::op

@@ -41,7 +41,7 @@ class Carver {
 struct Buffers {
     MoeGroups groups;
     TensorView num_slots;   // the last of offsets
-    TensorView x, x_scale;  // [slots, hidden]
+    TensorView x, x_scale;  // [slots, hidden]; bf16 activations: absent
     TensorView h;           // [slots, 2 * intermediate]
     TensorView t, t_scale;  // [slots, intermediate]
     TensorView y;           // [slots, hidden], in the place of h
@@ -67,10 +67,14 @@ Buffers carve(const MoeShape& s, Carver& carver) {
     b.groups.slot_pairs = integers({slots});
     b.groups.slot_tokens = integers({slots});
     b.groups.pair_slots = integers({pairs});
-    b.x = carver.take(Format::fp8_e4m3, {x_rows, hidden});
-    b.x_scale = carver.take(Format::fp32, {x_rows, blocks(hidden)});
-    b.t = carver.take(Format::fp8_e4m3, {slots, channels});
-    b.t_scale = carver.take(Format::fp32, {slots, blocks(channels)});
+    if (s.bf16) {
+        b.t = carver.take(Format::bf16, {slots, channels});
+    } else {
+        b.x = carver.take(Format::fp8_e4m3, {x_rows, hidden});
+        b.x_scale = carver.take(Format::fp32, {x_rows, blocks(hidden)});
+        b.t = carver.take(Format::fp8_e4m3, {slots, channels});
+        b.t_scale = carver.take(Format::fp32, {slots, blocks(channels)});
+    }
     if (hidden > 2 * channels) {
         b.y = carver.take(Format::bf16, {slots, hidden});
         b.h = b.y;
@@ -80,7 +84,7 @@ Buffers carve(const MoeShape& s, Carver& carver) {
         b.y = b.h;
         b.y.shape[1] = b.y.strides[0] = hidden;
     }
-    if (s.fp4) {
+    if (s.fp4 && !s.bf16) {
         const auto bytes = [&](u32 k) {
             return op::arranged_bytes({.groups = GroupMode::gathered,
                                        .m = static_cast<u32>(slots),
@@ -135,6 +139,11 @@ MoeShape check(op::TensorChecks& checks, const FusedMoeArguments& a) {
         checks.tensor("shared", a.shared, {Format::bf16}, {tokens, hidden});
         checks.rows("shared", a.shared, 16);
     }
+    const bool fp4 = std::holds_alternative<MoeFp4Weights>(a.weights);
+    DG_CHECK(
+        !a.bf16_activations || (fp4 && a.x.format == Format::bf16), value,
+        "fused_moe: got bf16_activations with x of {} and {} weights, expected x of bf16 and FP4 weights",
+        name_of(a.x.format), fp4 ? "FP4" : "FP8");
     DG_CHECK(!a.swiglu_limit || *a.swiglu_limit > 0, value,
              "fused_moe: swiglu_limit is {}, expected a positive number, or none",
              a.swiglu_limit.value_or(0));
@@ -143,7 +152,8 @@ MoeShape check(op::TensorChecks& checks, const FusedMoeArguments& a) {
             .experts = static_cast<u32>(experts),
             .hidden = static_cast<u32>(hidden),
             .intermediate = static_cast<u32>(channels),
-            .fp4 = std::holds_alternative<MoeFp4Weights>(a.weights)};
+            .fp4 = fp4,
+            .bf16 = a.bf16_activations};
 }
 
 // ---- The kernel of a product, chosen without looking at the batch
@@ -216,7 +226,7 @@ Launch check_product(const FusedMoeArguments& a, const MoeShape& shape, const Bu
                                                .weights = weights,
                                                .expected_m = mean_rows(shape),
                                                .stream = a.stream});
-    call.scratch = op::address_of(b.arranged);
+    if (b.arranged.present()) call.scratch = op::address_of(b.arranged);
     if (a.invariant && !call.empty) {
         plan::Fp4Problem problem = call.problem;
         problem.m = problem.num_groups * kInvariantRows;
@@ -251,7 +261,8 @@ void fused_moe(const FusedMoeArguments& a) {
     Carver carver(&checks.device(), static_cast<u8*>(a.workspace.data));
     const Buffers b = carve(shape, carver);
     // Every check comes before the first launch.
-    const Product gate_up{.rows = b.x, .scales = b.x_scale, .d = b.h, .source_rows = b.groups.slot_tokens};
+    const Product gate_up{
+        .rows = shape.bf16 ? a.x : b.x, .scales = b.x_scale, .d = b.h, .source_rows = b.groups.slot_tokens};
     const Product down{.rows = b.t, .scales = b.t_scale, .d = b.y, .source_rows = {}};
     Launch run_gate_up, run_down;
     if (const auto* fp4 = std::get_if<MoeFp4Weights>(&a.weights)) {
@@ -268,12 +279,13 @@ void fused_moe(const FusedMoeArguments& a) {
                .first_expert = a.first_expert,
                .alignment = alignment_of(shape),
                .stream = a.stream});
-    quantize({.x = a.x,
-              .codes = b.x,
-              .scales = b.x_scale,
-              .source_rows = shape.fp4 ? TensorView{} : b.groups.slot_tokens,
-              .num_rows = shape.fp4 ? TensorView{} : b.num_slots,
-              .stream = a.stream});
+    if (!shape.bf16)
+        quantize({.x = a.x,
+                  .codes = b.x,
+                  .scales = b.x_scale,
+                  .source_rows = shape.fp4 ? TensorView{} : b.groups.slot_tokens,
+                  .num_rows = shape.fp4 ? TensorView{} : b.num_slots,
+                  .stream = a.stream});
     run_gate_up();
     TensorView by_pair = a.topk_weights;
     by_pair.rank = 1;

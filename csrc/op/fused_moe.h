@@ -17,6 +17,7 @@ struct MoeShape {
     u32 hidden = 0;        // columns of x
     u32 intermediate = 0;  // channels of an expert
     bool fp4 = false;      // FP4 weights: the products gather rows themselves, without gaps between experts
+    bool bf16 = false;     // bf16 activations, FP4 weights: nothing is quantised
 };
 
 // Weights of all experts: fp8_e4m3 with an fp32 scale for 128 x 128.
@@ -47,6 +48,9 @@ struct FusedMoeArguments {
     bool weight_before_down = true;
     // Row t has the same bits in any batch: kernels are chosen without looking at the batch.
     bool invariant = false;
+    // x and the activation are multiplied as bf16, not quantised to FP8: x is bf16, weights are FP4, not
+    // nv_single.
+    bool bf16_activations = false;
     void* stream = nullptr;
 };
 

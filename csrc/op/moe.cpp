@@ -88,11 +88,16 @@ void moe_swiglu(const MoeSwigluArguments& a) {
              a.h.shape[1]);
     checks.packed("h", a.h);
     checks.rows("h", a.h, 16);
-    checks.tensor("codes", a.codes, {Format::fp8_e4m3}, {slots, n});
+    const bool fp8 = a.codes.format != Format::bf16;
+    checks.tensor("codes", a.codes, {Format::fp8_e4m3, Format::bf16}, {slots, n});
     checks.packed("codes", a.codes);
-    checks.rows("codes", a.codes, 8);
-    checks.tensor("scales", a.scales, {Format::fp32}, {slots, (n + kQuantizeRow - 1) / kQuantizeRow});
-    checks.packed("scales", a.scales);
+    checks.rows("codes", a.codes, fp8 ? 8 : 16);
+    DG_CHECK(fp8 == a.scales.present(), value, "moe_swiglu: got codes of {} {} scales, expected {}",
+             name_of(a.codes.format), fp8 ? "without" : "with", fp8 ? "both" : "codes alone");
+    if (fp8) {
+        checks.tensor("scales", a.scales, {Format::fp32}, {slots, (n + kQuantizeRow - 1) / kQuantizeRow});
+        checks.packed("scales", a.scales);
+    }
     integers(checks, "slot_pairs", a.slot_pairs, {slots});
     integers(checks, "num_slots", a.num_slots, {1});
     if (a.weights.present()) {
@@ -101,7 +106,8 @@ void moe_swiglu(const MoeSwigluArguments& a) {
     }
     DG_CHECK(!a.limit || *a.limit > 0, value, "moe_swiglu: limit is {}, expected a positive number, or none",
              a.limit.value_or(0));
-    const MoeSwigluSpec spec{.rule = a.rule, .limited = a.limit.has_value(), .weighted = a.weights.present()};
+    const MoeSwigluSpec spec{
+        .d = a.codes.format, .rule = a.rule, .limited = a.limit.has_value(), .weighted = a.weights.present()};
     const MoeSwigluParams params{
         .h = a.h.data,
         .codes = pointer<u8>(a.codes),

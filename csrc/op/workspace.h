@@ -17,7 +17,7 @@ struct WorkspaceLease {
 };
 
 // At least `bytes`, 256-byte aligned, for work on `stream`. Waits for another thread's lease of it; a thread
-// holds one at a time. The first request of a size allocates: make it before a capture.
+// holds one at a time. The first request of a size allocates, during a capture as well.
 [[nodiscard]] WorkspaceLease workspace(driver::Device& device, driver::Stream stream, u64 bytes);
 
 }  // namespace deep_gemm::op

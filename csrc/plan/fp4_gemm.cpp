@@ -12,8 +12,12 @@ namespace {
 struct Arrangement {
     u32 warpgroups, ctas_per_sm, k_blocks;
 };
-constexpr Arrangement kArrangements[] = {{1, 3, 2}, {1, 2, 2}, {2, 2, 1}, {4, 1, 1},
-                                         {4, 1, 2}, {2, 1, 1}, {2, 1, 2}};
+constexpr Arrangement kArrangements[] = {{1, 3, 2}, {1, 2, 2}, {2, 2, 1}, {4, 1, 1}, {4, 1, 2},
+                                         {3, 1, 1}, {3, 1, 2}, {2, 1, 1}, {2, 1, 2}};
+// Three warpgroups spread six experts of 4096 rows evenly over 132 SMs. Where CTAs serve item after item,
+// four that share the tokens are never slower (H200, 16 and 64 tokens), unless bf16 tokens fill the
+// registers.
+constexpr u32 kOnlyAtOnce = 3;
 constexpr u32 kBlocks[] = {8, 16, 24, 32, 40, 48, 64, 96, 128};
 constexpr u32 kLeastWideBlock = 48, kMostWideBlock = 256;  // of the wide kernel
 constexpr u32 kMostStages = 24;
@@ -21,6 +25,7 @@ constexpr u32 kMostStages = 24;
 // What a kernel takes from its problem; `stages` for as much memory as there is.
 Fp4GemmSpec spec_for(const Fp4Problem& problem) {
     return {.form = problem.form,
+            .a = problem.a,
             .split = problem.split,
             .d = problem.d,
             .groups = problem.groups,
@@ -49,17 +54,25 @@ void add_wide(const Fp4Problem& problem, std::vector<Fp4GemmSpec>& specs) {
                 }
 }
 
-std::vector<Fp4GemmSpec> candidates(const Fp4Problem& problem) {
+// Whether all items of a list find a CTA of their own, however tokens fall: then none has to ask for another.
+bool fits_at_once(const Fp4Problem& p, const Fp4GemmSpec& s, u32 sms) {
+    return p.groups == GroupMode::gathered &&
+           u64{p.m} * ceil_div(p.n, fp4_block_n_of(s)) <= u64{sms} * s.ctas_per_sm;
+}
+
+std::vector<Fp4GemmSpec> candidates(const Fp4Problem& problem, u32 sms) {
     std::vector<Fp4GemmSpec> specs;
     for (const u32 block_m : kBlocks)
         for (const Arrangement& arrangement : kArrangements) {
             Fp4GemmSpec s = spec_for(problem);
-            s.queue = problem.groups == GroupMode::gathered;
             s.block_m = block_m;
             s.warpgroups = arrangement.warpgroups;
             s.k_blocks = arrangement.k_blocks;
             s.load_warps = block_m > 48 ? 2 : 1;
             s.ctas_per_sm = arrangement.ctas_per_sm;
+            s.queue = problem.groups == GroupMode::gathered && !fits_at_once(problem, s, sms);
+            if (s.warpgroups == kOnlyAtOnce && problem.a != Format::bf16 && !fits_at_once(problem, s, sms))
+                continue;
             fit_stages(s);
             specs.push_back(s);
         }
@@ -87,9 +100,9 @@ u32 grid_of(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& device
 }
 
 const char* why_unfit(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& device) {
-    if (s.form != p.form || s.split != p.split || s.d != p.d || s.groups != p.groups ||
+    if (s.form != p.form || s.a != p.a || s.split != p.split || s.d != p.d || s.groups != p.groups ||
         s.accumulate != p.accumulate || s.per_token != p.per_token)
-        return "the spec is for other weights, scales, outputs or groups";
+        return "the spec is for other weights, tokens, scales, outputs or groups";
     if (s.cluster > sms_of(p, device)) return "a cluster needs more SMs than there are";
     return nullptr;
 }
@@ -100,7 +113,7 @@ Fp4Plan plan_fp4_gemm(const Fp4Problem& problem, const DeviceModel& device,
                       std::vector<Fp4Candidate>* considered) {
     Fp4Plan best;
     bool found = false;
-    for (const Fp4GemmSpec& spec : candidates(problem)) {
+    for (const Fp4GemmSpec& spec : candidates(problem, sms_of(problem, device))) {
         Fp4Candidate candidate{.spec = spec, .rejected = why_illegal(spec), .cost = {}};
         if (candidate.rejected == nullptr) candidate.rejected = why_unfit(problem, spec, device);
         if (candidate.rejected == nullptr) {

@@ -16,6 +16,7 @@ namespace deep_gemm::plan {
 struct Fp4Problem {
     GroupMode groups = GroupMode::dense;
     Fp4Form form = Fp4Form::mx_e4m3;
+    Format a = Format::fp8_e4m3;  // or bf16, without scales
     bool split = false;
     Format d = Format::bf16;
     bool accumulate = false;

@@ -40,15 +40,17 @@ Fp4Cost cost_of(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& de
     Fp4Cost cost;
     const float k = static_cast<float>(p.k), n = static_cast<float>(p.n);
     const float weights = load.active * blocks_n * blobs * blob_bytes;
-    const float rest = load.columns * (k + n * static_cast<float>(bytes_of(s.d)));
+    const float token_width = static_cast<float>(bytes_of(s.a));
+    const float rest = load.columns * (k * token_width + n * static_cast<float>(bytes_of(s.d)));
     const float uneven = units > slots ? busiest / even : 1;
     cost.dram_us = (weights * uneven + rest) / device.dram_bytes_per_us;
     cost.fill_us = busiest * blobs * blob_bytes / kFp4SmBytesPerUs;
-    const float token_bytes = columns * kFp4BlockK * static_cast<float>(fp4_k_blocks(p.k));  // of an item
+    const float token_bytes =
+        columns * kFp4BlockK * token_width * static_cast<float>(fp4_k_blocks(p.k));  // of an item
     cost.l2_us = units * (blobs * blob_bytes + token_bytes) / device.l2_bytes_per_us;
     const float feed = (kFeedCycles + kFeedCyclesPerColumn * columns) / static_cast<float>(s.warpgroups);
     const float stage = kStageCyclesPerColumn * (columns - 8) / static_cast<float>(s.k_blocks);
-    const float terms = static_cast<float>(fp4_terms_of(s.form));  // two are decoded and multiplied in turn
+    const float terms = in_two_parts(s) ? 2 : 1;  // two are decoded and multiplied in turn
     const float shared = terms * (kDecodeCycles + kCyclesPerColumn * columns) + feed + stage;
     const float chain = terms > 1 || columns <= static_cast<float>(kFp4OverlapColumns)
                             ? terms * (kChainCycles + columns)

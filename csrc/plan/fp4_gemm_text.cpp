@@ -38,14 +38,15 @@ void read_word(Fp4Problem& p, std::string_view word) {
         p.split = true;
     } else if (word == "per_token") {
         p.per_token = true;
-    } else if (key == "form" || key == "d") {
-        const bool known = key == "form" ? read_name(p.form, value, Fp4Form::mx_e4m3, Fp4Form::mx_e5m2,
-                                                     Fp4Form::nv_single, Fp4Form::nv_exact)
-                                         : read_name(p.d, value, Format::bf16, Format::fp32);
+    } else if (key == "form" || key == "d" || key == "a") {
+        const bool known = key == "a"      ? read_name(p.a, value, Format::fp8_e4m3, Format::bf16)
+                           : key == "form" ? read_name(p.form, value, Fp4Form::mx_e4m3, Fp4Form::mx_e5m2,
+                                                       Fp4Form::nv_single, Fp4Form::nv_exact)
+                                           : read_name(p.d, value, Format::bf16, Format::fp32);
         DG_CHECK(
             known, value,
             "problem: {}={} is unknown; expected form=mx_e4m3, mx_e5m2, nv_single or nv_exact, d=bf16 or "
-            "fp32",
+            "fp32, a=fp8_e4m3 or bf16",
             key, value);
     } else if (!read_groups(p, word)) {
         u32* const field = key == "m"            ? &p.m
@@ -58,7 +59,7 @@ void read_word(Fp4Problem& p, std::string_view word) {
         DG_CHECK(field != nullptr, value,
                  "problem: unexpected word '{}'; expected a group mode, accumulate, split, per_token, or m, "
                  "n, k, groups, "
-                 "expected_m, num_sms, form or d with a value",
+                 "expected_m, num_sms, form, a or d with a value",
                  word);
         const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), *field);
         DG_CHECK(error == std::errc{} && end == value.data() + value.size(), value,
@@ -72,6 +73,7 @@ std::string to_string(const Fp4Problem& p) {
     std::string text(kName);
     if (p.groups != GroupMode::dense) text += fmt::format(" {} groups={}", name_of(p.groups), p.num_groups);
     text += fmt::format(" m={} n={} k={} form={} d={}", p.m, p.n, p.k, name_of(p.form), name_of(p.d));
+    if (p.a != Format::fp8_e4m3) text += fmt::format(" a={}", name_of(p.a));
     if (p.expected_m > 0) text += fmt::format(" expected_m={}", p.expected_m);
     if (p.num_sms > 0) text += fmt::format(" num_sms={}", p.num_sms);
     if (p.split) text += " split";
@@ -85,9 +87,9 @@ std::string to_string(const Fp4GemmSpec& s) {
         return fmt::format("{}x{} {} stages, wide, {} wg, clusters of {}{}{}", s.block_m, fp4_block_n_of(s),
                            s.stages, s.warpgroups, s.cluster, s.fragment_sets == 2 ? ", 2 sets" : "",
                            s.copies_only ? ", copies only" : "");
-    return fmt::format("{}x{} {} stages of {}, {} wg, {} CTAs{}{}", s.block_m, fp4_block_n_of(s), s.stages,
+    return fmt::format("{}x{} {} stages of {}, {} wg, {} CTAs{}{}{}", s.block_m, fp4_block_n_of(s), s.stages,
                        s.k_blocks, s.warpgroups, s.ctas_per_sm, s.queue ? ", queue" : "",
-                       s.copies_only ? ", copies only" : "");
+                       has_bf16_tokens(s) ? ", bf16 tokens" : "", s.copies_only ? ", copies only" : "");
 }
 
 Fp4Problem parse_fp4_problem(std::string_view text) {
@@ -106,6 +108,13 @@ Fp4Problem parse_fp4_problem(std::string_view text) {
              "problem: got m={} n={} k={} groups={}; expected all of at least 1, as in 'fp4_gemm m=64 n=4096 "
              "k=2048'",
              problem.m, problem.n, problem.k, problem.num_groups);
+    // What no call can be.
+    const u32 group = fp4_group_of(problem.form);
+    DG_CHECK(problem.k % group == 0, value,
+             "problem: k={} is no multiple of {}, the group of {}; pad the weights with zeros", problem.k,
+             group, name_of(problem.form));
+    DG_CHECK(problem.n % 2 == 0, value,
+             "problem: n={} is odd, expected an even number; pad the weights with a row of zeros", problem.n);
     return problem;
 }
 

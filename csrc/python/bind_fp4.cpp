@@ -1,6 +1,8 @@
 // Packed FP4 weights for Python: the host packer and the object that the operations take.
+#include "op/fp4_pack_device.h"
 #include "python/casters.h"
 #include "python/fp4_weights.h"
+#include "python/tensor.h"
 
 #include <deep_gemm/spec/nvfp4_weights.h>
 #include <fmt/format.h>
@@ -55,6 +57,36 @@ Fp4Weights pack(const py::handle& codes, const py::handle& scales, u32 experts, 
                        .report = packed.report};
     if (packed.split) weights.runs = array_of<i32>(std::move(packed.runs));
     return weights;
+}
+
+std::optional<Fp4Weights> pack_on_device(const py::object& codes, const py::object& scales,
+                                         const py::object& globals, Fp4Weights& outputs, bool forced,
+                                         const py::object& device, std::optional<u64> stream) {
+    TensorReader reader(device.ptr());
+    op::Fp4PackArguments a{.shape = outputs.shape, .form = outputs.form, .forced = forced};
+    a.codes = reader.read_bytes(codes.ptr(), "codes");
+    a.scales = reader.read_bytes(scales.ptr(), "scales");
+    if (!globals.is_none()) a.globals = reader.read(globals.ptr(), "global_scale");
+    a.blobs = reader.read_bytes(outputs.blobs.ptr(), "blobs", true);
+    a.row_scales = reader.read(outputs.row_scales.ptr(), "row_scales", true);
+    const bool split = !outputs.runs.is_none();
+    if (split) a.runs = reader.read(outputs.runs.ptr(), "runs");
+    a.stream = stream ? reinterpret_cast<void*>(*stream) : reader.current_stream();
+    op::Fp4Packing packing;
+    {
+        const py::gil_scoped_release no_gil;
+        packing = op::pack_fp4_on_device(a);
+    }
+    outputs.report = packing.report;
+    if (packing.form == outputs.form && packing.runs.empty() != split) return {};
+    Fp4Weights wanted{.blobs = py::none(),
+                      .row_scales = py::none(),
+                      .runs = py::none(),
+                      .shape = outputs.shape,
+                      .form = packing.form,
+                      .report = packing.report};
+    if (!packing.runs.empty()) wanted.runs = array_of<i32>(std::move(packing.runs));
+    return wanted;
 }
 
 Fp4Weights make(py::object blobs, py::object row_scales, py::object runs, u32 experts, u32 n, u32 k,
@@ -126,6 +158,28 @@ void bind_fp4(py::module_& module) {
         py::arg("k"), py::arg("form") = py::none(), py::arg("globals") = py::none(),
         "Packs host memory: codes [experts, n, k / 2], UE8M0 scales [experts, n, k / 32], or E4M3 scales "
         "[experts, n, k / 16] and fp32 globals [experts, n]; deep_gemm.pack_fp4_weights takes tensors.");
+    module.def("pack_fp4_on_device", &pack_on_device, py::arg("codes"), py::arg("scales"), py::arg("globals"),
+               py::arg("outputs"), py::arg("forced"), py::kw_only(), py::arg("device") = py::none(),
+               py::arg("stream") = py::none(),
+               "Packs memory of a device, and waits for it: codes [experts, n, k / 2], scales [experts, n, k "
+               "/ group], "
+               "fp32 globals [experts, n] or None, into the tensors of `outputs`, whose form is taken unless "
+               "it is not "
+               "forced and another takes fewer bytes. None: done, and outputs.report says what was found. "
+               "Else what the "
+               "outputs must be, form and runs (in host memory): call again with tensors for these.");
+    module.def(
+        "fp4_packed_sizes",
+        [](u32 experts, u32 n, u32 k, const std::string& form, std::optional<u64> num_runs) {
+            const u64 blocks = static_cast<u64>(experts) * fp4_row_blocks(n);
+            const op::Fp4PackedSizes sizes =
+                op::fp4_packed_sizes({experts, n, k}, form_of(form), num_runs.value_or(blocks));
+            return std::pair(sizes.blobs, sizes.row_scales);
+        },
+        py::arg("experts"), py::arg("n"), py::arg("k"), py::arg("form"), py::arg("num_runs") = py::none(),
+        "Elements of the blobs (int8) and row_scales (fp32) of packed weights, by default of one run for "
+        "each "
+        "block of 64 rows.");
     module.def(
         "nvfp4_bytes",
         [](const std::string& form, u32 code) {

@@ -82,6 +82,13 @@ void check_recipe(const char* function, PyObject* object, const char* name,
 
 void read_activations(TensorReader& reader, PyObject* pair, const char* function,
                       op::Fp4GemmArguments& gemm) {
+    if (pair != nullptr && !PyTuple_Check(pair) && !PyList_Check(pair)) {
+        gemm.a = reader.read(pair, "a");
+        DG_CHECK(gemm.a.format == Format::bf16, type,
+                 "{}: a is a tensor of {}, expected (fp8 tensor, fp32 scales) or a tensor of bf16", function,
+                 name_of(gemm.a.format));
+        return;
+    }
     const auto [values, scales] = scaled_pair(pair, function, "a");
     gemm.a = reader.read(values, "a");
     gemm.scale_a = reader.read(scales, "scales of a");
@@ -187,10 +194,11 @@ PyMethodDef methods[] = {
      "fp8_fp4_gemm_nt(a, b, d, c=None, recipe=None, recipe_a=None, recipe_b=None, compiled_dims='nk', "
      "disable_ue8m0_cast=False, *, spec=None, device=None, stream=None)\n--\n\n"
      "D = C + A B^T. a = (fp8 [m, k], fp32 scales [m, k / 128]), b the Fp4Weights of one matrix [n, k], d "
-     "and c bf16 or fp32 [m, n]. Scales with stride 0 along K, one for each row, have faster kernels. The "
+     "and c bf16 or fp32 [m, n]; or a bf16 [m, k], which weights of all forms but nv_single are widened for. "
+     "Scales with stride 0 along K, one for each row, have faster kernels. The "
      "products are exact; sums are promoted to fp32 every 128 along K. With many tokens "
      "all FP4 operations but fused_moe use a workspace of the stream: CUDA graphs of such calls, captured on "
-     "one stream after a first call, must not run at the same time (docs/fp4.md)."},
+     "one stream, must not run at the same time (docs/fp4.md)."},
     {"m_grouped_fp8_fp4_gemm_nt_contiguous", DG_FAST_ENTRY(kContiguousOp),
      "m_grouped_fp8_fp4_gemm_nt_contiguous(a, b, d, grouped_layout, recipe=None, recipe_a=None, "
      "recipe_b=None, "
@@ -236,7 +244,7 @@ void set_field(const char* name, Fp4Form& field, const py::handle& value) {
     set_enum(field, name, value, {Fp4Form::mx_e4m3, Fp4Form::mx_e5m2, Fp4Form::nv_single, Fp4Form::nv_exact});
 }
 void set_field(const char* name, Format& field, const py::handle& value) {
-    set_enum(field, name, value, {Format::bf16, Format::fp32});
+    set_enum(field, name, value, {Format::bf16, Format::fp32, Format::fp8_e4m3});
 }
 void set_field(const char* name, GroupMode& field, const py::handle& value) {
     set_enum(

@@ -18,8 +18,8 @@ void* stream_of(const StreamArgument& stream, const TensorReader& reader) {
     return stream ? reinterpret_cast<void*>(*stream) : reader.current_stream();
 }
 
-TensorView optional(TensorReader& reader, Tensor tensor, const char* name) {
-    return tensor.is_none() ? TensorView{} : reader.read(tensor.ptr(), name);
+TensorView optional(TensorReader& reader, Tensor tensor, const char* name, bool writable = false) {
+    return tensor.is_none() ? TensorView{} : reader.read(tensor.ptr(), name, writable);
 }
 
 void run_group(Tensor topk_ids, Tensor offsets, Tensor ends, Tensor entries, Tensor head, Tensor slot_pairs,
@@ -47,7 +47,7 @@ void run_swiglu(Tensor h, Tensor codes, Tensor scales, Tensor slot_pairs, Tensor
     TensorReader reader(device.ptr());
     MoeSwigluArguments a{.h = reader.read(h.ptr(), "h"),
                          .codes = reader.read(codes.ptr(), "codes", true),
-                         .scales = reader.read(scales.ptr(), "scales", true),
+                         .scales = optional(reader, scales, "scales", true),
                          .slot_pairs = reader.read(slot_pairs.ptr(), "slot_pairs"),
                          .num_slots = reader.read(num_slots.ptr(), "num_slots"),
                          .weights = optional(reader, weights, "weights"),
@@ -98,7 +98,8 @@ std::variant<MoeFp8Weights, MoeFp4Weights> read_weights(TensorReader& reader, Te
 
 void run_fused(Tensor x, Tensor topk_ids, Tensor topk_weights, Tensor w13, Tensor w2, Tensor out,
                Tensor workspace, Tensor shared, std::optional<float> swiglu_limit, u32 first_expert,
-               bool weight_before_down, bool invariant, Tensor device, StreamArgument stream) {
+               bool weight_before_down, bool invariant, bool bf16_activations, Tensor device,
+               StreamArgument stream) {
     TensorReader reader(device.ptr());
     FusedMoeArguments a;
     a.x = reader.read(x.ptr(), "x");
@@ -112,6 +113,7 @@ void run_fused(Tensor x, Tensor topk_ids, Tensor topk_weights, Tensor w13, Tenso
     a.first_expert = first_expert;
     a.weight_before_down = weight_before_down;
     a.invariant = invariant;
+    a.bf16_activations = bf16_activations;
     a.stream = stream_of(stream, reader);
     const py::gil_scoped_release no_gil;
     fused_moe(a);
@@ -136,7 +138,7 @@ void bind_moe(py::module_& module) {
         py::arg("num_slots"), py::arg("weights") = none, py::arg("limit") = none,
         py::arg("scale_rule") = "exact", py::kw_only(), py::arg("device") = none, py::arg("stream") = none,
         "codes, scales = fp8(bf16(silu(gate) * up * weight)) of h [slots, 2 n] (gate, then up), a scale for "
-        "128 channels; "
+        "128 channels, or bf16 codes and scales None; "
         "gate at most `limit`, up within +-limit; weights [T * top_k] by pair, or None.");
     module.def(
         "moe_combine", &run_combine, py::arg("y"), py::arg("pair_slots"), py::arg("d"),
@@ -145,18 +147,18 @@ void bind_moe(py::module_& module) {
         "d [T, n] = sum over j, in order, of weights[t, j] * y[pair_slots[t, j]], plus shared [T, n].");
     module.def(
         "moe_workspace_bytes",
-        [](u32 tokens, u32 top_k, u32 experts, u32 hidden, u32 intermediate, bool fp4) {
-            return moe_workspace_bytes({tokens, top_k, experts, hidden, intermediate, fp4});
+        [](u32 tokens, u32 top_k, u32 experts, u32 hidden, u32 intermediate, bool fp4, bool bf16) {
+            return moe_workspace_bytes({tokens, top_k, experts, hidden, intermediate, fp4, bf16});
         },
         py::arg("tokens"), py::arg("top_k"), py::arg("experts"), py::arg("hidden"), py::arg("intermediate"),
-        py::arg("fp4") = false,
+        py::arg("fp4") = false, py::arg("bf16_activations") = false,
         "Bytes of workspace that fused_moe needs; a batch of fewer tokens needs no more.");
     module.def("fused_moe_into", &run_fused, py::arg("x"), py::arg("topk_ids"), py::arg("topk_weights"),
                py::arg("w13"), py::arg("w2"), py::arg("out"), py::arg("workspace"), py::arg("shared") = none,
                py::arg("swiglu_limit") = none, py::arg("first_expert") = 0,
-               py::arg("weight_before_down") = true, py::arg("invariant") = false, py::kw_only(),
-               py::arg("device") = none, py::arg("stream") = none,
-               "What deep_gemm.fused_moe calls, with every tensor given.");
+               py::arg("weight_before_down") = true, py::arg("invariant") = false,
+               py::arg("bf16_activations") = false, py::kw_only(), py::arg("device") = none,
+               py::arg("stream") = none, "What deep_gemm.fused_moe calls, with every tensor given.");
 }
 
 }  // namespace deep_gemm::python

@@ -42,6 +42,7 @@ __all__: list[str] = [
     "explain_fp4",
     "explain_linear",
     "fp4_kernel_source",
+    "fp4_packed_sizes",
     "fp8_fp4_gemm_nt",
     "fp8_gemm_nt",
     "fused_moe_into",
@@ -99,6 +100,7 @@ __all__: list[str] = [
     "op_top_k",
     "open_bundle",
     "pack_fp4",
+    "pack_fp4_on_device",
     "plan",
     "plan_fp4",
     "plan_weight_gemm",
@@ -799,6 +801,17 @@ def fp4_kernel_source(spec: Fp4GemmSpec) -> KernelSource:
     The source of an Fp4GemmSpec's kernel.
     """
 
+def fp4_packed_sizes(
+    experts: typing.SupportsInt | typing.SupportsIndex,
+    n: typing.SupportsInt | typing.SupportsIndex,
+    k: typing.SupportsInt | typing.SupportsIndex,
+    form: str,
+    num_runs: typing.SupportsInt | typing.SupportsIndex | None = None,
+) -> tuple[int, int]:
+    """
+    Elements of the blobs (int8) and row_scales (fp32) of packed weights, by default of one run for each block of 64 rows.
+    """
+
 def fp8_fp4_gemm_nt(
     a,
     b,
@@ -815,7 +828,7 @@ def fp8_fp4_gemm_nt(
     stream=None,
 ):
     """
-    D = C + A B^T. a = (fp8 [m, k], fp32 scales [m, k / 128]), b the Fp4Weights of one matrix [n, k], d and c bf16 or fp32 [m, n]. Scales with stride 0 along K, one for each row, have faster kernels. The products are exact; sums are promoted to fp32 every 128 along K. With many tokens all FP4 operations but fused_moe use a workspace of the stream: CUDA graphs of such calls, captured on one stream after a first call, must not run at the same time (docs/fp4.md).
+    D = C + A B^T. a = (fp8 [m, k], fp32 scales [m, k / 128]), b the Fp4Weights of one matrix [n, k], d and c bf16 or fp32 [m, n]; or a bf16 [m, k], which weights of all forms but nv_single are widened for. Scales with stride 0 along K, one for each row, have faster kernels. The products are exact; sums are promoted to fp32 every 128 along K. With many tokens all FP4 operations but fused_moe use a workspace of the stream: CUDA graphs of such calls, captured on one stream, must not run at the same time (docs/fp4.md).
     """
 
 def fp8_gemm_nt(
@@ -852,6 +865,7 @@ def fused_moe_into(
     first_expert: typing.SupportsInt | typing.SupportsIndex = 0,
     weight_before_down: bool = True,
     invariant: bool = False,
+    bf16_activations: bool = False,
     *,
     device: typing.Any = None,
     stream: typing.SupportsInt | typing.SupportsIndex | None = None,
@@ -1121,7 +1135,7 @@ def moe_swiglu(
     stream: typing.SupportsInt | typing.SupportsIndex | None = None,
 ) -> None:
     """
-    codes, scales = fp8(bf16(silu(gate) * up * weight)) of h [slots, 2 n] (gate, then up), a scale for 128 channels; gate at most `limit`, up within +-limit; weights [T * top_k] by pair, or None.
+    codes, scales = fp8(bf16(silu(gate) * up * weight)) of h [slots, 2 n] (gate, then up), a scale for 128 channels, or bf16 codes and scales None; gate at most `limit`, up within +-limit; weights [T * top_k] by pair, or None.
     """
 
 def moe_workspace_bytes(
@@ -1131,6 +1145,7 @@ def moe_workspace_bytes(
     hidden: typing.SupportsInt | typing.SupportsIndex,
     intermediate: typing.SupportsInt | typing.SupportsIndex,
     fp4: bool = False,
+    bf16_activations: bool = False,
 ) -> int:
     """
     Bytes of workspace that fused_moe needs; a batch of fewer tokens needs no more.
@@ -1310,6 +1325,20 @@ def pack_fp4(
 ) -> Fp4Weights:
     """
     Packs host memory: codes [experts, n, k / 2], UE8M0 scales [experts, n, k / 32], or E4M3 scales [experts, n, k / 16] and fp32 globals [experts, n]; deep_gemm.pack_fp4_weights takes tensors.
+    """
+
+def pack_fp4_on_device(
+    codes: typing.Any,
+    scales: typing.Any,
+    globals: typing.Any,
+    outputs: Fp4Weights,
+    forced: bool,
+    *,
+    device: typing.Any = None,
+    stream: typing.SupportsInt | typing.SupportsIndex | None = None,
+) -> Fp4Weights | None:
+    """
+    Packs memory of a device, and waits for it: codes [experts, n, k / 2], scales [experts, n, k / group], fp32 globals [experts, n] or None, into the tensors of `outputs`, whose form is taken unless it is not forced and another takes fewer bytes. None: done, and outputs.report says what was found. Else what the outputs must be, form and runs (in host memory): call again with tensors for these.
     """
 
 def plan(problem: str, device: typing.Any = None) -> dict[str, typing.Any]:

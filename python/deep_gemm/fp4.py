@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,8 @@ def pack_fp4_weights(
     """Pack MXFP4 or NVFP4 weights for fp8_fp4_gemm_nt, its grouped forms and fused_moe.
 
     codes: [n, k / 2] or [experts, n, k / 2], a byte holds two E2M1 codes, the first in the low nibble. The result lives
-    where `codes` does. deep_gemm.fp4_formats.from_* give the arguments: pack_fp4_weights(*from_nvfp4(...)).
+    where `codes` does; what is on a GPU is packed there, at the speed of its memory, and the call waits for it.
+    deep_gemm.fp4_formats.from_* give the arguments: pack_fp4_weights(*from_nvfp4(...)).
 
     MXFP4: scales are UE8M0 bytes [..., n, k / 32], or fp32 powers of two. Exact for every input. `form` ('mx_e4m3',
     'mx_e5m2') forces what a weight is decoded to; by default the smaller one.
@@ -53,18 +55,19 @@ def pack_fp4_weights(
         )
     if codes.dtype.itemsize != 1:
         raise TypeError(f"pack_fp4_weights: got codes of {codes.dtype}, expected bytes (int8 or uint8)")
-    host_scales = _on_host(scales)
-    if scales.dtype.itemsize == 4 and global_scale is None:
-        host_scales = _ue8m0(host_scales.view(np.float32))
-    elif scales.dtype.itemsize != 1:
+    if scales.dtype.itemsize != 1 and (scales.dtype.itemsize != 4 or global_scale is not None):
         kinds = "UE8M0 bytes or fp32 powers of two" if global_scale is None else "E4M3 bytes"
         raise TypeError(f"pack_fp4_weights: got scales of {scales.dtype}, expected {kinds}")
+    shape = (experts[0] if experts else 1, n, half_k * 2)
+    if is_torch(codes) and codes.is_cuda and 0 not in shape:
+        return _pack_torch(codes, scales, global_scale, shape, form)
+    host_scales = _on_host(scales)
+    if scales.dtype.itemsize == 4:
+        host_scales = _ue8m0(host_scales.view(np.float32))
     packed = _C.pack_fp4(
         _on_host(codes),
         host_scales,
-        experts=experts[0] if experts else 1,
-        n=n,
-        k=half_k * 2,
+        *shape,
         form=form,
         globals=None if global_scale is None else _by_row(global_scale, (*experts, n)),
     )
@@ -73,29 +76,95 @@ def pack_fp4_weights(
     import torch
 
     def place(x: Any) -> Any:
-        return None if x is None else torch.from_numpy(x).to(codes.device)
+        return None if x is None else torch.from_numpy(x)
 
     return packed.with_tensors(place(packed.blobs), place(packed.row_scales), place(packed.runs))
+
+
+def pack_on_device(
+    codes: Any,
+    scales: Any,
+    globals_: Any,
+    shape: tuple[int, int, int],
+    form: str | None,
+    empty: Callable[[int, str], Any],
+    place: Callable[[Any], Any],
+    device: Any = None,
+) -> _C.Fp4Weights:
+    """Packs [experts, n, ...] where they are. `empty` makes a tensor of so many int8 or float32, `place` copies one."""
+    guess = form or ("mx_e4m3" if globals_ is None else "nv_single")
+    blobs, row_scales = _C.fp4_packed_sizes(*shape, guess)
+    outputs = _C.Fp4Weights(empty(blobs, "int8"), empty(row_scales, "float32"), None, *shape, guess)
+    wanted = _C.pack_fp4_on_device(codes, scales, globals_, outputs, form is not None, device=device)
+    if wanted is None:
+        return outputs
+    num_runs = None if wanted.runs is None else int((wanted.runs & 255).sum())
+    blobs, row_scales = _C.fp4_packed_sizes(*shape, wanted.form, num_runs)
+    del outputs  # before what replaces it: these are the largest tensors around
+    runs = None if wanted.runs is None else place(wanted.runs)
+    outputs = wanted.with_tensors(empty(blobs, "int8"), empty(row_scales, "float32"), runs)
+    _C.pack_fp4_on_device(codes, scales, globals_, outputs, True, device=device)
+    return outputs
+
+
+def _pack_torch(
+    codes: Any, scales: Any, global_scale: Any, shape: tuple[int, int, int], form: str | None
+) -> _C.Fp4Weights:
+    """On the GPU of `codes`, on its current stream."""
+    import torch
+
+    experts, n, _ = shape
+    codes = codes.detach().contiguous()
+    if codes.data_ptr() % 16 != 0:
+        codes = codes.clone()
+    scales = scales.detach().to(codes.device).contiguous()
+    if scales.dtype.itemsize == 4:
+        bits = scales.view(torch.int32)
+        if bool(((bits & 0x7FFFFF) != 0).any() | (bits < 0).any() | (bits >> 23 == 255).any()):
+            raise ValueError(NO_POWERS_OF_TWO)
+        scales = (bits >> 23).to(torch.uint8)
+    globals_ = None
+    if global_scale is not None:
+        values = torch.as_tensor(global_scale, dtype=torch.float32, device=codes.device)
+        rows = tuple(codes.shape[:-1])
+        if tuple(values.shape) not in {(), rows[:-1], rows}:
+            raise ValueError(_bad_global(tuple(values.shape), rows))
+        values = values.reshape(*values.shape, *(1,) * (len(rows) - values.ndim))
+        globals_ = values.expand(rows).reshape(experts, n)
+    return pack_on_device(
+        codes.view(torch.uint8).reshape(experts, n, -1),
+        scales.view(torch.uint8).reshape(experts, n, -1),
+        globals_,
+        shape,
+        form,
+        lambda count, kind: torch.empty(count, dtype=getattr(torch, kind), device=codes.device),
+        lambda x: torch.from_numpy(x).to(codes.device),
+    )
 
 
 def _by_row(global_scale: Any, rows: tuple[int, ...]) -> np.ndarray:
     """fp32, one for each row."""
     values = np.asarray(global_scale.cpu() if is_torch(global_scale) else global_scale, np.float32)
     if values.shape not in {(), rows[:-1], rows}:
-        raise ValueError(
-            f"pack_fp4_weights: got global_scale {values.shape}, expected a number, {rows[:-1]} or {rows}"
-        )
+        raise ValueError(_bad_global(values.shape, rows))
     by_matrix = values.reshape(*values.shape, *(1,) * (len(rows) - values.ndim))
     return np.ascontiguousarray(np.broadcast_to(by_matrix, rows))
+
+
+def _bad_global(got: tuple[int, ...], rows: tuple[int, ...]) -> str:
+    return f"pack_fp4_weights: got global_scale {got}, expected a number, {rows[:-1]} or {rows}"
+
+
+NO_POWERS_OF_TWO = (
+    "pack_fp4_weights: got fp32 scales that are no powers of two from 2^-126 to 2^127; MXFP4 has no others"
+)
 
 
 def _ue8m0(scales: np.ndarray) -> np.ndarray:
     """The exponent bytes of fp32 powers of two."""
     bits = scales.view(np.uint32)
     if (bits & 0x807FFFFF).any() or (bits >> 23 == 255).any():
-        raise ValueError(
-            "pack_fp4_weights: got fp32 scales that are no powers of two from 2^-126 to 2^127; MXFP4 has no others"
-        )
+        raise ValueError(NO_POWERS_OF_TWO)
     return (bits >> 23).astype(np.uint8)
 
 

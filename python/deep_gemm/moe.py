@@ -15,10 +15,18 @@ Weights = tuple[Array, Array] | _C.Fp4Weights
 
 
 def moe_workspace(
-    like: Array, tokens: int, top_k: int, experts: int, hidden: int, intermediate: int, *, fp4: bool = False
+    like: Array,
+    tokens: int,
+    top_k: int,
+    experts: int,
+    hidden: int,
+    intermediate: int,
+    *,
+    fp4: bool = False,
+    bf16_activations: bool = False,
 ) -> Array:
     """Memory where `like` is for fused_moe on up to `tokens` tokens, with FP4 or FP8 weights; one for each stream."""
-    size = _C.moe_workspace_bytes(tokens, top_k, experts, hidden, intermediate, fp4)
+    size = _C.moe_workspace_bytes(tokens, top_k, experts, hidden, intermediate, fp4, bf16_activations)
     memory = arrays.empty_strided(like, (size + ALIGNMENT,), (1,), "int8")
     address = memory.data_ptr() if arrays.is_torch(memory) else memory.ctypes.data
     start = -address % ALIGNMENT
@@ -46,6 +54,7 @@ def fused_moe(
     first_expert: int = 0,
     weight_before_down: bool = True,
     invariant: bool = False,
+    bf16_activations: bool = False,
     workspace: Array | None = None,
     device: Any = None,
     stream: int | None = None,
@@ -59,8 +68,9 @@ def fused_moe(
 
     `swiglu_limit` clamps gate from above and up from both sides. The routing weight multiplies the activation, as in
     DeepSeek-V4, or with weight_before_down=False an expert's output. `shared` bf16 [T, K] is added last. Activations
-    are quantised to FP8 with a scale for 128 channels, x and silu(gate) * up alike; experts are added in the order of
-    j. `invariant`: row t has the same bits in any batch. `workspace` from moe_workspace() makes a call allocate nothing
+    are quantised to FP8 with a scale for 128 channels, x and silu(gate) * up alike; `bf16_activations` (x bf16, FP4
+    weights of any form but nv_single) multiplies both as bf16 instead. Experts are added in the order of j.
+    `invariant`: row t has the same bits in any batch. `workspace` from moe_workspace() makes a call allocate nothing
     but `out`; then the call may be captured in a CUDA graph. Nothing is synchronised.
     """
     if len(x.shape) != 2 or len(topk_ids.shape) != 2:
@@ -73,7 +83,8 @@ def fused_moe(
     if workspace is None:
         fp4 = isinstance(w13, _C.Fp4Weights)
         experts, rows = (w13.experts, w13.n) if isinstance(w13, _C.Fp4Weights) else _extents(w13)
-        workspace = moe_workspace(x, tokens, int(topk_ids.shape[1]), experts, hidden, rows // 2, fp4=fp4)
+        shape = (tokens, int(topk_ids.shape[1]), experts, hidden, rows // 2)
+        workspace = moe_workspace(x, *shape, fp4=fp4, bf16_activations=bf16_activations)
     _C.fused_moe_into(
         x,
         topk_ids,
@@ -87,6 +98,7 @@ def fused_moe(
         first_expert,
         weight_before_down,
         invariant,
+        bf16_activations,
         device=device,
         stream=stream,
     )

@@ -36,8 +36,11 @@ def make_launch(spec: deep_gemm.Fp4GemmSpec, k: int, grid: int) -> Launch:
     rng = np.random.default_rng(0)
     slots = sum(COUNTS)
     weights, matrices = make_weights(spec.to_dict()["form"], rng, k)
-    a = rng.standard_normal((slots, k)).astype(ml_dtypes.float8_e4m3fn)
+    bf16 = spec.to_dict()["a"] == "bf16"
+    a = rng.standard_normal((slots, k)).astype(ml_dtypes.bfloat16 if bf16 else ml_dtypes.float8_e4m3fn)
     a_scales = np.exp2(rng.uniform(-2, 2, (slots, k // 128))).astype(np.float32)
+    if bf16:
+        a_scales[...] = 1  # bf16 tokens have none
     entries = np.zeros((len(COUNTS), 4), np.int32)
     entries[:, 0] = range(len(COUNTS))
     entries[:, 1] = np.cumsum([0, *COUNTS[:-1]])
@@ -72,7 +75,9 @@ def make_launch(spec: deep_gemm.Fp4GemmSpec, k: int, grid: int) -> Launch:
             at["d"],
         ]
         strides = [0, 0, 0]
-        return struct.pack("<14Q8I", *pointers, *strides, k, k // 128, 1, N, slots, N, k, len(COUNTS))
+        return struct.pack(
+            "<14Q8I", *pointers, *strides, k * a.itemsize, k // 128, 1, N, slots, N, k, len(COUNTS)
+        )
 
     return Launch(
         _C.fp4_kernel_source(spec).entry, (grid,), spec.threads, spec.smem_bytes, arrays, pack,
@@ -95,7 +100,7 @@ BUGS = [
     Bug("half of a blob is expected", "S.warpgroups * kCopy);", "S.warpgroups * kCopy / 2);"),
     Bug("an item is read before it is there", "ptx::mbarrier_wait(smem.item_full(slot), phase);", ""),
     Bug("the counters stay", "ptx::st_global_u32(&params_.list->next_unit, 0);", "", 8),
-    Bug("words in plain order", "return word % 8;", "return word / 4;", 8),
+    Bug("words in plain order", "return word % (8 * element_bytes);", "return word / (4 * element_bytes);", 8),
     Bug("scales in plain order", "return token % 8 / 2 * (columns / 4) + token / 8 * 2 + token % 2;", "return token;", 8),
     Bug("no swizzle", "(chunk ^ token) * 16", "chunk * 16", 8),
     Bug("signs of the second half forgotten", "((word << 4) & kSigns)", "0", 8),

@@ -133,6 +133,22 @@ def swiglu() -> tuple[Launch, str]:
     return launch, source("moe_swiglu", "MoeSwigluSpec kSpec{.limited = true, .weighted = true}")
 
 
+def swiglu_bf16() -> tuple[Launch, str]:
+    """The same left as bf16, whose bits are compared."""
+    launch, _ = swiglu()
+    h, weights, pairs = (launch.arrays[name] for name in ("h", "weights", "pairs"))
+    n = h.shape[1] // 2
+    t = reference.swiglu(h[:, :n], h[:, n:], 1.5) * weights[pairs].astype(np.float64)[:, None]
+    rows = np.full((len(h), n), 0xA5A5, np.uint16)
+    used = [0, 1, 3]
+    rows[used] = t.astype(BF16).view(np.uint16)[used]
+    launch.arrays = launch.arrays | {"codes": np.full((len(h), n), 0xA5A5, np.uint16)}
+    launch.expected = {"codes": rows}
+    return launch, source(
+        "moe_swiglu", "MoeSwigluSpec kSpec{.d = Format::bf16, .limited = true, .weighted = true}"
+    )
+
+
 def combine() -> tuple[Launch, str]:
     tokens, top_k, n = 5, 3, 40
     rng = np.random.default_rng(8)
@@ -161,7 +177,14 @@ def combine() -> tuple[Launch, str]:
     return launch, source("moe_combine", spec)
 
 
-KERNELS = {"nvfp4": nvfp4, "gathered fp8": gathered_fp8, "group": group, "swiglu": swiglu, "combine": combine}
+KERNELS = {
+    "nvfp4": nvfp4,
+    "gathered fp8": gathered_fp8,
+    "group": group,
+    "swiglu": swiglu,
+    "swiglu bf16": swiglu_bf16,
+    "combine": combine,
+}
 BUGS: list[tuple[str, Bug]] = [
     ("nvfp4", Bug("no barrier before the partial maxima are read", "ptx::sync_threads();\n    float all = 0;", "float all = 0;")),
     ("nvfp4", Bug("maximum of half a warp", "amax_over<32>(amax)", "amax_over<16>(amax)", 8)),
@@ -192,6 +215,8 @@ BUGS: list[tuple[str, Bug]] = [
     ("swiglu", Bug("gate taken for up", "row + p.n + column, up", "row + column, up", 8)),
     ("swiglu", Bug("not rounded to bf16", "v[i] = ptx::bf16_low(rounded);", "", 8)),
     ("swiglu", Bug("slots beyond the count", "static_cast<i32>(slot) >= ptx::ld_global_s32(p.num_slots)", "false", 8)),
+    ("swiglu bf16", Bug("rows as far apart as codes", "p.n + column) * 2;", "p.n + column);", 8)),
+    ("swiglu bf16", Bug("pairs the wrong way round", "ptx::cvt_bf16x2(v[2 * i], v[2 * i + 1])", "ptx::cvt_bf16x2(v[2 * i + 1], v[2 * i])", 8)),
     ("combine", Bug("one slot for all", "static_cast<u64>(slots[j]) * p.n", "static_cast<u64>(slots[0]) * p.n", 8)),
     ("combine", Bug("skipped pairs are read", "if (slots[j] < 0) continue;", "", 8)),
     ("combine", Bug("last expert first", "slots[j] = ptx::ld_global_s32(p.pair_slots + token * S.top_k + j)",

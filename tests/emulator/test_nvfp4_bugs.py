@@ -13,7 +13,7 @@ BUGS = [
     Bug("the tables of the two groups are swapped", "tables[step / 2]", "tables[1 - step / 2]", 8),
     Bug("one table for both groups", "tables[step / 2]", "tables[0]", 8),
     Bug("a neighbour's scales", "blob + kFp4CodeBytes + thread * 2) |", "blob + kFp4CodeBytes + (thread ^ 1) * 2) |", 8),
-    Bug("the third byte is another thread's", "blob + kNvThirdBytes + thread", "blob + kNvThirdBytes + (thread ^ 4)", 8),
+    Bug("the third byte is another thread's", "kNvThirdBytes + thread) << 16", "kNvThirdBytes + (thread ^ 4)) << 16", 8),
 ]  # fmt: skip
 BUGS += [
     Bug("the fourth scale's bits in the first three", "bytes & 0x003f3f3f", "bytes & 0x00ffffff", 8),
@@ -27,7 +27,7 @@ SINGLE = [
 EXACT = [
     *BUGS,
     Bug("the second term is left out", "start<N, 1>(stage, kb, partial, second);", "", 8),
-    Bug("the second term begins a new sum", "step > 0 || term > 0", "step > 0", 8),
+    Bug("the second term begins a new sum", "step > 0 || part > 0", "step > 0", 8),
     Bug("the second term is the first", "decode<1>(stage, kb, second);", "decode<0>(stage, kb, second);", 8),
     Bug(
         "both terms are promoted before the second is done",

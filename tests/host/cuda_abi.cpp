@@ -48,6 +48,7 @@ SAME(kSwizzle128B, CU_TENSOR_MAP_SWIZZLE_128B);
 SAME(kL2PromotionNone, CU_TENSOR_MAP_L2_PROMOTION_NONE);
 SAME(kL2Promotion256B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B);
 SAME(kCaptureThreadLocal, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
+SAME(kCaptureRelaxed, CU_STREAM_CAPTURE_MODE_RELAXED);
 static_assert(CU_LAUNCH_PARAM_BUFFER_POINTER_AS_INT == 1 && CU_LAUNCH_PARAM_BUFFER_SIZE_AS_INT == 2);
 static_assert(CU_LAUNCH_PARAM_END_AS_INT == 0);
 static_assert(std::is_same_v<CUdevice, ours::DeviceId> && std::is_same_v<CUdeviceptr, ours::Address>);

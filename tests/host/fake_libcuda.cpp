@@ -1,7 +1,8 @@
 // A stand-in for libcuda: every entry point the library opens, no GPU. Memory is host memory, launches do
 // nothing but are written down. FAKE_VERSION: driver version (13000). FAKE_DEVICES: number of GPUs (1).
 // FAKE_FAIL: the call that fails, with FAKE_CODE (2). FAKE_LOG: file that gets one line per interesting call.
-// FAKE_LAUNCH_MS: how long a launch takes on the host (0).
+// FAKE_LAUNCH_MS: how long a launch takes on the host (0). FAKE_CAPTURING: a capture is under way, in which
+// allocating and loading fail (900) unless the thread's mode is relaxed.
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -9,6 +10,7 @@
 #include <map>
 #include <string>
 #include <thread>
+#include <utility>
 
 namespace {
 
@@ -42,6 +44,11 @@ struct Config {
 };
 
 thread_local std::string contexts;  // the stack of current contexts, one letter each
+thread_local int capture_mode = 0;  // global
+
+bool forbidden() {
+    return std::getenv("FAKE_CAPTURING") && capture_mode != 2;
+}
 char handles[16];
 
 }  // namespace
@@ -69,7 +76,7 @@ CALL(cuCtxGetCurrent, void** context) *context = contexts.empty() ? nullptr : ha
 CALL(cuCtxGetDevice, int* device) *device = contexts.back() - 'a'; return 0; }
 CALL(cuCtxPushCurrent_v2, void* context) contexts.push_back(char('a' + (static_cast<char*>(context) - handles))); return 0; }
 CALL(cuCtxPopCurrent_v2, void** context) *context = handles + (contexts.back() - 'a'); contexts.pop_back(); return 0; }
-CALL(cuMemAlloc_v2, unsigned long long* address, size_t bytes) note("allocate " + std::to_string(bytes)); *address = reinterpret_cast<unsigned long long>(std::aligned_alloc(256, (bytes + 255) / 256 * 256)); return 0; }
+CALL(cuMemAlloc_v2, unsigned long long* address, size_t bytes) if (forbidden()) return 900; note("allocate " + std::to_string(bytes)); *address = reinterpret_cast<unsigned long long>(std::aligned_alloc(256, (bytes + 255) / 256 * 256)); return 0; }
 CALL(cuMemFree_v2, unsigned long long address) std::free(reinterpret_cast<void*>(address)); return 0; }
 CALL(cuMemGetInfo_v2, size_t* available, size_t* total) *available = size_t{1} << 36, *total = size_t{1} << 37; return 0; }
 CALL(cuMemcpyHtoDAsync_v2, unsigned long long to, const void* from, size_t bytes, void*) std::memcpy(reinterpret_cast<void*>(to), from, bytes); return 0; }
@@ -77,6 +84,7 @@ CALL(cuMemcpyDtoHAsync_v2, void* to, unsigned long long from, size_t bytes, void
 CALL(cuMemcpyDtoDAsync_v2, unsigned long long to, unsigned long long from, size_t bytes, void*) std::memmove(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), bytes); return 0; }
 CALL(cuMemsetD8Async, unsigned long long to, unsigned char value, size_t bytes, void*) std::memset(reinterpret_cast<void*>(to), value, bytes); return 0; }
 CALL(cuModuleLoadDataEx, void** module, const void*, unsigned, int*, void**)
+    if (forbidden()) return 900;
     note("load in " + contexts.substr(contexts.size() - 1));
     *module = handles;
     return 0;
@@ -104,6 +112,7 @@ CALL(cuStreamDestroy_v2, void*) return 0; }
 CALL(cuStreamSynchronize, void*) return 0; }
 CALL(cuStreamBeginCapture_v2, void*, int mode) note("capture " + std::to_string(mode)); return 0; }
 CALL(cuStreamEndCapture, void*, void** graph) *graph = handles + 2; return 0; }
+CALL(cuThreadExchangeStreamCaptureMode, int* mode) std::swap(*mode, capture_mode); return 0; }
 CALL(cuEventCreate, void** event, unsigned) *event = handles + 3; return 0; }
 CALL(cuEventDestroy_v2, void*) return 0; }
 CALL(cuEventRecord, void*, void*) return 0; }

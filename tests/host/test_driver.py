@@ -124,6 +124,20 @@ assert device.max_active_clusters(kernel, grid=132, block=384, cluster=2) == 66
     ]
 
 
+def test_a_capture_allows_what_a_first_call_needs(run_python: Run, fake_libcuda: Path) -> None:
+    """Memory and kernels, and the thread's mode is what it was before."""
+    script = """
+device = _C.Device("cuda")
+assert device.allocate(16) != 0
+kernel = device.load_module(b"image").kernel("k")
+import ctypes
+mode = ctypes.c_int(2)
+ctypes.CDLL(__import__("os").environ["DG_LIBCUDA_PATH"]).cuThreadExchangeStreamCaptureMode(ctypes.byref(mode))
+print(mode.value)
+"""
+    assert run_python(script, DG_LIBCUDA_PATH=fake_libcuda, FAKE_CAPTURING="1").out == "0\n"
+
+
 def test_two_devices_do_not_mix(run_python: Run, fake_libcuda: Path, tmp_path: Path) -> None:
     script = """
 first, second = _C.Device("cuda:0"), _C.Device("cuda:1")

@@ -16,6 +16,10 @@ PROBLEMS = [
     "fp4_gemm gathered groups=256 m=384 n=4096 k=2048 split",
     "fp4_gemm contiguous groups=8 m=4096 n=4096 k=7168",
     "fp4_gemm masked groups=32 m=128 expected_m=4 n=4096 k=7168",
+    *(f"fp4_gemm gathered groups=256 m={6 * t} n=4096 k=4096 a=bf16" for t in (1, 64, 256, 1024, 8192)),
+    "fp4_gemm gathered groups=256 m=384 n=4096 k=2048 form=nv_exact a=bf16 split",
+    "fp4_gemm gathered groups=256 m=6144 n=4096 k=2048 form=mx_e5m2 a=bf16",
+    "fp4_gemm m=100 n=2880 k=2880 d=fp32 accumulate a=bf16",
     "fp4_gemm m=100 n=2880 k=2880 d=fp32 accumulate",
     "fp4_gemm m=4096 n=4096 k=4096 d=fp32 accumulate",
     "fp4_gemm psum groups=16 m=16384 expected_m=900 n=4096 k=4096 form=mx_e5m2",
@@ -53,6 +57,18 @@ def test_arrange_builds(groups: str) -> None:
     assert stats["warnings"] == []
     assert stats["spill_store_bytes"] == stats["spill_load_bytes"] == stats["stack_bytes"] == 0
     assert stats["registers"] <= 64, "four CTAs of 256 threads share an SM"
+
+
+@pytest.mark.parametrize("form", ["mx_e4m3", "mx_e5m2", "nv_single", "nv_exact"])
+def test_the_packer_builds(form: str) -> None:
+    spec = f"deep_gemm::Fp4PackSpec{{.form = deep_gemm::Fp4Form::{form}}}"
+    source = _C.KernelSource(
+        "fp4_pack", "#include <deep_gemm/kernel/fp4_pack.cuh>\n", f"deep_gemm::fp4_pack<{spec}>"
+    )
+    stats = _C.build(source).stats
+    assert stats["warnings"] == []
+    assert stats["spill_store_bytes"] == stats["spill_load_bytes"] == stats["stack_bytes"] == 0
+    assert stats["registers"] <= 80, "three CTAs of 256 threads share an SM"
 
 
 def test_an_illegal_spec_has_no_source() -> None:

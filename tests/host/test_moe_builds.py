@@ -23,7 +23,8 @@ SPECS = {
     ],
     "moe_group": [f"MoeGroupSpec kSpec{{.max_experts = {experts}}}" for experts in (256, 512, 1024)],
     "moe_swiglu": [f"MoeSwigluSpec kSpec{{.rule = ScaleRule::{rule}, .limited = {limited}, .weighted = {weighted}}}"
-                   for rule, limited, weighted in product(RULES, FLAGS, FLAGS)],
+                   for rule, limited, weighted in product(RULES, FLAGS, FLAGS)]
+                  + ["MoeSwigluSpec kSpec{.d = Format::bf16, .limited = true, .weighted = true}"],
     "moe_combine": [f"MoeCombineSpec kSpec{{.d = Format::{d}, .top_k = {top_k}, .combine_weighted = {weighted}, .shared = {shared}}}"
                     for d, top_k, weighted, shared in product(("bf16", "fp32"), (1, 6, 8, 16), FLAGS, FLAGS)],
 }  # fmt: skip

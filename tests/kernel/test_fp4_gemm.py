@@ -60,6 +60,7 @@ SPECS: list[dict[str, Any]] = [
     {"block_m": 8, "k_blocks": 2, "stages": 3, "ctas_per_sm": 3},
     {"block_m": 16, "k_blocks": 1, "stages": 4},
     {"block_m": 16, "k_blocks": 2, "stages": 3, "warpgroups": 2},
+    {"block_m": 8, "k_blocks": 1, "stages": 5, "warpgroups": 3},
     {"block_m": 40, "k_blocks": 1, "stages": 3, "warpgroups": 4},
     {"block_m": 48, "k_blocks": 2, "stages": 3, "warpgroups": 2, "load_warps": 4},
     {"block_m": 128, "k_blocks": 1, "stages": 4, "warpgroups": 2, "load_warps": 2},

@@ -37,6 +37,7 @@ class Case:
     out: str = "bf16"
     fp4: bool = False
     form: str | None = None  # of FP4 weights
+    bf16: bool = False  # activations
 
 
 def fp8_weights(rng: np.random.Generator, experts: int, n: int, k: int) -> tuple[Array, Array]:
@@ -101,7 +102,7 @@ class Layer:
         out = np.full(x.shape, np.nan, np.float32).astype(np.float32 if self.case.out == "fp32" else BF16)
         target = put(device, out)
         shape = (max(len(x), 1), self.case.top_k, self.case.experts, self.case.hidden, self.case.channels)
-        workspace = deep_gemm.moe_workspace(x, *shape, fp4=self.case.fp4)
+        workspace = deep_gemm.moe_workspace(x, *shape, fp4=self.case.fp4, bf16_activations=self.case.bf16)
         workspace[...] = 0x7F  # NaN wherever something is not written
         arguments: dict[str, Any] = {
             "workspace": put(device, workspace),
@@ -109,6 +110,7 @@ class Layer:
             "swiglu_limit": self.case.limit,
             "first_expert": self.case.first_expert,
             "weight_before_down": self.case.before,
+            "bf16_activations": self.case.bf16,
         }
         deep_gemm.fused_moe(
             put(device, x), put(device, ids), put(device, weights), *self.put_weights(device), target, device=device, **(arguments | changes),
@@ -155,6 +157,11 @@ CASES = [
     Case(1, 6, 8, fp4=True, form="nv_single", limit=2.0),
     Case(9, 3, 4, hidden=144, channels=112, fp4=True, form="nv_single", skip=0.3, before=False, shared=True),
     Case(40, 4, 6, hidden=256, channels=160, fp4=True, form="nv_exact", skip=0.2, out="fp32"),
+    Case(1, 6, 8, fp4=True, bf16=True, limit=2.0),
+    Case(9, 3, 4, hidden=160, channels=96, fp4=True, bf16=True, skip=0.3, before=False, shared=True),
+    Case(40, 4, 6, hidden=256, channels=160, fp4=True, bf16=True, form="nv_exact", skip=0.2, out="fp32"),
+    Case(6, 2, 3, first_expert=2, fp4=True, bf16=True),
+    Case(3, 2, 4, skip=1.0, shared=True, fp4=True, bf16=True),
 ]
 
 
@@ -166,6 +173,7 @@ def check(got: Array, layer: Layer) -> None:
     w13, w2 = wide(*layer.w13), wide(*layer.w2)
     options: dict[str, Any] = {
         "limit": case.limit, "first_expert": case.first_expert, "weight_before_down": case.before,
+        "quantise": reference.bf16 if case.bf16 else reference.fp8,
     }  # fmt: skip
     expected = reference.fused(layer.x, layer.ids, layer.weights, w13, w2, shared=layer.shared, **options)
     magnitude = reference.fused_magnitude(layer.x, layer.ids, layer.weights, w13, w2, **options)
@@ -184,10 +192,14 @@ def test_against_float64(device: Any, case: Case, invariant: bool) -> None:
 
 def test_no_tokens(emulator: Any) -> None:
     assert make(Case(0, 2, 4)).run(emulator).shape == (0, 128)
+    assert make(Case(0, 2, 4, fp4=True, bf16=True)).run(emulator).shape == (0, 128)
 
 
-def test_all_tokens_to_one_expert(device: Any) -> None:
-    layer = make(Case(140, 1, 3))
+@pytest.mark.parametrize(
+    "case", [Case(140, 1, 3), Case(140, 1, 3, fp4=True), Case(140, 1, 3, fp4=True, bf16=True)], ids=str
+)
+def test_all_tokens_to_one_expert(device: Any, case: Case) -> None:
+    layer = make(case)
     layer.ids[...] = 1
     check(layer.run(device), layer)
 
@@ -198,11 +210,22 @@ def test_workspace_and_output_are_made(emulator: Any) -> None:
     assert out.dtype == BF16 and (out.view(np.uint16) == layer.run(emulator).view(np.uint16)).all()
 
 
-@pytest.mark.parametrize("form", ["fp8", None, "nv_single", "nv_exact"], ids=str)
-def test_a_token_has_the_same_bits_in_any_batch(device: Any, form: str | None) -> None:
+@pytest.mark.parametrize(
+    ("form", "bf16"),
+    [
+        ("fp8", False),
+        (None, False),
+        ("nv_single", False),
+        ("nv_exact", False),
+        (None, True),
+        ("nv_exact", True),
+    ],
+    ids=str,
+)
+def test_a_token_has_the_same_bits_in_any_batch(device: Any, form: str | None, bf16: bool) -> None:
     """Alone, in part of the batch, in another order, next to NaN, twice."""
     fp4 = form != "fp8"
-    case = Case(37, 3, 6, hidden=256, channels=128, shared=True, before=not fp4, fp4=fp4)
+    case = Case(37, 3, 6, hidden=256, channels=128, shared=True, before=not fp4, fp4=fp4, bf16=bf16)
     layer = make(replace(case, form=form if fp4 else None), random=True)
     whole = layer.run(device, invariant=True).view(np.uint16)
     assert (layer.run(device, invariant=True).view(np.uint16) == whole).all()
@@ -252,6 +275,7 @@ def test_any_schedule_gives_the_same_bits(seed: int) -> None:
         ({"w2": (np.zeros((4, 128, 64), FP8), np.ones((4, 1, 1), np.float32))}, ValueError, "w2 has shape [4, 128, 64]"),
         ({"shared": np.zeros((4, 64), BF16)}, ValueError, "shared has shape [4, 64], expected [4, 128]"),
         ({"workspace": np.zeros(256, np.int8)}, ValueError, "workspace has 256 bytes"),
+        ({"bf16_activations": True}, ValueError, "x of bf16 and FP8 weights, expected x of bf16 and FP4 weights"),
         ({"swiglu_limit": -1.0}, ValueError, "limit is -1, expected a positive number"),
         ({"out": np.full((3, 128), 7, np.float32)}, ValueError, "out has shape [3, 128], expected [4, 128]"),
         ({"w2": (np.zeros((4, 128, 128), FP8), np.ones((4, 1, 2), np.float32))}, ValueError, "scales of b has shape"),

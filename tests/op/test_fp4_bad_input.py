@@ -86,7 +86,12 @@ BAD: list[tuple[str, type[Exception], str, Callable[[dict[str, Any]], Any]]] = [
     ("b", ValueError, "blobs of the weights has", lambda x: cut(x["b"])),
     ("b", ValueError, "has 8960 elements, expected 8448", lambda x: nvfp4("mx_e4m3")),
     ("spec", ValueError, "does not serve it", lambda x: deep_gemm.Fp4GemmSpec(form="nv_exact")),
-    ("a", TypeError, "a is bf16", lambda x: np.zeros((M, K), ml_dtypes.bfloat16)),
+    (
+        "a",
+        ValueError,
+        "a is bf16 and has scales, expected none",
+        lambda x: np.zeros((M, K), ml_dtypes.bfloat16),
+    ),
     ("a", ValueError, "k=256, expected 128", lambda x: x["a"][:, :128].copy()),
     ("a", ValueError, "stride 2 along K", lambda x: np.zeros((M, 2 * K), x["a"].dtype)[:, ::2]),
     ("a", ValueError, "expected multiples of 4", lambda x: np.zeros((M, K + 2), x["a"].dtype)[:, :K]),
@@ -107,7 +112,7 @@ BAD: list[tuple[str, type[Exception], str, Callable[[dict[str, Any]], Any]]] = [
     (
         "spec",
         ValueError,
-        "for other weights, scales, outputs or groups",
+        "for other weights, tokens, scales, outputs or groups",
         lambda x: WIDE.replace(groups="gathered"),
     ),
 ]

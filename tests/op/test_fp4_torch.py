@@ -186,3 +186,62 @@ def test_graph_capture(make: Callable[[str, str], Any], form: str) -> None:
         graph.replay()
         torch.cuda.synchronize()
         assert torch.equal(call.d, expected[seed]), seed
+
+
+@gpu
+def test_a_first_wide_call_may_be_captured() -> None:
+    """On a stream of its own, which has no workspace yet: that is allocated, and a new kernel loaded, in the capture."""
+    packed = weights("mx_e4m3", 1, N, K, "cuda")
+    a, d = tokens(512, K, seed=1, where="cuda"), torch.empty(512, N, dtype=torch.bfloat16, device="cuda")
+    deep_gemm.fp8_fp4_gemm_nt(a, packed, d)
+    expected = d.clone()
+    wide = deep_gemm.Fp4GemmSpec(wide=True, warpgroups=2, k_blocks=1, stages=5, block_m=80)
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph, stream=stream):
+        deep_gemm.fp8_fp4_gemm_nt(a, packed, d, spec=wide)
+    d.fill_(float("nan"))
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(d, expected)
+
+
+@gpu
+@pytest.mark.parametrize("form", FORMS)
+def test_checkpoints_on_the_gpu_are_packed_there(form: str) -> None:
+    """Global scales of all kinds, slices that start anywhere: the bytes of the host's packer."""
+    generator = torch.Generator().manual_seed(3)
+    group = 32 if form.startswith("mx") else 16
+    k = 176 // group * group
+    whole = torch.randint(0, 256, (3, 71, k // 2), generator=generator, dtype=torch.uint8)
+    codes, codes_there = whole[1:], whole.cuda()[1:]
+    scales = torch.randint(1, 0x7F, (2, 71, k // group), generator=generator, dtype=torch.uint8)
+    numbers = torch.rand((2, 71), generator=generator) + 0.5
+    for shared in (None,) if group == 32 else (0.5, numbers[:, 0], numbers):
+        there = shared.cuda() if torch.is_tensor(shared) else shared
+        host = deep_gemm.pack_fp4_weights(codes, scales, shared, form=form)
+        got = deep_gemm.pack_fp4_weights(codes_there, scales.cuda(), there, form=form)
+        assert got.split and got.blobs.is_cuda and got.form == host.form
+        for one, other in ((got.blobs, host.blobs), (got.row_scales, host.row_scales), (got.runs, host.runs)):
+            assert torch.equal(one.cpu(), other)
+        assert got.report["extra_runs"] == host.report["extra_runs"]
+
+
+@gpu
+def test_deepgemm_operands_on_the_gpu_are_packed_there() -> None:
+    """Codes as int32, scales as four UE8M0 bytes in an int32 of any strides; powers of two in fp32."""
+    generator = torch.Generator().manual_seed(4)
+    codes = torch.randint(0, 256, (70, 96), generator=generator, dtype=torch.uint8)
+    scales = torch.randint(110, 130, (70, 8), generator=generator, dtype=torch.uint8)
+    expected = deep_gemm.pack_fp4_weights(codes, scales[:, :6].contiguous())
+    words = scales.cuda().view(torch.int32).t().contiguous().t()
+    imported = deep_gemm.fp4_formats.from_deepgemm(codes.cuda().view(torch.int32), words)
+    powers = torch.exp2(scales[:, :6].float() - 127).cuda()
+    for arguments in (imported, (codes.cuda(), powers)):
+        got = deep_gemm.pack_fp4_weights(*arguments)
+        assert torch.equal(got.blobs.cpu(), expected.blobs)
+    with pytest.raises(ValueError, match="no powers of two"):
+        deep_gemm.pack_fp4_weights(codes.cuda(), powers * 1.5)
+    with pytest.raises(ValueError, match="expected a number"):
+        small = torch.ones(70, 12, dtype=torch.uint8, device="cuda")
+        deep_gemm.pack_fp4_weights(codes.cuda(), small, torch.ones(3, device="cuda"))

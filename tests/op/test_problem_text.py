@@ -32,6 +32,23 @@ def test_nonsense(text: str, sentence: str) -> None:
         _C.plan(text, DEVICE)
 
 
+FP4_NONSENSE = [
+    ("fp4_gemm m=8 n=64 k=48", "k=48 is no multiple of 32, the group of mx_e4m3"),
+    ("fp4_gemm m=8 n=64 k=40 form=nv_exact", "k=40 is no multiple of 16, the group of nv_exact"),
+    ("fp4_gemm m=8 n=63 k=64", "n=63 is odd"),
+    ("fp4_gemm m=8 n=64 k=64 form=fp4", "form=fp4 is unknown"),
+]
+
+
+@pytest.mark.parametrize(("text", "sentence"), FP4_NONSENSE, ids=[text for text, _ in FP4_NONSENSE])
+def test_fp4_nonsense(text: str, sentence: str) -> None:
+    """What packing or a call refuses has no plan."""
+    for ask in (deep_gemm.plan_fp4, deep_gemm.explain_fp4):
+        with pytest.raises(ValueError, match=sentence):
+            ask(text, DEVICE)
+    assert deep_gemm.plan_fp4("fp4_gemm m=8 n=64 k=48 form=nv_single", DEVICE)
+
+
 def test_the_text_of_a_call_plans_the_same_kernel(emulator: Any) -> None:
     """n = 130 gives BF16 rows that TMA cannot write: the text has to say so."""
     m, n, k = 4, 130, 256

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,10 +78,11 @@ def fused_magnitude(
     limit: float | None = None,
     first_expert: int = 0,
     weight_before_down: bool = True,
+    quantise: Callable[[Array], Array] = fp8,
 ) -> Array:
     """What `fused` adds up, in magnitudes: the sum over experts and channels of |w2| |activation|."""
     out = np.zeros(x.shape)
-    for token, row in enumerate(fp8(x.astype(np.float32))):
+    for token, row in enumerate(quantise(x.astype(np.float32))):
         for j, named in enumerate(topk_ids[token]):
             expert = int(named) - first_expert
             if 0 <= expert < len(w13):
@@ -101,20 +103,21 @@ def fused(
     shared: Array | None = None,
     first_expert: int = 0,
     weight_before_down: bool = True,
+    quantise: Callable[[Array], Array] = fp8,
 ) -> Array:
-    """The whole layer in float64 but for the roundings that are part of its definition: x and the activation to FP8,
-    h, the activation and each expert's output to bf16. w13 [E, 2 I, K] (gate, then up), w2 [E, K, I]: float64.
+    """The whole layer in float64 but for the roundings that are part of its definition: x and the activation to FP8
+    (`quantise`), h, the activation and each expert's output to bf16. w13 [E, 2 I, K] (gate, then up), w2 [E, K, I]: float64.
     """
     tokens, k = x.shape
     out = np.zeros((tokens, k))
     for token in range(tokens):
-        row = fp8(x[token : token + 1].astype(np.float32))[0]
+        row = quantise(x[token : token + 1].astype(np.float32))[0]
         for j, named in enumerate(topk_ids[token]):
             expert = int(named) - first_expert
             if not 0 <= expert < len(w13):
                 continue
             gate, up = np.split(bf16(w13[expert] @ row), 2)
             t = swiglu(gate, up, limit) * (float(weights[token, j]) if weight_before_down else 1.0)
-            y = bf16(w2[expert] @ fp8(bf16(t)[None])[0])
+            y = bf16(w2[expert] @ quantise(bf16(t)[None])[0])
             out[token] += y if weight_before_down else y * float(weights[token, j])
     return out if shared is None else out + shared.astype(np.float64)

@@ -140,6 +140,7 @@ class TokenLoader {
     }
 
   private:
+    static constexpr u32 kElementBytes = bytes_of(S.a);
     static constexpr u32 kOfEight = 8 / S.load_warps;  // tokens of each eight
     static constexpr u32 kEights = S.block_m / 8;
     static constexpr u32 kScaleTurns = ceil_div(S.block_m, 32 * S.load_warps);
@@ -174,26 +175,12 @@ class TokenLoader {
     DG_DEVICE void load_stage(u32 first_kb) {
         ptx::mbarrier_wait(smem_.empty(cursor_.stage), cursor_.phase ^ 1);
         const u32 lane = ptx::lane_index();
-        // 4-byte word `lane` of 128 bytes; the swizzle xors the chunk's number with the token's.
-        const u32 chunk = activation_chunk(lane), word = activation_word(lane) * 4;
 #pragma unroll
         for (u32 kb = 0; kb < S.k_blocks; ++kb) {
             const u32 k = (first_kb + kb) * kFp4BlockK;
-            const u32 present = k + lane * 4 < params_.k ? 4 : 0;
-            const u8* const source = a_ + (present != 0 ? k : 0);
-            const ptx::SharedAddress tokens = smem_.tokens(cursor_.stage, kb) + word;
 #pragma unroll
-            for (u32 eight = 0; eight < kEights; ++eight) {
-                if (eight * 8 >= columns_) break;
-#pragma unroll
-                for (u32 i = 0; i < kOfEight; ++i) {
-                    const u32 token = warp_ * kOfEight + i;
-                    ptx::copy_async_4(tokens + (eight * 8 + token) * kFp4BlockK + (chunk ^ token) * 16,
-                                      source + static_cast<u64>(word_offset_[eight * kOfEight + i]) * 4,
-                                      present);
-                }
-            }
-            if constexpr (S.per_token) continue;
+            for (u32 turn = 0; turn < kElementBytes; ++turn) load_words(kb, k, turn);
+            if constexpr (!scales_in_loop(S)) continue;
             const u32 scale_present = k < params_.k ? 4 : 0;
             const u64 along_k =
                 scale_present != 0 ? static_cast<u64>(first_kb + kb) * params_.scale_a_stride_k : 0;
@@ -207,6 +194,28 @@ class TokenLoader {
             }
         }
         ptx::copy_async_arrive(smem_.full(cursor_.stage));
+    }
+
+    /// 4-byte word `lane`, and 32 further for each turn, of the tokens' K from `k` on; the swizzle xors a
+    /// chunk's number with the token's.
+    DG_DEVICE void load_words(u32 kb, u32 k, u32 turn) const {
+        const u32 index = turn * 32 + ptx::lane_index();
+        const u32 chunk = activation_chunk(index, kElementBytes) % 8;
+        const u32 tile = activation_chunk(index, kElementBytes) / 8 * (S.block_m * kFp4BlockK);
+        const u32 present = k + index * (4 / kElementBytes) < params_.k ? 4 : 0;
+        const u8* const source = a_ + (present != 0 ? k * kElementBytes + turn * 128 : 0);
+        const ptx::SharedAddress tokens =
+            smem_.tokens(cursor_.stage, kb) + tile + activation_word(index, kElementBytes) * 4;
+#pragma unroll
+        for (u32 eight = 0; eight < kEights; ++eight) {
+            if (eight * 8 >= columns_) break;
+#pragma unroll
+            for (u32 i = 0; i < kOfEight; ++i) {
+                const u32 token = warp_ * kOfEight + i;
+                ptx::copy_async_4(tokens + (eight * 8 + token) * kFp4BlockK + (chunk ^ token) * 16,
+                                  source + static_cast<u64>(word_offset_[eight * kOfEight + i]) * 4, present);
+            }
+        }
     }
 
     const Fp4GemmParams& params_;

@@ -27,7 +27,7 @@ class Fp4RowPair {
     /// so they come in here; otherwise once at the end, as a token's only scale does.
     DG_DEVICE float promoted(float partial, float token_scale, u32 r) const {
         const float row_scale = r == 0 ? row_scales_.x : row_scales_.y;
-        if constexpr (S.per_token) return S.split ? partial * row_scale : partial;
+        if constexpr (!scales_in_loop(S)) return S.split ? partial * row_scale : partial;
         return partial * (S.split ? token_scale * row_scale : token_scale);
     }
     /// A sum of row r with the scales that have not come in yet. Never one operation with the addition of C:

@@ -1,5 +1,5 @@
-// SwiGLU of the gate and up halves of h, then E4M3 with a scale for 128 channels: what the down product
-// multiplies. A thread has eight channels; sixteen lanes share a scale. Called by op/moe.cpp.
+// SwiGLU of the gate and up halves of h, then E4M3 with a scale for 128 channels or bf16: what the down
+// product multiplies. A thread has eight channels; sixteen lanes share a scale. Called by op/moe.cpp.
 #pragma once
 
 #include <deep_gemm/spec/moe.h>
@@ -58,6 +58,15 @@ moe_swiglu(DG_GRID_CONSTANT const MoeSwigluParams p) {
     if (writes) {
         const float weight = S.weighted ? ptx::ld_global_f32(p.weights + pair) : 0;
         moe_swiglu_detail::activate<S>(p, slot, column, weight, v);
+    }
+    if constexpr (S.d == Format::bf16) {
+        if (!writes) return;
+        u8* const to = p.codes + (static_cast<u64>(slot) * p.n + column) * 2;
+        u32 words[kQuantizeChunk / 2];
+#pragma unroll
+        for (u32 i = 0; i < kQuantizeChunk / 2; ++i) words[i] = ptx::cvt_bf16x2(v[2 * i], v[2 * i + 1]);
+        ptx::st_global_v4_u32(to, words[0], words[1], words[2], words[3]);
+        return;
     }
     const tile::Fp8Chunk out = tile::to_fp8<S.rule>(v);
     if (!writes) return;

@@ -1,15 +1,17 @@
-// FP8 activations times packed FP4 weights on Hopper. Weights are the 64-row side of wgmma and come from
-// registers, decoded to 8-bit floats while the previous blob multiplies (spec/fp4_weights.h); tokens are the
-// short side, 8 to 128 columns chosen for each work item. The tensor core's short accumulator is promoted to
-// fp32 every 128 along K, with the scale of each token. Bound by the weight stream for few tokens: what
-// matters is the bytes in flight. The order of a sum depends on K alone, so a row's result does not depend on
-// the rows beside it. Launched by op/fp4_gemm.cpp.
+// FP8 or bf16 activations times packed FP4 weights on Hopper. Weights are the 64-row side of wgmma and come
+// from registers, decoded to the tokens' width while the previous blob multiplies (spec/fp4_weights.h);
+// tokens are the short side, 8 to 128 columns chosen for each work item. The tensor core's short accumulator
+// is promoted to fp32 every 128 along K, with the scale of each token. Bound by the weight stream for few
+// tokens: what matters is the bytes in flight. The order of a sum depends on K alone, so a row's result does
+// not depend on the rows beside it. Launched by op/fp4_gemm.cpp.
 #pragma once
 
 #include <deep_gemm/kernel/fp4_load.h>
 #include <deep_gemm/kernel/fp4_store.h>
 #include <deep_gemm/tile/fp4_decode.h>
+#include <deep_gemm/tile/fp4_decode_bf16.h>
 #include <deep_gemm/ptx/wgmma.h>
+#include <deep_gemm/ptx/wgmma_rs_bf16_shapes.h>
 #include <deep_gemm/ptx/wgmma_rs_shapes.h>
 
 namespace deep_gemm {
@@ -48,8 +50,8 @@ class Multiplier {
                 rows.begin_pass(pass);
                 if constexpr (S.copies_only)
                     pass_by();
-                else if constexpr (fp4_terms_of(S.form) == 2)
-                    accumulate_terms<N>(sum, rows);
+                else if constexpr (in_two_parts(S))
+                    accumulate_parts<N>(sum, rows);
                 else if constexpr (N <= kFp4OverlapColumns)
                     accumulate_overlapped<N>(sum, rows);
                 else
@@ -72,21 +74,31 @@ class Multiplier {
         ptx::fence_proxy_async();
     }
 
-    template <u32 term = 0>
+    template <u32 part = 0>
     DG_DEVICE void decode(u32 stage, u32 kb, u32 (&fragments)[16]) {
-        tile::decode_blob<S, term>(smem_, smem_.blob(stage, warpgroup_, kb), thread_, fragments);
+        const ptx::SharedAddress blob = smem_.blob(stage, warpgroup_, kb);
+        if constexpr (has_bf16_tokens(S))
+            tile::decode_half<S, part>(blob, thread_, fragments);
+        else
+            tile::decode_blob<S, part>(smem_, blob, thread_, fragments);
         ptx::wgmma_keep(fragments);  // decoded here, beside the wgmma in flight, not where it is used
     }
 
-    /// Starts the four wgmma of a blob, or of one of its weights' terms.
-    template <u32 N, u32 term = 0>
+    /// Starts the four wgmma of a blob, or of one of its parts.
+    template <u32 N, u32 part = 0>
     DG_DEVICE void start(u32 stage, u32 kb, float (&partial)[N / 2], const u32 (&fragments)[16]) {
-        const u64 tokens = ptx::wgmma_descriptor(smem_.tokens(stage, kb));
+        const u32 half = has_bf16_tokens(S) ? part * S.block_m * kFp4BlockK : 0;
+        const u64 tokens = ptx::wgmma_descriptor(smem_.tokens(stage, kb) + half);
         ptx::wgmma_fence();
 #pragma unroll
-        for (u32 step = 0; step < 4; ++step)
-            ptx::WgmmaRs<decoded_of(S.form), N>::mma(partial, fragments + 4 * step, tokens + 2 * step,
-                                                     step > 0 || term > 0);
+        for (u32 step = 0; step < 4; ++step) {
+            const bool more = step > 0 || part > 0;
+            if constexpr (has_bf16_tokens(S))
+                ptx::WgmmaRsBf16<N>::mma(partial, fragments + 4 * step, tokens + 2 * step, more);
+            else
+                ptx::WgmmaRs<decoded_of(S.form), N>::mma(partial, fragments + 4 * step, tokens + 2 * step,
+                                                         more);
+        }
         ptx::wgmma_commit();
     }
 
@@ -94,7 +106,7 @@ class Multiplier {
     template <u32 N>
     DG_DEVICE void finish(u32 stage, u32 kb, float (&partial)[N / 2], float (&sum)[N / 2],
                           const kernel::Fp4Rows<S, N>& rows) {
-        constexpr bool kEarly = S.per_token || N <= kFp4EarlyScaleColumns;
+        constexpr bool kEarly = !scales_in_loop(S) || N <= kFp4EarlyScaleColumns;
         float scales[N / 4];
         if constexpr (kEarly) load_scales<N>(stage, kb, scales);
         ptx::wgmma_wait<0>();
@@ -117,7 +129,7 @@ class Multiplier {
     /// Those of this thread's columns 8 j + 2 (lane % 4) + {0, 1}.
     template <u32 N>
     DG_DEVICE void load_scales(u32 stage, u32 kb, float (&scales)[N / 4]) {
-        if constexpr (S.per_token) return;
+        if constexpr (!scales_in_loop(S)) return;
         const ptx::SharedAddress at = smem_.scales(stage, kb) + thread_ % 4 * N;
         if constexpr (N % 16 == 0) {
 #pragma unroll
@@ -162,10 +174,10 @@ class Multiplier {
         }
     }
 
-    /// Weights of two terms: the second is decoded while the first multiplies, and the next blob's first
-    /// while the second does.
+    /// Blobs in two parts: the second is decoded while the first multiplies, and the next blob's first while
+    /// the second does.
     template <u32 N>
-    DG_DEVICE void accumulate_terms(float (&sum)[N / 2], const kernel::Fp4Rows<S, N>& rows) {
+    DG_DEVICE void accumulate_parts(float (&sum)[N / 2], const kernel::Fp4Rows<S, N>& rows) {
         float partial[N / 2];
         u32 first[16], second[16];
         wait_full();

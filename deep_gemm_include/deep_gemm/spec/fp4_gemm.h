@@ -16,7 +16,8 @@ namespace deep_gemm {
 
 struct Fp4GemmSpec {
     Fp4Form form = Fp4Form::mx_e4m3;
-    bool split = false;  // some blocks of weights have several runs
+    Format a = Format::fp8_e4m3;  // of the tokens; bf16 ones have no scales, and weights become bf16
+    bool split = false;           // some blocks of weights have several runs
     Format d = Format::bf16;
     GroupMode groups = GroupMode::dense;
     bool accumulate = false;  // add C
@@ -41,9 +42,10 @@ requires requires(Spec& s) {
     s.load_warps;
 }
 constexpr void visit_fields(Visitor&& visit, Spec& s) {
-    auto& [form, split, d, groups, accumulate, per_token, queue, block_m, warpgroups, k_blocks, stages,
+    auto& [form, a, split, d, groups, accumulate, per_token, queue, block_m, warpgroups, k_blocks, stages,
            load_warps, ctas_per_sm, copies_only, wide, cluster, fragment_sets] = s;
     visit("form", form);
+    visit("a", a);
     visit("split", split);
     visit("d", d);
     visit("groups", groups);
@@ -78,15 +80,15 @@ struct Fp4GemmParams {
     const u8* weights;        // blobs
     const float* row_scales;  // [runs, 64]
     const u32* runs;          // split: for each (expert, block of 64 rows), see spec/fp4_weights.h
-    const u8* a;              // fp8_e4m3 [a_groups, m, k] at the strides below
-    const float* scale_a;     // [a_groups, m, k / 128]; per_token: [a_groups, m]
+    const u8* a;              // [a_groups, m, k] at the strides below
+    const float* scale_a;     // fp8: [a_groups, m, k / 128]; per_token: [a_groups, m]
     const i32* group_layout;  // see GroupMode; gathered: Fp4Entry[num_groups]
     Fp4ListHead* list;        // gathered, queue
     const i32* a_rows;        // gathered: row of A for each slot; null: the slot
     const i32* d_rows;        // gathered: row of D (and C) for each slot; null: the slot
     const void* c;            // same layout as d; may be d itself
     void* d;                  // [a_groups, m, n]
-    u64 a_stride_group, scale_a_stride_group, d_stride_group;  // in elements
+    u64 a_stride_group, scale_a_stride_group, d_stride_group;  // in elements; those of a in bytes
     u32 a_stride_m, scale_a_stride_m, scale_a_stride_k, d_stride_m;
     u32 m, n, k;     // m: rows of one a_group
     u32 num_groups;  // experts; gathered: room in the list
@@ -102,6 +104,18 @@ struct Fp4WideParams {
 
 constexpr u32 threads_of(const Fp4GemmSpec& s) {
     return s.wide ? (s.warpgroups + 1) * kWarpgroup : s.warpgroups * kWarpgroup + 32 * (1 + s.load_warps);
+}
+constexpr bool has_bf16_tokens(const Fp4GemmSpec& s) {
+    return s.a == Format::bf16;
+}
+// Sums take a token's scales in as they leave the tensor core, every 128 along K.
+constexpr bool scales_in_loop(const Fp4GemmSpec& s) {
+    return !s.per_token && !has_bf16_tokens(s);
+}
+// A blob is multiplied in two parts with fragments of their own: the two terms of its weights, or the two
+// halves of its K as bf16.
+constexpr bool in_two_parts(const Fp4GemmSpec& s) {
+    return fp4_terms_of(s.form) == 2 || has_bf16_tokens(s);
 }
 constexpr u32 fp4_block_n_of(const Fp4GemmSpec& s) {
     return s.warpgroups * kFp4BlockRows;
@@ -156,10 +170,10 @@ constexpr u32 fp4_table_entries(Fp4Form form) {
 
 constexpr Fp4SmemPlan plan_smem(const Fp4GemmSpec& s) {
     Fp4SmemPlan p{};
-    p.token_stage_bytes = s.k_blocks * s.block_m * kFp4BlockK;
+    p.token_stage_bytes = s.k_blocks * s.block_m * kFp4BlockK * bytes_of(s.a);
     p.weight_stage_bytes = s.warpgroups * s.k_blocks * fp4_blob_bytes_of(s.form);
     // wide: a warp writes 32 scales at a time.
-    p.scale_stage_bytes = s.per_token ? 0 : align_up(s.k_blocks * s.block_m * 4, s.wide ? 128u : 4u);
+    p.scale_stage_bytes = !scales_in_loop(s) ? 0 : align_up(s.k_blocks * s.block_m * 4, s.wide ? 128u : 4u);
     u32 offset = 0;
     const auto take = [&offset](u32 bytes, u32 alignment) {
         offset = align_up(offset, alignment);
@@ -203,7 +217,7 @@ constexpr u32 registers_needed_by(const Fp4GemmSpec& s) {
         const u32 others = (s.split ? 8 : 0) + (s.accumulate && has_row_table(s) ? 8 : 0);
         return s.block_m / 2 + s.block_m / 4 + fragments + others;
     }
-    const bool two_sets = s.block_m <= kFp4OverlapColumns || fp4_terms_of(s.form) == 2;
+    const bool two_sets = s.block_m <= kFp4OverlapColumns || in_two_parts(s);
     const u32 fragments = two_sets ? 32 : 16;
     const u32 others = s.block_m <= kFp4EarlyScaleColumns || is_nvfp4(s.form) ? 40 : 24;
     return s.block_m + fragments + others + (s.split ? 16 : 0);
@@ -246,12 +260,18 @@ constexpr const char* why_illegal(const Fp4GemmSpec& s) {
     for (u32 count : counts)
         if (count < 1 || count > 256) return "block, stage, warp and CTA counts are 1 to 256";
     if (s.d != Format::bf16 && s.d != Format::fp32) return "the output must be bf16 or fp32";
+    if (s.a != Format::bf16 && s.a != Format::fp8_e4m3) return "tokens are fp8_e4m3 or bf16";
+    if (has_bf16_tokens(s)) {
+        if (s.wide || s.per_token) return "bf16 tokens have no scales and are the few-token kernel's";
+        if (s.form == Fp4Form::nv_single)
+            return "nv_single is rounded for 8-bit floats: bf16 tokens take nv_exact, of the same bytes";
+    }
     if (s.wide) return why_illegal_wide(s);
     if (s.cluster != 1 || s.fragment_sets != 1) return "clusters and sets of fragments are the wide kernel's";
     if (fp4_columns_of(s.block_m, s.block_m) != s.block_m)
         return "block_m is 8 to 48 in steps of 8, or 64 to 128 in steps of 16";
     if (s.block_m > 128) return "block_m is 128 at most";
-    if (s.warpgroups != 1 && s.warpgroups != 2 && s.warpgroups != 4) return "1, 2 or 4 warpgroups";
+    if (s.warpgroups > 4) return "1 to 4 warpgroups";
     if (s.k_blocks > 2) return "a stage holds one or two blobs";
     if (s.stages < 3 || s.stages > 48) return "3 to 48 stages";
     if (s.load_warps != 1 && s.load_warps != 2 && s.load_warps != 4)

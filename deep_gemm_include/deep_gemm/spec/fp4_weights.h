@@ -36,6 +36,9 @@
 // 32 * q + 8 * s + 4 * h + e here. The activations' 4-byte words are placed in shared memory to match
 // (activation_word); in global memory they are in plain order.
 //
+// With bf16 tokens word s is multiplied by two wgmma of 16 elements each, half h of it by the second or the
+// first: what step 2 * s + h calls element 8 * c + 2 * q + e is element 32 * q + 8 * s + 4 * h + 2 * c + e.
+//
 // Rows whose groups span more scales than a form holds are exact as well: then `split` is set, `runs`
 // holds (first run << 8 | number of runs) for each (expert, block), and D is the sum over the runs, each with
 // its own row_scales; a group is in one of them and zero in the others. Without `split`, run = expert *
@@ -159,13 +162,24 @@ constexpr void fp4_store_scale(Fp4Form form, u8* blob, u32 row, u32 group, u32 s
     for (u32 i = 0; i < 3; ++i) put(bytes[i], 0xc0, (stored >> 2 * i & 3) << 6);
 }
 
-// The 16-byte chunk, of the eight of a token's 128 bytes in shared memory, that gets 4-byte word `word` of
-// its activations, before the swizzle; it goes to the chunk's word activation_word(word).
-constexpr u32 activation_chunk(u32 word) {
-    return word % 8;
+// The scale bytes of a thread, in the order of memory, from the lowest on, of what is stored for its groups:
+// those of the even row, then those of the odd one. fp4_store_scale() of them all.
+constexpr u32 fp4_thread_scales(Fp4Form form, const u32 (&stored)[4]) {
+    if (form == Fp4Form::mx_e4m3) return stored[0] | stored[1] << 4;
+    if (form == Fp4Form::mx_e5m2) return stored[0] | stored[1] << 8;
+    const u32 fourth = stored[3];
+    return stored[0] | (fourth & 3) << 6 | stored[1] << 8 | (fourth & 12) << 12 | stored[2] << 16 |
+           (fourth & 48) << 18;
 }
-constexpr u32 activation_word(u32 word) {
-    return word / 8;
+
+// The 16-byte chunk, of the eight of a token's 128 bytes in shared memory, that gets 4-byte word `word` of
+// its activations, before the swizzle; it goes to the chunk's word activation_word(word). Of bf16 the 128
+// elements are two tiles of 128 bytes: `element_bytes` times as many words and chunks.
+constexpr u32 activation_chunk(u32 word, u32 element_bytes = 1) {
+    return word % (8 * element_bytes);
+}
+constexpr u32 activation_word(u32 word, u32 element_bytes = 1) {
+    return word / (8 * element_bytes);
 }
 
 // MXFP4: the eight magnitudes {0, 0.5, 1, 1.5, 2, 3, 4, 6} * 2^(offset - bias) as bytes of the decoded

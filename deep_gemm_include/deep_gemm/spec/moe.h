@@ -69,9 +69,10 @@ constexpr const char* why_illegal(const MoeGroupSpec& s) {
     return s.max_experts < 1 || s.max_experts > kMaxExperts ? "1 to 1024 experts" : nullptr;
 }
 
-// ---- Activation: silu(gate) * up, rounded to bf16, to E4M3 with a scale for 128 channels
+// ---- Activation: silu(gate) * up, rounded to bf16; to E4M3 with a scale for 128 channels, or left so
 
 struct MoeSwigluSpec {
+    Format d = Format::fp8_e4m3;  // or bf16
     ScaleRule rule = ScaleRule::exact;
     bool limited = false;   // gate at most `limit`, up within +-limit
     bool weighted = false;  // times the routing weight, before the rounding to bf16
@@ -83,7 +84,8 @@ requires requires(Spec& s) {
     s.limited;
 }
 constexpr void visit_fields(Visitor&& visit, Spec& s) {
-    auto& [rule, limited, weighted] = s;
+    auto& [d, rule, limited, weighted] = s;
+    visit("d", d);
     visit("rule", rule);
     visit("limited", limited);
     visit("weighted", weighted);
@@ -91,8 +93,8 @@ constexpr void visit_fields(Visitor&& visit, Spec& s) {
 
 struct MoeSwigluParams {
     const void* h;          // bf16 [slots, 2 * n]: gate, then up
-    u8* codes;              // E4M3 [slots, n]
-    float* scales;          // [slots, ceil(n / 128)]
+    u8* codes;              // E4M3 or bf16 [slots, n]
+    float* scales;          // E4M3: [slots, ceil(n / 128)]
     const float* weights;   // [pairs]
     const i32* slot_pairs;  // [slots]; negative: the slot is left alone
     const i32* num_slots;   // slots in use

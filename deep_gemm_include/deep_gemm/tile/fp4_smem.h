@@ -12,9 +12,10 @@ struct Fp4Smem {
     static constexpr u32 kBlobBytes = fp4_blob_bytes_of(S.form);
     ptx::SharedAddress base;
 
-    /// 128 swizzled bytes of each token, for blob `kb` of the stage.
+    /// 128 swizzled bytes of each token, for blob `kb` of the stage; of bf16 twice, the halves of K.
     DG_DEVICE ptx::SharedAddress tokens(u32 stage, u32 kb) const {
-        return base + kPlan.tokens + stage * kPlan.token_stage_bytes + kb * (S.block_m * kFp4BlockK);
+        return base + kPlan.tokens + stage * kPlan.token_stage_bytes +
+               kb * (S.block_m * kFp4BlockK * bytes_of(S.a));
     }
     DG_DEVICE ptx::SharedAddress blob(u32 stage, u32 warpgroup, u32 kb) const {
         return base + kPlan.weights + stage * kPlan.weight_stage_bytes +
