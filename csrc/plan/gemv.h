@@ -17,8 +17,9 @@ struct GemvProblem {
     GemvEpilogue epilogue = GemvEpilogue::none;
     u32 m = 1, k = 0;
     std::span<const u32> n;  // rows of each matrix
-    bool aligned = true;     // rows of w and x start at multiples of 16 bytes
-    bool strict = false;     // every row of x by the kernel of one row
+    bool aligned = true;        // rows of w and x start at multiples of 16 bytes
+    bool whole_scales = true;   // scales and zero points of 128 bytes of a row are an aligned vector
+    bool strict = false;        // every row of x by the kernel of one row
     bool dependent_launch = true;
     bool native_fp8 = true;
     u32 num_sms = 132;
@@ -30,6 +31,7 @@ struct GemvPlan {
     GemvSpec spec;
     u32 grid_x = 0, grid_y = 0;
     u32 tokens_per_block = 0;
+    u32 smem_bytes = 0;
 };
 
 [[nodiscard]] GemvPlan plan_gemv(const GemvProblem& problem);

@@ -32,6 +32,7 @@ WITH_FP8 = [
     ("nvfp4", "fp8_128"),
 ]
 PLAIN = [(name, "fp16" if name == "fp16" else "q8" if name.startswith("q8") else "bf16") for name in FORMATS]
+FOUR_BITS = ["int4_32", "int4_64", "int4_128", "int4_zero_32", "int4_zero_64", "int4_zero_128", "mxfp4", "nvfp4", "nvfp4_32"]
 EDGES = (1, 15, 17, 31, 33, 127, 129)
 
 
@@ -197,15 +198,20 @@ def test_larger_batches(device: Any, w: str, x: str, m: int) -> None:
     assert same_bits(got, run(device, tokens, matrix, strict=True))
 
 
-@pytest.mark.parametrize("w", ["bf16", "fp8_32", "nvfp4", "q8_0", "q8_0_split"])
-def test_plans_change_no_bit(emulator: Any, w: str) -> None:
-    """Tiles of 16 or 32 rows, the depth of the ring, groups of warps, and how many tiles each of them takes."""
+@pytest.mark.parametrize("k", [2336, 2560])
+@pytest.mark.parametrize(("w", "x"), [("bf16", "bf16"), ("fp8_32", "fp8_32"), ("q8_0", "q8"), ("q8_0_split", "q8"),
+                                      *((w, "bf16") for w in FOUR_BITS), ("nvfp4", "fp8_128")])  # fmt: skip
+def test_plans_change_no_bit(emulator: Any, w: str, x: str, k: int) -> None:
+    """Tiles of 16 or 32 rows, weights through a ring or straight to registers, how far ahead, groups of warps, and how
+    many tiles each of them takes."""
     rng = np.random.default_rng(12)
-    matrix = deep_gemm.quantize(random_weight(rng, 150, 2336), w)
-    x = random_x(rng, 3, 2336, dict(PLAIN)[w])
-    values, scales = x if isinstance(x, tuple) else (x, None)
+    matrix = deep_gemm.quantize(random_weight(rng, 150, k), w)
+    tokens = random_x(rng, 3, k, x)
+    values, scales = tokens if isinstance(tokens, tuple) else (tokens, None)
     results = []
-    for tuning in [(1, 4, 2, 1), (1, 4, 2, 2), (1, 2, 1, 3), (1, 6, 1, 10), (2, 2, 1, 1), (2, 3, 1, 2)]:
+    ring = [(1, 4, 2, 1), (1, 4, 2, 2), (1, 2, 1, 3), (1, 6, 1, 10), (2, 2, 1, 1), (2, 3, 1, 2)]
+    direct = [(1, 2, 2, 2), (1, 3, 1, 3), (1, 4, 1, 10), (2, 2, 1, 2)] if w in FOUR_BITS else []
+    for tuning in [(*t, 1) for t in ring] + [(*t, 0) for t in direct]:
         y = np.full((3, 150), np.nan, np.float32)
         _C.linear(
             values,
@@ -224,7 +230,7 @@ def test_plans_change_no_bit(emulator: Any, w: str) -> None:
             tuning,
         )
         results.append(y)
-    check(results[0], x, matrix)
+    check(results[0], tokens, matrix)
     assert all(same_bits(y, results[0]) for y in results[1:])
 
 

@@ -232,7 +232,8 @@ DG_DEVICE void decode_piece(u32 (&pair)[4], const GemvVisit<S>& visit, const Gem
     } else if constexpr (kRow.element == Format::fp4_e2m1) {
         const u32 code = visit.code[step][tile_index][row];
         if constexpr (kRow.scale == ScaleType::ue8m0) {
-            tile::decode_e2m1(word[0], tile::scale_of_ue8m0(code), pair);
+            const u32 scale = Excess ? tile::scale_of_ue8m0(code) : tile::whole_scale_of_ue8m0(code);
+            tile::decode_e2m1(word[0], scale, pair);
             if constexpr (Excess) {
                 const bool two = code > tile::kLargestWholeUe8m0 && code != 255;
                 const u32 factor = two ? tile::ue8m0_excess(code) : tile::kBf16One;
@@ -242,7 +243,7 @@ DG_DEVICE void decode_piece(u32 (&pair)[4], const GemvVisit<S>& visit, const Gem
             tile::decode_e2m1(word[0], tile::scale_of_ue4m3(code), pair);
         } else {
             u32 first, second;
-            tile::scales_of_e4m3(code, first, second);
+            tile::scales_of_e4m3<S.native_fp8>(code, first, second);
             tile::decode_e2m1(word[0], inside < 2 ? first : second, pair);
         }
     } else {

@@ -5,9 +5,10 @@
 // The sum of a row is taken in an order that depends on (W's layout, k) alone: not on m, on n, on the spec's
 // other fields or on what other rows hold. Row i of a batch is therefore bit-equal to the row alone.
 //
-// Two kernels share the spec. kernel/gemv.cuh multiplies with mma.sync, weights as its 16 rows and tokens as
-// its 8 columns, so that a weight is decoded once whatever the number of tokens. kernel/gemv_q8.cuh does so
-// with bytes, and adds the exact integer products of Q8_0 blocks.
+// Three kernels share the spec. kernel/gemv.cuh multiplies with mma.sync, weights as its 16 rows and tokens as
+// its 8 columns, so that a weight is decoded once whatever the number of tokens; kernel/gemv_direct.cuh takes
+// the same sums with fewer instructions, for weights of 4 bits, which are bound by them. kernel/gemv_q8.cuh
+// multiplies bytes, and adds the exact integer products of Q8_0 blocks.
 #pragma once
 
 #include <deep_gemm/spec/quant.h>
@@ -43,6 +44,7 @@ struct GemvSpec {
     u32 stages = 4;      // visits of a warp on their way to shared memory, where rows are vectors
     u32 groups = 2;      // of eight warps in a block of threads; each takes tiles of its own
     bool vector = true;  // rows of w and x start at multiples of 16 bytes
+    bool direct = false;  // weights go to registers without a stop in shared memory, where x is instead
     bool dependent_launch = true;  // the architecture has programmatic dependent launch
 
     bool native_fp8 = true;  // the architecture converts E4M3 (sm_89 and newer)
@@ -56,7 +58,8 @@ requires requires(Spec& s) {
     s.row_tiles;
 }
 constexpr void visit_fields(Visitor&& visit, Spec& s) {
-    auto& [w, x, y, epilogue, tokens, row_tiles, stages, groups, vector, dependent_launch, native_fp8] = s;
+    auto& [w, x, y, epilogue, tokens, row_tiles, stages, groups, vector, direct, dependent_launch,
+           native_fp8] = s;
     visit("w", w);
     visit("x", x);
     visit("y", y);
@@ -66,6 +69,7 @@ constexpr void visit_fields(Visitor&& visit, Spec& s) {
     visit("stages", stages);
     visit("groups", groups);
     visit("vector", vector);
+    visit("direct", direct);
     visit("dependent_launch", dependent_launch);
     visit("native_fp8", native_fp8);
 }
@@ -101,6 +105,7 @@ struct GemvParams {
 struct GemvTuning {
     u32 row_tiles = 0, stages = 0, groups = 0;
     u32 grid_x = 0;
+    u32 ring = 0;  // weights pass through shared memory where they need not
 };
 
 constexpr bool is_q8(const GemvSpec& s) {
@@ -154,7 +159,7 @@ constexpr u32 q8_pitch_of(const GemvSpec& s) {
 }
 // Bytes of a warp's stage: a visit of every row of the block.
 constexpr u32 stage_bytes_of(const GemvSpec& s) {
-    return s.vector ? kMmaTileRows * s.row_tiles * (is_q8(s) ? q8_pitch_of(s) : kGemvVisitBytes) : 0;
+    return s.vector && !s.direct ? kMmaTileRows * s.row_tiles * (is_q8(s) ? q8_pitch_of(s) : kGemvVisitBytes) : 0;
 }
 // Groups that the registers of a kernel that may not spill leave room for. An SM holds one block of them, so
 // that tiles are dealt to SMs evenly wherever blocks are placed.
@@ -194,6 +199,22 @@ constexpr GemvSmemPlan plan_smem(const GemvSpec& s) {
     return {partial, barriers, barriers + s.groups * kGemvBarrierBytes};
 }
 
+// The direct kernel keeps the tokens of a block behind the barriers: pairs as mma.sync takes them, each token a
+// pitch from the one before, then their scales, [block of K][token].
+constexpr u32 x_pitch_of(const GemvSpec& s, u32 k) {
+    constexpr u32 kOutOfBanks = 64;  // four lanes read 64 bytes; the next token's are in the other banks
+    return align_up(k, visit_k_of(s)) * 2 + kOutOfBanks;
+}
+constexpr u32 x_scale_bytes_of(const GemvSpec& s, u32 k) {
+    const u32 block = block_k_of(s.x);
+    return block ? align_up(k, visit_k_of(s)) / block * s.tokens * 4 : 0;
+}
+// Dynamic shared memory of a launch for rows of k elements and `tokens` tokens in a block.
+constexpr u64 smem_bytes_of(const GemvSpec& s, u32 k, u32 tokens) {
+    const u64 x = s.direct ? u64{tokens} * x_pitch_of(s, k) + x_scale_bytes_of(s, k) : 0;
+    return plan_smem(s).bytes + x;
+}
+
 // nullptr, or one sentence. The plan and the kernel's static_assert both ask here.
 constexpr const char* why_illegal(const GemvSpec& s) {
     if (const char* reason = why_no_product(s.w, s.x)) return reason;
@@ -206,6 +227,8 @@ constexpr const char* why_illegal(const GemvSpec& s) {
     const bool known =
         is_q8(s) ? s.tokens == 1 || s.tokens == 2 || s.tokens == 8 : s.tokens == 8 || s.tokens == 16;
     if (!known) return "a block has 8 or 16 tokens, and 1, 2 or 8 of Q8_0";
+    if (s.direct && (row_bits_of(s) != 4 || is_q8(s) || !s.vector || s.stages > 4))
+        return "direct is for aligned weights of 4 bits, at most four visits ahead";
     if (s.stages < 2 || s.groups == 0) return "at least 2 stages and a group";
     if (s.groups > max_groups_of(s)) return "as many groups as have registers";
     return nullptr;
