@@ -120,7 +120,7 @@ void run(LinearCall& call) {
                                                 .k = call.params.k,
                                                 .n = call.n,
                                                 .aligned = call.aligned,
-                                                .whole_scales = call.whole_scales,
+                                                .scale_vectors = call.scale_vectors,
                                                 .strict = call.strict,
                                                 .dependent_launch = dependent_launch(*call.device),
                                                 .native_fp8 = native_fp8(*call.device),
@@ -128,7 +128,8 @@ void run(LinearCall& call) {
                                                 .smem_bytes = properties.max_smem_per_block,
                                                 .tuning = call.tuning},
                                       .arch = properties.arch,
-                                      .invariant = call.invariant};
+                                      .invariant = call.invariant,
+                                      .whole_scales = call.whole_scales};
     if (is_large(call, problem))
         run_large(call, problem);
     else

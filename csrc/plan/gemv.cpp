@@ -33,11 +33,6 @@ u32 stages_of(const GemvProblem& problem, const GemvSpec& spec) {
     return spec.row_tiles == 1 && spec.w != Quant::q8_0 && tiles > 2 * problem.num_sms ? 3 : 2;
 }
 
-// The same in registers: as many as they hold.
-u32 direct_stages_of(const GemvSpec& spec) {
-    return spec.row_tiles == 1 && spec.tokens == 8 ? 3 : 2;
-}
-
 // A pass over W costs the same for every number of tokens up to the kernel's; for two of Q8_0, dp4a is
 // faster.
 u32 tokens_of(const GemvProblem& problem) {
@@ -51,15 +46,11 @@ bool loads_vectors(const GemvProblem& problem) {
     return problem.aligned && (problem.w != Quant::nvfp4 || problem.k % 32 == 0);
 }
 
-// Whether weights can go straight to registers: the first visit of every warp is whole, the scales of a visit are a
-// vector, and the tokens of a block fit shared memory.
-bool loads_directly(const GemvProblem& problem, GemvSpec spec) {
-    spec.direct = true;
-    const bool scale_vectors =
-        row_of(spec.w).element == Format::fp4_e2m1 || problem.whole_scales;
+// Whether x fits shared memory beside a ring, and every piece of scales is an aligned vector.
+bool fits_resident(const GemvProblem& problem, const GemvSpec& spec) {
+    if (!may_be_resident(spec) || !problem.scale_vectors) return false;
     const u32 tokens = problem.strict ? 1 : std::min(problem.m, spec.tokens);
-    return !why_illegal(spec) && scale_vectors && problem.k >= kGemvWarps * visit_k_of(spec) &&
-           smem_bytes_of(spec, problem.k, tokens) <= problem.smem_bytes;
+    return smem_bytes_of(spec, problem.k, tokens) <= problem.smem_bytes;
 }
 
 // Fewer groups, then a shorter ring, then none.
@@ -72,18 +63,14 @@ void fit_smem(GemvSpec& spec, u32 smem_bytes) {
 // Which of the kernels of 16-bit floats, and how wide it is.
 GemvSpec with_form(const GemvProblem& problem, GemvSpec spec) {
     const GemvTuning& tuning = problem.tuning;
-    GemvSpec direct = spec;
-    direct.row_tiles = spec.epilogue == GemvEpilogue::swiglu ? 2 : 1;
-    direct.stages = 2;
-    direct.groups = 1;
-    if (!tuning.ring && loads_directly(problem, direct)) {
-        spec.direct = true;
-        spec.row_tiles = tuning.row_tiles ? tuning.row_tiles : direct.row_tiles;
-        spec.stages = tuning.stages ? tuning.stages : direct_stages_of(spec);
-    } else {
-        spec.row_tiles = tuning.row_tiles ? tuning.row_tiles : row_tiles_of(problem, spec);
-        spec.stages = tuning.stages ? tuning.stages : stages_of(problem, spec);
-    }
+    GemvSpec resident = spec;
+    resident.resident = true;
+    resident.row_tiles = tuning.row_tiles ? tuning.row_tiles : spec.epilogue == GemvEpilogue::swiglu ? 2 : 1;
+    resident.groups = std::min(tuning.groups ? tuning.groups : 2, max_groups_of(resident));
+    for (resident.stages = tuning.stages ? tuning.stages : 3; resident.stages >= 2; --resident.stages)
+        if (!tuning.not_resident && fits_resident(problem, resident)) return resident;
+    spec.row_tiles = tuning.row_tiles ? tuning.row_tiles : row_tiles_of(problem, spec);
+    spec.stages = tuning.stages ? tuning.stages : stages_of(problem, spec);
     spec.groups = std::min(tuning.groups ? tuning.groups : 2, max_groups_of(spec));
     return spec;
 }

@@ -18,7 +18,7 @@ struct GemvProblem {
     u32 m = 1, k = 0;
     std::span<const u32> n;  // rows of each matrix
     bool aligned = true;        // rows of w and x start at multiples of 16 bytes
-    bool whole_scales = true;   // scales and zero points of 128 bytes of a row are an aligned vector
+    bool scale_vectors = true;  // pieces of scales (scale_pieces_of) are aligned in memory
     bool strict = false;        // every row of x by the kernel of one row
     bool dependent_launch = true;
     bool native_fp8 = true;

@@ -13,7 +13,8 @@ namespace deep_gemm::plan {
 struct LinearProblem {
     GemvProblem small;
     std::string_view arch = "90a";
-    bool invariant = false;  // the bits of a row alone, at any m
+    bool invariant = false;    // the bits of a row alone, at any m
+    bool whole_scales = true;  // see WeightGemmSpec
 };
 
 // nullptr, or why the large-batch form cannot serve it.

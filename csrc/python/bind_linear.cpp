@@ -73,7 +73,7 @@ void run_linear(const py::object& x, const py::object& x_scale, const py::sequen
     arguments.invariant = invariant;
     arguments.spec = spec ? &*spec : nullptr;
     arguments.tuning = {
-        .row_tiles = tuning[0], .stages = tuning[1], .groups = tuning[2], .grid_x = tuning[3], .ring = tuning[4]};
+        .row_tiles = tuning[0], .stages = tuning[1], .groups = tuning[2], .grid_x = tuning[3], .not_resident = tuning[4]};
     arguments.stream = stream_of(reader, stream);
     const py::gil_scoped_release no_gil;
     linear(arguments);
@@ -159,7 +159,7 @@ void bind_linear(py::module_& module) {
     module.def(
         "gemv_source",
         [](const std::string& w, const std::string& x, const std::string& y, bool swiglu, u32 tokens,
-           u32 row_tiles, u32 stages, u32 groups, bool vector, bool direct, bool dependent_launch,
+           u32 row_tiles, u32 stages, u32 groups, bool vector, bool resident, bool dependent_launch,
            bool native_fp8) {
             GemvSpec spec{.w = quant_of(w),
                           .x = activation_of(x),
@@ -170,7 +170,7 @@ void bind_linear(py::module_& module) {
                           .stages = stages,
                           .groups = groups,
                           .vector = vector,
-                          .direct = direct,
+                          .resident = resident,
                           .dependent_launch = dependent_launch,
                           .native_fp8 = native_fp8};
             if (spec.groups == 0) spec.groups = std::min(2u, max_groups_of(spec));
@@ -178,7 +178,7 @@ void bind_linear(py::module_& module) {
         },
         py::arg("w"), py::arg("x"), py::kw_only(), py::arg("y") = "bf16", py::arg("swiglu") = false,
         py::arg("tokens") = 8, py::arg("row_tiles") = 1, py::arg("stages") = 4, py::arg("groups") = 0,
-        py::arg("vector") = true, py::arg("direct") = false, py::arg("dependent_launch") = true, py::arg("native_fp8") = true,
+        py::arg("vector") = true, py::arg("resident") = false, py::arg("dependent_launch") = true, py::arg("native_fp8") = true,
         "The source of a small-batch kernel. groups 0: as many as a plan would take.");
 }
 

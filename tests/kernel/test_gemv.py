@@ -202,7 +202,7 @@ def test_larger_batches(device: Any, w: str, x: str, m: int) -> None:
 @pytest.mark.parametrize(("w", "x"), [("bf16", "bf16"), ("fp8_32", "fp8_32"), ("q8_0", "q8"), ("q8_0_split", "q8"),
                                       *((w, "bf16") for w in FOUR_BITS), ("nvfp4", "fp8_128")])  # fmt: skip
 def test_plans_change_no_bit(emulator: Any, w: str, x: str, k: int) -> None:
-    """Tiles of 16 or 32 rows, weights through a ring or straight to registers, how far ahead, groups of warps, and how
+    """Tiles of 16 or 32 rows, with x in shared memory or not, the depth of the ring, groups of warps, and how
     many tiles each of them takes."""
     rng = np.random.default_rng(12)
     matrix = deep_gemm.quantize(random_weight(rng, 150, k), w)
@@ -210,8 +210,8 @@ def test_plans_change_no_bit(emulator: Any, w: str, x: str, k: int) -> None:
     values, scales = tokens if isinstance(tokens, tuple) else (tokens, None)
     results = []
     ring = [(1, 4, 2, 1), (1, 4, 2, 2), (1, 2, 1, 3), (1, 6, 1, 10), (2, 2, 1, 1), (2, 3, 1, 2)]
-    direct = [(1, 2, 2, 2), (1, 3, 1, 3), (1, 4, 1, 10), (2, 2, 1, 2)] if w in FOUR_BITS else []
-    for tuning in [(*t, 1) for t in ring] + [(*t, 0) for t in direct]:
+    resident = [(1, 2, 2, 2), (1, 3, 1, 3), (1, 4, 1, 10), (2, 2, 1, 2)] if w in FOUR_BITS else []
+    for tuning in [(*t, 1) for t in ring] + [(*t, 0) for t in resident]:
         y = np.full((3, 150), np.nan, np.float32)
         _C.linear(
             values,

@@ -6,8 +6,8 @@
 // other fields or on what other rows hold. Row i of a batch is therefore bit-equal to the row alone.
 //
 // Three kernels share the spec. kernel/gemv.cuh multiplies with mma.sync, weights as its 16 rows and tokens as
-// its 8 columns, so that a weight is decoded once whatever the number of tokens; kernel/gemv_direct.cuh takes
-// the same sums with fewer instructions, for weights of 4 bits, which are bound by them. kernel/gemv_q8.cuh
+// its 8 columns, so that a weight is decoded once whatever the number of tokens; kernel/gemv_resident.cuh
+// takes the same sums with fewer instructions, for weights of 4 bits, which are bound by them. kernel/gemv_q8.cuh
 // multiplies bytes, and adds the exact integer products of Q8_0 blocks.
 #pragma once
 
@@ -44,7 +44,7 @@ struct GemvSpec {
     u32 stages = 4;      // visits of a warp on their way to shared memory, where rows are vectors
     u32 groups = 2;      // of eight warps in a block of threads; each takes tiles of its own
     bool vector = true;  // rows of w and x start at multiples of 16 bytes
-    bool direct = false;  // weights go to registers without a stop in shared memory, where x is instead
+    bool resident = false;  // x lies in shared memory, and scales come through the ring (gemv_resident.cuh)
     bool dependent_launch = true;  // the architecture has programmatic dependent launch
 
     bool native_fp8 = true;  // the architecture converts E4M3 (sm_89 and newer)
@@ -58,7 +58,7 @@ requires requires(Spec& s) {
     s.row_tiles;
 }
 constexpr void visit_fields(Visitor&& visit, Spec& s) {
-    auto& [w, x, y, epilogue, tokens, row_tiles, stages, groups, vector, direct, dependent_launch,
+    auto& [w, x, y, epilogue, tokens, row_tiles, stages, groups, vector, resident, dependent_launch,
            native_fp8] = s;
     visit("w", w);
     visit("x", x);
@@ -69,7 +69,7 @@ constexpr void visit_fields(Visitor&& visit, Spec& s) {
     visit("stages", stages);
     visit("groups", groups);
     visit("vector", vector);
-    visit("direct", direct);
+    visit("resident", resident);
     visit("dependent_launch", dependent_launch);
     visit("native_fp8", native_fp8);
 }
@@ -105,7 +105,7 @@ struct GemvParams {
 struct GemvTuning {
     u32 row_tiles = 0, stages = 0, groups = 0;
     u32 grid_x = 0;
-    u32 ring = 0;  // weights pass through shared memory where they need not
+    u32 not_resident = 0;  // 1: not the resident form where it could be
 };
 
 constexpr bool is_q8(const GemvSpec& s) {
@@ -157,14 +157,36 @@ constexpr u32 block_rows_of(const GemvSpec& s) {
 constexpr u32 q8_pitch_of(const GemvSpec& s) {
     return s.w == Quant::q8_0 ? 176 : 160;
 }
-// Bytes of a warp's stage: a visit of every row of the block.
+// The resident kernel: bytes of a row's scales of a visit, and in how many pieces they are copied, each a vector
+// of 4, 8 or 16 bytes that is aligned in memory. Two pieces leave rows of 128 elements more aligned.
+constexpr u32 visit_scale_bytes_of(const GemvSpec& s) {
+    return visit_k_of(s) / row_of(s.w).block_k * bytes_of(row_of(s.w).scale);
+}
+constexpr u32 scale_pieces_of(const GemvSpec& s) {
+    return visit_scale_bytes_of(s) >= 8 ? 2 : 1;
+}
+// Whether rows of k elements with scales at `address` have such pieces.
+constexpr bool has_scale_vectors(Quant w, u64 k, u64 address) {
+    const GemvSpec s{.w = w};
+    if (row_bits_of(s) != 4) return true;
+    const u32 piece = visit_scale_bytes_of(s) / scale_pieces_of(s);
+    return scale_columns_of(w, k) * bytes_of(row_of(w).scale) % piece == 0 && address % piece == 0;
+}
+// Whether it can: weights of 4 bits and no zero points.
+constexpr bool may_be_resident(const GemvSpec& s) {
+    return row_bits_of(s) == 4 && !is_q8(s) && !row_of(s.w).has_zero && s.vector;
+}
+// Bytes of a warp's stage: a visit of every row of the block, in whole lines, within which bytes are swizzled.
 constexpr u32 stage_bytes_of(const GemvSpec& s) {
-    return s.vector && !s.direct ? kMmaTileRows * s.row_tiles * (is_q8(s) ? q8_pitch_of(s) : kGemvVisitBytes) : 0;
+    const u32 of_row = is_q8(s) ? q8_pitch_of(s) : kGemvVisitBytes + (s.resident ? visit_scale_bytes_of(s) : 0);
+    const u32 bytes = kMmaTileRows * s.row_tiles * of_row;
+    return !s.vector ? 0 : is_q8(s) ? bytes : align_up(bytes, kGemvVisitBytes);
 }
 // Groups that the registers of a kernel that may not spill leave room for. An SM holds one block of them, so
 // that tiles are dealt to SMs evenly wherever blocks are placed.
 constexpr u32 max_groups_of(const GemvSpec& s) {
     if (has_warp_rows(s)) return 1;
+    if (s.resident) return 4;
     if (is_q8(s)) return 3 - s.row_tiles;
     const u32 promote_k = promote_k_of(s);
     const bool heavy = promote_k != 0 && promote_k < 128;
@@ -199,7 +221,7 @@ constexpr GemvSmemPlan plan_smem(const GemvSpec& s) {
     return {partial, barriers, barriers + s.groups * kGemvBarrierBytes};
 }
 
-// The direct kernel keeps the tokens of a block behind the barriers: pairs as mma.sync takes them, each token a
+// The resident kernel keeps the tokens of a block behind the barriers: pairs as mma.sync takes them, each token a
 // pitch from the one before, then their scales, [block of K][token].
 constexpr u32 x_pitch_of(const GemvSpec& s, u32 k) {
     constexpr u32 kOutOfBanks = 64;  // four lanes read 64 bytes; the next token's are in the other banks
@@ -211,7 +233,7 @@ constexpr u32 x_scale_bytes_of(const GemvSpec& s, u32 k) {
 }
 // Dynamic shared memory of a launch for rows of k elements and `tokens` tokens in a block.
 constexpr u64 smem_bytes_of(const GemvSpec& s, u32 k, u32 tokens) {
-    const u64 x = s.direct ? u64{tokens} * x_pitch_of(s, k) + x_scale_bytes_of(s, k) : 0;
+    const u64 x = s.resident ? u64{tokens} * x_pitch_of(s, k) + x_scale_bytes_of(s, k) : 0;
     return plan_smem(s).bytes + x;
 }
 
@@ -227,8 +249,7 @@ constexpr const char* why_illegal(const GemvSpec& s) {
     const bool known =
         is_q8(s) ? s.tokens == 1 || s.tokens == 2 || s.tokens == 8 : s.tokens == 8 || s.tokens == 16;
     if (!known) return "a block has 8 or 16 tokens, and 1, 2 or 8 of Q8_0";
-    if (s.direct && (row_bits_of(s) != 4 || is_q8(s) || !s.vector || s.stages > 4))
-        return "direct is for aligned weights of 4 bits, at most four visits ahead";
+    if (s.resident && !may_be_resident(s)) return "the resident form is for aligned weights of 4 bits";
     if (s.stages < 2 || s.groups == 0) return "at least 2 stages and a group";
     if (s.groups > max_groups_of(s)) return "as many groups as have registers";
     return nullptr;
