@@ -48,9 +48,13 @@ bool loads_vectors(const GemvProblem& problem) {
 
 // Whether x fits shared memory beside a ring, and every piece of scales is an aligned vector.
 bool fits_resident(const GemvProblem& problem, const GemvSpec& spec) {
-    if (!may_be_resident(spec) || !problem.scale_vectors) return false;
     const u32 tokens = problem.strict ? 1 : std::min(problem.m, spec.tokens);
-    return smem_bytes_of(spec, problem.k, tokens) <= problem.smem_bytes;
+    return problem.scale_vectors && smem_bytes_of(spec, problem.k, tokens) <= problem.smem_bytes;
+}
+
+// Where instructions bound a kernel and not the bytes of W.
+bool gains_by_residence(const GemvSpec& spec) {
+    return row_bits_of(spec) == 4;
 }
 
 // Fewer groups, then a shorter ring, then none.
@@ -62,13 +66,17 @@ void fit_smem(GemvSpec& spec, u32 smem_bytes) {
 
 // Which of the kernels of 16-bit floats, and how wide it is.
 GemvSpec with_form(const GemvProblem& problem, GemvSpec spec) {
+    constexpr u32 kResident = 2;
     const GemvTuning& tuning = problem.tuning;
-    GemvSpec resident = spec;
-    resident.resident = true;
-    resident.row_tiles = tuning.row_tiles ? tuning.row_tiles : spec.epilogue == GemvEpilogue::swiglu ? 2 : 1;
-    resident.groups = std::min(tuning.groups ? tuning.groups : 2, max_groups_of(resident));
-    for (resident.stages = tuning.stages ? tuning.stages : 3; resident.stages >= 2; --resident.stages)
-        if (!tuning.not_resident && fits_resident(problem, resident)) return resident;
+    const bool wanted = tuning.form == 0 ? gains_by_residence(spec) : tuning.form == kResident;
+    if (wanted && may_be_resident(spec)) {
+        GemvSpec resident = spec;
+        resident.resident = true;
+        resident.row_tiles = tuning.row_tiles ? tuning.row_tiles : spec.epilogue == GemvEpilogue::swiglu ? 2 : 1;
+        resident.groups = std::min(tuning.groups ? tuning.groups : 2, max_groups_of(resident));
+        for (resident.stages = tuning.stages ? tuning.stages : 3; resident.stages >= 2; --resident.stages)
+            if (fits_resident(problem, resident)) return resident;
+    }
     spec.row_tiles = tuning.row_tiles ? tuning.row_tiles : row_tiles_of(problem, spec);
     spec.stages = tuning.stages ? tuning.stages : stages_of(problem, spec);
     spec.groups = std::min(tuning.groups ? tuning.groups : 2, max_groups_of(spec));

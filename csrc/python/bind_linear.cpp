@@ -73,7 +73,7 @@ void run_linear(const py::object& x, const py::object& x_scale, const py::sequen
     arguments.invariant = invariant;
     arguments.spec = spec ? &*spec : nullptr;
     arguments.tuning = {
-        .row_tiles = tuning[0], .stages = tuning[1], .groups = tuning[2], .grid_x = tuning[3], .not_resident = tuning[4]};
+        .row_tiles = tuning[0], .stages = tuning[1], .groups = tuning[2], .grid_x = tuning[3], .form = tuning[4]};
     arguments.stream = stream_of(reader, stream);
     const py::gil_scoped_release no_gil;
     linear(arguments);

@@ -199,7 +199,7 @@ def test_larger_batches(device: Any, w: str, x: str, m: int) -> None:
 
 
 @pytest.mark.parametrize("k", [2336, 2560])
-@pytest.mark.parametrize(("w", "x"), [("bf16", "bf16"), ("fp8_32", "fp8_32"), ("q8_0", "q8"), ("q8_0_split", "q8"),
+@pytest.mark.parametrize(("w", "x"), [("bf16", "bf16"), ("fp16", "fp16"), ("fp8_32", "fp8_32"), ("fp8_128x128", "fp8_128"), ("int8_row", "bf16"), ("q8_0", "q8"), ("q8_0_split", "q8"),
                                       *((w, "bf16") for w in FOUR_BITS), ("nvfp4", "fp8_128")])  # fmt: skip
 def test_plans_change_no_bit(emulator: Any, w: str, x: str, k: int) -> None:
     """Tiles of 16 or 32 rows, with x in shared memory or not, the depth of the ring, groups of warps, and how
@@ -210,8 +210,8 @@ def test_plans_change_no_bit(emulator: Any, w: str, x: str, k: int) -> None:
     values, scales = tokens if isinstance(tokens, tuple) else (tokens, None)
     results = []
     ring = [(1, 4, 2, 1), (1, 4, 2, 2), (1, 2, 1, 3), (1, 6, 1, 10), (2, 2, 1, 1), (2, 3, 1, 2)]
-    resident = [(1, 2, 2, 2), (1, 3, 1, 3), (1, 4, 1, 10), (2, 2, 1, 2)] if w in FOUR_BITS else []
-    for tuning in [(*t, 1) for t in ring] + [(*t, 0) for t in resident]:
+    resident = [(1, 2, 2, 2), (1, 3, 1, 3), (1, 4, 1, 10), (2, 2, 1, 2)]
+    for tuning in [(*t, 1) for t in ring] + [(*t, 2) for t in resident]:
         y = np.full((3, 150), np.nan, np.float32)
         _C.linear(
             values,

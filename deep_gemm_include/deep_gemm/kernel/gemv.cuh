@@ -74,7 +74,7 @@ DG_DEVICE void multiply_pieces(Sums<S>& sums, const kernel::GemvRing<S>& ring, p
         if (piece % kPieces == 0) {
             if (piece != 0) load_step<Whole, S>(x, tokens, first, piece / kPieces, p.k);
             if constexpr (Whole)
-                ring.read(words, stage, piece / kPieces);
+                kernel::read_stage<S>(words, stage, ring.read_offset, piece / kPieces);
             else
                 kernel::load_words<S>(words, p, block, index, piece / kPieces);
         }

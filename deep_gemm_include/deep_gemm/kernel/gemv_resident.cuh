@@ -1,5 +1,5 @@
-// y = x W^T for few tokens and weights of 4 bits: the sums of gemv.cuh, to the same bit, in fewer
-// instructions, which are what bounds them there.
+// y = x W^T for few tokens whose x fits shared memory: the sums of gemv.cuh, to the same bit, in fewer
+// instructions, which are what bounds narrow weights there.
 //
 // Work is dealt as in gemv.cuh: a group of eight warps takes tiles of rows in turn, its warps take turns along
 // K, and each streams its share of all tiles through a ring in shared memory. Here the scales of a visit come

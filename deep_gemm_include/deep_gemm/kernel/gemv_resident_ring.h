@@ -1,4 +1,4 @@
-// The stream of 4-bit weights of one warp: as gemv_ring.h, with the scales of each visit in its stage.
+// The stream of weights of one warp: as gemv_ring.h, with the scales of each visit in its stage.
 //
 // A stage is rows of 128 bytes, then the scales of one row after another. Weights lie as in gemv_ring.h. Scales
 // are copied in pieces, one or two of a row, each an aligned vector in memory.
@@ -13,11 +13,11 @@ struct ResidentRing {
     static constexpr QuantRow kRow = row_of(S.w);
     static constexpr u32 kRows = kMmaTileRows * S.row_tiles, kCopies = kRows / kCopyRows;
     static constexpr u32 kScaleBytes = visit_scale_bytes_of(S), kPieces = scale_pieces_of(S);
-    static constexpr u32 kPieceBytes = kScaleBytes / kPieces, kScaleCopies = ceil_div(kRows * kPieces, 32u);
+    static constexpr u32 kPieceBytes = kScaleBytes / kPieces, kScaleCopies = kScaleBytes ? ceil_div(kRows * kPieces, 32u) : 0;
     static constexpr u32 kScales = kRows * kGemvVisitBytes;  // offset in a stage
 
     const u8* weights[kCopies];         // of the next copies
-    const u8* scales[kScaleCopies];
+    const u8* scales[kScaleCopies + 1];
     u32 tile, stride, tiles;            // of rows: theirs, how far it is to the group's next, how many there are
     u32 visit, visits, whole;           // of the tile: theirs, how many there are and how many are whole
     ptx::SharedAddress first;           // of this warp's stages
@@ -42,7 +42,7 @@ struct ResidentRing {
             u32 row = scale_row(i) % kMmaTileRows;
             const GemvMatrix& w = row_of_block<S>(p, at, scale_row(i) / kMmaTileRows % S.row_tiles, row);
             scales[i] = static_cast<const u8*>(w.scales) + visit * kScaleBytes + lane % kPieces * kPieceBytes +
-                        row * scale_columns_of(S.w, p.k) * bytes_of(kRow.scale);
+                        row / kRow.block_rows * scale_columns_of(S.w, p.k) * bytes_of(kRow.scale);
         }
     }
 
@@ -52,7 +52,7 @@ struct ResidentRing {
         visit = group_warp();
         tile += stride;
         if (tile >= tiles) return;
-        const bool alike = S.epilogue == GemvEpilogue::none && p.num_matrices == 1;
+        const bool alike = S.epilogue == GemvEpilogue::none && kRow.block_rows == 1 && p.num_matrices == 1;
         if (!alike || (tile + 1) * block_rows_of(S) > p.w[0].n) return enter(p);
         const u64 rows = u64{stride} * block_rows_of(S);
         const u64 jump = rows * p.w[0].row_stride - turns * (kGemvWarps * kGemvVisitBytes);
@@ -61,7 +61,7 @@ struct ResidentRing {
 #pragma unroll
         for (auto& address : weights) address += jump;
 #pragma unroll
-        for (auto& address : scales) address += scale_jump;
+        for (u32 i = 0; i < kScaleCopies; ++i) scales[i] += scale_jump;
     }
 
     /// Starts the copies of the next visit, if there is one. An empty group keeps the count. Of a visit that
@@ -120,22 +120,6 @@ struct ResidentRing {
         for (u32 i = 0; i + 1 < S.stages; ++i) copy(p);
     }
 
-    DG_DEVICE void read_words(GemvWords<S> (&to)[steps_of_visit(S)], ptx::SharedAddress stage) const {
-        const u32 lane = ptx::lane_index();
-        const ptx::SharedAddress mine =
-            stage + lane / 4 * kGemvVisitBytes + swizzled<S>(lane / 4, lane % 4 * lane_bytes_of(S));
-#pragma unroll
-        for (u32 step = 0; step < steps_of_visit(S); ++step) {
-#pragma unroll
-            for (u32 i = 0; i < S.row_tiles * kLaneRows; ++i) {
-                const ptx::UInt4 v = ptx::ld_shared_v4_u32((mine ^ step * 4 * lane_bytes_of(S)) +
-                                                           i * (kMmaTileRows / kLaneRows) * kGemvVisitBytes);
-                u32(&word)[4] = to[step].word[i / kLaneRows][i % kLaneRows];
-                word[0] = v.x, word[1] = v.y, word[2] = v.z, word[3] = v.w;
-            }
-        }
-    }
-
     DG_DEVICE void read_scales(GemvVisit<S>& to, ptx::SharedAddress stage) const {
         using Visit = GemvVisit<S>;
         const u32 lane = ptx::lane_index();
@@ -151,14 +135,16 @@ struct ResidentRing {
                     const ptx::SharedAddress at = mine + (step * 4 + lane % 4) * kBlocks;
                     to.code[step][r][row] = kBlocks == 2 ? ptx::ld_shared_u16(at) : ptx::ld_shared_u8(at);
                 }
-            } else {
-                u32 word[Visit::kScaledBlocks / 2];
+            } else if constexpr (kRow.scale == ScaleType::fp16) {
 #pragma unroll
-                for (u32 pair = 0; pair < Visit::kScaledBlocks / 2; ++pair) {
-                    word[pair] = ptx::ld_shared_u32(mine + pair * 4);
-                    const ptx::Float2 two = ptx::cvt_f32_f16x2(word[pair]);
-                    to.scale[2 * pair][r][row] = two.x, to.scale[2 * pair + 1][r][row] = two.y;
+                for (u32 block = 0; block < Visit::kScaledBlocks; block += 2) {
+                    const ptx::Float2 two = ptx::cvt_f32_f16x2(ptx::ld_shared_u32(mine + block * 2));
+                    to.scale[block][r][row] = two.x, to.scale[block + 1][r][row] = two.y;
                 }
+            } else {
+#pragma unroll
+                for (u32 block = 0; block < Visit::kScaledBlocks; ++block)
+                    to.scale[block][r][row] = ptx::ld_shared_f32(mine + block * 4);
             }
         }
     }
@@ -170,7 +156,9 @@ struct ResidentRing {
         copy(p);
         const ptx::SharedAddress stage = first + read;
         read = read + stage_bytes_of(S) == S.stages * stage_bytes_of(S) ? 0 : read + stage_bytes_of(S);
-        read_words(words, stage);
+#pragma unroll
+        for (u32 step = 0; step < steps_of_visit(S); ++step)
+            read_stage<S>(words[step], stage, read_place<S>(), step);
         read_scales(beside, stage);
     }
 };

@@ -21,6 +21,31 @@ DG_DEVICE u32 swizzled(u32 row, u32 place) {
     return lane_bytes_of(S) == 16 ? place ^ row % 2 * 64 : place ^ row % 4 * 32;
 }
 
+/// The words of one step of the visit in `stage`. `place`: of this lane in a stage.
+template <GemvSpec S>
+DG_DEVICE void read_stage(GemvWords<S>& to, ptx::SharedAddress stage, u32 place, u32 step) {
+    const ptx::SharedAddress mine = stage + (place ^ step * 4 * lane_bytes_of(S));
+#pragma unroll
+    for (u32 i = 0; i < S.row_tiles * kLaneRows; ++i) {
+        u32(&word)[GemvWords<S>::kWords] = to.word[i / kLaneRows][i % kLaneRows];
+        const ptx::SharedAddress address = mine + i * (kMmaTileRows / kLaneRows) * kGemvVisitBytes;
+        if constexpr (lane_bytes_of(S) == 8) {
+            const ptx::UInt2 v = ptx::ld_shared_v2_u32(address);
+            word[0] = v.x, word[1] = v.y;
+        } else {
+            const ptx::UInt4 v = ptx::ld_shared_v4_u32(address);
+            word[0] = v.x, word[1] = v.y, word[2] = v.z, word[3] = v.w;
+        }
+    }
+}
+
+/// The place of this lane's bytes of step 0 in a stage.
+template <GemvSpec S>
+DG_DEVICE u32 read_place() {
+    const u32 lane = ptx::lane_index();
+    return lane / 4 * kGemvVisitBytes + swizzled<S>(lane / 4, lane % 4 * lane_bytes_of(S));
+}
+
 template <GemvSpec S>
 struct GemvRing {
     static constexpr u32 kRuns =
@@ -79,7 +104,7 @@ struct GemvRing {
         const u32 lane = ptx::lane_index();
         first = ptx::dynamic_smem() + ptx::warp_index() * S.stages * stage_bytes_of(S);
         write_offset = lane / 8 * kGemvVisitBytes + swizzled<S>(lane / 8, lane % 8 * 16);
-        read_offset = lane / 4 * kGemvVisitBytes + swizzled<S>(lane / 4, lane % 4 * lane_bytes_of(S));
+        read_offset = read_place<S>();
         writes = reads = 0;
         visit = group_warp();
         whole = num_whole;
@@ -98,23 +123,6 @@ struct GemvRing {
         const ptx::SharedAddress stage = first + reads * stage_bytes_of(S);
         reads = reads + 1 == S.stages ? 0 : reads + 1;
         return stage;
-    }
-
-    /// The words of one step of the visit in `stage`.
-    DG_DEVICE void read(GemvWords<S>& to, ptx::SharedAddress stage, u32 step) const {
-        const ptx::SharedAddress mine = stage + (read_offset ^ step * 4 * lane_bytes_of(S));
-#pragma unroll
-        for (u32 i = 0; i < S.row_tiles * kLaneRows; ++i) {
-            u32(&word)[GemvWords<S>::kWords] = to.word[i / kLaneRows][i % kLaneRows];
-            const ptx::SharedAddress address = mine + i * (kMmaTileRows / kLaneRows) * kGemvVisitBytes;
-            if constexpr (lane_bytes_of(S) == 8) {
-                const ptx::UInt2 v = ptx::ld_shared_v2_u32(address);
-                word[0] = v.x, word[1] = v.y;
-            } else {
-                const ptx::UInt4 v = ptx::ld_shared_v4_u32(address);
-                word[0] = v.x, word[1] = v.y, word[2] = v.z, word[3] = v.w;
-            }
-        }
     }
 };
 

@@ -105,7 +105,7 @@ struct GemvParams {
 struct GemvTuning {
     u32 row_tiles = 0, stages = 0, groups = 0;
     u32 grid_x = 0;
-    u32 not_resident = 0;  // 1: not the resident form where it could be
+    u32 form = 0;  // 1: x read from memory, 2: resident
 };
 
 constexpr bool is_q8(const GemvSpec& s) {
@@ -158,9 +158,10 @@ constexpr u32 q8_pitch_of(const GemvSpec& s) {
     return s.w == Quant::q8_0 ? 176 : 160;
 }
 // The resident kernel: bytes of a row's scales of a visit, and in how many pieces they are copied, each a vector
-// of 4, 8 or 16 bytes that is aligned in memory. Two pieces leave rows of 128 elements more aligned.
+// of 4, 8 or 16 bytes that is aligned in memory. Two pieces leave rows of half a visit more aligned.
 constexpr u32 visit_scale_bytes_of(const GemvSpec& s) {
-    return visit_k_of(s) / row_of(s.w).block_k * bytes_of(row_of(s.w).scale);
+    const QuantRow row = row_of(s.w);
+    return row.block_k ? visit_k_of(s) / row.block_k * bytes_of(row.scale) : 0;
 }
 constexpr u32 scale_pieces_of(const GemvSpec& s) {
     return visit_scale_bytes_of(s) >= 8 ? 2 : 1;
@@ -168,13 +169,12 @@ constexpr u32 scale_pieces_of(const GemvSpec& s) {
 // Whether rows of k elements with scales at `address` have such pieces.
 constexpr bool has_scale_vectors(Quant w, u64 k, u64 address) {
     const GemvSpec s{.w = w};
-    if (row_bits_of(s) != 4) return true;
-    const u32 piece = visit_scale_bytes_of(s) / scale_pieces_of(s);
-    return scale_columns_of(w, k) * bytes_of(row_of(w).scale) % piece == 0 && address % piece == 0;
+    const u64 piece = visit_scale_bytes_of(s) / scale_pieces_of(s);
+    return piece == 0 || (scale_columns_of(w, k) * bytes_of(row_of(w).scale) % piece == 0 && address % piece == 0);
 }
-// Whether it can: weights of 4 bits and no zero points.
+// Whether a kernel of mma.sync has a resident form: aligned rows, and no zero points, for which no ring is made.
 constexpr bool may_be_resident(const GemvSpec& s) {
-    return row_bits_of(s) == 4 && !is_q8(s) && !row_of(s.w).has_zero && s.vector;
+    return !is_q8(s) && !row_of(s.w).has_zero && s.vector;
 }
 // Bytes of a warp's stage: a visit of every row of the block, in whole lines, within which bytes are swizzled.
 constexpr u32 stage_bytes_of(const GemvSpec& s) {
@@ -182,11 +182,17 @@ constexpr u32 stage_bytes_of(const GemvSpec& s) {
     const u32 bytes = kMmaTileRows * s.row_tiles * of_row;
     return !s.vector ? 0 : is_q8(s) ? bytes : align_up(bytes, kGemvVisitBytes);
 }
+// The same of the resident kernel, which needs fewer.
+constexpr u32 resident_groups_of(const GemvSpec& s) {
+    const u32 promote_k = promote_k_of(s), width = s.row_tiles * s.tokens;
+    if (width == 32 || (width == 16 && s.row_tiles == 2 && promote_k != 0 && promote_k < 128)) return 1;
+    return width == 8 && promote_k == 0 && row_bits_of(s) == 4 ? 3 : 2;
+}
 // Groups that the registers of a kernel that may not spill leave room for. An SM holds one block of them, so
 // that tiles are dealt to SMs evenly wherever blocks are placed.
 constexpr u32 max_groups_of(const GemvSpec& s) {
     if (has_warp_rows(s)) return 1;
-    if (s.resident) return 4;
+    if (s.resident) return resident_groups_of(s);
     if (is_q8(s)) return 3 - s.row_tiles;
     const u32 promote_k = promote_k_of(s);
     const bool heavy = promote_k != 0 && promote_k < 128;
@@ -249,7 +255,7 @@ constexpr const char* why_illegal(const GemvSpec& s) {
     const bool known =
         is_q8(s) ? s.tokens == 1 || s.tokens == 2 || s.tokens == 8 : s.tokens == 8 || s.tokens == 16;
     if (!known) return "a block has 8 or 16 tokens, and 1, 2 or 8 of Q8_0";
-    if (s.resident && !may_be_resident(s)) return "the resident form is for aligned weights of 4 bits";
+    if (s.resident && !may_be_resident(s)) return "the resident form is for aligned rows without zero points";
     if (s.stages < 2 || s.groups == 0) return "at least 2 stages and a group";
     if (s.groups > max_groups_of(s)) return "as many groups as have registers";
     return nullptr;
