@@ -49,7 +49,8 @@ bool loads_vectors(const GemvProblem& problem) {
 // Whether x fits shared memory beside a ring, and every piece of scales is an aligned vector.
 bool fits_resident(const GemvProblem& problem, const GemvSpec& spec) {
     const u32 tokens = problem.strict ? 1 : std::min(problem.m, spec.tokens);
-    return problem.scale_vectors && smem_bytes_of(spec, problem.k, tokens) <= problem.smem_bytes;
+    return (is_q8(spec) || problem.scale_vectors) &&
+           smem_bytes_of(spec, problem.k, tokens) <= problem.smem_bytes;
 }
 
 // Where instructions bound a kernel and not the bytes of W.
@@ -74,7 +75,7 @@ GemvSpec with_form(const GemvProblem& problem, GemvSpec spec) {
         resident.resident = true;
         resident.row_tiles = tuning.row_tiles ? tuning.row_tiles : spec.epilogue == GemvEpilogue::swiglu ? 2 : 1;
         resident.groups = std::min(tuning.groups ? tuning.groups : 2, max_groups_of(resident));
-        for (resident.stages = tuning.stages ? tuning.stages : 3; resident.stages >= 2; --resident.stages)
+        for (resident.stages = tuning.stages ? tuning.stages : is_q8(spec) ? 2 : 3; resident.stages >= 2; --resident.stages)
             if (fits_resident(problem, resident)) return resident;
     }
     spec.row_tiles = tuning.row_tiles ? tuning.row_tiles : row_tiles_of(problem, spec);

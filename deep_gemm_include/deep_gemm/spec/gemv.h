@@ -174,7 +174,7 @@ constexpr bool has_scale_vectors(Quant w, u64 k, u64 address) {
 }
 // Whether a kernel of mma.sync has a resident form: aligned rows, and no zero points, for which no ring is made.
 constexpr bool may_be_resident(const GemvSpec& s) {
-    return !is_q8(s) && !row_of(s.w).has_zero && s.vector;
+    return !has_warp_rows(s) && !row_of(s.w).has_zero && s.vector;
 }
 // Bytes of a warp's stage: a visit of every row of the block, in whole lines, within which bytes are swizzled.
 constexpr u32 stage_bytes_of(const GemvSpec& s) {
@@ -192,8 +192,8 @@ constexpr u32 resident_groups_of(const GemvSpec& s) {
 // that tiles are dealt to SMs evenly wherever blocks are placed.
 constexpr u32 max_groups_of(const GemvSpec& s) {
     if (has_warp_rows(s)) return 1;
-    if (s.resident) return resident_groups_of(s);
     if (is_q8(s)) return 3 - s.row_tiles;
+    if (s.resident) return resident_groups_of(s);
     const u32 promote_k = promote_k_of(s);
     const bool heavy = promote_k != 0 && promote_k < 128;
     const u32 width = s.row_tiles * s.tokens;
@@ -230,12 +230,13 @@ constexpr GemvSmemPlan plan_smem(const GemvSpec& s) {
 // The resident kernel keeps the tokens of a block behind the barriers: pairs as mma.sync takes them, each token a
 // pitch from the one before, then their scales, [block of K][token].
 constexpr u32 x_pitch_of(const GemvSpec& s, u32 k) {
+    if (is_q8(s)) return align_up(k, 128) + kQ8Block;  // bytes as they are; lanes of four tokens read at once
     constexpr u32 kOutOfBanks = 64;  // four lanes read 64 bytes; the next token's are in the other banks
     return align_up(k, visit_k_of(s)) * 2 + kOutOfBanks;
 }
 constexpr u32 x_scale_bytes_of(const GemvSpec& s, u32 k) {
     const u32 block = block_k_of(s.x);
-    return block ? align_up(k, visit_k_of(s)) / block * s.tokens * 4 : 0;
+    return block ? align_up(k, is_q8(s) ? block : visit_k_of(s)) / block * s.tokens * 4 : 0;
 }
 // Dynamic shared memory of a launch for rows of k elements and `tokens` tokens in a block.
 constexpr u64 smem_bytes_of(const GemvSpec& s, u32 k, u32 tokens) {
