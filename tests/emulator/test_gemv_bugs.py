@@ -171,8 +171,8 @@ BUGS = {
         Bug("warps of rows past the end leave before the barrier", "        clear<S>(sums);\n        u32 visit",
             "        if (block.first_row + 2 * ptx::warp_index() >= p.w[block.matrix].n) return;\n"
             "        clear<S>(sums);\n        u32 visit", 8),
-        Bug("sums are added before all warps have left theirs", "if constexpr (kLater) ptx::mbarrier_wait(full(count - 1), (count - 1) / 2 % 2);", "", 1),
-        Bug("sums are left where others are still added", "if constexpr (kLater) ptx::mbarrier_wait(empty(count), count / 2 % 2 ^ 1);", "", 1),
+        Bug("sums are added before all warps have left theirs", "if constexpr (kLater) ptx::mbarrier_wait(full(count - 1), (count - 1) / kPlaces % 2);", "", 1),
+        Bug("sums are left where others are still added", "if constexpr (kLater) ptx::mbarrier_wait(empty(count), count / kPlaces % 2 ^ 1);", "", 1),
         Bug("a warp's sums are announced before all lanes have left them", "            ptx::sync_warp();\n            if (lane == 0) ptx::mbarrier_arrive(full(count));", "            if (lane == 0) ptx::mbarrier_arrive(full(count));", 1),
         Bug("the last tile is not added", "    if constexpr (kLater) partials.finish(p, kernel", "    if constexpr (false) partials.finish(p, kernel", 8),
         Bug("rows past the end are written", "if (row >= w.n || token >= tokens) continue;",

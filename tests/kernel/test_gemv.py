@@ -234,6 +234,21 @@ def test_plans_change_no_bit(emulator: Any, w: str, x: str, k: int) -> None:
     assert all(same_bits(y, results[0]) for y in results[1:])
 
 
+@pytest.mark.parametrize(("w", "x"), [("bf16", "bf16"), ("fp8_128x128", "fp8_128"), ("nvfp4", "bf16"), ("int4_32", "fp8_128")])
+def test_sixteen_tokens_in_shared_memory(emulator: Any, w: str, x: str) -> None:
+    """Sums have one place then; each row is the row alone."""
+    rng = np.random.default_rng(14)
+    matrix = deep_gemm.quantize(random_weight(rng, 70, 1408), w)
+    tokens = random_x(rng, 13, 1408, x)
+    values, scales = tokens if isinstance(tokens, tuple) else (tokens, None)
+    y = np.full((13, 70), np.nan, np.float32)
+    arguments = ([], [], False, 0.0, False, False, None, emulator, None, (1, 2, 2, 1, 2))
+    _C.linear(values, scales, [matrix.parts], [y], *arguments)
+    check(y, tokens, matrix)
+    for i in (0, 7, 12):
+        assert same_bits(y[i : i + 1], run(emulator, rows(tokens, slice(i, i + 1)), matrix))
+
+
 def poison(x: Any, row: int, value: float) -> Any:
     """x with one row (values and scales) set to NaN or infinity."""
     parts = [part.copy() for part in (x if isinstance(x, tuple) else (x,))]

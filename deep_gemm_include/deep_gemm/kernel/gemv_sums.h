@@ -95,12 +95,13 @@ DG_DEVICE void find_rows(GemvRow (&rows)[S.row_tiles][kLaneRows], const GemvPara
             row_at<S>(p, block, i / kLaneRows, ptx::lane_index() / 4 + i % kLaneRows * 8);
 }
 
-/// Where the warps of a group leave their sums: two places that take turns. On sm_90 and newer nobody waits
+/// Where the warps of a group leave their sums: two places that take turns, or one. On sm_90 and newer nobody waits
 /// for the slowest warp of a tile: sums are added a tile later, when they have long been there.
 template <GemvSpec S>
 struct Partials {
     static constexpr bool kLater = S.dependent_launch;  // the architecture has mbarrier.try_wait
     static constexpr bool kPaired = S.epilogue == GemvEpilogue::swiglu;
+    static constexpr u32 kPlaces = partial_places_of(S);
     static constexpr u32 kTokenTiles = Sums<S>::kTokenTiles;
     static constexpr u32 kTileElements = kMmaTileRows * kMmaTileTokens;
     static constexpr u32 kElements = (kPaired ? 1 : S.row_tiles) * kTokenTiles * kTileElements;
@@ -111,18 +112,18 @@ struct Partials {
     u32 count = 0;  // tiles whose sums were left
 
     DG_DEVICE ptx::SharedAddress place(u32 tile) const {
-        return first + tile % 2 * plan_smem(S).partial_bytes;
+        return first + tile % kPlaces * plan_smem(S).partial_bytes;
     }
-    DG_DEVICE ptx::SharedAddress full(u32 tile) const { return barriers + tile % 2 * 8; }
-    DG_DEVICE ptx::SharedAddress empty(u32 tile) const { return barriers + 16 + tile % 2 * 8; }
+    DG_DEVICE ptx::SharedAddress full(u32 tile) const { return barriers + tile % kPlaces * 8; }
+    DG_DEVICE ptx::SharedAddress empty(u32 tile) const { return barriers + 16 + tile % kPlaces * 8; }
 
     DG_DEVICE explicit Partials(u32 group) {
         constexpr GemvSmemPlan kPlan = plan_smem(S);
-        first = ptx::dynamic_smem() + kPlan.barriers - (S.groups - group) * 2 * kPlan.partial_bytes;
+        first = ptx::dynamic_smem() + kPlan.barriers - (S.groups - group) * kPlaces * kPlan.partial_bytes;
         barriers = ptx::dynamic_smem() + kPlan.barriers + group * kGemvBarrierBytes;
         if constexpr (!kLater) return;
         if (kernel::group_thread() == 0) {
-            for (u32 i = 0; i < 2; ++i) {
+            for (u32 i = 0; i < kPlaces; ++i) {
                 ptx::mbarrier_init(full(i), kGemvWarps);
                 ptx::mbarrier_init(empty(i), kAdders);
             }
@@ -132,7 +133,7 @@ struct Partials {
 
     DG_DEVICE void leave(const Sums<S>& sums) {
         const u32 lane = ptx::lane_index();
-        if constexpr (kLater) ptx::mbarrier_wait(empty(count), count / 2 % 2 ^ 1);
+        if constexpr (kLater) ptx::mbarrier_wait(empty(count), count / kPlaces % 2 ^ 1);
         const ptx::SharedAddress mine = place(count) + (kernel::group_warp() * kWarpElements + lane) * 4;
 #pragma unroll
         for (u32 r = 0; r < S.row_tiles; ++r)
@@ -167,7 +168,7 @@ struct Partials {
     DG_DEVICE void finish(const GemvParams& p, const kernel::GemvBlock& block, u32 first_token,
                           u32 tokens) const {
         if (kernel::group_warp() >= kAdders) return;
-        if constexpr (kLater) ptx::mbarrier_wait(full(count - 1), (count - 1) / 2 % 2);
+        if constexpr (kLater) ptx::mbarrier_wait(full(count - 1), (count - 1) / kPlaces % 2);
         for (u32 element = kernel::group_thread(); element < kElements; element += kGemvThreads) {
             const u32 of = element % 32, i = element / 32 % 4, tile = element / kTileElements;
             const u32 row = block.first_row + tile / kTokenTiles * kMmaTileRows + of / 4 + i / 2 * 8;

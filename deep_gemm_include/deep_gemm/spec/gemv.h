@@ -210,8 +210,13 @@ constexpr u32 threads_of(const GemvSpec& s) {
 
 constexpr u32 kGemvBarrierBytes = 32;  // of a group: two mbarriers for each of two places for sums
 
+// Places for the sums of a group's warps, which take turns; one where the tokens leave no room for another.
+constexpr u32 partial_places_of(const GemvSpec& s) {
+    return s.resident && s.tokens == 16 && s.dependent_launch ? 1 : 2;
+}
+
 struct GemvSmemPlan {
-    u32 partial_bytes;  // sums of a group's warps; two that take turns, behind the rings of all groups
+    u32 partial_bytes;  // a place, behind the rings of all groups
     u32 barriers;       // offset of the groups' mbarriers
     u32 bytes;
 };
@@ -223,7 +228,7 @@ constexpr GemvSmemPlan plan_smem(const GemvSpec& s) {
     }
     const u32 tiles = s.row_tiles * (is_q8(s) ? kQ8VisitBlocks : 1);  // of sums of a warp
     const u32 partial = kGemvWarps * tiles * kMmaTileRows * s.tokens * 4;
-    const u32 barriers = s.groups * (kGemvWarps * s.stages * stage_bytes_of(s) + 2 * partial);
+    const u32 barriers = s.groups * (kGemvWarps * s.stages * stage_bytes_of(s) + partial_places_of(s) * partial);
     return {partial, barriers, barriers + s.groups * kGemvBarrierBytes};
 }
 
