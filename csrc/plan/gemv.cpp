@@ -65,19 +65,29 @@ void fit_smem(GemvSpec& spec, u32 smem_bytes) {
     if (plan_smem(spec).bytes > smem_bytes) spec.vector = false;
 }
 
-// Which of the kernels of 16-bit floats, and how wide it is.
+// The resident form of `spec`: a shorter ring where x needs the room, then fewer groups.
+bool make_resident(const GemvProblem& problem, GemvSpec& spec) {
+    const GemvTuning& tuning = problem.tuning;
+    GemvSpec s = spec;
+    s.resident = true;
+    s.row_tiles = tuning.row_tiles ? tuning.row_tiles : spec.epilogue == GemvEpilogue::swiglu ? 2 : 1;
+    const u32 stages = tuning.stages ? tuning.stages : is_q8(spec) ? 2 : 3;
+    for (s.groups = std::min(tuning.groups ? tuning.groups : 2, max_groups_of(s)); s.groups > 0; --s.groups) {
+        for (s.stages = stages; s.stages >= 2; --s.stages) {
+            if (!fits_resident(problem, s)) continue;
+            spec = s;
+            return true;
+        }
+    }
+    return false;
+}
+
+// Which form, and how wide it is.
 GemvSpec with_form(const GemvProblem& problem, GemvSpec spec) {
     constexpr u32 kResident = 2;
     const GemvTuning& tuning = problem.tuning;
     const bool wanted = tuning.form == 0 ? gains_by_residence(spec) : tuning.form == kResident;
-    if (wanted && may_be_resident(spec)) {
-        GemvSpec resident = spec;
-        resident.resident = true;
-        resident.row_tiles = tuning.row_tiles ? tuning.row_tiles : spec.epilogue == GemvEpilogue::swiglu ? 2 : 1;
-        resident.groups = std::min(tuning.groups ? tuning.groups : 2, max_groups_of(resident));
-        for (resident.stages = tuning.stages ? tuning.stages : is_q8(spec) ? 2 : 3; resident.stages >= 2; --resident.stages)
-            if (fits_resident(problem, resident)) return resident;
-    }
+    if (wanted && may_be_resident(spec) && make_resident(problem, spec)) return spec;
     spec.row_tiles = tuning.row_tiles ? tuning.row_tiles : row_tiles_of(problem, spec);
     spec.stages = tuning.stages ? tuning.stages : stages_of(problem, spec);
     spec.groups = std::min(tuning.groups ? tuning.groups : 2, max_groups_of(spec));

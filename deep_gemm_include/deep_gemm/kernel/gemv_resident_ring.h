@@ -22,6 +22,7 @@ struct ResidentRing {
     u32 visit, visits, whole;           // of the tile: theirs, how many there are and how many are whole
     ptx::SharedAddress first;           // of this warp's stages
     u32 write, read;                    // offsets of the next copy's stage and of the next read's
+    u32 write_place;                    // of this lane in a stage
 
     /// Row and piece of a row that this lane copies the scales of.
     static DG_DEVICE u32 scale_row(u32 copy) {
@@ -70,7 +71,7 @@ struct ResidentRing {
     DG_DEVICE void copy_visit(const GemvParams& p) {
         const u32 lane = ptx::lane_index();
         const ptx::SharedAddress stage = first + write;
-        const ptx::SharedAddress to = stage + lane / 8 * kGemvVisitBytes + swizzled<S>(lane / 8, lane % 8 * 16);
+        const ptx::SharedAddress to = stage + write_place;
         const u32 row_bytes = static_cast<u32>(row_bytes_of(S.w, p.k));
         const u32 scale_bytes = static_cast<u32>(scale_columns_of(S.w, p.k)) * bytes_of(kRow.scale);
         const u32 left = Whole ? 16 : present(visit * kGemvVisitBytes + lane % 8 * 16, row_bytes, 16);
@@ -110,6 +111,8 @@ struct ResidentRing {
     DG_DEVICE void start(const GemvParams& p, u32 first_tile, u32 tile_stride, u32 num_tiles) {
         first = ptx::dynamic_smem() + ptx::warp_index() * S.stages * stage_bytes_of(S);
         write = read = 0;
+        const u32 lane = ptx::lane_index();
+        write_place = lane / 8 * kGemvVisitBytes + swizzled<S>(lane / 8, lane % 8 * 16);
         visit = group_warp();
         visits = ceil_div(p.k, visit_k_of(S));
         whole = p.k / visit_k_of(S);
@@ -117,6 +120,7 @@ struct ResidentRing {
         stride = tile_stride;
         tile = visit < visits ? first_tile : tiles;
         if (tile < tiles) enter(p);
+#pragma unroll 1
         for (u32 i = 0; i + 1 < S.stages; ++i) copy(p);
     }
 
