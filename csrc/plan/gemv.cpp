@@ -53,9 +53,22 @@ bool fits_resident(const GemvProblem& problem, const GemvSpec& spec) {
            smem_bytes_of(spec, problem.k, tokens) <= problem.smem_bytes;
 }
 
-// Where instructions bound a kernel and not the bytes of W.
+// Where instructions bound a kernel and not the bytes of W: 4 bits, or a scale for 32 elements.
 bool gains_by_residence(const GemvSpec& spec) {
-    return row_bits_of(spec) == 4;
+    return row_bits_of(spec) == 4 || is_q8(spec) || spec.w == Quant::fp8_32;
+}
+
+// Tiles of 32 rows share what a tile and a visit cost; worth it where they do not leave SMs without work.
+bool has_wide_residence(const GemvProblem& problem, const GemvSpec& spec) {
+    constexpr u32 kTilesOfGroup = 3;
+    if (spec.epilogue == GemvEpilogue::swiglu) return true;
+    GemvSpec wide = spec;
+    wide.resident = true;
+    wide.row_tiles = wide.stages = wide.groups = 2;
+    if (row_bits_of(spec) != 4 || max_groups_of(wide) < 2 || !fits_resident(problem, wide)) return false;
+    u32 tiles = 0;
+    for (const u32 n : problem.n) tiles += ceil_div(n, block_rows_of(wide));
+    return tiles > kTilesOfGroup * wide.groups * problem.num_sms;
 }
 
 // Fewer groups, then a shorter ring, then none.
@@ -65,14 +78,17 @@ void fit_smem(GemvSpec& spec, u32 smem_bytes) {
     if (plan_smem(spec).bytes > smem_bytes) spec.vector = false;
 }
 
-// The resident form of `spec`: a shorter ring where x needs the room, then fewer groups.
+// The resident form of `spec`: a shorter ring where x needs the room, then fewer groups, but not fewer than the other
+// form has, which are worth more.
 bool make_resident(const GemvProblem& problem, GemvSpec& spec) {
     const GemvTuning& tuning = problem.tuning;
     GemvSpec s = spec;
+    s.row_tiles = row_tiles_of(problem, spec);
+    const u32 fewest = tuning.groups ? 1 : std::min(2u, max_groups_of(s));
     s.resident = true;
-    s.row_tiles = tuning.row_tiles ? tuning.row_tiles : spec.epilogue == GemvEpilogue::swiglu ? 2 : 1;
+    s.row_tiles = tuning.row_tiles ? tuning.row_tiles : has_wide_residence(problem, spec) ? 2 : 1;
     const u32 stages = tuning.stages ? tuning.stages : is_q8(spec) ? 2 : 3;
-    for (s.groups = std::min(tuning.groups ? tuning.groups : 2, max_groups_of(s)); s.groups > 0; --s.groups) {
+    for (s.groups = std::min(tuning.groups ? tuning.groups : 2, max_groups_of(s)); s.groups >= fewest; --s.groups) {
         for (s.stages = stages; s.stages >= 2; --s.stages) {
             if (!fits_resident(problem, s)) continue;
             spec = s;

@@ -1,7 +1,9 @@
-// Who is who in a group of eight warps, and what a group asks L2 for before it may read it.
+// Who is who in a group of eight warps, what a group asks L2 for before it may read it, and how a block copies
+// its tokens.
 #pragma once
 
 #include <deep_gemm/kernel/gemv_load.h>
+#include <deep_gemm/ptx/shared.h>
 
 namespace deep_gemm::kernel {
 
@@ -11,6 +13,33 @@ DG_DEVICE u32 group_thread() {
 }
 DG_DEVICE u32 group_warp() {
     return ptx::warp_index() % kGemvWarps;
+}
+
+/// Copies `vectors` 16-byte vectors of each of `count` tokens: fetch(words, token, vector) loads one and says where
+/// in shared memory it belongs, arrange(words) makes of it what is stored. Several are on their way at once,
+/// whichever token they are of.
+template <typename Fetch, typename Arrange>
+DG_DEVICE void copy_vectors(u32 count, u32 vectors, u32 threads, const Fetch& fetch, const Arrange& arrange) {
+    constexpr u32 kAtOnce = 8;
+    const u32 total = count * vectors;
+    const u32 inverse = vectors > 1 ? 0xffffffffu / vectors + 1 : 0;  // exact below 2^32 / vectors
+    for (u32 start = ptx::thread_index(); start < total; start += kAtOnce * threads) {
+        u32 words[kAtOnce][4];
+        ptx::SharedAddress to[kAtOnce];
+#pragma unroll
+        for (u32 i = 0; i < kAtOnce; ++i) {
+            const u32 at = start + i * threads;
+            if (at >= total) continue;
+            const u32 token = vectors > 1 ? ptx::multiply_high(at, inverse) : at;
+            to[i] = fetch(words[i], token, at - token * vectors);
+        }
+#pragma unroll
+        for (u32 i = 0; i < kAtOnce; ++i) {
+            if (start + i * threads >= total) continue;
+            arrange(words[i]);
+            ptx::st_shared_v4_u32(to[i], {words[i][0], words[i][1], words[i][2], words[i][3]});
+        }
+    }
 }
 
 /// Asks L2 for bytes [0, bytes) from `address`, and what shares 16 bytes with them.

@@ -55,12 +55,12 @@ struct Tokens {
     /// Rows of bytes are whole blocks.
     static DG_DEVICE void copy(const GemvParams& p, ptx::SharedAddress to, u32 first, u32 count) {
         const u32 blocks = ceil_div(p.k, kQ8Block), vectors = blocks * 2, pitch = x_pitch_of(S, p.k);
-        for (u32 i = ptx::thread_index(); i < vectors; i += threads_of(S)) {
-            for (u32 token = 0; token < count; ++token) {
-                const ptx::Words4 v = ptx::ld_cached_v4(p.x + (first + token) * p.x_stride + i * 16);
-                ptx::st_shared_v4_u32(to + token * pitch + i * 16, {v.word[0], v.word[1], v.word[2], v.word[3]});
-            }
-        }
+        const auto fetch = [&](u32(&words)[4], u32 token, u32 i) {
+            const ptx::Words4 v = ptx::ld_cached_v4(p.x + (first + token) * p.x_stride + i * 16);
+            for (u32 k = 0; k < 4; ++k) words[k] = v.word[k];
+            return to + token * pitch + i * 16;
+        };
+        kernel::copy_vectors(count, vectors, threads_of(S), fetch, [](u32(&)[4]) {});
         const ptx::SharedAddress scales = to + count * pitch;
         for (u32 i = ptx::thread_index(); i < blocks * kMmaTileTokens; i += threads_of(S)) {
             const u32 block = i / kMmaTileTokens, token = i % kMmaTileTokens;

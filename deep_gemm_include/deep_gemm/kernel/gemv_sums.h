@@ -167,9 +167,11 @@ struct Partials {
     /// Adds and stores the sums that were left last; `block` is their tile.
     DG_DEVICE void finish(const GemvParams& p, const kernel::GemvBlock& block, u32 first_token,
                           u32 tokens) const {
-        if (kernel::group_warp() >= kAdders) return;
+        // Warps take turns at adding: it is work that the others do not have.
+        const u32 adder = (kernel::group_warp() + (count - 1) * kAdders) % kGemvWarps;
+        if (adder >= kAdders) return;
         if constexpr (kLater) ptx::mbarrier_wait(full(count - 1), (count - 1) / kPlaces % 2);
-        for (u32 element = kernel::group_thread(); element < kElements; element += kGemvThreads) {
+        for (u32 element = adder * 32 + ptx::lane_index(); element < kElements; element += kAdders * 32) {
             const u32 of = element % 32, i = element / 32 % 4, tile = element / kTileElements;
             const u32 row = block.first_row + tile / kTokenTiles * kMmaTileRows + of / 4 + i / 2 * 8;
             const u32 token = tile % kTokenTiles * kMmaTileTokens + of % 4 * 2 + i % 2;

@@ -32,23 +32,30 @@ struct TokensInSmem {
     /// Copies tokens first to first + count - 1. Scope: the block.
     DG_DEVICE void load(const GemvParams& p, ptx::SharedAddress to, u32 first, u32 count) {
         const u32 pitch = x_pitch_of(S, p.k), lane = ptx::lane_index();
-        const u32 vectors = align_up(p.k, visit_k_of(S)) / tile::kPieceElements;
-        for (u32 i = ptx::thread_index(); i < vectors; i += threads_of(S)) {
-            const u32 element = element_at(i);
-            const bool whole = element + tile::kPieceElements <= p.k;
-            for (u32 token = 0; token < count; ++token) {
-                const u8* x = p.x + (first + token) * p.x_stride;
-                u32 pair[4];
-                if (whole)
-                    kernel::load_tokens<true, S>(pair, x, element, p.k);
-                else
-                    kernel::load_tokens<false, S>(pair, x, element, p.k);
-                ptx::st_shared_v4_u32(to + token * pitch + i * 16, {pair[0], pair[1], pair[2], pair[3]});
+        constexpr u32 kVisitVectors = visit_k_of(S) / tile::kPieceElements;
+        const u32 whole = p.k / visit_k_of(S) * kVisitVectors, vectors = ceil_div(p.k, visit_k_of(S)) * kVisitVectors;
+        const auto fetch = [&](u32(&words)[4], u32 token, u32 i) {
+            kernel::fetch_tokens<true, S>(words, p.x + (first + token) * p.x_stride, element_at(i), p.k);
+            return to + token * pitch + i * 16;
+        };
+        const auto arrange = [](u32(&words)[4]) {
+            u32 pair[4];
+            kernel::arrange_tokens<S>(pair, words);
+            for (u32 i = 0; i < 4; ++i) words[i] = pair[i];
+        };
+        kernel::copy_vectors(count, whole, threads_of(S), fetch, arrange);
+        if (whole != vectors) {
+            for (u32 i = whole + ptx::thread_index(); i < vectors; i += threads_of(S)) {
+                for (u32 token = 0; token < count; ++token) {
+                    u32 pair[4];
+                    kernel::load_tokens<false, S>(pair, p.x + (first + token) * p.x_stride, element_at(i), p.k);
+                    ptx::st_shared_v4_u32(to + token * pitch + i * 16, {pair[0], pair[1], pair[2], pair[3]});
+                }
             }
         }
         const ptx::SharedAddress scale = to + count * pitch;
         if constexpr (block_k_of(S.x) != 0) {
-            const u32 blocks = ceil_div(p.k, kBlockK), padded = align_up(p.k, visit_k_of(S)) / kBlockK;
+            const u32 blocks = ceil_div(p.k, kBlockK), padded = vectors * tile::kPieceElements / kBlockK;
             for (u32 i = ptx::thread_index(); i < padded * S.tokens; i += threads_of(S)) {
                 const u32 block = i / S.tokens, token = i % S.tokens;
                 const float* from = p.x_scale + (first + token) * p.x_scale_stride + block;

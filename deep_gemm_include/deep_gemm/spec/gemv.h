@@ -185,8 +185,7 @@ constexpr u32 stage_bytes_of(const GemvSpec& s) {
 // The same of the resident kernel, which needs fewer.
 constexpr u32 resident_groups_of(const GemvSpec& s) {
     const u32 promote_k = promote_k_of(s), width = s.row_tiles * s.tokens;
-    if (width == 32 || (width == 16 && s.row_tiles == 2 && promote_k != 0 && promote_k < 128)) return 1;
-    return width == 8 && promote_k == 0 && row_bits_of(s) == 4 ? 3 : 2;
+    return width == 32 || (s.row_tiles == 2 && promote_k != 0 && promote_k < 128) ? 1 : 2;
 }
 // Groups that the registers of a kernel that may not spill leave room for. An SM holds one block of them, so
 // that tiles are dealt to SMs evenly wherever blocks are placed.
