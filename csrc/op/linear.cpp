@@ -101,11 +101,10 @@ void run_small(LinearCall& call, const plan::GemvProblem& problem) {
     params.tokens_per_block = plan.tokens_per_block;
     DG_CHECK(plan.grid_y <= kMaxGridY, value, "linear: got {} rows of x, expected at most {} in one call{}",
              params.m, u64{kMaxGridY} * plan.tokens_per_block, call.strict ? " of strict mode" : "");
-    call.device->launch(
-        kernel,
-        launch_config(*call.device, {plan.grid_x, plan.grid_y, 1}, threads_of(plan.spec), plan.smem_bytes,
-                      call.stream),
-        std::as_bytes(std::span(&params, 1)), call.memory);
+    call.device->launch(kernel,
+                        launch_config(*call.device, {plan.grid_x, plan.grid_y, 1}, threads_of(plan.spec),
+                                      plan.smem_bytes, call.stream),
+                        std::as_bytes(std::span(&params, 1)), call.memory);
     count_small(call.w, call.x, counted_tokens(call, plan), call.strict);
 }
 

@@ -78,8 +78,8 @@ void fit_smem(GemvSpec& spec, u32 smem_bytes) {
     if (plan_smem(spec).bytes > smem_bytes) spec.vector = false;
 }
 
-// The resident form of `spec`: a shorter ring where x needs the room, then fewer groups, but not fewer than the other
-// form has, which are worth more.
+// The resident form of `spec`: a shorter ring where x needs the room, then fewer groups, but not fewer than
+// the other form has, which are worth more.
 bool make_resident(const GemvProblem& problem, GemvSpec& spec) {
     const GemvTuning& tuning = problem.tuning;
     GemvSpec s = spec;
@@ -88,7 +88,8 @@ bool make_resident(const GemvProblem& problem, GemvSpec& spec) {
     s.resident = true;
     s.row_tiles = tuning.row_tiles ? tuning.row_tiles : has_wide_residence(problem, spec) ? 2 : 1;
     const u32 stages = tuning.stages ? tuning.stages : is_q8(spec) ? 2 : 3;
-    for (s.groups = std::min(tuning.groups ? tuning.groups : 2, max_groups_of(s)); s.groups >= fewest; --s.groups) {
+    for (s.groups = std::min(tuning.groups ? tuning.groups : 2, max_groups_of(s)); s.groups >= fewest;
+         --s.groups) {
         for (s.stages = stages; s.stages >= 2; --s.stages) {
             if (!fits_resident(problem, s)) continue;
             spec = s;

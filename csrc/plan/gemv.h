@@ -16,7 +16,7 @@ struct GemvProblem {
     Format y = Format::bf16;
     GemvEpilogue epilogue = GemvEpilogue::none;
     u32 m = 1, k = 0;
-    std::span<const u32> n;  // rows of each matrix
+    std::span<const u32> n;     // rows of each matrix
     bool aligned = true;        // rows of w and x start at multiples of 16 bytes
     bool scale_vectors = true;  // pieces of scales (scale_pieces_of) are aligned in memory
     bool strict = false;        // every row of x by the kernel of one row

@@ -72,8 +72,11 @@ void run_linear(const py::object& x, const py::object& x_scale, const py::sequen
     arguments.strict = strict;
     arguments.invariant = invariant;
     arguments.spec = spec ? &*spec : nullptr;
-    arguments.tuning = {
-        .row_tiles = tuning[0], .stages = tuning[1], .groups = tuning[2], .grid_x = tuning[3], .form = tuning[4]};
+    arguments.tuning = {.row_tiles = tuning[0],
+                        .stages = tuning[1],
+                        .groups = tuning[2],
+                        .grid_x = tuning[3],
+                        .form = tuning[4]};
     arguments.stream = stream_of(reader, stream);
     const py::gil_scoped_release no_gil;
     linear(arguments);
@@ -178,7 +181,8 @@ void bind_linear(py::module_& module) {
         },
         py::arg("w"), py::arg("x"), py::kw_only(), py::arg("y") = "bf16", py::arg("swiglu") = false,
         py::arg("tokens") = 8, py::arg("row_tiles") = 1, py::arg("stages") = 4, py::arg("groups") = 0,
-        py::arg("vector") = true, py::arg("resident") = false, py::arg("dependent_launch") = true, py::arg("native_fp8") = true,
+        py::arg("vector") = true, py::arg("resident") = false, py::arg("dependent_launch") = true,
+        py::arg("native_fp8") = true,
         "The source of a small-batch kernel. groups 0: as many as a plan would take.");
 }
 

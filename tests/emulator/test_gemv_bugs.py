@@ -157,7 +157,10 @@ def q8_rows_case() -> Gemv:
     )  # fmt: skip
 
 
-CASES = {case.name: case for case in (bf16_case(), fp8_case(), nvfp4_case(), resident_case(), q8_case(), q8_rows_case())}
+CASES = {
+    case.name: case
+    for case in (bf16_case(), fp8_case(), nvfp4_case(), resident_case(), q8_case(), q8_rows_case())
+}
 
 BUGS = {
     "bf16": [

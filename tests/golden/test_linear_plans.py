@@ -46,7 +46,9 @@ def small_problems() -> list[str]:
              ("nvfp4", "fp8_128")]  # fmt: skip
     chosen = [
         f"linear w={w} x={x} m={m} n={n} k={k}"
-        for (n, k), (w, x), m in product([(4096, 4096), (14336, 4096), (4096, 14336), (29568, 8192)], pairs, (1, 8, 16))
+        for (n, k), (w, x), m in product(
+            [(4096, 4096), (14336, 4096), (4096, 14336), (29568, 8192)], pairs, (1, 8, 16)
+        )
     ]
     others = ["m=3 n=8192 k=29568", "m=1 n=4096 k=4000", "m=8 n=4096 k=4096 unaligned", "m=8 n=4096 k=4096 swiglu",
               "m=16 n=4096 k=4096 swiglu", "m=8 n=4096 k=4096 strict"]  # fmt: skip
@@ -55,7 +57,11 @@ def small_problems() -> list[str]:
 
 def small_line(problem: str) -> str:
     lines = deep_gemm.explain_linear(problem, DEVICE, 1).splitlines()
-    fields = [word for word in lines[1].split() if word.partition("=")[0] in ("tokens", "row_tiles", "stages", "groups", "vector", "resident")]
+    fields = [
+        word
+        for word in lines[1].split()
+        if word.partition("=")[0] in ("tokens", "row_tiles", "stages", "groups", "vector", "resident")
+    ]
     return f"{problem} -> {' '.join(fields)}"
 
 

@@ -237,7 +237,9 @@ def test_plans_change_no_bit(emulator: Any, w: str, x: str, k: int) -> None:
     assert all(same_bits(y, results[0]) for y in results[1:])
 
 
-@pytest.mark.parametrize(("w", "x"), [("bf16", "bf16"), ("fp8_128x128", "fp8_128"), ("nvfp4", "bf16"), ("int4_32", "fp8_128")])
+@pytest.mark.parametrize(
+    ("w", "x"), [("bf16", "bf16"), ("fp8_128x128", "fp8_128"), ("nvfp4", "bf16"), ("int4_32", "fp8_128")]
+)
 def test_sixteen_tokens_in_shared_memory(emulator: Any, w: str, x: str) -> None:
     """Sums have one place then; each row is the row alone."""
     rng = np.random.default_rng(14)

@@ -1,5 +1,5 @@
-// Who is who in a group of eight warps, what a group asks L2 for before it may read it, and how a block copies
-// its tokens.
+// Who is who in a group of eight warps, what a group asks L2 for before it may read it, and how a block
+// copies its tokens.
 #pragma once
 
 #include <deep_gemm/kernel/gemv_load.h>
@@ -15,9 +15,9 @@ DG_DEVICE u32 group_warp() {
     return ptx::warp_index() % kGemvWarps;
 }
 
-/// Copies `vectors` 16-byte vectors of each of `count` tokens: fetch(words, token, vector) loads one and says where
-/// in shared memory it belongs, arrange(words) makes of it what is stored. Several are on their way at once,
-/// whichever token they are of.
+/// Copies `vectors` 16-byte vectors of each of `count` tokens: fetch(words, token, vector) loads one and says
+/// where in shared memory it belongs, arrange(words) makes of it what is stored. Several are on their way at
+/// once, whichever token they are of.
 template <typename Fetch, typename Arrange>
 DG_DEVICE void copy_vectors(u32 count, u32 vectors, u32 threads, const Fetch& fetch, const Arrange& arrange) {
     constexpr u32 kAtOnce = 8;

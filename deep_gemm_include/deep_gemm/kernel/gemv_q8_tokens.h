@@ -1,8 +1,9 @@
-// The tokens of the Q8_0 kernel: where a lane finds its eight bytes of a block of its token, and the scales of two.
+// The tokens of the Q8_0 kernel: where a lane finds its eight bytes of a block of its token, and the scales
+// of two.
 //
-// In memory every warp reads them again for every tile of rows; in shared memory (S.resident) they lie for as long
-// as the kernel runs: bytes token after token, then scales, [block][token]. Tokens that a tile of eight lacks
-// are the first one there: their columns are dropped.
+// In memory every warp reads them again for every tile of rows; in shared memory (S.resident) they lie for as
+// long as the kernel runs: bytes token after token, then scales, [block][token]. Tokens that a tile of eight
+// lacks are the first one there: their columns are dropped.
 #pragma once
 
 #include <deep_gemm/kernel/gemv_prefetch.h>

@@ -1,10 +1,10 @@
 // y = x W^T for few tokens whose x fits shared memory: the sums of gemv.cuh, to the same bit, in fewer
 // instructions, which are what bounds narrow weights there.
 //
-// Work is dealt as in gemv.cuh: a group of eight warps takes tiles of rows in turn, its warps take turns along
-// K, and each streams its share of all tiles through a ring in shared memory. Here the scales of a visit come
-// through the ring with its weights, and the tokens lie in shared memory for as long as the kernel runs,
-// decoded and in order (gemv_tokens.h). Launched by op/linear.cpp.
+// Work is dealt as in gemv.cuh: a group of eight warps takes tiles of rows in turn, its warps take turns
+// along K, and each streams its share of all tiles through a ring in shared memory. Here the scales of a
+// visit come through the ring with its weights, and the tokens lie in shared memory for as long as the kernel
+// runs, decoded and in order (gemv_tokens.h). Launched by op/linear.cpp.
 #pragma once
 
 #include <deep_gemm/kernel/gemv_resident_ring.h>

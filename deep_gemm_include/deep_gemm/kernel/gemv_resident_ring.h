@@ -1,7 +1,7 @@
 // The stream of weights of one warp: as gemv_ring.h, with the scales of each visit in its stage.
 //
-// A stage is rows of 128 bytes, then the scales of one row after another. Weights lie as in gemv_ring.h. Scales
-// are copied in pieces, one or two of a row, each an aligned vector in memory.
+// A stage is rows of 128 bytes, then the scales of one row after another. Weights lie as in gemv_ring.h.
+// Scales are copied in pieces, one or two of a row, each an aligned vector in memory.
 #pragma once
 
 #include <deep_gemm/kernel/gemv_ring.h>
@@ -13,21 +13,20 @@ struct ResidentRing {
     static constexpr QuantRow kRow = row_of(S.w);
     static constexpr u32 kRows = kMmaTileRows * S.row_tiles, kCopies = kRows / kCopyRows;
     static constexpr u32 kScaleBytes = visit_scale_bytes_of(S), kPieces = scale_pieces_of(S);
-    static constexpr u32 kPieceBytes = kScaleBytes / kPieces, kScaleCopies = kScaleBytes ? ceil_div(kRows * kPieces, 32u) : 0;
+    static constexpr u32 kPieceBytes = kScaleBytes / kPieces,
+                         kScaleCopies = kScaleBytes ? ceil_div(kRows * kPieces, 32u) : 0;
     static constexpr u32 kScales = kRows * kGemvVisitBytes;  // offset in a stage
 
-    const u8* weights[kCopies];         // of the next copies
+    const u8* weights[kCopies];  // of the next copies
     const u8* scales[kScaleCopies + 1];
-    u32 tile, stride, tiles;            // of rows: theirs, how far it is to the group's next, how many there are
-    u32 visit, visits, whole;           // of the tile: theirs, how many there are and how many are whole
-    ptx::SharedAddress first;           // of this warp's stages
-    u32 write, read;                    // offsets of the next copy's stage and of the next read's
-    u32 write_place;                    // of this lane in a stage
+    u32 tile, stride, tiles;   // of rows: theirs, how far it is to the group's next, how many there are
+    u32 visit, visits, whole;  // of the tile: theirs, how many there are and how many are whole
+    ptx::SharedAddress first;  // of this warp's stages
+    u32 write, read;           // offsets of the next copy's stage and of the next read's
+    u32 write_place;           // of this lane in a stage
 
     /// Row and piece of a row that this lane copies the scales of.
-    static DG_DEVICE u32 scale_row(u32 copy) {
-        return (copy * 32 + ptx::lane_index()) / kPieces;
-    }
+    static DG_DEVICE u32 scale_row(u32 copy) { return (copy * 32 + ptx::lane_index()) / kPieces; }
 
     DG_DEVICE void enter(const GemvParams& p) {
         const GemvBlock at = find_block<S>(p, tile);
@@ -42,7 +41,8 @@ struct ResidentRing {
         for (u32 i = 0; i < kScaleCopies; ++i) {
             u32 row = scale_row(i) % kMmaTileRows;
             const GemvMatrix& w = row_of_block<S>(p, at, scale_row(i) / kMmaTileRows % S.row_tiles, row);
-            scales[i] = static_cast<const u8*>(w.scales) + visit * kScaleBytes + lane % kPieces * kPieceBytes +
+            scales[i] = static_cast<const u8*>(w.scales) + visit * kScaleBytes +
+                        lane % kPieces * kPieceBytes +
                         row / kRow.block_rows * scale_columns_of(S.w, p.k) * bytes_of(kRow.scale);
         }
     }
@@ -57,8 +57,8 @@ struct ResidentRing {
         if (!alike || (tile + 1) * block_rows_of(S) > p.w[0].n) return enter(p);
         const u64 rows = u64{stride} * block_rows_of(S);
         const u64 jump = rows * p.w[0].row_stride - turns * (kGemvWarps * kGemvVisitBytes);
-        const u64 scale_jump = rows * scale_columns_of(S.w, p.k) * bytes_of(kRow.scale) -
-                               turns * (kGemvWarps * kScaleBytes);
+        const u64 scale_jump =
+            rows * scale_columns_of(S.w, p.k) * bytes_of(kRow.scale) - turns * (kGemvWarps * kScaleBytes);
 #pragma unroll
         for (auto& address : weights) address += jump;
 #pragma unroll
@@ -85,7 +85,8 @@ struct ResidentRing {
 #pragma unroll
         for (u32 i = 0; i < kScaleCopies; ++i) {
             if (i * 32 + lane < kRows * kPieces)
-                ptx::cp_async<kPieceBytes>(stage + kScales + (i * 32 + lane) * kPieceBytes, scales[i], scales_left);
+                ptx::cp_async<kPieceBytes>(stage + kScales + (i * 32 + lane) * kPieceBytes, scales[i],
+                                           scales_left);
             scales[i] += kGemvWarps * kScaleBytes;
         }
     }

@@ -1,6 +1,6 @@
 // The sums of the small-batch kernels: what a warp of a group has of a tile of rows, and how the eight warps'
-// sums meet and become y. Both kernels that multiply with mma.sync of 16-bit floats (gemv.cuh, gemv_direct.cuh)
-// share it, and so take a sum in one order.
+// sums meet and become y. Both kernels that multiply with mma.sync of 16-bit floats (gemv.cuh,
+// gemv_direct.cuh) share it, and so take a sum in one order.
 #pragma once
 
 #include <deep_gemm/kernel/gemv_prefetch.h>
@@ -34,10 +34,11 @@ struct TokenScales {
     float value[kBlocks + 1][Sums<S>::kTokenTiles][2];
 };
 
-/// sums += a piece of K: 16 rows of W (eight weights of the lane's first row, and of its second) with every token.
+/// sums += a piece of K: 16 rows of W (eight weights of the lane's first row, and of its second) with every
+/// token.
 template <GemvSpec S>
-DG_DEVICE void multiply_piece(float (&sums)[Sums<S>::kTokenTiles][4], const u32 (&low)[4], const u32 (&high)[4],
-                              const u32 (&columns)[Sums<S>::kTokenTiles][4]) {
+DG_DEVICE void multiply_piece(float (&sums)[Sums<S>::kTokenTiles][4], const u32 (&low)[4],
+                              const u32 (&high)[4], const u32 (&columns)[Sums<S>::kTokenTiles][4]) {
 #pragma unroll
     for (u32 half = 0; half < 2; ++half) {
         const u32 a[4] = {low[2 * half], high[2 * half], low[2 * half + 1], high[2 * half + 1]};
@@ -95,8 +96,8 @@ DG_DEVICE void find_rows(GemvRow (&rows)[S.row_tiles][kLaneRows], const GemvPara
             row_at<S>(p, block, i / kLaneRows, ptx::lane_index() / 4 + i % kLaneRows * 8);
 }
 
-/// Where the warps of a group leave their sums: two places that take turns, or one. On sm_90 and newer nobody waits
-/// for the slowest warp of a tile: sums are added a tile later, when they have long been there.
+/// Where the warps of a group leave their sums: two places that take turns, or one. On sm_90 and newer nobody
+/// waits for the slowest warp of a tile: sums are added a tile later, when they have long been there.
 template <GemvSpec S>
 struct Partials {
     static constexpr bool kLater = S.dependent_launch;  // the architecture has mbarrier.try_wait

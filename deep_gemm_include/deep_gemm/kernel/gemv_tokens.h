@@ -2,7 +2,8 @@
 // instead of at every visit of every tile of rows.
 //
 // A token is a run of 16-byte vectors, each a piece of one lane: four lanes of a row read 64 bytes in a row.
-// Elements beyond k are zeros. Tokens that a tile of eight lacks are the first one: their columns are dropped.
+// Elements beyond k are zeros. Tokens that a tile of eight lacks are the first one: their columns are
+// dropped.
 #pragma once
 
 #include <deep_gemm/kernel/gemv_sums.h>
@@ -33,7 +34,8 @@ struct TokensInSmem {
     DG_DEVICE void load(const GemvParams& p, ptx::SharedAddress to, u32 first, u32 count) {
         const u32 pitch = x_pitch_of(S, p.k), lane = ptx::lane_index();
         constexpr u32 kVisitVectors = visit_k_of(S) / tile::kPieceElements;
-        const u32 whole = p.k / visit_k_of(S) * kVisitVectors, vectors = ceil_div(p.k, visit_k_of(S)) * kVisitVectors;
+        const u32 whole = p.k / visit_k_of(S) * kVisitVectors,
+                  vectors = ceil_div(p.k, visit_k_of(S)) * kVisitVectors;
         const auto fetch = [&](u32(&words)[4], u32 token, u32 i) {
             kernel::fetch_tokens<true, S>(words, p.x + (first + token) * p.x_stride, element_at(i), p.k);
             return to + token * pitch + i * 16;
@@ -48,7 +50,8 @@ struct TokensInSmem {
             for (u32 i = whole + ptx::thread_index(); i < vectors; i += threads_of(S)) {
                 for (u32 token = 0; token < count; ++token) {
                     u32 pair[4];
-                    kernel::load_tokens<false, S>(pair, p.x + (first + token) * p.x_stride, element_at(i), p.k);
+                    kernel::load_tokens<false, S>(pair, p.x + (first + token) * p.x_stride, element_at(i),
+                                                  p.k);
                     ptx::st_shared_v4_u32(to + token * pitch + i * 16, {pair[0], pair[1], pair[2], pair[3]});
                 }
             }
@@ -59,7 +62,8 @@ struct TokensInSmem {
             for (u32 i = ptx::thread_index(); i < padded * S.tokens; i += threads_of(S)) {
                 const u32 block = i / S.tokens, token = i % S.tokens;
                 const float* from = p.x_scale + (first + token) * p.x_scale_stride + block;
-                ptx::st_shared_f32(scale + i * 4, token < count && block < blocks ? ptx::ld_cached_f32(from) : 0.0f);
+                ptx::st_shared_f32(scale + i * 4,
+                                   token < count && block < blocks ? ptx::ld_cached_f32(from) : 0.0f);
             }
         }
         ptx::sync_threads();

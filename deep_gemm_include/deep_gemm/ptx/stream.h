@@ -84,8 +84,8 @@ DG_DEVICE void cp_async(SharedAddress destination, const void* source, u32 bytes
     if constexpr (Bytes == 16)
         cp_async_16(destination, source, bytes);
     else
-        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(destination), "l"(source), "n"(Bytes),
-                     "r"(bytes)
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(destination), "l"(source),
+                     "n"(Bytes), "r"(bytes)
                      : "memory");
 }
 /// cp.async.commit_group: what this thread has started since the last one becomes a group.

@@ -5,10 +5,10 @@
 // The sum of a row is taken in an order that depends on (W's layout, k) alone: not on m, on n, on the spec's
 // other fields or on what other rows hold. Row i of a batch is therefore bit-equal to the row alone.
 //
-// Three kernels share the spec. kernel/gemv.cuh multiplies with mma.sync, weights as its 16 rows and tokens as
-// its 8 columns, so that a weight is decoded once whatever the number of tokens; kernel/gemv_resident.cuh
-// takes the same sums with fewer instructions, for weights of 4 bits, which are bound by them. kernel/gemv_q8.cuh
-// multiplies bytes, and adds the exact integer products of Q8_0 blocks.
+// Three kernels share the spec. kernel/gemv.cuh multiplies with mma.sync, weights as its 16 rows and tokens
+// as its 8 columns, so that a weight is decoded once whatever the number of tokens; kernel/gemv_resident.cuh
+// takes the same sums with fewer instructions, for weights of 4 bits, which are bound by them.
+// kernel/gemv_q8.cuh multiplies bytes, and adds the exact integer products of Q8_0 blocks.
 #pragma once
 
 #include <deep_gemm/spec/quant.h>
@@ -39,11 +39,11 @@ struct GemvSpec {
     Activation x = Activation::bf16;
     Format y = Format::bf16;
     GemvEpilogue epilogue = GemvEpilogue::none;
-    u32 tokens = 8;      // of a block: 8 or 16; of Q8_0: 8, or in a kernel of their own 1 or 2
-    u32 row_tiles = 1;   // tiles of 16 rows (that kernel: rows of a warp), which share the loads of x
-    u32 stages = 4;      // visits of a warp on their way to shared memory, where rows are vectors
-    u32 groups = 2;      // of eight warps in a block of threads; each takes tiles of its own
-    bool vector = true;  // rows of w and x start at multiples of 16 bytes
+    u32 tokens = 8;         // of a block: 8 or 16; of Q8_0: 8, or in a kernel of their own 1 or 2
+    u32 row_tiles = 1;      // tiles of 16 rows (that kernel: rows of a warp), which share the loads of x
+    u32 stages = 4;         // visits of a warp on their way to shared memory, where rows are vectors
+    u32 groups = 2;         // of eight warps in a block of threads; each takes tiles of its own
+    bool vector = true;     // rows of w and x start at multiples of 16 bytes
     bool resident = false;  // x lies in shared memory, and scales come through the ring (gemv_resident.cuh)
     bool dependent_launch = true;  // the architecture has programmatic dependent launch
 
@@ -157,8 +157,8 @@ constexpr u32 block_rows_of(const GemvSpec& s) {
 constexpr u32 q8_pitch_of(const GemvSpec& s) {
     return s.w == Quant::q8_0 ? 176 : 160;
 }
-// The resident kernel: bytes of a row's scales of a visit, and in how many pieces they are copied, each a vector
-// of 4, 8 or 16 bytes that is aligned in memory. Two pieces leave rows of half a visit more aligned.
+// The resident kernel: bytes of a row's scales of a visit, and in how many pieces they are copied, each a
+// vector of 4, 8 or 16 bytes that is aligned in memory. Two pieces leave rows of half a visit more aligned.
 constexpr u32 visit_scale_bytes_of(const GemvSpec& s) {
     const QuantRow row = row_of(s.w);
     return row.block_k ? visit_k_of(s) / row.block_k * bytes_of(row.scale) : 0;
@@ -170,15 +170,19 @@ constexpr u32 scale_pieces_of(const GemvSpec& s) {
 constexpr bool has_scale_vectors(Quant w, u64 k, u64 address) {
     const GemvSpec s{.w = w};
     const u64 piece = visit_scale_bytes_of(s) / scale_pieces_of(s);
-    return piece == 0 || (scale_columns_of(w, k) * bytes_of(row_of(w).scale) % piece == 0 && address % piece == 0);
+    return piece == 0 ||
+           (scale_columns_of(w, k) * bytes_of(row_of(w).scale) % piece == 0 && address % piece == 0);
 }
-// Whether a kernel of mma.sync has a resident form: aligned rows, and no zero points, for which no ring is made.
+// Whether a kernel of mma.sync has a resident form: aligned rows, and no zero points, for which no ring is
+// made.
 constexpr bool may_be_resident(const GemvSpec& s) {
     return !has_warp_rows(s) && !row_of(s.w).has_zero && s.vector;
 }
-// Bytes of a warp's stage: a visit of every row of the block, in whole lines, within which bytes are swizzled.
+// Bytes of a warp's stage: a visit of every row of the block, in whole lines, within which bytes are
+// swizzled.
 constexpr u32 stage_bytes_of(const GemvSpec& s) {
-    const u32 of_row = is_q8(s) ? q8_pitch_of(s) : kGemvVisitBytes + (s.resident ? visit_scale_bytes_of(s) : 0);
+    const u32 of_row =
+        is_q8(s) ? q8_pitch_of(s) : kGemvVisitBytes + (s.resident ? visit_scale_bytes_of(s) : 0);
     const u32 bytes = kMmaTileRows * s.row_tiles * of_row;
     return !s.vector ? 0 : is_q8(s) ? bytes : align_up(bytes, kGemvVisitBytes);
 }
@@ -227,12 +231,13 @@ constexpr GemvSmemPlan plan_smem(const GemvSpec& s) {
     }
     const u32 tiles = s.row_tiles * (is_q8(s) ? kQ8VisitBlocks : 1);  // of sums of a warp
     const u32 partial = kGemvWarps * tiles * kMmaTileRows * s.tokens * 4;
-    const u32 barriers = s.groups * (kGemvWarps * s.stages * stage_bytes_of(s) + partial_places_of(s) * partial);
+    const u32 barriers =
+        s.groups * (kGemvWarps * s.stages * stage_bytes_of(s) + partial_places_of(s) * partial);
     return {partial, barriers, barriers + s.groups * kGemvBarrierBytes};
 }
 
-// The resident kernel keeps the tokens of a block behind the barriers: pairs as mma.sync takes them, each token a
-// pitch from the one before, then their scales, [block of K][token].
+// The resident kernel keeps the tokens of a block behind the barriers: pairs as mma.sync takes them, each
+// token a pitch from the one before, then their scales, [block of K][token].
 constexpr u32 x_pitch_of(const GemvSpec& s, u32 k) {
     if (is_q8(s)) return align_up(k, 128) + kQ8Block;  // bytes as they are; lanes of four tokens read at once
     constexpr u32 kOutOfBanks = 64;  // four lanes read 64 bytes; the next token's are in the other banks

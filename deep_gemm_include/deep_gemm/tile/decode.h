@@ -126,7 +126,8 @@ DG_DEVICE u32 ue8m0_excess(u32 exponent) {
 }
 constexpr u32 kLargestWholeUe8m0 = 128;
 
-/// Two E4M3 bytes (bits 0 to 15) as two pairs of scale * 2^118. `Native`: by the conversion that sm_89 brought.
+/// Two E4M3 bytes (bits 0 to 15) as two pairs of scale * 2^118. `Native`: by the conversion that sm_89
+/// brought.
 template <bool Native>
 DG_DEVICE void scales_of_e4m3(u32 bytes, u32& first, u32& second) {
     if constexpr (Native) {

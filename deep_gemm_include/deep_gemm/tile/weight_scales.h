@@ -190,7 +190,7 @@ struct WeightFactors {
                 } else if constexpr (kRow.element == Format::fp4_e2m1) {
                     if (i % 2 == 0)
                         scales_of_e4m3<true>(scales.pair_of_bytes(row, block), f.multiplier,
-                                         factor[row][i + 1].multiplier);
+                                             factor[row][i + 1].multiplier);
                 } else if constexpr (kRow.element_bits == 4) {
                     constexpr u32 kImplied = 8;
                     u32 zero = kImplied;
