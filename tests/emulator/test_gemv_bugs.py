@@ -221,7 +221,7 @@ BUGS = {
         Bug("the end of the rows is not cut", "Whole ? 16 : present(", "true ? 16 : present(", 8),
         Bug("the end of the scales is not cut", "Whole ? kPieceBytes : present(", "true ? kPieceBytes : present(", 8),
         Bug("visits of a tile go on in the next", " - turns * (kGemvWarps * kGemvVisitBytes)", "", 8),
-        Bug("both pieces of scales are the first", "visit * kScaleBytes + lane % kPieces * kPieceBytes +\n", "visit * kScaleBytes +\n", 8),
+        Bug("both pieces of scales are the first", "                        lane % kPieces * kPieceBytes +\n", "", 8),
         Bug("scales of the tokens for the first block of a visit", "(visit * TokenScales<S>::kBlocks + block) * S.tokens", "visit * TokenScales<S>::kBlocks * S.tokens", 8),
         Bug("rows past the end are read", "(tile + 1) * block_rows_of(S) > p.w[0].n", "tile * block_rows_of(S) > p.w[0].n", 8),
         Bug("scales of rows eight below", "(lane / 4 + i * (kMmaTileRows / kLaneRows)) * kScaleBytes", "lane / 4 * kScaleBytes", 8),
