@@ -78,6 +78,16 @@ void fit_smem(GemvSpec& spec, u32 smem_bytes) {
     if (plan_smem(spec).bytes > smem_bytes) spec.vector = false;
 }
 
+// Where a warp has few visits in all, a short ring has the first of them sooner.
+u32 resident_stages_of(const GemvProblem& problem, const GemvSpec& spec) {
+    constexpr u32 kFewVisits = 16;
+    if (row_bits_of(spec) != 4) return is_q8(spec) ? 2 : 3;
+    u32 tiles = 0;
+    for (const u32 n : problem.n) tiles += ceil_div(n, block_rows_of(spec));
+    const u32 visits = ceil_div(problem.k, visit_k_of(spec)) * tiles / (kGemvWarps * 2 * problem.num_sms);
+    return spec.row_tiles == 2 || visits <= kFewVisits ? 2 : 3;
+}
+
 // The resident form of `spec`: a shorter ring where x needs the room, then fewer groups, but not fewer than
 // the other form has, which are worth more.
 bool make_resident(const GemvProblem& problem, GemvSpec& spec) {
@@ -87,7 +97,7 @@ bool make_resident(const GemvProblem& problem, GemvSpec& spec) {
     const u32 fewest = tuning.groups ? 1 : std::min(2u, max_groups_of(s));
     s.resident = true;
     s.row_tiles = tuning.row_tiles ? tuning.row_tiles : has_wide_residence(problem, spec) ? 2 : 1;
-    const u32 stages = tuning.stages ? tuning.stages : is_q8(spec) ? 2 : 3;
+    const u32 stages = tuning.stages ? tuning.stages : resident_stages_of(problem, s);
     for (s.groups = std::min(tuning.groups ? tuning.groups : 2, max_groups_of(s)); s.groups >= fewest;
          --s.groups) {
         for (s.stages = stages; s.stages >= 2; --s.stages) {
