@@ -135,7 +135,7 @@ def calls(context: Context) -> list[tuple[str, Callable[[], list[Row]]]]:
     layers = GEMV_LAYERS[1:2] if context.quick else GEMV_LAYERS
     planned = [(1, k, n, VARIANTS) for k, n in layers]
     k, n = TOKENS_LAYER
-    few = tuple(v for v in VARIANTS if v[0] in ("bf16", "w8a16", "w8a8", "q8_0", "w4a16 nvfp4"))
+    few = tuple(v for v in VARIANTS if v[0] not in ("int8", "q8_0 split"))
     planned += [(m, k, n, few) for m in ((8,) if context.quick else TOKENS[1:])]
     return [
         (f"m={m} {k}x{n}", lambda m=m, k=k, n=n, v=variants: layer_rows(context, m, k, n, v))  # type: ignore[misc]

@@ -96,16 +96,15 @@ void run_small(LinearCall& call, const plan::GemvProblem& problem) {
     WorkspaceLease lease;
     if (call.quantize_x != Format::none) lease = quantize_into_workspace(call);
     const driver::Kernel& kernel = kernel_for<GemvParams>(*call.device, kernel_of(plan.spec), plan.spec);
-    const u32 smem = plan_smem(plan.spec).bytes;
     constexpr u32 kMaxGridY = 65535;
     GemvParams params = call.params;
     params.tokens_per_block = plan.tokens_per_block;
     DG_CHECK(plan.grid_y <= kMaxGridY, value, "linear: got {} rows of x, expected at most {} in one call{}",
              params.m, u64{kMaxGridY} * plan.tokens_per_block, call.strict ? " of strict mode" : "");
-    call.device->launch(
-        kernel,
-        launch_config(*call.device, {plan.grid_x, plan.grid_y, 1}, threads_of(plan.spec), smem, call.stream),
-        std::as_bytes(std::span(&params, 1)), call.memory);
+    call.device->launch(kernel,
+                        launch_config(*call.device, {plan.grid_x, plan.grid_y, 1}, threads_of(plan.spec),
+                                      plan.smem_bytes, call.stream),
+                        std::as_bytes(std::span(&params, 1)), call.memory);
     count_small(call.w, call.x, counted_tokens(call, plan), call.strict);
 }
 
@@ -120,6 +119,7 @@ void run(LinearCall& call) {
                                                 .k = call.params.k,
                                                 .n = call.n,
                                                 .aligned = call.aligned,
+                                                .scale_vectors = call.scale_vectors,
                                                 .strict = call.strict,
                                                 .dependent_launch = dependent_launch(*call.device),
                                                 .native_fp8 = native_fp8(*call.device),

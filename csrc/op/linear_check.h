@@ -15,7 +15,8 @@ struct LinearCall {
     Format y = Format::bf16;
     GemvEpilogue epilogue = GemvEpilogue::none;
     bool aligned = false, strict = false, invariant = false;
-    bool whole_scales = true;  // every matrix has scales that a stage of WeightGemmSpec loads as one vector
+    bool scale_vectors = true;  // every matrix has scales whose pieces the small-batch form loads as vectors
+    bool whole_scales = true;   // every matrix has scales that a stage of WeightGemmSpec loads as one vector
     const WeightGemmSpec* spec = nullptr;
     GemvTuning tuning = {};
     Format quantize_x = Format::none;  // not none: x has this format and becomes `x` first

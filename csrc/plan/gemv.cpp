@@ -46,11 +46,79 @@ bool loads_vectors(const GemvProblem& problem) {
     return problem.aligned && (problem.w != Quant::nvfp4 || problem.k % 32 == 0);
 }
 
+// Whether x fits shared memory beside a ring, and every piece of scales is an aligned vector.
+bool fits_resident(const GemvProblem& problem, const GemvSpec& spec) {
+    const u32 tokens = problem.strict ? 1 : std::min(problem.m, spec.tokens);
+    return (is_q8(spec) || problem.scale_vectors) &&
+           smem_bytes_of(spec, problem.k, tokens) <= problem.smem_bytes;
+}
+
+// Where instructions bound a kernel and not the bytes of W: 4 bits, or a scale for 32 elements.
+bool gains_by_residence(const GemvSpec& spec) {
+    return row_bits_of(spec) == 4 || is_q8(spec) || spec.w == Quant::fp8_32;
+}
+
+// Tiles of 32 rows share what a tile and a visit cost; worth it where they do not leave SMs without work.
+bool has_wide_residence(const GemvProblem& problem, const GemvSpec& spec) {
+    constexpr u32 kTilesOfGroup = 3;
+    if (spec.epilogue == GemvEpilogue::swiglu) return true;
+    GemvSpec wide = spec;
+    wide.resident = true;
+    wide.row_tiles = wide.stages = wide.groups = 2;
+    if (row_bits_of(spec) != 4 || max_groups_of(wide) < 2 || !fits_resident(problem, wide)) return false;
+    u32 tiles = 0;
+    for (const u32 n : problem.n) tiles += ceil_div(n, block_rows_of(wide));
+    return tiles > kTilesOfGroup * wide.groups * problem.num_sms;
+}
+
 // Fewer groups, then a shorter ring, then none.
 void fit_smem(GemvSpec& spec, u32 smem_bytes) {
     while (plan_smem(spec).bytes > smem_bytes && (spec.groups > 1 || spec.stages > 2))
         --(spec.groups > 1 ? spec.groups : spec.stages);
     if (plan_smem(spec).bytes > smem_bytes) spec.vector = false;
+}
+
+// Where a warp has few visits in all, a short ring has the first of them sooner.
+u32 resident_stages_of(const GemvProblem& problem, const GemvSpec& spec) {
+    constexpr u32 kFewVisits = 16;
+    if (row_bits_of(spec) != 4) return is_q8(spec) ? 2 : 3;
+    u32 tiles = 0;
+    for (const u32 n : problem.n) tiles += ceil_div(n, block_rows_of(spec));
+    const u32 visits = ceil_div(problem.k, visit_k_of(spec)) * tiles / (kGemvWarps * 2 * problem.num_sms);
+    return spec.row_tiles == 2 || visits <= kFewVisits ? 2 : 3;
+}
+
+// The resident form of `spec`: a shorter ring where x needs the room, then fewer groups, but not fewer than
+// the other form has, which are worth more.
+bool make_resident(const GemvProblem& problem, GemvSpec& spec) {
+    const GemvTuning& tuning = problem.tuning;
+    GemvSpec s = spec;
+    s.row_tiles = row_tiles_of(problem, spec);
+    const u32 fewest = tuning.groups ? 1 : std::min(2u, max_groups_of(s));
+    s.resident = true;
+    s.row_tiles = tuning.row_tiles ? tuning.row_tiles : has_wide_residence(problem, spec) ? 2 : 1;
+    const u32 stages = tuning.stages ? tuning.stages : resident_stages_of(problem, s);
+    for (s.groups = std::min(tuning.groups ? tuning.groups : 2, max_groups_of(s)); s.groups >= fewest;
+         --s.groups) {
+        for (s.stages = stages; s.stages >= 2; --s.stages) {
+            if (!fits_resident(problem, s)) continue;
+            spec = s;
+            return true;
+        }
+    }
+    return false;
+}
+
+// Which form, and how wide it is.
+GemvSpec with_form(const GemvProblem& problem, GemvSpec spec) {
+    constexpr u32 kResident = 2;
+    const GemvTuning& tuning = problem.tuning;
+    const bool wanted = tuning.form == 0 ? gains_by_residence(spec) : tuning.form == kResident;
+    if (wanted && may_be_resident(spec) && make_resident(problem, spec)) return spec;
+    spec.row_tiles = tuning.row_tiles ? tuning.row_tiles : row_tiles_of(problem, spec);
+    spec.stages = tuning.stages ? tuning.stages : stages_of(problem, spec);
+    spec.groups = std::min(tuning.groups ? tuning.groups : 2, max_groups_of(spec));
+    return spec;
 }
 
 }  // namespace
@@ -65,11 +133,11 @@ GemvPlan plan_gemv(const GemvProblem& problem) {
     spec.dependent_launch = problem.dependent_launch;
     spec.native_fp8 = problem.native_fp8;
     const GemvTuning& tuning = problem.tuning;
-    spec.row_tiles = tuning.row_tiles ? tuning.row_tiles : row_tiles_of(problem, spec);
-    spec.stages = tuning.stages ? tuning.stages : stages_of(problem, spec);
-    spec.groups = std::min(tuning.groups ? tuning.groups : 2, max_groups_of(spec));
+    spec = with_form(problem, spec);
     fit_smem(spec, problem.smem_bytes);
     plan.tokens_per_block = problem.strict ? 1 : spec.tokens;
+    plan.smem_bytes =
+        static_cast<u32>(smem_bytes_of(spec, problem.k, std::min(problem.m, plan.tokens_per_block)));
     plan.grid_y = ceil_div(problem.m, plan.tokens_per_block);
     for (const u32 n : problem.n.first(paired ? 1 : problem.n.size()))
         plan.grid_x += ceil_div(n, block_rows_of(spec));

@@ -16,9 +16,10 @@ struct GemvProblem {
     Format y = Format::bf16;
     GemvEpilogue epilogue = GemvEpilogue::none;
     u32 m = 1, k = 0;
-    std::span<const u32> n;  // rows of each matrix
-    bool aligned = true;     // rows of w and x start at multiples of 16 bytes
-    bool strict = false;     // every row of x by the kernel of one row
+    std::span<const u32> n;     // rows of each matrix
+    bool aligned = true;        // rows of w and x start at multiples of 16 bytes
+    bool scale_vectors = true;  // pieces of scales (scale_pieces_of) are aligned in memory
+    bool strict = false;        // every row of x by the kernel of one row
     bool dependent_launch = true;
     bool native_fp8 = true;
     u32 num_sms = 132;
@@ -30,6 +31,7 @@ struct GemvPlan {
     GemvSpec spec;
     u32 grid_x = 0, grid_y = 0;
     u32 tokens_per_block = 0;
+    u32 smem_bytes = 0;
 };
 
 [[nodiscard]] GemvPlan plan_gemv(const GemvProblem& problem);

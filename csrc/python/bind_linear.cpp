@@ -52,7 +52,7 @@ QuantMatrix read_matrix(TensorReader& reader, const py::tuple& matrix) {
 void run_linear(const py::object& x, const py::object& x_scale, const py::sequence& matrices,
                 const py::sequence& y, const py::sequence& bias, const py::sequence& residual, bool swiglu,
                 float swiglu_limit, bool strict, bool invariant, const std::optional<WeightGemmSpec>& spec,
-                const py::object& device, std::optional<u64> stream, const std::array<u32, 4>& tuning) {
+                const py::object& device, std::optional<u64> stream, const std::array<u32, 5>& tuning) {
     TensorReader reader(device.is_none() ? nullptr : device.ptr());
     std::vector<QuantMatrix> w;
     LinearArguments arguments;
@@ -72,8 +72,11 @@ void run_linear(const py::object& x, const py::object& x_scale, const py::sequen
     arguments.strict = strict;
     arguments.invariant = invariant;
     arguments.spec = spec ? &*spec : nullptr;
-    arguments.tuning = {
-        .row_tiles = tuning[0], .stages = tuning[1], .groups = tuning[2], .grid_x = tuning[3]};
+    arguments.tuning = {.row_tiles = tuning[0],
+                        .stages = tuning[1],
+                        .groups = tuning[2],
+                        .grid_x = tuning[3],
+                        .form = tuning[4]};
     arguments.stream = stream_of(reader, stream);
     const py::gil_scoped_release no_gil;
     linear(arguments);
@@ -138,7 +141,7 @@ void bind_linear(py::module_& module) {
                py::arg("y"), py::arg("bias"), py::arg("residual"), py::arg("swiglu"), py::arg("swiglu_limit"),
                py::arg("strict"), py::arg("invariant"), py::arg("spec").none(true),
                py::arg("device").none(true), py::arg("stream").none(true),
-               py::arg("tuning") = std::array<u32, 4>{},
+               py::arg("tuning") = std::array<u32, 5>{},
                "y = x W^T of one to four matrices (quant, n, k, data, scales, zeros, global scale); see "
                "deep_gemm.linear.");
     module.def("quantize_activations", &run_quantize, py::arg("x"), py::arg("to"), py::arg("values"),
@@ -159,7 +162,8 @@ void bind_linear(py::module_& module) {
     module.def(
         "gemv_source",
         [](const std::string& w, const std::string& x, const std::string& y, bool swiglu, u32 tokens,
-           u32 row_tiles, u32 stages, u32 groups, bool vector, bool dependent_launch, bool native_fp8) {
+           u32 row_tiles, u32 stages, u32 groups, bool vector, bool resident, bool dependent_launch,
+           bool native_fp8) {
             GemvSpec spec{.w = quant_of(w),
                           .x = activation_of(x),
                           .y = format_of(y),
@@ -169,6 +173,7 @@ void bind_linear(py::module_& module) {
                           .stages = stages,
                           .groups = groups,
                           .vector = vector,
+                          .resident = resident,
                           .dependent_launch = dependent_launch,
                           .native_fp8 = native_fp8};
             if (spec.groups == 0) spec.groups = std::min(2u, max_groups_of(spec));
@@ -176,7 +181,8 @@ void bind_linear(py::module_& module) {
         },
         py::arg("w"), py::arg("x"), py::kw_only(), py::arg("y") = "bf16", py::arg("swiglu") = false,
         py::arg("tokens") = 8, py::arg("row_tiles") = 1, py::arg("stages") = 4, py::arg("groups") = 0,
-        py::arg("vector") = true, py::arg("dependent_launch") = true, py::arg("native_fp8") = true,
+        py::arg("vector") = true, py::arg("resident") = false, py::arg("dependent_launch") = true,
+        py::arg("native_fp8") = true,
         "The source of a small-batch kernel. groups 0: as many as a plan would take.");
 }
 

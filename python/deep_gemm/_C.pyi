@@ -885,6 +885,7 @@ def gemv_source(
     stages: typing.SupportsInt | typing.SupportsIndex = 4,
     groups: typing.SupportsInt | typing.SupportsIndex = 0,
     vector: bool = True,
+    resident: bool = False,
     dependent_launch: bool = True,
     native_fp8: bool = True,
 ) -> KernelSource:
@@ -937,8 +938,8 @@ def linear(
     device: typing.Any,
     stream: typing.SupportsInt | typing.SupportsIndex | None,
     tuning: typing.Annotated[
-        collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], "FixedSize(4)"
-    ] = [0, 0, 0, 0],
+        collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], "FixedSize(5)"
+    ] = [0, 0, 0, 0, 0],
 ) -> None:
     """
     y = x W^T of one to four matrices (quant, n, k, data, scales, zeros, global scale); see deep_gemm.linear.

@@ -116,6 +116,23 @@ def nvfp4_case() -> Gemv:
     )  # fmt: skip
 
 
+def resident_case() -> Gemv:
+    """Tokens in shared memory; the last visit is half a visit, the last tile has five rows."""
+    rng = np.random.default_rng(4)
+    n, k, tokens = 37, 2176, 3
+    data = rng.integers(-128, 128, (n, k // 2)).astype(np.int8)
+    w_scale = rng.integers(48, 64, (n, k // 16)).astype(np.int8)
+    values = small_integers(rng, (tokens, k)).astype(ml_dtypes.float8_e4m3fn)
+    x_scale = np.exp2(rng.integers(-2, 3, (tokens, k // 128))).astype(np.float32)
+    matrix = QuantizedMatrix("nvfp4", n, k, data, w_scale)
+    expected = quant.activations((values, x_scale)) @ quant.dequantize(matrix).T
+    ring, x = 8 * 2 * 16 * (128 + 16), tokens * (2304 * 2 + 64) + 2304 // 128 * 8 * 4
+    return Gemv(
+        "resident", "gemv_resident", ".w = Quant::nvfp4, .x = Activation::fp8_128, .y = Format::fp32, .stages = 2, .groups = 1, .resident = true",
+        matrix, (values, x_scale), ring + 2 * 8 * WARP_BYTES + 32 + x, 16, expected, 0.0,
+    )  # fmt: skip
+
+
 def q8_case() -> Gemv:
     rng = np.random.default_rng(3)
     n, k = 37, 32 * 70
@@ -140,7 +157,10 @@ def q8_rows_case() -> Gemv:
     )  # fmt: skip
 
 
-CASES = {case.name: case for case in (bf16_case(), fp8_case(), nvfp4_case(), q8_case(), q8_rows_case())}
+CASES = {
+    case.name: case
+    for case in (bf16_case(), fp8_case(), nvfp4_case(), resident_case(), q8_case(), q8_rows_case())
+}
 
 BUGS = {
     "bf16": [
@@ -154,8 +174,8 @@ BUGS = {
         Bug("warps of rows past the end leave before the barrier", "        clear<S>(sums);\n        u32 visit",
             "        if (block.first_row + 2 * ptx::warp_index() >= p.w[block.matrix].n) return;\n"
             "        clear<S>(sums);\n        u32 visit", 8),
-        Bug("sums are added before all warps have left theirs", "if constexpr (kLater) ptx::mbarrier_wait(full(count - 1), (count - 1) / 2 % 2);", "", 1),
-        Bug("sums are left where others are still added", "if constexpr (kLater) ptx::mbarrier_wait(empty(count), count / 2 % 2 ^ 1);", "", 1),
+        Bug("sums are added before all warps have left theirs", "if constexpr (kLater) ptx::mbarrier_wait(full(count - 1), (count - 1) / kPlaces % 2);", "", 1),
+        Bug("sums are left where others are still added", "if constexpr (kLater) ptx::mbarrier_wait(empty(count), count / kPlaces % 2 ^ 1);", "", 1),
         Bug("a warp's sums are announced before all lanes have left them", "            ptx::sync_warp();\n            if (lane == 0) ptx::mbarrier_arrive(full(count));", "            if (lane == 0) ptx::mbarrier_arrive(full(count));", 1),
         Bug("the last tile is not added", "    if constexpr (kLater) partials.finish(p, kernel", "    if constexpr (false) partials.finish(p, kernel", 8),
         Bug("rows past the end are written", "if (row >= w.n || token >= tokens) continue;",
@@ -171,7 +191,7 @@ BUGS = {
         Bug("copies of the next tile go on in the rows of the last", "                    enter(p);\n", "", 8),
         Bug("rows past the end are read", "(copy < last[i] ? copy : last[i]) * step[i]", "copy * step[i]", 8),
         Bug("the ring ends with the first tile", "tile += stride;\n                if (tile < tiles) {\n                    prefetch_scales<S>(p, find_block<S>(p, tile), group_thread());\n                    enter(p);", "tile = tiles;\n                if (tile < tiles) {\n                    enter(p);", 8),
-        Bug("fragments of the other half of the line", "read_offset ^ step * 4", "read_offset + step * 4", 8),
+        Bug("fragments of the other half of the line", "place ^ step * 4", "place + step * 4", 8),
     ],
     "fp8": [
         Bug("a scale of the block before", "tokens.scale[t][i] + element / block_k_of(S.x))",
@@ -185,8 +205,26 @@ BUGS = {
         Bug("one scale for 32 elements", "inside < 2 ? first : second", "first", 8),
         Bug("elements of x in linear order", "pair[1] = ptx::prmt(word[0], word[2], 0x7632);",
             "pair[1] = word[1];", 8),
-        Bug("sign of a nibble lost", "(sign[i] & 0x80008000u) |", "", 8),
+        Bug("sign of a nibble lost", "kKept = 0x81c081c0u", "kKept = 0x01c001c0u", 8),
+        Bug("a nibble's bits beside its own kept", "kKept = 0x81c081c0u", "kKept = 0x83c083c0u", 8),
         Bug("scale bytes beyond the row", "                        if (Whole || element + block * kBlockK < p.k)\n", "", 8),
+    ],
+    "resident": [
+        Bug("a visit is read before it has landed", "ptx::cp_async_wait<S.stages - 2>();", "ptx::cp_async_wait<S.stages - 1>();", occurrences=2),
+        Bug("a stage is written while other lanes read it", "ptx::sync_warp();  // every lane's part has landed, and", "//", occurrences=2),
+        Bug("tokens are read before all of them are there", "        ptx::sync_threads();\n#pragma unroll", "#pragma unroll"),
+        Bug("elements of x in the order of the row", "return first + column * lane_elements_of(S) + inside * 8;", "return first + (inside * 4 + column) * 8;", 8),
+        Bug("tokens past the end are read", "(mine < count ? mine : 0) * pitch", "mine * pitch", 8),
+        Bug("x is not zero beyond its end", "load_tokens<false, S>(pair, p.x + (first + token)", "load_tokens<true, S>(pair, p.x + (first + token)", 8),
+        Bug("a token's last vector is the next one's first", "const u32 token = vectors > 1 ? ptx::multiply_high(at, inverse) : at;", "const u32 token = vectors > 1 ? ptx::multiply_high(at + 1, inverse) : at;", 8),
+        Bug("a batch of vectors too many", "if (start + i * threads >= total) continue;", "if (start + i * threads > total) continue;", 1),
+        Bug("the end of the rows is not cut", "Whole ? 16 : present(", "true ? 16 : present(", 8),
+        Bug("the end of the scales is not cut", "Whole ? kPieceBytes : present(", "true ? kPieceBytes : present(", 8),
+        Bug("visits of a tile go on in the next", " - turns * (kGemvWarps * kGemvVisitBytes)", "", 8),
+        Bug("both pieces of scales are the first", "                        lane % kPieces * kPieceBytes +\n", "", 8),
+        Bug("scales of the tokens for the first block of a visit", "(visit * TokenScales<S>::kBlocks + block) * S.tokens", "visit * TokenScales<S>::kBlocks * S.tokens", 8),
+        Bug("rows past the end are read", "(tile + 1) * block_rows_of(S) > p.w[0].n", "tile * block_rows_of(S) > p.w[0].n", 8),
+        Bug("scales of rows eight below", "(lane / 4 + i * (kMmaTileRows / kLaneRows)) * kScaleBytes", "lane / 4 * kScaleBytes", 8),
     ],
     "q8_0": [
         Bug("another order of the places", "sum_of_places<2 * Step>(first + Step * kTileElements * 4)", "sum_of_places<2 * Step>(first + (Step == 2 ? 16 : Step == 16 ? 2 : Step) * kTileElements * 4)", 8),

@@ -22,6 +22,12 @@ Q8 = [
     {"tokens": 1},
     {"tokens": 2, "row_tiles": 2, "swiglu": True},
 ]
+RESIDENT = [
+    {"groups": 2, "stages": 3},
+    {"groups": 2, "stages": 2, "tokens": 16},
+    {"row_tiles": 2, "stages": 2, "swiglu": True},
+    {"row_tiles": 2, "stages": 2, "tokens": 16},
+]
 OTHERS = ["80", "89", "100a", "120a"]
 
 
@@ -39,6 +45,25 @@ def test_mma_kernels(w: str, x: str) -> None:
         check(artifact, f"{w} {x} {options}")
 
 
+@pytest.mark.parametrize(
+    ("w", "x"), [("int4_32", "fp8_128"), ("mxfp4", "fp8_128"), ("nvfp4", "bf16"), ("fp8_32", "fp8_32"), ("bf16", "bf16")], ids=str
+)  # fmt: skip
+def test_resident_kernels(w: str, x: str) -> None:
+    """With as many groups as a plan may take, no more registers than leave room for them."""
+    sources = [_C.gemv_source(w, x, resident=True, **options) for options in RESIDENT]
+    for artifact, options in zip(_C.build_all(sources), RESIDENT, strict=True):
+        check(artifact, f"{w} {x} resident {options}")
+
+
+@pytest.mark.parametrize("w", ["q8_0", "q8_0_split"])
+def test_resident_q8_kernels(w: str) -> None:
+    options = [{}, {"row_tiles": 2, "stages": 2, "swiglu": True}]
+    for artifact, option in zip(
+        _C.build_all([_C.gemv_source(w, "q8", resident=True, **o) for o in options]), options, strict=True
+    ):
+        check(artifact, f"{w} resident {option}")
+
+
 @pytest.mark.parametrize("w", ["q8_0", "q8_0_split"])
 def test_q8_kernels(w: str) -> None:
     for artifact, option in zip(_C.build_all([_C.gemv_source(w, "q8", **o) for o in Q8]), Q8, strict=True):
@@ -50,7 +75,12 @@ def test_other_architectures(arch: str) -> None:
     """Ampere to Blackwell have the same text, without and with dependent launch."""
     dependent = arch not in ("80", "89")
     pairs = [("fp8_128x128", "fp8_128"), ("nvfp4", "bf16"), ("q8_0", "q8")]
-    sources = [_C.gemv_source(w, x, dependent_launch=dependent, native_fp8=arch != "80") for w, x in pairs]
+    sources = [
+        _C.gemv_source(w, x, resident=resident, dependent_launch=dependent, native_fp8=arch != "80")
+        for w, x in pairs
+        for resident in (False, True)
+    ]
+    pairs = [pair for pair in pairs for _ in range(2)]
     for artifact, pair in zip(_C.build_all(sources, arch=arch), pairs, strict=True):
         assert artifact.stats["spill_store_bytes"] == 0, f"sm_{arch} {pair}"
 

@@ -197,15 +197,24 @@ def test_larger_batches(device: Any, w: str, x: str, m: int) -> None:
     assert same_bits(got, run(device, tokens, matrix, strict=True))
 
 
-@pytest.mark.parametrize("w", ["bf16", "fp8_32", "nvfp4", "q8_0", "q8_0_split"])
-def test_plans_change_no_bit(emulator: Any, w: str) -> None:
-    """Tiles of 16 or 32 rows, the depth of the ring, groups of warps, and how many tiles each of them takes."""
+@pytest.mark.parametrize(
+    ("w", "x", "k"),
+    [("bf16", "bf16", 2336), ("fp16", "fp16", 2168), ("fp8_32", "fp8_32", 2336), ("fp8_128x128", "fp8_128", 2160),
+     ("int8_row", "bf16", 2160), ("q8_0", "q8", 2336), ("q8_0_split", "q8", 2336), ("int4_32", "bf16", 2176),
+     ("int4_64", "bf16", 2176), ("int4_128", "bf16", 2560), ("int4_zero_64", "bf16", 2176), ("mxfp4", "bf16", 2176),
+     ("nvfp4", "bf16", 2176), ("nvfp4_32", "bf16", 2176), ("nvfp4", "fp8_128", 2176)],
+)  # fmt: skip
+def test_plans_change_no_bit(emulator: Any, w: str, x: str, k: int) -> None:
+    """Tiles of 16 or 32 rows, with x in shared memory or not, the depth of the ring, groups of warps, and how
+    many tiles each of them takes."""
     rng = np.random.default_rng(12)
-    matrix = deep_gemm.quantize(random_weight(rng, 150, 2336), w)
-    x = random_x(rng, 3, 2336, dict(PLAIN)[w])
-    values, scales = x if isinstance(x, tuple) else (x, None)
+    matrix = deep_gemm.quantize(random_weight(rng, 150, k), w)
+    tokens = random_x(rng, 3, k, x)
+    values, scales = tokens if isinstance(tokens, tuple) else (tokens, None)
     results = []
-    for tuning in [(1, 4, 2, 1), (1, 4, 2, 2), (1, 2, 1, 3), (1, 6, 1, 10), (2, 2, 1, 1), (2, 3, 1, 2)]:
+    ring = [(1, 4, 2, 1), (1, 4, 2, 2), (1, 2, 1, 3), (1, 6, 1, 10), (2, 2, 1, 1), (2, 3, 1, 2)]
+    resident = [(1, 2, 2, 2), (1, 3, 1, 3), (1, 4, 1, 10), (2, 2, 1, 2)]
+    for tuning in [(*t, 1) for t in ring] + [(*t, 2) for t in resident]:
         y = np.full((3, 150), np.nan, np.float32)
         _C.linear(
             values,
@@ -224,8 +233,25 @@ def test_plans_change_no_bit(emulator: Any, w: str) -> None:
             tuning,
         )
         results.append(y)
-    check(results[0], x, matrix)
+    check(results[0], tokens, matrix)
     assert all(same_bits(y, results[0]) for y in results[1:])
+
+
+@pytest.mark.parametrize(
+    ("w", "x"), [("bf16", "bf16"), ("fp8_128x128", "fp8_128"), ("nvfp4", "bf16"), ("int4_32", "fp8_128")]
+)
+def test_sixteen_tokens_in_shared_memory(emulator: Any, w: str, x: str) -> None:
+    """Sums have one place then; each row is the row alone."""
+    rng = np.random.default_rng(14)
+    matrix = deep_gemm.quantize(random_weight(rng, 70, 1408), w)
+    tokens = random_x(rng, 13, 1408, x)
+    values, scales = tokens if isinstance(tokens, tuple) else (tokens, None)
+    y = np.full((13, 70), np.nan, np.float32)
+    arguments = ([], [], False, 0.0, False, False, None, emulator, None, (1, 2, 2, 1, 2))
+    _C.linear(values, scales, [matrix.parts], [y], *arguments)
+    check(y, tokens, matrix)
+    for i in (0, 7, 12):
+        assert same_bits(y[i : i + 1], run(emulator, rows(tokens, slice(i, i + 1)), matrix))
 
 
 def poison(x: Any, row: int, value: float) -> Any:

@@ -179,28 +179,31 @@ DG_DEVICE u32 piece_element(u32 piece) {
     return start + column * lane_elements_of(S) + inside * 8;
 }
 
-/// Eight elements of x for one token, as four pairs in the order of the weights' pairs. `row` null: zeros.
+/// Eight elements of x for one token, as they are.
 template <bool Whole, GemvSpec S>
-DG_DEVICE void load_tokens(u32 (&pair)[4], const u8* row, u64 element, u32 k) {
-    constexpr bool kFp8 = element_of(S.x) == Format::fp8_e4m3;
-    u32 word[4] = {};
-    if (row) {
-        const u8* address = row + element * (kFp8 ? 1 : 2);
-        const i64 available = (static_cast<i64>(k) - static_cast<i64>(element)) * (kFp8 ? 1 : 2);
-        if constexpr (kFp8) {
-            u32 bytes[2];
-            if constexpr (Whole)
-                ptx::ld_cached_v2(address, bytes[0], bytes[1]);
-            else
-                load_bytes(bytes, address, available);
-            tile::decode_e4m3<multiplies_f16(S), S.native_fp8>(bytes[0], word[0], word[1]);
-            tile::decode_e4m3<multiplies_f16(S), S.native_fp8>(bytes[1], word[2], word[3]);
-        } else if constexpr (Whole) {
-            const ptx::Words4 v = ptx::ld_cached_v4(address);
-            for (u32 i = 0; i < 4; ++i) word[i] = v.word[i];
-        } else {
-            load_bytes(word, address, available);
-        }
+DG_DEVICE void fetch_tokens(u32 (&word)[4], const u8* row, u64 element, u32 k) {
+    constexpr u32 kBytes = bytes_of(element_of(S.x));
+    const u8* address = row + element * kBytes;
+    if constexpr (!Whole) {
+        u32(&bytes)[4] = word;
+        load_bytes(bytes, address, (static_cast<i64>(k) - static_cast<i64>(element)) * kBytes);
+    } else if constexpr (kBytes == 1) {
+        ptx::ld_cached_v2(address, word[0], word[1]);
+    } else {
+        const ptx::Words4 v = ptx::ld_cached_v4(address);
+        for (u32 i = 0; i < 4; ++i) word[i] = v.word[i];
+    }
+}
+
+/// The same as four pairs in the order of the weights' pairs.
+template <GemvSpec S>
+DG_DEVICE void arrange_tokens(u32 (&pair)[4], const u32 (&fetched)[4]) {
+    u32 word[4];
+    if constexpr (element_of(S.x) == Format::fp8_e4m3) {
+        tile::decode_e4m3<multiplies_f16(S), S.native_fp8>(fetched[0], word[0], word[1]);
+        tile::decode_e4m3<multiplies_f16(S), S.native_fp8>(fetched[1], word[2], word[3]);
+    } else {
+        for (u32 i = 0; i < 4; ++i) word[i] = fetched[i];
     }
     if constexpr (row_bits_of(S) == 4) {
         pair[0] = ptx::prmt(word[0], word[2], 0x5410);
@@ -210,6 +213,14 @@ DG_DEVICE void load_tokens(u32 (&pair)[4], const u8* row, u64 element, u32 k) {
     } else {
         for (u32 i = 0; i < 4; ++i) pair[i] = word[i];
     }
+}
+
+/// Both. `row` null: zeros.
+template <bool Whole, GemvSpec S>
+DG_DEVICE void load_tokens(u32 (&pair)[4], const u8* row, u64 element, u32 k) {
+    u32 word[4] = {};
+    if (row) fetch_tokens<Whole, S>(word, row, element, k);
+    arrange_tokens<S>(pair, word);
 }
 
 /// Eight weights of a lane as four pairs. `Excess`: a UE8M0 scale of the visit needs two factors.
@@ -232,7 +243,8 @@ DG_DEVICE void decode_piece(u32 (&pair)[4], const GemvVisit<S>& visit, const Gem
     } else if constexpr (kRow.element == Format::fp4_e2m1) {
         const u32 code = visit.code[step][tile_index][row];
         if constexpr (kRow.scale == ScaleType::ue8m0) {
-            tile::decode_e2m1(word[0], tile::scale_of_ue8m0(code), pair);
+            const u32 scale = Excess ? tile::scale_of_ue8m0(code) : tile::whole_scale_of_ue8m0(code);
+            tile::decode_e2m1(word[0], scale, pair);
             if constexpr (Excess) {
                 const bool two = code > tile::kLargestWholeUe8m0 && code != 255;
                 const u32 factor = two ? tile::ue8m0_excess(code) : tile::kBf16One;
@@ -242,7 +254,7 @@ DG_DEVICE void decode_piece(u32 (&pair)[4], const GemvVisit<S>& visit, const Gem
             tile::decode_e2m1(word[0], tile::scale_of_ue4m3(code), pair);
         } else {
             u32 first, second;
-            tile::scales_of_e4m3(code, first, second);
+            tile::scales_of_e4m3<S.native_fp8>(code, first, second);
             tile::decode_e2m1(word[0], inside < 2 ? first : second, pair);
         }
     } else {

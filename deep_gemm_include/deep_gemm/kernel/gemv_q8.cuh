@@ -12,6 +12,7 @@
 #pragma once
 
 #include <deep_gemm/kernel/gemv_q8_ring.h>
+#include <deep_gemm/kernel/gemv_q8_tokens.h>
 #include <deep_gemm/ptx/mma_sync.h>
 
 namespace deep_gemm {
@@ -36,12 +37,6 @@ struct Row {
     const u8* data;
     const u8* scales;  // q8_0_split
     u32 before;        // bytes between the row of a stage and this warp's first block
-};
-
-template <GemvSpec S>
-struct Tokens {
-    const u8* values;       // of token lane / 4, from the lane's eight bytes of a block; null: there is none
-    const float* scale[2];  // of tokens 2 (lane % 4) and the next
 };
 
 /// A lane's part of a block: bytes 8 c to 8 c + 7 of its rows, c = lane % 4, and their scales.
@@ -100,20 +95,6 @@ DG_DEVICE void read_memory(Block<S>& block, const Row (&rows)[S.row_tiles][kLane
     }
 }
 
-/// A lane's part of one block of the tokens.
-struct TokenBlock {
-    u32 word[2] = {0, 0};
-    float scale[2] = {0.0f, 0.0f};
-};
-
-template <GemvSpec S>
-DG_DEVICE void read_tokens(TokenBlock& to, const Tokens<S>& tokens, u32 index) {
-    if (tokens.values) ptx::ld_cached_v2(tokens.values + u64{index} * kQ8Block, to.word[0], to.word[1]);
-#pragma unroll
-    for (u32 i = 0; i < 2; ++i)
-        if (tokens.scale[i]) to.scale[i] = ptx::ld_cached_f32(tokens.scale[i] + index);
-}
-
 /// Adds a block of every row to the sums of its place.
 template <GemvSpec S>
 DG_DEVICE void multiply_block(float (&sum)[S.row_tiles][4], const Block<S>& block, const TokenBlock& x) {
@@ -140,7 +121,7 @@ DG_DEVICE void multiply_visit(Sums<S>& sums, kernel::Q8Ring<S>& ring, const Gemv
     for (u32 place = 0; place < kQ8VisitBlocks; ++place) {
         if (!Whole && index + place >= num_blocks) break;
         read_memory<S>(weights[place], rows, index + place, p.k);
-        read_tokens<S>(x[place], tokens, index + place);
+        tokens.read(x[place], index + place);
     }
     ptx::SharedAddress stage = 0;
     if constexpr (S.vector) stage = ring.next(p);
@@ -214,16 +195,6 @@ DG_DEVICE void find_rows(Row (&rows)[S.row_tiles][kLaneRows], const GemvParams& 
 }
 
 template <GemvSpec S>
-DG_DEVICE Tokens<S> tokens_of(const GemvParams& p, u32 first, u32 count) {
-    const u32 lane = ptx::lane_index(), mine = lane / 4, column = lane % 4 * 2;
-    Tokens<S> tokens;
-    tokens.values = mine < count ? p.x + (first + mine) * p.x_stride + lane % 4 * 8 : nullptr;
-    for (u32 i = 0; i < 2; ++i)
-        tokens.scale[i] = column + i < count ? p.x_scale + (first + column + i) * p.x_scale_stride : nullptr;
-    return tokens;
-}
-
-template <GemvSpec S>
 DG_DEVICE void run(const GemvParams& p) {
     static_assert(why_illegal(S) == nullptr, "no such kernel");
     constexpr GemvSmemPlan kPlan = plan_smem(S);
@@ -235,12 +206,13 @@ DG_DEVICE void run(const GemvParams& p) {
         if (S.vector && tile < tiles) kernel::prefetch_first<S>(p, tile);
         ptx::grid_dependency_wait();
     }
-    if (tile >= tiles) return;
+    if (!S.resident && tile >= tiles) return;
     kernel::Q8Ring<S> ring;
     if constexpr (S.vector) ring.start(p, tile, stride, tiles);
     const u32 first_token = ptx::block_index_y() * p.tokens_per_block;
     const u32 left = p.m - first_token, count = left < p.tokens_per_block ? left : p.tokens_per_block;
-    const Tokens<S> tokens = tokens_of<S>(p, first_token, count);
+    Tokens<S> tokens;
+    tokens.start(p, first_token, count);
     // The sums of two tiles take turns: who writes the second has passed the barrier behind the first.
     ptx::SharedAddress partial =
         ptx::dynamic_smem() + kPlan.barriers - (S.groups - group) * 2 * kPlan.partial_bytes;

@@ -7,7 +7,7 @@
 // place in it.
 #pragma once
 
-#include <deep_gemm/kernel/gemv_load.h>
+#include <deep_gemm/kernel/gemv_prefetch.h>
 #include <deep_gemm/ptx/copy.h>
 
 namespace deep_gemm::kernel {
@@ -15,56 +15,35 @@ namespace deep_gemm::kernel {
 /// Rows a lane group of eight copies at once, and bytes between the copies of a lane in a stage.
 constexpr u32 kCopyRows = 4, kCopyBytes = kCopyRows * kGemvVisitBytes;
 
-/// Index within the group of eight warps that share a tile.
-DG_DEVICE u32 group_thread() {
-    return ptx::thread_index() % kGemvThreads;
-}
-DG_DEVICE u32 group_warp() {
-    return ptx::warp_index() % kGemvWarps;
-}
-
 /// Where the bytes at `place` of `row` lie in a row of a stage.
 template <GemvSpec S>
 DG_DEVICE u32 swizzled(u32 row, u32 place) {
     return lane_bytes_of(S) == 16 ? place ^ row % 2 * 64 : place ^ row % 4 * 32;
 }
 
-/// Asks L2 for bytes [0, bytes) from `address`, and what shares 16 bytes with them.
-DG_DEVICE void prefetch_bytes(const u8* address, u32 bytes) {
-    const u32 before = static_cast<u32>(reinterpret_cast<u64>(address) % 16);
-    if (bytes != 0) ptx::prefetch_l2(address - before, (before + bytes + 15) / 16 * 16);
-}
-
-/// The scales of a block's rows, on their way to L2 before they are asked for one by one. Scope: the group, a
-/// thread for each row.
+/// The words of one step of the visit in `stage`. `place`: of this lane in a stage.
 template <GemvSpec S>
-DG_DEVICE void prefetch_scales(const GemvParams& p, const GemvBlock& block, u32 thread) {
-    constexpr QuantRow kRow = row_of(S.w);
-    if constexpr (S.dependent_launch && kRow.block_k != 0) {
-        if (thread >= kMmaTileRows * S.row_tiles) return;
-        u32 row = thread % kMmaTileRows;
-        const GemvMatrix& w = row_of_block<S>(p, block, thread / kMmaTileRows, row);
-        const u32 columns = static_cast<u32>(scale_columns_of(S.w, p.k));
-        const u64 first = u64{row} / kRow.block_rows * columns;
-        prefetch_bytes(static_cast<const u8*>(w.scales) + first * bytes_of(kRow.scale),
-                       columns * bytes_of(kRow.scale));
-        if constexpr (kRow.has_zero) prefetch_bytes(w.zeros + first, columns);
+DG_DEVICE void read_stage(GemvWords<S>& to, ptx::SharedAddress stage, u32 place, u32 step) {
+    const ptx::SharedAddress mine = stage + (place ^ step * 4 * lane_bytes_of(S));
+#pragma unroll
+    for (u32 i = 0; i < S.row_tiles * kLaneRows; ++i) {
+        u32(&word)[GemvWords<S>::kWords] = to.word[i / kLaneRows][i % kLaneRows];
+        const ptx::SharedAddress address = mine + i * (kMmaTileRows / kLaneRows) * kGemvVisitBytes;
+        if constexpr (lane_bytes_of(S) == 8) {
+            const ptx::UInt2 v = ptx::ld_shared_v2_u32(address);
+            word[0] = v.x, word[1] = v.y;
+        } else {
+            const ptx::UInt4 v = ptx::ld_shared_v4_u32(address);
+            word[0] = v.x, word[1] = v.y, word[2] = v.z, word[3] = v.w;
+        }
     }
 }
 
-/// What the first tile of a group needs, on its way to L2. L2 is where writes of other kernels land, so
-/// nothing can be stale, and this may precede grid_dependency_wait().
+/// The place of this lane's bytes of step 0 in a stage.
 template <GemvSpec S>
-DG_DEVICE void prefetch_first(const GemvParams& p, u32 tile) {
-    const GemvBlock block = find_block<S>(p, tile);
-    const u32 thread = group_thread();
-    prefetch_scales<S>(p, block, thread);
-    if (thread >= kMmaTileRows * S.row_tiles) return;
-    u32 row = thread % kMmaTileRows;
-    const GemvMatrix& w = row_of_block<S>(p, block, thread / kMmaTileRows, row);
-    const u64 bytes = row_bytes_of(S.w, p.k);
-    prefetch_bytes(w.data + row * w.row_stride,
-                   bytes < kGemvPrefetchBytes ? static_cast<u32>(bytes) : kGemvPrefetchBytes);
+DG_DEVICE u32 read_place() {
+    const u32 lane = ptx::lane_index();
+    return lane / 4 * kGemvVisitBytes + swizzled<S>(lane / 4, lane % 4 * lane_bytes_of(S));
 }
 
 template <GemvSpec S>
@@ -125,7 +104,7 @@ struct GemvRing {
         const u32 lane = ptx::lane_index();
         first = ptx::dynamic_smem() + ptx::warp_index() * S.stages * stage_bytes_of(S);
         write_offset = lane / 8 * kGemvVisitBytes + swizzled<S>(lane / 8, lane % 8 * 16);
-        read_offset = lane / 4 * kGemvVisitBytes + swizzled<S>(lane / 4, lane % 4 * lane_bytes_of(S));
+        read_offset = read_place<S>();
         writes = reads = 0;
         visit = group_warp();
         whole = num_whole;
@@ -144,23 +123,6 @@ struct GemvRing {
         const ptx::SharedAddress stage = first + reads * stage_bytes_of(S);
         reads = reads + 1 == S.stages ? 0 : reads + 1;
         return stage;
-    }
-
-    /// The words of one step of the visit in `stage`.
-    DG_DEVICE void read(GemvWords<S>& to, ptx::SharedAddress stage, u32 step) const {
-        const ptx::SharedAddress mine = stage + (read_offset ^ step * 4 * lane_bytes_of(S));
-#pragma unroll
-        for (u32 i = 0; i < S.row_tiles * kLaneRows; ++i) {
-            u32(&word)[GemvWords<S>::kWords] = to.word[i / kLaneRows][i % kLaneRows];
-            const ptx::SharedAddress address = mine + i * (kMmaTileRows / kLaneRows) * kGemvVisitBytes;
-            if constexpr (lane_bytes_of(S) == 8) {
-                const ptx::UInt2 v = ptx::ld_shared_v2_u32(address);
-                word[0] = v.x, word[1] = v.y;
-            } else {
-                const ptx::UInt4 v = ptx::ld_shared_v4_u32(address);
-                word[0] = v.x, word[1] = v.y, word[2] = v.z, word[3] = v.w;
-            }
-        }
     }
 };
 

@@ -10,6 +10,12 @@ namespace deep_gemm::ptx {
 DG_DEVICE u32 prmt(u32 a, u32 b, u32 selector) {
     return __byte_perm(a, b, selector);
 }
+/// mul.lo.u32, which the compiler leaves a multiplication: of a constant with two bits it would make shifts.
+DG_DEVICE u32 mul_lo(u32 a, u32 b) {
+    u32 d;
+    asm("mul.lo.u32 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+    return d;
+}
 DG_DEVICE u32 float_bits(float value) {
     return __float_as_uint(value);
 }

@@ -78,6 +78,16 @@ DG_DEVICE void cp_async_16(SharedAddress destination, const void* source, u32 by
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(destination), "l"(source), "r"(bytes)
                  : "memory");
 }
+/// The same of 4 or 8 bytes, which pass through L1, or of 16.
+template <u32 Bytes>
+DG_DEVICE void cp_async(SharedAddress destination, const void* source, u32 bytes) {
+    if constexpr (Bytes == 16)
+        cp_async_16(destination, source, bytes);
+    else
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(destination), "l"(source),
+                     "n"(Bytes), "r"(bytes)
+                     : "memory");
+}
 /// cp.async.commit_group: what this thread has started since the last one becomes a group.
 DG_DEVICE void cp_async_commit() {
     asm volatile("cp.async.commit_group;" ::: "memory");

@@ -5,9 +5,10 @@
 // The sum of a row is taken in an order that depends on (W's layout, k) alone: not on m, on n, on the spec's
 // other fields or on what other rows hold. Row i of a batch is therefore bit-equal to the row alone.
 //
-// Two kernels share the spec. kernel/gemv.cuh multiplies with mma.sync, weights as its 16 rows and tokens as
-// its 8 columns, so that a weight is decoded once whatever the number of tokens. kernel/gemv_q8.cuh does so
-// with bytes, and adds the exact integer products of Q8_0 blocks.
+// Three kernels share the spec. kernel/gemv.cuh multiplies with mma.sync, weights as its 16 rows and tokens
+// as its 8 columns, so that a weight is decoded once whatever the number of tokens; kernel/gemv_resident.cuh
+// takes the same sums with fewer instructions, for weights of 4 bits, which are bound by them.
+// kernel/gemv_q8.cuh multiplies bytes, and adds the exact integer products of Q8_0 blocks.
 #pragma once
 
 #include <deep_gemm/spec/quant.h>
@@ -38,11 +39,12 @@ struct GemvSpec {
     Activation x = Activation::bf16;
     Format y = Format::bf16;
     GemvEpilogue epilogue = GemvEpilogue::none;
-    u32 tokens = 8;      // of a block: 8 or 16; of Q8_0: 8, or in a kernel of their own 1 or 2
-    u32 row_tiles = 1;   // tiles of 16 rows (that kernel: rows of a warp), which share the loads of x
-    u32 stages = 4;      // visits of a warp on their way to shared memory, where rows are vectors
-    u32 groups = 2;      // of eight warps in a block of threads; each takes tiles of its own
-    bool vector = true;  // rows of w and x start at multiples of 16 bytes
+    u32 tokens = 8;         // of a block: 8 or 16; of Q8_0: 8, or in a kernel of their own 1 or 2
+    u32 row_tiles = 1;      // tiles of 16 rows (that kernel: rows of a warp), which share the loads of x
+    u32 stages = 4;         // visits of a warp on their way to shared memory, where rows are vectors
+    u32 groups = 2;         // of eight warps in a block of threads; each takes tiles of its own
+    bool vector = true;     // rows of w and x start at multiples of 16 bytes
+    bool resident = false;  // x lies in shared memory, and scales come through the ring (gemv_resident.cuh)
     bool dependent_launch = true;  // the architecture has programmatic dependent launch
 
     bool native_fp8 = true;  // the architecture converts E4M3 (sm_89 and newer)
@@ -56,7 +58,8 @@ requires requires(Spec& s) {
     s.row_tiles;
 }
 constexpr void visit_fields(Visitor&& visit, Spec& s) {
-    auto& [w, x, y, epilogue, tokens, row_tiles, stages, groups, vector, dependent_launch, native_fp8] = s;
+    auto& [w, x, y, epilogue, tokens, row_tiles, stages, groups, vector, resident, dependent_launch,
+           native_fp8] = s;
     visit("w", w);
     visit("x", x);
     visit("y", y);
@@ -66,6 +69,7 @@ constexpr void visit_fields(Visitor&& visit, Spec& s) {
     visit("stages", stages);
     visit("groups", groups);
     visit("vector", vector);
+    visit("resident", resident);
     visit("dependent_launch", dependent_launch);
     visit("native_fp8", native_fp8);
 }
@@ -101,6 +105,7 @@ struct GemvParams {
 struct GemvTuning {
     u32 row_tiles = 0, stages = 0, groups = 0;
     u32 grid_x = 0;
+    u32 form = 0;  // 1: x read from memory, 2: resident
 };
 
 constexpr bool is_q8(const GemvSpec& s) {
@@ -152,15 +157,46 @@ constexpr u32 block_rows_of(const GemvSpec& s) {
 constexpr u32 q8_pitch_of(const GemvSpec& s) {
     return s.w == Quant::q8_0 ? 176 : 160;
 }
-// Bytes of a warp's stage: a visit of every row of the block.
+// The resident kernel: bytes of a row's scales of a visit, and in how many pieces they are copied, each a
+// vector of 4, 8 or 16 bytes that is aligned in memory. Two pieces leave rows of half a visit more aligned.
+constexpr u32 visit_scale_bytes_of(const GemvSpec& s) {
+    const QuantRow row = row_of(s.w);
+    return row.block_k ? visit_k_of(s) / row.block_k * bytes_of(row.scale) : 0;
+}
+constexpr u32 scale_pieces_of(const GemvSpec& s) {
+    return visit_scale_bytes_of(s) >= 8 ? 2 : 1;
+}
+// Whether rows of k elements with scales at `address` have such pieces.
+constexpr bool has_scale_vectors(Quant w, u64 k, u64 address) {
+    const GemvSpec s{.w = w};
+    const u64 piece = visit_scale_bytes_of(s) / scale_pieces_of(s);
+    return piece == 0 ||
+           (scale_columns_of(w, k) * bytes_of(row_of(w).scale) % piece == 0 && address % piece == 0);
+}
+// Whether a kernel of mma.sync has a resident form: aligned rows, and no zero points, for which no ring is
+// made.
+constexpr bool may_be_resident(const GemvSpec& s) {
+    return !has_warp_rows(s) && !row_of(s.w).has_zero && s.vector;
+}
+// Bytes of a warp's stage: a visit of every row of the block, in whole lines, within which bytes are
+// swizzled.
 constexpr u32 stage_bytes_of(const GemvSpec& s) {
-    return s.vector ? kMmaTileRows * s.row_tiles * (is_q8(s) ? q8_pitch_of(s) : kGemvVisitBytes) : 0;
+    const u32 of_row =
+        is_q8(s) ? q8_pitch_of(s) : kGemvVisitBytes + (s.resident ? visit_scale_bytes_of(s) : 0);
+    const u32 bytes = kMmaTileRows * s.row_tiles * of_row;
+    return !s.vector ? 0 : is_q8(s) ? bytes : align_up(bytes, kGemvVisitBytes);
+}
+// The same of the resident kernel, which needs fewer.
+constexpr u32 resident_groups_of(const GemvSpec& s) {
+    const u32 promote_k = promote_k_of(s), width = s.row_tiles * s.tokens;
+    return width == 32 || (s.row_tiles == 2 && promote_k != 0 && promote_k < 128) ? 1 : 2;
 }
 // Groups that the registers of a kernel that may not spill leave room for. An SM holds one block of them, so
 // that tiles are dealt to SMs evenly wherever blocks are placed.
 constexpr u32 max_groups_of(const GemvSpec& s) {
     if (has_warp_rows(s)) return 1;
     if (is_q8(s)) return 3 - s.row_tiles;
+    if (s.resident) return resident_groups_of(s);
     const u32 promote_k = promote_k_of(s);
     const bool heavy = promote_k != 0 && promote_k < 128;
     const u32 width = s.row_tiles * s.tokens;
@@ -177,8 +213,13 @@ constexpr u32 threads_of(const GemvSpec& s) {
 
 constexpr u32 kGemvBarrierBytes = 32;  // of a group: two mbarriers for each of two places for sums
 
+// Places for the sums of a group's warps, which take turns; one where the tokens leave no room for another.
+constexpr u32 partial_places_of(const GemvSpec& s) {
+    return s.resident && s.tokens == 16 && s.dependent_launch ? 1 : 2;
+}
+
 struct GemvSmemPlan {
-    u32 partial_bytes;  // sums of a group's warps; two that take turns, behind the rings of all groups
+    u32 partial_bytes;  // a place, behind the rings of all groups
     u32 barriers;       // offset of the groups' mbarriers
     u32 bytes;
 };
@@ -190,8 +231,26 @@ constexpr GemvSmemPlan plan_smem(const GemvSpec& s) {
     }
     const u32 tiles = s.row_tiles * (is_q8(s) ? kQ8VisitBlocks : 1);  // of sums of a warp
     const u32 partial = kGemvWarps * tiles * kMmaTileRows * s.tokens * 4;
-    const u32 barriers = s.groups * (kGemvWarps * s.stages * stage_bytes_of(s) + 2 * partial);
+    const u32 barriers =
+        s.groups * (kGemvWarps * s.stages * stage_bytes_of(s) + partial_places_of(s) * partial);
     return {partial, barriers, barriers + s.groups * kGemvBarrierBytes};
+}
+
+// The resident kernel keeps the tokens of a block behind the barriers: pairs as mma.sync takes them, each
+// token a pitch from the one before, then their scales, [block of K][token].
+constexpr u32 x_pitch_of(const GemvSpec& s, u32 k) {
+    if (is_q8(s)) return align_up(k, 128) + kQ8Block;  // bytes as they are; lanes of four tokens read at once
+    constexpr u32 kOutOfBanks = 64;  // four lanes read 64 bytes; the next token's are in the other banks
+    return align_up(k, visit_k_of(s)) * 2 + kOutOfBanks;
+}
+constexpr u32 x_scale_bytes_of(const GemvSpec& s, u32 k) {
+    const u32 block = block_k_of(s.x);
+    return block ? align_up(k, is_q8(s) ? block : visit_k_of(s)) / block * s.tokens * 4 : 0;
+}
+// Dynamic shared memory of a launch for rows of k elements and `tokens` tokens in a block.
+constexpr u64 smem_bytes_of(const GemvSpec& s, u32 k, u32 tokens) {
+    const u64 x = s.resident ? u64{tokens} * x_pitch_of(s, k) + x_scale_bytes_of(s, k) : 0;
+    return plan_smem(s).bytes + x;
 }
 
 // nullptr, or one sentence. The plan and the kernel's static_assert both ask here.
@@ -206,6 +265,7 @@ constexpr const char* why_illegal(const GemvSpec& s) {
     const bool known =
         is_q8(s) ? s.tokens == 1 || s.tokens == 2 || s.tokens == 8 : s.tokens == 8 || s.tokens == 16;
     if (!known) return "a block has 8 or 16 tokens, and 1, 2 or 8 of Q8_0";
+    if (s.resident && !may_be_resident(s)) return "the resident form is for aligned rows without zero points";
     if (s.stages < 2 || s.groups == 0) return "at least 2 stages and a group";
     if (s.groups > max_groups_of(s)) return "as many groups as have registers";
     return nullptr;

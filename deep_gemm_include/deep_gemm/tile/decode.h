@@ -78,13 +78,18 @@ DG_DEVICE void decode_int8(u32 word, u32& low, u32& high) {
 }
 
 /// Eight E2M1 nibbles times a pair of equal scales: pair i holds elements i and i + 4. The values are 2^126
-/// too small before the multiplication.
+/// too small before the multiplication by the scale. One by an integer moves a nibble to two places, its sign
+/// to the top of its half and its other bits to where exponent and mantissa meet: of the units that such a
+/// kernel waits for, the one of shifts and logic has the least to spare.
 DG_DEVICE void decode_e2m1(u32 word, u32 scale, u32 (&pair)[4]) {
-    const u32 sign[4] = {word << 12, word << 8, word << 4, word};
-    const u32 magnitude[4] = {word << 6, word << 2, word >> 2, word >> 6};
+    constexpr u32 kKept = 0x81c081c0u;
+    const u32 upper = word >> 8;
+    pair[0] = ptx::mul_lo(word & 0x000f000fu, 1u << 12 | 1u << 6);
+    pair[1] = ptx::mul_lo(word & 0x00f000f0u, 1u << 8 | 1u << 2);
+    pair[2] = ptx::mul_lo(upper & 0x000f000fu, 1u << 12 | 1u << 6);
+    pair[3] = ptx::mul_lo(upper & 0x00f000f0u, 1u << 8 | 1u << 2);
 #pragma unroll
-    for (u32 i = 0; i < 4; ++i)
-        pair[i] = ptx::mul_bf16x2((sign[i] & 0x80008000u) | (magnitude[i] & 0x01c001c0u), scale);
+    for (u32 i = 0; i < 4; ++i) pair[i] = ptx::mul_bf16x2(pair[i] & kKept, scale);
 }
 
 /// Eight nibbles less a zero point: pair i holds elements i and i + 4. `minus_zero` is the pair -(128 +
@@ -111,14 +116,30 @@ DG_DEVICE u32 scale_of_ue8m0(u32 exponent) {
     if (exponent == 255) return pair_of(kBf16Nan);
     return pair_of((exponent + 126 < 254 ? exponent + 126 : 254) << 7);
 }
+/// The same of an exponent up to kLargestWholeUe8m0.
+DG_DEVICE u32 whole_scale_of_ue8m0(u32 exponent) {
+    return (exponent + 126) * 0x00800080u;
+}
 /// The other factor of a scale above 2, for which 2^126 times the scale is no bf16.
 DG_DEVICE u32 ue8m0_excess(u32 exponent) {
     return pair_of((exponent - 1) << 7);
 }
 constexpr u32 kLargestWholeUe8m0 = 128;
 
-/// Two E4M3 bytes (bits 0 to 15) as two pairs of scale * 2^118.
+/// Two E4M3 bytes (bits 0 to 15) as two pairs of scale * 2^118. `Native`: by the conversion that sm_89
+/// brought.
+template <bool Native>
 DG_DEVICE void scales_of_e4m3(u32 bytes, u32& first, u32& second) {
+    if constexpr (Native) {
+        constexpr float k2To118 = 3.32306998946229e35f;
+        u32 low, high;
+        ptx::cvt_f16x2_e4m3(bytes, low, high);
+        const ptx::Float2 scale = ptx::cvt_f32_f16x2(low);
+        const float x = ptx::mul_rn(scale.x, k2To118), y = ptx::mul_rn(scale.y, k2To118);
+        first = ptx::cvt_bf16x2(x, x);
+        second = ptx::cvt_bf16x2(y, y);
+        return;
+    }
     constexpr u32 k2To119 = pair_of(0x7b00);
     const u32 spread = ptx::prmt(bytes, 0, 0x1404);
     // NaN without a branch, which would cut the code of a visit into pieces: 0x7f carries into the sign's

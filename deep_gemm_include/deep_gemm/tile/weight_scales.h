@@ -147,18 +147,6 @@ DG_DEVICE void int4_factor(u32 bits, u32 zero_point, WeightFactor& factor, float
         unit = value;
 }
 
-/// Two E4M3 scales (bits 0 to 15) as pairs of scale * 2^118, as scales_of_e4m3() by the hardware's
-/// conversion.
-DG_DEVICE void e4m3_multipliers(u32 bytes, u32& first, u32& second) {
-    constexpr float k2To118 = 3.32306998946229e35f;
-    u32 low, high;
-    ptx::cvt_f16x2_e4m3(bytes, low, high);
-    const ptx::Float2 scale = ptx::cvt_f32_f16x2(low);
-    const float x = ptx::mul_rn(scale.x, k2To118), y = ptx::mul_rn(scale.y, k2To118);
-    first = ptx::cvt_bf16x2(x, x);
-    second = ptx::cvt_bf16x2(y, y);
-}
-
 /// a / b within 1 ulp.
 DG_DEVICE float quotient(float a, float b) {
     const float inverse = ptx::rcp_approx(b), q = ptx::mul_rn(a, inverse);
@@ -196,13 +184,13 @@ struct WeightFactors {
                         split_scale(scales.bits(row, block), f.multiplier, unit[row]);
                 } else if constexpr (kRow.scale == ScaleType::ue8m0) {
                     code[row][i] = scales.bits(row, block);
-                    f = {(code[row][i] + 126) * 0x00800080u, 0};  // scale_of_ue8m0() up to the largest
+                    f = {whole_scale_of_ue8m0(code[row][i]), 0};
                 } else if constexpr (kRow.scale == ScaleType::ue4m3) {
                     f = {scale_of_ue4m3(scales.bits(row, block)), 0};
                 } else if constexpr (kRow.element == Format::fp4_e2m1) {
                     if (i % 2 == 0)
-                        e4m3_multipliers(scales.pair_of_bytes(row, block), f.multiplier,
-                                         factor[row][i + 1].multiplier);
+                        scales_of_e4m3<true>(scales.pair_of_bytes(row, block), f.multiplier,
+                                             factor[row][i + 1].multiplier);
                 } else if constexpr (kRow.element_bits == 4) {
                     constexpr u32 kImplied = 8;
                     u32 zero = kImplied;

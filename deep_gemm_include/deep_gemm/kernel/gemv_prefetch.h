@@ -1,0 +1,83 @@
+// Who is who in a group of eight warps, what a group asks L2 for before it may read it, and how a block
+// copies its tokens.
+#pragma once
+
+#include <deep_gemm/kernel/gemv_load.h>
+#include <deep_gemm/ptx/shared.h>
+
+namespace deep_gemm::kernel {
+
+/// Index within the group of eight warps that share a tile.
+DG_DEVICE u32 group_thread() {
+    return ptx::thread_index() % kGemvThreads;
+}
+DG_DEVICE u32 group_warp() {
+    return ptx::warp_index() % kGemvWarps;
+}
+
+/// Copies `vectors` 16-byte vectors of each of `count` tokens: fetch(words, token, vector) loads one and says
+/// where in shared memory it belongs, arrange(words) makes of it what is stored. Several are on their way at
+/// once, whichever token they are of.
+template <typename Fetch, typename Arrange>
+DG_DEVICE void copy_vectors(u32 count, u32 vectors, u32 threads, const Fetch& fetch, const Arrange& arrange) {
+    constexpr u32 kAtOnce = 8;
+    const u32 total = count * vectors;
+    const u32 inverse = vectors > 1 ? 0xffffffffu / vectors + 1 : 0;  // exact below 2^32 / vectors
+    for (u32 start = ptx::thread_index(); start < total; start += kAtOnce * threads) {
+        u32 words[kAtOnce][4];
+        ptx::SharedAddress to[kAtOnce];
+#pragma unroll
+        for (u32 i = 0; i < kAtOnce; ++i) {
+            const u32 at = start + i * threads;
+            if (at >= total) continue;
+            const u32 token = vectors > 1 ? ptx::multiply_high(at, inverse) : at;
+            to[i] = fetch(words[i], token, at - token * vectors);
+        }
+#pragma unroll
+        for (u32 i = 0; i < kAtOnce; ++i) {
+            if (start + i * threads >= total) continue;
+            arrange(words[i]);
+            ptx::st_shared_v4_u32(to[i], {words[i][0], words[i][1], words[i][2], words[i][3]});
+        }
+    }
+}
+
+/// Asks L2 for bytes [0, bytes) from `address`, and what shares 16 bytes with them.
+DG_DEVICE void prefetch_bytes(const u8* address, u32 bytes) {
+    const u32 before = static_cast<u32>(reinterpret_cast<u64>(address) % 16);
+    if (bytes != 0) ptx::prefetch_l2(address - before, (before + bytes + 15) / 16 * 16);
+}
+
+/// The scales of a block's rows, on their way to L2 before they are asked for one by one. Scope: the group, a
+/// thread for each row.
+template <GemvSpec S>
+DG_DEVICE void prefetch_scales(const GemvParams& p, const GemvBlock& block, u32 thread) {
+    constexpr QuantRow kRow = row_of(S.w);
+    if constexpr (S.dependent_launch && kRow.block_k != 0) {
+        if (thread >= kMmaTileRows * S.row_tiles) return;
+        u32 row = thread % kMmaTileRows;
+        const GemvMatrix& w = row_of_block<S>(p, block, thread / kMmaTileRows, row);
+        const u32 columns = static_cast<u32>(scale_columns_of(S.w, p.k));
+        const u64 first = u64{row} / kRow.block_rows * columns;
+        prefetch_bytes(static_cast<const u8*>(w.scales) + first * bytes_of(kRow.scale),
+                       columns * bytes_of(kRow.scale));
+        if constexpr (kRow.has_zero) prefetch_bytes(w.zeros + first, columns);
+    }
+}
+
+/// What the first tile of a group needs, on its way to L2. L2 is where writes of other kernels land, so
+/// nothing can be stale, and this may precede grid_dependency_wait().
+template <GemvSpec S>
+DG_DEVICE void prefetch_first(const GemvParams& p, u32 tile) {
+    const GemvBlock block = find_block<S>(p, tile);
+    const u32 thread = group_thread();
+    prefetch_scales<S>(p, block, thread);
+    if (thread >= kMmaTileRows * S.row_tiles) return;
+    u32 row = thread % kMmaTileRows;
+    const GemvMatrix& w = row_of_block<S>(p, block, thread / kMmaTileRows, row);
+    const u64 bytes = row_bytes_of(S.w, p.k);
+    prefetch_bytes(w.data + row * w.row_stride,
+                   bytes < kGemvPrefetchBytes ? static_cast<u32>(bytes) : kGemvPrefetchBytes);
+}
+
+}  // namespace deep_gemm::kernel

@@ -1,0 +1,100 @@
+// The tokens of a block in shared memory, as the pairs that mma.sync takes: decoded and put in order once
+// instead of at every visit of every tile of rows.
+//
+// A token is a run of 16-byte vectors, each a piece of one lane: four lanes of a row read 64 bytes in a row.
+// Elements beyond k are zeros. Tokens that a tile of eight lacks are the first one: their columns are
+// dropped.
+#pragma once
+
+#include <deep_gemm/kernel/gemv_sums.h>
+#include <deep_gemm/ptx/shared.h>
+
+namespace deep_gemm::gemv_detail {
+
+template <GemvSpec S>
+struct TokensInSmem {
+    static constexpr u32 kTokenTiles = Sums<S>::kTokenTiles;
+    static constexpr u32 kLanePieces = lane_elements_of(S) / tile::kPieceElements;  // of a step
+    static constexpr u32 kStepVectors = 4 * kLanePieces;
+    static constexpr u32 kVisitBytes = visit_k_of(S) * 2;
+    static constexpr u32 kBlockK = block_k_of(S.x) ? block_k_of(S.x) : visit_k_of(S);
+
+    ptx::SharedAddress row[kTokenTiles];  // of token lane / 4 of each tile, from this lane's first piece
+    ptx::SharedAddress scales;            // of this lane's two tokens, block 0
+
+    /// First element of the vector at `place` of a token.
+    static DG_DEVICE u32 element_at(u32 place) {
+        const u32 step = place / kStepVectors, inside = place % kStepVectors / 4, column = place % 4;
+        const u32 first = step * 4 * lane_elements_of(S);
+        if (row_of(S.w).packing == Packing::interleaved) return first + inside * 32 + column * 8;
+        return first + column * lane_elements_of(S) + inside * 8;
+    }
+
+    /// Copies tokens first to first + count - 1. Scope: the block.
+    DG_DEVICE void load(const GemvParams& p, ptx::SharedAddress to, u32 first, u32 count) {
+        const u32 pitch = x_pitch_of(S, p.k), lane = ptx::lane_index();
+        constexpr u32 kVisitVectors = visit_k_of(S) / tile::kPieceElements;
+        const u32 whole = p.k / visit_k_of(S) * kVisitVectors,
+                  vectors = ceil_div(p.k, visit_k_of(S)) * kVisitVectors;
+        const auto fetch = [&](u32(&words)[4], u32 token, u32 i) {
+            kernel::fetch_tokens<true, S>(words, p.x + (first + token) * p.x_stride, element_at(i), p.k);
+            return to + token * pitch + i * 16;
+        };
+        const auto arrange = [](u32(&words)[4]) {
+            u32 pair[4];
+            kernel::arrange_tokens<S>(pair, words);
+            for (u32 i = 0; i < 4; ++i) words[i] = pair[i];
+        };
+        kernel::copy_vectors(count, whole, threads_of(S), fetch, arrange);
+        if (whole != vectors) {
+            for (u32 i = whole + ptx::thread_index(); i < vectors; i += threads_of(S)) {
+                for (u32 token = 0; token < count; ++token) {
+                    u32 pair[4];
+                    kernel::load_tokens<false, S>(pair, p.x + (first + token) * p.x_stride, element_at(i),
+                                                  p.k);
+                    ptx::st_shared_v4_u32(to + token * pitch + i * 16, {pair[0], pair[1], pair[2], pair[3]});
+                }
+            }
+        }
+        const ptx::SharedAddress scale = to + count * pitch;
+        if constexpr (block_k_of(S.x) != 0) {
+            const u32 blocks = ceil_div(p.k, kBlockK), padded = vectors * tile::kPieceElements / kBlockK;
+            for (u32 i = ptx::thread_index(); i < padded * S.tokens; i += threads_of(S)) {
+                const u32 block = i / S.tokens, token = i % S.tokens;
+                const float* from = p.x_scale + (first + token) * p.x_scale_stride + block;
+                ptx::st_shared_f32(scale + i * 4,
+                                   token < count && block < blocks ? ptx::ld_cached_f32(from) : 0.0f);
+            }
+        }
+        ptx::sync_threads();
+#pragma unroll
+        for (u32 t = 0; t < kTokenTiles; ++t) {
+            const u32 mine = t * kMmaTileTokens + lane / 4;
+            row[t] = to + (mine < count ? mine : 0) * pitch + lane % 4 * 16;
+        }
+        scales = scale + lane % 4 * 8;
+    }
+
+    /// Piece `piece` of visit `visit`.
+    DG_DEVICE void read(u32 (&columns)[kTokenTiles][4], u32 visit, u32 piece) const {
+#pragma unroll
+        for (u32 t = 0; t < kTokenTiles; ++t) {
+            const ptx::UInt4 v = ptx::ld_shared_v4_u32(row[t] + visit * kVisitBytes + piece * 64);
+            columns[t][0] = v.x, columns[t][1] = v.y, columns[t][2] = v.z, columns[t][3] = v.w;
+        }
+    }
+
+    DG_DEVICE void read_scales(TokenScales<S>& to, u32 visit) const {
+#pragma unroll
+        for (u32 block = 0; block < TokenScales<S>::kBlocks; ++block) {
+            const u32 at = (visit * TokenScales<S>::kBlocks + block) * S.tokens;
+#pragma unroll
+            for (u32 t = 0; t < kTokenTiles; ++t) {
+                const ptx::Float2 v = ptx::ld_shared_v2_f32(scales + (at + t * kMmaTileTokens) * 4);
+                to.value[block][t][0] = v.x, to.value[block][t][1] = v.y;
+            }
+        }
+    }
+};
+
+}  // namespace deep_gemm::gemv_detail
