@@ -40,19 +40,23 @@ SharedSpace::SharedSpace(Device& device, i64 rows, i64 width)
     device.synchronize(nullptr);
 }
 
-void run_shared_expert(const SharedExpertCall& c) {
-    const SharedSpace& s = c.space;
-    const i64 t = c.y.shape[0], width = s.codes.extent(1);
-    if (t == 0) return;
-    const TensorView up = s.up.rows(0, t), codes = s.codes.rows(0, t), scales = s.scales.rows(0, t);
+void shared_expert_up(const SharedExpertCall& c, const Projection& beside, const TensorView& x) {
+    const i64 t = c.y.shape[0], width = c.space.codes.extent(1);
     const auto half = [&](i64 first) {
-        TensorView view = up;
-        view.data = static_cast<u8*>(up.data) + static_cast<u64>(first) * bytes_of(up.format);
+        TensorView view = c.space.up.rows(0, t);
+        view.data = static_cast<u8*>(view.data) + static_cast<u64>(first) * bytes_of(view.format);
         view.shape[1] = width;
         return view;
     };
-    project_many({{&c.w.w1, half(0)}, {&c.w.w3, half(width)}}, c.low.x, c.low, c.stream);
-    moe_swiglu({.h = up,
+    project_many({beside, {&c.w.w1, half(0)}, {&c.w.w3, half(width)}}, x, c.low, c.stream);
+}
+
+void shared_expert_down(const SharedExpertCall& c) {
+    const SharedSpace& s = c.space;
+    const i64 t = c.y.shape[0];
+    if (t == 0) return;
+    const TensorView codes = s.codes.rows(0, t), scales = s.scales.rows(0, t);
+    moe_swiglu({.h = s.up.rows(0, t),
                 .codes = codes,
                 .scales = scales,
                 .slot_pairs = s.slots.rows(0, t),

@@ -58,7 +58,7 @@ struct PackedExpertsCall {
 void run_packed_experts(const PackedExpertsCall& call);
 
 // A single FP8 expert that every row goes through (the shared one): its memory, and y = w2 (silu(w1 x) * (w3
-// x)).
+// x)), in two parts: the first product goes with another projection of the same rows, `beside` of x.
 struct SharedSpace {
     SharedSpace() = default;
     SharedSpace(Device& device, i64 rows, i64 width);
@@ -77,6 +77,7 @@ struct SharedExpertCall {
     ScaleRule rule = ScaleRule::exact;
     void* stream = nullptr;
 };
-void run_shared_expert(const SharedExpertCall& call);
+void shared_expert_up(const SharedExpertCall& call, const Projection& beside, const TensorView& x);
+void shared_expert_down(const SharedExpertCall& call);
 
 }  // namespace deep_gemm::runtime

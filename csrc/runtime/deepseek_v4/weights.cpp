@@ -1,5 +1,7 @@
 #include "runtime/deepseek_v4/weights.h"
 
+#include <cstdlib>
+
 namespace deep_gemm::runtime::deepseek_v4 {
 
 namespace {
@@ -15,6 +17,28 @@ HeadWeights load_head(Loader& loader, const std::string& at) {
 CompressorWeights load_compressor(Loader& loader, const std::string& at) {
     return {loader.linear(at + "wkv"), loader.linear(at + "wgate"), loader.plain(at + "ape"),
             loader.plain(at + "norm.weight")};
+}
+
+// What is read in L2's stead must still be there when it is wanted.
+void plan_ahead(BlockWeights& w) {
+    const char* mask_text = std::getenv("DG_AHEAD");
+    const int mask = mask_text ? std::atoi(mask_text) : 31;
+    const auto add = [](std::vector<TensorView>& to, std::initializer_list<const Linear*> all) {
+        for (const Linear* linear : all)
+            for (const DeviceTensor* tensor : {&linear->data, &linear->scale})
+                if (tensor->present()) to.push_back(tensor->view());
+    };
+    if (mask & 1) {
+        add(w.attention_ahead, {&w.wq_a, &w.wkv});
+        for (const auto* compressor : {&w.compressor, &w.index_compressor})
+            if (*compressor) add(w.attention_ahead, {&(*compressor)->wkv, &(*compressor)->wgate});
+        add(w.attention_ahead, {&w.index_weights});
+    }
+    if (mask & 2) add(w.queries_ahead, {&w.wq_b, &w.index_wq_b});
+    if (mask & 4) add(w.outputs_ahead, {&w.wo_a});
+    if (mask & 8) add(w.outputs_ahead, {&w.wo_b});
+    if (mask & 16) add(w.ffn_ahead, {&w.gate, &w.shared.w1, &w.shared.w3, &w.shared.w2});
+    if (mask & 32) add(w.attention_ahead, {&w.wq_b});
 }
 
 BlockWeights load_block(Loader& loader, const Config& c, const LayerConfig& layer, const std::string& at) {
@@ -54,6 +78,7 @@ BlockWeights load_block(Loader& loader, const Config& c, const LayerConfig& laye
     const std::string shared = ffn + "shared_experts.";
     w.shared = {loader.linear({shared + "w1"}, 1), loader.linear({shared + "w2"}, 1),
                 loader.linear({shared + "w3"}, 1)};
+    plan_ahead(w);
     return w;
 }
 

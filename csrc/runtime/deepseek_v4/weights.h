@@ -28,6 +28,10 @@ struct BlockWeights {
     DeviceTensor gate_bias, hash;   // one of them: fp32 [experts], int32 [vocab, top_k]
     ExpertWeights experts, shared;  // experts: absent where they are packed
     std::optional<PackedExperts> packed;
+
+    // What small launches bring to L2 for the matrix products after them: of the attention's input, of its
+    // queries, of its output, of the experts' input.
+    std::vector<TensorView> attention_ahead, queries_ahead, outputs_ahead, ffn_ahead;
 };
 
 struct HeadWeights {

@@ -75,4 +75,28 @@ struct ProjectMmaParams {
     ProjectPart parts[kMaxProjectParts];
 };
 
+// project_pair: two launches that do not depend on each other, in one.
+struct ProjectPairSpec {
+    ProjectMmaSpec first, second;
+
+    friend constexpr bool operator==(const ProjectPairSpec&, const ProjectPairSpec&) = default;
+};
+template <typename Visitor>
+constexpr void visit_fields(Visitor&& visit, const ProjectPairSpec& s) {
+    visit("first", s.first);
+    visit("second", s.second);
+}
+constexpr u32 ctas_per_sm_of(const ProjectPairSpec& s) {
+    const u32 first = ctas_per_sm_of(s.first), second = ctas_per_sm_of(s.second);
+    return first < second ? first : second;
+}
+constexpr ProjectMmaSmem plan_smem(const ProjectPairSpec& s) {
+    const u32 first = plan_smem(s.first).bytes, second = plan_smem(s.second).bytes;
+    return {first > second ? first : second};
+}
+struct ProjectPairParams {
+    ProjectMmaParams first, second;
+    u32 first_blocks;
+};
+
 }  // namespace deep_gemm
