@@ -13,11 +13,14 @@ namespace {
 
 constexpr jit::KernelId kProject{"project", "deep_gemm/kernel/project.cuh"};
 constexpr const char* kMmaHeader = "deep_gemm/kernel/project_mma.cuh";
-constexpr jit::KernelId kProjectMma{"project_mma", kMmaHeader}, kProjectPair{"project_pair", kMmaHeader};
+constexpr jit::KernelId kProjectMma{"project_mma", kMmaHeader}, kProjectPair{"project_pair", kMmaHeader},
+    kProjectWide{"project_wide", "deep_gemm/kernel/project_wide.cuh"};
 
 // Rows of x that share a load of w. Any value gives the same bits.
 constexpr u32 kRowsOfMany = 4;
 constexpr u32 kVectorBytes = 16;
+// Rows of x from which blocks have many rows of both matrices.
+constexpr u32 kRowsOfWide = 128;
 // Rows of x up to which two kinds of matrices share a launch, in the registers that the larger one needs.
 constexpr u32 kRowsOfPair = 32;
 
@@ -80,12 +83,14 @@ class MmaLaunch {
                  .token_tiles = rows <= 8    ? 1u
                                 : rows <= 16 ? 2u
                                              : 4u};
+        if (rows >= kRowsOfWide)
+            spec_.row_tiles = kWideRowTiles, spec_.token_tiles = kWideTokenTiles, spec_.wide = true;
         const View x = view_of(first.x), x_scale = view_of(first.x_scale);
         params_.x = x.data;
         params_.x_scale = static_cast<const float*>(x_scale.data);
         params_.x_stride = x.stride, params_.x_scale_stride = x_scale.stride;
         params_.rows = rows, params_.k = first.w.k;
-        params_.token_blocks = ceil_div(rows, spec_.token_tiles * kProjectTileTokens);
+        params_.token_blocks = ceil_div(rows, spec_.wide ? kWideRows : spec_.token_tiles * kProjectTileTokens);
         read(first.x), read(first.x_scale);
     }
     [[nodiscard]] u32 rows() const { return params_.rows; }
@@ -102,7 +107,7 @@ class MmaLaunch {
             return base ? static_cast<u8*>(const_cast<void*>(base)) + offset : nullptr;
         };
         for (u32 g = 0; g < c.w.count; ++g) {
-            blocks_ += ceil_div(c.w.n, spec_.row_tiles * kProjectTileRows);
+            blocks_ += ceil_div(c.w.n, spec_.wide ? kWideRows : spec_.row_tiles * kProjectTileRows);
             params_.parts[params_.num_parts++] = {
                 .w = at(c.w.view.data, g * c.w.view.stride_matrix * w_bytes),
                 .scale = at(c.w.view.scale, g * c.w.view.scale_stride_matrix * scale_bytes),
@@ -122,7 +127,8 @@ class MmaLaunch {
     void read_weights(const TensorView& t) { memory_.push_back(reads_constant(t)); }
     void write(const TensorView& t) { memory_.push_back(writes(t)); }
     void run() const {
-        launch(device_, kProjectMma, spec_, {grid(), kProjectThreads}, stream_, params_, memory_);
+        launch(device_, spec_.wide ? kProjectWide : kProjectMma, spec_, {grid(), kProjectThreads}, stream_,
+               params_, memory_);
     }
     // With another one that neither reads nor writes what this one writes.
     void run_with(const MmaLaunch& other) const {
