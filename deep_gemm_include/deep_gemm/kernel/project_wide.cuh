@@ -237,7 +237,8 @@ project_wide(DG_GRID_CONSTANT const ProjectMmaParams p) {
 #pragma unroll 1
     for (u32 i = 0; i < chunks; ++i) {
         ptx::cp_async_wait<kAhead - 1>();
-        ptx::sync_threads();  // the chunk is there, and its stage before last is free
+        ptx::sync_threads();
+        // The chunk is there, and the stage of the chunk before is free.
         load();
         const u32 following = after(chunk);
         const Scales<S> now = scales;
