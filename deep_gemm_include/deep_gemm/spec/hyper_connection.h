@@ -23,7 +23,7 @@ constexpr u32 kHcManyThreads = 256;  // else: with registers for more steps
 constexpr u32 kHcMixWarps = kHcMixThreads / 32;
 constexpr u32 kHcCluster = 8;
 constexpr u32 kMaxHcSteps = 4;
-constexpr u32 kHcHeldMixes = 12;  // whose fn a thread with one step holds in registers
+constexpr u32 kHcHeldMixes = 10;  // whose fn a thread with one step holds in registers
 constexpr u32 kMaxHcTokens = 4;   // of a cluster
 
 struct HcSpec {
