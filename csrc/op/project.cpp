@@ -1,8 +1,6 @@
 // project() of model_ops.h: y = x w^T whose rows have the same bits at any batch size.
-#include "op/model_ops.h"
+#include "op/moe_parts.h"
 #include "op/weight_check.h"
-
-#include <deep_gemm/spec/project_mma.h>
 
 #include <algorithm>
 #include <vector>
@@ -126,6 +124,9 @@ class MmaLaunch {
     void read(const TensorView& t) { memory_.push_back(reads(t)); }
     void read_weights(const TensorView& t) { memory_.push_back(reads_constant(t)); }
     void write(const TensorView& t) { memory_.push_back(writes(t)); }
+    [[nodiscard]] Prepared<ProjectMmaSpec, ProjectMmaParams> prepared() const {
+        return {spec_, params_, grid(), memory_};
+    }
     void run() const {
         launch(device_, spec_.wide ? kProjectWide : kProjectMma, spec_, {grid(), kProjectThreads}, stream_,
                params_, memory_);
@@ -184,6 +185,16 @@ void project(const ProjectArguments& a) {
     launch.add(c);
     launch.read_weights(a.w), launch.read_weights(a.w_scale), launch.read(a.add), launch.write(a.y);
     launch.run();
+}
+
+std::optional<Prepared<ProjectMmaSpec, ProjectMmaParams>> prepare_project(ModelChecks& checks,
+                                                                          const ProjectArguments& a) {
+    const Checked c = check(checks, a);
+    if (c.x.shape[0] == 0 || c.x.shape[0] > kRowsOfPair || c.w.n == 0 || !takes_mma(c)) return std::nullopt;
+    MmaLaunch launch(checks.device(), c, u64{c.w.count} * c.w.n, a.stream);
+    launch.add(c);
+    launch.read_weights(a.w), launch.read_weights(a.w_scale), launch.read(a.add), launch.write(a.y);
+    return launch.prepared();
 }
 
 void project_many(const ProjectManyArguments& a) {

@@ -1,4 +1,5 @@
 // One transformer block of DeepSeek-V4 as a list of operations.
+#include "op/moe_joined.h"
 #include "runtime/deepseek_v4/state.h"
 
 #include <cmath>
@@ -248,14 +249,18 @@ class BlockPass {
             shared_expert_up(shared, gate, x);
         else
             linear(w_.gate, x, {x, {}}, gate.y);
-        op::route({.logits = rows(s_.gate_logits),
-                   .bias = w_.gate_bias.view(),
-                   .hash = w_.hash.view(),
-                   .tokens = w_.hash.present() ? pass_.tokens : none,
-                   .experts = rows(s_.experts),
-                   .weights = rows(s_.expert_weights),
-                   .scale = c_.routed_scale,
-                   .stream = pass_.stream});
+        const op::RouterArguments route{.logits = gate.y,
+                                        .bias = w_.gate_bias.view(),
+                                        .hash = w_.hash.view(),
+                                        .tokens = w_.hash.present() ? pass_.tokens : none,
+                                        .experts = rows(s_.experts),
+                                        .weights = rows(s_.expert_weights),
+                                        .scale = c_.routed_scale,
+                                        .stream = pass_.stream};
+        if (shared_low)
+            op::route_activate(route, shared_activation(shared));
+        else
+            op::route(route);
         const auto run = [&](const ExpertWeights& w, const TensorView& chosen, const TensorView& weights,
                              const DeviceTensor& mid, const Fp8Rows& mid_fp8, const TensorView& add) {
             run_experts({.w = w,
@@ -271,22 +276,26 @@ class BlockPass {
                          .rule = ScaleRule::up,
                          .stream = pass_.stream});
         };
-        if (shared_low)
-            shared_expert_down(shared);
-        else
-            run(w_.shared, none, none, s_.shared_mid, s_.shared_fp8, none);
-        if (!w_.packed)
+        if (!shared_low) run(w_.shared, none, none, s_.shared_mid, s_.shared_fp8, none);
+        if (!w_.packed) {
+            if (shared_low) op::project(shared_expert_down(shared));
             return run(w_.experts, rows(s_.experts), rows(s_.expert_weights), s_.mid, s_.mid_fp8, y);
-        run_packed_experts({.w = *w_.packed,
-                            .space = s_.packed_experts,
-                            .low = x_low,
-                            .chosen = rows(s_.experts),
-                            .weights = rows(s_.expert_weights),
-                            .y = y,
-                            .add = y,
-                            .limit = c_.swiglu_limit,
-                            .rule = ScaleRule::up,
-                            .stream = pass_.stream});
+        }
+        const PackedExpertsCall packed{.w = *w_.packed,
+                                       .space = s_.packed_experts,
+                                       .low = x_low,
+                                       .chosen = rows(s_.experts),
+                                       .weights = rows(s_.expert_weights),
+                                       .y = y,
+                                       .add = y,
+                                       .limit = c_.swiglu_limit,
+                                       .rule = ScaleRule::up,
+                                       .stream = pass_.stream};
+        if (shared_low)
+            op::group_project(grouping_of(packed), shared_expert_down(shared));
+        else
+            moe_group(grouping_of(packed));
+        run_packed_experts(packed);
     }
 
     const Loaded& model_;
