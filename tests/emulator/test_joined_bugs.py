@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ops_cases import real
+from ops_cases import fp8_rows, real
 from reference import deepseek_v4 as ref
 
 from deep_gemm import ops
@@ -123,13 +123,72 @@ def project_wide() -> tuple[Any, str]:
     return launch, text("project_wide", "ProjectMmaSpec", ".row_tiles = 4, .token_tiles = 4, .wide = true")
 
 
+def route_activate() -> tuple[Any, str]:
+    rng = np.random.default_rng(25)
+    rows, experts, choices, slots, n = 2, 40, 4, 3, 128
+    logits, h = real(rng, (rows, experts)), real(rng, (slots, 2 * n), "bf16", 2)
+    routed = [ref.route(row, None, choices, False, True, 1.5) for row in logits]
+    chosen, weights = (np.stack([one[i] for one in routed]) for i in range(2))
+    wide = h.astype(np.float64)
+    gate, up = wide[:, :n], wide[:, n:]
+    values = (gate / (1 + np.exp(-gate)) * up).astype(np.float32).astype(op_bugs.BF16)
+    codes, scales = fp8_rows(values)
+    arrays = {"logits": logits, "h": h, "slots": np.arange(slots, dtype=np.int32), "count": np.array([slots], np.int32),
+              "experts": np.full((rows, choices), -7, np.int32), "weights": np.full((rows, choices), np.nan, np.float32),
+              "codes": np.full((slots, n), 0x7F, np.uint8).view(codes.dtype),
+              "scales": np.full((slots, 1), np.nan, np.float32)}  # fmt: skip
+    params = pack(["logits", (experts,), None, None, None, "experts", "weights", experts, choices, 0, 1.5],
+                  ["h", "codes", "scales", None, "slots", "count", slots, n, 0.0], rows)  # fmt: skip
+    expected = {"experts": chosen, "weights": weights, "scales": scales, "codes": codes.astype(np.float64)}
+    launch = bugs.Launch("deep_gemm::route_activate<kSpec>", (rows + 1,), 256, 8192, arrays, params, expected, 1e-4)
+    return launch, text("moe_joined", "RouteActivateSpec", ".activate = {.rule = ScaleRule::up}")
+
+
+def project_group() -> tuple[Any, str]:
+    rng = np.random.default_rng(26)
+    tokens, top_k, experts, k, n = 5, 3, 6, 256, 20
+    x, w = real(rng, (tokens, k), "bf16"), real(rng, (n, k), "bf16", k**-0.5)
+    ids = np.stack([rng.permutation(experts - 1)[:top_k] for _ in range(tokens)]).astype(np.int32)
+    pairs = tokens * top_k
+    order = np.argsort(ids.reshape(-1), kind="stable")
+    counts = np.bincount(ids.reshape(-1), minlength=experts)
+    ends = np.cumsum(counts)
+    present = [e for e in range(experts) if counts[e]]
+    entries = np.full((experts, 4), -7, np.int32)
+    expected_entries = entries.copy()
+    for i, e in enumerate(present):
+        expected_entries[i] = [e, ends[e] - counts[e], counts[e], 0]
+    places = np.empty(pairs, np.int32)
+    places[order] = np.arange(pairs)
+    expected = {"y": x.astype(np.float64) @ w.astype(np.float64).T, "offsets": np.concatenate([[0], ends]), "ends": ends,
+                "entries": expected_entries, "head": np.array([len(present), 0, 0, 0]), "slot_pairs": order,
+                "slot_tokens": order // top_k, "pair_slots": places}  # fmt: skip
+    arrays = {"x": x, "w": w, "ids": ids, "y": np.full((tokens, n), np.nan, np.float32), "entries": entries}
+    arrays |= {name: np.full(value.shape, -7, np.int32) for name, value in expected.items() if name not in arrays}
+    params = pack(["x", None, (k,), (0,), tokens, k, 1, 1, matrix("w", "y", n, k, 2), *[NO_MATRIX] * 15],
+                  ["ids", "offsets", "ends", "entries", "head", "slot_pairs", "slot_tokens", "pair_slots",
+                   pairs, top_k, experts, 0, 1], 2)  # fmt: skip
+    launch = bugs.Launch("deep_gemm::project_group<kSpec>", (2 + experts,), 256, 4096, arrays, params, expected, 1e-4)
+    return launch, text("moe_joined", "ProjectGroupSpec", "")
+
+
 CASES = {
+    "route_activate": route_activate,
+    "project_group": project_group,
     "attention_heads": attention_heads,
     "attention_rows": attention_rows,
     "project_pair": project_pair,
     "project_wide": project_wide,
 }
 BUGS = [
+    ("route_activate", Bug("activation from the wrong block on", "(p.activate, block - p.route_blocks)", "(p.activate, block)", 8)),
+    ("route_activate", Bug("one token less", "if (block < p.route_blocks)", "if (block + 1 < p.route_blocks)", 8)),
+    ("route_activate", Bug("gate and up change places", "tile::swiglu(gate[i], up[i])", "tile::swiglu(up[i], gate[i])", 8)),
+    ("route_activate", Bug("keys read before they are there", "// 0: taken\n        }\n        ptx::sync_threads();", "// 0: taken\n        }")),
+    ("project_group", Bug("groups from the wrong block on", "(p.group, block - p.project_blocks)", "(p.group, block)", 8)),
+    ("project_group", Bug("one block less", "if (block < p.project_blocks)", "if (block + 1 < p.project_blocks)", 8)),
+    ("project_group", Bug("counted before the counts are cleared", "+ e * 4, 0);\n    ptx::sync_threads();\n    ptx::grid", "+ e * 4, 0);\n    ptx::grid")),
+    ("project_group", Bug("a warp is left out", "u32 warp = 1; warp < kProjectWarps", "u32 warp = 2; warp < kProjectWarps", 8)),
     ("attention_heads", Bug("queries of the index from the wrong block on", "(p.index, block - p.query_end)", "(p.index, block)", 8)),
     ("attention_heads", Bug("one head less", "if (block < p.query_end)", "if (block + 1 < p.query_end)", 8)),
     ("attention_heads", Bug("the last head brings memory", "if (block >= p.index_end) return", "if (block + 1 >= p.index_end) return", 8, 2)),
