@@ -146,7 +146,7 @@ class BlockPass {
                 .positions = pass_.positions,
                 .sequences = pass_.sequences,
                 .state = frontier.view(),
-                .journal = pass_.journal ? rows(journal) : TensorView{},
+                .journal = pass_.journal ? journal.rows(pass_.journal_row, pass_.t) : TensorView{},
                 .rows = target,
                 .ratio = w_.layer.compress_ratio,
                 .overlap = w_.layer.indexed(),
