@@ -20,8 +20,8 @@ Ahead ahead_of(const driver::Device& device, AheadViews views, u32 cluster) {
         bytes += end - begin;
     }
     const u64 sms = device.properties().num_sms;
-    ahead.blocks = static_cast<u32>(std::min(align_up(ceil_div(bytes, kBlockBytes), u64{cluster}),
-                                             sms / cluster * cluster));
+    ahead.blocks = static_cast<u32>(
+        std::min(align_up(ceil_div(bytes, kBlockBytes), u64{cluster}), sms / cluster * cluster));
     return ahead;
 }
 

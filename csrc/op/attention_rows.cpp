@@ -46,8 +46,8 @@ void attention_rows(const AttentionRowsArguments& a) {
     }
     if (parts.blocks == 0) return;
     params.ahead = ahead_of(checks.device(), a.ahead);
-    launch(checks.device(), kRows, spec, {parts.blocks + params.ahead.blocks, kLatentThreads}, a.stream, params,
-           parts.memory);
+    launch(checks.device(), kRows, spec, {parts.blocks + params.ahead.blocks, kLatentThreads}, a.stream,
+           params, parts.memory);
 }
 
 void attention_heads(const AttentionHeadsArguments& a) {
@@ -66,8 +66,8 @@ void attention_heads(const AttentionHeadsArguments& a) {
     }
     if (parts.blocks == 0) return;
     params.ahead = ahead_of(checks.device(), a.ahead);
-    launch(checks.device(), kHeads, spec, {parts.blocks + params.ahead.blocks, kLatentThreads}, a.stream, params,
-           parts.memory);
+    launch(checks.device(), kHeads, spec, {parts.blocks + params.ahead.blocks, kLatentThreads}, a.stream,
+           params, parts.memory);
 }
 
 }  // namespace deep_gemm::op

@@ -68,12 +68,12 @@ Prepared<CompressorSpec, CompressorParams> prepare_compressor(ModelChecks& check
                                   .eps = a.eps,
                                   .segments = segments,
                                   .segment_rows = many ? segment_rows : as_u32(tokens)};
-    return {spec,
-            params,
-            sequences * segments,
-            {reads(a.kv), reads(a.gate), reads(a.ape), reads(a.weight), reads(a.frequencies),
-             reads(a.positions), reads(a.sequences), writes(a.state), writes(a.journal),
-             writes(a.rows.data)}};
+    return {
+        spec,
+        params,
+        sequences * segments,
+        {reads(a.kv), reads(a.gate), reads(a.ape), reads(a.weight), reads(a.frequencies), reads(a.positions),
+         reads(a.sequences), writes(a.state), writes(a.journal), writes(a.rows.data)}};
 }
 void compressor_update(const CompressorArguments& a) {
     ModelChecks checks("compressor_update");

@@ -22,7 +22,7 @@ void check_streams(ModelChecks& checks, const TensorView& x) {
 
 // Tokens that share a cluster, and with it the loads of fn: as few as fill the device once.
 u32 tokens_of(i64 rows, u32 d, u32 streams) {
-    constexpr i64 kAtOnce = 16;  // clusters of a device of 132 SMs, about
+    constexpr i64 kAtOnce = 16;                 // clusters of a device of 132 SMs, about
     if (hc_steps_of(d, streams) > 1) return 1;  // their shared memory is full
     return rows <= kAtOnce ? 1 : rows <= 2 * kAtOnce ? 2 : kMaxHcTokens;
 }
@@ -79,8 +79,7 @@ void mix(ModelChecks& checks, const HcPreArguments& a, bool head) {
                           .rms_eps = a.rms_eps,
                           .ahead = ahead_of(checks.device(), a.ahead, kHcCluster)};
     if (rows == 0) return;
-    const u32 grid =
-        grid_of(checks.operation(), u64{params.clusters} * kHcCluster + params.ahead.blocks);
+    const u32 grid = grid_of(checks.operation(), u64{params.clusters} * kHcCluster + params.ahead.blocks);
     launch(checks.device(), kMix, spec, {grid, hc_cta_of(spec), kHcCluster}, a.stream, params,
            {a.add.present() ? writes(a.x) : reads(a.x), reads_constant(a.fn), reads(a.base), reads(a.scale),
             reads(a.weight), reads(a.add), writes(a.y), writes(a.post), writes(a.comb), writes(a.fp8.codes),

@@ -57,8 +57,9 @@ struct ProjectArguments {
 };
 void project(const ProjectArguments& arguments);
 
-// The same for several matrices that meet the same x [t, k]: one launch for two kinds (formats of w and y) of few
-// rows, where tensor cores serve them (bf16 or fp8 x with bf16 or fp8 w, k a multiple of 128), else one each.
+// The same for several matrices that meet the same x [t, k]: one launch for two kinds (formats of w and y) of
+// few rows, where tensor cores serve them (bf16 or fp8 x with bf16 or fp8 w, k a multiple of 128), else one
+// each.
 //   x, x_scale  what matrices with a w_scale meet
 //   wide_x      what the others meet; absent: x
 struct ProjectMatrix {
@@ -327,8 +328,8 @@ struct TopKArguments {
 };
 void top_k(const TopKArguments& arguments);
 
-// ---- Between the matrix products of attention (op/attention_rows.cpp): several of the operations above in one
-// launch, with their results. They must not meet: none reads or writes what another one writes.
+// ---- Between the matrix products of attention (op/attention_rows.cpp): several of the operations above in
+// one launch, with their results. They must not meet: none reads or writes what another one writes.
 
 // What needs the projections of the block's input: the norm of the low-rank query, the token's cache row, the
 // compressors.

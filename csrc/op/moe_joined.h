@@ -1,5 +1,5 @@
-// Operations beside a shared expert's, in one launch with them where that serves: the results are those of one after
-// the other.
+// Operations beside a shared expert's, in one launch with them where that serves: the results are those of
+// one after the other.
 #pragma once
 
 #include "op/model_ops.h"

@@ -1,5 +1,5 @@
-// Model operations that may share a launch (op/moe_joined.cpp): checked, with their parameters. Each does what the
-// function is for that it is named after.
+// Model operations that may share a launch (op/moe_joined.cpp): checked, with their parameters. Each does
+// what the function is for that it is named after.
 #pragma once
 
 #include "op/model_check.h"

@@ -88,7 +88,8 @@ class MmaLaunch {
         params_.x_scale = static_cast<const float*>(x_scale.data);
         params_.x_stride = x.stride, params_.x_scale_stride = x_scale.stride;
         params_.rows = rows, params_.k = first.w.k;
-        params_.token_blocks = ceil_div(rows, spec_.wide ? kWideRows : spec_.token_tiles * kProjectTileTokens);
+        params_.token_blocks =
+            ceil_div(rows, spec_.wide ? kWideRows : spec_.token_tiles * kProjectTileTokens);
         read(first.x), read(first.x_scale);
     }
     [[nodiscard]] u32 rows() const { return params_.rows; }
@@ -135,8 +136,7 @@ class MmaLaunch {
     void run_with(const MmaLaunch& other) const {
         std::vector<driver::MemoryRange> memory = memory_;
         memory.insert(memory.end(), other.memory_.begin(), other.memory_.end());
-        const ProjectPairParams params{
-            .first = params_, .second = other.params_, .first_blocks = grid()};
+        const ProjectPairParams params{.first = params_, .second = other.params_, .first_blocks = grid()};
         launch(device_, kProjectPair, ProjectPairSpec{spec_, other.spec_},
                {grid_of("project", u64{grid()} + other.grid()), kProjectThreads}, stream_, params, memory);
     }
@@ -222,8 +222,7 @@ void project_many(const ProjectManyArguments& a) {
             run_plain(checks.device(), one, c);
             continue;
         }
-        auto found =
-            std::ranges::find_if(launches, [&](const MmaLaunch& launch) { return launch.takes(c); });
+        auto found = std::ranges::find_if(launches, [&](const MmaLaunch& launch) { return launch.takes(c); });
         if (found == launches.end()) {
             launches.emplace_back(checks.device(), c, outputs_like(m), a.stream);
             found = launches.end() - 1;

@@ -109,7 +109,7 @@ void index_query(const IndexQueryArguments& a) {
 }
 
 Prepared<LatentSpec, LatentWriteParams> prepare_latent_write(ModelChecks& checks,
-                                                              const LatentWriteArguments& a) {
+                                                             const LatentWriteArguments& a) {
     checks.array("x", a.x, kReal, {-1, -1}, 4);
     const i64 rows = a.x.shape[0], d = a.x.shape[1];
     checks.vector("weight", a.weight, kReal, {d}, 4);

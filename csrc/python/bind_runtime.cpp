@@ -151,8 +151,7 @@ void bind_session(py::module_& module) {
                      engine, runtime::SessionOptions{window, adaptive, strict, graphs, restore_points});
              }),
              NoGil(), py::arg("engine"), py::kw_only(), py::arg("window") = 0, py::arg("adaptive") = false,
-             py::arg("strict") = false,
-             py::arg("graphs") = true, py::arg("restore_points") = 2)
+             py::arg("strict") = false, py::arg("graphs") = true, py::arg("restore_points") = 2)
         .def_property_readonly("tokens", &Session::tokens)
         .def_property_readonly("room", &Session::room)
         .def_property_readonly("stats", &stats_of)

@@ -76,8 +76,7 @@ void project_many(std::initializer_list<Projection> projections, const TensorVie
         for (const Projection& p : projections)
             if (p.w->low_precision() == narrow)
                 matrices.push_back({p.w->data.view(), p.w->scale.view(), p.y});
-    op::project_many(
-        {.x = low.x, .x_scale = low.scale, .wide_x = x, .matrices = matrices, .stream = stream});
+    op::project_many({.x = low.x, .x_scale = low.scale, .wide_x = x, .matrices = matrices, .stream = stream});
 }
 
 void run_experts(const ExpertsCall& c) {

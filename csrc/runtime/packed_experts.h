@@ -60,8 +60,8 @@ struct PackedExpertsCall {
 void run_packed_experts(const PackedExpertsCall& call);
 
 // A single FP8 expert that every row goes through (the shared one): its memory, and y = w2 (silu(w1 x) * (w3
-// x)), in three parts that go with other operations: the first product with another projection of the same rows,
-// `beside` of x.
+// x)), in three parts that go with other operations: the first product with another projection of the same
+// rows, `beside` of x.
 struct SharedSpace {
     SharedSpace() = default;
     SharedSpace(Device& device, i64 rows, i64 width);

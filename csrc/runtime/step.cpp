@@ -148,8 +148,8 @@ void Session::verify(u32 rows) {
 void Session::run_trunk(const TensorView& x, const TensorView& tokens, const TensorView& positions,
                         const TensorView& logits, u32 rows) {
     const auto part = [](TensorView view, i64 first, i64 count) {
-        view.data = static_cast<u8*>(view.data) +
-                    static_cast<u64>(first * view.strides[0]) * bytes_of(view.format);
+        view.data =
+            static_cast<u8*>(view.data) + static_cast<u64>(first * view.strides[0]) * bytes_of(view.format);
         view.shape[0] = count;
         return view;
     };

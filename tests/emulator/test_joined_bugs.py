@@ -28,7 +28,11 @@ NOTHING_AHEAD = [*[None, (0,)] * 16, 0, 1]  # a block for it all the same
 def attention_heads() -> tuple[Any, str]:
     rng = np.random.default_rng(21)
     rows, heads, index_heads, d, f = 2, 3, 2, 128, ref.frequencies(64, 1e4)
-    q, index, positions = real(rng, (rows, heads, d)), real(rng, (rows, index_heads, d)), np.array([7, 90], np.int32)
+    q, index, positions = (
+        real(rng, (rows, heads, d)),
+        real(rng, (rows, index_heads, d)),
+        np.array([7, 90], np.int32),
+    )
     expected = {
         "y": np.stack([[ref.rotate(ref.rms_norm(q[t, h], None, 1e-6), int(positions[t]), f) for h in range(heads)] for t in range(rows)]),
         "z": np.stack([[ref.rotate(index[t, h], int(positions[t]), f) for h in range(index_heads)] for t in range(rows)]),
@@ -41,7 +45,9 @@ def attention_heads() -> tuple[Any, str]:
         return [[x, *view], [y, *view], None, "frequencies", "positions", inner, d, 64, 1e-6]
 
     params = pack(part("q", "y", heads), part("index", "z", index_heads), 6, 10, NOTHING_AHEAD)
-    launch = bugs.Launch("deep_gemm::attention_heads<kSpec>", (11,), 128, 1024, arrays, params, expected, 1e-4)
+    launch = bugs.Launch(
+        "deep_gemm::attention_heads<kSpec>", (11,), 128, 1024, arrays, params, expected, 1e-4
+    )
     fields = ".query = {.weight = Format::none}, .index = {.weight = Format::none, .norm = false}, .has_index = true"
     return launch, text("attention_rows", "AttentionHeadsSpec", fields)
 
@@ -55,7 +61,9 @@ def attention_rows() -> tuple[Any, str]:
               "frequencies": ops.rope_frequencies(64, 1e4), "positions": np.arange(tokens, dtype=np.int32)}  # fmt: skip
     expected: dict[str, Any] = {
         "y": ref.rms_norm(x, norm_weight, 1e-6),
-        "ring": np.stack([ref.rotate(ref.rms_norm(latent[t], weight, 1e-6), t, f) for t in range(tokens)])[None],
+        "ring": np.stack([ref.rotate(ref.rms_norm(latent[t], weight, 1e-6), t, f) for t in range(tokens)])[
+            None
+        ],
     }
     compressors = []
     for name in ("a", "b"):
@@ -108,7 +116,9 @@ def project_pair() -> tuple[Any, str]:
         arrays |= {f"w_{name}": w, f"y_{name}": np.full((rows, n), np.nan, np.float32)}
         expected[f"y_{name}"] = x.astype(np.float64) @ w.astype(np.float64).T
         halves.append(["x", None, (k,), (0,), rows, k, 1, 1, matrix(f"w_{name}", f"y_{name}", n, k, -(-n // 16)), *[NO_MATRIX] * 15])  # fmt: skip
-    launch = bugs.Launch("deep_gemm::project_pair<kSpec>", (5,), 256, 4096, arrays, pack(*halves, 2), expected, 1e-4)
+    launch = bugs.Launch(
+        "deep_gemm::project_pair<kSpec>", (5,), 256, 4096, arrays, pack(*halves, 2), expected, 1e-4
+    )
     return launch, text("project_mma", "ProjectPairSpec", "")
 
 
@@ -140,7 +150,9 @@ def route_activate() -> tuple[Any, str]:
     params = pack(["logits", (experts,), None, None, None, "experts", "weights", experts, choices, 0, 1.5],
                   ["h", "codes", "scales", None, "slots", "count", slots, n, 0.0], rows)  # fmt: skip
     expected = {"experts": chosen, "weights": weights, "scales": scales, "codes": codes.astype(np.float64)}
-    launch = bugs.Launch("deep_gemm::route_activate<kSpec>", (rows + 1,), 256, 8192, arrays, params, expected, 1e-4)
+    launch = bugs.Launch(
+        "deep_gemm::route_activate<kSpec>", (rows + 1,), 256, 8192, arrays, params, expected, 1e-4
+    )
     return launch, text("moe_joined", "RouteActivateSpec", ".activate = {.rule = ScaleRule::up}")
 
 
@@ -164,11 +176,15 @@ def project_group() -> tuple[Any, str]:
                 "entries": expected_entries, "head": np.array([len(present), 0, 0, 0]), "slot_pairs": order,
                 "slot_tokens": order // top_k, "pair_slots": places}  # fmt: skip
     arrays = {"x": x, "w": w, "ids": ids, "y": np.full((tokens, n), np.nan, np.float32), "entries": entries}
-    arrays |= {name: np.full(value.shape, -7, np.int32) for name, value in expected.items() if name not in arrays}
+    arrays |= {
+        name: np.full(value.shape, -7, np.int32) for name, value in expected.items() if name not in arrays
+    }
     params = pack(["x", None, (k,), (0,), tokens, k, 1, 1, matrix("w", "y", n, k, 2), *[NO_MATRIX] * 15],
                   ["ids", "offsets", "ends", "entries", "head", "slot_pairs", "slot_tokens", "pair_slots",
                    pairs, top_k, experts, 0, 1], 2)  # fmt: skip
-    launch = bugs.Launch("deep_gemm::project_group<kSpec>", (2 + experts,), 256, 4096, arrays, params, expected, 1e-4)
+    launch = bugs.Launch(
+        "deep_gemm::project_group<kSpec>", (2 + experts,), 256, 4096, arrays, params, expected, 1e-4
+    )
     return launch, text("moe_joined", "ProjectGroupSpec", "")
 
 

@@ -82,16 +82,24 @@ KERNELS = {
         ]
     },
     ("project_mma", "ProjectPairSpec"): {
-        "project_pair": [f".first = {{{MMA_FP8}{tiles}}}, .second = {{.y = Format::fp32{tiles}}}" for tiles in ("", ", .row_tiles = 2, .token_tiles = 4")]
+        "project_pair": [
+            f".first = {{{MMA_FP8}{tiles}}}, .second = {{.y = Format::fp32{tiles}}}"
+            for tiles in ("", ", .row_tiles = 2, .token_tiles = 4")
+        ]
     },
     ("project_wide", "ProjectMmaSpec"): {
-        "project_wide": [formats + ", .row_tiles = 4, .token_tiles = 4, .wide = true" for formats in (MMA_BF16, MMA_MIXED, MMA_FP8)]
+        "project_wide": [
+            formats + ", .row_tiles = 4, .token_tiles = 4, .wide = true"
+            for formats in (MMA_BF16, MMA_MIXED, MMA_FP8)
+        ]
     },
     ("moe_joined", "RouteActivateSpec"): {
         "route_activate": [".route = {.bias = true}, .activate = {.rule = ScaleRule::up, .limited = true}"]
     },
     ("moe_joined", "ProjectGroupSpec"): {
-        "project_group": [f".project = {{{MMA_FP8}{tiles}}}" for tiles in ("", ", .row_tiles = 2, .token_tiles = 4")]
+        "project_group": [
+            f".project = {{{MMA_FP8}{tiles}}}" for tiles in ("", ", .row_tiles = 2, .token_tiles = 4")
+        ]
     },
     ("attention_rows", "AttentionRowsSpec"): {"attention_rows": [ROWS, ROWS + ", " + COMPRESSORS]},
     ("attention_rows", "AttentionHeadsSpec"): {"attention_heads": ["", HEADS]},

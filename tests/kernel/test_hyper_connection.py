@@ -142,8 +142,16 @@ def test_rows_of_a_cluster_are_independent(device: Any, rows: int) -> None:
     x[2] = np.nan
 
     def call(some: Array) -> dict[str, Array]:
-        outputs = {"x": x[some], "y": poisoned((len(some), d), "bf16"), "post": post[some], "comb": comb[some]}
-        copies = {"codes": np.zeros((len(some), d), DTYPES["fp8_e4m3"]), "scales": poisoned((len(some), d // 128))}
+        outputs = {
+            "x": x[some],
+            "y": poisoned((len(some), d), "bf16"),
+            "post": post[some],
+            "comb": comb[some],
+        }
+        copies = {
+            "codes": np.zeros((len(some), d), DTYPES["fp8_e4m3"]),
+            "scales": poisoned((len(some), d // 128)),
+        }
         return run(device, "hc_pre", outputs | copies, add=add[some], **c)
 
     whole = call(np.arange(rows))

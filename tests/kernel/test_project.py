@@ -107,7 +107,12 @@ def test_rows_on_tensor_cores_are_independent(device: Any, kind: str, x_kind: st
 
 @pytest.mark.parametrize(
     ("kind", "x_kind", "k"),
-    [("bf16", "bf16", 128), ("fp8 ue8m0", "bf16", 1280), ("fp8 fp32", "fp8_e4m3", 1280), ("bf16", "bf16", 1152)],
+    [
+        ("bf16", "bf16", 128),
+        ("fp8 ue8m0", "bf16", 1280),
+        ("fp8 fp32", "fp8_e4m3", 1280),
+        ("bf16", "bf16", 1152),
+    ],
 )
 def test_many_rows(device: Any, kind: str, x_kind: str, k: int) -> None:
     """Blocks of many rows of both matrices, with tails of both and less or more chunks than warps: right, and the same

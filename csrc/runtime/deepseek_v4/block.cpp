@@ -161,14 +161,13 @@ class BlockPass {
     void attention_rows(const TensorView& low_rank) {
         op::CompressorArguments main, index;
         if (w_.compressor)
-            main = compress(*w_.compressor, pooled(c_.head_dim, s_.pool_values, s_.pool_gates),
-                            state_.frontier, state_.frontier_journal, state_.compressed_rows(),
-                            RowFinish::none);
+            main =
+                compress(*w_.compressor, pooled(c_.head_dim, s_.pool_values, s_.pool_gates), state_.frontier,
+                         state_.frontier_journal, state_.compressed_rows(), RowFinish::none);
         if (w_.index_compressor)
-            index = compress(*w_.index_compressor,
-                             pooled(c_.index_dim, s_.index_pool_values, s_.index_pool_gates),
-                             state_.index_frontier, state_.index_journal, {state_.index_rows.view(), 0},
-                             index_finish());
+            index = compress(
+                *w_.index_compressor, pooled(c_.index_dim, s_.index_pool_values, s_.index_pool_gates),
+                state_.index_frontier, state_.index_journal, {state_.index_rows.view(), 0}, index_finish());
         op::attention_rows({.norm = {.x = low_rank,
                                      .weight = w_.q_norm.view(),
                                      .y = low_rank,

@@ -92,8 +92,7 @@ template <HcSpec S>
 DG_DEVICE void find_pre(const HcParams& p, u32 token, ptx::SharedAddress smem) {
     const u32 lane = ptx::lane_index();
     const float pre = sigmoid(Mixes<S>(p, token, smem).z(lane % S.streams, 0)) + p.hc_eps;
-    if (lane < S.streams)
-        ptx::st_shared_f32(smem + plan_smem(S).pre + (token * S.streams + lane) * 4, pre);
+    if (lane < S.streams) ptx::st_shared_f32(smem + plan_smem(S).pre + (token * S.streams + lane) * 4, pre);
 }
 /// A warp: what the sublayer's output will be put back with.
 template <HcSpec S>

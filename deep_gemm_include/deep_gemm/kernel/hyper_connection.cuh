@@ -169,8 +169,8 @@ DG_DEVICE u32 mixed_at(u32 token, u32 channel) {
 /// The streams' weighted sum, into `mixed` of shared memory; returns this thread's share of its squares.
 template <HcSpec S>
 DG_DEVICE float mix_streams(u32 token, u32 begin, u32 end, ptx::SharedAddress smem) {
-    const float pre = ptx::ld_shared_f32(
-        smem + plan_smem(S).pre + (token * S.streams + ptx::thread_index() % S.streams) * 4);
+    const float pre = ptx::ld_shared_f32(smem + plan_smem(S).pre +
+                                         (token * S.streams + ptx::thread_index() % S.streams) * 4);
     float sum = 0;
 #pragma unroll 1
     for (u32 step = 0; step < S.steps; ++step) {
@@ -190,7 +190,8 @@ DG_DEVICE float mix_streams(u32 token, u32 begin, u32 end, ptx::SharedAddress sm
 
 /// The input of the sublayer, with its norm.
 template <HcSpec S>
-DG_DEVICE void store_input(const HcParams& p, u32 row, u32 token, u32 begin, u32 end, ptx::SharedAddress smem) {
+DG_DEVICE void store_input(const HcParams& p, u32 row, u32 token, u32 begin, u32 end,
+                           ptx::SharedAddress smem) {
     float factor = 1;
     if constexpr (S.weight != Format::none) {
         const float squares = cluster_total(smem + plan_smem(S).norm + token * 4);

@@ -1,7 +1,7 @@
-// Projections of many rows on tensor cores, with the bits of project_mma (spec/project_mma.h): the same mma.sync
-// of the same fragments. There eight warps take turns along K and their sums are added at the end; here the
-// chunks of the first of those warps come first, then those of the second, and each warp's sum is added to the
-// ones before. Called by op/project.cpp.
+// Projections of many rows on tensor cores, with the bits of project_mma (spec/project_mma.h): the same
+// mma.sync of the same fragments. There eight warps take turns along K and their sums are added at the end;
+// here the chunks of the first of those warps come first, then those of the second, and each warp's sum is
+// added to the ones before. Called by op/project.cpp.
 #pragma once
 
 #include <deep_gemm/kernel/project_mma.cuh>
@@ -23,7 +23,8 @@ DG_DEVICE u32 unit_at(u32 row, u32 unit, u32 swap) {
 }
 template <ProjectMmaSpec S>
 struct Shape {
-    static constexpr u32 kPieces = Lane<S>::kXWords / Lane<S>::kLoads / 4;  // of 16 bytes of x beside a load of w
+    static constexpr u32 kPieces =
+        Lane<S>::kXWords / Lane<S>::kLoads / 4;  // of 16 bytes of x beside a load of w
     static constexpr u32 kSwapW = 4, kSwapX = kPieces == 1 ? 4 : 1;
 };
 
@@ -37,18 +38,20 @@ struct Operands {
 
     /// A chunk on its way to a stage; rows of w beyond the last are the last, rows of x zeros.
     DG_DEVICE void load(u32 chunk, ptx::SharedAddress stage) const {
-        load_rows<S.w>(w + u64{chunk} * kProjectColumns * bytes_of(S.w), w_stride, stage, Shape<S>::kSwapW,
-                       [&](u32 row) { return first_row + row < last_row ? first_row + row : last_row; },
-                       [](u32) { return true; });
-        load_rows<S.x>(x + u64{chunk} * kProjectColumns * bytes_of(S.x), x_stride, stage + plan_wide(S).x,
-                       Shape<S>::kSwapX, [&](u32 row) { return is_token(row) ? first_token + row : first_token; },
-                       [&](u32 row) { return is_token(row); });
+        load_rows<S.w>(
+            w + u64{chunk} * kProjectColumns * bytes_of(S.w), w_stride, stage, Shape<S>::kSwapW,
+            [&](u32 row) { return first_row + row < last_row ? first_row + row : last_row; },
+            [](u32) { return true; });
+        load_rows<S.x>(
+            x + u64{chunk} * kProjectColumns * bytes_of(S.x), x_stride, stage + plan_wide(S).x,
+            Shape<S>::kSwapX, [&](u32 row) { return is_token(row) ? first_token + row : first_token; },
+            [&](u32 row) { return is_token(row); });
     }
     [[nodiscard]] DG_DEVICE bool is_token(u32 row) const { return first_token + row < tokens; }
 
     template <Format F, typename Place, typename Present>
-    static DG_DEVICE void load_rows(const u8* from, u64 stride, ptx::SharedAddress to, u32 swap, Place&& place,
-                                    Present&& present) {
+    static DG_DEVICE void load_rows(const u8* from, u64 stride, ptx::SharedAddress to, u32 swap,
+                                    Place&& place, Present&& present) {
         constexpr u32 kUnits = kProjectColumns * bytes_of(F) / 16;
 #pragma unroll
         for (u32 i = 0; i < kWideRows * kUnits / kProjectThreads; ++i) {
@@ -96,17 +99,16 @@ DG_DEVICE Scales<S> load_scales(const project_detail::Tokens<S>& tokens, const v
 
 /// The products of a chunk of the warp's tiles; `rows`, `tokens`: the warp's first of the stage.
 template <ProjectMmaSpec S>
-DG_DEVICE void multiply_chunk(float (&sums)[S.row_tiles][S.token_tiles][4], ptx::SharedAddress stage, u32 rows,
-                              u32 tokens, const Scales<S>& scales) {
+DG_DEVICE void multiply_chunk(float (&sums)[S.row_tiles][S.token_tiles][4], ptx::SharedAddress stage,
+                              u32 rows, u32 tokens, const Scales<S>& scales) {
     using L = Lane<S>;
     const u32 mine = ptx::lane_index() / 4;
     u32 b[S.token_tiles][kSteps][2];
 #pragma unroll
     for (u32 t = 0; t < S.token_tiles; ++t) {
         u32 word[L::kXWords];
-        load_words<S.x, L::kLoads, L::kXWords / L::kLoads>(word, stage + plan_wide(S).x,
-                                                           tokens + t * kProjectTileTokens + mine,
-                                                           Shape<S>::kSwapX);
+        load_words<S.x, L::kLoads, L::kXWords / L::kLoads>(
+            word, stage + plan_wide(S).x, tokens + t * kProjectTileTokens + mine, Shape<S>::kSwapX);
 #pragma unroll
         for (u32 step = 0; step < kSteps; ++step)
             pairs_of<L::kF16, S.x>(word, step, b[t][step][0], b[t][step][1]);
@@ -136,8 +138,8 @@ DG_DEVICE void multiply_chunk(float (&sums)[S.row_tiles][S.token_tiles][4], ptx:
             if constexpr (S.w_scale != Format::none) {
 #pragma unroll
                 for (u32 i = 0; i < 4; ++i) {
-                    const float scale = S.x == Format::fp8_e4m3 ? ptx::mul_rn_f32(scales.w, scales.x[t][i % 2])
-                                                                : scales.w;
+                    const float scale =
+                        S.x == Format::fp8_e4m3 ? ptx::mul_rn_f32(scales.w, scales.x[t][i % 2]) : scales.w;
                     sums[r][t][i] = ptx::fma_rn_f32(part[i], scale, sums[r][t][i]);
                 }
             }
@@ -174,7 +176,8 @@ DG_DEVICE void store(const ProjectMmaParams& p, const ProjectPart& part, u32 fir
         const u32 row = first_row + row_in, token = first_token + token_in;
         if (row >= part.n || token >= p.rows) continue;
         const u32 warp = row_in / (kWideRows / 2) * 4 + token_in / (kWideRows / 4);
-        const u32 r = row_in / kProjectTileRows % S.row_tiles, t = token_in / kProjectTileTokens % S.token_tiles;
+        const u32 r = row_in / kProjectTileRows % S.row_tiles,
+                  t = token_in / kProjectTileTokens % S.token_tiles;
         const u32 lane = row_in % 8 * 4 + token_in % kProjectTileTokens / 2;
         const u32 fragment = row_in % kProjectTileRows / 8 * 2 + token_in % 2;
         float y = ptx::ld_shared_f32(
@@ -244,7 +247,8 @@ project_wide(DG_GRID_CONSTANT const ProjectMmaParams p) {
         const Scales<S> now = scales;
         if (i + 1 < chunks) scales = load_scales<S>(tokens, part.scale, scale_row, following);
         multiply_chunk<S>(sums, smem + i % kPlan.stages * kPlan.stage_bytes, warp_row, warp_token, now);
-        if (following != chunk + kProjectWarps) add_to_totals<S>(sums, smem + kPlan.totals, chunk % kProjectWarps == 0);
+        if (following != chunk + kProjectWarps)
+            add_to_totals<S>(sums, smem + kPlan.totals, chunk % kProjectWarps == 0);
         chunk = following;
     }
     for (u32 empty = chunks; empty < kProjectWarps; ++empty)  // adds zeros: those of two signs become one

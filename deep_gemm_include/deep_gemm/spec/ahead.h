@@ -1,5 +1,6 @@
-// Memory that a launch brings to L2 for the ones after it: weights, while kernels that read little run. Blocks
-// beyond those that do the launch's own work ask for it, before they wait for anything: nobody writes it.
+// Memory that a launch brings to L2 for the ones after it: weights, while kernels that read little run.
+// Blocks beyond those that do the launch's own work ask for it, before they wait for anything: nobody writes
+// it.
 #pragma once
 
 #include <deep_gemm/spec/types.h>

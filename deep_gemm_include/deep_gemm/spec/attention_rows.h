@@ -1,7 +1,7 @@
 // What attention does between its matrix products, in one launch each: attention_rows, everything that needs
 // the projections of the block's input (norm of the low-rank query, the token's cache row, the compressors);
-// attention_heads, everything that needs the queries (norm and rotation, and the indexer's transform). The parts
-// do not meet: each has a range of blocks, and computes what its own kernel does.
+// attention_heads, everything that needs the queries (norm and rotation, and the indexer's transform). The
+// parts do not meet: each has a range of blocks, and computes what its own kernel does.
 #pragma once
 
 #include <deep_gemm/spec/ahead.h>

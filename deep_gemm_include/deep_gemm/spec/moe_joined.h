@@ -1,6 +1,6 @@
-// What a mixture of experts does beside its shared expert, two operations in one launch each: the router beside the
-// shared expert's activation, the grouping beside its second product. The two do not meet: each has a range of
-// blocks, and computes what its own kernel does.
+// What a mixture of experts does beside its shared expert, two operations in one launch each: the router
+// beside the shared expert's activation, the grouping beside its second product. The two do not meet: each
+// has a range of blocks, and computes what its own kernel does.
 #pragma once
 
 #include <deep_gemm/spec/moe.h>
