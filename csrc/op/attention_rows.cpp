@@ -1,5 +1,4 @@
 // attention_rows() and attention_heads() of model_ops.h: small operations side by side in one launch.
-#include "op/ahead.h"
 #include "op/attention_parts.h"
 
 namespace deep_gemm::op {
@@ -33,20 +32,20 @@ void attention_rows(const AttentionRowsArguments& a) {
     params.norm = norm.params, params.write = write.params;
     Parts parts;
     params.norm_end = parts.add(norm);
-    params.write_end = params.main_end = params.index_end = parts.add(write);
+    params.write_end = params.main_end = parts.add(write);
     if (a.main) {
         const auto main = prepare_compressor(checks, *a.main);
         spec.main = main.spec, spec.has_main = true;
-        params.main = main.params, params.main_end = params.index_end = parts.add(main);
+        params.main = main.params, params.main_end = parts.add(main);
     }
     if (a.index) {
         const auto index = prepare_compressor(checks, *a.index);
         spec.index = index.spec, spec.has_index = true;
-        params.index = index.params, params.index_end = parts.add(index);
+        params.index = index.params;
+        parts.add(index);
     }
     if (parts.blocks == 0) return;
-    params.ahead = ahead_of(checks.device(), a.ahead);
-    launch(checks.device(), kRows, spec, {parts.blocks + params.ahead.blocks, kLatentThreads}, a.stream,
+    launch(checks.device(), kRows, spec, {parts.blocks, kLatentThreads}, a.stream,
            params, parts.memory);
 }
 
@@ -58,15 +57,15 @@ void attention_heads(const AttentionHeadsArguments& a) {
     AttentionHeadsParams params{};
     params.query = query.params;
     Parts parts;
-    params.query_end = params.index_end = parts.add(query);
+    params.query_end = parts.add(query);
     if (a.index) {
         const auto index = prepare_index_query(checks, *a.index);
         spec.index = index.spec, spec.has_index = true;
-        params.index = index.params, params.index_end = parts.add(index);
+        params.index = index.params;
+        parts.add(index);
     }
     if (parts.blocks == 0) return;
-    params.ahead = ahead_of(checks.device(), a.ahead);
-    launch(checks.device(), kHeads, spec, {parts.blocks + params.ahead.blocks, kLatentThreads}, a.stream,
+    launch(checks.device(), kHeads, spec, {parts.blocks, kLatentThreads}, a.stream,
            params, parts.memory);
 }
 

@@ -338,7 +338,6 @@ struct AttentionRowsArguments {
     LatentWriteArguments write;
     const CompressorArguments* main = nullptr;   // or absent
     const CompressorArguments* index = nullptr;  // or absent
-    AheadViews ahead = {};
     void* stream = nullptr;  // of all; theirs do not count
 };
 void attention_rows(const AttentionRowsArguments& arguments);
@@ -347,7 +346,6 @@ void attention_rows(const AttentionRowsArguments& arguments);
 struct AttentionHeadsArguments {
     RopeArguments query;
     const IndexQueryArguments* index = nullptr;  // or absent
-    AheadViews ahead = {};
     void* stream = nullptr;
 };
 void attention_heads(const AttentionHeadsArguments& arguments);

@@ -22,7 +22,6 @@ _spec.loader.exec_module(op_bugs)
 
 bugs, pack, text = op_bugs.bugs, op_bugs.pack, op_bugs.text
 Bug = bugs.Bug
-NOTHING_AHEAD = [*[None, (0,)] * 16, 0, 1]  # a block for it all the same
 
 
 def attention_heads() -> tuple[Any, str]:
@@ -44,9 +43,9 @@ def attention_heads() -> tuple[Any, str]:
         view = ((inner * d,), (d,))
         return [[x, *view], [y, *view], None, "frequencies", "positions", inner, d, 64, 1e-6]
 
-    params = pack(part("q", "y", heads), part("index", "z", index_heads), 6, 10, NOTHING_AHEAD)
+    params = pack(part("q", "y", heads), part("index", "z", index_heads), 6)
     launch = bugs.Launch(
-        "deep_gemm::attention_heads<kSpec>", (11,), 128, 1024, arrays, params, expected, 1e-4
+        "deep_gemm::attention_heads<kSpec>", (10,), 128, 1024, arrays, params, expected, 1e-4
     )
     fields = ".query = {.weight = Format::none}, .index = {.weight = Format::none, .norm = false}, .has_index = true"
     return launch, text("attention_rows", "AttentionHeadsSpec", fields)
@@ -80,9 +79,9 @@ def attention_rows() -> tuple[Any, str]:
     norm = [["x", (256,), (0,)], ["y", (256,), (0,)], "norm_weight", None, None, 1, 256, 1e-6]
     write = [["latent", (dim,), (0,)], "weight", "frequencies", "positions", None,
              ["ring", (0,), (dim,), 1, tokens, 1], dim, 64, 1e-6]  # fmt: skip
-    params = pack(norm, write, *compressors, 8, 16, 17, 18, NOTHING_AHEAD)
+    params = pack(norm, write, *compressors, 8, 16, 17)
     expected |= {"state_a": None, "state_b": None}  # written, and not looked at
-    launch = Rows("deep_gemm::attention_rows<kSpec>", (19,), 128, 1024, arrays, params, expected, 1e-4)
+    launch = Rows("deep_gemm::attention_rows<kSpec>", (18,), 128, 1024, arrays, params, expected, 1e-4)
     compressor = "{.weight = Format::fp32}"
     fields = f".norm = {{.weight = Format::fp32}}, .write = {{.weight = Format::fp32}}, .main = {compressor}, .index = {compressor}, .has_main = true, .has_index = true"
     return launch, text("attention_rows", "AttentionRowsSpec", fields)
@@ -207,12 +206,12 @@ BUGS = [
     ("project_group", Bug("a warp is left out", "u32 warp = 1; warp < kProjectWarps", "u32 warp = 2; warp < kProjectWarps", 8)),
     ("attention_heads", Bug("queries of the index from the wrong block on", "(p.index, block - p.query_end)", "(p.index, block)", 8)),
     ("attention_heads", Bug("one head less", "if (block < p.query_end)", "if (block + 1 < p.query_end)", 8)),
-    ("attention_heads", Bug("the last head brings memory", "if (block >= p.index_end) return", "if (block + 1 >= p.index_end) return", 8, 2)),
+    ("attention_heads", Bug("the index again for the queries", "rope_block<S.query>(p.query, block)", "rope_block<S.query>(p.index, block)", 8)),
     ("attention_heads", Bug("the index has the queries' norm", "rope_block<S.index>(p.index", "rope_block<S.query>(p.index", 8)),
     ("attention_rows", Bug("rows written from the wrong block on", "(p.write, block - p.norm_end)", "(p.write, block)", 8)),
     ("attention_rows", Bug("one norm less", "if (block < p.norm_end)", "if (block + 1 < p.norm_end)", 8)),
+    ("attention_rows", Bug("the second compressor is the first", "if (block < p.main_end)", "if (block <= p.main_end)", 8)),
     ("attention_rows", Bug("one compressor twice", "compressor_block<S.index>(p.index, block - p.main_end)", "compressor_block<S.index>(p.main, block - p.main_end)", 8)),
-    ("attention_rows", Bug("the last compressor brings memory", "if (block >= p.index_end) return", "if (block + 1 >= p.index_end) return", 8, 2)),
     ("project_pair", Bug("the second from the wrong block on", "(p.second, block - p.first_blocks)", "(p.second, block)", 8)),
     ("project_pair", Bug("one block less of the first", "if (block < p.first_blocks)", "if (block + 1 < p.first_blocks)", 8)),
     ("project_pair", Bug("the first twice", "(p.second, block - p.first_blocks)", "(p.first, block - p.first_blocks)", 8)),

@@ -182,7 +182,7 @@ def hc_mix() -> tuple[Any, str]:
         1,
         1e-6,
         1e-6,
-        *[None, (0,)] * 16,
+        *[None, (0,)] * 24,
         0,
         0,
     )
@@ -204,7 +204,7 @@ def top_k() -> tuple[Any, str]:
     }
     params = pack("scores", (1000,), "positions", "picks", 1000, 100, 1)
     launch = bugs.Launch(
-        "deep_gemm::top_k<kSpec>", (2,), 1024, 16384, arrays, params, {"picks": expected.astype(np.float64)}
+        "deep_gemm::top_k<kSpec>", (2,), 1024, 66560, arrays, params, {"picks": expected.astype(np.float64)}
     )
     return launch, text("indexer", "TopKSpec", "")
 
@@ -360,10 +360,12 @@ BUGS = [
     ("hc_mix", Bug("fn of the mix before", "late + (m - kHeld) * S.threads * 16", "late + (m - kHeld - 1) * S.threads * 16", 8)),
     ("hc_mix", Bug("comb transposed", "row * H * H + i, comb[i / H][i % H]", "row * H * H + i, comb[i % H][i / H]", 8)),
     ("hc_mix", Bug("post without its factor", "const float post = 2 * sigmoid", "const float post = sigmoid", 8)),
-    ("top_k", Bug("counted before the bins are cleared", "bins + i * 4, 0);\n        ptx::sync_threads();", "bins + i * 4, 0);")),
-    ("top_k", Bug("ties beyond the last place", "is_equal && equal_before < wanted", "is_equal && equal_before <= wanted", 8)),
-    ("top_k", Bug("own warp counted as earlier", "if (w < warp) {\n                larger_before", "if (w <= warp) {\n                larger_before", 8)),
+    ("top_k", Bug("counted before the bins are cleared", "ptx::UInt4{});\n        ptx::sync_threads();", "ptx::UInt4{});")),
+    ("top_k", Bug("ties beyond the last place", "is_equal && equal_before < t.wanted", "is_equal && equal_before <= t.wanted", 8)),
+    ("top_k", Bug("own warp counted as earlier", "larger = lane < warp ?", "larger = lane <= warp ?", 8)),
     ("top_k", Bug("what lies above is forgotten", "wanted -= found.above;", "", 8)),
+    ("top_k", Bug("counts of warps read before they are there", "mine.equal);\n    }\n    ptx::sync_threads();", "mine.equal);\n    }")),
+    ("top_k", Bug("a copy of the bins is left out", "b.x + b.y + b.z + b.w", "b.x + b.y + b.z", 8)),
     ("top_k", Bug("zeros of two signs", "codec::bits_of_float(value + 0.0f)", "codec::bits_of_float(value)", 8)),
     ("attention", Bug("tile overwritten while it is read", "sums[u] = sum;\n            }\n            ptx::sync_threads();", "sums[u] = sum;\n            }")),
     ("attention", Bug("window of one row less", "end - p.window : 0;", "end - p.window + 1 : 0;", 8)),

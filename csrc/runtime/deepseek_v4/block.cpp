@@ -182,7 +182,6 @@ class BlockPass {
                                       .eps = c_.rms_epsilon},
                             .main = w_.compressor ? &main : nullptr,
                             .index = w_.index_compressor ? &index : nullptr,
-                            .ahead = ahead(w_.queries_ahead),
                             .stream = pass_.stream});
     }
     // What follows the projections to queries.
@@ -201,7 +200,6 @@ class BlockPass {
                                        .norm = true,
                                        .eps = c_.rms_epsilon},
                              .index = w_.index_compressor ? &index : nullptr,
-                             .ahead = ahead(w_.outputs_ahead),
                              .stream = pass_.stream});
     }
     // Passes of many rows read their weights slowly enough.

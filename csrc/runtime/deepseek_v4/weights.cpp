@@ -1,7 +1,5 @@
 #include "runtime/deepseek_v4/weights.h"
 
-#include <cstdlib>
-
 namespace deep_gemm::runtime::deepseek_v4 {
 
 namespace {
@@ -19,26 +17,33 @@ CompressorWeights load_compressor(Loader& loader, const std::string& at) {
             loader.plain(at + "norm.weight")};
 }
 
-// What is read in L2's stead must still be there when it is wanted.
-void plan_ahead(BlockWeights& w) {
-    const char* mask_text = std::getenv("DG_AHEAD");
-    const int mask = mask_text ? std::atoi(mask_text) : 31;
-    const auto add = [](std::vector<TensorView>& to, std::initializer_list<const Linear*> all) {
-        for (const Linear* linear : all)
-            for (const DeviceTensor* tensor : {&linear->data, &linear->scale})
-                if (tensor->present()) to.push_back(tensor->view());
-    };
-    if (mask & 1) {
-        add(w.attention_ahead, {&w.wq_a, &w.wkv});
-        for (const auto* compressor : {&w.compressor, &w.index_compressor})
-            if (*compressor) add(w.attention_ahead, {&(*compressor)->wkv, &(*compressor)->wgate});
-        add(w.attention_ahead, {&w.index_weights});
-    }
-    if (mask & 2) add(w.queries_ahead, {&w.wq_b, &w.index_wq_b});
-    if (mask & 4) add(w.outputs_ahead, {&w.wo_a});
-    if (mask & 8) add(w.outputs_ahead, {&w.wo_b});
-    if (mask & 16) add(w.ffn_ahead, {&w.gate, &w.shared.w1, &w.shared.w3, &w.shared.w2});
-    if (mask & 32) add(w.attention_ahead, {&w.wq_b});
+void add_all(std::vector<TensorView>& to, std::initializer_list<const DeviceTensor*> tensors) {
+    for (const DeviceTensor* tensor : tensors)
+        if (tensor->present()) to.push_back(tensor->view());
+}
+void add_all(std::vector<TensorView>& to, std::initializer_list<const Linear*> matrices) {
+    for (const Linear* matrix : matrices) add_all(to, {&matrix->data, &matrix->scale});
+}
+void add_all(std::vector<TensorView>& to, const HcWeights& hc, const DeviceTensor& norm) {
+    add_all(to, {&hc.fn, &hc.base, &hc.scale, &norm});
+}
+
+// Of a block and the one after it, if any. Bringing later weights early made a pass slower on an H200: L2 holds
+// what is needed next, or what is read now.
+void plan_ahead(BlockWeights& w, const BlockWeights* next) {
+    std::vector<TensorView>&first = w.attention_ahead, &second = w.ffn_ahead;
+    add_all(first, {&w.q_norm, &w.kv_norm, &w.sinks});
+    add_all(first, {&w.wq_a, &w.wkv});
+    for (const auto* compressor : {&w.compressor, &w.index_compressor})
+        if (*compressor) {
+            add_all(first, {&(*compressor)->wkv, &(*compressor)->wgate});
+            add_all(first, {&(*compressor)->ape, &(*compressor)->norm});
+        }
+    add_all(first, {&w.index_weights});
+    add_all(first, w.ffn_hc, w.ffn_norm);
+    add_all(second, {&w.gate_bias});
+    add_all(second, {&w.gate, &w.shared.w1, &w.shared.w3, &w.shared.w2});
+    if (next) add_all(second, next->attention_hc, next->attention_norm);
 }
 
 BlockWeights load_block(Loader& loader, const Config& c, const LayerConfig& layer, const std::string& at) {
@@ -78,7 +83,6 @@ BlockWeights load_block(Loader& loader, const Config& c, const LayerConfig& laye
     const std::string shared = ffn + "shared_experts.";
     w.shared = {loader.linear({shared + "w1"}, 1), loader.linear({shared + "w2"}, 1),
                 loader.linear({shared + "w3"}, 1)};
-    plan_ahead(w);
     return w;
 }
 
@@ -102,7 +106,10 @@ Weights load_weights(Loader& loader, const Config& config) {
     weights.output = load_head(loader, "");
     for (size_t i = 0; i < config.layers.size(); ++i)
         weights.layers.push_back(load_block(loader, config, config.layers[i], fmt::format("layers.{}.", i)));
+    for (size_t i = 0; i < weights.layers.size(); ++i)
+        plan_ahead(weights.layers[i], i + 1 < weights.layers.size() ? &weights.layers[i + 1] : nullptr);
     if (config.num_mtp) weights.mtp = load_mtp(loader, config, "mtp.0.");
+    if (weights.mtp) plan_ahead(weights.mtp->block, nullptr);
     return weights;
 }
 

@@ -29,9 +29,8 @@ struct BlockWeights {
     ExpertWeights experts, shared;  // experts: absent where they are packed
     std::optional<PackedExperts> packed;
 
-    // What small launches bring to L2 for the matrix products after them: of the attention's input, of its
-    // queries, of its output, of the experts' input.
-    std::vector<TensorView> attention_ahead, queries_ahead, outputs_ahead, ffn_ahead;
+    // What the mixing of streams brings to L2 for the launches after it, before attention and before experts.
+    std::vector<TensorView> attention_ahead, ffn_ahead;
 };
 
 struct HeadWeights {

@@ -154,6 +154,15 @@ struct Found {
     u32 bin, above;
 };
 
+/// What the copies of a bin counted.
+template <TopKSpec S>
+DG_DEVICE u32 count_of_bin(ptx::SharedAddress smem, u32 bin) {
+    static_assert(kTopKCopies == 8);
+    const ptx::SharedAddress at = smem + plan_smem(S).bins + bin * kTopKCopies * 4;
+    const ptx::UInt4 a = ptx::ld_shared_v4_u32(at), b = ptx::ld_shared_v4_u32(at + 16);
+    return a.x + a.y + a.z + a.w + b.x + b.y + b.z + b.w;
+}
+
 /// The bin in which the `wanted`-th largest lies and how many lie in higher bins. All threads call; a thread
 /// has two neighbouring bins, the first one the highest.
 template <TopKSpec S>
@@ -162,8 +171,8 @@ DG_DEVICE Found find_bin(ptx::SharedAddress smem, u32 wanted) {
     static_assert(kTopKBins == 2 * kTopKThreads);
     const u32 lane = ptx::lane_index(), warp = ptx::warp_index();
     const u32 top = kTopKBins - 1 - ptx::thread_index() * 2;
-    const u32 first = ptx::ld_shared_u32(smem + kPlan.bins + top * 4);
-    const u32 sum = first + ptx::ld_shared_u32(smem + kPlan.bins + (top - 1) * 4);
+    const u32 first = count_of_bin<S>(smem, top);
+    const u32 sum = first + count_of_bin<S>(smem, top - 1);
     u32 through = sum;
 #pragma unroll
     for (u32 delta = 1; delta < 32; delta *= 2) {
@@ -186,16 +195,133 @@ DG_DEVICE Found find_bin(ptx::SharedAddress smem, u32 wanted) {
     return {ptx::ld_shared_u32(smem + kPlan.found), ptx::ld_shared_u32(smem + kPlan.found + 4)};
 }
 
+/// Scores of a token as unsigned numbers in their order.
+struct Scores {
+    const float* scores;
+    u32 count;
+
+    /// visit(order) of every score from `begin` to `end` that is `step` beyond the one before, a batch after
+    /// the other.
+    template <typename Visitor>
+    DG_DEVICE void visit(u32 begin, u32 end, u32 step, Visitor&& visit) const {
+        for (u32 base = begin; base < end; base += kTopKBatch * step) {
+            u32 order[kTopKBatch];
+#pragma unroll
+            for (u32 j = 0; j < kTopKBatch; ++j) order[j] = at(base + j * step, end);
+#pragma unroll
+            for (u32 j = 0; j < kTopKBatch; ++j)
+                if (base + j * step < end) visit(order[j]);
+        }
+    }
+    [[nodiscard]] DG_DEVICE u32 at(u32 i, u32 end) const {
+        return i < end ? tile::order_of(ptx::ld_global_f32(scores + i)) : 0;
+    }
+};
+
+/// How many of a warp's scores are larger than the threshold, and equal to it.
+struct Share {
+    u32 larger, equal;
+};
+
+/// The k-th largest score, and how many of those that are equal to it are among the k.
+struct Threshold {
+    u32 order, wanted;
+};
+template <TopKSpec S>
+DG_DEVICE Threshold find_threshold(const Scores& scores, u32 k, ptx::SharedAddress smem) {
+    constexpr TopKSmem kPlan = plan_smem(S);
+    const u32 thread = ptx::thread_index(), lane = ptx::lane_index();
+    u32 held[kTopKHeld];
+#pragma unroll
+    for (u32 j = 0; j < kTopKHeld; ++j) held[j] = scores.at(thread + j * kTopKThreads, scores.count);
+    // A digit at a time; the last one has fewer bits.
+    u32 threshold = 0, known = 0, wanted = k;
+    for (u32 top = 32; top > 0;) {
+        const u32 bits = top < kTopKDigit ? top : kTopKDigit, shift = top - bits, mask = (1u << bits) - 1;
+        for (u32 i = thread * 4; i < kTopKBins * kTopKCopies; i += kTopKThreads * 4)
+            ptx::st_shared_v4_u32(smem + kPlan.bins + i * 4, ptx::UInt4{});
+        ptx::sync_threads();
+        const auto count_one = [&](u32 order) {
+            if ((order & known) == threshold)
+                ptx::red_shared_add_u32(
+                    smem + kPlan.bins + ((order >> shift & mask) * kTopKCopies + lane % kTopKCopies) * 4, 1);
+        };
+#pragma unroll
+        for (u32 j = 0; j < kTopKHeld; ++j)
+            if (thread + j * kTopKThreads < scores.count) count_one(held[j]);
+        scores.visit(thread + kTopKHeld * kTopKThreads, scores.count, kTopKThreads, count_one);
+        ptx::sync_threads();
+        const Found found = find_bin<S>(smem, wanted);
+        threshold |= found.bin << shift;
+        known |= mask << shift;
+        wanted -= found.above;
+        top = shift;
+    }
+    return {threshold, wanted};
+}
+
+/// In order of indices: all above the threshold, and the first `wanted` of those equal to it. A warp has a
+/// range of the scores, 32 at a time; it first counts, then knows what lies before it.
+template <TopKSpec S>
+DG_DEVICE void collect(const Scores& scores, const Threshold& t, i32* picks, ptx::SharedAddress smem) {
+    constexpr u32 kWarps = kTopKThreads / 32;
+    static_assert(kWarps == 32);
+    const u32 warp = ptx::warp_index(), lane = ptx::lane_index();
+    const u32 segment = align_up(ceil_div(scores.count, kWarps), 32u), begin = warp * segment;
+    const u32 end = begin + segment < scores.count ? begin + segment : scores.count;
+    Share mine{0, 0};
+    scores.visit(begin + lane, end, 32, [&](u32 order) {
+        mine.larger += order > t.order;
+        mine.equal += order == t.order;
+    });
+#pragma unroll
+    for (u32 mask = 16; mask > 0; mask /= 2) {
+        mine.larger += ptx::shfl_bfly_u32(mine.larger, mask);
+        mine.equal += ptx::shfl_bfly_u32(mine.equal, mask);
+    }
+    const ptx::SharedAddress counts = smem + plan_smem(S).counts;
+    if (lane == 0) {
+        ptx::st_shared_u32(counts + warp * 8, mine.larger);
+        ptx::st_shared_u32(counts + warp * 8 + 4, mine.equal);
+    }
+    ptx::sync_threads();
+    // Lane w has what warp w counted.
+    u32 larger = lane < warp ? ptx::ld_shared_u32(counts + lane * 8) : 0,
+        equal = lane < warp ? ptx::ld_shared_u32(counts + lane * 8 + 4) : 0;
+#pragma unroll
+    for (u32 mask = 16; mask > 0; mask /= 2) {
+        larger += ptx::shfl_bfly_u32(larger, mask);
+        equal += ptx::shfl_bfly_u32(equal, mask);
+    }
+    const u32 lower = (1u << lane) - 1;
+    for (u32 base = begin; base < end; base += kTopKBatch * 32) {
+        u32 order[kTopKBatch];
+#pragma unroll
+        for (u32 j = 0; j < kTopKBatch; ++j) order[j] = scores.at(base + j * 32 + lane, end);
+#pragma unroll
+        for (u32 j = 0; j < kTopKBatch; ++j) {
+            const u32 i = base + j * 32 + lane;
+            const bool is_larger = i < end && order[j] > t.order, is_equal = i < end && order[j] == t.order;
+            const u32 larger_mask = ptx::ballot(is_larger), equal_mask = ptx::ballot(is_equal);
+            const u32 larger_before = larger + ptx::popc(larger_mask & lower),
+                      equal_before = equal + ptx::popc(equal_mask & lower);
+            if (is_larger || (is_equal && equal_before < t.wanted))
+                ptx::st_global_s32(picks + larger_before + (equal_before < t.wanted ? equal_before : t.wanted),
+                                   static_cast<i32>(i));
+            larger += ptx::popc(larger_mask);
+            equal += ptx::popc(equal_mask);
+        }
+    }
+}
+
 }  // namespace top_k_detail
 
 template <TopKSpec S>
-DG_KERNEL(kTopKThreads, 2)
+DG_KERNEL(kTopKThreads, 1)
 top_k(DG_GRID_CONSTANT const TopKParams p) {
-    constexpr TopKSmem kPlan = plan_smem(S);
-    constexpr u32 kWarps = kTopKThreads / 32;
     ptx::grid_dependency_launch();
     ptx::grid_dependency_wait();
-    const u32 token = ptx::block_index(), thread = ptx::thread_index(), lane = ptx::lane_index();
+    const u32 token = ptx::block_index(), thread = ptx::thread_index();
     const ptx::SharedAddress smem = ptx::dynamic_smem();
     const u32 count = index_detail::visible_rows(ptx::ld_global_s32(p.positions + token), p.ratio, p.columns);
     i32* picks = p.picks + static_cast<u64>(token) * p.k;
@@ -204,70 +330,9 @@ top_k(DG_GRID_CONSTANT const TopKParams p) {
             ptx::st_global_s32(picks + i, i < count ? static_cast<i32>(i) : -1);
         return;
     }
-    const float* scores = p.scores + token * p.scores_stride;
-    const auto order_at = [&](u32 i) { return tile::order_of(ptx::ld_global_f32(scores + i)); };
-    u32 held[kTopKHeld];
-#pragma unroll
-    for (u32 j = 0; j < kTopKHeld; ++j) {
-        const u32 i = thread + j * kTopKThreads;
-        held[j] = i < count ? order_at(i) : 0;
-    }
-
-    // The k-th largest, a digit at a time; the last one has fewer bits.
-    u32 threshold = 0, known = 0, wanted = p.k;
-    for (u32 top = 32; top > 0;) {
-        const u32 bits = top < kTopKDigit ? top : kTopKDigit, shift = top - bits, mask = (1u << bits) - 1;
-        for (u32 i = thread; i < kTopKBins; i += kTopKThreads)
-            ptx::st_shared_u32(smem + kPlan.bins + i * 4, 0);
-        ptx::sync_threads();
-        const auto count_one = [&](u32 order) {
-            if ((order & known) == threshold)
-                ptx::red_shared_add_u32(smem + kPlan.bins + (order >> shift & mask) * 4, 1);
-        };
-#pragma unroll
-        for (u32 j = 0; j < kTopKHeld; ++j)
-            if (thread + j * kTopKThreads < count) count_one(held[j]);
-        for (u32 i = thread + kTopKHeld * kTopKThreads; i < count; i += kTopKThreads) count_one(order_at(i));
-        ptx::sync_threads();
-        const auto found = top_k_detail::find_bin<S>(smem, wanted);
-        threshold |= found.bin << shift;
-        known |= mask << shift;
-        wanted -= found.above;
-        top = shift;
-    }
-
-    // In order of indices: all above the threshold, and the first `wanted` of those equal to it.
-    u32 larger = 0, equal = 0;
-    const u32 warp = ptx::warp_index();
-    for (u32 base = 0; base < count; base += kTopKThreads) {
-        const u32 i = base + thread;
-        const u32 order = i < count ? order_at(i) : 0;
-        const bool is_larger = i < count && order > threshold, is_equal = i < count && order == threshold;
-        const u32 larger_mask = ptx::ballot(is_larger), equal_mask = ptx::ballot(is_equal);
-        const ptx::SharedAddress counts = smem + kPlan.counts;
-        if (lane == 0) {
-            ptx::st_shared_u32(counts + warp * 8, ptx::popc(larger_mask));
-            ptx::st_shared_u32(counts + warp * 8 + 4, ptx::popc(equal_mask));
-        }
-        ptx::sync_threads();
-        u32 larger_before = larger, equal_before = equal;
-        for (u32 w = 0; w < kWarps; ++w) {
-            const u32 l = ptx::ld_shared_u32(counts + w * 8), e = ptx::ld_shared_u32(counts + w * 8 + 4);
-            if (w < warp) {
-                larger_before += l;
-                equal_before += e;
-            }
-            larger += l;
-            equal += e;
-        }
-        const u32 lower = (1u << lane) - 1;
-        larger_before += ptx::popc(larger_mask & lower);
-        equal_before += ptx::popc(equal_mask & lower);
-        if (is_larger || (is_equal && equal_before < wanted))
-            ptx::st_global_s32(picks + larger_before + (equal_before < wanted ? equal_before : wanted),
-                               static_cast<i32>(i));
-        ptx::sync_threads();
-    }
+    const top_k_detail::Scores scores{p.scores + token * p.scores_stride, count};
+    const top_k_detail::Threshold threshold = top_k_detail::find_threshold<S>(scores, p.k, smem);
+    top_k_detail::collect<S>(scores, threshold, picks, smem);
 }
 
 }  // namespace deep_gemm

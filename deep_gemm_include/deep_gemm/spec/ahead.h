@@ -7,7 +7,7 @@
 
 namespace deep_gemm {
 
-constexpr u32 kAheadRanges = 16;
+constexpr u32 kAheadRanges = 24;
 constexpr u32 kAheadPieceBytes = 4096;  // that a thread asks for at once
 
 struct AheadRange {

@@ -60,9 +60,11 @@ constexpr IndexSmem plan_smem(const IndexMmaSpec&) {
 }
 
 constexpr u32 kTopKThreads = 1024;
-constexpr u32 kTopKHeld = 4;    // scores that a thread keeps in registers
+constexpr u32 kTopKHeld = 16;   // scores that a thread keeps in registers
+constexpr u32 kTopKBatch = 8;   // of the others, whose loads are in flight together
 constexpr u32 kTopKDigit = 11;  // bits of the order that a pass decides
 constexpr u32 kTopKBins = 1u << kTopKDigit;
+constexpr u32 kTopKCopies = 8;  // of the bins, for neighbouring lanes: scores share their leading bits
 
 struct TopKSpec {
     friend constexpr bool operator==(const TopKSpec&, const TopKSpec&) = default;
@@ -71,16 +73,16 @@ template <typename Visitor>
 constexpr void visit_fields(Visitor&&, const TopKSpec&) {}
 
 struct TopKSmem {
-    u32 bins;    // a count for each value of a digit
+    u32 bins;    // counts for each value of a digit, [bins, copies]
     u32 found;   // bin and what lies above it
-    u32 counts;  // a number a warp of what is in its bins; of a chunk: larger and equal, a pair a warp
+    u32 counts;  // a number a warp of what is in its bins; of a warp's scores: larger and equal, a pair a warp
     u32 bytes;
 };
 constexpr TopKSmem plan_smem(const TopKSpec&) {
     return {.bins = 0,
-            .found = kTopKBins * 4,
-            .counts = kTopKBins * 4 + 8,
-            .bytes = kTopKBins * 4 + 8 + kTopKThreads / 32 * 8};
+            .found = kTopKBins * kTopKCopies * 4,
+            .counts = kTopKBins * kTopKCopies * 4 + 8,
+            .bytes = kTopKBins * kTopKCopies * 4 + 8 + kTopKThreads / 32 * 8};
 }
 
 struct TopKParams {
