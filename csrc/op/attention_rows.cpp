@@ -45,8 +45,7 @@ void attention_rows(const AttentionRowsArguments& a) {
         parts.add(index);
     }
     if (parts.blocks == 0) return;
-    launch(checks.device(), kRows, spec, {parts.blocks, kLatentThreads}, a.stream,
-           params, parts.memory);
+    launch(checks.device(), kRows, spec, {parts.blocks, kLatentThreads}, a.stream, params, parts.memory);
 }
 
 void attention_heads(const AttentionHeadsArguments& a) {
@@ -65,8 +64,7 @@ void attention_heads(const AttentionHeadsArguments& a) {
         parts.add(index);
     }
     if (parts.blocks == 0) return;
-    launch(checks.device(), kHeads, spec, {parts.blocks, kLatentThreads}, a.stream,
-           params, parts.memory);
+    launch(checks.device(), kHeads, spec, {parts.blocks, kLatentThreads}, a.stream, params, parts.memory);
 }
 
 }  // namespace deep_gemm::op

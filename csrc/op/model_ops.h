@@ -338,7 +338,7 @@ struct AttentionRowsArguments {
     LatentWriteArguments write;
     const CompressorArguments* main = nullptr;   // or absent
     const CompressorArguments* index = nullptr;  // or absent
-    void* stream = nullptr;  // of all; theirs do not count
+    void* stream = nullptr;                      // of all; theirs do not count
 };
 void attention_rows(const AttentionRowsArguments& arguments);
 

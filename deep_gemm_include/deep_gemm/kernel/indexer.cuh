@@ -306,8 +306,9 @@ DG_DEVICE void collect(const Scores& scores, const Threshold& t, i32* picks, ptx
             const u32 larger_before = larger + ptx::popc(larger_mask & lower),
                       equal_before = equal + ptx::popc(equal_mask & lower);
             if (is_larger || (is_equal && equal_before < t.wanted))
-                ptx::st_global_s32(picks + larger_before + (equal_before < t.wanted ? equal_before : t.wanted),
-                                   static_cast<i32>(i));
+                ptx::st_global_s32(
+                    picks + larger_before + (equal_before < t.wanted ? equal_before : t.wanted),
+                    static_cast<i32>(i));
             larger += ptx::popc(larger_mask);
             equal += ptx::popc(equal_mask);
         }

@@ -75,7 +75,8 @@ constexpr void visit_fields(Visitor&&, const TopKSpec&) {}
 struct TopKSmem {
     u32 bins;    // counts for each value of a digit, [bins, copies]
     u32 found;   // bin and what lies above it
-    u32 counts;  // a number a warp of what is in its bins; of a warp's scores: larger and equal, a pair a warp
+    u32 counts;  // a number a warp of what is in its bins; of a warp's scores: larger and equal, a pair a
+                 // warp
     u32 bytes;
 };
 constexpr TopKSmem plan_smem(const TopKSpec&) {
