@@ -221,7 +221,7 @@ BUGS = [
     ("project_wide", Bug("totals read before they are there", "ptx::sync_threads();\n    store<S>(p, part, first_row, first_token, smem + kPlan.totals);", "store<S>(p, part, first_row, first_token, smem + kPlan.totals);")),
     ("project_wide", Bug("rows of w beyond the last are read", "first_row + row < last_row ? first_row + row : last_row", "first_row + row", 8)),
     ("project_wide", Bug("warps have each other's rows", "warp / 4 * (kWideRows / 2)", "warp % 2 * (kWideRows / 2)", 8)),
-    ("project_wide", Bug("the last sums are not added", "if (following != chunk + kProjectWarps) add", "if (following + 1 < kProjectWarps) add", 8)),
+    ("project_wide", Bug("the last sums are not added", "if (following != chunk + kProjectWarps)\n", "if (following + 1 < kProjectWarps)\n", 8)),
     ("project_wide", Bug("the first sums are forgotten", "chunk % kProjectWarps == 0)", "true)", 8)),
 ]  # fmt: skip
 
