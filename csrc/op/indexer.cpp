@@ -90,8 +90,8 @@ void top_k(const TopKArguments& a) {
                             .columns = as_u32(a.scores.shape[1]),
                             .k = as_u32(a.picks.shape[1]),
                             .ratio = a.ratio};
-    launch(checks.device(), kTopK, TopKSpec{}, {as_u32(tokens), kTopKThreads}, a.stream, params,
-           {reads(a.scores), reads(a.positions), writes(a.picks)});
+    launch(checks.device(), kTopK, TopKSpec{params.columns > kTopKFew}, {as_u32(tokens), kTopKThreads},
+           a.stream, params, {reads(a.scores), reads(a.positions), writes(a.picks)});
 }
 
 }  // namespace deep_gemm::op

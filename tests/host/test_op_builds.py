@@ -70,7 +70,7 @@ KERNELS = {
         "compressor_restore": [""],
     },
     ("indexer", "IndexScoreSpec"): {"index_scores": ["", ".query = Format::bf16, .rows = Format::bf16"]},
-    ("indexer", "TopKSpec"): {"top_k": [""]},
+    ("indexer", "TopKSpec"): {"top_k": ["", ".many = true"]},
     ("attention", "AttentionSpec"): {"attention": ["", ALL_FP8]},
     ("latent_mma", "LatentMmaSpec"): {"latent_mma": [ALL_SEEN, ALL_SEEN + ", .split = true"]},
     ("latent_mma", "LatentMergeSpec"): {"latent_merge": [ALL_SEEN]},

@@ -157,10 +157,14 @@ struct Found {
 /// What the copies of a bin counted.
 template <TopKSpec S>
 DG_DEVICE u32 count_of_bin(ptx::SharedAddress smem, u32 bin) {
-    static_assert(kTopKCopies == 8);
-    const ptx::SharedAddress at = smem + plan_smem(S).bins + bin * kTopKCopies * 4;
-    const ptx::UInt4 a = ptx::ld_shared_v4_u32(at), b = ptx::ld_shared_v4_u32(at + 16);
-    return a.x + a.y + a.z + a.w + b.x + b.y + b.z + b.w;
+    const ptx::SharedAddress at = smem + plan_smem(S).bins + bin * copies_of(S) * 4;
+    if constexpr (copies_of(S) == 1) {
+        return ptx::ld_shared_u32(at);
+    } else {
+        static_assert(copies_of(S) == 8);
+        const ptx::UInt4 a = ptx::ld_shared_v4_u32(at), b = ptx::ld_shared_v4_u32(at + 16);
+        return a.x + a.y + a.z + a.w + b.x + b.y + b.z + b.w;
+    }
 }
 
 /// The bin in which the `wanted`-th largest lies and how many lie in higher bins. All threads call; a thread
@@ -231,25 +235,26 @@ template <TopKSpec S>
 DG_DEVICE Threshold find_threshold(const Scores& scores, u32 k, ptx::SharedAddress smem) {
     constexpr TopKSmem kPlan = plan_smem(S);
     const u32 thread = ptx::thread_index(), lane = ptx::lane_index();
-    u32 held[kTopKHeld];
+    u32 held[held_of(S)];
 #pragma unroll
-    for (u32 j = 0; j < kTopKHeld; ++j) held[j] = scores.at(thread + j * kTopKThreads, scores.count);
+    for (u32 j = 0; j < held_of(S); ++j) held[j] = scores.at(thread + j * kTopKThreads, scores.count);
     // A digit at a time; the last one has fewer bits.
     u32 threshold = 0, known = 0, wanted = k;
     for (u32 top = 32; top > 0;) {
         const u32 bits = top < kTopKDigit ? top : kTopKDigit, shift = top - bits, mask = (1u << bits) - 1;
-        for (u32 i = thread * 4; i < kTopKBins * kTopKCopies; i += kTopKThreads * 4)
+        for (u32 i = thread * 4; i < kTopKBins * copies_of(S); i += kTopKThreads * 4)
             ptx::st_shared_v4_u32(smem + kPlan.bins + i * 4, ptx::UInt4{});
         ptx::sync_threads();
         const auto count_one = [&](u32 order) {
             if ((order & known) == threshold)
                 ptx::red_shared_add_u32(
-                    smem + kPlan.bins + ((order >> shift & mask) * kTopKCopies + lane % kTopKCopies) * 4, 1);
+                    smem + kPlan.bins + ((order >> shift & mask) * copies_of(S) + lane % copies_of(S)) * 4,
+                    1);
         };
 #pragma unroll
-        for (u32 j = 0; j < kTopKHeld; ++j)
+        for (u32 j = 0; j < held_of(S); ++j)
             if (thread + j * kTopKThreads < scores.count) count_one(held[j]);
-        scores.visit(thread + kTopKHeld * kTopKThreads, scores.count, kTopKThreads, count_one);
+        scores.visit(thread + held_of(S) * kTopKThreads, scores.count, kTopKThreads, count_one);
         ptx::sync_threads();
         const Found found = find_bin<S>(smem, wanted);
         threshold |= found.bin << shift;

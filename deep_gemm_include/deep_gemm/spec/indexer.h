@@ -60,17 +60,28 @@ constexpr IndexSmem plan_smem(const IndexMmaSpec&) {
 }
 
 constexpr u32 kTopKThreads = 1024;
-constexpr u32 kTopKHeld = 16;   // scores that a thread keeps in registers
 constexpr u32 kTopKBatch = 8;   // of the others, whose loads are in flight together
 constexpr u32 kTopKDigit = 11;  // bits of the order that a pass decides
 constexpr u32 kTopKBins = 1u << kTopKDigit;
-constexpr u32 kTopKCopies = 8;  // of the bins, for neighbouring lanes: scores share their leading bits
 
 struct TopKSpec {
+    bool many = false;  // scores of a token: more than some thousands
+
     friend constexpr bool operator==(const TopKSpec&, const TopKSpec&) = default;
 };
 template <typename Visitor>
-constexpr void visit_fields(Visitor&&, const TopKSpec&) {}
+constexpr void visit_fields(Visitor&& visit, const TopKSpec& s) {
+    visit("many", s.many);
+}
+constexpr u32 kTopKFew = 8192;
+// Scores that a thread keeps in registers.
+constexpr u32 held_of(const TopKSpec& s) {
+    return s.many ? 16 : 4;
+}
+// Of the bins, for neighbouring lanes: scores share their leading bits.
+constexpr u32 copies_of(const TopKSpec& s) {
+    return s.many ? 8 : 1;
+}
 
 struct TopKSmem {
     u32 bins;    // counts for each value of a digit, [bins, copies]
@@ -79,11 +90,11 @@ struct TopKSmem {
                  // warp
     u32 bytes;
 };
-constexpr TopKSmem plan_smem(const TopKSpec&) {
+constexpr TopKSmem plan_smem(const TopKSpec& s) {
     return {.bins = 0,
-            .found = kTopKBins * kTopKCopies * 4,
-            .counts = kTopKBins * kTopKCopies * 4 + 8,
-            .bytes = kTopKBins * kTopKCopies * 4 + 8 + kTopKThreads / 32 * 8};
+            .found = kTopKBins * copies_of(s) * 4,
+            .counts = kTopKBins * copies_of(s) * 4 + 8,
+            .bytes = kTopKBins * copies_of(s) * 4 + 8 + kTopKThreads / 32 * 8};
 }
 
 struct TopKParams {
