@@ -63,6 +63,10 @@ TITLES = {
         "Many tokens, narrow weights",
         "A layer as k x n, bf16 tokens. The peer is `torch.mm` in BF16, in the same rounds.",
     ),
+    "model_ops": (
+        "Operations of whole models",
+        "One token of DeepSeek-V4-Flash; operands come from memory, two launches each.",
+    ),
     "host_time": (
         "Host time per call",
         "Loops that do not wait for the device. The peer is `torch._scaled_mm`, for C++ the driver's launch of the "

@@ -24,6 +24,7 @@ SECTIONS = (
     "bf16",
     "gemv",
     "weight_only_gemm",
+    "model_ops",
     "host_time",
     "cold_start",
     "regret",

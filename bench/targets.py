@@ -55,6 +55,14 @@ LARGE_BATCH_LAYER = (4096, 14336)  # of weight-only products with many tokens
 LARGE_BATCH_TOKENS = (32, 64, 128, 512, 2048, 8192)
 
 
+INDEXER_ROWS = {32768: 12, 262144: 25}  # microseconds asked for
+ATTENTION_POINT = "latent_attention 1 query, 64 heads, 640 rows"
+
+
+def indexer_point(rows: int) -> str:
+    return f"index_scores and top-512 of {rows} rows"
+
+
 def gemv_point(variant: str, m: int, k: int, n: int) -> str:
     return f"{variant} m={m} {k}x{n}"
 
@@ -209,6 +217,8 @@ TARGETS: tuple[Target, ...] = (
         Target("weight_only_gemm", gemv_point(name, 8192, *LARGE_BATCH_LAYER), _at_least("tflops", tflops))
         for name, tflops in (("w8a16", 700), ("w4a16 mxfp4", 680), ("w4a16 nvfp4", 680), ("int4 g128", 680))
     ),
+    Target("model_ops", ATTENTION_POINT, _at_most("us", 12)),
+    *(Target("model_ops", indexer_point(rows), _at_most("us", us)) for rows, us in INDEXER_ROWS.items()),
     Target("cold_start", "first call of an uncached kernel", _at_most("ms", 200)),
     Target("cold_start", "first call of a kernel in the disk cache", _at_most("ms", 5)),
     Target("host_time", "Python, torch tensors", _at_most("us", 4)),

@@ -1,7 +1,6 @@
 // compressor_update() and compressor_restore() of model_ops.h: a group of rows becomes one row of a cache.
+#include "op/attention_parts.h"
 #include "op/latent_check.h"
-
-#include <deep_gemm/spec/compressor.h>
 
 #include <algorithm>
 
@@ -16,8 +15,8 @@ constexpr u32 kSegmentRows = 32;
 
 }  // namespace
 
-void compressor_update(const CompressorArguments& a) {
-    ModelChecks checks("compressor_update");
+Prepared<CompressorSpec, CompressorParams> prepare_compressor(ModelChecks& checks,
+                                                              const CompressorArguments& a) {
     const i64 dim = checks.extent("weight", a.weight, 1, 0), halves = a.overlap ? 2 : 1;
     checks.array("kv", a.kv, {Format::fp32}, {-1, halves * dim}, 4);
     const i64 tokens = a.kv.shape[0];
@@ -43,7 +42,7 @@ void compressor_update(const CompressorArguments& a) {
     const i64 parts = 3 * pools_of(spec);
     checks.vector("state", a.state, {Format::fp32}, {rows.view.sequences, parts, dim}, 4);
     checks.optional_vector("journal", a.journal, {Format::fp32}, {tokens, parts, dim}, 4);
-    if (tokens == 0) return;
+    if (tokens == 0) return {};
     // Many tokens of one sequence go to several CTAs, each of which starts two windows early.
     const u32 segment_rows = std::max(kSegmentRows, 2 * a.ratio);
     const u32 sequences =
@@ -69,9 +68,16 @@ void compressor_update(const CompressorArguments& a) {
                                   .eps = a.eps,
                                   .segments = segments,
                                   .segment_rows = many ? segment_rows : as_u32(tokens)};
-    launch(checks.device(), kUpdate, spec, {sequences * segments, kLatentThreads}, a.stream, params,
-           {reads(a.kv), reads(a.gate), reads(a.ape), reads(a.weight), reads(a.frequencies),
-            reads(a.positions), reads(a.sequences), writes(a.state), writes(a.journal), writes(a.rows.data)});
+    return {
+        spec,
+        params,
+        sequences * segments,
+        {reads(a.kv), reads(a.gate), reads(a.ape), reads(a.weight), reads(a.frequencies), reads(a.positions),
+         reads(a.sequences), writes(a.state), writes(a.journal), writes(a.rows.data)}};
+}
+void compressor_update(const CompressorArguments& a) {
+    ModelChecks checks("compressor_update");
+    launch(checks.device(), kUpdate, kLatentThreads, a.stream, prepare_compressor(checks, a));
 }
 
 void compressor_restore(const CompressorRestoreArguments& a) {

@@ -1,4 +1,5 @@
 // hc_pre(), hc_post() and hc_head() of model_ops.h: residual streams and what mixes them.
+#include "op/ahead.h"
 #include "op/model_check.h"
 #include "op/model_ops.h"
 
@@ -19,6 +20,13 @@ void check_streams(ModelChecks& checks, const TensorView& x) {
              "{}: x has {} channels, expected a positive multiple of 4", checks.operation(), x.shape[2]);
 }
 
+// Tokens that share a cluster, and with it the loads of fn: as few as fill the device once.
+u32 tokens_of(i64 rows, u32 d, u32 streams) {
+    constexpr i64 kAtOnce = 16;                 // clusters of a device of 132 SMs, about
+    if (hc_steps_of(d, streams) > 1) return 1;  // their shared memory is full
+    return rows <= kAtOnce ? 1 : rows <= 2 * kAtOnce ? 2 : kMaxHcTokens;
+}
+
 void mix(ModelChecks& checks, const HcPreArguments& a, bool head) {
     check_streams(checks, a.x);
     const i64 rows = a.x.shape[0], streams = a.x.shape[1], d = a.x.shape[2];
@@ -29,6 +37,7 @@ void mix(ModelChecks& checks, const HcPreArguments& a, bool head) {
                       .streams = as_u32(streams),
                       .threads = hc_threads_of(as_u32(d), as_u32(streams)),
                       .steps = hc_steps_of(as_u32(d), as_u32(streams)),
+                      .tokens = tokens_of(rows, as_u32(d), as_u32(streams)),
                       .head = head,
                       .fp8 = a.fp8.present()};
     DG_CHECK(spec.steps <= kMaxHcSteps, value,
@@ -62,12 +71,16 @@ void mix(ModelChecks& checks, const HcPreArguments& a, bool head) {
                           .scales = pointer_of<float>(a.fp8.scales),
                           .post = pointer_of<float>(a.post),
                           .comb = pointer_of<float>(a.comb),
+                          .rows = as_u32(rows),
                           .d = as_u32(d),
                           .sinkhorn_iterations = a.sinkhorn_iterations,
+                          .clusters = ceil_div(as_u32(rows), spec.tokens),
                           .hc_eps = a.hc_eps,
-                          .rms_eps = a.rms_eps};
-    const u32 grid = grid_of(checks.operation(), static_cast<u64>(rows) * kHcCluster);
-    launch(checks.device(), kMix, spec, {grid, spec.threads, kHcCluster}, a.stream, params,
+                          .rms_eps = a.rms_eps,
+                          .ahead = ahead_of(checks.device(), a.ahead, kHcCluster)};
+    if (rows == 0) return;
+    const u32 grid = grid_of(checks.operation(), u64{params.clusters} * kHcCluster + params.ahead.blocks);
+    launch(checks.device(), kMix, spec, {grid, hc_cta_of(spec), kHcCluster}, a.stream, params,
            {a.add.present() ? writes(a.x) : reads(a.x), reads_constant(a.fn), reads(a.base), reads(a.scale),
             reads(a.weight), reads(a.add), writes(a.y), writes(a.post), writes(a.comb), writes(a.fp8.codes),
             writes(a.fp8.scales)});

@@ -5,6 +5,8 @@
 #include "op/tensor_check.h"
 
 #include <initializer_list>
+#include <span>
+#include <vector>
 
 namespace deep_gemm::op {
 
@@ -23,10 +25,19 @@ struct LaunchShape {
     u32 grid = 0, threads = 0, cluster = 1;
 };
 
+// A launch that is checked and has its parameters, but no stream yet.
+template <typename Spec, typename Params>
+struct Prepared {
+    Spec spec;
+    Params params;
+    u32 grid = 0;
+    std::vector<driver::MemoryRange> memory;
+};
+
 // grid 0 launches nothing.
 template <typename Params, typename Spec>
 void launch(Device& device, const jit::KernelId& id, const Spec& spec, const LaunchShape& shape, void* stream,
-            const Params& params, std::initializer_list<driver::MemoryRange> memory) {
+            const Params& params, std::span<const driver::MemoryRange> memory) {
     if (shape.grid == 0) return;
     const driver::Kernel& kernel = kernel_for<Params>(device, id, spec);
     const driver::LaunchConfig config{.grid = {shape.grid, 1, 1},
@@ -36,6 +47,16 @@ void launch(Device& device, const jit::KernelId& id, const Spec& spec, const Lau
                                       .stream = static_cast<driver::Stream>(stream),
                                       .programmatic_launch = settings().pdl};
     device.launch(kernel, config, std::as_bytes(std::span(&params, 1)), memory);
+}
+template <typename Params, typename Spec>
+void launch(Device& device, const jit::KernelId& id, const Spec& spec, const LaunchShape& shape, void* stream,
+            const Params& params, std::initializer_list<driver::MemoryRange> memory) {
+    launch(device, id, spec, shape, stream, params, std::span(memory.begin(), memory.size()));
+}
+template <typename Params, typename Spec>
+void launch(Device& device, const jit::KernelId& id, u32 threads, void* stream,
+            const Prepared<Spec, Params>& prepared) {
+    launch(device, id, prepared.spec, {prepared.grid, threads}, stream, prepared.params, prepared.memory);
 }
 
 }  // namespace deep_gemm::op

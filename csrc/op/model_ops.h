@@ -32,6 +32,10 @@
 
 namespace deep_gemm::op {
 
+// Weights that a launch brings to L2 for later ones while it has little to read itself; packed, of any shape.
+// A hint: nothing depends on it. No launch may write them.
+using AheadViews = std::span<const TensorView>;
+
 // ---- Projections (op/project.cpp). To quantise x: deep_gemm::quantize (op/quantize.h), recipe fp8_128.
 
 // y = add + x w^T. With groups: y[:, g] = add[:, g] + x[:, g] w[g]^T.
@@ -53,13 +57,16 @@ struct ProjectArguments {
 };
 void project(const ProjectArguments& arguments);
 
-// The same for several matrices of one format that meet the same x [t, k]: one launch where tensor cores
-// serve them (bf16 or fp8 x with bf16 or fp8 w, k a multiple of 128), else one each. All y have one format.
+// The same for several matrices that meet the same x [t, k]: one launch for two kinds (formats of w and y) of
+// few rows, where tensor cores serve them (bf16 or fp8 x with bf16 or fp8 w, k a multiple of 128), else one
+// each.
+//   x, x_scale  what matrices with a w_scale meet
+//   wide_x      what the others meet; absent: x
 struct ProjectMatrix {
     TensorView w, w_scale, y;
 };
 struct ProjectManyArguments {
-    TensorView x, x_scale;
+    TensorView x, x_scale, wide_x;
     std::span<const ProjectMatrix> matrices;
     void* stream = nullptr;
 };
@@ -164,6 +171,7 @@ struct HcPreArguments {
     Fp8Copy fp8 = {};
     u32 sinkhorn_iterations = 20;
     float hc_eps = 1e-6f, rms_eps = 1e-6f;
+    AheadViews ahead = {};
     void* stream = nullptr;
 };
 void hc_pre(const HcPreArguments& arguments);
@@ -319,6 +327,28 @@ struct TopKArguments {
     void* stream = nullptr;
 };
 void top_k(const TopKArguments& arguments);
+
+// ---- Between the matrix products of attention (op/attention_rows.cpp): several of the operations above in
+// one launch, with their results. They must not meet: none reads or writes what another one writes.
+
+// What needs the projections of the block's input: the norm of the low-rank query, the token's cache row, the
+// compressors.
+struct AttentionRowsArguments {
+    RmsNormArguments norm;
+    LatentWriteArguments write;
+    const CompressorArguments* main = nullptr;   // or absent
+    const CompressorArguments* index = nullptr;  // or absent
+    void* stream = nullptr;                      // of all; theirs do not count
+};
+void attention_rows(const AttentionRowsArguments& arguments);
+
+// What needs the queries: their norm and rotation, and the indexer's.
+struct AttentionHeadsArguments {
+    RopeArguments query;
+    const IndexQueryArguments* index = nullptr;  // or absent
+    void* stream = nullptr;
+};
+void attention_heads(const AttentionHeadsArguments& arguments);
 
 // ---- Attention (op/attention.cpp, op/gqa.cpp)
 

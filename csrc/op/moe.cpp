@@ -1,7 +1,7 @@
 #include "op/moe.h"
 
 #include "base/error.h"
-#include "op/launch.h"
+#include "op/moe_parts.h"
 
 namespace deep_gemm {
 
@@ -28,8 +28,8 @@ void integers(op::TensorChecks& checks, const char* name, const TensorView& t,
 
 }  // namespace
 
-void moe_group(const MoeGroupArguments& a) {
-    op::TensorChecks checks("moe_group");
+op::Prepared<MoeGroupSpec, MoeGroupParams> op::prepare_group(TensorChecks& checks,
+                                                             const MoeGroupArguments& a) {
     const MoeGroups& g = a.groups;
     integers(checks, "topk_ids", a.topk_ids, {-1, -1});
     const i64 tokens = a.topk_ids.shape[0], top_k = a.topk_ids.shape[1], pairs = tokens * top_k;
@@ -73,14 +73,21 @@ void moe_group(const MoeGroupArguments& a) {
         .alignment = a.alignment,
     };
     const MoeGroupSpec spec{.max_experts = align_up(params.experts, 256u)};
-    op::launch(
-        checks.device(), kGroup, spec, {params.experts, kMoeThreads}, a.stream, params,
-        {op::reads(a.topk_ids), op::writes(g.offsets), op::writes(g.ends), op::writes(g.entries),
-         op::writes(g.head), op::writes(g.slot_pairs), op::writes(g.slot_tokens), op::writes(g.pair_slots)});
+    return {spec,
+            params,
+            params.experts,
+            {reads(a.topk_ids), writes(g.offsets), writes(g.ends), writes(g.entries), writes(g.head),
+             writes(g.slot_pairs), writes(g.slot_tokens), writes(g.pair_slots)}};
 }
 
-void moe_swiglu(const MoeSwigluArguments& a) {
-    op::TensorChecks checks("moe_swiglu");
+void moe_group(const MoeGroupArguments& a) {
+    op::TensorChecks checks("moe_group");
+    const auto prepared = op::prepare_group(checks, a);
+    op::launch(checks.device(), kGroup, kMoeThreads, a.stream, prepared);
+}
+
+op::Prepared<MoeSwigluSpec, MoeSwigluParams> op::prepare_swiglu(TensorChecks& checks,
+                                                                const MoeSwigluArguments& a) {
     checks.tensor("h", a.h, {Format::bf16}, {-1, -1});
     const i64 slots = a.h.shape[0], n = a.h.shape[1] / 2;
     DG_CHECK(a.h.shape[1] % 32 == 0, value,
@@ -120,10 +127,17 @@ void moe_swiglu(const MoeSwigluArguments& a) {
         .limit = a.limit.value_or(0),
     };
     const u64 chunks = static_cast<u64>(slots) * (align_up(params.n, kQuantizeRow) / kQuantizeChunk);
-    op::launch(checks.device(), kSwiglu, spec,
-               {static_cast<u32>(ceil_div(chunks, u64{kMoeThreads})), kMoeThreads}, a.stream, params,
-               {op::reads(a.h), op::writes(a.codes), op::writes(a.scales), op::reads(a.slot_pairs),
-                op::reads(a.num_slots), op::reads(a.weights)});
+    return {spec,
+            params,
+            static_cast<u32>(ceil_div(chunks, u64{kMoeThreads})),
+            {reads(a.h), writes(a.codes), writes(a.scales), reads(a.slot_pairs), reads(a.num_slots),
+             reads(a.weights)}};
+}
+
+void moe_swiglu(const MoeSwigluArguments& a) {
+    op::TensorChecks checks("moe_swiglu");
+    const auto prepared = op::prepare_swiglu(checks, a);
+    op::launch(checks.device(), kSwiglu, kMoeThreads, a.stream, prepared);
 }
 
 void moe_combine(const MoeCombineArguments& a) {

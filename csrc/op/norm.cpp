@@ -1,8 +1,5 @@
 // rms_norm() of model_ops.h.
-#include "op/model_check.h"
-#include "op/model_ops.h"
-
-#include <deep_gemm/spec/norm.h>
+#include "op/attention_parts.h"
 
 namespace deep_gemm::op {
 
@@ -12,8 +9,7 @@ constexpr jit::KernelId kRmsNorm{"rms_norm", "deep_gemm/kernel/norm.cuh"};
 
 }  // namespace
 
-void rms_norm(const RmsNormArguments& a) {
-    ModelChecks checks("rms_norm");
+Prepared<NormSpec, NormParams> prepare_norm(ModelChecks& checks, const RmsNormArguments& a) {
     const TensorView x = with_inner(a.x), y = with_inner(a.y);
     checks.array("x", x, kReal, {-1, -1, -1}, 4);
     const i64 d = x.shape[2];
@@ -31,8 +27,16 @@ void rms_norm(const RmsNormArguments& a) {
                             .d = as_u32(d),
                             .eps = a.eps};
     const u32 grid = grid_of("rms_norm", static_cast<u64>(x.shape[0] * x.shape[1]));
-    launch(checks.device(), kRmsNorm, spec, {grid, kNormThreads}, a.stream, params,
-           {reads(a.x), reads(a.weight), writes(a.y), writes(a.fp8.codes), writes(a.fp8.scales)});
+    return {spec,
+            params,
+            grid,
+            {reads(a.x), reads(a.weight), writes(a.y), writes(a.fp8.codes), writes(a.fp8.scales)}};
+}
+
+void rms_norm(const RmsNormArguments& a) {
+    ModelChecks checks("rms_norm");
+    const auto prepared = prepare_norm(checks, a);
+    launch(checks.device(), kRmsNorm, kNormThreads, a.stream, prepared);
 }
 
 }  // namespace deep_gemm::op

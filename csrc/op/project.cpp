@@ -1,10 +1,8 @@
 // project() of model_ops.h: y = x w^T whose rows have the same bits at any batch size.
-#include "op/model_ops.h"
+#include "op/moe_parts.h"
 #include "op/weight_check.h"
 
-#include <deep_gemm/spec/project_mma.h>
-
-#include <optional>
+#include <algorithm>
 #include <vector>
 
 namespace deep_gemm::op {
@@ -12,11 +10,17 @@ namespace deep_gemm::op {
 namespace {
 
 constexpr jit::KernelId kProject{"project", "deep_gemm/kernel/project.cuh"};
-constexpr jit::KernelId kProjectMma{"project_mma", "deep_gemm/kernel/project_mma.cuh"};
+constexpr const char* kMmaHeader = "deep_gemm/kernel/project_mma.cuh";
+constexpr jit::KernelId kProjectMma{"project_mma", kMmaHeader}, kProjectPair{"project_pair", kMmaHeader},
+    kProjectWide{"project_wide", "deep_gemm/kernel/project_wide.cuh"};
 
 // Rows of x that share a load of w. Any value gives the same bits.
 constexpr u32 kRowsOfMany = 4;
 constexpr u32 kVectorBytes = 16;
+// Rows of x from which blocks have many rows of both matrices.
+constexpr u32 kRowsOfWide = 128;
+// Rows of x up to which two kinds of matrices share a launch, in the registers that the larger one needs.
+constexpr u32 kRowsOfPair = 32;
 
 struct Checked {
     TensorView x, x_scale, y, add;
@@ -77,16 +81,21 @@ class MmaLaunch {
                  .token_tiles = rows <= 8    ? 1u
                                 : rows <= 16 ? 2u
                                              : 4u};
+        if (rows >= kRowsOfWide)
+            spec_.row_tiles = kWideRowTiles, spec_.token_tiles = kWideTokenTiles, spec_.wide = true;
         const View x = view_of(first.x), x_scale = view_of(first.x_scale);
         params_.x = x.data;
         params_.x_scale = static_cast<const float*>(x_scale.data);
         params_.x_stride = x.stride, params_.x_scale_stride = x_scale.stride;
         params_.rows = rows, params_.k = first.w.k;
-        params_.token_blocks = ceil_div(rows, spec_.token_tiles * kProjectTileTokens);
+        params_.token_blocks =
+            ceil_div(rows, spec_.wide ? kWideRows : spec_.token_tiles * kProjectTileTokens);
         read(first.x), read(first.x_scale);
     }
-    [[nodiscard]] bool has_room(const Checked& c) const {
-        return params_.num_parts + c.w.count <= kMaxProjectParts;
+    [[nodiscard]] u32 rows() const { return params_.rows; }
+    [[nodiscard]] bool takes(const Checked& c) const {
+        return params_.num_parts + c.w.count <= kMaxProjectParts && spec_.x == c.x.format &&
+               spec_.w == c.w.format && spec_.w_scale == c.w.scale_format && spec_.y == c.y.format;
     }
     void add(const Checked& c) {
         const View x = view_of(c.x), x_scale = view_of(c.x_scale), y = view_of(c.y), plus = view_of(c.add);
@@ -97,7 +106,7 @@ class MmaLaunch {
             return base ? static_cast<u8*>(const_cast<void*>(base)) + offset : nullptr;
         };
         for (u32 g = 0; g < c.w.count; ++g) {
-            blocks_ += ceil_div(c.w.n, spec_.row_tiles * kProjectTileRows);
+            blocks_ += ceil_div(c.w.n, spec_.wide ? kWideRows : spec_.row_tiles * kProjectTileRows);
             params_.parts[params_.num_parts++] = {
                 .w = at(c.w.view.data, g * c.w.view.stride_matrix * w_bytes),
                 .scale = at(c.w.view.scale, g * c.w.view.scale_stride_matrix * scale_bytes),
@@ -116,20 +125,25 @@ class MmaLaunch {
     void read(const TensorView& t) { memory_.push_back(reads(t)); }
     void read_weights(const TensorView& t) { memory_.push_back(reads_constant(t)); }
     void write(const TensorView& t) { memory_.push_back(writes(t)); }
-    void run() {
-        if (blocks_ == 0) return;
-        const driver::Kernel& kernel = kernel_for<ProjectMmaParams>(device_, kProjectMma, spec_);
-        const driver::LaunchConfig config{
-            .grid = {grid_of("project", u64{blocks_} * params_.token_blocks), 1, 1},
-            .cluster = {1, 1, 1},
-            .block = {kProjectThreads, 1, 1},
-            .dynamic_smem_bytes = plan_smem(spec_).bytes,
-            .stream = static_cast<driver::Stream>(stream_),
-            .programmatic_launch = settings().pdl};
-        device_.launch(kernel, config, std::as_bytes(std::span(&params_, 1)), memory_);
+    [[nodiscard]] Prepared<ProjectMmaSpec, ProjectMmaParams> prepared() const {
+        return {spec_, params_, grid(), memory_};
+    }
+    void run() const {
+        launch(device_, spec_.wide ? kProjectWide : kProjectMma, spec_, {grid(), kProjectThreads}, stream_,
+               params_, memory_);
+    }
+    // With another one that neither reads nor writes what this one writes.
+    void run_with(const MmaLaunch& other) const {
+        std::vector<driver::MemoryRange> memory = memory_;
+        memory.insert(memory.end(), other.memory_.begin(), other.memory_.end());
+        const ProjectPairParams params{.first = params_, .second = other.params_, .first_blocks = grid()};
+        launch(device_, kProjectPair, ProjectPairSpec{spec_, other.spec_},
+               {grid_of("project", u64{grid()} + other.grid()), kProjectThreads}, stream_, params, memory);
     }
 
   private:
+    [[nodiscard]] u32 grid() const { return grid_of("project", u64{blocks_} * params_.token_blocks); }
+
     Device& device_;
     void* stream_;
     ProjectMmaSpec spec_;
@@ -173,14 +187,29 @@ void project(const ProjectArguments& a) {
     launch.run();
 }
 
+std::optional<Prepared<ProjectMmaSpec, ProjectMmaParams>> prepare_project(ModelChecks& checks,
+                                                                          const ProjectArguments& a) {
+    const Checked c = check(checks, a);
+    if (c.x.shape[0] == 0 || c.x.shape[0] > kRowsOfPair || c.w.n == 0 || !takes_mma(c)) return std::nullopt;
+    MmaLaunch launch(checks.device(), c, u64{c.w.count} * c.w.n, a.stream);
+    launch.add(c);
+    launch.read_weights(a.w), launch.read_weights(a.w_scale), launch.read(a.add), launch.write(a.y);
+    return launch.prepared();
+}
+
 void project_many(const ProjectManyArguments& a) {
-    u64 outputs = 0;
-    for (const ProjectMatrix& m : a.matrices) outputs += m.w.rank == 2 ? static_cast<u64>(m.w.shape[0]) : 0;
-    std::optional<MmaLaunch> shared;
-    std::optional<Checked> first;
+    const auto narrow = [](const ProjectMatrix& m) { return m.w_scale.present(); };
+    const auto outputs_like = [&](const ProjectMatrix& like) {
+        u64 outputs = 0;
+        for (const ProjectMatrix& m : a.matrices)
+            if (narrow(m) == narrow(like) && m.w.rank == 2) outputs += static_cast<u64>(m.w.shape[0]);
+        return outputs;
+    };
+    std::vector<MmaLaunch> launches;
     for (const ProjectMatrix& m : a.matrices) {
-        const ProjectArguments one{.x = a.x,
-                                   .x_scale = a.x_scale,
+        const bool wide = !narrow(m) && a.wide_x.present();
+        const ProjectArguments one{.x = wide ? a.wide_x : a.x,
+                                   .x_scale = wide ? TensorView{} : a.x_scale,
                                    .w = m.w,
                                    .w_scale = m.w_scale,
                                    .y = m.y,
@@ -193,17 +222,21 @@ void project_many(const ProjectManyArguments& a) {
             run_plain(checks.device(), one, c);
             continue;
         }
-        const bool alike = first && shared->has_room(c) && c.w.format == first->w.format &&
-                           c.w.scale_format == first->w.scale_format && c.y.format == first->y.format;
-        if (!alike) {
-            if (shared) shared->run();
-            shared.emplace(checks.device(), c, outputs, a.stream);
-            first = c;
+        auto found = std::ranges::find_if(launches, [&](const MmaLaunch& launch) { return launch.takes(c); });
+        if (found == launches.end()) {
+            launches.emplace_back(checks.device(), c, outputs_like(m), a.stream);
+            found = launches.end() - 1;
         }
-        shared->add(c);
-        shared->read_weights(m.w), shared->read_weights(m.w_scale), shared->write(m.y);
+        found->add(c);
+        found->read_weights(m.w), found->read_weights(m.w_scale), found->write(m.y);
     }
-    if (shared) shared->run();
+    const bool in_pairs = !launches.empty() && launches.front().rows() <= kRowsOfPair;
+    for (size_t i = 0; i < launches.size(); ++i) {
+        if (in_pairs && i + 1 < launches.size())
+            launches[i].run_with(launches[i + 1]), ++i;
+        else
+            launches[i].run();
+    }
 }
 
 }  // namespace deep_gemm::op

@@ -1,5 +1,6 @@
 // Rotary embedding of model_ops.h with its table of frequencies (YaRN), and the writes into caches that share
 // its kernel.
+#include "op/attention_parts.h"
 #include "op/latent_check.h"
 
 #include <algorithm>
@@ -14,8 +15,18 @@ constexpr const char* kHeader = "deep_gemm/kernel/rope.cuh";
 constexpr jit::KernelId kRope{"rope", kHeader}, kLatentWrite{"latent_write", kHeader},
     kCacheWrite{"cache_write", kHeader};
 
+RopeArguments rope_of(const IndexQueryArguments& a) {
+    RopeArguments all;
+    all.x = a.x;
+    all.frequencies = a.frequencies;
+    all.positions = a.positions;
+    all.y = a.y;
+    all.stream = a.stream;
+    return all;
+}
+
 // One row of heads: what rope() and index_query() share.
-void rotate(ModelChecks& checks, const RopeArguments& a, RowFinish finish) {
+Prepared<LatentSpec, RopeParams> rotate(ModelChecks& checks, const RopeArguments& a, RowFinish finish) {
     const TensorView x = with_inner(a.x), y = with_inner(a.y);
     checks.array("x", x, kReal, {-1, -1, -1}, 4);
     const i64 rows = x.shape[0], d = x.shape[2];
@@ -47,8 +58,10 @@ void rotate(ModelChecks& checks, const RopeArguments& a, RowFinish finish) {
                             .dims = dims,
                             .eps = a.eps};
     const u32 grid = grid_of(checks.operation(), static_cast<u64>(rows * x.shape[1]));
-    launch(checks.device(), kRope, spec, {grid, kLatentThreads}, a.stream, params,
-           {reads(a.x), reads(a.weight), reads(a.frequencies), reads(a.positions), writes(a.y)});
+    return {spec,
+            params,
+            grid,
+            {reads(a.x), reads(a.weight), reads(a.frequencies), reads(a.positions), writes(a.y)}};
 }
 
 }  // namespace
@@ -77,26 +90,26 @@ std::vector<float> rope_frequencies(const RopeFrequencies& a) {
     return out;
 }
 
+Prepared<LatentSpec, RopeParams> prepare_rope(ModelChecks& checks, const RopeArguments& a) {
+    return rotate(checks, a, RowFinish::none);
+}
 void rope(const RopeArguments& a) {
     ModelChecks checks("rope");
-    rotate(checks, a, RowFinish::none);
+    launch(checks.device(), kRope, kLatentThreads, a.stream, prepare_rope(checks, a));
 }
 
-void index_query(const IndexQueryArguments& a) {
-    ModelChecks checks("index_query");
+Prepared<LatentSpec, RopeParams> prepare_index_query(ModelChecks& checks, const IndexQueryArguments& a) {
     DG_CHECK(a.finish != RowFinish::fp8_round_trip, value,
              "index_query: got finish fp8_round_trip, expected none, hadamard or hadamard_fp4");
-    RopeArguments all;
-    all.x = a.x;
-    all.frequencies = a.frequencies;
-    all.positions = a.positions;
-    all.y = a.y;
-    all.stream = a.stream;
-    rotate(checks, all, a.finish);
+    return rotate(checks, rope_of(a), a.finish);
+}
+void index_query(const IndexQueryArguments& a) {
+    ModelChecks checks("index_query");
+    launch(checks.device(), kRope, kLatentThreads, a.stream, prepare_index_query(checks, a));
 }
 
-void latent_write(const LatentWriteArguments& a) {
-    ModelChecks checks("latent_write");
+Prepared<LatentSpec, LatentWriteParams> prepare_latent_write(ModelChecks& checks,
+                                                             const LatentWriteArguments& a) {
     checks.array("x", a.x, kReal, {-1, -1}, 4);
     const i64 rows = a.x.shape[0], d = a.x.shape[1];
     checks.vector("weight", a.weight, kReal, {d}, 4);
@@ -119,9 +132,15 @@ void latent_write(const LatentWriteArguments& a) {
                                    .d = as_u32(d),
                                    .dims = dims,
                                    .eps = a.eps};
-    launch(checks.device(), kLatentWrite, spec, {as_u32(rows), kLatentThreads}, a.stream, params,
-           {reads(a.x), reads(a.weight), reads(a.frequencies), reads(a.positions), reads(a.sequences),
-            writes(a.rows.data)});
+    return {spec,
+            params,
+            as_u32(rows),
+            {reads(a.x), reads(a.weight), reads(a.frequencies), reads(a.positions), reads(a.sequences),
+             writes(a.rows.data)}};
+}
+void latent_write(const LatentWriteArguments& a) {
+    ModelChecks checks("latent_write");
+    launch(checks.device(), kLatentWrite, kLatentThreads, a.stream, prepare_latent_write(checks, a));
 }
 
 void cache_write(const CacheWriteArguments& a) {

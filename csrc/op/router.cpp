@@ -1,8 +1,5 @@
 // route() of model_ops.h: which experts a token goes to, and their weights.
-#include "op/model_check.h"
-#include "op/model_ops.h"
-
-#include <deep_gemm/spec/router.h>
+#include "op/moe_parts.h"
 
 namespace deep_gemm::op {
 
@@ -12,8 +9,7 @@ constexpr jit::KernelId kRoute{"route", "deep_gemm/kernel/router.cuh"};
 
 }  // namespace
 
-void route(const RouterArguments& a) {
-    ModelChecks checks("route");
+Prepared<RouterSpec, RouterParams> prepare_route(ModelChecks& checks, const RouterArguments& a) {
     checks.array("logits", a.logits, {Format::fp32}, {-1, -1});
     const i64 rows = a.logits.shape[0], experts = a.logits.shape[1];
     checks.vector("experts", a.experts, {Format::int32}, {rows, -1});
@@ -43,9 +39,16 @@ void route(const RouterArguments& a) {
                               .choices = as_u32(choices),
                               .vocabulary = a.hash.present() ? as_u32(a.hash.shape[0]) : 0,
                               .scale = a.scale};
-    launch(checks.device(), kRoute, spec, {as_u32(rows), kRouterThreads}, a.stream, params,
-           {reads(a.logits), reads(a.bias), reads(a.hash), reads(a.tokens), writes(a.experts),
-            writes(a.weights)});
+    return {spec,
+            params,
+            as_u32(rows),
+            {reads(a.logits), reads(a.bias), reads(a.hash), reads(a.tokens), writes(a.experts),
+             writes(a.weights)}};
+}
+
+void route(const RouterArguments& a) {
+    ModelChecks checks("route");
+    launch(checks.device(), kRoute, kRouterThreads, a.stream, prepare_route(checks, a));
 }
 
 }  // namespace deep_gemm::op

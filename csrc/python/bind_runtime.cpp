@@ -145,13 +145,13 @@ py::bytes fp32_bytes(const std::vector<float>& values) {
 
 void bind_session(py::module_& module) {
     py::class_<Session>(module, "Session", "One timeline of tokens on an Engine.")
-        .def(py::init([](const std::shared_ptr<Engine>& engine, u32 window, bool adaptive, bool graphs,
-                         u32 restore_points) {
+        .def(py::init([](const std::shared_ptr<Engine>& engine, u32 window, bool adaptive, bool strict,
+                         bool graphs, u32 restore_points) {
                  return std::make_unique<Session>(
-                     engine, runtime::SessionOptions{window, adaptive, graphs, restore_points});
+                     engine, runtime::SessionOptions{window, adaptive, strict, graphs, restore_points});
              }),
              NoGil(), py::arg("engine"), py::kw_only(), py::arg("window") = 0, py::arg("adaptive") = false,
-             py::arg("graphs") = true, py::arg("restore_points") = 2)
+             py::arg("strict") = false, py::arg("graphs") = true, py::arg("restore_points") = 2)
         .def_property_readonly("tokens", &Session::tokens)
         .def_property_readonly("room", &Session::room)
         .def_property_readonly("stats", &stats_of)

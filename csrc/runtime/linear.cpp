@@ -71,14 +71,12 @@ void project(const Linear& w, const TensorView& x, const Input& low, const Tenso
 
 void project_many(std::initializer_list<Projection> projections, const TensorView& x, const Input& low,
                   void* stream) {
-    for (const bool narrow : {true, false}) {
-        std::vector<op::ProjectMatrix> matrices;
+    std::vector<op::ProjectMatrix> matrices;
+    for (const bool narrow : {true, false})
         for (const Projection& p : projections)
             if (p.w->low_precision() == narrow)
                 matrices.push_back({p.w->data.view(), p.w->scale.view(), p.y});
-        const Input in = narrow ? low : Input{x, {}};
-        op::project_many({.x = in.x, .x_scale = in.scale, .matrices = matrices, .stream = stream});
-    }
+    op::project_many({.x = low.x, .x_scale = low.scale, .wide_x = x, .matrices = matrices, .stream = stream});
 }
 
 void run_experts(const ExpertsCall& c) {

@@ -46,6 +46,7 @@ struct Pass {
     TensorView tokens, positions;  // int32 [t]
     TensorView sequences = {};     // int32 [t]: which sequence of the state; absent: the first one
     bool journal = false;          // restore() may follow; t <= kMaxWindow
+    i64 journal_row = 0;           // of the pass's first row, where several passes have one journal
     void* stream = nullptr;
 };
 

@@ -40,34 +40,43 @@ SharedSpace::SharedSpace(Device& device, i64 rows, i64 width)
     device.synchronize(nullptr);
 }
 
-void run_shared_expert(const SharedExpertCall& c) {
-    const SharedSpace& s = c.space;
-    const i64 t = c.y.shape[0], width = s.codes.extent(1);
-    if (t == 0) return;
-    const TensorView up = s.up.rows(0, t), codes = s.codes.rows(0, t), scales = s.scales.rows(0, t);
+void shared_expert_up(const SharedExpertCall& c, const Projection& beside, const TensorView& x) {
+    const i64 t = c.y.shape[0], width = c.space.codes.extent(1);
     const auto half = [&](i64 first) {
-        TensorView view = up;
-        view.data = static_cast<u8*>(up.data) + static_cast<u64>(first) * bytes_of(up.format);
+        TensorView view = c.space.up.rows(0, t);
+        view.data = static_cast<u8*>(view.data) + static_cast<u64>(first) * bytes_of(view.format);
         view.shape[1] = width;
         return view;
     };
-    project_many({{&c.w.w1, half(0)}, {&c.w.w3, half(width)}}, c.low.x, c.low, c.stream);
-    moe_swiglu({.h = up,
-                .codes = codes,
-                .scales = scales,
-                .slot_pairs = s.slots.rows(0, t),
-                .num_slots = s.counts.rows(t, 1),
-                .limit = c.limit > 0 ? std::optional<float>(c.limit) : std::nullopt,
-                .rule = c.rule,
-                .stream = c.stream});
-    project(c.w.w2, codes, {codes, scales}, c.y, c.stream);
+    project_many({beside, {&c.w.w1, half(0)}, {&c.w.w3, half(width)}}, x, c.low, c.stream);
 }
 
-void run_packed_experts(const PackedExpertsCall& c) {
+MoeSwigluArguments shared_activation(const SharedExpertCall& c) {
+    const SharedSpace& s = c.space;
+    const i64 t = c.y.shape[0];
+    return {.h = s.up.rows(0, t),
+            .codes = s.codes.rows(0, t),
+            .scales = s.scales.rows(0, t),
+            .slot_pairs = s.slots.rows(0, t),
+            .num_slots = s.counts.rows(t, 1),
+            .limit = c.limit > 0 ? std::optional<float>(c.limit) : std::nullopt,
+            .rule = c.rule,
+            .stream = c.stream};
+}
+op::ProjectArguments shared_expert_down(const SharedExpertCall& c) {
+    const i64 t = c.y.shape[0];
+    return {.x = c.space.codes.rows(0, t),
+            .x_scale = c.space.scales.rows(0, t),
+            .w = c.w.w2.data.view(),
+            .w_scale = c.w.w2.scale.view(),
+            .y = c.y,
+            .add = {},
+            .stream = c.stream};
+}
+
+MoeGroupArguments grouping_of(const PackedExpertsCall& c) {
     const ExpertsSpace& s = c.space;
-    const i64 t = c.chosen.shape[0], top_k = c.chosen.shape[1], pairs = t * top_k;
-    if (t == 0) return;
-    const i64 experts = c.w.w13.shape.experts;
+    const i64 pairs = c.chosen.shape[0] * c.chosen.shape[1];
     const auto slots = static_cast<i64>(moe_slots(static_cast<u64>(pairs), c.w.w13.shape.experts, 1));
     const MoeGroups groups{.offsets = s.offsets.view(),
                            .ends = s.ends.view(),
@@ -76,6 +85,16 @@ void run_packed_experts(const PackedExpertsCall& c) {
                            .slot_pairs = s.slot_pairs.rows(0, slots),
                            .slot_tokens = s.slot_tokens.rows(0, slots),
                            .pair_slots = s.pair_slots.rows(0, pairs)};
+    return {.topk_ids = c.chosen, .groups = groups, .stream = c.stream};
+}
+
+void run_packed_experts(const PackedExpertsCall& c) {
+    const ExpertsSpace& s = c.space;
+    const i64 t = c.chosen.shape[0], top_k = c.chosen.shape[1], pairs = t * top_k;
+    if (t == 0) return;
+    const i64 experts = c.w.w13.shape.experts;
+    const MoeGroups groups = grouping_of(c).groups;
+    const i64 slots = groups.slot_pairs.shape[0];
     const bool before = c.weigh == WeighExperts::before_down;
     const i64 mean_rows = (pairs + experts - 1) / experts;
     const auto product = [&](const PackedMatrix& w, const Input& x, const TensorView& rows,
@@ -91,7 +110,6 @@ void run_packed_experts(const PackedExpertsCall& c) {
                                     .expected_m = mean_rows,
                                     .stream = c.stream}));
     };
-    moe_group({.topk_ids = c.chosen, .groups = groups, .stream = c.stream});
     const TensorView up = s.up.rows(0, slots), codes = s.codes.rows(0, slots),
                      scales = s.scales.rows(0, slots), down = s.down.rows(0, slots);
     product(c.w.w13, c.low, groups.slot_tokens, up);

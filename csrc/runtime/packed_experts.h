@@ -55,10 +55,13 @@ struct PackedExpertsCall {
     ScaleRule rule = ScaleRule::exact;
     void* stream = nullptr;
 };
+// Which slots the chosen experts' rows have: what must have run before run_packed_experts().
+[[nodiscard]] MoeGroupArguments grouping_of(const PackedExpertsCall& call);
 void run_packed_experts(const PackedExpertsCall& call);
 
 // A single FP8 expert that every row goes through (the shared one): its memory, and y = w2 (silu(w1 x) * (w3
-// x)).
+// x)), in three parts that go with other operations: the first product with another projection of the same
+// rows, `beside` of x.
 struct SharedSpace {
     SharedSpace() = default;
     SharedSpace(Device& device, i64 rows, i64 width);
@@ -77,6 +80,8 @@ struct SharedExpertCall {
     ScaleRule rule = ScaleRule::exact;
     void* stream = nullptr;
 };
-void run_shared_expert(const SharedExpertCall& call);
+void shared_expert_up(const SharedExpertCall& call, const Projection& beside, const TensorView& x);
+[[nodiscard]] MoeSwigluArguments shared_activation(const SharedExpertCall& call);
+[[nodiscard]] op::ProjectArguments shared_expert_down(const SharedExpertCall& call);
 
 }  // namespace deep_gemm::runtime

@@ -17,6 +17,7 @@ struct SessionOptions {
     u32 window = 0;          // rows of a speculative step, 1 to kMaxWindow; 1: plain decoding; 0: 3 where the
                              // model has an MTP block, else 1
     bool adaptive = false;   // shorter windows while second drafts are rarely accepted
+    bool strict = false;     // verify and catch up one row at a time, in the very launches of plain decoding
     bool graphs = true;      // replay a step as one graph
     u32 restore_points = 2;  // ends of prompts that sync() can go back to
 };
@@ -109,6 +110,8 @@ class Session {
                  const TensorView& positions);
     void draw_draft(u32 index, const TensorView& x, const TensorView& position);
     void verify(u32 rows);
+    void run_trunk(const TensorView& x, const TensorView& tokens, const TensorView& positions,
+                   const TensorView& logits, u32 rows);
     Step finish_step(u32 rows, i32 eos);
     void undo_to_row(u32 row);
     void flush_mtp();

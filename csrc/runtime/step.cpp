@@ -93,7 +93,10 @@ void Session::issue_step(u32 rows) {
 void Session::draft(u32 rows) {
     const i64 k = pending_rows_;
     fill_positions(mtp_positions_.rows(0, k), -static_cast<i32>(k));
-    run_mtp(hidden_.rows(1, k), mtp_x_.rows(0, k), mtp_tokens_.rows(0, k), mtp_positions_.rows(0, k));
+    const i64 at_once = options_.strict ? 1 : k;
+    for (i64 i = 0; i < k; i += at_once)
+        run_mtp(hidden_.rows(1 + i, at_once), mtp_x_.rows(i, at_once), mtp_tokens_.rows(i, at_once),
+                mtp_positions_.rows(i, at_once));
     // Each further draft continues from the streams and the token of the one before.
     const TensorView x = mtp_x_.rows(k - 1, 1), position = mtp_positions_.rows(k - 1, 1);
     for (u32 i = 1; i < rows; ++i) {
@@ -125,9 +128,7 @@ void Session::verify(u32 rows) {
                      positions = positions_.rows(0, n);
     const TensorView x = hidden_.rows(1, n), logits = logits_.rows(0, n), targets = targets_.rows(0, n);
     fill_positions(positions, 0);
-    state_->forward(x,
-                    {.t = n, .tokens = window, .positions = positions, .journal = n > 1, .stream = stream_});
-    state_->head(x, logits, stream_);
+    run_trunk(x, window, positions, logits, rows);
     op::AcceptArguments accept;
     accept.tokens = window, accept.positions = positions, accept.record = record, accept.stream = stream_;
     if (sampled()) {
@@ -142,6 +143,26 @@ void Session::verify(u32 rows) {
     op::accept_drafts(accept);
     if (n > 1) state_->restore(exchange_.rows(0, 1), stream_);
     copy(base_.view(), exchange_.rows(2, 1));
+}
+
+void Session::run_trunk(const TensorView& x, const TensorView& tokens, const TensorView& positions,
+                        const TensorView& logits, u32 rows) {
+    const auto part = [](TensorView view, i64 first, i64 count) {
+        view.data =
+            static_cast<u8*>(view.data) + static_cast<u64>(first * view.strides[0]) * bytes_of(view.format);
+        view.shape[0] = count;
+        return view;
+    };
+    const i64 n = rows, at_once = options_.strict ? 1 : n;
+    for (i64 i = 0; i < n; i += at_once) {
+        state_->forward(part(x, i, at_once), {.t = at_once,
+                                              .tokens = part(tokens, i, at_once),
+                                              .positions = part(positions, i, at_once),
+                                              .journal = n > 1,
+                                              .journal_row = i,
+                                              .stream = stream_});
+        state_->head(part(x, i, at_once), part(logits, i, at_once), stream_);
+    }
 }
 
 Step Session::finish_step(u32 rows, i32 eos) {

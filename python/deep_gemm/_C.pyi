@@ -492,6 +492,7 @@ class Session:
         *,
         window: typing.SupportsInt | typing.SupportsIndex = 0,
         adaptive: bool = False,
+        strict: bool = False,
         graphs: bool = True,
         restore_points: typing.SupportsInt | typing.SupportsIndex = 2,
     ) -> None: ...

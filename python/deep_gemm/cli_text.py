@@ -57,6 +57,7 @@ OPTIONS = [
     click.option("--top-p", default=1.0, show_default=True, help="The fewest tokens with this share."),
     click.option("--min-p", default=0.0, show_default=True, help="Tokens at least this likely as the first."),
     click.option("--seed", default=0, show_default=True),
+    click.option("--strict", is_flag=True, help="Verify drafts one row at a time, as plain decoding would."),
     click.option("--stats", is_flag=True, help="Tokens a step, accepted by position, tokens/s."),
 ]
 
@@ -70,6 +71,7 @@ class Request:
     numerics: str
     context: int
     spec: int | None
+    strict: bool
     max_tokens: int
     stats: bool
     temperature: float
@@ -79,7 +81,7 @@ class Request:
     seed: int
 
     def session(self, engine: Engine) -> Session:
-        session = engine.session(window=self.spec)
+        session = engine.session(window=self.spec, strict=self.strict)
         session.set_sampling(
             temperature=self.temperature,
             top_k=self.top_k,

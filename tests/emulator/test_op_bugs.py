@@ -176,15 +176,20 @@ def hc_mix() -> tuple[Any, str]:
         None,
         "post",
         "comb",
+        2,
         d,
         20,
+        1,
         1e-6,
         1e-6,
+        *[None, (0,)] * 24,
+        0,
+        0,
     )
     launch = bugs.Launch(
-        "deep_gemm::hc_mix<kSpec>", (16,), 512, 16384, arrays, params, expected, 1e-4, cluster=8
+        "deep_gemm::hc_mix<kSpec>", (8,), 544, 131072, arrays, params, expected, 1e-4, cluster=8
     )
-    return launch, text("hyper_connection", "HcSpec", ".weight = Format::fp32")
+    return launch, text("hyper_connection", "HcSpec", ".weight = Format::fp32, .tokens = 2")
 
 
 def top_k() -> tuple[Any, str]:
@@ -347,9 +352,12 @@ BUGS = [
     ("latent_merge", Bug("records of another head", "head % kLatentMmaHeads) * kLatentRecord", "head / 2) * kLatentRecord", 8)),
     ("latent_merge", Bug("weights are not added", "sum = factors.apply(sum, weights);", "sum = weights;", 8)),
     ("latent_merge", Bug("sums keep an old maximum", "ptx::exp_f32(max - largest), ptx::exp_f32(m - largest)", "1.0f, ptx::exp_f32(m - largest)", 8)),
-    ("hc_mix", Bug("shares read before they are there", "end, smem);\n    ptx::cluster_sync();", "end, smem);\n    ptx::sync_threads();")),
-    ("hc_mix", Bug("leaves while a peer reads", "    ptx::cluster_sync();  // nobody", "    // nobody")),
-    ("hc_mix", Bug("coefficients read before they are there", "ptx::sync_threads();\n    const float pre", "const float pre")),
+    ("hc_mix", Bug("shares read before they are there", "Plan.partials);\n    ptx::cluster_sync();", "Plan.partials);\n    ptx::cluster_arrive();\n    if (warp != 0) ptx::cluster_wait();")),
+    ("hc_mix", Bug("leaves while a peer reads", "        ptx::cluster_sync();  // the shared", "        // the shared")),
+    ("hc_mix", Bug("coefficients read before they are there", "find_pre<S>(p, warp, smem);\n    sync_workers<S>();", "find_pre<S>(p, warp, smem);")),
+    ("hc_mix", Bug("sums added before they are there", "t, begin, end, smem);\n    sync_workers<S>();\n    add_warps<S>(tokens * ", "t, begin, end, smem);\n    add_warps<S>(tokens * ")),
+    ("hc_mix", Bug("norm of the first token", "kPlan.sums + (t * kHcMixWarps + warp) * 4, squares", "kPlan.sums + warp * 4, squares", 8)),
+    ("hc_mix", Bug("fn of the mix before", "late + (m - kHeld) * S.threads * 16", "late + (m - kHeld - 1) * S.threads * 16", 8)),
     ("hc_mix", Bug("comb transposed", "row * H * H + i, comb[i / H][i % H]", "row * H * H + i, comb[i % H][i / H]", 8)),
     ("hc_mix", Bug("post without its factor", "const float post = 2 * sigmoid", "const float post = sigmoid", 8)),
     ("top_k", Bug("counted before the bins are cleared", "bins + i * 4, 0);\n        ptx::sync_threads();", "bins + i * 4, 0);")),

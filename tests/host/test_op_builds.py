@@ -17,6 +17,20 @@ MMA_MIXED = ".w = Format::fp8_e4m3, .w_scale = Format::fp32, .y = Format::bf16"
 MMA_FP8 = ".x = Format::fp8_e4m3, " + MMA_MIXED
 HC = ".x = Format::bf16, .y = Format::bf16, .weight = Format::fp32, .add = Format::bf16, .fp8 = true"
 HC_WIDE = HC.replace(".fp8", ".threads = 256, .steps = 4, .fp8")
+ROWS = (
+    ".norm = {.x = Format::bf16, .y = Format::bf16, .weight = Format::fp32, .fp8 = true}, "
+    ".write = {.x = Format::bf16, .weight = Format::fp32, .rows = Format::fp8_e4m3}"
+)
+COMPRESSORS = (
+    ".main = {.weight = Format::fp32, .rows = Format::fp8_e4m3, .journal = true}, "
+    ".index = {.weight = Format::fp32, .rows = Format::bf16, .finish = RowFinish::hadamard_fp4}, "
+    ".has_main = true, .has_index = true"
+)
+HEADS = (
+    ".query = {.x = Format::bf16, .weight = Format::none, .rows = Format::bf16}, "
+    ".index = {.x = Format::bf16, .weight = Format::none, .rows = Format::bf16, "
+    ".finish = RowFinish::hadamard_fp4, .norm = false}, .has_index = true"
+)
 BF16_ROWS = ".q = Format::bf16, .rows = Format::bf16"
 
 # (header, spec type) -> kernel -> specs
@@ -37,6 +51,8 @@ KERNELS = {
             ".head = true",
             ".streams = 2",
             HC,
+            HC.replace(".fp8", ".tokens = 2, .fp8"),
+            HC.replace(".fp8", ".tokens = 4, .fp8"),
             HC_WIDE,
         ],
         "hc_post": ["", ".x = Format::bf16"],
@@ -65,6 +81,28 @@ KERNELS = {
             for tiles in ("", ", .token_tiles = 2", ", .row_tiles = 2", ", .row_tiles = 2, .token_tiles = 4")
         ]
     },
+    ("project_mma", "ProjectPairSpec"): {
+        "project_pair": [
+            f".first = {{{MMA_FP8}{tiles}}}, .second = {{.y = Format::fp32{tiles}}}"
+            for tiles in ("", ", .row_tiles = 2, .token_tiles = 4")
+        ]
+    },
+    ("project_wide", "ProjectMmaSpec"): {
+        "project_wide": [
+            formats + ", .row_tiles = 4, .token_tiles = 4, .wide = true"
+            for formats in (MMA_BF16, MMA_MIXED, MMA_FP8)
+        ]
+    },
+    ("moe_joined", "RouteActivateSpec"): {
+        "route_activate": [".route = {.bias = true}, .activate = {.rule = ScaleRule::up, .limited = true}"]
+    },
+    ("moe_joined", "ProjectGroupSpec"): {
+        "project_group": [
+            f".project = {{{MMA_FP8}{tiles}}}" for tiles in ("", ", .row_tiles = 2, .token_tiles = 4")
+        ]
+    },
+    ("attention_rows", "AttentionRowsSpec"): {"attention_rows": [ROWS, ROWS + ", " + COMPRESSORS]},
+    ("attention_rows", "AttentionHeadsSpec"): {"attention_heads": ["", HEADS]},
     ("gqa", "GqaSpec"): {
         "gqa_pieces": ["", BF16_ROWS, ".d = 64", ".d = 32"],
         "gqa_join": ["", ".out = Format::bf16, .d = 64"],

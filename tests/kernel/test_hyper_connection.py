@@ -131,6 +131,35 @@ def test_rows_are_independent(device: Any) -> None:
     assert_batch_invariant(call, 5)
 
 
+@pytest.mark.parametrize("rows", [19, 35])
+def test_rows_of_a_cluster_are_independent(device: Any, rows: int) -> None:
+    """So many rows that clusters have two or four of them, the last one fewer."""
+    rng = np.random.default_rng(6)
+    h, d = 4, 1024
+    c = case(rows, h, d, "bf16")
+    add, post, comb = real(rng, (rows, d), "bf16"), real(rng, (rows, h)), real(rng, (rows, h, h))
+    x = c.pop("x")
+    x[2] = np.nan
+
+    def call(some: Array) -> dict[str, Array]:
+        outputs = {
+            "x": x[some],
+            "y": poisoned((len(some), d), "bf16"),
+            "post": post[some],
+            "comb": comb[some],
+        }
+        copies = {
+            "codes": np.zeros((len(some), d), DTYPES["fp8_e4m3"]),
+            "scales": poisoned((len(some), d // 128)),
+        }
+        return run(device, "hc_pre", outputs | copies, add=add[some], **c)
+
+    whole = call(np.arange(rows))
+    for few in ([0, rows - 1], [3, 4, 5], list(range(8, 18))):
+        for name, value in call(np.array(few)).items():
+            assert same_bits(np.ascontiguousarray(whole[name][few]), value), (name, few)
+
+
 def test_bad_input(emulator: Any) -> None:
     c = case(2, 4, 8)
     with pytest.raises(ValueError, match=r"fn has shape \[23, 32\], expected \[24, 32\]"):

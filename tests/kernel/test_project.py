@@ -105,6 +105,48 @@ def test_rows_on_tensor_cores_are_independent(device: Any, kind: str, x_kind: st
         assert same_bits(np.ascontiguousarray(whole[few]), call(np.array(few))["y"]), few
 
 
+@pytest.mark.parametrize(
+    ("kind", "x_kind", "k"),
+    [
+        ("bf16", "bf16", 128),
+        ("fp8 ue8m0", "bf16", 1280),
+        ("fp8 fp32", "fp8_e4m3", 1280),
+        ("bf16", "bf16", 1152),
+    ],
+)
+def test_many_rows(device: Any, kind: str, x_kind: str, k: int) -> None:
+    """Blocks of many rows of both matrices, with tails of both and less or more chunks than warps: right, and the same
+    bits as few rows."""
+    rng = np.random.default_rng(14)
+    rows, n = 133, 150
+    (w, w_scale), (x, x_scale) = make_weight(rng, (n, k), kind), make_activation(rng, (rows, k), x_kind)
+    x[3] = np.nan
+    add = real(rng, (rows, n), "bf16")
+
+    def call(some: Array) -> Array:
+        scales = given(w_scale=w_scale, x_scale=None if x_scale is None else x_scale[some])
+        outputs = {"y": poisoned((len(some), n))}
+        return run(device, "project", outputs, x=x[some], w=w, add=add[some], **scales)["y"]
+
+    whole, others = call(np.arange(rows)), np.arange(rows) != 3
+    a, b = ref.activations(x, x_scale)[others], ref.weight_matrix(w, w_scale)
+    assert_close(whole[others], a @ b.T + add[others].astype(np.float64), bound(a, b))
+    assert np.isnan(whole[3]).all()
+    for few in ([0], [31, 32, 64, 127, 128, 132], list(range(90, 120))):
+        assert same_bits(np.ascontiguousarray(whole[few]), call(np.array(few))), few
+
+
+def test_many_rows_of_groups(device: Any) -> None:
+    rng = np.random.default_rng(15)
+    x, (w, w_scale) = real(rng, (130, 3, 128), "bf16"), make_weight(rng, (3, 130, 128), "fp8 ue8m0")
+    out = run(device, "project", {"y": poisoned((130, 3, 130))}, x=x, w=w, w_scale=w_scale)
+    few = run(device, "project", {"y": poisoned((2, 3, 130))}, x=x[-2:], w=w, w_scale=w_scale)
+    a, b = x.astype(np.float64), ref.weight_matrix(w, w_scale)
+    for g in range(3):
+        assert_close(out["y"][:, g], a[:, g] @ b[g].T, bound(a[:, g], b[g]))
+    assert same_bits(np.ascontiguousarray(out["y"][-2:]), few["y"])
+
+
 def test_many_outputs(device: Any) -> None:
     """So many that blocks have two tiles of them, for few rows; the same bits as with more rows."""
     rng = np.random.default_rng(13)

@@ -20,6 +20,18 @@ def test_equal_to_plain_decoding(load: Load, prompt: list[int], plain: Plain, wi
     assert stats["rollbacks"] > 0 and stats["accepted"] > 0
 
 
+def test_strict(load: Load, prompt: list[int], plain: Plain) -> None:
+    """One row at a time: the same text, state and acceptance."""
+    found = []
+    for strict in (False, True):
+        session = load().session(window=3, strict=strict)
+        session.sync(prompt)
+        assert produce(session, 12) == plain.text
+        assert session.state_digest() == plain.digests[12]
+        found.append({**session.stats, "graph_replays": 0})
+    assert found[0] == found[1] and found[0]["accepted"] > 0
+
+
 def test_rollback_of_the_trained_model(load: Load, prompt: list[int], plain: Plain) -> None:
     """Drafts that are right up to each number, where a window of 4 closes among them; test_rollback.py has every
     position, on a model without the MTP block."""

@@ -1,4 +1,5 @@
 // One transformer block of DeepSeek-V4 as a list of operations.
+#include "op/moe_joined.h"
 #include "runtime/deepseek_v4/state.h"
 
 #include <cmath>
@@ -14,9 +15,10 @@ class BlockPass {
         : model_(model), c_(model.config), w_(weights), state_(state), s_(workspace), pass_(pass) {}
 
     void run(const TensorView& x, bool first) {
-        hc_in(x, w_.attention_hc, w_.attention_norm, first ? TensorView{} : rows(s_.output));
+        hc_in(x, w_.attention_hc, w_.attention_norm, first ? TensorView{} : rows(s_.output),
+              w_.attention_ahead);
         attention();
-        hc_in(x, w_.ffn_hc, w_.ffn_norm, rows(s_.output));
+        hc_in(x, w_.ffn_hc, w_.ffn_norm, rows(s_.output), w_.ffn_ahead);
         experts();
     }
 
@@ -27,8 +29,10 @@ class BlockPass {
     // Whether hc_pre leaves the FP8 form as well.
     [[nodiscard]] bool rounds_input() const { return s_.input_fp8.present() && c_.hidden % kHcFp8Step == 0; }
 
-    // The input of a sublayer, after the streams have taken in `add`, the output of the one before.
-    void hc_in(const TensorView& x, const HcWeights& hc, const DeviceTensor& norm, const TensorView& add) {
+    // The input of a sublayer, after the streams have taken in `add`, the output of the one before. `next`:
+    // what the sublayer starts with.
+    void hc_in(const TensorView& x, const HcWeights& hc, const DeviceTensor& norm, const TensorView& add,
+               const std::vector<TensorView>& next) {
         op::hc_pre({.x = x,
                     .fn = hc.fn.view(),
                     .base = hc.base.view(),
@@ -42,6 +46,7 @@ class BlockPass {
                     .sinkhorn_iterations = c_.sinkhorn_iterations,
                     .hc_eps = c_.hc_epsilon,
                     .rms_eps = c_.rms_epsilon,
+                    .ahead = ahead(next),
                     .stream = pass_.stream});
     }
 
@@ -60,37 +65,14 @@ class BlockPass {
     void attention() {
         const TensorView x = rows(s_.input), low_rank = rows(s_.low_rank), query = rows(s_.query);
         project_input(x, low_input());
-        op::rms_norm({.x = low_rank,
-                      .weight = w_.q_norm.view(),
-                      .y = low_rank,
-                      .eps = c_.rms_epsilon,
-                      .fp8 = fp8_copy_of(s_.low_rank_fp8, pass_.t),
-                      .stream = pass_.stream});
+        attention_rows(low_rank);
         const Input low_rank_low = input_of(low_rank, s_.low_rank_fp8);
         if (w_.index_compressor)
             project_many({{&w_.wq_b, flat(s_.query)}, {&w_.index_wq_b, flat(s_.index_query)}}, low_rank,
                          low_rank_low, pass_.stream);
         else
             linear(w_.wq_b, low_rank, low_rank_low, flat(s_.query));
-        op::rope({.x = query,
-                  .weight = {},
-                  .frequencies = frequencies(),
-                  .positions = pass_.positions,
-                  .y = query,
-                  .norm = true,
-                  .eps = c_.rms_epsilon,
-                  .stream = pass_.stream});
-        op::latent_write({.x = rows(s_.key_value),
-                          .weight = w_.kv_norm.view(),
-                          .frequencies = frequencies(),
-                          .positions = pass_.positions,
-                          .sequences = pass_.sequences,
-                          .rows = state_.ring_rows(),
-                          .eps = c_.rms_epsilon,
-                          .stream = pass_.stream});
-        if (w_.compressor)
-            compress(*w_.compressor, pooled(c_.head_dim, s_.pool_values, s_.pool_gates), state_.frontier,
-                     state_.frontier_journal, state_.compressed_rows(), RowFinish::none);
+        attention_heads(query);
         if (w_.index_compressor) select();
         op::latent_attention({.q = query,
                               .ring = state_.ring_rows(),
@@ -153,37 +135,81 @@ class BlockPass {
                      x, x_low, pass_.stream);
     }
 
-    void compress(const CompressorWeights& w, const Pooled& input, const DeviceTensor& frontier,
-                  const DeviceTensor& journal, const op::LatentRows& target, RowFinish finish) {
-        op::compressor_update({.kv = input.values,
-                               .gate = input.gates,
-                               .ape = w.ape.view(),
-                               .weight = w.norm.view(),
-                               .frequencies = frequencies(),
-                               .positions = pass_.positions,
-                               .sequences = pass_.sequences,
-                               .state = frontier.view(),
-                               .journal = pass_.journal ? rows(journal) : TensorView{},
-                               .rows = target,
-                               .ratio = w_.layer.compress_ratio,
-                               .overlap = w_.layer.indexed(),
-                               .finish = finish,
-                               .eps = c_.rms_epsilon,
-                               .stream = pass_.stream});
+    [[nodiscard]] op::CompressorArguments compress(const CompressorWeights& w, const Pooled& input,
+                                                   const DeviceTensor& frontier, const DeviceTensor& journal,
+                                                   const op::LatentRows& target, RowFinish finish) const {
+        return {.kv = input.values,
+                .gate = input.gates,
+                .ape = w.ape.view(),
+                .weight = w.norm.view(),
+                .frequencies = frequencies(),
+                .positions = pass_.positions,
+                .sequences = pass_.sequences,
+                .state = frontier.view(),
+                .journal = pass_.journal ? journal.rows(pass_.journal_row, pass_.t) : TensorView{},
+                .rows = target,
+                .ratio = w_.layer.compress_ratio,
+                .overlap = w_.layer.indexed(),
+                .finish = finish,
+                .eps = c_.rms_epsilon};
+    }
+    [[nodiscard]] RowFinish index_finish() const {
+        return model_.fp8_cache() ? RowFinish::hadamard_fp4 : RowFinish::none;
+    }
+
+    // What follows the projections of the block's input.
+    void attention_rows(const TensorView& low_rank) {
+        op::CompressorArguments main, index;
+        if (w_.compressor)
+            main =
+                compress(*w_.compressor, pooled(c_.head_dim, s_.pool_values, s_.pool_gates), state_.frontier,
+                         state_.frontier_journal, state_.compressed_rows(), RowFinish::none);
+        if (w_.index_compressor)
+            index = compress(
+                *w_.index_compressor, pooled(c_.index_dim, s_.index_pool_values, s_.index_pool_gates),
+                state_.index_frontier, state_.index_journal, {state_.index_rows.view(), 0}, index_finish());
+        op::attention_rows({.norm = {.x = low_rank,
+                                     .weight = w_.q_norm.view(),
+                                     .y = low_rank,
+                                     .eps = c_.rms_epsilon,
+                                     .fp8 = fp8_copy_of(s_.low_rank_fp8, pass_.t)},
+                            .write = {.x = rows(s_.key_value),
+                                      .weight = w_.kv_norm.view(),
+                                      .frequencies = frequencies(),
+                                      .positions = pass_.positions,
+                                      .sequences = pass_.sequences,
+                                      .rows = state_.ring_rows(),
+                                      .eps = c_.rms_epsilon},
+                            .main = w_.compressor ? &main : nullptr,
+                            .index = w_.index_compressor ? &index : nullptr,
+                            .stream = pass_.stream});
+    }
+    // What follows the projections to queries.
+    void attention_heads(const TensorView& query) {
+        const TensorView of_index = w_.index_compressor ? rows(s_.index_query) : TensorView{};
+        const op::IndexQueryArguments index{.x = of_index,
+                                            .frequencies = frequencies(),
+                                            .positions = pass_.positions,
+                                            .y = of_index,
+                                            .finish = index_finish()};
+        op::attention_heads({.query = {.x = query,
+                                       .weight = {},
+                                       .frequencies = frequencies(),
+                                       .positions = pass_.positions,
+                                       .y = query,
+                                       .norm = true,
+                                       .eps = c_.rms_epsilon},
+                             .index = w_.index_compressor ? &index : nullptr,
+                             .stream = pass_.stream});
+    }
+    // Passes of many rows read their weights slowly enough.
+    [[nodiscard]] op::AheadViews ahead(const std::vector<TensorView>& views) const {
+        return pass_.t <= kAheadRows ? op::AheadViews(views) : op::AheadViews();
     }
 
     // The compressed rows that each query attends to, into picks.
     void select() {
-        const RowFinish finish = model_.fp8_cache() ? RowFinish::hadamard_fp4 : RowFinish::none;
-        compress(*w_.index_compressor, pooled(c_.index_dim, s_.index_pool_values, s_.index_pool_gates),
-                 state_.index_frontier, state_.index_journal, {state_.index_rows.view(), 0}, finish);
         const TensorView query = rows(s_.index_query);
-        op::index_query({.x = query,
-                         .frequencies = frequencies(),
-                         .positions = pass_.positions,
-                         .y = query,
-                         .finish = finish,
-                         .stream = pass_.stream});
         const float scale =
             1.0f / std::sqrt(static_cast<float>(c_.index_dim) * static_cast<float>(c_.index_heads));
         op::index_scores({.query = query,
@@ -205,16 +231,33 @@ class BlockPass {
 
     void experts() {
         const TensorView x = rows(s_.input), y = rows(s_.output), none = {};
-        linear(w_.gate, x, {x, {}}, rows(s_.gate_logits));
-        op::route({.logits = rows(s_.gate_logits),
-                   .bias = w_.gate_bias.view(),
-                   .hash = w_.hash.view(),
-                   .tokens = w_.hash.present() ? pass_.tokens : none,
-                   .experts = rows(s_.experts),
-                   .weights = rows(s_.expert_weights),
-                   .scale = c_.routed_scale,
-                   .stream = pass_.stream});
         const Input x_low = low_input();
+        const Projection gate{&w_.gate, rows(s_.gate_logits)};
+        const bool shared_low =
+            s_.shared_expert.present() && w_.shared.w1.low_precision() && w_.shared.w2.low_precision();
+        const SharedExpertCall shared{.w = w_.shared,
+                                      .space = s_.shared_expert,
+                                      .low = x_low,
+                                      .y = y,
+                                      .limit = c_.swiglu_limit,
+                                      .rule = ScaleRule::up,
+                                      .stream = pass_.stream};
+        if (shared_low)
+            shared_expert_up(shared, gate, x);
+        else
+            linear(w_.gate, x, {x, {}}, gate.y);
+        const op::RouterArguments route{.logits = gate.y,
+                                        .bias = w_.gate_bias.view(),
+                                        .hash = w_.hash.view(),
+                                        .tokens = w_.hash.present() ? pass_.tokens : none,
+                                        .experts = rows(s_.experts),
+                                        .weights = rows(s_.expert_weights),
+                                        .scale = c_.routed_scale,
+                                        .stream = pass_.stream};
+        if (shared_low)
+            op::route_activate(route, shared_activation(shared));
+        else
+            op::route(route);
         const auto run = [&](const ExpertWeights& w, const TensorView& chosen, const TensorView& weights,
                              const DeviceTensor& mid, const Fp8Rows& mid_fp8, const TensorView& add) {
             run_experts({.w = w,
@@ -230,28 +273,26 @@ class BlockPass {
                          .rule = ScaleRule::up,
                          .stream = pass_.stream});
         };
-        if (s_.shared_expert.present() && w_.shared.w1.low_precision() && w_.shared.w2.low_precision())
-            run_shared_expert({.w = w_.shared,
-                               .space = s_.shared_expert,
-                               .low = x_low,
-                               .y = y,
-                               .limit = c_.swiglu_limit,
-                               .rule = ScaleRule::up,
-                               .stream = pass_.stream});
-        else
-            run(w_.shared, none, none, s_.shared_mid, s_.shared_fp8, none);
-        if (!w_.packed)
+        if (!shared_low) run(w_.shared, none, none, s_.shared_mid, s_.shared_fp8, none);
+        if (!w_.packed) {
+            if (shared_low) op::project(shared_expert_down(shared));
             return run(w_.experts, rows(s_.experts), rows(s_.expert_weights), s_.mid, s_.mid_fp8, y);
-        run_packed_experts({.w = *w_.packed,
-                            .space = s_.packed_experts,
-                            .low = x_low,
-                            .chosen = rows(s_.experts),
-                            .weights = rows(s_.expert_weights),
-                            .y = y,
-                            .add = y,
-                            .limit = c_.swiglu_limit,
-                            .rule = ScaleRule::up,
-                            .stream = pass_.stream});
+        }
+        const PackedExpertsCall packed{.w = *w_.packed,
+                                       .space = s_.packed_experts,
+                                       .low = x_low,
+                                       .chosen = rows(s_.experts),
+                                       .weights = rows(s_.expert_weights),
+                                       .y = y,
+                                       .add = y,
+                                       .limit = c_.swiglu_limit,
+                                       .rule = ScaleRule::up,
+                                       .stream = pass_.stream};
+        if (shared_low)
+            op::group_project(grouping_of(packed), shared_expert_down(shared));
+        else
+            moe_group(grouping_of(packed));
+        run_packed_experts(packed);
     }
 
     const Loaded& model_;

@@ -73,16 +73,19 @@ class BlockPass {
                    .normalize = c_.normalize_top_k,
                    .stream = pass_.stream});
         const Input low = to_fp8(input, s_.input_fp8, ScaleRule::exact, pass_.stream);
-        if (w_.packed)
-            return run_packed_experts({.w = *w_.packed,
-                                       .space = s_.packed_experts,
-                                       .low = low,
-                                       .chosen = rows(s_.experts),
-                                       .weights = rows(s_.expert_weights),
-                                       .y = x,
-                                       .add = x,
-                                       .weigh = WeighExperts::after_down,
-                                       .stream = pass_.stream});
+        if (w_.packed) {
+            const PackedExpertsCall packed{.w = *w_.packed,
+                                           .space = s_.packed_experts,
+                                           .low = low,
+                                           .chosen = rows(s_.experts),
+                                           .weights = rows(s_.expert_weights),
+                                           .y = x,
+                                           .add = x,
+                                           .weigh = WeighExperts::after_down,
+                                           .stream = pass_.stream};
+            moe_group(grouping_of(packed));
+            return run_packed_experts(packed);
+        }
         run_experts({.w = w_.experts,
                      .x = input,
                      .low = low,

@@ -159,12 +159,9 @@ DG_DEVICE u32 tokens_before(const CompressorParams& p, u32 token) {
 }  // namespace compressor_detail
 
 template <CompressorSpec S>
-DG_KERNEL(kLatentThreads, 4)
-compressor_update(DG_GRID_CONSTANT const CompressorParams p) {
+DG_DEVICE void compressor_block(const CompressorParams& p, u32 block) {
     using namespace compressor_detail;
-    ptx::grid_dependency_launch();
-    ptx::grid_dependency_wait();
-    const u32 sequence = ptx::block_index() / p.segments, segment = ptx::block_index() % p.segments;
+    const u32 sequence = block / p.segments, segment = block % p.segments;
     const u32 channel = ptx::thread_index() * 4;
     const bool active = channel < p.dim;
     float* state = p.state + static_cast<u64>(sequence) * 3 * pools_of(S) * p.dim + channel;
@@ -186,6 +183,14 @@ compressor_update(DG_GRID_CONSTANT const CompressorParams p) {
     }
     if (active)
         for (u32 i = 0; i < pools_of(S); ++i) pools[i].store(state + i * 3 * p.dim, p.dim);
+}
+
+template <CompressorSpec S>
+DG_KERNEL(kLatentThreads, 4)
+compressor_update(DG_GRID_CONSTANT const CompressorParams p) {
+    ptx::grid_dependency_launch();
+    ptx::grid_dependency_wait();
+    compressor_block<S>(p, ptx::block_index());
 }
 
 template <CompressorSpec S>

@@ -100,17 +100,15 @@ DG_DEVICE void publish(const MoeGroupParams& p, u32 expert, u32 count, const Bef
 
 }  // namespace moe_group_detail
 
+/// All blocks that this one depends on have launched; it waits for what they write.
 template <MoeGroupSpec S>
-DG_KERNEL(kMoeThreads, 4)
-moe_group(DG_GRID_CONSTANT const MoeGroupParams p) {
+DG_DEVICE void moe_group_block(const MoeGroupParams& p, u32 expert) {
     static_assert(why_illegal(S) == nullptr);
     constexpr MoeGroupSmem kPlan = plan_smem(S);
     const ptx::SharedAddress smem = ptx::dynamic_smem();
-    const u32 expert = ptx::block_index();
     for (u32 e = ptx::thread_index(); e < p.experts; e += kMoeThreads)
         ptx::st_shared_b32(smem + kPlan.counts + e * 4, 0);
     ptx::sync_threads();
-    ptx::grid_dependency_launch();
     ptx::grid_dependency_wait();
     for (u32 pair = ptx::thread_index(); pair < p.pairs; pair += kMoeThreads) {
         const u32 of_pair = moe_group_detail::expert_of(p, pair);
@@ -123,6 +121,13 @@ moe_group(DG_GRID_CONSTANT const MoeGroupParams p) {
     const moe_group_detail::Before before = moe_group_detail::before<S>(p, smem, expert);
     moe_group_detail::list_pairs<S>(p, smem, expert, before.slots);
     moe_group_detail::publish(p, expert, ptx::ld_shared_b32(smem + kPlan.counts + expert * 4), before);
+}
+
+template <MoeGroupSpec S>
+DG_KERNEL(kMoeThreads, 4)
+moe_group(DG_GRID_CONSTANT const MoeGroupParams p) {
+    ptx::grid_dependency_launch();
+    moe_group_block<S>(p, ptx::block_index());
 }
 
 }  // namespace deep_gemm

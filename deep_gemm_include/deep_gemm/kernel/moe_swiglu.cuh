@@ -42,12 +42,9 @@ DG_DEVICE void activate(const MoeSwigluParams& p, u32 slot, u32 column, float we
 }  // namespace moe_swiglu_detail
 
 template <MoeSwigluSpec S>
-DG_KERNEL(kMoeThreads, 4)
-moe_swiglu(DG_GRID_CONSTANT const MoeSwigluParams p) {
-    ptx::grid_dependency_launch();
-    ptx::grid_dependency_wait();
+DG_DEVICE void moe_swiglu_block(const MoeSwigluParams& p, u32 block) {
     const u32 chunks = align_up(p.n, kQuantizeRow) / kQuantizeChunk;
-    const u64 index = static_cast<u64>(ptx::block_index()) * kMoeThreads + ptx::thread_index();
+    const u64 index = static_cast<u64>(block) * kMoeThreads + ptx::thread_index();
     const u32 slot = static_cast<u32>(index / chunks),
               column = static_cast<u32>(index % chunks) * kQuantizeChunk;
     const i32 pair = moe_swiglu_detail::pair_of(p, slot);
@@ -75,6 +72,14 @@ moe_swiglu(DG_GRID_CONSTANT const MoeSwigluParams p) {
         ptx::st_global_f32(
             p.scales + static_cast<u64>(slot) * ceil_div(p.n, kQuantizeRow) + column / kQuantizeRow,
             out.scale);
+}
+
+template <MoeSwigluSpec S>
+DG_KERNEL(kMoeThreads, 4)
+moe_swiglu(DG_GRID_CONSTANT const MoeSwigluParams p) {
+    ptx::grid_dependency_launch();
+    ptx::grid_dependency_wait();
+    moe_swiglu_block<S>(p, ptx::block_index());
 }
 
 }  // namespace deep_gemm

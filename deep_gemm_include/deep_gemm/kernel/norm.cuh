@@ -10,11 +10,8 @@
 namespace deep_gemm {
 
 template <NormSpec S>
-DG_KERNEL(kNormThreads, 8)
-rms_norm(DG_GRID_CONSTANT const NormParams p) {
-    ptx::grid_dependency_launch();
-    ptx::grid_dependency_wait();
-    const u32 row = ptx::block_index() / p.inner, inner = ptx::block_index() % p.inner;
+DG_DEVICE void norm_block(const NormParams& p, u32 block) {
+    const u32 row = block / p.inner, inner = block % p.inner;
     const u64 x = row * p.x.stride + inner * p.x.inner_stride,
               y = row * p.y.stride + inner * p.y.inner_stride;
     const u32 first = ptx::thread_index() * 4;
@@ -40,6 +37,14 @@ rms_norm(DG_GRID_CONSTANT const NormParams p) {
             tile::store_fp8_copy(p.codes + static_cast<u64>(row) * p.d,
                                  p.scales + static_cast<u64>(row) * (p.d / 128), i, v);
     }
+}
+
+template <NormSpec S>
+DG_KERNEL(kNormThreads, 8)
+rms_norm(DG_GRID_CONSTANT const NormParams p) {
+    ptx::grid_dependency_launch();
+    ptx::grid_dependency_wait();
+    norm_block<S>(p, ptx::block_index());
 }
 
 }  // namespace deep_gemm

@@ -210,22 +210,19 @@ DG_DEVICE void store(const ProjectMmaParams& p, const ProjectPart& part, u32 fir
     }
 }
 
-}  // namespace project_detail
-
+/// Block `block` of a launch.
 template <ProjectMmaSpec S>
-DG_KERNEL(kProjectThreads, ctas_per_sm_of(S))
-project_mma(DG_GRID_CONSTANT const ProjectMmaParams p) {
-    using L = project_detail::Lane<S>;
+DG_DEVICE void run_block(const ProjectMmaParams& p, u32 block) {
+    using L = Lane<S>;
     constexpr u32 kRows = S.row_tiles * kProjectTileRows, kDepth = chunks_in_flight_of(S);
-    ptx::grid_dependency_launch();
-    const u32 row_block = ptx::block_index() / p.token_blocks;
-    const u32 first_token = ptx::block_index() % p.token_blocks * S.token_tiles * kProjectTileTokens;
+    const u32 row_block = block / p.token_blocks;
+    const u32 first_token = block % p.token_blocks * S.token_tiles * kProjectTileTokens;
     u32 index = 0, before = 0;
     while (row_block >= p.parts[index].end) before = p.parts[index++].end;
     const ProjectPart& part = p.parts[index];
     const u32 first_row = (row_block - before) * kRows;
 
-    project_detail::WeightRows<S> rows;
+    WeightRows<S> rows;
 #pragma unroll
     for (u32 r = 0; r < L::R; ++r) {
 #pragma unroll
@@ -241,25 +238,45 @@ project_mma(DG_GRID_CONSTANT const ProjectMmaParams p) {
     }
 
     const u32 chunks = p.k / kProjectColumns, warp = ptx::warp_index();
-    project_detail::Weights<S> weights[kDepth];
+    Weights<S> weights[kDepth];
 #pragma unroll
     for (u32 i = 0; i < kDepth; ++i)
         if (warp + i * kProjectWarps < chunks)
-            project_detail::load_weights<S>(weights[i], rows, part.scale, warp + i * kProjectWarps);
+            load_weights<S>(weights[i], rows, part.scale, warp + i * kProjectWarps);
     ptx::grid_dependency_wait();
-    const project_detail::Tokens<S> tokens(p, part, first_token);
+    const Tokens<S> tokens(p, part, first_token);
     float sums[L::R][L::T][4] = {};
     for (u32 base = warp; base < chunks; base += kDepth * kProjectWarps) {
 #pragma unroll
         for (u32 i = 0; i < kDepth; ++i) {
             const u32 chunk = base + i * kProjectWarps;
             if (chunk >= chunks) break;
-            project_detail::multiply_chunk<S>(sums, weights[i], tokens, chunk);
+            multiply_chunk<S>(sums, weights[i], tokens, chunk);
             const u32 next = chunk + kDepth * kProjectWarps;
-            if (next < chunks) project_detail::load_weights<S>(weights[i], rows, part.scale, next);
+            if (next < chunks) load_weights<S>(weights[i], rows, part.scale, next);
         }
     }
-    project_detail::store<S>(p, part, first_row, first_token, sums);
+    store<S>(p, part, first_row, first_token, sums);
+}
+
+}  // namespace project_detail
+
+template <ProjectMmaSpec S>
+DG_KERNEL(kProjectThreads, ctas_per_sm_of(S))
+project_mma(DG_GRID_CONSTANT const ProjectMmaParams p) {
+    ptx::grid_dependency_launch();
+    project_detail::run_block<S>(p, ptx::block_index());
+}
+
+template <ProjectPairSpec S>
+DG_KERNEL(kProjectThreads, ctas_per_sm_of(S))
+project_pair(DG_GRID_CONSTANT const ProjectPairParams p) {
+    ptx::grid_dependency_launch();
+    const u32 block = ptx::block_index();
+    if (block < p.first_blocks)
+        project_detail::run_block<S.first>(p.first, block);
+    else
+        project_detail::run_block<S.second>(p.second, block - p.first_blocks);
 }
 
 }  // namespace deep_gemm

@@ -8,11 +8,8 @@ namespace deep_gemm {
 
 /// A CTA a head.
 template <LatentSpec S>
-DG_KERNEL(kLatentThreads, 8)
-rope(DG_GRID_CONSTANT const RopeParams p) {
-    ptx::grid_dependency_launch();
-    ptx::grid_dependency_wait();
-    const u32 row = ptx::block_index() / p.inner, inner = ptx::block_index() % p.inner;
+DG_DEVICE void rope_block(const RopeParams& p, u32 block) {
+    const u32 row = block / p.inner, inner = block % p.inner;
     const i32 position = ptx::ld_global_s32(p.positions + row);
     if (position < 0) return;
     const u32 channel = ptx::thread_index() * 4;
@@ -27,13 +24,18 @@ rope(DG_GRID_CONSTANT const RopeParams p) {
         tile::store4<S.rows>(p.y.data, row * p.y.stride + inner * p.y.inner_stride + channel, v);
 }
 
-/// A CTA a token.
 template <LatentSpec S>
 DG_KERNEL(kLatentThreads, 8)
-latent_write(DG_GRID_CONSTANT const LatentWriteParams p) {
+rope(DG_GRID_CONSTANT const RopeParams p) {
     ptx::grid_dependency_launch();
     ptx::grid_dependency_wait();
-    const u32 row = ptx::block_index(), sequence = tile::sequence_of(p.sequences, row);
+    rope_block<S>(p, ptx::block_index());
+}
+
+/// A CTA a token.
+template <LatentSpec S>
+DG_DEVICE void latent_write_block(const LatentWriteParams& p, u32 row) {
+    const u32 sequence = tile::sequence_of(p.sequences, row);
     const i32 position = ptx::ld_global_s32(p.positions + row);
     if (position < 0 || sequence >= p.rows.sequences) return;
     const u32 channel = ptx::thread_index() * 4;
@@ -44,6 +46,14 @@ latent_write(DG_GRID_CONSTANT const LatentWriteParams p) {
     tile::rotate4<S.pairs>(v, channel, p.d, p.dims, p.frequencies, position, false);
     tile::finish_row<S.finish>(v, channel, p.d, p.dims);
     tile::write_latent<S.rows>(p.rows, sequence, static_cast<u32>(position) % p.rows.rows, channel, p.d, v);
+}
+
+template <LatentSpec S>
+DG_KERNEL(kLatentThreads, 8)
+latent_write(DG_GRID_CONSTANT const LatentWriteParams p) {
+    ptx::grid_dependency_launch();
+    ptx::grid_dependency_wait();
+    latent_write_block<S>(p, ptx::block_index());
 }
 
 /// A CTA a token.

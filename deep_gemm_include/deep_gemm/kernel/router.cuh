@@ -41,12 +41,9 @@ DG_DEVICE void score(const RouterParams& p, const float* logits, ptx::SharedAddr
 }  // namespace router_detail
 
 template <RouterSpec S>
-DG_KERNEL(kRouterThreads, 4)
-route(DG_GRID_CONSTANT const RouterParams p) {
+DG_DEVICE void route_block(const RouterParams& p, u32 row) {
     constexpr RouterSmem kPlan = plan_smem(S);
-    ptx::grid_dependency_launch();
-    ptx::grid_dependency_wait();
-    const u32 row = ptx::block_index(), lane = ptx::lane_index();
+    const u32 lane = ptx::lane_index();
     const ptx::SharedAddress scores = ptx::dynamic_smem() + kPlan.scores,
                              keys = ptx::dynamic_smem() + kPlan.keys;
     router_detail::score<S>(p, p.logits + row * p.logits_stride, scores);
@@ -96,6 +93,14 @@ route(DG_GRID_CONSTANT const RouterParams p) {
     const u64 at = static_cast<u64>(row) * p.choices + lane;
     ptx::st_global_s32(p.experts + at, known ? static_cast<i32>(expert) : -1);
     ptx::st_global_f32(p.weights + at, mine / divisor * p.scale);
+}
+
+template <RouterSpec S>
+DG_KERNEL(kRouterThreads, 4)
+route(DG_GRID_CONSTANT const RouterParams p) {
+    ptx::grid_dependency_launch();
+    ptx::grid_dependency_wait();
+    route_block<S>(p, ptx::block_index());
 }
 
 }  // namespace deep_gemm

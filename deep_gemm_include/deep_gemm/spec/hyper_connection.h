@@ -7,10 +7,12 @@
 //   comb[a, b] = softmax over b of (mix[2h + a h + b] scale[2] + base[2h + a h + b]), + hc_eps, then made
 //   doubly
 //                stochastic by Sinkhorn's iteration
-// A cluster of CTAs shares a token: each has a range of channels, of all streams; a thread has four channels
-// of a stream, its neighbours those of the others.
+// A cluster of CTAs shares a token, or a few in turn: each has a range of channels, of all streams; a thread
+// has four channels of a stream, its neighbours those of the others. One more warp of the CTA whose rank is
+// the token's place finds post and comb.
 #pragma once
 
+#include <deep_gemm/spec/ahead.h>
 #include <deep_gemm/spec/view.h>
 
 namespace deep_gemm {
@@ -21,6 +23,8 @@ constexpr u32 kHcManyThreads = 256;  // else: with registers for more steps
 constexpr u32 kHcMixWarps = kHcMixThreads / 32;
 constexpr u32 kHcCluster = 8;
 constexpr u32 kMaxHcSteps = 4;
+constexpr u32 kHcHeldMixes = 10;  // whose fn a thread with one step holds in registers
+constexpr u32 kMaxHcTokens = 4;   // of a cluster
 
 struct HcSpec {
     Format x = Format::fp32, y = Format::fp32;
@@ -29,6 +33,7 @@ struct HcSpec {
     u32 streams = 4;
     u32 threads = kHcMixThreads;
     u32 steps = 1;      // times that the threads go over a CTA's channels
+    u32 tokens = 1;     // of a cluster; any number gives the same bits
     bool head = false;  // only pre: before the output head
     bool fp8 = false;   // y also as E4M3
 
@@ -43,6 +48,7 @@ constexpr void visit_fields(Visitor&& visit, const HcSpec& s) {
     visit("streams", s.streams);
     visit("threads", s.threads);
     visit("steps", s.steps);
+    visit("tokens", s.tokens);
     visit("head", s.head);
     visit("fp8", s.fp8);
 }
@@ -51,13 +57,27 @@ constexpr u32 mixes_of(const HcSpec& s) {
     return s.head ? s.streams : (2 + s.streams) * s.streams;
 }
 
+// Threads of a CTA, with those that find post and comb.
+constexpr u32 hc_cta_of(const HcSpec& s) {
+    return s.threads + 32;
+}
+// Mixes whose fn is read early: into registers, into shared memory.
+constexpr u32 hc_held_of(const HcSpec& s) {
+    return s.steps > 1 ? 0 : mixes_of(s) < kHcHeldMixes ? mixes_of(s) : kHcHeldMixes;
+}
+constexpr u32 hc_late_of(const HcSpec& s) {
+    return s.steps > 1 ? 0 : mixes_of(s) - hc_held_of(s);
+}
+
+// Of all tokens of the cluster.
 struct HcSmem {
-    u32 sums;      // a float a warp and mix
+    u32 sums;      // a float a warp and mix, then one a warp
     u32 partials;  // this CTA's share of the mixes, then of the squares; read by the cluster
     u32 norm;      // its share of the squares of y; read by the cluster
     u32 pre;       // [streams]
     u32 mixed;     // fp32: this CTA's channels of y before the norm
     u32 streams;   // fp32: four channels of a thread and step
+    u32 late;      // fp32: what a thread multiplies in the mixes that registers do not hold
     u32 bytes;
 };
 // Channels of a CTA, of which there are as many as threads have at most.
@@ -72,14 +92,15 @@ constexpr u32 hc_steps_of(u32 d, u32 streams) {
 }
 constexpr HcSmem plan_smem(const HcSpec& s) {
     HcSmem p{};
-    const u32 sums = (mixes_of(s) + 1) * kHcMixWarps * 4;
+    const u32 mixes = mixes_of(s) + 1;
     p.sums = 0;
-    p.partials = align_up(sums, 16u);
-    p.norm = p.partials + align_up((mixes_of(s) + 1) * 4, 16u);
-    p.pre = p.norm + 16;
-    p.mixed = p.pre + 16;
-    p.streams = p.mixed + s.threads / s.streams * s.steps * 16;
-    p.bytes = p.streams + s.threads * s.steps * 16;
+    p.partials = align_up(s.tokens * mixes * kHcMixWarps * 4, 16u);
+    p.norm = p.partials + align_up(s.tokens * mixes * 4, 16u);
+    p.pre = p.norm + align_up(s.tokens * 4, 16u);
+    p.mixed = p.pre + align_up(s.tokens * s.streams * 4, 16u);
+    p.streams = p.mixed + s.tokens * s.threads / s.streams * s.steps * 16;
+    p.late = p.streams + s.tokens * s.threads * s.steps * 16;
+    p.bytes = p.late + hc_late_of(s) * s.threads * 16;
     return p;
 }
 
@@ -95,8 +116,9 @@ struct HcParams {
     float* scales;       // [rows, d / 128]
     float* post;         // [rows, streams]; with `add` also read
     float* comb;         // [rows, streams, streams]
-    u32 d, sinkhorn_iterations;
+    u32 rows, d, sinkhorn_iterations, clusters;
     float hc_eps, rms_eps;
+    Ahead ahead;
 };
 
 struct HcPostParams {

@@ -101,9 +101,6 @@ struct MoeSwigluParams {
     u32 slots, n;
     float limit;
 };
-struct NoSmem {
-    u32 bytes;
-};
 constexpr NoSmem plan_smem(const MoeSwigluSpec&) {
     return {0};
 }

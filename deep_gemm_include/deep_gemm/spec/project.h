@@ -31,9 +31,6 @@ constexpr void visit_fields(Visitor&& visit, const ProjectSpec& s) {
     visit("rows", s.rows);
 }
 
-struct NoSmem {
-    u32 bytes = 0;
-};
 constexpr NoSmem plan_smem(const ProjectSpec&) {
     return {};
 }

@@ -25,6 +25,7 @@ struct ProjectMmaSpec {
     Format add = Format::none;  // none: nothing is added
     u32 row_tiles = 1;          // of a block: of 16 rows of w
     u32 token_tiles = 1;        // of a block: of 8 rows of x
+    bool wide = false;          // project_wide: tiles are those of a warp
 
     friend constexpr bool operator==(const ProjectMmaSpec&, const ProjectMmaSpec&) = default;
 };
@@ -37,6 +38,7 @@ constexpr void visit_fields(Visitor&& visit, const ProjectMmaSpec& s) {
     visit("add", s.add);
     visit("row_tiles", s.row_tiles);
     visit("token_tiles", s.token_tiles);
+    visit("wide", s.wide);
 }
 
 // Chunks of a warp whose weights are on their way at once.
@@ -52,8 +54,32 @@ constexpr u32 ctas_per_sm_of(const ProjectMmaSpec& s) {
 struct ProjectMmaSmem {
     u32 bytes;  // fp32 [warps][row tiles][token tiles][4][32]
 };
+constexpr u32 project_sums_bytes(const ProjectMmaSpec& s) {
+    return kProjectWarps * s.row_tiles * s.token_tiles * kProjectTileRows * kProjectTileTokens * 4;
+}
+
+// project_wide: a block has 128 rows of w and 128 rows of x, eight warps two by four; chunks of both come
+// through a ring of stages in shared memory, in the order in which one warp after the other would have them.
+constexpr u32 kWideRows = 128;  // of w, of x
+constexpr u32 kWideRowTiles = 4, kWideTokenTiles = 4;
+struct ProjectWideSmem {
+    u32 x;            // of a stage, after w
+    u32 stage_bytes;  // rows of w, rows of x
+    u32 stages;
+    u32 totals;  // fp32, as ProjectMmaSmem: the sums of the warps so far
+    u32 bytes;
+};
+constexpr ProjectWideSmem plan_wide(const ProjectMmaSpec& s) {
+    ProjectWideSmem p{};
+    p.x = kWideRows * kProjectColumns * bytes_of(s.w);
+    p.stage_bytes = p.x + kWideRows * kProjectColumns * bytes_of(s.x);
+    p.stages = s.w == Format::fp8_e4m3 ? s.x == Format::fp8_e4m3 ? 4 : 3 : 2;
+    p.totals = p.stages * p.stage_bytes;
+    p.bytes = p.totals + project_sums_bytes(s);
+    return p;
+}
 constexpr ProjectMmaSmem plan_smem(const ProjectMmaSpec& s) {
-    return {kProjectWarps * s.row_tiles * s.token_tiles * kProjectTileRows * kProjectTileTokens * 4};
+    return {s.wide ? plan_wide(s).bytes : project_sums_bytes(s)};
 }
 
 // One matrix [n, k] of a launch, or one of its groups.
@@ -73,6 +99,30 @@ struct ProjectMmaParams {
     u64 x_stride, x_scale_stride;  // [rows, ..]
     u32 rows, k, num_parts, token_blocks;
     ProjectPart parts[kMaxProjectParts];
+};
+
+// project_pair: two launches that do not depend on each other, in one.
+struct ProjectPairSpec {
+    ProjectMmaSpec first, second;
+
+    friend constexpr bool operator==(const ProjectPairSpec&, const ProjectPairSpec&) = default;
+};
+template <typename Visitor>
+constexpr void visit_fields(Visitor&& visit, const ProjectPairSpec& s) {
+    visit("first", s.first);
+    visit("second", s.second);
+}
+constexpr u32 ctas_per_sm_of(const ProjectPairSpec& s) {
+    const u32 first = ctas_per_sm_of(s.first), second = ctas_per_sm_of(s.second);
+    return first < second ? first : second;
+}
+constexpr ProjectMmaSmem plan_smem(const ProjectPairSpec& s) {
+    const u32 first = plan_smem(s.first).bytes, second = plan_smem(s.second).bytes;
+    return {first > second ? first : second};
+}
+struct ProjectPairParams {
+    ProjectMmaParams first, second;
+    u32 first_blocks;
 };
 
 }  // namespace deep_gemm

@@ -25,4 +25,9 @@ constexpr u32 align_up(u32 value, u32 alignment) {
     return ceil_div(value, alignment) * alignment;
 }
 
+// The shared memory plan of a kernel that has none.
+struct NoSmem {
+    u32 bytes = 0;
+};
+
 }  // namespace deep_gemm

@@ -122,6 +122,7 @@ class Engine:
         *,
         window: int | None = None,
         adaptive: bool = False,
+        strict: bool = False,
         graphs: bool = True,
         restore_points: int = 2,
     ) -> Session:
@@ -130,12 +131,15 @@ class Engine:
         window          rows of a speculative step, 1 (plain decoding) to 8: the pending token and window - 1 drafts;
                         None: 3 where the model has an MTP block, else 1. ValueError for more than 1 without one
         adaptive        use two rows while second drafts are rarely accepted
+        strict          verify drafts one row at a time, in the launches of plain decoding: the same tokens, slower;
+                        for a doubt whether rows depend on their number
         graphs          replay a step as one CUDA graph from its third time on
         restore_points  ends of prompts that sync() can go back to without feeding tokens again
         """
         options = {
             "window": 0 if window is None else window,
             "adaptive": adaptive,
+            "strict": strict,
             "graphs": graphs,
             "restore_points": restore_points,
         }

@@ -1,0 +1,21 @@
+// Model operations that may share a launch (op/attention_rows.cpp): checked, with their parameters. Each does
+// what the function of model_ops.h does that it is named after.
+#pragma once
+
+#include "op/model_check.h"
+#include "op/model_ops.h"
+
+#include <deep_gemm/spec/attention_rows.h>
+
+namespace deep_gemm::op {
+
+[[nodiscard]] Prepared<NormSpec, NormParams> prepare_norm(ModelChecks& checks, const RmsNormArguments& a);
+[[nodiscard]] Prepared<LatentSpec, RopeParams> prepare_rope(ModelChecks& checks, const RopeArguments& a);
+[[nodiscard]] Prepared<LatentSpec, RopeParams> prepare_index_query(ModelChecks& checks,
+                                                                   const IndexQueryArguments& a);
+[[nodiscard]] Prepared<LatentSpec, LatentWriteParams> prepare_latent_write(ModelChecks& checks,
+                                                                           const LatentWriteArguments& a);
+[[nodiscard]] Prepared<CompressorSpec, CompressorParams> prepare_compressor(ModelChecks& checks,
+                                                                            const CompressorArguments& a);
+
+}  // namespace deep_gemm::op

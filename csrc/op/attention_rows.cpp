@@ -1,0 +1,70 @@
+// attention_rows() and attention_heads() of model_ops.h: small operations side by side in one launch.
+#include "op/attention_parts.h"
+
+namespace deep_gemm::op {
+
+namespace {
+
+constexpr const char* kHeader = "deep_gemm/kernel/attention_rows.cuh";
+constexpr jit::KernelId kRows{"attention_rows", kHeader}, kHeads{"attention_heads", kHeader};
+
+// Parts, in order of blocks.
+struct Parts {
+    u32 blocks = 0;
+    std::vector<driver::MemoryRange> memory;
+
+    template <typename Spec, typename Params>
+    u32 add(const Prepared<Spec, Params>& part) {
+        memory.insert(memory.end(), part.memory.begin(), part.memory.end());
+        return blocks += part.grid;
+    }
+};
+
+}  // namespace
+
+void attention_rows(const AttentionRowsArguments& a) {
+    ModelChecks checks("attention_rows");
+    const auto norm = prepare_norm(checks, a.norm);
+    const auto write = prepare_latent_write(checks, a.write);
+    AttentionRowsSpec spec;
+    spec.norm = norm.spec, spec.write = write.spec;
+    AttentionRowsParams params{};
+    params.norm = norm.params, params.write = write.params;
+    Parts parts;
+    params.norm_end = parts.add(norm);
+    params.write_end = params.main_end = parts.add(write);
+    if (a.main) {
+        const auto main = prepare_compressor(checks, *a.main);
+        spec.main = main.spec, spec.has_main = true;
+        params.main = main.params, params.main_end = parts.add(main);
+    }
+    if (a.index) {
+        const auto index = prepare_compressor(checks, *a.index);
+        spec.index = index.spec, spec.has_index = true;
+        params.index = index.params;
+        parts.add(index);
+    }
+    if (parts.blocks == 0) return;
+    launch(checks.device(), kRows, spec, {parts.blocks, kLatentThreads}, a.stream, params, parts.memory);
+}
+
+void attention_heads(const AttentionHeadsArguments& a) {
+    ModelChecks checks("attention_heads");
+    const auto query = prepare_rope(checks, a.query);
+    AttentionHeadsSpec spec;
+    spec.query = query.spec;
+    AttentionHeadsParams params{};
+    params.query = query.params;
+    Parts parts;
+    params.query_end = parts.add(query);
+    if (a.index) {
+        const auto index = prepare_index_query(checks, *a.index);
+        spec.index = index.spec, spec.has_index = true;
+        params.index = index.params;
+        parts.add(index);
+    }
+    if (parts.blocks == 0) return;
+    launch(checks.device(), kHeads, spec, {parts.blocks, kLatentThreads}, a.stream, params, parts.memory);
+}
+
+}  // namespace deep_gemm::op

@@ -1,0 +1,116 @@
+// Hyper-connections: from what fn makes of the streams to the coefficients that mix them
+// (spec/hyper_connection.h).
+#pragma once
+
+#include <deep_gemm/spec/hyper_connection.h>
+#include <deep_gemm/tile/real.h>
+#include <deep_gemm/ptx/convert.h>
+#include <deep_gemm/ptx/math.h>
+#include <deep_gemm/ptx/narrow.h>
+#include <deep_gemm/ptx/shared_words.h>
+
+namespace deep_gemm::hc_detail {
+
+DG_DEVICE float sigmoid(float z) {
+    return 1.0f / (1.0f + ptx::exp_f32(-z));
+}
+
+/// Sum over the cluster, in order of ranks, of the float at `address` of each CTA.
+DG_DEVICE float cluster_total(ptx::SharedAddress address) {
+    float total = 0;
+#pragma unroll
+    for (u32 rank = 0; rank < kHcCluster; ++rank)
+        total += ptx::ld_cluster_f32(ptx::map_to_rank(address, rank));
+    return total;
+}
+
+/// c[a][b] from z[a][b], all in one thread: rows are far shorter than a shuffle takes.
+template <u32 H>
+DG_DEVICE void sinkhorn(float (&c)[H][H], u32 iterations, float eps) {
+    const auto over_b = [&](float extra) {
+#pragma unroll
+        for (u32 a = 0; a < H; ++a) {
+            float sum = c[a][0];
+#pragma unroll
+            for (u32 b = 1; b < H; ++b) sum = sum + c[a][b];
+            const float factor = ptx::rcp_approx(sum + extra);
+#pragma unroll
+            for (u32 b = 0; b < H; ++b) c[a][b] = c[a][b] * factor;
+        }
+    };
+    const auto over_a = [&] {
+#pragma unroll
+        for (u32 b = 0; b < H; ++b) {
+            float sum = c[0][b];
+#pragma unroll
+            for (u32 a = 1; a < H; ++a) sum = sum + c[a][b];
+            const float factor = ptx::rcp_approx(sum + eps);
+#pragma unroll
+            for (u32 a = 0; a < H; ++a) c[a][b] = c[a][b] * factor;
+        }
+    };
+#pragma unroll
+    for (u32 a = 0; a < H; ++a) {
+        float largest = c[a][0];
+#pragma unroll
+        for (u32 b = 1; b < H; ++b) largest = ptx::max_nan_f32(largest, c[a][b]);
+#pragma unroll
+        for (u32 b = 0; b < H; ++b) c[a][b] = ptx::exp_f32(c[a][b] - largest);
+    }
+    over_b(0.0f);
+#pragma unroll
+    for (u32 a = 0; a < H; ++a)
+#pragma unroll
+        for (u32 b = 0; b < H; ++b) c[a][b] = c[a][b] + eps;
+    over_a();
+    for (u32 i = 1; i < iterations; ++i) {
+        over_b(eps);
+        over_a();
+    }
+}
+
+/// What is multiplied with fn, scaled, of a token of the cluster: z of mix m, by the scale `which`.
+template <HcSpec S>
+struct Mixes {
+    const HcParams& p;
+    ptx::SharedAddress partials;
+    float q;
+
+    DG_DEVICE Mixes(const HcParams& params, u32 token, ptx::SharedAddress smem)
+        : p(params), partials(smem + plan_smem(S).partials + token * (mixes_of(S) + 1) * 4) {
+        const float square = cluster_total(partials + mixes_of(S) * 4);
+        q = 1.0f / ptx::sqrt_rn_f32(square / static_cast<float>(S.streams * p.d) + p.rms_eps);
+    }
+    [[nodiscard]] DG_DEVICE float z(u32 m, u32 which) const {
+        return cluster_total(partials + m * 4) * q * ptx::ld_global_f32(p.scale + which) +
+               ptx::ld_global_f32(p.base + m);
+    }
+};
+
+/// A warp: pre of a token, into shared memory.
+template <HcSpec S>
+DG_DEVICE void find_pre(const HcParams& p, u32 token, ptx::SharedAddress smem) {
+    const u32 lane = ptx::lane_index();
+    const float pre = sigmoid(Mixes<S>(p, token, smem).z(lane % S.streams, 0)) + p.hc_eps;
+    if (lane < S.streams) ptx::st_shared_f32(smem + plan_smem(S).pre + (token * S.streams + lane) * 4, pre);
+}
+/// A warp: what the sublayer's output will be put back with.
+template <HcSpec S>
+DG_DEVICE void find_post(const HcParams& p, u32 row, u32 token, ptx::SharedAddress smem) {
+    constexpr u32 H = S.streams;
+    const u32 lane = ptx::lane_index();
+    const Mixes<S> mixes(p, token, smem);
+    const float post = 2 * sigmoid(mixes.z(H + lane % H, 1));
+    const float z = mixes.z(2 * H + lane % (H * H), 2);
+    float comb[H][H];
+#pragma unroll
+    for (u32 i = 0; i < H * H; ++i)
+        comb[i / H][i % H] = codec::float_of_bits(ptx::shfl_idx(codec::bits_of_float(z), i));
+    sinkhorn<H>(comb, p.sinkhorn_iterations, p.hc_eps);
+    if (lane < H) ptx::st_global_f32(p.post + row * H + lane, post);
+    if (lane != 0) return;
+#pragma unroll
+    for (u32 i = 0; i < H * H; ++i) ptx::st_global_f32(p.comb + row * H * H + i, comb[i / H][i % H]);
+}
+
+}  // namespace deep_gemm::hc_detail
