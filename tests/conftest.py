@@ -6,8 +6,12 @@ are numpy's everywhere: deep_gemm.demo.arrays has put() and take() between them 
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
+
+# Before NumPy is imported: workers of a test run share the cores, and idle threads of OpenBLAS spin.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
 

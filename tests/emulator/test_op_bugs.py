@@ -194,7 +194,7 @@ def hc_mix() -> tuple[Any, str]:
 
 def top_k() -> tuple[Any, str]:
     rng = np.random.default_rng(3)
-    n, cluster = 33000, 8
+    n, cluster = 8300, 2
     scores = np.round(real(rng, (2, n), scale=30)).astype(np.float32)
     scores[1] = np.where(rng.random(n) < 0.5, -0.0, 0.0)
     expected = np.stack([ref.top_k(row, 100) for row in scores])
