@@ -110,7 +110,7 @@ def test_visibility_and_ratio(device: Any) -> None:
 
 
 def test_many_rows(device: Any) -> None:
-    """262144 rows: a million tokens; more than registers hold."""
+    """262144 rows: a million tokens; zeros with a few ones, and random scores."""
     n = 20000 if device.emulated else 262144
     scores = real(np.random.default_rng(4), (2, n))
     scores[0] = 0

@@ -1,0 +1,120 @@
+// Radix select by a CTA or a cluster: histograms of a digit of the orders meet through distributed shared
+// memory, and every CTA finds the same bin.
+#pragma once
+
+#include <deep_gemm/spec/top_k.h>
+#include <deep_gemm/ptx/narrow.h>
+#include <deep_gemm/ptx/shared_words.h>
+
+namespace deep_gemm::top_k_detail {
+
+template <TopKSpec S>
+DG_DEVICE u32 rank() {
+    return S.cluster > 1 ? ptx::cluster_rank() : 0;
+}
+template <TopKSpec S>
+DG_DEVICE void sync_cluster() {
+    if constexpr (S.cluster > 1)
+        ptx::cluster_sync();
+    else
+        ptx::sync_threads();
+}
+
+/// Two words at the same place in CTA `from` of the cluster.
+template <TopKSpec S>
+DG_DEVICE ptx::UInt2 load_pair(ptx::SharedAddress at, u32 from) {
+    if constexpr (S.cluster > 1)
+        return ptx::ld_cluster_v2_u32(ptx::map_to_rank(at, from));
+    else
+        return ptx::ld_shared_v2_u32(at);
+}
+
+/// What a radix select has found: the digits decided so far, and how many of the wanted ones lie at or below.
+struct Threshold {
+    u32 order = 0, known = 0;  // the value, and a mask of its decided bits
+    u32 wanted;
+};
+
+template <TopKSpec S>
+class RadixSelect {
+  public:
+    /// All threads call; bins are cleared when the cluster next synchronises.
+    DG_DEVICE explicit RadixSelect(ptx::SharedAddress smem) : smem_(smem) {
+        for (u32 i = ptx::thread_index(); i < 2 * kTopKBins; i += kTopKThreads)
+            ptx::st_shared_u32(smem + plan_smem(S).bins + i * 4, 0);
+        ptx::sync_threads();
+    }
+
+    /// The `wanted`-th largest of what `count_all(count)` passes to count(order), as far as `digits` passes
+    /// decide it.
+    template <typename CountAll>
+    DG_DEVICE Threshold run(u32 wanted, u32 digits, CountAll&& count_all) {
+        Threshold t{.wanted = wanted};
+        for (u32 digit = 0, top = 32; digit < digits; ++digit) {
+            const u32 bits = top < kTopKDigit ? top : kTopKDigit, shift = top - bits, mask = (1u << bits) - 1;
+            const ptx::SharedAddress bins = smem_ + plan_smem(S).bins + half_ * kTopKBins * 4;
+            count_all([&](u32 order) {
+                if ((order & t.known) == t.order)
+                    ptx::red_shared_add_u32(bins + (order >> shift & mask) * 4, 1);
+            });
+            sync_cluster<S>();
+            half_ ^= 1;
+            clear();
+            const ptx::UInt2 found = find(bins, t.wanted);
+            t.order |= found.x << shift;
+            t.known |= mask << shift;
+            t.wanted -= found.y;
+            top = shift;
+        }
+        return t;
+    }
+
+  private:
+    /// The bins of the next pass. Every CTA has read them: it did so before it came to the last barrier.
+    DG_DEVICE void clear() {
+        const ptx::SharedAddress bins = smem_ + plan_smem(S).bins + half_ * kTopKBins * 4;
+        for (u32 i = ptx::thread_index(); i < kTopKBins; i += kTopKThreads)
+            ptx::st_shared_u32(bins + i * 4, 0);
+    }
+
+    /// The bin in which the `wanted`-th largest lies and how many lie in higher bins. All threads call; a
+    /// thread has two neighbouring bins, the first one the highest.
+    DG_DEVICE ptx::UInt2 find(ptx::SharedAddress bins, u32 wanted) const {
+        static_assert(kTopKBins == 2 * kTopKThreads);
+        const u32 lane = ptx::lane_index(), warp = ptx::warp_index();
+        const u32 top = kTopKBins - 1 - ptx::thread_index() * 2;
+        u32 first = 0, sum = 0;
+#pragma unroll
+        for (u32 from = 0; from < S.cluster; ++from) {
+            const ptx::UInt2 pair = load_pair<S>(bins + (top - 1) * 4, from);
+            first += pair.y;
+            sum += pair.x + pair.y;
+        }
+        u32 through = sum;
+#pragma unroll
+        for (u32 delta = 1; delta < 32; delta *= 2) {
+            const u32 lower = ptx::shfl_up(through, delta);
+            if (lane >= delta) through += lower;
+        }
+        const ptx::SharedAddress warps = smem_ + plan_smem(S).through, result = smem_ + plan_smem(S).found;
+        if (lane == 31) ptx::st_shared_u32(warps + warp * 4, through);
+        ptx::sync_threads();
+        // Lane w has the count of warp w; the lanes below the own warp's number are added.
+        u32 earlier = lane < warp ? ptx::ld_shared_u32(warps + lane * 4) : 0;
+#pragma unroll
+        for (u32 mask = 16; mask > 0; mask /= 2) earlier += ptx::shfl_bfly_u32(earlier, mask);
+        const u32 above = earlier + through - sum;
+        if (above < wanted && wanted <= above + sum) {
+            const bool upper = wanted <= above + first;
+            ptx::st_shared_u32(result, upper ? top : top - 1);
+            ptx::st_shared_u32(result + 4, upper ? above : above + first);
+        }
+        ptx::sync_threads();
+        return ptx::ld_shared_v2_u32(result);
+    }
+
+    ptx::SharedAddress smem_;
+    u32 half_ = 0;
+};
+
+}  // namespace deep_gemm::top_k_detail
