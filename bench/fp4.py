@@ -190,6 +190,21 @@ def alternatives(spec: deep_gemm.Fp4GemmSpec, tokens: int) -> list[deep_gemm.Fp4
     return [one for one in found if one != spec]
 
 
+def speed_metrics(
+    context: Context, samples: dict[str, list[float]], weight_bytes: float, flops: float
+) -> dict[str, float]:
+    """What a row says of the samples of "ours" and "copies only": rates, and the share of what the copies allow."""
+    us = median(samples["ours"])
+    metrics = {
+        "gbs": weight_bytes / us / 1e3,
+        "tflops": flops / us / 1e6,
+        "of_copies": paired_ratio(samples["copies only"], samples["ours"]),
+    }
+    if context.read_gbs:
+        metrics["percent_of_read"] = 100 * metrics["gbs"] / context.read_gbs
+    return metrics
+
+
 def measure(
     context: Context,
     model: MoeModel,
@@ -227,14 +242,10 @@ def measure(
     samples = timing.interleave(timing.capture(variants, layer.num_sets, expected), context.rounds)
     us = {variant: median(values) for variant, values in samples.items()}
     metrics = {
-        "gbs": weight_bytes / us["ours"] / 1e3,
-        "tflops": flops / us["ours"] / 1e6,
-        "of_copies": paired_ratio(samples["copies only"], samples["ours"]),
+        **speed_metrics(context, samples, weight_bytes, flops),
         "error": error,
         **fp4_peer.metrics(model.name, name, tokens, us["ours"], context.read_gbs),
     }
-    if context.read_gbs:
-        metrics["percent_of_read"] = 100 * metrics["gbs"] / context.read_gbs
     others = "; ".join(
         f"{variant} {value:.1f} us" for variant, value in us.items() if variant not in ("ours", "copies only")
     )

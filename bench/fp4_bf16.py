@@ -13,7 +13,7 @@ import torch
 import deep_gemm
 from bench import data, fp4_peer, timing
 from bench.context import Context
-from bench.fp4 import EXPERTS, FLASH, TOP_K, Layer, routings
+from bench.fp4 import EXPERTS, FLASH, TOP_K, Layer, routings, speed_metrics
 from bench.fp4_weights import random_weights
 from bench.records import Row, guarded_all, median, paired_ratio
 from bench.targets import fp4_point
@@ -50,13 +50,9 @@ def measure(context: Context, name: str, tokens: int, weights: deep_gemm.Fp4Weig
     metrics = {
         "of_marlin": fp4_peer.MARLIN[FLASH.name, name][tokens] / us["ours"],
         "ratio": paired_ratio(samples["fp8 activations"], samples["ours"]),
-        "gbs": weight_bytes / us["ours"] / 1e3,
-        "tflops": flops / us["ours"] / 1e6,
-        "of_copies": paired_ratio(samples["copies only"], samples["ours"]),
+        **speed_metrics(context, samples, weight_bytes, flops),
         "error": error,
     }
-    if context.read_gbs:
-        metrics["percent_of_read"] = 100 * metrics["gbs"] / context.read_gbs
     note = f"{spec}, grid {plan['grid_blocks']}; {active:.0f} experts; copies only {us['copies only']:.1f} us"
     return Row(SECTION, point, us["ours"], us["fp8 activations"], "fp8 activations", metrics, samples, note)
 

@@ -10,7 +10,7 @@ import torch
 import deep_gemm
 from bench import data, timing
 from bench.context import Context
-from bench.fp4 import EXPERTS, SHAPES, TOP_K, Layer, routings
+from bench.fp4 import EXPERTS, SHAPES, TOP_K, Layer, routings, speed_metrics
 from bench.fp4_weights import random_weights
 from bench.records import Row, guarded_all, median, paired_ratio
 from bench.targets import NVFP4_TOKENS, nvfp4_point
@@ -48,13 +48,9 @@ def measure(
     us = {variant: median(values) for variant, values in samples.items()}
     metrics = {
         "ratio": paired_ratio(samples["mxfp4"], samples["ours"]),
-        "gbs": weight_bytes / us["ours"] / 1e3,
-        "tflops": flops / us["ours"] / 1e6,
-        "of_copies": paired_ratio(samples["copies only"], samples["ours"]),
+        **speed_metrics(context, samples, weight_bytes, flops),
         "error": error,
     }
-    if context.read_gbs:
-        metrics["percent_of_read"] = 100 * metrics["gbs"] / context.read_gbs
     note = f"{spec}, grid {plan['grid_blocks']}; {active:.0f} experts; copies only {us['copies only']:.1f} us"
     return Row(SECTION, point, us["ours"], us["mxfp4"], "mxfp4", metrics, samples, note)
 
