@@ -91,7 +91,11 @@ def pack_on_device(
     place: Callable[[Any], Any],
     device: Any = None,
 ) -> _C.Fp4Weights:
-    """Packs [experts, n, ...] where they are. `empty` makes a tensor of so many int8 or float32, `place` copies one."""
+    """Packs codes uint8 [experts, n, k / 2] and their scales where they are; shape is (experts, n, k).
+
+    Scales are uint8 [experts, n, k / 32] (UE8M0), or [experts, n, k / 16] (E4M3) with `globals_` fp32 [experts, n].
+    `empty(count, "int8" or "float32")` makes an output there, `place(array)` copies one from the host. Errors are
+    those of pack_fp4_weights()."""
     guess = form or ("mx_e4m3" if globals_ is None else "nv_single")
     blobs, row_scales = _C.fp4_packed_sizes(*shape, guess)
     outputs = _C.Fp4Weights(empty(blobs, "int8"), empty(row_scales, "float32"), None, *shape, guess)
@@ -156,7 +160,8 @@ def _bad_global(got: tuple[int, ...], rows: tuple[int, ...]) -> str:
 
 
 NO_POWERS_OF_TWO = (
-    "pack_fp4_weights: got fp32 scales that are no powers of two from 2^-126 to 2^127; MXFP4 has no others"
+    "pack_fp4_weights: got fp32 scales that are no powers of two, expected 2^-126 to 2^127 as MXFP4 has them; "
+    "quantise with such scales, or pass E4M3 scales of 16 weights (NVFP4)"
 )
 
 
