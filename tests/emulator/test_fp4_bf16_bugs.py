@@ -10,8 +10,8 @@ from deep_gemm import _C
 
 TABLE_BUG = Bug(
     "one table for high and low bytes",
-    "permute_bytes(kLow, kLowOfMore",
-    "permute_bytes(kHigh, kHighOfMore",
+    "permute_bytes_or_signs(kLow, kLowOfMore",
+    "permute_bytes_or_signs(kHigh, kHighOfMore",
     8,
 )
 BUGS = [

@@ -129,9 +129,12 @@ class TokenLoader {
 
     DG_DEVICE void run() {
         pipe::Cursor<kFp4ItemSlots> slot;
-        for (sched::Fp4Item item; take_item<S>(smem_, slot, item);) {
+        for (sched::Fp4Item item;;) {
+            const u32 number = slot.stage;
+            if (!take_item<S>(smem_, slot, item)) break;
             if (item.count == 0) continue;
             aim(item);
+            bring_tables(item, number);
             const u32 num_k = fp4_k_blocks(params_.k);
             for (u32 pass = 0; pass < fp4_passes<S>(params_, item); ++pass)
                 for (u32 kb = 0; kb < num_k; kb += S.k_blocks, cursor_.advance()) load_stage(kb);
@@ -162,7 +165,8 @@ class TokenLoader {
         scale_ = params_.scale_a + group * params_.scale_a_stride_group;
 #pragma unroll
         for (u32 turn = 0; turn < kScaleTurns; ++turn) {
-            const u32 token = (turn * S.load_warps + warp_) * 32 + lane;
+            if constexpr (has_bf16_tokens(S)) continue;
+            const u32 token = token_of(turn);
             scale_offset_[turn] =
                 static_cast<u64>(row_of(item, token < S.block_m ? token : 0)) * params_.scale_a_stride_m;
         }
@@ -172,9 +176,32 @@ class TokenLoader {
                 row_of(item, i / kOfEight * 8 + warp_ * kOfEight + i % kOfEight) * (params_.a_stride_m / 4);
     }
 
+    /// Whose scales, and row of D, this lane brings.
+    DG_DEVICE u32 token_of(u32 turn) const {
+        return (turn * S.load_warps + warp_) * 32 + ptx::lane_index();
+    }
+
+    /// The tables of the item's slot land with its first stage, whose barrier covers them: who stores waits
+    /// for no memory. Their last readers have given the slot back.
+    DG_DEVICE void bring_tables(const sched::Fp4Item& item, u32 slot) const {
+        if constexpr (!has_row_table(S) && !S.per_token) return;
+#pragma unroll
+        for (u32 turn = 0; turn < kScaleTurns; ++turn) {
+            const u32 token = token_of(turn);
+            if (token >= columns_) continue;
+            const u32 present = token < item.count ? 4 : 0;  // zeros for the other columns
+            if constexpr (has_row_table(S)) {
+                if (params_.d_rows != nullptr)
+                    ptx::copy_async_4(smem_.rows(slot) + token * 4,
+                                      params_.d_rows + item.first + (present != 0 ? token : 0), present);
+            }
+            if constexpr (S.per_token)
+                ptx::copy_async_4(smem_.token_scales(slot) + token * 4, scale_ + scale_offset_[turn], present);
+        }
+    }
+
     DG_DEVICE void load_stage(u32 first_kb) {
         ptx::mbarrier_wait(smem_.empty(cursor_.stage), cursor_.phase ^ 1);
-        const u32 lane = ptx::lane_index();
 #pragma unroll
         for (u32 kb = 0; kb < S.k_blocks; ++kb) {
             const u32 k = (first_kb + kb) * kFp4BlockK;
@@ -186,7 +213,7 @@ class TokenLoader {
                 scale_present != 0 ? static_cast<u64>(first_kb + kb) * params_.scale_a_stride_k : 0;
 #pragma unroll
             for (u32 turn = 0; turn < kScaleTurns; ++turn) {
-                const u32 token = (turn * S.load_warps + warp_) * 32 + lane;
+                const u32 token = token_of(turn);
                 if (token < columns_)
                     ptx::copy_async_4(
                         smem_.scales(cursor_.stage, kb) + tile::fp4_scale_slot(token, columns_) * 4,

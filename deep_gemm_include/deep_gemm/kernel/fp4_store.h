@@ -86,67 +86,45 @@ class Fp4Rows : public Fp4RowPair<S> {
     using Pair = Fp4RowPair<S>;
 
   public:
-    DG_DEVICE Fp4Rows(const Fp4GemmParams& params, const sched::Fp4Item& item, u32 warpgroup)
-        : Pair(params, item, warpgroup) {
-        if constexpr (kEarlyRows) {
-#pragma unroll
-            for (u32 i = 0; i < N / 4; ++i) {
-                d_rows_[i] = d_row(token_of(i));
-                if constexpr (S.per_token) scales_[i] = scale_of(token_of(i));
-            }
-        }
-    }
+    using Pair::Pair;
 
-    DG_DEVICE void store(const float (&sum)[N / 2]) const {
+    /// `table`: where each token of the item goes; `scales`: per_token, its scale. Both have landed, if the item
+    /// has tokens to compute.
+    DG_DEVICE void store(ptx::SharedAddress table, ptx::SharedAddress scales,
+                         const float (&sum)[N / 2]) const {
         if (this->column_ >= this->params_.n) return;
-        const sched::Fp4Item& item = this->item_;
+        const u32 first = ptx::lane_index() % 4 * 2, rows = this->item_.rows;
 #pragma unroll
-        for (u32 i = 0; i < N / 4; ++i) {
-            const u32 token = token_of(i);
-            if (token >= item.rows) continue;
-            const u32 row = kEarlyRows ? d_rows_[i] : d_row(token);
-            float first = 0, second = 0;
-            if (token < item.count && this->in_a_group(row)) {
-                const u32 at = i / 2 * 4 + i % 2;
-                float scale = 1;
-                if constexpr (S.per_token) scale = kEarlyRows ? scales_[i] : scale_of(token);
-                first = this->finished(sum[at], scale, 0);
-                second = this->finished(sum[at + 2], scale, 1);
+        for (u32 j = 0; j < N / 8; ++j) {
+            const u32 token = j * 8 + first;
+            const ptx::UInt2 to = rows_of(table, token);
+            ptx::Float2 scale = {1, 1};
+            if constexpr (S.per_token) {
+                if (this->item_.count > 0) scale = ptx::ld_shared_v2_f32(scales + token * 4);
             }
-            store_pair(row, first, second);
+            store_one(token, to.x, scale.x, sum[j * 4], sum[j * 4 + 2]);
+            store_one(token + 1, to.y, scale.y, sum[j * 4 + 1], sum[j * 4 + 3]);
         }
         if constexpr (Pair::kWritesZeros) {
-            for (u32 token = N + ptx::lane_index() % 4; token < item.rows; token += 4)
-                store_pair(d_row(token), 0, 0);
+            for (u32 token = N + ptx::lane_index() % 4; token < rows; token += 4)
+                store_pair(this->item_.first + token, 0, 0);
         }
     }
 
   private:
-    static constexpr bool kEarlyRows = S.groups == GroupMode::gathered && N <= kFp4OverlapColumns;
-
-    static DG_DEVICE u32 token_of(u32 i) {
-        return i / 2 * 8 + ptx::lane_index() % 4 * 2 + i % 2;
+    /// Of two neighbouring tokens.
+    DG_DEVICE ptx::UInt2 rows_of(ptx::SharedAddress table, u32 token) const {
+        if constexpr (has_row_table(S)) {
+            if (this->params_.d_rows != nullptr) return ptx::ld_shared_v2_u32(table + token * 4);
+        }
+        return {this->item_.first + token, this->item_.first + token + 1};
     }
 
-    DG_DEVICE u32 d_row(u32 token) const {
-        const u32 slot = this->item_.first + token;
-        if constexpr (S.groups == GroupMode::gathered) {
-            if (this->params_.d_rows != nullptr && token < this->item_.count)
-                return static_cast<u32>(ptx::ld_global_s32(this->params_.d_rows + slot));
-        }
-        return slot;
-    }
-
-    DG_DEVICE float scale_of(u32 token) const {
-        if (token >= this->item_.count) return 0;
-        u32 row = this->item_.first + token;
-        if constexpr (S.groups == GroupMode::gathered) {
-            if (this->params_.a_rows != nullptr)
-                row = static_cast<u32>(ptx::ld_global_s32(this->params_.a_rows + row));
-        }
-        const u64 group = S.groups == GroupMode::masked ? this->item_.expert : 0;
-        return ptx::ld_global_f32(this->params_.scale_a + group * this->params_.scale_a_stride_group +
-                                  static_cast<u64>(row) * this->params_.scale_a_stride_m);
+    DG_DEVICE void store_one(u32 token, u32 row, float scale, float first, float second) const {
+        if (token >= this->item_.rows) return;
+        const bool computed = token < this->item_.count && this->in_a_group(row);
+        store_pair(row, computed ? this->finished(first, scale, 0) : 0,
+                   computed ? this->finished(second, scale, 1) : 0);
     }
 
     DG_DEVICE void store_pair(u32 row, float first, float second) const {
@@ -158,9 +136,6 @@ class Fp4Rows : public Fp4RowPair<S> {
         }
         this->store_d(element, first, second);
     }
-
-    u32 d_rows_[kEarlyRows ? N / 4 : 1];
-    float scales_[kEarlyRows && S.per_token ? N / 4 : 1];
 };
 
 }  // namespace deep_gemm::kernel

@@ -24,9 +24,12 @@ class Multiplier {
         : params_(params), smem_(smem), warpgroup_(warpgroup), thread_(ptx::thread_index() % kWarpgroup) {}
 
     DG_DEVICE void run() {
-        pipe::Cursor<kFp4ItemSlots> slot;
-        for (sched::Fp4Item item; kernel::take_item<S>(smem_, slot, item);)
+        sched::Fp4Item item;
+        while (kernel::read_item<S>(smem_, slot_.stage, slot_.phase, item)) {
             dispatch<fp4_columns_of(1, S.block_m)>(item);
+            kernel::release_item<S>(smem_, slot_.stage);
+            slot_.advance();
+        }
     }
 
   private:
@@ -58,7 +61,7 @@ class Multiplier {
                     accumulate<N>(sum, rows);
             }
         }
-        rows.store(sum);
+        rows.store(smem_.rows(slot_.stage), smem_.token_scales(slot_.stage), sum);
     }
 
     /// The cursor's stage. Where items choose among several loops the compiler does not see that it is the
@@ -232,6 +235,7 @@ class Multiplier {
     tile::Fp4Smem<S> smem_;
     u32 warpgroup_, thread_;
     pipe::Cursor<S.stages> cursor_;
+    pipe::Cursor<kFp4ItemSlots> slot_;
 };
 
 template <Fp4GemmSpec S>

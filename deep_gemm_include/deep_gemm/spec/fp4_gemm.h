@@ -143,10 +143,12 @@ constexpr u32 kFp4EarlyScaleColumns = 40;
 // While one blob multiplies the next one is decoded; beyond this many columns the second set of fragments
 // costs more registers than it hides (ptxas C7519, spills).
 constexpr u32 kFp4OverlapColumns = 16;
-// wide: a table says which row of D each token of an item goes to, with this bit for rows of no group.
+// A table in shared memory says which row of D each token of an item goes to. The wide kernel has one in more
+// cases, with this bit for rows of no group.
 constexpr u32 kFp4ZeroRow = 1u << 31;
 constexpr bool has_row_table(const Fp4GemmSpec& s) {
-    return s.wide && s.groups != GroupMode::dense && s.groups != GroupMode::masked;
+    return s.groups == GroupMode::gathered ||
+           (s.wide && s.groups != GroupMode::dense && s.groups != GroupMode::masked);
 }
 constexpr u32 kFp4ItemSlots = 4;  // work items between the warp that finds them and those that serve them
 
@@ -158,7 +160,7 @@ struct Fp4SmemPlan {
     u32 full, empty;   // mbarriers of the stages
     u32 items;         // kFp4ItemSlots of 16 bytes
     u32 rows;          // kFp4ItemSlots tables, see has_row_table()
-    u32 token_scales;  // wide, per_token: kFp4ItemSlots tables of the tokens' scales
+    u32 token_scales;  // per_token: kFp4ItemSlots tables of the tokens' scales
     u32 row_table_bytes, scale_table_bytes;
     u32 items_full, items_empty;  // mbarriers of the items
     u32 bytes;
@@ -186,9 +188,9 @@ constexpr Fp4SmemPlan plan_smem(const Fp4GemmSpec& s) {
     p.scales = take(s.stages * p.scale_stage_bytes, 16);
     p.magnitudes = take(fp4_table_entries(s.form) * 8, 16);
     p.items = take(kFp4ItemSlots * 16, 16);
-    p.row_table_bytes = has_row_table(s) ? align_up(s.block_m, 32u) * 4 : 0;
+    p.row_table_bytes = has_row_table(s) ? s.block_m * 4 : 0;
     p.rows = take(kFp4ItemSlots * p.row_table_bytes, 16);
-    p.scale_table_bytes = s.wide && s.per_token ? align_up(s.block_m, 32u) * 4 : 0;
+    p.scale_table_bytes = s.per_token ? s.block_m * 4 : 0;
     p.token_scales = take(kFp4ItemSlots * p.scale_table_bytes, 16);
     p.full = take(s.stages * 8, 8);
     p.empty = take(s.stages * 8, 8);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <deep_gemm/tile/nvfp4_tables.h>
+#include <deep_gemm/ptx/bytes.h>
 
 namespace deep_gemm::tile {
 
@@ -17,7 +18,7 @@ DG_DEVICE void write_magnitudes(Fp4Smem<S> smem, u32 thread) {
 }
 
 /// Four words of codes of one row -> registers 4 * step + odd and 4 * step + 2 + odd of the fragments. The
-/// first two words have the first table.
+/// first two words have the first table. (One mask for both halves of a word: permute_bytes() would mask each.)
 DG_DEVICE void decode_row(const ptx::UInt4& codes, const ptx::UInt2 (&tables)[2], u32 (&fragments)[16],
                           u32 odd) {
     const u32 words[4] = {codes.x, codes.y, codes.z, codes.w};
@@ -26,9 +27,10 @@ DG_DEVICE void decode_row(const ptx::UInt4& codes, const ptx::UInt2 (&tables)[2]
     for (u32 step = 0; step < 4; ++step) {
         const ptx::UInt2& table = tables[step / 2];
         const u32 word = words[step], selectors = word & kMagnitudes;
-        fragments[step * 4 + odd] = ptx::permute_bytes(table.x, table.y, selectors) | (word & kSigns);
+        fragments[step * 4 + odd] =
+            ptx::permute_bytes_or_signs(table.x, table.y, selectors) | (word & kSigns);
         fragments[step * 4 + 2 + odd] =
-            ptx::permute_bytes(table.x, table.y, selectors >> 16) | ((word << 4) & kSigns);
+            ptx::permute_bytes_or_signs(table.x, table.y, selectors >> 16) | ((word << 4) & kSigns);
     }
 }
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <deep_gemm/tile/fp4_smem.h>
+#include <deep_gemm/ptx/bytes.h>
 #include <deep_gemm/ptx/convert.h>
 #include <deep_gemm/ptx/shared.h>
 
@@ -54,10 +55,10 @@ DG_DEVICE void decode_row_bf16(u32 first, u32 second, u32 scale, u32 (&fragments
         const u32 word = step < 2 ? first : second, magnitudes = word & kMagnitudes;
         const u32 selectors = step % 2 == 0 ? magnitudes : magnitudes >> 16;
         const u32 signs = (step % 2 == 0 ? word : word << 4) & kSigns;
-        const u32 high = ptx::permute_bytes(kHigh, kHighOfMore, selectors) | signs;
-        const u32 low = ptx::permute_bytes(kLow, kLowOfMore, selectors);
-        fragments[step * 4 + odd] = ptx::mul_bf16x2(ptx::permute_bytes(low, high, 0x5140), scale);
-        fragments[step * 4 + 2 + odd] = ptx::mul_bf16x2(ptx::permute_bytes(low, high, 0x7362), scale);
+        const u32 high = ptx::permute_bytes_or_signs(kHigh, kHighOfMore, selectors) | signs;
+        const u32 low = ptx::permute_bytes_or_signs(kLow, kLowOfMore, selectors);
+        fragments[step * 4 + odd] = ptx::mul_bf16x2(ptx::permute_bytes_or_signs(low, high, 0x5140), scale);
+        fragments[step * 4 + 2 + odd] = ptx::mul_bf16x2(ptx::permute_bytes_or_signs(low, high, 0x7362), scale);
     }
 }
 

@@ -29,11 +29,11 @@ struct Fp4Smem {
     DG_DEVICE ptx::SharedAddress full(u32 stage) const { return base + kPlan.full + stage * 8; }
     DG_DEVICE ptx::SharedAddress empty(u32 stage) const { return base + kPlan.empty + stage * 8; }
     DG_DEVICE ptx::SharedAddress item(u32 slot) const { return base + kPlan.items + slot * 16; }
-    /// wide: the rows of D that an item's tokens go to.
+    /// The rows of D that an item's tokens go to.
     DG_DEVICE ptx::SharedAddress rows(u32 slot) const {
         return base + kPlan.rows + slot * kPlan.row_table_bytes;
     }
-    /// wide, per_token: the scales of an item's tokens.
+    /// per_token: the scales of an item's tokens.
     DG_DEVICE ptx::SharedAddress token_scales(u32 slot) const {
         return base + kPlan.token_scales + slot * kPlan.scale_table_bytes;
     }
