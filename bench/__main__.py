@@ -27,6 +27,12 @@ from bench import run as runner  # noqa: E402
 )
 @click.option("--quick", is_flag=True, help="Fewer points and rounds, under half a minute: a first look.")
 @click.option(
+    "--seconds",
+    type=click.FloatRange(min=0),
+    show_default="150, quick 60",
+    help="How far into the run the regret section, the last, starts another point; it says which it left out.",
+)
+@click.option(
     "--document",
     "results",
     multiple=True,
@@ -34,7 +40,9 @@ from bench import run as runner  # noqa: E402
     help="Measure nothing: write docs/performance.md from this results.json; given again, a later file's sections "
     "replace those of the files before.",
 )
-def main(out: Path, only: tuple[str, ...], quick: bool, results: tuple[Path, ...]) -> None:
+def main(
+    out: Path, only: tuple[str, ...], quick: bool, seconds: float | None, results: tuple[Path, ...]
+) -> None:
     """Times every kernel beside cuBLASLt and the measured ceilings, after checking its result.
 
     `bench model --help`: whole models instead.
@@ -48,7 +56,7 @@ def main(out: Path, only: tuple[str, ...], quick: bool, results: tuple[Path, ...
     if reason is not None:
         click.echo(reason)
         return
-    rows = runner.run(out, only, quick, say=click.echo)
+    rows = runner.run(out, only, quick, say=click.echo, seconds=seconds)
     if any(row.error for row in rows):
         raise SystemExit(1)
 

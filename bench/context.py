@@ -15,8 +15,11 @@ class Context:
     read_gbs: float = 0.0  # 0: not measured yet
 
     @staticmethod
-    def of(quick: bool) -> Context:
-        return Context(quick=True, rounds=3, seconds=60.0) if quick else Context()
+    def of(quick: bool, seconds: float | None = None) -> Context:
+        context = Context(quick=True, rounds=3, seconds=60.0) if quick else Context()
+        if seconds is not None:
+            context.seconds = seconds
+        return context
 
     def seconds_left(self) -> float:
         return self.seconds - (time.monotonic() - self.started)

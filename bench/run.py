@@ -54,10 +54,14 @@ def run_section(name: str, context: Context) -> list[Row]:
 
 
 def run(
-    out: Path, only: Sequence[str] = (), quick: bool = False, say: Callable[[str], object] = print
+    out: Path,
+    only: Sequence[str] = (),
+    quick: bool = False,
+    say: Callable[[str], object] = print,
+    seconds: float | None = None,
 ) -> list[Row]:
-    """Measures, writes the files into `out`, and returns the rows."""
-    context = Context.of(quick)
+    """Measures, writes the files into `out`, and returns the rows. `seconds`: after which plans are left out."""
+    context = Context.of(quick, seconds)
     chosen = [name for name in SECTIONS if not only or name in only]
     # Their rows are percentages of them.
     of_ceilings = {"masked", "fp4", "nvfp4", "fp4_bf16", "fp4_packing", "gemv", "weight_only_gemm"}

@@ -326,6 +326,20 @@ void bind_spec(py::module_& module) {
     type.def("__hash__", [](const Fp4GemmSpec& spec) { return py::hash(py::str(repr_of(spec))); });
 }
 
+py::list candidates_of(const plan::Fp4Problem& problem, const plan::DeviceModel& device) {
+    std::vector<plan::Fp4Candidate> considered;
+    (void)plan::plan_fp4_gemm(problem, device, &considered);
+    py::list result;
+    for (const plan::Fp4Candidate& candidate : considered) {
+        Dict row;
+        row["spec"] = py::cast(candidate.spec);
+        row["rejected"] = py::cast(candidate.rejected);
+        row["us"] = py::cast(candidate.cost.total_us);
+        result.append(row);
+    }
+    return result;
+}
+
 }  // namespace
 
 void bind_fp4_op(py::module_& module) {
@@ -354,6 +368,13 @@ void bind_fp4_op(py::module_& module) {
         },
         py::arg("problem"), py::arg("device") = py::none(), py::arg("rows") = 12,
         "The candidates of an FP4 problem with their costs, best first.");
+    module.def(
+        "fp4_candidates",
+        [](const std::string& problem, const py::object& device) {
+            return candidates_of(plan::parse_fp4_problem(problem), model_of(device));
+        },
+        py::arg("problem"), py::arg("device") = py::none(),
+        "Every spec that was considered for the problem: spec, rejected (None, or why), expected us.");
     module.def(
         "last_fp4_plan",
         []() -> std::optional<Dict> {

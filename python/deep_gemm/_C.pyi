@@ -41,6 +41,7 @@ __all__: list[str] = [
     "explain",
     "explain_fp4",
     "explain_linear",
+    "fp4_candidates",
     "fp4_kernel_source",
     "fp4_packed_sizes",
     "fp8_fp4_gemm_nt",
@@ -795,6 +796,11 @@ def explain_linear(
 ) -> str:
     """
     Which form serves 'linear w=mxfp4 m=512 n=14336 k=4096', with costs or the reason.
+    """
+
+def fp4_candidates(problem: str, device: typing.Any = None) -> list:
+    """
+    Every spec that was considered for the problem: spec, rejected (None, or why), expected us.
     """
 
 def fp4_kernel_source(spec: Fp4GemmSpec) -> KernelSource:

@@ -54,6 +54,10 @@ class Call:
         self.a = tokens(M, K, seed=0, where=where)
 
     def inputs(self, seed: int) -> None:
+        self.fill(seed)
+
+    def fill(self, seed: int) -> None:
+        """The tokens."""
         for mine, new in zip(self.a, tokens(*self.a[0].shape, seed=seed, where=self.where), strict=True):
             mine.copy_(new)
 
@@ -126,7 +130,31 @@ class Gathered(Call):
         )
 
 
+class PerToken(Gathered):
+    """One scale for each token, stretched along K."""
+
+    def __init__(self, form: str, where: str) -> None:
+        super().__init__(form, where)
+        self.a = (self.a[0], self.a[1][:, :1].clone().expand(-1, self.a[1].shape[1]))
+
+    def fill(self, seed: int) -> None:
+        values, scales = tokens(*self.a[0].shape, seed=seed, where=self.where)
+        self.a[0].copy_(values)
+        self.a[1][:, :1].copy_(scales[:, :1])
+
+
+class Bf16Gathered(Gathered):
+    def __init__(self, form: str, where: str) -> None:
+        super().__init__(form, where)
+        self.a = torch.empty(M, K, dtype=torch.bfloat16, device=where)
+
+    def fill(self, seed: int) -> None:
+        self.a.copy_(torch.randn(M, K, generator=torch.Generator().manual_seed(seed)))
+
+
 class FusedMoe(Call):
+    bf16_activations = False
+
     def __init__(self, form: str, where: str) -> None:
         super().__init__(where)
         self.x = torch.empty(M, K, dtype=torch.bfloat16, device=where)
@@ -134,7 +162,8 @@ class FusedMoe(Call):
         self.routing = torch.empty(M, TOP_K, device=where)
         self.w13, self.w2 = weights(form, EXPERTS, 2 * N, K, where), weights(form, EXPERTS, K, N, where)
         self.d = torch.empty(M, K, dtype=torch.bfloat16, device=where)
-        self.workspace = deep_gemm.moe_workspace(self.x, M, TOP_K, EXPERTS, K, N, fp4=True)
+        self.options = {"bf16_activations": self.bf16_activations}
+        self.workspace = deep_gemm.moe_workspace(self.x, M, TOP_K, EXPERTS, K, N, fp4=True, **self.options)
 
     def inputs(self, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -144,15 +173,26 @@ class FusedMoe(Call):
 
     def run(self, **options: Any) -> None:
         deep_gemm.fused_moe(
-            self.x, self.ids, self.routing, self.w13, self.w2, self.d, workspace=self.workspace, **options
-        )
+            self.x, self.ids, self.routing, self.w13, self.w2, self.d, workspace=self.workspace, **self.options,
+            **options,
+        )  # fmt: skip
 
 
-CALLS: list[Callable[[str, str], Any]] = [Dense, Masked, Contiguous, Gathered, FusedMoe]
+class Bf16FusedMoe(FusedMoe):
+    bf16_activations = True
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("make", CALLS, ids=lambda make: make.__name__)
+CALLS: list[tuple[Callable[[str, str], Any], str]] = [
+    *((make, form) for make in (Dense, Masked, Contiguous, Gathered, FusedMoe) for form in FORMS),
+    (PerToken, "mx_e4m3"),
+    *((make, form) for make in (Bf16Gathered, Bf16FusedMoe) for form in ("mx_e4m3", "nv_exact")),
+]
+on_all_calls = pytest.mark.parametrize(
+    ("make", "form"), CALLS, ids=[f"{make.__name__}-{form}" for make, form in CALLS]
+)
+
+
+@on_all_calls
 def test_host_tensors_on_the_emulator(make: Callable[[str, str], Any], form: str) -> None:
     """Two inputs give two results, both finite and both again the same."""
     call = make(form, "cpu")
@@ -166,8 +206,7 @@ def test_host_tensors_on_the_emulator(make: Callable[[str, str], Any], form: str
 
 
 @gpu
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("make", CALLS, ids=lambda make: make.__name__)
+@on_all_calls
 def test_graph_capture(make: Callable[[str, str], Any], form: str) -> None:
     call = make(form, "cuda")
     expected = {}

@@ -196,7 +196,8 @@ class TokenLoader {
                                       params_.d_rows + item.first + (present != 0 ? token : 0), present);
             }
             if constexpr (S.per_token)
-                ptx::copy_async_4(smem_.token_scales(slot) + token * 4, scale_ + scale_offset_[turn], present);
+                ptx::copy_async_4(smem_.token_scales(slot) + token * 4, scale_ + scale_offset_[turn],
+                                  present);
         }
     }
 

@@ -88,8 +88,8 @@ class Fp4Rows : public Fp4RowPair<S> {
   public:
     using Pair::Pair;
 
-    /// `table`: where each token of the item goes; `scales`: per_token, its scale. Both have landed, if the item
-    /// has tokens to compute.
+    /// `table`: where each token of the item goes; `scales`: per_token, its scale. Both have landed, if the
+    /// item has tokens to compute.
     DG_DEVICE void store(ptx::SharedAddress table, ptx::SharedAddress scales,
                          const float (&sum)[N / 2]) const {
         if (this->column_ >= this->params_.n) return;

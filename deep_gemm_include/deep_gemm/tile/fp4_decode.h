@@ -18,7 +18,8 @@ DG_DEVICE void write_magnitudes(Fp4Smem<S> smem, u32 thread) {
 }
 
 /// Four words of codes of one row -> registers 4 * step + odd and 4 * step + 2 + odd of the fragments. The
-/// first two words have the first table. (One mask for both halves of a word: permute_bytes() would mask each.)
+/// first two words have the first table. (One mask for both halves of a word: permute_bytes() would mask
+/// each.)
 DG_DEVICE void decode_row(const ptx::UInt4& codes, const ptx::UInt2 (&tables)[2], u32 (&fragments)[16],
                           u32 odd) {
     const u32 words[4] = {codes.x, codes.y, codes.z, codes.w};

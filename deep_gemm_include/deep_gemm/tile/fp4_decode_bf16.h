@@ -58,7 +58,8 @@ DG_DEVICE void decode_row_bf16(u32 first, u32 second, u32 scale, u32 (&fragments
         const u32 high = ptx::permute_bytes_or_signs(kHigh, kHighOfMore, selectors) | signs;
         const u32 low = ptx::permute_bytes_or_signs(kLow, kLowOfMore, selectors);
         fragments[step * 4 + odd] = ptx::mul_bf16x2(ptx::permute_bytes_or_signs(low, high, 0x5140), scale);
-        fragments[step * 4 + 2 + odd] = ptx::mul_bf16x2(ptx::permute_bytes_or_signs(low, high, 0x7362), scale);
+        fragments[step * 4 + 2 + odd] =
+            ptx::mul_bf16x2(ptx::permute_bytes_or_signs(low, high, 0x7362), scale);
     }
 }
 

@@ -1,0 +1,89 @@
+"""The points of the FP4 tables as contests of their plans: all models, both kinds of scales, NVFP4, bf16 tokens.
+
+All plans add in the same order, so that each must give the bits of the chosen one, which is checked against float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+import deep_gemm
+from bench import data, fp4_bf16
+from bench.contest import Contest
+from bench.fp4 import FLASH, OTHER_TOKENS, TOKENS, Layer, copies_of, routings
+from bench.fp4_weights import random_weights
+from bench.nvfp4 import FORMS
+from bench.targets import MODELS, NVFP4_TOKENS, MoeModel, fp4_point
+from deep_gemm import _C
+
+QUICK = (16, 256, 4096)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a table's rows have in common."""
+
+    name: str  # ahead of a point's
+    form: str
+    models: tuple[MoeModel, ...]
+    tokens: tuple[int, ...]
+    bf16: bool = False
+
+
+KINDS = (
+    Kind("", "mx_e4m3", (FLASH,), TOKENS),
+    Kind("", "mx_e4m3", MODELS[1:], OTHER_TOKENS),
+    Kind("bf16 tokens ", "mx_e4m3", (FLASH,), fp4_bf16.TOKENS, bf16=True),
+    *(Kind(f"{form} ", form, (FLASH,), NVFP4_TOKENS) for form in FORMS),
+)
+
+
+def contest_of(
+    kind: Kind, model: MoeModel, name: str, tokens: int, copies: list[Any], per_token: bool
+) -> Contest:
+    weights, gate_up = copies[0], name == "gate+up"
+    rows = tokens if gate_up else tokens * model.top_k
+    a: Any = (
+        torch.randn(rows, weights.k, device="cuda").bfloat16()
+        if kind.bf16
+        else data.scaled_tokens(rows, weights.k)
+    )
+    if per_token:
+        a = (a[0], a[1][:, :1].expand(-1, a[1].shape[1]))
+    d = torch.empty(tokens * model.top_k, weights.n, dtype=torch.bfloat16, device="cuda")
+    layer = Layer(weights, a, d, routings(tokens, gate_up, model), copies)
+    layer.check(f"{kind.name}{fp4_point(model, name, tokens, per_token)}")
+    expected = d.clone()
+    plan = deep_gemm.last_fp4_plan()
+    assert plan is not None
+    specs = [one["spec"] for one in _C.fp4_candidates(plan["problem"]) if one["rejected"] is None]
+
+    def check(what: str, spec: Any) -> None:
+        data.poison(d)
+        layer.launch(0, spec)
+        torch.cuda.synchronize()
+        if not torch.equal(d, expected):
+            raise AssertionError(f"{what}: other bits than the chosen plan's")
+
+    flops = 2 * tokens * model.top_k * weights.n * weights.k
+    active = sum(len(one.experts) for one in layer.lists) / len(layer.lists) / model.experts
+    expected_us = max(active * data.num_bytes(weights.blobs) / 4e6, flops / 7e8) + 5
+    return Contest(plan["spec"], specs, layer.launch, check, layer.num_sets, expected_us)
+
+
+def contests(quick: bool) -> Iterator[tuple[str, Callable[[], Contest]]]:
+    for kind in KINDS[:1] if quick else KINDS:
+        for model in kind.models:
+            for name, n, k in model.shapes:
+                copies = copies_of(random_weights(model.experts, n, k, kind.form))
+                for tokens in QUICK if quick else kind.tokens:
+                    for per_token in (False,) if kind.bf16 else (False, True):
+                        point = kind.name + fp4_point(model, name, tokens, per_token)
+                        yield point, partial(contest_of, kind, model, name, tokens, copies, per_token)
+                del copies
+                torch.cuda.empty_cache()
