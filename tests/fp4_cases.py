@@ -171,14 +171,15 @@ def run_dense(device: Any, case: Case, seed: int = 0, rows: slice = slice(None))
     return take(out)
 
 
-def run_masked(device: Any, case: Case, seed: int = 0) -> Array:
+def run_masked(device: Any, case: Case, seed: int = 0, counts: tuple[int, ...] | None = None) -> Array:
+    """`counts`: what the device is told instead of the true rows."""
     data = make_data(case, (len(case.rows), case.m), seed)
     out = put(device, poisoned((len(case.rows), case.m, case.n), case))
     deep_gemm.m_grouped_fp8_fp4_gemm_nt_masked(
         activations(device, data),
         on_device(device, data.weights),
         out,
-        put(device, np.array(case.rows, np.int32)),
+        put(device, np.array(counts or case.rows, np.int32)),
         max(1, int(np.mean(case.rows))),
         **keywords(device, case, data, "masked"),
     )
@@ -191,13 +192,19 @@ def run_masked(device: Any, case: Case, seed: int = 0) -> Array:
     return got
 
 
-def run_contiguous(device: Any, case: Case, psum: bool = False, seed: int = 0) -> Array:
+def run_contiguous(
+    device: Any, case: Case, psum: bool = False, seed: int = 0, no_group: int = -1, beyond: int = 0
+) -> Array:
+    """`no_group`: the id of rows of no group; `beyond`: more rows than there are that the last group's end claims."""
     starts = np.cumsum([0, *(-(-count // ALIGNMENT) * ALIGNMENT for count in case.rows)])
     m = int(starts[-1])
     group_of_row = np.full(m, -1, np.int32)
     for group, count in enumerate(case.rows):
         group_of_row[starts[group] : starts[group] + count] = group
-    layout = (starts[:-1] + np.array(case.rows)).astype(np.int32) if psum else group_of_row
+    layout = (starts[:-1] + np.array(case.rows)).astype(np.int32)
+    layout[-1] += beyond
+    if not psum:
+        layout = np.where(group_of_row < 0, no_group, group_of_row).astype(np.int32)
     data = make_data(case, (m,), seed)
     out = put(device, poisoned((m, case.n), case))
     deep_gemm.m_grouped_fp8_fp4_gemm_nt_contiguous(

@@ -69,6 +69,13 @@ def test_contiguous(device: Any, case: Case, psum: bool) -> None:
     both(run_contiguous, device, case, PAIR, psum=psum)
 
 
+def test_numbers_out_of_range(device: Any) -> None:
+    """Counts below zero and beyond the buffer end at it; rows of a group that does not exist are of none."""
+    both(run_masked, device, Case(66, 160, m=75, rows=(0, 75, 1, 9)), PAIR, counts=(-3, 80, 1, 9))
+    both(run_contiguous, device, Case(66, 160, rows=(100, 128)), PAIR, no_group=2)
+    both(run_contiguous, device, Case(66, 160, rows=(100, 128)), PAIR, psum=True, beyond=300)
+
+
 @pytest.mark.parametrize("rows_of", ["both", "none"])
 @pytest.mark.parametrize(
     "case",
