@@ -6,7 +6,7 @@ All plans add in the same order, so that each must give the bits of the chosen o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -43,9 +43,24 @@ KINDS = (
 )
 
 
-def contest_of(
-    kind: Kind, model: MoeModel, name: str, tokens: int, copies: list[Any], per_token: bool
-) -> Contest:
+@dataclass
+class Copies:
+    """Weights of one layer, made when the first point asks: a run that is out of time makes none."""
+
+    kind: Kind
+    model: MoeModel
+    n: int
+    k: int
+    made: list[Any] = field(default_factory=list)
+
+    def get(self) -> list[Any]:
+        if not self.made:
+            self.made = copies_of(random_weights(self.model.experts, self.n, self.k, self.kind.form))
+        return self.made
+
+
+def contest_of(layer_copies: Copies, name: str, tokens: int, per_token: bool) -> Contest:
+    kind, model, copies = layer_copies.kind, layer_copies.model, layer_copies.get()
     weights, gate_up = copies[0], name == "gate+up"
     rows = tokens if gate_up else tokens * model.top_k
     a: Any = (
@@ -80,10 +95,10 @@ def contests(quick: bool) -> Iterator[tuple[str, Callable[[], Contest]]]:
     for kind in KINDS[:1] if quick else KINDS:
         for model in kind.models:
             for name, n, k in model.shapes:
-                copies = copies_of(random_weights(model.experts, n, k, kind.form))
+                copies = Copies(kind, model, n, k)
                 for tokens in QUICK if quick else kind.tokens:
                     for per_token in (False,) if kind.bf16 else (False, True):
                         point = kind.name + fp4_point(model, name, tokens, per_token)
-                        yield point, partial(contest_of, kind, model, name, tokens, copies, per_token)
-                del copies
+                        yield point, partial(contest_of, copies, name, tokens, per_token)
+                copies.made.clear()
                 torch.cuda.empty_cache()

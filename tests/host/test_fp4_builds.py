@@ -36,6 +36,7 @@ PROBLEMS = [
         )
     ),
 ]
+WIDE = deep_gemm.Fp4GemmSpec(wide=True, block_m=128, warpgroups=2, k_blocks=1, stages=7)
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
@@ -45,6 +46,18 @@ def test_no_spills_and_no_serialised_wgmma(problem: str) -> None:
     assert stats["warnings"] == [], spec
     assert stats["spill_store_bytes"] == stats["spill_load_bytes"] == stats["stack_bytes"] == 0, spec
     assert 0 < stats["registers"] <= spec.register_limit, spec
+
+
+@pytest.mark.parametrize(("per_token", "block_m", "stages"), [(True, 160, 7), (False, 192, 6)])
+def test_the_widest_blocks_with_two_sets_of_fragments(per_token: bool, block_m: int, stages: int) -> None:
+    """No plan chooses them at the points above, but they are legal: those beyond would spill."""
+    spec = WIDE.replace(
+        groups="gathered", fragment_sets=2, per_token=per_token, block_m=block_m, stages=stages
+    )
+    assert spec.replace(block_m=block_m + 16, stages=5).why_illegal is not None
+    stats = _C.build(_C.fp4_kernel_source(spec)).stats
+    assert stats["warnings"] == []
+    assert stats["spill_store_bytes"] == stats["spill_load_bytes"] == stats["stack_bytes"] == 0, spec
 
 
 @pytest.mark.parametrize("groups", ["dense", "masked", "gathered"])
@@ -76,9 +89,6 @@ def test_an_illegal_spec_has_no_source() -> None:
         _C.fp4_kernel_source(deep_gemm.Fp4GemmSpec(block_m=128, warpgroups=4, load_warps=2))
 
 
-WIDE = deep_gemm.Fp4GemmSpec(wide=True, block_m=128, warpgroups=2, k_blocks=1, stages=7)
-
-
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
@@ -91,6 +101,7 @@ WIDE = deep_gemm.Fp4GemmSpec(wide=True, block_m=128, warpgroups=2, k_blocks=1, s
         ({"form": "nv_exact"}, "weights of one term"),
         ({"split": True, "fragment_sets": 2}, "no registers for a second set"),
         ({"split": True, "accumulate": True, "groups": "gathered"}, "or added outputs"),
+        ({"per_token": True, "fragment_sets": 2, "block_m": 176}, "block_m is at most 160"),
         ({"groups": "gathered", "queue": True}, "fixed turns"),
         ({"stages": 2}, "3 to 24 stages"),
         ({"block_m": 256, "warpgroups": 3}, "accumulators do not fit"),

@@ -250,6 +250,9 @@ constexpr const char* why_illegal_wide(const Fp4GemmSpec& s) {
     if (fp4_terms_of(s.form) != 1) return "the wide kernel multiplies weights of one term";
     if (s.split && (s.fragment_sets == 2 || (s.accumulate && has_row_table(s))))
         return "weights with several runs leave no registers for a second set of fragments or added outputs";
+    if (s.per_token && s.fragment_sets == 2 && s.block_m > 160)
+        return "with a scale for each token and two sets of fragments block_m is at most 160";  // or it
+                                                                                                // spills
     if (s.queue) return "CTAs of the wide kernel take fixed turns";
     if (s.stages < 3 || s.stages > 24) return "3 to 24 stages";
     if (registers_needed_by(s) > fp4_math_registers_of(s)) return "accumulators do not fit the register file";
