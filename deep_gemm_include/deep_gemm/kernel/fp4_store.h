@@ -93,7 +93,7 @@ class Fp4Rows : public Fp4RowPair<S> {
     DG_DEVICE void store(ptx::SharedAddress table, ptx::SharedAddress scales,
                          const float (&sum)[N / 2]) const {
         if (this->column_ >= this->params_.n) return;
-        const u32 first = ptx::lane_index() % 4 * 2, rows = this->item_.rows;
+        const u32 first = ptx::lane_index() % 4 * 2;
 #pragma unroll
         for (u32 j = 0; j < N / 8; ++j) {
             const u32 token = j * 8 + first;
@@ -106,7 +106,7 @@ class Fp4Rows : public Fp4RowPair<S> {
             store_one(token + 1, to.y, scale.y, sum[j * 4 + 1], sum[j * 4 + 3]);
         }
         if constexpr (Pair::kWritesZeros) {
-            for (u32 token = N + ptx::lane_index() % 4; token < rows; token += 4)
+            for (u32 token = N + ptx::lane_index() % 4; token < this->item_.rows; token += 4)
                 store_pair(this->item_.first + token, 0, 0);
         }
     }
