@@ -50,7 +50,7 @@ void run_mma(ModelChecks& checks, const LatentAttentionArguments& a, const Atten
                                  .chunks = split ? as_u32(a.records.shape[2]) : 1};
     const u64 units = static_cast<u64>(shape[0] * shape[1]);
     const std::initializer_list<driver::MemoryRange> memory = {
-        reads(a.q),         reads(a.ring.data), reads(a.compressed.data),
+        reads(a.q), reads(a.ring.data), reads(a.ring.table), reads(a.compressed.data), reads(a.compressed.table),
         reads(a.picks),     reads(a.sinks),     reads(a.frequencies),
         reads(a.positions), reads(a.sequences), split ? writes(a.records) : writes(a.out)};
     launch(checks.device(), kMma, spec,
@@ -129,7 +129,7 @@ void latent_attention(const LatentAttentionArguments& a) {
     const u64 blocks = static_cast<u64>(tokens) * ceil_div(params.heads, kAttentionHeads);
     launch(checks.device(), kAttention, spec, {grid_of("latent_attention", blocks), kAttentionThreads},
            a.stream, params,
-           {reads(a.q), reads(a.ring.data), reads(a.compressed.data), reads(a.picks), reads(a.sinks),
+           {reads(a.q), reads(a.ring.data), reads(a.ring.table), reads(a.compressed.data), reads(a.compressed.table), reads(a.picks), reads(a.sinks),
             reads(a.frequencies), reads(a.positions), reads(a.sequences), writes(a.out)});
 }
 

@@ -9,6 +9,7 @@
 #include "driver/device.h"
 #include "op/api.h"
 #include "runtime/inventory.h"
+#include "runtime/pages.h"
 
 #include <functional>
 #include <memory>
@@ -64,6 +65,10 @@ class ModelState {
 
     virtual ~ModelState() = default;
 
+    // Where the caches that grow are: every sequence must hold the pages of the tokens that a pass adds.
+    [[nodiscard]] PageTable& pages() { return pages_; }
+    [[nodiscard]] const PageTable& pages() const { return pages_; }
+
     // The pass's tokens through embedding and layers, into x [t, row_shape]; they join the caches.
     virtual void forward(const TensorView& x, const Pass& pass) = 0;
     // logits fp32 [n, vocab] of rows x [n, row_shape]; n <= the rows of a pass.
@@ -80,13 +85,19 @@ class ModelState {
     [[nodiscard]] virtual bool only_grows() const = 0;
     // All of one sequence but what only grows.
     [[nodiscard]] virtual std::vector<TensorView> fixed_state() const = 0;
-    // Every cache, whole: for whoever fills them without computing.
+    // Every cache, whole, those of other states too: for whoever fills them without computing.
     [[nodiscard]] virtual std::vector<TensorView> caches() const = 0;
     // What only grows, as far as `length` tokens of the first sequence see it.
     virtual void visit_grown(u32 length, const Visit& visit) const = 0;
     // All that tokens after the first `length` of the first sequence depend on, as bytes that are equal where
     // the states are; pieces of one tensor follow each other under its name ("layers.3.keys").
     virtual void visit_visible(u32 length, const NamedVisit& visit) const = 0;
+
+  protected:
+    ModelState(PagePool& pool, const StateSizes& sizes) : pages_(pool, sizes.sequences, sizes.context) {}
+
+  private:
+    PageTable pages_;
 };
 
 class Model {
@@ -94,8 +105,11 @@ class Model {
     virtual ~Model() = default;
     [[nodiscard]] virtual const ModelFacts& facts() const = 0;
     [[nodiscard]] virtual u64 weight_bytes() const = 0;  // on the device
-    // The model must outlive its states.
-    [[nodiscard]] virtual std::unique_ptr<ModelState> make_state(const StateSizes& sizes) const = 0;
+    // The caches that grow, which a pool is made of.
+    [[nodiscard]] virtual std::vector<PageShape> page_shapes() const = 0;
+    // The model and the pool must outlive their states.
+    [[nodiscard]] virtual std::unique_ptr<ModelState> make_state(PagePool& pool,
+                                                                 const StateSizes& sizes) const = 0;
 };
 
 class Loader;

@@ -49,7 +49,7 @@ void Session::allocate() {
     const auto floats = [&](std::vector<i64> shape) {
         return DeviceTensor(device, Format::fp32, std::move(shape));
     };
-    state_ = engine_->model().make_state({.sequences = 1,
+    state_ = engine_->make_state({.sequences = 1,
                                           .context = engine_->context(),
                                           .max_rows = engine_->max_rows(),
                                           .drafts = speculative()});
@@ -76,9 +76,16 @@ void Session::reset() {
     engine_->device().fill_bytes(hidden_.address(), 0, hidden_.row_bytes(), stream_);
 }
 
+void Session::hold_exactly(u32 count) {
+    state_->pages().hold(0, count, stream_);
+    state_->pages().trim(0, count, stream_);
+}
+
 u32 Session::sync(std::span<const i32> tokens) {
     engine_->check_tokens(tokens);
     if (!valid_) reset();
+    // Before anything changes; the session needs no more than both its old and its new tokens.
+    state_->pages().hold(0, static_cast<u32>(tokens.size()), stream_);
     return guarded([&] {
         const auto common = static_cast<u32>(
             std::mismatch(tokens_.begin(), tokens_.end(), tokens.begin(), tokens.end()).first -
@@ -89,6 +96,7 @@ u32 Session::sync(std::span<const i32> tokens) {
             feed(tokens.subspan(kept), engine_->max_rows(), nullptr);
             keep_restore_point();
         }
+        state_->pages().trim(0, length(), stream_);
         return kept;
     });
 }
@@ -98,6 +106,7 @@ std::vector<float> Session::logits_of(std::span<const i32> tokens, u32 chunk) {
     DG_CHECK(chunk <= engine_->max_rows(), value, "session: got chunks of {} rows, the engine has {}", chunk,
              engine_->max_rows());
     reset();
+    hold_exactly(static_cast<u32>(tokens.size()));
     std::vector<float> all;
     guarded([&] { feed(tokens, chunk ? chunk : engine_->max_rows(), &all); });
     return all;

@@ -43,13 +43,13 @@ class Session {
     [[nodiscard]] u32 room() const { return engine_->context() - length(); }  // tokens that still fit
 
     // Makes the session hold exactly `tokens`: keeps the longest common prefix that its state can go back to,
-    // and feeds the rest. Returns the number of tokens that were kept. Token ids outside the vocabulary or
-    // more tokens than the context: Error(value), and nothing changed.
+    // and feeds the rest. Returns the number of tokens that were kept. Token ids outside the vocabulary, more
+    // tokens than the context, or than the engine has pages for: Error(value), and nothing changed.
     u32 sync(std::span<const i32> tokens);
 
     // Adds 1 to `budget` tokens (budget >= 1): the pending token, then the accepted drafts. Stops at `eos`
-    // (negative: never), which is then the last token. Needs a token to follow; a full context is
-    // Error(value).
+    // (negative: never), which is then the last token. Needs a token to follow; a full context, or no page
+    // left for the next token, is Error(value), and nothing changed.
     Step step(u32 budget, i32 eos = -1);
 
     // Takes effect at the next step; draws its token anew where it differs from what was set.
@@ -93,6 +93,7 @@ class Session {
     // session.cpp: feeding
     void allocate();
     void reset();
+    void hold_exactly(u32 count);  // the pages of so many tokens
     void feed(std::span<const i32> tokens, u32 chunk, std::vector<float>* all_logits);
     void feed_chunk(std::span<const i32> tokens, bool last, std::vector<float>* all_logits);
     void choose_pending();
@@ -103,6 +104,7 @@ class Session {
 
     // step.cpp: decoding
     [[nodiscard]] u32 choose_window(u32 budget) const;
+    [[nodiscard]] u32 reserve(u32 rows);
     void run_step(u32 rows);
     void issue_step(u32 rows);
     void draft(u32 rows);

@@ -89,11 +89,14 @@ def project_mma() -> tuple[Any, str]:
     return launch, text("project_mma", "ProjectMmaSpec", ".add = Format::fp32")
 
 
+NO_ROWS = [None, (0,), (0,), 0, 0, 0, 0, None]
+
+
 def latent_params(chunks: int, page_rows: int, heads: int, window: int, pages: int) -> Any:
     page = (584 * page_rows + -584 * page_rows % 576,)
     width = 512
     return pack(["q", (heads * width,), (width,)], ["out", (heads * width,), (width,)],
-                ["ring", (0,), page, 1, pages * page_rows, page_rows], [None, (0,), (0,), 0, 0, 0], None, None, None,
+                ["ring", (0,), page, 1, pages * page_rows, page_rows, 0, None], NO_ROWS, None, None, None,
                 "positions", None, 1, heads, window, 0, 0, 0, float(width**-0.5), "records", chunks)  # fmt: skip
 
 
@@ -221,10 +224,13 @@ def attention() -> tuple[Any, str]:
     )
     expected = ref.attention(q[0], seen, seen, d**-0.5, None)[None]
     picks = np.array([[1, 5, 11, 12, -1]], np.int32)  # row 12 ends with token 51
-    arrays = {"q": q, "ring": ring, "compressed": compressed, "picks": picks, "positions": np.array([position], np.int32),
-              "out": np.full((1, 4, d), np.nan, np.float32)}  # fmt: skip
-    params = pack(["q", (4 * d,), (d,)], ["out", (4 * d,), (d,)], ["ring", (0,), (d,), 1, ring_rows, 1],
-                  ["compressed", (0,), (d,), 1, 30, 1], "picks", None, None, "positions", None, 1, 4, window, 4, 5, 0,
+    table = np.array([[2, 0, 3]], np.int32)  # of pages of ten rows
+    pages = np.full((4, 10, d), np.nan, np.float32)
+    pages[table[0]] = compressed.reshape(3, 10, d)
+    arrays = {"q": q, "ring": ring, "compressed": pages, "picks": picks, "positions": np.array([position], np.int32),
+              "table": table, "out": np.full((1, 4, d), np.nan, np.float32)}  # fmt: skip
+    params = pack(["q", (4 * d,), (d,)], ["out", (4 * d,), (d,)], ["ring", (0,), (d,), 1, ring_rows, 1, 0, None],
+                  ["compressed", (10 * d,), (d,), 1, 30, 10, 3, "table"], "picks", None, None, "positions", None, 1, 4, window, 4, 5, 0,
                   float(d**-0.5))  # fmt: skip
     launch = bugs.Launch(
         "deep_gemm::attention<kSpec>", (1,), 128, 16384, arrays, params, {"out": expected}, 1e-4
@@ -251,7 +257,7 @@ def compressor() -> tuple[Any, str]:
               "positions": np.arange(tokens, dtype=np.int32), "state": np.full(state.shape, np.nan, np.float32),
               "rows": np.full(rows.shape, np.nan, np.float32)}  # fmt: skip
     params = pack("kv", "gate", (2 * dim,), (2 * dim,), "ape", "weight", "frequencies", "positions", None, "state", None,
-                  ["rows", (0,), (dim,), 1, 2, 1], tokens, dim, 64, 4, 1e-6, 1, tokens)  # fmt: skip
+                  ["rows", (0,), (dim,), 1, 2, 1, 0, None], tokens, dim, 64, 4, 1e-6, 1, tokens)  # fmt: skip
     launch = bugs.Launch("deep_gemm::compressor_update<kSpec>", (1,), 128, 1024, arrays, params,
                          {"rows": rows, "state": state}, 1e-4)  # fmt: skip
     return launch, text("compressor", "CompressorSpec", ".weight = Format::fp32")
@@ -271,7 +277,11 @@ def gqa_inputs() -> tuple[dict[str, Any], Any, Any]:
         np.repeat(x[0, : position + 1].astype(np.float64), group, 1).swapaxes(0, 1) for x in (keys, values)
     ]
     scores = np.einsum("hd,hrd->hr", q[0].astype(np.float64), wide[0]) * GQA_WIDTH**-0.5
-    arrays = {"q": q, "keys": keys, "values": values, "positions": np.array([position], np.int32)}
+    table = np.array([[3, 0, 2]], np.int32)  # of pages of one piece each
+    pages = np.full((2, 4 * 128, GQA_KV_HEADS, GQA_WIDTH), np.nan, np.float32)
+    for i in range(GQA_ROWS):
+        pages[:, table[0, i // 128] * 128 + i % 128] = keys[0, i], values[0, i]
+    arrays = {"q": q, "keys": pages[0], "values": pages[1], "table": table, "positions": np.array([position], np.int32)}
     return arrays, scores, wide[1]
 
 
@@ -289,8 +299,8 @@ def gqa_records(scores: Any, values: Any) -> Any:
 
 def gqa_params() -> Any:
     d, rows = GQA_WIDTH, GQA_KV_HEADS * GQA_WIDTH
-    return pack(["q", (GQA_HEADS * d,), (d,)], ["out", (GQA_HEADS * d,), (d,)], ["keys", (GQA_ROWS * rows,), (rows,), (d,)],
-                ["values", (GQA_ROWS * rows,), (rows,), (d,)], "records", "positions", None, 1, GQA_ROWS, GQA_HEADS,
+    return pack(["q", (GQA_HEADS * d,), (d,)], ["out", (GQA_HEADS * d,), (d,)], ["keys", (128 * rows,), (rows,), (d,)],
+                ["values", (128 * rows,), (rows,), (d,)], "records", "positions", None, "table", 3, 128, 1, GQA_ROWS, GQA_HEADS,
                 GQA_HEADS // GQA_KV_HEADS, 3, float(d**-0.5))  # fmt: skip
 
 
@@ -371,13 +381,17 @@ BUGS = [
     ("top_k", Bug("scores overwritten before they are read", "ptx::sync_warp();  // all have read", "// all have read")),
     ("top_k", Bug("places of the first score that stays", "at * 2, base + lane);", "at * 2, base);", 8)),
     ("top_k", Bug("zeros of two signs", "codec::bits_of_float(value + 0.0f)", "codec::bits_of_float(value)", 8)),
+    ("attention", Bug("pages taken for neighbours", "static_cast<u64>(at) * view.stride_sequence", "page * view.stride_sequence", 8)),
+    ("attention", Bug("rows count from the sequence's start", "row % view.page_rows * view.stride_row", "row * view.stride_row", 8)),
     ("attention", Bug("tile overwritten while it is read", "sums[u] = sum;\n            }\n            ptx::sync_threads();", "sums[u] = sum;\n            }")),
     ("attention", Bug("window of one row less", "end - p.window : 0;", "end - p.window + 1 : 0;", 8)),
     ("attention", Bug("sums keep an old maximum", "factor = empty ? 1.0f : ptx::exp_f32(max - largest);", "factor = 1.0f;", 8)),
     ("attention", Bug("a row that is not visible yet", "if (row >= visible) return false;", "if (row >= p.compressed.rows) return false;", 8)),
+    ("gqa_pieces", Bug("rows count from the page's start", "- first_row * rows.stride_row", "", 8)),
+    ("gqa_pieces", Bug("pages of two pieces", "piece * kGqaSplit / p.page_rows", "piece * kGqaSplit / (2 * p.page_rows)", 8)),
     ("gqa_pieces", Bug("records read before they are there", "kRecord * 4);\n    ptx::sync_threads();", "kRecord * 4);")),
     ("gqa_pieces", Bug("a row that is not visible yet", "static_cast<u32>(position) + 1, end", "static_cast<u32>(position) + 2, end", 8)),
-    ("gqa_pieces", Bug("keys of the first kv head", "kv_head * p.keys.stride_head + channel", "channel", 8)),
+    ("gqa_pieces", Bug("keys of the first kv head", "+ kv_head * rows.stride_head +\n               channel", "+ channel", 8)),
     ("gqa_pieces", Bug("sums keep an old maximum", "sums[h][c] = ptx::mul_rn_f32(sums[h][c], mine);", ";", 8)),
     ("gqa_pieces", Bug("weights of the next head", "from_lane(scores[r], h * 4)", "from_lane(scores[r], (h * 4 + 4) % 32)", 8)),
     ("gqa_pieces", Bug("a step over the warp's share", "begin + kGqaWarpRows < end ? begin + kGqaWarpRows : end", "begin + kGqaWarpRows + 8 < end ? begin + kGqaWarpRows + 8 : end", 8)),

@@ -23,8 +23,7 @@ struct RowPlace {
     const u8* scales;
 };
 DG_DEVICE RowPlace place_of(const LatentView& view, u32 sequence, u32 row) {
-    const u8* page = static_cast<const u8*>(view.data) + sequence * view.stride_sequence +
-                     row / view.page_rows * view.stride_row;
+    const u8* page = static_cast<const u8*>(view.data) + tile::page_offset(view, sequence, row);
     return {page + row % view.page_rows * kFp8RowBytes,
             page + view.page_rows * kFp8RowBytes + row % view.page_rows * kFp8RowScaleBytes};
 }
