@@ -19,8 +19,8 @@ bool takes_mma(const IndexScoreArguments& a, Format rows) {
             all = all && (t.shape[i] <= 1 || t.strides[i] * 2 % static_cast<i64>(kVectorBytes) == 0);
         return all;
     };
-    return a.query.format == Format::bf16 && rows == Format::bf16 &&
-           a.query.shape[2] == kIndexMmaChannels && aligned(a.query) && aligned(a.rows.data);
+    return a.query.format == Format::bf16 && rows == Format::bf16 && a.query.shape[2] == kIndexMmaChannels &&
+           aligned(a.query) && aligned(a.rows.data);
 }
 
 }  // namespace
@@ -57,9 +57,9 @@ void index_scores(const IndexScoreArguments& a) {
         .only_above = a.only_above,
         .scale = a.scale,
     };
-    const std::initializer_list<driver::MemoryRange> memory = {reads(a.query),     reads(a.weights),
-                                                               reads(a.rows.data), reads(a.rows.table), reads(a.positions),
-                                                               reads(a.sequences), writes(a.scores)};
+    const std::initializer_list<driver::MemoryRange> memory = {
+        reads(a.query),     reads(a.weights),   reads(a.rows.data), reads(a.rows.table),
+        reads(a.positions), reads(a.sequences), writes(a.scores)};
     const auto blocks = [&](u32 rows) {
         return grid_of("index_scores", static_cast<u64>(tokens) * ceil_div(params.rows.rows, rows));
     };

@@ -8,9 +8,10 @@ namespace {
 CheckedRows check_pages(ModelChecks& checks, const char* name, const LatentRows& rows, i64 d) {
     const TensorView& t = rows.data;
     const bool fp8 = t.format == Format::int8;
-    DG_CHECK(rows.page_rows > 0 && (!fp8 || d == kFp8RowChannels), value,
-             "{}: {} have a table, {} channels and {} rows a page, expected page_rows, and {} channels for FP8",
-             checks.operation(), name, d, rows.page_rows, kFp8RowChannels);
+    DG_CHECK(
+        rows.page_rows > 0 && (!fp8 || d == kFp8RowChannels), value,
+        "{}: {} have a table, {} channels and {} rows a page, expected page_rows, and {} channels for FP8",
+        checks.operation(), name, d, rows.page_rows, kFp8RowChannels);
     if (fp8)
         checks.array(name, t, {Format::int8}, {-1, static_cast<i64>(latent_page_bytes(rows.page_rows))}, 16);
     else

@@ -385,7 +385,8 @@ void latent_attention(const LatentAttentionArguments& arguments);
 //   q, out  real [t, r, d], d = 32, 64 or 128; keys, values real [s, n, kv heads, d], one format; r a
 //   multiple of
 //           kv heads. Idle rows: zeros
-//   table   int32 [s, m] or absent: keys and values are pages [pages, n, kv heads, d] of all sequences, page i
+//   table   int32 [s, m] or absent: keys and values are pages [pages, n, kv heads, d] of all sequences, page
+//   i
 //           of a sequence is page table[s, i]; n a multiple of 128
 //   records fp32 [t, r, ceil(rows / 128), d + 4] for a sequence's n or m n rows: memory for what is between
 //           the two kernels

@@ -89,11 +89,10 @@ std::shared_ptr<const Engine> load_engine(const std::string& path, const py::obj
                                           u64 cache_tokens,
                                           const std::optional<std::function<void(u64, u64)>>& progress) {
     Device& target = device_of(device);
-    runtime::EngineOptions options{
-        .numerics = numerics_of(numerics),
-        .context = context,
-        .max_rows = max_rows,
-        .cache_tokens = cache_tokens};
+    runtime::EngineOptions options{.numerics = numerics_of(numerics),
+                                   .context = context,
+                                   .max_rows = max_rows,
+                                   .cache_tokens = cache_tokens};
     if (progress)
         options.progress = [&](u64 done, u64 total) {
             const py::gil_scoped_acquire gil;
@@ -120,7 +119,8 @@ void bind_engine(py::module_& module) {
              "FP8 products and "
              "cache), 'exact' (fp32 throughout) or 'fp8_cache' (fp32 with the released cache). context 0: "
              "what the model "
-             "allows, at most 8192. cache_tokens: of all sessions together. progress(done_bytes, total_bytes).")
+             "allows, at most 8192. cache_tokens: of all sessions together. progress(done_bytes, "
+             "total_bytes).")
         .def_property_readonly("context", &Engine::context)
         .def_property_readonly("max_rows", &Engine::max_rows)
         .def_property_readonly("page_tokens", [](const Engine&) { return runtime::kPageTokens; })

@@ -38,12 +38,13 @@ u32 count_pages(Device& device, const EngineOptions& options, u64 page_bytes) {
     const u64 context = pages_for(options.context);
     const u64 count = options.cache_tokens ? pages_for(options.cache_tokens)
                                            : std::clamp(fit / 2, context, kUsualContexts * context);
-    DG_CHECK(count <= fit, driver,
-             "engine: out of memory: a cache of {} tokens takes {:.6f} GiB and {} has {:.6f} GiB free beside the "
-             "weights: {:.6f} GiB are missing; a context or cache_tokens of {} would fit",
-             count * kPageTokens, static_cast<double>(count * page_bytes) / kGiB, device.properties().name,
-             static_cast<double>(available) / kGiB,
-             static_cast<double>(count * page_bytes - available) / kGiB, fit * kPageTokens);
+    DG_CHECK(
+        count <= fit, driver,
+        "engine: out of memory: a cache of {} tokens takes {:.6f} GiB and {} has {:.6f} GiB free beside the "
+        "weights: {:.6f} GiB are missing; a context or cache_tokens of {} would fit",
+        count * kPageTokens, static_cast<double>(count * page_bytes) / kGiB, device.properties().name,
+        static_cast<double>(available) / kGiB, static_cast<double>(count * page_bytes - available) / kGiB,
+        fit * kPageTokens);
     DG_CHECK(count < (u64{1} << 31), value, "engine: got cache_tokens {}, expected at most {}",
              options.cache_tokens, (u64{1} << 31) * kPageTokens);
     return static_cast<u32>(count);

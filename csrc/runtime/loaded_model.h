@@ -1,5 +1,5 @@
-// The Model of an architecture that has a struct `Loaded` (device, configuration, weights), its page_shapes(),
-// and a ModelState `State` made of (const Loaded&, PagePool&, const StateSizes&).
+// The Model of an architecture that has a struct `Loaded` (device, configuration, weights), its
+// page_shapes(), and a ModelState `State` made of (const Loaded&, PagePool&, const StateSizes&).
 #pragma once
 
 #include "runtime/model.h"

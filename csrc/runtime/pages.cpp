@@ -76,8 +76,10 @@ void PageTable::hold(u32 sequence, u32 tokens, driver::Stream stream) {
     const u32 had = static_cast<u32>(pages_[sequence].size()), free = pool_.free();
     const u32 more = pages_for(tokens) - had, missing = more - std::min(free, more);
     fail(ErrorKind::value,
-         "cache: out of pages: {} tokens need {} pages of {} tokens more, and {} of the engine's {} are free: {} "
-         "missing, {} tokens would fit; end or shorten another session, or load the engine with cache_tokens {}",
+         "cache: out of pages: {} tokens need {} pages of {} tokens more, and {} of the engine's {} are "
+         "free: {} "
+         "missing, {} tokens would fit; end or shorten another session, or load the engine with cache_tokens "
+         "{}",
          tokens, more, kPageTokens, free, pool_.count(), missing, u64{had + free} * kPageTokens,
          u64{pool_.count() + missing} * kPageTokens);
 }

@@ -50,9 +50,9 @@ void Session::allocate() {
         return DeviceTensor(device, Format::fp32, std::move(shape));
     };
     state_ = engine_->make_state({.sequences = 1,
-                                          .context = engine_->context(),
-                                          .max_rows = engine_->max_rows(),
-                                          .drafts = speculative()});
+                                  .context = engine_->context(),
+                                  .max_rows = engine_->max_rows(),
+                                  .drafts = speculative()});
     hidden_ = engine_->make_rows(rows + 1);
     logits_ = floats({window, vocab});
     if (speculative()) {

@@ -281,7 +281,13 @@ def gqa_inputs() -> tuple[dict[str, Any], Any, Any]:
     pages = np.full((2, 4 * 128, GQA_KV_HEADS, GQA_WIDTH), np.nan, np.float32)
     for i in range(GQA_ROWS):
         pages[:, table[0, i // 128] * 128 + i % 128] = keys[0, i], values[0, i]
-    arrays = {"q": q, "keys": pages[0], "values": pages[1], "table": table, "positions": np.array([position], np.int32)}
+    arrays = {
+        "q": q,
+        "keys": pages[0],
+        "values": pages[1],
+        "table": table,
+        "positions": np.array([position], np.int32),
+    }
     return arrays, scores, wide[1]
 
 

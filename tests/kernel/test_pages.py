@@ -94,9 +94,9 @@ def test_compressor(device: Any, rows: str) -> None:
     size = ops.latent_page_bytes(2)
     empty = np.full((2, 3, size), 0x7F, np.int8) if rows == "fp8" else poisoned((2, 6, dim))
     page_rows = 2 if rows == "fp8" else 0
-    plain = run(
-        device, "compressor_update", {"state": state, "rows": empty}, page_rows=page_rows, **given
-    )["rows"]
+    plain = run(device, "compressor_update", {"state": state, "rows": empty}, page_rows=page_rows, **given)[
+        "rows"
+    ]
     pool = np.full((POOL, size), 0x7F, np.int8) if rows == "fp8" else scatter(poisoned((2, 6, dim)), 2)
     paged = run(
         device, "compressor_update", {"state": state, "rows": pool}, page_rows=2, table=TABLE, **given
@@ -116,9 +116,7 @@ def test_plain_rows_and_gqa(device: Any) -> None:
     out = {"out": poisoned((3, 4, 32)), "records": poisoned(ops.gqa_records_shape(3, 4, 384, 32))}
     given = {"q": real(rng, (3, 4, 32)), **at}
     a = run(device, "gqa_attention", out, keys=plain, values=empty, **given)["out"]
-    b = run(
-        device, "gqa_attention", out, keys=paged, values=scatter(empty, 128), table=TABLE, **given
-    )["out"]
+    b = run(device, "gqa_attention", out, keys=paged, values=scatter(empty, 128), table=TABLE, **given)["out"]
     assert same_bits(a, b)
 
 
@@ -127,7 +125,14 @@ def test_bad_input(emulator: Any) -> None:
     records, positions = poisoned(ops.gqa_records_shape(1, 4, 300, 32)), np.zeros(1, np.int32)
     with pytest.raises(ValueError, match="pages of 100 rows, expected a multiple of 128"):
         ops.gqa_attention(
-            np.zeros((1, 4, 32), np.float32), rows, rows, positions, records, out, table=TABLE, device=emulator
+            np.zeros((1, 4, 32), np.float32),
+            rows,
+            rows,
+            positions,
+            records,
+            out,
+            table=TABLE,
+            device=emulator,
         )
     with pytest.raises(ValueError, match="have a table, 512 channels and 0 rows a page, expected page_rows"):
         ops.latent_attention(

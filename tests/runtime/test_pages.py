@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from runtime.checkpoints import QWEN, qwen_tensors, write_checkpoint, write_random_v4
-from runtime.decode import produce, same
+from runtime.decode import produce
 
 from deep_gemm import _C, Engine
 
@@ -45,10 +45,14 @@ def test_sessions_share_the_pages(engine: Engine, tmp_path: Path) -> None:
     assert len(produce(first, 6, eos=-1)) == 6
     state = first.state_digest()
     for _ in range(2):
-        with pytest.raises(ValueError, match=r"257 tokens need 1 pages .* more, and 0 of the engine's 3 .* 1 missing"):
+        with pytest.raises(
+            ValueError, match=r"257 tokens need 1 pages .* more, and 0 of the engine's 3 .* 1 missing"
+        ):
             first.step()
         assert first.state_digest() == state
-    with pytest.raises(ValueError, match=r"300 tokens need 1 pages .* 256 tokens would fit.*cache_tokens 1024"):
+    with pytest.raises(
+        ValueError, match=r"300 tokens need 1 pages .* 256 tokens would fit.*cache_tokens 1024"
+    ):
         first.sync(prompt(300, 1))
     assert first.state_digest() == state
     # A saved session continues on other pages.

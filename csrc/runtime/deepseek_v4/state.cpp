@@ -97,10 +97,10 @@ LayerState make_layer_state(const Loaded& model, const LayerConfig& layer, const
     const u32 ring_rows = c.window + sizes.max_rows - 1;
     if (model.fp8_cache()) {
         state.ring_page_rows = kRingPage;
-        state.ring = {model.device,
-                      Format::int8,
-                      {sequences, ceil_div(ring_rows, kRingPage),
-                       static_cast<i64>(op::latent_page_bytes(kRingPage))}};
+        state.ring = {
+            model.device,
+            Format::int8,
+            {sequences, ceil_div(ring_rows, kRingPage), static_cast<i64>(op::latent_page_bytes(kRingPage))}};
     } else {
         state.ring = {model.device, activations_of(model.numerics), {sequences, ring_rows, c.head_dim}};
     }

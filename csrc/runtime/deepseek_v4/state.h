@@ -27,7 +27,8 @@ struct LayerState {
     DeviceTensor index_frontier, index_journal;
     u32 ring_page_rows = 0;  // FP8 only
 
-    // The engine's pages: of latent rows [pages, page_rows, d] or FP8 rows, and [pages, page_rows, index_dim].
+    // The engine's pages: of latent rows [pages, page_rows, d] or FP8 rows, and [pages, page_rows,
+    // index_dim].
     const DeviceTensor *compressed = nullptr, *index_rows = nullptr;
     u32 page_rows = 0;
     const PageTable* pages = nullptr;

@@ -178,9 +178,9 @@ Workspace::Workspace(const Loaded& model, const StateSizes& sizes) {
     key = real({c.num_kv_heads, c.head_dim});
     value = real({c.num_kv_heads, c.head_dim});
     mid = real({c.top_k, c.expert_width});
-    records = {model.device, Format::fp32,
-               op::gqa_records_shape(rows, c.num_heads, i64{pages_for(sizes.context)} * kPageTokens,
-                                     c.head_dim)};
+    records = {
+        model.device, Format::fp32,
+        op::gqa_records_shape(rows, c.num_heads, i64{pages_for(sizes.context)} * kPageTokens, c.head_dim)};
     gate_logits = {model.device, Format::fp32, {rows, c.num_experts}};
     expert_weights = {model.device, Format::fp32, {rows, c.top_k}};
     experts = {model.device, Format::int32, {rows, c.top_k}};

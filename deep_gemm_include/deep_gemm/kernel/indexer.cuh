@@ -26,8 +26,8 @@ index_scores(DG_GRID_CONSTANT const IndexScoreParams p) {
 #pragma unroll
     for (u32 i = 0; i < kIndexRowsOfWarp; ++i)
         if (active && first + i < visible)
-            row[i] = tile::load4<S.rows>(
-                p.rows.data, tile::row_offset(p.rows, sequence, first + i) + channel);
+            row[i] =
+                tile::load4<S.rows>(p.rows.data, tile::row_offset(p.rows, sequence, first + i) + channel);
     float score[kIndexRowsOfWarp] = {};
     for (u32 head = 0; head < p.heads; ++head) {
         tile::Float4 q{};
@@ -93,8 +93,8 @@ index_mma(DG_GRID_CONSTANT const IndexScoreParams p) {
     for (u32 half = 0; half < 2; ++half) {
         const u32 row = first + lane / 4 + half * 8;
         if (row >= visible) continue;
-        const u8* at = static_cast<const u8*>(p.rows.data) +
-                       tile::row_offset(p.rows, sequence, row) * 2 + lane % 4 * 16;
+        const u8* at =
+            static_cast<const u8*>(p.rows.data) + tile::row_offset(p.rows, sequence, row) * 2 + lane % 4 * 16;
 #pragma unroll
         for (u32 load = 0; load < kLoads; ++load) rows[half][load] = ptx::ld_global_v4_u32(at + load * 64);
     }

@@ -176,8 +176,7 @@ DG_DEVICE void write_latent(const LatentView& view, u32 sequence, u32 row, u32 c
         if (channel % kFp8RowGroup == 0)
             ptx::st_global_b8(scales + channel / kFp8RowGroup, channel < kPlain ? q.scale : 0);
     } else {
-        if (channel < d)
-            store4<Rows>(view.data, row_offset(view, sequence, row) + channel, v);
+        if (channel < d) store4<Rows>(view.data, row_offset(view, sequence, row) + channel, v);
     }
 }
 
