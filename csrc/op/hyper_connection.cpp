@@ -5,6 +5,8 @@
 
 #include <deep_gemm/spec/hyper_connection.h>
 
+#include <algorithm>
+
 namespace deep_gemm::op {
 
 namespace {
@@ -20,11 +22,13 @@ void check_streams(ModelChecks& checks, const TensorView& x) {
              "{}: x has {} channels, expected a positive multiple of 4", checks.operation(), x.shape[2]);
 }
 
-// Tokens that share a cluster, and with it the loads of fn: as few as fill the device once.
+// Tokens that a cluster has at a time: as few as fill the device once.
 u32 tokens_of(i64 rows, u32 d, u32 streams) {
-    constexpr i64 kAtOnce = 16;                 // clusters of a device of 132 SMs, about
+    constexpr i64 kAtOnce = 16;                 // clusters of a device of 132 SMs
     if (hc_steps_of(d, streams) > 1) return 1;  // their shared memory is full
-    return rows <= kAtOnce ? 1 : rows <= 2 * kAtOnce ? 2 : kMaxHcTokens;
+    u32 tokens = 1;
+    while (tokens < kMaxHcTokens && tokens * kAtOnce < rows) tokens *= 2;
+    return tokens;
 }
 
 void mix(ModelChecks& checks, const HcPreArguments& a, bool head) {
@@ -74,7 +78,8 @@ void mix(ModelChecks& checks, const HcPreArguments& a, bool head) {
                           .rows = as_u32(rows),
                           .d = as_u32(d),
                           .sinkhorn_iterations = a.sinkhorn_iterations,
-                          .clusters = ceil_div(as_u32(rows), spec.tokens),
+                          .clusters = std::min(ceil_div(as_u32(rows), spec.tokens),
+                                               std::max(checks.device().properties().num_sms / kHcCluster, 1u)),
                           .hc_eps = a.hc_eps,
                           .rms_eps = a.rms_eps,
                           .ahead = ahead_of(checks.device(), a.ahead, kHcCluster)};

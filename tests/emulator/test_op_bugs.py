@@ -159,11 +159,11 @@ def latent_merge() -> tuple[Any, str]:
 
 def hc_mix() -> tuple[Any, str]:
     rng = np.random.default_rng(2)
-    d = 256
-    x, fn, base = real(rng, (2, 4, d)), real(rng, (24, 4 * d), scale=0.05), real(rng, (24,))
+    d, rows = 256, 4  # two rounds of two
+    x, fn, base = real(rng, (rows, 4, d)), real(rng, (24, 4 * d), scale=0.05), real(rng, (24,))
     scale, weight = np.array([0.7, 1.3, 1.9], np.float32), real(rng, (d,))
-    parts = [ref.hyper_connection(x[t], fn, base, scale, 20, 1e-6, 1e-6) for t in range(2)]
-    y = np.stack([ref.rms_norm(parts[t][0] @ x[t].astype(np.float64), weight, 1e-6) for t in range(2)])
+    parts = [ref.hyper_connection(x[t], fn, base, scale, 20, 1e-6, 1e-6) for t in range(rows)]
+    y = np.stack([ref.rms_norm(parts[t][0] @ x[t].astype(np.float64), weight, 1e-6) for t in range(rows)])
     expected = {"y": y, "post": np.stack([p[1] for p in parts]), "comb": np.stack([p[2] for p in parts])}
     arrays = {"x": x, "fn": fn, "base": base, "scale": scale, "weight": weight}
     arrays |= {name: np.full(value.shape, np.nan, np.float32) for name, value in expected.items()}
@@ -179,7 +179,7 @@ def hc_mix() -> tuple[Any, str]:
         None,
         "post",
         "comb",
-        2,
+        rows,
         d,
         20,
         1,
@@ -193,6 +193,26 @@ def hc_mix() -> tuple[Any, str]:
         "deep_gemm::hc_mix<kSpec>", (8,), 544, 131072, arrays, params, expected, 1e-4, cluster=8
     )
     return launch, text("hyper_connection", "HcSpec", ".weight = Format::fp32, .tokens = 2")
+
+
+def hc_mix_staged() -> tuple[Any, str]:
+    """Two rounds of up to eight bf16 tokens, which take an output in."""
+    rng = np.random.default_rng(12)
+    d, rows = 256, 9
+    x, add = real(rng, (rows, 4, d), "bf16"), real(rng, (rows, d), "bf16")
+    fn, base, scale = real(rng, (24, 4 * d), scale=0.05), real(rng, (24,)), np.array([0.7, 1.3, 1.9], np.float32)
+    post, comb = real(rng, (rows, 4)), real(rng, (rows, 4, 4))
+    wide = [v.astype(np.float64) for v in (x, add, post, comb)]
+    after = (wide[2][:, :, None] * wide[1][:, None] + np.einsum("tab,tad->tbd", wide[3], wide[0])).astype(BF16)
+    parts = [ref.hyper_connection(after[t], fn, base, scale, 20, 1e-6, 1e-6) for t in range(rows)]
+    y = np.stack([parts[t][0] @ after[t].astype(np.float64) for t in range(rows)])
+    expected = {"x": after, "y": y, "post": np.stack([p[1] for p in parts]), "comb": np.stack([p[2] for p in parts])}
+    arrays = {"x": x, "add": add, "fn": fn, "base": base, "scale": scale, "post": post, "comb": comb,
+              "y": np.full(y.shape, np.nan, np.float32)}  # fmt: skip
+    params = pack(["x", (4 * d,), (d,)], "fn", "base", "scale", None, ["y", (d,), (0,)], ["add", (d,), (0,)], None, None,
+                  "post", "comb", rows, d, 20, 1, 1e-6, 1e-6, *[None, (0,)] * 24, 0, 0)  # fmt: skip
+    launch = bugs.Launch("deep_gemm::hc_mix<kSpec>", (8,), 544, 212992, arrays, params, expected, 2e-2, cluster=8)
+    return launch, text("hyper_connection", "HcSpec", ".x = Format::bf16, .add = Format::bf16, .tokens = 8")
 
 
 def top_k() -> tuple[Any, str]:
@@ -341,6 +361,7 @@ CASES = {
     "latent_mma": latent_mma,
     "latent_merge": latent_merge,
     "hc_mix": hc_mix,
+    "hc_mix_staged": hc_mix_staged,
     "top_k": top_k,
     "attention": attention,
     "compressor": compressor,
@@ -368,10 +389,15 @@ BUGS = [
     ("latent_merge", Bug("records of another head", "head % kLatentMmaHeads) * kLatentRecord", "head / 2) * kLatentRecord", 8)),
     ("latent_merge", Bug("weights are not added", "sum = factors.apply(sum, weights);", "sum = weights;", 8)),
     ("latent_merge", Bug("sums keep an old maximum", "ptx::exp_f32(max - largest), ptx::exp_f32(m - largest)", "1.0f, ptx::exp_f32(m - largest)", 8)),
-    ("hc_mix", Bug("shares read before they are there", "Plan.partials);\n    ptx::cluster_sync();", "Plan.partials);\n    ptx::cluster_arrive();\n    if (warp != 0) ptx::cluster_wait();")),
-    ("hc_mix", Bug("leaves while a peer reads", "        ptx::cluster_sync();  // the shared", "        // the shared")),
-    ("hc_mix", Bug("coefficients read before they are there", "find_pre<S>(p, warp, smem);\n    sync_workers<S>();", "find_pre<S>(p, warp, smem);")),
-    ("hc_mix", Bug("sums added before they are there", "t, begin, end, smem);\n    sync_workers<S>();\n    add_warps<S>(tokens * ", "t, begin, end, smem);\n    add_warps<S>(tokens * ")),
+    ("hc_mix", Bug("shares read before they are there", "Plan.partials);\n        ptx::cluster_sync();", "Plan.partials);\n        ptx::cluster_arrive();\n        if (warp != 0) ptx::cluster_wait();")),
+    ("hc_mix", Bug("leaves while a peer reads", "            ptx::cluster_wait();\n            ptx::cluster_arrive();\n            ptx::cluster_wait();\n        }\n        return;", "            ptx::cluster_wait();\n        }\n        return;")),
+    ("hc_mix", Bug("shares of the round before are still read", "        if (first >= stride) ptx::cluster_wait();\n", "")),
+    ("hc_mix_staged", Bug("a round's rows read before they are there", "ptx::cp_async_wait<0>();\n            ptx::sync_warp();", "ptx::sync_warp();")),
+    ("hc_mix_staged", Bug("this round's rows again", "staged.bring(p, first + stride,", "staged.bring(p, first,", 8)),
+    ("hc_mix_staged", Bug("coefficients of the token before", "next.fetch(p, row + 1, at.stream)", "next.fetch(p, row, at.stream)", 8)),
+    ("hc_mix_staged", Bug("the first stream for all", "four(first + a * 16)", "four(first)", 8)),
+    ("hc_mix", Bug("coefficients read before they are there", "find_pre<S>(p, warp, smem);\n        sync_workers<S>();", "find_pre<S>(p, warp, smem);")),
+    ("hc_mix", Bug("sums added before they are there", "        sync_workers<S>();\n        if (first >= stride)", "        if (first >= stride)")),
     ("hc_mix", Bug("norm of the first token", "kPlan.sums + (t * kHcMixWarps + warp) * 4, squares", "kPlan.sums + warp * 4, squares", 8)),
     ("hc_mix", Bug("fn of the mix before", "late + (m - kHeld) * S.threads * 16", "late + (m - kHeld - 1) * S.threads * 16", 8)),
     ("hc_mix", Bug("comb transposed", "row * H * H + i, comb[i / H][i % H]", "row * H * H + i, comb[i % H][i / H]", 8)),

@@ -53,6 +53,7 @@ KERNELS = {
             HC,
             HC.replace(".fp8", ".tokens = 2, .fp8"),
             HC.replace(".fp8", ".tokens = 4, .fp8"),
+            HC.replace(".fp8", ".tokens = 8, .fp8"),
             HC_WIDE,
         ],
         "hc_post": ["", ".x = Format::bf16"],
