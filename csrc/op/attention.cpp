@@ -44,11 +44,12 @@ void run_mma(ModelChecks& checks, const LatentAttentionArguments& a, const Atten
                              .picks = plain.picks,
                              .sinks = plain.sinks,
                              .rotate = plain.rotate,
-                             .split = split};
+                             .split = split,
+                             .tiles = !split && attention.heads > kLatentMmaHeads ? 2u : 1u};
     const LatentMmaParams params{.attention = attention,
                                  .records = split ? pointer_of<float>(a.records) : nullptr,
                                  .chunks = split ? as_u32(a.records.shape[2]) : 1};
-    const u64 units = static_cast<u64>(shape[0] * shape[1]);
+    const u64 units = static_cast<u64>(tokens) * ceil_div(attention.heads, latent_heads_of(spec));
     const std::initializer_list<driver::MemoryRange> memory = {reads(a.q),
                                                                reads(a.ring.data),
                                                                reads(a.ring.table),

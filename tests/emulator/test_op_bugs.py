@@ -100,10 +100,10 @@ def latent_params(chunks: int, page_rows: int, heads: int, window: int, pages: i
                 "positions", None, 1, heads, window, 0, 0, 0, float(width**-0.5), "records", chunks)  # fmt: skip
 
 
-def latent_inputs() -> tuple[dict[str, Any], Any, Any]:
+def latent_inputs(heads: int = 5) -> tuple[dict[str, Any], Any, Any]:
     """Arrays of both kernels, scores [heads, rows] and the rows in order."""
     rng = np.random.default_rng(8)
-    heads, page_rows, pages, window, position = 5, 10, 8, 70, 101
+    page_rows, pages, window, position = 10, 8, 70, 101
     raw = np.zeros((1, pages, 584 * page_rows + -584 * page_rows % 576), np.uint8)
     for page, row in np.ndindex(pages, page_rows):
         values = np.concatenate(
@@ -131,17 +131,21 @@ def latent_records(scores: Any, seen: Any) -> Any:
     return records
 
 
-def latent_mma() -> tuple[Any, str]:
-    arrays, scores, seen = latent_inputs()
+def latent_mma(heads: int = 5, tiles: int = 1, smem: int = 91904) -> tuple[Any, str]:
+    arrays, scores, seen = latent_inputs(heads)
     weights = np.exp(scores - scores.max(1, keepdims=True))
     expected = (weights / weights.sum(1, keepdims=True) @ seen)[None]
     arrays |= {
-        "out": np.full((1, 5, 512), np.nan, np.float32).astype(BF16),
+        "out": np.full((1, heads, 512), np.nan, np.float32).astype(BF16),
         "records": np.zeros(4, np.float32),
     }
-    launch = bugs.Launch("deep_gemm::latent_mma<kSpec>", (1,), 256, 91904, arrays, latent_params(1, 10, 5, 70, 8),
+    launch = bugs.Launch("deep_gemm::latent_mma<kSpec>", (1,), 256, smem, arrays, latent_params(1, 10, heads, 70, 8),
                          {"out": expected}, 2e-2)  # fmt: skip
-    return launch, text("latent_mma", "LatentMmaSpec", "")
+    return launch, text("latent_mma", "LatentMmaSpec", f".tiles = {tiles}")
+
+
+def latent_mma_tiles() -> tuple[Any, str]:
+    return latent_mma(20, 2, 114176)
 
 
 def latent_merge() -> tuple[Any, str]:
@@ -359,6 +363,7 @@ CASES = {
     "project": project,
     "project_mma": project_mma,
     "latent_mma": latent_mma,
+    "latent_mma_tiles": latent_mma_tiles,
     "latent_merge": latent_merge,
     "hc_mix": hc_mix,
     "hc_mix_staged": hc_mix_staged,
@@ -379,12 +384,16 @@ BUGS = [
     ("project_mma", Bug("a warp is left out", "u32 warp = 1; warp < kProjectWarps", "u32 warp = 2; warp < kProjectWarps", 8)),
     ("project_mma", Bug("pairs of a step change places", "weights.word[r][0], step, a[0], a[2]", "weights.word[r][0], step, a[2], a[0]", 8)),
     ("latent_mma", Bug("rows overwritten while they are read", "if (!S.split) ptx::sync_threads();", "")),
-    ("latent_mma", Bug("scores read before they are there", "score_rows(smem, p.scale);\n        ptx::sync_threads();", "score_rows(smem, p.scale);")),
-    ("latent_mma", Bug("weights read before they are there", "weigh(smem);\n        ptx::sync_threads();", "weigh(smem);")),
+    ("latent_mma", Bug("scores read before they are there", "score_rows<S>(smem, p.scale);\n        ptx::sync_threads();", "score_rows<S>(smem, p.scale);")),
+    ("latent_mma", Bug("weights read before they are there", "weigh<S>(merged, smem);\n        ptx::sync_threads();", "weigh<S>(merged, smem);")),
     ("latent_mma", Bug("window of one row less", "end - p.window : 0;", "end - p.window + 1 : 0;", 8)),
-    ("latent_mma", Bug("absent rows take part", "present ? ptx::mul_rn_f32(sums[i], scale) : kNothing", "ptx::mul_rn_f32(sums[i], scale)", 8)),
+    ("latent_mma", Bug("absent rows take part", "present ? ptx::mul_rn_f32(sums[tile][i], scale) : kNothing", "ptx::mul_rn_f32(sums[tile][i], scale)", 8)),
     ("latent_mma", Bug("sums keep an old maximum", "ptx::exp_f32(max - largest), ptx::exp_f32(m - largest)", "1.0f, ptx::exp_f32(m - largest)", 8)),
     ("latent_mma", Bug("scale of the next channels", "row.scales + lane * 16 / kFp8RowGroup", "row.scales + (lane * 16 + 16) / kFp8RowGroup", 8)),
+    ("latent_mma_tiles", Bug("queries of the first tile", "queries + tile * kLatentMmaHeads * kPitchBytes", "queries", 8)),
+    ("latent_mma_tiles", Bug("weights of the first tile", "weights + tile * kLatentMmaHeads * kWeightPitchBytes", "weights", 8)),
+    ("latent_mma_tiles", Bug("factors of the first tile", "kPlan.stats + (tile * kLatentMmaHeads + head) * 8", "kPlan.stats + head * 8", 8)),
+    ("latent_mma_tiles", Bug("rows of the next chunk", "load_rows<S>(found, smem);\n        if constexpr (!S.split) found = find_rows<S>(p, seen, base + kLatentChunk);", "if constexpr (!S.split) found = find_rows<S>(p, seen, base + kLatentChunk);\n        load_rows<S>(found, smem);", 8)),
     ("latent_merge", Bug("the last chunk is left out", "ceil_div(seen.total, kLatentChunk)", "seen.total / kLatentChunk", 8)),
     ("latent_merge", Bug("records of another head", "head % kLatentMmaHeads) * kLatentRecord", "head / 2) * kLatentRecord", 8)),
     ("latent_merge", Bug("weights are not added", "sum = factors.apply(sum, weights);", "sum = weights;", 8)),
