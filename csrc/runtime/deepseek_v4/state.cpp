@@ -42,25 +42,22 @@ void visit_pages(std::string_view name, const DeviceTensor& pool, std::span<cons
 
 }  // namespace
 
-void LayerState::visit_compressed(const std::string& at, u64 rows,
-                                  const ModelState::NamedVisit& visit) const {
-    visit_pages(at + "compressed", *compressed, pages->pages(0), page_rows, rows, visit);
-    if (index_rows) visit_pages(at + "index_rows", *index_rows, pages->pages(0), page_rows, rows, visit);
-}
-
 void LayerState::visit_grown(u32 length, u32 ratio, const ModelState::Visit& visit) const {
-    if (compressed)
-        visit_compressed("", length / ratio,
-                         [&](std::string_view, u64 address, u64 bytes) { visit(address, bytes); });
+    const auto unnamed = [&](std::string_view, u64 address, u64 bytes) { visit(address, bytes); };
+    for (const DeviceTensor* rows : {compressed, index_rows})
+        if (rows) visit_pages("", *rows, pages->pages(0), page_rows, length / ratio, unnamed);
 }
 
 void LayerState::visit_visible(const std::string& at, u32 length, u32 window, u32 ratio,
                                const ModelState::NamedVisit& visit) const {
     visit_ring(at + "ring", ring, ring_page_rows, length - std::min(length, window), length, visit);
-    if (!compressed) return;
-    visit_compressed(at, length / ratio, visit);
-    visit(at + "frontier", frontier.address(), frontier.row_bytes());
-    if (index_rows) visit(at + "index_frontier", index_frontier.address(), index_frontier.row_bytes());
+    const auto add = [&](const char* name, const DeviceTensor* rows, const DeviceTensor& open) {
+        if (!rows) return;
+        visit_pages(at + name, *rows, pages->pages(0), page_rows, length / ratio, visit);
+        visit(at + (rows == compressed ? "frontier" : "index_frontier"), open.address(), open.row_bytes());
+    };
+    add("compressed", compressed, frontier);
+    add("index_rows", index_rows, index_frontier);
 }
 
 void LayerState::restore(const TensorView& row, void* stream) {

@@ -46,7 +46,6 @@ struct LayerState {
     [[nodiscard]] op::LatentRows paged(const DeviceTensor* rows) const {
         return rows ? op::LatentRows{rows->view(), page_rows, pages->view()} : op::LatentRows{};
     }
-    void visit_compressed(const std::string& at, u64 rows, const ModelState::NamedVisit& visit) const;
 };
 
 // The caches of the layers that have any: compressed rows, then the indexer's.
