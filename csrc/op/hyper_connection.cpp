@@ -64,25 +64,26 @@ void mix(ModelChecks& checks, const HcPreArguments& a, bool head) {
         checks.vector("comb", a.comb, {Format::fp32}, {rows, streams, streams});
         DG_CHECK(a.sinkhorn_iterations >= 1, value, "hc_pre: got 0 sinkhorn_iterations, expected at least 1");
     }
-    const HcParams params{.x = view_of(a.x),
-                          .fn = pointer_of<const float>(a.fn),
-                          .base = pointer_of<const float>(a.base),
-                          .scale = pointer_of<const float>(a.scale),
-                          .weight = a.weight.data,
-                          .y = view_of(a.y),
-                          .add = view_of(a.add),
-                          .codes = pointer_of<u8>(a.fp8.codes),
-                          .scales = pointer_of<float>(a.fp8.scales),
-                          .post = pointer_of<float>(a.post),
-                          .comb = pointer_of<float>(a.comb),
-                          .rows = as_u32(rows),
-                          .d = as_u32(d),
-                          .sinkhorn_iterations = a.sinkhorn_iterations,
-                          .clusters = std::min(ceil_div(as_u32(rows), spec.tokens),
-                                               std::max(checks.device().properties().num_sms / kHcCluster, 1u)),
-                          .hc_eps = a.hc_eps,
-                          .rms_eps = a.rms_eps,
-                          .ahead = ahead_of(checks.device(), a.ahead, kHcCluster)};
+    const HcParams params{
+        .x = view_of(a.x),
+        .fn = pointer_of<const float>(a.fn),
+        .base = pointer_of<const float>(a.base),
+        .scale = pointer_of<const float>(a.scale),
+        .weight = a.weight.data,
+        .y = view_of(a.y),
+        .add = view_of(a.add),
+        .codes = pointer_of<u8>(a.fp8.codes),
+        .scales = pointer_of<float>(a.fp8.scales),
+        .post = pointer_of<float>(a.post),
+        .comb = pointer_of<float>(a.comb),
+        .rows = as_u32(rows),
+        .d = as_u32(d),
+        .sinkhorn_iterations = a.sinkhorn_iterations,
+        .clusters = std::min(ceil_div(as_u32(rows), spec.tokens),
+                             std::max(checks.device().properties().num_sms / kHcCluster, 1u)),
+        .hc_eps = a.hc_eps,
+        .rms_eps = a.rms_eps,
+        .ahead = ahead_of(checks.device(), a.ahead, kHcCluster)};
     if (rows == 0) return;
     const u32 grid = grid_of(checks.operation(), u64{params.clusters} * kHcCluster + params.ahead.blocks);
     launch(checks.device(), kMix, spec, {grid, hc_cta_of(spec), kHcCluster}, a.stream, params,

@@ -41,6 +41,10 @@ struct ModelFacts {
     bool drafts = false;         // has an MTP block, which proposes tokens for speculative decoding
 };
 
+// Gets the ids that a pass chooses, int32 [t, k], under names ("layers.3.picks", "layers.3.experts"), once
+// what finds them is on the stream.
+using Observer = std::function<void(const std::string& name, const TensorView& chosen)>;
+
 // The rows of one forward pass; all views have t rows.
 struct Pass {
     i64 t = 0;
@@ -48,6 +52,7 @@ struct Pass {
     TensorView sequences = {};     // int32 [t]: which sequence of the state; absent: the first one
     bool journal = false;          // restore() may follow; t <= kMaxWindow
     i64 journal_row = 0;           // of the pass's first row, where several passes have one journal
+    const Observer* observer = nullptr;
     void* stream = nullptr;
 };
 

@@ -101,14 +101,36 @@ u32 Session::sync(std::span<const i32> tokens) {
     });
 }
 
-std::vector<float> Session::logits_of(std::span<const i32> tokens, u32 chunk) {
+void Session::feed_anew(std::span<const i32> tokens, u32 chunk, std::vector<float>* all_logits) {
     engine_->check_tokens(tokens);
     DG_CHECK(chunk <= engine_->max_rows(), value, "session: got chunks of {} rows, the engine has {}", chunk,
              engine_->max_rows());
     reset();
     hold_exactly(static_cast<u32>(tokens.size()));
+    guarded([&] { feed(tokens, chunk ? chunk : engine_->max_rows(), all_logits); });
+}
+
+std::vector<float> Session::logits_of(std::span<const i32> tokens, u32 chunk) {
     std::vector<float> all;
-    guarded([&] { feed(tokens, chunk ? chunk : engine_->max_rows(), &all); });
+    feed_anew(tokens, chunk, &all);
+    return all;
+}
+
+std::vector<Choices> Session::choices_of(std::span<const i32> tokens, u32 chunk) {
+    std::vector<Choices> all;
+    observer_ = [&](const std::string& name, const TensorView& chosen) {
+        auto found = std::find_if(all.begin(), all.end(), [&](const Choices& c) { return c.name == name; });
+        if (found == all.end()) found = all.insert(all.end(), {name, static_cast<u32>(chosen.shape[1]), {}});
+        const std::vector<i32> ids = read_ints(chosen);
+        found->ids.insert(found->ids.end(), ids.begin(), ids.end());
+    };
+    try {
+        feed_anew(tokens, chunk, nullptr);
+    } catch (...) {
+        observer_ = nullptr;
+        throw;
+    }
+    observer_ = nullptr;
     return all;
 }
 
@@ -127,9 +149,11 @@ void Session::feed_chunk(std::span<const i32> tokens, bool last, std::vector<flo
     write_ints(tokens_in_.rows(0, t), tokens);
     write_ints(base_.view(), std::span(&first, 1));
     fill_positions(positions_.rows(0, t), 0);
-    state_->forward(
-        hidden_.rows(1, t),
-        {.t = t, .tokens = tokens_in_.rows(0, t), .positions = positions_.rows(0, t), .stream = stream_});
+    state_->forward(hidden_.rows(1, t), {.t = t,
+                                         .tokens = tokens_in_.rows(0, t),
+                                         .positions = positions_.rows(0, t),
+                                         .observer = observer_ ? &observer_ : nullptr,
+                                         .stream = stream_});
     if (speculative()) {  // row i: the row of the token before token i, and token i
         fill_positions(mtp_positions_.rows(0, t), -1);
         run_mtp(hidden_.rows(0, t), mtp_x_.rows(0, t), tokens_in_.rows(0, t), mtp_positions_.rows(0, t));

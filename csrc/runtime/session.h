@@ -27,6 +27,13 @@ struct Step {
     u32 drafted = 0, accepted = 0;
 };
 
+// What the rows of a text chose in one layer: k ids each.
+struct Choices {
+    std::string name;  // "layers.3.picks": compressed rows, ascending, then -1; "layers.3.experts"
+    u32 k = 0;
+    std::vector<i32> ids;  // [tokens, k]
+};
+
 struct SessionStats {
     u64 steps = 0, tokens = 0, drafted = 0, accepted = 0, rollbacks = 0, graph_replays = 0;
 };
@@ -61,6 +68,9 @@ class Session {
     // follow each of the tokens, [count, vocab]: for tests and perplexity.
     [[nodiscard]] std::vector<float> logits_of(std::span<const i32> tokens, u32 chunk = 0);
 
+    // The same with what the model's layers choose instead.
+    [[nodiscard]] std::vector<Choices> choices_of(std::span<const i32> tokens, u32 chunk = 0);
+
     // Back to the first `length` tokens: within the last step exactly, else through sync().
     void rewind(u32 length);
 
@@ -94,6 +104,7 @@ class Session {
     void allocate();
     void reset();
     void hold_exactly(u32 count);  // the pages of so many tokens
+    void feed_anew(std::span<const i32> tokens, u32 chunk, std::vector<float>* all_logits);
     void feed(std::span<const i32> tokens, u32 chunk, std::vector<float>* all_logits);
     void feed_chunk(std::span<const i32> tokens, bool last, std::vector<float>* all_logits);
     void choose_pending();
@@ -152,6 +163,7 @@ class Session {
     // for the token that follows the last one. With one pending row, row 0 is its copy, where feed_chunk()
     // wants it.
     u32 pending_rows_ = 0;
+    Observer observer_;   // of feed_chunk(); usually none
     u32 logits_row_ = 0;  // of logits_: follows the last token
     bool pending_chosen_ = false;
     i32 pending_ = -1;

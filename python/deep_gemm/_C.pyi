@@ -503,6 +503,14 @@ class Session:
         graphs: bool = True,
         restore_points: typing.SupportsInt | typing.SupportsIndex = 2,
     ) -> None: ...
+    def choices_of(
+        self,
+        tokens: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        chunk: typing.SupportsInt | typing.SupportsIndex = 0,
+    ) -> dict:
+        """
+        name -> (k, int32 [len(tokens), k] as bytes)
+        """
     def damage(self, part: str) -> None:
         """
         Flips a bit of one tensor of the state; for tests.

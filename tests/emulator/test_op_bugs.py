@@ -204,18 +204,31 @@ def hc_mix_staged() -> tuple[Any, str]:
     rng = np.random.default_rng(12)
     d, rows = 256, 9
     x, add = real(rng, (rows, 4, d), "bf16"), real(rng, (rows, d), "bf16")
-    fn, base, scale = real(rng, (24, 4 * d), scale=0.05), real(rng, (24,)), np.array([0.7, 1.3, 1.9], np.float32)
+    fn, base, scale = (
+        real(rng, (24, 4 * d), scale=0.05),
+        real(rng, (24,)),
+        np.array([0.7, 1.3, 1.9], np.float32),
+    )
     post, comb = real(rng, (rows, 4)), real(rng, (rows, 4, 4))
     wide = [v.astype(np.float64) for v in (x, add, post, comb)]
-    after = (wide[2][:, :, None] * wide[1][:, None] + np.einsum("tab,tad->tbd", wide[3], wide[0])).astype(BF16)
+    after = (wide[2][:, :, None] * wide[1][:, None] + np.einsum("tab,tad->tbd", wide[3], wide[0])).astype(
+        BF16
+    )
     parts = [ref.hyper_connection(after[t], fn, base, scale, 20, 1e-6, 1e-6) for t in range(rows)]
     y = np.stack([parts[t][0] @ after[t].astype(np.float64) for t in range(rows)])
-    expected = {"x": after, "y": y, "post": np.stack([p[1] for p in parts]), "comb": np.stack([p[2] for p in parts])}
+    expected = {
+        "x": after,
+        "y": y,
+        "post": np.stack([p[1] for p in parts]),
+        "comb": np.stack([p[2] for p in parts]),
+    }
     arrays = {"x": x, "add": add, "fn": fn, "base": base, "scale": scale, "post": post, "comb": comb,
               "y": np.full(y.shape, np.nan, np.float32)}  # fmt: skip
     params = pack(["x", (4 * d,), (d,)], "fn", "base", "scale", None, ["y", (d,), (0,)], ["add", (d,), (0,)], None, None,
                   "post", "comb", rows, d, 20, 1, 1e-6, 1e-6, *[None, (0,)] * 24, 0, 0)  # fmt: skip
-    launch = bugs.Launch("deep_gemm::hc_mix<kSpec>", (8,), 544, 212992, arrays, params, expected, 2e-2, cluster=8)
+    launch = bugs.Launch(
+        "deep_gemm::hc_mix<kSpec>", (8,), 544, 212992, arrays, params, expected, 2e-2, cluster=8
+    )
     return launch, text("hyper_connection", "HcSpec", ".x = Format::bf16, .add = Format::bf16, .tokens = 8")
 
 

@@ -49,8 +49,14 @@ class State final : public ModelState {
                    .table = model_.weights.embed.data.view(),
                    .x = x,
                    .stream = pass.stream});
-        for (size_t i = 0; i < layers_.size(); ++i)
+        for (size_t i = 0; i < layers_.size(); ++i) {
             run_block(model_, model_.weights.layers[i], layers_[i], workspace_, x, pass, i == 0);
+            if (!pass.observer) continue;
+            const std::string at = fmt::format("layers.{}.", i);
+            if (model_.config.layers[i].indexed())
+                (*pass.observer)(at + "picks", workspace_.picks.rows(0, pass.t));
+            (*pass.observer)(at + "experts", workspace_.experts.rows(0, pass.t));
+        }
         finish_blocks(workspace_, x, pass);
     }
     void head(const TensorView& x, const TensorView& logits, void* stream) override {

@@ -21,8 +21,11 @@ class State final : public ModelState {
                    .table = model_.weights.embed.data.view(),
                    .x = x,
                    .stream = pass.stream});
-        for (size_t i = 0; i < layers_.size(); ++i)
+        for (size_t i = 0; i < layers_.size(); ++i) {
             run_block(model_, model_.weights.layers[i], layers_[i], pages().view(), workspace_, x, pass);
+            if (pass.observer)
+                (*pass.observer)(fmt::format("layers.{}.experts", i), workspace_.experts.rows(0, pass.t));
+        }
     }
     void head(const TensorView& x, const TensorView& logits, void* stream) override {
         const TensorView input = head_input_.rows(0, x.shape[0]);

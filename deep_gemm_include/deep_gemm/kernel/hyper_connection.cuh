@@ -89,9 +89,8 @@ DG_DEVICE tile::Float4 load_stream(const HcParams& p, u32 row, const HcPlace<S>&
         if (at.inside) {
             TakeIn<S> in;
             in.fetch(p, row, at.stream);
-            v = in.apply(tile::load4<S.add>(p.add.data, row * p.add.stride + at.channel), [&](u32 a) {
-                return tile::load4<S.x>(p.x.data, stream_index(p, row, at, a));
-            });
+            v = in.apply(tile::load4<S.add>(p.add.data, row * p.add.stride + at.channel),
+                         [&](u32 a) { return tile::load4<S.x>(p.x.data, stream_index(p, row, at, a)); });
         }
         ptx::sync_warp();  // the lanes of these channels have read all streams
         if (at.inside) tile::store4<S.x>(p.x.data, stream_index(p, row, at, at.stream), v);
@@ -172,8 +171,8 @@ struct EarlyMixes {
     }
 };
 
-/// A warp's share of fn v and of v . v of a token, into `sums` of shared memory; v, which of(step) gives, goes
-/// to `streams`.
+/// A warp's share of fn v and of v . v of a token, into `sums` of shared memory; v, which of(step) gives,
+/// goes to `streams`.
 template <HcSpec S, typename Of>
 DG_DEVICE void share_of_mixes(const EarlyMixes<S>& early, const HcParams& p, u32 token, u32 begin, u32 end,
                               ptx::SharedAddress smem, Of&& of) {

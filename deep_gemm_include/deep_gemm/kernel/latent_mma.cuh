@@ -82,7 +82,8 @@ DG_DEVICE void load_rows(const WarpRows& found, ptx::SharedAddress smem) {
     constexpr u32 kRows = kWarpRows, kAtOnce = 4;
     constexpr u32 kPlain = kFp8RowChannels - kFp8RowRotated;
     const u32 lane = ptx::lane_index(), first = ptx::warp_index() * kRows;
-    if (lane < kRows) ptx::st_shared_u32(smem + kPlan.present + (first + lane) * 4, found.present >> lane & 1);
+    if (lane < kRows)
+        ptx::st_shared_u32(smem + kPlan.present + (first + lane) * 4, found.present >> lane & 1);
     // A lane has 16 codes of each of the rows, and eight rotated channels of one of them.
     constexpr u32 kPieces = kFp8RowRotated / 8;
     static_assert(kAtOnce * kPieces == 32);
@@ -184,8 +185,8 @@ DG_DEVICE ptx::SharedAddress stats_of_lane(ptx::SharedAddress smem) {
     return smem + plan_smem(S).stats + (ptx::warp_index() * kHeadsOfWarp<S> + ptx::lane_index()) * 8;
 }
 
-/// A warp turns the scores of some heads into weights. `stats` gets m and the sum of weights, or else what the
-/// sums so far and the chunk's are scaled by: lane i has the chunks of the warp's head i so far.
+/// A warp turns the scores of some heads into weights. `stats` gets m and the sum of weights, or else what
+/// the sums so far and the chunk's are scaled by: lane i has the chunks of the warp's head i so far.
 template <LatentMmaSpec S>
 DG_DEVICE void weigh(Merged& merged, ptx::SharedAddress smem) {
     constexpr LatentMmaSmem kPlan = plan_smem(S);
@@ -217,8 +218,8 @@ DG_DEVICE void weigh(Merged& merged, ptx::SharedAddress smem) {
     }
 }
 
-/// The weighted sums of the chunk's rows: all heads, channels t * 8 to t * 8 + 15 of the warp's 64. A lane has
-/// channels lane % 4 * 2 and the next of each eight, of heads lane / 4 and that plus 8.
+/// The weighted sums of the chunk's rows: all heads, channels t * 8 to t * 8 + 15 of the warp's 64. A lane
+/// has channels lane % 4 * 2 and the next of each eight, of heads lane / 4 and that plus 8.
 template <LatentMmaSpec S>
 DG_DEVICE void add_rows(float (&sums)[S.tiles][2][4], u32 t, ptx::SharedAddress smem) {
     constexpr LatentMmaSmem kPlan = plan_smem(S);
@@ -283,10 +284,12 @@ latent_mma(DG_GRID_CONSTANT const LatentMmaParams params) {
                 stats[tile][half] =
                     ptx::ld_shared_v2_f32(smem + kPlan.stats + (tile * kLatentMmaHeads + head) * 8);
             if constexpr (S.split) {
-                records[half] = params.records +
-                                (static_cast<u64>(ptx::block_index()) * kLatentMmaHeads + head) * kLatentRecord;
+                records[half] =
+                    params.records +
+                    (static_cast<u64>(ptx::block_index()) * kLatentMmaHeads + head) * kLatentRecord;
                 if (warp == 0 && lane % 4 == 0)
-                    ptx::st_global_v2_f32(records[half] + kFp8RowChannels, stats[0][half].x, stats[0][half].y);
+                    ptx::st_global_v2_f32(records[half] + kFp8RowChannels, stats[0][half].x,
+                                          stats[0][half].y);
             }
         }
 #pragma unroll
@@ -298,14 +301,14 @@ latent_mma(DG_GRID_CONSTANT const LatentMmaParams params) {
                 const u32 of = i / 4, half = i / 2 % 2, at = i % 4;
                 if constexpr (S.split) {
                     if (at % 2 == 0)
-                        ptx::st_global_v2_f32(records[half] + warp * kWarpChannels + (t + of) * 8 + lane % 4 * 2,
-                                              chunk[0][of][at], chunk[0][of][at + 1]);
+                        ptx::st_global_v2_f32(
+                            records[half] + warp * kWarpChannels + (t + of) * 8 + lane % 4 * 2,
+                            chunk[0][of][at], chunk[0][of][at + 1]);
                 } else {
 #pragma unroll
                     for (u32 tile = 0; tile < S.tiles; ++tile)
-                        sums[tile][t + of][at] =
-                            Factors{stats[tile][half].x, stats[tile][half].y}.apply(
-                                sums[tile][t + of][at], chunk[tile][of][at]);
+                        sums[tile][t + of][at] = Factors{stats[tile][half].x, stats[tile][half].y}.apply(
+                            sums[tile][t + of][at], chunk[tile][of][at]);
                 }
             }
         }

@@ -7,9 +7,9 @@
 //   comb[a, b] = softmax over b of (mix[2h + a h + b] scale[2] + base[2h + a h + b]), + hc_eps, then made
 //   doubly
 //                stochastic by Sinkhorn's iteration
-// A cluster of CTAs shares a token, or rounds of a few: each has a range of channels, of all streams; a thread
-// has four channels of a stream, its neighbours those of the others. One more warp of the CTA whose rank is
-// the token's place finds post and comb.
+// A cluster of CTAs shares a token, or rounds of a few: each has a range of channels, of all streams; a
+// thread has four channels of a stream, its neighbours those of the others. One more warp of the CTA whose
+// rank is the token's place finds post and comb.
 #pragma once
 
 #include <deep_gemm/spec/ahead.h>

@@ -1,5 +1,6 @@
 // Latent attention on tensor cores: bf16 queries over FP8 cache rows (spec/latent.h) of 512 channels. A CTA
-// has 16 heads of a token, or 32, which share the rows that it decodes. The rows a token sees, from the oldest on, are cut into chunks of 64:
+// has 16 heads of a token, or 32, which share the rows that it decodes. The rows a token sees, from the
+// oldest on, are cut into chunks of 64:
 //
 //   of a chunk   scores by mma.sync over channels in order; their maximum m; weights exp(score - m), summed
 //   in

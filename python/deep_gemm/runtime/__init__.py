@@ -231,6 +231,12 @@ class Session:
             -1, self.engine.vocab
         )
 
+    def choices_of(self, tokens: Sequence[int], chunk: int = 0) -> dict[str, NDArray[np.int32]]:
+        """What each token chose, int32 [len(tokens), k]: starts anew. "layers.3.experts"; "layers.3.picks", the
+        compressed rows that the indexer chose, ascending, then -1."""
+        found = self._session.choices_of(list(tokens), chunk)
+        return {name: np.frombuffer(ids, np.int32).reshape(-1, k) for name, (k, ids) in found.items()}
+
     def rewind(self, length: int) -> None:
         """Back to the first `length` tokens; within the last step and to restore points nothing is fed again."""
         self._session.rewind(length)
