@@ -31,6 +31,14 @@ u32 tokens_of(i64 rows, u32 d, u32 streams) {
     return tokens;
 }
 
+// Clusters go through rounds of rows: about four times as many as a device holds at once, because how many it
+// does hold depends on how its SMs are grouped.
+u32 clusters_of(Device& device, u32 rows, const HcSpec& spec) {
+    constexpr u32 kTimes = 4;
+    const u32 at_once = std::max(device.properties().num_sms / kHcCluster, 1u);
+    return std::min(ceil_div(rows, spec.tokens), kTimes * at_once);
+}
+
 void mix(ModelChecks& checks, const HcPreArguments& a, bool head) {
     check_streams(checks, a.x);
     const i64 rows = a.x.shape[0], streams = a.x.shape[1], d = a.x.shape[2];
@@ -64,26 +72,24 @@ void mix(ModelChecks& checks, const HcPreArguments& a, bool head) {
         checks.vector("comb", a.comb, {Format::fp32}, {rows, streams, streams});
         DG_CHECK(a.sinkhorn_iterations >= 1, value, "hc_pre: got 0 sinkhorn_iterations, expected at least 1");
     }
-    const HcParams params{
-        .x = view_of(a.x),
-        .fn = pointer_of<const float>(a.fn),
-        .base = pointer_of<const float>(a.base),
-        .scale = pointer_of<const float>(a.scale),
-        .weight = a.weight.data,
-        .y = view_of(a.y),
-        .add = view_of(a.add),
-        .codes = pointer_of<u8>(a.fp8.codes),
-        .scales = pointer_of<float>(a.fp8.scales),
-        .post = pointer_of<float>(a.post),
-        .comb = pointer_of<float>(a.comb),
-        .rows = as_u32(rows),
-        .d = as_u32(d),
-        .sinkhorn_iterations = a.sinkhorn_iterations,
-        .clusters = std::min(ceil_div(as_u32(rows), spec.tokens),
-                             std::max(checks.device().properties().num_sms / kHcCluster, 1u)),
-        .hc_eps = a.hc_eps,
-        .rms_eps = a.rms_eps,
-        .ahead = ahead_of(checks.device(), a.ahead, kHcCluster)};
+    const HcParams params{.x = view_of(a.x),
+                          .fn = pointer_of<const float>(a.fn),
+                          .base = pointer_of<const float>(a.base),
+                          .scale = pointer_of<const float>(a.scale),
+                          .weight = a.weight.data,
+                          .y = view_of(a.y),
+                          .add = view_of(a.add),
+                          .codes = pointer_of<u8>(a.fp8.codes),
+                          .scales = pointer_of<float>(a.fp8.scales),
+                          .post = pointer_of<float>(a.post),
+                          .comb = pointer_of<float>(a.comb),
+                          .rows = as_u32(rows),
+                          .d = as_u32(d),
+                          .sinkhorn_iterations = a.sinkhorn_iterations,
+                          .clusters = clusters_of(checks.device(), as_u32(rows), spec),
+                          .hc_eps = a.hc_eps,
+                          .rms_eps = a.rms_eps,
+                          .ahead = ahead_of(checks.device(), a.ahead, kHcCluster)};
     if (rows == 0) return;
     const u32 grid = grid_of(checks.operation(), u64{params.clusters} * kHcCluster + params.ahead.blocks);
     launch(checks.device(), kMix, spec, {grid, hc_cta_of(spec), kHcCluster}, a.stream, params,
