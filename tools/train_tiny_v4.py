@@ -2,8 +2,8 @@
 
     python tools/train_tiny_v4.py --text FOLDER_OR_FILE --out tiny
 
-With the default shape (the shipped model's config.json) and nine minutes of one H200 the result is like the shipped
-model; tools/tiny_v4_corpus.py fetches the text that it learned from. Needs torch beside the project's requirements.
+The default shape is the shipped model's config.json, the default time meant for one H200 and ten minutes in all;
+tools/tiny_v4_corpus.py fetches the text that the shipped model learned from. Needs torch beside the requirements.
 """
 
 from __future__ import annotations
