@@ -44,15 +44,23 @@ void run_mma(ModelChecks& checks, const LatentAttentionArguments& a, const Atten
                              .picks = plain.picks,
                              .sinks = plain.sinks,
                              .rotate = plain.rotate,
-                             .split = split};
+                             .split = split,
+                             .tiles = !split && attention.heads > kLatentMmaHeads ? 2u : 1u};
     const LatentMmaParams params{.attention = attention,
                                  .records = split ? pointer_of<float>(a.records) : nullptr,
                                  .chunks = split ? as_u32(a.records.shape[2]) : 1};
-    const u64 units = static_cast<u64>(shape[0] * shape[1]);
-    const std::initializer_list<driver::MemoryRange> memory = {
-        reads(a.q),         reads(a.ring.data), reads(a.compressed.data),
-        reads(a.picks),     reads(a.sinks),     reads(a.frequencies),
-        reads(a.positions), reads(a.sequences), split ? writes(a.records) : writes(a.out)};
+    const u64 units = static_cast<u64>(tokens) * ceil_div(attention.heads, latent_heads_of(spec));
+    const std::initializer_list<driver::MemoryRange> memory = {reads(a.q),
+                                                               reads(a.ring.data),
+                                                               reads(a.ring.table),
+                                                               reads(a.compressed.data),
+                                                               reads(a.compressed.table),
+                                                               reads(a.picks),
+                                                               reads(a.sinks),
+                                                               reads(a.frequencies),
+                                                               reads(a.positions),
+                                                               reads(a.sequences),
+                                                               split ? writes(a.records) : writes(a.out)};
     launch(checks.device(), kMma, spec,
            {grid_of("latent_attention", units * params.chunks), kLatentMmaThreads}, a.stream, params, memory);
     if (!split) return;
@@ -129,8 +137,9 @@ void latent_attention(const LatentAttentionArguments& a) {
     const u64 blocks = static_cast<u64>(tokens) * ceil_div(params.heads, kAttentionHeads);
     launch(checks.device(), kAttention, spec, {grid_of("latent_attention", blocks), kAttentionThreads},
            a.stream, params,
-           {reads(a.q), reads(a.ring.data), reads(a.compressed.data), reads(a.picks), reads(a.sinks),
-            reads(a.frequencies), reads(a.positions), reads(a.sequences), writes(a.out)});
+           {reads(a.q), reads(a.ring.data), reads(a.ring.table), reads(a.compressed.data),
+            reads(a.compressed.table), reads(a.picks), reads(a.sinks), reads(a.frequencies),
+            reads(a.positions), reads(a.sequences), writes(a.out)});
 }
 
 }  // namespace deep_gemm::op

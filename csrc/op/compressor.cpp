@@ -73,7 +73,7 @@ Prepared<CompressorSpec, CompressorParams> prepare_compressor(ModelChecks& check
         params,
         sequences * segments,
         {reads(a.kv), reads(a.gate), reads(a.ape), reads(a.weight), reads(a.frequencies), reads(a.positions),
-         reads(a.sequences), writes(a.state), writes(a.journal), writes(a.rows.data)}};
+         reads(a.sequences), reads(a.rows.table), writes(a.state), writes(a.journal), writes(a.rows.data)}};
 }
 void compressor_update(const CompressorArguments& a) {
     ModelChecks checks("compressor_update");

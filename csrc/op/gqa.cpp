@@ -32,8 +32,14 @@ void gqa_attention(const GqaArguments& a) {
              "gqa_attention: q has {} channels, expected 32, 64 or 128", d);
     checks.array("out", a.out, kReal, {tokens, heads, d}, 4);
     checks.array("keys", a.keys, kReal, {-1, -1, -1, d}, 4);
-    const i64 sequences = a.keys.shape[0], rows = a.keys.shape[1], kv_heads = a.keys.shape[2];
-    checks.array("values", a.values, {a.keys.format}, {sequences, rows, kv_heads, d}, 4);
+    const i64 entries = a.keys.shape[0], page_rows = a.keys.shape[1], kv_heads = a.keys.shape[2];
+    checks.array("values", a.values, {a.keys.format}, {entries, page_rows, kv_heads, d}, 4);
+    const bool paged = a.table.present();
+    checks.optional_vector("table", a.table, {Format::int32}, {-1, -1});
+    DG_CHECK(!paged || page_rows % kGqaSplit == 0, value,
+             "gqa_attention: pages of {} rows, expected a multiple of {}", page_rows, kGqaSplit);
+    const i64 sequences = paged ? a.table.shape[0] : entries;
+    const i64 rows = paged ? a.table.shape[1] * page_rows : page_rows;
     DG_CHECK(kv_heads > 0 && heads % kv_heads == 0 && rows > 0, value,
              "gqa_attention: {} heads over {} kv heads and {} rows, expected a multiple, and rows", heads,
              kv_heads, rows);
@@ -50,6 +56,9 @@ void gqa_attention(const GqaArguments& a) {
                            .records = pointer_of<float>(a.records),
                            .positions = pointer_of<const i32>(a.positions),
                            .sequences = pointer_of<const i32>(a.sequences),
+                           .table = pointer_of<const i32>(a.table),
+                           .table_stride = paged ? as_u32(a.table.shape[1]) : 0,
+                           .page_rows = as_u32(page_rows),
                            .num_sequences = as_u32(sequences),
                            .num_rows = as_u32(rows),
                            .heads = as_u32(heads),
@@ -61,7 +70,7 @@ void gqa_attention(const GqaArguments& a) {
            {grid_of("gqa_attention", static_cast<u64>(tokens) * groups * pieces), kGqaThreads}, a.stream,
            params,
            {reads(a.q), reads(a.keys), reads(a.values), reads(a.positions), reads(a.sequences),
-            writes(a.records)});
+            reads(a.table), writes(a.records)});
     launch(checks.device(), kJoin, spec, {grid_of("gqa_attention", static_cast<u64>(tokens * heads)), 32},
            a.stream, params, {reads(a.records), reads(a.positions), reads(a.sequences), writes(a.out)});
 }

@@ -5,6 +5,8 @@
 
 #include <deep_gemm/spec/hyper_connection.h>
 
+#include <algorithm>
+
 namespace deep_gemm::op {
 
 namespace {
@@ -20,11 +22,21 @@ void check_streams(ModelChecks& checks, const TensorView& x) {
              "{}: x has {} channels, expected a positive multiple of 4", checks.operation(), x.shape[2]);
 }
 
-// Tokens that share a cluster, and with it the loads of fn: as few as fill the device once.
+// Tokens that a cluster has at a time: as few as fill the device once.
 u32 tokens_of(i64 rows, u32 d, u32 streams) {
-    constexpr i64 kAtOnce = 16;                 // clusters of a device of 132 SMs, about
+    constexpr i64 kAtOnce = 16;                 // clusters of a device of 132 SMs
     if (hc_steps_of(d, streams) > 1) return 1;  // their shared memory is full
-    return rows <= kAtOnce ? 1 : rows <= 2 * kAtOnce ? 2 : kMaxHcTokens;
+    u32 tokens = 1;
+    while (tokens < kMaxHcTokens && tokens * kAtOnce < rows) tokens *= 2;
+    return tokens;
+}
+
+// Clusters go through rounds of rows: about four times as many as a device holds at once, because how many it
+// does hold depends on how its SMs are grouped.
+u32 clusters_of(Device& device, u32 rows, const HcSpec& spec) {
+    constexpr u32 kTimes = 4;
+    const u32 at_once = std::max(device.properties().num_sms / kHcCluster, 1u);
+    return std::min(ceil_div(rows, spec.tokens), kTimes * at_once);
 }
 
 void mix(ModelChecks& checks, const HcPreArguments& a, bool head) {
@@ -74,7 +86,7 @@ void mix(ModelChecks& checks, const HcPreArguments& a, bool head) {
                           .rows = as_u32(rows),
                           .d = as_u32(d),
                           .sinkhorn_iterations = a.sinkhorn_iterations,
-                          .clusters = ceil_div(as_u32(rows), spec.tokens),
+                          .clusters = clusters_of(checks.device(), as_u32(rows), spec),
                           .hc_eps = a.hc_eps,
                           .rms_eps = a.rms_eps,
                           .ahead = ahead_of(checks.device(), a.ahead, kHcCluster)};

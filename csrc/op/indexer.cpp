@@ -1,6 +1,5 @@
 // index_scores() of model_ops.h: what decides which cached rows sparse attention reads.
-#include "op/model_check.h"
-#include "op/model_ops.h"
+#include "op/latent_check.h"
 
 #include <deep_gemm/spec/indexer.h>
 
@@ -12,7 +11,7 @@ constexpr const char* kHeader = "deep_gemm/kernel/indexer.cuh";
 constexpr jit::KernelId kScores{"index_scores", kHeader}, kMma{"index_mma", kHeader};
 
 // What this depends on is the same for any number of tokens.
-bool takes_mma(const IndexScoreArguments& a) {
+bool takes_mma(const IndexScoreArguments& a, Format rows) {
     constexpr u64 kVectorBytes = 16;
     const auto aligned = [](const TensorView& t) {
         bool all = address_of(t) % kVectorBytes == 0;
@@ -20,8 +19,8 @@ bool takes_mma(const IndexScoreArguments& a) {
             all = all && (t.shape[i] <= 1 || t.strides[i] * 2 % static_cast<i64>(kVectorBytes) == 0);
         return all;
     };
-    return a.query.format == Format::bf16 && a.rows.format == Format::bf16 &&
-           a.query.shape[2] == kIndexMmaChannels && aligned(a.query) && aligned(a.rows);
+    return a.query.format == Format::bf16 && rows == Format::bf16 && a.query.shape[2] == kIndexMmaChannels &&
+           aligned(a.query) && aligned(a.rows.data);
 }
 
 }  // namespace
@@ -34,19 +33,19 @@ void index_scores(const IndexScoreArguments& a) {
              "index_scores: query has {} channels, expected a multiple of 4, at most {}", d,
              kIndexMaxChannels);
     checks.array("weights", a.weights, {Format::fp32}, {tokens, heads});
-    checks.array("rows", a.rows, kReal, {-1, -1, d}, 4);
-    const i64 num_rows = a.rows.shape[1];
+    DG_CHECK(a.rows.data.format != Format::int8, type, "index_scores: rows are int8, expected fp32 or bf16");
+    const CheckedRows rows = check_latent_rows(checks, "rows", a.rows, d);
     checks.vector("positions", a.positions, {Format::int32}, {tokens});
     checks.optional_vector("sequences", a.sequences, {Format::int32}, {tokens});
-    checks.array("scores", a.scores, {Format::fp32}, {tokens, num_rows});
+    checks.array("scores", a.scores, {Format::fp32}, {tokens, rows.view.rows});
     DG_CHECK(a.ratio >= 1, value, "index_scores: got ratio 0, expected at least 1");
     if (tokens == 0) return;
-    const IndexScoreSpec spec{.query = a.query.format, .rows = a.rows.format};
+    const IndexScoreSpec spec{.query = a.query.format, .rows = rows.format};
     const IndexScoreParams params{
         .query = view_of(a.query),
         .weights = pointer_of<const float>(a.weights),
         .weights_stride = stride_of(a.weights, 0),
-        .rows = {a.rows.data, stride_of(a.rows, 0), stride_of(a.rows, 1)},
+        .rows = rows.view,
         .positions = pointer_of<const i32>(a.positions),
         .sequences = pointer_of<const i32>(a.sequences),
         .scores = pointer_of<float>(a.scores),
@@ -54,19 +53,17 @@ void index_scores(const IndexScoreArguments& a) {
         .tokens = as_u32(tokens),
         .heads = as_u32(heads),
         .d = as_u32(d),
-        .sequences_count = as_u32(a.rows.shape[0]),
-        .num_rows = as_u32(num_rows),
         .ratio = a.ratio,
         .only_above = a.only_above,
         .scale = a.scale,
     };
-    const std::initializer_list<driver::MemoryRange> memory = {reads(a.query),     reads(a.weights),
-                                                               reads(a.rows),      reads(a.positions),
-                                                               reads(a.sequences), writes(a.scores)};
+    const std::initializer_list<driver::MemoryRange> memory = {
+        reads(a.query),     reads(a.weights),   reads(a.rows.data), reads(a.rows.table),
+        reads(a.positions), reads(a.sequences), writes(a.scores)};
     const auto blocks = [&](u32 rows) {
-        return grid_of("index_scores", static_cast<u64>(tokens) * ceil_div(params.num_rows, rows));
+        return grid_of("index_scores", static_cast<u64>(tokens) * ceil_div(params.rows.rows, rows));
     };
-    if (takes_mma(a))
+    if (takes_mma(a, rows.format))
         launch(checks.device(), kMma, IndexMmaSpec{}, {blocks(kIndexMmaRows), kIndexMmaThreads}, a.stream,
                params, memory);
     else

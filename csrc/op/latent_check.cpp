@@ -2,35 +2,64 @@
 
 namespace deep_gemm::op {
 
-CheckedRows check_latent_rows(ModelChecks& checks, const char* name, const LatentRows& rows, i64 d) {
-    const char* operation = checks.operation();
-    CheckedRows out;
+namespace {
+
+// Pages of all sequences, and the table that says whose they are.
+CheckedRows check_pages(ModelChecks& checks, const char* name, const LatentRows& rows, i64 d) {
     const TensorView& t = rows.data;
-    if (t.format == Format::int8) {
-        DG_CHECK(rows.page_rows > 0 && d == kFp8RowChannels, value,
-                 "{}: {} are FP8 rows of {} channels with {} rows a page, expected {} channels and page_rows",
-                 operation, name, d, rows.page_rows, kFp8RowChannels);
+    const bool fp8 = t.format == Format::int8;
+    DG_CHECK(
+        rows.page_rows > 0 && (!fp8 || d == kFp8RowChannels), value,
+        "{}: {} have a table, {} channels and {} rows a page, expected page_rows, and {} channels for FP8",
+        checks.operation(), name, d, rows.page_rows, kFp8RowChannels);
+    if (fp8)
+        checks.array(name, t, {Format::int8}, {-1, static_cast<i64>(latent_page_bytes(rows.page_rows))}, 16);
+    else
+        checks.array(name, t, {Format::fp32, Format::bf16}, {-1, rows.page_rows, d}, 4);
+    checks.vector("table", rows.table, {Format::int32}, {-1, -1});
+    const u32 pages = as_u32(rows.table.shape[1]);
+    return {.view = {.data = t.data,
+                     .stride_sequence = stride_of(t, 0),
+                     .stride_row = fp8 ? 0 : stride_of(t, 1),
+                     .sequences = as_u32(rows.table.shape[0]),
+                     .rows = pages * rows.page_rows,
+                     .page_rows = rows.page_rows,
+                     .table_stride = pages,
+                     .table = pointer_of<const i32>(rows.table)},
+            .format = fp8 ? Format::fp8_e4m3 : t.format};
+}
+
+CheckedRows check_entries(ModelChecks& checks, const char* name, const LatentRows& rows, i64 d) {
+    const TensorView& t = rows.data;
+    const bool fp8 = t.format == Format::int8;
+    DG_CHECK(!fp8 || (rows.page_rows > 0 && d == kFp8RowChannels), value,
+             "{}: {} are FP8 rows of {} channels with {} rows a page, expected {} channels and page_rows",
+             checks.operation(), name, d, rows.page_rows, kFp8RowChannels);
+    if (fp8)
         checks.array(name, t, {Format::int8}, {-1, -1, static_cast<i64>(latent_page_bytes(rows.page_rows))},
                      16);
-        out.format = Format::fp8_e4m3;
-        out.view = {.data = t.data,
-                    .stride_sequence = stride_of(t, 0),
-                    .stride_row = stride_of(t, 1),
-                    .sequences = as_u32(t.shape[0]),
-                    .rows = as_u32(t.shape[1]) * rows.page_rows,
-                    .page_rows = rows.page_rows};
-    } else {
+    else
         checks.array(name, t, {Format::fp32, Format::bf16}, {-1, -1, d}, 4);
-        out.format = t.format;
-        out.view = {.data = t.data,
-                    .stride_sequence = stride_of(t, 0),
-                    .stride_row = stride_of(t, 1),
-                    .sequences = as_u32(t.shape[0]),
-                    .rows = as_u32(t.shape[1]),
-                    .page_rows = 1};
-    }
+    const u32 page_rows = fp8 ? rows.page_rows : 1;
+    return {.view = {.data = t.data,
+                     .stride_sequence = stride_of(t, 0),
+                     .stride_row = stride_of(t, 1),
+                     .sequences = as_u32(t.shape[0]),
+                     .rows = as_u32(t.shape[1]) * page_rows,
+                     .page_rows = page_rows,
+                     .table_stride = 0,
+                     .table = nullptr},
+            .format = fp8 ? Format::fp8_e4m3 : t.format};
+}
+
+}  // namespace
+
+CheckedRows check_latent_rows(ModelChecks& checks, const char* name, const LatentRows& rows, i64 d) {
+    const CheckedRows out =
+        rows.table.present() ? check_pages(checks, name, rows, d) : check_entries(checks, name, rows, d);
     DG_CHECK(out.view.rows > 0 && out.view.sequences > 0, value,
-             "{}: {} has shape {}, expected at least one row", operation, name, shape_text(t));
+             "{}: {} has shape {}, expected at least one row", checks.operation(), name,
+             shape_text(rows.data));
     return out;
 }
 

@@ -225,9 +225,13 @@ void rope(const RopeArguments& arguments);
 //   FP8          data int8 [s, pages, page_bytes], d = 512 = 448 + 64: in a page first page_rows rows of 576
 //                bytes (448 E4M3, then 64 bf16), then page_rows rows of 8 bytes (7 UE8M0 scales, one for 64
 //                channels, and a 0). page_bytes = 584 page_rows rounded up to 576; see latent_page_bytes().
+//   with a table   int32 [s, n]: page i of sequence s is page table[s, i] of data, which every row that is
+//                written or visible must have. Data is pages of all sequences: fp32, bf16 [pages, page_rows,
+//                d]; FP8 [pages, page_bytes]. A sequence has n page_rows rows
 struct LatentRows {
     TensorView data;
-    u32 page_rows = 0;  // FP8 only
+    u32 page_rows = 0;      // FP8, or with a table
+    TensorView table = {};  // or absent
     [[nodiscard]] bool present() const { return data.present(); }
 };
 [[nodiscard]] constexpr u64 latent_page_bytes(u32 page_rows) {
@@ -249,9 +253,9 @@ struct LatentWriteArguments {
 void latent_write(const LatentWriteArguments& arguments);
 
 // Plain rows (Qwen3's keys or values): rows[sequence, position % n] = x. x real [t, r, d]; rows real [s, n,
-// r, d].
+// r, d]; with a table (int32, see LatentRows) pages [pages, n, r, d] of all sequences.
 struct CacheWriteArguments {
-    TensorView x, positions, sequences, rows;
+    TensorView x, positions, sequences, rows, table = {};
     void* stream = nullptr;
 };
 void cache_write(const CacheWriteArguments& arguments);
@@ -308,9 +312,11 @@ void index_query(const IndexQueryArguments& arguments);
 
 // scores[:, w] = scale * sum over r, in order, of weights[:, r] relu(query[:, r] . rows[w]) for
 // w < (position + 1) / ratio; other entries are left as they are.
-//   query real [t, r, 128]; weights fp32 [t, r]; rows real [s, n, 128]; scores fp32 [t, n]
+//   query real [t, r, 128]; weights fp32 [t, r]; rows real, n of a sequence; scores fp32 [t, n]
 struct IndexScoreArguments {
-    TensorView query, weights, rows, positions, sequences, scores;
+    TensorView query, weights;
+    LatentRows rows;
+    TensorView positions, sequences, scores;
     u32 ratio = 4;
     u32 only_above =
         0;  // rows that see at most so many leave their scores as they are: top_k needs none then
@@ -379,9 +385,13 @@ void latent_attention(const LatentAttentionArguments& arguments);
 //   q, out  real [t, r, d], d = 32, 64 or 128; keys, values real [s, n, kv heads, d], one format; r a
 //   multiple of
 //           kv heads. Idle rows: zeros
-//   records fp32 [t, r, ceil(n / 128), d + 4]: memory for what is between the two kernels
+//   table   int32 [s, m] or absent: keys and values are pages [pages, n, kv heads, d] of all sequences, page
+//   i
+//           of a sequence is page table[s, i]; n a multiple of 128
+//   records fp32 [t, r, ceil(rows / 128), d + 4] for a sequence's n or m n rows: memory for what is between
+//           the two kernels
 struct GqaArguments {
-    TensorView q, keys, values, positions, sequences, records, out;
+    TensorView q, keys, values, positions, sequences, records, out, table = {};
     float scale = 0;  // 0: d^-0.5
     void* stream = nullptr;
 };

@@ -136,7 +136,7 @@ Prepared<LatentSpec, LatentWriteParams> prepare_latent_write(ModelChecks& checks
             params,
             as_u32(rows),
             {reads(a.x), reads(a.weight), reads(a.frequencies), reads(a.positions), reads(a.sequences),
-             writes(a.rows.data)}};
+             reads(a.rows.table), writes(a.rows.data)}};
 }
 void latent_write(const LatentWriteArguments& a) {
     ModelChecks checks("latent_write");
@@ -148,25 +148,32 @@ void cache_write(const CacheWriteArguments& a) {
     checks.array("x", a.x, kReal, {-1, -1, -1}, 4);
     const i64 rows = a.x.shape[0], inner = a.x.shape[1], d = a.x.shape[2];
     DG_CHECK(d % 4 == 0, value, "cache_write: x has {} channels, expected a multiple of 4", d);
+    const bool paged = a.table.present();
     checks.array("rows", a.rows, kReal, {-1, -1, inner, d}, 4);
+    checks.optional_vector("table", a.table, {Format::int32}, {-1, -1});
     checks.vector("positions", a.positions, {Format::int32}, {rows});
     checks.optional_vector("sequences", a.sequences, {Format::int32}, {rows});
     DG_CHECK(a.rows.shape[1] > 0, value, "cache_write: rows has shape {}, expected at least one row",
              shape_text(a.rows));
     const LatentSpec spec{.x = a.x.format, .weight = Format::none, .rows = a.rows.format};
+    const u32 page_rows = as_u32(a.rows.shape[1]), pages = paged ? as_u32(a.table.shape[1]) : 1;
+    const LatentView view{.data = a.rows.data,
+                          .stride_sequence = stride_of(a.rows, 0),
+                          .stride_row = stride_of(a.rows, 1),
+                          .sequences = as_u32(paged ? a.table.shape[0] : a.rows.shape[0]),
+                          .rows = page_rows * pages,
+                          .page_rows = page_rows,
+                          .table_stride = pages,
+                          .table = pointer_of<const i32>(a.table)};
     const CacheWriteParams params{.x = view_of(a.x),
                                   .positions = pointer_of<const i32>(a.positions),
                                   .sequences = pointer_of<const i32>(a.sequences),
-                                  .rows = a.rows.data,
-                                  .stride_sequence = stride_of(a.rows, 0),
-                                  .stride_row = stride_of(a.rows, 1),
+                                  .rows = view,
                                   .stride_inner = stride_of(a.rows, 2),
-                                  .sequences_count = as_u32(a.rows.shape[0]),
-                                  .num_rows = as_u32(a.rows.shape[1]),
                                   .inner = as_u32(inner),
                                   .d = as_u32(d)};
     launch(checks.device(), kCacheWrite, spec, {as_u32(rows), kLatentThreads}, a.stream, params,
-           {reads(a.x), reads(a.positions), reads(a.sequences), writes(a.rows)});
+           {reads(a.x), reads(a.positions), reads(a.sequences), reads(a.table), writes(a.rows)});
 }
 
 }  // namespace deep_gemm::op

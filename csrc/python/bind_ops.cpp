@@ -78,9 +78,11 @@ class Keywords {
 constexpr std::initializer_list<RowFinish> kFinishes = {RowFinish::none, RowFinish::fp8_round_trip,
                                                         RowFinish::hadamard, RowFinish::hadamard_fp4};
 
-void rows(Keywords& k, const char* name, const char* page_rows, LatentRows& rows, bool writable) {
+void rows(Keywords& k, const char* name, const char* page_rows, const char* table, LatentRows& rows,
+          bool writable) {
     writable ? k.out(name, rows.data) : k.in(name, rows.data);
     k.value(page_rows, rows.page_rows);
+    k.in(table, rows.table);
 }
 
 void fields(Keywords& k, ProjectArguments& a) {
@@ -194,12 +196,13 @@ void fields(Keywords& k, LatentWriteArguments& a) {
     k.in("sequences", a.sequences);
     k.value("fp8_round_trip", a.fp8_round_trip);
     k.value("eps", a.eps);
-    rows(k, "rows", "page_rows", a.rows, true);
+    rows(k, "rows", "page_rows", "table", a.rows, true);
 }
 void fields(Keywords& k, CacheWriteArguments& a) {
     k.in("x", a.x);
     k.in("positions", a.positions);
     k.in("sequences", a.sequences);
+    k.in("table", a.table);
     k.out("rows", a.rows);
 }
 void fields(Keywords& k, IndexQueryArguments& a) {
@@ -223,7 +226,7 @@ void fields(Keywords& k, CompressorArguments& a) {
     k.value("overlap", a.overlap);
     k.choice("finish", a.finish, kFinishes);
     k.value("eps", a.eps);
-    rows(k, "rows", "page_rows", a.rows, true);
+    rows(k, "rows", "page_rows", "table", a.rows, true);
 }
 void fields(Keywords& k, CompressorRestoreArguments& a) {
     k.in("journal", a.journal);
@@ -234,7 +237,7 @@ void fields(Keywords& k, CompressorRestoreArguments& a) {
 void fields(Keywords& k, IndexScoreArguments& a) {
     k.in("query", a.query);
     k.in("weights", a.weights);
-    k.in("rows", a.rows);
+    rows(k, "rows", "page_rows", "table", a.rows, false);
     k.in("positions", a.positions);
     k.in("sequences", a.sequences);
     k.value("ratio", a.ratio);
@@ -250,8 +253,8 @@ void fields(Keywords& k, TopKArguments& a) {
 }
 void fields(Keywords& k, LatentAttentionArguments& a) {
     k.in("q", a.q);
-    rows(k, "ring", "ring_page_rows", a.ring, false);
-    rows(k, "compressed", "compressed_page_rows", a.compressed, false);
+    rows(k, "ring", "ring_page_rows", "ring_table", a.ring, false);
+    rows(k, "compressed", "compressed_page_rows", "compressed_table", a.compressed, false);
     k.in("picks", a.picks);
     k.in("sinks", a.sinks);
     k.in("frequencies", a.frequencies);
@@ -269,6 +272,7 @@ void fields(Keywords& k, GqaArguments& a) {
     k.in("values", a.values);
     k.in("positions", a.positions);
     k.in("sequences", a.sequences);
+    k.in("table", a.table);
     k.value("scale", a.scale);
     k.out("records", a.records);
     k.out("out", a.out);

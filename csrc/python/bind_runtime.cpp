@@ -86,10 +86,13 @@ void bind_checkpoint(py::module_& module) {
 
 std::shared_ptr<const Engine> load_engine(const std::string& path, const py::object& device,
                                           const std::string& numerics, u32 context, u32 max_rows,
+                                          u64 cache_tokens,
                                           const std::optional<std::function<void(u64, u64)>>& progress) {
     Device& target = device_of(device);
-    runtime::EngineOptions options{
-        .numerics = numerics_of(numerics), .context = context, .max_rows = max_rows};
+    runtime::EngineOptions options{.numerics = numerics_of(numerics),
+                                   .context = context,
+                                   .max_rows = max_rows,
+                                   .cache_tokens = cache_tokens};
     if (progress)
         options.progress = [&](u64 done, u64 total) {
             const py::gil_scoped_acquire gil;
@@ -103,21 +106,26 @@ void bind_engine(py::module_& module) {
     py::class_<Engine, std::shared_ptr<Engine>>(module, "Engine",
                                                 "A loaded model: weights and configuration.")
         .def(py::init([](const std::string& path, const py::object& device, const std::string& numerics,
-                         u32 context, u32 max_rows,
+                         u32 context, u32 max_rows, u64 cache_tokens,
                          const std::optional<std::function<void(u64, u64)>>& progress) {
                  return std::const_pointer_cast<Engine>(
-                     load_engine(path, device, numerics, context, max_rows, progress));
+                     load_engine(path, device, numerics, context, max_rows, cache_tokens, progress));
              }),
              py::arg("path"), py::kw_only(), py::arg("device") = py::none(), py::arg("numerics") = "released",
-             py::arg("context") = 0, py::arg("max_rows") = 64, py::arg("progress") = py::none(),
+             py::arg("context") = 0, py::arg("max_rows") = 64, py::arg("cache_tokens") = 0,
+             py::arg("progress") = py::none(),
              "Reads, checks and uploads a checkpoint of a model that the runtime knows. numerics: 'released' "
              "(bf16 activations, "
              "FP8 products and "
              "cache), 'exact' (fp32 throughout) or 'fp8_cache' (fp32 with the released cache). context 0: "
              "what the model "
-             "allows, at most 8192. progress(done_bytes, total_bytes).")
+             "allows, at most 8192. cache_tokens: of all sessions together. progress(done_bytes, "
+             "total_bytes).")
         .def_property_readonly("context", &Engine::context)
         .def_property_readonly("max_rows", &Engine::max_rows)
+        .def_property_readonly("page_tokens", [](const Engine&) { return runtime::kPageTokens; })
+        .def_property_readonly("num_pages", [](const Engine& e) { return e.pages().count(); })
+        .def_property_readonly("free_pages", [](const Engine& e) { return e.pages().free(); })
         .def_property_readonly("vocab", [](const Engine& e) { return e.facts().vocab; })
         .def_property_readonly("architecture", [](const Engine& e) { return e.facts().architecture; })
         .def_property_readonly("bos", [](const Engine& e) { return e.facts().bos; })
@@ -187,6 +195,20 @@ void bind_session(py::module_& module) {
             },
             py::arg("tokens"), py::arg("chunk") = 0,
             "fp32 [len(tokens), vocab] as bytes, from an empty session.")
+        .def(
+            "choices_of",
+            [](Session& s, const std::vector<i32>& tokens, u32 chunk) {
+                std::vector<runtime::Choices> all;
+                {
+                    const py::gil_scoped_release no_gil;
+                    all = s.choices_of(tokens, chunk);
+                }
+                py::dict result;
+                for (const runtime::Choices& c : all)
+                    result[py::str(c.name)] = py::make_tuple(c.k, bytes_of(std::as_bytes(std::span(c.ids))));
+                return result;
+            },
+            py::arg("tokens"), py::arg("chunk") = 0, "name -> (k, int32 [len(tokens), k] as bytes)")
         .def("rewind", &Session::rewind, NoGil(), py::arg("length"))
         .def(
             "save", [](Session& s, const std::string& path) { s.save(path); }, NoGil(), py::arg("path"))

@@ -13,7 +13,7 @@ Batch::Batch(std::shared_ptr<const Engine> engine, u32 slots)
     Device& device = engine_->device();
     const i64 rows = engine_->max_rows(), vocab = engine_->facts().vocab, count = slots;
     const auto ints = [&] { return DeviceTensor(device, Format::int32, {rows}); };
-    state_ = engine_->model().make_state(
+    state_ = engine_->make_state(
         {.sequences = slots, .context = engine_->context(), .max_rows = engine_->max_rows()});
     hidden_ = engine_->make_rows(rows);
     logits_ = {device, Format::fp32, {count, vocab}};
@@ -46,6 +46,9 @@ void Batch::start(u32 index, std::span<const i32> tokens, const Sampling& sampli
     check_sampling(sampling);
     DG_CHECK(!tokens.empty(), value, "batch: got no tokens for slot {}, expected a prompt", index);
     engine_->check_tokens(tokens);
+    PageTable& pages = state_->pages();
+    pages.hold(index, static_cast<u32>(tokens.size()), stream_);
+    pages.trim(index, static_cast<u32>(tokens.size()), stream_);
     slot.active = false;
     slot.tokens.clear();
     slot.sampling = sampling;
@@ -65,6 +68,11 @@ void Batch::start(u32 index, std::span<const i32> tokens, const Sampling& sampli
     engine_->device().synchronize(stream_);
     slot.tokens.assign(tokens.begin(), tokens.end());
     slot.active = true;
+}
+
+void Batch::stop(u32 index) {
+    at(index).active = false;
+    state_->pages().trim(index, 0, stream_);
 }
 
 // The next token of each of these slots, drawn as a Session draws it.
@@ -92,6 +100,10 @@ std::vector<i32> Batch::step() {
     for (u32 i = 0; i < num_slots(); ++i)
         if (slots_[i].active && room(i) > 0) active.push_back(static_cast<i32>(i));
     if (active.empty()) return result;
+    for (const i32 slot : active) {
+        const u32 index = static_cast<u32>(slot);
+        state_->pages().hold(index, static_cast<u32>(slots_[index].tokens.size()) + 1, stream_);
+    }
     const std::vector<i32> tokens = choose(active);
     for (size_t i = 0; i < active.size(); ++i) {
         Slot& slot = slots_[static_cast<u32>(active[i])];

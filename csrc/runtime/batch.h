@@ -24,13 +24,15 @@ class Batch {
     }
 
     // Starts a slot anew with these tokens; it takes part in steps from then on. Error(value) for no tokens,
-    // ids outside the vocabulary, or more than the context; the slot is then as it was.
+    // ids outside the vocabulary, more than the context, or than the engine has pages for; the slot is then
+    // as it was.
     void start(u32 slot, std::span<const i32> tokens, const Sampling& sampling);
-    // Takes a slot out of the steps.
-    void stop(u32 slot) { at(slot).active = false; }
+    // Takes a slot out of the steps; its pages of the cache are free for others.
+    void stop(u32 slot);
 
-    // The next token of every slot that takes part and has room; -1 for the others. Error(value) where the
-    // logits of a slot hold NaN: that slot is stopped, and nothing was added to any.
+    // The next token of every slot that takes part and has room; -1 for the others. Error(value), with
+    // nothing added to any: where the logits of a slot hold NaN, which stops that slot, and where the engine
+    // has no page left for a slot's next token.
     std::vector<i32> step();
 
     // Logits, fp32 [vocab], of the token after the slot's last one.

@@ -170,6 +170,7 @@ void Session::load(const Path& path) {
     DG_CHECK(header.num_tokens <= engine_->context() && token_bytes <= header.state_bytes, io,
              "session: '{}' claims {} tokens", name, header.num_tokens);
     reset();
+    hold_exactly(header.num_tokens);
     guarded([&] {
         tokens_.resize(header.num_tokens);
         std::memcpy(tokens_.data(), body.data() + sizeof(header), token_bytes);

@@ -30,6 +30,26 @@ void check_fit(Device& device, u64 needed) {
              static_cast<double>(available) / kGiB, static_cast<double>(needed - available) / kGiB);
 }
 
+// As many pages as the options ask for.
+u32 count_pages(Device& device, const EngineOptions& options, u64 page_bytes) {
+    constexpr double kGiB = 1 << 30;
+    constexpr u64 kUsualContexts = 16;
+    const u64 available = device.free_memory_bytes(), fit = available / std::max<u64>(page_bytes, 1);
+    const u64 context = pages_for(options.context);
+    const u64 count = options.cache_tokens ? pages_for(options.cache_tokens)
+                                           : std::clamp(fit / 2, context, kUsualContexts * context);
+    DG_CHECK(
+        count <= fit, driver,
+        "engine: out of memory: a cache of {} tokens takes {:.6f} GiB and {} has {:.6f} GiB free beside the "
+        "weights: {:.6f} GiB are missing; a context or cache_tokens of {} would fit",
+        count * kPageTokens, static_cast<double>(count * page_bytes) / kGiB, device.properties().name,
+        static_cast<double>(available) / kGiB, static_cast<double>(count * page_bytes - available) / kGiB,
+        fit * kPageTokens);
+    DG_CHECK(count < (u64{1} << 31), value, "engine: got cache_tokens {}, expected at most {}",
+             options.cache_tokens, (u64{1} << 31) * kPageTokens);
+    return static_cast<u32>(count);
+}
+
 }  // namespace
 
 std::shared_ptr<const Engine> Engine::load(Device& device, const Path& path, const EngineOptions& options) {
@@ -55,6 +75,9 @@ Engine::Engine(Device& device, const Checkpoint& checkpoint, const EngineOptions
     Loader loader(device, checkpoint, wide, options_.progress);
     model_ = config->load(loader, options_.numerics);
     device.synchronize(nullptr);
+    const std::vector<PageShape> caches = model_->page_shapes();
+    pages_ = std::make_unique<PagePool>(device, caches,
+                                        count_pages(device, options_, PagePool::page_bytes(caches)));
     fingerprint_ = fingerprint_of(checkpoint, options_);
     options_.progress = {};  // it may hold the caller's objects
 }

@@ -11,8 +11,10 @@ namespace deep_gemm::runtime {
 
 struct EngineOptions {
     Numerics numerics = Numerics::released;
-    u32 context = 0;    // tokens a session can hold; 0: what the model allows, at most 8192
-    u32 max_rows = 64;  // rows of one forward pass; longer prompts go in chunks
+    u32 context = 0;       // tokens a session can hold; 0: what the model allows, at most 8192
+    u32 max_rows = 64;     // rows of one forward pass; longer prompts go in chunks
+    u64 cache_tokens = 0;  // that all sessions hold together; 0: sixteen contexts, or one to sixteen as they
+                           // fit half of the memory that the weights leave
     LoadProgress progress = {};
 };
 
@@ -29,6 +31,10 @@ class Engine {
     [[nodiscard]] Numerics numerics() const { return options_.numerics; }
     [[nodiscard]] u32 context() const { return options_.context; }
     [[nodiscard]] u32 max_rows() const { return options_.max_rows; }
+    [[nodiscard]] PagePool& pages() const { return *pages_; }
+    [[nodiscard]] std::unique_ptr<ModelState> make_state(const StateSizes& sizes) const {
+        return model_->make_state(*pages_, sizes);
+    }
     // Error(value) for ids outside the vocabulary, or more tokens than the context.
     void check_tokens(std::span<const i32> tokens) const;
     // Memory for `count` tokens between embedding and head: [count, row_shape] in the format of activations.
@@ -43,6 +49,7 @@ class Engine {
     Device& device_;
     EngineOptions options_;
     std::unique_ptr<const Model> model_;
+    std::unique_ptr<PagePool> pages_;
     std::string fingerprint_;
 };
 

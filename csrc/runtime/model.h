@@ -9,6 +9,7 @@
 #include "driver/device.h"
 #include "op/api.h"
 #include "runtime/inventory.h"
+#include "runtime/pages.h"
 
 #include <functional>
 #include <memory>
@@ -40,6 +41,10 @@ struct ModelFacts {
     bool drafts = false;         // has an MTP block, which proposes tokens for speculative decoding
 };
 
+// Gets the ids that a pass chooses, int32 [t, k], under names ("layers.3.picks", "layers.3.experts"), once
+// what finds them is on the stream.
+using Observer = std::function<void(const std::string& name, const TensorView& chosen)>;
+
 // The rows of one forward pass; all views have t rows.
 struct Pass {
     i64 t = 0;
@@ -47,6 +52,7 @@ struct Pass {
     TensorView sequences = {};     // int32 [t]: which sequence of the state; absent: the first one
     bool journal = false;          // restore() may follow; t <= kMaxWindow
     i64 journal_row = 0;           // of the pass's first row, where several passes have one journal
+    const Observer* observer = nullptr;
     void* stream = nullptr;
 };
 
@@ -64,6 +70,10 @@ class ModelState {
 
     virtual ~ModelState() = default;
 
+    // Where the caches that grow are: every sequence must hold the pages of the tokens that a pass adds.
+    [[nodiscard]] PageTable& pages() { return pages_; }
+    [[nodiscard]] const PageTable& pages() const { return pages_; }
+
     // The pass's tokens through embedding and layers, into x [t, row_shape]; they join the caches.
     virtual void forward(const TensorView& x, const Pass& pass) = 0;
     // logits fp32 [n, vocab] of rows x [n, row_shape]; n <= the rows of a pass.
@@ -80,13 +90,19 @@ class ModelState {
     [[nodiscard]] virtual bool only_grows() const = 0;
     // All of one sequence but what only grows.
     [[nodiscard]] virtual std::vector<TensorView> fixed_state() const = 0;
-    // Every cache, whole: for whoever fills them without computing.
+    // Every cache, whole, those of other states too: for whoever fills them without computing.
     [[nodiscard]] virtual std::vector<TensorView> caches() const = 0;
     // What only grows, as far as `length` tokens of the first sequence see it.
     virtual void visit_grown(u32 length, const Visit& visit) const = 0;
     // All that tokens after the first `length` of the first sequence depend on, as bytes that are equal where
     // the states are; pieces of one tensor follow each other under its name ("layers.3.keys").
     virtual void visit_visible(u32 length, const NamedVisit& visit) const = 0;
+
+  protected:
+    ModelState(PagePool& pool, const StateSizes& sizes) : pages_(pool, sizes.sequences, sizes.context) {}
+
+  private:
+    PageTable pages_;
 };
 
 class Model {
@@ -94,8 +110,11 @@ class Model {
     virtual ~Model() = default;
     [[nodiscard]] virtual const ModelFacts& facts() const = 0;
     [[nodiscard]] virtual u64 weight_bytes() const = 0;  // on the device
-    // The model must outlive its states.
-    [[nodiscard]] virtual std::unique_ptr<ModelState> make_state(const StateSizes& sizes) const = 0;
+    // The caches that grow, which a pool is made of.
+    [[nodiscard]] virtual std::vector<PageShape> page_shapes() const = 0;
+    // The model and the pool must outlive their states.
+    [[nodiscard]] virtual std::unique_ptr<ModelState> make_state(PagePool& pool,
+                                                                 const StateSizes& sizes) const = 0;
 };
 
 class Loader;

@@ -49,10 +49,10 @@ void Session::allocate() {
     const auto floats = [&](std::vector<i64> shape) {
         return DeviceTensor(device, Format::fp32, std::move(shape));
     };
-    state_ = engine_->model().make_state({.sequences = 1,
-                                          .context = engine_->context(),
-                                          .max_rows = engine_->max_rows(),
-                                          .drafts = speculative()});
+    state_ = engine_->make_state({.sequences = 1,
+                                  .context = engine_->context(),
+                                  .max_rows = engine_->max_rows(),
+                                  .drafts = speculative()});
     hidden_ = engine_->make_rows(rows + 1);
     logits_ = floats({window, vocab});
     if (speculative()) {
@@ -76,9 +76,16 @@ void Session::reset() {
     engine_->device().fill_bytes(hidden_.address(), 0, hidden_.row_bytes(), stream_);
 }
 
+void Session::hold_exactly(u32 count) {
+    state_->pages().hold(0, count, stream_);
+    state_->pages().trim(0, count, stream_);
+}
+
 u32 Session::sync(std::span<const i32> tokens) {
     engine_->check_tokens(tokens);
     if (!valid_) reset();
+    // Before anything changes; the session needs no more than both its old and its new tokens.
+    state_->pages().hold(0, static_cast<u32>(tokens.size()), stream_);
     return guarded([&] {
         const auto common = static_cast<u32>(
             std::mismatch(tokens_.begin(), tokens_.end(), tokens.begin(), tokens.end()).first -
@@ -89,17 +96,41 @@ u32 Session::sync(std::span<const i32> tokens) {
             feed(tokens.subspan(kept), engine_->max_rows(), nullptr);
             keep_restore_point();
         }
+        state_->pages().trim(0, length(), stream_);
         return kept;
     });
 }
 
-std::vector<float> Session::logits_of(std::span<const i32> tokens, u32 chunk) {
+void Session::feed_anew(std::span<const i32> tokens, u32 chunk, std::vector<float>* all_logits) {
     engine_->check_tokens(tokens);
     DG_CHECK(chunk <= engine_->max_rows(), value, "session: got chunks of {} rows, the engine has {}", chunk,
              engine_->max_rows());
     reset();
+    hold_exactly(static_cast<u32>(tokens.size()));
+    guarded([&] { feed(tokens, chunk ? chunk : engine_->max_rows(), all_logits); });
+}
+
+std::vector<float> Session::logits_of(std::span<const i32> tokens, u32 chunk) {
     std::vector<float> all;
-    guarded([&] { feed(tokens, chunk ? chunk : engine_->max_rows(), &all); });
+    feed_anew(tokens, chunk, &all);
+    return all;
+}
+
+std::vector<Choices> Session::choices_of(std::span<const i32> tokens, u32 chunk) {
+    std::vector<Choices> all;
+    observer_ = [&](const std::string& name, const TensorView& chosen) {
+        auto found = std::find_if(all.begin(), all.end(), [&](const Choices& c) { return c.name == name; });
+        if (found == all.end()) found = all.insert(all.end(), {name, static_cast<u32>(chosen.shape[1]), {}});
+        const std::vector<i32> ids = read_ints(chosen);
+        found->ids.insert(found->ids.end(), ids.begin(), ids.end());
+    };
+    try {
+        feed_anew(tokens, chunk, nullptr);
+    } catch (...) {
+        observer_ = nullptr;
+        throw;
+    }
+    observer_ = nullptr;
     return all;
 }
 
@@ -118,9 +149,11 @@ void Session::feed_chunk(std::span<const i32> tokens, bool last, std::vector<flo
     write_ints(tokens_in_.rows(0, t), tokens);
     write_ints(base_.view(), std::span(&first, 1));
     fill_positions(positions_.rows(0, t), 0);
-    state_->forward(
-        hidden_.rows(1, t),
-        {.t = t, .tokens = tokens_in_.rows(0, t), .positions = positions_.rows(0, t), .stream = stream_});
+    state_->forward(hidden_.rows(1, t), {.t = t,
+                                         .tokens = tokens_in_.rows(0, t),
+                                         .positions = positions_.rows(0, t),
+                                         .observer = observer_ ? &observer_ : nullptr,
+                                         .stream = stream_});
     if (speculative()) {  // row i: the row of the token before token i, and token i
         fill_positions(mtp_positions_.rows(0, t), -1);
         run_mtp(hidden_.rows(0, t), mtp_x_.rows(0, t), tokens_in_.rows(0, t), mtp_positions_.rows(0, t));

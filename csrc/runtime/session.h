@@ -27,6 +27,13 @@ struct Step {
     u32 drafted = 0, accepted = 0;
 };
 
+// What the rows of a text chose in one layer: k ids each.
+struct Choices {
+    std::string name;  // "layers.3.picks": compressed rows, ascending, then -1; "layers.3.experts"
+    u32 k = 0;
+    std::vector<i32> ids;  // [tokens, k]
+};
+
 struct SessionStats {
     u64 steps = 0, tokens = 0, drafted = 0, accepted = 0, rollbacks = 0, graph_replays = 0;
 };
@@ -43,13 +50,13 @@ class Session {
     [[nodiscard]] u32 room() const { return engine_->context() - length(); }  // tokens that still fit
 
     // Makes the session hold exactly `tokens`: keeps the longest common prefix that its state can go back to,
-    // and feeds the rest. Returns the number of tokens that were kept. Token ids outside the vocabulary or
-    // more tokens than the context: Error(value), and nothing changed.
+    // and feeds the rest. Returns the number of tokens that were kept. Token ids outside the vocabulary, more
+    // tokens than the context, or than the engine has pages for: Error(value), and nothing changed.
     u32 sync(std::span<const i32> tokens);
 
     // Adds 1 to `budget` tokens (budget >= 1): the pending token, then the accepted drafts. Stops at `eos`
-    // (negative: never), which is then the last token. Needs a token to follow; a full context is
-    // Error(value).
+    // (negative: never), which is then the last token. Needs a token to follow; a full context, or no page
+    // left for the next token, is Error(value), and nothing changed.
     Step step(u32 budget, i32 eos = -1);
 
     // Takes effect at the next step; draws its token anew where it differs from what was set.
@@ -60,6 +67,9 @@ class Session {
     // sync() from nothing, in chunks of `chunk` rows (0: as large as the engine allows), with the logits that
     // follow each of the tokens, [count, vocab]: for tests and perplexity.
     [[nodiscard]] std::vector<float> logits_of(std::span<const i32> tokens, u32 chunk = 0);
+
+    // The same with what the model's layers choose instead.
+    [[nodiscard]] std::vector<Choices> choices_of(std::span<const i32> tokens, u32 chunk = 0);
 
     // Back to the first `length` tokens: within the last step exactly, else through sync().
     void rewind(u32 length);
@@ -93,6 +103,8 @@ class Session {
     // session.cpp: feeding
     void allocate();
     void reset();
+    void hold_exactly(u32 count);  // the pages of so many tokens
+    void feed_anew(std::span<const i32> tokens, u32 chunk, std::vector<float>* all_logits);
     void feed(std::span<const i32> tokens, u32 chunk, std::vector<float>* all_logits);
     void feed_chunk(std::span<const i32> tokens, bool last, std::vector<float>* all_logits);
     void choose_pending();
@@ -103,6 +115,7 @@ class Session {
 
     // step.cpp: decoding
     [[nodiscard]] u32 choose_window(u32 budget) const;
+    [[nodiscard]] u32 reserve(u32 rows);
     void run_step(u32 rows);
     void issue_step(u32 rows);
     void draft(u32 rows);
@@ -150,6 +163,7 @@ class Session {
     // for the token that follows the last one. With one pending row, row 0 is its copy, where feed_chunk()
     // wants it.
     u32 pending_rows_ = 0;
+    Observer observer_;   // of feed_chunk(); usually none
     u32 logits_row_ = 0;  // of logits_: follows the last token
     bool pending_chosen_ = false;
     i32 pending_ = -1;

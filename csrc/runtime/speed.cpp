@@ -33,8 +33,10 @@ ModelSpeed::ModelSpeed(driver::Device& device, const SpeedOptions& options)
             tensors_.emplace_back(tensor.name, tensor.bytes.size());
         engine_ = std::make_unique<const Engine>(
             device_, checkpoint,
-            EngineOptions{
-                .numerics = options.numerics, .context = options.context, .max_rows = options.max_rows});
+            EngineOptions{.numerics = options.numerics,
+                          .context = options.context,
+                          .max_rows = options.max_rows,
+                          .cache_tokens = u64{pages_for(options.context)} * kPageTokens * options.sequences});
     }
     DG_CHECK(options.sequences >= 1 && options.sequences <= options.max_rows, value,
              "speed: got {} sequences, expected 1 to max_rows, {}", options.sequences, options.max_rows);
@@ -42,10 +44,11 @@ ModelSpeed::ModelSpeed(driver::Device& device, const SpeedOptions& options)
              options.context, kMaxWindow);
     const ModelFacts& facts = engine_->facts();
     const i64 rows = options.max_rows, vocab = facts.vocab;
-    state_ = engine_->model().make_state({.sequences = options.sequences,
-                                          .context = options.context,
-                                          .max_rows = options.max_rows,
-                                          .drafts = facts.drafts});
+    state_ = engine_->make_state({.sequences = options.sequences,
+                                  .context = options.context,
+                                  .max_rows = options.max_rows,
+                                  .drafts = facts.drafts});
+    for (u32 i = 0; i < options.sequences; ++i) state_->pages().hold(i, options.context, stream_);
     hidden_ = engine_->make_rows(rows);
     logits_ = {device_, Format::fp32, {std::min(rows, kHeadRows), vocab}};
     if (facts.drafts) {

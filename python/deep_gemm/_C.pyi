@@ -459,10 +459,11 @@ class Engine:
         numerics: str = "released",
         context: typing.SupportsInt | typing.SupportsIndex = 0,
         max_rows: typing.SupportsInt | typing.SupportsIndex = 64,
+        cache_tokens: typing.SupportsInt | typing.SupportsIndex = 0,
         progress: collections.abc.Callable[[int, int], None] | None = None,
     ) -> None:
         """
-        Reads, checks and uploads a checkpoint of a model that the runtime knows. numerics: 'released' (bf16 activations, FP8 products and cache), 'exact' (fp32 throughout) or 'fp8_cache' (fp32 with the released cache). context 0: what the model allows, at most 8192. progress(done_bytes, total_bytes).
+        Reads, checks and uploads a checkpoint of a model that the runtime knows. numerics: 'released' (bf16 activations, FP8 products and cache), 'exact' (fp32 throughout) or 'fp8_cache' (fp32 with the released cache). context 0: what the model allows, at most 8192. cache_tokens: of all sessions together. progress(done_bytes, total_bytes).
         """
     @property
     def architecture(self) -> str: ...
@@ -473,11 +474,17 @@ class Engine:
     @property
     def eos(self) -> int: ...
     @property
+    def free_pages(self) -> int: ...
+    @property
     def has_mtp(self) -> bool: ...
     @property
     def max_rows(self) -> int: ...
     @property
     def num_layers(self) -> int: ...
+    @property
+    def num_pages(self) -> int: ...
+    @property
+    def page_tokens(self) -> int: ...
     @property
     def vocab(self) -> int: ...
     @property
@@ -497,6 +504,14 @@ class Session:
         graphs: bool = True,
         restore_points: typing.SupportsInt | typing.SupportsIndex = 2,
     ) -> None: ...
+    def choices_of(
+        self,
+        tokens: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        chunk: typing.SupportsInt | typing.SupportsIndex = 0,
+    ) -> dict:
+        """
+        name -> (k, int32 [len(tokens), k] as bytes)
+        """
     def damage(self, part: str) -> None:
         """
         Flips a bit of one tensor of the state; for tests.

@@ -73,12 +73,12 @@ def attention_rows() -> tuple[Any, str]:
                    f"state_{name}": np.zeros((1, 9, dim), np.float32)}  # fmt: skip
         expected[f"rows_{name}"] = np.stack(rows)[None]
         compressors.append([f"kv_{name}", f"gate_{name}", (2 * dim,), (2 * dim,), f"ape_{name}", "weight", "frequencies",
-                            "positions", None, f"state_{name}", None, [f"rows_{name}", (0,), (dim,), 1, 2, 1],
+                            "positions", None, f"state_{name}", None, [f"rows_{name}", (0,), (dim,), 1, 2, 1, 0, None],
                             tokens, dim, 64, 4, 1e-6, 1, tokens])  # fmt: skip
     arrays |= {name: np.full(value.shape, np.nan, np.float32) for name, value in expected.items()}
     norm = [["x", (256,), (0,)], ["y", (256,), (0,)], "norm_weight", None, None, 1, 256, 1e-6]
     write = [["latent", (dim,), (0,)], "weight", "frequencies", "positions", None,
-             ["ring", (0,), (dim,), 1, tokens, 1], dim, 64, 1e-6]  # fmt: skip
+             ["ring", (0,), (dim,), 1, tokens, 1, 0, None], dim, 64, 1e-6]  # fmt: skip
     params = pack(norm, write, *compressors, 8, 16, 17)
     expected |= {"state_a": None, "state_b": None}  # written, and not looked at
     launch = Rows("deep_gemm::attention_rows<kSpec>", (18,), 128, 1024, arrays, params, expected, 1e-4)

@@ -89,18 +89,21 @@ def project_mma() -> tuple[Any, str]:
     return launch, text("project_mma", "ProjectMmaSpec", ".add = Format::fp32")
 
 
+NO_ROWS = [None, (0,), (0,), 0, 0, 0, 0, None]
+
+
 def latent_params(chunks: int, page_rows: int, heads: int, window: int, pages: int) -> Any:
     page = (584 * page_rows + -584 * page_rows % 576,)
     width = 512
     return pack(["q", (heads * width,), (width,)], ["out", (heads * width,), (width,)],
-                ["ring", (0,), page, 1, pages * page_rows, page_rows], [None, (0,), (0,), 0, 0, 0], None, None, None,
+                ["ring", (0,), page, 1, pages * page_rows, page_rows, 0, None], NO_ROWS, None, None, None,
                 "positions", None, 1, heads, window, 0, 0, 0, float(width**-0.5), "records", chunks)  # fmt: skip
 
 
-def latent_inputs() -> tuple[dict[str, Any], Any, Any]:
+def latent_inputs(heads: int = 5) -> tuple[dict[str, Any], Any, Any]:
     """Arrays of both kernels, scores [heads, rows] and the rows in order."""
     rng = np.random.default_rng(8)
-    heads, page_rows, pages, window, position = 5, 10, 8, 70, 101
+    page_rows, pages, window, position = 10, 8, 70, 101
     raw = np.zeros((1, pages, 584 * page_rows + -584 * page_rows % 576), np.uint8)
     for page, row in np.ndindex(pages, page_rows):
         values = np.concatenate(
@@ -128,17 +131,21 @@ def latent_records(scores: Any, seen: Any) -> Any:
     return records
 
 
-def latent_mma() -> tuple[Any, str]:
-    arrays, scores, seen = latent_inputs()
+def latent_mma(heads: int = 5, tiles: int = 1, smem: int = 91904) -> tuple[Any, str]:
+    arrays, scores, seen = latent_inputs(heads)
     weights = np.exp(scores - scores.max(1, keepdims=True))
     expected = (weights / weights.sum(1, keepdims=True) @ seen)[None]
     arrays |= {
-        "out": np.full((1, 5, 512), np.nan, np.float32).astype(BF16),
+        "out": np.full((1, heads, 512), np.nan, np.float32).astype(BF16),
         "records": np.zeros(4, np.float32),
     }
-    launch = bugs.Launch("deep_gemm::latent_mma<kSpec>", (1,), 256, 91904, arrays, latent_params(1, 10, 5, 70, 8),
+    launch = bugs.Launch("deep_gemm::latent_mma<kSpec>", (1,), 256, smem, arrays, latent_params(1, 10, heads, 70, 8),
                          {"out": expected}, 2e-2)  # fmt: skip
-    return launch, text("latent_mma", "LatentMmaSpec", "")
+    return launch, text("latent_mma", "LatentMmaSpec", f".tiles = {tiles}")
+
+
+def latent_mma_tiles() -> tuple[Any, str]:
+    return latent_mma(20, 2, 114176)
 
 
 def latent_merge() -> tuple[Any, str]:
@@ -156,11 +163,11 @@ def latent_merge() -> tuple[Any, str]:
 
 def hc_mix() -> tuple[Any, str]:
     rng = np.random.default_rng(2)
-    d = 256
-    x, fn, base = real(rng, (2, 4, d)), real(rng, (24, 4 * d), scale=0.05), real(rng, (24,))
+    d, rows = 256, 4  # two rounds of two
+    x, fn, base = real(rng, (rows, 4, d)), real(rng, (24, 4 * d), scale=0.05), real(rng, (24,))
     scale, weight = np.array([0.7, 1.3, 1.9], np.float32), real(rng, (d,))
-    parts = [ref.hyper_connection(x[t], fn, base, scale, 20, 1e-6, 1e-6) for t in range(2)]
-    y = np.stack([ref.rms_norm(parts[t][0] @ x[t].astype(np.float64), weight, 1e-6) for t in range(2)])
+    parts = [ref.hyper_connection(x[t], fn, base, scale, 20, 1e-6, 1e-6) for t in range(rows)]
+    y = np.stack([ref.rms_norm(parts[t][0] @ x[t].astype(np.float64), weight, 1e-6) for t in range(rows)])
     expected = {"y": y, "post": np.stack([p[1] for p in parts]), "comb": np.stack([p[2] for p in parts])}
     arrays = {"x": x, "fn": fn, "base": base, "scale": scale, "weight": weight}
     arrays |= {name: np.full(value.shape, np.nan, np.float32) for name, value in expected.items()}
@@ -176,7 +183,7 @@ def hc_mix() -> tuple[Any, str]:
         None,
         "post",
         "comb",
-        2,
+        rows,
         d,
         20,
         1,
@@ -190,6 +197,39 @@ def hc_mix() -> tuple[Any, str]:
         "deep_gemm::hc_mix<kSpec>", (8,), 544, 131072, arrays, params, expected, 1e-4, cluster=8
     )
     return launch, text("hyper_connection", "HcSpec", ".weight = Format::fp32, .tokens = 2")
+
+
+def hc_mix_staged() -> tuple[Any, str]:
+    """Two rounds of up to eight bf16 tokens, which take an output in."""
+    rng = np.random.default_rng(12)
+    d, rows = 256, 9
+    x, add = real(rng, (rows, 4, d), "bf16"), real(rng, (rows, d), "bf16")
+    fn, base, scale = (
+        real(rng, (24, 4 * d), scale=0.05),
+        real(rng, (24,)),
+        np.array([0.7, 1.3, 1.9], np.float32),
+    )
+    post, comb = real(rng, (rows, 4)), real(rng, (rows, 4, 4))
+    wide = [v.astype(np.float64) for v in (x, add, post, comb)]
+    after = (wide[2][:, :, None] * wide[1][:, None] + np.einsum("tab,tad->tbd", wide[3], wide[0])).astype(
+        BF16
+    )
+    parts = [ref.hyper_connection(after[t], fn, base, scale, 20, 1e-6, 1e-6) for t in range(rows)]
+    y = np.stack([parts[t][0] @ after[t].astype(np.float64) for t in range(rows)])
+    expected = {
+        "x": after,
+        "y": y,
+        "post": np.stack([p[1] for p in parts]),
+        "comb": np.stack([p[2] for p in parts]),
+    }
+    arrays = {"x": x, "add": add, "fn": fn, "base": base, "scale": scale, "post": post, "comb": comb,
+              "y": np.full(y.shape, np.nan, np.float32)}  # fmt: skip
+    params = pack(["x", (4 * d,), (d,)], "fn", "base", "scale", None, ["y", (d,), (0,)], ["add", (d,), (0,)], None, None,
+                  "post", "comb", rows, d, 20, 1, 1e-6, 1e-6, *[None, (0,)] * 24, 0, 0)  # fmt: skip
+    launch = bugs.Launch(
+        "deep_gemm::hc_mix<kSpec>", (8,), 544, 212992, arrays, params, expected, 2e-2, cluster=8
+    )
+    return launch, text("hyper_connection", "HcSpec", ".x = Format::bf16, .add = Format::bf16, .tokens = 8")
 
 
 def top_k() -> tuple[Any, str]:
@@ -221,10 +261,13 @@ def attention() -> tuple[Any, str]:
     )
     expected = ref.attention(q[0], seen, seen, d**-0.5, None)[None]
     picks = np.array([[1, 5, 11, 12, -1]], np.int32)  # row 12 ends with token 51
-    arrays = {"q": q, "ring": ring, "compressed": compressed, "picks": picks, "positions": np.array([position], np.int32),
-              "out": np.full((1, 4, d), np.nan, np.float32)}  # fmt: skip
-    params = pack(["q", (4 * d,), (d,)], ["out", (4 * d,), (d,)], ["ring", (0,), (d,), 1, ring_rows, 1],
-                  ["compressed", (0,), (d,), 1, 30, 1], "picks", None, None, "positions", None, 1, 4, window, 4, 5, 0,
+    table = np.array([[2, 0, 3]], np.int32)  # of pages of ten rows
+    pages = np.full((4, 10, d), np.nan, np.float32)
+    pages[table[0]] = compressed.reshape(3, 10, d)
+    arrays = {"q": q, "ring": ring, "compressed": pages, "picks": picks, "positions": np.array([position], np.int32),
+              "table": table, "out": np.full((1, 4, d), np.nan, np.float32)}  # fmt: skip
+    params = pack(["q", (4 * d,), (d,)], ["out", (4 * d,), (d,)], ["ring", (0,), (d,), 1, ring_rows, 1, 0, None],
+                  ["compressed", (10 * d,), (d,), 1, 30, 10, 3, "table"], "picks", None, None, "positions", None, 1, 4, window, 4, 5, 0,
                   float(d**-0.5))  # fmt: skip
     launch = bugs.Launch(
         "deep_gemm::attention<kSpec>", (1,), 128, 16384, arrays, params, {"out": expected}, 1e-4
@@ -251,7 +294,7 @@ def compressor() -> tuple[Any, str]:
               "positions": np.arange(tokens, dtype=np.int32), "state": np.full(state.shape, np.nan, np.float32),
               "rows": np.full(rows.shape, np.nan, np.float32)}  # fmt: skip
     params = pack("kv", "gate", (2 * dim,), (2 * dim,), "ape", "weight", "frequencies", "positions", None, "state", None,
-                  ["rows", (0,), (dim,), 1, 2, 1], tokens, dim, 64, 4, 1e-6, 1, tokens)  # fmt: skip
+                  ["rows", (0,), (dim,), 1, 2, 1, 0, None], tokens, dim, 64, 4, 1e-6, 1, tokens)  # fmt: skip
     launch = bugs.Launch("deep_gemm::compressor_update<kSpec>", (1,), 128, 1024, arrays, params,
                          {"rows": rows, "state": state}, 1e-4)  # fmt: skip
     return launch, text("compressor", "CompressorSpec", ".weight = Format::fp32")
@@ -271,7 +314,17 @@ def gqa_inputs() -> tuple[dict[str, Any], Any, Any]:
         np.repeat(x[0, : position + 1].astype(np.float64), group, 1).swapaxes(0, 1) for x in (keys, values)
     ]
     scores = np.einsum("hd,hrd->hr", q[0].astype(np.float64), wide[0]) * GQA_WIDTH**-0.5
-    arrays = {"q": q, "keys": keys, "values": values, "positions": np.array([position], np.int32)}
+    table = np.array([[3, 0, 2]], np.int32)  # of pages of one piece each
+    pages = np.full((2, 4 * 128, GQA_KV_HEADS, GQA_WIDTH), np.nan, np.float32)
+    for i in range(GQA_ROWS):
+        pages[:, table[0, i // 128] * 128 + i % 128] = keys[0, i], values[0, i]
+    arrays = {
+        "q": q,
+        "keys": pages[0],
+        "values": pages[1],
+        "table": table,
+        "positions": np.array([position], np.int32),
+    }
     return arrays, scores, wide[1]
 
 
@@ -289,8 +342,8 @@ def gqa_records(scores: Any, values: Any) -> Any:
 
 def gqa_params() -> Any:
     d, rows = GQA_WIDTH, GQA_KV_HEADS * GQA_WIDTH
-    return pack(["q", (GQA_HEADS * d,), (d,)], ["out", (GQA_HEADS * d,), (d,)], ["keys", (GQA_ROWS * rows,), (rows,), (d,)],
-                ["values", (GQA_ROWS * rows,), (rows,), (d,)], "records", "positions", None, 1, GQA_ROWS, GQA_HEADS,
+    return pack(["q", (GQA_HEADS * d,), (d,)], ["out", (GQA_HEADS * d,), (d,)], ["keys", (128 * rows,), (rows,), (d,)],
+                ["values", (128 * rows,), (rows,), (d,)], "records", "positions", None, "table", 3, 128, 1, GQA_ROWS, GQA_HEADS,
                 GQA_HEADS // GQA_KV_HEADS, 3, float(d**-0.5))  # fmt: skip
 
 
@@ -323,8 +376,10 @@ CASES = {
     "project": project,
     "project_mma": project_mma,
     "latent_mma": latent_mma,
+    "latent_mma_tiles": latent_mma_tiles,
     "latent_merge": latent_merge,
     "hc_mix": hc_mix,
+    "hc_mix_staged": hc_mix_staged,
     "top_k": top_k,
     "attention": attention,
     "compressor": compressor,
@@ -342,20 +397,29 @@ BUGS = [
     ("project_mma", Bug("a warp is left out", "u32 warp = 1; warp < kProjectWarps", "u32 warp = 2; warp < kProjectWarps", 8)),
     ("project_mma", Bug("pairs of a step change places", "weights.word[r][0], step, a[0], a[2]", "weights.word[r][0], step, a[2], a[0]", 8)),
     ("latent_mma", Bug("rows overwritten while they are read", "if (!S.split) ptx::sync_threads();", "")),
-    ("latent_mma", Bug("scores read before they are there", "score_rows(smem, p.scale);\n        ptx::sync_threads();", "score_rows(smem, p.scale);")),
-    ("latent_mma", Bug("weights read before they are there", "weigh(smem);\n        ptx::sync_threads();", "weigh(smem);")),
+    ("latent_mma", Bug("scores read before they are there", "score_rows<S>(smem, p.scale);\n        ptx::sync_threads();", "score_rows<S>(smem, p.scale);")),
+    ("latent_mma", Bug("weights read before they are there", "weigh<S>(merged, smem);\n        ptx::sync_threads();", "weigh<S>(merged, smem);")),
     ("latent_mma", Bug("window of one row less", "end - p.window : 0;", "end - p.window + 1 : 0;", 8)),
-    ("latent_mma", Bug("absent rows take part", "present ? ptx::mul_rn_f32(sums[i], scale) : kNothing", "ptx::mul_rn_f32(sums[i], scale)", 8)),
+    ("latent_mma", Bug("absent rows take part", "present ? ptx::mul_rn_f32(sums[tile][i], scale) : kNothing", "ptx::mul_rn_f32(sums[tile][i], scale)", 8)),
     ("latent_mma", Bug("sums keep an old maximum", "ptx::exp_f32(max - largest), ptx::exp_f32(m - largest)", "1.0f, ptx::exp_f32(m - largest)", 8)),
     ("latent_mma", Bug("scale of the next channels", "row.scales + lane * 16 / kFp8RowGroup", "row.scales + (lane * 16 + 16) / kFp8RowGroup", 8)),
+    ("latent_mma_tiles", Bug("queries of the first tile", "queries + tile * kLatentMmaHeads * kPitchBytes", "queries", 8)),
+    ("latent_mma_tiles", Bug("weights of the first tile", "weights + tile * kLatentMmaHeads * kWeightPitchBytes", "weights", 8)),
+    ("latent_mma_tiles", Bug("factors of the first tile", "kPlan.stats + (tile * kLatentMmaHeads + head) * 8", "kPlan.stats + head * 8", 8)),
+    ("latent_mma_tiles", Bug("rows of the next chunk", "load_rows<S>(found, smem);\n        if constexpr (!S.split) found = find_rows<S>(p, seen, base + kLatentChunk);", "if constexpr (!S.split) found = find_rows<S>(p, seen, base + kLatentChunk);\n        load_rows<S>(found, smem);", 8)),
     ("latent_merge", Bug("the last chunk is left out", "ceil_div(seen.total, kLatentChunk)", "seen.total / kLatentChunk", 8)),
     ("latent_merge", Bug("records of another head", "head % kLatentMmaHeads) * kLatentRecord", "head / 2) * kLatentRecord", 8)),
     ("latent_merge", Bug("weights are not added", "sum = factors.apply(sum, weights);", "sum = weights;", 8)),
     ("latent_merge", Bug("sums keep an old maximum", "ptx::exp_f32(max - largest), ptx::exp_f32(m - largest)", "1.0f, ptx::exp_f32(m - largest)", 8)),
-    ("hc_mix", Bug("shares read before they are there", "Plan.partials);\n    ptx::cluster_sync();", "Plan.partials);\n    ptx::cluster_arrive();\n    if (warp != 0) ptx::cluster_wait();")),
-    ("hc_mix", Bug("leaves while a peer reads", "        ptx::cluster_sync();  // the shared", "        // the shared")),
-    ("hc_mix", Bug("coefficients read before they are there", "find_pre<S>(p, warp, smem);\n    sync_workers<S>();", "find_pre<S>(p, warp, smem);")),
-    ("hc_mix", Bug("sums added before they are there", "t, begin, end, smem);\n    sync_workers<S>();\n    add_warps<S>(tokens * ", "t, begin, end, smem);\n    add_warps<S>(tokens * ")),
+    ("hc_mix", Bug("shares read before they are there", "Plan.partials);\n        ptx::cluster_sync();", "Plan.partials);\n        ptx::cluster_arrive();\n        if (warp != 0) ptx::cluster_wait();")),
+    ("hc_mix", Bug("leaves while a peer reads", "            ptx::cluster_wait();\n            ptx::cluster_arrive();\n            ptx::cluster_wait();\n        }\n        return;", "            ptx::cluster_wait();\n        }\n        return;")),
+    ("hc_mix", Bug("shares of the round before are still read", "        if (first >= stride) ptx::cluster_wait();\n", "")),
+    ("hc_mix_staged", Bug("a round's rows read before they are there", "ptx::cp_async_wait<0>();\n            ptx::sync_warp();", "ptx::sync_warp();")),
+    ("hc_mix_staged", Bug("this round's rows again", "staged.bring(p, first + stride,", "staged.bring(p, first,", 8)),
+    ("hc_mix_staged", Bug("coefficients of the token before", "next.fetch(p, row + 1, at.stream)", "next.fetch(p, row, at.stream)", 8)),
+    ("hc_mix_staged", Bug("the first stream for all", "four(first + a * 16)", "four(first)", 8)),
+    ("hc_mix", Bug("coefficients read before they are there", "find_pre<S>(p, warp, smem);\n        sync_workers<S>();", "find_pre<S>(p, warp, smem);")),
+    ("hc_mix", Bug("sums added before they are there", "        sync_workers<S>();\n        if (first >= stride)", "        if (first >= stride)")),
     ("hc_mix", Bug("norm of the first token", "kPlan.sums + (t * kHcMixWarps + warp) * 4, squares", "kPlan.sums + warp * 4, squares", 8)),
     ("hc_mix", Bug("fn of the mix before", "late + (m - kHeld) * S.threads * 16", "late + (m - kHeld - 1) * S.threads * 16", 8)),
     ("hc_mix", Bug("comb transposed", "row * H * H + i, comb[i / H][i % H]", "row * H * H + i, comb[i % H][i / H]", 8)),
@@ -371,13 +435,17 @@ BUGS = [
     ("top_k", Bug("scores overwritten before they are read", "ptx::sync_warp();  // all have read", "// all have read")),
     ("top_k", Bug("places of the first score that stays", "at * 2, base + lane);", "at * 2, base);", 8)),
     ("top_k", Bug("zeros of two signs", "codec::bits_of_float(value + 0.0f)", "codec::bits_of_float(value)", 8)),
+    ("attention", Bug("pages taken for neighbours", "static_cast<u64>(at) * view.stride_sequence", "page * view.stride_sequence", 8)),
+    ("attention", Bug("rows count from the sequence's start", "row % view.page_rows * view.stride_row", "row * view.stride_row", 8)),
     ("attention", Bug("tile overwritten while it is read", "sums[u] = sum;\n            }\n            ptx::sync_threads();", "sums[u] = sum;\n            }")),
     ("attention", Bug("window of one row less", "end - p.window : 0;", "end - p.window + 1 : 0;", 8)),
     ("attention", Bug("sums keep an old maximum", "factor = empty ? 1.0f : ptx::exp_f32(max - largest);", "factor = 1.0f;", 8)),
     ("attention", Bug("a row that is not visible yet", "if (row >= visible) return false;", "if (row >= p.compressed.rows) return false;", 8)),
+    ("gqa_pieces", Bug("rows count from the page's start", "- first_row * rows.stride_row", "", 8)),
+    ("gqa_pieces", Bug("pages of two pieces", "piece * kGqaSplit / p.page_rows", "piece * kGqaSplit / (2 * p.page_rows)", 8)),
     ("gqa_pieces", Bug("records read before they are there", "kRecord * 4);\n    ptx::sync_threads();", "kRecord * 4);")),
     ("gqa_pieces", Bug("a row that is not visible yet", "static_cast<u32>(position) + 1, end", "static_cast<u32>(position) + 2, end", 8)),
-    ("gqa_pieces", Bug("keys of the first kv head", "kv_head * p.keys.stride_head + channel", "channel", 8)),
+    ("gqa_pieces", Bug("keys of the first kv head", "+ kv_head * rows.stride_head +\n               channel", "+ channel", 8)),
     ("gqa_pieces", Bug("sums keep an old maximum", "sums[h][c] = ptx::mul_rn_f32(sums[h][c], mine);", ";", 8)),
     ("gqa_pieces", Bug("weights of the next head", "from_lane(scores[r], h * 4)", "from_lane(scores[r], (h * 4 + 4) % 32)", 8)),
     ("gqa_pieces", Bug("a step over the warp's share", "begin + kGqaWarpRows < end ? begin + kGqaWarpRows : end", "begin + kGqaWarpRows + 8 < end ? begin + kGqaWarpRows + 8 : end", 8)),

@@ -53,6 +53,7 @@ KERNELS = {
             HC,
             HC.replace(".fp8", ".tokens = 2, .fp8"),
             HC.replace(".fp8", ".tokens = 4, .fp8"),
+            HC.replace(".fp8", ".tokens = 8, .fp8"),
             HC_WIDE,
         ],
         "hc_post": ["", ".x = Format::bf16"],
@@ -72,7 +73,9 @@ KERNELS = {
     ("indexer", "IndexScoreSpec"): {"index_scores": ["", ".query = Format::bf16, .rows = Format::bf16"]},
     ("top_k", "TopKSpec"): {"top_k": ["", ".held = 32768", ".cluster = 8", ".cluster = 8, .held = 32768"]},
     ("attention", "AttentionSpec"): {"attention": ["", ALL_FP8]},
-    ("latent_mma", "LatentMmaSpec"): {"latent_mma": [ALL_SEEN, ALL_SEEN + ", .split = true"]},
+    ("latent_mma", "LatentMmaSpec"): {
+        "latent_mma": [ALL_SEEN, ALL_SEEN + ", .split = true", ALL_SEEN + ", .tiles = 2"]
+    },
     ("latent_mma", "LatentMergeSpec"): {"latent_merge": [ALL_SEEN]},
     ("project_mma", "ProjectMmaSpec"): {
         "project_mma": [

@@ -131,9 +131,9 @@ def test_rows_are_independent(device: Any) -> None:
     assert_batch_invariant(call, 5)
 
 
-@pytest.mark.parametrize("rows", [19, 35])
+@pytest.mark.parametrize("rows", [35, 139])
 def test_rows_of_a_cluster_are_independent(device: Any, rows: int) -> None:
-    """So many rows that clusters have two or four of them, the last one fewer."""
+    """So many rows that clusters have four or eight at a time, on the emulated device in rounds; the last one fewer."""
     rng = np.random.default_rng(6)
     h, d = 4, 1024
     c = case(rows, h, d, "bf16")

@@ -94,18 +94,21 @@ def test_too_little_memory_for_the_weights(tmp_path: Path) -> None:
     assert device.free_memory_bytes == needed // 2, "something stayed allocated"
 
 
-def test_too_little_memory_for_a_session(tmp_path: Path) -> None:
+def test_too_little_memory_for_the_cache_or_a_session(tmp_path: Path) -> None:
+    """A page of this model is 256 KiB; a session of 64 rows needs 300 KiB beside its pages, one of 8 rows 60."""
     folder = write_qwen(tmp_path)
-    device = _C.Device(f"emulator:sm_90a,sms=8,memory={_C.Checkpoint(str(folder)).device_bytes() + 300_000}")
-    free = []
-    for context in (512, 32):
-        engine = Engine(folder, device=device, numerics="exact", context=context, max_rows=8)
-        free.append(device.free_memory_bytes)
-        if context == 512:
-            with pytest.raises(_C.Error, match=r"no room for a context of 512 tokens .* GiB missing"):
-                engine.session()
-            assert device.free_memory_bytes == free[0], "something stayed allocated"
-            del engine
+    memory = _C.Checkpoint(str(folder)).device_bytes() + 400_000
+    device = _C.Device(f"emulator:sm_90a,sms=8,memory={memory}")
+    with pytest.raises(_C.Error, match=r"a cache of 512 tokens takes .* are missing; .* of 256 would fit"):
+        Engine(folder, device=device, numerics="exact", context=512, max_rows=8)
+    assert device.free_memory_bytes == memory, "something stayed allocated"
+    engine = Engine(folder, device=device, numerics="exact", context=256, max_rows=64)
+    free = device.free_memory_bytes
+    with pytest.raises(_C.Error, match=r"no room for a context of 256 tokens .* GiB missing"):
+        engine.session()
+    assert device.free_memory_bytes == free and engine.pages.free == 1, "something stayed allocated"
+    del engine
+    engine = Engine(folder, device=device, numerics="exact", context=32, max_rows=8)
     session = engine.session()
     session.sync([3, 4])
     assert len(produce(session, 3, eos=-1)) == 3

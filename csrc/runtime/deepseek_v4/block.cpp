@@ -167,7 +167,7 @@ class BlockPass {
         if (w_.index_compressor)
             index = compress(
                 *w_.index_compressor, pooled(c_.index_dim, s_.index_pool_values, s_.index_pool_gates),
-                state_.index_frontier, state_.index_journal, {state_.index_rows.view(), 0}, index_finish());
+                state_.index_frontier, state_.index_journal, state_.indexed_rows(), index_finish());
         op::attention_rows({.norm = {.x = low_rank,
                                      .weight = w_.q_norm.view(),
                                      .y = low_rank,
@@ -214,7 +214,7 @@ class BlockPass {
             1.0f / std::sqrt(static_cast<float>(c_.index_dim) * static_cast<float>(c_.index_heads));
         op::index_scores({.query = query,
                           .weights = rows(s_.index_weights),
-                          .rows = state_.index_rows.view(),
+                          .rows = state_.indexed_rows(),
                           .positions = pass_.positions,
                           .sequences = pass_.sequences,
                           .scores = rows(s_.scores),

@@ -26,15 +26,18 @@ struct DraftSpace {
 
 class State final : public ModelState {
   public:
-    State(const Loaded& model, const StateSizes& sizes) : model_(model), workspace_(model, sizes) {
+    State(const Loaded& model, PagePool& pool, const StateSizes& sizes)
+        : ModelState(pool, sizes), model_(model), workspace_(model, sizes) {
         const Config& c = model.config;
         const i64 rows = sizes.max_rows;
         const Format act = activations_of(model.numerics);
-        for (const LayerConfig& layer : c.layers) layers_.push_back(make_layer_state(model, layer, sizes));
+        size_t cache = 0;
+        for (const LayerConfig& layer : c.layers)
+            layers_.push_back(make_layer_state(model, layer, pages(), cache, sizes));
         head_input_ = {model.device, act, {rows, c.hidden}};
         if (!sizes.drafts) return;
         draft_.emplace();
-        draft_->layer = make_layer_state(model, LayerConfig{}, sizes);
+        draft_->layer = make_layer_state(model, LayerConfig{}, pages(), cache, sizes);
         draft_->normed = {model.device, act, {rows, c.streams, c.hidden}};
         draft_->embedded = {model.device, act, {rows, c.hidden}};
         if (model.numerics == Numerics::released)
@@ -46,8 +49,14 @@ class State final : public ModelState {
                    .table = model_.weights.embed.data.view(),
                    .x = x,
                    .stream = pass.stream});
-        for (size_t i = 0; i < layers_.size(); ++i)
+        for (size_t i = 0; i < layers_.size(); ++i) {
             run_block(model_, model_.weights.layers[i], layers_[i], workspace_, x, pass, i == 0);
+            if (!pass.observer) continue;
+            const std::string at = fmt::format("layers.{}.", i);
+            if (model_.config.layers[i].indexed())
+                (*pass.observer)(at + "picks", workspace_.picks.rows(0, pass.t));
+            (*pass.observer)(at + "experts", workspace_.experts.rows(0, pass.t));
+        }
         finish_blocks(workspace_, x, pass);
     }
     void head(const TensorView& x, const TensorView& logits, void* stream) override {
@@ -98,8 +107,8 @@ class State final : public ModelState {
     std::vector<TensorView> caches() const override {
         std::vector<TensorView> all = fixed_state();
         for (const LayerState& layer : layers_)
-            for (const DeviceTensor* rows : {&layer.compressed, &layer.index_rows})
-                if (rows->present()) all.push_back(rows->view());
+            for (const DeviceTensor* rows : {layer.compressed, layer.index_rows})
+                if (rows) all.push_back(rows->view());
         return all;
     }
     void visit_grown(u32 length, const Visit& visit) const override {

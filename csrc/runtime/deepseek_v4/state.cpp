@@ -6,55 +6,58 @@ namespace deep_gemm::runtime::deepseek_v4 {
 
 namespace {
 
-constexpr u32 kRingPage = 64, kIndexedPage = 64, kPooledPage = 2;  // rows of an FP8 page
-constexpr u64 kLatentRowBytes = 576, kLatentScaleBytes = 8;        // in a page
+constexpr u32 kRingPage = 64;                                // rows of an FP8 page
+constexpr u64 kLatentRowBytes = 576, kLatentScaleBytes = 8;  // in a page
 
-i64 pages_of(u64 rows, u32 page_rows) {
-    return static_cast<i64>((rows + page_rows - 1) / page_rows);
-}
-
-// Of one entry of the second dimension: a row, or an FP8 page.
-u64 entry_bytes(const DeviceTensor& rows) {
-    return rows.row_bytes() / static_cast<u64>(rows.extent(1));
-}
-
-// Rows [first, end) of the first sequence, which are those of a ring if there are fewer.
-void visit_rows(std::string_view name, const DeviceTensor& rows, u32 page_rows, u64 first, u64 end,
+// Rows [first, first + count) of a page of FP8 rows, or of rows of `row_bytes` each.
+void visit_page(std::string_view name, u64 page, u32 page_rows, bool fp8, u64 row_bytes, u64 first, u64 count,
                 const ModelState::NamedVisit& visit) {
-    const u64 count = static_cast<u64>(rows.extent(1)) * std::max(page_rows, 1u);
-    for (u64 index = first; index < end; ++index) {
-        const u64 row = index % count;
-        if (page_rows == 0) {
-            visit(name, rows.address() + row * entry_bytes(rows), entry_bytes(rows));
-            continue;
-        }
-        const u64 page = rows.address() + row / page_rows * op::latent_page_bytes(page_rows),
-                  slot = row % page_rows;
-        visit(name, page + slot * kLatentRowBytes, kLatentRowBytes);
-        visit(name, page + page_rows * kLatentRowBytes + slot * kLatentScaleBytes, kLatentScaleBytes);
+    if (!fp8) return visit(name, page + first * row_bytes, count * row_bytes);
+    visit(name, page + first * kLatentRowBytes, count * kLatentRowBytes);
+    visit(name, page + page_rows * kLatentRowBytes + first * kLatentScaleBytes, count * kLatentScaleBytes);
+}
+
+// Rows of positions [first, end) in the ring of the first sequence, one by one: a ring of another length has
+// them elsewhere.
+void visit_ring(std::string_view name, const DeviceTensor& ring, u32 page_rows, u64 first, u64 end,
+                const ModelState::NamedVisit& visit) {
+    const u64 entry = ring.row_bytes() / static_cast<u64>(ring.extent(1));
+    const u32 in_entry = std::max(page_rows, 1u);
+    const u64 rows = static_cast<u64>(ring.extent(1)) * in_entry;
+    for (u64 position = first; position < end; ++position) {
+        const u64 row = position % rows;
+        visit_page(name, ring.address() + row / in_entry * entry, page_rows, page_rows != 0, entry,
+                   row % in_entry, 1, visit);
     }
+}
+
+// The first `rows` rows of the pages.
+void visit_pages(std::string_view name, const DeviceTensor& pool, std::span<const i32> pages, u32 page_rows,
+                 u64 rows, const ModelState::NamedVisit& visit) {
+    const bool fp8 = pool.format() == Format::int8;
+    for (size_t i = 0; i * page_rows < rows; ++i)
+        visit_page(name, pool.address() + static_cast<u64>(pages[i]) * pool.row_bytes(), page_rows, fp8,
+                   pool.row_bytes() / page_rows, 0, std::min<u64>(page_rows, rows - i * page_rows), visit);
 }
 
 }  // namespace
 
 void LayerState::visit_grown(u32 length, u32 ratio, const ModelState::Visit& visit) const {
-    if (!compressed.present()) return;
-    const u64 rows = length / ratio;
-    // Of FP8 rows whole pages: their scales come after the rows.
-    const u64 entries = compressed_page_rows ? static_cast<u64>(pages_of(rows, compressed_page_rows)) : rows;
-    if (entries) visit(compressed.address(), entries * entry_bytes(compressed));
-    if (rows && index_rows.present()) visit(index_rows.address(), rows * entry_bytes(index_rows));
+    const auto unnamed = [&](std::string_view, u64 address, u64 bytes) { visit(address, bytes); };
+    for (const DeviceTensor* rows : {compressed, index_rows})
+        if (rows) visit_pages("", *rows, pages->pages(0), page_rows, length / ratio, unnamed);
 }
 
 void LayerState::visit_visible(const std::string& at, u32 length, u32 window, u32 ratio,
                                const ModelState::NamedVisit& visit) const {
-    visit_rows(at + "ring", ring, ring_page_rows, length - std::min(length, window), length, visit);
-    if (!compressed.present()) return;
-    visit_rows(at + "compressed", compressed, compressed_page_rows, 0, length / ratio, visit);
-    visit(at + "frontier", frontier.address(), frontier.row_bytes());
-    if (!index_rows.present()) return;
-    visit_rows(at + "index_rows", index_rows, 0, 0, length / ratio, visit);
-    visit(at + "index_frontier", index_frontier.address(), index_frontier.row_bytes());
+    visit_ring(at + "ring", ring, ring_page_rows, length - std::min(length, window), length, visit);
+    const auto add = [&](const char* name, const DeviceTensor* rows, const DeviceTensor& open) {
+        if (!rows) return;
+        visit_pages(at + name, *rows, pages->pages(0), page_rows, length / ratio, visit);
+        visit(at + (rows == compressed ? "frontier" : "index_frontier"), open.address(), open.row_bytes());
+    };
+    add("compressed", compressed, frontier);
+    add("index_rows", index_rows, index_frontier);
 }
 
 void LayerState::restore(const TensorView& row, void* stream) {
@@ -66,26 +69,42 @@ void LayerState::restore(const TensorView& row, void* stream) {
             {.journal = index_journal.view(), .row = row, .state = index_frontier.view(), .stream = stream});
 }
 
-LayerState make_layer_state(const Loaded& model, const LayerConfig& layer, const StateSizes& sizes) {
+std::vector<PageShape> page_shapes_of(const Loaded& model) {
+    const Config& c = model.config;
+    const Format act = activations_of(model.numerics);
+    std::vector<PageShape> shapes;
+    for (const LayerConfig& layer : c.layers) {
+        if (!layer.compressed()) continue;
+        const u32 rows = page_rows_for(layer.compress_ratio);
+        if (model.fp8_cache())
+            shapes.push_back({Format::int8, {static_cast<i64>(op::latent_page_bytes(rows))}});
+        else
+            shapes.push_back({act, {rows, c.head_dim}});
+        if (layer.indexed()) shapes.push_back({act, {rows, c.index_dim}});
+    }
+    return shapes;
+}
+
+LayerState make_layer_state(const Loaded& model, const LayerConfig& layer, const PageTable& pages,
+                            size_t& next_cache, const StateSizes& sizes) {
     const Config& c = model.config;
     const i64 sequences = sizes.sequences;
-    const Format act = activations_of(model.numerics);
-    const auto make_rows = [&](u64 rows, u32 page_rows) {
-        if (model.fp8_cache())
-            return DeviceTensor(
-                model.device, Format::int8,
-                {sequences, pages_of(rows, page_rows), static_cast<i64>(op::latent_page_bytes(page_rows))});
-        return DeviceTensor(model.device, act, {sequences, static_cast<i64>(rows), c.head_dim});
-    };
     LayerState state;
-    state.ring_page_rows = model.fp8_cache() ? kRingPage : 0;
     // A pass of t rows may write over rows that its first query does not see any more, and nothing else.
-    state.ring = make_rows(u64{c.window} + sizes.max_rows - 1, kRingPage);
+    const u32 ring_rows = c.window + sizes.max_rows - 1;
+    if (model.fp8_cache()) {
+        state.ring_page_rows = kRingPage;
+        state.ring = {
+            model.device,
+            Format::int8,
+            {sequences, ceil_div(ring_rows, kRingPage), static_cast<i64>(op::latent_page_bytes(kRingPage))}};
+    } else {
+        state.ring = {model.device, activations_of(model.numerics), {sequences, ring_rows, c.head_dim}};
+    }
     if (!layer.compressed()) return state;
-    const u32 page = layer.indexed() ? kIndexedPage : kPooledPage;
-    const u64 rows = std::max<u64>(1, sizes.context / layer.compress_ratio);
-    state.compressed_page_rows = model.fp8_cache() ? page : 0;
-    state.compressed = make_rows(rows, page);
+    state.pages = &pages;
+    state.page_rows = page_rows_for(layer.compress_ratio);
+    state.compressed = &pages.pool().memory(next_cache++);
     const i64 triples = layer.indexed() ? 9 : 3;
     const auto fp32 = [&](i64 first, i64 dim) {
         return DeviceTensor(model.device, Format::fp32, {first, triples, dim});
@@ -94,7 +113,7 @@ LayerState make_layer_state(const Loaded& model, const LayerConfig& layer, const
     state.frontier = fp32(sequences, c.head_dim);
     state.frontier_journal = fp32(journal, c.head_dim);
     if (!layer.indexed()) return state;
-    state.index_rows = {model.device, act, {sequences, static_cast<i64>(rows), c.index_dim}};
+    state.index_rows = &pages.pool().memory(next_cache++);
     state.index_frontier = fp32(sequences, c.index_dim);
     state.index_journal = fp32(journal, c.index_dim);
     return state;
@@ -130,7 +149,7 @@ Workspace::Workspace(const Loaded& model, const StateSizes& sizes) {
         index_weights = fp32({c.index_heads});
         index_pool_values = fp32({2 * c.index_dim});
         index_pool_gates = fp32({2 * c.index_dim});
-        scores = fp32({std::max<i64>(1, sizes.context / 4)});
+        scores = fp32({i64{pages_for(sizes.context)} * page_rows_for(4)});
         picks = make(Format::int32, {c.index_topk});
     }
     if (model.numerics != Numerics::released) return;
@@ -148,7 +167,7 @@ Workspace::Workspace(const Loaded& model, const StateSizes& sizes) {
                 u64{c.window} + (layer.indexed() ? c.index_topk : sizes.context / layer.compress_ratio));
     attention_records = {model.device, Format::fp32,
                          op::latent_records_shape(std::min<i64>(rows, kRecordRows), c.num_heads,
-                                                  static_cast<i64>(seen + kIndexedPage))};
+                                                  static_cast<i64>(seen + page_rows_for(4)))};
     grouped_fp8 = fp8({i64{c.o_groups} * c.o_rank});
     mid_fp8 = fp8({c.top_k, c.expert_width});
     const auto prepare = [&](const BlockWeights& block) {

@@ -22,22 +22,37 @@ struct Loaded {
 
 // What a layer remembers of sequences; s of them.
 struct LayerState {
-    DeviceTensor ring, compressed;            // latent rows: [s, rows, d], or FP8 pages
+    DeviceTensor ring;                        // latent rows: [s, rows, d], or FP8 pages
     DeviceTensor frontier, frontier_journal;  // of the compressor
-    DeviceTensor index_rows;                  // [s, rows, index_dim]
     DeviceTensor index_frontier, index_journal;
-    u32 ring_page_rows = 0, compressed_page_rows = 0;  // FP8 only
+    u32 ring_page_rows = 0;  // FP8 only
+
+    // The engine's pages: of latent rows [pages, page_rows, d] or FP8 rows, and [pages, page_rows,
+    // index_dim].
+    const DeviceTensor *compressed = nullptr, *index_rows = nullptr;
+    u32 page_rows = 0;
+    const PageTable* pages = nullptr;
 
     [[nodiscard]] op::LatentRows ring_rows() const { return {ring.view(), ring_page_rows}; }
-    [[nodiscard]] op::LatentRows compressed_rows() const { return {compressed.view(), compressed_page_rows}; }
-    // Compressed rows of the first sequence that `length` tokens see.
+    [[nodiscard]] op::LatentRows compressed_rows() const { return paged(compressed); }
+    [[nodiscard]] op::LatentRows indexed_rows() const { return paged(index_rows); }
+    // Of the first sequence, what `length` tokens see: compressed rows, or everything.
     void visit_grown(u32 length, u32 ratio, const ModelState::Visit& visit) const;
     void visit_visible(const std::string& at, u32 length, u32 window, u32 ratio,
                        const ModelState::NamedVisit& visit) const;
     void restore(const TensorView& row, void* stream);
+
+  private:
+    [[nodiscard]] op::LatentRows paged(const DeviceTensor* rows) const {
+        return rows ? op::LatentRows{rows->view(), page_rows, pages->view()} : op::LatentRows{};
+    }
 };
 
+// The caches of the layers that have any: compressed rows, then the indexer's.
+[[nodiscard]] std::vector<PageShape> page_shapes_of(const Loaded& model);
+// `next_cache`: of the pool, which the layer's are counted from.
 [[nodiscard]] LayerState make_layer_state(const Loaded& model, const LayerConfig& layer,
+                                          const PageTable& pages, size_t& next_cache,
                                           const StateSizes& sizes);
 
 constexpr i64 kRecordRows = 24;   // of a pass, up to which attention gets memory between two kernels

@@ -32,9 +32,15 @@ BlockWeights load_block(Loader& loader, const Config& c, const std::string& at) 
 
 class BlockPass {
   public:
-    BlockPass(const Loaded& model, const BlockWeights& weights, LayerState& state, Workspace& workspace,
-              const Pass& pass)
-        : model_(model), c_(model.config), w_(weights), state_(state), s_(workspace), pass_(pass) {}
+    BlockPass(const Loaded& model, const BlockWeights& weights, const LayerState& state,
+              const TensorView& table, Workspace& workspace, const Pass& pass)
+        : model_(model),
+          c_(model.config),
+          w_(weights),
+          state_(state),
+          table_(table),
+          s_(workspace),
+          pass_(pass) {}
 
     void attention(const TensorView& x) {
         norm(x, w_.input_norm);
@@ -54,6 +60,7 @@ class BlockPass {
                            .sequences = pass_.sequences,
                            .records = rows(s_.records),
                            .out = query,
+                           .table = table_,
                            .stream = pass_.stream});
         const TensorView mixed = flat(s_.query);
         project(w_.o, mixed, to_fp8(mixed, s_.query_fp8, ScaleRule::exact, pass_.stream), x, pass_.stream, x);
@@ -128,13 +135,15 @@ class BlockPass {
                          .positions = pass_.positions,
                          .sequences = pass_.sequences,
                          .rows = cache.view(),
+                         .table = table_,
                          .stream = pass_.stream});
     }
 
     const Loaded& model_;
     const Config& c_;
     const BlockWeights& w_;
-    LayerState& state_;
+    const LayerState& state_;
+    const TensorView& table_;
     Workspace& s_;
     const Pass& pass_;
 };
@@ -151,11 +160,11 @@ Weights load_weights(Loader& loader, const Config& config) {
     return weights;
 }
 
-LayerState::LayerState(const Loaded& model, const StateSizes& sizes)
-    : keys(model.device, activations_of(model.numerics),
-           {sizes.sequences, sizes.context, model.config.num_kv_heads, model.config.head_dim}),
-      values(model.device, keys.format(),
-             {sizes.sequences, sizes.context, model.config.num_kv_heads, model.config.head_dim}) {}
+std::vector<PageShape> page_shapes_of(const Loaded& model) {
+    const Config& c = model.config;
+    return {2 * size_t{c.num_layers},
+            {activations_of(model.numerics), {kPageTokens, c.num_kv_heads, c.head_dim}}};
+}
 
 Workspace::Workspace(const Loaded& model, const StateSizes& sizes) {
     const Config& c = model.config;
@@ -169,8 +178,9 @@ Workspace::Workspace(const Loaded& model, const StateSizes& sizes) {
     key = real({c.num_kv_heads, c.head_dim});
     value = real({c.num_kv_heads, c.head_dim});
     mid = real({c.top_k, c.expert_width});
-    records = {model.device, Format::fp32,
-               op::gqa_records_shape(rows, c.num_heads, sizes.context, c.head_dim)};
+    records = {
+        model.device, Format::fp32,
+        op::gqa_records_shape(rows, c.num_heads, i64{pages_for(sizes.context)} * kPageTokens, c.head_dim)};
     gate_logits = {model.device, Format::fp32, {rows, c.num_experts}};
     expert_weights = {model.device, Format::fp32, {rows, c.top_k}};
     experts = {model.device, Format::int32, {rows, c.top_k}};
@@ -189,9 +199,9 @@ Workspace::Workspace(const Loaded& model, const StateSizes& sizes) {
     mid_fp8 = fp8(w.experts.w2, {c.top_k, c.expert_width});
 }
 
-void run_block(const Loaded& model, const BlockWeights& weights, LayerState& state, Workspace& workspace,
-               const TensorView& x, const Pass& pass) {
-    BlockPass block(model, weights, state, workspace, pass);
+void run_block(const Loaded& model, const BlockWeights& weights, const LayerState& state,
+               const TensorView& table, Workspace& workspace, const TensorView& x, const Pass& pass) {
+    BlockPass block(model, weights, state, table, workspace, pass);
     block.attention(x);
     block.experts(x);
 }

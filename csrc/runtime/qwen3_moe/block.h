@@ -1,6 +1,7 @@
 // One transformer block of Qwen3-MoE: its weights, what it remembers, and the operations.
 #pragma once
 
+#include "runtime/pages.h"
 #include "runtime/qwen3_moe/config.h"
 #include "runtime/weight_loader.h"
 
@@ -29,11 +30,12 @@ struct Loaded {
     DeviceTensor frequencies;  // fp32 [head_dim / 2, 2]
 };
 
-// Keys and values of every token, [sequences, context, kv heads, head_dim]: they only grow.
+// Keys and values of every token, in the engine's pages [pages, kPageTokens, kv heads, head_dim]: they only
+// grow.
 struct LayerState {
-    LayerState(const Loaded& model, const StateSizes& sizes);
-    DeviceTensor keys, values;
+    const DeviceTensor &keys, &values;
 };
+[[nodiscard]] std::vector<PageShape> page_shapes_of(const Loaded& model);  // of each layer, in that order
 
 // Activations of up to `max_rows` rows.
 struct Workspace {
@@ -47,7 +49,7 @@ struct Workspace {
 };
 
 // x [t, hidden] through attention and experts, in place; pushes the rows into `state`.
-void run_block(const Loaded& model, const BlockWeights& weights, LayerState& state, Workspace& workspace,
-               const TensorView& x, const Pass& pass);
+void run_block(const Loaded& model, const BlockWeights& weights, const LayerState& state,
+               const TensorView& table, Workspace& workspace, const TensorView& x, const Pass& pass);
 
 }  // namespace deep_gemm::runtime::qwen3_moe

@@ -9,8 +9,10 @@ namespace {
 
 class State final : public ModelState {
   public:
-    State(const Loaded& model, const StateSizes& sizes) : model_(model), workspace_(model, sizes) {
-        for (u32 i = 0; i < model.config.num_layers; ++i) layers_.emplace_back(model, sizes);
+    State(const Loaded& model, PagePool& pool, const StateSizes& sizes)
+        : ModelState(pool, sizes), model_(model), workspace_(model, sizes) {
+        for (u32 i = 0; i < model.config.num_layers; ++i)
+            layers_.push_back({pool.memory(2 * i), pool.memory(2 * i + 1)});
         head_input_ = {model.device, activations_of(model.numerics), {sizes.max_rows, model.config.hidden}};
     }
 
@@ -19,8 +21,11 @@ class State final : public ModelState {
                    .table = model_.weights.embed.data.view(),
                    .x = x,
                    .stream = pass.stream});
-        for (size_t i = 0; i < layers_.size(); ++i)
-            run_block(model_, model_.weights.layers[i], layers_[i], workspace_, x, pass);
+        for (size_t i = 0; i < layers_.size(); ++i) {
+            run_block(model_, model_.weights.layers[i], layers_[i], pages().view(), workspace_, x, pass);
+            if (pass.observer)
+                (*pass.observer)(fmt::format("layers.{}.experts", i), workspace_.experts.rows(0, pass.t));
+        }
     }
     void head(const TensorView& x, const TensorView& logits, void* stream) override {
         const TensorView input = head_input_.rows(0, x.shape[0]);
@@ -49,8 +54,13 @@ class State final : public ModelState {
     void visit_visible(u32 length, const NamedVisit& visit) const override {
         for (size_t i = 0; i < layers_.size(); ++i) {
             const auto add = [&](const char* name, const DeviceTensor& rows) {
-                const u64 row_bytes = rows.row_bytes() / static_cast<u64>(rows.extent(1));
-                visit(fmt::format("layers.{}.{}", i, name), rows.address(), row_bytes * length);
+                const u64 row_bytes = rows.row_bytes() / kPageTokens;
+                const std::string full = fmt::format("layers.{}.{}", i, name);
+                for (u32 first = 0; first < length; first += kPageTokens)
+                    visit(full,
+                          rows.address() +
+                              static_cast<u64>(pages().pages(0)[first / kPageTokens]) * rows.row_bytes(),
+                          row_bytes * std::min(kPageTokens, length - first));
             };
             add("keys", layers_[i].keys);
             add("values", layers_[i].values);

@@ -153,8 +153,19 @@ gqa_pieces(DG_GRID_CONSTANT const GqaParams p) {
         if (h < num_heads)
             gqa_detail::load_channels<S.q>(
                 p.q.data, token * p.q.stride + (first_head + h) * p.q.inner_stride + channel, q[h]);
-    const u64 keys = sequence * p.keys.stride_sequence + kv_head * p.keys.stride_head + channel;
-    const u64 values = sequence * p.values.stride_sequence + kv_head * p.values.stride_head + channel;
+    // Rows count from the sequence's first one; the offset of a page makes up for those of the pages before.
+    u32 entry = sequence, first_row = 0;
+    if (p.table != nullptr) {
+        const u32 page = piece * kGqaSplit / p.page_rows;
+        first_row = page * p.page_rows;
+        entry = static_cast<u32>(
+            ptx::ld_global_s32(p.table + static_cast<u64>(sequence) * p.table_stride + page));
+    }
+    const auto offset = [&](const GqaRows& rows) {
+        return entry * rows.stride_sequence - first_row * rows.stride_row + kv_head * rows.stride_head +
+               channel;
+    };
+    const u64 keys = offset(p.keys), values = offset(p.values);
     gqa_detail::Part<S> part;
     const u32 begin = piece * kGqaSplit + warp * kGqaWarpRows;
     const u32 stop = begin + kGqaWarpRows < end ? begin + kGqaWarpRows : end;

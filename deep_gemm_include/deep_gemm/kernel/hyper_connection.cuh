@@ -48,31 +48,52 @@ struct HcPlace {
           inside(channel < end) {}
 };
 
+/// Four channels of a stream after the sublayer's output y has been taken in: post y + the sum over streams a
+/// of comb[a] x[a].
+template <HcSpec S>
+struct TakeIn {
+    float post = 0, comb[S.streams] = {};  // of the thread's stream
+
+    DG_DEVICE void fetch(const HcParams& p, u32 row, u32 stream) {
+        post = ptx::ld_global_f32(p.post + row * S.streams + stream);
+#pragma unroll
+        for (u32 a = 0; a < S.streams; ++a)
+            comb[a] = ptx::ld_global_f32(p.comb + (row * S.streams + a) * S.streams + stream);
+    }
+    template <typename X>
+    [[nodiscard]] DG_DEVICE tile::Float4 apply(const tile::Float4& y, X&& x_of) const {
+        tile::Float4 v{post * y.x, post * y.y, post * y.z, post * y.w};
+#pragma unroll
+        for (u32 a = 0; a < S.streams; ++a) {
+            const tile::Float4 x = x_of(a);
+            v = {ptx::fma_rn_f32(comb[a], x.x, v.x), ptx::fma_rn_f32(comb[a], x.y, v.y),
+                 ptx::fma_rn_f32(comb[a], x.z, v.z), ptx::fma_rn_f32(comb[a], x.w, v.w)};
+        }
+        return S.x == Format::bf16 ? tile::through_bf16(v) : v;
+    }
+};
+
+template <HcSpec S>
+DG_DEVICE u64 stream_index(const HcParams& p, u32 row, const HcPlace<S>& at, u32 stream) {
+    return row * p.x.stride + stream * p.x.inner_stride + at.channel;
+}
+
 /// Four channels of a stream, with the output of the sublayer before taken in (and stored) where there is
 /// one. Whole warps call.
 template <HcSpec S>
 DG_DEVICE tile::Float4 load_stream(const HcParams& p, u32 row, const HcPlace<S>& at) {
-    constexpr u32 H = S.streams;
-    const auto index = [&](u32 stream) { return row * p.x.stride + stream * p.x.inner_stride + at.channel; };
     tile::Float4 v{};
     if constexpr (S.add == Format::none) {
-        if (at.inside) v = tile::load4<S.x>(p.x.data, index(at.stream));
+        if (at.inside) v = tile::load4<S.x>(p.x.data, stream_index(p, row, at, at.stream));
     } else {
         if (at.inside) {
-            const tile::Float4 y = tile::load4<S.add>(p.add.data, row * p.add.stride + at.channel);
-            const float post = ptx::ld_global_f32(p.post + row * H + at.stream);
-            v = {post * y.x, post * y.y, post * y.z, post * y.w};
-#pragma unroll
-            for (u32 a = 0; a < H; ++a) {
-                const tile::Float4 x = tile::load4<S.x>(p.x.data, index(a));
-                const float c = ptx::ld_global_f32(p.comb + (row * H + a) * H + at.stream);
-                v = {ptx::fma_rn_f32(c, x.x, v.x), ptx::fma_rn_f32(c, x.y, v.y), ptx::fma_rn_f32(c, x.z, v.z),
-                     ptx::fma_rn_f32(c, x.w, v.w)};
-            }
-            if constexpr (S.x == Format::bf16) v = tile::through_bf16(v);
+            TakeIn<S> in;
+            in.fetch(p, row, at.stream);
+            v = in.apply(tile::load4<S.add>(p.add.data, row * p.add.stride + at.channel),
+                         [&](u32 a) { return tile::load4<S.x>(p.x.data, stream_index(p, row, at, a)); });
         }
         ptx::sync_warp();  // the lanes of these channels have read all streams
-        if (at.inside) tile::store4<S.x>(p.x.data, index(at.stream), v);
+        if (at.inside) tile::store4<S.x>(p.x.data, stream_index(p, row, at, at.stream), v);
     }
     return v;
 }
@@ -82,6 +103,44 @@ template <HcSpec S>
 DG_DEVICE u32 kept_at(u32 token, u32 step) {
     return ((token * S.steps + step) * S.threads + ptx::thread_index()) * 16;
 }
+
+/// Many bf16 rows: a round's streams and outputs come in by cp.async, for all of its tokens at once, to where
+/// the threads then keep the streams: eight bytes of x, eight of y.
+template <HcSpec S>
+struct Staged {
+    ptx::SharedAddress streams;
+    TakeIn<S> next;  // of the token that follows
+
+    DG_DEVICE void bring(const HcParams& p, u32 first, u32 tokens, const HcPlace<S>& at) {
+        if (at.inside && tokens > 0) next.fetch(p, first, at.stream);
+        for (u32 t = 0; t < tokens; ++t) {
+            if (!at.inside) break;
+            const ptx::SharedAddress to = streams + kept_at<S>(t, 0);
+            const u16* x = static_cast<const u16*>(p.x.data) + stream_index(p, first + t, at, at.stream);
+            const u16* y = static_cast<const u16*>(p.add.data) + (first + t) * p.add.stride + at.channel;
+            ptx::cp_async<8>(to, x, 8);
+            ptx::cp_async<8>(to + 8, y, 8);
+        }
+        ptx::cp_async_commit();
+    }
+    /// Whole warps call, after cp_async_wait() and sync_warp().
+    DG_DEVICE tile::Float4 take(const HcParams& p, u32 row, bool more, u32 token, const HcPlace<S>& at) {
+        const TakeIn<S> in = next;
+        if (more && at.inside) next.fetch(p, row + 1, at.stream);
+        const ptx::SharedAddress mine = streams + kept_at<S>(token, 0), first = mine - at.stream * 16;
+        const auto four = [](ptx::SharedAddress from) {
+            const u64 w = ptx::ld_shared_u64(from);
+            const u32 low = static_cast<u32>(w), high = static_cast<u32>(w >> 32);
+            return tile::Float4{ptx::bf16_low(low), ptx::bf16_high(low), ptx::bf16_low(high),
+                                ptx::bf16_high(high)};
+        };
+        tile::Float4 v{};
+        if (at.inside) v = in.apply(four(mine + 8), [&](u32 a) { return four(first + a * 16); });
+        ptx::sync_warp();  // the lanes of these channels have read all streams
+        if (at.inside) tile::store4<S.x>(p.x.data, stream_index(p, row, at, at.stream), v);
+        return v;
+    }
+};
 
 /// What a thread multiplies in its only step, on the way before the preceding kernel has finished (nobody
 /// writes fn): of the first mixes in registers, of the others in shared memory.
@@ -112,10 +171,11 @@ struct EarlyMixes {
     }
 };
 
-/// A warp's share of fn v and of v . v of a token, into `sums` of shared memory; v goes to `streams`.
-template <HcSpec S>
-DG_DEVICE void share_of_mixes(const EarlyMixes<S>& early, const HcParams& p, u32 row, u32 token, u32 begin,
-                              u32 end, ptx::SharedAddress smem) {
+/// A warp's share of fn v and of v . v of a token, into `sums` of shared memory; v, which of(step) gives,
+/// goes to `streams`.
+template <HcSpec S, typename Of>
+DG_DEVICE void share_of_mixes(const EarlyMixes<S>& early, const HcParams& p, u32 token, u32 begin, u32 end,
+                              ptx::SharedAddress smem, Of&& of) {
     constexpr u32 kMixes = mixes_of(S);
     constexpr HcSmem kPlan = plan_smem(S);
     float sums[32] = {};
@@ -123,7 +183,7 @@ DG_DEVICE void share_of_mixes(const EarlyMixes<S>& early, const HcParams& p, u32
 #pragma unroll 1
     for (u32 step = 0; step < S.steps; ++step) {
         const HcPlace<S> at(step, begin, end);
-        const tile::Float4 v = load_stream<S>(p, row, at);
+        const tile::Float4 v = of(at);
         ptx::st_shared_v4_f32(smem + kPlan.streams + kept_at<S>(token, step), v.x, v.y, v.z, v.w);
         if (!at.inside) continue;
         sums[kMixes] = squares(v, sums[kMixes]);
@@ -222,16 +282,21 @@ hc_mix(DG_GRID_CONSTANT const HcParams p) {
     const u32 cluster = ptx::block_index() / kHcCluster, rank = ptx::cluster_rank(), warp = ptx::warp_index();
     if (cluster >= p.clusters)
         return tile::bring_ahead(p.ahead, ptx::block_index() - p.clusters * kHcCluster, hc_cta_of(S));
-    const u32 first = cluster * S.tokens, tokens = first + S.tokens < p.rows ? S.tokens : p.rows - first;
-    // The last warp finds what the next sublayer needs, while the others find this one's input.
+    const u32 stride = p.clusters * S.tokens;  // rows between those of a cluster
+    const auto tokens_from = [&](u32 first) { return first + S.tokens < p.rows ? S.tokens : p.rows - first; };
+    // Three times a round the cluster meets: shares of the mixes are there; those of the norm are; both have
+    // been read. The last warp finds what the next sublayer needs, while the others find this one's input.
     if (warp == S.threads / 32) {
         ptx::grid_dependency_wait();
-        ptx::cluster_sync();
-        ptx::cluster_arrive();
-        if constexpr (!S.head)
-            if (rank < tokens) find_post<S>(p, first + rank, rank, smem);
-        ptx::cluster_wait();
-        ptx::cluster_sync();  // the shared memory stays until the cluster's workers have left
+        for (u32 first = cluster * S.tokens; first < p.rows; first += stride) {
+            ptx::cluster_sync();
+            ptx::cluster_arrive();
+            if constexpr (!S.head)
+                if (rank < tokens_from(first)) find_post<S>(p, first + rank, rank, smem);
+            ptx::cluster_wait();
+            ptx::cluster_arrive();
+            ptx::cluster_wait();
+        }
         return;
     }
     const u32 share = hc_share_of(p.d);
@@ -239,26 +304,51 @@ hc_mix(DG_GRID_CONSTANT const HcParams p) {
     const u32 end = begin + share < p.d ? begin + share : p.d;
     const EarlyMixes<S> early(p, begin, end, smem);
     ptx::grid_dependency_wait();
+    constexpr bool kStaged = hc_staged(S);
+    const HcPlace<S> place(0, begin, end);
+    Staged<S> staged{smem + kPlan.streams, {}};
+    if constexpr (kStaged) staged.bring(p, cluster * S.tokens, tokens_from(cluster * S.tokens), place);
     ptx::cp_async_wait<0>();
 
 #pragma unroll 1
-    for (u32 t = 0; t < tokens; ++t) share_of_mixes<S>(early, p, first + t, t, begin, end, smem);
-    sync_workers<S>();
-    add_warps<S>(tokens * (mixes_of(S) + 1), smem + kPlan.sums, smem + kPlan.partials);
-    ptx::cluster_sync();
-    if (warp < tokens) find_pre<S>(p, warp, smem);
-    sync_workers<S>();
+    for (u32 first = cluster * S.tokens; first < p.rows; first += stride) {
+        const u32 tokens = tokens_from(first);
+        if constexpr (kStaged) {
+            ptx::cp_async_wait<0>();
+            ptx::sync_warp();  // what its other lanes brought
+        }
 #pragma unroll 1
-    for (u32 t = 0; t < tokens; ++t) {
-        const float squares = tile::warp_sum(mix_streams<S>(t, begin, end, smem));
-        if (ptx::lane_index() == 0)
-            ptx::st_shared_f32(smem + kPlan.sums + (t * kHcMixWarps + warp) * 4, squares);
+        for (u32 t = 0; t < tokens; ++t)
+            share_of_mixes<S>(early, p, t, begin, end, smem, [&](const HcPlace<S>& at) {
+                if constexpr (kStaged)
+                    return staged.take(p, first + t, t + 1 < tokens, t, at);
+                else
+                    return load_stream<S>(p, first + t, at);
+            });
+        sync_workers<S>();
+        if (first >= stride) ptx::cluster_wait();
+        add_warps<S>(tokens * (mixes_of(S) + 1), smem + kPlan.sums, smem + kPlan.partials);
+        ptx::cluster_sync();
+        if (warp < tokens) find_pre<S>(p, warp, smem);
+        sync_workers<S>();
+#pragma unroll 1
+        for (u32 t = 0; t < tokens; ++t) {
+            const float squares = tile::warp_sum(mix_streams<S>(t, begin, end, smem));
+            if (ptx::lane_index() == 0)
+                ptx::st_shared_f32(smem + kPlan.sums + (t * kHcMixWarps + warp) * 4, squares);
+        }
+        if constexpr (kStaged) {  // each warp has read its own part of `streams` for the last time
+            ptx::sync_warp();
+            if (first + stride < p.rows) staged.bring(p, first + stride, tokens_from(first + stride), place);
+        }
+        sync_workers<S>();
+        add_warps<S>(tokens, smem + kPlan.sums, smem + kPlan.norm);
+        ptx::cluster_sync();
+#pragma unroll 1
+        for (u32 t = 0; t < tokens; ++t) store_input<S>(p, first + t, t, begin, end, smem);
+        ptx::cluster_arrive();
     }
-    sync_workers<S>();
-    add_warps<S>(tokens, smem + kPlan.sums, smem + kPlan.norm);
-    ptx::cluster_sync();
-#pragma unroll 1
-    for (u32 t = 0; t < tokens; ++t) store_input<S>(p, first + t, t, begin, end, smem);
+    ptx::cluster_wait();  // the shared memory stays until peers have read it
 }
 
 template <HcSpec S>

@@ -3,8 +3,7 @@
 #pragma once
 
 #include <deep_gemm/spec/indexer.h>
-#include <deep_gemm/tile/real.h>
-#include <deep_gemm/tile/reduce.h>
+#include <deep_gemm/tile/latent_row.h>
 #include <deep_gemm/tile/visible_rows.h>
 #include <deep_gemm/ptx/mma_sync.h>
 #include <deep_gemm/ptx/shared_words.h>
@@ -17,18 +16,18 @@ index_scores(DG_GRID_CONSTANT const IndexScoreParams p) {
     ptx::grid_dependency_launch();
     ptx::grid_dependency_wait();
     const u32 token = ptx::block_index() % p.tokens, sequence = tile::sequence_of(p.sequences, token);
-    const u32 visible = tile::visible_rows(ptx::ld_global_s32(p.positions + token), p.ratio, p.num_rows);
+    const u32 visible = tile::visible_rows(ptx::ld_global_s32(p.positions + token), p.ratio, p.rows.rows);
     const u32 first =
         ptx::block_index() / p.tokens * kIndexRowsOfBlock + ptx::warp_index() * kIndexRowsOfWarp;
-    if (sequence >= p.sequences_count || first >= visible || visible <= p.only_above) return;
+    if (sequence >= p.rows.sequences || first >= visible || visible <= p.only_above) return;
     const u32 channel = ptx::lane_index() * 4;
     const bool active = channel < p.d;
     tile::Float4 row[kIndexRowsOfWarp] = {};
 #pragma unroll
     for (u32 i = 0; i < kIndexRowsOfWarp; ++i)
         if (active && first + i < visible)
-            row[i] = tile::load4<S.rows>(
-                p.rows.data, sequence * p.rows.stride + (first + i) * p.rows.inner_stride + channel);
+            row[i] =
+                tile::load4<S.rows>(p.rows.data, tile::row_offset(p.rows, sequence, first + i) + channel);
     float score[kIndexRowsOfWarp] = {};
     for (u32 head = 0; head < p.heads; ++head) {
         tile::Float4 q{};
@@ -82,9 +81,9 @@ index_mma(DG_GRID_CONSTANT const IndexScoreParams p) {
     ptx::grid_dependency_launch();
     ptx::grid_dependency_wait();
     const u32 token = ptx::block_index() % p.tokens, sequence = tile::sequence_of(p.sequences, token);
-    const u32 visible = tile::visible_rows(ptx::ld_global_s32(p.positions + token), p.ratio, p.num_rows);
+    const u32 visible = tile::visible_rows(ptx::ld_global_s32(p.positions + token), p.ratio, p.rows.rows);
     const u32 block = ptx::block_index() / p.tokens * kIndexMmaRows;
-    if (sequence >= p.sequences_count || block >= visible || visible <= p.only_above) return;
+    if (sequence >= p.rows.sequences || block >= visible || visible <= p.only_above) return;
     const u32 lane = ptx::lane_index(), first = block + ptx::warp_index() * kIndexMmaWarpRows;
     const ptx::SharedAddress smem = ptx::dynamic_smem();
 
@@ -94,8 +93,8 @@ index_mma(DG_GRID_CONSTANT const IndexScoreParams p) {
     for (u32 half = 0; half < 2; ++half) {
         const u32 row = first + lane / 4 + half * 8;
         if (row >= visible) continue;
-        const u8* at = static_cast<const u8*>(p.rows.data) +
-                       (sequence * p.rows.stride + row * p.rows.inner_stride) * 2 + lane % 4 * 16;
+        const u8* at =
+            static_cast<const u8*>(p.rows.data) + tile::row_offset(p.rows, sequence, row) * 2 + lane % 4 * 16;
 #pragma unroll
         for (u32 load = 0; load < kLoads; ++load) rows[half][load] = ptx::ld_global_v4_u32(at + load * 64);
     }

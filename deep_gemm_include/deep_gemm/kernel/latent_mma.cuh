@@ -11,34 +11,39 @@ namespace deep_gemm {
 
 namespace latent_detail {
 
-constexpr LatentMmaSmem kPlan = plan_smem(LatentMmaSpec{});
 constexpr u32 kPitchBytes = kLatentPitch * 2, kWeightPitchBytes = kLatentWeightPitch * 2;
 constexpr u32 kWarps = kLatentMmaThreads / 32;
 constexpr u32 kWarpChannels = kFp8RowChannels / kWarps;  // of the weighted sum
 constexpr u32 kTiles = kWarpChannels / 8;
 
-/// An FP8 row where it lies; values null: there is none.
+/// An FP8 row where it lies.
 struct RowPlace {
     const u8* values;
-    const u8* scales;
+    u32 scales;  // bytes from the values
 };
 DG_DEVICE RowPlace place_of(const LatentView& view, u32 sequence, u32 row) {
-    const u8* page = static_cast<const u8*>(view.data) + sequence * view.stride_sequence +
-                     row / view.page_rows * view.stride_row;
-    return {page + row % view.page_rows * kFp8RowBytes,
-            page + view.page_rows * kFp8RowBytes + row % view.page_rows * kFp8RowScaleBytes};
+    const u8* page = static_cast<const u8*>(view.data) + tile::page_offset(view, sequence, row);
+    const u32 in_page = row % view.page_rows;
+    return {page + in_page * kFp8RowBytes,
+            (view.page_rows - in_page) * kFp8RowBytes + in_page * kFp8RowScaleBytes};
 }
 
+/// Where row `index` of those that a token sees lies; false, with some other row, where there is none.
 template <LatentMmaSpec S>
-DG_DEVICE RowPlace find_row(const AttentionParams& p, const Seen<S>& seen, u32 index) {
-    if (index >= seen.total) return {nullptr, nullptr};
-    if (index < seen.in_window) return place_of(p.rows, seen.sequence, (seen.first + index) % p.rows.rows);
+DG_DEVICE bool find_row(RowPlace& place, const AttentionParams& p, const Seen<S>& seen, u32 index) {
+    place = {static_cast<const u8*>(p.rows.data), 0};
+    if (index >= seen.total) return false;
+    if (index < seen.in_window) {
+        place = place_of(p.rows, seen.sequence, (seen.first + index) % p.rows.rows);
+        return true;
+    }
     u32 row = index - seen.in_window;
     if constexpr (S.picks)
         row =
             static_cast<u32>(ptx::ld_global_s32(p.picks + static_cast<u64>(seen.token) * p.num_picks + row));
-    if (row >= seen.visible) return {nullptr, nullptr};
-    return place_of(p.compressed, seen.sequence, row);
+    if (row >= seen.visible) return false;
+    place = place_of(p.compressed, seen.sequence, row);
+    return true;
 }
 
 DG_DEVICE const u8* from_lane(const u8* pointer, u32 lane) {
@@ -53,57 +58,79 @@ DG_DEVICE u32 pair_of_scale(u32 scale) {
     return (scale == 255 ? tile::kBf16Nan : scale == 0 ? 0x40u : scale << 7) * 0x10001u;
 }
 
-/// Rows base to base + 63 as bf16 into shared memory; a warp brings eight, four at a time.
+constexpr u32 kWarpRows = kLatentChunk / kWarps;
+
+/// A warp's rows of a chunk: lane i has the place of row i. `present` is the same in all lanes, and the only
+/// thing that a branch looks at: lanes that differ in it must not part before the next shuffle.
+struct WarpRows {
+    RowPlace place;
+    u32 present;  // a bit a row
+};
 template <LatentMmaSpec S>
-DG_DEVICE void load_rows(const AttentionParams& p, const Seen<S>& seen, u32 base, ptx::SharedAddress smem) {
-    constexpr u32 kRows = kLatentChunk / kWarps, kAtOnce = 4;
+DG_DEVICE WarpRows find_rows(const AttentionParams& p, const Seen<S>& seen, u32 base) {
+    const u32 lane = ptx::lane_index(), index = base + ptx::warp_index() * kWarpRows + lane;
+    WarpRows rows;
+    const bool there = find_row<S>(rows.place, p, seen, lane < kWarpRows ? index : seen.total);
+    rows.present = ptx::ballot(there);
+    return rows;
+}
+
+/// Rows of a chunk as bf16 into shared memory, four at a time; zeros where there is none.
+template <LatentMmaSpec S>
+DG_DEVICE void load_rows(const WarpRows& found, ptx::SharedAddress smem) {
+    constexpr LatentMmaSmem kPlan = plan_smem(S);
+    constexpr u32 kRows = kWarpRows, kAtOnce = 4;
     constexpr u32 kPlain = kFp8RowChannels - kFp8RowRotated;
     const u32 lane = ptx::lane_index(), first = ptx::warp_index() * kRows;
-    // Each of the first lanes finds a row; all load from there.
-    RowPlace found{nullptr, nullptr};
-    if (lane < kRows) {
-        found = find_row<S>(p, seen, base + first + lane);
-        ptx::st_shared_u32(smem + kPlan.present + (first + lane) * 4, found.values ? 1 : 0);
-    }
-#pragma unroll
+    if (lane < kRows)
+        ptx::st_shared_u32(smem + kPlan.present + (first + lane) * 4, found.present >> lane & 1);
+    // A lane has 16 codes of each of the rows, and eight rotated channels of one of them.
+    constexpr u32 kPieces = kFp8RowRotated / 8;
+    static_assert(kAtOnce * kPieces == 32);
+    const u32 of = lane / kPieces, piece = lane % kPieces * 16;
+#pragma unroll 1
     for (u32 batch = 0; batch < kRows; batch += kAtOnce) {
-        ptx::UInt4 codes[kAtOnce] = {}, rotated[kAtOnce] = {};
+        ptx::UInt4 codes[kAtOnce] = {}, rotated{};
         u32 scale[kAtOnce];
 #pragma unroll
         for (u32 i = 0; i < kAtOnce; ++i) {
-            const RowPlace row{from_lane(found.values, batch + i), from_lane(found.scales, batch + i)};
+            const RowPlace row{from_lane(found.place.values, batch + i),
+                               ptx::shfl_idx(found.place.scales, batch + i)};
             scale[i] = 127;
-            if (row.values && lane < kPlain / 16) {
+            if ((found.present >> (batch + i) & 1) != 0 && lane < kPlain / 16) {
                 codes[i] = ptx::ld_global_v4_u32(row.values + lane * 16);
-                scale[i] = ptx::ld_global_u8(row.scales + lane * 16 / kFp8RowGroup);
+                scale[i] = ptx::ld_global_u8(row.values + row.scales + lane * 16 / kFp8RowGroup);
             }
-            if (row.values && lane < kFp8RowRotated / 8)
-                rotated[i] = ptx::ld_global_v4_u32(row.values + kPlain + lane * 16);
         }
+        const u8* values = from_lane(found.place.values, batch + of);
+        if ((found.present >> (batch + of) & 1) != 0)
+            rotated = ptx::ld_global_v4_u32(values + kPlain + piece);
 #pragma unroll
         for (u32 i = 0; i < kAtOnce; ++i) {
             const ptx::SharedAddress at = smem + kPlan.rows + (first + batch + i) * kPitchBytes;
-            if (lane < kPlain / 16) {
-                const u32 word[4] = {codes[i].x, codes[i].y, codes[i].z, codes[i].w};
-                const u32 factor = pair_of_scale(scale[i]);
-                u32 pair[8];
+            if (lane >= kPlain / 16) continue;
+            const u32 word[4] = {codes[i].x, codes[i].y, codes[i].z, codes[i].w};
+            const u32 factor = pair_of_scale(scale[i]);
+            u32 pair[8];
 #pragma unroll
-                for (u32 w = 0; w < 4; ++w) {
-                    tile::decode_e4m3<false, true>(word[w], pair[2 * w], pair[2 * w + 1]);
-                    pair[2 * w] = ptx::mul_bf16x2(pair[2 * w], factor);
-                    pair[2 * w + 1] = ptx::mul_bf16x2(pair[2 * w + 1], factor);
-                }
-                ptx::st_shared_v4_u32(at + lane * 32, {pair[0], pair[1], pair[2], pair[3]});
-                ptx::st_shared_v4_u32(at + lane * 32 + 16, {pair[4], pair[5], pair[6], pair[7]});
+            for (u32 w = 0; w < 4; ++w) {
+                tile::decode_e4m3<false, true>(word[w], pair[2 * w], pair[2 * w + 1]);
+                pair[2 * w] = ptx::mul_bf16x2(pair[2 * w], factor);
+                pair[2 * w + 1] = ptx::mul_bf16x2(pair[2 * w + 1], factor);
             }
-            if (lane < kFp8RowRotated / 8) ptx::st_shared_v4_u32(at + kPlain * 2 + lane * 16, rotated[i]);
+            ptx::st_shared_v4_u32(at + lane * 32, {pair[0], pair[1], pair[2], pair[3]});
+            ptx::st_shared_v4_u32(at + lane * 32 + 16, {pair[4], pair[5], pair[6], pair[7]});
         }
+        ptx::st_shared_v4_u32(smem + kPlan.rows + (first + batch + of) * kPitchBytes + kPlain * 2 + piece,
+                              rotated);
     }
 }
 
+template <LatentMmaSpec S>
 DG_DEVICE void load_queries(const AttentionParams& p, u32 token, u32 first_head, ptx::SharedAddress smem) {
+    constexpr LatentMmaSmem kPlan = plan_smem(S);
     constexpr u32 kPieces = kFp8RowChannels / 8;  // of 16 bytes
-    for (u32 i = ptx::thread_index(); i < kLatentMmaHeads * kPieces; i += kLatentMmaThreads) {
+    for (u32 i = ptx::thread_index(); i < latent_heads_of(S) * kPieces; i += kLatentMmaThreads) {
         const u32 head = i / kPieces, piece = i % kPieces;
         ptx::UInt4 v{};
         if (first_head + head < p.heads)
@@ -114,36 +141,62 @@ DG_DEVICE void load_queries(const AttentionParams& p, u32 token, u32 first_head,
     }
 }
 
-/// Scores of 16 heads with the warp's eight rows, into shared memory.
+/// Scores of all heads with the warp's eight rows, into shared memory.
+template <LatentMmaSpec S>
 DG_DEVICE void score_rows(ptx::SharedAddress smem, float scale) {
+    constexpr LatentMmaSmem kPlan = plan_smem(S);
     const u32 lane = ptx::lane_index(), first = ptx::warp_index() * 8;
     const ptx::SharedAddress queries = smem + kPlan.queries + lane % 16 * kPitchBytes + lane / 16 * 16;
     const ptx::SharedAddress rows = smem + kPlan.rows + (first + lane % 8) * kPitchBytes + lane / 8 * 16;
-    float sums[4] = {};
+    float sums[S.tiles][4] = {};
 #pragma unroll 4
     for (u32 k = 0; k < kFp8RowChannels; k += 32) {
-        u32 b[4], a[2][4];
+        u32 b[4];
         ptx::ldmatrix_x4(b, rows + k * 2);
-        ptx::ldmatrix_x4(a[0], queries + k * 2);
-        ptx::ldmatrix_x4(a[1], queries + k * 2 + 32);
-        ptx::mma_m16n8k16_bf16(sums, a[0], b[0], b[1]);
-        ptx::mma_m16n8k16_bf16(sums, a[1], b[2], b[3]);
+#pragma unroll
+        for (u32 tile = 0; tile < S.tiles; ++tile) {
+            const ptx::SharedAddress heads = queries + tile * kLatentMmaHeads * kPitchBytes;
+            u32 a[2][4];
+            ptx::ldmatrix_x4(a[0], heads + k * 2);
+            ptx::ldmatrix_x4(a[1], heads + k * 2 + 32);
+            ptx::mma_m16n8k16_bf16(sums[tile], a[0], b[0], b[1]);
+            ptx::mma_m16n8k16_bf16(sums[tile], a[1], b[2], b[3]);
+        }
     }
 #pragma unroll
     for (u32 i = 0; i < 4; ++i) {
-        const u32 row = first + lane % 4 * 2 + i % 2, head = lane / 4 + i / 2 * 8;
+        const u32 row = first + lane % 4 * 2 + i % 2;
         const bool present = ptx::ld_shared_u32(smem + kPlan.present + row * 4) != 0;
-        ptx::st_shared_f32(smem + kPlan.scores + (head * kLatentWeightPitch + row) * 4,
-                           present ? ptx::mul_rn_f32(sums[i], scale) : kNothing);
+#pragma unroll
+        for (u32 tile = 0; tile < S.tiles; ++tile) {
+            const u32 head = tile * kLatentMmaHeads + lane / 4 + i / 2 * 8;
+            ptx::st_shared_f32(smem + kPlan.scores + (head * kLatentWeightPitch + row) * 4,
+                               present ? ptx::mul_rn_f32(sums[tile][i], scale) : kNothing);
+        }
     }
 }
 
-/// A warp turns the scores of two heads into weights.
-DG_DEVICE void weigh(ptx::SharedAddress smem) {
+template <LatentMmaSpec S>
+constexpr u32 kHeadsOfWarp = latent_heads_of(S) / kWarps;
+
+/// Where a warp's lane i keeps two floats of the warp's head i. Whole warps call.
+template <LatentMmaSpec S>
+DG_DEVICE ptx::SharedAddress stats_of_lane(ptx::SharedAddress smem) {
+    return smem + plan_smem(S).stats + (ptx::warp_index() * kHeadsOfWarp<S> + ptx::lane_index()) * 8;
+}
+
+/// A warp turns the scores of some heads into weights. `stats` gets m and the sum of weights, or else what
+/// the sums so far and the chunk's are scaled by: lane i has the chunks of the warp's head i so far.
+template <LatentMmaSpec S>
+DG_DEVICE void weigh(Merged& merged, ptx::SharedAddress smem) {
+    constexpr LatentMmaSmem kPlan = plan_smem(S);
+    constexpr u32 kHeads = kHeadsOfWarp<S>;
     const u32 lane = ptx::lane_index();
+    const ptx::SharedAddress stats = stats_of_lane<S>(smem);
+    float mine_m = 0, mine_sum = 0;
 #pragma unroll
-    for (u32 i = 0; i < kLatentMmaHeads / kWarps; ++i) {
-        const u32 head = ptx::warp_index() * (kLatentMmaHeads / kWarps) + i;
+    for (u32 i = 0; i < kHeads; ++i) {
+        const u32 head = ptx::warp_index() * kHeads + i;
         const ptx::SharedAddress at = smem + kPlan.scores + (head * kLatentWeightPitch + lane * 2) * 4;
         const ptx::Float2 score = ptx::ld_shared_v2_f32(at);
         const float m = tile::warp_max<32>(ptx::max_nan_f32(score.x, score.y));
@@ -153,26 +206,37 @@ DG_DEVICE void weigh(ptx::SharedAddress smem) {
         const float sum = tile::warp_sum(ptx::add_rn_f32(first, second));
         ptx::st_shared_u32(smem + kPlan.weights + head * kWeightPitchBytes + lane * 4,
                            ptx::cvt_bf16x2(first, second));
-        if (lane == 0) ptx::st_shared_v2_f32(smem + kPlan.stats + head * 8, m, sum);
+        mine_m = lane == i ? m : mine_m;
+        mine_sum = lane == i ? sum : mine_sum;
+    }
+    if (lane >= kHeads) return;
+    if constexpr (S.split) {
+        ptx::st_shared_v2_f32(stats, mine_m, mine_sum);
+    } else {
+        const Factors factors = merged.add(mine_m, mine_sum);
+        ptx::st_shared_v2_f32(stats, factors.before, factors.chunk);
     }
 }
 
-/// The weighted sums of the chunk's rows: 16 heads, the warp's 64 channels.
-DG_DEVICE void add_rows(float (&sums)[kTiles][4], ptx::SharedAddress smem) {
+/// The weighted sums of the chunk's rows: all heads, channels t * 8 to t * 8 + 15 of the warp's 64. A lane
+/// has channels lane % 4 * 2 and the next of each eight, of heads lane / 4 and that plus 8.
+template <LatentMmaSpec S>
+DG_DEVICE void add_rows(float (&sums)[S.tiles][2][4], u32 t, ptx::SharedAddress smem) {
+    constexpr LatentMmaSmem kPlan = plan_smem(S);
     const u32 lane = ptx::lane_index();
     const ptx::SharedAddress weights = smem + kPlan.weights + lane % 16 * kWeightPitchBytes + lane / 16 * 16;
     const ptx::SharedAddress rows =
         smem + kPlan.rows + lane % 16 * kPitchBytes + (ptx::warp_index() * kWarpChannels + lane / 16 * 8) * 2;
-#pragma unroll
+#pragma unroll 1  // else what is equal for all channels fills the registers
     for (u32 k = 0; k < kLatentChunk; k += 16) {
-        u32 a[4];
-        ptx::ldmatrix_x4(a, weights + k * 2);
+        u32 b[4];
+        ptx::ldmatrix_x4_trans(b, rows + k * kPitchBytes + t * 16);
 #pragma unroll
-        for (u32 t = 0; t < kTiles; t += 2) {
-            u32 b[4];
-            ptx::ldmatrix_x4_trans(b, rows + k * kPitchBytes + t * 16);
-            ptx::mma_m16n8k16_bf16(sums[t], a, b[0], b[1]);
-            ptx::mma_m16n8k16_bf16(sums[t + 1], a, b[2], b[3]);
+        for (u32 tile = 0; tile < S.tiles; ++tile) {
+            u32 a[4];
+            ptx::ldmatrix_x4(a, weights + tile * kLatentMmaHeads * kWeightPitchBytes + k * 2);
+            ptx::mma_m16n8k16_bf16(sums[tile][0], a, b[0], b[1]);
+            ptx::mma_m16n8k16_bf16(sums[tile][1], a, b[2], b[3]);
         }
     }
 }
@@ -183,66 +247,89 @@ template <LatentMmaSpec S>
 DG_KERNEL(kLatentMmaThreads, 2)
 latent_mma(DG_GRID_CONSTANT const LatentMmaParams params) {
     using namespace latent_detail;
+    static_assert(S.tiles == 1 || !S.split);
+    constexpr LatentMmaSmem kPlan = plan_smem(S);
     ptx::grid_dependency_launch();
     ptx::grid_dependency_wait();
     const AttentionParams& p = params.attention;
     const ptx::SharedAddress smem = ptx::dynamic_smem();
-    const u32 groups = ceil_div(p.heads, kLatentMmaHeads), chunks = S.split ? params.chunks : 1;
+    const u32 groups = ceil_div(p.heads, latent_heads_of(S)), chunks = S.split ? params.chunks : 1;
     const u32 unit = ptx::block_index() / chunks, token = unit / groups,
-              first_head = unit % groups * kLatentMmaHeads;
+              first_head = unit % groups * latent_heads_of(S);
     const Seen<S> seen(p, token);
     const u32 lane = ptx::lane_index(), warp = ptx::warp_index();
     const u32 begin = S.split ? ptx::block_index() % chunks * kLatentChunk : 0;
     const u32 end = S.split ? begin + kLatentChunk : seen.total;
     if (S.split && begin >= seen.total) return;
 
-    float sums[kTiles][4] = {};
-    Merged merged[2];  // heads lane / 4 and that plus 8
-    if (seen.total > 0) load_queries(p, token, first_head, smem);
+    float sums[S.tiles][kTiles][4] = {};
+    Merged merged;
+    WarpRows found = find_rows<S>(p, seen, begin);
+    if (seen.total > 0) load_queries<S>(p, token, first_head, smem);
     for (u32 base = begin; base < end; base += kLatentChunk) {
-        load_rows<S>(p, seen, base, smem);
+        load_rows<S>(found, smem);
+        if constexpr (!S.split) found = find_rows<S>(p, seen, base + kLatentChunk);  // arrives meanwhile
         ptx::sync_threads();
-        score_rows(smem, p.scale);
+        score_rows<S>(smem, p.scale);
         ptx::sync_threads();
-        weigh(smem);
+        weigh<S>(merged, smem);
         ptx::sync_threads();
-        float chunk[kTiles][4] = {};
-        add_rows(chunk, smem);
+        ptx::Float2 stats[S.tiles][2];  // of heads lane / 4 and that plus 8 of a tile
+        float* records[2];
 #pragma unroll
         for (u32 half = 0; half < 2; ++half) {
             const u32 head = lane / 4 + half * 8;
-            const ptx::Float2 stats = ptx::ld_shared_v2_f32(smem + kPlan.stats + head * 8);
+#pragma unroll
+            for (u32 tile = 0; tile < S.tiles; ++tile)
+                stats[tile][half] =
+                    ptx::ld_shared_v2_f32(smem + kPlan.stats + (tile * kLatentMmaHeads + head) * 8);
             if constexpr (S.split) {
-                float* record =
+                records[half] =
                     params.records +
                     (static_cast<u64>(ptx::block_index()) * kLatentMmaHeads + head) * kLatentRecord;
-#pragma unroll
-                for (u32 t = 0; t < kTiles; ++t)
-                    ptx::st_global_v2_f32(record + warp * kWarpChannels + t * 8 + lane % 4 * 2,
-                                          chunk[t][2 * half], chunk[t][2 * half + 1]);
                 if (warp == 0 && lane % 4 == 0)
-                    ptx::st_global_v2_f32(record + kFp8RowChannels, stats.x, stats.y);
-            } else {
-                const Factors factors = merged[half].add(stats.x, stats.y);
+                    ptx::st_global_v2_f32(records[half] + kFp8RowChannels, stats[0][half].x,
+                                          stats[0][half].y);
+            }
+        }
 #pragma unroll
-                for (u32 t = 0; t < kTiles; ++t)
+        for (u32 t = 0; t < kTiles; t += 2) {
+            float chunk[S.tiles][2][4] = {};
+            add_rows<S>(chunk, t, smem);
 #pragma unroll
-                    for (u32 i = 2 * half; i < 2 * half + 2; ++i)
-                        sums[t][i] = factors.apply(sums[t][i], chunk[t][i]);
+            for (u32 i = 0; i < 8; ++i) {  // of two tiles of channels, and pairs of them
+                const u32 of = i / 4, half = i / 2 % 2, at = i % 4;
+                if constexpr (S.split) {
+                    if (at % 2 == 0)
+                        ptx::st_global_v2_f32(
+                            records[half] + warp * kWarpChannels + (t + of) * 8 + lane % 4 * 2,
+                            chunk[0][of][at], chunk[0][of][at + 1]);
+                } else {
+#pragma unroll
+                    for (u32 tile = 0; tile < S.tiles; ++tile)
+                        sums[tile][t + of][at] = Factors{stats[tile][half].x, stats[tile][half].y}.apply(
+                            sums[tile][t + of][at], chunk[tile][of][at]);
+                }
             }
         }
         if (!S.split) ptx::sync_threads();
     }
     if constexpr (!S.split) {
+        const ptx::SharedAddress stats = stats_of_lane<S>(smem);
+        const u32 of_lane = first_head + warp * kHeadsOfWarp<S> + lane;
+        if (lane < kHeadsOfWarp<S> && of_lane < p.heads)
+            ptx::st_shared_f32(stats, normalizer<S>(merged, p, of_lane));
+        ptx::sync_threads();
+        const Seen<S> again(p, token);  // what the loop need not keep in registers
 #pragma unroll
-        for (u32 half = 0; half < 2; ++half) {
-            const u32 head = first_head + lane / 4 + half * 8;
-            if (head >= p.heads) continue;
-            const float factor = seen.total == 0 ? 0.0f : normalizer<S>(merged[half], p, head);
+        for (u32 i = 0; i < 2 * S.tiles; ++i) {
+            const u32 tile = i / 2, half = i % 2, of_cta = tile * kLatentMmaHeads + lane / 4 + half * 8;
+            if (first_head + of_cta >= p.heads) continue;
+            const float factor = ptx::ld_shared_f32(smem + kPlan.stats + of_cta * 8);
 #pragma unroll
             for (u32 t = 0; t < kTiles; ++t)
-                store_pair<S>(p, seen, head, warp * kWarpChannels + t * 8 + lane % 4 * 2, sums[t][2 * half],
-                              sums[t][2 * half + 1], factor);
+                store_pair<S>(p, again, first_head + of_cta, warp * kWarpChannels + t * 8 + lane % 4 * 2,
+                              sums[tile][t][2 * half], sums[tile][t][2 * half + 1], factor);
         }
     }
 }

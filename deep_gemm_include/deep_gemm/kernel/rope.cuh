@@ -64,13 +64,13 @@ cache_write(DG_GRID_CONSTANT const CacheWriteParams p) {
     ptx::grid_dependency_wait();
     const u32 row = ptx::block_index(), sequence = tile::sequence_of(p.sequences, row);
     const i32 position = ptx::ld_global_s32(p.positions + row);
-    if (position < 0 || sequence >= p.sequences_count) return;
-    const u64 to = sequence * p.stride_sequence + static_cast<u32>(position) % p.num_rows * p.stride_row;
+    if (position < 0 || sequence >= p.rows.sequences) return;
+    const u64 to = tile::row_offset(p.rows, sequence, static_cast<u32>(position) % p.rows.rows);
     for (u32 i = ptx::thread_index() * 4; i < p.inner * p.d; i += kLatentThreads * 4) {
         const u32 inner = i / p.d, channel = i % p.d;
         const tile::Float4 v =
             tile::load4<S.x>(p.x.data, row * p.x.stride + inner * p.x.inner_stride + channel);
-        tile::store4<S.rows>(p.rows, to + inner * p.stride_inner + channel, v);
+        tile::store4<S.rows>(p.rows.data, to + inner * p.stride_inner + channel, v);
     }
 }
 

@@ -50,7 +50,7 @@ constexpr GqaSmem plan_smem(const GqaSpec& s) {
 }
 
 // Element (sequence, row, head, channel) is data[sequence * stride_sequence + row * stride_row + head *
-// stride_head + channel].
+// stride_head + channel]; with a table, `sequence` is the row's page, and `row` counts in it.
 struct GqaRows {
     const void* data;
     u64 stride_sequence, stride_row, stride_head;
@@ -62,6 +62,8 @@ struct GqaParams {
     float* records;        // [tokens, heads, pieces, record]
     const i32* positions;  // [tokens]
     const i32* sequences;  // or null
+    const i32* table;      // or null: [sequences, table_stride], the pages of page_rows rows, whole pieces
+    u32 table_stride, page_rows;
     u32 num_sequences, num_rows, heads, heads_per_kv, pieces;
     float scale;
 };

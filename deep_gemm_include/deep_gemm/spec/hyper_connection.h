@@ -7,9 +7,9 @@
 //   comb[a, b] = softmax over b of (mix[2h + a h + b] scale[2] + base[2h + a h + b]), + hc_eps, then made
 //   doubly
 //                stochastic by Sinkhorn's iteration
-// A cluster of CTAs shares a token, or a few in turn: each has a range of channels, of all streams; a thread
-// has four channels of a stream, its neighbours those of the others. One more warp of the CTA whose rank is
-// the token's place finds post and comb.
+// A cluster of CTAs shares a token, or rounds of a few: each has a range of channels, of all streams; a
+// thread has four channels of a stream, its neighbours those of the others. One more warp of the CTA whose
+// rank is the token's place finds post and comb.
 #pragma once
 
 #include <deep_gemm/spec/ahead.h>
@@ -24,7 +24,7 @@ constexpr u32 kHcMixWarps = kHcMixThreads / 32;
 constexpr u32 kHcCluster = 8;
 constexpr u32 kMaxHcSteps = 4;
 constexpr u32 kHcHeldMixes = 10;  // whose fn a thread with one step holds in registers
-constexpr u32 kMaxHcTokens = 4;   // of a cluster
+constexpr u32 kMaxHcTokens = 8;   // of a cluster at a time: each has a CTA that finds its post and comb
 
 struct HcSpec {
     Format x = Format::fp32, y = Format::fp32;
@@ -33,7 +33,7 @@ struct HcSpec {
     u32 streams = 4;
     u32 threads = kHcMixThreads;
     u32 steps = 1;      // times that the threads go over a CTA's channels
-    u32 tokens = 1;     // of a cluster; any number gives the same bits
+    u32 tokens = 1;     // of a cluster at a time; any number gives the same bits
     bool head = false;  // only pre: before the output head
     bool fp8 = false;   // y also as E4M3
 
@@ -69,7 +69,12 @@ constexpr u32 hc_late_of(const HcSpec& s) {
     return s.steps > 1 ? 0 : mixes_of(s) - hc_held_of(s);
 }
 
-// Of all tokens of the cluster.
+// Whether rows come in by cp.async, a round ahead: where there are rounds.
+constexpr bool hc_staged(const HcSpec& s) {
+    return s.tokens == kMaxHcTokens && s.steps == 1 && s.x == Format::bf16 && s.add == Format::bf16;
+}
+
+// Of all tokens that the cluster has at a time.
 struct HcSmem {
     u32 sums;      // a float a warp and mix, then one a warp
     u32 partials;  // this CTA's share of the mixes, then of the squares; read by the cluster

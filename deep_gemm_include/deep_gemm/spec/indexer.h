@@ -1,7 +1,7 @@
 // Lightning indexer: scores of compressed rows. The choice of the largest: spec/top_k.h.
 #pragma once
 
-#include <deep_gemm/spec/view.h>
+#include <deep_gemm/spec/latent.h>
 
 namespace deep_gemm {
 
@@ -31,12 +31,12 @@ struct IndexScoreParams {
     View query;            // [tokens, heads, d]
     const float* weights;  // [tokens, heads]
     u64 weights_stride;
-    View rows;  // [sequences, num_rows, d]
+    LatentView rows;
     const i32* positions;
     const i32* sequences;  // or null
-    float* scores;         // [tokens, num_rows]
+    float* scores;         // [tokens, rows]
     u64 scores_stride;
-    u32 tokens, heads, d, sequences_count, num_rows, ratio, only_above;
+    u32 tokens, heads, d, ratio, only_above;
     float scale;
 };
 

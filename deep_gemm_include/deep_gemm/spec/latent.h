@@ -38,10 +38,14 @@ constexpr u32 kFp8RowChannels = 512, kFp8RowRotated = 64, kFp8RowGroup = 64;
 constexpr u32 kFp8RowBytes = 576, kFp8RowScaleBytes = 8;
 
 // Rows [sequences, rows, d] of fp32 or bf16 (strides in elements), or pages of FP8 rows (strides in bytes).
+// With a table, pages of either are anywhere in data: page i of a sequence is page table[sequence, i], and
+// stride_sequence is a page's.
 struct LatentView {
     void* data;
-    u64 stride_sequence, stride_row;  // FP8: stride_row is the page's
+    u64 stride_sequence, stride_row;  // FP8 without a table: stride_row is the page's
     u32 sequences, rows, page_rows;
+    u32 table_stride;  // pages of a sequence
+    const i32* table;  // or null
 };
 
 struct LatentSpec {
@@ -100,9 +104,9 @@ struct CacheWriteParams {
     View x;  // [rows, inner, d]
     const i32* positions;
     const i32* sequences;
-    void* rows;  // [sequences, num_rows, inner, d]
-    u64 stride_sequence, stride_row, stride_inner;
-    u32 sequences_count, num_rows, inner, d;
+    LatentView rows;  // of [inner, d]
+    u64 stride_inner;
+    u32 inner, d;
 };
 
 }  // namespace deep_gemm

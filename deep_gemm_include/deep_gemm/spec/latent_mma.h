@@ -1,5 +1,6 @@
 // Latent attention on tensor cores: bf16 queries over FP8 cache rows (spec/latent.h) of 512 channels. A CTA
-// has 16 heads of a token. The rows a token sees, from the oldest on, are cut into chunks of 64:
+// has 16 heads of a token, or 32, which share the rows that it decodes. The rows a token sees, from the
+// oldest on, are cut into chunks of 64:
 //
 //   of a chunk   scores by mma.sync over channels in order; their maximum m; weights exp(score - m), summed
 //   in
@@ -27,6 +28,7 @@ struct LatentMmaSpec {
     bool sinks = false;
     bool rotate = false;  // the output's last channels, back
     bool split = false;
+    u32 tiles = 1;  // of 16 heads in a CTA: 1 or 2; 1 with split
 
     friend constexpr bool operator==(const LatentMmaSpec&, const LatentMmaSpec&) = default;
 };
@@ -37,6 +39,7 @@ constexpr void visit_fields(Visitor&& visit, const LatentMmaSpec& s) {
     visit("sinks", s.sinks);
     visit("rotate", s.rotate);
     visit("split", s.split);
+    visit("tiles", s.tiles);
 }
 
 struct LatentMmaSmem {
@@ -48,14 +51,18 @@ struct LatentMmaSmem {
     u32 present;  // u32 [chunk]
     u32 bytes;
 };
-constexpr LatentMmaSmem plan_smem(const LatentMmaSpec&) {
+constexpr u32 latent_heads_of(const LatentMmaSpec& s) {
+    return s.tiles * kLatentMmaHeads;
+}
+constexpr LatentMmaSmem plan_smem(const LatentMmaSpec& s) {
     LatentMmaSmem p{};
+    const u32 heads = latent_heads_of(s);
     p.rows = 0;
     p.queries = p.rows + kLatentChunk * kLatentPitch * 2;
-    p.scores = p.queries + kLatentMmaHeads * kLatentPitch * 2;
-    p.weights = p.scores + kLatentMmaHeads * kLatentWeightPitch * 4;
-    p.stats = p.weights + kLatentMmaHeads * kLatentWeightPitch * 2;
-    p.present = p.stats + kLatentMmaHeads * 8;
+    p.scores = p.queries + heads * kLatentPitch * 2;
+    p.weights = p.scores + heads * kLatentWeightPitch * 4;
+    p.stats = p.weights + heads * kLatentWeightPitch * 2;
+    p.present = p.stats + heads * 8;
     p.bytes = p.present + kLatentChunk * 4;
     return p;
 }

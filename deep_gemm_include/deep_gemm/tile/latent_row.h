@@ -144,6 +144,19 @@ DG_DEVICE void finish_row(Float4& v, u32 channel, u32 d, u32 dims) {
     }
 }
 
+/// Where the page begins that a row is in; pages of one row where there are none.
+DG_DEVICE u64 page_offset(const LatentView& view, u32 sequence, u32 row) {
+    const u32 page = row / view.page_rows;
+    if (view.table == nullptr) return sequence * view.stride_sequence + page * view.stride_row;
+    const i32 at = ptx::ld_global_s32(view.table + static_cast<u64>(sequence) * view.table_stride + page);
+    return static_cast<u64>(at) * view.stride_sequence;
+}
+/// Where a row of fp32 or bf16 begins.
+DG_DEVICE u64 row_offset(const LatentView& view, u32 sequence, u32 row) {
+    if (view.table == nullptr) return sequence * view.stride_sequence + row * view.stride_row;
+    return page_offset(view, sequence, row) + row % view.page_rows * view.stride_row;
+}
+
 /// Writes the thread's channels of row `row` of `sequence`. Whole warps call; threads at and beyond d drop
 /// out.
 template <Format Rows>
@@ -152,8 +165,7 @@ DG_DEVICE void write_latent(const LatentView& view, u32 sequence, u32 row, u32 c
     if constexpr (Rows == Format::fp8_e4m3) {
         constexpr u32 kPlain = kFp8RowChannels - kFp8RowRotated;
         const Fp8Quad q = to_fp8_row(through_bf16(v));
-        u8* page = static_cast<u8*>(view.data) + sequence * view.stride_sequence +
-                   row / view.page_rows * view.stride_row;
+        u8* page = static_cast<u8*>(view.data) + page_offset(view, sequence, row);
         u8* values = page + row % view.page_rows * kFp8RowBytes;
         u8* scales = page + view.page_rows * kFp8RowBytes + row % view.page_rows * kFp8RowScaleBytes;
         if (channel < kPlain)
@@ -164,8 +176,7 @@ DG_DEVICE void write_latent(const LatentView& view, u32 sequence, u32 row, u32 c
         if (channel % kFp8RowGroup == 0)
             ptx::st_global_b8(scales + channel / kFp8RowGroup, channel < kPlain ? q.scale : 0);
     } else {
-        if (channel < d)
-            store4<Rows>(view.data, sequence * view.stride_sequence + row * view.stride_row + channel, v);
+        if (channel < d) store4<Rows>(view.data, row_offset(view, sequence, row) + channel, v);
     }
 }
 
@@ -174,8 +185,7 @@ template <Format Rows>
 DG_DEVICE Float4 read_latent(const LatentView& view, u32 sequence, u32 row, u32 channel) {
     if constexpr (Rows == Format::fp8_e4m3) {
         constexpr u32 kPlain = kFp8RowChannels - kFp8RowRotated;
-        const u8* page = static_cast<const u8*>(view.data) + sequence * view.stride_sequence +
-                         row / view.page_rows * view.stride_row;
+        const u8* page = static_cast<const u8*>(view.data) + page_offset(view, sequence, row);
         const u8* values = page + row % view.page_rows * kFp8RowBytes;
         if (channel >= kPlain) return load4<Format::bf16>(values + kPlain, channel - kPlain);
         const float scale = codec::ue8m0_to_f32(ptx::ld_global_u8(page + view.page_rows * kFp8RowBytes +
@@ -184,7 +194,7 @@ DG_DEVICE Float4 read_latent(const LatentView& view, u32 sequence, u32 row, u32 
         const Float4 v = load4<Format::fp8_e4m3>(values, channel);
         return {v.x * scale, v.y * scale, v.z * scale, v.w * scale};
     } else {
-        return load4<Rows>(view.data, sequence * view.stride_sequence + row * view.stride_row + channel);
+        return load4<Rows>(view.data, row_offset(view, sequence, row) + channel);
     }
 }
 

@@ -1,4 +1,8 @@
-"""Rotary positions, cache rows, the compressor, the indexer and attention over cached rows. See deep_gemm.ops."""
+"""Rotary positions, cache rows, the compressor, the indexer and attention over cached rows. See deep_gemm.ops.
+
+A `table`, int32 [sequences, n], makes rows pages that lie anywhere: page i of a sequence is page table[sequence, i] of
+[pages, page_rows, d], or of [pages, page bytes] for FP8 rows.
+"""
 
 from __future__ import annotations
 
@@ -55,6 +59,7 @@ def latent_write(
     *,
     sequences: Any = None,
     page_rows: int = 0,
+    table: Any = None,
     fp8_round_trip: bool = False,
     eps: float = 1e-6,
     device: Any = None,
@@ -65,7 +70,14 @@ def latent_write(
 
 
 def cache_write(
-    x: Any, positions: Any, rows: Any, *, sequences: Any = None, device: Any = None, stream: int | None = None
+    x: Any,
+    positions: Any,
+    rows: Any,
+    *,
+    sequences: Any = None,
+    table: Any = None,
+    device: Any = None,
+    stream: int | None = None,
 ) -> None:
     """rows[sequence, position % n] = x [t, heads, d]."""
     _C.op_cache_write(**locals())
@@ -98,6 +110,7 @@ def compressor_update(
     sequences: Any = None,
     journal: Any = None,
     page_rows: int = 0,
+    table: Any = None,
     ratio: int = 4,
     overlap: bool = True,
     finish: str = "none",
@@ -124,6 +137,8 @@ def index_scores(
     scores: Any,
     *,
     sequences: Any = None,
+    page_rows: int = 0,
+    table: Any = None,
     ratio: int = 4,
     only_above: int = 0,
     scale: float = 1,
@@ -154,6 +169,8 @@ def latent_attention(
     sequences: Any = None,
     ring_page_rows: int = 0,
     compressed_page_rows: int = 0,
+    ring_table: Any = None,
+    compressed_table: Any = None,
     records: Any = None,
     window: int = 128,
     ratio: int = 0,
@@ -183,6 +200,7 @@ def gqa_attention(
     out: Any,
     *,
     sequences: Any = None,
+    table: Any = None,
     scale: float = 0,
     device: Any = None,
     stream: int | None = None,

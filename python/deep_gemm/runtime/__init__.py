@@ -21,7 +21,7 @@ from deep_gemm.models import Tokenizer, model_path
 from deep_gemm.runtime.batch import Batch
 from deep_gemm.runtime.verify import Difference, verify_exact
 
-__all__ = ["Batch", "Difference", "Engine", "Session", "Step", "verify_exact"]
+__all__ = ["Batch", "Difference", "Engine", "Pages", "Session", "Step", "verify_exact"]
 
 
 class Step(NamedTuple):
@@ -30,6 +30,14 @@ class Step(NamedTuple):
     tokens: list[int]
     drafted: int
     accepted: int
+
+
+class Pages(NamedTuple):
+    """A cache in pages: tokens of each, how many there are, and how many no session has."""
+
+    tokens: int
+    total: int
+    free: int
 
 
 class Engine:
@@ -42,6 +50,8 @@ class Engine:
                 released cache
     context     tokens a session can hold; 0: what the model allows, at most 8192
     max_rows    rows of one forward pass; longer prompts go in chunks of as many
+    cache_tokens  tokens that all sessions hold together, in pages of 256 of one session each; 0: sixteen
+                contexts, or one to sixteen as they fit half of the memory that the weights leave
     progress    called with (done_bytes, total_bytes) while weights are uploaded
 
     Raises ValueError where it is not such a model (naming what is missing, extra or misshapen), Error of kind
@@ -56,6 +66,7 @@ class Engine:
         numerics: str = "released",
         context: int = 0,
         max_rows: int = 64,
+        cache_tokens: int = 0,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.path = model_path(model)
@@ -65,6 +76,7 @@ class Engine:
             numerics=numerics,
             context=context,
             max_rows=max_rows,
+            cache_tokens=cache_tokens,
             progress=progress,
         )
         self._tokenizer: Tokenizer | None = None
@@ -111,6 +123,12 @@ class Engine:
     @property
     def max_rows(self) -> int:
         return int(self._engine.max_rows)
+
+    @property
+    def pages(self) -> Pages:
+        """The cache that all sessions share."""
+        e = self._engine
+        return Pages(tokens=int(e.page_tokens), total=int(e.num_pages), free=int(e.free_pages))
 
     @property
     def weight_bytes(self) -> int:
@@ -180,8 +198,8 @@ class Session:
     def sync(self, tokens: Sequence[int]) -> int:
         """Makes the session hold exactly `tokens`, feeding only what its state does not cover already.
 
-        Returns how many were kept. ValueError, with nothing changed, for ids outside the vocabulary and for more tokens
-        than the context holds.
+        Returns how many were kept. ValueError, with nothing changed, for ids outside the vocabulary, for more tokens
+        than the context holds, and for more than the engine has pages left for.
         """
         return int(self._session.sync(list(tokens)))
 
@@ -212,6 +230,12 @@ class Session:
         return np.frombuffer(self._session.logits_of(list(tokens), chunk), np.float32).reshape(
             -1, self.engine.vocab
         )
+
+    def choices_of(self, tokens: Sequence[int], chunk: int = 0) -> dict[str, NDArray[np.int32]]:
+        """What each token chose, int32 [len(tokens), k]: starts anew. "layers.3.experts"; "layers.3.picks", the
+        compressed rows that the indexer chose, ascending, then -1."""
+        found = self._session.choices_of(list(tokens), chunk)
+        return {name: np.frombuffer(ids, np.int32).reshape(-1, k) for name, (k, ids) in found.items()}
 
     def rewind(self, length: int) -> None:
         """Back to the first `length` tokens; within the last step and to restore points nothing is fed again."""

@@ -1,0 +1,1 @@
+"""Training of the shipped model: `python tools/train_tiny_v4.py --help`. Nothing else in the project needs torch."""
