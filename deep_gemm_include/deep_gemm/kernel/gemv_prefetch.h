@@ -17,28 +17,37 @@ DG_DEVICE u32 group_warp() {
 
 /// Copies `vectors` 16-byte vectors of each of `count` tokens: fetch(words, token, vector) loads one and says
 /// where in shared memory it belongs, arrange(words) makes of it what is stored. Several are on their way at
-/// once, whichever token they are of.
-template <typename Fetch, typename Arrange>
-DG_DEVICE void copy_vectors(u32 count, u32 vectors, u32 threads, const Fetch& fetch, const Arrange& arrange) {
+/// once, whichever token they are of; the first of each thread is when meanwhile() runs, and where that is all
+/// there is, no other code is gone through: a launch's first microsecond is one for fetching it.
+template <typename Fetch, typename Arrange, typename Meanwhile>
+DG_DEVICE void copy_vectors(u32 count, u32 vectors, u32 threads, const Fetch& fetch, const Arrange& arrange,
+                            const Meanwhile& meanwhile) {
     constexpr u32 kAtOnce = 8;
-    const u32 total = count * vectors;
+    const u32 total = count * vectors, mine = ptx::thread_index();
     const u32 inverse = vectors > 1 ? 0xffffffffu / vectors + 1 : 0;  // exact below 2^32 / vectors
-    for (u32 start = ptx::thread_index(); start < total; start += kAtOnce * threads) {
+    const auto load = [&](u32(&words)[4], u32 at) {
+        const u32 token = vectors > 1 ? ptx::multiply_high(at, inverse) : at;
+        return fetch(words, token, at - token * vectors);
+    };
+    const auto store = [&](ptx::SharedAddress to, u32(&words)[4]) {
+        arrange(words);
+        ptx::st_shared_v4_u32(to, {words[0], words[1], words[2], words[3]});
+    };
+    u32 first_words[4];
+    ptx::SharedAddress first_to = 0;
+    if (mine < total) first_to = load(first_words, mine);
+    meanwhile();
+    if (mine < total) store(first_to, first_words);
+#pragma unroll 1
+    for (u32 start = mine + threads; start < total; start += kAtOnce * threads) {
         u32 words[kAtOnce][4];
         ptx::SharedAddress to[kAtOnce];
 #pragma unroll
-        for (u32 i = 0; i < kAtOnce; ++i) {
-            const u32 at = start + i * threads;
-            if (at >= total) continue;
-            const u32 token = vectors > 1 ? ptx::multiply_high(at, inverse) : at;
-            to[i] = fetch(words[i], token, at - token * vectors);
-        }
+        for (u32 i = 0; i < kAtOnce; ++i)
+            if (start + i * threads < total) to[i] = load(words[i], start + i * threads);
 #pragma unroll
-        for (u32 i = 0; i < kAtOnce; ++i) {
-            if (start + i * threads >= total) continue;
-            arrange(words[i]);
-            ptx::st_shared_v4_u32(to[i], {words[i][0], words[i][1], words[i][2], words[i][3]});
-        }
+        for (u32 i = 0; i < kAtOnce; ++i)
+            if (start + i * threads < total) store(to[i], words[i]);
     }
 }
 
@@ -53,7 +62,13 @@ DG_DEVICE void prefetch_bytes(const u8* address, u32 bytes) {
 template <GemvSpec S>
 DG_DEVICE void prefetch_scales(const GemvParams& p, const GemvBlock& block, u32 thread) {
     constexpr QuantRow kRow = row_of(S.w);
-    if constexpr (S.dependent_launch && kRow.block_k != 0) {
+    if constexpr (S.dependent_launch && kRow.scale != ScaleType::none && kRow.block_k == 0) {
+        if (thread >= S.row_tiles) return;
+        u32 row = 0;
+        const GemvMatrix& w = row_of_block<S>(p, block, thread, row);
+        const u32 rows = w.n - row < kMmaTileRows ? w.n - row : kMmaTileRows;
+        prefetch_bytes(static_cast<const u8*>(w.scales) + row * 4ull, rows * 4);
+    } else if constexpr (S.dependent_launch && kRow.block_k != 0) {
         if (thread >= kMmaTileRows * S.row_tiles) return;
         u32 row = thread % kMmaTileRows;
         const GemvMatrix& w = row_of_block<S>(p, block, thread / kMmaTileRows, row);

@@ -30,8 +30,11 @@ struct TokensInSmem {
         return first + column * lane_elements_of(S) + inside * 8;
     }
 
-    /// Copies tokens first to first + count - 1. Scope: the block.
-    DG_DEVICE void load(const GemvParams& p, ptx::SharedAddress to, u32 first, u32 count) {
+    /// Copies tokens first to first + count - 1; meanwhile() runs when the first of them are on their way. Scope:
+    /// the block.
+    template <typename Meanwhile>
+    DG_DEVICE void load(const GemvParams& p, ptx::SharedAddress to, u32 first, u32 count,
+                        const Meanwhile& meanwhile) {
         const u32 pitch = x_pitch_of(S, p.k), lane = ptx::lane_index();
         constexpr u32 kVisitVectors = visit_k_of(S) / tile::kPieceElements;
         const u32 whole = p.k / visit_k_of(S) * kVisitVectors,
@@ -45,7 +48,7 @@ struct TokensInSmem {
             kernel::arrange_tokens<S>(pair, words);
             for (u32 i = 0; i < 4; ++i) words[i] = pair[i];
         };
-        kernel::copy_vectors(count, whole, threads_of(S), fetch, arrange);
+        kernel::copy_vectors(count, whole, threads_of(S), fetch, arrange, meanwhile);
         if (whole != vectors) {
             for (u32 i = whole + ptx::thread_index(); i < vectors; i += threads_of(S)) {
                 for (u32 token = 0; token < count; ++token) {
