@@ -217,7 +217,7 @@ BUGS = {
         Bug("tokens past the end are read", "(mine < count ? mine : 0) * pitch", "mine * pitch", 8),
         Bug("x is not zero beyond its end", "load_tokens<false, S>(pair, p.x + (first + token)", "load_tokens<true, S>(pair, p.x + (first + token)", 8),
         Bug("a token's last vector is the next one's first", "const u32 token = vectors > 1 ? ptx::multiply_high(at, inverse) : at;", "const u32 token = vectors > 1 ? ptx::multiply_high(at + 1, inverse) : at;", 8),
-        Bug("a batch of vectors too many", "if (start + i * threads >= total) continue;", "if (start + i * threads > total) continue;", 1),
+        Bug("a batch of vectors too many", "if (start + i * threads < total) store(", "if (start + i * threads <= total) store(", 1),
         Bug("the end of the rows is not cut", "Whole ? 16 : present(", "true ? 16 : present(", 8),
         Bug("the end of the scales is not cut", "Whole ? kPieceBytes : present(", "true ? kPieceBytes : present(", 8),
         Bug("visits of a tile go on in the next", " - turns * (kGemvWarps * kGemvVisitBytes)", "", 8),
