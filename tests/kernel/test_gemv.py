@@ -317,7 +317,7 @@ def test_every_scale_times_every_nibble(device: Any, name: str) -> None:
     codes[:, :16] = np.arange(16)
     data = (codes[:, ::2] | codes[:, 1::2] << 4).view(np.int8)
     scales = np.arange(256, dtype=np.uint8).reshape(256, 1)
-    matrix = QuantizedMatrix(name, 256, block, data, scales.view(np.int8))
+    matrix = QuantizedMatrix.from_parts(name, data, scales.view(np.int8))
     x = np.zeros((16, block), BF16)
     x[:, :16] = np.eye(16)
     value = {"mxfp4": quant.ue8m0, "nvfp4": quant.e4m3, "nvfp4_32": quant.ue4m3}[name](scales)[:, 0]

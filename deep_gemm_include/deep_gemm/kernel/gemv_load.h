@@ -195,7 +195,8 @@ DG_DEVICE void fetch_tokens(u32 (&word)[4], const u8* row, u64 element, u32 k) {
     }
 }
 
-/// The same as four pairs in the order of the weights' pairs.
+/// The same as four pairs: in the order of the weights' pairs, or (Packing::fragments) as they are, pair q for
+/// the weights of the lane's word q.
 template <GemvSpec S>
 DG_DEVICE void arrange_tokens(u32 (&pair)[4], const u32 (&fetched)[4]) {
     u32 word[4];
@@ -205,7 +206,7 @@ DG_DEVICE void arrange_tokens(u32 (&pair)[4], const u32 (&fetched)[4]) {
     } else {
         for (u32 i = 0; i < 4; ++i) word[i] = fetched[i];
     }
-    if constexpr (row_bits_of(S) == 4) {
+    if constexpr (row_of(S.w).packing == Packing::interleaved) {
         pair[0] = ptx::prmt(word[0], word[2], 0x5410);
         pair[1] = ptx::prmt(word[0], word[2], 0x7632);
         pair[2] = ptx::prmt(word[1], word[3], 0x5410);
@@ -244,18 +245,19 @@ DG_DEVICE void decode_piece(u32 (&pair)[4], const GemvVisit<S>& visit, const Gem
         const u32 code = visit.code[step][tile_index][row];
         if constexpr (kRow.scale == ScaleType::ue8m0) {
             const u32 scale = Excess ? tile::scale_of_ue8m0(code) : tile::whole_scale_of_ue8m0(code);
-            tile::decode_e2m1(word[0], scale, pair);
+            for (u32 i = 0; i < 4; ++i) pair[i] = tile::decode_e2m1(word[0], i, scale);
             if constexpr (Excess) {
                 const bool two = code > tile::kLargestWholeUe8m0 && code != 255;
                 const u32 factor = two ? tile::ue8m0_excess(code) : tile::kBf16One;
                 for (u32 i = 0; i < 4; ++i) pair[i] = ptx::mul_bf16x2(pair[i], factor);
             }
         } else if constexpr (kRow.scale == ScaleType::ue4m3) {
-            tile::decode_e2m1(word[0], tile::scale_of_ue4m3(code), pair);
+            const u32 scale = tile::scale_of_ue4m3(code);
+            for (u32 i = 0; i < 4; ++i) pair[i] = tile::decode_e2m1(word[0], i, scale);
         } else {
             u32 first, second;
             tile::scales_of_e4m3<S.native_fp8>(code, first, second);
-            tile::decode_e2m1(word[0], inside < 2 ? first : second, pair);
+            for (u32 i = 0; i < 4; ++i) pair[i] = tile::decode_e2m1(word[0], i, i < 2 ? first : second);
         }
     } else {
         constexpr u32 kImplied = 8;

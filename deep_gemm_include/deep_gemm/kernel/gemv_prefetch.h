@@ -16,11 +16,11 @@ DG_DEVICE u32 group_warp() {
 }
 
 /// Copies `vectors` 16-byte vectors of each of `count` tokens: fetch(words, token, vector) loads one and says
-/// where in shared memory it belongs, arrange(words) makes of it what is stored. Several are on their way at
+/// where in shared memory it belongs, store(to, words) brings it there. Several are on their way at
 /// once, whichever token they are of; the first of each thread is when meanwhile() runs, and where that is all
 /// there is, no other code is gone through: a launch's first microsecond is one for fetching it.
-template <typename Fetch, typename Arrange, typename Meanwhile>
-DG_DEVICE void copy_vectors(u32 count, u32 vectors, u32 threads, const Fetch& fetch, const Arrange& arrange,
+template <typename Fetch, typename Store, typename Meanwhile>
+DG_DEVICE void copy_vectors(u32 count, u32 vectors, u32 threads, const Fetch& fetch, const Store& store,
                             const Meanwhile& meanwhile) {
     constexpr u32 kAtOnce = 8;
     const u32 total = count * vectors, mine = ptx::thread_index();
@@ -28,10 +28,6 @@ DG_DEVICE void copy_vectors(u32 count, u32 vectors, u32 threads, const Fetch& fe
     const auto load = [&](u32(&words)[4], u32 at) {
         const u32 token = vectors > 1 ? ptx::multiply_high(at, inverse) : at;
         return fetch(words, token, at - token * vectors);
-    };
-    const auto store = [&](ptx::SharedAddress to, u32(&words)[4]) {
-        arrange(words);
-        ptx::st_shared_v4_u32(to, {words[0], words[1], words[2], words[3]});
     };
     u32 first_words[4];
     ptx::SharedAddress first_to = 0;

@@ -65,7 +65,10 @@ struct Tokens {
             for (u32 k = 0; k < 4; ++k) words[k] = v.word[k];
             return to + token * pitch + i * 16;
         };
-        kernel::copy_vectors(count, vectors, threads_of(S), fetch, [](u32(&)[4]) {}, meanwhile);
+        const auto store = [](ptx::SharedAddress at, const u32(&words)[4]) {
+            ptx::st_shared_v4_u32(at, {words[0], words[1], words[2], words[3]});
+        };
+        kernel::copy_vectors(count, vectors, threads_of(S), fetch, store, meanwhile);
         const ptx::SharedAddress scales = to + count * pitch;
         for (u32 i = ptx::thread_index(); i < blocks * kMmaTileTokens; i += threads_of(S)) {
             const u32 block = i / kMmaTileTokens, token = i % kMmaTileTokens;
