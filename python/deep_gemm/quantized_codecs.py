@@ -126,7 +126,9 @@ def to_fragments(data: Array, k: int) -> Array:
     n = data.shape[0]
     wide = arrays.zeros(data, (n, ceil_div(k, 32) * 16), "int8")
     wide[:, : data.shape[1]] = as_bytes(data)
-    codes = arrays.cast(unpack_nibbles(wide, wide.shape[1] * 2), "int32").reshape(n, -1, 4, 4, 2)  # [.., i, q, half]
+    codes = arrays.cast(unpack_nibbles(wide, wide.shape[1] * 2), "int32").reshape(
+        n, -1, 4, 4, 2
+    )  # [.., i, q, half]
     halves = arrays.zeros(data, (n, codes.shape[1], 4, 2), "int32")
     for i, (sign, others, crossed) in enumerate(FRAGMENT_BITS):
         for half in range(2):
@@ -142,7 +144,9 @@ def to_fragments(data: Array, k: int) -> Array:
 def from_fragments(data: Array, k: int) -> Array:
     """The codes, uint8 [n, k]."""
     n = data.shape[0]
-    bytes_of_halves = arrays.cast(arrays.bits(arrays.contiguous(data), "uint8"), "int32").reshape(n, -1, 4, 2, 2)
+    bytes_of_halves = arrays.cast(arrays.bits(arrays.contiguous(data), "uint8"), "int32").reshape(
+        n, -1, 4, 2, 2
+    )
     halves = bytes_of_halves[..., 0] | bytes_of_halves[..., 1] << 8
     codes = arrays.zeros(data, (n, halves.shape[1], 4, 4, 2), "uint8")
     for i, (sign, others, crossed) in enumerate(FRAGMENT_BITS):

@@ -83,8 +83,9 @@ DG_DEVICE void multiply_pieces(Sums<S>& sums, const kernel::GemvRing<S>& ring, p
 #pragma unroll
         for (u32 t = 0; t < Sums<S>::kTokenTiles; ++t)
             for (u32 i = 0; i < 4; ++i)
-                columns[t][i] = row_of(S.w).packing == Packing::fragments ? x.x[i % kPieces][t][piece % kPieces]
-                                                                          : x.x[piece % kPieces][t][i];
+                columns[t][i] = row_of(S.w).packing == Packing::fragments
+                                    ? x.x[i % kPieces][t][piece % kPieces]
+                                    : x.x[piece % kPieces][t][i];
 #pragma unroll
         for (u32 r = 0; r < S.row_tiles; ++r) {
             u32 low[4], high[4];

@@ -37,11 +37,12 @@ struct GemvVisit {
     static constexpr bool kDecodesScales = kRow.element == Format::fp4_e2m1;
     static constexpr u32 kScaledBlocks =
         kDecodesScales || kRow.block_k == 0 ? 0 : visit_k_of(S) / kRow.block_k;
-    // Registers of a lane. Few enough, and they are loaded a visit ahead.
+    // Registers of a lane. Few enough beside sums and tokens, and they are loaded a visit ahead.
     static constexpr u32 kRegisters =
         kLaneRows * S.row_tiles * (kDecodesScales ? kSteps : kScaledBlocks * (kRow.has_zero ? 2 : 1));
     static constexpr bool kAhead =
-        kRegisters != 0 && kRegisters <= (promote_k_of(S) == 0 || S.row_tiles * S.tokens == 8 ? 8 : 0);
+        kRegisters != 0 && kRegisters <= 8 &&
+        (S.row_tiles * S.tokens == 8 || (promote_k_of(S) == 0 && kRow.packing != Packing::fragments));
 
     // E2M1: the bytes of the lane's own block or blocks; else the scales of all blocks of the visit.
     u32 code[kDecodesScales ? kSteps : 1][S.row_tiles][kLaneRows];
@@ -195,8 +196,8 @@ DG_DEVICE void fetch_tokens(u32 (&word)[4], const u8* row, u64 element, u32 k) {
     }
 }
 
-/// The same as four pairs: in the order of the weights' pairs, or (Packing::fragments) as they are, pair q for
-/// the weights of the lane's word q.
+/// The same as four pairs: in the order of the weights' pairs, or (Packing::fragments) as they are, pair q
+/// for the weights of the lane's word q.
 template <GemvSpec S>
 DG_DEVICE void arrange_tokens(u32 (&pair)[4], const u32 (&fetched)[4]) {
     u32 word[4];

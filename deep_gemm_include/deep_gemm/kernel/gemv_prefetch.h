@@ -17,8 +17,8 @@ DG_DEVICE u32 group_warp() {
 
 /// Copies `vectors` 16-byte vectors of each of `count` tokens: fetch(words, token, vector) loads one and says
 /// where in shared memory it belongs, store(to, words) brings it there. Several are on their way at
-/// once, whichever token they are of; the first of each thread is when meanwhile() runs, and where that is all
-/// there is, no other code is gone through: a launch's first microsecond is one for fetching it.
+/// once, whichever token they are of; the first of each thread is when meanwhile() runs, and where that is
+/// all there is, no other code is gone through: a launch's first microsecond is one for fetching it.
 template <typename Fetch, typename Store, typename Meanwhile>
 DG_DEVICE void copy_vectors(u32 count, u32 vectors, u32 threads, const Fetch& fetch, const Store& store,
                             const Meanwhile& meanwhile) {

@@ -17,7 +17,8 @@
 namespace deep_gemm {
 namespace gemv_q8_rows_detail {
 
-constexpr u32 kPrefetchBytes = kQ8LaneVisitBytes;  // of each row: what a warp asks L2 for before it may read x
+constexpr u32 kPrefetchBytes =
+    kQ8LaneVisitBytes;  // of each row: what a warp asks L2 for before it may read x
 
 /// One block of W: its scale and bytes.
 struct Block {
@@ -179,7 +180,8 @@ DG_DEVICE void run(const GemvParams& p) {
         if (S.w == Quant::q8_0 && S.vector && ptx::lane_index() == 0) {
             const u64 bytes = row_bytes_of(S.w, p.k);
             for (const Row& row : rows)
-                kernel::prefetch_bytes(row.data, bytes < kPrefetchBytes ? static_cast<u32>(bytes) : kPrefetchBytes);
+                kernel::prefetch_bytes(row.data,
+                                       bytes < kPrefetchBytes ? static_cast<u32>(bytes) : kPrefetchBytes);
         }
         ptx::grid_dependency_wait();
     }

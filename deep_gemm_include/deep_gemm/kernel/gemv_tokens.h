@@ -45,8 +45,8 @@ struct TokensInSmem {
             ptx::st_shared_v4_u32(to, {pair[0], pair[1], pair[2], pair[3]});
     }
 
-    /// Copies tokens first to first + count - 1; meanwhile() runs when the first of them are on their way. Scope:
-    /// the block.
+    /// Copies tokens first to first + count - 1; meanwhile() runs when the first of them are on their way.
+    /// Scope: the block.
     template <typename Meanwhile>
     DG_DEVICE void load(const GemvParams& p, ptx::SharedAddress to, u32 first, u32 count,
                         const Meanwhile& meanwhile) {

@@ -32,7 +32,7 @@ constexpr u32 kGemvPrefetchBytes = 2048;  // of each row: what a block asks L2 f
 constexpr u32 kQ8VisitBlocks = 4;  // Q8_0: blocks of each row that a warp takes before the next warp's share
 constexpr u32 kQ8LaneBlocks = 32;  // the same where a warp has a row to itself: one for each lane
 constexpr u32 kQ8LaneVisitBytes = kQ8LaneBlocks * kQ8BlockBytes;
-constexpr u32 kMaxWarpRowTokens = 4;  // of such a warp
+constexpr u32 kMaxWarpRowTokens = 4;                   // of such a warp
 constexpr u32 kQ8StageBytes = kQ8LaneVisitBytes + 16;  // and the bytes up to the 16-byte boundaries around
 
 struct GemvSpec {
@@ -263,8 +263,8 @@ constexpr const char* why_illegal(const GemvSpec& s) {
     if (s.row_tiles != 1 && s.row_tiles != 2) return "1 or 2 tiles of rows";
     if (s.epilogue == GemvEpilogue::swiglu && s.row_tiles != 2)
         return "swiglu needs two tiles: one of the gate, one of the other matrix";
-    const bool known =
-        is_q8(s) ? s.tokens == 8 || (s.tokens >= 1 && s.tokens <= kMaxWarpRowTokens) : s.tokens == 8 || s.tokens == 16;
+    const bool known = is_q8(s) ? s.tokens == 8 || (s.tokens >= 1 && s.tokens <= kMaxWarpRowTokens)
+                                : s.tokens == 8 || s.tokens == 16;
     if (!known) return "a block has 8 or 16 tokens, and 1 to 4 or 8 of Q8_0";
     if (s.resident && !may_be_resident(s)) return "the resident form is for aligned rows without zero points";
     if (s.stages < 2 || s.groups == 0) return "at least 2 stages and a group";

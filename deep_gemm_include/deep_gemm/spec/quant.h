@@ -3,8 +3,8 @@
 //
 //   value[r][c] = (code[r][c] - zero[r][c / block_k]) * scale[r / block_rows][c / block_k] * global
 //
-// Rows are stored one after another, K contiguous; a 4-bit row is padded to 128 elements (interleaved) or to 32
-// (fragments). Scales are [ceil(n / block_rows), ceil(k / block_k)], row-major.
+// Rows are stored one after another, K contiguous; a 4-bit row is padded to 128 elements (interleaved) or to
+// 32 (fragments). Scales are [ceil(n / block_rows), ceil(k / block_k)], row-major.
 #pragma once
 
 #include <deep_gemm/spec/format.h>
@@ -34,11 +34,11 @@ constexpr u32 kNumQuants = static_cast<u32>(Quant::nvfp4_32) + 1;
 
 // Where the elements of a row are within its bytes.
 enum class Packing : u8 {
-    linear,       // in order; two to a byte, the first in the low nibble
-    blocks,       // scale and elements of a block side by side (Q8_0)
+    linear,  // in order; two to a byte, the first in the low nibble
+    blocks,  // scale and elements of a block side by side (Q8_0)
     // 4 bits, groups of 32 elements, and within a word the bits of codes apart, where few instructions make
-    // numbers of them: word q of a group holds elements 8 i + 2 q (in its low half, and two signs in the other)
-    // and the ones after, i = 0 to 3. Bits of the low half, and 16 from there of the high one:
+    // numbers of them: word q of a group holds elements 8 i + 2 q (in its low half, and two signs in the
+    // other) and the ones after, i = 0 to 3. Bits of the low half, and 16 from there of the high one:
     //   i      sign          exponent, mantissa
     //   0      15            8, 7, 6
     //   1       2, of the other half    11, 10, 9

@@ -77,10 +77,10 @@ DG_DEVICE void decode_int8(u32 word, u32& low, u32& high) {
     high = pair(0x4342);
 }
 
-/// Pair `i` of a word of Packing::fragments times a pair of equal scales. The values are 2^126 too small before
-/// the multiplication by the scale: sign and magnitude are where those of a bf16 are. They lie so in the word
-/// that a rotation brings three of the pairs there; an integer multiplication moves the bits of the fourth to
-/// three places at once.
+/// Pair `i` of a word of Packing::fragments times a pair of equal scales. The values are 2^126 too small
+/// before the multiplication by the scale: sign and magnitude are where those of a bf16 are. They lie so in
+/// the word that a rotation brings three of the pairs there; an integer multiplication moves the bits of the
+/// fourth to three places at once.
 DG_DEVICE u32 decode_e2m1(u32 word, u32 i, u32 scale) {
     constexpr u32 kKept = 0x81c081c0u;
     const u32 moved = i == 3 ? ptx::mul_lo(word & 0x001b001bu, 1u << 3 | 1u << 8 | 1u << 14)
