@@ -13,7 +13,7 @@ namespace {
 u32 row_tiles_of(const GemvProblem& problem, const GemvSpec& spec) {
     constexpr u64 kLargeTokenBytes = 57 * 1024;
     if (spec.epilogue == GemvEpilogue::swiglu) return 2;
-    if (has_warp_rows(spec)) return spec.tokens > 2 ? 2 : 1;  // rows share what L1 delivers of x
+    if (has_warp_rows(spec)) return spec.tokens > 1 ? 2 : 1;  // rows share what L1 delivers of x
     GemvSpec wide = spec;
     wide.row_tiles = 2;
     if (is_q8(spec) || max_groups_of(wide) < 2) return 1;
