@@ -80,6 +80,7 @@ DG_DEVICE void prefetch_scales(const GemvParams& p, const GemvBlock& block, u32 
 /// nothing can be stale, and this may precede grid_dependency_wait().
 template <GemvSpec S>
 DG_DEVICE void prefetch_first(const GemvParams& p, u32 tile) {
+    constexpr u32 kFirstBytes = prefetch_bytes_of(S);
     const GemvBlock block = find_block<S>(p, tile);
     const u32 thread = group_thread();
     prefetch_scales<S>(p, block, thread);
@@ -87,8 +88,7 @@ DG_DEVICE void prefetch_first(const GemvParams& p, u32 tile) {
     u32 row = thread % kMmaTileRows;
     const GemvMatrix& w = row_of_block<S>(p, block, thread / kMmaTileRows, row);
     const u64 bytes = row_bytes_of(S.w, p.k);
-    prefetch_bytes(w.data + row * w.row_stride,
-                   bytes < kGemvPrefetchBytes ? static_cast<u32>(bytes) : kGemvPrefetchBytes);
+    prefetch_bytes(w.data + row * w.row_stride, bytes < kFirstBytes ? static_cast<u32>(bytes) : kFirstBytes);
 }
 
 }  // namespace deep_gemm::kernel

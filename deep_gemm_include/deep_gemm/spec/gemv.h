@@ -25,10 +25,9 @@ constexpr u32 kGemvThreads = kGemvWarps * 32;
 constexpr u32 kMaxGemvMatrices = 4;  // that share one launch and its activations
 constexpr u32 kMaxGemvTokens = 16;   // of one block; more tokens are more blocks along y
 
-constexpr u32 kMmaTileRows = 16;          // weights of an mma
-constexpr u32 kMmaTileTokens = 8;         // tokens of an mma
-constexpr u32 kGemvVisitBytes = 128;      // of each row: what a warp takes before the next warp's share
-constexpr u32 kGemvPrefetchBytes = 2048;  // of each row: what a block asks L2 for before it may read x
+constexpr u32 kMmaTileRows = 16;      // weights of an mma
+constexpr u32 kMmaTileTokens = 8;     // tokens of an mma
+constexpr u32 kGemvVisitBytes = 128;  // of each row: what a warp takes before the next warp's share
 constexpr u32 kQ8VisitBlocks = 4;  // Q8_0: blocks of each row that a warp takes before the next warp's share
 constexpr u32 kQ8LaneBlocks = 32;  // the same where a warp has a row to itself: one for each lane
 constexpr u32 kQ8LaneVisitBytes = kQ8LaneBlocks * kQ8BlockBytes;
@@ -207,6 +206,11 @@ constexpr u32 max_groups_of(const GemvSpec& s) {
     const bool scales_both =
         promote_k != 0 && row_bits_of(s) == 4 && (s.tokens == 16 || block_k_of(s.x) != 0);
     return scales_both || (s.epilogue == GemvEpilogue::swiglu && !plain) ? 1 : 2;
+}
+// Of each row: what a block asks L2 for before it may read x. More of a narrow row than the warps' first
+// visits need keeps these waiting.
+constexpr u32 prefetch_bytes_of(const GemvSpec& s) {
+    return row_bits_of(s) == 4 ? 512 : 2048;
 }
 constexpr u32 threads_of(const GemvSpec& s) {
     return s.groups * kGemvThreads;
