@@ -203,7 +203,7 @@ BUGS = {
     ],
     "nvfp4": [
         Bug("one scale for 32 elements", "i < 2 ? first : second", "first", 8),
-        Bug("pairs of x in the order of the row", "Packing::fragments ? x.x[i", "Packing::linear ? x.x[i", 8),
+        Bug("pairs of x in the order of the row", "x.x[i % kPieces][t][piece % kPieces]", "x.x[piece % kPieces][t][i]", 8),
         Bug("a bit of every fourth code lost", "word & 0x001b001bu", "word & 0x0013001bu", 8),
         Bug("sign of a nibble lost", "kKept = 0x81c081c0u", "kKept = 0x01c001c0u", 8),
         Bug("a nibble's bits beside its own kept", "kKept = 0x81c081c0u", "kKept = 0x83c083c0u", 8),
