@@ -143,7 +143,7 @@ GemvPlan plan_gemv(const GemvProblem& problem) {
     for (const u32 n : problem.n.first(paired ? 1 : problem.n.size()))
         plan.grid_x += ceil_div(n, block_rows_of(spec));
     if (!has_warp_rows(spec)) plan.grid_x = std::min(plan.grid_x, problem.num_sms);
-    if (tuning.grid_x) plan.grid_x = tuning.grid_x;
+    if (tuning.grid_x && !has_warp_rows(spec)) plan.grid_x = tuning.grid_x;
     const char* reason = why_illegal(spec);
     DG_CHECK(!reason, value, "linear: {}", reason);
     return plan;

@@ -209,13 +209,14 @@ def test_plans_change_no_bit(emulator: Any, w: str, x: str, k: int) -> None:
     many tiles each of them takes."""
     rng = np.random.default_rng(12)
     matrix = deep_gemm.quantize(random_weight(rng, 150, k), w)
-    tokens = random_x(rng, 3, k, x)
+    m = 5  # more than a warp of Q8_0 takes by itself
+    tokens = random_x(rng, m, k, x)
     values, scales = tokens if isinstance(tokens, tuple) else (tokens, None)
     results = []
     ring = [(1, 4, 2, 1), (1, 4, 2, 2), (1, 2, 1, 3), (1, 6, 1, 10), (2, 2, 1, 1), (2, 3, 1, 2)]
     resident = [(1, 2, 2, 2), (1, 3, 1, 3), (1, 4, 1, 10), (2, 2, 1, 2)]
     for tuning in [(*t, 1) for t in ring] + [(*t, 2) for t in resident]:
-        y = np.full((3, 150), np.nan, np.float32)
+        y = np.full((m, 150), np.nan, np.float32)
         _C.linear(
             values,
             scales,
