@@ -13,6 +13,7 @@ namespace {
 u32 row_tiles_of(const GemvProblem& problem, const GemvSpec& spec) {
     constexpr u64 kLargeTokenBytes = 57 * 1024;
     if (spec.epilogue == GemvEpilogue::swiglu) return 2;
+    if (has_warp_rows(spec)) return spec.tokens > 1 ? 2 : 1;  // rows share what L1 delivers of x
     GemvSpec wide = spec;
     wide.row_tiles = 2;
     if (is_q8(spec) || max_groups_of(wide) < 2) return 1;
@@ -33,11 +34,11 @@ u32 stages_of(const GemvProblem& problem, const GemvSpec& spec) {
     return spec.row_tiles == 1 && spec.w != Quant::q8_0 && tiles > 2 * problem.num_sms ? 3 : 2;
 }
 
-// A pass over W costs the same for every number of tokens up to the kernel's; for two of Q8_0, dp4a is
+// A pass over W costs the same for every number of tokens up to the kernel's; for few of Q8_0, dp4a is
 // faster.
 u32 tokens_of(const GemvProblem& problem) {
     const u32 m = problem.strict ? 1 : problem.m;
-    if (problem.x == Activation::q8) return m <= 2 ? m : kMmaTileTokens;
+    if (problem.x == Activation::q8) return m <= kMaxWarpRowTokens ? m : kMmaTileTokens;
     return m <= kMmaTileTokens ? kMmaTileTokens : kMaxGemvTokens;
 }
 
@@ -142,7 +143,7 @@ GemvPlan plan_gemv(const GemvProblem& problem) {
     for (const u32 n : problem.n.first(paired ? 1 : problem.n.size()))
         plan.grid_x += ceil_div(n, block_rows_of(spec));
     if (!has_warp_rows(spec)) plan.grid_x = std::min(plan.grid_x, problem.num_sms);
-    if (tuning.grid_x) plan.grid_x = tuning.grid_x;
+    if (tuning.grid_x && !has_warp_rows(spec)) plan.grid_x = tuning.grid_x;
     const char* reason = why_illegal(spec);
     DG_CHECK(!reason, value, "linear: {}", reason);
     return plan;

@@ -96,6 +96,7 @@ const char* name_of_packing(Packing packing) {
     switch (packing) {
         case Packing::linear: return "linear";
         case Packing::blocks: return "blocks";
+        case Packing::fragments: return "fragments";
         case Packing::interleaved: return "interleaved";
     }
     return "?";

@@ -84,8 +84,9 @@ class QuantizedMatrix:
         """A matrix of tensors that exist already, as checkpoints hold them; nothing is copied that need not be.
 
         data   [n, k] for bf16, fp16, fp8_*, int8_row, q8_0_split; [n, 34 * blocks] bytes for q8_0; [n, k / 2] bytes for
-               4 bits, the first of two elements in the low nibble. int4_* codes are unsigned (zero is 8) and become
-               interleaved here, unless they are (`interleaved=True`: chunks of 128 elements, 64 bytes).
+               4 bits, the first of two elements in the low nibble; int4_* codes are unsigned (zero is 8). These are put
+               in the order of their layout here, unless they are in it (`interleaved=True`: groups of 128 elements
+               of int4_*, 64 bytes, and of 32 of mxfp4 and nvfp4*, 16 bytes).
         scales fp32 (bf16 is widened); fp16 for q8_0_split and int4_*; bytes or their own type for mxfp4 and nvfp4*.
         k      where it does not follow from data: q8_0 with a tail, 4 bits with an odd or padded k.
         scale_order  'nk': scales (and zeros) are [rows of blocks, blocks along k]; 'kn': the other way, turned here.
@@ -108,8 +109,14 @@ class QuantizedMatrix:
             )
         if row["element_bits"] < 16:
             data = quantized_codecs.as_bytes(data)
-        if row["packing"] == "interleaved" and not interleaved:
+        if not interleaved and row["packing"] == "interleaved":
             data = quantized_codecs.interleave(data, k)
+        if not interleaved and row["packing"] == "fragments":
+            if int(data.shape[1]) != -(-k // 2):
+                raise ValueError(
+                    f"{format}: data has {data.shape[1]} bytes in a row, expected {-(-k // 2)} for k = {k}"
+                )
+            data = quantized_codecs.to_fragments(data, k)
         if row["element_bits"] != 16 and int(data.shape[1]) != _C.row_bytes(format, k):
             raise ValueError(
                 f"{format}: data has {data.shape[1]} bytes in a row, expected {_C.row_bytes(format, k)} for k = {k}"

@@ -111,6 +111,53 @@ def deinterleave(data: Array) -> Array:
     return interleave(data, data.shape[1] * 2)  # the exchange of c and g undoes itself
 
 
+# Packing::fragments, of the pair of elements 8 i + 2 q and the one after: where the sign of a code and its other bits,
+# from the lowest, lie in a half of word q, and whether the sign is in the half of the pair's other code.
+FRAGMENT_BITS = (
+    (15, (6, 7, 8), False),
+    (2, (9, 10, 11), True),
+    (5, (12, 13, 14), True),
+    (1, (3, 4, 0), False),
+)
+
+
+def to_fragments(data: Array, k: int) -> Array:
+    """Linear nibbles to groups of 32 elements in the order and the bits of fragments."""
+    n = data.shape[0]
+    wide = arrays.zeros(data, (n, ceil_div(k, 32) * 16), "int8")
+    wide[:, : data.shape[1]] = as_bytes(data)
+    codes = arrays.cast(unpack_nibbles(wide, wide.shape[1] * 2), "int32").reshape(
+        n, -1, 4, 4, 2
+    )  # [.., i, q, half]
+    halves = arrays.zeros(data, (n, codes.shape[1], 4, 2), "int32")
+    for i, (sign, others, crossed) in enumerate(FRAGMENT_BITS):
+        for half in range(2):
+            code = codes[:, :, i, :, half]
+            for bit, place in enumerate(others):
+                halves[:, :, :, half] |= (code >> bit & 1) << place
+            halves[:, :, :, half ^ crossed] |= (code >> 3) << sign
+    packed = arrays.zeros(data, (n, codes.shape[1], 4, 2, 2), "uint8")
+    packed[..., 0], packed[..., 1] = arrays.cast(halves & 0xFF, "uint8"), arrays.cast(halves >> 8, "uint8")
+    return arrays.bits(packed.reshape(n, -1), "int8")
+
+
+def from_fragments(data: Array, k: int) -> Array:
+    """The codes, uint8 [n, k]."""
+    n = data.shape[0]
+    bytes_of_halves = arrays.cast(arrays.bits(arrays.contiguous(data), "uint8"), "int32").reshape(
+        n, -1, 4, 2, 2
+    )
+    halves = bytes_of_halves[..., 0] | bytes_of_halves[..., 1] << 8
+    codes = arrays.zeros(data, (n, halves.shape[1], 4, 4, 2), "uint8")
+    for i, (sign, others, crossed) in enumerate(FRAGMENT_BITS):
+        for half in range(2):
+            code = (halves[:, :, :, half ^ crossed] >> sign & 1) << 3
+            for bit, place in enumerate(others):
+                code = code | (halves[:, :, :, half] >> place & 1) << bit
+            codes[:, :, i, :, half] = arrays.cast(code, "uint8")
+    return codes.reshape(n, -1)[:, :k]
+
+
 def e2m1_codes(x: Array) -> Array:
     magnitude, code = abs(x), arrays.zeros(x, x.shape, "uint8")
     for midpoint, tie in E2M1_MIDPOINTS:
@@ -183,7 +230,8 @@ def quantize_float4(weight: Array, row: dict[str, Any], rounding: str) -> Parts:
     divisor = values + arrays.cast(values == 0, "fp32")
     codes = e2m1_codes(blocks / divisor[:, :, None]) * arrays.cast(values != 0, "uint8")[:, :, None]
     n, k = weight.shape
-    return pack_nibbles(codes.reshape(n, -1)[:, :k]), arrays.bits(scales, "int8"), None, global_scale
+    packed = pack_nibbles(codes.reshape(n, -1)[:, :k])
+    return to_fragments(packed, k), arrays.bits(scales, "int8"), None, global_scale
 
 
 def quantize_int4(weight: Array, row: dict[str, Any]) -> Parts:
@@ -266,7 +314,7 @@ def dequantize(w: QuantizedMatrix) -> Array:
         elements = arrays.cast(whole[:, :, 2:], "fp32").reshape(w.n, -1)[:, :k]
         return elements * by_element(arrays.cast(scales, "fp32"), 32, k)
     if row["element"] == "fp4_e2m1":
-        elements = e2m1_values(unpack_nibbles(w.data, k))
+        elements = e2m1_values(from_fragments(w.data, k))
     elif row["element_bits"] == 4:
         elements = arrays.cast(unpack_nibbles(deinterleave(w.data), k), "fp32")
         elements = elements - (

@@ -165,7 +165,7 @@ BUGS = {
         Bug("fragment registers 1 and 2 swapped", "fragments[4 * i + row],\n                           fragments[4 * i + 2 + row]", "fragments[4 * i + 2 * row],\n                           fragments[4 * i + 1 + 2 * row]", 8),
         Bug("one scale for 32 elements", "second = ptx::cvt_bf16x2(y, y);", "second = first;", 8),
         Bug("swizzle of W forgotten", "const ptx::SharedAddress chunk = row ^ (c << 4);", "const ptx::SharedAddress chunk = row + (c << 4);", 8),
-        Bug("the other half's nibbles", "step % 2 * 2 + half};", "step % 2 * 2 + 1 - half};", 8),
+        Bug("the other half's nibbles", "decode_e2m1(word, step % 2 * 2 + 1, factor", "decode_e2m1(word, step % 2 * 2, factor", 8),
         Bug("scales beyond the row", "            if ((first + i) * kRow.block_k >= k) continue;\n", "", 8),
         Bug("rows past the end are written", "if (place.row + 8 * r >= p.n) continue;\n        each_token<S>(reinterpret_cast<u64>(p.y)", "each_token<S>(reinterpret_cast<u64>(p.y)", 8),
     ],

@@ -103,8 +103,13 @@ def test_from_parts() -> None:
     np.testing.assert_array_equal(gguf.dequantize(), q8.dequantize())
     mx = deep_gemm.quantize(w, "mxfp4")
     assert mx.scales is not None
-    typed = QuantizedMatrix.from_parts("mxfp4", mx.data, mx.scales.view(ml_dtypes.float8_e8m0fnu))
+    typed = QuantizedMatrix.from_parts(
+        "mxfp4", mx.data, mx.scales.view(ml_dtypes.float8_e8m0fnu), interleaved=True
+    )
     np.testing.assert_array_equal(typed.dequantize(), mx.dequantize())
+    ones = np.full((20, 8), 127, np.uint8)
+    linear = QuantizedMatrix.from_parts("mxfp4", packed, ones.view(ml_dtypes.float8_e8m0fnu))
+    np.testing.assert_array_equal(linear.dequantize(), quant.E2M1[codes].astype(np.float32))
 
 
 # ---- Calls

@@ -34,14 +34,6 @@ def ue4m3(codes: Array) -> Array:
     return (1 + (byte & 7) / 8) * 2.0 ** ((byte >> 3) - 7.0)
 
 
-def nibbles(data: Array, k: int) -> Array:
-    """[n, bytes] -> [n, k] codes, low nibble first."""
-    byte = data.view(np.uint8)
-    codes = np.empty((byte.shape[0], 2 * byte.shape[1]), np.uint8)
-    codes[:, ::2], codes[:, 1::2] = byte & 15, byte >> 4
-    return codes[:, :k]
-
-
 def interleaved_nibbles(data: Array, k: int) -> Array:
     """Chunks of 64 bytes; word 4 c + g of a chunk holds elements 32 g + 8 c to + 7, the first in the lowest bits."""
     words = data.view(np.uint32)
@@ -50,6 +42,24 @@ def interleaved_nibbles(data: Array, k: int) -> Array:
         chunk, inside = divmod(element, 128)
         g, c, i = inside // 32, inside // 8 % 4, inside % 8
         codes[:, element] = words[:, chunk * 16 + 4 * c + g] >> (4 * i) & 15
+    return codes
+
+
+def fragments(data: Array, k: int) -> Array:
+    """Groups of 16 bytes; word q of a group holds pairs of elements 8 i + 2 q, the bits of a pair's codes apart."""
+    words = data.view(np.uint32).astype(np.int64)
+    codes = np.empty((data.shape[0], k), np.uint8)
+    # Of each i: places in the word of sign, two bits of exponent and one of mantissa, of the first of the pair; those of
+    # the second are 16 places on, those beyond the word at its other end.
+    places = [(15, 8, 7, 6), (18, 11, 10, 9), (21, 14, 13, 12), (1, 0, 4, 3)]
+    for element in range(k):
+        group, inside = divmod(element, 32)
+        i, q, second = inside // 8, inside % 8 // 2, inside % 2
+        word = words[:, 4 * group + q]
+        code = np.zeros_like(word)
+        for place in places[i]:
+            code = code << 1 | word >> (place + 16 * second) % 32 & 1
+        codes[:, element] = code
     return codes
 
 
@@ -86,11 +96,11 @@ def dequantize(w: Any) -> Array:
         case "q8_0_split":
             return data * spread(scales.astype(np.float64), 1, 32, n, k)
         case "mxfp4":
-            return E2M1[nibbles(data, k)] * spread(ue8m0(scales), 1, 32, n, k)
+            return E2M1[fragments(data, k)] * spread(ue8m0(scales), 1, 32, n, k)
         case "nvfp4":
-            return E2M1[nibbles(data, k)] * spread(e4m3(scales), 1, 16, n, k) * np.float32(w.global_scale)
+            return E2M1[fragments(data, k)] * spread(e4m3(scales), 1, 16, n, k) * np.float32(w.global_scale)
         case "nvfp4_32":
-            return E2M1[nibbles(data, k)] * spread(ue4m3(scales), 1, 32, n, k) * np.float32(w.global_scale)
+            return E2M1[fragments(data, k)] * spread(ue4m3(scales), 1, 32, n, k) * np.float32(w.global_scale)
     group = int(name.rpartition("_")[2])
     zero = 8.0 if w.zeros is None else spread(w.zeros.view(np.uint8).astype(np.float64), 1, group, n, k)
     return (interleaved_nibbles(data, k) - zero) * spread(scales.astype(np.float64), 1, group, n, k)

@@ -79,7 +79,13 @@ DG_DEVICE void multiply_pieces(Sums<S>& sums, const kernel::GemvRing<S>& ring, p
                 kernel::load_words<S>(words, p, block, index, piece / kPieces);
         }
         if (kPromoteK && piece * 32 % kPromoteK == 0) clear<S>(partial);
-        const auto& columns = x.x[piece % kPieces];
+        u32 columns[Sums<S>::kTokenTiles][4];
+#pragma unroll
+        for (u32 t = 0; t < Sums<S>::kTokenTiles; ++t)
+            for (u32 i = 0; i < 4; ++i)
+                columns[t][i] = row_of(S.w).packing == Packing::fragments
+                                    ? x.x[i % kPieces][t][piece % kPieces]
+                                    : x.x[piece % kPieces][t][i];
 #pragma unroll
         for (u32 r = 0; r < S.row_tiles; ++r) {
             u32 low[4], high[4];

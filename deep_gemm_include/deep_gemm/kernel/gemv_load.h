@@ -37,11 +37,12 @@ struct GemvVisit {
     static constexpr bool kDecodesScales = kRow.element == Format::fp4_e2m1;
     static constexpr u32 kScaledBlocks =
         kDecodesScales || kRow.block_k == 0 ? 0 : visit_k_of(S) / kRow.block_k;
-    // Registers of a lane. Few enough, and they are loaded a visit ahead.
+    // Registers of a lane. Few enough beside sums and tokens, and they are loaded a visit ahead.
     static constexpr u32 kRegisters =
         kLaneRows * S.row_tiles * (kDecodesScales ? kSteps : kScaledBlocks * (kRow.has_zero ? 2 : 1));
     static constexpr bool kAhead =
-        kRegisters != 0 && kRegisters <= (promote_k_of(S) == 0 || S.row_tiles * S.tokens == 8 ? 8 : 0);
+        kRegisters != 0 && kRegisters <= 8 &&
+        (S.row_tiles * S.tokens == 8 || (promote_k_of(S) == 0 && kRow.packing != Packing::fragments));
 
     // E2M1: the bytes of the lane's own block or blocks; else the scales of all blocks of the visit.
     u32 code[kDecodesScales ? kSteps : 1][S.row_tiles][kLaneRows];
@@ -195,7 +196,8 @@ DG_DEVICE void fetch_tokens(u32 (&word)[4], const u8* row, u64 element, u32 k) {
     }
 }
 
-/// The same as four pairs in the order of the weights' pairs.
+/// The same as four pairs: in the order of the weights' pairs, or (Packing::fragments) as they are, pair q
+/// for the weights of the lane's word q.
 template <GemvSpec S>
 DG_DEVICE void arrange_tokens(u32 (&pair)[4], const u32 (&fetched)[4]) {
     u32 word[4];
@@ -205,7 +207,7 @@ DG_DEVICE void arrange_tokens(u32 (&pair)[4], const u32 (&fetched)[4]) {
     } else {
         for (u32 i = 0; i < 4; ++i) word[i] = fetched[i];
     }
-    if constexpr (row_bits_of(S) == 4) {
+    if constexpr (row_of(S.w).packing == Packing::interleaved) {
         pair[0] = ptx::prmt(word[0], word[2], 0x5410);
         pair[1] = ptx::prmt(word[0], word[2], 0x7632);
         pair[2] = ptx::prmt(word[1], word[3], 0x5410);
@@ -244,18 +246,19 @@ DG_DEVICE void decode_piece(u32 (&pair)[4], const GemvVisit<S>& visit, const Gem
         const u32 code = visit.code[step][tile_index][row];
         if constexpr (kRow.scale == ScaleType::ue8m0) {
             const u32 scale = Excess ? tile::scale_of_ue8m0(code) : tile::whole_scale_of_ue8m0(code);
-            tile::decode_e2m1(word[0], scale, pair);
+            for (u32 i = 0; i < 4; ++i) pair[i] = tile::decode_e2m1(word[0], i, scale);
             if constexpr (Excess) {
                 const bool two = code > tile::kLargestWholeUe8m0 && code != 255;
                 const u32 factor = two ? tile::ue8m0_excess(code) : tile::kBf16One;
                 for (u32 i = 0; i < 4; ++i) pair[i] = ptx::mul_bf16x2(pair[i], factor);
             }
         } else if constexpr (kRow.scale == ScaleType::ue4m3) {
-            tile::decode_e2m1(word[0], tile::scale_of_ue4m3(code), pair);
+            const u32 scale = tile::scale_of_ue4m3(code);
+            for (u32 i = 0; i < 4; ++i) pair[i] = tile::decode_e2m1(word[0], i, scale);
         } else {
             u32 first, second;
             tile::scales_of_e4m3<S.native_fp8>(code, first, second);
-            tile::decode_e2m1(word[0], inside < 2 ? first : second, pair);
+            for (u32 i = 0; i < 4; ++i) pair[i] = tile::decode_e2m1(word[0], i, i < 2 ? first : second);
         }
     } else {
         constexpr u32 kImplied = 8;

@@ -208,11 +208,12 @@ DG_DEVICE void run(const GemvParams& p) {
     }
     if (!S.resident && tile >= tiles) return;
     kernel::Q8Ring<S> ring;
-    if constexpr (S.vector) ring.start(p, tile, stride, tiles);
     const u32 first_token = ptx::block_index_y() * p.tokens_per_block;
     const u32 left = p.m - first_token, count = left < p.tokens_per_block ? left : p.tokens_per_block;
     Tokens<S> tokens;
-    tokens.start(p, first_token, count);
+    tokens.start(p, first_token, count, [&] {
+        if constexpr (S.vector) ring.start(p, tile, stride, tiles);
+    });
     // The sums of two tiles take turns: who writes the second has passed the barrier behind the first.
     ptx::SharedAddress partial =
         ptx::dynamic_smem() + kPlan.barriers - (S.groups - group) * 2 * kPlan.partial_bytes;

@@ -1,4 +1,4 @@
-// y = x W^T for Q8_0 weights and one or two tokens: the sums of gemv_q8.cuh, in the same order and to the
+// y = x W^T for Q8_0 weights and up to four tokens: the sums of gemv_q8.cuh, in the same order and to the
 // same bit, by dp4a, which needs fewer instructions where an mma would multiply mostly zeros.
 //
 // A warp owns a row of W (or two) and the tokens; lane l takes blocks l, l + 32, ... in turn. For
@@ -11,11 +11,14 @@
 // shared memory, several visits deep, and each lane picks its block from there. Launched by op/linear.cpp.
 #pragma once
 
-#include <deep_gemm/kernel/gemv_load.h>
+#include <deep_gemm/kernel/gemv_prefetch.h>
 #include <deep_gemm/kernel/gemv_store.h>
 
 namespace deep_gemm {
 namespace gemv_q8_rows_detail {
+
+constexpr u32 kPrefetchBytes =
+    kQ8LaneVisitBytes;  // of each row: what a warp asks L2 for before it may read x
 
 /// One block of W: its scale and bytes.
 struct Block {
@@ -158,15 +161,12 @@ template <GemvSpec S>
 DG_DEVICE void run(const GemvParams& p) {
     static_assert(why_illegal(S) == nullptr, "no such kernel");
     constexpr bool kPaired = S.epilogue == GemvEpilogue::swiglu;
-    if constexpr (S.dependent_launch) {
-        ptx::grid_dependency_launch();
-        ptx::grid_dependency_wait();
-    }
+    if constexpr (S.dependent_launch) ptx::grid_dependency_launch();
     const kernel::GemvBlock block = kernel::find_block<S>(p, ptx::block_index());
     const u32 first_token = ptx::block_index_y() * p.tokens_per_block;
     const u32 left = p.m - first_token, count = left < p.tokens_per_block ? left : p.tokens_per_block;
     const u32 first_row = block.first_row + ptx::warp_index() * (kPaired ? 1 : S.row_tiles);
-    if (first_row >= p.w[block.matrix].n) return;
+    if (first_row >= p.w[block.matrix].n) return;  // it writes nothing that a next kernel could miss
     Row rows[S.row_tiles];
 #pragma unroll
     for (u32 r = 0; r < S.row_tiles; ++r) {
@@ -175,6 +175,15 @@ DG_DEVICE void run(const GemvParams& p) {
         const u64 row = wanted < w.n ? wanted : w.n - 1;  // beyond the last: the last, dropped below
         const u8* scales = static_cast<const u8*>(w.scales);
         rows[r] = {w.data + row * w.row_stride, scales + row * scale_columns_of(S.w, p.k) * 2};
+    }
+    if constexpr (S.dependent_launch) {
+        if (S.w == Quant::q8_0 && S.vector && ptx::lane_index() == 0) {
+            const u64 bytes = row_bytes_of(S.w, p.k);
+            for (const Row& row : rows)
+                kernel::prefetch_bytes(row.data,
+                                       bytes < kPrefetchBytes ? static_cast<u32>(bytes) : kPrefetchBytes);
+        }
+        ptx::grid_dependency_wait();
     }
     float sum[S.row_tiles][S.tokens] = {};
     multiply_rows<S>(sum, rows, p, first_token, count);

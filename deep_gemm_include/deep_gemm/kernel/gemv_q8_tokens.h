@@ -23,16 +23,18 @@ struct Tokens {
     const float* scale[2];  // of tokens 2 (lane % 4) and the next
     ptx::SharedAddress resident_values, resident_scales;  // the same
 
-    /// Scope: the block.
-    DG_DEVICE void start(const GemvParams& p, u32 first, u32 count) {
+    /// meanwhile() runs when the first bytes are on their way. Scope: the block.
+    template <typename Meanwhile>
+    DG_DEVICE void start(const GemvParams& p, u32 first, u32 count, const Meanwhile& meanwhile) {
         const u32 lane = ptx::lane_index(), mine = lane / 4, column = lane % 4 * 2;
         if constexpr (S.resident) {
             const ptx::SharedAddress to = ptx::dynamic_smem() + plan_smem(S).bytes;
-            copy(p, to, first, count);
+            copy(p, to, first, count, meanwhile);
             resident_values = to + (mine < count ? mine : 0) * x_pitch_of(S, p.k) + lane % 4 * 8;
             resident_scales = to + count * x_pitch_of(S, p.k) + column * 4;
             return;
         }
+        meanwhile();
         values = mine < count ? p.x + (first + mine) * p.x_stride + lane % 4 * 8 : nullptr;
         for (u32 i = 0; i < 2; ++i)
             scale[i] = column + i < count ? p.x_scale + (first + column + i) * p.x_scale_stride : nullptr;
@@ -54,14 +56,19 @@ struct Tokens {
 
   private:
     /// Rows of bytes are whole blocks.
-    static DG_DEVICE void copy(const GemvParams& p, ptx::SharedAddress to, u32 first, u32 count) {
+    template <typename Meanwhile>
+    static DG_DEVICE void copy(const GemvParams& p, ptx::SharedAddress to, u32 first, u32 count,
+                               const Meanwhile& meanwhile) {
         const u32 blocks = ceil_div(p.k, kQ8Block), vectors = blocks * 2, pitch = x_pitch_of(S, p.k);
         const auto fetch = [&](u32(&words)[4], u32 token, u32 i) {
             const ptx::Words4 v = ptx::ld_cached_v4(p.x + (first + token) * p.x_stride + i * 16);
             for (u32 k = 0; k < 4; ++k) words[k] = v.word[k];
             return to + token * pitch + i * 16;
         };
-        kernel::copy_vectors(count, vectors, threads_of(S), fetch, [](u32(&)[4]) {});
+        const auto store = [](ptx::SharedAddress at, const u32(&words)[4]) {
+            ptx::st_shared_v4_u32(at, {words[0], words[1], words[2], words[3]});
+        };
+        kernel::copy_vectors(count, vectors, threads_of(S), fetch, store, meanwhile);
         const ptx::SharedAddress scales = to + count * pitch;
         for (u32 i = ptx::thread_index(); i < blocks * kMmaTileTokens; i += threads_of(S)) {
             const u32 block = i / kMmaTileTokens, token = i % kMmaTileTokens;

@@ -62,11 +62,12 @@ DG_DEVICE void run_resident(const GemvParams& p) {
         ptx::grid_dependency_wait();
     }
     kernel::ResidentRing<S> ring;
-    ring.start(p, tile, stride, tiles);
     const u32 first_token = ptx::block_index_y() * p.tokens_per_block;
     const u32 left = p.m - first_token, count = left < p.tokens_per_block ? left : p.tokens_per_block;
     TokensInSmem<S> tokens;
-    tokens.load(p, ptx::dynamic_smem() + plan_smem(S).bytes, first_token, count);
+    // Asked for before the weights, behind which they would wait.
+    tokens.load(p, ptx::dynamic_smem() + plan_smem(S).bytes, first_token, count,
+                [&] { ring.start(p, tile, stride, tiles); });
     const u32 visits = ceil_div(p.k, visit_k_of(S));
     for (; tile < tiles; tile += stride) {
         Sums<S> sums;

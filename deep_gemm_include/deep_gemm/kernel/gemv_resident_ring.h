@@ -49,7 +49,7 @@ struct ResidentRing {
 
     /// The group's next tile. Where all its rows exist in the one matrix, every pointer moves alike.
     DG_DEVICE void next_tile(const GemvParams& p) {
-        const u32 turns = (visit - group_warp()) / kGemvWarps;
+        const u32 turns = (visit - group_warp()) / kGemvWarps - 1;  // behind the first visit
         visit = group_warp();
         tile += stride;
         if (tile >= tiles) return;
@@ -80,14 +80,12 @@ struct ResidentRing {
 #pragma unroll
         for (u32 i = 0; i < kCopies; ++i) {
             ptx::cp_async_16(to + i * kCopyBytes, weights[i], left);
-            weights[i] += kGemvWarps * kGemvVisitBytes;
         }
 #pragma unroll
         for (u32 i = 0; i < kScaleCopies; ++i) {
             if (i * 32 + lane < kRows * kPieces)
                 ptx::cp_async<kPieceBytes>(stage + kScales + (i * 32 + lane) * kPieceBytes, scales[i],
                                            scales_left);
-            scales[i] += kGemvWarps * kScaleBytes;
         }
     }
 
@@ -103,7 +101,14 @@ struct ResidentRing {
             else
                 copy_visit<false>(p);
             visit += kGemvWarps;
-            if (visit >= visits) next_tile(p);
+            if (visit < visits) {
+#pragma unroll
+                for (auto& address : weights) address += kGemvWarps * kGemvVisitBytes;
+#pragma unroll
+                for (u32 i = 0; i < kScaleCopies; ++i) scales[i] += kGemvWarps * kScaleBytes;
+            } else {
+                next_tile(p);
+            }
         }
         ptx::cp_async_commit();
         write = write + stage_bytes_of(S) == S.stages * stage_bytes_of(S) ? 0 : write + stage_bytes_of(S);

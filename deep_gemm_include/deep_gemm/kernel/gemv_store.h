@@ -39,12 +39,19 @@ DG_DEVICE float swiglu(float gate, float up, float limit) {
     return ptx::mul_rn(silu(gate), up);
 }
 
+/// The row's one scale; 1 where it has none or several.
+template <GemvSpec S>
+DG_DEVICE float row_scale(const GemvMatrix& w, u32 row) {
+    constexpr QuantRow kRow = row_of(S.w);
+    if constexpr (kRow.scale == ScaleType::none || kRow.block_k != 0) return 1.0f;
+    return ptx::ld_cached_f32(static_cast<const u8*>(w.scales) + row * 4ull);
+}
+
 /// What stands before bias and residual: the row's one scale and the matrix's.
 template <GemvSpec S>
-DG_DEVICE float scaled(const GemvMatrix& w, u32 row, float sum) {
+DG_DEVICE float scaled(const GemvMatrix& w, float row_scale, float sum) {
     constexpr QuantRow kRow = row_of(S.w);
-    if constexpr (kRow.scale != ScaleType::none && kRow.block_k == 0)
-        sum = ptx::mul_rn(sum, ptx::ld_cached_f32(static_cast<const u8*>(w.scales) + row * 4ull));
+    if constexpr (kRow.scale != ScaleType::none && kRow.block_k == 0) sum = ptx::mul_rn(sum, row_scale);
     if constexpr (kRow.has_global) sum = ptx::mul_rn(sum, w.global_scale);
     return sum;
 }

@@ -171,16 +171,19 @@ struct Partials {
         // Warps take turns at adding: it is work that the others do not have.
         const u32 adder = (kernel::group_warp() + (count - 1) * kAdders) % kGemvWarps;
         if (adder >= kAdders) return;
-        if constexpr (kLater) ptx::mbarrier_wait(full(count - 1), (count - 1) / kPlaces % 2);
         for (u32 element = adder * 32 + ptx::lane_index(); element < kElements; element += kAdders * 32) {
             const u32 of = element % 32, i = element / 32 % 4, tile = element / kTileElements;
             const u32 row = block.first_row + tile / kTokenTiles * kMmaTileRows + of / 4 + i / 2 * 8;
             const u32 token = tile % kTokenTiles * kMmaTileTokens + of % 4 * 2 + i % 2;
             const GemvMatrix& w = p.w[block.matrix];
             if (row >= w.n || token >= tokens) continue;
-            float value = kernel::scaled<S>(w, row, sum_of_warps(element));
+            // Scales are asked for before the wait for the slowest warp.
+            const float scale = kernel::row_scale<S>(w, row);
+            const float other_scale = kPaired ? kernel::row_scale<S>(p.w[1], row) : 1.0f;
+            if constexpr (kLater) ptx::mbarrier_wait(full(count - 1), (count - 1) / kPlaces % 2);
+            float value = kernel::scaled<S>(w, scale, sum_of_warps(element));
             if constexpr (kPaired) {
-                const float other = kernel::scaled<S>(p.w[1], row, sum_of_warps(kElements + element));
+                const float other = kernel::scaled<S>(p.w[1], other_scale, sum_of_warps(kElements + element));
                 value = kernel::swiglu(value, other, p.swiglu_limit);
             }
             kernel::finish<S>(w, first_token + token, row, value);

@@ -22,37 +22,50 @@ struct TokensInSmem {
     ptx::SharedAddress row[kTokenTiles];  // of token lane / 4 of each tile, from this lane's first piece
     ptx::SharedAddress scales;            // of this lane's two tokens, block 0
 
-    /// First element of the vector at `place` of a token.
-    static DG_DEVICE u32 element_at(u32 place) {
-        const u32 step = place / kStepVectors, inside = place % kStepVectors / 4, column = place % 4;
+    static constexpr Packing kPacking = row_of(S.w).packing;
+
+    /// First element of vector `i` of a token, eight elements in a row.
+    static DG_DEVICE u32 element_of(u32 i) {
+        if (kPacking == Packing::fragments) return i * 8;
+        const u32 step = i / kStepVectors, inside = i % kStepVectors / 4, column = i % 4;
         const u32 first = step * 4 * lane_elements_of(S);
-        if (row_of(S.w).packing == Packing::interleaved) return first + inside * 32 + column * 8;
+        if (kPacking == Packing::interleaved) return first + inside * 32 + column * 8;
         return first + column * lane_elements_of(S) + inside * 8;
     }
+    /// Where its first pair lies in the token. With Packing::fragments the four pairs are for one piece each.
+    static DG_DEVICE u32 offset_of(u32 i) {
+        return kPacking == Packing::fragments ? i / 16 * 256 + i % 16 / 4 * 16 + i % 4 * 4 : i * 16;
+    }
+    static DG_DEVICE void store(ptx::SharedAddress to, const u32 (&fetched)[4]) {
+        u32 pair[4];
+        kernel::arrange_tokens<S>(pair, fetched);
+        if constexpr (kPacking == Packing::fragments)
+            for (u32 q = 0; q < 4; ++q) ptx::st_shared_u32(to + q * 64, pair[q]);
+        else
+            ptx::st_shared_v4_u32(to, {pair[0], pair[1], pair[2], pair[3]});
+    }
 
-    /// Copies tokens first to first + count - 1. Scope: the block.
-    DG_DEVICE void load(const GemvParams& p, ptx::SharedAddress to, u32 first, u32 count) {
+    /// Copies tokens first to first + count - 1; meanwhile() runs when the first of them are on their way.
+    /// Scope: the block.
+    template <typename Meanwhile>
+    DG_DEVICE void load(const GemvParams& p, ptx::SharedAddress to, u32 first, u32 count,
+                        const Meanwhile& meanwhile) {
         const u32 pitch = x_pitch_of(S, p.k), lane = ptx::lane_index();
         constexpr u32 kVisitVectors = visit_k_of(S) / tile::kPieceElements;
         const u32 whole = p.k / visit_k_of(S) * kVisitVectors,
                   vectors = ceil_div(p.k, visit_k_of(S)) * kVisitVectors;
         const auto fetch = [&](u32(&words)[4], u32 token, u32 i) {
-            kernel::fetch_tokens<true, S>(words, p.x + (first + token) * p.x_stride, element_at(i), p.k);
-            return to + token * pitch + i * 16;
+            kernel::fetch_tokens<true, S>(words, p.x + (first + token) * p.x_stride, element_of(i), p.k);
+            return to + token * pitch + offset_of(i);
         };
-        const auto arrange = [](u32(&words)[4]) {
-            u32 pair[4];
-            kernel::arrange_tokens<S>(pair, words);
-            for (u32 i = 0; i < 4; ++i) words[i] = pair[i];
-        };
-        kernel::copy_vectors(count, whole, threads_of(S), fetch, arrange);
+        kernel::copy_vectors(count, whole, threads_of(S), fetch, store, meanwhile);
         if (whole != vectors) {
             for (u32 i = whole + ptx::thread_index(); i < vectors; i += threads_of(S)) {
                 for (u32 token = 0; token < count; ++token) {
-                    u32 pair[4];
-                    kernel::load_tokens<false, S>(pair, p.x + (first + token) * p.x_stride, element_at(i),
-                                                  p.k);
-                    ptx::st_shared_v4_u32(to + token * pitch + i * 16, {pair[0], pair[1], pair[2], pair[3]});
+                    u32 words[4];
+                    kernel::fetch_tokens<false, S>(words, p.x + (first + token) * p.x_stride, element_of(i),
+                                                   p.k);
+                    store(to + token * pitch + offset_of(i), words);
                 }
             }
         }

@@ -25,13 +25,13 @@ constexpr u32 kGemvThreads = kGemvWarps * 32;
 constexpr u32 kMaxGemvMatrices = 4;  // that share one launch and its activations
 constexpr u32 kMaxGemvTokens = 16;   // of one block; more tokens are more blocks along y
 
-constexpr u32 kMmaTileRows = 16;          // weights of an mma
-constexpr u32 kMmaTileTokens = 8;         // tokens of an mma
-constexpr u32 kGemvVisitBytes = 128;      // of each row: what a warp takes before the next warp's share
-constexpr u32 kGemvPrefetchBytes = 2048;  // of each row: what a block asks L2 for before it may read x
+constexpr u32 kMmaTileRows = 16;      // weights of an mma
+constexpr u32 kMmaTileTokens = 8;     // tokens of an mma
+constexpr u32 kGemvVisitBytes = 128;  // of each row: what a warp takes before the next warp's share
 constexpr u32 kQ8VisitBlocks = 4;  // Q8_0: blocks of each row that a warp takes before the next warp's share
 constexpr u32 kQ8LaneBlocks = 32;  // the same where a warp has a row to itself: one for each lane
 constexpr u32 kQ8LaneVisitBytes = kQ8LaneBlocks * kQ8BlockBytes;
+constexpr u32 kMaxWarpRowTokens = 4;                   // of such a warp
 constexpr u32 kQ8StageBytes = kQ8LaneVisitBytes + 16;  // and the bytes up to the 16-byte boundaries around
 
 struct GemvSpec {
@@ -39,7 +39,7 @@ struct GemvSpec {
     Activation x = Activation::bf16;
     Format y = Format::bf16;
     GemvEpilogue epilogue = GemvEpilogue::none;
-    u32 tokens = 8;         // of a block: 8 or 16; of Q8_0: 8, or in a kernel of their own 1 or 2
+    u32 tokens = 8;         // of a block: 8 or 16; of Q8_0: 8, or in a kernel of their own 1 to 4
     u32 row_tiles = 1;      // tiles of 16 rows (that kernel: rows of a warp), which share the loads of x
     u32 stages = 4;         // visits of a warp on their way to shared memory, where rows are vectors
     u32 groups = 2;         // of eight warps in a block of threads; each takes tiles of its own
@@ -111,9 +111,9 @@ struct GemvTuning {
 constexpr bool is_q8(const GemvSpec& s) {
     return s.x == Activation::q8;
 }
-// One or two tokens of Q8_0: a warp has a row to itself (kernel/gemv_q8_rows.cuh).
+// Few tokens of Q8_0: a warp has a row to itself (kernel/gemv_q8_rows.cuh).
 constexpr bool has_warp_rows(const GemvSpec& s) {
-    return is_q8(s) && s.tokens <= 2;
+    return is_q8(s) && s.tokens <= kMaxWarpRowTokens;
 }
 // Whether both operands are multiplied as f16; else as bf16, whose range holds every decoded weight and
 // token.
@@ -207,6 +207,11 @@ constexpr u32 max_groups_of(const GemvSpec& s) {
         promote_k != 0 && row_bits_of(s) == 4 && (s.tokens == 16 || block_k_of(s.x) != 0);
     return scales_both || (s.epilogue == GemvEpilogue::swiglu && !plain) ? 1 : 2;
 }
+// Of each row: what a block asks L2 for before it may read x. More of a narrow row than the warps' first
+// visits need keeps these waiting.
+constexpr u32 prefetch_bytes_of(const GemvSpec& s) {
+    return row_bits_of(s) == 4 ? 512 : 2048;
+}
 constexpr u32 threads_of(const GemvSpec& s) {
     return s.groups * kGemvThreads;
 }
@@ -262,9 +267,9 @@ constexpr const char* why_illegal(const GemvSpec& s) {
     if (s.row_tiles != 1 && s.row_tiles != 2) return "1 or 2 tiles of rows";
     if (s.epilogue == GemvEpilogue::swiglu && s.row_tiles != 2)
         return "swiglu needs two tiles: one of the gate, one of the other matrix";
-    const bool known =
-        is_q8(s) ? s.tokens == 1 || s.tokens == 2 || s.tokens == 8 : s.tokens == 8 || s.tokens == 16;
-    if (!known) return "a block has 8 or 16 tokens, and 1, 2 or 8 of Q8_0";
+    const bool known = is_q8(s) ? s.tokens == 8 || (s.tokens >= 1 && s.tokens <= kMaxWarpRowTokens)
+                                : s.tokens == 8 || s.tokens == 16;
+    if (!known) return "a block has 8 or 16 tokens, and 1 to 4 or 8 of Q8_0";
     if (s.resident && !may_be_resident(s)) return "the resident form is for aligned rows without zero points";
     if (s.stages < 2 || s.groups == 0) return "at least 2 stages and a group";
     if (s.groups > max_groups_of(s)) return "as many groups as have registers";

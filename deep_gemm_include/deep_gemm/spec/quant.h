@@ -3,8 +3,8 @@
 //
 //   value[r][c] = (code[r][c] - zero[r][c / block_k]) * scale[r / block_rows][c / block_k] * global
 //
-// Rows are stored one after another, K contiguous; a 4-bit row is padded to a whole byte (linear) or to 128
-// elements (interleaved). Scales are [ceil(n / block_rows), ceil(k / block_k)], row-major.
+// Rows are stored one after another, K contiguous; a 4-bit row is padded to 128 elements (interleaved) or to
+// 32 (fragments). Scales are [ceil(n / block_rows), ceil(k / block_k)], row-major.
 #pragma once
 
 #include <deep_gemm/spec/format.h>
@@ -34,8 +34,17 @@ constexpr u32 kNumQuants = static_cast<u32>(Quant::nvfp4_32) + 1;
 
 // Where the elements of a row are within its bytes.
 enum class Packing : u8 {
-    linear,       // in order; two to a byte, the first in the low nibble
-    blocks,       // scale and elements of a block side by side (Q8_0)
+    linear,  // in order; two to a byte, the first in the low nibble
+    blocks,  // scale and elements of a block side by side (Q8_0)
+    // 4 bits, groups of 32 elements, and within a word the bits of codes apart, where few instructions make
+    // numbers of them: word q of a group holds elements 8 i + 2 q (in its low half, and two signs in the
+    // other) and the ones after, i = 0 to 3. Bits of the low half, and 16 from there of the high one:
+    //   i      sign          exponent, mantissa
+    //   0      15            8, 7, 6
+    //   1       2, of the other half    11, 10, 9
+    //   2       5, of the other half    14, 13, 12
+    //   3       1            0, 4, 3
+    fragments,
     interleaved,  // 4 bits, chunks of 128 elements: word 4 c + g of a chunk holds elements 32 g + 8 c to + 7
 };
 
@@ -53,7 +62,8 @@ struct QuantRow {
 };
 
 constexpr QuantRow row_of(Quant quant) {
-    constexpr Packing kLinear = Packing::linear, kInterleaved = Packing::interleaved;
+    constexpr Packing kLinear = Packing::linear, kInterleaved = Packing::interleaved,
+                      kFragments = Packing::fragments;
     switch (quant) {
         case Quant::bf16: return {"bf16", Format::bf16, 16, 1, 0, ScaleType::none, false, false, kLinear};
         case Quant::fp16: return {"fp16", Format::fp16, 16, 1, 0, ScaleType::none, false, false, kLinear};
@@ -82,11 +92,11 @@ constexpr QuantRow row_of(Quant quant) {
         case Quant::int4_zero_128:
             return {"int4_zero_128", Format::int8, 4, 1, 128, ScaleType::fp16, true, false, kInterleaved};
         case Quant::mxfp4:
-            return {"mxfp4", Format::fp4_e2m1, 4, 1, 32, ScaleType::ue8m0, false, false, kLinear};
+            return {"mxfp4", Format::fp4_e2m1, 4, 1, 32, ScaleType::ue8m0, false, false, kFragments};
         case Quant::nvfp4:
-            return {"nvfp4", Format::fp4_e2m1, 4, 1, 16, ScaleType::e4m3, false, true, kLinear};
+            return {"nvfp4", Format::fp4_e2m1, 4, 1, 16, ScaleType::e4m3, false, true, kFragments};
         case Quant::nvfp4_32:
-            return {"nvfp4_32", Format::fp4_e2m1, 4, 1, 32, ScaleType::ue4m3, false, true, kLinear};
+            return {"nvfp4_32", Format::fp4_e2m1, 4, 1, 32, ScaleType::ue4m3, false, true, kFragments};
     }
     return {};
 }
@@ -112,12 +122,14 @@ constexpr u32 bytes_of(ScaleType type) {
 constexpr u32 kQ8Block = 32;       // elements of a Q8_0 block
 constexpr u32 kQ8BlockBytes = 34;  // its fp16 scale and its bytes
 constexpr u32 kInterleaveK = 128;  // elements of an interleaved chunk
+constexpr u32 kFragmentK = 32;     // elements of a group of fragments
 
 // Bytes of a row's elements (with its scales for Packing::blocks).
 constexpr u64 row_bytes_of(Quant quant, u64 k) {
     const QuantRow row = row_of(quant);
     if (row.packing == Packing::blocks) return ceil_div(k, u64{kQ8Block}) * kQ8BlockBytes;
     if (row.packing == Packing::interleaved) return ceil_div(k, u64{kInterleaveK}) * (kInterleaveK / 2);
+    if (row.packing == Packing::fragments) return ceil_div(k, u64{kFragmentK}) * (kFragmentK / 2);
     return ceil_div(k * row.element_bits, u64{8});
 }
 // Scales along K; 0 where the format keeps none apart from its elements.

@@ -77,19 +77,15 @@ DG_DEVICE void decode_int8(u32 word, u32& low, u32& high) {
     high = pair(0x4342);
 }
 
-/// Eight E2M1 nibbles times a pair of equal scales: pair i holds elements i and i + 4. The values are 2^126
-/// too small before the multiplication by the scale. One by an integer moves a nibble to two places, its sign
-/// to the top of its half and its other bits to where exponent and mantissa meet: of the units that such a
-/// kernel waits for, the one of shifts and logic has the least to spare.
-DG_DEVICE void decode_e2m1(u32 word, u32 scale, u32 (&pair)[4]) {
+/// Pair `i` of a word of Packing::fragments times a pair of equal scales. The values are 2^126 too small
+/// before the multiplication by the scale: sign and magnitude are where those of a bf16 are. They lie so in
+/// the word that a rotation brings three of the pairs there; an integer multiplication moves the bits of the
+/// fourth to three places at once.
+DG_DEVICE u32 decode_e2m1(u32 word, u32 i, u32 scale) {
     constexpr u32 kKept = 0x81c081c0u;
-    const u32 upper = word >> 8;
-    pair[0] = ptx::mul_lo(word & 0x000f000fu, 1u << 12 | 1u << 6);
-    pair[1] = ptx::mul_lo(word & 0x00f000f0u, 1u << 8 | 1u << 2);
-    pair[2] = ptx::mul_lo(upper & 0x000f000fu, 1u << 12 | 1u << 6);
-    pair[3] = ptx::mul_lo(upper & 0x00f000f0u, 1u << 8 | 1u << 2);
-#pragma unroll
-    for (u32 i = 0; i < 4; ++i) pair[i] = ptx::mul_bf16x2(pair[i] & kKept, scale);
+    const u32 moved = i == 3 ? ptx::mul_lo(word & 0x001b001bu, 1u << 3 | 1u << 8 | 1u << 14)
+                             : word >> 3 * i | word << (32 - 3 * i) % 32;
+    return ptx::mul_bf16x2(moved & kKept, scale);
 }
 
 /// Eight nibbles less a zero point: pair i holds elements i and i + 4. `minus_zero` is the pair -(128 +

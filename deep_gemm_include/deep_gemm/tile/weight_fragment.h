@@ -11,7 +11,8 @@
 namespace deep_gemm::tile {
 
 /// A lane's share of a stage, still encoded. 8 bits: word [row][step] holds the four elements of a step
-/// of 16. 4 bits: word [row][c] holds the lane's quarter of the four 32-bit words of 16-byte chunk c.
+/// of 16. E2M1: word [row][c] is the q-th of 16-byte chunk
+/// c, which is the lane's share of two steps. INT4: the lane's quarter of the four words of the chunk.
 template <Quant W>
 struct WeightStage {
     static constexpr u32 kWords = 8;
@@ -26,7 +27,9 @@ struct WeightStage {
             const ptx::SharedAddress chunk = row ^ (c << 4);
 #pragma unroll
             for (u32 r = 0; r < 2; ++r) {
-                if constexpr (row_of(W).element_bits == 8) {
+                if constexpr (row_of(W).packing == Packing::fragments) {
+                    word[r][c] = ptx::ld_shared_u32(chunk + r * 8 * kWeightTileBytes + q * 4);
+                } else if constexpr (row_of(W).element_bits == 8) {
                     const ptx::SharedAddress at = chunk + r * 8 * kWeightTileBytes;
                     word[r][c] = ptx::prmt(ptx::ld_shared_u16(at), ptx::ld_shared_u16(at + 8), 0x5410);
                 } else {
@@ -46,28 +49,18 @@ DG_DEVICE u32 decode_int8_pair(u32 word, u32 half) {
     return ptx::fma_bf16x2(biased & 0xff7fff7fu, kBf16One, (biased & 0x00800080u) | 0xc300c300u);
 }
 
-/// The two E2M1 codes of byte `byte` times a pair of equal multipliers; 2^126 too small before (see
-/// decode_e2m1). `shifted` is word << 4.
-DG_DEVICE u32 decode_e2m1_pair(u32 word, u32 shifted, u32 byte, u32 multiplier) {
-    const u32 codes = ptx::prmt(word, shifted, byte << 12 | byte << 8 | (byte + 4) << 4 | byte);
-    return ptx::mul_bf16x2((codes & 0x80008000u) | ((codes >> 6) & 0x01c001c0u), multiplier);
-}
-
 /// The two 4-bit integers of byte `byte`; `shifted` is word >> 4.
 DG_DEVICE u32 decode_int4_pair(u32 word, u32 shifted, u32 byte, const WeightFactor& factor) {
     const u32 codes = ptx::prmt(word, shifted, (byte + 4) << 8 | byte);
     return ptx::fma_bf16x2((codes & 0x000f000fu) | 0x43004300u, factor.multiplier, factor.addend);
 }
 
-/// Where a lane's quarter of eight elements is: those of half `half` of step `step` of a stage of 4-bit
-/// weights.
+/// Where a lane's quarter of eight interleaved elements is: those of half `half` of step `step` of a stage.
 struct NibblePlace {
     u32 word, byte;
 };
-template <Quant W>
 DG_DEVICE constexpr NibblePlace nibble_place(u32 step, u32 half) {
-    if (row_of(W).packing == Packing::interleaved) return {step / 8 * 4 + step % 2 * 2 + half, step % 8 / 2};
-    return {step / 2, step % 2 * 2 + half};
+    return {step / 8 * 4 + step % 2 * 2 + half, step % 8 / 2};
 }
 
 /// One row's registers of a step: pairs of its first and of its second eight elements.
@@ -80,15 +73,17 @@ DG_DEVICE void decode_step(const WeightStage<W>& stage, u32 row, u32 step, const
     } else if constexpr (kRow.element_bits == 8) {
         first = decode_int8_pair(stage.word[row][step], 0);
         second = decode_int8_pair(stage.word[row][step], 1);
+    } else if constexpr (kRow.element == Format::fp4_e2m1) {
+        const u32 word = stage.word[row][step / 2];
+        first = decode_e2m1(word, step % 2 * 2, factor.multiplier);
+        second = decode_e2m1(word, step % 2 * 2 + 1, factor.multiplier);
     } else {
-        constexpr bool kE2m1 = kRow.element == Format::fp4_e2m1;
         u32* const pair[2] = {&first, &second};
 #pragma unroll
         for (u32 half = 0; half < 2; ++half) {
-            const NibblePlace place = nibble_place<W>(step, half);
+            const NibblePlace place = nibble_place(step, half);
             const u32 word = stage.word[row][place.word];
-            *pair[half] = kE2m1 ? decode_e2m1_pair(word, word << 4, place.byte, factor.multiplier)
-                                : decode_int4_pair(word, word >> 4, place.byte, factor);
+            *pair[half] = decode_int4_pair(word, word >> 4, place.byte, factor);
         }
     }
 }
