@@ -43,9 +43,7 @@ extern "C" __global__ void __launch_bounds__(160) small_gemm(__grid_constant__ c
         mbarrier_wait(full + 8 * stage, phase);
         const u64 a = wgmma_descriptor(smem + stage * kTileBytes), b = wgmma_descriptor(smem + kB + stage * kTileBytes);
         wgmma_fence();
-        for (u32 step = 0; step < 4; ++step) {
-            Wgmma<Format::fp8_e4m3, 64>::mma(d, a + 2 * step, b + 2 * step, k + step != 0);
-        }
+        Wgmma<Format::fp8_e4m3, 64>::mma4<2, 2>(d, a, b, k != 0);
         wgmma_commit();
         wgmma_wait<0>();  // before release
         if (lane == 0) mbarrier_arrive(empty + 8 * stage);

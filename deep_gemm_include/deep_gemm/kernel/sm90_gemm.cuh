@@ -16,11 +16,8 @@ DG_DEVICE void multiply(float (&accumulator)[Count], ptx::SharedAddress a, ptx::
                         bool accumulate) {
     using Mma = ptx::Wgmma<S.ab, S.block_n, tile::transpose_of(S.a_major), tile::transpose_of(S.b_major)>;
     constexpr u32 kStepA = tile::step_of<S.a_major>(), kStepB = tile::step_of<S.b_major>();
-    const u64 a_tile = tile::operand_descriptor<S.a_major>(a);
-    const u64 b_tile = tile::operand_descriptor<S.b_major>(b);
-#pragma unroll
-    for (u32 step = 0; step < 4; ++step)
-        Mma::mma(accumulator, a_tile + kStepA * step, b_tile + kStepB * step, step > 0 || accumulate);
+    Mma::template mma4<kStepA, kStepB>(accumulator, tile::operand_descriptor<S.a_major>(a),
+                                       tile::operand_descriptor<S.b_major>(b), accumulate);
 }
 
 /// sum += scale_a[row] * scale_b[run of columns] * partial. Hopper's FP8 accumulator keeps about 14 bits: 128

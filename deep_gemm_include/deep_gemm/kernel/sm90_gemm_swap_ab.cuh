@@ -21,10 +21,7 @@ DG_DEVICE void start(float (&accumulator)[Count], ptx::SharedAddress weights, pt
     const u64 weight_tile = tile::operand_descriptor<S.b_major>(weights);
     const u64 token_tile = tile::operand_descriptor<S.a_major>(tokens);
     ptx::wgmma_fence();
-#pragma unroll
-    for (u32 step = 0; step < 4; ++step)
-        Mma::mma(accumulator, weight_tile + kWeightStep * step, token_tile + kTokenStep * step,
-                 step > 0 || accumulate);
+    Mma::template mma4<kWeightStep, kTokenStep>(accumulator, weight_tile, token_tile, accumulate);
     ptx::wgmma_commit();
 }
 

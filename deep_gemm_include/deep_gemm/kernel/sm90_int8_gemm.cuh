@@ -52,9 +52,7 @@ class Multiplier {
             const u64 tokens = ptx::wgmma_descriptor(smem_.tokens(tokens_.stage));
             ptx::wgmma_keep(sum);
             ptx::wgmma_fence();
-#pragma unroll
-            for (u32 step = 0; step < 4; ++step)
-                ptx::WgmmaInt8<S.block_m>::mma(sum, weights + 2 * step, tokens + 2 * step, 1);
+            ptx::WgmmaInt8<S.block_m>::template mma4<2, 2>(sum, weights, tokens, 1);
             ptx::wgmma_commit();
             ptx::wgmma_wait<1>();  // the stage before has been multiplied
             if (stage > 0) release();
