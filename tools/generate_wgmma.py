@@ -118,8 +118,8 @@ def four_steps(n: int, types: str, negations: str, number: str, transposable: bo
     return (
         f"    template <u32 StepA, u32 StepB>\n"
         f"    static DG_DEVICE void mma4({number[2:]} (&d)[{registers}], u64 a, u64 b, u32 accumulate) {{\n"
-        f'        asm volatile("{{.reg .pred p, q; .reg .b64 a, b; setp.ne.b32 p, {accumulate}, 0; setp.eq.b32 q, 0, 0; '
-        f'mov.b64 a, {a}; mov.b64 b, {b}; {mma}, a, b, p{negations}; {3 * step}}}"\n'
+        f'        asm volatile("{{.reg .pred p, q; .reg .b64 a, b; setp.ne.b32 p, {accumulate}, 0; '
+        f'setp.eq.b32 q, 0, 0; mov.b64 a, {a}; mov.b64 b, {b}; {mma}, a, b, p{negations}; {3 * step}}}"\n'
         f"            : {outputs} : {inputs});\n"
         f"    }}\n}};\n"
     )

@@ -149,7 +149,7 @@ SMALL_BUGS = [
     Bug("barriers not fenced after init", "fence_mbarrier_init();\n    }", "}", 8),
     Bug("no synchronisation after init", "sync_threads();  // barriers are visible", ""),
     Bug("more stages than shared memory", "kStages = 3,", "kStages = 5,", 8),
-    Bug("wrong descriptor step", "b + 2 * step,", "b + step,", 8),
+    Bug("wrong descriptor step", "mma4<2, 2>(d, a, b,", "mma4<2, 1>(d, a, b,", 8),
     Bug("swizzle forgotten in the descriptor", "1ull << 62", "0ull << 62", 8),
     Bug("block ends before its store has read shared memory", "        tma_store_wait_read<0>();\n", ""),
 ]  # fmt: skip

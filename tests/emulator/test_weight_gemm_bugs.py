@@ -180,10 +180,10 @@ BUGS = {
         Bug("a stage given back while it is multiplied", "ptx::wgmma_wait<1>();  // the stage before", "// the stage before", 1),
         Bug("weights are not given back", "        if (ptx::lane_index() == 0) ptx::mbarrier_arrive(smem_.weights_empty(before));\n", "", 8),
         Bug("both warpgroups multiply the same rows", "warp_ / 4 * kMmaRows * kWeightTileBytes", "0", 8),
-        Bug("steps of 16 bytes", "weights + 2 * step, tokens + 2 * step, 1);", "weights + step, tokens + step, 1);", 8),
+        Bug("steps of 16 bytes", "template mma4<2, 2>(sum, weights,", "template mma4<1, 1>(sum, weights,", 8),
         Bug("the sum of the block before is kept", "for (u32 i = 0; i < kCount; ++i) sum[i] = 0;", "if (weights_.phase == 0 && weights_.stage == 0)\n            for (u32 i = 0; i < kCount; ++i) sum[i] = 0;", 4),
         Bug("the scale of the next token", "+ ptx::lane_index() % 4 * 2 + b;\n            const float of_token", "+ ptx::lane_index() % 4 * 2 + 1 - b;\n            const float of_token", 8),
-        Bug("bytes without sign", ".s32.s8.s8 ", ".s32.u8.u8 ", 8, 7),
+        Bug("bytes without sign", ".s32.s8.s8 ", ".s32.u8.u8 ", 8, 28),
     ],
 }  # fmt: skip
 
