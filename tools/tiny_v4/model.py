@@ -59,7 +59,7 @@ class Model(torch.nn.Module):
     def prepare(self, rounds: bool) -> None:
         """The weights of the next passes. Small fp32 tensors and the router stay as they are."""
         for name, value in self.master.items():
-            if self.stored[name] == "fp32" or name.endswith("gate.weight"):
+            if self.stored[name] == "fp32" or name.endswith(".gate.weight"):
                 self.now[name] = value
             else:
                 self.now[name] = (rounded(value, self.stored[name]) if rounds else value).bfloat16()
