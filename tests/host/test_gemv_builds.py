@@ -20,8 +20,8 @@ Q8 = [
     {"row_tiles": 2},
     {"row_tiles": 2, "swiglu": True},
     {"tokens": 1},
-    {"tokens": 4, "row_tiles": 2},
-    {"tokens": 4, "row_tiles": 2, "swiglu": True},
+    {"tokens": 2, "row_tiles": 2},
+    {"tokens": 2, "row_tiles": 2, "swiglu": True},
 ]
 RESIDENT = [
     {"groups": 2, "stages": 3},

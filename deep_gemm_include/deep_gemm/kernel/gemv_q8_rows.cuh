@@ -1,4 +1,4 @@
-// y = x W^T for Q8_0 weights and up to four tokens: the sums of gemv_q8.cuh, in the same order and to the
+// y = x W^T for Q8_0 weights and one or two tokens: the sums of gemv_q8.cuh, in the same order and to the
 // same bit, by dp4a, which needs fewer instructions where an mma would multiply mostly zeros.
 //
 // A warp owns a row of W (or two) and the tokens; lane l takes blocks l, l + 32, ... in turn. For

@@ -31,7 +31,7 @@ constexpr u32 kGemvVisitBytes = 128;  // of each row: what a warp takes before t
 constexpr u32 kQ8VisitBlocks = 4;  // Q8_0: blocks of each row that a warp takes before the next warp's share
 constexpr u32 kQ8LaneBlocks = 32;  // the same where a warp has a row to itself: one for each lane
 constexpr u32 kQ8LaneVisitBytes = kQ8LaneBlocks * kQ8BlockBytes;
-constexpr u32 kMaxWarpRowTokens = 4;                   // of such a warp
+constexpr u32 kMaxWarpRowTokens = 2;                   // of such a warp: more of them wait for x in L1
 constexpr u32 kQ8StageBytes = kQ8LaneVisitBytes + 16;  // and the bytes up to the 16-byte boundaries around
 
 struct GemvSpec {
