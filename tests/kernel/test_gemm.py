@@ -99,6 +99,7 @@ PSUM = [
     Case(0, 96, 192, rows=(128, 5, 200), ab="bf16"),
     *(Case(0, 136, 256, rows=rows, spec=THREE_WARPGROUPS) for rows in STRADDLING),
     Case(0, 200, 256, rows=(128, 5, 0, 200), spec={**THREE_WARPGROUPS, "cluster_n": 2}),
+    Case(0, 96, 128, rows=(0, 1, *(0,) * 40, 3, 130, *(0,) * 1000, 7)),  # more groups than a warp looks at
 ]
 MASKED = [
     Case(16, 64, 128, rows=(1,)),

@@ -98,8 +98,7 @@ DG_DEVICE void promote_and_release(float (&sum)[Count], const float (&partial)[C
 /// promotion (1 % of a large GEMM); the kernels of short or scattered work stay small and quick to compile.
 template <GemmSpec S>
 constexpr u32 unroll_of() {
-    const bool long_runs = S.groups == GroupMode::dense || S.groups == GroupMode::contiguous;
-    return long_runs && S.block_m * S.block_n >= 128 * 128 && S.split_k == 1 ? 4 : 1;
+    return S.groups != GroupMode::masked && S.block_m * S.block_n >= 128 * 128 && S.split_k == 1 ? 4 : 1;
 }
 
 /// All of K for this warpgroup's waves, FP8. A stage is released as soon as the last wave has read it;

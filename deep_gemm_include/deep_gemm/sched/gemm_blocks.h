@@ -6,12 +6,13 @@
 // cursor for divergent and moves every word of every wgmma descriptor from a vector to a uniform register, in
 // the middle of the wgmma chain (4 % of a large GEMM). It sees it where a branch depends on a comparison of
 // launch parameters or on a ballot, and next() returns that comparison itself: no early return, which would
-// make it a boolean that comes from two places. The scan over groups of the other modes stays opaque to it:
-// see kernel/gemm_load.h.
+// make it a boolean that comes from two places. The scan over masked groups stays opaque to it: see
+// kernel/gemm_load.h.
 #pragma once
 
 #include <deep_gemm/spec/gemm.h>
 #include <deep_gemm/ptx/global.h>
+#include <deep_gemm/ptx/math.h>
 
 namespace deep_gemm::sched {
 
@@ -25,17 +26,21 @@ struct Block {
     u32 begin = 0, end = ~0u;  // rows of the block to compute and write now, in whole waves of 64
 };
 
-/// Modes whose blocks are found by a scan over the groups' sizes.
+/// Modes whose blocks are found by a scan over the groups' sizes. The rows of the segmented modes form one
+/// rectangle, whose blocks come in the order of a dense matrix: concurrent clusters share the same tiles.
 template <GemmSpec S>
 constexpr bool scans_groups() {
-    return S.groups == GroupMode::masked || S.groups == GroupMode::psum;
+    return S.groups == GroupMode::masked;
+}
+template <GemmSpec S>
+constexpr bool has_segments() {
+    return S.groups == GroupMode::contiguous || S.groups == GroupMode::psum;
 }
 
 /// A block whose rows may belong to more than one group of the segmented modes.
 template <GemmSpec S>
 constexpr bool block_straddles_groups() {
-    return (S.groups == GroupMode::contiguous || S.groups == GroupMode::psum) &&
-           kGroupAlignment % S.block_m != 0;
+    return has_segments<S>() && kGroupAlignment % S.block_m != 0;
 }
 
 /// Units along m that are walked before the next column of units, so that concurrent clusters cover a
@@ -63,19 +68,20 @@ class GemmBlocks {
             in_panel_ = unit_ % panel_units;
             panel_step_ = num_clusters_ / panel_units;
             in_panel_step_ = num_clusters_ % panel_units;
-            const u32 units_m = ceil_div(params.m, kUnitRows);
+            if constexpr (S.groups == GroupMode::psum) psum_rows_ = padded_end_of(params.num_groups - 1);
+            const u32 units_m = ceil_div(rows(), kUnitRows);
             full_panels_ = units_m / raster_rows<S>();
             last_rows_ = units_m % raster_rows<S>();
             last_reciprocal_ = reciprocal_of(last_rows_ > 0 ? last_rows_ : 1);
             place();
         }
-        if constexpr (S.groups == GroupMode::contiguous) prefetch_groups();
+        if constexpr (has_segments<S>()) prefetch_groups();
     }
 
     /// The next block of this CTA, or false at the end.
     DG_DEVICE bool next(Block& block) {
         const bool found = scans_groups<S>() ? locate_in_groups(block) : locate_in_rectangle(block);
-        if constexpr (S.groups == GroupMode::contiguous) prefetch_groups();
+        if constexpr (has_segments<S>()) prefetch_groups();
         return found;
     }
 
@@ -83,7 +89,7 @@ class GemmBlocks {
     DG_DEVICE u32 upcoming_row() const { return m_; }
 
   private:
-    static constexpr bool kTwoParts = S.groups == GroupMode::contiguous && block_straddles_groups<S>();
+    static constexpr bool kTwoParts = block_straddles_groups<S>();
     static constexpr u32 kUnitRows = S.block_m * S.cluster_m;
 
     DG_DEVICE u32 rank_m() const { return rank_ % S.cluster_m; }
@@ -116,23 +122,37 @@ class GemmBlocks {
         place();
     }
 
-    /// Contiguous groups start at multiples of 128 rows. A block that is no divisor of that may hold the end
-    /// of one group and the start of the next: then it comes twice, each time for the rows of one of them.
+    /// Rows that have blocks: those beyond the last group of psum have none.
+    DG_DEVICE u32 rows() const { return S.groups == GroupMode::psum ? psum_rows_ : params_.m; }
+
+    /// Groups start at multiples of 128 rows. A block that is no divisor of that may hold the end of one group
+    /// and the start of the next: then it comes twice, each time for the rows of one of them.
     DG_DEVICE bool locate_in_rectangle(Block& block) {
-        const bool found = unit_ < ceil_div(params_.m, kUnitRows) * units_n_;
+        const u32 units = ceil_div(rows(), kUnitRows) * units_n_;
+        const bool found = S.groups == GroupMode::psum ? ptx::ballot(unit_ < units) != 0 : unit_ < units;
         block.m = m_;
         block.n = n_;
         block.rows_end = params_.m;
         bool comes_again = false;
-        if constexpr (S.groups == GroupMode::contiguous) {
-            u32 group = groups_[0];
+        if constexpr (has_segments<S>()) {
+            u32 group = groups_[0], end = ends_[0];
             if constexpr (kTwoParts) {
                 const u32 boundary = boundary_of(block.m);
-                comes_again = ptx::ballot(groups_[0] != groups_[1]) != 0 && part_ == 0;
+                const bool two = groups_[0] != groups_[1];
+                // The part of psum beyond the last group is nobody's.
+                const bool second = S.groups == GroupMode::contiguous || block.m + boundary < rows();
+                comes_again = ptx::ballot(two && second) != 0 && part_ == 0;
                 block.begin = part_ == 0 ? 0 : boundary;
-                block.end = comes_again ? boundary : S.block_m;
-                if (part_ != 0) group = groups_[1];
+                block.end = two && part_ == 0 ? boundary : S.block_m;
+                if (part_ != 0) {
+                    group = groups_[1];
+                    end = ends_[1];
+                }
                 part_ = comes_again ? 1 : 0;
+            }
+            if constexpr (S.groups == GroupMode::psum) {
+                block.rows_end = end;
+                in_use_ = block.m < end;
             }
             block.loads = ptx::ballot(in_use_ && group < params_.num_groups) != 0;
             block.group = block.loads ? group : 0;
@@ -149,6 +169,10 @@ class GemmBlocks {
     /// where all of them are padding.
     DG_DEVICE void prefetch_groups() {
         const u32 m = m_ < params_.m ? m_ : 0;
+        if constexpr (S.groups == GroupMode::psum) {
+            find_groups(m);
+            return;
+        }
         groups_[0] = group_of_row(m - m % kGroupAlignment);
         if constexpr (S.block_m < kGroupAlignment) {
             in_use_ = false;
@@ -169,28 +193,50 @@ class GemmBlocks {
         return static_cast<u32>(ptx::ld_global_s32(params_.group_layout + row));
     }
 
-    /// Groups are scanned 32 at a time, one a lane: `lane_end_` is the running number of units up to its
-    /// group.
+    /// End of a group's rows with its padding; beyond every row for a group that does not exist.
+    DG_DEVICE u32 padded_end_of(u32 group) const {
+        const u32 end = align_up(end_of(group), kGroupAlignment);
+        return group < params_.num_groups ? end : ~0u;
+    }
+    /// End of a group's rows; of the last group for one that does not exist.
+    DG_DEVICE u32 end_of(u32 group) const {
+        const u32 last = params_.num_groups - 1;
+        return clamp_rows(ptx::ld_global_s32(params_.group_layout + (group < last ? group : last)));
+    }
+
+    /// psum: the group of row m, and of the row where the next one may start.
+    DG_DEVICE void find_groups(u32 m) {
+        groups_[0] = group_at(m);
+        if constexpr (kTwoParts) groups_[1] = group_at(m + boundary_of(m));
+#pragma unroll
+        for (u32 part = 0; part < (kTwoParts ? 2 : 1); ++part) ends_[part] = end_of(groups_[part]);
+    }
+
+    /// The number of groups that end at or before row m: 32 are looked at together, at ever smaller distances.
+    /// No loop and no branch: either would hide from the compiler that all lanes agree.
+    DG_DEVICE u32 group_at(u32 m) const {
+        u32 first = 0;
+        first = skip_groups<1 << 15>(first, m);
+        first = skip_groups<1 << 10>(first, m);
+        first = skip_groups<1 << 5>(first, m);
+        return skip_groups<1>(first, m);
+    }
+    template <u32 Distance>
+    DG_DEVICE u32 skip_groups(u32 first, u32 m) const {
+        const u32 end = padded_end_of(first + (ptx::lane_index() + 1) * Distance - 1);
+        return first + ptx::popc(ptx::ballot(end <= m)) * Distance;
+    }
+
+    /// masked: groups are scanned 32 at a time, one a lane: `lane_end_` is the running number of units up to
+    /// its group.
     DG_DEVICE void load_chunk(u32 first_group, u32 units_before) {
         chunk_ = first_group;
         const u32 group = first_group + ptx::lane_index();
         u32 units = 0;
-        lane_start_ = 0;
         lane_rows_ = 0;
         if (group < params_.num_groups) {
-            const i32 value = ptx::ld_global_s32(params_.group_layout + group);
-            i32 extent;
-            if constexpr (S.groups == GroupMode::masked) {
-                lane_rows_ = clamp_rows(value);
-                extent = static_cast<i32>(lane_rows_);
-            } else {
-                const i32 previous = group == 0 ? 0 : ptx::ld_global_s32(params_.group_layout + group - 1);
-                lane_start_ = align_up(clamp_rows(previous), kGroupAlignment);
-                lane_rows_ = clamp_rows(value);
-                extent =
-                    static_cast<i32>(align_up(lane_rows_, kGroupAlignment)) - static_cast<i32>(lane_start_);
-            }
-            units = extent > 0 ? ceil_div(static_cast<u32>(extent), kUnitRows) * units_n_ : 0;
+            lane_rows_ = clamp_rows(ptx::ld_global_s32(params_.group_layout + group));
+            units = ceil_div(lane_rows_, kUnitRows) * units_n_;
         }
         u32 total = units;
 #pragma unroll
@@ -217,15 +263,12 @@ class GemmBlocks {
         const u32 lane = ptx::lowest_bit(in_chunk);
         const u32 units = ptx::shfl_idx(lane_units_, lane);
         const u32 unit = unit_ - (ptx::shfl_idx(lane_end_, lane) - units), units_m = units / units_n_;
-        const u32 start = ptx::shfl_idx(lane_start_, lane);
         block.group = chunk_ + lane;
-        block.a_group = S.groups == GroupMode::masked ? block.group : 0;
-        block.m = start + (unit % units_m) * kUnitRows + rank_m() * S.block_m;
+        block.a_group = block.group;
+        block.m = (unit % units_m) * kUnitRows + rank_m() * S.block_m;
         block.n = ((unit / units_m) * S.cluster_n + rank_n()) * S.block_n;
         block.rows_end = ptx::shfl_idx(lane_rows_, lane);
         block.loads = block.m < block.rows_end;
-        if constexpr (block_straddles_groups<S>())
-            block.end = align_up(block.rows_end, kGroupAlignment) - block.m;
         unit_ += num_clusters_;
         return true;
     }
@@ -234,9 +277,9 @@ class GemmBlocks {
     u32 rank_, unit_, num_clusters_, units_n_;
     u32 panel_ = 0, in_panel_ = 0, panel_step_ = 0, in_panel_step_ = 0;
     u32 full_panels_ = 0, last_rows_ = 0, last_reciprocal_ = 0, m_ = 0, n_ = 0;
-    u32 groups_[2] = {}, part_ = 0;
-    bool in_use_ = true;  // contiguous: this lane saw a row of a group, or did not look
-    u32 chunk_ = 0, lane_start_ = 0, lane_rows_ = 0, lane_end_ = 0, lane_units_ = 0;
+    u32 groups_[2] = {}, ends_[2] = {}, part_ = 0, psum_rows_ = 0;
+    bool in_use_ = true;  // this lane saw a row of a group, or did not look
+    u32 chunk_ = 0, lane_rows_ = 0, lane_end_ = 0, lane_units_ = 0;
 };
 
 }  // namespace deep_gemm::sched
