@@ -125,8 +125,8 @@ class GemmBlocks {
     /// Rows that have blocks: those beyond the last group of psum have none.
     DG_DEVICE u32 rows() const { return S.groups == GroupMode::psum ? psum_rows_ : params_.m; }
 
-    /// Groups start at multiples of 128 rows. A block that is no divisor of that may hold the end of one group
-    /// and the start of the next: then it comes twice, each time for the rows of one of them.
+    /// Groups start at multiples of 128 rows. A block that is no divisor of that may hold the end of one
+    /// group and the start of the next: then it comes twice, each time for the rows of one of them.
     DG_DEVICE bool locate_in_rectangle(Block& block) {
         const u32 units = ceil_div(rows(), kUnitRows) * units_n_;
         const bool found = S.groups == GroupMode::psum ? ptx::ballot(unit_ < units) != 0 : unit_ < units;
@@ -212,8 +212,8 @@ class GemmBlocks {
         for (u32 part = 0; part < (kTwoParts ? 2 : 1); ++part) ends_[part] = end_of(groups_[part]);
     }
 
-    /// The number of groups that end at or before row m: 32 are looked at together, at ever smaller distances.
-    /// No loop and no branch: either would hide from the compiler that all lanes agree.
+    /// The number of groups that end at or before row m: 32 are looked at together, at ever smaller
+    /// distances. No loop and no branch: either would hide from the compiler that all lanes agree.
     DG_DEVICE u32 group_at(u32 m) const {
         u32 first = 0;
         first = skip_groups<1 << 15>(first, m);
