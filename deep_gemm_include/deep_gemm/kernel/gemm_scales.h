@@ -59,7 +59,7 @@ DG_DEVICE ptx::Float4 load_scale_chunk(const ScaleRow& row, u32 kb, u32 num_k) {
 template <GemmSpec S>
 DG_DEVICE void load_scales(const GemmParams& p, tile::GemmSmem<S> smem, u32 warp) {
     constexpr u32 kLanes = scale_warps_of(S) * ptx::kWarpThreads;
-    constexpr u32 kItems = S.block_m + scale_runs_of(S), kPerLane = ceil_div(kItems, kLanes);
+    constexpr u32 kItems = staged_scales_of(S), kPerLane = ceil_div(kItems, kLanes);
     const KRange range = k_range<S>(p);
     const u32 first = warp * ptx::kWarpThreads + ptx::lane_index();
     pipe::Cursor<S.stages> cursor;
@@ -69,12 +69,19 @@ DG_DEVICE void load_scales(const GemmParams& p, tile::GemmSmem<S> smem, u32 warp
         ScaleRow rows[kPerLane];
 #pragma unroll
         for (u32 i = 0; i < kPerLane; ++i) rows[i] = scale_row<S>(p, block, first + i * kLanes);
+        const ScaleRow row_of_b = scale_row<S>(p, block, S.block_m);
         for (u32 kb = range.begin; kb < range.end;) {
             // In flight while this warp waits for the stage: the ring runs ahead of the math by more than a
             // load takes.
             ptx::Float4 chunk[kPerLane];
 #pragma unroll
             for (u32 i = 0; i < kPerLane; ++i) chunk[i] = load_scale_chunk(rows[i], kb, range.end);
+            if constexpr (joins_scales(S)) {
+                const ptx::Float4 b = load_scale_chunk(row_of_b, kb, range.end);
+#pragma unroll
+                for (u32 i = 0; i < kPerLane; ++i)
+                    chunk[i] = {chunk[i].x * b.x, chunk[i].y * b.y, chunk[i].z * b.z, chunk[i].w * b.w};
+            }
 #pragma unroll
             for (u32 step = 0; step < kScaleChunk; ++step) {
                 if (kb == range.end) break;
@@ -86,7 +93,8 @@ DG_DEVICE void load_scales(const GemmParams& p, tile::GemmSmem<S> smem, u32 warp
                                         : step == 1 ? chunk[i].y
                                         : step == 2 ? chunk[i].z
                                                     : chunk[i].w;
-                    if (item < kItems) ptx::st_shared_f32(smem.scales(cursor.stage) + item * 4, value);
+                    const u32 slot = joins_scales(S) ? joined_scale_of(item) : item;
+                    if (item < kItems) ptx::st_shared_f32(smem.scales(cursor.stage) + slot * 4, value);
                 }
                 ptx::sync_warp();
                 if (ptx::lane_index() == 0) ptx::mbarrier_arrive(smem.full(cursor.stage));

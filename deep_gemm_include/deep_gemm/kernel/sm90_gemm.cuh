@@ -28,7 +28,8 @@ DG_DEVICE void promote(float (&sum)[Count], const float (&partial)[Count], const
     constexpr u32 kRegisters = Count / Runs;
 #pragma unroll
     for (u32 run = 0; run < Runs; ++run) {
-        const float scale[2] = {scale_a[0] * scale_b[run], scale_a[1] * scale_b[run]};
+        const float b = joins_scales(S) ? 1.0f : scale_b[run];
+        const float scale[2] = {scale_a[0] * b, scale_a[1] * b};
 #pragma unroll
         for (u32 i = run * kRegisters; i < (run + 1) * kRegisters; ++i)
             sum[i] += scale[i / 2 % 2] * partial[i];
@@ -71,9 +72,15 @@ struct WaveScales {
     float b[kRuns];
 
     DG_DEVICE WaveScales(tile::GemmSmem<S> smem, u32 stage, u32 lane_row) {
-        a[0] = ptx::ld_shared_f32(smem.scale_a(stage, lane_row));
-        a[1] = ptx::ld_shared_f32(smem.scale_a(stage, lane_row + 8));
-        if constexpr (!kPerColumn) {
+        if constexpr (joins_scales(S)) {
+            const ptx::Float2 both = ptx::ld_shared_v2_f32(smem.scale_a(stage, joined_scale_of(lane_row)));
+            a[0] = both.x;
+            a[1] = both.y;
+        } else {
+            a[0] = ptx::ld_shared_f32(smem.scale_a(stage, lane_row));
+            a[1] = ptx::ld_shared_f32(smem.scale_a(stage, lane_row + 8));
+        }
+        if constexpr (!kPerColumn && !joins_scales(S)) {
 #pragma unroll
             for (u32 run = 0; run < kRuns; ++run) b[run] = ptx::ld_shared_f32(smem.scale_b(stage, run));
         }

@@ -48,7 +48,8 @@ constexpr bool block_straddles_groups() {
 template <GemmSpec S>
 constexpr u32 raster_rows() {
     constexpr u32 kUnitM = S.block_m * S.cluster_m, kUnitN = S.block_n * S.cluster_n;
-    return kUnitN > 2 * kUnitM ? 16 : 8;
+    // 192 x 256: 1 to 2 % of contiguous groups, whose B is another one every few panels.
+    return kUnitN > 2 * kUnitM || S.warpgroups == 3 ? 16 : 8;
 }
 
 template <GemmSpec S>

@@ -191,9 +191,23 @@ constexpr u32 scale_b_run_of(const GemmSpec& s) {
 constexpr u32 scale_runs_of(const GemmSpec& s) {
     return s.block_n / scale_b_run_of(s);
 }
+// Whether scales of A are staged times the one scale that B has for the block, the two that a math thread
+// needs side by side: one load from shared memory instead of three. Three warpgroups keep shared memory so
+// busy that this is 1 to 3 % of a large GEMM; fewer do not, with no difference.
+constexpr bool joins_scales(const GemmSpec& s) {
+    return !s.swap_ab && s.warpgroups == 3 && s.scale_b == ScaleB::per_128x128 && scale_runs_of(s) == 1;
+}
+// Where the scale of a row then stands: rows r and r + 8 of 16 are neighbours.
+constexpr u32 joined_scale_of(u32 row) {
+    return row / 16 * 16 + row % 8 * 2 + row / 8 % 2;
+}
+// Scales in a stage: those of A, then those of B.
+constexpr u32 staged_scales_of(const GemmSpec& s) {
+    return s.block_m + (joins_scales(s) ? 0 : scale_runs_of(s));
+}
 // Warps that bring scales: the loading warpgroup has three to spare.
 constexpr u32 scale_warps_of(const GemmSpec& s) {
-    const u32 wanted = ceil_div(s.block_m + scale_runs_of(s), 32u);
+    const u32 wanted = ceil_div(staged_scales_of(s), 32u);
     return !has_scales(s) ? 0 : wanted < 3 ? wanted : 3;
 }
 
@@ -203,7 +217,7 @@ struct SmemPlan {
     u32 a_stage_bytes, b_stage_bytes, d_bytes;
     u32 received;  // split_k: what the peers send, the same rows as in d, one buffer a peer
     u32 received_bytes;
-    u32 scales;  // stage 0: block_m scales of A, then scale_runs_of(s) of B
+    u32 scales;  // stage 0: staged_scales_of(s)
     u32 scale_stage_bytes;
     u32 full, empty;                  // mbarriers, 8 bytes a stage
     u32 partial_full, partial_empty;  // hand-over of partial sums in a cluster
@@ -224,7 +238,7 @@ constexpr SmemPlan plan_smem(const GemmSpec& s) {
     p.d_bytes = exchanges_partials(s) ? s.k_warpgroups * s.block_m * s.block_n * 4
                                       : s.block_m * s.block_n * bytes_of(s.d);
     p.received_bytes = (s.split_k - 1) * (p.d_bytes / s.split_k);
-    p.scale_stage_bytes = has_scales(s) ? align_up((s.block_m + scale_runs_of(s)) * 4, 16u) : 0;
+    p.scale_stage_bytes = has_scales(s) ? align_up(staged_scales_of(s) * 4, 16u) : 0;
     u32 offset = 0;
     const auto take = [&offset](u32 bytes, u32 alignment) {
         offset = align_up(offset, alignment);
