@@ -298,6 +298,10 @@ FP8_MULTICAST = Gemm(
     "fp8 multicast", "sm90_fp8_gemm_nt", "sm90_gemm.cuh",
     ".block_m = 64, .block_n = 64, .stages = 3, .warpgroups = 1, .cluster_n = 2", cluster_n=2, n=256,
 )  # fmt: skip
+FP8_JOINED = Gemm(
+    "fp8 joined scales", "sm90_fp8_gemm_nt", "sm90_gemm.cuh",
+    ".block_m = 192, .block_n = 64, .stages = 3, .warpgroups = 3", block_m=192, warpgroups=3, m=200, k=640,
+)  # fmt: skip
 BF16_DENSE = Gemm(
     "bf16", "sm90_bf16_gemm_nt", "sm90_gemm.cuh",
     ".ab = Format::bf16, .scale_b = ScaleB::none, .block_m = 64, .block_n = 64, .stages = 3, .warpgroups = 1",
@@ -325,6 +329,7 @@ GEMMS = [
     FP8_UNEVEN,
     FP8_DENSE,
     FP8_MULTICAST,
+    FP8_JOINED,
     BF16_DENSE,
     FP8_SWAPPED,
 ]
@@ -347,7 +352,14 @@ STORE_BUGS = [
 STAGING_BUG = Bug(
     "staging buffer reused while its store reads it", "    if (stores) ptx::tma_store_wait_read<0>();\n", ""
 )
+JOINED_BUGS = [
+    Bug("scale of B left out", "chunk[i].x * b.x, chunk[i].y * b.y", "chunk[i].x, chunk[i].y * b.y", 8),
+    Bug("scale of B of the next block along K", "chunk[i].y * b.y, chunk[i].z * b.z", "chunk[i].y * b.z, chunk[i].z * b.z", 8),
+    Bug("scales staged as they come", "joins_scales(S) ? joined_scale_of(item) : item", "item", 8),
+    Bug("rows of another half", "row / 16 * 16 + row % 8 * 2 + row / 8 % 2", "row / 16 * 16 + row % 8 * 2 + 1 - row / 8 % 2", 8),
+]  # fmt: skip
 KERNEL_BUGS: list[tuple[Gemm, Bug]] = [
+    *((FP8_JOINED, bug) for bug in JOINED_BUGS),
     *((gemm, bug) for gemm in (FP8_DENSE, BF16_DENSE, FP8_SWAPPED, BF16_SWAPPED) for bug in LOADER_BUGS),
     *((gemm, bug) for gemm in (FP8_DENSE, BF16_DENSE) for bug in STORE_BUGS),
     (FP8_SHALLOW, STAGING_BUG),
