@@ -8,8 +8,8 @@ namespace deep_gemm::op {
 
 namespace {
 
-constexpr const char* kHeader = "deep_gemm/kernel/gqa.cuh";
-constexpr jit::KernelId kPieces{"gqa_pieces", kHeader}, kJoin{"gqa_join", kHeader};
+constexpr const char* kGqaHeader = "deep_gemm/kernel/gqa.cuh";
+constexpr jit::KernelId kPieces{"gqa_pieces", kGqaHeader}, kJoin{"gqa_join", kGqaHeader};
 
 GqaRows rows_of(const TensorView& t) {
     return {.data = t.data,

@@ -135,7 +135,7 @@ void bind_engine(py::module_& module) {
         .def_property_readonly("weight_bytes", [](const Engine& e) { return e.model().weight_bytes(); });
 }
 
-py::dict stats_of(const Session& session) {
+py::dict session_stats_of(const Session& session) {
     const runtime::SessionStats& s = session.stats();
     py::dict result;
     result["steps"] = s.steps;
@@ -162,7 +162,7 @@ void bind_session(py::module_& module) {
              py::arg("strict") = false, py::arg("graphs") = true, py::arg("restore_points") = 2)
         .def_property_readonly("tokens", &Session::tokens)
         .def_property_readonly("room", &Session::room)
-        .def_property_readonly("stats", &stats_of)
+        .def_property_readonly("stats", &session_stats_of)
         .def_property_readonly("last_drafts", &Session::last_drafts)
         .def(
             "sync", [](Session& s, const std::vector<i32>& tokens) { return s.sync(tokens); }, NoGil(),
