@@ -130,6 +130,8 @@ struct Warp {
     WarpState state = WarpState::ready;
     bool turn_over = false;
     u32 id = 0;
+    bool converged = false;  // all live lanes are at common_pc, whatever lane_pc says
+    u32 common_pc = 0;
     u32 lane_pc[kLanes] = {};
     u64 seen_wakes = 0;
     std::vector<Wait> waits;     // why groups blocked in the last turn
@@ -161,19 +163,37 @@ struct Warp {
     bool before_dependency = false;  // PDL: griddepcontrol.wait has not been executed
 
     void save(u32 mask, u32 at) {
+        if (mask == live) {
+            converged = true, common_pc = at;
+            return;
+        }
+        spread();
         for (u32 m = mask; m != 0; m &= m - 1) lane_pc[std::countr_zero(m)] = at;
+    }
+    // Before lanes go, or get pcs of their own.
+    void spread() {
+        if (!converged) return;
+        converged = false;
+        for (u32 m = live; m != 0; m &= m - 1) lane_pc[std::countr_zero(m)] = common_pc;
+    }
+    [[nodiscard]] u32 pc_of(u32 lane) const {
+        return converged && (live >> lane & 1) != 0 ? common_pc : lane_pc[lane];
     }
     // Picks the group to run: the smallest pc at or above pc_bound among lanes that are not stuck. Lanes at
     // the same pc join it. False when every live lane is stuck.
     bool pick_group() {
         const u32 candidates = live & ~stuck;
+        if (candidates == 0) return false;
+        if (converged) {
+            pc = common_pc, active = live, merge_pc = ~0u, stuck = 0;
+            return true;
+        }
         u32 low = ~0u, bounded = ~0u;
         for (u32 m = candidates; m != 0; m &= m - 1) {
             const u32 at = lane_pc[std::countr_zero(m)];
             low = at < low ? at : low;
             if (at >= pc_bound && at < bounded) bounded = at;
         }
-        if (candidates == 0) return false;
         pc = bounded != ~0u ? bounded : low;
         active = 0, merge_pc = ~0u;
         for (u32 m = live; m != 0; m &= m - 1) {
