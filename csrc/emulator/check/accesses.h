@@ -101,7 +101,7 @@ class Accesses {
         const u32 unit = earlier.unit;
         if (unit >= num_warps_) return clock.engine(unit - num_warps_) >= earlier.time;
         const bool performed = !write || earlier.performed;
-        const KnownWarp& known = performed ? clock.performed(unit) : clock.visible(unit);
+        const KnownWarp known = performed ? clock.performed(unit) : clock.visible(unit);
         return known.covers(lanes, earlier.time);
     }
 

@@ -38,7 +38,7 @@ void Races::reset(Cluster& c) {
     }
     zero_.reset(num_warps_, first_mbarrier_unit() + num_ctas * kMBarrierUnits - num_warps_);
     for (auto& cta : ctas_) {
-        for (BarrierClock& barrier : cta->barriers) barrier.reset(zero_);
+        for (BarrierClock& barrier : cta->barriers) barrier.clear();
     }
     cluster_.reset(zero_);
     warps_.resize(num_warps_);
@@ -167,7 +167,9 @@ void Races::wgmma(Warp& last, const TensorOp& t, u32 number) {
 
 void Races::barrier_arrive(Warp& w, u32 id) {
     WarpClock& clock = clock_of(w);
-    clock.tell(w.live, state_of(*w.cta).barriers[id].told);
+    BarrierClock& barrier = state_of(*w.cta).barriers[id];
+    if (barrier.empty()) barrier.reset(zero_);  // most kernels use one or two
+    clock.tell(w.live, barrier.told);
     ++clock.now;
 }
 

@@ -11,6 +11,7 @@
 
 #include <deep_gemm/spec/types.h>
 
+#include <algorithm>
 #include <bit>
 #include <functional>
 #include <map>
@@ -91,20 +92,26 @@ struct AsyncGroups {
         u32 reading = 0,
             writing = 0;  // operations whose sources are not yet read, whose results have not landed
     };
-    std::deque<Group> groups{Group{}};  // the last one is open
-    u64 first = 0;                      // sequence number of groups[0]
+    Group open_group;
+    std::vector<Group> committed;
+    u64 first = 0;  // sequence number of committed[0]
 
-    [[nodiscard]] u64 open() const { return first + groups.size() - 1; }
-    [[nodiscard]] Group& at(u64 sequence) { return groups[sequence - first]; }
+    [[nodiscard]] u64 open() const { return first + committed.size(); }
+    [[nodiscard]] Group& at(u64 sequence) {
+        return sequence == open() ? open_group : committed[sequence - first];
+    }
     void commit() {
-        groups.emplace_back();
-        while (groups.size() > 1 && groups[0].writing == 0 && groups[0].reading == 0)
-            groups.pop_front(), ++first;
+        committed.push_back(open_group);
+        open_group = {};
+        const auto busy = std::find_if(committed.begin(), committed.end(),
+                                       [](const Group& g) { return g.writing != 0 || g.reading != 0; });
+        first += static_cast<u64>(busy - committed.begin());
+        committed.erase(committed.begin(), busy);
     }
     // All committed groups but the latest `pending` are done (or, for .read, have read their sources).
     [[nodiscard]] bool done(u64 pending, bool read_only) const {
-        for (u64 i = 0; i + 1 + pending < groups.size(); ++i) {
-            if (groups[i].reading != 0 || (!read_only && groups[i].writing != 0)) return false;
+        for (u64 i = 0; i + pending < committed.size(); ++i) {
+            if (committed[i].reading != 0 || (!read_only && committed[i].writing != 0)) return false;
         }
         return true;
     }
@@ -205,6 +212,7 @@ struct Warp {
             }
         }
         stuck &= ~active;
+        if (active == live) converged = true, common_pc = pc;
         return true;
     }
     // The running group cannot go on: `next_pc` is where it resumes. Another group of the warp runs, if there

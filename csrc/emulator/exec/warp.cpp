@@ -9,6 +9,25 @@ namespace {
 
 enum class Shuffle { bfly, down, up, idx };
 
+struct SourceLane {
+    u32 lane = 0;
+    bool inside = false;  // of the segment; outside, a lane keeps its own value
+};
+
+template <Shuffle mode>
+constexpr SourceLane source_lane(u32 lane, u32 b, u32 c) {
+    const u32 clamp = c & 31, segment = c >> 8 & 31, by = b & 31;
+    const u32 last = (lane & segment) | (clamp & ~segment), first = lane & segment;
+    SourceLane from;
+    if (mode == Shuffle::bfly) from.lane = lane ^ by;
+    if (mode == Shuffle::down) from.lane = lane + by;
+    if (mode == Shuffle::up) from.lane = lane - by;
+    if (mode == Shuffle::idx) from.lane = first | (by & ~segment);
+    from.inside = mode == Shuffle::up ? static_cast<i32>(from.lane) >= static_cast<i32>(last) : from.lane <= last;
+    if (!from.inside) from.lane = lane;
+    return from;
+}
+
 // op.list[0]: the member mask.
 template <Shuffle mode>
 void shuffle(Warp& w, const Op& op, u32 mask) {
@@ -17,24 +36,49 @@ void shuffle(Warp& w, const Op& op, u32 mask) {
               *c = static_cast<u32*>(slot(w, op.c));
     u32 values[kLanes], inside = 0;
     for (u32 lane = 0; lane < kLanes; ++lane) {
-        const u32 clamp = c[lane] & 31, segment = c[lane] >> 8 & 31, by = b[lane] & 31;
-        const u32 last = (lane & segment) | (clamp & ~segment), first = lane & segment;
-        u32 from = 0;
-        bool in = false;
-        if (mode == Shuffle::bfly) from = lane ^ by, in = from <= last;
-        if (mode == Shuffle::down) from = lane + by, in = from <= last;
-        if (mode == Shuffle::up) from = lane - by, in = static_cast<i32>(from) >= static_cast<i32>(last);
-        if (mode == Shuffle::idx) from = first | (by & ~segment), in = from <= last;
-        if (!in) from = lane;
-        if ((mask >> lane & 1) != 0 && (mask >> from & 1) == 0) {
+        const SourceLane from = source_lane<mode>(lane, b[lane], c[lane]);
+        if ((mask >> lane & 1) != 0 && (mask >> from.lane & 1) == 0) {
             fault(w, static_cast<i32>(lane),
-                  "shfl reads lane {}, which does not execute it (lanes {:#010x} do)", from, mask);
+                  "shfl reads lane {}, which does not execute it (lanes {:#010x} do)", from.lane, mask);
         }
-        values[lane] = a[from];
-        inside |= static_cast<u32>(in) << lane;
+        values[lane] = a[from.lane];
+        inside |= static_cast<u32>(from.inside) << lane;
     }
     each_lane<u32>(slot(w, op.d), mask, [&](u32 lane) { return values[lane]; });
     if (op.target != kNoSlot) set_predicate(w, op.target, mask, inside);
+}
+
+// A shuffle whose lanes are known when it is decoded, as those of a reduction are.
+struct FixedShuffle {
+    u32 from[kLanes] = {};
+    u32 inside = 0;
+};
+
+template <Shuffle mode>
+void fixed_shuffle(Warp& w, const Op& op, u32 mask) {
+    if (mask != kFullMask) return shuffle<mode>(w, op, mask);
+    if (!members_present(w, op.list[0], mask)) return;
+    const FixedShuffle& fixed = *static_cast<const FixedShuffle*>(op.extra);
+    const u32* a = static_cast<u32*>(slot(w, op.a));
+    u32 values[kLanes];
+    for (u32 lane = 0; lane < kLanes; ++lane) values[lane] = a[fixed.from[lane]];
+    std::memcpy(slot(w, op.d), values, sizeof values);
+    if (op.target != kNoSlot) predicate(w, op.target) = fixed.inside;
+}
+
+template <Shuffle mode>
+Handler shuffle_handler(Decoder& x) {
+    if (!x.is_immediate(x.operand(2)) || !x.is_immediate(x.operand(3))) return shuffle<mode>;
+    FixedShuffle fixed;
+    for (u32 lane = 0; lane < kLanes; ++lane) {
+        const SourceLane from =
+            source_lane<mode>(lane, static_cast<u32>(x.immediate(x.operand(2))),
+                              static_cast<u32>(x.immediate(x.operand(3))));
+        fixed.from[lane] = from.lane;
+        fixed.inside |= static_cast<u32>(from.inside) << lane;
+    }
+    x.make_extra(fixed);
+    return fixed_shuffle<mode>;
 }
 
 enum class Vote { all, any, uniform, ballot };
@@ -116,10 +160,10 @@ void decode_shuffle(Decoder& x) {
     x.op.b = x.source(x.operand(2), 4);
     x.op.c = x.source(x.operand(3), 4);
     x.set_list({x.source(x.operand(4), 4)});
-    x.op.run = x.has("bfly")   ? shuffle<Shuffle::bfly>
-               : x.has("down") ? shuffle<Shuffle::down>
-               : x.has("up")   ? shuffle<Shuffle::up>
-               : x.has("idx")  ? shuffle<Shuffle::idx>
+    x.op.run = x.has("bfly")   ? shuffle_handler<Shuffle::bfly>(x)
+               : x.has("down") ? shuffle_handler<Shuffle::down>(x)
+               : x.has("up")   ? shuffle_handler<Shuffle::up>(x)
+               : x.has("idx")  ? shuffle_handler<Shuffle::idx>(x)
                                : nullptr;
 }
 
