@@ -34,13 +34,13 @@ inline void store_values(Warp& w, const Op& op, u32 lane, std::byte* to) {
 }
 
 // Element after element, whose lanes lie together: the inner loop of memory-bound kernels. All lanes are
-// checked against the last range at once; only if one is outside they take the long way.
+// checked against one range at once; only if one is outside they take the long way.
 template <typename T>
 void load_global(Warp& w, const Op& op, u32 mask) {
     u64 addresses[kLanes];
     lane_addresses(w, op, op.a, addresses);
     const u32 bytes = static_cast<u32>(sizeof(T) * op.list.size());
-    if (!all_in_last_segment(w, addresses, mask, bytes, bytes, false)) [[unlikely]] {
+    if (!all_in_one_segment(w, addresses, mask, bytes, false)) [[unlikely]] {
         for_lanes(mask, [&](u32 lane) {
             load_values<T>(w, op, 1u << lane, global_place(w, lane, addresses[lane], bytes, bytes, false));
         });
@@ -58,7 +58,7 @@ void store_global(Warp& w, const Op& op, u32 mask) {
     u64 addresses[kLanes];
     lane_addresses(w, op, op.a, addresses);
     const u32 bytes = static_cast<u32>(sizeof(T) * op.list.size());
-    const bool inside = all_in_last_segment(w, addresses, mask, bytes, bytes, true);
+    const bool inside = all_in_one_segment(w, addresses, mask, bytes, true);
     for_lanes(mask, [&](u32 lane) {
         std::byte* to = reinterpret_cast<std::byte*>(addresses[lane]);
         if (!inside) to = global_place(w, lane, addresses[lane], bytes, bytes, true);

@@ -109,12 +109,11 @@ void check_async_read(Warp& w, u32 lane, const SharedPlace& place, u32 bytes);
     return reinterpret_cast<std::byte*>(address);
 }
 
-// Whether global_place() would give each lane its address without a look at the ranges.
-[[nodiscard]] inline bool all_in_last_segment(const Warp& w, const u64 (&addresses)[kLanes], u32 mask, u32 bytes,
-                                              u32 alignment, bool write) {
+[[nodiscard]] inline bool all_in_last_segment(const Warp& w, const u64 (&addresses)[kLanes], u32 mask,
+                                              u32 bytes, bool write) {
     const Segment& known = w.last_segment;
     if (known.end - known.begin < bytes || (write && !known.writable)) return false;
-    const u64 span = known.end - known.begin - bytes, begin = known.begin, odd = alignment - 1;
+    const u64 span = known.end - known.begin - bytes, begin = known.begin, odd = bytes - 1;
     u64 bad = 0;
     if (mask == kFullMask) {
         for (u32 lane = 0; lane < kLanes; ++lane)
@@ -125,6 +124,15 @@ void check_async_read(Warp& w, u32 lane, const SharedPlace& place, u32 bytes);
         });
     }
     return bad == 0;
+}
+
+// Whether global_place() gives each lane its address, found for all at once: in the range of the first.
+[[nodiscard]] inline bool all_in_one_segment(Warp& w, const u64 (&addresses)[kLanes], u32 mask, u32 bytes,
+                                             bool write) {
+    if (all_in_last_segment(w, addresses, mask, bytes, write)) return true;
+    const u32 lane = first_lane(mask);
+    static_cast<void>(global_place(w, lane, addresses[lane], bytes, bytes, write));
+    return all_in_last_segment(w, addresses, mask, bytes, write);
 }
 
 [[nodiscard]] std::byte* local_place(Warp& w, u32 lane, u64 offset, u32 bytes, u32 alignment);

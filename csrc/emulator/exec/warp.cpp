@@ -28,57 +28,51 @@ constexpr SourceLane source_lane(u32 lane, u32 b, u32 c) {
     return from;
 }
 
+// All lanes shuffle by the same number over the whole warp, as they do in reductions: looked up.
+template <Shuffle mode>
+struct WholeWarp {
+    static constexpr u32 kClamp = mode == Shuffle::up ? 0 : 31;
+    u8 from[kLanes][kLanes] = {};  // [by][lane]
+    u32 inside[kLanes] = {};
+    constexpr WholeWarp() {
+        for (u32 by = 0; by < kLanes; ++by) {
+            for (u32 lane = 0; lane < kLanes; ++lane) {
+                const SourceLane source = source_lane<mode>(lane, by, kClamp);
+                from[by][lane] = static_cast<u8>(source.lane);
+                inside[by] |= static_cast<u32>(source.inside) << lane;
+            }
+        }
+    }
+};
+template <Shuffle mode>
+constexpr WholeWarp<mode> kWholeWarp;
+
 // op.list[0]: the member mask.
 template <Shuffle mode>
 void shuffle(Warp& w, const Op& op, u32 mask) {
     if (!members_present(w, op.list[0], mask)) return;
     const u32 *a = static_cast<u32*>(slot(w, op.a)), *b = static_cast<u32*>(slot(w, op.b)),
               *c = static_cast<u32*>(slot(w, op.c));
-    u32 values[kLanes], inside = 0;
-    for (u32 lane = 0; lane < kLanes; ++lane) {
-        const SourceLane from = source_lane<mode>(lane, b[lane], c[lane]);
-        if ((mask >> lane & 1) != 0 && (mask >> from.lane & 1) == 0) {
-            fault(w, static_cast<i32>(lane),
-                  "shfl reads lane {}, which does not execute it (lanes {:#010x} do)", from.lane, mask);
+    u32 values[kLanes], inside = 0, differs = ~mask;
+    for (u32 lane = 0; lane < kLanes; ++lane)
+        differs |= (b[lane] ^ b[0]) | (c[lane] ^ WholeWarp<mode>::kClamp);
+    if (differs == 0) {
+        const u32 by = b[0] & 31;
+        for (u32 lane = 0; lane < kLanes; ++lane) values[lane] = a[kWholeWarp<mode>.from[by][lane]];
+        inside = kWholeWarp<mode>.inside[by];
+    } else {
+        for (u32 lane = 0; lane < kLanes; ++lane) {
+            const SourceLane from = source_lane<mode>(lane, b[lane], c[lane]);
+            if ((mask >> lane & 1) != 0 && (mask >> from.lane & 1) == 0) {
+                fault(w, static_cast<i32>(lane),
+                      "shfl reads lane {}, which does not execute it (lanes {:#010x} do)", from.lane, mask);
+            }
+            values[lane] = a[from.lane];
+            inside |= static_cast<u32>(from.inside) << lane;
         }
-        values[lane] = a[from.lane];
-        inside |= static_cast<u32>(from.inside) << lane;
     }
     each_lane<u32>(slot(w, op.d), mask, [&](u32 lane) { return values[lane]; });
     if (op.target != kNoSlot) set_predicate(w, op.target, mask, inside);
-}
-
-// A shuffle whose lanes are known when it is decoded, as those of a reduction are.
-struct FixedShuffle {
-    u32 from[kLanes] = {};
-    u32 inside = 0;
-};
-
-template <Shuffle mode>
-void fixed_shuffle(Warp& w, const Op& op, u32 mask) {
-    if (mask != kFullMask) return shuffle<mode>(w, op, mask);
-    if (!members_present(w, op.list[0], mask)) return;
-    const FixedShuffle& fixed = *static_cast<const FixedShuffle*>(op.extra);
-    const u32* a = static_cast<u32*>(slot(w, op.a));
-    u32 values[kLanes];
-    for (u32 lane = 0; lane < kLanes; ++lane) values[lane] = a[fixed.from[lane]];
-    std::memcpy(slot(w, op.d), values, sizeof values);
-    if (op.target != kNoSlot) predicate(w, op.target) = fixed.inside;
-}
-
-template <Shuffle mode>
-Handler shuffle_handler(Decoder& x) {
-    if (!x.is_immediate(x.operand(2)) || !x.is_immediate(x.operand(3))) return shuffle<mode>;
-    FixedShuffle fixed;
-    for (u32 lane = 0; lane < kLanes; ++lane) {
-        const SourceLane from =
-            source_lane<mode>(lane, static_cast<u32>(x.immediate(x.operand(2))),
-                              static_cast<u32>(x.immediate(x.operand(3))));
-        fixed.from[lane] = from.lane;
-        fixed.inside |= static_cast<u32>(from.inside) << lane;
-    }
-    x.make_extra(fixed);
-    return fixed_shuffle<mode>;
 }
 
 enum class Vote { all, any, uniform, ballot };
@@ -160,10 +154,10 @@ void decode_shuffle(Decoder& x) {
     x.op.b = x.source(x.operand(2), 4);
     x.op.c = x.source(x.operand(3), 4);
     x.set_list({x.source(x.operand(4), 4)});
-    x.op.run = x.has("bfly")   ? shuffle_handler<Shuffle::bfly>(x)
-               : x.has("down") ? shuffle_handler<Shuffle::down>(x)
-               : x.has("up")   ? shuffle_handler<Shuffle::up>(x)
-               : x.has("idx")  ? shuffle_handler<Shuffle::idx>(x)
+    x.op.run = x.has("bfly")   ? shuffle<Shuffle::bfly>
+               : x.has("down") ? shuffle<Shuffle::down>
+               : x.has("up")   ? shuffle<Shuffle::up>
+               : x.has("idx")  ? shuffle<Shuffle::idx>
                                : nullptr;
 }
 
