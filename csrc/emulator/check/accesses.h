@@ -79,8 +79,8 @@ class Accesses {
         num_warps_ = num_warps;
     }
 
-    // One lane's access. The race it makes, or none. A read may be that of several lanes with one clock, which
-    // do the same one after the other; `observer` is the first of them.
+    // One lane's access. The race it makes, or none. A read may be that of several lanes with one clock,
+    // which do the same one after the other; `observer` is the first of them.
     const Race* read(const Observer& observer, Access access, u32 offset, u32 bytes);
     const Race* write(const Observer& observer, Access access, u32 offset, u32 bytes);
 

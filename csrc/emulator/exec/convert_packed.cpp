@@ -129,7 +129,7 @@ bool decode_packed_convert(Decoder& x) {
     x.op.a = x.source(x.operand(1), 4);
     if (from == Type::f32) {
         x.op.b = x.source(x.operand(2), 4);
-        x.op.run = x.op.flags != 0       ? f32_pair_to_narrow
+        x.op.run = x.op.flags != 0      ? f32_pair_to_narrow
                    : to == Type::bf16x2 ? f32_pair_to_bf16x2
                    : to == Type::f16x2  ? f32_pair_to_f16x2
                                         : f32_pair_to_narrow;

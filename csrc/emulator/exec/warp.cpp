@@ -23,7 +23,8 @@ constexpr SourceLane source_lane(u32 lane, u32 b, u32 c) {
     if (mode == Shuffle::down) from.lane = lane + by;
     if (mode == Shuffle::up) from.lane = lane - by;
     if (mode == Shuffle::idx) from.lane = first | (by & ~segment);
-    from.inside = mode == Shuffle::up ? static_cast<i32>(from.lane) >= static_cast<i32>(last) : from.lane <= last;
+    from.inside =
+        mode == Shuffle::up ? static_cast<i32>(from.lane) >= static_cast<i32>(last) : from.lane <= last;
     if (!from.inside) from.lane = lane;
     return from;
 }

@@ -94,7 +94,8 @@ constexpr u16 f32_to_f16_rn(float value) {
     // A carry of the rounding moves into the exponent, and from the largest exponent into infinity's code.
     const u32 rebased = magnitude - ((127u - 15u) << 23);
     const u32 rounded = (rebased + 0xfffu + (rebased >> 13 & 1)) >> 13;
-    if (magnitude - first_normal < above_all - first_normal) return static_cast<u16>((bits >> 16 & 0x8000u) | rounded);
+    if (magnitude - first_normal < above_all - first_normal)
+        return static_cast<u16>((bits >> 16 & 0x8000u) | rounded);
     return f32_to_f16(value, Rounding::nearest_even);
 }
 constexpr u16 f32_to_f16_rz(float value) {

@@ -174,6 +174,7 @@ void set_up_cluster(Cluster& c, const Launch& launch, u32 number) {
         set_up_cta(c, *c.ctas[rank], rank);
         for (Warp& w : c.ctas[rank]->warps) c.schedule.push_back(&w);
     }
+    if (!launch.options.races) c.races = nullptr;
     if (launch.options.races && !c.races) c.races = std::make_shared<Races>();
     if (c.races) c.races->reset(c);
 }
