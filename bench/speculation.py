@@ -1,4 +1,4 @@
-"""Speculative decoding against plain decoding, over many texts: `python -m deep_gemm bench speculation`. Needs no PyTorch.
+"""Speculative against plain decoding of many texts: `python -m deep_gemm bench speculation`. Needs no PyTorch.
 
 The texts are 100 excerpts of the documents that the shipped model was not trained on (bench/heldout.json.xz; their
 sources and licences are in its model card). Three tables:
@@ -130,7 +130,9 @@ def exact(engine: Engine, prompts: int, count: int, windows: tuple[int, ...]) ->
             if not follow(session, prompt, wanted, stats):
                 wrong += 1
                 difference = verify_exact(engine, prompt, count, window=window, eos=-1)
-                click.echo(f"window {window}, {len(prompt)} tokens: {difference or 'no difference in a new session'}")
+                click.echo(
+                    f"window {window}, {len(prompt)} tokens: {difference or 'no difference in a new session'}"
+                )
         seconds = time.perf_counter() - start
         yield Line("exact", window, prompts, stats, wrong, session.stats["graph_replays"], seconds)
 
@@ -138,7 +140,7 @@ def exact(engine: Engine, prompts: int, count: int, windows: tuple[int, ...]) ->
 def forced(engine: Engine, windows: tuple[int, ...], phases: int) -> Iterator[Line]:
     """Every number of accepted drafts at every position modulo `phases`."""
     prompt = tokens_of(engine, 0, 3)
-    text = decode_plainly(engine.session(window=1, graphs=False), prompt, phases + 16)
+    text = decode_plainly(engine.session(window=1, graphs=False), prompt, phases + 2 * max(windows))
     for window in windows:
         start = time.perf_counter()
         session, stats, wrong, visited = engine.session(window=window), Stats(0, 0), 0, set[tuple[int, int]]()

@@ -231,11 +231,26 @@ class Session:
             -1, self.engine.vocab
         )
 
-    def choices_of(self, tokens: Sequence[int], chunk: int = 0) -> dict[str, NDArray[np.int32]]:
-        """What each token chose, int32 [len(tokens), k]: starts anew. "layers.3.experts"; "layers.3.picks", the
-        compressed rows that the indexer chose, ascending, then -1."""
-        found = self._session.choices_of(list(tokens), chunk)
-        return {name: np.frombuffer(ids, np.int32).reshape(-1, k) for name, (k, ids) in found.items()}
+    def trace_of(self, tokens: Sequence[int], chunk: int = 0, depth: int = 0) -> dict[str, NDArray[Any]]:
+        """What a text leaves behind, for comparisons with other implementations; starts anew. [len(tokens), ..] each:
+
+        "logits"            fp32: those that follow each token
+        "layers.3.experts"  int32: the experts of each token
+        "layers.3.picks"    int32: the compressed rows that the indexer chose, ascending, then -1
+
+        and of the MTP block, for `depth` drafts of each token, in a session that drafts:
+
+        "mtp.0.experts"     int32: row i is made of the streams of token i - 1, and of token i
+        "mtp.0.logits.2"    fp32: row i drafts the second token after token i, over the true token i + 1; rows end with
+                            the text. Row 0, which has no predecessor, means nothing
+
+        `chunk` rows at a time; a depth above 1 needs chunk=1.
+        """
+        found = self._session.trace_of(list(tokens), chunk, depth)
+        return {
+            name: np.frombuffer(values, np.float32 if floats else np.int32).reshape(-1, width)
+            for name, (floats, width, values) in found.items()
+        }
 
     def rewind(self, length: int) -> None:
         """Back to the first `length` tokens; within the last step and to restore points nothing is fed again."""
