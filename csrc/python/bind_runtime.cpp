@@ -196,19 +196,21 @@ void bind_session(py::module_& module) {
             py::arg("tokens"), py::arg("chunk") = 0,
             "fp32 [len(tokens), vocab] as bytes, from an empty session.")
         .def(
-            "choices_of",
-            [](Session& s, const std::vector<i32>& tokens, u32 chunk) {
-                std::vector<runtime::Choices> all;
+            "trace_of",
+            [](Session& s, const std::vector<i32>& tokens, u32 chunk, u32 depth) {
+                std::vector<runtime::Traced> all;
                 {
                     const py::gil_scoped_release no_gil;
-                    all = s.choices_of(tokens, chunk);
+                    all = s.trace_of(tokens, chunk, depth);
                 }
                 py::dict result;
-                for (const runtime::Choices& c : all)
-                    result[py::str(c.name)] = py::make_tuple(c.k, bytes_of(std::as_bytes(std::span(c.ids))));
+                for (const runtime::Traced& t : all)
+                    result[py::str(t.name)] =
+                        py::make_tuple(t.floats, t.width, bytes_of(std::as_bytes(std::span(t.values))));
                 return result;
             },
-            py::arg("tokens"), py::arg("chunk") = 0, "name -> (k, int32 [len(tokens), k] as bytes)")
+            py::arg("tokens"), py::arg("chunk") = 0, py::arg("depth") = 0,
+            "name -> (whether fp32, else int32; width; [rows, width] as bytes)")
         .def("rewind", &Session::rewind, NoGil(), py::arg("length"))
         .def(
             "save", [](Session& s, const std::string& path) { s.save(path); }, NoGil(), py::arg("path"))

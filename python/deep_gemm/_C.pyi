@@ -504,14 +504,6 @@ class Session:
         graphs: bool = True,
         restore_points: typing.SupportsInt | typing.SupportsIndex = 2,
     ) -> None: ...
-    def choices_of(
-        self,
-        tokens: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
-        chunk: typing.SupportsInt | typing.SupportsIndex = 0,
-    ) -> dict:
-        """
-        name -> (k, int32 [len(tokens), k] as bytes)
-        """
     def damage(self, part: str) -> None:
         """
         Flips a bit of one tensor of the state; for tests.
@@ -562,6 +554,15 @@ class Session:
     def sync(self, tokens: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> int:
         """
         Makes the session hold exactly these tokens; returns how many were kept.
+        """
+    def trace_of(
+        self,
+        tokens: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        chunk: typing.SupportsInt | typing.SupportsIndex = 0,
+        depth: typing.SupportsInt | typing.SupportsIndex = 0,
+    ) -> dict:
+        """
+        name -> (whether fp32, else int32; width; [rows, width] as bytes)
         """
     @property
     def last_drafts(self) -> list[int]: ...
