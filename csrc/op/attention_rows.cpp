@@ -6,7 +6,8 @@ namespace deep_gemm::op {
 namespace {
 
 constexpr const char* kAttentionRowsHeader = "deep_gemm/kernel/attention_rows.cuh";
-constexpr jit::KernelId kRows{"attention_rows", kAttentionRowsHeader}, kHeads{"attention_heads", kAttentionRowsHeader};
+constexpr jit::KernelId kRows{"attention_rows", kAttentionRowsHeader},
+    kHeads{"attention_heads", kAttentionRowsHeader};
 
 // Parts, in order of blocks.
 struct Parts {

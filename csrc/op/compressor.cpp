@@ -9,7 +9,8 @@ namespace deep_gemm::op {
 namespace {
 
 constexpr const char* kCompressorHeader = "deep_gemm/kernel/compressor.cuh";
-constexpr jit::KernelId kUpdate{"compressor_update", kCompressorHeader}, kRestore{"compressor_restore", kCompressorHeader};
+constexpr jit::KernelId kUpdate{"compressor_update", kCompressorHeader},
+    kRestore{"compressor_restore", kCompressorHeader};
 
 constexpr u32 kSegmentRows = 32;
 

@@ -47,8 +47,8 @@ const Fp4Table::Entry& build(const Fp4GemmCall& call) {
     const driver::DeviceProperties& properties = call.device->properties();
     const plan::DeviceModel model = plan::device_model(properties.arch, properties.num_sms);
     PlannedFp4 planned{.launched = {.problem = call.problem,
-                                 .plan = call.spec ? plan::plan_for_spec(call.problem, *call.spec, model)
-                                                   : plan::plan_fp4_gemm(call.problem, model)}};
+                                    .plan = call.spec ? plan::plan_for_spec(call.problem, *call.spec, model)
+                                                      : plan::plan_fp4_gemm(call.problem, model)}};
     const Fp4GemmSpec& spec = planned.launched.plan.spec;
     log(LogLevel::info, "{}: {}", plan::to_string(call.problem), plan::to_string(spec));
     planned.kernel = spec.wide ? &kernel_for<Fp4WideParams>(*call.device, kWide, spec)

@@ -9,7 +9,7 @@ namespace deep_gemm::op {
 
 namespace {
 
-constexpr u32 kTmaAlignment = 16;  // bytes: start and rows of what TMA reads
+constexpr u32 kTmaAlignment = 16;       // bytes: start and rows of what TMA reads
 constexpr i64 kMaxSide = i64{1} << 30;  // what sched/gemm_blocks.h divides exactly, with the smallest blocks
 
 const char* operation(const GemmArguments& args) {

@@ -7,7 +7,8 @@ namespace deep_gemm::op {
 namespace {
 
 constexpr const char* kMoeJoinedHeader = "deep_gemm/kernel/moe_joined.cuh";
-constexpr jit::KernelId kRouteActivate{"route_activate", kMoeJoinedHeader}, kProjectGroup{"project_group", kMoeJoinedHeader};
+constexpr jit::KernelId kRouteActivate{"route_activate", kMoeJoinedHeader},
+    kProjectGroup{"project_group", kMoeJoinedHeader};
 
 template <typename First, typename Second>
 std::vector<driver::MemoryRange> memory_of(const First& first, const Second& second) {

@@ -9,12 +9,13 @@
 namespace deep_gemm::plan {
 namespace {
 
-constexpr float kDecodeCycles = 170;      // a blob of 64 x 128 weights on one SM, several warpgroups at it
+constexpr float kDecodeCycles = 170;  // a blob of 64 x 128 weights on one SM, several warpgroups at it
 constexpr float kBlobCyclesPerColumn = 0.5f;  // its wgmma and promotion, which add to it
-constexpr float kFeedCycles = 60;         // bringing a blob's tokens, shared by the CTA's warpgroups ...
+constexpr float kFeedCycles = 60;             // bringing a blob's tokens, shared by the CTA's warpgroups ...
 constexpr float kFeedCyclesPerColumn = 6.5f;
 constexpr float kStageCyclesPerColumn = 6;  // hand-over of a stage, for each column beyond the first eight
-constexpr float kBlobChainCycles = 290;  // a warpgroup alone: from one blob to the next, two sets of fragments
+constexpr float kBlobChainCycles =
+    290;  // a warpgroup alone: from one blob to the next, two sets of fragments
 constexpr float kLoneChainCycles = 340;  // one set
 constexpr float kLoneChainPerColumn = 2.8f;
 
