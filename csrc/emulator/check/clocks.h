@@ -106,8 +106,8 @@ class Clock {
             for (size_t i = begin; i < 2 * num_warps_; ++i) learn(i, other.known(i));
             begin = 2 * num_warps_;
             // Without parts, `parts_` is what an earlier use of this clock left.
-            has_parts_ = has_parts_ && std::any_of(parts_.begin(), parts_.end(),
-                                                   [](const Part& p) { return p.some != 0; });
+            has_parts_ = has_parts_ &&
+                         std::any_of(parts_.begin(), parts_.end(), [](const Part& p) { return p.some != 0; });
         }
         Time* mine = times_.data();
         const Time* theirs = other.times_.data();
