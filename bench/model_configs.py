@@ -95,7 +95,19 @@ TINY = FLASH | {
     "num_experts_per_tok": 2,
 }
 
-CONFIGS: dict[str, dict[str, Any]] = {"flash": FLASH, "pro": PRO, "qwen3-30b-a3b": QWEN, "qwen3-30b-a3b-fp8": QWEN_FP8, "tiny": TINY}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "flash": FLASH,
+    "pro": PRO,
+    "qwen3-30b-a3b": QWEN,
+    "qwen3-30b-a3b-fp8": QWEN_FP8,
+    "tiny": TINY,
+}
+    "flash": FLASH,
+    "pro": PRO,
+    "qwen3-30b-a3b": QWEN,
+    "qwen3-30b-a3b-fp8": QWEN_FP8,
+    "tiny": TINY,
+}
 
 
 def with_layers(name: str, layers: int) -> dict[str, Any]:

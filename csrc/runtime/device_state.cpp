@@ -54,9 +54,8 @@ class HostCopy {
         }
     }
     [[nodiscard]] std::span<const std::byte> of(const Piece& piece) const {
-        const auto after =
-            std::upper_bound(runs_.begin(), runs_.end(), piece.address,
-                             [](u64 address, const Run& run) { return address < run.begin; });
+        const auto after = std::upper_bound(runs_.begin(), runs_.end(), piece.address,
+                                            [](u64 address, const Run& run) { return address < run.begin; });
         const Run& run = *std::prev(after);
         return std::span(run.bytes).subspan(piece.address - run.begin, piece.bytes);
     }
@@ -245,8 +244,7 @@ std::vector<std::pair<std::string, std::string>> Session::state_parts() {
     require_valid();
     std::vector<std::pair<std::string, std::vector<Piece>>> tensors;
     visit_visible([&](std::string_view name, u64 address, u64 count) {
-        if (tensors.empty() || tensors.back().first != name)
-            tensors.emplace_back(name, std::vector<Piece>());
+        if (tensors.empty() || tensors.back().first != name) tensors.emplace_back(name, std::vector<Piece>());
         tensors.back().second.push_back({address, count});
     });
     std::vector<std::pair<std::string, std::string>> parts;
