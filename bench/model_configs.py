@@ -102,12 +102,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "qwen3-30b-a3b-fp8": QWEN_FP8,
     "tiny": TINY,
 }
-    "flash": FLASH,
-    "pro": PRO,
-    "qwen3-30b-a3b": QWEN,
-    "qwen3-30b-a3b-fp8": QWEN_FP8,
-    "tiny": TINY,
-}
 
 
 def with_layers(name: str, layers: int) -> dict[str, Any]:
