@@ -75,6 +75,16 @@ void bind_checkpoint(py::module_& module) {
                                                 runtime::activations_of(numerics_of(numerics)));
             },
             NoGil(), py::arg("numerics") = "released", "Bytes that the model's tensors take on a device.")
+        .def(
+            "page_bytes",
+            [](const Checkpoint& c, const std::string& numerics) {
+                return runtime::PagePool::page_bytes(config_of(c)->page_shapes(numerics_of(numerics)));
+            },
+            NoGil(), py::arg("numerics") = "released",
+            "Bytes of the cache that page_tokens tokens of a session take.")
+        .def_property_readonly("page_tokens", [](const Checkpoint&) { return runtime::kPageTokens; })
+        .def_property_readonly("max_positions",
+                               [](const Checkpoint& c) { return config_of(c)->facts().max_positions; })
         .def_property_readonly("architecture",
                                [](const Checkpoint& c) { return config_of(c)->facts().architecture; })
         .def_property_readonly("has_config", [](const Checkpoint& c) { return c.config() != nullptr; })

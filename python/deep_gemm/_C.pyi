@@ -428,6 +428,10 @@ class Checkpoint:
         """
         Bytes that the model's tensors take on a device.
         """
+    def page_bytes(self, numerics: str = "released") -> int:
+        """
+        Bytes of the cache that page_tokens tokens of a session take.
+        """
     def problems(self) -> list[str]:
         """
         What is missing, misshapen, wrongly stored or extra, compared with the folder's config.json; one sentence each.
@@ -445,7 +449,11 @@ class Checkpoint:
     @property
     def has_config(self) -> bool: ...
     @property
+    def max_positions(self) -> int: ...
+    @property
     def num_bytes(self) -> int: ...
+    @property
+    def page_tokens(self) -> int: ...
 
 class Engine:
     """

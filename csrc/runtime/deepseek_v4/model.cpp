@@ -166,6 +166,9 @@ class V4Config final : public ModelConfig {
 
     const ModelFacts& facts() const override { return facts_; }
     std::vector<Expected> expected_tensors() const override { return deepseek_v4::expected_tensors(config_); }
+    std::vector<PageShape> page_shapes(Numerics numerics) const override {
+        return page_shapes_of(config_, numerics);
+    }
     std::unique_ptr<const Model> load(Loader& loader, Numerics numerics) const override {
         Device& device = loader.device();
         Loaded loaded{

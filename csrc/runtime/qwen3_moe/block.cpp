@@ -172,10 +172,8 @@ Weights load_weights(Loader& loader, const Config& config) {
     return weights;
 }
 
-std::vector<PageShape> page_shapes_of(const Loaded& model) {
-    const Config& c = model.config;
-    return {2 * size_t{c.num_layers},
-            {activations_of(model.numerics), {kPageTokens, c.num_kv_heads, c.head_dim}}};
+std::vector<PageShape> page_shapes_of(const Config& c, Numerics numerics) {
+    return {2 * size_t{c.num_layers}, {activations_of(numerics), {kPageTokens, c.num_kv_heads, c.head_dim}}};
 }
 
 Workspace::Workspace(const Loaded& model, const StateSizes& sizes) {

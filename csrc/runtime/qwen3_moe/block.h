@@ -37,7 +37,8 @@ struct Loaded {
 struct LayerState {
     const DeviceTensor &keys, &values;
 };
-[[nodiscard]] std::vector<PageShape> page_shapes_of(const Loaded& model);  // of each layer, in that order
+[[nodiscard]] std::vector<PageShape> page_shapes_of(const Config& config,
+                                                    Numerics numerics);  // of each layer, in that order
 
 // Activations of up to `max_rows` rows.
 struct Workspace {
