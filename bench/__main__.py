@@ -45,7 +45,7 @@ def main(
 ) -> None:
     """Times every kernel beside cuBLASLt and the measured ceilings, after checking its result.
 
-    `bench model --help`: whole models instead.
+    `bench model --help`: whole models instead; `bench speculation --help`: speculative against plain decoding.
     """
     if results:
         page = ROOT / "docs" / "performance.md"
@@ -65,4 +65,8 @@ if sys.argv[1:2] == ["model"]:
     from bench import model
 
     model.main(sys.argv[2:], prog_name="python -m deep_gemm bench model")
+if sys.argv[1:2] == ["speculation"]:
+    from bench import speculation
+
+    speculation.main(sys.argv[2:], prog_name="python -m deep_gemm bench speculation")
 main(prog_name="python -m deep_gemm bench")

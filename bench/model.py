@@ -46,8 +46,10 @@ class Pass:
     percent_of_roofline: float
 
 
-def layer_bytes(tensors: Iterable[tuple[str, int]], config: dict[str, Any], rows: int, context: int) -> float:
-    """Mean over the measured layers."""
+def layer_bytes(
+    tensors: Iterable[tuple[str, int]], config: dict[str, Any], rows: int, sequences: int, context: int
+) -> float:
+    """Mean over the measured layers. Rows of one sequence read its cache once: what they share stays in L2."""
     experts = int(config.get("n_routed_experts") or config["num_experts"])
     chosen = experts * (1 - (1 - int(config["num_experts_per_tok"]) / experts) ** rows)
     total = 0.0
@@ -56,11 +58,11 @@ def layer_bytes(tensors: Iterable[tuple[str, int]], config: dict[str, Any], rows
             continue
         total += size * chosen / experts if EXPERT.search(name) else size
     layers = int(config["num_hidden_layers"])
-    return total / layers + rows * cache_bytes(config, context) / layers
+    return total / layers + sequences * cache_bytes(config, context) / layers
 
 
 def cache_bytes(config: dict[str, Any], context: int) -> float:
-    """What one row reads of the caches of all measured layers."""
+    """What one row, or the rows of one sequence, read of the caches of all measured layers."""
     if config["model_type"] != "deepseek_v4":
         width = int(config["num_key_value_heads"]) * int(config["head_dim"]) * 2 * 2
         return float(config["num_hidden_layers"] * context * width)
@@ -105,8 +107,9 @@ class Measured:
         head_rows = 1 if kind == "prefill" else rows
         head_us = speed.pass_us("head", head_rows, repeats)
         layer_us = max(us - head_us, 0.0) / self.layers
+        sequences = rows if kind == "decode" else 1
         bytes_read = layer_bytes(
-            speed.tensors, self.config, rows, self.context
+            speed.tensors, self.config, rows, sequences, self.context
         ) * self.all_layers + head_bytes(speed.tensors)
         return self.row(kind, rows, us, head_us, layer_us, bytes_read)
 

@@ -77,6 +77,8 @@ QWEN = {
     "eos_token_id": 151645,
 }
 
+QWEN_FP8 = QWEN | {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
+
 # For tests: everything that the large ones have, in no time.
 TINY = FLASH | {
     "vocab_size": 256,
@@ -93,7 +95,13 @@ TINY = FLASH | {
     "num_experts_per_tok": 2,
 }
 
-CONFIGS: dict[str, dict[str, Any]] = {"flash": FLASH, "pro": PRO, "qwen3-30b-a3b": QWEN, "tiny": TINY}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "flash": FLASH,
+    "pro": PRO,
+    "qwen3-30b-a3b": QWEN,
+    "qwen3-30b-a3b-fp8": QWEN_FP8,
+    "tiny": TINY,
+}
 
 
 def with_layers(name: str, layers: int) -> dict[str, Any]:

@@ -37,10 +37,6 @@ Target target_of(const driver::Device& device) {
     return {device.properties().arch, device.image_kind()};
 }
 
-const char* name_of(driver::ImageKind kind) {
-    return kind == driver::ImageKind::ptx ? "ptx" : "cubin";
-}
-
 BuildStats parse_build_log(std::string_view log) {
     BuildStats stats;
     while (!log.empty()) {

@@ -5,8 +5,9 @@ namespace deep_gemm::op {
 
 namespace {
 
-constexpr const char* kHeader = "deep_gemm/kernel/attention_rows.cuh";
-constexpr jit::KernelId kRows{"attention_rows", kHeader}, kHeads{"attention_heads", kHeader};
+constexpr const char* kAttentionRowsHeader = "deep_gemm/kernel/attention_rows.cuh";
+constexpr jit::KernelId kRows{"attention_rows", kAttentionRowsHeader},
+    kHeads{"attention_heads", kAttentionRowsHeader};
 
 // Parts, in order of blocks.
 struct Parts {

@@ -8,8 +8,9 @@ namespace deep_gemm::op {
 
 namespace {
 
-constexpr const char* kHeader = "deep_gemm/kernel/compressor.cuh";
-constexpr jit::KernelId kUpdate{"compressor_update", kHeader}, kRestore{"compressor_restore", kHeader};
+constexpr const char* kCompressorHeader = "deep_gemm/kernel/compressor.cuh";
+constexpr jit::KernelId kUpdate{"compressor_update", kCompressorHeader},
+    kRestore{"compressor_restore", kCompressorHeader};
 
 constexpr u32 kSegmentRows = 32;
 

@@ -6,8 +6,8 @@ namespace deep_gemm::op {
 
 namespace {
 
-constexpr const char* kHeader = "deep_gemm/kernel/expert.cuh";
-constexpr jit::KernelId kUp{"expert_up", kHeader}, kDown{"expert_down", kHeader};
+constexpr const char* kExpertHeader = "deep_gemm/kernel/expert.cuh";
+constexpr jit::KernelId kUp{"expert_up", kExpertHeader}, kDown{"expert_down", kExpertHeader};
 
 }  // namespace
 

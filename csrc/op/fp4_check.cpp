@@ -11,7 +11,6 @@ namespace deep_gemm::op {
 
 namespace {
 
-constexpr i64 kMaxExtent = (i64{1} << 31) - 1;
 constexpr u32 kWordBytes = 4;  // activations are copied by words
 
 void check_tensor(const Fp4GemmArguments& args, const char* name, const TensorView& t, Format format) {
@@ -62,22 +61,6 @@ u64 packed_address(const Fp4GemmArguments& args, const char* name, const TensorV
     DG_CHECK(address % alignment == 0, value,
              "fp8_fp4_gemm: {} starts at {:#x}, expected a multiple of {} bytes", name, address, alignment);
     return address;
-}
-
-// The last three dimensions as groups, rows, columns. A stride along one element means nothing: it becomes 0.
-Operand operand_of(const TensorView& t) {
-    Operand o;
-    o.address = reinterpret_cast<u64>(t.data);
-    const u32 row = t.rank - 2, column = t.rank - 1;
-    o.rows = static_cast<u64>(t.shape[row]);
-    o.columns = static_cast<u64>(t.shape[column]);
-    o.stride_row = o.rows > 1 ? static_cast<u64>(t.strides[row]) : 0;
-    o.stride_column = o.columns > 1 ? static_cast<u64>(t.strides[column]) : 1;
-    if (t.rank == 3) {
-        o.groups = static_cast<u64>(t.shape[0]);
-        o.stride_group = o.groups > 1 ? static_cast<u64>(t.strides[0]) : 0;
-    }
-    return o;
 }
 
 void check_weights(const Fp4GemmArguments& args, Fp4GemmCall& call) {

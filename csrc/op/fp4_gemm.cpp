@@ -22,18 +22,18 @@ u64 mixed(const plan::Fp4Problem& p) {
            u64{p.a == Format::bf16} << 27;
 }
 
-using Key = PlanKey<plan::Fp4Problem, Fp4GemmSpec>;
+using Fp4Key = PlanKey<plan::Fp4Problem, Fp4GemmSpec>;
 
-struct Planned {
+struct PlannedFp4 {
     Fp4Launched launched;
     const driver::Kernel* kernel = nullptr;
 };
 
-using Table = PlanTable<Key, Planned, PlanKeyHasher<Key, mixed>>;
+using Fp4Table = PlanTable<Fp4Key, PlannedFp4, PlanKeyHasher<Fp4Key, mixed>>;
 
-thread_local Table::Entry last;
+thread_local Fp4Table::Entry last_fp4_launched;
 
-driver::LaunchConfig config_of(const Fp4GemmCall& call, const Planned& planned) {
+driver::LaunchConfig config_of(const Fp4GemmCall& call, const PlannedFp4& planned) {
     const Fp4GemmSpec& spec = planned.launched.plan.spec;
     return {.grid = {planned.launched.plan.grid_blocks, 1, 1},
             .cluster = {spec.cluster, 1, 1},
@@ -43,12 +43,12 @@ driver::LaunchConfig config_of(const Fp4GemmCall& call, const Planned& planned) 
             .programmatic_launch = settings().pdl};
 }
 
-const Table::Entry& build(const Fp4GemmCall& call) {
+const Fp4Table::Entry& build(const Fp4GemmCall& call) {
     const driver::DeviceProperties& properties = call.device->properties();
     const plan::DeviceModel model = plan::device_model(properties.arch, properties.num_sms);
-    Planned planned{.launched = {.problem = call.problem,
-                                 .plan = call.spec ? plan::plan_for_spec(call.problem, *call.spec, model)
-                                                   : plan::plan_fp4_gemm(call.problem, model)}};
+    PlannedFp4 planned{.launched = {.problem = call.problem,
+                                    .plan = call.spec ? plan::plan_for_spec(call.problem, *call.spec, model)
+                                                      : plan::plan_fp4_gemm(call.problem, model)}};
     const Fp4GemmSpec& spec = planned.launched.plan.spec;
     log(LogLevel::info, "{}: {}", plan::to_string(call.problem), plan::to_string(spec));
     planned.kernel = spec.wide ? &kernel_for<Fp4WideParams>(*call.device, kWide, spec)
@@ -59,7 +59,7 @@ const Table::Entry& build(const Fp4GemmCall& call) {
         const u32 clusters = call.device->max_active_clusters(*planned.kernel, config_of(call, planned));
         if (clusters > 0) blocks = std::min(blocks, clusters * spec.cluster);
     }
-    return Table::add(Key::of(call), std::make_shared<const Planned>(std::move(planned)));
+    return Fp4Table::add(Fp4Key::of(call), std::make_shared<const PlannedFp4>(std::move(planned)));
 }
 
 Fp4GemmParams params_of(const Fp4GemmCall& call) {
@@ -94,10 +94,10 @@ Fp4GemmParams params_of(const Fp4GemmCall& call) {
 
 void run(const Fp4GemmCall& call) {
     if (call.empty) return;
-    const Table::Entry& found = Table::find(Key::of(call));
-    const Table::Entry& entry = found ? found : build(call);
-    if (last != entry) last = entry;
-    const Planned& planned = *entry;
+    const Fp4Table::Entry& found = Fp4Table::find(Fp4Key::of(call));
+    const Fp4Table::Entry& entry = found ? found : build(call);
+    if (last_fp4_launched != entry) last_fp4_launched = entry;
+    const PlannedFp4& planned = *entry;
     const Fp4GemmSpec& spec = planned.launched.plan.spec;
     const driver::LaunchConfig config = config_of(call, planned);
     const u64 run_bytes = u64{fp4_k_blocks(call.problem.k)} * fp4_blob_bytes_of(call.problem.form);
@@ -138,11 +138,11 @@ jit::KernelSource fp4_kernel_source(const Fp4GemmSpec& spec) {
 }
 
 size_t num_fp4_plans() {
-    return Table::size();
+    return Fp4Table::size();
 }
 
 const Fp4Launched* last_fp4_launch() {
-    return last ? &last->launched : nullptr;
+    return last_fp4_launched ? &last_fp4_launched->launched : nullptr;
 }
 
 }  // namespace deep_gemm::op

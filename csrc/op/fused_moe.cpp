@@ -158,7 +158,14 @@ MoeShape check(op::TensorChecks& checks, const FusedMoeArguments& a) {
 
 // ---- The kernel of a product, chosen without looking at the batch
 
-constexpr u32 kInvariantRows = 16;  // rows an expert is taken to have
+// Rows an expert is taken to have: one number, or a few and many where the kernels for both give the same
+// bits.
+constexpr u32 kInvariantRows = 16, kInvariantManyRows = 256;
+
+// Whether a sum over K is one chain of blocks of K in rising order, whatever the tiles are.
+bool sums_in_order(const GemmSpec& spec) {
+    return spec.split_k == 1 && spec.k_warpgroups == 1;
+}
 
 template <typename Problem, typename Spec>
 struct FixedSpecs {
@@ -207,9 +214,16 @@ Launch check_product(const FusedMoeArguments& a, const MoeShape& shape, const Bu
     if (a.invariant && !call.empty && !call.no_products) {
         plan::GemmProblem problem = call.problem;
         problem.m = problem.num_groups * kGroupAlignment;
-        problem.expected_m = kInvariantRows;
-        call.spec = fixed_spec(call.device, problem,
-                               [](const auto& p, const auto& m) { return plan::plan_gemm(p, m); });
+        const auto spec_for = [&](u32 rows) {
+            problem.expected_m = rows;
+            return fixed_spec(call.device, problem,
+                              [](const auto& p, const auto& m) { return plan::plan_gemm(p, m); });
+        };
+        call.spec = spec_for(kInvariantRows);
+        if (mean_rows(shape) > kInvariantRows) {
+            const GemmSpec* many = spec_for(kInvariantManyRows);
+            if (sums_in_order(*many) && sums_in_order(*call.spec)) call.spec = many;
+        }
     }
     return [call] { op::run(call); };
 }

@@ -12,7 +12,7 @@ namespace op {
 
 namespace {
 
-thread_local LauncherEntry last;
+thread_local LauncherEntry last_launched;
 
 driver::Stream stream_of(const GemmCall& call) {
     return static_cast<driver::Stream>(call.stream);
@@ -106,11 +106,11 @@ void run(const GemmCall& call) {
     config.stream = stream_of(call);
     config.programmatic_launch = settings().pdl;
     call.device->launch(*launcher.kernel, config, std::as_bytes(std::span(&params, 1)), memory);
-    if (last != entry) last = entry;
+    if (last_launched != entry) last_launched = entry;
 }
 
 const Launcher* last_launcher() {
-    return last.get();
+    return last_launched.get();
 }
 
 }  // namespace op

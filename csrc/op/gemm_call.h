@@ -32,6 +32,9 @@ struct GemmCall {
     bool no_products = false;  // k = 0 or no matrix in b: D is C, or zeros
 };
 
+// The last three dimensions as groups, rows, columns. A stride along one element means nothing: it becomes 0.
+[[nodiscard]] Operand operand_of(const TensorView& t);
+
 [[nodiscard]] inline u64 bytes_spanned(const Operand& o, Format format) {
     return o.elements_spanned() * bits_of(format) / 8;
 }

@@ -9,8 +9,7 @@ namespace deep_gemm::op {
 
 namespace {
 
-constexpr u32 kTmaAlignment = 16;  // bytes: start and rows of what TMA reads
-constexpr i64 kMaxExtent = (i64{1} << 31) - 1;
+constexpr u32 kTmaAlignment = 16;       // bytes: start and rows of what TMA reads
 constexpr i64 kMaxSide = i64{1} << 30;  // what sched/gemm_blocks.h divides exactly, with the smallest blocks
 
 const char* operation(const GemmArguments& args) {
@@ -67,27 +66,6 @@ void check_shape(const GemmArguments& args, const char* name, const TensorView& 
     for (i64 extent : expected) text += fmt::format("{}{}", text.empty() ? "" : ", ", extent);
     fail(ErrorKind::value, "{}: {} has shape {}, expected [{}]{}", operation(args), name, shape_text(t), text,
          remedy);
-}
-
-// The last three dimensions as groups, rows, columns. A stride along one element means nothing: it becomes 0.
-Operand operand_of(const TensorView& t) {
-    Operand o;
-    o.address = reinterpret_cast<u64>(t.data);
-    const u32 row = t.rank - 2, column = t.rank - 1;
-    o.rows = static_cast<u64>(t.shape[row]);
-    o.columns = static_cast<u64>(t.shape[column]);
-    o.stride_row = o.rows > 1 ? static_cast<u64>(t.strides[row]) : 0;
-    o.stride_column = o.columns > 1 ? static_cast<u64>(t.strides[column]) : 1;
-    if (t.rank == 3) {
-        o.groups = static_cast<u64>(t.shape[0]);
-        o.stride_group = o.groups > 1 ? static_cast<u64>(t.strides[0]) : 0;
-    }
-    if (o.elements_spanned() == 0) {  // frameworks differ in the strides of nothing
-        o.stride_row = o.columns;
-        o.stride_group = o.rows * o.columns;
-        o.stride_column = 1;
-    }
-    return o;
 }
 
 // Turns a matrix that is contiguous along M or N around, so that its columns are what is contiguous. K wins
@@ -260,6 +238,26 @@ void check_overlap(const GemmArguments& args, const GemmCall& call) {
 }
 
 }  // namespace
+
+Operand operand_of(const TensorView& t) {
+    Operand o;
+    o.address = reinterpret_cast<u64>(t.data);
+    const u32 row = t.rank - 2, column = t.rank - 1;
+    o.rows = static_cast<u64>(t.shape[row]);
+    o.columns = static_cast<u64>(t.shape[column]);
+    o.stride_row = o.rows > 1 ? static_cast<u64>(t.strides[row]) : 0;
+    o.stride_column = o.columns > 1 ? static_cast<u64>(t.strides[column]) : 1;
+    if (t.rank == 3) {
+        o.groups = static_cast<u64>(t.shape[0]);
+        o.stride_group = o.groups > 1 ? static_cast<u64>(t.strides[0]) : 0;
+    }
+    if (o.elements_spanned() == 0) {  // frameworks differ in the strides of nothing
+        o.stride_row = o.columns;
+        o.stride_group = o.rows * o.columns;
+        o.stride_column = 1;
+    }
+    return o;
+}
 
 GemmCall check_gemm(const GemmArguments& args) {
     const TensorView &a = args.a, &b = args.b, &d = args.d;

@@ -8,10 +8,10 @@ namespace deep_gemm::op {
 
 namespace {
 
-constexpr const char* kHeader = "deep_gemm/kernel/gqa.cuh";
-constexpr jit::KernelId kPieces{"gqa_pieces", kHeader}, kJoin{"gqa_join", kHeader};
+constexpr const char* kGqaHeader = "deep_gemm/kernel/gqa.cuh";
+constexpr jit::KernelId kPieces{"gqa_pieces", kGqaHeader}, kJoin{"gqa_join", kGqaHeader};
 
-GqaRows rows_of(const TensorView& t) {
+GqaRows gqa_rows_of(const TensorView& t) {
     return {.data = t.data,
             .stride_sequence = stride_of(t, 0),
             .stride_row = stride_of(t, 1),
@@ -51,8 +51,8 @@ void gqa_attention(const GqaArguments& a) {
     const GqaSpec spec{.q = a.q.format, .rows = a.keys.format, .out = a.out.format, .d = as_u32(d)};
     const GqaParams params{.q = view_of(a.q),
                            .out = view_of(a.out),
-                           .keys = rows_of(a.keys),
-                           .values = rows_of(a.values),
+                           .keys = gqa_rows_of(a.keys),
+                           .values = gqa_rows_of(a.values),
                            .records = pointer_of<float>(a.records),
                            .positions = pointer_of<const i32>(a.positions),
                            .sequences = pointer_of<const i32>(a.sequences),

@@ -11,8 +11,8 @@ namespace deep_gemm::op {
 
 namespace {
 
-constexpr const char* kHeader = "deep_gemm/kernel/hyper_connection.cuh";
-constexpr jit::KernelId kMix{"hc_mix", kHeader}, kPost{"hc_post", kHeader};
+constexpr const char* kHyperConnectionHeader = "deep_gemm/kernel/hyper_connection.cuh";
+constexpr jit::KernelId kMix{"hc_mix", kHyperConnectionHeader}, kPost{"hc_post", kHyperConnectionHeader};
 
 void check_streams(ModelChecks& checks, const TensorView& x) {
     checks.array("x", x, kReal, {-1, -1, -1}, 4);

@@ -7,8 +7,8 @@ namespace deep_gemm::op {
 
 namespace {
 
-constexpr const char* kHeader = "deep_gemm/kernel/indexer.cuh";
-constexpr jit::KernelId kScores{"index_scores", kHeader}, kMma{"index_mma", kHeader};
+constexpr const char* kIndexerHeader = "deep_gemm/kernel/indexer.cuh";
+constexpr jit::KernelId kScores{"index_scores", kIndexerHeader}, kMma{"index_mma", kIndexerHeader};
 
 // What this depends on is the same for any number of tokens.
 bool takes_mma(const IndexScoreArguments& a, Format rows) {

@@ -8,7 +8,6 @@ namespace deep_gemm::op {
 
 namespace {
 
-constexpr i64 kMaxExtent = (i64{1} << 31) - 1;
 constexpr u64 kVectorBytes = 16;
 
 void check_device(const TensorView& t, const Device* device, const char* name) {

@@ -271,7 +271,7 @@ void cache_write(const CacheWriteArguments& arguments);
 //   state      fp32 [s, 3 or (overlap) 9, dim]: (max, sum, weighted sum) of the open window; with overlap: of
 //   the
 //              closed window's first half, the open window's first half, its second half. It starts itself at
-//              position 0 whatever it held.
+//              position 0 whatever it held, with zeros for a window that is not there.
 //   journal    fp32 [t, 3 or 9, dim] or absent: the state after each row, for compressor_restore
 //   rows       the compressed rows; beyond their number nothing is written
 //   finish     what happens to a row last: nothing; FP8 round trip of the unrotated channels (fp32 or bf16

@@ -6,8 +6,9 @@ namespace deep_gemm::op {
 
 namespace {
 
-constexpr const char* kHeader = "deep_gemm/kernel/moe_joined.cuh";
-constexpr jit::KernelId kRouteActivate{"route_activate", kHeader}, kProjectGroup{"project_group", kHeader};
+constexpr const char* kMoeJoinedHeader = "deep_gemm/kernel/moe_joined.cuh";
+constexpr jit::KernelId kRouteActivate{"route_activate", kMoeJoinedHeader},
+    kProjectGroup{"project_group", kMoeJoinedHeader};
 
 template <typename First, typename Second>
 std::vector<driver::MemoryRange> memory_of(const First& first, const Second& second) {

@@ -11,9 +11,9 @@ namespace deep_gemm::op {
 
 namespace {
 
-constexpr const char* kHeader = "deep_gemm/kernel/rope.cuh";
-constexpr jit::KernelId kRope{"rope", kHeader}, kLatentWrite{"latent_write", kHeader},
-    kCacheWrite{"cache_write", kHeader};
+constexpr const char* kRopeHeader = "deep_gemm/kernel/rope.cuh";
+constexpr jit::KernelId kRope{"rope", kRopeHeader}, kLatentWrite{"latent_write", kRopeHeader},
+    kCacheWrite{"cache_write", kRopeHeader};
 
 RopeArguments rope_of(const IndexQueryArguments& a) {
     RopeArguments all;

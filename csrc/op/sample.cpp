@@ -9,9 +9,10 @@ namespace deep_gemm::op {
 
 namespace {
 
-constexpr const char* kHeader = "deep_gemm/kernel/sample.cuh";
-constexpr jit::KernelId kArgmax{"argmax", kHeader}, kDistribution{"sample_distribution", kHeader},
-    kDraw{"sample_draw", kHeader}, kAccept{"accept_drafts", kHeader}, kPositions{"fill_positions", kHeader};
+constexpr const char* kSampleHeader = "deep_gemm/kernel/sample.cuh";
+constexpr jit::KernelId kArgmax{"argmax", kSampleHeader}, kDistribution{"sample_distribution", kSampleHeader},
+    kDraw{"sample_draw", kSampleHeader}, kAccept{"accept_drafts", kSampleHeader},
+    kPositions{"fill_positions", kSampleHeader};
 
 // Columns of rows over the vocabulary: at least one, and few enough for exact sums.
 i64 vocabulary_of(ModelChecks& checks, const char* name, const TensorView& t) {

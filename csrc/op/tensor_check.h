@@ -30,6 +30,8 @@ class TensorChecks {
     const char* first_ = "";
 };
 
+inline constexpr i64 kMaxExtent = (i64{1} << 31) - 1;  // of a dimension, so that kernels count in 32 bits
+
 // "[2, 3]"
 [[nodiscard]] std::string shape_text(const TensorView& t);
 // Bytes from the first element to the end of the last.

@@ -21,7 +21,7 @@ jit::KernelId kernel_of(const WeightGemmSpec& spec) {
 }
 
 // What a thread has planned lately: a plan costs some microseconds, a look-up does not.
-struct Planned {
+struct PlannedWeight {
     Device* device = nullptr;
     plan::WeightProblem problem;
     plan::WeightPlan plan;
@@ -33,11 +33,11 @@ plan::DeviceModel model_of(const Device& device) {
 }
 
 const plan::WeightPlan& planned(Device& device, const plan::WeightProblem& p) {
-    thread_local std::vector<Planned> slots(kSlots);
+    thread_local std::vector<PlannedWeight> slots(kSlots);
     const u64 mixed =
         ((u64{p.m} << 32 ^ p.n) * 31 + p.k + static_cast<u64>(p.w) * 8 + static_cast<u64>(p.x)) *
         0x9e3779b97f4a7c15ull;
-    Planned& slot = slots[mixed >> 58];
+    PlannedWeight& slot = slots[mixed >> 58];
     static_assert(kSlots == 64, "six bits choose a slot");
     if (slot.device != &device || !(slot.problem == p)) {
         slot = {&device, p, plan::plan_weight_gemm(p, model_of(device))};

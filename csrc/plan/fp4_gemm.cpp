@@ -20,7 +20,7 @@ constexpr Arrangement kArrangements[] = {{1, 3, 2}, {1, 2, 2}, {2, 2, 1}, {4, 1,
 constexpr u32 kOnlyAtOnce = 3;
 constexpr u32 kBlocks[] = {8, 16, 24, 32, 40, 48, 64, 96, 128};
 constexpr u32 kLeastWideBlock = 48, kMostWideBlock = 256;  // of the wide kernel
-constexpr u32 kMostStages = 24;
+constexpr u32 kMostFp4Stages = 24;
 
 // What a kernel takes from its problem; `stages` for as much memory as there is.
 Fp4GemmSpec spec_for(const Fp4Problem& problem) {
@@ -31,7 +31,7 @@ Fp4GemmSpec spec_for(const Fp4Problem& problem) {
             .groups = problem.groups,
             .accumulate = problem.accumulate,
             .per_token = problem.per_token,
-            .stages = kMostStages};
+            .stages = kMostFp4Stages};
 }
 void fit_stages(Fp4GemmSpec& s) {
     while (s.stages > 3 && plan_smem(s).bytes > max_smem_bytes_of(s)) --s.stages;

@@ -9,12 +9,13 @@
 namespace deep_gemm::plan {
 namespace {
 
-constexpr float kDecodeCycles = 170;      // a blob of 64 x 128 weights on one SM, several warpgroups at it
-constexpr float kCyclesPerColumn = 0.5f;  // its wgmma and promotion, which add to it
-constexpr float kFeedCycles = 60;         // bringing a blob's tokens, shared by the CTA's warpgroups ...
+constexpr float kDecodeCycles = 170;  // a blob of 64 x 128 weights on one SM, several warpgroups at it
+constexpr float kBlobCyclesPerColumn = 0.5f;  // its wgmma and promotion, which add to it
+constexpr float kFeedCycles = 60;             // bringing a blob's tokens, shared by the CTA's warpgroups ...
 constexpr float kFeedCyclesPerColumn = 6.5f;
 constexpr float kStageCyclesPerColumn = 6;  // hand-over of a stage, for each column beyond the first eight
-constexpr float kChainCycles = 290;  // a warpgroup alone: from one blob to the next, two sets of fragments
+constexpr float kBlobChainCycles =
+    290;  // a warpgroup alone: from one blob to the next, two sets of fragments
 constexpr float kLoneChainCycles = 340;  // one set
 constexpr float kLoneChainPerColumn = 2.8f;
 
@@ -51,9 +52,9 @@ Fp4Cost cost_of(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& de
     const float feed = (kFeedCycles + kFeedCyclesPerColumn * columns) / static_cast<float>(s.warpgroups);
     const float stage = kStageCyclesPerColumn * (columns - 8) / static_cast<float>(s.k_blocks);
     const float terms = in_two_parts(s) ? 2 : 1;  // two are decoded and multiplied in turn
-    const float shared = terms * (kDecodeCycles + kCyclesPerColumn * columns) + feed + stage;
+    const float shared = terms * (kDecodeCycles + kBlobCyclesPerColumn * columns) + feed + stage;
     const float chain = terms > 1 || columns <= static_cast<float>(kFp4OverlapColumns)
-                            ? terms * (kChainCycles + columns)
+                            ? terms * (kBlobChainCycles + columns)
                             : kLoneChainCycles + kLoneChainPerColumn * columns;
     const float resident = std::min(static_cast<float>(s.ctas_per_sm), std::max(1.0f, std::ceil(even)));
     const float warpgroups = static_cast<float>(s.warpgroups) * resident;

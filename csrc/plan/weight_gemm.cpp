@@ -13,7 +13,7 @@ namespace {
 constexpr float kSmBytesPerUs = 40e3f;    // weights that one SM pulls from DRAM while the others do
 constexpr float kLeastTensorCycles = 32;  // a wgmma, however few its columns
 constexpr float kUnitCycles = 12;         // a warp's new unit, beside its multiplications
-constexpr float kChainCycles = 60;  // from one wgmma to the next of a lone warpgroup, beside its decoding
+constexpr float kUnitChainCycles = 60;  // from one wgmma to the next of a lone warpgroup, beside its decoding
 constexpr float kEpilogueCycles = 1200;  // of a block, and for each token
 constexpr float kEpilogueCyclesPerToken = 10;
 
@@ -107,7 +107,7 @@ WeightCost cost_of(const WeightProblem& p, const WeightGemmSpec& s, const Device
     // A lone warpgroup decodes beside its own wgmma as well, but waits for both at their ends.
     const float groups = f(s.warpgroups) * resident;
     const float step =
-        groups > 1 ? groups * std::max(tensor, decode) : std::max(tensor, decode) + kChainCycles / 4;
+        groups > 1 ? groups * std::max(tensor, decode) : std::max(tensor, decode) + kUnitChainCycles / 4;
     const float epilogue = resident * (kEpilogueCycles + kEpilogueCyclesPerToken * tokens);
     cost.math_us = busiest * (steps * step + epilogue) / (device.clock_ghz * 1e3f);
     cost.launch_us =

@@ -99,7 +99,7 @@ Fp4Weights make(py::object blobs, py::object row_scales, py::object runs, u32 ex
             .report = {}};
 }
 
-std::string repr_of(const Fp4Weights& w) {
+std::string repr_of_weights(const Fp4Weights& w) {
     return fmt::format("Fp4Weights(experts={}, n={}, k={}, form='{}'{})", w.shape.experts, w.shape.n,
                        w.shape.k, name_of(w.form), w.runs.is_none() ? "" : ", split");
 }
@@ -152,7 +152,7 @@ void bind_fp4(py::module_& module) {
             return w;
         },
         py::arg("blobs"), py::arg("row_scales"), py::arg("runs"), "The same weights in other memory.");
-    type.def("__repr__", &repr_of);
+    type.def("__repr__", &repr_of_weights);
     module.def(
         "pack_fp4", &pack, py::arg("codes"), py::arg("scales"), py::arg("experts"), py::arg("n"),
         py::arg("k"), py::arg("form") = py::none(), py::arg("globals") = py::none(),

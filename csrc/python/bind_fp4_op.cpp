@@ -278,7 +278,7 @@ Dict dict_of(const Fp4GemmSpec& spec) {
     return result;
 }
 
-std::string repr_of(const Fp4GemmSpec& spec) {
+std::string repr_of_fp4_spec(const Fp4GemmSpec& spec) {
     std::string text;
     visit_fields(
         [&text](const char* name, auto field) {
@@ -318,12 +318,12 @@ void bind_spec(py::module_& module) {
     type.def_property_readonly(
         "register_limit", [](const Fp4GemmSpec& spec) { return registers_of(spec); },
         "Registers a thread may take for its CTAs to fit an SM.");
-    type.def("__repr__", &repr_of);
+    type.def("__repr__", &repr_of_fp4_spec);
     type.def("__str__", [](const Fp4GemmSpec& spec) { return plan::to_string(spec); });
     type.def("__eq__", [](const Fp4GemmSpec& a, const py::object& b) {
         return py::isinstance<Fp4GemmSpec>(b) && a == b.cast<const Fp4GemmSpec&>();
     });
-    type.def("__hash__", [](const Fp4GemmSpec& spec) { return py::hash(py::str(repr_of(spec))); });
+    type.def("__hash__", [](const Fp4GemmSpec& spec) { return py::hash(py::str(repr_of_fp4_spec(spec))); });
 }
 
 py::list candidates_of(const plan::Fp4Problem& problem, const plan::DeviceModel& device) {

@@ -73,7 +73,7 @@ jit::ProgressCallback progress_of(const PyProgress& callback) {
     };
 }
 
-py::dict stats_of(const jit::BuildStats& stats) {
+py::dict build_stats_of(const jit::BuildStats& stats) {
     py::dict result;
     result["registers"] = stats.registers;
     result["stack_bytes"] = stats.stack_bytes;
@@ -103,7 +103,7 @@ py::list entries_of(const std::vector<DiskCache::Entry>& entries) {
             row["nvrtc"] = entry.record->artifact.nvrtc;
             row["entry"] = entry.record->entry;
             row["replay"] = entry.record->replay;
-            row["stats"] = stats_of(entry.record->artifact.stats);
+            row["stats"] = build_stats_of(entry.record->artifact.stats);
         }
         result.append(row);
     }
@@ -129,7 +129,7 @@ void bind_kernels(py::module_& module) {
         .def_readonly("nvrtc", &Artifact::nvrtc)
         .def_readonly("seconds", &Artifact::seconds)
         .def_property_readonly("origin", [](const Artifact& a) { return name_of(a.origin); })
-        .def_property_readonly("stats", [](const Artifact& a) { return stats_of(a.stats); });
+        .def_property_readonly("stats", [](const Artifact& a) { return build_stats_of(a.stats); });
 
     module.def("kernel_source", &op::source_of, NoGil(), py::arg("spec"),
                "The source of a GemmSpec's kernel.");

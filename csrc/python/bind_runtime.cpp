@@ -75,6 +75,16 @@ void bind_checkpoint(py::module_& module) {
                                                 runtime::activations_of(numerics_of(numerics)));
             },
             NoGil(), py::arg("numerics") = "released", "Bytes that the model's tensors take on a device.")
+        .def(
+            "page_bytes",
+            [](const Checkpoint& c, const std::string& numerics) {
+                return runtime::PagePool::page_bytes(config_of(c)->page_shapes(numerics_of(numerics)));
+            },
+            NoGil(), py::arg("numerics") = "released",
+            "Bytes of the cache that page_tokens tokens of a session take.")
+        .def_property_readonly("page_tokens", [](const Checkpoint&) { return runtime::kPageTokens; })
+        .def_property_readonly("max_positions",
+                               [](const Checkpoint& c) { return config_of(c)->facts().max_positions; })
         .def_property_readonly("architecture",
                                [](const Checkpoint& c) { return config_of(c)->facts().architecture; })
         .def_property_readonly("has_config", [](const Checkpoint& c) { return c.config() != nullptr; })
@@ -135,7 +145,7 @@ void bind_engine(py::module_& module) {
         .def_property_readonly("weight_bytes", [](const Engine& e) { return e.model().weight_bytes(); });
 }
 
-py::dict stats_of(const Session& session) {
+py::dict session_stats_of(const Session& session) {
     const runtime::SessionStats& s = session.stats();
     py::dict result;
     result["steps"] = s.steps;
@@ -162,7 +172,7 @@ void bind_session(py::module_& module) {
              py::arg("strict") = false, py::arg("graphs") = true, py::arg("restore_points") = 2)
         .def_property_readonly("tokens", &Session::tokens)
         .def_property_readonly("room", &Session::room)
-        .def_property_readonly("stats", &stats_of)
+        .def_property_readonly("stats", &session_stats_of)
         .def_property_readonly("last_drafts", &Session::last_drafts)
         .def(
             "sync", [](Session& s, const std::vector<i32>& tokens) { return s.sync(tokens); }, NoGil(),
@@ -196,19 +206,21 @@ void bind_session(py::module_& module) {
             py::arg("tokens"), py::arg("chunk") = 0,
             "fp32 [len(tokens), vocab] as bytes, from an empty session.")
         .def(
-            "choices_of",
-            [](Session& s, const std::vector<i32>& tokens, u32 chunk) {
-                std::vector<runtime::Choices> all;
+            "trace_of",
+            [](Session& s, const std::vector<i32>& tokens, u32 chunk, u32 depth) {
+                std::vector<runtime::Traced> all;
                 {
                     const py::gil_scoped_release no_gil;
-                    all = s.choices_of(tokens, chunk);
+                    all = s.trace_of(tokens, chunk, depth);
                 }
                 py::dict result;
-                for (const runtime::Choices& c : all)
-                    result[py::str(c.name)] = py::make_tuple(c.k, bytes_of(std::as_bytes(std::span(c.ids))));
+                for (const runtime::Traced& t : all)
+                    result[py::str(t.name)] =
+                        py::make_tuple(t.floats, t.width, bytes_of(std::as_bytes(std::span(t.values))));
                 return result;
             },
-            py::arg("tokens"), py::arg("chunk") = 0, "name -> (k, int32 [len(tokens), k] as bytes)")
+            py::arg("tokens"), py::arg("chunk") = 0, py::arg("depth") = 0,
+            "name -> (whether fp32, else int32; width; [rows, width] as bytes)")
         .def("rewind", &Session::rewind, NoGil(), py::arg("length"))
         .def(
             "save", [](Session& s, const std::string& path) { s.save(path); }, NoGil(), py::arg("path"))

@@ -32,6 +32,42 @@ struct FileHeader {
     u64 state_bytes;
 };
 
+struct Piece {
+    u64 address, bytes;
+};
+
+// Pieces of one allocation, on the host. Rows lie close together: a copy takes many, with what is between.
+class HostCopy {
+  public:
+    HostCopy(Device& device, std::vector<Piece> pieces, driver::Stream stream) {
+        constexpr u64 kGap = u64{1} << 14;  // bytes that cost less than another copy
+        std::sort(pieces.begin(), pieces.end(),
+                  [](const Piece& a, const Piece& b) { return a.address < b.address; });
+        for (const Piece& piece : pieces) {
+            if (runs_.empty() || piece.address > runs_.back().end + kGap)
+                runs_.push_back({piece.address, piece.address, {}});
+            runs_.back().end = std::max(runs_.back().end, piece.address + piece.bytes);
+        }
+        for (Run& run : runs_) {
+            run.bytes.resize(run.end - run.begin);
+            device.copy_to_host(run.bytes, run.begin, stream);
+        }
+    }
+    [[nodiscard]] std::span<const std::byte> of(const Piece& piece) const {
+        const auto after = std::upper_bound(runs_.begin(), runs_.end(), piece.address,
+                                            [](u64 address, const Run& run) { return address < run.begin; });
+        const Run& run = *std::prev(after);
+        return std::span(run.bytes).subspan(piece.address - run.begin, piece.bytes);
+    }
+
+  private:
+    struct Run {
+        u64 begin, end;
+        std::vector<std::byte> bytes;
+    };
+    std::vector<Run> runs_;
+};
+
 }  // namespace
 
 void Session::copy(const TensorView& to, const TensorView& from) {
@@ -206,16 +242,18 @@ void Session::visit_visible(const ModelState::NamedVisit& visit) const {
 
 std::vector<std::pair<std::string, std::string>> Session::state_parts() {
     require_valid();
-    std::vector<std::pair<std::string, Hash>> hashes;
-    std::vector<std::byte> bytes;
+    std::vector<std::pair<std::string, std::vector<Piece>>> tensors;
     visit_visible([&](std::string_view name, u64 address, u64 count) {
-        if (hashes.empty() || hashes.back().first != name) hashes.emplace_back(name, Hash{});
-        bytes.resize(count);
-        engine_->device().copy_to_host(bytes, address, stream_);
-        hashes.back().second.bytes(bytes);
+        if (tensors.empty() || tensors.back().first != name) tensors.emplace_back(name, std::vector<Piece>());
+        tensors.back().second.push_back({address, count});
     });
     std::vector<std::pair<std::string, std::string>> parts;
-    for (auto& [name, hash] : hashes) parts.emplace_back(name, hash.digest().hex());
+    for (const auto& [name, pieces] : tensors) {
+        const HostCopy copy(engine_->device(), pieces, stream_);
+        Hash hash;
+        for (const Piece& piece : pieces) hash.bytes(copy.of(piece));
+        parts.emplace_back(name, hash.digest().hex());
+    }
     return parts;
 }
 

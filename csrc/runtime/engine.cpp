@@ -75,7 +75,7 @@ Engine::Engine(Device& device, const Checkpoint& checkpoint, const EngineOptions
     Loader loader(device, checkpoint, wide, options_.progress);
     model_ = config->load(loader, options_.numerics);
     device.synchronize(nullptr);
-    const std::vector<PageShape> caches = model_->page_shapes();
+    const std::vector<PageShape> caches = config->page_shapes(options_.numerics);
     pages_ = std::make_unique<PagePool>(device, caches,
                                         count_pages(device, options_, PagePool::page_bytes(caches)));
     fingerprint_ = fingerprint_of(checkpoint, options_);

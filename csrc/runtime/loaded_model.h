@@ -1,5 +1,5 @@
-// The Model of an architecture that has a struct `Loaded` (device, configuration, weights), its
-// page_shapes(), and a ModelState `State` made of (const Loaded&, PagePool&, const StateSizes&).
+// The Model of an architecture that has a struct `Loaded` (device, configuration, weights)
+// and a ModelState `State` made of (const Loaded&, PagePool&, const StateSizes&).
 #pragma once
 
 #include "runtime/model.h"
@@ -14,7 +14,6 @@ class LoadedModel final : public Model {
 
     const ModelFacts& facts() const override { return facts_; }
     u64 weight_bytes() const override { return weight_bytes_; }
-    std::vector<PageShape> page_shapes() const override { return page_shapes_of(loaded_); }
     std::unique_ptr<ModelState> make_state(PagePool& pool, const StateSizes& sizes) const override {
         return std::make_unique<State>(loaded_, pool, sizes);
     }

@@ -110,8 +110,6 @@ class Model {
     virtual ~Model() = default;
     [[nodiscard]] virtual const ModelFacts& facts() const = 0;
     [[nodiscard]] virtual u64 weight_bytes() const = 0;  // on the device
-    // The caches that grow, which a pool is made of.
-    [[nodiscard]] virtual std::vector<PageShape> page_shapes() const = 0;
     // The model and the pool must outlive their states.
     [[nodiscard]] virtual std::unique_ptr<ModelState> make_state(PagePool& pool,
                                                                  const StateSizes& sizes) const = 0;
@@ -124,6 +122,8 @@ class ModelConfig {
     virtual ~ModelConfig() = default;
     [[nodiscard]] virtual const ModelFacts& facts() const = 0;
     [[nodiscard]] virtual std::vector<Expected> expected_tensors() const = 0;
+    // The caches that grow, which a pool is made of.
+    [[nodiscard]] virtual std::vector<PageShape> page_shapes(Numerics numerics) const = 0;
     // Error(value) for numerics that the architecture does not have.
     [[nodiscard]] virtual std::unique_ptr<const Model> load(Loader& loader, Numerics numerics) const = 0;
 };

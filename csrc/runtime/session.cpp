@@ -116,24 +116,6 @@ std::vector<float> Session::logits_of(std::span<const i32> tokens, u32 chunk) {
     return all;
 }
 
-std::vector<Choices> Session::choices_of(std::span<const i32> tokens, u32 chunk) {
-    std::vector<Choices> all;
-    observer_ = [&](const std::string& name, const TensorView& chosen) {
-        auto found = std::find_if(all.begin(), all.end(), [&](const Choices& c) { return c.name == name; });
-        if (found == all.end()) found = all.insert(all.end(), {name, static_cast<u32>(chosen.shape[1]), {}});
-        const std::vector<i32> ids = read_ints(chosen);
-        found->ids.insert(found->ids.end(), ids.begin(), ids.end());
-    };
-    try {
-        feed_anew(tokens, chunk, nullptr);
-    } catch (...) {
-        observer_ = nullptr;
-        throw;
-    }
-    observer_ = nullptr;
-    return all;
-}
-
 void Session::feed(std::span<const i32> tokens, u32 chunk, std::vector<float>* all_logits) {
     normalise();
     while (!tokens.empty()) {
@@ -152,12 +134,14 @@ void Session::feed_chunk(std::span<const i32> tokens, bool last, std::vector<flo
     state_->forward(hidden_.rows(1, t), {.t = t,
                                          .tokens = tokens_in_.rows(0, t),
                                          .positions = positions_.rows(0, t),
-                                         .observer = observer_ ? &observer_ : nullptr,
+                                         .observer = trace_ ? &trace_->observe : nullptr,
                                          .stream = stream_});
     if (speculative()) {  // row i: the row of the token before token i, and token i
         fill_positions(mtp_positions_.rows(0, t), -1);
-        run_mtp(hidden_.rows(0, t), mtp_x_.rows(0, t), tokens_in_.rows(0, t), mtp_positions_.rows(0, t));
+        run_mtp(hidden_.rows(0, t), mtp_x_.rows(0, t), tokens_in_.rows(0, t), mtp_positions_.rows(0, t),
+                trace_ && trace_->depth > 0 ? &trace_->observe : nullptr);
     }
+    if (trace_) trace_chunk(static_cast<u32>(first), t);
     if (all_logits) {
         for (i64 row = 0; row < t; row += kMaxWindow) {
             const i64 count = std::min<i64>(kMaxWindow, t - row);

@@ -27,11 +27,12 @@ struct Step {
     u32 drafted = 0, accepted = 0;
 };
 
-// What the rows of a text chose in one layer: k ids each.
-struct Choices {
-    std::string name;  // "layers.3.picks": compressed rows, ascending, then -1; "layers.3.experts"
-    u32 k = 0;
-    std::vector<i32> ids;  // [tokens, k]
+// One thing that the rows of a text left behind, `width` values of four bytes each.
+struct Traced {
+    std::string name;
+    bool floats = false;  // else int32
+    u32 width = 0;
+    std::vector<i32> values;  // [rows, width]; of floats, their bits
 };
 
 struct SessionStats {
@@ -68,8 +69,17 @@ class Session {
     // follow each of the tokens, [count, vocab]: for tests and perplexity.
     [[nodiscard]] std::vector<float> logits_of(std::span<const i32> tokens, u32 chunk = 0);
 
-    // The same with what the model's layers choose instead.
-    [[nodiscard]] std::vector<Choices> choices_of(std::span<const i32> tokens, u32 chunk = 0);
+    // sync() from nothing, and all that tests compare with other implementations:
+    //   logits            that follow each token
+    //   layers.3.experts  the experts of each token
+    //   layers.3.picks    compressed rows that the indexer chose, ascending, then -1
+    // and of the MTP block, where the session drafts, `depth` times (0: not at all):
+    //   mtp.0.experts     of row i, which is made of the streams of token i - 1, and of token i
+    //   mtp.0.logits.2    of row i: the second token after token i, drafted over the true token i + 1. Rows
+    //   end
+    //                     with the text. Row 0, without a predecessor, means nothing
+    // A depth above 1 needs chunks of one row.
+    [[nodiscard]] std::vector<Traced> trace_of(std::span<const i32> tokens, u32 chunk = 0, u32 depth = 0);
 
     // Back to the first `length` tokens: within the last step exactly, else through sync().
     void rewind(u32 length);
@@ -109,6 +119,13 @@ class Session {
     void feed_chunk(std::span<const i32> tokens, bool last, std::vector<float>* all_logits);
     void choose_pending();
     void ensure_pending();
+    struct Trace {
+        Observer observe;
+        u32 depth = 0;
+        std::span<const i32> text;
+    };
+    void trace_chunk(u32 first, i64 t);
+    void trace_logits(const std::string& name, bool drafts, const DeviceTensor& x, i64 first, i64 t);
     template <typename Work>
     auto guarded(Work&& work);  // an exception leaves the session invalid until sync() or load()
     void require_valid() const;
@@ -120,7 +137,7 @@ class Session {
     void issue_step(u32 rows);
     void draft(u32 rows);
     void run_mtp(const TensorView& hidden, const TensorView& x, const TensorView& tokens,
-                 const TensorView& positions);
+                 const TensorView& positions, const Observer* observer = nullptr);
     void draw_draft(u32 index, const TensorView& x, const TensorView& position);
     void verify(u32 rows);
     void run_trunk(const TensorView& x, const TensorView& tokens, const TensorView& positions,
@@ -163,8 +180,8 @@ class Session {
     // for the token that follows the last one. With one pending row, row 0 is its copy, where feed_chunk()
     // wants it.
     u32 pending_rows_ = 0;
-    Observer observer_;   // of feed_chunk(); usually none
-    u32 logits_row_ = 0;  // of logits_: follows the last token
+    const Trace* trace_ = nullptr;  // of feed_chunk(); usually none
+    u32 logits_row_ = 0;            // of logits_: follows the last token
     bool pending_chosen_ = false;
     i32 pending_ = -1;
     u32 step_base_ = 0,

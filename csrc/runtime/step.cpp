@@ -126,8 +126,10 @@ void Session::draw_draft(u32 index, const TensorView& x, const TensorView& posit
 }
 
 void Session::run_mtp(const TensorView& hidden, const TensorView& x, const TensorView& tokens,
-                      const TensorView& positions) {
-    state_->draft(hidden, x, {.t = x.shape[0], .tokens = tokens, .positions = positions, .stream = stream_});
+                      const TensorView& positions, const Observer* observer) {
+    state_->draft(
+        hidden, x,
+        {.t = x.shape[0], .tokens = tokens, .positions = positions, .observer = observer, .stream = stream_});
 }
 
 void Session::verify(u32 rows) {

@@ -36,8 +36,10 @@ bool ends_with_one_of(std::string_view name, std::initializer_list<std::string_v
 }
 
 // What released checkpoints store a matrix as.
-Storage storage_of(std::string_view architecture, std::string_view name) {
-    if (architecture != "DeepSeek-V4") return Storage::bf16;
+Storage storage_of(std::string_view architecture, bool fp8, std::string_view name) {
+    if (architecture != "DeepSeek-V4")
+        return !fp8 || ends_with_one_of(name, {"embed_tokens", "lm_head", "mlp.gate"}) ? Storage::bf16
+                                                                                       : Storage::f8_e4m3;
     if (name.find("ffn.experts.") != std::string_view::npos) return Storage::i8;
     return ends_with_one_of(name, {"embed", "head", "gate", "compressor.wkv", "weights_proj"})
                ? Storage::bf16
@@ -126,6 +128,7 @@ Checkpoint synthetic_checkpoint(const std::string& text) {
     constexpr const char* kSource = "synthetic config";
     Json json = Json::parse(text, kSource);
     const std::unique_ptr<const ModelConfig> config = parse_config(json, kSource);
+    const bool fp8 = json.find("quantization_config") != nullptr;  // of Qwen3: DeepSeek-V4 always is
     std::vector<Tensor> tensors;
     for (const Expected& entry : config->expected_tensors()) {
         if (entry.role != Role::linear) {
@@ -137,7 +140,7 @@ Checkpoint synthetic_checkpoint(const std::string& text) {
                                         entry.shape));
             continue;
         }
-        const Storage storage = storage_of(config->facts().architecture, entry.name);
+        const Storage storage = storage_of(config->facts().architecture, fp8, entry.name);
         const u64 n = entry.shape[0], k = entry.shape[1];
         tensors.push_back(
             tensor_of(entry.name + ".weight", storage, {n, storage == Storage::i8 ? k / 2 : k}));

@@ -118,9 +118,11 @@ Linear Loader::linear(const std::vector<std::string>& names, i64 groups) {
             append_mxfp4(result, weight, i, names.size(), groups);
             continue;
         }
-        append(result.data, weight, i, names.size(), groups, false);
-        if (storage == Storage::i8 || storage == Storage::f8_e4m3)
-            append(result.scale, *find_scale(checkpoint_, names[i]), i, names.size(), groups, true);
+        append(result.data, weight, i, names.size(), groups, device_format(storage, false, wide_));
+        if (storage == Storage::i8 || storage == Storage::f8_e4m3) {
+            const Tensor& scale = *find_scale(checkpoint_, names[i]);
+            append(result.scale, scale, i, names.size(), groups, device_format(scale.storage, true, wide_));
+        }
     }
     return result;
 }
@@ -131,20 +133,40 @@ Linear Loader::experts(const std::string& at, u32 count, const std::string& name
     return linear(names, count == 1 ? 1 : 0);
 }
 
+bool Loader::should_group(const std::string& at, const std::string& name, i64 count, i64 hidden, i64 width,
+                          i64 top_k) const {
+    return get(fmt::format("{}0.{}.weight", at, name)).storage == Storage::f8_e4m3 && wide_ == Format::bf16 &&
+           can_group_experts(device_, count, hidden, width, top_k);
+}
+
+Linear Loader::grouped_experts(const std::string& at, u32 count, const std::vector<std::string>& names) {
+    Linear result;
+    const size_t parts = count * names.size();
+    for (size_t part = 0; part < parts; ++part) {
+        const std::string name = fmt::format("{}{}.{}", at, part / names.size(), names[part % names.size()]);
+        const Tensor& weight = get(name + ".weight");
+        DG_CHECK(weight.storage == Storage::f8_e4m3, value,
+                 "checkpoint: {} is {}, the first expert's is FP8; expected one format for all", weight.name,
+                 row_of(weight.storage).name);
+        append(result.data, weight, part, parts, 0, Format::fp8_e4m3);
+        append(result.scale, *find_scale(checkpoint_, name), part, parts, 0, Format::fp32);
+    }
+    return result;
+}
+
 void Loader::append_mxfp4(Linear& stacked, const Tensor& part, size_t index, size_t count, i64 groups) {
     const SplitMxfp4 split(part.bytes);
     Tensor codes{.name = part.name, .storage = Storage::i8, .shape = part.shape, .bytes = split.codes};
     Tensor scales{.name = part.name, .storage = Storage::f8_e8m0, .shape = part.shape, .bytes = split.scales};
     codes.shape.back() /= 2;
     scales.shape.back() /= 32;
-    append(stacked.data, codes, index, count, groups, false);
-    append(stacked.scale, scales, index, count, groups, true);
+    append(stacked.data, codes, index, count, groups, Format::int8);
+    append(stacked.scale, scales, index, count, groups, Format::fp8_ue8m0);
 }
 
 // Part `index` of `count` of a stacked tensor; the first part allocates all.
 void Loader::append(DeviceTensor& stacked, const Tensor& part, size_t index, size_t count, i64 groups,
-                    bool scale) {
-    const Format format = device_format(part.storage, scale, wide_);
+                    Format format) {
     if (index == 0) {
         const i64 rows = static_cast<i64>(part.shape[0]), columns = static_cast<i64>(part.shape[1]);
         std::vector<i64> shape{rows, columns};

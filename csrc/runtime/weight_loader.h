@@ -3,6 +3,7 @@
 #pragma once
 
 #include "runtime/checkpoint.h"
+#include "runtime/fp8_experts.h"
 #include "runtime/inventory.h"
 #include "runtime/packed_experts.h"
 
@@ -35,6 +36,11 @@ class Loader {
     Linear linear(const std::string& name) { return linear(std::vector{name}); }
     // Matrices `at`.0.`name` to `at`.count-1.`name`, [count, n, k].
     Linear experts(const std::string& at, u32 count, const std::string& name);
+    // FP8 experts as grouped_experts() makes them: of models that round their activations.
+    [[nodiscard]] bool should_group(const std::string& at, const std::string& name, i64 count, i64 hidden,
+                                    i64 width, i64 top_k) const;
+    // Matrices of one shape, those of `names` one after the other in each expert: [count * names, n, k].
+    Linear grouped_experts(const std::string& at, u32 count, const std::vector<std::string>& names);
     // Experts as packed_experts() makes them: FP4 ones, of models that round their activations.
     [[nodiscard]] bool should_pack(const std::string& at, const std::string& name, i64 count, i64 hidden,
                                    i64 width, i64 top_k) const;
@@ -46,7 +52,7 @@ class Loader {
     DeviceTensor allocate(Format format, std::vector<i64> shape);
     void upload(const DeviceTensor& target, u64 offset, std::span<const std::byte> bytes, u64 stored_bytes);
     void append(DeviceTensor& stacked, const Tensor& part, size_t index, size_t count, i64 groups,
-                bool scale);
+                Format format);
 
     // Null where rows need several runs and `split` is not allowed.
     std::optional<PackedMatrix> try_pack(const std::string& at, u32 count,

@@ -428,6 +428,10 @@ class Checkpoint:
         """
         Bytes that the model's tensors take on a device.
         """
+    def page_bytes(self, numerics: str = "released") -> int:
+        """
+        Bytes of the cache that page_tokens tokens of a session take.
+        """
     def problems(self) -> list[str]:
         """
         What is missing, misshapen, wrongly stored or extra, compared with the folder's config.json; one sentence each.
@@ -445,7 +449,11 @@ class Checkpoint:
     @property
     def has_config(self) -> bool: ...
     @property
+    def max_positions(self) -> int: ...
+    @property
     def num_bytes(self) -> int: ...
+    @property
+    def page_tokens(self) -> int: ...
 
 class Engine:
     """
@@ -504,14 +512,6 @@ class Session:
         graphs: bool = True,
         restore_points: typing.SupportsInt | typing.SupportsIndex = 2,
     ) -> None: ...
-    def choices_of(
-        self,
-        tokens: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
-        chunk: typing.SupportsInt | typing.SupportsIndex = 0,
-    ) -> dict:
-        """
-        name -> (k, int32 [len(tokens), k] as bytes)
-        """
     def damage(self, part: str) -> None:
         """
         Flips a bit of one tensor of the state; for tests.
@@ -562,6 +562,15 @@ class Session:
     def sync(self, tokens: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> int:
         """
         Makes the session hold exactly these tokens; returns how many were kept.
+        """
+    def trace_of(
+        self,
+        tokens: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        chunk: typing.SupportsInt | typing.SupportsIndex = 0,
+        depth: typing.SupportsInt | typing.SupportsIndex = 0,
+    ) -> dict:
+        """
+        name -> (whether fp32, else int32; width; [rows, width] as bytes)
         """
     @property
     def last_drafts(self) -> list[int]: ...

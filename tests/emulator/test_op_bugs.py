@@ -453,7 +453,7 @@ BUGS = [
     ("gqa_join", Bug("the last piece is left out", "/ kGqaSplit + 1;", "/ kGqaSplit;", 8)),
     ("gqa_join", Bug("pieces are not scaled", "const float factor = gqa_detail::share(softmax.x, top);", "const float factor = 1;", 8)),
     ("gqa_join", Bug("weights of one piece", "weights = ptx::fma_rn_f32(factor, softmax.y, weights);", "weights = softmax.y;", 8)),
-    ("compressor", Bug("a window before the first", "if (window > 0) all.merge", "all.merge", 8)),
+    ("compressor", Bug("every window is the first", "if (position == 0) pools", "if (slot == 0) pools", 8)),
     ("compressor", Bug("halves swapped", "push(pools[kNext], 0);", "push(pools[kNext], 1);", 8)),
     ("compressor", Bug("closed window is not kept", "pools[kClosed] = pools[kNext];", "", 8)),
     ("compressor", Bug("row rotated at its last token", "static_cast<i32>(window * p.ratio), false", "static_cast<i32>(position), false", 8)),

@@ -130,6 +130,7 @@ class Block:
         self.window: dict[int, Array] = {}
         self.main, self.index = Frontier(), Frontier()
         self.picks: list[list[int]] = []
+        self.chosen: list[Array] = []  # experts
 
     def finish_latent(self, row: Array) -> Array:
         if not self.model.quantized:
@@ -213,6 +214,7 @@ class Block:
             chosen = w["ffn.gate.tid2eid"][token]
         else:
             chosen = np.argsort(-(s + w["ffn.gate.bias"]), kind="stable")[: c["num_experts_per_tok"]]
+        self.chosen.append(chosen)
         weights = s[chosen] / s[chosen].sum() * c["routed_scaling_factor"]
         y = self.expert("ffn.shared_experts.", x, 1)
         for e, weight in zip(chosen, weights, strict=True):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 from runtime.checkpoints import QWEN, qwen_tensors, write_checkpoint, write_random_v4
 from runtime.decode import produce, same
 
-from deep_gemm import _C, Engine
+from deep_gemm import _C, Engine, Session
 
 NAN_TOKEN = 50
 
@@ -41,6 +42,19 @@ def write_v4_with_nan(folder: Path) -> Path:
     raw[at : at + row] = np.full(32, np.nan, np.float32).tobytes()
     path.write_bytes(raw)
     return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    folder = write_qwen(tmp_path_factory.mktemp("qwen"))
+    return Engine(folder, device="emulator:sm_90a", numerics="exact", context=32, max_rows=8)
+
+
+@pytest.fixture
+def qwen(loaded: Engine) -> Session:
+    session = loaded.session()
+    session.sync([5, 9])
+    return session
 
 
 @pytest.mark.parametrize("architecture", ["Qwen3-MoE", "DeepSeek-V4"])
@@ -82,6 +96,46 @@ def test_nan_in_a_batch_stops_one_slot(device: _C.Device, tmp_path: Path) -> Non
     assert batch.tokens(1) == [2, NAN_TOKEN]
 
 
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda s: s.sync([1, 1.5]), TypeError, "sync: token 1 is 1.5 of type float, expected an integer"),
+        (
+            lambda s: s.sync("text"),
+            TypeError,
+            r"got tokens of type str, .*Engine.encode\(\) makes one of a text",
+        ),
+        (lambda s: s.sync(None), TypeError, "got tokens of type NoneType, expected a sequence of token ids"),
+        (lambda s: s.sync([1 << 40]), ValueError, "sync: token 0 is 1099511627776, expected an id"),
+        (lambda s: s.logits_of(3), TypeError, "logits_of: got tokens of type int"),
+        (lambda s: s.force_drafts([None]), TypeError, "force_drafts: token 0 is None of type NoneType"),
+        (lambda s: s.step(2.5), TypeError, "step: budget is 2.5 of type float, expected an integer"),
+        (lambda s: s.step(-1), ValueError, "step: got budget=-1, expected 0 to"),
+        (lambda s: s.step(eos=9999), ValueError, "step: got eos=9999, expected 0 to 255"),
+        (lambda s: s.rewind(-1), ValueError, "rewind: got length=-1, expected 0 to"),
+        (
+            lambda s: s.set_sampling(temperature="hot"),
+            TypeError,
+            "temperature is 'hot' of type str, expected a number",
+        ),
+        (lambda s: s.set_sampling(top_k=2.5), TypeError, "set_sampling: top_k is 2.5 of type float"),
+        (lambda s: s.engine.session(window=2.5), TypeError, "session: window is 2.5 of type float"),
+        (lambda s: s.engine.batch(1.5), TypeError, "batch: slots is 1.5 of type float"),
+        (lambda s: s.engine.batch(1).start(0, [0.5]), TypeError, "start: token 0 is 0.5 of type float"),
+    ],
+)
+def test_wrong_arguments_change_nothing(
+    qwen: Session, call: Callable[[Session], object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        call(qwen)
+    assert qwen.tokens == [5, 9]
+
+
+def test_numpy_ids(qwen: Session) -> None:
+    assert qwen.sync(np.array([5, 9, 7], np.int64)) == 2
+
+
 def test_too_little_memory_for_the_weights(tmp_path: Path) -> None:
     folder = write_qwen(tmp_path)
     needed = _C.Checkpoint(str(folder)).device_bytes()
@@ -117,7 +171,7 @@ def test_too_little_memory_for_the_cache_or_a_session(tmp_path: Path) -> None:
 SAVE = """
 import resource, signal, sys
 sys.path.insert(0, {tests!r})
-from deep_gemm import _C, Engine
+from deep_gemm import _C, Engine, Session
 engine = Engine({folder!r}, device="emulator:sm_90a,sms=8", numerics="exact", context=64, max_rows=16)
 session = engine.session()
 session.sync([2, 3, 4])

@@ -77,8 +77,8 @@ def test_bytes_of_flash() -> None:
     config: dict[str, Any] = model_configs.with_layers("flash", 2)
     expert = 3 * 2048 * 4096 * 17 // 32
     tensors = [("layers.0.ffn.experts.0.w1.weight", 256 * expert), ("layers.0.rest", 147_000_000)]
-    one = model.layer_bytes(tensors, config | {"num_hidden_layers": 1}, 1, 4096)
+    one = model.layer_bytes(tensors, config | {"num_hidden_layers": 1}, 1, 1, 4096)
     assert one == pytest.approx(147e6 + 6 * expert, rel=0.01)
     # The more rows, the more experts, up to all of them.
-    many = model.layer_bytes(tensors, config | {"num_hidden_layers": 1}, 64, 4096)
+    many = model.layer_bytes(tensors, config | {"num_hidden_layers": 1}, 64, 64, 4096)
     assert one < many < 256 * expert + 147e6 + 64 * 1e6

@@ -111,3 +111,12 @@ def test_the_context_can_be_filled(device: _C.Device, prompt: list[int]) -> None
         session.step()
     with pytest.raises(ValueError, match="context of 5000, the model allows 4096"):
         Engine("tiny_v4", device=device, context=5000)
+
+
+def test_nothing_of_an_earlier_text_is_left(load: Load, prompt: list[int]) -> None:
+    """Two tokens are too few for a compressor to close a window: what the text before left there must be gone, too."""
+    used, fresh = load().session(), load().session()
+    used.sync([t + 1 for t in prompt])
+    used.sync(prompt[:2])
+    fresh.sync(prompt[:2])
+    assert used.state_parts() == fresh.state_parts()

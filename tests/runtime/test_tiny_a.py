@@ -38,7 +38,7 @@ def test_prefill_and_cached_decoding(engine: Engine) -> None:
 def test_indexer_picks(engine: Engine) -> None:
     """The same rows at every position, of which there are more than can be picked from token 19 on."""
     data = tiny_a.arrays()
-    chosen = engine.session().choices_of([int(i) for i in data["ids"]], chunk=13)
+    chosen = engine.session().trace_of([int(i) for i in data["ids"]], chunk=13)
     for layer, want in zip((1, 3), data["picks"], strict=True):
         assert np.array_equal(np.sort(chosen[f"layers.{layer}.picks"], axis=1), want), layer
     hashed = tiny_a.tensors()["layers.0.ffn.gate.tid2eid"][data["ids"]]

@@ -18,15 +18,15 @@ constexpr u32 kMaxRowBytes = 256 * 4;
 using Row = std::array<std::byte, kMaxRowBytes>;
 
 // The part of a box row that lies inside the tensor.
-struct Segment {
+struct RowSegment {
     u64 address = 0;   // global address of its first byte
     u32 row_byte = 0;  // where it starts within the box row
     u32 bytes = 0;     // 0: the whole row is outside
 };
 
-Segment locate(const TensorMapView& view, std::span<const i32> coords, u32 row) {
+RowSegment locate(const TensorMapView& view, std::span<const i32> coords, u32 row) {
     const TensorMapDesc& desc = view.desc;
-    Segment segment{.address = desc.address};
+    RowSegment segment{.address = desc.address};
     for (u32 i = 1; i < desc.rank; ++i) {
         const i64 index = i64{coords[i]} + row % desc.box[i];
         row /= desc.box[i];
@@ -64,7 +64,7 @@ void for_stored_rows(const TensorMapView& view, std::span<const i32> coords, std
     check_tile(view, coords, offset);
     Row buffer;
     for (u32 row = 0; row < view.num_box_rows; ++row) {
-        const Segment segment = locate(view, coords, row);
+        const RowSegment segment = locate(view, coords, row);
         if (segment.bytes == 0) continue;
         gather_row(view, smem, offset, row, buffer);
         write(segment, buffer.data() + segment.row_byte);
@@ -100,7 +100,7 @@ void tma_load_rows(const TensorMapView& view, std::span<const i32> coords, RowRa
     check_tile(view, coords, offset);
     Row buffer;
     for (u32 row = rows.first; row < rows.first + rows.count; ++row) {
-        const Segment segment = locate(view, coords, row);
+        const RowSegment segment = locate(view, coords, row);
         if (segment.bytes < view.inner_box_bytes) std::memset(buffer.data(), 0, view.inner_box_bytes);
         if (segment.bytes != 0) {
             std::memcpy(buffer.data() + segment.row_byte, global.read(segment.address, segment.bytes),
@@ -119,14 +119,14 @@ void tma_load(const TensorMapView& view, std::span<const i32> coords, GlobalMemo
 
 void tma_store(const TensorMapView& view, std::span<const i32> coords, GlobalMemory& global,
                std::span<const std::byte> smem, u32 offset) {
-    for_stored_rows(view, coords, smem, offset, [&](const Segment& segment, const std::byte* bytes) {
+    for_stored_rows(view, coords, smem, offset, [&](const RowSegment& segment, const std::byte* bytes) {
         std::memcpy(global.write(segment.address, segment.bytes), bytes, segment.bytes);
     });
 }
 
 void tma_reduce(const TensorMapView& view, ReduceOp op, std::span<const i32> coords, GlobalMemory& global,
                 std::span<const std::byte> smem, u32 offset) {
-    for_stored_rows(view, coords, smem, offset, [&](const Segment& segment, const std::byte* bytes) {
+    for_stored_rows(view, coords, smem, offset, [&](const RowSegment& segment, const std::byte* bytes) {
         reduce_elements(op, view.desc.format, global.write(segment.address, segment.bytes), bytes,
                         segment.bytes);
     });

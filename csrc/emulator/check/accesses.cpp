@@ -33,24 +33,23 @@ void AccessList::grow() {
     capacity_ = capacity;
 }
 
-Accesses::Page& Accesses::page(u32 offset) {
+void Accesses::renew_page(u32 offset) {
     std::unique_ptr<Page>& page = pages_[offset / kPageBytes];
     if (!page) page = std::make_unique<Page>();
-    if (page->generation != generation_) {
-        for (Chunk& c : page->chunks) c.clear();
-        for (u32 warp : page->readers) std::fill_n(page->latest[warp]->present, kWords, 0);
-        page->readers.clear();
-        page->generation = generation_;
-    }
-    return *page;
+    for (Chunk& c : page->chunks) c.clear();
+    for (u32 warp : page->readers) std::fill_n(page->latest[warp]->present, kWords, 0);
+    page->readers.clear();
+    page->generation = generation_;
 }
 
 Accesses::Latest& Accesses::latest_of(Page& page, u32 warp) {
-    if (page.latest.size() <= warp) page.latest.resize(num_warps_);
+    if (page.latest.size() <= warp) [[unlikely]]
+        page.latest.resize(num_warps_);
     std::unique_ptr<Latest>& latest = page.latest[warp];
-    if (!latest) latest = std::make_unique<Latest>();
+    if (!latest) [[unlikely]]
+        latest = std::make_unique<Latest>();
     const u64* present = latest->present;
-    if ((present[0] | present[1] | present[2] | present[3]) == 0) {
+    if ((present[0] | present[1] | present[2] | present[3]) == 0) [[unlikely]] {
         if (std::find(page.readers.begin(), page.readers.end(), warp) == page.readers.end())
             page.readers.push_back(warp);
     }
@@ -99,17 +98,31 @@ bool Accesses::merge_read(Chunk& chunk, const Access& access) {
     return merged;
 }
 
+// The race of the first lane that does not know of a write it reads.
+const Race* Accesses::unordered_write(Chunk& chunk, Observer observer, const Access& read, u32 offset) {
+    for (u32 lanes = read.lanes; lanes != 0; lanes &= lanes - 1) {
+        observer.lane = static_cast<u32>(std::countr_zero(lanes));
+        for (const Access& e : chunk.writes) {
+            const u32 common = e.bytes & read.bytes;
+            if (common == 0 || (e.strong && read.strong) || knows(observer, e, true)) continue;
+            return report(e, true, observer, offset + static_cast<u32>(std::countr_zero(common)));
+        }
+    }
+    return nullptr;
+}
+
 const Race* Accesses::read(const Observer& observer, Access access, u32 offset, u32 bytes) {
     const Race* race = nullptr;
+    const u32 first_lane = 1u << observer.lane;
     any_chunk(offset, bytes, [&](u32 at, u16 mask) {
         Page& page = this->page(at);
         Chunk& c = chunk(page, at);
         access.bytes = mask;
         for (const Access& e : c.writes) {
-            const u32 common = e.bytes & mask;
-            if (common == 0 || (e.strong && access.strong) || knows(observer, e, true)) continue;
-            race = report(e, true, observer, at + static_cast<u32>(std::countr_zero(common)));
-            return true;
+            if ((e.bytes & mask) == 0 || knows(*observer.clock, e, true, e.lanes)) continue;
+            race = unordered_write(c, observer, access, at);
+            if (race != nullptr) return true;
+            break;
         }
         if (!c.reads.empty() && merge_read(c, access)) return false;
         Latest& latest = latest_of(page, access.unit);
@@ -121,12 +134,13 @@ const Race* Accesses::read(const Observer& observer, Access access, u32 offset, 
                 mine.lanes |= access.lanes;
                 return false;
             }
-            if ((mine.bytes & ~mask) == 0) mine.lanes &= ~access.lanes;
-            if (mine.lanes != 0) {
+            const u32 stood_for = (mine.bytes & ~mask) == 0 ? access.lanes : 0;
+            if ((mine.lanes & ~(stood_for & first_lane)) != 0) {
                 c.reads.erase_if(
                     [&](const Access& e) { return (e.bytes & ~mask) == 0 && knows(observer, e, false); });
-                c.reads.push(mine);
             }
+            mine.lanes &= ~stood_for;
+            if (mine.lanes != 0) c.reads.push(mine);
         }
         latest.present[word] |= bit;
         c.placed = true;

@@ -74,12 +74,13 @@ class Accesses {
   public:
     // `num_warps` of the cluster.
     void reset(u32 smem_bytes, u32 num_warps) {
-        pages_.resize(smem_bytes / kPageBytes + 1);
+        pages_.resize(std::max<size_t>(pages_.size(), smem_bytes / kPageBytes + 1));
         ++generation_;
         num_warps_ = num_warps;
     }
 
-    // One lane's access. The race it makes, or none.
+    // One lane's access. The race it makes, or none. A read may be that of several lanes with one clock,
+    // which do the same one after the other; `observer` is the first of them.
     const Race* read(const Observer& observer, Access access, u32 offset, u32 bytes);
     const Race* write(const Observer& observer, Access access, u32 offset, u32 bytes);
 
@@ -90,15 +91,20 @@ class Accesses {
     const Race* engine_write(const Observer& observer, const Access& access, u32 offset, u32 bytes);
 
     [[nodiscard]] bool knows(const Observer& observer, const Access& earlier, bool write) const {
-        const u32 unit = earlier.unit;
-        if (unit >= num_warps_) return observer.clock->engine(unit - num_warps_) >= earlier.time;
-        const u32 lanes = unit == observer.unit ? earlier.lanes & ~(1u << observer.lane) : earlier.lanes;
-        const bool performed = !write || earlier.performed;
-        const KnownWarp& known = performed ? observer.clock->performed(unit) : observer.clock->visible(unit);
-        return known.covers(lanes, earlier.time);
+        const u32 own = earlier.unit == observer.unit ? 1u << observer.lane : 0;
+        return knows(*observer.clock, earlier, write, earlier.lanes & ~own);
     }
 
   private:
+    // `lanes`: those of the earlier access that have to be known.
+    [[nodiscard]] bool knows(const Clock& clock, const Access& earlier, bool write, u32 lanes) const {
+        const u32 unit = earlier.unit;
+        if (unit >= num_warps_) return clock.engine(unit - num_warps_) >= earlier.time;
+        const bool performed = !write || earlier.performed;
+        const KnownWarp known = performed ? clock.performed(unit) : clock.visible(unit);
+        return known.covers(lanes, earlier.time);
+    }
+
     static constexpr u32 kPageBytes = 1024, kPageChunks = kPageBytes / kAccessChunkBytes;
     static constexpr u32 kWords = kAccessChunkBytes / 4;
 
@@ -124,7 +130,12 @@ class Accesses {
         Access writes, reads;
     };
 
-    Page& page(u32 offset);
+    Page& page(u32 offset) {
+        const std::unique_ptr<Page>& page = pages_[offset / kPageBytes];
+        if (!page || page->generation != generation_) [[unlikely]]
+            renew_page(offset);
+        return *page;
+    }
     static Chunk& chunk(Page& page, u32 offset) { return page.chunks[index(offset)]; }
     static u32 index(u32 offset) { return offset % kPageBytes / kAccessChunkBytes; }
     // Calls visit(a read of the chunk) until one is true.
@@ -136,6 +147,9 @@ class Accesses {
     static bool any_place(Page& page, u32 offset, Visit visit);
     Latest& latest_of(Page& page, u32 warp);
     bool merge_read(Chunk& chunk, const Access& access);
+    [[nodiscard]] const Race* unordered_write(Chunk& chunk, Observer observer, const Access& read,
+                                              u32 offset);
+    void renew_page(u32 offset);
 
     const Race* report(const Access& earlier, bool writes, const Observer& observer, u32 offset);
     bool ordered(const Access& earlier, bool writes, std::span<const Observer> observers, u32 offset,

@@ -49,35 +49,77 @@ struct KnownWarp {
     }
 };
 
+// Mostly nobody knows of a part of a warp: then a join is one loop over times, and `parts_` is not looked at.
 class Clock {
   public:
+    Clock() = default;
+    Clock(const Clock& other) { *this = other; }
+    Clock& operator=(const Clock& other) {
+        num_warps_ = other.num_warps_;
+        times_ = other.times_;
+        has_parts_ = other.has_parts_;
+        if (has_parts_) parts_ = other.parts_;
+        return *this;
+    }
     void reset(u32 num_warps, u32 num_engines) {
-        visible_.assign(num_warps, {});
-        performed_.assign(num_warps, {});
-        engines_.assign(num_engines, 0);
+        num_warps_ = num_warps;
+        times_.assign(2 * num_warps + num_engines, 0);
+        has_parts_ = false;
     }
-    [[nodiscard]] bool empty() const { return visible_.empty(); }
-    void join(const Clock& other) {
-        for (size_t i = 0; i < visible_.size(); ++i) visible_[i].join(other.visible_[i]);
-        join_performed(other);
-    }
-    void join_performed(const Clock& other) {
-        for (size_t i = 0; i < performed_.size(); ++i) performed_[i].join(other.performed_[i]);
-        for (size_t i = 0; i < engines_.size(); ++i) engines_[i] = std::max(engines_[i], other.engines_[i]);
-    }
+    void clear() { times_.clear(); }
+    [[nodiscard]] bool empty() const { return times_.empty(); }
+    void join(const Clock& other) { join_from(0, other); }
+    void join_performed(const Clock& other) { join_from(num_warps_, other); }
     void learn_warp(u32 warp, const KnownWarp& known, bool performed_only = false) {
-        performed_[warp].join(known);
-        if (!performed_only) visible_[warp].join(known);
+        learn(num_warps_ + warp, known);
+        if (!performed_only) learn(warp, known);
     }
-    void learn_engine(u32 engine, Time time) { engines_[engine] = std::max(engines_[engine], time); }
+    void learn_engine(u32 engine, Time time) {
+        Time& known = times_[2 * num_warps_ + engine];
+        known = std::max(known, time);
+    }
 
-    [[nodiscard]] const KnownWarp& visible(u32 warp) const { return visible_[warp]; }
-    [[nodiscard]] const KnownWarp& performed(u32 warp) const { return performed_[warp]; }
-    [[nodiscard]] Time engine(u32 engine) const { return engines_[engine]; }
+    [[nodiscard]] KnownWarp visible(u32 warp) const { return known(warp); }
+    [[nodiscard]] KnownWarp performed(u32 warp) const { return known(num_warps_ + warp); }
+    [[nodiscard]] Time engine(u32 engine) const { return times_[2 * num_warps_ + engine]; }
 
   private:
-    std::vector<KnownWarp> visible_, performed_;
-    std::vector<Time> engines_;
+    struct Part {
+        Time some = 0;
+        u32 lanes = 0;
+    };
+    [[nodiscard]] KnownWarp known(size_t i) const {
+        return {times_[i], has_parts_ ? parts_[i].some : 0, has_parts_ ? parts_[i].lanes : 0};
+    }
+    void learn(size_t i, const KnownWarp& news) {
+        KnownWarp all = known(i);
+        all.join(news);
+        times_[i] = all.all;
+        if (all.some != 0 && !has_parts_) {
+            has_parts_ = true;
+            parts_.assign(2 * num_warps_, {});
+        }
+        if (has_parts_) parts_[i] = {all.some, all.lanes};
+    }
+    void join_from(size_t begin, const Clock& other) {
+        if (has_parts_ || other.has_parts_) {
+            for (size_t i = begin; i < 2 * num_warps_; ++i) learn(i, other.known(i));
+            begin = 2 * num_warps_;
+            // Without parts, `parts_` is what an earlier use of this clock left.
+            has_parts_ = has_parts_ &&
+                         std::any_of(parts_.begin(), parts_.end(), [](const Part& p) { return p.some != 0; });
+        }
+        Time* mine = times_.data();
+        const Time* theirs = other.times_.data();
+        const size_t end = times_.size();
+#pragma GCC ivdep
+        for (size_t i = begin; i < end; ++i) mine[i] = mine[i] > theirs[i] ? mine[i] : theirs[i];
+    }
+
+    size_t num_warps_ = 0;
+    std::vector<Time> times_;  // by warp: `all` of what is visible, of what is performed; then by engine
+    std::vector<Part> parts_;  // by warp likewise: `some` and `lanes`, if has_parts_
+    bool has_parts_ = false;
 };
 
 // The clocks of a warp's lanes. Lanes mostly know the same; those that do not have a clock of their own. What
@@ -162,6 +204,8 @@ struct WarpClock {
 struct BarrierClock {
     Clock told, learned;
     void reset(const Clock& zero) { told = learned = zero; }
+    void clear() { told.clear(); }
+    [[nodiscard]] bool empty() const { return told.empty(); }
     void complete() { learned.join(told); }
 };
 

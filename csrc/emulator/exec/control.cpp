@@ -21,6 +21,7 @@ void branch(Warp& w, const Op& op, u32 mask) {
 // Each lane goes to its entry of the table op.list. op.a: the index.
 void branch_by_table(Warp& w, const Op& op, u32 mask) {
     const u32* index = static_cast<u32*>(slot(w, op.a));
+    w.spread();
     w.save(w.active & ~mask, w.pc);
     for_lanes(mask, [&](u32 lane) {
         if (index[lane] >= op.list.size()) {
@@ -36,6 +37,7 @@ void nothing(Warp&, const Op&, u32) {}
 
 void exit_lanes(Warp& w, const Op&, u32 mask) {
     Cta& cta = *w.cta;
+    if (mask != w.live) w.spread();
     w.live &= ~mask;
     w.stuck &= ~mask;
     cta.cluster->live_threads -= static_cast<u32>(std::popcount(mask));
@@ -69,6 +71,7 @@ void call(Warp& w, const Op& op, u32 mask) {
 // Lanes may go back to different places. op.a: the return pcs.
 void return_lanes(Warp& w, const Op& op, u32 mask) {
     const u32* back = static_cast<u32*>(slot(w, op.a));
+    w.spread();
     w.save(w.active & ~mask, w.pc);
     for_lanes(mask, [&](u32 lane) { w.lane_pc[lane] = back[lane]; });
     w.pick_group();

@@ -104,9 +104,13 @@ void float_to_float(Warp& w, const Op& op, u32 mask) {
 
 void f16_to_f32(Warp& w, const Op& op, u32 mask) {
     const u32* a = static_cast<u32*>(slot(w, op.a));
-    for_lanes(mask, [&](u32 lane) {
-        static_cast<float*>(slot(w, op.d))[lane] = formats::f16_to_f32(static_cast<u16>(a[lane]));
-    });
+    each_lane<float>(slot(w, op.d), mask,
+                     [=](u32 lane) { return formats::f16_to_f32(static_cast<u16>(a[lane])); });
+}
+
+void f32_to_f16(Warp& w, const Op& op, u32 mask) {
+    const float* a = static_cast<float*>(slot(w, op.a));
+    each_lane<u16>(slot(w, op.d), mask, [=](u32 lane) { return formats::f32_to_f16_rn(a[lane]); });
 }
 
 void bf16_to_f32(Warp& w, const Op& op, u32 mask) {
@@ -142,6 +146,8 @@ void decode_between_floats(Decoder& x, FloatKind to, FloatKind from) {
         x.op.run = f16_to_f32;
     } else if (to == FloatKind::f32 && from == FloatKind::bf16 && x.in->modifiers.size() == 2) {
         x.op.run = bf16_to_f32;
+    } else if (to == FloatKind::f16 && from == FloatKind::f32 && x.in->modifiers.size() == 3 && x.has("rn")) {
+        x.op.run = f32_to_f16;
     } else {
         const bool integral = x.has("rni") || x.has("rzi") || x.has("rmi") || x.has("rpi");
         const Rounding rounding = integral ? integral_rounding(x) : rounding_of(x);

@@ -66,6 +66,13 @@ void f32_pair_to_bf16x2(Warp& w, const Op& op, u32 mask) {
     });
 }
 
+void f32_pair_to_f16x2(Warp& w, const Op& op, u32 mask) {
+    const float *a = static_cast<float*>(slot(w, op.a)), *b = static_cast<float*>(slot(w, op.b));
+    each_lane<u32>(slot(w, op.d), mask, [=](u32 lane) {
+        return static_cast<u32>(f32_to_f16_rn(a[lane])) << 16 | f32_to_f16_rn(b[lane]);
+    });
+}
+
 // op.immediate: destination type; op.target: source type of the pair form.
 void f32_pair_to_narrow(Warp& w, const Op& op, u32 mask) {
     const float *a = static_cast<float*>(slot(w, op.a)), *b = static_cast<float*>(slot(w, op.b));
@@ -86,6 +93,27 @@ void pair_to_pair(Warp& w, const Op& op, u32 mask) {
     });
 }
 
+// Weights of 4 and 8 bits: op.extra is what each of their codes becomes. op.immediate: bits of a code.
+using CodeTable = std::array<u16, 256>;
+
+void code_pair_to_16_bits(Warp& w, const Op& op, u32 mask) {
+    const CodeTable& table = *static_cast<const CodeTable*>(op.extra);
+    const u32* a = static_cast<u32*>(slot(w, op.a));
+    const u32 bits = static_cast<u32>(op.immediate), keep = (1u << bits) - 1;
+    each_lane<u32>(slot(w, op.d), mask, [&](u32 lane) {
+        return static_cast<u32>(table[a[lane] >> bits & keep]) << 16 | table[a[lane] & keep];
+    });
+}
+
+void make_code_table(Decoder& x, Type to, Type from) {
+    CodeTable table{};
+    for (u32 code = 0; code < 1u << half_bits(from); ++code)
+        table[code] = static_cast<u16>(narrow(widen(code, 0, from), to, x.op.flags));
+    x.make_extra(table);
+    x.op.immediate = half_bits(from);
+    x.op.run = code_pair_to_16_bits;
+}
+
 }  // namespace
 
 bool decode_packed_convert(Decoder& x) {
@@ -101,7 +129,12 @@ bool decode_packed_convert(Decoder& x) {
     x.op.a = x.source(x.operand(1), 4);
     if (from == Type::f32) {
         x.op.b = x.source(x.operand(2), 4);
-        x.op.run = to == Type::bf16x2 && x.op.flags == 0 ? f32_pair_to_bf16x2 : f32_pair_to_narrow;
+        x.op.run = x.op.flags != 0      ? f32_pair_to_narrow
+                   : to == Type::bf16x2 ? f32_pair_to_bf16x2
+                   : to == Type::f16x2  ? f32_pair_to_f16x2
+                                        : f32_pair_to_narrow;
+    } else if (is_pair(from) && half_bits(from) <= 8 && half_bits(to) == 16) {
+        make_code_table(x, to, from);
     } else if (is_pair(from)) {
         x.op.target = static_cast<u32>(from);
         x.op.run = pair_to_pair;

@@ -9,64 +9,92 @@ namespace {
 constexpr u32 kMaxVector = 8;
 
 template <typename T>
-inline void load_values(Warp& w, const Op& op, u32 lane, const std::byte* from) {
-    T values[kMaxVector];
-    std::memcpy(values, from, sizeof(T) * op.list.size());
+T value_at(const std::byte* from) {
+    T value;
+    std::memcpy(&value, from, sizeof value);
+    return value;
+}
+
+// All lanes of `lanes` get what is at `from`.
+template <typename T>
+inline void load_values(Warp& w, const Op& op, u32 lanes, const std::byte* from) {
     for (u32 e = 0; e < op.list.size(); ++e) {
-        if (op.list[e] != kNoSlot) write_lane<T>(slot(w, op.list[e]), lane, values[e]);
+        if (op.list[e] == kNoSlot) continue;
+        const T value = value_at<T>(from + e * sizeof(T));
+        each_lane<T>(slot(w, op.list[e]), lanes, [=](u32) { return value; });
     }
 }
 
 template <typename T>
 inline void store_values(Warp& w, const Op& op, u32 lane, std::byte* to) {
-    T values[kMaxVector];
-    for (u32 e = 0; e < op.list.size(); ++e) values[e] = read_lane<T>(slot(w, op.list[e]), lane);
-    std::memcpy(to, values, sizeof(T) * op.list.size());
+    for (u32 e = 0; e < op.list.size(); ++e) {
+        const T value = read_lane<T>(slot(w, op.list[e]), lane);
+        std::memcpy(to + e * sizeof(T), &value, sizeof value);
+    }
 }
 
+// Element after element, whose lanes lie together: the inner loop of memory-bound kernels. All lanes are
+// checked against one range at once; only if one is outside they take the long way.
+template <typename T>
+void load_global(Warp& w, const Op& op, u32 mask) {
+    u64 addresses[kLanes];
+    lane_addresses(w, op, op.a, addresses);
+    const u32 bytes = static_cast<u32>(sizeof(T) * op.list.size());
+    if (!all_in_one_segment(w, addresses, mask, bytes, false)) [[unlikely]] {
+        for_lanes(mask, [&](u32 lane) {
+            load_values<T>(w, op, 1u << lane, global_place(w, lane, addresses[lane], bytes, bytes, false));
+        });
+        return;
+    }
+    for (u32 e = 0; e < op.list.size(); ++e) {
+        if (op.list[e] == kNoSlot) continue;
+        each_lane<T>(slot(w, op.list[e]), mask,
+                     [&](u32 lane) { return reinterpret_cast<const T*>(addresses[lane])[e]; });
+    }
+}
+
+template <typename T>
+void store_global(Warp& w, const Op& op, u32 mask) {
+    u64 addresses[kLanes];
+    lane_addresses(w, op, op.a, addresses);
+    const u32 bytes = static_cast<u32>(sizeof(T) * op.list.size());
+    const bool inside = all_in_one_segment(w, addresses, mask, bytes, true);
+    for_lanes(mask, [&](u32 lane) {
+        std::byte* to = reinterpret_cast<std::byte*>(addresses[lane]);
+        if (!inside) to = global_place(w, lane, addresses[lane], bytes, bytes, true);
+        store_values<T>(w, op, lane, to);
+    });
+    ++w.cta->cluster->progress;
+}
+
+// Neighbours that read the same place are checked once: weights, tables and what a cluster shares.
+template <typename T, bool cluster>
+void load_shared(Warp& w, const Op& op, u32 mask) {
+    u64 addresses[kLanes];
+    lane_addresses(w, op, op.a, addresses);
+    const u32 bytes = static_cast<u32>(sizeof(T) * op.list.size());
+    for (u32 left = mask; left != 0;) {
+        const u32 lane = first_lane(left);
+        u32 lanes = 0;
+        do {
+            lanes |= left & (~left + 1);
+            left &= left - 1;
+        } while (left != 0 && addresses[first_lane(left)] == addresses[lane]);
+        const SharedPlace place = shared_place(w, lane, addresses[lane], bytes, bytes, cluster);
+        check_shared_read(w, lanes, place, bytes, (op.flags & kStrong) != 0);
+        load_values<T>(w, op, lanes, place.data());
+    }
+}
+
+// Local memory, and generic addresses.
 template <typename T, MemorySpace space>
 void load(Warp& w, const Op& op, u32 mask) {
     const u32 bytes = static_cast<u32>(sizeof(T) * op.list.size());
     for_lanes(mask, [&](u32 lane) {
         const u64 address = lane_address(w, op, op.a, lane);
-        if constexpr (space == MemorySpace::global) {
-            load_values<T>(w, op, lane, global_place(w, lane, address, bytes, bytes, false));
-        } else if constexpr (space == MemorySpace::shared_cta) {
-            const SharedPlace place = shared_place(w, lane, address, bytes, bytes, false);
-            check_shared_read(w, lane, place, bytes, (op.flags & kStrong) != 0);
-            load_values<T>(w, op, lane, place.data());
-        } else {
-            load_values<T>(
-                w, op, lane,
-                lane_place(w, space, lane, address, bytes, bytes, true, false, (op.flags & kStrong) != 0));
-        }
-    });
-}
-
-// One element per lane from global memory: the inner loop of memory-bound kernels. All lanes are checked
-// against the last range at once; only a lane outside it takes the long way.
-template <typename T>
-void load_scalar_global(Warp& w, const Op& op, u32 mask) {
-    void* d = slot(w, op.list[0]);
-    u64 addresses[kLanes], low = ~u64{0}, high = 0, bits = 0;
-    for_lanes(mask, [&](u32 lane) {
-        const u64 address = lane_address(w, op, op.a, lane);
-        addresses[lane] = address;
-        low = address < low ? address : low;
-        high = address > high ? address : high;
-        bits |= address;
-    });
-    const bool inside =
-        low >= w.last_segment.begin && high + sizeof(T) <= w.last_segment.end && high + sizeof(T) > high;
-    if (inside && (bits & (sizeof(T) - 1)) == 0) [[likely]] {
-        for_lanes(mask,
-                  [&](u32 lane) { write_lane<T>(d, lane, *reinterpret_cast<const T*>(addresses[lane])); });
-        return;
-    }
-    for_lanes(mask, [&](u32 lane) {
-        write_lane<T>(
-            d, lane,
-            *reinterpret_cast<const T*>(global_place(w, lane, addresses[lane], sizeof(T), sizeof(T), false)));
+        load_values<T>(
+            w, op, 1u << lane,
+            lane_place(w, space, lane, address, bytes, bytes, true, false, (op.flags & kStrong) != 0));
     });
 }
 
@@ -75,9 +103,7 @@ void store(Warp& w, const Op& op, u32 mask) {
     const u32 bytes = static_cast<u32>(sizeof(T) * op.list.size());
     for_lanes(mask, [&](u32 lane) {
         const u64 address = lane_address(w, op, op.a, lane);
-        if constexpr (space == MemorySpace::global) {
-            store_values<T>(w, op, lane, global_place(w, lane, address, bytes, bytes, true));
-        } else if constexpr (space == MemorySpace::shared_cta) {
+        if constexpr (space == MemorySpace::shared_cta) {
             const SharedPlace place = shared_place(w, lane, address, bytes, bytes, false);
             note_shared_write(w, lane, place, bytes, (op.flags & kStrong) != 0);
             store_values<T>(w, op, lane, place.data());
@@ -93,12 +119,7 @@ void store(Warp& w, const Op& op, u32 mask) {
 // Kernel parameters: the same value for all lanes, at a fixed offset.
 template <typename T>
 void load_parameter(Warp& w, const Op& op, u32 mask) {
-    const std::byte* from = w.cta->cluster->launch->params + op.immediate;
-    for (u32 e = 0; e < op.list.size(); ++e) {
-        T value;
-        std::memcpy(&value, from + e * sizeof(T), sizeof(T));
-        if (op.list[e] != kNoSlot) each_lane<T>(slot(w, op.list[e]), mask, [=](u32) { return value; });
-    }
+    load_values<T>(w, op, mask, w.cta->cluster->launch->params + op.immediate);
 }
 
 // A load whose destination registers are 64 bits wide while the data is not: the value is extended by its
@@ -207,15 +228,12 @@ bool decode_parameter(Decoder& x, const ptx::Operand& address, MemorySpace& spac
 }
 
 template <typename T>
-Handler load_handler(MemorySpace space, bool scalar, Width width) {
+Handler load_handler(MemorySpace space, Width width) {
     const auto [wide, is_signed] = width;
     switch (space) {
-        case MemorySpace::global:
-            return scalar ? pick_width<load_scalar_global<T>>(wide, is_signed)
-                          : pick_width<load<T, MemorySpace::global>>(wide, is_signed);
-        case MemorySpace::shared_cta: return pick_width<load<T, MemorySpace::shared_cta>>(wide, is_signed);
-        case MemorySpace::shared_cluster:
-            return pick_width<load<T, MemorySpace::shared_cluster>>(wide, is_signed);
+        case MemorySpace::global: return pick_width<load_global<T>>(wide, is_signed);
+        case MemorySpace::shared_cta: return pick_width<load_shared<T, false>>(wide, is_signed);
+        case MemorySpace::shared_cluster: return pick_width<load_shared<T, true>>(wide, is_signed);
         case MemorySpace::local: return pick_width<load<T, MemorySpace::local>>(wide, is_signed);
         case MemorySpace::generic: return pick_width<load<T, MemorySpace::generic>>(wide, is_signed);
     }
@@ -225,7 +243,7 @@ Handler load_handler(MemorySpace space, bool scalar, Width width) {
 template <typename T>
 Handler store_handler(MemorySpace space) {
     switch (space) {
-        case MemorySpace::global: return store<T, MemorySpace::global>;
+        case MemorySpace::global: return store_global<T>;
         case MemorySpace::shared_cta: return store<T, MemorySpace::shared_cta>;
         case MemorySpace::shared_cluster: return store<T, MemorySpace::shared_cluster>;
         case MemorySpace::local: return store<T, MemorySpace::local>;
@@ -244,8 +262,7 @@ void decode_load(Decoder& x) {
     if (x.has_prefix("param") && decode_parameter(x, x.operand(1), space, type, width)) return;
     note_communication(x, space);
     x.set_address(x.operand(1));
-    const bool scalar = x.op.list.size() == 1 && x.op.list[0] != kNoSlot;
-    x.op.run = for_memory_type(type, [&](auto t) { return load_handler<decltype(t)>(space, scalar, width); });
+    x.op.run = for_memory_type(type, [&](auto t) { return load_handler<decltype(t)>(space, width); });
 }
 
 void decode_store(Decoder& x) {

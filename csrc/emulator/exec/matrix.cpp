@@ -23,7 +23,7 @@ void load_matrix(Warp& w, const Op& op, u32 mask) {
         u16 elements[kMatrixRows][kMatrixRows];
         for (u32 row = 0; row < kMatrixRows; ++row) {
             const SharedPlace place = row_place(w, op, m, row);
-            check_shared_read(w, matrix_address_lane(m, row), place, kMatrixRowBytes);
+            check_shared_read(w, 1u << matrix_address_lane(m, row), place, kMatrixRowBytes);
             std::memcpy(elements[row], place.data(), kMatrixRowBytes);
         }
         u32* d = static_cast<u32*>(slot(w, op.list[m]));

@@ -89,7 +89,7 @@ std::byte* lane_place(Warp& w, MemorySpace space, u32 lane, u64 address, u32 byt
     if (space == MemorySpace::local) return local_place(w, lane, address, bytes, alignment);
     const SharedPlace place =
         shared_place(w, lane, address, bytes, alignment, space == MemorySpace::shared_cluster);
-    if (read) check_shared_read(w, lane, place, bytes, strong);
+    if (read) check_shared_read(w, 1u << lane, place, bytes, strong);
     if (write) note_shared_write(w, lane, place, bytes, strong);
     return place.data();
 }

@@ -20,6 +20,17 @@ enum class MemorySpace : u8 { global, shared_cta, shared_cluster, local, generic
     return value + static_cast<u64>(op.immediate);
 }
 
+// lane_address() of all lanes; those that are not active may be anything.
+inline void lane_addresses(Warp& w, const Op& op, u32 base, u64 (&addresses)[kLanes]) {
+    const void* a = slot(w, base);
+    const u64 offset = static_cast<u64>(op.immediate);
+    if (op.flags & kWideBase) {
+        for (u32 lane = 0; lane < kLanes; ++lane) addresses[lane] = static_cast<const u64*>(a)[lane] + offset;
+    } else {
+        for (u32 lane = 0; lane < kLanes; ++lane) addresses[lane] = static_cast<const u32*>(a)[lane] + offset;
+    }
+}
+
 // A checked place in some CTA's shared memory.
 struct SharedPlace {
     Cta* cta = nullptr;
@@ -47,11 +58,12 @@ struct SharedPlace {
 [[noreturn]] void shared_state_fault(const Warp& w, u32 lane, const SharedPlace& place, u32 bytes,
                                      const char* access);
 
-inline void check_shared_read(Warp& w, u32 lane, const SharedPlace& place, u32 bytes, bool strong = false) {
+// `lanes` read the same place, one after the other.
+inline void check_shared_read(Warp& w, u32 lanes, const SharedPlace& place, u32 bytes, bool strong = false) {
     if (!place.cta->shadow.readable(place.offset, bytes)) [[unlikely]]
-        shared_state_fault(w, lane, place, bytes, "read");
+        shared_state_fault(w, first_lane(lanes), place, bytes, "read");
     if (Races* races = w.cta->cluster->races.get())
-        races->read(w, lane, *place.cta, place.offset, bytes, strong);
+        races->read(w, lanes, *place.cta, place.offset, bytes, strong);
 }
 
 // Nobody may write what a wgmma in flight still reads.
@@ -95,6 +107,32 @@ void check_async_read(Warp& w, u32 lane, const SharedPlace& place, u32 bytes);
     }
     if (address & (alignment - 1)) global_fault(w, lane, address, bytes, alignment, write);
     return reinterpret_cast<std::byte*>(address);
+}
+
+[[nodiscard]] inline bool all_in_last_segment(const Warp& w, const u64 (&addresses)[kLanes], u32 mask,
+                                              u32 bytes, bool write) {
+    const Segment& known = w.last_segment;
+    if (known.end - known.begin < bytes || (write && !known.writable)) return false;
+    const u64 span = known.end - known.begin - bytes, begin = known.begin, odd = bytes - 1;
+    u64 bad = 0;
+    if (mask == kFullMask) {
+        for (u32 lane = 0; lane < kLanes; ++lane)
+            bad |= (addresses[lane] & odd) | static_cast<u64>(addresses[lane] - begin > span);
+    } else {
+        for_lanes(mask, [&](u32 lane) {
+            bad |= (addresses[lane] & odd) | static_cast<u64>(addresses[lane] - begin > span);
+        });
+    }
+    return bad == 0;
+}
+
+// Whether global_place() gives each lane its address, found for all at once: in the range of the first.
+[[nodiscard]] inline bool all_in_one_segment(Warp& w, const u64 (&addresses)[kLanes], u32 mask, u32 bytes,
+                                             bool write) {
+    if (all_in_last_segment(w, addresses, mask, bytes, write)) return true;
+    const u32 lane = first_lane(mask);
+    static_cast<void>(global_place(w, lane, addresses[lane], bytes, bytes, write));
+    return all_in_last_segment(w, addresses, mask, bytes, write);
 }
 
 [[nodiscard]] std::byte* local_place(Warp& w, u32 lane, u64 offset, u32 bytes, u32 alignment);

@@ -38,7 +38,7 @@ void Races::reset(Cluster& c) {
     }
     zero_.reset(num_warps_, first_mbarrier_unit() + num_ctas * kMBarrierUnits - num_warps_);
     for (auto& cta : ctas_) {
-        for (BarrierClock& barrier : cta->barriers) barrier.reset(zero_);
+        for (BarrierClock& barrier : cta->barriers) barrier.clear();
     }
     cluster_.reset(zero_);
     warps_.resize(num_warps_);
@@ -54,14 +54,23 @@ Access Races::access_of(const Warp& w, u32 unit, Time time) const {
 
 // ---- Accesses
 
-void Races::read(Warp& w, u32 lane, Cta& cta, u32 offset, u32 bytes, bool strong) {
-    if (strong) strong_access(w, lane, cta, offset, false);
-    Access access = access_of(w, warp_unit(w), clock_of(w).now);
-    access.lanes = 1u << lane;
-    access.strong = strong ? 1 : 0;
-    const Race* race = state_of(cta).accesses.read(observer(w, lane), access, offset, bytes);
-    if (race != nullptr) [[unlikely]]
-        fail(w, static_cast<i32>(lane), cta, "read", false, *race);
+void Races::read(Warp& w, u32 lanes, Cta& cta, u32 offset, u32 bytes, bool strong) {
+    const WarpClock& clock = clock_of(w);
+    Accesses& accesses = state_of(cta).accesses;
+    // Strong accesses learn from each other, and lanes that are apart know different things. Across chunks,
+    // the first lane's second chunk comes before the second lane's first.
+    const bool one_chunk = offset % kAccessChunkBytes + bytes <= kAccessChunkBytes;
+    const bool together = !strong && one_chunk && (lanes & clock.apart) == 0;
+    for (u32 rest = lanes; rest != 0; rest = together ? 0 : rest & (rest - 1)) {
+        const u32 lane = first_lane(rest);
+        if (strong) strong_access(w, lane, cta, offset, false);
+        Access access = access_of(w, warp_unit(w), clock.now);
+        access.lanes = together ? rest : 1u << lane;
+        access.strong = strong ? 1 : 0;
+        const Race* race = accesses.read(observer(w, lane), access, offset, bytes);
+        if (race != nullptr) [[unlikely]]
+            fail(w, static_cast<i32>(race->observer.lane), cta, "read", false, *race);
+    }
 }
 
 void Races::write(Warp& w, u32 lane, Cta& cta, u32 offset, u32 bytes, bool strong) {
@@ -158,7 +167,9 @@ void Races::wgmma(Warp& last, const TensorOp& t, u32 number) {
 
 void Races::barrier_arrive(Warp& w, u32 id) {
     WarpClock& clock = clock_of(w);
-    clock.tell(w.live, state_of(*w.cta).barriers[id].told);
+    BarrierClock& barrier = state_of(*w.cta).barriers[id];
+    if (barrier.empty()) barrier.reset(zero_);  // most kernels use one or two
+    clock.tell(w.live, barrier.told);
     ++clock.now;
 }
 

@@ -24,7 +24,7 @@ class Races {
     void reset(Cluster& c);
 
     // ---- accesses
-    void read(Warp& w, u32 lane, Cta& cta, u32 offset, u32 bytes, bool strong);
+    void read(Warp& w, u32 lanes, Cta& cta, u32 offset, u32 bytes, bool strong);  // one lane after the other
     void write(Warp& w, u32 lane, Cta& cta, u32 offset, u32 bytes, bool strong);
     // A lane uses an mbarrier, which someone initialised.
     void use_mbarrier(Warp& w, u32 lane, const Cta& cta, u32 offset);

@@ -11,6 +11,7 @@
 
 #include <deep_gemm/spec/types.h>
 
+#include <algorithm>
 #include <bit>
 #include <functional>
 #include <map>
@@ -91,20 +92,26 @@ struct AsyncGroups {
         u32 reading = 0,
             writing = 0;  // operations whose sources are not yet read, whose results have not landed
     };
-    std::deque<Group> groups{Group{}};  // the last one is open
-    u64 first = 0;                      // sequence number of groups[0]
+    Group open_group;
+    std::vector<Group> committed;
+    u64 first = 0;  // sequence number of committed[0]
 
-    [[nodiscard]] u64 open() const { return first + groups.size() - 1; }
-    [[nodiscard]] Group& at(u64 sequence) { return groups[sequence - first]; }
+    [[nodiscard]] u64 open() const { return first + committed.size(); }
+    [[nodiscard]] Group& at(u64 sequence) {
+        return sequence == open() ? open_group : committed[sequence - first];
+    }
     void commit() {
-        groups.emplace_back();
-        while (groups.size() > 1 && groups[0].writing == 0 && groups[0].reading == 0)
-            groups.pop_front(), ++first;
+        committed.push_back(open_group);
+        open_group = {};
+        const auto busy = std::find_if(committed.begin(), committed.end(),
+                                       [](const Group& g) { return g.writing != 0 || g.reading != 0; });
+        first += static_cast<u64>(busy - committed.begin());
+        committed.erase(committed.begin(), busy);
     }
     // All committed groups but the latest `pending` are done (or, for .read, have read their sources).
     [[nodiscard]] bool done(u64 pending, bool read_only) const {
-        for (u64 i = 0; i + 1 + pending < groups.size(); ++i) {
-            if (groups[i].reading != 0 || (!read_only && groups[i].writing != 0)) return false;
+        for (u64 i = 0; i + pending < committed.size(); ++i) {
+            if (committed[i].reading != 0 || (!read_only && committed[i].writing != 0)) return false;
         }
         return true;
     }
@@ -130,6 +137,8 @@ struct Warp {
     WarpState state = WarpState::ready;
     bool turn_over = false;
     u32 id = 0;
+    bool converged = false;  // all live lanes are at common_pc, whatever lane_pc says
+    u32 common_pc = 0;
     u32 lane_pc[kLanes] = {};
     u64 seen_wakes = 0;
     std::vector<Wait> waits;     // why groups blocked in the last turn
@@ -161,19 +170,37 @@ struct Warp {
     bool before_dependency = false;  // PDL: griddepcontrol.wait has not been executed
 
     void save(u32 mask, u32 at) {
+        if (mask == live) {
+            converged = true, common_pc = at;
+            return;
+        }
+        spread();
         for (u32 m = mask; m != 0; m &= m - 1) lane_pc[std::countr_zero(m)] = at;
+    }
+    // Before lanes go, or get pcs of their own.
+    void spread() {
+        if (!converged) return;
+        converged = false;
+        for (u32 m = live; m != 0; m &= m - 1) lane_pc[std::countr_zero(m)] = common_pc;
+    }
+    [[nodiscard]] u32 pc_of(u32 lane) const {
+        return converged && (live >> lane & 1) != 0 ? common_pc : lane_pc[lane];
     }
     // Picks the group to run: the smallest pc at or above pc_bound among lanes that are not stuck. Lanes at
     // the same pc join it. False when every live lane is stuck.
     bool pick_group() {
         const u32 candidates = live & ~stuck;
+        if (candidates == 0) return false;
+        if (converged) {
+            pc = common_pc, active = live, merge_pc = ~0u, stuck = 0;
+            return true;
+        }
         u32 low = ~0u, bounded = ~0u;
         for (u32 m = candidates; m != 0; m &= m - 1) {
             const u32 at = lane_pc[std::countr_zero(m)];
             low = at < low ? at : low;
             if (at >= pc_bound && at < bounded) bounded = at;
         }
-        if (candidates == 0) return false;
         pc = bounded != ~0u ? bounded : low;
         active = 0, merge_pc = ~0u;
         for (u32 m = live; m != 0; m &= m - 1) {
@@ -185,6 +212,7 @@ struct Warp {
             }
         }
         stuck &= ~active;
+        if (active == live) converged = true, common_pc = pc;
         return true;
     }
     // The running group cannot go on: `next_pc` is where it resumes. Another group of the warp runs, if there

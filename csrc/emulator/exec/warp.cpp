@@ -9,29 +9,68 @@ namespace {
 
 enum class Shuffle { bfly, down, up, idx };
 
+struct SourceLane {
+    u32 lane = 0;
+    bool inside = false;  // of the segment; outside, a lane keeps its own value
+};
+
+template <Shuffle mode>
+constexpr SourceLane source_lane(u32 lane, u32 b, u32 c) {
+    const u32 clamp = c & 31, segment = c >> 8 & 31, by = b & 31;
+    const u32 last = (lane & segment) | (clamp & ~segment), first = lane & segment;
+    SourceLane from;
+    if (mode == Shuffle::bfly) from.lane = lane ^ by;
+    if (mode == Shuffle::down) from.lane = lane + by;
+    if (mode == Shuffle::up) from.lane = lane - by;
+    if (mode == Shuffle::idx) from.lane = first | (by & ~segment);
+    from.inside =
+        mode == Shuffle::up ? static_cast<i32>(from.lane) >= static_cast<i32>(last) : from.lane <= last;
+    if (!from.inside) from.lane = lane;
+    return from;
+}
+
+// All lanes shuffle by the same number over the whole warp, as they do in reductions: looked up.
+template <Shuffle mode>
+struct WholeWarp {
+    static constexpr u32 kClamp = mode == Shuffle::up ? 0 : 31;
+    u8 from[kLanes][kLanes] = {};  // [by][lane]
+    u32 inside[kLanes] = {};
+    constexpr WholeWarp() {
+        for (u32 by = 0; by < kLanes; ++by) {
+            for (u32 lane = 0; lane < kLanes; ++lane) {
+                const SourceLane source = source_lane<mode>(lane, by, kClamp);
+                from[by][lane] = static_cast<u8>(source.lane);
+                inside[by] |= static_cast<u32>(source.inside) << lane;
+            }
+        }
+    }
+};
+template <Shuffle mode>
+constexpr WholeWarp<mode> kWholeWarp;
+
 // op.list[0]: the member mask.
 template <Shuffle mode>
 void shuffle(Warp& w, const Op& op, u32 mask) {
     if (!members_present(w, op.list[0], mask)) return;
     const u32 *a = static_cast<u32*>(slot(w, op.a)), *b = static_cast<u32*>(slot(w, op.b)),
               *c = static_cast<u32*>(slot(w, op.c));
-    u32 values[kLanes], inside = 0;
-    for (u32 lane = 0; lane < kLanes; ++lane) {
-        const u32 clamp = c[lane] & 31, segment = c[lane] >> 8 & 31, by = b[lane] & 31;
-        const u32 last = (lane & segment) | (clamp & ~segment), first = lane & segment;
-        u32 from = 0;
-        bool in = false;
-        if (mode == Shuffle::bfly) from = lane ^ by, in = from <= last;
-        if (mode == Shuffle::down) from = lane + by, in = from <= last;
-        if (mode == Shuffle::up) from = lane - by, in = static_cast<i32>(from) >= static_cast<i32>(last);
-        if (mode == Shuffle::idx) from = first | (by & ~segment), in = from <= last;
-        if (!in) from = lane;
-        if ((mask >> lane & 1) != 0 && (mask >> from & 1) == 0) {
-            fault(w, static_cast<i32>(lane),
-                  "shfl reads lane {}, which does not execute it (lanes {:#010x} do)", from, mask);
+    u32 values[kLanes], inside = 0, differs = ~mask;
+    for (u32 lane = 0; lane < kLanes; ++lane)
+        differs |= (b[lane] ^ b[0]) | (c[lane] ^ WholeWarp<mode>::kClamp);
+    if (differs == 0) {
+        const u32 by = b[0] & 31;
+        for (u32 lane = 0; lane < kLanes; ++lane) values[lane] = a[kWholeWarp<mode>.from[by][lane]];
+        inside = kWholeWarp<mode>.inside[by];
+    } else {
+        for (u32 lane = 0; lane < kLanes; ++lane) {
+            const SourceLane from = source_lane<mode>(lane, b[lane], c[lane]);
+            if ((mask >> lane & 1) != 0 && (mask >> from.lane & 1) == 0) {
+                fault(w, static_cast<i32>(lane),
+                      "shfl reads lane {}, which does not execute it (lanes {:#010x} do)", from.lane, mask);
+            }
+            values[lane] = a[from.lane];
+            inside |= static_cast<u32>(from.inside) << lane;
         }
-        values[lane] = a[from];
-        inside |= static_cast<u32>(in) << lane;
     }
     each_lane<u32>(slot(w, op.d), mask, [&](u32 lane) { return values[lane]; });
     if (op.target != kNoSlot) set_predicate(w, op.target, mask, inside);

@@ -49,6 +49,9 @@ constexpr float bf16_to_f32(u16 code) {
     return std::bit_cast<float>(static_cast<u32>(code) << 16);
 }
 constexpr float f16_to_f32(u16 code) {
+    const u32 magnitude = code & 0x7fffu, sign = static_cast<u32>(code & 0x8000u) << 16;
+    const bool normal = magnitude - 0x400u < 0x7c00u - 0x400u;  // another bias, and zeros below
+    if (normal) return std::bit_cast<float>(sign | ((magnitude << 13) + ((127u - 15u) << 23)));
     return decode(code, kF16);
 }
 
@@ -86,6 +89,13 @@ constexpr u16 f32_to_f16(float value, Rounding rounding, Overflow overflow = Ove
     return static_cast<u16>(encode(value, kF16, rounding, overflow));
 }
 constexpr u16 f32_to_f16_rn(float value) {
+    const u32 bits = std::bit_cast<u32>(value), magnitude = bits & 0x7fffffffu;
+    constexpr u32 first_normal = (127u - 14u) << 23, above_all = (127u + 16u) << 23;
+    // A carry of the rounding moves into the exponent, and from the largest exponent into infinity's code.
+    const u32 rebased = magnitude - ((127u - 15u) << 23);
+    const u32 rounded = (rebased + 0xfffu + (rebased >> 13 & 1)) >> 13;
+    if (magnitude - first_normal < above_all - first_normal)
+        return static_cast<u16>((bits >> 16 & 0x8000u) | rounded);
     return f32_to_f16(value, Rounding::nearest_even);
 }
 constexpr u16 f32_to_f16_rz(float value) {

@@ -3,6 +3,7 @@
 #include "emulator/sched/grid.h"
 
 #include "base/error.h"
+#include "emulator/sched/host_pool.h"
 #include "emulator/sched/scheduler.h"
 #include "emulator/sched/setup.h"
 
@@ -39,23 +40,20 @@ void run_parallel(const Launch& launch, u32 threads) {
     std::atomic<u32> next{0}, first_failed{total};
     std::mutex lock;
     std::exception_ptr failure;
-    auto work = [&] {
-        Cluster cluster;
-        for (u32 number = next++; number < total; number = next++) {
-            if (number > first_failed) return;
+    HostPool& pool = HostPool::instance();
+    pool.run(std::min(threads, total) - 1, [&] {
+        std::unique_ptr<Cluster> cluster = pool.take();
+        for (u32 number = next++; number < total && number <= first_failed; number = next++) {
             try {
-                set_up_cluster(cluster, launch, number);
-                run_alone(cluster);
+                set_up_cluster(*cluster, launch, number);
+                run_alone(*cluster);
             } catch (...) {
                 const std::lock_guard guard(lock);
                 if (number < first_failed) first_failed = number, failure = std::current_exception();
             }
         }
-    };
-    std::vector<std::jthread> helpers;
-    for (u32 i = 1; i < std::min(threads, total); ++i) helpers.emplace_back(work);
-    work();
-    helpers.clear();
+        pool.give(std::move(cluster));
+    });
     if (failure) std::rethrow_exception(failure);
 }
 
@@ -63,21 +61,20 @@ void run_parallel(const Launch& launch, u32 threads) {
 void run_interleaved(const Launch& launch, u32 resident) {
     const u32 total = num_clusters(launch);
     Rng rng(launch.options.seed);
-    std::vector<std::unique_ptr<Cluster>> running, finished;
+    HostPool& pool = HostPool::instance();
+    std::vector<std::unique_ptr<Cluster>> running;
     u32 next = 0;
     u64 idle = 0;
     while (next < total || !running.empty()) {
         while (next < total && running.size() < resident) {
-            if (finished.empty()) finished.push_back(std::make_unique<Cluster>());
-            running.push_back(std::move(finished.back()));
-            finished.pop_back();
+            running.push_back(pool.take());
             set_up_cluster(*running.back(), launch, next++);
         }
         const u32 pick = rng.below(static_cast<u32>(running.size()));
         Cluster& c = *running[pick];
         const u64 before = c.progress, started = c.now;
         if (!step_cluster(c)) {
-            finished.push_back(std::move(running[pick]));
+            pool.give(std::move(running[pick]));
             running.erase(running.begin() + pick);
             continue;
         }

@@ -50,7 +50,7 @@ void run_turn(Cluster& c, Warp& w) {
     w.state = WarpState::ready;
     // In a divergent warp any group may get the turn: a low one may be spinning on a high one.
     w.pc_bound = 0;
-    if (c.rng.next() & 1) w.pc_bound = w.lane_pc[c.rng.below(kLanes)];
+    if (c.rng.next() & 1) w.pc_bound = w.pc_of(c.rng.below(kLanes));
     w.pick_group();
     const u32 budget = 1 + c.rng.below(1u << c.rng.below(11));
     try {

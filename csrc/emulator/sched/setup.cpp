@@ -15,8 +15,24 @@ constexpr u32 kSmRegisters = 65536;
 constexpr u32 kMaxRegistersPerThread = 255;
 
 std::byte* aligned(std::vector<std::byte>& storage, size_t bytes) {
-    storage.assign(bytes + kAlignment, kPoison);
+    if (storage.size() < bytes + kAlignment) storage.resize(bytes + kAlignment);
     return reinterpret_cast<std::byte*>(align_up(reinterpret_cast<u64>(storage.data()), u64{kAlignment}));
+}
+
+// Whether lanes differ in it.
+bool varies(Special what) {
+    switch (what) {
+        case Special::tid_x:
+        case Special::tid_y:
+        case Special::tid_z:
+        case Special::laneid:
+        case Special::lanemask_eq:
+        case Special::lanemask_le:
+        case Special::lanemask_lt:
+        case Special::lanemask_ge:
+        case Special::lanemask_gt: return true;
+        default: return false;
+    }
 }
 
 u64 special_value(const Cta& cta, const Warp& w, const SpecialSlot& special, u32 lane) {
@@ -74,7 +90,10 @@ u64 special_value(const Cta& cta, const Warp& w, const SpecialSlot& special, u32
 void set_up_warp(Cta& cta, Warp& w, u32 id, std::byte* registers, std::byte* local) {
     const Launch& launch = *cta.cluster->launch;
     const Program& program = *launch.program;
+    std::vector<Wait> waits = std::move(w.waits);  // keeps its memory
+    waits.clear();
     w = Warp{};
+    w.waits = std::move(waits);
     w.registers = reinterpret_cast<u8*>(registers);
     w.local = local;
     w.program = &program;
@@ -84,11 +103,15 @@ void set_up_warp(Cta& cta, Warp& w, u32 id, std::byte* registers, std::byte* loc
     w.live = w.active = left >= kLanes ? kFullMask : (1u << left) - 1;
     w.before_dependency = launch.programmatic;
     w.max_registers = std::min(kMaxRegistersPerThread, kSmRegisters / (launch.warps() * kLanes) & ~7u);
+    std::memset(w.registers, static_cast<int>(kPoison), program.constants_begin);
+    std::memset(local, static_cast<int>(kPoison), static_cast<size_t>(program.local_bytes) * kLanes);
     std::memcpy(w.registers + program.constants_begin, program.constants.data(), program.constants.size());
     for (const SpecialSlot& special : program.specials) {
         void* at = slot(w, special.slot);
+        u64 value = special_value(cta, w, special, 0);
+        const bool differs = varies(special.what);
         for (u32 lane = 0; lane < kLanes; ++lane) {
-            const u64 value = special_value(cta, w, special, lane);
+            if (differs && lane != 0) value = special_value(cta, w, special, lane);
             if (special.bytes == 8) {
                 static_cast<u64*>(at)[lane] = value;
             } else {
@@ -151,6 +174,7 @@ void set_up_cluster(Cluster& c, const Launch& launch, u32 number) {
         set_up_cta(c, *c.ctas[rank], rank);
         for (Warp& w : c.ctas[rank]->warps) c.schedule.push_back(&w);
     }
+    if (!launch.options.races) c.races = nullptr;
     if (launch.options.races && !c.races) c.races = std::make_shared<Races>();
     if (c.races) c.races->reset(c);
 }

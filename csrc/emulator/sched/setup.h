@@ -5,7 +5,7 @@
 
 namespace deep_gemm::emulator {
 
-// `c` may be a cluster of an earlier run of the same launch: its memory is reused.
+// `c` may be a cluster of an earlier run, of any launch: its memory is reused.
 void set_up_cluster(Cluster& c, const Launch& launch, u32 number);
 
 }  // namespace deep_gemm::emulator

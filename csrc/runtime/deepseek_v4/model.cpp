@@ -87,6 +87,7 @@ class State final : public ModelState {
         project(w.h_proj, normed, low(w.h_proj, normed, pass.stream), flat_x, pass.stream);
         op::expand_streams({.value = value, .x = x, .accumulate = true, .stream = pass.stream});
         run_block(model_, w.block, draft_->layer, workspace_, x, pass, true);
+        if (pass.observer) (*pass.observer)("mtp.0.experts", workspace_.experts.rows(0, t));
         finish_blocks(workspace_, x, pass);
     }
     void draft_head(const TensorView& x, const TensorView& logits, void* stream) override {
@@ -165,6 +166,9 @@ class V4Config final : public ModelConfig {
 
     const ModelFacts& facts() const override { return facts_; }
     std::vector<Expected> expected_tensors() const override { return deepseek_v4::expected_tensors(config_); }
+    std::vector<PageShape> page_shapes(Numerics numerics) const override {
+        return page_shapes_of(config_, numerics);
+    }
     std::unique_ptr<const Model> load(Loader& loader, Numerics numerics) const override {
         Device& device = loader.device();
         Loaded loaded{

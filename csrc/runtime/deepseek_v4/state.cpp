@@ -69,14 +69,13 @@ void LayerState::restore(const TensorView& row, void* stream) {
             {.journal = index_journal.view(), .row = row, .state = index_frontier.view(), .stream = stream});
 }
 
-std::vector<PageShape> page_shapes_of(const Loaded& model) {
-    const Config& c = model.config;
-    const Format act = activations_of(model.numerics);
+std::vector<PageShape> page_shapes_of(const Config& c, Numerics numerics) {
+    const Format act = activations_of(numerics);
     std::vector<PageShape> shapes;
     for (const LayerConfig& layer : c.layers) {
         if (!layer.compressed()) continue;
         const u32 rows = page_rows_for(layer.compress_ratio);
-        if (model.fp8_cache())
+        if (has_fp8_cache(numerics))
             shapes.push_back({Format::int8, {static_cast<i64>(op::latent_page_bytes(rows))}});
         else
             shapes.push_back({act, {rows, c.head_dim}});

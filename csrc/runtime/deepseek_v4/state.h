@@ -6,6 +6,10 @@
 
 namespace deep_gemm::runtime::deepseek_v4 {
 
+[[nodiscard]] constexpr bool has_fp8_cache(Numerics numerics) {
+    return numerics != Numerics::exact;
+}
+
 // A loaded model as its states see it.
 struct Loaded {
     Device& device;
@@ -14,7 +18,7 @@ struct Loaded {
     Weights weights;
     DeviceTensor window_frequencies, compress_frequencies;  // fp32 [rope_dim / 2, 2]
 
-    [[nodiscard]] bool fp8_cache() const { return numerics != Numerics::exact; }
+    [[nodiscard]] bool fp8_cache() const { return has_fp8_cache(numerics); }
     [[nodiscard]] TensorView frequencies(bool compressed) const {
         return (compressed ? compress_frequencies : window_frequencies).view();
     }
@@ -49,7 +53,7 @@ struct LayerState {
 };
 
 // The caches of the layers that have any: compressed rows, then the indexer's.
-[[nodiscard]] std::vector<PageShape> page_shapes_of(const Loaded& model);
+[[nodiscard]] std::vector<PageShape> page_shapes_of(const Config& config, Numerics numerics);
 // `next_cache`: of the pool, which the layer's are counted from.
 [[nodiscard]] LayerState make_layer_state(const Loaded& model, const LayerConfig& layer,
                                           const PageTable& pages, size_t& next_cache,

@@ -25,6 +25,9 @@ BlockWeights load_block(Loader& loader, const Config& c, const std::string& at) 
     if (loader.should_pack(routed, "gate_proj", c.num_experts, c.hidden, c.expert_width, c.top_k))
         w.packed = {loader.packed_experts(routed, c.num_experts, {"gate_proj", "up_proj"}),
                     loader.packed_experts(routed, c.num_experts, {"down_proj"})};
+    else if (loader.should_group(routed, "gate_proj", c.num_experts, c.hidden, c.expert_width, c.top_k))
+        w.grouped = {loader.grouped_experts(routed, c.num_experts, {"gate_proj", "up_proj"}),
+                     loader.grouped_experts(routed, c.num_experts, {"down_proj"})};
     else
         w.experts = {.w1 = experts("gate_proj"), .w2 = experts("down_proj"), .w3 = experts("up_proj")};
     return w;
@@ -79,6 +82,15 @@ class BlockPass {
                    .score = RouterScore::softmax,
                    .normalize = c_.normalize_top_k,
                    .stream = pass_.stream});
+        if (w_.grouped)
+            return run_fp8_experts({.w = *w_.grouped,
+                                    .space = s_.grouped_experts,
+                                    .x = input,
+                                    .chosen = rows(s_.experts),
+                                    .weights = rows(s_.expert_weights),
+                                    .y = x,
+                                    .add = x,
+                                    .stream = pass_.stream});
         const Input low = to_fp8(input, s_.input_fp8, ScaleRule::exact, pass_.stream);
         if (w_.packed) {
             const PackedExpertsCall packed{.w = *w_.packed,
@@ -160,10 +172,8 @@ Weights load_weights(Loader& loader, const Config& config) {
     return weights;
 }
 
-std::vector<PageShape> page_shapes_of(const Loaded& model) {
-    const Config& c = model.config;
-    return {2 * size_t{c.num_layers},
-            {activations_of(model.numerics), {kPageTokens, c.num_kv_heads, c.head_dim}}};
+std::vector<PageShape> page_shapes_of(const Config& c, Numerics numerics) {
+    return {2 * size_t{c.num_layers}, {activations_of(numerics), {kPageTokens, c.num_kv_heads, c.head_dim}}};
 }
 
 Workspace::Workspace(const Loaded& model, const StateSizes& sizes) {
@@ -191,6 +201,7 @@ Workspace::Workspace(const Loaded& model, const StateSizes& sizes) {
         return Fp8Rows(model.device, std::move(shape));
     };
     const BlockWeights& w = model.weights.layers.front();
+    if (w.grouped) grouped_experts = make_fp8_experts_space(model.device, *w.grouped, rows, c.top_k);
     if (w.packed) packed_experts = ExpertsSpace(model.device, *w.packed, rows, c.top_k);
     if (model.numerics == Numerics::released &&
         (w.packed || w.q.low_precision() || w.experts.w1.low_precision()))

@@ -10,8 +10,10 @@ namespace deep_gemm::runtime::qwen3_moe {
 struct BlockWeights {
     DeviceTensor input_norm, post_norm, q_norm, k_norm;
     Linear q, k, v, o, gate;
-    ExpertWeights experts;  // absent where they are packed
+    // One of three: FP4 and FP8 for tensor cores, or as they are stored.
     std::optional<PackedExperts> packed;
+    std::optional<Fp8Experts> grouped;
+    ExpertWeights experts;
 };
 
 struct Weights {
@@ -35,7 +37,8 @@ struct Loaded {
 struct LayerState {
     const DeviceTensor &keys, &values;
 };
-[[nodiscard]] std::vector<PageShape> page_shapes_of(const Loaded& model);  // of each layer, in that order
+[[nodiscard]] std::vector<PageShape> page_shapes_of(const Config& config,
+                                                    Numerics numerics);  // of each layer, in that order
 
 // Activations of up to `max_rows` rows.
 struct Workspace {
@@ -45,6 +48,7 @@ struct Workspace {
     DeviceTensor records;                   // of attention
     DeviceTensor gate_logits, experts, expert_weights, mid;
     ExpertsSpace packed_experts;
+    DeviceTensor grouped_experts;
     Fp8Rows input_fp8, query_fp8, mid_fp8;
 };
 

@@ -89,6 +89,9 @@ class QwenConfig final : public ModelConfig {
 
     const ModelFacts& facts() const override { return facts_; }
     std::vector<Expected> expected_tensors() const override { return qwen3_moe::expected_tensors(config_); }
+    std::vector<PageShape> page_shapes(Numerics numerics) const override {
+        return page_shapes_of(config_, numerics);
+    }
     std::unique_ptr<const Model> load(Loader& loader, Numerics numerics) const override {
         DG_CHECK(
             numerics != Numerics::fp8_cache, value,

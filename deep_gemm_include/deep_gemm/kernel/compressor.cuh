@@ -90,7 +90,11 @@ DG_DEVICE void push_token(const CompressorParams& p, Pools<S>& pools, u32 token,
         const Float4 g = ptx::ld_global_v4_f32(p.gate + token * p.gate_stride + half * p.dim + channel);
         pool.push(slot == 0, k, sum_of(g, ptx::ld_global_v4_f32(ape + half * p.dim)));
     };
-    if constexpr (S.overlap) push(pools[kNext], 0);
+    if constexpr (S.overlap) {
+        // Nobody reads the closed window of a sequence's first one; equal texts shall leave equal states.
+        if (position == 0) pools[kClosed] = {};
+        push(pools[kNext], 0);
+    }
     push(pools[kOwn<S>], kHalves - 1);
 }
 

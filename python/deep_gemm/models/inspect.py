@@ -15,6 +15,18 @@ from deep_gemm.models import model_path
 GIB = 1 << 30
 
 
+def cache_table(checkpoint: _C.Checkpoint, free: int) -> Table:
+    """What sessions of several contexts take of the cache, and how many of them `free` bytes hold."""
+    page, tokens, most = checkpoint.page_bytes(), checkpoint.page_tokens, checkpoint.max_positions
+    contexts = sorted({min(context, most) for context in (4096, 32768, 131072, most)})
+    table = Table("context", f"pages of {tokens}", "cache MiB", "sessions whose caches fit", box=None)
+    for context in contexts:
+        pages = -(-context // tokens)
+        size = pages * page
+        table.add_row(str(context), str(pages), f"{size / 2**20:.2f}", str(free // size))
+    return table
+
+
 def report(path: str | Path, device: _C.Device, console: Console) -> bool:
     """Prints everything; True when nothing is missing, extra or misshapen."""
     checkpoint = _C.Checkpoint(str(model_path(path)))
@@ -40,6 +52,8 @@ def report(path: str | Path, device: _C.Device, console: Console) -> bool:
         f"{free / GIB:.3f} GiB are free: {verdict}, before caches and activations",
         highlight=False,
     )
+    if needed <= free:
+        console.print(cache_table(checkpoint, free - needed))
     problems = checkpoint.problems()
     for problem in problems[:40]:
         console.print(problem, highlight=False, markup=False)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from deep_gemm import _C
 from deep_gemm.models import Tokenizer, model_path
+from deep_gemm.runtime.arguments import LARGEST_ID, count, number, token_ids
 from deep_gemm.runtime.batch import Batch
 from deep_gemm.runtime.verify import Difference, verify_exact
 
@@ -74,9 +75,9 @@ class Engine:
             str(self.path),
             device=device,
             numerics=numerics,
-            context=context,
-            max_rows=max_rows,
-            cache_tokens=cache_tokens,
+            context=count("Engine", "context", context),
+            max_rows=count("Engine", "max_rows", max_rows),
+            cache_tokens=count("Engine", "cache_tokens", cache_tokens),
             progress=progress,
         )
         self._tokenizer: Tokenizer | None = None
@@ -155,11 +156,11 @@ class Engine:
         restore_points  ends of prompts that sync() can go back to without feeding tokens again
         """
         options = {
-            "window": 0 if window is None else window,
+            "window": 0 if window is None else count("session", "window", window),
             "adaptive": adaptive,
             "strict": strict,
             "graphs": graphs,
-            "restore_points": restore_points,
+            "restore_points": count("session", "restore_points", restore_points),
         }
         return Session(self, options)
 
@@ -201,11 +202,14 @@ class Session:
         Returns how many were kept. ValueError, with nothing changed, for ids outside the vocabulary, for more tokens
         than the context holds, and for more than the engine has pages left for.
         """
-        return int(self._session.sync(list(tokens)))
+        return int(self._session.sync(token_ids("sync", tokens)))
 
     def step(self, budget: int = 1 << 30, eos: int = -1) -> Step:
         """Adds the next token and the drafts that agree with it: at most `budget`, and none after `eos`."""
-        return Step(*self._session.step(min(budget, self.room or 1), eos))
+        rows = min(count("step", "budget", budget), self.room or 1)
+        return Step(
+            *self._session.step(rows, -1 if eos == -1 else count("step", "eos", eos, self.engine.vocab - 1))
+        )
 
     def set_sampling(
         self,
@@ -218,7 +222,11 @@ class Session:
     ) -> None:
         """How the next tokens are chosen; temperature 0 takes the most likely one."""
         self._session.set_sampling(
-            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed & (1 << 64) - 1
+            temperature=number("set_sampling", "temperature", temperature),
+            top_k=count("set_sampling", "top_k", top_k, LARGEST_ID),
+            top_p=number("set_sampling", "top_p", top_p),
+            min_p=number("set_sampling", "min_p", min_p),
+            seed=seed & (1 << 64) - 1,
         )
 
     def logits(self) -> NDArray[np.float32]:
@@ -227,19 +235,34 @@ class Session:
 
     def logits_of(self, tokens: Sequence[int], chunk: int = 0) -> NDArray[np.float32]:
         """fp32 [len(tokens), vocab]: starts anew and keeps the logits after each token; `chunk` rows at a time."""
-        return np.frombuffer(self._session.logits_of(list(tokens), chunk), np.float32).reshape(
-            -1, self.engine.vocab
-        )
+        return np.frombuffer(
+            self._session.logits_of(token_ids("logits_of", tokens), chunk), np.float32
+        ).reshape(-1, self.engine.vocab)
 
-    def choices_of(self, tokens: Sequence[int], chunk: int = 0) -> dict[str, NDArray[np.int32]]:
-        """What each token chose, int32 [len(tokens), k]: starts anew. "layers.3.experts"; "layers.3.picks", the
-        compressed rows that the indexer chose, ascending, then -1."""
-        found = self._session.choices_of(list(tokens), chunk)
-        return {name: np.frombuffer(ids, np.int32).reshape(-1, k) for name, (k, ids) in found.items()}
+    def trace_of(self, tokens: Sequence[int], chunk: int = 0, depth: int = 0) -> dict[str, NDArray[Any]]:
+        """What a text leaves behind, for comparisons with other implementations; starts anew. [len(tokens), ..] each:
+
+        "logits"            fp32: those that follow each token
+        "layers.3.experts"  int32: the experts of each token
+        "layers.3.picks"    int32: the compressed rows that the indexer chose, ascending, then -1
+
+        and of the MTP block, for `depth` drafts of each token, in a session that drafts:
+
+        "mtp.0.experts"     int32: row i is made of the streams of token i - 1, and of token i
+        "mtp.0.logits.2"    fp32: row i drafts the second token after token i, over the true token i + 1; rows end with
+                            the text. Row 0, which has no predecessor, means nothing
+
+        `chunk` rows at a time; a depth above 1 needs chunk=1.
+        """
+        found = self._session.trace_of(token_ids("trace_of", tokens), chunk, depth)
+        return {
+            name: np.frombuffer(values, np.float32 if floats else np.int32).reshape(-1, width)
+            for name, (floats, width, values) in found.items()
+        }
 
     def rewind(self, length: int) -> None:
         """Back to the first `length` tokens; within the last step and to restore points nothing is fed again."""
-        self._session.rewind(length)
+        self._session.rewind(count("rewind", "length", length))
 
     def save(self, path: str | Path) -> None:
         """Writes the state to a file that a session of the same model and options continues from."""
@@ -263,7 +286,7 @@ class Session:
 
     def force_drafts(self, drafts: Sequence[int]) -> None:
         """Replaces the drafts of the next step; for tests of acceptance and rollback."""
-        self._session.force_drafts(list(drafts))
+        self._session.force_drafts(token_ids("force_drafts", drafts))
 
     def generate(self, max_tokens: int, eos: int | None = None) -> Iterator[Step]:
         """Steps until `max_tokens` tokens, `eos` (None: the model's; -1: never) or the end of the context."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deep_gemm import _C
+from deep_gemm.runtime.arguments import count, token_ids
 
 __all__ = ["Batch"]
 
@@ -21,7 +22,7 @@ class Batch:
 
     def __init__(self, engine: Any, slots: int) -> None:
         self.engine = engine
-        self._batch = _C.Batch(engine._engine, slots)
+        self._batch = _C.Batch(engine._engine, count("batch", "slots", slots))
 
     def __len__(self) -> int:
         return int(self._batch.num_slots)
@@ -40,7 +41,7 @@ class Batch:
         ValueError, with the slot as it was, for an empty prompt, ids outside the vocabulary and more tokens than the
         context holds.
         """
-        self._batch.start(slot, list(tokens), **sampling)
+        self._batch.start(slot, token_ids("start", tokens), **sampling)
 
     def stop(self, slot: int) -> None:
         """Takes a slot out of the steps."""
