@@ -61,7 +61,7 @@ GemmParams params_of(const GemmCall& call, const GemmSpec& spec) {
                           box_rows_of(spec, spec.a_major, spec.block_m, spec.cluster_n));
     params.b = matrix_map(*call.device, call.b, problem.ab,
                           box_rows_of(spec, spec.b_major, spec.block_n, spec.cluster_m));
-    if (!spec.swap_ab) params.d = matrix_map(*call.device, call.d, problem.d, kMmaRows);
+    if (stores_by_tma(spec)) params.d = matrix_map(*call.device, call.d, problem.d, kMmaRows);
     params.scale_a = reinterpret_cast<const float*>(call.scale_a.address);
     params.scale_b = reinterpret_cast<const float*>(call.scale_b.address);
     params.group_layout = reinterpret_cast<const i32*>(call.group_layout);

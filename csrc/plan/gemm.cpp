@@ -92,13 +92,20 @@ u32 grid_of(const GemmProblem& problem, const GemmSpec& s, const DeviceModel& de
     return static_cast<u32>(std::max<u64>(1, std::min(units, slots))) * cluster;
 }
 
-// Contiguous groups start at multiples of 128 rows, in every position of a taller block alike. A block where
+// Segmented groups start at multiples of 128 rows, in every position of a taller block alike. A block where
 // one starts inside comes twice (sched/gemm_blocks.h).
-u32 straddling_units(const GemmProblem& problem, u32 unit_m) {
-    if (problem.groups != GroupMode::contiguous) return 0;
+u32 straddling_units(u32 num_groups, u32 rows, u32 unit_m) {
     const u32 positions = unit_m / std::gcd(unit_m, kGroupAlignment);
-    const u32 boundaries = std::min(problem.num_groups, ceil_div(problem.m, kGroupAlignment)) - 1;
+    const u32 boundaries = std::min(num_groups, ceil_div(rows, kGroupAlignment)) - 1;
     return boundaries * (positions - 1) / positions;
+}
+
+// Rows beyond the matrix in the block of a CTA that has most of them: none where that block starts early.
+u32 rows_outside(const GemmProblem& problem, const GemmSpec& s) {
+    if (problem.groups != GroupMode::dense) return 0;
+    const u32 unit_m = s.block_m * s.cluster_m;
+    const u32 outside = align_up(problem.m, unit_m) - problem.m;
+    return problem.m >= s.block_m && !s.accumulate ? 0 : std::min(s.block_m, outside) / s.cluster_n;
 }
 
 }  // namespace
@@ -107,13 +114,24 @@ GemmShape shape_of(const GemmProblem& problem, const GemmSpec& s, const DeviceMo
     GemmShape shape{};
     const u32 rows = rows_of_a_group(problem), unit_m = s.block_m * s.cluster_m;
     const u64 units_n = ceil_div(problem.n, s.block_n * s.cluster_n);
-    if (problem.groups == GroupMode::dense || problem.groups == GroupMode::contiguous) {
-        shape.units = (ceil_div(problem.m, unit_m) + straddling_units(problem, unit_m)) * units_n;
-        shape.total_rows = problem.m;
-    } else {
+    const bool segmented = problem.groups == GroupMode::contiguous || problem.groups == GroupMode::psum;
+    // Rows that have blocks, of all groups.
+    const u32 walked = problem.groups == GroupMode::psum ? problem.num_groups * align_up(rows, kGroupAlignment)
+                                                         : problem.m;
+    u64 padding_units = 0;
+    if (problem.groups == GroupMode::masked) {
         shape.units = static_cast<u64>(problem.num_groups) * ceil_div(rows, unit_m) * units_n;
-        shape.total_rows = static_cast<u64>(problem.num_groups) * rows;
+    } else if (problem.groups == GroupMode::psum && unit_m < kGroupAlignment) {
+        shape.units = static_cast<u64>(problem.num_groups) * ceil_div(rows, unit_m) * units_n;
+        padding_units = ceil_div(walked, unit_m) * units_n - shape.units;
+    } else {
+        const u32 twice = segmented ? straddling_units(problem.num_groups, walked, unit_m) : 0;
+        shape.units = (ceil_div(walked, unit_m) + twice) * units_n;
     }
+    shape.total_rows = problem.groups == GroupMode::masked || problem.groups == GroupMode::psum
+                           ? static_cast<u64>(problem.num_groups) * rows
+                           : problem.m;
+    shape.rows_outside = rows_outside(problem, s);
     shape.active_groups = problem.groups == GroupMode::dense ? 1
                           : problem.groups == GroupMode::masked
                               ? problem.num_groups
@@ -123,6 +141,7 @@ GemmShape shape_of(const GemmProblem& problem, const GemmSpec& s, const DeviceMo
     // Clusters of more than two do not tile every GPC of the chip.
     shape.slots = std::max(1u, cluster > 2 ? sms * 31 / 32 / cluster : sms / cluster);
     shape.rounds = ceil_div(std::max<u64>(1, shape.units), static_cast<u64>(shape.slots));
+    shape.padding_rounds = ceil_div(padding_units, static_cast<u64>(shape.slots));
     shape.active_ctas = static_cast<u32>(std::min<u64>(std::max<u64>(1, shape.units), shape.slots)) * cluster;
     const u32 stages = ceil_div(problem.k, block_k_of(s));
     shape.stages_per_block =
@@ -137,7 +156,7 @@ const char* why_unfit(const GemmProblem& problem, const GemmSpec& s) {
         return "the spec is for other formats, scales or groups";
     if (s.a_major != problem.a_major || s.b_major != problem.b_major)
         return "the spec is for operands that are contiguous along another dimension";
-    if (!problem.d_tma && !exchanges_partials(s))
+    if (!problem.d_tma && stores_by_tma(s))
         return "D is not aligned to 16 bytes, which TMA stores need";
     return nullptr;
 }

@@ -267,7 +267,7 @@ DG_DEVICE void run(const GemmParams& p) {
     if (warp == loader && ptx::elect_one()) {
         ptx::prefetch_tensor_map(p.a);
         ptx::prefetch_tensor_map(p.b);
-        ptx::prefetch_tensor_map(p.d);
+        if constexpr (stores_by_tma(S)) ptx::prefetch_tensor_map(p.d);
         for (u32 stage = 0; stage < S.stages; ++stage) {
             ptx::mbarrier_init(smem.full(stage), 1 + scale_warps_of(S));
             ptx::mbarrier_init(smem.empty(stage), S.warpgroups * 4 * S.cluster_m * S.cluster_n);

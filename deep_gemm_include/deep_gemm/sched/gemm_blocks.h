@@ -60,7 +60,9 @@ class GemmBlocks {
           rank_(cluster_size_of(S) > 1 ? ptx::cluster_rank() : 0),
           unit_(ptx::block_index() / cluster_size_of(S)),
           num_clusters_(ptx::grid_blocks() / cluster_size_of(S)),
-          units_n_(ceil_div(params.n, S.block_n * S.cluster_n)) {
+          units_n_(ceil_div(params.n, S.block_n * S.cluster_n)),
+          last_m_(may_overlap_rows() ? last_start(params.m, S.block_m, kRowStep) : ~0u),
+          last_n_(may_overlap() ? last_start(params.n, S.block_n, kMmaRows) : ~0u) {
         if constexpr (scans_groups<S>()) {
             load_chunk(0, 0);
         } else {
@@ -93,6 +95,23 @@ class GemmBlocks {
     static constexpr bool kTwoParts = block_straddles_groups<S>();
     static constexpr u32 kUnitRows = S.block_m * S.cluster_m;
 
+    // TMA fills what lies beyond a matrix at a quarter of the rate at which it loads, and everybody waits for
+    // the CTA that has such a block (27 us instead of 17 for 192 rows and blocks of 128). So the last block
+    // starts early and computes some of its neighbour's elements as well: the same bits, written twice, which
+    // is harmless unless D is also read.
+    static constexpr DG_DEVICE bool may_overlap() { return !S.accumulate; }
+    static constexpr DG_DEVICE bool may_overlap_rows() {
+        return may_overlap() && S.groups == GroupMode::dense;
+    }
+    // TMA takes no other coordinates of the dimension that is contiguous.
+    static constexpr u32 kRowStep = S.a_major == Major::mn ? 16 / bytes_of(S.ab) : 1;
+    /// Where the last block along a side starts; any place if the side is shorter than a block, or its last
+    /// block could start at no multiple of `step` (scales of B and vector stores rely on one along n).
+    static DG_DEVICE u32 last_start(u32 side, u32 block, u32 step) {
+        return side >= block && side % step == 0 ? side - block : ~0u;
+    }
+    static DG_DEVICE u32 lesser(u32 a, u32 b) { return a < b ? a : b; }
+
     DG_DEVICE u32 rank_m() const { return rank_ % S.cluster_m; }
     DG_DEVICE u32 rank_n() const { return S.split_k > 1 ? 0 : rank_ / S.cluster_m; }
 
@@ -104,8 +123,12 @@ class GemmBlocks {
         const u32 rows = full ? kRows : last_rows_;
         const u32 quotient = ptx::multiply_high(in_panel_, full ? reciprocal_of(kRows) : last_reciprocal_);
         const u32 column = rows > 1 ? quotient : in_panel_;
-        m_ = (panel_ * kRows + in_panel_ - column * rows) * kUnitRows + rank_m() * S.block_m;
-        n_ = (column * S.cluster_n + rank_n()) * S.block_n;
+        u32 row = in_panel_ - column * rows;
+        // Where a group's padding fills whole blocks, clusters take turns with the blocks that hold rows.
+        if constexpr (has_segments<S>() && S.block_m < kGroupAlignment)
+            row = full ? (row + column) % kRows : row;
+        m_ = lesser((panel_ * kRows + row) * kUnitRows + rank_m() * S.block_m, last_m_);
+        n_ = lesser((column * S.cluster_n + rank_n()) * S.block_n, last_n_);
     }
 
     /// 2^32 / rows, rounded up: the quotient of a number below 2^28 and up to 16 rows is the high word of
@@ -267,7 +290,7 @@ class GemmBlocks {
         block.group = chunk_ + lane;
         block.a_group = block.group;
         block.m = (unit % units_m) * kUnitRows + rank_m() * S.block_m;
-        block.n = ((unit / units_m) * S.cluster_n + rank_n()) * S.block_n;
+        block.n = lesser(((unit / units_m) * S.cluster_n + rank_n()) * S.block_n, last_n_);
         block.rows_end = ptx::shfl_idx(lane_rows_, lane);
         block.loads = block.m < block.rows_end;
         unit_ += num_clusters_;
@@ -275,7 +298,7 @@ class GemmBlocks {
     }
 
     const GemmParams& params_;
-    u32 rank_, unit_, num_clusters_, units_n_;
+    u32 rank_, unit_, num_clusters_, units_n_, last_m_, last_n_;
     u32 panel_ = 0, in_panel_ = 0, panel_step_ = 0, in_panel_step_ = 0;
     u32 full_panels_ = 0, last_rows_ = 0, last_reciprocal_ = 0, m_ = 0, n_ = 0;
     u32 groups_[2] = {}, ends_[2] = {}, part_ = 0, psum_rows_ = 0;

@@ -107,7 +107,7 @@ constexpr const char* name_of(ScaleB mode) {
 struct GemmParams {
     TensorMap a;              // [a_groups, m, k] or, by a_major, [a_groups, k, m]; box_rows_of() x 128 bytes
     TensorMap b;              // [groups, n, k] or, by b_major, [groups, k, n]; the same
-    TensorMap d;              // [a_groups, m, n], box [1, 64, 128 bytes]; unused with swap_ab
+    TensorMap d;              // [a_groups, m, n], box [1, 64, 128 bytes]; only where stores_by_tma()
     const float* scale_a;     // [a_groups, m, k / 128] at the strides below, in elements
     const float* scale_b;     // [groups, n / 128 or n, k / 128]
     const i32* group_layout;  // see GroupMode
@@ -134,6 +134,10 @@ constexpr bool multicasts(const GemmSpec& s) {
 constexpr bool exchanges_partials(const GemmSpec& s) {
     return s.swap_ab || s.split_k > 1;
 }
+// Sums that were exchanged are written by plain stores: they alone serve a D that TMA cannot address.
+constexpr bool stores_by_tma(const GemmSpec& s) {
+    return !exchanges_partials(s);
+}
 constexpr u32 threads_of(const GemmSpec& s) {
     return (s.warpgroups + 1) * kWarpgroup;
 }
@@ -153,9 +157,10 @@ constexpr u32 accumulator_registers_of(const GemmSpec& s) {
     return (waves_of(s) + (has_scales(s) ? 1 : 0)) * s.block_n / 2;
 }
 // What a math thread needs besides: addresses, scales, loop state. The swapped kernel's promotion holds more
-// of them.
+// of them, and so do one whose columns have a scale each and an epilogue that reads C.
 constexpr u32 other_registers_of(const GemmSpec& s) {
-    return s.swap_ab ? 40 : 24;
+    if (s.swap_ab) return 40;
+    return 24 + (s.scale_b == ScaleB::per_row_128 ? 24 : 0) + (s.accumulate ? 28 : 0);
 }
 constexpr u32 kLoaderRegisters = 40;  // what setmaxnreg leaves the loading warpgroup
 constexpr u32 launch_registers_of(const GemmSpec& s) {
@@ -314,6 +319,8 @@ constexpr const char* why_illegal(const GemmSpec& s) {
     }
     if (accumulator_registers_of(s) + other_registers_of(s) > math_registers_of(s))
         return "accumulators do not fit the register file";
+    if (s.groups == GroupMode::masked && s.accumulate && s.block_m * s.block_n > 128 * 128 && !fp8)
+        return "a block this large, C and the scan over groups do not fit the register file";
     const bool segmented = s.groups == GroupMode::contiguous || s.groups == GroupMode::psum;
     // A block that is no divisor of it leaves whole warpgroups out where a group ends (sched/gemm_blocks.h).
     const bool whole_waves = !s.swap_ab && !exchanges_partials(s) && s.warpgroups > 1 &&
