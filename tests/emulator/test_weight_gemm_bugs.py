@@ -159,6 +159,8 @@ BUGS = {
         Bug("both CTAs bring the same tokens", "block.token + rank * kShare,", "block.token,", 8),
         Bug("both CTAs have the same rows", "(in_panel / wide * S.cluster + rank_)", "(in_panel / wide * S.cluster)", 8),
         Bug("tokens past the end are written", "if (index < p.m && row < p.n) store_eight", "if (row < p.n) store_eight", 8),
+        Bug("wgmma.fence before the first run only", "        ptx::wgmma_fence();\n#pragma unroll\n        for (u32 step = 0; step < kSteps",
+            "        if (first) ptx::wgmma_fence();\n#pragma unroll\n        for (u32 step = 0; step < kSteps", 8),
         Bug("a CTA leaves while its peer signals it", "    // A peer may still signal this CTA's barriers.\n    if constexpr (S.cluster > 1) ptx::cluster_sync();", "", 1),
     ],
     "nvfp4": [
@@ -167,6 +169,8 @@ BUGS = {
         Bug("swizzle of W forgotten", "const ptx::SharedAddress chunk = row ^ (c << 4);", "const ptx::SharedAddress chunk = row + (c << 4);", 8),
         Bug("the other half's nibbles", "decode_e2m1(word, step % 2 * 2 + 1, factor", "decode_e2m1(word, step % 2 * 2, factor", 8),
         Bug("scales beyond the row", "            if ((first + i) * kRow.block_k >= k) continue;\n", "", 8),
+        Bug("fragments decoded over while they are multiplied", "decode(run + 1, odd);\n                start(run + 1, false, sum, odd);",
+            "decode(run + 1, even);\n                start(run + 1, false, sum, even);", 8),
         Bug("rows past the end are written", "if (place.row + 8 * r >= p.n) continue;\n        each_token<S>(reinterpret_cast<u64>(p.y)", "each_token<S>(reinterpret_cast<u64>(p.y)", 8),
     ],
     "int4": [

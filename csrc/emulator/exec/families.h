@@ -30,9 +30,6 @@ void decode_matrix(Decoder&);  // ldmatrix, stmatrix, movmatrix, mma
 void decode_wgmma(Decoder&);   // wgmma
 void decode_cluster(Decoder&);  // mapa, getctarank, isspacep
 
-// Makes the op at `pc` check that none of these accumulator slots belongs to a wgmma in flight.
-void guard_accumulators(Program& program, u32 pc, std::vector<u32> slots);
-
 // Null when the opcode is unknown.
 [[nodiscard]] DecodeFunction find_family(std::string_view root);
 

@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "emulator/exec/families.h"
+#include "emulator/exec/tensor_registers.h"
 #include "emulator/exec/units.h"
 #include "emulator/ir/effects.h"
 
@@ -43,7 +44,7 @@ void decode_unit(const Unit& unit, std::span<const Unit> units, ConstantPool& co
     append(program, decoder.op, nullptr, function);
 }
 
-// Every op but wgmma that names an accumulator register gets a check.
+// Every op but wgmma that names a register of the tensor core gets a check.
 void guard_all(const Unit& unit, Program& program) {
     const ptx::Function& function = *unit.function;
     std::vector<bool> held(function.registers.size(), false);
@@ -61,7 +62,7 @@ void guard_all(const Unit& unit, Program& program) {
                 if (held[r]) touched.push_back(unit.slots.offset[r]);
             }
         }
-        if (!touched.empty()) guard_accumulators(program, unit.code_begin + i, std::move(touched));
+        if (!touched.empty()) guard_tensor_registers(program, unit.code_begin + i, std::move(touched));
     }
 }
 
