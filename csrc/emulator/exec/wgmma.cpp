@@ -70,7 +70,7 @@ void scatter(Warp& w, const AccumulatorChain& chain) {
     });
 }
 
-void find_chunks(TensorOp& t, const WgmmaForm& form) {
+void find_chunks(const Warp& w, TensorOp& t, const WgmmaForm& form) {
     std::vector<u32> more;
     if (t.a_registers.empty())
         operand_chunks(decode_descriptor(t.a), kWgmmaRows, kWgmmaKBytes, form.shape.a_major, t.chunks);
@@ -78,15 +78,16 @@ void find_chunks(TensorOp& t, const WgmmaForm& form) {
     t.chunks.insert(t.chunks.end(), more.begin(), more.end());
     for (u32 offset : t.chunks)
         t.low = std::min(t.low, offset), t.high = std::max(t.high, offset + kChunkBytes);
+    const size_t end = w.cta->smem.size();
+    if (t.low < kReservedSmemBytes || t.high > end)
+        fault(w, -1, "wgmma reads shared memory [{}, {}), the CTA's is [{}, {})", t.low, t.high,
+              kReservedSmemBytes, end);
 }
 
 void check_chunks(const Cta& cta, const TensorOp& t) {
     const Cluster& c = *cta.cluster;
     const u32 issuer_fence = cta.warps[t.place.warp].async_fence;
     for (u32 offset : t.chunks) {
-        DG_CHECK(offset >= kReservedSmemBytes && offset + kChunkBytes <= cta.smem.size(), emulator,
-                 "wgmma operand at shared offset {} is outside the CTA's shared memory [{}, {})", offset,
-                 kReservedSmemBytes, cta.smem.size());
         DG_CHECK(cta.shadow.readable(offset, kChunkBytes), emulator, "wgmma reads shared offset {}, which {}",
                  offset,
                  cta.shadow.any(kLanding, offset, kChunkBytes)
@@ -203,7 +204,7 @@ void issue(Warp& w, const Op& op, u32 mask) {
         Cluster& c = *w.cta->cluster;
         group.last_due = std::max(group.last_due, c.now + random_delay(c));
         Cta* cta = w.cta;
-        find_chunks(t, form);
+        find_chunks(w, t, form);
         if (c.races) c.races->wgmma(w, t, group.executed + index);
         ++cta->tensor_ops_in_flight;
         schedule_at(c, group.last_due, t.place, [cta, &group] { execute(*cta, group); });
@@ -271,19 +272,19 @@ void decode_mma(Decoder& x) {
     form.saturate = x.has("satfinite");
     form.shape.accumulator = d_type == Type::f16 ? AccumulatorType::f16 : AccumulatorType::f32;
     std::vector<u32> d;
-    for (const auto& item : x.operand(0).items) d.push_back(x.reg(item));
+    for (const auto& item : x.operand(0).items) d.push_back(x.reg(item, 4));
     if (d.size() != form.shape.n / (d_type == Type::f16 ? 4 : 2))
         x.unsupported("the number of accumulator registers");
     x.set_list(std::move(d));
     const bool from_registers = x.operand(1).kind == ptx::OperandKind::vector;
     if (from_registers) {
-        for (const auto& item : x.operand(1).items) form.a_registers.push_back(x.reg(item));
+        for (const auto& item : x.operand(1).items) form.a_registers.push_back(x.reg(item, 4));
         if (form.a_registers.size() != 4) x.unsupported("A has four registers");
     } else {
         x.op.a = x.source(x.operand(1), 8);
     }
     x.op.b = x.source(x.operand(2), 8);
-    x.op.c = x.predicate_source(x.operand(3));
+    x.op.c = x.predicate(x.operand(3));
     auto immediate = [&](size_t i) {
         return i < x.num_operands() ? static_cast<i64>(x.immediate(x.operand(i))) : 0;
     };
