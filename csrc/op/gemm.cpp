@@ -1,6 +1,5 @@
 #include "op/gemm.h"
 
-#include "base/error.h"
 #include "driver/device.h"
 #include "op/tensor_maps.h"
 
