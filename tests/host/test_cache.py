@@ -112,6 +112,28 @@ def test_cache_commands(run_python: Run, cache: Path) -> None:
     assert eval(run_python("print(_C.cache_list())").out) == []
 
 
+def test_clearing_beside_a_builder(run_python: Run) -> None:
+    """Whatever moment a clear hits, the builder goes on storing what it builds."""
+    script = """
+import threading
+done = False
+def clear():
+    while not done: _C.cache_clear()
+thread = threading.Thread(target=clear)
+thread.start()
+for i in range(30): _C.build(source(i))
+done = True
+thread.join()
+_C.build(source(30))
+print(len(_C.cache_list()), [row["damaged"] for row in _C.cache_verify()][-1])
+"""
+    finished = run_python(script)
+    assert finished.err == ""
+    count, damaged = finished.out.split()
+    assert int(count) >= 1
+    assert damaged == "False"
+
+
 FILL = """
 import shutil
 def fill(count, bytes=1 << 18):
@@ -316,11 +338,11 @@ def work():
 threads = [threading.Thread(target=work) for _ in range(8)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
-print([sum(origin == (number, "compiled") for origin in origins) <= 8 for number in range(4)], len(origins))
-print(len(_C.cache_list()))
+print(len(origins), {origin for _, origin in origins} <= {"compiled", "memory"}, len(_C.cache_list()))
+print([_C.load_kernel(device, source(number, 100))[1] for number in range(4)])
 """
     done = run_python(script, DG_LIBCUDA_PATH=fake_libcuda, DG_LOG_LEVEL="info")
-    assert done.lines == ["[True, True, True, True] 32", "4"]
+    assert done.lines == ["32 True 4", "['memory', 'memory', 'memory', 'memory']"]
     assert done.err.count("compiled in") == 4  # the threads that lost the race waited
 
 
@@ -385,8 +407,15 @@ def test_any_version_is_better_than_no_compiler(run_python: Run, cache: Path) ->
     entry = entry_of(cache)
     older = entry.with_name("nvrtc-12.8")
     shutil.copytree(entry, older)
+    newest = entry.with_name("nvrtc-13.10")
+    shutil.copytree(entry, newest)
+    shutil.copytree(entry, entry.with_name("nvrtc-13.9"))
+    touched = {folder: (folder / "record.txt").stat().st_mtime_ns for folder in entry.parent.iterdir()}
     assert run_python("print(_C.build(source()).origin)", DG_NVRTC_PATH="/nowhere").out == "disk\n"
-    shutil.rmtree(entry)
+    renewed = [f.name for f in entry.parent.iterdir() if (f / "record.txt").stat().st_mtime_ns != touched[f]]
+    assert renewed == ["nvrtc-13.10"]  # the newest, in numbers
+    for folder in (entry, newest, entry.with_name("nvrtc-13.9")):
+        shutil.rmtree(folder)
     assert run_python("print(_C.build(source()).origin)", DG_NVRTC_PATH="/nowhere").out == "disk\n"
     assert run_python("print(_C.build(source()).origin)").out == "compiled\n"  # a compiler of another version
 
