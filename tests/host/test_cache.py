@@ -188,24 +188,27 @@ def test_a_hit_renews_an_entry(run_python: Run, cache: Path) -> None:
     assert record.stat().st_mtime > time.time() - 600
 
 
-def unwritable(kind: str, tmp_path: Path) -> Path:
-    if kind == "a file":
-        (tmp_path / "file").write_text("")
-        return tmp_path / "file"
-    if os.geteuid() == 0:
-        pytest.skip("permissions do not bind root")
-    (tmp_path / "locked").mkdir(mode=0o555)
-    return tmp_path / "locked"
-
-
-@pytest.mark.parametrize("kind", ["a file", "a locked folder"])
-def test_a_folder_that_cannot_be_written(run_python: Run, tmp_path: Path, kind: str) -> None:
-    done = run_python(
-        "print(_C.build(source()).origin, _C.build(source(1)).origin)",
-        DG_JIT_CACHE_DIR=unwritable(kind, tmp_path),
-    )
+@pytest.mark.parametrize("place", ["a file", "sysfs", "a locked folder"])
+def test_a_folder_that_cannot_be_written(run_python: Run, tmp_path: Path, place: str) -> None:
+    """Also for root, whom no permission stops: not in /sys, and not as another user."""
+    folder, become = Path("/sys/none"), ""
+    if place == "a file":
+        folder = tmp_path / "file"
+        folder.write_text("")
+    elif place == "a locked folder":
+        folder = tmp_path / "locked"
+        folder.mkdir(mode=0o555)
+        if os.geteuid() == 0:
+            for parent in (tmp_path, *tmp_path.parents[:2]):
+                parent.chmod(parent.stat().st_mode | 0o055)
+            become = "_C.nvrtc_info(); os.setuid(65534)\n"  # opened while its files can be read
+    script = become + "print(_C.build(source()).origin, _C.build(source(1)).origin)"
+    done = run_python(script, DG_JIT_CACHE_DIR=folder)
     assert done.out == "compiled compiled\n"
     assert done.err.count("stay in memory only") == 1  # one warning, not one per kernel
+    remedy = "check the path" if place == "a file" else "check the permissions or choose another folder"
+    assert remedy in done.err
+    assert place == "sysfs" or not folder.is_dir() or list(folder.iterdir()) == []
 
 
 def test_no_home(run_python: Run) -> None:
@@ -326,6 +329,25 @@ time.sleep(60)
         assert 1 <= float(done.out.split()[1]) < 10
     finally:
         holder.kill()
+
+
+def test_other_threads_run_during_a_compile(run_python: Run) -> None:
+    script = f"""
+import threading
+ticks, done = 0, False
+def tick():
+    global ticks
+    while not done:
+        ticks += 1
+        time.sleep(0.001)
+thread = threading.Thread(target=tick)
+thread.start()
+before = ticks
+_C.build(source(0, {SLOW}))
+print(ticks - before > 20)
+done = True
+"""
+    assert run_python(script).out == "True\n"
 
 
 def test_threads_build_once_and_in_parallel(run_python: Run, fake_libcuda: Path) -> None:
