@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -135,6 +136,13 @@ def check_spec_ran(case: Case, groups: str, device: Any) -> None:
     assert forced is None or last["spec"] == forced
 
 
+def launched_by(call: Callable[[], Any]) -> Any:
+    """The plan of the GEMM that a call launched, None where it launched none: a new thread has no last plan."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(call).result()
+        return thread.submit(deep_gemm.last_plan).result()
+
+
 def check_close(got: Array, expected: tuple[Array, Array], case: Case) -> None:
     """Element by element, within what rounding explains."""
     d, sum_error = expected
@@ -233,8 +241,10 @@ def run_contiguous(
 def run_masked(device: Any, case: Case, seed: int = 0) -> Array:
     rng = np.random.default_rng(seed)
     num_groups = len(case.rows)
+    per_row = case.scale_b == "per_row_128"
     a = random_operand(rng, (num_groups, case.m, case.k), case, 1)
-    b = random_operand(rng, (num_groups, case.n, case.k), case, reference.SCALE_BLOCK)
+    shape = (num_groups, case.n, case.k)
+    b = random_operand(rng, shape, case, 1 if per_row else reference.SCALE_BLOCK)
     out = put(device, poisoned((num_groups, case.m, case.n), case))
     rows = put(device, np.array(case.rows, np.int32))
     expected_m = max(1, int(np.mean(case.rows)))
@@ -244,6 +254,7 @@ def run_masked(device: Any, case: Case, seed: int = 0) -> Array:
         deep_gemm.m_grouped_bf16_gemm_nt_masked(left, right, out, rows, expected_m, **keywords)
     else:
         left, right = argument(device, a, case.scale_layout), argument(device, b)
+        keywords["recipe"] = (1, 1, 128) if per_row else None
         deep_gemm.m_grouped_fp8_gemm_nt_masked(left, right, out, rows, expected_m, **keywords)
     check_spec_ran(case, "masked", device)
     got = take(out)

@@ -1,6 +1,6 @@
 // Files as the cache needs them: whole-file reads and writes, publication of a finished folder by one rename,
-// and a lock between processes that a killed holder cannot block. Failures are FileError with the path and the
-// reason.
+// and a lock between processes that a killed holder cannot block. Failures are FileError with the path and
+// the reason.
 #pragma once
 
 #include "base/exception.h"

@@ -55,7 +55,8 @@ std::vector<Path> subfolders(const Path& folder) {
 std::pair<u32, u32> version_of(const Path& entry) {
     const std::string name = entry.filename().string();
     std::pair<u32, u32> version{0, 0};
-    const char *at = name.data() + std::min(kVersionPrefix.size(), name.size()), *end = name.data() + name.size();
+    const char *at = name.data() + std::min(kVersionPrefix.size(), name.size()),
+               *end = name.data() + name.size();
     at = std::from_chars(at, end, version.first).ptr;
     if (at != end) std::from_chars(at + 1, end, version.second);
     return version;
@@ -161,8 +162,8 @@ void DiskCache::store(const Digest& key, const Target& target, const KernelSourc
 
 void DiskCache::publish(const Digest& key, const Target& target, const KernelSource& source,
                         const Artifact& artifact) noexcept {
-    // Folders go while they are filled when somebody clears the cache: once is bad luck, this often in a row is
-    // a place where none can be made.
+    // Folders go while they are filled when somebody clears the cache: once is bad luck, this often in a row
+    // is a place where none can be made.
     constexpr u32 kAttempts = 8;
     for (u32 attempt = 1; can_write_; ++attempt) {
         try {

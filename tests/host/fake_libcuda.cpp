@@ -1,8 +1,9 @@
 // A stand-in for libcuda: every entry point the library opens, no GPU. Memory is host memory, launches do
 // nothing but are written down. FAKE_VERSION: driver version (13000). FAKE_DEVICES: number of GPUs (1).
 // FAKE_FAIL: the call that fails, with FAKE_CODE (2). FAKE_LOG: file that gets one line per interesting call.
-// FAKE_NAMES: the log has the kernels' names too. FAKE_LAUNCH_MS: how long a launch takes on the host (0). FAKE_CAPTURING: a capture is under way, in which
-// allocating and loading fail (900) unless the thread's mode is relaxed.
+// FAKE_NAMES: the log has the kernels' names too. FAKE_LAUNCH_MS: how long a launch takes on the host (0).
+// FAKE_CAPTURING: a capture is under way, in which allocating and loading fail (900) unless the thread's mode
+// is relaxed.
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>

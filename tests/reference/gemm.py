@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from reference import hopper
 
 Array = npt.NDArray[Any]
