@@ -9,6 +9,7 @@ many outputs differ and by how much.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import ml_dtypes
@@ -167,6 +168,37 @@ def test_dense(emulator: _C.Device, cuda: _C.Device, spec: dict[str, Any], ab: s
     case = Case(150, 200, 1040, ab=ab, spec={"swap_ab": False, **spec})
     for each in (case, replace(case, k=4096, d="fp32")):
         check_same(run_dense(emulator, each), run_dense(cuda, each), str(each))
+
+
+# One of each form, operand layout and epilogue that the specs above leave out; the plan chooses their kernels.
+FORMS = {
+    "row scales": (run_dense, Case(150, 200, 640, d="fp32", scale_b="per_row_128")),
+    "transposed scales": (run_dense, Case(150, 200, 640, scale_layout="mn_major")),
+    "accumulation": (run_dense, Case(150, 200, 640, d="fp32", accumulate=True)),
+    "accumulation in bf16": (run_dense, Case(150, 200, 640, ab="bf16", accumulate=True)),
+    "rows of d that TMA cannot store": (run_dense, Case(150, 131, 640, d_padding=3)),
+    "operands along their rows": (run_dense, Case(152, 200, 640, ab="bf16", majors="mm")),
+    "one along its rows": (run_dense, Case(152, 200, 640, ab="bf16", d="fp32", majors="km")),
+    "clusters along m": (
+        run_dense,
+        Case(300, 200, 640, spec={"block_m": 128, "block_n": 128, "warpgroups": 2, "stages": 3, "cluster_m": 2}),
+    ),
+    "prefix sums": (partial(run_contiguous, psum=True), Case(0, 136, 640, rows=(100, 0, 128, 130), spec=SPECS[1])),
+    "prefix sums of bf16": (
+        partial(run_contiguous, psum=True),
+        Case(0, 136, 320, ab="bf16", d="fp32", rows=(100, 128, 5)),
+    ),
+    "contiguous bf16": (run_contiguous, Case(0, 136, 320, ab="bf16", rows=(100, 128, 130), spec=SPECS[1])),
+    "contiguous with row scales": (run_contiguous, Case(0, 136, 640, scale_b="per_row_128", rows=(100, 128, 7))),
+    "masked bf16": (run_masked, Case(70, 136, 320, ab="bf16", d="fp32", rows=(70, 70, 70))),
+    "masked with row scales": (run_masked, Case(70, 136, 640, scale_b="per_row_128", rows=(70, 70, 70))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forms(emulator: _C.Device, cuda: _C.Device, form: str) -> None:
+    run, case = FORMS[form]
+    check_same(run(emulator, case), run(cuda, case), f"{form}: {case}")
 
 
 @pytest.mark.parametrize("d", ["bf16", "fp32"])

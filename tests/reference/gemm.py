@@ -56,7 +56,7 @@ def sum_error(a: Scaled | Array, b: Scaled | Array) -> Array:
     magnitude = np.abs(dense_operand(a)) @ np.abs(dense_operand(b)).T
     if not isinstance(a, Scaled) or not isinstance(b, Scaled):
         return magnitude * 2.0**-19
-    rows, k = a.values.shape
+    k = a.values.shape[1]
     error = magnitude * (-(-k // SCALE_BLOCK) + 16) * 2.0**-24
     for block in range(-(-k // SCALE_BLOCK)):
         along_k = slice(block * SCALE_BLOCK, (block + 1) * SCALE_BLOCK)
