@@ -283,7 +283,10 @@ def check(
     def call() -> None:
         with pytest.raises(error) as raised:
             operation(**arguments)
-        assert sentence in str(raised.value)
+        text = str(raised.value)
+        assert sentence in text
+        assert "expected" in text or " must be " in text or "has no argument" in text, text
+) for word in ("expected", "has no ", "read-only")), raised.value
 
     assert launched_by(call) is None
 
