@@ -233,8 +233,8 @@ PyMethodDef methods[] = {
      "use_psum_layout it is int32 [groups], the end row of each group, the "
      "next group starting at a multiple "
      "of 128;\n"
-     "ends rise and are clamped to 0 ... m, where they fall no row of d is "
-     "defined."},
+     "an end beyond m counts as m, and a group that would end before it starts "
+     "is empty."},
     {"m_grouped_fp8_gemm_nt_masked", DG_FAST_ENTRY(kMaskedFp8Op),
      "m_grouped_fp8_gemm_nt_masked(a, b, d, masked_m, expected_m, recipe=None, "
      "recipe_a=None, recipe_b=None, "

@@ -1088,7 +1088,7 @@ def m_grouped_fp8_gemm_nt_contiguous(
     Rows of a [m, k] belong to matrices of b [groups, n, k]: grouped_layout is int32 [m], the group of each row, with -1
     (or any number outside the groups) for rows that become zeros; segments start at multiples of 128 rows. With
     use_psum_layout it is int32 [groups], the end row of each group, the next group starting at a multiple of 128;
-    ends rise and are clamped to 0 ... m, where they fall no row of d is defined.
+    an end beyond m counts as m, and a group that would end before it starts is empty.
     """
 
 def m_grouped_fp8_gemm_nt_masked(

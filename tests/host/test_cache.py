@@ -87,6 +87,28 @@ def test_cache_commands(run_python: Run, cache: Path) -> None:
     assert eval(run_python("print(_C.cache_list())").out) == []
 
 
+def test_clearing_beside_a_builder(run_python: Run) -> None:
+    """Whatever moment a clear hits, the builder goes on storing what it builds."""
+    script = """
+import threading
+done = False
+def clear():
+    while not done: _C.cache_clear()
+thread = threading.Thread(target=clear)
+thread.start()
+for i in range(30): _C.build(source(i))
+done = True
+thread.join()
+_C.build(source(30))
+print(len(_C.cache_list()), [row["damaged"] for row in _C.cache_verify()][-1])
+"""
+    finished = run_python(script)
+    assert finished.err == ""
+    count, damaged = finished.out.split()
+    assert int(count) >= 1
+    assert damaged == "False"
+
+
 FILL = """
 import shutil
 def fill(count, bytes=1 << 18):
