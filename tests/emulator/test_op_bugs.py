@@ -125,6 +125,57 @@ def top_k() -> tuple[Any, str]:
     return launch, text("top_k", "TopKSpec", f".cluster = {cluster}")
 
 
+def attention() -> tuple[Any, str]:
+    rng = np.random.default_rng(4)
+    d, ring_rows, window, position = 128, 40, 36, 50
+    q, ring, compressed = real(rng, (1, 4, d), scale=3), real(rng, (1, ring_rows, d)), real(rng, (1, 30, d))
+    seen = np.stack(
+        [
+            *(ring[0, p % ring_rows] for p in range(position - window + 1, position + 1)),
+            *compressed[0, [1, 5, 11]],
+        ]
+    )
+    expected = ref.attention(q[0], seen, seen, d**-0.5, None)[None]
+    picks = np.array([[1, 5, 11, 12, -1]], np.int32)  # row 12 ends with token 51
+    table = np.array([[2, 0, 3]], np.int32)  # of pages of ten rows
+    pages = np.full((4, 10, d), np.nan, np.float32)
+    pages[table[0]] = compressed.reshape(3, 10, d)
+    arrays = {"q": q, "ring": ring, "compressed": pages, "picks": picks, "positions": np.array([position], np.int32),
+              "table": table, "out": np.full((1, 4, d), np.nan, np.float32)}  # fmt: skip
+    params = pack(["q", (4 * d,), (d,)], ["out", (4 * d,), (d,)], ["ring", (0,), (d,), 1, ring_rows, 1, 0, None],
+                  ["compressed", (10 * d,), (d,), 1, 30, 10, 3, "table"], "picks", None, None, "positions", None, 1, 4, window, 4, 5, 0,
+                  float(d**-0.5))  # fmt: skip
+    launch = bugs.Launch(
+        "deep_gemm::attention<kSpec>", (1,), 128, 16384, arrays, params, {"out": expected}, 1e-4
+    )
+    return launch, text("attention", "AttentionSpec", ".compressed = Format::fp32, .d = 128, .picks = true")
+
+
+def compressor() -> tuple[Any, str]:
+    rng = np.random.default_rng(5)
+    dim, tokens = 512, 8
+    kv, gate, ape = real(rng, (tokens, 2 * dim)), real(rng, (tokens, 2 * dim)), real(rng, (4, 2 * dim))
+    weight, wide = real(rng, (dim,)), ref.frequencies(64, 1e4)
+    pooled = ref.compressed_rows(kv, gate, ape, 4, True)
+    rows = np.stack(
+        [ref.rotate(ref.rms_norm(row, weight, 1e-6), 4 * w, wide) for w, row in enumerate(pooled)]
+    )[None]
+    total = (gate + ape[np.arange(tokens) % 4])[4:].astype(np.float64)
+    largest = total.max(0)
+    weights = np.exp(total - largest)
+    pools = np.stack([largest, weights.sum(0), (weights * kv[4:]).sum(0)])
+    first, second = pools[:, :dim], pools[:, dim:]
+    state = np.concatenate([first, first, second])[None]
+    arrays = {"kv": kv, "gate": gate, "ape": ape, "weight": weight, "frequencies": ops.rope_frequencies(64, 1e4),
+              "positions": np.arange(tokens, dtype=np.int32), "state": np.full(state.shape, np.nan, np.float32),
+              "rows": np.full(rows.shape, np.nan, np.float32)}  # fmt: skip
+    params = pack("kv", "gate", (2 * dim,), (2 * dim,), "ape", "weight", "frequencies", "positions", None, "state", None,
+                  ["rows", (0,), (dim,), 1, 2, 1, 0, None], tokens, dim, 64, 4, 1e-6, 1, tokens)  # fmt: skip
+    launch = bugs.Launch("deep_gemm::compressor_update<kSpec>", (1,), 128, 1024, arrays, params,
+                         {"rows": rows, "state": state}, 1e-4)  # fmt: skip
+    return launch, text("compressor", "CompressorSpec", ".weight = Format::fp32")
+
+
 GQA_HEADS, GQA_KV_HEADS, GQA_WIDTH, GQA_ROWS = 6, 2, 32, 260
 
 
@@ -203,6 +254,8 @@ CASES = {
     "hc_mix": hc_mix,
     "hc_mix_staged": hc_mix_staged,
     "top_k": top_k,
+    "attention": attention,
+    "compressor": compressor,
     "gqa_pieces": gqa_pieces,
     "gqa_join": gqa_join,
 }
@@ -240,6 +293,12 @@ BUGS = [
     ("top_k", Bug("scores overwritten before they are read", "ptx::sync_warp();  // all have read", "// all have read")),
     ("top_k", Bug("places of the first score that stays", "at * 2, base + lane);", "at * 2, base);", 8)),
     ("top_k", Bug("zeros of two signs", "codec::bits_of_float(value + 0.0f)", "codec::bits_of_float(value)", 8)),
+    ("attention", Bug("pages taken for neighbours", "static_cast<u64>(at) * view.stride_sequence", "page * view.stride_sequence", 8)),
+    ("attention", Bug("rows count from the sequence's start", "row % view.page_rows * view.stride_row", "row * view.stride_row", 8)),
+    ("attention", Bug("tile overwritten while it is read", "sums[u] = sum;\n            }\n            ptx::sync_threads();", "sums[u] = sum;\n            }")),
+    ("attention", Bug("window of one row less", "end - p.window : 0;", "end - p.window + 1 : 0;", 8)),
+    ("attention", Bug("sums keep an old maximum", "factor = empty ? 1.0f : ptx::exp_f32(max - largest);", "factor = 1.0f;", 8)),
+    ("attention", Bug("a row that is not visible yet", "if (row >= visible) return false;", "if (row >= p.compressed.rows) return false;", 8)),
     ("gqa_pieces", Bug("rows count from the page's start", "- first_row * rows.stride_row", "", 8)),
     ("gqa_pieces", Bug("pages of two pieces", "piece * kGqaSplit / p.page_rows", "piece * kGqaSplit / (2 * p.page_rows)", 8)),
     ("gqa_pieces", Bug("records read before they are there", "kRecord * 4);\n    ptx::sync_threads();", "kRecord * 4);")),
@@ -251,8 +310,13 @@ BUGS = [
     ("gqa_pieces", Bug("halves do not change places", "const float kept = upper ? v[i + count] : v[i], given", "const float kept = v[i], given", 8)),
     ("gqa_join", Bug("the last piece is left out", "/ kGqaSplit + 1;", "/ kGqaSplit;", 8)),
     ("gqa_join", Bug("pieces are not scaled", "const float factor = gqa_detail::share(softmax.x, top);", "const float factor = 1;", 8)),
-    ("gqa_join", Bug("weights of one piece", "weights = ptx::fma_rn_f32(factor, softmax.y, weights);", "weights = softmax.y;", 8)),
     ("gqa_join", Bug("channels of the first piece", "(records, i * kRecord + channel, part)", "(records, channel, part)", 8)),
+    ("gqa_join", Bug("weights of one piece", "weights = ptx::fma_rn_f32(factor, softmax.y, weights);", "weights = softmax.y;", 8)),
+    ("compressor", Bug("every window is the first", "if (position == 0) pools", "if (slot == 0) pools", 8)),
+    ("compressor", Bug("halves swapped", "push(pools[kNext], 0);", "push(pools[kNext], 1);", 8)),
+    ("compressor", Bug("closed window is not kept", "pools[kClosed] = pools[kNext];", "", 8)),
+    ("compressor", Bug("row rotated at its last token", "static_cast<i32>(window * p.ratio), false", "static_cast<i32>(position), false", 8)),
+    ("compressor", Bug("position bias of the wrong slot", "static_cast<u64>(slot) * kHalves", "static_cast<u64>(position / p.ratio) * kHalves", 8)),
 ]  # fmt: skip
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from emulator.op_bugs import Bug, Launch, check_clean, check_shown, pack, text
-from emulator.test_expert_bugs import TIES
 from kernel.test_sample import SEED, drawn, philox, truncated
 from ops_cases import real
 
@@ -19,17 +18,6 @@ def sample(kernel: str, grid: int, block: int, arrays: dict[str, Any], params: A
            spec: str = "") -> tuple[Launch, str]:  # fmt: skip
     launch = Launch(f"deep_gemm::{kernel}<kSpec>", (grid,), block, SMEM_BYTES, arrays, params, expected, 1e-6)
     return launch, text("sample", "SampleSpec", spec)
-
-
-def argmax() -> tuple[Launch, str]:
-    v = 3000
-    logits = np.round(real(np.random.default_rng(51), (4, v))).astype(np.float32)  # ties
-    logits[1, v // 2] = np.nan
-    logits[2] = -np.inf
-    tokens = logits.argmax(1)
-    tokens[1] = -1
-    arrays = {"logits": logits, "tokens": np.full(4, -77, np.int32)}
-    return sample("argmax", 4, 1024, arrays, pack("logits", (v,), "tokens", v), {"tokens": tokens})
 
 
 def sample_distribution() -> tuple[Launch, str]:
@@ -103,7 +91,6 @@ def fill_positions() -> tuple[Launch, str]:
 
 
 CASES = {
-    "argmax": argmax,
     "sample_distribution": sample_distribution,
     "sample_draw": sample_draw,
     "accept_sampled": accept_sampled,
@@ -111,11 +98,6 @@ CASES = {
     "fill_positions": fill_positions,
 }
 BUGS = [
-    ("argmax", TIES),
-    ("argmax", Bug("warps read before they are there", "st_shared_u64(warps + warp * 8, best);\n    ptx::sync_threads();", "st_shared_u64(warps + warp * 8, best);")),
-    ("argmax", Bug("a NaN is passed over", "nan ? ~u64{0} : best", "best", 8)),
-    ("argmax", Bug("logits beyond the last", "logits + (i < p.v ? i : thread)", "logits + i", 8)),
-    ("argmax", Bug("a warp's largest", "best = tile::warp_max_u64(ptx::ld_shared_u64(warps + lane * 8));", "", 8)),
     ("sample_distribution", Bug("counted before the bins are cleared", "ptx::st_shared_u64(smem + kPlan.bins + thread * 8, 0);\n        ptx::sync_threads();", "ptx::st_shared_u64(smem + kPlan.bins + thread * 8, 0);")),
     ("sample_distribution", Bug("bins read before all have counted", "measure(i));\n        }\n        ptx::sync_threads();", "measure(i));\n        }")),
     ("sample_distribution", Bug("what lies above is forgotten", "wanted -= ptx::ld_shared_u64(smem + kPlan.found + 8);", "", 8)),

@@ -1,4 +1,4 @@
-"""Bugs injected into the kernels of attention and of its compressed rows must be caught."""
+"""Bugs injected into the attention over latent rows on tensor cores must be caught."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import pytest
 from emulator.op_bugs import BF16, Bug, bugs, pack, text
 from ops_cases import real
 from reference import deepseek_v4 as ref
-
-from deep_gemm import ops
 
 NO_ROWS = [None, (0,), (0,), 0, 0, 0, 0, None]
 
@@ -85,63 +83,10 @@ def latent_merge() -> tuple[Any, str]:
     return launch, text("latent_mma", "LatentMergeSpec", "")
 
 
-def attention() -> tuple[Any, str]:
-    rng = np.random.default_rng(4)
-    d, ring_rows, window, position = 128, 40, 36, 50
-    q, ring, compressed = real(rng, (1, 4, d), scale=3), real(rng, (1, ring_rows, d)), real(rng, (1, 30, d))
-    seen = np.stack(
-        [
-            *(ring[0, p % ring_rows] for p in range(position - window + 1, position + 1)),
-            *compressed[0, [1, 5, 11]],
-        ]
-    )
-    expected = ref.attention(q[0], seen, seen, d**-0.5, None)[None]
-    picks = np.array([[1, 5, 11, 12, -1]], np.int32)  # row 12 ends with token 51
-    table = np.array([[2, 0, 3]], np.int32)  # of pages of ten rows
-    pages = np.full((4, 10, d), np.nan, np.float32)
-    pages[table[0]] = compressed.reshape(3, 10, d)
-    arrays = {"q": q, "ring": ring, "compressed": pages, "picks": picks, "positions": np.array([position], np.int32),
-              "table": table, "out": np.full((1, 4, d), np.nan, np.float32)}  # fmt: skip
-    params = pack(["q", (4 * d,), (d,)], ["out", (4 * d,), (d,)], ["ring", (0,), (d,), 1, ring_rows, 1, 0, None],
-                  ["compressed", (10 * d,), (d,), 1, 30, 10, 3, "table"], "picks", None, None, "positions", None, 1, 4, window, 4, 5, 0,
-                  float(d**-0.5))  # fmt: skip
-    launch = bugs.Launch(
-        "deep_gemm::attention<kSpec>", (1,), 128, 16384, arrays, params, {"out": expected}, 1e-4
-    )
-    return launch, text("attention", "AttentionSpec", ".compressed = Format::fp32, .d = 128, .picks = true")
-
-
-def compressor() -> tuple[Any, str]:
-    rng = np.random.default_rng(5)
-    dim, tokens = 512, 8
-    kv, gate, ape = real(rng, (tokens, 2 * dim)), real(rng, (tokens, 2 * dim)), real(rng, (4, 2 * dim))
-    weight, wide = real(rng, (dim,)), ref.frequencies(64, 1e4)
-    pooled = ref.compressed_rows(kv, gate, ape, 4, True)
-    rows = np.stack(
-        [ref.rotate(ref.rms_norm(row, weight, 1e-6), 4 * w, wide) for w, row in enumerate(pooled)]
-    )[None]
-    total = (gate + ape[np.arange(tokens) % 4])[4:].astype(np.float64)
-    largest = total.max(0)
-    weights = np.exp(total - largest)
-    pools = np.stack([largest, weights.sum(0), (weights * kv[4:]).sum(0)])
-    first, second = pools[:, :dim], pools[:, dim:]
-    state = np.concatenate([first, first, second])[None]
-    arrays = {"kv": kv, "gate": gate, "ape": ape, "weight": weight, "frequencies": ops.rope_frequencies(64, 1e4),
-              "positions": np.arange(tokens, dtype=np.int32), "state": np.full(state.shape, np.nan, np.float32),
-              "rows": np.full(rows.shape, np.nan, np.float32)}  # fmt: skip
-    params = pack("kv", "gate", (2 * dim,), (2 * dim,), "ape", "weight", "frequencies", "positions", None, "state", None,
-                  ["rows", (0,), (dim,), 1, 2, 1, 0, None], tokens, dim, 64, 4, 1e-6, 1, tokens)  # fmt: skip
-    launch = bugs.Launch("deep_gemm::compressor_update<kSpec>", (1,), 128, 1024, arrays, params,
-                         {"rows": rows, "state": state}, 1e-4)  # fmt: skip
-    return launch, text("compressor", "CompressorSpec", ".weight = Format::fp32")
-
-
 CASES = {
     "latent_mma": latent_mma,
     "latent_mma_tiles": latent_mma_tiles,
     "latent_merge": latent_merge,
-    "attention": attention,
-    "compressor": compressor,
 }
 BUGS = [
     ("latent_mma", Bug("rows overwritten while they are read", "if (!S.split) ptx::sync_threads();", "")),
@@ -159,17 +104,6 @@ BUGS = [
     ("latent_merge", Bug("records of another head", "head % kLatentMmaHeads) * kLatentRecord", "head / 2) * kLatentRecord", 8)),
     ("latent_merge", Bug("weights are not added", "sum = factors.apply(sum, weights);", "sum = weights;", 8)),
     ("latent_merge", Bug("sums keep an old maximum", "ptx::exp_f32(max - largest), ptx::exp_f32(m - largest)", "1.0f, ptx::exp_f32(m - largest)", 8)),
-    ("attention", Bug("pages taken for neighbours", "static_cast<u64>(at) * view.stride_sequence", "page * view.stride_sequence", 8)),
-    ("attention", Bug("rows count from the sequence's start", "row % view.page_rows * view.stride_row", "row * view.stride_row", 8)),
-    ("attention", Bug("tile overwritten while it is read", "sums[u] = sum;\n            }\n            ptx::sync_threads();", "sums[u] = sum;\n            }")),
-    ("attention", Bug("window of one row less", "end - p.window : 0;", "end - p.window + 1 : 0;", 8)),
-    ("attention", Bug("sums keep an old maximum", "factor = empty ? 1.0f : ptx::exp_f32(max - largest);", "factor = 1.0f;", 8)),
-    ("attention", Bug("a row that is not visible yet", "if (row >= visible) return false;", "if (row >= p.compressed.rows) return false;", 8)),
-    ("compressor", Bug("every window is the first", "if (position == 0) pools", "if (slot == 0) pools", 8)),
-    ("compressor", Bug("halves swapped", "push(pools[kNext], 0);", "push(pools[kNext], 1);", 8)),
-    ("compressor", Bug("closed window is not kept", "pools[kClosed] = pools[kNext];", "", 8)),
-    ("compressor", Bug("row rotated at its last token", "static_cast<i32>(window * p.ratio), false", "static_cast<i32>(position), false", 8)),
-    ("compressor", Bug("position bias of the wrong slot", "static_cast<u64>(slot) * kHalves", "static_cast<u64>(position / p.ratio) * kHalves", 8)),
 ]  # fmt: skip
 
 
