@@ -11,6 +11,8 @@ from emulator.op_bugs import BF16, Bug, bugs, pack, text
 from ops_cases import real
 from reference import deepseek_v4 as ref
 
+from deep_gemm import ops
+
 
 def project() -> tuple[Any, str]:
     rng = np.random.default_rng(1)
