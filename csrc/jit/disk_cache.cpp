@@ -4,6 +4,8 @@
 #include "base/log.h"
 
 #include <algorithm>
+#include <cerrno>
+#include <charconv>
 #include <chrono>
 
 namespace deep_gemm::jit {
@@ -39,7 +41,7 @@ std::string folder_name(const Digest& key, std::string_view name, const Target& 
                        target.arch, key.hex());
 }
 
-// The folders below, none where there is no such folder or it cannot be read.
+// What lies in a folder, none where there is no such folder or it cannot be read.
 std::vector<Path> subfolders(const Path& folder) {
     std::vector<Path> found;
     std::error_code error;
@@ -49,10 +51,15 @@ std::vector<Path> subfolders(const Path& folder) {
     return found;
 }
 
-// Of two versions "nvrtc-12.8" and "nvrtc-13.0" the later.
-bool older(const Path& a, const Path& b) {
-    const std::string x = a.filename().string(), y = b.filename().string();
-    return x.size() != y.size() ? x.size() < y.size() : x < y;
+// {12, 8} of "nvrtc-12.8".
+std::pair<u32, u32> version_of(const Path& entry) {
+    const std::string name = entry.filename().string();
+    std::pair<u32, u32> version{0, 0};
+    const char *at = name.data() + std::min(kVersionPrefix.size(), name.size()),
+               *end = name.data() + name.size();
+    at = std::from_chars(at, end, version.first).ptr;
+    if (at != end) std::from_chars(at + 1, end, version.second);
+    return version;
 }
 
 std::optional<Record> read_record(const Path& entry) {
@@ -113,7 +120,7 @@ std::optional<Artifact> DiskCache::find(const Digest& key, std::string_view name
         if (nvrtc.empty()) {
             versions = subfolders(kernel);
             std::sort(versions.begin(), versions.end(),
-                      [](const Path& a, const Path& b) { return older(b, a); });
+                      [](const Path& a, const Path& b) { return version_of(a) > version_of(b); });
         } else if (std::error_code error;
                    fs::exists(kernel / fmt::format("{}{}", kVersionPrefix, nvrtc), error)) {
             versions.push_back(kernel / fmt::format("{}{}", kVersionPrefix, nvrtc));
@@ -134,27 +141,43 @@ std::optional<Artifact> DiskCache::find(const Digest& key, std::string_view name
     return std::nullopt;
 }
 
-void DiskCache::publish(const Digest& key, const Target& target, const KernelSource& source,
-                        const Artifact& artifact) noexcept {
-    if (!can_write_) return;
-    Path staged;
+void DiskCache::store(const Digest& key, const Target& target, const KernelSource& source,
+                      const Artifact& artifact) {
+    const Path kernel = writable_ / "kernels" / folder_name(key, source.name, target);
+    make_directories(kernel);
+    make_directories(writable_ / "tmp");
+    const Path staged = make_unique_directory(writable_ / "tmp", source.name);
     try {
-        const Path kernel = writable_ / "kernels" / folder_name(key, source.name, target);
-        make_directories(kernel);
-        make_directories(writable_ / "tmp");
-        staged = make_unique_directory(writable_ / "tmp", source.name);
         write_file(staged / "kernel.cu", source.code);
         write_file(staged / "log.txt", artifact.log);
         write_file(staged / kImage, artifact.image);
         write_file(staged / kRecord,
                    write_record(make_record(key, target, artifact, source.entry, source.replay)));
         publish_directory(staged, kernel / fmt::format("{}{}", kVersionPrefix, artifact.nvrtc));
-        // Looking at every entry takes a fraction of the time of so many builds.
-        constexpr u32 kBuildsBetween = 32;
-        if (published_++ % kBuildsBetween == 0) keep_within_limit();
-    } catch (const std::exception& error) {
-        if (!staged.empty()) remove_tree(staged);
-        give_up_writing("storing a kernel", error);
+    } catch (...) {
+        remove_tree(staged);
+        throw;
+    }
+}
+
+void DiskCache::publish(const Digest& key, const Target& target, const KernelSource& source,
+                        const Artifact& artifact) noexcept {
+    // Folders go while they are filled when somebody clears the cache: once is bad luck, this often in a row
+    // is a place where none can be made.
+    constexpr u32 kAttempts = 8;
+    for (u32 attempt = 1; can_write_; ++attempt) {
+        try {
+            store(key, target, source, artifact);
+            // Looking at every entry takes a fraction of the time of so many builds.
+            constexpr u32 kBuildsBetween = 32;
+            if (published_++ % kBuildsBetween == 0) keep_within_limit();
+            return;
+        } catch (const FileError& error) {
+            if (error.number() == ENOENT && attempt < kAttempts) continue;
+            give_up_writing("storing a kernel", error);
+        } catch (const std::exception& error) {
+            give_up_writing("storing a kernel", error);
+        }
     }
 }
 
@@ -202,8 +225,9 @@ std::unique_ptr<FileLock> DiskCache::lock(const Digest& key) {
         make_directories(writable_ / "locks");
         return std::make_unique<FileLock>(writable_ / "locks" / key.hex(), timeout);
     } catch (const std::exception& error) {
-        give_up_writing("locking a kernel", error);
-        return nullptr;
+        const auto* file = dynamic_cast<const FileError*>(&error);
+        if (file == nullptr || file->number() != ENOENT) give_up_writing("locking a kernel", error);
+        return nullptr;  // where no folder can be made publish() finds out
     }
 }
 
@@ -251,8 +275,21 @@ DiskCache::Cleared DiskCache::clear() {
         cleared.entries += subfolders(kernel).size();
         cleared.bytes += bytes_in(kernel);
     }
-    for (const char* part : {"kernels", "failed", "locks", "tmp"}) remove_tree(writable_ / part);
+    for (const Path& kernel : subfolders(writable_ / "kernels")) discard(writable_, kernel);
+    remove_tree(writable_ / "failed");
+    // To hold a lock and to let it go removes its file; one that somebody else holds stays.
+    for (const Path& lock : subfolders(writable_ / "locks")) FileLock(lock, std::chrono::milliseconds(0));
+    remove_leftovers();
     return cleared;
+}
+
+// What killed processes left behind.
+void DiskCache::remove_leftovers() {
+    constexpr auto kStale = std::chrono::hours(1);  // no build takes that long
+    std::error_code error;
+    for (const Path& leftover : subfolders(writable_ / "tmp"))
+        if (fs::last_write_time(leftover, error) < fs::file_time_type::clock::now() - kStale)
+            remove_tree(leftover);
 }
 
 std::vector<DiskCache::Entry> DiskCache::remove_damaged() {
@@ -262,11 +299,7 @@ std::vector<DiskCache::Entry> DiskCache::remove_damaged() {
         discard(writable_, entry.folder);
         removed.push_back(std::move(entry));
     }
-    constexpr auto kStale = std::chrono::hours(1);  // no build takes that long
-    std::error_code error;
-    for (const Path& leftover : subfolders(writable_ / "tmp"))
-        if (fs::last_write_time(leftover, error) < fs::file_time_type::clock::now() - kStale)
-            remove_tree(leftover);
+    remove_leftovers();
     return removed;
 }
 

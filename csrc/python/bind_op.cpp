@@ -232,7 +232,9 @@ PyMethodDef methods[] = {
      "rows. With\n"
      "use_psum_layout it is int32 [groups], the end row of each group, the "
      "next group starting at a multiple "
-     "of 128."},
+     "of 128;\n"
+     "an end beyond m counts as m, and a group that would end before it starts "
+     "is empty."},
     {"m_grouped_fp8_gemm_nt_masked", DG_FAST_ENTRY(kMaskedFp8Op),
      "m_grouped_fp8_gemm_nt_masked(a, b, d, masked_m, expected_m, recipe=None, "
      "recipe_a=None, recipe_b=None, "
@@ -241,7 +243,7 @@ PyMethodDef methods[] = {
      "a [groups, max_m, k], b [groups, n, k], d [groups, max_m, n]; masked_m "
      "is int32 [groups], the valid "
      "rows of each\n"
-     "group; rows of d beyond it hold anything. expected_m chooses the kernel "
+     "group (clamped to 0 ... max_m); rows of d beyond it hold anything. expected_m chooses the kernel "
      "and nothing else."},
     {"bf16_gemm_nt", DG_FAST_ENTRY(kDenseBf16Op),
      "bf16_gemm_nt(a, b, d, c=None, compiled_dims='nk', *, spec=None, "

@@ -1087,7 +1087,8 @@ def m_grouped_fp8_gemm_nt_contiguous(
     """
     Rows of a [m, k] belong to matrices of b [groups, n, k]: grouped_layout is int32 [m], the group of each row, with -1
     (or any number outside the groups) for rows that become zeros; segments start at multiples of 128 rows. With
-    use_psum_layout it is int32 [groups], the end row of each group, the next group starting at a multiple of 128.
+    use_psum_layout it is int32 [groups], the end row of each group, the next group starting at a multiple of 128;
+    an end beyond m counts as m, and a group that would end before it starts is empty.
     """
 
 def m_grouped_fp8_gemm_nt_masked(
@@ -1108,7 +1109,7 @@ def m_grouped_fp8_gemm_nt_masked(
 ):
     """
     a [groups, max_m, k], b [groups, n, k], d [groups, max_m, n]; masked_m is int32 [groups], the valid rows of each
-    group; rows of d beyond it hold anything. expected_m chooses the kernel and nothing else.
+    group (clamped to 0 ... max_m); rows of d beyond it hold anything. expected_m chooses the kernel and nothing else.
     """
 
 def moe_combine(

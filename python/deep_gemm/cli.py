@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -274,19 +275,43 @@ def cache_verify(repair: bool) -> None:
     click.echo(f"all sound: {sentence(entries)}")
 
 
+def with_bar(build: Callable[[Callable[[int, int, str], None]], Any]) -> Any:
+    """What build(progress) returns; a bar shows how far it is."""
+    with Progress(console=console()) as bar:
+        task = bar.add_task("compiling", total=None)
+        return build(
+            lambda done, total, kernel: bar.update(task, completed=done, total=total, description=kernel)
+        )
+
+
 @main.command(help="Compiles, in parallel, every kernel that PROBLEMS can need.\n\n" + PROBLEM_HELP)
 @click.argument("problems", nargs=-1, required=True)
 @device_option
 def warmup(problems: tuple[str, ...], device: str) -> None:
     wanted = [complete(problem) for problem in problems]
-    with Progress(console=console()) as bar:
-        task = bar.add_task("compiling", total=None)
-
-        def progress(done: int, total: int, kernel: str) -> None:
-            bar.update(task, completed=done, total=total, description=kernel)
-
-        count, seconds = deep_gemm.warmup(wanted, device=device or None, progress=progress)
+    count, seconds = with_bar(
+        lambda progress: deep_gemm.warmup(wanted, device=device or None, progress=progress)
+    )
     click.echo(f"{count} kernels ready in {seconds:.2f} s")
+
+
+@main.command(
+    help="Compiles every kernel that PROBLEMS can need into the file PATH, for machines without NVRTC.\n\n"
+    + PROBLEM_HELP
+)
+@click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("problems", nargs=-1, required=True)
+@click.option(
+    "--device",
+    default="",
+    help="As elsewhere; 90a:132, an architecture and its SMs, for a GPU that is not here.",
+)
+def bundle(path: Path, problems: tuple[str, ...], device: str) -> None:
+    wanted = [complete(problem) for problem in problems]
+    count = with_bar(
+        lambda progress: deep_gemm.write_bundle(path, wanted, device=device or None, progress=progress)
+    )
+    click.echo(f"{count} kernels, {path.stat().st_size / 1024:.0f} KiB; use them with DG_JIT_BUNDLES={path}")
 
 
 @main.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)

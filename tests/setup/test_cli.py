@@ -20,6 +20,7 @@ COMMANDS = [
     "cache clear",
     "cache verify",
     "warmup",
+    "bundle",
     "bench",
 ]
 
@@ -50,11 +51,11 @@ def test_a_bad_problem_is_one_line() -> None:
     )
 
 
-@pytest.mark.parametrize("command", ["explain", "warmup"])
+@pytest.mark.parametrize("command", ["explain", "warmup", "bundle kernels.bundle"])
 def test_a_problem_without_a_size_names_it(command: str) -> None:
-    result = cli(command, "gemm m=64 n=7168")
+    result = cli(*command.split(), "gemm m=64 n=7168")
     assert result.returncode == 1 and "'gemm m=64 n=7168' without k=;" in result.stderr
-    assert "without n= and k=;" in cli(command, "gemm m=64").stderr
+    assert "without n= and k=;" in cli(*command.split(), "gemm m=64").stderr
 
 
 @pytest.mark.parametrize("tool", ["test", "demo", "check"])
