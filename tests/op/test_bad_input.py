@@ -91,8 +91,8 @@ DENSE: list[tuple[str, dict[str, Any], type[Exception], str]] = [
         ValueError,
         "a is int8, expected fp8_e4m3",
     ),
-    ("a of float64", {"a": (np.zeros((M, K)), scales(M, 2))}, TypeError, "dtype float64, expected"),
-    ("a of big-endian", {"a": (np.zeros((M, K), ">f4"), scales(M, 2))}, TypeError, "dtype >f4, expected"),
+    ("a of float64", {"a": (np.zeros((M, K)), scales(M, 2))}, TypeError, "is float64, expected"),
+    ("a of big-endian", {"a": (np.zeros((M, K), ">f4"), scales(M, 2))}, TypeError, "is >f4, expected"),
     (
         "scales of float16",
         {"a": (fp8(M, K), np.ones((M, 2), np.float16))},
@@ -231,7 +231,7 @@ GROUPED: list[tuple[str, dict[str, Any], type[Exception], str]] = [
         ValueError,
         "has shape [129], expected [128]",
     ),
-    ("layout of int64", {"grouped_layout": np.zeros(128, np.int64)}, TypeError, "dtype int64, expected"),
+    ("layout of int64", {"grouped_layout": np.zeros(128, np.int64)}, TypeError, "is int64, expected"),
     ("layout of fp32", {"grouped_layout": scales(128)}, TypeError, "grouped_layout is fp32, expected int32"),
     (
         "layout with gaps",
