@@ -165,7 +165,10 @@ def summary_of(
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
-    "--config", show_default="flash; on the emulator tiny", type=click.Choice(list(CONFIGS)), help="The model."
+    "--config",
+    show_default="flash; on the emulator tiny",
+    type=click.Choice(list(CONFIGS)),
+    help="The model.",
 )
 @click.option("--layers", default=4, show_default=True, type=click.IntRange(1), help="Layers to measure.")
 @click.option(

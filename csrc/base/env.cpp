@@ -97,8 +97,8 @@ u64 env_number(Env key) {
     const char* end = text.data() + text.size();
     const auto [stop, error] = std::from_chars(text.data(), end, number);
     DG_CHECK(error == std::errc{} && stop == end, value,
-             "{}: got '{}', expected a whole number, not negative; unset it for the default ({})", row_of(key).name, text,
-             row_of(key).default_text);
+             "{}: got '{}', expected a whole number, not negative; unset it for the default ({})",
+             row_of(key).name, text, row_of(key).default_text);
     return number;
 }
 

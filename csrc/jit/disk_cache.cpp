@@ -92,7 +92,8 @@ u64 bytes_in(const Path& folder) {
     return bytes;
 }
 
-// Out of readers' sight in one step, then deleted. The error where it stays; one that is gone already is none.
+// Out of readers' sight in one step, then deleted. The error where it stays; one that is gone already is
+// none.
 std::error_code discard(const Path& root, const Path& folder) noexcept {
     std::error_code error;
     try {

@@ -26,11 +26,10 @@ const char* operation(const GemmArguments& args) {
              "{}: {} is int32, expected {}; packed UE8M0 scales are for newer architectures: pass the "
              "fp32 scales",
              operation(args), name, expected);
-    fail(ErrorKind::type,
-         "{}: {} is {}, expected {}; {} or call the operation for its type", operation(args), name,
-         name_of(got), expected,
-         expected == std::string_view("fp8_e4m3") ? "cast it (deep_gemm.utils has the FP8 casts)"
-                                                  : "cast it");
+    fail(
+        ErrorKind::type, "{}: {} is {}, expected {}; {} or call the operation for its type", operation(args),
+        name, name_of(got), expected,
+        expected == std::string_view("fp8_e4m3") ? "cast it (deep_gemm.utils has the FP8 casts)" : "cast it");
 }
 
 void check_present(const GemmArguments& args, const char* name, const TensorView& t, Format format) {

@@ -117,9 +117,10 @@ std::string alignment_note(const GemmProblem& p) {
     p.a_major == Major::k ? look('a', "k", p.k) : look('a', "m", p.m);
     p.b_major == Major::k ? look('b', "k", p.k) : look('b', "n", p.n);
     if (odd.empty()) return odd;
-    return fmt::format("  calls need operands whose rows are multiples of {} bytes apart: pad {} to multiples of {} "
-                       "elements\n",
-                       kAlignment, odd, elements);
+    return fmt::format(
+        "  calls need operands whose rows are multiples of {} bytes apart: pad {} to multiples of {} "
+        "elements\n",
+        kAlignment, odd, elements);
 }
 
 std::string cost_row(const GemmCandidate& candidate, const GemmPlan& plan) {

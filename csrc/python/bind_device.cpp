@@ -231,7 +231,8 @@ void bind_types(py::module_& module) {
         module, "Device",
         "A GPU or the emulated one. Device(), Device('cuda:1'), Device('emulator:sm_90a', seed=3): the same "
         "name and options "
-        "give the same device. A wrong option of the emulator is answered with the list of them; docs/emulator.md describes them.");
+        "give the same device. A wrong option of the emulator is answered with the list of them; "
+        "docs/emulator.md describes them.");
     device.def(py::init(&find_device), py::arg("name") = "");
     device.def("__eq__", [](const Device& d, const py::object& other) {
         return py::isinstance<Device>(other) && other.cast<Device*>() == &d;

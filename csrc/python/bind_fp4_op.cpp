@@ -132,8 +132,10 @@ void run(const Operation& operation, const CallArguments& arguments) {
             reader.read(arguments[at.group_layout], signature.names[at.group_layout], false, "int32");
     if (at.list >= 0) {
         gemm.list = reader.read(arguments[at.list], "head", true, "int32");
-        if (arguments[at.list + 1]) gemm.a_rows = reader.read(arguments[at.list + 1], "a_rows", false, "int32");
-        if (arguments[at.list + 2]) gemm.d_rows = reader.read(arguments[at.list + 2], "d_rows", false, "int32");
+        if (arguments[at.list + 1])
+            gemm.a_rows = reader.read(arguments[at.list + 1], "a_rows", false, "int32");
+        if (arguments[at.list + 2])
+            gemm.d_rows = reader.read(arguments[at.list + 2], "d_rows", false, "int32");
     }
     if (at.psum >= 0 && arguments[at.psum] && PyObject_IsTrue(arguments[at.psum]) == 1)
         gemm.groups = GroupMode::psum;

@@ -93,7 +93,8 @@ Dict dict_of(const GemmSpec& spec) {
 
 void bind_spec(py::module_& module) {
     const std::string doc = fmt::format(
-        "What a GEMM kernel is. GemmSpec(block_m=64, ...) sets fields by name: {}. spec/gemm.h says what they "
+        "What a GEMM kernel is. GemmSpec(block_m=64, ...) sets fields by name: {}. spec/gemm.h says what "
+        "they "
         "mean.",
         field_names_of<GemmSpec>());
     py::class_<GemmSpec> type(module, "GemmSpec", doc.c_str());
@@ -196,7 +197,8 @@ void bind_plan(py::module_& module) {
             return plan::explain(plan::parse_problem(text), model, rows);
         },
         py::arg("problem"), py::arg("device") = py::none(), py::arg("rows") = 12,
-        "A table of the best candidates with their cost terms, and why the others were rejected: of 'gemm ...', "
+        "A table of the best candidates with their cost terms, and why the others were rejected: of 'gemm "
+        "...', "
         "'fp4_gemm ...' or 'linear ...'.");
     module.def(
         "candidates",

@@ -75,8 +75,9 @@ template <typename Spec>
 std::string field_names_of() {
     Spec spec;
     std::string names;
-    visit_fields([&names](const char* name, auto&) { names += fmt::format("{}{}", names.empty() ? "" : ", ", name); },
-                 spec);
+    visit_fields(
+        [&names](const char* name, auto&) { names += fmt::format("{}{}", names.empty() ? "" : ", ", name); },
+        spec);
     return names;
 }
 

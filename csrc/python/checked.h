@@ -1,5 +1,5 @@
-// Arguments of pybind11's functions that are refused in the library's words: Checked<T, Tag> is a T in signatures,
-// and an error of Tag's name and expectation where Python passes something else.
+// Arguments of pybind11's functions that are refused in the library's words: Checked<T, Tag> is a T in
+// signatures, and an error of Tag's name and expectation where Python passes something else.
 #pragma once
 
 #include "base/error.h"

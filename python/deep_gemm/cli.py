@@ -370,7 +370,7 @@ def warmup(problems: tuple[str, ...], device: str) -> None:
 @main.command(
     short_help="The same into a file, for other machines.",
     help="Compiles every kernel that PROBLEMS can need into the file PATH, for machines without NVRTC.\n\n"
-    + PROBLEM_HELP
+    + PROBLEM_HELP,
 )
 @click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
 @click.argument("problems", nargs=-1, required=True)

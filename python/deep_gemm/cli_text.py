@@ -53,14 +53,22 @@ OPTIONS = [
         help="Rows of a speculative step; 1: plain decoding; default: 3 where the model has an MTP block.",
     ),
     click.option(
-        "--max-tokens", default=256, show_default=True, type=click.IntRange(1), help="Tokens to write at most."
+        "--max-tokens",
+        default=256,
+        show_default=True,
+        type=click.IntRange(1),
+        help="Tokens to write at most.",
     ),
     click.option("--temperature", default=0.0, show_default=True, help="0: always the most likely token."),
     click.option("--top-k", default=0, show_default=True, help="Only the k most likely tokens; 0: all."),
     click.option("--top-p", default=1.0, show_default=True, help="The fewest tokens with this share."),
     click.option("--min-p", default=0.0, show_default=True, help="Tokens at least this likely as the first."),
     click.option(
-        "--seed", default=0, show_default=True, type=click.IntRange(0), help="Of what is drawn above temperature 0."
+        "--seed",
+        default=0,
+        show_default=True,
+        type=click.IntRange(0),
+        help="Of what is drawn above temperature 0.",
     ),
     click.option("--strict", is_flag=True, help="Verify drafts one row at a time, as plain decoding would."),
     click.option("--stats", is_flag=True, help="Tokens a step, accepted by position, tokens/s."),

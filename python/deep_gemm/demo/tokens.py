@@ -22,7 +22,9 @@ def read_text(path: Path | None) -> tuple[str, bytes]:
     if path is not None:
         content = path.read_bytes()
         if not content:
-            raise ValueError(f"demo: got an empty file, {path}, expected at least one byte; pass another file")
+            raise ValueError(
+                f"demo: got an empty file, {path}, expected at least one byte; pass another file"
+            )
         return str(path), content
     readme = Path(__file__).resolve().parents[3] / "README.md"
     if readme.is_file():
