@@ -198,10 +198,10 @@ def fp4(path: str, form: str | None) -> None:
 @click.option("--rows", default=12, show_default=True, type=click.IntRange(1), help="Candidates to show.")
 @device_option
 def explain(problem: tuple[str, ...], rows: int, device: str) -> None:
-    click.echo(deep_gemm.explain(complete(" ".join(problem)), device=device or None, rows=rows))
+    click.echo(deep_gemm.explain(complete(" ".join(problem)), device=device or None, rows=rows).rstrip())
 
 
-@main.command()
+@main.command(short_help="Device, compiler, cache and variables.")
 @click.option("--name", "name_only", is_flag=True, help="Print only the name of the device.")
 @device_option
 def env(name_only: bool, device: str) -> None:
@@ -368,7 +368,7 @@ def warmup(problems: tuple[str, ...], device: str) -> None:
 
 
 @main.command(
-    short_help="The same into a file, for other machines.",
+    short_help="Compiles what problems need into a file.",
     help="Compiles every kernel that PROBLEMS can need into the file PATH, for machines without NVRTC.\n\n"
     + PROBLEM_HELP,
 )
