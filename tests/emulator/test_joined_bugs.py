@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from emulator.op_bugs import BF16, Bug, bugs, pack, text
 from ops_cases import fp8_rows, real
 from reference import deepseek_v4 as ref
 
 from deep_gemm import ops
-
-_spec = importlib.util.spec_from_file_location("op_bugs", Path(__file__).with_name("test_op_bugs.py"))
-assert _spec is not None and _spec.loader is not None
-op_bugs: Any = importlib.util.module_from_spec(_spec)
-__import__("sys").modules["op_bugs"] = op_bugs
-_spec.loader.exec_module(op_bugs)
-
-bugs, pack, text = op_bugs.bugs, op_bugs.pack, op_bugs.text
-Bug = bugs.Bug
 
 
 def attention_heads() -> tuple[Any, str]:
@@ -140,7 +130,7 @@ def route_activate() -> tuple[Any, str]:
     chosen, weights = (np.stack([one[i] for one in routed]) for i in range(2))
     wide = h.astype(np.float64)
     gate, up = wide[:, :n], wide[:, n:]
-    values = (gate / (1 + np.exp(-gate)) * up).astype(np.float32).astype(op_bugs.BF16)
+    values = (gate / (1 + np.exp(-gate)) * up).astype(np.float32).astype(BF16)
     codes, scales = fp8_rows(values)
     arrays = {"logits": logits, "h": h, "slots": np.arange(slots, dtype=np.int32), "count": np.array([slots], np.int32),
               "experts": np.full((rows, choices), -7, np.int32), "weights": np.full((rows, choices), np.nan, np.float32),

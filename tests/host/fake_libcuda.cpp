@@ -1,9 +1,8 @@
 // A stand-in for libcuda: every entry point the library opens, no GPU. Memory is host memory, launches do
 // nothing but are written down. FAKE_VERSION: driver version (13000). FAKE_DEVICES: number of GPUs (1).
 // FAKE_FAIL: the call that fails, with FAKE_CODE (2). FAKE_LOG: file that gets one line per interesting call.
-// FAKE_NAMES: the log has the kernels' names too. FAKE_LAUNCH_MS: how long a launch takes on the host (0).
-// FAKE_CAPTURING: a capture is under way, in which allocating and loading fail (900) unless the thread's mode
-// is relaxed.
+// FAKE_LAUNCH_MS: how long a launch takes on the host (0). FAKE_CAPTURING: a capture is under way, in which
+// allocating and loading fail (900) unless the thread's mode is relaxed.
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -91,7 +90,7 @@ CALL(cuModuleLoadDataEx, void** module, const void*, unsigned, int*, void**)
     return 0;
 }
 CALL(cuModuleUnload, void*) note("unload"); return 0; }
-CALL(cuModuleGetFunction, void** function, void*, const char* name) if (std::getenv("FAKE_NAMES")) note(std::string("kernel ") + name); *function = handles; return 0; }
+CALL(cuModuleGetFunction, void** function, void*, const char*) *function = handles; return 0; }
 CALL(cuFuncGetAttribute, int* value, int which, void*) *value = which == 4 ? 168 : which == 1 ? 1024 : 0; return 0; }
 CALL(cuFuncSetAttribute, void*, int which, int value) note("attribute " + std::to_string(which) + " = " + std::to_string(value)); return 0; }
 CALL(cuFuncGetParamInfo, void*, size_t index, size_t* offset, size_t* bytes) *offset = 0; *bytes = 8; return index == 0 ? 0 : 1; }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,3 +75,37 @@ def test_what_is_no_list_of_problems_or_no_path(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="open_bundle: path is 3 of type int"):
         deep_gemm.open_bundle(3)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_bundle(run_python: Run, cache: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "sub" / "kernels.bundle"
+    run_python(f"_C.write_bundle({str(bundle)!r}, [source(i) for i in range(3)])")
+    assert [file.name for file in bundle.parent.iterdir()] == ["kernels.bundle"]
+    shutil.rmtree(cache)
+    script = """
+a = _C.build(source(1))
+print(a.origin, a.lowered_name, a.stats["registers"] > 0, len(a.image) > 1000)
+print(fails(_C.build, source(7))[1])
+"""
+    expected = ["bundle _Z5probePf True True", "compile"]
+    opened = f"print(_C.open_bundle({str(bundle)!r}))"
+    without = {"DG_NVRTC_PATH": "/nowhere"}
+    assert run_python(opened + script, **without).lines == ["3", *expected]
+    assert run_python(script, DG_JIT_BUNDLES=f"/missing:{bundle}", **without).lines == expected
+    assert not cache.exists() or not list((cache / "kernels").glob("*"))
+
+
+def test_damaged_bundles(run_python: Run, tmp_path: Path) -> None:
+    bundle = tmp_path / "kernels.bundle"
+    run_python(f"_C.write_bundle({str(bundle)!r}, [source(0)])")
+    content = bundle.read_bytes()
+    opened = f"print(fails(_C.open_bundle, {str(bundle)!r})[1:])"
+    for damaged in (b"", b"not a bundle" * 20, content[:40], content[:100] + b"!" + content[101:]):
+        bundle.write_bytes(damaged)
+        kind, message = eval(run_python(opened).out)
+        assert kind == "io"
+        assert "write it again" in message
+    bundle.write_bytes(content[:-1])  # the index is sound, an image is not
+    done = run_python(f"_C.open_bundle({str(bundle)!r}); print(_C.build(source(0)).origin)")
+    assert done.out == "disk\n"
+    assert "is damaged; it is looked for elsewhere" in done.err

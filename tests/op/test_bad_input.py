@@ -12,7 +12,6 @@ import pytest
 from gemm_cases import launched_by
 
 import deep_gemm
-from deep_gemm import _C
 
 BF16 = ml_dtypes.bfloat16
 FP8 = ml_dtypes.float8_e4m3fn
@@ -283,7 +282,9 @@ def check(
     def call() -> None:
         with pytest.raises(error) as raised:
             operation(**arguments)
-        assert sentence in str(raised.value)
+        text = str(raised.value)
+        assert sentence in text
+        assert "expected" in text or " must be " in text or "has no argument" in text, text
 
     assert launched_by(call) is None
 
@@ -353,33 +354,6 @@ def test_spec_for_another_problem(emulator: Any) -> None:
     check(deep_gemm.fp8_gemm_nt, dense(emulator, spec=spec), ValueError, "block_m must be a multiple of 64")
 
 
-def test_fields_of_a_spec() -> None:
-    with pytest.raises(TypeError, match="has no field 'block_k'"):
-        deep_gemm.GemmSpec(block_k=64)
-    with pytest.raises(ValueError, match="GemmSpec: ab: got 'fp4', expected one of fp8_e4m3, bf16"):
-        deep_gemm.GemmSpec(ab="fp4")
-    with pytest.raises(ValueError, match="Fp4GemmSpec: form: got 'nv', expected one of mx_e4m3"):
-        deep_gemm.Fp4GemmSpec(form="nv")
-
-
-@pytest.mark.parametrize("spec", [deep_gemm.GemmSpec, deep_gemm.Fp4GemmSpec, _C.WeightGemmSpec])
-def test_values_of_a_spec(spec: Any) -> None:
-    for value, kind in (
-        ("64", TypeError),
-        (64.5, TypeError),
-        (None, TypeError),
-        (-1, ValueError),
-        (2**32, ValueError),
-    ):
-        with pytest.raises(kind, match=rf"{spec.__name__}: block_m is {value!r}, expected a number from 0"):
-            spec(block_m=value)
-
-
-def test_truth_values_of_a_spec() -> None:
-    with pytest.raises(TypeError, match="GemmSpec: swap_ab is 'yes', expected True or False"):
-        deep_gemm.GemmSpec(swap_ab="yes")
-
-
 def test_transposed_fp8_is_told_how_to_be_stored(emulator: Any) -> None:
     a, d, b_scales = (fp8(M, K), scales(M, 2)), out(M, N), scales(1, 2)
     with pytest.raises(ValueError, match=r"_nn, _tn, _tt\) b\.mT\.contiguous\(\)\.mT"):
@@ -397,13 +371,3 @@ def test_sides_beyond_what_blocks_are_counted_for(emulator: Any) -> None:
         view = np.lib.stride_tricks.as_strided(bf16, d, (2 * d[1], 2))
         with pytest.raises(ValueError, match=rf"d has {d[0]} x {d[1]} elements, expected at most 2\^30"):
             deep_gemm.bf16_gemm_nt(a, b, view, device=emulator)
-
-
-def test_odd_number_of_sms() -> None:
-    with pytest.raises(ValueError, match="expected an even number"):
-        deep_gemm.set_num_sms(3)
-
-
-def test_other_alignment() -> None:
-    with pytest.raises(ValueError, match="expected 128"):
-        deep_gemm.set_mk_alignment_for_contiguous_layout(64)

@@ -135,20 +135,8 @@ def test_masked_counts_beyond_the_tensor_are_clamped(device: Any, ab: str) -> No
     assert untouched(got[1]) and untouched(got[3])
 
 
-PSUM_ENDS = [
-    # ends, the rows of each group, rows of zeros, rows that are left alone
-    ((100, 1000), [(0, 100), (128, 256)], [(100, 128)], []),
-    ((300, 50), [(0, 256), (0, 0)], [], []),
-    ((2**31 - 1, 2**31 - 1), [(0, 256), (0, 0)], [], []),
-    ((200, 100), [(0, 200), (0, 0)], [(200, 256)], []),
-    ((-5, 200), [(0, 0), (0, 200)], [(200, 256)], []),
-    ((100, -1), [(0, 100), (0, 0)], [(100, 128)], [(128, 256)]),
-]
-
-
-@pytest.mark.parametrize(("ends", "groups", "zeros", "left"), PSUM_ENDS, ids=[str(c[0]) for c in PSUM_ENDS])
-def test_ends_that_fall_or_lie_outside(device: Any, ends: Any, groups: Any, zeros: Any, left: Any) -> None:
-    """An end beyond m is m; one before the start of its group leaves the group empty."""
+def prefix_sums(device: Any, ends: tuple[int, ...]) -> tuple[Any, Any, Any]:
+    """a, b and all of D, whose last 128 rows are beyond what the operation was given."""
     case, rng = Case(256, 64, 128, ab="bf16", d="fp32"), np.random.default_rng(4)
     a, b = random_operand(rng, (256, 128), case, 1), random_operand(rng, (2, 64, 128), case, 128)
     whole, d = guarded(device, (256, 64), case, 128)
@@ -156,11 +144,29 @@ def test_ends_that_fall_or_lie_outside(device: Any, ends: Any, groups: Any, zero
     deep_gemm.m_grouped_bf16_gemm_nt_contiguous(
         argument(device, a), argument(device, b), d, layout, use_psum_layout=True, device=device
     )
-    got = take(whole)
+    return a, b, take(whole)
+
+
+CLAMPED_ENDS = [
+    # ends, the rows of each group, rows of zeros
+    ((100, 1000), [(0, 100), (128, 256)], (100, 128)),
+    ((2**31 - 1, 2**31 - 1), [(0, 256), (0, 0)], (0, 0)),
+    ((-5, 200), [(0, 0), (0, 200)], (200, 256)),
+]
+
+
+@pytest.mark.parametrize(("ends", "groups", "zeros"), CLAMPED_ENDS, ids=[str(c[0]) for c in CLAMPED_ENDS])
+def test_ends_outside_the_tensor_are_clamped(device: Any, ends: Any, groups: Any, zeros: Any) -> None:
+    a, b, got = prefix_sums(device, ends)
     for group, rows in enumerate(slice(*r) for r in groups):
-        check_close(got[rows], reference.gemm(a[rows], b[group]), case)
-    assert all((got[slice(*rows)] == 0).all() for rows in zeros)
-    assert all(untouched(got[slice(*rows)]) for rows in (*left, (256, 384)))
+        check_close(got[rows], reference.gemm(a[rows], b[group]), Case(256, 64, 128, ab="bf16", d="fp32"))
+    assert (got[slice(*zeros)] == 0).all() and untouched(got[256:])
+
+
+@pytest.mark.parametrize("ends", [(200, 100), (300, 50), (100, -1)], ids=str)
+def test_ends_that_fall_stay_in_the_tensor(device: Any, ends: tuple[int, ...]) -> None:
+    """They mean nothing: no row has a promise, and nothing but rows of D is written."""
+    assert untouched(prefix_sums(device, ends)[2][256:])
 
 
 def test_row_scales_of_groups(device: Any) -> None:

@@ -187,6 +187,30 @@ def test_plans_are_values() -> None:
     assert plan["spec"] in deep_gemm.enumerate_specs("gemm m=64 n=7168 k=2048", "90a:132")
 
 
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ("n=7168 k=2048", [0]),
+        ("n=576 k=7168 d=fp32", [0]),
+        ("n=4096 k=4096 a=bf16", [0]),
+        ("n=4096 k=4096 d=fp32 scale_b=per_row_128 accumulate", [0]),
+        ("n=131 k=208", [0]),
+        ("contiguous groups=8 n=4096 k=7168", [0]),
+        ("psum groups=8 n=4096 k=7168", [0, 64]),
+        ("masked groups=8 n=4096 k=7168", [1, 16, 200]),
+    ],
+)
+def test_every_plan_is_among_those_that_are_warmed_up(form: str, expected: list[int]) -> None:
+    sizes = sorted({*range(1, 40, 3), *(64, 65, 128, 129), *range(200, 4097, 433), 4096})
+    if "groups" in form:
+        sizes = [128, 256, 1024, 4096]
+    specs = set(deep_gemm.enumerate_specs(f"gemm m=4096 {form}", "90a:132"))
+    for m in sizes:
+        for mean in expected:
+            problem = f"gemm m={m} {form}" + (f" expected_m={mean}" if mean else "")
+            assert deep_gemm.plan(problem, "90a:132")["spec"] in specs, problem
+
+
 def test_warmup_builds_what_calls_need(emulator: Any) -> None:
     count, seconds = deep_gemm.warmup(["gemm m=8 n=64 k=128"], emulator)
     assert count == len(deep_gemm.enumerate_specs("gemm m=8 n=64 k=128", emulator)) > 0
