@@ -131,6 +131,8 @@ class Device {
 // and live as long as the process (device.cpp; the emulator registers its factory, so driver/ does not
 // include emulator/).
 [[nodiscard]] Device& device(std::string_view name = {});
+[[nodiscard]] std::string name_of(
+    const Device& device);  // the name that gives this device, nothing left to decide
 
 // Gets all that follows "emulator:", an arch and options: "sm_90a,seed=3". Throws Error(value) on what it
 // does not know.

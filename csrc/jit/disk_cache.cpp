@@ -1,6 +1,7 @@
 #include "jit/disk_cache.h"
 
 #include "base/env.h"
+#include "base/error.h"
 #include "base/log.h"
 
 #include <algorithm>
@@ -91,17 +92,38 @@ u64 bytes_in(const Path& folder) {
     return bytes;
 }
 
-// Out of readers' sight in one step, then deleted.
-void discard(const Path& root, const Path& folder) noexcept {
+// Out of readers' sight in one step, then deleted. The error where it stays; one that is gone already is
+// none.
+std::error_code discard(const Path& root, const Path& folder) noexcept {
+    std::error_code error;
     try {
         const Path grave = make_unique_directory(root / "tmp", "discarded");
-        std::error_code error;
         fs::rename(folder, grave / "entry", error);
         remove_tree(grave);
+        return error == std::errc::no_such_file_or_directory ? std::error_code() : error;
     } catch (const Error&) {
-        remove_tree(folder);
+        fs::remove_all(folder, error);
+        return error;
     }
 }
+
+// Counts what could not be removed, to say so once at the end.
+struct Refusals {
+    u64 count = 0;
+    std::error_code first;
+
+    void add(std::error_code error, u64 entries) {
+        if (!error) return;
+        if (count == 0) first = error;
+        count += entries;
+    }
+    void check(u64 wanted, const Path& root) const {
+        DG_CHECK(count == 0, io,
+                 "kernel cache: {} of {} kernels in '{}' could not be removed ({}); do it as the folder's "
+                 "owner, or choose another folder with DG_JIT_CACHE_DIR",
+                 count, wanted, root.string(), first.message());
+    }
+};
 
 }  // namespace
 
@@ -135,7 +157,7 @@ std::optional<Artifact> DiskCache::find(const Digest& key, std::string_view name
             }
             if (std::error_code error; !fs::exists(entry, error)) continue;  // removed while it was read
             log(LogLevel::warning, "kernel cache: '{}' is damaged and will be built again", entry.string());
-            if (root == writable_) discard(root, entry);
+            if (root == writable_) (void)discard(root, entry);  // what stays is found damaged again
         }
     }
     return std::nullopt;
@@ -209,7 +231,7 @@ void DiskCache::keep_within_limit() {
         if (key.empty()) continue;
         const FileLock lock(writable_ / "locks" / key.substr(1), std::chrono::milliseconds(0));
         if (!lock.held()) continue;
-        discard(writable_, candidate.folder);
+        if (discard(writable_, candidate.folder)) continue;
         fs::remove(kernel, ignored);  // if it was the last version
         ++removed;
         removed_bytes += candidate.bytes;
@@ -271,15 +293,18 @@ std::vector<DiskCache::Entry> DiskCache::list(bool thorough) const {
 DiskCache::Cleared DiskCache::clear() {
     Cleared cleared;
     if (writable_.empty()) return cleared;
+    Refusals refusals;
     for (const Path& kernel : subfolders(writable_ / "kernels")) {
-        cleared.entries += subfolders(kernel).size();
-        cleared.bytes += bytes_in(kernel);
+        const u64 entries = subfolders(kernel).size(), bytes = bytes_in(kernel);
+        cleared.entries += entries;
+        cleared.bytes += bytes;
+        refusals.add(discard(writable_, kernel), entries);
     }
-    for (const Path& kernel : subfolders(writable_ / "kernels")) discard(writable_, kernel);
     remove_tree(writable_ / "failed");
     // To hold a lock and to let it go removes its file; one that somebody else holds stays.
     for (const Path& lock : subfolders(writable_ / "locks")) FileLock(lock, std::chrono::milliseconds(0));
     remove_leftovers();
+    refusals.check(cleared.entries, writable_);
     return cleared;
 }
 
@@ -294,12 +319,14 @@ void DiskCache::remove_leftovers() {
 
 std::vector<DiskCache::Entry> DiskCache::remove_damaged() {
     std::vector<Entry> removed;
+    Refusals refusals;
     for (Entry& entry : list(true)) {
         if (entry.record || !entry.writable) continue;
-        discard(writable_, entry.folder);
+        refusals.add(discard(writable_, entry.folder), 1);
         removed.push_back(std::move(entry));
     }
     remove_leftovers();
+    refusals.check(removed.size(), writable_);
     return removed;
 }
 

@@ -43,8 +43,10 @@ class DiskCache {
     struct Cleared {
         u64 entries = 0, bytes = 0;
     };
-    Cleared clear();  // all entries of the writable root; processes that build go on undisturbed
-    std::vector<Entry> remove_damaged();  // also leftovers of killed processes; returns what was removed
+    // All entries of the writable root; processes that build go on undisturbed. Throws Error(io) where some
+    // stay.
+    Cleared clear();
+    std::vector<Entry> remove_damaged();  // also leftovers of killed processes; the same of what stays
     [[nodiscard]] std::vector<Path> roots() const;
 
   private:

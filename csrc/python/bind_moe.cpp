@@ -26,7 +26,7 @@ void run_group(Tensor topk_ids, Tensor offsets, Tensor ends, Tensor entries, Ten
                Tensor slot_tokens, Tensor pair_slots, u32 first_expert, u32 alignment, Tensor device,
                StreamArgument stream) {
     TensorReader reader(device.ptr());
-    MoeGroupArguments a{.topk_ids = reader.read(topk_ids.ptr(), "topk_ids"),
+    MoeGroupArguments a{.topk_ids = reader.read(topk_ids.ptr(), "topk_ids", false, "int32"),
                         .groups = {.offsets = reader.read(offsets.ptr(), "offsets", true),
                                    .ends = reader.read(ends.ptr(), "ends", true),
                                    .entries = reader.read(entries.ptr(), "entries", true),
@@ -103,8 +103,8 @@ void run_fused(Tensor x, Tensor topk_ids, Tensor topk_weights, Tensor w13, Tenso
     TensorReader reader(device.ptr());
     FusedMoeArguments a;
     a.x = reader.read(x.ptr(), "x");
-    a.topk_ids = reader.read(topk_ids.ptr(), "topk_ids");
-    a.topk_weights = reader.read(topk_weights.ptr(), "topk_weights");
+    a.topk_ids = reader.read(topk_ids.ptr(), "topk_ids", false, "int32");
+    a.topk_weights = reader.read(topk_weights.ptr(), "topk_weights", false, "fp32");
     a.weights = read_weights(reader, w13, w2);
     a.out = reader.read(out.ptr(), "out", true);
     a.workspace = reader.read_bytes(workspace.ptr(), "workspace", true);

@@ -1,6 +1,7 @@
 // The large-batch form of linear() for Python: its spec as an object, its source, its plans.
 #include "op/weight_gemm.h"
 #include "python/casters.h"
+#include "python/checked.h"
 #include "python/plan_device.h"
 #include "python/quant_names.h"
 
@@ -91,8 +92,8 @@ void bind_weight_gemm(py::module_& module) {
         py::arg("device") = py::none(), "The large-batch kernel that a plan chooses.");
     module.def(
         "explain_linear",
-        [](const std::string& problem, const py::object& device, u32 rows) {
-            return plan::explain_linear(problem, model_of(device), rows);
+        [](const ProblemText& problem, const py::object& device, u32 rows) {
+            return plan::explain_linear(problem.value, model_of(device), rows);
         },
         py::arg("problem"), py::arg("device") = py::none(), py::arg("rows") = 12,
         "Which form serves 'linear w=mxfp4 m=512 n=14336 k=4096', with costs or the reason.");

@@ -87,6 +87,22 @@ def test_cache_commands(run_python: Run, cache: Path) -> None:
     assert eval(run_python("print(_C.cache_list())").out) == []
 
 
+def test_what_cannot_be_removed_is_said(run_python: Run, cache: Path) -> None:
+    """Folders of /proc stand for those of another user: nobody, root neither, can move or delete them."""
+    (cache / "tmp").mkdir(parents=True)
+    (cache / "kernels").symlink_to("/proc/self/task")
+    script = """
+count = len(_C.cache_list())
+for done in (fails(_C.cache_clear), fails(_C.cache_verify, repair=True)): print(*done, count)
+"""
+    for line in run_python(script).lines:
+        assert line.startswith("Error io kernel cache: ")
+        got = line.split("cache: ")[1].split()
+        assert got[0] == got[2] and int(got[0]) > 0
+        assert f"in '{cache}' could not be removed (" in line
+        assert "as the folder's owner, or choose another folder with DG_JIT_CACHE_DIR" in line
+
+
 def test_clearing_beside_a_builder(run_python: Run) -> None:
     """Whatever moment a clear hits, the builder goes on storing what it builds."""
     script = """
