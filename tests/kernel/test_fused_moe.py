@@ -211,6 +211,29 @@ def test_workspace_and_output_are_made(emulator: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    "case",
+    [
+        Case(2, 3, 6, hidden=256, channels=384, shared=True, before=False),
+        Case(3, 4, 4, hidden=1152, channels=256, limit=1.0, skip=0.3, first_expert=1, out="fp32"),
+        Case(2, 2, 2, hidden=2304),  # more chunks than a warp has in flight
+        Case(1, 8, 9, channels=1152),
+    ],
+    ids=str,
+)
+def test_few_pairs_have_the_bits_of_grouped_ones(
+    device: Any, case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = make(case, random=True)
+    results = []
+    fused = _C.fused_moe_into
+    for grouped in (False, True):
+        monkeypatch.setattr(_C, "fused_moe_into", partial(fused, grouped=grouped))
+        results.append(layer.run(device, invariant=True).astype(np.float32))
+    assert np.isfinite(results[0]).all() and np.abs(results[0]).max() > 0.1
+    assert (results[0].view(np.uint32) == results[1].view(np.uint32)).all()
+
+
+@pytest.mark.parametrize(
     ("form", "bf16"),
     [
         ("fp8", False),

@@ -26,8 +26,8 @@ DG_DEVICE void store_codes(ptx::SharedAddress codes, u32 chunk, u32 column, u32 
                           low, high);
 }
 
-/// Chunks 0 to count - 1 to E4M3, and zeros up to the end of their last atom. load(chunk, column, v) fills v,
-/// or returns false where there is nothing. All threads call, whole warps; a barrier has to follow.
+/// Chunks 0 to count - 1 to E4M3, and zeros up to the end of their last atom. load(chunk, column, v) fills v.
+/// All threads call; a barrier has to follow.
 template <typename Load>
 DG_DEVICE void quantize_chunks(ptx::SharedAddress codes, ptx::SharedAddress scales, u32 count, u32 threads,
                                Load&& load) {
@@ -36,11 +36,9 @@ DG_DEVICE void quantize_chunks(ptx::SharedAddress codes, ptx::SharedAddress scal
     for (u32 base = 0; base < align_up(count, kFewColumns); base += step) {
         const u32 chunk = base + ptx::thread_index() / kHalfWarp;
         tile::Chunk v;
-        const bool present = chunk < count && load(chunk, column, v);
-        if (!present) {
 #pragma unroll
-            for (u32 i = 0; i < kQuantizeChunk; ++i) v[i] = 0;
-        }
+        for (u32 i = 0; i < kQuantizeChunk; ++i) v[i] = 0;
+        if (chunk < count) load(chunk, column, v);
         const tile::Fp8Chunk out = tile::to_fp8<ScaleRule::exact>(v);
         if (chunk >= align_up(count, kFewColumns)) continue;
         store_codes(codes, chunk, column, out.words[0], out.words[1]);

@@ -1,0 +1,151 @@
+"""Bugs injected into the mixture of experts for few tokens: the machinery of test_injected_bugs.py. Inputs are small
+integers, whose sums are exact in any order; what is rounded is compared with float64.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from emulator.test_injected_bugs import Bug, Launch, check_caught, check_clean, flatten
+from emulator.test_moe_bugs import source
+from reference import moe as reference
+
+Array = np.ndarray[Any, np.dtype[Any]]
+BF16 = ml_dtypes.bfloat16
+FP8 = ml_dtypes.float8_e4m3fn
+TOKENS, TOP_K, EXPERTS, FIRST = 2, 3, 3, 1
+IDS = np.array([[3, 1, 2], [2, 7, 1]], np.int32)  # 7: not one of this device's
+CHUNKS = 9  # two atoms, and the last chunk alone in a round
+
+
+def rows(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Integers with a 7 in every chunk: their scale is 1 / 64, and FP8 holds them exactly."""
+    x = rng.integers(-7, 8, shape).astype(np.float32)
+    x[..., ::128] = 7
+    return x.astype(BF16)
+
+
+def weights(rng: np.random.Generator, n: int, k: int) -> tuple[Array, Array, Array]:
+    """Codes, scales, and what they stand for."""
+    codes = rng.integers(-2, 3, (EXPERTS, n, k)).astype(np.float32).astype(FP8)
+    scales = np.exp2(rng.integers(-7, -3, (EXPERTS, n // 128, k // 128))).astype(np.float32)
+    wide = np.repeat(np.repeat(scales.astype(np.float64), 128, 1), 128, 2)
+    return codes, scales, codes.astype(np.float64) * wide
+
+
+def packer(
+    layout: str, fields: tuple[Any, ...], n: int, k: int
+) -> Callable[[Any, dict[str, int]], bytes]:
+    """Parameters in order; "w" is all of MoeFewWeights."""
+
+    def pack(_: Any, at: dict[str, int]) -> bytes:
+        strides = (n * k, k, n // 128 * (k // 128), k // 128, 1)
+        values: list[Any] = []
+        for field in fields:
+            if field == "w":
+                values += [at["w"], at["scales"], *strides]
+            else:
+                values.append(at.get(field, 0) if isinstance(field, str) else field)
+        data = struct.pack("<" + layout, *values)
+        return data + bytes(-len(data) % 8)
+
+    return pack
+
+
+def up() -> tuple[Launch, str]:
+    rng = np.random.default_rng(31)
+    n, k, limit = 128, CHUNKS * 128, 3.0
+    x = rows(rng, (TOKENS, k))
+    codes, scales, wide = weights(rng, 2 * n, k)
+    routing = (rng.random(IDS.size) + 0.5).astype(np.float32)
+    mid = np.full((IDS.size, n), -77, np.float32).astype(BF16)
+    expected = mid.astype(np.float64)
+    for pair, e in enumerate(IDS.reshape(-1) - FIRST):
+        if e < EXPERTS:
+            h = reference.bf16(wide[e] @ x[pair // TOP_K].astype(np.float64))
+            expected[pair] = reference.swiglu(h[:n], h[n:], limit) * np.float64(routing[pair])
+    arrays = {"x": x, "w": codes, "scales": scales, "ids": IDS, "routing": routing, "mid": mid}
+    fields = ("x", "w", "ids", "routing", "mid", k, TOP_K, FIRST, EXPERTS, n, limit)
+    launch = Launch("deep_gemm::sm90_moe_few_up<kSpec>", (IDS.size * n // 16,), 256, 2048 + CHUNKS * (12 + 128), arrays,
+                    packer("8Q3QQ4If", fields, 2 * n, k), {"mid": expected}, 2.0**-8)  # fmt: skip
+    return launch, source(
+        "sm90_moe_few", f"MoeFewUpSpec kSpec{{.chunks = {CHUNKS}, .limited = true, .weighted = true}}"
+    )
+
+
+def down() -> tuple[Launch, str]:
+    rng = np.random.default_rng(32)
+    n, k, chunks = 128, CHUNKS * 128, CHUNKS * TOP_K
+    mid = rows(rng, (TOKENS, TOP_K, k))
+    codes, scales, wide = weights(rng, n, k)
+    routing = (rng.random((TOKENS, TOP_K)) + 0.5).astype(np.float32)
+    shared = rng.standard_normal((TOKENS, n)).astype(BF16)
+    expected = shared.astype(np.float64)
+    for t, slot in np.ndindex(TOKENS, TOP_K):
+        e = IDS[t, slot] - FIRST
+        if e < EXPERTS:
+            expected[t] += reference.bf16(wide[e] @ mid[t, slot].astype(np.float64)) * np.float64(
+                routing[t, slot]
+            )
+        else:
+            mid[t, slot] = np.nan
+    arrays = {"mid": mid, "w": codes, "scales": scales, "ids": IDS, "routing": routing, "shared": shared,
+              "d": np.full((TOKENS, n), -77, np.float32)}  # fmt: skip
+    fields = ("mid", "w", "ids", "routing", "shared", "d", n, n, FIRST, EXPERTS, n)
+    smem = 4096 + chunks * (8 + 64) + TOP_K * 64
+    launch = Launch("deep_gemm::sm90_moe_few_down<kSpec>", (TOKENS * n // 16,), 512, smem, arrays,
+                    packer("8Q4Q2Q3I", fields, n, k), {"d": expected}, 1e-5)  # fmt: skip
+    combine = f".d = Format::fp32, .top_k = {TOP_K}, .combine_weighted = true, .shared = true"
+    return launch, source(
+        "sm90_moe_few", f"MoeFewDownSpec kSpec{{.chunks = {CHUNKS}, .combine = {{{combine}}}}}"
+    )
+
+
+KERNELS = {"up": up, "down": down}
+BUGS: list[tuple[str, Bug]] = [
+    ("up", Bug("codes not visible to wgmma", "ptx::fence_proxy_async();\n}\n\n/// 16 rows", "}\n\n/// 16 rows")),
+    ("up", Bug("another chunk's column", "lane % 4 != column / 2", "lane % 4 != (column / 2 ^ 1)", 8)),
+    ("up", Bug("neighbouring column", "column % 2 ? sums[1] : sums[0]", "sums[0]", 8)),
+    ("up", Bug("codes in no swizzle", "((column / 16) ^ row) * 16", "column / 16 * 16", 8)),
+    ("up", Bug("words stay with their lane", "transpose(word[0][half]);", "", 8)),
+    ("up", Bug("gate rows twice", "const u8* const up = gate + p.n * p.w.stride_row;", "const u8* const up = gate;", 8)),
+    ("up", Bug("first atom for all", "chunk < Chunks ? chunk / kFewColumns : 0", "0", 8)),
+    ("up", Bug("scale of the first rows", "row / kFewChunk * p.w.scale_stride_row", "0 * p.w.scale_stride_row", 8)),
+    ("up", Bug("results read before they are there", "ptx::sync_threads();\n    if (thread % 128", "if (thread % 128")),
+    ("up", Bug("an expert that is not here", "if (expert >= p.experts) return;", "", 8)),
+    ("up", Bug("no lower limit", "ptx::max_nan_f32(u, -p.limit)", "u", 8)),
+    ("up", Bug("results before wgmma is done", "ptx::wgmma_wait<0>();", "")),
+    ("down", Bug("an expert that is not here", "if (expert(slot) >= p.experts) continue;", "", 8)),
+    ("down", Bug("scales of the first expert", "e * p.w.scale_stride_expert +\n                                           first",
+                 "first", 8)),
+    ("down", Bug("sums read before they are there", "ptx::sync_threads();\n    if (thread < kTopK", "if (thread < kTopK")),
+    ("down", Bug("parts read before they are there", "ptx::sync_threads();\n    if (thread >= kFewDownRows) return;",
+                 "if (thread >= kFewDownRows) return;")),
+    ("down", Bug("weight of the first", "p.weights + token * kTopK + slot", "p.weights + token * kTopK", 8)),
+    ("down", Bug("rows of the first block", "(first + lane / 4) * p.w.stride_row", "(lane / 4) * p.w.stride_row", 8)),
+    ("down", Bug("chunks of a later round dropped", "if (chunk < Chunks) finish(chunk, sums[i]);", "if (i == 0) finish(chunk, sums[i]);", 8)),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, tuple[Launch, str]]:
+    return {name: make() for name, make in KERNELS.items()}
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_clean(made: dict[str, tuple[Launch, str]], kernel: str) -> None:
+    launch, text = made[kernel]
+    check_clean(launch, flatten(text))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "bug"), BUGS, ids=lambda value: value if isinstance(value, str) else value.name
+)
+def test_bugs(made: dict[str, tuple[Launch, str]], kernel: str, bug: Bug) -> None:
+    launch, text = made[kernel]
+    check_caught(launch, flatten(text), bug)
