@@ -12,60 +12,110 @@ namespace {
 constexpr const char* kFewHeader = "deep_gemm/kernel/sm90_moe_few.cuh";
 constexpr jit::KernelId kUp{"sm90_moe_few_up", kFewHeader}, kDown{"sm90_moe_few_down", kFewHeader};
 
-MoeFewUpSpec up_spec(const MoeShape& shape, const FusedMoeArguments& a) {
-    return {.x = a.x.format,
-            .chunks = shape.hidden / kFewChunk,
-            .limited = a.swiglu_limit.has_value(),
-            .weighted = a.weight_before_down};
+// One of the two matrices of all experts, [experts, n, k].
+struct Matrix {
+    MoeFewWeightSpec spec;
+    MoeFewWeights params;
+    u32 experts, n, k;
+    bool one_run = true;
+    std::vector<driver::MemoryRange> memory;
+};
+
+Matrix matrix_of(const TensorView& w, const TensorView& scales) {
+    return {.spec = {},
+            .params = {.data = pointer_of<const u8>(w),
+                       .scales = pointer_of<const float>(scales),
+                       .stride_expert = stride_of(w, 0),
+                       .stride_row = stride_of(w, 1),
+                       .scale_stride_expert = stride_of(scales, 0),
+                       .scale_stride_row = stride_of(scales, 1),
+                       .scale_stride_chunk = stride_of(scales, 2)},
+            .experts = as_u32(w.shape[0]),
+            .n = as_u32(w.shape[1]),
+            .k = as_u32(w.shape[2]),
+            .memory = {reads(w), reads(scales)}};
+}
+Matrix matrix_of(const Fp4WeightViews& w) {
+    const u64 row_blocks = fp4_row_blocks(w.shape.n);
+    const u64 block_bytes = u64{fp4_k_blocks(w.shape.k)} * fp4_blob_bytes_of(w.form);
+    return {.spec = {.fp4 = true, .form = w.form},
+            .params = {.data = pointer_of<const u8>(w.blobs),
+                       .scales = pointer_of<const float>(w.row_scales),
+                       .stride_expert = row_blocks * block_bytes,
+                       .stride_row = block_bytes,
+                       .scale_stride_expert = row_blocks * kFp4BlockRows,
+                       .scale_stride_row = 0,
+                       .scale_stride_chunk = 0},
+            .experts = w.shape.experts,
+            .n = w.shape.n,
+            .k = w.shape.k,
+            .one_run = !w.runs.present(),
+            .memory = {reads(w.blobs), reads(w.row_scales)}};
 }
 
-MoeFewDownSpec down_spec(const MoeShape& shape, const FusedMoeArguments& a) {
-    return {.chunks = shape.intermediate / kFewChunk,
-            .combine = {.d = a.out.format,
-                        .top_k = shape.top_k,
-                        .combine_weighted = !a.weight_before_down,
-                        .shared = a.shared.present()}};
-}
-
-MoeFewWeights weights_of(const TensorView& w, const TensorView& scales) {
-    return {.data = static_cast<const u8*>(w.data),
-            .scales = static_cast<const float*>(scales.data),
-            .stride_expert = stride_of(w, 0),
-            .stride_row = stride_of(w, 1),
-            .scale_stride_expert = stride_of(scales, 0),
-            .scale_stride_row = stride_of(scales, 1),
-            .scale_stride_chunk = stride_of(scales, 2)};
+struct Matrices {
+    Matrix w13, w2;
+};
+Matrices matrices_of(const std::variant<MoeFp8Weights, MoeFp4Weights>& weights) {
+    if (const auto* fp4 = std::get_if<MoeFp4Weights>(&weights)) return {matrix_of(fp4->w13), matrix_of(fp4->w2)};
+    const auto& fp8 = std::get<MoeFp8Weights>(weights);
+    return {matrix_of(fp8.w13, fp8.w13_scale), matrix_of(fp8.w2, fp8.w2_scale)};
 }
 
 }  // namespace
 
-bool serves_few(const driver::Device& device, const MoeShape& shape) {
-    return device.properties().arch == "90a" && !shape.fp4 && shape.hidden % kFewChunk == 0 &&
-           shape.intermediate % kFewChunk == 0 && shape.hidden / kFewChunk <= kMaxFewChunks &&
-           shape.intermediate / kFewChunk * shape.top_k <= kMaxFewChunks;
+bool serves_few(const driver::Device& device, const std::variant<MoeFp8Weights, MoeFp4Weights>& weights,
+                i64 top_k) {
+    if (device.properties().arch != "90a" || top_k > kMaxTopK) return false;
+    const auto [w13, w2] = matrices_of(weights);
+    const auto fits = [](const Matrix& m, i64 times) {
+        // Packed weights are padded along K, and a sum takes the padding in.
+        return m.k % (m.spec.fp4 ? kFp4PadK : kFewChunk) == 0 && m.k / kFewChunk * times <= kMaxFewChunks &&
+               m.one_run && why_illegal(m.spec) == nullptr;
+    };
+    return fits(w13, 1) && fits(w2, top_k) && w2.n % kFewChunk == 0;
 }
 
-void run_moe_few(Device& device, const FusedMoeArguments& a, const MoeShape& shape, const TensorView& mid) {
-    const auto& w = std::get<MoeFp8Weights>(a.weights);
-    const u32 pairs = shape.tokens * shape.top_k;
+void run_moe_few(Device& device, const MoeFewArguments& a) {
+    const auto [w13, w2] = matrices_of(a.weights);
+    const i64 tokens = a.topk_ids.shape[0], top_k = a.topk_ids.shape[1];
+    const auto with = [](const Matrix& w, std::initializer_list<driver::MemoryRange> others) {
+        std::vector<driver::MemoryRange> memory = w.memory;
+        memory.insert(memory.end(), others);
+        return memory;
+    };
+    const MoeFewUpSpec up_spec{.w = w13.spec,
+                               .x = a.x.format,
+                               .rule = a.rule,
+                               .chunks = w13.k / kFewChunk,
+                               .limited = a.swiglu_limit.has_value(),
+                               .weighted = a.weight_before_down};
     const MoeFewUpParams up{.x = a.x.data,
-                            .w = weights_of(w.w13, w.w13_scale),
+                            .x_scales = pointer_of<const float>(a.x_scale),
+                            .w = w13.params,
                             .topk_ids = pointer_of<const i32>(a.topk_ids),
                             .weights = pointer_of<const float>(a.topk_weights),
-                            .mid = mid.data,
+                            .mid = a.mid.data,
                             .x_stride = stride_of(a.x, 0),
-                            .top_k = shape.top_k,
+                            .x_scale_stride = a.x_scale.present() ? stride_of(a.x_scale, 0) : 0,
+                            .top_k = as_u32(top_k),
                             .first_expert = a.first_expert,
-                            .experts = shape.experts,
-                            .n = shape.intermediate,
+                            .experts = w13.experts,
+                            .n = w2.k,
                             .limit = a.swiglu_limit.value_or(0)};
-    constexpr u32 kChannels = kFewUpThreads / 128 * kFewUpChannels;
-    const u64 up_blocks = u64{pairs} * (shape.intermediate / kChannels);
-    launch(device, kUp, up_spec(shape, a), {grid_of("fused_moe", up_blocks), kFewUpThreads}, a.stream, up,
-           {reads(a.x), reads(w.w13), reads(w.w13_scale), reads(a.topk_ids), reads(a.topk_weights),
-            writes(mid)});
-    const MoeFewDownParams down{.mid = mid.data,
-                                .w = weights_of(w.w2, w.w2_scale),
+    const u64 up_blocks = static_cast<u64>(tokens * top_k) * (w2.k / kFewUpChannels);
+    launch(device, kUp, up_spec, {grid_of("fused_moe", up_blocks), kFewUpThreads}, a.stream, up,
+           with(w13,
+                {reads(a.x), reads(a.x_scale), reads(a.topk_ids), reads(a.topk_weights), writes(a.mid)}));
+    const MoeFewDownSpec down_spec{.w = w2.spec,
+                                   .rule = a.rule,
+                                   .chunks = w2.k / kFewChunk,
+                                   .combine = {.d = a.out.format,
+                                               .top_k = as_u32(top_k),
+                                               .combine_weighted = !a.weight_before_down,
+                                               .shared = a.shared.present()}};
+    const MoeFewDownParams down{.mid = a.mid.data,
+                                .w = w2.params,
                                 .topk_ids = pointer_of<const i32>(a.topk_ids),
                                 .weights = pointer_of<const float>(a.topk_weights),
                                 .shared = a.shared.data,
@@ -73,13 +123,11 @@ void run_moe_few(Device& device, const FusedMoeArguments& a, const MoeShape& sha
                                 .shared_stride = a.shared.present() ? stride_of(a.shared, 0) : 0,
                                 .d_stride = stride_of(a.out, 0),
                                 .first_expert = a.first_expert,
-                                .experts = shape.experts,
-                                .n = shape.hidden};
-    const u64 down_blocks = u64{shape.tokens} * (shape.hidden / kFewDownRows);
-    launch(device, kDown, down_spec(shape, a), {grid_of("fused_moe", down_blocks), kFewDownThreads}, a.stream,
-           down,
-           {reads(mid), reads(w.w2), reads(w.w2_scale), reads(a.topk_ids), reads(a.topk_weights),
-            reads(a.shared), writes(a.out)});
+                                .experts = w2.experts,
+                                .n = w2.n};
+    const u64 down_blocks = static_cast<u64>(tokens) * (w2.n / kFewRows);
+    launch(device, kDown, down_spec, {grid_of("fused_moe", down_blocks), kFewDownThreads}, a.stream, down,
+           with(w2, {reads(a.mid), reads(a.topk_ids), reads(a.topk_weights), reads(a.shared), writes(a.out)}));
 }
 
 }  // namespace deep_gemm::op

@@ -1,15 +1,28 @@
-// A mixture of FP8 experts for few tokens (spec/moe_few.h): two launches, with the bits of fused_moe()'s six
-// where those have no sum cut in parts.
+// A mixture of experts for few tokens (spec/moe_few.h): two launches, with the bits of grouping the tokens by
+// expert, where no sum is cut in parts.
 #pragma once
 
 #include "op/fused_moe.h"
 
 namespace deep_gemm::op {
 
-// Whether there are kernels for this shape, on this device.
-[[nodiscard]] bool serves_few(const driver::Device& device, const MoeShape& shape);
+// As FusedMoeArguments. All of it is checked already, or made by who calls.
+struct MoeFewArguments {
+    TensorView x = {}, x_scale = {};  // bf16 or fp32 [T, hidden], or E4M3 with scales [T, hidden / 128]
+    TensorView topk_ids = {}, topk_weights = {};  // packed
+    std::variant<MoeFp8Weights, MoeFp4Weights> weights;
+    TensorView mid = {};  // memory for bf16 [T * top_k, intermediate]
+    TensorView shared = {}, out = {};
+    u32 first_expert = 0;
+    std::optional<float> swiglu_limit;
+    bool weight_before_down = true;
+    ScaleRule rule = ScaleRule::exact;
+    void* stream = nullptr;
+};
 
-// Arguments that fused_moe() has checked; mid is bf16 [T * top_k, intermediate].
-void run_moe_few(Device& device, const FusedMoeArguments& a, const MoeShape& shape, const TensorView& mid);
+// Whether there are kernels for these weights, on this device, and so many experts a token.
+[[nodiscard]] bool serves_few(const driver::Device& device,
+                              const std::variant<MoeFp8Weights, MoeFp4Weights>& weights, i64 top_k);
+void run_moe_few(Device& device, const MoeFewArguments& arguments);
 
 }  // namespace deep_gemm::op

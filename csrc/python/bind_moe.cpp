@@ -161,7 +161,7 @@ void bind_moe(py::module_& module) {
                py::arg("bf16_activations") = false, py::arg("grouped") = none, py::kw_only(),
                py::arg("device") = none, py::arg("stream") = none,
                "What deep_gemm.fused_moe calls, with every tensor given. `grouped` forces one of the forms of "
-               "`invariant` with FP8 weights, which have the same bits: csrc/op/fused_moe.h.");
+               "`invariant`, which have the same bits: csrc/op/fused_moe.h.");
 }
 
 }  // namespace deep_gemm::python

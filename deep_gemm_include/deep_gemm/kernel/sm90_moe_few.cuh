@@ -1,6 +1,6 @@
-// A mixture of FP8 experts for few tokens on Hopper (spec/moe_few.h). Weights go from memory to registers and
-// straight into wgmma, all of a warp's at once: nothing is staged, and nothing is waited for but the pair's
-// expert and the token. Called by op/moe_few.cpp.
+// A mixture of experts for few tokens on Hopper (spec/moe_few.h). Weights go from memory to registers and
+// straight into wgmma, several units of a warp on their way at once: nothing is staged, and nothing is waited
+// for but the pair's expert and the token. Called by op/moe_few.cpp.
 #pragma once
 
 #include <deep_gemm/kernel/moe_few_dots.h>
@@ -11,51 +11,95 @@ namespace deep_gemm {
 
 namespace moe_few_detail {
 
-constexpr u32 kRoundsInFlight = 4;  // chunks of a warp on their way at once
+/// The scale of 128 x 128 weights.
+DG_DEVICE float block_scale(const MoeFewWeights& w, u32 expert, u32 row, u32 chunk) {
+    return ptx::ld_global_f32(w.scales + expert * w.scale_stride_expert +
+                              row / kFewChunk * w.scale_stride_row + chunk * w.scale_stride_chunk);
+}
 
-/// All chunks of a warpgroup, or of several: `first` is this warp's first chunk, the next one `step` on.
-/// load(chunk, weights) brings a chunk's weights, with zeros for chunks beyond the last; finish(chunk, sums)
-/// takes the results. Columns of a chunk: codes in shared memory, complete after `ready`.
-template <u32 Chunks, u32 Step, typename Load, typename Ready, typename Finish>
-DG_DEVICE void multiply_chunks(u32 first, ptx::SharedAddress codes, Load&& load, Ready&& ready,
-                               Finish&& finish) {
-    constexpr u32 kRounds = ceil_div(Chunks, Step);
-    constexpr u32 kDepth = kRounds < kRoundsInFlight ? kRounds : kRoundsInFlight;
-    Weights weights[kDepth];
-#pragma unroll
-    for (u32 i = 0; i < kDepth; ++i) load(first + i * Step, weights[i]);
-    ready();
-    const u32 warp = first % kWarps;
-#pragma unroll 1
-    for (u32 base = 0; base < kRounds; base += kDepth) {
-        float sums[kDepth][4];
-        u32 a[kDepth][16];
-#pragma unroll
-        for (u32 i = 0; i < kDepth; ++i) {
-            weights[i].to_fragments(a[i]);
-            ptx::wgmma_keep(a[i]);
-#pragma unroll
-            for (u32 j = 0; j < 4; ++j) sums[i][j] = 0;
-            ptx::wgmma_keep(sums[i]);
-            ptx::wgmma_fence();
-            // The warpgroup's chunks lie in one half of an atom; those beyond the last one meet zeros.
-            const u32 chunk = first - warp + (base + i) * Step;
-            start(sums[i], a[i], codes + (chunk < Chunks ? chunk / kFewColumns : 0) * kFewAtomBytes);
-            ptx::wgmma_commit();
+/// A CTA of sm90_moe_few_up.
+template <MoeFewUpSpec S>
+DG_DEVICE void few_up_block(const MoeFewUpParams& p, u32 block) {
+    constexpr MoeFewUpSmem kPlan = plan_smem(S);
+    constexpr u32 kHalf = kFewRows / 2;
+    const ptx::SharedAddress smem = ptx::dynamic_smem();
+    const u32 blocks = p.n / kFewUpChannels, pair = block / blocks;
+    const u32 expert = expert_of(p.topk_ids, pair, p.first_expert);
+    if (expert >= p.experts) return;
+    const u32 thread = ptx::thread_index(), group = thread / 128, lane = ptx::lane_index();
+    const u32 channel = block % blocks * kFewUpChannels;
+    const ptx::SharedAddress sums = smem + kPlan.sums;
+    const auto sums_of = [&](u32 of_group, u32 chunk, u32 row) {
+        return sums + ((of_group * S.chunks + chunk) * kFewRows + row) * 4;
+    };
+
+    // E4M3: a warpgroup has eight gate rows and the up rows of the same channels. MXFP4: one warpgroup has
+    // the gate rows, the other one the up rows.
+    const u32 first_row = S.w.fp4 ? channel + group * p.n : channel + group * kHalf;
+    const auto load = [&](u32 chunk, Unit<S.w>& unit) {
+        const bool present = chunk < S.chunks;
+        if constexpr (S.w.fp4) {
+            const u8* blob = blob_of(p.w, fp4_blob_bytes_of(S.w.form), expert, first_row, chunk);
+            unit.load(present ? blob : nullptr, quarter_of(first_row));
+        } else {
+            const u8* row = p.w.data + expert * p.w.stride_expert +
+                            (first_row + lane / 4) * p.w.stride_row + chunk * kFewChunk;
+            unit.load(present ? row : nullptr, row + p.n * p.w.stride_row);
         }
-        ptx::wgmma_wait<0>();
+    };
+    float row_scales[2] = {1, 1};  // MXFP4: of gate and up row `thread`
+    const auto ready = [&] {
+        if constexpr (S.w.fp4) {
+            write_table<S.w.form>(smem + kPlan.table);
+            if (thread < kFewUpChannels) {
 #pragma unroll
-        for (u32 i = 0; i < kDepth; ++i) {
-            ptx::wgmma_keep(sums[i]);
-            ptx::wgmma_keep(a[i]);
+                for (u32 i = 0; i < 2; ++i)
+                    row_scales[i] = ptx::ld_global_f32(p.w.scales + expert * p.w.scale_stride_expert +
+                                                       i * p.n + channel + thread);
+            }
+        } else {
+            // The channels of a block share their scales.
+            for (u32 i = thread; i < 2 * S.chunks; i += kFewUpThreads)
+                ptx::st_shared_f32(smem + kPlan.w_scales + i * 4,
+                                   block_scale(p.w, expert, channel + i / S.chunks * p.n, i % S.chunks));
         }
-#pragma unroll
-        for (u32 i = 0; i < kDepth; ++i) {
-            const u32 chunk = first + (base + i) * Step;
-            if (base + kDepth < kRounds) load(chunk + kDepth * Step, weights[i]);
-            if (chunk < Chunks) finish(chunk, sums[i]);
-        }
+        const u32 token = pair / p.top_k;
+        write_chunks<S.w.fp4>(
+            smem, smem + kPlan.x_scales, S.chunks, kFewUpThreads, [&](u32 chunk, u32 column) {
+                if constexpr (S.x != Format::fp8_e4m3) {
+                    return rounded_chunk<S.x, S.rule>(p.x, token * p.x_stride, S.chunks, chunk, column);
+                } else {
+                    tile::Fp8Chunk codes{};
+                    if (chunk >= S.chunks) return codes;
+                    const ptx::Word2 words = ptx::ld_global_v2_u32(
+                        static_cast<const u8*>(p.x) + token * p.x_stride + chunk * kFewChunk + column);
+                    codes.words[0] = words.x, codes.words[1] = words.y;
+                    codes.scale = ptx::ld_global_f32(p.x_scales + token * p.x_scale_stride + chunk);
+                    return codes;
+                }
+            });
+        ptx::sync_threads();
+    };
+    multiply_units<S.w, S.chunks, kWarps>(thread / 32 % kWarps, smem, smem + kPlan.table, load, ready,
+                                          [&](u32 chunk) { return sums_of(group, chunk, 0); });
+    ptx::sync_threads();
+    if (thread >= kFewUpChannels) return;
+    const auto product = [&](u32 which) {  // 0: gate, 1: up
+        const u32 of_group = S.w.fp4 ? which : thread / kHalf;
+        const u32 row = S.w.fp4 ? thread : which * kHalf + thread % kHalf;
+        float sum = sum_chunks<S.w.fp4>(sums_of(of_group, 0, row), smem + kPlan.x_scales,
+                                        smem + kPlan.w_scales + which * S.chunks * 4, S.chunks);
+        if constexpr (S.w.fp4) sum = ptx::mul_rn_f32(sum, row_scales[which]);
+        return tile::through_bf16(sum);
+    };
+    float gate = product(0), up = product(1);
+    if constexpr (S.limited) {
+        gate = ptx::min_nan_f32(gate, p.limit);
+        up = ptx::min_nan_f32(ptx::max_nan_f32(up, -p.limit), p.limit);
     }
+    float v = tile::swiglu(gate, up);
+    if constexpr (S.weighted) v = ptx::mul_rn_f32(v, ptx::ld_global_f32(p.weights + pair));
+    tile::store<Format::bf16>(p.mid, static_cast<u64>(pair) * p.n + channel + thread, v);
 }
 
 }  // namespace moe_few_detail
@@ -64,61 +108,9 @@ template <MoeFewUpSpec S>
 DG_KERNEL(kFewUpThreads, 2)
 sm90_moe_few_up(DG_GRID_CONSTANT const MoeFewUpParams p) {
     static_assert(why_illegal(S) == nullptr);
-    using namespace moe_few_detail;
-    constexpr MoeFewUpSmem kPlan = plan_smem(S);
-    constexpr u32 kGroups = kFewUpThreads / 128, kRows = 2 * kFewUpChannels;
     ptx::grid_dependency_launch();
     ptx::grid_dependency_wait();
-    const ptx::SharedAddress smem = ptx::dynamic_smem();
-    const u32 blocks = p.n / (kGroups * kFewUpChannels), pair = ptx::block_index() / blocks;
-    const u32 expert = expert_of(p.topk_ids, pair, p.first_expert);
-    if (expert >= p.experts) return;
-    const u32 thread = ptx::thread_index(), group = thread / 128, lane = ptx::lane_index();
-    const u32 channel = (ptx::block_index() % blocks * kGroups + group) * kFewUpChannels;
-    // Row l / 4 of a lane is a gate row, row l / 4 + 8 the up row of the same channel.
-    const u8* const gate = p.w.data + expert * p.w.stride_expert + (channel + lane / 4) * p.w.stride_row;
-    const u8* const up = gate + p.n * p.w.stride_row;
-    const ptx::SharedAddress sums = smem + kPlan.sums + group * S.chunks * kRows * 4;
-
-    const auto load = [&](u32 chunk, Weights& weights) {
-        const bool present = chunk < S.chunks;
-        weights.load(present ? gate + chunk * kFewChunk : nullptr, up + chunk * kFewChunk);
-    };
-    const auto ready = [&] {
-        // The channels of a block share their scales.
-        for (u32 i = thread; i < 2 * S.chunks; i += kFewUpThreads) {
-            const u32 chunk = i % S.chunks, row = channel + i / S.chunks * p.n;
-            ptx::st_shared_f32(smem + kPlan.w_scales + i * 4,
-                               ptx::ld_global_f32(p.w.scales + expert * p.w.scale_stride_expert +
-                                                  row / kFewChunk * p.w.scale_stride_row +
-                                                  chunk * p.w.scale_stride_chunk));
-        }
-        const u64 row = pair / p.top_k * p.x_stride;
-        quantize_chunks(smem, smem + kPlan.x_scales, S.chunks, kFewUpThreads,
-                        [&](u32 chunk, u32 column, tile::Chunk& v) {
-                            tile::load_chunk<S.x>(p.x, row + chunk * kFewChunk + column, v);
-                        });
-        ptx::sync_threads();
-    };
-    multiply_chunks<S.chunks, kWarps>(thread / 32 % kWarps, smem, load, ready,
-                                      [&](u32 chunk, const float(&results)[4]) {
-                                          store_column(sums + chunk * kRows * 4, chunk % kFewColumns, results);
-                                      });
-    ptx::sync_threads();
-    if (thread % 128 >= kFewUpChannels) return;
-    const u32 at = thread % 128;
-    const auto product = [&](u32 row, u32 scales) {
-        return tile::through_bf16(sum_chunks(sums + row * 4, smem + kPlan.x_scales,
-                                             smem + kPlan.w_scales + scales * S.chunks * 4, S.chunks));
-    };
-    float g = product(at, 0), u = product(at + kFewUpChannels, 1);
-    if constexpr (S.limited) {
-        g = ptx::min_nan_f32(g, p.limit);
-        u = ptx::min_nan_f32(ptx::max_nan_f32(u, -p.limit), p.limit);
-    }
-    float v = tile::swiglu(g, u);
-    if constexpr (S.weighted) v = ptx::mul_rn_f32(v, ptx::ld_global_f32(p.weights + pair));
-    tile::store<Format::bf16>(p.mid, static_cast<u64>(pair) * p.n + channel + at, v);
+    moe_few_detail::few_up_block<S>(p, ptx::block_index());
 }
 
 template <MoeFewDownSpec S>
@@ -131,56 +123,67 @@ sm90_moe_few_down(DG_GRID_CONSTANT const MoeFewDownParams p) {
     ptx::grid_dependency_launch();
     ptx::grid_dependency_wait();
     const ptx::SharedAddress smem = ptx::dynamic_smem();
-    const u32 blocks = p.n / kFewDownRows, token = ptx::block_index() / blocks;
-    const u32 first = ptx::block_index() % blocks * kFewDownRows;
+    const u32 blocks = p.n / kFewRows, token = ptx::block_index() / blocks;
+    const u32 first = ptx::block_index() % blocks * kFewRows;
     const u32 thread = ptx::thread_index(), lane = ptx::lane_index();
     const auto expert = [&](u32 slot) {
         return expert_of(p.topk_ids, token * kTopK + slot, p.first_expert);
     };
 
-    const auto load = [&](u32 chunk, Weights& weights) {
+    const auto load = [&](u32 chunk, Unit<S.w>& unit) {
         const u32 e = chunk < kChunks ? expert(chunk / S.chunks) : p.experts;
-        const u8* const row = p.w.data + e * p.w.stride_expert + (first + lane / 4) * p.w.stride_row +
-                              chunk % S.chunks * kFewChunk;
-        weights.load(e < p.experts ? row : nullptr, row + 8 * p.w.stride_row);
-    };
-    const auto ready = [&] {
-        for (u32 chunk = thread; chunk < kChunks; chunk += kFewDownThreads) {
-            const u32 e = expert(chunk / S.chunks);
-            float scale = 0;
-            if (e < p.experts)
-                scale = ptx::ld_global_f32(p.w.scales + e * p.w.scale_stride_expert +
-                                           first / kFewChunk * p.w.scale_stride_row +
-                                           chunk % S.chunks * p.w.scale_stride_chunk);
-            ptx::st_shared_f32(smem + kPlan.w_scales + chunk * 4, scale);
+        if constexpr (S.w.fp4) {
+            const u8* blob = blob_of(p.w, fp4_blob_bytes_of(S.w.form), e, first, chunk % S.chunks);
+            unit.load(e < p.experts ? blob : nullptr, quarter_of(first));
+        } else {
+            const u8* row = p.w.data + e * p.w.stride_expert + (first + lane / 4) * p.w.stride_row +
+                            chunk % S.chunks * kFewChunk;
+            unit.load(e < p.experts ? row : nullptr, row + kFewRows / 2 * p.w.stride_row);
         }
+    };
+    const u32 my_slot = thread / kFewRows, my_row = thread % kFewRows;  // of a sum
+    float row_scale = 1;                                                // MXFP4
+    const auto ready = [&] {
+        if constexpr (S.w.fp4) {
+            write_table<S.w.form>(smem + kPlan.table);
+            const u32 e = my_slot < kTopK ? expert(my_slot) : p.experts;
+            if (e < p.experts)
+                row_scale = ptx::ld_global_f32(p.w.scales + e * p.w.scale_stride_expert + first + my_row);
+        } else {
+            for (u32 chunk = thread; chunk < kChunks; chunk += kFewDownThreads) {
+                const u32 e = expert(chunk / S.chunks);
+                ptx::st_shared_f32(smem + kPlan.w_scales + chunk * 4,
+                                   e < p.experts ? block_scale(p.w, e, first, chunk % S.chunks) : 0.0f);
+            }
+        }
+        // The activation of an expert that is not here may be anything: its sums are dropped.
         const u64 row = static_cast<u64>(token) * kChunks * kFewChunk;
-        quantize_chunks(smem, smem + kPlan.mid_scales, kChunks, kFewDownThreads,
-                        [&](u32 chunk, u32 column, tile::Chunk& v) {
-                            // That of an expert that is not here may be anything: its sums are dropped.
-                            tile::load_chunk<Format::bf16>(p.mid, row + chunk * kFewChunk + column, v);
-                        });
+        write_chunks<S.w.fp4>(
+            smem, smem + kPlan.mid_scales, kChunks, kFewDownThreads, [&](u32 chunk, u32 column) {
+                return rounded_chunk<Format::bf16, S.rule>(p.mid, row, kChunks, chunk, column);
+            });
         ptx::sync_threads();
     };
-    multiply_chunks<kChunks, kFewDownThreads / 32>(
-        ptx::warp_index(), smem, load, ready, [&](u32 chunk, const float(&results)[4]) {
-            store_column(smem + kPlan.sums + chunk * kFewDownRows * 4, chunk % kFewColumns, results);
-        });
+    const auto sums_of = [&](u32 chunk, u32 row) {
+        return smem + kPlan.sums + (chunk * kFewRows + row) * 4;
+    };
+    multiply_units<S.w, kChunks, kFewDownThreads / 32>(ptx::warp_index(), smem, smem + kPlan.table, load,
+                                                       ready, [&](u32 chunk) { return sums_of(chunk, 0); });
     ptx::sync_threads();
-    if (thread < kTopK * kFewDownRows) {
-        const u32 chunk = thread / kFewDownRows * S.chunks, row = thread % kFewDownRows;
-        const float y =
-            sum_chunks(smem + kPlan.sums + (chunk * kFewDownRows + row) * 4,
-                       smem + kPlan.mid_scales + chunk * 4, smem + kPlan.w_scales + chunk * 4, S.chunks);
+    if (my_slot < kTopK) {
+        const u32 chunk = my_slot * S.chunks;
+        float y = sum_chunks<S.w.fp4>(sums_of(chunk, my_row), smem + kPlan.mid_scales + chunk * 4,
+                                      smem + kPlan.w_scales + chunk * 4, S.chunks);
+        if constexpr (S.w.fp4) y = ptx::mul_rn_f32(y, row_scale);
         ptx::st_shared_f32(smem + kPlan.parts + thread * 4, tile::through_bf16(y));
     }
     ptx::sync_threads();
-    if (thread >= kFewDownRows) return;
+    if (thread >= kFewRows) return;
     float sum = 0;
 #pragma unroll
     for (u32 slot = 0; slot < kTopK; ++slot) {
         if (expert(slot) >= p.experts) continue;
-        float y = ptx::ld_shared_f32(smem + kPlan.parts + (slot * kFewDownRows + thread) * 4);
+        float y = ptx::ld_shared_f32(smem + kPlan.parts + (slot * kFewRows + thread) * 4);
         if constexpr (S.combine.combine_weighted)
             y = ptx::mul_rn_f32(y, ptx::ld_global_f32(p.weights + token * kTopK + slot));
         sum = ptx::add_rn_f32(sum, y);
