@@ -161,8 +161,6 @@ MoeShape check(op::TensorChecks& checks, const FusedMoeArguments& a) {
 
 // Rows an expert is taken to have. For FP8 weights one of two: the kernels for both give the same bits.
 constexpr u32 kInvariantRows = 16, kInvariantManyRows = 256;
-// Pairs that read their experts' weights by themselves, without grouping (spec/moe_few.h); the same bits too.
-constexpr i64 kFewPairs = 64;
 
 // The cheapest kernel whose sums over K are one chain of blocks of K in rising order.
 plan::GemmPlan plan_in_order(const plan::GemmProblem& problem, const plan::DeviceModel& device) {
@@ -293,20 +291,23 @@ void fused_moe(const FusedMoeArguments& a) {
     }
 
     const i64 pairs = i64{shape.tokens} * shape.top_k;
-    if (a.invariant && !shape.bf16 && !a.grouped.value_or(pairs > kFewPairs) &&
-        op::serves_few(checks.device(), a.weights, shape.top_k))
-        return op::run_moe_few(checks.device(), {.x = a.x,
-                                                 .x_scale = {},
-                                                 .topk_ids = a.topk_ids,
-                                                 .topk_weights = a.topk_weights,
-                                                 .weights = a.weights,
-                                                 .mid = b.h,
-                                                 .shared = a.shared,
-                                                 .out = a.out,
-                                                 .first_expert = a.first_expert,
-                                                 .swiglu_limit = a.swiglu_limit,
-                                                 .weight_before_down = a.weight_before_down,
-                                                 .stream = a.stream});
+    if (a.invariant && !shape.bf16 && !a.grouped.value_or(pairs > op::kFewPairs) &&
+        op::serves_few(checks.device(), a.weights, shape.top_k)) {
+        const op::MoeFewArguments few{.x = a.x,
+                                      .x_scale = {},
+                                      .topk_ids = a.topk_ids,
+                                      .topk_weights = a.topk_weights,
+                                      .weights = a.weights,
+                                      .mid = b.h,
+                                      .shared = a.shared,
+                                      .out = a.out,
+                                      .first_expert = a.first_expert,
+                                      .swiglu_limit = a.swiglu_limit,
+                                      .weight_before_down = a.weight_before_down,
+                                      .stream = a.stream};
+        op::moe_few_up(few);
+        return op::moe_few_down(few);
+    }
     moe_group({.topk_ids = a.topk_ids,
                .groups = b.groups,
                .first_expert = a.first_expert,

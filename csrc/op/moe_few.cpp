@@ -1,9 +1,6 @@
 #include "op/moe_few.h"
 
-#include "op/launch.h"
-#include "op/model_check.h"
-
-#include <deep_gemm/spec/moe_few.h>
+#include "op/moe_parts.h"
 
 namespace deep_gemm::op {
 
@@ -69,65 +66,72 @@ bool serves_few(const driver::Device& device, const std::variant<MoeFp8Weights, 
     if (device.properties().arch != "90a" || top_k > kMaxTopK) return false;
     const auto [w13, w2] = matrices_of(weights);
     const auto fits = [](const Matrix& m, i64 times) {
-        // Packed weights are padded along K, and a sum takes the padding in.
-        return m.k % (m.spec.fp4 ? kFp4PadK : kFewChunk) == 0 && m.k / kFewChunk * times <= kMaxFewChunks &&
-               m.one_run && why_illegal(m.spec) == nullptr;
+        return m.k % kFewChunk == 0 && m.k / kFewChunk * times <= kMaxFewChunks && m.one_run &&
+               why_illegal(m.spec) == nullptr;
     };
     return fits(w13, 1) && fits(w2, top_k) && w2.n % kFewChunk == 0;
 }
 
-void run_moe_few(Device& device, const MoeFewArguments& a) {
+Prepared<MoeFewUpSpec, MoeFewUpParams> prepare_few_up(const MoeFewArguments& a) {
     const auto [w13, w2] = matrices_of(a.weights);
     const i64 tokens = a.topk_ids.shape[0], top_k = a.topk_ids.shape[1];
-    const auto with = [](const Matrix& w, std::initializer_list<driver::MemoryRange> others) {
-        std::vector<driver::MemoryRange> memory = w.memory;
-        memory.insert(memory.end(), others);
-        return memory;
-    };
-    const MoeFewUpSpec up_spec{.w = w13.spec,
-                               .x = a.x.format,
-                               .rule = a.rule,
-                               .chunks = w13.k / kFewChunk,
-                               .limited = a.swiglu_limit.has_value(),
-                               .weighted = a.weight_before_down};
-    const MoeFewUpParams up{.x = a.x.data,
-                            .x_scales = pointer_of<const float>(a.x_scale),
-                            .w = w13.params,
-                            .topk_ids = pointer_of<const i32>(a.topk_ids),
-                            .weights = pointer_of<const float>(a.topk_weights),
-                            .mid = a.mid.data,
-                            .x_stride = stride_of(a.x, 0),
-                            .x_scale_stride = a.x_scale.present() ? stride_of(a.x_scale, 0) : 0,
-                            .top_k = as_u32(top_k),
-                            .first_expert = a.first_expert,
-                            .experts = w13.experts,
-                            .n = w2.k,
-                            .limit = a.swiglu_limit.value_or(0)};
-    const u64 up_blocks = static_cast<u64>(tokens * top_k) * (w2.k / kFewUpChannels);
-    launch(device, kUp, up_spec, {grid_of("fused_moe", up_blocks), kFewUpThreads}, a.stream, up,
-           with(w13,
-                {reads(a.x), reads(a.x_scale), reads(a.topk_ids), reads(a.topk_weights), writes(a.mid)}));
-    const MoeFewDownSpec down_spec{.w = w2.spec,
-                                   .rule = a.rule,
-                                   .chunks = w2.k / kFewChunk,
-                                   .combine = {.d = a.out.format,
-                                               .top_k = as_u32(top_k),
-                                               .combine_weighted = !a.weight_before_down,
-                                               .shared = a.shared.present()}};
-    const MoeFewDownParams down{.mid = a.mid.data,
-                                .w = w2.params,
+    const MoeFewUpSpec spec{.w = w13.spec,
+                            .x = a.x.format,
+                            .rule = a.rule,
+                            .chunks = w13.k / kFewChunk,
+                            .limited = a.swiglu_limit.has_value(),
+                            .weighted = a.weight_before_down};
+    const MoeFewUpParams params{.x = a.x.data,
+                                .x_scales = pointer_of<const float>(a.x_scale),
+                                .w = w13.params,
                                 .topk_ids = pointer_of<const i32>(a.topk_ids),
                                 .weights = pointer_of<const float>(a.topk_weights),
-                                .shared = a.shared.data,
-                                .d = a.out.data,
-                                .shared_stride = a.shared.present() ? stride_of(a.shared, 0) : 0,
-                                .d_stride = stride_of(a.out, 0),
+                                .mid = a.mid.data,
+                                .x_stride = stride_of(a.x, 0),
+                                .x_scale_stride = a.x_scale.present() ? stride_of(a.x_scale, 0) : 0,
+                                .top_k = as_u32(top_k),
                                 .first_expert = a.first_expert,
-                                .experts = w2.experts,
-                                .n = w2.n};
-    const u64 down_blocks = static_cast<u64>(tokens) * (w2.n / kFewRows);
-    launch(device, kDown, down_spec, {grid_of("fused_moe", down_blocks), kFewDownThreads}, a.stream, down,
-           with(w2, {reads(a.mid), reads(a.topk_ids), reads(a.topk_weights), reads(a.shared), writes(a.out)}));
+                                .experts = w13.experts,
+                                .n = w2.k,
+                                .limit = a.swiglu_limit.value_or(0)};
+    const u64 blocks = static_cast<u64>(tokens * top_k) * (w2.k / kFewUpChannels);
+    auto memory = w13.memory;
+    for (const TensorView& t : {a.x, a.x_scale, a.topk_ids, a.topk_weights}) memory.push_back(reads(t));
+    memory.push_back(writes(a.mid));
+    return {spec, params, grid_of("moe_few", blocks), std::move(memory)};
+}
+
+void moe_few_up(const MoeFewArguments& a) {
+    launch(*a.out.device, kUp, kFewUpThreads, a.stream, prepare_few_up(a));
+}
+
+void moe_few_down(const MoeFewArguments& a) {
+    const Matrix w2 = matrices_of(a.weights).w2;
+    const i64 tokens = a.topk_ids.shape[0], top_k = a.topk_ids.shape[1];
+    const MoeFewDownSpec spec{.w = w2.spec,
+                              .rule = a.rule,
+                              .chunks = w2.k / kFewChunk,
+                              .combine = {.d = a.out.format,
+                                          .top_k = as_u32(top_k),
+                                          .combine_weighted = !a.weight_before_down,
+                                          .shared = a.shared.present()}};
+    const MoeFewDownParams params{.mid = a.mid.data,
+                                  .w = w2.params,
+                                  .topk_ids = pointer_of<const i32>(a.topk_ids),
+                                  .weights = pointer_of<const float>(a.topk_weights),
+                                  .shared = a.shared.data,
+                                  .d = a.out.data,
+                                  .shared_stride = a.shared.present() ? stride_of(a.shared, 0) : 0,
+                                  .d_stride = stride_of(a.out, 0),
+                                  .first_expert = a.first_expert,
+                                  .experts = w2.experts,
+                                  .n = w2.n};
+    const u64 blocks = static_cast<u64>(tokens) * (w2.n / kFewRows);
+    auto memory = w2.memory;
+    for (const TensorView& t : {a.mid, a.topk_ids, a.topk_weights, a.shared}) memory.push_back(reads(t));
+    memory.push_back(writes(a.out));
+    launch(*a.out.device, kDown, spec, {grid_of("moe_few", blocks), kFewDownThreads}, a.stream, params,
+           std::span<const driver::MemoryRange>(memory));
 }
 
 }  // namespace deep_gemm::op

@@ -6,6 +6,9 @@
 
 namespace deep_gemm::op {
 
+// (token, expert) pairs up to which this is the faster way.
+inline constexpr i64 kFewPairs = 64;
+
 // As FusedMoeArguments. All of it is checked already, or made by who calls.
 struct MoeFewArguments {
     TensorView x = {}, x_scale = {};  // bf16 or fp32 [T, hidden], or E4M3 with scales [T, hidden / 128]
@@ -23,6 +26,8 @@ struct MoeFewArguments {
 // Whether there are kernels for these weights, on this device, and so many experts a token.
 [[nodiscard]] bool serves_few(const driver::Device& device,
                               const std::variant<MoeFp8Weights, MoeFp4Weights>& weights, i64 top_k);
-void run_moe_few(Device& device, const MoeFewArguments& arguments);
+// The two launches, one after the other.
+void moe_few_up(const MoeFewArguments& arguments);
+void moe_few_down(const MoeFewArguments& arguments);
 
 }  // namespace deep_gemm::op

@@ -102,6 +102,10 @@ class BlockPass {
                                            .add = x,
                                            .weigh = WeighExperts::after_down,
                                            .stream = pass_.stream};
+            if (are_few(packed)) {
+                op::moe_few_up(few_of(packed));
+                return op::moe_few_down(few_of(packed));
+            }
             moe_group(grouping_of(packed));
             return run_packed_experts(packed);
         }

@@ -131,7 +131,7 @@ DG_DEVICE void multiply_units(u32 first, ptx::SharedAddress codes, ptx::SharedAd
 }
 
 /// The scaled sum of `count` chunks of a row, whose results lie 16 floats apart. E4M3 weights: their scales
-/// come chunk by chunk, packed ones' after the sum.
+/// come chunk by chunk, packed ones' after the sum, in which their K has an even number of chunks.
 template <bool Fp4>
 DG_DEVICE float sum_chunks(ptx::SharedAddress sums, ptx::SharedAddress x_scales, ptx::SharedAddress w_scales,
                            u32 count) {
@@ -141,7 +141,7 @@ DG_DEVICE float sum_chunks(ptx::SharedAddress sums, ptx::SharedAddress x_scales,
         if constexpr (!Fp4) scale = ptx::mul_rn_f32(scale, ptx::ld_shared_f32(w_scales + c * 4));
         sum = ptx::fma_rn_f32(scale, ptx::ld_shared_f32(sums + c * (kFewRows * 4)), sum);
     }
-    return sum;
+    return Fp4 && count % 2 != 0 ? ptx::add_rn_f32(sum, 0.0f) : sum;
 }
 
 }  // namespace deep_gemm::moe_few_detail
