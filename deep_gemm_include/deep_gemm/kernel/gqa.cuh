@@ -60,7 +60,12 @@ struct Part {
     /// Rows [first, first + kGqaRows) of a kv head, as far as they are below `end`.
     DG_DEVICE void add(const GqaParams& p, u64 keys, u64 values, u32 first, u32 end,
                        const float (&q)[kGqaHeads][kChannels]) {
-        float scores[kGqaRows];
+        float scores[kGqaRows], value[kGqaRows][kChannels] = {};
+        // On their way while the scores are found.
+#pragma unroll
+        for (u32 r = 0; r < kGqaRows; ++r)
+            if (first + r < end)
+                load_channels<S.rows>(p.values.data, values + (first + r) * p.values.stride_row, value[r]);
 #pragma unroll
         for (u32 r = 0; r < kGqaRows; ++r) {
             float key[kChannels] = {}, dots[kGqaHeads];
@@ -94,15 +99,12 @@ struct Part {
         }
 #pragma unroll
         for (u32 r = 0; r < kGqaRows; ++r) {
-            float value[kChannels] = {};
-            if (first + r < end)
-                load_channels<S.rows>(p.values.data, values + (first + r) * p.values.stride_row, value);
 #pragma unroll
             for (u32 h = 0; h < kGqaHeads; ++h) {
                 const float weight = from_lane(scores[r], h * 4);
 #pragma unroll
                 for (u32 c = 0; c < kChannels; ++c)
-                    sums[h][c] = ptx::fma_rn_f32(weight, value[c], sums[h][c]);
+                    sums[h][c] = ptx::fma_rn_f32(weight, value[r][c], sums[h][c]);
             }
         }
     }
@@ -126,7 +128,7 @@ struct Part {
 
 /// A CTA a (token, kv head, group of its heads, piece). Pieces beyond the position are left as they are.
 template <GqaSpec S>
-DG_KERNEL(kGqaThreads, 3)
+DG_KERNEL(kGqaThreads, 2)
 gqa_pieces(DG_GRID_CONSTANT const GqaParams p) {
     constexpr u32 kChannels = S.d / 32, kRecord = gqa_record(S.d);
     ptx::grid_dependency_launch();
