@@ -4,6 +4,7 @@
 // parts do not meet: each has a range of blocks, and computes what its own kernel does.
 #pragma once
 
+#include <deep_gemm/spec/ahead.h>
 #include <deep_gemm/spec/compressor.h>
 #include <deep_gemm/spec/norm.h>
 
@@ -57,7 +58,8 @@ constexpr LatentSmem plan_smem(const AttentionHeadsSpec&) {
 
 struct AttentionHeadsParams {
     RopeParams query, index;
-    u32 query_end;
+    u32 query_end, index_end;
+    Ahead ahead;
 };
 
 }  // namespace deep_gemm
