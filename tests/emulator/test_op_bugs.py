@@ -343,7 +343,7 @@ def gqa_records(scores: Any, values: Any) -> Any:
 def gqa_params() -> Any:
     d, rows = GQA_WIDTH, GQA_KV_HEADS * GQA_WIDTH
     return pack(["q", (GQA_HEADS * d,), (d,)], ["out", (GQA_HEADS * d,), (d,)], ["keys", (128 * rows,), (rows,), (d,)],
-                ["values", (128 * rows,), (rows,), (d,)], "records", "positions", None, "table", 3, 128, 1, GQA_ROWS, GQA_HEADS,
+                ["values", (128 * rows,), (rows,), (d,)], "records", None, None, "positions", None, "table", 3, 128, 1, GQA_ROWS, GQA_HEADS,
                 GQA_HEADS // GQA_KV_HEADS, 3, float(d**-0.5))  # fmt: skip
 
 

@@ -217,6 +217,8 @@ def test_workspace_and_output_are_made(emulator: Any) -> None:
         Case(3, 4, 4, hidden=1152, channels=256, limit=1.0, skip=0.3, first_expert=1, out="fp32"),
         Case(2, 2, 2, hidden=2304),  # more chunks than a warp has in flight
         Case(1, 8, 9, channels=1152),
+        Case(2, 3, 6, hidden=384, channels=128, shared=True, before=False, fp4=True),
+        Case(3, 4, 4, hidden=1280, channels=640, limit=1.0, skip=0.3, first_expert=1, out="fp32", fp4=True),
     ],
     ids=str,
 )

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <deep_gemm/spec/gqa.h>
+#include <deep_gemm/tile/fp8_copy.h>
 #include <deep_gemm/tile/real.h>
 #include <deep_gemm/tile/reduce.h>
 #include <deep_gemm/ptx/math.h>
@@ -233,8 +234,15 @@ gqa_join(DG_GRID_CONSTANT const GqaParams p) {
     }
     const u64 at = token * p.out.stride + head * p.out.inner_stride + channel;
 #pragma unroll
-    for (u32 c = 0; c < kChannels; ++c)
-        tile::store<S.out>(p.out.data, at + c, idle ? 0.0f : ptx::div_rn_f32(sums[c], weights));
+    for (u32 c = 0; c < kChannels; ++c) {
+        sums[c] = idle ? 0.0f : ptx::div_rn_f32(sums[c], weights);
+        tile::store<S.out>(p.out.data, at + c, sums[c]);
+    }
+    static_assert(!S.fp8 || S.d == kGqaFp8Channels);
+    if constexpr (S.fp8)
+        tile::store_fp8_copy<ScaleRule::exact>(p.codes + static_cast<u64>(ptx::block_index()) * S.d,
+                                               p.scales + ptx::block_index(), channel,
+                                               {sums[0], sums[1], sums[2], sums[3]});
 }
 
 }  // namespace deep_gemm

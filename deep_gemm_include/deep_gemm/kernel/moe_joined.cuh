@@ -38,12 +38,11 @@ DG_KERNEL(kFewUpThreads, 2)
 project_few_up(DG_GRID_CONSTANT const ProjectFewUpParams p) {
     ptx::grid_dependency_launch();
     const u32 block = ptx::block_index();
-    if (block < p.project_blocks) {
-        project_detail::run_block<S.project>(p.project, block);
-    } else {
+    if (block >= p.project_blocks) {
         ptx::grid_dependency_wait();
-        moe_few_detail::few_up_block<S.few>(p.few, block - p.project_blocks);
+        return moe_few_detail::few_up_block<S.few>(p.few, block - p.project_blocks);
     }
+    project_detail::run_block<S.project>(p.project, block);
 }
 
 }  // namespace deep_gemm
