@@ -359,6 +359,15 @@ struct AttentionHeadsArguments {
 };
 void attention_heads(const AttentionHeadsArguments& arguments);
 
+// What comes before gqa_attention(): rope() of the query, and of the keys, which then go to their cache, and
+// the values to theirs. `key` and `keys` have the same x; what becomes of it is undefined.
+struct GqaRowsArguments {
+    RopeArguments query, key;
+    CacheWriteArguments keys, values;
+    void* stream = nullptr;  // of all; theirs do not count
+};
+void gqa_rows(const GqaRowsArguments& arguments);
+
 // ---- Attention (op/attention.cpp, op/gqa.cpp)
 
 // Latent attention with sinks. The query at position p sees the window rows of positions max(0, p - window +

@@ -55,10 +55,11 @@ class BlockPass {
         const bool low_output = s_.query_fp8.present() && c_.head_dim == kGqaFp8Channels;
         project_many({{&w_.q, flat(s_.query)}, {&w_.k, flat(s_.key)}, {&w_.v, flat(s_.value)}}, input, low,
                      pass_.stream);
-        rotate(query, w_.q_norm);
-        rotate(key, w_.k_norm);
-        remember(key, state_.keys);
-        remember(value, state_.values);
+        op::gqa_rows({.query = rotated(query, w_.q_norm),
+                      .key = rotated(key, w_.k_norm),
+                      .keys = remembered(key, state_.keys),
+                      .values = remembered(value, state_.values),
+                      .stream = pass_.stream});
         op::gqa_attention({.q = query,
                            .keys = state_.keys.view(),
                            .values = state_.values.view(),
@@ -145,24 +146,23 @@ class BlockPass {
                       .stream = pass_.stream});
         return input_of(rows(s_.input), s_.input_fp8);
     }
-    void rotate(const TensorView& heads, const DeviceTensor& weight) {
-        op::rope({.x = heads,
-                  .weight = weight.view(),
-                  .frequencies = model_.frequencies.view(),
-                  .positions = pass_.positions,
-                  .y = heads,
-                  .norm = true,
-                  .pairs = RopePairs::halves,
-                  .eps = c_.rms_epsilon,
-                  .stream = pass_.stream});
+    [[nodiscard]] op::RopeArguments rotated(const TensorView& heads, const DeviceTensor& weight) const {
+        return {.x = heads,
+                .weight = weight.view(),
+                .frequencies = model_.frequencies.view(),
+                .positions = pass_.positions,
+                .y = heads,
+                .norm = true,
+                .pairs = RopePairs::halves,
+                .eps = c_.rms_epsilon};
     }
-    void remember(const TensorView& heads, const DeviceTensor& cache) {
-        op::cache_write({.x = heads,
-                         .positions = pass_.positions,
-                         .sequences = pass_.sequences,
-                         .rows = cache.view(),
-                         .table = table_,
-                         .stream = pass_.stream});
+    [[nodiscard]] op::CacheWriteArguments remembered(const TensorView& heads,
+                                                     const DeviceTensor& cache) const {
+        return {.x = heads,
+                .positions = pass_.positions,
+                .sequences = pass_.sequences,
+                .rows = cache.view(),
+                .table = table_};
     }
 
     const Loaded& model_;
