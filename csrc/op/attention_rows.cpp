@@ -1,5 +1,4 @@
 // attention_rows(), attention_heads() and gqa_rows() of model_ops.h: small operations side by side in one launch.
-#include "op/ahead.h"
 #include "op/attention_parts.h"
 
 #include <deep_gemm/spec/gqa_rows.h>
@@ -60,16 +59,15 @@ void attention_heads(const AttentionHeadsArguments& a) {
     AttentionHeadsParams params{};
     params.query = query.params;
     Parts parts;
-    params.query_end = params.index_end = parts.add(query);
+    params.query_end = parts.add(query);
     if (a.index) {
         const auto index = prepare_index_query(checks, *a.index);
         spec.index = index.spec, spec.has_index = true;
-        params.index = index.params, params.index_end = parts.add(index);
+        params.index = index.params;
+        parts.add(index);
     }
     if (parts.blocks == 0) return;
-    params.ahead = ahead_of(checks.device(), a.ahead);
-    launch(checks.device(), kHeads, spec, {parts.blocks + params.ahead.blocks, kLatentThreads}, a.stream,
-           params, parts.memory);
+    launch(checks.device(), kHeads, spec, {parts.blocks, kLatentThreads}, a.stream, params, parts.memory);
 }
 
 void gqa_rows(const GqaRowsArguments& a) {

@@ -354,7 +354,6 @@ void attention_rows(const AttentionRowsArguments& arguments);
 struct AttentionHeadsArguments {
     RopeArguments query;
     const IndexQueryArguments* index = nullptr;  // or absent
-    AheadViews ahead = {};
     void* stream = nullptr;
 };
 void attention_heads(const AttentionHeadsArguments& arguments);

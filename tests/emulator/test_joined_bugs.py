@@ -43,7 +43,7 @@ def attention_heads() -> tuple[Any, str]:
         view = ((inner * d,), (d,))
         return [[x, *view], [y, *view], None, "frequencies", "positions", inner, d, 64, 1e-6]
 
-    params = pack(part("q", "y", heads), part("index", "z", index_heads), 6, 10, *[None, (0,)] * 24, 0, 0)
+    params = pack(part("q", "y", heads), part("index", "z", index_heads), 6)
     launch = bugs.Launch(
         "deep_gemm::attention_heads<kSpec>", (10,), 128, 1024, arrays, params, expected, 1e-4
     )

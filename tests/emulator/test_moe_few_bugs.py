@@ -135,7 +135,7 @@ def down() -> tuple[Launch, str]:
               "d": np.full((TOKENS, n), -77, np.float32)}  # fmt: skip
     fields = ("mid", "w", "ids", "routing", "shared", "d", n, n, FIRST, EXPERTS, n)
     smem = 4096 + chunks * (8 + 64) + TOP_K * 64
-    launch = Launch("deep_gemm::sm90_moe_few_down<kSpec>", (TOKENS * n // 16,), 512, smem, arrays,
+    launch = Launch("deep_gemm::sm90_moe_few_down<kSpec>", (TOKENS * n // 16,), 256, smem, arrays,
                     packer("8Q4Q2Q3I", fields, n, k), {"d": expected}, 1e-5)  # fmt: skip
     combine = f".d = Format::fp32, .top_k = {TOP_K}, .combine_weighted = true, .shared = true"
     return launch, source(
@@ -151,7 +151,7 @@ BUGS: list[tuple[str, Bug]] = [
     ("up", Bug("codes in no swizzle", "((column / 16) ^ row) * 16", "column / 16 * 16", 8)),
     ("up", Bug("words stay with their lane", "transpose_words(word[0][half]);", "", 8)),
     ("up", Bug("gate rows twice", "row + p.n * p.w.stride_row", "row", 8)),
-    ("up", Bug("first atom for all", "chunk < Chunks ? chunk / kFewColumns : 0", "0", 8)),
+    ("up", Bug("first atom for all", "group_chunk < Chunks ? group_chunk / kFewColumns : 0", "0", 8)),
     ("up", Bug("scale of the first rows", "row / kFewChunk * w.scale_stride_row", "0 * w.scale_stride_row", 8)),
     ("up", Bug("results read before they are there", "ptx::sync_threads();\n    if (thread >= kFewUpChannels", "if (thread >= kFewUpChannels")),
     ("up", Bug("an expert that is not here", "if (expert >= p.experts) return;", "", 8)),
@@ -165,14 +165,14 @@ BUGS: list[tuple[str, Bug]] = [
     ("up fp4", Bug("first quarter of the block", "return row % kFp4BlockRows / kFewRows;", "return 0;", 8)),
     ("up fp4", Bug("up rows' scale is the gate rows'", "i * p.n + channel + thread", "channel + thread", 8)),
     ("up fp4", Bug("token of the first pair", "const u32 token = pair / p.top_k;", "const u32 token = 0;", 8)),
-    ("down", Bug("an expert that is not here", "if (expert(slot) >= p.experts) continue;", "", 8)),
+    ("down", Bug("an expert that is not here", "if ((present >> slot & 1) == 0) continue;", "", 8)),
     ("down", Bug("scales of the first expert", "block_scale(p.w, e, first,", "block_scale(p.w, 0, first,", 8)),
     ("down", Bug("sums read before they are there", "ptx::sync_threads();\n    if (my_slot < kTopK", "if (my_slot < kTopK")),
     ("down", Bug("parts read before they are there", "ptx::sync_threads();\n    if (thread >= kFewRows) return;",
                  "if (thread >= kFewRows) return;")),
-    ("down", Bug("weight of the first", "p.weights + token * kTopK + slot", "p.weights + token * kTopK", 8)),
+    ("down", Bug("weight of the first", "p.weights + token * kTopK + my_slot", "p.weights + token * kTopK", 8)),
     ("down", Bug("rows of the first block", "(first + lane / 4) * p.w.stride_row", "(lane / 4) * p.w.stride_row", 8)),
-    ("down", Bug("chunks of a later round dropped", "if (chunk < Chunks) store_column", "if (i == 0) store_column", 8)),
+    ("down", Bug("chunks of a later round dropped", "if (chunk < Chunks) store_column", "if (i == 0 && turn == 0) store_column", 8)),
 ]  # fmt: skip
 
 

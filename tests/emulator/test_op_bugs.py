@@ -353,7 +353,7 @@ def gqa_pieces() -> tuple[Any, str]:
     records = np.full(expected.shape, np.nan, np.float32)
     records[..., GQA_WIDTH + 2 :] = 0
     arrays |= {"records": records, "out": np.zeros((1, GQA_HEADS, GQA_WIDTH), np.float32)}
-    launch = bugs.Launch("deep_gemm::gqa_pieces<kSpec>", (GQA_KV_HEADS * 3,), 256, 9216, arrays, gqa_params(),
+    launch = bugs.Launch("deep_gemm::gqa_pieces<kSpec>", (GQA_KV_HEADS * 3,), 128, 8192, arrays, gqa_params(),
                          {"records": expected}, 1e-4)  # fmt: skip
     return launch, text("gqa", "GqaSpec", ".d = 32")
 

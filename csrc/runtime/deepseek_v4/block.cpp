@@ -2,9 +2,7 @@
 #include "op/moe_joined.h"
 #include "runtime/deepseek_v4/state.h"
 
-#include <algorithm>
 #include <cmath>
-#include <cstdlib>
 
 namespace deep_gemm::runtime::deepseek_v4 {
 
@@ -202,17 +200,7 @@ class BlockPass {
                                        .norm = true,
                                        .eps = c_.rms_epsilon},
                              .index = w_.index_compressor ? &index : nullptr,
-                             .ahead = ahead(experiment_ahead()),
                              .stream = pass_.stream});
-    }
-    [[nodiscard]] std::vector<TensorView> experiment_ahead() const {
-        static const i64 mb = [] { const char* text = std::getenv("DG_EXP_AHEAD"); return text ? std::atoi(text) : 0; }();
-        if (mb == 0) return {};
-        TensorView view = w_.wo_a.data.view();
-        const i64 all = view.shape[0] * view.shape[1];
-        view.rank = 2, view.shape[0] = std::min(all, mb * 1000000 / view.shape[2]), view.shape[1] = view.shape[2];
-        view.strides[0] = view.strides[1], view.strides[1] = 1;
-        return {view};
     }
     // Passes of many rows read their weights slowly enough.
     [[nodiscard]] op::AheadViews ahead(const std::vector<TensorView>& views) const {

@@ -6,7 +6,6 @@
 #include <deep_gemm/kernel/norm.cuh>
 #include <deep_gemm/kernel/rope.cuh>
 #include <deep_gemm/spec/attention_rows.h>
-#include <deep_gemm/tile/ahead.h>
 
 namespace deep_gemm {
 
@@ -28,7 +27,6 @@ DG_KERNEL(kLatentThreads, 8)
 attention_heads(DG_GRID_CONSTANT const AttentionHeadsParams p) {
     ptx::grid_dependency_launch();
     const u32 block = ptx::block_index();
-    if (block >= p.index_end) return tile::bring_ahead(p.ahead, block - p.index_end, kLatentThreads);
     ptx::grid_dependency_wait();
     if (block < p.query_end) return rope_block<S.query>(p.query, block);
     if constexpr (S.has_index) rope_block<S.index>(p.index, block - p.query_end);

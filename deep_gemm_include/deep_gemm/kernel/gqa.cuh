@@ -129,7 +129,7 @@ struct Part {
 
 /// A CTA a (token, kv head, group of its heads, piece). Pieces beyond the position are left as they are.
 template <GqaSpec S>
-DG_KERNEL(kGqaThreads, 2)
+DG_KERNEL(kGqaThreads, 3)
 gqa_pieces(DG_GRID_CONSTANT const GqaParams p) {
     constexpr u32 kChannels = S.d / 32, kRecord = gqa_record(S.d);
     ptx::grid_dependency_launch();

@@ -89,8 +89,6 @@ DG_DEVICE void multiply_units(u32 first, ptx::SharedAddress codes, ptx::SharedAd
     constexpr u32 kRounds = ceil_div(Chunks, Step), kTurns = ceil_div(kRounds, kInFlight);
     constexpr u32 kDepth = ceil_div(kRounds, kTurns);
     Unit<W> units[kDepth];
-    u32 a[2][16];
-    float sums[2][4];
 #pragma unroll
     for (u32 i = 0; i < kDepth; ++i) load(first + i * Step, units[i]);
     ready();
@@ -98,35 +96,25 @@ DG_DEVICE void multiply_units(u32 first, ptx::SharedAddress codes, ptx::SharedAd
     // A turn at a time: unrolled further, the addresses of all rounds would be in registers.
 #pragma unroll 1
     for (u32 turn = 0; turn < kTurns; ++turn) {
-        const auto chunk_of = [&](u32 from, u32 i) { return from + (turn * kDepth + i) * Step; };
-        const auto finish = [&](u32 i) {
-            ptx::wgmma_keep(sums[i % 2]);
-            const u32 chunk = chunk_of(first, i);
-            if (chunk < Chunks) store_column<W>(sums_of(chunk), chunk % kFewColumns, sums[i % 2]);
-        };
 #pragma unroll
         for (u32 i = 0; i < kDepth; ++i) {
-            if (i >= 2) {
-                ptx::wgmma_wait<1>();
-                finish(i - 2);
-            }
+            const u32 before = (turn * kDepth + i) * Step, chunk = first + before;
+            u32 a[16];
+            float sums[4] = {0, 0, 0, 0};
             if constexpr (W.fp4)
-                units[i].to_fragments(table, a[i % 2]);
+                units[i].to_fragments(table, a);
             else
-                units[i].to_fragments(a[i % 2]);
-            if (turn + 1 < kTurns) load(chunk_of(first, i + kDepth), units[i]);
-            ptx::wgmma_keep(a[i % 2]);
-#pragma unroll
-            for (u32 j = 0; j < 4; ++j) sums[i % 2][j] = 0;
-            ptx::wgmma_keep(sums[i % 2]);
+                units[i].to_fragments(a);
+            if (turn + 1 < kTurns) load(chunk + kDepth * Step, units[i]);
+            ptx::wgmma_keep(a);
+            ptx::wgmma_keep(sums);
             // The warpgroup's chunks lie in one half of an atom; those beyond the last one meet zeros.
-            const u32 chunk = chunk_of(of_group, i);
-            start<W>(sums[i % 2], a[i % 2],
-                     codes + (chunk < Chunks ? chunk / kFewColumns : 0) * kFewAtomBytes);
+            const u32 group_chunk = of_group + before;
+            start<W>(sums, a, codes + (group_chunk < Chunks ? group_chunk / kFewColumns : 0) * kFewAtomBytes);
+            ptx::wgmma_wait<0>();
+            ptx::wgmma_keep(sums);
+            if (chunk < Chunks) store_column<W>(sums_of(chunk), chunk % kFewColumns, sums);
         }
-        ptx::wgmma_wait<0>();
-        if constexpr (kDepth >= 2) finish(kDepth - 2);
-        finish(kDepth - 1);
     }
 }
 
@@ -136,6 +124,7 @@ template <bool Fp4>
 DG_DEVICE float sum_chunks(ptx::SharedAddress sums, ptx::SharedAddress x_scales, ptx::SharedAddress w_scales,
                            u32 count) {
     float sum = 0;
+#pragma unroll 8
     for (u32 c = 0; c < count; ++c) {
         float scale = ptx::ld_shared_f32(x_scales + c * 4);
         if constexpr (!Fp4) scale = ptx::mul_rn_f32(scale, ptx::ld_shared_f32(w_scales + c * 4));

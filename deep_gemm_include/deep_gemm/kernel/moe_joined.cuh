@@ -34,7 +34,7 @@ project_group(DG_GRID_CONSTANT const ProjectGroupParams p) {
 }
 
 template <ProjectFewUpSpec S>
-DG_KERNEL(kFewUpThreads, 2)
+DG_KERNEL(kFewUpThreads, ctas_per_sm_of(S))
 project_few_up(DG_GRID_CONSTANT const ProjectFewUpParams p) {
     ptx::grid_dependency_launch();
     const u32 block = ptx::block_index();

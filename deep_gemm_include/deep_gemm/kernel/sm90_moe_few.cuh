@@ -105,7 +105,7 @@ DG_DEVICE void few_up_block(const MoeFewUpParams& p, u32 block) {
 }  // namespace moe_few_detail
 
 template <MoeFewUpSpec S>
-DG_KERNEL(kFewUpThreads, 2)
+DG_KERNEL(kFewUpThreads, ctas_per_sm_of(S))
 sm90_moe_few_up(DG_GRID_CONSTANT const MoeFewUpParams p) {
     static_assert(why_illegal(S) == nullptr);
     ptx::grid_dependency_launch();
@@ -114,7 +114,7 @@ sm90_moe_few_up(DG_GRID_CONSTANT const MoeFewUpParams p) {
 }
 
 template <MoeFewDownSpec S>
-DG_KERNEL(kFewDownThreads, 1)
+DG_KERNEL(kFewDownThreads, ctas_per_sm_of(S))
 sm90_moe_few_down(DG_GRID_CONSTANT const MoeFewDownParams p) {
     static_assert(why_illegal(S) == nullptr);
     using namespace moe_few_detail;
@@ -126,12 +126,13 @@ sm90_moe_few_down(DG_GRID_CONSTANT const MoeFewDownParams p) {
     const u32 blocks = p.n / kFewRows, token = ptx::block_index() / blocks;
     const u32 first = ptx::block_index() % blocks * kFewRows;
     const u32 thread = ptx::thread_index(), lane = ptx::lane_index();
-    const auto expert = [&](u32 slot) {
-        return expert_of(p.topk_ids, token * kTopK + slot, p.first_expert);
-    };
+    // Lane i has the expert of slot i. Whole warps ask.
+    const u32 of_lane =
+        lane < kTopK ? expert_of(p.topk_ids, token * kTopK + lane, p.first_expert) : p.experts;
+    const auto expert = [&](u32 slot) { return ptx::shfl_idx(of_lane, slot); };
 
     const auto load = [&](u32 chunk, Unit<S.w>& unit) {
-        const u32 e = chunk < kChunks ? expert(chunk / S.chunks) : p.experts;
+        const u32 e = expert(chunk < kChunks ? chunk / S.chunks : kTopK);
         if constexpr (S.w.fp4) {
             const u8* blob = blob_of(p.w, fp4_blob_bytes_of(S.w.form), e, first, chunk % S.chunks);
             unit.load(e < p.experts ? blob : nullptr, quarter_of(first));
@@ -142,19 +143,22 @@ sm90_moe_few_down(DG_GRID_CONSTANT const MoeFewDownParams p) {
         }
     };
     const u32 my_slot = thread / kFewRows, my_row = thread % kFewRows;  // of a sum
-    float row_scale = 1;                                                // MXFP4
+    float row_scale = 1, weight = 1;                                    // MXFP4; combine_weighted
     const auto ready = [&] {
+        const u32 mine = expert(my_slot < kTopK ? my_slot : kTopK);
+        if constexpr (S.combine.combine_weighted) {
+            if (my_slot < kTopK) weight = ptx::ld_global_f32(p.weights + token * kTopK + my_slot);
+        }
         if constexpr (S.w.fp4) {
             write_table<S.w.form>(smem + kPlan.table);
-            const u32 e = my_slot < kTopK ? expert(my_slot) : p.experts;
-            if (e < p.experts)
-                row_scale = ptx::ld_global_f32(p.w.scales + e * p.w.scale_stride_expert + first + my_row);
+            if (mine < p.experts)
+                row_scale = ptx::ld_global_f32(p.w.scales + mine * p.w.scale_stride_expert + first + my_row);
         } else {
-            for (u32 chunk = thread; chunk < kChunks; chunk += kFewDownThreads) {
-                const u32 e = expert(chunk / S.chunks);
-                ptx::st_shared_f32(smem + kPlan.w_scales + chunk * 4,
-                                   e < p.experts ? block_scale(p.w, e, first, chunk % S.chunks) : 0.0f);
-            }
+            static_assert(kMaxFewChunks <= kFewDownThreads);
+            const u32 e = expert(thread < kChunks ? thread / S.chunks : kTopK);
+            if (thread < kChunks)
+                ptx::st_shared_f32(smem + kPlan.w_scales + thread * 4,
+                                   e < p.experts ? block_scale(p.w, e, first, thread % S.chunks) : 0.0f);
         }
         // The activation of an expert that is not here may be anything: its sums are dropped.
         const u64 row = static_cast<u64>(token) * kChunks * kFewChunk;
@@ -175,22 +179,25 @@ sm90_moe_few_down(DG_GRID_CONSTANT const MoeFewDownParams p) {
         float y = sum_chunks<S.w.fp4>(sums_of(chunk, my_row), smem + kPlan.mid_scales + chunk * 4,
                                       smem + kPlan.w_scales + chunk * 4, S.chunks);
         if constexpr (S.w.fp4) y = ptx::mul_rn_f32(y, row_scale);
-        ptx::st_shared_f32(smem + kPlan.parts + thread * 4, tile::through_bf16(y));
+        y = tile::through_bf16(y);
+        if constexpr (S.combine.combine_weighted) y = ptx::mul_rn_f32(y, weight);
+        ptx::st_shared_f32(smem + kPlan.parts + thread * 4, y);
+    }
+    const u32 present = ptx::ballot(of_lane < p.experts);
+    float shared = 0;
+    if constexpr (S.combine.shared) {
+        if (thread < kFewRows)
+            shared = tile::load<Format::bf16>(p.shared, token * p.shared_stride + first + thread);
     }
     ptx::sync_threads();
     if (thread >= kFewRows) return;
     float sum = 0;
 #pragma unroll
     for (u32 slot = 0; slot < kTopK; ++slot) {
-        if (expert(slot) >= p.experts) continue;
-        float y = ptx::ld_shared_f32(smem + kPlan.parts + (slot * kFewRows + thread) * 4);
-        if constexpr (S.combine.combine_weighted)
-            y = ptx::mul_rn_f32(y, ptx::ld_global_f32(p.weights + token * kTopK + slot));
-        sum = ptx::add_rn_f32(sum, y);
+        if ((present >> slot & 1) == 0) continue;
+        sum = ptx::add_rn_f32(sum, ptx::ld_shared_f32(smem + kPlan.parts + (slot * kFewRows + thread) * 4));
     }
-    if constexpr (S.combine.shared)
-        sum = ptx::add_rn_f32(sum,
-                              tile::load<Format::bf16>(p.shared, token * p.shared_stride + first + thread));
+    if constexpr (S.combine.shared) sum = ptx::add_rn_f32(sum, shared);
     tile::store<S.combine.d>(p.d, token * p.d_stride + first + thread, sum);
 }
 

@@ -4,7 +4,6 @@
 // parts do not meet: each has a range of blocks, and computes what its own kernel does.
 #pragma once
 
-#include <deep_gemm/spec/ahead.h>
 #include <deep_gemm/spec/compressor.h>
 #include <deep_gemm/spec/norm.h>
 
@@ -58,8 +57,7 @@ constexpr LatentSmem plan_smem(const AttentionHeadsSpec&) {
 
 struct AttentionHeadsParams {
     RopeParams query, index;
-    u32 query_end, index_end;
-    Ahead ahead;
+    u32 query_end;
 };
 
 }  // namespace deep_gemm

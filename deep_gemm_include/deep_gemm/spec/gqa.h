@@ -2,7 +2,7 @@
 // query are cut where their positions say, at multiples of kGqaSplit: a CTA attends to one piece, a second
 // kernel joins the pieces in order. So the order of every sum depends on the query's position alone: not on
 // the batch, the length of the cache or the device.
-//   piece   each of eight warps takes an eighth of the rows, kGqaRows at a time, with an online softmax; lanes
+//   piece   each of four warps takes a quarter of the rows, kGqaRows at a time, with an online softmax; lanes
 //           share the channels, and lane l keeps the softmax of head l / 4; the warps are then joined in
 //           order
 //   record  of a (query, head, piece): the weighted sum of values [d], the largest score, the sum of weights
@@ -12,10 +12,10 @@
 
 namespace deep_gemm {
 
-constexpr u32 kGqaWarps = 8;
+constexpr u32 kGqaWarps = 4;
 constexpr u32 kGqaThreads = kGqaWarps * 32;
 constexpr u32 kGqaHeads = 8;    // query heads of a CTA, which share their keys
-constexpr u32 kGqaRows = 4;     // of a warp's step
+constexpr u32 kGqaRows = 8;     // of a warp's step
 constexpr u32 kGqaSplit = 128;  // rows of a piece
 constexpr u32 kGqaWarpRows = kGqaSplit / kGqaWarps;
 

@@ -20,7 +20,7 @@ constexpr u32 kFewChunk = 128;  // of K: what a scale of the activations is for
 constexpr u32 kFewColumns = 8;  // of wgmma: chunks of one swizzle atom
 constexpr u32 kFewAtomBytes = kFewColumns * kFewChunk;
 constexpr u32 kFewRows = 16;  // of a unit
-constexpr u32 kFewUpThreads = 256, kFewDownThreads = 512;
+constexpr u32 kFewUpThreads = 256, kFewDownThreads = 256;
 constexpr u32 kFewUpChannels = kFewRows;  // of a CTA, whose two warpgroups share their gate and up rows
 constexpr u32 kMaxFewChunks = 192;        // of an activation in shared memory, or of all of a token's
 
@@ -77,6 +77,9 @@ constexpr void visit_fields(Visitor&& visit, const MoeFewUpSpec& s) {
     visit("limited", s.limited);
     visit("weighted", s.weighted);
 }
+constexpr u32 ctas_per_sm_of(const MoeFewUpSpec& s) {
+    return s.w.fp4 ? 3 : 2;
+}
 
 struct MoeFewUpParams {
     const void* x;          // [T, chunks * 128] at x_stride
@@ -130,6 +133,9 @@ constexpr void visit_fields(Visitor&& visit, const MoeFewDownSpec& s) {
     visit("rule", s.rule);
     visit("chunks", s.chunks);
     visit("combine", s.combine);
+}
+constexpr u32 ctas_per_sm_of(const MoeFewDownSpec& s) {
+    return s.w.fp4 ? 3 : 2;
 }
 
 struct MoeFewDownParams {

@@ -73,6 +73,10 @@ constexpr ProjectMmaSmem plan_smem(const ProjectFewUpSpec& s) {
     const u32 project = plan_smem(s.project).bytes, few = plan_smem(s.few).bytes;
     return {project > few ? project : few};
 }
+constexpr u32 ctas_per_sm_of(const ProjectFewUpSpec& s) {
+    const u32 project = ctas_per_sm_of(s.project), few = ctas_per_sm_of(s.few);
+    return project < few ? project : few;
+}
 struct ProjectFewUpParams {
     ProjectMmaParams project;
     MoeFewUpParams few;
