@@ -127,8 +127,11 @@ void moe_few_down(const MoeFewArguments& a) {
                                   .experts = w2.experts,
                                   .n = w2.n};
     const u64 blocks = static_cast<u64>(tokens) * (w2.n / kFewRows);
+    // Whoever wrote the experts has finished before moe_few_up() lets this launch start.
     auto memory = w2.memory;
-    for (const TensorView& t : {a.mid, a.topk_ids, a.topk_weights, a.shared}) memory.push_back(reads(t));
+    for (driver::MemoryRange& range : memory) range.constant = true;
+    for (const TensorView& t : {a.topk_ids, a.topk_weights}) memory.push_back(reads_constant(t));
+    for (const TensorView& t : {a.mid, a.shared}) memory.push_back(reads(t));
     memory.push_back(writes(a.out));
     launch(*a.out.device, kDown, spec, {grid_of("moe_few", blocks), kFewDownThreads}, a.stream, params,
            std::span<const driver::MemoryRange>(memory));

@@ -26,7 +26,8 @@ struct MoeFewArguments {
 // Whether there are kernels for these weights, on this device, and so many experts a token.
 [[nodiscard]] bool serves_few(const driver::Device& device,
                               const std::variant<MoeFp8Weights, MoeFp4Weights>& weights, i64 top_k);
-// The two launches, one after the other.
+// The two launches, the second right after the first (or few_up_project(), op/moe_joined.h): it starts before
+// that has finished.
 void moe_few_up(const MoeFewArguments& arguments);
 void moe_few_down(const MoeFewArguments& arguments);
 

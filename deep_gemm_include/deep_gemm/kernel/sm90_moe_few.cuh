@@ -17,11 +17,14 @@ DG_DEVICE float block_scale(const MoeFewWeights& w, u32 expert, u32 row, u32 chu
                               row / kFewChunk * w.scale_stride_row + chunk * w.scale_stride_chunk);
 }
 
-/// A CTA of sm90_moe_few_up.
+/// A CTA of sm90_moe_few_up. What follows may start only now that the experts are known: sm90_moe_few_down
+/// reads them, and weights, before it waits for anything.
 template <MoeFewUpSpec S>
 DG_DEVICE void few_up_block(const MoeFewUpParams& p, u32 block) {
     constexpr MoeFewUpSmem kPlan = plan_smem(S);
     constexpr u32 kHalf = kFewRows / 2;
+    ptx::grid_dependency_wait();
+    ptx::grid_dependency_launch();
     const ptx::SharedAddress smem = ptx::dynamic_smem();
     const u32 blocks = p.n / kFewUpChannels, pair = block / blocks;
     const u32 expert = expert_of(p.topk_ids, pair, p.first_expert);
@@ -108,8 +111,6 @@ template <MoeFewUpSpec S>
 DG_KERNEL(kFewUpThreads, ctas_per_sm_of(S))
 sm90_moe_few_up(DG_GRID_CONSTANT const MoeFewUpParams p) {
     static_assert(why_illegal(S) == nullptr);
-    ptx::grid_dependency_launch();
-    ptx::grid_dependency_wait();
     moe_few_detail::few_up_block<S>(p, ptx::block_index());
 }
 
@@ -121,7 +122,6 @@ sm90_moe_few_down(DG_GRID_CONSTANT const MoeFewDownParams p) {
     constexpr MoeFewDownSmem kPlan = plan_smem(S);
     constexpr u32 kChunks = chunks_of(S), kTopK = S.combine.top_k;
     ptx::grid_dependency_launch();
-    ptx::grid_dependency_wait();
     const ptx::SharedAddress smem = ptx::dynamic_smem();
     const u32 blocks = p.n / kFewRows, token = ptx::block_index() / blocks;
     const u32 first = ptx::block_index() % blocks * kFewRows;
@@ -160,6 +160,7 @@ sm90_moe_few_down(DG_GRID_CONSTANT const MoeFewDownParams p) {
                 ptx::st_shared_f32(smem + kPlan.w_scales + thread * 4,
                                    e < p.experts ? block_scale(p.w, e, first, thread % S.chunks) : 0.0f);
         }
+        ptx::grid_dependency_wait();
         // The activation of an expert that is not here may be anything: its sums are dropped.
         const u64 row = static_cast<u64>(token) * kChunks * kFewChunk;
         write_chunks<S.w.fp4>(
