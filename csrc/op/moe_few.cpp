@@ -54,7 +54,8 @@ struct Matrices {
     Matrix w13, w2;
 };
 Matrices matrices_of(const std::variant<MoeFp8Weights, MoeFp4Weights>& weights) {
-    if (const auto* fp4 = std::get_if<MoeFp4Weights>(&weights)) return {matrix_of(fp4->w13), matrix_of(fp4->w2)};
+    if (const auto* fp4 = std::get_if<MoeFp4Weights>(&weights))
+        return {matrix_of(fp4->w13), matrix_of(fp4->w2)};
     const auto& fp8 = std::get<MoeFp8Weights>(weights);
     return {matrix_of(fp8.w13, fp8.w13_scale), matrix_of(fp8.w2, fp8.w2_scale)};
 }

@@ -153,8 +153,8 @@ Prepared<LatentSpec, CacheWriteParams> prepare_cache_write(ModelChecks& checks,
     checks.optional_vector("table", a.table, {Format::int32}, {-1, -1});
     checks.vector("positions", a.positions, {Format::int32}, {rows});
     checks.optional_vector("sequences", a.sequences, {Format::int32}, {rows});
-    DG_CHECK(a.rows.shape[1] > 0, value, "{}: rows has shape {}, expected at least one row", checks.operation(),
-             shape_text(a.rows));
+    DG_CHECK(a.rows.shape[1] > 0, value, "{}: rows has shape {}, expected at least one row",
+             checks.operation(), shape_text(a.rows));
     const LatentSpec spec{.x = a.x.format, .weight = Format::none, .rows = a.rows.format};
     const u32 page_rows = as_u32(a.rows.shape[1]), pages = paged ? as_u32(a.table.shape[1]) : 1;
     const LatentView view{.data = a.rows.data,

@@ -34,8 +34,7 @@ void argmax(const ArgmaxArguments& a) {
                               .v = as_u32(v)};
     launch(checks.device(), kArgmax, SampleSpec{},
            {grid_of("argmax", static_cast<u64>(rows) * kArgmaxCluster), kArgmaxThreads, kArgmaxCluster},
-           a.stream, params,
-           {reads(a.logits), writes(a.tokens)});
+           a.stream, params, {reads(a.logits), writes(a.tokens)});
 }
 
 void sample_distribution(const DistributionArguments& a) {

@@ -41,9 +41,7 @@ def weights(rng: np.random.Generator, n: int, k: int) -> tuple[Array, Array, Arr
     return codes, scales, codes.astype(np.float64) * wide
 
 
-def packer(
-    layout: str, fields: tuple[Any, ...], n: int, k: int
-) -> Callable[[Any, dict[str, int]], bytes]:
+def packer(layout: str, fields: tuple[Any, ...], n: int, k: int) -> Callable[[Any, dict[str, int]], bytes]:
     """Parameters in order; "w" is all of MoeFewWeights."""
 
     def pack(_: Any, at: dict[str, int]) -> bytes:
@@ -101,7 +99,14 @@ def up_fp4() -> tuple[Launch, str]:
             )
             expected[pair] = reference.swiglu(h[:n], h[n:], None)
     block = 10 * 4224
-    arrays = {"x": x, "x_scales": x_scales, "w": packed.blobs, "scales": packed.row_scales, "ids": IDS, "mid": mid}
+    arrays = {
+        "x": x,
+        "x_scales": x_scales,
+        "w": packed.blobs,
+        "scales": packed.row_scales,
+        "ids": IDS,
+        "mid": mid,
+    }
 
     def pack(_: Any, at: dict[str, int]) -> bytes:
         weights = (at["w"], at["scales"], 2 * n // 64 * block, block, 2 * n, 0, 0)
@@ -111,7 +116,8 @@ def up_fp4() -> tuple[Launch, str]:
     launch = Launch("deep_gemm::sm90_moe_few_up<kSpec>", (IDS.size * n // 16,), 256, 2048 + 16 * 8 + chunks * (4 + 128),
                     arrays, pack, {"mid": expected}, 2.0**-7)  # fmt: skip
     return launch, source(
-        "sm90_moe_few", f"MoeFewUpSpec kSpec{{.w = {{.fp4 = true}}, .x = Format::fp8_e4m3, .chunks = {chunks}}}"
+        "sm90_moe_few",
+        f"MoeFewUpSpec kSpec{{.w = {{.fp4 = true}}, .x = Format::fp8_e4m3, .chunks = {chunks}}}",
     )
 
 

@@ -65,7 +65,15 @@ def test_fp8_copy_is_what_quantize_makes(device: Any) -> None:
     records = poisoned(ops.gqa_records_shape(3, 4, 130, 128))
     outputs = {"out": poisoned(q.shape, "bf16"), "records": records, "codes": np.zeros(q.shape, DTYPES["fp8_e4m3"]),
                "scales": poisoned((3, 4))}  # fmt: skip
-    got = run(device, "gqa_attention", outputs, q=q, keys=keys, values=values, positions=np.array([0, -1, 129], np.int32))
+    got = run(
+        device,
+        "gqa_attention",
+        outputs,
+        q=q,
+        keys=keys,
+        values=values,
+        positions=np.array([0, -1, 129], np.int32),
+    )
     codes, scales = fp8_128(got["out"].astype(np.float32).reshape(12, 128))
     assert got["codes"].tobytes() == codes.tobytes()
     assert (got["scales"].reshape(-1) == scales[:, 0]).all()

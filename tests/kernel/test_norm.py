@@ -47,7 +47,9 @@ def test_fp8_copy_is_what_quantize_makes(device: Any, rule: str) -> None:
         weight=weight,
         rule=rule,
     )
-    expected_codes, expected_scales = fp8_rows(out["y"]) if rule == "up" else fp8_128(out["y"].astype(np.float32))
+    expected_codes, expected_scales = (
+        fp8_rows(out["y"]) if rule == "up" else fp8_128(out["y"].astype(np.float32))
+    )
     assert out["codes"].tobytes() == expected_codes.tobytes()
     assert (out["scales"] == expected_scales).all()
 

@@ -60,21 +60,21 @@ class BlockPass {
                       .keys = remembered(key, state_.keys),
                       .values = remembered(value, state_.values),
                       .stream = pass_.stream});
-        op::gqa_attention({.q = query,
-                           .keys = state_.keys.view(),
-                           .values = state_.values.view(),
-                           .positions = pass_.positions,
-                           .sequences = pass_.sequences,
-                           .records = rows(s_.records),
-                           .out = query,
-                           .table = table_,
-                           .codes = low_output ? s_.query_fp8.codes.as({pass_.t, c_.num_heads, c_.head_dim}) : TensorView{},
-                           .scales = low_output ? s_.query_fp8.scales.as({pass_.t, c_.num_heads}) : TensorView{},
-                           .stream = pass_.stream});
+        op::gqa_attention(
+            {.q = query,
+             .keys = state_.keys.view(),
+             .values = state_.values.view(),
+             .positions = pass_.positions,
+             .sequences = pass_.sequences,
+             .records = rows(s_.records),
+             .out = query,
+             .table = table_,
+             .codes = low_output ? s_.query_fp8.codes.as({pass_.t, c_.num_heads, c_.head_dim}) : TensorView{},
+             .scales = low_output ? s_.query_fp8.scales.as({pass_.t, c_.num_heads}) : TensorView{},
+             .stream = pass_.stream});
         const TensorView mixed = flat(s_.query);
-        const Input low_mixed = low_output
-                                    ? input_of(mixed, s_.query_fp8)
-                                    : to_fp8(mixed, s_.query_fp8, ScaleRule::exact, pass_.stream);
+        const Input low_mixed = low_output ? input_of(mixed, s_.query_fp8)
+                                           : to_fp8(mixed, s_.query_fp8, ScaleRule::exact, pass_.stream);
         project(w_.o, mixed, low_mixed, x, pass_.stream, x);
     }
 

@@ -32,8 +32,7 @@ gqa_rows(DG_GRID_CONSTANT const GqaRowsParams p) {
     const u32 block = ptx::block_index();
     ptx::grid_dependency_wait();
     if (block < p.query_end) return rope_block<S.query>(p.query, block);
-    if (block < p.key_end)
-        return gqa_rows_detail::key_block<S.key>(p.key, p.keys, block - p.query_end);
+    if (block < p.key_end) return gqa_rows_detail::key_block<S.key>(p.key, p.keys, block - p.query_end);
     cache_write_block<S.value>(p.values, block - p.key_end);
 }
 

@@ -99,8 +99,7 @@ struct UnitOf {
     using Type = Fp8Unit;
 };
 template <MoeFewWeightSpec W>
-requires(W.fp4)
-struct UnitOf<W> {
+requires(W.fp4) struct UnitOf<W> {
     using Type = Fp4Unit<W.form>;
 };
 template <MoeFewWeightSpec W>

@@ -129,8 +129,7 @@ argmax(DG_GRID_CONSTANT const ArgmaxParams p) {
         const ptx::UInt2 peer = ptx::ld_cluster_v2_u32(ptx::map_to_rank(mine, lane % kArgmaxCluster));
         best = tile::warp_max_u64(peer.x | static_cast<u64>(peer.y) << 32);
         if (lane == 0)
-            ptx::st_global_s32(p.tokens + row,
-                               best == ~u64{0} ? -1 : static_cast<i32>(tile::index_of(best)));
+            ptx::st_global_s32(p.tokens + row, best == ~u64{0} ? -1 : static_cast<i32>(tile::index_of(best)));
     }
     ptx::cluster_sync();  // the shared memory stays until it has been read
 }

@@ -45,8 +45,8 @@ DG_DEVICE void few_up_block(const MoeFewUpParams& p, u32 block) {
             const u8* blob = blob_of(p.w, fp4_blob_bytes_of(S.w.form), expert, first_row, chunk);
             unit.load(present ? blob : nullptr, quarter_of(first_row));
         } else {
-            const u8* row = p.w.data + expert * p.w.stride_expert +
-                            (first_row + lane / 4) * p.w.stride_row + chunk * kFewChunk;
+            const u8* row = p.w.data + expert * p.w.stride_expert + (first_row + lane / 4) * p.w.stride_row +
+                            chunk * kFewChunk;
             unit.load(present ? row : nullptr, row + p.n * p.w.stride_row);
         }
     };
@@ -169,9 +169,7 @@ sm90_moe_few_down(DG_GRID_CONSTANT const MoeFewDownParams p) {
             });
         ptx::sync_threads();
     };
-    const auto sums_of = [&](u32 chunk, u32 row) {
-        return smem + kPlan.sums + (chunk * kFewRows + row) * 4;
-    };
+    const auto sums_of = [&](u32 chunk, u32 row) { return smem + kPlan.sums + (chunk * kFewRows + row) * 4; };
     multiply_units<S.w, kChunks, kFewDownThreads / 32>(ptx::warp_index(), smem, smem + kPlan.table, load,
                                                        ready, [&](u32 chunk) { return sums_of(chunk, 0); });
     ptx::sync_threads();

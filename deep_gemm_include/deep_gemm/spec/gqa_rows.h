@@ -23,9 +23,9 @@ constexpr LatentSmem plan_smem(const GqaRowsSpec&) {
 }
 
 struct GqaRowsParams {
-    RopeParams query, key;         // key.y: nothing
+    RopeParams query, key;          // key.y: nothing
     CacheWriteParams keys, values;  // keys.x: nothing
-    u32 query_end, key_end;        // blocks of a part and those before it
+    u32 query_end, key_end;         // blocks of a part and those before it
 };
 
 }  // namespace deep_gemm

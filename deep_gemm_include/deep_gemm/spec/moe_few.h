@@ -60,11 +60,11 @@ constexpr const char* why_illegal(const MoeFewWeightSpec& w) {
 
 struct MoeFewUpSpec {
     MoeFewWeightSpec w;
-    Format x = Format::bf16;             // or fp32, or fp8_e4m3 with scales
+    Format x = Format::bf16;            // or fp32, or fp8_e4m3 with scales
     ScaleRule rule = ScaleRule::exact;  // of what is not E4M3 yet
-    u32 chunks = 1;                      // of K
-    bool limited = false;                // gate at most `limit`, up within +-limit
-    bool weighted = false;               // times the routing weight, before the rounding to bf16
+    u32 chunks = 1;                     // of K
+    bool limited = false;               // gate at most `limit`, up within +-limit
+    bool weighted = false;              // times the routing weight, before the rounding to bf16
 
     friend constexpr bool operator==(const MoeFewUpSpec&, const MoeFewUpSpec&) = default;
 };
