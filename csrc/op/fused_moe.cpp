@@ -291,7 +291,7 @@ void fused_moe(const FusedMoeArguments& a) {
     }
 
     const i64 pairs = i64{shape.tokens} * shape.top_k;
-    if (a.invariant && !shape.bf16 && !a.grouped.value_or(pairs > op::kFewPairs) &&
+    if (a.invariant && !shape.bf16 && !a.grouped.value_or(pairs > op::few_pairs_of(a.weights)) &&
         op::serves_few(checks.device(), a.weights, shape.top_k)) {
         const op::MoeFewArguments few{.x = a.x,
                                       .x_scale = {},

@@ -76,7 +76,7 @@ op::ProjectArguments shared_expert_down(const SharedExpertCall& c) {
 
 bool are_few(const PackedExpertsCall& c) {
     const i64 pairs = c.chosen.shape[0] * c.chosen.shape[1];
-    return pairs <= op::kFewPairs && op::serves_few(*c.y.device, few_of(c).weights, c.chosen.shape[1]);
+    return pairs <= op::kFewFp4Pairs && op::serves_few(*c.y.device, few_of(c).weights, c.chosen.shape[1]);
 }
 
 op::MoeFewArguments few_of(const PackedExpertsCall& c) {
