@@ -19,6 +19,7 @@ from typing import Any
 import click
 
 from bench.model_configs import CONFIGS, with_layers
+from bench.model_plot import write_plot
 from deep_gemm import _C
 
 ROOFLINE_BYTES_PER_US = 4.3e6
@@ -195,6 +196,7 @@ def summary_of(
 @click.option(
     "--ops", multiple=True, help="Also a table of the launches of a pass: decode:1, prefill:4096, ..."
 )
+@click.option("--plot", is_flag=True, help="Also a picture, model.png; needs matplotlib.")
 @click.option("--repeats", default=20, show_default=True, type=click.IntRange(1))
 @click.option("--device", default="", help="As everywhere; the emulator takes config tiny only.")
 @click.option(
@@ -210,11 +212,12 @@ def main(
     draft: bool,
     random: bool,
     ops: tuple[str, ...],
+    plot: bool,
     repeats: int,
     device: str,
     out: Path,
 ) -> None:
-    """Times passes of a model with random weights; writes model.csv and model_ops.csv."""
+    """Times passes of a model with random weights; writes model.csv, model_ops.csv and model.png."""
     del random
     wanted = [("decode", n) for n in batch] + [("verify", n) for n in spec] + [("draft", 1)] * draft
     wanted += [("prefill", n) for n in prefill]
@@ -235,6 +238,8 @@ def main(
             f"{row.tokens_per_s:>10.0f}{row.percent_of_roofline:>9.1f}%"
         )
         write_csv(out / "model.csv", columns, ([getattr(one, name) for name in columns] for one in rows))
+    if plot:
+        click.echo(write_plot(out / "model.png", rows))
     listed = list[tuple[Any, ...]]()
     for text in ops:
         kind, _, number = text.partition(":")

@@ -98,8 +98,8 @@ std::variant<MoeFp8Weights, MoeFp4Weights> read_weights(TensorReader& reader, Te
 
 void run_fused(Tensor x, Tensor topk_ids, Tensor topk_weights, Tensor w13, Tensor w2, Tensor out,
                Tensor workspace, Tensor shared, std::optional<float> swiglu_limit, u32 first_expert,
-               bool weight_before_down, bool invariant, bool bf16_activations, Tensor device,
-               StreamArgument stream) {
+               bool weight_before_down, bool invariant, bool bf16_activations, std::optional<bool> grouped,
+               Tensor device, StreamArgument stream) {
     TensorReader reader(device.ptr());
     FusedMoeArguments a;
     a.x = reader.read(x.ptr(), "x");
@@ -114,6 +114,7 @@ void run_fused(Tensor x, Tensor topk_ids, Tensor topk_weights, Tensor w13, Tenso
     a.weight_before_down = weight_before_down;
     a.invariant = invariant;
     a.bf16_activations = bf16_activations;
+    a.grouped = grouped;
     a.stream = stream_of(stream, reader);
     const py::gil_scoped_release no_gil;
     fused_moe(a);
@@ -153,12 +154,14 @@ void bind_moe(py::module_& module) {
         py::arg("tokens"), py::arg("top_k"), py::arg("experts"), py::arg("hidden"), py::arg("intermediate"),
         py::arg("fp4") = false, py::arg("bf16_activations") = false,
         "Bytes of workspace that fused_moe needs; a batch of fewer tokens needs no more.");
-    module.def("fused_moe_into", &run_fused, py::arg("x"), py::arg("topk_ids"), py::arg("topk_weights"),
-               py::arg("w13"), py::arg("w2"), py::arg("out"), py::arg("workspace"), py::arg("shared") = none,
-               py::arg("swiglu_limit") = none, py::arg("first_expert") = 0,
-               py::arg("weight_before_down") = true, py::arg("invariant") = false,
-               py::arg("bf16_activations") = false, py::kw_only(), py::arg("device") = none,
-               py::arg("stream") = none, "What deep_gemm.fused_moe calls, with every tensor given.");
+    module.def(
+        "fused_moe_into", &run_fused, py::arg("x"), py::arg("topk_ids"), py::arg("topk_weights"),
+        py::arg("w13"), py::arg("w2"), py::arg("out"), py::arg("workspace"), py::arg("shared") = none,
+        py::arg("swiglu_limit") = none, py::arg("first_expert") = 0, py::arg("weight_before_down") = true,
+        py::arg("invariant") = false, py::arg("bf16_activations") = false, py::arg("grouped") = none,
+        py::kw_only(), py::arg("device") = none, py::arg("stream") = none,
+        "What deep_gemm.fused_moe calls, with every tensor given. `grouped` forces one of the forms of "
+        "`invariant`, which have the same bits: csrc/op/fused_moe.h.");
 }
 
 }  // namespace deep_gemm::python

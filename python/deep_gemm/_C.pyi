@@ -902,12 +902,13 @@ def fused_moe_into(
     weight_before_down: bool = True,
     invariant: bool = False,
     bf16_activations: bool = False,
+    grouped: bool | None = None,
     *,
     device: typing.Any = None,
     stream: typing.SupportsInt | typing.SupportsIndex | None = None,
 ) -> None:
     """
-    What deep_gemm.fused_moe calls, with every tensor given.
+    What deep_gemm.fused_moe calls, with every tensor given. `grouped` forces one of the forms of `invariant`, which have the same bits: csrc/op/fused_moe.h.
     """
 
 def gemv_source(

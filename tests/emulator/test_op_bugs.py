@@ -218,10 +218,20 @@ def gqa_records(scores: Any, values: Any) -> Any:
     return records
 
 
+def argmax() -> tuple[Any, str]:
+    rng = np.random.default_rng(27)
+    logits = np.round(real(rng, (3, 9000)) * 2).astype(np.float32)  # ties
+    logits[0, [8500, 8600]], logits[1, 2], logits[2, 5000] = 99, 98, np.nan
+    arrays = {"logits": logits, "tokens": np.full(3, 7, np.int32)}
+    launch = bugs.Launch("deep_gemm::argmax<kSpec>", (24,), 1024, 2160, arrays, pack("logits", (9000,), "tokens", 9000),
+                         {"tokens": np.array([8500, 2, -1])}, cluster=8)  # fmt: skip
+    return launch, text("sample", "SampleSpec", "")
+
+
 def gqa_params() -> Any:
     d, rows = GQA_WIDTH, GQA_KV_HEADS * GQA_WIDTH
     return pack(["q", (GQA_HEADS * d,), (d,)], ["out", (GQA_HEADS * d,), (d,)], ["keys", (128 * rows,), (rows,), (d,)],
-                ["values", (128 * rows,), (rows,), (d,)], "records", "positions", None, "table", 3, 128, 1, GQA_ROWS, GQA_HEADS,
+                ["values", (128 * rows,), (rows,), (d,)], "records", None, None, "positions", None, "table", 3, 128, 1, GQA_ROWS, GQA_HEADS,
                 GQA_HEADS // GQA_KV_HEADS, 3, float(d**-0.5))  # fmt: skip
 
 
@@ -258,6 +268,7 @@ CASES = {
     "top_k": top_k,
     "attention": attention,
     "compressor": compressor,
+    "argmax": argmax,
     "gqa_pieces": gqa_pieces,
     "gqa_join": gqa_join,
 }
@@ -301,6 +312,10 @@ BUGS = [
     ("attention", Bug("window of one row less", "end - p.window : 0;", "end - p.window + 1 : 0;", 8)),
     ("attention", Bug("sums keep an old maximum", "factor = empty ? 1.0f : ptx::exp_f32(max - largest);", "factor = 1.0f;", 8)),
     ("attention", Bug("a row that is not visible yet", "if (row >= visible) return false;", "if (row >= p.compressed.rows) return false;", 8)),
+    ("argmax", Bug("peers have not stored yet", "ptx::cluster_sync();\n    if (rank == 0 && warp == 0)", "if (rank == 0 && warp == 0)")),
+    ("argmax", Bug("its own part of the row", "lane % kArgmaxCluster", "0", 8)),
+    ("argmax", Bug("NaN is no rank", "nan ? ~u64{0} : best", "best", 8)),
+    ("argmax", Bug("columns of the first CTA", "first = rank * kArgmaxThreads + ptx::thread_index()", "first = ptx::thread_index()", 8)),
     ("gqa_pieces", Bug("rows count from the page's start", "- first_row * rows.stride_row", "", 8)),
     ("gqa_pieces", Bug("pages of two pieces", "piece * kGqaSplit / p.page_rows", "piece * kGqaSplit / (2 * p.page_rows)", 8)),
     ("gqa_pieces", Bug("records read before they are there", "kRecord * 4);\n    ptx::sync_threads();", "kRecord * 4);")),
