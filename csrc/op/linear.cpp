@@ -120,6 +120,7 @@ void run(LinearCall& call) {
                                                 .n = call.n,
                                                 .aligned = call.aligned,
                                                 .scale_vectors = call.scale_vectors,
+                                                .row_alignment = call.row_alignment,
                                                 .strict = call.strict,
                                                 .dependent_launch = dependent_launch(*call.device),
                                                 .native_fp8 = native_fp8(*call.device),

@@ -136,6 +136,8 @@ GemvPlan plan_gemv(const GemvProblem& problem) {
     const GemvTuning& tuning = problem.tuning;
     spec = with_form(problem, spec);
     fit_smem(spec, problem.smem_bytes);
+    if (spec.w == Quant::q8_0 && spec.vector && !has_warp_rows(spec))
+        spec.row_alignment = problem.row_alignment;
     plan.tokens_per_block = problem.strict ? 1 : spec.tokens;
     plan.smem_bytes =
         static_cast<u32>(smem_bytes_of(spec, problem.k, std::min(problem.m, plan.tokens_per_block)));

@@ -1,5 +1,5 @@
-// The tokens of the Q8_0 kernel: where a lane finds its eight bytes of a block of its token, and the scales
-// of two.
+// The tokens of the Q8_0 kernel: where a lane finds its eight bytes of a block of its token (four, and four
+// that are 16 further), and the scales of two.
 //
 // In memory every warp reads them again for every tile of rows; in shared memory (S.resident) they lie for as
 // long as the kernel runs: bytes token after token, then scales, [block][token]. Tokens that a tile of eight
@@ -19,7 +19,7 @@ struct TokenBlock {
 
 template <GemvSpec S>
 struct Tokens {
-    const u8* values;       // of token lane / 4, from the lane's eight bytes of a block; null: there is none
+    const u8* values;       // of token lane / 4, from the lane's first bytes of a block; null: there is none
     const float* scale[2];  // of tokens 2 (lane % 4) and the next
     ptx::SharedAddress resident_values, resident_scales;  // the same
 
@@ -30,25 +30,27 @@ struct Tokens {
         if constexpr (S.resident) {
             const ptx::SharedAddress to = ptx::dynamic_smem() + plan_smem(S).bytes;
             copy(p, to, first, count, meanwhile);
-            resident_values = to + (mine < count ? mine : 0) * x_pitch_of(S, p.k) + lane % 4 * 8;
+            resident_values = to + (mine < count ? mine : 0) * x_pitch_of(S, p.k) + lane % 4 * 4;
             resident_scales = to + count * x_pitch_of(S, p.k) + column * 4;
             return;
         }
         meanwhile();
-        values = mine < count ? p.x + (first + mine) * p.x_stride + lane % 4 * 8 : nullptr;
+        values = mine < count ? p.x + (first + mine) * p.x_stride + lane % 4 * 4 : nullptr;
         for (u32 i = 0; i < 2; ++i)
             scale[i] = column + i < count ? p.x_scale + (first + column + i) * p.x_scale_stride : nullptr;
     }
 
     DG_DEVICE void read(TokenBlock& to, u32 block) const {
         if constexpr (S.resident) {
-            const ptx::UInt2 bytes = ptx::ld_shared_v2_u32(resident_values + block * kQ8Block);
             const ptx::Float2 scales = ptx::ld_shared_v2_f32(resident_scales + block * kMmaTileTokens * 4);
-            to.word[0] = bytes.x, to.word[1] = bytes.y;
+            for (u32 i = 0; i < 2; ++i)
+                to.word[i] = ptx::ld_shared_u32(resident_values + block * kQ8Block + i * kQ8Block / 2);
             to.scale[0] = scales.x, to.scale[1] = scales.y;
             return;
         }
-        if (values) ptx::ld_cached_v2(values + u64{block} * kQ8Block, to.word[0], to.word[1]);
+        for (u32 i = 0; i < 2; ++i)
+            if (values)
+                to.word[i] = ptx::ld_cached_u32(values + u64{block} * kQ8Block + i * kQ8Block / 2);
 #pragma unroll
         for (u32 i = 0; i < 2; ++i)
             if (scale[i]) to.scale[i] = ptx::ld_cached_f32(scale[i] + block);

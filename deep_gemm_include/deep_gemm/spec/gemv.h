@@ -44,6 +44,7 @@ struct GemvSpec {
     u32 stages = 4;         // visits of a warp on their way to shared memory, where rows are vectors
     u32 groups = 2;         // of eight warps in a block of threads; each takes tiles of its own
     bool vector = true;     // rows of w and x start at multiples of 16 bytes
+    u32 row_alignment = 16;  // of Q8_0: rows start at multiples of 16, 4 or 2 bytes
     bool resident = false;  // x lies in shared memory, and scales come through the ring (gemv_resident.cuh)
     bool dependent_launch = true;  // the architecture has programmatic dependent launch
 
@@ -58,7 +59,7 @@ requires requires(Spec& s) {
     s.row_tiles;
 }
 constexpr void visit_fields(Visitor&& visit, Spec& s) {
-    auto& [w, x, y, epilogue, tokens, row_tiles, stages, groups, vector, resident, dependent_launch,
+    auto& [w, x, y, epilogue, tokens, row_tiles, stages, groups, vector, row_alignment, resident, dependent_launch,
            native_fp8] = s;
     visit("w", w);
     visit("x", x);
@@ -69,6 +70,7 @@ constexpr void visit_fields(Visitor&& visit, Spec& s) {
     visit("stages", stages);
     visit("groups", groups);
     visit("vector", vector);
+    visit("row_alignment", row_alignment);
     visit("resident", resident);
     visit("dependent_launch", dependent_launch);
     visit("native_fp8", native_fp8);
@@ -152,10 +154,14 @@ constexpr u32 block_rows_of(const GemvSpec& s) {
     const u32 rows = has_warp_rows(s) ? kGemvWarps : kMmaTileRows;
     return rows * (s.epilogue == GemvEpilogue::swiglu ? 1 : s.row_tiles);
 }
-// Bytes between the rows of a stage of Q8_0: room for four blocks and the 16-byte vectors around them, and
-// multiples that keep the lanes' reads out of each other's banks.
+// Bytes between the rows of a stage of Q8_0: room for four blocks and the 16-byte vectors around them. Four
+// lanes read 16 bytes of a row, and those of eight rows are in different banks.
 constexpr u32 q8_pitch_of(const GemvSpec& s) {
-    return s.w == Quant::q8_0 ? 176 : 160;
+    return s.w == Quant::q8_0 ? 176 : 144;
+}
+// The row_alignment of rows at multiples of `unit`.
+constexpr u32 q8_row_alignment(u64 unit) {
+    return unit % 16 == 0 ? 16 : unit % 4 == 0 ? 4 : 2;
 }
 // The resident kernel: bytes of a row's scales of a visit, and in how many pieces they are copied, each a
 // vector of 4, 8 or 16 bytes that is aligned in memory. Two pieces leave rows of half a visit more aligned.
@@ -244,7 +250,7 @@ constexpr GemvSmemPlan plan_smem(const GemvSpec& s) {
 // The resident kernel keeps the tokens of a block behind the barriers: pairs as mma.sync takes them, each
 // token a pitch from the one before, then their scales, [block of K][token].
 constexpr u32 x_pitch_of(const GemvSpec& s, u32 k) {
-    if (is_q8(s)) return align_up(k, 128) + kQ8Block;  // bytes as they are; lanes of four tokens read at once
+    if (is_q8(s)) return align_up(k, 128) + 16;  // bytes as they are; read as the rows of a stage
     constexpr u32 kOutOfBanks = 64;  // four lanes read 64 bytes; the next token's are in the other banks
     return align_up(k, visit_k_of(s)) * 2 + kOutOfBanks;
 }
@@ -270,6 +276,8 @@ constexpr const char* why_illegal(const GemvSpec& s) {
     const bool known = is_q8(s) ? s.tokens == 8 || (s.tokens >= 1 && s.tokens <= kMaxWarpRowTokens)
                                 : s.tokens == 8 || s.tokens == 16;
     if (!known) return "a block has 8 or 16 tokens, and 1 to 4 or 8 of Q8_0";
+    if (s.row_alignment != 16 && (s.w != Quant::q8_0 || (s.row_alignment != 4 && s.row_alignment != 2)))
+        return "rows start at multiples of 16 bytes, and of Q8_0 also of 4 or 2";
     if (s.resident && !may_be_resident(s)) return "the resident form is for aligned rows without zero points";
     if (s.stages < 2 || s.groups == 0) return "at least 2 stages and a group";
     if (s.groups > max_groups_of(s)) return "as many groups as have registers";
