@@ -14,10 +14,10 @@ namespace deep_gemm::op {
 namespace {
 
 constexpr jit::KernelId kKernel{"sm90_weight_gemm", "deep_gemm/kernel/sm90_weight_gemm.cuh"};
-constexpr jit::KernelId kIntegerKernel{"sm90_int8_gemm", "deep_gemm/kernel/sm90_int8_gemm.cuh"};
+constexpr jit::KernelId kStoredKernel{"sm90_stored_gemm", "deep_gemm/kernel/sm90_stored_gemm.cuh"};
 
 jit::KernelId kernel_of(const WeightGemmSpec& spec) {
-    return spec.x == Activation::int8_row ? kIntegerKernel : kKernel;
+    return multiplies_stored(spec) ? kStoredKernel : kKernel;
 }
 
 // What a thread has planned lately: a plan costs some microseconds, a look-up does not.

@@ -38,7 +38,7 @@ float decode_cycles(Quant w, u32 block_m) {
 
 // Rings as deep as shared memory allows: weights first where they are what the kernel waits for.
 WeightGemmSpec with_stages(WeightGemmSpec s) {
-    if (s.x == Activation::int8_row) {  // the rings turn together
+    if (multiplies_stored(s)) {  // the rings turn together
         s.weight_stages = s.token_stages = kMostWeightStages;
         while (s.token_stages > 2 && plan_smem(s).bytes > max_smem_bytes_of(s))
             --s.token_stages, --s.weight_stages;
@@ -103,7 +103,7 @@ WeightCost cost_of(const WeightProblem& p, const WeightGemmSpec& s, const Device
     // Bytes go twice as fast as bf16, and as they are.
     const bool integers = p.x == Activation::int8_row;
     const float tensor = std::max(kLeastTensorCycles, tokens / 2) * device.throttle / (integers ? 2.f : 1.f);
-    const float decode = integers ? 0 : decode_cycles(p.w, s.block_m);
+    const float decode = multiplies_stored(s) ? 0 : decode_cycles(p.w, s.block_m);
     // A lone warpgroup decodes beside its own wgmma as well, but waits for both at their ends.
     const float groups = f(s.warpgroups) * resident;
     const float step =

@@ -916,6 +916,7 @@ def gemv_source(
     stages: typing.SupportsInt | typing.SupportsIndex = 4,
     groups: typing.SupportsInt | typing.SupportsIndex = 0,
     vector: bool = True,
+    row_alignment: typing.SupportsInt | typing.SupportsIndex = 16,
     resident: bool = False,
     dependent_launch: bool = True,
     native_fp8: bool = True,

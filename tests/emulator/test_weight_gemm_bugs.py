@@ -44,17 +44,19 @@ class Case:
         m, n, k = self.x.shape[0], self.w.n, self.w.k
         kind = np.float32 if self.fields["y"] == "fp32" else ml_dtypes.bfloat16
         arrays = {
-            "w": self.w.data.view(np.uint8), "scales": self.w.scales, "x": self.x, "y": np.full((m, n), np.nan, kind)
+            "w": self.w.data.view(np.uint8), "x": self.x, "y": np.full((m, n), np.nan, kind)
         }  # fmt: skip
+        if self.w.scales is not None:
+            arrays["scales"] = self.w.scales
         if self.x_scale is not None:
             arrays["x_scale"] = self.x_scale
         tokens = ("bf16", 2) if self.x_scale is None else ("int8", 1)
 
         def pack(device: Any, at: dict[str, int]) -> bytes:
             """WeightGemmParams, field by field."""
-            maps = matrix_map(device, at["w"], (1, *self.w.data.shape), "int8", 1, rows, 128)
+            maps = matrix_map(device, at["w"], (1, *arrays["w"].shape), "int8", 1, rows, 128)
             maps += matrix_map(device, at["x"], (1, m, k), *tokens, spec.block_m // cluster, 128)
-            rest = struct.pack("<9Q3IfI", at.get("x_scale", 0), at["scales"], 0, at["y"], 0, 0, 1, n, 0, m, n, k,
+            rest = struct.pack("<9Q3IfI", at.get("x_scale", 0), at.get("scales", 0), 0, at["y"], 0, 0, 1, n, 0, m, n, k,
                                self.w.global_scale, n % 8 == 0)  # fmt: skip
             return (maps + rest).ljust(384, b"\0")
 
@@ -137,11 +139,21 @@ def int8_case() -> Case:
     spec = (".w = Quant::int8_row, .x = Activation::int8_row, .y = Format::fp32, .block_m = 32, .cluster = 2, "
             ".token_stages = 3, .weight_stages = 3")  # fmt: skip
     return Case(
-        "int8", spec, fields, QuantizedMatrix("int8_row", n, k, w, w_scale), x, x_scale, "sm90_int8_gemm"
+        "int8", spec, fields, QuantizedMatrix("int8_row", n, k, w, w_scale), x, x_scale, "sm90_stored_gemm"
     )
 
 
-CASES = {case.name: case for case in (fp8_case(), nvfp4_case(), int4_case(), int8_case())}
+def bf16_case() -> Case:
+    """K with half a stage."""
+    rng = np.random.default_rng(4)
+    n, k = 140, 352
+    fields = {"y": "fp32", "block_m": 16, "token_stages": 3, "weight_stages": 3}
+    spec = ".w = Quant::bf16, .y = Format::fp32, .block_m = 16, .token_stages = 3, .weight_stages = 3"
+    matrix = QuantizedMatrix("bf16", n, k, small_integers(rng, (n, k)))
+    return Case("bf16", spec, fields, matrix, small_integers(rng, (40, k)), kernel="sm90_stored_gemm")
+
+
+CASES = {case.name: case for case in (fp8_case(), nvfp4_case(), int4_case(), int8_case(), bf16_case())}
 
 BUGS = {
     "fp8": [
@@ -184,6 +196,13 @@ BUGS = {
         Bug("the sum of the block before is kept", "for (u32 i = 0; i < kCount; ++i) sum[i] = 0;", "if (weights_.phase == 0 && weights_.stage == 0)\n            for (u32 i = 0; i < kCount; ++i) sum[i] = 0;", 4),
         Bug("the scale of the next token", "+ ptx::lane_index() % 4 * 2 + b;\n            const float of_token", "+ ptx::lane_index() % 4 * 2 + 1 - b;\n            const float of_token", 8),
         Bug("bytes without sign", ".s32.s8.s8 ", ".s32.u8.u8 ", 8, 28),
+    ],
+    "bf16": [
+        Bug("tokens multiplied before they landed", "            ptx::mbarrier_wait(smem_.tokens_full(tokens_.stage), tokens_.phase);\n", "", 4),
+        Bug("a stage given back while it is multiplied", "ptx::wgmma_wait<1>();  // the stage before", "// the stage before", 1),
+        Bug("weights as fp16", "struct Product {\n    using Sum = float;\n    using Mma = ptx::Wgmma<Format::bf16, N>;", "struct Product {\n    using Sum = float;\n    using Mma = ptx::WgmmaF16<N>;", 8),
+        Bug("rows of the other warpgroup", "warp_ / 4 * kMmaRows * kWeightTileBytes", "(1 - warp_ / 4) * kMmaRows * kWeightTileBytes", 8),
+        Bug("rows past the end are written", "if (place.row + 8 * r >= p.n) continue;\n        each_token<S>(reinterpret_cast<u64>(p.y)", "each_token<S>(reinterpret_cast<u64>(p.y)", 8),
     ],
 }  # fmt: skip
 

@@ -19,18 +19,20 @@ struct Q8Layout {
     static constexpr u32 kVectors = kSplit ? 8 : 10;                  // that can hold a visit of a row
     static constexpr u32 kLanes = kSplit ? 8 : 16;                    // that copy a row
     static constexpr u32 kCopyRows = 32 / kLanes;                     // rows copied at once
-    static constexpr u32 kRuns = S.epilogue == GemvEpilogue::swiglu ? S.row_tiles : 1;  // of rows in one matrix
-    static constexpr u32 kCopies = kMmaTileRows * S.row_tiles / kRuns / kCopyRows;      // of a lane, of each run
+    static constexpr u32 kRuns =
+        S.epilogue == GemvEpilogue::swiglu ? S.row_tiles : 1;                       // of rows in one matrix
+    static constexpr u32 kCopies = kMmaTileRows * S.row_tiles / kRuns / kCopyRows;  // of a lane, of each run
 };
 
 template <GemvSpec S>
 struct Q8Ring {
     using Layout = Q8Layout<S>;
 
-    const u8* source[Layout::kRuns];  // of the first of the next copies, up to 15 bytes into this lane's vector
-    u64 step[Layout::kRuns];          // bytes from a copy's row to the next one's
-    u32 reach;                        // bytes from a row's first block to the end of its last vector
-    bool inside;                      // all rows of the tile exist
+    const u8*
+        source[Layout::kRuns];  // of the first of the next copies, up to 15 bytes into this lane's vector
+    u64 step[Layout::kRuns];    // bytes from a copy's row to the next one's
+    u32 reach;                  // bytes from a row's first block to the end of its last vector
+    bool inside;                // all rows of the tile exist
     u32 tile, stride, tiles;
     u32 offset, row_bytes;  // of the next visit in its rows, and where these end
     u32 writes, reads;

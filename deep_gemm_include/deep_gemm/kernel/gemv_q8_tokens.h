@@ -49,8 +49,7 @@ struct Tokens {
             return;
         }
         for (u32 i = 0; i < 2; ++i)
-            if (values)
-                to.word[i] = ptx::ld_cached_u32(values + u64{block} * kQ8Block + i * kQ8Block / 2);
+            if (values) to.word[i] = ptx::ld_cached_u32(values + u64{block} * kQ8Block + i * kQ8Block / 2);
 #pragma unroll
         for (u32 i = 0; i < 2; ++i)
             if (scale[i]) to.scale[i] = ptx::ld_cached_f32(scale[i] + block);

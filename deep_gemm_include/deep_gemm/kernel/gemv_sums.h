@@ -148,7 +148,8 @@ struct Partials {
 #pragma unroll
                     for (u32 i = 0; i < 4; ++i)
                         ptx::st_shared_f32(
-                            mine + (part * kPartElements + (r * kTokenTiles + t) * kTileElements + i * 32) * 4,
+                            mine +
+                                (part * kPartElements + (r * kTokenTiles + t) * kTileElements + i * 32) * 4,
                             sums[part].value[r][t][i]);
         if constexpr (kLater) {
             ptx::sync_warp();

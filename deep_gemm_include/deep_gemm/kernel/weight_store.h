@@ -81,7 +81,7 @@ DG_DEVICE void finish_sums(const WeightGemmParams& p, const WeightPlace& place, 
                            float (&sum)[Count]) {
     constexpr QuantRow kRow = row_of(S.w);
     float scale[2] = {1, 1};
-    if constexpr (kRow.block_k == 0) load_row_scales(p, place, scale);
+    if constexpr (kRow.scale != ScaleType::none && kRow.block_k == 0) load_row_scales(p, place, scale);
 #pragma unroll
     for (u32 i = 0; i < Count; ++i) {
         float& value = sum[i];

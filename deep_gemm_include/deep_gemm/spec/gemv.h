@@ -39,13 +39,13 @@ struct GemvSpec {
     Activation x = Activation::bf16;
     Format y = Format::bf16;
     GemvEpilogue epilogue = GemvEpilogue::none;
-    u32 tokens = 8;         // of a block: 8 or 16; of Q8_0: 8, or in a kernel of their own 1 to 4
-    u32 row_tiles = 1;      // tiles of 16 rows (that kernel: rows of a warp), which share the loads of x
-    u32 stages = 4;         // visits of a warp on their way to shared memory, where rows are vectors
-    u32 groups = 2;         // of eight warps in a block of threads; each takes tiles of its own
-    bool vector = true;     // rows of w and x start at multiples of 16 bytes
+    u32 tokens = 8;          // of a block: 8 or 16; of Q8_0: 8, or in a kernel of their own 1 to 4
+    u32 row_tiles = 1;       // tiles of 16 rows (that kernel: rows of a warp), which share the loads of x
+    u32 stages = 4;          // visits of a warp on their way to shared memory, where rows are vectors
+    u32 groups = 2;          // of eight warps in a block of threads; each takes tiles of its own
+    bool vector = true;      // rows of w and x start at multiples of 16 bytes
     u32 row_alignment = 16;  // of Q8_0: rows start at multiples of 16, 4 or 2 bytes
-    bool resident = false;  // x lies in shared memory, and scales come through the ring (gemv_resident.cuh)
+    bool resident = false;   // x lies in shared memory, and scales come through the ring (gemv_resident.cuh)
     bool dependent_launch = true;  // the architecture has programmatic dependent launch
 
     bool native_fp8 = true;  // the architecture converts E4M3 (sm_89 and newer)
@@ -59,8 +59,8 @@ requires requires(Spec& s) {
     s.row_tiles;
 }
 constexpr void visit_fields(Visitor&& visit, Spec& s) {
-    auto& [w, x, y, epilogue, tokens, row_tiles, stages, groups, vector, row_alignment, resident, dependent_launch,
-           native_fp8] = s;
+    auto& [w, x, y, epilogue, tokens, row_tiles, stages, groups, vector, row_alignment, resident,
+           dependent_launch, native_fp8] = s;
     visit("w", w);
     visit("x", x);
     visit("y", y);

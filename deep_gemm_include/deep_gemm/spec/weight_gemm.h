@@ -1,11 +1,11 @@
 // The large-batch form of y[m, n] = x[m, k] * W[n, k]^T with bf16 x and W in the 8- and 4-bit layouts of
-// spec/quant.h, or with both of signed bytes: what a kernel is (WeightGemmSpec), what it is called with
-// (WeightGemmParams), where its shared memory goes (plan_smem) and when it cannot exist (why_illegal).
-// Evaluated by host and kernel alike.
+// spec/quant.h, or with both of one type, bf16, fp16 or signed bytes: what a kernel is (WeightGemmSpec), what
+// it is called with (WeightGemmParams), where its shared memory goes (plan_smem) and when it cannot exist
+// (why_illegal). Evaluated by host and kernel alike.
 //
 // Weights are the 64-row side of wgmma, read as they are stored and decoded exactly to bf16 in registers;
-// tokens are the other side. The sum of a row is taken in an order that depends on (W's layout, k) alone.
-// Bytes times bytes are summed as integers, exactly.
+// tokens are the other side. Weights of the tokens' type need no decoding. The sum of a row is taken in an
+// order that depends on (W's layout, k) alone. Bytes times bytes are summed as integers, exactly.
 #pragma once
 
 #include <deep_gemm/spec/gemm.h>
@@ -19,7 +19,7 @@ constexpr u32 kTokenTileK = 64;        // elements of each token in a stage: one
 
 struct WeightGemmSpec {
     Quant w = Quant::fp8_128x128;
-    Activation x = Activation::bf16;  // or int8_row, beside int8_row weights
+    Activation x = Activation::bf16;  // or fp16 and int8_row, beside weights of these types
     Format y = Format::bf16;
     u32 block_m = 256;      // tokens of a block
     u32 warpgroups = 2;     // 64 rows of W each
@@ -81,6 +81,10 @@ constexpr u32 token_tile_k_of(const WeightGemmSpec& s) {
 constexpr u32 token_tiles_of(const WeightGemmSpec& s) {
     return weight_stage_k_of(s.w) / token_tile_k_of(s);
 }
+// Whether both operands are multiplied as they are stored (kernel/sm90_stored_gemm.cuh).
+constexpr bool multiplies_stored(const WeightGemmSpec& s) {
+    return s.x == Activation::int8_row || row_of(s.w).element_bits == 16;
+}
 // E2M1 times its block scale is exact in bf16, and the one scale of a row comes last. Other block scales
 // would need more bits than bf16 has: the sum itself is kept in units of the current block's scale, and
 // multiplied by old / new unit where a block begins.
@@ -97,7 +101,7 @@ constexpr u32 weight_accumulators_of(const WeightGemmSpec& s) {
 }
 // Decoded and stored weights (two runs, one stage), scales of two stages, addresses.
 constexpr u32 weight_other_registers_of(const WeightGemmSpec& s) {
-    if (s.x == Activation::int8_row) return 64;
+    if (multiplies_stored(s)) return 64;
     const QuantRow row = row_of(s.w);
     const u32 scale_bytes = row.block_k ? weight_stage_k_of(s.w) / row.block_k * bytes_of(row.scale) : 0;
     const u32 zero_bytes = row.has_zero ? weight_stage_k_of(s.w) / row.block_k : 0;
@@ -162,11 +166,8 @@ constexpr u32 max_smem_bytes_of(const WeightGemmSpec& s) {
 
 // nullptr, or why this form does not serve such weights.
 constexpr const char* why_no_weight_gemm(Quant w, Activation x) {
-    const QuantRow row = row_of(w);
-    if (row.element_bits == 16) return "16-bit weights need no decoding";
     if (w == Quant::q8_0 || w == Quant::q8_0_split) return "Q8_0 is multiplied as integers";
-    if (x != Activation::bf16 && x != Activation::int8_row)
-        return "tokens must be bf16, or int8 beside int8 weights";
+    if (block_k_of(x) != 0) return "tokens must be bf16, or fp16 or int8 beside weights of that type";
     return nullptr;
 }
 
