@@ -34,9 +34,9 @@ plan::DeviceModel model_of(const Device& device) {
 
 const plan::WeightPlan& planned(Device& device, const plan::WeightProblem& p) {
     thread_local std::vector<PlannedWeight> slots(kSlots);
-    const u64 mixed =
-        ((u64{p.m} << 32 ^ p.n) * 31 + p.k + static_cast<u64>(p.w) * 8 + static_cast<u64>(p.x)) *
-        0x9e3779b97f4a7c15ull;
+    const u64 mixed = ((u64{p.m} << 32 ^ p.n) * 31 + p.k + static_cast<u64>(p.w) * 16 +
+                       static_cast<u64>(p.x) * 2 + static_cast<u64>(p.epilogue)) *
+                      0x9e3779b97f4a7c15ull;
     PlannedWeight& slot = slots[mixed >> 58];
     static_assert(kSlots == 64, "six bits choose a slot");
     if (slot.device != &device || !(slot.problem == p)) {
@@ -47,35 +47,46 @@ const plan::WeightPlan& planned(Device& device, const plan::WeightProblem& p) {
     return slot.plan;
 }
 
-WeightGemmParams params_of(const LinearCall& call, const GemvMatrix& w, const WeightGemmSpec& spec) {
+WeightGemmParams params_of(const LinearCall& call, u32 first, const WeightGemmSpec& spec) {
     const GemvParams& p = call.params;
-    const u64 row_bytes = row_bytes_of(call.w, p.k);
-    const Operand weights{.address = reinterpret_cast<u64>(w.data),
-                          .rows = w.n,
-                          .columns = row_bytes,
-                          .stride_row = w.row_stride};
+    const GemvMatrix& w = p.w[first];
     const Operand tokens{.address = reinterpret_cast<u64>(p.x),
                          .rows = p.m,
                          .columns = p.k,
                          .stride_row = p.x_stride / bytes_of(element_of(spec.x))};
     const u64 y_bytes = bytes_of(spec.y);
     const bool vector_y = reinterpret_cast<u64>(w.y) % 16 == 0 && w.y_stride * y_bytes % 16 == 0;
-    return {.w = matrix_map(*call.device, weights, Format::int8, block_rows_of(spec)),
-            .x = matrix_map(*call.device, tokens, element_of(spec.x), spec.block_m / spec.cluster),
-            .x_scale = p.x_scale,
-            .scales = w.scales,
-            .zeros = w.zeros,
-            .y = w.y,
-            .bias = w.bias,
-            .residual = w.residual,
-            .x_scale_stride = p.x_scale_stride,
-            .y_stride = w.y_stride,
-            .residual_stride = w.residual_stride,
-            .m = p.m,
-            .n = w.n,
-            .k = p.k,
-            .global_scale = w.global_scale,
-            .vector_y = vector_y ? 1u : 0u};
+    WeightGemmParams params{
+        .w = {},
+        .x = matrix_map(*call.device, tokens, element_of(spec.x), spec.block_m / spec.cluster),
+        .matrix = {},
+        .x_scale = p.x_scale,
+        .y = w.y,
+        .bias = w.bias,
+        .residual = w.residual,
+        .x_scale_stride = p.x_scale_stride,
+        .y_stride = w.y_stride,
+        .residual_stride = w.residual_stride,
+        .m = p.m,
+        .n = w.n,
+        .k = p.k,
+        .swiglu_limit = p.swiglu_limit,
+        .vector_y = vector_y ? 1u : 0u};
+    for (u32 i = 0; i < num_matrices_of(spec); ++i) {
+        const GemvMatrix& matrix = p.w[first + i];
+        const Operand weights{.address = reinterpret_cast<u64>(matrix.data),
+                              .rows = matrix.n,
+                              .columns = row_bytes_of(call.w, p.k),
+                              .stride_row = matrix.row_stride};
+        params.w[i] = matrix_map(*call.device, weights, Format::int8, matrix_rows_of(spec));
+        params.matrix[i] = {matrix.scales, matrix.zeros, matrix.global_scale};
+    }
+    return params;
+}
+
+// Launches of a call: one for each matrix, or one for both of swiglu.
+u32 launches_of(const LinearCall& call) {
+    return call.epilogue == GemvEpilogue::swiglu ? 1 : call.params.num_matrices;
 }
 
 }  // namespace
@@ -96,23 +107,22 @@ bool is_large(const LinearCall& call, const plan::LinearProblem& problem) {
     }
     if (plan::why_small_batch(problem)) return false;
     float large_us = 0;
-    for (u32 i = 0; i < call.params.num_matrices; ++i)
+    for (u32 i = 0; i < launches_of(call); ++i)
         if (call.n[i] > 0)
             large_us += planned(*call.device, plan::weight_problem_of(problem, i)).cost.total_us;
     return large_us < plan::small_batch_us(problem, model_of(*call.device));
 }
 
 void run_large(const LinearCall& call, const plan::LinearProblem& problem) {
-    for (u32 i = 0; i < call.params.num_matrices; ++i) {
-        const GemvMatrix& w = call.params.w[i];
-        if (w.n == 0) continue;
+    for (u32 i = 0; i < launches_of(call); ++i) {
+        if (call.n[i] == 0) continue;
         const plan::WeightProblem one = plan::weight_problem_of(problem, i);
         std::optional<plan::WeightPlan> forced;
         if (call.spec) forced = plan::plan_for_spec(one, *call.spec, model_of(*call.device));
         const plan::WeightPlan& plan = forced ? *forced : planned(*call.device, one);
         const WeightGemmSpec& spec = plan.spec;
         const driver::Kernel& kernel = kernel_for<WeightGemmParams>(*call.device, kernel_of(spec), spec);
-        const WeightGemmParams params = params_of(call, w, spec);
+        const WeightGemmParams params = params_of(call, i, spec);
         const driver::LaunchConfig config{.grid = {plan.grid_blocks, 1, 1},
                                           .cluster = {spec.cluster, 1, 1},
                                           .block = {threads_of(spec), 1, 1},

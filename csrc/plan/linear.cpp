@@ -92,6 +92,7 @@ WeightProblem weight_problem_of(const LinearProblem& p, u32 matrix) {
     return {.w = p.small.w,
             .x = p.small.x,
             .y = p.small.y,
+            .epilogue = p.small.epilogue,
             .m = p.small.m,
             .n = p.small.n[matrix],
             .k = p.small.k,
@@ -100,7 +101,6 @@ WeightProblem weight_problem_of(const LinearProblem& p, u32 matrix) {
 
 const char* why_no_large_batch(const LinearProblem& p) {
     if (const char* reason = why_no_weight_gemm(p.small.w, p.small.x)) return reason;
-    if (p.small.epilogue != GemvEpilogue::none) return "swiglu is an epilogue of the small-batch kernel";
     if (p.arch != "90a") return "the large-batch kernels are for sm_90a";
     if (!p.small.aligned) return "TMA needs rows of w and x that start at multiples of 16 bytes";
     if (p.small.x == Activation::int8_row && p.small.k > kMaxInt8K)
@@ -132,7 +132,9 @@ float small_batch_us(const LinearProblem& p, const DeviceModel& device) {
 std::string explain_linear(std::string_view text, const DeviceModel& device, u32 rows) {
     Parsed parsed = parse(text);
     LinearProblem& problem = parsed.problem;
-    problem.small.n = {&parsed.n, 1};
+    const u32 rows_of_matrices[] = {parsed.n, parsed.n};
+    problem.small.n =
+        std::span(rows_of_matrices).first(problem.small.epilogue == GemvEpilogue::swiglu ? 2 : 1);
     problem.small.num_sms = device.num_sms;
     problem.arch = device.arch;
     const GemvProblem& p = problem.small;

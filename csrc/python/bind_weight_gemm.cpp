@@ -16,6 +16,12 @@ void set_field(const char*, Quant& field, const py::handle& value) {
 void set_field(const char*, Activation& field, const py::handle& value) {
     field = activation_of(py::str(value));
 }
+void set_field(const char*, GemvEpilogue& field, const py::handle& value) {
+    const std::string name = py::str(value);
+    DG_CHECK(name == "none" || name == "swiglu", value,
+             "WeightGemmSpec: epilogue is '{}', expected none or swiglu", name);
+    field = name == "none" ? GemvEpilogue::none : GemvEpilogue::swiglu;
+}
 void set_field(const char*, Format& field, const py::handle& value) {
     field = format_of(py::str(value));
 }

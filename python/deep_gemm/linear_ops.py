@@ -135,13 +135,18 @@ def swiglu_linear(
     strict: bool = False,
     *,
     limit: float = 0.0,
+    invariant: bool = False,
+    spec: WeightGemmSpec | None = None,
     bias: Array | None = None,
     residual: Array | None = None,
     out_dtype: str | None = None,
     device: Any = None,
     stream: int | None = None,
 ) -> Array:
-    """y = silu(x gate^T) * (x up^T) in one launch, from the fp32 sums. limit > 0: gate <= limit, |up| <= limit."""
+    """y = silu(x gate^T) * (x up^T) in one launch, from the fp32 sums. limit > 0: gate <= limit, |up| <= limit.
+
+    The other arguments are those of linear().
+    """
     matrices = [_matrix_of(gate), _matrix_of(up)]
     values, scales = x if isinstance(x, tuple) else (x, None)
     if out is None:
@@ -157,8 +162,8 @@ def swiglu_linear(
         True,
         limit,
         strict,
-        False,
-        None,
+        invariant,
+        spec,
         device,
         stream,
     )

@@ -42,6 +42,19 @@ def test_other_chosen_kernels() -> None:
     check(plans)
 
 
+def test_swiglu() -> None:
+    """The most accumulators of the layouts that need the most and the fewest registers beside them."""
+    specs = [
+        deep_gemm.WeightGemmSpec(
+            w=w, epilogue="swiglu", block_m=block_m, cluster=2, token_stages=4, weight_stages=2
+        )
+        for w, block_m in (("mxfp4", 256), ("int4_zero_32", 128), ("bf16", 256))
+    ]
+    legal = [spec for spec in specs if spec.why_illegal is None]
+    assert len(legal) >= 2
+    check(legal)
+
+
 def test_integers() -> None:
     check([_C.plan_weight_gemm("int8_row", m, 14336, 4096, x="int8_row", device=DEVICE) for m in (16, 8192)])
 

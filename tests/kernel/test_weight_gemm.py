@@ -21,6 +21,7 @@ from kernel.test_gemv import (
     run,
     same_bits,
 )
+from reference import gemv as reference
 from reference import quant
 
 import deep_gemm
@@ -151,6 +152,26 @@ def test_matrices_of_different_heights(device: Any) -> None:
     )
     for one, out in zip(alone, outs, strict=True):
         assert same_bits(take(out), one)
+
+
+@pytest.mark.parametrize(("w", "y"), [("fp8_128x128", "fp32"), ("nvfp4", "bf16"), ("bf16", "bf16")])
+def test_swiglu(device: Any, w: str, y: str) -> None:
+    """Of the sums that separate launches give; residual and bias come after it. Tails of rows and tokens."""
+    rng = np.random.default_rng(15)
+    k = 2 * stage_k(w)
+    gate, up = (deep_gemm.quantize(random_weight(rng, 150, k), w) for _ in range(2))
+    tokens = random_x(rng, 70, k, "bf16")
+    g, u = (run(device, tokens, one, spec=spec_of(w, k)).astype(np.float64) for one in (gate, up))
+    bias = rng.standard_normal(150).astype(OUTPUTS[y])
+    out = put(device, rng.standard_normal((70, 150)).astype(OUTPUTS[y]))
+    residual = take(out).astype(np.float64)
+    deep_gemm.swiglu_linear(
+        on(device, tokens), placed(device, gate), placed(device, up), out, limit=3.0, bias=put(device, bias),
+        residual=out, spec=spec_of(w, k, y=y, epilogue="swiglu", block_m=64), device=device,
+    )  # fmt: skip
+    expected = reference.silu(np.minimum(g, 3)) * np.clip(u, -3, 3) + bias.astype(np.float64) + residual
+    rounding = 2.0**-22 if y == "fp32" else 2.0**-8
+    assert (np.abs(take(out) - expected) <= rounding * (np.abs(expected) + 8)).all()
 
 
 # ---- The seam, and what a row depends on

@@ -45,6 +45,31 @@ def test_the_plan_decides(device: Any) -> None:
     assert ulps_of_bf16(chosen, small, magnitude * 2.0**-20) <= 1
 
 
+def test_swiglu_has_both_forms(device: Any) -> None:
+    """Above 16 rows one launch of either; `invariant` keeps the bits that a row has alone."""
+    rng = np.random.default_rng(9)
+    gate, up = (placed(device, deep_gemm.quantize(random_weight(rng, 70, 256), "mxfp4")) for _ in range(2))
+    x = random_x(rng, 300, 256, "bf16")
+
+    def swiglu(tokens: Array, **options: Any) -> Array:
+        out = put(device, np.full((len(tokens), 70), np.nan, np.float32))
+        deep_gemm.swiglu_linear(on(device, tokens), gate, up, out, device=device, **options)
+        return take(out)
+
+    deep_gemm.reset_dispatch_counts()
+    large = swiglu(x)
+    assert forms() == ["large"] and deep_gemm.dispatch_counts()[0]["launches"] == 1
+    deep_gemm.reset_dispatch_counts()
+    invariant, alone = swiglu(x, invariant=True), swiglu(x[200:201])
+    assert set(forms()) == {"small"} and same_bits(invariant[200:201], alone)
+    np.testing.assert_allclose(large, invariant, rtol=1e-4, atol=1e-4)
+    spec = spec_of("mxfp4", 256)
+    with pytest.raises(ValueError, match="the forced spec has epilogue none, expected swiglu"):
+        swiglu(x, spec=spec)
+    with pytest.raises(ValueError, match="swiglu needs two warpgroups"):
+        swiglu(x, spec=spec.replace(epilogue="swiglu", warpgroups=1))
+
+
 def test_strict_is_the_kernel_of_one_row(device: Any) -> None:
     rng = np.random.default_rng(1)
     w = deep_gemm.quantize(random_weight(rng, 320, 512), "nvfp4")

@@ -38,18 +38,19 @@ class Multiplier {
         : params_(params), smem_(smem), warp_(warp) {}
 
     DG_DEVICE void run() {
+        const u32 matrix = kernel::matrix_of_warp<S>(warp_);
         sched::WeightBlocks<S> blocks(params_);
         for (sched::WeightBlock block; blocks.next(block);) {
             Sum raw[kCount];
             multiply(raw);
-            const kernel::WeightPlace place = kernel::weight_place(block, block.row + warp_ * 16);
+            const kernel::WeightPlace place = kernel::weight_place<S>(block, warp_);
             if constexpr (S.x == Activation::int8_row) {
                 float sum[kCount];
-                kernel::finish_integers<S>(params_, place, raw, sum);
-                kernel::store_sums<S>(params_, place, smem_.staging(warp_), sum);
+                kernel::scale_integers<S>(params_, matrix, place, raw, sum);
+                kernel::store_sums<S>(params_, place, smem_, warp_, sum);
             } else {
-                kernel::finish_sums<S>(params_, place, {1.0f, 1.0f}, raw);
-                kernel::store_sums<S>(params_, place, smem_.staging(warp_), raw);
+                kernel::scale_sums<S>(params_, matrix, place, {1.0f, 1.0f}, raw);
+                kernel::store_sums<S>(params_, place, smem_, warp_, raw);
             }
         }
     }
