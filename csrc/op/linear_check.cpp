@@ -106,7 +106,8 @@ GemvMatrix check_matrix(const QuantMatrix& w, const Device* device, LinearCall& 
         if (row.scale == ScaleType::e4m3) call.aligned = call.aligned && address_of(w.scales) % 2 == 0;
         matrix.scales = w.scales.data;
         call.scale_vectors =
-            call.scale_vectors && has_scale_vectors(w.quant, static_cast<u64>(w.k), address_of(w.scales));
+            call.scale_vectors &&
+            has_scale_vectors(w.quant, static_cast<u64>(w.k), address_of(w.scales), address_of(w.zeros));
         call.whole_scales =
             call.whole_scales && loads_whole(w.quant, w.k, address_of(w.scales), address_of(w.zeros));
         const u64 count = static_cast<u64>(scale_rows) * static_cast<u64>(scale_columns);

@@ -54,12 +54,14 @@ class Gemv:
         arrays = {"w": self.w.data, "x": values, "y": y}
         if self.w.scales is not None:
             arrays["w_scale"] = self.w.scales
+        if self.w.zeros is not None:
+            arrays["w_zero"] = self.w.zeros
         if scales is not None:
             arrays["x_scale"] = scales
 
         def pack(_: Any, at: dict[str, int]) -> bytes:
             """GemvParams, field by field."""
-            matrix = struct.pack("<6Q3QIf", at["w"], at.get("w_scale", 0), 0, at["y"], 0, 0, self.w.data.strides[0],
+            matrix = struct.pack("<6Q3QIf", at["w"], at.get("w_scale", 0), at.get("w_zero", 0), at["y"], 0, 0, self.w.data.strides[0],
                                  self.w.n, 0, self.w.n, self.w.global_scale)  # fmt: skip
             rest = struct.pack("<4Q4If", at["x"], at.get("x_scale", 0), values.strides[0],
                                scales.shape[1] if scales is not None else 0, 1, m, self.w.k, self.tokens_per_block,
@@ -71,6 +73,10 @@ class Gemv:
             f"deep_gemm::{self.kernel}<kSpec>", grid, 256, self.smem_bytes, arrays, pack,
             {"y": self.expected.astype(np.float64)}, tolerance=self.tolerance,
         )  # fmt: skip
+
+
+def align(value: int, unit: int) -> int:
+    return -(-value // unit) * unit
 
 
 def small_integers(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
@@ -133,6 +139,23 @@ def resident_case() -> Gemv:
     )  # fmt: skip
 
 
+def zero_case() -> Gemv:
+    """Zero points, four bytes of which are those of two visits."""
+    rng = np.random.default_rng(6)
+    n, k, tokens = 37, 2560, 2
+    codes = rng.integers(0, 256, (n, k // 2)).astype(np.uint8)
+    scales = np.exp2(rng.integers(-2, 3, (n, k // 128))).astype(np.float16)
+    zeros = rng.integers(0, 16, (n, k // 128)).astype(np.int8)
+    x = small_integers(rng, (tokens, k)).astype(ml_dtypes.bfloat16)
+    matrix = QuantizedMatrix.from_parts("int4_zero_128", codes, scales, zeros)
+    ring = 8 * 2 * align(16 * (128 + 4 + 4), 128)
+    return Gemv(
+        "zero points", "gemv_resident", ".w = Quant::int4_zero_128, .y = Format::fp32, .stages = 2, .groups = 1, .resident = true",
+        matrix, (x, None), ring + 2 * 8 * WARP_BYTES + 32 + tokens * (2 * k + 64), 16,
+        x.astype(np.float64) @ quant.dequantize(matrix).T, 0.0,
+    )  # fmt: skip
+
+
 def q8_case(name: str = "q8_0", n: int = 37) -> Gemv:
     rng = np.random.default_rng(3)
     k = 32 * 70
@@ -164,6 +187,7 @@ CASES = {
         fp8_case(),
         nvfp4_case(),
         resident_case(),
+        zero_case(),
         q8_case(),
         q8_case("q8_0 whole", 32),
         q8_rows_case(),
@@ -234,6 +258,14 @@ BUGS = {
         Bug("scales of the tokens for the first block of a visit", "(visit * TokenScales<S>::kBlocks + block) * S.tokens", "visit * TokenScales<S>::kBlocks * S.tokens", 8),
         Bug("rows past the end are read", "(tile + 1) * block_rows_of(S) > p.w[0].n", "tile * block_rows_of(S) > p.w[0].n", 8),
         Bug("scales of rows eight below", "(lane / 4 + i * (kMmaTileRows / kLaneRows)) * kScaleBytes", "lane / 4 * kScaleBytes", 8),
+    ],
+    "zero points": [
+        Bug("those of the other visit in the piece", "group_warp() % 2 * 8 * kVisitZeros", "(1 - group_warp() % 2) * 8 * kVisitZeros", 8),
+        Bug("those of the first block for all", "word[block / 4] >> block % 4 * 8 & 0xff", "word[0] & 0xff", 8),
+        Bug("those of rows eight below", "kZeros + stage_row * kZeroBytes", "kZeros + lane / 4 * kZeroBytes", 8),
+        Bug("those of the visit before", "zeros += kGemvWarps * kVisitZeros;", "zeros += 0;", 8),
+        Bug("visits of a tile go on in the next", " - turns * (kGemvWarps * kVisitZeros)", "", 8),
+        Bug("pieces where another warp's begin", "visit * kVisitZeros / kZeroBytes * kZeroBytes", "visit * kVisitZeros / kZeroBytes * kVisitZeros", 8),
     ],
     "q8_0": [
         Bug("another order of the places", "sum_of_places<2 * Step>(first + Step * kPartElements * 4)", "sum_of_places<2 * Step>(first + (Step == 2 ? 16 : Step == 16 ? 2 : Step) * kPartElements * 4)", 8),

@@ -47,7 +47,7 @@ def test_mma_kernels(w: str, x: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("w", "x"), [("int4_32", "fp8_128"), ("mxfp4", "fp8_128"), ("nvfp4", "bf16"), ("fp8_32", "fp8_32"), ("bf16", "bf16")], ids=str
+    ("w", "x"), [("int4_32", "fp8_128"), ("int4_zero_32", "bf16"), ("mxfp4", "fp8_128"), ("nvfp4", "bf16"), ("fp8_32", "fp8_32"), ("bf16", "bf16")], ids=str
 )  # fmt: skip
 def test_resident_kernels(w: str, x: str) -> None:
     """With as many groups as a plan may take, no more registers than leave room for them."""

@@ -201,7 +201,8 @@ def test_larger_batches(device: Any, w: str, x: str, m: int) -> None:
     ("w", "x", "k"),
     [("bf16", "bf16", 2336), ("fp16", "fp16", 2168), ("fp8_32", "fp8_32", 2336), ("fp8_128x128", "fp8_128", 2160),
      ("int8_row", "bf16", 2160), ("q8_0", "q8", 2336), ("q8_0_split", "q8", 2336), ("int4_32", "bf16", 2176),
-     ("int4_64", "bf16", 2176), ("int4_128", "bf16", 2560), ("int4_zero_64", "bf16", 2176), ("mxfp4", "bf16", 2176),
+     ("int4_64", "bf16", 2176), ("int4_128", "bf16", 2560), ("int4_zero_64", "bf16", 2304), ("int4_zero_32", "fp8_128", 2304),
+     ("int4_zero_128", "bf16", 2560), ("mxfp4", "bf16", 2176),
      ("nvfp4", "bf16", 2176), ("nvfp4_32", "bf16", 2176), ("nvfp4", "fp8_128", 2176)],
 )  # fmt: skip
 def test_plans_change_no_bit(emulator: Any, w: str, x: str, k: int) -> None:

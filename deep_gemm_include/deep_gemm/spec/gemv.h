@@ -172,30 +172,44 @@ constexpr u32 visit_scale_bytes_of(const GemvSpec& s) {
 constexpr u32 scale_pieces_of(const GemvSpec& s) {
     return visit_scale_bytes_of(s) >= 8 ? 2 : 1;
 }
-// Whether rows of k elements with scales at `address` have such pieces.
-constexpr bool has_scale_vectors(Quant w, u64 k, u64 address) {
-    const GemvSpec s{.w = w};
-    const u64 piece = visit_scale_bytes_of(s) / scale_pieces_of(s);
-    return piece == 0 ||
-           (scale_columns_of(w, k) * bytes_of(row_of(w).scale) % piece == 0 && address % piece == 0);
+// Zero points of a row and a visit, and the bytes of the piece that they are copied in: two visits may share
+// one.
+constexpr u32 visit_zeros_of(const GemvSpec& s) {
+    return row_of(s.w).has_zero ? visit_k_of(s) / row_of(s.w).block_k : 0;
 }
-// Whether a kernel of mma.sync has a resident form: aligned rows, and no zero points, for which no ring is
-// made.
+constexpr u32 zero_piece_bytes_of(const GemvSpec& s) {
+    const u32 zeros = visit_zeros_of(s);
+    return zeros == 0 || zeros >= 4 ? zeros : 4;
+}
+// Whether rows of k elements with scales and zero points at these addresses have such pieces.
+constexpr bool has_scale_vectors(Quant w, u64 k, u64 scales, u64 zeros) {
+    const GemvSpec s{.w = w};
+    const u64 columns = scale_columns_of(w, k);
+    const auto aligned = [](u64 row_bytes, u64 address, u64 piece) {
+        return piece == 0 || (row_bytes % piece == 0 && address % piece == 0);
+    };
+    return aligned(columns * bytes_of(row_of(w).scale), scales,
+                   visit_scale_bytes_of(s) / scale_pieces_of(s)) &&
+           aligned(columns, zeros, zero_piece_bytes_of(s));
+}
+// Whether a kernel of mma.sync has a resident form: rows must be aligned.
 constexpr bool may_be_resident(const GemvSpec& s) {
-    return !has_warp_rows(s) && !row_of(s.w).has_zero && s.vector;
+    return !has_warp_rows(s) && s.vector;
 }
 // Bytes of a warp's stage: a visit of every row of the block, in whole lines, within which bytes are
 // swizzled.
 constexpr u32 stage_bytes_of(const GemvSpec& s) {
-    const u32 of_row =
-        is_q8(s) ? q8_pitch_of(s) : kGemvVisitBytes + (s.resident ? visit_scale_bytes_of(s) : 0);
+    const u32 of_row = is_q8(s)     ? q8_pitch_of(s)
+                       : s.resident ? kGemvVisitBytes + visit_scale_bytes_of(s) + zero_piece_bytes_of(s)
+                                    : kGemvVisitBytes;
     const u32 bytes = kMmaTileRows * s.row_tiles * of_row;
     return !s.vector ? 0 : is_q8(s) ? bytes : align_up(bytes, kGemvVisitBytes);
 }
 // The same of the resident kernel, which needs fewer.
 constexpr u32 resident_groups_of(const GemvSpec& s) {
     const u32 promote_k = promote_k_of(s), width = s.row_tiles * s.tokens;
-    return width == 32 || (s.row_tiles == 2 && promote_k != 0 && promote_k < 128) ? 1 : 2;
+    const bool heavy = promote_k != 0 && (promote_k < 128 || row_of(s.w).has_zero);
+    return width == 32 || (s.row_tiles == 2 && heavy) ? 1 : 2;
 }
 // Groups that the registers of a kernel that may not spill leave room for. An SM holds one block of them, so
 // that tiles are dealt to SMs evenly wherever blocks are placed.
@@ -278,7 +292,7 @@ constexpr const char* why_illegal(const GemvSpec& s) {
     if (!known) return "a block has 8 or 16 tokens, and 1 to 4 or 8 of Q8_0";
     if (s.row_alignment != 16 && (s.w != Quant::q8_0 || (s.row_alignment != 4 && s.row_alignment != 2)))
         return "rows start at multiples of 16 bytes, and of Q8_0 also of 4 or 2";
-    if (s.resident && !may_be_resident(s)) return "the resident form is for aligned rows without zero points";
+    if (s.resident && !may_be_resident(s)) return "the resident form is for aligned rows";
     if (s.stages < 2 || s.groups == 0) return "at least 2 stages and a group";
     if (s.groups > max_groups_of(s)) return "as many groups as have registers";
     return nullptr;
