@@ -38,7 +38,7 @@ u32 stages_of(const GemvProblem& problem, const GemvSpec& spec) {
 // faster.
 u32 tokens_of(const GemvProblem& problem) {
     const u32 m = problem.strict ? 1 : problem.m;
-    if (problem.x == Activation::q8) return m <= kMaxWarpRowTokens ? m : kMmaTileTokens;
+    if (problem.x == Activation::q8 && m <= kMaxWarpRowTokens) return m;
     return m <= kMmaTileTokens ? kMmaTileTokens : kMaxGemvTokens;
 }
 
@@ -134,7 +134,13 @@ GemvPlan plan_gemv(const GemvProblem& problem) {
     spec.dependent_launch = problem.dependent_launch;
     spec.native_fp8 = problem.native_fp8;
     const GemvTuning& tuning = problem.tuning;
-    spec = with_form(problem, spec);
+    const GemvSpec plain = spec;
+    spec = with_form(problem, plain);
+    if (is_q8(spec) && spec.tokens == kMaxGemvTokens && !spec.resident) {  // two passes have x in L1
+        spec = plain;
+        spec.tokens = kMmaTileTokens;
+        spec = with_form(problem, spec);
+    }
     fit_smem(spec, problem.smem_bytes);
     if (spec.w == Quant::q8_0 && spec.vector && !has_warp_rows(spec))
         spec.row_alignment = problem.row_alignment;

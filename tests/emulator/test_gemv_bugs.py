@@ -194,6 +194,9 @@ CASES = {
     )
 }
 
+Q8_UPDATE = """ptx::fma_rn(ptx::mul_rn(block.scale[r][i / 2], x.scale[t][i % 2]),
+                                ptx::float_of_bits(dot[i]) - kFloatOffset, sums.value[r][t][i])"""
+
 BUGS = {
     "bf16": [
         Bug("fragment registers 1 and 2 swapped",
@@ -269,10 +272,10 @@ BUGS = {
     ],
     "q8_0": [
         Bug("another order of the places", "sum_of_places<2 * Step>(first + Step * kPartElements * 4)", "sum_of_places<2 * Step>(first + (Step == 2 ? 16 : Step == 16 ? 2 : Step) * kPartElements * 4)", 8),
-        Bug("scales applied one after the other", "ptx::fma_rn(ptx::mul_rn(block.scale[r][i / 2], x.scale[i % 2]),\n                                              ptx::float_of_bits(dot[i]) - kFloatOffset, sums.value[r][0][i])",
-            "ptx::fma_rn(block.scale[r][i / 2], ptx::mul_rn(x.scale[i % 2], ptx::float_of_bits(dot[i]) - kFloatOffset), sums.value[r][0][i])", 8),
-        Bug("no fma", "ptx::fma_rn(ptx::mul_rn(block.scale[r][i / 2], x.scale[i % 2]),\n                                              ptx::float_of_bits(dot[i]) - kFloatOffset, sums.value[r][0][i])",
-            "ptx::add_rn(ptx::mul_rn(ptx::mul_rn(block.scale[r][i / 2], x.scale[i % 2]), ptx::float_of_bits(dot[i]) - kFloatOffset), sums.value[r][0][i])", 8),
+        Bug("scales applied one after the other", Q8_UPDATE,
+            "ptx::fma_rn(block.scale[r][i / 2], ptx::mul_rn(x.scale[t][i % 2], ptx::float_of_bits(dot[i]) - kFloatOffset), sums.value[r][t][i])", 8),
+        Bug("no fma", Q8_UPDATE,
+            "ptx::add_rn(ptx::mul_rn(ptx::mul_rn(block.scale[r][i / 2], x.scale[t][i % 2]), ptx::float_of_bits(dot[i]) - kFloatOffset), sums.value[r][t][i])", 8),
         Bug("halves of words in the order of the others", "(place + 1) * 2 % 4", "place * 2 % 4", 8),
         Bug("misalignment of the row ignored where it is read", "static_cast<u32>(visit % 16)", "0u", 8),
         Bug("misalignment of the first row for all", "if constexpr (S.row_alignment != 16) before", "if constexpr (false) before", 8),

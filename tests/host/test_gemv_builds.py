@@ -58,7 +58,11 @@ def test_resident_kernels(w: str, x: str) -> None:
 
 @pytest.mark.parametrize("w", ["q8_0", "q8_0_split"])
 def test_resident_q8_kernels(w: str) -> None:
-    options = [{}, {"row_tiles": 2, "stages": 2, "swiglu": True}]
+    options = [
+        {"stages": 2, **tokens, **rest}
+        for tokens in ({}, {"tokens": 16})
+        for rest in ({}, {"row_tiles": 2, "swiglu": True})
+    ]
     for artifact, option in zip(
         _C.build_all([_C.gemv_source(w, "q8", resident=True, **o) for o in options]), options, strict=True
     ):

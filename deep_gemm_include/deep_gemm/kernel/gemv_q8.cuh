@@ -1,7 +1,7 @@
 // y = x W^T for Q8_0 weights and activations quantised in blocks of 32: integer products are exact, and the
 // order of everything else is fixed.
 //
-// A group of eight warps takes tiles of 16 rows of W (or 32) and up to eight tokens; warp w takes blocks 4 w
+// A group of eight warps takes tiles of 16 rows of W (or 32) and up to 16 tokens; warp w takes blocks 4 w
 // to 4 w + 3 of every 32. mma.sync of bytes multiplies a block of 16 rows with that of eight tokens at once,
 // exactly; each of the 32 places of a block has sums of its own:
 //   sum[b % 32] = fma(round(d_w * d_x), float(dot), sum[b % 32])      dot: 32 products of bytes, below 2^22
@@ -95,16 +95,20 @@ DG_DEVICE void read_memory(Block<S>& block, const Row (&rows)[S.row_tiles][kLane
 
 /// Adds a block of every row to the sums of its place.
 template <GemvSpec S>
-DG_DEVICE void multiply_block(Sums<S>& sums, const Block<S>& block, const TokenBlock& x) {
+DG_DEVICE void multiply_block(Sums<S>& sums, const Block<S>& block, const TokenBlock<S>& x) {
 #pragma unroll
     for (u32 r = 0; r < S.row_tiles; ++r) {
         const u32 a[4] = {block.word[r][0][0], block.word[r][1][0], block.word[r][0][1], block.word[r][1][1]};
-        u32 dot[4];
-        ptx::mma_m16n8k32_s8(dot, a, x.word[0], x.word[1], kFloatBits);
 #pragma unroll
-        for (u32 i = 0; i < 4; ++i)
-            sums.value[r][0][i] = ptx::fma_rn(ptx::mul_rn(block.scale[r][i / 2], x.scale[i % 2]),
-                                              ptx::float_of_bits(dot[i]) - kFloatOffset, sums.value[r][0][i]);
+        for (u32 t = 0; t < TokenBlock<S>::kTiles; ++t) {
+            u32 dot[4];
+            ptx::mma_m16n8k32_s8(dot, a, x.word[t][0], x.word[t][1], kFloatBits);
+#pragma unroll
+            for (u32 i = 0; i < 4; ++i)
+                sums.value[r][t][i] =
+                    ptx::fma_rn(ptx::mul_rn(block.scale[r][i / 2], x.scale[t][i % 2]),
+                                ptx::float_of_bits(dot[i]) - kFloatOffset, sums.value[r][t][i]);
+        }
     }
 }
 
@@ -114,18 +118,20 @@ DG_DEVICE void multiply_visit(Sums<S> (&sums)[kQ8VisitBlocks], kernel::Q8Ring<S>
                               const Row (&rows)[S.row_tiles][kLaneRows], const Tokens<S>& tokens, u32 index) {
     const u32 num_blocks = ceil_div(p.k, kQ8Block);
     Block<S> weights[kQ8VisitBlocks];
-    TokenBlock x[kQ8VisitBlocks];
+    TokenBlock<S> x[kQ8VisitBlocks];
+    constexpr bool kLate = S.resident && S.tokens == 16;  // there are no registers for all of them
 #pragma unroll
     for (u32 place = 0; place < kQ8VisitBlocks; ++place) {
         if (!Whole && index + place >= num_blocks) break;
         read_memory<S>(weights[place], rows, index + place, p.k);
-        tokens.read(x[place], index + place);
+        if constexpr (!kLate) tokens.read(x[place], index + place);
     }
     ptx::SharedAddress stage = 0;
     if constexpr (S.vector) stage = ring.next(p);
 #pragma unroll
     for (u32 place = 0; place < kQ8VisitBlocks; ++place) {
         if (!Whole && index + place >= num_blocks) break;
+        if constexpr (kLate) tokens.read(x[place], index + place);
         if constexpr (S.vector) read_stage<S>(weights[place], rows, stage, place);
         multiply_block<S>(sums[place], weights[place], x[place]);
     }

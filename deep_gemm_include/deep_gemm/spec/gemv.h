@@ -39,7 +39,7 @@ struct GemvSpec {
     Activation x = Activation::bf16;
     Format y = Format::bf16;
     GemvEpilogue epilogue = GemvEpilogue::none;
-    u32 tokens = 8;          // of a block: 8 or 16; of Q8_0: 8, or in a kernel of their own 1 to 4
+    u32 tokens = 8;          // of a block: 8 or 16; of Q8_0 also, in a kernel of their own, 1 or 2
     u32 row_tiles = 1;       // tiles of 16 rows (that kernel: rows of a warp), which share the loads of x
     u32 stages = 4;          // visits of a warp on their way to shared memory, where rows are vectors
     u32 groups = 2;          // of eight warps in a block of threads; each takes tiles of its own
@@ -287,9 +287,8 @@ constexpr const char* why_illegal(const GemvSpec& s) {
     if (s.row_tiles != 1 && s.row_tiles != 2) return "1 or 2 tiles of rows";
     if (s.epilogue == GemvEpilogue::swiglu && s.row_tiles != 2)
         return "swiglu needs two tiles: one of the gate, one of the other matrix";
-    const bool known = is_q8(s) ? s.tokens == 8 || (s.tokens >= 1 && s.tokens <= kMaxWarpRowTokens)
-                                : s.tokens == 8 || s.tokens == 16;
-    if (!known) return "a block has 8 or 16 tokens, and 1 to 4 or 8 of Q8_0";
+    if (s.tokens != 8 && s.tokens != 16 && !(has_warp_rows(s) && s.tokens >= 1))
+        return "a block has 8 or 16 tokens, and of Q8_0 also 1 or 2";
     if (s.row_alignment != 16 && (s.w != Quant::q8_0 || (s.row_alignment != 4 && s.row_alignment != 2)))
         return "rows start at multiples of 16 bytes, and of Q8_0 also of 4 or 2";
     if (s.resident && !may_be_resident(s)) return "the resident form is for aligned rows";
