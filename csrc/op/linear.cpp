@@ -121,6 +121,7 @@ void run(LinearCall& call) {
                                                 .aligned = call.aligned,
                                                 .scale_vectors = call.scale_vectors,
                                                 .row_alignment = call.row_alignment,
+                                                .bulk = call.bulk,
                                                 .strict = call.strict,
                                                 .dependent_launch = dependent_launch(*call.device),
                                                 .native_fp8 = native_fp8(*call.device),

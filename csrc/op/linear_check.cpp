@@ -85,11 +85,12 @@ GemvMatrix check_matrix(const QuantMatrix& w, const Device* device, LinearCall& 
              row.name);
     call.aligned = call.aligned && address_of(data) % kVectorBytes == 0;
     // Blocks of 34 bytes are aligned by the kernel itself.
+    const u64 places = address_of(data) | (w.n > 1 ? matrix.row_stride : 0);
     if (row.packing != Packing::blocks)
         call.aligned = call.aligned && matrix.row_stride % kVectorBytes == 0;
     else
-        call.row_alignment = std::min(call.row_alignment,
-                                      q8_row_alignment(address_of(data) | (w.n > 1 ? matrix.row_stride : 0)));
+        call.row_alignment = std::min(call.row_alignment, q8_row_alignment(places));
+    call.bulk = call.bulk && has_bulk_rows(w.quant, static_cast<u64>(w.k), places, address_of(w.scales));
     call.memory.push_back({address_of(data), w.n ? (w.n - 1) * matrix.row_stride + row_bytes : 0, false});
     const auto scale_columns = static_cast<i64>(scale_columns_of(w.quant, static_cast<u64>(w.k)));
     const auto scale_rows =

@@ -34,11 +34,14 @@ u32 stages_of(const GemvProblem& problem, const GemvSpec& spec) {
     return spec.row_tiles == 1 && spec.w != Quant::q8_0 && tiles > 2 * problem.num_sms ? 3 : 2;
 }
 
+constexpr u32 kResidentForm = 2, kBulkForm = 3;  // of GemvTuning
+
 // A pass over W costs the same for every number of tokens up to the kernel's; for few of Q8_0, dp4a is
 // faster.
 u32 tokens_of(const GemvProblem& problem) {
     const u32 m = problem.strict ? 1 : problem.m;
-    if (problem.x == Activation::q8 && m <= kMaxWarpRowTokens) return m;
+    if (problem.x == Activation::q8 && m <= kMaxWarpRowTokens && problem.tuning.form < kResidentForm)
+        return m;
     return m <= kMmaTileTokens ? kMmaTileTokens : kMaxGemvTokens;
 }
 
@@ -82,7 +85,7 @@ void fit_smem(GemvSpec& spec, u32 smem_bytes) {
 // Where a warp has few visits in all, a short ring has the first of them sooner.
 u32 resident_stages_of(const GemvProblem& problem, const GemvSpec& spec) {
     constexpr u32 kFewVisits = 16;
-    if (row_bits_of(spec) != 4) return is_q8(spec) ? 2 : 3;
+    if (row_bits_of(spec) != 4) return spec.bulk ? 4 : is_q8(spec) ? 2 : 3;
     u32 tiles = 0;
     for (const u32 n : problem.n) tiles += ceil_div(n, block_rows_of(spec));
     const u32 visits = ceil_div(problem.k, visit_k_of(spec)) * tiles / (kGemvWarps * 2 * problem.num_sms);
@@ -112,10 +115,14 @@ bool make_resident(const GemvProblem& problem, GemvSpec& spec) {
 
 // Which form, and how wide it is.
 GemvSpec with_form(const GemvProblem& problem, GemvSpec spec) {
-    constexpr u32 kResident = 2;
     const GemvTuning& tuning = problem.tuning;
-    const bool wanted = tuning.form == 0 ? gains_by_residence(spec) : tuning.form == kResident;
-    if (wanted && may_be_resident(spec) && make_resident(problem, spec)) return spec;
+    const bool wanted = tuning.form == 0 ? gains_by_residence(spec) : tuning.form >= kResidentForm;
+    if (wanted && may_be_resident(spec)) {
+        spec.bulk = is_q8(spec) && problem.bulk && spec.dependent_launch && tuning.form != kResidentForm;
+        if (make_resident(problem, spec)) return spec;
+        spec.bulk = false;
+        if (make_resident(problem, spec)) return spec;
+    }
     spec.row_tiles = tuning.row_tiles ? tuning.row_tiles : row_tiles_of(problem, spec);
     spec.stages = tuning.stages ? tuning.stages : stages_of(problem, spec);
     spec.groups = std::min(tuning.groups ? tuning.groups : 2, max_groups_of(spec));

@@ -918,6 +918,7 @@ def gemv_source(
     vector: bool = True,
     row_alignment: typing.SupportsInt | typing.SupportsIndex = 16,
     resident: bool = False,
+    bulk: bool = False,
     dependent_launch: bool = True,
     native_fp8: bool = True,
 ) -> KernelSource:

@@ -59,7 +59,8 @@ def test_resident_kernels(w: str, x: str) -> None:
 @pytest.mark.parametrize("w", ["q8_0", "q8_0_split"])
 def test_resident_q8_kernels(w: str) -> None:
     options = [
-        {"stages": 2, **tokens, **rest}
+        {"stages": 2, "bulk": bulk, **tokens, **rest}
+        for bulk in (False, True)
         for tokens in ({}, {"tokens": 16})
         for rest in ({}, {"row_tiles": 2, "swiglu": True})
     ]

@@ -11,7 +11,7 @@
 // by op/linear.cpp.
 #pragma once
 
-#include <deep_gemm/kernel/gemv_q8_ring.h>
+#include <deep_gemm/kernel/gemv_q8_bulk.h>
 #include <deep_gemm/kernel/gemv_q8_tokens.h>
 #include <deep_gemm/kernel/gemv_sums.h>
 
@@ -31,6 +31,7 @@ struct Row {
     const u8* data;
     const u8* scales;  // q8_0_split
     u32 place;         // of this warp's first block in a stage
+    u32 scale_place;   // and of its first scale, where these lie apart (S.bulk)
 };
 
 /// A lane's part of a block: bytes 4 c to 4 c + 3 and 4 c + 16 to 4 c + 19 of its rows, c = lane % 4, and
@@ -53,8 +54,11 @@ DG_DEVICE void read_stage(Block<S>& block, const Row (&rows)[S.row_tiles][kLaneR
         const ptx::SharedAddress start =
             stage + rows[i / kLaneRows][i % kLaneRows].place + place * Layout::kBlockBytes;
         const ptx::SharedAddress bytes = start + (Layout::kSplit ? 0 : 2) + inside;
-        if constexpr (!Layout::kSplit)
-            block.scale[i / kLaneRows][i % kLaneRows] = ptx::cvt_f32_f16(ptx::ld_shared_u16(start));
+        if constexpr (!Layout::kSplit || S.bulk) {
+            const ptx::SharedAddress scale =
+                Layout::kSplit ? stage + rows[i / kLaneRows][i % kLaneRows].scale_place + place * 2 : start;
+            block.scale[i / kLaneRows][i % kLaneRows] = ptx::cvt_f32_f16(ptx::ld_shared_u16(scale));
+        }
         // Four bytes lie in one word, or in two halves.
         const u32 odd = Layout::kSplit ? 0 : S.row_alignment != 2 ? (place + 1) * 2 % 4 : bytes & 2;
         const ptx::SharedAddress words = bytes - odd;
@@ -78,7 +82,7 @@ DG_DEVICE void read_memory(Block<S>& block, const Row (&rows)[S.row_tiles][kLane
         const Row& row = rows[i / kLaneRows][i % kLaneRows];
         const u8* start = row.data + u64{index} * Layout::kBlockBytes;
         const u8* scale = Layout::kSplit ? row.scales + u64{index} * 2 : start;
-        if (Layout::kSplit || !S.vector)
+        if ((Layout::kSplit && !S.bulk) || !S.vector)
             block.scale[i / kLaneRows][i % kLaneRows] = ptx::cvt_f32_f16(ptx::ld_cached_u16(scale));
         if constexpr (!S.vector) {
             const u64 left = Layout::kSplit ? k - u64{index} * kQ8Block : kQ8Block;
@@ -113,8 +117,9 @@ DG_DEVICE void multiply_block(Sums<S>& sums, const Block<S>& block, const TokenB
 }
 
 /// Four blocks from `index` on, or (not Whole) those of them that the rows have.
-template <bool Whole, GemvSpec S>
-DG_DEVICE void multiply_visit(Sums<S> (&sums)[kQ8VisitBlocks], kernel::Q8Ring<S>& ring, const GemvParams& p,
+/// next() waits for them and says where they lie.
+template <bool Whole, GemvSpec S, typename Next>
+DG_DEVICE void multiply_visit(Sums<S> (&sums)[kQ8VisitBlocks], const Next& next, const GemvParams& p,
                               const Row (&rows)[S.row_tiles][kLaneRows], const Tokens<S>& tokens, u32 index) {
     const u32 num_blocks = ceil_div(p.k, kQ8Block);
     Block<S> weights[kQ8VisitBlocks];
@@ -127,7 +132,7 @@ DG_DEVICE void multiply_visit(Sums<S> (&sums)[kQ8VisitBlocks], kernel::Q8Ring<S>
         if constexpr (!kLate) tokens.read(x[place], index + place);
     }
     ptx::SharedAddress stage = 0;
-    if constexpr (S.vector) stage = ring.next(p);
+    if constexpr (S.vector) stage = next();
 #pragma unroll
     for (u32 place = 0; place < kQ8VisitBlocks; ++place) {
         if (!Whole && index + place >= num_blocks) break;
@@ -148,17 +153,77 @@ DG_DEVICE void find_rows(Row (&rows)[S.row_tiles][kLaneRows], const GemvParams& 
         const GemvMatrix& w = kernel::row_of_block<S>(p, block, i / kLaneRows, row);
         const u8* data = w.data + row * w.row_stride;
         const u64 visit = reinterpret_cast<u64>(data) + group_warp() * Layout::kVisitBytes;
+        const u32 stage_row = i / kLaneRows * kMmaTileRows + of_tile,
+                  pitch = S.bulk ? kQ8BulkPitch : Layout::kPitch;
+        const u32 before = S.bulk ? group_warp() * Layout::kVisitBytes : static_cast<u32>(visit % 16);
         rows[i / kLaneRows][i % kLaneRows] = {
             data, static_cast<const u8*>(w.scales) + row * scale_columns_of(S.w, p.k) * 2,
-            (i / kLaneRows * kMmaTileRows + of_tile) * Layout::kPitch + static_cast<u32>(visit % 16)};
+            stage_row * pitch + before,
+            stage_row * pitch + Layout::kRowBytes + group_warp() * kQ8VisitBlocks * 2};
     }
+}
+
+/// Tokens of the block.
+DG_DEVICE u32 count_tokens(const GemvParams& p, u32 first) {
+    return p.m - first < p.tokens_per_block ? p.m - first : p.tokens_per_block;
+}
+
+/// The warp that brings weights for a group.
+template <GemvSpec S>
+DG_DEVICE void bring(const GemvParams& p, u32 group) {
+    ptx::grid_dependency_launch();
+    ptx::grid_dependency_wait();
+    kernel::Q8BulkWriter<S> writer(p, group);
+    const u32 first_token = ptx::block_index_y() * p.tokens_per_block;
+    Tokens<S> tokens;
+    tokens.start(p, first_token, count_tokens(p, first_token), [&] {
+#pragma unroll 1
+        for (u32 i = 0; i < S.stages && writer.more(); ++i) writer.copy(p);
+    });
+    while (writer.more()) writer.copy(p);
+}
+
+/// All visits of a tile of rows.
+template <GemvSpec S>
+DG_DEVICE void multiply_tile(Sums<S> (&sums)[kQ8VisitBlocks], kernel::Q8BulkReader<S>& ring,
+                             const GemvParams& p, const Row (&rows)[S.row_tiles][kLaneRows],
+                             const Tokens<S>& tokens) {
+    const u32 num_blocks = ceil_div(p.k, kQ8Block);
+    const auto next = [&] { return ring.next(); };
+    for (u32 first = 0; first < num_blocks; first += kQ8BulkBlocks) {
+        const u32 index = first + group_warp() * kQ8VisitBlocks;
+        if (index + kQ8VisitBlocks <= num_blocks)
+            multiply_visit<true, S>(sums, next, p, rows, tokens, index);
+        else
+            multiply_visit<false, S>(sums, next, p, rows, tokens, index);
+    }
+}
+template <GemvSpec S>
+DG_DEVICE void multiply_tile(Sums<S> (&sums)[kQ8VisitBlocks], kernel::Q8Ring<S>& ring, const GemvParams& p,
+                             const Row (&rows)[S.row_tiles][kLaneRows], const Tokens<S>& tokens) {
+    const u32 num_blocks = ceil_div(p.k, kQ8Block);
+    const auto next = [&] { return ring.next(p); };
+    u32 index = group_warp() * kQ8VisitBlocks;
+    for (; index + kQ8VisitBlocks <= num_blocks; index += kQ8BulkBlocks)
+        multiply_visit<true, S>(sums, next, p, rows, tokens, index);
+    if (index < num_blocks) multiply_visit<false, S>(sums, next, p, rows, tokens, index);
+}
+
+template <GemvSpec S>
+DG_DEVICE auto ring_of(u32 group) {
+    if constexpr (S.bulk)
+        return kernel::Q8BulkReader<S>(group);
+    else
+        return kernel::Q8Ring<S>();
 }
 
 template <GemvSpec S>
 DG_DEVICE void run(const GemvParams& p) {
     static_assert(why_illegal(S) == nullptr, "no such kernel");
     constexpr bool kLater = Partials<S>::kLater;
-    const u32 group = ptx::thread_index() / kGemvThreads, num_blocks = ceil_div(p.k, kQ8Block);
+    const u32 group = ptx::thread_index() / kGemvThreads;
+    if constexpr (S.bulk)
+        if (group >= S.groups) return bring<S>(p, ptx::warp_index() - S.groups * kGemvWarps);
     const u32 tiles = kernel::num_blocks<S>(p), stride = ptx::grid_size() * S.groups;
     u32 tile = group * ptx::grid_size() + ptx::block_index();
     Partials<S> partials(group);
@@ -168,12 +233,11 @@ DG_DEVICE void run(const GemvParams& p) {
         ptx::grid_dependency_wait();
     }
     if (!S.resident && tile >= tiles) return;
-    kernel::Q8Ring<S> ring;
-    const u32 first_token = ptx::block_index_y() * p.tokens_per_block;
-    const u32 left = p.m - first_token, count = left < p.tokens_per_block ? left : p.tokens_per_block;
+    auto ring = ring_of<S>(group);
+    const u32 first_token = ptx::block_index_y() * p.tokens_per_block, count = count_tokens(p, first_token);
     Tokens<S> tokens;
     tokens.start(p, first_token, count, [&] {
-        if constexpr (S.vector) ring.start(p, tile, stride, tiles);
+        if constexpr (S.vector && !S.bulk) ring.start(p, tile, stride, tiles);
     });
     for (; tile < tiles; tile += stride) {
         const kernel::GemvBlock block = kernel::find_block<S>(p, tile);
@@ -181,10 +245,7 @@ DG_DEVICE void run(const GemvParams& p) {
         find_rows<S>(rows, p, block);
         Sums<S> sums[kQ8VisitBlocks];
         for (Sums<S>& place : sums) gemv_detail::clear<S>(place);
-        u32 index = group_warp() * kQ8VisitBlocks;
-        for (; index + kQ8VisitBlocks <= num_blocks; index += kGemvWarps * kQ8VisitBlocks)
-            multiply_visit<true, S>(sums, ring, p, rows, tokens, index);
-        if (index < num_blocks) multiply_visit<false, S>(sums, ring, p, rows, tokens, index);
+        multiply_tile<S>(sums, ring, p, rows, tokens);
         if (kLater && partials.count != 0)
             partials.finish(p, kernel::find_block<S>(p, tile - stride), first_token, count);
         partials.leave(sums);

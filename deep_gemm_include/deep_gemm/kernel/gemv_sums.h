@@ -122,7 +122,7 @@ struct Partials {
     DG_DEVICE explicit Partials(u32 group) {
         constexpr GemvSmemPlan kPlan = plan_smem(S);
         first = ptx::dynamic_smem() + kPlan.barriers - (S.groups - group) * kPlaces * kPlan.partial_bytes;
-        barriers = ptx::dynamic_smem() + kPlan.barriers + group * kGemvBarrierBytes;
+        barriers = ptx::dynamic_smem() + kPlan.barriers + group * barrier_bytes_of(S);
         if constexpr (!kLater) return;
         if (kernel::group_thread() == 0) {
             for (u32 i = 0; i < kPlaces; ++i) {

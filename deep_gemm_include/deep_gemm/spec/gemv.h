@@ -46,6 +46,7 @@ struct GemvSpec {
     bool vector = true;      // rows of w and x start at multiples of 16 bytes
     u32 row_alignment = 16;  // of Q8_0: rows start at multiples of 16, 4 or 2 bytes
     bool resident = false;   // x lies in shared memory, and scales come through the ring (gemv_resident.cuh)
+    bool bulk = false;       // Q8_0: a warp more for each group brings whole rows' visits (gemv_q8_bulk.h)
     bool dependent_launch = true;  // the architecture has programmatic dependent launch
 
     bool native_fp8 = true;  // the architecture converts E4M3 (sm_89 and newer)
@@ -59,7 +60,7 @@ requires requires(Spec& s) {
     s.row_tiles;
 }
 constexpr void visit_fields(Visitor&& visit, Spec& s) {
-    auto& [w, x, y, epilogue, tokens, row_tiles, stages, groups, vector, row_alignment, resident,
+    auto& [w, x, y, epilogue, tokens, row_tiles, stages, groups, vector, row_alignment, resident, bulk,
            dependent_launch, native_fp8] = s;
     visit("w", w);
     visit("x", x);
@@ -72,6 +73,7 @@ constexpr void visit_fields(Visitor&& visit, Spec& s) {
     visit("vector", vector);
     visit("row_alignment", row_alignment);
     visit("resident", resident);
+    visit("bulk", bulk);
     visit("dependent_launch", dependent_launch);
     visit("native_fp8", native_fp8);
 }
@@ -107,7 +109,7 @@ struct GemvParams {
 struct GemvTuning {
     u32 row_tiles = 0, stages = 0, groups = 0;
     u32 grid_x = 0;
-    u32 form = 0;  // 1: x read from memory, 2: resident
+    u32 form = 0;  // 1: x read from memory, 2: resident, 3: Q8_0 by bulk copies
 };
 
 constexpr bool is_q8(const GemvSpec& s) {
@@ -162,6 +164,12 @@ constexpr u32 q8_pitch_of(const GemvSpec& s) {
 // The row_alignment of rows at multiples of `unit`.
 constexpr u32 q8_row_alignment(u64 unit) {
     return unit % 16 == 0 ? 16 : unit % 4 == 0 ? 4 : 2;
+}
+// Whether rows of Q8_0 at multiples of `unit` from each other and 0, with scales at `scales`, are pieces for
+// bulk copies.
+constexpr bool has_bulk_rows(Quant w, u64 k, u64 unit, u64 scales) {
+    return unit % 16 == 0 && row_bytes_of(w, k) % 16 == 0 && scale_columns_of(w, k) * 2 % 16 == 0 &&
+           scales % 16 == 0;
 }
 // The resident kernel: bytes of a row's scales of a visit, and in how many pieces they are copied, each a
 // vector of 4, 8 or 16 bytes that is aligned in memory. Two pieces leave rows of half a visit more aligned.
@@ -233,10 +241,21 @@ constexpr u32 prefetch_bytes_of(const GemvSpec& s) {
     return row_bits_of(s) == 4 ? 512 : 2048;
 }
 constexpr u32 threads_of(const GemvSpec& s) {
-    return s.groups * kGemvThreads;
+    return s.groups * (kGemvThreads + (s.bulk ? 32 : 0));
 }
 
-constexpr u32 kGemvBarrierBytes = 32;  // of a group: two mbarriers for each of two places for sums
+// Visits of all warps of a row of Q8_0, side by side in a stage: 32 blocks, or their elements and their
+// scales. Rows are that and 16 bytes apart, so that lanes of eight rows read other banks.
+constexpr u32 kQ8BulkBlocks = kGemvWarps * kQ8VisitBlocks;
+constexpr u32 kQ8BulkPitch = kQ8BulkBlocks * kQ8BlockBytes + 16;
+// Bytes of a group's ring.
+constexpr u32 ring_bytes_of(const GemvSpec& s) {
+    return s.stages * (s.bulk ? kMmaTileRows * s.row_tiles * kQ8BulkPitch : kGemvWarps * stage_bytes_of(s));
+}
+// Of a group: two mbarriers for each of two places for sums, and for each stage that bulk copies fill.
+constexpr u32 barrier_bytes_of(const GemvSpec& s) {
+    return 32 + (s.bulk ? s.stages * 16 : 0);
+}
 
 // Places for the sums of a group's warps, which take turns; one where the tokens leave no room for another.
 constexpr u32 partial_places_of(const GemvSpec& s) {
@@ -256,9 +275,8 @@ constexpr GemvSmemPlan plan_smem(const GemvSpec& s) {
     }
     const u32 tiles = s.row_tiles * (is_q8(s) ? kQ8VisitBlocks : 1);  // of sums of a warp
     const u32 partial = kGemvWarps * tiles * kMmaTileRows * s.tokens * 4;
-    const u32 barriers =
-        s.groups * (kGemvWarps * s.stages * stage_bytes_of(s) + partial_places_of(s) * partial);
-    return {partial, barriers, barriers + s.groups * kGemvBarrierBytes};
+    const u32 barriers = s.groups * (ring_bytes_of(s) + partial_places_of(s) * partial);
+    return {partial, barriers, barriers + s.groups * barrier_bytes_of(s)};
 }
 
 // The resident kernel keeps the tokens of a block behind the barriers: pairs as mma.sync takes them, each
@@ -291,6 +309,9 @@ constexpr const char* why_illegal(const GemvSpec& s) {
         return "a block has 8 or 16 tokens, and of Q8_0 also 1 or 2";
     if (s.row_alignment != 16 && (s.w != Quant::q8_0 || (s.row_alignment != 4 && s.row_alignment != 2)))
         return "rows start at multiples of 16 bytes, and of Q8_0 also of 4 or 2";
+    if (s.bulk &&
+        (!is_q8(s) || has_warp_rows(s) || !s.resident || !s.dependent_launch || s.row_alignment != 16))
+        return "bulk copies are for aligned rows of Q8_0 in the resident form, on sm_90 and newer";
     if (s.resident && !may_be_resident(s)) return "the resident form is for aligned rows";
     if (s.stages < 2 || s.groups == 0) return "at least 2 stages and a group";
     if (s.groups > max_groups_of(s)) return "as many groups as have registers";
