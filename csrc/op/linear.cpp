@@ -130,7 +130,8 @@ void run(LinearCall& call) {
                                                 .tuning = call.tuning},
                                       .arch = properties.arch,
                                       .invariant = call.invariant,
-                                      .whole_scales = call.whole_scales};
+                                      .whole_scales = call.whole_scales,
+                                      .plain_y = has_plain_y(call)};
     if (is_large(call, problem))
         run_large(call, problem);
     else

@@ -28,6 +28,8 @@ struct PlannedWeight {
 };
 constexpr size_t kSlots = 64;
 
+constexpr u32 kGemmCounted = 0;  // DispatchCount::tokens
+
 plan::DeviceModel model_of(const Device& device) {
     return plan::device_model(device.properties().arch, device.properties().num_sms);
 }
@@ -84,6 +86,35 @@ WeightGemmParams params_of(const LinearCall& call, u32 first, const WeightGemmSp
     return params;
 }
 
+// x and W as gemm() takes them.
+void run_fp8_gemm(const LinearCall& call) {
+    const GemvParams& p = call.params;
+    const auto view = [&](const void* data, Format format, u64 rows, u64 columns, u64 stride) {
+        return TensorView{.data = const_cast<void*>(data),
+                          .format = format,
+                          .rank = 2,
+                          .shape = {static_cast<i64>(rows), static_cast<i64>(columns)},
+                          .strides = {static_cast<i64>(stride), 1},
+                          .device = call.device};
+    };
+    const u64 blocks = scale_columns_of(call.w, p.k);
+    for (u32 i = 0; i < p.num_matrices; ++i) {
+        const GemvMatrix& w = p.w[i];
+        if (w.n == 0) continue;
+        GemmArguments gemm_call;
+        gemm_call.a = view(p.x, Format::fp8_e4m3, p.m, p.k, p.x_stride);
+        gemm_call.scale_a = view(p.x_scale, Format::fp32, p.m, blocks, p.x_scale_stride);
+        gemm_call.b = view(w.data, Format::fp8_e4m3, w.n, p.k, w.row_stride);
+        gemm_call.scale_b =
+            view(w.scales, Format::fp32, ceil_div(w.n, row_of(call.w).block_rows), blocks, blocks);
+        gemm_call.d = view(w.y, call.y, p.m, w.n, w.y_stride);
+        if (w.residual) gemm_call.c = view(w.residual, call.y, p.m, w.n, w.y_stride);
+        gemm_call.stream = call.stream;
+        gemm(gemm_call);
+        count_large(call.w, call.x, kGemmCounted);
+    }
+}
+
 // Launches of a call: one for each matrix, or one for both of swiglu.
 u32 launches_of(const LinearCall& call) {
     return call.epilogue == GemvEpilogue::swiglu ? 1 : call.params.num_matrices;
@@ -106,6 +137,7 @@ bool is_large(const LinearCall& call, const plan::LinearProblem& problem) {
         return true;
     }
     if (plan::why_small_batch(problem)) return false;
+    if (plan::multiplies_fp8(problem)) return true;
     float large_us = 0;
     for (u32 i = 0; i < launches_of(call); ++i)
         if (call.n[i] > 0)
@@ -113,7 +145,17 @@ bool is_large(const LinearCall& call, const plan::LinearProblem& problem) {
     return large_us < plan::small_batch_us(problem, model_of(*call.device));
 }
 
+bool has_plain_y(const LinearCall& call) {
+    bool plain = call.y != Format::fp16;
+    for (u32 i = 0; i < launches_of(call); ++i) {
+        const GemvMatrix& w = call.params.w[i];
+        plain = plain && !w.bias && (!w.residual || w.residual_stride == w.y_stride);
+    }
+    return plain;
+}
+
 void run_large(const LinearCall& call, const plan::LinearProblem& problem) {
+    if (plan::multiplies_fp8(problem)) return run_fp8_gemm(call);
     for (u32 i = 0; i < launches_of(call); ++i) {
         if (call.n[i] == 0) continue;
         const plan::WeightProblem one = plan::weight_problem_of(problem, i);

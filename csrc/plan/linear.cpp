@@ -84,6 +84,7 @@ Parsed parse(std::string_view text) {
     if (p.w == Quant::q8_0) parsed.problem.small.row_alignment = q8_row_alignment(row_bytes);
     parsed.problem.small.bulk = has_bulk_rows(p.w, p.k, row_bytes, 0);
     parsed.problem.small.scale_vectors = has_scale_vectors(p.w, p.k, 0, 0);
+    parsed.problem.plain_y = p.y != Format::fp16;
     parsed.problem.whole_scales = p.k % (kWeightTileBytes * 8 / row_of(p.w).element_bits) == 0;
     return parsed;
 }
@@ -102,7 +103,12 @@ WeightProblem weight_problem_of(const LinearProblem& p, u32 matrix) {
 }
 
 const char* why_no_large_batch(const LinearProblem& p) {
-    if (const char* reason = why_no_weight_gemm(p.small.w, p.small.x)) return reason;
+    if (multiplies_fp8(p)) {
+        if (p.small.epilogue != GemvEpilogue::none) return "the FP8 GEMM has no swiglu";
+        if (!p.plain_y) return "the FP8 GEMM has no bias, y of bf16 or fp32, and a residual that lies as y";
+    } else if (const char* reason = why_no_weight_gemm(p.small.w, p.small.x)) {
+        return reason;
+    }
     if (p.arch != "90a") return "the large-batch kernels are for sm_90a";
     if (!p.small.aligned) return "TMA needs rows of w and x that start at multiples of 16 bytes";
     if (p.small.x == Activation::int8_row && p.small.k > kMaxInt8K)
@@ -144,6 +150,13 @@ std::string explain_linear(std::string_view text, const DeviceModel& device, u32
     const bool only_large = p.x == Activation::int8_row;
     DG_CHECK(!only_large || !reason, value, "problem: int8 tokens are for the large-batch form alone: {}",
              reason);
+    if (!reason && multiplies_fp8(problem))
+        return fmt::format(
+            "linear w={} x={} y={} m={} n={} k={} on sm_{}, {} SMs: large-batch form\n  FP8 GEMM: explain "
+            "\"gemm "
+            "m={} n={} k={} d={}\"\n",
+            name_of(p.w), name_of(p.x), name_of(p.y), p.m, parsed.n, p.k, device.arch, device.num_sms, p.m,
+            parsed.n, p.k, name_of(p.y));
     const float small_us = reason ? 0 : only_large ? INFINITY : small_batch_us(problem, device);
     std::vector<WeightCandidate> considered, legal;
     WeightPlan plan;
