@@ -58,11 +58,15 @@ def test_resident_kernels(w: str, x: str) -> None:
 
 @pytest.mark.parametrize("w", ["q8_0", "q8_0_split"])
 def test_resident_q8_kernels(w: str) -> None:
+    paired = {"row_tiles": 2, "swiglu": True}
     options = [
-        {"stages": 2, "bulk": bulk, **tokens, **rest}
-        for bulk in (False, True)
-        for tokens in ({}, {"tokens": 16})
-        for rest in ({}, {"row_tiles": 2, "swiglu": True})
+        {"stages": 2, **option}
+        for option in (
+            {},
+            {"tokens": 16, **paired},
+            {"bulk": True, "tokens": 16},
+            {"bulk": True, "tokens": 16, **paired},
+        )
     ]
     for artifact, option in zip(
         _C.build_all([_C.gemv_source(w, "q8", resident=True, **o) for o in options]), options, strict=True
