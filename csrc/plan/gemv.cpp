@@ -36,13 +36,9 @@ u32 stages_of(const GemvProblem& problem, const GemvSpec& spec) {
 
 constexpr u32 kResidentForm = 2, kBulkForm = 3;  // of GemvTuning
 
-// A pass over W costs the same for every number of tokens up to the kernel's; for few of Q8_0, dp4a is
-// faster.
+// A pass over W costs the same for every number of tokens up to the kernel's.
 u32 tokens_of(const GemvProblem& problem) {
-    const u32 m = problem.strict ? 1 : problem.m;
-    if (problem.x == Activation::q8 && m <= kMaxWarpRowTokens && problem.tuning.form < kResidentForm)
-        return m;
-    return m <= kMmaTileTokens ? kMmaTileTokens : kMaxGemvTokens;
+    return problem.strict || problem.m <= kMmaTileTokens ? kMmaTileTokens : kMaxGemvTokens;
 }
 
 // What the vector loads of scales need besides aligned rows: E4M3 scales of two blocks are one 16-bit load.
@@ -129,6 +125,19 @@ GemvSpec with_form(const GemvProblem& problem, GemvSpec spec) {
     return spec;
 }
 
+// Which of the Q8_0 kernels. With bulk copies the one of all tokens is bound by the bytes of W; without them dp4a
+// is faster for few, and two passes that have x in L1 are for more tokens than fit shared memory.
+GemvSpec with_q8_form(const GemvProblem& problem, const GemvSpec& plain) {
+    constexpr u32 kFewestBulkTokens = 2;
+    const u32 m = problem.strict ? 1 : problem.m;
+    GemvSpec spec = with_form(problem, plain);
+    if ((spec.bulk && m >= kFewestBulkTokens) || problem.tuning.form >= kResidentForm) return spec;
+    if (m > kMaxWarpRowTokens && (spec.resident || spec.tokens == kMmaTileTokens)) return spec;
+    spec = plain;
+    spec.tokens = m <= kMaxWarpRowTokens ? m : kMmaTileTokens;
+    return with_form(problem, spec);
+}
+
 }  // namespace
 
 GemvPlan plan_gemv(const GemvProblem& problem) {
@@ -141,13 +150,7 @@ GemvPlan plan_gemv(const GemvProblem& problem) {
     spec.dependent_launch = problem.dependent_launch;
     spec.native_fp8 = problem.native_fp8;
     const GemvTuning& tuning = problem.tuning;
-    const GemvSpec plain = spec;
-    spec = with_form(problem, plain);
-    if (is_q8(spec) && spec.tokens == kMaxGemvTokens && !spec.resident) {  // two passes have x in L1
-        spec = plain;
-        spec.tokens = kMmaTileTokens;
-        spec = with_form(problem, spec);
-    }
+    spec = is_q8(spec) ? with_q8_form(problem, spec) : with_form(problem, spec);
     fit_smem(spec, problem.smem_bytes);
     if (spec.w == Quant::q8_0 && spec.vector && !has_warp_rows(spec))
         spec.row_alignment = problem.row_alignment;
