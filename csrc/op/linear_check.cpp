@@ -90,7 +90,7 @@ GemvMatrix check_matrix(const QuantMatrix& w, const Device* device, LinearCall& 
         call.aligned = call.aligned && matrix.row_stride % kVectorBytes == 0;
     else
         call.row_alignment = std::min(call.row_alignment, q8_row_alignment(places));
-    call.bulk = call.bulk && has_bulk_rows(w.quant, static_cast<u64>(w.k), places, address_of(w.scales));
+    call.bulk = call.bulk && has_bulk_rows(w.quant, static_cast<u64>(w.k), places);
     call.memory.push_back({address_of(data), w.n ? (w.n - 1) * matrix.row_stride + row_bytes : 0, false});
     const auto scale_columns = static_cast<i64>(scale_columns_of(w.quant, static_cast<u64>(w.k)));
     const auto scale_rows =

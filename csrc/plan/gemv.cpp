@@ -98,9 +98,10 @@ bool make_resident(const GemvProblem& problem, GemvSpec& spec) {
     s.resident = true;
     s.row_tiles = tuning.row_tiles ? tuning.row_tiles : has_wide_residence(problem, spec) ? 2 : 1;
     const u32 stages = tuning.stages ? tuning.stages : resident_stages_of(problem, s);
+    const u32 fewest_stages = s.bulk && !tuning.stages ? 3 : 2;  // two wait for the slowest of eight warps
     for (s.groups = std::min(tuning.groups ? tuning.groups : 2, max_groups_of(s)); s.groups >= fewest;
          --s.groups) {
-        for (s.stages = stages; s.stages >= 2; --s.stages) {
+        for (s.stages = stages; s.stages >= fewest_stages; --s.stages) {
             if (!fits_resident(problem, s)) continue;
             spec = s;
             return true;
@@ -125,14 +126,13 @@ GemvSpec with_form(const GemvProblem& problem, GemvSpec spec) {
     return spec;
 }
 
-// Which of the Q8_0 kernels. With bulk copies the one of all tokens is bound by the bytes of W; without them dp4a
-// is faster for few, and two passes that have x in L1 are for more tokens than fit shared memory.
+// Which of the Q8_0 kernels: dp4a for one token, or for two that do not fit shared memory; more that do not take
+// passes of eight, which have x in L1.
 GemvSpec with_q8_form(const GemvProblem& problem, const GemvSpec& plain) {
-    constexpr u32 kFewestBulkTokens = 2;
     const u32 m = problem.strict ? 1 : problem.m;
     GemvSpec spec = with_form(problem, plain);
-    if ((spec.bulk && m >= kFewestBulkTokens) || problem.tuning.form >= kResidentForm) return spec;
-    if (m > kMaxWarpRowTokens && (spec.resident || spec.tokens == kMmaTileTokens)) return spec;
+    if ((spec.resident && m > 1) || problem.tuning.form >= kResidentForm) return spec;
+    if (m > kMaxWarpRowTokens && spec.tokens == kMmaTileTokens) return spec;
     spec = plain;
     spec.tokens = m <= kMaxWarpRowTokens ? m : kMmaTileTokens;
     return with_form(problem, spec);

@@ -170,22 +170,17 @@ def q8_case(name: str = "q8_0", n: int = 37) -> Gemv:
     )  # fmt: skip
 
 
-def q8_bulk_case(split: bool) -> Gemv:
+def q8_bulk_case() -> Gemv:
     """Three visits, the last of them a quarter."""
     rng = np.random.default_rng(7)
-    n, k, name = 37, 32 * 72, "q8_0_split" if split else "q8_0"
-    whole = quantize(rng.standard_normal((n, k)).astype(np.float32), "q8_0")
+    n, k = 37, 32 * 72
+    matrix = quantize(rng.standard_normal((n, k)).astype(np.float32), "q8_0")
     values, scales = reference.q8_activations(rng.standard_normal((3, k)).astype(np.float32))
-    codes, w_scale = quant.q8_0_blocks(whole.data)
-    matrix = (
-        QuantizedMatrix("q8_0_split", n, k, codes.reshape(n, k), np.ascontiguousarray(w_scale))
-        if split
-        else whole
-    )
+    codes, w_scale = quant.q8_0_blocks(matrix.data)
     expected = reference.q8_rows(codes, w_scale, values, scales)
     ring, x = 2 * 16 * (32 * 34 + 16), 3 * (k + 16) + 72 * 8 * 4
     return Gemv(
-        f"{name} bulk", "gemv_q8", f".w = Quant::{name}, .x = Activation::q8, .y = Format::fp32, .stages = 2, .groups = 1, .resident = true, .bulk = true",
+        "q8_0 bulk", "gemv_q8", ".w = Quant::q8_0, .x = Activation::q8, .y = Format::fp32, .stages = 2, .groups = 1, .resident = true, .bulk = true",
         matrix, (values.reshape(3, -1), scales), ring + 8 * 2 * 4 * WARP_BYTES + 64 + x, 16, expected, 0.0, threads=288,
     )  # fmt: skip
 
@@ -211,8 +206,7 @@ CASES = {
         zero_case(),
         q8_case(),
         q8_case("q8_0 whole", 32),
-        q8_bulk_case(split=False),
-        q8_bulk_case(split=True),
+        q8_bulk_case(),
         q8_rows_case(),
     )
 }
@@ -325,10 +319,6 @@ BUGS = {
         Bug("rows past the end are copied", "u32 row = lane % kMmaTileRows;\n            const GemvMatrix& w = row_of_block<S>(p, find_block<S>(p, tile), lane / kMmaTileRows, row);", "const u32 row = tile * 16 + lane;\n            const GemvMatrix& w = p.w[0];", 8),
         Bug("blocks of the next warp", "S.bulk ? group_warp() * Layout::kVisitBytes", "S.bulk ? (group_warp() + 1) % 8 * Layout::kVisitBytes", 8),
         Bug("warps without blocks do not give back", "for (u32 first = 0; first < num_blocks; first += kQ8BulkBlocks) {", "for (u32 first = 0; first + group_warp() * kQ8VisitBlocks < num_blocks; first += kQ8BulkBlocks) {", 8),
-    ],
-    "q8_0_split bulk": [
-        Bug("scales of the next warp", "Layout::kRowBytes + group_warp() * kQ8VisitBlocks * 2", "Layout::kRowBytes + (group_warp() + 1) % 8 * kQ8VisitBlocks * 2", 8),
-        Bug("scales of the first visit for all", " +\n                                   offset / kQ8Block * 2,", ",", 8),
     ],
     "q8_0 rows": [
         Bug("tree instead of butterfly order", "for (u32 distance = 16; distance > 0; distance /= 2)\n        value = ptx::add_rn",

@@ -31,7 +31,6 @@ struct Row {
     const u8* data;
     const u8* scales;  // q8_0_split
     u32 place;         // of this warp's first block in a stage
-    u32 scale_place;   // and of its first scale, where these lie apart (S.bulk)
 };
 
 /// A lane's part of a block: bytes 4 c to 4 c + 3 and 4 c + 16 to 4 c + 19 of its rows, c = lane % 4, and
@@ -54,11 +53,8 @@ DG_DEVICE void read_stage(Block<S>& block, const Row (&rows)[S.row_tiles][kLaneR
         const ptx::SharedAddress start =
             stage + rows[i / kLaneRows][i % kLaneRows].place + place * Layout::kBlockBytes;
         const ptx::SharedAddress bytes = start + (Layout::kSplit ? 0 : 2) + inside;
-        if constexpr (!Layout::kSplit || S.bulk) {
-            const ptx::SharedAddress scale =
-                Layout::kSplit ? stage + rows[i / kLaneRows][i % kLaneRows].scale_place + place * 2 : start;
-            block.scale[i / kLaneRows][i % kLaneRows] = ptx::cvt_f32_f16(ptx::ld_shared_u16(scale));
-        }
+        if constexpr (!Layout::kSplit)
+            block.scale[i / kLaneRows][i % kLaneRows] = ptx::cvt_f32_f16(ptx::ld_shared_u16(start));
         // Four bytes lie in one word, or in two halves.
         const u32 odd = Layout::kSplit ? 0 : S.row_alignment != 2 ? (place + 1) * 2 % 4 : bytes & 2;
         const ptx::SharedAddress words = bytes - odd;
@@ -82,7 +78,7 @@ DG_DEVICE void read_memory(Block<S>& block, const Row (&rows)[S.row_tiles][kLane
         const Row& row = rows[i / kLaneRows][i % kLaneRows];
         const u8* start = row.data + u64{index} * Layout::kBlockBytes;
         const u8* scale = Layout::kSplit ? row.scales + u64{index} * 2 : start;
-        if ((Layout::kSplit && !S.bulk) || !S.vector)
+        if (Layout::kSplit || !S.vector)
             block.scale[i / kLaneRows][i % kLaneRows] = ptx::cvt_f32_f16(ptx::ld_cached_u16(scale));
         if constexpr (!S.vector) {
             const u64 left = Layout::kSplit ? k - u64{index} * kQ8Block : kQ8Block;
@@ -158,8 +154,7 @@ DG_DEVICE void find_rows(Row (&rows)[S.row_tiles][kLaneRows], const GemvParams& 
         const u32 before = S.bulk ? group_warp() * Layout::kVisitBytes : static_cast<u32>(visit % 16);
         rows[i / kLaneRows][i % kLaneRows] = {
             data, static_cast<const u8*>(w.scales) + row * scale_columns_of(S.w, p.k) * 2,
-            stage_row * pitch + before,
-            stage_row * pitch + Layout::kRowBytes + group_warp() * kQ8VisitBlocks * 2};
+            stage_row * pitch + before};
     }
 }
 

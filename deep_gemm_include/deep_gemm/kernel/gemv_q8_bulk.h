@@ -1,8 +1,6 @@
 // The stream of Q8_0 weights of a group of eight warps, brought by bulk copies of a warp that does nothing
 // else: a visit is 32 blocks of each row, four of each warp. No sector of a row is read for two warps, and
 // those that multiply spend no instructions on addresses. Rows are multiples of 16 bytes long and apart.
-//
-// A row of a stage is its blocks as they are, or its elements and then its scales.
 #pragma once
 
 #include <deep_gemm/kernel/gemv_q8_ring.h>
@@ -14,8 +12,7 @@ template <GemvSpec S>
 struct Q8BulkRing {
     using Layout = Q8Layout<S>;
     static constexpr u32 kRows = kMmaTileRows * S.row_tiles, kStageBytes = kRows * kQ8BulkPitch;
-    static constexpr u32 kScaleBytes = Layout::kSplit ? kQ8BulkBlocks * 2 : 0;
-    static_assert(Layout::kRowBytes + kScaleBytes <= kQ8BulkPitch && kRows <= 32);
+    static_assert(kRows <= 32);
 
     ptx::SharedAddress first, barriers;
     pipe::Cursor<S.stages> cursor;
@@ -60,21 +57,15 @@ struct Q8BulkWriter : Q8BulkRing<S> {
     DG_DEVICE void copy(const GemvParams& p) {
         const u32 lane = ptx::lane_index(), stage = this->cursor.stage;
         const u32 left = row_bytes - offset, bytes = left < Layout::kRowBytes ? left : Layout::kRowBytes;
-        const u32 scale_bytes = Ring::kScaleBytes * bytes / Layout::kRowBytes;
         ptx::mbarrier_wait(this->empty(stage), this->cursor.phase ^ 1);
-        if (lane == 0) ptx::mbarrier_arrive_expect_tx(this->full(stage), Ring::kRows * (bytes + scale_bytes));
+        if (lane == 0) ptx::mbarrier_arrive_expect_tx(this->full(stage), Ring::kRows * bytes);
         ptx::sync_warp();
         if (lane < Ring::kRows) {
             u32 row = lane % kMmaTileRows;
             const GemvMatrix& w = row_of_block<S>(p, find_block<S>(p, tile), lane / kMmaTileRows, row);
             const ptx::SharedAddress to = this->stage_at(stage) + lane * kQ8BulkPitch;
-            const u64 policy = ptx::l2_evict_first();
-            ptx::bulk_load(to, w.data + row * w.row_stride + offset, bytes, this->full(stage), policy);
-            if constexpr (Layout::kSplit)
-                ptx::bulk_load(to + Layout::kRowBytes,
-                               static_cast<const u8*>(w.scales) + row * scale_columns_of(S.w, p.k) * 2 +
-                                   offset / kQ8Block * 2,
-                               scale_bytes, this->full(stage), policy);
+            ptx::bulk_load(to, w.data + row * w.row_stride + offset, bytes, this->full(stage),
+                           ptx::l2_evict_first());
         }
         this->cursor.advance();
         offset += Layout::kRowBytes;

@@ -165,11 +165,10 @@ constexpr u32 q8_pitch_of(const GemvSpec& s) {
 constexpr u32 q8_row_alignment(u64 unit) {
     return unit % 16 == 0 ? 16 : unit % 4 == 0 ? 4 : 2;
 }
-// Whether rows of Q8_0 at multiples of `unit` from each other and 0, with scales at `scales`, are pieces for
-// bulk copies.
-constexpr bool has_bulk_rows(Quant w, u64 k, u64 unit, u64 scales) {
-    return unit % 16 == 0 && row_bytes_of(w, k) % 16 == 0 && scale_columns_of(w, k) * 2 % 16 == 0 &&
-           scales % 16 == 0;
+// Whether rows at multiples of `unit` from each other and 0 are pieces for bulk copies. (Bytes and scales apart
+// would be two copies a row, which took longer than none.)
+constexpr bool has_bulk_rows(Quant w, u64 k, u64 unit) {
+    return w == Quant::q8_0 && unit % 16 == 0 && row_bytes_of(w, k) % 16 == 0;
 }
 // The resident kernel: bytes of a row's scales of a visit, and in how many pieces they are copied, each a
 // vector of 4, 8 or 16 bytes that is aligned in memory. Two pieces leave rows of half a visit more aligned.
@@ -244,8 +243,8 @@ constexpr u32 threads_of(const GemvSpec& s) {
     return s.groups * (kGemvThreads + (s.bulk ? 32 : 0));
 }
 
-// Visits of all warps of a row of Q8_0, side by side in a stage: 32 blocks, or their elements and their
-// scales. Rows are that and 16 bytes apart, so that lanes of eight rows read other banks.
+// Visits of all warps of a row of Q8_0, side by side in a stage: 32 blocks. Rows are that and 16 bytes apart,
+// so that lanes of eight rows read other banks.
 constexpr u32 kQ8BulkBlocks = kGemvWarps * kQ8VisitBlocks;
 constexpr u32 kQ8BulkPitch = kQ8BulkBlocks * kQ8BlockBytes + 16;
 // Bytes of a group's ring.
@@ -310,7 +309,7 @@ constexpr const char* why_illegal(const GemvSpec& s) {
     if (s.row_alignment != 16 && (s.w != Quant::q8_0 || (s.row_alignment != 4 && s.row_alignment != 2)))
         return "rows start at multiples of 16 bytes, and of Q8_0 also of 4 or 2";
     if (s.bulk &&
-        (!is_q8(s) || has_warp_rows(s) || !s.resident || !s.dependent_launch || s.row_alignment != 16))
+        (s.w != Quant::q8_0 || has_warp_rows(s) || !s.resident || !s.dependent_launch || s.row_alignment != 16))
         return "bulk copies are for aligned rows of Q8_0 in the resident form, on sm_90 and newer";
     if (s.resident && !may_be_resident(s)) return "the resident form is for aligned rows";
     if (s.stages < 2 || s.groups == 0) return "at least 2 stages and a group";
