@@ -126,8 +126,8 @@ GemvSpec with_form(const GemvProblem& problem, GemvSpec spec) {
     return spec;
 }
 
-// Which of the Q8_0 kernels: dp4a for one token, or for two that do not fit shared memory; more that do not take
-// passes of eight, which have x in L1.
+// Which of the Q8_0 kernels: dp4a for one token, or for two that do not fit shared memory; more that do not
+// take passes of eight, which have x in L1.
 GemvSpec with_q8_form(const GemvProblem& problem, const GemvSpec& plain) {
     const u32 m = problem.strict ? 1 : problem.m;
     GemvSpec spec = with_form(problem, plain);
