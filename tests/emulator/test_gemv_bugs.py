@@ -277,7 +277,7 @@ BUGS = {
         Bug("both pieces of scales are the first", "                        lane % kPieces * kPieceBytes +\n", "", 8),
         Bug("scales of the tokens for the first block of a visit", "(visit * TokenScales<S>::kBlocks + block) * S.tokens", "visit * TokenScales<S>::kBlocks * S.tokens", 8),
         Bug("rows past the end are read", "(tile + 1) * block_rows_of(S) > p.w[0].n", "tile * block_rows_of(S) > p.w[0].n", 8),
-        Bug("scales of rows eight below", "(lane / 4 + i * (kMmaTileRows / kLaneRows)) * kScaleBytes", "lane / 4 * kScaleBytes", 8),
+        Bug("scales of rows eight below", "stage + kScales + stage_row * kScaleBytes", "stage + kScales + lane / 4 * kScaleBytes", 8),
     ],
     "zero points": [
         Bug("those of the other visit in the piece", "group_warp() % 2 * 8 * kVisitZeros", "(1 - group_warp() % 2) * 8 * kVisitZeros", 8),
