@@ -15,10 +15,13 @@ void set_field(const char*, Quant& field, const py::handle& value) {
     field = quant_of(py::str(value));
 }
 void set_field(const char*, Activation& field, const py::handle& value) {
+    field = activation_of(py::str(value));
+}
+void set_field(const char*, GemvEpilogue& field, const py::handle& value) {
     const std::string name = py::str(value);
-    DG_CHECK(name == "bf16" || name == "int8_row", value,
-             "WeightGemmSpec: x is '{}', expected bf16 or int8_row", name);
-    field = name == "bf16" ? Activation::bf16 : Activation::int8_row;
+    DG_CHECK(name == "none" || name == "swiglu", value,
+             "WeightGemmSpec: epilogue is '{}', expected none or swiglu", name);
+    field = name == "none" ? GemvEpilogue::none : GemvEpilogue::swiglu;
 }
 void set_field(const char*, Format& field, const py::handle& value) {
     field = format_of(py::str(value));
@@ -79,7 +82,7 @@ void bind_weight_gemm(py::module_& module) {
             const Quant quant = quant_of(w);
             const bool whole = row_of(quant).element_bits == 16 || k % weight_stage_k_of(quant) == 0;
             return plan::plan_weight_gemm({.w = quant,
-                                           .x = x == "int8_row" ? Activation::int8_row : Activation::bf16,
+                                           .x = activation_of(x),
                                            .y = format_of(y),
                                            .m = m,
                                            .n = n,

@@ -922,7 +922,9 @@ def gemv_source(
     stages: typing.SupportsInt | typing.SupportsIndex = 4,
     groups: typing.SupportsInt | typing.SupportsIndex = 0,
     vector: bool = True,
+    row_alignment: typing.SupportsInt | typing.SupportsIndex = 16,
     resident: bool = False,
+    bulk: bool = False,
     dependent_launch: bool = True,
     native_fp8: bool = True,
 ) -> KernelSource:
