@@ -244,13 +244,13 @@ BUGS = {
     "bf16": [
         Bug("tokens multiplied before they landed", "            ptx::mbarrier_wait(smem_.tokens_full(tokens_.stage), tokens_.phase);\n", "", 4),
         Bug("a stage given back while it is multiplied", "ptx::wgmma_wait<1>();  // the stage before", "// the stage before", 1),
-        Bug("sums by a scale that is not there", "if constexpr (kRow.scale != ScaleType::none && kRow.block_k == 0) load_row", "if constexpr (kRow.block_k == 0) load_row", 8),
+        Bug("sums by a scale that is not there", "if constexpr (kRow.scale != ScaleType::none && kRow.block_k == 0)\n        load_row", "if constexpr (kRow.block_k == 0)\n        load_row", 8),
         Bug("weights as fp16", "struct Product {\n    using Sum = float;\n    using Mma = ptx::Wgmma<Format::bf16, N>;", "struct Product {\n    using Sum = float;\n    using Mma = ptx::WgmmaF16<N>;", 8),
         Bug("rows of the other warpgroup", "warp_ / 4 * kMmaRows * kWeightTileBytes", "(1 - warp_ / 4) * kMmaRows * kWeightTileBytes", 8),
         Bug("rows past the end are written", "if (place.row + 8 * r >= p.n) continue;\n        each_token<S>(reinterpret_cast<u64>(p.y)", "each_token<S>(reinterpret_cast<u64>(p.y)", 8),
     ],
     "swiglu": [
-        Bug("both matrices are the first", "p.w[matrix],\n                    full", "p.w[0],\n                    full", 8),
+        Bug("both matrices are the first", "p.w[matrix], full", "p.w[0], full", 8),
         Bug("scales of the first matrix for both", "static_cast<const float*>(p.matrix[matrix].scales)", "static_cast<const float*>(p.matrix[0].scales)", 8),
         Bug("gate and up exchanged", "return first;\n}", "return !first;\n}", 8),
         Bug("sums are read before they are there", "        ptx::named_barrier_sync(1 + pair, 64);\n        if (first)", "        if (first)", 1),
