@@ -19,6 +19,7 @@ from typing import Any
 import click
 
 from bench.model_configs import CONFIGS, with_layers
+from bench.model_plot import write_plot
 from deep_gemm import _C
 
 ROOFLINE_BYTES_PER_US = 4.3e6
@@ -134,6 +135,17 @@ class Measured:
         )
 
 
+def config_for(given: str | None, device: _C.Device) -> str:
+    """The config to measure; ClickException for one that an emulated GPU would take hours and the memory for."""
+    if not device.emulated:
+        return given or "flash"
+    if given not in (None, "tiny"):
+        raise click.ClickException(
+            f"bench model: got config {given} on the emulated GPU, expected tiny; measure {given} on a GPU"
+        )
+    return "tiny"
+
+
 def write_csv(path: Path, header: list[str], rows: Iterable[Iterable[Any]]) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -153,7 +165,12 @@ def summary_of(
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--config", default="flash", show_default=True, type=click.Choice(list(CONFIGS)))
+@click.option(
+    "--config",
+    show_default="flash; on the emulator tiny",
+    type=click.Choice(list(CONFIGS)),
+    help="The model.",
+)
 @click.option("--layers", default=4, show_default=True, type=click.IntRange(1), help="Layers to measure.")
 @click.option(
     "--context", default=4096, show_default=True, type=click.IntRange(64), help="Tokens in the cache."
@@ -179,13 +196,14 @@ def summary_of(
 @click.option(
     "--ops", multiple=True, help="Also a table of the launches of a pass: decode:1, prefill:4096, ..."
 )
+@click.option("--plot", is_flag=True, help="Also a picture, model.png; needs matplotlib.")
 @click.option("--repeats", default=20, show_default=True, type=click.IntRange(1))
-@click.option("--device", default="", help="As everywhere; the emulator runs config tiny.")
+@click.option("--device", default="", help="As everywhere; the emulator takes config tiny only.")
 @click.option(
     "--out", default="bench/out", show_default=True, type=click.Path(file_okay=False, path_type=Path)
 )
 def main(
-    config: str,
+    config: str | None,
     layers: int,
     context: int,
     batch: tuple[int, ...],
@@ -194,14 +212,17 @@ def main(
     draft: bool,
     random: bool,
     ops: tuple[str, ...],
+    plot: bool,
     repeats: int,
     device: str,
     out: Path,
 ) -> None:
-    """Times passes of a model with random weights; writes model.csv and model_ops.csv."""
+    """Times passes of a model with random weights; writes model.csv, model_ops.csv and model.png."""
     del random
     wanted = [("decode", n) for n in batch] + [("verify", n) for n in spec] + [("draft", 1)] * draft
     wanted += [("prefill", n) for n in prefill]
+    config = config_for(config, _C.Device(device))
+    click.echo(f"config {config}: making weights and kernels", err=True)
     measured = Measured(config, layers, context, batch, max(prefill, default=1), device)
     out.mkdir(parents=True, exist_ok=True)
     columns = [field.name for field in fields(Pass)]
@@ -217,6 +238,8 @@ def main(
             f"{row.tokens_per_s:>10.0f}{row.percent_of_roofline:>9.1f}%"
         )
         write_csv(out / "model.csv", columns, ([getattr(one, name) for name in columns] for one in rows))
+    if plot:
+        click.echo(write_plot(out / "model.png", rows))
     listed = list[tuple[Any, ...]]()
     for text in ops:
         kind, _, number = text.partition(":")

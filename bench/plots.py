@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from bench.figures import load_pyplot
 from bench.records import Row
 from bench.targets import Target, target_of
 
@@ -42,12 +43,8 @@ PICTURES: tuple[tuple[str, str, str, str], ...] = (  # section, metric, label, f
 
 def write_plots(out: Path, machine: dict[str, Any], rows: list[Row]) -> list[str]:
     """Writes PNGs; returns sentences about what could not be drawn."""
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-    except ImportError:
+    pyplot = load_pyplot()
+    if pyplot is None:
         return ["no plots: matplotlib is not installed"]
     problems = []
     for section, metric, label, name in PICTURES:

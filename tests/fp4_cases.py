@@ -121,13 +121,13 @@ def forced_spec(case: Case, data: Data, groups: str) -> deep_gemm.Fp4GemmSpec | 
 def check(got: Array, left: Array, right: Array, case: Case, c: Array | None = None) -> None:
     """Element by element: weights are exact, so that only the sums round."""
     product, magnitude = left @ right.T, np.abs(left) @ np.abs(right).T
+    error = magnitude * 2.0**-19  # of sums in fp32
+    if not (case.fp32_sums or case.bf16_tokens):
+        error += fp4.accumulation_bound(left, right, 2 if case.form == "nv_exact" else 1)
     if c is not None:
-        product, magnitude = product + c.astype(np.float64), magnitude + np.abs(c.astype(np.float64))
-    wide_sums = case.fp32_sums or case.bf16_tokens
-    allowed = reference.tolerance(product, magnitude, "bf16" if wide_sums else "fp8_e4m3", case.d)
-    if case.form is not None and case.form.startswith("nv") and not wide_sums:
-        terms = 2 if case.form == "nv_exact" else 1
-        allowed += fp4.accumulation_bound(left, right, terms) - magnitude * 2.0**-12
+        product = product + c.astype(np.float64)
+        error += np.abs(c.astype(np.float64)) * 2.0**-19
+    allowed = reference.tolerance(product, error, case.d)
     wrong = ~(np.abs(got.astype(np.float64) - product) <= allowed)  # NaN is wrong
     if wrong.any():
         place = tuple(int(i) for i in np.argwhere(wrong)[0])

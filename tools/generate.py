@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 import tempfile
@@ -81,7 +82,7 @@ def entry_of(name: str, value: Callable[..., object]) -> list[str]:
     """One function or class: its signature and its docstring."""
     doc = inspect.getdoc(value) or ""
     if inspect.isclass(value):
-        signature = f"class {name}"
+        signature = class_signature(name, value)
     else:
         try:
             signature = f"{name}{inspect.signature(value, eval_str=True)}"
@@ -89,7 +90,53 @@ def entry_of(name: str, value: Callable[..., object]) -> list[str]:
             # pybind11 writes the signature as the docstring's first line.
             signature, _, doc = doc.partition("\n")
     text = [doc.strip(), ""] if doc.strip() else []
-    return [f"### {name}", "", "```python", signature, "```", "", *text]
+    members = methods_of(value) if inspect.isclass(value) else []
+    return [f"### {name}", "", "```python", signature, "```", "", *text, *members]
+
+
+INTEGERS = "typing.SupportsInt | typing.SupportsIndex"  # how pybind11 writes int in signatures
+
+
+def from_pybind(value: object) -> bool:
+    return "pybind11" in type(value).__module__ or not hasattr(value, "__code__")
+
+
+def class_signature(name: str, value: type) -> str:
+    """How an object is made: Engine(model: str, ...)."""
+    make = value.__dict__.get("__init__")
+    if make is None:
+        return f"class {name}"
+    if from_pybind(make):
+        lines = (make.__doc__ or "").splitlines()
+        made = next((line for line in lines if line.startswith("__init__(self")), "")
+        arguments = made.partition(", ")[2].rpartition(") -> ")[0].replace(INTEGERS, "int")
+        return f"class {name}({arguments})" if arguments else f"class {name}"
+    return f"class {name}{inspect.signature(value, eval_str=True)}".removesuffix(" -> None")
+
+
+def methods_of(value: type) -> list[str]:
+    """Public methods and properties: signatures and the first paragraphs of their docstrings, as a list."""
+    lines = list[str]()
+    for name, member in sorted(vars(value).items()):
+        if name.startswith("_"):
+            continue
+        made = member.__func__ if isinstance(member, (classmethod, staticmethod)) else member
+        doc = inspect.getdoc(made) or ""
+        if isinstance(made, property):
+            shown = name
+        elif not callable(made):
+            continue
+        elif from_pybind(made):
+            shown, _, doc = doc.partition("\n")
+            shown = re.sub(r"\(self: [\w.]+(, )?", "(", shown).replace(INTEGERS, "int")
+        else:
+            skipped = 0 if isinstance(member, staticmethod) else 1
+            signature = inspect.signature(made, eval_str=True)
+            kept = list(signature.parameters.values())[skipped:]
+            shown = f"{name}{signature.replace(parameters=kept)}"
+        sentence = " ".join(doc.strip().split("\n\n")[0].split())
+        lines.append(f"- `{shown}`" + (f": {sentence}" if sentence else ""))
+    return [*lines, ""] if lines else []
 
 
 def deepgemm_section() -> list[str]:
@@ -114,7 +161,7 @@ def api_page() -> str:
     """Every public name with its docstring."""
     lines = ["# Functions", "", f"<!-- {NOTICE} -->", ""]
     listed: set[str] = set()  # deep_gemm re-exports deep_gemm.utils: each function appears where it lives
-    for module_name in ("deep_gemm.utils", "deep_gemm.testing", "deep_gemm"):
+    for module_name in ("deep_gemm.utils", "deep_gemm.testing", "deep_gemm", "deep_gemm.runtime"):
         module = importlib.import_module(module_name)
         lines += [f"## {module_name}", "", inspect.getdoc(module) or "", ""]
         for name in sorted(module.__all__):

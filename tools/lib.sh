@@ -37,6 +37,14 @@ on_exit() {
     exit "$status"
 }
 trap on_exit EXIT
+# Not the fault of the step: Ctrl-C reaches its program too, whose complaint may come first.
+interrupted() {
+    REPORTED=yes
+    printf '\nFAILED: interrupted while %s (run the command again; it goes on where it can)\n' "$STEP"
+    exit "$1"
+}
+trap 'interrupted 130' INT
+trap 'interrupted 143' TERM
 
 die() { REMEDY=$1; exit 1; }
 have() { command -v "$1" >/dev/null 2>&1; }
@@ -60,6 +68,17 @@ find_python() {
         if have "$name" && usable_python "$name"; then command -v "$name"; return 0; fi
     done
     return 1
+}
+
+# The Python of .venv, where it works and was made at this place, whatever comes first on PATH now; else one that can
+# make it.
+base_python() {
+    local python=$VENV/bin/python
+    if grep -qsF "$VENV" "$VENV/bin/activate" && usable_python "$python" && "$python" -m pip -V >/dev/null 2>&1; then
+        printf '%s\n' "$python"
+    else
+        find_python
+    fi
 }
 
 compiles() { printf '#include <%s>\nint main() {}\n' "$1" | g++ -std=c++20 -x c++ -fsyntax-only - 2>/dev/null; }
@@ -94,19 +113,25 @@ ensure_system() {
     [ -z "$missing" ] || die "still missing after installation: $missing (Python 3.10+ and a C++20 g++ are needed)"
 }
 
+# make_venv PYTHON: a new one, unless PYTHON is that of the environment, whose packages stay.
+make_venv() {
+    [ "$1" != "$VENV/bin/python" ] || return 0
+    step "creating .venv with $("$1" -V) ($1)" "remove .venv and try again"
+    "$1" -m venv --clear "$VENV"
+}
+
 # ensure_venv run|test: the virtual environment with the wheels of tools/requirements-*.txt, first on PATH.
 ensure_venv() {
     local base stamp sets=(-r tools/requirements-run.txt) quiet=(-q --progress-bar off)
     [ "$1" = run ] || sets+=(-r tools/requirements-test.txt)
     [ ! -t 1 ] || quiet=()
-    base=$(find_python)
+    base=$(base_python)
     stamp=$(stamp_of "$VENV" "$("$base" -VV)" tools/requirements-run.txt tools/requirements-test.txt)
     # The test set holds the run set, so an environment made for the tests serves the demo too.
     if [ "$(cat "$VENV/stamp-test" 2>/dev/null)" != "$stamp" ] && [ "$(cat "$VENV/stamp-$1" 2>/dev/null)" != "$stamp" ]; then
         # One made for the demo grows into one for the tests.
         if [ "$(cat "$VENV/stamp-run" 2>/dev/null)" != "$stamp" ]; then
-            step "creating .venv with $("$base" -V) ($base)" "remove .venv and try again"
-            "$base" -m venv --clear "$VENV"
+            make_venv "$base"
         fi
         step "installing wheels into .venv: ${sets[*]}" "pip must reach the Python package index (its own settings apply)"
         "$VENV/bin/python" -m pip install "${quiet[@]}" "${sets[@]}"

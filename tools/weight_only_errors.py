@@ -67,8 +67,8 @@ def table() -> str:
         stored = wide[:, :K] @ matrix.dequantize().astype(np.float64).T
         fp32, bf16 = (deep_gemm.linear(tokens, matrix, out_dtype=kind_y) for kind_y in ("fp32", "bf16"))
         large = ""
-        if kind == "bf16" and FORMATS[name]["element_bits"] < 16:
-            spec = deep_gemm.WeightGemmSpec(w=name, y="fp32", block_m=16)
+        if kind in ("bf16", "fp16"):
+            spec = deep_gemm.WeightGemmSpec(w=name, x=kind, y="fp32", block_m=16)
             large = f"{relative(deep_gemm.linear(tokens, matrix, out_dtype='fp32', spec=spec), stored):.1e}"
         asked = ASKED.get((name, kind))
         lines.append(

@@ -20,7 +20,7 @@ constexpr EnvRow kTable[] = {
     {Env::jit_cache_dir,           "DG_JIT_CACHE_DIR",           "",        "kernel cache folder; empty: $XDG_CACHE_HOME/deep_gemm, else ~/.cache/deep_gemm"},
     {Env::jit_cache_max_mb,        "DG_JIT_CACHE_MAX_MB",        "2048",    "MiB the cache folder may hold; beyond it the kernels that were not used for the longest are removed; 0: no limit"},
     {Env::jit_readonly_cache_dirs, "DG_JIT_READONLY_CACHE_DIRS", "",        "more cache folders, colon separated, read but never written"},
-    {Env::jit_bundles,             "DG_JIT_BUNDLES",             "",        "bundle files, colon separated, looked into before any cache folder"},
+    {Env::jit_bundles,             "DG_JIT_BUNDLES",             "",        "bundle files, colon separated, looked into before any cache folder; `python -m deep_gemm bundle` makes one"},
     {Env::jit_lock_timeout_s,      "DG_JIT_LOCK_TIMEOUT_S",      "60",      "seconds to wait for another process that builds the same kernel before building it too"},
     {Env::jit_debug,               "DG_JIT_DEBUG",               "0",       "1: log level debug"},
     {Env::jit_lineinfo,            "DG_JIT_WITH_LINEINFO",       "0",       "1: compile kernels with source line information (profilers, emulator reports)"},
@@ -97,8 +97,8 @@ u64 env_number(Env key) {
     const char* end = text.data() + text.size();
     const auto [stop, error] = std::from_chars(text.data(), end, number);
     DG_CHECK(error == std::errc{} && stop == end, value,
-             "{}: got '{}', expected a whole number; unset it for the default ({})", row_of(key).name, text,
-             row_of(key).default_text);
+             "{}: got '{}', expected a whole number, not negative; unset it for the default ({})",
+             row_of(key).name, text, row_of(key).default_text);
     return number;
 }
 

@@ -25,7 +25,8 @@ namespace {
                          : error == EACCES || error == EROFS || error == EPERM
                              ? "check the permissions or choose another folder"
                              : "check the path";
-    fail(ErrorKind::io, "{} '{}' failed: {}; {}", action, path.string(), std::strerror(error), remedy);
+    throw FileError(
+        error, fmt::format("{} '{}' failed: {}; {}", action, path.string(), std::strerror(error), remedy));
 }
 
 class Descriptor {

@@ -1,7 +1,9 @@
 // Files as the cache needs them: whole-file reads and writes, publication of a finished folder by one rename,
-// and a lock between processes that a killed holder cannot block. Failures are Error(io) with the path and
+// and a lock between processes that a killed holder cannot block. Failures are FileError with the path and
 // the reason.
 #pragma once
+
+#include "base/exception.h"
 
 #include <deep_gemm/spec/types.h>
 
@@ -16,6 +18,15 @@
 namespace deep_gemm {
 
 using Path = std::filesystem::path;
+
+class FileError : public Error {
+  public:
+    FileError(int number, const std::string& message) : Error(ErrorKind::io, message), number_(number) {}
+    [[nodiscard]] int number() const noexcept { return number_; }  // errno
+
+  private:
+    int number_;
+};
 
 [[nodiscard]] std::string read_file(const Path& path);
 [[nodiscard]] std::optional<std::string> try_read_file(const Path& path);  // nullopt: absent or unreadable

@@ -166,8 +166,8 @@ class CudaDevice final : public Device {
         const CurrentContext scope(api_, context_);
         const Launch launch(config);
         const auto& cuda_kernel = static_cast<const CudaKernel&>(kernel);
-        DG_CHECK(params.size() >= cuda_kernel.param_bytes(), value,
-                 "launch of {}: got {} bytes of parameters, expected at least {}; pass the kernel's whole "
+        DG_CHECK(params.size() == cuda_kernel.param_bytes(), value,
+                 "launch of {}: got {} bytes of parameters, expected {}; pass the kernel's whole "
                  "parameter struct",
                  kernel.name(), params.size(), cuda_kernel.param_bytes());
         std::array<void*, kMaxKernelParams> arguments;

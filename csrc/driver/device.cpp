@@ -85,6 +85,14 @@ Device& device(std::string_view name) {
     return *table.devices.emplace(resolved, make(resolved)).first->second;
 }
 
+std::string name_of(const Device& device) {
+    Table& table = process_local<Table>();
+    const std::lock_guard lock(table.mutex);
+    for (const auto& [name, known] : table.devices)
+        if (known.get() == &device) return name;
+    return device.properties().name;
+}
+
 void register_emulator(DeviceFactory factory) {
     emulator_factory.store(factory);
 }

@@ -63,11 +63,15 @@ class Module {
     [[nodiscard]] virtual const Kernel& kernel(std::string_view lowered_name) = 0;
 };
 
+// Throws when what the parameters point to is not what the kernel relies on.
+using CheckInputs = void (*)(std::span<const std::byte> params);
+
 struct LaunchConfig {
     Dim3 grid, cluster, block;
     u32 dynamic_smem_bytes = 0;
     Stream stream = nullptr;
-    bool programmatic_launch = false;  // PDL: may start before its predecessor in the stream has finished
+    bool programmatic_launch = false;    // PDL: may start before its predecessor in the stream has finished
+    CheckInputs check_inputs = nullptr;  // the emulator calls it right before the kernel; CUDA ignores it
 };
 
 // What a kernel may touch in global memory. The emulator checks every access against it; CUDA ignores it.
@@ -89,17 +93,18 @@ class Device {
     [[nodiscard]] virtual u64 allocate(u64 bytes) = 0;
     virtual void release(u64 address) = 0;
     [[nodiscard]] virtual u64 free_memory_bytes() = 0;  // what allocate() could give at most
+    // In a capture, CUDA reads `source` at every replay; the emulator keeps a copy of it.
     virtual void copy_to_device(u64 destination, std::span<const std::byte> source, Stream stream) = 0;
-    virtual void copy_to_host(std::span<std::byte> destination, u64 source,
-                              Stream stream) = 0;  // synchronises
+    // Synchronises, so it is an error while `stream` is being captured.
+    virtual void copy_to_host(std::span<std::byte> destination, u64 source, Stream stream) = 0;
     virtual void copy_on_device(u64 destination, u64 source, u64 bytes, Stream stream) = 0;
     virtual void fill_bytes(u64 destination, u8 value, u64 bytes, Stream stream) = 0;
 
     // Modules and launches. `label` appears in error messages (kernel name, spec).
     [[nodiscard]] virtual std::shared_ptr<Module> load_module(std::span<const std::byte> image,
                                                               std::string_view label) = 0;
-    // `params` is the kernel's whole parameter buffer: for our kernels, its one by-value argument.
-    // Asynchronous on CUDA; complete on return on the emulator.
+    // `params` is the kernel's whole parameter buffer, no byte more: for our kernels, its one by-value
+    // argument. Asynchronous on CUDA; complete on return on the emulator.
     virtual void launch(const Kernel& kernel, const LaunchConfig& config, std::span<const std::byte> params,
                         std::span<const MemoryRange> memory) = 0;
     // How many clusters of this launch fit the device at once (0: it cannot run).
@@ -126,6 +131,8 @@ class Device {
 // and live as long as the process (device.cpp; the emulator registers its factory, so driver/ does not
 // include emulator/).
 [[nodiscard]] Device& device(std::string_view name = {});
+[[nodiscard]] std::string name_of(
+    const Device& device);  // the name that gives this device, nothing left to decide
 
 // Gets all that follows "emulator:", an arch and options: "sm_90a,seed=3". Throws Error(value) on what it
 // does not know.

@@ -89,14 +89,20 @@ class EmulatedDevice final : public driver::Device {
     u64 free_memory_bytes() override { return memory_.available(); }
     void copy_to_device(u64 destination, std::span<const std::byte> source, driver::Stream stream) override {
         memory_.check(destination, source.size(), "copy_to_device");
-        enqueue(stream,
-                [=] { std::memcpy(reinterpret_cast<void*>(destination), source.data(), source.size()); });
+        const auto copy = [destination](std::span<const std::byte> bytes) {
+            std::memcpy(reinterpret_cast<void*>(destination), bytes.data(), bytes.size());
+        };
+        // The caller's bytes may be gone when a graph is launched.
+        if (is_capturing(stream)) {
+            return enqueue(stream,
+                           [copy, owned = std::vector(source.begin(), source.end())] { copy(owned); });
+        }
+        copy(source);
     }
     void copy_to_host(std::span<std::byte> destination, u64 source, driver::Stream stream) override {
         memory_.check(source, destination.size(), "copy_to_host");
-        enqueue(stream, [=] {
-            std::memcpy(destination.data(), reinterpret_cast<const void*>(source), destination.size());
-        });
+        synchronize(stream);
+        std::memcpy(destination.data(), reinterpret_cast<const void*>(source), destination.size());
     }
     void copy_on_device(u64 destination, u64 source, u64 bytes, driver::Stream stream) override {
         memory_.check(destination, bytes, "copy_on_device");
@@ -142,9 +148,10 @@ class EmulatedDevice final : public driver::Device {
         streams_.remove(stream, "stream");
     }
     void synchronize(driver::Stream stream) override {
-        const std::lock_guard lock(mutex_);
-        DG_CHECK(!record_of(stream).capture, driver,
-                 "emulator: synchronize of a stream that is being captured; end the capture first");
+        DG_CHECK(
+            !is_capturing(stream), driver,
+            "emulator: synchronize, or copy_to_host, of a stream that is being captured; end the capture "
+            "first");
     }
     driver::Event create_event() override {
         const std::lock_guard lock(mutex_);
@@ -210,6 +217,10 @@ class EmulatedDevice final : public driver::Device {
             }
         }
         action();
+    }
+    bool is_capturing(driver::Stream stream) {
+        const std::lock_guard lock(mutex_);
+        return record_of(stream).capture != nullptr;
     }
     StreamRecord& record_of(driver::Stream stream) {
         return stream == nullptr ? default_stream_ : streams_.get(stream, "stream");

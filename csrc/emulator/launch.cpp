@@ -95,9 +95,11 @@ void check_launch(const Model& model, const EmulatedKernel& kernel, const driver
     DG_CHECK(smem <= kernel.max_smem(), driver,
              "emulator: launch of {}: {} bytes of shared memory ({} dynamic), a block has {}", name, smem,
              config.dynamic_smem_bytes, kernel.max_smem());
-    DG_CHECK(param_bytes == program.param_bytes, driver,
-             "emulator: launch of {}: {} bytes of parameters, the kernel takes {}", name, param_bytes,
-             program.param_bytes);
+    DG_CHECK(
+        param_bytes == program.param_bytes, value,
+        "emulator: launch of {}: got {} bytes of parameters, expected {}; pass the kernel's whole parameter "
+        "struct",
+        name, param_bytes, program.param_bytes);
 }
 
 u32 count_active_clusters(const Model& model, const EmulatedKernel& kernel,
@@ -115,6 +117,7 @@ void run_launch(const Model& model, const Options& options, const EmulatedKernel
                 const driver::LaunchConfig& config, std::span<const std::byte> params,
                 std::span<const driver::MemoryRange> memory, std::span<const driver::MemoryRange> allocations,
                 u64 grid_id) {
+    if (config.check_inputs != nullptr) config.check_inputs(params);
     const Program& program = kernel.program();
     std::vector<std::byte> param_storage(params.size() + kParamAlignment);
     auto* param_buffer = reinterpret_cast<std::byte*>(

@@ -15,7 +15,8 @@ struct Model {
 
 [[nodiscard]] Model find_model(std::string_view arch);  // "sm_90a"
 
-// Throws Error(ErrorKind::driver) for what cuLaunchKernelEx refuses.
+// Throws Error(ErrorKind::driver) for what cuLaunchKernelEx refuses, Error(ErrorKind::value) for parameters
+// that are not the kernel's.
 void check_launch(const Model& model, const EmulatedKernel& kernel, const driver::LaunchConfig& config,
                   size_t param_bytes);
 [[nodiscard]] u32 count_active_clusters(const Model& model, const EmulatedKernel& kernel,

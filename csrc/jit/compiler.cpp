@@ -74,15 +74,20 @@ std::string recompile_line(const KernelSource& source, const Target& target, con
         saved, source.entry, target.arch, name_of(target.kind));
 }
 
+std::string compile_remedy() {
+    const std::string& more = env_text(Env::jit_options);
+    if (more.empty()) return "please report them with the source";
+    return fmt::format("unset DG_JIT_OPTIONS ('{}'), and report them with the source where they stay", more);
+}
+
 [[noreturn]] void fail_compile(const KernelSource& source, const Target& target,
                                const driver::NvrtcInfo& info, const std::string& log,
                                const Path& failed_folder) {
     const std::string saved = save_failed(source, log, failed_folder);
     fail(ErrorKind::compile,
-         "{} does not compile for sm_{} with NVRTC {}.{} ({}): got the errors below; please report them with "
-         "the source\n"
+         "{} does not compile for sm_{} with NVRTC {}.{} ({}): got the errors below; {}\n"
          "source: {}\nentry: {}\nreplay: {}\n{}",
-         source.name, target.arch, info.major, info.minor, info.path, saved, source.entry,
+         source.name, target.arch, info.major, info.minor, info.path, compile_remedy(), saved, source.entry,
          source.replay.empty() ? recompile_line(source, target, saved) : source.replay, log);
 }
 

@@ -1,9 +1,12 @@
 #include "jit/disk_cache.h"
 
 #include "base/env.h"
+#include "base/error.h"
 #include "base/log.h"
 
 #include <algorithm>
+#include <cerrno>
+#include <charconv>
 #include <chrono>
 
 namespace deep_gemm::jit {
@@ -39,7 +42,7 @@ std::string folder_name(const Digest& key, std::string_view name, const Target& 
                        target.arch, key.hex());
 }
 
-// The folders below, none where there is no such folder or it cannot be read.
+// What lies in a folder, none where there is no such folder or it cannot be read.
 std::vector<Path> subfolders(const Path& folder) {
     std::vector<Path> found;
     std::error_code error;
@@ -49,10 +52,15 @@ std::vector<Path> subfolders(const Path& folder) {
     return found;
 }
 
-// Of two versions "nvrtc-12.8" and "nvrtc-13.0" the later.
-bool older(const Path& a, const Path& b) {
-    const std::string x = a.filename().string(), y = b.filename().string();
-    return x.size() != y.size() ? x.size() < y.size() : x < y;
+// {12, 8} of "nvrtc-12.8".
+std::pair<u32, u32> version_of(const Path& entry) {
+    const std::string name = entry.filename().string();
+    std::pair<u32, u32> version{0, 0};
+    const char *at = name.data() + std::min(kVersionPrefix.size(), name.size()),
+               *end = name.data() + name.size();
+    at = std::from_chars(at, end, version.first).ptr;
+    if (at != end) std::from_chars(at + 1, end, version.second);
+    return version;
 }
 
 std::optional<Record> read_record(const Path& entry) {
@@ -84,17 +92,38 @@ u64 bytes_in(const Path& folder) {
     return bytes;
 }
 
-// Out of readers' sight in one step, then deleted.
-void discard(const Path& root, const Path& folder) noexcept {
+// Out of readers' sight in one step, then deleted. The error where it stays; one that is gone already is
+// none.
+std::error_code discard(const Path& root, const Path& folder) noexcept {
+    std::error_code error;
     try {
         const Path grave = make_unique_directory(root / "tmp", "discarded");
-        std::error_code error;
         fs::rename(folder, grave / "entry", error);
         remove_tree(grave);
+        return error == std::errc::no_such_file_or_directory ? std::error_code() : error;
     } catch (const Error&) {
-        remove_tree(folder);
+        fs::remove_all(folder, error);
+        return error;
     }
 }
+
+// Counts what could not be removed, to say so once at the end.
+struct Refusals {
+    u64 count = 0;
+    std::error_code first;
+
+    void add(std::error_code error, u64 entries) {
+        if (!error) return;
+        if (count == 0) first = error;
+        count += entries;
+    }
+    void check(u64 wanted, const Path& root) const {
+        DG_CHECK(count == 0, io,
+                 "kernel cache: {} of {} kernels in '{}' could not be removed ({}); do it as the folder's "
+                 "owner, or choose another folder with DG_JIT_CACHE_DIR",
+                 count, wanted, root.string(), first.message());
+    }
+};
 
 }  // namespace
 
@@ -113,7 +142,7 @@ std::optional<Artifact> DiskCache::find(const Digest& key, std::string_view name
         if (nvrtc.empty()) {
             versions = subfolders(kernel);
             std::sort(versions.begin(), versions.end(),
-                      [](const Path& a, const Path& b) { return older(b, a); });
+                      [](const Path& a, const Path& b) { return version_of(a) > version_of(b); });
         } else if (std::error_code error;
                    fs::exists(kernel / fmt::format("{}{}", kVersionPrefix, nvrtc), error)) {
             versions.push_back(kernel / fmt::format("{}{}", kVersionPrefix, nvrtc));
@@ -128,33 +157,49 @@ std::optional<Artifact> DiskCache::find(const Digest& key, std::string_view name
             }
             if (std::error_code error; !fs::exists(entry, error)) continue;  // removed while it was read
             log(LogLevel::warning, "kernel cache: '{}' is damaged and will be built again", entry.string());
-            if (root == writable_) discard(root, entry);
+            if (root == writable_) (void)discard(root, entry);  // what stays is found damaged again
         }
     }
     return std::nullopt;
 }
 
-void DiskCache::publish(const Digest& key, const Target& target, const KernelSource& source,
-                        const Artifact& artifact) noexcept {
-    if (!can_write_) return;
-    Path staged;
+void DiskCache::store(const Digest& key, const Target& target, const KernelSource& source,
+                      const Artifact& artifact) {
+    const Path kernel = writable_ / "kernels" / folder_name(key, source.name, target);
+    make_directories(kernel);
+    make_directories(writable_ / "tmp");
+    const Path staged = make_unique_directory(writable_ / "tmp", source.name);
     try {
-        const Path kernel = writable_ / "kernels" / folder_name(key, source.name, target);
-        make_directories(kernel);
-        make_directories(writable_ / "tmp");
-        staged = make_unique_directory(writable_ / "tmp", source.name);
         write_file(staged / "kernel.cu", source.code);
         write_file(staged / "log.txt", artifact.log);
         write_file(staged / kImage, artifact.image);
         write_file(staged / kRecord,
                    write_record(make_record(key, target, artifact, source.entry, source.replay)));
         publish_directory(staged, kernel / fmt::format("{}{}", kVersionPrefix, artifact.nvrtc));
-        // Looking at every entry takes a fraction of the time of so many builds.
-        constexpr u32 kBuildsBetween = 32;
-        if (published_++ % kBuildsBetween == 0) keep_within_limit();
-    } catch (const std::exception& error) {
-        if (!staged.empty()) remove_tree(staged);
-        give_up_writing("storing a kernel", error);
+    } catch (...) {
+        remove_tree(staged);
+        throw;
+    }
+}
+
+void DiskCache::publish(const Digest& key, const Target& target, const KernelSource& source,
+                        const Artifact& artifact) noexcept {
+    // Folders go while they are filled when somebody clears the cache: once is bad luck, this often in a row
+    // is a place where none can be made.
+    constexpr u32 kAttempts = 8;
+    for (u32 attempt = 1; can_write_; ++attempt) {
+        try {
+            store(key, target, source, artifact);
+            // Looking at every entry takes a fraction of the time of so many builds.
+            constexpr u32 kBuildsBetween = 32;
+            if (published_++ % kBuildsBetween == 0) keep_within_limit();
+            return;
+        } catch (const FileError& error) {
+            if (error.number() == ENOENT && attempt < kAttempts) continue;
+            give_up_writing("storing a kernel", error);
+        } catch (const std::exception& error) {
+            give_up_writing("storing a kernel", error);
+        }
     }
 }
 
@@ -186,7 +231,7 @@ void DiskCache::keep_within_limit() {
         if (key.empty()) continue;
         const FileLock lock(writable_ / "locks" / key.substr(1), std::chrono::milliseconds(0));
         if (!lock.held()) continue;
-        discard(writable_, candidate.folder);
+        if (discard(writable_, candidate.folder)) continue;
         fs::remove(kernel, ignored);  // if it was the last version
         ++removed;
         removed_bytes += candidate.bytes;
@@ -202,8 +247,9 @@ std::unique_ptr<FileLock> DiskCache::lock(const Digest& key) {
         make_directories(writable_ / "locks");
         return std::make_unique<FileLock>(writable_ / "locks" / key.hex(), timeout);
     } catch (const std::exception& error) {
-        give_up_writing("locking a kernel", error);
-        return nullptr;
+        const auto* file = dynamic_cast<const FileError*>(&error);
+        if (file == nullptr || file->number() != ENOENT) give_up_writing("locking a kernel", error);
+        return nullptr;  // where no folder can be made publish() finds out
     }
 }
 
@@ -247,26 +293,40 @@ std::vector<DiskCache::Entry> DiskCache::list(bool thorough) const {
 DiskCache::Cleared DiskCache::clear() {
     Cleared cleared;
     if (writable_.empty()) return cleared;
+    Refusals refusals;
     for (const Path& kernel : subfolders(writable_ / "kernels")) {
-        cleared.entries += subfolders(kernel).size();
-        cleared.bytes += bytes_in(kernel);
+        const u64 entries = subfolders(kernel).size(), bytes = bytes_in(kernel);
+        cleared.entries += entries;
+        cleared.bytes += bytes;
+        refusals.add(discard(writable_, kernel), entries);
     }
-    for (const char* part : {"kernels", "failed", "locks", "tmp"}) remove_tree(writable_ / part);
+    remove_tree(writable_ / "failed");
+    // To hold a lock and to let it go removes its file; one that somebody else holds stays.
+    for (const Path& lock : subfolders(writable_ / "locks")) FileLock(lock, std::chrono::milliseconds(0));
+    remove_leftovers();
+    refusals.check(cleared.entries, writable_);
     return cleared;
 }
 
-std::vector<DiskCache::Entry> DiskCache::remove_damaged() {
-    std::vector<Entry> removed;
-    for (Entry& entry : list(true)) {
-        if (entry.record || !entry.writable) continue;
-        discard(writable_, entry.folder);
-        removed.push_back(std::move(entry));
-    }
+// What killed processes left behind.
+void DiskCache::remove_leftovers() {
     constexpr auto kStale = std::chrono::hours(1);  // no build takes that long
     std::error_code error;
     for (const Path& leftover : subfolders(writable_ / "tmp"))
         if (fs::last_write_time(leftover, error) < fs::file_time_type::clock::now() - kStale)
             remove_tree(leftover);
+}
+
+std::vector<DiskCache::Entry> DiskCache::remove_damaged() {
+    std::vector<Entry> removed;
+    Refusals refusals;
+    for (Entry& entry : list(true)) {
+        if (entry.record || !entry.writable) continue;
+        refusals.add(discard(writable_, entry.folder), 1);
+        removed.push_back(std::move(entry));
+    }
+    remove_leftovers();
+    refusals.check(removed.size(), writable_);
     return removed;
 }
 

@@ -1,8 +1,9 @@
 // The cache folders. One entry is one folder, published by one rename, named by what it was built from:
 //   <root>/kernels/<kernel>-<arch>.<key>/nvrtc-13.0/{record.txt, image, kernel.cu, log.txt}
 // It holds no absolute path and may be copied elsewhere. Checksums in record.txt make any damage a cache
-// miss. The first root is written; when that fails the cache says so once and goes on without it. A hit there
-// renews record.txt's time: beyond a limit ($DG_JIT_CACHE_MAX_MB) the oldest entries are removed.
+// miss. The first root is written; when it cannot be, the cache says so once and goes on without it. A folder
+// that somebody removes meanwhile is made again. A hit there renews record.txt's time: beyond a limit
+// ($DG_JIT_CACHE_MAX_MB) the oldest entries are removed.
 #pragma once
 
 #include <atomic>
@@ -42,11 +43,15 @@ class DiskCache {
     struct Cleared {
         u64 entries = 0, bytes = 0;
     };
-    Cleared clear();                      // all of the writable root
-    std::vector<Entry> remove_damaged();  // also leftovers of killed processes; returns what was removed
+    // All entries of the writable root; processes that build go on undisturbed. Throws Error(io) where some
+    // stay.
+    Cleared clear();
+    std::vector<Entry> remove_damaged();  // also leftovers of killed processes; the same of what stays
     [[nodiscard]] std::vector<Path> roots() const;
 
   private:
+    void store(const Digest& key, const Target& target, const KernelSource& source, const Artifact& artifact);
+    void remove_leftovers();
     void give_up_writing(const char* doing, const std::exception& error) noexcept;
     void keep_within_limit();
 

@@ -15,6 +15,8 @@ namespace deep_gemm::op {
                                                                    const IndexQueryArguments& a);
 [[nodiscard]] Prepared<LatentSpec, LatentWriteParams> prepare_latent_write(ModelChecks& checks,
                                                                            const LatentWriteArguments& a);
+[[nodiscard]] Prepared<LatentSpec, CacheWriteParams> prepare_cache_write(ModelChecks& checks,
+                                                                         const CacheWriteArguments& a);
 [[nodiscard]] Prepared<CompressorSpec, CompressorParams> prepare_compressor(ModelChecks& checks,
                                                                             const CompressorArguments& a);
 

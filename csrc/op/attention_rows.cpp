@@ -1,5 +1,8 @@
-// attention_rows() and attention_heads() of model_ops.h: small operations side by side in one launch.
+// attention_rows(), attention_heads() and gqa_rows() of model_ops.h: small operations side by side in one
+// launch.
 #include "op/attention_parts.h"
+
+#include <deep_gemm/spec/gqa_rows.h>
 
 namespace deep_gemm::op {
 
@@ -7,7 +10,7 @@ namespace {
 
 constexpr const char* kAttentionRowsHeader = "deep_gemm/kernel/attention_rows.cuh";
 constexpr jit::KernelId kRows{"attention_rows", kAttentionRowsHeader},
-    kHeads{"attention_heads", kAttentionRowsHeader};
+    kHeads{"attention_heads", kAttentionRowsHeader}, kGqaRows{"gqa_rows", "deep_gemm/kernel/gqa_rows.cuh"};
 
 // Parts, in order of blocks.
 struct Parts {
@@ -66,6 +69,27 @@ void attention_heads(const AttentionHeadsArguments& a) {
     }
     if (parts.blocks == 0) return;
     launch(checks.device(), kHeads, spec, {parts.blocks, kLatentThreads}, a.stream, params, parts.memory);
+}
+
+void gqa_rows(const GqaRowsArguments& a) {
+    ModelChecks checks("gqa_rows");
+    const auto query = prepare_rope(checks, a.query), key = prepare_rope(checks, a.key);
+    const auto keys = prepare_cache_write(checks, a.keys), values = prepare_cache_write(checks, a.values);
+    GqaRowsSpec spec{.query = query.spec, .key = key.spec, .value = values.spec};
+    spec.key.rows = keys.spec.rows;
+    GqaRowsParams params{.query = query.params,
+                         .key = key.params,
+                         .keys = keys.params,
+                         .values = values.params,
+                         .query_end = 0,
+                         .key_end = 0};
+    Parts parts;
+    params.query_end = parts.add(query);
+    params.key_end = parts.add(key);
+    parts.memory.insert(parts.memory.end(), keys.memory.begin(), keys.memory.end());
+    parts.add(values);
+    if (parts.blocks == 0) return;
+    launch(checks.device(), kGqaRows, spec, {parts.blocks, kLatentThreads}, a.stream, params, parts.memory);
 }
 
 }  // namespace deep_gemm::op

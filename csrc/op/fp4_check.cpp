@@ -93,10 +93,10 @@ void check_activations(const Fp4GemmArguments& args, Fp4GemmCall& call) {
     DG_CHECK(call.a.address % kWordBytes == 0 && call.a.stride_row * element % kWordBytes == 0 &&
                  call.a.stride_group * element % kWordBytes == 0,
              value,
-             "fp8_fp4_gemm: a starts at {:#x} with rows {} bytes apart (groups {}), expected multiples of "
-             "{}; pass a "
+             "fp8_fp4_gemm: a starts at {:#x} with rows {} bytes apart{}, expected multiples of {}; pass a "
              "contiguous copy",
-             call.a.address, call.a.stride_row * element, call.a.stride_group * element, kWordBytes);
+             call.a.address, call.a.stride_row * element,
+             call.a.groups > 1 ? fmt::format(" (groups {})", call.a.stride_group * element) : "", kWordBytes);
     // Kernels take strides of 32 bits.
     DG_CHECK(call.a.stride_row * element < (u64{1} << 32), value,
              "fp8_fp4_gemm: rows of a are {} bytes apart, expected less than 2^32; pass a contiguous copy",

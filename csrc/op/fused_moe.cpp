@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/process_local.h"
 #include "op/gemm.h"
+#include "op/moe_few.h"
 #include "op/quantize.h"
 #include "op/tensor_check.h"
 
@@ -158,13 +159,22 @@ MoeShape check(op::TensorChecks& checks, const FusedMoeArguments& a) {
 
 // ---- The kernel of a product, chosen without looking at the batch
 
-// Rows an expert is taken to have: one number, or a few and many where the kernels for both give the same
-// bits.
+// Rows an expert is taken to have. For FP8 weights one of two: the kernels for both give the same bits.
 constexpr u32 kInvariantRows = 16, kInvariantManyRows = 256;
 
-// Whether a sum over K is one chain of blocks of K in rising order, whatever the tiles are.
-bool sums_in_order(const GemmSpec& spec) {
-    return spec.split_k == 1 && spec.k_warpgroups == 1;
+// The cheapest kernel whose sums over K are one chain of blocks of K in rising order.
+plan::GemmPlan plan_in_order(const plan::GemmProblem& problem, const plan::DeviceModel& device) {
+    std::vector<plan::GemmCandidate> considered;
+    plan::GemmPlan best = plan::plan_gemm(problem, device, &considered);
+    const auto serves = [](const plan::GemmCandidate& c) {
+        return c.rejected == nullptr && c.spec.split_k == 1 && c.spec.k_warpgroups == 1;
+    };
+    const plan::GemmCandidate* cheapest = nullptr;
+    for (const plan::GemmCandidate& one : considered)
+        if (serves(one) && (!cheapest || one.cost.total_us < cheapest->cost.total_us)) cheapest = &one;
+    DG_CHECK(cheapest, internal, "fused_moe: no kernel adds in order for {}", to_string(problem));
+    best.spec = cheapest->spec;
+    return best;
 }
 
 template <typename Problem, typename Spec>
@@ -214,16 +224,8 @@ Launch check_product(const FusedMoeArguments& a, const MoeShape& shape, const Bu
     if (a.invariant && !call.empty && !call.no_products) {
         plan::GemmProblem problem = call.problem;
         problem.m = problem.num_groups * kGroupAlignment;
-        const auto spec_for = [&](u32 rows) {
-            problem.expected_m = rows;
-            return fixed_spec(call.device, problem,
-                              [](const auto& p, const auto& m) { return plan::plan_gemm(p, m); });
-        };
-        call.spec = spec_for(kInvariantRows);
-        if (mean_rows(shape) > kInvariantRows) {
-            const GemmSpec* many = spec_for(kInvariantManyRows);
-            if (sums_in_order(*many) && sums_in_order(*call.spec)) call.spec = many;
-        }
+        problem.expected_m = mean_rows(shape) > kInvariantRows ? kInvariantManyRows : kInvariantRows;
+        call.spec = fixed_spec(call.device, problem, plan_in_order);
     }
     return [call] { op::run(call); };
 }
@@ -288,6 +290,24 @@ void fused_moe(const FusedMoeArguments& a) {
         run_down = check_product(a, shape, b, down, w.w2, w.w2_scale);
     }
 
+    const i64 pairs = i64{shape.tokens} * shape.top_k;
+    if (a.invariant && !shape.bf16 && !a.grouped.value_or(pairs > op::few_pairs_of(a.weights)) &&
+        op::serves_few(checks.device(), a.weights, shape.top_k)) {
+        const op::MoeFewArguments few{.x = a.x,
+                                      .x_scale = {},
+                                      .topk_ids = a.topk_ids,
+                                      .topk_weights = a.topk_weights,
+                                      .weights = a.weights,
+                                      .mid = b.h,
+                                      .shared = a.shared,
+                                      .out = a.out,
+                                      .first_expert = a.first_expert,
+                                      .swiglu_limit = a.swiglu_limit,
+                                      .weight_before_down = a.weight_before_down,
+                                      .stream = a.stream};
+        op::moe_few_up(few);
+        return op::moe_few_down(few);
+    }
     moe_group({.topk_ids = a.topk_ids,
                .groups = b.groups,
                .first_expert = a.first_expert,
@@ -303,7 +323,7 @@ void fused_moe(const FusedMoeArguments& a) {
     run_gate_up();
     TensorView by_pair = a.topk_weights;
     by_pair.rank = 1;
-    by_pair.shape[0] = i64{shape.tokens} * shape.top_k;
+    by_pair.shape[0] = pairs;
     by_pair.strides[0] = 1;
     moe_swiglu({.h = b.h,
                 .codes = b.t,

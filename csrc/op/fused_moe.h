@@ -48,6 +48,9 @@ struct FusedMoeArguments {
     bool weight_before_down = true;
     // Row t has the same bits in any batch: kernels are chosen without looking at the batch.
     bool invariant = false;
+    // With `invariant`: whether pairs are grouped by expert (six launches), or read their expert's weights
+    // one by one (two, for few pairs: op/moe_few.h). The same bits; absent: as is faster.
+    std::optional<bool> grouped;
     // x and the activation are multiplied as bf16, not quantised to FP8: x is bf16, weights are FP4, not
     // nv_single.
     bool bf16_activations = false;

@@ -1,10 +1,7 @@
 #include "op/gemm.h"
 
-#include "base/error.h"
 #include "driver/device.h"
 #include "op/tensor_maps.h"
-
-#include <vector>
 
 namespace deep_gemm {
 
@@ -34,24 +31,6 @@ void write_without_products(const GemmCall& call) {
     if (packed) return write(0, d.elements_spanned());
     for (u64 group = 0; group < d.groups; ++group)
         for (u64 row = 0; row < d.rows; ++row) write(group * d.stride_group + row * d.stride_row, d.columns);
-}
-
-// 128 rows of a contiguous layout share a matrix. On the emulated device the layout can be read without
-// waiting for anything; a GPU would compute rows that break the rule with the matrix of their first row.
-void check_contiguous_layout(const GemmCall& call) {
-    std::vector<i32> layout(call.group_layout_length);
-    call.device->copy_to_host(std::as_writable_bytes(std::span(layout)), call.group_layout, stream_of(call));
-    const auto is_group = [&call](i32 value) {
-        return value >= 0 && static_cast<u32>(value) < call.problem.num_groups;
-    };
-    for (size_t row = 0; row < layout.size(); ++row) {
-        const size_t first = row / kGroupAlignment * kGroupAlignment;
-        DG_CHECK(
-            !is_group(layout[row]) || layout[row] == layout[first], value,
-            "m_grouped_gemm: grouped_layout gives row {} to group {} and row {} to group {}; expected groups "
-            "that start at multiples of {} rows: pad each group with rows of -1",
-            first, layout[first], row, layout[row], kGroupAlignment);
-    }
 }
 
 GemmParams params_of(const GemmCall& call, const GemmSpec& spec) {
@@ -87,8 +66,6 @@ GemmParams params_of(const GemmCall& call, const GemmSpec& spec) {
 void run(const GemmCall& call) {
     if (call.empty) return;
     if (call.no_products) return write_without_products(call);
-    if (call.problem.groups == GroupMode::contiguous && call.device->properties().emulated)
-        check_contiguous_layout(call);
     const LauncherEntry& found = find_launcher(call);
     const LauncherEntry& entry = found ? found : build_launcher(call);
     const Launcher& launcher = *entry;

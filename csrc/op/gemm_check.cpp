@@ -9,8 +9,7 @@ namespace deep_gemm::op {
 
 namespace {
 
-constexpr u32 kTmaAlignment = 16;       // bytes: start and rows of what TMA reads
-constexpr i64 kMaxSide = i64{1} << 30;  // what sched/gemm_blocks.h divides exactly, with the smallest blocks
+constexpr u32 kTmaAlignment = 16;  // bytes: start and rows of what TMA reads
 
 const char* operation(const GemmArguments& args) {
     return args.groups == GroupMode::dense ? "gemm" : "m_grouped_gemm";
@@ -27,10 +26,10 @@ const char* operation(const GemmArguments& args) {
              "{}: {} is int32, expected {}; packed UE8M0 scales are for newer architectures: pass the "
              "fp32 scales",
              operation(args), name, expected);
-    fail(ErrorKind::type,
-         "{}: {} is {}, expected {}; cast it (deep_gemm.utils has the FP8 casts) or call the operation "
-         "for its type",
-         operation(args), name, name_of(got), expected);
+    fail(
+        ErrorKind::type, "{}: {} is {}, expected {}; {} or call the operation for its type", operation(args),
+        name, name_of(got), expected,
+        expected == std::string_view("fp8_e4m3") ? "cast it (deep_gemm.utils has the FP8 casts)" : "cast it");
 }
 
 void check_present(const GemmArguments& args, const char* name, const TensorView& t, Format format) {
@@ -87,6 +86,11 @@ Major orient(const GemmArguments& args, const char* name, const char* rows, Oper
     return Major::mn;
 }
 
+// " (groups 40)": said of several groups only.
+std::string groups_apart(const Operand& o, u64 bytes) {
+    return o.groups > 1 ? fmt::format(" (groups {})", o.stride_group * bytes) : "";
+}
+
 // What TMA reads: contiguous columns, rows and groups at multiples of 16 bytes. `rows` names the dimension
 // that is not K.
 Operand matrix_operand(const GemmArguments& args, const char* name, const char* rows, const TensorView& t,
@@ -100,9 +104,9 @@ Operand matrix_operand(const GemmArguments& args, const char* name, const char* 
              "its own allocation",
              operation(args), name, o.address, kTmaAlignment);
     DG_CHECK(o.stride_row * bytes % kTmaAlignment == 0 && o.stride_group * bytes % kTmaAlignment == 0, value,
-             "{}: rows of {} are {} bytes apart (groups {}), expected multiples of {}; pad {} to a multiple "
-             "of {} elements",
-             operation(args), name, o.stride_row * bytes, o.stride_group * bytes, kTmaAlignment,
+             "{}: rows of {} are {} bytes apart{}, expected multiples of {}; pad {} to a multiple of {} "
+             "elements",
+             operation(args), name, o.stride_row * bytes, groups_apart(o, bytes), kTmaAlignment,
              major == Major::k ? "K" : rows, kTmaAlignment / bytes);
     DG_CHECK(o.groups <= 1 || o.stride_group > 0, value,
              "{}: groups of {} are 0 elements apart, expected groups of their "
@@ -281,7 +285,7 @@ GemmCall check_gemm(const GemmArguments& args) {
     check_rank(args, "d", d, masked ? 3 : 2, masked ? "[groups, m, n]" : "[m, n]");
     const i64 m = a.shape[a.rank - 2], k = a.shape[a.rank - 1], n = b.shape[b.rank - 2];
     DG_CHECK(
-        m <= kMaxSide && n <= kMaxSide, value,
+        m <= plan::kMaxGemmSide && n <= plan::kMaxGemmSide, value,
         "{}: d has {} x {} elements, expected at most 2^30 on a side; pass slices of the operands and of d",
         operation(args), m, n);
     DG_CHECK(b.shape[b.rank - 1] == k, value, "{}: b has shape {}, expected k={} as in a, whose shape is {}",

@@ -47,13 +47,24 @@ void gqa_attention(const GqaArguments& a) {
     checks.optional_vector("sequences", a.sequences, {Format::int32}, {tokens});
     const u32 pieces = gqa_num_pieces(as_u32(rows));
     checks.vector("records", a.records, {Format::fp32}, {tokens, heads, pieces, gqa_record(as_u32(d))}, 4);
+    const bool fp8 = a.codes.present();
+    DG_CHECK(!fp8 || (a.out.format == Format::bf16 && d == kGqaFp8Channels), value,
+             "gqa_attention: got codes of {} {}, expected codes of bf16 with {} channels",
+             name_of(a.out.format), shape_text(a.out), kGqaFp8Channels);
+    if (fp8) {
+        checks.vector("codes", a.codes, {Format::fp8_e4m3}, {tokens, heads, d}, 4);
+        checks.vector("scales", a.scales, {Format::fp32}, {tokens, heads});
+    }
     if (tokens == 0 || heads == 0) return;
-    const GqaSpec spec{.q = a.q.format, .rows = a.keys.format, .out = a.out.format, .d = as_u32(d)};
+    const GqaSpec spec{
+        .q = a.q.format, .rows = a.keys.format, .out = a.out.format, .d = as_u32(d), .fp8 = fp8};
     const GqaParams params{.q = view_of(a.q),
                            .out = view_of(a.out),
                            .keys = gqa_rows_of(a.keys),
                            .values = gqa_rows_of(a.values),
                            .records = pointer_of<float>(a.records),
+                           .codes = pointer_of<u8>(a.codes),
+                           .scales = pointer_of<float>(a.scales),
                            .positions = pointer_of<const i32>(a.positions),
                            .sequences = pointer_of<const i32>(a.sequences),
                            .table = pointer_of<const i32>(a.table),
@@ -72,7 +83,9 @@ void gqa_attention(const GqaArguments& a) {
            {reads(a.q), reads(a.keys), reads(a.values), reads(a.positions), reads(a.sequences),
             reads(a.table), writes(a.records)});
     launch(checks.device(), kJoin, spec, {grid_of("gqa_attention", static_cast<u64>(tokens * heads)), 32},
-           a.stream, params, {reads(a.records), reads(a.positions), reads(a.sequences), writes(a.out)});
+           a.stream, params,
+           {reads(a.records), reads(a.positions), reads(a.sequences), writes(a.out), writes(a.codes),
+            writes(a.scales)});
 }
 
 }  // namespace deep_gemm::op

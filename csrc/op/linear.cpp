@@ -120,6 +120,8 @@ void run(LinearCall& call) {
                                                 .n = call.n,
                                                 .aligned = call.aligned,
                                                 .scale_vectors = call.scale_vectors,
+                                                .row_alignment = call.row_alignment,
+                                                .bulk = call.bulk,
                                                 .strict = call.strict,
                                                 .dependent_launch = dependent_launch(*call.device),
                                                 .native_fp8 = native_fp8(*call.device),
@@ -128,7 +130,8 @@ void run(LinearCall& call) {
                                                 .tuning = call.tuning},
                                       .arch = properties.arch,
                                       .invariant = call.invariant,
-                                      .whole_scales = call.whole_scales};
+                                      .whole_scales = call.whole_scales,
+                                      .plain_y = has_plain_y(call)};
     if (is_large(call, problem))
         run_large(call, problem);
     else

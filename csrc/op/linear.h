@@ -60,7 +60,7 @@ void quantize_activations(const TensorView& x, Activation to, const TensorView& 
 struct DispatchCount {
     Quant w;
     Activation x;
-    u32 tokens;  // of a block of the kernel
+    u32 tokens;  // of a block of the kernel; 0: the FP8 GEMM's
     bool strict;
     bool large;  // the large-batch form
     u64 launches;

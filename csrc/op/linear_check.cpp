@@ -4,6 +4,8 @@
 #include "base/error.h"
 #include "op/tensor_check.h"
 
+#include <algorithm>
+
 namespace deep_gemm::op {
 
 namespace {
@@ -83,7 +85,12 @@ GemvMatrix check_matrix(const QuantMatrix& w, const Device* device, LinearCall& 
              row.name);
     call.aligned = call.aligned && address_of(data) % kVectorBytes == 0;
     // Blocks of 34 bytes are aligned by the kernel itself.
-    if (row.packing != Packing::blocks) call.aligned = call.aligned && matrix.row_stride % kVectorBytes == 0;
+    const u64 places = address_of(data) | (w.n > 1 ? matrix.row_stride : 0);
+    if (row.packing != Packing::blocks)
+        call.aligned = call.aligned && matrix.row_stride % kVectorBytes == 0;
+    else
+        call.row_alignment = std::min(call.row_alignment, q8_row_alignment(places));
+    call.bulk = call.bulk && has_bulk_rows(w.quant, static_cast<u64>(w.k), places);
     call.memory.push_back({address_of(data), w.n ? (w.n - 1) * matrix.row_stride + row_bytes : 0, false});
     const auto scale_columns = static_cast<i64>(scale_columns_of(w.quant, static_cast<u64>(w.k)));
     const auto scale_rows =
@@ -100,7 +107,8 @@ GemvMatrix check_matrix(const QuantMatrix& w, const Device* device, LinearCall& 
         if (row.scale == ScaleType::e4m3) call.aligned = call.aligned && address_of(w.scales) % 2 == 0;
         matrix.scales = w.scales.data;
         call.scale_vectors =
-            call.scale_vectors && has_scale_vectors(w.quant, static_cast<u64>(w.k), address_of(w.scales));
+            call.scale_vectors &&
+            has_scale_vectors(w.quant, static_cast<u64>(w.k), address_of(w.scales), address_of(w.zeros));
         call.whole_scales =
             call.whole_scales && loads_whole(w.quant, w.k, address_of(w.scales), address_of(w.zeros));
         const u64 count = static_cast<u64>(scale_rows) * static_cast<u64>(scale_columns);

@@ -51,7 +51,7 @@ std::vector<DispatchCount> dispatch_counts() {
                     const u64 launches = counters.at(quant, activation, tokens, strict).load();
                     if (launches) counts.push_back({quant, activation, tokens, strict, false, launches});
                 }
-            for (u32 eights = 1; eights <= op::kMaxBlockEights; ++eights)
+            for (u32 eights = 0; eights <= op::kMaxBlockEights; ++eights)
                 if (const u64 launches = counters.at(quant, activation, eights).load())
                     counts.push_back({quant, activation, eights * 8, false, true, launches});
         }

@@ -25,6 +25,7 @@
 
 #include "op/api.h"
 
+#include <deep_gemm/spec/quantize.h>
 #include <deep_gemm/spec/latent.h>
 #include <deep_gemm/spec/router.h>
 
@@ -139,10 +140,11 @@ struct ExpandArguments {
 };
 void expand_streams(const ExpandArguments& arguments);
 
-// A result also in FP8, as quantize() makes it of the stored (bf16) one with ScaleRule::up: codes fp8_e4m3
-// [t, d], scales fp32 [t, d / 128], packed. Absent: not wanted.
+// A result also in FP8, as quantize() makes it of the stored (bf16) one: codes fp8_e4m3 [t, d], scales fp32
+// [t, d / 128], packed. Absent: not wanted. hc_pre() knows ScaleRule::up alone.
 struct Fp8Copy {
     TensorView codes, scales;
+    ScaleRule rule = ScaleRule::up;
     [[nodiscard]] bool present() const { return codes.present(); }
 };
 
@@ -356,6 +358,15 @@ struct AttentionHeadsArguments {
 };
 void attention_heads(const AttentionHeadsArguments& arguments);
 
+// What comes before gqa_attention(): rope() of the query, and of the keys, which then go to their cache, and
+// the values to theirs. `key` and `keys` have the same x; what becomes of it is undefined.
+struct GqaRowsArguments {
+    RopeArguments query, key;
+    CacheWriteArguments keys, values;
+    void* stream = nullptr;  // of all; theirs do not count
+};
+void gqa_rows(const GqaRowsArguments& arguments);
+
 // ---- Attention (op/attention.cpp, op/gqa.cpp)
 
 // Latent attention with sinks. The query at position p sees the window rows of positions max(0, p - window +
@@ -390,8 +401,11 @@ void latent_attention(const LatentAttentionArguments& arguments);
 //           of a sequence is page table[s, i]; n a multiple of 128
 //   records fp32 [t, r, ceil(rows / 128), d + 4] for a sequence's n or m n rows: memory for what is between
 //           the two kernels
+//   codes, scales  fp8_e4m3 [t, r, d], fp32 [t, r], or absent: what quantize() makes of out [t, r d] of bf16,
+//           d = 128, with ScaleRule::exact
 struct GqaArguments {
     TensorView q, keys, values, positions, sequences, records, out, table = {};
+    TensorView codes = {}, scales = {};
     float scale = 0;  // 0: d^-0.5
     void* stream = nullptr;
 };

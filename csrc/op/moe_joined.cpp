@@ -8,7 +8,7 @@ namespace {
 
 constexpr const char* kMoeJoinedHeader = "deep_gemm/kernel/moe_joined.cuh";
 constexpr jit::KernelId kRouteActivate{"route_activate", kMoeJoinedHeader},
-    kProjectGroup{"project_group", kMoeJoinedHeader};
+    kProjectGroup{"project_group", kMoeJoinedHeader}, kProjectFewUp{"project_few_up", kMoeJoinedHeader};
 
 template <typename First, typename Second>
 std::vector<driver::MemoryRange> memory_of(const First& first, const Second& second) {
@@ -44,6 +44,21 @@ void group_project(const MoeGroupArguments& group, const ProjectArguments& a) {
         .project = first->params, .group = second.params, .project_blocks = first->grid};
     launch(checks.device(), kProjectGroup, ProjectGroupSpec{first->spec, second.spec},
            {first->grid + second.grid, kMoeThreads}, group.stream, params, memory_of(*first, second));
+}
+
+void few_up_project(const MoeFewArguments& few, const ProjectArguments& a) {
+    ModelChecks checks("project");
+    const auto first = prepare_project(checks, a);
+    if (!first) {
+        moe_few_up(few);
+        project(a);
+        return;
+    }
+    const auto second = prepare_few_up(few);
+    const ProjectFewUpParams params{
+        .project = first->params, .few = second.params, .project_blocks = first->grid};
+    launch(checks.device(), kProjectFewUp, ProjectFewUpSpec{first->spec, second.spec},
+           {first->grid + second.grid, kMoeThreads}, few.stream, params, memory_of(*first, second));
 }
 
 }  // namespace deep_gemm::op

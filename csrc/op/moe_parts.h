@@ -5,6 +5,7 @@
 #include "op/model_check.h"
 #include "op/model_ops.h"
 #include "op/moe.h"
+#include "op/moe_few.h"
 
 #include <deep_gemm/spec/moe_joined.h>
 
@@ -17,6 +18,7 @@ namespace deep_gemm::op {
                                                                       const MoeSwigluArguments& a);
 [[nodiscard]] Prepared<MoeGroupSpec, MoeGroupParams> prepare_group(TensorChecks& checks,
                                                                    const MoeGroupArguments& a);
+[[nodiscard]] Prepared<MoeFewUpSpec, MoeFewUpParams> prepare_few_up(const MoeFewArguments& a);
 // Of few rows that tensor cores serve; else nothing.
 [[nodiscard]] std::optional<Prepared<ProjectMmaSpec, ProjectMmaParams>> prepare_project(
     ModelChecks& checks, const ProjectArguments& a);

@@ -17,7 +17,8 @@ Prepared<NormSpec, NormParams> prepare_norm(ModelChecks& checks, const RmsNormAr
     checks.array("y", y, kReal, {x.shape[0], x.shape[1], d}, 4);
     checks.optional_vector("weight", a.weight, kReal, {d}, 4);
     checks.fp8_copy(a.fp8, y);
-    const NormSpec spec{.x = x.format, .y = y.format, .weight = a.weight.format, .fp8 = a.fp8.present()};
+    const NormSpec spec{
+        .x = x.format, .y = y.format, .weight = a.weight.format, .fp8 = a.fp8.present(), .rule = a.fp8.rule};
     const NormParams params{.x = view_of(x),
                             .y = view_of(y),
                             .weight = a.weight.data,

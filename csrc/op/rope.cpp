@@ -143,18 +143,18 @@ void latent_write(const LatentWriteArguments& a) {
     launch(checks.device(), kLatentWrite, kLatentThreads, a.stream, prepare_latent_write(checks, a));
 }
 
-void cache_write(const CacheWriteArguments& a) {
-    ModelChecks checks("cache_write");
+Prepared<LatentSpec, CacheWriteParams> prepare_cache_write(ModelChecks& checks,
+                                                           const CacheWriteArguments& a) {
     checks.array("x", a.x, kReal, {-1, -1, -1}, 4);
     const i64 rows = a.x.shape[0], inner = a.x.shape[1], d = a.x.shape[2];
-    DG_CHECK(d % 4 == 0, value, "cache_write: x has {} channels, expected a multiple of 4", d);
+    DG_CHECK(d % 4 == 0, value, "{}: x has {} channels, expected a multiple of 4", checks.operation(), d);
     const bool paged = a.table.present();
     checks.array("rows", a.rows, kReal, {-1, -1, inner, d}, 4);
     checks.optional_vector("table", a.table, {Format::int32}, {-1, -1});
     checks.vector("positions", a.positions, {Format::int32}, {rows});
     checks.optional_vector("sequences", a.sequences, {Format::int32}, {rows});
-    DG_CHECK(a.rows.shape[1] > 0, value, "cache_write: rows has shape {}, expected at least one row",
-             shape_text(a.rows));
+    DG_CHECK(a.rows.shape[1] > 0, value, "{}: rows has shape {}, expected at least one row",
+             checks.operation(), shape_text(a.rows));
     const LatentSpec spec{.x = a.x.format, .weight = Format::none, .rows = a.rows.format};
     const u32 page_rows = as_u32(a.rows.shape[1]), pages = paged ? as_u32(a.table.shape[1]) : 1;
     const LatentView view{.data = a.rows.data,
@@ -172,8 +172,14 @@ void cache_write(const CacheWriteArguments& a) {
                                   .stride_inner = stride_of(a.rows, 2),
                                   .inner = as_u32(inner),
                                   .d = as_u32(d)};
-    launch(checks.device(), kCacheWrite, spec, {as_u32(rows), kLatentThreads}, a.stream, params,
-           {reads(a.x), reads(a.positions), reads(a.sequences), reads(a.table), writes(a.rows)});
+    return {spec,
+            params,
+            as_u32(rows),
+            {reads(a.x), reads(a.positions), reads(a.sequences), reads(a.table), writes(a.rows)}};
+}
+void cache_write(const CacheWriteArguments& a) {
+    ModelChecks checks("cache_write");
+    launch(checks.device(), kCacheWrite, kLatentThreads, a.stream, prepare_cache_write(checks, a));
 }
 
 }  // namespace deep_gemm::op

@@ -32,8 +32,9 @@ void argmax(const ArgmaxArguments& a) {
                               .stride = stride_of(a.logits, 0),
                               .tokens = pointer_of<i32>(a.tokens),
                               .v = as_u32(v)};
-    launch(checks.device(), kArgmax, SampleSpec{}, {as_u32(rows), kArgmaxThreads}, a.stream, params,
-           {reads(a.logits), writes(a.tokens)});
+    launch(checks.device(), kArgmax, SampleSpec{},
+           {grid_of("argmax", static_cast<u64>(rows) * kArgmaxCluster), kArgmaxThreads, kArgmaxCluster},
+           a.stream, params, {reads(a.logits), writes(a.tokens)});
 }
 
 void sample_distribution(const DistributionArguments& a) {

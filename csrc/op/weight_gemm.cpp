@@ -14,10 +14,10 @@ namespace deep_gemm::op {
 namespace {
 
 constexpr jit::KernelId kKernel{"sm90_weight_gemm", "deep_gemm/kernel/sm90_weight_gemm.cuh"};
-constexpr jit::KernelId kIntegerKernel{"sm90_int8_gemm", "deep_gemm/kernel/sm90_int8_gemm.cuh"};
+constexpr jit::KernelId kStoredKernel{"sm90_stored_gemm", "deep_gemm/kernel/sm90_stored_gemm.cuh"};
 
 jit::KernelId kernel_of(const WeightGemmSpec& spec) {
-    return spec.x == Activation::int8_row ? kIntegerKernel : kKernel;
+    return multiplies_stored(spec) ? kStoredKernel : kKernel;
 }
 
 // What a thread has planned lately: a plan costs some microseconds, a look-up does not.
@@ -28,15 +28,17 @@ struct PlannedWeight {
 };
 constexpr size_t kSlots = 64;
 
+constexpr u32 kGemmCounted = 0;  // DispatchCount::tokens
+
 plan::DeviceModel model_of(const Device& device) {
     return plan::device_model(device.properties().arch, device.properties().num_sms);
 }
 
 const plan::WeightPlan& planned(Device& device, const plan::WeightProblem& p) {
     thread_local std::vector<PlannedWeight> slots(kSlots);
-    const u64 mixed =
-        ((u64{p.m} << 32 ^ p.n) * 31 + p.k + static_cast<u64>(p.w) * 8 + static_cast<u64>(p.x)) *
-        0x9e3779b97f4a7c15ull;
+    const u64 mixed = ((u64{p.m} << 32 ^ p.n) * 31 + p.k + static_cast<u64>(p.w) * 16 +
+                       static_cast<u64>(p.x) * 2 + static_cast<u64>(p.epilogue)) *
+                      0x9e3779b97f4a7c15ull;
     PlannedWeight& slot = slots[mixed >> 58];
     static_assert(kSlots == 64, "six bits choose a slot");
     if (slot.device != &device || !(slot.problem == p)) {
@@ -47,35 +49,75 @@ const plan::WeightPlan& planned(Device& device, const plan::WeightProblem& p) {
     return slot.plan;
 }
 
-WeightGemmParams params_of(const LinearCall& call, const GemvMatrix& w, const WeightGemmSpec& spec) {
+WeightGemmParams params_of(const LinearCall& call, u32 first, const WeightGemmSpec& spec) {
     const GemvParams& p = call.params;
-    const u64 row_bytes = row_bytes_of(call.w, p.k);
-    const Operand weights{.address = reinterpret_cast<u64>(w.data),
-                          .rows = w.n,
-                          .columns = row_bytes,
-                          .stride_row = w.row_stride};
+    const GemvMatrix& w = p.w[first];
     const Operand tokens{.address = reinterpret_cast<u64>(p.x),
                          .rows = p.m,
                          .columns = p.k,
                          .stride_row = p.x_stride / bytes_of(element_of(spec.x))};
     const u64 y_bytes = bytes_of(spec.y);
     const bool vector_y = reinterpret_cast<u64>(w.y) % 16 == 0 && w.y_stride * y_bytes % 16 == 0;
-    return {.w = matrix_map(*call.device, weights, Format::int8, block_rows_of(spec)),
-            .x = matrix_map(*call.device, tokens, element_of(spec.x), spec.block_m / spec.cluster),
-            .x_scale = p.x_scale,
-            .scales = w.scales,
-            .zeros = w.zeros,
-            .y = w.y,
-            .bias = w.bias,
-            .residual = w.residual,
-            .x_scale_stride = p.x_scale_stride,
-            .y_stride = w.y_stride,
-            .residual_stride = w.residual_stride,
-            .m = p.m,
-            .n = w.n,
-            .k = p.k,
-            .global_scale = w.global_scale,
-            .vector_y = vector_y ? 1u : 0u};
+    WeightGemmParams params{
+        .w = {},
+        .x = matrix_map(*call.device, tokens, element_of(spec.x), spec.block_m / spec.cluster),
+        .matrix = {},
+        .x_scale = p.x_scale,
+        .y = w.y,
+        .bias = w.bias,
+        .residual = w.residual,
+        .x_scale_stride = p.x_scale_stride,
+        .y_stride = w.y_stride,
+        .residual_stride = w.residual_stride,
+        .m = p.m,
+        .n = w.n,
+        .k = p.k,
+        .swiglu_limit = p.swiglu_limit,
+        .vector_y = vector_y ? 1u : 0u};
+    for (u32 i = 0; i < num_matrices_of(spec); ++i) {
+        const GemvMatrix& matrix = p.w[first + i];
+        const Operand weights{.address = reinterpret_cast<u64>(matrix.data),
+                              .rows = matrix.n,
+                              .columns = row_bytes_of(call.w, p.k),
+                              .stride_row = matrix.row_stride};
+        params.w[i] = matrix_map(*call.device, weights, Format::int8, matrix_rows_of(spec));
+        params.matrix[i] = {matrix.scales, matrix.zeros, matrix.global_scale};
+    }
+    return params;
+}
+
+// x and W as gemm() takes them.
+void run_fp8_gemm(const LinearCall& call) {
+    const GemvParams& p = call.params;
+    const auto view = [&](const void* data, Format format, u64 rows, u64 columns, u64 stride) {
+        return TensorView{.data = const_cast<void*>(data),
+                          .format = format,
+                          .rank = 2,
+                          .shape = {static_cast<i64>(rows), static_cast<i64>(columns)},
+                          .strides = {static_cast<i64>(stride), 1},
+                          .device = call.device};
+    };
+    const u64 blocks = scale_columns_of(call.w, p.k);
+    for (u32 i = 0; i < p.num_matrices; ++i) {
+        const GemvMatrix& w = p.w[i];
+        if (w.n == 0) continue;
+        GemmArguments gemm_call;
+        gemm_call.a = view(p.x, Format::fp8_e4m3, p.m, p.k, p.x_stride);
+        gemm_call.scale_a = view(p.x_scale, Format::fp32, p.m, blocks, p.x_scale_stride);
+        gemm_call.b = view(w.data, Format::fp8_e4m3, w.n, p.k, w.row_stride);
+        gemm_call.scale_b =
+            view(w.scales, Format::fp32, ceil_div(w.n, row_of(call.w).block_rows), blocks, blocks);
+        gemm_call.d = view(w.y, call.y, p.m, w.n, w.y_stride);
+        if (w.residual) gemm_call.c = view(w.residual, call.y, p.m, w.n, w.y_stride);
+        gemm_call.stream = call.stream;
+        gemm(gemm_call);
+        count_large(call.w, call.x, kGemmCounted);
+    }
+}
+
+// Launches of a call: one for each matrix, or one for both of swiglu.
+u32 launches_of(const LinearCall& call) {
+    return call.epilogue == GemvEpilogue::swiglu ? 1 : call.params.num_matrices;
 }
 
 }  // namespace
@@ -95,24 +137,34 @@ bool is_large(const LinearCall& call, const plan::LinearProblem& problem) {
         return true;
     }
     if (plan::why_small_batch(problem)) return false;
+    if (plan::multiplies_fp8(problem)) return true;
     float large_us = 0;
-    for (u32 i = 0; i < call.params.num_matrices; ++i)
+    for (u32 i = 0; i < launches_of(call); ++i)
         if (call.n[i] > 0)
             large_us += planned(*call.device, plan::weight_problem_of(problem, i)).cost.total_us;
     return large_us < plan::small_batch_us(problem, model_of(*call.device));
 }
 
-void run_large(const LinearCall& call, const plan::LinearProblem& problem) {
-    for (u32 i = 0; i < call.params.num_matrices; ++i) {
+bool has_plain_y(const LinearCall& call) {
+    bool plain = call.y != Format::fp16;
+    for (u32 i = 0; i < launches_of(call); ++i) {
         const GemvMatrix& w = call.params.w[i];
-        if (w.n == 0) continue;
+        plain = plain && !w.bias && (!w.residual || w.residual_stride == w.y_stride);
+    }
+    return plain;
+}
+
+void run_large(const LinearCall& call, const plan::LinearProblem& problem) {
+    if (plan::multiplies_fp8(problem)) return run_fp8_gemm(call);
+    for (u32 i = 0; i < launches_of(call); ++i) {
+        if (call.n[i] == 0) continue;
         const plan::WeightProblem one = plan::weight_problem_of(problem, i);
         std::optional<plan::WeightPlan> forced;
         if (call.spec) forced = plan::plan_for_spec(one, *call.spec, model_of(*call.device));
         const plan::WeightPlan& plan = forced ? *forced : planned(*call.device, one);
         const WeightGemmSpec& spec = plan.spec;
         const driver::Kernel& kernel = kernel_for<WeightGemmParams>(*call.device, kernel_of(spec), spec);
-        const WeightGemmParams params = params_of(call, w, spec);
+        const WeightGemmParams params = params_of(call, i, spec);
         const driver::LaunchConfig config{.grid = {plan.grid_blocks, 1, 1},
                                           .cluster = {spec.cluster, 1, 1},
                                           .block = {threads_of(spec), 1, 1},

@@ -9,6 +9,8 @@ namespace deep_gemm::op {
 
 // Whether the call's form is the large-batch one: forced by a spec, or chosen.
 [[nodiscard]] bool is_large(const LinearCall& call, const plan::LinearProblem& problem);
+// Whether the FP8 GEMM can write the results of every matrix.
+[[nodiscard]] bool has_plain_y(const LinearCall& call);
 // One launch for each matrix.
 void run_large(const LinearCall& call, const plan::LinearProblem& problem);
 

@@ -12,6 +12,9 @@
 
 namespace deep_gemm::plan {
 
+// Rows of A and of B: what sched/gemm_blocks.h divides exactly, with the smallest blocks.
+inline constexpr u32 kMaxGemmSide = u32{1} << 30;
+
 struct GemmProblem {
     GroupMode groups = GroupMode::dense;
     Format ab = Format::fp8_e4m3;

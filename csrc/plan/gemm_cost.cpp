@@ -9,8 +9,8 @@
 namespace deep_gemm::plan {
 namespace {
 
-// Fitted to 8720 timings of FP8 kernels on one H200 (206 dense, contiguous, psum and masked problems, for each
-// every plan that serves it; bench/results/gemm-plans-*.jsonl), so that the time lost by a wrong choice is
+// Fitted to 9075 timings of FP8 kernels on one H200 (213 dense, contiguous, psum and masked problems, for each
+// every plan that serves it; bench/results/gemm-plans-*.json), so that the time lost by a wrong choice is
 // least. BF16 uses the same numbers.
 struct GemmRates {
     float clock_ghz;                // without load
@@ -47,34 +47,34 @@ struct GemmRates {
 
 constexpr GemmRates kRates{
     .clock_ghz = 1.98f,
-    .throttle = 1.04f,
-    .throttle_power = 3.97f,
-    .imbalance = 0.221f,
-    .l2_bytes_per_us = 19.4e6f,
-    .sm_fill_bytes_per_us = 155e3f,
-    .smem_bytes_per_cycle = 123.0f,
-    .load_latency_us = 1.23f,
-    .ring_us = 1.51f,
+    .throttle = 1.05f,
+    .throttle_power = 4.45f,
+    .imbalance = 0.232f,
+    .l2_bytes_per_us = 19.5e6f,
+    .sm_fill_bytes_per_us = 119e3f,
+    .smem_bytes_per_cycle = 139.0f,
+    .load_latency_us = 1.48f,
+    .ring_us = 1.46f,
     .launch_us = 1.6f,
-    .next_grid_us = 2.42f,
-    .epilogue_us = 0.205f,
-    .epilogue_us_per_block = 0.421f,
-    .between_us_per_block = 0.445f,
-    .exchange_us_per_block = 0.103f,
-    .meeting_us = 0.0508f,
-    .meeting_us_per_cta = 0.202f,
-    .meeting_us_per_block = 1.07f,
-    .padding_block_us = 0.577f,
-    .outside_row_us = 0.00247f,
-    .cluster_us = 1.35f,
-    .overlap = 0.15f,
-    .promote = 1.07f,
-    .swap_promote = 3.09f,
-    .chain = 229.0f,
-    .swap_chain = 276.0f,
-    .stage = 53.4f,
-    .multicast = 43.3f,
-    .exposed = {0, 1.19f, 1.19f, 1.14f, 1.14f},
+    .next_grid_us = 2.48f,
+    .epilogue_us = 0.173f,
+    .epilogue_us_per_block = 0.384f,
+    .between_us_per_block = 0.488f,
+    .exchange_us_per_block = 0.105f,
+    .meeting_us = 0.0507f,
+    .meeting_us_per_cta = 0.204f,
+    .meeting_us_per_block = 1.46f,
+    .padding_block_us = 0.699f,
+    .outside_row_us = 0.00262f,
+    .cluster_us = 1.51f,
+    .overlap = 0.131f,
+    .promote = 1.27f,
+    .swap_promote = 2.81f,
+    .chain = 198.0f,
+    .swap_chain = 215.0f,
+    .stage = 47.7f,
+    .multicast = 16.0f,
+    .exposed = {0, 1.21f, 1.18f, 1.13f, 1.13f},
 };
 
 constexpr float kStepsPerStage = 4;       // wgmma steps in 128 bytes of K

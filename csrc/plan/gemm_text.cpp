@@ -32,7 +32,7 @@ u32 parse_count(std::string_view key, std::string_view text) {
     u32 value = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
     DG_CHECK(error == std::errc{} && end == text.data() + text.size(), value,
-             "problem: {}={} is not a count; expected a whole number from 0 to 4294967295", key, text);
+             "problem: {}={} is not a count; expected a whole number, not negative", key, text);
     return value;
 }
 
@@ -105,6 +105,24 @@ void check_once(std::vector<std::string_view>& seen, std::string_view word) {
     seen.push_back(key);
 }
 
+// TMA reads rows that start at multiples of 16 bytes, which such extents have only with padding.
+std::string alignment_note(const GemmProblem& p) {
+    constexpr u32 kAlignment = 16;
+    const u32 elements = kAlignment / static_cast<u32>(bytes_of(p.ab));
+    std::string odd;
+    const auto look = [&](char operand, const char* name, u32 extent) {
+        if (extent % elements != 0)
+            odd += fmt::format("{}{} ({}={})", odd.empty() ? "" : " and ", operand, name, extent);
+    };
+    p.a_major == Major::k ? look('a', "k", p.k) : look('a', "m", p.m);
+    p.b_major == Major::k ? look('b', "k", p.k) : look('b', "n", p.n);
+    if (odd.empty()) return odd;
+    return fmt::format(
+        "  calls need operands whose rows are multiples of {} bytes apart: pad {} to multiples of {} "
+        "elements\n",
+        kAlignment, odd, elements);
+}
+
 std::string cost_row(const GemmCandidate& candidate, const GemmPlan& plan) {
     const GemmCost& c = candidate.cost;
     const std::string verdict = candidate.spec == plan.spec
@@ -150,6 +168,10 @@ GemmProblem parse_problem(std::string_view text) {
         if (start == std::string_view::npos) break;
         const size_t end = std::min(text.find_first_of(" \t", start), text.size());
         const std::string_view word = text.substr(start, end - start);
+        DG_CHECK(!first || (word != "linear" && word != "fp4_gemm"), value,
+                 "problem: got a '{}' problem, expected a 'gemm' one; deep_gemm.explain tells of all three, "
+                 "plan_fp4 plans an fp4_gemm, and kernels of both others are compiled by their first call",
+                 word);
         if (!(first && word == "gemm")) {
             check_once(seen, word);
             read_word(problem, word);
@@ -168,13 +190,16 @@ GemmProblem parse_problem(std::string_view text) {
     DG_CHECK(
         problem.groups != GroupMode::dense || !(given("groups") || given("expected_m")), value,
         "problem: groups or expected_m without a group mode; expected contiguous, psum or masked beside it");
+    DG_CHECK(problem.groups == GroupMode::dense || given("groups"), value,
+             "problem: {} without groups=; expected the number of matrices of b, as in 'gemm {} groups=8'",
+             name_of(problem.groups), name_of(problem.groups));
     DG_CHECK(problem.m > 0 && problem.n > 0 && problem.k > 0, value,
              "problem: got m={} n={} k={}; expected all three of at least 1, as in 'gemm m=64 n=7168 k=2048'",
              problem.m, problem.n, problem.k);
-    constexpr u32 kMaxExtent = 0x7fffffff;
-    DG_CHECK(problem.m <= kMaxExtent && problem.n <= kMaxExtent && problem.k <= kMaxExtent, value,
-             "problem: got m={} n={} k={}; expected at most {} each", problem.m, problem.n, problem.k,
-             kMaxExtent);
+    constexpr u32 kMaxK = 0x7fffffff;
+    DG_CHECK(problem.m <= kMaxGemmSide && problem.n <= kMaxGemmSide && problem.k <= kMaxK, value,
+             "problem: got m={} n={} k={}; expected m and n of at most {}, k of at most {}", problem.m,
+             problem.n, problem.k, kMaxGemmSide, kMaxK);
     DG_CHECK(problem.num_groups > 0, value, "problem: got groups=0; expected at least 1");
     return problem;
 }
@@ -196,6 +221,7 @@ std::string explain(const GemmProblem& problem, const DeviceModel& device, u32 r
     std::string text =
         fmt::format("{} on sm_{}, {} SMs: {} candidates, {} legal; grid {} CTAs\n", to_string(problem),
                     device.arch, device.num_sms, considered.size(), legal.size(), plan.grid_blocks);
+    text += alignment_note(problem);
     text += fmt::format("  {:<46} {:>7} {:>7} {:>7} {:>7} {:>7} {:>7} = {:>8}\n", "tokens x weights (block)",
                         "dram", "l2", "fill", "math", "end", "launch", "total us");
     for (size_t i = 0; i < std::min<size_t>(rows, legal.size()); ++i) text += cost_row(legal[i], plan);

@@ -34,12 +34,11 @@ u32 stages_of(const GemvProblem& problem, const GemvSpec& spec) {
     return spec.row_tiles == 1 && spec.w != Quant::q8_0 && tiles > 2 * problem.num_sms ? 3 : 2;
 }
 
-// A pass over W costs the same for every number of tokens up to the kernel's; for few of Q8_0, dp4a is
-// faster.
+constexpr u32 kResidentForm = 2, kBulkForm = 3;  // of GemvTuning
+
+// A pass over W costs the same for every number of tokens up to the kernel's.
 u32 tokens_of(const GemvProblem& problem) {
-    const u32 m = problem.strict ? 1 : problem.m;
-    if (problem.x == Activation::q8) return m <= kMaxWarpRowTokens ? m : kMmaTileTokens;
-    return m <= kMmaTileTokens ? kMmaTileTokens : kMaxGemvTokens;
+    return problem.strict || problem.m <= kMmaTileTokens ? kMmaTileTokens : kMaxGemvTokens;
 }
 
 // What the vector loads of scales need besides aligned rows: E4M3 scales of two blocks are one 16-bit load.
@@ -82,7 +81,7 @@ void fit_smem(GemvSpec& spec, u32 smem_bytes) {
 // Where a warp has few visits in all, a short ring has the first of them sooner.
 u32 resident_stages_of(const GemvProblem& problem, const GemvSpec& spec) {
     constexpr u32 kFewVisits = 16;
-    if (row_bits_of(spec) != 4) return is_q8(spec) ? 2 : 3;
+    if (row_bits_of(spec) != 4) return spec.bulk ? 4 : is_q8(spec) ? 2 : 3;
     u32 tiles = 0;
     for (const u32 n : problem.n) tiles += ceil_div(n, block_rows_of(spec));
     const u32 visits = ceil_div(problem.k, visit_k_of(spec)) * tiles / (kGemvWarps * 2 * problem.num_sms);
@@ -99,9 +98,10 @@ bool make_resident(const GemvProblem& problem, GemvSpec& spec) {
     s.resident = true;
     s.row_tiles = tuning.row_tiles ? tuning.row_tiles : has_wide_residence(problem, spec) ? 2 : 1;
     const u32 stages = tuning.stages ? tuning.stages : resident_stages_of(problem, s);
+    const u32 fewest_stages = s.bulk && !tuning.stages ? 3 : 2;  // two wait for the slowest of eight warps
     for (s.groups = std::min(tuning.groups ? tuning.groups : 2, max_groups_of(s)); s.groups >= fewest;
          --s.groups) {
-        for (s.stages = stages; s.stages >= 2; --s.stages) {
+        for (s.stages = stages; s.stages >= fewest_stages; --s.stages) {
             if (!fits_resident(problem, s)) continue;
             spec = s;
             return true;
@@ -112,14 +112,30 @@ bool make_resident(const GemvProblem& problem, GemvSpec& spec) {
 
 // Which form, and how wide it is.
 GemvSpec with_form(const GemvProblem& problem, GemvSpec spec) {
-    constexpr u32 kResident = 2;
     const GemvTuning& tuning = problem.tuning;
-    const bool wanted = tuning.form == 0 ? gains_by_residence(spec) : tuning.form == kResident;
-    if (wanted && may_be_resident(spec) && make_resident(problem, spec)) return spec;
+    const bool wanted = tuning.form == 0 ? gains_by_residence(spec) : tuning.form >= kResidentForm;
+    if (wanted && may_be_resident(spec)) {
+        spec.bulk = is_q8(spec) && problem.bulk && spec.dependent_launch && tuning.form != kResidentForm;
+        if (make_resident(problem, spec)) return spec;
+        spec.bulk = false;
+        if (make_resident(problem, spec)) return spec;
+    }
     spec.row_tiles = tuning.row_tiles ? tuning.row_tiles : row_tiles_of(problem, spec);
     spec.stages = tuning.stages ? tuning.stages : stages_of(problem, spec);
     spec.groups = std::min(tuning.groups ? tuning.groups : 2, max_groups_of(spec));
     return spec;
+}
+
+// Which of the Q8_0 kernels: dp4a for one token, or for two that do not fit shared memory; more that do not
+// take passes of eight, which have x in L1.
+GemvSpec with_q8_form(const GemvProblem& problem, const GemvSpec& plain) {
+    const u32 m = problem.strict ? 1 : problem.m;
+    GemvSpec spec = with_form(problem, plain);
+    if ((spec.resident && m > 1) || problem.tuning.form >= kResidentForm) return spec;
+    if (m > kMaxWarpRowTokens && spec.tokens == kMmaTileTokens) return spec;
+    spec = plain;
+    spec.tokens = m <= kMaxWarpRowTokens ? m : kMmaTileTokens;
+    return with_form(problem, spec);
 }
 
 }  // namespace
@@ -134,8 +150,10 @@ GemvPlan plan_gemv(const GemvProblem& problem) {
     spec.dependent_launch = problem.dependent_launch;
     spec.native_fp8 = problem.native_fp8;
     const GemvTuning& tuning = problem.tuning;
-    spec = with_form(problem, spec);
+    spec = is_q8(spec) ? with_q8_form(problem, spec) : with_form(problem, spec);
     fit_smem(spec, problem.smem_bytes);
+    if (spec.w == Quant::q8_0 && spec.vector && !has_warp_rows(spec))
+        spec.row_alignment = problem.row_alignment;
     plan.tokens_per_block = problem.strict ? 1 : spec.tokens;
     plan.smem_bytes =
         static_cast<u32>(smem_bytes_of(spec, problem.k, std::min(problem.m, plan.tokens_per_block)));

@@ -80,7 +80,11 @@ Parsed parse(std::string_view text) {
              p.m, parsed.n, p.k);
     if (p.w == Quant::fp16 && p.x == Activation::bf16) parsed.problem.small.x = Activation::fp16;
     if (p.w == Quant::q8_0 || p.w == Quant::q8_0_split) parsed.problem.small.x = Activation::q8;
-    parsed.problem.small.scale_vectors = has_scale_vectors(p.w, p.k, 0);
+    const u64 row_bytes = row_bytes_of(p.w, p.k);
+    if (p.w == Quant::q8_0) parsed.problem.small.row_alignment = q8_row_alignment(row_bytes);
+    parsed.problem.small.bulk = has_bulk_rows(p.w, p.k, row_bytes);
+    parsed.problem.small.scale_vectors = has_scale_vectors(p.w, p.k, 0, 0);
+    parsed.problem.plain_y = p.y != Format::fp16;
     parsed.problem.whole_scales = p.k % (kWeightTileBytes * 8 / row_of(p.w).element_bits) == 0;
     return parsed;
 }
@@ -91,6 +95,7 @@ WeightProblem weight_problem_of(const LinearProblem& p, u32 matrix) {
     return {.w = p.small.w,
             .x = p.small.x,
             .y = p.small.y,
+            .epilogue = p.small.epilogue,
             .m = p.small.m,
             .n = p.small.n[matrix],
             .k = p.small.k,
@@ -98,8 +103,12 @@ WeightProblem weight_problem_of(const LinearProblem& p, u32 matrix) {
 }
 
 const char* why_no_large_batch(const LinearProblem& p) {
-    if (const char* reason = why_no_weight_gemm(p.small.w, p.small.x)) return reason;
-    if (p.small.epilogue != GemvEpilogue::none) return "swiglu is an epilogue of the small-batch kernel";
+    if (multiplies_fp8(p)) {
+        if (p.small.epilogue != GemvEpilogue::none) return "the FP8 GEMM has no swiglu";
+        if (!p.plain_y) return "the FP8 GEMM has no bias, y of bf16 or fp32, and a residual that lies as y";
+    } else if (const char* reason = why_no_weight_gemm(p.small.w, p.small.x)) {
+        return reason;
+    }
     if (p.arch != "90a") return "the large-batch kernels are for sm_90a";
     if (!p.small.aligned) return "TMA needs rows of w and x that start at multiples of 16 bytes";
     if (p.small.x == Activation::int8_row && p.small.k > kMaxInt8K)
@@ -131,7 +140,9 @@ float small_batch_us(const LinearProblem& p, const DeviceModel& device) {
 std::string explain_linear(std::string_view text, const DeviceModel& device, u32 rows) {
     Parsed parsed = parse(text);
     LinearProblem& problem = parsed.problem;
-    problem.small.n = {&parsed.n, 1};
+    const u32 rows_of_matrices[] = {parsed.n, parsed.n};
+    problem.small.n =
+        std::span(rows_of_matrices).first(problem.small.epilogue == GemvEpilogue::swiglu ? 2 : 1);
     problem.small.num_sms = device.num_sms;
     problem.arch = device.arch;
     const GemvProblem& p = problem.small;
@@ -139,6 +150,13 @@ std::string explain_linear(std::string_view text, const DeviceModel& device, u32
     const bool only_large = p.x == Activation::int8_row;
     DG_CHECK(!only_large || !reason, value, "problem: int8 tokens are for the large-batch form alone: {}",
              reason);
+    if (!reason && multiplies_fp8(problem))
+        return fmt::format(
+            "linear w={} x={} y={} m={} n={} k={} on sm_{}, {} SMs: large-batch form\n  FP8 GEMM: explain "
+            "\"gemm "
+            "m={} n={} k={} d={}\"\n",
+            name_of(p.w), name_of(p.x), name_of(p.y), p.m, parsed.n, p.k, device.arch, device.num_sms, p.m,
+            parsed.n, p.k, name_of(p.y));
     const float small_us = reason ? 0 : only_large ? INFINITY : small_batch_us(problem, device);
     std::vector<WeightCandidate> considered, legal;
     WeightPlan plan;

@@ -15,7 +15,14 @@ struct LinearProblem {
     std::string_view arch = "90a";
     bool invariant = false;    // the bits of a row alone, at any m
     bool whole_scales = true;  // see WeightGemmSpec
+    bool plain_y = true;       // bf16 or fp32 without bias, and a residual lies as y does
 };
+
+// W and x in FP8 with scales for 128 x 128 and 128: what the FP8 GEMM (plan/gemm.h) multiplies. It reads W
+// once, and is the large-batch form of these.
+[[nodiscard]] constexpr bool multiplies_fp8(const LinearProblem& p) {
+    return p.small.w == Quant::fp8_128x128 && p.small.x == Activation::fp8_128;
+}
 
 // nullptr, or why the large-batch form cannot serve it.
 [[nodiscard]] const char* why_no_large_batch(const LinearProblem& problem);

@@ -38,7 +38,7 @@ float decode_cycles(Quant w, u32 block_m) {
 
 // Rings as deep as shared memory allows: weights first where they are what the kernel waits for.
 WeightGemmSpec with_stages(WeightGemmSpec s) {
-    if (s.x == Activation::int8_row) {  // the rings turn together
+    if (multiplies_stored(s)) {  // the rings turn together
         s.weight_stages = s.token_stages = kMostWeightStages;
         while (s.token_stages > 2 && plan_smem(s).bytes > max_smem_bytes_of(s))
             --s.token_stages, --s.weight_stages;
@@ -59,6 +59,7 @@ std::vector<WeightGemmSpec> candidates(const WeightProblem& p) {
             specs.push_back(with_stages({.w = p.w,
                                          .x = p.x,
                                          .y = p.y,
+                                         .epilogue = p.epilogue,
                                          .block_m = block_m,
                                          .warpgroups = a.warpgroups,
                                          .cluster = a.cluster,
@@ -68,7 +69,7 @@ std::vector<WeightGemmSpec> candidates(const WeightProblem& p) {
 }
 
 u64 units_of(const WeightProblem& p, const WeightGemmSpec& s) {
-    return u64{ceil_div(p.m, s.block_m)} * ceil_div(p.n, block_rows_of(s) * s.cluster);
+    return u64{ceil_div(p.m, s.block_m)} * ceil_div(p.n, matrix_rows_of(s) * s.cluster);
 }
 
 u32 grid_of(const WeightProblem& p, const WeightGemmSpec& s, const DeviceModel& device) {
@@ -96,14 +97,15 @@ WeightCost cost_of(const WeightProblem& p, const WeightGemmSpec& s, const Device
 
     WeightCost cost;
     cost.dram_us =
-        (f(p.n) * row_bytes + f(p.m) * (x_bytes + f(p.n) * f(bytes_of(p.y)))) / device.dram_bytes_per_us;
+        (f(num_matrices_of(s)) * f(p.n) * row_bytes + f(p.m) * (x_bytes + f(p.n) * f(bytes_of(p.y)))) /
+        device.dram_bytes_per_us;
     cost.fill_us =
         busiest * resident * (tile_weights / kSmBytesPerUs + tile_tokens / device.sm_fill_bytes_per_us);
     cost.l2_us = units * f(s.cluster) * (tile_weights + tile_tokens / f(s.cluster)) / device.l2_bytes_per_us;
     // Bytes go twice as fast as bf16, and as they are.
     const bool integers = p.x == Activation::int8_row;
     const float tensor = std::max(kLeastTensorCycles, tokens / 2) * device.throttle / (integers ? 2.f : 1.f);
-    const float decode = integers ? 0 : decode_cycles(p.w, s.block_m);
+    const float decode = multiplies_stored(s) ? 0 : decode_cycles(p.w, s.block_m);
     // A lone warpgroup decodes beside its own wgmma as well, but waits for both at their ends.
     const float groups = f(s.warpgroups) * resident;
     const float step =
@@ -145,6 +147,8 @@ WeightPlan plan_for_spec(const WeightProblem& problem, const WeightGemmSpec& spe
     const char* reason = why_illegal(spec);
     DG_CHECK(!reason, value, "linear: the forced spec [{}] is not a legal kernel: {}", to_string(spec),
              reason);
+    DG_CHECK(spec.epilogue == problem.epilogue, value, "linear: the forced spec has epilogue {}, expected {}",
+             name_of(spec.epilogue), name_of(problem.epilogue));
     DG_CHECK(spec.w == problem.w && spec.x == problem.x && spec.y == problem.y, value,
              "linear: the forced spec is for {} weights, {} tokens and {} outputs, expected {}, {} and {}",
              name_of(spec.w), name_of(spec.x), name_of(spec.y), name_of(problem.w), name_of(problem.x),

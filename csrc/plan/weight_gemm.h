@@ -16,6 +16,7 @@ struct WeightProblem {
     Quant w = Quant::fp8_128x128;
     Activation x = Activation::bf16;
     Format y = Format::bf16;
+    GemvEpilogue epilogue = GemvEpilogue::none;  // swiglu: two matrices of n rows
     u32 m = 0, n = 0, k = 0;
     bool whole_scales = true;  // see WeightGemmSpec
 

@@ -231,8 +231,14 @@ void bind_types(py::module_& module) {
         module, "Device",
         "A GPU or the emulated one. Device(), Device('cuda:1'), Device('emulator:sm_90a', seed=3): the same "
         "name and options "
-        "give the same device. Options of the emulator are listed in csrc/emulator/options.h.");
+        "give the same device. A wrong option of the emulator is answered with the list of them; "
+        "docs/emulator.md describes them.");
     device.def(py::init(&find_device), py::arg("name") = "");
+    device.def("__eq__", [](const Device& d, const py::object& other) {
+        return py::isinstance<Device>(other) && other.cast<Device*>() == &d;
+    });
+    device.def("__hash__", [](const Device& d) { return std::hash<const Device*>()(&d); });
+    device.def("__repr__", [](const Device& d) { return fmt::format("Device('{}')", driver::name_of(d)); });
     device.def_property_readonly("properties", &properties_of);
     device.def_property_readonly("name", [](const Device& d) { return d.properties().name; });
     device.def_property_readonly(

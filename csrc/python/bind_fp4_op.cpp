@@ -3,6 +3,7 @@
 #include "op/fp4_gemm.h"
 #include "python/call_arguments.h"
 #include "python/casters.h"
+#include "python/checked.h"
 #include "python/errors.h"
 #include "python/fp4_weights.h"
 #include "python/plan_device.h"
@@ -90,8 +91,8 @@ void read_activations(TensorReader& reader, PyObject* pair, const char* function
         return;
     }
     const auto [values, scales] = scaled_pair(pair, function, "a");
-    gemm.a = reader.read(values, "a");
-    gemm.scale_a = reader.read(scales, "scales of a");
+    gemm.a = reader.read(values, "a", false, "fp8_e4m3");
+    gemm.scale_a = reader.read(scales, "scales of a", false, "fp32");
 }
 
 void read_weights(TensorReader& reader, PyObject* object, const char* function, op::Fp4WeightViews& views) {
@@ -119,19 +120,22 @@ void run(const Operation& operation, const CallArguments& arguments) {
                  signature.names[i]);
     read_activations(reader, arguments[0], signature.function, gemm);
     read_weights(reader, arguments[1], signature.function, gemm.weights);
-    gemm.d = reader.read(arguments[2], "d", true);
-    if (at.c >= 0 && arguments[at.c]) gemm.c = reader.read(arguments[at.c], "c");
+    gemm.d = reader.read(arguments[2], "d", true, "bf16 or fp32");
+    if (at.c >= 0 && arguments[at.c]) gemm.c = reader.read(arguments[at.c], "c", false, "bf16 or fp32");
     if (at.recipe >= 0) {
         check_recipe(signature.function, arguments[at.recipe], "recipe", {1, 1, 32});
         check_recipe(signature.function, arguments[at.recipe + 1], "recipe_a", {1, 128});
         check_recipe(signature.function, arguments[at.recipe + 2], "recipe_b", {1, 32});
     }
     if (at.group_layout >= 0)
-        gemm.group_layout = reader.read(arguments[at.group_layout], signature.names[at.group_layout]);
+        gemm.group_layout =
+            reader.read(arguments[at.group_layout], signature.names[at.group_layout], false, "int32");
     if (at.list >= 0) {
-        gemm.list = reader.read(arguments[at.list], "head", true);
-        if (arguments[at.list + 1]) gemm.a_rows = reader.read(arguments[at.list + 1], "a_rows");
-        if (arguments[at.list + 2]) gemm.d_rows = reader.read(arguments[at.list + 2], "d_rows");
+        gemm.list = reader.read(arguments[at.list], "head", true, "int32");
+        if (arguments[at.list + 1])
+            gemm.a_rows = reader.read(arguments[at.list + 1], "a_rows", false, "int32");
+        if (arguments[at.list + 2])
+            gemm.d_rows = reader.read(arguments[at.list + 2], "d_rows", false, "int32");
     }
     if (at.psum >= 0 && arguments[at.psum] && PyObject_IsTrue(arguments[at.psum]) == 1)
         gemm.groups = GroupMode::psum;
@@ -267,8 +271,8 @@ void set_fields(Fp4GemmSpec& spec, const py::kwargs& fields) {
                 set_field(name, field, value);
             },
             spec);
-        DG_CHECK(known, type, "Fp4GemmSpec has no field '{}'; its fields are those of spec/fp4_gemm.h",
-                 wanted);
+        DG_CHECK(known, type, "Fp4GemmSpec has no field '{}', expected one of {}", wanted,
+                 field_names_of<Fp4GemmSpec>());
     }
 }
 
@@ -290,9 +294,11 @@ std::string repr_of_fp4_spec(const Fp4GemmSpec& spec) {
 }
 
 void bind_spec(py::module_& module) {
-    py::class_<Fp4GemmSpec> type(module, "Fp4GemmSpec",
-                                 "What an FP8 x FP4 kernel is. Fp4GemmSpec(block_m=16, ...) sets fields by "
-                                 "name; see spec/fp4_gemm.h.");
+    const std::string doc = fmt::format(
+        "What an FP8 x FP4 kernel is. Fp4GemmSpec(block_m=16, ...) sets fields by name: {}. spec/fp4_gemm.h "
+        "says what they mean.",
+        field_names_of<Fp4GemmSpec>());
+    py::class_<Fp4GemmSpec> type(module, "Fp4GemmSpec", doc.c_str());
     type.def(py::init([](const py::kwargs& fields) {
         Fp4GemmSpec spec;
         set_fields(spec, fields);
@@ -349,11 +355,11 @@ void bind_fp4_op(py::module_& module) {
                "The source of an Fp4GemmSpec's kernel.");
     module.def(
         "plan_fp4",
-        [](const std::string& problem, const py::object& device) {
+        [](const ProblemText& problem, const py::object& device) {
             const plan::Fp4Plan plan =
-                plan::plan_fp4_gemm(plan::parse_fp4_problem(problem), model_of(device));
+                plan::plan_fp4_gemm(plan::parse_fp4_problem(problem.value), model_of(device));
             Dict result;
-            result["problem"] = py::cast(plan::to_string(plan::parse_fp4_problem(problem)));
+            result["problem"] = py::cast(plan::to_string(plan::parse_fp4_problem(problem.value)));
             result["spec"] = py::cast(plan.spec);
             result["grid_blocks"] = py::cast(plan.grid_blocks);
             result["us"] = py::cast(plan.cost.total_us);
@@ -363,15 +369,15 @@ void bind_fp4_op(py::module_& module) {
         "The plan of 'fp4_gemm gathered groups=256 m=384 n=4096 k=4096': spec, grid_blocks, expected us.");
     module.def(
         "explain_fp4",
-        [](const std::string& problem, const py::object& device, u32 rows) {
-            return plan::explain(plan::parse_fp4_problem(problem), model_of(device), rows);
+        [](const ProblemText& problem, const py::object& device, u32 rows) {
+            return plan::explain(plan::parse_fp4_problem(problem.value), model_of(device), rows);
         },
         py::arg("problem"), py::arg("device") = py::none(), py::arg("rows") = 12,
         "The candidates of an FP4 problem with their costs, best first.");
     module.def(
         "fp4_candidates",
-        [](const std::string& problem, const py::object& device) {
-            return candidates_of(plan::parse_fp4_problem(problem), model_of(device));
+        [](const ProblemText& problem, const py::object& device) {
+            return candidates_of(plan::parse_fp4_problem(problem.value), model_of(device));
         },
         py::arg("problem"), py::arg("device") = py::none(),
         "Every spec that was considered for the problem: spec, rejected (None, or why), expected us.");

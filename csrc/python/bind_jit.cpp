@@ -206,7 +206,7 @@ void bind_cache(py::module_& module) {
             const DiskCache::Cleared cleared = DiskCache().clear();
             return py::make_tuple(cleared.entries, cleared.bytes);
         },
-        "Empties the writable cache folder; returns (kernels, bytes).");
+        "Empties the writable cache folder; returns (kernels, bytes). Raises Error where it cannot.");
     module.def(
         "cache_verify",
         [](bool repair) {
@@ -216,7 +216,8 @@ void bind_cache(py::module_& module) {
             return entries;
         },
         py::arg("repair") = false,
-        "Reads and checks every cached kernel; repair removes the damaged ones, to be built again.");
+        "Reads and checks every cached kernel; repair removes the damaged ones of the "
+        "writable folder, to be built again, and raises Error where it cannot.");
 }
 
 }  // namespace

@@ -13,12 +13,6 @@ namespace deep_gemm::python {
 
 namespace {
 
-Activation activation_of(const std::string& name) {
-    for (u32 i = 0; i <= static_cast<u32>(Activation::q8); ++i)
-        if (name == name_of(static_cast<Activation>(i))) return static_cast<Activation>(i);
-    fail(ErrorKind::value, "activations: got '{}', expected bf16, fp16, fp8_128, fp8_32 or q8", name);
-}
-
 TensorView read_optional(TensorReader& reader, const py::handle& object, const char* name) {
     return object.is_none() ? TensorView{} : reader.read(object.ptr(), name);
 }
@@ -163,8 +157,8 @@ void bind_linear(py::module_& module) {
     module.def(
         "gemv_source",
         [](const std::string& w, const std::string& x, const std::string& y, bool swiglu, u32 tokens,
-           u32 row_tiles, u32 stages, u32 groups, bool vector, bool resident, bool dependent_launch,
-           bool native_fp8) {
+           u32 row_tiles, u32 stages, u32 groups, bool vector, u32 row_alignment, bool resident, bool bulk,
+           bool dependent_launch, bool native_fp8) {
             GemvSpec spec{.w = quant_of(w),
                           .x = activation_of(x),
                           .y = format_of(y),
@@ -174,7 +168,9 @@ void bind_linear(py::module_& module) {
                           .stages = stages,
                           .groups = groups,
                           .vector = vector,
+                          .row_alignment = row_alignment,
                           .resident = resident,
+                          .bulk = bulk,
                           .dependent_launch = dependent_launch,
                           .native_fp8 = native_fp8};
             if (spec.groups == 0) spec.groups = std::min(2u, max_groups_of(spec));
@@ -182,8 +178,8 @@ void bind_linear(py::module_& module) {
         },
         py::arg("w"), py::arg("x"), py::kw_only(), py::arg("y") = "bf16", py::arg("swiglu") = false,
         py::arg("tokens") = 8, py::arg("row_tiles") = 1, py::arg("stages") = 4, py::arg("groups") = 0,
-        py::arg("vector") = true, py::arg("resident") = false, py::arg("dependent_launch") = true,
-        py::arg("native_fp8") = true,
+        py::arg("vector") = true, py::arg("row_alignment") = 16, py::arg("resident") = false,
+        py::arg("bulk") = false, py::arg("dependent_launch") = true, py::arg("native_fp8") = true,
         "The source of a small-batch kernel. groups 0: as many as a plan would take.");
 }
 

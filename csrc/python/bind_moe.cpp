@@ -26,7 +26,7 @@ void run_group(Tensor topk_ids, Tensor offsets, Tensor ends, Tensor entries, Ten
                Tensor slot_tokens, Tensor pair_slots, u32 first_expert, u32 alignment, Tensor device,
                StreamArgument stream) {
     TensorReader reader(device.ptr());
-    MoeGroupArguments a{.topk_ids = reader.read(topk_ids.ptr(), "topk_ids"),
+    MoeGroupArguments a{.topk_ids = reader.read(topk_ids.ptr(), "topk_ids", false, "int32"),
                         .groups = {.offsets = reader.read(offsets.ptr(), "offsets", true),
                                    .ends = reader.read(ends.ptr(), "ends", true),
                                    .entries = reader.read(entries.ptr(), "entries", true),
@@ -98,13 +98,13 @@ std::variant<MoeFp8Weights, MoeFp4Weights> read_weights(TensorReader& reader, Te
 
 void run_fused(Tensor x, Tensor topk_ids, Tensor topk_weights, Tensor w13, Tensor w2, Tensor out,
                Tensor workspace, Tensor shared, std::optional<float> swiglu_limit, u32 first_expert,
-               bool weight_before_down, bool invariant, bool bf16_activations, Tensor device,
-               StreamArgument stream) {
+               bool weight_before_down, bool invariant, bool bf16_activations, std::optional<bool> grouped,
+               Tensor device, StreamArgument stream) {
     TensorReader reader(device.ptr());
     FusedMoeArguments a;
     a.x = reader.read(x.ptr(), "x");
-    a.topk_ids = reader.read(topk_ids.ptr(), "topk_ids");
-    a.topk_weights = reader.read(topk_weights.ptr(), "topk_weights");
+    a.topk_ids = reader.read(topk_ids.ptr(), "topk_ids", false, "int32");
+    a.topk_weights = reader.read(topk_weights.ptr(), "topk_weights", false, "fp32");
     a.weights = read_weights(reader, w13, w2);
     a.out = reader.read(out.ptr(), "out", true);
     a.workspace = reader.read_bytes(workspace.ptr(), "workspace", true);
@@ -114,6 +114,7 @@ void run_fused(Tensor x, Tensor topk_ids, Tensor topk_weights, Tensor w13, Tenso
     a.weight_before_down = weight_before_down;
     a.invariant = invariant;
     a.bf16_activations = bf16_activations;
+    a.grouped = grouped;
     a.stream = stream_of(stream, reader);
     const py::gil_scoped_release no_gil;
     fused_moe(a);
@@ -153,12 +154,14 @@ void bind_moe(py::module_& module) {
         py::arg("tokens"), py::arg("top_k"), py::arg("experts"), py::arg("hidden"), py::arg("intermediate"),
         py::arg("fp4") = false, py::arg("bf16_activations") = false,
         "Bytes of workspace that fused_moe needs; a batch of fewer tokens needs no more.");
-    module.def("fused_moe_into", &run_fused, py::arg("x"), py::arg("topk_ids"), py::arg("topk_weights"),
-               py::arg("w13"), py::arg("w2"), py::arg("out"), py::arg("workspace"), py::arg("shared") = none,
-               py::arg("swiglu_limit") = none, py::arg("first_expert") = 0,
-               py::arg("weight_before_down") = true, py::arg("invariant") = false,
-               py::arg("bf16_activations") = false, py::kw_only(), py::arg("device") = none,
-               py::arg("stream") = none, "What deep_gemm.fused_moe calls, with every tensor given.");
+    module.def(
+        "fused_moe_into", &run_fused, py::arg("x"), py::arg("topk_ids"), py::arg("topk_weights"),
+        py::arg("w13"), py::arg("w2"), py::arg("out"), py::arg("workspace"), py::arg("shared") = none,
+        py::arg("swiglu_limit") = none, py::arg("first_expert") = 0, py::arg("weight_before_down") = true,
+        py::arg("invariant") = false, py::arg("bf16_activations") = false, py::arg("grouped") = none,
+        py::kw_only(), py::arg("device") = none, py::arg("stream") = none,
+        "What deep_gemm.fused_moe calls, with every tensor given. `grouped` forces one of the forms of "
+        "`invariant`, which have the same bits: csrc/op/fused_moe.h.");
 }
 
 }  // namespace deep_gemm::python

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "op/gemm.h"
+#include "python/checked.h"
 #include "python/call_arguments.h"
 #include "python/errors.h"
 #include "python/tensor.h"
@@ -76,6 +77,8 @@ constexpr Operation kMaskedBf16Op{{"m_grouped_bf16_gemm_nt_masked", kMaskedBf16,
     {.group_layout = 3, .expected_m = 4, .spec = 6}};
 // clang-format on
 
+constexpr const char* kOutputFormats = "bf16 or fp32";
+
 bool flag_of(PyObject* object) {
     if (!object) return false;
     const int truth = PyObject_IsTrue(object);
@@ -130,8 +133,8 @@ ScaleB scale_mode_of(const Signature& signature, PyObject* recipe, PyObject* rec
 void read_scaled(TensorReader& reader, PyObject* pair, const char* function, const char* name,
                  const char* scale_name, TensorView& values, TensorView& scales) {
     const auto [first, second] = scaled_pair(pair, function, name);
-    values = reader.read(first, name);
-    scales = reader.read(second, scale_name);
+    values = reader.read(first, name, false, "fp8_e4m3");
+    scales = reader.read(second, scale_name, false, "fp32");
 }
 
 void run(const Operation& operation, const CallArguments& arguments) {
@@ -148,17 +151,17 @@ void run(const Operation& operation, const CallArguments& arguments) {
         gemm.scale_b_mode = scale_mode_of(signature, arguments[at.recipe], arguments[at.recipe + 1],
                                           arguments[at.recipe + 2]);
     } else {
-        gemm.a = reader.read(arguments[0], "a");
-        gemm.b = reader.read(arguments[1], "b");
+        gemm.a = reader.read(arguments[0], "a", false, "bf16");
+        gemm.b = reader.read(arguments[1], "b", false, "bf16");
         gemm.scale_b_mode = ScaleB::none;
     }
-    gemm.d = reader.read(arguments[2], "d", true);
-    if (at.c >= 0 && arguments[at.c]) gemm.c = reader.read(arguments[at.c], "c");
+    gemm.d = reader.read(arguments[2], "d", true, kOutputFormats);
+    if (at.c >= 0 && arguments[at.c]) gemm.c = reader.read(arguments[at.c], "c", false, kOutputFormats);
     if (at.group_layout >= 0) {
         const char* name = signature.names[at.group_layout];
         DG_CHECK(arguments[at.group_layout], type, "{}: {} is None, expected a tensor of int32",
                  signature.function, name);
-        gemm.group_layout = reader.read(arguments[at.group_layout], name);
+        gemm.group_layout = reader.read(arguments[at.group_layout], name, false, "int32");
     }
     if (at.psum >= 0 && flag_of(arguments[at.psum])) gemm.groups = GroupMode::psum;
     if (at.expected_m >= 0 && arguments[at.expected_m]) {
@@ -214,9 +217,10 @@ PyMethodDef methods[] = {
      "k], fp32 scales [n / 128, k / "
      "128], or\n"
      "[n, k / 128] with recipe (1, 1, 128)), d and c bf16 or fp32 [m, n]. "
-     "compiled_dims and "
-     "disable_ue8m0_cast are\n"
-     "accepted for compatibility and change nothing."},
+     "Rows of a and b start at multiples of 16 bytes: K is a multiple of 16, or they are padded. "
+     "compiled_dims and disable_ue8m0_cast are\n"
+     "accepted for compatibility and change nothing. spec forces a kernel (deep_gemm.GemmSpec), stream is a "
+     "CUDA stream's\nhandle (by default the current one of the framework that the tensors come from)."},
     {"m_grouped_fp8_gemm_nt_contiguous", DG_FAST_ENTRY(kContiguousFp8Op),
      "m_grouped_fp8_gemm_nt_contiguous(a, b, d, grouped_layout, recipe=None, "
      "recipe_a=None, recipe_b=None, "
@@ -232,7 +236,10 @@ PyMethodDef methods[] = {
      "rows. With\n"
      "use_psum_layout it is int32 [groups], the end row of each group, the "
      "next group starting at a multiple "
-     "of 128."},
+     "of 128;\n"
+     "an end beyond m counts as m, and a group that would end before it starts "
+     "is empty; expected_m_for_psum_layout, the rows a group is likely to have, chooses the kernel and "
+     "nothing else. Rows\nof no group are written as zeros whatever ensure_zero_padding says."},
     {"m_grouped_fp8_gemm_nt_masked", DG_FAST_ENTRY(kMaskedFp8Op),
      "m_grouped_fp8_gemm_nt_masked(a, b, d, masked_m, expected_m, recipe=None, "
      "recipe_a=None, recipe_b=None, "
@@ -241,13 +248,14 @@ PyMethodDef methods[] = {
      "a [groups, max_m, k], b [groups, n, k], d [groups, max_m, n]; masked_m "
      "is int32 [groups], the valid "
      "rows of each\n"
-     "group; rows of d beyond it hold anything. expected_m chooses the kernel "
+     "group (clamped to 0 ... max_m); rows of d beyond it hold anything. expected_m chooses the kernel "
      "and nothing else."},
     {"bf16_gemm_nt", DG_FAST_ENTRY(kDenseBf16Op),
      "bf16_gemm_nt(a, b, d, c=None, compiled_dims='nk', *, spec=None, "
      "device=None, stream=None)\n--\n\n"
      "D = C + A B^T for bf16 a [m, k] and b [n, k], each contiguous along "
-     "either dimension; d and c bf16 or fp32 [m, n]."},
+     "either dimension, with rows (or columns) that start at multiples of 16 bytes; d and c bf16 or fp32 [m, "
+     "n]."},
     {"m_grouped_bf16_gemm_nt_contiguous", DG_FAST_ENTRY(kContiguousBf16Op),
      "m_grouped_bf16_gemm_nt_contiguous(a, b, d, grouped_layout, "
      "compiled_dims='nk', use_psum_layout=False, "
@@ -281,7 +289,8 @@ void bind_op(py::module_& module) {
         "all.");
     module.def(
         "set_num_sms",
-        [](i64 num_sms) {
+        [](const Checked<i64, NumSms>& wanted) {
+            const i64 num_sms = wanted.value;
             constexpr i64 kMost =
                 1024;  // beyond any device: a plan takes the smaller of this and what is there
             DG_CHECK(num_sms >= 0 && num_sms <= kMost && num_sms % 2 == 0, value,
@@ -295,9 +304,9 @@ void bind_op(py::module_& module) {
         "get_pdl", [] { return settings().pdl; }, "Whether kernels use programmatic dependent launch.");
     module.def(
         "set_pdl",
-        [](bool enable) {
+        [](const Checked<bool, Pdl>& enable) {
             Settings changed = settings();
-            changed.pdl = enable;
+            changed.pdl = enable.value;
             set_settings(changed);
         },
         py::arg("new_enable_pdl"),
@@ -306,7 +315,12 @@ void bind_op(py::module_& module) {
 }
 
 void bind_tensor(py::module_& module) {
-    py::class_<TypedTensor>(module, "TypedTensor", "What view_as returns.");
+    py::class_<TypedTensor>(module, "TypedTensor", "What view_as returns.")
+        .def("__repr__", [](const TypedTensor& typed) {
+            const auto shape = py::getattr(typed.tensor, "shape", py::str("?"));
+            return fmt::format("TypedTensor({}, shape={})", name_of(typed.format),
+                               py::str(py::tuple(shape)).cast<std::string>());
+        });
     module.def(
         "view_as",
         [](py::object tensor, const std::string& format) {

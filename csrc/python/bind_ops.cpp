@@ -129,6 +129,7 @@ void fields(Keywords& k, RmsNormArguments& a) {
     k.in("x", a.x);
     k.in("weight", a.weight);
     k.value("eps", a.eps);
+    k.choice("rule", a.fp8.rule, {ScaleRule::exact, ScaleRule::up, ScaleRule::nearest});
     k.out("y", a.y);
     k.out("codes", a.fp8.codes);
     k.out("scales", a.fp8.scales);
@@ -276,6 +277,8 @@ void fields(Keywords& k, GqaArguments& a) {
     k.value("scale", a.scale);
     k.out("records", a.records);
     k.out("out", a.out);
+    k.out("codes", a.codes);
+    k.out("scales", a.scales);
 }
 void fields(Keywords& k, ArgmaxArguments& a) {
     k.in("logits", a.logits);

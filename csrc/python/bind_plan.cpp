@@ -4,6 +4,8 @@
 #include "op/fp4_gemm.h"
 #include "op/gemm.h"
 #include "python/casters.h"
+#include "plan/linear.h"
+#include "python/checked.h"
 #include "python/plan_device.h"
 #include "python/tensor.h"
 
@@ -66,8 +68,8 @@ void set_fields(GemmSpec& spec, const py::kwargs& fields) {
         visit_fields(
             [&](const char* name, auto&) { known = known || py::str(key).cast<std::string>() == name; },
             spec);
-        DG_CHECK(known, type, "GemmSpec has no field '{}'; its fields are those of spec/gemm.h",
-                 py::str(key).cast<std::string>());
+        DG_CHECK(known, type, "GemmSpec has no field '{}', expected one of {}",
+                 py::str(key).cast<std::string>(), field_names_of<GemmSpec>());
     }
 }
 
@@ -90,9 +92,12 @@ Dict dict_of(const GemmSpec& spec) {
 }
 
 void bind_spec(py::module_& module) {
-    py::class_<GemmSpec> type(
-        module, "GemmSpec",
-        "What a GEMM kernel is. GemmSpec(block_m=64, ...) sets fields by name; see spec/gemm.h.");
+    const std::string doc = fmt::format(
+        "What a GEMM kernel is. GemmSpec(block_m=64, ...) sets fields by name: {}. spec/gemm.h says what "
+        "they "
+        "mean.",
+        field_names_of<GemmSpec>());
+    py::class_<GemmSpec> type(module, "GemmSpec", doc.c_str());
     type.def(py::init([](const py::kwargs& fields) {
         GemmSpec spec;
         set_fields(spec, fields);
@@ -174,8 +179,8 @@ void bind_plan(py::module_& module) {
     bind_spec(module);
     module.def(
         "plan",
-        [](const std::string& problem, const py::object& device) {
-            const plan::GemmProblem parsed = plan::parse_problem(problem);
+        [](const ProblemText& problem, const py::object& device) {
+            const plan::GemmProblem parsed = plan::parse_problem(problem.value);
             return dict_of(parsed, plan::plan_gemm(parsed, model_of(device)));
         },
         py::arg("problem"), py::arg("device") = py::none(),
@@ -183,22 +188,29 @@ void bind_plan(py::module_& module) {
         "terms. `device` may also be 'arch:num_sms' ('90a:132'), which needs no GPU.");
     module.def(
         "explain",
-        [](const std::string& problem, const py::object& device, u32 rows) {
-            return plan::explain(plan::parse_problem(problem), model_of(device), rows);
+        [](const ProblemText& problem, const py::object& device, u32 rows) {
+            const std::string_view text = problem.value;
+            const std::string_view first = text.substr(0, text.find(' '));
+            const plan::DeviceModel model = model_of(device);
+            if (first == "linear") return plan::explain_linear(text, model, rows);
+            if (first == "fp4_gemm") return plan::explain(plan::parse_fp4_problem(text), model, rows);
+            return plan::explain(plan::parse_problem(text), model, rows);
         },
         py::arg("problem"), py::arg("device") = py::none(), py::arg("rows") = 12,
-        "A table of the best candidates with their cost terms, and why the others were rejected.");
+        "A table of the best candidates with their cost terms, and why the others were rejected: of 'gemm "
+        "...', "
+        "'fp4_gemm ...' or 'linear ...'.");
     module.def(
         "candidates",
-        [](const std::string& problem, const py::object& device) {
-            return candidates_of(plan::parse_problem(problem), model_of(device));
+        [](const ProblemText& problem, const py::object& device) {
+            return candidates_of(plan::parse_problem(problem.value), model_of(device));
         },
         py::arg("problem"), py::arg("device") = py::none(),
         "Every spec that was considered for the problem: spec, rejected (None, or why), cost terms.");
     module.def(
         "enumerate_specs",
-        [](const std::string& problem, const py::object& device) {
-            const plan::GemmProblem parsed = plan::parse_problem(problem);
+        [](const ProblemText& problem, const py::object& device) {
+            const plan::GemmProblem parsed = plan::parse_problem(problem.value);
             return plan::enumerate_specs(parsed, parsed.m, model_of(device));
         },
         py::arg("problem"), py::arg("device") = py::none(),
@@ -220,11 +232,11 @@ void bind_plan(py::module_& module) {
         "How many planned problems the process remembers; the oldest are forgotten at some thousands.");
     module.def(
         "warmup",
-        [](const std::vector<std::string>& problems, const py::object& device,
+        [](const ProblemTexts& problems, const py::object& device,
            const std::optional<std::function<void(u32, u32, const std::string&)>>& progress) {
             Device& target = device_of(device);
             const py::gil_scoped_release no_gil;
-            const WarmupReport report = deep_gemm::warmup(target, problems, progress.value_or(nullptr));
+            const WarmupReport report = deep_gemm::warmup(target, problems.value, progress.value_or(nullptr));
             return std::pair(report.num_kernels, report.seconds);
         },
         py::arg("problems"), py::arg("device") = py::none(), py::arg("progress") = py::none(),

@@ -1,6 +1,7 @@
 // The large-batch form of linear() for Python: its spec as an object, its source, its plans.
 #include "op/weight_gemm.h"
 #include "python/casters.h"
+#include "python/checked.h"
 #include "python/plan_device.h"
 #include "python/quant_names.h"
 
@@ -14,10 +15,13 @@ void set_field(const char*, Quant& field, const py::handle& value) {
     field = quant_of(py::str(value));
 }
 void set_field(const char*, Activation& field, const py::handle& value) {
+    field = activation_of(py::str(value));
+}
+void set_field(const char*, GemvEpilogue& field, const py::handle& value) {
     const std::string name = py::str(value);
-    DG_CHECK(name == "bf16" || name == "int8_row", value,
-             "WeightGemmSpec: x is '{}', expected bf16 or int8_row", name);
-    field = name == "bf16" ? Activation::bf16 : Activation::int8_row;
+    DG_CHECK(name == "none" || name == "swiglu", value,
+             "WeightGemmSpec: epilogue is '{}', expected none or swiglu", name);
+    field = name == "none" ? GemvEpilogue::none : GemvEpilogue::swiglu;
 }
 void set_field(const char*, Format& field, const py::handle& value) {
     field = format_of(py::str(value));
@@ -78,7 +82,7 @@ void bind_weight_gemm(py::module_& module) {
             const Quant quant = quant_of(w);
             const bool whole = row_of(quant).element_bits == 16 || k % weight_stage_k_of(quant) == 0;
             return plan::plan_weight_gemm({.w = quant,
-                                           .x = x == "int8_row" ? Activation::int8_row : Activation::bf16,
+                                           .x = activation_of(x),
                                            .y = format_of(y),
                                            .m = m,
                                            .n = n,
@@ -91,8 +95,8 @@ void bind_weight_gemm(py::module_& module) {
         py::arg("device") = py::none(), "The large-batch kernel that a plan chooses.");
     module.def(
         "explain_linear",
-        [](const std::string& problem, const py::object& device, u32 rows) {
-            return plan::explain_linear(problem, model_of(device), rows);
+        [](const ProblemText& problem, const py::object& device, u32 rows) {
+            return plan::explain_linear(problem.value, model_of(device), rows);
         },
         py::arg("problem"), py::arg("device") = py::none(), py::arg("rows") = 12,
         "Which form serves 'linear w=mxfp4 m=512 n=14336 k=4096', with costs or the reason.");

@@ -65,6 +65,8 @@ inline i64 integer_of(PyObject* object, const char* function, const char* name) 
     const i64 value = PyLong_AsLongLong(object);
     if (value == -1 && PyErr_Occurred()) {
         PyErr_Clear();
+        DG_CHECK(!PyLong_Check(object), value, "{}: {} is {}, expected an int of 64 bits", function, name,
+                 py::repr(object).cast<std::string>());
         fail(ErrorKind::type, "{}: {} is a {}, expected an int", function, name, Py_TYPE(object)->tp_name);
     }
     return value;
@@ -73,10 +75,11 @@ inline i64 integer_of(PyObject* object, const char* function, const char* name) 
 // The two items of (fp8 values, fp32 scales), borrowed.
 inline std::array<PyObject*, 2> scaled_pair(PyObject* pair, const char* function, const char* name) {
     const bool is_tuple = PyTuple_Check(pair), is_list = PyList_Check(pair);
-    DG_CHECK((is_tuple && PyTuple_GET_SIZE(pair) == 2) || (is_list && PyList_GET_SIZE(pair) == 2), type,
-             "{}: {} is a {}, expected a pair (fp8 tensor, fp32 scales); "
+    const Py_ssize_t size = is_tuple ? PyTuple_GET_SIZE(pair) : is_list ? PyList_GET_SIZE(pair) : -1;
+    DG_CHECK(size == 2, type,
+             "{}: {} is a {}{}, expected a pair (fp8 tensor, fp32 scales); "
              "deep_gemm.utils.per_token_cast_to_fp8 makes one",
-             function, name, Py_TYPE(pair)->tp_name);
+             function, name, Py_TYPE(pair)->tp_name, size < 0 ? "" : fmt::format(" of {}", size));
     if (is_tuple) return {PyTuple_GET_ITEM(pair, 0), PyTuple_GET_ITEM(pair, 1)};
     return {PyList_GET_ITEM(pair, 0), PyList_GET_ITEM(pair, 1)};
 }

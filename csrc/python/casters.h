@@ -70,6 +70,17 @@ Enum enum_named(const std::string& name, const char* what, std::initializer_list
     fail(ErrorKind::value, "{}: got '{}', expected one of {}", what, name, names);
 }
 
+// "block_m, block_n, ...": what a spec can be made of by name.
+template <typename Spec>
+std::string field_names_of() {
+    Spec spec;
+    std::string names;
+    visit_fields(
+        [&names](const char* name, auto&) { names += fmt::format("{}{}", names.empty() ? "" : ", ", name); },
+        spec);
+    return names;
+}
+
 // A number or truth value of `what` ("GemmSpec: block_m"), as the field it is for can hold it.
 template <typename Number>
 Number number_of(const std::string& what, const py::handle& value) {

@@ -88,40 +88,10 @@ std::string dtype_text(PyObject* object) {
     return py::str(py::getattr(object, "dtype", py::str("unknown")));
 }
 
-// `viewed_as` (deep_gemm.view_as) replaces the type of the tensor where the
-// sizes agree.
-Format resolve(Format found, u64 bits, Format viewed_as, PyObject* object, const char* name) {
-    if (viewed_as != Format::none) {
-        DG_CHECK(bits == bits_of(viewed_as), type,
-                 "{} has elements of {} bits, expected {} bits to be viewed as {}", name, bits,
-                 bits_of(viewed_as), name_of(viewed_as));
-        return viewed_as;
-    }
-    if (found != Format::none) return found;
-    fail(ErrorKind::type,
-         "{} has dtype {}, expected fp8_e4m3, bf16, fp32 or int32, as the operation says; convert it{}", name,
-         dtype_text(object),
-         bits == 8 ? ", or pass deep_gemm.view_as(tensor, 'fp8_e4m3') if its bytes are those of FP8" : "");
-}
-
 void set_rank(TensorView& view, i64 rank, const char* name) {
     DG_CHECK(rank >= 0 && rank <= TensorView::kMaxRank, value, "{} has {} dimensions, expected at most {}",
              name, rank, TensorView::kMaxRank);
     view.rank = static_cast<u32>(rank);
-}
-
-TensorView view_of(const dlpack::Tensor& tensor, Format viewed_as, PyObject* object, const char* name) {
-    TensorView view;
-    set_rank(view, tensor.rank, name);
-    view.data = static_cast<char*>(tensor.data) + tensor.byte_offset;
-    view.format = resolve(format_of(tensor.dtype), tensor.dtype.bits, viewed_as, object, name);
-    i64 packed = 1;
-    for (u32 i = view.rank; i-- > 0;) {
-        view.shape[i] = tensor.shape[i];
-        view.strides[i] = tensor.strides ? tensor.strides[i] : packed;
-        packed *= tensor.shape[i];
-    }
-    return view;
 }
 
 // Devices by what tensors say of themselves, so that no call looks names up.
@@ -204,8 +174,41 @@ void TensorReader::place(TensorView& view, int device_type, int device_id, const
     view.device = host_device(name, numpy);
 }
 
-TensorView TensorReader::read(PyObject* object, const char* name, bool writable) {
-    const Framework& framework = framework_of(object, name);
+// viewed_as_ (deep_gemm.view_as) replaces the type of the tensor where the sizes agree.
+Format TensorReader::resolve(Format found, u64 bits, PyObject* object, const char* name) const {
+    if (viewed_as_ != Format::none) {
+        DG_CHECK(bits == bits_of(viewed_as_), type,
+                 "{} has elements of {} bits, expected {} bits to be viewed as {}", name, bits,
+                 bits_of(viewed_as_), name_of(viewed_as_));
+        return viewed_as_;
+    }
+    if (found != Format::none) return found;
+    const bool fp8 = bits == 8 && std::string_view(expected_).find("fp8") != std::string_view::npos;
+    fail(ErrorKind::type, "{} is {}, expected {}; convert it{}", name, dtype_text(object), expected_,
+         fp8 ? ", or pass deep_gemm.view_as(tensor, 'fp8_e4m3') if its bytes are those of FP8" : "");
+}
+
+TensorView TensorReader::view_of(const dlpack::Tensor& tensor, PyObject* object, const char* name) const {
+    TensorView view;
+    set_rank(view, tensor.rank, name);
+    view.data = static_cast<char*>(tensor.data) + tensor.byte_offset;
+    view.format = resolve(format_of(tensor.dtype), tensor.dtype.bits, object, name);
+    i64 packed = 1;
+    for (u32 i = view.rank; i-- > 0;) {
+        view.shape[i] = tensor.shape[i];
+        view.strides[i] = tensor.strides ? tensor.strides[i] : packed;
+        packed *= tensor.shape[i];
+    }
+    return view;
+}
+
+TensorView TensorReader::read(PyObject* object, const char* name, bool writable, const char* expected) {
+    expected_ = expected;
+    return read_as(framework_of(object, name), object, name, writable);
+}
+
+TensorView TensorReader::read_as(const Framework& framework, PyObject* object, const char* name,
+                                 bool writable) {
     if (framework.route == Route::exchange) [[likely]]
         return read_exchange(framework, object, name);
     TensorView view;
@@ -222,7 +225,7 @@ TensorView TensorReader::read(PyObject* object, const char* name, bool writable)
 TensorView TensorReader::read_exchange(const Framework& framework, PyObject* object, const char* name) {
     dlpack::Tensor tensor;
     if (framework.api->borrow_tensor(object, &tensor) != 0) throw py::error_already_set();
-    TensorView view = view_of(tensor, viewed_as_, object, name);
+    TensorView view = view_of(tensor, object, name);
     place(view, tensor.device_type, tensor.device_id, name, false);
     if (tensor.device_type != dlpack::kCpu) gpu_framework_ = &framework;
     return view;
@@ -249,7 +252,7 @@ TensorView TensorReader::read_numpy(PyObject* object, const char* name, bool wri
             known.emplace_back(dtype, found);
         }
     }
-    view.format = resolve(found, static_cast<u64>(array.itemsize()) * 8, viewed_as_, object, name);
+    view.format = resolve(found, static_cast<u64>(array.itemsize()) * 8, object, name);
     const i64 bytes = bytes_of(view.format);
     for (u32 i = 0; i < view.rank; ++i) {
         view.shape[i] = array.shape(i);
@@ -289,13 +292,13 @@ TensorView TensorReader::read_capsule(PyObject* object, const char* name, bool w
                  managed->version.minor);
         DG_CHECK(!writable || (managed->flags & dlpack::kReadOnly) == 0, value,
                  "{} is read-only, expected a tensor that can be written", name);
-        view = view_of(managed->tensor, viewed_as_, object, name);
+        view = view_of(managed->tensor, object, name);
     } else {
         DG_CHECK(PyCapsule_IsValid(capsule.ptr(), "dltensor"), type,
                  "{}: __dlpack__ of {} returned no tensor capsule", name, type_name(object));
         const auto* managed =
             static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"));
-        view = view_of(managed->tensor, viewed_as_, object, name);
+        view = view_of(managed->tensor, object, name);
     }
     held_.push_back(std::move(capsule));
     place(view, device_type, device_id, name, false);
@@ -315,7 +318,7 @@ TensorView TensorReader::read_attributes(PyObject* object, const char* name) {
     const std::string dtype = dtype_text(object);
     const u64 bits = tensor.attr("element_size")().cast<u64>() * 8;
     const Format found = format_of_dtype_name(std::string_view(dtype).substr(dtype.find('.') + 1));
-    view.format = resolve(found, bits, viewed_as_, object, name);
+    view.format = resolve(found, bits, object, name);
     view.data = reinterpret_cast<void*>(tensor.attr("data_ptr")().cast<u64>());
     const py::object device = tensor.attr("device");
     const auto type = device.attr("type").cast<std::string>();
@@ -330,7 +333,8 @@ TensorView TensorReader::read_attributes(PyObject* object, const char* name) {
 TensorView TensorReader::read_typed(PyObject* object, const char* name, bool writable) {
     const auto* typed = py::cast<const TypedTensor*>(py::handle(object));
     viewed_as_ = typed->format;
-    const TensorView view = read(typed->tensor.ptr(), name, writable);
+    PyObject* const tensor = typed->tensor.ptr();
+    const TensorView view = read_as(framework_of(tensor, name), tensor, name, writable);
     viewed_as_ = Format::none;
     return view;
 }

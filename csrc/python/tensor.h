@@ -15,6 +15,9 @@ namespace deep_gemm::python {
 
 namespace py = pybind11;
 
+namespace dlpack {
+struct Tensor;
+}
 struct Framework;  // how tensors of one Python type are read; found once per type
 
 // The tensors of one call. Keeps what it borrowed alive until it is destroyed; needs the GIL throughout.
@@ -24,9 +27,10 @@ class TensorReader {
     // own.
     explicit TensorReader(PyObject* device);
 
-    // `name` appears in errors. Throws TypeError for objects that are no tensors, ValueError for unusable
-    // memory.
-    [[nodiscard]] TensorView read(PyObject* object, const char* name, bool writable = false);
+    // `name` appears in errors, and `expected` ("bf16 or fp32") where the type is one that no operation
+    // takes. Throws TypeError for objects that are no tensors, ValueError for unusable memory.
+    [[nodiscard]] TensorView read(PyObject* object, const char* name, bool writable = false,
+                                  const char* expected = kAnyFormat);
 
     // The same for elements of one byte of any type, as int8: codes and scales that are bytes.
     [[nodiscard]] TensorView read_bytes(PyObject* object, const char* name, bool writable = false);
@@ -40,10 +44,16 @@ class TensorReader {
     TensorView read_capsule(PyObject* object, const char* name, bool writable);
     TensorView read_attributes(PyObject* object, const char* name);
     TensorView read_typed(PyObject* object, const char* name, bool writable);
+    TensorView read_as(const Framework& framework, PyObject* object, const char* name, bool writable);
+    TensorView view_of(const dlpack::Tensor& tensor, PyObject* object, const char* name) const;
+    [[nodiscard]] Format resolve(Format found, u64 bits, PyObject* object, const char* name) const;
     void place(TensorView& view, int device_type, int device_id, const char* name, bool numpy);
     [[nodiscard]] Device* host_device(const char* name, bool numpy);
 
+    static constexpr const char* kAnyFormat = "fp8_e4m3, bf16, fp32 or int32, as the operation says";
+
     PyObject* device_argument_;
+    const char* expected_ = kAnyFormat;
     Format viewed_as_ = Format::none;
     Device* host_device_ = nullptr;
     const Framework* gpu_framework_ = nullptr;

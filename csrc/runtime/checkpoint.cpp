@@ -102,8 +102,12 @@ Checkpoint Checkpoint::open(const Path& path) {
         index = Json::parse(read_file(index_path), index_path.string());
         names = shards_of(*index, index_path.string());
     } else {
+        // The small file first: what is wrong there says more than missing weights.
+        if (const Path config_path = path / "config.json"; std::filesystem::exists(config_path))
+            (void)Json::parse(read_file(config_path), config_path.string());
         DG_CHECK(std::filesystem::exists(path / "model.safetensors"), io,
-                 "checkpoint: '{}' has neither model.safetensors nor model.safetensors.index.json",
+                 "checkpoint: '{}' has neither model.safetensors nor model.safetensors.index.json; pass the "
+                 "folder that holds one of them beside config.json, or the path of a GGUF file",
                  path.string());
         names.push_back("model.safetensors");
     }

@@ -38,6 +38,7 @@ void run_fp8_experts(const Fp8ExpertsCall& c) {
                .swiglu_limit = {},
                .weight_before_down = false,
                .invariant = true,
+               .grouped = {},
                .stream = c.stream});
 }
 

@@ -74,6 +74,26 @@ op::ProjectArguments shared_expert_down(const SharedExpertCall& c) {
             .stream = c.stream};
 }
 
+bool are_few(const PackedExpertsCall& c) {
+    const i64 pairs = c.chosen.shape[0] * c.chosen.shape[1];
+    return pairs <= op::kFewFp4Pairs && op::serves_few(*c.y.device, few_of(c).weights, c.chosen.shape[1]);
+}
+
+op::MoeFewArguments few_of(const PackedExpertsCall& c) {
+    return {.x = c.low.x,
+            .x_scale = c.low.scale,
+            .topk_ids = c.chosen,
+            .topk_weights = c.weights,
+            .weights = MoeFp4Weights{.w13 = c.w.w13.views(), .w2 = c.w.w2.views()},
+            .mid = c.space.up.view(),
+            .shared = c.add,
+            .out = c.y,
+            .swiglu_limit = c.limit > 0 ? std::optional<float>(c.limit) : std::nullopt,
+            .weight_before_down = c.weigh == WeighExperts::before_down,
+            .rule = c.rule,
+            .stream = c.stream};
+}
+
 MoeGroupArguments grouping_of(const PackedExpertsCall& c) {
     const ExpertsSpace& s = c.space;
     const i64 pairs = c.chosen.shape[0] * c.chosen.shape[1];

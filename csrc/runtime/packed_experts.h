@@ -5,6 +5,7 @@
 
 #include "op/fp4_gemm.h"
 #include "op/moe.h"
+#include "op/moe_few.h"
 #include "runtime/linear.h"
 
 namespace deep_gemm::runtime {
@@ -55,6 +56,9 @@ struct PackedExpertsCall {
     ScaleRule rule = ScaleRule::exact;
     void* stream = nullptr;
 };
+// Few rows need no grouping: op::moe_few_up() and op::moe_few_down() of these arguments.
+[[nodiscard]] bool are_few(const PackedExpertsCall& call);
+[[nodiscard]] op::MoeFewArguments few_of(const PackedExpertsCall& call);
 // Which slots the chosen experts' rows have: what must have run before run_packed_experts().
 [[nodiscard]] MoeGroupArguments grouping_of(const PackedExpertsCall& call);
 void run_packed_experts(const PackedExpertsCall& call);

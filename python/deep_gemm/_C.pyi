@@ -149,9 +149,12 @@ class Module:
 
 class Device:
     """
-    A GPU or the emulated one. Device(), Device('cuda:1'), Device('emulator:sm_90a', seed=3): the same name and options give the same device. Options of the emulator are listed in csrc/emulator/options.h.
+    A GPU or the emulated one. Device(), Device('cuda:1'), Device('emulator:sm_90a', seed=3): the same name and options give the same device. A wrong option of the emulator is answered with the list of them; docs/emulator.md describes them.
     """
+    def __eq__(self, arg0: typing.Any) -> bool: ...
+    def __hash__(self) -> int: ...
     def __init__(self, name: str = "", **kwargs) -> None: ...
+    def __repr__(self) -> str: ...
     def allocate(self, num_bytes: typing.SupportsInt | typing.SupportsIndex) -> int:
         """
         Device memory; returns its address.
@@ -311,10 +314,11 @@ class TypedTensor:
     """
     What view_as returns.
     """
+    def __repr__(self) -> str: ...
 
 class GemmSpec:
     """
-    What a GEMM kernel is. GemmSpec(block_m=64, ...) sets fields by name; see spec/gemm.h.
+    What a GEMM kernel is. GemmSpec(block_m=64, ...) sets fields by name: ab, d, scale_b, groups, accumulate, swap_ab, block_m, block_n, stages, warpgroups, k_warpgroups, split_k, cluster_m, cluster_n, a_major, b_major. spec/gemm.h says what they mean.
     """
     def __eq__(self, arg0: typing.Any) -> bool: ...
     def __getattr__(self, arg0: str) -> typing.Any: ...
@@ -680,7 +684,7 @@ class WeightGemmSpec:
 
 class Fp4GemmSpec:
     """
-    What an FP8 x FP4 kernel is. Fp4GemmSpec(block_m=16, ...) sets fields by name; see spec/fp4_gemm.h.
+    What an FP8 x FP4 kernel is. Fp4GemmSpec(block_m=16, ...) sets fields by name: form, a, split, d, groups, accumulate, per_token, queue, block_m, warpgroups, k_blocks, stages, load_warps, ctas_per_sm, copies_only, wide, cluster, fragment_sets. spec/fp4_gemm.h says what they mean.
     """
     def __eq__(self, arg0: typing.Any) -> bool: ...
     def __hash__(self) -> int: ...
@@ -709,7 +713,7 @@ class Fp4GemmSpec:
 
 def bf16_gemm_nt(a, b, d, c=None, compiled_dims="nk", *, spec=None, device=None, stream=None):
     """
-    D = C + A B^T for bf16 a [m, k] and b [n, k], each contiguous along either dimension; d and c bf16 or fp32 [m, n].
+    D = C + A B^T for bf16 a [m, k] and b [n, k], each contiguous along either dimension, with rows (or columns) that start at multiples of 16 bytes; d and c bf16 or fp32 [m, n].
     """
 
 def build(source: KernelSource, *, arch: str = "90a", kind: str = "cubin") -> Artifact:
@@ -731,7 +735,7 @@ def build_all(
 
 def cache_clear() -> tuple[int, int]:
     """
-    Empties the writable cache folder; returns (kernels, bytes).
+    Empties the writable cache folder; returns (kernels, bytes). Raises Error where it cannot.
     """
 
 def cache_list() -> list:
@@ -746,7 +750,7 @@ def cache_roots() -> list[str]:
 
 def cache_verify(repair: bool = False) -> list:
     """
-    Reads and checks every cached kernel; repair removes the damaged ones, to be built again.
+    Reads and checks every cached kernel; repair removes the damaged ones of the writable folder, to be built again, and raises Error where it cannot.
     """
 
 def candidates(problem: str, device: typing.Any = None) -> list:
@@ -805,7 +809,7 @@ def explain(
     problem: str, device: typing.Any = None, rows: typing.SupportsInt | typing.SupportsIndex = 12
 ) -> str:
     """
-    A table of the best candidates with their cost terms, and why the others were rejected.
+    A table of the best candidates with their cost terms, and why the others were rejected: of 'gemm ...', 'fp4_gemm ...' or 'linear ...'.
     """
 
 def explain_fp4(
@@ -879,8 +883,9 @@ def fp8_gemm_nt(
 ):
     """
     D = C + A B^T. a = (fp8 [m, k], fp32 scales [m, k / 128]), b = (fp8 [n, k], fp32 scales [n / 128, k / 128], or
-    [n, k / 128] with recipe (1, 1, 128)), d and c bf16 or fp32 [m, n]. compiled_dims and disable_ue8m0_cast are
-    accepted for compatibility and change nothing.
+    [n, k / 128] with recipe (1, 1, 128)), d and c bf16 or fp32 [m, n]. Rows of a and b start at multiples of 16 bytes: K is a multiple of 16, or they are padded. compiled_dims and disable_ue8m0_cast are
+    accepted for compatibility and change nothing. spec forces a kernel (deep_gemm.GemmSpec), stream is a CUDA stream's
+    handle (by default the current one of the framework that the tensors come from).
     """
 
 def fused_moe_into(
@@ -897,12 +902,13 @@ def fused_moe_into(
     weight_before_down: bool = True,
     invariant: bool = False,
     bf16_activations: bool = False,
+    grouped: bool | None = None,
     *,
     device: typing.Any = None,
     stream: typing.SupportsInt | typing.SupportsIndex | None = None,
 ) -> None:
     """
-    What deep_gemm.fused_moe calls, with every tensor given.
+    What deep_gemm.fused_moe calls, with every tensor given. `grouped` forces one of the forms of `invariant`, which have the same bits: csrc/op/fused_moe.h.
     """
 
 def gemv_source(
@@ -916,7 +922,9 @@ def gemv_source(
     stages: typing.SupportsInt | typing.SupportsIndex = 4,
     groups: typing.SupportsInt | typing.SupportsIndex = 0,
     vector: bool = True,
+    row_alignment: typing.SupportsInt | typing.SupportsIndex = 16,
     resident: bool = False,
+    bulk: bool = False,
     dependent_launch: bool = True,
     native_fp8: bool = True,
 ) -> KernelSource:
@@ -1087,7 +1095,9 @@ def m_grouped_fp8_gemm_nt_contiguous(
     """
     Rows of a [m, k] belong to matrices of b [groups, n, k]: grouped_layout is int32 [m], the group of each row, with -1
     (or any number outside the groups) for rows that become zeros; segments start at multiples of 128 rows. With
-    use_psum_layout it is int32 [groups], the end row of each group, the next group starting at a multiple of 128.
+    use_psum_layout it is int32 [groups], the end row of each group, the next group starting at a multiple of 128;
+    an end beyond m counts as m, and a group that would end before it starts is empty; expected_m_for_psum_layout, the rows a group is likely to have, chooses the kernel and nothing else. Rows
+    of no group are written as zeros whatever ensure_zero_padding says.
     """
 
 def m_grouped_fp8_gemm_nt_masked(
@@ -1108,7 +1118,7 @@ def m_grouped_fp8_gemm_nt_masked(
 ):
     """
     a [groups, max_m, k], b [groups, n, k], d [groups, max_m, n]; masked_m is int32 [groups], the valid rows of each
-    group; rows of d beyond it hold anything. expected_m chooses the kernel and nothing else.
+    group (clamped to 0 ... max_m); rows of d beyond it hold anything. expected_m chooses the kernel and nothing else.
     """
 
 def moe_combine(

@@ -38,6 +38,7 @@ from deep_gemm._C import (
     view_as,
     warmup,
 )
+from deep_gemm.bundles import open_bundle, write_bundle
 from deep_gemm.compat import *  # noqa: F403
 from deep_gemm.compat import __all__ as _compat_names
 from deep_gemm.fp4 import pack_fp4_weights
@@ -86,6 +87,7 @@ __all__ = [
     "pack_fp4_checkpoint",
     "pack_fp4_weights",
     "moe_workspace",
+    "open_bundle",
     "plan",
     "quantize",
     "set_num_sms",
@@ -94,6 +96,7 @@ __all__ = [
     "utils",
     "view_as",
     "warmup",
+    "write_bundle",
     *_compat_names,
     *_linear_names,
     *_utils_names,

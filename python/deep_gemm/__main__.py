@@ -3,10 +3,13 @@
 import os
 import sys
 
-from deep_gemm.cli import main
-
 try:
+    from deep_gemm.cli import main
+
     main(prog_name="python -m deep_gemm")
+except KeyboardInterrupt:  # during the imports
+    print("interrupted", file=sys.stderr)
+    sys.exit(130)
 finally:
     try:
         sys.stdout.flush()

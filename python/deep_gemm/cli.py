@@ -6,9 +6,10 @@ is one line on stderr and status 1.
 
 from __future__ import annotations
 
-import re
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from rich.table import Table
 
 import deep_gemm
 from deep_gemm import _C
-from deep_gemm.cli_text import chat, generate
+from deep_gemm.cli_cache import cache, sentence
+from deep_gemm.cli_text import INTERRUPTED, chat, generate
 
 PROBLEM_HELP = """\b
 A problem is one line, in the syntax that explain and the logs print:
@@ -28,6 +30,17 @@ A problem is one line, in the syntax that explain and the logs print:
   gemm m=64 n=7168 k=2048 a=fp8_e4m3 d=bf16
   gemm masked groups=8 m=512 expected_m=40 n=4096 k=7168
   gemm contiguous groups=8 m=4096 n=4096 k=7168
+
+\b
+It may also say psum (contiguous, by ends of groups), accumulate, unaligned_d,
+ab=bf16, d=fp32, scale_b=per_row_128, a_major=mn, b_major=mn, num_sms=64.
+"""
+OTHER_PROBLEMS = """
+
+\b
+Also of the other families:
+  linear w=mxfp4 m=512 n=14336 k=4096
+  fp4_gemm gathered groups=256 m=384 n=4096 k=4096
 """
 
 
@@ -37,6 +50,9 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("\ninterrupted", err=True)
+            raise SystemExit(INTERRUPTED) from None
         except (deep_gemm.Error, ValueError, OSError) as error:
             raise click.ClickException(str(error)) from error
 
@@ -73,6 +89,7 @@ def main() -> None:
     """Low-precision matrix kernels, compiled while your program runs, on a GPU or an emulated one."""
 
 
+main.add_command(cache)
 main.add_command(generate)
 main.add_command(chat)
 
@@ -83,15 +100,27 @@ device_option = click.option(
 )
 
 
-@main.command()
+@main.command(short_help="An MoE layer in FP8 and a small model, checked.")
 @click.argument("text", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--tokens", type=click.IntRange(1), help="Tokens taken from the text.")
 @click.option("--experts", type=click.IntRange(1), help="Number of experts.")
 @click.option("--top-k", type=click.IntRange(1), help="Experts of each token.")
 @click.option("--hidden", type=click.IntRange(128), help="Width of a token, K; a multiple of 128.")
 @click.option("--outputs", type=click.IntRange(128), help="Outputs of an expert, N; a multiple of 128.")
-@click.option("--seed", default=0, show_default=True, help="Seed of embedding, router and weights.")
-@click.option("--part", type=click.Choice(["all", "layer", "text"]), default="all", show_default=True)
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Seed of embedding, router and weights.",
+)
+@click.option(
+    "--part",
+    type=click.Choice(["all", "layer", "text"]),
+    default="all",
+    show_default=True,
+    help="The layer, the model's text, or both.",
+)
 @click.option("--prompt", default=None, help="What the model continues.")
 @click.option("--new-tokens", default=24, show_default=True, type=click.IntRange(1), help="Tokens it writes.")
 @device_option
@@ -111,17 +140,19 @@ def demo(
     """
     from deep_gemm.demo import generate, run
 
+    if prompt == "":
+        raise click.ClickException("demo: got an empty prompt, expected text")
     target = _C.Device(device)
     if part != "text" and not run(text, device=target, console=console(), seed=seed, sizes=sizes):
         raise click.ClickException("the result is outside its error bound")
-    given = prompt or generate.PROMPT
+    given = generate.PROMPT if prompt is None else prompt
     if part != "layer" and not generate.run(
         target, console(), prompt=given, count=new_tokens, model="tiny_v4"
     ):
         raise click.ClickException("speculative decoding differs from plain decoding")
 
 
-@main.command()
+@main.command(short_help="What a checkpoint holds, and whether it fits.")
 @click.argument("path")
 @device_option
 def inspect(path: str, device: str) -> None:
@@ -132,13 +163,14 @@ def inspect(path: str, device: str) -> None:
         raise click.ClickException("the checkpoint is not as its config.json asks")
 
 
-@main.command()
+@main.command(short_help="Packs a checkpoint's FP4 weights, as a trial.")
 @click.argument("path")
 @click.option("--form", help="mx_e4m3, mx_e5m2, nv_single or nv_exact; by default the smaller, or nv_single.")
 def fp4(path: str, form: str | None) -> None:
     """Packs the FP4 weights of the checkpoint at PATH, to see how long that takes and what it finds; keeps nothing."""
     from deep_gemm.models import model_path
 
+    folder = model_path(path)
     found = deep_gemm.Fp4Report()
     columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=console()) as bar:
@@ -147,7 +179,7 @@ def fp4(path: str, form: str | None) -> None:
         def progress(done: int, total: int, name: str) -> None:
             bar.update(task, completed=done, total=total, description=name or "packed")
 
-        for _ in deep_gemm.pack_fp4_checkpoint(model_path(path), form=form, report=found, progress=progress):
+        for _ in deep_gemm.pack_fp4_checkpoint(folder, form=form, report=found, progress=progress):
             pass
     click.echo(
         f"{found.layers} layers, {found.stored_bytes / 1e6:.1f} MB stored, {found.packed_bytes / 1e6:.1f} MB packed\n"
@@ -158,26 +190,31 @@ def fp4(path: str, form: str | None) -> None:
 
 
 @main.command(
-    help="Shows the plan chosen for PROBLEM, its cost, and what else was considered.\n\n" + PROBLEM_HELP
+    short_help="The plan chosen for a problem, and why.",
+    help="Shows the plan chosen for PROBLEM, its cost, and what else was considered.\n\n"
+    + PROBLEM_HELP
+    + OTHER_PROBLEMS,
 )
 @click.argument("problem", nargs=-1, required=True)
 @click.option("--rows", default=12, show_default=True, type=click.IntRange(1), help="Candidates to show.")
 @device_option
 def explain(problem: tuple[str, ...], rows: int, device: str) -> None:
-    click.echo(deep_gemm.explain(complete(" ".join(problem)), device=device or None, rows=rows))
+    click.echo(deep_gemm.explain(complete(" ".join(problem)), device=device or None, rows=rows).rstrip())
 
 
-@main.command()
-@click.option("--device", "device_only", is_flag=True, help="Print only the name of the default device.")
-def env(device_only: bool) -> None:
-    """Shows the device, the compiler and every environment variable."""
-    device = _C.Device()
-    if device_only:
-        click.echo(device_label(device))
+@main.command(short_help="Device, compiler, cache and variables.")
+@click.option("--name", "name_only", is_flag=True, help="Print only the name of the device.")
+@device_option
+def env(name_only: bool, device: str) -> None:
+    """Shows the device, the compiler, the cache and every environment variable; exit status 1 without a compiler."""
+    target = _C.Device(device)
+    if name_only:
+        click.echo(device_label(target))
         return
     facts = Table(show_header=False, box=None)
     facts.add_row("deep_gemm", deep_gemm.__version__)
-    facts.add_row("device", f"{device_label(device)}, {device.num_sms} SMs")
+    facts.add_row("device", f"{device_label(target)}, {target.num_sms} SMs")
+    works = True
     try:
         nvrtc = _C.nvrtc_info()
         facts.add_row("NVRTC", ".".join(map(str, nvrtc["version"])) + f", {nvrtc['path']}")
@@ -185,111 +222,91 @@ def env(device_only: bool) -> None:
             facts.add_row("", nvrtc["remark"])
     except deep_gemm.Error as error:
         facts.add_row("NVRTC", str(error))
+        works = False
+    entries = _C.cache_list()
+    facts.add_row("cache", sentence(entries))
+    if target.emulated:
+        threads = env_value("DG_EMULATOR_THREADS")
+        facts.add_row("emulator", f"{os.cpu_count() if threads in ('', '0') else threads} threads")
     table = Table("variable", "value", "meaning", box=frame())
     for row in _C.env():
-        table.add_row(row["name"], row["value"] + ("" if row["is_set"] else " (default)"), row["meaning"])
+        table.add_row(row["name"], shown(row), row["meaning"])
     out = console()
     out.print(facts)
     out.print(table)
     for name in _C.unknown_env_names():
         click.echo(f"warning: {name} is set, but deep_gemm has no such variable", err=True)
+    if not works:
+        raise SystemExit(1)
 
 
-@main.group()
-def cache() -> None:
-    """Lists, clears and verifies the cached kernels."""
+def env_value(name: str) -> str:
+    return next(str(row["value"]) for row in _C.env() if row["name"] == name)
 
 
-def spec_text(entry: dict[str, Any]) -> str:
-    """The spec a kernel was generated for, from its stored source; its entry where it has none."""
-    try:
-        code = (Path(entry["folder"]) / "kernel.cu").read_text()
-    except OSError:
-        code = ""
-    found = re.search(r"\bkSpec(\{.*?\});", code, re.DOTALL)
-    if found is None:
-        return str(entry["replay"] or entry["entry"])
-    fields = re.findall(r"\.(\w+) = (?:\w+::)?(\w+)", found.group(1))
-    return " ".join(f"{name}={value}" for name, value in fields)
+def shown(row: dict[str, Any]) -> str:
+    """What is in force: '4', '4 (default)', or 'not set'."""
+    if row["is_set"]:
+        return str(row["value"])
+    return f"{row['value']} (default)" if row["value"] else "not set"
 
 
-def kernel_lines(entries: list[dict[str, Any]]) -> str:
-    """Aligned columns. Plain text: a cache holds thousands, for which a drawn table takes seconds."""
-    rows = [("kernel", "arch", "kind", "NVRTC", "KiB", "registers", "spilled bytes", "spec or entry")]
-    for entry in entries:
-        size = f"{entry['num_bytes'] / 1024:.0f}"
-        if entry["damaged"]:
-            rows.append(("damaged", "", "", "", size, "", "", entry["folder"]))
-            continue
-        stats = entry["stats"]
-        spilled = stats["spill_store_bytes"] + stats["spill_load_bytes"]
-        registers, spilled = (stats["registers"], spilled) if entry["kind"] == "cubin" else ("-", "-")
-        facts = (entry["name"], entry["arch"], entry["kind"], entry["nvrtc"], size)
-        rows.append((*facts, str(registers), str(spilled), spec_text(entry)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
-
-
-def sentence(entries: list[dict[str, Any]]) -> str:
-    if not entries:
-        return f"no kernels in {', '.join(_C.cache_roots())}"
-    size = sum(entry["num_bytes"] for entry in entries)
-    return f"{len(entries)} in all, {size / 1024:.0f} KiB in {', '.join(_C.cache_roots())}"
-
-
-@cache.command("list")
-def cache_list() -> None:
-    """Shows every cached kernel."""
-    entries = _C.cache_list()
-    if entries:
-        click.echo(kernel_lines(entries))
-    click.echo(sentence(entries))
-
-
-@cache.command("clear")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-def cache_clear(yes: bool) -> None:
-    """Empties the cache folder; kernels are compiled again when they are needed."""
-    if not yes:
-        click.confirm(f"Remove the cached kernels ({sentence(_C.cache_list())})?", abort=True)
-    count, size = _C.cache_clear()
-    click.echo(f"removed {count}, {size / 1024:.0f} KiB")
-
-
-@cache.command("verify")
-@click.option("--repair", is_flag=True, help="Remove what is damaged.")
-def cache_verify(repair: bool) -> None:
-    """Reads and checks every cached kernel; exit status 1 when one is damaged."""
-    entries = _C.cache_verify(repair=repair)
-    damaged = [entry for entry in entries if entry["damaged"]]
-    if damaged:
-        click.echo(kernel_lines(damaged))
-        click.echo(
-            f"{len(damaged)} of {len(entries)} damaged"
-            + (", removed" if repair else "; --repair removes them")
+def with_bar(build: Callable[[Callable[[int, int, str], None]], Any]) -> Any:
+    """What build(progress) returns; a bar shows how far it is."""
+    with Progress(console=console()) as bar:
+        task = bar.add_task("compiling", total=None)
+        return build(
+            lambda done, total, kernel: bar.update(task, completed=done, total=total, description=kernel)
         )
-        raise SystemExit(0 if repair else 1)
-    click.echo(f"all sound: {sentence(entries)}")
 
 
-@main.command(help="Compiles, in parallel, every kernel that PROBLEMS can need.\n\n" + PROBLEM_HELP)
+def checked(problems: tuple[str, ...], device: str) -> list[str]:
+    """The problems; an error in one comes before anything is drawn or compiled."""
+    wanted = [complete(problem) for problem in problems]
+    for problem in wanted:
+        deep_gemm.plan(problem, device=device or None)
+    return wanted
+
+
+@main.command(
+    short_help="Compiles what problems need, in parallel.",
+    help="Compiles, in parallel, every kernel that PROBLEMS can need.\n\n" + PROBLEM_HELP,
+)
 @click.argument("problems", nargs=-1, required=True)
 @device_option
 def warmup(problems: tuple[str, ...], device: str) -> None:
-    wanted = [complete(problem) for problem in problems]
-    with Progress(console=console()) as bar:
-        task = bar.add_task("compiling", total=None)
-
-        def progress(done: int, total: int, kernel: str) -> None:
-            bar.update(task, completed=done, total=total, description=kernel)
-
-        count, seconds = deep_gemm.warmup(wanted, device=device or None, progress=progress)
+    wanted = checked(problems, device)
+    count, seconds = with_bar(
+        lambda progress: deep_gemm.warmup(wanted, device=device or None, progress=progress)
+    )
     click.echo(f"{count} kernels ready in {seconds:.2f} s")
 
 
-@main.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
+@main.command(
+    short_help="Compiles what problems need into a file.",
+    help="Compiles every kernel that PROBLEMS can need into the file PATH, for machines without NVRTC.\n\n"
+    + PROBLEM_HELP,
+)
+@click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("problems", nargs=-1, required=True)
+@click.option(
+    "--device",
+    default="",
+    help="As elsewhere; 90a:132, an architecture and its SMs, for a GPU that is not here.",
+)
+def bundle(path: Path, problems: tuple[str, ...], device: str) -> None:
+    wanted = checked(problems, device)
+    count = with_bar(
+        lambda progress: deep_gemm.write_bundle(path, wanted, device=device or None, progress=progress)
+    )
+    click.echo(f"{count} kernels, {path.stat().st_size / 1024:.0f} KiB; use them with DG_JIT_BUNDLES={path}")
+
+
+@main.command(
+    short_help="Times the kernels on a GPU.",
+    context_settings={"ignore_unknown_options": True},
+    add_help_option=False,
+)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def bench(arguments: tuple[str, ...]) -> None:
     """Times the kernels and their peers on a GPU: bench/ of the source checkout, which also has the help."""

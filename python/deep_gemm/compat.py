@@ -15,6 +15,7 @@ from deep_gemm._C import (
     m_grouped_fp8_gemm_nt_contiguous,
     m_grouped_fp8_gemm_nt_masked,
 )
+from deep_gemm.utils import arrays
 
 fp8_m_grouped_gemm_nt_masked = m_grouped_fp8_gemm_nt_masked
 bf16_m_grouped_gemm_nt_masked = m_grouped_bf16_gemm_nt_masked
@@ -100,7 +101,7 @@ def m_grouped_fp8_gemm_nn_contiguous(
 
 def cublaslt_gemm_nt(a: Any, b: Any, d: Any, c: Any = None) -> None:
     """D = C + A B^T by cuBLASLt through PyTorch, FP8 without scales: what benchmarks compare with."""
-    import torch
+    torch = arrays.torch_for("cublaslt_gemm_nt")
 
     if a.dtype == torch.float8_e4m3fn:
         one = torch.ones((), dtype=torch.float32, device=a.device)

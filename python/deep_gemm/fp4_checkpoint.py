@@ -14,6 +14,7 @@ import numpy as np
 from deep_gemm import _C
 from deep_gemm.fp4 import pack_fp4_weights
 from deep_gemm.fp4_formats import importers
+from deep_gemm.paths import path_text
 
 # What holds the codes and how it ends, what else belongs to the matrix, and which importer reads them.
 LAYOUTS: tuple[tuple[str, str, tuple[str, ...], Callable[..., Any]], ...] = (
@@ -163,7 +164,7 @@ def pack_fp4_checkpoint(
     progress(done_bytes, total_bytes, name) is called before each layer and at the end. Errors: those of the checkpoint
     and of pack_fp4_weights; ValueError where there is no FP4 matrix.
     """
-    checkpoint = _C.Checkpoint(str(path))
+    checkpoint = _C.Checkpoint(path_text("pack_fp4_checkpoint", path))
     tensors = {tensor["name"]: tensor for tensor in checkpoint.tensors()}
     layers = fp4_layers(checkpoint)
     if not layers:

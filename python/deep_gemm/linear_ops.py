@@ -135,13 +135,18 @@ def swiglu_linear(
     strict: bool = False,
     *,
     limit: float = 0.0,
+    invariant: bool = False,
+    spec: WeightGemmSpec | None = None,
     bias: Array | None = None,
     residual: Array | None = None,
     out_dtype: str | None = None,
     device: Any = None,
     stream: int | None = None,
 ) -> Array:
-    """y = silu(x gate^T) * (x up^T) in one launch, from the fp32 sums. limit > 0: gate <= limit, |up| <= limit."""
+    """y = silu(x gate^T) * (x up^T) in one launch, from the fp32 sums. limit > 0: gate <= limit, |up| <= limit.
+
+    The other arguments are those of linear().
+    """
     matrices = [_matrix_of(gate), _matrix_of(up)]
     values, scales = x if isinstance(x, tuple) else (x, None)
     if out is None:
@@ -157,8 +162,8 @@ def swiglu_linear(
         True,
         limit,
         strict,
-        False,
-        None,
+        invariant,
+        spec,
         device,
         stream,
     )
@@ -214,6 +219,8 @@ gemv_bf16 = _explicit("gemv_bf16", ("bf16",), False, "a bf16 tensor")
 gemv_fp16 = _explicit("gemv_fp16", ("fp16",), False, "a fp16 tensor")
 gemv_w8a16 = _explicit("gemv_w8a16", (*_FP8, "int8_row"), False, "a bf16 tensor")
 gemv_w8a8 = _explicit("gemv_w8a8", _FP8, True, "a pair (fp8_e4m3, scales)")
+w8a16_gemm = _explicit("w8a16_gemm", (*_FP8, "int8_row"), False, "a bf16 tensor")
+w4a16_gemm = _explicit("w4a16_gemm", (*_FP4, *_INT4), False, "a bf16 tensor")
 gemm_int8 = _explicit("gemm_int8", ("int8_row",), True, "a pair (int8, scales)")
 gemv_q8_0 = _explicit("gemv_q8_0", ("q8_0", "q8_0_split"), None, "a tensor or a pair (int8, scales)")
 gemv_w4a16 = _explicit("gemv_w4a16", _FP4, False, "a bf16 tensor")
@@ -240,4 +247,6 @@ __all__ = [
     "quantize_activations",
     "reset_dispatch_counts",
     "swiglu_linear",
+    "w4a16_gemm",
+    "w8a16_gemm",
 ]

@@ -158,6 +158,7 @@ def quantize(
     Raises ValueError for what is not there.
     """  # fmt: skip
     name = resolve_format(format, group, zero_point, block)
+    arrays.require_array(weight, "quantize")
     if len(weight.shape) != 2:
         raise ValueError(f"quantize: got shape {tuple(weight.shape)}, expected [n, k]")
     if weight.shape[1] == 0:

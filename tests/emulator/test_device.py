@@ -102,8 +102,11 @@ def test_cluster_dims_of_the_kernel_are_the_default(emulator: _C.Device) -> None
 
 def test_parameters_and_names_are_checked(emulator: _C.Device) -> None:
     kernel = load_kernel(emulator, COPY, "f")
-    with pytest.raises(_C.Error, match="8 bytes of parameters, the kernel takes 16"):
-        emulator.launch(kernel, bytes(8))
+    for size in (8, 17):
+        with pytest.raises(
+            ValueError, match=f"got {size} bytes of parameters, expected 16; pass the kernel's whole"
+        ):
+            emulator.launch(kernel, bytes(size))
     image = compile_kernel(COPY, "f").image
     with pytest.raises(_C.Error, match="the module has no kernel 'g'"):
         emulator.load_module(image, "m").kernel("g")
@@ -145,6 +148,26 @@ def test_graphs_replay_launches_and_copies(emulator: _C.Device) -> None:
     with pytest.raises(_C.Error, match="end_capture on a stream that is not being captured"):
         emulator.end_capture(stream)
     emulator.destroy_stream(stream)
+
+
+def test_copies_in_a_capture(emulator: _C.Device) -> None:
+    """A graph has its own copy of what came from the host; a copy to the host would have to wait."""
+    address, stream = emulator.allocate(4096), emulator.create_stream()
+    emulator.begin_capture(stream)
+    values = np.arange(1024, dtype=np.int32)
+    emulator.copy_to_device(address, values.view(np.uint8), stream=stream)
+    values[:] = -1
+    out = np.zeros(1024, np.int32)
+    with pytest.raises(
+        _C.Error, match="copy_to_host, of a stream that is being captured; end the capture first"
+    ):
+        emulator.copy_to_host(out.view(np.uint8), address, stream=stream)
+    emulator.copy_to_host(out.view(np.uint8), address)  # another stream
+    assert (out.view(np.uint8) == 0xEE).all()
+    graph = emulator.end_capture(stream)
+    emulator.launch_graph(graph)
+    emulator.copy_to_host(out.view(np.uint8), address, stream=stream)
+    np.testing.assert_array_equal(out, np.arange(1024))
 
 
 def test_events_measure_host_time(emulator: _C.Device) -> None:

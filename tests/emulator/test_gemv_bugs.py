@@ -39,6 +39,7 @@ class Gemv:
     expected: Array
     tolerance: float
     tokens_per_block: int = 8
+    threads: int = 256
     grid: int = 1  # fewer than tiles of rows: the ring runs through several
 
     def text(self) -> str:
@@ -54,12 +55,14 @@ class Gemv:
         arrays = {"w": self.w.data, "x": values, "y": y}
         if self.w.scales is not None:
             arrays["w_scale"] = self.w.scales
+        if self.w.zeros is not None:
+            arrays["w_zero"] = self.w.zeros
         if scales is not None:
             arrays["x_scale"] = scales
 
         def pack(_: Any, at: dict[str, int]) -> bytes:
             """GemvParams, field by field."""
-            matrix = struct.pack("<6Q3QIf", at["w"], at.get("w_scale", 0), 0, at["y"], 0, 0, self.w.data.strides[0],
+            matrix = struct.pack("<6Q3QIf", at["w"], at.get("w_scale", 0), at.get("w_zero", 0), at["y"], 0, 0, self.w.data.strides[0],
                                  self.w.n, 0, self.w.n, self.w.global_scale)  # fmt: skip
             rest = struct.pack("<4Q4If", at["x"], at.get("x_scale", 0), values.strides[0],
                                scales.shape[1] if scales is not None else 0, 1, m, self.w.k, self.tokens_per_block,
@@ -68,9 +71,13 @@ class Gemv:
 
         grid = (self.grid or -(-self.w.n // self.rows_per_block), -(-m // self.tokens_per_block))
         return Launch(
-            f"deep_gemm::{self.kernel}<kSpec>", grid, 256, self.smem_bytes, arrays, pack,
+            f"deep_gemm::{self.kernel}<kSpec>", grid, self.threads, self.smem_bytes, arrays, pack,
             {"y": self.expected.astype(np.float64)}, tolerance=self.tolerance,
         )  # fmt: skip
+
+
+def align(value: int, unit: int) -> int:
+    return -(-value // unit) * unit
 
 
 def small_integers(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
@@ -133,16 +140,48 @@ def resident_case() -> Gemv:
     )  # fmt: skip
 
 
-def q8_case() -> Gemv:
+def zero_case() -> Gemv:
+    """Zero points, four bytes of which are those of two visits."""
+    rng = np.random.default_rng(6)
+    n, k, tokens = 37, 2560, 2
+    codes = rng.integers(0, 256, (n, k // 2)).astype(np.uint8)
+    scales = np.exp2(rng.integers(-2, 3, (n, k // 128))).astype(np.float16)
+    zeros = rng.integers(0, 16, (n, k // 128)).astype(np.int8)
+    x = small_integers(rng, (tokens, k)).astype(ml_dtypes.bfloat16)
+    matrix = QuantizedMatrix.from_parts("int4_zero_128", codes, scales, zeros)
+    ring = 8 * 2 * align(16 * (128 + 4 + 4), 128)
+    return Gemv(
+        "zero points", "gemv_resident", ".w = Quant::int4_zero_128, .y = Format::fp32, .stages = 2, .groups = 1, .resident = true",
+        matrix, (x, None), ring + 2 * 8 * WARP_BYTES + 32 + tokens * (2 * k + 64), 16,
+        x.astype(np.float64) @ quant.dequantize(matrix).T, 0.0,
+    )  # fmt: skip
+
+
+def q8_case(name: str = "q8_0", n: int = 37) -> Gemv:
     rng = np.random.default_rng(3)
-    n, k = 37, 32 * 70
+    k = 32 * 70
     matrix = quantize(rng.standard_normal((n, k)).astype(np.float32), "q8_0")
     values, scales = reference.q8_activations(rng.standard_normal((3, k)).astype(np.float32))
     codes, w_scale = quant.q8_0_blocks(matrix.data)
     expected = reference.q8_rows(codes, w_scale, values, scales)
     return Gemv(
-        "q8_0", "gemv_q8", ".w = Quant::q8_0, .x = Activation::q8, .y = Format::fp32, .stages = 2, .groups = 1", matrix,
+        name, "gemv_q8", ".w = Quant::q8_0, .x = Activation::q8, .y = Format::fp32, .stages = 2, .groups = 1, .row_alignment = 4", matrix,
         (values.reshape(3, -1), scales), 8 * (2 * 16 * 176 + 2 * 4 * WARP_BYTES) + 32, 16, expected, 0.0,
+    )  # fmt: skip
+
+
+def q8_bulk_case() -> Gemv:
+    """Three visits, the last of them a quarter."""
+    rng = np.random.default_rng(7)
+    n, k = 37, 32 * 72
+    matrix = quantize(rng.standard_normal((n, k)).astype(np.float32), "q8_0")
+    values, scales = reference.q8_activations(rng.standard_normal((3, k)).astype(np.float32))
+    codes, w_scale = quant.q8_0_blocks(matrix.data)
+    expected = reference.q8_rows(codes, w_scale, values, scales)
+    ring, x = 2 * 16 * (32 * 34 + 16), 3 * (k + 16) + 72 * 8 * 4
+    return Gemv(
+        "q8_0 bulk", "gemv_q8", ".w = Quant::q8_0, .x = Activation::q8, .y = Format::fp32, .stages = 2, .groups = 1, .resident = true, .bulk = true",
+        matrix, (values.reshape(3, -1), scales), ring + 8 * 2 * 4 * WARP_BYTES + 64 + x, 16, expected, 0.0, threads=288,
     )  # fmt: skip
 
 
@@ -159,8 +198,21 @@ def q8_rows_case() -> Gemv:
 
 CASES = {
     case.name: case
-    for case in (bf16_case(), fp8_case(), nvfp4_case(), resident_case(), q8_case(), q8_rows_case())
+    for case in (
+        bf16_case(),
+        fp8_case(),
+        nvfp4_case(),
+        resident_case(),
+        zero_case(),
+        q8_case(),
+        q8_case("q8_0 whole", 32),
+        q8_bulk_case(),
+        q8_rows_case(),
+    )
 }
+
+Q8_UPDATE = """ptx::fma_rn(ptx::mul_rn(block.scale[r][i / 2], x.scale[t][i % 2]),
+                                ptx::float_of_bits(dot[i]) - kFloatOffset, sums.value[r][t][i])"""
 
 BUGS = {
     "bf16": [
@@ -217,30 +269,56 @@ BUGS = {
         Bug("tokens past the end are read", "(mine < count ? mine : 0) * pitch", "mine * pitch", 8),
         Bug("x is not zero beyond its end", "fetch_tokens<false, S>(words, p.x + (first + token)", "fetch_tokens<true, S>(words, p.x + (first + token)", 8),
         Bug("a token's last vector is the next one's first", "const u32 token = vectors > 1 ? ptx::multiply_high(at, inverse) : at;", "const u32 token = vectors > 1 ? ptx::multiply_high(at + 1, inverse) : at;", 8),
-        Bug("a batch of vectors too many", "if (start + i * threads < total) store(", "if (start + i * threads <= total) store(", 1),
+        Bug("a vector too many", "if (index < total) store(", "if (index <= total) store(", 1),
+        Bug("vectors of the first batch are not stored", "    for (u32 i = 1; i < kAtOnce; ++i) put(i, index + i * threads);", "    for (u32 i = 2; i < kAtOnce; ++i) put(i, index + i * threads);", 8),
         Bug("the end of the rows is not cut", "Whole ? 16 : present(", "true ? 16 : present(", 8),
         Bug("the end of the scales is not cut", "Whole ? kPieceBytes : present(", "true ? kPieceBytes : present(", 8),
         Bug("visits of a tile go on in the next", " - turns * (kGemvWarps * kGemvVisitBytes)", "", 8),
         Bug("both pieces of scales are the first", "                        lane % kPieces * kPieceBytes +\n", "", 8),
         Bug("scales of the tokens for the first block of a visit", "(visit * TokenScales<S>::kBlocks + block) * S.tokens", "visit * TokenScales<S>::kBlocks * S.tokens", 8),
         Bug("rows past the end are read", "(tile + 1) * block_rows_of(S) > p.w[0].n", "tile * block_rows_of(S) > p.w[0].n", 8),
-        Bug("scales of rows eight below", "(lane / 4 + i * (kMmaTileRows / kLaneRows)) * kScaleBytes", "lane / 4 * kScaleBytes", 8),
+        Bug("scales of rows eight below", "stage + kScales + stage_row * kScaleBytes", "stage + kScales + lane / 4 * kScaleBytes", 8),
+    ],
+    "zero points": [
+        Bug("those of the other visit in the piece", "group_warp() % 2 * 8 * kVisitZeros", "(1 - group_warp() % 2) * 8 * kVisitZeros", 8),
+        Bug("those of the first block for all", "word[block / 4] >> block % 4 * 8 & 0xff", "word[0] & 0xff", 8),
+        Bug("those of rows eight below", "kZeros + stage_row * kZeroBytes", "kZeros + lane / 4 * kZeroBytes", 8),
+        Bug("those of the visit before", "zeros += kGemvWarps * kVisitZeros;", "zeros += 0;", 8),
+        Bug("visits of a tile go on in the next", " - turns * (kGemvWarps * kVisitZeros)", "", 8),
+        Bug("pieces where another warp's begin", "visit * kVisitZeros / kZeroBytes * kZeroBytes", "visit * kVisitZeros / kZeroBytes * kVisitZeros", 8),
     ],
     "q8_0": [
-        Bug("another order of the places", "sum_of_places<2 * Step>(first + Step * kTileElements * 4)", "sum_of_places<2 * Step>(first + (Step == 2 ? 16 : Step == 16 ? 2 : Step) * kTileElements * 4)", 8),
-        Bug("scales applied one after the other", "ptx::fma_rn(ptx::mul_rn(block.scale[r][i / 2], x.scale[i % 2]),\n                                    ptx::float_of_bits(dot[i]) - kFloatOffset, sum[r][i])",
-            "ptx::fma_rn(block.scale[r][i / 2], ptx::mul_rn(x.scale[i % 2], ptx::float_of_bits(dot[i]) - kFloatOffset), sum[r][i])", 8),
-        Bug("no fma", "ptx::fma_rn(ptx::mul_rn(block.scale[r][i / 2], x.scale[i % 2]),\n                                    ptx::float_of_bits(dot[i]) - kFloatOffset, sum[r][i])",
-            "ptx::add_rn(ptx::mul_rn(ptx::mul_rn(block.scale[r][i / 2], x.scale[i % 2]), ptx::float_of_bits(dot[i]) - kFloatOffset), sum[r][i])", 8),
-        Bug("blocks at odd halves read from the even one", "odd ? 0x5432 : 0x3210);\n            word[1]", "0x3210);\n            word[1]", 8),
-        Bug("misalignment of the row ignored", "static_cast<u32>(visit % 16)", "0u", 8),
-        Bug("the vector around the end of four blocks is missing", "vector * 16 < before + Layout::kVisitBytes", "vector * 16 + 16 < before + Layout::kVisitBytes", 8),
+        Bug("another order of the places", "sum_of_places<2 * Step>(first + Step * kPartElements * 4)", "sum_of_places<2 * Step>(first + (Step == 2 ? 16 : Step == 16 ? 2 : Step) * kPartElements * 4)", 8),
+        Bug("scales applied one after the other", Q8_UPDATE,
+            "ptx::fma_rn(block.scale[r][i / 2], ptx::mul_rn(x.scale[t][i % 2], ptx::float_of_bits(dot[i]) - kFloatOffset), sums.value[r][t][i])", 8),
+        Bug("no fma", Q8_UPDATE,
+            "ptx::add_rn(ptx::mul_rn(ptx::mul_rn(block.scale[r][i / 2], x.scale[t][i % 2]), ptx::float_of_bits(dot[i]) - kFloatOffset), sums.value[r][t][i])", 8),
+        Bug("halves of words in the order of the others", "(place + 1) * 2 % 4", "place * 2 % 4", 8),
+        Bug("misalignment of the row ignored where it is read", "static_cast<u32>(visit % 16)", "0u", 8),
+        Bug("misalignment of the first row for all", "if constexpr (S.row_alignment != 16) before", "if constexpr (false) before", 8),
+        Bug("the vector around the end of four blocks is missing", "vector() * 16 < before + Layout::kVisitBytes", "vector() * 16 + 16 < before + Layout::kVisitBytes", 8),
+        Bug("rows past the end are copied", "inside && row_bytes - offset >= reach", "row_bytes - offset >= reach", 8),
+        Bug("visits of a tile go on in the next", " - (offset - begin)", "", 8),
         Bug("a visit is read before it has landed", "ptx::cp_async_wait<S.stages - 2>();  // of Q8_0", "ptx::cp_async_wait<S.stages - 1>();"),
-        Bug("sums of the next tile over those not yet added", "        partial += flip;\n", ""),
-        Bug("places added before all have arrived", "    ptx::named_barrier_sync(1 + ptx::thread_index() / kGemvThreads, kGemvThreads);\n    // Two lanes", "    // Two lanes"),
+        Bug("sums are added before all warps have left theirs", "if constexpr (kLater) ptx::mbarrier_wait(full(count - 1), (count - 1) / kPlaces % 2);", "", 1),
+        Bug("sums are left where others are still added", "if constexpr (kLater) ptx::mbarrier_wait(empty(count), count / kPlaces % 2 ^ 1);", "", 1),
+        Bug("the last tile is not added", "    if (kLater && partials.count != 0)\n        partials.finish(p, kernel::find_block<S>(p, tile - stride), first_token, count);\n}", "}", 8),
         Bug("blocks past the end of the row are added", "if (index < num_blocks) multiply_visit<false, S>", "if (index < num_blocks) multiply_visit<true, S>", 8),
         Bug("fragments of rows 8 and more for those before", "{block.word[r][0][0], block.word[r][1][0], block.word[r][0][1], block.word[r][1][1]}",
             "{block.word[r][0][0], block.word[r][0][1], block.word[r][1][0], block.word[r][1][1]}", 8),
+    ],
+    "q8_0 whole": [
+        Bug("bytes beyond the last row are copied", "inside && row_bytes - offset >= reach", "inside", 8),
+    ],
+    "q8_0 bulk": [
+        Bug("a visit is read before it has landed", "        ptx::mbarrier_wait(this->full(stage), this->cursor.phase);\n", "", 1),
+        Bug("a stage is filled while it is read", "        ptx::mbarrier_wait(this->empty(stage), this->cursor.phase ^ 1);\n", "", 1),
+        Bug("a stage is given back before it is read", "if (holds && ptx::lane_index() == 0) ptx::mbarrier_arrive(this->empty(held));", "if (ptx::lane_index() == 0) ptx::mbarrier_arrive(this->empty(stage));", 1),
+        Bug("bytes beyond the row are copied", "left < Layout::kRowBytes ? left : Layout::kRowBytes", "Layout::kRowBytes", 8),
+        Bug("the last tile is not brought", "bool more() const { return tile < tiles; }", "bool more() const { return tile + 1 < tiles; }", 8),
+        Bug("rows past the end are copied", "u32 row = lane % kMmaTileRows;\n            const GemvMatrix& w = row_of_block<S>(p, find_block<S>(p, tile), lane / kMmaTileRows, row);", "const u32 row = tile * 16 + lane;\n            const GemvMatrix& w = p.w[0];", 8),
+        Bug("blocks of the next warp", "S.bulk ? group_warp() * Layout::kVisitBytes", "S.bulk ? (group_warp() + 1) % 8 * Layout::kVisitBytes", 8),
+        Bug("warps without blocks do not give back", "for (u32 first = 0; first < num_blocks; first += kQ8BulkBlocks) {", "for (u32 first = 0; first + group_warp() * kQ8VisitBlocks < num_blocks; first += kQ8BulkBlocks) {", 8),
     ],
     "q8_0 rows": [
         Bug("tree instead of butterfly order", "for (u32 distance = 16; distance > 0; distance /= 2)\n        value = ptx::add_rn",

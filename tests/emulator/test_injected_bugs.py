@@ -320,6 +320,8 @@ BF16_SWAPPED = Gemm(
 # One block along K: the next tile is staged soon after the last.
 FP8_SHALLOW = replace(FP8_DENSE, name="fp8 shallow", m=256, n=256, k=128)
 BF16_SHALLOW = replace(BF16_DENSE, name="bf16 shallow", m=256, n=256, k=64)
+# Three rounds of the ring: the second tile starts in the other phase.
+BF16_NINE = replace(BF16_DENSE, name="bf16 nine", k=576)
 # Shares of four blocks and one: rank 1 is soon far ahead.
 FP8_UNEVEN = replace(FP8_SWAPPED, name="fp8 swapped uneven", m=128, k=640)
 GEMMS = [
@@ -358,6 +360,7 @@ JOINED_BUGS = [
     Bug("scales staged as they come", "joins_scales(S) ? joined_scale_of(item) : item", "item", 8),
     Bug("rows of another half", "row / 16 * 16 + row % 8 * 2 + row / 8 % 2", "row / 16 * 16 + row % 8 * 2 + 1 - row / 8 % 2", 8),
 ]  # fmt: skip
+FIRST_FENCE = "if (kb == 0 && cursor.phase == 0 && cursor.stage == 0) ptx::wgmma_fence();"
 KERNEL_BUGS: list[tuple[Gemm, Bug]] = [
     *((FP8_JOINED, bug) for bug in JOINED_BUGS),
     *((gemm, bug) for gemm in (FP8_DENSE, BF16_DENSE, FP8_SWAPPED, BF16_SWAPPED) for bug in LOADER_BUGS),
@@ -392,6 +395,11 @@ KERNEL_BUGS: list[tuple[Gemm, Bug]] = [
                       "else if (round_ > 0)\n            ptx::mbarrier_wait(smem_.partial_empty(), (round_ - 1) & 1);", "")),
     (FP8_UNEVEN, Bug("block leaves while its peer still reads its partial sums",
                      "// A peer may still read this CTA's partial sums.\n        ptx::cluster_sync();", "")),
+    # FP8 reads its partial sums after every block of K, BF16 its sums after every tile.
+    (FP8_DENSE, Bug("wgmma.fence before the first tile only", "ptx::wgmma_fence();\n            multiply<S>(partial",
+                    FIRST_FENCE + "\n            multiply<S>(partial", 8)),
+    (BF16_NINE, Bug("wgmma.fence before the first tile only", "ptx::wgmma_fence();\n#pragma unroll\n        for (u32 wave",
+                     FIRST_FENCE + "\n#pragma unroll\n        for (u32 wave", 8)),
     (FP8_SWAPPED, Bug("promotion overtakes wgmma", "ptx::wgmma_wait<1>();\n        complete(odd, next);", "complete(odd, next);", 8)),
 ]  # fmt: skip
 

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from emulator.op_bugs import BF16, Bug, bugs, pack, text
 from ops_cases import fp8_rows, real
 from reference import deepseek_v4 as ref
 
 from deep_gemm import ops
-
-_spec = importlib.util.spec_from_file_location("op_bugs", Path(__file__).with_name("test_op_bugs.py"))
-assert _spec is not None and _spec.loader is not None
-op_bugs: Any = importlib.util.module_from_spec(_spec)
-__import__("sys").modules["op_bugs"] = op_bugs
-_spec.loader.exec_module(op_bugs)
-
-bugs, pack, text = op_bugs.bugs, op_bugs.pack, op_bugs.text
-Bug = bugs.Bug
 
 
 def attention_heads() -> tuple[Any, str]:
@@ -49,6 +39,44 @@ def attention_heads() -> tuple[Any, str]:
     )
     fields = ".query = {.weight = Format::none}, .index = {.weight = Format::none, .norm = false}, .has_index = true"
     return launch, text("attention_rows", "AttentionHeadsSpec", fields)
+
+
+def gqa_rows() -> tuple[Any, str]:
+    rng = np.random.default_rng(26)
+    rows, heads, kv_heads, d, f = 3, 3, 2, 32, ref.frequencies(32, 1e4)
+    q, key, value = (real(rng, (rows, n, d)) for n in (heads, kv_heads, kv_heads))
+    q_weight, k_weight = real(rng, (d,)), real(rng, (d,))
+    positions, sequences = np.array([7, -1, 1], np.int32), np.array([1, 0, 0], np.int32)
+
+    def rotated(x: Any, weight: Any, position: int) -> Any:
+        return ref.rotate(ref.rms_norm(x, weight, 1e-6), position, f, halves=True)
+
+    expected = {name: np.zeros((2, 6, kv_heads, d)) for name in ("keys", "values")} | {"y": np.zeros(q.shape)}
+    for t in (0, 2):
+        at = (int(sequences[t]), int(positions[t]) % 6)
+        expected["values"][at] = value[t]
+        for h in range(kv_heads):
+            expected["keys"][at][h] = rotated(key[t, h], k_weight, int(positions[t]))
+        for h in range(heads):
+            expected["y"][t, h] = rotated(q[t, h], q_weight, int(positions[t]))
+    arrays = {"q": q, "key": key, "value": value, "q_weight": q_weight, "k_weight": k_weight, "positions": positions,
+              "sequences": sequences, "frequencies": ops.rope_frequencies(d, 1e4)}  # fmt: skip
+    arrays |= {name: np.zeros(array.shape, np.float32) for name, array in expected.items()}
+
+    def rope(x: str, y: str, weight: str, inner: int) -> list[Any]:
+        view = ((inner * d,), (d,))
+        return [[x, *view], [y, *view], weight, "frequencies", "positions", inner, d, d, 1e-6]
+
+    def cache(x: str, name: str) -> list[Any]:
+        row = kv_heads * d
+        return [[x, (row,), (d,)], "positions", "sequences", [name, (6 * row,), (row,), 2, 6, 6, 1, None], (d,),
+                kv_heads, d]  # fmt: skip
+
+    params = pack(rope("q", "y", "q_weight", heads), rope("key", "key", "k_weight", kv_heads), cache("key", "keys"),
+                  cache("value", "values"), 9, 15)  # fmt: skip
+    launch = bugs.Launch("deep_gemm::gqa_rows<kSpec>", (18,), 128, 1024, arrays, params, expected, 1e-4)
+    head = "{.weight = Format::fp32, .pairs = RopePairs::halves}"
+    return launch, text("gqa_rows", "GqaRowsSpec", f".query = {head}, .key = {head}, .value = {{}}")
 
 
 def attention_rows() -> tuple[Any, str]:
@@ -140,7 +168,7 @@ def route_activate() -> tuple[Any, str]:
     chosen, weights = (np.stack([one[i] for one in routed]) for i in range(2))
     wide = h.astype(np.float64)
     gate, up = wide[:, :n], wide[:, n:]
-    values = (gate / (1 + np.exp(-gate)) * up).astype(np.float32).astype(op_bugs.BF16)
+    values = (gate / (1 + np.exp(-gate)) * up).astype(np.float32).astype(BF16)
     codes, scales = fp8_rows(values)
     arrays = {"logits": logits, "h": h, "slots": np.arange(slots, dtype=np.int32), "count": np.array([slots], np.int32),
               "experts": np.full((rows, choices), -7, np.int32), "weights": np.full((rows, choices), np.nan, np.float32),
@@ -191,6 +219,7 @@ CASES = {
     "route_activate": route_activate,
     "project_group": project_group,
     "attention_heads": attention_heads,
+    "gqa_rows": gqa_rows,
     "attention_rows": attention_rows,
     "project_pair": project_pair,
     "project_wide": project_wide,
@@ -205,6 +234,11 @@ BUGS = [
     ("project_group", Bug("counted before the counts are cleared", "+ e * 4, 0);\n    ptx::sync_threads();\n    ptx::grid", "+ e * 4, 0);\n    ptx::grid")),
     ("project_group", Bug("a warp is left out", "u32 warp = 1; warp < kProjectWarps", "u32 warp = 2; warp < kProjectWarps", 8)),
     ("attention_heads", Bug("queries of the index from the wrong block on", "(p.index, block - p.query_end)", "(p.index, block)", 8)),
+    ("gqa_rows", Bug("keys of the head beside", "to + inner * cache.stride_inner + channel, v", "to + (inner ^ 1) * cache.stride_inner + channel, v", 8)),
+    ("gqa_rows", Bug("keys beyond the cache's rows", "static_cast<u32>(position) % cache.rows.rows);", "static_cast<u32>(position));", 8)),
+    ("gqa_rows", Bug("keys of an idle row", "if (position < 0 || sequence >= cache.rows.sequences) return;", "", 8)),
+    ("gqa_rows", Bug("keys with the queries' blocks", "p.keys, block - p.query_end", "p.keys, block", 8)),
+    ("gqa_rows", Bug("values of the first token", "(p.values, block - p.key_end)", "(p.values, 0)", 8)),
     ("attention_heads", Bug("one head less", "if (block < p.query_end)", "if (block + 1 < p.query_end)", 8)),
     ("attention_heads", Bug("the index again for the queries", "rope_block<S.query>(p.query, block)", "rope_block<S.query>(p.index, block)", 8)),
     ("attention_heads", Bug("the index has the queries' norm", "rope_block<S.index>(p.index", "rope_block<S.query>(p.index", 8)),

@@ -2,66 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from ops_cases import DTYPES, real
+from emulator.op_bugs import BF16, Bug, bugs, pack, text
+from ops_cases import real
 from reference import deepseek_v4 as ref
 
 from deep_gemm import ops
-
-_spec = importlib.util.spec_from_file_location(
-    "injected_bugs", Path(__file__).with_name("test_injected_bugs.py")
-)
-assert _spec is not None and _spec.loader is not None
-bugs: Any = importlib.util.module_from_spec(_spec)
-__import__("sys").modules["injected_bugs"] = bugs
-_spec.loader.exec_module(bugs)
-
-Bug = bugs.Bug
-BF16 = DTYPES["bf16"]
-
-
-def pack(*fields: Any) -> Callable[[Any, dict[str, int]], bytes]:
-    """Parameters in order: the name of an array (or None) is its address, ints are u32, (int,) is u64, floats fp32; a list
-    is a struct of its own, aligned and padded to 8 bytes."""
-
-    def flat(at: dict[str, int], values: Any) -> bytes:
-        out = b""
-        for value in values:
-            if isinstance(value, list):
-                out += bytes(-len(out) % 8) + flat(at, value)
-                out += bytes(-len(out) % 8)
-                continue
-            if isinstance(value, float):
-                piece = np.float32(value).tobytes()
-            elif isinstance(value, tuple):
-                piece = value[0].to_bytes(8, "little")
-            elif isinstance(value, int):
-                piece = value.to_bytes(4, "little")
-            else:
-                piece = (at[value] if value else 0).to_bytes(8, "little")
-            out += bytes(-len(out) % len(piece)) + piece
-        return out
-
-    def make(_: Any, at: dict[str, int]) -> bytes:
-        out = flat(at, fields)
-        return out + bytes(-len(out) % 8)
-
-    return make
-
-
-def text(header: str, spec: str, fields: str) -> str:
-    return str(
-        bugs.flatten(
-            f"#include <deep_gemm/kernel/{header}.cuh>\nusing namespace deep_gemm;\nconstexpr {spec} kSpec{{{fields}}};\n"
-        )
-    )
 
 
 def project() -> tuple[Any, str]:
@@ -87,78 +37,6 @@ def project_mma() -> tuple[Any, str]:
     launch = bugs.Launch("deep_gemm::project_mma<kSpec>", (6,), 256, 4096, {"x": x, "w": w, "add": add, "y": y},
                          params, {"y": expected}, 1e-4)  # fmt: skip
     return launch, text("project_mma", "ProjectMmaSpec", ".add = Format::fp32")
-
-
-NO_ROWS = [None, (0,), (0,), 0, 0, 0, 0, None]
-
-
-def latent_params(chunks: int, page_rows: int, heads: int, window: int, pages: int) -> Any:
-    page = (584 * page_rows + -584 * page_rows % 576,)
-    width = 512
-    return pack(["q", (heads * width,), (width,)], ["out", (heads * width,), (width,)],
-                ["ring", (0,), page, 1, pages * page_rows, page_rows, 0, None], NO_ROWS, None, None, None,
-                "positions", None, 1, heads, window, 0, 0, 0, float(width**-0.5), "records", chunks)  # fmt: skip
-
-
-def latent_inputs(heads: int = 5) -> tuple[dict[str, Any], Any, Any]:
-    """Arrays of both kernels, scores [heads, rows] and the rows in order."""
-    rng = np.random.default_rng(8)
-    page_rows, pages, window, position = 10, 8, 70, 101
-    raw = np.zeros((1, pages, 584 * page_rows + -584 * page_rows % 576), np.uint8)
-    for page, row in np.ndindex(pages, page_rows):
-        values = np.concatenate(
-            [real(rng, (448,), "fp8_e4m3", 40).view(np.uint8), real(rng, (64,), "bf16").view(np.uint8)]
-        )
-        raw[0, page, row * 576 : row * 576 + 576] = values
-        at = page_rows * 576 + row * 8
-        raw[0, page, at : at + 7] = rng.integers(120, 123, 7)
-    values = ref.read_fp8_rows(raw.view(np.int8), page_rows)[0]
-    seen = np.stack([values[p % len(values)] for p in range(position - window + 1, position + 1)])
-    # The last chunk has the largest score.
-    q = (real(rng, (1, heads, 512)) + seen[-2] * 0.2).astype(BF16)
-    scores = q[0].astype(np.float64) @ seen.T * 512**-0.5
-    arrays = {"q": q, "ring": raw, "positions": np.array([position], np.int32)}
-    return arrays, scores, seen
-
-
-def latent_records(scores: Any, seen: Any) -> Any:
-    records = np.zeros((1, 2, 16, 516))
-    for chunk in range(2):
-        part = scores[:, chunk * 64 : chunk * 64 + 64]
-        weights = np.exp(part - part.max(1, keepdims=True))
-        records[0, chunk, :5, :512] = weights @ seen[chunk * 64 : chunk * 64 + 64]
-        records[0, chunk, :5, 512], records[0, chunk, :5, 513] = part.max(1), weights.sum(1)
-    return records
-
-
-def latent_mma(heads: int = 5, tiles: int = 1, smem: int = 91904) -> tuple[Any, str]:
-    arrays, scores, seen = latent_inputs(heads)
-    weights = np.exp(scores - scores.max(1, keepdims=True))
-    expected = (weights / weights.sum(1, keepdims=True) @ seen)[None]
-    arrays |= {
-        "out": np.full((1, heads, 512), np.nan, np.float32).astype(BF16),
-        "records": np.zeros(4, np.float32),
-    }
-    launch = bugs.Launch("deep_gemm::latent_mma<kSpec>", (1,), 256, smem, arrays, latent_params(1, 10, heads, 70, 8),
-                         {"out": expected}, 2e-2)  # fmt: skip
-    return launch, text("latent_mma", "LatentMmaSpec", f".tiles = {tiles}")
-
-
-def latent_mma_tiles() -> tuple[Any, str]:
-    return latent_mma(20, 2, 114176)
-
-
-def latent_merge() -> tuple[Any, str]:
-    arrays, scores, seen = latent_inputs()
-    weights = np.exp(scores - scores.max(1, keepdims=True))
-    expected = (weights / weights.sum(1, keepdims=True) @ seen)[None]
-    arrays |= {
-        "records": latent_records(scores, seen).astype(np.float32),
-        "out": np.full((1, 5, 512), np.nan, np.float32).astype(BF16),
-    }
-    launch = bugs.Launch("deep_gemm::latent_merge<kSpec>", (5,), 256, 0, arrays, latent_params(2, 10, 5, 70, 8),
-                         {"out": expected}, 2e-2)  # fmt: skip
-    return launch, text("latent_mma", "LatentMergeSpec", "")
 
 
 def hc_mix() -> tuple[Any, str]:
@@ -340,10 +218,20 @@ def gqa_records(scores: Any, values: Any) -> Any:
     return records
 
 
+def argmax() -> tuple[Any, str]:
+    rng = np.random.default_rng(27)
+    logits = np.round(real(rng, (3, 9000)) * 2).astype(np.float32)  # ties
+    logits[0, [8500, 8600]], logits[1, 2], logits[2, 5000] = 99, 98, np.nan
+    arrays = {"logits": logits, "tokens": np.full(3, 7, np.int32)}
+    launch = bugs.Launch("deep_gemm::argmax<kSpec>", (24,), 1024, 2160, arrays, pack("logits", (9000,), "tokens", 9000),
+                         {"tokens": np.array([8500, 2, -1])}, cluster=8)  # fmt: skip
+    return launch, text("sample", "SampleSpec", "")
+
+
 def gqa_params() -> Any:
     d, rows = GQA_WIDTH, GQA_KV_HEADS * GQA_WIDTH
     return pack(["q", (GQA_HEADS * d,), (d,)], ["out", (GQA_HEADS * d,), (d,)], ["keys", (128 * rows,), (rows,), (d,)],
-                ["values", (128 * rows,), (rows,), (d,)], "records", "positions", None, "table", 3, 128, 1, GQA_ROWS, GQA_HEADS,
+                ["values", (128 * rows,), (rows,), (d,)], "records", None, None, "positions", None, "table", 3, 128, 1, GQA_ROWS, GQA_HEADS,
                 GQA_HEADS // GQA_KV_HEADS, 3, float(d**-0.5))  # fmt: skip
 
 
@@ -375,14 +263,12 @@ def gqa_join() -> tuple[Any, str]:
 CASES = {
     "project": project,
     "project_mma": project_mma,
-    "latent_mma": latent_mma,
-    "latent_mma_tiles": latent_mma_tiles,
-    "latent_merge": latent_merge,
     "hc_mix": hc_mix,
     "hc_mix_staged": hc_mix_staged,
     "top_k": top_k,
     "attention": attention,
     "compressor": compressor,
+    "argmax": argmax,
     "gqa_pieces": gqa_pieces,
     "gqa_join": gqa_join,
 }
@@ -396,21 +282,6 @@ BUGS = [
     ("project_mma", Bug("rows of w beyond the last are read", "wanted < part.n ? wanted : part.n - 1", "wanted", 8)),
     ("project_mma", Bug("a warp is left out", "u32 warp = 1; warp < kProjectWarps", "u32 warp = 2; warp < kProjectWarps", 8)),
     ("project_mma", Bug("pairs of a step change places", "weights.word[r][0], step, a[0], a[2]", "weights.word[r][0], step, a[2], a[0]", 8)),
-    ("latent_mma", Bug("rows overwritten while they are read", "if (!S.split) ptx::sync_threads();", "")),
-    ("latent_mma", Bug("scores read before they are there", "score_rows<S>(smem, p.scale);\n        ptx::sync_threads();", "score_rows<S>(smem, p.scale);")),
-    ("latent_mma", Bug("weights read before they are there", "weigh<S>(merged, smem);\n        ptx::sync_threads();", "weigh<S>(merged, smem);")),
-    ("latent_mma", Bug("window of one row less", "end - p.window : 0;", "end - p.window + 1 : 0;", 8)),
-    ("latent_mma", Bug("absent rows take part", "present ? ptx::mul_rn_f32(sums[tile][i], scale) : kNothing", "ptx::mul_rn_f32(sums[tile][i], scale)", 8)),
-    ("latent_mma", Bug("sums keep an old maximum", "ptx::exp_f32(max - largest), ptx::exp_f32(m - largest)", "1.0f, ptx::exp_f32(m - largest)", 8)),
-    ("latent_mma", Bug("scale of the next channels", "row.scales + lane * 16 / kFp8RowGroup", "row.scales + (lane * 16 + 16) / kFp8RowGroup", 8)),
-    ("latent_mma_tiles", Bug("queries of the first tile", "queries + tile * kLatentMmaHeads * kPitchBytes", "queries", 8)),
-    ("latent_mma_tiles", Bug("weights of the first tile", "weights + tile * kLatentMmaHeads * kWeightPitchBytes", "weights", 8)),
-    ("latent_mma_tiles", Bug("factors of the first tile", "kPlan.stats + (tile * kLatentMmaHeads + head) * 8", "kPlan.stats + head * 8", 8)),
-    ("latent_mma_tiles", Bug("rows of the next chunk", "load_rows<S>(found, smem);\n        if constexpr (!S.split) found = find_rows<S>(p, seen, base + kLatentChunk);", "if constexpr (!S.split) found = find_rows<S>(p, seen, base + kLatentChunk);\n        load_rows<S>(found, smem);", 8)),
-    ("latent_merge", Bug("the last chunk is left out", "ceil_div(seen.total, kLatentChunk)", "seen.total / kLatentChunk", 8)),
-    ("latent_merge", Bug("records of another head", "head % kLatentMmaHeads) * kLatentRecord", "head / 2) * kLatentRecord", 8)),
-    ("latent_merge", Bug("weights are not added", "sum = factors.apply(sum, weights);", "sum = weights;", 8)),
-    ("latent_merge", Bug("sums keep an old maximum", "ptx::exp_f32(max - largest), ptx::exp_f32(m - largest)", "1.0f, ptx::exp_f32(m - largest)", 8)),
     ("hc_mix", Bug("shares read before they are there", "Plan.partials);\n        ptx::cluster_sync();", "Plan.partials);\n        ptx::cluster_arrive();\n        if (warp != 0) ptx::cluster_wait();")),
     ("hc_mix", Bug("leaves while a peer reads", "            ptx::cluster_wait();\n            ptx::cluster_arrive();\n            ptx::cluster_wait();\n        }\n        return;", "            ptx::cluster_wait();\n        }\n        return;")),
     ("hc_mix", Bug("shares of the round before are still read", "        if (first >= stride) ptx::cluster_wait();\n", "")),
@@ -441,6 +312,10 @@ BUGS = [
     ("attention", Bug("window of one row less", "end - p.window : 0;", "end - p.window + 1 : 0;", 8)),
     ("attention", Bug("sums keep an old maximum", "factor = empty ? 1.0f : ptx::exp_f32(max - largest);", "factor = 1.0f;", 8)),
     ("attention", Bug("a row that is not visible yet", "if (row >= visible) return false;", "if (row >= p.compressed.rows) return false;", 8)),
+    ("argmax", Bug("peers have not stored yet", "ptx::cluster_sync();\n    if (rank == 0 && warp == 0)", "if (rank == 0 && warp == 0)")),
+    ("argmax", Bug("its own part of the row", "lane % kArgmaxCluster", "0", 8)),
+    ("argmax", Bug("NaN is no rank", "nan ? ~u64{0} : best", "best", 8)),
+    ("argmax", Bug("columns of the first CTA", "first = rank * kArgmaxThreads + ptx::thread_index()", "first = ptx::thread_index()", 8)),
     ("gqa_pieces", Bug("rows count from the page's start", "- first_row * rows.stride_row", "", 8)),
     ("gqa_pieces", Bug("pages of two pieces", "piece * kGqaSplit / p.page_rows", "piece * kGqaSplit / (2 * p.page_rows)", 8)),
     ("gqa_pieces", Bug("records read before they are there", "kRecord * 4);\n    ptx::sync_threads();", "kRecord * 4);")),
@@ -452,6 +327,7 @@ BUGS = [
     ("gqa_pieces", Bug("halves do not change places", "const float kept = upper ? v[i + count] : v[i], given", "const float kept = v[i], given", 8)),
     ("gqa_join", Bug("the last piece is left out", "/ kGqaSplit + 1;", "/ kGqaSplit;", 8)),
     ("gqa_join", Bug("pieces are not scaled", "const float factor = gqa_detail::share(softmax.x, top);", "const float factor = 1;", 8)),
+    ("gqa_join", Bug("channels of the first piece", "(records, i * kRecord + channel, part)", "(records, channel, part)", 8)),
     ("gqa_join", Bug("weights of one piece", "weights = ptx::fma_rn_f32(factor, softmax.y, weights);", "weights = softmax.y;", 8)),
     ("compressor", Bug("every window is the first", "if (position == 0) pools", "if (slot == 0) pools", 8)),
     ("compressor", Bug("halves swapped", "push(pools[kNext], 0);", "push(pools[kNext], 1);", 8)),

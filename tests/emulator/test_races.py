@@ -148,6 +148,32 @@ def test_ordered(case: Case) -> None:
         run(case, seed)
 
 
+def test_a_block_knows_nothing_of_the_block_before() -> None:
+    """One thread runs both blocks with the same clocks. In the first, warp 1 hears eight times from lane 0 of warp 0 alone;
+    in the second once, of what a barrier told it before, and not of the write that follows.
+    """
+    body = """
+    if (t == 0) { for (int i = 0; i < 8; ++i) INIT(64 + 2 * i, 1); s[0] = 0; }
+    __syncthreads();
+    if (blockIdx.x == 0) {
+        for (int i = 0; i < 8; ++i) { if (t == 0) ARRIVE(64 + 2 * i); if (warp == 1) WAIT(64 + 2 * i, 0); }
+        return;
+    }
+    if (t == 0) ARRIVE(64);
+    __syncthreads();
+    if (warp == 1) WAIT(64, 0);
+    if (t == 0) s[0] = 1;
+    if (warp == 1) { for (int i = 0; i < 2000; ++i) __nanosleep(1); y[lane] = s[0]; }
+    """
+    source = f'{PRELUDE} extern "C" __global__ void f(int* y) {{ {T} {body} }}'
+    for seed in range(4):
+        device = _C.Device("emulator:sm_90a", seed=seed, threads=1)
+        with pytest.raises(
+            _C.Error, match=r"CTA \(1,0,0\).*race: read .* not ordered after the write by warp 0"
+        ):
+            run_kernel(device, source, "f", np.zeros(32, np.int32), grid=2, block=64, smem_bytes=512)
+
+
 def test_the_check_can_be_switched_off() -> None:
     run(RACES[0], 0, races="off")
     with pytest.raises(ValueError, match="expected on or off"):

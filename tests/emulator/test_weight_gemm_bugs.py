@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from emulator.test_injected_bugs import Bug, Launch, check_caught, check_clean, flatten, matrix_map
-from reference import quant
+from reference import gemv, quant
 
 import deep_gemm
 from deep_gemm.quantized import QuantizedMatrix
@@ -31,6 +31,8 @@ class Case:
     x: Array
     x_scale: Array | None = None
     kernel: str = "sm90_weight_gemm"
+    up: QuantizedMatrix | None = None  # swiglu
+    limit: float = 0.0
 
     def text(self) -> str:
         return flatten(
@@ -44,26 +46,41 @@ class Case:
         m, n, k = self.x.shape[0], self.w.n, self.w.k
         kind = np.float32 if self.fields["y"] == "fp32" else ml_dtypes.bfloat16
         arrays = {
-            "w": self.w.data.view(np.uint8), "scales": self.w.scales, "x": self.x, "y": np.full((m, n), np.nan, kind)
+            "w": self.w.data.view(np.uint8), "x": self.x, "y": np.full((m, n), np.nan, kind)
         }  # fmt: skip
+        if self.w.scales is not None:
+            arrays["w_scale"] = self.w.scales
+        if self.up is not None:
+            arrays["up"] = self.up.data.view(np.uint8)
+            if self.up.scales is not None:
+                arrays["up_scale"] = self.up.scales
         if self.x_scale is not None:
             arrays["x_scale"] = self.x_scale
         tokens = ("bf16", 2) if self.x_scale is None else ("int8", 1)
 
         def pack(device: Any, at: dict[str, int]) -> bytes:
             """WeightGemmParams, field by field."""
-            maps = matrix_map(device, at["w"], (1, *self.w.data.shape), "int8", 1, rows, 128)
-            maps += matrix_map(device, at["x"], (1, m, k), *tokens, spec.block_m // cluster, 128)
-            rest = struct.pack("<9Q3IfI", at.get("x_scale", 0), at["scales"], 0, at["y"], 0, 0, 1, n, 0, m, n, k,
-                               self.w.global_scale, n % 8 == 0)  # fmt: skip
-            return (maps + rest).ljust(384, b"\0")
+            both = ["w"] if self.up is None else ["w", "up"]
+            box = rows // len(both)
+            maps = [matrix_map(device, at[w], (1, *arrays[w].shape), "int8", 1, box, 128) for w in both]
+            beside = [struct.pack("<2QfI", at.get(f"{w}_scale", 0), 0, self.w.global_scale, 0) for w in both]
+            text = b"".join(maps).ljust(256, b"\0")
+            text += matrix_map(device, at["x"], (1, m, k), *tokens, spec.block_m // cluster, 128)
+            text += b"".join(beside).ljust(48, b"\0")
+            text += struct.pack(
+                "<7Q3IfI", at.get("x_scale", 0), at["y"], 0, 0, 1, n, 0, m, n, k, self.limit, n % 8 == 0
+            )
+            return text.ljust(512, b"\0")
 
         expected = self.x.astype(np.float64) @ quant.dequantize(self.w).T
         if self.x_scale is not None:
             expected *= self.x_scale
+        if self.up is not None:
+            up = self.x.astype(np.float64) @ quant.dequantize(self.up).T
+            expected = gemv.silu(np.minimum(expected, self.limit)) * np.clip(up, -self.limit, self.limit)
         return Launch(
             f"deep_gemm::{self.kernel}<kSpec>", (2 * cluster,), spec.threads, spec.smem_bytes, arrays, pack,
-            {"y": expected}, tolerance=0.0 if kind == np.float32 else 2.0**-8, cluster=cluster,
+            {"y": expected}, tolerance=2.0**-8 if kind != np.float32 else 2.0**-20 if self.up else 0.0, cluster=cluster,
         )  # fmt: skip
 
 
@@ -137,11 +154,46 @@ def int8_case() -> Case:
     spec = (".w = Quant::int8_row, .x = Activation::int8_row, .y = Format::fp32, .block_m = 32, .cluster = 2, "
             ".token_stages = 3, .weight_stages = 3")  # fmt: skip
     return Case(
-        "int8", spec, fields, QuantizedMatrix("int8_row", n, k, w, w_scale), x, x_scale, "sm90_int8_gemm"
+        "int8", spec, fields, QuantizedMatrix("int8_row", n, k, w, w_scale), x, x_scale, "sm90_stored_gemm"
     )
 
 
-CASES = {case.name: case for case in (fp8_case(), nvfp4_case(), int4_case(), int8_case())}
+def bf16_case() -> Case:
+    """K with half a stage."""
+    rng = np.random.default_rng(4)
+    n, k = 140, 352
+    fields = {"y": "fp32", "block_m": 16, "token_stages": 3, "weight_stages": 3}
+    spec = ".w = Quant::bf16, .y = Format::fp32, .block_m = 16, .token_stages = 3, .weight_stages = 3"
+    matrix = QuantizedMatrix("bf16", n, k, small_integers(rng, (n, k)))
+    return Case("bf16", spec, fields, matrix, small_integers(rng, (40, k)), kernel="sm90_stored_gemm")
+
+
+def swiglu_case() -> Case:
+    """Two blocks of rows with a tail, in pairs of CTAs; sums beyond the limit on both sides."""
+    rng = np.random.default_rng(5)
+    n, k = 84, 288
+    data = [rng.integers(-2, 3, (n, k)).astype(ml_dtypes.float8_e4m3fn) for _ in range(2)]
+    gate, up = (
+        QuantizedMatrix("fp8_row", n, k, d, np.exp2(rng.integers(-5, -2, (n, 1))).astype(np.float32))
+        for d in data
+    )
+    fields = {
+        "y": "fp32",
+        "epilogue": "swiglu",
+        "block_m": 96,
+        "cluster": 2,
+        "token_stages": 3,
+        "weight_stages": 2,
+    }
+    spec = (".w = Quant::fp8_row, .y = Format::fp32, .epilogue = GemvEpilogue::swiglu, .block_m = 96, .cluster = 2, "
+            ".token_stages = 3, .weight_stages = 2, .whole_scales = false")  # fmt: skip
+    return Case("swiglu", spec, fields, gate, small_integers(rng, (110, k)), up=up, limit=2.0)
+
+
+CASES = {
+    case.name: case
+    for case in (fp8_case(), nvfp4_case(), int4_case(), int8_case(), bf16_case(), swiglu_case())
+}
 
 BUGS = {
     "fp8": [
@@ -159,6 +211,8 @@ BUGS = {
         Bug("both CTAs bring the same tokens", "block.token + rank * kShare,", "block.token,", 8),
         Bug("both CTAs have the same rows", "(in_panel / wide * S.cluster + rank_)", "(in_panel / wide * S.cluster)", 8),
         Bug("tokens past the end are written", "if (index < p.m && row < p.n) store_eight", "if (row < p.n) store_eight", 8),
+        Bug("wgmma.fence before the first run only", "        ptx::wgmma_fence();\n#pragma unroll\n        for (u32 step = 0; step < kSteps",
+            "        if (first) ptx::wgmma_fence();\n#pragma unroll\n        for (u32 step = 0; step < kSteps", 8),
         Bug("a CTA leaves while its peer signals it", "    // A peer may still signal this CTA's barriers.\n    if constexpr (S.cluster > 1) ptx::cluster_sync();", "", 1),
     ],
     "nvfp4": [
@@ -167,6 +221,8 @@ BUGS = {
         Bug("swizzle of W forgotten", "const ptx::SharedAddress chunk = row ^ (c << 4);", "const ptx::SharedAddress chunk = row + (c << 4);", 8),
         Bug("the other half's nibbles", "decode_e2m1(word, step % 2 * 2 + 1, factor", "decode_e2m1(word, step % 2 * 2, factor", 8),
         Bug("scales beyond the row", "            if ((first + i) * kRow.block_k >= k) continue;\n", "", 8),
+        Bug("fragments decoded over while they are multiplied", "decode(run + 1, odd);\n                start(run + 1, false, sum, odd);",
+            "decode(run + 1, even);\n                start(run + 1, false, sum, even);", 8),
         Bug("rows past the end are written", "if (place.row + 8 * r >= p.n) continue;\n        each_token<S>(reinterpret_cast<u64>(p.y)", "each_token<S>(reinterpret_cast<u64>(p.y)", 8),
     ],
     "int4": [
@@ -184,6 +240,24 @@ BUGS = {
         Bug("the sum of the block before is kept", "for (u32 i = 0; i < kCount; ++i) sum[i] = 0;", "if (weights_.phase == 0 && weights_.stage == 0)\n            for (u32 i = 0; i < kCount; ++i) sum[i] = 0;", 4),
         Bug("the scale of the next token", "+ ptx::lane_index() % 4 * 2 + b;\n            const float of_token", "+ ptx::lane_index() % 4 * 2 + 1 - b;\n            const float of_token", 8),
         Bug("bytes without sign", ".s32.s8.s8 ", ".s32.u8.u8 ", 8, 28),
+    ],
+    "bf16": [
+        Bug("tokens multiplied before they landed", "            ptx::mbarrier_wait(smem_.tokens_full(tokens_.stage), tokens_.phase);\n", "", 4),
+        Bug("a stage given back while it is multiplied", "ptx::wgmma_wait<1>();  // the stage before", "// the stage before", 1),
+        Bug("sums by a scale that is not there", "if constexpr (kRow.scale != ScaleType::none && kRow.block_k == 0)\n        load_row", "if constexpr (kRow.block_k == 0)\n        load_row", 8),
+        Bug("weights as fp16", "struct Product {\n    using Sum = float;\n    using Mma = ptx::Wgmma<Format::bf16, N>;", "struct Product {\n    using Sum = float;\n    using Mma = ptx::WgmmaF16<N>;", 8),
+        Bug("rows of the other warpgroup", "warp_ / 4 * kMmaRows * kWeightTileBytes", "(1 - warp_ / 4) * kMmaRows * kWeightTileBytes", 8),
+        Bug("rows past the end are written", "if (place.row + 8 * r >= p.n) continue;\n        each_token<S>(reinterpret_cast<u64>(p.y)", "each_token<S>(reinterpret_cast<u64>(p.y)", 8),
+    ],
+    "swiglu": [
+        Bug("both matrices are the first", "p.w[matrix], full", "p.w[0], full", 8),
+        Bug("scales of the first matrix for both", "static_cast<const float*>(p.matrix[matrix].scales)", "static_cast<const float*>(p.matrix[0].scales)", 8),
+        Bug("gate and up exchanged", "return first;\n}", "return !first;\n}", 8),
+        Bug("sums are read before they are there", "        ptx::named_barrier_sync(1 + pair, 64);\n        if (first)", "        if (first)", 1),
+        Bug("sums are left where others are still read", "        ptx::named_barrier_sync(1 + pair, 64);  // what was", "        if (start == 0) ptx::named_barrier_sync(1 + pair, 64);  // what was", 1),
+        Bug("rows of the other matrix below the first's", "warp * 16 % matrix_rows_of(S)", "warp * 16", 8),
+        Bug("blocks of twice as many rows", "(in_panel / wide * S.cluster + rank_) * matrix_rows_of(S)", "(in_panel / wide * S.cluster + rank_) * block_rows_of(S)", 8),
+        Bug("no limit", "swiglu(sum[start + i], ptx::ld_shared_f32(at(i)), p.swiglu_limit)", "swiglu(sum[start + i], ptx::ld_shared_f32(at(i)), 0)", 8),
     ],
 }  # fmt: skip
 

@@ -1,13 +1,15 @@
 // A stand-in for libcuda: every entry point the library opens, no GPU. Memory is host memory, launches do
 // nothing but are written down. FAKE_VERSION: driver version (13000). FAKE_DEVICES: number of GPUs (1).
 // FAKE_FAIL: the call that fails, with FAKE_CODE (2). FAKE_LOG: file that gets one line per interesting call.
-// FAKE_LAUNCH_MS: how long a launch takes on the host (0). FAKE_CAPTURING: a capture is under way, in which
-// allocating and loading fail (900) unless the thread's mode is relaxed.
+// FAKE_PARAM_BYTES: the parameters of a kernel that comes from no cubin (8). FAKE_LAUNCH_MS: how long a
+// launch takes on the host (0). FAKE_CAPTURING: a capture is under way, in which allocating and loading fail
+// (900) unless the thread's mode is relaxed.
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <map>
+#include <mutex>
 #include <string>
 #include <thread>
 #include <utility>
@@ -51,6 +53,47 @@ bool forbidden() {
 }
 char handles[16];
 
+// A kernel's handle points to what a cubin's table of attributes says of its one parameter.
+struct Parameter {
+    size_t offset = 0, bytes = 0;
+};
+std::mutex kernels_mutex;
+std::map<std::string, Parameter> kernels;
+
+template <typename T>
+T field(const char* at) {
+    T value;
+    std::memcpy(&value, at, sizeof value);
+    return value;
+}
+
+void find_kernels(const char* image) {
+    if (std::strncmp(image,
+                     "\x7f"
+                     "ELF",
+                     4) != 0)
+        return;
+    const char* sections = image + field<unsigned long long>(image + 0x28);
+    const auto section = [sections](unsigned i) { return sections + 64 * i; };
+    const auto data_of = [image](const char* header) {
+        return image + field<unsigned long long>(header + 0x18);
+    };
+    const char* names = data_of(section(field<unsigned short>(image + 0x3e)));
+    const std::string prefix = ".nv.info.";
+    for (unsigned i = 0; i < field<unsigned short>(image + 0x3c); ++i) {
+        const std::string name = names + field<unsigned>(section(i));
+        if (name.rfind(prefix, 0) != 0) continue;
+        const char *at = data_of(section(i)), *end = at + field<unsigned long long>(section(i) + 0x20);
+        // Format, attribute, value; of format 4 the value is a size, and so many bytes follow.
+        for (; at < end; at += 4 + (*at == 4 ? field<unsigned short>(at + 2) : 0)) {
+            constexpr char kParameterInfo = 0x17;  // index, ordinal, offset, bytes in the upper 14 bits
+            if (at[1] == kParameterInfo && field<unsigned short>(at + 8) == 0)
+                kernels[name.substr(prefix.size())] = {field<unsigned short>(at + 10),
+                                                       field<unsigned>(at + 12) >> 18};
+        }
+    }
+}
+
 }  // namespace
 
 #define CALL(name, ...)                \
@@ -83,17 +126,27 @@ CALL(cuMemcpyHtoDAsync_v2, unsigned long long to, const void* from, size_t bytes
 CALL(cuMemcpyDtoHAsync_v2, void* to, unsigned long long from, size_t bytes, void*) std::memcpy(to, reinterpret_cast<void*>(from), bytes); return 0; }
 CALL(cuMemcpyDtoDAsync_v2, unsigned long long to, unsigned long long from, size_t bytes, void*) std::memmove(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), bytes); return 0; }
 CALL(cuMemsetD8Async, unsigned long long to, unsigned char value, size_t bytes, void*) std::memset(reinterpret_cast<void*>(to), value, bytes); return 0; }
-CALL(cuModuleLoadDataEx, void** module, const void*, unsigned, int*, void**)
+CALL(cuModuleLoadDataEx, void** module, const void* image, unsigned, int*, void**)
     if (forbidden()) return 900;
+    const std::lock_guard lock(kernels_mutex);
+    find_kernels(static_cast<const char*>(image));
     note("load in " + contexts.substr(contexts.size() - 1));
     *module = handles;
     return 0;
 }
 CALL(cuModuleUnload, void*) note("unload"); return 0; }
-CALL(cuModuleGetFunction, void** function, void*, const char*) *function = handles; return 0; }
+CALL(cuModuleGetFunction, void** function, void*, const char* name)
+    const std::lock_guard lock(kernels_mutex);
+    *function = &kernels.try_emplace(name, Parameter{0, static_cast<size_t>(number("FAKE_PARAM_BYTES", 8))}).first->second;
+    return 0;
+}
 CALL(cuFuncGetAttribute, int* value, int which, void*) *value = which == 4 ? 168 : which == 1 ? 1024 : 0; return 0; }
 CALL(cuFuncSetAttribute, void*, int which, int value) note("attribute " + std::to_string(which) + " = " + std::to_string(value)); return 0; }
-CALL(cuFuncGetParamInfo, void*, size_t index, size_t* offset, size_t* bytes) *offset = 0; *bytes = 8; return index == 0 ? 0 : 1; }
+CALL(cuFuncGetParamInfo, void* function, size_t index, size_t* offset, size_t* bytes)
+    *offset = static_cast<Parameter*>(function)->offset;
+    *bytes = static_cast<Parameter*>(function)->bytes;
+    return index == 0 ? 0 : 1;
+}
 CALL(cuLaunchKernelEx, const Config* c, void*, void** arguments, void**)
     std::string line = "launch grid " + std::to_string(c->grid[0]) + " block " + std::to_string(c->block[0]) + " shared " + std::to_string(c->shared);
     for (unsigned i = 0; i < c->num_attributes; ++i) line += " attribute " + std::to_string(c->attributes[i].id) + " = " + std::to_string(c->attributes[i].value[0]);

@@ -108,11 +108,18 @@ device = _C.Device("cuda")
 kernel = device.load_module(b"image").kernel("k")
 assert kernel.attributes == {"num_registers": 168, "local_bytes": 0, "static_smem_bytes": 1024}
 device.launch(kernel, b"\\x2a" * 448, grid=132, block=384, smem_bytes=200000)
-device.launch(kernel, b"\\x01" * 8, grid=132, block=384, cluster=2, programmatic_launch=True)
+device.launch(kernel, b"\\x01" * 448, grid=132, block=384, cluster=2, programmatic_launch=True)
+for size in (8, 449):
+    try:
+        device.launch(kernel, bytes(size), grid=132, block=384)
+    except ValueError as error:
+        assert str(error) == f"launch of k: got {size} bytes of parameters, expected 448; pass the kernel's whole parameter struct"
+    else:
+        raise AssertionError(f"{size} bytes were accepted")
 assert device.max_active_clusters(kernel, grid=132, block=384, cluster=2) == 66
 """
     log = tmp_path / "calls"
-    run_python(script, DG_LIBCUDA_PATH=fake_libcuda, FAKE_LOG=log)
+    run_python(script, DG_LIBCUDA_PATH=fake_libcuda, FAKE_LOG=log, FAKE_PARAM_BYTES="448")
     assert log.read_text().splitlines() == [
         "retain 0",
         "load in a",

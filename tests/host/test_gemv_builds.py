@@ -47,7 +47,7 @@ def test_mma_kernels(w: str, x: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("w", "x"), [("int4_32", "fp8_128"), ("mxfp4", "fp8_128"), ("nvfp4", "bf16"), ("fp8_32", "fp8_32"), ("bf16", "bf16")], ids=str
+    ("w", "x"), [("int4_32", "fp8_128"), ("int4_zero_32", "bf16"), ("mxfp4", "fp8_128"), ("nvfp4", "bf16"), ("fp8_32", "fp8_32"), ("bf16", "bf16")], ids=str
 )  # fmt: skip
 def test_resident_kernels(w: str, x: str) -> None:
     """With as many groups as a plan may take, no more registers than leave room for them."""
@@ -58,7 +58,17 @@ def test_resident_kernels(w: str, x: str) -> None:
 
 @pytest.mark.parametrize("w", ["q8_0", "q8_0_split"])
 def test_resident_q8_kernels(w: str) -> None:
-    options = [{}, {"row_tiles": 2, "stages": 2, "swiglu": True}]
+    paired = {"row_tiles": 2, "swiglu": True}
+    options = [
+        {"stages": 2, **option}
+        for option in (
+            {},
+            {"tokens": 16, **paired},
+            {"bulk": True, "tokens": 16},
+            {"bulk": True, "tokens": 16, **paired},
+        )
+        if w == "q8_0" or "bulk" not in option
+    ]
     for artifact, option in zip(
         _C.build_all([_C.gemv_source(w, "q8", resident=True, **o) for o in options]), options, strict=True
     ):

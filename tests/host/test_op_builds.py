@@ -33,6 +33,11 @@ HEADS = (
 )
 BF16_ROWS = ".q = Format::bf16, .rows = Format::bf16"
 
+FEW_UP = (
+    ".w = {.fp4 = true}, .x = Format::fp8_e4m3, .rule = ScaleRule::up, .chunks = 32, "
+    ".limited = true, .weighted = true"
+)
+
 # (header, spec type) -> kernel -> specs
 KERNELS = {
     ("project", "ProjectSpec"): {"project": ["", ".rows = 4", FP8 + ", .rows = 4", FP4 + ", .rows = 4"]},
@@ -105,10 +110,23 @@ KERNELS = {
         ]
     },
     ("attention_rows", "AttentionRowsSpec"): {"attention_rows": [ROWS, ROWS + ", " + COMPRESSORS]},
+    ("moe_joined", "ProjectFewUpSpec"): {
+        "project_few_up": [f".project = {{{MMA_FP8}}}, .few = {{{FEW_UP}}}"]
+    },
+    ("sm90_moe_few", "MoeFewUpSpec"): {
+        "sm90_moe_few_up": [".chunks = 16", ".chunks = 32", FEW_UP, FEW_UP.replace("32", "56")]
+    },
+    ("sm90_moe_few", "MoeFewDownSpec"): {
+        "sm90_moe_few_down": [
+            f"{w}.combine = {{.top_k = {top_k}, .combine_weighted = true, .shared = true}}"
+            for w, top_k in ((".chunks = 12, ", 8), (".w = {.fp4 = true}, .chunks = 24, ", 6))
+        ]
+    },
     ("attention_rows", "AttentionHeadsSpec"): {"attention_heads": ["", HEADS]},
+    ("gqa_rows", "GqaRowsSpec"): {"gqa_rows": [""]},
     ("gqa", "GqaSpec"): {
         "gqa_pieces": ["", BF16_ROWS, ".d = 64", ".d = 32"],
-        "gqa_join": ["", ".out = Format::bf16, .d = 64"],
+        "gqa_join": ["", ".out = Format::bf16, .d = 64", ".out = Format::bf16, .fp8 = true"],
     },
     ("sample", "SampleSpec"): {
         "argmax": [""],

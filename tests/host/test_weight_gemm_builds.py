@@ -8,7 +8,7 @@ import deep_gemm
 from deep_gemm import _C
 from deep_gemm.quantized import FORMATS
 
-NARROW = [name for name in FORMATS if FORMATS[name]["element_bits"] < 16 and not name.startswith("q8")]
+SERVED = [name for name in FORMATS if not name.startswith("q8")]
 DEVICE = "90a:132"
 
 
@@ -20,10 +20,11 @@ def check(specs: list[deep_gemm.WeightGemmSpec]) -> None:
         assert 0 < stats["registers"] <= 255, spec
 
 
-@pytest.mark.parametrize("w", NARROW)
+@pytest.mark.parametrize("w", SERVED)
 def test_most_tokens(w: str) -> None:
     """Compute-bound: the most accumulators, pairs of CTAs."""
-    check([_C.plan_weight_gemm(w, 8192, 14336, 4096, device=DEVICE)])
+    x = "fp16" if w == "fp16" else "bf16"
+    check([_C.plan_weight_gemm(w, 8192, 14336, 4096, x=x, device=DEVICE)])
 
 
 def test_other_chosen_kernels() -> None:
@@ -35,9 +36,23 @@ def test_other_chosen_kernels() -> None:
             ("nvfp4", 64, 14336, 4096, "bf16"),
             ("int4_zero_32", 200, 14336, 2880, "bf16"),
             ("mxfp4", 512, 4096, 14336, "fp32"),
+            ("bf16", 64, 4096, 4096, "fp32"),
         )
     ]
     check(plans)
+
+
+def test_swiglu() -> None:
+    """The most accumulators of the layouts that need the most and the fewest registers beside them."""
+    specs = [
+        deep_gemm.WeightGemmSpec(
+            w=w, epilogue="swiglu", block_m=block_m, cluster=2, token_stages=4, weight_stages=2
+        )
+        for w, block_m in (("mxfp4", 256), ("int4_zero_32", 128), ("bf16", 256))
+    ]
+    legal = [spec for spec in specs if spec.why_illegal is None]
+    assert len(legal) >= 2
+    check(legal)
 
 
 def test_integers() -> None:

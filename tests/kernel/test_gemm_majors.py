@@ -113,8 +113,8 @@ BAD = [
     ({"a": np.zeros((128, 32), BF16)[::2].T}, None),
     ({"a": np.zeros((64, 64), BF16)[:, ::2].T}, "a has stride 64 along K and 2 along M, expected 1 along one"),
     ({"b": np.zeros((64, 96), BF16)[:, ::2].T}, "b has stride 96 along K and 2 along N, expected 1 along one"),
-    ({"a": np.zeros((64, 36), BF16)[:, :32].T}, "rows of a are 72 bytes apart (groups 0), expected multiples of 16; pad M"),
-    ({"b": np.zeros((64, 52), BF16)[:, :48].T}, "rows of b are 104 bytes apart (groups 0), expected multiples of 16; pad N"),
+    ({"a": np.zeros((64, 36), BF16)[:, :32].T}, "rows of a are 72 bytes apart, expected multiples of 16; pad M"),
+    ({"b": np.zeros((64, 52), BF16)[:, :48].T}, "rows of b are 104 bytes apart, expected multiples of 16; pad N"),
     ({"a": np.zeros((64, 40), BF16)[:, 1:33].T}, "expected a multiple of 16 bytes"),
     ({"spec": deep_gemm.GemmSpec(ab="bf16", scale_b="none", a_major="mn")}, "contiguous along another dimension"),
 ]  # fmt: skip

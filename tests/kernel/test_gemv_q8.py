@@ -70,9 +70,9 @@ def test_bits_at_any_block_count(device: Any, blocks: int, make: Any) -> None:
 def test_any_number_of_rows(device: Any, n: int) -> None:
     rng = np.random.default_rng(n)
     matrix = QuantizedMatrix("q8_0", n, 1088, random_blocks(rng, n, 34))
-    x = tokens_of(rng, 8, 1088)
+    x = tokens_of(rng, 13, 1088)
     expected = expected_bits(matrix, x)
-    for m in (1, 5, 8):
+    for m in (1, 5, 8, 13):
         assert same_bits(run(device, (x[0][:m], x[1][:m]), matrix), expected[:m])
     assert same_bits(run(device, x, matrix, strict=True), expected)
 

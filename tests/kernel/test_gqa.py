@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ops_cases import Array, assert_batch_invariant, assert_close, poisoned, real, run
+from ops_cases import DTYPES, Array, assert_batch_invariant, assert_close, poisoned, real, run
 from reference import deepseek_v4 as ref
+from reference.quantize import fp8_128
 
 from deep_gemm import ops
 
@@ -55,6 +56,27 @@ def test_against_float64(device: Any, heads: int, kv_heads: int, d: int, dtype: 
             assert not out[t].any()
         else:
             assert_close(out[t], expect(q[t], keys[rows], values[rows]), 2e-5)
+
+
+def test_fp8_copy_is_what_quantize_makes(device: Any) -> None:
+    rng = np.random.default_rng(15)
+    q = real(rng, (3, 4, 128), "bf16", scale=3)
+    keys, values = (real(rng, (1, 130, 2, 128), "bf16") for _ in range(2))
+    records = poisoned(ops.gqa_records_shape(3, 4, 130, 128))
+    outputs = {"out": poisoned(q.shape, "bf16"), "records": records, "codes": np.zeros(q.shape, DTYPES["fp8_e4m3"]),
+               "scales": poisoned((3, 4))}  # fmt: skip
+    got = run(
+        device,
+        "gqa_attention",
+        outputs,
+        q=q,
+        keys=keys,
+        values=values,
+        positions=np.array([0, -1, 129], np.int32),
+    )
+    codes, scales = fp8_128(got["out"].astype(np.float32).reshape(12, 128))
+    assert got["codes"].tobytes() == codes.tobytes()
+    assert (got["scales"].reshape(-1) == scales[:, 0]).all()
 
 
 @pytest.mark.parametrize("length", [1, 7, 8, 9, 31, 32, 33, 127, 128, 129, 256, 257])

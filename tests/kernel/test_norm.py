@@ -17,6 +17,7 @@ from ops_cases import (
     run,
 )
 from reference import deepseek_v4 as ref
+from reference.quantize import fp8_128
 
 from deep_gemm import ops
 
@@ -32,7 +33,8 @@ def test_rms_norm(device: Any, shape: tuple[int, ...], dtype: str, weighted: boo
     assert_close(y, ref.rms_norm(x, weight if weighted else None, 1e-6), 1e-5)
 
 
-def test_fp8_copy_is_what_quantize_makes(device: Any) -> None:
+@pytest.mark.parametrize("rule", ["up", "exact"])
+def test_fp8_copy_is_what_quantize_makes(device: Any, rule: str) -> None:
     rng = np.random.default_rng(8)
     x, weight = real(rng, (3, 640), "bf16", 3), real(rng, (640,), "bf16")
     x[1, :128] = 0
@@ -43,8 +45,11 @@ def test_fp8_copy_is_what_quantize_makes(device: Any) -> None:
         {"y": poisoned((3, 640), "bf16"), "codes": codes, "scales": poisoned((3, 5))},
         x=x,
         weight=weight,
+        rule=rule,
     )
-    expected_codes, expected_scales = fp8_rows(out["y"])
+    expected_codes, expected_scales = (
+        fp8_rows(out["y"]) if rule == "up" else fp8_128(out["y"].astype(np.float32))
+    )
     assert out["codes"].tobytes() == expected_codes.tobytes()
     assert (out["scales"] == expected_scales).all()
 

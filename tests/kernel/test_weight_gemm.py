@@ -21,6 +21,7 @@ from kernel.test_gemv import (
     run,
     same_bits,
 )
+from reference import gemv as reference
 from reference import quant
 
 import deep_gemm
@@ -30,19 +31,22 @@ from deep_gemm.quantized import FORMATS, QuantizedMatrix
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-NARROW = [
-    name for name in FORMATS if FORMATS[name]["element_bits"] < 16 and not name.startswith("q8")
-]  # all that this form serves
+SERVED = [name for name in FORMATS if not name.startswith("q8")]
 
 
 def stage_k(w: str) -> int:
     return 128 * 8 // int(FORMATS[w]["element_bits"])
 
 
+def kind_of(w: str) -> str:
+    """What x is beside such weights."""
+    return "fp16" if w == "fp16" else "bf16"
+
+
 def spec_of(w: str, k: int, y: str = "fp32", **fields: Any) -> WeightGemmSpec:
     """A kernel with few stages, so that its rings turn."""
     short = {"block_m": 16, "token_stages": 4, "weight_stages": 2, "whole_scales": k % stage_k(w) == 0}
-    return WeightGemmSpec(w=w, y=y, **(short | fields))
+    return WeightGemmSpec(w=w, x=kind_of(w), y=y, **(short | fields))
 
 
 def aligned_k(w: str, k: int) -> int:
@@ -59,24 +63,24 @@ ARRANGEMENTS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("arrangement", ARRANGEMENTS, ids=str)
-@pytest.mark.parametrize("w", NARROW)
+@pytest.mark.parametrize("w", SERVED)
 def test_layouts(device: Any, w: str, arrangement: dict[str, Any]) -> None:
     """Several blocks with tails of tokens and rows; several stages of weights."""
     rng = np.random.default_rng(1)
     k = 2 * stage_k(w)
     matrix = deep_gemm.quantize(random_weight(rng, 200, k), w)
-    tokens = random_x(rng, 70, k, "bf16")
+    tokens = random_x(rng, 70, k, kind_of(w))
     check(run(device, tokens, matrix, spec=spec_of(w, k, **arrangement)), tokens, matrix)
 
 
-@pytest.mark.parametrize("w", NARROW)
+@pytest.mark.parametrize("w", SERVED)
 def test_edges(device: Any, w: str) -> None:
     """Odd N and M, K that ends within a stage, a block of scales or a step of 16."""
     rng = np.random.default_rng(2)
     for n, m, k in ((1, 17, 16), (15, 3, 48), (65, 33, 144), (129, 1, 272), (33, 20, 400)):
         k = aligned_k(w, k)
         matrix = deep_gemm.quantize(random_weight(rng, n, k), w)
-        tokens = random_x(rng, m, k, "bf16")
+        tokens = random_x(rng, m, k, kind_of(w))
         check(run(device, tokens, matrix, spec=spec_of(w, k)), tokens, matrix)
 
 
@@ -150,6 +154,26 @@ def test_matrices_of_different_heights(device: Any) -> None:
         assert same_bits(take(out), one)
 
 
+@pytest.mark.parametrize(("w", "y"), [("fp8_128x128", "fp32"), ("nvfp4", "bf16"), ("bf16", "bf16")])
+def test_swiglu(device: Any, w: str, y: str) -> None:
+    """Of the sums that separate launches give; residual and bias come after it. Tails of rows and tokens."""
+    rng = np.random.default_rng(15)
+    k = 2 * stage_k(w)
+    gate, up = (deep_gemm.quantize(random_weight(rng, 150, k), w) for _ in range(2))
+    tokens = random_x(rng, 70, k, "bf16")
+    g, u = (run(device, tokens, one, spec=spec_of(w, k)).astype(np.float64) for one in (gate, up))
+    bias = rng.standard_normal(150).astype(OUTPUTS[y])
+    out = put(device, rng.standard_normal((70, 150)).astype(OUTPUTS[y]))
+    residual = take(out).astype(np.float64)
+    deep_gemm.swiglu_linear(
+        on(device, tokens), placed(device, gate), placed(device, up), out, limit=3.0, bias=put(device, bias),
+        residual=out, spec=spec_of(w, k, y=y, epilogue="swiglu", block_m=64), device=device,
+    )  # fmt: skip
+    expected = reference.silu(np.minimum(g, 3)) * np.clip(u, -3, 3) + bias.astype(np.float64) + residual
+    rounding = 2.0**-22 if y == "fp32" else 2.0**-8
+    assert (np.abs(take(out) - expected) <= rounding * (np.abs(expected) + 8)).all()
+
+
 # ---- The seam, and what a row depends on
 
 
@@ -163,26 +187,26 @@ def ulps_of_bf16(a: Array, b: Array, slack: Array) -> float:
     return float((np.maximum(np.abs(x - y) - slack, 0) / ulp).max())
 
 
-@pytest.mark.parametrize("w", NARROW)
+@pytest.mark.parametrize("w", SERVED)
 def test_both_forms_agree(device: Any, w: str) -> None:
     """Within one unit in the last place of bf16, at each side of the seam's lower end."""
     rng = np.random.default_rng(7)
     k = 3 * stage_k(w)
     matrix = deep_gemm.quantize(random_weight(rng, 96, k), w)
-    tokens = random_x(rng, 17, k, "bf16")
+    tokens = random_x(rng, 17, k, kind_of(w))
     large = run(device, tokens, matrix, "bf16", spec=spec_of(w, k, y="bf16"))
     small = run(device, tokens, matrix, "bf16", invariant=True)
     magnitude = np.abs(quant.activations(tokens)) @ np.abs(quant.dequantize(matrix)).T
     assert ulps_of_bf16(large, small, magnitude * 2.0**-20) <= 1
 
 
-@pytest.mark.parametrize("w", ["fp8_128x128", "int4_32", "nvfp4", "int8_row"])
+@pytest.mark.parametrize("w", ["bf16", "fp8_128x128", "int4_32", "nvfp4", "int8_row"])
 def test_rows_have_the_same_bits_in_every_kernel(device: Any, w: str) -> None:
     """Whatever the number of rows, the block, the cluster, the depth of the rings: the sum's order is the layout's."""
     rng = np.random.default_rng(8)
     k = 2 * stage_k(w)
     matrix = deep_gemm.quantize(random_weight(rng, 70, k), w)
-    tokens = random_x(rng, 70, k, "bf16")
+    tokens = random_x(rng, 70, k, kind_of(w))
     full = run(device, tokens, matrix, spec=spec_of(w, k, block_m=64))
     for m, fields in (
         (1, {}),

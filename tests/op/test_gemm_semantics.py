@@ -1,4 +1,4 @@
-"""What the operations do besides multiplying: early returns, C, recipes, layouts, settings, NaN, threads."""
+"""What the operations do besides multiplying: C, recipes, settings, NaN, threads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from gemm_cases import Case, argument, poisoned, random_operand, run_dense
+from gemm_cases import Case, check_close, poisoned, random_operand, run_dense
+from reference import gemm as reference
+from reference.gemm import Scaled
 
 import deep_gemm
 from deep_gemm import _C
@@ -29,40 +31,6 @@ def operands(m: int, n: int, k: int, seed: int = 0) -> tuple[Any, Any]:
 
 def placed(device: Any, pair: Any) -> Any:
     return tuple(put(device, part) for part in pair)
-
-
-@pytest.mark.parametrize(("m", "n"), [(0, 64), (16, 0), (0, 0)])
-def test_empty_output_is_left_alone(device: Any, m: int, n: int) -> None:
-    a, b = operands(m, n, 128)
-    d = put(device, np.zeros((m, n), BF16))
-    before = deep_gemm.last_plan()
-    deep_gemm.fp8_gemm_nt(placed(device, a), placed(device, b), d, device=device)
-    assert deep_gemm.last_plan() == before
-
-
-@pytest.mark.parametrize("padding", [0, 5])
-def test_no_products_give_zeros(device: Any, padding: int) -> None:
-    a, b = operands(6, 40, 0)
-    d = put(device, poisoned((6, 40), Case(6, 40, 0, d_padding=padding)))
-    deep_gemm.fp8_gemm_nt(placed(device, a), placed(device, b), d, device=device)
-    assert (take(d).view(np.uint16) == 0).all()
-
-
-def test_no_products_give_c(device: Any) -> None:
-    a, b = operands(6, 40, 0)
-    c = np.random.default_rng(0).standard_normal((6, 40)).astype(np.float32)
-    d = put(device, poisoned((6, 40), Case(6, 40, 0, d="fp32")))
-    deep_gemm.fp8_gemm_nt(placed(device, a), placed(device, b), d, c=put(device, c), device=device)
-    assert (take(d) == c).all()
-
-
-def test_no_groups_give_zeros(device: Any) -> None:
-    a, _ = operands(128, 64, 128)
-    b = np.zeros((0, 64, 128), FP8), np.zeros((0, 1, 1), np.float32)
-    d = put(device, poisoned((128, 64), Case(128, 64, 128)))
-    layout = put(device, np.full(128, -1, np.int32))
-    deep_gemm.m_grouped_fp8_gemm_nt_contiguous(placed(device, a), placed(device, b), d, layout, device=device)
-    assert (take(d).view(np.uint16) == 0).all()
 
 
 def test_c_beside_d(device: Any) -> None:
@@ -100,9 +68,10 @@ def test_recipes_that_mean_the_same(device: Any, recipes: dict[str, Any]) -> Non
 def test_list_pairs_and_names(device: Any) -> None:
     """Pairs may be lists; DeepGEMM's other names are the same functions."""
     a, b = operands(4, 64, 128)
-    d = put(device, poisoned((4, 64), Case(4, 64, 128)))
+    case = Case(4, 64, 128)
+    d = put(device, poisoned((4, 64), case))
     deep_gemm.fp8_fp4_gemm_nt(a=list(placed(device, a)), b=list(placed(device, b)), d=d, device=device)
-    assert np.isfinite(take(d).astype(np.float32)).all()
+    check_close(take(d), reference.gemm(Scaled(*a, 1), Scaled(*b, 128)), case)
     assert deep_gemm.fp8_m_grouped_gemm_nt_masked is deep_gemm.m_grouped_fp8_gemm_nt_masked
     assert deep_gemm.bf16_m_grouped_gemm_nt_masked is deep_gemm.m_grouped_bf16_gemm_nt_masked
 
@@ -123,45 +92,22 @@ def test_nan_scales_reach_their_products_and_no_others(device: Any, which: str) 
     assert (np.isnan(take(d).astype(np.float32)) == expected).all()
 
 
-def test_group_indices_out_of_range_give_zero_rows(device: Any) -> None:
-    a, _ = operands(256, 64, 128)
-    rng = np.random.default_rng(2)
-    b = random_operand(rng, (2, 64, 128), Case(0, 64, 128), 128)
-    layout = np.zeros(256, np.int32)
-    layout[128:192], layout[192:] = 2, -7
-    d = put(device, poisoned((256, 64), Case(256, 64, 128)))
-    right = argument(device, b)
-    deep_gemm.m_grouped_fp8_gemm_nt_contiguous(
-        placed(device, a), right, d, put(device, layout), device=device
-    )
-    got = take(d).astype(np.float32)
-    assert (got[128:] == 0).all() and (got[:128] != 0).any()
-
-
-def test_masked_counts_beyond_the_tensor_are_clamped(device: Any) -> None:
-    rng = np.random.default_rng(3)
-    a = random_operand(rng, (2, 20, 128), Case(20, 64, 128), 1)
-    b = random_operand(rng, (2, 64, 128), Case(20, 64, 128), 128)
-    d = put(device, poisoned((2, 20, 64), Case(20, 64, 128)))
-    rows = put(device, np.array([1000, -3], np.int32))
-    left, right = argument(device, a), argument(device, b)
-    deep_gemm.m_grouped_fp8_gemm_nt_masked(left, right, d, rows, 16, device=device)
-    got = take(d).astype(np.float32)
-    assert np.isfinite(got[0]).all()
-
-
 def test_num_sms_limits_the_grid(device: Any) -> None:
     a, b = operands(512, 512, 128)
+    case, grids = Case(512, 512, 128), {}
     try:
-        deep_gemm.set_num_sms(2)
-        assert deep_gemm.get_num_sms() == 2
-        d = put(device, poisoned((512, 512), Case(512, 512, 128)))
-        deep_gemm.fp8_gemm_nt(placed(device, a), placed(device, b), d, device=device)
-        plan = deep_gemm.last_plan()
-        assert plan is not None and plan["grid_blocks"] <= 2 * 2  # two blocks may share a multiprocessor
-        assert np.isfinite(take(d).astype(np.float32)).all()
+        for num_sms in (0, 4, 2):
+            deep_gemm.set_num_sms(num_sms)
+            assert deep_gemm.get_num_sms(device) == (num_sms or device.num_sms)
+            d = put(device, poisoned((512, 512), case))
+            deep_gemm.fp8_gemm_nt(placed(device, a), placed(device, b), d, device=device)
+            plan = deep_gemm.last_plan()
+            assert plan is not None
+            grids[num_sms] = plan["grid_blocks"]
+            check_close(take(d), reference.gemm(Scaled(*a, 1), Scaled(*b, 128)), case)
     finally:
         deep_gemm.set_num_sms(0)
+    assert grids[0] > 4 and (grids[4], grids[2]) == (4, 2)  # one block for each, for as many as there are
     assert deep_gemm.get_num_sms(device) == device.num_sms
 
 
@@ -239,6 +185,30 @@ def test_plans_are_values() -> None:
     assert plan["spec"].replace(stages=2).stages == 2
     assert "chosen" in deep_gemm.explain("gemm m=64 n=7168 k=2048", "90a:132")
     assert plan["spec"] in deep_gemm.enumerate_specs("gemm m=64 n=7168 k=2048", "90a:132")
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ("n=7168 k=2048", [0]),
+        ("n=576 k=7168 d=fp32", [0]),
+        ("n=4096 k=4096 a=bf16", [0]),
+        ("n=4096 k=4096 d=fp32 scale_b=per_row_128 accumulate", [0]),
+        ("n=131 k=208", [0]),
+        ("contiguous groups=8 n=4096 k=7168", [0]),
+        ("psum groups=8 n=4096 k=7168", [0, 64]),
+        ("masked groups=8 n=4096 k=7168", [1, 16, 200]),
+    ],
+)
+def test_every_plan_is_among_those_that_are_warmed_up(form: str, expected: list[int]) -> None:
+    sizes = sorted({*range(1, 40, 3), *(64, 65, 128, 129), *range(200, 4097, 433), 4096})
+    if "groups" in form:
+        sizes = [128, 256, 1024, 4096]
+    specs = set(deep_gemm.enumerate_specs(f"gemm m=4096 {form}", "90a:132"))
+    for m in sizes:
+        for mean in expected:
+            problem = f"gemm m={m} {form}" + (f" expected_m={mean}" if mean else "")
+            assert deep_gemm.plan(problem, "90a:132")["spec"] in specs, problem
 
 
 def test_warmup_builds_what_calls_need(emulator: Any) -> None:

@@ -189,7 +189,7 @@ def test_counters_tell_which_kernel_ran() -> None:
     counts = {(r["w"], r["x"], r["tokens"], r["strict"]): r["launches"] for r in deep_gemm.dispatch_counts()}
     assert counts == {
         ("q8_0", "q8", 1, False): 1, ("q8_0", "q8", 2, False): 1, ("q8_0", "q8", 3, False): 1,
-        ("q8_0", "q8", 4, False): 1, ("q8_0", "q8", 8, False): 3, ("q8_0", "q8", 1, True): 1,
+        ("q8_0", "q8", 4, False): 1, ("q8_0", "q8", 8, False): 2, ("q8_0", "q8", 16, False): 1, ("q8_0", "q8", 1, True): 1,
         ("bf16", "bf16", 8, False): 1, ("bf16", "bf16", 16, False): 1,
     }  # fmt: skip
 
@@ -205,6 +205,7 @@ def test_explicit_names() -> None:
         (deep_gemm.gemv_bf16, x, "bf16"), (deep_gemm.gemv_w8a16, x, "fp8_128x128"),
         (deep_gemm.gemv_w8a8, pair, "fp8_128x128"), (deep_gemm.gemv_w4a16, x, "mxfp4"),
         (deep_gemm.gemv_w4a8, pair, "mxfp4"), (deep_gemm.gemv_int4, x, "int4_32"), (deep_gemm.gemv_q8_0, x, "q8_0"),
+        (deep_gemm.w8a16_gemm, x, "fp8_128x128"), (deep_gemm.w4a16_gemm, x, "mxfp4"), (deep_gemm.w4a16_gemm, x, "int4_32"),
     ]  # fmt: skip
     for function, operand, name in calls:
         assert same_bits(function(operand, w[name], **HOST), deep_gemm.linear(operand, w[name], **HOST))

@@ -45,6 +45,61 @@ def test_the_plan_decides(device: Any) -> None:
     assert ulps_of_bf16(chosen, small, magnitude * 2.0**-20) <= 1
 
 
+def test_fp8_times_fp8_is_the_gemm(device: Any) -> None:
+    """Many rows of x in FP8 beside 128 x 128 blocks: gemm(), with its bits, residual and all; what it lacks goes on in
+    passes of 16 rows.
+    """
+    rng = np.random.default_rng(10)
+    w = deep_gemm.quantize(random_weight(rng, 200, 384), "fp8_128x128")
+    x = random_x(rng, 40, 384, "fp8_128")
+    residual = rng.standard_normal((40, 200)).astype(np.float32)
+    out, expected = put(device, residual.copy()), put(device, np.full((40, 200), np.nan, np.float32))
+    tokens, matrix = on(device, x), placed(device, w)
+    deep_gemm.reset_dispatch_counts()
+    deep_gemm.linear(tokens, matrix, out, residual=out, device=device)
+    assert forms() == ["large"]
+    deep_gemm.fp8_gemm_nt(
+        tokens, (matrix.data, matrix.scales), expected, c=put(device, residual), device=device
+    )
+    assert same_bits(take(out), take(expected))
+    exact = run(device, x, w, invariant=True)
+    magnitude = np.abs(quant.activations(x)) @ np.abs(quant.dequantize(w)).T
+    assert (np.abs(take(out) - residual - exact) <= magnitude * 2.0**-11).all()
+    bias = put(device, np.ones(200, np.float32))
+    for options in ({"bias": bias}, {"strict": True}, {"invariant": True}):
+        deep_gemm.reset_dispatch_counts()
+        deep_gemm.linear(tokens, matrix, out, device=device, **options)
+        assert forms() == ["small"]
+    assert "FP8 GEMM" in deep_gemm.explain_linear(
+        "linear w=fp8_128x128 x=fp8_128 m=40 n=200 k=384", "90a:132"
+    )
+
+
+def test_swiglu_has_both_forms(device: Any) -> None:
+    """Above 16 rows one launch of either; `invariant` keeps the bits that a row has alone."""
+    rng = np.random.default_rng(9)
+    gate, up = (placed(device, deep_gemm.quantize(random_weight(rng, 70, 256), "mxfp4")) for _ in range(2))
+    x = random_x(rng, 300, 256, "bf16")
+
+    def swiglu(tokens: Array, **options: Any) -> Array:
+        out = put(device, np.full((len(tokens), 70), np.nan, np.float32))
+        deep_gemm.swiglu_linear(on(device, tokens), gate, up, out, device=device, **options)
+        return take(out)
+
+    deep_gemm.reset_dispatch_counts()
+    large = swiglu(x)
+    assert forms() == ["large"] and deep_gemm.dispatch_counts()[0]["launches"] == 1
+    deep_gemm.reset_dispatch_counts()
+    invariant, alone = swiglu(x, invariant=True), swiglu(x[200:201])
+    assert set(forms()) == {"small"} and same_bits(invariant[200:201], alone)
+    np.testing.assert_allclose(large, invariant, rtol=1e-4, atol=1e-4)
+    spec = spec_of("mxfp4", 256)
+    with pytest.raises(ValueError, match="the forced spec has epilogue none, expected swiglu"):
+        swiglu(x, spec=spec)
+    with pytest.raises(ValueError, match="swiglu needs two warpgroups"):
+        swiglu(x, spec=spec.replace(epilogue="swiglu", warpgroups=1))
+
+
 def test_strict_is_the_kernel_of_one_row(device: Any) -> None:
     rng = np.random.default_rng(1)
     w = deep_gemm.quantize(random_weight(rng, 320, 512), "nvfp4")

@@ -68,9 +68,9 @@ def test_host_tensors_are_no_mistake_unless_a_gpu_is_there() -> None:
 
 def test_types_it_has_no_use_for() -> None:
     a, b, d, _ = problem(4, 64, 128, "cpu")
-    with pytest.raises(TypeError, match=r"dtype torch.float64, expected"):
+    with pytest.raises(TypeError, match=r"is torch.float64, expected"):
         deep_gemm.fp8_gemm_nt(a, b, d.double(), **emulated)
-    with pytest.raises(TypeError, match=r"dtype torch.uint8, expected"):
+    with pytest.raises(TypeError, match=r"is torch.uint8, expected"):
         deep_gemm.fp8_gemm_nt((a[0].view(torch.uint8), a[1]), b, d, **emulated)
     typed = deep_gemm.view_as(a[0].view(torch.uint8), "fp8_e4m3")
     deep_gemm.fp8_gemm_nt((typed, a[1]), b, d, **emulated)

@@ -12,6 +12,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from reference.hopper import fused_sum
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -267,25 +268,6 @@ def test_descriptor_of_rows(run: Any) -> None:
 
 
 # ---- The accumulator
-
-
-def fused_sum(a: Array, b: Array, c: Array, kind: str) -> Array:
-    """One instruction of the Hopper model: align to the largest exponent, truncate at F bits, add, truncate to R bits."""
-    fraction, result = (13, 13) if kind in ("e4m3", "e5m2") else (25, 23)
-    smallest = {"e4m3": -6, "e5m2": -14, "f16": -14, "bf16": -126}[kind]
-
-    def exponent(x: Array, minimum: int) -> Array:
-        return np.where(x == 0, -(10**6), np.maximum(np.frexp(x)[1] - 1, minimum))
-
-    a64, b64, c64 = a.astype(np.float64), b.astype(np.float64), c.astype(np.float64)
-    products = a64[:, None, :] * b64[None, :, :]
-    exponents = exponent(a64, smallest)[:, None, :] + exponent(b64, smallest)[None, :, :]
-    largest = np.maximum(exponents.max(axis=2), exponent(c64, -126))
-    unit = np.ldexp(1.0, np.maximum(largest, -500) - fraction)
-    total = np.trunc(products / unit[..., None]).sum(axis=2) + np.trunc(c64 / unit)
-    value = total * unit
-    step = np.ldexp(1.0, np.maximum(np.frexp(value)[1] - 1, -126) - result)
-    return np.where(value == 0, 0.0, np.trunc(value / step) * step)
 
 
 @pytest.mark.parametrize("kind", ["e4m3", "e5m2", "bf16", "f16"])

@@ -1,7 +1,7 @@
 """D = C + A B^T in float64, written for reading: no tiling, no shortcuts.
 
-Each function returns the exact result of the inputs it was given (their quantisation included) and `magnitude`, the
-sum of |a b| over K for each element, by which the rounding errors of a kernel are bounded.
+Each function returns the exact result of the inputs it was given (their quantisation included) and how far a right
+kernel's sums may be from it, element by element (reference/hopper.py).
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from reference import hopper
 
 Array = npt.NDArray[Any]
 
@@ -44,27 +46,47 @@ def take(operand: Scaled | Array, index: Any) -> Scaled | Array:
     return operand[index]
 
 
+def sum_error(a: Scaled | Array, b: Scaled | Array) -> Array:
+    """How far the sums of a right kernel may be from A B^T.
+
+    BF16: fp32 sums of exact products, whose order is the plan's: 2^-19 of what the terms add up to. FP8: see
+    hopper.accumulation_bound; promotion then rounds the product of two scales and an fma for each block of K, and a
+    split of K adds a few sums more.
+    """
+    magnitude = np.abs(dense_operand(a)) @ np.abs(dense_operand(b)).T
+    if not isinstance(a, Scaled) or not isinstance(b, Scaled):
+        return magnitude * 2.0**-19
+    k = a.values.shape[1]
+    error = magnitude * (-(-k // SCALE_BLOCK) + 16) * 2.0**-24
+    for block in range(-(-k // SCALE_BLOCK)):
+        along_k = slice(block * SCALE_BLOCK, (block + 1) * SCALE_BLOCK)
+        scale_a, scale_b = (
+            np.repeat(np.abs(x.scales[:, block].astype(np.float64)), x.rows_per_scale)[: len(x.values)]
+            for x in (a, b)
+        )
+        parts = (x.values[:, along_k].astype(np.float64) for x in (a, b))
+        error += hopper.accumulation_bound(*parts) * np.outer(scale_a, scale_b)
+    return error
+
+
 def gemm(a: Scaled | Array, b: Scaled | Array, c: Array | None = None) -> tuple[Array, Array]:
-    """(D, magnitude) of one matrix product."""
-    left, right = dense_operand(a), dense_operand(b)
-    product = left @ right.T
-    magnitude = np.abs(left) @ np.abs(right).T
+    """(D, error of the sums) of one matrix product; adding C is one more rounding to fp32."""
+    product, error = dense_operand(a) @ dense_operand(b).T, sum_error(a, b)
     if c is None:
-        return product, magnitude
-    return product + c.astype(np.float64), magnitude + np.abs(c.astype(np.float64))
+        return product, error
+    wide = c.astype(np.float64)
+    return product + wide, error + (np.abs(product) + np.abs(wide)) * 2.0**-23
 
 
 def contiguous(a: Scaled | Array, b: Scaled | Array, group_of_row: Array) -> tuple[Array, Array]:
     """Row i times the matrix of its group; a row of no group is zero."""
-    matrices = dense_operand(b)
-    rows = dense_operand(a)
-    d = np.zeros((rows.shape[0], matrices.shape[1]))
-    magnitude = np.zeros_like(d)
-    for group in range(matrices.shape[0]):
+    matrices = b.values if isinstance(b, Scaled) else b
+    d = np.zeros((len(group_of_row), matrices.shape[1]))
+    error = np.zeros_like(d)
+    for group in range(len(matrices)):
         mine = group_of_row == group
-        d[mine] = rows[mine] @ matrices[group].T
-        magnitude[mine] = np.abs(rows[mine]) @ np.abs(matrices[group]).T
-    return d, magnitude
+        d[mine], error[mine] = gemm(take(a, mine), take(b, group))
+    return d, error
 
 
 def groups_of_psum(ends: Array, num_rows: int) -> Array:
@@ -79,23 +101,15 @@ def groups_of_psum(ends: Array, num_rows: int) -> Array:
 
 def masked(a: Scaled | Array, b: Scaled | Array, valid_rows: Array) -> tuple[Array, Array]:
     """Group by group; rows at and beyond `valid_rows` are NaN here: the result says nothing about them."""
-    left, right = dense_operand(a), dense_operand(b)
-    d = np.full((left.shape[0], left.shape[1], right.shape[1]), np.nan)
-    magnitude = np.full_like(d, np.nan)
+    shape = (a.values if isinstance(a, Scaled) else a).shape
+    d = np.full((*shape[:2], (b.values if isinstance(b, Scaled) else b).shape[1]), np.nan)
+    error = np.full_like(d, np.nan)
     for group, rows in enumerate(int(rows) for rows in valid_rows):
-        d[group, :rows] = left[group, :rows] @ right[group].T
-        magnitude[group, :rows] = np.abs(left[group, :rows]) @ np.abs(right[group]).T
-    return d, magnitude
+        d[group, :rows], error[group, :rows] = gemm(take(take(a, group), slice(rows)), take(b, group))
+    return d, error
 
 
-def tolerance(d: Array, magnitude: Array, operands: str, output: str) -> Array:
-    """How far a right kernel may be from `d`.
-
-    FP8: Hopper's tensor cores keep 13 bits below the largest term of a sum of 32 products and cut the rest off, four
-    times in 128 elements, then the sum is promoted: at most 4 * 2^-12 of what the terms add up to; the terms of a
-    sum have one sign only in the worst case, so a quarter of it is already generous. BF16: fp32 sums of terms in
-    any order. Then one rounding to the output.
-    """
-    accumulation = 2.0**-12 if operands == "fp8_e4m3" else 2.0**-19
+def tolerance(d: Array, error: Array, output: str) -> Array:
+    """How far a right kernel's output may be from `d`, whose sums may be off by `error`: one rounding more."""
     rounding = 2.0**-8 if output == "bf16" else 2.0**-22
-    return magnitude * accumulation + np.abs(d) * rounding + 1e-30
+    return error * (1 + rounding) + np.abs(d) * rounding + 1e-30

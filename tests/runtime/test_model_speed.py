@@ -15,7 +15,7 @@ from deep_gemm import _C
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from bench import model, model_configs
+from bench import model, model_configs, model_plot
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,28 @@ def test_command(tmp_path: Path) -> None:
     assert all(float(row["model_us"]) > 0 and float(row["percent_of_roofline"]) > 0 for row in rows)
     listed = list(csv.DictReader((tmp_path / "model_ops.csv").open()))
     assert [row["kernel"] for row in listed] == ["hc_mix", "project_mma", "argmax"]
+
+
+def some_passes() -> list[model.Pass]:
+    fields: dict[str, Any] = {"config": "tiny", "layers": 2, "context": 256, "launches": 1, "us": 1.0, "head_us": 0.5,
+                              "layer_us": 0.2, "model_us": 1.0, "model_mb": 1.0, "percent_of_roofline": 50.0}  # fmt: skip
+    return [
+        model.Pass(kind=kind, rows=rows, tokens_per_s=100.0 * rows, **fields)
+        for kind, rows in (("decode", 8), ("verify", 3), ("decode", 1))
+    ]
+
+
+def test_plot_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert model_plot.write_plot(tmp_path / "model.png", some_passes()) == model_plot.NO_MATPLOTLIB
+    lines = {"decode": ([1, 8], [100.0, 800.0]), "verify": ([3], [300.0])}
+    assert model_plot.lines_of(some_passes(), "tokens_per_s") == lines
+
+
+def test_plot(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib draws the picture")
+    assert model_plot.write_plot(tmp_path / "model.png", some_passes()).startswith("wrote ")
+    assert (tmp_path / "model.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_bytes_of_flash() -> None:

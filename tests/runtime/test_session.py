@@ -46,6 +46,15 @@ def test_saved_sessions_continue(load: Load, prompt: list[int], tmp_path: Path) 
     assert same(session, other)
 
 
+def test_a_number_is_no_path(load: Load) -> None:
+    session = load().session()
+    for call in (session.save, session.load):
+        with pytest.raises(
+            TypeError, match=r"path is 3 of type int, expected a str or a pathlib\.Path; pass"
+        ):
+            call(3)  # type: ignore[arg-type]
+
+
 def test_refuses_damaged_and_foreign_files(load: Load, prompt: list[int], tmp_path: Path) -> None:
     session = load().session()
     session.sync(prompt)

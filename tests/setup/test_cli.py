@@ -20,6 +20,7 @@ COMMANDS = [
     "cache clear",
     "cache verify",
     "warmup",
+    "bundle",
     "bench",
 ]
 
@@ -50,11 +51,11 @@ def test_a_bad_problem_is_one_line() -> None:
     )
 
 
-@pytest.mark.parametrize("command", ["explain", "warmup"])
+@pytest.mark.parametrize("command", ["explain", "warmup", "bundle kernels.bundle"])
 def test_a_problem_without_a_size_names_it(command: str) -> None:
-    result = cli(command, "gemm m=64 n=7168")
+    result = cli(*command.split(), "gemm m=64 n=7168")
     assert result.returncode == 1 and "'gemm m=64 n=7168' without k=;" in result.stderr
-    assert "without n= and k=;" in cli(command, "gemm m=64").stderr
+    assert "without n= and k=;" in cli(*command.split(), "gemm m=64").stderr
 
 
 @pytest.mark.parametrize("tool", ["test", "demo", "check"])
@@ -72,7 +73,7 @@ def test_env_names_the_device_and_unknown_variables() -> None:
         result.returncode == 0 and "emulator:sm_90a" in result.stdout and "DG_JIT_CACHE_DIR" in result.stdout
     )
     assert "DG_DEVICES is set" in result.stderr
-    assert cli("env", "--device").stdout == "emulator:sm_90a\n"
+    assert cli("env", "--name", "--device", "emulator").stdout == "emulator:sm_90a\n"
 
 
 def test_cache_life(tmp_path: Path) -> None:
@@ -100,3 +101,44 @@ def test_demo_on_a_small_text(tmp_path: Path) -> None:
 def test_demo_rejects_sizes_it_cannot_scale() -> None:
     result = cli("demo", "--hidden", "200")
     assert result.returncode == 1 and "multiples of 128" in result.stderr
+
+
+def test_demo_names_what_is_empty(tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").touch()
+    result = cli("demo", "--part", "layer", str(tmp_path / "empty.txt"))
+    assert result.returncode == 1 and result.stdout == "" and "got an empty file" in result.stderr
+    assert "got an empty prompt" in cli("demo", "--part", "text", "--prompt", "").stderr
+    assert "'--seed': -3 is not in the range" in cli("demo", "--seed", "-3").stderr
+
+
+def test_explain_takes_every_family() -> None:
+    assert "large-batch form" in cli("explain", "linear w=mxfp4 m=512 n=14336 k=4096").stdout
+    assert "chosen" in cli("explain", "fp4_gemm m=4 n=4096 k=4096").stdout
+    assert "expected a 'gemm' one" in cli("warmup", "fp4_gemm m=4 n=4096 k=4096").stderr
+
+
+def test_a_home_without_a_cache_folder_is_said() -> None:
+    nowhere = {"DG_JIT_CACHE_DIR": "", "XDG_CACHE_HOME": "", "HOME": ""}
+    for command in (("cache", "list"), ("cache", "verify"), ("env",)):
+        assert "no cache folder: none of DG_JIT_CACHE_DIR" in cli(*command, **nowhere).stdout
+
+
+def test_env_without_a_compiler_fails() -> None:
+    result = cli("env", DG_NVRTC_PATH="/nonexistent")
+    assert result.returncode == 1 and "DG_NVRTC_PATH" in result.stdout
+
+
+def test_damage_in_a_folder_that_is_only_read_stays_and_is_said(tmp_path: Path) -> None:
+    (tmp_path / "shared" / "kernels" / "some.00" / "nvrtc-13.0").mkdir(parents=True)
+    folders = {
+        "DG_JIT_CACHE_DIR": str(tmp_path / "own"),
+        "DG_JIT_READONLY_CACHE_DIRS": str(tmp_path / "shared"),
+    }
+    result = cli("cache", "verify", "--repair", **folders)
+    assert result.returncode == 1
+    assert "1 of 1 damaged, 0 removed; 1 in folders that are only read" in result.stdout
+
+
+def test_bench_model_on_the_emulator_is_for_the_tiny_config() -> None:
+    result = cli("bench", "model", "--config", "flash")
+    assert result.returncode == 1 and "got config flash on the emulated GPU, expected tiny" in result.stderr

@@ -74,3 +74,25 @@ def test_stamps_depend_on_contents(bare: Path) -> None:
         file.write_text(text)
         stamps.add(run(f"stamp_of word {file}", bare).stdout)
     assert len(stamps) == 2
+
+
+def test_an_interruption_is_not_the_fault_of_the_step(bare: Path) -> None:
+    result = run('step "installing" "look at the network"; kill -INT $$; echo not reached', bare)
+    assert result.returncode == 130
+    assert result.stdout.endswith(
+        "\nFAILED: interrupted while installing (run the command again; it goes on where it can)\n"
+    )
+
+
+def test_a_working_venv_is_kept_whatever_python_comes_first(bare: Path) -> None:
+    venv = bare / "venv"
+    (venv / "bin").mkdir(parents=True)
+    program(bare, "python3", 'echo "other $*" >>"$HOME/calls"')
+    program(venv / "bin", "python", "exit 0")
+    (bare / "grep").symlink_to("/usr/bin/grep")
+    script = f"VENV={venv}; base=$(base_python); echo $base; make_venv $base"
+    assert run(script, bare).stdout.splitlines()[0] == str(bare / "python3")  # not made at this place
+    (venv / "bin" / "activate").write_text(f'VIRTUAL_ENV="{venv}"\n')
+    assert run(script, bare).stdout == f"{venv}/bin/python\n"
+    program(venv / "bin", "python", "exit 1")
+    assert run(script, bare).stdout.splitlines()[0] == str(bare / "python3")

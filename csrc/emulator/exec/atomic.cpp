@@ -149,11 +149,11 @@ void decode_atomic(Decoder& x) {
     const u32 bytes = type_bytes(type);
     const bool returns = x.in->root == "atom";
     u32 i = 0;
-    if (returns) x.op.d = x.reg_or_none(x.operand(i++));
+    if (returns) x.op.d = x.reg_or_none(x.operand(i++), bytes);
     x.set_address(x.operand(i++));
     const ptx::Operand& value = x.operand(i++);
     if (value.kind == ptx::OperandKind::vector) {
-        if (returns) x.unsupported("vector atom");
+        if (returns || value.items.empty()) x.unsupported("vector atom");
         x.op.b = x.source(value.items[0], bytes);
         std::vector<u32> rest;
         for (size_t e = 1; e < value.items.size(); ++e) rest.push_back(x.source(value.items[e], bytes));

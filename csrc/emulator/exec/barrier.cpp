@@ -122,11 +122,11 @@ void cluster_wait(Warp& w, const Op& op, u32 mask) {
 
 void decode_reduction(Decoder& x) {
     const bool counts = x.has("popc");
-    x.op.d = x.reg(x.operand(0));
+    x.op.d = counts ? x.reg(x.operand(0), 4) : x.predicate(x.operand(0));
     x.op.a = x.source(x.operand(1), 4);
     if (x.num_operands() == 4) x.op.b = x.source(x.operand(2), 4);
     const ptx::Operand& test = x.operand(x.num_operands() - 1);
-    x.op.c = x.predicate_source(test);
+    x.op.c = x.predicate(test);
     x.op.immediate = test.negated ? ~0u : 0;
     x.op.run = counts         ? barrier_sync<Result::count>
                : x.has("and") ? barrier_sync<Result::all>

@@ -183,9 +183,9 @@ void bit_mask(Warp& w, const Op& op, u32 mask) {
 
 void decode_predicate_logic(Decoder& x) {
     const std::string_view root = x.in->root;
-    x.op.d = x.reg(x.operand(0));
-    x.op.a = x.predicate_source(x.operand(1));
-    if (root != "not") x.op.b = x.predicate_source(x.operand(2));
+    x.op.d = x.predicate(x.operand(0));
+    x.op.a = x.predicate(x.operand(1));
+    if (root != "not") x.op.b = x.predicate(x.operand(2));
     x.op.run = root == "and"   ? predicate_logic<PredicateOp::bit_and>
                : root == "or"  ? predicate_logic<PredicateOp::bit_or>
                : root == "xor" ? predicate_logic<PredicateOp::bit_xor>
@@ -194,7 +194,7 @@ void decode_predicate_logic(Decoder& x) {
 
 void decode_counts(Decoder& x, Type type) {
     const std::string_view root = x.in->root;
-    x.destination_and_sources(type_bytes(type));
+    x.destination_and_sources(4, type_bytes(type), 0, 0);
     const bool shift_amount = x.has("shiftamt");
     x.op.run = for_integer(type, [&](auto t) -> Handler {
         using T = decltype(t);
@@ -213,7 +213,7 @@ void decode_bits(Decoder& x) {
     if (type == Type::pred) return decode_predicate_logic(x);
     if (root == "popc" || root == "clz" || root == "bfind") return decode_counts(x, type);
     if (root == "shl" || root == "shr") {
-        x.destination_and_sources(bytes, 4, 4);
+        x.destination_and_sources(bytes, bytes, 4, 4);
         x.op.run = for_integer(type, [&](auto t) -> Handler {
             return root == "shl" ? shift<decltype(t), false> : shift<decltype(t), true>;
         });
@@ -223,10 +223,10 @@ void decode_bits(Decoder& x) {
         x.op.run = x.has("l") ? (wrap ? funnel_shift<true, true> : funnel_shift<true, false>)
                               : (wrap ? funnel_shift<false, true> : funnel_shift<false, false>);
     } else if (root == "bfe") {
-        x.destination_and_sources(bytes, 4, 4);
+        x.destination_and_sources(bytes, bytes, 4, 4);
         x.op.run = for_integer(type, [&](auto t) -> Handler { return bit_field_extract<decltype(t)>; });
     } else if (root == "bfi") {
-        x.destination_and_sources(bytes, bytes, 4);
+        x.destination_and_sources(bytes, bytes, bytes, 4);
         x.set_list({x.source(x.operand(4), 4)});
         x.op.run = for_integer(type, [&](auto t) -> Handler { return bit_field_insert<decltype(t)>; });
     } else if (root == "prmt") {

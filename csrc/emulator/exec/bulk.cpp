@@ -250,9 +250,12 @@ Format format_of(const Decoder& x) {
 
 // [map, {x, y}] or [address]
 void tensor_operand(Decoder& x, BulkForm& form, const ptx::Operand& operand) {
-    form.global = x.address(operand);
+    form.global = x.address(operand, !form.tensor);
     if (!form.tensor) return;
-    if (operand.items.size() != 2) x.unsupported("a tensor operand is [map, {coordinates}]");
+    if (operand.items.size() != 2 || operand.items[1].kind != ptx::OperandKind::vector)
+        x.unsupported("a tensor operand is [map, {coordinates}]");
+    const size_t rank = operand.items[1].items.size();
+    if (rank < 1 || rank > 5 || !x.has(fmt::format("{}d", rank))) x.unsupported("the number of coordinates");
     for (const auto& c : operand.items[1].items) form.coords.push_back(x.source(c, 4));
 }
 

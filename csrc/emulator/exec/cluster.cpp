@@ -49,7 +49,7 @@ void is_space(Warp& w, const Op& op, u32 mask) {
 
 void decode_cluster(Decoder& x) {
     if (x.in->root == "isspacep") {
-        x.op.d = x.reg(x.operand(0));
+        x.op.d = x.predicate(x.operand(0));
         x.op.a = x.source(x.operand(1), 8);
         const bool shared = x.has("shared") || x.has("shared::cta") || x.has("shared::cluster");
         if (!shared && !x.has("local") && !x.has("global")) x.unsupported();
@@ -59,7 +59,7 @@ void decode_cluster(Decoder& x) {
         return;
     }
     const u32 bytes = type_bytes(x.type());
-    x.destination_and_sources(bytes, 4, 4);
+    x.destination_and_sources(x.in->root == "mapa" ? bytes : 4, bytes, 4, 4);
     if (!x.has("shared::cluster")) x.op.flags = kGenericResult;
     if (x.in->root == "mapa") {
         x.op.run = bytes == 8 ? map_address<u64> : map_address<u32>;

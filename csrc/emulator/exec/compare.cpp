@@ -136,7 +136,7 @@ void test_property(Warp& w, const Op& op, u32 mask) {
 }
 
 void decode_test(Decoder& x) {
-    x.op.d = x.reg(x.operand(0));
+    x.op.d = x.predicate(x.operand(0));
     x.op.a = x.source(x.operand(1), type_bytes(x.type()));
     const std::string_view what = x.modifier(0);
     const u32 normal = 1u << FP_NORMAL, sub = 1u << FP_SUBNORMAL, zero = 1u << FP_ZERO,
@@ -156,15 +156,16 @@ void decode_set(Decoder& x) {
     const ptx::Operand& destination = x.operand(0);
     x.op.target = kNoSlot;
     if (destination.kind == ptx::OperandKind::pair) {
-        x.op.d = x.reg_or_none(destination.items[0]);
-        x.op.target = x.reg_or_none(destination.items[1]);
+        if (to_register) x.unsupported("a pair of destinations");
+        x.op.d = x.predicate_or_none(destination.items[0]);
+        x.op.target = x.predicate_or_none(destination.items[1]);
     } else {
-        x.op.d = x.reg(destination);
+        x.op.d = to_register ? x.reg(destination, 4) : x.predicate(destination);
     }
     x.op.a = x.source(x.operand(1), type_bytes(type));
     x.op.b = x.source(x.operand(2), type_bytes(type));
     if (x.num_operands() > 3) {
-        x.op.c = x.predicate_source(x.operand(3));
+        x.op.c = x.predicate(x.operand(3));
         x.op.immediate = x.operand(3).negated ? ~0u : 0;
         x.op.flags = x.has("and") ? kAnd : x.has("or") ? kOr : x.has("xor") ? kXor : kNone;
     }
@@ -180,15 +181,15 @@ void decode_compare(Decoder& x) {
     if (root == "testp") return decode_test(x);
     if (root == "selp") {
         const u32 bytes = type_bytes(x.type());
-        x.op.d = x.reg(x.operand(0));
+        x.op.d = x.reg(x.operand(0), bytes);
         x.op.a = x.source(x.operand(1), bytes);
         x.op.b = x.source(x.operand(2), bytes);
-        x.op.c = x.predicate_source(x.operand(3));
+        x.op.c = x.predicate(x.operand(3));
         x.op.run = bytes == 8 ? select<u64> : select<u32>;
         return;
     }
     const u32 bytes = type_bytes(x.type_from_end(1));
-    x.destination_and_sources(bytes, bytes, 4);
+    x.destination_and_sources(bytes, bytes, bytes, 4);
     const bool by_float = x.type() == Type::f32;
     x.op.run = bytes == 8 ? (by_float ? select_by_sign<u64, float> : select_by_sign<u64, i32>)
                           : (by_float ? select_by_sign<u32, float> : select_by_sign<u32, i32>);

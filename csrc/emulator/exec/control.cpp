@@ -103,13 +103,18 @@ void decode_call(Decoder& x) {
 void decode_control(Decoder& x) {
     const std::string_view root = x.in->root;
     if (root == ".branchtargets") {
+        for (const auto& label : x.in->operands) {
+            if (label.kind != ptx::OperandKind::label) x.unsupported("a branch target is no label");
+        }
         x.op.run = nothing;
     } else if (root == "brx") {
         const ptx::Operand& table = x.operand(1);
         if (table.kind != ptx::OperandKind::label) x.unsupported("brx needs a label of .branchtargets");
+        const auto& code = x.unit.function->code;
+        if (table.id >= code.size() || code[table.id].root != ".branchtargets")
+            x.unsupported("brx needs a label of .branchtargets");
         std::vector<u32> targets;
-        for (const auto& label : x.unit.function->code[table.id].operands)
-            targets.push_back(x.unit.code_begin + label.id);
+        for (const auto& label : code[table.id].operands) targets.push_back(x.unit.code_begin + label.id);
         x.op.a = x.source(x.operand(0), 4);
         x.set_list(std::move(targets));
         x.op.run = branch_by_table;

@@ -184,7 +184,7 @@ void decode_convert(Decoder& x) {
     if (decode_packed_convert(x)) return;
     const Type from = x.type_from_end(0), to = x.type_from_end(1);
     if (x.num_operands() != 2) x.unsupported();
-    x.op.d = x.reg(x.operand(0));
+    x.op.d = x.reg(x.operand(0), type_bytes(to));
     x.op.a = x.source(x.operand(1), type_bytes(from));
     const FloatKind from_kind = float_kind(from), to_kind = float_kind(to);
     if (from_kind != FloatKind::none && to_kind != FloatKind::none)

@@ -122,7 +122,7 @@ bool decode_packed_convert(Decoder& x) {
         if (is_pair(from)) x.unsupported();
         return false;
     }
-    x.op.d = x.reg(x.operand(0));
+    x.op.d = x.reg(x.operand(0), 4);
     x.op.immediate = static_cast<i64>(to);
     x.op.flags = (x.has("relu") ? kRelu : 0) | (x.has("satfinite") ? kSatFinite : 0) |
                  (x.has("rz") ? kZero : 0) | (x.has("rp") ? kUp : 0);

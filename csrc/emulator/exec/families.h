@@ -6,7 +6,10 @@
 
 namespace deep_gemm::emulator {
 
-using DecodeFunction = void (*)(Decoder&);
+struct Family {
+    void (*decode)(Decoder&) = nullptr;
+    u8 min_operands = 0, max_operands = 0;  // what its forms have; decode functions know each form
+};
 
 void decode_move(Decoder&);     // mov, cvta
 void decode_integer(Decoder&);  // add, sub, mul, mad, div, rem, min, max, abs, neg, sad, carry chains
@@ -30,10 +33,7 @@ void decode_matrix(Decoder&);  // ldmatrix, stmatrix, movmatrix, mma
 void decode_wgmma(Decoder&);   // wgmma
 void decode_cluster(Decoder&);  // mapa, getctarank, isspacep
 
-// Makes the op at `pc` check that none of these accumulator slots belongs to a wgmma in flight.
-void guard_accumulators(Program& program, u32 pc, std::vector<u32> slots);
-
 // Null when the opcode is unknown.
-[[nodiscard]] DecodeFunction find_family(std::string_view root);
+[[nodiscard]] const Family* find_family(std::string_view root);
 
 }  // namespace deep_gemm::emulator

@@ -74,7 +74,7 @@ void decode_fence(Decoder& x) {
     } else if (root == "nanosleep") {
         x.op.run = sleep;
     } else if (root == "createpolicy") {
-        x.op.d = x.reg(x.operand(0));
+        x.op.d = x.reg(x.operand(0), 8);
         x.op.run = create_policy;
     } else {
         const bool waits = root == "griddepcontrol" && x.has("wait");

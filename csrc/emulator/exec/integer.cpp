@@ -206,7 +206,7 @@ void decode_multiply(Decoder& x, Type type) {
     const bool mad = x.in->root == "mad";
     const u32 bytes = type_bytes(type);
     if (x.has("wide")) {
-        x.destination_and_sources(bytes, bytes, 2 * bytes);
+        x.destination_and_sources(2 * bytes, bytes, bytes, 2 * bytes);
         switch (type) {
             case Type::s32:
                 x.op.run = mad ? multiply_wide<i32, i64, true> : multiply_wide<i32, i64, false>;

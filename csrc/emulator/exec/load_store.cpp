@@ -178,14 +178,15 @@ Handler for_memory_type(Type type, F make) {
 std::vector<u32> values_of(Decoder& x, const ptx::Operand& operand, u32 bytes, bool destination) {
     std::vector<u32> list;
     auto one = [&](const ptx::Operand& item) {
-        list.push_back(destination ? x.reg_or_none(item) : x.source(item, bytes));
+        list.push_back(destination ? x.reg_or_none(item, bytes) : x.source(item, bytes));
     };
     if (operand.kind == ptx::OperandKind::vector) {
         for (const auto& item : operand.items) one(item);
     } else {
         one(operand);
     }
-    if (list.size() > kMaxVector) x.unsupported("more than eight elements");
+    const size_t count = x.has("v8") ? 8 : x.has("v4") ? 4 : x.has("v2") ? 2 : 1;
+    if (list.size() != count) x.unsupported("the number of elements");
     return list;
 }
 
@@ -199,7 +200,7 @@ Width width_of(Decoder& x, const ptx::Operand& destination, Type type) {
     const bool vector = destination.kind == ptx::OperandKind::vector;
     u32 bytes = 0;
     for (const ptx::Operand& item : vector ? destination.items : std::vector<ptx::Operand>{destination}) {
-        if (x.reg_or_none(item) != kNoSlot) bytes = x.register_bytes(item);
+        if (x.reg_or_none(item, 0) != kNoSlot) bytes = x.register_bytes(item);
     }
     return {.wide = bytes == 8 && type_bytes(type) < 8,
             .is_signed = type == Type::s8 || type == Type::s16 || type == Type::s32};
@@ -208,6 +209,7 @@ Width width_of(Decoder& x, const ptx::Operand& destination, Type type) {
 // .param: of the kernel (a fixed buffer), of a call (local memory), or a kernel parameter's address in a
 // register.
 bool decode_parameter(Decoder& x, const ptx::Operand& address, MemorySpace& space, Type type, Width width) {
+    if (address.kind != ptx::OperandKind::address) x.unsupported("operand is no [address]");
     const ptx::Operand& base = address.items[0];
     if (base.kind != ptx::OperandKind::variable) {
         space = MemorySpace::global;
@@ -219,7 +221,8 @@ bool decode_parameter(Decoder& x, const ptx::Operand& address, MemorySpace& spac
         return false;
     }
     x.op.immediate = static_cast<i64>(place.value + base.value + address.value);
-    if (static_cast<u64>(x.op.immediate) + type_bytes(type) * x.op.list.size() > x.program.param_bytes) {
+    const u64 bytes = type_bytes(type) * x.op.list.size();
+    if (bytes > x.program.param_bytes || static_cast<u64>(x.op.immediate) > x.program.param_bytes - bytes) {
         x.unsupported("a parameter access is out of bounds");
     }
     x.op.run = for_memory_type(

@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "emulator/exec/families.h"
+#include "emulator/exec/tensor_registers.h"
 #include "emulator/exec/units.h"
 #include "emulator/ir/effects.h"
 
@@ -26,9 +27,7 @@ void decode_unit(const Unit& unit, std::span<const Unit> units, ConstantPool& co
     Decoder decoder(program, unit, units, constants);
     for (const ptx::Instruction& instruction : function.code) {
         decoder.start(instruction);
-        const DecodeFunction decode = find_family(instruction.root);
-        if (decode == nullptr) decoder.unsupported("unknown opcode");
-        decode(decoder);
+        find_family(instruction.root)->decode(decoder);
         if (decoder.op.run == nullptr) decoder.unsupported();
         if (instruction.guard >= 0) {
             decoder.op.guard = static_cast<i32>(unit.slots.offset[static_cast<size_t>(instruction.guard)]);
@@ -43,15 +42,27 @@ void decode_unit(const Unit& unit, std::span<const Unit> units, ConstantPool& co
     append(program, decoder.op, nullptr, function);
 }
 
-// Every op but wgmma that names an accumulator register gets a check.
-void guard_all(const Unit& unit, Program& program) {
+// A value that no path can have written is a mistake. Whether one path forgot to is not asked: wgmma with
+// scale-d = 0 reads accumulators that nothing wrote before it.
+void check_written(const Unit& unit, const Program& program, const std::vector<Effects>& effects) {
     const ptx::Function& function = *unit.function;
-    std::vector<bool> held(function.registers.size(), false);
+    std::vector<bool> written(function.registers.size(), false);
+    for (const Effects& effect : effects) {
+        for (u32 r : effect.writes) written[r] = true;
+    }
+    for (size_t i = 0; i < effects.size(); ++i) {
+        for (u32 r : effects[i].reads) {
+            if (!written[r]) refuse(program, function.code[i], "reads a register that nothing writes");
+        }
+    }
+}
+
+// Every op but wgmma that names a register of the tensor core gets a check.
+void guard_all(const Unit& unit, Program& program, const std::vector<Effects>& effects) {
+    std::vector<bool> held(unit.function->registers.size(), false);
     bool any = false;
-    std::vector<Effects> effects;
-    for (const ptx::Instruction& instruction : function.code) {
-        effects.push_back(effects_of(function, instruction));
-        for (u32 r : effects.back().asynchronous) any = held[r] = true;
+    for (const Effects& effect : effects) {
+        for (u32 r : effect.asynchronous) any = held[r] = true;
     }
     for (u32 i = 0; any && i < effects.size(); ++i) {
         if (!effects[i].asynchronous.empty()) continue;
@@ -61,7 +72,7 @@ void guard_all(const Unit& unit, Program& program) {
                 if (held[r]) touched.push_back(unit.slots.offset[r]);
             }
         }
-        if (!touched.empty()) guard_accumulators(program, unit.code_begin + i, std::move(touched));
+        if (!touched.empty()) guard_tensor_registers(program, unit.code_begin + i, std::move(touched));
     }
 }
 
@@ -108,7 +119,14 @@ std::shared_ptr<const Program> load_program(const ModuleImage& image, const ptx:
     const std::vector<Unit> units = make_units(image, function, *program);
     ConstantPool constants(*program);
     for (const Unit& unit : units) decode_unit(unit, units, constants, *program);
-    for (const Unit& unit : units) guard_all(unit, *program);
+    for (const Unit& unit : units) {
+        std::vector<Effects> effects;
+        effects.reserve(unit.function->code.size());
+        for (const ptx::Instruction& instruction : unit.function->code)
+            effects.push_back(effects_of(*unit.function, instruction));
+        check_written(unit, *program, effects);
+        guard_all(unit, *program, effects);
+    }
     program->register_bytes = align_up(program->register_bytes, 64u);
     return program;
 }

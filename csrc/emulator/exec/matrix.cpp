@@ -129,14 +129,15 @@ void decode_mma(Decoder& x) {
     auto registers = [&](size_t i, bool destination) {
         std::vector<u32> out;
         for (const auto& item : x.operand(i).items)
-            out.push_back(destination ? x.reg(item) : x.source(item, 4));
+            out.push_back(destination ? x.reg(item, 4) : x.source(item, 4));
         return out;
     };
     form.d = registers(0, true);
     form.a = registers(1, false);
     form.b = registers(2, false);
     form.c = registers(3, false);
-    if (!x.has_prefix("m16n8k") || form.c.size() != 4 || form.a.size() != 2 * form.b.size())
+    if (!x.has_prefix("m16n8k") || form.d.size() != 4 || form.c.size() != 4 || form.b.empty() ||
+        form.b.size() > 2 || form.a.size() != 2 * form.b.size())
         x.unsupported("the shape of mma");
     form.shape.k_bytes = 16 * static_cast<u32>(form.b.size());
     form.integer = x.type_from_end(0) == Type::s32;
@@ -163,12 +164,13 @@ void decode_matrix(Decoder& x) {
     const bool loads = root == "ldmatrix", transposed = x.has("trans");
     const ptx::Operand& values = x.operand(loads ? 0 : 1);
     std::vector<u32> list;
-    auto one = [&](const ptx::Operand& item) { list.push_back(loads ? x.reg(item) : x.source(item, 4)); };
+    auto one = [&](const ptx::Operand& item) { list.push_back(loads ? x.reg(item, 4) : x.source(item, 4)); };
     if (values.kind == ptx::OperandKind::vector) {
         for (const auto& item : values.items) one(item);
     } else {
         one(values);
     }
+    if (list.size() != (x.has("x4") ? 4u : x.has("x2") ? 2u : 1u)) x.unsupported("the number of registers");
     x.set_list(std::move(list));
     x.set_address(x.operand(loads ? 1 : 0));
     if (loads) x.op.run = transposed ? load_matrix<true> : load_matrix<false>;

@@ -134,7 +134,7 @@ u32 order_flags(const Decoder& x) {
 
 void decode_arrive(Decoder& x) {
     u32 i = 0;
-    if (x.operand(0).kind != ptx::OperandKind::address) x.op.d = x.reg_or_none(x.operand(i++));
+    if (x.operand(0).kind != ptx::OperandKind::address) x.op.d = x.reg_or_none(x.operand(i++), 8);
     x.set_address(x.operand(i++));
     if (x.has("expect_tx")) {
         x.op.b = x.source(x.operand(i++), 4);
@@ -200,14 +200,14 @@ void decode_mbarrier(Decoder& x) {
         x.op.flags |= x.has("shared::cluster") ? kRemote : 0;
         x.op.run = kind == "expect_tx" ? transactions<false> : transactions<true>;
     } else if (kind == "test_wait" || kind == "try_wait") {
-        x.op.d = x.reg(x.operand(0));
+        x.op.d = x.predicate(x.operand(0));
         x.set_address(x.operand(1));
         const bool parity = x.has("parity");
         x.op.b = x.source(x.operand(2), parity ? 4 : 8);
         x.op.flags |= (parity ? kParity : 0) | order_flags(x);
         x.op.run = wait;
     } else if (kind == "pending_count") {
-        x.op.d = x.reg(x.operand(0));
+        x.op.d = x.reg(x.operand(0), 4);
         x.op.a = x.source(x.operand(1), 8);
         x.op.run = pending_count;
     }

@@ -66,13 +66,14 @@ void convert_window(Warp& w, const Op& op, u32 mask) {
 void decode_vector_move(Decoder& x, u32 bytes) {
     const bool packs = x.operand(1).kind == ptx::OperandKind::vector;
     const auto& items = x.operand(packs ? 1 : 0).items;
+    if (items.size() != 2 && items.size() != 4) x.unsupported("the number of elements");
     std::vector<u32> list;
-    for (const auto& item : items) list.push_back(packs ? x.source(item, 4) : x.reg_or_none(item));
+    for (const auto& item : items) list.push_back(packs ? x.source(item, 4) : x.reg_or_none(item, 4));
     x.set_list(std::move(list));
     x.op.immediate = bytes * 8 / static_cast<u32>(items.size());
     if (x.op.immediate > 32) x.unsupported("elements wider than 32 bits");
     if (packs) {
-        x.op.d = x.reg(x.operand(0));
+        x.op.d = x.reg(x.operand(0), bytes);
         x.op.run = bytes == 8 ? pack<u64> : pack<u32>;
     } else {
         x.op.a = x.source(x.operand(1), bytes);
@@ -95,12 +96,12 @@ void decode_move(Decoder& x) {
     const Type type = x.type();
     const ptx::Operand& from = x.operand(1);
     if (type == Type::pred) {
-        x.op.d = x.reg(x.operand(0));
+        x.op.d = x.predicate(x.operand(0));
         if (x.is_immediate(from)) {
             x.op.immediate = static_cast<i64>(from.value);
             x.op.run = move_predicate_immediate;
         } else {
-            x.op.a = x.predicate_source(from);
+            x.op.a = x.predicate(from);
             x.op.run = move_predicate;
         }
         return;
@@ -114,7 +115,7 @@ void decode_move(Decoder& x) {
     const bool is_clock = from.kind == ptx::OperandKind::special &&
                           (from.text.starts_with("%clock") || from.text.starts_with("%globaltimer"));
     if (is_clock) {
-        x.op.d = x.reg(x.operand(0));
+        x.op.d = x.reg(x.operand(0), bytes);
         x.op.run = bytes == 8 ? read_clock<u64> : read_clock<u32>;
         return;
     }

@@ -124,6 +124,14 @@ struct CopyArrival {
     u32 offset = 0;
 };
 
+// What became of a register that wgmma may use. Numbers of operations count from 1; 0 is none.
+struct TensorRegister {
+    u32 touched_after = 0;  // the last ordinary access came after this many wgmma.fence of the warp,
+    u32 touched_at = 0;     // at this pc
+    u32 result_of = 0;      // the last operation that accumulates here
+    u32 source_of = 0;      // the last one that reads A from here
+};
+
 struct Warp {
     u8* registers = nullptr;
     const Program* program = nullptr;
@@ -165,9 +173,11 @@ struct Warp {
     // wgmma
     u32 tensor_issued = 0;            // operations this warp has issued
     std::vector<u32> tensor_commits;  // value of tensor_issued at each commit still of interest
-    bool tensor_fenced = false;
-    u32 max_registers = 0;           // setmaxnreg, per thread
-    bool before_dependency = false;  // PDL: griddepcontrol.wait has not been executed
+    u32 tensor_waited = 0;            // operations that a wait_group covers: all below this number
+    u32 tensor_fences = 0;
+    std::vector<TensorRegister> tensor_registers;  // by slot; none before the first fence
+    u32 max_registers = 0;                         // setmaxnreg, per thread
+    bool before_dependency = false;                // PDL: griddepcontrol.wait has not been executed
 
     void save(u32 mask, u32 at) {
         if (mask == live) {

@@ -2,6 +2,7 @@
 #include "emulator/exec/units.h"
 
 #include "base/error.h"
+#include "emulator/exec/families.h"
 
 #include <algorithm>
 
@@ -78,6 +79,23 @@ void collect(const ptx::Module& module, const ptx::Function& function,
     path.pop_back();
 }
 
+// What reads an instruction before its family decodes it relies on this.
+void check_form(const Program& program, const ptx::Function& function, const ptx::Instruction& instruction) {
+    const Family* family = find_family(instruction.root);
+    if (family == nullptr) refuse(program, instruction, "unknown opcode");
+    const size_t count = instruction.operands.size();
+    if (count < family->min_operands || count > family->max_operands) {
+        refuse(program, instruction,
+               fmt::format("got {} operands, expected {}", count,
+                           family->min_operands == family->max_operands
+                               ? fmt::format("{}", family->min_operands)
+                               : fmt::format("{} to {}", family->min_operands, family->max_operands)));
+    }
+    if (instruction.guard >= 0 &&
+        function.registers[static_cast<u32>(instruction.guard)].width != ptx::RegisterWidth::predicate)
+        refuse(program, instruction, "the guard is no predicate");
+}
+
 // The .param variables of a call are the callee's parameters and results under another name.
 void join_call_variables(Unit& caller, const std::vector<Unit>& units) {
     for (const ptx::Instruction& instruction : caller.function->code) {
@@ -93,7 +111,8 @@ void join_call_variables(Unit& caller, const std::vector<Unit>& units) {
             const auto& formal = before ? unit->function->results : unit->function->parameters;
             for (size_t i = 0; i < operand.items.size() && i < formal.size(); ++i) {
                 DG_CHECK(
-                    operand.items[i].kind == ptx::OperandKind::variable, emulator,
+                    operand.items[i].kind == ptx::OperandKind::variable && operand.items[i].is_local,
+                    emulator,
                     "emulator: PTX line {}: a call argument that is not a .param variable is not modelled",
                     instruction.line);
                 caller.layout.function_variables[operand.items[i].id] =
@@ -109,6 +128,10 @@ std::vector<Unit> make_units(const ModuleImage& image, const ptx::Function& kern
     std::vector<Unit> units;
     std::vector<const ptx::Function*> path;
     collect(*image.module, kernel, path, units);
+    for (const Unit& unit : units) {
+        for (const ptx::Instruction& instruction : unit.function->code)
+            check_form(program, *unit.function, instruction);
+    }
     Cursors cursors;
     std::vector<VariablePlace> module_places = lay_out_module(image, cursors, program);
     u32 slots_end = 0, code_end = 0;

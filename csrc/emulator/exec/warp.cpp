@@ -138,19 +138,9 @@ void elect(Warp& w, const Op& op, u32 mask) {
     if (op.target != kNoSlot) set_predicate(w, op.target, mask, 1u << leader);
 }
 
-void split_pair(Decoder& x, const ptx::Operand& operand) {
-    x.op.target = kNoSlot;
-    if (operand.kind == ptx::OperandKind::pair) {
-        x.op.d = x.reg_or_none(operand.items[0]);
-        x.op.target = x.reg_or_none(operand.items[1]);
-    } else {
-        x.op.d = x.reg(operand);
-    }
-}
-
 void decode_shuffle(Decoder& x) {
     if (!x.has("sync")) x.unsupported("shfl without .sync");
-    split_pair(x, x.operand(0));
+    x.destination_pair(x.operand(0));
     x.op.a = x.source(x.operand(1), 4);
     x.op.b = x.source(x.operand(2), 4);
     x.op.c = x.source(x.operand(3), 4);
@@ -164,14 +154,16 @@ void decode_shuffle(Decoder& x) {
 
 void decode_vote(Decoder& x) {
     if (!x.has("sync")) x.unsupported("vote without .sync");
-    x.op.d = x.reg(x.operand(0));
-    x.op.a = x.predicate_source(x.operand(1));
+    const bool ballot = x.has("ballot");
+    x.op.d = ballot ? x.reg(x.operand(0), 4) : x.predicate(x.operand(0));
+    x.op.a = x.predicate(x.operand(1));
     x.op.immediate = x.operand(1).negated ? ~0u : 0;
     x.op.b = x.source(x.operand(2), 4);
     x.op.run = x.has("all")   ? vote<Vote::all>
                : x.has("any") ? vote<Vote::any>
                : x.has("uni") ? vote<Vote::uniform>
-                              : vote<Vote::ballot>;
+               : ballot       ? vote<Vote::ballot>
+                              : nullptr;
 }
 
 Handler reduction(const Decoder& x) {
@@ -191,14 +183,14 @@ void decode_warp(Decoder& x) {
     if (root == "shfl") return decode_shuffle(x);
     if (root == "vote") return decode_vote(x);
     if (root == "activemask") {
-        x.op.d = x.reg(x.operand(0));
+        x.op.d = x.reg(x.operand(0), 4);
         x.op.run = active_mask;
     } else if (root == "elect") {
-        split_pair(x, x.operand(0));
+        x.destination_pair(x.operand(0));
         x.op.a = x.source(x.operand(1), 4);
         x.op.run = elect;
     } else if (root == "match") {
-        split_pair(x, x.operand(0));
+        x.destination_pair(x.operand(0));
         const bool wide = type_bytes(x.type()) == 8;
         x.op.a = x.source(x.operand(1), type_bytes(x.type()));
         x.op.b = x.source(x.operand(2), 4);

@@ -6,6 +6,7 @@
 #include "emulator/exec/events.h"
 #include "emulator/exec/families.h"
 #include "emulator/exec/memory.h"
+#include "emulator/exec/tensor_registers.h"
 #include "emulator/formats/formats.h"
 #include "emulator/formats/swizzle.h"
 #include "emulator/tensor/wgmma.h"
@@ -18,6 +19,7 @@ constexpr u32 kWarpsPerGroup = 4;
 
 struct WgmmaForm {
     WgmmaShape shape;
+    std::string_view k;  // of the instruction's shape
     bool integer = false, saturate = false;
     std::vector<u32> a_registers;  // slots; RS
 };
@@ -68,7 +70,7 @@ void scatter(Warp& w, const AccumulatorChain& chain) {
     });
 }
 
-void find_chunks(TensorOp& t, const WgmmaForm& form) {
+void find_chunks(const Warp& w, TensorOp& t, const WgmmaForm& form) {
     std::vector<u32> more;
     if (t.a_registers.empty())
         operand_chunks(decode_descriptor(t.a), kWgmmaRows, kWgmmaKBytes, form.shape.a_major, t.chunks);
@@ -76,15 +78,16 @@ void find_chunks(TensorOp& t, const WgmmaForm& form) {
     t.chunks.insert(t.chunks.end(), more.begin(), more.end());
     for (u32 offset : t.chunks)
         t.low = std::min(t.low, offset), t.high = std::max(t.high, offset + kChunkBytes);
+    const size_t end = w.cta->smem.size();
+    if (t.low < kReservedSmemBytes || t.high > end)
+        fault(w, -1, "wgmma reads shared memory [{}, {}), the CTA's is [{}, {})", t.low, t.high,
+              kReservedSmemBytes, end);
 }
 
 void check_chunks(const Cta& cta, const TensorOp& t) {
     const Cluster& c = *cta.cluster;
     const u32 issuer_fence = cta.warps[t.place.warp].async_fence;
     for (u32 offset : t.chunks) {
-        DG_CHECK(offset >= kReservedSmemBytes && offset + kChunkBytes <= cta.smem.size(), emulator,
-                 "wgmma operand at shared offset {} is outside the CTA's shared memory [{}, {})", offset,
-                 kReservedSmemBytes, cta.smem.size());
         DG_CHECK(cta.shadow.readable(offset, kChunkBytes), emulator, "wgmma reads shared offset {}, which {}",
                  offset,
                  cta.shadow.any(kLanding, offset, kChunkBytes)
@@ -119,10 +122,24 @@ void execute(Cta& cta, Warpgroup& group) {
     cta.cluster->wake();
 }
 
-std::shared_ptr<AccumulatorChain> chain_for(Warpgroup& group, const Op& op, const WgmmaForm& form,
-                                            u32 warp_bit) {
+bool same_accumulators(const Op& x, const Op& y) {
+    const WgmmaForm &fx = *static_cast<const WgmmaForm*>(x.extra),
+                    &fy = *static_cast<const WgmmaForm*>(y.extra);
+    return &x == &y || (std::ranges::equal(x.list, y.list) && fx.shape.n == fy.shape.n && fx.k == fy.k &&
+                        fx.integer == fy.integer);
+}
+
+// Only wgmma of one shape may follow each other on the same registers without a wait between.
+std::shared_ptr<AccumulatorChain> chain_for(Warp& w, const Op& op, const WgmmaForm& form) {
+    Warpgroup& group = group_of(w);
+    const u32 bit = 1u << (w.id % kWarpsPerGroup);
     for (auto& chain : group.chains) {
-        if (chain->op->list[0] == op.list[0] && (chain->returned & warp_bit) == 0) return chain;
+        if ((chain->returned & bit) == 0 && same_accumulators(*chain->op, op)) return chain;
+    }
+    if (tensor_results_in_flight(w, op.list)) {
+        fault(w, -1,
+              "wgmma.mma_async accumulates in registers of a wgmma of another shape, or in some of them, "
+              "while that is in flight; wgmma.wait_group first");
     }
     auto chain = std::make_shared<AccumulatorChain>();
     chain->op = &op;
@@ -158,8 +175,8 @@ u64 uniform_descriptor(Warp& w, u32 offset, const char* which) {
 void issue(Warp& w, const Op& op, u32 mask) {
     if (!whole_warp_present(w, mask)) return;
     if (mask != kFullMask) fault(w, -1, "wgmma needs all 32 lanes of the warp");
-    if (!w.tensor_fenced) fault(w, -1, "wgmma.mma_async without a wgmma.fence before the warp's first one");
     const WgmmaForm& form = *static_cast<const WgmmaForm*>(op.extra);
+    check_tensor_registers(w, op.list, form.a_registers);
     Warpgroup& group = group_of(w);
     const u64 a = op.a == kNoSlot ? 0 : uniform_descriptor(w, op.a, "A"),
               b = uniform_descriptor(w, op.b, "B");
@@ -168,7 +185,7 @@ void issue(Warp& w, const Op& op, u32 mask) {
     const u32 bit = 1u << (w.id % kWarpsPerGroup);
     if (index == group.operations.size()) {
         group.operations.push_back(
-            {&op, a, b, scale_d, 0, chain_for(group, op, form, bit), {}, {}, ~0u, 0, place_of(w)});
+            {&op, a, b, scale_d, 0, chain_for(w, op, form), {}, {}, ~0u, 0, place_of(w)});
     }
     TensorOp& t = group.operations[index];
     if (t.op != &op || t.a != a || t.b != b || t.scale_d != scale_d) {
@@ -180,13 +197,14 @@ void issue(Warp& w, const Op& op, u32 mask) {
         t.chain->gathered |= bit;
     }
     gather_a(w, form, t);
+    take_tensor_registers(w, op.list, form.a_registers);
     t.chain->last = std::max(t.chain->last, w.tensor_issued++);  // warps run ahead of each other
     t.issued |= bit;
     if (t.issued == (1u << kWarpsPerGroup) - 1) {
         Cluster& c = *w.cta->cluster;
         group.last_due = std::max(group.last_due, c.now + random_delay(c));
         Cta* cta = w.cta;
-        find_chunks(t, form);
+        find_chunks(w, t, form);
         if (c.races) c.races->wgmma(w, t, group.executed + index);
         ++cta->tensor_ops_in_flight;
         schedule_at(c, group.last_due, t.place, [cta, &group] { execute(*cta, group); });
@@ -194,7 +212,7 @@ void issue(Warp& w, const Op& op, u32 mask) {
 }
 
 void fence(Warp& w, const Op&, u32 mask) {
-    if (whole_warp_present(w, mask)) w.tensor_fenced = true;
+    if (whole_warp_present(w, mask)) fence_tensor_registers(w);
 }
 
 void commit(Warp& w, const Op&, u32 mask) {
@@ -212,6 +230,7 @@ void wait_group(Warp& w, const Op& op, u32 mask) {
         return;
     }
     if (Races* races = w.cta->cluster->races.get()) races->wgmma_pass(w, needed);
+    w.tensor_waited = needed;
     w.tensor_commits.erase(w.tensor_commits.begin(),
                            w.tensor_commits.end() - static_cast<std::ptrdiff_t>(pending));
     const u32 bit = 1u << (w.id % kWarpsPerGroup);
@@ -244,6 +263,7 @@ void decode_mma(Decoder& x) {
     const std::string_view shape = x.modifier(3);
     const size_t n_at = shape.find('n'), k_at = shape.find('k');
     if (!shape.starts_with("m64n") || k_at == std::string_view::npos) x.unsupported("the shape of wgmma");
+    form.k = shape.substr(k_at);
     form.shape.n = static_cast<u32>(std::atoi(std::string(shape.substr(n_at + 1, k_at - n_at - 1)).c_str()));
     const Type d_type = x.type_from_end(2);
     form.shape.a = element_type(x, x.type_from_end(1));
@@ -252,19 +272,19 @@ void decode_mma(Decoder& x) {
     form.saturate = x.has("satfinite");
     form.shape.accumulator = d_type == Type::f16 ? AccumulatorType::f16 : AccumulatorType::f32;
     std::vector<u32> d;
-    for (const auto& item : x.operand(0).items) d.push_back(x.reg(item));
+    for (const auto& item : x.operand(0).items) d.push_back(x.reg(item, 4));
     if (d.size() != form.shape.n / (d_type == Type::f16 ? 4 : 2))
         x.unsupported("the number of accumulator registers");
     x.set_list(std::move(d));
     const bool from_registers = x.operand(1).kind == ptx::OperandKind::vector;
     if (from_registers) {
-        for (const auto& item : x.operand(1).items) form.a_registers.push_back(x.reg(item));
+        for (const auto& item : x.operand(1).items) form.a_registers.push_back(x.reg(item, 4));
         if (form.a_registers.size() != 4) x.unsupported("A has four registers");
     } else {
         x.op.a = x.source(x.operand(1), 8);
     }
     x.op.b = x.source(x.operand(2), 8);
-    x.op.c = x.predicate_source(x.operand(3));
+    x.op.c = x.predicate(x.operand(3));
     auto immediate = [&](size_t i) {
         return i < x.num_operands() ? static_cast<i64>(x.immediate(x.operand(i))) : 0;
     };
@@ -281,29 +301,7 @@ void decode_mma(Decoder& x) {
     x.op.run = issue;
 }
 
-// Runs an op that touches registers which a wgmma may hold.
-void run_guarded(Warp& w, const Op& op, u32 mask) {
-    const Program::Guarded& guarded = w.program->guarded[w.pc - 1];
-    const u32 bit = 1u << (w.id % kWarpsPerGroup);
-    for (const auto& chain : group_of(w).chains) {
-        if ((chain->gathered & bit) == 0 || (chain->returned & bit) != 0) continue;
-        for (u32 touched : guarded.slots) {
-            if (std::find(chain->op->list.begin(), chain->op->list.end(), touched) != chain->op->list.end()) {
-                fault(w, -1, "touches an accumulator register of a wgmma in flight; wgmma.wait_group first");
-            }
-        }
-    }
-    guarded.run(w, op, mask);
-}
-
 }  // namespace
-
-void guard_accumulators(Program& program, u32 pc, std::vector<u32> slots) {
-    Op& op = program.code[pc];
-    program.guarded.resize(program.code.size());
-    program.guarded[pc] = {op.run, std::move(slots)};
-    op.run = run_guarded;
-}
 
 void check_tensor_reads(const Warp& w, u32 lane, const SharedPlace& place, u32 bytes, const char* access) {
     for (const Warpgroup& group : place.cta->warpgroups) {

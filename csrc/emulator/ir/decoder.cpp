@@ -105,13 +105,39 @@ Type Decoder::type_from_end(u32 skip) const {
     return Type::none;
 }
 
-u32 Decoder::reg(const ptx::Operand& operand) const {
+u32 Decoder::reg(const ptx::Operand& operand, u32 bytes) const {
     if (operand.kind != ptx::OperandKind::reg) unsupported("a destination is not a register");
+    check_width(operand, bytes <= 4 ? 4 : 8);
     return slots_.offset[operand.id];
 }
 
-u32 Decoder::reg_or_none(const ptx::Operand& operand) const {
-    return operand.kind == ptx::OperandKind::sink ? kNoSlot : reg(operand);
+u32 Decoder::reg_or_none(const ptx::Operand& operand, u32 bytes) const {
+    return operand.kind == ptx::OperandKind::sink ? kNoSlot : reg(operand, bytes);
+}
+
+u32 Decoder::predicate(const ptx::Operand& operand) const {
+    if (operand.kind != ptx::OperandKind::reg || register_bytes(operand) != 0)
+        unsupported("operand is no predicate");
+    return slots_.offset[operand.id];
+}
+
+u32 Decoder::predicate_or_none(const ptx::Operand& operand) const {
+    return operand.kind == ptx::OperandKind::sink ? kNoSlot : predicate(operand);
+}
+
+void Decoder::destination_pair(const ptx::Operand& operand) {
+    const bool pair = operand.kind == ptx::OperandKind::pair;
+    op.d = reg_or_none(pair ? operand.items[0] : operand, 4);
+    op.target = pair ? predicate_or_none(operand.items[1]) : kNoSlot;
+}
+
+void Decoder::check_width(const ptx::Operand& operand, u32 bytes) const {
+    const u32 width = register_bytes(operand);
+    if (width >= bytes) return;
+    unsupported(
+        width == 0
+            ? fmt::format("register {} is a predicate, the type needs {} bytes", operand.text, bytes)
+            : fmt::format("register {} holds {} bytes, the type needs {}", operand.text, width, bytes));
 }
 
 u32 Decoder::register_bytes(const ptx::Operand& operand) const {
@@ -122,12 +148,7 @@ u32 Decoder::register_bytes(const ptx::Operand& operand) const {
 u32 Decoder::source(const ptx::Operand& operand, u32 bytes) {
     const u32 lane_bytes = bytes <= 4 ? 4 : 8;
     switch (operand.kind) {
-        case ptx::OperandKind::reg:
-            if (const u32 width = register_bytes(operand); width != 0 && width < lane_bytes) {
-                unsupported(
-                    fmt::format("register {} holds {} bytes, the type needs {}", operand.text, width, bytes));
-            }
-            return slots_.offset[operand.id];
+        case ptx::OperandKind::reg: check_width(operand, lane_bytes); return slots_.offset[operand.id];
         case ptx::OperandKind::immediate: return constants_.immediate(operand.value, lane_bytes);
         case ptx::OperandKind::special: return special(operand.text, lane_bytes);
         case ptx::OperandKind::variable: {
@@ -144,23 +165,19 @@ u32 Decoder::source(const ptx::Operand& operand, u32 bytes) {
     }
 }
 
-u32 Decoder::predicate_source(const ptx::Operand& operand) const {
-    if (operand.kind != ptx::OperandKind::reg || register_bytes(operand) != 0)
-        unsupported("operand is no predicate");
-    return slots_.offset[operand.id];
-}
-
 const VariablePlace& Decoder::place(const ptx::Operand& operand) const {
     return operand.is_local ? layout_.function_variables[operand.id] : layout_.module_variables[operand.id];
 }
 
-Address Decoder::address(const ptx::Operand& operand) {
+Address Decoder::address(const ptx::Operand& operand, bool base_only) {
     if (operand.kind != ptx::OperandKind::address) unsupported("operand is no [address]");
+    if (base_only && operand.items.size() != 1) unsupported("an address of one base is expected");
     const ptx::Operand& base = operand.items[0];
     Address result;
     result.offset = static_cast<i64>(operand.value);
     if (base.kind == ptx::OperandKind::reg) {
-        result.wide = register_bytes(base) == 8;
+        check_width(base, 4);
+        result.wide = register_bytes(base) >= 8;
         result.base = slots_.offset[base.id];
     } else if (base.kind == ptx::OperandKind::variable && place(base).space == ptx::Space::shared) {
         result.base = source(base, 4);
@@ -188,8 +205,8 @@ void Decoder::set_list(std::vector<u32> values) {
     op.list = program.lists.back();
 }
 
-void Decoder::destination_and_sources(u32 a_bytes, u32 b_bytes, u32 c_bytes) {
-    op.d = reg(operand(0));
+void Decoder::destination_and_sources(u32 d_bytes, u32 a_bytes, u32 b_bytes, u32 c_bytes) {
+    op.d = reg(operand(0), d_bytes);
     if (num_operands() > 1) op.a = source(operand(1), a_bytes);
     if (num_operands() > 2) op.b = source(operand(2), b_bytes);
     if (num_operands() > 3) op.c = source(operand(3), c_bytes);
@@ -202,12 +219,12 @@ u32 Decoder::special(std::string_view name, u32 bytes) {
     unsupported(fmt::format("special register {} is not modelled", name));
 }
 
-void Decoder::unsupported(std::string_view why) const {
+void refuse(const Program& program, const ptx::Instruction& instruction, std::string_view why) {
     const ptx::Module& module = *program.module;
     const std::string_view text =
-        in->line <= module.lines.size() ? module.lines[in->line - 1] : std::string_view{};
+        instruction.line <= module.lines.size() ? module.lines[instruction.line - 1] : std::string_view{};
     const size_t begin = std::min(text.find_first_not_of(" \t"), text.size());
-    fail(ErrorKind::emulator, "emulator: kernel {}, PTX line {}: {}: {}", program.name, in->line,
+    fail(ErrorKind::emulator, "emulator: kernel {}, PTX line {}: {}: {}", program.name, instruction.line,
          text.substr(begin), why);
 }
 

@@ -52,6 +52,9 @@ struct Address {
     i64 offset = 0;
 };
 
+// Refuses an instruction at load: the error quotes its PTX line.
+[[noreturn]] void refuse(const Program& program, const ptx::Instruction& instruction, std::string_view why);
+
 class Decoder {
   public:
     Decoder(Program& program, const Unit& unit, std::span<const Unit> units, ConstantPool& constants)
@@ -85,12 +88,15 @@ class Decoder {
     [[nodiscard]] Type type() const { return type_from_end(0); }
     [[nodiscard]] Type type_from_end(u32 skip) const;
 
-    [[nodiscard]] u32 reg(const ptx::Operand& operand) const;             // destination
-    [[nodiscard]] u32 reg_or_none(const ptx::Operand& operand) const;     // `_` is kNoSlot
+    // Destinations: a register of at least `bytes` per lane; a predicate. `_` is kNoSlot.
+    [[nodiscard]] u32 reg(const ptx::Operand& operand, u32 bytes) const;
+    [[nodiscard]] u32 reg_or_none(const ptx::Operand& operand, u32 bytes) const;
+    [[nodiscard]] u32 predicate(const ptx::Operand& operand) const;
+    [[nodiscard]] u32 predicate_or_none(const ptx::Operand& operand) const;
+    void destination_pair(const ptx::Operand& operand);                   // d|p or d: op.d, op.target
     [[nodiscard]] u32 register_bytes(const ptx::Operand& operand) const;  // 0 for a predicate
     [[nodiscard]] u32 source(const ptx::Operand& operand, u32 bytes);     // 4 or 8 bytes per lane
-    [[nodiscard]] u32 predicate_source(const ptx::Operand& operand) const;
-    [[nodiscard]] Address address(const ptx::Operand& operand);
+    [[nodiscard]] Address address(const ptx::Operand& operand, bool base_only = true);
     void set_address(const ptx::Operand& operand);  // into op.a, op.immediate, op.flags
     [[nodiscard]] u64 immediate(const ptx::Operand& operand) const;
     [[nodiscard]] bool is_immediate(const ptx::Operand& operand) const {
@@ -109,12 +115,15 @@ class Decoder {
     }
 
     // d = op a, b, c with `bytes` per lane.
-    void destination_and_sources(u32 bytes) { destination_and_sources(bytes, bytes, bytes); }
-    void destination_and_sources(u32 a_bytes, u32 b_bytes, u32 c_bytes);
+    void destination_and_sources(u32 bytes) { destination_and_sources(bytes, bytes, bytes, bytes); }
+    void destination_and_sources(u32 d_bytes, u32 a_bytes, u32 b_bytes, u32 c_bytes);
 
-    [[noreturn]] void unsupported(std::string_view why = "this form is not modelled") const;
+    [[noreturn]] void unsupported(std::string_view why = "this form is not modelled") const {
+        refuse(program, *in, why);
+    }
 
   private:
+    void check_width(const ptx::Operand& operand, u32 bytes) const;
     u32 special(std::string_view name, u32 bytes);
 
     const ptx::Function& function_;

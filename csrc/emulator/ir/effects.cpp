@@ -45,7 +45,7 @@ Effects effects_of(const ptx::Function& function, const ptx::Instruction& instru
     if (instruction.root == "wgmma" && !none) {
         effects.reads.insert(effects.reads.end(), effects.writes.begin(), effects.writes.end());
         effects.asynchronous = effects.writes;
-        if (instruction.operands[1].kind == ptx::OperandKind::vector)
+        if (instruction.operands.size() > 1 && instruction.operands[1].kind == ptx::OperandKind::vector)
             collect(instruction.operands[1], effects.asynchronous);
     }
     if (instruction.guard >= 0) {
@@ -54,11 +54,14 @@ Effects effects_of(const ptx::Function& function, const ptx::Instruction& instru
         effects.reads.insert(effects.reads.end(), effects.writes.begin(), effects.writes.end());
     }
     const bool ends = instruction.root == "ret" || instruction.root == "exit" || instruction.root == "trap";
-    if (instruction.root == "bra") effects.targets.push_back(instruction.operands[0].id);
+    const auto add_target = [&effects](const ptx::Operand& operand) {
+        if (operand.kind == ptx::OperandKind::label) effects.targets.push_back(operand.id);
+    };
+    if (instruction.root == "bra" && instruction.operands.size() == 1) add_target(instruction.operands[0]);
     if (instruction.root == "brx" && instruction.operands.size() == 2 &&
+        instruction.operands[1].kind == ptx::OperandKind::label &&
         instruction.operands[1].id < function.code.size()) {
-        for (const auto& label : function.code[instruction.operands[1].id].operands)
-            effects.targets.push_back(label.id);
+        for (const auto& label : function.code[instruction.operands[1].id].operands) add_target(label);
     }
     effects.falls_through = instruction.guard >= 0 || !(ends || !effects.targets.empty());
     return effects;

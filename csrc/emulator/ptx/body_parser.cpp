@@ -98,7 +98,11 @@ class BodyParser {
             if (found == scope.labels.end()) {
                 scopes_.back().uses.push_back(use);
             } else {
-                function_.code[use.instruction].operands[use.operand].id = found->second;
+                Operand& operand = function_.code[use.instruction].operands[use.operand];
+                DG_CHECK(operand.kind == OperandKind::label, emulator,
+                         "PTX line {}: got label '{}' inside an operand, expected it as a whole operand",
+                         use.line, use.name);
+                operand.id = found->second;
             }
         }
     }

@@ -288,6 +288,14 @@ class BlockPass {
                                        .limit = c_.swiglu_limit,
                                        .rule = ScaleRule::up,
                                        .stream = pass_.stream};
+        if (are_few(packed)) {
+            const op::MoeFewArguments few = few_of(packed);
+            if (shared_low)
+                op::few_up_project(few, shared_expert_down(shared));
+            else
+                op::moe_few_up(few);
+            return op::moe_few_down(few);
+        }
         if (shared_low)
             op::group_project(grouping_of(packed), shared_expert_down(shared));
         else

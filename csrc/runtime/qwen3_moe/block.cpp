@@ -2,6 +2,8 @@
 
 #include "op/model_ops.h"
 
+#include <deep_gemm/spec/gqa.h>
+
 namespace deep_gemm::runtime::qwen3_moe {
 
 namespace {
@@ -46,31 +48,38 @@ class BlockPass {
           pass_(pass) {}
 
     void attention(const TensorView& x) {
-        norm(x, w_.input_norm);
+        const Input low = norm(x, w_.input_norm);
         const TensorView input = rows(s_.input), query = rows(s_.query), key = rows(s_.key),
                          value = rows(s_.value);
-        const Input low = to_fp8(input, s_.input_fp8, ScaleRule::exact, pass_.stream);
+        // The FP8 form of heads of as many channels as share a scale.
+        const bool low_output = s_.query_fp8.present() && c_.head_dim == kGqaFp8Channels;
         project_many({{&w_.q, flat(s_.query)}, {&w_.k, flat(s_.key)}, {&w_.v, flat(s_.value)}}, input, low,
                      pass_.stream);
-        rotate(query, w_.q_norm);
-        rotate(key, w_.k_norm);
-        remember(key, state_.keys);
-        remember(value, state_.values);
-        op::gqa_attention({.q = query,
-                           .keys = state_.keys.view(),
-                           .values = state_.values.view(),
-                           .positions = pass_.positions,
-                           .sequences = pass_.sequences,
-                           .records = rows(s_.records),
-                           .out = query,
-                           .table = table_,
-                           .stream = pass_.stream});
+        op::gqa_rows({.query = rotated(query, w_.q_norm),
+                      .key = rotated(key, w_.k_norm),
+                      .keys = remembered(key, state_.keys),
+                      .values = remembered(value, state_.values),
+                      .stream = pass_.stream});
+        op::gqa_attention(
+            {.q = query,
+             .keys = state_.keys.view(),
+             .values = state_.values.view(),
+             .positions = pass_.positions,
+             .sequences = pass_.sequences,
+             .records = rows(s_.records),
+             .out = query,
+             .table = table_,
+             .codes = low_output ? s_.query_fp8.codes.as({pass_.t, c_.num_heads, c_.head_dim}) : TensorView{},
+             .scales = low_output ? s_.query_fp8.scales.as({pass_.t, c_.num_heads}) : TensorView{},
+             .stream = pass_.stream});
         const TensorView mixed = flat(s_.query);
-        project(w_.o, mixed, to_fp8(mixed, s_.query_fp8, ScaleRule::exact, pass_.stream), x, pass_.stream, x);
+        const Input low_mixed = low_output ? input_of(mixed, s_.query_fp8)
+                                           : to_fp8(mixed, s_.query_fp8, ScaleRule::exact, pass_.stream);
+        project(w_.o, mixed, low_mixed, x, pass_.stream, x);
     }
 
     void experts(const TensorView& x) {
-        norm(x, w_.post_norm);
+        const Input low = norm(x, w_.post_norm);
         const TensorView input = rows(s_.input);
         project(w_.gate, input, {input, {}}, rows(s_.gate_logits), pass_.stream);
         op::route({.logits = rows(s_.gate_logits),
@@ -91,7 +100,6 @@ class BlockPass {
                                     .y = x,
                                     .add = x,
                                     .stream = pass_.stream});
-        const Input low = to_fp8(input, s_.input_fp8, ScaleRule::exact, pass_.stream);
         if (w_.packed) {
             const PackedExpertsCall packed{.w = *w_.packed,
                                            .space = s_.packed_experts,
@@ -102,6 +110,10 @@ class BlockPass {
                                            .add = x,
                                            .weigh = WeighExperts::after_down,
                                            .stream = pass_.stream};
+            if (are_few(packed)) {
+                op::moe_few_up(few_of(packed));
+                return op::moe_few_down(few_of(packed));
+            }
             moe_group(grouping_of(packed));
             return run_packed_experts(packed);
         }
@@ -124,31 +136,33 @@ class BlockPass {
     [[nodiscard]] TensorView flat(const DeviceTensor& tensor) const {
         return tensor.as({pass_.t, tensor.extent(1) * tensor.extent(2)});
     }
-    void norm(const TensorView& x, const DeviceTensor& weight) {
+    // Into s_.input, and its FP8 form where there is memory for it.
+    Input norm(const TensorView& x, const DeviceTensor& weight) {
         op::rms_norm({.x = x,
                       .weight = weight.view(),
                       .y = rows(s_.input),
                       .eps = c_.rms_epsilon,
+                      .fp8 = fp8_copy_of(s_.input_fp8, pass_.t, ScaleRule::exact),
                       .stream = pass_.stream});
+        return input_of(rows(s_.input), s_.input_fp8);
     }
-    void rotate(const TensorView& heads, const DeviceTensor& weight) {
-        op::rope({.x = heads,
-                  .weight = weight.view(),
-                  .frequencies = model_.frequencies.view(),
-                  .positions = pass_.positions,
-                  .y = heads,
-                  .norm = true,
-                  .pairs = RopePairs::halves,
-                  .eps = c_.rms_epsilon,
-                  .stream = pass_.stream});
+    [[nodiscard]] op::RopeArguments rotated(const TensorView& heads, const DeviceTensor& weight) const {
+        return {.x = heads,
+                .weight = weight.view(),
+                .frequencies = model_.frequencies.view(),
+                .positions = pass_.positions,
+                .y = heads,
+                .norm = true,
+                .pairs = RopePairs::halves,
+                .eps = c_.rms_epsilon};
     }
-    void remember(const TensorView& heads, const DeviceTensor& cache) {
-        op::cache_write({.x = heads,
-                         .positions = pass_.positions,
-                         .sequences = pass_.sequences,
-                         .rows = cache.view(),
-                         .table = table_,
-                         .stream = pass_.stream});
+    [[nodiscard]] op::CacheWriteArguments remembered(const TensorView& heads,
+                                                     const DeviceTensor& cache) const {
+        return {.x = heads,
+                .positions = pass_.positions,
+                .sequences = pass_.sequences,
+                .rows = cache.view(),
+                .table = table_};
     }
 
     const Loaded& model_;

@@ -178,14 +178,14 @@ DG_DEVICE void run(const GemvParams& p) {
         }
         if (kLater && partials.count != 0)
             partials.finish(p, kernel::find_block<S>(p, tile - stride), first_token, count);
-        if constexpr (!kLater) partials.leave(sums), partials.finish(p, block, first_token, count);
+        if constexpr (!kLater) partials.leave(&sums), partials.finish(p, block, first_token, count);
         tile += stride;
         if (tile < tiles) {
             block = kernel::find_block<S>(p, tile);
             find_rows<S>(rows, p, block);
             if (kAhead && warp < whole) kernel::load_beside<true, S>(ahead, p, rows, warp);
         }
-        if constexpr (kLater) partials.leave(sums);
+        if constexpr (kLater) partials.leave(&sums);
     }
     if constexpr (kLater) partials.finish(p, kernel::find_block<S>(p, tile - stride), first_token, count);
 }

@@ -16,34 +16,45 @@ DG_DEVICE u32 group_warp() {
 }
 
 /// Copies `vectors` 16-byte vectors of each of `count` tokens: fetch(words, token, vector) loads one and says
-/// where in shared memory it belongs, store(to, words) brings it there. Several are on their way at
-/// once, whichever token they are of; the first of each thread is when meanwhile() runs, and where that is
-/// all there is, no other code is gone through: a launch's first microsecond is one for fetching it.
+/// where in shared memory it belongs, store(to, words) brings it there. Several are on their way at once,
+/// whichever token they are of; the first of each thread are when meanwhile() runs. Where one is all there
+/// is, no other code is gone through: a launch's first microsecond is one for fetching it. Blocks begin at
+/// different vectors, so that not all of them ask one slice of L2 for the same line.
 template <typename Fetch, typename Store, typename Meanwhile>
 DG_DEVICE void copy_vectors(u32 count, u32 vectors, u32 threads, const Fetch& fetch, const Store& store,
                             const Meanwhile& meanwhile) {
-    constexpr u32 kAtOnce = 8;
-    const u32 total = count * vectors, mine = ptx::thread_index();
+    constexpr u32 kAtOnce = 8, kBeginnings = 32;
+    const u32 total = count * vectors;
+    const u32 begin = ptx::block_index() % kBeginnings * total / kBeginnings;
     const u32 inverse = vectors > 1 ? 0xffffffffu / vectors + 1 : 0;  // exact below 2^32 / vectors
-    const auto load = [&](u32(&words)[4], u32 at) {
+    u32 words[kAtOnce][4];
+    ptx::SharedAddress to[kAtOnce];
+    const auto load = [&](u32 i, u32 index) {
+        if (index >= total) return;
+        const u32 turned = index + begin, at = turned < total ? turned : turned - total;
         const u32 token = vectors > 1 ? ptx::multiply_high(at, inverse) : at;
-        return fetch(words, token, at - token * vectors);
+        to[i] = fetch(words[i], token, at - token * vectors);
     };
-    u32 first_words[4];
-    ptx::SharedAddress first_to = 0;
-    if (mine < total) first_to = load(first_words, mine);
+    const auto put = [&](u32 i, u32 index) {
+        if (index < total) store(to[i], words[i]);
+    };
+    u32 index = ptx::thread_index();
+    load(0, index);
+    if (total > threads) {
+#pragma unroll
+        for (u32 i = 1; i < kAtOnce; ++i) load(i, index + i * threads);
+    }
     meanwhile();
-    if (mine < total) store(first_to, first_words);
+    put(0, index);
+    if (total <= threads) return;
+#pragma unroll
+    for (u32 i = 1; i < kAtOnce; ++i) put(i, index + i * threads);
 #pragma unroll 1
-    for (u32 start = mine + threads; start < total; start += kAtOnce * threads) {
-        u32 words[kAtOnce][4];
-        ptx::SharedAddress to[kAtOnce];
+    for (index += kAtOnce * threads; index < total; index += kAtOnce * threads) {
 #pragma unroll
-        for (u32 i = 0; i < kAtOnce; ++i)
-            if (start + i * threads < total) to[i] = load(words[i], start + i * threads);
+        for (u32 i = 0; i < kAtOnce; ++i) load(i, index + i * threads);
 #pragma unroll
-        for (u32 i = 0; i < kAtOnce; ++i)
-            if (start + i * threads < total) store(to[i], words[i]);
+        for (u32 i = 0; i < kAtOnce; ++i) put(i, index + i * threads);
     }
 }
 

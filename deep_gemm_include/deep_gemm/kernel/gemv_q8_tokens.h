@@ -1,5 +1,5 @@
-// The tokens of the Q8_0 kernel: where a lane finds its eight bytes of a block of its token, and the scales
-// of two.
+// The tokens of the Q8_0 kernel: where a lane finds its eight bytes of a block of its token (four, and four
+// that are 16 further), and the scales of two.
 //
 // In memory every warp reads them again for every tile of rows; in shared memory (S.resident) they lie for as
 // long as the kernel runs: bytes token after token, then scales, [block][token]. Tokens that a tile of eight
@@ -11,47 +11,64 @@
 
 namespace deep_gemm::gemv_q8_detail {
 
-/// A lane's part of one block of the tokens.
+/// A lane's part of one block of the tokens: [tile of eight].
+template <GemvSpec S>
 struct TokenBlock {
-    u32 word[2] = {0, 0};
-    float scale[2] = {0.0f, 0.0f};
+    static constexpr u32 kTiles = S.tokens / kMmaTileTokens;
+    u32 word[kTiles][2] = {};
+    float scale[kTiles][2] = {};
 };
 
 template <GemvSpec S>
 struct Tokens {
-    const u8* values;       // of token lane / 4, from the lane's eight bytes of a block; null: there is none
-    const float* scale[2];  // of tokens 2 (lane % 4) and the next
-    ptx::SharedAddress resident_values, resident_scales;  // the same
+    static constexpr u32 kTiles = TokenBlock<S>::kTiles;
+
+    const u8*
+        values[kTiles];  // of token lane / 4, from the lane's first bytes of a block; null: there is none
+    const float* scale[kTiles][2];                                // of tokens 2 (lane % 4) and the next
+    ptx::SharedAddress resident_values[kTiles], resident_scales;  // the same; scales of tile 0
 
     /// meanwhile() runs when the first bytes are on their way. Scope: the block.
     template <typename Meanwhile>
     DG_DEVICE void start(const GemvParams& p, u32 first, u32 count, const Meanwhile& meanwhile) {
-        const u32 lane = ptx::lane_index(), mine = lane / 4, column = lane % 4 * 2;
-        if constexpr (S.resident) {
-            const ptx::SharedAddress to = ptx::dynamic_smem() + plan_smem(S).bytes;
+        const u32 lane = ptx::lane_index(), inside = lane % 4 * 4;
+        const ptx::SharedAddress to = ptx::dynamic_smem() + plan_smem(S).bytes;
+        if constexpr (S.resident)
             copy(p, to, first, count, meanwhile);
-            resident_values = to + (mine < count ? mine : 0) * x_pitch_of(S, p.k) + lane % 4 * 8;
-            resident_scales = to + count * x_pitch_of(S, p.k) + column * 4;
-            return;
+        else
+            meanwhile();
+        resident_scales = to + count * x_pitch_of(S, p.k) + lane % 4 * 8;
+#pragma unroll
+        for (u32 t = 0; t < kTiles; ++t) {
+            const u32 mine = t * kMmaTileTokens + lane / 4, column = t * kMmaTileTokens + lane % 4 * 2;
+            resident_values[t] = to + (mine < count ? mine : 0) * x_pitch_of(S, p.k) + inside;
+            values[t] = mine < count ? p.x + (first + mine) * p.x_stride + inside : nullptr;
+            for (u32 i = 0; i < 2; ++i)
+                scale[t][i] =
+                    column + i < count ? p.x_scale + (first + column + i) * p.x_scale_stride : nullptr;
         }
-        meanwhile();
-        values = mine < count ? p.x + (first + mine) * p.x_stride + lane % 4 * 8 : nullptr;
-        for (u32 i = 0; i < 2; ++i)
-            scale[i] = column + i < count ? p.x_scale + (first + column + i) * p.x_scale_stride : nullptr;
     }
 
-    DG_DEVICE void read(TokenBlock& to, u32 block) const {
-        if constexpr (S.resident) {
-            const ptx::UInt2 bytes = ptx::ld_shared_v2_u32(resident_values + block * kQ8Block);
-            const ptx::Float2 scales = ptx::ld_shared_v2_f32(resident_scales + block * kMmaTileTokens * 4);
-            to.word[0] = bytes.x, to.word[1] = bytes.y;
-            to.scale[0] = scales.x, to.scale[1] = scales.y;
-            return;
-        }
-        if (values) ptx::ld_cached_v2(values + u64{block} * kQ8Block, to.word[0], to.word[1]);
+    DG_DEVICE void read(TokenBlock<S>& to, u32 block) const {
 #pragma unroll
-        for (u32 i = 0; i < 2; ++i)
-            if (scale[i]) to.scale[i] = ptx::ld_cached_f32(scale[i] + block);
+        for (u32 t = 0; t < kTiles; ++t) {
+            if constexpr (S.resident) {
+                const ptx::Float2 scales =
+                    ptx::ld_shared_v2_f32(resident_scales + (block * S.tokens + t * kMmaTileTokens) * 4);
+                for (u32 i = 0; i < 2; ++i)
+                    to.word[t][i] =
+                        ptx::ld_shared_u32(resident_values[t] + block * kQ8Block + i * kQ8Block / 2);
+                to.scale[t][0] = scales.x, to.scale[t][1] = scales.y;
+            } else {
+#pragma unroll
+                for (u32 i = 0; i < 2; ++i) {
+                    if (values[t])
+                        to.word[t][i] =
+                            ptx::ld_cached_u32(values[t] + u64{block} * kQ8Block + i * kQ8Block / 2);
+                    if (scale[t][i]) to.scale[t][i] = ptx::ld_cached_f32(scale[t][i] + block);
+                }
+            }
+        }
     }
 
   private:
@@ -70,8 +87,8 @@ struct Tokens {
         };
         kernel::copy_vectors(count, vectors, threads_of(S), fetch, store, meanwhile);
         const ptx::SharedAddress scales = to + count * pitch;
-        for (u32 i = ptx::thread_index(); i < blocks * kMmaTileTokens; i += threads_of(S)) {
-            const u32 block = i / kMmaTileTokens, token = i % kMmaTileTokens;
+        for (u32 i = ptx::thread_index(); i < blocks * S.tokens; i += threads_of(S)) {
+            const u32 block = i / S.tokens, token = i % S.tokens;
             const float* from = p.x_scale + (first + token) * p.x_scale_stride + block;
             ptx::st_shared_f32(scales + i * 4, token < count ? ptx::ld_cached_f32(from) : 0.0f);
         }

@@ -80,7 +80,7 @@ DG_DEVICE void run_resident(const GemvParams& p) {
         }
         if (kLater && partials.count != 0)
             partials.finish(p, kernel::find_block<S>(p, tile - stride), first_token, count);
-        partials.leave(sums);
+        partials.leave(&sums);
         if constexpr (!kLater) partials.finish(p, kernel::find_block<S>(p, tile), first_token, count);
     }
     if (kLater && partials.count != 0)

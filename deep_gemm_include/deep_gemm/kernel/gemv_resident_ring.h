@@ -1,7 +1,9 @@
-// The stream of weights of one warp: as gemv_ring.h, with the scales of each visit in its stage.
+// The stream of weights of one warp: as gemv_ring.h, with the scales and zero points of each visit in its
+// stage.
 //
-// A stage is rows of 128 bytes, then the scales of one row after another. Weights lie as in gemv_ring.h.
-// Scales are copied in pieces, one or two of a row, each an aligned vector in memory.
+// A stage is rows of 128 bytes, then the scales of one row after another, then the zero points. Weights lie
+// as in gemv_ring.h. Scales are copied in pieces, one or two of a row, each an aligned vector in memory; zero
+// points in one, which is that of two visits where a visit has fewer than four.
 #pragma once
 
 #include <deep_gemm/kernel/gemv_ring.h>
@@ -15,10 +17,13 @@ struct ResidentRing {
     static constexpr u32 kScaleBytes = visit_scale_bytes_of(S), kPieces = scale_pieces_of(S);
     static constexpr u32 kPieceBytes = kScaleBytes / kPieces,
                          kScaleCopies = kScaleBytes ? ceil_div(kRows * kPieces, 32u) : 0;
-    static constexpr u32 kScales = kRows * kGemvVisitBytes;  // offset in a stage
+    static constexpr u32 kZeroBytes = zero_piece_bytes_of(S), kVisitZeros = visit_zeros_of(S);
+    static constexpr u32 kScales = kRows * kGemvVisitBytes;  // offsets in a stage
+    static constexpr u32 kZeros = kScales + kRows * kScaleBytes;
 
     const u8* weights[kCopies];  // of the next copies
     const u8* scales[kScaleCopies + 1];
+    const u8* zeros;
     u32 tile, stride, tiles;   // of rows: theirs, how far it is to the group's next, how many there are
     u32 visit, visits, whole;  // of the tile: theirs, how many there are and how many are whole
     ptx::SharedAddress first;  // of this warp's stages
@@ -45,6 +50,12 @@ struct ResidentRing {
                         lane % kPieces * kPieceBytes +
                         row / kRow.block_rows * scale_columns_of(S.w, p.k) * bytes_of(kRow.scale);
         }
+        if constexpr (kZeroBytes != 0) {
+            u32 row = lane % kMmaTileRows;
+            const GemvMatrix& w = row_of_block<S>(p, at, lane % kRows / kMmaTileRows, row);
+            zeros =
+                w.zeros + row * scale_columns_of(S.w, p.k) + visit * kVisitZeros / kZeroBytes * kZeroBytes;
+        }
     }
 
     /// The group's next tile. Where all its rows exist in the one matrix, every pointer moves alike.
@@ -63,6 +74,8 @@ struct ResidentRing {
         for (auto& address : weights) address += jump;
 #pragma unroll
         for (u32 i = 0; i < kScaleCopies; ++i) scales[i] += scale_jump;
+        if constexpr (kZeroBytes != 0)
+            zeros += rows * scale_columns_of(S.w, p.k) - turns * (kGemvWarps * kVisitZeros);
     }
 
     /// Starts the copies of the next visit, if there is one. An empty group keeps the count. Of a visit that
@@ -87,6 +100,10 @@ struct ResidentRing {
                 ptx::cp_async<kPieceBytes>(stage + kScales + (i * 32 + lane) * kPieceBytes, scales[i],
                                            scales_left);
         }
+        // Aligned pieces of zero points are whole ones: such rows end with a visit.
+        if constexpr (kZeroBytes != 0)
+            if (lane < kRows)
+                ptx::cp_async<kZeroBytes>(stage + kZeros + lane * kZeroBytes, zeros, kZeroBytes);
     }
 
     /// How many of `bytes` from `offset` on a row of `row_bytes` has.
@@ -106,6 +123,7 @@ struct ResidentRing {
                 for (auto& address : weights) address += kGemvWarps * kGemvVisitBytes;
 #pragma unroll
                 for (u32 i = 0; i < kScaleCopies; ++i) scales[i] += kGemvWarps * kScaleBytes;
+                if constexpr (kZeroBytes != 0) zeros += kGemvWarps * kVisitZeros;
             } else {
                 next_tile(p);
             }
@@ -136,8 +154,19 @@ struct ResidentRing {
 #pragma unroll
         for (u32 i = 0; i < S.row_tiles * kLaneRows; ++i) {
             const u32 r = i / kLaneRows, row = i % kLaneRows;
-            const ptx::SharedAddress mine =
-                stage + kScales + (lane / 4 + i * (kMmaTileRows / kLaneRows)) * kScaleBytes;
+            const u32 stage_row = lane / 4 + i * (kMmaTileRows / kLaneRows);
+            const ptx::SharedAddress mine = stage + kScales + stage_row * kScaleBytes;
+            if constexpr (kZeroBytes != 0) {
+                u32 word[kZeroBytes / 4];
+#pragma unroll
+                for (u32 j = 0; j < kZeroBytes / 4; ++j)
+                    word[j] = ptx::ld_shared_u32(stage + kZeros + stage_row * kZeroBytes + j * 4);
+                // Warps take visits eight apart: which of two visits a word is of is the warp's parity.
+                if constexpr (kVisitZeros < kZeroBytes) word[0] >>= group_warp() % 2 * 8 * kVisitZeros;
+#pragma unroll
+                for (u32 block = 0; block < kVisitZeros; ++block)
+                    to.zero[block][r][row] = word[block / 4] >> block % 4 * 8 & 0xff;
+            }
             if constexpr (Visit::kDecodesScales) {
                 constexpr u32 kBlocks = lane_elements_of(S) / kRow.block_k;  // of a lane and step
 #pragma unroll

@@ -1,6 +1,6 @@
 // The sums of the small-batch kernels: what a warp of a group has of a tile of rows, and how the eight warps'
-// sums meet and become y. Both kernels that multiply with mma.sync of 16-bit floats (gemv.cuh,
-// gemv_direct.cuh) share it, and so take a sum in one order.
+// sums meet and become y. The kernels that multiply with mma.sync share it: gemv.cuh and gemv_resident.cuh
+// take a sum in one order, gemv_q8.cuh in another.
 #pragma once
 
 #include <deep_gemm/kernel/gemv_prefetch.h>
@@ -107,7 +107,8 @@ struct Partials {
     static constexpr u32 kTileElements = kMmaTileRows * kMmaTileTokens;
     static constexpr u32 kElements = (kPaired ? 1 : S.row_tiles) * kTokenTiles * kTileElements;
     static constexpr u32 kAdders = kElements < kGemvThreads ? kElements / 32 : kGemvWarps;  // warps that add
-    static constexpr u32 kWarpElements = kMmaTileRows * S.row_tiles * S.tokens;
+    static constexpr u32 kParts = is_q8(S) ? kQ8VisitBlocks : 1;  // sums of a warp for an element
+    static constexpr u32 kPartElements = kMmaTileRows * S.row_tiles * S.tokens;
 
     ptx::SharedAddress first, barriers;
     u32 count = 0;  // tiles whose sums were left
@@ -121,7 +122,7 @@ struct Partials {
     DG_DEVICE explicit Partials(u32 group) {
         constexpr GemvSmemPlan kPlan = plan_smem(S);
         first = ptx::dynamic_smem() + kPlan.barriers - (S.groups - group) * kPlaces * kPlan.partial_bytes;
-        barriers = ptx::dynamic_smem() + kPlan.barriers + group * kGemvBarrierBytes;
+        barriers = ptx::dynamic_smem() + kPlan.barriers + group * barrier_bytes_of(S);
         if constexpr (!kLater) return;
         if (kernel::group_thread() == 0) {
             for (u32 i = 0; i < kPlaces; ++i) {
@@ -132,18 +133,24 @@ struct Partials {
         ptx::named_barrier_sync(1 + group, kGemvThreads);
     }
 
-    DG_DEVICE void leave(const Sums<S>& sums) {
+    /// `sums`: kParts of them.
+    DG_DEVICE void leave(const Sums<S>* sums) {
         const u32 lane = ptx::lane_index();
         if constexpr (kLater) ptx::mbarrier_wait(empty(count), count / kPlaces % 2 ^ 1);
-        const ptx::SharedAddress mine = place(count) + (kernel::group_warp() * kWarpElements + lane) * 4;
+        const ptx::SharedAddress mine =
+            place(count) + (kernel::group_warp() * kParts * kPartElements + lane) * 4;
 #pragma unroll
-        for (u32 r = 0; r < S.row_tiles; ++r)
+        for (u32 part = 0; part < kParts; ++part)
 #pragma unroll
-            for (u32 t = 0; t < kTokenTiles; ++t)
+            for (u32 r = 0; r < S.row_tiles; ++r)
 #pragma unroll
-                for (u32 i = 0; i < 4; ++i)
-                    ptx::st_shared_f32(mine + ((r * kTokenTiles + t) * kTileElements + i * 32) * 4,
-                                       sums.value[r][t][i]);
+                for (u32 t = 0; t < kTokenTiles; ++t)
+#pragma unroll
+                    for (u32 i = 0; i < 4; ++i)
+                        ptx::st_shared_f32(
+                            mine +
+                                (part * kPartElements + (r * kTokenTiles + t) * kTileElements + i * 32) * 4,
+                            sums[part].value[r][t][i]);
         if constexpr (kLater) {
             ptx::sync_warp();
             if (lane == 0) ptx::mbarrier_arrive(full(count));
@@ -153,13 +160,24 @@ struct Partials {
         ++count;
     }
 
-    /// The eight warps' sums of an element, in warp order.
+    /// The sums of places First, First + Step, ... by butterfly: those furthest apart first.
+    template <u32 Step>
+    static DG_DEVICE float sum_of_places(ptx::SharedAddress first) {
+        if constexpr (Step == kGemvWarps * kParts)
+            return ptx::ld_shared_f32(first);
+        else
+            return ptx::add_rn(sum_of_places<2 * Step>(first),
+                               sum_of_places<2 * Step>(first + Step * kPartElements * 4));
+    }
+
+    /// The eight warps' sums of an element: in warp order, or of Q8_0 as the 32 places of a block's index.
     DG_DEVICE float sum_of_warps(u32 element) const {
         const ptx::SharedAddress partial = place(count - 1) + element * 4;
+        if constexpr (is_q8(S)) return sum_of_places<1>(partial);
         float sum = ptx::ld_shared_f32(partial);
 #pragma unroll
         for (u32 warp = 1; warp < kGemvWarps; ++warp)
-            sum = ptx::add_rn(sum, ptx::ld_shared_f32(partial + warp * kWarpElements * 4));
+            sum = ptx::add_rn(sum, ptx::ld_shared_f32(partial + warp * kPartElements * 4));
         constexpr float kRemainder =
             row_of(S.w).element == Format::fp4_e2m1 ? tile::e2m1_remainder(row_of(S.w).scale) : 1.0f;
         return ptx::mul_rn(sum, kRemainder);

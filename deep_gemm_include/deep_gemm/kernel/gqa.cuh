@@ -2,6 +2,7 @@
 #pragma once
 
 #include <deep_gemm/spec/gqa.h>
+#include <deep_gemm/tile/fp8_copy.h>
 #include <deep_gemm/tile/real.h>
 #include <deep_gemm/tile/reduce.h>
 #include <deep_gemm/ptx/math.h>
@@ -60,7 +61,12 @@ struct Part {
     /// Rows [first, first + kGqaRows) of a kv head, as far as they are below `end`.
     DG_DEVICE void add(const GqaParams& p, u64 keys, u64 values, u32 first, u32 end,
                        const float (&q)[kGqaHeads][kChannels]) {
-        float scores[kGqaRows];
+        float scores[kGqaRows], value[kGqaRows][kChannels] = {};
+        // On their way while the scores are found.
+#pragma unroll
+        for (u32 r = 0; r < kGqaRows; ++r)
+            if (first + r < end)
+                load_channels<S.rows>(p.values.data, values + (first + r) * p.values.stride_row, value[r]);
 #pragma unroll
         for (u32 r = 0; r < kGqaRows; ++r) {
             float key[kChannels] = {}, dots[kGqaHeads];
@@ -94,15 +100,12 @@ struct Part {
         }
 #pragma unroll
         for (u32 r = 0; r < kGqaRows; ++r) {
-            float value[kChannels] = {};
-            if (first + r < end)
-                load_channels<S.rows>(p.values.data, values + (first + r) * p.values.stride_row, value);
 #pragma unroll
             for (u32 h = 0; h < kGqaHeads; ++h) {
                 const float weight = from_lane(scores[r], h * 4);
 #pragma unroll
                 for (u32 c = 0; c < kChannels; ++c)
-                    sums[h][c] = ptx::fma_rn_f32(weight, value[c], sums[h][c]);
+                    sums[h][c] = ptx::fma_rn_f32(weight, value[r][c], sums[h][c]);
             }
         }
     }
@@ -231,8 +234,15 @@ gqa_join(DG_GRID_CONSTANT const GqaParams p) {
     }
     const u64 at = token * p.out.stride + head * p.out.inner_stride + channel;
 #pragma unroll
-    for (u32 c = 0; c < kChannels; ++c)
-        tile::store<S.out>(p.out.data, at + c, idle ? 0.0f : ptx::div_rn_f32(sums[c], weights));
+    for (u32 c = 0; c < kChannels; ++c) {
+        sums[c] = idle ? 0.0f : ptx::div_rn_f32(sums[c], weights);
+        tile::store<S.out>(p.out.data, at + c, sums[c]);
+    }
+    static_assert(!S.fp8 || S.d == kGqaFp8Channels);
+    if constexpr (S.fp8)
+        tile::store_fp8_copy<ScaleRule::exact>(p.codes + static_cast<u64>(ptx::block_index()) * S.d,
+                                               p.scales + ptx::block_index(), channel,
+                                               {sums[0], sums[1], sums[2], sums[3]});
 }
 
 }  // namespace deep_gemm

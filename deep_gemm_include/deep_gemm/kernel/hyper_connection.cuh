@@ -265,8 +265,8 @@ DG_DEVICE void store_input(const HcParams& p, u32 row, u32 token, u32 begin, u32
         }
         tile::store4<S.y>(p.y.data, row * p.y.stride + channel, u);
         if constexpr (S.fp8)  // a share is a multiple of 128: whole warps are here
-            tile::store_fp8_copy(p.codes + static_cast<u64>(row) * p.d,
-                                 p.scales + static_cast<u64>(row) * (p.d / 128), channel, u);
+            tile::store_fp8_copy<ScaleRule::up>(p.codes + static_cast<u64>(row) * p.d,
+                                                p.scales + static_cast<u64>(row) * (p.d / 128), channel, u);
     }
 }
 

@@ -5,6 +5,7 @@
 #include <deep_gemm/kernel/moe_swiglu.cuh>
 #include <deep_gemm/kernel/project_mma.cuh>
 #include <deep_gemm/kernel/router.cuh>
+#include <deep_gemm/kernel/sm90_moe_few.cuh>
 #include <deep_gemm/spec/moe_joined.h>
 
 namespace deep_gemm {
@@ -30,6 +31,16 @@ project_group(DG_GRID_CONSTANT const ProjectGroupParams p) {
         project_detail::run_block<S.project>(p.project, block);
     else
         moe_group_block<S.group>(p.group, block - p.project_blocks);
+}
+
+template <ProjectFewUpSpec S>
+DG_KERNEL(kFewUpThreads, ctas_per_sm_of(S))
+project_few_up(DG_GRID_CONSTANT const ProjectFewUpParams p) {
+    const u32 block = ptx::block_index();
+    if (block >= p.project_blocks)
+        return moe_few_detail::few_up_block<S.few>(p.few, block - p.project_blocks);
+    ptx::grid_dependency_launch();
+    project_detail::run_block<S.project>(p.project, block);
 }
 
 }  // namespace deep_gemm

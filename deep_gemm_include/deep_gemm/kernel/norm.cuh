@@ -34,8 +34,8 @@ DG_DEVICE void norm_block(const NormParams& p, u32 block) {
         }
         tile::store4<S.y>(p.y.data, y + i, v);
         if constexpr (S.fp8)  // d is a multiple of 128: whole warps are here
-            tile::store_fp8_copy(p.codes + static_cast<u64>(row) * p.d,
-                                 p.scales + static_cast<u64>(row) * (p.d / 128), i, v);
+            tile::store_fp8_copy<S.rule>(p.codes + static_cast<u64>(row) * p.d,
+                                         p.scales + static_cast<u64>(row) * (p.d / 128), i, v);
     }
 }
 

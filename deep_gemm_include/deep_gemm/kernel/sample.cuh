@@ -85,42 +85,53 @@ DG_DEVICE Prefix shorter(const Prefix& a, const Prefix& b) {
 
 }  // namespace sample_detail
 
+/// A cluster a row: its CTAs take turns along the row, in pieces of as many logits as they have threads.
 template <SampleSpec S>
 DG_KERNEL(kArgmaxThreads, 1)
 argmax(DG_GRID_CONSTANT const ArgmaxParams p) {
     constexpr SampleSmem kPlan = plan_smem(S);
+    constexpr u32 kStep = kArgmaxThreads * kArgmaxCluster;
     static_assert(kArgmaxThreads / 32 == 32, "the first warp takes one number of each");
     ptx::grid_dependency_launch();
     ptx::grid_dependency_wait();
-    const u32 row = ptx::block_index(), thread = ptx::thread_index(), lane = ptx::lane_index();
+    const u32 row = ptx::block_index() / kArgmaxCluster, rank = ptx::cluster_rank();
+    const u32 lane = ptx::lane_index(), first = rank * kArgmaxThreads + ptx::thread_index();
     const float* logits = p.logits + row * p.stride;
     u64 best = 0;
     bool nan = false;
-    for (u32 base = thread; base < p.v; base += kArgmaxThreads * kArgmaxUnroll) {
+    for (u32 base = first; base < p.v; base += kStep * kArgmaxUnroll) {
         float values[kArgmaxUnroll];
 #pragma unroll
         for (u32 j = 0; j < kArgmaxUnroll; ++j) {
-            const u32 i = base + j * kArgmaxThreads;
-            values[j] = ptx::ld_global_f32(logits + (i < p.v ? i : thread));  // again: no other maximum
+            const u32 i = base + j * kStep;
+            values[j] = ptx::ld_global_f32(logits + (i < p.v ? i : first));  // again: no other maximum
         }
 #pragma unroll
         for (u32 j = 0; j < kArgmaxUnroll; ++j) {
-            const u32 i = base + j * kArgmaxThreads, order = tile::order_of(values[j]);
-            const u64 key = tile::ranked(order, i < p.v ? i : thread);
+            const u32 i = base + j * kStep, order = tile::order_of(values[j]);
+            const u64 key = tile::ranked(order, i < p.v ? i : first);
             best = key > best ? key : best;
             nan = nan || order == 0;
         }
     }
     // A NaN is above every rank.
     best = tile::warp_max_u64(nan ? ~u64{0} : best);
-    const ptx::SharedAddress warps = ptx::dynamic_smem() + kPlan.bins;
+    const ptx::SharedAddress warps = ptx::dynamic_smem() + kPlan.bins, mine = warps + kArgmaxThreads / 32 * 8;
     const u32 warp = ptx::warp_index();
     if (lane == 0) ptx::st_shared_u64(warps + warp * 8, best);
     ptx::sync_threads();
-    if (warp != 0) return;
-    best = tile::warp_max_u64(ptx::ld_shared_u64(warps + lane * 8));
-    if (lane == 0)
-        ptx::st_global_s32(p.tokens + row, best == ~u64{0} ? -1 : static_cast<i32>(tile::index_of(best)));
+    if (warp == 0) {
+        best = tile::warp_max_u64(ptx::ld_shared_u64(warps + lane * 8));
+        if (lane == 0) ptx::st_shared_u64(mine, best);
+    }
+    ptx::cluster_sync();
+    if (rank == 0 && warp == 0) {
+        const ptx::UInt2 peer = ptx::ld_cluster_v2_u32(ptx::map_to_rank(mine, lane % kArgmaxCluster));
+        best = tile::warp_max_u64(peer.x | static_cast<u64>(peer.y) << 32);
+        if (lane == 0)
+            ptx::st_global_s32(p.tokens + row, best == ~u64{0} ? -1 : static_cast<i32>(tile::index_of(best)));
+    }
+    ptx::cluster_sync();  // the shared memory stays until it has been read
 }
 
 template <SampleSpec S>

@@ -75,6 +75,7 @@ class Multiplier {
     template <u32 N>
     DG_DEVICE void start(u32 stage, u32 half, float (&partial)[N / 4], const u32 (&fragments)[16]) {
         const u64 tokens = ptx::wgmma_descriptor(smem_.tokens(stage, 0) + half * (N / 2 * kFp4BlockK));
+        ptx::wgmma_keep(partial);  // the first half's sums were read: copies of them belong before the fence
         ptx::wgmma_fence();
 #pragma unroll
         for (u32 step = 0; step < 4; ++step)

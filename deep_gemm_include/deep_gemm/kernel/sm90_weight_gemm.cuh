@@ -24,16 +24,16 @@ class Multiplier {
         : params_(params), smem_(smem), warp_(warp) {}
 
     DG_DEVICE void run() {
-        const u32 lane = ptx::lane_index(), row = warp_ * 16 + lane / 4;
-        tile_row_ = row * kWeightTileBytes + lane / 4 * 16;
+        const u32 lane = ptx::lane_index(), matrix = kernel::matrix_of_warp<S>(warp_);
+        tile_row_ = (warp_ * 16 + lane / 4) * kWeightTileBytes + lane / 4 * 16;
         sched::WeightBlocks<S> blocks(params_);
         for (sched::WeightBlock block; blocks.next(block);) {
             float sum[kCount];
             unit_[0] = unit_[1] = 1;
-            multiply(sum, tile::weight_rows_at<S>(params_, block.row + row));
-            const kernel::WeightPlace place = kernel::weight_place(block, block.row + warp_ * 16);
-            kernel::finish_sums<S>(params_, place, unit_, sum);
-            kernel::store_sums<S>(params_, place, smem_.staging(warp_), sum);
+            const kernel::WeightPlace place = kernel::weight_place<S>(block, warp_);
+            multiply(sum, tile::weight_rows_at<S>(params_, matrix, place.row));
+            kernel::scale_sums<S>(params_, matrix, place, unit_, sum);
+            kernel::store_sums<S>(params_, place, smem_, warp_, sum);
         }
     }
 

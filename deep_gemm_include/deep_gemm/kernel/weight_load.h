@@ -28,8 +28,10 @@ DG_DEVICE void load_weights(const WeightGemmParams& p, tile::WeightSmem<S> smem)
             const ptx::SharedAddress full = smem.weights_full(cursor.stage);
             ptx::mbarrier_wait(smem.weights_empty(cursor.stage), cursor.phase ^ 1);
             ptx::mbarrier_arrive_expect_tx(full, smem.kPlan.weight_stage_bytes);
-            ptx::tma_load_3d(smem.weights(cursor.stage), p.w, full, i * kWeightTileBytes, block.row, 0,
-                             policy);
+#pragma unroll
+            for (u32 matrix = 0; matrix < num_matrices_of(S); ++matrix)
+                ptx::tma_load_3d(smem.weights(cursor.stage) + matrix * matrix_rows_of(S) * kWeightTileBytes,
+                                 p.w[matrix], full, i * kWeightTileBytes, block.row, 0, policy);
         }
     }
 }

@@ -24,7 +24,7 @@ DG_DEVICE void run_weight_roles(const WeightGemmParams& p) {
     const tile::WeightSmem<S> smem{ptx::dynamic_smem()};
     const u32 warp = ptx::warp_index(), loader = S.warpgroups * 4;
     if (warp == loader && ptx::elect_one()) {
-        ptx::prefetch_tensor_map(p.w);
+        for (u32 matrix = 0; matrix < num_matrices_of(S); ++matrix) ptx::prefetch_tensor_map(p.w[matrix]);
         ptx::prefetch_tensor_map(p.x);
         for (u32 stage = 0; stage < S.weight_stages; ++stage) {
             ptx::mbarrier_init(smem.weights_full(stage), 1);

@@ -52,12 +52,14 @@ DG_DEVICE void add_residual(const WeightGemmParams& p, const WeightPlace& place,
     }
 }
 
-/// The one scale of each of a lane's rows.
-DG_DEVICE void load_row_scales(const WeightGemmParams& p, const WeightPlace& place, float (&scale)[2]) {
+/// The one scale of each of a lane's rows of a matrix.
+DG_DEVICE void load_row_scales(const WeightGemmParams& p, u32 matrix, const WeightPlace& place,
+                               float (&scale)[2]) {
 #pragma unroll
     for (u32 r = 0; r < 2; ++r) {
         const u32 row = place.row + 8 * r;
-        scale[r] = ptx::ld_cached_f32(static_cast<const float*>(p.scales) + (row < p.n ? row : p.n - 1));
+        scale[r] = ptx::ld_cached_f32(static_cast<const float*>(p.matrix[matrix].scales) +
+                                      (row < p.n ? row : p.n - 1));
     }
 }
 
@@ -75,13 +77,14 @@ DG_DEVICE void add_operands(const WeightGemmParams& p, const WeightPlace& place,
     if (p.residual != nullptr) add_residual<S>(p, place, sum);
 }
 
-/// What the sums are multiplied by and added to; `unit` is what they are kept in.
+/// What the sums are multiplied by; `unit` is what they are kept in.
 template <WeightGemmSpec S, u32 Count>
-DG_DEVICE void finish_sums(const WeightGemmParams& p, const WeightPlace& place, const float (&unit)[2],
-                           float (&sum)[Count]) {
+DG_DEVICE void scale_sums(const WeightGemmParams& p, u32 matrix, const WeightPlace& place,
+                          const float (&unit)[2], float (&sum)[Count]) {
     constexpr QuantRow kRow = row_of(S.w);
     float scale[2] = {1, 1};
-    if constexpr (kRow.block_k == 0) load_row_scales(p, place, scale);
+    if constexpr (kRow.scale != ScaleType::none && kRow.block_k == 0)
+        load_row_scales(p, matrix, place, scale);
 #pragma unroll
     for (u32 i = 0; i < Count; ++i) {
         float& value = sum[i];
@@ -91,17 +94,16 @@ DG_DEVICE void finish_sums(const WeightGemmParams& p, const WeightPlace& place, 
             value = ptx::mul_rn(value, tile::e2m1_remainder(kRow.scale));
         if constexpr (kRow.scale != ScaleType::none && kRow.block_k == 0)
             value = ptx::mul_rn(value, scale[r]);
-        if constexpr (kRow.has_global) value = ptx::mul_rn(value, p.global_scale);
+        if constexpr (kRow.has_global) value = ptx::mul_rn(value, p.matrix[matrix].global_scale);
     }
-    add_operands<S>(p, place, sum);
 }
 
 /// The same for sums of integers: (scale of the row * scale of the token) * sum.
 template <WeightGemmSpec S, u32 Count>
-DG_DEVICE void finish_integers(const WeightGemmParams& p, const WeightPlace& place,
-                               const i32 (&integer)[Count], float (&sum)[Count]) {
+DG_DEVICE void scale_integers(const WeightGemmParams& p, u32 matrix, const WeightPlace& place,
+                              const i32 (&integer)[Count], float (&sum)[Count]) {
     float scale[2];
-    load_row_scales(p, place, scale);
+    load_row_scales(p, matrix, place, scale);
     // A lane loads every 32nd token's scale and gets those of its own tokens from the others.
     u32 loaded[ceil_div(S.block_m, 32u)];
 #pragma unroll
@@ -122,7 +124,6 @@ DG_DEVICE void finish_integers(const WeightGemmParams& p, const WeightPlace& pla
                     ptx::mul_rn(ptx::mul_rn(scale[r], of_token), static_cast<float>(integer[i + 2 * r + b]));
         }
     }
-    add_operands<S>(p, place, sum);
 }
 
 /// fp32: eight lanes write 32 bytes of a token's row.
@@ -191,19 +192,53 @@ DG_DEVICE void store_narrow(const WeightGemmParams& p, const WeightPlace& place,
     }
 }
 
-/// Where a lane's results of a block are; `warp_row` is the first of the warp's 16 rows of W.
-DG_DEVICE WeightPlace weight_place(const sched::WeightBlock& block, u32 warp_row) {
-    const u32 lane = ptx::lane_index();
-    return {warp_row + lane / 4, block.token + lane % 4 * 2, warp_row, block.token};
+/// Which matrix a math warp multiplies, and where a lane's results of a block are.
+template <WeightGemmSpec S>
+DG_DEVICE u32 matrix_of_warp(u32 warp) {
+    return num_matrices_of(S) == 1 ? 0 : warp / 4;
+}
+template <WeightGemmSpec S>
+DG_DEVICE WeightPlace weight_place(const sched::WeightBlock& block, u32 warp) {
+    const u32 lane = ptx::lane_index(), row = block.row + warp * 16 % matrix_rows_of(S);
+    return {row + lane / 4, block.token + lane % 4 * 2, row, block.token};
 }
 
+/// SwiGLU: a warp of the second matrix hands its sums to the one of the first that has the same rows, lane by
+/// lane, through both warps' staging. True for the warp that has the results.
 template <WeightGemmSpec S, u32 Count>
-DG_DEVICE void store_sums(const WeightGemmParams& p, const WeightPlace& place, ptx::SharedAddress staging,
-                          const float (&sum)[Count]) {
+DG_DEVICE bool join_matrices(const WeightGemmParams& p, tile::WeightSmem<S> smem, u32 warp,
+                             float (&sum)[Count]) {
+    constexpr u32 kHalf = kStagedBytes / 128, kChunk = Count < 2 * kHalf ? Count : 2 * kHalf;  // of a lane
+    const u32 pair = warp % 4, lane = ptx::lane_index();
+    const bool first = warp < 4;
+    const auto at = [&](u32 i) { return smem.staging(pair + i / kHalf * 4) + (i % kHalf * 32 + lane) * 4; };
+#pragma unroll
+    for (u32 start = 0; start < Count; start += kChunk) {
+        ptx::named_barrier_sync(1 + pair, 64);  // what was in staging is no longer needed
+        if (!first)
+#pragma unroll
+            for (u32 i = 0; i < kChunk; ++i) ptx::st_shared_f32(at(i), sum[start + i]);
+        ptx::named_barrier_sync(1 + pair, 64);
+        if (first)
+#pragma unroll
+            for (u32 i = 0; i < kChunk; ++i)
+                sum[start + i] = swiglu(sum[start + i], ptx::ld_shared_f32(at(i)), p.swiglu_limit);
+    }
+    ptx::sync_warp();  // every lane has read what the others' results may overwrite
+    return first;
+}
+
+/// Scaled sums of a warp to y.
+template <WeightGemmSpec S, u32 Count>
+DG_DEVICE void store_sums(const WeightGemmParams& p, const WeightPlace& place, tile::WeightSmem<S> smem,
+                          u32 warp, float (&sum)[Count]) {
+    if constexpr (num_matrices_of(S) == 2)
+        if (!join_matrices<S>(p, smem, warp, sum)) return;
+    add_operands<S>(p, place, sum);
     if constexpr (S.y == Format::fp32)
         store_wide<S>(p, place, sum);
     else
-        store_narrow<S>(p, place, staging, sum);
+        store_narrow<S>(p, place, smem.staging(warp), sum);
 }
 
 }  // namespace deep_gemm::kernel

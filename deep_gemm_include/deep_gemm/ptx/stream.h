@@ -58,6 +58,11 @@ DG_DEVICE u32 ld_cached_u16(const void* address) {
     asm volatile("ld.global.nc.u16 %0, [%1];" : "=h"(value) : "l"(address));
     return value;
 }
+DG_DEVICE u32 ld_cached_u32(const void* address) {
+    u32 value;
+    asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(value) : "l"(address));
+    return value;
+}
 DG_DEVICE float ld_cached_f32(const void* address) {
     float value;
     asm volatile("ld.global.nc.f32 %0, [%1];" : "=f"(value) : "l"(address));

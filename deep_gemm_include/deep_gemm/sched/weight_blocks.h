@@ -23,7 +23,7 @@ class WeightBlocks {
           unit_(ptx::block_index() / S.cluster),
           clusters_(ptx::grid_blocks() / S.cluster),
           units_m_(ceil_div(p.m, S.block_m)),
-          units_n_(ceil_div(p.n, block_rows_of(S) * S.cluster)) {}
+          units_n_(ceil_div(p.n, matrix_rows_of(S) * S.cluster)) {}
 
     DG_DEVICE bool next(WeightBlock& block) {
         if (unit_ >= units_m_ * units_n_) return false;
@@ -31,7 +31,7 @@ class WeightBlocks {
         const u32 remaining = units_m_ - panel * kWeightPanel;
         const u32 wide = remaining < kWeightPanel ? remaining : kWeightPanel;
         block.token = (panel * kWeightPanel + in_panel % wide) * S.block_m;
-        block.row = (in_panel / wide * S.cluster + rank_) * block_rows_of(S);
+        block.row = (in_panel / wide * S.cluster + rank_) * matrix_rows_of(S);
         unit_ += clusters_;
         return true;
     }

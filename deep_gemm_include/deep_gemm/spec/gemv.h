@@ -39,12 +39,14 @@ struct GemvSpec {
     Activation x = Activation::bf16;
     Format y = Format::bf16;
     GemvEpilogue epilogue = GemvEpilogue::none;
-    u32 tokens = 8;         // of a block: 8 or 16; of Q8_0: 8, or in a kernel of their own 1 to 4
-    u32 row_tiles = 1;      // tiles of 16 rows (that kernel: rows of a warp), which share the loads of x
-    u32 stages = 4;         // visits of a warp on their way to shared memory, where rows are vectors
-    u32 groups = 2;         // of eight warps in a block of threads; each takes tiles of its own
-    bool vector = true;     // rows of w and x start at multiples of 16 bytes
-    bool resident = false;  // x lies in shared memory, and scales come through the ring (gemv_resident.cuh)
+    u32 tokens = 8;          // of a block: 8 or 16; of Q8_0 also, in a kernel of their own, 1 or 2
+    u32 row_tiles = 1;       // tiles of 16 rows (that kernel: rows of a warp), which share the loads of x
+    u32 stages = 4;          // visits of a warp on their way to shared memory, where rows are vectors
+    u32 groups = 2;          // of eight warps in a block of threads; each takes tiles of its own
+    bool vector = true;      // rows of w and x start at multiples of 16 bytes
+    u32 row_alignment = 16;  // of Q8_0: rows start at multiples of 16, 4 or 2 bytes
+    bool resident = false;   // x lies in shared memory, and scales come through the ring (gemv_resident.cuh)
+    bool bulk = false;       // Q8_0: a warp more for each group brings whole rows' visits (gemv_q8_bulk.h)
     bool dependent_launch = true;  // the architecture has programmatic dependent launch
 
     bool native_fp8 = true;  // the architecture converts E4M3 (sm_89 and newer)
@@ -58,8 +60,8 @@ requires requires(Spec& s) {
     s.row_tiles;
 }
 constexpr void visit_fields(Visitor&& visit, Spec& s) {
-    auto& [w, x, y, epilogue, tokens, row_tiles, stages, groups, vector, resident, dependent_launch,
-           native_fp8] = s;
+    auto& [w, x, y, epilogue, tokens, row_tiles, stages, groups, vector, row_alignment, resident, bulk,
+           dependent_launch, native_fp8] = s;
     visit("w", w);
     visit("x", x);
     visit("y", y);
@@ -69,7 +71,9 @@ constexpr void visit_fields(Visitor&& visit, Spec& s) {
     visit("stages", stages);
     visit("groups", groups);
     visit("vector", vector);
+    visit("row_alignment", row_alignment);
     visit("resident", resident);
+    visit("bulk", bulk);
     visit("dependent_launch", dependent_launch);
     visit("native_fp8", native_fp8);
 }
@@ -105,7 +109,7 @@ struct GemvParams {
 struct GemvTuning {
     u32 row_tiles = 0, stages = 0, groups = 0;
     u32 grid_x = 0;
-    u32 form = 0;  // 1: x read from memory, 2: resident
+    u32 form = 0;  // 1: x read from memory, 2: resident, 3: Q8_0 by bulk copies
 };
 
 constexpr bool is_q8(const GemvSpec& s) {
@@ -152,10 +156,19 @@ constexpr u32 block_rows_of(const GemvSpec& s) {
     const u32 rows = has_warp_rows(s) ? kGemvWarps : kMmaTileRows;
     return rows * (s.epilogue == GemvEpilogue::swiglu ? 1 : s.row_tiles);
 }
-// Bytes between the rows of a stage of Q8_0: room for four blocks and the 16-byte vectors around them, and
-// multiples that keep the lanes' reads out of each other's banks.
+// Bytes between the rows of a stage of Q8_0: room for four blocks and the 16-byte vectors around them. Four
+// lanes read 16 bytes of a row, and those of eight rows are in different banks.
 constexpr u32 q8_pitch_of(const GemvSpec& s) {
-    return s.w == Quant::q8_0 ? 176 : 160;
+    return s.w == Quant::q8_0 ? 176 : 144;
+}
+// The row_alignment of rows at multiples of `unit`.
+constexpr u32 q8_row_alignment(u64 unit) {
+    return unit % 16 == 0 ? 16 : unit % 4 == 0 ? 4 : 2;
+}
+// Whether rows at multiples of `unit` from each other and 0 are pieces for bulk copies. (Bytes and scales
+// apart would be two copies a row, which took longer than none.)
+constexpr bool has_bulk_rows(Quant w, u64 k, u64 unit) {
+    return w == Quant::q8_0 && unit % 16 == 0 && row_bytes_of(w, k) % 16 == 0;
 }
 // The resident kernel: bytes of a row's scales of a visit, and in how many pieces they are copied, each a
 // vector of 4, 8 or 16 bytes that is aligned in memory. Two pieces leave rows of half a visit more aligned.
@@ -166,30 +179,44 @@ constexpr u32 visit_scale_bytes_of(const GemvSpec& s) {
 constexpr u32 scale_pieces_of(const GemvSpec& s) {
     return visit_scale_bytes_of(s) >= 8 ? 2 : 1;
 }
-// Whether rows of k elements with scales at `address` have such pieces.
-constexpr bool has_scale_vectors(Quant w, u64 k, u64 address) {
-    const GemvSpec s{.w = w};
-    const u64 piece = visit_scale_bytes_of(s) / scale_pieces_of(s);
-    return piece == 0 ||
-           (scale_columns_of(w, k) * bytes_of(row_of(w).scale) % piece == 0 && address % piece == 0);
+// Zero points of a row and a visit, and the bytes of the piece that they are copied in: two visits may share
+// one.
+constexpr u32 visit_zeros_of(const GemvSpec& s) {
+    return row_of(s.w).has_zero ? visit_k_of(s) / row_of(s.w).block_k : 0;
 }
-// Whether a kernel of mma.sync has a resident form: aligned rows, and no zero points, for which no ring is
-// made.
+constexpr u32 zero_piece_bytes_of(const GemvSpec& s) {
+    const u32 zeros = visit_zeros_of(s);
+    return zeros == 0 || zeros >= 4 ? zeros : 4;
+}
+// Whether rows of k elements with scales and zero points at these addresses have such pieces.
+constexpr bool has_scale_vectors(Quant w, u64 k, u64 scales, u64 zeros) {
+    const GemvSpec s{.w = w};
+    const u64 columns = scale_columns_of(w, k);
+    const auto aligned = [](u64 row_bytes, u64 address, u64 piece) {
+        return piece == 0 || (row_bytes % piece == 0 && address % piece == 0);
+    };
+    return aligned(columns * bytes_of(row_of(w).scale), scales,
+                   visit_scale_bytes_of(s) / scale_pieces_of(s)) &&
+           aligned(columns, zeros, zero_piece_bytes_of(s));
+}
+// Whether a kernel of mma.sync has a resident form: rows must be aligned.
 constexpr bool may_be_resident(const GemvSpec& s) {
-    return !has_warp_rows(s) && !row_of(s.w).has_zero && s.vector;
+    return !has_warp_rows(s) && s.vector;
 }
 // Bytes of a warp's stage: a visit of every row of the block, in whole lines, within which bytes are
 // swizzled.
 constexpr u32 stage_bytes_of(const GemvSpec& s) {
-    const u32 of_row =
-        is_q8(s) ? q8_pitch_of(s) : kGemvVisitBytes + (s.resident ? visit_scale_bytes_of(s) : 0);
+    const u32 of_row = is_q8(s)     ? q8_pitch_of(s)
+                       : s.resident ? kGemvVisitBytes + visit_scale_bytes_of(s) + zero_piece_bytes_of(s)
+                                    : kGemvVisitBytes;
     const u32 bytes = kMmaTileRows * s.row_tiles * of_row;
     return !s.vector ? 0 : is_q8(s) ? bytes : align_up(bytes, kGemvVisitBytes);
 }
 // The same of the resident kernel, which needs fewer.
 constexpr u32 resident_groups_of(const GemvSpec& s) {
     const u32 promote_k = promote_k_of(s), width = s.row_tiles * s.tokens;
-    return width == 32 || (s.row_tiles == 2 && promote_k != 0 && promote_k < 128) ? 1 : 2;
+    const bool heavy = promote_k != 0 && (promote_k < 128 || row_of(s.w).has_zero);
+    return width == 32 || (s.row_tiles == 2 && heavy) ? 1 : 2;
 }
 // Groups that the registers of a kernel that may not spill leave room for. An SM holds one block of them, so
 // that tiles are dealt to SMs evenly wherever blocks are placed.
@@ -213,10 +240,21 @@ constexpr u32 prefetch_bytes_of(const GemvSpec& s) {
     return row_bits_of(s) == 4 ? 512 : 2048;
 }
 constexpr u32 threads_of(const GemvSpec& s) {
-    return s.groups * kGemvThreads;
+    return s.groups * (kGemvThreads + (s.bulk ? 32 : 0));
 }
 
-constexpr u32 kGemvBarrierBytes = 32;  // of a group: two mbarriers for each of two places for sums
+// Visits of all warps of a row of Q8_0, side by side in a stage: 32 blocks. Rows are that and 16 bytes apart,
+// so that lanes of eight rows read other banks.
+constexpr u32 kQ8BulkBlocks = kGemvWarps * kQ8VisitBlocks;
+constexpr u32 kQ8BulkPitch = kQ8BulkBlocks * kQ8BlockBytes + 16;
+// Bytes of a group's ring.
+constexpr u32 ring_bytes_of(const GemvSpec& s) {
+    return s.stages * (s.bulk ? kMmaTileRows * s.row_tiles * kQ8BulkPitch : kGemvWarps * stage_bytes_of(s));
+}
+// Of a group: two mbarriers for each of two places for sums, and for each stage that bulk copies fill.
+constexpr u32 barrier_bytes_of(const GemvSpec& s) {
+    return 32 + (s.bulk ? s.stages * 16 : 0);
+}
 
 // Places for the sums of a group's warps, which take turns; one where the tokens leave no room for another.
 constexpr u32 partial_places_of(const GemvSpec& s) {
@@ -236,15 +274,14 @@ constexpr GemvSmemPlan plan_smem(const GemvSpec& s) {
     }
     const u32 tiles = s.row_tiles * (is_q8(s) ? kQ8VisitBlocks : 1);  // of sums of a warp
     const u32 partial = kGemvWarps * tiles * kMmaTileRows * s.tokens * 4;
-    const u32 barriers =
-        s.groups * (kGemvWarps * s.stages * stage_bytes_of(s) + partial_places_of(s) * partial);
-    return {partial, barriers, barriers + s.groups * kGemvBarrierBytes};
+    const u32 barriers = s.groups * (ring_bytes_of(s) + partial_places_of(s) * partial);
+    return {partial, barriers, barriers + s.groups * barrier_bytes_of(s)};
 }
 
 // The resident kernel keeps the tokens of a block behind the barriers: pairs as mma.sync takes them, each
 // token a pitch from the one before, then their scales, [block of K][token].
 constexpr u32 x_pitch_of(const GemvSpec& s, u32 k) {
-    if (is_q8(s)) return align_up(k, 128) + kQ8Block;  // bytes as they are; lanes of four tokens read at once
+    if (is_q8(s)) return align_up(k, 128) + 16;  // bytes as they are; read as the rows of a stage
     constexpr u32 kOutOfBanks = 64;  // four lanes read 64 bytes; the next token's are in the other banks
     return align_up(k, visit_k_of(s)) * 2 + kOutOfBanks;
 }
@@ -267,10 +304,14 @@ constexpr const char* why_illegal(const GemvSpec& s) {
     if (s.row_tiles != 1 && s.row_tiles != 2) return "1 or 2 tiles of rows";
     if (s.epilogue == GemvEpilogue::swiglu && s.row_tiles != 2)
         return "swiglu needs two tiles: one of the gate, one of the other matrix";
-    const bool known = is_q8(s) ? s.tokens == 8 || (s.tokens >= 1 && s.tokens <= kMaxWarpRowTokens)
-                                : s.tokens == 8 || s.tokens == 16;
-    if (!known) return "a block has 8 or 16 tokens, and 1 to 4 or 8 of Q8_0";
-    if (s.resident && !may_be_resident(s)) return "the resident form is for aligned rows without zero points";
+    if (s.tokens != 8 && s.tokens != 16 && !(has_warp_rows(s) && s.tokens >= 1))
+        return "a block has 8 or 16 tokens, and of Q8_0 also 1 or 2";
+    if (s.row_alignment != 16 && (s.w != Quant::q8_0 || (s.row_alignment != 4 && s.row_alignment != 2)))
+        return "rows start at multiples of 16 bytes, and of Q8_0 also of 4 or 2";
+    if (s.bulk && (s.w != Quant::q8_0 || has_warp_rows(s) || !s.resident || !s.dependent_launch ||
+                   s.row_alignment != 16))
+        return "bulk copies are for aligned rows of Q8_0 in the resident form, on sm_90 and newer";
+    if (s.resident && !may_be_resident(s)) return "the resident form is for aligned rows";
     if (s.stages < 2 || s.groups == 0) return "at least 2 stages and a group";
     if (s.groups > max_groups_of(s)) return "as many groups as have registers";
     return nullptr;

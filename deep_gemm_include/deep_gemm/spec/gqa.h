@@ -19,6 +19,8 @@ constexpr u32 kGqaRows = 8;     // of a warp's step
 constexpr u32 kGqaSplit = 128;  // rows of a piece
 constexpr u32 kGqaWarpRows = kGqaSplit / kGqaWarps;
 
+constexpr u32 kGqaFp8Channels = 128;  // of a head whose output is wanted as E4M3, too: one scale
+
 // Floats of a record, padded to 16 bytes.
 constexpr u32 gqa_record(u32 d) {
     return d + 4;
@@ -30,6 +32,7 @@ constexpr u32 gqa_num_pieces(u32 rows) {
 struct GqaSpec {
     Format q = Format::fp32, rows = Format::fp32, out = Format::fp32;  // rows: of keys and values
     u32 d = 128;                                                       // 32, 64 or 128
+    bool fp8 = false;  // out, bf16 with d = 128, also as E4M3 with scales by ScaleRule::exact
 
     friend constexpr bool operator==(const GqaSpec&, const GqaSpec&) = default;
 };
@@ -39,6 +42,7 @@ constexpr void visit_fields(Visitor&& visit, const GqaSpec& s) {
     visit("rows", s.rows);
     visit("out", s.out);
     visit("d", s.d);
+    visit("fp8", s.fp8);
 }
 
 struct GqaSmem {
@@ -60,6 +64,8 @@ struct GqaParams {
     View q, out;  // [tokens, heads, d]
     GqaRows keys, values;
     float* records;        // [tokens, heads, pieces, record]
+    u8* codes;             // fp8: [tokens, heads, d]
+    float* scales;         // fp8: [tokens, heads]
     const i32* positions;  // [tokens]
     const i32* sequences;  // or null
     const i32* table;      // or null: [sequences, table_stride], the pages of page_rows rows, whole pieces

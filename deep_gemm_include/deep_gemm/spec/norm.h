@@ -1,6 +1,7 @@
 // RMS norm of rows, and token rows: embedding and the broadcast of one row to all streams.
 #pragma once
 
+#include <deep_gemm/spec/quantize.h>
 #include <deep_gemm/spec/view.h>
 
 namespace deep_gemm {
@@ -11,6 +12,7 @@ struct NormSpec {
     Format x = Format::fp32, y = Format::fp32;
     Format weight = Format::none;  // none: the plain norm
     bool fp8 = false;              // also as E4M3
+    ScaleRule rule = ScaleRule::up;
 
     friend constexpr bool operator==(const NormSpec&, const NormSpec&) = default;
 };
@@ -20,6 +22,7 @@ constexpr void visit_fields(Visitor&& visit, const NormSpec& s) {
     visit("y", s.y);
     visit("weight", s.weight);
     visit("fp8", s.fp8);
+    visit("rule", s.rule);
 }
 
 struct NormSmem {

@@ -43,8 +43,8 @@ constexpr void visit_fields(Visitor&& visit, const ProjectMmaSpec& s) {
 
 // Chunks of a warp whose weights are on their way at once.
 constexpr u32 chunks_in_flight_of(const ProjectMmaSpec& s) {
-    if (s.row_tiles > 1 || s.token_tiles > 2) return 1;
-    return s.w == Format::bf16 && s.token_tiles > 1 ? 1 : 2;
+    const u32 tiles = s.row_tiles * s.token_tiles;
+    return tiles > (s.w == Format::bf16 ? 1 : 2) ? 1 : 2;
 }
 constexpr u32 ctas_per_sm_of(const ProjectMmaSpec& s) {
     const u32 tiles = s.row_tiles * s.token_tiles;

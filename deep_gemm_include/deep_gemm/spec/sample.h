@@ -10,7 +10,8 @@ namespace deep_gemm {
 
 constexpr u32 kSampleThreads = 256;
 constexpr u32 kArgmaxThreads = 1024;
-constexpr u32 kArgmaxUnroll = 8;  // logits of a thread that are on their way at once
+constexpr u32 kArgmaxCluster = 8;  // CTAs of a row
+constexpr u32 kArgmaxUnroll = 8;   // logits of a thread that are on their way at once
 constexpr float kSampleUnits = 0x1p44f;
 constexpr u32 kPurposeDraw = 0, kPurposeAccept = 1, kPurposeResidual = 2;
 

@@ -1,15 +1,15 @@
 // The large-batch form of y[m, n] = x[m, k] * W[n, k]^T with bf16 x and W in the 8- and 4-bit layouts of
-// spec/quant.h, or with both of signed bytes: what a kernel is (WeightGemmSpec), what it is called with
-// (WeightGemmParams), where its shared memory goes (plan_smem) and when it cannot exist (why_illegal).
-// Evaluated by host and kernel alike.
+// spec/quant.h, or with both of one type, bf16, fp16 or signed bytes: what a kernel is (WeightGemmSpec), what
+// it is called with (WeightGemmParams), where its shared memory goes (plan_smem) and when it cannot exist
+// (why_illegal). Evaluated by host and kernel alike.
 //
 // Weights are the 64-row side of wgmma, read as they are stored and decoded exactly to bf16 in registers;
-// tokens are the other side. The sum of a row is taken in an order that depends on (W's layout, k) alone.
-// Bytes times bytes are summed as integers, exactly.
+// tokens are the other side. Weights of the tokens' type need no decoding. The sum of a row is taken in an
+// order that depends on (W's layout, k) alone. Bytes times bytes are summed as integers, exactly.
 #pragma once
 
 #include <deep_gemm/spec/gemm.h>
-#include <deep_gemm/spec/quant.h>
+#include <deep_gemm/spec/gemv.h>
 
 namespace deep_gemm {
 
@@ -19,8 +19,9 @@ constexpr u32 kTokenTileK = 64;        // elements of each token in a stage: one
 
 struct WeightGemmSpec {
     Quant w = Quant::fp8_128x128;
-    Activation x = Activation::bf16;  // or int8_row, beside int8_row weights
+    Activation x = Activation::bf16;  // or fp16 and int8_row, beside weights of these types
     Format y = Format::bf16;
+    GemvEpilogue epilogue = GemvEpilogue::none;
     u32 block_m = 256;      // tokens of a block
     u32 warpgroups = 2;     // 64 rows of W each
     u32 cluster = 1;        // CTAs side by side along n that share the loads of their tokens: 1 or 2
@@ -37,10 +38,12 @@ requires requires(Spec& s) {
     s.weight_stages;
 }
 constexpr void visit_fields(Visitor&& visit, Spec& s) {
-    auto& [w, x, y, block_m, warpgroups, cluster, token_stages, weight_stages, ctas_per_sm, whole_scales] = s;
+    auto& [w, x, y, epilogue, block_m, warpgroups, cluster, token_stages, weight_stages, ctas_per_sm,
+           whole_scales] = s;
     visit("w", w);
     visit("x", x);
     visit("y", y);
+    visit("epilogue", epilogue);
     visit("block_m", block_m);
     visit("warpgroups", warpgroups);
     visit("cluster", cluster);
@@ -50,23 +53,36 @@ constexpr void visit_fields(Visitor&& visit, Spec& s) {
     visit("whole_scales", whole_scales);
 }
 
-struct WeightGemmParams {
-    TensorMap w;                                    // bytes [1, n, row_bytes], box [1, block rows, 128 bytes]
-    TensorMap x;                                    // [1, m, k], box [1, block_m / cluster, 128 bytes]
-    const float* x_scale;                           // int8 x: [m], x_scale_stride elements apart
-    const void* scales;                             // [ceil(n / block_rows), scale columns]
-    const u8* zeros;                                // as scales, a byte each
-    void* y;                                        // [m, n]
-    const void* bias;                               // [n] or null, in y's format
-    const void* residual;                           // [m, n] or null, in y's format; may be y
-    u64 x_scale_stride, y_stride, residual_stride;  // in elements
-    u32 m, n, k;
+// What stands beside the elements of a matrix.
+struct WeightMatrix {
+    const void* scales;  // [ceil(n / block_rows), scale columns]
+    const u8* zeros;     // as scales, a byte each
     float global_scale;
-    u32 vector_y;  // rows of y start at multiples of 16 bytes
 };
 
+struct WeightGemmParams {
+    TensorMap w[2];          // bytes [1, n, row_bytes], box [1, matrix_rows_of, 128 bytes]; swiglu has both
+    TensorMap x;             // [1, m, k], box [1, block_m / cluster, 128 bytes]
+    WeightMatrix matrix[2];  // as w
+    const float* x_scale;    // int8 x: [m], x_scale_stride elements apart
+    void* y;                 // [m, n]
+    const void* bias;        // [n] or null, in y's format
+    const void* residual;    // [m, n] or null, in y's format; may be y
+    u64 x_scale_stride, y_stride, residual_stride;  // in elements
+    u32 m, n, k;
+    float swiglu_limit;  // as GemvParams'
+    u32 vector_y;        // rows of y start at multiples of 16 bytes
+};
+
+// Rows that a block has in shared memory, and those of each matrix. With swiglu half of them are the gate's.
 constexpr u32 block_rows_of(const WeightGemmSpec& s) {
     return s.warpgroups * kMmaRows;
+}
+constexpr u32 num_matrices_of(const WeightGemmSpec& s) {
+    return s.epilogue == GemvEpilogue::swiglu ? 2 : 1;
+}
+constexpr u32 matrix_rows_of(const WeightGemmSpec& s) {
+    return block_rows_of(s) / num_matrices_of(s);
 }
 constexpr u32 threads_of(const WeightGemmSpec& s) {
     return (s.warpgroups + 1) * kWarpgroup;
@@ -80,6 +96,10 @@ constexpr u32 token_tile_k_of(const WeightGemmSpec& s) {
 }
 constexpr u32 token_tiles_of(const WeightGemmSpec& s) {
     return weight_stage_k_of(s.w) / token_tile_k_of(s);
+}
+// Whether both operands are multiplied as they are stored (kernel/sm90_stored_gemm.cuh).
+constexpr bool multiplies_stored(const WeightGemmSpec& s) {
+    return s.x == Activation::int8_row || row_of(s.w).element_bits == 16;
 }
 // E2M1 times its block scale is exact in bf16, and the one scale of a row comes last. Other block scales
 // would need more bits than bf16 has: the sum itself is kept in units of the current block's scale, and
@@ -97,7 +117,7 @@ constexpr u32 weight_accumulators_of(const WeightGemmSpec& s) {
 }
 // Decoded and stored weights (two runs, one stage), scales of two stages, addresses.
 constexpr u32 weight_other_registers_of(const WeightGemmSpec& s) {
-    if (s.x == Activation::int8_row) return 64;
+    if (multiplies_stored(s)) return 64;
     const QuantRow row = row_of(s.w);
     const u32 scale_bytes = row.block_k ? weight_stage_k_of(s.w) / row.block_k * bytes_of(row.scale) : 0;
     const u32 zero_bytes = row.has_zero ? weight_stage_k_of(s.w) / row.block_k : 0;
@@ -162,11 +182,8 @@ constexpr u32 max_smem_bytes_of(const WeightGemmSpec& s) {
 
 // nullptr, or why this form does not serve such weights.
 constexpr const char* why_no_weight_gemm(Quant w, Activation x) {
-    const QuantRow row = row_of(w);
-    if (row.element_bits == 16) return "16-bit weights need no decoding";
     if (w == Quant::q8_0 || w == Quant::q8_0_split) return "Q8_0 is multiplied as integers";
-    if (x != Activation::bf16 && x != Activation::int8_row)
-        return "tokens must be bf16, or int8 beside int8 weights";
+    if (block_k_of(x) != 0) return "tokens must be bf16, or fp16 or int8 beside weights of that type";
     return nullptr;
 }
 
@@ -180,6 +197,8 @@ constexpr const char* why_illegal(const WeightGemmSpec& s) {
     if (m != 16 && m != 32 && m != 64 && m != 96 && m != 128 && m != 192 && m != 256)
         return "a block has 16, 32, 64, 96, 128, 192 or 256 tokens";
     if (s.warpgroups != 1 && s.warpgroups != 2) return "1 or 2 warpgroups";
+    if (s.epilogue == GemvEpilogue::swiglu && s.warpgroups != 2)
+        return "swiglu needs two warpgroups: one of the gate, one of the other matrix";
     if (s.cluster != 1 && s.cluster != 2) return "1 or 2 CTAs share their tokens";
     if (s.ctas_per_sm != 1 && s.ctas_per_sm != 2) return "an SM holds 1 or 2 CTAs";
     if (s.weight_stages < 2 || s.weight_stages > 16) return "2 to 16 stages of weights";

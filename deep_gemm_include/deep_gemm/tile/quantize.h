@@ -51,13 +51,20 @@ struct Fp8Chunk {
     float scale;
 };
 
+/// The scale of E4M3 codes whose largest stands for amax.
+template <ScaleRule Rule>
+DG_DEVICE float scale_of_amax(float amax) {
+    const float scale = ptx::div_rn_f32(amax, codec::kE4m3Max);
+    if constexpr (Rule == ScaleRule::up) return codec::ue8m0_to_f32(codec::f32_to_ue8m0_up(scale));
+    if constexpr (Rule == ScaleRule::nearest) return codec::ue8m0_to_f32(codec::f32_to_ue8m0_nearest(scale));
+    return scale;
+}
+
 /// E4M3 with one scale for 128 elements (16 lanes).
 template <ScaleRule Rule>
 DG_DEVICE Fp8Chunk to_fp8(const Chunk& v) {
     const float amax = ptx::max_nan_f32(amax_over<16>(amax_of(v)), kFp8SmallestAmax);
-    float scale = ptx::div_rn_f32(amax, codec::kE4m3Max);
-    if constexpr (Rule == ScaleRule::up) scale = codec::ue8m0_to_f32(codec::f32_to_ue8m0_up(scale));
-    if constexpr (Rule == ScaleRule::nearest) scale = codec::ue8m0_to_f32(codec::f32_to_ue8m0_nearest(scale));
+    const float scale = scale_of_amax<Rule>(amax);
     const float factor = ptx::div_rn_f32(1.0f, scale);
     Fp8Chunk out{.words = {}, .scale = scale};
 #pragma unroll

@@ -18,15 +18,15 @@ struct WeightRows {
 };
 
 template <WeightGemmSpec S>
-DG_DEVICE WeightRows weight_rows_at(const WeightGemmParams& p, u32 row) {
+DG_DEVICE WeightRows weight_rows_at(const WeightGemmParams& p, u32 matrix, u32 row) {
     constexpr QuantRow kRow = row_of(S.w);
     WeightRows rows;
 #pragma unroll
     for (u32 i = 0; i < 2; ++i) {
         const u32 index = row + 8 * i < p.n ? row + 8 * i : p.n - 1;
         const u64 at = index / kRow.block_rows * scale_columns_of(S.w, p.k);
-        rows.scales[i] = static_cast<const u8*>(p.scales) + at * bytes_of(kRow.scale);
-        rows.zeros[i] = kRow.has_zero ? p.zeros + at : nullptr;
+        rows.scales[i] = static_cast<const u8*>(p.matrix[matrix].scales) + at * bytes_of(kRow.scale);
+        rows.zeros[i] = kRow.has_zero ? p.matrix[matrix].zeros + at : nullptr;
     }
     return rows;
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,14 @@ def report(out: Console, device: _C.Device, size: layer.Size, results: list[Meas
     out.print(table)
 
 
+def working(console: Console, doing: str) -> AbstractContextManager[object]:
+    """Says what takes time: a spinner for people, a line where there is none."""
+    if console.is_terminal:
+        return console.status(doing)
+    console.print(f"... {doing}", highlight=False)
+    return nullcontext()
+
+
 def size_for(device: _C.Device, sizes: Mapping[str, int | None]) -> layer.Size:
     """The device's default size with the given fields replaced."""
     given = {name: value for name, value in sizes.items() if value is not None}
@@ -177,12 +186,12 @@ def run(
         f"each to {size.top_k} of {size.experts} experts with {size.outputs} outputs",
         highlight=False,
     )
-    with console.status("embedding, routing, quantising, multiplying in float64"):
+    with working(console, "embedding, routing, quantising, multiplying in float64"):
         moe = Layer(content, size, seed)
     console.print(f"[bold]experts[/] rows each: {' '.join(map(str, moe.routing.counts))}", highlight=False)
     results = []
     for form in ("masked", "contiguous"):
-        with console.status(f"compiling and running the {form} kernel"):
+        with working(console, f"compiling and running the {form} kernel"):
             results.append(moe.measure(form, device))
     report(console, device, size, results)
     apart = relative_error(results[0].rows, results[1].rows)

@@ -20,7 +20,12 @@ HASH_FACTOR = 0x9E3779B1  # odd, so that multiplying by it permutes the residues
 def read_text(path: Path | None) -> tuple[str, bytes]:
     """(where from, bytes) of the file, or of the README: the checkout's, else the installed package's."""
     if path is not None:
-        return str(path), path.read_bytes()
+        content = path.read_bytes()
+        if not content:
+            raise ValueError(
+                f"demo: got an empty file, {path}, expected at least one byte; pass another file"
+            )
+        return str(path), content
     readme = Path(__file__).resolve().parents[3] / "README.md"
     if readme.is_file():
         return "README.md", readme.read_bytes()

@@ -26,6 +26,8 @@ class Tokenizer:
 
     def encode(self, text: str, *, plain: bool = False) -> list[int]:
         """Token ids of `text`, without any that mark its beginning or end; `plain`: no special tokens in it either."""
+        if not isinstance(text, str):
+            raise TypeError(f"encode: got text of type {type(text).__name__}, expected a str")
         self._tokenizer.encode_special_tokens = plain
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 

@@ -201,10 +201,12 @@ def gqa_attention(
     *,
     sequences: Any = None,
     table: Any = None,
+    codes: Any = None,
+    scales: Any = None,
     scale: float = 0,
     device: Any = None,
     stream: int | None = None,
 ) -> None:
     """Causal grouped-query attention over keys and values [sequences, rows, kv heads, d]; `records` is memory for what
-    is between its two kernels."""
+    is between its two kernels. bf16 heads of 128 channels also as FP8, if `codes` and `scales` [t, heads] are given."""
     _C.op_gqa_attention(**locals())

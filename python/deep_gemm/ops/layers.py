@@ -96,11 +96,12 @@ def rms_norm(
     eps: float = 1e-6,
     codes: Any = None,
     scales: Any = None,
+    rule: str = "up",
     device: Any = None,
     stream: int | None = None,
 ) -> None:
-    """y = x / sqrt(mean(x^2) + eps) * weight over the last dimension; bf16 rows [t, d] also as FP8 with scales that
-    are powers of two, if `codes` and `scales` are given."""
+    """y = x / sqrt(mean(x^2) + eps) * weight over the last dimension; bf16 rows [t, d] also as FP8, if `codes` and
+    `scales` are given: scales that are powers of two, or with rule 'exact' any."""
     _C.op_rms_norm(**locals())
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from deep_gemm import _C
 from deep_gemm.models import Tokenizer, model_path
+from deep_gemm.paths import path_text
 from deep_gemm.runtime.arguments import LARGEST_ID, count, number, token_ids
 from deep_gemm.runtime.batch import Batch
 from deep_gemm.runtime.verify import Difference, verify_exact
@@ -266,11 +267,11 @@ class Session:
 
     def save(self, path: str | Path) -> None:
         """Writes the state to a file that a session of the same model and options continues from."""
-        self._session.save(str(path))
+        self._session.save(path_text("save", path))
 
     def load(self, path: str | Path) -> None:
         """Continues from a saved state. Error of kind io for damaged files, ValueError for another model's."""
-        self._session.load(str(path))
+        self._session.load(path_text("load", path))
 
     def state_digest(self) -> str:
         """Equal for two sessions of one engine exactly when everything later tokens depend on is."""

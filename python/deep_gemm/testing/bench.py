@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from deep_gemm.utils import arrays
+
 L2_FLUSH_BYTES = 256_000_000
 REST_BYTES = 8_000_000_000  # a memset this long empties the caches and lets the host run ahead
 
@@ -15,8 +17,7 @@ def bench(
     fn: Callable[[], Any], num_warmups: int = 5, num_tests: int = 10, high_precision: bool = False
 ) -> float:
     """Seconds per call. `high_precision` hides launch costs behind one long kernel."""
-    import torch
-
+    torch = arrays.torch_for("bench")
     torch.cuda.synchronize()
     torch.empty(L2_FLUSH_BYTES, dtype=torch.int8, device="cuda").zero_()
     for _ in range(num_warmups):
@@ -64,8 +65,7 @@ def bench_kineto(
     Caches are cold for every call, host time is hidden. Without `with_multiple_kernels` a name may match one
     kernel. DG_USE_NVIDIA_TOOLS=1 skips the profiler, which other tools cannot share, and returns 1.
     """
-    import torch
-
+    torch = arrays.torch_for("bench_kineto")
     names = (kernel_names,) if isinstance(kernel_names, str) else kernel_names
     if int(os.environ.get("DG_USE_NVIDIA_TOOLS", "0")):
         times: tuple[float, ...] = (1.0,) * len(names)

@@ -12,6 +12,10 @@ from deep_gemm.utils.arrays import Array
 
 def calc_diff(x: Array, y: Array) -> float:
     """1 - 2 x.y / (x.x + y.y): 0 for equal tensors, about half the relative squared error for close ones."""
+    arrays.require_array(x, "calc_diff")
+    arrays.require_array(y, "calc_diff")
+    if tuple(x.shape) != tuple(y.shape):
+        raise ValueError(f"calc_diff: got shapes {tuple(x.shape)} and {tuple(y.shape)}, expected one shape")
     x, y = arrays.double(x), arrays.double(y)
     denominator = (x * x + y * y).sum()
     if denominator == 0:

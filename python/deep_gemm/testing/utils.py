@@ -7,11 +7,12 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from deep_gemm.utils import arrays
+
 
 def get_arch_major() -> int:
     """9 on Hopper, 10 on Blackwell; of PyTorch's current GPU."""
-    import torch
-
+    torch = arrays.torch_for("get_arch_major")
     return int(torch.cuda.get_device_capability()[0])
 
 

@@ -38,6 +38,25 @@ def is_torch(x: Array) -> bool:
     return type(x).__module__.partition(".")[0] == "torch"
 
 
+def require_array(x: Array, function: str) -> None:
+    if not (hasattr(x, "shape") and hasattr(x, "dtype")):
+        raise TypeError(
+            f"{function}: got a {type(x).__name__}, expected a numpy array or a PyTorch tensor; "
+            "numpy.asarray(x, numpy.float32) makes one"
+        )
+
+
+def torch_for(function: str) -> Any:
+    """PyTorch, which `function` cannot do without."""
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{function}: got no PyTorch, expected it with a GPU; pip install torch", name="torch"
+        ) from error
+    return torch
+
+
 def dtype(x: Array, name: str) -> Any:
     """The type called `name` ('fp32', 'fp8_e4m3', ...) in the library of `x`."""
     if is_torch(x):
@@ -119,6 +138,8 @@ __all__ = [
     "has_type",
     "is_torch",
     "num_bytes",
+    "require_array",
     "strides",
+    "torch_for",
     "zeros",
 ]

@@ -16,10 +16,16 @@ SMALLEST_AMAX = 1e-4
 
 
 def ceil_div(x: int, y: int) -> int:
+    """x / y, rounded up."""
+    if y <= 0:
+        raise ValueError(f"ceil_div: got a divisor of {y}, expected at least 1")
     return (x + y - 1) // y
 
 
 def align(x: int, y: int) -> int:
+    """The multiple of y at or above x."""
+    if y <= 0:
+        raise ValueError(f"align: got multiples of {y}, expected at least 1")
     return ceil_div(x, y) * y
 
 
@@ -57,6 +63,7 @@ def scale_of(amax: Array, limit: float, use_ue8m0: bool) -> Array:
 
 
 def require_matrix(x: Array, function: str) -> None:
+    arrays.require_array(x, function)
     if len(x.shape) != 2:
         raise ValueError(
             f"{function}: got shape {tuple(x.shape)}, expected a matrix; reshape it to [rows, columns]"
@@ -113,9 +120,16 @@ def per_block_cast_to_fp8(x: Array, use_ue8m0: bool = False, gran_k: int = 128) 
 def per_custom_dims_cast_to_fp8(
     x: Array, dims: Iterable[int], use_ue8m0: bool = False
 ) -> tuple[Array, Array]:
-    """One scale for each index along `dims`, shared by everything along the other dimensions."""
-    kept = set(dims)
-    shared = tuple(i for i in range(len(x.shape)) if i not in kept)
+    """One scale for each index along `dims` (-1: the last), shared by everything along the other dimensions."""
+    arrays.require_array(x, "per_custom_dims_cast_to_fp8")
+    rank, given = len(x.shape), tuple(dims)
+    kept = {dim + rank if dim < 0 else dim for dim in given}
+    if len(kept) != len(given) or not kept <= set(range(rank)):
+        raise ValueError(
+            f"per_custom_dims_cast_to_fp8: got dims {given} of an array of shape {tuple(x.shape)}, expected "
+            f"different dimensions from {-rank} to {rank - 1}"
+        )
+    shared = tuple(i for i in range(rank) if i not in kept)
     values = arrays.cast(x, "fp32")
     scale = scale_of(arrays.amax(abs(values), shared, keepdims=True), FP8_MAX, use_ue8m0)
     return arrays.cast(values * (1.0 / scale), "fp8_e4m3"), scale.squeeze()

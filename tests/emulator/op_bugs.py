@@ -1,0 +1,63 @@
+"""What the bug tests of the model operations share: parameters from a list of fields, the text of a kernel, verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from emulator import test_injected_bugs as bugs
+from emulator.test_injected_bugs import SEEDS, Bug, Launch, check_caught, check_clean
+from ops_cases import DTYPES
+
+from deep_gemm import _C
+
+__all__ = ["BF16", "Bug", "Launch", "bugs", "check_caught", "check_clean", "check_shown", "pack", "text"]
+
+BF16 = DTYPES["bf16"]
+
+
+def pack(*fields: Any) -> Callable[[Any, dict[str, int]], bytes]:
+    """Parameters in order: the name of an array (or None) is its address, ints are u32, (int,) is u64, floats fp32; a list
+    is a struct of its own, aligned and padded to 8 bytes."""
+
+    def flat(at: dict[str, int], values: Any) -> bytes:
+        out = b""
+        for value in values:
+            if isinstance(value, list):
+                out += bytes(-len(out) % 8) + flat(at, value)
+                out += bytes(-len(out) % 8)
+                continue
+            if isinstance(value, float):
+                piece = np.float32(value).tobytes()
+            elif isinstance(value, tuple):
+                piece = value[0].to_bytes(8, "little")
+            elif isinstance(value, int):
+                piece = value.to_bytes(4, "little")
+            else:
+                piece = (at[value] if value else 0).to_bytes(8, "little")
+            out += bytes(-len(out) % len(piece)) + piece
+        return out
+
+    def make(_: Any, at: dict[str, int]) -> bytes:
+        out = flat(at, fields)
+        return out + bytes(-len(out) % 8)
+
+    return make
+
+
+def text(header: str, spec: str, fields: str) -> str:
+    return str(
+        bugs.flatten(
+            f"#include <deep_gemm/kernel/{header}.cuh>\nusing namespace deep_gemm;\nconstexpr {spec} kSpec{{{fields}}};\n"
+        )
+    )
+
+
+def check_shown(launch: Launch, source: str, bug: Bug) -> None:
+    """check_caught; a bug that no schedule can hide is run under one only."""
+    if bug.caught_by < len(SEEDS):
+        check_caught(launch, source, bug)
+        return
+    compiled = _C.compile(bug.inject(source), [launch.entry], arch="90a", kind="ptx")
+    assert launch.run(compiled, SEEDS[0]) != "clean", f"{bug.name}: not noticed"

@@ -1,0 +1,123 @@
+"""Bugs injected into the attention over latent rows on tensor cores must be caught."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pytest
+from emulator.op_bugs import BF16, Bug, bugs, pack, text
+from ops_cases import real
+from reference import deepseek_v4 as ref
+
+NO_ROWS = [None, (0,), (0,), 0, 0, 0, 0, None]
+
+
+def latent_params(chunks: int, page_rows: int, heads: int, window: int, pages: int) -> Any:
+    page = (584 * page_rows + -584 * page_rows % 576,)
+    width = 512
+    return pack(["q", (heads * width,), (width,)], ["out", (heads * width,), (width,)],
+                ["ring", (0,), page, 1, pages * page_rows, page_rows, 0, None], NO_ROWS, None, None, None,
+                "positions", None, 1, heads, window, 0, 0, 0, float(width**-0.5), "records", chunks)  # fmt: skip
+
+
+def latent_inputs(heads: int = 5) -> tuple[dict[str, Any], Any, Any]:
+    """Arrays of both kernels, scores [heads, rows] and the rows in order."""
+    rng = np.random.default_rng(8)
+    page_rows, pages, window, position = 10, 8, 70, 101
+    raw = np.zeros((1, pages, 584 * page_rows + -584 * page_rows % 576), np.uint8)
+    for page, row in np.ndindex(pages, page_rows):
+        values = np.concatenate(
+            [real(rng, (448,), "fp8_e4m3", 40).view(np.uint8), real(rng, (64,), "bf16").view(np.uint8)]
+        )
+        raw[0, page, row * 576 : row * 576 + 576] = values
+        at = page_rows * 576 + row * 8
+        raw[0, page, at : at + 7] = rng.integers(120, 123, 7)
+    values = ref.read_fp8_rows(raw.view(np.int8), page_rows)[0]
+    seen = np.stack([values[p % len(values)] for p in range(position - window + 1, position + 1)])
+    # The last chunk has the largest score.
+    q = (real(rng, (1, heads, 512)) + seen[-2] * 0.2).astype(BF16)
+    scores = q[0].astype(np.float64) @ seen.T * 512**-0.5
+    arrays = {"q": q, "ring": raw, "positions": np.array([position], np.int32)}
+    return arrays, scores, seen
+
+
+def latent_records(scores: Any, seen: Any) -> Any:
+    records = np.zeros((1, 2, 16, 516))
+    for chunk in range(2):
+        part = scores[:, chunk * 64 : chunk * 64 + 64]
+        weights = np.exp(part - part.max(1, keepdims=True))
+        records[0, chunk, :5, :512] = weights @ seen[chunk * 64 : chunk * 64 + 64]
+        records[0, chunk, :5, 512], records[0, chunk, :5, 513] = part.max(1), weights.sum(1)
+    return records
+
+
+def latent_mma(heads: int = 5, tiles: int = 1, smem: int = 91904) -> tuple[Any, str]:
+    arrays, scores, seen = latent_inputs(heads)
+    weights = np.exp(scores - scores.max(1, keepdims=True))
+    expected = (weights / weights.sum(1, keepdims=True) @ seen)[None]
+    arrays |= {
+        "out": np.full((1, heads, 512), np.nan, np.float32).astype(BF16),
+        "records": np.zeros(4, np.float32),
+    }
+    launch = bugs.Launch("deep_gemm::latent_mma<kSpec>", (1,), 256, smem, arrays, latent_params(1, 10, heads, 70, 8),
+                         {"out": expected}, 2e-2)  # fmt: skip
+    return launch, text("latent_mma", "LatentMmaSpec", f".tiles = {tiles}")
+
+
+def latent_mma_tiles() -> tuple[Any, str]:
+    return latent_mma(20, 2, 114176)
+
+
+def latent_merge() -> tuple[Any, str]:
+    arrays, scores, seen = latent_inputs()
+    weights = np.exp(scores - scores.max(1, keepdims=True))
+    expected = (weights / weights.sum(1, keepdims=True) @ seen)[None]
+    arrays |= {
+        "records": latent_records(scores, seen).astype(np.float32),
+        "out": np.full((1, 5, 512), np.nan, np.float32).astype(BF16),
+    }
+    launch = bugs.Launch("deep_gemm::latent_merge<kSpec>", (5,), 256, 0, arrays, latent_params(2, 10, 5, 70, 8),
+                         {"out": expected}, 2e-2)  # fmt: skip
+    return launch, text("latent_mma", "LatentMergeSpec", "")
+
+
+CASES = {
+    "latent_mma": latent_mma,
+    "latent_mma_tiles": latent_mma_tiles,
+    "latent_merge": latent_merge,
+}
+BUGS = [
+    ("latent_mma", Bug("rows overwritten while they are read", "if (!S.split) ptx::sync_threads();", "")),
+    ("latent_mma", Bug("scores read before they are there", "score_rows<S>(smem, p.scale);\n        ptx::sync_threads();", "score_rows<S>(smem, p.scale);")),
+    ("latent_mma", Bug("weights read before they are there", "weigh<S>(merged, smem);\n        ptx::sync_threads();", "weigh<S>(merged, smem);")),
+    ("latent_mma", Bug("window of one row less", "end - p.window : 0;", "end - p.window + 1 : 0;", 8)),
+    ("latent_mma", Bug("absent rows take part", "present ? ptx::mul_rn_f32(sums[tile][i], scale) : kNothing", "ptx::mul_rn_f32(sums[tile][i], scale)", 8)),
+    ("latent_mma", Bug("sums keep an old maximum", "ptx::exp_f32(max - largest), ptx::exp_f32(m - largest)", "1.0f, ptx::exp_f32(m - largest)", 8)),
+    ("latent_mma", Bug("scale of the next channels", "row.scales + lane * 16 / kFp8RowGroup", "row.scales + (lane * 16 + 16) / kFp8RowGroup", 8)),
+    ("latent_mma_tiles", Bug("queries of the first tile", "queries + tile * kLatentMmaHeads * kPitchBytes", "queries", 8)),
+    ("latent_mma_tiles", Bug("weights of the first tile", "weights + tile * kLatentMmaHeads * kWeightPitchBytes", "weights", 8)),
+    ("latent_mma_tiles", Bug("factors of the first tile", "kPlan.stats + (tile * kLatentMmaHeads + head) * 8", "kPlan.stats + head * 8", 8)),
+    ("latent_mma_tiles", Bug("rows of the next chunk", "load_rows<S>(found, smem);\n        if constexpr (!S.split) found = find_rows<S>(p, seen, base + kLatentChunk);", "if constexpr (!S.split) found = find_rows<S>(p, seen, base + kLatentChunk);\n        load_rows<S>(found, smem);", 8)),
+    ("latent_merge", Bug("the last chunk is left out", "ceil_div(seen.total, kLatentChunk)", "seen.total / kLatentChunk", 8)),
+    ("latent_merge", Bug("records of another head", "head % kLatentMmaHeads) * kLatentRecord", "head / 2) * kLatentRecord", 8)),
+    ("latent_merge", Bug("weights are not added", "sum = factors.apply(sum, weights);", "sum = weights;", 8)),
+    ("latent_merge", Bug("sums keep an old maximum", "ptx::exp_f32(max - largest), ptx::exp_f32(m - largest)", "1.0f, ptx::exp_f32(m - largest)", 8)),
+]  # fmt: skip
+
+
+@lru_cache
+def made(name: str) -> tuple[Any, str]:
+    return CASES[name]()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_clean(name: str) -> None:
+    bugs.check_clean(*made(name))
+
+
+@pytest.mark.parametrize(("name", "bug"), BUGS, ids=lambda value: getattr(value, "name", value))
+def test_bugs(name: str, bug: Any) -> None:
+    launch, source = made(name)
+    bugs.check_caught(launch, source, bug)
