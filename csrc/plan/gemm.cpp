@@ -116,8 +116,8 @@ GemmShape shape_of(const GemmProblem& problem, const GemmSpec& s, const DeviceMo
     const u64 units_n = ceil_div(problem.n, s.block_n * s.cluster_n);
     const bool segmented = problem.groups == GroupMode::contiguous || problem.groups == GroupMode::psum;
     // Rows that have blocks, of all groups.
-    const u32 walked = problem.groups == GroupMode::psum ? problem.num_groups * align_up(rows, kGroupAlignment)
-                                                         : problem.m;
+    const u32 walked =
+        problem.groups == GroupMode::psum ? problem.num_groups * align_up(rows, kGroupAlignment) : problem.m;
     u64 padding_units = 0;
     if (problem.groups == GroupMode::masked) {
         shape.units = static_cast<u64>(problem.num_groups) * ceil_div(rows, unit_m) * units_n;
@@ -156,8 +156,7 @@ const char* why_unfit(const GemmProblem& problem, const GemmSpec& s) {
         return "the spec is for other formats, scales or groups";
     if (s.a_major != problem.a_major || s.b_major != problem.b_major)
         return "the spec is for operands that are contiguous along another dimension";
-    if (!problem.d_tma && stores_by_tma(s))
-        return "D is not aligned to 16 bytes, which TMA stores need";
+    if (!problem.d_tma && stores_by_tma(s)) return "D is not aligned to 16 bytes, which TMA stores need";
     return nullptr;
 }
 

@@ -9,26 +9,27 @@
 namespace deep_gemm::plan {
 namespace {
 
-// Fitted to 9075 timings of FP8 kernels on one H200 (213 dense, contiguous, psum and masked problems, for each
-// every plan that serves it; bench/results/gemm-plans-*.json), so that the time lost by a wrong choice is
-// least. BF16 uses the same numbers.
+// Fitted to 9075 timings of FP8 kernels on one H200 (213 dense, contiguous, psum and masked problems, for
+// each every plan that serves it; bench/results/gemm-plans-*.json), so that the time lost by a wrong choice
+// is least. BF16 uses the same numbers.
 struct GemmRates {
-    float clock_ghz;                // without load
-    float throttle;                 // tensor cycles with every SM multiplying (power) / without load
-    float throttle_power;           // of the share of SMs that multiply
-    float imbalance;                // power of 1 / that share: few streams do not fill the memory's bandwidth
-    float l2_bytes_per_us;          // operand tiles from L2, all SMs pulling
-    float sm_fill_bytes_per_us;     // tiles into one SM's shared memory
-    float smem_bytes_per_cycle;     // one SM, loads and wgmma operands together
-    float load_latency_us;          // one stage: request to data
-    float ring_us;                  // one stage: request to data, to the math, to the next request
-    float launch_us;                // graph launch to first wgmma, and the last store to the next kernel
-    float next_grid_us;             // what an early start of the next grid hides
-    float epilogue_us;              // last wgmma to end, fixed part
+    float clock_ghz;              // without load
+    float throttle;               // tensor cycles with every SM multiplying (power) / without load
+    float throttle_power;         // of the share of SMs that multiply
+    float imbalance;              // power of 1 / that share: few streams do not fill the memory's bandwidth
+    float l2_bytes_per_us;        // operand tiles from L2, all SMs pulling
+    float sm_fill_bytes_per_us;   // tiles into one SM's shared memory
+    float smem_bytes_per_cycle;   // one SM, loads and wgmma operands together
+    float load_latency_us;        // one stage: request to data
+    float ring_us;                // one stage: request to data, to the math, to the next request
+    float launch_us;              // graph launch to first wgmma, and the last store to the next kernel
+    float next_grid_us;           // what an early start of the next grid hides
+    float epilogue_us;            // last wgmma to end, fixed part
     float epilogue_us_per_block;  // and for an output block of 128 x 128 elements
-    float between_us_per_block;    // of such a block, what the next one's loads do not hide, split among warpgroups
-    float exchange_us_per_block;   // the same for sums that go through shared memory (swap_ab, split K)
-    float meeting_us;               // split K: CTAs of a cluster meet
+    float between_us_per_block;   // of such a block, what the next one's loads do not hide, split among
+                                  // warpgroups
+    float exchange_us_per_block;  // the same for sums that go through shared memory (swap_ab, split K)
+    float meeting_us;             // split K: CTAs of a cluster meet
     float meeting_us_per_cta;
     float meeting_us_per_block;
     float padding_block_us;  // a block without valid rows
@@ -36,13 +37,13 @@ struct GemmRates {
     float cluster_us;        // clusters start later than CTAs
     float overlap;           // share of every other resource that does not hide behind the largest
     // Cycles of a stage.
-    float promote;         // an accumulator register
-    float swap_promote;    // the same where the token scale differs from column to column
-    float chain;           // a warpgroup's wait, start and release, beside wgmma and promotion
-    float swap_chain;      // the same, partly overlapped
-    float stage;           // tensor core idle between two stages
-    float multicast;       // more of it where two CTAs wait for each other
-    float exposed[5];      // tensor cycles with exposed promotion / without, by warpgroups that take turns
+    float promote;       // an accumulator register
+    float swap_promote;  // the same where the token scale differs from column to column
+    float chain;         // a warpgroup's wait, start and release, beside wgmma and promotion
+    float swap_chain;    // the same, partly overlapped
+    float stage;         // tensor core idle between two stages
+    float multicast;     // more of it where two CTAs wait for each other
+    float exposed[5];    // tensor cycles with exposed promotion / without, by warpgroups that take turns
 };
 
 constexpr GemmRates kRates{
@@ -141,10 +142,9 @@ GemmCost cost_of(const GemmProblem& problem, const GemmSpec& s, const DeviceMode
                              static_cast<float>(s.block_n) / static_cast<float>(s.cluster_m);
     cost.l2_us = blocks * static_cast<float>(shape.stages_per_block) * tile_bytes * kBlockKBytes /
                  (r.l2_bytes_per_us * std::min(1.0f, busy * 4));
-    const float stage_us = std::max(stage_cycles(s, share) / (r.clock_ghz * 1e3f),
-                                    r.ring_us / static_cast<float>(s.stages));
-    const float load_us =
-        static_cast<float>((s.block_m + s.block_n) * kBlockKBytes) / r.sm_fill_bytes_per_us;
+    const float stage_us =
+        std::max(stage_cycles(s, share) / (r.clock_ghz * 1e3f), r.ring_us / static_cast<float>(s.stages));
+    const float load_us = static_cast<float>((s.block_m + s.block_n) * kBlockKBytes) / r.sm_fill_bytes_per_us;
     const float outside = static_cast<float>(shape.rows_outside);
     const float last_stage_us =
         outside == 0 ? stage_us : std::max(stage_us, load_us + outside * r.outside_row_us);

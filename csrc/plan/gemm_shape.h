@@ -7,9 +7,9 @@
 namespace deep_gemm::plan {
 
 struct GemmShape {
-    u64 units;   // blocks, or pairs of multicast blocks: one for each cluster's turn
-    u32 slots;   // clusters that run at once
-    u64 rounds;  // units of the busiest cluster
+    u64 units;           // blocks, or pairs of multicast blocks: one for each cluster's turn
+    u32 slots;           // clusters that run at once
+    u64 rounds;          // units of the busiest cluster
     u64 padding_rounds;  // blocks of padding that the busiest cluster passes, which are only written
     u32 rows_outside;    // of the last block, beyond the matrix, that one CTA loads
     u32 active_ctas;
