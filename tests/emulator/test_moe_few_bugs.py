@@ -11,8 +11,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from emulator.op_bugs import pack
 from emulator.test_injected_bugs import Bug, Launch, check_caught, check_clean, flatten
+from emulator.test_joined_bugs import NO_MATRIX, matrix
 from emulator.test_moe_bugs import source
+from ops_cases import real
 from reference import fp4
 from reference import moe as reference
 
@@ -149,7 +152,36 @@ def down() -> tuple[Launch, str]:
     )
 
 
-KERNELS = {"up": up, "up fp4": up_fp4, "down": down}
+def project_up() -> tuple[Launch, str]:
+    """A projection beside the first product: blocks 0 and 1 are the projection's."""
+    beside, _ = up()
+    rng = np.random.default_rng(34)
+    n, k = 128, CHUNKS * 128
+    tokens, out, inner = 5, 20, 256
+    y, w = real(rng, (tokens, inner), "bf16"), real(rng, (out, inner), "bf16", inner**-0.5)
+    few = ["x", None, ["w", "scales", (2 * n * k,), (k,), (2 * n // 128 * (k // 128),), (k // 128,), (1,)], "ids",
+           "routing", "mid", (k,), (0,), TOP_K, FIRST, EXPERTS, n, 3.0]  # fmt: skip
+    project = [
+        "y",
+        None,
+        (inner,),
+        (0,),
+        tokens,
+        inner,
+        1,
+        1,
+        matrix("v", "z", out, inner, 2),
+        *[NO_MATRIX] * 15,
+    ]
+    arrays = {**beside.arrays, "y": y, "v": w, "z": np.full((tokens, out), np.nan, np.float32)}
+    expected = {**beside.expected, "z": y.astype(np.float64) @ w.astype(np.float64).T}
+    launch = Launch("deep_gemm::project_few_up<kSpec>", (2 + IDS.size * n // 16,), 256, 4096, arrays,
+                    pack(project, few, 2), expected, 2.0**-8)  # fmt: skip
+    fields = f".few = {{.chunks = {CHUNKS}, .limited = true, .weighted = true}}"
+    return launch, source("moe_joined", f"ProjectFewUpSpec kSpec{{{fields}}}")
+
+
+KERNELS = {"up": up, "up fp4": up_fp4, "down": down, "project and up": project_up}
 BUGS: list[tuple[str, Bug]] = [
     ("up", Bug("codes not visible to wgmma", "ptx::fence_proxy_async();\n}\n/// What write_chunks()", "}\n/// What write_chunks()")),
     ("up", Bug("another chunk's column", "ptx::lane_index() % 4 != column / 2", "ptx::lane_index() % 4 != (column / 2 ^ 1)", 8)),
@@ -178,6 +210,10 @@ BUGS: list[tuple[str, Bug]] = [
                  "if (thread >= kFewRows) return;")),
     ("down", Bug("weight of the first", "p.weights + token * kTopK + my_slot", "p.weights + token * kTopK", 8)),
     ("down", Bug("rows of the first block", "(first + lane / 4) * p.w.stride_row", "(lane / 4) * p.w.stride_row", 8)),
+    ("project and up", Bug("products from the wrong block on", "(p.few, block - p.project_blocks)", "(p.few, block)", 8)),
+    ("project and up", Bug("a block of the projection less", "if (block >= p.project_blocks)", "if (block + 1 >= p.project_blocks)", 8)),
+    ("project and up", Bug("a block of the projection more", "if (block >= p.project_blocks)", "if (block > p.project_blocks)", 8)),
+    ("project and up", Bug("results read before they are there", "ptx::sync_threads();\n    if (thread >= kFewUpChannels", "if (thread >= kFewUpChannels")),
     ("down", Bug("chunks of a later round dropped", "if (chunk < Chunks) store_column", "if (i == 0 && turn == 0) store_column", 8)),
 ]  # fmt: skip
 

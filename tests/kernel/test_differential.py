@@ -176,7 +176,10 @@ FORMS = {
     "transposed scales": (run_dense, Case(150, 200, 640, scale_layout="mn_major")),
     "accumulation": (run_dense, Case(150, 200, 640, d="fp32", accumulate=True)),
     "accumulation in bf16": (run_dense, Case(150, 200, 640, ab="bf16", accumulate=True)),
-    "rows of d that TMA cannot store": (run_dense, Case(150, 131, 640, d_padding=3)),
+    "rows of d that TMA cannot store": (
+        run_dense,
+        Case(150, 131, 640, d_padding=3, spec={"swap_ab": False, "block_m": 64, "block_n": 64, "warpgroups": 1, "stages": 2, "split_k": 2}),
+    ),
     "operands along their rows": (run_dense, Case(152, 200, 640, ab="bf16", majors="mm")),
     "one along its rows": (run_dense, Case(152, 200, 640, ab="bf16", d="fp32", majors="km")),
     "clusters along m": (

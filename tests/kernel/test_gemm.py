@@ -25,6 +25,25 @@ EDGES = [
 DENSE = [
     Case(33, 128, 640),
     Case(200, 320, 512),
+    Case(
+        140, 192, 384, spec={"swap_ab": False, "block_m": 128, "block_n": 128, "warpgroups": 2, "stages": 4}
+    ),
+    Case(
+        140, 320, 384, spec={"swap_ab": False, "block_m": 128, "block_n": 192, "warpgroups": 2, "stages": 3}
+    ),
+    Case(
+        130,
+        129,
+        640,
+        spec={"swap_ab": False, "block_m": 64, "block_n": 64, "warpgroups": 1, "stages": 2, "split_k": 2},
+    ),
+    Case(
+        70,
+        131,
+        1024,
+        d_padding=3,
+        spec={"swap_ab": False, "block_m": 128, "block_n": 128, "warpgroups": 2, "stages": 2, "split_k": 4},
+    ),
     Case(64, 192, 2048),
     Case(40, 96, 384, d="fp32"),
     Case(40, 96, 384, d="fp32", accumulate=True),

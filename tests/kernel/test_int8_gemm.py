@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernel.test_gemv import BF16, OUTPUTS, placed, run, same_bits
+from kernel.test_gemv import OUTPUTS, placed, run, same_bits
 
 import deep_gemm
 from deep_gemm import WeightGemmSpec
@@ -129,5 +129,3 @@ def test_what_is_refused() -> None:
     refused("x is int8, expected fp8_e4m3 beside fp8_row", x, fp8, TypeError)
     with pytest.raises(ValueError, match="int8 activations are for int8 weights"):
         deep_gemm._C.weight_gemm_source(spec_of().replace(w="fp8_row"))
-    with pytest.raises(ValueError, match="swiglu is an epilogue"):
-        deep_gemm.swiglu_linear(x, w, w, np.zeros((4, 20), BF16), device="emulator:sm_90a,sms=4")

@@ -62,7 +62,7 @@ class GemmBlocks {
           num_clusters_(ptx::grid_blocks() / cluster_size_of(S)),
           units_n_(ceil_div(params.n, S.block_n * S.cluster_n)),
           last_m_(may_overlap_rows() ? last_start(params.m, S.block_m, kRowStep) : ~0u),
-          last_n_(may_overlap() ? last_start(params.n, S.block_n, kMmaRows) : ~0u) {
+          last_n_(may_overlap() ? last_start(params.n, S.block_n, kColumnStep) : ~0u) {
         if constexpr (scans_groups<S>()) {
             load_chunk(0, 0);
         } else {
@@ -105,8 +105,12 @@ class GemmBlocks {
     }
     // TMA takes no other coordinates of the dimension that is contiguous.
     static constexpr u32 kRowStep = S.a_major == Major::mn ? 16 / bytes_of(S.ab) : 1;
+    // Vector stores, and columns that share a scale of B.
+    static constexpr u32 kColumnStep = S.scale_b == ScaleB::per_128x128 && scale_b_run_of(S) > kMmaRows
+                                           ? scale_b_run_of(S)
+                                           : kMmaRows;
     /// Where the last block along a side starts; any place if the side is shorter than a block, or its last
-    /// block could start at no multiple of `step` (scales of B and vector stores rely on one along n).
+    /// block could start at no multiple of `step`.
     static DG_DEVICE u32 last_start(u32 side, u32 block, u32 step) {
         return side >= block && side % step == 0 ? side - block : ~0u;
     }
