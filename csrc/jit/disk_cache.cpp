@@ -166,7 +166,6 @@ std::optional<Artifact> DiskCache::find(const Digest& key, std::string_view name
 void DiskCache::store(const Digest& key, const Target& target, const KernelSource& source,
                       const Artifact& artifact) {
     const Path kernel = writable_ / "kernels" / folder_name(key, source.name, target);
-    make_directories(kernel);
     make_directories(writable_ / "tmp");
     const Path staged = make_unique_directory(writable_ / "tmp", source.name);
     try {
@@ -175,6 +174,7 @@ void DiskCache::store(const Digest& key, const Target& target, const KernelSourc
         write_file(staged / kImage, artifact.image);
         write_file(staged / kRecord,
                    write_record(make_record(key, target, artifact, source.entry, source.replay)));
+        make_directories(kernel);  // last: whoever clears the cache takes an empty folder away
         publish_directory(staged, kernel / fmt::format("{}{}", kVersionPrefix, artifact.nvrtc));
     } catch (...) {
         remove_tree(staged);
@@ -186,7 +186,7 @@ void DiskCache::publish(const Digest& key, const Target& target, const KernelSou
                         const Artifact& artifact) noexcept {
     // Folders go while they are filled when somebody clears the cache: once is bad luck, this often in a row
     // is a place where none can be made.
-    constexpr u32 kAttempts = 8;
+    constexpr u32 kAttempts = 16;
     for (u32 attempt = 1; can_write_; ++attempt) {
         try {
             store(key, target, source, artifact);

@@ -116,7 +116,7 @@ BUGS = [
     (MASKED, Bug("units before the next 32 are forgotten", "ptx::shfl_idx(lane_end_, ptx::kWarpThreads - 1));", "0);", 8)),
     (MASKED, Bug("lanes add those above, too", "if (ptx::lane_index() >= delta) total += below;", "total += below;", 8)),
     (MASKED, Bug("a count below zero", "value < 0 ? 0 : static_cast<u32>(value)", "static_cast<u32>(value)", 8)),
-    (MASKED, Bug("rows and columns of units change places", "block.n = ((unit / units_m)", "block.n = ((unit / units_n_)", 8)),
+    (MASKED, Bug("rows and columns of units change places", "((unit / units_m) * S.cluster_n", "((unit / units_n_) * S.cluster_n", 8)),
     (MASKED, Bug("all groups to the first", "column, first_row, block.a_group);", "column, first_row, 0);", 8)),
     (MASKED, Bug("scales of the first group", "p.scale_a + block.a_group * p.scale_a_stride_group", "p.scale_a", 8)),
     (CONTIGUOUS, Bug("the next group starts after 128 rows", "return kGroupAlignment - m % kGroupAlignment;", "return kGroupAlignment;", 8)),

@@ -32,7 +32,7 @@ def test_unknown_variables(run_python: Run) -> None:
         (
             "DG_JIT_LOCK_TIMEOUT_S",
             "soon",
-            "got 'soon', expected a whole number; unset it for the default (60)",
+            "got 'soon', expected a whole number, not negative; unset it for the default (60)",
         ),
         ("DG_JIT_WITH_LINEINFO", "maybe", "got 'maybe', expected 1 or 0"),
         ("DG_LOG_LEVEL", "loud", "got 'loud', expected off, error, warning, info or debug"),
