@@ -37,12 +37,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the files under tests/golden")
 
 
+@pytest.fixture
+def emulator_name() -> str:
+    return EMULATOR
+
+
 @pytest.fixture(params=device_names())
-def device(request: pytest.FixtureRequest) -> _C.Device:
+def device(request: pytest.FixtureRequest, emulator_name: str) -> _C.Device:
     """The emulated GPU, then the real one."""
-    return _C.Device(EMULATOR if request.param == "emulator" else request.param)
+    return _C.Device(emulator_name if request.param == "emulator" else request.param)
 
 
 @pytest.fixture
-def emulator() -> _C.Device:
-    return _C.Device(EMULATOR)
+def emulator(emulator_name: str) -> _C.Device:
+    return _C.Device(emulator_name)

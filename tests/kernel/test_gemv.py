@@ -197,6 +197,7 @@ def test_larger_batches(device: Any, w: str, x: str, m: int) -> None:
     assert same_bits(got, run(device, tokens, matrix, strict=True))
 
 
+RESIDENT = [(1, 2, 2, 2), (1, 3, 1, 3), (1, 4, 1, 10), (2, 2, 1, 2)]
 RINGS = [(1, 4, 2, 1), (1, 4, 2, 2), (1, 2, 1, 3), (1, 6, 1, 10), (2, 2, 1, 1), (2, 3, 1, 2)]
 # One format of each way to decode and to add; the others change tile, depth, groups and turns at once.
 ALL_RINGS = [("bf16", "bf16"), ("fp8_128x128", "fp8_128"), ("q8_0", "q8"), ("nvfp4", "bf16")]
@@ -219,8 +220,7 @@ def test_plans_change_no_bit(emulator: Any, w: str, x: str, k: int) -> None:
     tokens = random_x(rng, m, k, x)
     values, scales = tokens if isinstance(tokens, tuple) else (tokens, None)
     results = []
-    ring = RINGS if (w, x) in ALL_RINGS else RINGS[::5]
-    resident = [(1, 2, 2, 2), (1, 3, 1, 3), (1, 4, 1, 10), (2, 2, 1, 2)]
+    ring, resident = (RINGS, RESIDENT) if (w, x) in ALL_RINGS else (RINGS[-1:], RESIDENT[::3])
     forms = (2, 3) if w == "q8_0" and k % 256 == 0 else (2,)
     for tuning in [(*t, 1) for t in ring] + [(*t, form) for form in forms for t in resident]:
         y = np.full((m, 150), np.nan, np.float32)

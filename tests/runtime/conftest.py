@@ -13,6 +13,13 @@ PLAIN: dict[str, Plain] = {}
 
 
 @pytest.fixture
+def emulator_name(emulator_name: str, request: pytest.FixtureRequest) -> str:
+    """Without the check of races, a third of the time: every kernel has it in its own tests, and whole models in the
+    tests marked `races`."""
+    return emulator_name if request.node.get_closest_marker("races") else f"{emulator_name},races=off"
+
+
+@pytest.fixture
 def load(device: _C.Device) -> Load:
     """load("exact"): the engine of these numerics on this device, with a context of 512."""
 

@@ -32,6 +32,7 @@ def test_strict(load: Load, prompt: list[int], plain: Plain) -> None:
     assert found[0] == found[1] and found[0]["accepted"] > 0
 
 
+@pytest.mark.races
 def test_rollback_of_the_trained_model(load: Load, prompt: list[int], plain: Plain) -> None:
     """Drafts that are right up to each number, where a window of 4 closes among them; test_rollback.py has every
     position, on a model without the MTP block."""
