@@ -35,6 +35,11 @@ def device_names() -> list[str]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the files under tests/golden")
+    parser.addoption(
+        "--every-spec",
+        action="store_true",
+        help="build all kernels that a GEMM's plans may choose, not a choice of them: minutes on two cores",
+    )
 
 
 @pytest.fixture

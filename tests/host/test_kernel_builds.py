@@ -6,30 +6,40 @@ import pytest
 
 from deep_gemm import _C
 
-PROBLEMS = (
-    "gemm m=8192 n=4096 k=7168",
-    "gemm m=8192 n=7168 k=2048",
-    "gemm m=8192 n=24576 k=1536",
-    "gemm m=8192 n=4096 k=4096 a=bf16 d=bf16",
-    "gemm m=8192 n=4096 k=4096 a=bf16 d=bf16 accumulate",
-    "gemm m=8192 n=4096 k=4096 a=bf16 d=bf16 b_major=mn",
-    "gemm m=8192 n=4096 k=4096 a=bf16 d=fp32 a_major=mn b_major=mn accumulate",
-    "gemm contiguous groups=8 m=8192 n=4096 k=7168 a=bf16 b_major=mn",
-    "gemm contiguous groups=8 m=8192 n=4096 k=7168",
-    "gemm masked groups=8 m=1024 n=4096 k=7168",
+DEVICE = "90a:132"
+GROUPS = ("", "contiguous groups=8 ", "psum groups=8 ", "masked groups=8 ")
+FORMS = (
+    "",
+    " d=fp32 accumulate",
+    " scale_b=per_row_128",
+    " d=fp32 scale_b=per_row_128 accumulate",
+    " a=bf16",
+    " a=bf16 b_major=mn",
+    " a=bf16 d=fp32 accumulate",
+    " a=bf16 d=fp32 a_major=mn b_major=mn accumulate",
 )
 
 
-@pytest.mark.parametrize("problem", PROBLEMS)
-def test_no_spills_and_no_serialised_wgmma(problem: str) -> None:
-    specs = _C.enumerate_specs(problem, "90a:132")
-    assert specs
+def check_builds(specs: list[_C.GemmSpec]) -> None:
     artifacts = _C.build_all([_C.kernel_source(spec) for spec in specs])
     for spec, artifact in zip(specs, artifacts, strict=True):
         stats = artifact.stats
         assert stats["warnings"] == [], spec
         assert stats["spill_store_bytes"] == stats["spill_load_bytes"] == stats["stack_bytes"] == 0, spec
         assert 0 < stats["registers"] <= 255, spec
+
+
+@pytest.mark.parametrize("groups", GROUPS, ids=lambda groups: groups.split(" ")[0] or "dense")
+@pytest.mark.parametrize("form", FORMS)
+def test_no_spills_and_no_serialised_wgmma(groups: str, form: str, request: pytest.FixtureRequest) -> None:
+    """What a plan chooses for many tokens; in one form, and with --every-spec in all, everything it may choose."""
+    problem = f"gemm {groups}m=2048 n=4096 k=7168{form}"
+    if request.config.getoption("--every-spec") or (groups, form) == ("", ""):
+        specs = _C.enumerate_specs(problem, DEVICE)
+        assert specs
+        check_builds(specs)
+    else:
+        check_builds([_C.plan(problem, DEVICE)["spec"]])
 
 
 def test_the_source_of_a_spec() -> None:
