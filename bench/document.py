@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import report
+from bench.reasons import reason_of
 from bench.records import Row
 from bench.targets import target_of
 
@@ -121,6 +122,16 @@ def _where(machine: dict[str, Any]) -> str:
     )
 
 
+def _missed(rows: Sequence[Row]) -> str:
+    """A line for each reason why rows miss what was asked."""
+    points: dict[str, list[str]] = {}
+    for row in rows:
+        target = target_of(row)
+        if target and row.measured and not target.reached(row):
+            points.setdefault(reason_of(row) or "No reason found yet.", []).append(row.point)
+    return "".join(f"\n- {', '.join(names)}: {reason}" for reason, names in points.items())
+
+
 Run = tuple[dict[str, Any], list[Row], list[str]]  # machine, rows, sections
 
 
@@ -148,6 +159,8 @@ def document(runs: Sequence[Run]) -> str:
         if source[section] is not newest:
             text += f"\n\nMeasured earlier: {_where(source[section])}."
         parts.append(f"## {title}\n{text}\n\n" + "\n".join([head, *map(_line, shown)]))
+        if missed := _missed(shown):
+            parts.append(f"Not reached, and why:\n{missed}")
     return "\n\n".join(parts) + "\n"
 
 
