@@ -19,8 +19,8 @@ REASONS = (
     Reason(
         "dense",
         r"m=64 n=4096 k=7168",
-        "29 MB of weights would take 7 us at the read ceiling. 64 blocks of 64 x 64 do not fill 132 SMs, so K is split "
-        "over two CTAs whose sums meet at the end; the plan is the fastest of 60 that were timed "
+        "29 MB of weights would take 7 us at the read ceiling. 64 blocks of 64 x 64 do not fill 132 SMs, so K is "
+        "split over two CTAs whose sums meet at the end; the plan is the fastest of 60 that were timed "
         "(gemm-plans-*.json in bench/results). Next: four CTAs that share the weights of a wider block.",
     ),
     Reason(
@@ -33,62 +33,63 @@ REASONS = (
     Reason(
         "grouped",
         r"contiguous 8x4096 .*",
-        "The peer reads one matrix of weights, this call eight: 100 to 200 MB more of memory traffic, 3 % of the time, "
-        "at the same power limit. The rest is two groups' weights in the L2 cache while a group ends.",
+        "The peer reads one matrix of weights, this call eight: 100 to 200 MB more of memory traffic, 3 % of the "
+        "time, at the same power limit. The rest is two groups' weights in the L2 cache while a group ends.",
     ),
     Reason(
         "fp4",
         r"(gate\+up|down) .* T=(16|64)( per_token)?",
-        "Weights stream at 96 to 101 % of the read ceiling of this run: what the ratio still lacks is the peer's own "
-        "bandwidth in the other run.",
+        "Weights stream at 96 to 101 % of the read ceiling of this run: what the ratio still lacks is the peer's "
+        "own bandwidth in the other run.",
     ),
     Reason(
         "fp4",
         r"(gate\+up|down) .* T=(1024|4096|8192|16384)( per_token)?",
-        "Bound by shared memory: each block of weights is decoded to E4M3 in registers beside its products, and reads of "
-        "token scales are half of all shared-memory wavefronts; without them (per_token) the gap halves. The peer "
-        "promotes nothing along K. Tried without gain: two products in flight with rolling chunks of columns, bf16 "
-        "scales, 16-byte scale reads, codes read a stage ahead. Next: UE8M0 scales as bytes, two row blocks for each "
-        "warpgroup so that scales are read once for both.",
+        "Bound by shared memory: each block of weights is decoded to E4M3 in registers beside its products, and "
+        "reads of token scales are half of all shared-memory wavefronts; without them (per_token) the gap halves. "
+        "The peer promotes nothing along K. Tried without gain: two products in flight with rolling chunks of "
+        "columns, bf16 scales, 16-byte scale reads, codes read a stage ahead. Next: UE8M0 scales as bytes, two row "
+        "blocks for each warpgroup so that scales are read once for both.",
     ),
     Reason(
         "nvfp4",
         r"nv_single .*",
-        "5.9 % more bytes, and the scale of 16 weights is an E4M3 number that multiplies the codes, where MXFP4 adds an "
-        "exponent: at T=64 and few experts that decoding is not hidden. Next: scales decoded once for two row blocks.",
+        "5.9 % more bytes, and the scale of 16 weights is an E4M3 number that multiplies the codes, where MXFP4 "
+        "adds an exponent: at T=64 and few experts that decoding is not hidden. Next: scales decoded once for two "
+        "row blocks.",
     ),
     Reason(
         "fp4_bf16",
         r".*",
-        "Marlin's times are those of another run, at 9 to 98 % of its read ceiling. A weight becomes bf16 in registers, "
-        "twice the registers and twice the tensor time of E4M3, and the decoding of 4 warps is what a block waits for "
-        "(45 to 57 % of the read ceiling for few tokens). Next: blocks that keep decoded weights for several token "
-        "tiles, as the weight-only GEMM does (659 TFLOPS).",
+        "Marlin's times are those of another run, at 9 to 98 % of its read ceiling. A weight becomes bf16 in "
+        "registers, twice the registers and twice the tensor time of E4M3, and the decoding of 4 warps is what a "
+        "block waits for (45 to 57 % of the read ceiling for few tokens). Next: blocks that keep decoded weights "
+        "for several token tiles, as the weight-only GEMM does (659 TFLOPS).",
     ),
     Reason(
         "gemv",
         r"q8_0 m=1 29568x8192",
-        "The same kernel reaches 88 % at 8192x29568. The likely cause, not proven: x of 29568 values takes shared memory "
-        "from the ring of weights. Next: x in two halves.",
+        "The same kernel reaches 88 % at 8192x29568. The likely cause, not proven: x of 29568 values takes shared "
+        "memory from the ring of weights. Next: x in two halves.",
     ),
     Reason(
         "weight_only_gemm",
         r".*",
-        "The ceiling is cuBLAS in bf16 (the peer), at the card's power limit; weights are decoded to bf16 in registers "
-        "beside the products, and scales of 128 x 128 or of 128 along K are applied to sums (by row: 656 TFLOPS instead "
-        "of 548). Next: decoding by a warpgroup of its own, into shared memory.",
+        "The ceiling is cuBLAS in bf16 (the peer), at the card's power limit; weights are decoded to bf16 in "
+        "registers beside the products, and scales of 128 x 128 or of 128 along K are applied to sums (by row: 656 "
+        "TFLOPS instead of 548). Next: decoding by a warpgroup of its own, into shared memory.",
     ),
     Reason(
         "model_ops",
         r"latent_attention .*",
-        "One query leaves few rows to each CTA: the latency of four dependent phases (rows from memory, scores, their "
-        "maximum, sums) and the merge of the CTAs' parts count, not bandwidth.",
+        "One query leaves few rows to each CTA: the latency of four dependent phases (rows from memory, scores, "
+        "their maximum, sums) and the merge of the CTAs' parts count, not bandwidth.",
     ),
     Reason(
         "model_ops",
         r"index_scores .*",
-        "Scores and the choice are launches of their own, and exact selection exchanges histograms between the CTAs of a "
-        "cluster twice. Next: a choice within each CTA before the exchange.",
+        "Scores and the choice are launches of their own, and exact selection exchanges histograms between the CTAs "
+        "of a cluster twice. Next: a choice within each CTA before the exchange.",
     ),
     Reason(
         "host_time",
@@ -98,14 +99,14 @@ REASONS = (
     Reason(
         "host_time",
         r"C\+\+",
-        "The driver's own launch of the same kernel takes longer than what is asked, see the peer's time; the call adds "
-        "what lies between.",
+        "The driver's own launch of the same kernel takes longer than what is asked, see the peer's time; the call "
+        "adds what lies between.",
     ),
     Reason(
         "cold_start",
         r"first call of an uncached kernel",
-        "All but 2 ms are NVRTC's: about a tenth reading C++, more than half optimising, a third assembling. NVRTC's "
-        "faster optimisation levels spill registers. Bundles and `warmup` take it out of the first call.",
+        "All but 2 ms are NVRTC's: about a tenth reading C++, more than half optimising, a third assembling. "
+        "NVRTC's faster optimisation levels spill registers. Bundles and `warmup` take it out of the first call.",
     ),
     Reason(
         "regret",
