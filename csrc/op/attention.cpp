@@ -1,4 +1,5 @@
-// latent_attention() of model_ops.h: all heads over one shared latent row for each position.
+// latent_attention(): all heads over one shared latent row for each position.
+#include "op/attention.h"
 #include "op/latent_check.h"
 
 #include <deep_gemm/spec/latent_mma.h>

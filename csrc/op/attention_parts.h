@@ -1,9 +1,9 @@
 // Model operations that may share a launch (op/attention_rows.cpp): checked, with their parameters. Each does
-// what the function of model_ops.h does that it is named after.
+// what the function does that it is named after.
 #pragma once
 
+#include "op/attention_rows.h"
 #include "op/model_check.h"
-#include "op/model_ops.h"
 
 #include <deep_gemm/spec/attention_rows.h>
 

@@ -1,5 +1,4 @@
-// attention_rows(), attention_heads() and gqa_rows() of model_ops.h: small operations side by side in one
-// launch.
+// attention_rows(), attention_heads() and gqa_rows(): small operations side by side in one launch.
 #include "op/attention_parts.h"
 
 #include <deep_gemm/spec/gqa_rows.h>

@@ -1,4 +1,4 @@
-// compressor_update() and compressor_restore() of model_ops.h: a group of rows becomes one row of a cache.
+// compressor_update() and compressor_restore(): a group of rows becomes one row of a cache.
 #include "op/attention_parts.h"
 #include "op/latent_check.h"
 

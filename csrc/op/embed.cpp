@@ -1,6 +1,6 @@
-// embed() and expand_streams() of model_ops.h: what fills the streams of a token.
+// embed() and expand_streams(): what fills the streams of a token.
 #include "op/model_check.h"
-#include "op/model_ops.h"
+#include "op/embed.h"
 
 #include <deep_gemm/spec/embed.h>
 

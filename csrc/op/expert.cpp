@@ -1,5 +1,5 @@
-// expert_up() and expert_down() of model_ops.h: the experts of few tokens, by products of vectors.
-#include "op/model_ops.h"
+// expert_up() and expert_down(): the experts of few tokens, by products of vectors.
+#include "op/expert.h"
 #include "op/weight_check.h"
 
 namespace deep_gemm::op {

@@ -1,6 +1,6 @@
-// Grouped-query attention of model_ops.h: pieces of a cache's length, then their sum in a fixed order.
+// Grouped-query attention: pieces of a cache's length, then their sum in a fixed order.
 #include "op/model_check.h"
-#include "op/model_ops.h"
+#include "op/gqa.h"
 
 #include <deep_gemm/spec/gqa.h>
 

@@ -1,7 +1,7 @@
-// hc_pre(), hc_post() and hc_head() of model_ops.h: residual streams and what mixes them.
+// hc_pre(), hc_post() and hc_head(): residual streams and what mixes them.
 #include "op/ahead.h"
 #include "op/model_check.h"
-#include "op/model_ops.h"
+#include "op/hyper_connection.h"
 
 #include <deep_gemm/spec/hyper_connection.h>
 

@@ -1,4 +1,5 @@
-// index_scores() of model_ops.h: what decides which cached rows sparse attention reads.
+// index_scores(): what decides which cached rows sparse attention reads.
+#include "op/indexer.h"
 #include "op/latent_check.h"
 
 #include <deep_gemm/spec/indexer.h>

@@ -1,8 +1,8 @@
 // Latent cache rows, positions and frequencies: checks, and the views that kernels get.
 #pragma once
 
+#include "op/cache_rows.h"
 #include "op/model_check.h"
-#include "op/model_ops.h"
 
 #include <deep_gemm/spec/latent.h>
 

@@ -3,7 +3,7 @@
 
 #include "base/error.h"
 #include "op/launch.h"
-#include "op/model_ops.h"
+#include "op/norm.h"
 
 #include <deep_gemm/spec/view.h>
 

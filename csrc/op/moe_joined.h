@@ -2,7 +2,9 @@
 // one after the other.
 #pragma once
 
-#include "op/model_ops.h"
+#include "op/expert.h"
+#include "op/project.h"
+#include "op/router.h"
 #include "op/moe.h"
 #include "op/moe_few.h"
 

@@ -2,10 +2,12 @@
 // what the function is for that it is named after.
 #pragma once
 
+#include "op/expert.h"
 #include "op/model_check.h"
-#include "op/model_ops.h"
 #include "op/moe.h"
 #include "op/moe_few.h"
+#include "op/project.h"
+#include "op/router.h"
 
 #include <deep_gemm/spec/moe_joined.h>
 

@@ -1,4 +1,4 @@
-// rms_norm() of model_ops.h.
+// rms_norm().
 #include "op/attention_parts.h"
 
 namespace deep_gemm::op {

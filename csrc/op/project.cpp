@@ -1,4 +1,4 @@
-// project() of model_ops.h: y = x w^T whose rows have the same bits at any batch size.
+// project(): y = x w^T whose rows have the same bits at any batch size.
 #include "op/moe_parts.h"
 #include "op/weight_check.h"
 

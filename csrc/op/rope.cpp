@@ -1,5 +1,4 @@
-// Rotary embedding of model_ops.h with its table of frequencies (YaRN), and the writes into caches that share
-// its kernel.
+// Rotary embedding with its table of frequencies (YaRN), and the writes into caches that share its kernel.
 #include "op/attention_parts.h"
 #include "op/latent_check.h"
 

@@ -1,4 +1,4 @@
-// route() of model_ops.h: which experts a token goes to, and their weights.
+// route(): which experts a token goes to, and their weights.
 #include "op/moe_parts.h"
 
 namespace deep_gemm::op {

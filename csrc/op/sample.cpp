@@ -1,7 +1,6 @@
-// From logits to tokens: argmax, distribution, draw and the acceptance of drafts, as model_ops.h describes
-// them.
+// From logits to tokens: argmax, distribution, draw and the acceptance of drafts, as sample.h describes them.
 #include "op/model_check.h"
-#include "op/model_ops.h"
+#include "op/sample.h"
 
 #include <deep_gemm/spec/sample.h>
 

@@ -1,6 +1,6 @@
-// top_k() of model_ops.h: the largest scores of each token, exactly.
+// top_k(): the largest scores of each token, exactly.
 #include "op/model_check.h"
-#include "op/model_ops.h"
+#include "op/top_k.h"
 
 #include <deep_gemm/spec/top_k.h>
 

@@ -13,7 +13,7 @@ struct CheckedWeight {
     u32 count = 0, n = 0, k = 0;
 };
 
-// w is [count, n, k] (or [n, k]: count = 1) and its scales as model_ops.h says.
+// w is [count, n, k] (or [n, k]: count = 1) and its scales as project.h says.
 [[nodiscard]] CheckedWeight check_weight(ModelChecks& checks, const char* name, TensorView w,
                                          const char* scale_name, TensorView scale);
 

@@ -1,0 +1,23 @@
+// The lightning indexer: scores of compressed rows. The rules of op/model_ops.h hold.
+#pragma once
+
+#include "op/cache_rows.h"
+
+namespace deep_gemm::op {
+
+// scores[:, w] = scale * sum over r, in order, of weights[:, r] relu(query[:, r] . rows[w]) for
+// w < (position + 1) / ratio; other entries are left as they are.
+//   query real [t, r, 128]; weights fp32 [t, r]; rows real, n of a sequence; scores fp32 [t, n]
+struct IndexScoreArguments {
+    TensorView query, weights;
+    LatentRows rows;
+    TensorView positions, sequences, scores;
+    u32 ratio = 4;
+    // Rows that see at most so many leave their scores as they are: top_k needs none then.
+    u32 only_above = 0;
+    float scale = 1;
+    void* stream = nullptr;
+};
+void index_scores(const IndexScoreArguments& arguments);
+
+}  // namespace deep_gemm::op
