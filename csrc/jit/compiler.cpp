@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <charconv>
 #include <chrono>
-#include <sstream>
+#include <string_view>
 
 #include <unistd.h>
 
@@ -45,6 +45,17 @@ void check_arch(const driver::NvrtcInfo& info, const Target& target) {
          "NVRTC {}.{} ({}) cannot build for sm_{}: got a compiler for {}; expected one that "
          "knows it; install a newer version of {}, or of a CUDA toolkit (DG_NVRTC_PATH)",
          info.major, info.minor, info.path, target.arch, known, driver::nvrtc_wheel());
+}
+
+std::vector<std::string_view> words_of(std::string_view text) {
+    constexpr std::string_view kSpace = " \t\n";
+    std::vector<std::string_view> words;
+    for (size_t at = text.find_first_not_of(kSpace); at != text.npos; at = text.find_first_not_of(kSpace)) {
+        const size_t end = std::min(text.find_first_of(kSpace, at), text.size());
+        words.push_back(text.substr(at, end - at));
+        text.remove_prefix(end);
+    }
+    return words;
 }
 
 // Where a person can look at what did not compile. Saving must not hide the compiler's message.
@@ -113,8 +124,7 @@ std::vector<std::string> compile_options(const Target& target) {
         fmt::format("--gpu-architecture={}_{}", ptx ? "compute" : "sm", target.arch)};
     if (!ptx) options.push_back("--ptxas-options=-v");
     if (env_flag(Env::jit_lineinfo)) options.push_back("-lineinfo");
-    std::istringstream more(env_text(Env::jit_options));
-    for (std::string option; more >> option;) options.push_back(option);
+    for (std::string_view option : words_of(env_text(Env::jit_options))) options.emplace_back(option);
     return options;
 }
 
