@@ -237,8 +237,8 @@ PyMethodDef methods[] = {
      "use_psum_layout it is int32 [groups], the end row of each group, the "
      "next group starting at a multiple "
      "of 128;\n"
-     "an end beyond m counts as m, and a group that would end before it starts "
-     "is empty; expected_m_for_psum_layout, the rows a group is likely to have, chooses the kernel and "
+     "an empty group ends where the one before it does or at its own start. "
+     "expected_m_for_psum_layout, the rows a group is likely to have, chooses the kernel and "
      "nothing else. Rows\nof no group are written as zeros whatever ensure_zero_padding says."},
     {"m_grouped_fp8_gemm_nt_masked", DG_FAST_ENTRY(kMaskedFp8Op),
      "m_grouped_fp8_gemm_nt_masked(a, b, d, masked_m, expected_m, recipe=None, "
@@ -248,7 +248,7 @@ PyMethodDef methods[] = {
      "a [groups, max_m, k], b [groups, n, k], d [groups, max_m, n]; masked_m "
      "is int32 [groups], the valid "
      "rows of each\n"
-     "group (clamped to 0 ... max_m); rows of d beyond it hold anything. expected_m chooses the kernel "
+     "group, 0 to max_m; rows of d beyond it hold anything. expected_m chooses the kernel "
      "and nothing else."},
     {"bf16_gemm_nt", DG_FAST_ENTRY(kDenseBf16Op),
      "bf16_gemm_nt(a, b, d, c=None, compiled_dims='nk', *, spec=None, "

@@ -1096,7 +1096,7 @@ def m_grouped_fp8_gemm_nt_contiguous(
     Rows of a [m, k] belong to matrices of b [groups, n, k]: grouped_layout is int32 [m], the group of each row, with -1
     (or any number outside the groups) for rows that become zeros; segments start at multiples of 128 rows. With
     use_psum_layout it is int32 [groups], the end row of each group, the next group starting at a multiple of 128;
-    an end beyond m counts as m, and a group that would end before it starts is empty; expected_m_for_psum_layout, the rows a group is likely to have, chooses the kernel and nothing else. Rows
+    an empty group ends where the one before it does or at its own start. expected_m_for_psum_layout, the rows a group is likely to have, chooses the kernel and nothing else. Rows
     of no group are written as zeros whatever ensure_zero_padding says.
     """
 
@@ -1118,7 +1118,7 @@ def m_grouped_fp8_gemm_nt_masked(
 ):
     """
     a [groups, max_m, k], b [groups, n, k], d [groups, max_m, n]; masked_m is int32 [groups], the valid rows of each
-    group (clamped to 0 ... max_m); rows of d beyond it hold anything. expected_m chooses the kernel and nothing else.
+    group, 0 to max_m; rows of d beyond it hold anything. expected_m chooses the kernel and nothing else.
     """
 
 def moe_combine(
