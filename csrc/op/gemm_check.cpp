@@ -137,9 +137,7 @@ Operand output_operand(const GemmArguments& args, const TensorView& t) {
              "{}: rows of d are {} elements apart but {} long, expected "
              "rows that do not overlap",
              operation(args), o.stride_row, o.columns);
-    DG_CHECK(o.groups <= 1 || o.stride_group >= (o.rows ? (o.rows - 1) * o.stride_row + o.columns : 0), value,
-             "{}: groups of d are {} elements apart, expected groups that do not overlap", operation(args),
-             o.stride_group);
+    check_groups_of_d(operation(args), o);
     DG_CHECK(o.stride_row <= kMaxExtent, value,
              "{}: rows of d are {} elements apart, expected less than 2^31", operation(args), o.stride_row);
     DG_CHECK(o.address % bytes_of(t.format) == 0, value,
