@@ -100,6 +100,7 @@ __all__: list[str] = [
     "op_sample_draw",
     "op_top_k",
     "open_bundle",
+    "pack_fp32_into_ue8m0",
     "pack_fp4",
     "pack_fp4_on_device",
     "plan",
@@ -115,6 +116,7 @@ __all__: list[str] = [
     "set_num_sms",
     "set_nvrtc_wheel_folders",
     "set_pdl",
+    "transpose_fp32",
     "unknown_env_names",
     "view_as",
     "warmup",
@@ -1356,6 +1358,20 @@ def open_bundle(path: str) -> int:
     Looks into this bundle first from now on; returns the number of kernels in it.
     """
 
+def pack_fp32_into_ue8m0(
+    sf: typing.Any,
+    out: typing.Any,
+    group_ks: typing.Any = None,
+    gran_k: typing.SupportsInt | typing.SupportsIndex = 128,
+    gaps: bool = False,
+    *,
+    device: typing.Any = None,
+    stream: typing.SupportsInt | typing.SupportsIndex | None = None,
+) -> None:
+    """
+    Packs the exponents of fp32 scales [..., mn, columns] into out, int32 [..., mn, words], whose rows are neighbours. With group_ks, int32 [groups], columns belong to groups of ceil(k / gran_k), and no word to two groups. Scales must be powers of two; gaps says that some were never written.
+    """
+
 def pack_fp4(
     codes: typing.Any,
     scales: typing.Any,
@@ -1475,6 +1491,17 @@ def set_nvrtc_wheel_folders(folders: collections.abc.Sequence[str]) -> None:
 def set_pdl(new_enable_pdl: bool) -> None:
     """
     Programmatic dependent launch: a kernel's prologue overlaps its predecessor's end.
+    """
+
+def transpose_fp32(
+    sf: typing.Any,
+    out: typing.Any,
+    *,
+    device: typing.Any = None,
+    stream: typing.SupportsInt | typing.SupportsIndex | None = None,
+) -> None:
+    """
+    Copies fp32 scales [..., mn, columns] of any strides to out, whose rows are neighbours.
     """
 
 def unknown_env_names() -> list[str]:
