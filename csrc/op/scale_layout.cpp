@@ -30,7 +30,8 @@ void check_groups(std::span<const std::byte> bytes) {
     u64 columns = 0, words = 0;
     for (u32 group = 0; group < p.num_groups; ++group) {
         const i32 k = p.group_ks[group];
-        DG_CHECK(k >= 0, value, "{}: group {} has k={}, expected at least 0", kPackName, group, k);
+        DG_CHECK(k >= 0, value, "{}: group {} has k={}, expected at least 0; pass its extent along K",
+                 kPackName, group, k);
         const u64 mine = ceil_div(static_cast<u32>(k), p.gran_k);
         columns += mine;
         words += ceil_div(mine, u64{kScalesOfWord});
@@ -65,7 +66,7 @@ ScaleLayoutParams check(op::TensorChecks& checks, const ScaleLayoutArguments& a,
                         u32 columns_of_out) {
     const char* name = checks.operation();
     DG_CHECK(a.sf.rank == 2 || a.sf.rank == 3, value,
-             "{}: sf has shape {}, expected [mn, columns] or [batches, mn, columns]", name,
+             "{}: sf has shape {}, expected [mn, columns] or [batches, mn, columns]; reshape it", name,
              op::shape_text(a.sf));
     const u32 row = a.sf.rank - 2, column = a.sf.rank - 1;
     const i64 mn = a.sf.shape[row];
@@ -81,8 +82,8 @@ ScaleLayoutParams check(op::TensorChecks& checks, const ScaleLayoutArguments& a,
     DG_CHECK(mn <= 1 || a.out.strides[row] == 1, value,
              "{}: out has stride {} along mn, expected 1; allocate it MN-major", name, a.out.strides[row]);
     DG_CHECK(a.out.shape[column] <= 1 || a.out.strides[column] >= mn, value,
-             "{}: columns of out are {} elements apart, expected at least {}", name, a.out.strides[column],
-             mn);
+             "{}: columns of out are {} elements apart, expected at least {}; allocate it MN-major", name,
+             a.out.strides[column], mn);
     for (const TensorView* t : {&a.sf, &a.out})
         DG_CHECK(op::address_of(*t) % 4 == 0, value,
                  "{}: {} starts at {:#x}, expected a multiple of 4; copy it", name, t == &a.sf ? "sf" : "out",
@@ -90,8 +91,10 @@ ScaleLayoutParams check(op::TensorChecks& checks, const ScaleLayoutArguments& a,
     if (a.group_ks.present()) {
         checks.tensor("group_ks", a.group_ks, {Format::int32}, {-1});
         checks.packed("group_ks", a.group_ks);
-        DG_CHECK(a.gran_k >= 1, value, "{}: gran_k is 0, expected at least 1", name);
-        DG_CHECK(!batched, value, "{}: sf has batches and groups, expected one or the other", name);
+        DG_CHECK(a.gran_k >= 1, value,
+                 "{}: gran_k is 0, expected at least 1; pass how many elements share a scale", name);
+        DG_CHECK(!batched, value, "{}: sf has batches and groups, expected one or the other; pass a matrix",
+                 name);
     }
     return {.sf = static_cast<const float*>(a.sf.data),
             .out = static_cast<u32*>(a.out.data),
@@ -118,8 +121,8 @@ void run(const jit::KernelId& id, const ScaleLayoutArguments& a, Format format, 
     const u64 tiles = ceil_div(u64{params.mn}, u64{kScaleTileRows}) *
                       ceil_div(u64{params.out_columns}, u64{kScaleTileColumns / columns_of_out}) *
                       params.batches;
-    DG_CHECK(tiles <= op::kMaxExtent, value, "{}: sf has {} tiles of 64 x 32, expected less than 2^31",
-             id.kernel, tiles);
+    DG_CHECK(tiles <= op::kMaxExtent, value,
+             "{}: sf has {} tiles of 64 x 32, expected less than 2^31; pass slices", id.kernel, tiles);
     op::launch(
         checks.device(), id, spec,
         {.grid = static_cast<u32>(tiles), .threads = kScaleLayoutThreads, .check_inputs = check_inputs},
