@@ -116,7 +116,7 @@ void run(const jit::KernelId& id, const ScaleLayoutArguments& a, Format format, 
          driver::CheckInputs check_inputs) {
     op::TensorChecks checks(id.kernel.data());
     const ScaleLayoutParams params = check(checks, a, format, columns_of_out);
-    const ScaleLayoutSpec spec{.rows_are_neighbours = params.sf_stride_row < params.sf_stride_column,
+    const ScaleLayoutSpec spec{.rows_are_neighbours = params.sf_stride_row <= params.sf_stride_column,
                                .grouped = a.group_ks.present()};
     const u64 tiles = ceil_div(u64{params.mn}, u64{kScaleTileRows}) *
                       ceil_div(u64{params.out_columns}, u64{kScaleTileColumns / columns_of_out}) *
