@@ -16,6 +16,13 @@ import deep_gemm
 
 N, K, GROUPS = 64, 128, 2
 M = {"contiguous": 256, "psum": 256, "masked": 20}
+# Kernels that other tests build too: each form once with each kind of parameters.
+GEMM = {"contiguous": ("fp8_e4m3", "bf16"), "psum": ("bf16", "fp32"), "masked": ("fp8_e4m3", "bf16")}
+FP4: dict[str, dict[str, Any]] = {
+    "contiguous": {"block_m": 16, "stages": 4},
+    "psum": {"wide": True, "warpgroups": 2, "k_blocks": 1, "stages": 4, "block_m": 64, "cluster": 2},
+    "masked": {"wide": True, "warpgroups": 2, "k_blocks": 1, "stages": 4, "block_m": 64, "cluster": 2},
+}
 
 RULES = {
     "contiguous": "expected groups that start at multiples of 128 rows: pad each group with rows of -1",
@@ -58,10 +65,10 @@ ACCEPTED = [
 ]
 
 
-def gemm_call(ab: str, form: str, layout: Array, emulator: Any) -> tuple[Callable[[], None], Array]:
+def gemm_call(form: str, layout: Array, emulator: Any) -> tuple[Callable[[], None], Array]:
     """A call with this layout, and its D."""
-    rng, masked = np.random.default_rng(0), form == "masked"
-    case = Case(M[form], N, K, ab=ab, d="bf16" if masked else "fp32")
+    rng, masked, (ab, d_type) = np.random.default_rng(0), form == "masked", GEMM[form]
+    case = Case(M[form], N, K, ab=ab, d=d_type)
     rows = (GROUPS, case.m) if masked else (case.m,)
     a, b = random_operand(rng, (*rows, K), case, 1), random_operand(rng, (GROUPS, N, K), case, 128)
     d = poisoned((*rows, N), case)
@@ -76,28 +83,28 @@ def gemm_call(ab: str, form: str, layout: Array, emulator: Any) -> tuple[Callabl
 
 def fp4_call(form: str, layout: Array, emulator: Any) -> tuple[Callable[[], None], Array]:
     masked = form == "masked"
-    case = fp4_cases.Case(66, 160, m=M[form], rows=(100, 128))
+    case = fp4_cases.Case(66, 160, m=M[form], rows=(100, 128), spec=FP4[form])
     rows = (GROUPS, case.m) if masked else (case.m,)
     data = fp4_cases.make_data(case, rows, 0)
     d = fp4_cases.poisoned((*rows, case.n), case)
     operation = getattr(deep_gemm, f"m_grouped_fp8_fp4_gemm_nt_{'masked' if masked else 'contiguous'}")
     keywords: dict[str, Any] = {"expected_m": 16} if masked else {"use_psum_layout": form == "psum"}
+    keywords |= fp4_cases.keywords(emulator, case, data, form)
     left, weights = fp4_cases.activations(emulator, data), fp4_cases.on_device(emulator, data.weights)
-    return lambda: operation(left, weights, d, layout.astype(np.int32), **keywords, device=emulator), d
+    return lambda: operation(left, weights, d, layout.astype(np.int32), **keywords), d
 
 
-def make_call(ab: str, form: str, layout: Array, emulator: Any) -> tuple[Callable[[], None], Array]:
-    return fp4_call(form, layout, emulator) if ab == "fp4" else gemm_call(ab, form, layout, emulator)
+CALLS = {"gemm": gemm_call, "fp4": fp4_call}
 
 
 @pytest.mark.parametrize(
     ("form", "layout", "got", "rule"), REFUSED, ids=[f"{form}: {got}" for form, _, got, _ in REFUSED]
 )
-@pytest.mark.parametrize("ab", ["fp8_e4m3", "bf16", "fp4"])
+@pytest.mark.parametrize("operation", CALLS)
 def test_refused_before_the_kernel(
-    emulator: Any, ab: str, form: str, layout: Array, got: str, rule: str
+    emulator: Any, operation: str, form: str, layout: Array, got: str, rule: str
 ) -> None:
-    call, d = make_call(ab, form, layout, emulator)
+    call, d = CALLS[operation](form, layout, emulator)
     with pytest.raises(ValueError, match=r"^m_grouped_gemm: (grouped_layout|masked_m) ") as raised:
         call()
     assert got in str(raised.value) and rule in str(raised.value), raised.value
@@ -107,8 +114,8 @@ def test_refused_before_the_kernel(
 @pytest.mark.parametrize(
     ("form", "layout"), ACCEPTED, ids=[f"{form} {layout[:4]}" for form, layout in ACCEPTED]
 )
-@pytest.mark.parametrize("ab", ["fp8_e4m3", "bf16", "fp4"])
-def test_what_keeps_the_rules_runs(emulator: Any, ab: str, form: str, layout: Array) -> None:
-    call, d = make_call(ab, form, layout, emulator)
+@pytest.mark.parametrize("operation", CALLS)
+def test_what_keeps_the_rules_runs(emulator: Any, operation: str, form: str, layout: Array) -> None:
+    call, d = CALLS[operation](form, layout, emulator)
     call()
     assert not (d.view(np.uint8) == 0xFF).all()
