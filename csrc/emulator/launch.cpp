@@ -117,7 +117,7 @@ void run_launch(const Model& model, const Options& options, const EmulatedKernel
                 const driver::LaunchConfig& config, std::span<const std::byte> params,
                 std::span<const driver::MemoryRange> memory, std::span<const driver::MemoryRange> allocations,
                 u64 grid_id) {
-    if (config.check_inputs != nullptr) config.check_inputs(params);
+    if (options.inputs && config.check_inputs != nullptr) config.check_inputs(params);
     const Program& program = kernel.program();
     std::vector<std::byte> param_storage(params.size() + kParamAlignment);
     auto* param_buffer = reinterpret_cast<std::byte*>(

@@ -17,6 +17,12 @@ u64 number(std::string_view key, std::string_view value) {
     return result;
 }
 
+bool on_or_off(std::string_view key, std::string_view value) {
+    DG_CHECK(value == "on" || value == "off", value, "emulator option {}: got '{}', expected on or off", key,
+             value);
+    return value == "on";
+}
+
 void apply(Options& options, std::string_view key, std::string_view value) {
     if (key == "seed") {
         options.seed = number(key, value);
@@ -39,13 +45,13 @@ void apply(Options& options, std::string_view key, std::string_view value) {
                  "emulator option accumulator: got '{}', expected truncated or fp32", value);
         options.accumulator = value == "fp32" ? Accumulator::fp32 : Accumulator::truncated;
     } else if (key == "races") {
-        DG_CHECK(value == "on" || value == "off", value,
-                 "emulator option races: got '{}', expected on or off", value);
-        options.races = value == "on";
+        options.races = on_or_off(key, value);
+    } else if (key == "inputs") {
+        options.inputs = on_or_off(key, value);
     } else {
         fail(ErrorKind::value,
-             "emulator option: got '{}', expected seed, threads, sms, memory, steps, latency, accumulator "
-             "or races",
+             "emulator option: got '{}', expected seed, threads, sms, memory, steps, latency, accumulator, "
+             "races or inputs",
              key);
     }
 }

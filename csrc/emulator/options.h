@@ -23,14 +23,15 @@ struct Options {
     Latency latency = Latency::random;
     Accumulator accumulator = Accumulator::truncated;
     bool races = true;              // the happens-before check of shared memory
+    bool inputs = true;             // LaunchConfig::check_inputs; off: what a GPU does with any numbers
     u64 step_budget = 200'000'000;  // warp instructions without progress before a launch counts as livelocked
 };
 
 // DG_EMULATOR_THREADS; the rest are the defaults above.
 [[nodiscard]] Options options_from_environment();
 
-// "seed=3,threads=1,sms=4,memory=1000000,latency=lazy,accumulator=fp32,races=off,steps=1000000", any subset;
-// the rest as in `defaults`.
+// "seed=3,threads=1,sms=4,memory=1000000,latency=lazy,accumulator=fp32,races=off,inputs=off,steps=1000000",
+// any subset; the rest as in `defaults`.
 [[nodiscard]] Options parse_options(std::string_view text, Options defaults);
 
 }  // namespace deep_gemm::emulator

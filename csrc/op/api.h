@@ -88,9 +88,10 @@ struct TensorView {
 // a and b are fp8_e4m3 with fp32 scales, or bf16 with none; K is contiguous, rows start at multiples of 16
 // bytes. scale_b is [n / 128, k_blocks] rounded up (per_128x128) or [n, k_blocks] (per_row_128). Scales may
 // have any strides and any value: NaN and infinity go to the products they scale. d is bf16 or fp32 with
-// contiguous rows; c has d's type, shape and strides and may be d. m = 0 or n = 0 does nothing, k = 0 gives C
-// or zeros. contiguous: segments of one group start at multiples of 128 rows. masked and psum: rows beyond a
-// group's end, up to the end of its last block, hold anything (masked) or zeros (psum).
+// contiguous rows, those of masked groups in turn or interleaved; c has d's type, shape and strides and may
+// be d. m = 0 or n = 0 does nothing, k = 0 gives C or zeros. contiguous: segments of one group start at
+// multiples of 128 rows. masked and psum: rows beyond a group's end, up to the end of its last block, hold
+// anything (masked) or zeros (psum).
 struct GemmArguments {
     GroupMode groups = GroupMode::dense;
     Format ab = Format::fp8_e4m3;

@@ -140,11 +140,7 @@ void check_output(const Fp4GemmArguments& args, Fp4GemmCall& call) {
              value,
              "fp8_fp4_gemm: rows of d are {} elements apart but {} long, expected rows that do not overlap",
              call.d.stride_row, call.d.columns);
-    DG_CHECK(
-        call.d.groups <= 1 ||
-            call.d.stride_group >= (call.d.rows ? (call.d.rows - 1) * call.d.stride_row + call.d.columns : 0),
-        value, "fp8_fp4_gemm: groups of d are {} elements apart, expected groups that do not overlap",
-        call.d.stride_group);
+    check_groups_of_d("fp8_fp4_gemm", call.d);
     DG_CHECK(call.d.address % pair == 0 && call.d.stride_row % 2 == 0 && call.d.stride_group % 2 == 0, value,
              "fp8_fp4_gemm: d starts at {:#x} with rows {} elements apart, expected a multiple of {} bytes "
              "and an even "

@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "op/fp4_arrange.h"
+#include "op/group_layout.h"
 #include "op/kernel_table.h"
 #include "op/plan_table.h"
 
@@ -40,7 +41,8 @@ driver::LaunchConfig config_of(const Fp4GemmCall& call, const PlannedFp4& planne
             .block = {threads_of(spec), 1, 1},
             .dynamic_smem_bytes = plan_smem(spec).bytes,
             .stream = static_cast<driver::Stream>(call.stream),
-            .programmatic_launch = settings().pdl};
+            .programmatic_launch = settings().pdl,
+            .check_inputs = layout_check_of<Fp4GemmParams>(spec.groups)};  // Fp4WideParams begin with them
 }
 
 const Fp4Table::Entry& build(const Fp4GemmCall& call) {

@@ -33,7 +33,7 @@ const char* operation(const GemmArguments& args) {
 }
 
 void check_present(const GemmArguments& args, const char* name, const TensorView& t, Format format) {
-    DG_CHECK(t.present(), type, "{}: {} is missing, expected a tensor of {}", operation(args), name,
+    DG_CHECK(t.present(), type, "{}: {} is missing, expected a tensor of {}; pass it", operation(args), name,
              name_of(format));
     if (t.format != format) fail_format(args, name, t.format, name_of(format));
     DG_CHECK(t.device == args.a.device, value, "{}: {} is on another device than a; move it to a's device",
@@ -42,11 +42,12 @@ void check_present(const GemmArguments& args, const char* name, const TensorView
 
 void check_rank(const GemmArguments& args, const char* name, const TensorView& t, u32 rank,
                 const char* layout) {
-    DG_CHECK(t.rank == rank, value, "{}: {} has shape {}, expected {} dimensions {}", operation(args), name,
-             shape_text(t), rank, layout);
+    DG_CHECK(t.rank == rank, value, "{}: {} has shape {}, expected {} dimensions {}; reshape it",
+             operation(args), name, shape_text(t), rank, layout);
     for (u32 i = 0; i < rank; ++i) {
-        DG_CHECK(t.shape[i] <= kMaxExtent, value, "{}: {} has shape {}, expected extents below 2^31",
-                 operation(args), name, shape_text(t));
+        DG_CHECK(t.shape[i] <= kMaxExtent, value,
+                 "{}: {} has shape {}, expected extents below 2^31; pass slices", operation(args), name,
+                 shape_text(t));
         DG_CHECK(t.strides[i] >= 0, value,
                  "{}: {} has stride {} along dimension {}, expected no negative stride; pass "
                  "a contiguous copy",
@@ -121,11 +122,11 @@ Operand matrix_operand(const GemmArguments& args, const char* name, const char* 
 
 Operand scale_operand(const GemmArguments& args, const char* name, const TensorView& t) {
     Operand o = operand_of(t);
-    DG_CHECK(o.address % 4 == 0, value, "{}: {} starts at {:#x}, expected a multiple of 4 bytes",
+    DG_CHECK(o.address % 4 == 0, value, "{}: {} starts at {:#x}, expected a multiple of 4 bytes; pass a copy",
              operation(args), name, o.address);
     DG_CHECK(o.stride_row <= kMaxExtent && o.stride_column <= kMaxExtent, value,
-             "{}: {} has strides {} and {}, expected less than 2^31", operation(args), name, o.stride_row,
-             o.stride_column);
+             "{}: {} has strides {} and {}, expected less than 2^31; pass a contiguous copy", operation(args),
+             name, o.stride_row, o.stride_column);
     return o;
 }
 
@@ -135,26 +136,27 @@ Operand output_operand(const GemmArguments& args, const TensorView& t) {
              operation(args), o.stride_column);
     DG_CHECK(o.rows <= 1 || o.stride_row >= o.columns, value,
              "{}: rows of d are {} elements apart but {} long, expected "
-             "rows that do not overlap",
+             "rows that do not overlap; allocate d contiguous",
              operation(args), o.stride_row, o.columns);
-    DG_CHECK(o.groups <= 1 || o.stride_group >= (o.rows ? (o.rows - 1) * o.stride_row + o.columns : 0), value,
-             "{}: groups of d are {} elements apart, expected groups that do not overlap", operation(args),
-             o.stride_group);
+    check_groups_of_d(operation(args), o);
     DG_CHECK(o.stride_row <= kMaxExtent, value,
-             "{}: rows of d are {} elements apart, expected less than 2^31", operation(args), o.stride_row);
+             "{}: rows of d are {} elements apart, expected less than 2^31; allocate d contiguous",
+             operation(args), o.stride_row);
     DG_CHECK(o.address % bytes_of(t.format) == 0, value,
-             "{}: d starts at {:#x}, expected a multiple of {} bytes", operation(args), o.address,
-             bytes_of(t.format));
+             "{}: d starts at {:#x}, expected a multiple of {} bytes; allocate d by itself", operation(args),
+             o.address, bytes_of(t.format));
     return o;
 }
 
 void check_c(const GemmArguments& args) {
     const TensorView &c = args.c, &d = args.d;
     check_present(args, "c", c, d.format);
-    DG_CHECK(c.rank == d.rank, value, "gemm: c has shape {}, expected d's shape {}", shape_text(c),
-             shape_text(d));
+    DG_CHECK(c.rank == d.rank, value,
+             "gemm: c has shape {}, expected d's shape {}; expand c into a tensor of that shape",
+             shape_text(c), shape_text(d));
     for (u32 i = 0; i < d.rank; ++i)
-        DG_CHECK(c.shape[i] == d.shape[i], value, "gemm: c has shape {}, expected d's shape {}",
+        DG_CHECK(c.shape[i] == d.shape[i], value,
+                 "gemm: c has shape {}, expected d's shape {}; expand c into a tensor of that shape",
                  shape_text(c), shape_text(d));
     for (u32 i = 0; i < d.rank; ++i)
         DG_CHECK(
@@ -162,8 +164,8 @@ void check_c(const GemmArguments& args) {
             "gemm: c has stride {} along dimension {}, expected d's stride {}; copy c into d and pass d as c",
             c.strides[i], i, d.strides[i]);
     DG_CHECK(reinterpret_cast<u64>(c.data) % bytes_of(c.format) == 0, value,
-             "gemm: c starts at {:#x}, expected a multiple of {} bytes", reinterpret_cast<u64>(c.data),
-             bytes_of(c.format));
+             "gemm: c starts at {:#x}, expected a multiple of {} bytes; copy c into d and pass d as c",
+             reinterpret_cast<u64>(c.data), bytes_of(c.format));
 }
 
 void check_group_layout(const GemmArguments& args, i64 length) {
@@ -176,7 +178,7 @@ void check_group_layout(const GemmArguments& args, i64 length) {
     DG_CHECK(length <= 1 || t.strides[0] == 1, value,
              "m_grouped_gemm: {} has stride {}, expected 1; pass a contiguous copy", name, t.strides[0]);
     DG_CHECK(reinterpret_cast<u64>(t.data) % 4 == 0, value,
-             "m_grouped_gemm: {} starts at {:#x}, expected a multiple of 4", name,
+             "m_grouped_gemm: {} starts at {:#x}, expected a multiple of 4; pass a copy", name,
              reinterpret_cast<u64>(t.data));
 }
 
@@ -267,15 +269,17 @@ GemmCall check_gemm(const GemmArguments& args) {
     const TensorView &a = args.a, &b = args.b, &d = args.d;
     const bool masked = args.groups == GroupMode::masked, grouped = args.groups != GroupMode::dense;
     DG_CHECK(args.ab == Format::fp8_e4m3 || args.ab == Format::bf16, value,
-             "gemm: operands of {}, expected fp8_e4m3 or bf16", name_of(args.ab));
+             "gemm: operands of {}, expected fp8_e4m3 or bf16; cast them", name_of(args.ab));
     DG_CHECK((args.ab == Format::fp8_e4m3) == (args.scale_b_mode != ScaleB::none), value,
-             "gemm: scale_b_mode is {} for {} operands, expected scales for fp8_e4m3 and none for bf16",
+             "gemm: scale_b_mode is {} for {} operands, expected scales for fp8_e4m3 and none for bf16; "
+             "correct one of them",
              name_of(args.scale_b_mode), name_of(args.ab));
-    DG_CHECK(a.present() && a.device, type, "{}: a is missing, expected a tensor of {}", operation(args),
-             name_of(args.ab));
+    DG_CHECK(a.present() && a.device, type, "{}: a is missing, expected a tensor of {}; pass it",
+             operation(args), name_of(args.ab));
     check_present(args, "a", a, args.ab);
     check_present(args, "b", b, args.ab);
-    DG_CHECK(d.present(), type, "{}: d is missing, expected a tensor of bf16 or fp32", operation(args));
+    DG_CHECK(d.present(), type, "{}: d is missing, expected a tensor of bf16 or fp32; allocate it",
+             operation(args));
     if (d.format != Format::bf16 && d.format != Format::fp32)
         fail_format(args, "d", d.format, "bf16 or fp32");
     check_present(args, "d", d, d.format);
@@ -288,11 +292,13 @@ GemmCall check_gemm(const GemmArguments& args) {
         m <= plan::kMaxGemmSide && n <= plan::kMaxGemmSide, value,
         "{}: d has {} x {} elements, expected at most 2^30 on a side; pass slices of the operands and of d",
         operation(args), m, n);
-    DG_CHECK(b.shape[b.rank - 1] == k, value, "{}: b has shape {}, expected k={} as in a, whose shape is {}",
+    DG_CHECK(b.shape[b.rank - 1] == k, value,
+             "{}: b has shape {}, expected k={} as in a, whose shape is {}; give b as [n, k]",
              operation(args), shape_text(b), k, shape_text(a));
     if (masked) {
-        DG_CHECK(b.shape[0] == a.shape[0], value, "m_grouped_gemm: b has {} groups, expected {} as in a",
-                 b.shape[0], a.shape[0]);
+        DG_CHECK(b.shape[0] == a.shape[0], value,
+                 "m_grouped_gemm: b has {} groups, expected {} as in a; pass a matrix for each", b.shape[0],
+                 a.shape[0]);
         check_shape(args, "d", d, {a.shape[0], m, n}, " (rows as in a, columns as rows of b)");
     } else {
         check_shape(args, "d", d, {m, n}, " (rows as in a, columns as rows of b)");

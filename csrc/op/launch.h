@@ -23,6 +23,7 @@ namespace deep_gemm::op {
 
 struct LaunchShape {
     u32 grid = 0, threads = 0, cluster = 1;
+    driver::CheckInputs check_inputs = nullptr;
 };
 
 // A launch that is checked and has its parameters, but no stream yet.
@@ -45,7 +46,8 @@ void launch(Device& device, const jit::KernelId& id, const Spec& spec, const Lau
                                       .block = {shape.threads, 1, 1},
                                       .dynamic_smem_bytes = plan_smem(spec).bytes,
                                       .stream = static_cast<driver::Stream>(stream),
-                                      .programmatic_launch = settings().pdl};
+                                      .programmatic_launch = settings().pdl,
+                                      .check_inputs = shape.check_inputs};
     device.launch(kernel, config, std::as_bytes(std::span(&params, 1)), memory);
 }
 template <typename Params, typename Spec>

@@ -1,11 +1,9 @@
 #include "op/launcher.h"
 
-#include "base/error.h"
 #include "base/log.h"
 #include "op/gemm_kernel.h"
+#include "op/group_layout.h"
 #include "op/plan_table.h"
-
-#include <cstring>
 
 namespace deep_gemm::op {
 
@@ -20,26 +18,6 @@ u64 mixed(const plan::GemmProblem& p) {
 using Key = PlanKey<plan::GemmProblem, GemmSpec>;
 
 using Table = PlanTable<Key, Launcher, PlanKeyHasher<Key, mixed>>;
-
-// 128 rows of a contiguous layout share a matrix. The emulated device can look; a GPU computes rows that
-// break the rule with the matrix of their first row.
-void check_contiguous_layout(std::span<const std::byte> bytes) {
-    GemmParams params;
-    DG_CHECK(bytes.size() == sizeof params, internal, "m_grouped_gemm: parameters of another kernel");
-    std::memcpy(&params, bytes.data(), sizeof params);
-    const i32* layout = params.group_layout;
-    const auto is_group = [&params](i32 value) {
-        return value >= 0 && static_cast<u32>(value) < params.num_groups;
-    };
-    for (u32 row = 0; row < params.m; ++row) {
-        const u32 first = row / kGroupAlignment * kGroupAlignment;
-        DG_CHECK(
-            !is_group(layout[row]) || layout[row] == layout[first], value,
-            "m_grouped_gemm: grouped_layout gives row {} to group {} and row {} to group {}; expected groups "
-            "that start at multiples of {} rows: pad each group with rows of -1",
-            first, layout[first], row, layout[row], kGroupAlignment);
-    }
-}
 
 }  // namespace
 
@@ -60,12 +38,11 @@ const LauncherEntry& build_launcher(const GemmCall& call) {
     LoadedKernel loaded = load_gemm_kernel(*call.device, spec);
     launcher->keep_alive = std::move(loaded.keep_alive);
     launcher->kernel = loaded.kernel;
-    launcher->config = {
-        .grid = {launcher->plan.grid_blocks, 1, 1},
-        .cluster = {cluster_size_of(spec), 1, 1},
-        .block = {threads_of(spec), 1, 1},
-        .dynamic_smem_bytes = plan_smem(spec).bytes,
-        .check_inputs = spec.groups == GroupMode::contiguous ? check_contiguous_layout : nullptr};
+    launcher->config = {.grid = {launcher->plan.grid_blocks, 1, 1},
+                        .cluster = {cluster_size_of(spec), 1, 1},
+                        .block = {threads_of(spec), 1, 1},
+                        .dynamic_smem_bytes = plan_smem(spec).bytes,
+                        .check_inputs = layout_check_of<GemmParams>(spec.groups)};
     return Table::add(Key::of(call), std::move(launcher));
 }
 

@@ -2,6 +2,8 @@
 
 #include "base/error.h"
 
+#include <algorithm>
+
 namespace deep_gemm::op {
 
 Region region_of(const Operand& o, Format format) {
@@ -23,6 +25,23 @@ bool overlap(const Region& x, const Region& y) {
     const u64 ahead = x.address >= y.address ? (x.address - y.address) % stride
                                              : stride - 1 - (y.address - x.address - 1) % stride;
     return ahead < y.row_bytes || ahead + x.row_bytes > stride;
+}
+
+bool groups_overlap(const Operand& o) {
+    if (o.groups <= 1 || o.elements_spanned() == 0) return false;
+    const bool in_turn = o.stride_group >= (o.rows - 1) * o.stride_row + o.columns;
+    const bool interleaved = o.stride_group >= o.columns &&
+                             (o.rows == 1 || o.stride_row >= (o.groups - 1) * o.stride_group + o.columns);
+    return !in_turn && !interleaved;
+}
+
+void check_groups_of_d(const char* operation, const Operand& d) {
+    DG_CHECK(
+        !groups_overlap(d), value,
+        "{}: groups of d are {} elements apart and rows {}, expected groups that do not overlap: at least {} "
+        "apart, or interleaved, with rows at least {} apart; allocate d contiguous",
+        operation, d.stride_group, d.stride_row, (d.rows - 1) * d.stride_row + d.columns,
+        (d.groups - 1) * std::max(d.stride_group, d.columns) + d.columns);
 }
 
 void check_apart(const char* operation, const Region& d, const char* name, const Region& input) {

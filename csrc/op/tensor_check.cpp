@@ -43,8 +43,8 @@ void TensorChecks::tensor(const char* name, const TensorView& t, std::initialize
             text += fmt::format("{}{}", text.empty() ? "" : " or ", name_of(format));
         return text;
     };
-    DG_CHECK(t.present() && t.device, type, "{}: {} is missing, expected a tensor of {}", operation_, name,
-             names());
+    DG_CHECK(t.present() && t.device, type, "{}: {} is missing, expected a tensor of {}; pass it", operation_,
+             name, names());
     bool known = false;
     for (const Format format : formats) known = known || t.format == format;
     DG_CHECK(known, type, "{}: {} is {}, expected {}; cast it", operation_, name, name_of(t.format), names());
@@ -68,8 +68,9 @@ void TensorChecks::tensor(const char* name, const TensorView& t, std::initialize
         fail(ErrorKind::value, "{}: {} has shape {}, expected [{}]", operation_, name, shape_text(t), text);
     }
     for (i = 0; i < t.rank; ++i) {
-        DG_CHECK(t.shape[i] < (i64{1} << 31), value, "{}: {} has shape {}, expected extents below 2^31",
-                 operation_, name, shape_text(t));
+        DG_CHECK(t.shape[i] < (i64{1} << 31), value,
+                 "{}: {} has shape {}, expected extents below 2^31; pass slices", operation_, name,
+                 shape_text(t));
         DG_CHECK(
             t.strides[i] >= 0, value,
             "{}: {} has stride {} along dimension {}, expected no negative stride; pass a contiguous copy",
@@ -87,8 +88,9 @@ void TensorChecks::rows(const char* name, const TensorView& t, u32 alignment) co
              "{}: rows of {} are {} bytes apart, expected rows that do not overlap; pass a contiguous copy",
              operation_, name, row);
     DG_CHECK(address_of(t) % alignment == 0 && row % alignment == 0, value,
-             "{}: {} starts at {:#x} with rows {} bytes apart, expected multiples of {}", operation_, name,
-             address_of(t), row, alignment);
+             "{}: {} starts at {:#x} with rows {} bytes apart, expected multiples of {}; pass a copy whose "
+             "rows are padded",
+             operation_, name, address_of(t), row, alignment);
 }
 
 void TensorChecks::packed(const char* name, const TensorView& t) const {
@@ -101,8 +103,8 @@ void TensorChecks::packed(const char* name, const TensorView& t) const {
         expected *= static_cast<u64>(t.shape[i]);
     }
     DG_CHECK(address_of(t) % bytes_of(t.format) == 0, value,
-             "{}: {} starts at {:#x}, expected a multiple of {}", operation_, name, address_of(t),
-             bytes_of(t.format));
+             "{}: {} starts at {:#x}, expected a multiple of {}; pass a copy", operation_, name,
+             address_of(t), bytes_of(t.format));
 }
 
 }  // namespace deep_gemm::op

@@ -90,8 +90,8 @@ template <size_t N>
 std::array<i64, N> integers_of(PyObject* object, const char* function, const char* name) {
     const Py_ssize_t size = PySequence_Check(object) ? PySequence_Size(object) : -1;
     if (size < 0) PyErr_Clear();  // a scalar array is a sequence without a length
-    DG_CHECK(size == static_cast<Py_ssize_t>(N), value, "{}: {} is {}, expected {} integers", function, name,
-             py::cast<std::string>(py::repr(object)), N);
+    DG_CHECK(size == static_cast<Py_ssize_t>(N), value, "{}: {} is {}, expected {} integers (a tuple)",
+             function, name, py::cast<std::string>(py::repr(object)), N);
     std::array<i64, N> values;
     for (size_t i = 0; i < N; ++i) {
         const auto item =
@@ -110,13 +110,14 @@ ScaleB scale_mode_of(const Signature& signature, PyObject* recipe, PyObject* rec
     std::array<i64, 2> a{1, kScaleBlock}, b{kScaleBlock, kScaleBlock};
     if (recipe) {
         DG_CHECK(!recipe_a && !recipe_b, value,
-                 "{}: got recipe and recipe_a or recipe_b, expected one or the other", function);
+                 "{}: got recipe and recipe_a or recipe_b, expected one or the other; leave recipe out",
+                 function);
         const auto whole = integers_of<3>(recipe, function, "recipe");
         a = {whole[0], whole[2]};
         b = {whole[1], whole[2]};
     } else {
-        DG_CHECK(recipe_a && recipe_b, value, "{}: got one of recipe_a and recipe_b, expected both",
-                 function);
+        DG_CHECK(recipe_a && recipe_b, value,
+                 "{}: got one of recipe_a and recipe_b, expected both; pass the other too", function);
         a = integers_of<2>(recipe_a, function, "recipe_a");
         b = integers_of<2>(recipe_b, function, "recipe_b");
     }
@@ -124,7 +125,7 @@ ScaleB scale_mode_of(const Signature& signature, PyObject* recipe, PyObject* rec
              value,
              "{}: got scales per ({}, {}) of a and ({}, {}) of b, expected (1, "
              "128) of a and (128, 128) or "
-             "(1, 128) of b",
+             "(1, 128) of b; quantise with one of these",
              function, a[0], a[1], b[0], b[1]);
     return b[0] == 1 ? ScaleB::per_row_128 : ScaleB::per_128x128;
 }
@@ -143,7 +144,7 @@ void run(const Operation& operation, const CallArguments& arguments) {
     TensorReader reader(arguments[at.spec + 1]);
     GemmArguments gemm{.groups = operation.groups, .ab = operation.ab};
     for (size_t i = 0; i < 3; ++i)
-        DG_CHECK(arguments[i], type, "{}: {} is None, expected a tensor", signature.function,
+        DG_CHECK(arguments[i], type, "{}: {} is None, expected a tensor; pass it", signature.function,
                  signature.names[i]);
     if (operation.ab == Format::fp8_e4m3) {
         read_scaled(reader, arguments[0], signature.function, "a", "scales of a", gemm.a, gemm.scale_a);
@@ -159,7 +160,7 @@ void run(const Operation& operation, const CallArguments& arguments) {
     if (at.c >= 0 && arguments[at.c]) gemm.c = reader.read(arguments[at.c], "c", false, kOutputFormats);
     if (at.group_layout >= 0) {
         const char* name = signature.names[at.group_layout];
-        DG_CHECK(arguments[at.group_layout], type, "{}: {} is None, expected a tensor of int32",
+        DG_CHECK(arguments[at.group_layout], type, "{}: {} is None, expected a tensor of int32; pass it",
                  signature.function, name);
         gemm.group_layout = reader.read(arguments[at.group_layout], name, false, "int32");
     }
@@ -167,13 +168,14 @@ void run(const Operation& operation, const CallArguments& arguments) {
     if (at.expected_m >= 0 && arguments[at.expected_m]) {
         const char* name = signature.names[at.expected_m];
         DG_CHECK(gemm.groups != GroupMode::contiguous, value,
-                 "{}: got {}, expected it only with use_psum_layout=True", signature.function, name);
+                 "{}: got {}, expected it only with use_psum_layout=True; leave it out", signature.function,
+                 name);
         gemm.expected_m = integer_of(arguments[at.expected_m], signature.function, name);
     }
     if (arguments[at.spec]) {
         DG_CHECK(py::isinstance<GemmSpec>(arguments[at.spec]), type,
-                 "{}: spec is a {}, expected a deep_gemm.GemmSpec", signature.function,
-                 Py_TYPE(arguments[at.spec])->tp_name);
+                 "{}: spec is a {}, expected a deep_gemm.GemmSpec; deep_gemm.plan(problem)['spec'] is one",
+                 signature.function, Py_TYPE(arguments[at.spec])->tp_name);
         gemm.spec = py::cast<const GemmSpec*>(py::handle(arguments[at.spec]));
     }
     if (PyObject* stream = arguments[at.spec + 2])
@@ -237,8 +239,8 @@ PyMethodDef methods[] = {
      "use_psum_layout it is int32 [groups], the end row of each group, the "
      "next group starting at a multiple "
      "of 128;\n"
-     "an end beyond m counts as m, and a group that would end before it starts "
-     "is empty; expected_m_for_psum_layout, the rows a group is likely to have, chooses the kernel and "
+     "an empty group ends where the one before it does or at its own start. "
+     "expected_m_for_psum_layout, the rows a group is likely to have, chooses the kernel and "
      "nothing else. Rows\nof no group are written as zeros whatever ensure_zero_padding says."},
     {"m_grouped_fp8_gemm_nt_masked", DG_FAST_ENTRY(kMaskedFp8Op),
      "m_grouped_fp8_gemm_nt_masked(a, b, d, masked_m, expected_m, recipe=None, "
@@ -248,7 +250,7 @@ PyMethodDef methods[] = {
      "a [groups, max_m, k], b [groups, n, k], d [groups, max_m, n]; masked_m "
      "is int32 [groups], the valid "
      "rows of each\n"
-     "group (clamped to 0 ... max_m); rows of d beyond it hold anything. expected_m chooses the kernel "
+     "group, 0 to max_m; rows of d beyond it hold anything. expected_m chooses the kernel "
      "and nothing else."},
     {"bf16_gemm_nt", DG_FAST_ENTRY(kDenseBf16Op),
      "bf16_gemm_nt(a, b, d, c=None, compiled_dims='nk', *, spec=None, "
@@ -294,7 +296,8 @@ void bind_op(py::module_& module) {
             constexpr i64 kMost =
                 1024;  // beyond any device: a plan takes the smaller of this and what is there
             DG_CHECK(num_sms >= 0 && num_sms <= kMost && num_sms % 2 == 0, value,
-                     "set_num_sms: got {}, expected an even number up to {}, or 0 for all", num_sms, kMost);
+                     "set_num_sms: got {}, expected an even number up to {}, or 0 for all; round it", num_sms,
+                     kMost);
             Settings changed = settings();
             changed.num_sms = static_cast<u32>(num_sms);
             set_settings(changed);

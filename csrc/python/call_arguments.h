@@ -65,9 +65,10 @@ inline i64 integer_of(PyObject* object, const char* function, const char* name) 
     const i64 value = PyLong_AsLongLong(object);
     if (value == -1 && PyErr_Occurred()) {
         PyErr_Clear();
-        DG_CHECK(!PyLong_Check(object), value, "{}: {} is {}, expected an int of 64 bits", function, name,
-                 py::repr(object).cast<std::string>());
-        fail(ErrorKind::type, "{}: {} is a {}, expected an int", function, name, Py_TYPE(object)->tp_name);
+        DG_CHECK(!PyLong_Check(object), value, "{}: {} is {}, expected an int of 64 bits; pass a smaller one",
+                 function, name, py::repr(object).cast<std::string>());
+        fail(ErrorKind::type, "{}: {} is a {}, expected an int; convert it", function, name,
+             Py_TYPE(object)->tp_name);
     }
     return value;
 }

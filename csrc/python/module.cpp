@@ -26,6 +26,7 @@ void bind_op(py::module_& module);
 void bind_ops(py::module_& module);
 void bind_plan(py::module_& module);
 void bind_quantize(py::module_& module);
+void bind_scale_layout(py::module_& module);
 void bind_runtime(py::module_& module);
 void bind_speed(py::module_& module);
 void bind_tensor(py::module_& module);
@@ -94,6 +95,7 @@ PYBIND11_MODULE(_C, module) {
     python::bind_ops(module);
     python::bind_fp4(module);
     python::bind_quantize(module);
+    python::bind_scale_layout(module);
     python::bind_runtime(module);
     python::bind_speed(module);
     python::bind_weight_gemm(module);

@@ -89,8 +89,8 @@ std::string dtype_text(PyObject* object) {
 }
 
 void set_rank(TensorView& view, i64 rank, const char* name) {
-    DG_CHECK(rank >= 0 && rank <= TensorView::kMaxRank, value, "{} has {} dimensions, expected at most {}",
-             name, rank, TensorView::kMaxRank);
+    DG_CHECK(rank >= 0 && rank <= TensorView::kMaxRank, value,
+             "{} has {} dimensions, expected at most {}; reshape it", name, rank, TensorView::kMaxRank);
     view.rank = static_cast<u32>(rank);
 }
 
@@ -105,7 +105,7 @@ struct Devices {
 Device& cuda_device(int ordinal) {
     auto& known = process_local<Devices>().cuda;
     DG_CHECK(ordinal >= 0 && static_cast<size_t>(ordinal) < known.size(), value,
-             "tensor on CUDA device {}, expected 0 to {}", ordinal, known.size() - 1);
+             "tensor on CUDA device {}, expected 0 to {}; move it there", ordinal, known.size() - 1);
     Device*& device = known[static_cast<size_t>(ordinal)];
     if (!device) device = &find_device(fmt::format("cuda:{}", ordinal));
     return *device;
@@ -131,7 +131,7 @@ Device& device_of(py::handle argument) {
     if (py::isinstance<py::str>(argument)) return find_device(argument.cast<std::string>());
     DG_CHECK(py::isinstance<Device>(argument), type,
              "device is a {}, expected a deep_gemm.Device, a name such as "
-             "'emulator:sm_90a', or None",
+             "'emulator:sm_90a', or None; Device(name) makes one",
              type_name(argument.ptr()));
     return *argument.cast<Device*>();
 }
@@ -170,7 +170,8 @@ void TensorReader::place(TensorView& view, int device_type, int device_id, const
         return;
     }
     DG_CHECK(device_type == dlpack::kCpu || device_type == dlpack::kCudaHost, value,
-             "{} is on a device of DLPack type {}, expected CUDA or host memory", name, device_type);
+             "{} is on a device of DLPack type {}, expected CUDA or host memory; move it there", name,
+             device_type);
     view.device = host_device(name, numpy);
 }
 
@@ -178,8 +179,8 @@ void TensorReader::place(TensorView& view, int device_type, int device_id, const
 Format TensorReader::resolve(Format found, u64 bits, PyObject* object, const char* name) const {
     if (viewed_as_ != Format::none) {
         DG_CHECK(bits == bits_of(viewed_as_), type,
-                 "{} has elements of {} bits, expected {} bits to be viewed as {}", name, bits,
-                 bits_of(viewed_as_), name_of(viewed_as_));
+                 "{} has elements of {} bits, expected {} bits to be viewed as {}; convert it instead", name,
+                 bits, bits_of(viewed_as_), name_of(viewed_as_));
         return viewed_as_;
     }
     if (found != Format::none) return found;
@@ -233,8 +234,8 @@ TensorView TensorReader::read_exchange(const Framework& framework, PyObject* obj
 
 TensorView TensorReader::read_numpy(PyObject* object, const char* name, bool writable) {
     const auto array = py::reinterpret_borrow<py::array>(object);
-    DG_CHECK(!writable || array.writeable(), value, "{} is read-only, expected an array that can be written",
-             name);
+    DG_CHECK(!writable || array.writeable(), value,
+             "{} is read-only, expected an array that can be written; pass a copy", name);
     TensorView view;
     set_rank(view, array.ndim(), name);
     view.data = const_cast<void*>(array.data());
@@ -288,10 +289,10 @@ TensorView TensorReader::read_capsule(PyObject* object, const char* name, bool w
         const auto* managed = static_cast<dlpack::ManagedTensorVersioned*>(
             PyCapsule_GetPointer(capsule.ptr(), "dltensor_versioned"));
         DG_CHECK(managed->version.major == dlpack::kMajorVersion, type,
-                 "{} exports DLPack {}.{}, expected 1.x", name, managed->version.major,
-                 managed->version.minor);
+                 "{} exports DLPack {}.{}, expected 1.x; use an older version of its library", name,
+                 managed->version.major, managed->version.minor);
         DG_CHECK(!writable || (managed->flags & dlpack::kReadOnly) == 0, value,
-                 "{} is read-only, expected a tensor that can be written", name);
+                 "{} is read-only, expected a tensor that can be written; pass a copy", name);
         view = view_of(managed->tensor, object, name);
     } else {
         DG_CHECK(PyCapsule_IsValid(capsule.ptr(), "dltensor"), type,

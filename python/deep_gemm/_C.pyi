@@ -100,6 +100,7 @@ __all__: list[str] = [
     "op_sample_draw",
     "op_top_k",
     "open_bundle",
+    "pack_fp32_into_ue8m0",
     "pack_fp4",
     "pack_fp4_on_device",
     "plan",
@@ -115,6 +116,7 @@ __all__: list[str] = [
     "set_num_sms",
     "set_nvrtc_wheel_folders",
     "set_pdl",
+    "transpose_fp32",
     "unknown_env_names",
     "view_as",
     "warmup",
@@ -1096,7 +1098,7 @@ def m_grouped_fp8_gemm_nt_contiguous(
     Rows of a [m, k] belong to matrices of b [groups, n, k]: grouped_layout is int32 [m], the group of each row, with -1
     (or any number outside the groups) for rows that become zeros; segments start at multiples of 128 rows. With
     use_psum_layout it is int32 [groups], the end row of each group, the next group starting at a multiple of 128;
-    an end beyond m counts as m, and a group that would end before it starts is empty; expected_m_for_psum_layout, the rows a group is likely to have, chooses the kernel and nothing else. Rows
+    an empty group ends where the one before it does or at its own start. expected_m_for_psum_layout, the rows a group is likely to have, chooses the kernel and nothing else. Rows
     of no group are written as zeros whatever ensure_zero_padding says.
     """
 
@@ -1118,7 +1120,7 @@ def m_grouped_fp8_gemm_nt_masked(
 ):
     """
     a [groups, max_m, k], b [groups, n, k], d [groups, max_m, n]; masked_m is int32 [groups], the valid rows of each
-    group (clamped to 0 ... max_m); rows of d beyond it hold anything. expected_m chooses the kernel and nothing else.
+    group, 0 to max_m; rows of d beyond it hold anything. expected_m chooses the kernel and nothing else.
     """
 
 def moe_combine(
@@ -1356,6 +1358,20 @@ def open_bundle(path: str) -> int:
     Looks into this bundle first from now on; returns the number of kernels in it.
     """
 
+def pack_fp32_into_ue8m0(
+    sf: typing.Any,
+    out: typing.Any,
+    group_ks: typing.Any = None,
+    gran_k: typing.SupportsInt | typing.SupportsIndex = 128,
+    gaps: bool = False,
+    *,
+    device: typing.Any = None,
+    stream: typing.SupportsInt | typing.SupportsIndex | None = None,
+) -> None:
+    """
+    Packs the exponents of fp32 scales [..., mn, columns] into out, int32 [..., mn, words], whose rows are neighbours. With group_ks, int32 [groups], columns belong to groups of ceil(k / gran_k), and no word to two groups. Scales must be powers of two; gaps says that some were never written.
+    """
+
 def pack_fp4(
     codes: typing.Any,
     scales: typing.Any,
@@ -1475,6 +1491,17 @@ def set_nvrtc_wheel_folders(folders: collections.abc.Sequence[str]) -> None:
 def set_pdl(new_enable_pdl: bool) -> None:
     """
     Programmatic dependent launch: a kernel's prologue overlaps its predecessor's end.
+    """
+
+def transpose_fp32(
+    sf: typing.Any,
+    out: typing.Any,
+    *,
+    device: typing.Any = None,
+    stream: typing.SupportsInt | typing.SupportsIndex | None = None,
+) -> None:
+    """
+    Copies fp32 scales [..., mn, columns] of any strides to out, whose rows are neighbours.
     """
 
 def unknown_env_names() -> list[str]:

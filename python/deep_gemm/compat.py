@@ -5,6 +5,8 @@ Code written for DeepGEMM finds everything in `deep_gemm` itself; this module on
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from deep_gemm._C import (
@@ -99,10 +101,26 @@ def m_grouped_fp8_gemm_nn_contiguous(
     m_grouped_fp8_gemm_nt_contiguous(a, _transposed(b), d, grouped_layout, *args, **kwargs)
 
 
+@contextlib.contextmanager
+def _fp32_sums(torch: Any) -> Iterator[None]:
+    """PyTorch lets cuBLAS add the parts of a split K in bf16, which DeepGEMM does not."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_bf16_reduced_precision_reduction
+    matmul.allow_bf16_reduced_precision_reduction = False
+    try:
+        yield
+    finally:
+        matmul.allow_bf16_reduced_precision_reduction = before
+
+
 def cublaslt_gemm_nt(a: Any, b: Any, d: Any, c: Any = None) -> None:
     """D = C + A B^T by cuBLASLt through PyTorch, FP8 without scales: what benchmarks compare with."""
     torch = arrays.torch_for("cublaslt_gemm_nt")
+    with _fp32_sums(torch):
+        _torch_gemm_nt(torch, a, b, d, c)
 
+
+def _torch_gemm_nt(torch: Any, a: Any, b: Any, d: Any, c: Any) -> None:
     if a.dtype == torch.float8_e4m3fn:
         one = torch.ones((), dtype=torch.float32, device=a.device)
         product = torch._scaled_mm(a, b.T, one, one, out_dtype=d.dtype)

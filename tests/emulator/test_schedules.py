@@ -161,6 +161,53 @@ def test_latency_does_not_change_a_correct_kernel(latency: str) -> None:
     np.testing.assert_array_equal(y, x[::-1])
 
 
+# Two copies at a time, then some work: which of them have landed?
+LANDINGS = """
+extern "C" __global__ void f(const int* x, unsigned* landed, int work) {
+    __shared__ alignas(16) int data[8];
+    __shared__ alignas(8) unsigned long long bars[2];
+    const unsigned d = (unsigned)__cvta_generic_to_shared(data), b = (unsigned)__cvta_generic_to_shared(bars);
+    asm volatile("mbarrier.init.shared.b64 [%0], 1; mbarrier.init.shared.b64 [%0 + 8], 1;"
+                 "fence.mbarrier_init.release.cluster;" :: "r"(b) : "memory");
+    for (unsigned i = 0; i < 256; ++i) {
+        for (unsigned c = 0; c < 2; ++c)
+            asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], 16;"
+                         "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%1], [%2], 16, [%0];"
+                         :: "r"(b + 8 * c), "r"(d + 16 * c), "l"(x) : "memory");
+#pragma unroll 1
+        for (int j = 0; j < work; ++j) asm volatile("");
+        // The second first: a test that fails lets time pass.
+        unsigned seen = 0, done;
+        for (int c = 1; c >= 0; --c) {
+            asm volatile("{.reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p;}"
+                         : "=r"(done) : "r"(b + 8 * c), "r"(i & 1) : "memory");
+            seen |= done << c;
+            if (!done) break;
+        }
+        landed[i] = seen;
+        for (unsigned c = 0; c < 2; ++c)
+            asm volatile("{.reg .pred p; again: mbarrier.try_wait.parity.shared.b64 p, [%0], %1; @!p bra again;}"
+                         :: "r"(b + 8 * c), "r"(i & 1) : "memory");
+    }
+}"""
+
+
+def landed(latency: str, work: int, seed: int = 0) -> np.ndarray:
+    x, seen = np.zeros(4, np.int32), np.zeros(256, np.uint32)
+    device = _C.Device("emulator:sm_90a", latency=latency, seed=seed)
+    run_kernel(device, LANDINGS, "f", x, seen, np.int32(work), block=1)
+    return seen
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_copies_land_early_late_and_out_of_order(seed: int) -> None:
+    """Delays are log-uniform: some are over at once, some last a thousand instructions, and neighbours overtake."""
+    soon, later = (landed("random", work, seed) for work in (4, 1000))
+    assert 0.05 < np.mean(soon >= 2) < np.mean(later >= 2) < 0.95
+    assert np.mean(landed("random", 32, seed) == 2) > 0.05, "never the second before the first"
+    assert (landed("lazy", 1000, seed) == 0).all()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -169,6 +216,7 @@ def test_latency_does_not_change_a_correct_kernel(latency: str) -> None:
         ("emulator:sm_90a,seed=x", "option seed: got 'x', expected a number"),
         ("emulator:sm_90a,latency=slow", "got 'slow', expected eager, random or lazy"),
         ("emulator:sm_90a,seed", "got 'seed', expected name=value"),
+        ("emulator:sm_90a,inputs=no", "option inputs: got 'no', expected on or off"),
     ],
 )
 def test_device_names_are_checked(text: str, message: str) -> None:

@@ -69,10 +69,23 @@ for call in (
     ]
 
 
+def kernels() -> list[tuple[str, str]]:
+    """(header, kernel) of all kernels."""
+    return [
+        (header, name)
+        for header, text in _C.device_headers().items()
+        for name in re.findall(r"^DG_KERNEL\(.*\)\n(\w+)\(", text, re.MULTILINE)
+    ]
+
+
 def test_no_other_kernel_looks_like_a_gemm() -> None:
-    for header, text in _C.device_headers().items():
-        for name in re.findall(r"^DG_KERNEL\(.*\)\n(\w+)\(", text, re.MULTILINE):
-            assert "gemm" not in name or "gemm" in Path(header).name, (header, name)
+    for header, name in kernels():
+        assert "gemm" not in name or "gemm" in Path(header).name, (header, name)
+
+
+def test_layout_helpers_are_found_by_their_names() -> None:
+    for part in ("transpose", "pack_fp32_into_ue8m0"):
+        assert [header for header, name in kernels() if part in name] == ["deep_gemm/kernel/scale_layout.cuh"]
 
 
 def test_two_devices(run_python: Run, fake_libcuda: Path, tmp_path: Path) -> None:

@@ -93,6 +93,28 @@ def test_site_packages_are_searched(run_python: Run, nvrtc_path: Path, tmp_path:
     assert run_python("print(_C.nvrtc_info()['path'])", PYTHONPATH=path).out.startswith(str(library))
 
 
+NO_WHEELS = "_C.set_nvrtc_wheel_folders([])\n"
+
+
+@pytest.mark.parametrize("variable", ["CUDA_HOME", "CUDA_PATH"])
+@pytest.mark.parametrize("folder", ["lib64", "lib", "targets/x86_64-linux/lib"])
+def test_without_a_wheel_a_toolkit_serves(
+    run_python: Run, compiler: str, tmp_path: Path, variable: str, folder: str
+) -> None:
+    library = make_fake(compiler, tmp_path / folder, 13)
+    homes = {"CUDA_HOME": "", "CUDA_PATH": "", variable: tmp_path}
+    assert run_python(NO_WHEELS + "print(_C.nvrtc_info()['path'])", **homes).out == f"{library}\n"
+
+
+def test_the_loaders_own_search(run_python: Run, compiler: str, tmp_path: Path) -> None:
+    """A name without a folder is the loader's to find; without a toolkit that is the last resort, too."""
+    library = make_fake(compiler, tmp_path, 13)
+    script = NO_WHEELS + "print(_C.nvrtc_info()['path'])"
+    named = {"DG_NVRTC_PATH": library.name} if Path("/usr/local/cuda").exists() else {}
+    out = run_python(script, LD_LIBRARY_PATH=tmp_path, CUDA_HOME="", CUDA_PATH="", **named).out
+    assert Path(out.strip()).name == library.name and "nvidia" not in out
+
+
 def test_too_old(run_python: Run, compiler: str, tmp_path: Path) -> None:
     library = make_fake(compiler, tmp_path, 11)
     text = run_python("print(fails(_C.nvrtc_info)[2])", DG_NVRTC_PATH=tmp_path).out

@@ -48,6 +48,14 @@ KERNELS = {
     ("norm", "NormSpec"): {
         "rms_norm": ["", ".weight = Format::bf16", ".y = Format::bf16, .weight = Format::fp32, .fp8 = true"]
     },
+    ("scale_layout", "ScaleLayoutSpec"): {
+        "transpose_fp32": ["", ".rows_are_neighbours = true"],
+        "pack_fp32_into_ue8m0": [
+            rows + groups
+            for rows in (".rows_are_neighbours = false", ".rows_are_neighbours = true")
+            for groups in ("", ", .grouped = true")
+        ],
+    },
     ("embed", "EmbedSpec"): {"embed": ["", ".gather = false, .accumulate = true"]},
     ("hyper_connection", "HcSpec"): {
         "hc_mix": [

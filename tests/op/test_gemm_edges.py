@@ -16,6 +16,7 @@ from gemm_cases import (
     random_operand,
     run_contiguous,
     run_masked,
+    unchecked,
 )
 from reference import gemm as reference
 
@@ -121,7 +122,7 @@ def untouched(values: Any) -> bool:
 @pytest.mark.parametrize("ab", ["fp8_e4m3", "bf16"])
 def test_masked_counts_beyond_the_tensor_are_clamped(device: Any, ab: str) -> None:
     """1000 rows of 20 are 20, -3 are none; neither the next group nor what follows D is written."""
-    case, rng = Case(20, 64, 128, ab=ab), np.random.default_rng(3)
+    case, rng, device = Case(20, 64, 128, ab=ab), np.random.default_rng(3), unchecked(device)
     a, b = random_operand(rng, (3, 20, 128), case, 1), random_operand(rng, (3, 64, 128), case, 128)
     whole, d = guarded(device, (3, 20, 64), case, 1)
     rows = put(device, np.array([1000, -3, 2**31 - 1], np.int32))
@@ -137,7 +138,11 @@ def test_masked_counts_beyond_the_tensor_are_clamped(device: Any, ab: str) -> No
 
 def prefix_sums(device: Any, ends: tuple[int, ...]) -> tuple[Any, Any, Any]:
     """a, b and all of D, whose last 128 rows are beyond what the operation was given."""
-    case, rng = Case(256, 64, 128, ab="bf16", d="fp32"), np.random.default_rng(4)
+    case, rng, device = (
+        Case(256, 64, 128, ab="bf16", d="fp32"),
+        np.random.default_rng(4),
+        unchecked(device),
+    )
     a, b = random_operand(rng, (256, 128), case, 1), random_operand(rng, (2, 64, 128), case, 128)
     whole, d = guarded(device, (256, 64), case, 128)
     layout = put(device, np.array(ends, np.int32))

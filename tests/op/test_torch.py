@@ -123,6 +123,44 @@ def test_graph_capture() -> None:
     assert calc_diff(d, expected) < 1e-3
 
 
+def powers_of_two(shape: tuple[int, ...]) -> Any:
+    generator = torch.Generator().manual_seed(0)
+    return (torch.randint(100, 150, shape, generator=generator, dtype=torch.int32) << 23).view(torch.float32)
+
+
+@gpu
+@pytest.mark.parametrize("shape", [(4097, 57), (2, 70, 9)], ids=str)
+def test_layouts_of_scales(shape: tuple[int, ...]) -> None:
+    """Kernels on the GPU give what PyTorch gives on the host, also in a capture."""
+    host = powers_of_two(shape)
+    scales = host.cuda()
+    for source, moved in ((host, scales), (host.mT.contiguous().mT, scales.mT.contiguous().mT)):
+        for helper in (
+            utils.get_mn_major_tma_aligned_tensor,
+            utils.get_mn_major_tma_aligned_packed_ue8m0_tensor,
+        ):
+            expected, got = helper(source), helper(moved)
+            assert torch.equal(got.cpu(), expected) and got.stride() == expected.stride()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        packed = utils.get_mn_major_tma_aligned_packed_ue8m0_tensor(scales)
+    scales.mul_(4)
+    graph.replay()
+    assert torch.equal(packed.cpu(), utils.get_mn_major_tma_aligned_packed_ue8m0_tensor(host * 4))
+
+
+@gpu
+def test_layouts_of_scales_grouped_along_k() -> None:
+    ks = [384, 128, 0, 640]
+    host = powers_of_two((9, 70))
+    arguments = (torch.tensor(ks, dtype=torch.int32), ks, 128, 128)
+    expected = utils.get_k_grouped_mn_major_tma_aligned_packed_ue8m0_tensor(host, *arguments)
+    got = utils.get_k_grouped_mn_major_tma_aligned_packed_ue8m0_tensor(
+        host.cuda(), arguments[0].cuda(), *arguments[1:]
+    )
+    assert torch.equal(got.cpu(), expected) and got.stride() == expected.stride()
+
+
 @gpu
 def test_threads_on_their_own_streams() -> None:
     failures: list[BaseException] = []

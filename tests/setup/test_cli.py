@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,12 +89,14 @@ def test_cache_life(tmp_path: Path) -> None:
     assert "no kernels" in cli("cache", "list", **folder).stdout
 
 
-def test_demo_on_a_small_text(tmp_path: Path) -> None:
+def test_demo_on_a_small_text(device: Any, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("The quick brown fox jumps over the lazy dog. " * 4)
     sizes = ["--tokens", "24", "--hidden", "256", "--outputs", "128", "--experts", "3"]
-    result = cli("demo", "--part", "layer", str(text), *sizes)
+    name = "emulator:sm_90a" if device.emulated else "cuda"
+    result = cli("demo", "--part", "layer", str(text), *sizes, DG_DEVICE=name)
     assert result.returncode == 0, result.stdout + result.stderr
+    assert (name if device.emulated else device.properties["name"]) in result.stdout
     assert result.stdout.strip().splitlines()[-1].startswith("PASSED: grouped FP8 GEMM")
     assert "\x1b[" not in result.stdout
 

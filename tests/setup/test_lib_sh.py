@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import stat
 import subprocess
 from pathlib import Path
@@ -13,11 +14,13 @@ BASICS = ("bash", "cat", "cut", "dirname", "env", "nproc", "paste", "sha256sum",
 
 
 def run(script: str, path: Path) -> subprocess.CompletedProcess[str]:
-    """Runs a script that has sourced tools/lib.sh, seeing only the programs in `path`."""
+    """Runs a script that has sourced tools/lib.sh, seeing only the programs in `path`; one that SIGINT ends, whatever
+    the tests themselves were started with (in the background, shells make their children ignore it)."""
     environment = {"PATH": str(path), "HOME": str(path)}
     return subprocess.run(
         ["/bin/bash", "-c", f". {TOP}/tools/lib.sh\nPATH={path}\n{script}"],
         env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, timeout=60,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 

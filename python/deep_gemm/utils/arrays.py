@@ -38,6 +38,10 @@ def is_torch(x: Array) -> bool:
     return type(x).__module__.partition(".")[0] == "torch"
 
 
+def on_gpu(x: Array) -> bool:
+    return is_torch(x) and bool(x.is_cuda)
+
+
 def require_array(x: Array, function: str) -> None:
     if not (hasattr(x, "shape") and hasattr(x, "dtype")):
         raise TypeError(
@@ -138,6 +142,7 @@ __all__ = [
     "has_type",
     "is_torch",
     "num_bytes",
+    "on_gpu",
     "require_array",
     "strides",
     "torch_for",

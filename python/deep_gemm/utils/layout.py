@@ -3,12 +3,17 @@ skip these; code written for DeepGEMM calls them, and gets what it expects.
 
 MN-major, TMA-aligned: row stride 1, so that the scales of neighbouring rows are neighbours, and the stride between
 columns rounded up to 16 bytes.
+
+Tensors of a GPU, and arrays whose `device` is named, are rearranged by one kernel each, asynchronously; arrays of the
+host by numpy or PyTorch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+from deep_gemm import _C
 from deep_gemm.utils import arrays
 from deep_gemm.utils.arrays import Array
 from deep_gemm.utils.math import align, ceil_div, pack_ue8m0_to_int
@@ -42,10 +47,14 @@ def get_tma_aligned_size(x: int, elem_size: int) -> int:
     return align(x, TMA_BYTES // elem_size)
 
 
-def _mn_major_strides(sf: Array, itemsize: int) -> tuple[int, ...]:
-    mn, columns = sf.shape[-2:]
+def _mn_major_strides(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
+    mn, columns = shape[-2:]
     aligned = get_tma_aligned_size(mn, itemsize)
-    return (1, aligned) if len(sf.shape) == 2 else (aligned * columns, 1, aligned)
+    return (1, aligned) if len(shape) == 2 else (aligned * columns, 1, aligned)
+
+
+def _by_kernel(sf: Array, device: Any) -> bool:
+    return device is not None or arrays.on_gpu(sf)
 
 
 def _require_scales(sf: Array, name: str, function: str) -> None:
@@ -56,27 +65,43 @@ def _require_scales(sf: Array, name: str, function: str) -> None:
         )
 
 
-def get_mn_major_tma_aligned_tensor(sf: Array) -> Array:
+def get_mn_major_tma_aligned_tensor(sf: Array, *, device: Any = None) -> Array:
     """fp32 scales [mn, k] or [groups, mn, k], MN-major and TMA-aligned; the same object if they are already."""
     _require_scales(sf, "fp32", "get_mn_major_tma_aligned_tensor")
-    steps = _mn_major_strides(sf, 4)
+    steps = _mn_major_strides(sf.shape, 4)
     if arrays.strides(sf) == steps:
         return sf
     result = arrays.empty_strided(sf, sf.shape, steps, "fp32")
-    result[...] = sf
+    if _by_kernel(sf, device):
+        _C.transpose_fp32(sf, result, device=device)
+    else:
+        result[...] = sf
     return result
 
 
-def get_mn_major_tma_aligned_packed_ue8m0_tensor(sf: Array, psum_layout: Array | None = None) -> Array:
-    """fp32 powers of two -> int32 of four exponents along k, MN-major and TMA-aligned; missing ones are 0."""
-    del psum_layout  # rows of gaps are packed too: their values are never read
+def _pack_on_host(sf: Array, result: Array, gaps: bool = False) -> None:
+    filled = arrays.zeros(sf, (*sf.shape[:-1], align(sf.shape[-1], 4)), "fp32")
+    filled[..., : sf.shape[-1]] = sf
+    if gaps:
+        filled = arrays.bits(arrays.bits(filled, "int32") & 0x7F800000, "fp32")
+    result[...] = pack_ue8m0_to_int(filled)
+
+
+def get_mn_major_tma_aligned_packed_ue8m0_tensor(
+    sf: Array, psum_layout: Array | None = None, *, device: Any = None
+) -> Array:
+    """fp32 powers of two -> int32 of four exponents along k, MN-major and TMA-aligned; missing ones are 0.
+
+    Other scales are an error on the host and the emulated GPU; a GPU does not look and keeps their exponents. Given
+    `psum_layout`, rows between its groups may hold anything on either: they are packed too, and nobody reads them.
+    """
     _require_scales(sf, "fp32", "get_mn_major_tma_aligned_packed_ue8m0_tensor")
-    *groups, mn, columns = sf.shape
-    filled = arrays.zeros(sf, (*groups, mn, align(columns, 4)), "fp32")
-    filled[..., :columns] = sf
-    packed = pack_ue8m0_to_int(filled)
-    result = arrays.empty_strided(sf, packed.shape, _mn_major_strides(packed, 4), "int32")
-    result[...] = packed
+    shape = (*sf.shape[:-1], ceil_div(sf.shape[-1], 4))
+    result = arrays.empty_strided(sf, shape, _mn_major_strides(shape, 4), "int32")
+    if _by_kernel(sf, device):
+        _C.pack_fp32_into_ue8m0(sf, result, gaps=psum_layout is not None, device=device)
+    else:
+        _pack_on_host(sf, result, psum_layout is not None)
     return result
 
 
@@ -87,22 +112,33 @@ def get_k_grouped_mn_major_tma_aligned_packed_ue8m0_tensor(
     gran_k: int,
     k_alignment: int,
     use_psum_layout: bool = False,
+    *,
+    device: Any = None,
 ) -> Array:
-    """fp32 scales [sum of k / gran_k, mn], grouped along k -> int32 [sum of packed rows, mn], group by group."""
-    del grouped_layout, k_alignment
+    """fp32 scales [sum of k / gran_k, mn], grouped along k -> int32 [sum of packed rows, mn], group by group.
+
+    `grouped_layout` is int32 [groups], each group's extent along k, where the kernel reads it; `ks_cpu` says the same
+    on the host. A group's rows are packed alone: its last word is filled with 0.
+    """
+    function = "get_k_grouped_mn_major_tma_aligned_packed_ue8m0_tensor"
+    del k_alignment
     if use_psum_layout:
         raise ValueError("k-grouped scales: got use_psum_layout=True, expected False on this architecture")
-    _require_scales(sf, "fp32", "get_k_grouped_mn_major_tma_aligned_packed_ue8m0_tensor")
-    mn = sf.shape[1]
+    _require_scales(sf, "fp32", function)
     rows = [ceil_div(k, gran_k) for k in ks_cpu]
-    packed_rows = [ceil_div(count, 4) for count in rows]
-    aligned = get_tma_aligned_size(mn, 4)
-    result = arrays.empty_strided(sf, (sum(packed_rows), mn), (aligned, 1), "int32")
+    if len(sf.shape) != 2 or sum(rows) != sf.shape[0] or len(rows) != grouped_layout.shape[0]:
+        raise ValueError(
+            f"{function}: got sf of shape {tuple(sf.shape)} and {len(rows)} ks_cpu beside {grouped_layout.shape[0]} "
+            f"in grouped_layout, expected as many and [{sum(rows)}, mn]: ceil(k / {gran_k}) rows for each group"
+        )
+    mn, packed_rows = sf.shape[1], [ceil_div(count, 4) for count in rows]
+    result = arrays.empty_strided(sf, (sum(packed_rows), mn), (get_tma_aligned_size(mn, 4), 1), "int32")
+    if _by_kernel(sf, device):
+        _C.pack_fp32_into_ue8m0(sf.T, result.T, grouped_layout, gran_k, device=device)
+        return result
     source = target = 0
     for count, packed_count in zip(rows, packed_rows, strict=True):
-        filled = arrays.zeros(sf, (mn, packed_count * 4), "fp32")
-        filled[:, :count] = sf[source : source + count].T
-        result[target : target + packed_count] = pack_ue8m0_to_int(filled).T
+        _pack_on_host(sf[source : source + count].T, result[target : target + packed_count].T)
         source, target = source + count, target + packed_count
     return result
 
