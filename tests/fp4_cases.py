@@ -33,13 +33,16 @@ class Case:
     per_token: bool = False  # one activation scale for each token
     bf16_tokens: bool = False  # activations without scales
     fp32_sums: bool = False  # the device adds as CUDA cores do, not as tensor cores
+    fast: bool = False  # fast_accumulation
     spec: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __str__(self) -> str:
         words = [f"n={self.n}", f"k={self.k}"]
         words += [f"{name}={getattr(self, name)}" for name in ("m", "rows", "form") if getattr(self, name)]
         words += [
-            name for name in ("accumulate", "per_token", "bf16_tokens", "fp32_sums") if getattr(self, name)
+            name
+            for name in ("accumulate", "per_token", "bf16_tokens", "fp32_sums", "fast")
+            if getattr(self, name)
         ]
         if self.d != "bf16":
             words.append(self.d)
@@ -123,7 +126,9 @@ def check(got: Array, left: Array, right: Array, case: Case, c: Array | None = N
     product, magnitude = left @ right.T, np.abs(left) @ np.abs(right).T
     error = magnitude * 2.0**-19  # of sums in fp32
     if not (case.fp32_sums or case.bf16_tokens):
-        error += fp4.accumulation_bound(left, right, 2 if case.form == "nv_exact" else 1)
+        error += fp4.accumulation_bound(
+            left, right, 2 if case.form == "nv_exact" else 1, promoted=not case.fast
+        )
     if c is not None:
         product = product + c.astype(np.float64)
         error += np.abs(c.astype(np.float64)) * 2.0**-19
@@ -138,7 +143,11 @@ def check(got: Array, left: Array, right: Array, case: Case, c: Array | None = N
 
 
 def keywords(device: Any, case: Case, data: Data, groups: str) -> dict[str, Any]:
-    return {"spec": forced_spec(case, data, groups), "device": device}
+    return {
+        "spec": forced_spec(case, data, groups),
+        "device": device,
+        "fast_accumulation": case.fast,
+    }
 
 
 def activations(device: Any, data: Data) -> Any:

@@ -11,7 +11,7 @@ INSTRUCTIONS = {  # shape and types, and whether operands may be transposed
     "Format::fp8_e4m3": ("k32.f32.e4m3.e4m3", False),
     "Format::bf16": ("k16.f32.bf16.bf16", True),
 }
-RS_COLUMNS = [*range(8, 129, 8)]
+RS_COLUMNS = [*range(8, 129, 8), *range(144, 257, 16)]
 RS_FORMATS = ["fp8_e4m3", "fp8_e5m2"]
 WEIGHT_COLUMNS = [16, 32, 64, 96, 128, 192, 256]
 RS_BF16_COLUMNS = [8, 16, 24, 32, 40, 48, 64, 80, 96, 112, 128, 192, 256]

@@ -252,6 +252,7 @@ Fp4GemmCall check_fp4_gemm(const Fp4GemmArguments& args) {
     DG_CHECK(args.expected_m >= 0 && args.expected_m <= kMaxExtent, value,
              "fp8_fp4_gemm: expected_m is {}, expected a number of rows; pass the mean rows of a group",
              args.expected_m);
+    const bool per_token = args.scale_a.present() && k > kScaleBlock && call.scale_a.stride_column == 0;
     const u64 slots = call.slots > 0 ? call.slots : call.a.rows;
     call.problem = {.groups = args.groups,
                     .form = args.weights.form,
@@ -259,7 +260,8 @@ Fp4GemmCall check_fp4_gemm(const Fp4GemmArguments& args) {
                     .split = call.runs != 0,
                     .d = d.format,
                     .accumulate = call.c != 0,
-                    .per_token = args.scale_a.present() && k > kScaleBlock && call.scale_a.stride_column == 0,
+                    .per_token = per_token,
+                    .fast_accumulation = args.fast_accumulation && per_token && call.runs == 0,
                     .m = static_cast<u32>(args.groups == GroupMode::gathered ? slots : static_cast<u64>(m)),
                     .n = static_cast<u32>(n),
                     .k = static_cast<u32>(k),

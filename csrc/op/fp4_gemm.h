@@ -37,6 +37,9 @@ struct Fp4GemmArguments {
     TensorView a = {}, scale_a = {}, d = {}, c = {}, group_layout = {}, list = {}, a_rows = {}, d_rows = {};
     Fp4WeightViews weights;
     i64 expected_m = 0;
+    // Sums may stay in the tensor core, which keeps 14 bits of them, over all of K. Of effect with one scale
+    // for each token, weights of one run and many tokens; the bits of a row then depend on the kernel.
+    bool fast_accumulation = false;
     const Fp4GemmSpec* spec = nullptr;
     void* stream = nullptr;
 };

@@ -43,6 +43,7 @@ void add_wide(const Fp4Problem& problem, std::vector<Fp4GemmSpec>& specs) {
             for (const u32 fragment_sets : {1u, 2u})
                 for (const u32 cluster : {2u, 1u}) {
                     Fp4GemmSpec s = spec_for(problem);
+                    s.fast_accumulation = problem.fast_accumulation;
                     s.block_m = block_m;
                     s.warpgroups = warpgroups;
                     s.k_blocks = 1;
@@ -103,6 +104,7 @@ const char* why_unfit(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceMod
     if (s.form != p.form || s.a != p.a || s.split != p.split || s.d != p.d || s.groups != p.groups ||
         s.accumulate != p.accumulate || s.per_token != p.per_token)
         return "the spec is for other weights, tokens, scales, outputs or groups";
+    if (s.fast_accumulation && !p.fast_accumulation) return "the problem wants sums promoted to fp32";
     if (s.cluster > sms_of(p, device)) return "a cluster needs more SMs than there are";
     return nullptr;
 }

@@ -20,8 +20,9 @@ struct Fp4Problem {
     bool split = false;
     Format d = Format::bf16;
     bool accumulate = false;
-    bool per_token = false;  // one scale of A for each token
-    u32 m = 0;               // rows of A (of one group if masked; slots if gathered)
+    bool per_token = false;          // one scale of A for each token
+    bool fast_accumulation = false;  // sums may stay in the tensor core over all of K, where a kernel can
+    u32 m = 0;                       // rows of A (of one group if masked; slots if gathered)
     u32 n = 0, k = 0;
     u32 num_groups = 1;
     u32 expected_m = 0;  // mean rows of a group (masked, psum); 0: m / num_groups (masked: m)

@@ -14,12 +14,13 @@ namespace {
 // itself while the others multiply.
 constexpr float kBlobCycles = 214;
 constexpr float kChainCyclesPerColumn = 5.85f;
-constexpr float kScaleCyclesPerColumn = 1.16f;  // of these: reading a token's scale for each blob
-constexpr float kSecondSetCycles = 41;          // that decoding ahead takes off a warpgroup's chain
-constexpr float kItemCyclesPerColumn = 18;      // an item's start and stores, for each of its warpgroups
-constexpr float kFewestColumns = 32;            // of those timings; fewer are not believed to cost less
-constexpr float kArrangeBytesPerUs = 4e6f;      // written
-constexpr float kArrangeLatencyUs = 4;          // three waits for memory, one after the other, and a launch
+constexpr float kScaleCyclesPerColumn = 1.16f;     // of these: reading a token's scale for each blob
+constexpr float kPromotionCyclesPerColumn = 0.7f;  // the rest of them that fast accumulation spares: assumed
+constexpr float kSecondSetCycles = 41;             // that decoding ahead takes off a warpgroup's chain
+constexpr float kItemCyclesPerColumn = 18;         // an item's start and stores, for each of its warpgroups
+constexpr float kFewestColumns = 32;               // of those timings; fewer are not believed to cost less
+constexpr float kArrangeBytesPerUs = 4e6f;         // written
+constexpr float kArrangeLatencyUs = 4;  // three waits for memory, one after the other, and a launch
 
 }  // namespace
 
@@ -49,7 +50,8 @@ Fp4Cost fp4_wide_cost_of(const Fp4Problem& p, const Fp4GemmSpec& s, const Device
     cost.l2_us = units * (blobs * blob_bytes + token_bytes) / device.l2_bytes_per_us;
     const float counted = std::max(columns, kFewestColumns);
     const float ahead = s.fragment_sets == 2 ? kSecondSetCycles : 0;
-    const float per_column = kChainCyclesPerColumn - (s.per_token ? kScaleCyclesPerColumn : 0);
+    const float per_column = kChainCyclesPerColumn - (s.per_token ? kScaleCyclesPerColumn : 0) -
+                             (s.fast_accumulation ? kPromotionCyclesPerColumn : 0);
     const float chain = (per_column + kItemCyclesPerColumn / k_blocks) * counted - ahead;
     const float blob = kBlobCycles + chain / static_cast<float>(s.warpgroups);
     cost.math_us = busiest * blobs * blob / (device.clock_ghz * 1e3f);

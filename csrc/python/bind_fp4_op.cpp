@@ -32,9 +32,19 @@ struct Operation {
     Positions at;
 };
 
-constexpr const char* kDense[] = {
-    "a",    "b",      "d",     "c", "recipe", "recipe_a", "recipe_b", "compiled_dims", "disable_ue8m0_cast",
-    "spec", "device", "stream"};
+constexpr const char* kDense[] = {"a",
+                                  "b",
+                                  "d",
+                                  "c",
+                                  "recipe",
+                                  "recipe_a",
+                                  "recipe_b",
+                                  "compiled_dims",
+                                  "disable_ue8m0_cast",
+                                  "fast_accumulation",
+                                  "spec",
+                                  "device",
+                                  "stream"};
 constexpr const char* kContiguous[] = {"a",
                                        "b",
                                        "d",
@@ -47,29 +57,41 @@ constexpr const char* kContiguous[] = {"a",
                                        "use_psum_layout",
                                        "ensure_zero_padding",
                                        "expected_m_for_psum_layout",
+                                       "fast_accumulation",
                                        "spec",
                                        "device",
                                        "stream"};
-constexpr const char* kMasked[] = {"a",      "b",        "d",        "masked_m",      "expected_m",
-                                   "recipe", "recipe_a", "recipe_b", "compiled_dims", "disable_ue8m0_cast",
-                                   "spec",   "device",   "stream"};
-constexpr const char* kGathered[] = {"a",      "b",      "d",    "entries", "head",
-                                     "a_rows", "d_rows", "spec", "device",  "stream"};
+constexpr const char* kMasked[] = {"a",
+                                   "b",
+                                   "d",
+                                   "masked_m",
+                                   "expected_m",
+                                   "recipe",
+                                   "recipe_a",
+                                   "recipe_b",
+                                   "compiled_dims",
+                                   "disable_ue8m0_cast",
+                                   "fast_accumulation",
+                                   "spec",
+                                   "device",
+                                   "stream"};
+constexpr const char* kGathered[] = {
+    "a", "b", "d", "entries", "head", "a_rows", "d_rows", "fast_accumulation", "spec", "device", "stream"};
 
 constexpr Operation kDenseOp{
-    {"fp8_fp4_gemm_nt", kDense, 3, 9}, GroupMode::dense, "fp8_gemm_nt", {.c = 3, .recipe = 4, .spec = 9}};
+    {"fp8_fp4_gemm_nt", kDense, 3, 9}, GroupMode::dense, "fp8_gemm_nt", {.c = 3, .recipe = 4, .spec = 10}};
 constexpr Operation kContiguousOp{{"m_grouped_fp8_fp4_gemm_nt_contiguous", kContiguous, 4, 12},
                                   GroupMode::contiguous,
                                   "m_grouped_fp8_gemm_nt_contiguous",
-                                  {.group_layout = 3, .expected_m = 11, .recipe = 4, .psum = 9, .spec = 12}};
+                                  {.group_layout = 3, .expected_m = 11, .recipe = 4, .psum = 9, .spec = 13}};
 constexpr Operation kMaskedOp{{"m_grouped_fp8_fp4_gemm_nt_masked", kMasked, 5, 10},
                               GroupMode::masked,
                               "m_grouped_fp8_gemm_nt_masked",
-                              {.group_layout = 3, .expected_m = 4, .recipe = 5, .spec = 10}};
+                              {.group_layout = 3, .expected_m = 4, .recipe = 5, .spec = 11}};
 constexpr Operation kGatheredOp{{"m_grouped_fp8_fp4_gemm_nt_gathered", kGathered, 5, 7},
                                 GroupMode::gathered,
                                 nullptr,
-                                {.group_layout = 3, .list = 4, .spec = 7}};
+                                {.group_layout = 3, .list = 4, .spec = 8}};
 
 // Scales are (1, 128) of a and (1, 32) of b: a recipe may say so and nothing else.
 void check_recipe(const char* function, PyObject* object, const char* name,
@@ -145,6 +167,9 @@ void run(const Operation& operation, const CallArguments& arguments) {
                  "{}: got {}, expected it only with use_psum_layout=True", signature.function, name);
         gemm.expected_m = integer_of(arguments[at.expected_m], signature.function, name);
     }
+    // Before `spec`, in every operation.
+    PyObject* const fast = arguments[at.spec - 1];
+    gemm.fast_accumulation = fast != nullptr && PyObject_IsTrue(fast) == 1;
     if (arguments[at.spec]) {
         DG_CHECK(py::isinstance<Fp4GemmSpec>(arguments[at.spec]), type,
                  "{}: spec is a {}, expected a deep_gemm.Fp4GemmSpec", signature.function,
@@ -196,29 +221,36 @@ PyObject* entry(PyObject*, PyObject* const* arguments, Py_ssize_t count, PyObjec
 PyMethodDef methods[] = {
     {"fp8_fp4_gemm_nt", DG_FAST_ENTRY(kDenseOp),
      "fp8_fp4_gemm_nt(a, b, d, c=None, recipe=None, recipe_a=None, recipe_b=None, compiled_dims='nk', "
-     "disable_ue8m0_cast=False, *, spec=None, device=None, stream=None)\n--\n\n"
+     "disable_ue8m0_cast=False, *, fast_accumulation=False, spec=None, device=None, stream=None)\n--\n\n"
      "D = C + A B^T. a = (fp8 [m, k], fp32 scales [m, k / 128]), b the Fp4Weights of one matrix [n, k], d "
      "and c bf16 or fp32 [m, n]; or a bf16 [m, k], which weights of all forms but nv_single are widened for. "
      "Scales with stride 0 along K, one for each row, have faster kernels. The "
-     "products are exact; sums are promoted to fp32 every 128 along K. With many tokens "
+     "products are exact; sums are promoted to fp32 every 128 along K. With fast_accumulation, one scale for "
+     "each "
+     "row and many rows they may stay in the tensor core, which keeps 14 bits, over all of K "
+     "(docs/numerics.md): a "
+     "row's bits then depend on the batch. With many tokens "
      "all FP4 operations but fused_moe use a workspace of the stream: CUDA graphs of such calls, captured on "
      "one stream, must not run at the same time (docs/fp4.md)."},
     {"m_grouped_fp8_fp4_gemm_nt_contiguous", DG_FAST_ENTRY(kContiguousOp),
      "m_grouped_fp8_fp4_gemm_nt_contiguous(a, b, d, grouped_layout, recipe=None, recipe_a=None, "
      "recipe_b=None, "
      "compiled_dims='nk', disable_ue8m0_cast=False, use_psum_layout=False, ensure_zero_padding=True, "
-     "expected_m_for_psum_layout=None, *, spec=None, device=None, stream=None)\n--\n\n"
+     "expected_m_for_psum_layout=None, *, fast_accumulation=False, spec=None, device=None, "
+     "stream=None)\n--\n\n"
      "Rows of a belong to experts of b as in m_grouped_fp8_gemm_nt_contiguous; rows of no expert become "
      "zeros."},
     {"m_grouped_fp8_fp4_gemm_nt_masked", DG_FAST_ENTRY(kMaskedOp),
      "m_grouped_fp8_fp4_gemm_nt_masked(a, b, d, masked_m, expected_m, recipe=None, recipe_a=None, "
      "recipe_b=None, "
-     "compiled_dims='nk', disable_ue8m0_cast=False, *, spec=None, device=None, stream=None)\n--\n\n"
+     "compiled_dims='nk', disable_ue8m0_cast=False, *, fast_accumulation=False, spec=None, device=None, "
+     "stream=None)\n--\n\n"
      "a [groups, max_m, k], b Fp4Weights of as many experts, d [groups, max_m, n]; masked_m is int32 "
      "[groups], the "
      "valid rows of each; rows of d beyond it are not written."},
     {"m_grouped_fp8_fp4_gemm_nt_gathered", DG_FAST_ENTRY(kGatheredOp),
-     "m_grouped_fp8_fp4_gemm_nt_gathered(a, b, d, entries, head, a_rows=None, d_rows=None, *, spec=None, "
+     "m_grouped_fp8_fp4_gemm_nt_gathered(a, b, d, entries, head, a_rows=None, d_rows=None, *, "
+     "fast_accumulation=False, spec=None, "
      "device=None, "
      "stream=None)\n--\n\n"
      "Tokens wherever they lie: entries is int32 [experts, 4] of (expert, first slot, number of slots, "

@@ -686,7 +686,7 @@ class WeightGemmSpec:
 
 class Fp4GemmSpec:
     """
-    What an FP8 x FP4 kernel is. Fp4GemmSpec(block_m=16, ...) sets fields by name: form, a, split, d, groups, accumulate, per_token, queue, block_m, warpgroups, k_blocks, stages, load_warps, ctas_per_sm, copies_only, wide, cluster, fragment_sets. spec/fp4_gemm.h says what they mean.
+    What an FP8 x FP4 kernel is. Fp4GemmSpec(block_m=16, ...) sets fields by name: form, a, split, d, groups, accumulate, per_token, queue, block_m, warpgroups, k_blocks, stages, load_warps, ctas_per_sm, copies_only, wide, cluster, fragment_sets, fast_accumulation. spec/fp4_gemm.h says what they mean.
     """
     def __eq__(self, arg0: typing.Any) -> bool: ...
     def __hash__(self) -> int: ...
@@ -860,12 +860,13 @@ def fp8_fp4_gemm_nt(
     compiled_dims="nk",
     disable_ue8m0_cast=False,
     *,
+    fast_accumulation=False,
     spec=None,
     device=None,
     stream=None,
 ):
     """
-    D = C + A B^T. a = (fp8 [m, k], fp32 scales [m, k / 128]), b the Fp4Weights of one matrix [n, k], d and c bf16 or fp32 [m, n]; or a bf16 [m, k], which weights of all forms but nv_single are widened for. Scales with stride 0 along K, one for each row, have faster kernels. The products are exact; sums are promoted to fp32 every 128 along K. With many tokens all FP4 operations but fused_moe use a workspace of the stream: CUDA graphs of such calls, captured on one stream, must not run at the same time (docs/fp4.md).
+    D = C + A B^T. a = (fp8 [m, k], fp32 scales [m, k / 128]), b the Fp4Weights of one matrix [n, k], d and c bf16 or fp32 [m, n]; or a bf16 [m, k], which weights of all forms but nv_single are widened for. Scales with stride 0 along K, one for each row, have faster kernels. The products are exact; sums are promoted to fp32 every 128 along K. With fast_accumulation, one scale for each row and many rows they may stay in the tensor core, which keeps 14 bits, over all of K (docs/numerics.md): a row's bits then depend on the batch. With many tokens all FP4 operations but fused_moe use a workspace of the stream: CUDA graphs of such calls, captured on one stream, must not run at the same time (docs/fp4.md).
     """
 
 def fp8_gemm_nt(
@@ -1041,6 +1042,7 @@ def m_grouped_fp8_fp4_gemm_nt_contiguous(
     ensure_zero_padding=True,
     expected_m_for_psum_layout=None,
     *,
+    fast_accumulation=False,
     spec=None,
     device=None,
     stream=None,
@@ -1050,7 +1052,18 @@ def m_grouped_fp8_fp4_gemm_nt_contiguous(
     """
 
 def m_grouped_fp8_fp4_gemm_nt_gathered(
-    a, b, d, entries, head, a_rows=None, d_rows=None, *, spec=None, device=None, stream=None
+    a,
+    b,
+    d,
+    entries,
+    head,
+    a_rows=None,
+    d_rows=None,
+    *,
+    fast_accumulation=False,
+    spec=None,
+    device=None,
+    stream=None,
 ):
     """
     Tokens wherever they lie: entries is int32 [experts, 4] of (expert, first slot, number of slots, unused), head int32 [4] of (number of entries, 0, 0, unused), both written on the device; a_rows and d_rows, int32 [slots], say which row of a [rows, k] a slot reads and which row of d [rows, n] it writes (the slot itself without them). The zeros of head are counters that each launch leaves at zero: one list serves one stream.
@@ -1068,6 +1081,7 @@ def m_grouped_fp8_fp4_gemm_nt_masked(
     compiled_dims="nk",
     disable_ue8m0_cast=False,
     *,
+    fast_accumulation=False,
     spec=None,
     device=None,
     stream=None,

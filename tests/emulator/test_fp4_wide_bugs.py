@@ -93,7 +93,7 @@ def product(spec: deep_gemm.Fp4GemmSpec) -> Launch:
 
     return Launch(
         _C.fp4_kernel_source(spec).entry, (4,), spec.threads, spec.smem_bytes, arrays, pack, {"d": d},
-        tolerance=1e-2 * float(np.abs(d).mean()), cluster=2,
+        tolerance=1e-2, unit=float(np.abs(d).mean()), cluster=2,
     )  # fmt: skip
 
 
@@ -149,6 +149,15 @@ PER_TOKEN_BUGS = [
     Bug("scales are left out", "return S.per_token ? ptx::mul_rn(scaled, token_scale) : scaled;", "return scaled;", 8),
 ]  # fmt: skip
 
+FAST_BUGS = [
+    Bug("a stage is given back while it multiplies", "ptx::wgmma_wait<1>();\n        release(running);", "release(running);", 4),
+    Bug("fragments change under the tensor core", "ptx::wgmma_wait<1>();\n        release(running);", "ptx::wgmma_wait<2>();\n        release(running);", 4),
+    Bug("the last stage is given back while it multiplies", "ptx::wgmma_wait<0>();\n        ptx::wgmma_keep(sum);\n        release", "release", 4),
+    Bug("each blob starts a sum of its own", "tokens + 2 * step, 1);", "tokens + 2 * step, step > 0);", 8),
+    Bug("the next blob is not waited for", "wait_full();\n        decode(fragments);\n        add<N>", "decode(fragments);\n        add<N>", 4),
+    Bug("the wrong stage is given back", "release(running);", "release(cursor_.stage);", 4),
+]  # fmt: skip
+
 ARRANGE_BUGS = [
     Bug("words in plain order", "const u32 further = arranged_word(0, q) * 4;", "const u32 further = q * 4;", 8),
     Bug("K is not padded with zeros", "used && k + further < p_.k ?", "used ?", 8),
@@ -168,6 +177,12 @@ def wide() -> tuple[Launch, str]:
 @pytest.fixture(scope="module")
 def per_token() -> tuple[Launch, str]:
     spec = SPEC.replace(per_token=True)
+    return product(spec), flatten(_C.fp4_kernel_source(spec).code)
+
+
+@pytest.fixture(scope="module")
+def fast() -> tuple[Launch, str]:
+    spec = SPEC.replace(per_token=True, fragment_sets=2, fast_accumulation=True)
     return product(spec), flatten(_C.fp4_kernel_source(spec).code)
 
 
@@ -193,6 +208,15 @@ def test_the_kernel_of_one_scale_for_each_token_is_clean(per_token: tuple[Launch
 @pytest.mark.parametrize("bug", PER_TOKEN_BUGS, ids=lambda bug: bug.name)
 def test_per_token_bugs(per_token: tuple[Launch, str], bug: Bug) -> None:
     check_caught(*per_token, bug)
+
+
+def test_the_kernel_of_fast_accumulation_is_clean(fast: tuple[Launch, str]) -> None:
+    check_clean(*fast)
+
+
+@pytest.mark.parametrize("bug", FAST_BUGS, ids=lambda bug: bug.name)
+def test_fast_bugs(fast: tuple[Launch, str], bug: Bug) -> None:
+    check_caught(*fast, bug)
 
 
 def test_arrange_is_clean(arrange: tuple[Launch, str]) -> None:

@@ -68,12 +68,12 @@ def nvfp4_of(form: str, packed: Array, scales: Array, shared: Any) -> Array:
     return (single_term if form == "nv_single" else dequantise_nvfp4)(packed, scales, shared)
 
 
-def accumulation_bound(left: Array, right: Array, terms: int) -> Array:
+def accumulation_bound(left: Array, right: Array, terms: int, promoted: bool = True) -> Array:
     """How far sums of Hopper's tensor cores may be from left @ right.T (rows and weights [.., k] in float64).
 
     The elements of one instruction (spec/fp4_weights.h: 8 of each 32) and the sum so far are cut to 13 bits below the
-    largest, and so is their sum: at most 34 times 2^-13 of it. Sums of 128 are promoted to fp32. `terms` of a weight
-    take as many instructions. No tighter bound holds whatever the spread of the scales.
+    largest, and so is their sum: at most 34 times 2^-13 of it. Sums of 128 are promoted to fp32, unless
+    not `promoted`: then the sum so far is that of all of K. `terms` of a weight take as many instructions. No tighter bound holds whatever the spread of the scales.
     """
     blocks = -(-left.shape[1] // 128)
     tiles = []
@@ -84,13 +84,17 @@ def accumulation_bound(left: Array, right: Array, terms: int) -> Array:
             full.reshape(len(x), blocks, 4, 4, 8).transpose(0, 1, 3, 2, 4).reshape(len(x), blocks, 4, 32)
         )
     bound = np.zeros((len(left), len(right)))
+    partial = np.zeros_like(bound)
     for block in range(blocks):
-        partial = np.zeros_like(bound)
+        if promoted:
+            partial = np.zeros_like(bound)
         for step in range(4):
             products = tiles[0][:, None, block, step] * tiles[1][None, :, block, step]
             before, partial = partial, partial + products.sum(-1)
             largest = np.maximum(np.abs(products).max(-1), np.maximum(np.abs(before), np.abs(partial)))
-            bound += terms * 34 * 2.0**-13 * largest
+            if not promoted:
+                largest = largest + bound  # what is cut is off by as much itself
+            bound = bound + terms * 34 * 2.0**-13 * largest
     return bound
 
 

@@ -3,7 +3,7 @@
 // up to 256 tokens, in the order that kernel/arrange.cuh gave them, so that TMA brings each tile once for all
 // CTAs of a cluster. Bound by the tensor cores: two warpgroups take turns at them, and while one of them
 // multiplies the other promotes and decodes. Sums are added in the order of the other kernel: a row's result
-// is the same. Launched by op/fp4_gemm.cpp.
+// is the same, but with fast accumulation. Launched by op/fp4_gemm.cpp.
 #pragma once
 
 #include <deep_gemm/kernel/fp4_wide_store.h>
@@ -53,6 +53,8 @@ class Multiplier {
                 rows.begin_pass(pass);
                 if constexpr (S.copies_only)
                     pass_by();
+                else if constexpr (S.fast_accumulation)
+                    accumulate_in_tensor_core<N>(sum);
                 else if constexpr (S.fragment_sets == 2)
                     accumulate_overlapped<N>(sum, rows);
                 else
@@ -159,6 +161,49 @@ class Multiplier {
             decode(fragments);
             multiply<N>(cursor_.stage, fragments, sum, rows, [] {});
         }
+    }
+
+    /// Starts the four wgmma of a blob with all of the item's columns, on top of the sum.
+    template <u32 N>
+    DG_DEVICE void add(float (&sum)[N / 2], const u32 (&fragments)[16]) {
+        const u64 tokens = ptx::wgmma_descriptor(smem_.tokens(cursor_.stage, 0));
+        ptx::wgmma_fence();
+#pragma unroll
+        for (u32 step = 0; step < 4; ++step)
+            ptx::WgmmaRs<decoded_of(S.form), N>::mma(sum, fragments + 4 * step, tokens + 2 * step, 1);
+        ptx::wgmma_commit();
+    }
+
+    /// The next blob behind the one that multiplies, which is then given back.
+    template <u32 N>
+    DG_DEVICE void add_next(float (&sum)[N / 2], u32 (&fragments)[16]) {
+        const u32 running = cursor_.stage;
+        cursor_.advance();
+        wait_full();
+        decode(fragments);
+        add<N>(sum, fragments);
+        ptx::wgmma_wait<1>();
+        release(running);
+    }
+
+    /// fast_accumulation: the sum never leaves the tensor core, which has the next blob's work before it is
+    /// done with one's. Blobs come in pairs.
+    template <u32 N>
+    DG_DEVICE void accumulate_in_tensor_core(float (&sum)[N / 2]) {
+        u32 even[16], odd[16];
+        wait_full();
+        decode(even);
+        ptx::wgmma_keep(sum);
+        add<N>(sum, even);
+        for (u32 pairs = fp4_k_blocks(params_.k) / 2; pairs > 1; --pairs) {
+            add_next<N>(sum, odd);
+            add_next<N>(sum, even);
+        }
+        add_next<N>(sum, odd);
+        ptx::wgmma_wait<0>();
+        ptx::wgmma_keep(sum);
+        release(cursor_.stage);
+        cursor_.advance();
     }
 
     /// copies_only: every stage is received and given back.

@@ -27,12 +27,13 @@ struct Fp4GemmSpec {
     u32 warpgroups = 1;       // that decode and multiply, 64 rows of weights each
     u32 k_blocks = 2;         // blobs of 128 along K in a stage
     u32 stages = 4;
-    u32 load_warps = 1;        // that bring activations
-    u32 ctas_per_sm = 1;       // that registers and shared memory must leave room for
-    bool copies_only = false;  // a ruler for benchmarks: the same copies, no product; D becomes zeros
-    bool wide = false;         // the kernel for many tokens
-    u32 cluster = 1;           // wide: CTAs with neighbouring weights that share each load of tokens
-    u32 fragment_sets = 1;     // wide: 2 decode a blob while the one before it multiplies
+    u32 load_warps = 1;              // that bring activations
+    u32 ctas_per_sm = 1;             // that registers and shared memory must leave room for
+    bool copies_only = false;        // a ruler for benchmarks: the same copies, no product; D becomes zeros
+    bool wide = false;               // the kernel for many tokens
+    u32 cluster = 1;                 // wide: CTAs with neighbouring weights that share each load of tokens
+    u32 fragment_sets = 1;           // wide: 2 decode a blob while the one before it multiplies
+    bool fast_accumulation = false;  // wide: all of K in the tensor core, without promotion to fp32
 
     friend constexpr bool operator==(const Fp4GemmSpec&, const Fp4GemmSpec&) = default;
 };
@@ -43,7 +44,7 @@ requires requires(Spec& s) {
 }
 constexpr void visit_fields(Visitor&& visit, Spec& s) {
     auto& [form, a, split, d, groups, accumulate, per_token, queue, block_m, warpgroups, k_blocks, stages,
-           load_warps, ctas_per_sm, copies_only, wide, cluster, fragment_sets] = s;
+           load_warps, ctas_per_sm, copies_only, wide, cluster, fragment_sets, fast_accumulation] = s;
     visit("form", form);
     visit("a", a);
     visit("split", split);
@@ -62,6 +63,7 @@ constexpr void visit_fields(Visitor&& visit, Spec& s) {
     visit("wide", wide);
     visit("cluster", cluster);
     visit("fragment_sets", fragment_sets);
+    visit("fast_accumulation", fast_accumulation);
 }
 
 // GroupMode::gathered: what a router leaves on the device. Tokens are numbered by slot; each entry owns
@@ -129,14 +131,18 @@ constexpr u32 fp4_columns_of(u32 tokens, u32 block_m) {
 // The same of the wide kernel, five at most. Plans choose block_m little above what experts get: three fine
 // steps end there, and below them are half of it (an expert cut in two) and a quarter.
 constexpr u32 kFp4BoxRows = 16;  // tokens that one TMA load brings
-constexpr u32 fp4_wide_columns_of(u32 tokens, u32 block_m) {
+// Fast accumulation: of more columns, ptxas has registers for three loops whose sums stay in flight (C7512).
+constexpr u32 kFp4FastFiveLoops = 160, kFp4FastMostColumns = 224;
+constexpr u32 fp4_wide_columns_of(u32 tokens, u32 block_m, bool only_fine) {
     const u32 fine = align_up(tokens, kFp4BoxRows);
     if (fine + 2 * kFp4BoxRows >= block_m) return fine;
+    if (only_fine) return block_m - 2 * kFp4BoxRows;
     const u32 half = align_up(block_m / 2, kFp4BoxRows), quarter = align_up(block_m / 4, kFp4BoxRows);
     return fine <= quarter ? quarter : fine <= half ? half : block_m - 2 * kFp4BoxRows;
 }
 constexpr u32 fp4_columns_of(const Fp4GemmSpec& s, u32 tokens) {
-    return s.wide ? fp4_wide_columns_of(tokens, s.block_m) : fp4_columns_of(tokens, s.block_m);
+    if (!s.wide) return fp4_columns_of(tokens, s.block_m);
+    return fp4_wide_columns_of(tokens, s.block_m, s.fast_accumulation && s.block_m > kFp4FastFiveLoops);
 }
 // Up to here a stage's token scales are in registers before its sums are ready; beyond there is no room.
 constexpr u32 kFp4EarlyScaleColumns = 40;
@@ -213,6 +219,7 @@ constexpr u32 registers_of(const Fp4GemmSpec& s) {
 }
 // Sums, partial sums, fragments, and what else a multiplying thread holds.
 constexpr u32 registers_needed_by(const Fp4GemmSpec& s) {
+    if (s.fast_accumulation) return s.block_m / 2 + 32 + 48;
     // wide: the columns are multiplied in two halves, one after the other.
     if (s.wide) {
         const u32 fragments = s.fragment_sets == 2 ? 32 + 48 : 16 + 20;
@@ -250,7 +257,12 @@ constexpr const char* why_illegal_wide(const Fp4GemmSpec& s) {
     if (fp4_terms_of(s.form) != 1) return "the wide kernel multiplies weights of one term";
     if (s.split && (s.fragment_sets == 2 || (s.accumulate && has_row_table(s))))
         return "weights with several runs leave no registers for a second set of fragments or added outputs";
-    if (s.per_token && s.fragment_sets == 2 && s.block_m > 160)
+    if (s.fast_accumulation && (!s.per_token || s.split || s.fragment_sets != 2))
+        return "fast accumulation takes one scale for each token, weights of one run and two sets of "
+               "fragments";
+    if (s.fast_accumulation && (s.warpgroups != 2 || s.block_m > kFp4FastMostColumns))
+        return "fast accumulation has registers for two warpgroups and up to 224 tokens";
+    if (s.per_token && s.fragment_sets == 2 && !s.fast_accumulation && s.block_m > 160)
         return "with a scale for each token and two sets of fragments block_m is at most 160";  // or it
                                                                                                 // spills
     if (s.queue) return "CTAs of the wide kernel take fixed turns";
@@ -273,6 +285,7 @@ constexpr const char* why_illegal(const Fp4GemmSpec& s) {
     }
     if (s.wide) return why_illegal_wide(s);
     if (s.cluster != 1 || s.fragment_sets != 1) return "clusters and sets of fragments are the wide kernel's";
+    if (s.fast_accumulation) return "fast accumulation is the wide kernel's";
     if (fp4_columns_of(s.block_m, s.block_m) != s.block_m)
         return "block_m is 8 to 48 in steps of 8, or 64 to 128 in steps of 16";
     if (s.block_m > 128) return "block_m is 128 at most";
