@@ -26,8 +26,8 @@ void check_packed(const TensorView& t, i64 rows, i64 columns, const char* name) 
     const bool matrix = t.rank == 2 && t.shape[0] == rows && t.shape[1] == columns;
     const bool vector =
         t.rank == 1 && t.shape[0] == (columns == 1 || rows == 0 ? (rows ? rows : columns) : -1);
-    DG_CHECK(matrix || vector, value, "linear: {} has shape {}, expected [{}, {}]", name, shape_text(t), rows,
-             columns);
+    DG_CHECK(matrix || vector, value, "linear: {} has shape {}, expected {}", name, shape_text(t),
+             rows ? fmt::format("[{}, {}]", rows, columns) : fmt::format("[{}]", columns));
     const bool packed = matrix ? (columns <= 1 || t.strides[1] == 1) && (rows <= 1 || t.strides[0] == columns)
                                : t.shape[0] <= 1 || t.strides[0] == 1;
     DG_CHECK(packed, value,
@@ -60,6 +60,9 @@ GemvMatrix check_matrix(const QuantMatrix& w, const Device* device, LinearCall& 
     GemvMatrix matrix{};
     matrix.n = static_cast<u32>(w.n);
     matrix.global_scale = w.global_scale;
+    DG_CHECK(row.has_global || w.global_scale == 1, value,
+             "linear: the global scale of w is {}, expected 1: {} has none; scale y, or the scales of w",
+             w.global_scale, row.name);
     const u64 row_bytes = row_bytes_of(w.quant, static_cast<u64>(w.k));
     const TensorView& data = w.data;
     const bool native = data.format == row.element && row.element_bits == bits_of(data.format);
@@ -166,6 +169,10 @@ void classify_x(const LinearArguments& args, LinearCall& call) {
     const u64 k = call.params.k;
     // Where both fit (k of 32 at most), the scale is the same.
     const bool coarse = columns == ceil_div(k, u64{128}) && !(k <= 32 && call.w == Quant::fp8_32);
+    DG_CHECK(
+        coarse || columns == ceil_div(k, u64{32}), value,
+        "linear: x_scale has shape {}, expected [rows of x, {}] (one for 128 elements) or [.., {}] (for 32)",
+        shape_text(args.x_scale), ceil_div(k, u64{128}), ceil_div(k, u64{32}));
     call.x = coarse ? Activation::fp8_128 : Activation::fp8_32;
 }
 
@@ -268,6 +275,8 @@ LinearCall check_linear(const LinearArguments& args) {
     const bool swiglu = args.epilogue == GemvEpilogue::swiglu;
     DG_CHECK(!args.w.empty() && args.w.size() <= kMaxGemvMatrices, value,
              "linear: got {} matrices, expected 1 to {}", args.w.size(), kMaxGemvMatrices);
+    DG_CHECK(args.swiglu_limit >= 0, value, "linear: limit is {}, expected 0 (none) or a positive number",
+             args.swiglu_limit);
     DG_CHECK(!swiglu || args.w.size() == 2, value,
              "linear: got {} matrices, expected 2 for swiglu (gate and up)", args.w.size());
     const size_t outputs = swiglu ? 1 : args.w.size();
@@ -312,6 +321,7 @@ LinearCall check_linear(const LinearArguments& args) {
     u64 rows = 0;
     for (const u32 n : call.n) rows += n;
     call.empty = call.params.m == 0 || rows == 0;
+    if (!call.empty) check_apart(args, call);
     return call;
 }
 

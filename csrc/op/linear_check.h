@@ -38,6 +38,10 @@ struct RowsView {
     u64 stride_bytes = 0;
 };
 [[nodiscard]] RowsView rows_of(const TensorView& x, const char* name);
+// Whether rows of elements of so many bytes have one in common.
+[[nodiscard]] bool share_bytes(const RowsView& a, u32 a_bytes, const RowsView& b, u32 b_bytes);
+// Fails where an output shares memory with an input or with another output.
+void check_apart(const LinearArguments& arguments, const LinearCall& call);
 [[nodiscard]] driver::MemoryRange range_of(const RowsView& rows, u32 element_bytes, bool writable);
 
 }  // namespace deep_gemm::op

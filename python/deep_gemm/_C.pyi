@@ -792,7 +792,7 @@ def encode(
     values: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], format: str
 ) -> numpy.typing.NDArray[numpy.uint8]:
     """
-    Codes, one in a byte, of fp32 values: e2m1, e4m3, e5m2 (nearest even, saturating), ue8m0_up or ue8m0_nearest.
+    Codes, one in a byte, of fp32 values: e2m1, e4m3, e5m2, ue4m3 (nearest even, saturating), ue8m0_up or ue8m0_nearest.
     """
 
 def enumerate_specs(problem: str, device: typing.Any = None) -> list[GemmSpec]:
