@@ -1,7 +1,7 @@
 // y[m, n] = x[m, k] W[n, k]^T for W in any layout of spec/quant.h, and the quantisation of x. The C++ twin of
 // Python's linear(): same checks, same kernels. Row i of y is bit-equal for every m up to 16, or every m with
 // `invariant`, whatever the other rows hold; beyond, a faster form may be chosen whose results agree within a
-// rounding of bf16.
+// rounding of bf16 (FP8 pairs beside fp8_128x128: that of gemm(), within 2^-11 of the sum of magnitudes).
 #pragma once
 
 #include <deep_gemm/spec/gemv.h>
@@ -35,7 +35,7 @@ struct QuantMatrix {
 //   stream
 // Up to kMaxGemvMatrices matrices of one layout and one k share the launch; y, bias [n] and residual [m, n]
 // have an entry for each (bias and residual may be empty), all of one format: bf16, fp16 or fp32. swiglu
-// takes two matrices of one shape and one y. residual may be y.
+// takes two matrices of one shape and one y. residual may be y; otherwise y shares no memory with anything.
 struct LinearArguments {
     TensorView x = {}, x_scale = {};
     std::span<const QuantMatrix> w = {};

@@ -126,12 +126,12 @@ def linear(
               quantize(x, "int8_row") has them: exact integer sums, sm_90a.
     w         a QuantizedMatrix, or a bf16 or fp16 tensor; or two to four of one layout and k, which share one launch:
               then out, bias, residual and the result are sequences as well.
-    out       y, written in place: bf16, fp16 or fp32. None: a new tensor of out_dtype, by default x's type (bf16 for
-              pairs).
+    out       y, written in place: bf16, fp16 or fp32; no memory of it is an input's. None: a new tensor of out_dtype,
+              by default x's type (bf16 for pairs).
     strict    every row by the kernel of one row.
     invariant every row of y has the bits that it has alone, at any number of rows. Otherwise so up to 16 rows; with
               more, a plan may choose the large-batch form (explain_linear shows why), which agrees within a rounding
-              of bf16.
+              of bf16; of FP8 pairs beside fp8_128x128 it is fp8_gemm_nt, within 2^-11 of the sum of magnitudes.
     spec      the large-batch form by this kernel, at any number of rows: for tests and tuning.
     bias      [n]; residual [..., n], which may be out. Both have y's type, and are added in fp32 in this order.
 
