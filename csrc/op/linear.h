@@ -56,6 +56,26 @@ void linear(const LinearArguments& arguments);
 void quantize_activations(const TensorView& x, Activation to, const TensorView& values,
                           const TensorView& scales, void* stream = nullptr);
 
+// ---- W in host memory: what Python's quantize(), from_parts() and dequantize() do, to the same bytes.
+
+// The bytes that QuantMatrix points at, once they are on a device.
+struct HostMatrix {
+    Quant quant = Quant::bf16;
+    i64 n = 0, k = 0;
+    std::vector<u8> data = {}, scales = {}, zeros = {};
+    float global_scale = 1;
+};
+
+// W [n, k], packed. `nearest_exponent` of mxfp4: the nearest power of two to amax / 6, not the one above.
+// Fails where a finite scale is beyond fp16.
+[[nodiscard]] HostMatrix quantize_weights(std::span<const float> w, i64 n, i64 k, Quant quant,
+                                          bool nearest_exponent = false);
+// The data of a layout of 4 bits, of codes as checkpoints have them: [n, k / 2 rounded up], the first of two
+// in the low nibble.
+[[nodiscard]] std::vector<u8> pack_codes(std::span<const u8> nibbles, i64 n, i64 k, Quant quant);
+// The matrix [n, k] that `w` stands for.
+[[nodiscard]] std::vector<float> dequantize_weights(const HostMatrix& w);
+
 // How often each kernel was launched by this process.
 struct DispatchCount {
     Quant w;

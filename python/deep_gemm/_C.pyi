@@ -33,6 +33,7 @@ __all__: list[str] = [
     "candidates",
     "compile",
     "decode",
+    "dequantize_weights",
     "device_headers",
     "dispatch_counts",
     "encode",
@@ -100,6 +101,7 @@ __all__: list[str] = [
     "op_sample_draw",
     "op_top_k",
     "open_bundle",
+    "pack_codes",
     "pack_fp4",
     "pack_fp4_on_device",
     "plan",
@@ -108,6 +110,7 @@ __all__: list[str] = [
     "quant_formats",
     "quantize_activations",
     "quantize_into",
+    "quantize_weights",
     "reset_dispatch_counts",
     "row_bytes",
     "scale_columns",
@@ -778,6 +781,19 @@ def decode(
     The fp32 values of codes, one in a byte; exact.
     """
 
+def dequantize_weights(
+    format: str,
+    n: typing.SupportsInt | typing.SupportsIndex,
+    k: typing.SupportsInt | typing.SupportsIndex,
+    data: typing.Annotated[numpy.typing.ArrayLike, numpy.uint8],
+    scales: typing.Annotated[numpy.typing.ArrayLike, numpy.uint8],
+    zeros: typing.Annotated[numpy.typing.ArrayLike, numpy.uint8],
+    global_scale: typing.SupportsFloat | typing.SupportsIndex,
+) -> numpy.ndarray:
+    """
+    fp32 [n, k] of such bytes.
+    """
+
 def device_headers() -> dict:
     """
     The device headers inside the library: name to text.
@@ -1356,6 +1372,16 @@ def open_bundle(path: str) -> int:
     Looks into this bundle first from now on; returns the number of kernels in it.
     """
 
+def pack_codes(
+    nibbles: typing.Annotated[numpy.typing.ArrayLike, numpy.uint8],
+    n: typing.SupportsInt | typing.SupportsIndex,
+    k: typing.SupportsInt | typing.SupportsIndex,
+    format: str,
+) -> numpy.ndarray:
+    """
+    The data of 4-bit codes [n, k / 2], the first of two in the low nibble.
+    """
+
 def pack_fp4(
     codes: typing.Any,
     scales: typing.Any,
@@ -1440,6 +1466,13 @@ def quantize_into(
 ) -> None:
     """
     Quantises rows of x into codes and scales on their device; deep_gemm.fp4_formats.quantize_tokens says what they are. With source_rows and num_rows (int32 [rows] and [1]) row r < num_rows comes from row source_rows[r] / divisor of x, and is left alone where that is negative.
+    """
+
+def quantize_weights(
+    w: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], format: str, nearest_exponent: bool = False
+) -> tuple:
+    """
+    The bytes of data, scales and zero points, and the global scale, of W [n, k]: C++'s twin of deep_gemm.quantize.
     """
 
 def reset_dispatch_counts() -> None:

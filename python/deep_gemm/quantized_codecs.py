@@ -182,6 +182,11 @@ def from_fragments(data: Array, k: int) -> Array:
     return codes.reshape(n, -1)[:, :k]
 
 
+def integers(x: Array, low: float, high: float) -> Array:
+    """Of whole numbers, clamped; 0 of a NaN, which has no integer (and whose scale is one)."""
+    return where(x == x, arrays.clamp(x, low, high), 0.0)
+
+
 def e2m1_codes(x: Array) -> Array:
     magnitude, code = abs(x), arrays.zeros(x, x.shape, "uint8")
     for midpoint, tie in E2M1_MIDPOINTS:
@@ -272,8 +277,7 @@ def quantize_int4(weight: Array, name: str, row: dict[str, Any]) -> Parts:
         scales = as_fp16((high - low) / 15.0, name)
         divisor = arrays.cast(scales, "fp32")
         divisor = divisor + arrays.cast(divisor == 0, "fp32")
-        zero = arrays.clamp(rint(-low / divisor), 0.0, 15.0)
-        zero = where(zero == zero, zero, 0.0)  # of a scale that is no number
+        zero = integers(rint(-low / divisor), 0.0, 15.0)
         zeros = arrays.bits(arrays.cast(zero, "uint8"), "int8")
     else:  # the larger end takes -8: one more step than a symmetric range has
         high, low = arrays.amax(blocks, (2,)), -arrays.amax(-blocks, (2,))
@@ -281,8 +285,8 @@ def quantize_int4(weight: Array, name: str, row: dict[str, Any]) -> Parts:
         scales = as_fp16(signed / -8.0, name)
         divisor = arrays.cast(scales, "fp32")
         divisor = divisor + arrays.cast(divisor == 0, "fp32")
-        zero = divisor * 0.0 + 8.0
-    codes = arrays.clamp(rint(blocks / divisor[:, :, None]) + zero[:, :, None], 0.0, 15.0)
+        zero = arrays.zeros(divisor, tuple(divisor.shape), "fp32") + 8.0
+    codes = integers(rint(blocks / divisor[:, :, None]) + zero[:, :, None], 0.0, 15.0)
     packed = pack_nibbles(arrays.cast(codes, "uint8").reshape(n, -1)[:, :k])
     return interleave(packed, k), scales, zeros, 1.0
 
@@ -292,7 +296,7 @@ def quantize_q8_0(weight: Array, name: str) -> Parts:
     d = arrays.amax(abs(blocks), (2,)) / 127.0
     divisor = d + arrays.cast(d == 0, "fp32")
     inverse = arrays.cast(d != 0, "fp32") / divisor
-    codes = arrays.cast(arrays.clamp(rint(blocks * inverse[:, :, None]), -128.0, 127.0), "int8")
+    codes = arrays.cast(integers(rint(blocks * inverse[:, :, None]), -128.0, 127.0), "int8")
     scales = as_fp16(d, name)
     n, k = weight.shape
     if name == "q8_0_split":
@@ -310,7 +314,7 @@ def quantize_rows(weight: Array, integer: bool) -> Parts:
     divisor = scales + arrays.cast(scales == 0, "fp32")
     quotient = wide / divisor
     if integer:
-        return arrays.cast(arrays.clamp(rint(quotient), -127.0, 127.0), "int8"), scales, None, 1.0
+        return arrays.cast(integers(rint(quotient), -127.0, 127.0), "int8"), scales, None, 1.0
     return arrays.cast(quotient, "fp8_e4m3"), scales, None, 1.0
 
 

@@ -129,6 +129,61 @@ def test_names_and_options() -> None:
             deep_gemm.quantize(w, name, **options)
 
 
+# ---- The C++ twin
+
+
+def odd_weight(n: int, k: int) -> Array:
+    """Rows of every size, zeros, a tail of the last block."""
+    rng = np.random.default_rng(3)
+    w = weight(n, k, 3) * np.exp2(rng.integers(-30, 12, (n, 1))).astype(np.float32)
+    w[1], w[2, : k // 2] = 0, 0
+    w[3] = np.abs(w[3])
+    w[4] = -np.abs(w[4])
+    return w
+
+
+def raw(part: Array | None) -> Array:
+    return np.zeros(0, np.uint8) if part is None else np.ascontiguousarray(part).view(np.uint8).reshape(-1)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_twin_gives_the_same_bytes(name: str) -> None:
+    for n, k in ((133, 257), (6, 31), (5, 1)):
+        w = odd_weight(n, k)
+        ours = deep_gemm.quantize(w, name)
+        data, scales, zeros, scale = _C.quantize_weights(w, name)
+        assert scale == np.float32(ours.global_scale)
+        for part, theirs in ((ours.data, data), (ours.scales, scales), (ours.zeros, zeros)):
+            assert (raw(part) == theirs).all()
+        values = _C.dequantize_weights(name, n, k, data, scales, zeros, scale)
+        assert values.tobytes() == ours.dequantize().tobytes()
+    if name == "mxfp4":
+        nearest = deep_gemm.quantize(w, name, scale_rounding="round")
+        assert (raw(nearest.scales) == _C.quantize_weights(w, name, True)[1]).all()
+    bad = weight(3, 300)
+    bad[0, 5], bad[1, 7], bad[2, 0] = np.nan, np.inf, -np.inf
+    values = _C.dequantize_weights(name, 3, 300, *_C.quantize_weights(bad, name))
+    np.testing.assert_array_equal(values, deep_gemm.quantize(bad, name).dequantize())
+
+
+def test_codes_and_refusals_of_the_twin() -> None:
+    nibbles = np.random.default_rng(4).integers(0, 256, (5, 100)).astype(np.uint8)
+    for name in ("int4_64", "mxfp4"):
+        packed = _C.pack_codes(nibbles, 5, 199, name)
+        scales = np.ones((5, _C.scale_columns(name, 199)), np.float16 if name == "int4_64" else np.int8)
+        assert (packed == raw(from_parts(name, nibbles, scales, k=199).data)).all()
+    with pytest.raises(ValueError, match="expected a layout of 4 bits"):
+        _C.pack_codes(nibbles, 5, 200, "fp8_row")
+    with pytest.raises(ValueError, match="got 500 bytes, expected 5 rows of 32"):
+        _C.pack_codes(nibbles, 5, 64, "mxfp4")
+    with pytest.raises(ValueError, match=r"a scale of q8_0 is .*, expected at most 65504"):
+        _C.quantize_weights(weight(2, 32) * 1e8, "q8_0")
+    with pytest.raises(ValueError, match="expected at least one column"):
+        _C.quantize_weights(np.zeros((2, 0), np.float32), "q8_0")
+    with pytest.raises(ValueError, match="which are not those of 2 x 32 of q8_0"):
+        _C.dequantize_weights("q8_0", 2, 32, np.zeros(67, np.uint8), [], [], 1)
+
+
 # ---- Tensors of checkpoints
 
 
