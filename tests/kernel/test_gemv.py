@@ -168,6 +168,41 @@ def test_alignment_does_not_change_a_bit(emulator: Any, w: str, misaligned: str)
     assert same_bits(run(emulator, tokens, matrix), expected)
 
 
+def surrounded(a: Array, shift: int, fill: int) -> Array:
+    """A view of `a` inside memory of `fill`: rows between, columns beside, `shift` elements off a multiple of 64 bytes."""
+    rows, columns = a.shape
+    wide = np.full(((rows + 2) * (columns + 7 * shift + 64) + 64, a.itemsize), fill, np.uint8).view(a.dtype)[:, 0]
+    first = -wide.ctypes.data % 64 // a.itemsize
+    pitch = columns + 7 * shift if shift else -(-columns * a.itemsize // 16) * 16 // a.itemsize + 16 // a.itemsize
+    view = wide[first + pitch : first + (rows + 1) * pitch].reshape(rows, pitch)[:, shift : shift + columns]
+    view[...] = a
+    return view
+
+
+@pytest.mark.parametrize(("w", "x"), PLAIN, ids=lambda name: name)
+def test_memory_around_is_not_read(emulator: Any, w: str, x: str) -> None:
+    """NaN, or the largest codes, around every row of x and W and before and behind the scales; canaries around y."""
+    rng = np.random.default_rng(15)
+    for n, k, shift in ((17, 129, 2), (33, 160, 0)):
+        matrix = deep_gemm.quantize(random_weight(rng, n, k), w)
+        tokens = random_x(rng, 3, k, x)
+        values, scales = tokens if isinstance(tokens, tuple) else (tokens, None)
+        around = (surrounded(values, 0 if x == "q8" else shift, 0x81 if x == "q8" else 0xFF), scales)
+        if scales is not None:
+            around = around[0], surrounded(scales, 1, 0xFF)
+        parts = [
+            None if part is None else surrounded(part.reshape(1, -1), shift, 0x7F).reshape(part.shape)
+            for part in (matrix.scales, matrix.zeros)
+        ]
+        moved = QuantizedMatrix(w, n, k, surrounded(matrix.data, shift, 0x7F), *parts, matrix.global_scale)
+        wide = np.full((5, n + 2), -7, np.float32)
+        deep_gemm.linear(around if scales is not None else around[0], moved, wide[1:4, 1:-1], device=emulator)
+        assert (wide[[0, -1]] == -7).all() and (wide[:, [0, -1]] == -7).all()
+        got = np.ascontiguousarray(wide[1:4, 1:-1])
+        check(got, tokens, matrix)
+        assert same_bits(got, run(emulator, tokens, matrix))
+
+
 # ---- The certificate
 
 
