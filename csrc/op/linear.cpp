@@ -119,7 +119,7 @@ void run(LinearCall& call) {
                                                 .k = call.params.k,
                                                 .n = call.n,
                                                 .aligned = call.aligned,
-                                                .scale_vectors = call.scale_vectors,
+                                                .scale_alignment = call.scale_alignment,
                                                 .row_alignment = call.row_alignment,
                                                 .bulk = call.bulk,
                                                 .strict = call.strict,

@@ -109,9 +109,9 @@ GemvMatrix check_matrix(const QuantMatrix& w, const Device* device, LinearCall& 
                  bytes_of(row.scale));
         if (row.scale == ScaleType::e4m3) call.aligned = call.aligned && address_of(w.scales) % 2 == 0;
         matrix.scales = w.scales.data;
-        call.scale_vectors =
-            call.scale_vectors &&
-            has_scale_vectors(w.quant, static_cast<u64>(w.k), address_of(w.scales), address_of(w.zeros));
+        call.scale_alignment = std::min(
+            call.scale_alignment,
+            scale_alignment_of(w.quant, static_cast<u64>(w.k), address_of(w.scales), address_of(w.zeros)));
         call.whole_scales =
             call.whole_scales && loads_whole(w.quant, w.k, address_of(w.scales), address_of(w.zeros));
         const u64 count = static_cast<u64>(scale_rows) * static_cast<u64>(scale_columns);

@@ -15,10 +15,10 @@ struct LinearCall {
     Format y = Format::bf16;
     GemvEpilogue epilogue = GemvEpilogue::none;
     bool aligned = false, strict = false, invariant = false;
-    u32 row_alignment = 16;     // that every row of Q8_0 has
-    bool bulk = true;           // every matrix of Q8_0 has rows that are pieces for bulk copies
-    bool scale_vectors = true;  // every matrix has scales whose pieces the small-batch form loads as vectors
-    bool whole_scales = true;   // every matrix has scales that a stage of WeightGemmSpec loads as one vector
+    u32 row_alignment = 16;    // that every row of Q8_0 has
+    bool bulk = true;          // every matrix of Q8_0 has rows that are pieces for bulk copies
+    u32 scale_alignment = 16;  // that rows of scales of every matrix have (scale_alignment_of)
+    bool whole_scales = true;  // every matrix has scales that a stage of WeightGemmSpec loads as one vector
     const WeightGemmSpec* spec = nullptr;
     GemvTuning tuning = {};
     Format quantize_x = Format::none;  // not none: x has this format and becomes `x` first

@@ -49,7 +49,7 @@ bool loads_vectors(const GemvProblem& problem) {
 // Whether x fits shared memory beside a ring, and every piece of scales is an aligned vector.
 bool fits_resident(const GemvProblem& problem, const GemvSpec& spec) {
     const u32 tokens = problem.strict ? 1 : std::min(problem.m, spec.tokens);
-    return (is_q8(spec) || problem.scale_vectors) &&
+    return (is_q8(spec) || problem.scale_alignment != 0) &&
            smem_bytes_of(spec, problem.k, tokens) <= problem.smem_bytes;
 }
 
@@ -96,6 +96,7 @@ bool make_resident(const GemvProblem& problem, GemvSpec& spec) {
     s.row_tiles = row_tiles_of(problem, spec);
     const u32 fewest = tuning.groups ? 1 : std::min(2u, max_groups_of(s));
     s.resident = true;
+    if (!is_q8(s) && problem.scale_alignment == 2) s.row_alignment = 2;
     s.row_tiles = tuning.row_tiles ? tuning.row_tiles : has_wide_residence(problem, spec) ? 2 : 1;
     const u32 stages = tuning.stages ? tuning.stages : resident_stages_of(problem, s);
     const u32 fewest_stages = s.bulk && !tuning.stages ? 3 : 2;  // two wait for the slowest of eight warps

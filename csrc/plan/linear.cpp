@@ -83,7 +83,7 @@ Parsed parse(std::string_view text) {
     const u64 row_bytes = row_bytes_of(p.w, p.k);
     if (p.w == Quant::q8_0) parsed.problem.small.row_alignment = q8_row_alignment(row_bytes);
     parsed.problem.small.bulk = has_bulk_rows(p.w, p.k, row_bytes);
-    parsed.problem.small.scale_vectors = has_scale_vectors(p.w, p.k, 0, 0);
+    parsed.problem.small.scale_alignment = scale_alignment_of(p.w, p.k, 0, 0);
     parsed.problem.plain_y = p.y != Format::fp16;
     parsed.problem.whole_scales = p.k % (kWeightTileBytes * 8 / row_of(p.w).element_bits) == 0;
     return parsed;

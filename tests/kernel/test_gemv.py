@@ -171,9 +171,13 @@ def test_alignment_does_not_change_a_bit(emulator: Any, w: str, misaligned: str)
 def surrounded(a: Array, shift: int, fill: int) -> Array:
     """A view of `a` inside memory of `fill`: rows between, columns beside, `shift` elements off a multiple of 64 bytes."""
     rows, columns = a.shape
-    wide = np.full(((rows + 2) * (columns + 7 * shift + 64) + 64, a.itemsize), fill, np.uint8).view(a.dtype)[:, 0]
+    wide = np.full(((rows + 2) * (columns + 7 * shift + 64) + 64, a.itemsize), fill, np.uint8).view(a.dtype)[
+        :, 0
+    ]
     first = -wide.ctypes.data % 64 // a.itemsize
-    pitch = columns + 7 * shift if shift else -(-columns * a.itemsize // 16) * 16 // a.itemsize + 16 // a.itemsize
+    pitch = (
+        columns + 7 * shift if shift else -(-columns * a.itemsize // 16) * 16 // a.itemsize + 16 // a.itemsize
+    )
     view = wide[first + pitch : first + (rows + 1) * pitch].reshape(rows, pitch)[:, shift : shift + columns]
     view[...] = a
     return view
@@ -241,7 +245,7 @@ ALL_RINGS = [("bf16", "bf16"), ("fp8_128x128", "fp8_128"), ("q8_0", "q8"), ("nvf
     ("w", "x", "k"),
     [("bf16", "bf16", 2336), ("fp16", "fp16", 2168), ("fp8_32", "fp8_32", 2336), ("fp8_128x128", "fp8_128", 2160),
      ("int8_row", "bf16", 2160), ("q8_0", "q8", 2336), ("q8_0", "q8", 2304), ("q8_0_split", "q8", 2336), ("int4_32", "bf16", 2176),
-     ("int4_64", "bf16", 2176), ("int4_128", "bf16", 2560), ("int4_zero_64", "bf16", 2304), ("int4_zero_32", "fp8_128", 2304),
+     ("int4_64", "bf16", 2176), ("int4_128", "bf16", 2560), ("int4_128", "bf16", 2432), ("int4_zero_64", "bf16", 2304), ("int4_zero_32", "fp8_128", 2304),
      ("int4_zero_128", "bf16", 2560), ("mxfp4", "bf16", 2176),
      ("nvfp4", "bf16", 2176), ("nvfp4_32", "bf16", 2176), ("nvfp4", "fp8_128", 2176)],
 )  # fmt: skip
