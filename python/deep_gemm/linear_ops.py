@@ -221,11 +221,11 @@ def quantize_activations(
     'q8'       int8 [..., k up to whole blocks of 32], scale amax / 127 of 32 elements
     'fp8_128'  E4M3 [..., k], scale amax / 448 of 128 elements; 'fp8_32' of 32
     """  # fmt: skip
-    arrays.require_array(x, "quantize_activations")
     block = {"q8": 32, "fp8_128": 128, "fp8_32": 32}.get(to)
     if block is None:
         raise ValueError(f"quantize_activations: got '{to}', expected q8, fp8_128 or fp8_32")
     if out is None:
+        arrays.require_array(x, "quantize_activations")
         *rows, k = x.shape if len(x.shape) else (0, 0)
         columns = -(-k // 32) * 32 if to == "q8" else k
         values = arrays.zeros(x, (*rows, columns), "int8" if to == "q8" else "fp8_e4m3")
