@@ -31,6 +31,7 @@ SCALES = {
 }
 ORDERS = ("nk", "kn")
 LARGEST_ZERO = 15
+SQUARE = 32  # rows that share a scale where FP8 has one for 32 x 32
 
 
 def type_name(x: Array) -> str:
@@ -129,6 +130,10 @@ def adopt_scales(
     arrays.require_array(scales, format)
     remedy = "; bytes of UE8M0 are viewed as float8_e8m0fnu" if kind == "fp32" else ""
     require_type(format, "scales", scales, SCALES[kind], remedy)
+    square = (-(-shape[0] // SQUARE), shape[1])
+    if format == "fp8_32" and tuple(scales.shape) == (square if order == "nk" else square[::-1]) != shape:
+        scales = quantized_codecs.by_element(scales.T if order == "nk" else scales, SQUARE, shape[0]).T
+        order = "nk"
     scales = shaped(format, "scales", scales, shape, order)
     if kind == "fp16":
         return quantized_codecs.as_fp16(scales, format)

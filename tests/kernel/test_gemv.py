@@ -343,6 +343,26 @@ def test_neighbouring_rows_of_w_do_not_leak(device: Any) -> None:
 # ---- Codes
 
 
+@pytest.mark.parametrize(("w", "x"), PLAIN, ids=lambda name: name)
+def test_kernels_decode_as_the_host_does(device: Any, w: str, x: str) -> None:
+    """A token that is 1 in one place gives that column of W, to the bit: what Python and C++ decode, the kernel does."""
+    rng = np.random.default_rng(16)
+    n, k = 37, 2208
+    weight = random_weight(rng, n, k) * np.exp2(rng.integers(-12, 8, (n, 1))).astype(np.float32)
+    matrix = deep_gemm.quantize(weight, w)
+    host = matrix.dequantize()
+    parts = [np.zeros(0, np.uint8) if part is None else part.view(np.uint8).reshape(-1)
+             for part in (matrix.data, matrix.scales, matrix.zeros)]  # fmt: skip
+    assert same_bits(_C.dequantize_weights(w, n, k, *parts, matrix.global_scale), host)
+    places = np.append(rng.integers(0, k, 7), k - 1)
+    one = np.zeros((8, k), np.float32)
+    one[np.arange(8), places] = 1
+    tokens: Any = one.astype(np.float16 if x == "fp16" else BF16)
+    if x == "q8":
+        tokens = one.astype(np.int8), np.ones((8, -(-k // 32)), np.float32)
+    np.testing.assert_array_equal(run(device, tokens, matrix), host[:, places].T)
+
+
 @pytest.mark.parametrize("name", ["fp8_row", "int8_row"])
 def test_every_byte(device: Any, name: str) -> None:
     """All 256 codes, one a row, subnormals and NaN included: W times one is the decoded byte, exactly."""
