@@ -102,8 +102,8 @@ class QuantizedMatrix:
                bits); int4_* codes are unsigned (zero is 8). These are put in the order of their layout here, unless
                they are in it (`interleaved=True`: groups of 128 elements of int4_*, 64 bytes, and of 32 of mxfp4 and
                nvfp4*, 16 bytes).
-        scales fp32 (bf16, fp16 and float8_e8m0fnu are widened; fp8_32 also takes one for 32 x 32); fp16 for q8_0_split and int4_* (fp32 and bf16 are
-               rounded); bytes or their own type for mxfp4 and nvfp4*.
+        scales fp32 (bf16, fp16 and float8_e8m0fnu are widened; fp8_32 also takes one for 32 x 32); fp16 for q8_0_split
+               and int4_* (fp32 and bf16 are rounded); bytes or their own type for mxfp4 and nvfp4*.
         zeros  bytes from 0 to 15.
         k      where it does not follow from data: q8_0 with a tail, 4 bits with an odd or padded k.
         scale_order  'nk': scales (and zeros) are [rows of blocks, blocks along k]; 'kn': the other way, turned here.
