@@ -119,6 +119,7 @@ void run(LinearCall& call) {
                                                 .k = call.params.k,
                                                 .n = call.n,
                                                 .aligned = call.aligned,
+                                                .scale_pairs = call.scale_pairs,
                                                 .scale_alignment = call.scale_alignment,
                                                 .row_alignment = call.row_alignment,
                                                 .bulk = call.bulk,

@@ -81,7 +81,8 @@ GemvMatrix check_matrix(const QuantMatrix& w, const Device* device, LinearCall& 
              "linear: rows of w are {} elements apart but {} long, expected rows that do not overlap",
              data.strides[0], columns);
     matrix.data = static_cast<const u8*>(data.data);
-    matrix.row_stride = w.n > 1 ? static_cast<u64>(data.strides[0]) * bytes_of(data.format) : row_bytes;
+    matrix.row_stride = w.n > 1 ? static_cast<u64>(data.strides[0]) * bytes_of(data.format)
+                                : align_up(row_bytes, kVectorBytes);
     const u64 unit = row.packing == Packing::blocks ? 2 : 1;
     DG_CHECK(address_of(data) % unit == 0 && matrix.row_stride % unit == 0, value,
              "linear: rows of w start at odd addresses, expected multiples of {} for {}; copy it", unit,
@@ -107,7 +108,8 @@ GemvMatrix check_matrix(const QuantMatrix& w, const Device* device, LinearCall& 
         DG_CHECK(address_of(w.scales) % bytes_of(row.scale) == 0, value,
                  "linear: scales of w start at {:#x}, expected a multiple of {}", address_of(w.scales),
                  bytes_of(row.scale));
-        if (row.scale == ScaleType::e4m3) call.aligned = call.aligned && address_of(w.scales) % 2 == 0;
+        call.scale_pairs =
+            call.scale_pairs && (row.scale != ScaleType::e4m3 || address_of(w.scales) % 2 == 0);
         matrix.scales = w.scales.data;
         call.scale_alignment = std::min(
             call.scale_alignment,
@@ -185,11 +187,12 @@ void check_x(const LinearArguments& args, LinearCall& call) {
              columns == k ? " as w has" : ": whole blocks of 32, zeros beyond k");
     call.params.m = x.m;
     call.params.x = reinterpret_cast<const u8*>(x.address);
-    call.params.x_stride = x.stride_bytes;
+    // The distance of a single row to the next means nothing, and TMA wants a multiple of 16.
+    call.params.x_stride = x.m > 1 ? x.stride_bytes : align_up(x.stride_bytes, kVectorBytes);
     const u32 element_bytes = bytes_of(args.x.format);
     call.memory.push_back(range_of(x, element_bytes, false));
     if (call.quantize_x != Format::none) return;
-    const bool vectors = x.address % kVectorBytes == 0 && x.stride_bytes % kVectorBytes == 0;
+    const bool vectors = x.address % kVectorBytes == 0 && call.params.x_stride % kVectorBytes == 0;
     if (call.x == Activation::q8)
         DG_CHECK(vectors, value,
                  "linear: rows of x start at {:#x} and are {} bytes apart, expected multiples of 16; use "

@@ -17,6 +17,7 @@ struct LinearCall {
     bool aligned = false, strict = false, invariant = false;
     u32 row_alignment = 16;    // that every row of Q8_0 has
     bool bulk = true;          // every matrix of Q8_0 has rows that are pieces for bulk copies
+    bool scale_pairs = true;   // E4M3 scales start at even addresses
     u32 scale_alignment = 16;  // that rows of scales of every matrix have (scale_alignment_of)
     bool whole_scales = true;  // every matrix has scales that a stage of WeightGemmSpec loads as one vector
     const WeightGemmSpec* spec = nullptr;

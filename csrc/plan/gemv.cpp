@@ -43,7 +43,7 @@ u32 tokens_of(const GemvProblem& problem) {
 
 // What the vector loads of scales need besides aligned rows: E4M3 scales of two blocks are one 16-bit load.
 bool loads_vectors(const GemvProblem& problem) {
-    return problem.aligned && (problem.w != Quant::nvfp4 || problem.k % 32 == 0);
+    return problem.aligned && (problem.w != Quant::nvfp4 || (problem.k % 32 == 0 && problem.scale_pairs));
 }
 
 // Whether x fits shared memory beside a ring, and every piece of scales is an aligned vector.

@@ -18,6 +18,7 @@ struct GemvProblem {
     u32 m = 1, k = 0;
     std::span<const u32> n;    // rows of each matrix
     bool aligned = true;       // rows of w and x start at multiples of 16 bytes
+    bool scale_pairs = true;   // E4M3 scales start at even addresses
     u32 scale_alignment = 16;  // of rows of scales (scale_alignment_of)
     u32 row_alignment = 16;    // Q8_0: GemvSpec's
     bool bulk = true;          // Q8_0: rows are pieces for bulk copies (has_bulk_rows)
