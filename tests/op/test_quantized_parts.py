@@ -166,6 +166,21 @@ def test_the_twin_gives_the_same_bytes(name: str) -> None:
     np.testing.assert_array_equal(values, deep_gemm.quantize(bad, name).dequantize())
 
 
+@pytest.mark.parametrize("where", ["cpu", "cuda"])
+def test_torch_gives_the_same_bytes(where: str) -> None:
+    torch = pytest.importorskip("torch")
+    if where == "cuda" and not torch.cuda.is_available():
+        pytest.skip("PyTorch sees no GPU")
+    w = odd_weight(133, 257)
+    w[6, 100] = np.nan
+    for name in FORMATS:
+        if name in ("fp8_128x128", "fp8_32") and where == "cuda":
+            continue  # the casts of deep_gemm.utils, which divide as PyTorch does
+        ours, theirs = deep_gemm.quantize(w, name), deep_gemm.quantize(torch.from_numpy(w).to(where), name)
+        np.testing.assert_array_equal(np.float32(ours.global_scale), np.float32(theirs.global_scale))
+        np.testing.assert_array_equal(theirs.dequantize().cpu().numpy(), ours.dequantize(), err_msg=name)
+
+
 def test_codes_and_refusals_of_the_twin() -> None:
     nibbles = np.random.default_rng(4).integers(0, 256, (5, 100)).astype(np.uint8)
     for name in ("int4_64", "mxfp4"):
