@@ -128,11 +128,15 @@ GemvSpec with_form(const GemvProblem& problem, GemvSpec spec) {
 }
 
 // Which of the Q8_0 kernels: dp4a for one token, or for two that do not fit shared memory; more that do not
-// take passes of eight, which have x in L1.
+// take passes of eight, which have x in L1. One token of long rows goes by bulk copies too: H200, 2026-11-29,
+// us by dp4a / bulk copies: 14336 x 4096 21.3 / 20.0, 8192 x 29568 66.4 / 66.4, 4096 x 14336 19.5 / 19.7,
+// 4096 x 4096 8.0 / 8.6.
 GemvSpec with_q8_form(const GemvProblem& problem, const GemvSpec& plain) {
+    constexpr u32 kLongRow = 14336;
     const u32 m = problem.strict ? 1 : problem.m;
     GemvSpec spec = with_form(problem, plain);
-    if ((spec.resident && m > 1) || problem.tuning.form >= kResidentForm) return spec;
+    const bool long_rows = spec.bulk && problem.k >= kLongRow && !problem.strict;
+    if ((spec.resident && (m > 1 || long_rows)) || problem.tuning.form >= kResidentForm) return spec;
     if (m > kMaxWarpRowTokens && spec.tokens == kMmaTileTokens) return spec;
     spec = plain;
     spec.tokens = m <= kMaxWarpRowTokens ? m : kMmaTileTokens;
