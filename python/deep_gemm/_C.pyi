@@ -33,6 +33,7 @@ __all__: list[str] = [
     "candidates",
     "compile",
     "decode",
+    "dequantize_weights",
     "device_headers",
     "dispatch_counts",
     "encode",
@@ -100,6 +101,7 @@ __all__: list[str] = [
     "op_sample_draw",
     "op_top_k",
     "open_bundle",
+    "pack_codes",
     "pack_fp32_into_ue8m0",
     "pack_fp4",
     "pack_fp4_on_device",
@@ -109,6 +111,7 @@ __all__: list[str] = [
     "quant_formats",
     "quantize_activations",
     "quantize_into",
+    "quantize_weights",
     "reset_dispatch_counts",
     "row_bytes",
     "scale_columns",
@@ -780,6 +783,19 @@ def decode(
     The fp32 values of codes, one in a byte; exact.
     """
 
+def dequantize_weights(
+    format: str,
+    n: typing.SupportsInt | typing.SupportsIndex,
+    k: typing.SupportsInt | typing.SupportsIndex,
+    data: typing.Annotated[numpy.typing.ArrayLike, numpy.uint8],
+    scales: typing.Annotated[numpy.typing.ArrayLike, numpy.uint8],
+    zeros: typing.Annotated[numpy.typing.ArrayLike, numpy.uint8],
+    global_scale: typing.SupportsFloat | typing.SupportsIndex,
+) -> numpy.ndarray:
+    """
+    fp32 [n, k] of such bytes.
+    """
+
 def device_headers() -> dict:
     """
     The device headers inside the library: name to text.
@@ -794,7 +810,7 @@ def encode(
     values: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], format: str
 ) -> numpy.typing.NDArray[numpy.uint8]:
     """
-    Codes, one in a byte, of fp32 values: e2m1, e4m3, e5m2 (nearest even, saturating), ue8m0_up or ue8m0_nearest.
+    Codes, one in a byte, of fp32 values: e2m1, e4m3, e5m2, ue4m3 (nearest even, saturating), ue8m0_up or ue8m0_nearest.
     """
 
 def enumerate_specs(problem: str, device: typing.Any = None) -> list[GemmSpec]:
@@ -1358,6 +1374,16 @@ def open_bundle(path: str) -> int:
     Looks into this bundle first from now on; returns the number of kernels in it.
     """
 
+def pack_codes(
+    nibbles: typing.Annotated[numpy.typing.ArrayLike, numpy.uint8],
+    n: typing.SupportsInt | typing.SupportsIndex,
+    k: typing.SupportsInt | typing.SupportsIndex,
+    format: str,
+) -> numpy.ndarray:
+    """
+    The data of 4-bit codes [n, k / 2], the first of two in the low nibble.
+    """
+
 def pack_fp32_into_ue8m0(
     sf: typing.Any,
     out: typing.Any,
@@ -1456,6 +1482,13 @@ def quantize_into(
 ) -> None:
     """
     Quantises rows of x into codes and scales on their device; deep_gemm.fp4_formats.quantize_tokens says what they are. With source_rows and num_rows (int32 [rows] and [1]) row r < num_rows comes from row source_rows[r] / divisor of x, and is left alone where that is negative.
+    """
+
+def quantize_weights(
+    w: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], format: str, nearest_exponent: bool = False
+) -> tuple:
+    """
+    The bytes of data, scales and zero points, and the global scale, of W [n, k]: C++'s twin of deep_gemm.quantize.
     """
 
 def reset_dispatch_counts() -> None:
