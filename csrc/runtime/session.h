@@ -98,8 +98,8 @@ class Session {
 
     // The last step's drafts, accepted or not.
     [[nodiscard]] const std::vector<i32>& last_drafts() const { return last_drafts_; }
-    // Replaces the drafts of the next step (as many as it has), for tests.
-    void force_drafts(std::vector<i32> drafts) { forced_drafts_ = std::move(drafts); }
+    // Replaces the drafts of the next step (as many as it has), which must be greedy; for tests.
+    void force_drafts(std::vector<i32> drafts);
 
   private:
     struct RestorePoint {
@@ -113,7 +113,6 @@ class Session {
     // session.cpp: feeding
     void allocate();
     void reset();
-    void hold_exactly(u32 count);  // the pages of so many tokens
     void feed_anew(std::span<const i32> tokens, u32 chunk, std::vector<float>* all_logits);
     void feed(std::span<const i32> tokens, u32 chunk, std::vector<float>* all_logits);
     void feed_chunk(std::span<const i32> tokens, bool last, std::vector<float>* all_logits);

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from deep_gemm import _C
 from deep_gemm.models import Tokenizer, model_path
 from deep_gemm.paths import path_text
-from deep_gemm.runtime.arguments import LARGEST_ID, count, number, token_ids
+from deep_gemm.runtime.arguments import count, sampling_of, token_ids
 from deep_gemm.runtime.batch import Batch
 from deep_gemm.runtime.verify import Difference, verify_exact
 
@@ -158,9 +158,9 @@ class Engine:
         """
         options = {
             "window": 0 if window is None else count("session", "window", window),
-            "adaptive": adaptive,
-            "strict": strict,
-            "graphs": graphs,
+            "adaptive": bool(adaptive),
+            "strict": bool(strict),
+            "graphs": bool(graphs),
             "restore_points": count("session", "restore_points", restore_points),
         }
         return Session(self, options)
@@ -223,11 +223,7 @@ class Session:
     ) -> None:
         """How the next tokens are chosen; temperature 0 takes the most likely one."""
         self._session.set_sampling(
-            temperature=number("set_sampling", "temperature", temperature),
-            top_k=count("set_sampling", "top_k", top_k, LARGEST_ID),
-            top_p=number("set_sampling", "top_p", top_p),
-            min_p=number("set_sampling", "min_p", min_p),
-            seed=seed & (1 << 64) - 1,
+            **sampling_of("set_sampling", temperature, top_k, top_p, min_p, seed)
         )
 
     def logits(self) -> NDArray[np.float32]:
@@ -237,7 +233,8 @@ class Session:
     def logits_of(self, tokens: Sequence[int], chunk: int = 0) -> NDArray[np.float32]:
         """fp32 [len(tokens), vocab]: starts anew and keeps the logits after each token; `chunk` rows at a time."""
         return np.frombuffer(
-            self._session.logits_of(token_ids("logits_of", tokens), chunk), np.float32
+            self._session.logits_of(token_ids("logits_of", tokens), count("logits_of", "chunk", chunk)),
+            np.float32,
         ).reshape(-1, self.engine.vocab)
 
     def trace_of(self, tokens: Sequence[int], chunk: int = 0, depth: int = 0) -> dict[str, NDArray[Any]]:
@@ -255,7 +252,11 @@ class Session:
 
         `chunk` rows at a time; a depth above 1 needs chunk=1.
         """
-        found = self._session.trace_of(token_ids("trace_of", tokens), chunk, depth)
+        found = self._session.trace_of(
+            token_ids("trace_of", tokens),
+            count("trace_of", "chunk", chunk),
+            count("trace_of", "depth", depth),
+        )
         return {
             name: np.frombuffer(values, np.float32 if floats else np.int32).reshape(-1, width)
             for name, (floats, width, values) in found.items()
@@ -270,7 +271,10 @@ class Session:
         self._session.save(path_text("save", path))
 
     def load(self, path: str | Path) -> None:
-        """Continues from a saved state. Error of kind io for damaged files, ValueError for another model's."""
+        """Continues from a saved state, of a session that drafts like this one (or, like this one, does not).
+
+        Error of kind io for damaged files, ValueError for another model's; then nothing has changed.
+        """
         self._session.load(path_text("load", path))
 
     def state_digest(self) -> str:
@@ -286,7 +290,7 @@ class Session:
         self._session.damage(part)
 
     def force_drafts(self, drafts: Sequence[int]) -> None:
-        """Replaces the drafts of the next step; for tests of acceptance and rollback."""
+        """Replaces the drafts of the next step, at temperature 0; for tests of acceptance and rollback. At most 7."""
         self._session.force_drafts(token_ids("force_drafts", drafts))
 
     def generate(self, max_tokens: int, eos: int | None = None) -> Iterator[Step]:
