@@ -77,6 +77,16 @@ def test_every_phase(decoded: Decoded, accepted: int) -> None:
     assert visited == set(range(PHASES))
 
 
+def test_a_loaded_session_goes_on_the_same(decoded: Decoded, tmp_path: Path) -> None:
+    """64 tokens: across windows of both kinds."""
+    saved, loaded = decoded.engine.session(), decoded.engine.session()
+    saved.sync(PROMPT + decoded.text[:30])
+    saved.save(tmp_path / "s")
+    loaded.load(tmp_path / "s")
+    assert [token for step in loaded.generate(64, eos=-1) for token in step.tokens] == decoded.text[30:94]
+    assert loaded.state_digest() == decoded.digests[94]
+
+
 def test_drafting_goes_on_after_the_close_of_a_window(device: _C.Device, tmp_path: Path) -> None:
     """With the MTP block: its own ring is caught up too, so its next drafts are those of a session that was fed."""
     engine = load(tmp_path, device)
