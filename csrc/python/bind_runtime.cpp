@@ -122,7 +122,7 @@ void bind_engine(py::module_& module) {
                      load_engine(path, device, numerics, context, max_rows, cache_tokens, progress));
              }),
              py::arg("path"), py::kw_only(), py::arg("device") = py::none(), py::arg("numerics") = "released",
-             py::arg("context") = 0, py::arg("max_rows") = 64, py::arg("cache_tokens") = 0,
+             py::arg("context") = 0, py::arg("max_rows") = 0, py::arg("cache_tokens") = 0,
              py::arg("progress") = py::none(),
              "Reads, checks and uploads a checkpoint of a model that the runtime knows. numerics: 'released' "
              "(bf16 activations, "
@@ -130,7 +130,7 @@ void bind_engine(py::module_& module) {
              "cache), 'exact' (fp32 throughout) or 'fp8_cache' (fp32 with the released cache). context 0: "
              "what the model "
              "allows, at most 8192. cache_tokens: of all sessions together. progress(done_bytes, "
-             "total_bytes).")
+             "total_bytes). max_rows 0: 256 rows of a pass, or 64 on the emulated GPU.")
         .def_property_readonly("context", &Engine::context)
         .def_property_readonly("max_rows", &Engine::max_rows)
         .def_property_readonly("page_tokens", [](const Engine&) { return runtime::kPageTokens; })
@@ -193,6 +193,9 @@ void bind_session(py::module_& module) {
             py::arg("top_p") = 1.0f, py::arg("min_p") = 0.0f, py::arg("seed") = 0)
         .def(
             "logits", [](Session& s) { return fp32_bytes(s.logits()); }, "fp32 [vocab] as bytes.")
+        .def(
+            "last_logits", [](Session& s) { return fp32_bytes(s.last_logits()); },
+            "fp32 [tokens of the last step, vocab] as bytes.")
         .def(
             "logits_of",
             [](Session& s, const std::vector<i32>& tokens, u32 chunk) {

@@ -168,13 +168,21 @@ void Session::force_drafts(std::vector<i32> drafts) {
     forced_drafts_ = std::move(drafts);
 }
 
-std::vector<float> Session::logits() {
+std::vector<float> Session::read_logits(u32 first, u32 count) {
     require_valid();
     DG_CHECK(!tokens_.empty(), value, "session: no logits before the first token; sync() a prompt first");
-    std::vector<float> values(engine_->facts().vocab);
+    std::vector<float> values(u64{count} * engine_->facts().vocab);
     engine_->device().copy_to_host(std::as_writable_bytes(std::span(values)),
-                                   logits_.address() + logits_row_ * logits_.row_bytes(), stream_);
+                                   logits_.address() + first * logits_.row_bytes(), stream_);
     return values;
+}
+
+std::vector<float> Session::logits() {
+    return read_logits(logits_row_, 1);
+}
+
+std::vector<float> Session::last_logits() {
+    return read_logits(0, logits_row_ + 1);
 }
 
 void Session::rewind(u32 length) {

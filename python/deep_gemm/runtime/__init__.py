@@ -51,7 +51,8 @@ class Engine:
                 FP8 cache rows and an FP4 indexer; "exact": fp32 throughout; "fp8_cache": fp32 with DeepSeek-V4's
                 released cache
     context     tokens a session can hold; 0: what the model allows, at most 8192
-    max_rows    rows of one forward pass; longer prompts go in chunks of as many
+    max_rows    rows of one forward pass; longer prompts go in chunks of as many. Each session has memory for their
+                activations. 0: 256, or 64 on the emulated GPU; no more than the context
     cache_tokens  tokens that all sessions hold together, in pages of 256 of one session each; 0: sixteen
                 contexts, or one to sixteen as they fit half of the memory that the weights leave
     progress    called with (done_bytes, total_bytes) while weights are uploaded
@@ -67,7 +68,7 @@ class Engine:
         device: Any = None,
         numerics: str = "released",
         context: int = 0,
-        max_rows: int = 64,
+        max_rows: int = 0,
         cache_tokens: int = 0,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
@@ -229,6 +230,10 @@ class Session:
     def logits(self) -> NDArray[np.float32]:
         """fp32 [vocab] of the token that follows the last one."""
         return np.frombuffer(self._session.logits(), np.float32)
+
+    def last_logits(self) -> NDArray[np.float32]:
+        """fp32 [n, vocab]: what followed each of the last step's n tokens; after sync(), what follows the last one."""
+        return np.frombuffer(self._session.last_logits(), np.float32).reshape(-1, self.engine.vocab)
 
     def logits_of(self, tokens: Sequence[int], chunk: int = 0) -> NDArray[np.float32]:
         """fp32 [len(tokens), vocab]: starts anew and keeps the logits after each token; `chunk` rows at a time."""
