@@ -23,7 +23,7 @@ from bench.model_plot import write_plot
 from deep_gemm import _C
 
 ROOFLINE_BYTES_PER_US = 4.3e6
-LATENT_ROW_BYTES = 584
+LATENT_ROW_BYTES, INDEX_ROW_BYTES = 584, 68
 LAYER = re.compile(r"(?:model\.)?layers\.(\d+)\.")
 EXPERT = re.compile(r"\.experts\.\d+\.")
 
@@ -83,7 +83,7 @@ def cache_bytes(config: dict[str, Any], context: int) -> float:
         total += LATENT_ROW_BYTES * min(context, int(config["sliding_window"]))
         if ratio == 4:
             total += LATENT_ROW_BYTES * min(context // 4, int(config["index_topk"]))
-            total += context // 4 * int(config["index_head_dim"]) * 2
+            total += context // 4 * INDEX_ROW_BYTES
         elif ratio:
             total += LATENT_ROW_BYTES * (context // ratio)
     return total

@@ -19,8 +19,8 @@ bool takes_mma(const IndexScoreArguments& a, Format rows) {
             all = all && (t.shape[i] <= 1 || t.strides[i] * 2 % static_cast<i64>(kVectorBytes) == 0);
         return all;
     };
-    return a.query.format == Format::bf16 && rows == Format::bf16 && a.query.shape[2] == kIndexMmaChannels &&
-           aligned(a.query) && aligned(a.rows.data);
+    return a.query.format == Format::bf16 && (rows == Format::bf16 || rows == Format::fp4_e2m1) && a.query.shape[2] == kIndexMmaChannels &&
+           aligned(a.query) && (rows == Format::fp4_e2m1 || aligned(a.rows.data));
 }
 
 }  // namespace
@@ -33,8 +33,7 @@ void index_scores(const IndexScoreArguments& a) {
              "index_scores: query has {} channels, expected a multiple of 4, at most {}", d,
              kIndexMaxChannels);
     checks.array("weights", a.weights, {Format::fp32}, {tokens, heads});
-    DG_CHECK(a.rows.data.format != Format::int8, type, "index_scores: rows are int8, expected fp32 or bf16");
-    const CheckedRows rows = check_latent_rows(checks, "rows", a.rows, d);
+    const CheckedRows rows = check_latent_rows(checks, "rows", a.rows, d, Narrow::fp4);
     checks.vector("positions", a.positions, {Format::int32}, {tokens});
     checks.optional_vector("sequences", a.sequences, {Format::int32}, {tokens});
     checks.array("scores", a.scores, {Format::fp32}, {tokens, rows.view.rows});
@@ -64,7 +63,7 @@ void index_scores(const IndexScoreArguments& a) {
         return grid_of("index_scores", static_cast<u64>(tokens) * ceil_div(params.rows.rows, rows));
     };
     if (takes_mma(a, rows.format))
-        launch(checks.device(), kMma, IndexMmaSpec{}, {blocks(kIndexMmaRows), kIndexMmaThreads}, a.stream,
+        launch(checks.device(), kMma, IndexMmaSpec{.rows = rows.format}, {blocks(kIndexMmaRows), kIndexMmaThreads}, a.stream,
                params, memory);
     else
         launch(checks.device(), kScores, spec, {blocks(kIndexRowsOfBlock), kIndexThreads}, a.stream, params,

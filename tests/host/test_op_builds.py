@@ -72,10 +72,18 @@ KERNELS = {
         "cache_write": [""],
     },
     ("compressor", "CompressorSpec"): {
-        "compressor_update": ["", ".overlap = false", ".rows = Format::fp8_e4m3, .journal = true"],
+        "compressor_update": [
+            "",
+            ".overlap = false",
+            ".rows = Format::fp8_e4m3, .journal = true",
+            ".rows = Format::fp4_e2m1, .finish = RowFinish::hadamard_fp4",
+        ],
         "compressor_restore": [""],
     },
-    ("indexer", "IndexScoreSpec"): {"index_scores": ["", ".query = Format::bf16, .rows = Format::bf16"]},
+    ("indexer", "IndexScoreSpec"): {
+        "index_scores": ["", ".query = Format::bf16, .rows = Format::bf16", ".rows = Format::fp4_e2m1"]
+    },
+    ("indexer", "IndexMmaSpec"): {"index_mma": ["", ".rows = Format::fp4_e2m1"]},
     ("top_k", "TopKSpec"): {"top_k": ["", ".held = 32768", ".cluster = 8", ".cluster = 8, .held = 32768"]},
     ("attention", "AttentionSpec"): {"attention": ["", ALL_FP8]},
     ("latent_mma", "LatentMmaSpec"): {

@@ -37,9 +37,9 @@ def test_inspect() -> None:
     result = CliRunner().invoke(main, ["inspect", "tiny_v4", "--device", "emulator"])
     assert result.exit_code == 0, result.output
     assert "531 tensors" in result.output and "complete: every tensor" in result.output
-    # A page: 64 CSA rows and 2 HCA rows of 584 bytes, in pages that are multiples of 576, 64 indexer rows of 128 bf16.
+    # A page: 64 CSA rows and 2 HCA rows of 584 bytes, in pages that are multiples of 576, 64 indexer rows of 68 bytes.
     row = next(line.split() for line in result.output.splitlines() if line.split()[:1] == ["4096"])
-    assert row[1] == "16" and float(row[2]) == pytest.approx(16 * (37440 + 1728 + 64 * 256) / 2**20, abs=0.01)
+    assert row[1] == "16" and float(row[2]) == pytest.approx(16 * (37440 + 1728 + 64 * 68) / 2**20, abs=0.01)
     assert int(row[3]) > 1000
 
 

@@ -5,6 +5,8 @@
 #include <deep_gemm/spec/indexer.h>
 #include <deep_gemm/tile/latent_row.h>
 #include <deep_gemm/tile/visible_rows.h>
+#include <deep_gemm/ptx/bytes.h>
+#include <deep_gemm/ptx/convert.h>
 #include <deep_gemm/ptx/mma_sync.h>
 #include <deep_gemm/ptx/shared_words.h>
 
@@ -26,8 +28,7 @@ index_scores(DG_GRID_CONSTANT const IndexScoreParams p) {
 #pragma unroll
     for (u32 i = 0; i < kIndexRowsOfWarp; ++i)
         if (active && first + i < visible)
-            row[i] =
-                tile::load4<S.rows>(p.rows.data, tile::row_offset(p.rows, sequence, first + i) + channel);
+            row[i] = tile::read_latent<S.rows>(p.rows, sequence, first + i, channel);
     float score[kIndexRowsOfWarp] = {};
     for (u32 head = 0; head < p.heads; ++head) {
         tile::Float4 q{};
@@ -52,7 +53,63 @@ index_scores(DG_GRID_CONSTANT const IndexScoreParams p) {
 
 namespace index_detail {
 
+/// Eight channels of a head as they meet a row's: pairs of neighbours, or of every fourth, as FP4 rows give them.
+template <Format Rows>
+DG_DEVICE ptx::UInt4 in_pairs(const ptx::UInt4& v) {
+    if constexpr (Rows != Format::fp4_e2m1) return v;
+    constexpr u32 kLow = 0x5410, kHigh = 0x7632;
+    return {ptx::permute_bytes_or_signs(v.x, v.z, kLow), ptx::permute_bytes_or_signs(v.x, v.z, kHigh),
+            ptx::permute_bytes_or_signs(v.y, v.w, kLow), ptx::permute_bytes_or_signs(v.y, v.w, kHigh)};
+}
+
+/// Where piece `piece` of a head lies. The four lanes of a row have 16 bytes each of every 64; of FP4 rows a lane has
+/// 32 neighbouring channels, which are four of its pieces.
+template <Format Rows>
+DG_DEVICE u32 place_of(u32 piece) {
+    return Rows == Format::fp4_e2m1 ? piece % 4 * 64 + piece / 4 * 16 : piece * 16;
+}
+
+/// Eight codes times a scale: pair i is codes i and i + 4. Sign and magnitude are put where a bf16 has them, 2^126 too
+/// small.
+DG_DEVICE ptx::UInt4 decode_word(u32 word, u32 scale) {
+    constexpr u32 kMagnitude = 0x01c001c0u, kSign = 0x80008000u, kTwoTo126 = 0x7e807e80u;
+    const auto pair = [&](u32 magnitude, u32 sign) {
+        const u32 tiny = (magnitude & kMagnitude) | (sign & kSign);
+        return ptx::mul_bf16x2(ptx::mul_bf16x2(tiny, kTwoTo126), scale);
+    };
+    return {pair(word << 6, word << 12), pair(word << 2, word << 8), pair(word >> 2, word << 4),
+            pair(word >> 6, word)};
+}
+
+/// A UE8M0 byte as a pair of bf16.
+DG_DEVICE u32 scale_pair(u32 exponent) {
+    if (exponent == 0) return 0x00400040u;  // 2^-127
+    return exponent == codec::kUe8m0Nan ? 0x7fff7fffu : exponent * 0x00800080u;
+}
+
+/// A lane's channels of a row, as the mma takes them: 16 bytes of each 64, or 32 neighbours with one scale.
+template <Format Rows, u32 Loads>
+DG_DEVICE void load_row(const LatentView& view, u32 sequence, u32 row, ptx::UInt4 (&into)[Loads]) {
+    const u32 part = ptx::lane_index() % 4;
+    if constexpr (Rows == Format::fp4_e2m1) {
+        const u8* page = static_cast<const u8*>(view.data) + tile::page_offset(view, sequence, row);
+        const u32 in_page = row % view.page_rows;
+        const ptx::UInt4 codes = ptx::ld_global_v4_u32(page + in_page * kFp4RowBytes + part * 16);
+        const u32 scale = scale_pair(
+            ptx::ld_global_u8(page + view.page_rows * kFp4RowBytes + in_page * kFp4RowScaleBytes + part));
+        const u32 words[] = {codes.x, codes.y, codes.z, codes.w};
+#pragma unroll
+        for (u32 load = 0; load < Loads; ++load) into[load] = decode_word(words[load], scale);
+    } else {
+        const u8* at =
+            static_cast<const u8*>(view.data) + tile::row_offset(view, sequence, row) * 2 + part * 16;
+#pragma unroll
+        for (u32 load = 0; load < Loads; ++load) into[load] = ptx::ld_global_v4_u32(at + load * 64);
+    }
+}
+
 /// 64 heads of a token and their weights; zeros beyond the last.
+template <Format Rows>
 DG_DEVICE void load_heads(const IndexScoreParams& p, u32 token, u32 first, ptx::SharedAddress smem) {
     constexpr u32 kPieces = kIndexMmaChannels / 8;  // of 16 bytes
     for (u32 i = ptx::thread_index(); i < kIndexMmaHeads * kPieces; i += kIndexMmaThreads) {
@@ -62,7 +119,7 @@ DG_DEVICE void load_heads(const IndexScoreParams& p, u32 token, u32 first, ptx::
             v = ptx::ld_global_v4_u32(static_cast<const u8*>(p.query.data) +
                                       (token * p.query.stride + (first + head) * p.query.inner_stride) * 2 +
                                       piece * 16);
-        ptx::st_shared_v4_u32(smem + head * kIndexPitch + piece * 16, v);
+        ptx::st_shared_v4_u32(smem + head * kIndexPitch + place_of<Rows>(piece), in_pairs<Rows>(v));
     }
     const u32 head = ptx::thread_index();
     if (head < kIndexMmaHeads)
@@ -87,20 +144,15 @@ index_mma(DG_GRID_CONSTANT const IndexScoreParams p) {
     const u32 lane = ptx::lane_index(), first = block + ptx::warp_index() * kIndexMmaWarpRows;
     const ptx::SharedAddress smem = ptx::dynamic_smem();
 
-    // A lane has 16 bytes of each 64 of two rows: its fragments of two steps.
     ptx::UInt4 rows[2][kLoads] = {};
 #pragma unroll
     for (u32 half = 0; half < 2; ++half) {
         const u32 row = first + lane / 4 + half * 8;
-        if (row >= visible) continue;
-        const u8* at =
-            static_cast<const u8*>(p.rows.data) + tile::row_offset(p.rows, sequence, row) * 2 + lane % 4 * 16;
-#pragma unroll
-        for (u32 load = 0; load < kLoads; ++load) rows[half][load] = ptx::ld_global_v4_u32(at + load * 64);
+        if (row < visible) index_detail::load_row<S.rows>(p.rows, sequence, row, rows[half]);
     }
     float score[2] = {};
     for (u32 head = 0; head < p.heads; head += kIndexMmaHeads) {
-        index_detail::load_heads(p, token, head, smem);
+        index_detail::load_heads<S.rows>(p, token, head, smem);
         ptx::sync_threads();
 #pragma unroll
         for (u32 t = 0; t < kTiles; ++t) {
