@@ -44,9 +44,9 @@ void bind_speed(py::module_& module) {
         .def_property_readonly("tensors", &ModelSpeed::tensors, "(name, stored bytes) of each tensor.")
         .def_property_readonly("has_mtp", [](const ModelSpeed& s) { return s.engine().facts().drafts; })
         .def(
-            "launches",
-            [](ModelSpeed& s, const std::string& kind, u32 rows) { return s.launches(kind_of(kind), rows); },
-            NoGil(), py::arg("kind"), py::arg("rows"), "Kernels that a pass launches.")
+            "kernels",
+            [](ModelSpeed& s, const std::string& kind, u32 rows) { return s.kernels(kind_of(kind), rows); },
+            NoGil(), py::arg("kind"), py::arg("rows"), "The kernels that a pass launches, in order.")
         .def(
             "pass_us",
             [](ModelSpeed& s, const std::string& kind, u32 rows, u32 repeats, u32 pending) {

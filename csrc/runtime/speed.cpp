@@ -199,12 +199,13 @@ float ModelSpeed::replay_us(const std::function<void()>& capture, u32 repeats) {
     return us[us.size() / 2];
 }
 
-u32 ModelSpeed::launches(PassKind kind, u32 rows) {
+std::vector<std::string> ModelSpeed::kernels(PassKind kind, u32 rows) {
     device_.start_recording();
     issue(kind, rows);
-    const size_t count = device_.stop_recording().size();
+    std::vector<std::string> names;
+    for (const SeenLaunch& seen : device_.stop_recording()) names.push_back(short_name_of(*seen.kernel));
     device_.synchronize(stream_);
-    return static_cast<u32>(count);
+    return names;
 }
 
 float ModelSpeed::pass_us(PassKind kind, u32 rows, u32 repeats, u32 pending) {

@@ -44,7 +44,8 @@ class ModelSpeed {
     [[nodiscard]] const Engine& engine() const { return *engine_; }
     // (name, bytes on disk) of every tensor of the model.
     [[nodiscard]] const std::vector<std::pair<std::string, u64>>& tensors() const { return tensors_; }
-    [[nodiscard]] u32 launches(PassKind kind, u32 rows);
+    // The kernels that a pass launches, in order.
+    [[nodiscard]] std::vector<std::string> kernels(PassKind kind, u32 rows);
     // Median over `repeats` replays. `pending`, of PassKind::iterate: tokens that the step before added.
     [[nodiscard]] float pass_us(PassKind kind, u32 rows, u32 repeats, u32 pending = 1);
     // The launches of a pass in order. Prefixes of the pass are timed, each after a fill that empties the L2
