@@ -140,20 +140,25 @@ struct ExpandArguments {
 };
 void expand_streams(const ExpandArguments& arguments);
 
-// A result also in FP8, as quantize() makes it of the stored (bf16) one: codes fp8_e4m3 [t, d], scales fp32
-// [t, d / 128], packed. Absent: not wanted. hc_pre() knows ScaleRule::up alone.
-struct Fp8Copy {
+// A result also in a narrow form, as quantize() makes it of the stored (bf16) one; packed. Absent: not wanted.
+//   fp8_128   codes fp8_e4m3 [t, d], scales fp32 [t, d / 128]
+//   mxfp4     codes int8 [t, d / 2], scales int8 [t, d / 32]
+//   nvfp4     codes int8 [t, d / 2], scales int8 [t, d / 16], global_scale fp32 [t]: a token's own
+// hc_pre() knows ScaleRule::up alone where scales are powers of two; the rule of nvfp4 does not matter.
+struct NarrowCopy {
     TensorView codes, scales;
     ScaleRule rule = ScaleRule::up;
+    Recipe recipe = Recipe::fp8_128;
+    TensorView global_scale = {};
     [[nodiscard]] bool present() const { return codes.present(); }
 };
 
 // y = x / sqrt(mean(x^2) + eps) * weight over the last dimension: x, y real [t, d] or [t, r, d] (y may be x);
-// weight real [d] or absent. fp8: of rows [t, d] of bf16, d a multiple of 128.
+// weight real [d] or absent. narrow: of rows [t, d] of bf16, d a multiple of 128.
 struct RmsNormArguments {
     TensorView x, weight, y;
     float eps = 1e-6f;
-    Fp8Copy fp8 = {};
+    NarrowCopy narrow = {};
     void* stream = nullptr;
 };
 void rms_norm(const RmsNormArguments& arguments);
@@ -167,10 +172,10 @@ void rms_norm(const RmsNormArguments& arguments);
 //   y       real [t, d] out; post fp32 [t, h] out; comb fp32 [t, h, h] out (source stream first)
 //   add     real [t, d] or absent: the output of the sublayer before, which x takes in first, in place, as
 //           hc_post does with what post and comb hold at the start
-//   fp8     of bf16 y, d a multiple of 1024
+//   narrow  of bf16 y, d a multiple of 1024
 struct HcPreArguments {
     TensorView x, fn, base, scale, weight, y, post, comb, add = {};
-    Fp8Copy fp8 = {};
+    NarrowCopy narrow = {};
     u32 sinkhorn_iterations = 20;
     float hc_eps = 1e-6f, rms_eps = 1e-6f;
     AheadViews ahead = {};

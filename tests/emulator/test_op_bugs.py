@@ -59,6 +59,7 @@ def hc_mix() -> tuple[Any, str]:
         [None, (0,), (0,)],
         None,
         None,
+        None,
         "post",
         "comb",
         rows,
@@ -102,7 +103,7 @@ def hc_mix_staged() -> tuple[Any, str]:
     }
     arrays = {"x": x, "add": add, "fn": fn, "base": base, "scale": scale, "post": post, "comb": comb,
               "y": np.full(y.shape, np.nan, np.float32)}  # fmt: skip
-    params = pack(["x", (4 * d,), (d,)], "fn", "base", "scale", None, ["y", (d,), (0,)], ["add", (d,), (0,)], None, None,
+    params = pack(["x", (4 * d,), (d,)], "fn", "base", "scale", None, ["y", (d,), (0,)], ["add", (d,), (0,)], None, None, None,
                   "post", "comb", rows, d, 20, 1, 1e-6, 1e-6, *[None, (0,)] * 24, 0, 0)  # fmt: skip
     launch = bugs.Launch(
         "deep_gemm::hc_mix<kSpec>", (8,), 544, 212992, arrays, params, expected, 2e-2, cluster=8

@@ -143,7 +143,7 @@ class BlockPass {
                       .weight = weight.view(),
                       .y = rows(s_.input),
                       .eps = c_.rms_epsilon,
-                      .fp8 = fp8_copy_of(s_.input_fp8, pass_.t, ScaleRule::exact),
+                      .narrow = fp8_copy_of(s_.input_fp8, pass_.t, ScaleRule::exact),
                       .stream = pass_.stream});
         return input_of(rows(s_.input), s_.input_fp8);
     }

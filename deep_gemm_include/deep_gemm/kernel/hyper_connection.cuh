@@ -4,7 +4,7 @@
 
 #include <deep_gemm/kernel/hc_coefficients.h>
 #include <deep_gemm/tile/ahead.h>
-#include <deep_gemm/tile/fp8_copy.h>
+#include <deep_gemm/tile/narrow_copy.h>
 #include <deep_gemm/tile/reduce.h>
 #include <deep_gemm/ptx/stream.h>
 
@@ -248,15 +248,16 @@ DG_DEVICE float mix_streams(u32 token, u32 begin, u32 end, ptx::SharedAddress sm
     return sum;
 }
 
-/// The input of the sublayer, with its norm.
+/// The input of the sublayer, with its norm; returns the largest that this thread stored, where that is asked for.
 template <HcSpec S>
-DG_DEVICE void store_input(const HcParams& p, u32 row, u32 token, u32 begin, u32 end,
+DG_DEVICE float store_input(const HcParams& p, u32 row, u32 token, u32 begin, u32 end,
                            ptx::SharedAddress smem) {
     float factor = 1;
     if constexpr (S.weight != Format::none) {
         const float squares = cluster_total(smem + plan_smem(S).norm + token * 4);
         factor = 1.0f / ptx::sqrt_rn_f32(squares / static_cast<float>(p.d) + p.rms_eps);
     }
+    float amax = 0;
     for (u32 channel = begin + ptx::thread_index() * 4; channel < end; channel += S.threads * 4) {
         tile::Float4 u = ptx::ld_shared_v4_f32(smem + mixed_at<S>(token, channel - begin));
         if constexpr (S.weight != Format::none) {
@@ -264,10 +265,45 @@ DG_DEVICE void store_input(const HcParams& p, u32 row, u32 token, u32 begin, u32
             u = {u.x * factor * w.x, u.y * factor * w.y, u.z * factor * w.z, u.w * factor * w.w};
         }
         tile::store4<S.y>(p.y.data, row * p.y.stride + channel, u);
-        if constexpr (S.fp8)  // a share is a multiple of 128: whole warps are here
-            tile::store_fp8_copy<ScaleRule::up>(p.codes + static_cast<u64>(row) * p.d,
-                                                p.scales + static_cast<u64>(row) * (p.d / 128), channel, u);
+        if constexpr (hc_row_amax(S)) {
+            u = tile::through_bf16(u);
+            amax = ptx::max_nan_f32(amax, tile::amax_of_four(u));
+            ptx::st_shared_v4_f32(smem + mixed_at<S>(token, channel - begin), u.x, u.y, u.z, u.w);
+        } else if constexpr (S.narrow) {  // a share is a multiple of 128: whole warps are here
+            tile::store_copy<S.recipe, ScaleRule::up>(p.codes, p.scales, row, p.d, channel, u);
+        }
     }
+    return amax;
+}
+
+/// The CTA's largest of a token, from the warps' of `sums`.
+template <HcSpec S>
+DG_DEVICE void keep_amax(u32 tokens, ptx::SharedAddress smem) {
+    const u32 token = ptx::thread_index();
+    if (token >= tokens) return;
+    float largest = 0;
+#pragma unroll
+    for (u32 warp = 0; warp < S.threads / 32; ++warp)
+        largest = ptx::max_nan_f32(
+            largest, ptx::ld_shared_f32(smem + plan_smem(S).sums + (token * kHcMixWarps + warp) * 4));
+    ptx::st_shared_f32(smem + plan_smem(S).amax + token * 4, largest);
+}
+
+/// What store_input() has stored, in NVFP4, now that the cluster knows the largest of the row.
+template <HcSpec S>
+DG_DEVICE void store_nvfp4(const HcParams& p, u32 row, u32 token, u32 begin, u32 end,
+                           ptx::SharedAddress smem) {
+    float amax = 0;
+#pragma unroll
+    for (u32 rank = 0; rank < kHcCluster; ++rank)
+        amax = ptx::max_nan_f32(
+            amax, ptx::ld_cluster_f32(ptx::map_to_rank(smem + plan_smem(S).amax + token * 4, rank)));
+    const float global = tile::nvfp4_global(amax);
+    if (begin == 0 && ptx::thread_index() == 0) ptx::st_global_f32(p.global + row, global);
+    for (u32 channel = begin + ptx::thread_index() * 4; channel < end; channel += S.threads * 4)
+        tile::store_copy<Recipe::nvfp4, ScaleRule::exact>(
+            p.codes, p.scales, row, p.d, channel,
+            ptx::ld_shared_v4_f32(smem + mixed_at<S>(token, channel - begin)), global);
 }
 
 }  // namespace hc_detail
@@ -285,7 +321,7 @@ hc_mix(DG_GRID_CONSTANT const HcParams p) {
     const u32 stride = p.clusters * S.tokens;  // rows between those of a cluster
     const auto tokens_from = [&](u32 first) { return first + S.tokens < p.rows ? S.tokens : p.rows - first; };
     // Three times a round the cluster meets: shares of the mixes are there; those of the norm are; both have
-    // been read. The last warp finds what the next sublayer needs, while the others find this one's input.
+    // been read (and once between, where the largest of a row is looked for). The last warp finds what the next sublayer needs, while the others find this one's input.
     if (warp == S.threads / 32) {
         ptx::grid_dependency_wait();
         for (u32 first = cluster * S.tokens; first < p.rows; first += stride) {
@@ -294,6 +330,7 @@ hc_mix(DG_GRID_CONSTANT const HcParams p) {
             if constexpr (!S.head)
                 if (rank < tokens_from(first)) find_post<S>(p, first + rank, rank, smem);
             ptx::cluster_wait();
+            if constexpr (hc_row_amax(S)) ptx::cluster_sync();
             ptx::cluster_arrive();
             ptx::cluster_wait();
         }
@@ -345,7 +382,21 @@ hc_mix(DG_GRID_CONSTANT const HcParams p) {
         add_warps<S>(tokens, smem + kPlan.sums, smem + kPlan.norm);
         ptx::cluster_sync();
 #pragma unroll 1
-        for (u32 t = 0; t < tokens; ++t) store_input<S>(p, first + t, t, begin, end, smem);
+        for (u32 t = 0; t < tokens; ++t) {
+            const float amax = store_input<S>(p, first + t, t, begin, end, smem);
+            if constexpr (hc_row_amax(S)) {
+                const float largest = tile::warp_max(amax);
+                if (ptx::lane_index() == 0)
+                    ptx::st_shared_f32(smem + kPlan.sums + (t * kHcMixWarps + warp) * 4, largest);
+            }
+        }
+        if constexpr (hc_row_amax(S)) {
+            sync_workers<S>();
+            keep_amax<S>(tokens, smem);
+            ptx::cluster_sync();
+#pragma unroll 1
+            for (u32 t = 0; t < tokens; ++t) store_nvfp4<S>(p, first + t, t, begin, end, smem);
+        }
         ptx::cluster_arrive();
     }
     ptx::cluster_wait();  // the shared memory stays until peers have read it
