@@ -1,8 +1,9 @@
 """Whole models with random weights: `python -m deep_gemm bench model`. Needs no checkpoint and no PyTorch.
 
 A few layers are measured and the time is scaled to all of them: (pass - head) / layers measured * layers of the model
-+ head. What a speculative step takes beside its verify pass (the MTP block, its logits) is not scaled. Bytes are those of the weights that a pass has to read (of the experts as many as its rows are expected to
-choose, evenly) and of the cache rows; the roofline is the rate at which an H200 copies.
++ head. What a speculative step takes beside its verify pass (the MTP block, its logits) is not scaled. Bytes are those
+of the weights that a pass has to read (of the experts as many as its rows are expected to choose, evenly) and of the
+cache rows; the roofline is the rate at which an H200 copies.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ EXPERT = re.compile(r"\.experts\.\d+\.")
 class Pass:
     """A row of the table; times are those of one pass, `model_us` of one over all layers.
 
-    kind "speculate": a step of `rows` rows of which each draft is accepted with probability `accept` where those before it
-    were; times are means over the numbers of accepted drafts.
+    kind "speculate": a step of `rows` rows of which each draft is accepted with probability `accept` where those before
+    it were; times are means over the numbers of accepted drafts.
     """
 
     config: str
@@ -92,7 +93,9 @@ def cache_bytes(config: dict[str, Any], context: int) -> float:
 def mtp_bytes(tensors: Iterable[tuple[str, int]], config: dict[str, Any]) -> float:
     """What one row reads of the MTP block."""
     chosen = int(config["num_experts_per_tok"]) / int(config["n_routed_experts"])
-    return sum(size * (chosen if EXPERT.search(name) else 1) for name, size in tensors if name.startswith("mtp."))
+    return sum(
+        size * (chosen if EXPERT.search(name) else 1) for name, size in tensors if name.startswith("mtp.")
+    )
 
 
 def head_bytes(tensors: Iterable[tuple[str, int]]) -> int:
@@ -303,9 +306,7 @@ def main(
                     f"{row.tokens_per_s:>10.0f}{row.percent_of_roofline:>9.1f}%"
                 )
             rows += found
-            write_csv(
-                out / "model.csv", columns, ([getattr(one, name) for name in columns] for one in rows)
-            )
+            write_csv(out / "model.csv", columns, ([getattr(one, name) for name in columns] for one in rows))
         for text in ops:
             kind, _, number = text.partition(":")
             launches = measured.speed.launch_times(kind, int(number or 1), 7 if kind != "prefill" else 1)

@@ -45,7 +45,9 @@ def fp4_rows(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(pages of random FP4 rows, their values in fp32)."""
     pages = rows // PAGE_ROWS
     codes = torch.randint(0, 256, (pages, PAGE_ROWS, INDEX_CHANNELS // 2), device="cuda", dtype=torch.uint8)
-    scales = torch.randint(124, 129, (pages, PAGE_ROWS, INDEX_CHANNELS // 32), device="cuda", dtype=torch.uint8)
+    scales = torch.randint(
+        124, 129, (pages, PAGE_ROWS, INDEX_CHANNELS // 32), device="cuda", dtype=torch.uint8
+    )
     data = torch.cat([codes.view(pages, -1), scales.view(pages, -1)], 1).view(torch.int8)
     table = torch.tensor([*E2M1, *(-v for v in E2M1)], device="cuda")
     values = table[torch.stack([codes & 15, codes >> 4], -1).long()].view(rows, INDEX_CHANNELS)

@@ -96,8 +96,8 @@ void mix(ModelChecks& checks, const HcPreArguments& a, bool head) {
     const u32 grid = grid_of(checks.operation(), u64{params.clusters} * kHcCluster + params.ahead.blocks);
     launch(checks.device(), kMix, spec, {grid, hc_cta_of(spec), kHcCluster}, a.stream, params,
            {a.add.present() ? writes(a.x) : reads(a.x), reads_constant(a.fn), reads(a.base), reads(a.scale),
-            reads(a.weight), reads(a.add), writes(a.y), writes(a.post), writes(a.comb), writes(a.narrow.codes),
-            writes(a.narrow.scales), writes(a.narrow.global_scale)});
+            reads(a.weight), reads(a.add), writes(a.y), writes(a.post), writes(a.comb),
+            writes(a.narrow.codes), writes(a.narrow.scales), writes(a.narrow.global_scale)});
 }
 
 }  // namespace

@@ -19,8 +19,9 @@ bool takes_mma(const IndexScoreArguments& a, Format rows) {
             all = all && (t.shape[i] <= 1 || t.strides[i] * 2 % static_cast<i64>(kVectorBytes) == 0);
         return all;
     };
-    return a.query.format == Format::bf16 && (rows == Format::bf16 || rows == Format::fp4_e2m1) && a.query.shape[2] == kIndexMmaChannels &&
-           aligned(a.query) && (rows == Format::fp4_e2m1 || aligned(a.rows.data));
+    return a.query.format == Format::bf16 && (rows == Format::bf16 || rows == Format::fp4_e2m1) &&
+           a.query.shape[2] == kIndexMmaChannels && aligned(a.query) &&
+           (rows == Format::fp4_e2m1 || aligned(a.rows.data));
 }
 
 }  // namespace
@@ -63,8 +64,8 @@ void index_scores(const IndexScoreArguments& a) {
         return grid_of("index_scores", static_cast<u64>(tokens) * ceil_div(params.rows.rows, rows));
     };
     if (takes_mma(a, rows.format))
-        launch(checks.device(), kMma, IndexMmaSpec{.rows = rows.format}, {blocks(kIndexMmaRows), kIndexMmaThreads}, a.stream,
-               params, memory);
+        launch(checks.device(), kMma, IndexMmaSpec{.rows = rows.format},
+               {blocks(kIndexMmaRows), kIndexMmaThreads}, a.stream, params, memory);
     else
         launch(checks.device(), kScores, spec, {blocks(kIndexRowsOfBlock), kIndexThreads}, a.stream, params,
                memory);

@@ -29,9 +29,8 @@ CheckedRows check_pages(ModelChecks& checks, const char* name, const LatentRows&
                         const NarrowRows& narrow) {
     const TensorView& t = rows.data;
     const bool is_narrow = narrow.format != Format::none;
-    DG_CHECK(rows.page_rows > 0, value,
-             "{}: {} have a table and {} rows a page, expected page_rows", checks.operation(), name,
-             rows.page_rows);
+    DG_CHECK(rows.page_rows > 0, value, "{}: {} have a table and {} rows a page, expected page_rows",
+             checks.operation(), name, rows.page_rows);
     if (is_narrow)
         checks.array(name, t, {Format::int8}, {-1, static_cast<i64>(narrow.page_bytes)}, 16);
     else

@@ -140,7 +140,8 @@ struct ExpandArguments {
 };
 void expand_streams(const ExpandArguments& arguments);
 
-// A result also in a narrow form, as quantize() makes it of the stored (bf16) one; packed. Absent: not wanted.
+// A result also in a narrow form, as quantize() makes it of the stored (bf16) one; packed. Absent: not
+// wanted.
 //   fp8_128   codes fp8_e4m3 [t, d], scales fp32 [t, d / 128]
 //   mxfp4     codes int8 [t, d / 2], scales int8 [t, d / 32]
 //   nvfp4     codes int8 [t, d / 2], scales int8 [t, d / 16], global_scale fp32 [t]: a token's own
@@ -232,9 +233,11 @@ void rope(const RopeArguments& arguments);
 //   FP8          data int8 [s, pages, page_bytes], d = 512 = 448 + 64: in a page first page_rows rows of 576
 //                bytes (448 E4M3, then 64 bf16), then page_rows rows of 8 bytes (7 UE8M0 scales, one for 64
 //                channels, and a 0). page_bytes = 584 page_rows rounded up to 576; see latent_page_bytes().
-//   FP4          of the indexer alone (compressor_update, index_scores): data int8 [s, pages, page_bytes], d = 128:
-//                in a page first page_rows rows of 64 bytes (E2M1, two a byte), then page_rows rows of 4 bytes (UE8M0
-//                scales, one for 32 channels). page_bytes = 68 page_rows rounded up to 64; see index_page_bytes().
+//   FP4          of the indexer alone (compressor_update, index_scores): data int8 [s, pages, page_bytes], d
+//   = 128:
+//                in a page first page_rows rows of 64 bytes (E2M1, two a byte), then page_rows rows of 4
+//                bytes (UE8M0 scales, one for 32 channels). page_bytes = 68 page_rows rounded up to 64; see
+//                index_page_bytes().
 //   with a table   int32 [s, n]: page i of sequence s is page table[s, i] of data, which every row that is
 //                written or visible must have. Data is pages of all sequences: fp32, bf16 [pages, page_rows,
 //                d]; FP8, FP4 [pages, page_bytes]. A sequence has n page_rows rows
@@ -289,8 +292,8 @@ void cache_write(const CacheWriteArguments& arguments);
 //   rows       the compressed rows; beyond their number nothing is written
 //   finish     what happens to a row last: nothing; FP8 round trip of the unrotated channels (fp32 or bf16
 //   rows);
-//              Hadamard transform and FP4 round trip (indexer, dim 128). FP8 rows round by themselves; FP4 rows
-//              take hadamard_fp4.
+//              Hadamard transform and FP4 round trip (indexer, dim 128). FP8 rows round by themselves; FP4
+//              rows take hadamard_fp4.
 struct CompressorArguments {
     TensorView kv, gate, ape, weight, frequencies, positions, sequences, state, journal;
     LatentRows rows;

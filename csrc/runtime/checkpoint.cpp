@@ -41,7 +41,7 @@ MappedFile::MappedFile(const Path& path) : path_(path) {
     const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
     struct stat status = {};
     const bool opened = descriptor >= 0 && ::fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode);
-    const std::string reason = descriptor < 0              ? std::strerror(errno)
+    const std::string reason = descriptor < 0            ? std::strerror(errno)
                                : S_ISDIR(status.st_mode) ? "it is a folder"
                                                          : "it is no regular file";
     if (opened) {
@@ -50,8 +50,7 @@ MappedFile::MappedFile(const Path& path) : path_(path) {
         data_ = mapped == MAP_FAILED ? nullptr : static_cast<const std::byte*>(mapped);
     }
     if (descriptor >= 0) ::close(descriptor);
-    DG_CHECK(opened, io, "checkpoint: cannot read '{}': {}; check the path", path.string(),
-             reason);
+    DG_CHECK(opened, io, "checkpoint: cannot read '{}': {}; check the path", path.string(), reason);
     DG_CHECK(size_ == 0 || data_, io, "checkpoint: cannot map '{}' ({} bytes) into memory", path.string(),
              size_);
 }

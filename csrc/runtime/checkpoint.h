@@ -70,7 +70,9 @@ class Checkpoint {
     [[nodiscard]] u64 bytes() const;
     // config.json of the folder, or the same made of GGUF metadata.
     [[nodiscard]] const Json* config() const { return config_ ? &*config_ : nullptr; }
-    [[nodiscard]] const std::string& config_text() const { return config_text_; }  // empty: in memory, or none
+    [[nodiscard]] const std::string& config_text() const {
+        return config_text_;
+    }  // empty: in memory, or none
 
   private:
     void finish();  // sorts, refuses duplicates between files

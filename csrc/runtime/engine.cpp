@@ -81,8 +81,8 @@ Engine::Engine(Device& device, const Checkpoint& checkpoint, const EngineOptions
     DG_CHECK(options_.context <= allowed, value, "engine: got a context of {}, the model allows {}",
              options_.context, allowed);
     if (options_.max_rows == 0)
-        options_.max_rows = std::max(std::min(options_.context, device.properties().emulated ? 64u : 256u),
-                                     kMaxWindow);
+        options_.max_rows =
+            std::max(std::min(options_.context, device.properties().emulated ? 64u : 256u), kMaxWindow);
     DG_CHECK(options_.max_rows >= kMaxWindow && options_.max_rows <= 8192, value,
              "engine: got max_rows {}, expected {} to 8192", options_.max_rows, kMaxWindow);
     const Format wide = activations_of(options_.numerics);

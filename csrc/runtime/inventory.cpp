@@ -87,8 +87,9 @@ class Checker {
         if (tensor.storage != other->storage)
             wrong_storage(tensor, fmt::format("{} as {}", row_of(other->storage).name, other->name).c_str());
         else if (scale && other_scale && scale->storage != other_scale->storage)
-            wrong_storage(*scale,
-                          fmt::format("{} as {}", row_of(other_scale->storage).name, other_scale->name).c_str());
+            wrong_storage(
+                *scale,
+                fmt::format("{} as {}", row_of(other_scale->storage).name, other_scale->name).c_str());
     }
     void check_linear(const Expected& expected) {
         const u64 n = expected.shape[0], k = expected.shape[1];

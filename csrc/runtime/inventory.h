@@ -35,9 +35,7 @@ struct Inventory {
     void ids(std::string name, std::vector<u64> shape) {
         entries.push_back({std::move(name), Role::ids, std::move(shape)});
     }
-    void table(std::string name, u64 n, u64 k) {
-        entries.push_back({std::move(name), Role::table, {n, k}});
-    }
+    void table(std::string name, u64 n, u64 k) { entries.push_back({std::move(name), Role::table, {n, k}}); }
     void linear(std::string name, u64 n, u64 k, std::string like = {}) {
         entries.push_back({std::move(name), Role::linear, {n, k}, std::move(like)});
     }

@@ -186,7 +186,8 @@ std::vector<float> Session::last_logits() {
 }
 
 void Session::rewind(u32 length) {
-    DG_CHECK(length <= tokens_.size(), value, "session: got a rewind to {} tokens, expected at most the {} there are", length, tokens_.size());
+    DG_CHECK(length <= tokens_.size(), value,
+             "session: got a rewind to {} tokens, expected at most the {} there are", length, tokens_.size());
     const std::vector<i32> kept(tokens_.begin(), tokens_.begin() + length);
     sync(kept);
 }

@@ -36,8 +36,8 @@ class Loader {
     Linear linear(const std::string& name) { return linear(std::vector{name}); }
     // Matrices `at`.0.`name` to `at`.count-1.`name`, [count, n, k].
     Linear experts(const std::string& at, u32 count, const std::string& name);
-    // FP8 experts as grouped_experts() makes them: of models that round their activations, where all of `names`
-    // are FP8.
+    // FP8 experts as grouped_experts() makes them: of models that round their activations, where all of
+    // `names` are FP8.
     [[nodiscard]] bool should_group(const std::string& at, const std::vector<std::string>& names, i64 count,
                                     i64 hidden, i64 width, i64 top_k) const;
     // Matrices of one shape, those of `names` one after the other in each expert: [count * names, n, k].

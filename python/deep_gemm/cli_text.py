@@ -209,7 +209,9 @@ def utf8(stream: Any) -> Any:
 class Written:
     tokens: list[int] = field(default_factory=list)
     interrupted: bool = False
-    logits: list[NDArray[np.float32]] = field(default_factory=list)  # as decoding left them, where they are kept
+    logits: list[NDArray[np.float32]] = field(
+        default_factory=list
+    )  # as decoding left them, where they are kept
 
 
 @contextmanager

@@ -55,9 +55,9 @@ def compressor() -> tuple[Launch, str]:
     )
     y = ref.to_bf16(ref.hadamard(ref.to_bf16(rows)))
     scales = ref.power_of_two_scales(y, 32, 6, 6 * 2.0**-126)
-    codes = abs(
-        np.abs(y / scales.repeat(32, -1))[..., None] - np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
-    ).argmin(-1) + 8 * (y < 0)
+    codes = abs(np.abs(y / scales.repeat(32, -1))[..., None] - np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])).argmin(
+        -1
+    ) + 8 * (y < 0)
     total = (gate + ape[np.arange(tokens) % 4])[4:].astype(np.float64)
     largest = total.max(0)
     weights = np.exp(total - largest)

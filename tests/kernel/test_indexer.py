@@ -205,7 +205,7 @@ def test_rows_are_independent(device: Any, kind: str) -> None:
 def test_bad_input(emulator: Any) -> None:
     pages = np.zeros((1, 2, ops.index_page_bytes(PAGE_ROWS)), np.int8)
     given = (last(4), np.zeros((1, 16), np.float32))
-    with pytest.raises(ValueError, match="rows are int8 with 64 channels .* expected 128 channels"):
+    with pytest.raises(ValueError, match=r"rows are int8 with 64 channels .* expected 128 channels"):
         ops.index_scores(np.zeros((1, 2, 64), np.float32), np.zeros((1, 2), np.float32), pages, *given,
                          page_rows=PAGE_ROWS, device=emulator)  # fmt: skip
     with pytest.raises(ValueError, match=r"rows has shape \[1, 2, 576\], expected \[any, any, 512\]"):

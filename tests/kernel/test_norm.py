@@ -142,7 +142,9 @@ def test_bad_input(emulator: Any) -> None:
         ("nvfp4", "up", "global_scale is missing"),
         ("mxfp4", "exact", "scales of mxfp4 are powers of two: up or nearest"),
     ):
-        copies = fp4_copies("mxfp4", 2, 128) | ({"scales": np.zeros((2, 8), np.int8)} if recipe == "nvfp4" else {})
+        copies = fp4_copies("mxfp4", 2, 128) | (
+            {"scales": np.zeros((2, 8), np.int8)} if recipe == "nvfp4" else {}
+        )
         with pytest.raises((ValueError, TypeError), match=message):
             ops.rms_norm(y, y, recipe=recipe, rule=rule, **copies, device=emulator)
     with pytest.raises(ValueError, match="got a global_scale, expected none for mxfp4"):

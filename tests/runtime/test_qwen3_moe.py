@@ -222,14 +222,19 @@ def test_refuses_what_kernels_do_not_look_up_or_mix(emulator: _C.Device, tmp_pat
     def with_fp8(part: str) -> dict[str, np.ndarray]:
         return plain | {n: v for n, v in stored.items() if part in n}
 
-    embedding = {"model.embed_tokens.weight": plain["model.embed_tokens.weight"].astype(ml_dtypes.float8_e4m3fn)}
+    embedding = {
+        "model.embed_tokens.weight": plain["model.embed_tokens.weight"].astype(ml_dtypes.float8_e4m3fn)
+    }
     for tensors, message in (
         (plain | embedding, "dtype: model.embed_tokens.weight is F8_E4M3, expected F32, BF16, F16 or Q8_0"),
         (
             with_fp8(".0.up_proj"),
             "layers.0.mlp.experts.0.up_proj.weight is F8_E4M3, expected BF16 as model.layers.0.mlp.experts.0.gate",
         ),
-        (with_fp8(".3.down_proj"), "experts.3.down_proj.weight is F8_E4M3, expected BF16 as .*experts.0.down"),
+        (
+            with_fp8(".3.down_proj"),
+            "experts.3.down_proj.weight is F8_E4M3, expected BF16 as .*experts.0.down",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             Engine(write_checkpoint(tmp_path, QWEN, tensors), device=emulator)

@@ -118,7 +118,11 @@ def test_near_ties(device: _C.Device, tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     length = int.from_bytes(content[:8], "little")
     begin, end = json.loads(content[8 : 8 + length])["head.weight"]["data_offsets"]
-    head = np.frombuffer(bytes(content[8 + length + begin : 8 + length + end]), np.float32).reshape(64, 32).copy()
+    head = (
+        np.frombuffer(bytes(content[8 + length + begin : 8 + length + end]), np.float32)
+        .reshape(64, 32)
+        .copy()
+    )
     head[1::4], head[3::4] = head[::4], np.nextafter(head[2::4], np.float32(9))
     content[8 + length + begin : 8 + length + end] = head.tobytes()
     path.write_bytes(content)

@@ -84,11 +84,13 @@ def test_refuses_damaged_and_foreign_files(load: Load, prompt: list[int], tmp_pa
     plain = load().session(window=1)
     plain.sync(prompt[:3])
     digest = plain.state_digest()
-    with pytest.raises(ValueError, match="by a session that drafts; load it into one with a window of 2 rows"):
+    with pytest.raises(
+        ValueError, match=r"by a session that drafts; load it into one with a window of 2 rows"
+    ):
         plain.load(path)
     assert plain.state_digest() == digest, "a refused file must change nothing"
     plain.save(path)
-    with pytest.raises(ValueError, match="by a session that decodes plainly; .* a window of 1 row"):
+    with pytest.raises(ValueError, match=r"by a session that decodes plainly; .* a window of 1 row"):
         session.load(path)
     with pytest.raises(_C.Error, match="failed"):
         session.load(tmp_path / "gone")

@@ -111,6 +111,9 @@ def test_command() -> None:
     arguments = ["generate", "The", "--device", "emulator", "--numerics", "exact", "--context", "64"]
     result = CliRunner().invoke(main, [*arguments, "--max-tokens", "4", "--verify-exact", "--stats"])
     assert result.exit_code == 0, result.output
-    assert "verified: after every step, tokens, logits and all state" in result.output and "accepted by position" in result.output
+    assert (
+        "verified: after every step, tokens, logits and all state" in result.output
+        and "accepted by position" in result.output
+    )
     result = CliRunner().invoke(main, [*arguments, "--verify-exact", "--temperature", "1"])
     assert result.exit_code == 1 and "compares greedy decoding" in result.output

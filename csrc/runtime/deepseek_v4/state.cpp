@@ -6,7 +6,7 @@ namespace deep_gemm::runtime::deepseek_v4 {
 
 namespace {
 
-constexpr u32 kRingPage = 64;                                // rows of an FP8 page
+constexpr u32 kRingPage = 64;  // rows of an FP8 page
 // In a page: rows of so many bytes, and after all of them their scales.
 struct RowBytes {
     u64 values = 0, scales = 0;

@@ -248,10 +248,11 @@ DG_DEVICE float mix_streams(u32 token, u32 begin, u32 end, ptx::SharedAddress sm
     return sum;
 }
 
-/// The input of the sublayer, with its norm; returns the largest that this thread stored, where that is asked for.
+/// The input of the sublayer, with its norm; returns the largest that this thread stored, where that is asked
+/// for.
 template <HcSpec S>
 DG_DEVICE float store_input(const HcParams& p, u32 row, u32 token, u32 begin, u32 end,
-                           ptx::SharedAddress smem) {
+                            ptx::SharedAddress smem) {
     float factor = 1;
     if constexpr (S.weight != Format::none) {
         const float squares = cluster_total(smem + plan_smem(S).norm + token * 4);
@@ -321,7 +322,8 @@ hc_mix(DG_GRID_CONSTANT const HcParams p) {
     const u32 stride = p.clusters * S.tokens;  // rows between those of a cluster
     const auto tokens_from = [&](u32 first) { return first + S.tokens < p.rows ? S.tokens : p.rows - first; };
     // Three times a round the cluster meets: shares of the mixes are there; those of the norm are; both have
-    // been read (and once between, where the largest of a row is looked for). The last warp finds what the next sublayer needs, while the others find this one's input.
+    // been read (and once between, where the largest of a row is looked for). The last warp finds what the
+    // next sublayer needs, while the others find this one's input.
     if (warp == S.threads / 32) {
         ptx::grid_dependency_wait();
         for (u32 first = cluster * S.tokens; first < p.rows; first += stride) {

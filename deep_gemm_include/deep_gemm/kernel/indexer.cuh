@@ -53,7 +53,8 @@ index_scores(DG_GRID_CONSTANT const IndexScoreParams p) {
 
 namespace index_detail {
 
-/// Eight channels of a head as they meet a row's: pairs of neighbours, or of every fourth, as FP4 rows give them.
+/// Eight channels of a head as they meet a row's: pairs of neighbours, or of every fourth, as FP4 rows give
+/// them.
 template <Format Rows>
 DG_DEVICE ptx::UInt4 in_pairs(const ptx::UInt4& v) {
     if constexpr (Rows != Format::fp4_e2m1) return v;
@@ -62,15 +63,15 @@ DG_DEVICE ptx::UInt4 in_pairs(const ptx::UInt4& v) {
             ptx::permute_bytes_or_signs(v.y, v.w, kLow), ptx::permute_bytes_or_signs(v.y, v.w, kHigh)};
 }
 
-/// Where piece `piece` of a head lies. The four lanes of a row have 16 bytes each of every 64; of FP4 rows a lane has
-/// 32 neighbouring channels, which are four of its pieces.
+/// Where piece `piece` of a head lies. The four lanes of a row have 16 bytes each of every 64; of FP4 rows a
+/// lane has 32 neighbouring channels, which are four of its pieces.
 template <Format Rows>
 DG_DEVICE u32 place_of(u32 piece) {
     return Rows == Format::fp4_e2m1 ? piece % 4 * 64 + piece / 4 * 16 : piece * 16;
 }
 
-/// Eight codes times a scale: pair i is codes i and i + 4. Sign and magnitude are put where a bf16 has them, 2^126 too
-/// small.
+/// Eight codes times a scale: pair i is codes i and i + 4. Sign and magnitude are put where a bf16 has them,
+/// 2^126 too small.
 DG_DEVICE ptx::UInt4 decode_word(u32 word, u32 scale) {
     constexpr u32 kMagnitude = 0x01c001c0u, kSign = 0x80008000u, kTwoTo126 = 0x7e807e80u;
     const auto pair = [&](u32 magnitude, u32 sign) {

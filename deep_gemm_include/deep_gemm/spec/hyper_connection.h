@@ -33,9 +33,9 @@ struct HcSpec {
     Format add = Format::none;     // of a sublayer's output that the streams take in first; none: nothing
     u32 streams = 4;
     u32 threads = kHcMixThreads;
-    u32 steps = 1;      // times that the threads go over a CTA's channels
-    u32 tokens = 1;     // of a cluster at a time; any number gives the same bits
-    bool head = false;  // only pre: before the output head
+    u32 steps = 1;        // times that the threads go over a CTA's channels
+    u32 tokens = 1;       // of a cluster at a time; any number gives the same bits
+    bool head = false;    // only pre: before the output head
     bool narrow = false;  // y also in a narrow form, with scales rounded up where they are powers of two
     Recipe recipe = Recipe::fp8_128;
 

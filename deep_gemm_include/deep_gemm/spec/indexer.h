@@ -40,9 +40,9 @@ struct IndexScoreParams {
     float scale;
 };
 
-// The same on tensor cores: bf16 queries of 128 channels, rows bf16 or FP4. A warp has 16 rows, all heads. A score is
-// the sum over heads in an order that depends on their number alone: a lane has heads 8 i + 2 (lane % 4) and
-// the next, in order of i; then the four lanes are added pairwise.
+// The same on tensor cores: bf16 queries of 128 channels, rows bf16 or FP4. A warp has 16 rows, all heads. A
+// score is the sum over heads in an order that depends on their number alone: a lane has heads 8 i + 2 (lane
+// % 4) and the next, in order of i; then the four lanes are added pairwise.
 constexpr u32 kIndexMmaThreads = 128;
 constexpr u32 kIndexMmaWarpRows = 16;
 constexpr u32 kIndexMmaRows = kIndexMmaThreads / 32 * kIndexMmaWarpRows;

@@ -4,8 +4,8 @@
 // An FP8 row is 584 bytes: 448 E4M3, 64 bf16 (the rotated channels), 7 UE8M0 scales (one for 64 channels) and
 // a zero. A page holds the 576-byte parts of all its rows first, then the 8-byte parts.
 //
-// An FP4 row, of the indexer, is 68 bytes: 128 E2M1, the first of a pair in the low nibble, and 4 UE8M0 scales
-// (one for 32 channels). A page holds the 64-byte parts of all its rows first, then the 4-byte parts.
+// An FP4 row, of the indexer, is 68 bytes: 128 E2M1, the first of a pair in the low nibble, and 4 UE8M0
+// scales (one for 32 channels). A page holds the 64-byte parts of all its rows first, then the 4-byte parts.
 #pragma once
 
 #include <deep_gemm/spec/view.h>
@@ -42,9 +42,9 @@ constexpr u32 kFp8RowBytes = 576, kFp8RowScaleBytes = 8;
 constexpr u32 kFp4RowChannels = 128, kFp4RowGroup = 32;
 constexpr u32 kFp4RowBytes = 64, kFp4RowScaleBytes = 4;
 
-// Rows [sequences, rows, d] of fp32 or bf16 (strides in elements), or pages of FP8 or FP4 rows (strides in bytes).
-// With a table, pages of either are anywhere in data: page i of a sequence is page table[sequence, i], and
-// stride_sequence is a page's.
+// Rows [sequences, rows, d] of fp32 or bf16 (strides in elements), or pages of FP8 or FP4 rows (strides in
+// bytes). With a table, pages of either are anywhere in data: page i of a sequence is page table[sequence,
+// i], and stride_sequence is a page's.
 struct LatentView {
     void* data;
     u64 stride_sequence, stride_row;  // FP8, FP4 without a table: stride_row is the page's

@@ -138,7 +138,8 @@ DG_DEVICE Float4 hadamard(const Float4& v, u32 d) {
     return {h[0] * factor, h[1] * factor, h[2] * factor, h[3] * factor};
 }
 
-/// The last step of a row (RowFinish). Whole warps. `Rows`: what it is written to; FP4 rows round by themselves.
+/// The last step of a row (RowFinish). Whole warps. `Rows`: what it is written to; FP4 rows round by
+/// themselves.
 template <RowFinish Finish, Format Rows = Format::fp32>
 DG_DEVICE void finish_row(Float4& v, u32 channel, u32 d, u32 dims) {
     if constexpr (Finish == RowFinish::fp8_round_trip) {

@@ -1,5 +1,5 @@
-// A finished row of bf16 also in a narrow form: the bits that kernel/quantize.cuh makes of the stored row. A thread has
-// four columns, a warp 128 neighbouring ones; all of its lanes call.
+// A finished row of bf16 also in a narrow form: the bits that kernel/quantize.cuh makes of the stored row. A
+// thread has four columns, a warp 128 neighbouring ones; all of its lanes call.
 #pragma once
 
 #include <deep_gemm/spec/quantize.h>
@@ -56,8 +56,8 @@ DG_DEVICE void store_nvfp4_copy(u8* codes, u8* scales, u32 column, const Float4&
     store_e2m1<16>(codes, scales, column, v, factor, scale);
 }
 
-/// Columns `column` to `column + 3` of row `row` of d in the recipe's form, as they are when stored in bf16. `global`:
-/// of NVFP4.
+/// Columns `column` to `column + 3` of row `row` of d in the recipe's form, as they are when stored in bf16.
+/// `global`: of NVFP4.
 template <Recipe R, ScaleRule Rule>
 DG_DEVICE void store_copy(u8* codes, void* scales, u32 row, u32 d, u32 column, const Float4& value,
                           float global = 0) {

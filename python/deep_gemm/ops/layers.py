@@ -102,9 +102,9 @@ def rms_norm(
     device: Any = None,
     stream: int | None = None,
 ) -> None:
-    """y = x / sqrt(mean(x^2) + eps) * weight over the last dimension; bf16 rows [t, d] also in a narrow form, if `codes`
-    and `scales` are given: FP8, 'mxfp4', or 'nvfp4' with a global scale for each token. FP8 scales are powers of two, or
-    with rule 'exact' any."""
+    """y = x / sqrt(mean(x^2) + eps) * weight over the last dimension; bf16 rows [t, d] also in a narrow form, if
+    `codes` and `scales` are given: FP8, 'mxfp4', or 'nvfp4' with a global scale for each token. FP8 scales are powers
+    of two, or with rule 'exact' any."""
     _C.op_rms_norm(**locals())
 
 

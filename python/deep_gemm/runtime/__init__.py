@@ -223,9 +223,7 @@ class Session:
         seed: int = 0,
     ) -> None:
         """How the next tokens are chosen; temperature 0 takes the most likely one."""
-        self._session.set_sampling(
-            **sampling_of("set_sampling", temperature, top_k, top_p, min_p, seed)
-        )
+        self._session.set_sampling(**sampling_of("set_sampling", temperature, top_k, top_p, min_p, seed))
 
     def logits(self) -> NDArray[np.float32]:
         """fp32 [vocab] of the token that follows the last one."""
