@@ -3,6 +3,8 @@
 
 #include <deep_gemm/spec/indexer.h>
 
+#include <algorithm>
+
 namespace deep_gemm::op {
 
 namespace {
@@ -22,6 +24,14 @@ bool takes_mma(const IndexScoreArguments& a, Format rows) {
     return a.query.format == Format::bf16 && (rows == Format::bf16 || rows == Format::fp4_e2m1) &&
            a.query.shape[2] == kIndexMmaChannels && aligned(a.query) &&
            (rows == Format::fp4_e2m1 || aligned(a.rows.data));
+}
+
+// A block has all heads of a token in shared memory, which cost more to bring than a few rows: no more blocks than
+// the device holds at once.
+u32 mma_blocks(const Device& device, u32 tokens, u32 rows) {
+    constexpr u32 kOfMultiprocessor = 4;
+    const u32 at_once = std::max(kOfMultiprocessor * device.properties().num_sms / std::max(tokens, 1u), 1u);
+    return std::min(ceil_div(rows, kIndexMmaRows), at_once);
 }
 
 }  // namespace
@@ -56,19 +66,19 @@ void index_scores(const IndexScoreArguments& a) {
         .ratio = a.ratio,
         .only_above = a.only_above,
         .scale = a.scale,
+        .blocks = mma_blocks(checks.device(), as_u32(tokens), rows.view.rows),
     };
+    const bool mma = takes_mma(a, rows.format);
     const std::initializer_list<driver::MemoryRange> memory = {
         reads(a.query),     reads(a.weights),   reads(a.rows.data), reads(a.rows.table),
         reads(a.positions), reads(a.sequences), writes(a.scores)};
-    const auto blocks = [&](u32 rows) {
-        return grid_of("index_scores", static_cast<u64>(tokens) * ceil_div(params.rows.rows, rows));
-    };
-    if (takes_mma(a, rows.format))
-        launch(checks.device(), kMma, IndexMmaSpec{.rows = rows.format},
-               {blocks(kIndexMmaRows), kIndexMmaThreads}, a.stream, params, memory);
+    const u32 blocks = mma ? params.blocks : ceil_div(params.rows.rows, kIndexRowsOfBlock);
+    const u32 grid = grid_of("index_scores", static_cast<u64>(tokens) * blocks);
+    if (mma)
+        launch(checks.device(), kMma, IndexMmaSpec{.rows = rows.format}, {grid, kIndexMmaThreads}, a.stream,
+               params, memory);
     else
-        launch(checks.device(), kScores, spec, {blocks(kIndexRowsOfBlock), kIndexThreads}, a.stream, params,
-               memory);
+        launch(checks.device(), kScores, spec, {grid, kIndexThreads}, a.stream, params, memory);
 }
 
 }  // namespace deep_gemm::op

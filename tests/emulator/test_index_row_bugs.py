@@ -17,23 +17,23 @@ PAGE_ROWS = 8
 
 
 def index_mma() -> tuple[Launch, str]:
-    """42 and 7 of 48 rows are visible, in pages that a table scatters."""
+    """92 and 7 of 96 rows are visible, in pages that a table scatters; a block takes them in two turns."""
     rng = np.random.default_rng(46)
-    heads, tokens, pages, positions = 70, 2, 6, np.array([170, 30], np.int32)
+    heads, tokens, pages, positions = 70, 2, 12, np.array([367, 30], np.int32)
     query, weights = real(rng, (tokens, heads, 128), "bf16"), real(rng, (tokens, heads))
     size = ops.index_page_bytes(PAGE_ROWS)
     raw = rng.integers(0, 256, (1, pages, size), dtype=np.uint8)
     raw[..., PAGE_ROWS * 64 : PAGE_ROWS * 68] = rng.integers(124, 129, (1, pages, PAGE_ROWS * 4))
     rows = ref.read_fp4_rows(raw.view(np.int8), PAGE_ROWS)[0]
-    table = np.array([[4, 0, 6, 2, 5, 1]], np.int32)
-    pool = np.full((7, size), 0x7F, np.uint8)
+    table = np.array([[4, 0, 6, 2, 5, 1, 12, 9, 8, 11, 7, 10]], np.int32)
+    pool = np.full((13, size), 0x7F, np.uint8)
     pool[table[0]] = raw[0]
     scores = np.zeros((tokens, pages * PAGE_ROWS))
-    for t, visible in enumerate((42, 7)):
+    for t, visible in enumerate((92, 7)):
         scores[t, :visible] = ref.index_scores(query[t], weights[t], rows[:visible], 0.25)
     params = pack(["query", (heads * 128,), (128,)], "weights", (heads,),
                   ["pool", (size,), (0,), 1, pages * PAGE_ROWS, PAGE_ROWS, pages, "table"],
-                  "positions", None, "scores", (pages * PAGE_ROWS,), tokens, heads, 128, 4, 0, 0.25)  # fmt: skip
+                  "positions", None, "scores", (pages * PAGE_ROWS,), tokens, heads, 128, 4, 0, 0.25, 1)  # fmt: skip
     arrays = {"query": query, "weights": weights, "pool": pool, "table": table, "positions": positions,
               "scores": np.zeros(scores.shape, np.float32)}  # fmt: skip
     launch = Launch(
@@ -80,13 +80,15 @@ def compressor() -> tuple[Launch, str]:
 
 CASES = {"index_mma": index_mma, "compressor": compressor}
 BUGS = [
-    ("index_mma", Bug("the first group's scale for all", "in_page * kFp4RowScaleBytes + part));", "in_page * kFp4RowScaleBytes));", 8)),
+    ("index_mma", Bug("the first group's scale for all", "in_page * kFp4RowScaleBytes + part);", "in_page * kFp4RowScaleBytes);", 8)),
     ("index_mma", Bug("scales of the page's first row", "+ in_page * kFp4RowScaleBytes + part", "+ part", 8)),
     ("index_mma", Bug("scales where the codes are", "page + view.page_rows * kFp4RowBytes + in_page", "page + in_page", 8)),
     ("index_mma", Bug("heads in the order of bf16 rows", "place_of<Rows>(piece), in_pairs<Rows>(v)", "piece * 16, in_pairs<Rows>(v)", 8)),
     ("index_mma", Bug("heads in pairs of neighbours", "in_pairs<Rows>(v));", "v);", 8)),
     ("index_mma", Bug("signs of the wrong codes", "pair(word << 2, word << 8)", "pair(word << 2, word << 12)", 8)),
     ("index_mma", Bug("magnitudes without their lowest bit", "kMagnitude = 0x01c001c0u", "kMagnitude = 0x01800180u", 8)),
+    ("index_mma", Bug("the rows of the turn before", "fetch(first + step);", "fetch(first);", 8)),
+    ("index_mma", Bug("scores of the first turn's rows", "const u32 row = first + place + half * 8;\n            if (lane", "const u32 row = begin + place + half * 8;\n            if (lane", 8)),
     ("index_mma", Bug("no table", "if (view.table == nullptr) return sequence * view.stride_sequence + page * view.stride_row;", "return sequence * view.stride_sequence + page * view.stride_sequence;", 8)),
     ("compressor", Bug("nibbles change places", "code(v.x) | code(v.y) << 4", "code(v.y) | code(v.x) << 4", 8)),
     ("compressor", Bug("a scale for 16 channels", "warp_max<8>(amax_of(v)), 6 * 0x1p-126f", "warp_max<4>(amax_of(v)), 6 * 0x1p-126f", 8)),

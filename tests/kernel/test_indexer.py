@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ops_cases import Array, assert_batch_invariant, assert_close, poisoned, real, run
+from ops_cases import Array, assert_batch_invariant, assert_close, poisoned, real, run, same_bits
 from reference import deepseek_v4 as ref
 
 from deep_gemm import ops
@@ -81,6 +81,26 @@ def test_scores_of_fp4_rows(device: Any, heads: int, dtype: str) -> None:
         rows = values[sequence, :visible][finite]
         expected = ref.index_scores(query[t], weights[t], rows, 0.25)
         assert_close(scores[t, :visible][finite], expected, 1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("kind", ["bf16", "fp4"])
+def test_blocks_take_turns(device: Any, kind: str) -> None:
+    """So many tokens that each has one block, which goes through three tiles of rows; alone it has three."""
+    rng = np.random.default_rng(8)
+    tokens, columns = 40 if device.emulated else 1200, 152
+    query, weights = real(rng, (tokens, 5, 128), "bf16"), real(rng, (tokens, 5))
+    positions = rng.integers(0, 4 * columns, tokens).astype(np.int32)
+    fp4 = {"rows": fp4_pages(rng, 1, columns // PAGE_ROWS), "page_rows": PAGE_ROWS}
+    cache = fp4 if kind == "fp4" else {"rows": real(rng, (1, columns, 128), "bf16")}
+
+    def call(some: Array) -> Array:
+        out = {"scores": np.zeros((len(some), columns), np.float32)}
+        given = {"query": query[some], "weights": weights[some], "positions": positions[some]}
+        return run(device, "index_scores", out, **given, **cache)["scores"]
+
+    whole = call(np.arange(tokens))
+    for token in (0, int(positions.argmax()), tokens - 1):
+        assert same_bits(whole[token : token + 1], call(np.array([token])))
 
 
 def test_scores_not_needed(device: Any) -> None:

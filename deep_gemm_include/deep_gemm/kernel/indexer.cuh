@@ -88,26 +88,43 @@ DG_DEVICE u32 scale_pair(u32 exponent) {
     return exponent == codec::kUe8m0Nan ? 0x7fff7fffu : exponent * 0x00800080u;
 }
 
-/// A lane's channels of a row, as the mma takes them: 16 bytes of each 64, or 32 neighbours with one scale.
-template <Format Rows, u32 Loads>
-DG_DEVICE void load_row(const LatentView& view, u32 sequence, u32 row, ptx::UInt4 (&into)[Loads]) {
-    const u32 part = ptx::lane_index() % 4;
-    if constexpr (Rows == Format::fp4_e2m1) {
-        const u8* page = static_cast<const u8*>(view.data) + tile::page_offset(view, sequence, row);
-        const u32 in_page = row % view.page_rows;
-        const ptx::UInt4 codes = ptx::ld_global_v4_u32(page + in_page * kFp4RowBytes + part * 16);
-        const u32 scale = scale_pair(
-            ptx::ld_global_u8(page + view.page_rows * kFp4RowBytes + in_page * kFp4RowScaleBytes + part));
-        const u32 words[] = {codes.x, codes.y, codes.z, codes.w};
+constexpr u32 kLoads = kIndexMmaChannels / 32;
+
+/// A lane's channels of a row as they lie in memory, and as the mma takes them. bf16: 16 bytes of each 64.
+template <Format Rows>
+struct StoredRow {
+    ptx::UInt4 parts[kLoads] = {};
+
+    DG_DEVICE void fetch(const LatentView& view, u32 sequence, u32 row) {
+        const u8* at = static_cast<const u8*>(view.data) + tile::row_offset(view, sequence, row) * 2 +
+                       ptx::lane_index() % 4 * 16;
 #pragma unroll
-        for (u32 load = 0; load < Loads; ++load) into[load] = decode_word(words[load], scale);
-    } else {
-        const u8* at =
-            static_cast<const u8*>(view.data) + tile::row_offset(view, sequence, row) * 2 + part * 16;
-#pragma unroll
-        for (u32 load = 0; load < Loads; ++load) into[load] = ptx::ld_global_v4_u32(at + load * 64);
+        for (u32 load = 0; load < kLoads; ++load) parts[load] = ptx::ld_global_v4_u32(at + load * 64);
     }
-}
+    DG_DEVICE void decode(ptx::UInt4 (&into)[kLoads]) const {
+#pragma unroll
+        for (u32 load = 0; load < kLoads; ++load) into[load] = parts[load];
+    }
+};
+/// FP4: 32 neighbours, which share a scale.
+template <>
+struct StoredRow<Format::fp4_e2m1> {
+    ptx::UInt4 codes = {};
+    u32 exponent = 0;
+
+    DG_DEVICE void fetch(const LatentView& view, u32 sequence, u32 row) {
+        const u32 part = ptx::lane_index() % 4, in_page = row % view.page_rows;
+        const u8* page = static_cast<const u8*>(view.data) + tile::page_offset(view, sequence, row);
+        codes = ptx::ld_global_v4_u32(page + in_page * kFp4RowBytes + part * 16);
+        exponent =
+            ptx::ld_global_u8(page + view.page_rows * kFp4RowBytes + in_page * kFp4RowScaleBytes + part);
+    }
+    DG_DEVICE void decode(ptx::UInt4 (&into)[kLoads]) const {
+        const u32 words[] = {codes.x, codes.y, codes.z, codes.w}, scale = scale_pair(exponent);
+#pragma unroll
+        for (u32 load = 0; load < kLoads; ++load) into[load] = decode_word(words[load], scale);
+    }
+};
 
 /// 64 heads of a token and their weights; zeros beyond the last.
 template <Format Rows>
@@ -135,55 +152,71 @@ DG_DEVICE void load_heads(const IndexScoreParams& p, u32 token, u32 first, ptx::
 template <IndexMmaSpec S>
 DG_KERNEL(kIndexMmaThreads, 4)
 index_mma(DG_GRID_CONSTANT const IndexScoreParams p) {
-    constexpr u32 kLoads = kIndexMmaChannels / 32, kTiles = kIndexMmaHeads / 8;
+    using namespace index_detail;
+    constexpr u32 kTiles = kIndexMmaHeads / 8;
     ptx::grid_dependency_launch();
     ptx::grid_dependency_wait();
     const u32 token = ptx::block_index() % p.tokens, sequence = tile::sequence_of(p.sequences, token);
     const u32 visible = tile::visible_rows(ptx::ld_global_s32(p.positions + token), p.ratio, p.rows.rows);
-    const u32 block = ptx::block_index() / p.tokens * kIndexMmaRows;
-    if (sequence >= p.rows.sequences || block >= visible || visible <= p.only_above) return;
-    const u32 lane = ptx::lane_index(), first = block + ptx::warp_index() * kIndexMmaWarpRows;
+    const u32 step = p.blocks * kIndexMmaRows, begin = ptx::block_index() / p.tokens * kIndexMmaRows;
+    if (sequence >= p.rows.sequences || begin >= visible || visible <= p.only_above) return;
+    const u32 lane = ptx::lane_index(), place = ptx::warp_index() * kIndexMmaWarpRows + lane / 4;
     const ptx::SharedAddress smem = ptx::dynamic_smem();
+    const bool once = p.heads <= kIndexMmaHeads;  // then heads stay in shared memory
+    bool held = false;
 
-    ptx::UInt4 rows[2][kLoads] = {};
+    StoredRow<S.rows> next[2];
+    const auto fetch = [&](u32 first) {
 #pragma unroll
-    for (u32 half = 0; half < 2; ++half) {
-        const u32 row = first + lane / 4 + half * 8;
-        if (row < visible) index_detail::load_row<S.rows>(p.rows, sequence, row, rows[half]);
-    }
-    float score[2] = {};
-    for (u32 head = 0; head < p.heads; head += kIndexMmaHeads) {
-        index_detail::load_heads<S.rows>(p, token, head, smem);
-        ptx::sync_threads();
+        for (u32 half = 0; half < 2; ++half)
+            if (const u32 row = first + place + half * 8; row < visible)
+                next[half].fetch(p.rows, sequence, row);
+    };
+    fetch(begin);
+#pragma unroll 1
+    for (u32 first = begin; first < visible; first += step) {
+        ptx::UInt4 rows[2][kLoads];
 #pragma unroll
-        for (u32 t = 0; t < kTiles; ++t) {
-            float dots[4] = {};
-#pragma unroll
-            for (u32 load = 0; load < kLoads; ++load) {
-                const ptx::UInt4 q = ptx::ld_shared_v4_u32(smem + (t * 8 + lane / 4) * kIndexPitch +
-                                                           load * 64 + lane % 4 * 16);
-                const ptx::UInt4 &a = rows[0][load], &b = rows[1][load];
-                const u32 low[] = {a.x, b.x, a.y, b.y}, high[] = {a.z, b.z, a.w, b.w};
-                ptx::mma_m16n8k16_bf16(dots, low, q.x, q.y);
-                ptx::mma_m16n8k16_bf16(dots, high, q.z, q.w);
+        for (u32 half = 0; half < 2; ++half) next[half].decode(rows[half]);
+        fetch(first + step);
+        float score[2] = {};
+        for (u32 head = 0; head < p.heads; head += kIndexMmaHeads) {
+            if (!held) {
+                load_heads<S.rows>(p, token, head, smem);
+                ptx::sync_threads();
+                held = once;
             }
-            const ptx::Float2 weight =
-                ptx::ld_shared_v2_f32(smem + kIndexMmaHeads * kIndexPitch + (t * 8 + lane % 4 * 2) * 4);
+#pragma unroll 4  // with all eight, registers do not suffice for the next rows
+            for (u32 t = 0; t < kTiles; ++t) {
+                float dots[4] = {};
 #pragma unroll
-            for (u32 half = 0; half < 2; ++half) {
-                score[half] = ptx::fma_rn_f32(weight.x, ptx::max_nan_f32(dots[2 * half], 0.0f), score[half]);
-                score[half] =
-                    ptx::fma_rn_f32(weight.y, ptx::max_nan_f32(dots[2 * half + 1], 0.0f), score[half]);
+                for (u32 load = 0; load < kLoads; ++load) {
+                    const ptx::UInt4 q = ptx::ld_shared_v4_u32(smem + (t * 8 + lane / 4) * kIndexPitch +
+                                                               load * 64 + lane % 4 * 16);
+                    const ptx::UInt4 &a = rows[0][load], &b = rows[1][load];
+                    const u32 low[] = {a.x, b.x, a.y, b.y}, high[] = {a.z, b.z, a.w, b.w};
+                    ptx::mma_m16n8k16_bf16(dots, low, q.x, q.y);
+                    ptx::mma_m16n8k16_bf16(dots, high, q.z, q.w);
+                }
+                const ptx::Float2 weight = ptx::ld_shared_v2_f32(smem + kIndexMmaHeads * kIndexPitch +
+                                                                 (t * 8 + lane % 4 * 2) * 4);
+#pragma unroll
+                for (u32 half = 0; half < 2; ++half) {
+                    score[half] =
+                        ptx::fma_rn_f32(weight.x, ptx::max_nan_f32(dots[2 * half], 0.0f), score[half]);
+                    score[half] =
+                        ptx::fma_rn_f32(weight.y, ptx::max_nan_f32(dots[2 * half + 1], 0.0f), score[half]);
+                }
             }
+            if (!once) ptx::sync_threads();
         }
-        ptx::sync_threads();
-    }
 #pragma unroll
-    for (u32 half = 0; half < 2; ++half) {
-        const float sum = tile::warp_sum<4>(score[half]);
-        const u32 row = first + lane / 4 + half * 8;
-        if (lane % 4 == 0 && row < visible)
-            ptx::st_global_f32(p.scores + token * p.scores_stride + row, sum * p.scale);
+        for (u32 half = 0; half < 2; ++half) {
+            const float sum = tile::warp_sum<4>(score[half]);
+            const u32 row = first + place + half * 8;
+            if (lane % 4 == 0 && row < visible)
+                ptx::st_global_f32(p.scores + token * p.scores_stride + row, sum * p.scale);
+        }
     }
 }
 

@@ -38,6 +38,7 @@ struct IndexScoreParams {
     u64 scores_stride;
     u32 tokens, heads, d, ratio, only_above;
     float scale;
+    u32 blocks;  // of a token, on tensor cores: they take turns along its rows
 };
 
 // The same on tensor cores: bf16 queries of 128 channels, rows bf16 or FP4. A warp has 16 rows, all heads. A
