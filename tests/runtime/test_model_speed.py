@@ -98,7 +98,7 @@ def test_command(tmp_path: Path) -> None:
     assert float(speculate["tokens_a_step"]) == 1.5 and float(speculate["accept"]) == 0.5
     rate = 1.5e6 / float(speculate["model_us"])
     assert float(speculate["tokens_per_s"]) == pytest.approx(rate)
-    assert float(speculate["us"]) > float(rows[2]["us"]), "drafting takes time"
+    assert int(speculate["launches"]) > int(rows[2]["launches"]), "drafting is part of it"
     assert all(float(row["model_us"]) > 0 and float(row["percent_of_roofline"]) > 0 for row in rows)
     listed = list(csv.DictReader((tmp_path / "model_ops.csv").open()))
     assert [row["kernel"] for row in listed] == ["hc_mix", "project_mma", "argmax"] * 2
