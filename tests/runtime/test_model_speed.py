@@ -82,7 +82,7 @@ def test_bad_input(speed: _C.ModelSpeed, kind: str, rows: int, message: str) -> 
 
 def test_command(tmp_path: Path) -> None:
     arguments = (
-        "--config tiny --layers 2 --context 256 --context 64 --batch 1 --batch 2 --spec 2 --accept 0.5 --prefill 5"
+        "--config tiny --layers 2 --context 256 --context 64 --batch 2 --spec 2 --accept 0.5 --prefill 5"
         " --repeats 1"
     )
     found = CliRunner().invoke(
@@ -91,14 +91,14 @@ def test_command(tmp_path: Path) -> None:
     )
     assert found.exit_code == 0, found.output
     rows = list(csv.DictReader((tmp_path / "model.csv").open()))
-    passes = [("decode", "1"), ("decode", "2"), ("verify", "2"), ("speculate", "2"), ("prefill", "5")]
+    passes = [("decode", "2"), ("verify", "2"), ("speculate", "2"), ("prefill", "5")]
     assert [(row["kind"], row["rows"]) for row in rows] == passes * 2
-    assert [row["context"] for row in rows] == ["256"] * 5 + ["64"] * 5
-    speculate = rows[3]
+    assert [row["context"] for row in rows] == ["256"] * 4 + ["64"] * 4
+    verify, speculate = rows[1:3]
     assert float(speculate["tokens_a_step"]) == 1.5 and float(speculate["accept"]) == 0.5
     rate = 1.5e6 / float(speculate["model_us"])
     assert float(speculate["tokens_per_s"]) == pytest.approx(rate)
-    assert int(speculate["launches"]) > int(rows[2]["launches"]), "drafting is part of it"
+    assert int(speculate["launches"]) > int(verify["launches"]), "drafting is part of it"
     assert all(float(row["model_us"]) > 0 and float(row["percent_of_roofline"]) > 0 for row in rows)
     listed = list(csv.DictReader((tmp_path / "model_ops.csv").open()))
     assert [row["kernel"] for row in listed] == ["hc_mix", "project_mma", "argmax"] * 2
