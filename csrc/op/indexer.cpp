@@ -26,8 +26,8 @@ bool takes_mma(const IndexScoreArguments& a, Format rows) {
            (rows == Format::fp4_e2m1 || aligned(a.rows.data));
 }
 
-// A block has all heads of a token in shared memory, which cost more to bring than a few rows: no more blocks than
-// the device holds at once.
+// A block has all heads of a token in shared memory, which cost more to bring than a few rows: no more blocks
+// than the device holds at once.
 u32 mma_blocks(const Device& device, u32 tokens, u32 rows) {
     constexpr u32 kOfMultiprocessor = 4;
     const u32 at_once = std::max(kOfMultiprocessor * device.properties().num_sms / std::max(tokens, 1u), 1u);

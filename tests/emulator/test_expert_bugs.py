@@ -81,7 +81,9 @@ def indexer(
                   "positions", None, "scores", (rows,), tokens, heads, d, 4, 0, 0.25, 1)  # fmt: skip
     arrays = {"query": query, "weights": weights, "cache": cache, "positions": positions,
               "scores": np.zeros(scores.shape, np.float32)}  # fmt: skip
-    grid = (tokens * (1 if kernel == "index_mma" else -(-rows // block)),)  # on tensor cores one goes through all rows
+    grid = (
+        tokens * (1 if kernel == "index_mma" else -(-rows // block)),
+    )  # on tensor cores one goes through all rows
     launch = Launch(f"deep_gemm::{kernel}<kSpec>", grid, 128, smem, arrays, params, {"scores": scores}, 1e-4)
     return launch, text("indexer", spec, "")
 

@@ -33,11 +33,11 @@ ops.argmax(f(3, 64), ids[:, 0].copy(), device=device)
 ops.compressor_restore(f(3, 9, 32), ids[0, :1].copy(), f(1, 9, 32), device=device)
 """
 # Every other step has right drafts, the others one right draft and a wrong one.
-STEPS = """
+STEPS = f"""
 import sys
 from deep_gemm import Engine
 from deep_gemm.runtime.verify import compare
-engine = Engine(sys.argv[1], device={device!r}, numerics="exact", context=64, max_rows=16)
+engine = Engine(sys.argv[1], device={DEVICE!r}, numerics="exact", context=64, max_rows=16)
 prompt = [0, 9, 33, 20, 21]
 plain, session = engine.session(window=1), engine.session(window=3)
 for one in (plain, session):
@@ -52,7 +52,7 @@ while found is None and (at := len(session.tokens) - len(prompt)) < 12:
         plain.step(1)
     found = compare(session, plain)
 print(found)
-""".format(device=DEVICE)
+"""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +174,20 @@ def test_wrong_arguments_change_nothing(
     with pytest.raises(error, match=message):
         call(qwen)
     assert qwen.tokens == [5, 9]
+
+
+def test_two_threads_do_not_meet_in_a_session(loaded: Engine) -> None:
+    session = loaded.session()
+    refused = 0
+    with ThreadPoolExecutor(1) as pool:
+        work = pool.submit(session.logits_of, [5, 9] * 14, 1)
+        while not work.done():
+            try:
+                assert len(session.tokens) in (0, 28)
+            except ValueError as error:
+                assert "session: another thread is in a call of it" in str(error)
+                refused += 1
+    assert refused > 0 and work.result().shape == (28, 256) and session.tokens == [5, 9] * 14
 
 
 def test_numpy_ids(qwen: Session) -> None:

@@ -1,5 +1,6 @@
-// What hc_mix leaves of a token: the sublayer's input with its norm, and that in a narrow form (spec/hyper_connection.h).
-// A CTA of the cluster has a range of channels, whose weighted sums lie in its shared memory.
+// What hc_mix leaves of a token: the sublayer's input with its norm, and that in a narrow form
+// (spec/hyper_connection.h). A CTA of the cluster has a range of channels, whose weighted sums lie in its
+// shared memory.
 #pragma once
 
 #include <deep_gemm/kernel/hc_coefficients.h>

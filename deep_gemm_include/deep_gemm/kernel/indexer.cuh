@@ -198,8 +198,8 @@ index_mma(DG_GRID_CONSTANT const IndexScoreParams p) {
                     ptx::mma_m16n8k16_bf16(dots, low, q.x, q.y);
                     ptx::mma_m16n8k16_bf16(dots, high, q.z, q.w);
                 }
-                const ptx::Float2 weight = ptx::ld_shared_v2_f32(smem + kIndexMmaHeads * kIndexPitch +
-                                                                 (t * 8 + lane % 4 * 2) * 4);
+                const ptx::Float2 weight =
+                    ptx::ld_shared_v2_f32(smem + kIndexMmaHeads * kIndexPitch + (t * 8 + lane % 4 * 2) * 4);
 #pragma unroll
                 for (u32 half = 0; half < 2; ++half) {
                     score[half] =

@@ -172,7 +172,10 @@ class Engine:
 
 
 class Session:
-    """One timeline of tokens. Made by Engine.session(); not for several threads at once."""
+    """One timeline of tokens. Made by Engine.session().
+
+    For one thread at a time: a call raises ValueError while another thread is in one.
+    """
 
     def __init__(self, engine: Engine, options: dict[str, Any]) -> None:
         self.engine = engine

@@ -15,7 +15,7 @@ __all__ = ["Batch"]
 
 
 class Batch:
-    """Slots for timelines that take each step together. Made by Engine.batch(); not for several threads at once.
+    """Slots for timelines that take each step together. Made by Engine.batch(); for one thread at a time.
 
     A slot's tokens and logits are bit for bit those of a session that decodes plainly, whatever the other slots do.
     """
