@@ -475,12 +475,12 @@ class Engine:
         device: typing.Any = None,
         numerics: str = "released",
         context: typing.SupportsInt | typing.SupportsIndex = 0,
-        max_rows: typing.SupportsInt | typing.SupportsIndex = 64,
+        max_rows: typing.SupportsInt | typing.SupportsIndex = 0,
         cache_tokens: typing.SupportsInt | typing.SupportsIndex = 0,
         progress: collections.abc.Callable[[int, int], None] | None = None,
     ) -> None:
         """
-        Reads, checks and uploads a checkpoint of a model that the runtime knows. numerics: 'released' (bf16 activations, FP8 products and cache), 'exact' (fp32 throughout) or 'fp8_cache' (fp32 with the released cache). context 0: what the model allows, at most 8192. cache_tokens: of all sessions together. progress(done_bytes, total_bytes).
+        Reads, checks and uploads a checkpoint of a model that the runtime knows. numerics: 'released' (bf16 activations, FP8 products and cache), 'exact' (fp32 throughout) or 'fp8_cache' (fp32 with the released cache). context 0: what the model allows, at most 8192. cache_tokens: of all sessions together. progress(done_bytes, total_bytes). max_rows 0: 256 rows of a pass, or 64 on the emulated GPU.
         """
     @property
     def architecture(self) -> str: ...
@@ -530,6 +530,10 @@ class Session:
     ) -> None:
         """
         Replaces the drafts of the next step; for tests.
+        """
+    def last_logits(self) -> bytes:
+        """
+        fp32 [tokens of the last step, vocab] as bytes.
         """
     def load(self, path: str) -> None: ...
     def logits(self) -> bytes:
@@ -633,6 +637,10 @@ class ModelSpeed:
         """
         config: the text of a config.json. Weights are random, in the formats of released checkpoints.
         """
+    def kernels(self, kind: str, rows: typing.SupportsInt | typing.SupportsIndex) -> list[str]:
+        """
+        The kernels that a pass launches, in order.
+        """
     def launch_times(
         self,
         kind: str,
@@ -642,18 +650,15 @@ class ModelSpeed:
         """
         (kernel, blocks, threads of a block, us) of each launch of a pass, in order: what the pass takes longer for it.
         """
-    def launches(self, kind: str, rows: typing.SupportsInt | typing.SupportsIndex) -> int:
-        """
-        Kernels that a pass launches.
-        """
     def pass_us(
         self,
         kind: str,
         rows: typing.SupportsInt | typing.SupportsIndex,
         repeats: typing.SupportsInt | typing.SupportsIndex = 20,
+        pending: typing.SupportsInt | typing.SupportsIndex = 1,
     ) -> float:
         """
-        Median time of a pass, replayed as a graph. kind: 'decode' (a row for each of `rows` sequences), 'verify' (`rows` rows of one), 'draft' (the MTP block), 'prefill' (the first `rows` tokens), 'head' (logits and maxima alone).
+        Median time of a pass, replayed as a graph. kind: 'decode' (a row for each of `rows` sequences), 'verify' (`rows` rows of one), 'draft' (the MTP block), 'iterate' (a speculative step of `rows` rows after one that added `pending` tokens), 'prefill' (the first `rows` tokens), 'head' (logits and maxima alone).
         """
     @property
     def has_mtp(self) -> bool: ...
