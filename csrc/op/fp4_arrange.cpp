@@ -65,7 +65,8 @@ Arranged arrange(const Fp4GemmCall& call, const Fp4GemmParams& gemm) {
                                .rows = static_cast<u32>(rows),
                                .k = problem.k,
                                .padded_k = static_cast<u32>(padded_k),
-                               .num_groups = problem.num_groups};
+                               .num_groups = problem.num_groups,
+                               .a_num_rows = gemm.a_num_rows};
     const u64 grid = groups * arrange_blocks_of_group(params.rows, params.padded_k);
     launch(*call.device, kArrange, ArrangeSpec{.groups = problem.groups},
            {.grid = static_cast<u32>(grid), .threads = kArrangeThreads}, call.stream, params,

@@ -175,16 +175,22 @@ void check_groups(const Fp4GemmArguments& args, Fp4GemmCall& call) {
     call.group_layout_length = static_cast<u64>(length);
     if (args.groups != GroupMode::gathered) return;
     call.list = packed_address(args, "head", args.list, Format::int32, 4, 16);
-    const auto rows = [&](const char* rows_name, const TensorView& t) {
+    const TensorView& numbered = args.a_rows.present() ? args.a_rows : args.d_rows;
+    call.slots = !numbered.present() ? call.a.rows : numbered.rank == 1 ? numbered.shape[0] : 0;
+    const auto rows = [&](const char* name_of_rows, const TensorView& t, const char* tensor, u64 room) {
+        DG_CHECK(
+            t.present() || room >= call.slots, value,
+            "fp8_fp4_gemm: {} has {} rows, expected at least {}, one for each slot; pass {} to say which "
+            "row a slot has",
+            tensor, room, call.slots, name_of_rows);
         if (!t.present()) return u64{0};
-        const i64 slots = t.rank == 1 ? t.shape[0] : 0;
-        DG_CHECK(call.slots == 0 || static_cast<u64>(slots) == call.slots, value,
-                 "fp8_fp4_gemm: {} has {} slots, expected {} as a_rows has", rows_name, slots, call.slots);
-        call.slots = static_cast<u64>(slots);
-        return packed_address(args, rows_name, t, Format::int32, slots, 4);
+        const u64 slots = t.rank == 1 ? t.shape[0] : 0;
+        DG_CHECK(slots == call.slots, value, "fp8_fp4_gemm: {} has {} slots, expected {} as a_rows has",
+                 name_of_rows, slots, call.slots);
+        return packed_address(args, name_of_rows, t, Format::int32, static_cast<i64>(slots), 4);
     };
-    call.a_rows = rows("a_rows", args.a_rows);
-    call.d_rows = rows("d_rows", args.d_rows);
+    call.a_rows = rows("a_rows", args.a_rows, "a", call.a.rows);
+    call.d_rows = rows("d_rows", args.d_rows, "d", call.d.rows);
 }
 
 void check_overlap(const Fp4GemmArguments& args, const Fp4GemmCall& call) {
@@ -256,20 +262,20 @@ Fp4GemmCall check_fp4_gemm(const Fp4GemmArguments& args) {
     DG_CHECK(args.expected_m >= 0 && args.expected_m <= kMaxExtent, value,
              "fp8_fp4_gemm: expected_m is {}, expected a number of rows; pass the mean rows of a group",
              args.expected_m);
-    const u64 slots = call.slots > 0 ? call.slots : call.a.rows;
-    call.problem = {.groups = args.groups,
-                    .form = args.weights.form,
-                    .a = a.format,
-                    .split = call.runs != 0,
-                    .d = d.format,
-                    .accumulate = call.c != 0,
-                    .per_token = args.scale_a.present() && k > kScaleBlock && call.scale_a.stride_column == 0,
-                    .m = static_cast<u32>(args.groups == GroupMode::gathered ? slots : static_cast<u64>(m)),
-                    .n = static_cast<u32>(n),
-                    .k = static_cast<u32>(k),
-                    .num_groups = args.groups == GroupMode::dense ? 1 : shape.experts,
-                    .expected_m = static_cast<u32>(args.expected_m),
-                    .num_sms = settings().num_sms};
+    call.problem = {
+        .groups = args.groups,
+        .form = args.weights.form,
+        .a = a.format,
+        .split = call.runs != 0,
+        .d = d.format,
+        .accumulate = call.c != 0,
+        .per_token = args.scale_a.present() && k > kScaleBlock && call.scale_a.stride_column == 0,
+        .m = static_cast<u32>(args.groups == GroupMode::gathered ? call.slots : static_cast<u64>(m)),
+        .n = static_cast<u32>(n),
+        .k = static_cast<u32>(k),
+        .num_groups = args.groups == GroupMode::dense ? 1 : shape.experts,
+        .expected_m = static_cast<u32>(args.expected_m),
+        .num_sms = settings().num_sms};
     call.device = a.device;
     call.stream = args.stream;
     call.spec = args.spec;

@@ -87,6 +87,8 @@ Fp4GemmParams params_of(const Fp4GemmCall& call) {
     p.n = problem.n;
     p.k = problem.k;
     p.num_groups = problem.num_groups;
+    p.a_num_rows = static_cast<u32>(call.a.rows);
+    p.d_num_rows = static_cast<u32>(call.d.rows);
     return p;
 }
 

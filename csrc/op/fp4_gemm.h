@@ -27,7 +27,8 @@ struct Fp4WeightViews {
 //   count,
 //              unused) of a list whose head is `list`, int32 [4]: (entries, 0, 0, unused). a_rows and d_rows:
 //              int32 [slots], the row of A and of D for each slot, or absent: the slot itself. The two zeros
-//              are counters that each launch leaves at zero: one list serves one stream.
+//              are counters that each launch leaves at zero: one list serves one stream. What of a list does
+//              not exist is skipped (Fp4Entry in spec/fp4_gemm.h).
 //
 // a is bf16 and scale_a absent (not with nv_single), or fp8_e4m3, rows at multiples of 4 bytes; scale_a fp32
 // [..., m, ceil(k / 128)] with any strides, 0 along K for one scale for each token. d is bf16 or fp32, rows

@@ -222,12 +222,14 @@ PyMethodDef methods[] = {
      "device=None, "
      "stream=None)\n--\n\n"
      "Tokens wherever they lie: entries is int32 [experts, 4] of (expert, first slot, number of slots, "
-     "unused), head "
-     "int32 [4] of (number of entries, 0, 0, unused), both written on the device; a_rows and d_rows, int32 "
-     "[slots], say "
-     "which row of a [rows, k] a slot reads and which row of d [rows, n] it writes (the slot itself without "
-     "them). The "
-     "zeros of head are counters that each launch leaves at zero: one list serves one stream."},
+     "unused), head int32 [4] of (number of entries, 0, 0, unused), both written on the device; a_rows and "
+     "d_rows, int32 [slots], say which row of a [rows, k] a slot reads and which row of d [rows, n] it "
+     "writes "
+     "(the slot itself without them). The "
+     "zeros of head are counters that each launch leaves at zero: one list serves one stream. Entries of an "
+     "expert or a first slot that does not exist are skipped, and so are slots whose row of d does not (-1); "
+     "a "
+     "row that a does not have is read as its row 0."},
     {nullptr, nullptr, 0, nullptr},
 };
 

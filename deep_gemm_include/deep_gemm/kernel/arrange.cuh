@@ -20,8 +20,9 @@ DG_DEVICE u32 below(u32 count) {
 template <ArrangeSpec S>
 DG_DEVICE u32 rows_listed(const ArrangeParams& p, u32 first) {
     constexpr u32 kTurns = 8, kTurn = ptx::kWarpThreads;  // entries in flight
-    const u32 found = static_cast<u32>(ptx::ld_global_s32(&p.list->num_entries));
-    const u32 listed = found < p.num_groups ? found : p.num_groups;
+    const i32 found = ptx::ld_global_s32(&p.list->num_entries);
+    const u32 entries = found < 0 ? 0 : static_cast<u32>(found);
+    const u32 listed = entries < p.num_groups ? entries : p.num_groups;
     u32 mine = 0;
     for (u32 base = 0; base < listed; base += kTurns * kTurn) {
         u32 starts[kTurns], counts[kTurns];
@@ -70,8 +71,10 @@ class Block {
         used_ = rows_in_use<S>(p_, group, first);
         source_ = first + lane_;
         if constexpr (S.groups == GroupMode::gathered) {
-            if (p_.a_rows != nullptr && in_use(lane_))
-                source_ = static_cast<u32>(ptx::ld_global_s32(p_.a_rows + source_));
+            if (p_.a_rows != nullptr && in_use(lane_)) {
+                const u32 row = static_cast<u32>(ptx::ld_global_s32(p_.a_rows + source_));
+                source_ = row < p_.a_num_rows ? row : 0;
+            }
         }
     }
 

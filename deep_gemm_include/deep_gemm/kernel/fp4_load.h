@@ -148,13 +148,16 @@ class TokenLoader {
     static constexpr u32 kEights = S.block_m / 8;
     static constexpr u32 kScaleTurns = ceil_div(S.block_m, 32 * S.load_warps);
 
-    /// Slot `token` of the item; the columns beyond its tokens repeat the first.
+    /// Row of A of slot `token` of the item; the columns beyond its tokens repeat the first.
     DG_DEVICE u32 row_of(const sched::Fp4Item& item, u32 token) const {
-        const u32 row = item.first + (token < item.count ? token : 0);
+        const u32 slot = item.first + (token < item.count ? token : 0);
         if constexpr (S.groups == GroupMode::gathered) {
-            if (params_.a_rows != nullptr) return static_cast<u32>(ptx::ld_global_s32(params_.a_rows + row));
+            if (params_.a_rows != nullptr) {
+                const u32 row = static_cast<u32>(ptx::ld_global_s32(params_.a_rows + slot));
+                return row < params_.a_num_rows ? row : 0;
+            }
         }
-        return row;
+        return slot;
     }
 
     DG_DEVICE void aim(const sched::Fp4Item& item) {

@@ -133,6 +133,7 @@ DG_DEVICE void write_row_table(const Fp4GemmParams& p, tile::Fp4Smem<S> smem, u3
         bool zero = token >= item.count;
         if constexpr (S.groups == GroupMode::gathered) {
             if (p.d_rows != nullptr && !zero) row = static_cast<u32>(ptx::ld_global_s32(p.d_rows + row));
+            zero = zero || row >= p.d_num_rows;
         }
         if constexpr (S.groups == GroupMode::contiguous) {
             zero = zero || static_cast<u32>(ptx::ld_global_s32(p.group_layout + row)) >= p.num_groups;

@@ -59,6 +59,7 @@ struct ArrangeParams {
     u64 a_stride_group, scale_a_stride_group;
     u32 a_stride_m, scale_a_stride_m, scale_a_stride_k, scale_stride, scale_rows;
     u32 rows, k, padded_k, num_groups;  // rows of one group of `out`; gathered: num_groups is the list's room
+    u32 a_num_rows;                     // gathered: rows that a_rows may name; another reads row 0
 };
 
 // CTAs that arrange `rows` rows of a group.

@@ -66,7 +66,9 @@ constexpr void visit_fields(Visitor&& visit, Spec& s) {
 
 // GroupMode::gathered: what a router leaves on the device. Tokens are numbered by slot; each entry owns
 // `count` slots from `first`. The counters serve `queue`: zero before the first launch, zero again after
-// each.
+// each. Nobody on the host sees these numbers, so that each is held to what there is: entries of experts or
+// first slots that do not exist are skipped, `count` ends with the slots, a row beyond A reads row 0, a row
+// beyond D is not written.
 struct Fp4Entry {
     i32 expert, first, count, unused;
 };
@@ -90,8 +92,9 @@ struct Fp4GemmParams {
     void* d;                  // [a_groups, m, n]
     u64 a_stride_group, scale_a_stride_group, d_stride_group;  // in elements; those of a in bytes
     u32 a_stride_m, scale_a_stride_m, scale_a_stride_k, d_stride_m;
-    u32 m, n, k;     // m: rows of one a_group
-    u32 num_groups;  // experts; gathered: room in the list
+    u32 m, n, k;                 // m: rows of one a_group
+    u32 num_groups;              // experts; gathered: room in the list
+    u32 a_num_rows, d_num_rows;  // gathered: rows that a_rows and d_rows may name
 };
 
 // `wide`: the tokens of A and their scales as kernel/arrange.cuh leaves them (ArrangeParams).
@@ -144,7 +147,7 @@ constexpr u32 kFp4EarlyScaleColumns = 40;
 // costs more registers than it hides (ptxas C7519, spills).
 constexpr u32 kFp4OverlapColumns = 16;
 // A table in shared memory says which row of D each token of an item goes to. The wide kernel has one in more
-// cases, with this bit for rows of no group.
+// cases, with this bit for rows of no group and for slots that are not written.
 constexpr u32 kFp4ZeroRow = 1u << 31;
 constexpr bool has_row_table(const Fp4GemmSpec& s) {
     return s.groups == GroupMode::gathered ||
