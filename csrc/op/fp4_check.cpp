@@ -12,6 +12,7 @@ namespace deep_gemm::op {
 namespace {
 
 constexpr u32 kWordBytes = 4;  // activations are copied by words
+constexpr u32 kShortScaleBlock = 32;
 
 void check_tensor(const Fp4GemmArguments& args, const char* name, const TensorView& t, Format format) {
     DG_CHECK(t.present(), type, "fp8_fp4_gemm: {} is missing, expected a tensor of {}", name,
@@ -113,8 +114,15 @@ void check_activations(const Fp4GemmArguments& args, Fp4GemmCall& call) {
         return;
     }
     check_tensor(args, "scales of a", args.scale_a, Format::fp32);
-    const i64 k_blocks = ceil_div(static_cast<u64>(a.shape[a.rank - 1]), u64{kScaleBlock});
-    const char* remedy = " (one scale for each row and 128 elements of K)";
+    const u64 k = static_cast<u64>(a.shape[a.rank - 1]);
+    const i64 by_128 = ceil_div(k, u64{kScaleBlock}), by_32 = ceil_div(k, u64{kShortScaleBlock});
+    const i64 columns = args.scale_a.rank > 0 ? args.scale_a.shape[args.scale_a.rank - 1] : 0;
+    const bool few = args.a_block == kScaleBlock || (args.a_block == 0 && columns != by_32) || by_32 == 1;
+    const i64 k_blocks = few ? by_128 : by_32;
+    const char* remedy = args.a_block == 0
+                             ? " (one scale for each row and 128 elements of K), or one for each 32"
+                         : few ? " (one scale for each row and 128 elements of K)"
+                               : " (one scale for each row and 32 elements of K)";
     if (masked)
         check_shape("scales of a", args.scale_a, {a.shape[0], a.shape[1], k_blocks}, remedy);
     else
@@ -124,6 +132,7 @@ void check_activations(const Fp4GemmArguments& args, Fp4GemmCall& call) {
              "fp8_fp4_gemm: scales of a start at {:#x}, expected a multiple of 4 bytes",
              call.scale_a.address);
     if (k_blocks == 1) call.scale_a.stride_column = 0;
+    call.problem.by_32 = !few && call.scale_a.stride_column != 0;
     DG_CHECK(
         std::max(call.scale_a.stride_row, call.scale_a.stride_column) < (u64{1} << 31), value,
         "fp8_fp4_gemm: scales of a have strides {} and {}, expected less than 2^31; pass a contiguous copy",
@@ -270,6 +279,7 @@ Fp4GemmCall check_fp4_gemm(const Fp4GemmArguments& args) {
         .d = d.format,
         .accumulate = call.c != 0,
         .per_token = args.scale_a.present() && k > kScaleBlock && call.scale_a.stride_column == 0,
+        .by_32 = call.problem.by_32,
         .m = static_cast<u32>(args.groups == GroupMode::gathered ? call.slots : static_cast<u64>(m)),
         .n = static_cast<u32>(n),
         .k = static_cast<u32>(k),

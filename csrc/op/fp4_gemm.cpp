@@ -19,7 +19,7 @@ constexpr jit::KernelId kWide{"sm90_fp8_fp4_gemm_wide", "deep_gemm/kernel/sm90_f
 u64 mixed(const plan::Fp4Problem& p) {
     return static_cast<u64>(p.groups) | static_cast<u64>(p.form) << 8 | static_cast<u64>(p.d) << 16 |
            u64{p.split} << 24 | u64{p.accumulate} << 25 | u64{p.per_token} << 26 |
-           u64{p.a == Format::bf16} << 27;
+           u64{p.a == Format::bf16} << 27 | u64{p.by_32} << 28;
 }
 
 using Fp4Key = PlanKey<plan::Fp4Problem, Fp4GemmSpec>;

@@ -31,12 +31,13 @@ struct Fp4WeightViews {
 //              not exist is skipped (Fp4Entry in spec/fp4_gemm.h).
 //
 // a is bf16 and scale_a absent (not with nv_single), or fp8_e4m3, rows at multiples of 4 bytes; scale_a fp32
-// [..., m, ceil(k / 128)] with any strides, 0 along K for one scale for each token. d is bf16 or fp32, rows
-// at multiples of two elements; n is even, k a multiple of 32.
+// [..., m, ceil(k / 128)] or [..., m, ceil(k / 32)] with any strides, 0 along K for one scale for each token.
+// d is bf16 or fp32, rows at multiples of two elements; n is even, k a multiple of 32.
 struct Fp4GemmArguments {
     GroupMode groups = GroupMode::dense;
     TensorView a = {}, scale_a = {}, d = {}, c = {}, group_layout = {}, list = {}, a_rows = {}, d_rows = {};
     Fp4WeightViews weights;
+    u32 a_block = 0;  // elements of K that share a scale of a, 32 or 128; 0: as the shape of the scales says
     i64 expected_m = 0;
     const Fp4GemmSpec* spec = nullptr;
     void* stream = nullptr;

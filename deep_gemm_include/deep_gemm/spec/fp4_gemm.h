@@ -22,6 +22,7 @@ struct Fp4GemmSpec {
     GroupMode groups = GroupMode::dense;
     bool accumulate = false;  // add C
     bool per_token = false;   // A has one scale for each token: it comes in with the output
+    bool by_32 = false;       // A has a scale for each 32 along K, not for each 128: see fp4_groups_of()
     bool queue = false;       // CTAs take work from a counter in memory, not in fixed turns
     u32 block_m = 8;          // most tokens of a work item; fewer cost less
     u32 warpgroups = 1;       // that decode and multiply, 64 rows of weights each
@@ -42,8 +43,8 @@ requires requires(Spec& s) {
     s.load_warps;
 }
 constexpr void visit_fields(Visitor&& visit, Spec& s) {
-    auto& [form, a, split, d, groups, accumulate, per_token, queue, block_m, warpgroups, k_blocks, stages,
-           load_warps, ctas_per_sm, copies_only, wide, cluster, fragment_sets] = s;
+    auto& [form, a, split, d, groups, accumulate, per_token, by_32, queue, block_m, warpgroups, k_blocks,
+           stages, load_warps, ctas_per_sm, copies_only, wide, cluster, fragment_sets] = s;
     visit("form", form);
     visit("a", a);
     visit("split", split);
@@ -51,6 +52,7 @@ constexpr void visit_fields(Visitor&& visit, Spec& s) {
     visit("groups", groups);
     visit("accumulate", accumulate);
     visit("per_token", per_token);
+    visit("by_32", by_32);
     visit("queue", queue);
     visit("block_m", block_m);
     visit("warpgroups", warpgroups);
@@ -83,7 +85,7 @@ struct Fp4GemmParams {
     const float* row_scales;  // [runs, 64]
     const u32* runs;          // split: for each (expert, block of 64 rows), see spec/fp4_weights.h
     const u8* a;              // [a_groups, m, k] at the strides below
-    const float* scale_a;     // fp8: [a_groups, m, k / 128]; per_token: [a_groups, m]
+    const float* scale_a;     // fp8: [a_groups, m, k / 128]; by_32: k / 32; per_token: [a_groups, m]
     const i32* group_layout;  // see GroupMode; gathered: Fp4Entry[num_groups]
     Fp4ListHead* list;        // gathered, queue
     const i32* a_rows;        // gathered: row of A for each slot; null: the slot
@@ -120,6 +122,13 @@ constexpr bool scales_in_loop(const Fp4GemmSpec& s) {
 constexpr bool in_two_parts(const Fp4GemmSpec& s) {
     return fp4_terms_of(s.form) == 2 || has_bf16_tokens(s);
 }
+// by_32: a token is four columns of wgmma, one for each 32 along K of a blob and zero beyond it, whose sums
+// the token's four scales multiply. Columns are short of a wgmma's cost where tokens are few, and the words
+// that never change are cleared once. Eight tokens are 32 columns: columns 8 g to 8 g + 7 are their group g.
+constexpr u32 fp4_groups_of(const Fp4GemmSpec& s) {
+    return s.by_32 ? 4 : 1;
+}
+constexpr u32 kFp4MostTokensBy32 = 32;
 constexpr u32 fp4_block_n_of(const Fp4GemmSpec& s) {
     return s.warpgroups * kFp4BlockRows;
 }
@@ -156,8 +165,8 @@ constexpr bool has_row_table(const Fp4GemmSpec& s) {
 constexpr u32 kFp4ItemSlots = 4;  // work items between the warp that finds them and those that serve them
 
 struct Fp4SmemPlan {
-    u32 tokens, weights,
-        scales;  // stage 0: [k_blocks][block_m][128], [warpgroups][k_blocks][blob], [k_blocks][block_m]
+    // Stage 0: [k_blocks][block_m * groups][128], [warpgroups][k_blocks][blob], [k_blocks][groups][block_m]
+    u32 tokens, weights, scales;
     u32 token_stage_bytes, weight_stage_bytes, scale_stage_bytes;
     u32 magnitudes;    // MXFP4: table of fp4_magnitudes()
     u32 full, empty;   // mbarriers of the stages
@@ -175,10 +184,12 @@ constexpr u32 fp4_table_entries(Fp4Form form) {
 
 constexpr Fp4SmemPlan plan_smem(const Fp4GemmSpec& s) {
     Fp4SmemPlan p{};
-    p.token_stage_bytes = s.k_blocks * s.block_m * kFp4BlockK * bytes_of(s.a);
+    const u32 groups = fp4_groups_of(s);
+    p.token_stage_bytes = s.k_blocks * groups * s.block_m * kFp4BlockK * bytes_of(s.a);
     p.weight_stage_bytes = s.warpgroups * s.k_blocks * fp4_blob_bytes_of(s.form);
     // wide: a warp writes 32 scales at a time.
-    p.scale_stage_bytes = !scales_in_loop(s) ? 0 : align_up(s.k_blocks * s.block_m * 4, s.wide ? 128u : 4u);
+    p.scale_stage_bytes =
+        !scales_in_loop(s) ? 0 : align_up(s.k_blocks * groups * s.block_m * 4, s.wide ? 128u : 4u);
     u32 offset = 0;
     const auto take = [&offset](u32 bytes, u32 alignment) {
         offset = align_up(offset, alignment);
@@ -224,8 +235,10 @@ constexpr u32 registers_needed_by(const Fp4GemmSpec& s) {
     }
     const bool two_sets = s.block_m <= kFp4OverlapColumns || in_two_parts(s);
     const u32 fragments = two_sets ? 32 : 16;
-    const u32 others = s.block_m <= kFp4EarlyScaleColumns || is_nvfp4(s.form) ? 40 : 24;
-    return s.block_m + fragments + others + (s.split ? 16 : 0);
+    const u32 columns = s.block_m * fp4_groups_of(s);
+    const u32 others = columns <= kFp4EarlyScaleColumns || is_nvfp4(s.form) ? 40 : 24;
+    const u32 sums = (s.block_m + columns) / 2;
+    return sums + fragments + others + (s.split ? 16 : 0);
 }
 // wide: setmaxnreg moves registers from the loading warpgroup, which needs few, to those that multiply.
 constexpr u32 fp4_math_registers_of(const Fp4GemmSpec& s, u32 loader_registers) {
@@ -256,6 +269,8 @@ constexpr const char* why_illegal_wide(const Fp4GemmSpec& s) {
     if (s.per_token && s.fragment_sets == 2 && s.block_m > 160)
         return "with a scale for each token and two sets of fragments block_m is at most 160";  // or it
                                                                                                 // spills
+    if (s.groups == GroupMode::dense && s.cluster == 1 && s.block_m > 240)
+        return "of one matrix, CTAs without a cluster have block_m 240 at most";  // or they spill
     if (s.queue) return "CTAs of the wide kernel take fixed turns";
     if (s.stages < 3 || s.stages > 24) return "3 to 24 stages";
     if (registers_needed_by(s) > fp4_math_registers_of(s)) return "accumulators do not fit the register file";
@@ -273,6 +288,12 @@ constexpr const char* why_illegal(const Fp4GemmSpec& s) {
         if (s.wide || s.per_token) return "bf16 tokens have no scales and are the few-token kernel's";
         if (s.form == Fp4Form::nv_single)
             return "nv_single is rounded for 8-bit floats: bf16 tokens take nv_exact, of the same bytes";
+    }
+    if (s.by_32) {
+        if (s.wide || s.per_token || has_bf16_tokens(s))
+            return "scales for each 32 of K are fp8 tokens' only ones, and the few-token kernel's";
+        if (s.block_m > kFp4MostTokensBy32)
+            return "scales for each 32 of K take four columns for a token: block_m is at most 32";
     }
     if (s.wide) return why_illegal_wide(s);
     if (s.cluster != 1 || s.fragment_sets != 1) return "clusters and sets of fragments are the wide kernel's";
