@@ -152,8 +152,8 @@ PER_TOKEN_BUGS = [
 ]  # fmt: skip
 
 ARRANGE_BUGS = [
-    Bug("words in plain order", "const u32 further = arranged_word(0, q) * 4;", "const u32 further = q * 4;", 8),
-    Bug("K is not padded with zeros", "used && k + further < p_.k ?", "used ?", 8),
+    Bug("words in plain order", "k + arranged_word(0, q) * 4;", "k + q * 4;", 8),
+    Bug("K is not padded with zeros", "used && at < p_.k ?", "used ?", 8),
     Bug("the list's rows are forgotten", "ptx::ld_global_s32(p_.a_rows + source_)", "source_", 8),
     Bug("scales of other rows", "static_cast<u64>(source_) * p_.scale_a_stride_m", "static_cast<u64>(first_ + lane_) * p_.scale_a_stride_m", 8),
     Bug("slots of no entry are written", "return used & rows_listed<S>(p, first);", "return used;", 8),

@@ -33,6 +33,7 @@ DENSE = [
     (Case(96, 384, m=40, per_token=True), PAIR),
     (Case(66, 384, m=33, per_token=True, accumulate=True, d="fp32"), {}),
     (Case(600, 256, m=20), {"cluster": 4}),
+    (Case(64, 176, m=20, form="nv_single"), {}),  # K ends within a word's group of 32
 ]
 
 

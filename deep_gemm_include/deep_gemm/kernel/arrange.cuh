@@ -105,12 +105,11 @@ class Block {
                 p_.a + group_ * p_.a_stride_group + static_cast<u64>(sources[i]) * p_.a_stride_m;
 #pragma unroll
             for (u32 turn = 0; turn < kTurns; ++turn) {
-                const u32 k = k_of(turn);
-                const u8* const from = row + k + arranged_word(lane_ % 8, 0) * 4;
+                const u32 k = k_of(turn) + arranged_word(lane_ % 8, 0) * 4;
 #pragma unroll
                 for (u32 q = 0; q < 4; ++q) {
-                    const u32 further = arranged_word(0, q) * 4;  // k is a multiple of it
-                    words[i][turn][q] = used && k + further < p_.k ? ptx::ld_global_u32(from + further) : 0;
+                    const u32 at = k + arranged_word(0, q) * 4;
+                    words[i][turn][q] = used && at < p_.k ? ptx::ld_global_u32(row + at) : 0;
                 }
             }
         }
