@@ -87,9 +87,10 @@ Buffers carve(const MoeShape& s, Carver& carver) {
         b.y = b.h;
         b.y.shape[1] = b.y.strides[0] = hidden;
     }
-    if (s.fp4 && !s.bf16) {
+    if (s.fp4) {
         const auto bytes = [&](u32 k) {
             return op::arranged_bytes({.groups = GroupMode::gathered,
+                                       .a = s.bf16 ? Format::bf16 : Format::fp8_e4m3,
                                        .m = static_cast<u32>(slots),
                                        .k = k,
                                        .num_groups = s.experts});

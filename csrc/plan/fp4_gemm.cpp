@@ -41,7 +41,7 @@ void fit_stages(Fp4GemmSpec& s) {
 void add_wide(const Fp4Problem& problem, std::vector<Fp4GemmSpec>& specs) {
     for (u32 block_m = kLeastWideBlock; block_m <= kMostWideBlock; block_m += kFp4BoxRows)
         for (const u32 warpgroups : {2u, 3u, 4u})
-            for (const u32 fragment_sets : {1u, 2u})
+            for (const u32 fragment_sets : {1u, 2u})  // one of two parts is refused with two
                 for (const u32 cluster : {2u, 1u}) {
                     Fp4GemmSpec s = spec_for(problem);
                     s.block_m = block_m;

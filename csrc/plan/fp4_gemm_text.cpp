@@ -88,9 +88,9 @@ std::string to_string(const Fp4Problem& p) {
 
 std::string to_string(const Fp4GemmSpec& s) {
     if (s.wide)
-        return fmt::format("{}x{} {} stages, wide, {} wg, clusters of {}{}{}", s.block_m, fp4_block_n_of(s),
+        return fmt::format("{}x{} {} stages, wide, {} wg, clusters of {}{}{}{}", s.block_m, fp4_block_n_of(s),
                            s.stages, s.warpgroups, s.cluster, s.fragment_sets == 2 ? ", 2 sets" : "",
-                           s.copies_only ? ", copies only" : "");
+                           has_bf16_tokens(s) ? ", bf16 tokens" : "", s.copies_only ? ", copies only" : "");
     return fmt::format("{}x{} {} stages of {}, {} wg, {} CTAs{}{}{}", s.block_m, fp4_block_n_of(s), s.stages,
                        s.k_blocks, s.warpgroups, s.ctas_per_sm, s.queue ? ", queue" : "",
                        has_bf16_tokens(s) ? ", bf16 tokens"

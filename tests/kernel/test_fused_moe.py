@@ -264,12 +264,15 @@ def test_a_token_has_the_same_bits_in_any_batch(device: Any, form: str | None, b
     ).all()
 
 
-@pytest.mark.parametrize("form", [None, "nv_single"], ids=str)
-def test_many_tokens_take_the_wide_kernel(form: str | None) -> None:
+@pytest.mark.parametrize(
+    ("form", "bf16"), [(None, False), ("nv_single", False), ("nv_exact", False), (None, True)], ids=str
+)
+def test_many_tokens_take_the_wide_kernel(form: str | None, bf16: bool) -> None:
     """Its bits are those of the kernel for few tokens, which `invariant` chooses for any batch."""
     device = _C.Device("emulator:sm_90a,sms=4")
-    layer = make(Case(150, 2, 3, hidden=1024, channels=512, fp4=True, form=form, skip=0.2), random=True)
-    size = _C.moe_workspace_bytes(150, 2, 3, 1024, 512, True)
+    case = Case(150, 2, 3, hidden=1024, channels=512, fp4=True, form=form, skip=0.2, bf16=bf16)
+    layer = make(case, random=True)
+    size = _C.moe_workspace_bytes(150, 2, 3, 1024, 512, True, bf16)
     memory = np.full(size + 1024, 0x5A, np.int8)
     start = -memory.ctypes.data % 128
     free = layer.run(device, workspace=memory[start : start + size])

@@ -102,8 +102,9 @@ struct Fp4GemmParams {
 // `wide`: the tokens of A and their scales as kernel/arrange.cuh leaves them (ArrangeParams).
 struct Fp4WideParams {
     Fp4GemmParams gemm;
-    TensorMap tokens;     // fp8_e4m3 [a_groups, m, padded k], box [1, kFp4BoxRows, 128], 128-byte swizzle
-    const float* scales;  // [a_groups, padded k / 128, scale_stride]; per_token: [a_groups, 1, scale_stride]
+    TensorMap tokens;     // [a_groups, m, padded k], box [1, kFp4BoxRows, 128 bytes], 128-byte swizzle
+    const float* scales;  // [a_groups, padded k / 128, scale_stride]; per_token: [a_groups, 1, scale_stride];
+                          // bf16 tokens: none
     u32 scale_stride;
 };
 
@@ -225,11 +226,15 @@ constexpr u32 registers_of(const Fp4GemmSpec& s) {
     const u32 registers = 65536 / (warps * 32) / 8 * 8;
     return registers < 255 ? registers : 255;
 }
+// wide: a thread holds the fragments of two blobs, or of both parts of one.
+constexpr bool two_fragment_sets(const Fp4GemmSpec& s) {
+    return s.fragment_sets == 2 || in_two_parts(s);
+}
 // Sums, partial sums, fragments, and what else a multiplying thread holds.
 constexpr u32 registers_needed_by(const Fp4GemmSpec& s) {
     // wide: the columns are multiplied in two halves, one after the other.
     if (s.wide) {
-        const u32 fragments = s.fragment_sets == 2 ? 32 + 48 : 16 + 20;
+        const u32 fragments = two_fragment_sets(s) ? 32 + 48 : 16 + 20;
         const u32 others = (s.split ? 8 : 0) + (s.accumulate && has_row_table(s) ? 8 : 0);
         return s.block_m / 2 + s.block_m / 4 + fragments + others;
     }
@@ -263,14 +268,19 @@ constexpr const char* why_illegal_wide(const Fp4GemmSpec& s) {
         return "a stage of the wide kernel is one blob, brought by one warp";
     if (s.cluster != 1 && s.cluster != 2 && s.cluster != 4) return "clusters of 1, 2 or 4 CTAs";
     if (s.fragment_sets != 1 && s.fragment_sets != 2) return "one or two sets of fragments";
-    if (fp4_terms_of(s.form) != 1) return "the wide kernel multiplies weights of one term";
+    if (in_two_parts(s) && s.fragment_sets == 2)
+        return "a blob in two parts has two sets of fragments anyway";
+    if (in_two_parts(s) && s.block_m < 80)  // halves of 8 columns: ptxas C7519
+        return "blobs in two parts have block_m 80 at least";
     if (s.split && (s.fragment_sets == 2 || (s.accumulate && has_row_table(s))))
         return "weights with several runs leave no registers for a second set of fragments or added outputs";
-    if (s.per_token && s.fragment_sets == 2 && s.block_m > 160)
+    if (s.per_token && two_fragment_sets(s) && s.block_m > 160)
         return "with a scale for each token and two sets of fragments block_m is at most 160";  // or it
                                                                                                 // spills
-    if (s.groups == GroupMode::dense && s.cluster == 1 && s.block_m > 240)
-        return "of one matrix, CTAs without a cluster have block_m 240 at most";  // or they spill
+    // Found by building them: they spill.
+    if (s.block_m > 240 &&
+        (s.groups == GroupMode::contiguous || (s.groups == GroupMode::dense && s.cluster == 1)))
+        return "contiguous groups, and one matrix without clusters, have block_m 240 at most";
     if (s.queue) return "CTAs of the wide kernel take fixed turns";
     if (s.stages < 3 || s.stages > 24) return "3 to 24 stages";
     if (registers_needed_by(s) > fp4_math_registers_of(s)) return "accumulators do not fit the register file";
@@ -285,7 +295,7 @@ constexpr const char* why_illegal(const Fp4GemmSpec& s) {
     if (s.d != Format::bf16 && s.d != Format::fp32) return "the output must be bf16 or fp32";
     if (s.a != Format::bf16 && s.a != Format::fp8_e4m3) return "tokens are fp8_e4m3 or bf16";
     if (has_bf16_tokens(s)) {
-        if (s.wide || s.per_token) return "bf16 tokens have no scales and are the few-token kernel's";
+        if (s.per_token) return "bf16 tokens have no scales";
         if (s.form == Fp4Form::nv_single)
             return "nv_single is rounded for 8-bit floats: bf16 tokens take nv_exact, of the same bytes";
     }
