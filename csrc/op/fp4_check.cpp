@@ -113,6 +113,9 @@ void check_activations(const Fp4GemmArguments& args, Fp4GemmCall& call) {
             "another with bf16 activations: pack them as nv_exact");
         return;
     }
+    DG_CHECK(args.scale_a.format != Format::int32 || !args.scale_a.present(), type,
+             "fp8_fp4_gemm: scales of a are int32, expected fp32; if they are packed UE8M0, "
+             "deep_gemm.utils.unpack_ue8m0_from_int makes fp32 of them");
     check_tensor(args, "scales of a", args.scale_a, Format::fp32);
     const u64 k = static_cast<u64>(a.shape[a.rank - 1]);
     const i64 by_128 = ceil_div(k, u64{kScaleBlock}), by_32 = ceil_div(k, u64{kShortScaleBlock});
