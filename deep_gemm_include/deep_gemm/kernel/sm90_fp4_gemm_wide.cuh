@@ -85,7 +85,8 @@ class Multiplier {
     DG_DEVICE void start(u32 stage, u32 half, float (&partial)[N / 4], const u32 (&fragments)[16]) {
         const u32 tile = has_bf16_tokens(S) ? part * (S.block_m * kFp4BlockK) : 0;
         const u64 tokens = ptx::wgmma_descriptor(smem_.tokens(stage, 0) + tile + half * (N / 2 * kFp4BlockK));
-        ptx::wgmma_keep(partial);  // the first half's sums were read: copies of them belong before the fence
+        // The first half's sums were read: copies of them belong before the fence.
+        if constexpr (part == 0) ptx::wgmma_keep(partial);
         ptx::wgmma_fence();
 #pragma unroll
         for (u32 step = 0; step < 4; ++step) {
