@@ -26,7 +26,7 @@ PROBLEMS = [
     "fp4_gemm contiguous groups=8 m=8192 n=4096 k=4096 a=bf16",
     "fp4_gemm m=2048 n=4096 k=4096 a=bf16 d=fp32 accumulate",
     "fp4_gemm gathered groups=256 m=6144 n=4096 k=2048 form=mx_e5m2 a=bf16",
-    *(f"fp4_gemm gathered groups=256 m={6 * t} n=4096 k=4096 by_32" for t in (1, 1024)),
+    *(f"fp4_gemm gathered groups=256 m={6 * t} n=4096 k=4096 by_32" for t in (1, 256, 1024)),
     "fp4_gemm contiguous groups=8 m=4096 n=4096 k=2048 by_32 split d=fp32 form=nv_exact",
     "fp4_gemm m=100 n=2880 k=2880 d=fp32 accumulate a=bf16",
     "fp4_gemm m=100 n=2880 k=2880 d=fp32 accumulate",

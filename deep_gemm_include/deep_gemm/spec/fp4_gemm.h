@@ -241,7 +241,8 @@ constexpr u32 registers_needed_by(const Fp4GemmSpec& s) {
     const bool two_sets = s.block_m <= kFp4OverlapColumns || in_two_parts(s);
     const u32 fragments = two_sets ? 32 : 16;
     const u32 columns = s.block_m * fp4_groups_of(s);
-    const u32 others = columns <= kFp4EarlyScaleColumns || is_nvfp4(s.form) ? 40 : 24;
+    const bool busy = is_nvfp4(s.form) || (s.by_32 && two_sets);
+    const u32 others = columns <= kFp4EarlyScaleColumns || busy ? 40 : 24;
     const u32 sums = (s.block_m + columns) / 2;
     return sums + fragments + others + (s.split ? 16 : 0);
 }
