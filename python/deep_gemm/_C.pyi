@@ -694,7 +694,7 @@ class WeightGemmSpec:
 
 class Fp4GemmSpec:
     """
-    What an FP8 x FP4 kernel is. Fp4GemmSpec(block_m=16, ...) sets fields by name: form, a, split, d, groups, accumulate, per_token, queue, block_m, warpgroups, k_blocks, stages, load_warps, ctas_per_sm, copies_only, wide, cluster, fragment_sets. spec/fp4_gemm.h says what they mean.
+    What an FP8 x FP4 kernel is. Fp4GemmSpec(block_m=16, ...) sets fields by name: form, a, split, d, groups, accumulate, per_token, by_32, queue, block_m, warpgroups, k_blocks, stages, load_warps, ctas_per_sm, copies_only, wide, cluster, fragment_sets. spec/fp4_gemm.h says what they mean.
     """
     def __eq__(self, arg0: typing.Any) -> bool: ...
     def __hash__(self) -> int: ...
@@ -886,7 +886,7 @@ def fp8_fp4_gemm_nt(
     stream=None,
 ):
     """
-    D = C + A B^T. a = (fp8 [m, k], fp32 scales [m, k / 128]), b the Fp4Weights of one matrix [n, k], d and c bf16 or fp32 [m, n]; or a bf16 [m, k], which weights of all forms but nv_single are widened for. Scales with stride 0 along K, one for each row, have faster kernels. The products are exact; sums are promoted to fp32 every 128 along K. With many tokens all FP4 operations but fused_moe use a workspace of the stream: CUDA graphs of such calls, captured on one stream, must not run at the same time (docs/fp4.md).
+    D = C + A B^T. a = (fp8 [m, k], fp32 scales [m, k / 128] or [m, k / 32]), b the Fp4Weights of one matrix [n, k], d and c bf16 or fp32 [m, n]; or a bf16 [m, k], which weights of all forms but nv_single are widened for. Scales with stride 0 along K, one for each row, have faster kernels. The products are exact; sums are promoted to fp32 every 128 along K. With many tokens all FP4 operations but fused_moe use a workspace of the stream: CUDA graphs of such calls, captured on one stream, must not run at the same time (docs/fp4.md).
     """
 
 def fp8_gemm_nt(
@@ -1074,7 +1074,7 @@ def m_grouped_fp8_fp4_gemm_nt_gathered(
     a, b, d, entries, head, a_rows=None, d_rows=None, *, spec=None, device=None, stream=None
 ):
     """
-    Tokens wherever they lie: entries is int32 [experts, 4] of (expert, first slot, number of slots, unused), head int32 [4] of (number of entries, 0, 0, unused), both written on the device; a_rows and d_rows, int32 [slots], say which row of a [rows, k] a slot reads and which row of d [rows, n] it writes (the slot itself without them). The zeros of head are counters that each launch leaves at zero: one list serves one stream.
+    Tokens wherever they lie: entries is int32 [experts, 4] of (expert, first slot, number of slots, unused), head int32 [4] of (number of entries, 0, 0, unused), both written on the device; a_rows and d_rows, int32 [slots], say which row of a [rows, k] a slot reads and which row of d [rows, n] it writes (the slot itself without them). The zeros of head are counters that each launch leaves at zero: one list serves one stream. Entries of an expert or a first slot that does not exist are skipped, and so are slots whose row of d does not (-1); a row that a does not have is read as its row 0.
     """
 
 def m_grouped_fp8_fp4_gemm_nt_masked(
