@@ -6,6 +6,7 @@ scales. All layouts of one layer take turns with torch.mm in the same rounds.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,14 @@ from bench import data, timing
 from bench.context import Context
 from bench.data import Rotation, Tensor
 from bench.records import Row, median, paired_ratio
-from bench.targets import GEMV_LAYERS, gemv_point
+from bench.targets import (
+    GEMV_LAYERS,
+    GEMV_MEAN,
+    GEMV_ONE_TOKEN_ONLY,
+    GEMV_TOKENS,
+    GEMV_TOKENS_LAYER,
+    gemv_point,
+)
 from bench.timing import Variant
 
 SECTION = "gemv"
@@ -37,8 +45,6 @@ VARIANTS: tuple[tuple[str, str, str | None], ...] = (
     ("int4 g128", "int4_128", None),
     ("int4 g32", "int4_32", None),
 )
-TOKENS = (1, 2, 3, 4, 8, 16)
-TOKENS_LAYER = (4096, 14336)  # the layer whose time is shown for every number of tokens
 # |y - reference| / |reference| of bf16 outputs; operands are the dequantised ones.
 ERROR_LIMIT = 2.5e-3
 
@@ -134,13 +140,42 @@ def layer_rows(context: Context, m: int, k: int, n: int, variants: tuple[Any, ..
 def calls(context: Context) -> list[tuple[str, Callable[[], list[Row]]]]:
     layers = GEMV_LAYERS[1:2] if context.quick else GEMV_LAYERS
     planned = [(1, k, n, VARIANTS) for k, n in layers]
-    k, n = TOKENS_LAYER
-    few = tuple(v for v in VARIANTS if v[0] not in ("int8", "q8_0 split"))
-    planned += [(m, k, n, few) for m in ((8,) if context.quick else TOKENS[1:])]
+    k, n = GEMV_TOKENS_LAYER
+    few = tuple(v for v in VARIANTS if v[0] not in GEMV_ONE_TOKEN_ONLY)
+    planned += [(m, k, n, few) for m in ((8,) if context.quick else GEMV_TOKENS[1:])]
     return [
         (f"m={m} {k}x{n}", lambda m=m, k=k, n=n, v=variants: layer_rows(context, m, k, n, v))  # type: ignore[misc]
         for m, k, n, variants in planned
     ]
+
+
+def compare_with_one_token(rows: list[Row]) -> None:
+    """Time over that of one token, at the layer that has every number of tokens."""
+    times = {row.point: row.ours_us for row in rows if row.ours_us}
+    for name, _, _ in VARIANTS:
+        one = times.get(gemv_point(name, 1, *GEMV_TOKENS_LAYER))
+        for row in rows:
+            if one and row.ours_us and row.point in several(name):
+                row.metrics["of_one_token"] = row.ours_us / one
+
+
+def several(name: str) -> set[str]:
+    return {gemv_point(name, m, *GEMV_TOKENS_LAYER) for m in GEMV_TOKENS[1:]}
+
+
+def mean(rows: list[Row]) -> Row:
+    """Of bf16 up to 8 tokens: every point that something is asked of."""
+    points = {gemv_point("bf16", 1, *layer) for layer in GEMV_LAYERS}
+    points |= {gemv_point("bf16", m, *GEMV_TOKENS_LAYER) for m in GEMV_TOKENS if m <= 8}
+    ratios = {
+        row.point: row.metrics["ratio"] for row in rows if row.point in points and "ratio" in row.metrics
+    }
+    if not ratios:
+        return Row(SECTION, GEMV_MEAN, error="no point was measured")
+    worst = min(ratios, key=lambda point: ratios[point])
+    metrics = {"mean_ratio": statistics.geometric_mean(ratios.values())}
+    note = f"{len(ratios)} points; worst {worst}"
+    return Row(SECTION, GEMV_MEAN, metrics=metrics, note=note)
 
 
 def run(context: Context) -> list[Row]:
@@ -151,4 +186,5 @@ def run(context: Context) -> list[Row]:
         except Exception as error:
             rows.append(Row(SECTION, point, error=f"{type(error).__name__}: {error}"[:500]))
         torch.cuda.empty_cache()
-    return rows
+    compare_with_one_token(rows)
+    return [*rows, mean(rows)]

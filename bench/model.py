@@ -1,8 +1,9 @@
 """Whole models with random weights: `python -m deep_gemm bench model`. Needs no checkpoint and no PyTorch.
 
 A few layers are measured and the time is scaled to all of them: (pass - head) / layers measured * layers of the model
-+ head. Bytes are those of the weights that a pass has to read (of the experts as many as its rows are expected to
-choose, evenly) and of the cache rows; the roofline is the rate at which an H200 copies.
++ head. What a speculative step takes beside its verify pass (the MTP block, its logits) is not scaled. Bytes are those
+of the weights that a pass has to read (of the experts as many as its rows are expected to choose, evenly) and of the
+cache rows; the roofline is the rate at which an H200 copies.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,18 @@ from bench.model_plot import write_plot
 from deep_gemm import _C
 
 ROOFLINE_BYTES_PER_US = 4.3e6
-LATENT_ROW_BYTES = 584
+LATENT_ROW_BYTES, INDEX_ROW_BYTES = 584, 68
 LAYER = re.compile(r"(?:model\.)?layers\.(\d+)\.")
 EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
 @dataclass(frozen=True)
 class Pass:
-    """A row of the table; times are those of one pass, `model_us` of one over all layers."""
+    """A row of the table; times are those of one pass, `model_us` of one over all layers.
+
+    kind "speculate": a step of `rows` rows of which each draft is accepted with probability `accept` where those before
+    it were; times are means over the numbers of accepted drafts.
+    """
 
     config: str
     layers: int
@@ -45,6 +50,13 @@ class Pass:
     tokens_per_s: float
     model_mb: float
     percent_of_roofline: float
+    accept: float = 0.0
+    tokens_a_step: float = 0.0
+
+
+def shares_of_accepted(rows: int, accept: float) -> list[float]:
+    """Of steps with 0, 1, .. rows - 1 accepted drafts."""
+    return [accept**c * (1 - accept) for c in range(rows - 1)] + [accept ** (rows - 1)]
 
 
 def layer_bytes(
@@ -72,10 +84,18 @@ def cache_bytes(config: dict[str, Any], context: int) -> float:
         total += LATENT_ROW_BYTES * min(context, int(config["sliding_window"]))
         if ratio == 4:
             total += LATENT_ROW_BYTES * min(context // 4, int(config["index_topk"]))
-            total += context // 4 * int(config["index_head_dim"]) * 2
+            total += context // 4 * INDEX_ROW_BYTES
         elif ratio:
             total += LATENT_ROW_BYTES * (context // ratio)
     return total
+
+
+def mtp_bytes(tensors: Iterable[tuple[str, int]], config: dict[str, Any]) -> float:
+    """What one row reads of the MTP block."""
+    chosen = int(config["num_experts_per_tok"]) / int(config["n_routed_experts"])
+    return sum(
+        size * (chosen if EXPERT.search(name) else 1) for name, size in tensors if name.startswith("mtp.")
+    )
 
 
 def head_bytes(tensors: Iterable[tuple[str, int]]) -> int:
@@ -114,6 +134,33 @@ class Measured:
         ) * self.all_layers + head_bytes(speed.tensors)
         return self.row(kind, rows, us, head_us, layer_us, bytes_read)
 
+    def speculate(self, verify: Pass, accept: float, repeats: int) -> Pass:
+        """Whole steps, MTP block included, where the step before accepted as many drafts as this one."""
+        speed, rows = self.speed, verify.rows
+        shares = shares_of_accepted(rows, accept)
+        us = sum(
+            share * speed.pass_us("iterate", rows, repeats, pending=c + 1)
+            for c, share in enumerate(shares)
+            if share > 0
+        )
+        tokens = sum(share * (c + 1) for c, share in enumerate(shares))
+        model_us = us + verify.model_us - verify.us
+        head = head_bytes(speed.tensors) / 1e6
+        mb = verify.model_mb + (rows - 1) * (mtp_bytes(speed.tensors, self.config) / 1e6 + head)
+        return replace(
+            verify,
+            kind="speculate",
+            launches=len(speed.kernels("iterate", rows)),
+            us=us,
+            head_us=us - verify.us + verify.head_us,
+            model_us=model_us,
+            tokens_per_s=1e6 * tokens / model_us,
+            model_mb=mb,
+            percent_of_roofline=100 * mb * 1e6 / ROOFLINE_BYTES_PER_US / model_us,
+            accept=accept,
+            tokens_a_step=tokens,
+        )
+
     def row(
         self, kind: str, rows: int, us: float, head_us: float, layer_us: float, bytes_read: float
     ) -> Pass:
@@ -124,7 +171,7 @@ class Measured:
             self.context,
             kind,
             rows,
-            self.speed.launches(kind, rows),
+            len(self.speed.kernels(kind, rows)),
             us,
             head_us,
             layer_us,
@@ -173,7 +220,12 @@ def summary_of(
 )
 @click.option("--layers", default=4, show_default=True, type=click.IntRange(1), help="Layers to measure.")
 @click.option(
-    "--context", default=4096, show_default=True, type=click.IntRange(64), help="Tokens in the cache."
+    "--context",
+    multiple=True,
+    default=(4096,),
+    show_default=True,
+    type=click.IntRange(64),
+    help="Tokens in the cache; again for more.",
 )
 @click.option(
     "--batch",
@@ -188,6 +240,12 @@ def summary_of(
 )
 @click.option(
     "--prefill", multiple=True, type=click.IntRange(1, 8192), help="Rows of a chunk; again for more."
+)
+@click.option(
+    "--accept",
+    multiple=True,
+    type=click.FloatRange(0, 1),
+    help="Whole speculative steps of --spec rows, with this acceptance of each draft; again for more.",
 )
 @click.option("--draft", is_flag=True, help="Also the MTP block.")
 @click.option(
@@ -205,10 +263,11 @@ def summary_of(
 def main(
     config: str | None,
     layers: int,
-    context: int,
+    context: tuple[int, ...],
     batch: tuple[int, ...],
     spec: tuple[int, ...],
     prefill: tuple[int, ...],
+    accept: tuple[float, ...],
     draft: bool,
     random: bool,
     ops: tuple[str, ...],
@@ -219,38 +278,47 @@ def main(
 ) -> None:
     """Times passes of a model with random weights; writes model.csv, model_ops.csv and model.png."""
     del random
+    if accept and not any(n > 1 for n in spec):
+        raise click.ClickException("bench model: got --accept without --spec, expected --spec 2 or more")
     wanted = [("decode", n) for n in batch] + [("verify", n) for n in spec] + [("draft", 1)] * draft
     wanted += [("prefill", n) for n in prefill]
     config = config_for(config, _C.Device(device))
-    click.echo(f"config {config}: making weights and kernels", err=True)
-    measured = Measured(config, layers, context, batch, max(prefill, default=1), device)
     out.mkdir(parents=True, exist_ok=True)
     columns = [field.name for field in fields(Pass)]
-    rows = list[Pass]()
-    click.echo(
-        f"{'pass':<14}{'launches':>9}{'us':>10}{'layer us':>10}{'head us':>9}{'tokens/s':>10}{'roofline':>10}"
-    )
-    for kind, n in wanted:
-        row = measured.measure(kind, n, repeats if kind != "prefill" else max(1, repeats // 5))
-        rows.append(row)
+    rows, listed = list[Pass](), list[tuple[Any, ...]]()
+    for tokens in context:
+        click.echo(f"config {config}, context {tokens}: making weights and kernels", err=True)
+        measured = Measured(config, layers, tokens, batch, max(prefill, default=1), device)
+        if accept and not measured.speed.has_mtp:
+            raise click.ClickException(f"bench model: got --accept, but {config} has no MTP block")
         click.echo(
-            f"{kind + ':' + str(n):<14}{row.launches:>9}{row.us:>10.1f}{row.layer_us:>10.1f}{row.head_us:>9.1f}"
-            f"{row.tokens_per_s:>10.0f}{row.percent_of_roofline:>9.1f}%"
+            f"{'pass':<16}{'launches':>9}{'us':>10}{'layer us':>10}{'head us':>9}{'tokens/s':>10}{'roofline':>10}"
         )
-        write_csv(out / "model.csv", columns, ([getattr(one, name) for name in columns] for one in rows))
+        for kind, n in wanted:
+            times = repeats if kind != "prefill" else max(1, repeats // 5)
+            found = [measured.measure(kind, n, times)]
+            if kind == "verify" and n > 1:
+                found += [measured.speculate(found[0], p, repeats) for p in accept]
+            for row in found:
+                name = f"{row.kind}:{n}" + (f" {row.accept:g}" if row.kind == "speculate" else "")
+                click.echo(
+                    f"{name:<16}{row.launches:>9}{row.us:>10.1f}{row.layer_us:>10.1f}{row.head_us:>9.1f}"
+                    f"{row.tokens_per_s:>10.0f}{row.percent_of_roofline:>9.1f}%"
+                )
+            rows += found
+            write_csv(out / "model.csv", columns, ([getattr(one, name) for name in columns] for one in rows))
+        for text in ops:
+            kind, _, number = text.partition(":")
+            launches = measured.speed.launch_times(kind, int(number or 1), 7 if kind != "prefill" else 1)
+            listed += [(kind, number, index, *one, tokens) for index, one in enumerate(launches)]
+            click.echo(f"\n{text}: us of a layer")
+            for kernel, blocks, threads, count, us in summary_of(launches, layers):
+                click.echo(f"  {kernel:<28}{blocks:>8} x {threads:<5}{count:>5} launches{us:>9.2f}")
+            titles = ["pass", "rows", "index", "kernel", "blocks", "threads", "us", "context"]
+            write_csv(out / "model_ops.csv", titles, listed)
+        del measured  # before the next one's weights
     if plot:
         click.echo(write_plot(out / "model.png", rows))
-    listed = list[tuple[Any, ...]]()
-    for text in ops:
-        kind, _, number = text.partition(":")
-        times = measured.speed.launch_times(kind, int(number or 1), 7 if kind != "prefill" else 1)
-        listed += [(kind, number, index, *one) for index, one in enumerate(times)]
-        click.echo(f"\n{text}: us of a layer")
-        for kernel, blocks, threads, count, us in summary_of(times, layers):
-            click.echo(f"  {kernel:<28}{blocks:>8} x {threads:<5}{count:>5} launches{us:>9.2f}")
-        write_csv(
-            out / "model_ops.csv", ["pass", "rows", "index", "kernel", "blocks", "threads", "us"], listed
-        )
 
 
 if __name__ == "__main__":

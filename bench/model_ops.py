@@ -20,6 +20,7 @@ from deep_gemm import ops
 SECTION = "model_ops"
 HEADS, INDEX_CHANNELS, CHOSEN, RATIO = 64, 128, 512, 4
 CHANNELS, WINDOW, PAGE_ROWS = 512, 128, 64
+E2M1 = (0, 0.5, 1, 1.5, 2, 3, 4, 6)
 
 
 def timed(
@@ -36,12 +37,34 @@ def stream() -> int:
     return int(torch.cuda.current_stream().cuda_stream)
 
 
-def index(context: Context, rows: int) -> Row:
-    """Scores of one token's query with all rows, and the 512 largest."""
-    point = indexer_point(rows)
+def index_point(rows: int, fp4: bool) -> str:
+    return indexer_point(rows) + ("" if fp4 else " of bf16")
+
+
+def fp4_rows(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(pages of random FP4 rows, their values in fp32)."""
+    pages = rows // PAGE_ROWS
+    codes = torch.randint(0, 256, (pages, PAGE_ROWS, INDEX_CHANNELS // 2), device="cuda", dtype=torch.uint8)
+    scales = torch.randint(
+        124, 129, (pages, PAGE_ROWS, INDEX_CHANNELS // 32), device="cuda", dtype=torch.uint8
+    )
+    data = torch.cat([codes.view(pages, -1), scales.view(pages, -1)], 1).view(torch.int8)
+    table = torch.tensor([*E2M1, *(-v for v in E2M1)], device="cuda")
+    values = table[torch.stack([codes & 15, codes >> 4], -1).long()].view(rows, INDEX_CHANNELS)
+    wide = torch.exp2(scales.view(rows, -1).float() - 127).repeat_interleave(32, 1)
+    return data[None].contiguous(), values * wide
+
+
+def index(context: Context, rows: int, fp4: bool) -> Row:
+    """Scores of one token's query with all rows (as the released model keeps them: FP4), and the 512 largest."""
+    point = index_point(rows, fp4)
     query = torch.randn(1, HEADS, INDEX_CHANNELS, dtype=torch.bfloat16, device="cuda")
     weights = torch.rand(1, HEADS, device="cuda")
-    cache = torch.randn(1, rows, INDEX_CHANNELS, dtype=torch.bfloat16, device="cuda")
+    if fp4:
+        cache, values = fp4_rows(rows)
+    else:
+        cache = torch.randn(1, rows, INDEX_CHANNELS, dtype=torch.bfloat16, device="cuda")
+        values = cache[0].float()
     positions = torch.full((1,), rows * RATIO - 1, dtype=torch.int32, device="cuda")
     scores = torch.full((1, rows), float("nan"), device="cuda")
     picks = torch.full((1, CHOSEN), -7, dtype=torch.int32, device="cuda")
@@ -49,12 +72,13 @@ def index(context: Context, rows: int) -> Row:
 
     def launch(i: int) -> None:
         query_i, weights_i, cache_i, scores_i, picks_i = sets[i]
-        ops.index_scores(query_i, weights_i, cache_i, positions, scores_i, ratio=RATIO, stream=stream())
+        ops.index_scores(query_i, weights_i, cache_i, positions, scores_i, ratio=RATIO,
+                         page_rows=PAGE_ROWS if fp4 else 0, stream=stream())  # fmt: skip
         ops.top_k(scores_i, positions, picks_i, ratio=RATIO, stream=stream())
 
     launch(0)
     torch.cuda.synchronize()
-    dots = torch.relu(query[0].float() @ cache[0].float().T)
+    dots = torch.relu(query[0].float() @ values.T)
     data.require_close(scores[0], weights[0] @ dots, 1e-3, point)
     order = torch.sort(scores[0], descending=True, stable=True).indices[:CHOSEN].sort().values
     if not torch.equal(order.int(), picks[0]):
@@ -97,7 +121,8 @@ def attention(context: Context) -> Row:
 def points(context: Context) -> Iterator[tuple[str, Callable[[], Row]]]:
     yield ATTENTION_POINT, partial(attention, context)
     for rows in INDEXER_ROWS:
-        yield indexer_point(rows), partial(index, context, rows)
+        for fp4 in (True, False):
+            yield index_point(rows, fp4), partial(index, context, rows, fp4)
 
 
 def run(context: Context) -> list[Row]:

@@ -17,10 +17,14 @@ NO_MATPLOTLIB = "no plot: matplotlib is not installed; pip install 'matplotlib>=
 
 
 def lines_of(passes: Iterable[Pass], metric: str) -> dict[str, tuple[list[int], list[float]]]:
-    """Of each kind of pass: rows, rising, and the metric."""
+    """Of each kind of pass: rows, rising, and the metric. Contexts are told apart where there are several."""
+    passes = list(passes)
+    several = len({one.context for one in passes}) > 1
     found: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for one in passes:
-        found[one.kind].append((one.rows, float(getattr(one, metric))))
+        name = one.kind + (f" {one.accept:g}" if one.kind == "speculate" else "")
+        name += f", context {one.context}" if several else ""
+        found[name].append((one.rows, float(getattr(one, metric))))
     return {
         kind: ([rows for rows, _ in sorted(points)], [value for _, value in sorted(points)])
         for kind, points in found.items()
@@ -36,7 +40,8 @@ def write_plot(path: Path, passes: list[Pass]) -> str:
     for panel, (metric, label) in zip(axes, PANELS, strict=True):
         draw(panel, lines_of(passes, metric), label)
     first = passes[0]
-    figure.suptitle(f"{first.config}, {first.layers} layers measured, context {first.context}", fontsize=10)
+    contexts = ", ".join(map(str, dict.fromkeys(one.context for one in passes)))
+    figure.suptitle(f"{first.config}, {first.layers} layers measured, context {contexts}", fontsize=10)
     figure.tight_layout()
     figure.savefig(path, dpi=130)
     pyplot.close(figure)

@@ -68,9 +68,33 @@ REASONS = (
     ),
     Reason(
         "gemv",
+        r"bf16 .*",
+        "Within 3 % of cuBLAS: both stream 117 MB in 31 us, and both pay for the first loads and the last sums.",
+    ),
+    Reason(
+        "gemv",
+        r"w8a8 by 32 .*",
+        "A scale of 4 bytes for 32 weights is 12.5 % more bytes than asked of.",
+    ),
+    Reason(
+        "gemv",
         r"q8_0 m=1 29568x8192",
         "The same kernel reaches 88 % at 8192x29568. The likely cause, not proven: x of 29568 values takes shared "
         "memory from the ring of weights. Next: x in two halves.",
+    ),
+    Reason(
+        "gemv",
+        r"q8_0.*",
+        "Blocks of 34 bytes are 6 % more bytes than one a weight, and never aligned to more than 2: words are put "
+        "together from halves (the split layout spares that and pays for two streams). Next: bulk copies for every "
+        "K.",
+    ),
+    Reason(
+        "gemv",
+        r"(w8a16|w8a8|int8|w4a16 \w+|w4a8 \w+|int4 \w+) .*",
+        "About 4 us of a launch do not shrink with the bytes: the start, the first loads of every SM, the last sums "
+        "(the same layouts reach what is asked at 8192x29568, four times the bytes, or miss it by 2 %). Next: the "
+        "next layer's weights asked for before this one ends.",
     ),
     Reason(
         "weight_only_gemm",

@@ -29,6 +29,8 @@ SHOWN = (  # metric, text after the number
     ("psum_tflops", "TFLOPS psum"),
     ("ratio_without_pdl", "x without pdl"),
     ("ratio_fast", "x of fast accumulation"),
+    ("of_one_token", "x 1 token"),
+    ("mean_ratio", "x, geometric mean"),
     ("ms", "ms"),
     ("regret", "x best"),
     ("worst_regret", "x worst"),

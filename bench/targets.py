@@ -1,6 +1,7 @@
 """The numbers asked for on one H200, and the only place where they stand.
 
-A target names a row by section and point. It is reached if any one of its bounds holds on the row's metrics.
+A target names a row by section and point. It is reached if any one of its bounds holds on the row's metrics, or, of
+those that say `every`, if all do.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ SHAPES = ((4096, 7168), (7168, 2048), (24576, 1536))  # (n, k)
 SMALL_M = (1, 16, 64, 128)
 MASKED_M = (1, 8, 16, 32, 64)
 
-NVFP4_TOKENS = (1, 16, 64, 256, 1024)
+NVFP4_TOKENS = (1, 16, 64, 256, 1024, 4096, 8192, 16384)
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,8 @@ class Bound:
 UNITS = {
     "ratio": "x",
     "ratio_to_bf16": "x our bf16",
+    "of_one_token": "x 1 token",
+    "mean_ratio": "x in the mean",
     "tflops": " TFLOPS",
     "of_dense": "x dense",
     "percent_of_read": " % of read",
@@ -123,8 +126,9 @@ UNITS = {
     "of_flashinfer": "x FlashInfer",
     "of_copies": "x copies only",
     "of_marlin": "x Marlin",
+    "of_deepgemm_fp8": "x DeepGEMM FP8",
     "mean_of_flashinfer": "x FlashInfer",
-    "worst_of_flashinfer": "x FlashInfer",
+    "worst_of_flashinfer": "x FlashInfer at worst",
 }
 
 
@@ -133,12 +137,14 @@ class Target:
     section: str
     point: str
     bounds: tuple[Bound, ...]
+    every: bool = False
 
     def reached(self, row: Row) -> bool:
-        return not row.error and any(bound.holds(row) for bound in self.bounds)
+        held = [bound.holds(row) for bound in self.bounds]
+        return not row.error and (all(held) if self.every else any(held))
 
     def __str__(self) -> str:
-        return " or ".join(map(str, self.bounds))
+        return (" and " if self.every else " or ").join(map(str, self.bounds))
 
 
 def _at_least(metric: str, limit: float) -> tuple[Bound, ...]:
@@ -167,31 +173,94 @@ FP4_ASKED = {
 }
 
 
+def _fp4_on_top(tokens: int) -> tuple[Bound, ...]:
+    """Bound by memory it is within 2 % of its own copies; beyond, never slower than FP8 weights."""
+    if tokens in (256, 1024):
+        return _at_least("of_copies", 0.98)
+    if tokens < 4096:
+        return ()
+    faster = _at_least("of_deepgemm_fp8", 1.0)
+    return (*faster, *_at_least("tflops", 1100)) if tokens == 8192 else faster
+
+
 def _fp4_targets() -> list[Target]:
     """Asked of both kinds of scales: one for each 128 of K, and one for each token, which the peer has."""
     return [
-        Target("fp4", fp4_point(MODELS[0], name, tokens, per_token), _at_least("of_flashinfer", limit))
+        Target(
+            "fp4",
+            fp4_point(MODELS[0], name, tokens, per_token),
+            _at_least("of_flashinfer", limit) + _fp4_on_top(tokens),
+            every=True,
+        )
         for tokens, limits in FP4_ASKED.items()
         for name, limit in zip(("gate+up", "down"), limits, strict=True)
         for per_token in (False, True)
-    ] + [Target("fp4", "V3 and Qwen3", _at_least("mean_of_flashinfer", 1.08))]
+    ] + [
+        Target(
+            "fp4",
+            "V3 and Qwen3",
+            _at_least("mean_of_flashinfer", 1.08) + _at_least("worst_of_flashinfer", 1.0),
+            every=True,
+        )
+    ]
+
+
+# Variant -> bits of a weight, and how many times as long torch.mm in BF16 takes, at least, from 4096 x 14336 on.
+GEMV_ASKED: dict[str, tuple[float, float]] = {
+    "bf16": (16, 1.0),
+    "w8a16": (8, 1.75),
+    "w8a8": (8, 1.75),
+    "w8a8 by 32": (9, 1.75),
+    "int8": (8, 1.75),
+    "q8_0": (8.5, 1.65),
+    "q8_0 split": (8.5, 1.65),
+    "w4a16 mxfp4": (4.25, 2.7),
+    "w4a16 nvfp4": (4.5, 2.7),
+    "w4a8 nvfp4": (4.5, 2.7),
+    "int4 g128": (4.125, 2.7),
+    "int4 g32": (4.5, 2.7),
+}
+GEMV_FOUR_BITS_LARGE = 3.2  # of 4 bits at 8192 x 29568
+GEMV_EIGHT_BITS_SMALL = 1.4  # of FP8 and INT8 at 4096 x 4096
+GEMV_READ_BYTES, GEMV_READ_PERCENT = 250e6, 95  # weights so large stream at the read ceiling
+GEMV_OF_ONE_TOKEN = {3: 1.03, 8: 1.10}
+GEMV_TOKENS_LAYER = (4096, 14336)  # the layer whose time is shown for every number of tokens
+GEMV_TOKENS = (1, 2, 3, 4, 8, 16)
+GEMV_ONE_TOKEN_ONLY = ("int8", "q8_0 split")  # not measured with more
+GEMV_MEAN = "bf16, mean of all layers and tokens"
+
+
+def _gemv_bounds(name: str, m: int, layer: tuple[int, int]) -> list[Bound]:
+    bits, ratio = GEMV_ASKED[name]
+    k, n = layer
+    bounds = []
+    if name == "bf16":
+        bounds.append(Bound("ratio", ratio))
+    elif m <= 4:
+        if layer == (4096, 4096):
+            ratio = GEMV_EIGHT_BITS_SMALL if bits in (8, 9) else 0
+        elif layer == (8192, 29568) and bits < 8:
+            ratio = GEMV_FOUR_BITS_LARGE
+        bounds += [Bound("ratio", ratio)] if ratio else []
+    if name != "bf16":
+        bounds.append(Bound("ratio_to_bf16", 1.0))
+    if m == 1 and k * n * bits / 8 >= GEMV_READ_BYTES:
+        bounds.append(Bound("percent_of_read", GEMV_READ_PERCENT))
+    if m in GEMV_OF_ONE_TOKEN:
+        bounds.append(Bound("of_one_token", GEMV_OF_ONE_TOKEN[m], at_most=True))
+    return bounds
 
 
 def _gemv_targets() -> list[Target]:
-    """Of the weights' bytes at the read ceiling, for matrices of 100 MB and more; narrower is never slower."""
-    percents = {"bf16": 85, "w8a16": 80, "w8a8": 80, "w4a16 nvfp4": 65, "w4a16 mxfp4": 65, "q8_0": 80}
-    large = [(8192, 29568), (29568, 8192)]
-    targets = [
-        Target("gemv", gemv_point(name, 1, *layer), _at_least("percent_of_read", limit))
-        for name, limit in percents.items()
-        for layer in large
-    ]
-    return targets + [
-        Target("gemv", gemv_point(name, 1, *layer), _at_least("ratio_to_bf16", 1.0))
-        for name in percents
-        for layer in GEMV_LAYERS
-        if name != "bf16" and layer not in large
-    ]
+    """Up to 8 tokens; 16 are shown and nothing is asked of them."""
+    points = [(1, layer) for layer in GEMV_LAYERS]
+    points += [(m, GEMV_TOKENS_LAYER) for m in GEMV_TOKENS if 1 < m <= 8]
+    return [
+        Target("gemv", gemv_point(name, m, *layer), tuple(_gemv_bounds(name, m, layer)), every=True)
+        for name in GEMV_ASKED
+        for m, layer in points
+        if m == 1 or name not in GEMV_ONE_TOKEN_ONLY
+    ] + [Target("gemv", GEMV_MEAN, _at_least("mean_ratio", 1.05))]
 
 
 TARGETS: tuple[Target, ...] = (

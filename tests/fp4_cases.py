@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ml_dtypes
@@ -31,6 +31,7 @@ class Case:
     span: tuple[int, int] | None = None  # by default (116, 128) of UE8M0, (0x28, 0x58) of E4M3
     form: str | None = None
     per_token: bool = False  # one activation scale for each token
+    by_32: bool = False  # one for each 32 of K, not 128
     bf16_tokens: bool = False  # activations without scales
     fp32_sums: bool = False  # the device adds as CUDA cores do, not as tensor cores
     fast: bool = False  # fast_accumulation
@@ -41,7 +42,7 @@ class Case:
         words += [f"{name}={getattr(self, name)}" for name in ("m", "rows", "form") if getattr(self, name)]
         words += [
             name
-            for name in ("accumulate", "per_token", "bf16_tokens", "fp32_sums", "fast")
+            for name in ("accumulate", "per_token", "by_32", "bf16_tokens", "fp32_sums", "fast")
             if getattr(self, name)
         ]
         if self.d != "bf16":
@@ -85,7 +86,8 @@ def make_data(case: Case, a_shape: tuple[int, ...], seed: int = 0) -> Data:
     values = (rng.standard_normal((*a_shape, case.k)) * 100).clip(-448, 448).astype(ml_dtypes.float8_e4m3fn)
     if case.bf16_tokens:
         return Data(weights, matrices, rng.standard_normal((*a_shape, case.k)).astype(ml_dtypes.bfloat16))
-    columns = -(-case.k // 128)
+    block = 32 if case.by_32 else 128
+    columns = -(-case.k // block)
     a_scales = np.exp2(rng.uniform(-9, -5, (*a_shape, columns))).astype(np.float32)
     if case.per_token:
         a_scales = np.lib.stride_tricks.as_strided(
@@ -93,7 +95,7 @@ def make_data(case: Case, a_shape: tuple[int, ...], seed: int = 0) -> Data:
             a_scales.shape,
             (*(4 * int(np.prod(a_shape[i + 1 :])) for i in range(len(a_shape))), 0),
         )
-    return Data(weights, matrices, reference.Scaled(values, a_scales, 1))
+    return Data(weights, matrices, reference.Scaled(values, a_scales, 1, block))
 
 
 def on_device(device: Any, weights: deep_gemm.Fp4Weights) -> deep_gemm.Fp4Weights:
@@ -116,6 +118,7 @@ def forced_spec(case: Case, data: Data, groups: str) -> deep_gemm.Fp4GemmSpec | 
         "d": case.d,
         "accumulate": case.accumulate,
         "per_token": case.per_token,
+        "by_32": case.by_32,
         "a": "bf16" if case.bf16_tokens else "fp8_e4m3",
     }
     return deep_gemm.Fp4GemmSpec(**fixed, groups=groups, **case.spec)
@@ -125,10 +128,12 @@ def check(got: Array, left: Array, right: Array, case: Case, c: Array | None = N
     """Element by element: weights are exact, so that only the sums round."""
     product, magnitude = left @ right.T, np.abs(left) @ np.abs(right).T
     error = magnitude * 2.0**-19  # of sums in fp32
-    if not (case.fp32_sums or case.bf16_tokens):
-        error += fp4.accumulation_bound(
-            left, right, 2 if case.form == "nv_exact" else 1, promoted=not case.fast
-        )
+    terms = 2 if case.form == "nv_exact" else 1
+    if case.by_32:  # each group of 32 has sums of its own
+        group = np.arange(left.shape[1]) // 32 % 4
+        error += sum(fp4.accumulation_bound(left * (group == g), right, terms) for g in range(4))
+    elif not (case.fp32_sums or case.bf16_tokens):
+        error += fp4.accumulation_bound(left, right, terms, promoted=not case.fast)
     if c is not None:
         product = product + c.astype(np.float64)
         error += np.abs(c.astype(np.float64)) * 2.0**-19
@@ -165,7 +170,7 @@ def run_dense(device: Any, case: Case, seed: int = 0, rows: slice = slice(None))
     """`rows`: of the tokens, only these are there."""
     data = make_data(case, (case.m,), seed)
     if isinstance(data.a, reference.Scaled):
-        data.a = reference.Scaled(np.ascontiguousarray(data.a.values[rows]), data.a.scales[rows], 1)
+        data.a = replace(data.a, values=np.ascontiguousarray(data.a.values[rows]), scales=data.a.scales[rows])
     else:
         data.a = np.ascontiguousarray(data.a[rows])
     d = poisoned((len(data.rows), case.n), case)

@@ -6,6 +6,7 @@
 set(DG_FMT_ARCHIVE https://github.com/fmtlib/fmt/releases/download/10.2.1/fmt-10.2.1.zip)
 set(DG_FMT_ARCHIVE_SHA256 312151a2d13c8327f5c9c586ac6cf7cddc1658e8f53edae0ec56509c8fa516c9)
 set(DG_FMT_SDIST spdlog==2.0.6)  # its folder spdlog/fmt/bundled is fmt 8.1.1
+set(DG_FMT_SDIST_SHA256 9791cf17f1fd23168c0a0803170b3cbf863d7e819adeeb25e224f242e3f9ecef)
 set(DG_FMT_FETCH_DIR ${CMAKE_BINARY_DIR}/third-party/fmt)
 
 function(dg_fmt_from_archive)
@@ -30,10 +31,11 @@ function(dg_fmt_from_sdist)
     if(NOT python)
         set(python python3)
     endif()
+    file(WRITE ${DG_FMT_FETCH_DIR}/sdist.txt "${DG_FMT_SDIST} --hash=sha256:${DG_FMT_SDIST_SHA256}\n")
     execute_process(
-        COMMAND sh -c "\"$0\" -m pip download -q --no-deps --no-binary :all: \"$1\" && tar xzf spdlog-*.tar.gz && \
+        COMMAND sh -c "\"$0\" -m pip download -q --no-deps --no-binary :all: --require-hashes -r sdist.txt && tar xzf spdlog-*.tar.gz && \
 mkdir -p bundled && mv spdlog-*/spdlog/include/spdlog/fmt/bundled bundled/fmt"
-                ${python} ${DG_FMT_SDIST}
+                ${python}
         WORKING_DIRECTORY ${DG_FMT_FETCH_DIR} OUTPUT_QUIET ERROR_QUIET TIMEOUT 180)
 endfunction()
 

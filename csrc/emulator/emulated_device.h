@@ -8,7 +8,7 @@
 
 namespace deep_gemm::emulator {
 
-// `arch`: sm_90a, sm_100a or sm_120a.
+// `arch`: sm_90a or another row of launch.cpp.
 [[nodiscard]] std::unique_ptr<driver::Device> make_emulated_device(std::string_view arch,
                                                                    const Options& options);
 

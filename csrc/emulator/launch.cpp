@@ -15,23 +15,37 @@ constexpr u32 kMaxThreads = 1024;
 constexpr u32 kParamAlignment = 64;
 constexpr u64 kGiB = u64{1} << 30;
 
-Model make_model(std::string_view arch, u32 major, u32 sms, u32 smem, u32 smem_per_sm, u32 threads_per_sm,
-                 u32 blocks_per_sm, u64 memory, u64 l2) {
+// One row for each GPU. Bytes of shared memory, threads and blocks are those of a multiprocessor.
+struct ModelRow {
+    const char* arch;
+    u32 major, minor, sms, smem_per_block, smem, threads, blocks, cluster;
+    u64 memory, l2;
+};
+constexpr ModelRow kModels[] = {
+    {"80", 8, 0, 108, 166912, 167936, 2048, 32, 1, 80 * kGiB, 40u << 20},
+    {"89", 8, 9, 128, 101376, 102400, 1536, 24, 1, 24 * kGiB, 72u << 20},
+    {"90a", 9, 0, 132, 232448, 233472, 2048, 32, 16, 141 * kGiB, 50u << 20},
+    {"100a", 10, 0, 148, 232448, 233472, 2048, 32, 16, 180 * kGiB, 126u << 20},
+    {"120a", 12, 0, 170, 101376, 102400, 1536, 24, 16, 32 * kGiB, 96u << 20},
+    {"121a", 12, 1, 48, 101376, 102400, 1536, 24, 16, 128 * kGiB, 24u << 20},
+};
+
+Model make_model(const ModelRow& row) {
     Model model;
     auto& p = model.properties;
-    p.name = fmt::format("emulated sm_{}", arch);
-    p.arch = arch;
-    p.compute_major = major;
-    p.compute_minor = 0;
-    p.num_sms = sms;
-    p.max_smem_per_block = smem;
-    p.global_memory_bytes = memory;
-    p.l2_bytes = l2;
+    p.name = fmt::format("emulated sm_{}", row.arch);
+    p.arch = row.arch;
+    p.compute_major = row.major;
+    p.compute_minor = row.minor;
+    p.num_sms = row.sms;
+    p.max_smem_per_block = row.smem_per_block;
+    p.global_memory_bytes = row.memory;
+    p.l2_bytes = row.l2;
     p.emulated = true;
-    model.smem_per_sm = smem_per_sm;
-    model.threads_per_sm = threads_per_sm;
-    model.blocks_per_sm = blocks_per_sm;
-    model.max_cluster = 16;
+    model.smem_per_sm = row.smem;
+    model.threads_per_sm = row.threads;
+    model.blocks_per_sm = row.blocks;
+    model.max_cluster = row.cluster;
     return model;
 }
 
@@ -59,11 +73,12 @@ bool divides(const driver::Dim3& part, const driver::Dim3& whole) {
 }  // namespace
 
 Model find_model(std::string_view arch) {
-    if (arch == "sm_90a") return make_model("90a", 9, 132, 232448, 233472, 2048, 32, 141 * kGiB, 50u << 20);
-    if (arch == "sm_100a")
-        return make_model("100a", 10, 148, 232448, 233472, 2048, 32, 180 * kGiB, 126u << 20);
-    if (arch == "sm_120a") return make_model("120a", 12, 170, 101376, 102400, 1536, 24, 32 * kGiB, 96u << 20);
-    fail(ErrorKind::value, "emulator: got arch '{}', expected sm_90a, sm_100a or sm_120a", arch);
+    std::string known;
+    for (const ModelRow& row : kModels) {
+        if (arch == std::string("sm_") + row.arch) return make_model(row);
+        known += fmt::format("{}sm_{}", known.empty() ? "" : ", ", row.arch);
+    }
+    fail(ErrorKind::value, "emulator: got arch '{}', expected one of {}", arch, known);
 }
 
 void check_launch(const Model& model, const EmulatedKernel& kernel, const driver::LaunchConfig& config,

@@ -28,13 +28,15 @@ Prepared<CompressorSpec, CompressorParams> prepare_compressor(ModelChecks& check
     checks.vector("positions", a.positions, {Format::int32}, {tokens});
     checks.optional_vector("sequences", a.sequences, {Format::int32}, {tokens});
     const u32 dims = check_frequencies(checks, a.frequencies, dim);
-    const CheckedRows rows = check_latent_rows(checks, "rows", a.rows, dim);
-    const bool fp8 = rows.format == Format::fp8_e4m3;
+    const CheckedRows rows = check_latent_rows(checks, "rows", a.rows, dim, Narrow::both);
+    const bool fp8 = rows.format == Format::fp8_e4m3, fp4 = rows.format == Format::fp4_e2m1;
     const RowFinish finish = fp8 && a.finish == RowFinish::fp8_round_trip ? RowFinish::none : a.finish;
     check_row(checks, "kv", dim, dims, finish);
     DG_CHECK(!fp8 || (dims == kFp8RowRotated && finish == RowFinish::none), value,
              "compressor_update: FP8 rows with {} rotated channels and finish {}, expected {} and none", dims,
              name_of(finish), kFp8RowRotated);
+    DG_CHECK(!fp4 || finish == RowFinish::hadamard_fp4, value,
+             "compressor_update: FP4 rows with finish {}, expected hadamard_fp4", name_of(finish));
     const CompressorSpec spec{.weight = a.weight.format,
                               .rows = rows.format,
                               .finish = finish,

@@ -17,7 +17,8 @@ namespace deep_gemm::op {
 //   journal    fp32 [t, 3 or 9, dim] or absent: the state after each row, for compressor_restore
 //   rows       the compressed rows; beyond their number nothing is written
 //   finish     what happens to a row last: nothing; FP8 round trip of the unrotated channels (fp32 or bf16
-//              rows); Hadamard transform and FP4 round trip (indexer, dim 128). FP8 rows round by themselves.
+//              rows); Hadamard transform and FP4 round trip (indexer, dim 128). FP8 rows round by
+//              themselves; FP4 rows take hadamard_fp4.
 struct CompressorArguments {
     TensorView kv, gate, ape, weight, frequencies, positions, sequences, state, journal;
     LatentRows rows;

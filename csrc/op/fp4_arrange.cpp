@@ -25,9 +25,9 @@ Layout layout_of(const plan::Fp4Problem& problem) {
     l.groups = problem.groups == GroupMode::masked ? problem.num_groups : 1;
     l.rows = problem.m;
     l.padded_k = blobs * kFp4BlockK;
-    l.scale_rows = problem.per_token ? 1 : blobs;
+    l.scale_rows = problem.a == Format::bf16 ? 0 : problem.per_token ? 1 : blobs;
     l.scale_stride = align_up(l.rows, u64{kScaleAlignment});
-    l.token_bytes = l.groups * l.rows * l.padded_k;
+    l.token_bytes = l.groups * l.rows * l.padded_k * bytes_of(problem.a);
     l.scale_offset = align_up(l.token_bytes, kAlignment);
     l.scale_bytes = l.groups * l.scale_rows * l.scale_stride * 4;
     return l;
@@ -65,12 +65,14 @@ Arranged arrange(const Fp4GemmCall& call, const Fp4GemmParams& gemm) {
                                .rows = static_cast<u32>(rows),
                                .k = problem.k,
                                .padded_k = static_cast<u32>(padded_k),
-                               .num_groups = problem.num_groups};
-    const u64 grid = groups * arrange_blocks_of_group(params.rows, params.padded_k);
-    launch(*call.device, kArrange, ArrangeSpec{.groups = problem.groups},
-           {.grid = static_cast<u32>(grid), .threads = kArrangeThreads}, call.stream, params,
-           {{call.a.address, bytes_spanned(call.a, Format::fp8_e4m3), false},
-            {call.scale_a.address, bytes_spanned(call.scale_a, Format::fp32), false},
+                               .num_groups = problem.num_groups,
+                               .a_num_rows = gemm.a_num_rows};
+    const ArrangeSpec spec{.groups = problem.groups, .a = problem.a};
+    const u64 grid = groups * arrange_blocks_of_group(spec, params.rows, params.padded_k);
+    launch(*call.device, kArrange, spec, {.grid = static_cast<u32>(grid), .threads = kArrangeThreads},
+           call.stream, params,
+           {{call.a.address, bytes_spanned(call.a, problem.a), false},
+            {call.scale_a.address, scale_rows > 0 ? bytes_spanned(call.scale_a, Format::fp32) : 0, false},
             {call.group_layout, call.group_layout_length * 4, false},
             {call.list, call.list ? sizeof(Fp4ListHead) : 0, false},
             {call.a_rows, call.a_rows ? call.slots * 4 : 0, false},
@@ -83,7 +85,7 @@ Arranged arrange(const Fp4GemmCall& call, const Fp4GemmParams& gemm) {
                          .stride_group = rows * padded_k,
                          .stride_row = padded_k};
     return {.params = {.gemm = gemm,
-                       .tokens = matrix_map(*call.device, tokens, Format::fp8_e4m3, kFp4BoxRows),
+                       .tokens = matrix_map(*call.device, tokens, problem.a, kFp4BoxRows),
                        .scales = params.scales,
                        .scale_stride = params.scale_stride},
             .tokens = {base, token_bytes, false},

@@ -12,6 +12,7 @@ namespace deep_gemm::op {
 namespace {
 
 constexpr u32 kWordBytes = 4;  // activations are copied by words
+constexpr u32 kShortScaleBlock = 32;
 
 void check_tensor(const Fp4GemmArguments& args, const char* name, const TensorView& t, Format format) {
     DG_CHECK(t.present(), type, "fp8_fp4_gemm: {} is missing, expected a tensor of {}", name,
@@ -112,9 +113,19 @@ void check_activations(const Fp4GemmArguments& args, Fp4GemmCall& call) {
             "another with bf16 activations: pack them as nv_exact");
         return;
     }
+    DG_CHECK(args.scale_a.format != Format::int32 || !args.scale_a.present(), type,
+             "fp8_fp4_gemm: scales of a are int32, expected fp32; if they are packed UE8M0, "
+             "deep_gemm.utils.unpack_ue8m0_from_int makes fp32 of them");
     check_tensor(args, "scales of a", args.scale_a, Format::fp32);
-    const i64 k_blocks = ceil_div(static_cast<u64>(a.shape[a.rank - 1]), u64{kScaleBlock});
-    const char* remedy = " (one scale for each row and 128 elements of K)";
+    const u64 k = static_cast<u64>(a.shape[a.rank - 1]);
+    const i64 by_128 = ceil_div(k, u64{kScaleBlock}), by_32 = ceil_div(k, u64{kShortScaleBlock});
+    const i64 columns = args.scale_a.rank > 0 ? args.scale_a.shape[args.scale_a.rank - 1] : 0;
+    const bool few = args.a_block == kScaleBlock || (args.a_block == 0 && columns != by_32) || by_32 == 1;
+    const i64 k_blocks = few ? by_128 : by_32;
+    const char* remedy = args.a_block == 0
+                             ? " (one scale for each row and 128 elements of K), or one for each 32"
+                         : few ? " (one scale for each row and 128 elements of K)"
+                               : " (one scale for each row and 32 elements of K)";
     if (masked)
         check_shape("scales of a", args.scale_a, {a.shape[0], a.shape[1], k_blocks}, remedy);
     else
@@ -124,6 +135,7 @@ void check_activations(const Fp4GemmArguments& args, Fp4GemmCall& call) {
              "fp8_fp4_gemm: scales of a start at {:#x}, expected a multiple of 4 bytes",
              call.scale_a.address);
     if (k_blocks == 1) call.scale_a.stride_column = 0;
+    call.problem.by_32 = !few && call.scale_a.stride_column != 0;
     DG_CHECK(
         std::max(call.scale_a.stride_row, call.scale_a.stride_column) < (u64{1} << 31), value,
         "fp8_fp4_gemm: scales of a have strides {} and {}, expected less than 2^31; pass a contiguous copy",
@@ -171,16 +183,22 @@ void check_groups(const Fp4GemmArguments& args, Fp4GemmCall& call) {
     call.group_layout_length = static_cast<u64>(length);
     if (args.groups != GroupMode::gathered) return;
     call.list = packed_address(args, "head", args.list, Format::int32, 4, 16);
-    const auto rows = [&](const char* rows_name, const TensorView& t) {
+    const TensorView& numbered = args.a_rows.present() ? args.a_rows : args.d_rows;
+    call.slots = !numbered.present() ? call.a.rows : numbered.rank == 1 ? numbered.shape[0] : 0;
+    const auto rows = [&](const char* name_of_rows, const TensorView& t, const char* tensor, u64 room) {
+        DG_CHECK(
+            t.present() || room >= call.slots, value,
+            "fp8_fp4_gemm: {} has {} rows, expected at least {}, one for each slot; pass {} to say which "
+            "row a slot has",
+            tensor, room, call.slots, name_of_rows);
         if (!t.present()) return u64{0};
-        const i64 slots = t.rank == 1 ? t.shape[0] : 0;
-        DG_CHECK(call.slots == 0 || static_cast<u64>(slots) == call.slots, value,
-                 "fp8_fp4_gemm: {} has {} slots, expected {} as a_rows has", rows_name, slots, call.slots);
-        call.slots = static_cast<u64>(slots);
-        return packed_address(args, rows_name, t, Format::int32, slots, 4);
+        const u64 slots = t.rank == 1 ? t.shape[0] : 0;
+        DG_CHECK(slots == call.slots, value, "fp8_fp4_gemm: {} has {} slots, expected {} as a_rows has",
+                 name_of_rows, slots, call.slots);
+        return packed_address(args, name_of_rows, t, Format::int32, static_cast<i64>(slots), 4);
     };
-    call.a_rows = rows("a_rows", args.a_rows);
-    call.d_rows = rows("d_rows", args.d_rows);
+    call.a_rows = rows("a_rows", args.a_rows, "a", call.a.rows);
+    call.d_rows = rows("d_rows", args.d_rows, "d", call.d.rows);
 }
 
 void check_overlap(const Fp4GemmArguments& args, const Fp4GemmCall& call) {
@@ -253,21 +271,22 @@ Fp4GemmCall check_fp4_gemm(const Fp4GemmArguments& args) {
              "fp8_fp4_gemm: expected_m is {}, expected a number of rows; pass the mean rows of a group",
              args.expected_m);
     const bool per_token = args.scale_a.present() && k > kScaleBlock && call.scale_a.stride_column == 0;
-    const u64 slots = call.slots > 0 ? call.slots : call.a.rows;
-    call.problem = {.groups = args.groups,
-                    .form = args.weights.form,
-                    .a = a.format,
-                    .split = call.runs != 0,
-                    .d = d.format,
-                    .accumulate = call.c != 0,
-                    .per_token = per_token,
-                    .fast_accumulation = args.fast_accumulation && per_token && call.runs == 0,
-                    .m = static_cast<u32>(args.groups == GroupMode::gathered ? slots : static_cast<u64>(m)),
-                    .n = static_cast<u32>(n),
-                    .k = static_cast<u32>(k),
-                    .num_groups = args.groups == GroupMode::dense ? 1 : shape.experts,
-                    .expected_m = static_cast<u32>(args.expected_m),
-                    .num_sms = settings().num_sms};
+    call.problem = {
+        .groups = args.groups,
+        .form = args.weights.form,
+        .a = a.format,
+        .split = call.runs != 0,
+        .d = d.format,
+        .accumulate = call.c != 0,
+        .per_token = per_token,
+        .by_32 = call.problem.by_32,
+        .fast_accumulation = args.fast_accumulation && per_token && call.runs == 0,
+        .m = static_cast<u32>(args.groups == GroupMode::gathered ? call.slots : static_cast<u64>(m)),
+        .n = static_cast<u32>(n),
+        .k = static_cast<u32>(k),
+        .num_groups = args.groups == GroupMode::dense ? 1 : shape.experts,
+        .expected_m = static_cast<u32>(args.expected_m),
+        .num_sms = settings().num_sms};
     call.device = a.device;
     call.stream = args.stream;
     call.spec = args.spec;

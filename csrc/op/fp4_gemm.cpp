@@ -20,7 +20,7 @@ constexpr jit::KernelId kWide{"sm90_fp8_fp4_gemm_wide", "deep_gemm/kernel/sm90_f
 u64 mixed(const plan::Fp4Problem& p) {
     return static_cast<u64>(p.groups) | static_cast<u64>(p.form) << 8 | static_cast<u64>(p.d) << 16 |
            u64{p.split} << 24 | u64{p.accumulate} << 25 | u64{p.per_token} << 26 |
-           u64{p.a == Format::bf16} << 27 | u64{p.fast_accumulation} << 28;
+           u64{p.a == Format::bf16} << 27 | u64{p.by_32} << 28 | u64{p.fast_accumulation} << 29;
 }
 
 using Fp4Key = PlanKey<plan::Fp4Problem, Fp4GemmSpec>;
@@ -89,6 +89,8 @@ Fp4GemmParams params_of(const Fp4GemmCall& call) {
     p.n = problem.n;
     p.k = problem.k;
     p.num_groups = problem.num_groups;
+    p.a_num_rows = static_cast<u32>(call.a.rows);
+    p.d_num_rows = static_cast<u32>(call.d.rows);
     return p;
 }
 

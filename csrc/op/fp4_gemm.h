@@ -27,15 +27,17 @@ struct Fp4WeightViews {
 //   count,
 //              unused) of a list whose head is `list`, int32 [4]: (entries, 0, 0, unused). a_rows and d_rows:
 //              int32 [slots], the row of A and of D for each slot, or absent: the slot itself. The two zeros
-//              are counters that each launch leaves at zero: one list serves one stream.
+//              are counters that each launch leaves at zero: one list serves one stream. What of a list does
+//              not exist is skipped (Fp4Entry in spec/fp4_gemm.h).
 //
 // a is bf16 and scale_a absent (not with nv_single), or fp8_e4m3, rows at multiples of 4 bytes; scale_a fp32
-// [..., m, ceil(k / 128)] with any strides, 0 along K for one scale for each token. d is bf16 or fp32, rows
-// at multiples of two elements; n is even, k a multiple of 32.
+// [..., m, ceil(k / 128)] or [..., m, ceil(k / 32)] with any strides, 0 along K for one scale for each token.
+// d is bf16 or fp32, rows at multiples of two elements; n is even, k a multiple of 32.
 struct Fp4GemmArguments {
     GroupMode groups = GroupMode::dense;
     TensorView a = {}, scale_a = {}, d = {}, c = {}, group_layout = {}, list = {}, a_rows = {}, d_rows = {};
     Fp4WeightViews weights;
+    u32 a_block = 0;  // elements of K that share a scale of a, 32 or 128; 0: as the shape of the scales says
     i64 expected_m = 0;
     // Sums may stay in the tensor core, which keeps 14 bits of them, over all of K. Of effect with one scale
     // for each token, weights of one run and many tokens; the bits of a row then depend on the kernel.

@@ -4,6 +4,7 @@
 #include "base/process_local.h"
 #include "op/gemm.h"
 #include "op/moe_few.h"
+#include "op/moe_memory.h"
 #include "op/quantize.h"
 #include "op/tensor_check.h"
 
@@ -18,6 +19,7 @@ namespace deep_gemm {
 namespace {
 
 constexpr u64 kAlignment = 128;  // of every buffer
+constexpr i64 kMaxFirstExpert = (i64{1} << 31) - 1;
 
 // Hands out consecutive pieces of the workspace; without one it only adds up.
 class Carver {
@@ -85,9 +87,10 @@ Buffers carve(const MoeShape& s, Carver& carver) {
         b.y = b.h;
         b.y.shape[1] = b.y.strides[0] = hidden;
     }
-    if (s.fp4 && !s.bf16) {
+    if (s.fp4) {
         const auto bytes = [&](u32 k) {
             return op::arranged_bytes({.groups = GroupMode::gathered,
+                                       .a = s.bf16 ? Format::bf16 : Format::fp8_e4m3,
                                        .m = static_cast<u32>(slots),
                                        .k = k,
                                        .num_groups = s.experts});
@@ -112,6 +115,9 @@ MoeShape check(op::TensorChecks& checks, const FusedMoeArguments& a) {
     checks.tensor("topk_weights", a.topk_weights, {Format::fp32}, {tokens, top_k});
     checks.packed("topk_weights", a.topk_weights);
     i64 experts = 0, rows = 0;
+    DG_CHECK(a.first_expert >= 0 && a.first_expert <= kMaxFirstExpert, value,
+             "fused_moe: first_expert is {}, expected 0 to {}: the id of the first expert of w13 and w2",
+             a.first_expert, kMaxFirstExpert);
     if (const auto* fp4 = std::get_if<MoeFp4Weights>(&a.weights)) {
         const op::Fp4Shape up = fp4->w13.shape, down = fp4->w2.shape;
         experts = up.experts;
@@ -274,6 +280,7 @@ void fused_moe(const FusedMoeArguments& a) {
         "moe_workspace_bytes() says how many",
         a.workspace.shape[0], op::address_of(a.workspace), needed, kAlignment);
     if (shape.tokens == 0) return;
+    op::check_moe_memory(a, needed);
     Carver carver(&checks.device(), static_cast<u8*>(a.workspace.data));
     const Buffers b = carve(shape, carver);
     // Every check comes before the first launch.
@@ -301,7 +308,7 @@ void fused_moe(const FusedMoeArguments& a) {
                                       .mid = b.h,
                                       .shared = a.shared,
                                       .out = a.out,
-                                      .first_expert = a.first_expert,
+                                      .first_expert = static_cast<u32>(a.first_expert),
                                       .swiglu_limit = a.swiglu_limit,
                                       .weight_before_down = a.weight_before_down,
                                       .stream = a.stream};
@@ -310,7 +317,7 @@ void fused_moe(const FusedMoeArguments& a) {
     }
     moe_group({.topk_ids = a.topk_ids,
                .groups = b.groups,
-               .first_expert = a.first_expert,
+               .first_expert = static_cast<u32>(a.first_expert),
                .alignment = alignment_of(shape),
                .stream = a.stream});
     if (!shape.bf16)

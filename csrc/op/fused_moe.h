@@ -42,7 +42,7 @@ struct FusedMoeArguments {
     TensorView shared = {};     // bf16 [T, hidden] or absent: output of a shared expert, added last
     TensorView out = {};        // bf16 or fp32 [T, hidden]
     TensorView workspace = {};  // int8, at least moe_workspace_bytes(), 128-byte aligned
-    u32 first_expert = 0;
+    i64 first_expert = 0;
     std::optional<float> swiglu_limit;
     // DeepSeek-V4 multiplies the activation by the routing weight, before it is quantised; others the output.
     bool weight_before_down = true;

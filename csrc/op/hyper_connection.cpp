@@ -51,7 +51,8 @@ void mix(ModelChecks& checks, const HcPreArguments& a, bool head) {
                       .steps = hc_steps_of(as_u32(d), as_u32(streams)),
                       .tokens = tokens_of(rows, as_u32(d), as_u32(streams)),
                       .head = head,
-                      .fp8 = a.fp8.present()};
+                      .narrow = a.narrow.present(),
+                      .recipe = a.narrow.recipe};
     DG_CHECK(spec.steps <= kMaxHcSteps, value,
              "{}: x has {} streams of {} channels, expected at most {} in all", checks.operation(), streams,
              d, kMaxHcSteps * kHcManyThreads * kHcCluster * 4);
@@ -62,11 +63,11 @@ void mix(ModelChecks& checks, const HcPreArguments& a, bool head) {
     checks.optional_vector("weight", a.weight, kReal, {d}, 4);
     checks.array("y", a.y, kReal, {rows, d}, 4);
     if (a.add.present()) checks.array("add", a.add, kReal, {rows, d}, 4);
-    checks.fp8_copy(a.fp8, with_inner(a.y));
-    constexpr i64 kFp8Step = i64{kHcCluster} * 128;
-    DG_CHECK(!a.fp8.present() || d % kFp8Step == 0, value,
-             "{}: got an FP8 copy of {} channels, expected a multiple of {}", checks.operation(), d,
-             kFp8Step);
+    checks.narrow_copy(a.narrow, with_inner(a.y));
+    constexpr i64 kNarrowStep = i64{kHcCluster} * 128;
+    DG_CHECK(!a.narrow.present() || d % kNarrowStep == 0, value,
+             "{}: got a {} copy of {} channels, expected a multiple of {}", checks.operation(),
+             name_of(a.narrow.recipe), d, kNarrowStep);
     if (!head) {
         checks.vector("post", a.post, {Format::fp32}, {rows, streams});
         checks.vector("comb", a.comb, {Format::fp32}, {rows, streams, streams});
@@ -79,8 +80,9 @@ void mix(ModelChecks& checks, const HcPreArguments& a, bool head) {
                           .weight = a.weight.data,
                           .y = view_of(a.y),
                           .add = view_of(a.add),
-                          .codes = pointer_of<u8>(a.fp8.codes),
-                          .scales = pointer_of<float>(a.fp8.scales),
+                          .codes = pointer_of<u8>(a.narrow.codes),
+                          .scales = a.narrow.scales.data,
+                          .global = pointer_of<float>(a.narrow.global_scale),
                           .post = pointer_of<float>(a.post),
                           .comb = pointer_of<float>(a.comb),
                           .rows = as_u32(rows),
@@ -94,8 +96,8 @@ void mix(ModelChecks& checks, const HcPreArguments& a, bool head) {
     const u32 grid = grid_of(checks.operation(), u64{params.clusters} * kHcCluster + params.ahead.blocks);
     launch(checks.device(), kMix, spec, {grid, hc_cta_of(spec), kHcCluster}, a.stream, params,
            {a.add.present() ? writes(a.x) : reads(a.x), reads_constant(a.fn), reads(a.base), reads(a.scale),
-            reads(a.weight), reads(a.add), writes(a.y), writes(a.post), writes(a.comb), writes(a.fp8.codes),
-            writes(a.fp8.scales)});
+            reads(a.weight), reads(a.add), writes(a.y), writes(a.post), writes(a.comb),
+            writes(a.narrow.codes), writes(a.narrow.scales), writes(a.narrow.global_scale)});
 }
 
 }  // namespace

@@ -13,10 +13,10 @@ namespace deep_gemm::op {
 //   y       real [t, d] out; post fp32 [t, h] out; comb fp32 [t, h, h] out (source stream first)
 //   add     real [t, d] or absent: the output of the sublayer before, which x takes in first, in place, as
 //           hc_post does with what post and comb hold at the start
-//   fp8     of bf16 y, d a multiple of 1024
+//   narrow  of bf16 y, d a multiple of 1024
 struct HcPreArguments {
     TensorView x, fn, base, scale, weight, y, post, comb, add = {};
-    Fp8Copy fp8 = {};
+    NarrowCopy narrow = {};
     u32 sinkhorn_iterations = 20;
     float hc_eps = 1e-6f, rms_eps = 1e-6f;
     AheadViews ahead = {};

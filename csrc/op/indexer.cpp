@@ -4,6 +4,8 @@
 
 #include <deep_gemm/spec/indexer.h>
 
+#include <algorithm>
+
 namespace deep_gemm::op {
 
 namespace {
@@ -20,8 +22,17 @@ bool takes_mma(const IndexScoreArguments& a, Format rows) {
             all = all && (t.shape[i] <= 1 || t.strides[i] * 2 % static_cast<i64>(kVectorBytes) == 0);
         return all;
     };
-    return a.query.format == Format::bf16 && rows == Format::bf16 && a.query.shape[2] == kIndexMmaChannels &&
-           aligned(a.query) && aligned(a.rows.data);
+    return a.query.format == Format::bf16 && (rows == Format::bf16 || rows == Format::fp4_e2m1) &&
+           a.query.shape[2] == kIndexMmaChannels && aligned(a.query) &&
+           (rows == Format::fp4_e2m1 || aligned(a.rows.data));
+}
+
+// A block has all heads of a token in shared memory, which cost more to bring than a few rows: no more blocks
+// than the device holds at once.
+u32 mma_blocks(const Device& device, u32 tokens, u32 rows) {
+    constexpr u32 kOfMultiprocessor = 4;
+    const u32 at_once = std::max(kOfMultiprocessor * device.properties().num_sms / std::max(tokens, 1u), 1u);
+    return std::min(ceil_div(rows, kIndexMmaRows), at_once);
 }
 
 }  // namespace
@@ -34,8 +45,7 @@ void index_scores(const IndexScoreArguments& a) {
              "index_scores: query has {} channels, expected a multiple of 4, at most {}", d,
              kIndexMaxChannels);
     checks.array("weights", a.weights, {Format::fp32}, {tokens, heads});
-    DG_CHECK(a.rows.data.format != Format::int8, type, "index_scores: rows are int8, expected fp32 or bf16");
-    const CheckedRows rows = check_latent_rows(checks, "rows", a.rows, d);
+    const CheckedRows rows = check_latent_rows(checks, "rows", a.rows, d, Narrow::fp4);
     checks.vector("positions", a.positions, {Format::int32}, {tokens});
     checks.optional_vector("sequences", a.sequences, {Format::int32}, {tokens});
     checks.array("scores", a.scores, {Format::fp32}, {tokens, rows.view.rows});
@@ -57,19 +67,19 @@ void index_scores(const IndexScoreArguments& a) {
         .ratio = a.ratio,
         .only_above = a.only_above,
         .scale = a.scale,
+        .blocks = mma_blocks(checks.device(), as_u32(tokens), rows.view.rows),
     };
+    const bool mma = takes_mma(a, rows.format);
     const std::initializer_list<driver::MemoryRange> memory = {
         reads(a.query),     reads(a.weights),   reads(a.rows.data), reads(a.rows.table),
         reads(a.positions), reads(a.sequences), writes(a.scores)};
-    const auto blocks = [&](u32 rows) {
-        return grid_of("index_scores", static_cast<u64>(tokens) * ceil_div(params.rows.rows, rows));
-    };
-    if (takes_mma(a, rows.format))
-        launch(checks.device(), kMma, IndexMmaSpec{}, {blocks(kIndexMmaRows), kIndexMmaThreads}, a.stream,
+    const u32 blocks = mma ? params.blocks : ceil_div(params.rows.rows, kIndexRowsOfBlock);
+    const u32 grid = grid_of("index_scores", static_cast<u64>(tokens) * blocks);
+    if (mma)
+        launch(checks.device(), kMma, IndexMmaSpec{.rows = rows.format}, {grid, kIndexMmaThreads}, a.stream,
                params, memory);
     else
-        launch(checks.device(), kScores, spec, {blocks(kIndexRowsOfBlock), kIndexThreads}, a.stream, params,
-               memory);
+        launch(checks.device(), kScores, spec, {grid, kIndexThreads}, a.stream, params, memory);
 }
 
 }  // namespace deep_gemm::op

@@ -7,7 +7,7 @@ namespace deep_gemm::op {
 
 // scores[:, w] = scale * sum over r, in order, of weights[:, r] relu(query[:, r] . rows[w]) for
 // w < (position + 1) / ratio; other entries are left as they are.
-//   query real [t, r, 128]; weights fp32 [t, r]; rows real, n of a sequence; scores fp32 [t, n]
+//   query real [t, r, 128]; weights fp32 [t, r]; rows real or FP4, n of a sequence; scores fp32 [t, n]
 struct IndexScoreArguments {
     TensorView query, weights;
     LatentRows rows;

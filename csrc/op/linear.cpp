@@ -119,7 +119,8 @@ void run(LinearCall& call) {
                                                 .k = call.params.k,
                                                 .n = call.n,
                                                 .aligned = call.aligned,
-                                                .scale_vectors = call.scale_vectors,
+                                                .scale_pairs = call.scale_pairs,
+                                                .scale_alignment = call.scale_alignment,
                                                 .row_alignment = call.row_alignment,
                                                 .bulk = call.bulk,
                                                 .strict = call.strict,
@@ -169,6 +170,10 @@ void quantize_activations(const TensorView& x, Activation to, const TensorView& 
     DG_CHECK((rows.m <= 1 || out.stride_bytes >= columns) && out_scales.address % 4 == 0, value,
              "quantize_activations: rows of values overlap or scales are unaligned; pass packed tensors");
     if (rows.m == 0 || rows.k == 0) return;
+    const u32 width = bytes_of(x.format);
+    DG_CHECK(!op::share_bytes(rows, width, out, 1) && !op::share_bytes(rows, width, out_scales, 4) &&
+                 !op::share_bytes(out, 1, out_scales, 4),
+             value, "quantize_activations: x, values and scales share memory; expected tensors of their own");
     op::launch_quantize(*x.device, rows, x.format, to,
                         {out.address, out_scales.address, out.stride_bytes, out_scales.stride_bytes / 4},
                         static_cast<driver::Stream>(stream));

@@ -1,7 +1,7 @@
 // y[m, n] = x[m, k] W[n, k]^T for W in any layout of spec/quant.h, and the quantisation of x. The C++ twin of
 // Python's linear(): same checks, same kernels. Row i of y is bit-equal for every m up to 16, or every m with
 // `invariant`, whatever the other rows hold; beyond, a faster form may be chosen whose results agree within a
-// rounding of bf16.
+// rounding of bf16 (FP8 pairs beside fp8_128x128: that of gemm(), within 2^-11 of the sum of magnitudes).
 #pragma once
 
 #include <deep_gemm/spec/gemv.h>
@@ -35,7 +35,7 @@ struct QuantMatrix {
 //   stream
 // Up to kMaxGemvMatrices matrices of one layout and one k share the launch; y, bias [n] and residual [m, n]
 // have an entry for each (bias and residual may be empty), all of one format: bf16, fp16 or fp32. swiglu
-// takes two matrices of one shape and one y. residual may be y.
+// takes two matrices of one shape and one y. residual may be y; otherwise y shares no memory with anything.
 struct LinearArguments {
     TensorView x = {}, x_scale = {};
     std::span<const QuantMatrix> w = {};
@@ -55,6 +55,26 @@ void linear(const LinearArguments& arguments);
 // k]; for q8 int8 [m, whole blocks].
 void quantize_activations(const TensorView& x, Activation to, const TensorView& values,
                           const TensorView& scales, void* stream = nullptr);
+
+// ---- W in host memory: what Python's quantize(), from_parts() and dequantize() do, to the same bytes.
+
+// The bytes that QuantMatrix points at, once they are on a device.
+struct HostMatrix {
+    Quant quant = Quant::bf16;
+    i64 n = 0, k = 0;
+    std::vector<u8> data = {}, scales = {}, zeros = {};
+    float global_scale = 1;
+};
+
+// W [n, k], packed. `nearest_exponent` of mxfp4: the nearest power of two to amax / 6, not the one above.
+// Fails where a finite scale is beyond fp16.
+[[nodiscard]] HostMatrix quantize_weights(std::span<const float> w, i64 n, i64 k, Quant quant,
+                                          bool nearest_exponent = false);
+// The data of a layout of 4 bits, of codes as checkpoints have them: [n, k / 2 rounded up], the first of two
+// in the low nibble.
+[[nodiscard]] std::vector<u8> pack_codes(std::span<const u8> nibbles, i64 n, i64 k, Quant quant);
+// The matrix [n, k] that `w` stands for.
+[[nodiscard]] std::vector<float> dequantize_weights(const HostMatrix& w);
 
 // How often each kernel was launched by this process.
 struct DispatchCount {

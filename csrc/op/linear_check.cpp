@@ -26,8 +26,8 @@ void check_packed(const TensorView& t, i64 rows, i64 columns, const char* name) 
     const bool matrix = t.rank == 2 && t.shape[0] == rows && t.shape[1] == columns;
     const bool vector =
         t.rank == 1 && t.shape[0] == (columns == 1 || rows == 0 ? (rows ? rows : columns) : -1);
-    DG_CHECK(matrix || vector, value, "linear: {} has shape {}, expected [{}, {}]", name, shape_text(t), rows,
-             columns);
+    DG_CHECK(matrix || vector, value, "linear: {} has shape {}, expected {}", name, shape_text(t),
+             rows ? fmt::format("[{}, {}]", rows, columns) : fmt::format("[{}]", columns));
     const bool packed = matrix ? (columns <= 1 || t.strides[1] == 1) && (rows <= 1 || t.strides[0] == columns)
                                : t.shape[0] <= 1 || t.strides[0] == 1;
     DG_CHECK(packed, value,
@@ -60,6 +60,9 @@ GemvMatrix check_matrix(const QuantMatrix& w, const Device* device, LinearCall& 
     GemvMatrix matrix{};
     matrix.n = static_cast<u32>(w.n);
     matrix.global_scale = w.global_scale;
+    DG_CHECK(row.has_global || w.global_scale == 1, value,
+             "linear: the global scale of w is {}, expected 1: {} has none; scale y, or the scales of w",
+             w.global_scale, row.name);
     const u64 row_bytes = row_bytes_of(w.quant, static_cast<u64>(w.k));
     const TensorView& data = w.data;
     const bool native = data.format == row.element && row.element_bits == bits_of(data.format);
@@ -78,7 +81,8 @@ GemvMatrix check_matrix(const QuantMatrix& w, const Device* device, LinearCall& 
              "linear: rows of w are {} elements apart but {} long, expected rows that do not overlap",
              data.strides[0], columns);
     matrix.data = static_cast<const u8*>(data.data);
-    matrix.row_stride = w.n > 1 ? static_cast<u64>(data.strides[0]) * bytes_of(data.format) : row_bytes;
+    matrix.row_stride = w.n > 1 ? static_cast<u64>(data.strides[0]) * bytes_of(data.format)
+                                : align_up(row_bytes, kVectorBytes);
     const u64 unit = row.packing == Packing::blocks ? 2 : 1;
     DG_CHECK(address_of(data) % unit == 0 && matrix.row_stride % unit == 0, value,
              "linear: rows of w start at odd addresses, expected multiples of {} for {}; copy it", unit,
@@ -104,11 +108,12 @@ GemvMatrix check_matrix(const QuantMatrix& w, const Device* device, LinearCall& 
         DG_CHECK(address_of(w.scales) % bytes_of(row.scale) == 0, value,
                  "linear: scales of w start at {:#x}, expected a multiple of {}", address_of(w.scales),
                  bytes_of(row.scale));
-        if (row.scale == ScaleType::e4m3) call.aligned = call.aligned && address_of(w.scales) % 2 == 0;
+        call.scale_pairs =
+            call.scale_pairs && (row.scale != ScaleType::e4m3 || address_of(w.scales) % 2 == 0);
         matrix.scales = w.scales.data;
-        call.scale_vectors =
-            call.scale_vectors &&
-            has_scale_vectors(w.quant, static_cast<u64>(w.k), address_of(w.scales), address_of(w.zeros));
+        call.scale_alignment = std::min(
+            call.scale_alignment,
+            scale_alignment_of(w.quant, static_cast<u64>(w.k), address_of(w.scales), address_of(w.zeros)));
         call.whole_scales =
             call.whole_scales && loads_whole(w.quant, w.k, address_of(w.scales), address_of(w.zeros));
         const u64 count = static_cast<u64>(scale_rows) * static_cast<u64>(scale_columns);
@@ -166,6 +171,10 @@ void classify_x(const LinearArguments& args, LinearCall& call) {
     const u64 k = call.params.k;
     // Where both fit (k of 32 at most), the scale is the same.
     const bool coarse = columns == ceil_div(k, u64{128}) && !(k <= 32 && call.w == Quant::fp8_32);
+    DG_CHECK(
+        coarse || columns == ceil_div(k, u64{32}), value,
+        "linear: x_scale has shape {}, expected [rows of x, {}] (one for 128 elements) or [.., {}] (for 32)",
+        shape_text(args.x_scale), ceil_div(k, u64{128}), ceil_div(k, u64{32}));
     call.x = coarse ? Activation::fp8_128 : Activation::fp8_32;
 }
 
@@ -178,11 +187,12 @@ void check_x(const LinearArguments& args, LinearCall& call) {
              columns == k ? " as w has" : ": whole blocks of 32, zeros beyond k");
     call.params.m = x.m;
     call.params.x = reinterpret_cast<const u8*>(x.address);
-    call.params.x_stride = x.stride_bytes;
+    // The distance of a single row to the next means nothing, and TMA wants a multiple of 16.
+    call.params.x_stride = x.m > 1 ? x.stride_bytes : align_up(x.stride_bytes, kVectorBytes);
     const u32 element_bytes = bytes_of(args.x.format);
     call.memory.push_back(range_of(x, element_bytes, false));
     if (call.quantize_x != Format::none) return;
-    const bool vectors = x.address % kVectorBytes == 0 && x.stride_bytes % kVectorBytes == 0;
+    const bool vectors = x.address % kVectorBytes == 0 && call.params.x_stride % kVectorBytes == 0;
     if (call.x == Activation::q8)
         DG_CHECK(vectors, value,
                  "linear: rows of x start at {:#x} and are {} bytes apart, expected multiples of 16; use "
@@ -268,6 +278,8 @@ LinearCall check_linear(const LinearArguments& args) {
     const bool swiglu = args.epilogue == GemvEpilogue::swiglu;
     DG_CHECK(!args.w.empty() && args.w.size() <= kMaxGemvMatrices, value,
              "linear: got {} matrices, expected 1 to {}", args.w.size(), kMaxGemvMatrices);
+    DG_CHECK(args.swiglu_limit >= 0, value, "linear: limit is {}, expected 0 (none) or a positive number",
+             args.swiglu_limit);
     DG_CHECK(!swiglu || args.w.size() == 2, value,
              "linear: got {} matrices, expected 2 for swiglu (gate and up)", args.w.size());
     const size_t outputs = swiglu ? 1 : args.w.size();
@@ -312,6 +324,7 @@ LinearCall check_linear(const LinearArguments& args) {
     u64 rows = 0;
     for (const u32 n : call.n) rows += n;
     call.empty = call.params.m == 0 || rows == 0;
+    if (!call.empty) check_apart(args, call);
     return call;
 }
 

@@ -49,15 +49,24 @@ void ModelChecks::optional_vector(const char* name, const TensorView& t,
     if (t.present()) vector(name, t, formats, shape, elements);
 }
 
-void ModelChecks::fp8_copy(const Fp8Copy& copy, const TensorView& y) {
+void ModelChecks::narrow_copy(const NarrowCopy& copy, const TensorView& y) {
+    const bool nvfp4 = copy.recipe == Recipe::nvfp4, fp8 = copy.recipe == Recipe::fp8_128;
     if (!copy.present()) return;
-    constexpr i64 kColumns = 128;  // of a scale
+    constexpr i64 kColumns = 128;  // of a warp
     const i64 t = y.shape[0], d = y.shape[2];
     DG_CHECK(y.format == Format::bf16 && y.shape[1] == 1 && d % kColumns == 0, value,
-             "{}: got an FP8 copy of {} {}, expected one of bf16 [t, d] with d a multiple of {}", operation(),
-             name_of(y.format), shape_text(y), kColumns);
-    vector("codes", copy.codes, {Format::fp8_e4m3}, {t, d}, 4);
-    vector("scales", copy.scales, {Format::fp32}, {t, d / kColumns});
+             "{}: got a {} copy of {} {}, expected one of bf16 [t, d] with d a multiple of {}", operation(),
+             name_of(copy.recipe), name_of(y.format), shape_text(y), kColumns);
+    const char* reason = why_illegal(QuantizeSpec{.x = y.format,
+                                                  .recipe = copy.recipe,
+                                                  .rule = nvfp4 ? ScaleRule::exact : copy.rule,
+                                                  .row_amax = nvfp4});
+    DG_CHECK(!reason, value, "{}: {}", operation(), reason);
+    vector("codes", copy.codes, {fp8 ? Format::fp8_e4m3 : Format::int8}, {t, fp8 ? d : d / 2}, 4);
+    vector("scales", copy.scales, {fp8 ? Format::fp32 : Format::int8}, {t, d / block_of(copy.recipe)});
+    DG_CHECK(nvfp4 || !copy.global_scale.present(), value, "{}: got a global_scale, expected none for {}",
+             operation(), name_of(copy.recipe));
+    if (nvfp4) vector("global_scale", copy.global_scale, {Format::fp32}, {t});
 }
 
 i64 ModelChecks::extent(const char* name, const TensorView& t, u32 rank, u32 i) const {

@@ -31,7 +31,7 @@ class ModelChecks : public TensorChecks {
     void vector(const char* name, const TensorView& t, std::initializer_list<Format> formats,
                 std::initializer_list<i64> shape, u32 elements = 1);
     // An FP8 copy of y [t, 1, d].
-    void fp8_copy(const Fp8Copy& copy, const TensorView& y);
+    void narrow_copy(const NarrowCopy& copy, const TensorView& y);
     // The extent of dimension i of a tensor that must have this rank.
     [[nodiscard]] i64 extent(const char* name, const TensorView& t, u32 rank, u32 i) const;
 };

@@ -16,14 +16,19 @@ Prepared<NormSpec, NormParams> prepare_norm(ModelChecks& checks, const RmsNormAr
     DG_CHECK(d % 4 == 0 && d > 0, value, "rms_norm: x has {} columns, expected a positive multiple of 4", d);
     checks.array("y", y, kReal, {x.shape[0], x.shape[1], d}, 4);
     checks.optional_vector("weight", a.weight, kReal, {d}, 4);
-    checks.fp8_copy(a.fp8, y);
-    const NormSpec spec{
-        .x = x.format, .y = y.format, .weight = a.weight.format, .fp8 = a.fp8.present(), .rule = a.fp8.rule};
+    checks.narrow_copy(a.narrow, y);
+    const NormSpec spec{.x = x.format,
+                        .y = y.format,
+                        .weight = a.weight.format,
+                        .narrow = a.narrow.present(),
+                        .recipe = a.narrow.recipe,
+                        .rule = a.narrow.recipe == Recipe::nvfp4 ? ScaleRule::exact : a.narrow.rule};
     const NormParams params{.x = view_of(x),
                             .y = view_of(y),
                             .weight = a.weight.data,
-                            .codes = pointer_of<u8>(a.fp8.codes),
-                            .scales = pointer_of<float>(a.fp8.scales),
+                            .codes = pointer_of<u8>(a.narrow.codes),
+                            .scales = a.narrow.scales.data,
+                            .global = pointer_of<float>(a.narrow.global_scale),
                             .inner = as_u32(x.shape[1]),
                             .d = as_u32(d),
                             .eps = a.eps};
@@ -31,7 +36,8 @@ Prepared<NormSpec, NormParams> prepare_norm(ModelChecks& checks, const RmsNormAr
     return {spec,
             params,
             grid,
-            {reads(a.x), reads(a.weight), writes(a.y), writes(a.fp8.codes), writes(a.fp8.scales)}};
+            {reads(a.x), reads(a.weight), writes(a.y), writes(a.narrow.codes), writes(a.narrow.scales),
+             writes(a.narrow.global_scale)}};
 }
 
 void rms_norm(const RmsNormArguments& a) {

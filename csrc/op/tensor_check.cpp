@@ -31,8 +31,12 @@ u64 bytes_spanned(const TensorView& t) {
 }
 
 u64 stride_of(const TensorView& t, u32 i) {
-    if (t.shape[i] > 1) return static_cast<u64>(t.strides[i]);
-    return i + 1 == t.rank ? 1 : stride_of(t, i + 1) * static_cast<u64>(t.shape[i + 1]);
+    u64 packed = 1;  // where one element has no stride of its own: that of packed rows
+    for (u32 j = i; j < t.rank; ++j) {
+        if (t.shape[j] > 1) return packed * static_cast<u64>(t.strides[j]);
+        if (j + 1 < t.rank) packed *= static_cast<u64>(t.shape[j + 1]);
+    }
+    return packed;
 }
 
 void TensorChecks::tensor(const char* name, const TensorView& t, std::initializer_list<Format> formats,

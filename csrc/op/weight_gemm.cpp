@@ -125,7 +125,10 @@ u32 launches_of(const LinearCall& call) {
 bool is_large(const LinearCall& call, const plan::LinearProblem& problem) {
     if (call.x == Activation::int8_row) {
         const char* reason = plan::why_no_large_batch(problem);
-        DG_CHECK(!reason, value, "linear: int8 tokens are for the large-batch form alone: {}", reason);
+        DG_CHECK(!reason, value,
+                 "linear: int8 tokens are for the large-batch form alone: {}; pad k with zeros, or pass bf16 "
+                 "tokens",
+                 reason);
         return true;
     }
     if (call.spec) {

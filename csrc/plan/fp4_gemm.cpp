@@ -31,6 +31,7 @@ Fp4GemmSpec spec_for(const Fp4Problem& problem) {
             .groups = problem.groups,
             .accumulate = problem.accumulate,
             .per_token = problem.per_token,
+            .by_32 = problem.by_32,
             .stages = kMostFp4Stages};
 }
 void fit_stages(Fp4GemmSpec& s) {
@@ -40,7 +41,7 @@ void fit_stages(Fp4GemmSpec& s) {
 void add_wide(const Fp4Problem& problem, std::vector<Fp4GemmSpec>& specs) {
     for (u32 block_m = kLeastWideBlock; block_m <= kMostWideBlock; block_m += kFp4BoxRows)
         for (const u32 warpgroups : {2u, 3u, 4u})
-            for (const u32 fragment_sets : {1u, 2u})
+            for (const u32 fragment_sets : {1u, 2u})  // one of two parts is refused with two
                 for (const u32 cluster : {2u, 1u}) {
                     Fp4GemmSpec s = spec_for(problem);
                     s.fast_accumulation = problem.fast_accumulation;
@@ -102,7 +103,7 @@ u32 grid_of(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& device
 
 const char* why_unfit(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& device) {
     if (s.form != p.form || s.a != p.a || s.split != p.split || s.d != p.d || s.groups != p.groups ||
-        s.accumulate != p.accumulate || s.per_token != p.per_token)
+        s.accumulate != p.accumulate || s.per_token != p.per_token || s.by_32 != p.by_32)
         return "the spec is for other weights, tokens, scales, outputs or groups";
     if (s.fast_accumulation && !p.fast_accumulation) return "the problem wants sums promoted to fp32";
     if (s.cluster > sms_of(p, device)) return "a cluster needs more SMs than there are";

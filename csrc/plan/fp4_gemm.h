@@ -21,6 +21,7 @@ struct Fp4Problem {
     Format d = Format::bf16;
     bool accumulate = false;
     bool per_token = false;          // one scale of A for each token
+    bool by_32 = false;              // one for each 32 along K, not 128
     bool fast_accumulation = false;  // sums may stay in the tensor core over all of K, where a kernel can
     u32 m = 0;                       // rows of A (of one group if masked; slots if gathered)
     u32 n = 0, k = 0;

@@ -51,11 +51,12 @@ Fp4Cost cost_of(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& de
     cost.l2_us = units * (blobs * blob_bytes + token_bytes) / device.l2_bytes_per_us;
     const float feed = (kFeedCycles + kFeedCyclesPerColumn * columns) / static_cast<float>(s.warpgroups);
     const float stage = kStageCyclesPerColumn * (columns - 8) / static_cast<float>(s.k_blocks);
+    const float multiplied = columns * static_cast<float>(fp4_groups_of(s));  // columns of wgmma
     const float terms = in_two_parts(s) ? 2 : 1;  // two are decoded and multiplied in turn
-    const float shared = terms * (kDecodeCycles + kBlobCyclesPerColumn * columns) + feed + stage;
+    const float shared = terms * (kDecodeCycles + kBlobCyclesPerColumn * multiplied) + feed + stage;
     const float chain = terms > 1 || columns <= static_cast<float>(kFp4OverlapColumns)
-                            ? terms * (kBlobChainCycles + columns)
-                            : kLoneChainCycles + kLoneChainPerColumn * columns;
+                            ? terms * (kBlobChainCycles + multiplied)
+                            : kLoneChainCycles + kLoneChainPerColumn * multiplied;
     const float resident = std::min(static_cast<float>(s.ctas_per_sm), std::max(1.0f, std::ceil(even)));
     const float warpgroups = static_cast<float>(s.warpgroups) * resident;
     cost.math_us = busiest * blobs * std::max(shared, chain / warpgroups) / (device.clock_ghz * 1e3f);

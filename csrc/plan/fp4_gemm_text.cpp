@@ -40,6 +40,8 @@ void read_word(Fp4Problem& p, std::string_view word) {
         p.per_token = true;
     } else if (word == "fast_accumulation") {
         p.fast_accumulation = true;
+    } else if (word == "by_32") {
+        p.by_32 = true;
     } else if (key == "form" || key == "d" || key == "a") {
         const bool known = key == "a"      ? read_name(p.a, value, Format::fp8_e4m3, Format::bf16)
                            : key == "form" ? read_name(p.form, value, Fp4Form::mx_e4m3, Fp4Form::mx_e5m2,
@@ -59,7 +61,7 @@ void read_word(Fp4Problem& p, std::string_view word) {
                            : key == "num_sms"    ? &p.num_sms
                                                  : nullptr;
         DG_CHECK(field != nullptr, value,
-                 "problem: unexpected word '{}'; expected a group mode, accumulate, split, per_token, "
+                 "problem: unexpected word '{}'; expected a group mode, accumulate, split, per_token, by_32, "
                  "fast_accumulation, or m, n, k, groups, expected_m, num_sms, form, a or d with a value",
                  word);
         const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), *field);
@@ -80,6 +82,7 @@ std::string to_string(const Fp4Problem& p) {
     if (p.split) text += " split";
     if (p.per_token) text += " per_token";
     if (p.fast_accumulation) text += " fast_accumulation";
+    if (p.by_32) text += " by_32";
     if (p.accumulate) text += " accumulate";
     return text;
 }
@@ -88,11 +91,16 @@ std::string to_string(const Fp4GemmSpec& s) {
     if (s.wide)
         return fmt::format("{}x{} {} stages, wide, {} wg, clusters of {}{}{}{}", s.block_m, fp4_block_n_of(s),
                            s.stages, s.warpgroups, s.cluster, s.fragment_sets == 2 ? ", 2 sets" : "",
-                           s.fast_accumulation ? ", fast accumulation" : "",
+                           has_bf16_tokens(s)    ? ", bf16 tokens"
+                           : s.fast_accumulation ? ", fast accumulation"
+                                                 : "",
                            s.copies_only ? ", copies only" : "");
     return fmt::format("{}x{} {} stages of {}, {} wg, {} CTAs{}{}{}", s.block_m, fp4_block_n_of(s), s.stages,
                        s.k_blocks, s.warpgroups, s.ctas_per_sm, s.queue ? ", queue" : "",
-                       has_bf16_tokens(s) ? ", bf16 tokens" : "", s.copies_only ? ", copies only" : "");
+                       has_bf16_tokens(s) ? ", bf16 tokens"
+                       : s.by_32          ? ", scales by 32"
+                                          : "",
+                       s.copies_only ? ", copies only" : "");
 }
 
 Fp4Problem parse_fp4_problem(std::string_view text) {

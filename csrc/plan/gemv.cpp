@@ -43,13 +43,13 @@ u32 tokens_of(const GemvProblem& problem) {
 
 // What the vector loads of scales need besides aligned rows: E4M3 scales of two blocks are one 16-bit load.
 bool loads_vectors(const GemvProblem& problem) {
-    return problem.aligned && (problem.w != Quant::nvfp4 || problem.k % 32 == 0);
+    return problem.aligned && (problem.w != Quant::nvfp4 || (problem.k % 32 == 0 && problem.scale_pairs));
 }
 
 // Whether x fits shared memory beside a ring, and every piece of scales is an aligned vector.
 bool fits_resident(const GemvProblem& problem, const GemvSpec& spec) {
     const u32 tokens = problem.strict ? 1 : std::min(problem.m, spec.tokens);
-    return (is_q8(spec) || problem.scale_vectors) &&
+    return (is_q8(spec) || problem.scale_alignment != 0) &&
            smem_bytes_of(spec, problem.k, tokens) <= problem.smem_bytes;
 }
 
@@ -96,6 +96,7 @@ bool make_resident(const GemvProblem& problem, GemvSpec& spec) {
     s.row_tiles = row_tiles_of(problem, spec);
     const u32 fewest = tuning.groups ? 1 : std::min(2u, max_groups_of(s));
     s.resident = true;
+    if (!is_q8(s) && problem.scale_alignment == 2) s.row_alignment = 2;
     s.row_tiles = tuning.row_tiles ? tuning.row_tiles : has_wide_residence(problem, spec) ? 2 : 1;
     const u32 stages = tuning.stages ? tuning.stages : resident_stages_of(problem, s);
     const u32 fewest_stages = s.bulk && !tuning.stages ? 3 : 2;  // two wait for the slowest of eight warps
@@ -127,11 +128,15 @@ GemvSpec with_form(const GemvProblem& problem, GemvSpec spec) {
 }
 
 // Which of the Q8_0 kernels: dp4a for one token, or for two that do not fit shared memory; more that do not
-// take passes of eight, which have x in L1.
+// take passes of eight, which have x in L1. One token of long rows goes by bulk copies too: H200, 2026-11-29,
+// us by dp4a / bulk copies: 14336 x 4096 21.3 / 20.0, 8192 x 29568 66.4 / 66.4, 4096 x 14336 19.5 / 19.7,
+// 4096 x 4096 8.0 / 8.6.
 GemvSpec with_q8_form(const GemvProblem& problem, const GemvSpec& plain) {
+    constexpr u32 kLongRow = 14336;
     const u32 m = problem.strict ? 1 : problem.m;
     GemvSpec spec = with_form(problem, plain);
-    if ((spec.resident && m > 1) || problem.tuning.form >= kResidentForm) return spec;
+    const bool long_rows = spec.bulk && problem.k >= kLongRow && !problem.strict;
+    if ((spec.resident && (m > 1 || long_rows)) || problem.tuning.form >= kResidentForm) return spec;
     if (m > kMaxWarpRowTokens && spec.tokens == kMmaTileTokens) return spec;
     spec = plain;
     spec.tokens = m <= kMaxWarpRowTokens ? m : kMmaTileTokens;

@@ -16,12 +16,13 @@ struct GemvProblem {
     Format y = Format::bf16;
     GemvEpilogue epilogue = GemvEpilogue::none;
     u32 m = 1, k = 0;
-    std::span<const u32> n;     // rows of each matrix
-    bool aligned = true;        // rows of w and x start at multiples of 16 bytes
-    bool scale_vectors = true;  // pieces of scales (scale_pieces_of) are aligned in memory
-    u32 row_alignment = 16;     // Q8_0: GemvSpec's
-    bool bulk = true;           // Q8_0: rows are pieces for bulk copies (has_bulk_rows)
-    bool strict = false;        // every row of x by the kernel of one row
+    std::span<const u32> n;    // rows of each matrix
+    bool aligned = true;       // rows of w and x start at multiples of 16 bytes
+    bool scale_pairs = true;   // E4M3 scales start at even addresses
+    u32 scale_alignment = 16;  // of rows of scales (scale_alignment_of)
+    u32 row_alignment = 16;    // Q8_0: GemvSpec's
+    bool bulk = true;          // Q8_0: rows are pieces for bulk copies (has_bulk_rows)
+    bool strict = false;       // every row of x by the kernel of one row
     bool dependent_launch = true;
     bool native_fp8 = true;
     u32 num_sms = 132;

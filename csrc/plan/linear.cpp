@@ -23,6 +23,19 @@ Enum named(std::string_view key, std::string_view value, u32 count) {
     fail(ErrorKind::value, "problem: {}={} is unknown; see docs/weight-only.md for the names", key, value);
 }
 
+// Architectures that have the small-batch form alone.
+struct SmallBatchArch {
+    const char* arch;
+    u32 smem_bytes;  // that a block may have
+    bool native_fp8, dependent_launch;
+};
+constexpr u32 kKiB = 1024;
+constexpr SmallBatchArch kSmallBatchArchs[] = {
+    {"80", 163 * kKiB, false, false}, {"86", 99 * kKiB, false, false},  {"87", 163 * kKiB, false, false},
+    {"89", 99 * kKiB, true, false},   {"100a", 227 * kKiB, true, true}, {"103a", 227 * kKiB, true, true},
+    {"120a", 99 * kKiB, true, true},  {"121a", 99 * kKiB, true, true},
+};
+
 struct Parsed {
     LinearProblem problem;
     u32 n = 0;
@@ -83,7 +96,7 @@ Parsed parse(std::string_view text) {
     const u64 row_bytes = row_bytes_of(p.w, p.k);
     if (p.w == Quant::q8_0) parsed.problem.small.row_alignment = q8_row_alignment(row_bytes);
     parsed.problem.small.bulk = has_bulk_rows(p.w, p.k, row_bytes);
-    parsed.problem.small.scale_vectors = has_scale_vectors(p.w, p.k, 0, 0);
+    parsed.problem.small.scale_alignment = scale_alignment_of(p.w, p.k, 0, 0);
     parsed.problem.plain_y = p.y != Format::fp16;
     parsed.problem.whole_scales = p.k % (kWeightTileBytes * 8 / row_of(p.w).element_bits) == 0;
     return parsed;
@@ -137,6 +150,17 @@ float small_batch_us(const LinearProblem& p, const DeviceModel& device) {
     return us;
 }
 
+DeviceModel linear_device_model(std::string_view arch, u32 num_sms) {
+    for (const SmallBatchArch& row : kSmallBatchArchs)
+        if (arch == row.arch) {
+            DeviceModel model{};
+            model.arch = row.arch;
+            model.num_sms = num_sms;
+            return model;
+        }
+    return device_model(arch, num_sms);
+}
+
 std::string explain_linear(std::string_view text, const DeviceModel& device, u32 rows) {
     Parsed parsed = parse(text);
     LinearProblem& problem = parsed.problem;
@@ -145,6 +169,12 @@ std::string explain_linear(std::string_view text, const DeviceModel& device, u32
         std::span(rows_of_matrices).first(problem.small.epilogue == GemvEpilogue::swiglu ? 2 : 1);
     problem.small.num_sms = device.num_sms;
     problem.arch = device.arch;
+    for (const SmallBatchArch& row : kSmallBatchArchs) {
+        if (device.arch != row.arch) continue;
+        problem.small.smem_bytes = row.smem_bytes;
+        problem.small.dependent_launch = row.dependent_launch;
+        problem.small.native_fp8 = row.native_fp8;
+    }
     const GemvProblem& p = problem.small;
     const char* const reason = why_small_batch(problem);
     const bool only_large = p.x == Activation::int8_row;

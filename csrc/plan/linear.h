@@ -34,6 +34,9 @@ struct LinearProblem {
 [[nodiscard]] float small_batch_us(const LinearProblem& problem, const DeviceModel& device);
 [[nodiscard]] WeightProblem weight_problem_of(const LinearProblem& problem, u32 matrix);
 
+// What explain_linear() needs of a GPU; one without the large-batch form has no costs.
+[[nodiscard]] DeviceModel linear_device_model(std::string_view arch, u32 num_sms);
+
 // The same from text, such as "linear w=mxfp4 m=512 n=14336 k=4096": x=, y=, strict, invariant, swiglu,
 // unaligned.
 [[nodiscard]] std::string explain_linear(std::string_view text, const DeviceModel& device, u32 rows = 12);

@@ -5,6 +5,7 @@
 #include "python/casters.h"
 #include "python/checked.h"
 #include "python/errors.h"
+#include "python/fp4_recipes.h"
 #include "python/fp4_weights.h"
 #include "python/plan_device.h"
 #include "python/tensor.h"
@@ -93,16 +94,6 @@ constexpr Operation kGatheredOp{{"m_grouped_fp8_fp4_gemm_nt_gathered", kGathered
                                 nullptr,
                                 {.group_layout = 3, .list = 4, .spec = 8}};
 
-// Scales are (1, 128) of a and (1, 32) of b: a recipe may say so and nothing else.
-void check_recipe(const char* function, PyObject* object, const char* name,
-                  std::initializer_list<i64> expected) {
-    if (object == nullptr) return;
-    const auto values = py::cast<std::vector<i64>>(py::handle(object));
-    DG_CHECK(std::equal(values.begin(), values.end(), expected.begin(), expected.end()), value,
-             "{}: {} is {}, expected scales per (1, 128) of a and (1, 32) of b", function, name,
-             py::cast<std::string>(py::repr(object)));
-}
-
 void read_activations(TensorReader& reader, PyObject* pair, const char* function,
                       op::Fp4GemmArguments& gemm) {
     if (pair != nullptr && !PyTuple_Check(pair) && !PyList_Check(pair)) {
@@ -145,9 +136,8 @@ void run(const Operation& operation, const CallArguments& arguments) {
     gemm.d = reader.read(arguments[2], "d", true, "bf16 or fp32");
     if (at.c >= 0 && arguments[at.c]) gemm.c = reader.read(arguments[at.c], "c", false, "bf16 or fp32");
     if (at.recipe >= 0) {
-        check_recipe(signature.function, arguments[at.recipe], "recipe", {1, 1, 32});
-        check_recipe(signature.function, arguments[at.recipe + 1], "recipe_a", {1, 128});
-        check_recipe(signature.function, arguments[at.recipe + 2], "recipe_b", {1, 32});
+        read_recipes(signature.function, arguments[at.recipe], arguments[at.recipe + 1],
+                     arguments[at.recipe + 2], gemm);
     }
     if (at.group_layout >= 0)
         gemm.group_layout =
@@ -222,14 +212,12 @@ PyMethodDef methods[] = {
     {"fp8_fp4_gemm_nt", DG_FAST_ENTRY(kDenseOp),
      "fp8_fp4_gemm_nt(a, b, d, c=None, recipe=None, recipe_a=None, recipe_b=None, compiled_dims='nk', "
      "disable_ue8m0_cast=False, *, fast_accumulation=False, spec=None, device=None, stream=None)\n--\n\n"
-     "D = C + A B^T. a = (fp8 [m, k], fp32 scales [m, k / 128]), b the Fp4Weights of one matrix [n, k], d "
-     "and c bf16 or fp32 [m, n]; or a bf16 [m, k], which weights of all forms but nv_single are widened for. "
-     "Scales with stride 0 along K, one for each row, have faster kernels. The "
-     "products are exact; sums are promoted to fp32 every 128 along K. With fast_accumulation, one scale for "
-     "each "
-     "row and many rows they may stay in the tensor core, which keeps 14 bits, over all of K "
-     "(docs/numerics.md): a "
-     "row's bits then depend on the batch. With many tokens "
+     "D = C + A B^T. a = (fp8 [m, k], fp32 scales [m, k / 128] or [m, k / 32]), b the Fp4Weights of one "
+     "matrix [n, k], d and c bf16 or fp32 [m, n]; or a bf16 [m, k], which weights of all forms but nv_single "
+     "are widened for. Scales with stride 0 along K, one for each row, have faster kernels. The products are "
+     "exact; sums are promoted to fp32 every 128 along K. With fast_accumulation, one scale for each row and "
+     "many rows they may stay in the tensor core, which keeps 14 bits, over all of K (docs/fp4.md): a row's "
+     "bits then depend on the batch. With many tokens "
      "all FP4 operations but fused_moe use a workspace of the stream: CUDA graphs of such calls, captured on "
      "one stream, must not run at the same time (docs/fp4.md)."},
     {"m_grouped_fp8_fp4_gemm_nt_contiguous", DG_FAST_ENTRY(kContiguousOp),
@@ -254,12 +242,14 @@ PyMethodDef methods[] = {
      "device=None, "
      "stream=None)\n--\n\n"
      "Tokens wherever they lie: entries is int32 [experts, 4] of (expert, first slot, number of slots, "
-     "unused), head "
-     "int32 [4] of (number of entries, 0, 0, unused), both written on the device; a_rows and d_rows, int32 "
-     "[slots], say "
-     "which row of a [rows, k] a slot reads and which row of d [rows, n] it writes (the slot itself without "
-     "them). The "
-     "zeros of head are counters that each launch leaves at zero: one list serves one stream."},
+     "unused), head int32 [4] of (number of entries, 0, 0, unused), both written on the device; a_rows and "
+     "d_rows, int32 [slots], say which row of a [rows, k] a slot reads and which row of d [rows, n] it "
+     "writes "
+     "(the slot itself without them). The "
+     "zeros of head are counters that each launch leaves at zero: one list serves one stream. Entries of an "
+     "expert or a first slot that does not exist are skipped, and so are slots whose row of d does not (-1); "
+     "a "
+     "row that a does not have is read as its row 0."},
     {nullptr, nullptr, 0, nullptr},
 };
 

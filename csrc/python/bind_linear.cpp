@@ -6,8 +6,11 @@
 #include "python/quant_names.h"
 #include "python/tensor.h"
 
+#include <pybind11/numpy.h>
+
 #include <algorithm>
 #include <array>
+#include <span>
 
 namespace deep_gemm::python {
 
@@ -129,6 +132,41 @@ py::list counts() {
     return rows;
 }
 
+using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
+using Codes = py::array_t<u8, py::array::c_style | py::array::forcecast>;
+
+py::array bytes_array(const std::vector<u8>& bytes) {
+    return py::array_t<u8>(static_cast<py::ssize_t>(bytes.size()), bytes.data());
+}
+
+// (data, scales, zeros, global scale), bytes in one dimension.
+py::tuple quantize_host(const Floats& w, const std::string& format, bool nearest_exponent) {
+    DG_CHECK(w.ndim() == 2, value, "quantize_weights: got {} dimensions, expected 2", w.ndim());
+    const std::span values(w.data(), static_cast<size_t>(w.size()));
+    HostMatrix made;
+    {
+        const py::gil_scoped_release no_gil;
+        made = quantize_weights(values, w.shape(0), w.shape(1), quant_of(format), nearest_exponent);
+    }
+    return py::make_tuple(bytes_array(made.data), bytes_array(made.scales), bytes_array(made.zeros),
+                          made.global_scale);
+}
+
+py::array dequantize_host(const std::string& format, i64 n, i64 k, const Codes& data, const Codes& scales,
+                          const Codes& zeros, float global_scale) {
+    const auto bytes = [](const Codes& codes) {
+        return std::vector<u8>(codes.data(), codes.data() + codes.size());
+    };
+    const std::vector<float> values = dequantize_weights({.quant = quant_of(format),
+                                                          .n = n,
+                                                          .k = k,
+                                                          .data = bytes(data),
+                                                          .scales = bytes(scales),
+                                                          .zeros = bytes(zeros),
+                                                          .global_scale = global_scale});
+    return py::array_t<float>({static_cast<py::ssize_t>(n), static_cast<py::ssize_t>(k)}, values.data());
+}
+
 }  // namespace
 
 void bind_linear(py::module_& module) {
@@ -143,6 +181,21 @@ void bind_linear(py::module_& module) {
                py::arg("scales"), py::arg("device").none(true), py::arg("stream").none(true),
                "x [m, k] into values and fp32 scales: 'q8', 'fp8_128' or 'fp8_32'.");
     module.def("quant_formats", &quant_formats, "The rows of spec/quant.h by name.");
+    module.def("quantize_weights", &quantize_host, py::arg("w"), py::arg("format"),
+               py::arg("nearest_exponent") = false,
+               "The bytes of data, scales and zero points, and the global scale, of W [n, k]: C++'s twin of "
+               "deep_gemm.quantize.");
+    module.def("dequantize_weights", &dequantize_host, py::arg("format"), py::arg("n"), py::arg("k"),
+               py::arg("data"), py::arg("scales"), py::arg("zeros"), py::arg("global_scale"),
+               "fp32 [n, k] of such bytes.");
+    module.def(
+        "pack_codes",
+        [](const Codes& nibbles, i64 n, i64 k, const std::string& format) {
+            return bytes_array(
+                pack_codes({nibbles.data(), static_cast<size_t>(nibbles.size())}, n, k, quant_of(format)));
+        },
+        py::arg("nibbles"), py::arg("n"), py::arg("k"), py::arg("format"),
+        "The data of 4-bit codes [n, k / 2], the first of two in the low nibble.");
     module.def("dispatch_counts", &counts,
                "Launches of linear()'s kernels by this process: rows of w, x, tokens (of a block), strict, "
                "form (small "

@@ -97,7 +97,7 @@ std::variant<MoeFp8Weights, MoeFp4Weights> read_weights(TensorReader& reader, Te
 }
 
 void run_fused(Tensor x, Tensor topk_ids, Tensor topk_weights, Tensor w13, Tensor w2, Tensor out,
-               Tensor workspace, Tensor shared, std::optional<float> swiglu_limit, u32 first_expert,
+               Tensor workspace, Tensor shared, std::optional<float> swiglu_limit, i64 first_expert,
                bool weight_before_down, bool invariant, bool bf16_activations, std::optional<bool> grouped,
                Tensor device, StreamArgument stream) {
     TensorReader reader(device.ptr());

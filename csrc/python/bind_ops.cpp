@@ -125,20 +125,24 @@ void fields(Keywords& k, ExpandArguments& a) {
     k.value("accumulate", a.accumulate);
     k.out("x", a.x);
 }
+void narrow(Keywords& k, NarrowCopy& copy) {
+    k.choice("recipe", copy.recipe, {Recipe::fp8_128, Recipe::mxfp4, Recipe::nvfp4});
+    k.out("codes", copy.codes);
+    k.out("scales", copy.scales);
+    k.out("global_scale", copy.global_scale);
+}
 void fields(Keywords& k, RmsNormArguments& a) {
     k.in("x", a.x);
     k.in("weight", a.weight);
     k.value("eps", a.eps);
-    k.choice("rule", a.fp8.rule, {ScaleRule::exact, ScaleRule::up, ScaleRule::nearest});
+    k.choice("rule", a.narrow.rule, {ScaleRule::exact, ScaleRule::up, ScaleRule::nearest});
     k.out("y", a.y);
-    k.out("codes", a.fp8.codes);
-    k.out("scales", a.fp8.scales);
+    narrow(k, a.narrow);
 }
 void fields(Keywords& k, HcPreArguments& a) {
     k.in("add", a.add);
     a.add.present() ? k.out("x", a.x) : k.in("x", a.x);
-    k.out("codes", a.fp8.codes);
-    k.out("scales", a.fp8.scales);
+    narrow(k, a.narrow);
     k.in("fn", a.fn);
     k.in("base", a.base);
     k.in("scale", a.scale);

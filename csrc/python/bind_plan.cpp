@@ -191,8 +191,9 @@ void bind_plan(py::module_& module) {
         [](const ProblemText& problem, const py::object& device, u32 rows) {
             const std::string_view text = problem.value;
             const std::string_view first = text.substr(0, text.find(' '));
+            if (first == "linear")
+                return plan::explain_linear(text, model_of(device, plan::linear_device_model), rows);
             const plan::DeviceModel model = model_of(device);
-            if (first == "linear") return plan::explain_linear(text, model, rows);
             if (first == "fp4_gemm") return plan::explain(plan::parse_fp4_problem(text), model, rows);
             return plan::explain(plan::parse_problem(text), model, rows);
         },

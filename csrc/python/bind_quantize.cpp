@@ -25,6 +25,7 @@ constexpr Codec kCodecs[] = {
     {"e2m1", codec::f32_to_e2m1, codec::e2m1_to_f32},
     {"e4m3", codec::f32_to_e4m3, codec::e4m3_to_f32},
     {"e5m2", codec::f32_to_e5m2, codec::e5m2_to_f32},
+    {"ue4m3", codec::f32_to_ue4m3, codec::ue4m3_to_f32},
     {"ue8m0_up", codec::f32_to_ue8m0_up, codec::ue8m0_to_f32},
     {"ue8m0_nearest", codec::f32_to_ue8m0_nearest, codec::ue8m0_to_f32},
 };
@@ -32,7 +33,8 @@ constexpr Codec kCodecs[] = {
 const Codec& codec_of(const std::string& name) {
     for (const Codec& codec : kCodecs)
         if (name == codec.name) return codec;
-    fail(ErrorKind::value, "format: got '{}', expected e2m1, e4m3, e5m2, ue8m0_up or ue8m0_nearest", name);
+    fail(ErrorKind::value, "format: got '{}', expected e2m1, e4m3, e5m2, ue4m3, ue8m0_up or ue8m0_nearest",
+         name);
 }
 
 template <typename To, typename From, typename F>
@@ -78,8 +80,8 @@ void bind_quantize(py::module_& module) {
             return map<u8>(values, codec_of(format).encode);
         },
         py::arg("values"), py::arg("format"),
-        "Codes, one in a byte, of fp32 values: e2m1, e4m3, e5m2 (nearest even, saturating), ue8m0_up or "
-        "ue8m0_nearest.");
+        "Codes, one in a byte, of fp32 values: e2m1, e4m3, e5m2, ue4m3 (nearest even, saturating), ue8m0_up "
+        "or ue8m0_nearest.");
     module.def(
         "decode",
         [](const Codes& codes, const std::string& format) {

@@ -7,6 +7,8 @@
 
 #include <pybind11/numpy.h>
 
+#include <atomic>
+
 namespace deep_gemm::python {
 
 namespace {
@@ -122,7 +124,7 @@ void bind_engine(py::module_& module) {
                      load_engine(path, device, numerics, context, max_rows, cache_tokens, progress));
              }),
              py::arg("path"), py::kw_only(), py::arg("device") = py::none(), py::arg("numerics") = "released",
-             py::arg("context") = 0, py::arg("max_rows") = 64, py::arg("cache_tokens") = 0,
+             py::arg("context") = 0, py::arg("max_rows") = 0, py::arg("cache_tokens") = 0,
              py::arg("progress") = py::none(),
              "Reads, checks and uploads a checkpoint of a model that the runtime knows. numerics: 'released' "
              "(bf16 activations, "
@@ -130,7 +132,7 @@ void bind_engine(py::module_& module) {
              "cache), 'exact' (fp32 throughout) or 'fp8_cache' (fp32 with the released cache). context 0: "
              "what the model "
              "allows, at most 8192. cache_tokens: of all sessions together. progress(done_bytes, "
-             "total_bytes).")
+             "total_bytes). max_rows 0: 256 rows of a pass, or 64 on the emulated GPU.")
         .def_property_readonly("context", &Engine::context)
         .def_property_readonly("max_rows", &Engine::max_rows)
         .def_property_readonly("page_tokens", [](const Engine&) { return runtime::kPageTokens; })
@@ -161,102 +163,132 @@ py::bytes fp32_bytes(const std::vector<float>& values) {
     return bytes_of(std::as_bytes(std::span(values)));
 }
 
+// A session or a batch, and whether a call is at work in it. Calls release the GIL: without this, two threads
+// could be in one at once.
+template <typename T>
+class Exclusive {
+  public:
+    template <typename... Arguments>
+    explicit Exclusive(Arguments&&... arguments) : value_(std::forward<Arguments>(arguments)...) {}
+
+    template <typename Work>
+    auto use(Work&& work) {
+        DG_CHECK(!busy_.exchange(true), value,
+                 "{}: another thread is in a call of it; let one thread use it, or guard it with a lock",
+                 std::is_same_v<T, Session> ? "session" : "batch");
+        const std::unique_ptr<std::atomic<bool>, void (*)(std::atomic<bool>*)> done(
+            &busy_, [](std::atomic<bool>* busy) { *busy = false; });
+        return work(value_);
+    }
+
+  private:
+    T value_;
+    std::atomic<bool> busy_{false};
+};
+
+// A method of T, given as a lambda without captures, as one of Exclusive<T>.
+template <typename T, typename Result, typename... Arguments>
+auto alone_of(Result (*method)(T&, Arguments...)) {
+    return [method](Exclusive<T>& owner, Arguments... arguments) -> Result {
+        return owner.use(
+            [&](T& value) -> Result { return method(value, std::forward<Arguments>(arguments)...); });
+    };
+}
+template <typename Lambda>
+auto alone(Lambda method) {
+    return alone_of(+method);
+}
+
 void bind_session(py::module_& module) {
-    py::class_<Session>(module, "Session", "One timeline of tokens on an Engine.")
+    using Ids = std::vector<i32>;
+    py::class_<Exclusive<Session>>(module, "Session", "One timeline of tokens on an Engine.")
         .def(py::init([](const std::shared_ptr<Engine>& engine, u32 window, bool adaptive, bool strict,
                          bool graphs, u32 restore_points) {
-                 return std::make_unique<Session>(
+                 return std::make_unique<Exclusive<Session>>(
                      engine, runtime::SessionOptions{window, adaptive, strict, graphs, restore_points});
              }),
              NoGil(), py::arg("engine"), py::kw_only(), py::arg("window") = 0, py::arg("adaptive") = false,
              py::arg("strict") = false, py::arg("graphs") = true, py::arg("restore_points") = 2)
-        .def_property_readonly("tokens", &Session::tokens)
-        .def_property_readonly("room", &Session::room)
-        .def_property_readonly("stats", &session_stats_of)
-        .def_property_readonly("last_drafts", &Session::last_drafts)
-        .def(
-            "sync", [](Session& s, const std::vector<i32>& tokens) { return s.sync(tokens); }, NoGil(),
-            py::arg("tokens"), "Makes the session hold exactly these tokens; returns how many were kept.")
-        .def(
-            "step",
-            [](Session& s, u32 budget, i32 eos) {
-                runtime::Step step = s.step(budget, eos);
-                return std::make_tuple(std::move(step.tokens), step.drafted, step.accepted);
-            },
-            NoGil(), py::arg("budget"), py::arg("eos") = -1, "(new tokens, drafted, accepted)")
-        .def(
-            "set_sampling",
-            [](Session& s, float temperature, i32 top_k, float top_p, float min_p, u64 seed) {
-                s.set_sampling({temperature, top_k, top_p, min_p, seed});
-            },
-            NoGil(), py::kw_only(), py::arg("temperature") = 0.0f, py::arg("top_k") = 0,
-            py::arg("top_p") = 1.0f, py::arg("min_p") = 0.0f, py::arg("seed") = 0)
-        .def(
-            "logits", [](Session& s) { return fp32_bytes(s.logits()); }, "fp32 [vocab] as bytes.")
-        .def(
-            "logits_of",
-            [](Session& s, const std::vector<i32>& tokens, u32 chunk) {
-                std::vector<float> values;
-                {
-                    const py::gil_scoped_release no_gil;
-                    values = s.logits_of(tokens, chunk);
-                }
-                return fp32_bytes(values);
-            },
-            py::arg("tokens"), py::arg("chunk") = 0,
-            "fp32 [len(tokens), vocab] as bytes, from an empty session.")
-        .def(
-            "trace_of",
-            [](Session& s, const std::vector<i32>& tokens, u32 chunk, u32 depth) {
-                std::vector<runtime::Traced> all;
-                {
-                    const py::gil_scoped_release no_gil;
-                    all = s.trace_of(tokens, chunk, depth);
-                }
-                py::dict result;
-                for (const runtime::Traced& t : all)
-                    result[py::str(t.name)] =
-                        py::make_tuple(t.floats, t.width, bytes_of(std::as_bytes(std::span(t.values))));
-                return result;
-            },
-            py::arg("tokens"), py::arg("chunk") = 0, py::arg("depth") = 0,
-            "name -> (whether fp32, else int32; width; [rows, width] as bytes)")
-        .def("rewind", &Session::rewind, NoGil(), py::arg("length"))
-        .def(
-            "save", [](Session& s, const std::string& path) { s.save(path); }, NoGil(), py::arg("path"))
-        .def(
-            "load", [](Session& s, const std::string& path) { s.load(path); }, NoGil(), py::arg("path"))
-        .def("state_digest", &Session::state_digest, NoGil())
-        .def("state_parts", &Session::state_parts, NoGil(), "(name, digest) of each tensor of the state.")
-        .def(
-            "damage", [](Session& s, const std::string& part) { s.damage(part); }, NoGil(), py::arg("part"),
-            "Flips a bit of one tensor of the state; for tests.")
-        .def("force_drafts", &Session::force_drafts, NoGil(), py::arg("drafts"),
-             "Replaces the drafts of the next step; for tests.");
+        .def_property_readonly("tokens", alone([](Session& s) { return Ids(s.tokens()); }))
+        .def_property_readonly("room", alone([](Session& s) { return s.room(); }))
+        .def_property_readonly("stats", alone([](Session& s) { return session_stats_of(s); }))
+        .def_property_readonly("last_drafts", alone([](Session& s) { return Ids(s.last_drafts()); }))
+        .def("sync", alone([](Session& s, const Ids& tokens) { return s.sync(tokens); }), NoGil(),
+             py::arg("tokens"), "Makes the session hold exactly these tokens; returns how many were kept.")
+        .def("step", alone([](Session& s, u32 budget, i32 eos) {
+                 runtime::Step step = s.step(budget, eos);
+                 return std::make_tuple(std::move(step.tokens), step.drafted, step.accepted);
+             }),
+             NoGil(), py::arg("budget"), py::arg("eos") = -1, "(new tokens, drafted, accepted)")
+        .def("set_sampling",
+             alone([](Session& s, float temperature, i32 top_k, float top_p, float min_p, u64 seed) {
+                 s.set_sampling({temperature, top_k, top_p, min_p, seed});
+             }),
+             NoGil(), py::kw_only(), py::arg("temperature") = 0.0f, py::arg("top_k") = 0,
+             py::arg("top_p") = 1.0f, py::arg("min_p") = 0.0f, py::arg("seed") = 0)
+        .def("logits", alone([](Session& s) { return fp32_bytes(s.logits()); }), "fp32 [vocab] as bytes.")
+        .def("last_logits", alone([](Session& s) { return fp32_bytes(s.last_logits()); }),
+             "fp32 [tokens of the last step, vocab] as bytes.")
+        .def("logits_of", alone([](Session& s, const Ids& tokens, u32 chunk) {
+                 std::vector<float> values;
+                 {
+                     const py::gil_scoped_release no_gil;
+                     values = s.logits_of(tokens, chunk);
+                 }
+                 return fp32_bytes(values);
+             }),
+             py::arg("tokens"), py::arg("chunk") = 0,
+             "fp32 [len(tokens), vocab] as bytes, from an empty session.")
+        .def("trace_of", alone([](Session& s, const Ids& tokens, u32 chunk, u32 depth) {
+                 std::vector<runtime::Traced> all;
+                 {
+                     const py::gil_scoped_release no_gil;
+                     all = s.trace_of(tokens, chunk, depth);
+                 }
+                 py::dict result;
+                 for (const runtime::Traced& t : all)
+                     result[py::str(t.name)] =
+                         py::make_tuple(t.floats, t.width, bytes_of(std::as_bytes(std::span(t.values))));
+                 return result;
+             }),
+             py::arg("tokens"), py::arg("chunk") = 0, py::arg("depth") = 0,
+             "name -> (whether fp32, else int32; width; [rows, width] as bytes)")
+        .def("rewind", alone([](Session& s, u32 length) { s.rewind(length); }), NoGil(), py::arg("length"))
+        .def("save", alone([](Session& s, const std::string& path) { s.save(path); }), NoGil(),
+             py::arg("path"))
+        .def("load", alone([](Session& s, const std::string& path) { s.load(path); }), NoGil(),
+             py::arg("path"))
+        .def("state_digest", alone([](Session& s) { return s.state_digest(); }), NoGil())
+        .def("state_parts", alone([](Session& s) { return s.state_parts(); }), NoGil(),
+             "(name, digest) of each tensor of the state.")
+        .def("damage", alone([](Session& s, const std::string& part) { s.damage(part); }), NoGil(),
+             py::arg("part"), "Flips a bit of one tensor of the state; for tests.")
+        .def("force_drafts", alone([](Session& s, Ids drafts) { s.force_drafts(std::move(drafts)); }),
+             NoGil(), py::arg("drafts"), "Replaces the drafts of the next step; for tests.");
 }
 
 void bind_batch(py::module_& module) {
     using runtime::Batch;
-    py::class_<Batch>(module, "Batch", "Several timelines of an Engine, decoded together.")
+    py::class_<Exclusive<Batch>>(module, "Batch", "Several timelines of an Engine, decoded together.")
         .def(py::init([](const std::shared_ptr<Engine>& engine, u32 slots) {
-                 return std::make_unique<Batch>(engine, slots);
+                 return std::make_unique<Exclusive<Batch>>(engine, slots);
              }),
              NoGil(), py::arg("engine"), py::arg("slots"))
-        .def_property_readonly("num_slots", &Batch::num_slots)
-        .def("tokens", &Batch::tokens, py::arg("slot"))
-        .def("room", &Batch::room, py::arg("slot"))
-        .def(
-            "start",
-            [](Batch& b, u32 slot, const std::vector<i32>& tokens, float temperature, i32 top_k, float top_p,
-               float min_p, u64 seed) {
-                b.start(slot, tokens, {temperature, top_k, top_p, min_p, seed});
-            },
-            NoGil(), py::arg("slot"), py::arg("tokens"), py::kw_only(), py::arg("temperature") = 0.0f,
-            py::arg("top_k") = 0, py::arg("top_p") = 1.0f, py::arg("min_p") = 0.0f, py::arg("seed") = 0)
-        .def("stop", &Batch::stop, py::arg("slot"))
-        .def("step", &Batch::step, NoGil(), "The next token of each slot; -1 where there is none.")
-        .def(
-            "logits", [](const Batch& b, u32 slot) { return fp32_bytes(b.logits(slot)); }, py::arg("slot"));
+        .def_property_readonly("num_slots", alone([](Batch& b) { return b.num_slots(); }))
+        .def("tokens", alone([](Batch& b, u32 slot) { return std::vector<i32>(b.tokens(slot)); }),
+             py::arg("slot"))
+        .def("room", alone([](Batch& b, u32 slot) { return b.room(slot); }), py::arg("slot"))
+        .def("start",
+             alone([](Batch& b, u32 slot, const std::vector<i32>& tokens, float temperature, i32 top_k,
+                      float top_p, float min_p, u64 seed) {
+                 b.start(slot, tokens, {temperature, top_k, top_p, min_p, seed});
+             }),
+             NoGil(), py::arg("slot"), py::arg("tokens"), py::kw_only(), py::arg("temperature") = 0.0f,
+             py::arg("top_k") = 0, py::arg("top_p") = 1.0f, py::arg("min_p") = 0.0f, py::arg("seed") = 0)
+        .def("stop", alone([](Batch& b, u32 slot) { b.stop(slot); }), py::arg("slot"))
+        .def("step", alone([](Batch& b) { return b.step(); }), NoGil(),
+             "The next token of each slot; -1 where there is none.")
+        .def("logits", alone([](Batch& b, u32 slot) { return fp32_bytes(b.logits(slot)); }), py::arg("slot"));
 }
 
 }  // namespace

@@ -16,9 +16,11 @@ PassKind kind_of(const std::string& name) {
     if (name == "decode") return PassKind::decode;
     if (name == "verify") return PassKind::verify;
     if (name == "draft") return PassKind::draft;
+    if (name == "iterate") return PassKind::iterate;
     if (name == "head") return PassKind::head;
     DG_CHECK(name == "prefill", value,
-             "speed: got a pass '{}', expected 'decode', 'verify', 'draft', 'prefill' or 'head'", name);
+             "speed: got a pass '{}', expected 'decode', 'verify', 'draft', 'iterate', 'prefill' or 'head'",
+             name);
     return PassKind::prefill;
 }
 
@@ -42,18 +44,19 @@ void bind_speed(py::module_& module) {
         .def_property_readonly("tensors", &ModelSpeed::tensors, "(name, stored bytes) of each tensor.")
         .def_property_readonly("has_mtp", [](const ModelSpeed& s) { return s.engine().facts().drafts; })
         .def(
-            "launches",
-            [](ModelSpeed& s, const std::string& kind, u32 rows) { return s.launches(kind_of(kind), rows); },
-            NoGil(), py::arg("kind"), py::arg("rows"), "Kernels that a pass launches.")
+            "kernels",
+            [](ModelSpeed& s, const std::string& kind, u32 rows) { return s.kernels(kind_of(kind), rows); },
+            NoGil(), py::arg("kind"), py::arg("rows"), "The kernels that a pass launches, in order.")
         .def(
             "pass_us",
-            [](ModelSpeed& s, const std::string& kind, u32 rows, u32 repeats) {
-                return s.pass_us(kind_of(kind), rows, repeats);
+            [](ModelSpeed& s, const std::string& kind, u32 rows, u32 repeats, u32 pending) {
+                return s.pass_us(kind_of(kind), rows, repeats, pending);
             },
-            NoGil(), py::arg("kind"), py::arg("rows"), py::arg("repeats") = 20,
+            NoGil(), py::arg("kind"), py::arg("rows"), py::arg("repeats") = 20, py::arg("pending") = 1,
             "Median time of a pass, replayed as a graph. kind: 'decode' (a row for each of `rows` "
             "sequences), "
-            "'verify' (`rows` rows of one), 'draft' (the MTP block), 'prefill' (the first `rows` tokens), "
+            "'verify' (`rows` rows of one), 'draft' (the MTP block), 'iterate' (a speculative step of `rows` "
+            "rows after one that added `pending` tokens), 'prefill' (the first `rows` tokens), "
             "'head' (logits and maxima alone).")
         .def(
             "launch_times",

@@ -21,16 +21,17 @@ inline u32 num_sms_in(const std::string& text, size_t start) {
     return num_sms;
 }
 
-inline plan::DeviceModel model_of(const py::object& device) {
+inline plan::DeviceModel model_of(const py::object& device,
+                                  plan::DeviceModel (*find)(std::string_view, u32) = plan::device_model) {
     if (py::isinstance<py::str>(device)) {
         // Plans need no device: "90a:132" names an architecture and its number of multiprocessors.
         const auto text = device.cast<std::string>();
         const size_t colon = text.find(':');
         if (!text.empty() && text[0] >= '0' && text[0] <= '9' && colon != std::string::npos)
-            return plan::device_model(text.substr(0, colon), num_sms_in(text, colon + 1));
+            return find(text.substr(0, colon), num_sms_in(text, colon + 1));
     }
     const driver::DeviceProperties& properties = device_of(device).properties();
-    return plan::device_model(properties.arch, properties.num_sms);
+    return find(properties.arch, properties.num_sms);
 }
 
 }  // namespace deep_gemm::python

@@ -41,15 +41,16 @@ MappedFile::MappedFile(const Path& path) : path_(path) {
     const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
     struct stat status = {};
     const bool opened = descriptor >= 0 && ::fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode);
-    const int reason = descriptor < 0 ? errno : EISDIR;
+    const std::string reason = descriptor < 0            ? std::strerror(errno)
+                               : S_ISDIR(status.st_mode) ? "it is a folder"
+                                                         : "it is no regular file";
     if (opened) {
         size_ = static_cast<size_t>(status.st_size);
         void* mapped = size_ == 0 ? nullptr : ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, descriptor, 0);
         data_ = mapped == MAP_FAILED ? nullptr : static_cast<const std::byte*>(mapped);
     }
     if (descriptor >= 0) ::close(descriptor);
-    DG_CHECK(opened, io, "checkpoint: cannot read '{}': {}; check the path", path.string(),
-             std::strerror(reason));
+    DG_CHECK(opened, io, "checkpoint: cannot read '{}': {}; check the path", path.string(), reason);
     DG_CHECK(size_ == 0 || data_, io, "checkpoint: cannot map '{}' ({} bytes) into memory", path.string(),
              size_);
 }
@@ -130,10 +131,13 @@ Checkpoint Checkpoint::open(const Path& path) {
     }
     checkpoint.finish();
     if (index) check_index(*index, checkpoint, index_path.string());
-    if (!config.empty())
-        checkpoint.config_ = Json::parse(config, names.front());
-    else if (const auto text = try_read_file(base / "config.json"))
-        checkpoint.config_ = Json::parse(*text, (base / "config.json").string());
+    std::string source = names.front();
+    if (config.empty()) {
+        config = try_read_file(base / "config.json").value_or("");
+        source = (base / "config.json").string();
+    }
+    if (!config.empty()) checkpoint.config_ = Json::parse(config, source);
+    checkpoint.config_text_ = std::move(config);
     return checkpoint;
 }
 

@@ -70,6 +70,9 @@ class Checkpoint {
     [[nodiscard]] u64 bytes() const;
     // config.json of the folder, or the same made of GGUF metadata.
     [[nodiscard]] const Json* config() const { return config_ ? &*config_ : nullptr; }
+    [[nodiscard]] const std::string& config_text() const {
+        return config_text_;
+    }  // empty: in memory, or none
 
   private:
     void finish();  // sorts, refuses duplicates between files
@@ -79,6 +82,7 @@ class Checkpoint {
     std::vector<std::vector<std::byte>> memory_;
     std::unordered_map<std::string_view, size_t> by_name_;
     std::optional<Json> config_;
+    std::string config_text_;
 };
 
 // The tensors of one file, in any order (safetensors.cpp).

@@ -13,7 +13,7 @@ namespace deep_gemm::runtime {
 namespace {
 
 constexpr char kMagic[8] = {'D', 'G', 'S', 'E', 'S', 'S', 'N', '\n'};
-constexpr u32 kVersion = 1;
+constexpr u32 kVersion = 2;
 
 u64 address_of(const TensorView& view) {
     return reinterpret_cast<u64>(view.data);
@@ -30,6 +30,7 @@ struct FileHeader {
     u32 version, num_tokens;
     char fingerprint[32];
     u64 state_bytes;
+    u32 drafts, unused;  // whether the MTP block's ring is there
 };
 
 struct Piece {
@@ -164,7 +165,7 @@ void Session::save(const Path& path) {
     }
     FileHeader header = {};
     std::memcpy(header.magic, kMagic, sizeof(kMagic));
-    header.version = kVersion, header.num_tokens = length();
+    header.version = kVersion, header.num_tokens = length(), header.drafts = speculative();
     std::memcpy(header.fingerprint, engine_->fingerprint().data(), sizeof(header.fingerprint));
     header.state_bytes = content.size() - sizeof(header);
     std::memcpy(content.data(), &header, sizeof(header));
@@ -203,32 +204,38 @@ void Session::load(const Path& path) {
              "engine like that",
              name);
     const u64 token_bytes = u64{header.num_tokens} * sizeof(i32);
+    DG_CHECK(header.drafts == (speculative() ? 1 : 0), value,
+             "session: '{}' was saved by a session that {}; load it into one with a window of {}", name,
+             header.drafts ? "drafts" : "decodes plainly", header.drafts ? "2 rows or more" : "1 row");
     DG_CHECK(header.num_tokens <= engine_->context() && token_bytes <= header.state_bytes, io,
-             "session: '{}' claims {} tokens", name, header.num_tokens);
+             "session: '{}' claims {} tokens; the file is damaged", name, header.num_tokens);
+    std::vector<i32> tokens(header.num_tokens);
+    std::memcpy(tokens.data(), body.data() + sizeof(header), token_bytes);
+    engine_->check_tokens(tokens);
+    std::span<const std::byte> rest = std::as_bytes(std::span(body)).subspan(sizeof(header) + token_bytes);
+    state_->pages().hold(0, header.num_tokens, stream_);
+    std::vector<Piece> pieces;
+    u64 needed = 0;
+    const auto add = [&](u64 address, u64 bytes) { pieces.push_back({address, bytes}), needed += bytes; };
+    if (!tokens.empty()) {
+        for (const TensorView& piece : fixed_state()) add(address_of(piece), bytes_of(piece));
+        state_->visit_grown(header.num_tokens, add);
+    }
+    if (needed != rest.size()) state_->pages().trim(0, length(), stream_);
+    DG_CHECK(needed == rest.size(), io, "session: '{}' holds {} bytes of caches, expected {}", name,
+             rest.size(), needed);
+    // Nothing has changed up to here.
     reset();
-    hold_exactly(header.num_tokens);
+    state_->pages().trim(0, header.num_tokens, stream_);
     guarded([&] {
-        tokens_.resize(header.num_tokens);
-        std::memcpy(tokens_.data(), body.data() + sizeof(header), token_bytes);
-        engine_->check_tokens(tokens_);
-        std::span<const std::byte> rest =
-            std::as_bytes(std::span(body)).subspan(sizeof(header) + token_bytes);
-        const auto take = [&](u64 address, u64 bytes) {
-            DG_CHECK(bytes <= rest.size(), io,
-                     "session: '{}' ends early; was it saved with another window option?", name);
+        tokens_ = std::move(tokens);
+        for (const auto& [address, bytes] : pieces) {
             engine_->device().copy_to_device(address, rest.first(bytes), stream_);
             rest = rest.subspan(bytes);
-        };
-        if (!tokens_.empty()) {
-            for (const TensorView& piece : fixed_state()) take(address_of(piece), bytes_of(piece));
-            state_->visit_grown(length(), take);
-            const i32 next = static_cast<i32>(length());
-            write_ints(base_.view(), std::span(&next, 1));
-            pending_rows_ = 1;
         }
-        DG_CHECK(rest.empty(), io,
-                 "session: '{}' holds {} bytes more than expected; was it saved with another window option?",
-                 name, rest.size());
+        const i32 next = static_cast<i32>(length());
+        write_ints(base_.view(), std::span(&next, 1));
+        pending_rows_ = tokens_.empty() ? 0 : 1;
         engine_->device().synchronize(stream_);
     });
 }

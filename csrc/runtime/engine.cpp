@@ -8,13 +8,25 @@ namespace deep_gemm::runtime {
 
 namespace {
 
-// Of names, formats, shapes and first bytes of every tensor: enough to tell checkpoints apart without reading
-// them twice.
+// Pieces of a tensor's bytes, evenly spread to its very end; all of a small one.
+void add_pieces(Hash& hash, std::span<const std::byte> bytes) {
+    constexpr size_t kPiece = 64, kPieces = 16, kSmall = size_t{1} << 16;
+    if (bytes.size() <= kSmall) {
+        hash.bytes(bytes);
+        return;
+    }
+    for (size_t i = 0; i < kPieces; ++i)
+        hash.bytes(bytes.subspan((bytes.size() - kPiece) * i / (kPieces - 1), kPiece));
+}
+
+// Of the configuration, and of names, formats, shapes and a part of the bytes of every tensor: enough to tell
+// checkpoints apart without reading hundreds of gigabytes twice.
 std::string fingerprint_of(const Checkpoint& checkpoint, const EngineOptions& options) {
     Hash hash;
+    hash.field(checkpoint.config_text());
     for (const Tensor& tensor : checkpoint.tensors()) {
         hash.field(tensor.name).field(static_cast<u64>(tensor.storage)).field(tensor.bytes.size());
-        hash.bytes(tensor.bytes.first(std::min<size_t>(tensor.bytes.size(), 64)));
+        add_pieces(hash, tensor.bytes);
     }
     hash.field(static_cast<u64>(options.numerics)).field(options.context).field(options.max_rows);
     return hash.digest().hex();
@@ -68,6 +80,9 @@ Engine::Engine(Device& device, const Checkpoint& checkpoint, const EngineOptions
     if (options_.context == 0) options_.context = std::min(allowed, 8192u);
     DG_CHECK(options_.context <= allowed, value, "engine: got a context of {}, the model allows {}",
              options_.context, allowed);
+    if (options_.max_rows == 0)
+        options_.max_rows =
+            std::max(std::min(options_.context, device.properties().emulated ? 64u : 256u), kMaxWindow);
     DG_CHECK(options_.max_rows >= kMaxWindow && options_.max_rows <= 8192, value,
              "engine: got max_rows {}, expected {} to 8192", options_.max_rows, kMaxWindow);
     const Format wide = activations_of(options_.numerics);

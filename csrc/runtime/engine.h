@@ -11,8 +11,9 @@ namespace deep_gemm::runtime {
 
 struct EngineOptions {
     Numerics numerics = Numerics::released;
-    u32 context = 0;       // tokens a session can hold; 0: what the model allows, at most 8192
-    u32 max_rows = 64;     // rows of one forward pass; longer prompts go in chunks
+    u32 context = 0;   // tokens a session can hold; 0: what the model allows, at most 8192
+    u32 max_rows = 0;  // rows of one forward pass; longer prompts go in chunks. 0: 256, or 64 where rows are
+                       // emulated; no more than the context
     u64 cache_tokens = 0;  // that all sessions hold together; 0: sixteen contexts, or one to sixteen as they
                            // fit half of the memory that the weights leave
     LoadProgress progress = {};

@@ -44,10 +44,9 @@ class RecentlyPacked {
 
 }  // namespace
 
-bool Loader::should_pack(const std::string& at, const std::string& name, i64 count, i64 hidden, i64 width,
-                         i64 top_k) const {
-    const Storage storage = get(fmt::format("{}0.{}.weight", at, name)).storage;
-    return (storage == Storage::i8 || storage == Storage::mxfp4_gguf) && wide_ == Format::bf16 &&
+bool Loader::should_pack(const std::string& at, const std::vector<std::string>& names, i64 count, i64 hidden,
+                         i64 width, i64 top_k) const {
+    return wide_ == Format::bf16 && are_stored(at, names, {Storage::i8, Storage::mxfp4_gguf}) &&
            can_pack_experts(device_, count, hidden, width, top_k);
 }
 

@@ -21,6 +21,7 @@ class Checker {
 
     void check(const Expected& expected) {
         if (expected.role == Role::linear) return check_linear(expected);
+        if (expected.role == Role::table) return check_table(expected);
         const Tensor* tensor = find(expected.name, expected.shape);
         if (!tensor) return;
         const bool right = expected.role == Role::ids
@@ -70,6 +71,26 @@ class Checker {
             problems.push_back(fmt::format("columns: {} has {}, expected a multiple of {} in {}", tensor.name,
                                            columns, step, row_of(tensor.storage).name));
     }
+    void check_table(const Expected& expected) {
+        const Tensor* tensor = find(expected.name + ".weight", expected.shape);
+        if (!tensor) return;
+        check_columns(*tensor, expected.shape[1]);
+        if (!is_one_of(tensor->storage, {Storage::f32, Storage::bf16, Storage::f16, Storage::q8_0}))
+            wrong_storage(*tensor, "F32, BF16, F16 or Q8_0, because its rows are looked up");
+    }
+    // Matrices that lie in one buffer, or meet in one product.
+    void check_like(const Tensor& tensor, const Expected& expected) {
+        const Tensor* other = checkpoint_.find(expected.like + ".weight");
+        if (!other) return;  // reported by itself
+        const Tensor *scale = find_scale(checkpoint_, expected.name),
+                     *other_scale = find_scale(checkpoint_, expected.like);
+        if (tensor.storage != other->storage)
+            wrong_storage(tensor, fmt::format("{} as {}", row_of(other->storage).name, other->name).c_str());
+        else if (scale && other_scale && scale->storage != other_scale->storage)
+            wrong_storage(
+                *scale,
+                fmt::format("{} as {}", row_of(other_scale->storage).name, other_scale->name).c_str());
+    }
     void check_linear(const Expected& expected) {
         const u64 n = expected.shape[0], k = expected.shape[1];
         const std::string weight = expected.name + ".weight";
@@ -81,6 +102,7 @@ class Checker {
             return;
         }
         check_columns(*tensor, k);
+        if (!expected.like.empty()) check_like(*tensor, expected);
         if (fp4) {
             const Tensor* scales = find_scales(expected.name, {n, (k + 31) / 32});
             if (scales && scales->storage != Storage::f8_e8m0) wrong_storage(*scales, "F8_E8M0");

@@ -13,14 +13,16 @@ namespace deep_gemm::runtime {
 enum class Role : u8 {
     plain,   // F32, BF16 or F16
     ids,     // I64 or I32
+    table,   // [n, k] whose rows are looked up: F32, BF16, F16 or Q8_0
     linear,  // [n, k]: F32, BF16, F16, Q8_0, MXFP4; F8_E4M3 and scales [n/128, k/128]; I8 (two E2M1, [n,
              // k/2]) and scales [n, k/32] F8_E8M0
 };
 
 struct Expected {
-    std::string name;  // without ".weight" for linear
+    std::string name;  // without ".weight" for linear and table
     Role role = Role::plain;
     std::vector<u64> shape;
+    std::string like = {};  // linear: a matrix that must be stored in the same format
 };
 
 // A list in the making.
@@ -33,8 +35,9 @@ struct Inventory {
     void ids(std::string name, std::vector<u64> shape) {
         entries.push_back({std::move(name), Role::ids, std::move(shape)});
     }
-    void linear(std::string name, u64 n, u64 k) {
-        entries.push_back({std::move(name), Role::linear, {n, k}});
+    void table(std::string name, u64 n, u64 k) { entries.push_back({std::move(name), Role::table, {n, k}}); }
+    void linear(std::string name, u64 n, u64 k, std::string like = {}) {
+        entries.push_back({std::move(name), Role::linear, {n, k}, std::move(like)});
     }
 };
 

@@ -29,7 +29,7 @@ std::vector<i64> scales_of(std::vector<i64> shape) {
 Fp8Rows::Fp8Rows(Device& device, std::vector<i64> shape)
     : codes(device, Format::fp8_e4m3, shape), scales(device, Format::fp32, scales_of(shape)) {}
 
-op::Fp8Copy fp8_copy_of(const Fp8Rows& rows, i64 t, ScaleRule rule) {
+op::NarrowCopy fp8_copy_of(const Fp8Rows& rows, i64 t, ScaleRule rule) {
     if (!rows.present()) return {};
     return {rows.codes.rows(0, t), rows.scales.rows(0, t), rule};
 }

@@ -35,7 +35,7 @@ struct Input {
     TensorView x, scale;
 };
 // Where an operation that makes x [t, d] leaves its FP8 form as well, and that form; nothing where absent.
-[[nodiscard]] op::Fp8Copy fp8_copy_of(const Fp8Rows& rows, i64 t, ScaleRule rule = ScaleRule::up);
+[[nodiscard]] op::NarrowCopy fp8_copy_of(const Fp8Rows& rows, i64 t, ScaleRule rule = ScaleRule::up);
 [[nodiscard]] Input input_of(const TensorView& x, const Fp8Rows& rows);
 // Rounds the rows of x [t, ..] into the first t rows of `into`; gives x itself where that is absent.
 [[nodiscard]] Input to_fp8(const TensorView& x, const Fp8Rows& into, ScaleRule rule, void* stream);

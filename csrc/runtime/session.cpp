@@ -76,11 +76,6 @@ void Session::reset() {
     engine_->device().fill_bytes(hidden_.address(), 0, hidden_.row_bytes(), stream_);
 }
 
-void Session::hold_exactly(u32 count) {
-    state_->pages().hold(0, count, stream_);
-    state_->pages().trim(0, count, stream_);
-}
-
 u32 Session::sync(std::span<const i32> tokens) {
     engine_->check_tokens(tokens);
     if (!valid_) reset();
@@ -103,10 +98,12 @@ u32 Session::sync(std::span<const i32> tokens) {
 
 void Session::feed_anew(std::span<const i32> tokens, u32 chunk, std::vector<float>* all_logits) {
     engine_->check_tokens(tokens);
-    DG_CHECK(chunk <= engine_->max_rows(), value, "session: got chunks of {} rows, the engine has {}", chunk,
+    DG_CHECK(chunk <= engine_->max_rows(), value,
+             "session: got chunks of {} rows, expected at most the engine's max_rows {}", chunk,
              engine_->max_rows());
+    state_->pages().hold(0, static_cast<u32>(tokens.size()), stream_);  // before anything changes
     reset();
-    hold_exactly(static_cast<u32>(tokens.size()));
+    state_->pages().trim(0, static_cast<u32>(tokens.size()), stream_);
     guarded([&] { feed(tokens, chunk ? chunk : engine_->max_rows(), all_logits); });
 }
 
@@ -162,17 +159,35 @@ void Session::feed_chunk(std::span<const i32> tokens, bool last, std::vector<flo
     pending_chosen_ = false;
 }
 
-std::vector<float> Session::logits() {
+void Session::force_drafts(std::vector<i32> drafts) {
+    DG_CHECK(drafts.size() < kMaxWindow, value, "session: got {} drafts, expected at most {}", drafts.size(),
+             kMaxWindow - 1);
+    for (const i32 token : drafts)
+        DG_CHECK(token >= 0 && static_cast<u32>(token) < engine_->facts().vocab, value,
+                 "session: got draft {}, expected a token of 0 to {}", token, engine_->facts().vocab - 1);
+    forced_drafts_ = std::move(drafts);
+}
+
+std::vector<float> Session::read_logits(u32 first, u32 count) {
     require_valid();
     DG_CHECK(!tokens_.empty(), value, "session: no logits before the first token; sync() a prompt first");
-    std::vector<float> values(engine_->facts().vocab);
+    std::vector<float> values(u64{count} * engine_->facts().vocab);
     engine_->device().copy_to_host(std::as_writable_bytes(std::span(values)),
-                                   logits_.address() + logits_row_ * logits_.row_bytes(), stream_);
+                                   logits_.address() + first * logits_.row_bytes(), stream_);
     return values;
 }
 
+std::vector<float> Session::logits() {
+    return read_logits(logits_row_, 1);
+}
+
+std::vector<float> Session::last_logits() {
+    return read_logits(0, logits_row_ + 1);
+}
+
 void Session::rewind(u32 length) {
-    DG_CHECK(length <= tokens_.size(), value, "session: rewind to {} tokens of {}", length, tokens_.size());
+    DG_CHECK(length <= tokens_.size(), value,
+             "session: got a rewind to {} tokens, expected at most the {} there are", length, tokens_.size());
     const std::vector<i32> kept(tokens_.begin(), tokens_.begin() + length);
     sync(kept);
 }

@@ -65,6 +65,8 @@ class Session {
 
     // Logits, fp32 [vocab], of the token after the last one.
     [[nodiscard]] std::vector<float> logits();
+    // Those that followed each token of the last step, [tokens, vocab]; after sync(), of the last token.
+    [[nodiscard]] std::vector<float> last_logits();
     // sync() from nothing, in chunks of `chunk` rows (0: as large as the engine allows), with the logits that
     // follow each of the tokens, [count, vocab]: for tests and perplexity.
     [[nodiscard]] std::vector<float> logits_of(std::span<const i32> tokens, u32 chunk = 0);
@@ -98,8 +100,8 @@ class Session {
 
     // The last step's drafts, accepted or not.
     [[nodiscard]] const std::vector<i32>& last_drafts() const { return last_drafts_; }
-    // Replaces the drafts of the next step (as many as it has), for tests.
-    void force_drafts(std::vector<i32> drafts) { forced_drafts_ = std::move(drafts); }
+    // Replaces the drafts of the next step (as many as it has), which must be greedy; for tests.
+    void force_drafts(std::vector<i32> drafts);
 
   private:
     struct RestorePoint {
@@ -113,7 +115,6 @@ class Session {
     // session.cpp: feeding
     void allocate();
     void reset();
-    void hold_exactly(u32 count);  // the pages of so many tokens
     void feed_anew(std::span<const i32> tokens, u32 chunk, std::vector<float>* all_logits);
     void feed(std::span<const i32> tokens, u32 chunk, std::vector<float>* all_logits);
     void feed_chunk(std::span<const i32> tokens, bool last, std::vector<float>* all_logits);
@@ -126,6 +127,7 @@ class Session {
     };
     void trace_chunk(u32 first, i64 t);
     void trace_logits(const std::string& name, bool drafts, const DeviceTensor& x, i64 first, i64 t);
+    [[nodiscard]] std::vector<float> read_logits(u32 first, u32 count);
     template <typename Work>
     auto guarded(Work&& work);  // an exception leaves the session invalid until sync() or load()
     void require_valid() const;

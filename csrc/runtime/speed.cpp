@@ -52,7 +52,7 @@ ModelSpeed::ModelSpeed(driver::Device& device, const SpeedOptions& options)
     hidden_ = engine_->make_rows(rows);
     logits_ = {device_, Format::fp32, {std::min(rows, kHeadRows), vocab}};
     if (facts.drafts) {
-        draft_x_ = engine_->make_rows(1);
+        draft_x_ = engine_->make_rows(kMaxWindow);
         draft_logits_ = {device_, Format::fp32, {1, vocab}};
         device_.fill_bytes(draft_x_.address(), 0, draft_x_.bytes(), stream_);
     }
@@ -100,7 +100,25 @@ void ModelSpeed::fill_caches() {
     device_.synchronize(stream_);
 }
 
-void ModelSpeed::issue(PassKind kind, u32 rows) {
+// The MTP block catches up with `pending` tokens; the last of them, then each draft, gives the next draft.
+void ModelSpeed::issue_drafts(u32 pending, u32 drafts) {
+    const auto run = [&](const TensorView& hidden, i64 first, i64 t, i64 position) {
+        state_->draft(hidden, draft_x_.rows(first, t),
+                      {.t = t,
+                       .tokens = tokens_.rows(0, t),
+                       .positions = verify_positions_.rows(position, t),
+                       .stream = stream_});
+    };
+    run(hidden_.rows(0, pending), 0, pending, 0);
+    const TensorView x = draft_x_.rows(pending - 1, 1), logits = draft_logits_.view();
+    for (u32 i = 0; i < drafts; ++i) {
+        if (i > 0) run(x, pending - 1, 1, pending - 1 + i);
+        state_->draft_head(x, logits, stream_);
+        op::argmax({.logits = logits, .tokens = targets_.rows(0, 1), .stream = stream_});
+    }
+}
+
+void ModelSpeed::issue(PassKind kind, u32 rows, u32 pending) {
     const i64 n = rows;
     Pass pass{.t = n, .tokens = tokens_.rows(0, n), .positions = {}, .stream = stream_};
     const auto head = [&](i64 first, i64 count) {
@@ -137,11 +155,15 @@ void ModelSpeed::issue(PassKind kind, u32 rows) {
         case PassKind::draft:
             DG_CHECK(draft_x_.present() && rows == 1, value,
                      "speed: got {} rows of drafting, expected 1 of a model with an MTP block", rows);
-            pass.positions = verify_positions_.rows(0, 1);
-            state_->draft(hidden_.rows(0, 1), draft_x_.view(), pass);
-            state_->draft_head(draft_x_.view(), draft_logits_.view(), stream_);
-            return op::argmax(
-                {.logits = draft_logits_.view(), .tokens = targets_.rows(0, 1), .stream = stream_});
+            return issue_drafts(1, 1);
+        case PassKind::iterate:
+            DG_CHECK(draft_x_.present() && rows >= 2 && rows <= kMaxWindow && pending >= 1 && pending <= rows,
+                     value,
+                     "speed: got a step of {} rows after {} tokens, expected 2 to {} rows after 1 to as many "
+                     "tokens, of a model with an MTP block",
+                     rows, pending, kMaxWindow);
+            issue_drafts(pending, rows - 1);
+            return issue(PassKind::verify, rows);
         case PassKind::prefill:
             DG_CHECK(rows >= 1 && rows <= options_.max_rows && rows <= options_.context, value,
                      "speed: got a chunk of {} rows, expected 1 to {}", rows,
@@ -177,18 +199,19 @@ float ModelSpeed::replay_us(const std::function<void()>& capture, u32 repeats) {
     return us[us.size() / 2];
 }
 
-u32 ModelSpeed::launches(PassKind kind, u32 rows) {
+std::vector<std::string> ModelSpeed::kernels(PassKind kind, u32 rows) {
     device_.start_recording();
     issue(kind, rows);
-    const size_t count = device_.stop_recording().size();
+    std::vector<std::string> names;
+    for (const SeenLaunch& seen : device_.stop_recording()) names.push_back(short_name_of(*seen.kernel));
     device_.synchronize(stream_);
-    return static_cast<u32>(count);
+    return names;
 }
 
-float ModelSpeed::pass_us(PassKind kind, u32 rows, u32 repeats) {
-    issue(kind, rows);  // compiles
+float ModelSpeed::pass_us(PassKind kind, u32 rows, u32 repeats, u32 pending) {
+    issue(kind, rows, pending);  // compiles
     device_.synchronize(stream_);
-    return replay_us([&] { issue(kind, rows); }, repeats);
+    return replay_us([&] { issue(kind, rows, pending); }, repeats);
 }
 
 std::vector<LaunchTime> ModelSpeed::launch_times(PassKind kind, u32 rows, u32 repeats) {

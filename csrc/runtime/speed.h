@@ -17,6 +17,7 @@ enum class PassKind : u8 {
     decode,   // one row for each of `rows` sequences at the end of the context, and their logits
     verify,   // `rows` rows of one sequence, their logits, acceptance and rollback
     draft,    // one row of the MTP block, its logits and their maximum
+    iterate,  // a whole speculative step: the MTP block over `pending` rows, `rows` - 1 drafts, and verify
     prefill,  // the first `rows` tokens of one sequence, and the logits of the last
     head,     // the logits of `rows` rows and their maxima, which decode and verify end with
 };
@@ -43,16 +44,18 @@ class ModelSpeed {
     [[nodiscard]] const Engine& engine() const { return *engine_; }
     // (name, bytes on disk) of every tensor of the model.
     [[nodiscard]] const std::vector<std::pair<std::string, u64>>& tensors() const { return tensors_; }
-    [[nodiscard]] u32 launches(PassKind kind, u32 rows);
-    // Median over `repeats` replays.
-    [[nodiscard]] float pass_us(PassKind kind, u32 rows, u32 repeats);
+    // The kernels that a pass launches, in order.
+    [[nodiscard]] std::vector<std::string> kernels(PassKind kind, u32 rows);
+    // Median over `repeats` replays. `pending`, of PassKind::iterate: tokens that the step before added.
+    [[nodiscard]] float pass_us(PassKind kind, u32 rows, u32 repeats, u32 pending = 1);
     // The launches of a pass in order. Prefixes of the pass are timed, each after a fill that empties the L2
     // cache; a launch's time is what its prefix takes longer than the one before.
     [[nodiscard]] std::vector<LaunchTime> launch_times(PassKind kind, u32 rows, u32 repeats);
 
   private:
     void fill_caches();
-    void issue(PassKind kind, u32 rows);
+    void issue(PassKind kind, u32 rows, u32 pending = 1);
+    void issue_drafts(u32 pending, u32 drafts);
     [[nodiscard]] float replay_us(const std::function<void()>& capture, u32 repeats);
 
     LaunchProbe& device_;

@@ -46,6 +46,9 @@ Step Session::step(u32 budget, i32 eos) {
     DG_CHECK(room() >= 1, value,
              "session: the context of {} tokens is full; rewind or load with a larger context",
              engine_->context());
+    DG_CHECK(forced_drafts_.empty() || !sampled(), value,
+             "session: got drafts for a step at temperature {}, expected 0; set_sampling() first",
+             sampling_.temperature);
     ensure_pending();
     const bool ends = eos >= 0 && pending_ == eos;  // its successors will not be asked for
     const u32 rows = reserve(ends ? 1 : choose_window(budget));

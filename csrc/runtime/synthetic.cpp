@@ -131,7 +131,7 @@ Checkpoint synthetic_checkpoint(const std::string& text) {
     const bool fp8 = json.find("quantization_config") != nullptr;  // of Qwen3: DeepSeek-V4 always is
     std::vector<Tensor> tensors;
     for (const Expected& entry : config->expected_tensors()) {
-        if (entry.role != Role::linear) {
+        if (entry.role != Role::linear && entry.role != Role::table) {
             const bool norm = entry.name.find("norm") != std::string::npos;
             tensors.push_back(tensor_of(entry.name,
                                         entry.role == Role::ids ? Storage::i64

@@ -37,7 +37,7 @@ u64 device_bytes_of(const Checkpoint& checkpoint, const std::vector<Expected>& e
             total += tensor->elements() * bytes_of(device_format(tensor->storage, scale, wide));
     };
     for (const Expected& entry : expected) {
-        if (entry.role == Role::linear) {
+        if (entry.role == Role::linear || entry.role == Role::table) {
             const Tensor* stored = checkpoint.find(entry.name + ".weight");
             // Experts that are packed, or else as stored, whichever takes more.
             if (stored && wide == Format::bf16 && entry.name.find(".experts.") != std::string::npos &&
@@ -133,9 +133,16 @@ Linear Loader::experts(const std::string& at, u32 count, const std::string& name
     return linear(names, count == 1 ? 1 : 0);
 }
 
-bool Loader::should_group(const std::string& at, const std::string& name, i64 count, i64 hidden, i64 width,
-                          i64 top_k) const {
-    return get(fmt::format("{}0.{}.weight", at, name)).storage == Storage::f8_e4m3 && wide_ == Format::bf16 &&
+bool Loader::are_stored(const std::string& at, const std::vector<std::string>& names,
+                        std::initializer_list<Storage> as) const {
+    return std::all_of(names.begin(), names.end(), [&](const std::string& name) {
+        return std::count(as.begin(), as.end(), get(fmt::format("{}0.{}.weight", at, name)).storage) > 0;
+    });
+}
+
+bool Loader::should_group(const std::string& at, const std::vector<std::string>& names, i64 count, i64 hidden,
+                          i64 width, i64 top_k) const {
+    return wide_ == Format::bf16 && are_stored(at, names, {Storage::f8_e4m3}) &&
            can_group_experts(device_, count, hidden, width, top_k);
 }
 

@@ -36,19 +36,23 @@ class Loader {
     Linear linear(const std::string& name) { return linear(std::vector{name}); }
     // Matrices `at`.0.`name` to `at`.count-1.`name`, [count, n, k].
     Linear experts(const std::string& at, u32 count, const std::string& name);
-    // FP8 experts as grouped_experts() makes them: of models that round their activations.
-    [[nodiscard]] bool should_group(const std::string& at, const std::string& name, i64 count, i64 hidden,
-                                    i64 width, i64 top_k) const;
+    // FP8 experts as grouped_experts() makes them: of models that round their activations, where all of
+    // `names` are FP8.
+    [[nodiscard]] bool should_group(const std::string& at, const std::vector<std::string>& names, i64 count,
+                                    i64 hidden, i64 width, i64 top_k) const;
     // Matrices of one shape, those of `names` one after the other in each expert: [count * names, n, k].
     Linear grouped_experts(const std::string& at, u32 count, const std::vector<std::string>& names);
-    // Experts as packed_experts() makes them: FP4 ones, of models that round their activations.
-    [[nodiscard]] bool should_pack(const std::string& at, const std::string& name, i64 count, i64 hidden,
-                                   i64 width, i64 top_k) const;
+    // Experts as packed_experts() makes them, by the same rule: FP4 ones.
+    [[nodiscard]] bool should_pack(const std::string& at, const std::vector<std::string>& names, i64 count,
+                                   i64 hidden, i64 width, i64 top_k) const;
     // Those of `names`, one after the other in each expert, packed: [count, n of all, k].
     PackedMatrix packed_experts(const std::string& at, u32 count, const std::vector<std::string>& names);
 
   private:
     [[nodiscard]] const Tensor& get(const std::string& name) const;
+    // Whether the matrices `names` of experts (checked to be stored as the first one's) are stored so.
+    [[nodiscard]] bool are_stored(const std::string& at, const std::vector<std::string>& names,
+                                  std::initializer_list<Storage> as) const;
     DeviceTensor allocate(Format format, std::vector<i64> shape);
     void upload(const DeviceTensor& target, u64 offset, std::span<const std::byte> bytes, u64 stored_bytes);
     void append(DeviceTensor& stacked, const Tensor& part, size_t index, size_t count, i64 groups,

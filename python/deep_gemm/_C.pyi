@@ -33,6 +33,7 @@ __all__: list[str] = [
     "candidates",
     "compile",
     "decode",
+    "dequantize_weights",
     "device_headers",
     "dispatch_counts",
     "encode",
@@ -100,6 +101,7 @@ __all__: list[str] = [
     "op_sample_draw",
     "op_top_k",
     "open_bundle",
+    "pack_codes",
     "pack_fp32_into_ue8m0",
     "pack_fp4",
     "pack_fp4_on_device",
@@ -109,6 +111,7 @@ __all__: list[str] = [
     "quant_formats",
     "quantize_activations",
     "quantize_into",
+    "quantize_weights",
     "reset_dispatch_counts",
     "row_bytes",
     "scale_columns",
@@ -472,12 +475,12 @@ class Engine:
         device: typing.Any = None,
         numerics: str = "released",
         context: typing.SupportsInt | typing.SupportsIndex = 0,
-        max_rows: typing.SupportsInt | typing.SupportsIndex = 64,
+        max_rows: typing.SupportsInt | typing.SupportsIndex = 0,
         cache_tokens: typing.SupportsInt | typing.SupportsIndex = 0,
         progress: collections.abc.Callable[[int, int], None] | None = None,
     ) -> None:
         """
-        Reads, checks and uploads a checkpoint of a model that the runtime knows. numerics: 'released' (bf16 activations, FP8 products and cache), 'exact' (fp32 throughout) or 'fp8_cache' (fp32 with the released cache). context 0: what the model allows, at most 8192. cache_tokens: of all sessions together. progress(done_bytes, total_bytes).
+        Reads, checks and uploads a checkpoint of a model that the runtime knows. numerics: 'released' (bf16 activations, FP8 products and cache), 'exact' (fp32 throughout) or 'fp8_cache' (fp32 with the released cache). context 0: what the model allows, at most 8192. cache_tokens: of all sessions together. progress(done_bytes, total_bytes). max_rows 0: 256 rows of a pass, or 64 on the emulated GPU.
         """
     @property
     def architecture(self) -> str: ...
@@ -527,6 +530,10 @@ class Session:
     ) -> None:
         """
         Replaces the drafts of the next step; for tests.
+        """
+    def last_logits(self) -> bytes:
+        """
+        fp32 [tokens of the last step, vocab] as bytes.
         """
     def load(self, path: str) -> None: ...
     def logits(self) -> bytes:
@@ -630,6 +637,10 @@ class ModelSpeed:
         """
         config: the text of a config.json. Weights are random, in the formats of released checkpoints.
         """
+    def kernels(self, kind: str, rows: typing.SupportsInt | typing.SupportsIndex) -> list[str]:
+        """
+        The kernels that a pass launches, in order.
+        """
     def launch_times(
         self,
         kind: str,
@@ -639,18 +650,15 @@ class ModelSpeed:
         """
         (kernel, blocks, threads of a block, us) of each launch of a pass, in order: what the pass takes longer for it.
         """
-    def launches(self, kind: str, rows: typing.SupportsInt | typing.SupportsIndex) -> int:
-        """
-        Kernels that a pass launches.
-        """
     def pass_us(
         self,
         kind: str,
         rows: typing.SupportsInt | typing.SupportsIndex,
         repeats: typing.SupportsInt | typing.SupportsIndex = 20,
+        pending: typing.SupportsInt | typing.SupportsIndex = 1,
     ) -> float:
         """
-        Median time of a pass, replayed as a graph. kind: 'decode' (a row for each of `rows` sequences), 'verify' (`rows` rows of one), 'draft' (the MTP block), 'prefill' (the first `rows` tokens), 'head' (logits and maxima alone).
+        Median time of a pass, replayed as a graph. kind: 'decode' (a row for each of `rows` sequences), 'verify' (`rows` rows of one), 'draft' (the MTP block), 'iterate' (a speculative step of `rows` rows after one that added `pending` tokens), 'prefill' (the first `rows` tokens), 'head' (logits and maxima alone).
         """
     @property
     def has_mtp(self) -> bool: ...
@@ -686,7 +694,7 @@ class WeightGemmSpec:
 
 class Fp4GemmSpec:
     """
-    What an FP8 x FP4 kernel is. Fp4GemmSpec(block_m=16, ...) sets fields by name: form, a, split, d, groups, accumulate, per_token, queue, block_m, warpgroups, k_blocks, stages, load_warps, ctas_per_sm, copies_only, wide, cluster, fragment_sets, fast_accumulation. spec/fp4_gemm.h says what they mean.
+    What an FP8 x FP4 kernel is. Fp4GemmSpec(block_m=16, ...) sets fields by name: form, a, split, d, groups, accumulate, per_token, by_32, queue, block_m, warpgroups, k_blocks, stages, load_warps, ctas_per_sm, copies_only, wide, cluster, fragment_sets, fast_accumulation. spec/fp4_gemm.h says what they mean.
     """
     def __eq__(self, arg0: typing.Any) -> bool: ...
     def __hash__(self) -> int: ...
@@ -780,6 +788,19 @@ def decode(
     The fp32 values of codes, one in a byte; exact.
     """
 
+def dequantize_weights(
+    format: str,
+    n: typing.SupportsInt | typing.SupportsIndex,
+    k: typing.SupportsInt | typing.SupportsIndex,
+    data: typing.Annotated[numpy.typing.ArrayLike, numpy.uint8],
+    scales: typing.Annotated[numpy.typing.ArrayLike, numpy.uint8],
+    zeros: typing.Annotated[numpy.typing.ArrayLike, numpy.uint8],
+    global_scale: typing.SupportsFloat | typing.SupportsIndex,
+) -> numpy.ndarray:
+    """
+    fp32 [n, k] of such bytes.
+    """
+
 def device_headers() -> dict:
     """
     The device headers inside the library: name to text.
@@ -794,7 +815,7 @@ def encode(
     values: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], format: str
 ) -> numpy.typing.NDArray[numpy.uint8]:
     """
-    Codes, one in a byte, of fp32 values: e2m1, e4m3, e5m2 (nearest even, saturating), ue8m0_up or ue8m0_nearest.
+    Codes, one in a byte, of fp32 values: e2m1, e4m3, e5m2, ue4m3 (nearest even, saturating), ue8m0_up or ue8m0_nearest.
     """
 
 def enumerate_specs(problem: str, device: typing.Any = None) -> list[GemmSpec]:
@@ -866,7 +887,7 @@ def fp8_fp4_gemm_nt(
     stream=None,
 ):
     """
-    D = C + A B^T. a = (fp8 [m, k], fp32 scales [m, k / 128]), b the Fp4Weights of one matrix [n, k], d and c bf16 or fp32 [m, n]; or a bf16 [m, k], which weights of all forms but nv_single are widened for. Scales with stride 0 along K, one for each row, have faster kernels. The products are exact; sums are promoted to fp32 every 128 along K. With fast_accumulation, one scale for each row and many rows they may stay in the tensor core, which keeps 14 bits, over all of K (docs/numerics.md): a row's bits then depend on the batch. With many tokens all FP4 operations but fused_moe use a workspace of the stream: CUDA graphs of such calls, captured on one stream, must not run at the same time (docs/fp4.md).
+    D = C + A B^T. a = (fp8 [m, k], fp32 scales [m, k / 128] or [m, k / 32]), b the Fp4Weights of one matrix [n, k], d and c bf16 or fp32 [m, n]; or a bf16 [m, k], which weights of all forms but nv_single are widened for. Scales with stride 0 along K, one for each row, have faster kernels. The products are exact; sums are promoted to fp32 every 128 along K. With fast_accumulation, one scale for each row and many rows they may stay in the tensor core, which keeps 14 bits, over all of K (docs/fp4.md): a row's bits then depend on the batch. With many tokens all FP4 operations but fused_moe use a workspace of the stream: CUDA graphs of such calls, captured on one stream, must not run at the same time (docs/fp4.md).
     """
 
 def fp8_gemm_nt(
@@ -1066,7 +1087,7 @@ def m_grouped_fp8_fp4_gemm_nt_gathered(
     stream=None,
 ):
     """
-    Tokens wherever they lie: entries is int32 [experts, 4] of (expert, first slot, number of slots, unused), head int32 [4] of (number of entries, 0, 0, unused), both written on the device; a_rows and d_rows, int32 [slots], say which row of a [rows, k] a slot reads and which row of d [rows, n] it writes (the slot itself without them). The zeros of head are counters that each launch leaves at zero: one list serves one stream.
+    Tokens wherever they lie: entries is int32 [experts, 4] of (expert, first slot, number of slots, unused), head int32 [4] of (number of entries, 0, 0, unused), both written on the device; a_rows and d_rows, int32 [slots], say which row of a [rows, k] a slot reads and which row of d [rows, n] it writes (the slot itself without them). The zeros of head are counters that each launch leaves at zero: one list serves one stream. Entries of an expert or a first slot that does not exist are skipped, and so are slots whose row of d does not (-1); a row that a does not have is read as its row 0.
     """
 
 def m_grouped_fp8_fp4_gemm_nt_masked(
@@ -1372,6 +1393,16 @@ def open_bundle(path: str) -> int:
     Looks into this bundle first from now on; returns the number of kernels in it.
     """
 
+def pack_codes(
+    nibbles: typing.Annotated[numpy.typing.ArrayLike, numpy.uint8],
+    n: typing.SupportsInt | typing.SupportsIndex,
+    k: typing.SupportsInt | typing.SupportsIndex,
+    format: str,
+) -> numpy.ndarray:
+    """
+    The data of 4-bit codes [n, k / 2], the first of two in the low nibble.
+    """
+
 def pack_fp32_into_ue8m0(
     sf: typing.Any,
     out: typing.Any,
@@ -1470,6 +1501,13 @@ def quantize_into(
 ) -> None:
     """
     Quantises rows of x into codes and scales on their device; deep_gemm.fp4_formats.quantize_tokens says what they are. With source_rows and num_rows (int32 [rows] and [1]) row r < num_rows comes from row source_rows[r] / divisor of x, and is left alone where that is negative.
+    """
+
+def quantize_weights(
+    w: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], format: str, nearest_exponent: bool = False
+) -> tuple:
+    """
+    The bytes of data, scales and zero points, and the global scale, of W [n, k]: C++'s twin of deep_gemm.quantize.
     """
 
 def reset_dispatch_counts() -> None:

@@ -13,9 +13,11 @@ from typing import Any
 
 import click
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
+from deep_gemm import _C
 from deep_gemm.models import TextStream
 from deep_gemm.models.chat import TEMPLATES, Message, encode_chat
 from deep_gemm.runtime import Engine, Session, verify_exact
@@ -70,6 +72,13 @@ OPTIONS = [
         type=click.IntRange(0),
         help="Of what is drawn above temperature 0.",
     ),
+    click.option(
+        "--chunk",
+        default=0,
+        type=click.IntRange(0, 8192),
+        help="Tokens of a prompt that go through the model at once; 0: 1024, or 64 on the emulated GPU.",
+    ),
+    click.option("--adaptive", is_flag=True, help="Draft one token while second drafts are rarely accepted."),
     click.option("--strict", is_flag=True, help="Verify drafts one row at a time, as plain decoding would."),
     click.option("--stats", is_flag=True, help="Tokens a step, accepted by position, tokens/s."),
 ]
@@ -84,6 +93,8 @@ class Request:
     numerics: str
     context: int
     spec: int | None
+    chunk: int
+    adaptive: bool
     strict: bool
     max_tokens: int
     stats: bool
@@ -94,7 +105,7 @@ class Request:
     seed: int
 
     def session(self, engine: Engine) -> Session:
-        session = engine.session(window=self.spec, strict=self.strict)
+        session = engine.session(window=self.spec, adaptive=self.adaptive, strict=self.strict)
         session.set_sampling(
             temperature=self.temperature,
             top_k=self.top_k,
@@ -131,6 +142,7 @@ class Stats:
     steps: int = 0
     reached: list[int] = field(default_factory=lambda: [0] * 8)  # steps that drafted so many
     accepted: list[int] = field(default_factory=lambda: [0] * 8)
+    kept: int = 0  # of the prompt, from what came before
 
     def add(self, step: Any, seconds: float) -> None:
         self.steps, self.tokens, self.seconds = (
@@ -144,7 +156,8 @@ class Stats:
 
     def __str__(self) -> str:
         parts = [
-            f"prompt {self.prompt} tokens, {self.prompt / max(self.prefill_seconds, 1e-9):.1f} tokens/s",
+            f"prompt {self.prompt} tokens" + (f" ({self.kept} kept)" if self.kept else "") + ", "
+            f"{(self.prompt - self.kept) / max(self.prefill_seconds, 1e-9):.1f} tokens/s",
             f"{self.tokens} tokens in {self.steps} steps, {self.tokens / max(self.steps, 1):.2f} a step, "
             f"{self.tokens / max(self.seconds, 1e-9):.1f} tokens/s",
         ]
@@ -155,26 +168,34 @@ class Stats:
 
 
 def load(request: Request) -> Engine:
+    device = _C.Device(request.device)
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("loading weights", total=None)
         return Engine(
             request.model,
-            device=request.device or None,
+            device=device,
             numerics=request.numerics,
             context=request.context,
+            max_rows=max(request.chunk, 8) if request.chunk else 64 if device.emulated else 1024,
             progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
 
 
-def prefill(session: Session, tokens: list[int]) -> float:
-    """Feeds the tokens in chunks, with a progress bar; seconds."""
+def prefill(session: Session, tokens: list[int], told: Stats) -> None:
+    """Feeds what the session does not hold already, chunk by chunk, with a progress bar."""
     start, chunk = time.perf_counter(), session.engine.max_rows
+    same = next((i for i, (a, b) in enumerate(zip(session.tokens, tokens, strict=False)) if a != b), None)
+    first = min(len(session.tokens), len(tokens)) if same is None else same
+    told.kept = -1
+    if len(tokens) > session.engine.context:
+        session.sync(tokens)  # says so before a part of them is read
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("reading the prompt", total=len(tokens))
-        for end in [*range(chunk, len(tokens), chunk), len(tokens)]:
-            session.sync(tokens[:end])
+        for end in [*range(first + chunk, len(tokens), chunk), len(tokens)]:
+            kept = session.sync(tokens[:end])
+            told.kept = kept if told.kept < 0 else told.kept
             progress.update(task, completed=end)
-    return time.perf_counter() - start
+    told.prefill_seconds = time.perf_counter() - start
 
 
 def utf8(stream: Any) -> Any:
@@ -188,6 +209,9 @@ def utf8(stream: Any) -> Any:
 class Written:
     tokens: list[int] = field(default_factory=list)
     interrupted: bool = False
+    logits: list[NDArray[np.float32]] = field(
+        default_factory=list
+    )  # as decoding left them, where they are kept
 
 
 @contextmanager
@@ -200,39 +224,57 @@ def interruptible(written: Written) -> Iterator[None]:
         click.echo("\ninterrupted", err=True)
 
 
-def write(session: Session, tokens: list[int], request: Request, eos: int | None = None) -> Written:
+def write(
+    session: Session, tokens: list[int], request: Request, eos: int | None = None, keep_logits: bool = False
+) -> Written:
     """Continues `tokens`, printing as it goes."""
-    written = Written()
-    told = Stats(len(tokens), prefill(session, tokens))
+    written, told = Written(), Stats(len(tokens), 0.0)
     stream = TextStream(session.engine.tokenizer)
     out = utf8(sys.stdout)
     with interruptible(written):
         start = time.perf_counter()
+        if keep_logits:
+            written.logits.append(session.logits_of(tokens))
+            told.prefill_seconds = time.perf_counter() - start
+        else:
+            prefill(session, tokens, told)
+        start = time.perf_counter()
         for step in session.generate(request.max_tokens, eos):
             told.add(step, time.perf_counter() - start)
+            if keep_logits:
+                written.logits.append(session.last_logits())
             out.write(stream.push(step.tokens))
             out.flush()
             start = time.perf_counter()
-    written.tokens = session.tokens[len(tokens) :]  # with those of an interrupted step
-    out.write(stream.push(written.tokens[told.tokens :]) + stream.finish() + "\n")
+    if session.tokens[: len(tokens)] == tokens:  # else interrupted while the prompt was read
+        written.tokens = session.tokens[len(tokens) :]  # with those of an interrupted step
+        if keep_logits and sum(map(len, written.logits)) < len(session.tokens):
+            written.logits.append(session.last_logits())
+    out.write(stream.push(written.tokens[stream.taken :]) + stream.finish() + "\n")
     out.flush()
     if request.stats:
         click.echo(str(told), err=True)
     return written
 
 
-def check_exact(engine: Engine, tokens: list[int], max_tokens: int, spec: int | None) -> None:
-    difference = verify_exact(engine, tokens, max_tokens, window=spec)
+def check_exact(engine: Engine, tokens: list[int], request: Request, eos: int | None) -> None:
+    difference = verify_exact(
+        engine, tokens, request.max_tokens, window=request.spec, strict=request.strict, eos=eos
+    )
     if difference is not None:
         raise click.ClickException(f"--verify-exact: {difference}")
-    click.echo("verified: after every step, tokens and all state equal those of plain decoding", err=True)
+    click.echo(
+        "verified: after every step, tokens, logits and all state equal those of plain decoding", err=True
+    )
 
 
 @click.command()
 @click.argument("prompt", required=False)
 @click.option("--ignore-eos", is_flag=True, help="Go on after the end of the text.")
 @click.option(
-    "--dump-logits", type=click.Path(path_type=Path), help="fp32 [tokens, vocab] of all tokens as .npy."
+    "--dump-logits",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A file for what followed each token, prompt and text: fp32 [tokens, vocab], in NumPy's format.",
 )
 @click.option(
     "--verify-exact", "verify", is_flag=True, help="Compare every step's state with plain decoding first."
@@ -243,6 +285,7 @@ def generate(
 ) -> None:
     """Continues PROMPT, or what standard input holds."""
     text = prompt if prompt is not None else utf8(sys.stdin).read()
+    text = text.encode(errors="surrogateescape").decode(errors="replace")  # arguments may be any bytes
     if dump_logits is not None and not dump_logits.parent.is_dir():
         raise click.ClickException(
             f"generate: --dump-logits {dump_logits} is in no folder that exists; make {dump_logits.parent} first"
@@ -256,11 +299,13 @@ def generate(
     if not tokens:
         raise click.ClickException("generate: got an empty prompt, expected text")
     session = request.session(engine)
+    eos = -1 if ignore_eos else None
     if verify:
-        check_exact(engine, tokens, request.max_tokens, request.spec)
-    written = write(session, tokens, request, -1 if ignore_eos else None)
-    if dump_logits is not None:  # the same bits as while decoding: rows do not depend on their neighbours
-        np.save(dump_logits, engine.session(window=1).logits_of(tokens + written.tokens))
+        check_exact(engine, tokens, request, eos)
+    written = write(session, tokens, request, eos, keep_logits=dump_logits is not None)
+    if dump_logits is not None and written.logits:
+        with dump_logits.open("wb") as file:
+            np.save(file, np.concatenate(written.logits))
     if written.interrupted:
         sys.exit(INTERRUPTED)
 
@@ -291,6 +336,14 @@ def chat(request: Request, system: str, think: bool) -> None:
             begin = [] if engine.bos is None else [engine.bos]
             template = TEMPLATES[engine.architecture]
             tokens = begin + encode_chat(engine.tokenizer, template, messages, thinking=think)
-            produced = write(session, tokens, request).tokens
-            answer = engine.tokenizer.decode(produced).rpartition("</think>")[2].strip()
+            try:
+                written = write(session, tokens, request)
+            except (_C.Error, ValueError) as error:  # a context that is full, for instance
+                click.echo(f"Error: {error}\nyour last line was taken back; /clear starts anew", err=True)
+                messages.pop()
+                continue
+            if written.interrupted and not written.tokens:
+                messages.pop()
+                continue
+            answer = engine.tokenizer.decode(written.tokens).rpartition("</think>")[2].strip()
             messages.append(Message("assistant", answer))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from deep_gemm import _C
-from deep_gemm.utils.arrays import Array, is_torch
+from deep_gemm.utils.arrays import Array, is_torch, require_array
 
 
 def _on_host(x: Array) -> np.ndarray:
@@ -39,6 +39,8 @@ def pack_fp4_weights(
     The result's `report` says how many rows need more scales than a form has, which takes more memory but no precision,
     and what rounding the weights cost. Errors: ValueError, TypeError with what was got and expected.
     """
+    for tensor in (codes, scales):
+        require_array(tensor, "pack_fp4_weights")
     group = 32 if global_scale is None else 16
     if codes.ndim not in (2, 3) or scales.ndim != codes.ndim:
         raise ValueError(

@@ -33,6 +33,8 @@ def _matrix_of(w: Matrix) -> QuantizedMatrix:
         raise TypeError(
             f"linear: w is {name}, expected a QuantizedMatrix or a bf16 or fp16 tensor; deep_gemm.quantize makes one"
         )
+    if len(w.shape) != 2:
+        raise ValueError(f"linear: w has shape {tuple(w.shape)}, expected [n, k]")
     return QuantizedMatrix("bf16" if name == "bfloat16" else "fp16", int(w.shape[0]), int(w.shape[1]), w)
 
 
@@ -61,8 +63,44 @@ def _rows(tensor: Array | None) -> Array | None:
     )
 
 
-def _listed(value: Any, count: int) -> list[Any]:
-    return list(value) if isinstance(value, (list, tuple)) else [value] if count == 1 else [value] * count
+def _address(tensor: Array) -> int:
+    if arrays.is_torch(tensor):
+        return int(tensor.data_ptr())
+    interface = getattr(tensor, "__cuda_array_interface__", None) or tensor.__array_interface__
+    return int(interface["data"][0])
+
+
+def _rows_of_output(tensor: Array, what: str) -> Array:
+    """The same memory as [rows, columns]: what is written there has to arrive in `tensor`."""
+    rows = _rows(tensor)
+    if rows is not tensor and 0 not in tensor.shape and _address(rows) != _address(tensor):
+        raise ValueError(
+            f"{what} has shape {tuple(tensor.shape)} and rows at uneven distances, expected rows that lie as "
+            "those of a matrix; pass a contiguous one"
+        )
+    return rows
+
+
+def _pair(x: Activations, what: str) -> tuple[Array, Array | None]:
+    values, scales = x if isinstance(x, tuple) and len(x) == 2 else (x, None)
+    for part in (values, values if scales is None else scales):
+        if not hasattr(part, "shape"):
+            raise TypeError(
+                f"{what}: x is a {type(part).__name__}, expected an array or tensor, or a tuple (values, scales)"
+            )
+    return values, scales
+
+
+def _listed(value: Any, count: int, what: str) -> list[Any]:
+    """One for each matrix."""
+    several = isinstance(value, (list, tuple))
+    if value is None or (not several and count == 1):
+        return [value] * count
+    if not several:
+        raise TypeError(f"linear: {what} is one tensor, expected a sequence of {count}, one for each matrix")
+    if len(value) != count:
+        raise ValueError(f"linear: got {len(value)} of {what}, expected {count}, one for each matrix")
+    return list(value)
 
 
 def linear(
@@ -88,12 +126,12 @@ def linear(
               quantize(x, "int8_row") has them: exact integer sums, sm_90a.
     w         a QuantizedMatrix, or a bf16 or fp16 tensor; or two to four of one layout and k, which share one launch:
               then out, bias, residual and the result are sequences as well.
-    out       y, written in place: bf16, fp16 or fp32. None: a new tensor of out_dtype, by default x's type (bf16 for
-              pairs).
+    out       y, written in place: bf16, fp16 or fp32; no memory of it is an input's. None: a new tensor of out_dtype,
+              by default x's type (bf16 for pairs).
     strict    every row by the kernel of one row.
     invariant every row of y has the bits that it has alone, at any number of rows. Otherwise so up to 16 rows; with
               more, a plan may choose the large-batch form (explain_linear shows why), which agrees within a rounding
-              of bf16.
+              of bf16; of FP8 pairs beside fp8_128x128 it is fp8_gemm_nt, within 2^-11 of the sum of magnitudes.
     spec      the large-batch form by this kernel, at any number of rows: for tests and tuning.
     bias      [n]; residual [..., n], which may be out. Both have y's type, and are added in fp32 in this order.
 
@@ -101,21 +139,21 @@ def linear(
     """
     several = isinstance(w, (list, tuple))
     matrices = [_matrix_of(one) for one in (w if isinstance(w, (list, tuple)) else [w])]
-    values, scales = x if isinstance(x, tuple) else (x, None)
-    outs = _listed(out, len(matrices))
-    if any(one is None for one in outs):
-        kind = out_dtype or ("bf16" if scales is not None else None)
-        outs = [
-            _empty(values, (*values.shape[:-1], m.n), kind) if one is None else one
-            for one, m in zip(outs, matrices, strict=True)
-        ]
+    values, scales = _pair(x, "linear")
+    count = len(matrices)
+    outs = _listed(out, count, "out")
+    kind = out_dtype or ("bf16" if scales is not None else None)
+    outs = [
+        _empty(values, (*values.shape[:-1], m.n), kind) if one is None else one
+        for one, m in zip(outs, matrices, strict=True)
+    ]
     _C.linear(
         _rows(values),
         _rows(scales),
         [m.parts for m in matrices],
-        [_rows(one) for one in outs],
-        _listed(bias, len(matrices)) if bias is not None else [],
-        [_rows(one) for one in _listed(residual, len(matrices))] if residual is not None else [],
+        [_rows_of_output(one, "linear: out") for one in outs],
+        _listed(bias, count, "bias"),
+        [_rows(one) for one in _listed(residual, count, "residual")],
         False,
         0.0,
         strict,
@@ -148,7 +186,7 @@ def swiglu_linear(
     The other arguments are those of linear().
     """
     matrices = [_matrix_of(gate), _matrix_of(up)]
-    values, scales = x if isinstance(x, tuple) else (x, None)
+    values, scales = _pair(x, "swiglu_linear")
     if out is None:
         kind = out_dtype or ("bf16" if scales is not None else None)
         out = _empty(values, (*values.shape[:-1], matrices[0].n), kind)
@@ -156,7 +194,7 @@ def swiglu_linear(
         _rows(values),
         _rows(scales),
         [m.parts for m in matrices],
-        [_rows(out)],
+        [_rows_of_output(out, "swiglu_linear: out")],
         [] if bias is None else [bias],
         [] if residual is None else [_rows(residual)],
         True,
@@ -178,20 +216,22 @@ def quantize_activations(
     device: Any = None,
     stream: int | None = None,
 ) -> tuple[Array, Array]:
-    """x [m, k] -> (values, fp32 scales), on the device, row by row.
+    """x [..., k] -> (values, fp32 scales), on the device, row by row.
 
-    'q8'       int8 [m, k up to whole blocks of 32], scale amax / 127 of 32 elements
-    'fp8_128'  E4M3 [m, k], scale amax / 448 of 128 elements; 'fp8_32' of 32
+    'q8'       int8 [..., k up to whole blocks of 32], scale amax / 127 of 32 elements
+    'fp8_128'  E4M3 [..., k], scale amax / 448 of 128 elements; 'fp8_32' of 32
     """  # fmt: skip
+    block = {"q8": 32, "fp8_128": 128, "fp8_32": 32}.get(to)
+    if block is None:
+        raise ValueError(f"quantize_activations: got '{to}', expected q8, fp8_128 or fp8_32")
     if out is None:
-        block = {"q8": 32, "fp8_128": 128, "fp8_32": 32}.get(to)
-        if block is None:
-            raise ValueError(f"quantize_activations: got '{to}', expected q8, fp8_128 or fp8_32")
-        m, k = x.shape
+        arrays.require_array(x, "quantize_activations")
+        *rows, k = x.shape if len(x.shape) else (0, 0)
         columns = -(-k // 32) * 32 if to == "q8" else k
-        values = arrays.zeros(x, (m, columns), "int8" if to == "q8" else "fp8_e4m3")
-        out = values, arrays.zeros(x, (m, -(-k // block)), "fp32")
-    _C.quantize_activations(x, to, out[0], out[1], device, stream)
+        values = arrays.zeros(x, (*rows, columns), "int8" if to == "q8" else "fp8_e4m3")
+        out = values, arrays.zeros(x, (*rows, -(-k // block)), "fp32")
+    values, scales = (_rows_of_output(part, "quantize_activations: out") for part in out)
+    _C.quantize_activations(_rows(x), to, values, scales, device, stream)
     return out
 
 

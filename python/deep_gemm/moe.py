@@ -71,7 +71,7 @@ def fused_moe(
     are quantised to FP8 with a scale for 128 channels, x and silu(gate) * up alike; `bf16_activations` (x bf16, FP4
     weights of any form but nv_single) multiplies both as bf16 instead. Experts are added in the order of j.
     `invariant`: row t has the same bits in any batch. `workspace` from moe_workspace() makes a call allocate nothing
-    but `out`; then the call may be captured in a CUDA graph. Nothing is synchronised.
+    but `out`; then the call may be captured in a CUDA graph. Nothing is synchronised. `out` may be `x` or `shared`.
     """
     if len(x.shape) != 2 or len(topk_ids.shape) != 2:
         raise ValueError(

@@ -19,6 +19,9 @@ FP4_MAX = 6.0
 E4M3_MAX = 448.0
 UE4M3_MAX = 480.0  # without NaN
 SMALLEST = 2.0**-126
+FP16_MAX = 65504.0
+UE8M0_NAN = 255
+SQRT2_FRACTION = 0x3504F3  # of the last fp32 below the square root of 2
 # A value is above code c where it passes the midpoint to it; ties go to the even code.
 E2M1_MIDPOINTS = (
     (0.25, False),
@@ -38,6 +41,20 @@ def rint(x: Array) -> Array:
     return x.round() if arrays.is_torch(x) else np.rint(x)
 
 
+def signbit(x: Array) -> Array:
+    return x.signbit() if arrays.is_torch(x) else np.signbit(x)
+
+
+def where(condition: Array, x: Array, y: Array | float) -> Array:
+    """x where the condition holds, else y, in x's type."""
+    return x.where(condition, y) if arrays.is_torch(x) else np.where(condition, x, x.dtype.type(y))
+
+
+def divided(x: Array, divisor: float) -> Array:
+    """x / divisor, rounded once: PyTorch on a GPU multiplies with the reciprocal where the divisor is a number."""
+    return x / x.new_full((), divisor) if arrays.is_torch(x) else x / np.float32(divisor)
+
+
 def ldexp(exponent: Array) -> Array:
     """2^exponent in fp32, for integers from -127 to 127."""
     power = arrays.bits(arrays.contiguous(arrays.clamp(exponent + 127, 1, 254) << 23), "fp32")
@@ -55,6 +72,18 @@ def turned(part: Array | None, shape: tuple[int, int]) -> Array | None:
     if tuple(part.shape) != shape[::-1]:
         raise ValueError(f"scales have shape {tuple(part.shape)}, expected {shape[::-1]} in 'kn' order")
     return arrays.contiguous(part.T)
+
+
+def as_fp16(x: Array, name: str, what: str = "scale") -> Array:
+    """Rounded; a finite number that fp16 has none for is refused."""
+    wide = arrays.cast(x, "fp32")
+    largest = float(where(abs(wide) < float("inf"), abs(wide), 0.0).max()) if math.prod(x.shape) else 0.0
+    if largest >= FP16_MAX + 16:  # what rounds to infinity
+        raise ValueError(
+            f"{name}: a {what} is {largest:.6g}, expected at most {FP16_MAX:.0f}, the largest of fp16; divide the "
+            "weights, or take a layout with fp32 scales (fp8_*, int8_row, nvfp4)"
+        )
+    return arrays.contiguous(arrays.cast(x, "fp16"))
 
 
 def as_scales(x: Array, kind: str) -> Array:
@@ -158,11 +187,16 @@ def from_fragments(data: Array, k: int) -> Array:
     return codes.reshape(n, -1)[:, :k]
 
 
+def integers(x: Array, low: float, high: float) -> Array:
+    """Of whole numbers, clamped; 0 of a NaN, which has no integer (and whose scale is one)."""
+    return where(x == x, arrays.clamp(x, low, high), 0.0)
+
+
 def e2m1_codes(x: Array) -> Array:
     magnitude, code = abs(x), arrays.zeros(x, x.shape, "uint8")
     for midpoint, tie in E2M1_MIDPOINTS:
         code = code + arrays.cast((magnitude >= midpoint) if tie else (magnitude > midpoint), "uint8")
-    return code | (arrays.cast(x < 0, "uint8") << 3)
+    return where(x == x, code | (arrays.cast(signbit(x), "uint8") << 3), 7)  # as codec.h has it of a NaN
 
 
 def e2m1_values(codes: Array) -> Array:
@@ -175,14 +209,17 @@ def e2m1_values(codes: Array) -> Array:
 # ---- Scales of a byte
 
 
-def ue8m0_of(amax: Array, rounding: str) -> Array:
-    """Exponent + 127 of the power of two at or above (or nearest to, in the logarithm) amax / 6."""
-    wide = arrays.double(arrays.clamp(amax, SMALLEST)) / FP4_MAX
-    exponent = wide.log2() if arrays.is_torch(wide) else np.log2(wide)
-    exponent = exponent.ceil() if rounding == "ceil" and arrays.is_torch(wide) else (
-        np.ceil(exponent) if rounding == "ceil" else rint(exponent)
-    )  # fmt: skip
-    return arrays.cast(arrays.clamp(exponent, -127, 127), "int32")
+def ue8m0_code(x: Array, rounding: str) -> Array:
+    """The byte of the power of two at or above (or nearest to, in the logarithm) x, which is 2^-126 or more, or NaN."""
+    bits = arrays.bits(arrays.contiguous(x), "int32")
+    exponent, fraction = bits >> 23, bits & 0x7FFFFF
+    code = exponent + arrays.cast(fraction > (0 if rounding == "ceil" else SQRT2_FRACTION), "int32")
+    return arrays.cast(where(x == x, arrays.clamp(code, 0, UE8M0_NAN - 1), UE8M0_NAN), "uint8")
+
+
+def ue8m0_value(code: Array) -> Array:
+    wide = arrays.cast(code, "int32")
+    return where(wide != UE8M0_NAN, ldexp(wide - 127), float("nan"))
 
 
 def ue4m3_code(x: Array) -> Array:
@@ -214,59 +251,60 @@ def quantize_float4(weight: Array, row: dict[str, Any], rounding: str) -> Parts:
     amax = arrays.amax(abs(blocks), (2,))
     global_scale = 1.0
     if row["scale"] == "ue8m0":
-        exponent = ue8m0_of(amax, rounding)
-        scales, values = arrays.cast(exponent + 127, "uint8"), ldexp(exponent)
+        scales = ue8m0_code(divided(arrays.clamp(amax, FP4_MAX * SMALLEST), FP4_MAX), rounding)
+        small = ue8m0_value(scales)
     else:
         limit = E4M3_MAX if row["scale"] == "e4m3" else UE4M3_MAX
         largest = float(amax.max()) if math.prod(amax.shape) else 0.0
         global_scale = float(np.float32(largest / (limit * FP4_MAX))) or 1.0
-        ratio = arrays.clamp(amax / (FP4_MAX * global_scale), 0.0, limit)
+        ratio = arrays.clamp(divided(amax, FP4_MAX * global_scale), 0.0, limit)
         if row["scale"] == "e4m3":
             scales = arrays.bits(arrays.cast(ratio, "fp8_e4m3"), "uint8")
-            values = e4m3_value(scales) * global_scale
+            small = e4m3_value(scales)
         else:
             scales = ue4m3_code(ratio)
-            values = ue4m3_value(scales) * global_scale
-    divisor = values + arrays.cast(values == 0, "fp32")
-    codes = e2m1_codes(blocks / divisor[:, :, None]) * arrays.cast(values != 0, "uint8")[:, :, None]
+            small = ue4m3_value(scales)
+    # The reciprocal is rounded, then the product: docs/formats.md. A scale of 0 leaves zeros with their signs.
+    factor = where(small != 0, 1.0 / (where(small != 0, small, 1.0) * global_scale), 0.0)
+    codes = e2m1_codes(blocks * factor[:, :, None])
     n, k = weight.shape
     packed = pack_nibbles(codes.reshape(n, -1)[:, :k])
     return to_fragments(packed, k), arrays.bits(scales, "int8"), None, global_scale
 
 
-def quantize_int4(weight: Array, row: dict[str, Any]) -> Parts:
+def quantize_int4(weight: Array, name: str, row: dict[str, Any]) -> Parts:
     blocks = blocks_of(weight, row["block_k"])
     n, k = weight.shape
     zeros = None
     if row["has_zero"]:
-        low = arrays.clamp(-arrays.amax(-blocks, (2,)), -3e38, 0.0)
+        low = arrays.clamp(-arrays.amax(-blocks, (2,)), -math.inf, 0.0)
         high = arrays.clamp(arrays.amax(blocks, (2,)), 0.0)
-        scales = arrays.cast((high - low) / 15.0, "fp16")
+        scales = as_fp16(divided(high - low, 15.0), name)
         divisor = arrays.cast(scales, "fp32")
         divisor = divisor + arrays.cast(divisor == 0, "fp32")
-        zero = arrays.clamp(rint(-low / divisor), 0.0, 15.0)
+        zero = integers(rint(-low / divisor), 0.0, 15.0)
         zeros = arrays.bits(arrays.cast(zero, "uint8"), "int8")
     else:  # the larger end takes -8: one more step than a symmetric range has
         high, low = arrays.amax(blocks, (2,)), -arrays.amax(-blocks, (2,))
         signed = high * arrays.cast(high > -low, "fp32") + low * arrays.cast(high <= -low, "fp32")
-        scales = arrays.cast(signed / -8.0, "fp16")
+        scales = as_fp16(signed / -8.0, name)
         divisor = arrays.cast(scales, "fp32")
         divisor = divisor + arrays.cast(divisor == 0, "fp32")
-        zero = divisor * 0.0 + 8.0
-    codes = arrays.clamp(rint(blocks / divisor[:, :, None]) + zero[:, :, None], 0.0, 15.0)
+        zero = arrays.zeros(divisor, tuple(divisor.shape), "fp32") + 8.0
+    codes = integers(rint(blocks / divisor[:, :, None]) + zero[:, :, None], 0.0, 15.0)
     packed = pack_nibbles(arrays.cast(codes, "uint8").reshape(n, -1)[:, :k])
     return interleave(packed, k), scales, zeros, 1.0
 
 
-def quantize_q8_0(weight: Array, split: bool) -> Parts:
+def quantize_q8_0(weight: Array, name: str) -> Parts:
     blocks = blocks_of(weight, 32)
-    d = arrays.amax(abs(blocks), (2,)) / 127.0
+    d = divided(arrays.amax(abs(blocks), (2,)), 127.0)
     divisor = d + arrays.cast(d == 0, "fp32")
     inverse = arrays.cast(d != 0, "fp32") / divisor
-    codes = arrays.cast(arrays.clamp(rint(blocks * inverse[:, :, None]), -128.0, 127.0), "int8")
-    scales = arrays.cast(d, "fp16")
+    codes = arrays.cast(integers(rint(blocks * inverse[:, :, None]), -128.0, 127.0), "int8")
+    scales = as_fp16(d, name)
     n, k = weight.shape
-    if split:
+    if name == "q8_0_split":
         return arrays.contiguous(codes.reshape(n, -1)[:, :k]), scales, None, 1.0
     whole = arrays.zeros(codes, (n, codes.shape[1], 34), "int8")
     whole[:, :, :2] = arrays.bits(arrays.contiguous(scales), "int8").reshape(n, -1, 2)
@@ -277,24 +315,27 @@ def quantize_q8_0(weight: Array, split: bool) -> Parts:
 def quantize_rows(weight: Array, integer: bool) -> Parts:
     wide = arrays.cast(weight, "fp32")
     amax = arrays.amax(abs(wide), (1,), keepdims=True)
-    scales = amax / (127.0 if integer else E4M3_MAX)
+    scales = divided(amax, 127.0 if integer else E4M3_MAX)
     divisor = scales + arrays.cast(scales == 0, "fp32")
     quotient = wide / divisor
     if integer:
-        return arrays.cast(arrays.clamp(rint(quotient), -127.0, 127.0), "int8"), scales, None, 1.0
+        return arrays.cast(integers(rint(quotient), -127.0, 127.0), "int8"), scales, None, 1.0
     return arrays.cast(quotient, "fp8_e4m3"), scales, None, 1.0
 
 
+@np.errstate(invalid="ignore", over="ignore", divide="ignore")
 def quantize(weight: Array, name: str, row: dict[str, Any], rounding: str) -> Parts:
-    """data, scales, zeros, global scale."""
+    """data, scales, zeros, global scale. NaN and infinity go where the arithmetic takes them, without a word."""
+    if name == "fp16":
+        return as_fp16(weight, name, "weight"), None, None, 1.0
     if row["element_bits"] == 16:
         return arrays.contiguous(arrays.cast(weight, name)), None, None, 1.0
     if row["element"] == "fp4_e2m1":
         return quantize_float4(weight, row, rounding)
     if row["element_bits"] == 4:
-        return quantize_int4(weight, row)
+        return quantize_int4(weight, name, row)
     if name in ("q8_0", "q8_0_split"):
-        return quantize_q8_0(weight, name == "q8_0_split")
+        return quantize_q8_0(weight, name)
     if row["block_k"] == 0:
         return quantize_rows(weight, name == "int8_row")
     if row["block_rows"] == 128:
@@ -302,6 +343,7 @@ def quantize(weight: Array, name: str, row: dict[str, Any], rounding: str) -> Pa
     return *per_token_cast_to_fp8(weight, gran_k=32), None, 1.0
 
 
+@np.errstate(invalid="ignore", over="ignore")
 def dequantize(w: QuantizedMatrix) -> Array:
     from deep_gemm.quantized import FORMATS
 
@@ -327,7 +369,7 @@ def dequantize(w: QuantizedMatrix) -> Array:
     assert w.scales is not None
     codes = arrays.bits(w.scales, "uint8") if row["scale"] in ("ue8m0", "e4m3", "ue4m3") else w.scales
     if row["scale"] == "ue8m0":
-        scales = ldexp(arrays.cast(codes, "int32") - 127)
+        scales = ue8m0_value(codes)
     elif row["scale"] == "e4m3":
         scales = e4m3_value(codes)
     elif row["scale"] == "ue4m3":

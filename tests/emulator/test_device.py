@@ -19,10 +19,10 @@ def emulator() -> _C.Device:
 
 
 @pytest.mark.parametrize(
-    ("name", "arch", "sms"), [("sm_90a", "90a", 132), ("sm_100a", "100a", 148), ("sm_120a", "120a", 170)]
+    ("arch", "sms"), [("80", 108), ("89", 128), ("90a", 132), ("100a", 148), ("120a", 170), ("121a", 48)]
 )
-def test_models(name: str, arch: str, sms: int) -> None:
-    device = _C.Device(f"emulator:{name}")
+def test_models(arch: str, sms: int) -> None:
+    device = _C.Device(f"emulator:sm_{arch}")
     assert (device.arch, device.num_sms, device.emulated, device.image_kind) == (arch, sms, True, "ptx")
     y = np.zeros(32, np.int32)
     run_kernel(device, COPY, "f", np.arange(32, dtype=np.int32), y)

@@ -157,6 +157,22 @@ def zero_case() -> Gemv:
     )  # fmt: skip
 
 
+def shifted_case() -> Gemv:
+    """Nineteen scales in a row: every other row of them starts between words, the last of all at its end."""
+    rng = np.random.default_rng(8)
+    n, k, tokens = 37, 19 * 128, 2
+    codes = rng.integers(0, 256, (n, k // 2)).astype(np.uint8)
+    scales = np.exp2(rng.integers(-2, 3, (n, k // 128))).astype(np.float16)
+    x = small_integers(rng, (tokens, k)).astype(ml_dtypes.bfloat16)
+    matrix = QuantizedMatrix.from_parts("int4_128", codes, scales)
+    ring = 8 * 2 * align(16 * (128 + 8), 128)
+    return Gemv(
+        "shifted scales", "gemv_resident", ".w = Quant::int4_128, .y = Format::fp32, .stages = 2, .groups = 1, .row_alignment = 2, .resident = true",
+        matrix, (x, None), ring + 2 * 8 * WARP_BYTES + 32 + tokens * (2 * align(k, 256) + 64), 16,
+        x.astype(np.float64) @ quant.dequantize(matrix).T, 0.0,
+    )  # fmt: skip
+
+
 def q8_case(name: str = "q8_0", n: int = 37) -> Gemv:
     rng = np.random.default_rng(3)
     k = 32 * 70
@@ -204,6 +220,7 @@ CASES = {
         nvfp4_case(),
         resident_case(),
         zero_case(),
+        shifted_case(),
         q8_case(),
         q8_case("q8_0 whole", 32),
         q8_bulk_case(),
@@ -277,7 +294,7 @@ BUGS = {
         Bug("both pieces of scales are the first", "                        lane % kPieces * kPieceBytes +\n", "", 8),
         Bug("scales of the tokens for the first block of a visit", "(visit * TokenScales<S>::kBlocks + block) * S.tokens", "visit * TokenScales<S>::kBlocks * S.tokens", 8),
         Bug("rows past the end are read", "(tile + 1) * block_rows_of(S) > p.w[0].n", "tile * block_rows_of(S) > p.w[0].n", 8),
-        Bug("scales of rows eight below", "stage + kScales + stage_row * kScaleBytes", "stage + kScales + lane / 4 * kScaleBytes", 8),
+        Bug("scales of rows eight below", "stage + kScales + stage_row * kStageScaleBytes", "stage + kScales + lane / 4 * kStageScaleBytes", 8),
     ],
     "zero points": [
         Bug("those of the other visit in the piece", "group_warp() % 2 * 8 * kVisitZeros", "(1 - group_warp() % 2) * 8 * kVisitZeros", 8),
@@ -286,6 +303,13 @@ BUGS = {
         Bug("those of the visit before", "zeros += kGemvWarps * kVisitZeros;", "zeros += 0;", 8),
         Bug("visits of a tile go on in the next", " - turns * (kGemvWarps * kVisitZeros)", "", 8),
         Bug("pieces where another warp's begin", "visit * kVisitZeros / kZeroBytes * kZeroBytes", "visit * kVisitZeros / kZeroBytes * kVisitZeros", 8),
+    ],
+    "shifted scales": [
+        Bug("copied from between words", "static_cast<u32>(reinterpret_cast<u64>(scales[i]) % kPieceBytes)", "0", 8),
+        Bug("the end of a shifted row comes too early", "present(place, scale_bytes + shift, kPieceBytes)", "present(place, scale_bytes, kPieceBytes)", 8),
+        Bug("the end of the rows is not cut", "present(place, scale_bytes + shift, kPieceBytes)", "kPieceBytes", 8),
+        Bug("rows that start between words are read as others", "stage_row % 2 ? before >> 16", "false ? before >> 16", 8),
+        Bug("the second word is the first", "behind = ptx::ld_shared_u32(mine + 4)", "behind = ptx::ld_shared_u32(mine)", 8),
     ],
     "q8_0": [
         Bug("another order of the places", "sum_of_places<2 * Step>(first + Step * kPartElements * 4)", "sum_of_places<2 * Step>(first + (Step == 2 ? 16 : Step == 16 ? 2 : Step) * kPartElements * 4)", 8),

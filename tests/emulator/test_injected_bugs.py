@@ -68,8 +68,7 @@ class Launch:
     arrays: dict[str, Array]
     pack: Callable[[Any, dict[str, int]], bytes]  # device, addresses -> parameter bytes
     expected: dict[str, Array]
-    tolerance: float = 0.0  # of an element, or of `unit` where that is more
-    unit: float = 1.0
+    tolerance: float = 0.0
     cluster: int = 1
     outputs: dict[str, Array] = field(default_factory=dict)
 
@@ -107,7 +106,7 @@ class Launch:
             got = self.outputs[name].astype(np.float64)
             if not np.isfinite(got).all():
                 return False
-            if (np.abs(got - expected) > self.tolerance * np.maximum(np.abs(expected), self.unit)).any():
+            if (np.abs(got - expected) > self.tolerance * np.maximum(np.abs(expected), 1.0)).any():
                 return False
         return True
 

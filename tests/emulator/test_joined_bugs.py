@@ -104,7 +104,7 @@ def attention_rows() -> tuple[Any, str]:
                             "positions", None, f"state_{name}", None, [f"rows_{name}", (0,), (dim,), 1, 2, 1, 0, None],
                             tokens, dim, 64, 4, 1e-6, 1, tokens])  # fmt: skip
     arrays |= {name: np.full(value.shape, np.nan, np.float32) for name, value in expected.items()}
-    norm = [["x", (256,), (0,)], ["y", (256,), (0,)], "norm_weight", None, None, 1, 256, 1e-6]
+    norm = [["x", (256,), (0,)], ["y", (256,), (0,)], "norm_weight", None, None, None, 1, 256, 1e-6]
     write = [["latent", (dim,), (0,)], "weight", "frequencies", "positions", None,
              ["ring", (0,), (dim,), 1, tokens, 1, 0, None], dim, 64, 1e-6]  # fmt: skip
     params = pack(norm, write, *compressors, 8, 16, 17)

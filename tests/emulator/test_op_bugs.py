@@ -59,6 +59,7 @@ def hc_mix() -> tuple[Any, str]:
         [None, (0,), (0,)],
         None,
         None,
+        None,
         "post",
         "comb",
         rows,
@@ -102,7 +103,7 @@ def hc_mix_staged() -> tuple[Any, str]:
     }
     arrays = {"x": x, "add": add, "fn": fn, "base": base, "scale": scale, "post": post, "comb": comb,
               "y": np.full(y.shape, np.nan, np.float32)}  # fmt: skip
-    params = pack(["x", (4 * d,), (d,)], "fn", "base", "scale", None, ["y", (d,), (0,)], ["add", (d,), (0,)], None, None,
+    params = pack(["x", (4 * d,), (d,)], "fn", "base", "scale", None, ["y", (d,), (0,)], ["add", (d,), (0,)], None, None, None,
                   "post", "comb", rows, d, 20, 1, 1e-6, 1e-6, *[None, (0,)] * 24, 0, 0)  # fmt: skip
     launch = bugs.Launch(
         "deep_gemm::hc_mix<kSpec>", (8,), 544, 212992, arrays, params, expected, 2e-2, cluster=8
@@ -283,7 +284,7 @@ BUGS = [
     ("project_mma", Bug("a warp is left out", "u32 warp = 1; warp < kProjectWarps", "u32 warp = 2; warp < kProjectWarps", 8)),
     ("project_mma", Bug("pairs of a step change places", "weights.word[r][0], step, a[0], a[2]", "weights.word[r][0], step, a[2], a[0]", 8)),
     ("hc_mix", Bug("shares read before they are there", "Plan.partials);\n        ptx::cluster_sync();", "Plan.partials);\n        ptx::cluster_arrive();\n        if (warp != 0) ptx::cluster_wait();")),
-    ("hc_mix", Bug("leaves while a peer reads", "            ptx::cluster_wait();\n            ptx::cluster_arrive();\n            ptx::cluster_wait();\n        }\n        return;", "            ptx::cluster_wait();\n        }\n        return;")),
+    ("hc_mix", Bug("leaves while a peer reads", "            ptx::cluster_arrive();\n            ptx::cluster_wait();\n        }\n        return;", "        }\n        return;")),
     ("hc_mix", Bug("shares of the round before are still read", "        if (first >= stride) ptx::cluster_wait();\n", "")),
     ("hc_mix_staged", Bug("a round's rows read before they are there", "ptx::cp_async_wait<0>();\n            ptx::sync_warp();", "ptx::sync_warp();")),
     ("hc_mix_staged", Bug("this round's rows again", "staged.bring(p, first + stride,", "staged.bring(p, first,", 8)),

@@ -31,7 +31,7 @@ def rms_norm() -> tuple[Launch, str]:
     x, weight = real(rng, (rows, inner, d)), real(rng, (d,))
     x[1] *= 3
     view = ((inner * d,), (d,))
-    params = pack(["x", *view], ["y", *view], "weight", None, None, inner, d, eps)
+    params = pack(["x", *view], ["y", *view], "weight", None, None, None, inner, d, eps)
     arrays = {"x": x, "weight": weight, "y": np.full(x.shape, np.nan, np.float32)}
     launch = Launch("deep_gemm::rms_norm<kSpec>", (rows * inner,), 128, 16, arrays, params,
                     {"y": ref.rms_norm(x, weight, eps)}, 1e-5)  # fmt: skip

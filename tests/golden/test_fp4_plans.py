@@ -42,7 +42,11 @@ def problems() -> list[str]:
         f"fp4_gemm gathered groups=256 m={6 * tokens} n={n} k={k} form={form}"
         for form, (n, k), tokens in product(("nv_single", "nv_exact"), MOE_NK[:2], (1, 16, 64, 256, 1024))
     ]
-    return gathered + others + nvfp4
+    by_32 = [
+        f"fp4_gemm gathered groups=256 m={6 * tokens} n={n} k={k} by_32"
+        for (n, k), tokens in product(MOE_NK[:2], (1, 64, 1024))
+    ]
+    return gathered + others + nvfp4 + by_32
 
 
 def plan_line(problem: str) -> str:

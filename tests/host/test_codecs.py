@@ -124,6 +124,23 @@ def test_ue8m0_decodes(device: Any) -> None:
         assert np.isnan(got[255]) and (got[:255] == expected[:255]).all() and got[0] == 2.0**-127
 
 
+def test_ue4m3(device: Any) -> None:
+    """Every code decodes to its definition; every value, middle and neighbour encodes to the nearest, ties to even."""
+    codes = np.arange(128, dtype=np.uint8)
+    values = ((1 + (codes & 7) / 8) * np.exp2((codes >> 3) - 7.0)).astype(np.float32)
+    for got in (_C.decode(codes, "ue4m3"), device_map(device, "ue4m3_to_f32", codes, np.float32)):
+        assert (got == values).all()
+    middles = (values[1:] + values[:-1]) / 2
+    near = [np.nextafter(middles, np.float32(to)) for to in (0, np.inf)]
+    even = codes[:-1] + codes[:-1] % 2
+    x = np.concatenate(
+        [values, -values, *near, middles, np.float32([0, 1e-40, 2.0**-8, 481, 1e30, np.inf, np.nan])]
+    )
+    expected = np.concatenate([codes, codes, codes[:-1], codes[1:], even, [0, 0, 0, 127, 127, 127, 127]])
+    assert (_C.encode(x, "ue4m3") == expected).all()
+    assert (device_map(device, "f32_to_ue4m3", x, np.uint8) == expected).all()
+
+
 def test_shapes_and_unknown_formats() -> None:
     assert _C.encode(np.zeros((2, 0, 3), np.float32), "e4m3").shape == (2, 0, 3)
     assert _C.decode(np.zeros((3, 2), np.uint8), "e2m1").shape == (3, 2)

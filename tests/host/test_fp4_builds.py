@@ -15,13 +15,24 @@ PROBLEMS = [
     "fp4_gemm gathered groups=256 m=384 n=4096 k=2048 form=mx_e5m2",
     "fp4_gemm gathered groups=256 m=384 n=4096 k=2048 split",
     "fp4_gemm contiguous groups=8 m=4096 n=4096 k=7168",
+    "fp4_gemm gathered groups=256 m=49152 n=4096 k=4096 per_token fast_accumulation",
     "fp4_gemm masked groups=32 m=128 expected_m=4 n=4096 k=7168",
-    *(f"fp4_gemm gathered groups=256 m={6 * t} n=4096 k=4096 a=bf16" for t in (1, 64, 256, 1024, 8192)),
+    *(
+        f"fp4_gemm gathered groups=256 m={6 * t} n=4096 k=4096 a=bf16"
+        for t in (1, 64, 256, 1024, 2048, 4096, 8192, 16384)
+    ),
     "fp4_gemm gathered groups=256 m=384 n=4096 k=2048 form=nv_exact a=bf16 split",
+    "fp4_gemm gathered groups=256 m=24576 n=4096 k=2048 form=nv_exact a=bf16 split",
+    "fp4_gemm gathered groups=256 m=49152 n=4096 k=2048 form=nv_exact per_token",
+    "fp4_gemm contiguous groups=8 m=8192 n=4096 k=4096 a=bf16",
+    "fp4_gemm m=2048 n=4096 k=4096 a=bf16 d=fp32 accumulate",
     "fp4_gemm gathered groups=256 m=6144 n=4096 k=2048 form=mx_e5m2 a=bf16",
+    *(f"fp4_gemm gathered groups=256 m={6 * t} n=4096 k=4096 by_32" for t in (1, 256, 1024)),
+    "fp4_gemm contiguous groups=8 m=4096 n=4096 k=2048 by_32 split d=fp32 form=nv_exact",
     "fp4_gemm m=100 n=2880 k=2880 d=fp32 accumulate a=bf16",
     "fp4_gemm m=100 n=2880 k=2880 d=fp32 accumulate",
     "fp4_gemm m=4096 n=4096 k=4096 d=fp32 accumulate",
+    "fp4_gemm m=1024 n=4096 k=4096",
     "fp4_gemm psum groups=16 m=16384 expected_m=900 n=4096 k=4096 form=mx_e5m2",
     "fp4_gemm masked groups=8 m=1024 expected_m=100 n=4096 k=4096 accumulate",
     "fp4_gemm gathered groups=256 m=49152 n=4096 k=2048 form=mx_e5m2 split d=fp32",
@@ -60,9 +71,12 @@ def test_the_widest_blocks_with_two_sets_of_fragments(per_token: bool, block_m: 
     assert stats["spill_store_bytes"] == stats["spill_load_bytes"] == stats["stack_bytes"] == 0, spec
 
 
-@pytest.mark.parametrize("groups", ["dense", "masked", "gathered"])
-def test_arrange_builds(groups: str) -> None:
-    spec = f"deep_gemm::ArrangeSpec{{.groups = deep_gemm::GroupMode::{groups}}}"
+@pytest.mark.parametrize(
+    ("groups", "a"),
+    [("dense", "fp8_e4m3"), ("masked", "fp8_e4m3"), ("gathered", "fp8_e4m3"), ("gathered", "bf16")],
+)
+def test_arrange_builds(groups: str, a: str) -> None:
+    spec = f"deep_gemm::ArrangeSpec{{.groups = deep_gemm::GroupMode::{groups}, .a = deep_gemm::Format::{a}}}"
     source = _C.KernelSource(
         "arrange", "#include <deep_gemm/kernel/arrange.cuh>\n", f"deep_gemm::arrange<{spec}>"
     )
@@ -93,18 +107,25 @@ def test_an_illegal_spec_has_no_source() -> None:
     ("fields", "words"),
     [
         ({"block_m": 40}, "32 to 256 in steps of 16"),
+        ({"by_32": True}, "and the few-token kernel's"),
+        ({"by_32": True, "wide": False, "block_m": 40}, "block_m is at most 32"),
         ({"warpgroups": 1}, "2 to 4 warpgroups"),
         ({"ctas_per_sm": 2}, "an SM of its own"),
         ({"k_blocks": 2}, "is one blob, brought by one warp"),
         ({"cluster": 3}, "clusters of 1, 2 or 4 CTAs"),
         ({"fragment_sets": 3}, "one or two sets"),
-        ({"form": "nv_exact"}, "weights of one term"),
+        ({"form": "nv_exact", "fragment_sets": 2}, "has two sets of fragments anyway"),
+        ({"a": "bf16", "fragment_sets": 2}, "has two sets of fragments anyway"),
+        ({"a": "bf16", "block_m": 64}, "block_m 80 at least"),
+        ({"a": "bf16", "block_m": 224, "stages": 3}, "accumulators do not fit"),
+        ({"groups": "contiguous", "cluster": 2, "block_m": 256, "stages": 5}, "have block_m 240 at most"),
         ({"split": True, "fragment_sets": 2}, "no registers for a second set"),
         ({"split": True, "accumulate": True, "groups": "gathered"}, "or added outputs"),
         ({"per_token": True, "fragment_sets": 2, "block_m": 176}, "block_m is at most 160"),
         ({"groups": "gathered", "queue": True}, "fixed turns"),
         ({"stages": 2}, "3 to 24 stages"),
-        ({"block_m": 256, "warpgroups": 3}, "accumulators do not fit"),
+        ({"block_m": 256, "stages": 5}, "have block_m 240 at most"),
+        ({"block_m": 256, "warpgroups": 3, "cluster": 2}, "accumulators do not fit"),
         ({"stages": 24}, "stages do not fit shared memory"),
         ({"wide": False, "cluster": 2}, "are the wide kernel's"),
         ({"wide": False, "fragment_sets": 2}, "are the wide kernel's"),

@@ -15,10 +15,11 @@ ALL_SEEN = ".compressed = true, .picks = true, .sinks = true, .rotate = true"
 MMA_BF16 = ".y = Format::bf16"
 MMA_MIXED = ".w = Format::fp8_e4m3, .w_scale = Format::fp32, .y = Format::bf16"
 MMA_FP8 = ".x = Format::fp8_e4m3, " + MMA_MIXED
-HC = ".x = Format::bf16, .y = Format::bf16, .weight = Format::fp32, .add = Format::bf16, .fp8 = true"
-HC_WIDE = HC.replace(".fp8", ".threads = 256, .steps = 4, .fp8")
+HC = ".x = Format::bf16, .y = Format::bf16, .weight = Format::fp32, .add = Format::bf16, .narrow = true"
+MXFP4, NVFP4 = ", .recipe = Recipe::mxfp4", ", .recipe = Recipe::nvfp4"
+HC_WIDE = HC.replace(".narrow", ".threads = 256, .steps = 4, .narrow")
 ROWS = (
-    ".norm = {.x = Format::bf16, .y = Format::bf16, .weight = Format::fp32, .fp8 = true}, "
+    ".norm = {.x = Format::bf16, .y = Format::bf16, .weight = Format::fp32, .narrow = true}, "
     ".write = {.x = Format::bf16, .weight = Format::fp32, .rows = Format::fp8_e4m3}"
 )
 COMPRESSORS = (
@@ -46,7 +47,14 @@ KERNELS = {
         "expert_down": ["", FP8, FP4 + ", .add = Format::fp32"],
     },
     ("norm", "NormSpec"): {
-        "rms_norm": ["", ".weight = Format::bf16", ".y = Format::bf16, .weight = Format::fp32, .fp8 = true"]
+        "rms_norm": [
+            "",
+            ".weight = Format::bf16",
+            *(
+                ".y = Format::bf16, .weight = Format::fp32, .narrow = true" + more
+                for more in ("", MXFP4, NVFP4 + ", .rule = ScaleRule::exact")
+            ),
+        ]
     },
     ("scale_layout", "ScaleLayoutSpec"): {
         "transpose_fp32": ["", ".rows_are_neighbours = true"],
@@ -64,9 +72,12 @@ KERNELS = {
             ".head = true",
             ".streams = 2",
             HC,
-            HC.replace(".fp8", ".tokens = 2, .fp8"),
-            HC.replace(".fp8", ".tokens = 4, .fp8"),
-            HC.replace(".fp8", ".tokens = 8, .fp8"),
+            HC + MXFP4,
+            HC.replace(".narrow", ".tokens = 8, .narrow") + NVFP4,
+            HC_WIDE + NVFP4,
+            HC.replace(".narrow", ".tokens = 2, .narrow"),
+            HC.replace(".narrow", ".tokens = 4, .narrow"),
+            HC.replace(".narrow", ".tokens = 8, .narrow"),
             HC_WIDE,
         ],
         "hc_post": ["", ".x = Format::bf16"],
@@ -80,10 +91,18 @@ KERNELS = {
         "cache_write": [""],
     },
     ("compressor", "CompressorSpec"): {
-        "compressor_update": ["", ".overlap = false", ".rows = Format::fp8_e4m3, .journal = true"],
+        "compressor_update": [
+            "",
+            ".overlap = false",
+            ".rows = Format::fp8_e4m3, .journal = true",
+            ".rows = Format::fp4_e2m1, .finish = RowFinish::hadamard_fp4",
+        ],
         "compressor_restore": [""],
     },
-    ("indexer", "IndexScoreSpec"): {"index_scores": ["", ".query = Format::bf16, .rows = Format::bf16"]},
+    ("indexer", "IndexScoreSpec"): {
+        "index_scores": ["", ".query = Format::bf16, .rows = Format::bf16", ".rows = Format::fp4_e2m1"]
+    },
+    ("indexer", "IndexMmaSpec"): {"index_mma": ["", ".rows = Format::fp4_e2m1"]},
     ("top_k", "TopKSpec"): {"top_k": ["", ".held = 32768", ".cluster = 8", ".cluster = 8, .held = 32768"]},
     ("attention", "AttentionSpec"): {"attention": ["", ALL_FP8]},
     ("latent_mma", "LatentMmaSpec"): {

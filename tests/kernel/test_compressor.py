@@ -200,6 +200,18 @@ def test_finish(device: Any, finish: str) -> None:
             page_rows=2,
         )["rows"]
         assert (ref.read_fp8_rows(pages, 2)[0] == got).all()
+    else:
+        pages = np.full((1, 1, ops.index_page_bytes(2)), 0x7F, np.int8)
+        pages = run(
+            device,
+            "compressor_update",
+            {"state": outputs["state"], "rows": pages},
+            **chunk(c, 0, 8),
+            finish=finish,
+            page_rows=2,
+        )["rows"]
+        assert (ref.read_fp4_rows(pages, 2)[0] == got).all()
+        assert (pages[0, 0, 2 * 68 :] == 0x7F).all(), "beyond the rows"
 
 
 def test_bad_input(emulator: Any) -> None:
@@ -209,5 +221,10 @@ def test_bad_input(emulator: Any) -> None:
         ops.compressor_update(**c, **{**outputs, "state": state_of(1, 128, False)}, device=emulator)
     with pytest.raises(ValueError, match=r"ape has shape \[4, 256\], expected \[5, 256\]"):
         ops.compressor_update(**{**c, "ratio": 5}, **outputs, device=emulator)
+    pages = np.zeros((1, 1, ops.index_page_bytes(2)), np.int8)
+    with pytest.raises(ValueError, match="FP4 rows with finish hadamard, expected hadamard_fp4"):
+        ops.compressor_update(
+            **c, **{**outputs, "rows": pages}, page_rows=2, finish="hadamard", device=emulator
+        )
     with pytest.raises(ValueError, match="finish is 'fp16', expected one of none"):
         ops.compressor_update(**c, **outputs, finish="fp16", device=emulator)

@@ -76,6 +76,7 @@ BAD: list[tuple[Any, Any, type[Exception], str]] = [
     (np.zeros((64, 16), np.uint8), np.zeros((64, 2), np.uint8), ValueError, "multiple of 32"),
     (np.zeros((64, 15), np.uint8), np.zeros((64, 1), np.uint8), ValueError, "multiple of 32"),
     (np.zeros((2, 64, 16), np.uint8), np.zeros((64, 1), np.uint8), ValueError, "experts"),
+    ([[0]], np.zeros((1, 1), np.uint8), TypeError, "got a list"),
     (np.zeros((64, 16), np.int32), np.zeros((64, 1), np.uint8), TypeError, "bytes"),
     (np.zeros((64, 16), np.uint8), np.zeros((64, 1), np.float64), TypeError, "UE8M0"),
     (np.zeros((64, 16), np.uint8), np.full((64, 1), 3.0, np.float32), ValueError, "powers of two"),

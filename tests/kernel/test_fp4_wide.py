@@ -34,6 +34,7 @@ DENSE = [
     (Case(96, 384, m=40, per_token=True), PAIR),
     (Case(66, 384, m=33, per_token=True, accumulate=True, d="fp32"), {}),
     (Case(600, 256, m=20), {"cluster": 4}),
+    (Case(64, 176, m=20, form="nv_single"), {}),  # K ends within a word's group of 32
 ]
 
 
@@ -116,6 +117,34 @@ SPECS: list[dict[str, Any]] = [
     {"block_m": 96, "fragment_sets": 2, "cluster": 2},
     {"block_m": 256, "stages": 3, "cluster": 2},
 ]
+
+
+PARTS = {"cluster": 2, "block_m": 80}
+IN_PARTS = [
+    Case(66, 160, m=33, bf16_tokens=True),
+    Case(130, 288, m=70, d="fp32", accumulate=True, bf16_tokens=True),
+    Case(64, 176, m=20, form="nv_exact", bf16_tokens=True),
+    Case(66, 288, m=40, span=(106, 135), form="mx_e4m3", bf16_tokens=True),
+    Case(66, 256, m=17, form="mx_e5m2", span=(100, 129), bf16_tokens=True),
+    Case(66, 176, m=33, form="nv_exact"),
+    Case(130, 384, m=70, form="nv_exact", per_token=True, d="fp32"),
+    Case(66, 288, m=40, span=(1, 0x7F), form="nv_exact"),
+]
+
+
+@pytest.mark.parametrize("case", IN_PARTS, ids=str)
+def test_blobs_in_two_parts(device: Any, case: Case) -> None:
+    """bf16 tokens, whose K comes in two tiles, and weights of two terms."""
+    both(run_dense, device, case, PARTS)
+
+
+@pytest.mark.parametrize("form", [{"bf16_tokens": True}, {"form": "nv_exact"}], ids=str)
+def test_groups_of_blobs_in_two_parts(device: Any, form: dict[str, Any]) -> None:
+    both(run_gathered, device, Case(66, 160, rows=(0, 3, 0, 70, 1), **form), PARTS, launches=2)
+    both(run_masked, device, Case(66, 160, m=75, rows=(0, 75, 1, 9), **form), PARTS)
+    both(run_contiguous, device, Case(66, 160, rows=(100, 9), **form), PARTS)
+    wide = {"block_m": 96, "warpgroups": 3, "stages": 3}
+    both(run_gathered, device, Case(400, 640, rows=(107, 33), **form), wide)
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)

@@ -264,12 +264,15 @@ def test_a_token_has_the_same_bits_in_any_batch(device: Any, form: str | None, b
     ).all()
 
 
-@pytest.mark.parametrize("form", [None, "nv_single"], ids=str)
-def test_many_tokens_take_the_wide_kernel(form: str | None) -> None:
+@pytest.mark.parametrize(
+    ("form", "bf16"), [(None, False), ("nv_single", False), ("nv_exact", False), (None, True)], ids=str
+)
+def test_many_tokens_take_the_wide_kernel(form: str | None, bf16: bool) -> None:
     """Its bits are those of the kernel for few tokens, which `invariant` chooses for any batch."""
     device = _C.Device("emulator:sm_90a,sms=4")
-    layer = make(Case(150, 2, 3, hidden=1024, channels=512, fp4=True, form=form, skip=0.2), random=True)
-    size = _C.moe_workspace_bytes(150, 2, 3, 1024, 512, True)
+    case = Case(150, 2, 3, hidden=1024, channels=512, fp4=True, form=form, skip=0.2, bf16=bf16)
+    layer = make(case, random=True)
+    size = _C.moe_workspace_bytes(150, 2, 3, 1024, 512, True, bf16)
     memory = np.full(size + 1024, 0x5A, np.int8)
     start = -memory.ctypes.data % 128
     free = layer.run(device, workspace=memory[start : start + size])
@@ -280,6 +283,43 @@ def test_many_tokens_take_the_wide_kernel(form: str | None) -> None:
     plan = deep_gemm.last_fp4_plan()
     assert plan is not None and not plan["spec"].to_dict()["wide"]
     assert (free.view(np.uint16) == invariant.view(np.uint16)).all()
+
+
+def test_memory_that_may_be_shared_and_that_may_not(emulator: Any) -> None:
+    """In place of x or of the shared expert's output; never in the workspace, nor over what is read meanwhile."""
+    layer = make(Case(4, 2, 4, shared=True))
+    expected = layer.run(emulator).view(np.uint16)
+    assert layer.shared is not None
+    for out, shared in ((layer.x.copy(), layer.shared), (layer.shared.copy(), None)):
+        arguments = (
+            out if shared is not None else layer.x,
+            layer.ids,
+            layer.weights,
+            layer.w13,
+            layer.w2,
+            out,
+        )
+        got = deep_gemm.fused_moe(*arguments, shared=out if shared is None else shared, device=emulator)
+        assert (got.view(np.uint16) == expected).all()
+    memory = deep_gemm.moe_workspace(layer.x, 4, 2, 4, 128, 128)
+    inside = memory[128 : 128 + 4 * 256].view(BF16).reshape(4, 128)
+    wide = np.full((5, 128), 7, BF16)
+    ids = wide.reshape(-1)[:16].view(np.int32).reshape(4, 2)
+    for changes, text in (
+        ({"x": inside}, "which overlap x,"),
+        ({"out": inside}, "which overlap out,"),
+        ({"shared": inside}, "which overlap shared,"),
+        ({"out": wide[:4], "shared": wide[1:]}, "out is the 1024 bytes from .* which overlap shared,"),
+        ({"out": wide[:4], "topk_ids": ids}, "which overlap topk_ids,"),
+        ({"out": layer.w2[0].reshape(-1).view(BF16)[:512].reshape(4, 128)}, "which overlap the weights,"),
+    ):
+        given: dict[str, Any] = {
+            "x": layer.x, "topk_ids": layer.ids, "topk_weights": layer.weights, "w13": layer.w13, "w2": layer.w2,
+            "out": np.full((4, 128), 7, BF16), "workspace": memory,
+        }  # fmt: skip
+        with pytest.raises(ValueError, match=text):
+            deep_gemm.fused_moe(**(given | changes), device=emulator)
+    assert (wide == 7).all()
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -302,6 +342,7 @@ def test_any_schedule_gives_the_same_bits(seed: int) -> None:
         ({"shared": np.zeros((4, 64), BF16)}, ValueError, "shared has shape [4, 64], expected [4, 128]"),
         ({"workspace": np.zeros(256, np.int8)}, ValueError, "workspace has 256 bytes"),
         ({"bf16_activations": True}, ValueError, "x of bf16 and FP8 weights, expected x of bf16 and FP4 weights"),
+        ({"first_expert": -1}, ValueError, "first_expert is -1, expected 0 to 2147483647"),
         ({"swiglu_limit": -1.0}, ValueError, "limit is -1, expected a positive number"),
         ({"out": np.full((3, 128), 7, np.float32)}, ValueError, "out has shape [3, 128], expected [4, 128]"),
         ({"w2": (np.zeros((4, 128, 128), FP8), np.ones((4, 1, 2), np.float32))}, ValueError, "scales of b has shape"),

@@ -19,7 +19,7 @@ from deep_gemm.quantized import QuantizedMatrix
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-BLOCKS = (1, 2, 31, 32, 33, 64, 127, 128, 129)
+BLOCKS = (1, 2, 31, 32, 33, 64, 127, 128, 129, 224, 448, 1024)
 
 
 def random_blocks(rng: np.random.Generator, n: int, blocks: int) -> Array:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from kernel.test_norm import check_fp4_copy, fp4_copies
 from ops_cases import (
     DTYPES,
     Array,
@@ -102,6 +103,26 @@ def test_fp8_copy_is_what_quantize_makes(device: Any) -> None:
     assert out["codes"].tobytes() == codes.tobytes() and (out["scales"] == scales).all()
 
 
+@pytest.mark.parametrize("rows", [2, 18])
+@pytest.mark.parametrize("recipe", ["mxfp4", "nvfp4"])
+def test_fp4_copies_are_what_quantize_makes(device: Any, recipe: str, rows: int) -> None:
+    """Of one token of a cluster at a time, and of rounds of them; alone too, and beside a NaN."""
+    c = case(rows, 4, 1024, "bf16")
+    x = c.pop("x")
+    x[1] *= 50
+    if rows > 2:
+        x[3] = np.nan
+
+    def call(some: Array) -> dict[str, Array]:
+        made = outputs(len(some), 4, 1024, "bf16") | fp4_copies(recipe, len(some), 1024)
+        return run(device, "hc_pre", made, x=x[some], recipe=recipe, **c)
+
+    whole = call(np.arange(rows))
+    check_fp4_copy(whole, recipe)
+    for name, value in call(np.array([rows - 1])).items():
+        assert same_bits(np.ascontiguousarray(whole[name][-1:]), value), name
+
+
 @pytest.mark.parametrize("normed", [True, False])
 def test_head(device: Any, normed: bool) -> None:
     c = case(3, 4, 256)
@@ -167,7 +188,7 @@ def test_bad_input(emulator: Any) -> None:
     with pytest.raises(ValueError, match="x has 3 streams, expected 2 or 4"):
         ops.hc_pre(**{**c, "x": c["x"][:, :3]}, **outputs(2, 4, 8), device=emulator)
     copies = {"codes": np.zeros((2, 8), DTYPES["fp8_e4m3"]), "scales": poisoned((2, 1))}
-    with pytest.raises(ValueError, match="got an FP8 copy of fp32"):
+    with pytest.raises(ValueError, match="got a fp8_128 copy of fp32"):
         ops.hc_pre(**c, **outputs(2, 4, 8), **copies, device=emulator)
     with pytest.raises(ValueError, match="got 0 sinkhorn_iterations"):
         ops.hc_pre(**c, **outputs(2, 4, 8), sinkhorn_iterations=0, device=emulator)

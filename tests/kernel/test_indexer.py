@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ops_cases import Array, assert_batch_invariant, assert_close, poisoned, real, run
+from ops_cases import Array, assert_batch_invariant, assert_close, poisoned, real, run, same_bits
 from reference import deepseek_v4 as ref
 
 from deep_gemm import ops
@@ -42,6 +42,65 @@ def test_scores(device: Any, heads: int, d: int, dtype: str) -> None:
         if visible:
             assert_close(scores[t, :visible], expected, 2e-5 * np.sqrt(d * heads / 5))
         assert np.isnan(scores[t, visible:]).all()
+
+
+PAGE_ROWS = 8
+
+
+def fp4_pages(rng: np.random.Generator, sequences: int, pages: int) -> Array:
+    """Random rows in pages; one group has the smallest scale, one a large one, and one is NaN."""
+    raw = rng.integers(0, 256, (sequences, pages, ops.index_page_bytes(PAGE_ROWS)), dtype=np.uint8)
+    scales = rng.integers(122, 130, (sequences, pages, PAGE_ROWS, 4), dtype=np.uint8)
+    scales[0, 0, 0, 1], scales[0, 0, 1, 2], scales[0, 1, 3, 3] = 0, 140, 255
+    raw[:, :, PAGE_ROWS * 64 : PAGE_ROWS * 68] = scales.reshape(sequences, pages, -1)
+    return raw.view(np.int8)
+
+
+@pytest.mark.parametrize("heads", [5, 70])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_scores_of_fp4_rows(device: Any, heads: int, dtype: str) -> None:
+    """On CUDA cores the same bits as of the rows' values in fp32."""
+    rng = np.random.default_rng(heads)
+    positions, sequences = np.array([2, 3, 270, -1, 1000], np.int32), np.array([0, 1, 1, 0, 0], np.int32)
+    query, weights = real(rng, (5, heads, 128), dtype), real(rng, (5, heads))
+    pages = fp4_pages(rng, 2, 9)
+    values = ref.read_fp4_rows(pages, PAGE_ROWS)
+    given = {"query": query, "weights": weights, "positions": positions, "sequences": sequences}
+    out = {"scores": poisoned((5, 72))}
+    scores = run(device, "index_scores", out, rows=pages, page_rows=PAGE_ROWS, scale=0.25, **given)["scores"]
+    if dtype == "fp32":
+        wide = run(device, "index_scores", out, rows=values.astype(np.float32), scale=0.25, **given)["scores"]
+        assert np.array_equal(scores.view(np.uint32), wide.view(np.uint32))
+    for t, (position, sequence) in enumerate(zip(positions, sequences, strict=True)):
+        visible = min((int(position) + 1) // 4, 72) if position >= 0 else 0
+        assert np.isnan(scores[t, visible:]).all()
+        if not visible:
+            continue
+        finite = np.isfinite(values[sequence, :visible]).all(1)
+        assert np.isnan(scores[t, :visible][~finite]).all()
+        rows = values[sequence, :visible][finite]
+        expected = ref.index_scores(query[t], weights[t], rows, 0.25)
+        assert_close(scores[t, :visible][finite], expected, 1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("kind", ["bf16", "fp4"])
+def test_blocks_take_turns(device: Any, kind: str) -> None:
+    """So many tokens that each has one block, which goes through three tiles of rows; alone it has three."""
+    rng = np.random.default_rng(8)
+    tokens, columns = 40 if device.emulated else 1200, 152
+    query, weights = real(rng, (tokens, 5, 128), "bf16"), real(rng, (tokens, 5))
+    positions = rng.integers(0, 4 * columns, tokens).astype(np.int32)
+    fp4 = {"rows": fp4_pages(rng, 1, columns // PAGE_ROWS), "page_rows": PAGE_ROWS}
+    cache = fp4 if kind == "fp4" else {"rows": real(rng, (1, columns, 128), "bf16")}
+
+    def call(some: Array) -> Array:
+        out = {"scores": np.zeros((len(some), columns), np.float32)}
+        given = {"query": query[some], "weights": weights[some], "positions": positions[some]}
+        return run(device, "index_scores", out, **given, **cache)["scores"]
+
+    whole = call(np.arange(tokens))
+    for token in (0, int(positions.argmax()), tokens - 1):
+        assert same_bits(whole[token : token + 1], call(np.array([token])))
 
 
 def test_scores_not_needed(device: Any) -> None:
@@ -138,9 +197,13 @@ def test_many_scores(device: Any, n: int, kind: str) -> None:
         assert (picks[t] == ref.top_k(scores[t, : positions[t] + 1], 512)).all()
 
 
-def test_rows_are_independent(device: Any) -> None:
+@pytest.mark.parametrize("kind", ["fp32", "fp4"])
+def test_rows_are_independent(device: Any, kind: str) -> None:
     rng = np.random.default_rng(3)
-    query, weights, rows = real(rng, (4, 3, 128)), real(rng, (4, 3)), real(rng, (1, 50, 128))
+    query, weights = real(rng, (4, 3, 128), "fp32" if kind == "fp32" else "bf16"), real(rng, (4, 3))
+    paged = {"rows": fp4_pages(rng, 1, 7), "page_rows": PAGE_ROWS}
+    cache = {"rows": real(rng, (1, 50, 128))} if kind == "fp32" else paged
+    columns = 50 if kind == "fp32" else 56
     positions = np.array([199, 120, 150, 90], np.int32)
     query[2] = np.nan
 
@@ -148,10 +211,10 @@ def test_rows_are_independent(device: Any) -> None:
         scores = run(
             device,
             "index_scores",
-            {"scores": np.zeros((len(order), 50), np.float32)},
+            {"scores": np.zeros((len(order), columns), np.float32)},
             query=query[order],
             weights=weights[order],
-            rows=rows,
+            **cache,
             positions=positions[order],
         )["scores"]
         return {"scores": scores, "picks": picks_of(device, scores, positions[order], 16, 4)}
@@ -160,6 +223,14 @@ def test_rows_are_independent(device: Any) -> None:
 
 
 def test_bad_input(emulator: Any) -> None:
+    pages = np.zeros((1, 2, ops.index_page_bytes(PAGE_ROWS)), np.int8)
+    given = (last(4), np.zeros((1, 16), np.float32))
+    with pytest.raises(ValueError, match=r"rows are int8 with 64 channels .* expected 128 channels"):
+        ops.index_scores(np.zeros((1, 2, 64), np.float32), np.zeros((1, 2), np.float32), pages, *given,
+                         page_rows=PAGE_ROWS, device=emulator)  # fmt: skip
+    with pytest.raises(ValueError, match=r"rows has shape \[1, 2, 576\], expected \[any, any, 512\]"):
+        ops.index_scores(np.zeros((1, 2, 128), np.float32), np.zeros((1, 2), np.float32), pages, *given, page_rows=7,
+                         device=emulator)  # fmt: skip
     scores = np.zeros((2, 4), np.float32)
     with pytest.raises(ValueError, match=r"picks has shape \[3, 2\], expected \[2, any\]"):
         ops.top_k(scores, last(4, 2), np.zeros((3, 2), np.int32), device=emulator)

@@ -17,7 +17,7 @@ from ops_cases import (
     run,
 )
 from reference import deepseek_v4 as ref
-from reference.quantize import fp8_128
+from reference.quantize import fp8_128, mxfp4, nvfp4
 
 from deep_gemm import ops
 
@@ -52,6 +52,47 @@ def test_fp8_copy_is_what_quantize_makes(device: Any, rule: str) -> None:
     )
     assert out["codes"].tobytes() == expected_codes.tobytes()
     assert (out["scales"] == expected_scales).all()
+
+
+def fp4_copies(recipe: str, rows: int, d: int) -> dict[str, Array]:
+    """What a copy goes to, poisoned."""
+    bytes_of = {"codes": d // 2, "scales": d // (16 if recipe == "nvfp4" else 32)}
+    out: dict[str, Array] = {name: np.full((rows, n), 0x55, np.int8) for name, n in bytes_of.items()}
+    return out | ({"global_scale": poisoned((rows,))} if recipe == "nvfp4" else {})
+
+
+def check_fp4_copy(out: dict[str, Array], recipe: str, rule: str = "up") -> None:
+    """The bits that quantize() makes of the stored rows: its reference's."""
+    y = out["y"].astype(np.float32)
+    want = nvfp4(y) if recipe == "nvfp4" else mxfp4(y, rule)
+    for name, expected in zip(("codes", "scales"), want, strict=False):
+        assert out[name].tobytes() == np.ascontiguousarray(expected).tobytes(), name
+    if recipe == "nvfp4":
+        assert np.array_equal(out["global_scale"], want[2], equal_nan=True)
+
+
+@pytest.mark.parametrize(("recipe", "rule"), [("mxfp4", "up"), ("mxfp4", "nearest"), ("nvfp4", "up")])
+@pytest.mark.parametrize("d", [128, 1152])
+def test_fp4_copies_are_what_quantize_makes(device: Any, recipe: str, rule: str, d: int) -> None:
+    """Rows of zeros, with a block of zeros, in place, and alone."""
+    rng = np.random.default_rng(d)
+    x, weight = real(rng, (4, d), "bf16", 3), real(rng, (d,), "bf16")
+    x[1, :64], x[2] = 0, 0
+    x[3, 7] = 1000
+
+    def call(rows: Array) -> dict[str, Array]:
+        return run(
+            device,
+            "rms_norm",
+            {"y": poisoned((len(rows), d), "bf16")} | fp4_copies(recipe, len(rows), d),
+            x=x[rows],
+            weight=weight,
+            recipe=recipe,
+            rule=rule,
+        )
+
+    check_fp4_copy(call(np.arange(4)), recipe, rule)
+    assert_batch_invariant(call, 4)
 
 
 def test_zeros_and_eps(device: Any) -> None:
@@ -96,5 +137,24 @@ def test_bad_input(emulator: Any) -> None:
         ops.rms_norm(x, np.zeros((2, 8), np.int32), device=emulator)
     with pytest.raises(ValueError, match="x has 6 columns, expected a positive multiple of 4"):
         ops.rms_norm(np.zeros((1, 6), np.float32), np.zeros((1, 6), np.float32), device=emulator)
+    y = poisoned((2, 128), "bf16")
+    for recipe, rule, message in (
+        ("nvfp4", "up", "global_scale is missing"),
+        ("mxfp4", "exact", "scales of mxfp4 are powers of two: up or nearest"),
+    ):
+        copies = fp4_copies("mxfp4", 2, 128) | (
+            {"scales": np.zeros((2, 8), np.int8)} if recipe == "nvfp4" else {}
+        )
+        with pytest.raises((ValueError, TypeError), match=message):
+            ops.rms_norm(y, y, recipe=recipe, rule=rule, **copies, device=emulator)
+    with pytest.raises(ValueError, match="got a global_scale, expected none for mxfp4"):
+        ops.rms_norm(
+            y,
+            y,
+            recipe="mxfp4",
+            global_scale=poisoned((2,)),
+            **fp4_copies("mxfp4", 2, 128),
+            device=emulator,
+        )
     with pytest.raises(TypeError, match="x is missing"):
         ops.embed(np.zeros(2, np.int32), x, None, device=emulator)

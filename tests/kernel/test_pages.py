@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from kernel.test_attention import FREQUENCIES, fp8_pages
+from kernel.test_indexer import PAGE_ROWS, fp4_pages
 from ops_cases import Array, poisoned, real, run, same_bits
 
 from deep_gemm import ops
@@ -61,10 +62,12 @@ def test_latent_attention(device: Any, dtype: str, rows: str) -> None:
     assert same_bits(run(device, "latent_attention", out, **{**given, **paged})["out"], plain)
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp4"])
 def test_index_scores(device: Any, dtype: str) -> None:
     rng = np.random.default_rng(2)
-    rows = real(rng, (2, 192, 128), dtype)
+    fp4 = dtype == "fp4"
+    rows = fp4_pages(rng, 2, 24) if fp4 else real(rng, (2, 192, 128), dtype)
+    dtype = "bf16" if fp4 else dtype
     given = {
         "query": real(rng, (2, 5, 128), dtype),
         "weights": real(rng, (2, 5)),
@@ -72,6 +75,14 @@ def test_index_scores(device: Any, dtype: str) -> None:
         "sequences": np.array([1, 0], np.int32),
     }
     out = {"scores": poisoned((2, 192))}
+    if fp4:  # eight rows a page: a table of 24 pages of a sequence
+        plain = run(device, "index_scores", out, rows=rows, page_rows=PAGE_ROWS, **given)["scores"]
+        order = np.random.default_rng(5).permutation(50)[:48].reshape(2, 24).astype(np.int32)
+        pool = np.full((50, rows.shape[2]), 0x7F, np.int8)
+        pool[order] = rows
+        paged = run(device, "index_scores", out, rows=pool, page_rows=PAGE_ROWS, table=order, **given)
+        assert same_bits(paged["scores"], plain)
+        return
     plain = run(device, "index_scores", out, rows=rows, **given)["scores"]
     paged = run(device, "index_scores", out, rows=scatter(rows, 64), page_rows=64, table=TABLE, **given)
     assert same_bits(paged["scores"], plain)
@@ -134,7 +145,7 @@ def test_bad_input(emulator: Any) -> None:
             table=TABLE,
             device=emulator,
         )
-    with pytest.raises(ValueError, match="have a table, 512 channels and 0 rows a page, expected page_rows"):
+    with pytest.raises(ValueError, match="have a table and 0 rows a page, expected page_rows"):
         ops.latent_attention(
             np.zeros((1, 4, 512), np.float32), np.zeros((1, 8, 512), np.float32), positions, poisoned((1, 4, 512)),
             compressed=np.zeros((POOL, 4, 512), np.float32), compressed_table=TABLE, ratio=4, window=8,

@@ -209,7 +209,7 @@ def test_rows_are_independent(device: Any) -> None:
 
 def test_bad_input(emulator: Any) -> None:
     c = latent(None)
-    with pytest.raises(ValueError, match="with 0 rows a page, expected 512 channels and page_rows"):
+    with pytest.raises(ValueError, match=r"and 0 rows a page, expected 512 channels \(FP8\) and page_rows"):
         ops.latent_write(**c, rows=np.zeros((1, 1, 2336), np.int8), device=emulator)
     with pytest.raises(ValueError, match=r"rows has shape .* expected \[any, any, 2880\]"):
         ops.latent_write(**c, rows=np.zeros((1, 1, 2336), np.int8), page_rows=4, device=emulator)

@@ -100,6 +100,7 @@ BAD: list[tuple[str, type[Exception], str, Callable[[dict[str, Any]], Any]]] = [
     ("scales", ValueError, "strides 1 and 2147483648", lambda x: far(x["scales"], (4, 2**33))),
     ("scales", TypeError, "scales of a is bf16", lambda x: x["scales"].astype(ml_dtypes.bfloat16)),
     ("scales", ValueError, "one scale for each row", lambda x: x["scales"][:, :1]),
+    ("scales", TypeError, "unpack_ue8m0_from_int makes fp32", lambda x: x["scales"].view(np.int32)),
     ("d", TypeError, "d is fp16", lambda x: x["d"].astype(np.float16)),
     ("d", ValueError, "rows as in a", lambda x: x["d"][1:]),
     ("d", ValueError, "an even number", lambda x: np.zeros((M, N + 1), x["d"].dtype)[:, :N]),

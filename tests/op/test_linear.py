@@ -264,6 +264,17 @@ def bad_calls() -> list[tuple[str, type[Exception], str, Callable[[], Any]]]:
             (np.zeros((2, 60), np.int8), np.ones((2, 2), np.float32)), q["q8_0"], fine)),
         ("two layouts", ValueError, "matrix 1 is mxfp4", call(x, [q["bf16"], q["mxfp4"]])),
         ("too many", ValueError, "got 5 matrices", call(x, [q["bf16"]] * 5)),
+        ("x as a list", TypeError, "x is a list, expected an array", call([x, x], q["bf16"], fine)),
+        ("rank of w", ValueError, r"w has shape \(64,\), expected \[n, k\]", call(x, w[0].astype(BF16))),
+        ("one out for two", TypeError, "out is one tensor, expected a sequence of 2", call(x, [q["bf16"]] * 2, fine)),
+        ("one bias for two", TypeError, "bias is one tensor", call(x, [q["bf16"]] * 2, bias=fine[0])),
+        ("outs", ValueError, "got 1 of out, expected 2", call(x, [q["bf16"]] * 2, [fine])),
+        ("rows of out", ValueError, "rows at uneven distances", call(
+            x.reshape(2, 1, 64).repeat(3, 1), q["bf16"], np.zeros((2, 5, 8), BF16)[:, :3])),
+        ("global scale", ValueError, "global scale of w is 2, expected 1", call(x, broken("mxfp4", global_scale=2.0))),
+        ("scales of tokens turned", ValueError, r"x_scale has shape \[2, 5\], expected \[rows of x, 1\]", call(
+            (pair[0], np.ones((2, 5), np.float32)), q["fp8_128x128"], fine)),
+        ("limit", ValueError, "limit is -1", lambda: deep_gemm.swiglu_linear(x, q["bf16"], q["bf16"], limit=-1, **HOST)),
         ("swiglu heights", ValueError, "as many of both", lambda: deep_gemm.swiglu_linear(
             x, q["bf16"], deep_gemm.quantize(weight(9, 64), "bf16"), **HOST)),
     ]  # fmt: skip
@@ -276,6 +287,49 @@ def test_bad_arguments(case: tuple[str, type[Exception], str, Callable[[], Any]]
     with pytest.raises(kind, match=message):
         call()
     assert deep_gemm.dispatch_counts() == []
+
+
+def test_what_y_may_not_share(emulator: Any) -> None:
+    """Rows are written while others are still read: y over x, over W, over another y, beside its own residual."""
+    w, pool = weight(16, 16).astype(BF16), np.zeros((8, 64), BF16)
+    pool[:, :16] = tokens(8, 16)
+    x, y, after, wide = pool[:4, :16], pool[:4, 16:32], pool[1:5, 16:32], pool[:4, 32:48]
+    expected = deep_gemm.linear(x.copy(), w, device=emulator)
+    cases: list[tuple[str, Any, Any, dict[str, Any]]] = [
+        ("x", w, x, {}),
+        ("x", w, pool[2:6, :16], {}),
+        ("w", w, w[:4], {}),
+        ("y of another matrix", [w, w], [y, y], {}),
+        ("residual in part", w, y, {"residual": after}),
+        ("residual of another", [w, w], [y, wide], {"residual": [wide, y]}),
+        ("bias", w, y, {"bias": y[0]}),
+    ]
+    for name, matrix, out, options in cases:
+        before = pool.copy()
+        with pytest.raises(ValueError, match=rf"y is the \d+ bytes from 0x\w+, which overlap {name}, the"):
+            deep_gemm.linear(x, matrix, out, device=emulator, **options)
+        assert same_bits(pool, before)
+    # Columns of one buffer share its rows and none of their bytes.
+    deep_gemm.linear(x, [w, w], [y, wide], device=emulator)
+    assert same_bits(y.copy(), expected) and same_bits(wide.copy(), expected)
+    with pytest.raises(ValueError, match="x, values and scales share memory"):
+        deep_gemm.quantize_activations(
+            x, "fp8_32", (x.view(np.int8)[:, :16], np.zeros((4, 1), np.float32)), device=emulator
+        )
+
+
+@pytest.mark.parametrize("kind", ["q8", "fp8_128"])
+def test_tokens_of_any_rank(kind: str) -> None:
+    x, w = tokens(6, 64), deep_gemm.quantize(weight(8, 64), "q8_0" if kind == "q8" else "fp8_row")
+    flat = deep_gemm.quantize_activations(x, kind, **HOST)
+    deep = deep_gemm.quantize_activations(x.reshape(2, 3, 64), kind, **HOST)
+    for a, b in zip(flat, deep, strict=True):
+        assert b.shape[:2] == (2, 3) and same_bits(b.reshape(a.shape), a)
+    one = deep_gemm.quantize_activations(x[4], kind, **HOST)
+    assert all(same_bits(a[4], b) for a, b in zip(flat, one, strict=True))
+    y = deep_gemm.linear(flat, w, **HOST)
+    assert same_bits(deep_gemm.linear(deep, w, **HOST).reshape(6, 8), y)
+    assert same_bits(deep_gemm.linear(one, w, **HOST), y[4])
 
 
 @pytest.mark.parametrize(

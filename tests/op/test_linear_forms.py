@@ -12,7 +12,7 @@ from kernel.test_weight_gemm import spec_of, ulps_of_bf16
 from reference import quant
 
 import deep_gemm
-from deep_gemm import WeightGemmSpec
+from deep_gemm import _C, WeightGemmSpec
 from deep_gemm.demo.arrays import put, take
 from deep_gemm.quantized import QuantizedMatrix
 
@@ -257,3 +257,17 @@ def test_other_architectures_have_the_small_form() -> None:
     y = deep_gemm.linear(x, w, device="emulator:sm_100a,sms=4")
     assert forms() == ["small"]
     assert same_bits(y, deep_gemm.linear(x, w, device="emulator:sm_90a,sms=4", invariant=True))
+
+
+@pytest.mark.parametrize("arch", ["80", "89", "100a", "121a"])
+def test_plans_of_other_architectures_are_explained(arch: str) -> None:
+    """The small-batch form needs no cost model; what an architecture lacks shows in the spec."""
+    text = deep_gemm.explain_linear("linear w=mxfp4 m=300 n=4096 k=512", f"{arch}:20")
+    assert f"on sm_{arch}, 20 SMs: small-batch form" in text and "large-batch kernels are for sm_90a" in text
+    assert f"dependent_launch={'true' if len(arch) > 2 else 'false'}" in text
+    assert f"native_fp8={'false' if arch == '80' else 'true'}" in text
+    assert text == deep_gemm.explain_linear(
+        "linear w=mxfp4 m=300 n=4096 k=512", _C.Device(f"emulator:sm_{arch},sms=20")
+    )
+    with pytest.raises(ValueError, match="no cost model for sm_75"):
+        deep_gemm.explain_linear("linear w=mxfp4 m=3 n=4096 k=512", "75:40")

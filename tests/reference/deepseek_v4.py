@@ -157,6 +157,18 @@ def read_fp8_rows(pages: Array, page_rows: int) -> Array:
     )
 
 
+def read_fp4_rows(pages: Array, page_rows: int) -> Array:
+    """[s, pages, bytes] of int8 -> [s, rows, 128] in float64."""
+    raw = pages.view(np.uint8)
+    s, count, _ = raw.shape
+    codes = np.ascontiguousarray(raw[..., : page_rows * 64]).reshape(s, count * page_rows, 64)
+    scales = np.ascontiguousarray(raw[..., page_rows * 64 : page_rows * 68]).reshape(s, count * page_rows, 4)
+    table = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6])
+    values = table[np.stack([codes & 15, codes >> 4], -1)].reshape(s, count * page_rows, 128)
+    wide = np.where(scales == 255, np.nan, 2.0 ** (scales.astype(np.float64) - 127))
+    return values * wide.repeat(32, -1)
+
+
 def route(
     logits: Array,
     bias: Array | None,

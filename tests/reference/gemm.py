@@ -22,11 +22,12 @@ GROUP_ALIGNMENT = 128
 
 @dataclass(frozen=True)
 class Scaled:
-    """An FP8 matrix [..., rows, k] and its scales, one for each `rows_per_scale` rows and 128 columns."""
+    """An FP8 matrix [..., rows, k] and its scales, one for each `rows_per_scale` rows and `columns_per_scale`."""
 
     values: Array
     scales: Array
     rows_per_scale: int
+    columns_per_scale: int = SCALE_BLOCK
 
 
 def dense_operand(operand: Scaled | Array) -> Array:
@@ -35,7 +36,7 @@ def dense_operand(operand: Scaled | Array) -> Array:
         return operand.astype(np.float64)
     rows, k = operand.values.shape[-2:]
     by_row = np.repeat(operand.scales.astype(np.float64), operand.rows_per_scale, axis=-2)[..., :rows, :]
-    by_element = np.repeat(by_row, SCALE_BLOCK, axis=-1)[..., :k]
+    by_element = np.repeat(by_row, operand.columns_per_scale, axis=-1)[..., :k]
     return operand.values.astype(np.float64) * by_element
 
 

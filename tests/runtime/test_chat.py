@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from runtime.checkpoints import QWEN, qwen_tensors, write_checkpoint
 
+from deep_gemm import Engine
 from deep_gemm.cli import main
 from deep_gemm.models import TextStream, Tokenizer, model_path
 from deep_gemm.models.chat import TEMPLATES, Message, encode_chat
@@ -98,7 +99,7 @@ ARGUMENTS = ["--device", "emulator", "--context", "64", "--max-tokens", "4", "--
 def test_generate(tokenizer: Tokenizer, tmp_path: Path) -> None:
     runs = {}
     for spec in ("1", "3"):
-        dump = tmp_path / f"{spec}.npy"
+        dump = tmp_path / f"logits {spec}"  # the very name
         result = CliRunner().invoke(
             main, ["generate", "The quick", *ARGUMENTS, "--spec", spec, "--stats", "--dump-logits", str(dump)]
         )
@@ -107,6 +108,9 @@ def test_generate(tokenizer: Tokenizer, tmp_path: Path) -> None:
         runs[spec] = (result.stdout, np.load(dump))
     assert runs["1"][0] == runs["3"][0]
     assert np.array_equal(runs["1"][1], runs["3"][1]) and runs["1"][1].shape[1] == 1024
+    engine = Engine("tiny_v4", device="emulator", numerics="exact", context=64)
+    tokens = engine.encode("The quick" + runs["1"][0].removesuffix("\n"))
+    assert np.array_equal(engine.session(window=1).logits_of(tokens), runs["3"][1][: len(tokens)])
     result = CliRunner().invoke(main, ["generate", *ARGUMENTS, "--spec", "1"], input="The quick")
     assert result.exit_code == 0 and result.stdout == runs["1"][0]
 
@@ -115,6 +119,37 @@ def test_chat(tokenizer: Tokenizer) -> None:
     result = CliRunner().invoke(main, ["chat", *ARGUMENTS], input="Hi\n/think\n/clear\n\nHi\n/quit\nnever\n")
     assert result.exit_code == 0, result.output
     assert result.stderr.count("> ") == 6 and "thinking on" in result.stderr
+
+
+def test_chat_goes_on_after_errors_and_interruptions(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line that the context does not hold, and Ctrl-C while a prompt is read; then the beginning is still there."""
+    whole, calls = Session.sync, []
+
+    def once(self: Session, tokens: Any) -> int:
+        calls.append(len(tokens))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return whole(self, tokens)
+
+    monkeypatch.setattr(Session, "sync", once)
+    arguments = [*ARGUMENTS, "--spec", "1", "--chunk", "16", "--stats"]
+    result = CliRunner().invoke(
+        main, ["chat", *arguments], input=f"Hi\n{'long ' * 60}\ninterrupted\nHi\n/quit\n"
+    )
+    assert result.exit_code == 0, result.output
+    assert "the context holds 64" in result.stderr and "your last line was taken back" in result.stderr
+    assert result.stderr.count("interrupted") == 1 and "kept), " in result.stderr, result.stderr
+
+
+def test_a_prompt_of_any_bytes(tokenizer: Tokenizer) -> None:
+    result = CliRunner().invoke(
+        main, ["generate", "a\udcc3", *ARGUMENTS, "--spec", "1", "--max-tokens", "1", "--adaptive"]
+    )
+    assert result.exit_code == 0, result.output
+    with pytest.raises(ValueError, match="encode: character 1 is half a surrogate pair"):
+        tokenizer.encode("a\udcc3")
 
 
 def test_qwen_has_no_speculation(tokenizer: Tokenizer, tmp_path: Path) -> None:

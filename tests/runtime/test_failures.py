@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -28,18 +31,14 @@ def write_qwen(folder: Path, with_nan: bool = False) -> Path:
     return write_checkpoint(folder, QWEN, tensors)
 
 
-def write_v4_with_nan(folder: Path) -> Path:
-    """The values of the NaN token's embedding are the first NAN_TOKEN-th row of the only tensor with that shape."""
-    import json
-    import struct
-
+def write_v4_with_nan(folder: Path, name: str = "embed.weight", row: int = NAN_TOKEN) -> Path:
+    """Row `row` of a tensor of 32 columns is NaN."""
     path = write_random_v4(folder) / "model.safetensors"
     raw = bytearray(path.read_bytes())
     length = struct.unpack("<Q", raw[:8])[0]
-    begin, _ = json.loads(raw[8 : 8 + length])["embed.weight"]["data_offsets"]
-    row = 32 * 4
-    at = 8 + length + begin + NAN_TOKEN * row
-    raw[at : at + row] = np.full(32, np.nan, np.float32).tobytes()
+    begin, _ = json.loads(raw[8 : 8 + length])[name]["data_offsets"]
+    at = 8 + length + begin + row * 32 * 4
+    raw[at : at + 32 * 4] = np.full(32, np.nan, np.float32).tobytes()
     path.write_bytes(raw)
     return folder
 
@@ -82,6 +81,39 @@ def test_nan_logits_are_refused(
     assert same(session, fresh)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_nan_in_the_mtp_block_costs_its_drafts_only(
+    device: _C.Device, tmp_path: Path, temperature: float
+) -> None:
+    folder = write_v4_with_nan(tmp_path, "mtp.0.enorm.weight", 0)
+    engine = Engine(folder, device=device, numerics="exact", context=64, max_rows=16)
+    plain, session = engine.session(window=1), engine.session(window=3)
+    for one in (plain, session):
+        one.sync([2, 3, 4])
+        one.set_sampling(temperature=temperature, seed=3)
+    assert produce(session, 5, eos=-1) == produce(plain, 5, eos=-1)
+    assert session.state_digest() == plain.state_digest()
+    assert session.stats["drafted"] > session.stats["accepted"] == 0
+
+
+def test_nan_of_a_rejected_draft_is_forgotten(device: _C.Device, tmp_path: Path) -> None:
+    """Its rows of the ring, the windows it closed and its streams held NaN."""
+    engine = Engine(write_v4_with_nan(tmp_path), device=device, numerics="exact", context=64, max_rows=16)
+    plain, session = engine.session(window=1), engine.session(window=3)
+    plain.sync([2, 3, 4])
+    session.sync([2, 3, 4])
+    for _ in range(4):
+        session.force_drafts([NAN_TOKEN, NAN_TOKEN])
+        assert session.step().accepted == 0
+        plain.step(1)
+        assert same(session, plain)
+    session.force_drafts([3])
+    session.set_sampling(temperature=1.0)
+    with pytest.raises(ValueError, match="drafts for a step at temperature 1, expected 0"):
+        session.step()
+    assert same(session, plain)
+
+
 def test_nan_in_a_batch_stops_one_slot(device: _C.Device, tmp_path: Path) -> None:
     engine = Engine(
         write_qwen(tmp_path, with_nan=True), device=device, numerics="exact", context=64, max_rows=16
@@ -119,6 +151,18 @@ def test_nan_in_a_batch_stops_one_slot(device: _C.Device, tmp_path: Path) -> Non
             "temperature is 'hot' of type str, expected a number",
         ),
         (lambda s: s.set_sampling(top_k=2.5), TypeError, "set_sampling: top_k is 2.5 of type float"),
+        (lambda s: s.set_sampling(seed=0.5), TypeError, "seed is 0.5 of type float, expected an integer"),
+        (lambda s: s.logits_of([3], chunk=-1), ValueError, "logits_of: got chunk=-1, expected 0 to"),
+        (lambda s: s.logits_of([3], chunk=9), ValueError, "chunks of 9 rows, expected at most .* max_rows 8"),
+        (lambda s: s.trace_of([3], depth=0.5), TypeError, "trace_of: depth is 0.5 of type float"),
+        (lambda s: s.force_drafts([3] * 8), ValueError, "got 8 drafts, expected at most 7"),
+        (lambda s: s.force_drafts([256]), ValueError, "got draft 256, expected a token of 0 to 255"),
+        (lambda s: s.engine.batch(1).start(-1, [3]), ValueError, "start: got slot=-1, expected 0 to"),
+        (
+            lambda s: s.engine.batch(1).start(0, [3], temperature="hot"),
+            TypeError,
+            "start: temperature is 'hot' of type str, expected a number",
+        ),
         (lambda s: s.engine.session(window=2.5), TypeError, "session: window is 2.5 of type float"),
         (lambda s: s.engine.batch(1.5), TypeError, "batch: slots is 1.5 of type float"),
         (lambda s: s.engine.batch(1).start(0, [0.5]), TypeError, "start: token 0 is 0.5 of type float"),
@@ -130,6 +174,20 @@ def test_wrong_arguments_change_nothing(
     with pytest.raises(error, match=message):
         call(qwen)
     assert qwen.tokens == [5, 9]
+
+
+def test_two_threads_do_not_meet_in_a_session(loaded: Engine) -> None:
+    session = loaded.session()
+    refused = 0
+    with ThreadPoolExecutor(1) as pool:
+        work = pool.submit(session.logits_of, [5, 9] * 14, 1)
+        while not work.done():
+            try:
+                assert len(session.tokens) in (0, 28)
+            except ValueError as error:
+                assert "session: another thread is in a call of it" in str(error)
+                refused += 1
+    assert refused > 0 and work.result().shape == (28, 256) and session.tokens == [5, 9] * 14
 
 
 def test_numpy_ids(qwen: Session) -> None:

@@ -28,8 +28,34 @@ def speed() -> _C.ModelSpeed:
     ("kind", "rows"), [("decode", 2), ("verify", 3), ("draft", 1), ("prefill", 9), ("head", 1)]
 )
 def test_passes_run(speed: _C.ModelSpeed, kind: str, rows: int) -> None:
-    assert speed.launches(kind, rows) > 0
     assert speed.pass_us(kind, rows, 1) > 0
+
+
+# Of one token and of a few: nothing of it may be served by the slow kernels that other shapes and numerics take.
+DECODE = {
+    "embed",
+    "hc_mix",
+    "hc_post",
+    "project_mma",
+    "project_pair",
+    "attention_rows",
+    "attention_heads",
+    "index_mma",
+    "top_k",
+    "latent_mma",
+    "latent_merge",
+    "quantize",
+    "route_activate",
+    "project_few_up",
+    "sm90_moe_few_down",
+    "argmax",
+}
+VERIFY = DECODE | {"accept_drafts", "compressor_restore"}
+
+
+@pytest.mark.parametrize(("kind", "rows", "expected"), [("decode", 2, DECODE), ("verify", 3, VERIFY)])
+def test_which_kernels_serve_a_pass(speed: _C.ModelSpeed, kind: str, rows: int, expected: set[str]) -> None:
+    assert set(speed.kernels(kind, rows)) == expected
 
 
 def test_launches_are_listed_in_order(speed: _C.ModelSpeed) -> None:
@@ -45,7 +71,8 @@ def test_launches_are_listed_in_order(speed: _C.ModelSpeed) -> None:
         ("verify", 9, "window of 9 rows, expected 1 to 8"),
         ("prefill", 17, "chunk of 17 rows, expected 1 to 16"),
         ("draft", 2, "got 2 rows of drafting"),
-        ("sleep", 1, "got a pass 'sleep', expected 'decode', 'verify', 'draft', 'prefill' or 'head'"),
+        ("iterate", 1, "got a step of 1 rows after 1 tokens, expected 2 to 8 rows"),
+        ("sleep", 1, "got a pass 'sleep', expected 'decode', 'verify', 'draft', 'iterate', 'prefill' or"),
     ],
 )
 def test_bad_input(speed: _C.ModelSpeed, kind: str, rows: int, message: str) -> None:
@@ -54,22 +81,27 @@ def test_bad_input(speed: _C.ModelSpeed, kind: str, rows: int, message: str) -> 
 
 
 def test_command(tmp_path: Path) -> None:
-    arguments = "--config tiny --layers 2 --context 256 --batch 1 --batch 2 --spec 2 --prefill 5 --repeats 1"
+    arguments = (
+        "--config tiny --layers 2 --context 256 --context 64 --batch 2 --spec 2 --accept 0.5 --prefill 5"
+        " --repeats 1"
+    )
     found = CliRunner().invoke(
         model.main,
         [*arguments.split(), "--ops", "head:1", "--device", "emulator:sm_90a", "--out", str(tmp_path)],
     )
     assert found.exit_code == 0, found.output
     rows = list(csv.DictReader((tmp_path / "model.csv").open()))
-    assert [(row["kind"], row["rows"]) for row in rows] == [
-        ("decode", "1"),
-        ("decode", "2"),
-        ("verify", "2"),
-        ("prefill", "5"),
-    ]
+    passes = [("decode", "2"), ("verify", "2"), ("speculate", "2"), ("prefill", "5")]
+    assert [(row["kind"], row["rows"]) for row in rows] == passes * 2
+    assert [row["context"] for row in rows] == ["256"] * 4 + ["64"] * 4
+    verify, speculate = rows[1:3]
+    assert float(speculate["tokens_a_step"]) == 1.5 and float(speculate["accept"]) == 0.5
+    rate = 1.5e6 / float(speculate["model_us"])
+    assert float(speculate["tokens_per_s"]) == pytest.approx(rate)
+    assert int(speculate["launches"]) > int(verify["launches"]), "drafting is part of it"
     assert all(float(row["model_us"]) > 0 and float(row["percent_of_roofline"]) > 0 for row in rows)
     listed = list(csv.DictReader((tmp_path / "model_ops.csv").open()))
-    assert [row["kernel"] for row in listed] == ["hc_mix", "project_mma", "argmax"]
+    assert [row["kernel"] for row in listed] == ["hc_mix", "project_mma", "argmax"] * 2
 
 
 def some_passes() -> list[model.Pass]:
@@ -92,6 +124,22 @@ def test_plot(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib draws the picture")
     assert model_plot.write_plot(tmp_path / "model.png", some_passes()).startswith("wrote ")
     assert (tmp_path / "model.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_dialled_acceptance() -> None:
+    assert model.shares_of_accepted(3, 0.5) == [0.5, 0.25, 0.25]
+    assert model.shares_of_accepted(2, 1) == [0, 1] and model.shares_of_accepted(1, 0.3) == [1]
+    tensors = [("mtp.0.ffn.experts.0.w1.weight", 80), ("mtp.0.e_proj.weight", 7), ("layers.0.x", 5)]
+    assert model.mtp_bytes(tensors, {"num_experts_per_tok": 2, "n_routed_experts": 8}) == 27
+
+
+def test_a_step_of_speculation_runs(speed: _C.ModelSpeed) -> None:
+    """Three rows after three tokens: two runs of the MTP block, the second over one row, and the verify pass."""
+    whole, verify, draft = (speed.kernels(*one) for one in (("iterate", 3), ("verify", 3), ("draft", 1)))
+    assert whole == draft + draft + verify
+    assert speed.pass_us("iterate", 3, 1, pending=3) > 0
+    with pytest.raises(ValueError, match="a step of 3 rows after 4 tokens"):
+        speed.pass_us("iterate", 3, 1, pending=4)
 
 
 def test_bytes_of_flash() -> None:

@@ -64,8 +64,12 @@ def test_sessions_share_the_pages(engine: Engine, tmp_path: Path) -> None:
     assert engine.pages.free == 2
     assert len(first.step().tokens) >= 1 and engine.pages.free == 1
     other = engine.session()
-    with pytest.raises(ValueError, match="out of pages"):
-        other.load(tmp_path / "s")
+    other.sync([3, 4])
+    before = other.state_digest()
+    for too_much in (lambda: other.load(tmp_path / "s"), lambda: other.logits_of(prompt(300, 1))):
+        with pytest.raises(ValueError, match="out of pages"):
+            too_much()
+        assert other.state_digest() == before
     del first
     other.load(tmp_path / "s")
     assert other.state_digest() == digest and other.tokens[254:] == text

@@ -214,6 +214,36 @@ def test_refuses_fp8_of_a_width_that_kernels_do_not_take(emulator: _C.Device, tm
         Engine(folder, device=emulator)
 
 
+def test_refuses_what_kernels_do_not_look_up_or_mix(emulator: _C.Device, tmp_path: Path) -> None:
+    """An embedding in FP8; gate and up of an expert in two formats. Down may be stored in another one."""
+    plain = {name: v.astype(ml_dtypes.bfloat16) for name, v in qwen_tensors(QWEN).items()}
+    stored, _ = to_fp8(qwen_tensors(QWEN), np.float32)
+
+    def with_fp8(part: str) -> dict[str, np.ndarray]:
+        return plain | {n: v for n, v in stored.items() if part in n}
+
+    embedding = {
+        "model.embed_tokens.weight": plain["model.embed_tokens.weight"].astype(ml_dtypes.float8_e4m3fn)
+    }
+    for tensors, message in (
+        (plain | embedding, "dtype: model.embed_tokens.weight is F8_E4M3, expected F32, BF16, F16 or Q8_0"),
+        (
+            with_fp8(".0.up_proj"),
+            "layers.0.mlp.experts.0.up_proj.weight is F8_E4M3, expected BF16 as model.layers.0.mlp.experts.0.gate",
+        ),
+        (
+            with_fp8(".3.down_proj"),
+            "experts.3.down_proj.weight is F8_E4M3, expected BF16 as .*experts.0.down",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Engine(write_checkpoint(tmp_path, QWEN, tensors), device=emulator)
+    engine = Engine(write_checkpoint(tmp_path, QWEN, with_fp8("down_proj")), device=emulator, context=32)
+    session = engine.session()
+    session.sync(PROMPT)
+    assert np.isfinite(session.logits()).all()
+
+
 def test_refuses_fp8_without_scales(emulator: _C.Device, tmp_path: Path) -> None:
     stored, _ = to_fp8(qwen_tensors(QWEN), np.float32)
     name = "model.layers.0.self_attn.q_proj.weight"

@@ -6,9 +6,11 @@ among accepted tokens, among rejected ones and between them, and the window ring
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from runtime.checkpoints import write_random_v4
 from runtime.decode import same
@@ -77,6 +79,16 @@ def test_every_phase(decoded: Decoded, accepted: int) -> None:
     assert visited == set(range(PHASES))
 
 
+def test_a_loaded_session_goes_on_the_same(decoded: Decoded, tmp_path: Path) -> None:
+    """64 tokens: across windows of both kinds."""
+    saved, loaded = decoded.engine.session(), decoded.engine.session()
+    saved.sync(PROMPT + decoded.text[:30])
+    saved.save(tmp_path / "s")
+    loaded.load(tmp_path / "s")
+    assert [token for step in loaded.generate(64, eos=-1) for token in step.tokens] == decoded.text[30:94]
+    assert loaded.state_digest() == decoded.digests[94]
+
+
 def test_drafting_goes_on_after_the_close_of_a_window(device: _C.Device, tmp_path: Path) -> None:
     """With the MTP block: its own ring is caught up too, so its next drafts are those of a session that was fed."""
     engine = load(tmp_path, device)
@@ -97,6 +109,47 @@ def test_drafting_goes_on_after_the_close_of_a_window(device: _C.Device, tmp_pat
         assert session.step().tokens == fed.step().tokens
         assert session.last_drafts == fed.last_drafts
         assert same(session, fed)
+
+
+def test_near_ties(device: _C.Device, tmp_path: Path) -> None:
+    """Every choice is between a token and its twin: the twins' logits are equal, or a few units in the last place apart."""
+    count = 14
+    folder = write_random_v4(tmp_path, compress_ratios=[4, 8, 0])
+    path = folder / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    length = int.from_bytes(content[:8], "little")
+    begin, end = json.loads(content[8 : 8 + length])["head.weight"]["data_offsets"]
+    head = (
+        np.frombuffer(bytes(content[8 + length + begin : 8 + length + end]), np.float32)
+        .reshape(64, 32)
+        .copy()
+    )
+    head[1::4], head[3::4] = head[::4], np.nextafter(head[2::4], np.float32(9))
+    content[8 + length + begin : 8 + length + end] = head.tobytes()
+    path.write_bytes(content)
+    engine = Engine(folder, device=device, numerics="exact", context=64, max_rows=16)
+    plain = engine.session(window=1)
+    plain.sync(PROMPT)
+    text, digests, margins = list[int](), [plain.state_digest()], []
+    for _ in range(count):
+        two = np.sort(plain.logits())[-2:]
+        margins.append(float((two[1] - two[0]) / np.spacing(abs(two[1]))))
+        text += plain.step().tokens
+        digests.append(plain.state_digest())
+    assert max(margins) < 64 and min(margins) == 0, "every choice must be narrow"
+    assert not any(token % 4 == 1 for token in text), "of equal ones the lower"
+    for window in (2, 4):
+        session = engine.session(window=window)
+        session.sync(PROMPT)
+        for step in session.generate(count, eos=-1):
+            at = len(session.tokens) - len(PROMPT)
+            assert step.tokens == text[at - len(step.tokens) : at]
+            assert session.state_digest() == digests[at]
+        session.sync(PROMPT)
+        while (at := len(session.tokens) - len(PROMPT)) + window < count:  # drafts: the right tokens' twins
+            session.force_drafts([token ^ 1 for token in text[at + 1 : at + window]])
+            assert session.step().tokens == text[at : at + 1]
+            assert session.state_digest() == digests[at + 1]
 
 
 def test_swapped_snapshots_would_be_noticed(device: _C.Device, tmp_path: Path) -> None:

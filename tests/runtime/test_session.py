@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from runtime.checkpoints import write_random_v4
 from runtime.decode import Load, Plain, produce, same
 
-from deep_gemm import _C
+from deep_gemm import _C, Engine, Session
 
 
 def test_sync_keeps_the_common_prefix(load: Load, prompt: list[int]) -> None:
@@ -36,9 +39,13 @@ def test_rewind_inside_the_last_step_and_before_it(load: Load, prompt: list[int]
 
 
 def test_saved_sessions_continue(load: Load, prompt: list[int], tmp_path: Path) -> None:
-    session, other = load().session(), load().session()
+    """With rows in FP8 and FP4; test_rollback.py has fp32 ones."""
+    session, other = load("released").session(), load("released").session()
     session.sync(prompt)
     produce(session, 4)
+    assert dict(session.state_parts())["layers.1.index_rows"] != dict(other.state_parts()).get(
+        "layers.1.index_rows"
+    )
     session.save(tmp_path / "s")
     other.load(tmp_path / "s")
     assert same(session, other)
@@ -78,8 +85,52 @@ def test_refuses_damaged_and_foreign_files(load: Load, prompt: list[int], tmp_pa
     path.write_bytes(good)
     with pytest.raises(ValueError, match="another model, context, max_rows or numerics"):
         load("fp8_cache").session().load(path)
+    plain = load().session(window=1)
+    plain.sync(prompt[:3])
+    digest = plain.state_digest()
+    with pytest.raises(
+        ValueError, match=r"by a session that drafts; load it into one with a window of 2 rows"
+    ):
+        plain.load(path)
+    assert plain.state_digest() == digest, "a refused file must change nothing"
+    plain.save(path)
+    with pytest.raises(ValueError, match=r"by a session that decodes plainly; .* a window of 1 row"):
+        session.load(path)
     with pytest.raises(_C.Error, match="failed"):
         session.load(tmp_path / "gone")
+
+
+def change_config(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "rope_theta": 5000}))
+
+
+def change_the_last_weight(folder: Path) -> None:
+    """A large tensor's last bytes."""
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    length = int.from_bytes(content[:8], "little")
+    _, end = json.loads(content[8 : 8 + length])["head.weight"]["data_offsets"]
+    content[8 + length + end - 1] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+
+
+@pytest.mark.parametrize("change", [change_config, change_the_last_weight])
+def test_refuses_another_model_s_files(
+    device: _C.Device, tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    """The same names and shapes, and all first bytes the same."""
+    folder = write_random_v4(tmp_path, vocab_size=1024, compress_ratios=[4, 8, 0])
+
+    def session() -> Session:
+        return Engine(folder, device=device, numerics="exact", context=32, max_rows=8).session()
+
+    saved = session()
+    saved.sync([2, 3, 4])
+    saved.save(tmp_path / "s")
+    session().load(tmp_path / "s")
+    change(folder)
+    with pytest.raises(ValueError, match="another model"):
+        session().load(tmp_path / "s")
 
 
 def test_bad_input_changes_nothing(load: Load, prompt: list[int]) -> None:
@@ -98,7 +149,7 @@ def test_bad_input_changes_nothing(load: Load, prompt: list[int]) -> None:
         session.sync([3] * 513)
     with pytest.raises(ValueError, match="budget of 0"):
         session.step(0)
-    with pytest.raises(ValueError, match="rewind to 6 tokens of 5"):
+    with pytest.raises(ValueError, match="a rewind to 6 tokens, expected at most the 5 there are"):
         session.rewind(6)
     with pytest.raises(ValueError, match=r"top_p 1.5"):
         session.set_sampling(top_p=1.5)
@@ -108,8 +159,6 @@ def test_bad_input_changes_nothing(load: Load, prompt: list[int]) -> None:
 
 
 def test_the_context_can_be_filled(device: _C.Device, prompt: list[int]) -> None:
-    from deep_gemm import Engine
-
     engine = Engine("tiny_v4", device=device, numerics="exact", context=len(prompt) + 5, max_rows=32)
     plain, session = engine.session(window=1), engine.session(window=4)
     plain.sync(prompt)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 from reference import deepseek_v4_model
+from runtime.checkpoints import write_random_v4
 from runtime.decode import Load, Plain, produce, same
 
+from deep_gemm import _C, Engine
 from deep_gemm.models import model_path
 
 
@@ -103,6 +108,36 @@ def test_graphs_equal_eager_steps(load: Load, prompt: list[int]) -> None:
     assert produce(eager, 10) == produce(graphs, 10)
     assert same(eager, graphs)
     assert graphs.stats["graph_replays"] > 0 and eager.stats["graph_replays"] == 0
+
+
+def test_adaptive_depth(device: _C.Device, tmp_path: Path) -> None:
+    """Second drafts that are never accepted after first ones cost a row from the fifth on; every 16 steps they are tried."""
+    folder = write_random_v4(tmp_path, compress_ratios=[4, 8, 0])
+    engine = Engine(folder, device=device, numerics="exact", context=64, max_rows=16)
+    plain, session = engine.session(window=1), engine.session(window=3, adaptive=True)
+    plain.sync([2, 3, 4])
+    session.sync([2, 3, 4])
+    text = produce(plain, 50)
+    drafted = []
+    for step in range(5 + 18):
+        at = len(session.tokens) - 3
+        if step < 5:
+            session.force_drafts([text[at + 1], (text[at + 2] + 1) % 64])
+        drafted.append(session.step().drafted)
+        assert session.tokens[3:] == text[: len(session.tokens) - 3]
+    assert drafted == [2] * 5 + [1] * 16 + [2] + [1]
+
+
+def test_the_logits_of_a_step(load: Load, prompt: list[int], plain: Plain) -> None:
+    session, fed = load().session(window=4), load().session(window=1)
+    session.sync(prompt)
+    session.force_drafts([*plain.text[1:3], (plain.text[3] + 1) % 1024])
+    assert session.step().accepted == 2
+    rows = session.last_logits()
+    assert np.array_equal(rows, fed.logits_of([*prompt, *plain.text[:3]])[-3:])
+    assert np.array_equal(session.logits(), rows[-1])
+    session.rewind(len(prompt) + 2)
+    assert np.array_equal(session.last_logits(), rows[:2])
 
 
 def test_wrong_rollback_is_noticed(load: Load, prompt: list[int], plain: Plain) -> None:

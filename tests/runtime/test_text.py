@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from io import StringIO
+
 import pytest
 from click.testing import CliRunner
 from golden import tiny_v4
+from rich.console import Console
 from runtime.decode import Load
 
+from deep_gemm import _C
 from deep_gemm.cli import main
 from deep_gemm.models import Tokenizer, model_path
+from deep_gemm.models.inspect import layers_that_fit, report
 
 
 @pytest.fixture
@@ -37,10 +42,24 @@ def test_inspect() -> None:
     result = CliRunner().invoke(main, ["inspect", "tiny_v4", "--device", "emulator"])
     assert result.exit_code == 0, result.output
     assert "531 tensors" in result.output and "complete: every tensor" in result.output
-    # A page: 64 CSA rows and 2 HCA rows of 584 bytes, in pages that are multiples of 576, 64 indexer rows of 128 bf16.
+    # A page: 64 CSA rows and 2 HCA rows of 584 bytes, in pages that are multiples of 576, 64 indexer rows of 68 bytes.
     row = next(line.split() for line in result.output.splitlines() if line.split()[:1] == ["4096"])
-    assert row[1] == "16" and float(row[2]) == pytest.approx(16 * (37440 + 1728 + 64 * 256) / 2**20, abs=0.01)
+    assert row[1] == "16" and float(row[2]) == pytest.approx(16 * (37440 + 1728 + 64 * 68) / 2**20, abs=0.01)
     assert int(row[3]) > 1000
+
+
+def test_inspect_says_what_would_fit() -> None:
+    """With memory for all but a part of the last layer."""
+    shipped = model_path("tiny_v4")
+    sizes = {t["name"]: t["num_bytes"] for t in _C.Checkpoint(str(shipped)).tensors()}
+    last = sum(size for name, size in sizes.items() if name.startswith("layers.2."))
+    memory = _C.Checkpoint(str(shipped)).device_bytes() - last * 4 // 5
+    output = StringIO()
+    assert report(
+        shipped, _C.Device(f"emulator:sm_90a,sms=8,memory={memory}"), Console(file=output, width=200)
+    )
+    assert "GiB are missing, about 2 of 3 layers would fit" in output.getvalue()
+    assert layers_that_fit({"model.layers.0.a": 5, "b": 2, "model.layers.1.a": 5}, 24, 13) == (0, 2)
 
 
 def test_unknown_models() -> None:

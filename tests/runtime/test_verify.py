@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from runtime.checkpoints import QWEN, qwen_tensors, write_checkpoint, write_random_v4
@@ -74,6 +75,21 @@ def test_names_a_token_that_differs(engine: Engine) -> None:
     assert difference is not None and difference.what == "token" and "plain decoding gives" in str(difference)
 
 
+def test_names_logits_that_differ(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control: logits of an earlier row of a step, which leave no trace in the state."""
+    whole = Session.last_logits
+
+    def wrong(self: Session) -> np.ndarray:
+        rows = whole(self).copy()
+        rows[0, 3] += 1e-6
+        return rows
+
+    monkeypatch.setattr(Session, "last_logits", wrong)
+    difference = verify_exact(engine, PROMPT, 2, window=3, eos=-1)
+    assert difference is not None and difference.what == "logits" and difference.length == len(PROMPT) + 1
+    assert "by up to" in str(difference)
+
+
 def test_names_a_token_too_few(engine: Engine) -> None:
     difference = verify_exact(
         engine, PROMPT, 6, window=3, eos=-1, after_step=once(lambda s: s.rewind(len(PROMPT)))
@@ -95,6 +111,9 @@ def test_command() -> None:
     arguments = ["generate", "The", "--device", "emulator", "--numerics", "exact", "--context", "64"]
     result = CliRunner().invoke(main, [*arguments, "--max-tokens", "4", "--verify-exact", "--stats"])
     assert result.exit_code == 0, result.output
-    assert "verified: after every step" in result.output and "accepted by position" in result.output
+    assert (
+        "verified: after every step, tokens, logits and all state" in result.output
+        and "accepted by position" in result.output
+    )
     result = CliRunner().invoke(main, [*arguments, "--verify-exact", "--temperature", "1"])
     assert result.exit_code == 1 and "compares greedy decoding" in result.output

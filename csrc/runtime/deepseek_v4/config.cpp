@@ -37,6 +37,7 @@ void read_layers(Config& config, const ConfigKeys& keys) {
 Config read_config(const ConfigKeys& keys) {
     keys.expect_text("scoring_func", "sqrtsoftplus");
     keys.expect_text("hidden_act", "silu");
+    keys.expect_flag("norm_topk_prob", true);
     Config config;
     config.vocab = keys.count("vocab_size", 2, 1u << 24);
     config.hidden = keys.count("hidden_size", 32, 1u << 16);
@@ -53,13 +54,13 @@ Config read_config(const ConfigKeys& keys) {
     config.num_shared = keys.count("n_shared_experts", 1, 1);
     config.routed_scale = keys.real("routed_scaling_factor");
     config.swiglu_limit = keys.real("swiglu_limit");
-    config.streams = keys.count("hc_mult", 1, 4);
+    config.streams = keys.count("hc_mult", 2, 4);
     config.sinkhorn_iterations = keys.count("hc_sinkhorn_iters", 1, 100);
     config.hc_epsilon = keys.real("hc_eps");
     config.rms_epsilon = keys.real("rms_norm_eps");
     config.max_positions = keys.count("max_position_embeddings", 1, 1u << 24);
     config.bos = keys.count("bos_token_id", 0, config.vocab - 1);
-    config.eos = keys.count("eos_token_id", 0, config.vocab - 1);
+    config.eos = keys.first_count("eos_token_id", 0, config.vocab - 1);
     config.rope.theta = keys.wide_real("rope_theta");
     read_layers(config, keys);
     const auto any = [&](auto&& test) {
@@ -77,7 +78,10 @@ Config read_config(const ConfigKeys& keys) {
         config.index_heads = keys.count("index_n_heads", 1, 1024);
         config.index_dim = keys.count("index_head_dim", config.rope_dim, 512);
         config.index_topk = keys.count("index_topk", 1, 4096);
+        DG_CHECK(config.index_dim == 32 || config.index_dim == 64 || config.index_dim == 128, value,
+                 "{}: got {}, expected 32, 64 or 128", keys.what("index_head_dim"), config.index_dim);
     }
+    DG_CHECK(config.streams != 3, value, "{}: got 3, expected 2 or 4", keys.what("hc_mult"));
     DG_CHECK(config.num_heads % config.o_groups == 0 && config.rope_dim % 2 == 0, value,
              "{}: {} heads in {} o_groups with {} rotary channels, expected whole groups and pairs",
              keys.source(), config.num_heads, config.o_groups, config.rope_dim);

@@ -32,10 +32,11 @@ void add_attention(Inventory& list, const Config& c, const LayerConfig& layer, c
     add_compressor(list, c, layer, at + "indexer.compressor.", c.index_dim);
 }
 
-void add_expert(Inventory& list, const Config& c, const std::string& at) {
-    list.linear(at + "w1", c.expert_width, c.hidden);
-    list.linear(at + "w2", c.hidden, c.expert_width);
-    list.linear(at + "w3", c.expert_width, c.hidden);
+// `like`: another expert, whose matrices lie beside these in memory.
+void add_expert(Inventory& list, const Config& c, const std::string& at, const std::string& like) {
+    list.linear(at + "w1", c.expert_width, c.hidden, like + "w1");
+    list.linear(at + "w2", c.hidden, c.expert_width, like + "w2");
+    list.linear(at + "w3", c.expert_width, c.hidden, like + "w1");
 }
 
 void add_block(Inventory& list, const Config& c, const LayerConfig& layer, const std::string& at) {
@@ -52,8 +53,10 @@ void add_block(Inventory& list, const Config& c, const LayerConfig& layer, const
         list.ids(at + "ffn.gate.tid2eid", {c.vocab, c.top_k});
     else
         list.plain(at + "ffn.gate.bias", {c.num_experts});
-    for (u32 e = 0; e < c.num_experts; ++e) add_expert(list, c, fmt::format("{}ffn.experts.{}.", at, e));
-    add_expert(list, c, at + "ffn.shared_experts.");
+    const std::string routed = at + "ffn.experts.", shared = at + "ffn.shared_experts.";
+    for (u32 e = 0; e < c.num_experts; ++e)
+        add_expert(list, c, fmt::format("{}{}.", routed, e), routed + "0.");
+    add_expert(list, c, shared, shared);
 }
 
 void add_head(Inventory& list, const Config& c, const std::string& at) {
@@ -67,7 +70,7 @@ void add_head(Inventory& list, const Config& c, const std::string& at) {
 
 std::vector<Expected> expected_tensors(const Config& c) {
     Inventory list;
-    list.linear("embed", c.vocab, c.hidden);
+    list.table("embed", c.vocab, c.hidden);
     list.linear("head", c.vocab, c.hidden);
     add_head(list, c, "");
     for (size_t i = 0; i < c.layers.size(); ++i)

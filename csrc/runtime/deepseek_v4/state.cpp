@@ -6,15 +6,19 @@ namespace deep_gemm::runtime::deepseek_v4 {
 
 namespace {
 
-constexpr u32 kRingPage = 64;                                // rows of an FP8 page
-constexpr u64 kLatentRowBytes = 576, kLatentScaleBytes = 8;  // in a page
+constexpr u32 kRingPage = 64;  // rows of an FP8 page
+// In a page: rows of so many bytes, and after all of them their scales.
+struct RowBytes {
+    u64 values = 0, scales = 0;
+};
+constexpr RowBytes kLatentBytes{576, 8}, kIndexBytes{64, 4};
 
-// Rows [first, first + count) of a page of FP8 rows, or of rows of `row_bytes` each.
-void visit_page(std::string_view name, u64 page, u32 page_rows, bool fp8, u64 row_bytes, u64 first, u64 count,
+// Rows [first, first + count) of a page.
+void visit_page(std::string_view name, u64 page, u32 page_rows, const RowBytes& bytes, u64 first, u64 count,
                 const ModelState::NamedVisit& visit) {
-    if (!fp8) return visit(name, page + first * row_bytes, count * row_bytes);
-    visit(name, page + first * kLatentRowBytes, count * kLatentRowBytes);
-    visit(name, page + page_rows * kLatentRowBytes + first * kLatentScaleBytes, count * kLatentScaleBytes);
+    visit(name, page + first * bytes.values, count * bytes.values);
+    if (bytes.scales != 0)
+        visit(name, page + page_rows * bytes.values + first * bytes.scales, count * bytes.scales);
 }
 
 // Rows of positions [first, end) in the ring of the first sequence, one by one: a ring of another length has
@@ -26,38 +30,42 @@ void visit_ring(std::string_view name, const DeviceTensor& ring, u32 page_rows, 
     const u64 rows = static_cast<u64>(ring.extent(1)) * in_entry;
     for (u64 position = first; position < end; ++position) {
         const u64 row = position % rows;
-        visit_page(name, ring.address() + row / in_entry * entry, page_rows, page_rows != 0, entry,
-                   row % in_entry, 1, visit);
+        visit_page(name, ring.address() + row / in_entry * entry, page_rows,
+                   page_rows != 0 ? kLatentBytes : RowBytes{entry}, row % in_entry, 1, visit);
     }
 }
 
 // The first `rows` rows of the pages.
 void visit_pages(std::string_view name, const DeviceTensor& pool, std::span<const i32> pages, u32 page_rows,
-                 u64 rows, const ModelState::NamedVisit& visit) {
-    const bool fp8 = pool.format() == Format::int8;
+                 const RowBytes& narrow, u64 rows, const ModelState::NamedVisit& visit) {
+    const RowBytes bytes =
+        pool.format() == Format::int8 ? narrow : RowBytes{pool.row_bytes() / static_cast<u64>(page_rows)};
     for (size_t i = 0; i * page_rows < rows; ++i)
-        visit_page(name, pool.address() + static_cast<u64>(pages[i]) * pool.row_bytes(), page_rows, fp8,
-                   pool.row_bytes() / page_rows, 0, std::min<u64>(page_rows, rows - i * page_rows), visit);
+        visit_page(name, pool.address() + static_cast<u64>(pages[i]) * pool.row_bytes(), page_rows, bytes, 0,
+                   std::min<u64>(page_rows, rows - i * page_rows), visit);
 }
 
 }  // namespace
 
 void LayerState::visit_grown(u32 length, u32 ratio, const ModelState::Visit& visit) const {
     const auto unnamed = [&](std::string_view, u64 address, u64 bytes) { visit(address, bytes); };
-    for (const DeviceTensor* rows : {compressed, index_rows})
-        if (rows) visit_pages("", *rows, pages->pages(0), page_rows, length / ratio, unnamed);
+    if (compressed)
+        visit_pages("", *compressed, pages->pages(0), page_rows, kLatentBytes, length / ratio, unnamed);
+    if (index_rows)
+        visit_pages("", *index_rows, pages->pages(0), page_rows, kIndexBytes, length / ratio, unnamed);
 }
 
 void LayerState::visit_visible(const std::string& at, u32 length, u32 window, u32 ratio,
                                const ModelState::NamedVisit& visit) const {
     visit_ring(at + "ring", ring, ring_page_rows, length - std::min(length, window), length, visit);
-    const auto add = [&](const char* name, const DeviceTensor* rows, const DeviceTensor& open) {
+    const auto add = [&](const char* name, const DeviceTensor* rows, const RowBytes& narrow,
+                         const char* open_name, const DeviceTensor& open) {
         if (!rows) return;
-        visit_pages(at + name, *rows, pages->pages(0), page_rows, length / ratio, visit);
-        visit(at + (rows == compressed ? "frontier" : "index_frontier"), open.address(), open.row_bytes());
+        visit_pages(at + name, *rows, pages->pages(0), page_rows, narrow, length / ratio, visit);
+        visit(at + open_name, open.address(), open.row_bytes());
     };
-    add("compressed", compressed, frontier);
-    add("index_rows", index_rows, index_frontier);
+    add("compressed", compressed, kLatentBytes, "frontier", frontier);
+    add("index_rows", index_rows, kIndexBytes, "index_frontier", index_frontier);
 }
 
 void LayerState::restore(const TensorView& row, void* stream) {
@@ -79,7 +87,11 @@ std::vector<PageShape> page_shapes_of(const Config& c, Numerics numerics) {
             shapes.push_back({Format::int8, {static_cast<i64>(op::latent_page_bytes(rows))}});
         else
             shapes.push_back({act, {rows, c.head_dim}});
-        if (layer.indexed()) shapes.push_back({act, {rows, c.index_dim}});
+        if (!layer.indexed()) continue;
+        if (has_fp4_index(c, numerics))
+            shapes.push_back({Format::int8, {static_cast<i64>(op::index_page_bytes(rows))}});
+        else
+            shapes.push_back({act, {rows, c.index_dim}});
     }
     return shapes;
 }

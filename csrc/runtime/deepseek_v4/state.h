@@ -10,6 +10,11 @@ namespace deep_gemm::runtime::deepseek_v4 {
     return numerics != Numerics::exact;
 }
 
+// Whether the indexer's rows lie in FP4; narrower indexers than the released ones only round to it.
+[[nodiscard]] constexpr bool has_fp4_index(const Config& config, Numerics numerics) {
+    return has_fp8_cache(numerics) && config.index_dim == 128;
+}
+
 // A loaded model as its states see it.
 struct Loaded {
     Device& device;
@@ -31,8 +36,8 @@ struct LayerState {
     DeviceTensor index_frontier, index_journal;
     u32 ring_page_rows = 0;  // FP8 only
 
-    // The engine's pages: of latent rows [pages, page_rows, d] or FP8 rows, and [pages, page_rows,
-    // index_dim].
+    // The engine's pages: of latent rows [pages, page_rows, d] or FP8 rows, and [pages, page_rows, index_dim]
+    // or FP4 rows.
     const DeviceTensor *compressed = nullptr, *index_rows = nullptr;
     u32 page_rows = 0;
     const PageTable* pages = nullptr;

@@ -75,7 +75,7 @@ BlockWeights load_block(Loader& loader, const Config& c, const LayerConfig& laye
         w.gate_bias = loader.plain(ffn + "gate.bias");
     const std::string routed = ffn + "experts.";
     const auto experts = [&](const char* name) { return loader.experts(routed, c.num_experts, name); };
-    if (loader.should_pack(routed, "w1", c.num_experts, c.hidden, c.expert_width, c.top_k))
+    if (loader.should_pack(routed, {"w1", "w2"}, c.num_experts, c.hidden, c.expert_width, c.top_k))
         w.packed = {loader.packed_experts(routed, c.num_experts, {"w1", "w3"}),
                     loader.packed_experts(routed, c.num_experts, {"w2"})};
     else

@@ -24,10 +24,11 @@ BlockWeights load_block(Loader& loader, const Config& c, const std::string& at) 
         return loader.experts(at + "mlp.experts.", c.num_experts, name);
     };
     const std::string routed = at + "mlp.experts.";
-    if (loader.should_pack(routed, "gate_proj", c.num_experts, c.hidden, c.expert_width, c.top_k))
+    const std::vector<std::string> kinds{"gate_proj", "down_proj"};
+    if (loader.should_pack(routed, kinds, c.num_experts, c.hidden, c.expert_width, c.top_k))
         w.packed = {loader.packed_experts(routed, c.num_experts, {"gate_proj", "up_proj"}),
                     loader.packed_experts(routed, c.num_experts, {"down_proj"})};
-    else if (loader.should_group(routed, "gate_proj", c.num_experts, c.hidden, c.expert_width, c.top_k))
+    else if (loader.should_group(routed, kinds, c.num_experts, c.hidden, c.expert_width, c.top_k))
         w.grouped = {loader.grouped_experts(routed, c.num_experts, {"gate_proj", "up_proj"}),
                      loader.grouped_experts(routed, c.num_experts, {"down_proj"})};
     else
@@ -142,7 +143,7 @@ class BlockPass {
                       .weight = weight.view(),
                       .y = rows(s_.input),
                       .eps = c_.rms_epsilon,
-                      .fp8 = fp8_copy_of(s_.input_fp8, pass_.t, ScaleRule::exact),
+                      .narrow = fp8_copy_of(s_.input_fp8, pass_.t, ScaleRule::exact),
                       .stream = pass_.stream});
         return input_of(rows(s_.input), s_.input_fp8);
     }

@@ -62,7 +62,7 @@ Config read_config(const ConfigKeys& keys) {
 
 std::vector<Expected> expected_tensors(const Config& c) {
     Inventory list;
-    list.linear("model.embed_tokens", c.vocab, c.hidden);
+    list.table("model.embed_tokens", c.vocab, c.hidden);
     list.plain("model.norm.weight", {c.hidden});
     if (!c.tied_head) list.linear("lm_head", c.vocab, c.hidden);
     const u64 query = u64{c.num_heads} * c.head_dim, key = u64{c.num_kv_heads} * c.head_dim;
@@ -77,11 +77,12 @@ std::vector<Expected> expected_tensors(const Config& c) {
         list.plain(attn + "q_norm.weight", {c.head_dim});
         list.plain(attn + "k_norm.weight", {c.head_dim});
         list.linear(at + "mlp.gate", c.num_experts, c.hidden);
+        const std::string first = at + "mlp.experts.0.";  // the others' matrices lie beside its
         for (u32 e = 0; e < c.num_experts; ++e) {
             const std::string expert = fmt::format("{}mlp.experts.{}.", at, e);
-            list.linear(expert + "gate_proj", c.expert_width, c.hidden);
-            list.linear(expert + "up_proj", c.expert_width, c.hidden);
-            list.linear(expert + "down_proj", c.hidden, c.expert_width);
+            list.linear(expert + "gate_proj", c.expert_width, c.hidden, first + "gate_proj");
+            list.linear(expert + "up_proj", c.expert_width, c.hidden, first + "gate_proj");
+            list.linear(expert + "down_proj", c.hidden, c.expert_width, first + "down_proj");
         }
     }
     return std::move(list.entries);

@@ -1,7 +1,7 @@
-// Puts activations in the order that the wide FP4 GEMM reads (spec/arrange.h): a CTA takes 32 rows by 1024 of
-// K, a warp four of the rows. Bound by memory: every row that a list gathers is written once. A thread waits
-// three times: for the list, for the rows it names, and for all of its tokens and its scale at once. Launched
-// by op/fp4_arrange.cpp.
+// Puts activations in the order that the wide FP4 GEMM reads (spec/arrange.h): a CTA takes 32 rows by 1024
+// bytes of K, a warp four of the rows. Bound by memory: every row that a list gathers is written once. A
+// thread waits three times: for the list, for the rows it names, and for all of its tokens and its scale at
+// once. Launched by op/fp4_arrange.cpp.
 #pragma once
 
 #include <deep_gemm/spec/arrange.h>
@@ -20,8 +20,9 @@ DG_DEVICE u32 below(u32 count) {
 template <ArrangeSpec S>
 DG_DEVICE u32 rows_listed(const ArrangeParams& p, u32 first) {
     constexpr u32 kTurns = 8, kTurn = ptx::kWarpThreads;  // entries in flight
-    const u32 found = static_cast<u32>(ptx::ld_global_s32(&p.list->num_entries));
-    const u32 listed = found < p.num_groups ? found : p.num_groups;
+    const i32 found = ptx::ld_global_s32(&p.list->num_entries);
+    const u32 entries = found < 0 ? 0 : static_cast<u32>(found);
+    const u32 listed = entries < p.num_groups ? entries : p.num_groups;
     u32 mine = 0;
     for (u32 base = 0; base < listed; base += kTurns * kTurn) {
         u32 starts[kTurns], counts[kTurns];
@@ -70,26 +71,33 @@ class Block {
         used_ = rows_in_use<S>(p_, group, first);
         source_ = first + lane_;
         if constexpr (S.groups == GroupMode::gathered) {
-            if (p_.a_rows != nullptr && in_use(lane_))
-                source_ = static_cast<u32>(ptx::ld_global_s32(p_.a_rows + source_));
+            if (p_.a_rows != nullptr && in_use(lane_)) {
+                const u32 row = static_cast<u32>(ptx::ld_global_s32(p_.a_rows + source_));
+                source_ = row < p_.a_num_rows ? row : 0;
+            }
         }
     }
 
     DG_DEVICE void run() const {
         u32 words[kRowsOfWarp][kTurns][4];
         load_tokens(words);
-        const float scale = load_scale();
+        float scale = 0;
+        if constexpr (S.a != Format::bf16) scale = load_scale();
         store_tokens(words);
-        store_scale(scale);
+        if constexpr (S.a != Format::bf16) store_scale(scale);
     }
 
   private:
-    static constexpr u32 kRowsOfWarp = kArrangeRows / (kArrangeThreads / 32), kTurns = kArrangeBlobs / 4;
+    static constexpr u32 kRowsOfWarp = kArrangeRows / (kArrangeThreads / 32), kTurns = kArrangeBytesK / 512;
+    static constexpr u32 kElementBytes = bytes_of(S.a);
+    static constexpr u32 kChunks = 8 * kElementBytes;  // of 16 bytes, of a blob
 
     DG_DEVICE bool in_use(u32 row) const { return used_ >> row & 1; }
     DG_DEVICE u32 row_of_warp(u32 i) const { return warp_ * kRowsOfWarp + i; }
-    /// Where this lane's words of a turn start along K: those of one 16-byte chunk.
-    DG_DEVICE u32 k_of(u32 turn) const { return (first_blob_ + turn * 4 + lane_ / 8) * kFp4BlockK; }
+    /// Where along K the blob of this lane's words of a turn starts: those of one 16-byte chunk.
+    DG_DEVICE u32 k_of(u32 turn) const {
+        return (first_blob_ + (turn * ptx::kWarpThreads + lane_) / kChunks) * kFp4BlockK;
+    }
 
     DG_DEVICE void load_tokens(u32 (&words)[kRowsOfWarp][kTurns][4]) const {
         u32 sources[kRowsOfWarp];
@@ -102,12 +110,14 @@ class Block {
                 p_.a + group_ * p_.a_stride_group + static_cast<u64>(sources[i]) * p_.a_stride_m;
 #pragma unroll
             for (u32 turn = 0; turn < kTurns; ++turn) {
-                const u32 k = k_of(turn);
-                const u8* const from = row + k + arranged_word(lane_ % 8, 0) * 4;
+                const u32 at = k_of(turn) * kElementBytes + lane_ % kChunks * 4;  // in bytes
+                const u8* const from = row + at;
+                const u32 left = p_.k * kElementBytes > at ? p_.k * kElementBytes - at : 0;
+                const u32 present = used ? left : 0;
 #pragma unroll
                 for (u32 q = 0; q < 4; ++q) {
-                    const u32 further = arranged_word(0, q) * 4;  // k is a multiple of it
-                    words[i][turn][q] = used && k + further < p_.k ? ptx::ld_global_u32(from + further) : 0;
+                    const u32 further = arranged_word(0, q, kElementBytes) * 4;
+                    words[i][turn][q] = further < present ? ptx::ld_global_u32(from + further) : 0;
                 }
             }
         }
@@ -117,13 +127,14 @@ class Block {
 #pragma unroll
         for (u32 i = 0; i < kRowsOfWarp; ++i) {
             if (!in_use(row_of_warp(i))) continue;
-            u8* const out =
-                p_.out + (static_cast<u64>(group_) * p_.rows + first_ + row_of_warp(i)) * p_.padded_k;
+            u8* const out = p_.out + (static_cast<u64>(group_) * p_.rows + first_ + row_of_warp(i)) *
+                                         p_.padded_k * kElementBytes;
 #pragma unroll
             for (u32 turn = 0; turn < kTurns; ++turn) {
                 const u32(&w)[4] = words[i][turn];
                 if (k_of(turn) < p_.padded_k)
-                    ptx::st_global_v4_u32(out + k_of(turn) + lane_ % 8 * 16, w[0], w[1], w[2], w[3]);
+                    ptx::st_global_v4_u32(out + k_of(turn) * kElementBytes + lane_ % kChunks * 16, w[0], w[1],
+                                          w[2], w[3]);
             }
         }
     }
@@ -159,10 +170,11 @@ DG_KERNEL(kArrangeThreads, 4)
 arrange(DG_GRID_CONSTANT const ArrangeParams p) {
     ptx::grid_dependency_launch();
     ptx::grid_dependency_wait();
-    const u32 blocks_k = arrange_blocks_k(p.padded_k), of_group = arrange_blocks_of_group(p.rows, p.padded_k);
+    const u32 blocks_k = arrange_blocks_k(S, p.padded_k),
+              of_group = arrange_blocks_of_group(S, p.rows, p.padded_k);
+    constexpr u32 kBlobs = kArrangeBytesK / (kFp4BlockK * bytes_of(S.a));
     const u32 group = ptx::block_index() / of_group, block = ptx::block_index() % of_group;
-    arrange_detail::Block<S>(p, group, block / blocks_k * kArrangeRows, block % blocks_k * kArrangeBlobs)
-        .run();
+    arrange_detail::Block<S>(p, group, block / blocks_k * kArrangeRows, block % blocks_k * kBlobs).run();
 }
 
 }  // namespace deep_gemm

@@ -124,7 +124,7 @@ DG_DEVICE void take_token(const CompressorParams& p, Pools<S>& pools, u32 sequen
                                                       channel, p.dim, p.eps);
             tile::rotate4<RopePairs::interleaved>(row, channel, p.dim, p.dims, p.frequencies,
                                                   static_cast<i32>(window * p.ratio), false);
-            tile::finish_row<S.finish>(row, channel, p.dim, p.dims);
+            tile::finish_row<S.finish, S.rows>(row, channel, p.dim, p.dims);
             if (window < p.rows.rows)
                 tile::write_latent<S.rows>(p.rows, sequence, window, channel, p.dim, row);
         }

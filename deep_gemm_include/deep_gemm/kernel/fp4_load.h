@@ -119,6 +119,18 @@ DG_DEVICE void load_weights(const Fp4GemmParams& p, tile::Fp4Smem<S> smem, sched
     items.finish();
 }
 
+/// by_32: zeros where a token's words of other groups would be; nobody writes there. All threads but those of
+/// the warp that finds items, followed by a barrier.
+template <Fp4GemmSpec S>
+DG_DEVICE void clear_tokens(tile::Fp4Smem<S> smem) {
+    constexpr u32 kLoader = S.warpgroups * kWarpgroup, kThreads = threads_of(S) - ptx::kWarpThreads;
+    const u32 thread = ptx::thread_index(), mine = thread < kLoader ? thread : thread - ptx::kWarpThreads;
+    constexpr u32 kChunks = S.stages * tile::Fp4Smem<S>::kPlan.token_stage_bytes / 16;
+    for (u32 chunk = mine; chunk < kChunks; chunk += kThreads)
+        ptx::st_shared_v4_u32(smem.tokens(0, 0) + chunk * 16, {0, 0, 0, 0});
+    ptx::fence_proxy_async();  // wgmma reads them
+}
+
 /// Tokens of one item. `warp` of S.load_warps: of each eight tokens it brings 8 / load_warps, of the scales
 /// those of every load_warps-th 32.
 template <Fp4GemmSpec S>
@@ -148,13 +160,16 @@ class TokenLoader {
     static constexpr u32 kEights = S.block_m / 8;
     static constexpr u32 kScaleTurns = ceil_div(S.block_m, 32 * S.load_warps);
 
-    /// Slot `token` of the item; the columns beyond its tokens repeat the first.
+    /// Row of A of slot `token` of the item; the columns beyond its tokens repeat the first.
     DG_DEVICE u32 row_of(const sched::Fp4Item& item, u32 token) const {
-        const u32 row = item.first + (token < item.count ? token : 0);
+        const u32 slot = item.first + (token < item.count ? token : 0);
         if constexpr (S.groups == GroupMode::gathered) {
-            if (params_.a_rows != nullptr) return static_cast<u32>(ptx::ld_global_s32(params_.a_rows + row));
+            if (params_.a_rows != nullptr) {
+                const u32 row = static_cast<u32>(ptx::ld_global_s32(params_.a_rows + slot));
+                return row < params_.a_num_rows ? row : 0;
+            }
         }
-        return row;
+        return slot;
     }
 
     DG_DEVICE void aim(const sched::Fp4Item& item) {
@@ -208,20 +223,28 @@ class TokenLoader {
             const u32 k = (first_kb + kb) * kFp4BlockK;
 #pragma unroll
             for (u32 turn = 0; turn < kElementBytes; ++turn) load_words(kb, k, turn);
-            if constexpr (!scales_in_loop(S)) continue;
-            const u32 scale_present = k < params_.k ? 4 : 0;
-            const u64 along_k =
-                scale_present != 0 ? static_cast<u64>(first_kb + kb) * params_.scale_a_stride_k : 0;
+            if constexpr (scales_in_loop(S)) load_scales(first_kb + kb, kb);
+        }
+        ptx::copy_async_arrive(smem_.full(cursor_.stage));
+    }
+
+    /// The tokens' scales for blob `blob` of K, which is the stage's `kb`th.
+    DG_DEVICE void load_scales(u32 blob, u32 kb) const {
+        constexpr u32 kGroups = fp4_groups_of(S), kAlongK = kFp4BlockK / kGroups;
+#pragma unroll
+        for (u32 group = 0; group < kGroups; ++group) {
+            const u32 number = blob * kGroups + group;
+            const u32 present = number * kAlongK < params_.k ? 4 : 0;
+            const u64 along_k = present != 0 ? static_cast<u64>(number) * params_.scale_a_stride_k : 0;
 #pragma unroll
             for (u32 turn = 0; turn < kScaleTurns; ++turn) {
                 const u32 token = token_of(turn);
                 if (token < columns_)
                     ptx::copy_async_4(
-                        smem_.scales(cursor_.stage, kb) + tile::fp4_scale_slot(token, columns_) * 4,
-                        scale_ + scale_offset_[turn] + along_k, scale_present);
+                        smem_.scales(cursor_.stage, kb, group) + tile::fp4_scale_slot(token, columns_) * 4,
+                        scale_ + scale_offset_[turn] + along_k, present);
             }
         }
-        ptx::copy_async_arrive(smem_.full(cursor_.stage));
     }
 
     /// 4-byte word `lane`, and 32 further for each turn, of the tokens' K from `k` on; the swizzle xors a
@@ -232,15 +255,17 @@ class TokenLoader {
         const u32 tile = activation_chunk(index, kElementBytes) / 8 * (S.block_m * kFp4BlockK);
         const u32 present = k + index * (4 / kElementBytes) < params_.k ? 4 : 0;
         const u8* const source = a_ + (present != 0 ? k * kElementBytes + turn * 128 : 0);
-        const ptx::SharedAddress tokens =
-            smem_.tokens(cursor_.stage, kb) + tile + activation_word(index, kElementBytes) * 4;
+        constexpr u32 kEightBytes = 8 * fp4_groups_of(S) * kFp4BlockK;
+        const u32 group = S.by_32 ? index / (32 / fp4_groups_of(S)) : 0;
+        const ptx::SharedAddress tokens = smem_.tokens(cursor_.stage, kb) + tile + group * (8 * kFp4BlockK) +
+                                          activation_word(index, kElementBytes) * 4;
 #pragma unroll
         for (u32 eight = 0; eight < kEights; ++eight) {
             if (eight * 8 >= columns_) break;
 #pragma unroll
             for (u32 i = 0; i < kOfEight; ++i) {
                 const u32 token = warp_ * kOfEight + i;
-                ptx::copy_async_4(tokens + (eight * 8 + token) * kFp4BlockK + (chunk ^ token) * 16,
+                ptx::copy_async_4(tokens + eight * kEightBytes + token * kFp4BlockK + (chunk ^ token) * 16,
                                   source + static_cast<u64>(word_offset_[eight * kOfEight + i]) * 4, present);
             }
         }

@@ -122,6 +122,9 @@ class Fp4Rows : public Fp4RowPair<S> {
 
     DG_DEVICE void store_one(u32 token, u32 row, float scale, float first, float second) const {
         if (token >= this->item_.rows) return;
+        if constexpr (has_row_table(S)) {
+            if (row >= this->params_.d_num_rows) return;
+        }
         const bool computed = token < this->item_.count && this->in_a_group(row);
         store_pair(row, computed ? this->finished(first, scale, 0) : 0,
                    computed ? this->finished(second, scale, 1) : 0);

@@ -16,18 +16,24 @@ DG_DEVICE void load_wide_tokens(const Fp4WideParams& p, tile::Fp4Smem<S> smem, u
                                 u32 group, u32 boxes, u32 kb, u64 policy) {
     constexpr u16 kAllCtas = (1u << S.cluster) - 1;
     constexpr u32 kMostBoxes = ceil_div(S.block_m / kFp4BoxRows, S.cluster);
+    constexpr u32 kTiles = bytes_of(S.a), kTileK = kFp4BlockK / kTiles;  // of 128 bytes along K
     const u32 rank = S.cluster > 1 ? ptx::cluster_rank() : 0;
     const ptx::SharedAddress full = smem.full(stage);
 #pragma unroll
     for (u32 turn = 0; turn < kMostBoxes; ++turn) {
         const u32 box = turn * S.cluster + rank;
         if (box >= boxes) break;
-        const ptx::SharedAddress to = smem.tokens(stage, 0) + box * (kFp4BoxRows * kFp4BlockK);
         const u32 row = first + box * kFp4BoxRows;
-        if constexpr (S.cluster > 1)
-            ptx::tma_load_3d_multicast(to, p.tokens, full, kb * kFp4BlockK, row, group, kAllCtas, policy);
-        else
-            ptx::tma_load_3d(to, p.tokens, full, kb * kFp4BlockK, row, group, policy);
+#pragma unroll
+        for (u32 tile = 0; tile < kTiles; ++tile) {
+            const u32 k = kb * kFp4BlockK + tile * kTileK;
+            const ptx::SharedAddress to =
+                smem.tokens(stage, 0) + (tile * S.block_m + box * kFp4BoxRows) * kFp4BlockK;
+            if constexpr (S.cluster > 1)
+                ptx::tma_load_3d_multicast(to, p.tokens, full, k, row, group, kAllCtas, policy);
+            else
+                ptx::tma_load_3d(to, p.tokens, full, k, row, group, policy);
+        }
     }
 }
 
@@ -49,7 +55,7 @@ DG_DEVICE void load_wide_items(const Fp4WideParams& p, tile::Fp4Smem<S> smem) {
                 const u32 stage = cursor.uniform_stage();
                 ptx::mbarrier_wait(smem.empty(stage), cursor.phase ^ 1);
                 if (!ptx::elect_one()) continue;
-                ptx::mbarrier_arrive_expect_tx(smem.full(stage), columns * kFp4BlockK);
+                ptx::mbarrier_arrive_expect_tx(smem.full(stage), columns * kFp4BlockK * bytes_of(S.a));
                 load_wide_tokens<S>(p, smem, stage, item.first, group, columns / kFp4BoxRows, kb, policy);
             }
         }
@@ -133,6 +139,7 @@ DG_DEVICE void write_row_table(const Fp4GemmParams& p, tile::Fp4Smem<S> smem, u3
         bool zero = token >= item.count;
         if constexpr (S.groups == GroupMode::gathered) {
             if (p.d_rows != nullptr && !zero) row = static_cast<u32>(ptx::ld_global_s32(p.d_rows + row));
+            zero = zero || row >= p.d_num_rows;
         }
         if constexpr (S.groups == GroupMode::contiguous) {
             zero = zero || static_cast<u32>(ptx::ld_global_s32(p.group_layout + row)) >= p.num_groups;

@@ -44,6 +44,7 @@ class Fp4WideRows : public Fp4RowPair<S> {
     }
 
     DG_DEVICE void store_one(bool wanted, u32 row, float first, float second) const {
+        if constexpr (S.groups == GroupMode::gathered) wanted = (row & kFp4ZeroRow) == 0;
         if constexpr (Pair::kWritesZeros) {
             if (row & kFp4ZeroRow) first = second = 0;
             row &= ~kFp4ZeroRow;

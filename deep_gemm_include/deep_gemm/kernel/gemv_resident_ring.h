@@ -2,8 +2,9 @@
 // stage.
 //
 // A stage is rows of 128 bytes, then the scales of one row after another, then the zero points. Weights lie
-// as in gemv_ring.h. Scales are copied in pieces, one or two of a row, each an aligned vector in memory; zero
-// points in one, which is that of two visits where a visit has fewer than four.
+// as in gemv_ring.h. Scales are copied in pieces, one or two of a row, each an aligned vector in memory (of
+// shifted scales, the two words that they are in); zero points in one, which is that of two visits where a
+// visit has fewer than four.
 #pragma once
 
 #include <deep_gemm/kernel/gemv_ring.h>
@@ -15,11 +16,13 @@ struct ResidentRing {
     static constexpr QuantRow kRow = row_of(S.w);
     static constexpr u32 kRows = kMmaTileRows * S.row_tiles, kCopies = kRows / kCopyRows;
     static constexpr u32 kScaleBytes = visit_scale_bytes_of(S), kPieces = scale_pieces_of(S);
-    static constexpr u32 kPieceBytes = kScaleBytes / kPieces,
+    static constexpr bool kShifted = has_shifted_scales(S);
+    static constexpr u32 kStageScaleBytes = stage_scale_bytes_of(S);  // of a row
+    static constexpr u32 kPieceBytes = kStageScaleBytes / kPieces,
                          kScaleCopies = kScaleBytes ? ceil_div(kRows * kPieces, 32u) : 0;
     static constexpr u32 kZeroBytes = zero_piece_bytes_of(S), kVisitZeros = visit_zeros_of(S);
     static constexpr u32 kScales = kRows * kGemvVisitBytes;  // offsets in a stage
-    static constexpr u32 kZeros = kScales + kRows * kScaleBytes;
+    static constexpr u32 kZeros = kScales + kRows * kStageScaleBytes;
 
     const u8* weights[kCopies];  // of the next copies
     const u8* scales[kScaleCopies + 1];
@@ -96,9 +99,15 @@ struct ResidentRing {
         }
 #pragma unroll
         for (u32 i = 0; i < kScaleCopies; ++i) {
-            if (i * 32 + lane < kRows * kPieces)
-                ptx::cp_async<kPieceBytes>(stage + kScales + (i * 32 + lane) * kPieceBytes, scales[i],
-                                           scales_left);
+            if (i * 32 + lane >= kRows * kPieces) continue;
+            const ptx::SharedAddress piece = stage + kScales + (i * 32 + lane) * kPieceBytes;
+            if constexpr (kShifted) {  // no further than the row, which may be the last
+                const u32 shift = static_cast<u32>(reinterpret_cast<u64>(scales[i]) % kPieceBytes);
+                ptx::cp_async<kPieceBytes>(piece, scales[i] - shift,
+                                           present(place, scale_bytes + shift, kPieceBytes));
+            } else {
+                ptx::cp_async<kPieceBytes>(piece, scales[i], scales_left);
+            }
         }
         // Aligned pieces of zero points are whole ones: such rows end with a visit.
         if constexpr (kZeroBytes != 0)
@@ -155,7 +164,7 @@ struct ResidentRing {
         for (u32 i = 0; i < S.row_tiles * kLaneRows; ++i) {
             const u32 r = i / kLaneRows, row = i % kLaneRows;
             const u32 stage_row = lane / 4 + i * (kMmaTileRows / kLaneRows);
-            const ptx::SharedAddress mine = stage + kScales + stage_row * kScaleBytes;
+            const ptx::SharedAddress mine = stage + kScales + stage_row * kStageScaleBytes;
             if constexpr (kZeroBytes != 0) {
                 u32 word[kZeroBytes / 4];
 #pragma unroll
@@ -174,6 +183,11 @@ struct ResidentRing {
                     const ptx::SharedAddress at = mine + (step * 4 + lane % 4) * kBlocks;
                     to.code[step][r][row] = kBlocks == 2 ? ptx::ld_shared_u16(at) : ptx::ld_shared_u8(at);
                 }
+            } else if constexpr (kShifted) {  // of odd rows: an odd number of scales is before them
+                const u32 before = ptx::ld_shared_u32(mine), behind = ptx::ld_shared_u32(mine + 4);
+                const u32 both = stage_row % 2 ? before >> 16 | behind << 16 : before;
+                const ptx::Float2 two = ptx::cvt_f32_f16x2(both);
+                to.scale[0][r][row] = two.x, to.scale[1][r][row] = two.y;
             } else if constexpr (kRow.scale == ScaleType::fp16) {
 #pragma unroll
                 for (u32 block = 0; block < Visit::kScaledBlocks; block += 2) {

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <deep_gemm/spec/gqa.h>
-#include <deep_gemm/tile/fp8_copy.h>
+#include <deep_gemm/tile/narrow_copy.h>
 #include <deep_gemm/tile/real.h>
 #include <deep_gemm/tile/reduce.h>
 #include <deep_gemm/ptx/math.h>
@@ -242,7 +242,7 @@ gqa_join(DG_GRID_CONSTANT const GqaParams p) {
     if constexpr (S.fp8)
         tile::store_fp8_copy<ScaleRule::exact>(p.codes + static_cast<u64>(ptx::block_index()) * S.d,
                                                p.scales + ptx::block_index(), channel,
-                                               {sums[0], sums[1], sums[2], sums[3]});
+                                               tile::through_bf16({sums[0], sums[1], sums[2], sums[3]}));
 }
 
 }  // namespace deep_gemm

@@ -3,8 +3,8 @@
 #pragma once
 
 #include <deep_gemm/kernel/hc_coefficients.h>
+#include <deep_gemm/kernel/hc_input.h>
 #include <deep_gemm/tile/ahead.h>
-#include <deep_gemm/tile/fp8_copy.h>
 #include <deep_gemm/tile/reduce.h>
 #include <deep_gemm/ptx/stream.h>
 
@@ -220,12 +220,6 @@ DG_DEVICE void add_warps(u32 count, ptx::SharedAddress sums, ptx::SharedAddress 
     ptx::st_shared_f32(to + i * 4, total);
 }
 
-/// Where a channel's weighted sum is kept.
-template <HcSpec S>
-DG_DEVICE u32 mixed_at(u32 token, u32 channel) {
-    return plan_smem(S).mixed + token * (S.threads / S.streams * S.steps * 16) + channel * 4;
-}
-
 /// The streams' weighted sum, into `mixed` of shared memory; returns this thread's share of its squares.
 template <HcSpec S>
 DG_DEVICE float mix_streams(u32 token, u32 begin, u32 end, ptx::SharedAddress smem) {
@@ -248,28 +242,6 @@ DG_DEVICE float mix_streams(u32 token, u32 begin, u32 end, ptx::SharedAddress sm
     return sum;
 }
 
-/// The input of the sublayer, with its norm.
-template <HcSpec S>
-DG_DEVICE void store_input(const HcParams& p, u32 row, u32 token, u32 begin, u32 end,
-                           ptx::SharedAddress smem) {
-    float factor = 1;
-    if constexpr (S.weight != Format::none) {
-        const float squares = cluster_total(smem + plan_smem(S).norm + token * 4);
-        factor = 1.0f / ptx::sqrt_rn_f32(squares / static_cast<float>(p.d) + p.rms_eps);
-    }
-    for (u32 channel = begin + ptx::thread_index() * 4; channel < end; channel += S.threads * 4) {
-        tile::Float4 u = ptx::ld_shared_v4_f32(smem + mixed_at<S>(token, channel - begin));
-        if constexpr (S.weight != Format::none) {
-            const tile::Float4 w = tile::load4<S.weight>(p.weight, channel);
-            u = {u.x * factor * w.x, u.y * factor * w.y, u.z * factor * w.z, u.w * factor * w.w};
-        }
-        tile::store4<S.y>(p.y.data, row * p.y.stride + channel, u);
-        if constexpr (S.fp8)  // a share is a multiple of 128: whole warps are here
-            tile::store_fp8_copy<ScaleRule::up>(p.codes + static_cast<u64>(row) * p.d,
-                                                p.scales + static_cast<u64>(row) * (p.d / 128), channel, u);
-    }
-}
-
 }  // namespace hc_detail
 
 template <HcSpec S>
@@ -285,7 +257,8 @@ hc_mix(DG_GRID_CONSTANT const HcParams p) {
     const u32 stride = p.clusters * S.tokens;  // rows between those of a cluster
     const auto tokens_from = [&](u32 first) { return first + S.tokens < p.rows ? S.tokens : p.rows - first; };
     // Three times a round the cluster meets: shares of the mixes are there; those of the norm are; both have
-    // been read. The last warp finds what the next sublayer needs, while the others find this one's input.
+    // been read (and once between, where the largest of a row is looked for). The last warp finds what the
+    // next sublayer needs, while the others find this one's input.
     if (warp == S.threads / 32) {
         ptx::grid_dependency_wait();
         for (u32 first = cluster * S.tokens; first < p.rows; first += stride) {
@@ -294,6 +267,7 @@ hc_mix(DG_GRID_CONSTANT const HcParams p) {
             if constexpr (!S.head)
                 if (rank < tokens_from(first)) find_post<S>(p, first + rank, rank, smem);
             ptx::cluster_wait();
+            if constexpr (hc_row_amax(S)) ptx::cluster_sync();
             ptx::cluster_arrive();
             ptx::cluster_wait();
         }
@@ -345,7 +319,21 @@ hc_mix(DG_GRID_CONSTANT const HcParams p) {
         add_warps<S>(tokens, smem + kPlan.sums, smem + kPlan.norm);
         ptx::cluster_sync();
 #pragma unroll 1
-        for (u32 t = 0; t < tokens; ++t) store_input<S>(p, first + t, t, begin, end, smem);
+        for (u32 t = 0; t < tokens; ++t) {
+            const float amax = store_input<S>(p, first + t, t, begin, end, smem);
+            if constexpr (hc_row_amax(S)) {
+                const float largest = tile::warp_max(amax);
+                if (ptx::lane_index() == 0)
+                    ptx::st_shared_f32(smem + kPlan.sums + (t * kHcMixWarps + warp) * 4, largest);
+            }
+        }
+        if constexpr (hc_row_amax(S)) {
+            sync_workers<S>();
+            keep_amax<S>(tokens, smem);
+            ptx::cluster_sync();
+#pragma unroll 1
+            for (u32 t = 0; t < tokens; ++t) store_nvfp4<S>(p, first + t, t, begin, end, smem);
+        }
         ptx::cluster_arrive();
     }
     ptx::cluster_wait();  // the shared memory stays until peers have read it

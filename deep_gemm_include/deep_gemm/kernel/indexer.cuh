@@ -5,6 +5,8 @@
 #include <deep_gemm/spec/indexer.h>
 #include <deep_gemm/tile/latent_row.h>
 #include <deep_gemm/tile/visible_rows.h>
+#include <deep_gemm/ptx/bytes.h>
+#include <deep_gemm/ptx/convert.h>
 #include <deep_gemm/ptx/mma_sync.h>
 #include <deep_gemm/ptx/shared_words.h>
 
@@ -26,8 +28,7 @@ index_scores(DG_GRID_CONSTANT const IndexScoreParams p) {
 #pragma unroll
     for (u32 i = 0; i < kIndexRowsOfWarp; ++i)
         if (active && first + i < visible)
-            row[i] =
-                tile::load4<S.rows>(p.rows.data, tile::row_offset(p.rows, sequence, first + i) + channel);
+            row[i] = tile::read_latent<S.rows>(p.rows, sequence, first + i, channel);
     float score[kIndexRowsOfWarp] = {};
     for (u32 head = 0; head < p.heads; ++head) {
         tile::Float4 q{};
@@ -52,7 +53,81 @@ index_scores(DG_GRID_CONSTANT const IndexScoreParams p) {
 
 namespace index_detail {
 
+/// Eight channels of a head as they meet a row's: pairs of neighbours, or of every fourth, as FP4 rows give
+/// them.
+template <Format Rows>
+DG_DEVICE ptx::UInt4 in_pairs(const ptx::UInt4& v) {
+    if constexpr (Rows != Format::fp4_e2m1) return v;
+    constexpr u32 kLow = 0x5410, kHigh = 0x7632;
+    return {ptx::permute_bytes_or_signs(v.x, v.z, kLow), ptx::permute_bytes_or_signs(v.x, v.z, kHigh),
+            ptx::permute_bytes_or_signs(v.y, v.w, kLow), ptx::permute_bytes_or_signs(v.y, v.w, kHigh)};
+}
+
+/// Where piece `piece` of a head lies. The four lanes of a row have 16 bytes each of every 64; of FP4 rows a
+/// lane has 32 neighbouring channels, which are four of its pieces.
+template <Format Rows>
+DG_DEVICE u32 place_of(u32 piece) {
+    return Rows == Format::fp4_e2m1 ? piece % 4 * 64 + piece / 4 * 16 : piece * 16;
+}
+
+/// Eight codes times a scale: pair i is codes i and i + 4. Sign and magnitude are put where a bf16 has them,
+/// 2^126 too small.
+DG_DEVICE ptx::UInt4 decode_word(u32 word, u32 scale) {
+    constexpr u32 kMagnitude = 0x01c001c0u, kSign = 0x80008000u, kTwoTo126 = 0x7e807e80u;
+    const auto pair = [&](u32 magnitude, u32 sign) {
+        const u32 tiny = (magnitude & kMagnitude) | (sign & kSign);
+        return ptx::mul_bf16x2(ptx::mul_bf16x2(tiny, kTwoTo126), scale);
+    };
+    return {pair(word << 6, word << 12), pair(word << 2, word << 8), pair(word >> 2, word << 4),
+            pair(word >> 6, word)};
+}
+
+/// A UE8M0 byte as a pair of bf16.
+DG_DEVICE u32 scale_pair(u32 exponent) {
+    if (exponent == 0) return 0x00400040u;  // 2^-127
+    return exponent == codec::kUe8m0Nan ? 0x7fff7fffu : exponent * 0x00800080u;
+}
+
+constexpr u32 kLoads = kIndexMmaChannels / 32;
+
+/// A lane's channels of a row as they lie in memory, and as the mma takes them. bf16: 16 bytes of each 64.
+template <Format Rows>
+struct StoredRow {
+    ptx::UInt4 parts[kLoads] = {};
+
+    DG_DEVICE void fetch(const LatentView& view, u32 sequence, u32 row) {
+        const u8* at = static_cast<const u8*>(view.data) + tile::row_offset(view, sequence, row) * 2 +
+                       ptx::lane_index() % 4 * 16;
+#pragma unroll
+        for (u32 load = 0; load < kLoads; ++load) parts[load] = ptx::ld_global_v4_u32(at + load * 64);
+    }
+    DG_DEVICE void decode(ptx::UInt4 (&into)[kLoads]) const {
+#pragma unroll
+        for (u32 load = 0; load < kLoads; ++load) into[load] = parts[load];
+    }
+};
+/// FP4: 32 neighbours, which share a scale.
+template <>
+struct StoredRow<Format::fp4_e2m1> {
+    ptx::UInt4 codes = {};
+    u32 exponent = 0;
+
+    DG_DEVICE void fetch(const LatentView& view, u32 sequence, u32 row) {
+        const u32 part = ptx::lane_index() % 4, in_page = row % view.page_rows;
+        const u8* page = static_cast<const u8*>(view.data) + tile::page_offset(view, sequence, row);
+        codes = ptx::ld_global_v4_u32(page + in_page * kFp4RowBytes + part * 16);
+        exponent =
+            ptx::ld_global_u8(page + view.page_rows * kFp4RowBytes + in_page * kFp4RowScaleBytes + part);
+    }
+    DG_DEVICE void decode(ptx::UInt4 (&into)[kLoads]) const {
+        const u32 words[] = {codes.x, codes.y, codes.z, codes.w}, scale = scale_pair(exponent);
+#pragma unroll
+        for (u32 load = 0; load < kLoads; ++load) into[load] = decode_word(words[load], scale);
+    }
+};
+
 /// 64 heads of a token and their weights; zeros beyond the last.
+template <Format Rows>
 DG_DEVICE void load_heads(const IndexScoreParams& p, u32 token, u32 first, ptx::SharedAddress smem) {
     constexpr u32 kPieces = kIndexMmaChannels / 8;  // of 16 bytes
     for (u32 i = ptx::thread_index(); i < kIndexMmaHeads * kPieces; i += kIndexMmaThreads) {
@@ -62,7 +137,7 @@ DG_DEVICE void load_heads(const IndexScoreParams& p, u32 token, u32 first, ptx::
             v = ptx::ld_global_v4_u32(static_cast<const u8*>(p.query.data) +
                                       (token * p.query.stride + (first + head) * p.query.inner_stride) * 2 +
                                       piece * 16);
-        ptx::st_shared_v4_u32(smem + head * kIndexPitch + piece * 16, v);
+        ptx::st_shared_v4_u32(smem + head * kIndexPitch + place_of<Rows>(piece), in_pairs<Rows>(v));
     }
     const u32 head = ptx::thread_index();
     if (head < kIndexMmaHeads)
@@ -77,60 +152,71 @@ DG_DEVICE void load_heads(const IndexScoreParams& p, u32 token, u32 first, ptx::
 template <IndexMmaSpec S>
 DG_KERNEL(kIndexMmaThreads, 4)
 index_mma(DG_GRID_CONSTANT const IndexScoreParams p) {
-    constexpr u32 kLoads = kIndexMmaChannels / 32, kTiles = kIndexMmaHeads / 8;
+    using namespace index_detail;
+    constexpr u32 kTiles = kIndexMmaHeads / 8;
     ptx::grid_dependency_launch();
     ptx::grid_dependency_wait();
     const u32 token = ptx::block_index() % p.tokens, sequence = tile::sequence_of(p.sequences, token);
     const u32 visible = tile::visible_rows(ptx::ld_global_s32(p.positions + token), p.ratio, p.rows.rows);
-    const u32 block = ptx::block_index() / p.tokens * kIndexMmaRows;
-    if (sequence >= p.rows.sequences || block >= visible || visible <= p.only_above) return;
-    const u32 lane = ptx::lane_index(), first = block + ptx::warp_index() * kIndexMmaWarpRows;
+    const u32 step = p.blocks * kIndexMmaRows, begin = ptx::block_index() / p.tokens * kIndexMmaRows;
+    if (sequence >= p.rows.sequences || begin >= visible || visible <= p.only_above) return;
+    const u32 lane = ptx::lane_index(), place = ptx::warp_index() * kIndexMmaWarpRows + lane / 4;
     const ptx::SharedAddress smem = ptx::dynamic_smem();
+    const bool once = p.heads <= kIndexMmaHeads;  // then heads stay in shared memory
+    bool held = false;
 
-    // A lane has 16 bytes of each 64 of two rows: its fragments of two steps.
-    ptx::UInt4 rows[2][kLoads] = {};
+    StoredRow<S.rows> next[2];
+    const auto fetch = [&](u32 first) {
 #pragma unroll
-    for (u32 half = 0; half < 2; ++half) {
-        const u32 row = first + lane / 4 + half * 8;
-        if (row >= visible) continue;
-        const u8* at =
-            static_cast<const u8*>(p.rows.data) + tile::row_offset(p.rows, sequence, row) * 2 + lane % 4 * 16;
+        for (u32 half = 0; half < 2; ++half)
+            if (const u32 row = first + place + half * 8; row < visible)
+                next[half].fetch(p.rows, sequence, row);
+    };
+    fetch(begin);
+#pragma unroll 1
+    for (u32 first = begin; first < visible; first += step) {
+        ptx::UInt4 rows[2][kLoads];
 #pragma unroll
-        for (u32 load = 0; load < kLoads; ++load) rows[half][load] = ptx::ld_global_v4_u32(at + load * 64);
-    }
-    float score[2] = {};
-    for (u32 head = 0; head < p.heads; head += kIndexMmaHeads) {
-        index_detail::load_heads(p, token, head, smem);
-        ptx::sync_threads();
-#pragma unroll
-        for (u32 t = 0; t < kTiles; ++t) {
-            float dots[4] = {};
-#pragma unroll
-            for (u32 load = 0; load < kLoads; ++load) {
-                const ptx::UInt4 q = ptx::ld_shared_v4_u32(smem + (t * 8 + lane / 4) * kIndexPitch +
-                                                           load * 64 + lane % 4 * 16);
-                const ptx::UInt4 &a = rows[0][load], &b = rows[1][load];
-                const u32 low[] = {a.x, b.x, a.y, b.y}, high[] = {a.z, b.z, a.w, b.w};
-                ptx::mma_m16n8k16_bf16(dots, low, q.x, q.y);
-                ptx::mma_m16n8k16_bf16(dots, high, q.z, q.w);
+        for (u32 half = 0; half < 2; ++half) next[half].decode(rows[half]);
+        fetch(first + step);
+        float score[2] = {};
+        for (u32 head = 0; head < p.heads; head += kIndexMmaHeads) {
+            if (!held) {
+                load_heads<S.rows>(p, token, head, smem);
+                ptx::sync_threads();
+                held = once;
             }
-            const ptx::Float2 weight =
-                ptx::ld_shared_v2_f32(smem + kIndexMmaHeads * kIndexPitch + (t * 8 + lane % 4 * 2) * 4);
+#pragma unroll 4  // with all eight, registers do not suffice for the next rows
+            for (u32 t = 0; t < kTiles; ++t) {
+                float dots[4] = {};
 #pragma unroll
-            for (u32 half = 0; half < 2; ++half) {
-                score[half] = ptx::fma_rn_f32(weight.x, ptx::max_nan_f32(dots[2 * half], 0.0f), score[half]);
-                score[half] =
-                    ptx::fma_rn_f32(weight.y, ptx::max_nan_f32(dots[2 * half + 1], 0.0f), score[half]);
+                for (u32 load = 0; load < kLoads; ++load) {
+                    const ptx::UInt4 q = ptx::ld_shared_v4_u32(smem + (t * 8 + lane / 4) * kIndexPitch +
+                                                               load * 64 + lane % 4 * 16);
+                    const ptx::UInt4 &a = rows[0][load], &b = rows[1][load];
+                    const u32 low[] = {a.x, b.x, a.y, b.y}, high[] = {a.z, b.z, a.w, b.w};
+                    ptx::mma_m16n8k16_bf16(dots, low, q.x, q.y);
+                    ptx::mma_m16n8k16_bf16(dots, high, q.z, q.w);
+                }
+                const ptx::Float2 weight =
+                    ptx::ld_shared_v2_f32(smem + kIndexMmaHeads * kIndexPitch + (t * 8 + lane % 4 * 2) * 4);
+#pragma unroll
+                for (u32 half = 0; half < 2; ++half) {
+                    score[half] =
+                        ptx::fma_rn_f32(weight.x, ptx::max_nan_f32(dots[2 * half], 0.0f), score[half]);
+                    score[half] =
+                        ptx::fma_rn_f32(weight.y, ptx::max_nan_f32(dots[2 * half + 1], 0.0f), score[half]);
+                }
             }
+            if (!once) ptx::sync_threads();
         }
-        ptx::sync_threads();
-    }
 #pragma unroll
-    for (u32 half = 0; half < 2; ++half) {
-        const float sum = tile::warp_sum<4>(score[half]);
-        const u32 row = first + lane / 4 + half * 8;
-        if (lane % 4 == 0 && row < visible)
-            ptx::st_global_f32(p.scores + token * p.scores_stride + row, sum * p.scale);
+        for (u32 half = 0; half < 2; ++half) {
+            const float sum = tile::warp_sum<4>(score[half]);
+            const u32 row = first + place + half * 8;
+            if (lane % 4 == 0 && row < visible)
+                ptx::st_global_f32(p.scores + token * p.scores_stride + row, sum * p.scale);
+        }
     }
 }
 

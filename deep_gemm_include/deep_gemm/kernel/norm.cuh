@@ -2,7 +2,7 @@
 #pragma once
 
 #include <deep_gemm/spec/norm.h>
-#include <deep_gemm/tile/fp8_copy.h>
+#include <deep_gemm/tile/narrow_copy.h>
 #include <deep_gemm/tile/real.h>
 #include <deep_gemm/tile/reduce.h>
 #include <deep_gemm/ptx/math.h>
@@ -24,6 +24,8 @@ DG_DEVICE void norm_block(const NormParams& p, u32 block) {
         squares = ptx::fma_rn_f32(v.w, v.w, squares);
     }
     squares = tile::cta_sum<kNormThreads>(ptx::dynamic_smem() + plan_smem(S).sums, squares);
+    constexpr bool kRowAmax = S.narrow && S.recipe == Recipe::nvfp4;
+    float amax = 0;
     const float rms = ptx::sqrt_rn_f32(squares / static_cast<float>(p.d) + p.eps), factor = 1.0f / rms;
     for (u32 i = first; i < p.d; i += kNormThreads * 4) {
         tile::Float4 v = tile::load4<S.x>(p.x.data, x + i);
@@ -33,10 +35,18 @@ DG_DEVICE void norm_block(const NormParams& p, u32 block) {
             v = {v.x * w.x, v.y * w.y, v.z * w.z, v.w * w.w};
         }
         tile::store4<S.y>(p.y.data, y + i, v);
-        if constexpr (S.fp8)  // d is a multiple of 128: whole warps are here
-            tile::store_fp8_copy<S.rule>(p.codes + static_cast<u64>(row) * p.d,
-                                         p.scales + static_cast<u64>(row) * (p.d / 128), i, v);
+        if constexpr (kRowAmax)
+            amax = ptx::max_nan_f32(amax, tile::amax_of_four(tile::through_bf16(v)));
+        else if constexpr (S.narrow)  // d is a multiple of 128: whole warps are here
+            tile::store_copy<S.recipe, S.rule>(p.codes, p.scales, row, p.d, i, v);
     }
+    if constexpr (!kRowAmax) return;
+    const float global =
+        tile::nvfp4_global(tile::cta_max<kNormThreads>(ptx::dynamic_smem() + plan_smem(S).sums, amax));
+    if (ptx::thread_index() == 0) ptx::st_global_f32(p.global + row, global);
+    for (u32 i = first; i < p.d; i += kNormThreads * 4)  // what the thread has stored itself
+        tile::store_copy<S.recipe, S.rule>(p.codes, p.scales, row, p.d, i, tile::load4<S.y>(p.y.data, y + i),
+                                           global);
 }
 
 template <NormSpec S>

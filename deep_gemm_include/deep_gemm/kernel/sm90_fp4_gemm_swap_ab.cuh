@@ -33,6 +33,8 @@ class Multiplier {
     }
 
   private:
+    static constexpr u32 kGroups = fp4_groups_of(S);
+
     /// Calls run_item() with the number of columns that serves the item's tokens.
     template <u32 N>
     DG_DEVICE void dispatch(const sched::Fp4Item& item) {
@@ -89,7 +91,7 @@ class Multiplier {
 
     /// Starts the four wgmma of a blob, or of one of its parts.
     template <u32 N, u32 part = 0>
-    DG_DEVICE void start(u32 stage, u32 kb, float (&partial)[N / 2], const u32 (&fragments)[16]) {
+    DG_DEVICE void start(u32 stage, u32 kb, float (&partial)[kGroups * N / 2], const u32 (&fragments)[16]) {
         const u32 half = has_bf16_tokens(S) ? part * S.block_m * kFp4BlockK : 0;
         const u64 tokens = ptx::wgmma_descriptor(smem_.tokens(stage, kb) + half);
         ptx::wgmma_fence();
@@ -99,27 +101,31 @@ class Multiplier {
             if constexpr (has_bf16_tokens(S))
                 ptx::WgmmaRsBf16<N>::mma(partial, fragments + 4 * step, tokens + 2 * step, more);
             else
-                ptx::WgmmaRs<decoded_of(S.form), N>::mma(partial, fragments + 4 * step, tokens + 2 * step,
-                                                         more);
+                ptx::WgmmaRs<decoded_of(S.form), kGroups * N>::mma(partial, fragments + 4 * step,
+                                                                   tokens + 2 * step, more);
         }
         ptx::wgmma_commit();
     }
 
     /// Waits for them, gives the stage back after its last blob, and promotes.
     template <u32 N>
-    DG_DEVICE void finish(u32 stage, u32 kb, float (&partial)[N / 2], float (&sum)[N / 2],
+    DG_DEVICE void finish(u32 stage, u32 kb, float (&partial)[kGroups * N / 2], float (&sum)[N / 2],
                           const kernel::Fp4Rows<S, N>& rows) {
-        constexpr bool kEarly = !scales_in_loop(S) || N <= kFp4EarlyScaleColumns;
+        constexpr bool kEarly = !scales_in_loop(S) || N * kGroups <= kFp4EarlyScaleColumns;
         float scales[N / 4];
-        if constexpr (kEarly) load_scales<N>(stage, kb, scales);
+        if constexpr (kEarly) load_scales<N>(stage, kb, 0, scales);
         ptx::wgmma_wait<0>();
         ptx::wgmma_keep(partial);
-        if constexpr (kEarly) release(stage, kb);
-        if constexpr (!kEarly) load_scales<N>(stage, kb, scales);
+        if constexpr (kEarly && kGroups == 1) release(stage, kb);
 #pragma unroll
-        for (u32 i = 0; i < N / 2; ++i)
-            sum[i] += rows.promoted(partial[i], scales[i / 4 * 2 + i % 2], i / 2 % 2);
-        if constexpr (!kEarly) release(stage, kb);
+        for (u32 group = 0; group < kGroups; ++group) {
+            if (!kEarly || group > 0) load_scales<N>(stage, kb, group, scales);
+#pragma unroll
+            for (u32 i = 0; i < N / 2; ++i)
+                sum[i] += rows.promoted(partial[(i / 4 * kGroups + group) * 4 + i % 4],
+                                        scales[i / 4 * 2 + i % 2], i / 2 % 2);
+        }
+        if constexpr (!kEarly || kGroups > 1) release(stage, kb);
     }
 
     /// After its last blob this warp is done with a stage.
@@ -131,9 +137,9 @@ class Multiplier {
 
     /// Those of this thread's columns 8 j + 2 (lane % 4) + {0, 1}.
     template <u32 N>
-    DG_DEVICE void load_scales(u32 stage, u32 kb, float (&scales)[N / 4]) {
+    DG_DEVICE void load_scales(u32 stage, u32 kb, u32 group, float (&scales)[N / 4]) {
         if constexpr (!scales_in_loop(S)) return;
-        const ptx::SharedAddress at = smem_.scales(stage, kb) + thread_ % 4 * N;
+        const ptx::SharedAddress at = smem_.scales(stage, kb, group) + thread_ % 4 * N;
         if constexpr (N % 16 == 0) {
 #pragma unroll
             for (u32 i = 0; i < N / 4; i += 4) {
@@ -152,7 +158,7 @@ class Multiplier {
     /// Two sets of fragments: a blob is decoded while the one before it multiplies. Blobs come in pairs.
     template <u32 N>
     DG_DEVICE void accumulate_overlapped(float (&sum)[N / 2], const kernel::Fp4Rows<S, N>& rows) {
-        float partial[N / 2];
+        float partial[kGroups * N / 2];
         u32 even[16], odd[16];
         wait_full();
         decode(cursor_.stage, 0, even);
@@ -181,7 +187,7 @@ class Multiplier {
     /// the second does.
     template <u32 N>
     DG_DEVICE void accumulate_parts(float (&sum)[N / 2], const kernel::Fp4Rows<S, N>& rows) {
-        float partial[N / 2];
+        float partial[kGroups * N / 2];
         u32 first[16], second[16];
         wait_full();
         decode(cursor_.stage, 0, first);
@@ -209,7 +215,7 @@ class Multiplier {
 
     template <u32 N>
     DG_DEVICE void accumulate(float (&sum)[N / 2], const kernel::Fp4Rows<S, N>& rows) {
-        float partial[N / 2];
+        float partial[kGroups * N / 2];
         u32 fragments[16];
         for (u32 stages = fp4_k_blocks(params_.k) / S.k_blocks; stages > 0; --stages, cursor_.advance()) {
             const u32 stage = uniform_stage();
@@ -254,6 +260,7 @@ DG_DEVICE void run(const Fp4GemmParams& p) {
         return;
     }
     tile::write_magnitudes<S>(smem, ptx::thread_index());
+    if constexpr (S.by_32) kernel::clear_tokens<S>(smem);
     if (warp == 0 && ptx::elect_one()) {
         for (u32 stage = 0; stage < S.stages; ++stage) {
             ptx::mbarrier_init(smem.full(stage), 1 + 32 * S.load_warps);

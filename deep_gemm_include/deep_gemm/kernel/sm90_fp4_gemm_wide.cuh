@@ -1,14 +1,16 @@
-// FP8 activations times packed FP4 weights on Hopper, for many tokens of an expert. As in the kernel for few
-// (sm90_fp4_gemm_swap_ab.cuh) weights are the 64-row side of wgmma and come from registers; here an item has
-// up to 256 tokens, in the order that kernel/arrange.cuh gave them, so that TMA brings each tile once for all
-// CTAs of a cluster. Bound by the tensor cores: two warpgroups take turns at them, and while one of them
-// multiplies the other promotes and decodes. Sums are added in the order of the other kernel: a row's result
-// is the same, but with fast accumulation. Launched by op/fp4_gemm.cpp.
+// FP8 or bf16 activations times packed FP4 weights on Hopper, for many tokens of an expert. As in the kernel
+// for few (sm90_fp4_gemm_swap_ab.cuh) weights are the 64-row side of wgmma and come from registers; here an
+// item has up to 256 tokens, in the order that kernel/arrange.cuh gave them, so that TMA brings each tile
+// once for all CTAs of a cluster. Bound by the tensor cores: two warpgroups take turns at them, and while one
+// of them multiplies the other promotes and decodes. Sums are added in the order of the other kernel: a row's
+// result is the same, but with fast accumulation. Launched by op/fp4_gemm.cpp.
 #pragma once
 
 #include <deep_gemm/kernel/fp4_wide_store.h>
 #include <deep_gemm/tile/fp4_decode.h>
+#include <deep_gemm/tile/fp4_decode_bf16.h>
 #include <deep_gemm/ptx/wgmma.h>
+#include <deep_gemm/ptx/wgmma_rs_bf16_shapes.h>
 #include <deep_gemm/ptx/wgmma_rs_shapes.h>
 
 namespace deep_gemm {
@@ -55,6 +57,8 @@ class Multiplier {
                     pass_by();
                 else if constexpr (S.fast_accumulation)
                     accumulate_in_tensor_core<N>(sum);
+                else if constexpr (in_two_parts(S))
+                    accumulate_parts<N>(sum, rows);
                 else if constexpr (S.fragment_sets == 2)
                     accumulate_overlapped<N>(sum, rows);
                 else
@@ -68,21 +72,33 @@ class Multiplier {
         ptx::mbarrier_wait(smem_.full(cursor_.stage), cursor_.phase);
     }
 
+    template <u32 part = 0>
     DG_DEVICE void decode(u32 (&fragments)[16]) {
-        tile::decode_blob<S>(smem_, smem_.blob(cursor_.stage, warpgroup_, 0), thread_, fragments);
+        const ptx::SharedAddress blob = smem_.blob(cursor_.stage, warpgroup_, 0);
+        if constexpr (has_bf16_tokens(S))
+            tile::decode_half<S, part>(blob, thread_, fragments);
+        else
+            tile::decode_blob<S, part>(smem_, blob, thread_, fragments);
         ptx::wgmma_keep(fragments);  // decoded here, beside the wgmma in flight, not where it is used
     }
 
-    /// Starts the four wgmma of a blob with one half of the item's columns.
-    template <u32 N>
+    /// Starts the four wgmma of a blob, or of one of its parts, with one half of the item's columns.
+    template <u32 N, u32 part = 0>
     DG_DEVICE void start(u32 stage, u32 half, float (&partial)[N / 4], const u32 (&fragments)[16]) {
-        const u64 tokens = ptx::wgmma_descriptor(smem_.tokens(stage, 0) + half * (N / 2 * kFp4BlockK));
-        ptx::wgmma_keep(partial);  // the first half's sums were read: copies of them belong before the fence
+        const u32 tile = has_bf16_tokens(S) ? part * (S.block_m * kFp4BlockK) : 0;
+        const u64 tokens = ptx::wgmma_descriptor(smem_.tokens(stage, 0) + tile + half * (N / 2 * kFp4BlockK));
+        // The first half's sums were read: copies of them belong before the fence.
+        if constexpr (part == 0) ptx::wgmma_keep(partial);
         ptx::wgmma_fence();
 #pragma unroll
-        for (u32 step = 0; step < 4; ++step)
-            ptx::WgmmaRs<decoded_of(S.form), N / 2>::mma(partial, fragments + 4 * step, tokens + 2 * step,
-                                                         step > 0);
+        for (u32 step = 0; step < 4; ++step) {
+            const bool more = step > 0 || part > 0;
+            if constexpr (has_bf16_tokens(S))
+                ptx::WgmmaRsBf16<N / 2>::mma(partial, fragments + 4 * step, tokens + 2 * step, more);
+            else
+                ptx::WgmmaRs<decoded_of(S.form), N / 2>::mma(partial, fragments + 4 * step, tokens + 2 * step,
+                                                             more);
+        }
         ptx::wgmma_commit();
     }
 
@@ -96,7 +112,7 @@ class Multiplier {
 #pragma unroll
         for (u32 i = 0; i < N / 4; i += 4) {
             ptx::Float2 scale = {1, 1};
-            if constexpr (!S.per_token) scale = ptx::ld_shared_v2_f32(scales + i * 2 * 4);
+            if constexpr (scales_in_loop(S)) scale = ptx::ld_shared_v2_f32(scales + i * 2 * 4);
             float* const to = sum + half * (N / 4) + i;
             to[0] += rows.promoted(partial[i], scale.x, 0);
             to[1] += rows.promoted(partial[i + 1], scale.y, 0);
@@ -150,6 +166,33 @@ class Multiplier {
                     decode(even);
                 }
             });
+        }
+    }
+
+    /// Blobs in two parts: the second is decoded while the first multiplies, and the next blob's first while
+    /// the second does.
+    template <u32 N>
+    DG_DEVICE void accumulate_parts(float (&sum)[N / 2], const kernel::Fp4WideRows<S>& rows) {
+        u32 first[16], second[16];
+        wait_full();
+        decode(first);
+        for (u32 blobs = fp4_k_blocks(params_.k); blobs > 0; --blobs) {
+            float partial[N / 4];
+            const u32 stage = cursor_.stage;
+            start<N>(stage, 0, partial, first);
+            decode<1>(second);
+            start<N, 1>(stage, 0, partial, second);
+            finish<N>(stage, 0, partial, sum, rows);
+            start<N>(stage, 1, partial, first);
+            start<N, 1>(stage, 1, partial, second);
+            ptx::wgmma_wait<1>();  // the first part's fragments are free
+            cursor_.advance();
+            if (blobs > 1) {
+                wait_full();
+                decode(first);
+            }
+            finish<N>(stage, 1, partial, sum, rows);
+            release(stage);
         }
     }
 
@@ -231,12 +274,12 @@ DG_DEVICE void run(const Fp4WideParams& p) {
     if (warp == loader && ptx::elect_one()) {
         ptx::prefetch_tensor_map(p.tokens);
         for (u32 stage = 0; stage < S.stages; ++stage) {
-            ptx::mbarrier_init(smem.full(stage), S.per_token ? 2 : 2 + ptx::kWarpThreads);
+            ptx::mbarrier_init(smem.full(stage), scales_in_loop(S) ? 2 + ptx::kWarpThreads : 2);
             ptx::mbarrier_init(smem.empty(stage), 4 * S.warpgroups * S.cluster);
         }
         for (u32 slot = 0; slot < kFp4ItemSlots; ++slot) {
             ptx::mbarrier_init(smem.item_full(slot), 1);
-            ptx::mbarrier_init(smem.item_empty(slot), 4 * S.warpgroups + (S.per_token ? 2 : 3));
+            ptx::mbarrier_init(smem.item_empty(slot), 4 * S.warpgroups + (scales_in_loop(S) ? 3 : 2));
         }
         ptx::fence_mbarrier_init();
     }
@@ -251,7 +294,7 @@ DG_DEVICE void run(const Fp4WideParams& p) {
         if (warp == loader) kernel::find_wide_items<S>(p, smem);
         if (warp == loader + 1) kernel::load_wide_items<S>(p, smem);
         if (warp == loader + 2) kernel::load_wide_weights<S>(p, smem);
-        if (!S.per_token && warp == loader + 3) kernel::load_wide_scales<S>(p, smem);
+        if (scales_in_loop(S) && warp == loader + 3) kernel::load_wide_scales<S>(p, smem);
     } else {
         ptx::setmaxnreg_inc<fp4_math_registers_of(S)>();
         Multiplier<S>(p.gemm, smem, warp / 4).run();

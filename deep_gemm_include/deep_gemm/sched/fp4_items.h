@@ -31,8 +31,8 @@ class Fp4Items {
                                                            : params.num_groups;
         ahead_ = read_entry(0);
         if constexpr (S.groups == GroupMode::gathered) {
-            const u32 listed = static_cast<u32>(ptx::ld_global_s32(&params.list->num_entries));
-            num_entries_ = listed < num_entries_ ? listed : num_entries_;
+            const i32 listed = ptx::ld_global_s32(&params.list->num_entries);
+            num_entries_ = listed < 0 ? 0 : smaller(static_cast<u32>(listed), num_entries_);
         }
         next_chunk(0, 0);
     }
@@ -103,7 +103,9 @@ class Fp4Items {
         } else if constexpr (S.groups == GroupMode::gathered) {
             const ptx::UInt4 entry =
                 ptx::ld_global_v4_u32(reinterpret_cast<const Fp4Entry*>(params_.group_layout) + index);
-            return {entry.x, entry.y, entry.z, entry.z};
+            if (entry.x >= params_.num_groups || entry.y >= params_.m) return {};
+            const u32 count = smaller(clamp_rows(static_cast<i32>(entry.z)), params_.m - entry.y);
+            return {entry.x, entry.y, count, count};
         } else if constexpr (S.groups == GroupMode::masked) {
             const u32 rows = clamp_rows(ptx::ld_global_s32(params_.group_layout + index));
             return {index, 0, rows, rows};

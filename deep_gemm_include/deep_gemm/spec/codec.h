@@ -8,6 +8,7 @@
 //   E4M3      1       4         3       7      448    0x7f, 0xff
 //   E5M2      1       5         2       15     57344  0x7d to 0x7f and negative; infinity is 0x7c
 //   UE8M0     0       8         0       127    2^127  0xff; code 0 is 2^-127
+//   UE4M3     0       4         3       7      480    none, and no subnormals: code 0 is 2^-7
 #pragma once
 
 #include <deep_gemm/spec/format.h>
@@ -125,6 +126,24 @@ constexpr float ue8m0_to_f32(u32 code) {
     return float_of_bits(code == 0 ? kHiddenBit / 2 : code << kMantissaBits);
 }
 
+constexpr u32 kUe4m3Mantissa = 3, kUe4m3Max = 0x7f, kUe4m3Bias = 7;
+
+// The nearest of |value|, a tie to the even code; what is below the smallest becomes it, a NaN the largest.
+constexpr u32 f32_to_ue4m3(float value) {
+    constexpr u32 kLowest = (kBias - kUe4m3Bias)
+                            << kUe4m3Mantissa;  // code 0, counted in eighths of fp32's exponent
+    const u32 magnitude = bits_of_float(value) & ~kSignBit;
+    const u32 rounded = shift_right_rne(magnitude, kMantissaBits - kUe4m3Mantissa);
+    const u32 code = rounded > kLowest ? rounded - kLowest : 0;
+    return code < kUe4m3Max ? code : kUe4m3Max;
+}
+constexpr float ue4m3_to_f32(u32 code) {
+    return float_of_bits(((code & kUe4m3Max) + ((kBias - kUe4m3Bias) << kUe4m3Mantissa))
+                         << (kMantissaBits - kUe4m3Mantissa));
+}
+
+static_assert(ue4m3_to_f32(0) == 0x1p-7f && ue4m3_to_f32(0x7f) == 480 && f32_to_ue4m3(1.0625f) == 0x38 &&
+              f32_to_ue4m3(0) == 0);
 static_assert(f32_to_e2m1(0.25f) == 0 && f32_to_e2m1(0.75f) == 2 && f32_to_e2m1(1.25f) == 2 &&
               f32_to_e2m1(1.75f) == 4 && f32_to_e2m1(2.5f) == 4 && f32_to_e2m1(3.5f) == 6 &&
               f32_to_e2m1(5.0f) == 6 && f32_to_e2m1(-0.0f) == 8 && f32_to_e2m1(1e9f) == 7);

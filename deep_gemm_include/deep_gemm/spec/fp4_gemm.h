@@ -22,6 +22,7 @@ struct Fp4GemmSpec {
     GroupMode groups = GroupMode::dense;
     bool accumulate = false;  // add C
     bool per_token = false;   // A has one scale for each token: it comes in with the output
+    bool by_32 = false;       // A has a scale for each 32 along K, not for each 128: see fp4_groups_of()
     bool queue = false;       // CTAs take work from a counter in memory, not in fixed turns
     u32 block_m = 8;          // most tokens of a work item; fewer cost less
     u32 warpgroups = 1;       // that decode and multiply, 64 rows of weights each
@@ -43,8 +44,8 @@ requires requires(Spec& s) {
     s.load_warps;
 }
 constexpr void visit_fields(Visitor&& visit, Spec& s) {
-    auto& [form, a, split, d, groups, accumulate, per_token, queue, block_m, warpgroups, k_blocks, stages,
-           load_warps, ctas_per_sm, copies_only, wide, cluster, fragment_sets, fast_accumulation] = s;
+    auto& [form, a, split, d, groups, accumulate, per_token, by_32, queue, block_m, warpgroups, k_blocks,
+           stages, load_warps, ctas_per_sm, copies_only, wide, cluster, fragment_sets, fast_accumulation] = s;
     visit("form", form);
     visit("a", a);
     visit("split", split);
@@ -52,6 +53,7 @@ constexpr void visit_fields(Visitor&& visit, Spec& s) {
     visit("groups", groups);
     visit("accumulate", accumulate);
     visit("per_token", per_token);
+    visit("by_32", by_32);
     visit("queue", queue);
     visit("block_m", block_m);
     visit("warpgroups", warpgroups);
@@ -68,7 +70,9 @@ constexpr void visit_fields(Visitor&& visit, Spec& s) {
 
 // GroupMode::gathered: what a router leaves on the device. Tokens are numbered by slot; each entry owns
 // `count` slots from `first`. The counters serve `queue`: zero before the first launch, zero again after
-// each.
+// each. Nobody on the host sees these numbers, so that each is held to what there is: entries of experts or
+// first slots that do not exist are skipped, `count` ends with the slots, a row beyond A reads row 0, a row
+// beyond D is not written.
 struct Fp4Entry {
     i32 expert, first, count, unused;
 };
@@ -83,7 +87,7 @@ struct Fp4GemmParams {
     const float* row_scales;  // [runs, 64]
     const u32* runs;          // split: for each (expert, block of 64 rows), see spec/fp4_weights.h
     const u8* a;              // [a_groups, m, k] at the strides below
-    const float* scale_a;     // fp8: [a_groups, m, k / 128]; per_token: [a_groups, m]
+    const float* scale_a;     // fp8: [a_groups, m, k / 128]; by_32: k / 32; per_token: [a_groups, m]
     const i32* group_layout;  // see GroupMode; gathered: Fp4Entry[num_groups]
     Fp4ListHead* list;        // gathered, queue
     const i32* a_rows;        // gathered: row of A for each slot; null: the slot
@@ -92,15 +96,17 @@ struct Fp4GemmParams {
     void* d;                  // [a_groups, m, n]
     u64 a_stride_group, scale_a_stride_group, d_stride_group;  // in elements; those of a in bytes
     u32 a_stride_m, scale_a_stride_m, scale_a_stride_k, d_stride_m;
-    u32 m, n, k;     // m: rows of one a_group
-    u32 num_groups;  // experts; gathered: room in the list
+    u32 m, n, k;                 // m: rows of one a_group
+    u32 num_groups;              // experts; gathered: room in the list
+    u32 a_num_rows, d_num_rows;  // gathered: rows that a_rows and d_rows may name
 };
 
 // `wide`: the tokens of A and their scales as kernel/arrange.cuh leaves them (ArrangeParams).
 struct Fp4WideParams {
     Fp4GemmParams gemm;
-    TensorMap tokens;     // fp8_e4m3 [a_groups, m, padded k], box [1, kFp4BoxRows, 128], 128-byte swizzle
-    const float* scales;  // [a_groups, padded k / 128, scale_stride]; per_token: [a_groups, 1, scale_stride]
+    TensorMap tokens;     // [a_groups, m, padded k], box [1, kFp4BoxRows, 128 bytes], 128-byte swizzle
+    const float* scales;  // [a_groups, padded k / 128, scale_stride]; per_token: [a_groups, 1, scale_stride];
+                          // bf16 tokens: none
     u32 scale_stride;
 };
 
@@ -119,6 +125,13 @@ constexpr bool scales_in_loop(const Fp4GemmSpec& s) {
 constexpr bool in_two_parts(const Fp4GemmSpec& s) {
     return fp4_terms_of(s.form) == 2 || has_bf16_tokens(s);
 }
+// by_32: a token is four columns of wgmma, one for each 32 along K of a blob and zero beyond it, whose sums
+// the token's four scales multiply. Columns are short of a wgmma's cost where tokens are few, and the words
+// that never change are cleared once. Eight tokens are 32 columns: columns 8 g to 8 g + 7 are their group g.
+constexpr u32 fp4_groups_of(const Fp4GemmSpec& s) {
+    return s.by_32 ? 4 : 1;
+}
+constexpr u32 kFp4MostTokensBy32 = 32;
 constexpr u32 fp4_block_n_of(const Fp4GemmSpec& s) {
     return s.warpgroups * kFp4BlockRows;
 }
@@ -150,7 +163,7 @@ constexpr u32 kFp4EarlyScaleColumns = 40;
 // costs more registers than it hides (ptxas C7519, spills).
 constexpr u32 kFp4OverlapColumns = 16;
 // A table in shared memory says which row of D each token of an item goes to. The wide kernel has one in more
-// cases, with this bit for rows of no group.
+// cases, with this bit for rows of no group and for slots that are not written.
 constexpr u32 kFp4ZeroRow = 1u << 31;
 constexpr bool has_row_table(const Fp4GemmSpec& s) {
     return s.groups == GroupMode::gathered ||
@@ -159,8 +172,8 @@ constexpr bool has_row_table(const Fp4GemmSpec& s) {
 constexpr u32 kFp4ItemSlots = 4;  // work items between the warp that finds them and those that serve them
 
 struct Fp4SmemPlan {
-    u32 tokens, weights,
-        scales;  // stage 0: [k_blocks][block_m][128], [warpgroups][k_blocks][blob], [k_blocks][block_m]
+    // Stage 0: [k_blocks][block_m * groups][128], [warpgroups][k_blocks][blob], [k_blocks][groups][block_m]
+    u32 tokens, weights, scales;
     u32 token_stage_bytes, weight_stage_bytes, scale_stage_bytes;
     u32 magnitudes;    // MXFP4: table of fp4_magnitudes()
     u32 full, empty;   // mbarriers of the stages
@@ -178,10 +191,12 @@ constexpr u32 fp4_table_entries(Fp4Form form) {
 
 constexpr Fp4SmemPlan plan_smem(const Fp4GemmSpec& s) {
     Fp4SmemPlan p{};
-    p.token_stage_bytes = s.k_blocks * s.block_m * kFp4BlockK * bytes_of(s.a);
+    const u32 groups = fp4_groups_of(s);
+    p.token_stage_bytes = s.k_blocks * groups * s.block_m * kFp4BlockK * bytes_of(s.a);
     p.weight_stage_bytes = s.warpgroups * s.k_blocks * fp4_blob_bytes_of(s.form);
     // wide: a warp writes 32 scales at a time.
-    p.scale_stage_bytes = !scales_in_loop(s) ? 0 : align_up(s.k_blocks * s.block_m * 4, s.wide ? 128u : 4u);
+    p.scale_stage_bytes =
+        !scales_in_loop(s) ? 0 : align_up(s.k_blocks * groups * s.block_m * 4, s.wide ? 128u : 4u);
     u32 offset = 0;
     const auto take = [&offset](u32 bytes, u32 alignment) {
         offset = align_up(offset, alignment);
@@ -217,19 +232,26 @@ constexpr u32 registers_of(const Fp4GemmSpec& s) {
     const u32 registers = 65536 / (warps * 32) / 8 * 8;
     return registers < 255 ? registers : 255;
 }
+// wide: a thread holds the fragments of two blobs, or of both parts of one.
+constexpr bool two_fragment_sets(const Fp4GemmSpec& s) {
+    return s.fragment_sets == 2 || in_two_parts(s);
+}
 // Sums, partial sums, fragments, and what else a multiplying thread holds.
 constexpr u32 registers_needed_by(const Fp4GemmSpec& s) {
     if (s.fast_accumulation) return s.block_m / 2 + 32 + 48;
     // wide: the columns are multiplied in two halves, one after the other.
     if (s.wide) {
-        const u32 fragments = s.fragment_sets == 2 ? 32 + 48 : 16 + 20;
+        const u32 fragments = two_fragment_sets(s) ? 32 + 48 : 16 + 20;
         const u32 others = (s.split ? 8 : 0) + (s.accumulate && has_row_table(s) ? 8 : 0);
         return s.block_m / 2 + s.block_m / 4 + fragments + others;
     }
     const bool two_sets = s.block_m <= kFp4OverlapColumns || in_two_parts(s);
     const u32 fragments = two_sets ? 32 : 16;
-    const u32 others = s.block_m <= kFp4EarlyScaleColumns || is_nvfp4(s.form) ? 40 : 24;
-    return s.block_m + fragments + others + (s.split ? 16 : 0);
+    const u32 columns = s.block_m * fp4_groups_of(s);
+    const bool busy = is_nvfp4(s.form) || (s.by_32 && two_sets);
+    const u32 others = columns <= kFp4EarlyScaleColumns || busy ? 40 : 24;
+    const u32 sums = (s.block_m + columns) / 2;
+    return sums + fragments + others + (s.split ? 16 : 0);
 }
 // wide: setmaxnreg moves registers from the loading warpgroup, which needs few, to those that multiply.
 constexpr u32 fp4_math_registers_of(const Fp4GemmSpec& s, u32 loader_registers) {
@@ -254,7 +276,10 @@ constexpr const char* why_illegal_wide(const Fp4GemmSpec& s) {
         return "a stage of the wide kernel is one blob, brought by one warp";
     if (s.cluster != 1 && s.cluster != 2 && s.cluster != 4) return "clusters of 1, 2 or 4 CTAs";
     if (s.fragment_sets != 1 && s.fragment_sets != 2) return "one or two sets of fragments";
-    if (fp4_terms_of(s.form) != 1) return "the wide kernel multiplies weights of one term";
+    if (in_two_parts(s) && s.fragment_sets == 2)
+        return "a blob in two parts has two sets of fragments anyway";
+    if (in_two_parts(s) && s.block_m < 80)  // halves of 8 columns: ptxas C7519
+        return "blobs in two parts have block_m 80 at least";
     if (s.split && (s.fragment_sets == 2 || (s.accumulate && has_row_table(s))))
         return "weights with several runs leave no registers for a second set of fragments or added outputs";
     if (s.fast_accumulation && (!s.per_token || s.split || s.fragment_sets != 2))
@@ -262,9 +287,13 @@ constexpr const char* why_illegal_wide(const Fp4GemmSpec& s) {
                "fragments";
     if (s.fast_accumulation && (s.warpgroups != 2 || s.block_m > kFp4FastMostColumns))
         return "fast accumulation has registers for two warpgroups and up to 224 tokens";
-    if (s.per_token && s.fragment_sets == 2 && !s.fast_accumulation && s.block_m > 160)
+    if (s.per_token && two_fragment_sets(s) && !s.fast_accumulation && s.block_m > 160)
         return "with a scale for each token and two sets of fragments block_m is at most 160";  // or it
                                                                                                 // spills
+    // Found by building them: they spill.
+    if (s.block_m > 240 &&
+        (s.groups == GroupMode::contiguous || (s.groups == GroupMode::dense && s.cluster == 1)))
+        return "contiguous groups, and one matrix without clusters, have block_m 240 at most";
     if (s.queue) return "CTAs of the wide kernel take fixed turns";
     if (s.stages < 3 || s.stages > 24) return "3 to 24 stages";
     if (registers_needed_by(s) > fp4_math_registers_of(s)) return "accumulators do not fit the register file";
@@ -279,9 +308,15 @@ constexpr const char* why_illegal(const Fp4GemmSpec& s) {
     if (s.d != Format::bf16 && s.d != Format::fp32) return "the output must be bf16 or fp32";
     if (s.a != Format::bf16 && s.a != Format::fp8_e4m3) return "tokens are fp8_e4m3 or bf16";
     if (has_bf16_tokens(s)) {
-        if (s.wide || s.per_token) return "bf16 tokens have no scales and are the few-token kernel's";
+        if (s.per_token) return "bf16 tokens have no scales";
         if (s.form == Fp4Form::nv_single)
             return "nv_single is rounded for 8-bit floats: bf16 tokens take nv_exact, of the same bytes";
+    }
+    if (s.by_32) {
+        if (s.wide || s.per_token || has_bf16_tokens(s))
+            return "scales for each 32 of K are fp8 tokens' only ones, and the few-token kernel's";
+        if (s.block_m > kFp4MostTokensBy32)
+            return "scales for each 32 of K take four columns for a token: block_m is at most 32";
     }
     if (s.wide) return why_illegal_wide(s);
     if (s.cluster != 1 || s.fragment_sets != 1) return "clusters and sets of fragments are the wide kernel's";

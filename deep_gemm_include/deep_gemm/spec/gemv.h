@@ -44,7 +44,7 @@ struct GemvSpec {
     u32 stages = 4;          // visits of a warp on their way to shared memory, where rows are vectors
     u32 groups = 2;          // of eight warps in a block of threads; each takes tiles of its own
     bool vector = true;      // rows of w and x start at multiples of 16 bytes
-    u32 row_alignment = 16;  // of Q8_0: rows start at multiples of 16, 4 or 2 bytes
+    u32 row_alignment = 16;  // of Q8_0: rows start at multiples of 16, 4 or 2 bytes; of shifted scales: 2
     bool resident = false;   // x lies in shared memory, and scales come through the ring (gemv_resident.cuh)
     bool bulk = false;       // Q8_0: a warp more for each group brings whole rows' visits (gemv_q8_bulk.h)
     bool dependent_launch = true;  // the architecture has programmatic dependent launch
@@ -176,8 +176,16 @@ constexpr u32 visit_scale_bytes_of(const GemvSpec& s) {
     const QuantRow row = row_of(s.w);
     return row.block_k ? visit_k_of(s) / row.block_k * bytes_of(row.scale) : 0;
 }
+// INT4 with a scale for 128 and an odd number of them in a row: every other row of scales starts between
+// words, and a visit's are copied with the words around them.
+constexpr bool has_shifted_scales(const GemvSpec& s) {
+    return s.resident && s.w == Quant::int4_128 && s.row_alignment == 2;
+}
+constexpr u32 stage_scale_bytes_of(const GemvSpec& s) {
+    return visit_scale_bytes_of(s) + (has_shifted_scales(s) ? 4 : 0);
+}
 constexpr u32 scale_pieces_of(const GemvSpec& s) {
-    return visit_scale_bytes_of(s) >= 8 ? 2 : 1;
+    return stage_scale_bytes_of(s) >= 8 ? 2 : 1;
 }
 // Zero points of a row and a visit, and the bytes of the piece that they are copied in: two visits may share
 // one.
@@ -188,16 +196,19 @@ constexpr u32 zero_piece_bytes_of(const GemvSpec& s) {
     const u32 zeros = visit_zeros_of(s);
     return zeros == 0 || zeros >= 4 ? zeros : 4;
 }
-// Whether rows of k elements with scales and zero points at these addresses have such pieces.
-constexpr bool has_scale_vectors(Quant w, u64 k, u64 scales, u64 zeros) {
+// What rows of scales and zero points of k elements at these addresses are to the resident kernel: 16, such
+// pieces; 2, shifted ones; 0, neither.
+constexpr u32 scale_alignment_of(Quant w, u64 k, u64 scales, u64 zeros) {
     const GemvSpec s{.w = w};
     const u64 columns = scale_columns_of(w, k);
     const auto aligned = [](u64 row_bytes, u64 address, u64 piece) {
         return piece == 0 || (row_bytes % piece == 0 && address % piece == 0);
     };
-    return aligned(columns * bytes_of(row_of(w).scale), scales,
-                   visit_scale_bytes_of(s) / scale_pieces_of(s)) &&
-           aligned(columns, zeros, zero_piece_bytes_of(s));
+    const u64 piece = visit_scale_bytes_of(s) / scale_pieces_of(s);
+    if (aligned(columns * bytes_of(row_of(w).scale), scales, piece) &&
+        aligned(columns, zeros, zero_piece_bytes_of(s)))
+        return 16;
+    return w == Quant::int4_128 && scales % piece == 0 ? 2 : 0;
 }
 // Whether a kernel of mma.sync has a resident form: rows must be aligned.
 constexpr bool may_be_resident(const GemvSpec& s) {
@@ -207,7 +218,7 @@ constexpr bool may_be_resident(const GemvSpec& s) {
 // swizzled.
 constexpr u32 stage_bytes_of(const GemvSpec& s) {
     const u32 of_row = is_q8(s)     ? q8_pitch_of(s)
-                       : s.resident ? kGemvVisitBytes + visit_scale_bytes_of(s) + zero_piece_bytes_of(s)
+                       : s.resident ? kGemvVisitBytes + stage_scale_bytes_of(s) + zero_piece_bytes_of(s)
                                     : kGemvVisitBytes;
     const u32 bytes = kMmaTileRows * s.row_tiles * of_row;
     return !s.vector ? 0 : is_q8(s) ? bytes : align_up(bytes, kGemvVisitBytes);
@@ -306,7 +317,8 @@ constexpr const char* why_illegal(const GemvSpec& s) {
         return "swiglu needs two tiles: one of the gate, one of the other matrix";
     if (s.tokens != 8 && s.tokens != 16 && !(has_warp_rows(s) && s.tokens >= 1))
         return "a block has 8 or 16 tokens, and of Q8_0 also 1 or 2";
-    if (s.row_alignment != 16 && (s.w != Quant::q8_0 || (s.row_alignment != 4 && s.row_alignment != 2)))
+    if (s.row_alignment != 16 && !has_shifted_scales(s) &&
+        (s.w != Quant::q8_0 || (s.row_alignment != 4 && s.row_alignment != 2)))
         return "rows start at multiples of 16 bytes, and of Q8_0 also of 4 or 2";
     if (s.bulk && (s.w != Quant::q8_0 || has_warp_rows(s) || !s.resident || !s.dependent_launch ||
                    s.row_alignment != 16))

@@ -13,6 +13,7 @@
 #pragma once
 
 #include <deep_gemm/spec/ahead.h>
+#include <deep_gemm/spec/quantize.h>
 #include <deep_gemm/spec/view.h>
 
 namespace deep_gemm {
@@ -32,10 +33,11 @@ struct HcSpec {
     Format add = Format::none;     // of a sublayer's output that the streams take in first; none: nothing
     u32 streams = 4;
     u32 threads = kHcMixThreads;
-    u32 steps = 1;      // times that the threads go over a CTA's channels
-    u32 tokens = 1;     // of a cluster at a time; any number gives the same bits
-    bool head = false;  // only pre: before the output head
-    bool fp8 = false;   // y also as E4M3
+    u32 steps = 1;        // times that the threads go over a CTA's channels
+    u32 tokens = 1;       // of a cluster at a time; any number gives the same bits
+    bool head = false;    // only pre: before the output head
+    bool narrow = false;  // y also in a narrow form, with scales rounded up where they are powers of two
+    Recipe recipe = Recipe::fp8_128;
 
     friend constexpr bool operator==(const HcSpec&, const HcSpec&) = default;
 };
@@ -50,7 +52,8 @@ constexpr void visit_fields(Visitor&& visit, const HcSpec& s) {
     visit("steps", s.steps);
     visit("tokens", s.tokens);
     visit("head", s.head);
-    visit("fp8", s.fp8);
+    visit("narrow", s.narrow);
+    visit("recipe", s.recipe);
 }
 
 constexpr u32 mixes_of(const HcSpec& s) {
@@ -74,6 +77,11 @@ constexpr bool hc_staged(const HcSpec& s) {
     return s.tokens == kMaxHcTokens && s.steps == 1 && s.x == Format::bf16 && s.add == Format::bf16;
 }
 
+// Whether codes need the largest of a whole row: then the cluster meets once more.
+constexpr bool hc_row_amax(const HcSpec& s) {
+    return s.narrow && s.recipe == Recipe::nvfp4;
+}
+
 // Of all tokens that the cluster has at a time.
 struct HcSmem {
     u32 sums;      // a float a warp and mix, then one a warp
@@ -83,6 +91,7 @@ struct HcSmem {
     u32 mixed;     // fp32: this CTA's channels of y before the norm
     u32 streams;   // fp32: four channels of a thread and step
     u32 late;      // fp32: what a thread multiplies in the mixes that registers do not hold
+    u32 amax;      // of NVFP4: this CTA's largest of y; read by the cluster
     u32 bytes;
 };
 // Channels of a CTA, of which there are as many as threads have at most.
@@ -105,7 +114,8 @@ constexpr HcSmem plan_smem(const HcSpec& s) {
     p.mixed = p.pre + align_up(s.tokens * s.streams * 4, 16u);
     p.streams = p.mixed + s.tokens * s.threads / s.streams * s.steps * 16;
     p.late = p.streams + s.tokens * s.threads * s.steps * 16;
-    p.bytes = p.late + hc_late_of(s) * s.threads * 16;
+    p.amax = p.late + hc_late_of(s) * s.threads * 16;
+    p.bytes = p.amax + (hc_row_amax(s) ? align_up(s.tokens * 4, 16u) : 0);
     return p;
 }
 
@@ -117,8 +127,9 @@ struct HcParams {
     const void* weight;  // [d]
     View y;              // [rows, d]
     View add;            // [rows, d]
-    u8* codes;           // [rows, d]
-    float* scales;       // [rows, d / 128]
+    u8* codes;           // [rows, d] or [rows, d / 2]
+    void* scales;        // [rows, ..], of the recipe
+    float* global;       // [rows], of NVFP4
     float* post;         // [rows, streams]; with `add` also read
     float* comb;         // [rows, streams, streams]
     u32 rows, d, sinkhorn_iterations, clusters;

@@ -38,11 +38,12 @@ struct IndexScoreParams {
     u64 scores_stride;
     u32 tokens, heads, d, ratio, only_above;
     float scale;
+    u32 blocks;  // of a token, on tensor cores: they take turns along its rows
 };
 
-// The same on tensor cores: bf16 queries and rows of 128 channels. A warp has 16 rows, all heads. A score is
-// the sum over heads in an order that depends on their number alone: a lane has heads 8 i + 2 (lane % 4) and
-// the next, in order of i; then the four lanes are added pairwise.
+// The same on tensor cores: bf16 queries of 128 channels, rows bf16 or FP4. A warp has 16 rows, all heads. A
+// score is the sum over heads in an order that depends on their number alone: a lane has heads 8 i + 2 (lane
+// % 4) and the next, in order of i; then the four lanes are added pairwise.
 constexpr u32 kIndexMmaThreads = 128;
 constexpr u32 kIndexMmaWarpRows = 16;
 constexpr u32 kIndexMmaRows = kIndexMmaThreads / 32 * kIndexMmaWarpRows;
@@ -51,10 +52,14 @@ constexpr u32 kIndexMmaHeads = 64;                       // in shared memory at 
 constexpr u32 kIndexPitch = kIndexMmaChannels * 2 + 64;  // bytes of a head: no bank conflicts
 
 struct IndexMmaSpec {
+    Format rows = Format::bf16;
+
     friend constexpr bool operator==(const IndexMmaSpec&, const IndexMmaSpec&) = default;
 };
 template <typename Visitor>
-constexpr void visit_fields(Visitor&&, const IndexMmaSpec&) {}
+constexpr void visit_fields(Visitor&& visit, const IndexMmaSpec& s) {
+    visit("rows", s.rows);
+}
 constexpr IndexSmem plan_smem(const IndexMmaSpec&) {
     return {.bytes = kIndexMmaHeads * (kIndexPitch + 4)};
 }

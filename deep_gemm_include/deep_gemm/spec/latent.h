@@ -3,6 +3,9 @@
 //
 // An FP8 row is 584 bytes: 448 E4M3, 64 bf16 (the rotated channels), 7 UE8M0 scales (one for 64 channels) and
 // a zero. A page holds the 576-byte parts of all its rows first, then the 8-byte parts.
+//
+// An FP4 row, of the indexer, is 68 bytes: 128 E2M1, the first of a pair in the low nibble, and 4 UE8M0
+// scales (one for 32 channels). A page holds the 64-byte parts of all its rows first, then the 4-byte parts.
 #pragma once
 
 #include <deep_gemm/spec/view.h>
@@ -36,13 +39,15 @@ constexpr u32 kLatentMaxChannels = 512;  // four a thread
 constexpr u32 kLatentThreads = kLatentMaxChannels / 4;
 constexpr u32 kFp8RowChannels = 512, kFp8RowRotated = 64, kFp8RowGroup = 64;
 constexpr u32 kFp8RowBytes = 576, kFp8RowScaleBytes = 8;
+constexpr u32 kFp4RowChannels = 128, kFp4RowGroup = 32;
+constexpr u32 kFp4RowBytes = 64, kFp4RowScaleBytes = 4;
 
-// Rows [sequences, rows, d] of fp32 or bf16 (strides in elements), or pages of FP8 rows (strides in bytes).
-// With a table, pages of either are anywhere in data: page i of a sequence is page table[sequence, i], and
-// stride_sequence is a page's.
+// Rows [sequences, rows, d] of fp32 or bf16 (strides in elements), or pages of FP8 or FP4 rows (strides in
+// bytes). With a table, pages of either are anywhere in data: page i of a sequence is page table[sequence,
+// i], and stride_sequence is a page's.
 struct LatentView {
     void* data;
-    u64 stride_sequence, stride_row;  // FP8 without a table: stride_row is the page's
+    u64 stride_sequence, stride_row;  // FP8, FP4 without a table: stride_row is the page's
     u32 sequences, rows, page_rows;
     u32 table_stride;  // pages of a sequence
     const i32* table;  // or null
@@ -51,7 +56,7 @@ struct LatentView {
 struct LatentSpec {
     Format x = Format::fp32;
     Format weight = Format::bf16;  // none: rotate without a norm
-    Format rows = Format::fp32;    // what is written: fp32, bf16, or fp8_e4m3 for FP8 rows
+    Format rows = Format::fp32;    // what is written: fp32, bf16, fp8_e4m3 or fp4_e2m1 for FP8 or FP4 rows
     RowFinish finish = RowFinish::none;
     RopePairs pairs = RopePairs::interleaved;
     bool norm = true;

@@ -11,7 +11,8 @@ constexpr u32 kNormThreads = 128;
 struct NormSpec {
     Format x = Format::fp32, y = Format::fp32;
     Format weight = Format::none;  // none: the plain norm
-    bool fp8 = false;              // also as E4M3
+    bool narrow = false;           // also in a narrow form
+    Recipe recipe = Recipe::fp8_128;
     ScaleRule rule = ScaleRule::up;
 
     friend constexpr bool operator==(const NormSpec&, const NormSpec&) = default;
@@ -21,7 +22,8 @@ constexpr void visit_fields(Visitor&& visit, const NormSpec& s) {
     visit("x", s.x);
     visit("y", s.y);
     visit("weight", s.weight);
-    visit("fp8", s.fp8);
+    visit("narrow", s.narrow);
+    visit("recipe", s.recipe);
     visit("rule", s.rule);
 }
 
@@ -36,8 +38,9 @@ constexpr NormSmem plan_smem(const NormSpec&) {
 struct NormParams {
     View x, y;           // [rows, inner, d]
     const void* weight;  // [d]
-    u8* codes;           // [rows, d]
-    float* scales;       // [rows, d / 128]
+    u8* codes;           // [rows, d] or [rows, d / 2]
+    void* scales;        // [rows, ..], of the recipe
+    float* global;       // [rows], of NVFP4
     u32 inner, d;
     float eps;
 };

@@ -12,18 +12,20 @@ struct Fp4Smem {
     static constexpr u32 kBlobBytes = fp4_blob_bytes_of(S.form);
     ptx::SharedAddress base;
 
-    /// 128 swizzled bytes of each token, for blob `kb` of the stage; of bf16 twice, the halves of K.
+    /// 128 swizzled bytes of each token, for blob `kb` of the stage; of bf16 twice, the halves of K; by_32
+    /// four times, a group's words each.
     DG_DEVICE ptx::SharedAddress tokens(u32 stage, u32 kb) const {
         return base + kPlan.tokens + stage * kPlan.token_stage_bytes +
-               kb * (S.block_m * kFp4BlockK * bytes_of(S.a));
+               kb * (kPlan.token_stage_bytes / S.k_blocks);
     }
     DG_DEVICE ptx::SharedAddress blob(u32 stage, u32 warpgroup, u32 kb) const {
         return base + kPlan.weights + stage * kPlan.weight_stage_bytes +
                (warpgroup * S.k_blocks + kb) * kBlobBytes;
     }
-    /// The tokens' scales for blob `kb`, in the order of fp4_scale_slot().
-    DG_DEVICE ptx::SharedAddress scales(u32 stage, u32 kb) const {
-        return base + kPlan.scales + stage * kPlan.scale_stage_bytes + kb * (S.block_m * 4);
+    /// The tokens' scales for blob `kb` and, by_32, group `group` of its K, in the order of fp4_scale_slot().
+    DG_DEVICE ptx::SharedAddress scales(u32 stage, u32 kb, u32 group = 0) const {
+        return base + kPlan.scales + stage * kPlan.scale_stage_bytes +
+               (kb * fp4_groups_of(S) + group) * (S.block_m * 4);
     }
     DG_DEVICE ptx::SharedAddress magnitudes() const { return base + kPlan.magnitudes; }
     DG_DEVICE ptx::SharedAddress full(u32 stage) const { return base + kPlan.full + stage * 8; }

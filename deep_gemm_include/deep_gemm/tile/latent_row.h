@@ -103,14 +103,22 @@ DG_DEVICE Float4 fp8_round_trip(const Float4& v) {
     const ptx::Float2 low = ptx::cvt_e4m3x2_f32(q.codes & 0xffff), high = ptx::cvt_e4m3x2_f32(q.codes >> 16);
     return {low.x * scale, low.y * scale, high.x * scale, high.y * scale};
 }
+struct Fp4Quad {
+    u32 codes;  // four E2M1
+    u32 scale;  // UE8M0
+};
 /// E2M1 with one scale for the 32 channels of 8 lanes.
-DG_DEVICE Float4 fp4_round_trip(const Float4& v) {
+DG_DEVICE Fp4Quad to_fp4_row(const Float4& v) {
     const float amax = ptx::max_nan_f32(warp_max<8>(amax_of(v)), 6 * 0x1p-126f);
-    const float scale = codec::ue8m0_to_f32(codec::f32_to_ue8m0_up(ptx::div_rn_f32(amax, codec::kE2m1Max)));
-    const auto trip = [scale](float x) {
-        return e2m1_f32(codec::f32_to_e2m1(ptx::div_rn_f32(x, scale))) * scale;
-    };
-    return {trip(v.x), trip(v.y), trip(v.z), trip(v.w)};
+    const u32 scale = codec::f32_to_ue8m0_up(ptx::div_rn_f32(amax, codec::kE2m1Max));
+    const float divisor = codec::ue8m0_to_f32(scale);
+    const auto code = [divisor](float x) { return codec::f32_to_e2m1(ptx::div_rn_f32(x, divisor)); };
+    return {code(v.x) | code(v.y) << 4 | code(v.z) << 8 | code(v.w) << 12, scale};
+}
+DG_DEVICE Float4 from_fp4_row(const Fp4Quad& q) {
+    const float scale = codec::ue8m0_to_f32(q.scale);
+    return {e2m1_f32(q.codes) * scale, e2m1_f32(q.codes >> 4) * scale, e2m1_f32(q.codes >> 8) * scale,
+            e2m1_f32(q.codes >> 12) * scale};
 }
 
 /// Orthonormal Walsh-Hadamard transform, natural order, of d = 4 * (a power of two of lanes) <= 128 channels
@@ -130,8 +138,9 @@ DG_DEVICE Float4 hadamard(const Float4& v, u32 d) {
     return {h[0] * factor, h[1] * factor, h[2] * factor, h[3] * factor};
 }
 
-/// The last step of a row (RowFinish). Whole warps.
-template <RowFinish Finish>
+/// The last step of a row (RowFinish). Whole warps. `Rows`: what it is written to; FP4 rows round by
+/// themselves.
+template <RowFinish Finish, Format Rows = Format::fp32>
 DG_DEVICE void finish_row(Float4& v, u32 channel, u32 d, u32 dims) {
     if constexpr (Finish == RowFinish::fp8_round_trip) {
         v = through_bf16(v);
@@ -140,7 +149,8 @@ DG_DEVICE void finish_row(Float4& v, u32 channel, u32 d, u32 dims) {
     } else if constexpr (Finish == RowFinish::hadamard) {
         v = hadamard(v, d);
     } else if constexpr (Finish == RowFinish::hadamard_fp4) {
-        v = fp4_round_trip(through_bf16(hadamard(through_bf16(v), d)));
+        v = through_bf16(hadamard(through_bf16(v), d));
+        if constexpr (Rows != Format::fp4_e2m1) v = from_fp4_row(to_fp4_row(v));
     }
 }
 
@@ -175,6 +185,14 @@ DG_DEVICE void write_latent(const LatentView& view, u32 sequence, u32 row, u32 c
                                   ptx::cvt_bf16x2(v.z, v.w));
         if (channel % kFp8RowGroup == 0)
             ptx::st_global_b8(scales + channel / kFp8RowGroup, channel < kPlain ? q.scale : 0);
+    } else if constexpr (Rows == Format::fp4_e2m1) {
+        const Fp4Quad q = to_fp4_row(v);
+        if (channel >= kFp4RowChannels) return;
+        u8* page = static_cast<u8*>(view.data) + page_offset(view, sequence, row);
+        u8* scales = page + view.page_rows * kFp4RowBytes + row % view.page_rows * kFp4RowScaleBytes;
+        ptx::st_global_u16(page + row % view.page_rows * kFp4RowBytes + channel / 2,
+                           static_cast<u16>(q.codes));
+        if (channel % kFp4RowGroup == 0) ptx::st_global_b8(scales + channel / kFp4RowGroup, q.scale);
     } else {
         if (channel < d) store4<Rows>(view.data, row_offset(view, sequence, row) + channel, v);
     }
@@ -193,6 +211,12 @@ DG_DEVICE Float4 read_latent(const LatentView& view, u32 sequence, u32 row, u32 
                                                                   channel / kFp8RowGroup));
         const Float4 v = load4<Format::fp8_e4m3>(values, channel);
         return {v.x * scale, v.y * scale, v.z * scale, v.w * scale};
+    } else if constexpr (Rows == Format::fp4_e2m1) {
+        const u8* page = static_cast<const u8*>(view.data) + page_offset(view, sequence, row);
+        const u8* values = page + row % view.page_rows * kFp4RowBytes;
+        const u8* scales = page + view.page_rows * kFp4RowBytes + row % view.page_rows * kFp4RowScaleBytes;
+        return from_fp4_row(
+            {ptx::ld_global_u16(values + channel / 2), ptx::ld_global_u8(scales + channel / kFp4RowGroup)});
     } else {
         return load4<Rows>(view.data, row_offset(view, sequence, row) + channel);
     }

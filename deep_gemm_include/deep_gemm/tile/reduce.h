@@ -38,4 +38,19 @@ DG_DEVICE float cta_sum(ptx::SharedAddress smem, float value) {
     return total;
 }
 
+/// The largest over the CTA, as cta_sum().
+template <u32 Threads>
+DG_DEVICE float cta_max(ptx::SharedAddress smem, float value) {
+    value = warp_max(value);
+    const u32 thread = ptx::thread_index();
+    if (thread % 32 == 0) ptx::st_shared_f32(smem + thread / 32 * 4, value);
+    ptx::sync_threads();
+    float largest = ptx::ld_shared_f32(smem);
+#pragma unroll
+    for (u32 warp = 1; warp < Threads / 32; ++warp)
+        largest = ptx::max_nan_f32(largest, ptx::ld_shared_f32(smem + warp * 4));
+    ptx::sync_threads();
+    return largest;
+}
+
 }  // namespace deep_gemm::tile

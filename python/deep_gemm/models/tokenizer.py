@@ -28,6 +28,13 @@ class Tokenizer:
         """Token ids of `text`, without any that mark its beginning or end; `plain`: no special tokens in it either."""
         if not isinstance(text, str):
             raise TypeError(f"encode: got text of type {type(text).__name__}, expected a str")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"encode: character {error.start} is half a surrogate pair, expected whole characters; "
+                'decode bytes with errors="replace"'
+            ) from None
         self._tokenizer.encode_special_tokens = plain
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
@@ -46,6 +53,11 @@ class TextStream:
             0  # decoded together with what follows, because a token's text can depend on the one before
         )
         self._given = 0  # tokens whose text was returned
+
+    @property
+    def taken(self) -> int:
+        """How many tokens were pushed."""
+        return len(self._tokens)
 
     def push(self, tokens: Sequence[int]) -> str:
         """The text that these tokens complete."""

@@ -50,6 +50,11 @@ def latent_page_bytes(page_rows: int) -> int:
     return -(-584 * page_rows // 576) * 576
 
 
+def index_page_bytes(page_rows: int) -> int:
+    """Bytes of a page of the indexer's FP4 rows: 68 a row, rounded up to a multiple of 64."""
+    return -(-68 * page_rows // 64) * 64
+
+
 def latent_write(
     x: Any,
     weight: Any,

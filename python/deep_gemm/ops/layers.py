@@ -96,12 +96,15 @@ def rms_norm(
     eps: float = 1e-6,
     codes: Any = None,
     scales: Any = None,
+    global_scale: Any = None,
+    recipe: str = "fp8_128",
     rule: str = "up",
     device: Any = None,
     stream: int | None = None,
 ) -> None:
-    """y = x / sqrt(mean(x^2) + eps) * weight over the last dimension; bf16 rows [t, d] also as FP8, if `codes` and
-    `scales` are given: scales that are powers of two, or with rule 'exact' any."""
+    """y = x / sqrt(mean(x^2) + eps) * weight over the last dimension; bf16 rows [t, d] also in a narrow form, if
+    `codes` and `scales` are given: FP8, 'mxfp4', or 'nvfp4' with a global scale for each token. FP8 scales are powers
+    of two, or with rule 'exact' any."""
     _C.op_rms_norm(**locals())
 
 
@@ -118,6 +121,8 @@ def hc_pre(
     add: Any = None,
     codes: Any = None,
     scales: Any = None,
+    global_scale: Any = None,
+    recipe: str = "fp8_128",
     sinkhorn_iterations: int = 20,
     hc_eps: float = 1e-6,
     rms_eps: float = 1e-6,
@@ -127,7 +132,7 @@ def hc_pre(
     """A sublayer's (normed) input y from the streams x [t, h, d], and post and comb for hc_post.
 
     `add`: the output of the sublayer before, which x takes in first as hc_post does with the present post and comb.
-    `codes`, `scales`: y also as FP8.
+    `codes`, `scales`: y also in a narrow form, as in rms_norm().
     """
     _C.op_hc_pre(**locals())
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from deep_gemm import _C
 from deep_gemm.models import Tokenizer, model_path
 from deep_gemm.paths import path_text
-from deep_gemm.runtime.arguments import LARGEST_ID, count, number, token_ids
+from deep_gemm.runtime.arguments import count, sampling_of, token_ids
 from deep_gemm.runtime.batch import Batch
 from deep_gemm.runtime.verify import Difference, verify_exact
 
@@ -51,7 +51,8 @@ class Engine:
                 FP8 cache rows and an FP4 indexer; "exact": fp32 throughout; "fp8_cache": fp32 with DeepSeek-V4's
                 released cache
     context     tokens a session can hold; 0: what the model allows, at most 8192
-    max_rows    rows of one forward pass; longer prompts go in chunks of as many
+    max_rows    rows of one forward pass; longer prompts go in chunks of as many. Each session has memory for their
+                activations. 0: 256, or 64 on the emulated GPU; no more than the context
     cache_tokens  tokens that all sessions hold together, in pages of 256 of one session each; 0: sixteen
                 contexts, or one to sixteen as they fit half of the memory that the weights leave
     progress    called with (done_bytes, total_bytes) while weights are uploaded
@@ -67,7 +68,7 @@ class Engine:
         device: Any = None,
         numerics: str = "released",
         context: int = 0,
-        max_rows: int = 64,
+        max_rows: int = 0,
         cache_tokens: int = 0,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
@@ -158,9 +159,9 @@ class Engine:
         """
         options = {
             "window": 0 if window is None else count("session", "window", window),
-            "adaptive": adaptive,
-            "strict": strict,
-            "graphs": graphs,
+            "adaptive": bool(adaptive),
+            "strict": bool(strict),
+            "graphs": bool(graphs),
             "restore_points": count("session", "restore_points", restore_points),
         }
         return Session(self, options)
@@ -171,7 +172,10 @@ class Engine:
 
 
 class Session:
-    """One timeline of tokens. Made by Engine.session(); not for several threads at once."""
+    """One timeline of tokens. Made by Engine.session().
+
+    For one thread at a time: a call raises ValueError while another thread is in one.
+    """
 
     def __init__(self, engine: Engine, options: dict[str, Any]) -> None:
         self.engine = engine
@@ -222,22 +226,21 @@ class Session:
         seed: int = 0,
     ) -> None:
         """How the next tokens are chosen; temperature 0 takes the most likely one."""
-        self._session.set_sampling(
-            temperature=number("set_sampling", "temperature", temperature),
-            top_k=count("set_sampling", "top_k", top_k, LARGEST_ID),
-            top_p=number("set_sampling", "top_p", top_p),
-            min_p=number("set_sampling", "min_p", min_p),
-            seed=seed & (1 << 64) - 1,
-        )
+        self._session.set_sampling(**sampling_of("set_sampling", temperature, top_k, top_p, min_p, seed))
 
     def logits(self) -> NDArray[np.float32]:
         """fp32 [vocab] of the token that follows the last one."""
         return np.frombuffer(self._session.logits(), np.float32)
 
+    def last_logits(self) -> NDArray[np.float32]:
+        """fp32 [n, vocab]: what followed each of the last step's n tokens; after sync(), what follows the last one."""
+        return np.frombuffer(self._session.last_logits(), np.float32).reshape(-1, self.engine.vocab)
+
     def logits_of(self, tokens: Sequence[int], chunk: int = 0) -> NDArray[np.float32]:
         """fp32 [len(tokens), vocab]: starts anew and keeps the logits after each token; `chunk` rows at a time."""
         return np.frombuffer(
-            self._session.logits_of(token_ids("logits_of", tokens), chunk), np.float32
+            self._session.logits_of(token_ids("logits_of", tokens), count("logits_of", "chunk", chunk)),
+            np.float32,
         ).reshape(-1, self.engine.vocab)
 
     def trace_of(self, tokens: Sequence[int], chunk: int = 0, depth: int = 0) -> dict[str, NDArray[Any]]:
@@ -255,7 +258,11 @@ class Session:
 
         `chunk` rows at a time; a depth above 1 needs chunk=1.
         """
-        found = self._session.trace_of(token_ids("trace_of", tokens), chunk, depth)
+        found = self._session.trace_of(
+            token_ids("trace_of", tokens),
+            count("trace_of", "chunk", chunk),
+            count("trace_of", "depth", depth),
+        )
         return {
             name: np.frombuffer(values, np.float32 if floats else np.int32).reshape(-1, width)
             for name, (floats, width, values) in found.items()
@@ -270,7 +277,10 @@ class Session:
         self._session.save(path_text("save", path))
 
     def load(self, path: str | Path) -> None:
-        """Continues from a saved state. Error of kind io for damaged files, ValueError for another model's."""
+        """Continues from a saved state, of a session that drafts like this one (or, like this one, does not).
+
+        Error of kind io for damaged files, ValueError for another model's; then nothing has changed.
+        """
         self._session.load(path_text("load", path))
 
     def state_digest(self) -> str:
@@ -286,7 +296,7 @@ class Session:
         self._session.damage(part)
 
     def force_drafts(self, drafts: Sequence[int]) -> None:
-        """Replaces the drafts of the next step; for tests of acceptance and rollback."""
+        """Replaces the drafts of the next step, at temperature 0; for tests of acceptance and rollback. At most 7."""
         self._session.force_drafts(token_ids("force_drafts", drafts))
 
     def generate(self, max_tokens: int, eos: int | None = None) -> Iterator[Step]:

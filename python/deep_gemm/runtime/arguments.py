@@ -6,7 +6,7 @@ import operator
 from collections.abc import Iterable
 from typing import Any, SupportsIndex
 
-__all__ = ["count", "number", "token_ids"]
+__all__ = ["LARGEST_ID", "count", "number", "sampling_of", "token_ids"]
 
 LARGEST_COUNT, LARGEST_ID = (1 << 32) - 1, (1 << 31) - 1
 
@@ -44,6 +44,23 @@ def count(call: str, name: str, value: Any, largest: int = LARGEST_COUNT) -> int
     if not 0 <= whole <= largest:
         raise ValueError(f"{call}: got {name}={whole}, expected 0 to {largest}")
     return whole
+
+
+def sampling_of(
+    call: str, temperature: Any = 0.0, top_k: Any = 0, top_p: Any = 1.0, min_p: Any = 0.0, seed: Any = 0
+) -> dict[str, Any]:
+    """How tokens are chosen, as the extension takes it. A seed may be any integer: its lowest 64 bits count."""
+    if not isinstance(seed, SupportsIndex):
+        raise TypeError(
+            f"{call}: seed is {seed!r} of type {type(seed).__name__}, expected an integer; round it to one first"
+        )
+    return {
+        "temperature": number(call, "temperature", temperature),
+        "top_k": count(call, "top_k", top_k, LARGEST_ID),
+        "top_p": number(call, "top_p", top_p),
+        "min_p": number(call, "min_p", min_p),
+        "seed": operator.index(seed) & (1 << 64) - 1,
+    }
 
 
 def number(call: str, name: str, value: Any) -> float:

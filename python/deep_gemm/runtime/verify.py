@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 __all__ = ["Difference", "verify_exact"]
 
 
@@ -37,29 +39,43 @@ def compare(session: Any, plain: Any) -> Difference | None:
     return None
 
 
+def compare_rows(session: Any, got: Any, expected: Any) -> Difference | None:
+    """The first of the last step's tokens after which other logits followed."""
+    for i, (row, wanted) in enumerate(zip(got, expected, strict=True)):
+        if not np.array_equal(row.view(np.uint32), wanted.view(np.uint32)):
+            off = float(abs(row - wanted).max())
+            return Difference("logits", len(session.tokens) - len(got) + i + 1, f"by up to {off:.3g}")
+    return None
+
+
 def verify_exact(
     engine: Any,
     prompt: Sequence[int],
     max_tokens: int,
     *,
     window: int | None = None,
+    strict: bool = False,
     eos: int | None = None,
     after_step: Callable[[Any], None] | None = None,
 ) -> Difference | None:
     """Greedy decoding of `max_tokens` tokens with `window` rows a step and graphs, against one row and no graphs.
 
-    None: after every step, all tokens and every tensor that later tokens depend on were equal. `after_step` gets the
-    checked session before each comparison: tests damage its state there.
+    None: after every step, all tokens, the logits after each of them, and every tensor that later tokens depend on were
+    equal. `after_step` gets the checked session before each comparison: tests damage its state there.
     """
-    session, plain = engine.session(window=window), engine.session(window=1, graphs=False)
+    session = engine.session(window=window, strict=strict)
+    plain = engine.session(window=1, graphs=False)
     session.sync(prompt)
     plain.sync(prompt)
     for step in session.generate(max_tokens, eos):
+        rows = session.last_logits()
+        expected = []
         for _ in step.tokens:
             plain.step(1)
+            expected.append(plain.logits())
         if after_step is not None:
             after_step(session)
-        difference = compare(session, plain)
+        difference = compare(session, plain) or compare_rows(session, rows, np.stack(expected))
         if difference is not None:
             return difference
     return None
