@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import pytest
 from emulator import test_injected_bugs as bugs
 from emulator.test_injected_bugs import SEEDS, Bug, Launch, check_caught, check_clean
 from ops_cases import DTYPES
 
 from deep_gemm import _C
 
-__all__ = ["BF16", "Bug", "Launch", "bugs", "check_caught", "check_clean", "check_shown", "pack", "text"]
+__all__ = [
+    "BF16",
+    "Bug",
+    "Launch",
+    "bug_tests",
+    "bugs",
+    "check_caught",
+    "check_clean",
+    "check_shown",
+    "pack",
+    "text",
+]
 
 BF16 = DTYPES["bf16"]
 
@@ -61,3 +74,20 @@ def check_shown(launch: Launch, source: str, bug: Bug) -> None:
         return
     compiled = _C.compile(bug.inject(source), [launch.entry], arch="90a", kind="ptx")
     assert launch.run(compiled, SEEDS[0]) != "clean", f"{bug.name}: not noticed"
+
+
+def bug_tests(
+    cases: dict[str, Any], of: list[tuple[str, Bug]], check: Callable[[Launch, str, Bug], None]
+) -> tuple[Any, Any]:
+    """test_clean and test_bugs of a file: each case is made once, runs clean as it is, and is noticed with each bug."""
+    made = lru_cache(lambda name: cases[name]())
+
+    @pytest.mark.parametrize("name", cases)
+    def test_clean(name: str) -> None:
+        check_clean(*made(name))
+
+    @pytest.mark.parametrize(("name", "bug"), of, ids=lambda value: getattr(value, "name", value))
+    def test_bugs(name: str, bug: Bug) -> None:
+        check(*made(name), bug)
+
+    return test_clean, test_bugs

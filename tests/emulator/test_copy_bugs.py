@@ -3,12 +3,8 @@ The emulator must catch each."""
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any
-
 import numpy as np
-import pytest
-from emulator.op_bugs import Bug, Launch, bugs, check_clean, check_shown, pack, text
+from emulator.op_bugs import Bug, Launch, bug_tests, bugs, check_shown, pack, text
 from ops_cases import real
 from reference import deepseek_v4 as ref
 from reference.quantize import nvfp4
@@ -92,17 +88,4 @@ BUGS = [
     ("hc_mix", Bug("warps' largest added before they are there", "sync_workers<S>();\n            keep_amax", "keep_amax")),
 ]  # fmt: skip
 
-
-@lru_cache
-def made(name: str) -> tuple[Any, str]:
-    return CASES[name]()
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_clean(name: str) -> None:
-    check_clean(*made(name))
-
-
-@pytest.mark.parametrize(("name", "bug"), BUGS, ids=lambda value: getattr(value, "name", value))
-def test_bugs(name: str, bug: Any) -> None:
-    check_shown(*made(name), bug)
+test_clean, test_bugs = bug_tests(CASES, BUGS, check_shown)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import pytest
-from emulator.op_bugs import Bug, Launch, check_clean, check_shown, pack, text
+from emulator.op_bugs import Bug, Launch, bug_tests, check_shown, pack, text
 from ops_cases import real
 from reference import deepseek_v4 as ref
 from reference import gemv as gemv_reference
@@ -159,17 +157,4 @@ BUGS = [
     ("gemv_quantize", Bug("127 is 128", "ptx::div_rn(amax, 127.0f)", "ptx::div_rn(amax, 128.0f)", 8)),
 ]  # fmt: skip
 
-
-@lru_cache
-def made(name: str) -> tuple[Any, str]:
-    return CASES[name]()
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_clean(name: str) -> None:
-    check_clean(*made(name))
-
-
-@pytest.mark.parametrize(("name", "bug"), BUGS, ids=lambda value: getattr(value, "name", value))
-def test_bugs(name: str, bug: Any) -> None:
-    check_shown(*made(name), bug)
+test_clean, test_bugs = bug_tests(CASES, BUGS, check_shown)

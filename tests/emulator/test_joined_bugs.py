@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import pytest
-from emulator.op_bugs import BF16, Bug, bugs, pack, text
+from emulator.op_bugs import BF16, Bug, bug_tests, bugs, check_caught, pack, text
 from ops_cases import fp8_rows, real
 from reference import deepseek_v4 as ref
 
@@ -259,18 +257,4 @@ BUGS = [
     ("project_wide", Bug("the first sums are forgotten", "chunk % kProjectWarps == 0)", "true)", 8)),
 ]  # fmt: skip
 
-
-@lru_cache
-def made(name: str) -> tuple[Any, str]:
-    return CASES[name]()
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_clean(name: str) -> None:
-    bugs.check_clean(*made(name))
-
-
-@pytest.mark.parametrize(("name", "bug"), BUGS, ids=lambda value: getattr(value, "name", value))
-def test_bugs(name: str, bug: Any) -> None:
-    launch, source = made(name)
-    bugs.check_caught(launch, source, bug)
+test_clean, test_bugs = bug_tests(CASES, BUGS, check_caught)

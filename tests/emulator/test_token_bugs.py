@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import pytest
-from emulator.op_bugs import Bug, Launch, check_clean, check_shown, pack, text
+from emulator.op_bugs import Bug, Launch, bug_tests, check_shown, pack, text
 from kernel.test_sample import SEED, drawn, philox, truncated
 from ops_cases import real
 
@@ -122,17 +120,4 @@ BUGS = [
     ("fill_positions", Bug("every CTA from the start", "const u32 i = ptx::block_index() * kSampleThreads + ptx::thread_index();", "const u32 i = ptx::thread_index();", 8)),
 ]  # fmt: skip
 
-
-@lru_cache
-def made(name: str) -> tuple[Any, str]:
-    return CASES[name]()
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_clean(name: str) -> None:
-    check_clean(*made(name))
-
-
-@pytest.mark.parametrize(("name", "bug"), BUGS, ids=lambda value: getattr(value, "name", value))
-def test_bugs(name: str, bug: Any) -> None:
-    check_shown(*made(name), bug)
+test_clean, test_bugs = bug_tests(CASES, BUGS, check_shown)
