@@ -61,7 +61,7 @@ FP32 = Accumulating("fp32", "sm90_bf16_gemm_nt", "sm90_gemm.cuh", SPEC.format("f
 BF16 = Accumulating("bf16", "sm90_bf16_gemm_nt", "sm90_gemm.cuh", SPEC.format("bf16"), d=ml_dtypes.bfloat16)
 BUGS = [
     Bug("C is not waited for", "ptx::mbarrier_wait(smem.c_full(warpgroup), c_phase);", ""),
-    Bug("phase of C never flips", "c_phase ^= 1;", ""),
+    Bug("phase of C never flips", "c_phase = 1 - c_phase;", ""),
     Bug("C comes while the store of D still reads", "    ptx::tma_store_wait_read<0>();\n    kernel::load_c_waves", "    kernel::load_c_waves"),
     Bug("two arrivals expected where one thread loads", "ptx::mbarrier_init(smem.c_full(warpgroup), 1);",
         "ptx::mbarrier_init(smem.c_full(warpgroup), 2);", 8),

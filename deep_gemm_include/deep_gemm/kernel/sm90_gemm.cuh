@@ -266,7 +266,7 @@ DG_DEVICE void multiply_blocks(const GemmParams& p, tile::GemmSmem<S> smem, u32 
             kernel::WaveGroups<S> upcoming[kWaves];
             load_groups(upcoming);
             store_waves<S>(p, block, smem, warpgroup, groups, sum, c_phase);
-            c_phase ^= 1;
+            c_phase = 1 - c_phase;
 #pragma unroll
             for (u32 wave = 0; wave < kWaves; ++wave) groups[wave] = upcoming[wave];
         }
