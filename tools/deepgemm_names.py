@@ -78,7 +78,9 @@ LIMITS: list[tuple[str, str]] = [
     ),
     (
         "`fp8_fp4_*`",
-        "`b` as (int8 codes, scales of 32) is packed anew in each call, which waits for the device: `pack_fp4_weights` once makes what they read at full speed. FP4 activations (int8 `a`) raise an error on sm_90a",
+        "`b` as (int8 codes, scales of 32) is packed anew in each call, which waits for the device: "
+        "`pack_fp4_weights`, called once, makes what they read at full speed. FP4 activations (int8 `a`) raise an "
+        "error on sm_90a",
     ),
     ("packed UE8M0 scales (int32)", "raise TypeError on sm_90a: pass the fp32 scales"),
     ("`set_mk_alignment_for_contiguous_layout`", "raises ValueError for anything but 128"),
