@@ -100,6 +100,7 @@ struct GemmArguments {
     i64 expected_m = 0;  // masked, psum: rows a group is likely to have; chooses the kernel, nothing else
     const GemmSpec* spec = nullptr;  // forces a kernel (tuners, tests)
     void* stream = nullptr;          // CUstream; null: the default stream
+    const char* function = nullptr;  // what errors begin with; null: gemm or m_grouped_gemm
 };
 
 void gemm(const GemmArguments& arguments);

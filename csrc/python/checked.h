@@ -25,7 +25,7 @@ struct Problems {
                                 *expected = "a list of them, such as ['gemm m=64 n=7168 k=2048']";
 };
 struct NumSms {
-    static constexpr const char *name = "set_num_sms: new_num_sms", *expected = "an even int, or 0 for all";
+    static constexpr const char *name = "set_num_sms: new_num_sms", *expected = "an int, or 0 for all";
 };
 struct Pdl {
     static constexpr const char *name = "set_pdl: new_enable_pdl", *expected = "True or False";

@@ -23,7 +23,10 @@ __all__: list[str] = [
     "Session",
     "TypedTensor",
     "WeightGemmSpec",
+    "bf16_gemm_nn",
     "bf16_gemm_nt",
+    "bf16_gemm_tn",
+    "bf16_gemm_tt",
     "build",
     "build_all",
     "cache_clear",
@@ -45,8 +48,14 @@ __all__: list[str] = [
     "fp4_candidates",
     "fp4_kernel_source",
     "fp4_packed_sizes",
+    "fp8_fp4_gemm_nn",
     "fp8_fp4_gemm_nt",
+    "fp8_fp4_gemm_tn",
+    "fp8_fp4_gemm_tt",
+    "fp8_gemm_nn",
     "fp8_gemm_nt",
+    "fp8_gemm_tn",
+    "fp8_gemm_tt",
     "fused_moe_into",
     "gemv_source",
     "get_num_sms",
@@ -58,11 +67,14 @@ __all__: list[str] = [
     "linear",
     "load_all",
     "load_kernel",
+    "m_grouped_bf16_gemm_nn_contiguous",
     "m_grouped_bf16_gemm_nt_contiguous",
     "m_grouped_bf16_gemm_nt_masked",
+    "m_grouped_fp8_fp4_gemm_nn_contiguous",
     "m_grouped_fp8_fp4_gemm_nt_contiguous",
     "m_grouped_fp8_fp4_gemm_nt_gathered",
     "m_grouped_fp8_fp4_gemm_nt_masked",
+    "m_grouped_fp8_gemm_nn_contiguous",
     "m_grouped_fp8_gemm_nt_contiguous",
     "m_grouped_fp8_gemm_nt_masked",
     "moe_combine",
@@ -721,9 +733,24 @@ class Fp4GemmSpec:
         None, or the sentence that rejects it.
         """
 
+def bf16_gemm_nn(a, b, d, c=None, compiled_dims="nk", *, spec=None, device=None, stream=None):
+    """
+    bf16_gemm_nt with b given as [k, n], contiguous along either.
+    """
+
 def bf16_gemm_nt(a, b, d, c=None, compiled_dims="nk", *, spec=None, device=None, stream=None):
     """
     D = C + A B^T for bf16 a [m, k] and b [n, k], each contiguous along either dimension, with rows (or columns) that start at multiples of 16 bytes; d and c bf16 or fp32 [m, n].
+    """
+
+def bf16_gemm_tn(a, b, d, c=None, compiled_dims="mn", *, spec=None, device=None, stream=None):
+    """
+    bf16_gemm_nt with a given as [k, m] and b as [k, n], contiguous along either.
+    """
+
+def bf16_gemm_tt(a, b, d, c=None, compiled_dims="mn", *, spec=None, device=None, stream=None):
+    """
+    bf16_gemm_nt with a given as [k, m], contiguous along either.
     """
 
 def build(source: KernelSource, *, arch: str = "90a", kind: str = "cubin") -> Artifact:
@@ -870,6 +897,26 @@ def fp4_packed_sizes(
     Elements of the blobs (int8) and row_scales (fp32) of packed weights, by default of one run for each block of 64 rows.
     """
 
+def fp8_fp4_gemm_nn(
+    a,
+    b,
+    d,
+    c=None,
+    recipe=None,
+    recipe_a=None,
+    recipe_b=None,
+    compiled_dims="nk",
+    disable_ue8m0_cast=False,
+    *,
+    fast_accumulation=False,
+    spec=None,
+    device=None,
+    stream=None,
+):
+    """
+    fp8_fp4_gemm_nt with b given as [k, n] where it is a pair: of FP8 weights, as fp8_gemm_nn takes them, or DeepGEMM's of FP4 codes [k / 2, n] and their scales, which must be a view of [n, k / 2], as two neighbours along K share a byte. Fp4Weights are their matrix [n, k] whatever a form's letters say.
+    """
+
 def fp8_fp4_gemm_nt(
     a,
     b,
@@ -888,6 +935,65 @@ def fp8_fp4_gemm_nt(
 ):
     """
     D = C + A B^T. a = (fp8 [m, k], fp32 scales [m, k / 128] or [m, k / 32]), b the Fp4Weights of one matrix [n, k], d and c bf16 or fp32 [m, n]; or a bf16 [m, k], which weights of all forms but nv_single are widened for. Scales with stride 0 along K, one for each row, have faster kernels. The products are exact; sums are promoted to fp32 every 128 along K. With fast_accumulation, one scale for each row and many rows they may stay in the tensor core, which keeps 14 bits, over all of K (docs/fp4.md): a row's bits then depend on the batch. With many tokens all FP4 operations but fused_moe use a workspace of the stream: CUDA graphs of such calls, captured on one stream, must not run at the same time (docs/fp4.md). b may also be DeepGEMM's pair (int8 codes [n, k / 2], scales [n, k / 32] as UE8M0 bytes, packed in int32 or fp32 powers of two): it is then packed anew in each call, which waits for the device and costs more than most products; and a pair of FP8 weights, which goes to fp8_gemm_nt.
+    """
+
+def fp8_fp4_gemm_tn(
+    a,
+    b,
+    d,
+    c=None,
+    recipe=None,
+    recipe_a=None,
+    recipe_b=None,
+    compiled_dims="mn",
+    disable_ue8m0_cast=False,
+    *,
+    fast_accumulation=False,
+    spec=None,
+    device=None,
+    stream=None,
+):
+    """
+    fp8_fp4_gemm_nn with a and its scales given as [k, m], which must be a view of [m, k].
+    """
+
+def fp8_fp4_gemm_tt(
+    a,
+    b,
+    d,
+    c=None,
+    recipe=None,
+    recipe_a=None,
+    recipe_b=None,
+    compiled_dims="mn",
+    disable_ue8m0_cast=False,
+    *,
+    fast_accumulation=False,
+    spec=None,
+    device=None,
+    stream=None,
+):
+    """
+    fp8_fp4_gemm_nt with a and its scales given as [k, m], which must be a view of [m, k].
+    """
+
+def fp8_gemm_nn(
+    a,
+    b,
+    d,
+    c=None,
+    recipe=None,
+    recipe_a=None,
+    recipe_b=None,
+    compiled_dims="nk",
+    disable_ue8m0_cast=False,
+    *,
+    spec=None,
+    device=None,
+    stream=None,
+):
+    """
+    fp8_gemm_nt with b and its scales given as [k, n]. Hopper multiplies FP8 along contiguous K only, so b must be a view of an [n, k] tensor.
     """
 
 def fp8_gemm_nt(
@@ -910,6 +1016,44 @@ def fp8_gemm_nt(
     [n, k / 128] with recipe (1, 1, 128)), d and c bf16 or fp32 [m, n]. Rows of a and b start at multiples of 16 bytes: K is a multiple of 16, or they are padded. compiled_dims and disable_ue8m0_cast are
     accepted for compatibility and change nothing. spec forces a kernel (deep_gemm.GemmSpec), stream is a CUDA stream's
     handle (by default the current one of the framework that the tensors come from).
+    """
+
+def fp8_gemm_tn(
+    a,
+    b,
+    d,
+    c=None,
+    recipe=None,
+    recipe_a=None,
+    recipe_b=None,
+    compiled_dims="mn",
+    disable_ue8m0_cast=False,
+    *,
+    spec=None,
+    device=None,
+    stream=None,
+):
+    """
+    fp8_gemm_nt with a given as [k, m] and b as [k, n], both with their scales; see fp8_gemm_nn.
+    """
+
+def fp8_gemm_tt(
+    a,
+    b,
+    d,
+    c=None,
+    recipe=None,
+    recipe_a=None,
+    recipe_b=None,
+    compiled_dims="mn",
+    disable_ue8m0_cast=False,
+    *,
+    spec=None,
+    device=None,
+    stream=None,
+):
+    """
+    fp8_gemm_nt with a and its scales given as [k, m]; see fp8_gemm_nn.
     """
 
 def fused_moe_into(
@@ -1024,6 +1168,24 @@ def load_kernel(device: Device, source: KernelSource) -> tuple[typing.Any, str]:
     The kernel on this device, and where it came from: memory, bundle, disk, compiled.
     """
 
+def m_grouped_bf16_gemm_nn_contiguous(
+    a,
+    b,
+    d,
+    grouped_layout,
+    compiled_dims="nk",
+    use_psum_layout=False,
+    ensure_zero_padding=True,
+    expected_m_for_psum_layout=None,
+    *,
+    spec=None,
+    device=None,
+    stream=None,
+):
+    """
+    m_grouped_bf16_gemm_nt_contiguous with b given as [groups, k, n], contiguous along either.
+    """
+
 def m_grouped_bf16_gemm_nt_contiguous(
     a,
     b,
@@ -1047,6 +1209,29 @@ def m_grouped_bf16_gemm_nt_masked(
 ):
     """
     As m_grouped_fp8_gemm_nt_masked, for bf16 a and b without scales, each contiguous along either of its last dimensions.
+    """
+
+def m_grouped_fp8_fp4_gemm_nn_contiguous(
+    a,
+    b,
+    d,
+    grouped_layout,
+    recipe=None,
+    recipe_a=None,
+    recipe_b=None,
+    compiled_dims="nk",
+    disable_ue8m0_cast=False,
+    use_psum_layout=False,
+    ensure_zero_padding=True,
+    expected_m_for_psum_layout=None,
+    *,
+    fast_accumulation=False,
+    spec=None,
+    device=None,
+    stream=None,
+):
+    """
+    m_grouped_fp8_fp4_gemm_nt_contiguous with b given as [groups, k, n] where it is a pair; see fp8_fp4_gemm_nn.
     """
 
 def m_grouped_fp8_fp4_gemm_nt_contiguous(
@@ -1109,6 +1294,28 @@ def m_grouped_fp8_fp4_gemm_nt_masked(
 ):
     """
     a [groups, max_m, k], b Fp4Weights of as many experts, d [groups, max_m, n]; masked_m is int32 [groups], the valid rows of each; rows of d beyond it are not written.
+    """
+
+def m_grouped_fp8_gemm_nn_contiguous(
+    a,
+    b,
+    d,
+    grouped_layout,
+    recipe=None,
+    recipe_a=None,
+    recipe_b=None,
+    compiled_dims="nk",
+    disable_ue8m0_cast=False,
+    use_psum_layout=False,
+    ensure_zero_padding=True,
+    expected_m_for_psum_layout=None,
+    *,
+    spec=None,
+    device=None,
+    stream=None,
+):
+    """
+    m_grouped_fp8_gemm_nt_contiguous with b and its scales given as [groups, k, n]; see fp8_gemm_nn.
     """
 
 def m_grouped_fp8_gemm_nt_contiguous(
@@ -1532,7 +1739,7 @@ def set_log_sink(sink: typing.Any) -> None:
 
 def set_num_sms(new_num_sms: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
-    Leaves multiprocessors to other work; even, 0 for all.
+    Leaves multiprocessors to other work; 0 for all.
     """
 
 def set_nvrtc_wheel_folders(folders: collections.abc.Sequence[str]) -> None:

@@ -51,7 +51,7 @@ def gemm(a: Any = A, b: Any = B, d: Any = D, **more: Any) -> None:
             "problems is 'gemm m=1 n=2 k=3', expected a list of them",
         ),
         (lambda: deep_gemm.set_pdl("x"), TypeError, "set_pdl: new_enable_pdl is 'x', expected True or False"),
-        (lambda: deep_gemm.set_num_sms(2.5), TypeError, "new_num_sms is 2.5, expected an even int, or 0"),
+        (lambda: deep_gemm.set_num_sms(2.5), TypeError, "new_num_sms is 2.5, expected an int, or 0"),
         (lambda: deep_gemm.GemmSpec(foo=3), TypeError, "no field 'foo', expected one of ab, d, scale_b"),
         (lambda: deep_gemm.Fp4GemmSpec(foo=3), TypeError, "no field 'foo', expected one of form, a"),
         (
