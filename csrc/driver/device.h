@@ -89,7 +89,7 @@ class Device {
     [[nodiscard]] virtual const DeviceProperties& properties() const = 0;
     [[nodiscard]] virtual ImageKind image_kind() const = 0;
 
-    // Memory. Addresses are device addresses; on the emulator they are host addresses.
+    // Memory. Addresses are device addresses; on the emulator they are host addresses. 0 bytes have one, too.
     [[nodiscard]] virtual u64 allocate(u64 bytes) = 0;
     virtual void release(u64 address) = 0;
     [[nodiscard]] virtual u64 free_memory_bytes() = 0;  // what allocate() could give at most
@@ -103,6 +103,8 @@ class Device {
     // Modules and launches. `label` appears in error messages (kernel name, spec).
     [[nodiscard]] virtual std::shared_ptr<Module> load_module(std::span<const std::byte> image,
                                                               std::string_view label) = 0;
+    // Whether a kernel is of this kind of device. The calls below take no other.
+    [[nodiscard]] virtual bool can_run(const Kernel& kernel) const = 0;
     // `params` is the kernel's whole parameter buffer, no byte more: for our kernels, its one by-value
     // argument. Asynchronous on CUDA; complete on return on the emulator.
     virtual void launch(const Kernel& kernel, const LaunchConfig& config, std::span<const std::byte> params,
@@ -131,6 +133,9 @@ class Device {
 // and live as long as the process (device.cpp; the emulator registers its factory, so driver/ does not
 // include emulator/).
 [[nodiscard]] Device& device(std::string_view name = {});
+// The emulated device of arrays that have nowhere else to go: $DG_DEVICE where it names one, else
+// emulator:sm_90a. Throws Error(value) where $DG_DEVICE is no name.
+[[nodiscard]] Device& host_memory_device();
 [[nodiscard]] std::string name_of(
     const Device& device);  // the name that gives this device, nothing left to decide
 

@@ -17,6 +17,13 @@ u64 number(std::string_view key, std::string_view value) {
     return result;
 }
 
+// More than any host has cores, or any GPU multiprocessors.
+u32 count(std::string_view name, u64 value) {
+    constexpr u64 kMost = 65536;
+    DG_CHECK(value <= kMost, value, "{}: got {}, expected at most {}", name, value, kMost);
+    return static_cast<u32>(value);
+}
+
 bool on_or_off(std::string_view key, std::string_view value) {
     DG_CHECK(value == "on" || value == "off", value, "emulator option {}: got '{}', expected on or off", key,
              value);
@@ -27,9 +34,9 @@ void apply(Options& options, std::string_view key, std::string_view value) {
     if (key == "seed") {
         options.seed = number(key, value);
     } else if (key == "threads") {
-        options.threads = static_cast<u32>(number(key, value));
+        options.threads = count(fmt::format("emulator option {}", key), number(key, value));
     } else if (key == "sms") {
-        options.num_sms = static_cast<u32>(number(key, value));
+        options.num_sms = count(fmt::format("emulator option {}", key), number(key, value));
     } else if (key == "memory") {
         options.memory_bytes = number(key, value);
     } else if (key == "steps") {
@@ -60,7 +67,7 @@ void apply(Options& options, std::string_view key, std::string_view value) {
 
 Options options_from_environment() {
     Options options;
-    options.threads = static_cast<u32>(env_number(Env::emulator_threads));
+    options.threads = count("DG_EMULATOR_THREADS", env_number(Env::emulator_threads));
     return options;
 }
 

@@ -46,6 +46,14 @@ void set_sink(const py::object& callable) {
 void bind_base(py::module_& module) {
     module.def("env", &env_rows,
                "Every environment variable of the library: name, value, default, is_set, meaning.");
+    module.def(
+        "env_flag",
+        [](const std::string& name) {
+            for (const EnvRow& row : env_table())
+                if (name == row.name) return env_flag(row.key);
+            fail(ErrorKind::value, "env_flag: got '{}', expected a variable of env()", name);
+        },
+        py::arg("name"), "Whether the variable of env() that is on or off is on.");
     module.def("unknown_env_names", &unknown_env_names,
                "DG_* variables that are set but unknown: typing errors.");
     module.def("set_log_sink", &set_sink, py::arg("sink").none(true),

@@ -42,6 +42,7 @@ __all__: list[str] = [
     "encode",
     "enumerate_specs",
     "env",
+    "env_flag",
     "explain",
     "explain_fp4",
     "explain_linear",
@@ -855,6 +856,11 @@ def env() -> list:
     Every environment variable of the library: name, value, default, is_set, meaning.
     """
 
+def env_flag(name: str) -> bool:
+    """
+    Whether the variable of env() that is on or off is on.
+    """
+
 def explain(
     problem: str, device: typing.Any = None, rows: typing.SupportsInt | typing.SupportsIndex = 12
 ) -> str:
@@ -1341,7 +1347,7 @@ def m_grouped_fp8_gemm_nt_contiguous(
     (or any number outside the groups) for rows that become zeros; segments start at multiples of 128 rows. With
     use_psum_layout it is int32 [groups], the end row of each group, the next group starting at a multiple of 128;
     an empty group ends where the one before it does or at its own start. expected_m_for_psum_layout, the rows a group is likely to have, chooses the kernel and nothing else. Rows
-    of no group are written as zeros whatever ensure_zero_padding says.
+    between a group's end and the next multiple of 128 are written as zeros whatever ensure_zero_padding says; rows beyond the last group's are not written, but for k = 0, which writes all.
     """
 
 def m_grouped_fp8_gemm_nt_masked(
