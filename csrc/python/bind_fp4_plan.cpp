@@ -153,8 +153,9 @@ void bind_fp4_plan(py::module_& module) {
         "The plan of 'fp4_gemm gathered groups=256 m=384 n=4096 k=4096': spec, grid_blocks, expected us.");
     module.def(
         "explain_fp4",
-        [](const ProblemText& problem, const py::object& device, u32 rows) {
-            return plan::explain(plan::parse_fp4_problem(problem.value), model_of(device), rows);
+        [](const ProblemText& problem, const py::object& device,
+           const Checked<u32, CandidateRows>& rows) {
+            return plan::explain(plan::parse_fp4_problem(problem.value), model_of(device), rows.value);
         },
         py::arg("problem"), py::arg("device") = py::none(), py::arg("rows") = 12,
         "The candidates of an FP4 problem with their costs, best first.");

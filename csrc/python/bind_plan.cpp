@@ -189,14 +189,15 @@ void bind_plan(py::module_& module) {
         "terms. `device` may also be 'arch:num_sms' ('90a:132'), which needs no GPU.");
     module.def(
         "explain",
-        [](const ProblemText& problem, const py::object& device, u32 rows) {
+        [](const ProblemText& problem, const py::object& device,
+           const Checked<u32, CandidateRows>& rows) {
             const std::string_view text = problem.value;
             const std::string_view first = text.substr(0, text.find(' '));
             if (first == "linear")
-                return plan::explain_linear(text, model_of(device, plan::linear_device_model), rows);
+                return plan::explain_linear(text, model_of(device, plan::linear_device_model), rows.value);
             const plan::DeviceModel model = model_of(device);
-            if (first == "fp4_gemm") return plan::explain(plan::parse_fp4_problem(text), model, rows);
-            return plan::explain(op::problem_of(text), model, rows);
+            if (first == "fp4_gemm") return plan::explain(plan::parse_fp4_problem(text), model, rows.value);
+            return plan::explain(op::problem_of(text), model, rows.value);
         },
         py::arg("problem"), py::arg("device") = py::none(), py::arg("rows") = 12,
         "A table of the best candidates with their cost terms, and why the others were rejected: of 'gemm "

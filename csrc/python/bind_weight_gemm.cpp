@@ -95,8 +95,8 @@ void bind_weight_gemm(py::module_& module) {
         py::arg("device") = py::none(), "The large-batch kernel that a plan chooses.");
     module.def(
         "explain_linear",
-        [](const ProblemText& problem, const py::object& device, u32 rows) {
-            return plan::explain_linear(problem.value, model_of(device, plan::linear_device_model), rows);
+        [](const ProblemText& problem, const py::object& device, const Checked<u32, CandidateRows>& rows) {
+            return plan::explain_linear(problem.value, model_of(device, plan::linear_device_model), rows.value);
         },
         py::arg("problem"), py::arg("device") = py::none(), py::arg("rows") = 12,
         "Which form serves 'linear w=mxfp4 m=512 n=14336 k=4096', with costs or the reason.");
