@@ -97,7 +97,7 @@ Device& host_memory_device() {
     return device(!chosen.empty() && is_emulated(chosen, kVariable) ? chosen : "emulator");
 }
 
-std::string name_of(const Device& device) {
+std::string registry_name_of(const Device& device) {
     Table& table = process_local<Table>();
     const std::lock_guard lock(table.mutex);
     for (const auto& [name, known] : table.devices)

@@ -136,7 +136,7 @@ class Device {
 // The emulated device of arrays that have nowhere else to go: $DG_DEVICE where it names one, else
 // emulator:sm_90a. Throws Error(value) where $DG_DEVICE is no name.
 [[nodiscard]] Device& host_memory_device();
-[[nodiscard]] std::string name_of(
+[[nodiscard]] std::string registry_name_of(
     const Device& device);  // the name that gives this device, nothing left to decide
 
 // Gets all that follows "emulator:", an arch and options: "sm_90a,seed=3". Throws Error(value) on what it

@@ -9,6 +9,20 @@
 namespace deep_gemm::emulator {
 namespace {
 
+// clang-format off
+constexpr OptionRow kTable[] = {
+    {"seed",        "a number",            "0",         "the schedule and the delays that are drawn; the same seed gives the same ones"},
+    {"threads",     "a number",            "0",         "host threads; 0: DG_EMULATOR_THREADS, else one per core"},
+    {"sms",         "a number",            "0",         "multiprocessors; 0: as many as the GPU has"},
+    {"memory",      "a number",            "0",         "bytes that allocate() gives in all; 0: what the GPU has, as far as the host has it"},
+    {"steps",       "a number",            "200000000", "warp instructions without progress before a launch counts as livelocked"},
+    {"latency",     "eager, random, lazy", "random",    "when asynchronous operations land: at once, after a drawn delay, when nothing else can run"},
+    {"accumulator", "truncated, fp32",     "truncated", "tensor-core sums as Hopper's, or plain fp32"},
+    {"races",       "on, off",             "on",        "the check that accesses to shared memory are ordered"},
+    {"inputs",      "on, off",             "on",        "the check of numbers that grouped GEMMs read on the device"},
+};
+// clang-format on
+
 u64 number(std::string_view key, std::string_view value) {
     u64 result = 0;
     const auto [stop, error] = std::from_chars(value.data(), value.data() + value.size(), result);
@@ -56,14 +70,17 @@ void apply(Options& options, std::string_view key, std::string_view value) {
     } else if (key == "inputs") {
         options.inputs = on_or_off(key, value);
     } else {
-        fail(ErrorKind::value,
-             "emulator option: got '{}', expected seed, threads, sms, memory, steps, latency, accumulator, "
-             "races or inputs",
-             key);
+        std::string names;
+        for (const OptionRow& row : kTable) names += fmt::format("{}{}", names.empty() ? "" : ", ", row.name);
+        fail(ErrorKind::value, "emulator option: got '{}', expected one of {}", key, names);
     }
 }
 
 }  // namespace
+
+std::span<const OptionRow> option_table() {
+    return kTable;
+}
 
 Options options_from_environment() {
     Options options;

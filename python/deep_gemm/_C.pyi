@@ -39,6 +39,7 @@ __all__: list[str] = [
     "dequantize_weights",
     "device_headers",
     "dispatch_counts",
+    "emulator_options",
     "encode",
     "enumerate_specs",
     "env",
@@ -167,7 +168,7 @@ class Module:
 
 class Device:
     """
-    A GPU or the emulated one. Device(), Device('cuda:1'), Device('emulator:sm_90a', seed=3): the same name and options give the same device. A wrong option of the emulator is answered with the list of them; docs/emulator.md describes them.
+    A GPU or the emulated one. Device(), Device('cuda:1'), Device('emulator:sm_90a', seed=3): the same name and options give the same device. docs/env.md lists the options of the emulator.
     """
     def __eq__(self, arg0: typing.Any) -> bool: ...
     def __hash__(self) -> int: ...
@@ -175,16 +176,22 @@ class Device:
     def __repr__(self) -> str: ...
     def allocate(self, num_bytes: typing.SupportsInt | typing.SupportsIndex) -> int:
         """
-        Device memory; returns its address.
+        Device memory; returns its address, also of 0 bytes.
         """
-    def begin_capture(self, stream: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+    def begin_capture(self, stream: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        From here to end_capture() the stream's work is recorded, not run.
+        """
     def copy_on_device(
         self,
         destination: typing.SupportsInt | typing.SupportsIndex,
         source: typing.SupportsInt | typing.SupportsIndex,
         num_bytes: typing.SupportsInt | typing.SupportsIndex,
         stream: typing.SupportsInt | typing.SupportsIndex = 0,
-    ) -> None: ...
+    ) -> None:
+        """
+        Copies between two addresses of the device.
+        """
     def copy_to_device(
         self,
         destination: typing.SupportsInt | typing.SupportsIndex,
@@ -203,11 +210,26 @@ class Device:
         """
         Fills a contiguous writable array from an address; waits for the stream.
         """
-    def create_event(self) -> int: ...
-    def create_stream(self) -> int: ...
-    def destroy_event(self, event: typing.SupportsInt | typing.SupportsIndex) -> None: ...
-    def destroy_graph(self, graph: typing.SupportsInt | typing.SupportsIndex) -> None: ...
-    def destroy_stream(self, stream: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+    def create_event(self) -> int:
+        """
+        An event that can be timed; returns its handle.
+        """
+    def create_stream(self) -> int:
+        """
+        A stream of its own; returns its handle.
+        """
+    def destroy_event(self, event: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Ends what create_event() returned.
+        """
+    def destroy_graph(self, graph: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Ends what end_capture() returned.
+        """
+    def destroy_stream(self, stream: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Ends what create_stream() returned.
+        """
     def elapsed_ms(
         self,
         start: typing.SupportsInt | typing.SupportsIndex,
@@ -230,14 +252,20 @@ class Device:
         """
         The 128 bytes a kernel hands to TMA. dims and box are in elements, innermost first; strides_bytes has one entry less; swizzle is 0, 32, 64 or 128.
         """
-    def end_capture(self, stream: typing.SupportsInt | typing.SupportsIndex) -> int: ...
+    def end_capture(self, stream: typing.SupportsInt | typing.SupportsIndex) -> int:
+        """
+        Ends the recording; returns the graph's handle.
+        """
     def fill_bytes(
         self,
         destination: typing.SupportsInt | typing.SupportsIndex,
         value: typing.SupportsInt | typing.SupportsIndex,
         num_bytes: typing.SupportsInt | typing.SupportsIndex,
         stream: typing.SupportsInt | typing.SupportsIndex = 0,
-    ) -> None: ...
+    ) -> None:
+        """
+        Sets each byte from an address on.
+        """
     def launch(
         self,
         kernel: Kernel,
@@ -266,7 +294,10 @@ class Device:
         self,
         graph: typing.SupportsInt | typing.SupportsIndex,
         stream: typing.SupportsInt | typing.SupportsIndex = 0,
-    ) -> None: ...
+    ) -> None:
+        """
+        Runs what was captured.
+        """
     def load_module(self, image: typing.Any, label: str = "") -> Module:
         """
         Loads what compile() returned for this device's image_kind.
@@ -285,34 +316,61 @@ class Device:
         | typing.SupportsIndex
         | collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = 1,
         smem_bytes: typing.SupportsInt | typing.SupportsIndex = 0,
-    ) -> int: ...
+    ) -> int:
+        """
+        How many clusters of such a launch run at once; 0: it cannot run.
+        """
     def record(
         self,
         event: typing.SupportsInt | typing.SupportsIndex,
         stream: typing.SupportsInt | typing.SupportsIndex = 0,
-    ) -> None: ...
-    def release(self, address: typing.SupportsInt | typing.SupportsIndex) -> None: ...
-    def synchronize(self, stream: typing.SupportsInt | typing.SupportsIndex = 0) -> None: ...
+    ) -> None:
+        """
+        The event happens when the stream gets there.
+        """
+    def release(self, address: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Gives back what allocate() returned; 0 is nothing.
+        """
+    def synchronize(self, stream: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+        """
+        Waits for all that was launched on the stream.
+        """
     @property
     def arch(self) -> str:
         """
         NVRTC target: '90a'.
         """
     @property
-    def emulated(self) -> bool: ...
+    def emulated(self) -> bool:
+        """
+        Whether it is the emulated GPU.
+        """
     @property
-    def free_memory_bytes(self) -> int: ...
+    def free_memory_bytes(self) -> int:
+        """
+        What allocate() could give at most.
+        """
     @property
     def image_kind(self) -> str:
         """
         'ptx' or 'cubin'.
         """
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """
+        The GPU's name; repr() shows the one that gives this device.
+        """
     @property
-    def num_sms(self) -> int: ...
+    def num_sms(self) -> int:
+        """
+        Multiprocessors.
+        """
     @property
-    def properties(self) -> dict: ...
+    def properties(self) -> dict:
+        """
+        What the driver says of it, as a dict.
+        """
 
 class Compiled:
     """
@@ -348,11 +406,20 @@ class GemmSpec:
         """
         A copy with some fields changed.
         """
-    def to_dict(self) -> dict[str, typing.Any]: ...
+    def to_dict(self) -> dict[str, typing.Any]:
+        """
+        Its fields by name; deep_gemm's constructor takes them back.
+        """
     @property
-    def smem_bytes(self) -> int: ...
+    def smem_bytes(self) -> int:
+        """
+        Shared memory of a block.
+        """
     @property
-    def threads(self) -> int: ...
+    def threads(self) -> int:
+        """
+        Threads of a block.
+        """
     @property
     def why_illegal(self) -> str | None:
         """
@@ -420,26 +487,50 @@ class Fp4Weights:
         The same weights in other memory.
         """
     @property
-    def blobs(self) -> typing.Any: ...
+    def blobs(self) -> typing.Any:
+        """
+        The packed codes and scales, int8, in the kernels' order.
+        """
     @property
-    def experts(self) -> int: ...
+    def experts(self) -> int:
+        """
+        Matrices.
+        """
     @property
-    def form(self) -> str: ...
+    def form(self) -> str:
+        """
+        mx_e4m3, mx_e5m2, nv_single or nv_exact: what a weight is decoded to.
+        """
     @property
-    def k(self) -> int: ...
+    def k(self) -> int:
+        """
+        Columns of a matrix: inputs.
+        """
     @property
-    def n(self) -> int: ...
+    def n(self) -> int:
+        """
+        Rows of a matrix: outputs.
+        """
     @property
     def report(self) -> dict[str, typing.Any]:
         """
         What packing found: rows, how many have more scales than one run of a form holds, runs added for them, the widest row in octaves; of NVFP4 also the largest |error| / |weight| and the root mean square error over that of the weights, both 0 for nv_exact.
         """
     @property
-    def row_scales(self) -> typing.Any: ...
+    def row_scales(self) -> typing.Any:
+        """
+        fp32, what a row is multiplied by.
+        """
     @property
-    def runs(self) -> typing.Any: ...
+    def runs(self) -> typing.Any:
+        """
+        Where rows that need several scales have them; None: no row does.
+        """
     @property
-    def split(self) -> bool: ...
+    def split(self) -> bool:
+        """
+        Whether some row has several scales, in runs.
+        """
 
 class Checkpoint:
     """
@@ -692,13 +783,25 @@ class WeightGemmSpec:
         A copy with some fields changed.
         """
     @property
-    def block_m(self) -> int: ...
+    def block_m(self) -> int:
+        """
+        Tokens of a block.
+        """
     @property
-    def smem_bytes(self) -> int: ...
+    def smem_bytes(self) -> int:
+        """
+        Shared memory of a block.
+        """
     @property
-    def threads(self) -> int: ...
+    def threads(self) -> int:
+        """
+        Threads of a block.
+        """
     @property
-    def w(self) -> str: ...
+    def w(self) -> str:
+        """
+        The format of the weights.
+        """
     @property
     def why_illegal(self) -> str | None:
         """
@@ -718,16 +821,25 @@ class Fp4GemmSpec:
         """
         A copy with some fields changed.
         """
-    def to_dict(self) -> dict[str, typing.Any]: ...
+    def to_dict(self) -> dict[str, typing.Any]:
+        """
+        Its fields by name; deep_gemm's constructor takes them back.
+        """
     @property
     def register_limit(self) -> int:
         """
         Registers a thread may take for its CTAs to fit an SM.
         """
     @property
-    def smem_bytes(self) -> int: ...
+    def smem_bytes(self) -> int:
+        """
+        Shared memory of a block.
+        """
     @property
-    def threads(self) -> int: ...
+    def threads(self) -> int:
+        """
+        Threads of a block.
+        """
     @property
     def why_illegal(self) -> str | None:
         """
@@ -837,6 +949,11 @@ def device_headers() -> dict:
 def dispatch_counts() -> list:
     """
     Launches of linear()'s kernels by this process: rows of w, x, tokens (of a block), strict, form (small or large), launches.
+    """
+
+def emulator_options() -> list:
+    """
+    Every option that the name of an emulated device may carry: name, values, default, meaning.
     """
 
 def encode(

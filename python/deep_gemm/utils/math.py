@@ -72,7 +72,9 @@ def require_matrix(x: Array, function: str) -> None:
 
 def require_gran_k(gran_k: int, function: str) -> None:
     if not isinstance(gran_k, int) or gran_k < 1:
-        raise ValueError(f"{function}: got gran_k={gran_k!r}, expected an int of at least 1, such as 128 or 32")
+        raise ValueError(
+            f"{function}: got gran_k={gran_k!r}, expected an int of at least 1, such as 128 or 32"
+        )
 
 
 def padded(x: Array, rows: int, columns: int) -> Array:
