@@ -31,7 +31,8 @@ struct Pdl {
     static constexpr const char *name = "set_pdl: new_enable_pdl", *expected = "True or False";
 };
 struct CandidateRows {
-    static constexpr const char *name = "explain: rows", *expected = "a number of candidates, from 0 to 2^32 - 1";
+    static constexpr const char *name = "explain: rows",
+                                *expected = "a number of candidates, from 0 to 2^32 - 1";
 };
 using ProblemText = Checked<std::string, Problem>;
 using ProblemTexts = Checked<std::vector<std::string>, Problems>;
