@@ -32,7 +32,10 @@ step() {  # step "what happens now" ["what to do when it fails"]
 failed() { printf '\nFAILED: %s (%s)\n' "$STEP" "$REMEDY"; }
 
 on_exit() {
-    local status=$?
+    local status=$? running
+    running=$(jobs -p)
+    # shellcheck disable=SC2086
+    [ -z "$running" ] || kill $running 2>/dev/null || true
     [ "$status" -eq 0 ] || [ -n "${REPORTED:-}" ] || failed
     exit "$status"
 }

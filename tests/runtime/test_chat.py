@@ -70,7 +70,9 @@ def test_an_interrupted_text_is_told_by_the_exit_status(monkeypatch: pytest.Monk
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Session, "generate", first_step)
-    done = CliRunner().invoke(main, ["generate", "The quick", "--device", DEVICE, "--spec", "1", "--max-tokens", "4"])
+    done = CliRunner().invoke(
+        main, ["generate", "The quick", "--device", DEVICE, "--spec", "1", "--max-tokens", "4"]
+    )
     assert done.exit_code == 130 and "interrupted" in done.stderr and done.stdout.strip()
 
 
