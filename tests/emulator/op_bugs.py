@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from emulator import test_injected_bugs as bugs
-from emulator.test_injected_bugs import SEEDS, Bug, Launch, check_caught, check_clean
+from emulator import injection as bugs
+from emulator.injection import SEEDS, Bug, Launch, check_caught, check_clean
 from ops_cases import DTYPES
 
 from deep_gemm import _C

@@ -1,4 +1,4 @@
-"""Bugs injected into GEMMs of groups, by the machinery of test_injected_bugs: masked ones, more than a warp looks at
+"""Bugs injected into GEMMs of groups, by the machinery of injection: masked ones, more than a warp looks at
 together, and contiguous ones in blocks that straddle them.
 """
 
@@ -10,18 +10,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from emulator.gemm_launch import KERNEL_SMEM_BYTES, Gemm, matrix_map, operand, pack_params
+from emulator.injection import Bug, Launch, check_clean, flatten
 from emulator.op_bugs import check_shown
-from emulator.test_injected_bugs import (
-    KERNEL_SMEM_BYTES,
-    Bug,
-    Gemm,
-    Launch,
-    check_clean,
-    flatten,
-    matrix_map,
-    operand,
-    pack_params,
-)
 
 UNTOUCHED = 3.0
 
