@@ -1,4 +1,4 @@
-"""How far the chosen plan is from the best: every legal plan is checked and timed, of all FP8 GEMMs and FP4 problems."""
+"""How far the chosen plan is from the best: every legal plan is checked and timed, of all FP8 GEMMs and FP4 ones."""
 
 from __future__ import annotations
 
