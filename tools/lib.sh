@@ -139,7 +139,8 @@ ensure_venv() {
             make_venv "$base"
         fi
         step "installing wheels into .venv: ${sets[*]}" "pip must reach the Python package index (its own settings apply)"
-        "$VENV/bin/python" -m pip install "${quiet[@]}" "${sets[@]}"
+        # Half of its time would go to bytecode, most of it for modules that nothing imports; Python makes what it needs.
+        "$VENV/bin/python" -m pip install --no-compile "${quiet[@]}" "${sets[@]}"
         printf '%s\n' "$stamp" >"$VENV/stamp-$1"
     fi
     export PATH="$VENV/bin:$PATH"
