@@ -109,6 +109,7 @@ DG_DEVICE void multiply_visit(Sums<S>& sums, kernel::GemvRing<S>& ring, const Ge
     load_step<Whole, S>(x, tokens, first, 0, p.k);  // before what the ring may wait for
     ptx::SharedAddress stage = 0;
     if constexpr (Whole) stage = ring.next(p);
+    if (DG_GEMV_NO_PRODUCT && p.m <= kMaxGemvTokens) return;
     // Two copies of the code: a branch at every rare scale would leave nothing to overlap with anything.
     if (row_of(S.w).scale == ScaleType::ue8m0 && visit.exceeds()) [[unlikely]]
         multiply_pieces<Whole, true, S>(sums, ring, stage, p, block, visit, x, tokens, index);
@@ -144,7 +145,7 @@ DG_DEVICE void run(const GemvParams& p) {
     Partials<S> partials(group);
     if constexpr (S.dependent_launch) {
         ptx::grid_dependency_launch();
-        if (S.vector && tile < tiles) kernel::prefetch_first<S>(p, tile);
+        if (S.vector && tile < tiles) kernel::prefetch_first<S>(p, tile, tiles);
         ptx::grid_dependency_wait();
     }
     if (tile >= tiles) return;
@@ -193,7 +194,7 @@ DG_DEVICE void run(const GemvParams& p) {
 }  // namespace gemv_detail
 
 template <GemvSpec S>
-DG_KERNEL(threads_of(S), 1)
+DG_KERNEL(threads_of(S), S.groups == 1 ? DG_GEMV_BLOCKS : DG_GEMV_WIDE_BLOCKS)
 gemv(DG_GRID_CONSTANT const GemvParams p) {
     gemv_detail::run<S>(p);
 }

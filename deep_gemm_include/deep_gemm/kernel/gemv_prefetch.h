@@ -87,19 +87,49 @@ DG_DEVICE void prefetch_scales(const GemvParams& p, const GemvBlock& block, u32 
     }
 }
 
-/// What the first tile of a group needs, on its way to L2. L2 is where writes of other kernels land, so
+#ifndef DG_GEMV_PREFETCH
+#define DG_GEMV_PREFETCH prefetch_bytes_of(S)
+#endif
+#ifndef DG_GEMV_PREFETCH_X
+#define DG_GEMV_PREFETCH_X 0
+#endif
+
+/// The tokens of a block, on their way to L2. All blocks read them: each asks for a part, of which a few
+/// others ask as well, so that late blocks leave no holes. Scope: the group, a thread for each token.
+template <GemvSpec S>
+DG_DEVICE void prefetch_tokens(const GemvParams& p, u32 token) {
+    constexpr u32 kParts = 32;
+    const u32 first = ptx::block_index_y() * p.tokens_per_block + token;
+    if (token >= p.tokens_per_block || first >= p.m) return;
+    const u32 bytes = p.k * bytes_of(element_of(S.x)), part = align_up(ceil_div(bytes, kParts), 16u);
+    const u32 begin = ptx::block_index() % kParts * part;
+    if (begin < bytes)
+        prefetch_bytes(p.x + first * p.x_stride + begin, bytes - begin < part ? bytes - begin : part);
+    if constexpr (block_k_of(S.x) != 0)
+        if (begin == 0)
+            prefetch_bytes(reinterpret_cast<const u8*>(p.x_scale + first * p.x_scale_stride),
+                           ceil_div(p.k, block_k_of(S.x)) * 4);
+}
+
+/// What the first tiles of a group need, on its way to L2. L2 is where writes of other kernels land, so
 /// nothing can be stale, and this may precede grid_dependency_wait().
 template <GemvSpec S>
-DG_DEVICE void prefetch_first(const GemvParams& p, u32 tile) {
-    constexpr u32 kFirstBytes = prefetch_bytes_of(S);
-    const GemvBlock block = find_block<S>(p, tile);
+DG_DEVICE void prefetch_first(const GemvParams& p, u32 tile, u32 tiles) {
     const u32 thread = group_thread();
-    prefetch_scales<S>(p, block, thread);
-    if (thread >= kMmaTileRows * S.row_tiles) return;
-    u32 row = thread % kMmaTileRows;
-    const GemvMatrix& w = row_of_block<S>(p, block, thread / kMmaTileRows, row);
-    const u64 bytes = row_bytes_of(S.w, p.k);
-    prefetch_bytes(w.data + row * w.row_stride, bytes < kFirstBytes ? static_cast<u32>(bytes) : kFirstBytes);
+    const u32 bytes = static_cast<u32>(row_bytes_of(S.w, p.k));
+    if (DG_GEMV_PREFETCH_X && ptx::thread_index() / 32 == 1) prefetch_tokens<S>(p, ptx::lane_index());
+    u32 left = DG_GEMV_PREFETCH;
+#pragma unroll 1
+    for (; tile < tiles && left != 0; tile += ptx::grid_size() * S.groups) {
+        const GemvBlock block = find_block<S>(p, tile);
+        prefetch_scales<S>(p, block, thread);
+        if (thread >= kMmaTileRows * S.row_tiles) return;
+        u32 row = thread % kMmaTileRows;
+        const GemvMatrix& w = row_of_block<S>(p, block, thread / kMmaTileRows, row);
+        const u32 now = bytes < left ? bytes : left;
+        prefetch_bytes(w.data + row * w.row_stride, now);
+        left -= now;
+    }
 }
 
 }  // namespace deep_gemm::kernel

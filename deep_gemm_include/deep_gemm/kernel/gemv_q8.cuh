@@ -133,6 +133,7 @@ DG_DEVICE void multiply_visit(Sums<S> (&sums)[kQ8VisitBlocks], const Next& next,
     for (u32 place = 0; place < kQ8VisitBlocks; ++place) {
         if (!Whole && index + place >= num_blocks) break;
         if constexpr (kLate) tokens.read(x[place], index + place);
+        if (DG_GEMV_NO_PRODUCT && p.m <= kMaxGemvTokens) continue;
         if constexpr (S.vector) read_stage<S>(weights[place], rows, stage, place);
         multiply_block<S>(sums[place], weights[place], x[place]);
     }
@@ -224,7 +225,7 @@ DG_DEVICE void run(const GemvParams& p) {
     Partials<S> partials(group);
     if constexpr (S.dependent_launch) {
         ptx::grid_dependency_launch();
-        if (S.vector && tile < tiles) kernel::prefetch_first<S>(p, tile);
+        if (S.vector && tile < tiles) kernel::prefetch_first<S>(p, tile, tiles);
         ptx::grid_dependency_wait();
     }
     if (!S.resident && tile >= tiles) return;
@@ -253,7 +254,7 @@ DG_DEVICE void run(const GemvParams& p) {
 }  // namespace gemv_q8_detail
 
 template <GemvSpec S>
-DG_KERNEL(threads_of(S), 1)
+DG_KERNEL(threads_of(S), S.groups == 1 ? DG_GEMV_BLOCKS : DG_GEMV_WIDE_BLOCKS)
 gemv_q8(DG_GRID_CONSTANT const GemvParams p) {
     gemv_q8_detail::run<S>(p);
 }

@@ -58,7 +58,7 @@ DG_DEVICE void run_resident(const GemvParams& p) {
     Partials<S> partials(group);
     if constexpr (S.dependent_launch) {
         ptx::grid_dependency_launch();
-        if (tile < tiles) kernel::prefetch_first<S>(p, tile);
+        if (tile < tiles) kernel::prefetch_first<S>(p, tile, tiles);
         ptx::grid_dependency_wait();
     }
     kernel::ResidentRing<S> ring;
@@ -76,7 +76,8 @@ DG_DEVICE void run_resident(const GemvParams& p) {
             kernel::GemvWords<S> words[steps_of_visit(S)];
             GemvVisit<S> beside;
             ring.next(words, beside, p);
-            multiply_resident<S>(sums, words, beside, tokens, visit);
+            if (!DG_GEMV_NO_PRODUCT || p.m > kMaxGemvTokens)
+                multiply_resident<S>(sums, words, beside, tokens, visit);
         }
         if (kLater && partials.count != 0)
             partials.finish(p, kernel::find_block<S>(p, tile - stride), first_token, count);
@@ -90,7 +91,7 @@ DG_DEVICE void run_resident(const GemvParams& p) {
 }  // namespace gemv_detail
 
 template <GemvSpec S>
-DG_KERNEL(threads_of(S), 1)
+DG_KERNEL(threads_of(S), S.groups == 1 ? DG_GEMV_BLOCKS : DG_GEMV_WIDE_BLOCKS)
 gemv_resident(DG_GRID_CONSTANT const GemvParams p) {
     gemv_detail::run_resident<S>(p);
 }

@@ -6,6 +6,16 @@
 #include <deep_gemm/ptx/stream.h>
 #include <deep_gemm/spec/gemv.h>
 
+#ifndef DG_GEMV_BLOCKS
+#define DG_GEMV_BLOCKS 1
+#endif
+#ifndef DG_GEMV_WIDE_BLOCKS
+#define DG_GEMV_WIDE_BLOCKS 1
+#endif
+#ifndef DG_GEMV_NO_PRODUCT
+#define DG_GEMV_NO_PRODUCT 0
+#endif
+
 namespace deep_gemm::kernel {
 
 template <Format Y>
