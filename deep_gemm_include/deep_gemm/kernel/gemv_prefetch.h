@@ -87,6 +87,26 @@ DG_DEVICE void prefetch_scales(const GemvParams& p, const GemvBlock& block, u32 
     }
 }
 
+#ifndef DG_GEMV_TRACE
+#define DG_GEMV_TRACE 0
+#endif
+/// When a block's first warp passed what: behind y, 64 bytes a block.
+struct Trace {
+    u64 at[DG_GEMV_TRACE ? 8 : 1] = {};
+
+    DG_DEVICE void mark(u32 i) {
+        if constexpr (DG_GEMV_TRACE != 0)
+            if (at[i] == 0) at[i] = ptx::global_timer();
+    }
+    DG_DEVICE void write(const GemvParams& p) {
+        if constexpr (DG_GEMV_TRACE != 0) {
+            if (ptx::thread_index() != 0) return;
+            u8* to = static_cast<u8*>(p.w[0].y) + p.m * p.w[0].y_stride * 2 + ptx::block_index() * 64;
+            for (u32 i = 0; i < 8; ++i) *reinterpret_cast<u64*>(to + i * 8) = at[i];
+        }
+    }
+};
+
 #ifndef DG_GEMV_PREFETCH
 #define DG_GEMV_PREFETCH prefetch_bytes_of(S)
 #endif

@@ -54,7 +54,8 @@ struct TokensInSmem {
     template <typename Meanwhile>
     static DG_DEVICE void load_raw(const GemvParams& p, ptx::SharedAddress to, u32 first, u32 count,
                                    u32 vectors, const Meanwhile& meanwhile) {
-        constexpr u32 kBytes = bytes_of(deep_gemm::element_of(S.x)) * 8, kAtOnce = stage_bytes_of(S) / (32 * kBytes);
+        constexpr u32 kBytes = bytes_of(deep_gemm::element_of(S.x)) * 8,
+                      kAtOnce = stage_bytes_of(S) / (32 * kBytes);
         constexpr u32 kBeginnings = 32, kThreads = threads_of(S);
         const u32 pitch = x_pitch_of(S, p.k), total = count * vectors;
         const u32 begin = ptx::block_index() % kBeginnings * total / kBeginnings;
@@ -68,15 +69,15 @@ struct TokensInSmem {
                 const u32 index = from + i * kThreads + ptx::thread_index();
                 if (index >= total) return;
                 const u32 turned = index + begin, at = turned < total ? turned : turned - total;
-                const u32 token = vectors > 1 ? ptx::multiply_high(at, inverse) : at;
-                visit(raw + i * (32 * kBytes), token, at - token * vectors);
+                const u32 which = vectors > 1 ? ptx::multiply_high(at, inverse) : at;
+                visit(raw + i * (32 * kBytes), which, at - which * vectors);
             }
         };
         u32 from = 0;
         do {
             each(from, [&](ptx::SharedAddress place, u32 token, u32 i) {
-                ptx::cp_async<kBytes>(place, p.x + (first + token) * p.x_stride + element_of(i) * (kBytes / 8),
-                                      kBytes);
+                ptx::cp_async<kBytes>(
+                    place, p.x + (first + token) * p.x_stride + element_of(i) * (kBytes / 8), kBytes);
             });
             ptx::cp_async_commit();
             if (from == 0) {
