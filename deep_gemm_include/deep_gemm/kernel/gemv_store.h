@@ -12,6 +12,9 @@
 #ifndef DG_GEMV_WIDE_BLOCKS
 #define DG_GEMV_WIDE_BLOCKS 1
 #endif
+#ifndef DG_GEMV_RUNS
+#define DG_GEMV_RUNS 0
+#endif
 #ifndef DG_GEMV_NO_PRODUCT
 #define DG_GEMV_NO_PRODUCT 0
 #endif
