@@ -109,7 +109,6 @@ DG_DEVICE void multiply_visit(Sums<S>& sums, kernel::GemvRing<S>& ring, const Ge
     load_step<Whole, S>(x, tokens, first, 0, p.k);  // before what the ring may wait for
     ptx::SharedAddress stage = 0;
     if constexpr (Whole) stage = ring.next(p);
-    if (DG_GEMV_NO_PRODUCT && p.m <= kMaxGemvTokens) return;
     // Two copies of the code: a branch at every rare scale would leave nothing to overlap with anything.
     if (row_of(S.w).scale == ScaleType::ue8m0 && visit.exceeds()) [[unlikely]]
         multiply_pieces<Whole, true, S>(sums, ring, stage, p, block, visit, x, tokens, index);
@@ -144,10 +143,12 @@ DG_DEVICE void run(const GemvParams& p) {
     const u32 group = ptx::thread_index() / kGemvThreads;
     const u32 tiles = kernel::num_blocks<S>(p), stride = ptx::grid_size() * S.groups;
     u32 tile = group * ptx::grid_size() + ptx::block_index();
-    Partials<S> partials(group);
     if constexpr (S.dependent_launch) {
         ptx::grid_dependency_launch();
-        if (S.vector && tile < tiles) kernel::prefetch_first<S>(p, tile, tiles);
+        if (S.vector && tile < tiles) kernel::prefetch_first<S>(p, tile);
+    }
+    Partials<S> partials(group);
+    if constexpr (S.dependent_launch) {
         trace.mark(1);
         ptx::grid_dependency_wait();
         trace.mark(2);
@@ -203,7 +204,7 @@ DG_DEVICE void run(const GemvParams& p) {
 }  // namespace gemv_detail
 
 template <GemvSpec S>
-DG_KERNEL(threads_of(S), S.groups == 1 ? DG_GEMV_BLOCKS : DG_GEMV_WIDE_BLOCKS)
+DG_KERNEL(threads_of(S), 1)
 gemv(DG_GRID_CONSTANT const GemvParams p) {
     gemv_detail::run<S>(p);
 }

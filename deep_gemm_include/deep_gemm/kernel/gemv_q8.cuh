@@ -133,7 +133,6 @@ DG_DEVICE void multiply_visit(Sums<S> (&sums)[kQ8VisitBlocks], const Next& next,
     for (u32 place = 0; place < kQ8VisitBlocks; ++place) {
         if (!Whole && index + place >= num_blocks) break;
         if constexpr (kLate) tokens.read(x[place], index + place);
-        if (DG_GEMV_NO_PRODUCT && p.m <= kMaxGemvTokens) continue;
         if constexpr (S.vector) read_stage<S>(weights[place], rows, stage, place);
         multiply_block<S>(sums[place], weights[place], x[place]);
     }
@@ -222,10 +221,12 @@ DG_DEVICE void run(const GemvParams& p) {
         if (group >= S.groups) return bring<S>(p, ptx::warp_index() - S.groups * kGemvWarps);
     const u32 tiles = kernel::num_blocks<S>(p), stride = ptx::grid_size() * S.groups;
     u32 tile = group * ptx::grid_size() + ptx::block_index();
-    Partials<S> partials(group);
     if constexpr (S.dependent_launch) {
         ptx::grid_dependency_launch();
-        if (S.vector && tile < tiles) kernel::prefetch_first<S>(p, tile, tiles);
+        if (S.vector && tile < tiles) kernel::prefetch_first<S>(p, tile);
+    }
+    Partials<S> partials(group);
+    if constexpr (S.dependent_launch) {
         ptx::grid_dependency_wait();
     }
     if (!S.resident && tile >= tiles) return;
@@ -254,7 +255,7 @@ DG_DEVICE void run(const GemvParams& p) {
 }  // namespace gemv_q8_detail
 
 template <GemvSpec S>
-DG_KERNEL(threads_of(S), S.groups == 1 ? DG_GEMV_BLOCKS : DG_GEMV_WIDE_BLOCKS)
+DG_KERNEL(threads_of(S), 1)
 gemv_q8(DG_GRID_CONSTANT const GemvParams p) {
     gemv_q8_detail::run<S>(p);
 }

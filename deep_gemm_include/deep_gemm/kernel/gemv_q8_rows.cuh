@@ -17,11 +17,8 @@
 namespace deep_gemm {
 namespace gemv_q8_rows_detail {
 
-#ifndef DG_GEMV_PREFETCH_LANE
-#define DG_GEMV_PREFETCH_LANE kQ8LaneVisitBytes
-#endif
 constexpr u32 kPrefetchBytes =
-    DG_GEMV_PREFETCH_LANE;  // of each row: what a warp asks L2 for before it may read x
+    kQ8LaneVisitBytes;  // of each row: what a warp asks L2 for before it may read x
 
 /// One block of W: its scale and bytes.
 struct Block {
@@ -186,7 +183,7 @@ DG_DEVICE void run(const GemvParams& p) {
                 kernel::prefetch_bytes(row.data,
                                        bytes < kPrefetchBytes ? static_cast<u32>(bytes) : kPrefetchBytes);
         }
-        if (DG_GEMV_PREFETCH_X && ptx::warp_index() == 0) kernel::prefetch_tokens<S>(p, ptx::lane_index());
+        if (DG_GEMV_PREFETCH_X && ptx::warp_index() == 0) kernel::prefetch_tokens<S>(p);
         ptx::grid_dependency_wait();
     }
     float sum[S.row_tiles][S.tokens] = {};

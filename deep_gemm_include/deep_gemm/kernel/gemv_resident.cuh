@@ -57,10 +57,12 @@ DG_DEVICE void run_resident(const GemvParams& p) {
     const u32 group = ptx::thread_index() / kGemvThreads, warp = kernel::group_warp();
     const u32 tiles = kernel::num_blocks<S>(p), stride = ptx::grid_size() * S.groups;
     u32 tile = group * ptx::grid_size() + ptx::block_index();
-    Partials<S> partials(group);
     if constexpr (S.dependent_launch) {
         ptx::grid_dependency_launch();
-        if (tile < tiles) kernel::prefetch_first<S>(p, tile, tiles);
+        if (tile < tiles) kernel::prefetch_first<S>(p, tile);
+    }
+    Partials<S> partials(group);
+    if constexpr (S.dependent_launch) {
         trace.mark(1);
         ptx::grid_dependency_wait();
         trace.mark(2);
@@ -82,8 +84,7 @@ DG_DEVICE void run_resident(const GemvParams& p) {
             GemvVisit<S> beside;
             ring.next(words, beside, p);
             trace.mark(4);
-            if (!DG_GEMV_NO_PRODUCT || p.m > kMaxGemvTokens)
-                multiply_resident<S>(sums, words, beside, tokens, visit);
+            multiply_resident<S>(sums, words, beside, tokens, visit);
         }
         if (kLater && partials.count != 0)
             partials.finish(p, kernel::find_block<S>(p, tile - stride), first_token, count);
@@ -100,7 +101,7 @@ DG_DEVICE void run_resident(const GemvParams& p) {
 }  // namespace gemv_detail
 
 template <GemvSpec S>
-DG_KERNEL(threads_of(S), S.groups == 1 ? DG_GEMV_BLOCKS : DG_GEMV_WIDE_BLOCKS)
+DG_KERNEL(threads_of(S), 1)
 gemv_resident(DG_GRID_CONSTANT const GemvParams p) {
     gemv_detail::run_resident<S>(p);
 }

@@ -14,11 +14,7 @@ namespace deep_gemm::kernel {
 template <GemvSpec S>
 struct ResidentRing {
     static constexpr QuantRow kRow = row_of(S.w);
-    static constexpr u32 kRows = kMmaTileRows * S.row_tiles;
-    static constexpr u32 kRuns = !DG_GEMV_RUNS                        ? kRows / kCopyRows
-                                 : S.epilogue == GemvEpilogue::swiglu ? S.row_tiles
-                                                                      : 1;  // of rows in one matrix
-    static constexpr u32 kCopies = kRows / kCopyRows / kRuns;               // of a lane, of each run
+    static constexpr u32 kRows = kMmaTileRows * S.row_tiles, kCopies = kRows / kCopyRows;
     static constexpr u32 kScaleBytes = visit_scale_bytes_of(S), kPieces = scale_pieces_of(S);
     static constexpr bool kShifted = has_shifted_scales(S);
     static constexpr u32 kStageScaleBytes = stage_scale_bytes_of(S);  // of a row
@@ -28,9 +24,7 @@ struct ResidentRing {
     static constexpr u32 kScales = kRows * kGemvVisitBytes;  // offsets in a stage
     static constexpr u32 kZeros = kScales + kRows * kStageScaleBytes;
 
-    const u8* weights[kRuns];  // of the first of the next copies
-    u64 step[kRuns];           // bytes from a copy's row to the next one's
-    u32 last[kRuns];           // copy behind whose row no row is; results of copies beyond are dropped
+    const u8* weights[kCopies];  // of the next copies
     const u8* scales[kScaleCopies + 1];
     const u8* zeros;
     u32 tile, stride, tiles;   // of rows: theirs, how far it is to the group's next, how many there are
@@ -46,13 +40,10 @@ struct ResidentRing {
         const GemvBlock at = find_block<S>(p, tile);
         const u32 lane = ptx::lane_index();
 #pragma unroll
-        for (u32 i = 0; i < kRuns; ++i) {
-            constexpr u32 kRunRows = kRows / kRuns;
-            u32 row = i * kRunRows % kMmaTileRows + lane / 8;
-            const GemvMatrix& w = row_of_block<S>(p, at, i * kRunRows / kMmaTileRows, row);
+        for (u32 i = 0; i < kCopies; ++i) {
+            u32 row = (lane / 8 + i * kCopyRows) % kMmaTileRows;
+            const GemvMatrix& w = row_of_block<S>(p, at, i * kCopyRows / kMmaTileRows, row);
             weights[i] = w.data + row * w.row_stride + visit * kGemvVisitBytes + lane % 8 * 16;
-            step[i] = kCopyRows * w.row_stride;
-            last[i] = (w.n - 1 - row) / kCopyRows;
         }
 #pragma unroll
         for (u32 i = 0; i < kScaleCopies; ++i) {
@@ -103,11 +94,9 @@ struct ResidentRing {
         const u32 place = visit * kScaleBytes + lane % kPieces * kPieceBytes;
         const u32 scales_left = Whole ? kPieceBytes : present(place, scale_bytes, kPieceBytes);
 #pragma unroll
-        for (u32 i = 0; i < kRuns; ++i)
-#pragma unroll
-            for (u32 copy = 0; copy < kCopies; ++copy)
-                ptx::cp_async_16(to + (i * kCopies + copy) * kCopyBytes,
-                                 weights[i] + (copy < last[i] ? copy : last[i]) * step[i], left);
+        for (u32 i = 0; i < kCopies; ++i) {
+            ptx::cp_async_16(to + i * kCopyBytes, weights[i], left);
+        }
 #pragma unroll
         for (u32 i = 0; i < kScaleCopies; ++i) {
             if (i * 32 + lane >= kRows * kPieces) continue;

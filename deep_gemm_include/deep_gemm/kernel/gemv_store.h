@@ -6,17 +6,8 @@
 #include <deep_gemm/ptx/stream.h>
 #include <deep_gemm/spec/gemv.h>
 
-#ifndef DG_GEMV_BLOCKS
-#define DG_GEMV_BLOCKS 1
-#endif
-#ifndef DG_GEMV_WIDE_BLOCKS
-#define DG_GEMV_WIDE_BLOCKS 1
-#endif
-#ifndef DG_GEMV_RUNS
-#define DG_GEMV_RUNS 0
-#endif
-#ifndef DG_GEMV_NO_PRODUCT
-#define DG_GEMV_NO_PRODUCT 0
+#ifndef DG_GEMV_ASK
+#define DG_GEMV_ASK 0
 #endif
 
 namespace deep_gemm::kernel {

@@ -9,10 +9,6 @@
 #include <deep_gemm/kernel/gemv_sums.h>
 #include <deep_gemm/ptx/shared.h>
 
-#ifndef DG_GEMV_X_RAW
-#define DG_GEMV_X_RAW 0
-#endif
-
 namespace deep_gemm::gemv_detail {
 
 template <GemvSpec S>
@@ -49,58 +45,6 @@ struct TokensInSmem {
             ptx::st_shared_v4_u32(to, {pair[0], pair[1], pair[2], pair[3]});
     }
 
-    /// Whole vectors by way of the last stage of the thread's warp, which the ring does not fill before the
-    /// block's first visit: little code, for a launch's first microseconds go into fetching it.
-    template <typename Meanwhile>
-    static DG_DEVICE void load_raw(const GemvParams& p, ptx::SharedAddress to, u32 first, u32 count,
-                                   u32 vectors, const Meanwhile& meanwhile) {
-        constexpr u32 kBytes = bytes_of(deep_gemm::element_of(S.x)) * 8,
-                      kAtOnce = stage_bytes_of(S) / (32 * kBytes);
-        constexpr u32 kBeginnings = 32, kThreads = threads_of(S);
-        const u32 pitch = x_pitch_of(S, p.k), total = count * vectors;
-        const u32 begin = ptx::block_index() % kBeginnings * total / kBeginnings;
-        const u32 inverse = vectors > 1 ? 0xffffffffu / vectors + 1 : 0;  // exact below 2^32 / vectors
-        const ptx::SharedAddress raw = ptx::dynamic_smem() +
-                                       ((ptx::warp_index() + 1) * S.stages - 1) * stage_bytes_of(S) +
-                                       ptx::lane_index() * kBytes;
-        const auto each = [&](u32 from, const auto& visit) {
-#pragma unroll 1
-            for (u32 i = 0; i < kAtOnce; ++i) {
-                const u32 index = from + i * kThreads + ptx::thread_index();
-                if (index >= total) return;
-                const u32 turned = index + begin, at = turned < total ? turned : turned - total;
-                const u32 which = vectors > 1 ? ptx::multiply_high(at, inverse) : at;
-                visit(raw + i * (32 * kBytes), which, at - which * vectors);
-            }
-        };
-        u32 from = 0;
-        do {
-            each(from, [&](ptx::SharedAddress place, u32 token, u32 i) {
-                ptx::cp_async<kBytes>(
-                    place, p.x + (first + token) * p.x_stride + element_of(i) * (kBytes / 8), kBytes);
-            });
-            ptx::cp_async_commit();
-            if (from == 0) {
-                meanwhile();
-                ptx::cp_async_wait<S.stages - 1>();  // behind it, the ring's groups
-            } else {
-                ptx::cp_async_wait<0>();
-            }
-            each(from, [&](ptx::SharedAddress place, u32 token, u32 i) {
-                u32 words[4] = {};
-                if constexpr (kBytes == 16) {
-                    const ptx::UInt4 v = ptx::ld_shared_v4_u32(place);
-                    words[0] = v.x, words[1] = v.y, words[2] = v.z, words[3] = v.w;
-                } else {
-                    const ptx::UInt2 v = ptx::ld_shared_v2_u32(place);
-                    words[0] = v.x, words[1] = v.y;
-                }
-                store(to + token * pitch + offset_of(i), words);
-            });
-            from += kAtOnce * kThreads;
-        } while (from < total);
-    }
-
     /// Copies tokens first to first + count - 1; meanwhile() runs when the first of them are on their way.
     /// Scope: the block.
     template <typename Meanwhile>
@@ -114,10 +58,7 @@ struct TokensInSmem {
             kernel::fetch_tokens<true, S>(words, p.x + (first + token) * p.x_stride, element_of(i), p.k);
             return to + token * pitch + offset_of(i);
         };
-        if constexpr (DG_GEMV_X_RAW)
-            load_raw(p, to, first, count, whole, meanwhile);
-        else
-            kernel::copy_vectors(count, whole, threads_of(S), fetch, store, meanwhile);
+        kernel::copy_vectors(count, whole, threads_of(S), fetch, store, meanwhile);
         if (whole != vectors) {
             for (u32 i = whole + ptx::thread_index(); i < vectors; i += threads_of(S)) {
                 for (u32 token = 0; token < count; ++token) {
