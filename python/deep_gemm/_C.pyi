@@ -887,7 +887,7 @@ def fp8_fp4_gemm_nt(
     stream=None,
 ):
     """
-    D = C + A B^T. a = (fp8 [m, k], fp32 scales [m, k / 128] or [m, k / 32]), b the Fp4Weights of one matrix [n, k], d and c bf16 or fp32 [m, n]; or a bf16 [m, k], which weights of all forms but nv_single are widened for. Scales with stride 0 along K, one for each row, have faster kernels. The products are exact; sums are promoted to fp32 every 128 along K. With fast_accumulation, one scale for each row and many rows they may stay in the tensor core, which keeps 14 bits, over all of K (docs/fp4.md): a row's bits then depend on the batch. With many tokens all FP4 operations but fused_moe use a workspace of the stream: CUDA graphs of such calls, captured on one stream, must not run at the same time (docs/fp4.md).
+    D = C + A B^T. a = (fp8 [m, k], fp32 scales [m, k / 128] or [m, k / 32]), b the Fp4Weights of one matrix [n, k], d and c bf16 or fp32 [m, n]; or a bf16 [m, k], which weights of all forms but nv_single are widened for. Scales with stride 0 along K, one for each row, have faster kernels. The products are exact; sums are promoted to fp32 every 128 along K. With fast_accumulation, one scale for each row and many rows they may stay in the tensor core, which keeps 14 bits, over all of K (docs/fp4.md): a row's bits then depend on the batch. With many tokens all FP4 operations but fused_moe use a workspace of the stream: CUDA graphs of such calls, captured on one stream, must not run at the same time (docs/fp4.md). b may also be DeepGEMM's pair (int8 codes [n, k / 2], scales [n, k / 32] as UE8M0 bytes, packed in int32 or fp32 powers of two): it is then packed anew in each call, which waits for the device and costs more than most products; and a pair of FP8 weights, which goes to fp8_gemm_nt.
     """
 
 def fp8_gemm_nt(
@@ -1134,7 +1134,7 @@ def m_grouped_fp8_gemm_nt_contiguous(
     (or any number outside the groups) for rows that become zeros; segments start at multiples of 128 rows. With
     use_psum_layout it is int32 [groups], the end row of each group, the next group starting at a multiple of 128;
     an empty group ends where the one before it does or at its own start. expected_m_for_psum_layout, the rows a group is likely to have, chooses the kernel and nothing else. Rows
-    of no group are written as zeros whatever ensure_zero_padding says.
+    between a group's end and the next multiple of 128 are written as zeros whatever ensure_zero_padding says; rows beyond the last group's are not written, but for k = 0, which writes all.
     """
 
 def m_grouped_fp8_gemm_nt_masked(
