@@ -70,7 +70,8 @@ constexpr u32 kLineBytes = 128;
 DG_DEVICE void prefetch_lines(const void* address, u32 bytes, u32 first, u32 step) {
     const u64 begin = reinterpret_cast<u64>(address), end = begin + bytes;
 #pragma unroll 1
-    for (u64 line = begin / kLineBytes * kLineBytes + first * kLineBytes; line < end; line += step * kLineBytes)
+    for (u64 line = begin / kLineBytes * kLineBytes + first * kLineBytes; line < end;
+         line += step * kLineBytes)
         ptx::prefetch_line(reinterpret_cast<const void*>(line < begin ? begin : line));
 }
 
@@ -178,13 +179,16 @@ DG_DEVICE void prefetch_first(const GemvParams& p, u32 tile) {
     prefetch_scale_lines<S>(p, block, thread);
     if constexpr (DG_GEMV_ASK == 1) return;
     // Each warp asks for its own first visits; of Q8_0 one may be in two lines.
-    constexpr u32 kRows = kMmaTileRows * S.row_tiles, kParts = kRows == 32 ? 1 : DG_GEMV_ASK - 1 + (is_q8(S) ? 1 : 0);
+    constexpr u32 kRows = kMmaTileRows * S.row_tiles,
+                  kParts = kRows == 32 ? 1 : DG_GEMV_ASK - 1 + (is_q8(S) ? 1 : 0);
     constexpr u32 kVisitBytes = S.w == Quant::q8_0 ? kQ8VisitBlocks * kQ8BlockBytes : kGemvVisitBytes;
     const u32 of_warp = ptx::lane_index(), part = of_warp / kRows;
     u32 row = of_warp % kMmaTileRows;
     const GemvMatrix& w = row_of_block<S>(p, block, of_warp % kRows / kMmaTileRows, row);
-    const u64 offset = group_warp() * kVisitBytes + part * (is_q8(S) ? kVisitBytes - 1 : kGemvWarps * kVisitBytes);
-    if (part < kParts && offset < row_bytes_of(S.w, p.k)) ptx::prefetch_line(w.data + row * w.row_stride + offset);
+    const u64 offset =
+        group_warp() * kVisitBytes + part * (is_q8(S) ? kVisitBytes - 1 : kGemvWarps * kVisitBytes);
+    if (part < kParts && offset < row_bytes_of(S.w, p.k))
+        ptx::prefetch_line(w.data + row * w.row_stride + offset);
 }
 
 }  // namespace deep_gemm::kernel
