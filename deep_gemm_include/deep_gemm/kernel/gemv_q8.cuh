@@ -221,12 +221,10 @@ DG_DEVICE void run(const GemvParams& p) {
         if (group >= S.groups) return bring<S>(p, ptx::warp_index() - S.groups * kGemvWarps);
     const u32 tiles = kernel::num_blocks<S>(p), stride = ptx::grid_size() * S.groups;
     u32 tile = group * ptx::grid_size() + ptx::block_index();
+    Partials<S> partials(group);
     if constexpr (S.dependent_launch) {
         ptx::grid_dependency_launch();
         if (S.vector && tile < tiles) kernel::prefetch_first<S>(p, tile);
-    }
-    Partials<S> partials(group);
-    if constexpr (S.dependent_launch) {
         ptx::grid_dependency_wait();
     }
     if (!S.resident && tile >= tiles) return;

@@ -6,10 +6,6 @@
 #include <deep_gemm/ptx/stream.h>
 #include <deep_gemm/spec/gemv.h>
 
-#ifndef DG_GEMV_ASK
-#define DG_GEMV_ASK 0
-#endif
-
 namespace deep_gemm::kernel {
 
 template <Format Y>
