@@ -50,22 +50,38 @@ class Multiplier {
         float sum[N / 2];
 #pragma unroll
         for (u32 i = 0; i < N / 2; ++i) sum[i] = 0;
-        if (item.count > 0) {
-            for (u32 pass = 0; pass < kernel::fp4_passes<S>(params_, item); ++pass) {
-                rows.begin_pass(pass);
-                if constexpr (S.copies_only)
-                    pass_by();
-                else if constexpr (S.fast_accumulation)
-                    accumulate_in_tensor_core<N>(sum);
-                else if constexpr (in_two_parts(S))
-                    accumulate_parts<N>(sum, rows);
-                else if constexpr (S.fragment_sets == 2)
-                    accumulate_overlapped<N>(sum, rows);
-                else
-                    accumulate<N>(sum, rows);
-            }
+        const u32 passes = item.count > 0 ? kernel::fp4_passes<S>(params_, item) : 0;
+        for (u32 pass = 0; pass < passes; ++pass) {
+            rows.begin_pass(pass);
+            held_ = stages_output(S) && pass + 1 == passes;
+            if constexpr (S.copies_only)
+                pass_by();
+            else if constexpr (S.fast_accumulation)
+                accumulate_in_tensor_core<N>(sum);
+            else if constexpr (in_two_parts(S))
+                accumulate_parts<N>(sum, rows);
+            else if constexpr (S.fragment_sets == 2)
+                accumulate_rolling<N>(sum, rows);
+            else
+                accumulate<N>(sum, rows);
         }
-        rows.template store<N>(smem_.rows(slot_.stage), smem_.token_scales(slot_.stage), sum);
+        store<N>(item, rows, sum);
+    }
+
+    template <u32 N>
+    DG_DEVICE void store(const sched::Fp4Item& item, const kernel::Fp4WideRows<S>& rows,
+                         const float (&sum)[N / 2]) {
+        const ptx::SharedAddress table = smem_.rows(slot_.stage), scales = smem_.token_scales(slot_.stage);
+        if constexpr (!stages_output(S)) {
+            rows.template store<N>(table, scales, sum);
+        } else if (item.count > 0) {
+            const u32 stage = (cursor_.stage == 0 ? S.stages : cursor_.stage) - 1;
+            rows.template store_staged<N>(table, scales, smem_.blob(stage, warpgroup_, 0), warpgroup_, sum);
+            ptx::fence_proxy_async();  // the next blob comes there by a bulk copy
+            give_back(stage);
+        } else {
+            rows.store_nothing();
+        }
     }
 
     DG_DEVICE void wait_full() {
@@ -102,18 +118,17 @@ class Multiplier {
         ptx::wgmma_commit();
     }
 
-    /// Waits for them and promotes.
-    template <u32 N>
-    DG_DEVICE void finish(u32 stage, u32 half, float (&partial)[N / 4], float (&sum)[N / 2],
-                          const kernel::Fp4WideRows<S>& rows) {
-        const ptx::SharedAddress scales = smem_.scales(stage, 0) + (half * (N / 2) + thread_ % 4 * 2) * 4;
-        ptx::wgmma_wait<0>();
+    /// Adds finished sums, those of columns from `column` on, with their scales.
+    template <u32 count, u32 column, u32 sums>
+    DG_DEVICE void promote(u32 stage, float (&partial)[count], float (&sum)[sums],
+                           const kernel::Fp4WideRows<S>& rows) {
+        const ptx::SharedAddress scales = smem_.scales(stage, 0) + (column + thread_ % 4 * 2) * 4;
         ptx::wgmma_keep(partial);
 #pragma unroll
-        for (u32 i = 0; i < N / 4; i += 4) {
+        for (u32 i = 0; i < count; i += 4) {
             ptx::Float2 scale = {1, 1};
             if constexpr (scales_in_loop(S)) scale = ptx::ld_shared_v2_f32(scales + i * 2 * 4);
-            float* const to = sum + half * (N / 4) + i;
+            float* const to = sum + column / 2 + i;
             to[0] += rows.promoted(partial[i], scale.x, 0);
             to[1] += rows.promoted(partial[i + 1], scale.y, 0);
             to[2] += rows.promoted(partial[i + 2], scale.x, 1);
@@ -121,8 +136,21 @@ class Multiplier {
         }
     }
 
-    /// This warp is done with a stage, whose tokens any CTA of the cluster may have sent.
-    DG_DEVICE void release(u32 stage) {
+    /// Waits for the wgmma of one half of the columns and promotes.
+    template <u32 N, u32 half>
+    DG_DEVICE void finish(u32 stage, float (&partial)[N / 4], float (&sum)[N / 2],
+                          const kernel::Fp4WideRows<S>& rows) {
+        ptx::wgmma_wait<0>();
+        promote<N / 4, half * (N / 2)>(stage, partial, sum, rows);
+    }
+
+    /// This warp is done with a stage. `last`: of a pass; the very last one is kept for the output.
+    DG_DEVICE void release(u32 stage, bool last = false) {
+        if (!(last && held_)) give_back(stage);
+    }
+
+    /// Any CTA of the cluster may have sent a stage's tokens.
+    DG_DEVICE void give_back(u32 stage) {
         ptx::sync_warp();
         const u32 lane = ptx::lane_index();
         if constexpr (S.cluster == 1) {
@@ -132,38 +160,94 @@ class Multiplier {
         }
     }
 
-    /// One blob. `meanwhile` runs beside the first half's wgmma.
-    template <u32 N, typename Meanwhile>
+    /// One blob with one set of fragments.
+    template <u32 N>
     DG_DEVICE void multiply(u32 stage, const u32 (&fragments)[16], float (&sum)[N / 2],
-                            const kernel::Fp4WideRows<S>& rows, Meanwhile&& meanwhile) {
+                            const kernel::Fp4WideRows<S>& rows, bool last) {
         float partial[N / 4];
         start<N>(stage, 0, partial, fragments);
-        meanwhile();
-        finish<N>(stage, 0, partial, sum, rows);
+        finish<N, 0>(stage, partial, sum, rows);
         start<N>(stage, 1, partial, fragments);
-        finish<N>(stage, 1, partial, sum, rows);
-        release(stage);
+        finish<N, 1>(stage, partial, sum, rows);
+        release(stage, last);
     }
 
-    /// Two sets of fragments: a blob is decoded while the one before it multiplies. Blobs come in pairs.
+    /// Chunks of an item's columns, each with sums of its own in the tensor core. Chunk c has columns
+    /// chunk_begin(c) to chunk_begin(c + 1) - 1; even ones are as wide as each other, and odd ones.
     template <u32 N>
-    DG_DEVICE void accumulate_overlapped(float (&sum)[N / 2], const kernel::Fp4WideRows<S>& rows) {
-        u32 even[16], odd[16];
+    static constexpr u32 kChunks = N > 128 ? 4 : 2;
+    template <u32 N>
+    static constexpr u32 chunk_begin(u32 c) {
+        return ceil_div(N / 8 * c, kChunks<N>) * 8;
+    }
+    template <u32 N, u32 c>
+    static constexpr u32 kChunkSums = (chunk_begin<N>(c + 1) - chunk_begin<N>(c)) / 2;
+
+    template <u32 N, u32 c>
+    DG_DEVICE void start_chunk(u32 stage, float (&partial)[kChunkSums<N, c>], const u32 (&fragments)[16]) {
+        const u64 tokens =
+            ptx::wgmma_descriptor(smem_.tokens(stage, 0) + chunk_begin<N>(c) * kFp4BlockK);
+        ptx::wgmma_keep(partial);
+        ptx::wgmma_fence();
+#pragma unroll
+        for (u32 step = 0; step < 4; ++step)
+            ptx::WgmmaRs<decoded_of(S.form), 2 * kChunkSums<N, c>>::mma(partial, fragments + 4 * step,
+                                                                       tokens + 2 * step, step > 0);
+        ptx::wgmma_commit();
+    }
+
+    template <u32 N, u32 c>
+    DG_DEVICE void promote_chunk(u32 stage, float (&partial)[kChunkSums<N, c>], float (&sum)[N / 2],
+                                 const kernel::Fp4WideRows<S>& rows) {
+        promote<kChunkSums<N, c>, chunk_begin<N>(c)>(stage, partial, sum, rows);
+    }
+
+    /// The chunks of a blob, the first of which multiplies already: before one is promoted the next one is
+    /// on its way, and behind the last the first of the `next` fragments, if there are any. `meanwhile` runs
+    /// beside the first two.
+    template <u32 N, bool more, typename Meanwhile>
+    DG_DEVICE void roll(const u32 (&fragments)[16], const u32 (&next)[16], float (&even)[kChunkSums<N, 0>],
+                        float (&odd)[kChunkSums<N, 1>], float (&sum)[N / 2],
+                        const kernel::Fp4WideRows<S>& rows, bool last, Meanwhile&& meanwhile) {
+        const u32 stage = cursor_.stage;
+        start_chunk<N, 1>(stage, odd, fragments);
+        cursor_.advance();
+        meanwhile();
+        ptx::wgmma_wait<1>();
+        promote_chunk<N, 0>(stage, even, sum, rows);
+        if constexpr (kChunks<N> == 4) {
+            start_chunk<N, 2>(stage, even, fragments);
+            ptx::wgmma_wait<1>();
+            promote_chunk<N, 1>(stage, odd, sum, rows);
+            start_chunk<N, 3>(stage, odd, fragments);
+            ptx::wgmma_wait<1>();
+            promote_chunk<N, 2>(stage, even, sum, rows);
+        }
+        if constexpr (more) start_chunk<N, 0>(cursor_.stage, even, next);
+        ptx::wgmma_wait<more>();
+        promote_chunk<N, kChunks<N> - 1>(stage, odd, sum, rows);
+        release(stage, last);
+    }
+
+    /// Two sets of fragments, two chunks of sums: the tensor core has the next chunk's work while one is
+    /// promoted and the next blob decoded. Blobs come in pairs, between which no chunk is on its way:
+    /// ptxas would wait for each (C7514).
+    template <u32 N>
+    DG_DEVICE void accumulate_rolling(float (&sum)[N / 2], const kernel::Fp4WideRows<S>& rows) {
+        u32 first[16], second[16];
         wait_full();
-        decode(even);
+        decode(first);
         for (u32 pairs = fp4_k_blocks(params_.k) / 2; pairs > 0; --pairs) {
-            const u32 even_stage = cursor_.stage;
-            multiply<N>(even_stage, even, sum, rows, [&] {
-                cursor_.advance();
+            float even[kChunkSums<N, 0>], odd[kChunkSums<N, 1>];
+            start_chunk<N, 0>(cursor_.stage, even, first);
+            roll<N, true>(first, second, even, odd, sum, rows, false, [&] {
                 wait_full();
-                decode(odd);
+                decode(second);
             });
-            const u32 odd_stage = cursor_.stage;
-            multiply<N>(odd_stage, odd, sum, rows, [&] {
-                cursor_.advance();
+            roll<N, false>(second, first, even, odd, sum, rows, pairs == 1, [&] {
                 if (pairs > 1) {
                     wait_full();
-                    decode(even);
+                    decode(first);
                 }
             });
         }
@@ -182,7 +266,7 @@ class Multiplier {
             start<N>(stage, 0, partial, first);
             decode<1>(second);
             start<N, 1>(stage, 0, partial, second);
-            finish<N>(stage, 0, partial, sum, rows);
+            finish<N, 0>(stage, partial, sum, rows);
             start<N>(stage, 1, partial, first);
             start<N, 1>(stage, 1, partial, second);
             ptx::wgmma_wait<1>();  // the first part's fragments are free
@@ -191,8 +275,8 @@ class Multiplier {
                 wait_full();
                 decode(first);
             }
-            finish<N>(stage, 1, partial, sum, rows);
-            release(stage);
+            finish<N, 1>(stage, partial, sum, rows);
+            release(stage, blobs == 1);
         }
     }
 
@@ -202,7 +286,7 @@ class Multiplier {
         for (u32 blobs = fp4_k_blocks(params_.k); blobs > 0; --blobs, cursor_.advance()) {
             wait_full();
             decode(fragments);
-            multiply<N>(cursor_.stage, fragments, sum, rows, [] {});
+            multiply<N>(cursor_.stage, fragments, sum, rows, blobs == 1);
         }
     }
 
@@ -245,7 +329,7 @@ class Multiplier {
         add_next<N>(sum, odd);
         ptx::wgmma_wait<0>();
         ptx::wgmma_keep(sum);
-        release(cursor_.stage);
+        release(cursor_.stage, true);
         cursor_.advance();
     }
 
@@ -253,13 +337,14 @@ class Multiplier {
     DG_DEVICE void pass_by() {
         for (u32 blobs = fp4_k_blocks(params_.k); blobs > 0; --blobs, cursor_.advance()) {
             wait_full();
-            release(cursor_.stage);
+            release(cursor_.stage, blobs == 1);
         }
     }
 
     const Fp4GemmParams& params_;
     tile::Fp4Smem<S> smem_;
     u32 warpgroup_, thread_;
+    bool held_ = false;  // the last stage of the pass is to be kept
     pipe::Cursor<S.stages> cursor_;
     pipe::Cursor<kFp4ItemSlots> slot_;
 };

@@ -169,6 +169,13 @@ constexpr bool has_row_table(const Fp4GemmSpec& s) {
     return s.groups == GroupMode::gathered ||
            (s.wide && s.groups != GroupMode::dense && s.groups != GroupMode::masked);
 }
+// wide: bf16 results that nothing is added to pass through shared memory, where the last blob of each
+// warpgroup's item was.
+constexpr u32 kFp4StagingBytes = 4096;
+static_assert(kFp4StagingBytes <= kFp4CodeBytes);
+constexpr bool stages_output(const Fp4GemmSpec& s) {
+    return s.wide && s.d == Format::bf16 && !s.accumulate;
+}
 constexpr u32 kFp4ItemSlots = 4;  // work items between the warp that finds them and those that serve them
 
 struct Fp4SmemPlan {
@@ -241,7 +248,7 @@ constexpr u32 registers_needed_by(const Fp4GemmSpec& s) {
     if (s.fast_accumulation) return s.block_m / 2 + 32 + 48;
     // wide: the columns are multiplied in two halves, one after the other.
     if (s.wide) {
-        const u32 fragments = two_fragment_sets(s) ? 32 + 48 : 16 + 20;
+        const u32 fragments = two_fragment_sets(s) ? 32 + 24 : 16 + 20;
         const u32 others = (s.split ? 8 : 0) + (s.accumulate && has_row_table(s) ? 8 : 0);
         return s.block_m / 2 + s.block_m / 4 + fragments + others;
     }
@@ -287,7 +294,7 @@ constexpr const char* why_illegal_wide(const Fp4GemmSpec& s) {
                "fragments";
     if (s.fast_accumulation && (s.warpgroups != 2 || s.block_m > kFp4FastMostColumns))
         return "fast accumulation has registers for two warpgroups and up to 224 tokens";
-    if (s.per_token && two_fragment_sets(s) && !s.fast_accumulation && s.block_m > 160)
+    if (s.per_token && two_fragment_sets(s) && !s.fast_accumulation && s.block_m > 256)
         return "with a scale for each token and two sets of fragments block_m is at most 160";  // or it
                                                                                                 // spills
     // Found by building them: they spill.
