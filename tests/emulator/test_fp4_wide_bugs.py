@@ -87,7 +87,7 @@ def product(spec: deep_gemm.Fp4GemmSpec) -> Launch:
         "list": head(),
         "tokens": tokens.arranged,
         "scales": tokens.arranged_scales,
-        "d": np.full(d.shape, UNWRITTEN, np.float32),
+        "d": np.full(d.shape, UNWRITTEN, ml_dtypes.bfloat16 if fields["d"] == "bf16" else np.float32),
     }
     n = d.shape[1]
 
@@ -142,13 +142,13 @@ BUGS = [
     Bug("scales before the stage is free", f"{SCALES}\n#pragma unroll\n                for (u32 turn",
         "\n#pragma unroll\n                for (u32 turn"),
     Bug("multiplying does not wait for the stage", "ptx::mbarrier_wait(smem_.full(cursor_.stage), cursor_.phase);", "", 4),
-    Bug("promotion overtakes wgmma", "ptx::wgmma_wait<0>();\n        ptx::wgmma_keep(partial);", "", 4),
+    Bug("promotion overtakes wgmma", "ptx::wgmma_wait<0>();\n        promote<", "promote<", 4),
     Bug("scales do not count as arrivals", "scales_in_loop(S) ? 2 + ptx::kWarpThreads : 2", "2", 4),
     Bug("a stage waits for its own CTA alone", "4 * S.warpgroups * S.cluster);", "4 * S.warpgroups);"),
     Bug("a stage goes back to one CTA alone", "if (lane < S.cluster) ptx::mbarrier_arrive_remote", "if (lane < 1) ptx::mbarrier_arrive_remote", 8),
     Bug("tokens are sent to one CTA alone", "kAllCtas = (1u << S.cluster) - 1;", "kAllCtas = 1;", 8),
     Bug("both halves multiply the first tokens", "half * (N / 2 * kFp4BlockK)", "0", 8),
-    Bug("the second half takes the first one's scales", "(half * (N / 2) + thread_ % 4 * 2) * 4", "(thread_ % 4 * 2) * 4", 8),
+    Bug("the second half takes the first one's scales", "(column + thread_ % 4 * 2) * 4", "(thread_ % 4 * 2) * 4", 8),
     Bug("columns beyond the item are stored", "bool zero = token >= item.count;", "bool zero = false;", 8),
 ]  # fmt: skip
 
@@ -167,6 +167,21 @@ FAST_BUGS = [
     Bug("each blob starts a sum of its own", "tokens + 2 * step, 1);", "tokens + 2 * step, step > 0);", 8),
     Bug("the next blob is not waited for", "wait_full();\n        decode(fragments);\n        add<N>", "decode(fragments);\n        add<N>", 4),
     Bug("the wrong stage is given back", "release(running);", "release(cursor_.stage);", 4),
+]  # fmt: skip
+ROLLING_BUGS = [
+    Bug("the first chunk is promoted while it multiplies", "meanwhile();\n        ptx::wgmma_wait<1>();", "meanwhile();", 4),
+    Bug("the last chunk is promoted while it multiplies", "ptx::wgmma_wait<more>();", "", 4),
+    Bug("the next blob has the fragments of this one", "(cursor_.stage, even, next)", "(cursor_.stage, even, fragments)", 8),
+    Bug("the next blob has the tokens of this one", "(cursor_.stage, even, next)", "(stage, even, next)", 8),
+    Bug("all chunks multiply the first tokens", "chunk_begin<N>(c) * kFp4BlockK", "0", 8),
+    Bug("the second blob is not waited for", "wait_full();\n                decode(second);", "decode(second);", 4),
+]  # fmt: skip
+STAGED_BUGS = [
+    Bug("what others stage is read too early", "++turn) {\n            sync();", "++turn) {", 4),
+    Bug("one buffer for two turns", "turn % 2 * kBufferBytes", "0", 4, occurrences=2),
+    Bug("codes that others decode are overwritten", "sync();  // all have read what was in staging before", ""),
+    Bug("the stage goes back before its output leaves", "held_ = stages_output(S) && pass + 1 == passes;", "held_ = false;"),
+    Bug("the second eight tokens are the first", "eight * 8 + first + b", "first + b", 8),
 ]  # fmt: skip
 PARTS_BUGS = [
     Bug("both parts are the first", "decode<1>(second);", "decode(second);", 8),
@@ -221,6 +236,18 @@ def fast() -> tuple[Launch, str]:
 
 
 @pytest.fixture(scope="module")
+def rolling() -> tuple[Launch, str]:
+    spec = SPEC.replace(fragment_sets=2)
+    return product(spec), flatten(_C.fp4_kernel_source(spec).code)
+
+
+@pytest.fixture(scope="module")
+def staged() -> tuple[Launch, str]:
+    spec = SPEC.replace(d="bf16")
+    return product(spec), flatten(_C.fp4_kernel_source(spec).code)
+
+
+@pytest.fixture(scope="module")
 def arrange() -> tuple[Launch, str]:
     return arrangement(), arrange_code("")
 
@@ -267,6 +294,24 @@ def test_the_kernel_of_fast_accumulation_is_clean(fast: tuple[Launch, str]) -> N
 @pytest.mark.parametrize("bug", FAST_BUGS, ids=lambda bug: bug.name)
 def test_fast_bugs(fast: tuple[Launch, str], bug: Bug) -> None:
     check_caught(*fast, bug)
+
+
+def test_rolling_chunks_are_clean(rolling: tuple[Launch, str]) -> None:
+    check_clean(*rolling)
+
+
+@pytest.mark.parametrize("bug", ROLLING_BUGS, ids=lambda bug: bug.name)
+def test_bugs_of_rolling_chunks(rolling: tuple[Launch, str], bug: Bug) -> None:
+    check_caught(*rolling, bug)
+
+
+def test_staged_output_is_clean(staged: tuple[Launch, str]) -> None:
+    check_clean(*staged)
+
+
+@pytest.mark.parametrize("bug", STAGED_BUGS, ids=lambda bug: bug.name)
+def test_bugs_of_staged_output(staged: tuple[Launch, str], bug: Bug) -> None:
+    check_caught(*staged, bug)
 
 
 def test_arrange_is_clean(arrange: tuple[Launch, str]) -> None:
