@@ -160,13 +160,14 @@ PER_TOKEN_BUGS = [
     Bug("scales are left out", "return S.per_token ? ptx::mul_rn(scaled, token_scale) : scaled;", "return scaled;", 8),
 ]  # fmt: skip
 
+DONE_BEFORE = "ptx::wgmma_wait<1>();  // the blob before is done: `next` was its fragments\n"
 FAST_BUGS = [
-    Bug("a stage is given back while it multiplies", "ptx::wgmma_wait<1>();\n        release(running);", "release(running);", 4),
-    Bug("fragments change under the tensor core", "ptx::wgmma_wait<1>();\n        release(running);", "ptx::wgmma_wait<2>();\n        release(running);", 4),
+    Bug("fragments change under the tensor core", DONE_BEFORE, "", 4),
     Bug("the last stage is given back while it multiplies", "ptx::wgmma_wait<0>();\n        ptx::wgmma_keep(sum);\n        release", "release", 4),
     Bug("each blob starts a sum of its own", "tokens + 2 * step, 1);", "tokens + 2 * step, step > 0);", 8),
-    Bug("the next blob is not waited for", "wait_full();\n        decode(fragments);\n        add<N>", "decode(fragments);\n        add<N>", 4),
-    Bug("the wrong stage is given back", "release(running);", "release(cursor_.stage);", 4),
+    Bug("the next blob is not waited for", "wait_full();\n        const tile::BlobCodes", "const tile::BlobCodes", 4),
+    Bug("the wrong stage is given back", "release((stage == 0 ? S.stages : stage) - 1);", "release(stage);", 4, occurrences=2),
+    Bug("a step of the next blob is not decoded", "tile::decode_step(codes, step, next);", "tile::decode_step(codes, step / 2, next);", 8),
 ]  # fmt: skip
 ROLLING_BUGS = [
     Bug("the first chunk is promoted while it multiplies", "meanwhile();\n        ptx::wgmma_wait<1>();", "meanwhile();", 4),

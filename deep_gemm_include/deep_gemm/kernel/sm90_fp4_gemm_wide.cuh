@@ -290,27 +290,59 @@ class Multiplier {
         }
     }
 
-    /// Starts the four wgmma of a blob with all of the item's columns, on top of the sum.
+    /// One of the four wgmma of a blob with all of the item's columns, on top of the sum.
     template <u32 N>
-    DG_DEVICE void add(float (&sum)[N / 2], const u32 (&fragments)[16]) {
-        const u64 tokens = ptx::wgmma_descriptor(smem_.tokens(cursor_.stage, 0));
-        ptx::wgmma_fence();
-#pragma unroll
-        for (u32 step = 0; step < 4; ++step)
-            ptx::WgmmaRs<decoded_of(S.form), N>::mma(sum, fragments + 4 * step, tokens + 2 * step, 1);
-        ptx::wgmma_commit();
+    DG_DEVICE void add(u32 stage, float (&sum)[N / 2], const u32 (&fragments)[16], u32 step) {
+        const u64 tokens = ptx::wgmma_descriptor(smem_.tokens(stage, 0));
+        ptx::WgmmaRs<decoded_of(S.form), N>::mma(sum, fragments + 4 * step, tokens + 2 * step, 1);
     }
 
-    /// The next blob behind the one that multiplies, which is then given back.
-    template <u32 N>
-    DG_DEVICE void add_next(float (&sum)[N / 2], u32 (&fragments)[16]) {
-        const u32 running = cursor_.stage;
+    /// Starts a blob behind the one before it, whose stage is then given back, and decodes the next one
+    /// between its wgmma: a warp that issues one waits until the tensor core takes its fragments.
+    template <u32 N, bool first = false>
+    DG_DEVICE void add_next(float (&sum)[N / 2], const u32 (&fragments)[16], u32 (&next)[16]) {
+        if constexpr (S.fragment_sets == 2)
+            add_and_decode<N, first>(sum, fragments, next);
+        else
+            add_then_decode<N, first>(sum, fragments, next);
+    }
+
+    template <u32 N, bool first>
+    DG_DEVICE void add_then_decode(float (&sum)[N / 2], const u32 (&fragments)[16], u32 (&next)[16]) {
+        const u32 stage = cursor_.stage;
+        ptx::wgmma_fence();
+#pragma unroll
+        for (u32 step = 0; step < 4; ++step) add<N>(stage, sum, fragments, step);
+        ptx::wgmma_commit();
+        ptx::wgmma_wait<1>();
+        if constexpr (!first) release((stage == 0 ? S.stages : stage) - 1);
         cursor_.advance();
         wait_full();
-        decode(fragments);
-        add<N>(sum, fragments);
-        ptx::wgmma_wait<1>();
-        release(running);
+        decode(next);
+    }
+
+    template <u32 N, bool first>
+    DG_DEVICE void add_and_decode(float (&sum)[N / 2], const u32 (&fragments)[16], u32 (&next)[16]) {
+        const u32 stage = cursor_.stage;
+        cursor_.advance();
+        wait_full();
+        const tile::BlobCodes codes =
+            tile::load_codes<S>(smem_, smem_.blob(cursor_.stage, warpgroup_, 0), thread_);
+        ptx::wgmma_fence();
+        add<N>(stage, sum, fragments, 0);
+        ptx::wgmma_commit();
+        ptx::wgmma_wait<1>();  // the blob before is done: `next` was its fragments
+        if constexpr (!first) release((stage == 0 ? S.stages : stage) - 1);
+#pragma unroll
+        for (u32 step = 0; step < 4; ++step) {
+            tile::decode_step(codes, step, next);
+#pragma unroll
+            for (u32 i = 0; i < 4; ++i) ptx::pin(next[4 * step + i]);
+            if (step == 3) break;
+            ptx::wgmma_fence();
+            add<N>(stage, sum, fragments, step + 1);
+            if (step == 2) ptx::wgmma_commit();
+        }
     }
 
     /// fast_accumulation: the sum never leaves the tensor core, which has the next blob's work before it is
@@ -321,15 +353,21 @@ class Multiplier {
         wait_full();
         decode(even);
         ptx::wgmma_keep(sum);
-        add<N>(sum, even);
+        add_next<N, true>(sum, even, odd);
         for (u32 pairs = fp4_k_blocks(params_.k) / 2; pairs > 1; --pairs) {
-            add_next<N>(sum, odd);
-            add_next<N>(sum, even);
+            add_next<N>(sum, odd, even);
+            add_next<N>(sum, even, odd);
         }
-        add_next<N>(sum, odd);
+        const u32 last = cursor_.stage;
+        ptx::wgmma_fence();
+#pragma unroll
+        for (u32 step = 0; step < 4; ++step) add<N>(last, sum, odd, step);
+        ptx::wgmma_commit();
+        ptx::wgmma_wait<1>();
+        release((last == 0 ? S.stages : last) - 1);
         ptx::wgmma_wait<0>();
         ptx::wgmma_keep(sum);
-        release(cursor_.stage, true);
+        release(last, true);
         cursor_.advance();
     }
 
