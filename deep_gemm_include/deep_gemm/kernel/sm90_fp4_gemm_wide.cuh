@@ -136,6 +136,27 @@ class Multiplier {
         }
     }
 
+    /// Starts the four wgmma of a blob with the columns from `first` on, two for each of a thread's sums.
+    template <u32 first, u32 count>
+    DG_DEVICE void start_columns(u32 stage, float (&partial)[count], const u32 (&fragments)[16]) {
+        const u64 tokens = ptx::wgmma_descriptor(smem_.tokens(stage, 0) + first * kFp4BlockK);
+        ptx::wgmma_keep(partial);
+        ptx::wgmma_fence();
+#pragma unroll
+        for (u32 step = 0; step < 4; ++step)
+            ptx::WgmmaRs<decoded_of(S.form), 2 * count>::mma(partial, fragments + 4 * step, tokens + 2 * step,
+                                                             step > 0);
+        ptx::wgmma_commit();
+    }
+
+    /// Waits for them and promotes.
+    template <u32 first, u32 count, u32 sums>
+    DG_DEVICE void finish_columns(u32 stage, float (&partial)[count], float (&sum)[sums],
+                                  const kernel::Fp4WideRows<S>& rows) {
+        ptx::wgmma_wait<0>();
+        promote<count, first>(stage, partial, sum, rows);
+    }
+
     /// Waits for the wgmma of one half of the columns and promotes.
     template <u32 N, u32 half>
     DG_DEVICE void finish(u32 stage, float (&partial)[N / 4], float (&sum)[N / 2],
@@ -160,15 +181,18 @@ class Multiplier {
         }
     }
 
-    /// One blob with one set of fragments.
+    /// One blob with one set of fragments: its columns in two halves, but where those would be slivers.
     template <u32 N>
     DG_DEVICE void multiply(u32 stage, const u32 (&fragments)[16], float (&sum)[N / 2],
                             const kernel::Fp4WideRows<S>& rows, bool last) {
-        float partial[N / 4];
-        start<N>(stage, 0, partial, fragments);
-        finish<N, 0>(stage, partial, sum, rows);
-        start<N>(stage, 1, partial, fragments);
-        finish<N, 1>(stage, partial, sum, rows);
+        constexpr u32 kColumns = N > 32 ? N / 2 : N;
+        float partial[kColumns / 2];
+        start_columns<0>(stage, partial, fragments);
+        finish_columns<0>(stage, partial, sum, rows);
+        if constexpr (kColumns < N) {
+            start_columns<kColumns>(stage, partial, fragments);
+            finish_columns<kColumns>(stage, partial, sum, rows);
+        }
         release(stage, last);
     }
 
@@ -185,15 +209,7 @@ class Multiplier {
 
     template <u32 N, u32 c>
     DG_DEVICE void start_chunk(u32 stage, float (&partial)[kChunkSums<N, c>], const u32 (&fragments)[16]) {
-        const u64 tokens =
-            ptx::wgmma_descriptor(smem_.tokens(stage, 0) + chunk_begin<N>(c) * kFp4BlockK);
-        ptx::wgmma_keep(partial);
-        ptx::wgmma_fence();
-#pragma unroll
-        for (u32 step = 0; step < 4; ++step)
-            ptx::WgmmaRs<decoded_of(S.form), 2 * kChunkSums<N, c>>::mma(partial, fragments + 4 * step,
-                                                                       tokens + 2 * step, step > 0);
-        ptx::wgmma_commit();
+        start_columns<chunk_begin<N>(c)>(stage, partial, fragments);
     }
 
     template <u32 N, u32 c>
