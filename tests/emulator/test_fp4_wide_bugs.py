@@ -147,8 +147,6 @@ BUGS = [
     Bug("a stage waits for its own CTA alone", "4 * S.warpgroups * S.cluster);", "4 * S.warpgroups);"),
     Bug("a stage goes back to one CTA alone", "if (lane < S.cluster) ptx::mbarrier_arrive_remote", "if (lane < 1) ptx::mbarrier_arrive_remote", 8),
     Bug("tokens are sent to one CTA alone", "kAllCtas = (1u << S.cluster) - 1;", "kAllCtas = 1;", 8),
-    Bug("both halves multiply the first tokens", "first * kFp4BlockK", "0", 8),
-    Bug("the second half takes the first one's scales", "(column + thread_ % 4 * 2) * 4", "(thread_ % 4 * 2) * 4", 8),
     Bug("columns beyond the item are stored", "bool zero = token >= item.count;", "bool zero = false;", 8),
 ]  # fmt: skip
 
@@ -174,7 +172,8 @@ ROLLING_BUGS = [
     Bug("the last chunk is promoted while it multiplies", "ptx::wgmma_wait<more>();", "", 4),
     Bug("the next blob has the fragments of this one", "(cursor_.stage, even, next)", "(cursor_.stage, even, fragments)", 8),
     Bug("the next blob has the tokens of this one", "(cursor_.stage, even, next)", "(stage, even, next)", 8),
-    Bug("all chunks multiply the first tokens", "chunk_begin<N>(c) * kFp4BlockK", "0", 8),
+    Bug("all chunks multiply the first tokens", "first * kFp4BlockK", "0", 8),
+    Bug("all chunks take the first one's scales", "(column + thread_ % 4 * 2) * 4", "(thread_ % 4 * 2) * 4", 8),
     Bug("the second blob is not waited for", "wait_full();\n                decode(second);", "decode(second);", 4),
 ]  # fmt: skip
 STAGED_BUGS = [
