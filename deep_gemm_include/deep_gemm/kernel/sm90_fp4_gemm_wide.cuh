@@ -137,16 +137,29 @@ class Multiplier {
     }
 
     /// Starts the four wgmma of a blob with the columns from `first` on, two for each of a thread's sums.
-    template <u32 first, u32 count>
-    DG_DEVICE void start_columns(u32 stage, float (&partial)[count], const u32 (&fragments)[16]) {
+    /// `between` runs behind the second: a warp that issues one waits until the tensor core takes its
+    /// fragments, and then has time until it needs the next.
+    template <u32 first, bool busy = true, u32 count, typename Between>
+    DG_DEVICE void start_columns(u32 stage, float (&partial)[count], const u32 (&fragments)[16],
+                                 Between&& between) {
+        constexpr u32 kBetween = 2;
         const u64 tokens = ptx::wgmma_descriptor(smem_.tokens(stage, 0) + first * kFp4BlockK);
         ptx::wgmma_keep(partial);
         ptx::wgmma_fence();
 #pragma unroll
-        for (u32 step = 0; step < 4; ++step)
+        for (u32 step = 0; step < 4; ++step) {
+            if (busy && step == kBetween) {
+                between();
+                ptx::wgmma_fence();
+            }
             ptx::WgmmaRs<decoded_of(S.form), 2 * count>::mma(partial, fragments + 4 * step, tokens + 2 * step,
                                                              step > 0);
+        }
         ptx::wgmma_commit();
+    }
+    template <u32 first, u32 count>
+    DG_DEVICE void start_columns(u32 stage, float (&partial)[count], const u32 (&fragments)[16]) {
+        start_columns<first, false>(stage, partial, fragments, [] {});
     }
 
     /// Waits for them and promotes.
@@ -207,6 +220,11 @@ class Multiplier {
     template <u32 N, u32 c>
     static constexpr u32 kChunkSums = (chunk_begin<N>(c + 1) - chunk_begin<N>(c)) / 2;
 
+    template <u32 N, u32 c, typename Between>
+    DG_DEVICE void start_chunk(u32 stage, float (&partial)[kChunkSums<N, c>], const u32 (&fragments)[16],
+                               Between&& between) {
+        start_columns<chunk_begin<N>(c)>(stage, partial, fragments, between);
+    }
     template <u32 N, u32 c>
     DG_DEVICE void start_chunk(u32 stage, float (&partial)[kChunkSums<N, c>], const u32 (&fragments)[16]) {
         start_columns<chunk_begin<N>(c)>(stage, partial, fragments);
@@ -219,19 +237,23 @@ class Multiplier {
     }
 
     /// The chunks of a blob, the first of which multiplies already: before one is promoted the next one is
-    /// on its way, and behind the last the first of the `next` fragments, if there are any. `meanwhile` runs
-    /// beside the first two.
-    template <u32 N, bool more, typename Meanwhile>
-    DG_DEVICE void roll(const u32 (&fragments)[16], const u32 (&next)[16], float (&even)[kChunkSums<N, 0>],
+    /// on its way, and behind the last the first of the next blob, in the same pair. The next blob, of this
+    /// pair or of one more, is decoded between.
+    template <u32 N, bool same_pair>
+    DG_DEVICE void roll(const u32 (&fragments)[16], u32 (&next)[16], float (&even)[kChunkSums<N, 0>],
                         float (&odd)[kChunkSums<N, 1>], float (&sum)[N / 2],
-                        const kernel::Fp4WideRows<S>& rows, bool last, Meanwhile&& meanwhile) {
+                        const kernel::Fp4WideRows<S>& rows, bool more) {
         const u32 stage = cursor_.stage;
-        start_chunk<N, 1>(stage, odd, fragments);
         cursor_.advance();
-        meanwhile();
+        constexpr u32 kLast = kChunks<N> - 1;
+        start_chunk<N, 1>(stage, odd, fragments, [&] {
+            if (!same_pair && !more) return;
+            wait_full();
+            decode(next);
+        });
         ptx::wgmma_wait<1>();
         promote_chunk<N, 0>(stage, even, sum, rows);
-        if constexpr (kChunks<N> == 4) {
+        if constexpr (kLast == 3) {
             start_chunk<N, 2>(stage, even, fragments);
             ptx::wgmma_wait<1>();
             promote_chunk<N, 1>(stage, odd, sum, rows);
@@ -239,10 +261,10 @@ class Multiplier {
             ptx::wgmma_wait<1>();
             promote_chunk<N, 2>(stage, even, sum, rows);
         }
-        if constexpr (more) start_chunk<N, 0>(cursor_.stage, even, next);
-        ptx::wgmma_wait<more>();
-        promote_chunk<N, kChunks<N> - 1>(stage, odd, sum, rows);
-        release(stage, last);
+        if constexpr (same_pair) start_chunk<N, 0>(cursor_.stage, even, next);
+        ptx::wgmma_wait<same_pair>();
+        promote_chunk<N, kLast>(stage, odd, sum, rows);
+        release(stage, !same_pair && !more);
     }
 
     /// Two sets of fragments, two chunks of sums: the tensor core has the next chunk's work while one is
@@ -256,16 +278,8 @@ class Multiplier {
         for (u32 pairs = fp4_k_blocks(params_.k) / 2; pairs > 0; --pairs) {
             float even[kChunkSums<N, 0>], odd[kChunkSums<N, 1>];
             start_chunk<N, 0>(cursor_.stage, even, first);
-            roll<N, true>(first, second, even, odd, sum, rows, false, [&] {
-                wait_full();
-                decode(second);
-            });
-            roll<N, false>(second, first, even, odd, sum, rows, pairs == 1, [&] {
-                if (pairs > 1) {
-                    wait_full();
-                    decode(first);
-                }
-            });
+            roll<N, true>(first, second, even, odd, sum, rows, true);
+            roll<N, false>(second, first, even, odd, sum, rows, pairs > 1);
         }
     }
 
