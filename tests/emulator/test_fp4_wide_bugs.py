@@ -168,13 +168,13 @@ FAST_BUGS = [
     Bug("a step of the next blob is not decoded", "tile::decode_step(codes, step, next);", "tile::decode_step(codes, step / 2, next);", 8),
 ]  # fmt: skip
 ROLLING_BUGS = [
-    Bug("the first chunk is promoted while it multiplies", "meanwhile();\n        ptx::wgmma_wait<1>();", "meanwhile();", 4),
-    Bug("the last chunk is promoted while it multiplies", "ptx::wgmma_wait<more>();", "", 4),
+    Bug("the first chunk is promoted while it multiplies", "ptx::wgmma_wait<1>();\n        promote_chunk<N, 0>", "promote_chunk<N, 0>", 4),
+    Bug("the last chunk is promoted while it multiplies", "ptx::wgmma_wait<same_pair>();", "", 4),
     Bug("the next blob has the fragments of this one", "(cursor_.stage, even, next)", "(cursor_.stage, even, fragments)", 8),
     Bug("the next blob has the tokens of this one", "(cursor_.stage, even, next)", "(stage, even, next)", 8),
     Bug("all chunks multiply the first tokens", "first * kFp4BlockK", "0", 8),
     Bug("all chunks take the first one's scales", "(column + thread_ % 4 * 2) * 4", "(thread_ % 4 * 2) * 4", 8),
-    Bug("the second blob is not waited for", "wait_full();\n                decode(second);", "decode(second);", 4),
+    Bug("the next blob is not waited for", "wait_full();\n            decode(next);\n        });", "decode(next);\n        });", 4),
 ]  # fmt: skip
 STAGED_BUGS = [
     Bug("what others stage is read too early", "++turn) {\n            sync();", "++turn) {", 4),
