@@ -40,8 +40,15 @@ class Fp4WideRows : public Fp4RowPair<S> {
         if constexpr (Pair::kWritesZeros) store_zeros(N, rows);
     }
 
-    /// The same through `staging`, kFp4StagingBytes of the warpgroup's own: two buffers, one of which is
-    /// filled while the other is read. Only of items with tokens. Scope: warpgroup `warpgroup`.
+    /// Whether D has room for the whole block, at addresses that vectors of 16 bytes reach.
+    DG_DEVICE bool whole_lines() const {
+        const Fp4GemmParams& p = this->params_;
+        const u64 bits = reinterpret_cast<u64>(p.d) | p.d_stride_m * 2ull | p.d_stride_group * 2ull;
+        return bits % 16 == 0 && (this->row_block_ + 1) * kFp4BlockRows <= p.n;
+    }
+
+    /// The same for whole_lines(), through `staging`, kFp4StagingBytes of the warpgroup's own: two buffers,
+    /// one of which is filled while the other is read. Only of items with tokens. Scope: warpgroup.
     template <u32 N>
     DG_DEVICE void store_staged(ptx::SharedAddress table, ptx::SharedAddress scales,
                                 ptx::SharedAddress staging, u32 warpgroup,
@@ -111,16 +118,7 @@ class Fp4WideRows : public Fp4RowPair<S> {
             row &= ~kFp4ZeroRow;
         }
         const u32 column = this->row_block_ * kFp4BlockRows + ptx::lane_index() % kPieces * 8;
-        u8* const d = static_cast<u8*>(p.d) + this->element(row, column) * bytes_of(S.d);
-        const u64 bits = reinterpret_cast<u64>(p.d) | p.d_stride_m * 2ull | p.d_stride_group * 2ull;
-        if (bits % 16 == 0 && column + 8 <= p.n) {
-            ptx::st_global_v4_u32_if(wanted, d, piece);
-        } else {
-            const u32 words[] = {piece.x, piece.y, piece.z, piece.w};
-#pragma unroll
-            for (u32 i = 0; i < 4; ++i)
-                ptx::st_global_u32_if(wanted && column + 2 * i < p.n, d + i * 4, words[i]);
-        }
+        ptx::st_global_v4_u32_if(wanted, static_cast<u8*>(p.d) + this->element(row, column) * 2, piece);
     }
 
     DG_DEVICE ptx::UInt2 rows_of(ptx::SharedAddress table, u32 token) const {

@@ -76,8 +76,12 @@ class Multiplier {
             rows.template store<N>(table, scales, sum);
         } else if (item.count > 0) {
             const u32 stage = (cursor_.stage == 0 ? S.stages : cursor_.stage) - 1;
-            rows.template store_staged<N>(table, scales, smem_.blob(stage, warpgroup_, 0), warpgroup_, sum);
-            ptx::fence_proxy_async();  // the next blob comes there by a bulk copy
+            if (rows.whole_lines()) {
+                rows.template store_staged<N>(table, scales, smem_.blob(stage, warpgroup_, 0), warpgroup_, sum);
+                ptx::fence_proxy_async();  // the next blob comes there by a bulk copy
+            } else {
+                rows.template store<N>(table, scales, sum);
+            }
             give_back(stage);
         } else {
             rows.store_nothing();
@@ -110,10 +114,10 @@ class Multiplier {
         for (u32 step = 0; step < 4; ++step) {
             const bool more = step > 0 || part > 0;
             if constexpr (has_bf16_tokens(S))
-                ptx::WgmmaRsBf16<N / 2>::mma(partial, fragments + 4 * step, tokens + 2 * step, more);
+                ptx::WgmmaRsBf16<N / 2>::mma(partial, fragments + 4 * step, ptx::wgmma_step(tokens, step), more);
             else
-                ptx::WgmmaRs<decoded_of(S.form), N / 2>::mma(partial, fragments + 4 * step, tokens + 2 * step,
-                                                             more);
+                ptx::WgmmaRs<decoded_of(S.form), N / 2>::mma(partial, fragments + 4 * step,
+                                                             ptx::wgmma_step(tokens, step), more);
         }
         ptx::wgmma_commit();
     }
@@ -152,8 +156,8 @@ class Multiplier {
                 between();
                 ptx::wgmma_fence();
             }
-            ptx::WgmmaRs<decoded_of(S.form), 2 * count>::mma(partial, fragments + 4 * step, tokens + 2 * step,
-                                                             step > 0);
+            ptx::WgmmaRs<decoded_of(S.form), 2 * count>::mma(partial, fragments + 4 * step,
+                                                             ptx::wgmma_step(tokens, step), step > 0);
         }
         ptx::wgmma_commit();
     }
@@ -324,7 +328,7 @@ class Multiplier {
     template <u32 N>
     DG_DEVICE void add(u32 stage, float (&sum)[N / 2], const u32 (&fragments)[16], u32 step) {
         const u64 tokens = ptx::wgmma_descriptor(smem_.tokens(stage, 0));
-        ptx::WgmmaRs<decoded_of(S.form), N>::mma(sum, fragments + 4 * step, tokens + 2 * step, 1);
+        ptx::WgmmaRs<decoded_of(S.form), N>::mma(sum, fragments + 4 * step, ptx::wgmma_step(tokens, step), 1);
     }
 
     /// Starts a blob behind the one before it, whose stage is then given back, and decodes the next one
