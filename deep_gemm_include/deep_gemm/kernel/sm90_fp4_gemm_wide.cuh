@@ -334,28 +334,6 @@ class Multiplier {
     /// Starts a blob behind the one before it, whose stage is then given back, and decodes the next one
     /// between its wgmma: a warp that issues one waits until the tensor core takes its fragments.
     template <u32 N, bool first = false>
-    DG_DEVICE void add_next(float (&sum)[N / 2], const u32 (&fragments)[16], u32 (&next)[16]) {
-        if constexpr (S.fragment_sets == 2)
-            add_and_decode<N, first>(sum, fragments, next);
-        else
-            add_then_decode<N, first>(sum, fragments, next);
-    }
-
-    template <u32 N, bool first>
-    DG_DEVICE void add_then_decode(float (&sum)[N / 2], const u32 (&fragments)[16], u32 (&next)[16]) {
-        const u32 stage = cursor_.stage;
-        ptx::wgmma_fence();
-#pragma unroll
-        for (u32 step = 0; step < 4; ++step) add<N>(stage, sum, fragments, step);
-        ptx::wgmma_commit();
-        ptx::wgmma_wait<1>();
-        if constexpr (!first) release((stage == 0 ? S.stages : stage) - 1);
-        cursor_.advance();
-        wait_full();
-        decode(next);
-    }
-
-    template <u32 N, bool first>
     DG_DEVICE void add_and_decode(float (&sum)[N / 2], const u32 (&fragments)[16], u32 (&next)[16]) {
         const u32 stage = cursor_.stage;
         cursor_.advance();
@@ -387,10 +365,10 @@ class Multiplier {
         wait_full();
         decode(even);
         ptx::wgmma_keep(sum);
-        add_next<N, true>(sum, even, odd);
+        add_and_decode<N, true>(sum, even, odd);
         for (u32 pairs = fp4_k_blocks(params_.k) / 2; pairs > 1; --pairs) {
-            add_next<N>(sum, odd, even);
-            add_next<N>(sum, even, odd);
+            add_and_decode<N>(sum, odd, even);
+            add_and_decode<N>(sum, even, odd);
         }
         const u32 last = cursor_.stage;
         ptx::wgmma_fence();

@@ -289,8 +289,9 @@ constexpr const char* why_illegal_wide(const Fp4GemmSpec& s) {
         return "blobs in two parts have block_m 80 at least";
     if (s.split && (s.fragment_sets == 2 || (s.accumulate && has_row_table(s))))
         return "weights with several runs leave no registers for a second set of fragments or added outputs";
-    if (s.fast_accumulation && (!s.per_token || s.split))
-        return "fast accumulation takes one scale for each token and weights of one run";
+    if (s.fast_accumulation && (!s.per_token || s.split || s.fragment_sets != 2))
+        return "fast accumulation takes one scale for each token, weights of one run and two sets of "
+               "fragments";
     if (s.fast_accumulation && s.block_m > kFp4FastMostColumns)
         return "fast accumulation has registers for up to 224 tokens";
     // Found by building it: it spills.
