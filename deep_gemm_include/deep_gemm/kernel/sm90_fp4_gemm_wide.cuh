@@ -198,11 +198,12 @@ class Multiplier {
         }
     }
 
-    /// One blob with one set of fragments: its columns in two halves, but where those would be slivers.
+    /// One blob with one set of fragments: its columns in two halves where all sums do not fit in twice.
     template <u32 N>
     DG_DEVICE void multiply(u32 stage, const u32 (&fragments)[16], float (&sum)[N / 2],
                             const kernel::Fp4WideRows<S>& rows, bool last) {
-        constexpr u32 kColumns = N > 32 ? N / 2 : N;
+        constexpr u32 kOthers = 52 + (scales_in_loop(S) ? 4 : 0) + (S.split ? 8 : 0);  // found by building
+        constexpr u32 kColumns = N <= 32 || N + kOthers <= fp4_math_registers_of(S) ? N : N / 2;
         float partial[kColumns / 2];
         start_columns<0>(stage, partial, fragments);
         finish_columns<0>(stage, partial, sum, rows);
