@@ -152,14 +152,8 @@ def test_groups_of_blobs_in_two_parts(device: Any, form: dict[str, Any]) -> None
 @pytest.mark.parametrize("per_token", [False, True])
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 def test_specs(device: Any, spec: dict[str, Any], per_token: bool) -> None:
-    """200 columns: three blocks of 64 whose lines are whole and one whose are not."""
     case = Case(200, 544, rows=(5, 0, spec["block_m"] + 11, spec["block_m"] - 20), per_token=per_token)
     both(run_gathered, device, case, spec)
-
-
-def test_rows_that_are_no_whole_lines(device: Any) -> None:
-    """Strides of D that vectors of 16 bytes do not fit: the same bits by the other way."""
-    both(run_dense, device, Case(196, 256, m=40), PAIR)
 
 
 def test_a_row_does_not_depend_on_its_batch() -> None:

@@ -40,10 +40,9 @@ class Fp4RowPair {
   protected:
     /// Element of D, or of C, in the first of the columns. They come in pairs: n is even, rows start at
     /// multiples of a pair.
-    DG_DEVICE u64 element(u32 row) const { return element(row, column_); }
-    DG_DEVICE u64 element(u32 row, u32 column) const {
+    DG_DEVICE u64 element(u32 row) const {
         const u64 group = S.groups == GroupMode::masked ? item_.expert : 0;
-        return group * params_.d_stride_group + static_cast<u64>(row) * params_.d_stride_m + column;
+        return group * params_.d_stride_group + static_cast<u64>(row) * params_.d_stride_m + column_;
     }
     DG_DEVICE ptx::Float2 load_c(u64 element) const {
         const u8* const c = static_cast<const u8*>(params_.c) + element * bytes_of(S.d);

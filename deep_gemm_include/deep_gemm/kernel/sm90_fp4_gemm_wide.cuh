@@ -50,42 +50,22 @@ class Multiplier {
         float sum[N / 2];
 #pragma unroll
         for (u32 i = 0; i < N / 2; ++i) sum[i] = 0;
-        const u32 passes = item.count > 0 ? kernel::fp4_passes<S>(params_, item) : 0;
-        for (u32 pass = 0; pass < passes; ++pass) {
-            rows.begin_pass(pass);
-            held_ = stages_output(S) && pass + 1 == passes;
-            if constexpr (S.copies_only)
-                pass_by();
-            else if constexpr (S.fast_accumulation)
-                accumulate_in_tensor_core<N>(sum);
-            else if constexpr (in_two_parts(S))
-                accumulate_parts<N>(sum, rows);
-            else if constexpr (S.fragment_sets == 2)
-                accumulate_rolling<N>(sum, rows);
-            else
-                accumulate<N>(sum, rows);
-        }
-        store<N>(item, rows, sum);
-    }
-
-    template <u32 N>
-    DG_DEVICE void store(const sched::Fp4Item& item, const kernel::Fp4WideRows<S>& rows,
-                         const float (&sum)[N / 2]) {
-        const ptx::SharedAddress table = smem_.rows(slot_.stage), scales = smem_.token_scales(slot_.stage);
-        if constexpr (!stages_output(S)) {
-            rows.template store<N>(table, scales, sum);
-        } else if (item.count > 0) {
-            const u32 stage = (cursor_.stage == 0 ? S.stages : cursor_.stage) - 1;
-            if (rows.whole_lines()) {
-                rows.template store_staged<N>(table, scales, smem_.blob(stage, warpgroup_, 0), warpgroup_, sum);
-                ptx::fence_proxy_async();  // the next blob comes there by a bulk copy
-            } else {
-                rows.template store<N>(table, scales, sum);
+        if (item.count > 0) {
+            for (u32 pass = 0; pass < kernel::fp4_passes<S>(params_, item); ++pass) {
+                rows.begin_pass(pass);
+                if constexpr (S.copies_only)
+                    pass_by();
+                else if constexpr (S.fast_accumulation)
+                    accumulate_in_tensor_core<N>(sum);
+                else if constexpr (in_two_parts(S))
+                    accumulate_parts<N>(sum, rows);
+                else if constexpr (S.fragment_sets == 2)
+                    accumulate_rolling<N>(sum, rows);
+                else
+                    accumulate<N>(sum, rows);
             }
-            give_back(stage);
-        } else {
-            rows.store_nothing();
         }
+        rows.template store<N>(smem_.rows(slot_.stage), smem_.token_scales(slot_.stage), sum);
     }
 
     DG_DEVICE void wait_full() {
@@ -182,13 +162,8 @@ class Multiplier {
         promote<N / 4, half * (N / 2)>(stage, partial, sum, rows);
     }
 
-    /// This warp is done with a stage. `last`: of a pass; the very last one is kept for the output.
-    DG_DEVICE void release(u32 stage, bool last = false) {
-        if (!(last && held_)) give_back(stage);
-    }
-
-    /// Any CTA of the cluster may have sent a stage's tokens.
-    DG_DEVICE void give_back(u32 stage) {
+    /// This warp is done with a stage, whose tokens any CTA of the cluster may have sent.
+    DG_DEVICE void release(u32 stage) {
         ptx::sync_warp();
         const u32 lane = ptx::lane_index();
         if constexpr (S.cluster == 1) {
@@ -201,7 +176,7 @@ class Multiplier {
     /// One blob with one set of fragments: its columns in two halves where all sums do not fit in twice.
     template <u32 N>
     DG_DEVICE void multiply(u32 stage, const u32 (&fragments)[16], float (&sum)[N / 2],
-                            const kernel::Fp4WideRows<S>& rows, bool last) {
+                            const kernel::Fp4WideRows<S>& rows) {
         constexpr u32 kOthers = 52 + (scales_in_loop(S) ? 4 : 0) + (S.split ? 8 : 0);  // found by building
         constexpr u32 kColumns = N <= 32 || N + kOthers <= fp4_math_registers_of(S) ? N : N / 2;
         float partial[kColumns / 2];
@@ -211,7 +186,7 @@ class Multiplier {
             start_columns<kColumns>(stage, partial, fragments);
             finish_columns<kColumns>(stage, partial, sum, rows);
         }
-        release(stage, last);
+        release(stage);
     }
 
     /// Chunks of an item's columns, each with sums of its own in the tensor core. Chunk c has columns
@@ -269,7 +244,7 @@ class Multiplier {
         if constexpr (same_pair) start_chunk<N, 0>(cursor_.stage, even, next);
         ptx::wgmma_wait<same_pair>();
         promote_chunk<N, kLast>(stage, odd, sum, rows);
-        release(stage, !same_pair && !more);
+        release(stage);
     }
 
     /// Two sets of fragments, two chunks of sums: the tensor core has the next chunk's work while one is
@@ -311,7 +286,7 @@ class Multiplier {
                 decode(first);
             }
             finish<N, 1>(stage, partial, sum, rows);
-            release(stage, blobs == 1);
+            release(stage);
         }
     }
 
@@ -321,7 +296,7 @@ class Multiplier {
         for (u32 blobs = fp4_k_blocks(params_.k); blobs > 0; --blobs, cursor_.advance()) {
             wait_full();
             decode(fragments);
-            multiply<N>(cursor_.stage, fragments, sum, rows, blobs == 1);
+            multiply<N>(cursor_.stage, fragments, sum, rows);
         }
     }
 
@@ -380,7 +355,7 @@ class Multiplier {
         release((last == 0 ? S.stages : last) - 1);
         ptx::wgmma_wait<0>();
         ptx::wgmma_keep(sum);
-        release(last, true);
+        release(last);
         cursor_.advance();
     }
 
@@ -388,14 +363,13 @@ class Multiplier {
     DG_DEVICE void pass_by() {
         for (u32 blobs = fp4_k_blocks(params_.k); blobs > 0; --blobs, cursor_.advance()) {
             wait_full();
-            release(cursor_.stage, blobs == 1);
+            release(cursor_.stage);
         }
     }
 
     const Fp4GemmParams& params_;
     tile::Fp4Smem<S> smem_;
     u32 warpgroup_, thread_;
-    bool held_ = false;  // the last stage of the pass is to be kept
     pipe::Cursor<S.stages> cursor_;
     pipe::Cursor<kFp4ItemSlots> slot_;
 };

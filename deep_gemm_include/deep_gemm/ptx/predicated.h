@@ -16,16 +16,6 @@ DG_DEVICE void st_global_u32_if(bool wanted, void* address, u32 value) {
         "r"(value), "r"(static_cast<u32>(wanted))
         : "memory");
 }
-DG_DEVICE void st_global_v4_u32_if(bool wanted, void* address, UInt4 v) {
-    asm volatile(
-        "{\n"
-        ".reg .pred p;\n"
-        "setp.ne.u32 p, %5, 0;\n"
-        "@p st.global.v4.u32 [%0], {%1, %2, %3, %4};\n"
-        "}" ::"l"(address),
-        "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "r"(static_cast<u32>(wanted))
-        : "memory");
-}
 DG_DEVICE void st_global_v2_f32_if(bool wanted, void* address, float x, float y) {
     asm volatile(
         "{\n"

@@ -169,16 +169,6 @@ constexpr bool has_row_table(const Fp4GemmSpec& s) {
     return s.groups == GroupMode::gathered ||
            (s.wide && s.groups != GroupMode::dense && s.groups != GroupMode::masked);
 }
-// wide: bf16 results that nothing is added to pass through shared memory, where the last blob of each
-// warpgroup's item was.
-constexpr u32 kFp4StagingBytes = 4096;
-static_assert(kFp4StagingBytes <= kFp4CodeBytes);
-constexpr bool stages_output(const Fp4GemmSpec& s) {
-#ifdef DG_FP4_DIRECT
-    return false;
-#endif
-    return s.wide && s.d == Format::bf16 && !s.accumulate;
-}
 constexpr u32 kFp4ItemSlots = 4;  // work items between the warp that finds them and those that serve them
 
 struct Fp4SmemPlan {
