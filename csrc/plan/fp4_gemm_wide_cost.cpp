@@ -15,7 +15,7 @@ struct BlobCycles {
     float shared, shared_per_column, chain, chain_per_column;
 };
 constexpr BlobCycles kOneScale{96, 1, 240, 3.12f}, kScalesAlongK{96, 1, 344, 3.68f};
-constexpr BlobCycles kFast{130, 2.2f, 0, 0};      // the tensor core's queue never ends
+constexpr BlobCycles kFast{40, 2.1f, 270, 0};      // the tensor core's queue never ends
 constexpr BlobCycles kParts{189, 1.67f, 400, 3.7f};  // bf16 tokens, two terms
 constexpr float kSecondSetCycles = 216;            // that rolling chunks take off a warpgroup's chain ...
 constexpr float kSecondSetItemCycles = 4800;       // ... and add to each of its items
