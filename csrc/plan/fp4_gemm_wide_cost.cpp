@@ -17,7 +17,8 @@ struct BlobCycles {
 constexpr BlobCycles kOneScale{96, 1, 240, 3.12f}, kScalesAlongK{96, 1, 344, 3.68f};
 constexpr BlobCycles kFast{40, 2.1f, 270, 0};      // the tensor core's queue never ends
 constexpr BlobCycles kParts{189, 1.67f, 400, 3.7f};  // bf16 tokens, two terms
-constexpr float kSecondSetCycles = 216;            // that rolling chunks take off a warpgroup's chain ...
+constexpr float kSecondSetCycles = 216;  // that rolling chunks take off a warpgroup's chain at most ...
+constexpr float kSecondSetCyclesPerColumn = 2;
 constexpr float kSecondSetItemCycles = 4800;       // ... and add to each of its items
 constexpr float kItemCyclesPerColumn = 5;          // an item's start and stores, for each of its warpgroups
 constexpr float kFewestColumns = 32;               // of those timings; fewer are not believed to cost less
@@ -60,7 +61,8 @@ Fp4Cost fp4_wide_cost_of(const Fp4Problem& p, const Fp4GemmSpec& s, const Device
     const float counted = std::max(columns, kFewestColumns), warpgroups = static_cast<float>(s.warpgroups);
     const BlobCycles cycles = blob_cycles_of(s);
     const bool rolling = s.fragment_sets == 2 && !s.fast_accumulation;
-    const float chain = cycles.chain + cycles.chain_per_column * counted - (rolling ? kSecondSetCycles : 0);
+    const float ahead = rolling ? std::min(kSecondSetCycles, kSecondSetCyclesPerColumn * counted) : 0;
+    const float chain = cycles.chain + cycles.chain_per_column * counted - ahead;
     const float blob = cycles.shared + cycles.shared_per_column * counted + chain / warpgroups;
     const float item = kItemCyclesPerColumn * counted + (rolling ? kSecondSetItemCycles : 0);
     cost.math_us = busiest * (blobs * blob + item) / (device.clock_ghz * 1e3f);
