@@ -10,7 +10,7 @@ namespace deep_gemm::plan {
 namespace {
 
 constexpr float kDecodeCycles = 170;  // a blob of 64 x 128 weights on one SM, several warpgroups at it
-constexpr float kNvTableCycles = 24;          // more, for tables computed of E4M3 scales
+constexpr float kNvTableCycles = 24;  // more, for tables computed of E4M3 scales
 constexpr float kBlobCyclesPerColumn = 0.5f;  // its wgmma and promotion, which add to it
 constexpr float kFeedCycles = 60;             // bringing a blob's tokens, shared by the CTA's warpgroups ...
 constexpr float kFeedCyclesPerColumn = 6.5f;

@@ -123,7 +123,10 @@ def test_an_illegal_spec_has_no_source() -> None:
         ({"split": True, "accumulate": True, "groups": "gathered"}, "or added outputs"),
         ({"per_token": True, "fragment_sets": 2, "block_m": 240, "stages": 5}, "accumulators do not fit"),
         ({"per_token": True, "form": "nv_exact", "block_m": 176, "stages": 5}, "block_m 160 at most"),
-        ({"per_token": True, "fast_accumulation": True, "fragment_sets": 2, "block_m": 240, "stages": 5}, "up to 224 tokens"),
+        (
+            {"per_token": True, "fast_accumulation": True, "fragment_sets": 2, "block_m": 240, "stages": 5},
+            "up to 224 tokens",
+        ),
         ({"groups": "gathered", "queue": True}, "fixed turns"),
         ({"stages": 2}, "3 to 24 stages"),
         ({"block_m": 256, "stages": 5}, "have block_m 240 at most"),

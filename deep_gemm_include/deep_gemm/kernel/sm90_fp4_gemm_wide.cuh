@@ -94,7 +94,8 @@ class Multiplier {
         for (u32 step = 0; step < 4; ++step) {
             const bool more = step > 0 || part > 0;
             if constexpr (has_bf16_tokens(S))
-                ptx::WgmmaRsBf16<N / 2>::mma(partial, fragments + 4 * step, ptx::wgmma_step(tokens, step), more);
+                ptx::WgmmaRsBf16<N / 2>::mma(partial, fragments + 4 * step, ptx::wgmma_step(tokens, step),
+                                             more);
             else
                 ptx::WgmmaRs<decoded_of(S.form), N / 2>::mma(partial, fragments + 4 * step,
                                                              ptx::wgmma_step(tokens, step), more);
@@ -159,7 +160,7 @@ class Multiplier {
     DG_DEVICE void finish(u32 stage, float (&partial)[N / 4], float (&sum)[N / 2],
                           const kernel::Fp4WideRows<S>& rows) {
         ptx::wgmma_wait<0>();
-        promote<N / 4, half * (N / 2)>(stage, partial, sum, rows);
+        promote<N / 4, half*(N / 2)>(stage, partial, sum, rows);
     }
 
     /// This warp is done with a stage, whose tokens any CTA of the cluster may have sent.

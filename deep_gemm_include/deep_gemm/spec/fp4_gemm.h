@@ -285,7 +285,8 @@ constexpr const char* why_illegal_wide(const Fp4GemmSpec& s) {
     if (s.fast_accumulation && s.block_m > kFp4FastMostColumns)
         return "fast accumulation has registers for up to 224 tokens";
     // Found by building it: it spills.
-    if (!in_two_parts(s) && s.fragment_sets == 2 && !s.fast_accumulation && s.warpgroups == 3 && s.block_m > 96)
+    if (!in_two_parts(s) && s.fragment_sets == 2 && !s.fast_accumulation && s.warpgroups == 3 &&
+        s.block_m > 96)
         return "three warpgroups with two sets of fragments have block_m 96 at most";
     if (s.per_token && in_two_parts(s) && s.block_m > 160)  // or it spills
         return "with a scale for each token blobs in two parts have block_m 160 at most";

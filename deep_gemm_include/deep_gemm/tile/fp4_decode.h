@@ -22,8 +22,7 @@ DG_DEVICE void write_magnitudes(Fp4Smem<S> smem, u32 thread) {
 DG_DEVICE void decode_word(u32 word, const ptx::UInt2& table, u32 (&fragments)[16], u32 step, u32 odd) {
     constexpr u32 kMagnitudes = 0x77777777, kSigns = 0x80808080;
     const u32 selectors = word & kMagnitudes;
-    fragments[step * 4 + odd] =
-        ptx::permute_bytes_or_signs(table.x, table.y, selectors) | (word & kSigns);
+    fragments[step * 4 + odd] = ptx::permute_bytes_or_signs(table.x, table.y, selectors) | (word & kSigns);
     fragments[step * 4 + 2 + odd] =
         ptx::permute_bytes_or_signs(table.x, table.y, selectors >> 16) | ((word << 4) & kSigns);
 }
