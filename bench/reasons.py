@@ -30,8 +30,8 @@ REASONS = (
         "Both kernels run at the card's power limit with the clock down to 1.4-1.7 GHz: cycles saved come back as a "
         "lower clock (blocks of 192 x 128 and 256 x 128, multicast of either operand, unrolled once to four times: "
         "all within 2 %, or slower). DeepGEMM's kernel takes 1.05 times as long on this card, 0.97x of cuBLASLt: the "
-        "1.12x asked for was measured in another run. Next: fewer shared-memory reads for each product, operands of A in "
-        "registers.",
+        "1.12x asked for was measured in another run. Next: fewer shared-memory reads for each product, operands of A "
+        "in registers.",
     ),
     Reason(
         "grouped",
