@@ -44,7 +44,7 @@ TITLES = {
         "Qwen3-30B-A3B (128, top-8). The peer is the same kernel with the same copies and no product; bandwidth counts "
         "the weights of the experts that got a token. FlashInfer's and DeepGEMM's times are not of this run: "
         "bench/fp4_peer.py has them and says where they come from. FlashInfer has one scale for each token, as the "
-        "points with per_token.",
+        "points with per_token, and also adds up in the tensor core over all of K, as those with fast_accumulation.",
     ),
     "nvfp4": (
         "NVFP4 weights, FP8 activations",

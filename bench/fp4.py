@@ -3,7 +3,8 @@
 Each launch of a burst has its own routing, so that experts found in L2 by the next one are few, and small layers have
 several copies of their weights that take turns. Beside every time stands that of its ruler: the same kernel with the
 same copies and no product; and where it is known, what other libraries reached (bench/fp4_peer.py). "per_token" are the
-same points with one scale for each token, as those have it.
+same points with one scale for each token, and "fast_accumulation" those with sums left to the tensor core, as
+FlashInfer has both.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from bench import data, fp4_peer, timing
 from bench.context import Context
 from bench.fp4_weights import dequantised, random_weights
 from bench.records import Row, guarded, guarded_all, median, paired_ratio
-from bench.targets import MODELS, MOE_SHAPES, MoeModel, fp4_point
+from bench.targets import FP4_SCALES, MODELS, MOE_SHAPES, MoeModel, fp4_point, fp4_scales_of
 from bench.timing import Variant
 
 SECTION = "fp4"
@@ -111,6 +112,7 @@ class Layer:
     d: Tensor
     lists: list[Routing]
     copies: list[deep_gemm.Fp4Weights] | None = None  # that take turns, once for all lists
+    fast_accumulation: bool = False
 
     @property
     def num_sets(self) -> int:
@@ -120,7 +122,15 @@ class Layer:
         one = self.lists[i % len(self.lists)]
         weights = self.copies[i // len(self.lists)] if self.copies else self.weights
         deep_gemm.m_grouped_fp8_fp4_gemm_nt_gathered(
-            self.a, weights, self.d, one.entries, one.head, one.a_rows, one.d_rows, spec=spec
+            self.a,
+            weights,
+            self.d,
+            one.entries,
+            one.head,
+            one.a_rows,
+            one.d_rows,
+            spec=spec,
+            fast_accumulation=self.fast_accumulation,
         )
 
     def check(self, what: str) -> float:
@@ -211,16 +221,18 @@ def measure(
     name: str,
     tokens: int,
     copies: list[deep_gemm.Fp4Weights],
-    per_token: bool = False,
+    kind: str = "",
 ) -> Row:
     weights = copies[0]
-    point = fp4_point(model, name, tokens, per_token)
+    point = fp4_point(model, name, tokens, kind)
     gate_up = name == "gate+up"
     values, scales = data.scaled_tokens(tokens if gate_up else tokens * model.top_k, weights.k)
-    if per_token:
+    if kind:
         scales = scales[:, :1].expand(-1, scales.shape[1])
     d = torch.empty(tokens * model.top_k, weights.n, dtype=torch.bfloat16, device="cuda")
-    layer = Layer(weights, (values, scales), d, routings(tokens, gate_up, model), copies)
+    layer = Layer(
+        weights, (values, scales), d, routings(tokens, gate_up, model), copies, kind == "fast_accumulation"
+    )
     error = layer.check(point)
     plan = deep_gemm.last_fp4_plan()
     assert plan is not None
@@ -231,7 +243,7 @@ def measure(
     ]
     if spec.to_dict()["queue"]:
         variants.append(Variant("fixed turns", lambda i: layer.launch(i, spec.replace(queue=False))))
-    if not context.quick and model is FLASH and not per_token:
+    if not context.quick and model is FLASH and not kind:
         variants += [Variant(str(s), partial(layer.launch, spec=s)) for s in alternatives(spec, tokens)]
     active = sum(len(one.experts) for one in layer.lists) / len(layer.lists)
     weight_bytes = (
@@ -259,31 +271,31 @@ def points(context: Context) -> Iterator[tuple[str, Callable[[], Row]]]:
         for name, n, k in model.shapes:
             copies = copies_of(random_weights(model.experts, n, k, "mx_e4m3"))
             for tokens in tokens_of_model[:5:2] if context.quick else tokens_of_model:
-                for per_token in (False, True):
-                    if per_token and tokens not in fp4_peer.TOKENS:
+                for kind in fp4_scales_of(tokens):
+                    if kind and tokens not in fp4_peer.TOKENS:
                         continue
                     yield (
-                        fp4_point(model, name, tokens, per_token),
-                        partial(measure, context, model, name, tokens, copies, per_token),
+                        fp4_point(model, name, tokens, kind),
+                        partial(measure, context, model, name, tokens, copies, kind),
                     )
             del copies
             torch.cuda.empty_cache()
 
 
 def summary(rows: list[Row]) -> Row:
-    """Of the points of V3 and Qwen3 up to 1024 tokens: the better of their two kinds of scales, as the peer has one."""
+    """Of the points of V3 and Qwen3 up to 1024 tokens: the better of two kinds of scales, as the peer has one."""
     best: dict[str, float] = {}
     for model in MODELS[1:]:
         for name, _, _ in model.shapes:
             for tokens in OTHER_TOKENS[:-1]:
-                wanted = {fp4_point(model, name, tokens, per_token) for per_token in (False, True)}
+                wanted = {fp4_point(model, name, tokens, scales) for scales in FP4_SCALES[:2]}
                 ratios = [
                     row.metrics["of_flashinfer"]
                     for row in rows
                     if row.point in wanted and "of_flashinfer" in row.metrics
                 ]
                 if ratios:
-                    best[fp4_point(model, name, tokens, False)] = max(ratios)
+                    best[fp4_point(model, name, tokens)] = max(ratios)
     if not best:
         raise RuntimeError("no point was measured")
     worst = min(best, key=lambda point: best[point])

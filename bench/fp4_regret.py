@@ -18,7 +18,7 @@ from bench.contest import Contest
 from bench.fp4 import FLASH, OTHER_TOKENS, TOKENS, Layer, copies_of, routings
 from bench.fp4_weights import random_weights
 from bench.nvfp4 import FORMS
-from bench.targets import MODELS, NVFP4_TOKENS, MoeModel, fp4_point
+from bench.targets import FP4_SCALES, MODELS, NVFP4_TOKENS, MoeModel, fp4_point
 from deep_gemm import _C
 
 QUICK = (16, 256, 4096)
@@ -59,7 +59,7 @@ class Copies:
         return self.made
 
 
-def contest_of(layer_copies: Copies, name: str, tokens: int, per_token: bool) -> Contest:
+def contest_of(layer_copies: Copies, name: str, tokens: int, scales: str) -> Contest:
     kind, model, copies = layer_copies.kind, layer_copies.model, layer_copies.get()
     weights, gate_up = copies[0], name == "gate+up"
     rows = tokens if gate_up else tokens * model.top_k
@@ -68,11 +68,11 @@ def contest_of(layer_copies: Copies, name: str, tokens: int, per_token: bool) ->
         if kind.bf16
         else data.scaled_tokens(rows, weights.k)
     )
-    if per_token:
+    if scales:
         a = (a[0], a[1][:, :1].expand(-1, a[1].shape[1]))
     d = torch.empty(tokens * model.top_k, weights.n, dtype=torch.bfloat16, device="cuda")
     layer = Layer(weights, a, d, routings(tokens, gate_up, model), copies)
-    layer.check(f"{kind.name}{fp4_point(model, name, tokens, per_token)}")
+    layer.check(f"{kind.name}{fp4_point(model, name, tokens, scales)}")
     expected = d.clone()
     plan = deep_gemm.last_fp4_plan()
     assert plan is not None
@@ -97,8 +97,8 @@ def contests(quick: bool) -> Iterator[tuple[str, Callable[[], Contest]]]:
             for name, n, k in model.shapes:
                 copies = Copies(kind, model, n, k)
                 for tokens in QUICK if quick else kind.tokens:
-                    for per_token in (False,) if kind.bf16 else (False, True):
-                        point = kind.name + fp4_point(model, name, tokens, per_token)
-                        yield point, partial(contest_of, copies, name, tokens, per_token)
+                    for scales in FP4_SCALES[:1] if kind.bf16 else FP4_SCALES[:2]:
+                        point = kind.name + fp4_point(model, name, tokens, scales)
+                        yield point, partial(contest_of, copies, name, tokens, scales)
                 copies.made.clear()
                 torch.cuda.empty_cache()

@@ -80,10 +80,20 @@ def masked_point(m: int, n: int, k: int) -> str:
     return f"masked groups=8 m={m} n={n} k={k}"
 
 
-def fp4_point(model: MoeModel, name: str, tokens: int, per_token: bool = False) -> str:
+# What tokens are scaled by: "" for one scale of each 128 along K; one of each token; and that, with sums that stay in
+# the tensor core over all of K where many tokens make it worth while.
+FP4_SCALES = ("", "per_token", "fast_accumulation")
+FP4_FAST_TOKENS = 1024  # from here on
+
+
+def fp4_scales_of(tokens: int) -> tuple[str, ...]:
+    return FP4_SCALES if tokens >= FP4_FAST_TOKENS else FP4_SCALES[:2]
+
+
+def fp4_point(model: MoeModel, name: str, tokens: int, scales: str = "") -> str:
     n, k = {shape[0]: shape[1:] for shape in model.shapes}[name]
     prefix = "" if model is MODELS[0] else f"{model.name} "
-    return f"{prefix}{name} n={n} k={k} T={tokens}" + (" per_token" if per_token else "")
+    return f"{prefix}{name} n={n} k={k} T={tokens}" + (f" {scales}" if scales else "")
 
 
 def fused_moe_point(tokens: int) -> str:
@@ -184,17 +194,17 @@ def _fp4_on_top(tokens: int) -> tuple[Bound, ...]:
 
 
 def _fp4_targets() -> list[Target]:
-    """Asked of both kinds of scales: one for each 128 of K, and one for each token, which the peer has."""
+    """Asked of all kinds of scales. The peer has one for each token and adds up in the tensor core."""
     return [
         Target(
             "fp4",
-            fp4_point(MODELS[0], name, tokens, per_token),
+            fp4_point(MODELS[0], name, tokens, scales),
             _at_least("of_flashinfer", limit) + _fp4_on_top(tokens),
             every=True,
         )
         for tokens, limits in FP4_ASKED.items()
         for name, limit in zip(("gate+up", "down"), limits, strict=True)
-        for per_token in (False, True)
+        for scales in fp4_scales_of(tokens)
     ] + [
         Target(
             "fp4",

@@ -1,8 +1,6 @@
-// The cost of the wide FP4 GEMM, term by term. Cycles were fitted by least squares to 344 timings of a Flash
-// layer (gate+up and down, 1024 to 16384 tokens, both kinds of scales, one H200 that its power limit slows
-// down): 4 % off on average, 18 % at most; the plan chosen at the 20 points is 2.3 % slower than the best on
-// average. Those points are all it knows: expect worse elsewhere. Blobs in two parts (bf16 tokens, two terms)
-// were not measured: their second part is taken to cost what tensor cores and decoding need.
+// The cost of the wide FP4 GEMM, term by term. Cycles were fitted to 83 timings of a Flash layer (gate+up and
+// down, 256 to 16384 tokens, all kinds of scales, bf16 tokens, two terms; one H200 that its power limit slows
+// down): 5 % off on average, 26 % at most. Those points are all it knows: expect worse elsewhere.
 #include <algorithm>
 #include <cmath>
 
@@ -12,17 +10,26 @@ namespace deep_gemm::plan {
 namespace {
 
 // A blob of 64 x 128 weights on one SM: what its warpgroups do one after the other, and what each does for
-// itself while the others multiply.
-constexpr float kBlobCycles = 214;
-constexpr float kChainCyclesPerColumn = 5.85f;
-constexpr float kScaleCyclesPerColumn = 1.16f;     // of these: reading a token's scale for each blob
-constexpr float kPromotionCyclesPerColumn = 0.7f;  // the rest of them that fast accumulation spares: assumed
-constexpr float kSecondSetCycles = 41;             // that decoding ahead takes off a warpgroup's chain
-constexpr float kSecondPartCyclesPerColumn = 2;    // of tensor cores
-constexpr float kItemCyclesPerColumn = 18;         // an item's start and stores, for each of its warpgroups
-constexpr float kFewestColumns = 32;               // of those timings; fewer are not believed to cost less
-constexpr float kArrangeBytesPerUs = 4e6f;         // written
-constexpr float kArrangeLatencyUs = 4;  // three waits for memory, one after the other, and a launch
+// itself while the others multiply; both grow with the columns of an item.
+struct BlobCycles {
+    float shared, shared_per_column, chain, chain_per_column;
+};
+constexpr BlobCycles kOneScale{96, 1, 240, 3.12f}, kScalesAlongK{96, 1, 344, 3.68f};
+constexpr BlobCycles kFast{40, 2.1f, 270, 0};        // the tensor core's queue never ends
+constexpr BlobCycles kParts{189, 1.67f, 400, 3.7f};  // bf16 tokens, two terms
+constexpr float kSecondSetCycles = 216;  // that rolling chunks take off a warpgroup's chain at most ...
+constexpr float kSecondSetCyclesPerColumn = 2;
+constexpr float kSecondSetItemCycles = 4800;  // ... and add to each of its items
+constexpr float kItemCyclesPerColumn = 5;     // an item's start and stores, for each of its warpgroups
+constexpr float kFewestColumns = 32;          // of those timings; fewer are not believed to cost less
+constexpr float kArrangeBytesPerUs = 4e6f;    // written
+constexpr float kArrangeLatencyUs = 4;        // three waits for memory, one after the other, and a launch
+
+constexpr BlobCycles blob_cycles_of(const Fp4GemmSpec& s) {
+    if (in_two_parts(s)) return kParts;
+    if (s.fast_accumulation) return kFast;
+    return s.per_token ? kOneScale : kScalesAlongK;
+}
 
 }  // namespace
 
@@ -51,15 +58,14 @@ Fp4Cost fp4_wide_cost_of(const Fp4Problem& p, const Fp4GemmSpec& s, const Device
     cost.fill_us = busiest * blobs * blob_bytes / kFp4SmBytesPerUs;
     const float token_bytes = columns * k_bytes / static_cast<float>(s.cluster);
     cost.l2_us = units * (blobs * blob_bytes + token_bytes) / device.l2_bytes_per_us;
-    const float counted = std::max(columns, kFewestColumns);
-    const float ahead = s.fragment_sets == 2 ? kSecondSetCycles : 0;
-    const float parts = in_two_parts(s) ? 2 : 1;
-    const float per_column = kChainCyclesPerColumn - (scales_in_loop(s) ? 0 : kScaleCyclesPerColumn) -
-                             (s.fast_accumulation ? kPromotionCyclesPerColumn : 0) +
-                             (parts - 1) * kSecondPartCyclesPerColumn;
-    const float chain = (per_column + kItemCyclesPerColumn / k_blocks) * counted - ahead;
-    const float blob = parts * kBlobCycles + chain / static_cast<float>(s.warpgroups);
-    cost.math_us = busiest * blobs * blob / (device.clock_ghz * 1e3f);
+    const float counted = std::max(columns, kFewestColumns), warpgroups = static_cast<float>(s.warpgroups);
+    const BlobCycles cycles = blob_cycles_of(s);
+    const bool rolling = s.fragment_sets == 2 && !s.fast_accumulation;
+    const float ahead = rolling ? std::min(kSecondSetCycles, kSecondSetCyclesPerColumn * counted) : 0;
+    const float chain = cycles.chain + cycles.chain_per_column * counted - ahead;
+    const float blob = cycles.shared + cycles.shared_per_column * counted + chain / warpgroups;
+    const float item = kItemCyclesPerColumn * counted + (rolling ? kSecondSetItemCycles : 0);
+    cost.math_us = busiest * (blobs * blob + item) / (device.clock_ghz * 1e3f);
     cost.launch_us = device.launch_us + device.fill_us + device.load_latency_us +
                      (s.cluster > 1 ? device.cluster_us : 0.0f);
     const float stream_us = std::max(cost.dram_us, cost.fill_us);

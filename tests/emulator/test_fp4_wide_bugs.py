@@ -143,13 +143,11 @@ BUGS = [
     Bug("scales before the stage is free", f"{SCALES}\n#pragma unroll\n                for (u32 turn",
         "\n#pragma unroll\n                for (u32 turn"),
     Bug("multiplying does not wait for the stage", "ptx::mbarrier_wait(smem_.full(cursor_.stage), cursor_.phase);", "", 4),
-    Bug("promotion overtakes wgmma", "ptx::wgmma_wait<0>();\n        ptx::wgmma_keep(partial);", "", 4),
+    Bug("promotion overtakes wgmma", "ptx::wgmma_wait<0>();\n        promote<count", "promote<count", 4),
     Bug("scales do not count as arrivals", "scales_in_loop(S) ? 2 + ptx::kWarpThreads : 2", "2", 4),
     Bug("a stage waits for its own CTA alone", "4 * S.warpgroups * S.cluster);", "4 * S.warpgroups);"),
     Bug("a stage goes back to one CTA alone", "if (lane < S.cluster) ptx::mbarrier_arrive_remote", "if (lane < 1) ptx::mbarrier_arrive_remote", 8),
     Bug("tokens are sent to one CTA alone", "kAllCtas = (1u << S.cluster) - 1;", "kAllCtas = 1;", 8),
-    Bug("both halves multiply the first tokens", "half * (N / 2 * kFp4BlockK)", "0", 8),
-    Bug("the second half takes the first one's scales", "(half * (N / 2) + thread_ % 4 * 2) * 4", "(thread_ % 4 * 2) * 4", 8),
     Bug("columns beyond the item are stored", "bool zero = token >= item.count;", "bool zero = false;", 8),
 ]  # fmt: skip
 
@@ -161,13 +159,23 @@ PER_TOKEN_BUGS = [
     Bug("scales are left out", "return S.per_token ? ptx::mul_rn(scaled, token_scale) : scaled;", "return scaled;", 8),
 ]  # fmt: skip
 
+DONE_BEFORE = "ptx::wgmma_wait<1>();  // the blob before is done: `next` was its fragments\n"
 FAST_BUGS = [
-    Bug("a stage is given back while it multiplies", "ptx::wgmma_wait<1>();\n        release(running);", "release(running);", 4),
-    Bug("fragments change under the tensor core", "ptx::wgmma_wait<1>();\n        release(running);", "ptx::wgmma_wait<2>();\n        release(running);", 4),
+    Bug("fragments change under the tensor core", DONE_BEFORE, "", 4),
     Bug("the last stage is given back while it multiplies", "ptx::wgmma_wait<0>();\n        ptx::wgmma_keep(sum);\n        release", "release", 4),
-    Bug("each blob starts a sum of its own", "tokens + 2 * step, 1);", "tokens + 2 * step, step > 0);", 8),
-    Bug("the next blob is not waited for", "wait_full();\n        decode(fragments);\n        add<N>", "decode(fragments);\n        add<N>", 4),
-    Bug("the wrong stage is given back", "release(running);", "release(cursor_.stage);", 4),
+    Bug("each blob starts a sum of its own", "ptx::wgmma_step(tokens, step), 1);", "ptx::wgmma_step(tokens, step), step > 0);", 8),
+    Bug("the next blob is not waited for", "wait_full();\n        const tile::BlobCodes", "const tile::BlobCodes", 4),
+    Bug("the wrong stage is given back", "release((stage == 0 ? S.stages : stage) - 1);", "release(stage);", 4),
+    Bug("a step of the next blob is not decoded", "tile::decode_step(codes, step, next);", "tile::decode_step(codes, step / 2, next);", 8),
+]  # fmt: skip
+ROLLING_BUGS = [
+    Bug("the first chunk is promoted while it multiplies", "ptx::wgmma_wait<1>();\n        promote_chunk<N, 0>", "promote_chunk<N, 0>", 4),
+    Bug("the last chunk is promoted while it multiplies", "ptx::wgmma_wait<same_pair>();", "", 4),
+    Bug("the next blob has the fragments of this one", "(cursor_.stage, even, next)", "(cursor_.stage, even, fragments)", 8),
+    Bug("the next blob has the tokens of this one", "(cursor_.stage, even, next)", "(stage, even, next)", 8),
+    Bug("all chunks multiply the first tokens", "first * kFp4BlockK", "0", 8),
+    Bug("all chunks take the first one's scales", "(column + thread_ % 4 * 2) * 4", "(thread_ % 4 * 2) * 4", 8),
+    Bug("the next blob is not waited for", "wait_full();\n            decode(next);\n        });", "decode(next);\n        });", 4),
 ]  # fmt: skip
 PARTS_BUGS = [
     Bug("both parts are the first", "decode<1>(second);", "decode(second);", 8),
@@ -222,6 +230,12 @@ def fast() -> tuple[Launch, str]:
 
 
 @pytest.fixture(scope="module")
+def rolling() -> tuple[Launch, str]:
+    spec = SPEC.replace(fragment_sets=2)
+    return product(spec), flatten(_C.fp4_kernel_source(spec).code)
+
+
+@pytest.fixture(scope="module")
 def arrange() -> tuple[Launch, str]:
     return arrangement(), arrange_code("")
 
@@ -268,6 +282,15 @@ def test_the_kernel_of_fast_accumulation_is_clean(fast: tuple[Launch, str]) -> N
 @pytest.mark.parametrize("bug", FAST_BUGS, ids=lambda bug: bug.name)
 def test_fast_bugs(fast: tuple[Launch, str], bug: Bug) -> None:
     check_caught(*fast, bug)
+
+
+def test_rolling_chunks_are_clean(rolling: tuple[Launch, str]) -> None:
+    check_clean(*rolling)
+
+
+@pytest.mark.parametrize("bug", ROLLING_BUGS, ids=lambda bug: bug.name)
+def test_bugs_of_rolling_chunks(rolling: tuple[Launch, str], bug: Bug) -> None:
+    check_caught(*rolling, bug)
 
 
 def test_arrange_is_clean(arrange: tuple[Launch, str]) -> None:

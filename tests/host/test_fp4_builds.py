@@ -59,7 +59,7 @@ def test_no_spills_and_no_serialised_wgmma(problem: str) -> None:
     assert 0 < stats["registers"] <= spec.register_limit, spec
 
 
-@pytest.mark.parametrize(("per_token", "block_m", "stages"), [(True, 160, 7), (False, 192, 6)])
+@pytest.mark.parametrize(("per_token", "block_m", "stages"), [(True, 224, 6), (False, 192, 6)])
 def test_the_widest_blocks_with_two_sets_of_fragments(per_token: bool, block_m: int, stages: int) -> None:
     """No plan chooses them at the points above, but they are legal: those beyond would spill."""
     spec = WIDE.replace(
@@ -121,7 +121,12 @@ def test_an_illegal_spec_has_no_source() -> None:
         ({"groups": "contiguous", "cluster": 2, "block_m": 256, "stages": 5}, "have block_m 240 at most"),
         ({"split": True, "fragment_sets": 2}, "no registers for a second set"),
         ({"split": True, "accumulate": True, "groups": "gathered"}, "or added outputs"),
-        ({"per_token": True, "fragment_sets": 2, "block_m": 176}, "block_m is at most 160"),
+        ({"per_token": True, "fragment_sets": 2, "block_m": 240, "stages": 5}, "accumulators do not fit"),
+        ({"per_token": True, "form": "nv_exact", "block_m": 176, "stages": 5}, "block_m 160 at most"),
+        (
+            {"per_token": True, "fast_accumulation": True, "fragment_sets": 2, "block_m": 240, "stages": 5},
+            "up to 224 tokens",
+        ),
         ({"groups": "gathered", "queue": True}, "fixed turns"),
         ({"stages": 2}, "3 to 24 stages"),
         ({"block_m": 256, "stages": 5}, "have block_m 240 at most"),

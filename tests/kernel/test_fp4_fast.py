@@ -35,6 +35,8 @@ def fast(*arguments: Any, spec: dict[str, Any] = FAST, **options: Any) -> Case:
         fast(66, 512, m=33, span=(106, 120), form="mx_e5m2"),
         fast(66, 512, m=33, form="nv_single"),
         fast(64, 768, m=200, spec=FAST | {"block_m": 208, "stages": 3, "cluster": 1}),
+        fast(200, 512, m=70, spec=FAST | {"warpgroups": 3}),
+        fast(256, 512, m=40, spec=FAST | {"warpgroups": 4, "block_m": 48}),
     ],
     ids=str,
 )

@@ -114,7 +114,9 @@ SPECS: list[dict[str, Any]] = [
     {"block_m": 32, "stages": 3},
     {"block_m": 112, "warpgroups": 3, "stages": 5},
     {"block_m": 64, "warpgroups": 4, "cluster": 2},
-    {"block_m": 96, "fragment_sets": 2, "cluster": 2},
+    {"block_m": 96, "fragment_sets": 2, "cluster": 2},  # two chunks
+    {"block_m": 192, "fragment_sets": 2, "stages": 3},  # four of unequal widths
+    {"block_m": 48, "fragment_sets": 2, "warpgroups": 3, "stages": 5},
     {"block_m": 256, "stages": 3, "cluster": 2},
 ]
 
@@ -147,9 +149,11 @@ def test_groups_of_blobs_in_two_parts(device: Any, form: dict[str, Any]) -> None
     both(run_gathered, device, Case(400, 640, rows=(107, 33), **form), wide)
 
 
+@pytest.mark.parametrize("per_token", [False, True])
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_specs(device: Any, spec: dict[str, Any]) -> None:
-    both(run_gathered, device, Case(200, 544, rows=(5, 0, spec["block_m"] + 11, 1)), spec)
+def test_specs(device: Any, spec: dict[str, Any], per_token: bool) -> None:
+    case = Case(200, 544, rows=(5, 0, spec["block_m"] + 11, spec["block_m"] - 20), per_token=per_token)
+    both(run_gathered, device, case, spec)
 
 
 def test_a_row_does_not_depend_on_its_batch() -> None:

@@ -60,7 +60,7 @@ class Multiplier {
                 else if constexpr (in_two_parts(S))
                     accumulate_parts<N>(sum, rows);
                 else if constexpr (S.fragment_sets == 2)
-                    accumulate_overlapped<N>(sum, rows);
+                    accumulate_rolling<N>(sum, rows);
                 else
                     accumulate<N>(sum, rows);
             }
@@ -94,31 +94,73 @@ class Multiplier {
         for (u32 step = 0; step < 4; ++step) {
             const bool more = step > 0 || part > 0;
             if constexpr (has_bf16_tokens(S))
-                ptx::WgmmaRsBf16<N / 2>::mma(partial, fragments + 4 * step, tokens + 2 * step, more);
+                ptx::WgmmaRsBf16<N / 2>::mma(partial, fragments + 4 * step, ptx::wgmma_step(tokens, step),
+                                             more);
             else
-                ptx::WgmmaRs<decoded_of(S.form), N / 2>::mma(partial, fragments + 4 * step, tokens + 2 * step,
-                                                             more);
+                ptx::WgmmaRs<decoded_of(S.form), N / 2>::mma(partial, fragments + 4 * step,
+                                                             ptx::wgmma_step(tokens, step), more);
         }
         ptx::wgmma_commit();
     }
 
-    /// Waits for them and promotes.
-    template <u32 N>
-    DG_DEVICE void finish(u32 stage, u32 half, float (&partial)[N / 4], float (&sum)[N / 2],
-                          const kernel::Fp4WideRows<S>& rows) {
-        const ptx::SharedAddress scales = smem_.scales(stage, 0) + (half * (N / 2) + thread_ % 4 * 2) * 4;
-        ptx::wgmma_wait<0>();
+    /// Adds finished sums, those of columns from `column` on, with their scales.
+    template <u32 count, u32 column, u32 sums>
+    DG_DEVICE void promote(u32 stage, float (&partial)[count], float (&sum)[sums],
+                           const kernel::Fp4WideRows<S>& rows) {
+        const ptx::SharedAddress scales = smem_.scales(stage, 0) + (column + thread_ % 4 * 2) * 4;
         ptx::wgmma_keep(partial);
 #pragma unroll
-        for (u32 i = 0; i < N / 4; i += 4) {
+        for (u32 i = 0; i < count; i += 4) {
             ptx::Float2 scale = {1, 1};
             if constexpr (scales_in_loop(S)) scale = ptx::ld_shared_v2_f32(scales + i * 2 * 4);
-            float* const to = sum + half * (N / 4) + i;
+            float* const to = sum + column / 2 + i;
             to[0] += rows.promoted(partial[i], scale.x, 0);
             to[1] += rows.promoted(partial[i + 1], scale.y, 0);
             to[2] += rows.promoted(partial[i + 2], scale.x, 1);
             to[3] += rows.promoted(partial[i + 3], scale.y, 1);
         }
+    }
+
+    /// Starts the four wgmma of a blob with the columns from `first` on, two for each of a thread's sums.
+    /// `between` runs behind the second: a warp that issues one waits until the tensor core takes its
+    /// fragments, and then has time until it needs the next.
+    template <u32 first, bool busy = true, u32 count, typename Between>
+    DG_DEVICE void start_columns(u32 stage, float (&partial)[count], const u32 (&fragments)[16],
+                                 Between&& between) {
+        constexpr u32 kBetween = 2;
+        const u64 tokens = ptx::wgmma_descriptor(smem_.tokens(stage, 0) + first * kFp4BlockK);
+        ptx::wgmma_keep(partial);
+        ptx::wgmma_fence();
+#pragma unroll
+        for (u32 step = 0; step < 4; ++step) {
+            if (busy && step == kBetween) {
+                between();
+                ptx::wgmma_fence();
+            }
+            ptx::WgmmaRs<decoded_of(S.form), 2 * count>::mma(partial, fragments + 4 * step,
+                                                             ptx::wgmma_step(tokens, step), step > 0);
+        }
+        ptx::wgmma_commit();
+    }
+    template <u32 first, u32 count>
+    DG_DEVICE void start_columns(u32 stage, float (&partial)[count], const u32 (&fragments)[16]) {
+        start_columns<first, false>(stage, partial, fragments, [] {});
+    }
+
+    /// Waits for them and promotes.
+    template <u32 first, u32 count, u32 sums>
+    DG_DEVICE void finish_columns(u32 stage, float (&partial)[count], float (&sum)[sums],
+                                  const kernel::Fp4WideRows<S>& rows) {
+        ptx::wgmma_wait<0>();
+        promote<count, first>(stage, partial, sum, rows);
+    }
+
+    /// Waits for the wgmma of one half of the columns and promotes.
+    template <u32 N, u32 half>
+    DG_DEVICE void finish(u32 stage, float (&partial)[N / 4], float (&sum)[N / 2],
+                          const kernel::Fp4WideRows<S>& rows) {
+        ptx::wgmma_wait<0>();
+        promote<N / 4, half*(N / 2)>(stage, partial, sum, rows);
     }
 
     /// This warp is done with a stage, whose tokens any CTA of the cluster may have sent.
@@ -132,40 +174,93 @@ class Multiplier {
         }
     }
 
-    /// One blob. `meanwhile` runs beside the first half's wgmma.
-    template <u32 N, typename Meanwhile>
+    /// One blob with one set of fragments: its columns in two halves where all sums do not fit in twice.
+    template <u32 N>
     DG_DEVICE void multiply(u32 stage, const u32 (&fragments)[16], float (&sum)[N / 2],
-                            const kernel::Fp4WideRows<S>& rows, Meanwhile&& meanwhile) {
-        float partial[N / 4];
-        start<N>(stage, 0, partial, fragments);
-        meanwhile();
-        finish<N>(stage, 0, partial, sum, rows);
-        start<N>(stage, 1, partial, fragments);
-        finish<N>(stage, 1, partial, sum, rows);
+                            const kernel::Fp4WideRows<S>& rows) {
+        constexpr u32 kOthers = 52 + (scales_in_loop(S) ? 4 : 0) + (S.split ? 8 : 0);  // found by building
+        constexpr u32 kColumns = N <= 32 || N + kOthers <= fp4_math_registers_of(S) ? N : N / 2;
+        float partial[kColumns / 2];
+        start_columns<0>(stage, partial, fragments);
+        finish_columns<0>(stage, partial, sum, rows);
+        if constexpr (kColumns < N) {
+            start_columns<kColumns>(stage, partial, fragments);
+            finish_columns<kColumns>(stage, partial, sum, rows);
+        }
         release(stage);
     }
 
-    /// Two sets of fragments: a blob is decoded while the one before it multiplies. Blobs come in pairs.
+    /// Chunks of an item's columns, each with sums of its own in the tensor core. Chunk c has columns
+    /// chunk_begin(c) to chunk_begin(c + 1) - 1; even ones are as wide as each other, and odd ones.
     template <u32 N>
-    DG_DEVICE void accumulate_overlapped(float (&sum)[N / 2], const kernel::Fp4WideRows<S>& rows) {
-        u32 even[16], odd[16];
+    static constexpr u32 kChunks = N > 128 ? 4 : 2;
+    template <u32 N>
+    static constexpr u32 chunk_begin(u32 c) {
+        return ceil_div(N / 8 * c, kChunks<N>) * 8;
+    }
+    template <u32 N, u32 c>
+    static constexpr u32 kChunkSums = (chunk_begin<N>(c + 1) - chunk_begin<N>(c)) / 2;
+
+    template <u32 N, u32 c, typename Between>
+    DG_DEVICE void start_chunk(u32 stage, float (&partial)[kChunkSums<N, c>], const u32 (&fragments)[16],
+                               Between&& between) {
+        start_columns<chunk_begin<N>(c)>(stage, partial, fragments, between);
+    }
+    template <u32 N, u32 c>
+    DG_DEVICE void start_chunk(u32 stage, float (&partial)[kChunkSums<N, c>], const u32 (&fragments)[16]) {
+        start_columns<chunk_begin<N>(c)>(stage, partial, fragments);
+    }
+
+    template <u32 N, u32 c>
+    DG_DEVICE void promote_chunk(u32 stage, float (&partial)[kChunkSums<N, c>], float (&sum)[N / 2],
+                                 const kernel::Fp4WideRows<S>& rows) {
+        promote<kChunkSums<N, c>, chunk_begin<N>(c)>(stage, partial, sum, rows);
+    }
+
+    /// The chunks of a blob, the first of which multiplies already: before one is promoted the next one is
+    /// on its way, and behind the last the first of the next blob, in the same pair. The next blob, of this
+    /// pair or of one more, is decoded between.
+    template <u32 N, bool same_pair>
+    DG_DEVICE void roll(const u32 (&fragments)[16], u32 (&next)[16], float (&even)[kChunkSums<N, 0>],
+                        float (&odd)[kChunkSums<N, 1>], float (&sum)[N / 2],
+                        const kernel::Fp4WideRows<S>& rows, bool more) {
+        const u32 stage = cursor_.stage;
+        cursor_.advance();
+        constexpr u32 kLast = kChunks<N> - 1;
+        start_chunk<N, 1>(stage, odd, fragments, [&] {
+            if (!same_pair && !more) return;
+            wait_full();
+            decode(next);
+        });
+        ptx::wgmma_wait<1>();
+        promote_chunk<N, 0>(stage, even, sum, rows);
+        if constexpr (kLast == 3) {
+            start_chunk<N, 2>(stage, even, fragments);
+            ptx::wgmma_wait<1>();
+            promote_chunk<N, 1>(stage, odd, sum, rows);
+            start_chunk<N, 3>(stage, odd, fragments);
+            ptx::wgmma_wait<1>();
+            promote_chunk<N, 2>(stage, even, sum, rows);
+        }
+        if constexpr (same_pair) start_chunk<N, 0>(cursor_.stage, even, next);
+        ptx::wgmma_wait<same_pair>();
+        promote_chunk<N, kLast>(stage, odd, sum, rows);
+        release(stage);
+    }
+
+    /// Two sets of fragments, two chunks of sums: the tensor core has the next chunk's work while one is
+    /// promoted and the next blob decoded. Blobs come in pairs, between which no chunk is on its way:
+    /// ptxas would wait for each (C7514).
+    template <u32 N>
+    DG_DEVICE void accumulate_rolling(float (&sum)[N / 2], const kernel::Fp4WideRows<S>& rows) {
+        u32 first[16], second[16];
         wait_full();
-        decode(even);
+        decode(first);
         for (u32 pairs = fp4_k_blocks(params_.k) / 2; pairs > 0; --pairs) {
-            const u32 even_stage = cursor_.stage;
-            multiply<N>(even_stage, even, sum, rows, [&] {
-                cursor_.advance();
-                wait_full();
-                decode(odd);
-            });
-            const u32 odd_stage = cursor_.stage;
-            multiply<N>(odd_stage, odd, sum, rows, [&] {
-                cursor_.advance();
-                if (pairs > 1) {
-                    wait_full();
-                    decode(even);
-                }
-            });
+            float even[kChunkSums<N, 0>], odd[kChunkSums<N, 1>];
+            start_chunk<N, 0>(cursor_.stage, even, first);
+            roll<N, true>(first, second, even, odd, sum, rows, true);
+            roll<N, false>(second, first, even, odd, sum, rows, pairs > 1);
         }
     }
 
@@ -182,7 +277,7 @@ class Multiplier {
             start<N>(stage, 0, partial, first);
             decode<1>(second);
             start<N, 1>(stage, 0, partial, second);
-            finish<N>(stage, 0, partial, sum, rows);
+            finish<N, 0>(stage, partial, sum, rows);
             start<N>(stage, 1, partial, first);
             start<N, 1>(stage, 1, partial, second);
             ptx::wgmma_wait<1>();  // the first part's fragments are free
@@ -191,7 +286,7 @@ class Multiplier {
                 wait_full();
                 decode(first);
             }
-            finish<N>(stage, 1, partial, sum, rows);
+            finish<N, 1>(stage, partial, sum, rows);
             release(stage);
         }
     }
@@ -202,31 +297,41 @@ class Multiplier {
         for (u32 blobs = fp4_k_blocks(params_.k); blobs > 0; --blobs, cursor_.advance()) {
             wait_full();
             decode(fragments);
-            multiply<N>(cursor_.stage, fragments, sum, rows, [] {});
+            multiply<N>(cursor_.stage, fragments, sum, rows);
         }
     }
 
-    /// Starts the four wgmma of a blob with all of the item's columns, on top of the sum.
+    /// One of the four wgmma of a blob with all of the item's columns, on top of the sum.
     template <u32 N>
-    DG_DEVICE void add(float (&sum)[N / 2], const u32 (&fragments)[16]) {
-        const u64 tokens = ptx::wgmma_descriptor(smem_.tokens(cursor_.stage, 0));
-        ptx::wgmma_fence();
-#pragma unroll
-        for (u32 step = 0; step < 4; ++step)
-            ptx::WgmmaRs<decoded_of(S.form), N>::mma(sum, fragments + 4 * step, tokens + 2 * step, 1);
-        ptx::wgmma_commit();
+    DG_DEVICE void add(u32 stage, float (&sum)[N / 2], const u32 (&fragments)[16], u32 step) {
+        const u64 tokens = ptx::wgmma_descriptor(smem_.tokens(stage, 0));
+        ptx::WgmmaRs<decoded_of(S.form), N>::mma(sum, fragments + 4 * step, ptx::wgmma_step(tokens, step), 1);
     }
 
-    /// The next blob behind the one that multiplies, which is then given back.
-    template <u32 N>
-    DG_DEVICE void add_next(float (&sum)[N / 2], u32 (&fragments)[16]) {
-        const u32 running = cursor_.stage;
+    /// Starts a blob behind the one before it, whose stage is then given back, and decodes the next one
+    /// between its wgmma: a warp that issues one waits until the tensor core takes its fragments.
+    template <u32 N, bool first = false>
+    DG_DEVICE void add_and_decode(float (&sum)[N / 2], const u32 (&fragments)[16], u32 (&next)[16]) {
+        const u32 stage = cursor_.stage;
         cursor_.advance();
         wait_full();
-        decode(fragments);
-        add<N>(sum, fragments);
-        ptx::wgmma_wait<1>();
-        release(running);
+        const tile::BlobCodes codes =
+            tile::load_codes<S>(smem_, smem_.blob(cursor_.stage, warpgroup_, 0), thread_);
+        ptx::wgmma_fence();
+        add<N>(stage, sum, fragments, 0);
+        ptx::wgmma_commit();
+        ptx::wgmma_wait<1>();  // the blob before is done: `next` was its fragments
+        if constexpr (!first) release((stage == 0 ? S.stages : stage) - 1);
+#pragma unroll
+        for (u32 step = 0; step < 4; ++step) {
+            tile::decode_step(codes, step, next);
+#pragma unroll
+            for (u32 i = 0; i < 4; ++i) ptx::pin(next[4 * step + i]);
+            if (step == 3) break;
+            ptx::wgmma_fence();
+            add<N>(stage, sum, fragments, step + 1);
+            if (step == 2) ptx::wgmma_commit();
+        }
     }
 
     /// fast_accumulation: the sum never leaves the tensor core, which has the next blob's work before it is
@@ -237,15 +342,21 @@ class Multiplier {
         wait_full();
         decode(even);
         ptx::wgmma_keep(sum);
-        add<N>(sum, even);
+        add_and_decode<N, true>(sum, even, odd);
         for (u32 pairs = fp4_k_blocks(params_.k) / 2; pairs > 1; --pairs) {
-            add_next<N>(sum, odd);
-            add_next<N>(sum, even);
+            add_and_decode<N>(sum, odd, even);
+            add_and_decode<N>(sum, even, odd);
         }
-        add_next<N>(sum, odd);
+        const u32 last = cursor_.stage;
+        ptx::wgmma_fence();
+#pragma unroll
+        for (u32 step = 0; step < 4; ++step) add<N>(last, sum, odd, step);
+        ptx::wgmma_commit();
+        ptx::wgmma_wait<1>();
+        release((last == 0 ? S.stages : last) - 1);
         ptx::wgmma_wait<0>();
         ptx::wgmma_keep(sum);
-        release(cursor_.stage);
+        release(last);
         cursor_.advance();
     }
 

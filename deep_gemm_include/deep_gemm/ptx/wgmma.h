@@ -48,6 +48,13 @@ constexpr u64 kSwizzle128 = 1ull << 62;
 DG_DEVICE u64 wgmma_descriptor(SharedAddress tile) {
     return static_cast<u64>((tile & 0x3ffff) >> 4) | (1ull << 16) | kAtomStride | kSwizzle128;
 }
+/// The descriptor `step` steps of 32 bytes along K further. Opaque: the compiler, which knows that no carry
+/// leaves the low bits, would copy both words to or them, three instructions where an addition is one.
+DG_DEVICE u64 wgmma_step(u64 descriptor, u32 step) {
+    u64 further;
+    asm("add.s64 %0, %1, %2;" : "=l"(further) : "l"(descriptor), "l"(u64{2} * step));
+    return further;
+}
 /// Matrix descriptor of a tile that is contiguous along its rows: chunks of 64 16-bit elements of them,
 /// `chunk_bytes` apart, each with 128 bytes a k in 128-byte swizzle atoms (8 k, 1024 bytes). Bits 16-29
 /// distance of chunks / 16, 32-45 distance of atoms along k / 16. A step of 16 along k adds 128.

@@ -232,16 +232,13 @@ constexpr u32 registers_of(const Fp4GemmSpec& s) {
     const u32 registers = 65536 / (warps * 32) / 8 * 8;
     return registers < 255 ? registers : 255;
 }
-// wide: a thread holds the fragments of two blobs, or of both parts of one.
-constexpr bool two_fragment_sets(const Fp4GemmSpec& s) {
-    return s.fragment_sets == 2 || in_two_parts(s);
-}
 // Sums, partial sums, fragments, and what else a multiplying thread holds.
 constexpr u32 registers_needed_by(const Fp4GemmSpec& s) {
     if (s.fast_accumulation) return s.block_m / 2 + 32 + 48;
-    // wide: the columns are multiplied in two halves, one after the other.
+    // wide: the columns are multiplied in parts, of which as many sums as half of them have are in flight.
     if (s.wide) {
-        const u32 fragments = two_fragment_sets(s) ? 32 + 48 : 16 + 20;
+        const u32 rolling = s.per_token ? 32 + 32 : 32 + 52;  // found by building them
+        const u32 fragments = in_two_parts(s) ? 32 + 48 : s.fragment_sets == 2 ? rolling : 16 + 20;
         const u32 others = (s.split ? 8 : 0) + (s.accumulate && has_row_table(s) ? 8 : 0);
         return s.block_m / 2 + s.block_m / 4 + fragments + others;
     }
@@ -285,11 +282,14 @@ constexpr const char* why_illegal_wide(const Fp4GemmSpec& s) {
     if (s.fast_accumulation && (!s.per_token || s.split || s.fragment_sets != 2))
         return "fast accumulation takes one scale for each token, weights of one run and two sets of "
                "fragments";
-    if (s.fast_accumulation && (s.warpgroups != 2 || s.block_m > kFp4FastMostColumns))
-        return "fast accumulation has registers for two warpgroups and up to 224 tokens";
-    if (s.per_token && two_fragment_sets(s) && !s.fast_accumulation && s.block_m > 160)
-        return "with a scale for each token and two sets of fragments block_m is at most 160";  // or it
-                                                                                                // spills
+    if (s.fast_accumulation && s.block_m > kFp4FastMostColumns)
+        return "fast accumulation has registers for up to 224 tokens";
+    // Found by building it: it spills.
+    if (!in_two_parts(s) && s.fragment_sets == 2 && !s.fast_accumulation && s.warpgroups == 3 &&
+        s.block_m > 96)
+        return "three warpgroups with two sets of fragments have block_m 96 at most";
+    if (s.per_token && in_two_parts(s) && s.block_m > 160)  // or it spills
+        return "with a scale for each token blobs in two parts have block_m 160 at most";
     // Found by building them: they spill.
     if (s.block_m > 240 &&
         (s.groups == GroupMode::contiguous || (s.groups == GroupMode::dense && s.cluster == 1)))
