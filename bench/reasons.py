@@ -51,7 +51,7 @@ REASONS = (
         "fp4",
         r"(gate\+up|down) .* T=(1024|4096|8192|16384)( per_token)?",
         "A quarter of an SM takes as many cycles for a block of weights as its tensor core for the products and its "
-        "warps for their instructions, one after the other (ncu, 4096 and 8192 tokens: within 12 % of that sum, 16 % "
+        "warps for their instructions, one after the other (ncu, 4096 and 8192 tokens: within 12 % of that sum, 19 % "
         "above it with scales along K, which are half of all shared-memory wavefronts): decoding, and promotion every "
         "128 of K, which the peer does not have, hide little behind products, and the power limit takes the clock to "
         "1.7 GHz even in a launch alone. Tried without gain: two chunks of columns in flight (4 to 6 % at 8192 tokens "
