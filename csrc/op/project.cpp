@@ -82,7 +82,7 @@ class MmaLaunch {
                                 : rows <= 16 ? 2u
                                              : 4u};
         if (rows >= kRowsOfWide)
-            spec_.row_tiles = kWideRowTiles, spec_.token_tiles = kWideTokenTiles, spec_.wide = true;
+            spec_.row_tiles = spec_.token_tiles = 1, spec_.wide = true;
         const View x = view_of(first.x), x_scale = view_of(first.x_scale);
         params_.x = x.data;
         params_.x_scale = static_cast<const float*>(x_scale.data);
@@ -129,8 +129,10 @@ class MmaLaunch {
         return {spec_, params_, grid(), memory_};
     }
     void run() const {
-        launch(device_, spec_.wide ? kProjectWide : kProjectMma, spec_, {grid(), kProjectThreads}, stream_,
-               params_, memory_);
+        if (!spec_.wide)
+            return launch(device_, kProjectMma, spec_, {grid(), kProjectThreads}, stream_, params_, memory_);
+        const u32 at_once = std::min(grid(), device_.properties().num_sms);  // a CTA goes on to further blocks
+        launch(device_, kProjectWide, spec_, {at_once, kWideThreads}, stream_, params_, memory_);
     }
     // With another one that neither reads nor writes what this one writes.
     void run_with(const MmaLaunch& other) const {

@@ -154,7 +154,7 @@ def project_wide() -> tuple[Any, str]:
     params = pack("x", None, (k,), (0,), rows, k, 1, 2, matrix("w", "y", n, k, 1), *[NO_MATRIX] * 15)
     arrays = {"x": x, "w": w, "y": np.full((rows, n), np.nan, np.float32)}
     expected = {"y": x.astype(np.float64) @ w.astype(np.float64).T}
-    launch = bugs.Launch("deep_gemm::project_wide<kSpec>", (2,), 256, 196608, arrays, params, expected, 1e-4)
+    launch = bugs.Launch("deep_gemm::project_wide<kSpec>", (1,), 384, 197632, arrays, params, expected, 1e-4)
     return launch, text("project_wide", "ProjectMmaSpec", ".row_tiles = 4, .token_tiles = 4, .wide = true")
 
 
@@ -248,13 +248,15 @@ BUGS = [
     ("project_pair", Bug("one block less of the first", "if (block < p.first_blocks)", "if (block + 1 < p.first_blocks)", 8)),
     ("project_pair", Bug("the first twice", "(p.second, block - p.first_blocks)", "(p.first, block - p.first_blocks)", 8)),
     ("project_pair", Bug("a warp is left out", "u32 warp = 1; warp < kProjectWarps", "u32 warp = 2; warp < kProjectWarps", 8)),
-    ("project_wide", Bug("a stage read before it is there", "cp_async_wait<kAhead - 1>();\n        ptx::sync_threads();", "cp_async_wait<kAhead - 1>();")),
-    ("project_wide", Bug("one chunk too many on its way", "cp_async_wait<kAhead - 1>", "cp_async_wait<kAhead>")),
-    ("project_wide", Bug("totals read before they are there", "ptx::sync_threads();\n    store<S>(p, part, first_row, first_token, smem + kPlan.totals);", "store<S>(p, part, first_row, first_token, smem + kPlan.totals);")),
-    ("project_wide", Bug("rows of w beyond the last are read", "first_row + row < last_row ? first_row + row : last_row", "first_row + row", 8)),
-    ("project_wide", Bug("warps have each other's rows", "warp / 4 * (kWideRows / 2)", "warp % 2 * (kWideRows / 2)", 8)),
-    ("project_wide", Bug("the last sums are not added", "if (following != chunk + kProjectWarps)\n", "if (following + 1 < kProjectWarps)\n", 8)),
-    ("project_wide", Bug("the first sums are forgotten", "chunk % kProjectWarps == 0)", "true)", 8)),
+    ("project_wide", Bug("a stage read before it is there", "        ptx::mbarrier_wait(ring_.full(second.stage), second.phase);\n", "")),
+    ("project_wide", Bug("a stage written before it is read", "                    ptx::mbarrier_wait(ring.empty(at.stage), at.phase ^ 1);\n", "")),
+    ("project_wide", Bug("a stage handed back while it is read", "        ptx::wgmma_wait<0>();\n", "")),
+    ("project_wide", Bug("no fence between the proxies", "                    ptx::fence_proxy_async();  // wgmma reads both tiles\n", "")),
+    ("project_wide", Bug("rows beyond the last are read", "(row < last ? row : last)", "row", 8)),
+    ("project_wide", Bug("warpgroups have the same rows", "ptx::warp_index() / 4 * (kWideTileBytes / 2)", "0", 8)),
+    ("project_wide", Bug("the last sums are not added", "if (following != chunk + kProjectWarps) {", "if (following + 1 < kProjectWarps) {", 8)),
+    ("project_wide", Bug("the first sums are forgotten", "chunk % kProjectWarps == 0 ? sum", "true ? sum", 8)),
+    ("project_wide", Bug("stages are not swizzled", "(step * 2 + q / 2) ^ row", "(step * 2 + q / 2)", 8)),
 ]  # fmt: skip
 
 test_clean, test_bugs = bug_tests(CASES, BUGS, check_caught)

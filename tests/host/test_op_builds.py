@@ -108,6 +108,9 @@ KERNELS = {
     ("latent_mma", "LatentMmaSpec"): {
         "latent_mma": [ALL_SEEN, ALL_SEEN + ", .split = true", ALL_SEEN + ", .tiles = 2"]
     },
+    ("latent_wide", "LatentMmaSpec"): {
+        "latent_wide": [ALL_SEEN + ", .wide = true", ".compressed = true, .sinks = true, .rotate = true, .wide = true"]
+    },
     ("latent_mma", "LatentMergeSpec"): {"latent_merge": [ALL_SEEN]},
     ("project_mma", "ProjectMmaSpec"): {
         "project_mma": [
@@ -124,7 +127,7 @@ KERNELS = {
     },
     ("project_wide", "ProjectMmaSpec"): {
         "project_wide": [
-            formats + ", .row_tiles = 4, .token_tiles = 4, .wide = true"
+            formats + ", .wide = true"
             for formats in (MMA_BF16, MMA_MIXED, MMA_FP8)
         ]
     },

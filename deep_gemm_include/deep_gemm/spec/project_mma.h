@@ -25,7 +25,7 @@ struct ProjectMmaSpec {
     Format add = Format::none;  // none: nothing is added
     u32 row_tiles = 1;          // of a block: of 16 rows of w
     u32 token_tiles = 1;        // of a block: of 8 rows of x
-    bool wide = false;          // project_wide: tiles are those of a warp
+    bool wide = false;          // project_wide; tiles say nothing
 
     friend constexpr bool operator==(const ProjectMmaSpec&, const ProjectMmaSpec&) = default;
 };
@@ -58,26 +58,35 @@ constexpr u32 project_sums_bytes(const ProjectMmaSpec& s) {
     return kProjectWarps * s.row_tiles * s.token_tiles * kProjectTileRows * kProjectTileTokens * 4;
 }
 
-// project_wide: a block has 128 rows of w and 128 rows of x, eight warps two by four; chunks of both come
-// through a ring of stages in shared memory, in the order in which one warp after the other would have them.
+// project_wide: a block has 128 rows of w and 128 rows of x; two warpgroups multiply 64 rows of x each, a
+// third loads. Stages of 64 columns come in the order in which one warp after the other would have them.
 constexpr u32 kWideRows = 128;  // of w, of x
-constexpr u32 kWideRowTiles = 4, kWideTokenTiles = 4;
+constexpr u32 kWideMathThreads = 256, kWideThreads = kWideMathThreads + 128;
+constexpr u32 kWideTileBytes = kWideRows * 128, kWideStageBytes = 2 * kWideTileBytes;
 struct ProjectWideSmem {
-    u32 x;            // of a stage, after w
-    u32 stage_bytes;  // rows of w, rows of x
     u32 stages;
-    u32 totals;  // fp32, as ProjectMmaSmem: the sums of the warps so far
+    u32 barriers;
     u32 bytes;
 };
-constexpr ProjectWideSmem plan_wide(const ProjectMmaSpec& s) {
+constexpr ProjectWideSmem plan_wide(const ProjectMmaSpec&) {
     ProjectWideSmem p{};
-    p.x = kWideRows * kProjectColumns * bytes_of(s.w);
-    p.stage_bytes = p.x + kWideRows * kProjectColumns * bytes_of(s.x);
-    p.stages = s.w == Format::fp8_e4m3 ? s.x == Format::fp8_e4m3 ? 4 : 3 : 2;
-    p.totals = p.stages * p.stage_bytes;
-    p.bytes = p.totals + project_sums_bytes(s);
+    p.stages = 6;
+    p.barriers = p.stages * kWideStageBytes;
+    p.bytes = p.barriers + p.stages * 16;
     return p;
 }
+// Tiles on their way to registers while another one is stored.
+constexpr u32 wide_tiles_ahead_of(const ProjectMmaSpec& s) {
+    return s.x == Format::bf16 ? 2 : 3;
+}
+// What the roles need: sums that are scaled are kept thrice, tiles of bf16 are twice as large.
+constexpr u32 wide_math_registers_of(const ProjectMmaSpec& s) {
+    return s.w_scale == Format::none ? 200 : 208;
+}
+constexpr u32 wide_load_registers_of(const ProjectMmaSpec& s) {
+    return s.w_scale == Format::none ? 104 : 88;
+}
+
 constexpr ProjectMmaSmem plan_smem(const ProjectMmaSpec& s) {
     return {s.wide ? plan_wide(s).bytes : project_sums_bytes(s)};
 }
