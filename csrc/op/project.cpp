@@ -81,8 +81,7 @@ class MmaLaunch {
                  .token_tiles = rows <= 8    ? 1u
                                 : rows <= 16 ? 2u
                                              : 4u};
-        if (rows >= kRowsOfWide)
-            spec_.row_tiles = spec_.token_tiles = 1, spec_.wide = true;
+        if (rows >= kRowsOfWide) spec_.row_tiles = spec_.token_tiles = 1, spec_.wide = true;
         const View x = view_of(first.x), x_scale = view_of(first.x_scale);
         params_.x = x.data;
         params_.x_scale = static_cast<const float*>(x_scale.data);
@@ -131,7 +130,8 @@ class MmaLaunch {
     void run() const {
         if (!spec_.wide)
             return launch(device_, kProjectMma, spec_, {grid(), kProjectThreads}, stream_, params_, memory_);
-        const u32 at_once = std::min(grid(), device_.properties().num_sms);  // a CTA goes on to further blocks
+        const u32 at_once =
+            std::min(grid(), device_.properties().num_sms);  // a CTA goes on to further blocks
         launch(device_, kProjectWide, spec_, {at_once, kWideThreads}, stream_, params_, memory_);
     }
     // With another one that neither reads nor writes what this one writes.

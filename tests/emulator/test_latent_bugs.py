@@ -106,7 +106,7 @@ BUGS = [
     ("latent_mma_tiles", Bug("queries of the first tile", "queries + tile * kLatentMmaHeads * kPitchBytes", "queries", 8)),
     ("latent_mma_tiles", Bug("weights of the first tile", "weights + tile * kLatentMmaHeads * kWeightPitchBytes", "weights", 8)),
     ("latent_mma_tiles", Bug("factors of the first tile", "kPlan.stats + (tile * kLatentMmaHeads + head) * 8", "kPlan.stats + head * 8", 8)),
-    ("latent_mma_tiles", Bug("rows of the next chunk", "load_rows<S>(found, smem);\n        if constexpr (!S.split) found = find_rows<S>(p, seen, base + kLatentChunk);", "if constexpr (!S.split) found = find_rows<S>(p, seen, base + kLatentChunk);\n        load_rows<S>(found, smem);", 8)),
+    ("latent_mma_tiles", Bug("rows of the next chunk", "load_rows<S>(found, smem);\n        if constexpr (!S.split)\n            found = find_rows<S, kWarpRows>(p, seen, base + kLatentChunk);", "if constexpr (!S.split)\n            found = find_rows<S, kWarpRows>(p, seen, base + kLatentChunk);\n        load_rows<S>(found, smem);", 8)),
     ("latent_wide", Bug("a stage read before it is there", "            ptx::mbarrier_wait(smem_ + kPlan.barriers + at_.stage * 16, at_.phase);\n", "")),
     ("latent_wide", Bug("a stage written before it is read", "if (first == 0) ptx::mbarrier_wait(full + 8, at.phase ^ 1);", "")),
     ("latent_wide", Bug("rows without a fence", "ptx::fence_proxy_async();  // wgmma reads the rows", "")),

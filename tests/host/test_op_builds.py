@@ -109,7 +109,10 @@ KERNELS = {
         "latent_mma": [ALL_SEEN, ALL_SEEN + ", .split = true", ALL_SEEN + ", .tiles = 2"]
     },
     ("latent_wide", "LatentMmaSpec"): {
-        "latent_wide": [ALL_SEEN + ", .wide = true", ".compressed = true, .sinks = true, .rotate = true, .wide = true"]
+        "latent_wide": [
+            ALL_SEEN + ", .wide = true",
+            ".compressed = true, .sinks = true, .rotate = true, .wide = true",
+        ]
     },
     ("latent_mma", "LatentMergeSpec"): {"latent_merge": [ALL_SEEN]},
     ("project_mma", "ProjectMmaSpec"): {
@@ -126,10 +129,7 @@ KERNELS = {
         ]
     },
     ("project_wide", "ProjectMmaSpec"): {
-        "project_wide": [
-            formats + ", .wide = true"
-            for formats in (MMA_BF16, MMA_MIXED, MMA_FP8)
-        ]
+        "project_wide": [formats + ", .wide = true" for formats in (MMA_BF16, MMA_MIXED, MMA_FP8)]
     },
     ("moe_joined", "RouteActivateSpec"): {
         "route_activate": [".route = {.bias = true}, .activate = {.rule = ScaleRule::up, .limited = true}"]

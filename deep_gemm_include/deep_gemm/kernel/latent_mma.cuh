@@ -198,11 +198,12 @@ latent_mma(DG_GRID_CONSTANT const LatentMmaParams params) {
 
     float sums[S.tiles][kTiles][4] = {};
     Merged merged;
-    WarpRows found = find_rows<S, kWarpRows>(p, seen, ptx::warp_index(), begin);
+    WarpRows found = find_rows<S, kWarpRows>(p, seen, begin);
     if (seen.total > 0) load_queries<S>(p, token, first_head, smem);
     for (u32 base = begin; base < end; base += kLatentChunk) {
         load_rows<S>(found, smem);
-        if constexpr (!S.split) found = find_rows<S, kWarpRows>(p, seen, ptx::warp_index(), base + kLatentChunk);  // arrives meanwhile
+        if constexpr (!S.split)
+            found = find_rows<S, kWarpRows>(p, seen, base + kLatentChunk);  // arrives meanwhile
         ptx::sync_threads();
         score_rows<S>(smem, p.scale);
         ptx::sync_threads();

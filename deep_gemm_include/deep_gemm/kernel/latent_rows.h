@@ -69,8 +69,9 @@ struct WarpRows {
     u32 present;  // a bit a row
 };
 template <LatentMmaSpec S, u32 Rows>
-DG_DEVICE WarpRows find_rows(const AttentionParams& p, const Seen<S>& seen, u32 warp, u32 base) {
-    const u32 lane = ptx::lane_index(), index = base + warp * Rows + lane;
+DG_DEVICE WarpRows find_rows(const AttentionParams& p, const Seen<S>& seen, u32 base) {
+    const u32 lane = ptx::lane_index(), warp = ptx::warp_index() % (kLatentChunk / Rows),
+              index = base + warp * Rows + lane;
     WarpRows rows;
     const bool there = find_row<S>(rows.place, p, seen, lane < Rows ? index : seen.total);
     rows.present = ptx::ballot(there);

@@ -167,7 +167,8 @@ class WideHeads {
             factor[half] = head < p_.heads ? normalizer<S>(merged[half], p_, head) : 0.0f;
         }
 #pragma unroll
-        for (u32 piece = 0; piece < kPieces; ++piece) store_piece(sums[piece], factor, token, first_head, piece);
+        for (u32 piece = 0; piece < kPieces; ++piece)
+            store_piece(sums[piece], factor, token, first_head, piece);
     }
 
     DG_DEVICE void store_piece(const float (&sums)[kLaneSums], const float (&factor)[2], u32 token,

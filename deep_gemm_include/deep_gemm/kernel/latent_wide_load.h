@@ -16,7 +16,8 @@ DG_DEVICE ptx::SharedAddress slab_unit(ptx::SharedAddress slabs, u32 row, u32 un
 
 constexpr u32 kWideWarpRows = kLatentChunk / 4, kWideAtOnce = 8;
 
-/// Codes of some rows on their way: a lane has 16 channels of each, and eight rotated channels of two of them.
+/// Codes of some rows on their way: a lane has 16 channels of each, and eight rotated channels of two of
+/// them.
 struct WideBatch {
     static constexpr u32 kPlain = kFp8RowChannels - kFp8RowRotated, kRotatedUnits = kFp8RowRotated / 8;
     static constexpr u32 kRotatedRows = 32 / kRotatedUnits, kRotatedLoads = kWideAtOnce / kRotatedRows;
@@ -72,7 +73,7 @@ DG_DEVICE void load_tokens_rows(const AttentionParams& p, ptx::SharedAddress sme
     pipe::Cursor<kLatentWideStages> at;
     for (u32 unit = ptx::block_index(); unit < p.tokens * groups; unit += ptx::grid_blocks()) {
         const Seen<S> seen(p, unit / groups);
-        WarpRows found = find_rows<S, kWideWarpRows>(p, seen, warp, 0);
+        WarpRows found = find_rows<S, kWideWarpRows>(p, seen, 0);
         for (u32 base = 0; base < seen.total; base += kLatentChunk) {
             const ptx::SharedAddress rows = smem + kPlan.rows + at.stage * (kLatentSlabs * kLatentSlabBytes),
                                      full = smem + kPlan.barriers + at.stage * 16;
@@ -83,7 +84,7 @@ DG_DEVICE void load_tokens_rows(const AttentionParams& p, ptx::SharedAddress sme
                 if (first == 0) ptx::mbarrier_wait(full + 8, at.phase ^ 1);
                 batch.store(rows, warp * kWideWarpRows + first);
             }
-            found = find_rows<S, kWideWarpRows>(p, seen, warp, base + kLatentChunk);  // arrives meanwhile
+            found = find_rows<S, kWideWarpRows>(p, seen, base + kLatentChunk);  // arrives meanwhile
             if (ptx::lane_index() == 0)
                 ptx::st_shared_u32(smem + kPlan.present + at.stage * 16 + warp * 4, present & 0xffff);
             ptx::fence_proxy_async();  // wgmma reads the rows

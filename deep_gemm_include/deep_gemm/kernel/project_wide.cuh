@@ -38,7 +38,9 @@ struct Scales {
     float now[2], next[2] = {};
 
     DG_DEVICE Scales(const ProjectMmaParams& params, const Block& block, u32 row)
-        : p(params), w(block.part->scale), first_w(block.first_row / kProjectColumns * block.part->scale_stride_row) {
+        : p(params),
+          w(block.part->scale),
+          first_w(block.first_row / kProjectColumns * block.part->scale_stride_row) {
 #pragma unroll
         for (u32 half = 0; half < 2; ++half) {
             const u32 mine = row + half * 8, last = p.rows - 1;
@@ -51,9 +53,8 @@ struct Scales {
         const float of_w = tile::load_scale<S.w_scale>(w, first_w + chunk);
 #pragma unroll
         for (u32 half = 0; half < 2; ++half)
-            next[half] = S.x == Format::fp8_e4m3
-                             ? ptx::mul_rn_f32(of_w, ptx::ld_global_f32(x[half] + chunk))
-                             : of_w;
+            next[half] =
+                S.x == Format::fp8_e4m3 ? ptx::mul_rn_f32(of_w, ptx::ld_global_f32(x[half] + chunk)) : of_w;
     }
     /// Takes the chunk's; `following` is on its way from then on.
     DG_DEVICE void advance(u32 following, bool more) {

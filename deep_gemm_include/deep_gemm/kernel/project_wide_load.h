@@ -102,8 +102,7 @@ struct Rows {
                 constexpr u32 kOfStep = bytes_of(F);  // words of four columns
                 u32 mine[kOfStep], low, high;
 #pragma unroll
-                for (u32 i = 0; i < kOfStep; ++i)
-                    mine[i] = word[g * kLoads * kWords + step * kOfStep + i];
+                for (u32 i = 0; i < kOfStep; ++i) mine[i] = word[g * kLoads * kWords + step * kOfStep + i];
                 project_detail::pairs_of<Lane<S>::kF16, F>(mine, 0, low, high);
                 const u32 unit = (step * 2 + q / 2) ^ row;
                 ptx::st_shared_u64(

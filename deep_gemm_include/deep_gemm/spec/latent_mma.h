@@ -44,8 +44,8 @@ constexpr void visit_fields(Visitor&& visit, const LatentMmaSpec& s) {
     visit("wide", s.wide);
 }
 
-// latent_wide: two warpgroups multiply on wgmma, all scores each and half of the channels of the weighted sum;
-// a third loads rows.
+// latent_wide: two warpgroups multiply on wgmma, all scores each and half of the channels of the weighted
+// sum; a third loads rows.
 constexpr u32 kLatentWideHeads = 64;
 constexpr u32 kLatentWideMathThreads = 256, kLatentWideThreads = kLatentWideMathThreads + 128;
 constexpr u32 kLatentWideMathRegisters = 208, kLatentWideLoadRegisters = 88;
