@@ -43,6 +43,7 @@ void plan_ahead(BlockWeights& w, const BlockWeights* next) {
     add_all(first, w.ffn_hc, w.ffn_norm);
     add_all(second, {&w.gate_bias});
     add_all(second, {&w.gate, &w.shared.w1, &w.shared.w3, &w.shared.w2});
+    add_all(w.output_ahead, {&w.wo_a});
     if (next) add_all(second, next->attention_hc, next->attention_norm);
 }
 
