@@ -77,8 +77,8 @@ void run_mma(ModelChecks& checks, const LatentAttentionArguments& a, const Atten
                       params, memory);
     }
     launch(checks.device(), kMma, spec,
-           {grid_of("latent_attention", u64{params.blocks} + params.ahead.blocks), kLatentMmaThreads}, a.stream,
-           params, memory);
+           {grid_of("latent_attention", u64{params.blocks} + params.ahead.blocks), kLatentMmaThreads},
+           a.stream, params, memory);
     if (!split) return;
     launch(checks.device(), kMerge, LatentMergeSpec{spec.compressed, spec.picks, spec.sinks, spec.rotate},
            {grid_of("latent_attention", static_cast<u64>(tokens) * attention.heads), kLatentMmaThreads},
