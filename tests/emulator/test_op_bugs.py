@@ -285,6 +285,8 @@ BUGS = [
     ("hc_mix", Bug("leaves while a peer reads", "            ptx::cluster_arrive();\n            ptx::cluster_wait();\n        }\n        return;", "        }\n        return;")),
     ("hc_mix", Bug("shares of the round before are still read", "        if (first >= stride) ptx::cluster_wait();\n", "")),
     ("hc_mix_staged", Bug("a round's rows read before they are there", "ptx::cp_async_wait<0>();\n            ptx::sync_warp();", "ptx::sync_warp();")),
+    ("hc_mix", Bug("factors read before they are there", "factors + warp * 4, factor);\n    }\n    sync_workers<S>();", "factors + warp * 4, factor);\n    }")),
+    ("hc_mix", Bug("the factor of the first token", "ptx::ld_shared_f32(factors + t * 4)", "ptx::ld_shared_f32(factors)", 8)),
     ("hc_mix_staged", Bug("this round's rows again", "staged.bring(p, first + stride,", "staged.bring(p, first,", 8)),
     ("hc_mix_staged", Bug("coefficients of the token before", "next.fetch(p, row + 1, at.stream)", "next.fetch(p, row, at.stream)", 8)),
     ("hc_mix_staged", Bug("the first stream for all", "four(first + a * 16)", "four(first)", 8)),

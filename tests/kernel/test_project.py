@@ -136,6 +136,27 @@ def test_many_rows(device: Any, kind: str, x_kind: str, k: int) -> None:
         assert same_bits(np.ascontiguousarray(whole[few]), call(np.array(few))), few
 
 
+@pytest.mark.parametrize("y_kind", ["fp32", "bf16"])
+@pytest.mark.parametrize("n", [264, 257])
+def test_many_rows_of_whole_blocks(device: Any, n: int, y_kind: str) -> None:
+    """Blocks whose rows of y are stored by 8 or 16 bytes, beside one with a tail, and rows where that is not aligned."""
+    rng = np.random.default_rng(16)
+    w, w_scale = make_weight(rng, (n, 256), "fp8 ue8m0")
+    x, x_scale = make_activation(rng, (133, 256), "fp8_e4m3")
+    assert x_scale is not None
+
+    def call(some: slice) -> Array:
+        outputs = {"y": poisoned((len(x[some]), n), y_kind)}
+        return run(device, "project", outputs, x=x[some], w=w, w_scale=w_scale, x_scale=x_scale[some])["y"]
+
+    whole, few = call(slice(None)), call(slice(0, 9))
+    a, b = ref.activations(x, x_scale), ref.weight_matrix(w, w_scale)
+    if y_kind == "fp32":
+        assert_close(whole, a @ b.T, bound(a, b))
+    assert same_bits(whole[:9], few)
+    assert same_bits(whole[124:], call(slice(124, 133)))
+
+
 def test_many_rows_of_groups(device: Any) -> None:
     rng = np.random.default_rng(15)
     x, (w, w_scale) = real(rng, (130, 3, 128), "bf16"), make_weight(rng, (3, 130, 128), "fp8 ue8m0")

@@ -5,6 +5,8 @@
 #pragma once
 
 #include <deep_gemm/kernel/project_wide_load.h>
+#include <deep_gemm/ptx/math.h>
+#include <deep_gemm/ptx/narrow.h>
 #include <deep_gemm/ptx/wgmma.h>
 #include <deep_gemm/ptx/wgmma_f16_shapes.h>
 
@@ -145,23 +147,65 @@ class Multiplier {
 
     DG_DEVICE void store(const float (&totals)[kSums], const Block& block) const {
         const ProjectPart& part = *block.part;
-        const u32 first = block.first_row + ptx::lane_index() % 4 * 2;
+        const u64 address = reinterpret_cast<u64>(part.y), stride = part.y_stride * bytes_of(S.y);
+        const bool whole = block.first_row + kWideRows <= part.n && (address | stride) % 16 == 0;
 #pragma unroll
         for (u32 half = 0; half < 2; ++half) {
             const u64 token = row_of(block) + half * 8;
-            if (token >= p_.rows) continue;
+            u8* row = static_cast<u8*>(part.y) + token * stride + u64{block.first_row} * bytes_of(S.y);
+            if (S.add == Format::none && whole)
+                store_whole(totals, half, token < p_.rows ? row : nullptr);
+            else if (token < p_.rows)
+                store_some(totals, half, token, block);
+        }
+    }
+    /// All 128 columns of a row, which four lanes have; whole warps call, with null where there is no row.
+    static DG_DEVICE void store_whole(const float (&totals)[kSums], u32 half, u8* row) {
+        const u32 q = ptx::lane_index() % 4;
+        if constexpr (S.y == Format::fp32) {
+            if (!row) return;
 #pragma unroll
             for (u32 group = 0; group < kSums / 4; ++group)
+                ptx::st_global_v2_f32(row + (group * 8 + q * 2) * 4, totals[group * 4 + half * 2],
+                                      totals[group * 4 + half * 2 + 1]);
+        } else {
+            // Of four groups of eight columns, a lane stores one.
 #pragma unroll
-                for (u32 i = 0; i < 2; ++i) {
-                    const u32 row = first + group * 8 + i;
-                    if (row >= part.n) continue;
-                    float y = totals[group * 4 + half * 2 + i];
-                    if constexpr (S.add != Format::none)
-                        y = ptx::add_rn_f32(tile::load<S.add>(part.add, token * part.add_stride + row), y);
-                    tile::store<S.y>(part.y, token * part.y_stride + row, y);
+            for (u32 first = 0; first < kSums / 4; first += 4) {
+                u32 pair[4], mine[4];
+#pragma unroll
+                for (u32 i = 0; i < 4; ++i)
+                    pair[i] = ptx::cvt_bf16x2(totals[(first + i) * 4 + half * 2],
+                                              totals[(first + i) * 4 + half * 2 + 1]);
+#pragma unroll
+                for (u32 r = 0; r < 4; ++r) {  // what lane q ^ r needs of this one, and gives
+                    const u32 got = ptx::shfl_bfly_u32(one_of(pair, q ^ r), r);
+#pragma unroll
+                    for (u32 i = 0; i < 4; ++i) mine[i] = (q ^ r) == i ? got : r == 0 ? 0 : mine[i];
                 }
+                if (row)
+                    ptx::st_global_v4_u32(row + ((first + q) * 8) * 2, mine[0], mine[1], mine[2], mine[3]);
+            }
         }
+    }
+    static DG_DEVICE u32 one_of(const u32 (&values)[4], u32 index) {
+        const u32 low = index % 2 ? values[1] : values[0], high = index % 2 ? values[3] : values[2];
+        return index < 2 ? low : high;
+    }
+    DG_DEVICE void store_some(const float (&totals)[kSums], u32 half, u64 token, const Block& block) const {
+        const ProjectPart& part = *block.part;
+        const u32 first = block.first_row + ptx::lane_index() % 4 * 2;
+#pragma unroll
+        for (u32 group = 0; group < kSums / 4; ++group)
+#pragma unroll
+            for (u32 i = 0; i < 2; ++i) {
+                const u32 row = first + group * 8 + i;
+                if (row >= part.n) continue;
+                float y = totals[group * 4 + half * 2 + i];
+                if constexpr (S.add != Format::none)
+                    y = ptx::add_rn_f32(tile::load<S.add>(part.add, token * part.add_stride + row), y);
+                tile::store<S.y>(part.y, token * part.y_stride + row, y);
+            }
     }
 
     const ProjectMmaParams& p_;
