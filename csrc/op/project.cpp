@@ -121,6 +121,7 @@ class MmaLaunch {
                 .end = blocks_};
         }
     }
+    void round_x() { spec_.rounds = true; }
     void read(const TensorView& t) { memory_.push_back(reads(t)); }
     void read_weights(const TensorView& t) { memory_.push_back(reads_constant(t)); }
     void write(const TensorView& t) { memory_.push_back(writes(t)); }
@@ -182,11 +183,24 @@ void project(const ProjectArguments& a) {
     ModelChecks checks("project");
     const Checked c = check(checks, a);
     if (c.x.shape[0] == 0 || c.w.n == 0) return;
+    if (a.round_x)
+        DG_CHECK(
+            takes_mma(c) && c.x.format == Format::bf16 && c.w.format == Format::fp8_e4m3 &&
+                c.x.shape[0] <= project_rounds_up_to(),
+            value,
+            "project: got round_x for {} rows of {} x and {} w, expected up to {} rows of bf16, aligned to "
+            "{} bytes, with fp8_e4m3; quantize() x first",
+            c.x.shape[0], name_of(c.x.format), name_of(c.w.format), project_rounds_up_to(), kVectorBytes);
     if (!takes_mma(c)) return run_plain(checks.device(), a, c);
     MmaLaunch launch(checks.device(), c, u64{c.w.count} * c.w.n, a.stream);
     launch.add(c);
+    if (a.round_x) launch.round_x();
     launch.read_weights(a.w), launch.read_weights(a.w_scale), launch.read(a.add), launch.write(a.y);
     launch.run();
+}
+
+i64 project_rounds_up_to() {
+    return kMaxRoundedRows;
 }
 
 std::optional<Prepared<ProjectMmaSpec, ProjectMmaParams>> prepare_project(ModelChecks& checks,

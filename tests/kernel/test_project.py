@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from ops_cases import Array, assert_batch_invariant, assert_close, poisoned, real, run, same_bits
 from reference import deepseek_v4 as ref
+from reference import quantize
 
 from deep_gemm import ops
 
@@ -86,6 +87,25 @@ def test_tensor_cores(device: Any, kind: str, x_kind: str, rows: int) -> None:
     y = run(device, "project", {"y": poisoned((rows, n))}, x=x, w=w, add=add, **scales)["y"]
     a, b = ref.activations(x, x_scale), ref.weight_matrix(w, w_scale)
     assert_close(y, a @ b.T + add.astype(np.float64), bound(a, b))
+
+
+@pytest.mark.parametrize("rows", [1, 8])
+@pytest.mark.parametrize("n", [37, 2200])
+def test_rows_are_rounded_on_the_way(device: Any, n: int, rows: int) -> None:
+    """The bits of quantize() and a product with its codes, for small and large values, zeros and NaN."""
+    rng = np.random.default_rng(17)
+    w, w_scale = make_weight(rng, (n, 1280), "fp8 ue8m0")
+    x = (real(rng, (rows, 1280), "fp32") * 2.0 ** rng.integers(-30, 30, (rows, 10)).repeat(128, 1)).astype(
+        ml_dtypes.bfloat16
+    )
+    x[0, :128] = 0
+    x[rows - 1, 300] = np.nan
+    y = {"y": poisoned((rows, n))}
+    codes, scales = quantize.fp8_128(x.astype(np.float32), "up")
+    apart = run(
+        device, "project", y, x=codes.view(ml_dtypes.float8_e4m3fn), x_scale=scales, w=w, w_scale=w_scale
+    )["y"]
+    assert same_bits(run(device, "project", y, x=x, w=w, w_scale=w_scale, round_x=True)["y"], apart)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ struct ProjectMmaSpec {
     u32 row_tiles = 1;          // of a block: of 16 rows of w
     u32 token_tiles = 1;        // of a block: of 8 rows of x
     bool wide = false;          // project_wide; tiles say nothing
+    bool rounds = false;        // bf16 x meets FP8 w as FP8, with scales rounded up; not with wide
 
     friend constexpr bool operator==(const ProjectMmaSpec&, const ProjectMmaSpec&) = default;
 };
@@ -39,7 +40,10 @@ constexpr void visit_fields(Visitor&& visit, const ProjectMmaSpec& s) {
     visit("row_tiles", s.row_tiles);
     visit("token_tiles", s.token_tiles);
     visit("wide", s.wide);
+    visit("rounds", s.rounds);
 }
+
+constexpr u32 kMaxRoundedRows = 8;  // of x, which every block of rows of w rounds for itself
 
 // Chunks of a warp whose weights are on their way at once.
 constexpr u32 chunks_in_flight_of(const ProjectMmaSpec& s) {
@@ -48,7 +52,7 @@ constexpr u32 chunks_in_flight_of(const ProjectMmaSpec& s) {
 }
 constexpr u32 ctas_per_sm_of(const ProjectMmaSpec& s) {
     const u32 tiles = s.row_tiles * s.token_tiles;
-    return tiles > 4 ? 1 : tiles > 1 || s.w == Format::bf16 ? 2 : 3;
+    return tiles > 4 ? 1 : tiles > 1 || s.w == Format::bf16 || s.rounds ? 2 : 3;
 }
 
 struct ProjectMmaSmem {
