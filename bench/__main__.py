@@ -33,6 +33,11 @@ from bench import run as runner  # noqa: E402
     help="How far into the run the regret section, the last, starts another point; it says which it left out.",
 )
 @click.option(
+    "--deepgemm",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The folder of a built DeepGEMM package (.../deep_gemm): its kernels are timed beside ours.",
+)
+@click.option(
     "--document",
     "results",
     multiple=True,
@@ -41,7 +46,12 @@ from bench import run as runner  # noqa: E402
     "replace those of the files before.",
 )
 def main(
-    out: Path, only: tuple[str, ...], quick: bool, seconds: float | None, results: tuple[Path, ...]
+    out: Path,
+    only: tuple[str, ...],
+    quick: bool,
+    seconds: float | None,
+    deepgemm: Path | None,
+    results: tuple[Path, ...],
 ) -> None:
     """Times every kernel beside cuBLASLt and the measured ceilings, after checking its result.
 
@@ -56,7 +66,7 @@ def main(
     if reason is not None:
         click.echo(reason)
         return
-    rows = runner.run(out, only, quick, say=click.echo, seconds=seconds)
+    rows = runner.run(out, only, quick, say=click.echo, seconds=seconds, deepgemm=deepgemm)
     if any(row.error for row in rows):
         raise SystemExit(1)
 

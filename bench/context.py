@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass
@@ -13,6 +14,7 @@ class Context:
     seconds: float = 150.0  # regret, the last section, stops where the run would pass this
     started: float = field(default_factory=time.monotonic)
     read_gbs: float = 0.0  # 0: not measured yet
+    deepgemm: Path | None = None  # the folder of a built DeepGEMM package
 
     @staticmethod
     def of(quick: bool, seconds: float | None = None) -> Context:

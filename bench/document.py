@@ -27,6 +27,12 @@ TITLES = {
         "Masked grouped FP8",
         "8 groups of at most 512 rows, m of them valid: weights stream from memory.",
     ),
+    "deepgemm": (
+        "Beside DeepGEMM",
+        "The FP8 kernels of DeepGEMM 2.6.1, built from source on the same machine, in the same rounds (`--deepgemm`). "
+        "Its scales of tokens are brought into the layout its kernels read before the clock starts; ours are read row "
+        "by row.",
+    ),
     "fp4": (
         "MXFP4 weights, FP8 activations",
         "MoE layers, tokens routed at random: DeepSeek-V4-Flash (256 experts, top-6), V3 (256, top-8) and "

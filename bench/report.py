@@ -17,6 +17,8 @@ SHOWN = (  # metric, text after the number
     ("tflops", "TFLOPS"),
     ("gbs", "GB/s"),
     ("percent_of_read", "% of read"),
+    ("of_cublaslt", "x cuBLASLt"),
+    ("peer_of_cublaslt", "x cuBLASLt DeepGEMM"),
     ("of_dense", "x dense"),
     ("of_copies", "x copies only"),
     ("of_flashinfer", "x FlashInfer"),

@@ -16,6 +16,7 @@ SECTIONS = (
     "dense",
     "grouped",
     "masked",
+    "deepgemm",
     "fp4",
     "nvfp4",
     "fp4_bf16",
@@ -59,10 +60,15 @@ def run(
     quick: bool = False,
     say: Callable[[str], object] = print,
     seconds: float | None = None,
+    deepgemm: Path | None = None,
 ) -> list[Row]:
-    """Measures, writes the files into `out`, and returns the rows. `seconds`: after which plans are left out."""
+    """Measures, writes the files into `out`, and returns the rows. `seconds`: after which plans are left out.
+    `deepgemm`: the folder of a built DeepGEMM package, for the section of that name."""
     context = Context.of(quick, seconds)
+    context.deepgemm = deepgemm
     chosen = [name for name in SECTIONS if not only or name in only]
+    if deepgemm is None and "deepgemm" in chosen:
+        chosen.remove("deepgemm")
     # Their rows are percentages of them.
     of_ceilings = {"masked", "fp4", "nvfp4", "fp4_bf16", "fp4_packing", "gemv", "weight_only_gemm"}
     needed = ["ceilings", *chosen] if "ceilings" not in chosen and of_ceilings & set(chosen) else chosen

@@ -76,7 +76,12 @@ LIMITS: list[tuple[str, str]] = [
         "turn the operands' views around and call `*_nt`, which wants both operands contiguous along K, as Hopper's "
         "FP8 instructions do: a tensor that is contiguous the other way raises ValueError (BF16 takes both orders)",
     ),
-    ("`fp8_fp4_*`", "FP8 with FP8: an operand of packed FP4 (int8) raises ValueError on sm_90a"),
+    (
+        "`fp8_fp4_*`",
+        "`b` as (int8 codes, scales of 32) is packed anew in each call, which waits for the device: "
+        "`pack_fp4_weights`, called once, makes what they read at full speed. FP4 activations (int8 `a`) raise an "
+        "error on sm_90a",
+    ),
     ("packed UE8M0 scales (int32)", "raise TypeError on sm_90a: pass the fp32 scales"),
     ("`set_mk_alignment_for_contiguous_layout`", "raises ValueError for anything but 128"),
 ]

@@ -41,10 +41,15 @@ GemmParams params_of(const GemmCall& call, const GemmSpec& spec) {
     params.b = matrix_map(*call.device, call.b, problem.ab,
                           box_rows_of(spec, spec.b_major, spec.block_n, spec.cluster_m));
     if (stores_by_tma(spec)) params.d = matrix_map(*call.device, call.d, problem.d, kMmaRows);
+    if (loads_c_by_tma(spec)) {
+        Operand c = call.d;  // but for its address
+        c.address = call.c;
+        params.c = matrix_map(*call.device, c, problem.d, kMmaRows);
+    }
     params.scale_a = reinterpret_cast<const float*>(call.scale_a.address);
     params.scale_b = reinterpret_cast<const float*>(call.scale_b.address);
     params.group_layout = reinterpret_cast<const i32*>(call.group_layout);
-    params.c = reinterpret_cast<const void*>(call.c);
+    params.c_data = reinterpret_cast<const void*>(call.c);
     params.d_data = reinterpret_cast<void*>(call.d.address);
     params.scale_a_stride_group = call.scale_a.stride_group;
     params.scale_b_stride_group = call.scale_b.stride_group;

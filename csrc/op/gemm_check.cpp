@@ -331,7 +331,7 @@ GemmCall check_gemm(const GemmArguments& args) {
         .scale_b = args.scale_b_mode,
         .accumulate = call.c != 0,
         .d_tma = call.d.address % kTmaAlignment == 0 && call.d.stride_row * d_bytes % kTmaAlignment == 0 &&
-                 call.d.stride_group * d_bytes % kTmaAlignment == 0,
+                 call.d.stride_group * d_bytes % kTmaAlignment == 0 && call.c % kTmaAlignment == 0,
         .m = static_cast<u32>(m),
         .n = static_cast<u32>(n),
         .k = static_cast<u32>(k),

@@ -156,7 +156,7 @@ const char* why_unfit(const GemmProblem& problem, const GemmSpec& s) {
         return "the spec is for other formats, scales or groups";
     if (s.a_major != problem.a_major || s.b_major != problem.b_major)
         return "the spec is for operands that are contiguous along another dimension";
-    if (!problem.d_tma && stores_by_tma(s)) return "D is not aligned to 16 bytes, which TMA stores need";
+    if (!problem.d_tma && stores_by_tma(s)) return "D or C is not aligned to 16 bytes, which TMA needs";
     return nullptr;
 }
 

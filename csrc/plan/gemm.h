@@ -21,7 +21,7 @@ struct GemmProblem {
     Format d = Format::bf16;
     ScaleB scale_b = ScaleB::per_128x128;
     bool accumulate = false;
-    bool d_tma = true;  // D's address and row stride are multiples of 16 bytes
+    bool d_tma = true;  // the addresses of D and C and the strides of D are multiples of 16 bytes
     u32 m = 0;          // rows of A (of one group if masked)
     u32 n = 0, k = 0;
     u32 num_groups = 1;

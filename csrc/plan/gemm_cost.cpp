@@ -135,7 +135,8 @@ GemmCost cost_of(const GemmProblem& problem, const GemmSpec& s, const DeviceMode
 
     GemmCost cost;
     const float in_flight = static_cast<float>(s.stages * s.block_n * kBlockKBytes * shape.active_ctas);
-    cost.dram_us = std::max((weights + tokens * (k * element + n * d_element)) / device.dram_bytes_per_us,
+    const float outputs = n * d_element * (problem.accumulate ? 2.0f : 1.0f);  // C is read
+    cost.dram_us = std::max((weights + tokens * (k * element + outputs)) / device.dram_bytes_per_us,
                             weights * r.load_latency_us / in_flight) *
                    std::pow(1 / share, r.imbalance);
     const float tile_bytes = static_cast<float>(s.block_m) / static_cast<float>(s.cluster_n) +

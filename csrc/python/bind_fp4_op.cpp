@@ -1,25 +1,15 @@
-// The FP8 x FP4 operations as Python functions, in the manner of bind_op.cpp, and their spec, plan and
-// explanation.
+// The FP8 x FP4 operations as Python functions, in the manner of bind_op.cpp.
 #include "op/fp4_gemm.h"
 #include "python/call_arguments.h"
-#include "python/casters.h"
-#include "python/checked.h"
 #include "python/errors.h"
+#include "python/fp4_codes.h"
 #include "python/fp4_recipes.h"
 #include "python/fp4_weights.h"
-#include "python/plan_device.h"
 #include "python/tensor.h"
-
-#include <fmt/format.h>
-#include <pybind11/typing.h>
-
-#include <optional>
 
 namespace deep_gemm::python {
 
 namespace {
-
-using Dict = py::typing::Dict<py::str, py::object>;
 
 // Which argument stands where; -1: this operation has none.
 struct Positions {
@@ -110,9 +100,8 @@ void read_activations(TensorReader& reader, PyObject* pair, const char* function
 
 void read_weights(TensorReader& reader, PyObject* object, const char* function, op::Fp4WeightViews& views) {
     DG_CHECK(py::isinstance<Fp4Weights>(object), type,
-             "{}: b is a {}, expected Fp4Weights: on this architecture FP4 weights are packed once, when "
-             "they are loaded, "
-             "by deep_gemm.pack_fp4_weights(codes, scales)",
+             "{}: b is a {}, expected Fp4Weights: pack FP4 weights once, when they are loaded, by "
+             "deep_gemm.pack_fp4_weights(codes, scales)",
              function, Py_TYPE(object)->tp_name);
     const auto& weights = *py::cast<const Fp4Weights*>(py::handle(object));
     views.blobs = reader.read(weights.blobs.ptr(), "blobs of the weights");
@@ -186,7 +175,13 @@ PyObject* fp8_operation(const Operation& operation, PyObject* b) {
 template <const Operation& kOperation>
 PyObject* entry(PyObject*, PyObject* const* arguments, Py_ssize_t count, PyObject* keywords) {
     try {
-        const CallArguments parsed(kOperation.signature, arguments, count, keywords);
+        CallArguments parsed(kOperation.signature, arguments, count, keywords);
+        py::object packed;  // until the launch: memory of PyTorch then waits for the stream on its own
+        if (kOperation.fp8 != nullptr && is_fp4_pair(parsed[1])) {
+            packed = packed_for_one_call(kOperation.signature.function, parsed[1],
+                                         parsed[kOperation.at.spec + 2] != nullptr);
+            parsed.replace(1, packed.ptr());
+        }
         if (PyObject* other = fp8_operation(kOperation, parsed[1])) {
             const auto function = py::reinterpret_steal<py::object>(other);
             return PyObject_Vectorcall(function.ptr(), arguments, static_cast<size_t>(count), keywords);
@@ -219,7 +214,13 @@ PyMethodDef methods[] = {
      "many rows they may stay in the tensor core, which keeps 14 bits, over all of K (docs/fp4.md): a row's "
      "bits then depend on the batch. With many tokens "
      "all FP4 operations but fused_moe use a workspace of the stream: CUDA graphs of such calls, captured on "
-     "one stream, must not run at the same time (docs/fp4.md)."},
+     "one stream, must not run at the same time (docs/fp4.md). b may also be DeepGEMM's pair (int8 codes [n, "
+     "k / 2], "
+     "scales [n, k / 32] as UE8M0 bytes, packed in int32 or fp32 powers of two): it is then packed anew in "
+     "each "
+     "call, which waits for the device and costs more than most products; and a pair of FP8 weights, which "
+     "goes to "
+     "fp8_gemm_nt."},
     {"m_grouped_fp8_fp4_gemm_nt_contiguous", DG_FAST_ENTRY(kContiguousOp),
      "m_grouped_fp8_fp4_gemm_nt_contiguous(a, b, d, grouped_layout, recipe=None, recipe_a=None, "
      "recipe_b=None, "
@@ -253,168 +254,10 @@ PyMethodDef methods[] = {
     {nullptr, nullptr, 0, nullptr},
 };
 
-template <typename Field>
-py::object to_python(Field field) {
-    if constexpr (std::is_enum_v<Field>)
-        return py::str(name_of(field));
-    else
-        return py::cast(field);
-}
-
-template <typename Enum>
-void set_enum(Enum& field, const char* name, const py::handle& value, std::initializer_list<Enum> all) {
-    field = enum_named(py::str(value), fmt::format("Fp4GemmSpec: {}", name).c_str(), all);
-}
-
-void set_field(const char* name, Fp4Form& field, const py::handle& value) {
-    set_enum(field, name, value, {Fp4Form::mx_e4m3, Fp4Form::mx_e5m2, Fp4Form::nv_single, Fp4Form::nv_exact});
-}
-void set_field(const char* name, Format& field, const py::handle& value) {
-    set_enum(field, name, value, {Format::bf16, Format::fp32, Format::fp8_e4m3});
-}
-void set_field(const char* name, GroupMode& field, const py::handle& value) {
-    set_enum(
-        field, name, value,
-        {GroupMode::dense, GroupMode::contiguous, GroupMode::psum, GroupMode::masked, GroupMode::gathered});
-}
-template <typename Number>
-void set_field(const char* name, Number& field, const py::handle& value) {
-    field = number_of<Number>(fmt::format("Fp4GemmSpec: {}", name), value);
-}
-
-void set_fields(Fp4GemmSpec& spec, const py::kwargs& fields) {
-    for (const auto& [key, value] : fields) {
-        const auto wanted = key.cast<std::string>();
-        bool known = false;
-        visit_fields(
-            [&](const char* name, auto& field) {
-                if (wanted != name) return;
-                known = true;
-                set_field(name, field, value);
-            },
-            spec);
-        DG_CHECK(known, type, "Fp4GemmSpec has no field '{}', expected one of {}", wanted,
-                 field_names_of<Fp4GemmSpec>());
-    }
-}
-
-Dict dict_of(const Fp4GemmSpec& spec) {
-    Dict result;
-    visit_fields([&result](const char* name, auto field) { result[name] = to_python(field); }, spec);
-    return result;
-}
-
-std::string repr_of_fp4_spec(const Fp4GemmSpec& spec) {
-    std::string text;
-    visit_fields(
-        [&text](const char* name, auto field) {
-            text += fmt::format("{}{}={}", text.empty() ? "" : ", ", name,
-                                py::repr(to_python(field)).template cast<std::string>());
-        },
-        spec);
-    return "Fp4GemmSpec(" + text + ")";
-}
-
-void bind_spec(py::module_& module) {
-    const std::string doc = fmt::format(
-        "What an FP8 x FP4 kernel is. Fp4GemmSpec(block_m=16, ...) sets fields by name: {}. spec/fp4_gemm.h "
-        "says what they mean.",
-        field_names_of<Fp4GemmSpec>());
-    py::class_<Fp4GemmSpec> type(module, "Fp4GemmSpec", doc.c_str());
-    type.def(py::init([](const py::kwargs& fields) {
-        Fp4GemmSpec spec;
-        set_fields(spec, fields);
-        return spec;
-    }));
-    type.def(
-        "replace",
-        [](Fp4GemmSpec spec, const py::kwargs& fields) {
-            set_fields(spec, fields);
-            return spec;
-        },
-        "A copy with some fields changed.");
-    type.def("to_dict", &dict_of);
-    type.def_property_readonly(
-        "why_illegal",
-        [](const Fp4GemmSpec& spec) -> std::optional<std::string> {
-            const char* reason = why_illegal(spec);
-            return reason ? std::optional<std::string>(reason) : std::nullopt;
-        },
-        "None, or the sentence that rejects it.");
-    type.def_property_readonly("smem_bytes", [](const Fp4GemmSpec& spec) { return plan_smem(spec).bytes; });
-    type.def_property_readonly("threads", [](const Fp4GemmSpec& spec) { return threads_of(spec); });
-    type.def_property_readonly(
-        "register_limit", [](const Fp4GemmSpec& spec) { return registers_of(spec); },
-        "Registers a thread may take for its CTAs to fit an SM.");
-    type.def("__repr__", &repr_of_fp4_spec);
-    type.def("__str__", [](const Fp4GemmSpec& spec) { return plan::to_string(spec); });
-    type.def("__eq__", [](const Fp4GemmSpec& a, const py::object& b) {
-        return py::isinstance<Fp4GemmSpec>(b) && a == b.cast<const Fp4GemmSpec&>();
-    });
-    type.def("__hash__", [](const Fp4GemmSpec& spec) { return py::hash(py::str(repr_of_fp4_spec(spec))); });
-}
-
-py::list candidates_of(const plan::Fp4Problem& problem, const plan::DeviceModel& device) {
-    std::vector<plan::Fp4Candidate> considered;
-    (void)plan::plan_fp4_gemm(problem, device, &considered);
-    py::list result;
-    for (const plan::Fp4Candidate& candidate : considered) {
-        Dict row;
-        row["spec"] = py::cast(candidate.spec);
-        row["rejected"] = py::cast(candidate.rejected);
-        row["us"] = py::cast(candidate.cost.total_us);
-        result.append(row);
-    }
-    return result;
-}
-
 }  // namespace
 
 void bind_fp4_op(py::module_& module) {
     if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw py::error_already_set();
-    bind_spec(module);
-    module.def("fp4_kernel_source", &op::fp4_kernel_source, py::arg("spec"),
-               "The source of an Fp4GemmSpec's kernel.");
-    module.def(
-        "plan_fp4",
-        [](const ProblemText& problem, const py::object& device) {
-            const plan::Fp4Plan plan =
-                plan::plan_fp4_gemm(plan::parse_fp4_problem(problem.value), model_of(device));
-            Dict result;
-            result["problem"] = py::cast(plan::to_string(plan::parse_fp4_problem(problem.value)));
-            result["spec"] = py::cast(plan.spec);
-            result["grid_blocks"] = py::cast(plan.grid_blocks);
-            result["us"] = py::cast(plan.cost.total_us);
-            return result;
-        },
-        py::arg("problem"), py::arg("device") = py::none(),
-        "The plan of 'fp4_gemm gathered groups=256 m=384 n=4096 k=4096': spec, grid_blocks, expected us.");
-    module.def(
-        "explain_fp4",
-        [](const ProblemText& problem, const py::object& device, u32 rows) {
-            return plan::explain(plan::parse_fp4_problem(problem.value), model_of(device), rows);
-        },
-        py::arg("problem"), py::arg("device") = py::none(), py::arg("rows") = 12,
-        "The candidates of an FP4 problem with their costs, best first.");
-    module.def(
-        "fp4_candidates",
-        [](const ProblemText& problem, const py::object& device) {
-            return candidates_of(plan::parse_fp4_problem(problem.value), model_of(device));
-        },
-        py::arg("problem"), py::arg("device") = py::none(),
-        "Every spec that was considered for the problem: spec, rejected (None, or why), expected us.");
-    module.def(
-        "last_fp4_plan",
-        []() -> std::optional<Dict> {
-            const op::Fp4Launched* launched = op::last_fp4_launch();
-            if (launched == nullptr) return std::nullopt;
-            Dict result;
-            result["problem"] = py::cast(plan::to_string(launched->problem));
-            result["spec"] = py::cast(launched->plan.spec);
-            result["grid_blocks"] = py::cast(launched->plan.grid_blocks);
-            return result;
-        },
-        "What this thread's last FP8 x FP4 operation launched, or None.");
 }
 
 }  // namespace deep_gemm::python

@@ -44,6 +44,8 @@ class CallArguments {
     [[nodiscard]] PyObject* operator[](size_t index) const {
         return values_[index] == Py_None ? nullptr : values_[index];
     }
+    // The caller keeps `value` alive.
+    void replace(size_t index, PyObject* value) { values_[index] = value; }
 
   private:
     void set(const Signature& signature, PyObject* keyword, PyObject* value) {

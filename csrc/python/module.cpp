@@ -18,6 +18,7 @@ namespace deep_gemm::python {
 void bind_device(py::module_& module);
 void bind_fp4(py::module_& module);
 void bind_fp4_op(py::module_& module);
+void bind_fp4_plan(py::module_& module);
 void bind_jit(py::module_& module);
 void bind_linear(py::module_& module);
 void bind_weight_gemm(py::module_& module);
@@ -102,4 +103,5 @@ PYBIND11_MODULE(_C, module) {
     python::bind_linear(module);
     python::bind_moe(module);
     python::bind_fp4_op(module);
+    python::bind_fp4_plan(module);
 }

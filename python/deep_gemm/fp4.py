@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from deep_gemm import _C
+from deep_gemm.fp4_formats.importers import from_deepgemm
 from deep_gemm.utils.arrays import Array, is_torch, require_array
 
 
@@ -81,6 +82,30 @@ def pack_fp4_weights(
         return None if x is None else torch.from_numpy(x)
 
     return packed.with_tensors(place(packed.blobs), place(packed.row_scales), place(packed.runs))
+
+
+def weights_of_pair(function: str, codes: Array, scales: Array) -> _C.Fp4Weights:
+    """What `function` computes with where it got DeepGEMM's pair as b: int8 codes [..., n, k / 2], contiguous along k,
+    and scales of 32, fp32 powers of two or UE8M0 as bytes or four to an int32.
+
+    Errors: ValueError, TypeError; RuntimeError while the stream is being captured, as packing looks at the weights.
+    """
+    if is_torch(codes):
+        import torch
+
+        if codes.stride(-1) != 1:
+            raise ValueError(
+                f"{function}: got FP4 codes with stride {codes.stride(-1)} along k, expected 1: two neighbours along k "
+                "share a byte"
+            )
+        if codes.is_cuda and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                f"{function}: got FP4 codes for b while the stream is captured, expected Fp4Weights; pack them before "
+                "with deep_gemm.pack_fp4_weights(codes, scales)"
+            )
+    if scales.dtype.itemsize == 4 and "int" in str(scales.dtype):
+        codes, scales = from_deepgemm(codes, scales)
+    return pack_fp4_weights(codes, scales)
 
 
 def pack_on_device(

@@ -74,12 +74,12 @@ def far(tensor: Any, strides: tuple[int, ...]) -> Any:
 
 
 BAD: list[tuple[str, type[Exception], str, Callable[[dict[str, Any]], Any]]] = [
-    ("b", TypeError, "packed once", lambda x: np.zeros((N, K // 2), np.int8)),
+    ("b", TypeError, "pack FP4 weights once", lambda x: np.zeros((N, K // 2), np.int8)),
     (
         "b",
         ValueError,
-        "packed once",
-        lambda x: (np.zeros((N, K // 2), np.int8), np.ones((N, K // 32), np.float32)),
+        "expected k to be a multiple of 32 and scales",
+        lambda x: (np.zeros((N, K // 2), np.int8), np.ones((N, K // 128), np.float32)),
     ),
     ("b", ValueError, "2 experts", lambda x: two_experts()),
     ("b", ValueError, "n is 63", lambda x: odd_n()),

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <deep_gemm/kernel/gemm_store.h>
+#include <deep_gemm/ptx/element.h>
 
 namespace deep_gemm::kernel {
 
@@ -132,6 +133,34 @@ DG_DEVICE void stage_token_rows(tile::GemmSmem<S> smem, u32 first_row, const flo
     }
 }
 
+/// Adds up to four neighbouring elements of C.
+template <GemmSpec S>
+DG_DEVICE void add_four(const GemmParams& p, u64 index, u32 columns, ptx::Float4& sum) {
+    const u8* c = static_cast<const u8*>(p.c_data) + index * bytes_of(S.d);
+    const bool aligned = (reinterpret_cast<u64>(c) & (4 * bytes_of(S.d) - 1)) == 0;
+    float values[4] = {0, 0, 0, 0};
+    if (columns >= 4 && aligned) {
+        if constexpr (S.d == Format::fp32) {
+            const ptx::Float4 v = ptx::ld_global_v4_f32(c);
+            values[0] = v.x, values[1] = v.y, values[2] = v.z, values[3] = v.w;
+        } else {
+            const ptx::Word2 v = ptx::ld_global_v2_u32(c);
+            values[0] = ptx::bf16_low(v.x), values[1] = ptx::bf16_high(v.x);
+            values[2] = ptx::bf16_low(v.y), values[3] = ptx::bf16_high(v.y);
+        }
+    } else {
+#pragma unroll
+        for (u32 i = 0; i < 4; ++i)
+            if (i < columns)
+                values[i] =
+                    S.d == Format::fp32 ? ptx::ld_global_f32(c + i * 4) : ptx::ld_global_bf16(c + i * 2);
+    }
+    sum.x += values[0];
+    sum.y += values[1];
+    sum.z += values[2];
+    sum.w += values[3];
+}
+
 template <GemmSpec S>
 DG_DEVICE void store_four(const GemmParams& p, u64 index, u32 columns, ptx::Float4 v) {
     u8* d = static_cast<u8*>(p.d_data) + index * bytes_of(S.d);
@@ -189,12 +218,7 @@ DG_DEVICE void reduce_and_store(const GemmParams& p, const sched::Block& block, 
         const u32 columns = p.n - block.n - column;
         const u64 index =
             block.a_group * p.d_stride_group + static_cast<u64>(row) * p.d_stride_m + block.n + column;
-        if constexpr (S.accumulate) {
-            sum.x += load_c<S>(p, index);
-            if (columns > 1) sum.y += load_c<S>(p, index + 1);
-            if (columns > 2) sum.z += load_c<S>(p, index + 2);
-            if (columns > 3) sum.w += load_c<S>(p, index + 3);
-        }
+        if constexpr (S.accumulate) add_four<S>(p, index, columns, sum);
         store_four<S>(p, index, columns, sum);
     }
 }

@@ -162,20 +162,35 @@ DG_DEVICE void multiply_plain(float (&sum)[Waves][Count], tile::GemmSmem<S> smem
     if (num_k > 0) release<S>(smem, previous);
 }
 
-/// D by TMA: the warpgroup stages its waves and one thread sends them.
+/// C by TMA into where the warpgroup will stage D, as soon as the block before has left it.
+template <GemmSpec S>
+DG_DEVICE void load_c(const GemmParams& p, const sched::Block& block, tile::GemmSmem<S> smem, u32 warpgroup) {
+    if (ptx::thread_index() % kWarpgroup != 0) return;
+    constexpr u32 kWaves = waves_of(S);
+    ptx::tma_store_wait_read<0>();
+    kernel::load_c_waves<S>(p, block, block.m + warpgroup * kWaves * kMmaRows, kWaves,
+                            smem.d() + warpgroup * kWaves * kMmaRows * S.block_n * bytes_of(S.d),
+                            smem.c_full(warpgroup));
+}
+
+/// D by TMA: the warpgroup stages its waves and one thread sends them. `c_phase`: of the barrier of C.
 template <GemmSpec S, u32 Waves, u32 Count>
 DG_DEVICE void store_waves(const GemmParams& p, const sched::Block& block, tile::GemmSmem<S> smem,
                            u32 warpgroup, const kernel::WaveGroups<S> (&groups)[Waves],
-                           float (&sum)[Waves][Count]) {
+                           float (&sum)[Waves][Count], u32 c_phase) {
     constexpr u32 kWaveBytes = kMmaRows * S.block_n * bytes_of(S.d);
     const bool stores = ptx::thread_index() % kWarpgroup == 0;
     const ptx::SharedAddress staging = smem.d() + warpgroup * Waves * kWaveBytes;
     const u32 first_row = block.m + warpgroup * Waves * kMmaRows;
-    if (stores) ptx::tma_store_wait_read<0>();
-    ptx::named_barrier_sync(1 + warpgroup, kWarpgroup);
+    if constexpr (loads_c_by_tma(S)) {
+        ptx::mbarrier_wait(smem.c_full(warpgroup), c_phase);
+    } else {
+        if (stores) ptx::tma_store_wait_read<0>();
+        ptx::named_barrier_sync(1 + warpgroup, kWarpgroup);
+    }
 #pragma unroll
     for (u32 wave = 0; wave < Waves; ++wave) {
-        kernel::finish_wave<S>(p, block, first_row + wave * kMmaRows, groups[wave], sum[wave]);
+        kernel::blank_wave<S>(p, block, first_row + wave * kMmaRows, groups[wave], sum[wave]);
         kernel::stage_wave<S>(staging + wave * kWaveBytes, sum[wave]);
     }
     ptx::fence_proxy_async();
@@ -214,6 +229,7 @@ DG_DEVICE void multiply_blocks(const GemmParams& p, tile::GemmSmem<S> smem, u32 
         }
     };
     load_groups(groups);
+    u32 c_phase = 0;
     for (sched::Block block; blocks.next(block);) {
         const u32 num_k = block.loads ? range.end - range.begin : 0;
         if constexpr (sched::block_straddles_groups<S>()) {
@@ -223,6 +239,7 @@ DG_DEVICE void multiply_blocks(const GemmParams& p, tile::GemmSmem<S> smem, u32 
                 continue;
             }
         }
+        if constexpr (loads_c_by_tma(S)) load_c<S>(p, block, smem, warpgroup);
         float sum[kWaves][kCount];
 #pragma unroll
         for (u32 wave = 0; wave < kWaves; ++wave)
@@ -248,7 +265,8 @@ DG_DEVICE void multiply_blocks(const GemmParams& p, tile::GemmSmem<S> smem, u32 
             multiply_all();
             kernel::WaveGroups<S> upcoming[kWaves];
             load_groups(upcoming);
-            store_waves<S>(p, block, smem, warpgroup, groups, sum);
+            store_waves<S>(p, block, smem, warpgroup, groups, sum, c_phase);
+            c_phase = 1 - c_phase;
 #pragma unroll
             for (u32 wave = 0; wave < kWaves; ++wave) groups[wave] = upcoming[wave];
         }
@@ -273,6 +291,11 @@ DG_DEVICE void run(const GemmParams& p) {
             ptx::mbarrier_init(smem.empty(stage), S.warpgroups * 4 * S.cluster_m * S.cluster_n);
         }
         if constexpr (exchanges_partials(S)) kernel::PartialExchange<S>::init(smem);
+        if constexpr (loads_c_by_tma(S)) {
+            ptx::prefetch_tensor_map(p.c);
+            for (u32 warpgroup = 0; warpgroup < S.warpgroups; ++warpgroup)
+                ptx::mbarrier_init(smem.c_full(warpgroup), 1);
+        }
         ptx::fence_mbarrier_init();
     }
     if constexpr (multicasts(S))

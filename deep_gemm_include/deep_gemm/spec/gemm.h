@@ -108,10 +108,11 @@ struct GemmParams {
     TensorMap a;              // [a_groups, m, k] or, by a_major, [a_groups, k, m]; box_rows_of() x 128 bytes
     TensorMap b;              // [groups, n, k] or, by b_major, [groups, k, n]; the same
     TensorMap d;              // [a_groups, m, n], box [1, 64, 128 bytes]; only where stores_by_tma()
+    TensorMap c;              // the same of C; only where loads_c_by_tma()
     const float* scale_a;     // [a_groups, m, k / 128] at the strides below, in elements
     const float* scale_b;     // [groups, n / 128 or n, k / 128]
     const i32* group_layout;  // see GroupMode
-    const void* c;            // same layout as d; may be d itself
+    const void* c_data;       // same layout as d; may be d itself
     void* d_data;             // [a_groups, m, n]
     u64 scale_a_stride_group, scale_b_stride_group, d_stride_group;
     u32 scale_a_stride_m, scale_a_stride_k, scale_b_stride_n, scale_b_stride_k, d_stride_m;
@@ -138,6 +139,10 @@ constexpr bool exchanges_partials(const GemmSpec& s) {
 constexpr bool stores_by_tma(const GemmSpec& s) {
     return !exchanges_partials(s);
 }
+// C then comes into the staging buffer of D while the block is multiplied.
+constexpr bool loads_c_by_tma(const GemmSpec& s) {
+    return s.accumulate && stores_by_tma(s);
+}
 constexpr u32 threads_of(const GemmSpec& s) {
     return (s.warpgroups + 1) * kWarpgroup;
 }
@@ -157,10 +162,10 @@ constexpr u32 accumulator_registers_of(const GemmSpec& s) {
     return (waves_of(s) + (has_scales(s) ? 1 : 0)) * s.block_n / 2;
 }
 // What a math thread needs besides: addresses, scales, loop state. The swapped kernel's promotion holds more
-// of them, and so do one whose columns have a scale each and an epilogue that reads C.
+// of them, and so does one whose columns have a scale each.
 constexpr u32 other_registers_of(const GemmSpec& s) {
     if (s.swap_ab) return 40;
-    return 24 + (s.scale_b == ScaleB::per_row_128 ? 24 : 0) + (s.accumulate ? 28 : 0);
+    return 24 + (s.scale_b == ScaleB::per_row_128 ? 24 : 0);
 }
 constexpr u32 kLoaderRegisters = 40;  // what setmaxnreg leaves the loading warpgroup
 constexpr u32 launch_registers_of(const GemmSpec& s) {
@@ -226,6 +231,7 @@ struct SmemPlan {
     u32 scale_stage_bytes;
     u32 full, empty;                  // mbarriers, 8 bytes a stage
     u32 partial_full, partial_empty;  // hand-over of partial sums in a cluster
+    u32 c_full;                       // mbarriers, 8 bytes a warpgroup
     u32 bytes;
 };
 
@@ -260,6 +266,7 @@ constexpr SmemPlan plan_smem(const GemmSpec& s) {
     p.empty = take(s.stages * 8, 8);
     p.partial_full = take(8, 8);
     p.partial_empty = take(8, 8);
+    p.c_full = take(loads_c_by_tma(s) ? s.warpgroups * 8 : 0, 8);
     p.bytes = offset;
     return p;
 }

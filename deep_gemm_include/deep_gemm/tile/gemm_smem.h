@@ -26,6 +26,7 @@ struct GemmSmem {
     DG_DEVICE ptx::SharedAddress empty(u32 stage) const { return base + kPlan.empty + stage * 8; }
     DG_DEVICE ptx::SharedAddress partial_full() const { return base + kPlan.partial_full; }
     DG_DEVICE ptx::SharedAddress partial_empty() const { return base + kPlan.partial_empty; }
+    DG_DEVICE ptx::SharedAddress c_full(u32 warpgroup) const { return base + kPlan.c_full + warpgroup * 8; }
 };
 
 }  // namespace deep_gemm::tile

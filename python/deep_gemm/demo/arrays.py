@@ -74,7 +74,7 @@ class DeviceArray:
         return self._shape
 
     def __del__(self) -> None:
-        if hasattr(self, "_address"):
+        if hasattr(self, "_address") and self._owner is None:
             self._device.release(self._address)
 
     def __dlpack_device__(self) -> tuple[int, int]:
@@ -90,6 +90,7 @@ class DeviceArray:
         """The same memory with another shape and strides, in elements."""
         view = DeviceArray.__new__(DeviceArray)
         view._owner, view._device, view._shape, view._dtype = self, self._device, shape, self._dtype
+        view._address = self._address
         extents = ctypes.c_int64 * len(shape)
         view._extents, view._strides = extents(*shape), extents(*strides)
         place = (self._address, DLPACK_CUDA, self._managed.device_id)

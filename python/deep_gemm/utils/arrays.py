@@ -81,7 +81,11 @@ def cast(x: Array, name: str) -> Array:
 
 def bits(x: Array, name: str) -> Array:
     """Reinterprets the bytes."""
-    return x.view(dtype(x, name))
+    wanted = dtype(x, name)
+    if is_torch(x) and x.numel() == 0:  # whose view() looks at strides that an empty tensor has no use for
+        last = x.shape[-1] * x.element_size() // wanted.itemsize
+        return x.new_empty((*x.shape[:-1], last), dtype=wanted)
+    return x.view(wanted)
 
 
 def zeros(like: Array, shape: Sequence[int], name: str) -> Array:
