@@ -121,7 +121,8 @@ class MmaLaunch {
                 .end = blocks_};
         }
     }
-    void round_x() { spec_.rounds = true; }
+    // Before add(): a tile of rows is what its registers have room for.
+    void round_x() { spec_.rounds = true, spec_.row_tiles = 1; }
     void read(const TensorView& t) { memory_.push_back(reads(t)); }
     void read_weights(const TensorView& t) { memory_.push_back(reads_constant(t)); }
     void write(const TensorView& t) { memory_.push_back(writes(t)); }
@@ -193,8 +194,8 @@ void project(const ProjectArguments& a) {
             c.x.shape[0], name_of(c.x.format), name_of(c.w.format), project_rounds_up_to(), kVectorBytes);
     if (!takes_mma(c)) return run_plain(checks.device(), a, c);
     MmaLaunch launch(checks.device(), c, u64{c.w.count} * c.w.n, a.stream);
-    launch.add(c);
     if (a.round_x) launch.round_x();
+    launch.add(c);
     launch.read_weights(a.w), launch.read_weights(a.w_scale), launch.read(a.add), launch.write(a.y);
     launch.run();
 }

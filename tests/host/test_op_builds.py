@@ -121,7 +121,7 @@ KERNELS = {
             for formats in (MMA_BF16, MMA_MIXED, MMA_FP8)
             for tiles in ("", ", .token_tiles = 2", ", .row_tiles = 2", ", .row_tiles = 2, .token_tiles = 4")
         ]
-        + [MMA_MIXED + ", .rounds = true" + tiles for tiles in ("", ", .row_tiles = 2")]
+        + [MMA_MIXED + ", .rounds = true"]
     },
     ("project_mma", "ProjectPairSpec"): {
         "project_pair": [
