@@ -80,6 +80,9 @@ struct Rows {
     template <u32 N>
     DG_DEVICE void load(u32 (&word)[N], u32 column) const {
         static_assert(N >= kAll);
+#ifdef DG_WIDE_SKIP_LOAD
+        return;
+#endif
 #pragma unroll
         for (u32 g = 0; g < kGroups; ++g)
 #pragma unroll
