@@ -81,6 +81,8 @@ struct Rows {
     DG_DEVICE void load(u32 (&word)[N], u32 column) const {
         static_assert(N >= kAll);
 #ifdef DG_WIDE_SKIP_LOAD
+#pragma unroll
+        for (u32 i = 0; i < kAll; ++i) word[i] = column;
         return;
 #endif
 #pragma unroll
