@@ -17,63 +17,36 @@ constexpr u32 kTiles = kWarpChannels / 8;
 
 constexpr u32 kWarpRows = kLatentChunk / kWarps;
 
-/// Rows of a chunk as bf16 into shared memory, four at a time; zeros where there is none.
+/// Rows of a chunk as bf16 into shared memory, some at a time: all of the warp's where it has no other chunk;
+/// zeros where there is none.
 template <LatentMmaSpec S>
 DG_DEVICE void load_rows(const WarpRows& found, ptx::SharedAddress smem) {
     constexpr LatentMmaSmem kPlan = plan_smem(S);
-    constexpr u32 kRows = kWarpRows, kAtOnce = 4;
-    constexpr u32 kPlain = kFp8RowChannels - kFp8RowRotated;
-    const u32 lane = ptx::lane_index(), first = ptx::warp_index() * kRows;
-    if (lane < kRows)
+    constexpr u32 kAtOnce = S.split ? kWarpRows : kWarpRows / 2;
+    const u32 lane = ptx::lane_index(), first = ptx::warp_index() * kWarpRows;
+    if (lane < kWarpRows)
         ptx::st_shared_u32(smem + kPlan.present + (first + lane) * 4, found.present >> lane & 1);
-    // A lane has 16 codes of each of the rows, and eight rotated channels of one of them.
-    constexpr u32 kPieces = kFp8RowRotated / 8;
-    static_assert(kAtOnce * kPieces == 32);
-    const u32 of = lane / kPieces, piece = lane % kPieces * 16;
 #pragma unroll 1
-    for (u32 batch = 0; batch < kRows; batch += kAtOnce) {
-        ptx::UInt4 codes[kAtOnce] = {}, rotated{};
-        u32 scale[kAtOnce];
-#pragma unroll
-        for (u32 i = 0; i < kAtOnce; ++i) {
-            const RowPlace row{from_lane(found.place.values, batch + i),
-                               ptx::shfl_idx(found.place.scales, batch + i)};
-            scale[i] = 127;
-            if ((found.present >> (batch + i) & 1) != 0 && lane < kPlain / 16) {
-                codes[i] = ptx::ld_global_v4_u32(row.values + lane * 16);
-                scale[i] = ptx::ld_global_u8(row.values + row.scales + lane * 16 / kFp8RowGroup);
-            }
-        }
-        const u8* values = from_lane(found.place.values, batch + of);
-        if ((found.present >> (batch + of) & 1) != 0)
-            rotated = ptx::ld_global_v4_u32(values + kPlain + piece);
-#pragma unroll
-        for (u32 i = 0; i < kAtOnce; ++i) {
-            const ptx::SharedAddress at = smem + kPlan.rows + (first + batch + i) * kPitchBytes;
-            if (lane >= kPlain / 16) continue;
-            u32 pair[8];
-            decode_codes(pair, codes[i], scale[i]);
-            ptx::st_shared_v4_u32(at + lane * 32, {pair[0], pair[1], pair[2], pair[3]});
-            ptx::st_shared_v4_u32(at + lane * 32 + 16, {pair[4], pair[5], pair[6], pair[7]});
-        }
-        ptx::st_shared_v4_u32(smem + kPlan.rows + (first + batch + of) * kPitchBytes + kPlain * 2 + piece,
-                              rotated);
-    }
+    for (u32 row = 0; row < kWarpRows; row += kAtOnce)
+        RowBatch<kAtOnce>(found, row).store(first + row, [&](u32 of, u32 unit) {
+            return smem + kPlan.rows + of * kPitchBytes + unit * 16;
+        });
 }
 
+/// The heads' queries on their way to shared memory, until cp_async_wait(); zeros beyond the last head.
 template <LatentMmaSpec S>
 DG_DEVICE void load_queries(const AttentionParams& p, u32 token, u32 first_head, ptx::SharedAddress smem) {
     constexpr LatentMmaSmem kPlan = plan_smem(S);
     constexpr u32 kPieces = kFp8RowChannels / 8;  // of 16 bytes
     for (u32 i = ptx::thread_index(); i < latent_heads_of(S) * kPieces; i += kLatentMmaThreads) {
         const u32 head = i / kPieces, piece = i % kPieces;
-        ptx::UInt4 v{};
-        if (first_head + head < p.heads)
-            v = ptx::ld_global_v4_u32(static_cast<const u8*>(p.q.data) +
-                                      (token * p.q.stride + (first_head + head) * p.q.inner_stride) * 2 +
-                                      piece * 16);
-        ptx::st_shared_v4_u32(smem + kPlan.queries + head * kPitchBytes + piece * 16, v);
+        const bool there = first_head + head < p.heads;
+        const u8* from = static_cast<const u8*>(p.q.data) +
+                         (token * p.q.stride + (there ? first_head + head : 0) * p.q.inner_stride) * 2 +
+                         piece * 16;
+        ptx::cp_async_16(smem + kPlan.queries + head * kPitchBytes + piece * 16, from, there ? 16 : 0);
     }
+    ptx::cp_async_commit();
 }
 
 /// Scores of all heads with the warp's eight rows, into shared memory.
@@ -205,12 +178,13 @@ latent_mma(DG_GRID_CONSTANT const LatentMmaParams params) {
 
     float sums[S.tiles][kTiles][4] = {};
     Merged merged;
-    WarpRows found = find_rows<S, kWarpRows>(p, seen, begin);
     if (seen.total > 0) load_queries<S>(p, token, first_head, smem);
+    WarpRows found = find_rows<S, kWarpRows>(p, seen, begin);
     for (u32 base = begin; base < end; base += kLatentChunk) {
         load_rows<S>(found, smem);
         if constexpr (!S.split)
             found = find_rows<S, kWarpRows>(p, seen, base + kLatentChunk);  // arrives meanwhile
+        ptx::cp_async_wait<0>();
         ptx::sync_threads();
         score_rows<S>(smem, p.scale);
         ptx::sync_threads();

@@ -78,4 +78,54 @@ DG_DEVICE WarpRows find_rows(const AttentionParams& p, const Seen<S>& seen, u32 
     return rows;
 }
 
+/// Some of a warp's rows on their way: a lane has 16 codes of each of them, and eight rotated channels of one
+/// of every four.
+template <u32 AtOnce>
+struct RowBatch {
+    static constexpr u32 kPlain = kFp8RowChannels - kFp8RowRotated, kRotatedUnits = kFp8RowRotated / 8;
+    static constexpr u32 kRotatedRows = 32 / kRotatedUnits, kRotatedLoads = AtOnce / kRotatedRows;
+    ptx::UInt4 codes[AtOnce] = {}, rotated[kRotatedLoads] = {};
+    u32 scale[AtOnce];
+
+    /// Rows `first` and those after it. Whole warps call.
+    DG_DEVICE RowBatch(const WarpRows& found, u32 first) {
+        const u32 lane = ptx::lane_index();
+#pragma unroll
+        for (u32 i = 0; i < AtOnce; ++i) {
+            const u8* values = from_lane(found.place.values, first + i);
+            const u32 scales = ptx::shfl_idx(found.place.scales, first + i);
+            scale[i] = 127;
+            if ((found.present >> (first + i) & 1) != 0 && lane < kPlain / 16) {
+                codes[i] = ptx::ld_global_v4_u32(values + lane * 16);
+                scale[i] = ptx::ld_global_u8(values + scales + lane * 16 / kFp8RowGroup);
+            }
+        }
+#pragma unroll
+        for (u32 load = 0; load < kRotatedLoads; ++load) {
+            const u32 row = first + load * kRotatedRows + lane / kRotatedUnits;
+            const u8* values = from_lane(found.place.values, row);
+            if ((found.present >> row & 1) != 0)
+                rotated[load] = ptx::ld_global_v4_u32(values + kPlain + lane % kRotatedUnits * 16);
+        }
+    }
+    /// As bf16, row `first` of the chunk and those after it; at(row, unit): where 16 bytes of a row go.
+    template <typename At>
+    DG_DEVICE void store(u32 first, At&& at) const {
+        const u32 lane = ptx::lane_index();
+#pragma unroll
+        for (u32 i = 0; i < AtOnce; ++i) {
+            if (lane >= kPlain / 16) continue;
+            u32 pair[8];
+            decode_codes(pair, codes[i], scale[i]);
+            ptx::st_shared_v4_u32(at(first + i, lane * 2), {pair[0], pair[1], pair[2], pair[3]});
+            ptx::st_shared_v4_u32(at(first + i, lane * 2 + 1), {pair[4], pair[5], pair[6], pair[7]});
+        }
+#pragma unroll
+        for (u32 load = 0; load < kRotatedLoads; ++load)
+            ptx::st_shared_v4_u32(
+                at(first + load * kRotatedRows + lane / kRotatedUnits, kPlain / 8 + lane % kRotatedUnits),
+                rotated[load]);
+    }
+};
+
 }  // namespace deep_gemm::latent_detail
