@@ -159,11 +159,7 @@ latent_mma(DG_GRID_CONSTANT const LatentMmaParams params) {
     constexpr LatentMmaSmem kPlan = plan_smem(S);
     ptx::grid_dependency_launch();
     if (S.split && ptx::block_index() >= params.blocks)
-#ifdef DG_NO_LATENT_AHEAD
-        return;
-#else
         return tile::bring_ahead(params.ahead, ptx::block_index() - params.blocks, kLatentMmaThreads);
-#endif
     ptx::grid_dependency_wait();
     const AttentionParams& p = params.attention;
     const ptx::SharedAddress smem = ptx::dynamic_smem();

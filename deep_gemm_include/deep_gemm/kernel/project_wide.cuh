@@ -101,10 +101,8 @@ class Multiplier {
                           ptx::wgmma_descriptor(ring_.w(second.stage))};
         ptx::wgmma_keep(part);
         ptx::wgmma_fence();
-#ifndef DG_WIDE_SKIP_MMA
         Mma::template mma4<2, 2>(part, x[0], w[0], adds);
         Mma::template mma4<2, 2>(part, x[1], w[1], 1);
-#endif
         ptx::wgmma_commit();
         ptx::wgmma_wait<0>();
         ptx::wgmma_keep(part);

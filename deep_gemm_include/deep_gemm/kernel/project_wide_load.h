@@ -80,11 +80,6 @@ struct Rows {
     template <u32 N>
     DG_DEVICE void load(u32 (&word)[N], u32 column) const {
         static_assert(N >= kAll);
-#ifdef DG_WIDE_SKIP_LOAD
-#pragma unroll
-        for (u32 i = 0; i < kAll; ++i) word[i] = column;
-        return;
-#endif
 #pragma unroll
         for (u32 g = 0; g < kGroups; ++g)
 #pragma unroll
