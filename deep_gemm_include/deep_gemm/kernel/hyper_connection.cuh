@@ -242,12 +242,12 @@ DG_DEVICE float mix_streams(u32 token, u32 begin, u32 end, ptx::SharedAddress sm
     return sum;
 }
 
-/// The inputs of a round: a warp finds a token's factor; then as many tokens are stored at a time as have
-/// threads for their channels.
+/// The inputs of a round: a warp finds a token's factor, because reading peers' shared memory is slow; then
+/// as many tokens are stored at a time as have threads for their channels.
 template <HcSpec S>
 DG_DEVICE void store_inputs(const HcParams& p, u32 first, u32 tokens, u32 begin, u32 end,
                             ptx::SharedAddress smem) {
-    constexpr u32 kThreads = S.threads / S.streams;
+    constexpr u32 kAtOnce = S.tokens > 1 ? S.streams : 1, kThreads = S.threads / kAtOnce;
     const ptx::SharedAddress factors = smem + plan_smem(S).pre;  // nobody needs those any more
     const u32 warp = ptx::warp_index();
     if (warp < tokens) {
@@ -256,7 +256,7 @@ DG_DEVICE void store_inputs(const HcParams& p, u32 first, u32 tokens, u32 begin,
     }
     sync_workers<S>();
 #pragma unroll 1
-    for (u32 t = ptx::thread_index() / kThreads; t < tokens; t += S.streams)
+    for (u32 t = ptx::thread_index() / kThreads; t < tokens; t += kAtOnce)
         store_input<S>(p, first + t, t, ptx::ld_shared_f32(factors + t * 4), ptx::thread_index() % kThreads,
                        kThreads, begin, end, smem);
 }
@@ -337,22 +337,17 @@ hc_mix(DG_GRID_CONSTANT const HcParams p) {
         sync_workers<S>();
         add_warps<S>(tokens, smem + kPlan.sums, smem + kPlan.norm);
         ptx::cluster_sync();
-        if constexpr (S.tokens > 1 && !hc_row_amax(S)) {
+        if constexpr (!hc_row_amax(S)) {
             store_inputs<S>(p, first, tokens, begin, end, smem);
         } else {
 #pragma unroll 1
             for (u32 t = 0; t < tokens; ++t) {
                 const float factor = norm_factor<S>(p, t, smem);
-                const float amax =
-                    store_input<S>(p, first + t, t, factor, ptx::thread_index(), S.threads, begin, end, smem);
-                if constexpr (hc_row_amax(S)) {
-                    const float largest = tile::warp_max(amax);
-                    if (ptx::lane_index() == 0)
-                        ptx::st_shared_f32(smem + kPlan.sums + (t * kHcMixWarps + warp) * 4, largest);
-                }
+                const float largest = tile::warp_max(store_input<S>(
+                    p, first + t, t, factor, ptx::thread_index(), S.threads, begin, end, smem));
+                if (ptx::lane_index() == 0)
+                    ptx::st_shared_f32(smem + kPlan.sums + (t * kHcMixWarps + warp) * 4, largest);
             }
-        }
-        if constexpr (hc_row_amax(S)) {
             sync_workers<S>();
             keep_amax<S>(tokens, smem);
             ptx::cluster_sync();
