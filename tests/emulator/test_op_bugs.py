@@ -112,16 +112,18 @@ def hc_mix_staged() -> tuple[Any, str]:
 def top_k() -> tuple[Any, str]:
     rng = np.random.default_rng(3)
     n, cluster = 8300, 2
-    scores = np.round(real(rng, (2, n), scale=30)).astype(np.float32)
-    scores[1] = np.where(rng.random(n) < 0.5, -0.0, 0.0)
+    scores = np.round(real(rng, (3, n), scale=30)).astype(np.float32)
+    # As many of equal size as there is no room for, in two rows.
+    scores[1] = np.where(np.arange(n) < n // 2, 0, 1 + (np.arange(n) % 70 == 0))
+    scores[2] = np.where(rng.random(n) < 0.5, -0.0, 0.0)
     expected = np.stack([ref.top_k(row, 100) for row in scores])
     arrays = {
         "scores": scores,
-        "positions": np.full(2, n - 1, np.int32),
-        "picks": np.full((2, 100), -7, np.int32),
+        "positions": np.full(3, n - 1, np.int32),
+        "picks": np.full((3, 100), -7, np.int32),
     }
     params = pack("scores", (n,), "positions", "picks", n, 100, 1)
-    launch = bugs.Launch("deep_gemm::top_k<kSpec>", (2 * cluster,), 1024, 66048, arrays, params,
+    launch = bugs.Launch("deep_gemm::top_k<kSpec>", (3 * cluster,), 1024, 66048, arrays, params,
                          {"picks": expected.astype(np.float64)}, cluster=cluster)  # fmt: skip
     return launch, text("top_k", "TopKSpec", f".cluster = {cluster}")
 
@@ -300,6 +302,10 @@ BUGS = [
     ("top_k", Bug("histograms read before they are there", "sync_cluster<S>();\n            half_", "ptx::sync_threads();\n            half_")),
     ("top_k", Bug("bins of the pass cleared while they are read", "half_ ^= 1;\n            clear();", "clear();\n            half_ ^= 1;")),
     ("top_k", Bug("histogram of the own CTA", "load_pair<S>(bins + (top - 1) * 4, from)", "load_pair<S>(bins + (top - 1) * 4, rank<S>())", 8)),
+    ("top_k", Bug("kept scores fetched before they are there", "scores.kept());\n    ptx::cluster_sync();", "scores.kept());\n    ptx::cluster_arrive();\n    if (warp != 0) ptx::cluster_wait();")),
+    ("top_k", Bug("leaves while its scores are fetched", "if (rank > 0) return ptx::cluster_sync();", "if (rank > 0) return;")),
+    ("top_k", Bug("places of the first source", "j * share.per_warp + ptx::ld_cluster_u16", "ptx::ld_cluster_u16", 8)),
+    ("top_k", Bug("scores beyond the room", "<= Scores<S>::kHalf", "<= 0xffffu")),
     ("top_k", Bug("ties beyond the last place", "is_equal && e < wanted", "is_equal && e <= wanted", 8)),
     ("top_k", Bug("own warp counted as earlier", "from == rank && lane < warp", "from == rank && lane <= warp", 8)),
     ("top_k", Bug("what lies above is forgotten", "t.wanted -= found.y;", "", 8)),
