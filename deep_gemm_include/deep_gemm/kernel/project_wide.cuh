@@ -30,41 +30,6 @@ DG_DEVICE u32 half_of(u32 sum) {
     return sum / 2 % 2;
 }
 
-/// Scales of a chunk: of the block's rows of w, and of the lane's two rows of x.
-template <ProjectMmaSpec S>
-struct Scales {
-    const ProjectMmaParams& p;
-    const void* w;
-    u64 first_w;
-    const float* x[2];
-    float now[2], next[2] = {};
-
-    DG_DEVICE Scales(const ProjectMmaParams& params, const Block& block, u32 row)
-        : p(params),
-          w(block.part->scale),
-          first_w(block.first_row / kProjectColumns * block.part->scale_stride_row) {
-#pragma unroll
-        for (u32 half = 0; half < 2; ++half) {
-            const u32 mine = row + half * 8, last = p.rows - 1;
-            x[half] = p.x_scale + (mine < last ? mine : last) * p.x_scale_stride + block.part->x_scale_offset;
-        }
-        fetch(0);
-    }
-    DG_DEVICE void fetch(u32 chunk) {
-        if constexpr (S.w_scale == Format::none) return;
-        const float of_w = tile::load_scale<S.w_scale>(w, first_w + chunk);
-#pragma unroll
-        for (u32 half = 0; half < 2; ++half)
-            next[half] =
-                S.x == Format::fp8_e4m3 ? ptx::mul_rn_f32(of_w, ptx::ld_global_f32(x[half] + chunk)) : of_w;
-    }
-    /// Takes the chunk's; `following` is on its way from then on.
-    DG_DEVICE void advance(u32 following, bool more) {
-        now[0] = next[0], now[1] = next[1];
-        if (more) fetch(following);
-    }
-};
-
 template <ProjectMmaSpec S>
 class Multiplier {
   public:
@@ -84,16 +49,16 @@ class Multiplier {
     static constexpr bool kScaled = S.w_scale != Format::none;
 
     /// The lane's first row of x.
-    static DG_DEVICE u32 row_of(const Block& block) {
-        return block.first_token + ptx::warp_index() * 16 + ptx::lane_index() / 4;
-    }
+    static DG_DEVICE u32 row_of_block() { return ptx::warp_index() * 16 + ptx::lane_index() / 4; }
+    static DG_DEVICE u32 row_of(const Block& block) { return block.first_token + row_of_block(); }
 
-    /// A chunk's products, or what they add to those before.
-    DG_DEVICE void multiply_chunk(float (&part)[kSums], bool adds) {
+    /// Starts a chunk's products, or what they add to those before.
+    DG_DEVICE void start_chunk(float (&part)[kSums], bool adds) {
         pipe::Cursor<plan_wide(S).stages> second = at_;
         second.advance();
         ptx::mbarrier_wait(ring_.full(at_.stage), at_.phase);
         ptx::mbarrier_wait(ring_.full(second.stage), second.phase);
+        ptx::fence_proxy_async();  // others have written the stages, with ordinary stores
         const u32 rows = ptx::warp_index() / 4 * (kWideTileBytes / 2);
         const u64 x[2] = {ptx::wgmma_descriptor(ring_.x(at_.stage) + rows),
                           ptx::wgmma_descriptor(ring_.x(second.stage) + rows)},
@@ -104,6 +69,8 @@ class Multiplier {
         Mma::template mma4<2, 2>(part, x[0], w[0], adds);
         Mma::template mma4<2, 2>(part, x[1], w[1], 1);
         ptx::wgmma_commit();
+    }
+    DG_DEVICE void finish_chunk(float (&part)[kSums]) {
         ptx::wgmma_wait<0>();
         ptx::wgmma_keep(part);
         release(), release();
@@ -116,19 +83,23 @@ class Multiplier {
 
     DG_DEVICE void multiply(float (&totals)[kSums], const Block& block) {
         const u32 chunks = p_.k / kProjectColumns;
-        Scales<S> scales(p_, block, row_of(block));
         float part[kSums], sums[kScaled ? kSums : 1];
         u32 chunk = 0;
 #pragma unroll 1
         for (u32 i = 0; i < chunks; ++i) {
             const u32 following = chunk_after(chunk, chunks);
             const bool first = chunk < kProjectWarps;  // of what is a warp there
-            scales.advance(following, i + 1 < chunks);
-            multiply_chunk(part, !kScaled && !first);
+            start_chunk(part, !kScaled && !first);
+            float scale[2];  // of the lane's two rows of x
+#pragma unroll
+            for (u32 half = 0; half < 2; ++half)
+                if constexpr (kScaled)
+                    scale[half] = ptx::ld_shared_f32(ring_.scale(at_.stage, row_of_block() + half * 8));
+            finish_chunk(part);
             if constexpr (kScaled) {
 #pragma unroll
                 for (u32 s = 0; s < kSums; ++s)
-                    sums[s] = ptx::fma_rn_f32(part[s], scales.now[half_of(s)], first ? 0.0f : sums[s]);
+                    sums[s] = ptx::fma_rn_f32(part[s], scale[half_of(s)], first ? 0.0f : sums[s]);
             }
             if (following != chunk + kProjectWarps) {
 #pragma unroll

@@ -46,6 +46,9 @@ struct Ring {
 
     DG_DEVICE ptx::SharedAddress x(u32 stage) const { return base + stage * kWideStageBytes; }
     DG_DEVICE ptx::SharedAddress w(u32 stage) const { return x(stage) + kWideTileBytes; }
+    DG_DEVICE ptx::SharedAddress scale(u32 stage, u32 row) const {
+        return base + kPlan.scales + (stage * kWideRows + row) * 4;
+    }
     DG_DEVICE ptx::SharedAddress full(u32 stage) const { return base + kPlan.barriers + stage * 16; }
     DG_DEVICE ptx::SharedAddress empty(u32 stage) const { return full(stage) + 8; }
 };
@@ -112,8 +115,37 @@ struct Rows {
     }
 };
 
+/// What the sum of a chunk is multiplied by for a row of x: a thread has one of the block's rows.
+template <ProjectMmaSpec S>
+struct RowScale {
+    const void* w;
+    const float* x;
+    u64 first_w;
+    float of_w, of_x;
+
+    DG_DEVICE RowScale(const ProjectMmaParams& p, const Block& block) : w(block.part->scale) {
+        const u32 row = block.first_token + row_of_block(), last = p.rows - 1;
+        first_w = block.first_row / kProjectColumns * block.part->scale_stride_row;
+        x = p.x_scale + (row < last ? row : last) * p.x_scale_stride + block.part->x_scale_offset;
+    }
+    static DG_DEVICE u32 row_of_block() { return ptx::thread_index() % kWideRows; }
+
+    DG_DEVICE void load(u32 chunk) {
+        if constexpr (S.w_scale != Format::none) of_w = tile::load_scale<S.w_scale>(w, first_w + chunk);
+        if constexpr (S.x == Format::fp8_e4m3) of_x = ptx::ld_global_f32(x + chunk);
+    }
+    DG_DEVICE void store(Ring<S> ring, u32 stage) const {
+        if constexpr (S.w_scale != Format::none)
+            ptx::st_shared_f32(ring.scale(stage, row_of_block()),
+                               S.x == Format::fp8_e4m3 ? ptx::mul_rn_f32(of_w, of_x) : of_w);
+    }
+};
+
+constexpr u32 kTilesOfChunk = 4;  // x and w of two stages
+
 /// All blocks of the CTA, tile by tile: x of a stage, then w. Some tiles are on their way to registers while
-/// the one before is stored.
+/// the one before is stored. What is written here is for wgmma, but the fence between the proxies is the
+/// readers': it waits for all that a thread has asked memory for, here for the tiles to come.
 template <ProjectMmaSpec S>
 DG_DEVICE void load_blocks(const ProjectMmaParams& p, Ring<S> ring) {
     constexpr u32 kAhead = wide_tiles_ahead_of(S), kUnroll = kAhead % 2 == 0 ? kAhead : 2 * kAhead;
@@ -121,17 +153,22 @@ DG_DEVICE void load_blocks(const ProjectMmaParams& p, Ring<S> ring) {
     using W = Rows<S, S.w>;
     constexpr u32 kWords = X::kAll > W::kAll ? X::kAll : W::kAll;
     pipe::Cursor<plan_wide(S).stages> at;
-    const u32 chunks = p.k / kProjectColumns, tiles = chunks * 4;
+    const u32 chunks = p.k / kProjectColumns, tiles = chunks * kTilesOfChunk;
     for (u32 index = ptx::block_index(); index < blocks_of(p); index += ptx::grid_blocks()) {
         const Block block(p, index);
         X x;
         W w;
         x.place(p.x, p.x_stride, block.part->x_offset, block.first_token, p.rows - 1);
         w.place(block.part->w, block.part->stride_row, 0, block.first_row, block.part->n - 1);
+        RowScale<S> scale(p, block);
+        static_assert(kAhead < kTilesOfChunk);  // so that those of one chunk are on their way at a time
         u32 word[kAhead][kWords], chunk = 0, half = 0;  // half: of the chunk, of the tile loaded next
         const auto load = [&](u32 tile) {  // `tile` is a constant: which registers, and whether of x
             const u32 column = chunk * kProjectColumns + half * 64;
-            if (tile % 2 == 0) return x.load(word[tile % kAhead], column);
+            if (tile % 2 == 0) {
+                if (half == 0) scale.load(chunk);
+                return x.load(word[tile % kAhead], column);
+            }
             w.load(word[tile % kAhead], column);
             half ^= 1;
             if (half == 0) chunk = chunk_after(chunk, chunks);
@@ -146,9 +183,9 @@ DG_DEVICE void load_blocks(const ProjectMmaParams& p, Ring<S> ring) {
                 if (i % 2 == 0) {
                     ptx::mbarrier_wait(ring.empty(at.stage), at.phase ^ 1);
                     X::store(word[i % kAhead], ring.x(at.stage));
+                    if ((base + i) % kTilesOfChunk == 0) scale.store(ring, at.stage);
                 } else {
                     W::store(word[i % kAhead], ring.w(at.stage));
-                    ptx::fence_proxy_async();  // wgmma reads both tiles
                     ptx::sync_warp();
                     if (ptx::lane_index() == 0) ptx::mbarrier_arrive(ring.full(at.stage));
                     at.advance();

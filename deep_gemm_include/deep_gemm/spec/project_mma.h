@@ -69,13 +69,15 @@ constexpr u32 kWideMathThreads = 256, kWideThreads = kWideMathThreads + 128;
 constexpr u32 kWideTileBytes = kWideRows * 128, kWideStageBytes = 2 * kWideTileBytes;
 struct ProjectWideSmem {
     u32 stages;
+    u32 scales;  // fp32 [stages][rows of x]: of a chunk, in its first stage
     u32 barriers;
     u32 bytes;
 };
 constexpr ProjectWideSmem plan_wide(const ProjectMmaSpec&) {
     ProjectWideSmem p{};
     p.stages = 6;
-    p.barriers = p.stages * kWideStageBytes;
+    p.scales = p.stages * kWideStageBytes;
+    p.barriers = p.scales + p.stages * kWideRows * 4;
     p.bytes = p.barriers + p.stages * 16;
     return p;
 }
