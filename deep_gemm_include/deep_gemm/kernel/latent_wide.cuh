@@ -85,8 +85,8 @@ class WideHeads {
     DG_DEVICE void weigh(Factors (&factors)[2], Merged (&merged)[2], float (&scores)[kLaneSums],
                          u32 stage) const {
         const u32 lane = ptx::lane_index(), q = lane % 4;
-        const ptx::UInt4 bits = ptx::ld_shared_v4_u32(smem_ + kPlan.present + stage * 16);
-        const u32 low = bits.x | bits.y << 16, high = bits.z | bits.w << 16;
+        const u64 bits = ptx::ld_shared_u64(smem_ + kPlan.present + stage * 8);
+        const u32 low = static_cast<u32>(bits), high = static_cast<u32>(bits >> 32);
         const ptx::SharedAddress weights = smem_ + kPlan.weights + group_ * kLatentSlabBytes;
 #pragma unroll
         for (u32 half = 0; half < 2; ++half) {
@@ -151,6 +151,7 @@ class WideHeads {
             const ptx::SharedAddress rows =
                 smem_ + kPlan.rows + at_.stage * (kLatentSlabs * kLatentSlabBytes);
             ptx::mbarrier_wait(smem_ + kPlan.barriers + at_.stage * 16, at_.phase);
+            ptx::fence_proxy_async();  // others have written the rows, with ordinary stores
             float scores[kLaneSums];
             Factors factors[2];
             multiply_rows(scores, rows);

@@ -16,7 +16,8 @@ DG_DEVICE ptx::SharedAddress slab_unit(ptx::SharedAddress slabs, u32 row, u32 un
 
 constexpr u32 kWideWarpRows = kLatentChunk / 4, kWideAtOnce = 8;
 
-/// The rows of all tokens of the CTA, chunk by chunk; zeros where there is none.
+/// The rows of all tokens of the CTA, chunk by chunk; zeros where there is none. What comes next is looked up
+/// meanwhile, and the readers fence: a fence here would wait for that.
 template <LatentMmaSpec S>
 DG_DEVICE void load_tokens_rows(const AttentionParams& p, ptx::SharedAddress smem) {
     constexpr LatentWideSmem kPlan = plan_latent_wide();
@@ -33,13 +34,13 @@ DG_DEVICE void load_tokens_rows(const AttentionParams& p, ptx::SharedAddress sme
             for (u32 first = 0; first < kWideWarpRows; first += kWideAtOnce) {
                 const RowBatch<kWideAtOnce> batch(found, first);
                 if (first == 0) ptx::mbarrier_wait(full + 8, at.phase ^ 1);
+                if (first + kWideAtOnce == kWideWarpRows)  // while the last ones arrive
+                    found = find_rows<S, kWideWarpRows>(p, seen, base + kLatentChunk);
                 batch.store(warp * kWideWarpRows + first,
-                            [&](u32 row, u32 unit) { return slab_unit(rows, row, unit); });
+                            [rows](u32 row, u32 unit) { return slab_unit(rows, row, unit); });
             }
-            found = find_rows<S, kWideWarpRows>(p, seen, base + kLatentChunk);  // arrives meanwhile
             if (ptx::lane_index() == 0)
-                ptx::st_shared_u32(smem + kPlan.present + at.stage * 16 + warp * 4, present & 0xffff);
-            ptx::fence_proxy_async();  // wgmma reads the rows
+                ptx::st_shared_u16(smem + kPlan.present + at.stage * 8 + warp * 2, present);
             ptx::sync_warp();
             if (ptx::lane_index() == 0) ptx::mbarrier_arrive(full);
             at.advance();

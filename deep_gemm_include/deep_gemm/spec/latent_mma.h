@@ -46,7 +46,7 @@ constexpr void visit_fields(Visitor&& visit, const LatentMmaSpec& s) {
 }
 
 // latent_wide: two warpgroups multiply on wgmma, all scores each and half of the channels of the weighted
-// sum; a third loads rows.
+// sum; two more load rows.
 constexpr u32 kLatentWideHeads = 64;
 constexpr u32 kLatentWideMathThreads = 256, kLatentWideThreads = kLatentWideMathThreads + 128;
 constexpr u32 kLatentWideMathRegisters = 208, kLatentWideLoadRegisters = 88;
@@ -57,7 +57,7 @@ struct LatentWideSmem {
     u32 queries;   // [slabs]
     u32 rows;      // [stages][slabs]
     u32 weights;   // a slab for each warpgroup
-    u32 present;   // [stages][4 warps]: a bit a row
+    u32 present;   // u16 [stages][4 warps]: a bit a row
     u32 barriers;  // [stages]: full, empty
     u32 bytes;
 };
@@ -67,7 +67,7 @@ constexpr LatentWideSmem plan_latent_wide() {
     p.rows = p.queries + kLatentSlabs * kLatentSlabBytes;
     p.weights = p.rows + kLatentWideStages * kLatentSlabs * kLatentSlabBytes;
     p.present = p.weights + 2 * kLatentSlabBytes;
-    p.barriers = p.present + kLatentWideStages * 16;
+    p.barriers = p.present + kLatentWideStages * 8;
     p.bytes = p.barriers + kLatentWideStages * 16;
     return p;
 }
