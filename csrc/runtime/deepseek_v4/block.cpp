@@ -84,7 +84,6 @@ class BlockPass {
                               .sequences = pass_.sequences,
                               .out = query,
                               .records = pass_.t <= kRecordRows ? records() : TensorView{},
-                              .ahead = ahead(w_.output_ahead),
                               .window = c_.window,
                               .ratio = w_.layer.compress_ratio,
                               .stream = pass_.stream});
