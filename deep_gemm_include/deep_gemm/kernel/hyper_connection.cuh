@@ -78,8 +78,7 @@ DG_DEVICE u64 stream_index(const HcParams& p, u32 row, const HcPlace<S>& at, u32
     return row * p.x.stride + stream * p.x.inner_stride + at.channel;
 }
 
-/// Four channels of a stream, with the output of the sublayer before taken in (and stored) where there is
-/// one. Whole warps call.
+/// Four channels of a stream, with the output of the sublayer before taken in where there is one.
 template <HcSpec S>
 DG_DEVICE tile::Float4 load_stream(const HcParams& p, u32 row, const HcPlace<S>& at) {
     tile::Float4 v{};
@@ -92,8 +91,6 @@ DG_DEVICE tile::Float4 load_stream(const HcParams& p, u32 row, const HcPlace<S>&
             v = in.apply(tile::load4<S.add>(p.add.data, row * p.add.stride + at.channel),
                          [&](u32 a) { return tile::load4<S.x>(p.x.data, stream_index(p, row, at, a)); });
         }
-        ptx::sync_warp();  // the lanes of these channels have read all streams
-        if (at.inside) tile::store4<S.x>(p.x.data, stream_index(p, row, at, at.stream), v);
     }
     return v;
 }
@@ -137,7 +134,6 @@ struct Staged {
         tile::Float4 v{};
         if (at.inside) v = in.apply(four(mine + 8), [&](u32 a) { return four(first + a * 16); });
         ptx::sync_warp();  // the lanes of these channels have read all streams
-        if (at.inside) tile::store4<S.x>(p.x.data, stream_index(p, row, at, at.stream), v);
         return v;
     }
 };
@@ -218,6 +214,18 @@ DG_DEVICE void add_warps(u32 count, ptx::SharedAddress sums, ptx::SharedAddress 
     for (u32 warp = 0; warp < S.threads / 32; ++warp)
         total += ptx::ld_shared_f32(sums + (i * kHcMixWarps + warp) * 4);
     ptx::st_shared_f32(to + i * 4, total);
+}
+
+/// Streams that have taken an output in go back to memory. Not before the cluster has met: its barriers wait
+/// for stores.
+template <HcSpec S>
+DG_DEVICE void put_back(const HcParams& p, u32 row, u32 token, u32 begin, u32 end, ptx::SharedAddress smem) {
+#pragma unroll 1
+    for (u32 step = 0; step < S.steps; ++step) {
+        const HcPlace<S> at(step, begin, end);
+        const tile::Float4 v = ptx::ld_shared_v4_f32(smem + plan_smem(S).streams + kept_at<S>(token, step));
+        if (at.inside) tile::store4<S.x>(p.x.data, stream_index(p, row, at, at.stream), v);
+    }
 }
 
 /// The streams' weighted sum, into `mixed` of shared memory; returns this thread's share of its squares.
@@ -330,7 +338,9 @@ hc_mix(DG_GRID_CONSTANT const HcParams p) {
             if (ptx::lane_index() == 0)
                 ptx::st_shared_f32(smem + kPlan.sums + (t * kHcMixWarps + warp) * 4, squares);
         }
-        if constexpr (kStaged) {  // each warp has read its own part of `streams` for the last time
+        if constexpr (kStaged) {  // each warp reads its own part of `streams` for the last time
+#pragma unroll 1
+            for (u32 t = 0; t < tokens; ++t) put_back<S>(p, first + t, t, begin, end, smem);
             ptx::sync_warp();
             if (first + stride < p.rows) staged.bring(p, first + stride, tokens_from(first + stride), place);
         }
@@ -354,6 +364,9 @@ hc_mix(DG_GRID_CONSTANT const HcParams p) {
 #pragma unroll 1
             for (u32 t = 0; t < tokens; ++t) store_nvfp4<S>(p, first + t, t, begin, end, smem);
         }
+        if constexpr (S.add != Format::none && !kStaged)
+#pragma unroll 1
+            for (u32 t = 0; t < tokens; ++t) put_back<S>(p, first + t, t, begin, end, smem);
         ptx::cluster_arrive();
     }
     ptx::cluster_wait();  // the shared memory stays until peers have read it
