@@ -1,6 +1,6 @@
-"""Write docs/verified-on.md from the JUnit file of a GPU test run: which device and driver ran how many tests, when.
+"""Write the row of docs/verified-on.md for the JUnit file of a GPU test run: device, driver, numbers of tests, date.
 
-Run by tools/gpu after its tests; the page holds one row a device, the newest run of each.
+Run by tools/gpu after its tests, into its folder of results; whoever commits the run adds the row to the page.
 """
 
 from __future__ import annotations
@@ -12,13 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "verified-on.md"
-HEAD = """# Verified on
-
-Devices on which the tests ran, emulated and real cases alike. Written by `tools/gpu`.
-Tests of injected bugs and races do not use the GPU and may have been left out.
-
-| device | driver | commit | date | passed | failed | skipped |
+HEAD = """| device | driver | commit | date | passed | failed | skipped |
 |---|---|---|---|---|---|---|
 """
 
@@ -30,11 +24,11 @@ def commit() -> str:
 
 
 def main() -> None:
-    """Replace this device's row."""
+    """Write the table's head and one row."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("junit", type=Path)
     parser.add_argument("--commit", default=None, help="where the checkout has no git history")
-    parser.add_argument("--out", type=Path, default=PAGE)
+    parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     from deep_gemm import _C
 
@@ -48,10 +42,7 @@ def main() -> None:
     passed = int(suite.get("tests", 0)) - failed - skipped
     today = datetime.now(timezone.utc).date().isoformat()
     row = f"| {device.name} | {driver} | {arguments.commit or commit()} | {today} | {passed} | {failed} | {skipped} |\n"
-    lines = PAGE.read_text().splitlines(keepends=True) if PAGE.exists() else []
-    rows = [line for line in lines if line.startswith("| ") and not line.startswith("| device |")]
-    kept = [line for line in rows if not line.startswith(f"| {device.name} |")]
-    arguments.out.write_text(HEAD + "".join([*kept, row]))
+    arguments.out.write_text(HEAD + row)
 
 
 if __name__ == "__main__":

@@ -178,6 +178,7 @@ bool publish_directory(const Path& finished, const Path& final_path) {
 
 FileLock::FileLock(const Path& path, std::chrono::milliseconds timeout) : path_(path) {
     const auto deadline = std::chrono::steady_clock::now() + timeout;
+    bool seen_dead = false;
     auto pause = std::chrono::microseconds(200);
     for (;;) {
         Descriptor file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666));
@@ -190,9 +191,16 @@ FileLock::FileLock(const Path& path, std::chrono::milliseconds timeout) : path_(
             return;
         }
         if (errno != EWOULDBLOCK && errno != EINTR) return;
-        if (holder_is_dead(file.get())) {
+        // Dead twice in a row, with a pause: a living holder has just taken the lock and not yet written its
+        // name.
+        if (!holder_is_dead(file.get())) {
+            seen_dead = false;
+        } else if (seen_dead) {
             if (same_file(file.get(), path)) ::unlink(path.c_str());
             continue;
+        } else {
+            seen_dead = true;
+            pause = std::chrono::microseconds(20'000);
         }
         if (std::chrono::steady_clock::now() >= deadline) return;
         std::this_thread::sleep_for(pause);

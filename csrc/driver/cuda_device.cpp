@@ -161,6 +161,10 @@ class CudaDevice final : public Device {
                                             constant_bank_params(properties_.compute_major), module);
     }
 
+    bool can_run(const Kernel& kernel) const override {
+        return dynamic_cast<const CudaKernel*>(&kernel) != nullptr;
+    }
+
     void launch(const Kernel& kernel, const LaunchConfig& config, std::span<const std::byte> params,
                 std::span<const MemoryRange>) override {
         const CurrentContext scope(api_, context_);

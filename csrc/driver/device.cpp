@@ -46,12 +46,10 @@ u32 ordinal_in(std::string_view name, std::string_view digits) {
 std::string_view default_name() {
     const std::string& reason = cuda::why_unavailable();
     if (reason.empty()) return "cuda";
-    static const bool told = [&reason] {
+    static std::atomic<bool> told{false};
+    if (!told.exchange(true))
         log(cuda::driver_found() ? LogLevel::warning : LogLevel::info, "using the emulated GPU, because: {}",
             reason);
-        return true;
-    }();
-    (void)told;
     return "emulator";
 }
 

@@ -103,6 +103,8 @@ class Device {
     // Modules and launches. `label` appears in error messages (kernel name, spec).
     [[nodiscard]] virtual std::shared_ptr<Module> load_module(std::span<const std::byte> image,
                                                               std::string_view label) = 0;
+    // Whether a kernel is of this kind of device. The calls below take no other.
+    [[nodiscard]] virtual bool can_run(const Kernel& kernel) const = 0;
     // `params` is the kernel's whole parameter buffer, no byte more: for our kernels, its one by-value
     // argument. Asynchronous on CUDA; complete on return on the emulator.
     virtual void launch(const Kernel& kernel, const LaunchConfig& config, std::span<const std::byte> params,

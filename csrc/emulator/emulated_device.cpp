@@ -121,6 +121,9 @@ class EmulatedDevice final : public driver::Device {
         return std::make_shared<EmulatedModule>(image, label, "sm_" + model_.properties.arch,
                                                 model_.properties.max_smem_per_block);
     }
+    bool can_run(const driver::Kernel& kernel) const override {
+        return dynamic_cast<const EmulatedKernel*>(&kernel) != nullptr;
+    }
     void launch(const driver::Kernel& kernel, const driver::LaunchConfig& config,
                 std::span<const std::byte> params, std::span<const driver::MemoryRange> memory) override {
         const auto& emulated =

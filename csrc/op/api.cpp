@@ -98,7 +98,7 @@ WarmupReport warmup(Device& device, std::span<const std::string> problems, const
     const plan::DeviceModel model = plan::device_model(properties.arch, properties.num_sms);
     std::vector<GemmSpec> specs;
     for (const std::string& text : problems) {
-        const plan::GemmProblem problem = plan::parse_problem(text);
+        const plan::GemmProblem problem = op::problem_of(text);
         for (const GemmSpec& spec : plan::enumerate_specs(problem, problem.m, model)) {
             bool known = false;
             for (const GemmSpec& other : specs) known = known || other == spec;
@@ -112,8 +112,8 @@ WarmupReport warmup(Device& device, std::span<const std::string> problems, const
 
 std::string explain(const Device& device, std::string_view problem, u32 rows) {
     const driver::DeviceProperties& properties = device.properties();
-    return plan::explain(plan::parse_problem(problem),
-                         plan::device_model(properties.arch, properties.num_sms), rows);
+    return plan::explain(op::problem_of(problem), plan::device_model(properties.arch, properties.num_sms),
+                         rows);
 }
 
 }  // namespace deep_gemm

@@ -18,6 +18,12 @@ jit::KernelId kernel_of(const GemmSpec& spec) {
 
 }  // namespace
 
+plan::GemmProblem problem_of(std::string_view text) {
+    plan::GemmProblem problem = plan::parse_problem(text);
+    if (problem.num_sms == 0) problem.num_sms = settings().num_sms;
+    return problem;
+}
+
 jit::KernelSource source_of(const GemmSpec& spec) {
     return jit::source_for<GemmParams>(kernel_of(spec), spec);
 }

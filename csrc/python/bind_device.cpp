@@ -66,9 +66,17 @@ LaunchConfig launch_config(const DimArgument& grid, const DimArgument& block, co
             .programmatic_launch = programmatic_launch};
 }
 
+void check_runs(const Device& device, const Kernel& kernel) {
+    DG_CHECK(
+        device.can_run(kernel), value,
+        "launch: got a kernel of another kind of device, expected one that {} loaded; load its module there",
+        device.properties().name);
+}
+
 void launch(Device& device, const Kernel& kernel, const py::object& params, const DimArgument& grid,
             const DimArgument& block, const DimArgument& cluster, u32 smem_bytes,
             const std::vector<std::tuple<u64, u64, bool>>& memory, Handle stream, bool programmatic_launch) {
+    check_runs(device, kernel);
     const BytesView bytes(params, false);
     std::vector<driver::MemoryRange> ranges;
     for (const auto& [address, size, writable] : memory) ranges.push_back({address, size, writable});
@@ -163,6 +171,7 @@ void bind_launch(py::class_<Device, std::unique_ptr<Device, py::nodelete>>& type
         "max_active_clusters",
         [](Device& device, const Kernel& kernel, const DimArgument& grid, const DimArgument& block,
            const DimArgument& cluster, u32 smem_bytes) {
+            check_runs(device, kernel);
             return device.max_active_clusters(kernel,
                                               launch_config(grid, block, cluster, smem_bytes, 0, false));
         },

@@ -93,7 +93,7 @@ void read_activations(TensorReader& reader, PyObject* pair, const char* function
                  name_of(gemm.a.format));
         return;
     }
-    const auto [values, scales] = scaled_pair(pair, function, "a");
+    const auto [values, scales] = scaled_pair(reader, pair, function, "a");
     gemm.a = reader.read(values, "a", false, "fp8_e4m3");
     gemm.scale_a = reader.read(scales, "scales of a", false, "fp32");
 }

@@ -133,7 +133,7 @@ ScaleB scale_mode_of(const Signature& signature, PyObject* recipe, PyObject* rec
 // (values, scales)
 void read_scaled(TensorReader& reader, PyObject* pair, const char* function, const char* name,
                  const char* scale_name, TensorView& values, TensorView& scales) {
-    const auto [first, second] = scaled_pair(pair, function, name);
+    const auto [first, second] = scaled_pair(reader, pair, function, name);
     values = reader.read(first, name, false, "fp8_e4m3");
     scales = reader.read(second, scale_name, false, "fp32");
 }
@@ -241,7 +241,9 @@ PyMethodDef methods[] = {
      "of 128;\n"
      "an empty group ends where the one before it does or at its own start. "
      "expected_m_for_psum_layout, the rows a group is likely to have, chooses the kernel and "
-     "nothing else. Rows\nof no group are written as zeros whatever ensure_zero_padding says."},
+     "nothing else. Rows\nbetween a group's end and the next multiple of 128 are written as zeros whatever "
+     "ensure_zero_padding says; rows beyond the last group's are not written, but for k = 0, which writes "
+     "all."},
     {"m_grouped_fp8_gemm_nt_masked", DG_FAST_ENTRY(kMaskedFp8Op),
      "m_grouped_fp8_gemm_nt_masked(a, b, d, masked_m, expected_m, recipe=None, "
      "recipe_a=None, recipe_b=None, "

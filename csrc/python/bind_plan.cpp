@@ -3,6 +3,7 @@
 // warm-up.
 #include "op/fp4_gemm.h"
 #include "op/gemm.h"
+#include "op/gemm_kernel.h"
 #include "python/casters.h"
 #include "plan/linear.h"
 #include "python/checked.h"
@@ -180,7 +181,7 @@ void bind_plan(py::module_& module) {
     module.def(
         "plan",
         [](const ProblemText& problem, const py::object& device) {
-            const plan::GemmProblem parsed = plan::parse_problem(problem.value);
+            const plan::GemmProblem parsed = op::problem_of(problem.value);
             return dict_of(parsed, plan::plan_gemm(parsed, model_of(device)));
         },
         py::arg("problem"), py::arg("device") = py::none(),
@@ -195,7 +196,7 @@ void bind_plan(py::module_& module) {
                 return plan::explain_linear(text, model_of(device, plan::linear_device_model), rows);
             const plan::DeviceModel model = model_of(device);
             if (first == "fp4_gemm") return plan::explain(plan::parse_fp4_problem(text), model, rows);
-            return plan::explain(plan::parse_problem(text), model, rows);
+            return plan::explain(op::problem_of(text), model, rows);
         },
         py::arg("problem"), py::arg("device") = py::none(), py::arg("rows") = 12,
         "A table of the best candidates with their cost terms, and why the others were rejected: of 'gemm "
@@ -204,14 +205,14 @@ void bind_plan(py::module_& module) {
     module.def(
         "candidates",
         [](const ProblemText& problem, const py::object& device) {
-            return candidates_of(plan::parse_problem(problem.value), model_of(device));
+            return candidates_of(op::problem_of(problem.value), model_of(device));
         },
         py::arg("problem"), py::arg("device") = py::none(),
         "Every spec that was considered for the problem: spec, rejected (None, or why), cost terms.");
     module.def(
         "enumerate_specs",
         [](const ProblemText& problem, const py::object& device) {
-            const plan::GemmProblem parsed = plan::parse_problem(problem.value);
+            const plan::GemmProblem parsed = op::problem_of(problem.value);
             return plan::enumerate_specs(parsed, parsed.m, model_of(device));
         },
         py::arg("problem"), py::arg("device") = py::none(),

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "base/error.h"
+#include "python/tensor.h"
 
 #include <pybind11/pybind11.h>
 
@@ -75,8 +76,9 @@ inline i64 integer_of(PyObject* object, const char* function, const char* name) 
     return value;
 }
 
-// The two items of (fp8 values, fp32 scales), borrowed.
-inline std::array<PyObject*, 2> scaled_pair(PyObject* pair, const char* function, const char* name) {
+// The two items of (fp8 values, fp32 scales); those of a list are held by the reader.
+inline std::array<PyObject*, 2> scaled_pair(TensorReader& reader, PyObject* pair, const char* function,
+                                            const char* name) {
     const bool is_tuple = PyTuple_Check(pair), is_list = PyList_Check(pair);
     const Py_ssize_t size = is_tuple ? PyTuple_GET_SIZE(pair) : is_list ? PyList_GET_SIZE(pair) : -1;
     DG_CHECK(size == 2, type,
@@ -84,7 +86,9 @@ inline std::array<PyObject*, 2> scaled_pair(PyObject* pair, const char* function
              "deep_gemm.utils.per_token_cast_to_fp8 makes one",
              function, name, Py_TYPE(pair)->tp_name, size < 0 ? "" : fmt::format(" of {}", size));
     if (is_tuple) return {PyTuple_GET_ITEM(pair, 0), PyTuple_GET_ITEM(pair, 1)};
-    return {PyList_GET_ITEM(pair, 0), PyList_GET_ITEM(pair, 1)};
+    const std::array<PyObject*, 2> items{PyList_GET_ITEM(pair, 0), PyList_GET_ITEM(pair, 1)};
+    for (PyObject* item : items) reader.hold(item);
+    return items;
 }
 
 }  // namespace deep_gemm::python

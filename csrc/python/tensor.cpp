@@ -102,33 +102,39 @@ struct Devices {
     Device* standard = nullptr;
 };
 
+// Making a device may take seconds and log into Python: others must not wait for it with the GIL.
+Device& find_without_gil(std::string_view name = {}) {
+    const py::gil_scoped_release no_gil;
+    return find_device(name);
+}
+
 Device& cuda_device(int ordinal) {
     auto& known = process_local<Devices>().cuda;
     DG_CHECK(ordinal >= 0 && static_cast<size_t>(ordinal) < known.size(), value,
              "tensor on CUDA device {}, expected 0 to {}; move it there", ordinal, known.size() - 1);
     Device*& device = known[static_cast<size_t>(ordinal)];
-    if (!device) device = &find_device(fmt::format("cuda:{}", ordinal));
+    if (!device) device = &find_without_gil(fmt::format("cuda:{}", ordinal));
     return *device;
 }
 
 Device& emulator_device() {
     Device*& emulator = process_local<Devices>().emulator;
     const std::string& chosen = env_text(Env::device);
-    if (!emulator) emulator = &find_device(chosen.starts_with("emulator") ? chosen : "emulator:sm_90a");
+    if (!emulator) emulator = &find_without_gil(chosen.starts_with("emulator") ? chosen : "emulator:sm_90a");
     return *emulator;
 }
 
 Device& standard_device() {
     Device*& standard = process_local<Devices>().standard;
-    if (!standard) standard = &find_device();
+    if (!standard) standard = &find_without_gil();
     return *standard;
 }
 
 }  // namespace
 
 Device& device_of(py::handle argument) {
-    if (!argument || argument.is_none()) return find_device();
-    if (py::isinstance<py::str>(argument)) return find_device(argument.cast<std::string>());
+    if (!argument || argument.is_none()) return find_without_gil();
+    if (py::isinstance<py::str>(argument)) return find_without_gil(argument.cast<std::string>());
     DG_CHECK(py::isinstance<Device>(argument), type,
              "device is a {}, expected a deep_gemm.Device, a name such as "
              "'emulator:sm_90a', or None; Device(name) makes one",

@@ -35,6 +35,9 @@ class TensorReader {
     // The same for elements of one byte of any type, as int8: codes and scales that are bytes.
     [[nodiscard]] TensorView read_bytes(PyObject* object, const char* name, bool writable = false);
 
+    // Keeps an object until the call has ended: what a list holds may be taken out of it by another thread.
+    void hold(PyObject* object) { held_.push_back(py::reinterpret_borrow<py::object>(object)); }
+
     // The current stream of the framework that the last GPU tensor came from; null where it has none.
     [[nodiscard]] void* current_stream() const;
 

@@ -27,6 +27,7 @@ class Probe final : public LaunchProbe {
         return seen;
     }
 
+    bool can_run(const Kernel& kernel) const override { return to_.can_run(kernel); }
     void launch(const Kernel& kernel, const LaunchConfig& config, std::span<const std::byte> params,
                 std::span<const MemoryRange> memory) override {
         {

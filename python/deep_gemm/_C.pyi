@@ -1134,7 +1134,7 @@ def m_grouped_fp8_gemm_nt_contiguous(
     (or any number outside the groups) for rows that become zeros; segments start at multiples of 128 rows. With
     use_psum_layout it is int32 [groups], the end row of each group, the next group starting at a multiple of 128;
     an empty group ends where the one before it does or at its own start. expected_m_for_psum_layout, the rows a group is likely to have, chooses the kernel and nothing else. Rows
-    of no group are written as zeros whatever ensure_zero_padding says.
+    between a group's end and the next multiple of 128 are written as zeros whatever ensure_zero_padding says; rows beyond the last group's are not written, but for k = 0, which writes all.
     """
 
 def m_grouped_fp8_gemm_nt_masked(

@@ -11,10 +11,12 @@ GROUPS = ("", "contiguous groups=8 ", "psum groups=8 ", "masked groups=8 ")
 FORMS = (
     "",
     " d=fp32 accumulate",
+    " accumulate",
     " scale_b=per_row_128",
     " d=fp32 scale_b=per_row_128 accumulate",
     " a=bf16",
     " a=bf16 b_major=mn",
+    " a=bf16 accumulate",
     " a=bf16 d=fp32 accumulate",
     " a=bf16 d=fp32 a_major=mn b_major=mn accumulate",
 )

@@ -187,6 +187,19 @@ def test_plans_are_values() -> None:
     assert plan["spec"] in deep_gemm.enumerate_specs("gemm m=64 n=7168 k=2048", "90a:132")
 
 
+def test_plans_in_words_use_the_sms_that_calls_use() -> None:
+    """What is warmed up is what a call will want."""
+    problem = "gemm m=512 n=4096 k=7168"
+    deep_gemm.set_num_sms(64)
+    try:
+        limited = set(deep_gemm.enumerate_specs(problem, "90a:132"))
+        assert deep_gemm.plan(problem, "90a:132")["grid_blocks"] <= 64
+    finally:
+        deep_gemm.set_num_sms(0)
+    assert limited == set(deep_gemm.enumerate_specs(f"{problem} num_sms=64", "90a:132"))
+    assert limited != set(deep_gemm.enumerate_specs(problem, "90a:132"))
+
+
 @pytest.mark.parametrize(
     ("form", "expected"),
     [

@@ -42,9 +42,10 @@ void run_parallel(const Launch& launch, u32 threads) {
     std::exception_ptr failure;
     HostPool& pool = HostPool::instance();
     pool.run(std::min(threads, total) - 1, [&] {
-        std::unique_ptr<Cluster> cluster = pool.take();
+        std::unique_ptr<Cluster> cluster;
         for (u32 number = next++; number < total && number <= first_failed; number = next++) {
             try {
+                if (!cluster) cluster = pool.take();
                 set_up_cluster(*cluster, launch, number);
                 run_alone(*cluster);
             } catch (...) {
@@ -52,7 +53,7 @@ void run_parallel(const Launch& launch, u32 threads) {
                 if (number < first_failed) first_failed = number, failure = std::current_exception();
             }
         }
-        pool.give(std::move(cluster));
+        if (cluster) pool.give(std::move(cluster));
     });
     if (failure) std::rethrow_exception(failure);
 }

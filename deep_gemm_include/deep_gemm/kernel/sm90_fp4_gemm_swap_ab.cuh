@@ -94,6 +94,7 @@ class Multiplier {
     DG_DEVICE void start(u32 stage, u32 kb, float (&partial)[kGroups * N / 2], const u32 (&fragments)[16]) {
         const u32 half = has_bf16_tokens(S) ? part * S.block_m * kFp4BlockK : 0;
         const u64 tokens = ptx::wgmma_descriptor(smem_.tokens(stage, kb) + half);
+        if constexpr (part == 0) ptx::wgmma_keep(partial);  // its registers are its own before the fence
         ptx::wgmma_fence();
 #pragma unroll
         for (u32 step = 0; step < 4; ++step) {

@@ -124,6 +124,7 @@ DG_DEVICE void multiply_scaled(float (&sum)[Waves][Count], tile::GemmSmem<S> sme
             const u32 row = wave * kMmaRows;
             const WaveScales<S> scales(smem, stage, row + lane_row);
             float partial[Count];
+            ptx::wgmma_keep(partial);  // its registers are its own from here on, before the fence
             ptx::wgmma_fence();
             multiply<S>(partial, smem.a(stage) + (wave_row + row) * kBlockKBytes, smem.b(stage), false);
             ptx::wgmma_commit();

@@ -20,6 +20,7 @@ DG_DEVICE void start(float (&accumulator)[Count], ptx::SharedAddress weights, pt
     constexpr u32 kWeightStep = tile::step_of<S.b_major>(), kTokenStep = tile::step_of<S.a_major>();
     const u64 weight_tile = tile::operand_descriptor<S.b_major>(weights);
     const u64 token_tile = tile::operand_descriptor<S.a_major>(tokens);
+    ptx::wgmma_keep(accumulator);  // its registers are its own from here on, before the fence
     ptx::wgmma_fence();
     Mma::template mma4<kWeightStep, kTokenStep>(accumulator, weight_tile, token_tile, accumulate);
     ptx::wgmma_commit();
