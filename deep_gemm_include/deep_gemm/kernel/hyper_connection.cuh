@@ -250,12 +250,17 @@ DG_DEVICE float mix_streams(u32 token, u32 begin, u32 end, ptx::SharedAddress sm
     return sum;
 }
 
+/// Tokens that the threads store at a time.
+constexpr u32 stored_at_once(const HcSpec& s) {
+    return s.tokens > 1 && !hc_row_amax(s) ? s.streams : 1;
+}
+
 /// The inputs of a round: a warp finds a token's factor, because reading peers' shared memory is slow; then
 /// as many tokens are stored at a time as have threads for their channels.
 template <HcSpec S>
-DG_DEVICE void store_inputs(const HcParams& p, u32 first, u32 tokens, u32 begin, u32 end,
-                            ptx::SharedAddress smem) {
-    constexpr u32 kAtOnce = S.tokens > 1 ? S.streams : 1, kThreads = S.threads / kAtOnce;
+DG_DEVICE void store_inputs(const HcParams& p, u32 first, u32 tokens, const tile::Float4& weight, u32 begin,
+                            u32 end, ptx::SharedAddress smem) {
+    constexpr u32 kAtOnce = stored_at_once(S), kThreads = S.threads / kAtOnce;
     const ptx::SharedAddress factors = smem + plan_smem(S).pre;  // nobody needs those any more
     const u32 warp = ptx::warp_index();
     if (warp < tokens) {
@@ -265,8 +270,8 @@ DG_DEVICE void store_inputs(const HcParams& p, u32 first, u32 tokens, u32 begin,
     sync_workers<S>();
 #pragma unroll 1
     for (u32 t = ptx::thread_index() / kThreads; t < tokens; t += kAtOnce)
-        store_input<S>(p, first + t, t, ptx::ld_shared_f32(factors + t * 4), ptx::thread_index() % kThreads,
-                       kThreads, begin, end, smem);
+        store_input<S>(p, first + t, t, ptx::ld_shared_f32(factors + t * 4), weight,
+                       ptx::thread_index() % kThreads, kThreads, begin, end, smem);
 }
 
 }  // namespace hc_detail
@@ -307,6 +312,14 @@ hc_mix(DG_GRID_CONSTANT const HcParams p) {
     ptx::grid_dependency_wait();
     constexpr bool kStaged = hc_staged(S);
     const HcPlace<S> place(0, begin, end);
+    const auto find_weight = [&] {
+        constexpr u32 kThreads = S.threads / stored_at_once(S);
+        return first_weight<S>(p, begin + ptx::thread_index() % kThreads * 4, end);
+    };
+    // Asked for while the streams are on their way, but for rounds of many tokens, which need the registers.
+    PreTerms<S> terms;
+    tile::Float4 weight{};
+    if constexpr (!kStaged) terms.fetch(p), weight = find_weight();
     Staged<S> staged{smem + kPlan.streams, {}};
     if constexpr (kStaged) staged.bring(p, cluster * S.tokens, tokens_from(cluster * S.tokens), place);
     ptx::cp_async_wait<0>();
@@ -329,8 +342,9 @@ hc_mix(DG_GRID_CONSTANT const HcParams p) {
         sync_workers<S>();
         if (first >= stride) ptx::cluster_wait();
         add_warps<S>(tokens * (mixes_of(S) + 1), smem + kPlan.sums, smem + kPlan.partials);
+        if constexpr (kStaged) terms.fetch(p);
         ptx::cluster_sync();
-        if (warp < tokens) find_pre<S>(p, warp, smem);
+        if (warp < tokens) find_pre<S>(p, terms, warp, smem);
         sync_workers<S>();
 #pragma unroll 1
         for (u32 t = 0; t < tokens; ++t) {
@@ -346,15 +360,16 @@ hc_mix(DG_GRID_CONSTANT const HcParams p) {
         }
         sync_workers<S>();
         add_warps<S>(tokens, smem + kPlan.sums, smem + kPlan.norm);
+        if constexpr (kStaged) weight = find_weight();
         ptx::cluster_sync();
         if constexpr (!hc_row_amax(S)) {
-            store_inputs<S>(p, first, tokens, begin, end, smem);
+            store_inputs<S>(p, first, tokens, weight, begin, end, smem);
         } else {
 #pragma unroll 1
             for (u32 t = 0; t < tokens; ++t) {
                 const float factor = norm_factor<S>(p, t, smem);
                 const float largest = tile::warp_max(store_input<S>(
-                    p, first + t, t, factor, ptx::thread_index(), S.threads, begin, end, smem));
+                    p, first + t, t, factor, weight, ptx::thread_index(), S.threads, begin, end, smem));
                 if (ptx::lane_index() == 0)
                     ptx::st_shared_f32(smem + kPlan.sums + (t * kHcMixWarps + warp) * 4, largest);
             }
