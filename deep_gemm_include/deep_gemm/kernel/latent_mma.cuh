@@ -107,9 +107,8 @@ DG_DEVICE void weigh(Merged& merged, ptx::SharedAddress smem) {
         const ptx::SharedAddress at = smem + kPlan.scores + (head * kLatentWeightPitch + lane * 2) * 4;
         const ptx::Float2 score = ptx::ld_shared_v2_f32(at);
         const float m = tile::warp_max<32>(ptx::max_nan_f32(score.x, score.y));
-        const bool empty = m == kNothing;
-        const float first = empty ? 0.0f : ptx::exp_f32(score.x - m),
-                    second = empty ? 0.0f : ptx::exp_f32(score.y - m);
+        const float shift = m == kNothing ? 0.0f : m;  // of nothing, exp is 0 without a branch
+        const float first = ptx::exp_f32(score.x - shift), second = ptx::exp_f32(score.y - shift);
         const float sum = tile::warp_sum(ptx::add_rn_f32(first, second));
         ptx::st_shared_u32(smem + kPlan.weights + head * kWeightPitchBytes + lane * 4,
                            ptx::cvt_bf16x2(first, second));
