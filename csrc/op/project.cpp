@@ -68,8 +68,8 @@ class MmaLaunch {
         : device_(device), stream_(stream) {
         const u32 rows = as_u32(first.x.shape[0]);
         // One tile of outputs is best while all blocks are there at once; many of them go in pairs.
-        const u64 at_once =
-            u64{device.properties().num_sms} * ctas_per_sm_of(ProjectMmaSpec{.w = first.w.format});
+        const u64 at_once = u64{device.properties().num_sms} *
+                            ctas_per_sm_of(ProjectMmaSpec{.x = first.w.format, .w = first.w.format});
         const bool pairs = rows <= kProjectTileTokens && first.w.format == Format::fp8_e4m3 &&
                            outputs > at_once * kProjectTileRows;
         spec_ = {.x = first.x.format,

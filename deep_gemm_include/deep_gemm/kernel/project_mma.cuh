@@ -182,29 +182,39 @@ DG_DEVICE void round_tokens(u32 (&codes)[Lane<S>::kMmaWords], float (&scale)[2],
             ptx::shfl_idx(codec::bits_of_float(mine), (ptx::lane_index() % 4 * 2 + i) * 4));
 }
 
+/// The lane's part of a tile of rows of x and a chunk.
+template <ProjectMmaSpec S>
+struct TokenTile {
+    u32 word[Lane<S>::kXWords];
+    float scale[2];
+
+    DG_DEVICE void load(const Tokens<S>& tokens, u32 t, u32 chunk) {
+        load_tokens<S>(word, tokens.row_of(t), chunk);
+#pragma unroll
+        for (u32 i = 0; i < 2; ++i) scale[i] = tokens.scale_of(t, i, chunk);
+    }
+    DG_DEVICE void multiply_with(const Weights<S>& weights, float (&sums)[Lane<S>::R][Lane<S>::T][4], u32 t) {
+        if constexpr (S.rounds) {
+            u32 codes[Lane<S>::kMmaWords];
+            round_tokens<S>(codes, scale, word);
+            multiply<S>(sums, t, weights, codes, scale);
+        } else {
+            multiply<S>(sums, t, weights, word, scale);
+        }
+    }
+};
+
 /// All rows of x of the block; those of a tile are on their way while the tile before multiplies.
 template <ProjectMmaSpec S>
 DG_DEVICE void multiply_chunk(float (&sums)[Lane<S>::R][Lane<S>::T][4], const Weights<S>& weights,
                               const Tokens<S>& tokens, u32 chunk) {
     using L = Lane<S>;
-    u32 x[2][L::kXWords];
-    float scale[2][2];
-    const auto load = [&](u32 t) {
-        load_tokens<S>(x[t % 2], tokens.row_of(t), chunk);
-#pragma unroll
-        for (u32 i = 0; i < 2; ++i) scale[t % 2][i] = tokens.scale_of(t, i, chunk);
-    };
-    load(0);
+    TokenTile<S> x[2];
+    x[0].load(tokens, 0, chunk);
 #pragma unroll
     for (u32 t = 0; t < L::T; ++t) {
-        if (t + 1 < L::T) load(t + 1);
-        if constexpr (S.rounds) {
-            u32 codes[L::kMmaWords];
-            round_tokens<S>(codes, scale[t % 2], x[t % 2]);
-            multiply<S>(sums, t, weights, codes, scale[t % 2]);
-        } else {
-            multiply<S>(sums, t, weights, x[t % 2], scale[t % 2]);
-        }
+        if (t + 1 < L::T) x[(t + 1) % 2].load(tokens, t + 1, chunk);
+        x[t % 2].multiply_with(weights, sums, t);
     }
 }
 
@@ -279,15 +289,28 @@ DG_DEVICE void run_block(const ProjectMmaParams& p, u32 block) {
             load_weights<S>(weights[i], rows, part.scale, warp + i * kProjectWarps);
     ptx::grid_dependency_wait();
     const Tokens<S> tokens(p, part, first_token);
+    // A single tile of rows of x comes beside the weights that it meets, and no later: registers have room.
+    constexpr bool kBeside = L::T == 1 && L::R == 1;
+    TokenTile<S> x[kBeside ? kDepth : 1];
+    if constexpr (kBeside) {
+#pragma unroll
+        for (u32 i = 0; i < kDepth; ++i)
+            if (warp + i * kProjectWarps < chunks) x[i].load(tokens, 0, warp + i * kProjectWarps);
+    }
     float sums[L::R][L::T][4] = {};
     for (u32 base = warp; base < chunks; base += kDepth * kProjectWarps) {
 #pragma unroll
         for (u32 i = 0; i < kDepth; ++i) {
             const u32 chunk = base + i * kProjectWarps;
             if (chunk >= chunks) break;
-            multiply_chunk<S>(sums, weights[i], tokens, chunk);
+            if constexpr (kBeside)
+                x[i].multiply_with(weights[i], sums, 0);
+            else
+                multiply_chunk<S>(sums, weights[i], tokens, chunk);
             const u32 next = chunk + kDepth * kProjectWarps;
-            if (next < chunks) load_weights<S>(weights[i], rows, part.scale, next);
+            if (next >= chunks) continue;
+            load_weights<S>(weights[i], rows, part.scale, next);
+            if constexpr (kBeside) x[i].load(tokens, 0, next);
         }
     }
     store<S>(p, part, first_row, first_token, sums);

@@ -52,7 +52,7 @@ constexpr u32 chunks_in_flight_of(const ProjectMmaSpec& s) {
 }
 constexpr u32 ctas_per_sm_of(const ProjectMmaSpec& s) {
     const u32 tiles = s.row_tiles * s.token_tiles;
-    return tiles > 4 ? 1 : tiles > 1 || s.w == Format::bf16 || s.rounds ? 2 : 3;
+    return tiles > 4 ? 1 : tiles > 1 || s.x == Format::bf16 ? 2 : 3;
 }
 
 struct ProjectMmaSmem {
