@@ -130,10 +130,11 @@ hc_mix(DG_GRID_CONSTANT const HcParams p) {
         constexpr u32 kThreads = S.threads / stored_at_once(S);
         return first_weight<S>(p, begin + ptx::thread_index() % kThreads * 4, end);
     };
-    // Asked for while the streams are on their way, but for rounds of many tokens, which need the registers.
+    // Asked for while the streams are on their way where registers have room.
+    constexpr bool kAsksEarly = S.steps == 1 && S.add != Format::none && !kStaged;
     PreTerms<S> terms;
     tile::Float4 weight{};
-    if constexpr (!kStaged) terms.fetch(p), weight = find_weight();
+    if constexpr (kAsksEarly) terms.fetch(p), weight = find_weight();
     Staged<S> staged{smem + kPlan.streams, {}};
     if constexpr (kStaged) staged.bring(p, cluster * S.tokens, tokens_from(cluster * S.tokens), place);
     ptx::cp_async_wait<0>();
@@ -156,7 +157,7 @@ hc_mix(DG_GRID_CONSTANT const HcParams p) {
         sync_workers<S>();
         if (first >= stride) ptx::cluster_wait();
         add_warps<S>(tokens * (mixes_of(S) + 1), smem + kPlan.sums, smem + kPlan.partials);
-        if constexpr (kStaged) terms.fetch(p);
+        if constexpr (!kAsksEarly) terms.fetch(p);
         ptx::cluster_sync();
         if (warp < tokens) find_pre<S>(p, terms, warp, smem);
         sync_workers<S>();
@@ -174,7 +175,7 @@ hc_mix(DG_GRID_CONSTANT const HcParams p) {
         }
         sync_workers<S>();
         add_warps<S>(tokens, smem + kPlan.sums, smem + kPlan.norm);
-        if constexpr (kStaged) weight = find_weight();
+        if constexpr (!kAsksEarly) weight = find_weight();
         ptx::cluster_sync();
         if constexpr (!hc_row_amax(S)) {
             store_inputs<S>(p, first, tokens, weight, begin, end, smem);
