@@ -1,11 +1,11 @@
-"""How far the chosen plan is from the best: every legal plan is checked and timed, of dense and of FP4 problems."""
+"""How far the chosen plan is from the best: every legal plan is checked and timed, of all FP8 GEMMs and FP4 ones."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from bench import contest, fp4_regret
+from bench import contest, fp4_regret, grouped_regret
 from bench.contest import Contest
 from bench.context import Context
 from bench.dense import Problem, problems
@@ -31,15 +31,23 @@ def points(context: Context) -> Iterator[tuple[str, Callable[[], Row]]]:
         yield point, partial(contest.measure, context, SECTION, point, partial(dense, m, n, k))
 
 
+def grouped_points(context: Context) -> Iterator[tuple[str, Callable[[], Row]]]:
+    for point, make in grouped_regret.contests(context.quick):
+        yield point, partial(contest.measure, context, SECTION, point, make)
+
+
 def fp4_points(context: Context) -> Iterator[tuple[str, Callable[[], Row]]]:
     for point, make in fp4_regret.contests(context.quick):
         yield point, partial(contest.measure, context, SECTION, point, make)
 
 
+KINDS = (("all FP4 points", fp4_points), ("all grouped points", grouped_points), ("all points", points))
+
+
 def run(context: Context) -> list[Row]:
     """FP4 first: a run that is short of time leaves out the end of each."""
     found = []
-    for name, of_kind in (("all FP4 points", fp4_points), ("all points", points)):
+    for name, of_kind in KINDS:
         rows = guarded_all(SECTION, of_kind(context))
         found += [*rows, guarded(SECTION, name, partial(contest.summary, SECTION, name, rows))]
     return found

@@ -32,7 +32,10 @@ step() {  # step "what happens now" ["what to do when it fails"]
 failed() { printf '\nFAILED: %s (%s)\n' "$STEP" "$REMEDY"; }
 
 on_exit() {
-    local status=$?
+    local status=$? running
+    running=$(jobs -p)
+    # shellcheck disable=SC2086
+    [ -z "$running" ] || kill $running 2>/dev/null || true
     [ "$status" -eq 0 ] || [ -n "${REPORTED:-}" ] || failed
     exit "$status"
 }
@@ -113,10 +116,12 @@ ensure_system() {
     [ -z "$missing" ] || die "still missing after installation: $missing (Python 3.10+ and a C++20 g++ are needed)"
 }
 
-# make_venv PYTHON: a new one, unless PYTHON is that of the environment, whose packages stay.
+# make_venv PYTHON: a new one, unless PYTHON is that of the environment, whose packages stay. A link to an environment
+# elsewhere is not ours to clear.
 make_venv() {
     [ "$1" != "$VENV/bin/python" ] || return 0
     step "creating .venv with $("$1" -V) ($1)" "remove .venv and try again"
+    [ ! -L "$VENV" ] || die ".venv is a link to $(readlink "$VENV"), expected a folder of this checkout: remove the link"
     "$1" -m venv --clear "$VENV"
 }
 
@@ -134,10 +139,20 @@ ensure_venv() {
             make_venv "$base"
         fi
         step "installing wheels into .venv: ${sets[*]}" "pip must reach the Python package index (its own settings apply)"
-        "$VENV/bin/python" -m pip install "${quiet[@]}" "${sets[@]}"
+        # Half of its time would go to bytecode, most of it for modules that nothing imports; Python makes what it needs.
+        "$VENV/bin/python" -m pip install --no-compile "${quiet[@]}" "${sets[@]}"
         printf '%s\n' "$stamp" >"$VENV/stamp-$1"
     fi
     export PATH="$VENV/bin:$PATH"
+}
+
+# The level of x86-64 that the emulator gains from, where this machine has it; what is built here runs here.
+cpu_level() {
+    local flag
+    for flag in avx2 bmi1 bmi2 f16c fma abm movbe; do
+        grep -qsw "^flags.*$flag" "${CPUINFO:-/proc/cpuinfo}" || return 0
+    done
+    echo x86-64-v3
 }
 
 # ensure_built [extra CMake arguments]: the extension module beside the Python sources, and an editable install.
@@ -146,7 +161,7 @@ ensure_built() {
     BUILD_DIR=$TOP/build/$(python -c 'import sys; print(sys.implementation.cache_tag)')
     step "building the extension module with $(num_jobs) jobs in ${BUILD_DIR#"$TOP"/}" "the compiler's message is above"
     mkdir -p "$BUILD_DIR"
-    local settings=(env DG_BUILD_DIR="$BUILD_DIR" DG_CMAKE_ARGS="$*" NINJA_STATUS="[%f/%t, %e s] ")
+    local settings=(env DG_BUILD_DIR="$BUILD_DIR" DG_CMAKE_ARGS="-DDG_CPU=$(cpu_level) $*" NINJA_STATUS="[%f/%t, %e s] ")
     "${settings[@]}" python setup.py -q build_ext --inplace
     stamp=$(stamp_of "$TOP" "$(python -VV)" setup.py pyproject.toml CMakeLists.txt)
     if [ "$(cat "$VENV/stamp-install" 2>/dev/null)" != "$stamp" ]; then

@@ -15,7 +15,7 @@ constexpr u32 kWordBytes = 4;  // activations are copied by words
 constexpr u32 kShortScaleBlock = 32;
 
 void check_tensor(const Fp4GemmArguments& args, const char* name, const TensorView& t, Format format) {
-    DG_CHECK(t.present(), type, "fp8_fp4_gemm: {} is missing, expected a tensor of {}", name,
+    DG_CHECK(t.present(), type, "fp8_fp4_gemm: {} is missing, expected a tensor of {}; pass it", name,
              name_of(format));
     DG_CHECK(t.format == format, type, "fp8_fp4_gemm: {} is {}, expected {}; cast it", name,
              name_of(t.format), name_of(format));
@@ -56,11 +56,14 @@ u64 packed_address(const Fp4GemmArguments& args, const char* name, const TensorV
         count *= t.shape[i];
         stride *= t.shape[i];
     }
-    DG_CHECK(count == elements, value, "fp8_fp4_gemm: {} has {} elements, expected {}", name, count,
-             elements);
+    DG_CHECK(
+        count == elements, value,
+        "fp8_fp4_gemm: {} has {} elements, expected {}; pass the tensor made for these weights and shapes",
+        name, count, elements);
     const u64 address = reinterpret_cast<u64>(t.data);
     DG_CHECK(address % alignment == 0, value,
-             "fp8_fp4_gemm: {} starts at {:#x}, expected a multiple of {} bytes", name, address, alignment);
+             "fp8_fp4_gemm: {} starts at {:#x}, expected a multiple of {} bytes; pass a copy", name, address,
+             alignment);
     return address;
 }
 
@@ -103,10 +106,12 @@ void check_activations(const Fp4GemmArguments& args, Fp4GemmCall& call) {
              "fp8_fp4_gemm: rows of a are {} bytes apart, expected less than 2^32; pass a contiguous copy",
              call.a.stride_row * element);
     const u64 words = call.a.elements_spanned() * element / kWordBytes;
-    DG_CHECK(words < (u64{1} << 32), value, "fp8_fp4_gemm: a spans {} bytes, expected less than 2^34",
+    DG_CHECK(words < (u64{1} << 32), value,
+             "fp8_fp4_gemm: a spans {} bytes, expected less than 2^34; pass slices, or a contiguous copy",
              words * kWordBytes);
     if (a.format == Format::bf16) {
-        DG_CHECK(!args.scale_a.present(), value, "fp8_fp4_gemm: a is bf16 and has scales, expected none");
+        DG_CHECK(!args.scale_a.present(), value,
+                 "fp8_fp4_gemm: a is bf16 and has scales, expected none; pass a alone, or a in FP8");
         DG_CHECK(
             args.weights.form != Fp4Form::nv_single, value,
             "fp8_fp4_gemm: the weights have form nv_single, which is rounded for FP8 activations; expected "
@@ -132,7 +137,7 @@ void check_activations(const Fp4GemmArguments& args, Fp4GemmCall& call) {
         check_shape("scales of a", args.scale_a, {a.shape[0], k_blocks}, remedy);
     call.scale_a = operand_of(args.scale_a);
     DG_CHECK(call.scale_a.address % 4 == 0, value,
-             "fp8_fp4_gemm: scales of a start at {:#x}, expected a multiple of 4 bytes",
+             "fp8_fp4_gemm: scales of a start at {:#x}, expected a multiple of 4 bytes; pass a copy",
              call.scale_a.address);
     if (k_blocks == 1) call.scale_a.stride_column = 0;
     call.problem.by_32 = !few && call.scale_a.stride_column != 0;
@@ -150,7 +155,8 @@ void check_output(const Fp4GemmArguments& args, Fp4GemmCall& call) {
              "fp8_fp4_gemm: d has stride {} along N, expected 1; allocate d row-major", call.d.stride_column);
     DG_CHECK(call.d.rows <= 1 || (call.d.stride_row >= call.d.columns && call.d.stride_row <= kMaxExtent),
              value,
-             "fp8_fp4_gemm: rows of d are {} elements apart but {} long, expected rows that do not overlap",
+             "fp8_fp4_gemm: rows of d are {} elements apart but {} long, expected rows that do not overlap; "
+             "allocate d contiguous",
              call.d.stride_row, call.d.columns);
     check_groups_of_d("fp8_fp4_gemm", call.d);
     DG_CHECK(call.d.address % pair == 0 && call.d.stride_row % 2 == 0 && call.d.stride_group % 2 == 0, value,
@@ -167,8 +173,10 @@ void check_output(const Fp4GemmArguments& args, Fp4GemmCall& call) {
              "fp8_fp4_gemm: c has shape {}, expected d's shape {} and strides; copy c into d and pass d as c",
              shape_text(c), shape_text(d));
     call.c = reinterpret_cast<u64>(c.data);
-    DG_CHECK(call.c % pair == 0, value, "fp8_fp4_gemm: c starts at {:#x}, expected a multiple of {} bytes",
-             call.c, pair);
+    DG_CHECK(
+        call.c % pair == 0, value,
+        "fp8_fp4_gemm: c starts at {:#x}, expected a multiple of {} bytes; copy c into d and pass d as c",
+        call.c, pair);
 }
 
 void check_groups(const Fp4GemmArguments& args, Fp4GemmCall& call) {
@@ -193,8 +201,10 @@ void check_groups(const Fp4GemmArguments& args, Fp4GemmCall& call) {
             tensor, room, call.slots, name_of_rows);
         if (!t.present()) return u64{0};
         const u64 slots = t.rank == 1 ? t.shape[0] : 0;
-        DG_CHECK(slots == call.slots, value, "fp8_fp4_gemm: {} has {} slots, expected {} as a_rows has",
-                 name_of_rows, slots, call.slots);
+        DG_CHECK(
+            slots == call.slots, value,
+            "fp8_fp4_gemm: {} has {} slots, expected {} as a_rows has; pass one row number for each slot",
+            name_of_rows, slots, call.slots);
         return packed_address(args, name_of_rows, t, Format::int32, static_cast<i64>(slots), 4);
     };
     call.a_rows = rows("a_rows", args.a_rows, "a", call.a.rows);
@@ -232,18 +242,21 @@ Fp4GemmCall check_fp4_gemm(const Fp4GemmArguments& args) {
     const TensorView &a = args.a, &d = args.d;
     const Fp4Shape& shape = args.weights.shape;
     const bool masked = args.groups == GroupMode::masked;
-    DG_CHECK(a.present() && a.device, type, "fp8_fp4_gemm: a is missing, expected a tensor of fp8_e4m3");
+    DG_CHECK(a.present() && a.device, type,
+             "fp8_fp4_gemm: a is missing, expected a tensor of fp8_e4m3 or bf16; pass it");
     check_tensor(args, "a", a, a.format == Format::bf16 ? Format::bf16 : Format::fp8_e4m3);
-    DG_CHECK(d.present(), type, "fp8_fp4_gemm: d is missing, expected a tensor of bf16 or fp32");
+    DG_CHECK(d.present(), type, "fp8_fp4_gemm: d is missing, expected a tensor of bf16 or fp32; allocate it");
     DG_CHECK(d.format == Format::bf16 || d.format == Format::fp32, type,
-             "fp8_fp4_gemm: d is {}, expected bf16 or fp32", name_of(d.format));
+             "fp8_fp4_gemm: d is {}, expected bf16 or fp32; allocate it as one of them", name_of(d.format));
     check_tensor(args, "d", d, d.format);
-    DG_CHECK(a.rank == (masked ? 3 : 2), value, "fp8_fp4_gemm: a has shape {}, expected {}", shape_text(a),
-             masked ? "[groups, m, k]" : "[m, k]");
+    DG_CHECK(a.rank == (masked ? 3 : 2), value,
+             "fp8_fp4_gemm: a has shape {}, expected {}; reshape it, or call the operation for its layout",
+             shape_text(a), masked ? "[groups, m, k]" : "[m, k]");
     const i64 m = a.shape[a.rank - 2], k = a.shape[a.rank - 1], n = shape.n;
     DG_CHECK(shape.k == k, value,
-             "fp8_fp4_gemm: the weights have k={}, expected {} as in a, whose shape is {}", shape.k, k,
-             shape_text(a));
+             "fp8_fp4_gemm: the weights have k={}, expected {} as in a, whose shape is {}; pass activations "
+             "of the packed weights' k",
+             shape.k, k, shape_text(a));
     DG_CHECK(
         args.groups != GroupMode::dense || shape.experts == 1, value,
         "fp8_fp4_gemm: the weights are those of {} experts, expected one matrix; use a grouped operation",
@@ -252,10 +265,14 @@ Fp4GemmCall check_fp4_gemm(const Fp4GemmArguments& args) {
              "fp8_fp4_gemm: n is {}, expected an even number; pad the weights with a row of zeros", n);
     if (masked) {
         DG_CHECK(a.shape[0] == shape.experts, value,
-                 "fp8_fp4_gemm: a has {} groups, expected {} as the weights have", a.shape[0], shape.experts);
+                 "fp8_fp4_gemm: a has {} groups, expected {} as the weights have; pass a block of rows for "
+                 "each expert",
+                 a.shape[0], shape.experts);
         check_shape("d", d, {a.shape[0], m, n}, " (rows as in a, columns as rows of b)");
     } else if (args.groups == GroupMode::gathered) {
-        DG_CHECK(d.rank == 2 && d.shape[1] == n, value, "fp8_fp4_gemm: d has shape {}, expected [rows, {}]",
+        DG_CHECK(d.rank == 2 && d.shape[1] == n, value,
+                 "fp8_fp4_gemm: d has shape {}, expected [rows, {}]; allocate d with a column for each row "
+                 "of the weights",
                  shape_text(d), n);
     } else {
         check_shape("d", d, {m, n}, " (rows as in a, columns as rows of b)");

@@ -78,6 +78,17 @@ void bind_checkpoint(py::module_& module) {
             },
             NoGil(), py::arg("numerics") = "released", "Bytes that the model's tensors take on a device.")
         .def(
+            "layers_that_fit",
+            [](const Checkpoint& c, u64 room, const std::string& numerics) {
+                const runtime::LayersThatFit layers =
+                    runtime::layers_that_fit(c, config_of(c)->expected_tensors(),
+                                             runtime::activations_of(numerics_of(numerics)), room);
+                return std::pair(layers.fit, layers.of);
+            },
+            NoGil(), py::arg("room"), py::arg("numerics") = "released",
+            "(how many layers, from the first on, `room` bytes hold beside what belongs to none, of how "
+            "many).")
+        .def(
             "page_bytes",
             [](const Checkpoint& c, const std::string& numerics) {
                 return runtime::PagePool::page_bytes(config_of(c)->page_shapes(numerics_of(numerics)));

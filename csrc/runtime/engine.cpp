@@ -32,14 +32,18 @@ std::string fingerprint_of(const Checkpoint& checkpoint, const EngineOptions& op
     return hash.digest().hex();
 }
 
-void check_fit(Device& device, u64 needed) {
+void check_fit(Device& device, const Checkpoint& checkpoint, const std::vector<Expected>& expected,
+               Format wide) {
     constexpr double kGiB = 1 << 30;
-    const u64 available = device.free_memory_bytes();
-    DG_CHECK(needed <= available, driver,
-             "engine: out of memory: the weights take {:.3f} GiB and {} has {:.3f} GiB free: {:.3f} GiB are "
-             "missing, before any session; free device memory or use a smaller or narrower checkpoint",
-             static_cast<double>(needed) / kGiB, device.properties().name,
-             static_cast<double>(available) / kGiB, static_cast<double>(needed - available) / kGiB);
+    const u64 needed = device_bytes_of(checkpoint, expected, wide), available = device.free_memory_bytes();
+    if (needed <= available) return;
+    const LayersThatFit layers = layers_that_fit(checkpoint, expected, wide, available);
+    fail(ErrorKind::driver,
+         "engine: out of memory: the weights take {:.3f} GiB and {} has {:.3f} GiB free: {:.3f} GiB are "
+         "missing, before any session, and {} of {} layers would fit; free device memory or use a smaller or "
+         "narrower checkpoint",
+         static_cast<double>(needed) / kGiB, device.properties().name, static_cast<double>(available) / kGiB,
+         static_cast<double>(needed - available) / kGiB, layers.fit, layers.of);
 }
 
 // As many pages as the options ask for.
@@ -86,7 +90,7 @@ Engine::Engine(Device& device, const Checkpoint& checkpoint, const EngineOptions
     DG_CHECK(options_.max_rows >= kMaxWindow && options_.max_rows <= 8192, value,
              "engine: got max_rows {}, expected {} to 8192", options_.max_rows, kMaxWindow);
     const Format wide = activations_of(options_.numerics);
-    check_fit(device, device_bytes_of(checkpoint, expected, wide));
+    check_fit(device, checkpoint, expected, wide);
     Loader loader(device, checkpoint, wide, options_.progress);
     model_ = config->load(loader, options_.numerics);
     device.synchronize(nullptr);

@@ -4,7 +4,9 @@
 #include "runtime/weight_values.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cstring>
+#include <map>
 
 namespace deep_gemm::runtime {
 
@@ -23,6 +25,18 @@ u64 packed_bytes_of(u64 n, u64 k) {
     const u64 blocks = fp4_row_blocks(static_cast<u32>(n));
     return blocks * (fp4_k_blocks(static_cast<u32>(k)) * u64{fp4_blob_bytes_of(Fp4Form::mx_e4m3)} +
                      kFp4BlockRows * sizeof(float));
+}
+
+// The 3 of "layers.3.attn.wq_a" and of "model.layers.3.mlp.gate".
+std::optional<u32> layer_of(std::string_view name) {
+    constexpr std::string_view kModel = "model.", kLayers = "layers.";
+    if (name.starts_with(kModel)) name.remove_prefix(kModel.size());
+    if (!name.starts_with(kLayers)) return std::nullopt;
+    name.remove_prefix(kLayers.size());
+    u32 layer = 0;
+    const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), layer);
+    return error == std::errc() && end != name.data() + name.size() && *end == '.' ? std::optional(layer)
+                                                                                   : std::nullopt;
 }
 
 }  // namespace
@@ -53,6 +67,23 @@ u64 device_bytes_of(const Checkpoint& checkpoint, const std::vector<Expected>& e
         }
     }
     return total;
+}
+
+LayersThatFit layers_that_fit(const Checkpoint& checkpoint, const std::vector<Expected>& expected,
+                              Format wide, u64 room) {
+    std::map<u32, std::vector<Expected>> layers;
+    std::vector<Expected> rest;
+    for (const Expected& entry : expected) {
+        const std::optional<u32> layer = layer_of(entry.name);
+        (layer ? layers[*layer] : rest).push_back(entry);
+    }
+    LayersThatFit result{.fit = 0, .of = static_cast<u32>(layers.size())};
+    u64 used = device_bytes_of(checkpoint, rest, wide);
+    for (const auto& [layer, entries] : layers) {
+        used += device_bytes_of(checkpoint, entries, wide);
+        result.fit += used <= room;
+    }
+    return result;
 }
 
 Loader::Loader(Device& device, const Checkpoint& checkpoint, Format wide, const LoadProgress& progress)

@@ -18,6 +18,13 @@ using LoadProgress = std::function<void(u64 done_bytes, u64 total_bytes)>;
 [[nodiscard]] u64 device_bytes_of(const Checkpoint& checkpoint, const std::vector<Expected>& expected,
                                   Format wide);
 
+// How many of the model's layers, from the first on, `room` bytes hold beside what belongs to no layer.
+struct LayersThatFit {
+    u32 fit = 0, of = 0;
+};
+[[nodiscard]] LayersThatFit layers_that_fit(const Checkpoint& checkpoint,
+                                            const std::vector<Expected>& expected, Format wide, u64 room);
+
 class Loader {
   public:
     // The checkpoint must have passed check_complete() for what is asked of the loader.

@@ -437,6 +437,12 @@ class Checkpoint:
         """
         Bytes that the model's tensors take on a device.
         """
+    def layers_that_fit(
+        self, room: typing.SupportsInt | typing.SupportsIndex, numerics: str = "released"
+    ) -> tuple[int, int]:
+        """
+        (how many layers, from the first on, `room` bytes hold beside what belongs to none, of how many).
+        """
     def page_bytes(self, numerics: str = "released") -> int:
         """
         Bytes of the cache that page_tokens tokens of a session take.

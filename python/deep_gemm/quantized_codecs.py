@@ -50,11 +50,6 @@ def where(condition: Array, x: Array, y: Array | float) -> Array:
     return x.where(condition, y) if arrays.is_torch(x) else np.where(condition, x, x.dtype.type(y))
 
 
-def divided(x: Array, divisor: float) -> Array:
-    """x / divisor, rounded once: PyTorch on a GPU multiplies with the reciprocal where the divisor is a number."""
-    return x / x.new_full((), divisor) if arrays.is_torch(x) else x / np.float32(divisor)
-
-
 def ldexp(exponent: Array) -> Array:
     """2^exponent in fp32, for integers from -127 to 127."""
     power = arrays.bits(arrays.contiguous(arrays.clamp(exponent + 127, 1, 254) << 23), "fp32")
@@ -251,13 +246,13 @@ def quantize_float4(weight: Array, row: dict[str, Any], rounding: str) -> Parts:
     amax = arrays.amax(abs(blocks), (2,))
     global_scale = 1.0
     if row["scale"] == "ue8m0":
-        scales = ue8m0_code(divided(arrays.clamp(amax, FP4_MAX * SMALLEST), FP4_MAX), rounding)
+        scales = ue8m0_code(arrays.divided(arrays.clamp(amax, FP4_MAX * SMALLEST), FP4_MAX), rounding)
         small = ue8m0_value(scales)
     else:
         limit = E4M3_MAX if row["scale"] == "e4m3" else UE4M3_MAX
         largest = float(amax.max()) if math.prod(amax.shape) else 0.0
         global_scale = float(np.float32(largest / (limit * FP4_MAX))) or 1.0
-        ratio = arrays.clamp(divided(amax, FP4_MAX * global_scale), 0.0, limit)
+        ratio = arrays.clamp(arrays.divided(amax, FP4_MAX * global_scale), 0.0, limit)
         if row["scale"] == "e4m3":
             scales = arrays.bits(arrays.cast(ratio, "fp8_e4m3"), "uint8")
             small = e4m3_value(scales)
@@ -279,7 +274,7 @@ def quantize_int4(weight: Array, name: str, row: dict[str, Any]) -> Parts:
     if row["has_zero"]:
         low = arrays.clamp(-arrays.amax(-blocks, (2,)), -math.inf, 0.0)
         high = arrays.clamp(arrays.amax(blocks, (2,)), 0.0)
-        scales = as_fp16(divided(high - low, 15.0), name)
+        scales = as_fp16(arrays.divided(high - low, 15.0), name)
         divisor = arrays.cast(scales, "fp32")
         divisor = divisor + arrays.cast(divisor == 0, "fp32")
         zero = integers(rint(-low / divisor), 0.0, 15.0)
@@ -298,7 +293,7 @@ def quantize_int4(weight: Array, name: str, row: dict[str, Any]) -> Parts:
 
 def quantize_q8_0(weight: Array, name: str) -> Parts:
     blocks = blocks_of(weight, 32)
-    d = divided(arrays.amax(abs(blocks), (2,)), 127.0)
+    d = arrays.divided(arrays.amax(abs(blocks), (2,)), 127.0)
     divisor = d + arrays.cast(d == 0, "fp32")
     inverse = arrays.cast(d != 0, "fp32") / divisor
     codes = arrays.cast(integers(rint(blocks * inverse[:, :, None]), -128.0, 127.0), "int8")
@@ -315,7 +310,7 @@ def quantize_q8_0(weight: Array, name: str) -> Parts:
 def quantize_rows(weight: Array, integer: bool) -> Parts:
     wide = arrays.cast(weight, "fp32")
     amax = arrays.amax(abs(wide), (1,), keepdims=True)
-    scales = divided(amax, 127.0 if integer else E4M3_MAX)
+    scales = arrays.divided(amax, 127.0 if integer else E4M3_MAX)
     divisor = scales + arrays.cast(scales == 0, "fp32")
     quotient = wide / divisor
     if integer:

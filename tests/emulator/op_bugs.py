@@ -8,11 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from emulator import test_injected_bugs as bugs
-from emulator.test_injected_bugs import SEEDS, Bug, Launch, check_caught, check_clean
+from emulator import injection as bugs
+from emulator.injection import Bug, Launch, check_caught, check_clean
 from ops_cases import DTYPES
-
-from deep_gemm import _C
 
 __all__ = [
     "BF16",
@@ -22,7 +20,6 @@ __all__ = [
     "bugs",
     "check_caught",
     "check_clean",
-    "check_shown",
     "pack",
     "text",
 ]
@@ -65,15 +62,6 @@ def text(header: str, spec: str, fields: str) -> str:
             f"#include <deep_gemm/kernel/{header}.cuh>\nusing namespace deep_gemm;\nconstexpr {spec} kSpec{{{fields}}};\n"
         )
     )
-
-
-def check_shown(launch: Launch, source: str, bug: Bug) -> None:
-    """check_caught; a bug that no schedule can hide is run under one only."""
-    if bug.caught_by < len(SEEDS):
-        check_caught(launch, source, bug)
-        return
-    compiled = _C.compile(bug.inject(source), [launch.entry], arch="90a", kind="ptx")
-    assert launch.run(compiled, SEEDS[0]) != "clean", f"{bug.name}: not noticed"
 
 
 def bug_tests(

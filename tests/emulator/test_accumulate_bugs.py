@@ -1,4 +1,4 @@
-"""Bugs injected into the way C comes into the staging buffer of D, by the machinery of test_injected_bugs: one block
+"""Bugs injected into the way C comes into the staging buffer of D, by the machinery of injection: one block
 along K, so that a block is staged soon after the one before it.
 """
 
@@ -10,18 +10,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from emulator.test_injected_bugs import (
-    KERNEL_SMEM_BYTES,
-    Bug,
-    Gemm,
-    Launch,
-    check_caught,
-    check_clean,
-    flatten,
-    matrix_map,
-    operand,
-    pack_params,
-)
+from emulator.gemm_launch import KERNEL_SMEM_BYTES, Gemm, matrix_map, operand, pack_params
+from emulator.injection import Bug, Launch, check_caught, check_clean, flatten
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from emulator.test_injected_bugs import Bug
+from emulator.injection import Bug
 
 from deep_gemm import _C
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from emulator.injection import Bug, Launch, check_caught, check_clean, flatten
 from emulator.test_fp4_bugs import SPEC, make_launch
-from emulator.test_injected_bugs import Bug, Launch, check_caught, check_clean, flatten
 
 from deep_gemm import _C
 

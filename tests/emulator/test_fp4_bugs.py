@@ -1,4 +1,4 @@
-"""Injected bugs of the FP4 kernel, by the machinery of test_injected_bugs.py: each must show under enough schedules."""
+"""Injected bugs of the FP4 kernel, by the machinery of injection.py: each must show under enough schedules."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from emulator.test_injected_bugs import Bug, Launch, check_caught, check_clean, flatten
+from emulator.injection import Bug, Launch, check_caught, check_clean, flatten
 from reference import fp4
 
 import deep_gemm

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from emulator.test_injected_bugs import Bug, Launch, check_caught, check_clean, flatten
+from emulator.injection import Bug, Launch, check_caught, check_clean, flatten
 from emulator.test_moe_bugs import packer, source
 
 import deep_gemm

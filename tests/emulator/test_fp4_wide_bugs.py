@@ -1,5 +1,5 @@
 """Injected bugs of the FP4 kernel for many tokens and of the one that arranges its activations, by the machinery of
-test_injected_bugs.py.
+injection.py.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from emulator.gemm_launch import matrix_map
+from emulator.injection import Array, Bug, Launch, check_caught, check_clean, flatten
 from emulator.test_fp4_bugs import about_one, make_weights
-from emulator.test_injected_bugs import Array, Bug, Launch, check_caught, check_clean, flatten, matrix_map
 
 import deep_gemm
 from deep_gemm import _C

@@ -1,4 +1,4 @@
-"""Bugs injected into the small-batch kernels, by the machinery of test_injected_bugs: each must end in other bits, a wrong
+"""Bugs injected into the small-batch kernels, by the machinery of injection: each must end in other bits, a wrong
 result or a fault. Among them the defects that kernels of this kind are known for: rows past the end that skip a common
 barrier, tails of K that are dropped or read beyond, vector loads of unaligned rows, swapped fragment registers, NaN codes
 that become numbers, and sums in an order that depends on the batch.
@@ -13,7 +13,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from emulator.test_injected_bugs import Bug, Launch, check_caught, check_clean, flatten
+from emulator.injection import Bug, Launch, check_caught, check_clean, flatten
 from reference import gemv as reference
 from reference import quant
 

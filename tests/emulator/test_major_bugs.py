@@ -1,5 +1,5 @@
 """Bugs injected into GEMM kernels whose operands are contiguous along their rows: descriptors, transpose flags, steps
-along K and the boxes that TMA brings. The machinery of test_injected_bugs.py.
+along K and the boxes that TMA brings. The machinery of injection.py.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from emulator.test_injected_bugs import Bug, Gemm, Launch, check_caught, check_clean, flatten, matrix_map
+from emulator.gemm_launch import Gemm, matrix_map
+from emulator.injection import Bug, Launch, check_caught, check_clean, flatten
 
 MAP_BYTES = 128
 

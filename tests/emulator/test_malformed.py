@@ -9,7 +9,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from emulator.test_injected_bugs import BF16_DENSE, Gemm
+from emulator.gemm_launch import BF16_DENSE, Gemm
 
 from deep_gemm import _C
 

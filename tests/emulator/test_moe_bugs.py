@@ -1,4 +1,4 @@
-"""Bugs injected into the quantisation and mixture-of-experts kernels: the machinery of test_injected_bugs.py, results
+"""Bugs injected into the quantisation and mixture-of-experts kernels: the machinery of injection.py, results
 compared bit for bit.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from emulator.test_injected_bugs import Bug, Launch, check_caught, check_clean, flatten
+from emulator.injection import Bug, Launch, check_caught, check_clean, flatten
 from reference import moe as reference
 from reference import quantize as reference_quantize
 

@@ -1,4 +1,4 @@
-"""Bugs injected into the mixture of experts for few tokens: the machinery of test_injected_bugs.py. Inputs are small
+"""Bugs injected into the mixture of experts for few tokens: the machinery of injection.py. Inputs are small
 integers, whose sums are exact in any order; what is rounded is compared with float64.
 """
 
@@ -11,8 +11,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from emulator.injection import Bug, Launch, check_caught, check_clean, flatten
 from emulator.op_bugs import pack
-from emulator.test_injected_bugs import Bug, Launch, check_caught, check_clean, flatten
 from emulator.test_joined_bugs import NO_MATRIX, matrix
 from emulator.test_moe_bugs import source
 from ops_cases import real

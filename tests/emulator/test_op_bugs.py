@@ -1,4 +1,4 @@
-"""Bugs injected into the kernels of the model operations must be caught, as tests/emulator/test_injected_bugs.py says."""
+"""Bugs injected into the kernels of the model operations must be caught, as tests/emulator/injection.py says."""
 
 from __future__ import annotations
 

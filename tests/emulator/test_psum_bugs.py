@@ -1,4 +1,4 @@
-"""Bugs injected into the walk over groups of a prefix-sum layout, by the machinery of test_injected_bugs: blocks of 192
+"""Bugs injected into the walk over groups of a prefix-sum layout, by the machinery of injection: blocks of 192
 rows over groups that end inside them, with an empty group and rows that belong to nobody.
 """
 
@@ -10,18 +10,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from emulator.test_injected_bugs import (
-    KERNEL_SMEM_BYTES,
-    Bug,
-    Gemm,
-    Launch,
-    check_caught,
-    check_clean,
-    flatten,
-    matrix_map,
-    operand,
-    pack_params,
-)
+from emulator.gemm_launch import KERNEL_SMEM_BYTES, Gemm, matrix_map, operand, pack_params
+from emulator.injection import Bug, Launch, check_caught, check_clean, flatten
 
 ENDS = (100, 100, 130, 450)  # groups start at rows 0, 128, 128 and 256
 

@@ -9,16 +9,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from emulator.test_injected_bugs import (
-    BF16_SWAPPED,
-    FP8_DENSE,
-    FP8_SWAPPED,
-    FP8_UNEVEN,
-    SEEDS,
-    Bug,
-    Gemm,
-    flatten,
-)
+from emulator.gemm_launch import BF16_SWAPPED, FP8_DENSE, FP8_SWAPPED, FP8_UNEVEN, Gemm
+from emulator.injection import SEEDS, Bug, flatten
 
 from deep_gemm import _C
 from deep_gemm.testing.device import readonly, run_kernel

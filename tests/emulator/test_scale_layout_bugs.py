@@ -1,4 +1,4 @@
-"""Bugs injected into the kernels of scale layouts must be caught, as tests/emulator/test_injected_bugs.py says."""
+"""Bugs injected into the kernels of scale layouts must be caught, as tests/emulator/injection.py says."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from emulator.op_bugs import Bug, bugs, check_shown, pack, text
+from emulator.op_bugs import Bug, bugs, check_caught, pack, text
 from reference import scale_layout as reference
 
 BATCHES, MN, COLUMNS = 2, 67, 33  # two tiles along both sides
@@ -89,4 +89,4 @@ def test_clean(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "bug"), BUGS, ids=[f"{name}: {bug.name}" for name, bug in BUGS])
 def test_bugs(name: str, bug: Bug) -> None:
-    check_shown(*made(name), bug)
+    check_caught(*made(name), bug)

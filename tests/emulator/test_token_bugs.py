@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from emulator.op_bugs import Bug, Launch, bug_tests, check_shown, pack, text
+from emulator.op_bugs import Bug, Launch, bug_tests, check_caught, pack, text
 from kernel.test_sample import SEED, drawn, philox, truncated
 from ops_cases import real
 
@@ -120,4 +120,4 @@ BUGS = [
     ("fill_positions", Bug("every CTA from the start", "const u32 i = ptx::block_index() * kSampleThreads + ptx::thread_index();", "const u32 i = ptx::thread_index();", 8)),
 ]  # fmt: skip
 
-test_clean, test_bugs = bug_tests(CASES, BUGS, check_shown)
+test_clean, test_bugs = bug_tests(CASES, BUGS, check_caught)

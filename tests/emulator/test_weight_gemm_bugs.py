@@ -1,4 +1,4 @@
-"""Bugs injected into the large-batch weight-only kernels, by the machinery of test_injected_bugs: each must end in a wrong
+"""Bugs injected into the large-batch weight-only kernels, by the machinery of injection: each must end in a wrong
 result, a fault or a deadlock report.
 """
 
@@ -11,7 +11,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from emulator.test_injected_bugs import Bug, Launch, check_caught, check_clean, flatten, matrix_map
+from emulator.gemm_launch import matrix_map
+from emulator.injection import Bug, Launch, check_caught, check_clean, flatten
 from reference import gemv, quant
 
 import deep_gemm

@@ -51,6 +51,28 @@ print(_C.build(probe).origin, _C.build(source(1)).origin, _C.build(other_entry).
     assert run_python(again, DG_JIT_OPTIONS="--fmad=false --maxrregcount=64").lines == ["disk"]
 
 
+def test_the_key_covers_every_device_header(run_python: Run, tmp_path: Path) -> None:
+    """A library with one other character, in a comment of a header that the kernel does not even include, has kernels of
+    its own: what a header means for which kernel is not guessed."""
+    import deep_gemm
+
+    package, other = Path(deep_gemm.__file__).parent, tmp_path / "other" / "deep_gemm"
+    other.mkdir(parents=True)
+    for path in package.iterdir():
+        if path != Path(deep_gemm._C.__file__):
+            (other / path.name).symlink_to(path)
+    script = "print(_C.build(source()).origin, _C.__file__)"
+    content = Path(deep_gemm._C.__file__).read_bytes()
+    header = deep_gemm._C.device_headers()["deep_gemm/kernel/sample.cuh"].encode()
+    comment = header[: header.index(b"\n") + 1]
+    assert comment.startswith(b"// ") and content.count(comment) == 1
+    library = other / Path(deep_gemm._C.__file__).name
+    run_python(script)
+    for text, origin in ((comment, "disk"), (comment.replace(b"// ", b"//!", 1), "compiled")):
+        library.write_bytes(content.replace(comment, text))
+        assert run_python(script, PYTHONPATH=other.parent).out.split() == [origin, str(library)]
+
+
 @pytest.mark.parametrize("file", ["image", "record.txt"])
 @pytest.mark.parametrize("damage", ["truncate", "flip", "delete", "empty"])
 def test_damaged_entries_are_built_again(run_python: Run, cache: Path, file: str, damage: str) -> None:

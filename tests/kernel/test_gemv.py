@@ -197,8 +197,9 @@ def test_larger_batches(device: Any, w: str, x: str, m: int) -> None:
     assert same_bits(got, run(device, tokens, matrix, strict=True))
 
 
-RESIDENT = [(1, 2, 2, 2), (1, 3, 1, 3), (1, 4, 1, 10), (2, 2, 1, 2)]
-RINGS = [(1, 4, 2, 1), (1, 4, 2, 2), (1, 2, 1, 3), (1, 6, 1, 10), (2, 2, 1, 1), (2, 3, 1, 2)]
+# Turns are a parameter, the others make a kernel of their own, whose compilation is what these tests cost.
+RESIDENT = [(1, 2, 2, 2), (1, 4, 1, 3), (1, 4, 1, 10), (2, 2, 1, 2)]
+RINGS = [(1, 4, 2, 1), (1, 4, 2, 2), (1, 2, 1, 3), (1, 2, 1, 10), (2, 3, 1, 1), (2, 3, 1, 2)]
 # One format of each way to decode and to add; the others change tile, depth, groups and turns at once.
 ALL_RINGS = [("bf16", "bf16"), ("fp8_128x128", "fp8_128"), ("q8_0", "q8"), ("nvfp4", "bf16")]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from emulator.test_injected_bugs import BF16_DENSE
+from emulator.gemm_launch import BF16_DENSE
 from ptx.number_formats import LOOP, check
 
 from deep_gemm import _C

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from emulator.test_injected_bugs import flatten
+from emulator.injection import flatten
 from runtime.checkpoints import write_random_v4
 
 from deep_gemm import _C

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from runtime.checkpoints import QWEN, qwen_tensors, write_checkpoint
+from runtime.decode import WITHOUT_RACES as DEVICE
 
 from deep_gemm import Engine
 from deep_gemm.cli import main
@@ -69,7 +70,9 @@ def test_an_interrupted_text_is_told_by_the_exit_status(monkeypatch: pytest.Monk
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Session, "generate", first_step)
-    done = CliRunner().invoke(main, ["generate", "The quick", "--spec", "1", "--max-tokens", "4"])
+    done = CliRunner().invoke(
+        main, ["generate", "The quick", "--device", DEVICE, "--spec", "1", "--max-tokens", "4"]
+    )
     assert done.exit_code == 130 and "interrupted" in done.stderr and done.stdout.strip()
 
 
@@ -93,7 +96,7 @@ def test_streams_give_whole_characters(tokenizer: Tokenizer) -> None:
     assert stream.push(tokens[:-1]) + stream.finish() == tokenizer.decode(tokens[:-1])
 
 
-ARGUMENTS = ["--device", "emulator", "--context", "64", "--max-tokens", "4", "--numerics", "exact"]
+ARGUMENTS = ["--device", DEVICE, "--context", "64", "--max-tokens", "4", "--numerics", "exact"]
 
 
 def test_generate(tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -108,7 +111,7 @@ def test_generate(tokenizer: Tokenizer, tmp_path: Path) -> None:
         runs[spec] = (result.stdout, np.load(dump))
     assert runs["1"][0] == runs["3"][0]
     assert np.array_equal(runs["1"][1], runs["3"][1]) and runs["1"][1].shape[1] == 1024
-    engine = Engine("tiny_v4", device="emulator", numerics="exact", context=64)
+    engine = Engine("tiny_v4", device=DEVICE, numerics="exact", context=64)
     tokens = engine.encode("The quick" + runs["1"][0].removesuffix("\n"))
     assert np.array_equal(engine.session(window=1).logits_of(tokens), runs["3"][1][: len(tokens)])
     result = CliRunner().invoke(main, ["generate", *ARGUMENTS, "--spec", "1"], input="The quick")
@@ -161,5 +164,5 @@ def test_qwen_has_no_speculation(tokenizer: Tokenizer, tmp_path: Path) -> None:
     assert result.exit_code == 1 and "this Qwen3-MoE model has no MTP block" in result.stderr
     result = CliRunner().invoke(main, ["generate", "The", "--model", str(folder), *ARGUMENTS, "--stats"])
     assert result.exit_code == 0 and "accepted" not in result.stderr
-    result = CliRunner().invoke(main, ["inspect", str(folder), "--device", "emulator"])
+    result = CliRunner().invoke(main, ["inspect", str(folder), "--device", DEVICE])
     assert result.exit_code == 0 and "Qwen3-MoE: weights take" in result.stdout, result.output

@@ -203,6 +203,8 @@ def test_too_little_memory_for_the_weights(tmp_path: Path) -> None:
     numbers = [float(n) for n in re.findall(r"([0-9.]+) GiB", str(raised.value))]
     assert numbers == pytest.approx([needed / 2**30, needed / 2**31, needed / 2**31], abs=1e-3)
     assert "are missing" in str(raised.value)
+    some, of = _C.Checkpoint(str(folder)).layers_that_fit(needed // 2)
+    assert f"{some} of {of} layers would fit" in str(raised.value) and 0 <= some < of
     assert device.free_memory_bytes == needed // 2, "something stayed allocated"
 
 

@@ -16,12 +16,13 @@ from deep_gemm import _C
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from bench import model, model_configs, model_plot
+from runtime.decode import WITHOUT_RACES
 
 
 @pytest.fixture(scope="module")
 def speed() -> _C.ModelSpeed:
     config = model_configs.with_layers("tiny", 2)
-    return _C.ModelSpeed(json.dumps(config), device="emulator:sm_90a", context=256, sequences=2, max_rows=16)
+    return _C.ModelSpeed(json.dumps(config), device=WITHOUT_RACES, context=256, sequences=2, max_rows=16)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +88,7 @@ def test_command(tmp_path: Path) -> None:
     )
     found = CliRunner().invoke(
         model.main,
-        [*arguments.split(), "--ops", "head:1", "--device", "emulator:sm_90a", "--out", str(tmp_path)],
+        [*arguments.split(), "--ops", "head:1", "--device", WITHOUT_RACES, "--out", str(tmp_path)],
     )
     assert found.exit_code == 0, found.output
     rows = list(csv.DictReader((tmp_path / "model.csv").open()))

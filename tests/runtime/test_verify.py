@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from runtime.checkpoints import QWEN, qwen_tensors, write_checkpoint, write_random_v4
+from runtime.decode import WITHOUT_RACES
 
 from deep_gemm import _C, Engine, Session
 from deep_gemm.cli import main
@@ -108,7 +109,7 @@ def test_a_frontier_of_another_row_is_noticed(engine: Engine) -> None:
 
 
 def test_command() -> None:
-    arguments = ["generate", "The", "--device", "emulator", "--numerics", "exact", "--context", "64"]
+    arguments = ["generate", "The", "--device", WITHOUT_RACES, "--numerics", "exact", "--context", "64"]
     result = CliRunner().invoke(main, [*arguments, "--max-tokens", "4", "--verify-exact", "--stats"])
     assert result.exit_code == 0, result.output
     assert (

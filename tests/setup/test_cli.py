@@ -5,25 +5,23 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
+from click.testing import CliRunner
 
-COMMANDS = [
-    "demo",
-    "inspect",
-    "fp4",
-    "explain",
-    "env",
-    "cache",
-    "cache list",
-    "cache clear",
-    "cache verify",
-    "warmup",
-    "bundle",
-    "bench",
-]
+from deep_gemm.cli import main
+
+
+def commands(group: click.Group, before: str = "") -> Iterator[str]:
+    """Every command and group, as it is typed."""
+    for name, command in group.commands.items():
+        yield before + name
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{before}{name} ")
 
 
 def cli(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -32,10 +30,25 @@ def cli(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, text=True, capture_output=True, check=False, timeout=240)
 
 
-@pytest.mark.parametrize("command", ["", *COMMANDS])
+@pytest.mark.parametrize("command", [name for name in commands(main) if name != "bench"])
 def test_help(command: str) -> None:
+    result = CliRunner().invoke(main, [*command.split(), "--help"], prog_name="python -m deep_gemm")
+    assert result.exit_code == 0, result.output
+    assert "Usage: python -m deep_gemm" in result.output and len(result.output.splitlines()) > 4
+
+
+@pytest.mark.parametrize("command", ["bench", "bench model", "bench speculation"])
+def test_help_of_what_runs_in_a_process_of_its_own(command: str) -> None:
     result = cli(*command.split(), "--help")
-    assert result.returncode == 0 and "Usage: python -m deep_gemm" in result.stdout, result.stderr
+    assert result.returncode == 0 and f"Usage: python -m deep_gemm {command}" in result.stdout, result.stderr
+
+
+def test_help_of_the_program() -> None:
+    result = cli("--help")
+    assert result.returncode == 0 and result.stderr == ""
+    assert result.stdout.startswith("Usage: python -m deep_gemm [OPTIONS] COMMAND")
+    for command in ("demo", "explain", "env", "cache", "warmup", "bench"):
+        assert f"\n  {command} " in result.stdout
 
 
 def test_explain_shows_the_choice() -> None:

@@ -99,3 +99,25 @@ def test_a_working_venv_is_kept_whatever_python_comes_first(bare: Path) -> None:
     assert run(script, bare).stdout == f"{venv}/bin/python\n"
     program(venv / "bin", "python", "exit 1")
     assert run(script, bare).stdout.splitlines()[0] == str(bare / "python3")
+
+
+def test_a_link_to_an_environment_elsewhere_is_not_cleared(bare: Path) -> None:
+    (bare / "elsewhere" / "bin").mkdir(parents=True)
+    (bare / "venv").symlink_to(bare / "elsewhere")
+    (bare / "readlink").symlink_to("/usr/bin/readlink")
+    program(bare, "python3", 'echo "python $*"')
+    result = run(f"VENV={bare}/venv; make_venv python3", bare)
+    assert result.returncode != 0 and "-m venv" not in result.stdout
+    assert "expected a folder of this checkout: remove the link)" in result.stdout
+    assert (bare / "elsewhere" / "bin").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("flags", "level"),
+    [("fpu avx2 bmi1 bmi2 f16c fma abm movbe", "x86-64-v3"), ("fpu avx2 bmi1 bmi2 f16c fma4 abm movbe", "")],
+)
+def test_the_level_of_the_processor(bare: Path, flags: str, level: str) -> None:
+    """Only what all flags speak for: a library built for more ends in an illegal instruction."""
+    (bare / "grep").symlink_to("/usr/bin/grep")
+    (bare / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
+    assert run(f"CPUINFO={bare}/cpuinfo cpu_level", bare).stdout.strip() == level

@@ -27,26 +27,6 @@ def cache_table(checkpoint: _C.Checkpoint, free: int) -> Table:
     return table
 
 
-def layers_that_fit(sizes: dict[str, int], needed: int, free: int) -> tuple[int, int]:
-    """(how many of the model's layers fit, from the first on and with everything that belongs to none; of how many).
-
-    `sizes`: stored bytes of each tensor; on a device all of them take `needed`.
-    """
-    layers, rest = defaultdict[int, int](int), 0
-    for name, size in sizes.items():
-        found = re.match(r"(?:model\.)?layers\.(\d+)\.", name)
-        if found:
-            layers[int(found.group(1))] += size
-        else:
-            rest += size
-    on_device = needed / max(sum(sizes.values()), 1)
-    fit, used = 0, rest * on_device
-    for layer in sorted(layers):
-        used += layers[layer] * on_device
-        fit += used <= free
-    return fit, len(layers)
-
-
 def report(path: str | Path, device: _C.Device, console: Console) -> bool:
     """Prints everything; True when nothing is missing, extra or misshapen."""
     checkpoint = _C.Checkpoint(str(model_path(path)))
@@ -68,9 +48,8 @@ def report(path: str | Path, device: _C.Device, console: Console) -> bool:
     needed, free = checkpoint.device_bytes(), device.free_memory_bytes
     verdict = "they fit"
     if needed > free:
-        sizes = {tensor["name"]: tensor["num_bytes"] for tensor in checkpoint.tensors()}
-        fit, layers = layers_that_fit(sizes, needed, free)
-        verdict = f"{(needed - free) / GIB:.3f} GiB are missing, about {fit} of {layers} layers would fit"
+        fit, layers = checkpoint.layers_that_fit(free)
+        verdict = f"{(needed - free) / GIB:.3f} GiB are missing, {fit} of {layers} layers would fit"
     console.print(
         f"{checkpoint.architecture}: weights take {needed / GIB:.3f} GiB on {device.name}, "
         f"{free / GIB:.3f} GiB are free: {verdict}, before caches and activations",

@@ -102,6 +102,11 @@ def clamp(x: Array, low: float, high: float | None = None) -> Array:
     return x.clamp(low, high) if is_torch(x) else np.clip(x, low, high)
 
 
+def divided(x: Array, divisor: float) -> Array:
+    """x / divisor, rounded once: PyTorch on a GPU multiplies with the reciprocal where the divisor is a number."""
+    return x / x.new_full((), divisor) if is_torch(x) else x / np.float32(divisor)
+
+
 def contiguous(x: Array) -> Array:
     return x.contiguous() if is_torch(x) else np.ascontiguousarray(x)
 
@@ -140,6 +145,7 @@ __all__ = [
     "cast",
     "clamp",
     "contiguous",
+    "divided",
     "double",
     "dtype",
     "empty_strided",

@@ -58,7 +58,7 @@ def unpack_ue8m0_from_int(packed_sf: Array) -> Array:
 
 
 def scale_of(amax: Array, limit: float, use_ue8m0: bool) -> Array:
-    scale = arrays.clamp(amax, SMALLEST_AMAX) / limit
+    scale = arrays.divided(arrays.clamp(amax, SMALLEST_AMAX), limit)
     return ceil_to_ue8m0(scale) if use_ue8m0 else arrays.cast(scale, "fp32")
 
 
