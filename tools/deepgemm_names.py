@@ -79,7 +79,8 @@ LIMITS: list[tuple[str, str]] = [
     (
         "`fp8_fp4_*`",
         "`b` as (int8 codes, scales of 32) is packed anew in each call, which waits for the device: "
-        "`pack_fp4_weights`, called once, makes what they read at full speed. FP4 activations (int8 `a`) raise an "
+        "`pack_fp4_weights`, called once, makes what they read at full speed, and is the matrix [n, k] whatever "
+        "the letters of a form say. FP4 activations (int8 `a`) raise an "
         "error on sm_90a",
     ),
     ("packed UE8M0 scales (int32)", "raise TypeError on sm_90a: pass the fp32 scales"),

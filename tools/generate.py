@@ -56,8 +56,26 @@ def stubs() -> dict[Path, str]:
     return {STUB: formatted.stdout}
 
 
+def emulator_options() -> list[str]:
+    """The table in csrc/emulator/options.cpp."""
+    from deep_gemm import _C
+
+    lines = [
+        "",
+        "## Options of the emulated GPU",
+        "",
+        "Part of a device's name, as in `emulator:sm_90a,seed=3,races=off`, or keywords of `Device`.",
+        "",
+        "| option | values | default | meaning |",
+        "|---|---|---|---|",
+    ]
+    for row in _C.emulator_options():
+        lines.append(f"| `{row['name']}` | {row['values']} | `{row['default']}` | {row['meaning']} |")
+    return lines
+
+
 def env_page() -> str:
-    """The table in csrc/base/env.cpp."""
+    """The tables in csrc/base/env.cpp and csrc/emulator/options.cpp."""
     from deep_gemm import _C
 
     lines = [
@@ -75,7 +93,20 @@ def env_page() -> str:
     for row in _C.env():
         default = f"`{row['default']}`" if row["default"] else ""
         lines.append(f"| `{row['name']}` | {default} | {row['meaning'].replace('|', '&#124;')} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines + emulator_options()) + "\n"
+
+
+def tidied(signature: str) -> str:
+    """pybind11's names for what Python calls int, and for arguments that are read as a device."""
+    return signature.replace(INTEGERS, "int").replace(
+        "device: object = None", "device: Device | str | None = None"
+    )
+
+
+def require_doc(name: str, doc: str) -> str:
+    if not doc.strip():
+        raise SystemExit(f"docs: {name} has no docstring; say in a sentence what it is or does")
+    return doc
 
 
 def entry_of(name: str, value: Callable[..., object]) -> list[str]:
@@ -89,9 +120,9 @@ def entry_of(name: str, value: Callable[..., object]) -> list[str]:
         except ValueError:
             # pybind11 writes the signature as the docstring's first line.
             signature, _, doc = doc.partition("\n")
-    text = [doc.strip(), ""] if doc.strip() else []
+    text = [require_doc(name, doc).strip(), ""]
     members = methods_of(value) if inspect.isclass(value) else []
-    return [f"### {name}", "", "```python", signature, "```", "", *text, *members]
+    return [f"### {name}", "", "```python", tidied(signature), "```", "", *text, *members]
 
 
 INTEGERS = "typing.SupportsInt | typing.SupportsIndex"  # how pybind11 writes int in signatures
@@ -109,7 +140,7 @@ def class_signature(name: str, value: type) -> str:
     if from_pybind(make):
         lines = (make.__doc__ or "").splitlines()
         made = next((line for line in lines if line.startswith("__init__(self")), "")
-        arguments = made.partition(", ")[2].rpartition(") -> ")[0].replace(INTEGERS, "int")
+        arguments = made.partition(", ")[2].rpartition(") -> ")[0]
         return f"class {name}({arguments})" if arguments else f"class {name}"
     return f"class {name}{inspect.signature(value, eval_str=True)}".removesuffix(" -> None")
 
@@ -128,14 +159,14 @@ def methods_of(value: type) -> list[str]:
             continue
         elif from_pybind(made):
             shown, _, doc = doc.partition("\n")
-            shown = re.sub(r"\(self: [\w.]+(, )?", "(", shown).replace(INTEGERS, "int")
+            shown = re.sub(r"\(self: [\w.]+(, )?", "(", shown)
         else:
             skipped = 0 if isinstance(member, staticmethod) else 1
             signature = inspect.signature(made, eval_str=True)
             kept = list(signature.parameters.values())[skipped:]
             shown = f"{name}{signature.replace(parameters=kept)}"
-        sentence = " ".join(doc.strip().split("\n\n")[0].split())
-        lines.append(f"- `{shown}`" + (f": {sentence}" if sentence else ""))
+        sentence = " ".join(require_doc(f"{value.__name__}.{name}", doc).strip().split("\n\n")[0].split())
+        lines.append(f"- `{tidied(shown)}`: {sentence}")
     return [*lines, ""] if lines else []
 
 

@@ -19,6 +19,7 @@ namespace deep_gemm::driver {
 namespace {
 
 constexpr std::string_view kDefaultEmulator = "sm_90a";
+constexpr const char* kVariable = "DG_DEVICE";
 
 struct Table {
     std::mutex mutex;
@@ -34,12 +35,23 @@ std::unique_ptr<Device> make_emulator(std::string_view arch) {
     return factory(arch);
 }
 
-u32 ordinal_in(std::string_view name, std::string_view digits) {
+// `source` is where a name comes from, for errors: an argument or $DG_DEVICE.
+u32 ordinal_in(std::string_view name, const char* source) {
+    const std::string_view digits = name.substr(name.find(':') + 1);
     u32 ordinal = 0;
     const auto [stop, error] = std::from_chars(digits.data(), digits.data() + digits.size(), ordinal);
     DG_CHECK(error == std::errc{} && stop == digits.data() + digits.size(), value,
-             "device: got '{}', expected cuda or cuda:<ordinal>", name);
+             "{}: got '{}', expected cuda or cuda:<ordinal>", source, name);
     return ordinal;
+}
+
+bool is_emulated(std::string_view name, const char* source) {
+    if (name == "cuda") return false;
+    if (name.starts_with("cuda:")) return (void)ordinal_in(name, source), false;
+    DG_CHECK(name == "emulator" || name.starts_with("emulator:"), value,
+             "{}: got '{}', expected cuda, cuda:<ordinal>, emulator or emulator:<arch>[,option=value...]",
+             source, name);
+    return true;
 }
 
 // Says once why a machine with a driver does not use its GPU.
@@ -55,20 +67,17 @@ std::string_view default_name() {
 
 // A name with nothing left to decide: "cuda:0", "emulator:sm_90a", "emulator:sm_90a,seed=3".
 std::string resolve(std::string_view name) {
+    const char* source = name.empty() ? kVariable : "device";
     if (name.empty()) name = env_text(Env::device);
     if (name.empty()) name = default_name();
-    if (name == "cuda") return fmt::format("cuda:{}", current_cuda_ordinal());
-    if (name.starts_with("cuda:")) return fmt::format("cuda:{}", ordinal_in(name, name.substr(5)));
-    if (name == "emulator") return fmt::format("emulator:{}", kDefaultEmulator);
-    DG_CHECK(name.starts_with("emulator:"), value,
-             "device: got '{}', expected cuda, cuda:<ordinal>, emulator or emulator:<arch>[,option=value...]",
-             name);
-    return std::string(name);
+    if (is_emulated(name, source))
+        return name == "emulator" ? fmt::format("emulator:{}", kDefaultEmulator) : std::string(name);
+    return fmt::format("cuda:{}", name == "cuda" ? current_cuda_ordinal() : ordinal_in(name, source));
 }
 
 std::unique_ptr<Device> make(std::string_view resolved) {
     const std::string_view detail = resolved.substr(resolved.find(':') + 1);
-    return resolved.starts_with("cuda:") ? make_cuda_device(ordinal_in(resolved, detail))
+    return resolved.starts_with("cuda:") ? make_cuda_device(ordinal_in(resolved, "device"))
                                          : make_emulator(detail);
 }
 
@@ -83,7 +92,12 @@ Device& device(std::string_view name) {
     return *table.devices.emplace(resolved, make(resolved)).first->second;
 }
 
-std::string name_of(const Device& device) {
+Device& host_memory_device() {
+    const std::string& chosen = env_text(Env::device);
+    return device(!chosen.empty() && is_emulated(chosen, kVariable) ? chosen : "emulator");
+}
+
+std::string registry_name_of(const Device& device) {
     Table& table = process_local<Table>();
     const std::lock_guard lock(table.mutex);
     for (const auto& [name, known] : table.devices)

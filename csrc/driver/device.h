@@ -89,7 +89,7 @@ class Device {
     [[nodiscard]] virtual const DeviceProperties& properties() const = 0;
     [[nodiscard]] virtual ImageKind image_kind() const = 0;
 
-    // Memory. Addresses are device addresses; on the emulator they are host addresses.
+    // Memory. Addresses are device addresses; on the emulator they are host addresses. 0 bytes have one, too.
     [[nodiscard]] virtual u64 allocate(u64 bytes) = 0;
     virtual void release(u64 address) = 0;
     [[nodiscard]] virtual u64 free_memory_bytes() = 0;  // what allocate() could give at most
@@ -133,7 +133,10 @@ class Device {
 // and live as long as the process (device.cpp; the emulator registers its factory, so driver/ does not
 // include emulator/).
 [[nodiscard]] Device& device(std::string_view name = {});
-[[nodiscard]] std::string name_of(
+// The emulated device of arrays that have nowhere else to go: $DG_DEVICE where it names one, else
+// emulator:sm_90a. Throws Error(value) where $DG_DEVICE is no name.
+[[nodiscard]] Device& host_memory_device();
+[[nodiscard]] std::string registry_name_of(
     const Device& device);  // the name that gives this device, nothing left to decide
 
 // Gets all that follows "emulator:", an arch and options: "sm_90a,seed=3". Throws Error(value) on what it

@@ -9,12 +9,33 @@
 namespace deep_gemm::emulator {
 namespace {
 
+// clang-format off
+constexpr OptionRow kTable[] = {
+    {"seed",        "a number",            "0",         "the schedule and the delays that are drawn; the same seed gives the same ones"},
+    {"threads",     "a number",            "0",         "host threads; 0: DG_EMULATOR_THREADS, else one per core"},
+    {"sms",         "a number",            "0",         "multiprocessors; 0: as many as the GPU has"},
+    {"memory",      "a number",            "0",         "bytes that allocate() gives in all; 0: what the GPU has, as far as the host has it"},
+    {"steps",       "a number",            "200000000", "warp instructions without progress before a launch counts as livelocked"},
+    {"latency",     "eager, random, lazy", "random",    "when asynchronous operations land: at once, after a drawn delay, when nothing else can run"},
+    {"accumulator", "truncated, fp32",     "truncated", "tensor-core sums as Hopper's, or plain fp32"},
+    {"races",       "on, off",             "on",        "the check that accesses to shared memory are ordered"},
+    {"inputs",      "on, off",             "on",        "the check of numbers that grouped GEMMs read on the device"},
+};
+// clang-format on
+
 u64 number(std::string_view key, std::string_view value) {
     u64 result = 0;
     const auto [stop, error] = std::from_chars(value.data(), value.data() + value.size(), result);
     DG_CHECK(error == std::errc{} && stop == value.data() + value.size(), value,
              "emulator option {}: got '{}', expected a number", key, value);
     return result;
+}
+
+// More than any host has cores, or any GPU multiprocessors.
+u32 count(std::string_view name, u64 value) {
+    constexpr u64 kMost = 65536;
+    DG_CHECK(value <= kMost, value, "{}: got {}, expected at most {}", name, value, kMost);
+    return static_cast<u32>(value);
 }
 
 bool on_or_off(std::string_view key, std::string_view value) {
@@ -27,9 +48,9 @@ void apply(Options& options, std::string_view key, std::string_view value) {
     if (key == "seed") {
         options.seed = number(key, value);
     } else if (key == "threads") {
-        options.threads = static_cast<u32>(number(key, value));
+        options.threads = count(fmt::format("emulator option {}", key), number(key, value));
     } else if (key == "sms") {
-        options.num_sms = static_cast<u32>(number(key, value));
+        options.num_sms = count(fmt::format("emulator option {}", key), number(key, value));
     } else if (key == "memory") {
         options.memory_bytes = number(key, value);
     } else if (key == "steps") {
@@ -49,18 +70,21 @@ void apply(Options& options, std::string_view key, std::string_view value) {
     } else if (key == "inputs") {
         options.inputs = on_or_off(key, value);
     } else {
-        fail(ErrorKind::value,
-             "emulator option: got '{}', expected seed, threads, sms, memory, steps, latency, accumulator, "
-             "races or inputs",
-             key);
+        std::string names;
+        for (const OptionRow& row : kTable) names += fmt::format("{}{}", names.empty() ? "" : ", ", row.name);
+        fail(ErrorKind::value, "emulator option: got '{}', expected one of {}", key, names);
     }
 }
 
 }  // namespace
 
+std::span<const OptionRow> option_table() {
+    return kTable;
+}
+
 Options options_from_environment() {
     Options options;
-    options.threads = static_cast<u32>(env_number(Env::emulator_threads));
+    options.threads = count("DG_EMULATOR_THREADS", env_number(Env::emulator_threads));
     return options;
 }
 

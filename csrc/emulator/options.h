@@ -4,6 +4,7 @@
 
 #include <deep_gemm/spec/types.h>
 
+#include <span>
 #include <string_view>
 
 namespace deep_gemm::emulator {
@@ -26,6 +27,12 @@ struct Options {
     bool inputs = true;             // LaunchConfig::check_inputs; off: what a GPU does with any numbers
     u64 step_budget = 200'000'000;  // warp instructions without progress before a launch counts as livelocked
 };
+
+// A row of the options that a device's name may carry, for documents and errors.
+struct OptionRow {
+    const char *name, *values, *default_text, *meaning;
+};
+[[nodiscard]] std::span<const OptionRow> option_table();
 
 // DG_EMULATOR_THREADS; the rest are the defaults above.
 [[nodiscard]] Options options_from_environment();

@@ -71,19 +71,15 @@ struct TensorView {
 
 // D = C + A B^T. Shapes by `groups` (k_blocks = ceil(k / 128), g = number of matrices in b):
 //
-//               a, scale_a                b [g, n, k], scale_b       d, c           group_layout
-//   dense       [m, k], [m, k_blocks]     [n, k] and scales, no g    [m, n]         absent
-//   contiguous  as dense                  with g                     [m, n]         int32 [m]: group of a
-//   row; -1 or
-//                                                                                   any other value outside
-//                                                                                   [0, g) gives a row of
-//                                                                                   zeros
-//   psum        as dense                  with g                     [m, n]         int32 [g]: end row of
-//   each group;
-//                                                                                   the next starts at a
-//                                                                                   multiple of 128
-//   masked      [g, m, k], [g, m, ...]    with g                     [g, m, n]      int32 [g]: valid rows of
-//   a group
+//               a, scale_a               b, scale_b               d, c        group_layout
+//   dense       [m, k], [m, k_blocks]    [n, k] and scales        [m, n]      absent
+//   contiguous  as dense                 [g, n, k] and scales     [m, n]      int32 [m]: group of a row; -1 or
+//                                                                             any other value outside [0, g)
+//                                                                             gives a row of zeros
+//   psum        as dense                 [g, n, k] and scales     [m, n]      int32 [g]: end row of each group;
+//                                                                             the next starts at a multiple
+//                                                                             of 128
+//   masked      [g, m, k], [g, m, ...]   [g, n, k] and scales     [g, m, n]   int32 [g]: valid rows of a group
 //
 // a and b are fp8_e4m3 with fp32 scales, or bf16 with none; K is contiguous, rows start at multiples of 16
 // bytes. scale_b is [n / 128, k_blocks] rounded up (per_128x128) or [n, k_blocks] (per_row_128). Scales may
@@ -100,6 +96,7 @@ struct GemmArguments {
     i64 expected_m = 0;  // masked, psum: rows a group is likely to have; chooses the kernel, nothing else
     const GemmSpec* spec = nullptr;  // forces a kernel (tuners, tests)
     void* stream = nullptr;          // CUstream; null: the default stream
+    const char* function = nullptr;  // what errors begin with; null: gemm or m_grouped_gemm
 };
 
 void gemm(const GemmArguments& arguments);

@@ -12,6 +12,7 @@ namespace {
 constexpr u32 kTmaAlignment = 16;  // bytes: start and rows of what TMA reads
 
 const char* operation(const GemmArguments& args) {
+    if (args.function) return args.function;
     return args.groups == GroupMode::dense ? "gemm" : "m_grouped_gemm";
 }
 
@@ -152,20 +153,20 @@ void check_c(const GemmArguments& args) {
     const TensorView &c = args.c, &d = args.d;
     check_present(args, "c", c, d.format);
     DG_CHECK(c.rank == d.rank, value,
-             "gemm: c has shape {}, expected d's shape {}; expand c into a tensor of that shape",
-             shape_text(c), shape_text(d));
+             "{}: c has shape {}, expected d's shape {}; expand c into a tensor of that shape",
+             operation(args), shape_text(c), shape_text(d));
     for (u32 i = 0; i < d.rank; ++i)
         DG_CHECK(c.shape[i] == d.shape[i], value,
-                 "gemm: c has shape {}, expected d's shape {}; expand c into a tensor of that shape",
-                 shape_text(c), shape_text(d));
+                 "{}: c has shape {}, expected d's shape {}; expand c into a tensor of that shape",
+                 operation(args), shape_text(c), shape_text(d));
     for (u32 i = 0; i < d.rank; ++i)
         DG_CHECK(
             c.shape[i] == 1 || c.strides[i] == d.strides[i], value,
-            "gemm: c has stride {} along dimension {}, expected d's stride {}; copy c into d and pass d as c",
-            c.strides[i], i, d.strides[i]);
+            "{}: c has stride {} along dimension {}, expected d's stride {}; copy c into d and pass d as c",
+            operation(args), c.strides[i], i, d.strides[i]);
     DG_CHECK(reinterpret_cast<u64>(c.data) % bytes_of(c.format) == 0, value,
-             "gemm: c starts at {:#x}, expected a multiple of {} bytes; copy c into d and pass d as c",
-             reinterpret_cast<u64>(c.data), bytes_of(c.format));
+             "{}: c starts at {:#x}, expected a multiple of {} bytes; copy c into d and pass d as c",
+             operation(args), reinterpret_cast<u64>(c.data), bytes_of(c.format));
 }
 
 void check_group_layout(const GemmArguments& args, i64 length) {
@@ -176,9 +177,9 @@ void check_group_layout(const GemmArguments& args, i64 length) {
                 args.groups == GroupMode::contiguous ? " (one group index for each row of a)"
                                                      : " (one number for each matrix of b)");
     DG_CHECK(length <= 1 || t.strides[0] == 1, value,
-             "m_grouped_gemm: {} has stride {}, expected 1; pass a contiguous copy", name, t.strides[0]);
+             "{}: {} has stride {}, expected 1; pass a contiguous copy", operation(args), name, t.strides[0]);
     DG_CHECK(reinterpret_cast<u64>(t.data) % 4 == 0, value,
-             "m_grouped_gemm: {} starts at {:#x}, expected a multiple of 4; pass a copy", name,
+             "{}: {} starts at {:#x}, expected a multiple of 4; pass a copy", operation(args), name,
              reinterpret_cast<u64>(t.data));
 }
 
@@ -210,18 +211,20 @@ void check_scales(const GemmArguments& args, GemmCall& call) {
 }
 
 // A forced spec must be a kernel for these arguments.
-void check_spec(const GemmCall& call, const GemmSpec& spec) {
+void check_spec(const GemmArguments& args, const GemmCall& call) {
+    const GemmSpec& spec = *args.spec;
     const plan::GemmProblem& p = call.problem;
     const char* reason = why_illegal(spec);
-    DG_CHECK(!reason, value, "spec: {}", reason);
+    DG_CHECK(!reason, value, "{}: spec: {}", operation(args), reason);
     reason = plan::why_unfit(p, spec);
-    DG_CHECK(!reason, value,
-             "spec: got {} x {} -> {}, {}, a_major={}, b_major={}, accumulate={}, swap_ab={}, split_k={}, "
-             "expected "
-             "a kernel for {}: {}",
-             name_of(spec.ab), name_of(spec.scale_b), name_of(spec.d), name_of(spec.groups),
-             name_of(spec.a_major), name_of(spec.b_major), spec.accumulate, spec.swap_ab, spec.split_k,
-             plan::to_string(p), reason);
+    DG_CHECK(
+        !reason, value,
+        "{}: spec: got {} x {} -> {}, {}, a_major={}, b_major={}, accumulate={}, swap_ab={}, split_k={}, "
+        "expected "
+        "a kernel for {}: {}",
+        operation(args), name_of(spec.ab), name_of(spec.scale_b), name_of(spec.d), name_of(spec.groups),
+        name_of(spec.a_major), name_of(spec.b_major), spec.accumulate, spec.swap_ab, spec.split_k,
+        plan::to_string(p), reason);
 }
 
 // Blocks are written while others are still read, so D may share memory with nothing but a C of the same
@@ -269,11 +272,11 @@ GemmCall check_gemm(const GemmArguments& args) {
     const TensorView &a = args.a, &b = args.b, &d = args.d;
     const bool masked = args.groups == GroupMode::masked, grouped = args.groups != GroupMode::dense;
     DG_CHECK(args.ab == Format::fp8_e4m3 || args.ab == Format::bf16, value,
-             "gemm: operands of {}, expected fp8_e4m3 or bf16; cast them", name_of(args.ab));
+             "{}: operands of {}, expected fp8_e4m3 or bf16; cast them", operation(args), name_of(args.ab));
     DG_CHECK((args.ab == Format::fp8_e4m3) == (args.scale_b_mode != ScaleB::none), value,
-             "gemm: scale_b_mode is {} for {} operands, expected scales for fp8_e4m3 and none for bf16; "
+             "{}: scale_b_mode is {} for {} operands, expected scales for fp8_e4m3 and none for bf16; "
              "correct one of them",
-             name_of(args.scale_b_mode), name_of(args.ab));
+             operation(args), name_of(args.scale_b_mode), name_of(args.ab));
     DG_CHECK(a.present() && a.device, type, "{}: a is missing, expected a tensor of {}; pass it",
              operation(args), name_of(args.ab));
     check_present(args, "a", a, args.ab);
@@ -293,12 +296,13 @@ GemmCall check_gemm(const GemmArguments& args) {
         "{}: d has {} x {} elements, expected at most 2^30 on a side; pass slices of the operands and of d",
         operation(args), m, n);
     DG_CHECK(b.shape[b.rank - 1] == k, value,
-             "{}: b has shape {}, expected k={} as in a, whose shape is {}; give b as [n, k]",
+             "{}: b has shape {}, expected k={} as in a, whose shape is {}; give b as [n, k], or where it is "
+             "given transposed (_nn, _tn) [k, n]",
              operation(args), shape_text(b), k, shape_text(a));
     if (masked) {
         DG_CHECK(b.shape[0] == a.shape[0], value,
-                 "m_grouped_gemm: b has {} groups, expected {} as in a; pass a matrix for each", b.shape[0],
-                 a.shape[0]);
+                 "{}: b has {} groups, expected {} as in a; pass a matrix for each", operation(args),
+                 b.shape[0], a.shape[0]);
         check_shape(args, "d", d, {a.shape[0], m, n}, " (rows as in a, columns as rows of b)");
     } else {
         check_shape(args, "d", d, {m, n}, " (rows as in a, columns as rows of b)");
@@ -320,8 +324,8 @@ GemmCall check_gemm(const GemmArguments& args) {
         call.group_layout_length = static_cast<u64>(args.group_layout.shape[0]);
     }
     DG_CHECK(args.expected_m >= 0 && args.expected_m <= kMaxExtent, value,
-             "m_grouped_gemm: expected_m is {}, expected a number of rows; pass the mean rows of a group",
-             args.expected_m);
+             "{}: expected_m is {}, expected a number of rows; pass the mean rows of a group",
+             operation(args), args.expected_m);
 
     const u64 d_bytes = bytes_of(d.format);
     call.problem = {
@@ -347,7 +351,7 @@ GemmCall check_gemm(const GemmArguments& args) {
     call.spec = args.spec;
     call.empty = call.d.elements_spanned() == 0;
     call.no_products = k == 0 || call.b.groups == 0;
-    if (args.spec) check_spec(call, *args.spec);
+    if (args.spec) check_spec(args, call);
     return call;
 }
 

@@ -1,5 +1,6 @@
-// What the cost models know about a GPU: one row of constants per architecture, measured on one H200. What a
-// kernel family adds stands in its own cost file.
+// What the cost models know about a GPU: one row of constants per architecture. dram_bytes_per_us is measured,
+// on one H200, and all models use it; the others are as the models of FP4 and of stored weights count them.
+// What a kernel family adds or fits for itself stands in its own cost file (plan/gemm_cost.cpp: a whole fit).
 #pragma once
 
 #include <deep_gemm/spec/types.h>

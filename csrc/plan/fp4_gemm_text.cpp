@@ -2,11 +2,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <map>
 
 #include "base/error.h"
 #include "plan/fp4_gemm.h"
+#include "plan/problem_text.h"
 
 namespace deep_gemm::plan {
 namespace {
@@ -64,9 +64,7 @@ void read_word(Fp4Problem& p, std::string_view word) {
                  "problem: unexpected word '{}'; expected a group mode, accumulate, split, per_token, by_32, "
                  "fast_accumulation, or m, n, k, groups, expected_m, num_sms, form, a or d with a value",
                  word);
-        const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), *field);
-        DG_CHECK(error == std::errc{} && end == value.data() + value.size(), value,
-                 "problem: {}={} is not a count; expected a whole number", key, value);
+        *field = parse_count(key, value);
     }
 }
 

@@ -1,5 +1,5 @@
-// The cost model of a GEMM, one function a term. What is counted comes from the spec, the rates from one row
-// of constants.
+// The cost model of a GEMM, one function a term. What is counted comes from the spec, the parameters from one
+// row of constants.
 #include <algorithm>
 #include <cmath>
 
@@ -9,10 +9,13 @@
 namespace deep_gemm::plan {
 namespace {
 
-// Fitted to 9075 timings of FP8 kernels on one H200 (213 dense, contiguous, psum and masked problems, up to
+// Parameters of a fit, no measurements of the hardware: they trade against each other, so a term may differ from
+// the rate of the same words in plan/device.h, which the models of the other families use. Of this one only the
+// stream from memory (dram_bytes_per_us) and the number of SMs come from there; another architecture needs a fit
+// of its own. Fitted to 9075 timings of FP8 kernels on one H200 (213 dense, contiguous, psum and masked problems, up to
 // 64 plans each: bench/results/gemm-plans-h200-2026-11-29-480e446.json), so that the time lost by a wrong
 // choice is least. BF16 uses the same numbers.
-struct GemmRates {
+struct GemmFit {
     float clock_ghz;              // without load
     float throttle;               // tensor cycles with every SM multiplying (power) / without load
     float throttle_power;         // of the share of SMs that multiply
@@ -46,7 +49,7 @@ struct GemmRates {
     float exposed[5];    // tensor cycles with exposed promotion / without, by warpgroups that take turns
 };
 
-constexpr GemmRates kRates{
+constexpr GemmFit kFit{
     .clock_ghz = 1.98f,
     .throttle = 1.05f,
     .throttle_power = 4.45f,
@@ -86,7 +89,7 @@ constexpr float kBlockElements = 128 * 128;
 // Cycles one SM needs for one stage of one block, all of its warpgroups together, when `share` of the SMs
 // multiply.
 float stage_cycles(const GemmSpec& s, float share) {
-    const GemmRates& r = kRates;
+    const GemmFit& r = kFit;
     const float promote = has_scales(s) ? 1.0f : 0.0f;
     const float loads = static_cast<float>(s.block_m + s.block_n) * kBlockKBytes;
     float tensor, smem, chain;
@@ -113,15 +116,15 @@ float stage_cycles(const GemmSpec& s, float share) {
 // What a CTA does between two of its blocks while no wgmma runs.
 float between_us(const GemmSpec& s) {
     const float elements = static_cast<float>(s.block_m * s.block_n) / kBlockElements;
-    if (s.swap_ab) return kRates.exchange_us_per_block * elements;
-    return (s.split_k > 1 ? kRates.exchange_us_per_block : kRates.between_us_per_block) * elements /
+    if (s.swap_ab) return kFit.exchange_us_per_block * elements;
+    return (s.split_k > 1 ? kFit.exchange_us_per_block : kFit.between_us_per_block) * elements /
            static_cast<float>(s.warpgroups);
 }
 
 }  // namespace
 
 GemmCost cost_of(const GemmProblem& problem, const GemmSpec& s, const DeviceModel& device) {
-    const GemmRates& r = kRates;
+    const GemmFit& r = kFit;
     const GemmShape shape = shape_of(problem, s, device);
     const float rounds = static_cast<float>(shape.rounds);
     const float stages = static_cast<float>(shape.stages_per_block) * rounds;

@@ -2,12 +2,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <map>
 #include <vector>
 
 #include "base/error.h"
 #include "plan/gemm.h"
+#include "plan/problem_text.h"
 
 namespace deep_gemm::plan {
 namespace {
@@ -28,14 +28,6 @@ Enum parse_name(std::string_view key, std::string_view text, Values... values) {
     return found;
 }
 
-u32 parse_count(std::string_view key, std::string_view text) {
-    u32 value = 0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    DG_CHECK(error == std::errc{} && end == text.data() + text.size(), value,
-             "problem: {}={} is not a count; expected a whole number, not negative", key, text);
-    return value;
-}
-
 bool is_group_mode(std::string_view word) {
     return word == "dense" || word == "contiguous" || word == "psum" || word == "masked";
 }
@@ -45,7 +37,12 @@ GroupMode parse_groups(std::string_view word) {
                                  GroupMode::masked);
 }
 
-void read_word(GemmProblem& problem, std::string_view word) {
+// The formats of ab=, a= and b=; none: not given.
+struct Operands {
+    Format ab = Format::none, a = Format::none, b = Format::none;
+};
+
+void read_word(GemmProblem& problem, Operands& operands, std::string_view word) {
     const size_t equals = word.find('=');
     if (equals == std::string_view::npos) {
         if (word == "accumulate")
@@ -75,11 +72,8 @@ void read_word(GemmProblem& problem, std::string_view word) {
     else if (key == "num_sms")
         problem.num_sms = parse_count(key, value);
     else if (key == "ab" || key == "a" || key == "b") {
-        const Format format = parse_name<Format>(key, value, Format::fp8_e4m3, Format::bf16);
-        DG_CHECK(key != "b" || format == problem.ab, value,
-                 "problem: b={} after a={}; expected one format for both operands", value,
-                 name_of(problem.ab));
-        problem.ab = format;
+        Format& format = key == "ab" ? operands.ab : key == "a" ? operands.a : operands.b;
+        format = parse_name<Format>(key, value, Format::fp8_e4m3, Format::bf16);
     } else if (key == "d")
         problem.d = parse_name<Format>(key, value, Format::bf16, Format::fp32);
     else if (key == "a_major")
@@ -95,6 +89,21 @@ void read_word(GemmProblem& problem, std::string_view word) {
              "expected_m "
              "or num_sms",
              key);
+}
+
+// One format for both operands, in whatever order and by whichever keys it was given.
+void set_operands(GemmProblem& problem, const Operands& given) {
+    const Format formats[] = {given.ab, given.a, given.b};
+    const char* const keys[] = {"ab", "a", "b"};
+    const char* first = nullptr;
+    for (size_t i = 0; i < std::size(formats); ++i) {
+        if (formats[i] == Format::none) continue;
+        DG_CHECK(!first || formats[i] == problem.ab, value,
+                 "problem: got {}={} and {}={}, expected one format for both operands; ab= gives it", first,
+                 name_of(problem.ab), keys[i], name_of(formats[i]));
+        first = keys[i];
+        problem.ab = formats[i];
+    }
 }
 
 // Two words for one thing would contradict each other, or say nothing twice.
@@ -161,6 +170,7 @@ std::string to_string(const GemmSpec& s) {
 
 GemmProblem parse_problem(std::string_view text) {
     GemmProblem problem;
+    Operands operands;
     bool scales_given = false, first = true;
     std::vector<std::string_view> seen;
     while (!text.empty()) {
@@ -174,12 +184,13 @@ GemmProblem parse_problem(std::string_view text) {
                  word);
         if (!(first && word == "gemm")) {
             check_once(seen, word);
-            read_word(problem, word);
+            read_word(problem, operands, word);
         }
         scales_given = scales_given || word.starts_with("scale_b=");
         first = false;
         text.remove_prefix(end);
     }
+    set_operands(problem, operands);
     if (!scales_given && problem.ab == Format::bf16) problem.scale_b = ScaleB::none;
     DG_CHECK((problem.ab == Format::fp8_e4m3) == (problem.scale_b != ScaleB::none), value,
              "problem: got scale_b={} with {} operands; expected scales for fp8_e4m3 and none for bf16",

@@ -1,9 +1,9 @@
 #include "plan/linear.h"
 
 #include "base/error.h"
+#include "plan/problem_text.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <map>
 
@@ -67,9 +67,7 @@ void read_word(Parsed& parsed, std::string_view word) {
             "problem: unexpected word '{}'; expected w=, x=, y=, m=, n=, k=, strict, invariant, swiglu or "
             "unaligned",
             word);
-        const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), *field);
-        DG_CHECK(error == std::errc{} && end == value.data() + value.size() && *field > 0, value,
-                 "problem: {}={} is not a count; expected a whole number of at least 1", key, value);
+        *field = parse_count(key, value, 1);
     }
 }
 

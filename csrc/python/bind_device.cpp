@@ -117,8 +117,9 @@ py::bytes encode_tensor_map(Device& device, u64 address, const std::string& form
 
 void bind_memory(py::class_<Device, std::unique_ptr<Device, py::nodelete>>& type) {
     type.def("allocate", &Device::allocate, NoGil(), py::arg("num_bytes"),
-             "Device memory; returns its address.");
-    type.def("release", &Device::release, NoGil(), py::arg("address"));
+             "Device memory; returns its address, also of 0 bytes.");
+    type.def("release", &Device::release, NoGil(), py::arg("address"),
+             "Gives back what allocate() returned; 0 is nothing.");
     type.def(
         "copy_to_device",
         [](Device& device, u64 destination, const py::object& source, Handle stream) {
@@ -142,13 +143,15 @@ void bind_memory(py::class_<Device, std::unique_ptr<Device, py::nodelete>>& type
         [](Device& device, u64 destination, u64 source, u64 num_bytes, Handle stream) {
             device.copy_on_device(destination, source, num_bytes, stream_of(stream));
         },
-        NoGil(), py::arg("destination"), py::arg("source"), py::arg("num_bytes"), py::arg("stream") = 0);
+        NoGil(), py::arg("destination"), py::arg("source"), py::arg("num_bytes"), py::arg("stream") = 0,
+        "Copies between two addresses of the device.");
     type.def(
         "fill_bytes",
         [](Device& device, u64 destination, u8 value, u64 num_bytes, Handle stream) {
             device.fill_bytes(destination, value, num_bytes, stream_of(stream));
         },
-        NoGil(), py::arg("destination"), py::arg("value"), py::arg("num_bytes"), py::arg("stream") = 0);
+        NoGil(), py::arg("destination"), py::arg("value"), py::arg("num_bytes"), py::arg("stream") = 0,
+        "Sets each byte from an address on.");
 }
 
 void bind_launch(py::class_<Device, std::unique_ptr<Device, py::nodelete>>& type) {
@@ -176,7 +179,8 @@ void bind_launch(py::class_<Device, std::unique_ptr<Device, py::nodelete>>& type
                                               launch_config(grid, block, cluster, smem_bytes, 0, false));
         },
         NoGil(), py::arg("kernel"), py::kw_only(), py::arg("grid") = 1, py::arg("block") = 32,
-        py::arg("cluster") = 1, py::arg("smem_bytes") = 0);
+        py::arg("cluster") = 1, py::arg("smem_bytes") = 0,
+        "How many clusters of such a launch run at once; 0: it cannot run.");
     type.def("encode_tensor_map", &encode_tensor_map, py::kw_only(), py::arg("address"), py::arg("format"),
              py::arg("dims"), py::arg("strides_bytes"), py::arg("box"), py::arg("swizzle") = 0,
              py::arg("l2_promote_256b") = true,
@@ -187,37 +191,39 @@ void bind_launch(py::class_<Device, std::unique_ptr<Device, py::nodelete>>& type
 
 void bind_streams(py::class_<Device, std::unique_ptr<Device, py::nodelete>>& type) {
     type.def(
-        "create_stream", [](Device& d) { return handle_of(d.create_stream()); }, NoGil());
+        "create_stream", [](Device& d) { return handle_of(d.create_stream()); }, NoGil(),
+        "A stream of its own; returns its handle.");
     type.def(
         "destroy_stream", [](Device& d, Handle s) { d.destroy_stream(stream_of(s)); }, NoGil(),
-        py::arg("stream"));
+        py::arg("stream"), "Ends what create_stream() returned.");
     type.def(
         "synchronize", [](Device& d, Handle s) { d.synchronize(stream_of(s)); }, NoGil(),
-        py::arg("stream") = 0);
+        py::arg("stream") = 0, "Waits for all that was launched on the stream.");
     type.def(
-        "create_event", [](Device& d) { return handle_of(d.create_event()); }, NoGil());
+        "create_event", [](Device& d) { return handle_of(d.create_event()); }, NoGil(),
+        "An event that can be timed; returns its handle.");
     type.def(
-        "destroy_event", [](Device& d, Handle e) { d.destroy_event(event_of(e)); }, NoGil(),
-        py::arg("event"));
+        "destroy_event", [](Device& d, Handle e) { d.destroy_event(event_of(e)); }, NoGil(), py::arg("event"),
+        "Ends what create_event() returned.");
     type.def(
         "record", [](Device& d, Handle e, Handle s) { d.record(event_of(e), stream_of(s)); }, NoGil(),
-        py::arg("event"), py::arg("stream") = 0);
+        py::arg("event"), py::arg("stream") = 0, "The event happens when the stream gets there.");
     type.def(
         "elapsed_ms", [](Device& d, Handle a, Handle b) { return d.elapsed_ms(event_of(a), event_of(b)); },
         NoGil(), py::arg("start"), py::arg("stop"),
         "Milliseconds between two recorded events; waits for `stop`.");
     type.def(
         "begin_capture", [](Device& d, Handle s) { d.begin_capture(stream_of(s)); }, NoGil(),
-        py::arg("stream"));
+        py::arg("stream"), "From here to end_capture() the stream's work is recorded, not run.");
     type.def(
         "end_capture", [](Device& d, Handle s) { return handle_of(d.end_capture(stream_of(s))); }, NoGil(),
-        py::arg("stream"));
+        py::arg("stream"), "Ends the recording; returns the graph's handle.");
     type.def(
         "launch_graph", [](Device& d, Handle g, Handle s) { d.launch_graph(graph_of(g), stream_of(s)); },
-        NoGil(), py::arg("graph"), py::arg("stream") = 0);
+        NoGil(), py::arg("graph"), py::arg("stream") = 0, "Runs what was captured.");
     type.def(
-        "destroy_graph", [](Device& d, Handle g) { d.destroy_graph(graph_of(g)); }, NoGil(),
-        py::arg("graph"));
+        "destroy_graph", [](Device& d, Handle g) { d.destroy_graph(graph_of(g)); }, NoGil(), py::arg("graph"),
+        "Ends what end_capture() returned.");
 }
 
 void bind_types(py::module_& module) {
@@ -240,21 +246,27 @@ void bind_types(py::module_& module) {
         module, "Device",
         "A GPU or the emulated one. Device(), Device('cuda:1'), Device('emulator:sm_90a', seed=3): the same "
         "name and options "
-        "give the same device. A wrong option of the emulator is answered with the list of them; "
-        "docs/emulator.md describes them.");
+        "give the same device. docs/env.md lists the options of the emulator.");
     device.def(py::init(&find_device), py::arg("name") = "");
     device.def("__eq__", [](const Device& d, const py::object& other) {
         return py::isinstance<Device>(other) && other.cast<Device*>() == &d;
     });
     device.def("__hash__", [](const Device& d) { return std::hash<const Device*>()(&d); });
-    device.def("__repr__", [](const Device& d) { return fmt::format("Device('{}')", driver::name_of(d)); });
-    device.def_property_readonly("properties", &properties_of);
-    device.def_property_readonly("name", [](const Device& d) { return d.properties().name; });
+    device.def("__repr__",
+               [](const Device& d) { return fmt::format("Device('{}')", driver::registry_name_of(d)); });
+    device.def_property_readonly("properties", &properties_of, "What the driver says of it, as a dict.");
+    device.def_property_readonly(
+        "name", [](const Device& d) { return d.properties().name; },
+        "The GPU's name; repr() shows the one that gives this device.");
     device.def_property_readonly(
         "arch", [](const Device& d) { return d.properties().arch; }, "NVRTC target: '90a'.");
-    device.def_property_readonly("free_memory_bytes", &Device::free_memory_bytes);
-    device.def_property_readonly("num_sms", [](const Device& d) { return d.properties().num_sms; });
-    device.def_property_readonly("emulated", [](const Device& d) { return d.properties().emulated; });
+    device.def_property_readonly("free_memory_bytes", &Device::free_memory_bytes,
+                                 "What allocate() could give at most.");
+    device.def_property_readonly(
+        "num_sms", [](const Device& d) { return d.properties().num_sms; }, "Multiprocessors.");
+    device.def_property_readonly(
+        "emulated", [](const Device& d) { return d.properties().emulated; },
+        "Whether it is the emulated GPU.");
     device.def_property_readonly(
         "image_kind", [](const Device& d) { return name_of(d.image_kind()); }, "'ptx' or 'cubin'.");
     bind_memory(device);

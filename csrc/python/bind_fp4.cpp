@@ -114,14 +114,23 @@ void bind_fp4(py::module_& module) {
     type.def(py::init(&make), py::arg("blobs"), py::arg("row_scales"), py::arg("runs"), py::arg("experts"),
              py::arg("n"), py::arg("k"), py::arg("form"),
              "From tensors that are packed already: blobs int8, row_scales fp32, runs int32 or None.");
-    type.def_readonly("blobs", &Fp4Weights::blobs);
-    type.def_readonly("row_scales", &Fp4Weights::row_scales);
-    type.def_readonly("runs", &Fp4Weights::runs);
-    type.def_property_readonly("experts", [](const Fp4Weights& w) { return w.shape.experts; });
-    type.def_property_readonly("n", [](const Fp4Weights& w) { return w.shape.n; });
-    type.def_property_readonly("k", [](const Fp4Weights& w) { return w.shape.k; });
-    type.def_property_readonly("form", [](const Fp4Weights& w) { return name_of(w.form); });
-    type.def_property_readonly("split", [](const Fp4Weights& w) { return !w.runs.is_none(); });
+    type.def_readonly("blobs", &Fp4Weights::blobs,
+                      "The packed codes and scales, int8, in the kernels' order.");
+    type.def_readonly("row_scales", &Fp4Weights::row_scales, "fp32, what a row is multiplied by.");
+    type.def_readonly("runs", &Fp4Weights::runs,
+                      "Where rows that need several scales have them; None: no row does.");
+    type.def_property_readonly(
+        "experts", [](const Fp4Weights& w) { return w.shape.experts; }, "Matrices.");
+    type.def_property_readonly(
+        "n", [](const Fp4Weights& w) { return w.shape.n; }, "Rows of a matrix: outputs.");
+    type.def_property_readonly(
+        "k", [](const Fp4Weights& w) { return w.shape.k; }, "Columns of a matrix: inputs.");
+    type.def_property_readonly(
+        "form", [](const Fp4Weights& w) { return name_of(w.form); },
+        "mx_e4m3, mx_e5m2, nv_single or nv_exact: what a weight is decoded to.");
+    type.def_property_readonly(
+        "split", [](const Fp4Weights& w) { return !w.runs.is_none(); },
+        "Whether some row has several scales, in runs.");
     type.def_property_readonly(
         "report",
         [](const Fp4Weights& w) {

@@ -21,7 +21,17 @@ struct Operation {
     GroupMode groups;  // contiguous may become psum by its flag
     const char* fp8;   // the operation for FP8 weights; nullptr: there is none
     Positions at;
+    bool a_turned = false, b_turned = false;  // given as [k, m], [k, n]; Fp4Weights are never turned
 };
+
+// Another form of an nt operation.
+constexpr Operation form_of(Operation nt, const char* name, const char* fp8, bool a_turned, bool b_turned) {
+    nt.signature.function = name;
+    nt.fp8 = fp8;
+    nt.a_turned = a_turned;
+    nt.b_turned = b_turned;
+    return nt;
+}
 
 constexpr const char* kDense[] = {"a",
                                   "b",
@@ -71,10 +81,15 @@ constexpr const char* kGathered[] = {
 
 constexpr Operation kDenseOp{
     {"fp8_fp4_gemm_nt", kDense, 3, 9}, GroupMode::dense, "fp8_gemm_nt", {.c = 3, .recipe = 4, .spec = 10}};
+constexpr Operation kDenseNnOp = form_of(kDenseOp, "fp8_fp4_gemm_nn", "fp8_gemm_nn", false, true);
+constexpr Operation kDenseTnOp = form_of(kDenseOp, "fp8_fp4_gemm_tn", "fp8_gemm_tn", true, true);
+constexpr Operation kDenseTtOp = form_of(kDenseOp, "fp8_fp4_gemm_tt", "fp8_gemm_tt", true, false);
 constexpr Operation kContiguousOp{{"m_grouped_fp8_fp4_gemm_nt_contiguous", kContiguous, 4, 12},
                                   GroupMode::contiguous,
                                   "m_grouped_fp8_gemm_nt_contiguous",
                                   {.group_layout = 3, .expected_m = 11, .recipe = 4, .psum = 9, .spec = 13}};
+constexpr Operation kContiguousNnOp = form_of(kContiguousOp, "m_grouped_fp8_fp4_gemm_nn_contiguous",
+                                              "m_grouped_fp8_gemm_nn_contiguous", false, true);
 constexpr Operation kMaskedOp{{"m_grouped_fp8_fp4_gemm_nt_masked", kMasked, 5, 10},
                               GroupMode::masked,
                               "m_grouped_fp8_gemm_nt_masked",
@@ -114,13 +129,15 @@ void read_weights(TensorReader& reader, PyObject* object, const char* function, 
 void run(const Operation& operation, const CallArguments& arguments) {
     const Signature& signature = operation.signature;
     const Positions& at = operation.at;
-    TensorReader reader(arguments[at.spec + 1]);
+    TensorReader reader(arguments[at.spec + 1], signature.function);
     op::Fp4GemmArguments gemm;
     gemm.groups = operation.groups;
     for (size_t i = 0; i < signature.required; ++i)
         DG_CHECK(arguments[i], type, "{}: {} is None, expected a value", signature.function,
                  signature.names[i]);
     read_activations(reader, arguments[0], signature.function, gemm);
+    if (operation.a_turned)
+        for (TensorView* view : {&gemm.a, &gemm.scale_a}) turn(*view);
     read_weights(reader, arguments[1], signature.function, gemm.weights);
     gemm.d = reader.read(arguments[2], "d", true, "bf16 or fp32");
     if (at.c >= 0 && arguments[at.c]) gemm.c = reader.read(arguments[at.c], "c", false, "bf16 or fp32");
@@ -178,7 +195,7 @@ PyObject* entry(PyObject*, PyObject* const* arguments, Py_ssize_t count, PyObjec
         CallArguments parsed(kOperation.signature, arguments, count, keywords);
         py::object packed;  // until the launch: memory of PyTorch then waits for the stream on its own
         if (kOperation.fp8 != nullptr && is_fp4_pair(parsed[1])) {
-            packed = packed_for_one_call(kOperation.signature.function, parsed[1],
+            packed = packed_for_one_call(kOperation.signature.function, parsed[1], kOperation.b_turned,
                                          parsed[kOperation.at.spec + 2] != nullptr);
             parsed.replace(1, packed.ptr());
         }
@@ -202,33 +219,63 @@ PyObject* entry(PyObject*, PyObject* const* arguments, Py_ssize_t count, PyObjec
     reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&entry<operation>)), \
         METH_FASTCALL | METH_KEYWORDS
 
-// The first line of each docstring is its signature, for inspect and the type stubs.
+// The first line of each docstring is its signature, for inspect and the type stubs. Macros, as literals join
+// where they stand.
+#define DG_DENSE_PARAMETERS(dims)                                                       \
+    "(a, b, d, c=None, recipe=None, recipe_a=None, recipe_b=None, compiled_dims='" dims \
+    "', disable_ue8m0_cast=False, *, fast_accumulation=False, spec=None, device=None, stream=None)\n--\n\n"
+#define DG_CONTIGUOUS_PARAMETERS                                                                \
+    "(a, b, d, grouped_layout, recipe=None, recipe_a=None, recipe_b=None, compiled_dims='nk', " \
+    "disable_ue8m0_cast=False, use_psum_layout=False, ensure_zero_padding=True, "               \
+    "expected_m_for_psum_layout=None, *, fast_accumulation=False, spec=None, device=None, "     \
+    "stream=None)\n--\n\n"
+
 PyMethodDef methods[] = {
     {"fp8_fp4_gemm_nt", DG_FAST_ENTRY(kDenseOp),
-     "fp8_fp4_gemm_nt(a, b, d, c=None, recipe=None, recipe_a=None, recipe_b=None, compiled_dims='nk', "
-     "disable_ue8m0_cast=False, *, fast_accumulation=False, spec=None, device=None, stream=None)\n--\n\n"
-     "D = C + A B^T. a = (fp8 [m, k], fp32 scales [m, k / 128] or [m, k / 32]), b the Fp4Weights of one "
-     "matrix [n, k], d and c bf16 or fp32 [m, n]; or a bf16 [m, k], which weights of all forms but nv_single "
-     "are widened for. Scales with stride 0 along K, one for each row, have faster kernels. The products are "
-     "exact; sums are promoted to fp32 every 128 along K. With fast_accumulation, one scale for each row and "
-     "many rows they may stay in the tensor core, which keeps 14 bits, over all of K (docs/fp4.md): a row's "
-     "bits then depend on the batch. With many tokens "
-     "all FP4 operations but fused_moe use a workspace of the stream: CUDA graphs of such calls, captured on "
-     "one stream, must not run at the same time (docs/fp4.md). b may also be DeepGEMM's pair (int8 codes [n, "
-     "k / 2], "
-     "scales [n, k / 32] as UE8M0 bytes, packed in int32 or fp32 powers of two): it is then packed anew in "
-     "each "
-     "call, which waits for the device and costs more than most products; and a pair of FP8 weights, which "
-     "goes to "
-     "fp8_gemm_nt."},
+     "fp8_fp4_gemm_nt" DG_DENSE_PARAMETERS("nk") "D = C + A B^T. a = (fp8 [m, k], fp32 scales [m, k / 128] "
+                                                 "or [m, k / 32]), b the Fp4Weights of one "
+                                                 "matrix [n, k], d and c bf16 or fp32 [m, n]; or a bf16 [m, "
+                                                 "k], which weights of all forms but nv_single "
+                                                 "are widened for. Scales with stride 0 along K, one for "
+                                                 "each row, have faster kernels. The products are "
+                                                 "exact; sums are promoted to fp32 every 128 along K. With "
+                                                 "fast_accumulation, one scale for each row and "
+                                                 "many rows they may stay in the tensor core, which keeps 14 "
+                                                 "bits, over all of K (docs/fp4.md): a row's "
+                                                 "bits then depend on the batch. With many tokens "
+                                                 "all FP4 operations but fused_moe use a workspace of the "
+                                                 "stream: CUDA graphs of such calls, captured on "
+                                                 "one stream, must not run at the same time (docs/fp4.md). b "
+                                                 "may also be DeepGEMM's pair (int8 codes [n, "
+                                                 "k / 2], "
+                                                 "scales [n, k / 32] as UE8M0 bytes, packed in int32 or fp32 "
+                                                 "powers of two): it is then packed anew in "
+                                                 "each "
+                                                 "call, which waits for the device and costs more than most "
+                                                 "products; and a pair of FP8 weights, which "
+                                                 "goes to "
+                                                 "fp8_gemm_nt."},
+    {"fp8_fp4_gemm_nn", DG_FAST_ENTRY(kDenseNnOp),
+     "fp8_fp4_gemm_nn" DG_DENSE_PARAMETERS("nk") "fp8_fp4_gemm_nt with b given as [k, n] where it is a pair: "
+                                                 "of FP8 weights, as fp8_gemm_nn takes them, or "
+                                                 "DeepGEMM's of FP4 codes [k / 2, n] and their scales, which "
+                                                 "must be a view of [n, k / 2], as two "
+                                                 "neighbours along K share a byte. Fp4Weights are their "
+                                                 "matrix [n, k] whatever a form's letters say."},
+    {"fp8_fp4_gemm_tn", DG_FAST_ENTRY(kDenseTnOp),
+     "fp8_fp4_gemm_tn" DG_DENSE_PARAMETERS(
+         "mn") "fp8_fp4_gemm_nn with a and its scales given as [k, m], which must be a view of [m, k]."},
+    {"fp8_fp4_gemm_tt", DG_FAST_ENTRY(kDenseTtOp),
+     "fp8_fp4_gemm_tt" DG_DENSE_PARAMETERS(
+         "mn") "fp8_fp4_gemm_nt with a and its scales given as [k, m], which must be a view of [m, k]."},
     {"m_grouped_fp8_fp4_gemm_nt_contiguous", DG_FAST_ENTRY(kContiguousOp),
-     "m_grouped_fp8_fp4_gemm_nt_contiguous(a, b, d, grouped_layout, recipe=None, recipe_a=None, "
-     "recipe_b=None, "
-     "compiled_dims='nk', disable_ue8m0_cast=False, use_psum_layout=False, ensure_zero_padding=True, "
-     "expected_m_for_psum_layout=None, *, fast_accumulation=False, spec=None, device=None, "
-     "stream=None)\n--\n\n"
+     "m_grouped_fp8_fp4_gemm_nt_contiguous" DG_CONTIGUOUS_PARAMETERS
      "Rows of a belong to experts of b as in m_grouped_fp8_gemm_nt_contiguous; rows of no expert become "
      "zeros."},
+    {"m_grouped_fp8_fp4_gemm_nn_contiguous", DG_FAST_ENTRY(kContiguousNnOp),
+     "m_grouped_fp8_fp4_gemm_nn_contiguous" DG_CONTIGUOUS_PARAMETERS
+     "m_grouped_fp8_fp4_gemm_nt_contiguous with b given as [groups, k, n] where it is a pair; see "
+     "fp8_fp4_gemm_nn."},
     {"m_grouped_fp8_fp4_gemm_nt_masked", DG_FAST_ENTRY(kMaskedOp),
      "m_grouped_fp8_fp4_gemm_nt_masked(a, b, d, masked_m, expected_m, recipe=None, recipe_a=None, "
      "recipe_b=None, "

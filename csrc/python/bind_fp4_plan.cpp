@@ -96,7 +96,7 @@ void bind_spec(py::module_& module) {
             return spec;
         },
         "A copy with some fields changed.");
-    type.def("to_dict", &dict_of);
+    type.def("to_dict", &dict_of, "Its fields by name; deep_gemm's constructor takes them back.");
     type.def_property_readonly(
         "why_illegal",
         [](const Fp4GemmSpec& spec) -> std::optional<std::string> {
@@ -104,8 +104,11 @@ void bind_spec(py::module_& module) {
             return reason ? std::optional<std::string>(reason) : std::nullopt;
         },
         "None, or the sentence that rejects it.");
-    type.def_property_readonly("smem_bytes", [](const Fp4GemmSpec& spec) { return plan_smem(spec).bytes; });
-    type.def_property_readonly("threads", [](const Fp4GemmSpec& spec) { return threads_of(spec); });
+    type.def_property_readonly(
+        "smem_bytes", [](const Fp4GemmSpec& spec) { return plan_smem(spec).bytes; },
+        "Shared memory of a block.");
+    type.def_property_readonly(
+        "threads", [](const Fp4GemmSpec& spec) { return threads_of(spec); }, "Threads of a block.");
     type.def_property_readonly(
         "register_limit", [](const Fp4GemmSpec& spec) { return registers_of(spec); },
         "Registers a thread may take for its CTAs to fit an SM.");
@@ -153,8 +156,8 @@ void bind_fp4_plan(py::module_& module) {
         "The plan of 'fp4_gemm gathered groups=256 m=384 n=4096 k=4096': spec, grid_blocks, expected us.");
     module.def(
         "explain_fp4",
-        [](const ProblemText& problem, const py::object& device, u32 rows) {
-            return plan::explain(plan::parse_fp4_problem(problem.value), model_of(device), rows);
+        [](const ProblemText& problem, const py::object& device, const Checked<u32, CandidateRows>& rows) {
+            return plan::explain(plan::parse_fp4_problem(problem.value), model_of(device), rows.value);
         },
         py::arg("problem"), py::arg("device") = py::none(), py::arg("rows") = 12,
         "The candidates of an FP4 problem with their costs, best first.");

@@ -3,6 +3,7 @@
 #include "python/casters.h"
 
 #include "base/env.h"
+#include "emulator/options.h"
 #include "base/hash.h"
 #include "base/log.h"
 #include "jit/cache.h"
@@ -46,6 +47,25 @@ void set_sink(const py::object& callable) {
 void bind_base(py::module_& module) {
     module.def("env", &env_rows,
                "Every environment variable of the library: name, value, default, is_set, meaning.");
+    module.def(
+        "emulator_options",
+        [] {
+            py::list rows;
+            for (const emulator::OptionRow& row : emulator::option_table())
+                rows.append(py::dict(py::arg("name") = row.name, py::arg("values") = row.values,
+                                     py::arg("default") = row.default_text,
+                                     py::arg("meaning") = row.meaning));
+            return rows;
+        },
+        "Every option that the name of an emulated device may carry: name, values, default, meaning.");
+    module.def(
+        "env_flag",
+        [](const std::string& name) {
+            for (const EnvRow& row : env_table())
+                if (name == row.name) return env_flag(row.key);
+            fail(ErrorKind::value, "env_flag: got '{}', expected a variable of env()", name);
+        },
+        py::arg("name"), "Whether the variable of env() that is on or off is on.");
     module.def("unknown_env_names", &unknown_env_names,
                "DG_* variables that are set but unknown: typing errors.");
     module.def("set_log_sink", &set_sink, py::arg("sink").none(true),

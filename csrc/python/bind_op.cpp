@@ -1,11 +1,9 @@
 // The operations as Python functions. The hot path parses arguments, reads
 // tensors, checks, looks the launcher up and launches without running Python
 // code. Names, positions and defaults are DeepGEMM's; `spec`, `device` and
-// `stream` are ours, keyword-only.
-#include <algorithm>
-
+// `stream` are ours, keyword-only. The forms nn, tn and tt turn the views around
+// and are otherwise nt.
 #include "op/gemm.h"
-#include "python/checked.h"
 #include "python/call_arguments.h"
 #include "python/errors.h"
 #include "python/tensor.h"
@@ -24,7 +22,16 @@ struct Operation {
     GroupMode groups;  // contiguous may become psum by its flag
     Format ab;
     Positions at;
+    bool a_turned = false, b_turned = false;  // given as [k, m], [k, n]
 };
+
+// Another form of an nt operation.
+constexpr Operation form_of(Operation nt, const char* name, bool a_turned, bool b_turned) {
+    nt.signature.function = name;
+    nt.a_turned = a_turned;
+    nt.b_turned = b_turned;
+    return nt;
+}
 
 constexpr const char* kDenseFp8[] = {
     "a",    "b",      "d",     "c", "recipe", "recipe_a", "recipe_b", "compiled_dims", "disable_ue8m0_cast",
@@ -65,14 +72,22 @@ constexpr const char* kMaskedBf16[] = {"a",    "b",      "d",     "masked_m", "e
 // clang-format off
 constexpr Operation kDenseFp8Op{{"fp8_gemm_nt", kDenseFp8, 3, 9}, GroupMode::dense, Format::fp8_e4m3,
     {.c = 3, .recipe = 4, .spec = 9}};
+constexpr Operation kDenseFp8NnOp = form_of(kDenseFp8Op, "fp8_gemm_nn", false, true);
+constexpr Operation kDenseFp8TnOp = form_of(kDenseFp8Op, "fp8_gemm_tn", true, true);
+constexpr Operation kDenseFp8TtOp = form_of(kDenseFp8Op, "fp8_gemm_tt", true, false);
 constexpr Operation kContiguousFp8Op{{"m_grouped_fp8_gemm_nt_contiguous", kContiguousFp8, 4, 12}, GroupMode::contiguous, Format::fp8_e4m3,
     {.group_layout = 3, .expected_m = 11, .recipe = 4, .psum = 9, .spec = 12}};
+constexpr Operation kContiguousFp8NnOp = form_of(kContiguousFp8Op, "m_grouped_fp8_gemm_nn_contiguous", false, true);
 constexpr Operation kMaskedFp8Op{{"m_grouped_fp8_gemm_nt_masked", kMaskedFp8, 5, 10}, GroupMode::masked, Format::fp8_e4m3,
     {.group_layout = 3, .expected_m = 4, .recipe = 5, .spec = 10}};
 constexpr Operation kDenseBf16Op{{"bf16_gemm_nt", kDenseBf16, 3, 5}, GroupMode::dense, Format::bf16,
     {.c = 3, .spec = 5}};
+constexpr Operation kDenseBf16NnOp = form_of(kDenseBf16Op, "bf16_gemm_nn", false, true);
+constexpr Operation kDenseBf16TnOp = form_of(kDenseBf16Op, "bf16_gemm_tn", true, true);
+constexpr Operation kDenseBf16TtOp = form_of(kDenseBf16Op, "bf16_gemm_tt", true, false);
 constexpr Operation kContiguousBf16Op{{"m_grouped_bf16_gemm_nt_contiguous", kContiguousBf16, 4, 8}, GroupMode::contiguous, Format::bf16,
     {.group_layout = 3, .expected_m = 7, .psum = 5, .spec = 8}};
+constexpr Operation kContiguousBf16NnOp = form_of(kContiguousBf16Op, "m_grouped_bf16_gemm_nn_contiguous", false, true);
 constexpr Operation kMaskedBf16Op{{"m_grouped_bf16_gemm_nt_masked", kMaskedBf16, 5, 6}, GroupMode::masked, Format::bf16,
     {.group_layout = 3, .expected_m = 4, .spec = 6}};
 // clang-format on
@@ -141,8 +156,8 @@ void read_scaled(TensorReader& reader, PyObject* pair, const char* function, con
 void run(const Operation& operation, const CallArguments& arguments) {
     const Signature& signature = operation.signature;
     const Positions& at = operation.at;
-    TensorReader reader(arguments[at.spec + 1]);
-    GemmArguments gemm{.groups = operation.groups, .ab = operation.ab};
+    TensorReader reader(arguments[at.spec + 1], signature.function);
+    GemmArguments gemm{.groups = operation.groups, .ab = operation.ab, .function = signature.function};
     for (size_t i = 0; i < 3; ++i)
         DG_CHECK(arguments[i], type, "{}: {} is None, expected a tensor; pass it", signature.function,
                  signature.names[i]);
@@ -156,6 +171,10 @@ void run(const Operation& operation, const CallArguments& arguments) {
         gemm.b = reader.read(arguments[1], "b", false, "bf16");
         gemm.scale_b_mode = ScaleB::none;
     }
+    if (operation.a_turned)
+        for (TensorView* view : {&gemm.a, &gemm.scale_a}) turn(*view);
+    if (operation.b_turned)
+        for (TensorView* view : {&gemm.b, &gemm.scale_b}) turn(*view);
     gemm.d = reader.read(arguments[2], "d", true, kOutputFormats);
     if (at.c >= 0 && arguments[at.c]) gemm.c = reader.read(arguments[at.c], "c", false, kOutputFormats);
     if (at.group_layout >= 0) {
@@ -208,28 +227,46 @@ PyObject* entry(PyObject*, PyObject* const* arguments, Py_ssize_t count, PyObjec
     reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&entry<operation>)), \
         METH_FASTCALL | METH_KEYWORDS
 
-// The first line of each docstring is its signature, for inspect and the type
-// stubs.
+// The first line of each docstring is its signature, for inspect and the type stubs. Macros, as literals join
+// where they stand.
+#define DG_DENSE_FP8_PARAMETERS(dims)                                                   \
+    "(a, b, d, c=None, recipe=None, recipe_a=None, recipe_b=None, compiled_dims='" dims \
+    "', disable_ue8m0_cast=False, *, spec=None, device=None, stream=None)\n--\n\n"
+#define DG_CONTIGUOUS_FP8_PARAMETERS                                                            \
+    "(a, b, d, grouped_layout, recipe=None, recipe_a=None, recipe_b=None, compiled_dims='nk', " \
+    "disable_ue8m0_cast=False, use_psum_layout=False, ensure_zero_padding=True, "               \
+    "expected_m_for_psum_layout=None, *, spec=None, device=None, stream=None)\n--\n\n"
+#define DG_DENSE_BF16_PARAMETERS(dims) \
+    "(a, b, d, c=None, compiled_dims='" dims "', *, spec=None, device=None, stream=None)\n--\n\n"
+#define DG_CONTIGUOUS_BF16_PARAMETERS                                                                 \
+    "(a, b, d, grouped_layout, compiled_dims='nk', use_psum_layout=False, ensure_zero_padding=True, " \
+    "expected_m_for_psum_layout=None, *, spec=None, device=None, stream=None)\n--\n\n"
+
 PyMethodDef methods[] = {
     {"fp8_gemm_nt", DG_FAST_ENTRY(kDenseFp8Op),
-     "fp8_gemm_nt(a, b, d, c=None, recipe=None, recipe_a=None, recipe_b=None, "
-     "compiled_dims='nk', "
-     "disable_ue8m0_cast=False, *, spec=None, device=None, stream=None)\n--\n\n"
-     "D = C + A B^T. a = (fp8 [m, k], fp32 scales [m, k / 128]), b = (fp8 [n, "
-     "k], fp32 scales [n / 128, k / "
-     "128], or\n"
-     "[n, k / 128] with recipe (1, 1, 128)), d and c bf16 or fp32 [m, n]. "
-     "Rows of a and b start at multiples of 16 bytes: K is a multiple of 16, or they are padded. "
-     "compiled_dims and disable_ue8m0_cast are\n"
-     "accepted for compatibility and change nothing. spec forces a kernel (deep_gemm.GemmSpec), stream is a "
-     "CUDA stream's\nhandle (by default the current one of the framework that the tensors come from)."},
+     "fp8_gemm_nt" DG_DENSE_FP8_PARAMETERS(
+         "nk") "D = C + A B^T. a = (fp8 [m, k], fp32 scales [m, k / 128]), b = (fp8 [n, "
+               "k], fp32 scales [n / 128, k / "
+               "128], or\n"
+               "[n, k / 128] with recipe (1, 1, 128)), d and c bf16 or fp32 [m, n]. "
+               "Rows of a and b start at multiples of 16 bytes: K is a multiple of 16, or they are padded. "
+               "compiled_dims and disable_ue8m0_cast are\n"
+               "accepted for compatibility and change nothing. spec forces a kernel (deep_gemm.GemmSpec), "
+               "stream is a "
+               "CUDA stream's\nhandle (by default the current one of the framework that the tensors come "
+               "from)."},
+    {"fp8_gemm_nn", DG_FAST_ENTRY(kDenseFp8NnOp),
+     "fp8_gemm_nn" DG_DENSE_FP8_PARAMETERS("nk") "fp8_gemm_nt with b and its scales given as [k, n]. Hopper "
+                                                 "multiplies FP8 along contiguous K only, so b "
+                                                 "must be a view of an [n, k] tensor."},
+    {"fp8_gemm_tn", DG_FAST_ENTRY(kDenseFp8TnOp),
+     "fp8_gemm_tn" DG_DENSE_FP8_PARAMETERS("mn") "fp8_gemm_nt with a given as [k, m] and b as [k, n], both "
+                                                 "with their scales; see fp8_gemm_nn."},
+    {"fp8_gemm_tt", DG_FAST_ENTRY(kDenseFp8TtOp),
+     "fp8_gemm_tt" DG_DENSE_FP8_PARAMETERS(
+         "mn") "fp8_gemm_nt with a and its scales given as [k, m]; see fp8_gemm_nn."},
     {"m_grouped_fp8_gemm_nt_contiguous", DG_FAST_ENTRY(kContiguousFp8Op),
-     "m_grouped_fp8_gemm_nt_contiguous(a, b, d, grouped_layout, recipe=None, "
-     "recipe_a=None, recipe_b=None, "
-     "compiled_dims='nk', disable_ue8m0_cast=False, use_psum_layout=False, "
-     "ensure_zero_padding=True, "
-     "expected_m_for_psum_layout=None, *, spec=None, device=None, "
-     "stream=None)\n--\n\n"
+     "m_grouped_fp8_gemm_nt_contiguous" DG_CONTIGUOUS_FP8_PARAMETERS
      "Rows of a [m, k] belong to matrices of b [groups, n, k]: grouped_layout "
      "is int32 [m], the group of "
      "each row, with -1\n"
@@ -244,6 +281,9 @@ PyMethodDef methods[] = {
      "nothing else. Rows\nbetween a group's end and the next multiple of 128 are written as zeros whatever "
      "ensure_zero_padding says; rows beyond the last group's are not written, but for k = 0, which writes "
      "all."},
+    {"m_grouped_fp8_gemm_nn_contiguous", DG_FAST_ENTRY(kContiguousFp8NnOp),
+     "m_grouped_fp8_gemm_nn_contiguous" DG_CONTIGUOUS_FP8_PARAMETERS
+     "m_grouped_fp8_gemm_nt_contiguous with b and its scales given as [groups, k, n]; see fp8_gemm_nn."},
     {"m_grouped_fp8_gemm_nt_masked", DG_FAST_ENTRY(kMaskedFp8Op),
      "m_grouped_fp8_gemm_nt_masked(a, b, d, masked_m, expected_m, recipe=None, "
      "recipe_a=None, recipe_b=None, "
@@ -255,19 +295,27 @@ PyMethodDef methods[] = {
      "group, 0 to max_m; rows of d beyond it hold anything. expected_m chooses the kernel "
      "and nothing else."},
     {"bf16_gemm_nt", DG_FAST_ENTRY(kDenseBf16Op),
-     "bf16_gemm_nt(a, b, d, c=None, compiled_dims='nk', *, spec=None, "
-     "device=None, stream=None)\n--\n\n"
-     "D = C + A B^T for bf16 a [m, k] and b [n, k], each contiguous along "
-     "either dimension, with rows (or columns) that start at multiples of 16 bytes; d and c bf16 or fp32 [m, "
-     "n]."},
+     "bf16_gemm_nt" DG_DENSE_BF16_PARAMETERS(
+         "nk") "D = C + A B^T for bf16 a [m, k] and b [n, k], each contiguous along "
+               "either dimension, with rows (or columns) that start at multiples of 16 bytes; d and c bf16 "
+               "or fp32 [m, "
+               "n]."},
+    {"bf16_gemm_nn", DG_FAST_ENTRY(kDenseBf16NnOp),
+     "bf16_gemm_nn" DG_DENSE_BF16_PARAMETERS(
+         "nk") "bf16_gemm_nt with b given as [k, n], contiguous along either."},
+    {"bf16_gemm_tn", DG_FAST_ENTRY(kDenseBf16TnOp),
+     "bf16_gemm_tn" DG_DENSE_BF16_PARAMETERS(
+         "mn") "bf16_gemm_nt with a given as [k, m] and b as [k, n], contiguous along either."},
+    {"bf16_gemm_tt", DG_FAST_ENTRY(kDenseBf16TtOp),
+     "bf16_gemm_tt" DG_DENSE_BF16_PARAMETERS(
+         "mn") "bf16_gemm_nt with a given as [k, m], contiguous along either."},
     {"m_grouped_bf16_gemm_nt_contiguous", DG_FAST_ENTRY(kContiguousBf16Op),
-     "m_grouped_bf16_gemm_nt_contiguous(a, b, d, grouped_layout, "
-     "compiled_dims='nk', use_psum_layout=False, "
-     "ensure_zero_padding=True, expected_m_for_psum_layout=None, *, spec=None, "
-     "device=None, "
-     "stream=None)\n--\n\n"
+     "m_grouped_bf16_gemm_nt_contiguous" DG_CONTIGUOUS_BF16_PARAMETERS
      "As m_grouped_fp8_gemm_nt_contiguous, for bf16 a and b without scales, each "
      "contiguous along either of its last dimensions."},
+    {"m_grouped_bf16_gemm_nn_contiguous", DG_FAST_ENTRY(kContiguousBf16NnOp),
+     "m_grouped_bf16_gemm_nn_contiguous" DG_CONTIGUOUS_BF16_PARAMETERS
+     "m_grouped_bf16_gemm_nt_contiguous with b given as [groups, k, n], contiguous along either."},
     {"m_grouped_bf16_gemm_nt_masked", DG_FAST_ENTRY(kMaskedBf16Op),
      "m_grouped_bf16_gemm_nt_masked(a, b, d, masked_m, expected_m, "
      "compiled_dims='nk', *, spec=None, "
@@ -282,66 +330,6 @@ PyMethodDef methods[] = {
 
 void bind_op(py::module_& module) {
     if (PyModule_AddFunctions(module.ptr(), methods) != 0) throw py::error_already_set();
-    module.def(
-        "get_num_sms",
-        [](const py::object& device) {
-            const u32 chosen = settings().num_sms, there = num_sms_of(device_of(device));
-            return chosen ? std::min(chosen, there) : there;
-        },
-        py::arg("device") = py::none(),
-        "Streaming multiprocessors that kernels may fill: set_num_sms's, else "
-        "all.");
-    module.def(
-        "set_num_sms",
-        [](const Checked<i64, NumSms>& wanted) {
-            const i64 num_sms = wanted.value;
-            constexpr i64 kMost =
-                1024;  // beyond any device: a plan takes the smaller of this and what is there
-            DG_CHECK(num_sms >= 0 && num_sms <= kMost && num_sms % 2 == 0, value,
-                     "set_num_sms: got {}, expected an even number up to {}, or 0 for all; round it", num_sms,
-                     kMost);
-            Settings changed = settings();
-            changed.num_sms = static_cast<u32>(num_sms);
-            set_settings(changed);
-        },
-        py::arg("new_num_sms"), "Leaves multiprocessors to other work; even, 0 for all.");
-    module.def(
-        "get_pdl", [] { return settings().pdl; }, "Whether kernels use programmatic dependent launch.");
-    module.def(
-        "set_pdl",
-        [](const Checked<bool, Pdl>& enable) {
-            Settings changed = settings();
-            changed.pdl = enable.value;
-            set_settings(changed);
-        },
-        py::arg("new_enable_pdl"),
-        "Programmatic dependent launch: a kernel's prologue overlaps its "
-        "predecessor's end.");
-}
-
-void bind_tensor(py::module_& module) {
-    py::class_<TypedTensor>(module, "TypedTensor", "What view_as returns.")
-        .def("__repr__", [](const TypedTensor& typed) {
-            const auto shape = py::getattr(typed.tensor, "shape", py::str("?"));
-            return fmt::format("TypedTensor({}, shape={})", name_of(typed.format),
-                               py::str(py::tuple(shape)).cast<std::string>());
-        });
-    module.def(
-        "view_as",
-        [](py::object tensor, const std::string& format) {
-            for (u32 i = 1; i <= static_cast<u32>(Format::int32); ++i)
-                if (format == name_of(static_cast<Format>(i)))
-                    return TypedTensor{std::move(tensor), static_cast<Format>(i)};
-            fail(ErrorKind::value,
-                 "view_as: got '{}', expected a format such as fp8_e4m3, bf16 or "
-                 "fp32",
-                 format);
-        },
-        py::arg("tensor"), py::arg("format"),
-        "A tensor whose bytes mean `format` ('fp8_e4m3', 'bf16', ...), for "
-        "frameworks without such a type: "
-        "pass the result "
-        "where the operation expects a tensor.");
 }
 
 }  // namespace deep_gemm::python

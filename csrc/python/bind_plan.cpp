@@ -111,7 +111,7 @@ void bind_spec(py::module_& module) {
             return spec;
         },
         "A copy with some fields changed.");
-    type.def("to_dict", &dict_of);
+    type.def("to_dict", &dict_of, "Its fields by name; deep_gemm's constructor takes them back.");
     type.def("__getattr__", [](const GemmSpec& spec, const std::string& name) {
         py::object found;
         visit_fields(
@@ -129,8 +129,11 @@ void bind_spec(py::module_& module) {
             return reason ? std::optional<std::string>(reason) : std::nullopt;
         },
         "None, or the sentence that rejects it.");
-    type.def_property_readonly("smem_bytes", [](const GemmSpec& spec) { return plan_smem(spec).bytes; });
-    type.def_property_readonly("threads", [](const GemmSpec& spec) { return threads_of(spec); });
+    type.def_property_readonly(
+        "smem_bytes", [](const GemmSpec& spec) { return plan_smem(spec).bytes; },
+        "Shared memory of a block.");
+    type.def_property_readonly(
+        "threads", [](const GemmSpec& spec) { return threads_of(spec); }, "Threads of a block.");
     type.def("__repr__", &repr_of);
     type.def("__str__", [](const GemmSpec& spec) { return plan::to_string(spec); });
     type.def("__eq__", [](const GemmSpec& a, const py::object& b) {
@@ -189,14 +192,14 @@ void bind_plan(py::module_& module) {
         "terms. `device` may also be 'arch:num_sms' ('90a:132'), which needs no GPU.");
     module.def(
         "explain",
-        [](const ProblemText& problem, const py::object& device, u32 rows) {
+        [](const ProblemText& problem, const py::object& device, const Checked<u32, CandidateRows>& rows) {
             const std::string_view text = problem.value;
             const std::string_view first = text.substr(0, text.find(' '));
             if (first == "linear")
-                return plan::explain_linear(text, model_of(device, plan::linear_device_model), rows);
+                return plan::explain_linear(text, model_of(device, plan::linear_device_model), rows.value);
             const plan::DeviceModel model = model_of(device);
-            if (first == "fp4_gemm") return plan::explain(plan::parse_fp4_problem(text), model, rows);
-            return plan::explain(op::problem_of(text), model, rows);
+            if (first == "fp4_gemm") return plan::explain(plan::parse_fp4_problem(text), model, rows.value);
+            return plan::explain(op::problem_of(text), model, rows.value);
         },
         py::arg("problem"), py::arg("device") = py::none(), py::arg("rows") = 12,
         "A table of the best candidates with their cost terms, and why the others were rejected: of 'gemm "

@@ -58,11 +58,15 @@ void bind_spec(py::module_& module) {
             return reason ? std::optional<std::string>(reason) : std::nullopt;
         },
         "None, or the sentence that rejects it.");
-    type.def_property_readonly("smem_bytes",
-                               [](const WeightGemmSpec& spec) { return plan_smem(spec).bytes; });
-    type.def_property_readonly("threads", [](const WeightGemmSpec& spec) { return threads_of(spec); });
-    type.def_property_readonly("w", [](const WeightGemmSpec& spec) { return name_of(spec.w); });
-    type.def_property_readonly("block_m", [](const WeightGemmSpec& spec) { return spec.block_m; });
+    type.def_property_readonly(
+        "smem_bytes", [](const WeightGemmSpec& spec) { return plan_smem(spec).bytes; },
+        "Shared memory of a block.");
+    type.def_property_readonly(
+        "threads", [](const WeightGemmSpec& spec) { return threads_of(spec); }, "Threads of a block.");
+    type.def_property_readonly(
+        "w", [](const WeightGemmSpec& spec) { return name_of(spec.w); }, "The format of the weights.");
+    type.def_property_readonly(
+        "block_m", [](const WeightGemmSpec& spec) { return spec.block_m; }, "Tokens of a block.");
     type.def("__repr__", [](const WeightGemmSpec& spec) {
         return fmt::format("<WeightGemmSpec {} {}>", name_of(spec.w), plan::to_string(spec));
     });
@@ -95,8 +99,9 @@ void bind_weight_gemm(py::module_& module) {
         py::arg("device") = py::none(), "The large-batch kernel that a plan chooses.");
     module.def(
         "explain_linear",
-        [](const ProblemText& problem, const py::object& device, u32 rows) {
-            return plan::explain_linear(problem.value, model_of(device, plan::linear_device_model), rows);
+        [](const ProblemText& problem, const py::object& device, const Checked<u32, CandidateRows>& rows) {
+            return plan::explain_linear(problem.value, model_of(device, plan::linear_device_model),
+                                        rows.value);
         },
         py::arg("problem"), py::arg("device") = py::none(), py::arg("rows") = 12,
         "Which form serves 'linear w=mxfp4 m=512 n=14336 k=4096', with costs or the reason.");

@@ -25,10 +25,14 @@ struct Problems {
                                 *expected = "a list of them, such as ['gemm m=64 n=7168 k=2048']";
 };
 struct NumSms {
-    static constexpr const char *name = "set_num_sms: new_num_sms", *expected = "an even int, or 0 for all";
+    static constexpr const char *name = "set_num_sms: new_num_sms", *expected = "an int, or 0 for all";
 };
 struct Pdl {
     static constexpr const char *name = "set_pdl: new_enable_pdl", *expected = "True or False";
+};
+struct CandidateRows {
+    static constexpr const char *name = "explain: rows",
+                                *expected = "a number of candidates, from 0 to 2^32 - 1";
 };
 using ProblemText = Checked<std::string, Problem>;
 using ProblemTexts = Checked<std::vector<std::string>, Problems>;

@@ -43,7 +43,7 @@ bool is_fp4_pair(PyObject* object) {
     return is_byte_type(py::reinterpret_steal<py::object>(dtype));
 }
 
-py::object packed_for_one_call(const char* function, PyObject* pair, bool on_given_stream) {
+py::object packed_for_one_call(const char* function, PyObject* pair, bool turned, bool on_given_stream) {
     DG_CHECK(
         !on_given_stream, value,
         "{}: got FP4 codes for b and a stream, expected either: codes are packed on the framework's current "
@@ -51,7 +51,7 @@ py::object packed_for_one_call(const char* function, PyObject* pair, bool on_giv
         function);
     const auto weights_of = py::module_::import("deep_gemm.fp4").attr("weights_of_pair");
     return weights_of(function, py::handle(PySequence_Fast_GET_ITEM(pair, 0)),
-                      py::handle(PySequence_Fast_GET_ITEM(pair, 1)));
+                      py::handle(PySequence_Fast_GET_ITEM(pair, 1)), turned);
 }
 
 }  // namespace deep_gemm::python

@@ -9,8 +9,8 @@ namespace deep_gemm::python {
 // such pair.
 bool is_fp4_pair(PyObject* object);
 
-// The Fp4Weights of such a pair. `on_given_stream`: the call names a stream, and packing would run on another
-// one.
-pybind11::object packed_for_one_call(const char* function, PyObject* pair, bool on_given_stream);
+// The Fp4Weights of such a pair. `turned`: it is given as [k / 2, n]. `on_given_stream`: the call names a
+// stream, and packing would run on another one.
+pybind11::object packed_for_one_call(const char* function, PyObject* pair, bool turned, bool on_given_stream);
 
 }  // namespace deep_gemm::python

@@ -30,6 +30,7 @@ void bind_quantize(py::module_& module);
 void bind_scale_layout(py::module_& module);
 void bind_runtime(py::module_& module);
 void bind_speed(py::module_& module);
+void bind_settings(py::module_& module);
 void bind_tensor(py::module_& module);
 
 namespace {
@@ -93,6 +94,7 @@ PYBIND11_MODULE(_C, module) {
     python::bind_plan(module);
     python::bind_jit(module);
     python::bind_op(module);
+    python::bind_settings(module);
     python::bind_ops(module);
     python::bind_fp4(module);
     python::bind_quantize(module);

@@ -1,6 +1,5 @@
 #include "python/tensor.h"
 
-#include "base/env.h"
 #include "base/error.h"
 #include "base/process_local.h"
 #include "driver/device.h"
@@ -47,7 +46,7 @@ bool is_numpy(PyObject* object) {
     return PyDict_Contains(PyImport_GetModuleDict(), name.ptr()) == 1 && py::isinstance<py::array>(object);
 }
 
-Framework describe(PyObject* object, const char* name) {
+Framework describe(PyObject* object, ArgumentName name) {
     const py::handle type(reinterpret_cast<PyObject*>(Py_TYPE(object)));
     const std::string module = py::str(py::getattr(type, "__module__", py::str("")));
     Framework framework{.type = Py_TYPE(object)};
@@ -74,7 +73,7 @@ Framework describe(PyObject* object, const char* name) {
 
 // Types are few and live forever; each is looked up by pointer. Protected by
 // the GIL.
-const Framework& framework_of(PyObject* object, const char* name) {
+const Framework& framework_of(PyObject* object, ArgumentName name) {
     static auto& known = *new std::vector<std::unique_ptr<Framework>>;
     for (const auto& framework : known)
         if (framework->type == Py_TYPE(object)) return *framework;
@@ -88,7 +87,7 @@ std::string dtype_text(PyObject* object) {
     return py::str(py::getattr(object, "dtype", py::str("unknown")));
 }
 
-void set_rank(TensorView& view, i64 rank, const char* name) {
+void set_rank(TensorView& view, i64 rank, ArgumentName name) {
     DG_CHECK(rank >= 0 && rank <= TensorView::kMaxRank, value,
              "{} has {} dimensions, expected at most {}; reshape it", name, rank, TensorView::kMaxRank);
     view.rank = static_cast<u32>(rank);
@@ -119,8 +118,10 @@ Device& cuda_device(int ordinal) {
 
 Device& emulator_device() {
     Device*& emulator = process_local<Devices>().emulator;
-    const std::string& chosen = env_text(Env::device);
-    if (!emulator) emulator = &find_without_gil(chosen.starts_with("emulator") ? chosen : "emulator:sm_90a");
+    if (!emulator) {
+        const py::gil_scoped_release no_gil;
+        emulator = &driver::host_memory_device();
+    }
     return *emulator;
 }
 
@@ -142,13 +143,14 @@ Device& device_of(py::handle argument) {
     return *argument.cast<Device*>();
 }
 
-TensorReader::TensorReader(PyObject* device) : device_argument_(device == Py_None ? nullptr : device) {}
+TensorReader::TensorReader(PyObject* device, const char* function)
+    : device_argument_(device == Py_None ? nullptr : device), function_(function) {}
 
 // Host memory is the emulator's. Arrays of numpy have nowhere else to go;
 // tensors of a framework that also runs on GPUs were more likely left on the
 // host by mistake, so there the emulator must be the default device or be asked
 // for.
-Device* TensorReader::host_device(const char* name, bool numpy) {
+Device* TensorReader::host_device(ArgumentName name, bool numpy) {
     if (host_device_) return host_device_;
     if (device_argument_) {
         host_device_ = &device_of(device_argument_);
@@ -165,7 +167,7 @@ Device* TensorReader::host_device(const char* name, bool numpy) {
     return host_device_ = &emulator_device();
 }
 
-void TensorReader::place(TensorView& view, int device_type, int device_id, const char* name, bool numpy) {
+void TensorReader::place(TensorView& view, int device_type, int device_id, ArgumentName name, bool numpy) {
     if (device_type == dlpack::kCuda || device_type == dlpack::kCudaManaged) {
         view.device = &cuda_device(device_id);
         DG_CHECK(
@@ -182,7 +184,7 @@ void TensorReader::place(TensorView& view, int device_type, int device_id, const
 }
 
 // viewed_as_ (deep_gemm.view_as) replaces the type of the tensor where the sizes agree.
-Format TensorReader::resolve(Format found, u64 bits, PyObject* object, const char* name) const {
+Format TensorReader::resolve(Format found, u64 bits, PyObject* object, ArgumentName name) const {
     if (viewed_as_ != Format::none) {
         DG_CHECK(bits == bits_of(viewed_as_), type,
                  "{} has elements of {} bits, expected {} bits to be viewed as {}; convert it instead", name,
@@ -195,7 +197,7 @@ Format TensorReader::resolve(Format found, u64 bits, PyObject* object, const cha
          fp8 ? ", or pass deep_gemm.view_as(tensor, 'fp8_e4m3') if its bytes are those of FP8" : "");
 }
 
-TensorView TensorReader::view_of(const dlpack::Tensor& tensor, PyObject* object, const char* name) const {
+TensorView TensorReader::view_of(const dlpack::Tensor& tensor, PyObject* object, ArgumentName name) const {
     TensorView view;
     set_rank(view, tensor.rank, name);
     view.data = static_cast<char*>(tensor.data) + tensor.byte_offset;
@@ -211,10 +213,11 @@ TensorView TensorReader::view_of(const dlpack::Tensor& tensor, PyObject* object,
 
 TensorView TensorReader::read(PyObject* object, const char* name, bool writable, const char* expected) {
     expected_ = expected;
-    return read_as(framework_of(object, name), object, name, writable);
+    const ArgumentName argument{function_, name};
+    return read_as(framework_of(object, argument), object, argument, writable);
 }
 
-TensorView TensorReader::read_as(const Framework& framework, PyObject* object, const char* name,
+TensorView TensorReader::read_as(const Framework& framework, PyObject* object, ArgumentName name,
                                  bool writable) {
     if (framework.route == Route::exchange) [[likely]]
         return read_exchange(framework, object, name);
@@ -229,7 +232,7 @@ TensorView TensorReader::read_as(const Framework& framework, PyObject* object, c
     return view;
 }
 
-TensorView TensorReader::read_exchange(const Framework& framework, PyObject* object, const char* name) {
+TensorView TensorReader::read_exchange(const Framework& framework, PyObject* object, ArgumentName name) {
     dlpack::Tensor tensor;
     if (framework.api->borrow_tensor(object, &tensor) != 0) throw py::error_already_set();
     TensorView view = view_of(tensor, object, name);
@@ -238,7 +241,7 @@ TensorView TensorReader::read_exchange(const Framework& framework, PyObject* obj
     return view;
 }
 
-TensorView TensorReader::read_numpy(PyObject* object, const char* name, bool writable) {
+TensorView TensorReader::read_numpy(PyObject* object, ArgumentName name, bool writable) {
     const auto array = py::reinterpret_borrow<py::array>(object);
     DG_CHECK(!writable || array.writeable(), value,
              "{} is read-only, expected an array that can be written; pass a copy", name);
@@ -272,7 +275,7 @@ TensorView TensorReader::read_numpy(PyObject* object, const char* name, bool wri
     return view;
 }
 
-TensorView TensorReader::read_capsule(PyObject* object, const char* name, bool writable) {
+TensorView TensorReader::read_capsule(PyObject* object, ArgumentName name, bool writable) {
     const py::handle tensor(object);
     const auto [device_type, device_id] = tensor.attr("__dlpack_device__")().cast<std::pair<int, int>>();
     // The DLPack stream argument: -1 asks for no synchronisation (the kernel runs
@@ -312,7 +315,7 @@ TensorView TensorReader::read_capsule(PyObject* object, const char* name, bool w
     return view;
 }
 
-TensorView TensorReader::read_attributes(PyObject* object, const char* name) {
+TensorView TensorReader::read_attributes(PyObject* object, ArgumentName name) {
     const py::handle tensor(object);
     TensorView view;
     const auto shape = tensor.attr("shape").cast<py::tuple>(),
@@ -337,7 +340,7 @@ TensorView TensorReader::read_attributes(PyObject* object, const char* name) {
     return view;
 }
 
-TensorView TensorReader::read_typed(PyObject* object, const char* name, bool writable) {
+TensorView TensorReader::read_typed(PyObject* object, ArgumentName name, bool writable) {
     const auto* typed = py::cast<const TypedTensor*>(py::handle(object));
     viewed_as_ = typed->format;
     PyObject* const tensor = typed->tensor.ptr();

@@ -3,12 +3,14 @@
 // ml_dtypes, `__dlpack__` capsules (CuPy, JAX), and plain attributes (older PyTorch).
 #pragma once
 
+#include "base/error.h"
 #include "op/api.h"
 
 #include <pybind11/pybind11.h>
 
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace deep_gemm::python {
@@ -20,12 +22,18 @@ struct Tensor;
 }
 struct Framework;  // how tensors of one Python type are read; found once per type
 
+// An argument in errors: "fp8_gemm_nt: scales of a", or the name alone where no function is known.
+struct ArgumentName {
+    const char* function;
+    const char* name;
+};
+
 // The tensors of one call. Keeps what it borrowed alive until it is destroyed; needs the GIL throughout.
 class TensorReader {
   public:
     // `device`: where tensors in host memory belong (None: the emulator); tensors in GPU memory name their
-    // own.
-    explicit TensorReader(PyObject* device);
+    // own. `function`: what was called, for errors.
+    explicit TensorReader(PyObject* device, const char* function = nullptr);
 
     // `name` appears in errors, and `expected` ("bf16 or fp32") where the type is one that no operation
     // takes. Throws TypeError for objects that are no tensors, ValueError for unusable memory.
@@ -42,20 +50,21 @@ class TensorReader {
     [[nodiscard]] void* current_stream() const;
 
   private:
-    TensorView read_exchange(const Framework& framework, PyObject* object, const char* name);
-    TensorView read_numpy(PyObject* object, const char* name, bool writable);
-    TensorView read_capsule(PyObject* object, const char* name, bool writable);
-    TensorView read_attributes(PyObject* object, const char* name);
-    TensorView read_typed(PyObject* object, const char* name, bool writable);
-    TensorView read_as(const Framework& framework, PyObject* object, const char* name, bool writable);
-    TensorView view_of(const dlpack::Tensor& tensor, PyObject* object, const char* name) const;
-    [[nodiscard]] Format resolve(Format found, u64 bits, PyObject* object, const char* name) const;
-    void place(TensorView& view, int device_type, int device_id, const char* name, bool numpy);
-    [[nodiscard]] Device* host_device(const char* name, bool numpy);
+    TensorView read_exchange(const Framework& framework, PyObject* object, ArgumentName name);
+    TensorView read_numpy(PyObject* object, ArgumentName name, bool writable);
+    TensorView read_capsule(PyObject* object, ArgumentName name, bool writable);
+    TensorView read_attributes(PyObject* object, ArgumentName name);
+    TensorView read_typed(PyObject* object, ArgumentName name, bool writable);
+    TensorView read_as(const Framework& framework, PyObject* object, ArgumentName name, bool writable);
+    TensorView view_of(const dlpack::Tensor& tensor, PyObject* object, ArgumentName name) const;
+    [[nodiscard]] Format resolve(Format found, u64 bits, PyObject* object, ArgumentName name) const;
+    void place(TensorView& view, int device_type, int device_id, ArgumentName name, bool numpy);
+    [[nodiscard]] Device* host_device(ArgumentName name, bool numpy);
 
     static constexpr const char* kAnyFormat = "fp8_e4m3, bf16, fp32 or int32, as the operation says";
 
     PyObject* device_argument_;
+    const char* function_;
     const char* expected_ = kAnyFormat;
     Format viewed_as_ = Format::none;
     Device* host_device_ = nullptr;
@@ -70,7 +79,24 @@ struct TypedTensor {
     Format format;
 };
 
+// A tensor given transposed as the operation takes it: the last two dimensions change places.
+inline void turn(TensorView& view) {
+    if (view.rank < 2) return;  // refused by its shape
+    std::swap(view.shape[view.rank - 2], view.shape[view.rank - 1]);
+    std::swap(view.strides[view.rank - 2], view.strides[view.rank - 1]);
+}
+
 // Device, device name or None (the default device) -> Device.
 [[nodiscard]] Device& device_of(py::handle argument);
 
 }  // namespace deep_gemm::python
+
+template <>
+struct fmt::formatter<deep_gemm::python::ArgumentName> : fmt::formatter<std::string_view> {
+    template <typename Context>
+    auto format(const deep_gemm::python::ArgumentName& argument, Context& context) const {
+        if (argument.function)
+            return fmt::format_to(context.out(), "{}: {}", argument.function, argument.name);
+        return fmt::format_to(context.out(), "{}", argument.name);
+    }
+};

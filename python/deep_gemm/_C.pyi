@@ -23,7 +23,10 @@ __all__: list[str] = [
     "Session",
     "TypedTensor",
     "WeightGemmSpec",
+    "bf16_gemm_nn",
     "bf16_gemm_nt",
+    "bf16_gemm_tn",
+    "bf16_gemm_tt",
     "build",
     "build_all",
     "cache_clear",
@@ -36,17 +39,25 @@ __all__: list[str] = [
     "dequantize_weights",
     "device_headers",
     "dispatch_counts",
+    "emulator_options",
     "encode",
     "enumerate_specs",
     "env",
+    "env_flag",
     "explain",
     "explain_fp4",
     "explain_linear",
     "fp4_candidates",
     "fp4_kernel_source",
     "fp4_packed_sizes",
+    "fp8_fp4_gemm_nn",
     "fp8_fp4_gemm_nt",
+    "fp8_fp4_gemm_tn",
+    "fp8_fp4_gemm_tt",
+    "fp8_gemm_nn",
     "fp8_gemm_nt",
+    "fp8_gemm_tn",
+    "fp8_gemm_tt",
     "fused_moe_into",
     "gemv_source",
     "get_num_sms",
@@ -58,11 +69,14 @@ __all__: list[str] = [
     "linear",
     "load_all",
     "load_kernel",
+    "m_grouped_bf16_gemm_nn_contiguous",
     "m_grouped_bf16_gemm_nt_contiguous",
     "m_grouped_bf16_gemm_nt_masked",
+    "m_grouped_fp8_fp4_gemm_nn_contiguous",
     "m_grouped_fp8_fp4_gemm_nt_contiguous",
     "m_grouped_fp8_fp4_gemm_nt_gathered",
     "m_grouped_fp8_fp4_gemm_nt_masked",
+    "m_grouped_fp8_gemm_nn_contiguous",
     "m_grouped_fp8_gemm_nt_contiguous",
     "m_grouped_fp8_gemm_nt_masked",
     "moe_combine",
@@ -154,7 +168,7 @@ class Module:
 
 class Device:
     """
-    A GPU or the emulated one. Device(), Device('cuda:1'), Device('emulator:sm_90a', seed=3): the same name and options give the same device. A wrong option of the emulator is answered with the list of them; docs/emulator.md describes them.
+    A GPU or the emulated one. Device(), Device('cuda:1'), Device('emulator:sm_90a', seed=3): the same name and options give the same device. docs/env.md lists the options of the emulator.
     """
     def __eq__(self, arg0: typing.Any) -> bool: ...
     def __hash__(self) -> int: ...
@@ -162,16 +176,22 @@ class Device:
     def __repr__(self) -> str: ...
     def allocate(self, num_bytes: typing.SupportsInt | typing.SupportsIndex) -> int:
         """
-        Device memory; returns its address.
+        Device memory; returns its address, also of 0 bytes.
         """
-    def begin_capture(self, stream: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+    def begin_capture(self, stream: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        From here to end_capture() the stream's work is recorded, not run.
+        """
     def copy_on_device(
         self,
         destination: typing.SupportsInt | typing.SupportsIndex,
         source: typing.SupportsInt | typing.SupportsIndex,
         num_bytes: typing.SupportsInt | typing.SupportsIndex,
         stream: typing.SupportsInt | typing.SupportsIndex = 0,
-    ) -> None: ...
+    ) -> None:
+        """
+        Copies between two addresses of the device.
+        """
     def copy_to_device(
         self,
         destination: typing.SupportsInt | typing.SupportsIndex,
@@ -190,11 +210,26 @@ class Device:
         """
         Fills a contiguous writable array from an address; waits for the stream.
         """
-    def create_event(self) -> int: ...
-    def create_stream(self) -> int: ...
-    def destroy_event(self, event: typing.SupportsInt | typing.SupportsIndex) -> None: ...
-    def destroy_graph(self, graph: typing.SupportsInt | typing.SupportsIndex) -> None: ...
-    def destroy_stream(self, stream: typing.SupportsInt | typing.SupportsIndex) -> None: ...
+    def create_event(self) -> int:
+        """
+        An event that can be timed; returns its handle.
+        """
+    def create_stream(self) -> int:
+        """
+        A stream of its own; returns its handle.
+        """
+    def destroy_event(self, event: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Ends what create_event() returned.
+        """
+    def destroy_graph(self, graph: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Ends what end_capture() returned.
+        """
+    def destroy_stream(self, stream: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Ends what create_stream() returned.
+        """
     def elapsed_ms(
         self,
         start: typing.SupportsInt | typing.SupportsIndex,
@@ -217,14 +252,20 @@ class Device:
         """
         The 128 bytes a kernel hands to TMA. dims and box are in elements, innermost first; strides_bytes has one entry less; swizzle is 0, 32, 64 or 128.
         """
-    def end_capture(self, stream: typing.SupportsInt | typing.SupportsIndex) -> int: ...
+    def end_capture(self, stream: typing.SupportsInt | typing.SupportsIndex) -> int:
+        """
+        Ends the recording; returns the graph's handle.
+        """
     def fill_bytes(
         self,
         destination: typing.SupportsInt | typing.SupportsIndex,
         value: typing.SupportsInt | typing.SupportsIndex,
         num_bytes: typing.SupportsInt | typing.SupportsIndex,
         stream: typing.SupportsInt | typing.SupportsIndex = 0,
-    ) -> None: ...
+    ) -> None:
+        """
+        Sets each byte from an address on.
+        """
     def launch(
         self,
         kernel: Kernel,
@@ -253,7 +294,10 @@ class Device:
         self,
         graph: typing.SupportsInt | typing.SupportsIndex,
         stream: typing.SupportsInt | typing.SupportsIndex = 0,
-    ) -> None: ...
+    ) -> None:
+        """
+        Runs what was captured.
+        """
     def load_module(self, image: typing.Any, label: str = "") -> Module:
         """
         Loads what compile() returned for this device's image_kind.
@@ -272,34 +316,61 @@ class Device:
         | typing.SupportsIndex
         | collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = 1,
         smem_bytes: typing.SupportsInt | typing.SupportsIndex = 0,
-    ) -> int: ...
+    ) -> int:
+        """
+        How many clusters of such a launch run at once; 0: it cannot run.
+        """
     def record(
         self,
         event: typing.SupportsInt | typing.SupportsIndex,
         stream: typing.SupportsInt | typing.SupportsIndex = 0,
-    ) -> None: ...
-    def release(self, address: typing.SupportsInt | typing.SupportsIndex) -> None: ...
-    def synchronize(self, stream: typing.SupportsInt | typing.SupportsIndex = 0) -> None: ...
+    ) -> None:
+        """
+        The event happens when the stream gets there.
+        """
+    def release(self, address: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Gives back what allocate() returned; 0 is nothing.
+        """
+    def synchronize(self, stream: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+        """
+        Waits for all that was launched on the stream.
+        """
     @property
     def arch(self) -> str:
         """
         NVRTC target: '90a'.
         """
     @property
-    def emulated(self) -> bool: ...
+    def emulated(self) -> bool:
+        """
+        Whether it is the emulated GPU.
+        """
     @property
-    def free_memory_bytes(self) -> int: ...
+    def free_memory_bytes(self) -> int:
+        """
+        What allocate() could give at most.
+        """
     @property
     def image_kind(self) -> str:
         """
         'ptx' or 'cubin'.
         """
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """
+        The GPU's name; repr() shows the one that gives this device.
+        """
     @property
-    def num_sms(self) -> int: ...
+    def num_sms(self) -> int:
+        """
+        Multiprocessors.
+        """
     @property
-    def properties(self) -> dict: ...
+    def properties(self) -> dict:
+        """
+        What the driver says of it, as a dict.
+        """
 
 class Compiled:
     """
@@ -335,11 +406,20 @@ class GemmSpec:
         """
         A copy with some fields changed.
         """
-    def to_dict(self) -> dict[str, typing.Any]: ...
+    def to_dict(self) -> dict[str, typing.Any]:
+        """
+        Its fields by name; deep_gemm's constructor takes them back.
+        """
     @property
-    def smem_bytes(self) -> int: ...
+    def smem_bytes(self) -> int:
+        """
+        Shared memory of a block.
+        """
     @property
-    def threads(self) -> int: ...
+    def threads(self) -> int:
+        """
+        Threads of a block.
+        """
     @property
     def why_illegal(self) -> str | None:
         """
@@ -407,26 +487,50 @@ class Fp4Weights:
         The same weights in other memory.
         """
     @property
-    def blobs(self) -> typing.Any: ...
+    def blobs(self) -> typing.Any:
+        """
+        The packed codes and scales, int8, in the kernels' order.
+        """
     @property
-    def experts(self) -> int: ...
+    def experts(self) -> int:
+        """
+        Matrices.
+        """
     @property
-    def form(self) -> str: ...
+    def form(self) -> str:
+        """
+        mx_e4m3, mx_e5m2, nv_single or nv_exact: what a weight is decoded to.
+        """
     @property
-    def k(self) -> int: ...
+    def k(self) -> int:
+        """
+        Columns of a matrix: inputs.
+        """
     @property
-    def n(self) -> int: ...
+    def n(self) -> int:
+        """
+        Rows of a matrix: outputs.
+        """
     @property
     def report(self) -> dict[str, typing.Any]:
         """
         What packing found: rows, how many have more scales than one run of a form holds, runs added for them, the widest row in octaves; of NVFP4 also the largest |error| / |weight| and the root mean square error over that of the weights, both 0 for nv_exact.
         """
     @property
-    def row_scales(self) -> typing.Any: ...
+    def row_scales(self) -> typing.Any:
+        """
+        fp32, what a row is multiplied by.
+        """
     @property
-    def runs(self) -> typing.Any: ...
+    def runs(self) -> typing.Any:
+        """
+        Where rows that need several scales have them; None: no row does.
+        """
     @property
-    def split(self) -> bool: ...
+    def split(self) -> bool:
+        """
+        Whether some row has several scales, in runs.
+        """
 
 class Checkpoint:
     """
@@ -685,13 +789,25 @@ class WeightGemmSpec:
         A copy with some fields changed.
         """
     @property
-    def block_m(self) -> int: ...
+    def block_m(self) -> int:
+        """
+        Tokens of a block.
+        """
     @property
-    def smem_bytes(self) -> int: ...
+    def smem_bytes(self) -> int:
+        """
+        Shared memory of a block.
+        """
     @property
-    def threads(self) -> int: ...
+    def threads(self) -> int:
+        """
+        Threads of a block.
+        """
     @property
-    def w(self) -> str: ...
+    def w(self) -> str:
+        """
+        The format of the weights.
+        """
     @property
     def why_illegal(self) -> str | None:
         """
@@ -711,25 +827,49 @@ class Fp4GemmSpec:
         """
         A copy with some fields changed.
         """
-    def to_dict(self) -> dict[str, typing.Any]: ...
+    def to_dict(self) -> dict[str, typing.Any]:
+        """
+        Its fields by name; deep_gemm's constructor takes them back.
+        """
     @property
     def register_limit(self) -> int:
         """
         Registers a thread may take for its CTAs to fit an SM.
         """
     @property
-    def smem_bytes(self) -> int: ...
+    def smem_bytes(self) -> int:
+        """
+        Shared memory of a block.
+        """
     @property
-    def threads(self) -> int: ...
+    def threads(self) -> int:
+        """
+        Threads of a block.
+        """
     @property
     def why_illegal(self) -> str | None:
         """
         None, or the sentence that rejects it.
         """
 
+def bf16_gemm_nn(a, b, d, c=None, compiled_dims="nk", *, spec=None, device=None, stream=None):
+    """
+    bf16_gemm_nt with b given as [k, n], contiguous along either.
+    """
+
 def bf16_gemm_nt(a, b, d, c=None, compiled_dims="nk", *, spec=None, device=None, stream=None):
     """
     D = C + A B^T for bf16 a [m, k] and b [n, k], each contiguous along either dimension, with rows (or columns) that start at multiples of 16 bytes; d and c bf16 or fp32 [m, n].
+    """
+
+def bf16_gemm_tn(a, b, d, c=None, compiled_dims="mn", *, spec=None, device=None, stream=None):
+    """
+    bf16_gemm_nt with a given as [k, m] and b as [k, n], contiguous along either.
+    """
+
+def bf16_gemm_tt(a, b, d, c=None, compiled_dims="mn", *, spec=None, device=None, stream=None):
+    """
+    bf16_gemm_nt with a given as [k, m], contiguous along either.
     """
 
 def build(source: KernelSource, *, arch: str = "90a", kind: str = "cubin") -> Artifact:
@@ -817,6 +957,11 @@ def dispatch_counts() -> list:
     Launches of linear()'s kernels by this process: rows of w, x, tokens (of a block), strict, form (small or large), launches.
     """
 
+def emulator_options() -> list:
+    """
+    Every option that the name of an emulated device may carry: name, values, default, meaning.
+    """
+
 def encode(
     values: typing.Annotated[numpy.typing.ArrayLike, numpy.float32], format: str
 ) -> numpy.typing.NDArray[numpy.uint8]:
@@ -832,6 +977,11 @@ def enumerate_specs(problem: str, device: typing.Any = None) -> list[GemmSpec]:
 def env() -> list:
     """
     Every environment variable of the library: name, value, default, is_set, meaning.
+    """
+
+def env_flag(name: str) -> bool:
+    """
+    Whether the variable of env() that is on or off is on.
     """
 
 def explain(
@@ -876,6 +1026,26 @@ def fp4_packed_sizes(
     Elements of the blobs (int8) and row_scales (fp32) of packed weights, by default of one run for each block of 64 rows.
     """
 
+def fp8_fp4_gemm_nn(
+    a,
+    b,
+    d,
+    c=None,
+    recipe=None,
+    recipe_a=None,
+    recipe_b=None,
+    compiled_dims="nk",
+    disable_ue8m0_cast=False,
+    *,
+    fast_accumulation=False,
+    spec=None,
+    device=None,
+    stream=None,
+):
+    """
+    fp8_fp4_gemm_nt with b given as [k, n] where it is a pair: of FP8 weights, as fp8_gemm_nn takes them, or DeepGEMM's of FP4 codes [k / 2, n] and their scales, which must be a view of [n, k / 2], as two neighbours along K share a byte. Fp4Weights are their matrix [n, k] whatever a form's letters say.
+    """
+
 def fp8_fp4_gemm_nt(
     a,
     b,
@@ -894,6 +1064,65 @@ def fp8_fp4_gemm_nt(
 ):
     """
     D = C + A B^T. a = (fp8 [m, k], fp32 scales [m, k / 128] or [m, k / 32]), b the Fp4Weights of one matrix [n, k], d and c bf16 or fp32 [m, n]; or a bf16 [m, k], which weights of all forms but nv_single are widened for. Scales with stride 0 along K, one for each row, have faster kernels. The products are exact; sums are promoted to fp32 every 128 along K. With fast_accumulation, one scale for each row and many rows they may stay in the tensor core, which keeps 14 bits, over all of K (docs/fp4.md): a row's bits then depend on the batch. With many tokens all FP4 operations but fused_moe use a workspace of the stream: CUDA graphs of such calls, captured on one stream, must not run at the same time (docs/fp4.md). b may also be DeepGEMM's pair (int8 codes [n, k / 2], scales [n, k / 32] as UE8M0 bytes, packed in int32 or fp32 powers of two): it is then packed anew in each call, which waits for the device and costs more than most products; and a pair of FP8 weights, which goes to fp8_gemm_nt.
+    """
+
+def fp8_fp4_gemm_tn(
+    a,
+    b,
+    d,
+    c=None,
+    recipe=None,
+    recipe_a=None,
+    recipe_b=None,
+    compiled_dims="mn",
+    disable_ue8m0_cast=False,
+    *,
+    fast_accumulation=False,
+    spec=None,
+    device=None,
+    stream=None,
+):
+    """
+    fp8_fp4_gemm_nn with a and its scales given as [k, m], which must be a view of [m, k].
+    """
+
+def fp8_fp4_gemm_tt(
+    a,
+    b,
+    d,
+    c=None,
+    recipe=None,
+    recipe_a=None,
+    recipe_b=None,
+    compiled_dims="mn",
+    disable_ue8m0_cast=False,
+    *,
+    fast_accumulation=False,
+    spec=None,
+    device=None,
+    stream=None,
+):
+    """
+    fp8_fp4_gemm_nt with a and its scales given as [k, m], which must be a view of [m, k].
+    """
+
+def fp8_gemm_nn(
+    a,
+    b,
+    d,
+    c=None,
+    recipe=None,
+    recipe_a=None,
+    recipe_b=None,
+    compiled_dims="nk",
+    disable_ue8m0_cast=False,
+    *,
+    spec=None,
+    device=None,
+    stream=None,
+):
+    """
+    fp8_gemm_nt with b and its scales given as [k, n]. Hopper multiplies FP8 along contiguous K only, so b must be a view of an [n, k] tensor.
     """
 
 def fp8_gemm_nt(
@@ -916,6 +1145,44 @@ def fp8_gemm_nt(
     [n, k / 128] with recipe (1, 1, 128)), d and c bf16 or fp32 [m, n]. Rows of a and b start at multiples of 16 bytes: K is a multiple of 16, or they are padded. compiled_dims and disable_ue8m0_cast are
     accepted for compatibility and change nothing. spec forces a kernel (deep_gemm.GemmSpec), stream is a CUDA stream's
     handle (by default the current one of the framework that the tensors come from).
+    """
+
+def fp8_gemm_tn(
+    a,
+    b,
+    d,
+    c=None,
+    recipe=None,
+    recipe_a=None,
+    recipe_b=None,
+    compiled_dims="mn",
+    disable_ue8m0_cast=False,
+    *,
+    spec=None,
+    device=None,
+    stream=None,
+):
+    """
+    fp8_gemm_nt with a given as [k, m] and b as [k, n], both with their scales; see fp8_gemm_nn.
+    """
+
+def fp8_gemm_tt(
+    a,
+    b,
+    d,
+    c=None,
+    recipe=None,
+    recipe_a=None,
+    recipe_b=None,
+    compiled_dims="mn",
+    disable_ue8m0_cast=False,
+    *,
+    spec=None,
+    device=None,
+    stream=None,
+):
+    """
+    fp8_gemm_nt with a and its scales given as [k, m]; see fp8_gemm_nn.
     """
 
 def fused_moe_into(
@@ -1030,6 +1297,24 @@ def load_kernel(device: Device, source: KernelSource) -> tuple[typing.Any, str]:
     The kernel on this device, and where it came from: memory, bundle, disk, compiled.
     """
 
+def m_grouped_bf16_gemm_nn_contiguous(
+    a,
+    b,
+    d,
+    grouped_layout,
+    compiled_dims="nk",
+    use_psum_layout=False,
+    ensure_zero_padding=True,
+    expected_m_for_psum_layout=None,
+    *,
+    spec=None,
+    device=None,
+    stream=None,
+):
+    """
+    m_grouped_bf16_gemm_nt_contiguous with b given as [groups, k, n], contiguous along either.
+    """
+
 def m_grouped_bf16_gemm_nt_contiguous(
     a,
     b,
@@ -1053,6 +1338,29 @@ def m_grouped_bf16_gemm_nt_masked(
 ):
     """
     As m_grouped_fp8_gemm_nt_masked, for bf16 a and b without scales, each contiguous along either of its last dimensions.
+    """
+
+def m_grouped_fp8_fp4_gemm_nn_contiguous(
+    a,
+    b,
+    d,
+    grouped_layout,
+    recipe=None,
+    recipe_a=None,
+    recipe_b=None,
+    compiled_dims="nk",
+    disable_ue8m0_cast=False,
+    use_psum_layout=False,
+    ensure_zero_padding=True,
+    expected_m_for_psum_layout=None,
+    *,
+    fast_accumulation=False,
+    spec=None,
+    device=None,
+    stream=None,
+):
+    """
+    m_grouped_fp8_fp4_gemm_nt_contiguous with b given as [groups, k, n] where it is a pair; see fp8_fp4_gemm_nn.
     """
 
 def m_grouped_fp8_fp4_gemm_nt_contiguous(
@@ -1115,6 +1423,28 @@ def m_grouped_fp8_fp4_gemm_nt_masked(
 ):
     """
     a [groups, max_m, k], b Fp4Weights of as many experts, d [groups, max_m, n]; masked_m is int32 [groups], the valid rows of each; rows of d beyond it are not written.
+    """
+
+def m_grouped_fp8_gemm_nn_contiguous(
+    a,
+    b,
+    d,
+    grouped_layout,
+    recipe=None,
+    recipe_a=None,
+    recipe_b=None,
+    compiled_dims="nk",
+    disable_ue8m0_cast=False,
+    use_psum_layout=False,
+    ensure_zero_padding=True,
+    expected_m_for_psum_layout=None,
+    *,
+    spec=None,
+    device=None,
+    stream=None,
+):
+    """
+    m_grouped_fp8_gemm_nt_contiguous with b and its scales given as [groups, k, n]; see fp8_gemm_nn.
     """
 
 def m_grouped_fp8_gemm_nt_contiguous(
@@ -1538,7 +1868,7 @@ def set_log_sink(sink: typing.Any) -> None:
 
 def set_num_sms(new_num_sms: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
-    Leaves multiprocessors to other work; even, 0 for all.
+    Leaves multiprocessors to other work; 0 for all.
     """
 
 def set_nvrtc_wheel_folders(folders: collections.abc.Sequence[str]) -> None:

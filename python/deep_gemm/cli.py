@@ -53,6 +53,8 @@ class Commands(click.Group):
         except KeyboardInterrupt:
             click.echo("\ninterrupted", err=True)
             raise SystemExit(INTERRUPTED) from None
+        except BrokenPipeError:
+            raise  # click ends quietly
         except (deep_gemm.Error, ValueError, OSError) as error:
             raise click.ClickException(str(error)) from error
 

@@ -1,6 +1,7 @@
 """DeepGEMM's names for what this package calls otherwise, and its calls that have nothing to do here.
 
-Code written for DeepGEMM finds everything in `deep_gemm` itself; this module only holds the mapping.
+Code written for DeepGEMM uses `deep_gemm` itself, which has these names too; docs/api.md ("DeepGEMM's names") lists
+which of DeepGEMM's functions are here, and which are not.
 """
 
 from __future__ import annotations
@@ -10,11 +11,19 @@ from collections.abc import Iterator
 from typing import Any
 
 from deep_gemm._C import (
-    bf16_gemm_nt,
-    fp8_gemm_nt,
-    m_grouped_bf16_gemm_nt_contiguous,
+    bf16_gemm_nn,
+    bf16_gemm_tn,
+    bf16_gemm_tt,
+    fp8_fp4_gemm_nn,
+    fp8_fp4_gemm_tn,
+    fp8_fp4_gemm_tt,
+    fp8_gemm_nn,
+    fp8_gemm_tn,
+    fp8_gemm_tt,
+    m_grouped_bf16_gemm_nn_contiguous,
     m_grouped_bf16_gemm_nt_masked,
-    m_grouped_fp8_gemm_nt_contiguous,
+    m_grouped_fp8_fp4_gemm_nn_contiguous,
+    m_grouped_fp8_gemm_nn_contiguous,
     m_grouped_fp8_gemm_nt_masked,
 )
 from deep_gemm.utils import arrays
@@ -26,14 +35,17 @@ _ignored: dict[str, Any] = {"tc_util": 100, "compile_dims": False, "block_size_m
 
 
 def set_tc_util(new_tc_util: int) -> None:
-    """Kept for its getter: plans cost the tensor cores from measured constants."""
-    if not 0 < new_tc_util <= 100:
-        raise ValueError(f"set_tc_util: got {new_tc_util}, expected 1 to 100 percent")
+    """Kept for its getter: plans cost the tensor cores from measured constants. 0 means 100 percent."""
+    if not isinstance(new_tc_util, int) or not 0 <= new_tc_util <= 100:
+        raise ValueError(
+            f"set_tc_util: got {new_tc_util!r}, expected an int, 0 to 100 percent; 100 is the default"
+        )
     _ignored["tc_util"] = new_tc_util
 
 
 def get_tc_util() -> int:
-    return int(_ignored["tc_util"])
+    """The percentage that set_tc_util was told, 100 by default."""
+    return int(_ignored["tc_util"]) or 100
 
 
 def set_ignore_compile_dims(new_value: bool) -> None:
@@ -43,62 +55,17 @@ def set_ignore_compile_dims(new_value: bool) -> None:
 
 def set_block_size_multiple_of(new_value: int | tuple[int, int]) -> None:
     """Accepted: blocks are multiples of 64 columns and change no result; `spec=` chooses a block exactly."""
-    _ignored["block_size_multiple_of"] = (
-        (new_value, new_value) if isinstance(new_value, int) else tuple(new_value)
-    )
+    pair = (new_value, new_value) if isinstance(new_value, int) else new_value
+    if not isinstance(pair, tuple) or len(pair) != 2 or not all(isinstance(x, int) and x > 0 for x in pair):
+        raise ValueError(
+            f"set_block_size_multiple_of: got {new_value!r}, expected a positive int, or two as a tuple: (16, 64)"
+        )
+    _ignored["block_size_multiple_of"] = pair
 
 
 def init(library_root: str = "", cuda_home: str = "") -> None:
     """Accepted: device code travels inside the library, and no CUDA toolkit is needed."""
     del library_root, cuda_home
-
-
-def _transposed(pair: Any) -> Any:
-    return tuple(_transposed(part) for part in pair) if isinstance(pair, tuple) else pair.swapaxes(-1, -2)
-
-
-def fp8_gemm_nn(a: Any, b: Any, d: Any, *args: Any, **kwargs: Any) -> None:
-    """b given as [k, n]; Hopper multiplies FP8 along contiguous K only, so b must be a view of an [n, k] tensor."""
-    fp8_gemm_nt(a, _transposed(b), d, *args, **kwargs)
-
-
-def fp8_gemm_tn(a: Any, b: Any, d: Any, *args: Any, **kwargs: Any) -> None:
-    """a given as [k, m] and b as [k, n]; see fp8_gemm_nn."""
-    fp8_gemm_nt(_transposed(a), _transposed(b), d, *args, **kwargs)
-
-
-def fp8_gemm_tt(a: Any, b: Any, d: Any, *args: Any, **kwargs: Any) -> None:
-    """a given as [k, m]; see fp8_gemm_nn."""
-    fp8_gemm_nt(_transposed(a), b, d, *args, **kwargs)
-
-
-def bf16_gemm_nn(a: Any, b: Any, d: Any, c: Any = None, **kwargs: Any) -> None:
-    """b given as [k, n], contiguous along either."""
-    bf16_gemm_nt(a, _transposed(b), d, c, **kwargs)
-
-
-def bf16_gemm_tn(a: Any, b: Any, d: Any, c: Any = None, **kwargs: Any) -> None:
-    """a given as [k, m] and b as [k, n], contiguous along either."""
-    bf16_gemm_nt(_transposed(a), _transposed(b), d, c, **kwargs)
-
-
-def bf16_gemm_tt(a: Any, b: Any, d: Any, c: Any = None, **kwargs: Any) -> None:
-    """a given as [k, m], contiguous along either."""
-    bf16_gemm_nt(_transposed(a), b, d, c, **kwargs)
-
-
-def m_grouped_bf16_gemm_nn_contiguous(
-    a: Any, b: Any, d: Any, grouped_layout: Any, *args: Any, **kwargs: Any
-) -> None:
-    """m_grouped_bf16_gemm_nt_contiguous with b given as [groups, k, n], contiguous along either."""
-    m_grouped_bf16_gemm_nt_contiguous(a, _transposed(b), d, grouped_layout, *args, **kwargs)
-
-
-def m_grouped_fp8_gemm_nn_contiguous(
-    a: Any, b: Any, d: Any, grouped_layout: Any, *args: Any, **kwargs: Any
-) -> None:
-    """m_grouped_fp8_gemm_nt_contiguous with b given as [groups, k, n]; see fp8_gemm_nn."""
-    m_grouped_fp8_gemm_nt_contiguous(a, _transposed(b), d, grouped_layout, *args, **kwargs)
 
 
 @contextlib.contextmanager
@@ -135,9 +102,6 @@ def _torch_gemm_nt(torch: Any, a: Any, b: Any, d: Any, c: Any) -> None:
     d.copy_(product if c is None else product + c)
 
 
-fp8_fp4_gemm_nn, fp8_fp4_gemm_tn, fp8_fp4_gemm_tt = fp8_gemm_nn, fp8_gemm_tn, fp8_gemm_tt
-m_grouped_fp8_fp4_gemm_nn_contiguous = m_grouped_fp8_gemm_nn_contiguous
-
 __all__ = [
     "bf16_gemm_nn",
     "bf16_gemm_tn",
@@ -154,8 +118,6 @@ __all__ = [
     "get_tc_util",
     "init",
     "m_grouped_bf16_gemm_nn_contiguous",
-    "m_grouped_bf16_gemm_nt_contiguous",
-    "m_grouped_bf16_gemm_nt_masked",
     "m_grouped_fp8_fp4_gemm_nn_contiguous",
     "m_grouped_fp8_gemm_nn_contiguous",
     "set_block_size_multiple_of",

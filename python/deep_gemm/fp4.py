@@ -84,21 +84,31 @@ def pack_fp4_weights(
     return packed.with_tensors(place(packed.blobs), place(packed.row_scales), place(packed.runs))
 
 
-def weights_of_pair(function: str, codes: Array, scales: Array) -> _C.Fp4Weights:
+def weights_of_pair(function: str, codes: Array, scales: Array, turned: bool = False) -> _C.Fp4Weights:
     """What `function` computes with where it got DeepGEMM's pair as b: int8 codes [..., n, k / 2], contiguous along k,
-    and scales of 32, fp32 powers of two or UE8M0 as bytes or four to an int32.
+    and scales of 32, fp32 powers of two or UE8M0 as bytes or four to an int32; `turned`: both given transposed.
 
     Errors: ValueError, TypeError; RuntimeError while the stream is being captured, as packing looks at the weights.
     """
-    if is_torch(codes):
+    for tensor in (codes, scales):
+        require_array(tensor, function)
+        if tensor.ndim < 2:
+            raise ValueError(
+                f"{function}: got FP4 codes {tuple(codes.shape)} and scales {tuple(scales.shape)} for b, expected two "
+                "dimensions, or three with groups"
+            )
+    if turned:
+        codes, scales = codes.swapaxes(-1, -2), scales.swapaxes(-1, -2)
+    step = codes.stride(-1) if is_torch(codes) else codes.strides[-1] // codes.itemsize
+    if step != 1 and codes.shape[-1] > 1:
+        raise ValueError(
+            f"{function}: got FP4 codes with stride {step} along k, expected 1, as two neighbours along k share a "
+            f"byte; pass {'b.mT.contiguous().mT' if turned else 'b.contiguous()'}"
+        )
+    if is_torch(codes) and codes.is_cuda:
         import torch
 
-        if codes.stride(-1) != 1:
-            raise ValueError(
-                f"{function}: got FP4 codes with stride {codes.stride(-1)} along k, expected 1: two neighbours along k "
-                "share a byte"
-            )
-        if codes.is_cuda and torch.cuda.is_current_stream_capturing():
+        if torch.cuda.is_current_stream_capturing():
             raise RuntimeError(
                 f"{function}: got FP4 codes for b while the stream is captured, expected Fp4Weights; pack them before "
                 "with deep_gemm.pack_fp4_weights(codes, scales)"

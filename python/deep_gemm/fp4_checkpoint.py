@@ -57,6 +57,7 @@ class Fp4Report:
     worst_error: float = 0.0
 
     def add(self, layer: Fp4Layer, weights: _C.Fp4Weights) -> None:
+        """Counts one packed layer."""
         one = weights.report
         window = {"mx_e4m3": "rows_beyond_e4m3", "mx_e5m2": "rows_beyond_e5m2"}
         self.layers += 1

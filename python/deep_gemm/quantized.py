@@ -64,6 +64,7 @@ class QuantizedMatrix:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
         return self.n, self.k
 
     @property

@@ -46,6 +46,14 @@ def test_memory_is_poisoned_and_checked(emulator: _C.Device) -> None:
         emulator.release(address)
 
 
+def test_no_bytes_have_an_address(device: _C.Device) -> None:
+    """On either device: callers need no case of their own for empty tensors."""
+    first, second = device.allocate(0), device.allocate(0)
+    assert first != 0 and second not in {0, first}
+    device.release(first)
+    device.release(second)
+
+
 def test_out_of_memory(emulator: _C.Device) -> None:
     with pytest.raises(_C.Error, match="out of memory"):
         emulator.allocate(1 << 50)

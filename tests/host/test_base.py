@@ -90,3 +90,13 @@ def test_driver_abi(compiler: str, tmp_path: Path) -> None:
     if fmt is None:
         pytest.skip("needs fmt in a system folder")
     subprocess.run(command, check=True)
+
+
+def test_a_flag_is_read_as_the_table_says(run_python: Run) -> None:
+    """bench_kineto's, too: it read the variable for itself, and as a number."""
+    script = "from deep_gemm.testing import bench_kineto\nprint(bench_kineto(None, ('a', 'b')))"
+    assert run_python(script, DG_USE_NVIDIA_TOOLS="true").out == "(1.0, 1.0)\n"
+    bad = "from deep_gemm.testing import bench_kineto\nprint(*fails(bench_kineto, None, 'a'), sep='|')"
+    line = run_python(bad, DG_USE_NVIDIA_TOOLS="maybe").out
+    assert line.startswith("ValueError||DG_USE_NVIDIA_TOOLS: got 'maybe', expected 1 or 0")
+    assert "env_flag: got 'DG_X'" in run_python("print(fails(_C.env_flag, 'DG_X')[2])").out

@@ -246,3 +246,24 @@ def test_an_image_newer_than_the_driver(run_python: Run, fake_libcuda: Path) -> 
     ).out
     assert "cuModuleLoadDataEx" in line
     assert "made by a CUDA that the driver does not know (python -m deep_gemm env" in line
+
+
+NUMPY_CALL = """
+import ml_dtypes, numpy as np, deep_gemm
+a, b = (np.zeros((rows, 64), ml_dtypes.bfloat16) for rows in (8, 64))
+d = np.ones((8, 64), ml_dtypes.bfloat16)
+print(*fails(deep_gemm.bf16_gemm_nt, a, b, d), sep='|')
+"""
+
+
+def test_a_mistyped_default_device_is_refused_for_arrays_of_the_host(run_python: Run) -> None:
+    for name in ("gpu", "cuda:x", "emulated"):
+        line = run_python(NUMPY_CALL, DG_DEVICE=name).out
+        assert line.startswith(f"ValueError||DG_DEVICE: got '{name}', expected cuda"), line
+
+
+def test_numbers_of_the_emulator_are_not_cut(run_python: Run) -> None:
+    line = run_python("print(*fails(_C.Device, 'emulator'), sep='|')", DG_EMULATOR_THREADS="99999999999").out
+    assert line == "ValueError||DG_EMULATOR_THREADS: got 99999999999, expected at most 65536\n"
+    line = run_python("print(*fails(_C.Device, 'emulator:sm_90a,sms=4294967297'), sep='|')").out
+    assert line == "ValueError||emulator option sms: got 4294967297, expected at most 65536\n"

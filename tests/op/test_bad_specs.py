@@ -37,11 +37,6 @@ def test_truth_values_of_a_spec() -> None:
         deep_gemm.GemmSpec(swap_ab="yes")
 
 
-def test_odd_number_of_sms() -> None:
-    with pytest.raises(ValueError, match="expected an even number"):
-        deep_gemm.set_num_sms(3)
-
-
 def test_other_alignment() -> None:
     with pytest.raises(ValueError, match="expected 128"):
         deep_gemm.set_mk_alignment_for_contiguous_layout(64)

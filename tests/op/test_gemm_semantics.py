@@ -96,7 +96,7 @@ def test_num_sms_limits_the_grid(device: Any) -> None:
     a, b = operands(512, 512, 128)
     case, grids = Case(512, 512, 128), {}
     try:
-        for num_sms in (0, 4, 2):
+        for num_sms in (0, 4, 3, 1):
             deep_gemm.set_num_sms(num_sms)
             assert deep_gemm.get_num_sms(device) == (num_sms or device.num_sms)
             d = put(device, poisoned((512, 512), case))
@@ -107,7 +107,11 @@ def test_num_sms_limits_the_grid(device: Any) -> None:
             check_close(take(d), reference.gemm(Scaled(*a, 1), Scaled(*b, 128)), case)
     finally:
         deep_gemm.set_num_sms(0)
-    assert grids[0] > 4 and (grids[4], grids[2]) == (4, 2)  # one block for each, for as many as there are
+    assert grids[0] > 4 and [grids[num_sms] for num_sms in (4, 3, 1)] == [
+        4,
+        3,
+        1,
+    ]  # one block for each, for as many as there are
     assert deep_gemm.get_num_sms(device) == device.num_sms
 
 
@@ -120,6 +124,8 @@ def test_settings_keep_what_they_are_told() -> None:
         deep_gemm.set_pdl(True)
     deep_gemm.set_tc_util(80)
     assert deep_gemm.get_tc_util() == 80
+    deep_gemm.set_tc_util(0)  # DeepGEMM's "not set"
+    assert deep_gemm.get_tc_util() == 100
     deep_gemm.set_tc_util(100)
     deep_gemm.set_ignore_compile_dims(True)
     deep_gemm.set_block_size_multiple_of((16, 32))

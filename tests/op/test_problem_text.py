@@ -20,7 +20,11 @@ NONSENSE = [
     (f"{SHAPE} masked psum groups=2", "group mode is given twice"),
     (f"{SHAPE} groups=8", "without a group mode"),
     (f"{SHAPE} expected_m=7", "without a group mode"),
-    (f"{SHAPE} a=fp8_e4m3 b=bf16", "one format for both"),
+    (f"{SHAPE} a=fp8_e4m3 b=bf16", "got a=fp8_e4m3 and b=bf16, expected one format for both"),
+    (f"{SHAPE} b=bf16 a=fp8_e4m3", "got a=fp8_e4m3 and b=bf16, expected one format for both"),
+    (f"{SHAPE} a=bf16 ab=fp8_e4m3", "got ab=fp8_e4m3 and a=bf16, expected one format for both"),
+    ("gemm m=5000000000 n=256 k=512", "m=5000000000 is too large; expected less than 2\\^32"),
+    ("gemm m=-5 n=256 k=512", "m=-5 is not a count; expected a whole number of at least 0"),
     (f"{SHAPE} scale_b=none", "expected scales for fp8_e4m3"),
     (f"{SHAPE} a=bf16 scale_b=per_row_128", "none for bf16"),
 ]
@@ -32,7 +36,13 @@ def test_nonsense(text: str, sentence: str) -> None:
         _C.plan(text, DEVICE)
 
 
+@pytest.mark.parametrize("words", ["b=bf16 a=bf16", "a=bf16 b=bf16", "b=bf16", "b=bf16 ab=bf16", "a=bf16"])
+def test_one_format_in_any_order(words: str) -> None:
+    assert _C.plan(f"{SHAPE} {words}", DEVICE)["spec"] == _C.plan(f"{SHAPE} ab=bf16", DEVICE)["spec"]
+
+
 FP4_NONSENSE = [
+    ("fp4_gemm m=5000000000 n=64 k=64", "m=5000000000 is too large"),
     ("fp4_gemm m=8 n=64 k=48", "k=48 is no multiple of 32, the group of mx_e4m3"),
     ("fp4_gemm m=8 n=64 k=40 form=nv_exact", "k=40 is no multiple of 16, the group of nv_exact"),
     ("fp4_gemm m=8 n=63 k=64", "n=63 is odd"),
@@ -83,9 +93,9 @@ def test_a_recipe_without_a_length(emulator: Any) -> None:
         grouped_call(emulator, np.zeros(128, np.int32), recipe=np.array(3))
 
 
-@pytest.mark.parametrize("count", [-2, 3, 100000])
+@pytest.mark.parametrize("count", [-2, 1025, 100000])
 def test_numbers_of_multiprocessors(count: int) -> None:
-    with pytest.raises(ValueError, match="expected an even number up to"):
+    with pytest.raises(ValueError, match="expected a number up to 1024, or 0 for all"):
         deep_gemm.set_num_sms(count)
 
 

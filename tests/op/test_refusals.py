@@ -51,7 +51,68 @@ def gemm(a: Any = A, b: Any = B, d: Any = D, **more: Any) -> None:
             "problems is 'gemm m=1 n=2 k=3', expected a list of them",
         ),
         (lambda: deep_gemm.set_pdl("x"), TypeError, "set_pdl: new_enable_pdl is 'x', expected True or False"),
-        (lambda: deep_gemm.set_num_sms(2.5), TypeError, "new_num_sms is 2.5, expected an even int, or 0"),
+        (lambda: deep_gemm.set_num_sms(2.5), TypeError, "new_num_sms is 2.5, expected an int, or 0"),
+        *(
+            (
+                lambda recipe=recipe: deep_gemm.transform_sf_into_required_layout(A[1], 64, 256, recipe),
+                ValueError,
+                f"got recipe {recipe!r}, expected (rows, k) of this operand",
+            )
+            for recipe in ((1,), None, 128, (1, 1, 1, 128))
+        ),
+        (
+            lambda: deep_gemm.get_mn_major_tma_aligned_tensor([1]),
+            TypeError,
+            "get_mn_major_tma_aligned_tensor: got a list, expected a numpy array",
+        ),
+        (
+            lambda: deep_gemm.testing.assert_bitwise_equal([1], [1]),
+            TypeError,
+            "assert_bitwise_equal: got a list, expected a numpy array",
+        ),
+        *(
+            (
+                lambda cast=cast, gran_k=gran_k: getattr(deep_gemm, cast)(A[1], gran_k=gran_k),
+                ValueError,
+                f"{cast}: got gran_k={gran_k!r}, expected an int of at least 1",
+            )
+            for cast in (
+                "per_token_cast_to_fp8",
+                "per_block_cast_to_fp8",
+                "per_channel_cast_to_fp8",
+                "per_token_cast_to_fp4",
+            )
+            for gran_k in (0, -128, 12.5, None)
+        ),
+        *(
+            (
+                lambda explain=explain, text=text, rows=rows: explain(text, WHERE, rows=rows),
+                TypeError,
+                f"explain: rows is {rows!r}, expected a number of candidates",
+            )
+            for explain, text in (
+                (deep_gemm.explain, "gemm m=64 n=64 k=64"),
+                (deep_gemm.explain_fp4, "fp4_gemm m=4 n=64 k=64"),
+                (deep_gemm.explain_linear, "linear w=mxfp4 m=1 n=128 k=128"),
+            )
+            for rows in (-1, "all")
+        ),
+        *(
+            (
+                lambda value=value: deep_gemm.set_block_size_multiple_of(value),
+                ValueError,
+                f"set_block_size_multiple_of: got {value!r}, expected a positive int, or two",
+            )
+            for value in ("abc", 0, (1, 2, 3), (1, "x"))
+        ),
+        *(
+            (
+                lambda value=value: deep_gemm.set_tc_util(value),
+                ValueError,
+                f"set_tc_util: got {value!r}, expected an int, 0 to 100 percent",
+            )
+            for value in (-1, 101, "all")
+        ),
         (lambda: deep_gemm.GemmSpec(foo=3), TypeError, "no field 'foo', expected one of ab, d, scale_b"),
         (lambda: deep_gemm.Fp4GemmSpec(foo=3), TypeError, "no field 'foo', expected one of form, a"),
         (

@@ -44,7 +44,7 @@ def test_bulk_load(run: Any, rng: np.random.Generator, policy: str, size: int) -
 
 
 @pytest.mark.parametrize("finish", ["arrive", "wait_all"])
-def test_copy_async_4(run_seed: Any, rng: np.random.Generator, finish: str) -> None:
+def test_cp_async_4(run_seed: Any, rng: np.random.Generator, finish: str) -> None:
     """Words to shared memory in any order, zeros in the place of those that are not there."""
     x, out = rng.integers(0, 2**32, 256, dtype=np.uint32), np.zeros(256, np.uint32)
     done = (
@@ -54,9 +54,9 @@ def test_copy_async_4(run_seed: Any, rng: np.random.Generator, finish: str) -> N
     )
     run_seed(
         BARRIER.format(count=64)
-        + "for (u32 i = threadIdx.x; i < 256; i += 64) copy_async_4(tile + 4 * (i ^ 5), p.x + i, i % 3 == 0 ? 0 : 4);"
+        + "for (u32 i = threadIdx.x; i < 256; i += 64) cp_async<4>(tile + 4 * (i ^ 5), p.x + i, i % 3 == 0 ? 0 : 4);"
         f"{done} {READ_BACK}",
-        {"x": x, "out": out}, block=64, smem_bytes=1040, prelude=include("shared_words"),
+        {"x": x, "out": out}, block=64, smem_bytes=1040, prelude=include("stream"),
     )  # fmt: skip
     index = np.arange(256) ^ 5
     np.testing.assert_array_equal(out, np.where(index % 3 == 0, 0, x[index]))

@@ -158,3 +158,16 @@ def test_damage_in_a_folder_that_is_only_read_stays_and_is_said(tmp_path: Path) 
 def test_bench_model_on_the_emulator_is_for_the_tiny_config() -> None:
     result = cli("bench", "model", "--config", "flash")
     assert result.returncode == 1 and "got config flash on the emulated GPU, expected tiny" in result.stderr
+
+
+def test_a_reader_that_has_gone_ends_it_quietly() -> None:
+    """As in `python -m deep_gemm cache list | head`: nobody is left to tell."""
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        command = [sys.executable, "-m", "deep_gemm", "explain", "gemm m=64 n=7168 k=2048"]
+        environment = {**os.environ, "DG_DEVICE": "emulator:sm_90a"}
+        result = subprocess.run(command, env=environment, stdout=write, stderr=subprocess.PIPE, timeout=240)
+    finally:
+        os.close(write)
+    assert result.stderr == b""

@@ -2,9 +2,9 @@
 // check/clocks what orders what.
 //
 //   orders                                                   does not
-//   mbarrier arrive -> wait that sees the phase complete     an mbarrier of CTA scope, for values of another
-//   CTA a copy's landing -> wait on its mbarrier or group        shfl, vote, match, redux, elect bar,
-//   barrier, barrier.cluster                            running in one warp, wgmma being .aligned
+//   mbarrier arrive -> wait that sees the phase complete     an mbarrier of CTA scope, for values of another CTA
+//   a copy's landing -> wait on its mbarrier or group        shfl, vote, match, redux, elect
+//   bar, barrier, barrier.cluster                            running in one warp, wgmma being .aligned
 //   bar.warp.sync                                            time passing
 //   wgmma read -> wgmma.wait_group of its warps
 //   bulk store's read -> bulk wait_group of the issuer

@@ -7,6 +7,7 @@
 #include <deep_gemm/sched/fp4_items.h>
 #include <deep_gemm/tile/fp4_smem.h>
 #include <deep_gemm/ptx/copy.h>
+#include <deep_gemm/ptx/stream.h>
 
 namespace deep_gemm::kernel {
 
@@ -207,12 +208,11 @@ class TokenLoader {
             const u32 present = token < item.count ? 4 : 0;  // zeros for the other columns
             if constexpr (has_row_table(S)) {
                 if (params_.d_rows != nullptr)
-                    ptx::copy_async_4(smem_.rows(slot) + token * 4,
-                                      params_.d_rows + item.first + (present != 0 ? token : 0), present);
+                    ptx::cp_async<4>(smem_.rows(slot) + token * 4,
+                                     params_.d_rows + item.first + (present != 0 ? token : 0), present);
             }
             if constexpr (S.per_token)
-                ptx::copy_async_4(smem_.token_scales(slot) + token * 4, scale_ + scale_offset_[turn],
-                                  present);
+                ptx::cp_async<4>(smem_.token_scales(slot) + token * 4, scale_ + scale_offset_[turn], present);
         }
     }
 
@@ -240,7 +240,7 @@ class TokenLoader {
             for (u32 turn = 0; turn < kScaleTurns; ++turn) {
                 const u32 token = token_of(turn);
                 if (token < columns_)
-                    ptx::copy_async_4(
+                    ptx::cp_async<4>(
                         smem_.scales(cursor_.stage, kb, group) + tile::fp4_scale_slot(token, columns_) * 4,
                         scale_ + scale_offset_[turn] + along_k, present);
             }
@@ -265,8 +265,8 @@ class TokenLoader {
 #pragma unroll
             for (u32 i = 0; i < kOfEight; ++i) {
                 const u32 token = warp_ * kOfEight + i;
-                ptx::copy_async_4(tokens + eight * kEightBytes + token * kFp4BlockK + (chunk ^ token) * 16,
-                                  source + static_cast<u64>(word_offset_[eight * kOfEight + i]) * 4, present);
+                ptx::cp_async<4>(tokens + eight * kEightBytes + token * kFp4BlockK + (chunk ^ token) * 16,
+                                 source + static_cast<u64>(word_offset_[eight * kOfEight + i]) * 4, present);
             }
         }
     }

@@ -118,8 +118,8 @@ DG_DEVICE void load_wide_scales(const Fp4WideParams& p, tile::Fp4Smem<S> smem) {
                     const u32 token = turn * ptx::kWarpThreads + lane;
                     if (turn * ptx::kWarpThreads >= columns) break;
                     const bool present = token < item.count;  // zeros for the other columns
-                    ptx::copy_async_4(smem.scales(cursor.stage, 0) + token * 4, line + (present ? token : 0),
-                                      present ? 4 : 0);
+                    ptx::cp_async<4>(smem.scales(cursor.stage, 0) + token * 4, line + (present ? token : 0),
+                                     present ? 4 : 0);
                 }
                 ptx::copy_async_arrive(smem.full(cursor.stage));
             }

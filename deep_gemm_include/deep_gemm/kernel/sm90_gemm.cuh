@@ -1,6 +1,6 @@
 // GEMM on Hopper for many tokens: tokens are the 64-row side of wgmma. Persistent and warp-specialised: one
-// warp drives TMA, up to three bring the scales, one or two warpgroups multiply; while one promotes its
-// partial sums to fp32 the other keeps the tensor cores busy. Launched by op/gemm.cpp.
+// warp drives TMA, up to three bring the scales, one to four warpgroups multiply; while one promotes its
+// partial sums to fp32 the others keep the tensor cores busy. Launched by op/gemm.cpp.
 #pragma once
 
 #include <deep_gemm/kernel/gemm_reduce.h>

@@ -35,7 +35,8 @@ DG_DEVICE u32 thread_index() {
 DG_DEVICE u32 block_index() {
     return blockIdx.x;
 }
-DG_DEVICE u32 grid_blocks() {
+/// %nctaid.x: blocks.
+DG_DEVICE u32 grid_size() {
     return gridDim.x;
 }
 DG_DEVICE u32 lane_index() {

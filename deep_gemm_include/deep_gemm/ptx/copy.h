@@ -66,12 +66,6 @@ DG_DEVICE void bulk_load(SharedAddress destination, const void* source, u32 byte
         : "memory");
 }
 
-/// cp.async, 4 bytes per lane: through L1, in the generic proxy. Only `present` bytes (0 or 4) are read, the
-/// rest become zeros.
-DG_DEVICE void copy_async_4(SharedAddress destination, const void* source, u32 present) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(destination), "l"(source), "r"(present)
-                 : "memory");
-}
 /// cp.async.mbarrier.arrive.noinc: one of the arrivals the barrier counts on, made when all earlier cp.async
 /// of this thread have landed.
 DG_DEVICE void copy_async_arrive(SharedAddress barrier) {

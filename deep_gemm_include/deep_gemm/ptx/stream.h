@@ -14,10 +14,6 @@ struct alignas(16) Words4 {
 DG_DEVICE u32 block_index_y() {
     return blockIdx.y;
 }
-/// %nctaid.x.
-DG_DEVICE u32 grid_size() {
-    return gridDim.x;
-}
 /// shfl.sync.bfly. Scope: warp. The value of lane `lane ^ mask`.
 DG_DEVICE float shfl_xor_f32(float value, u32 mask) {
     return __shfl_xor_sync(kFullWarp, value, static_cast<int>(mask));

@@ -68,15 +68,15 @@ class Fp4Items {
     }
     DG_DEVICE void advance() {
         if constexpr (S.queue)
-            unit_ = ptx::grid_blocks() + ptx::shfl_idx(requested_, 0);
+            unit_ = ptx::grid_size() + ptx::shfl_idx(requested_, 0);
         else
-            unit_ += ptx::grid_blocks() / S.cluster;
+            unit_ += ptx::grid_size() / S.cluster;
     }
     /// After the last item: the last CTA to come here leaves the counters as it found them.
     DG_DEVICE void finish() {
         if constexpr (S.queue) {
             if (ptx::lane_index() == 0 &&
-                ptx::atomic_add_global(&params_.list->finished_ctas, 1) == ptx::grid_blocks() - 1) {
+                ptx::atomic_add_global(&params_.list->finished_ctas, 1) == ptx::grid_size() - 1) {
                 ptx::st_global_u32(&params_.list->next_unit, 0);
                 ptx::st_global_u32(&params_.list->finished_ctas, 0);
             }

@@ -59,7 +59,7 @@ class GemmBlocks {
         : params_(params),
           rank_(cluster_size_of(S) > 1 ? ptx::cluster_rank() : 0),
           unit_(ptx::block_index() / cluster_size_of(S)),
-          num_clusters_(ptx::grid_blocks() / cluster_size_of(S)),
+          num_clusters_(ptx::grid_size() / cluster_size_of(S)),
           units_n_(ceil_div(params.n, S.block_n * S.cluster_n)),
           last_m_(may_overlap_rows() ? last_start(params.m, S.block_m, kRowStep) : ~0u),
           last_n_(may_overlap() ? last_start(params.n, S.block_n, kColumnStep) : ~0u) {

@@ -21,7 +21,7 @@ class WeightBlocks {
     DG_DEVICE explicit WeightBlocks(const WeightGemmParams& p)
         : rank_(S.cluster > 1 ? ptx::cluster_rank() : 0),
           unit_(ptx::block_index() / S.cluster),
-          clusters_(ptx::grid_blocks() / S.cluster),
+          clusters_(ptx::grid_size() / S.cluster),
           units_m_(ceil_div(p.m, S.block_m)),
           units_n_(ceil_div(p.n, matrix_rows_of(S) * S.cluster)) {}
 

@@ -294,12 +294,11 @@ constexpr const char* why_illegal(const GemmSpec& s) {
         return "fp8 operands must be contiguous along K: wgmma reads the other order for 16 bits only";
     if (s.d != Format::bf16 && s.d != Format::fp32) return "the output must be bf16 or fp32";
     if (fp8 != has_scales(s)) return "fp8 operands need scales and bf16 operands have none";
-    if (s.warpgroups < 1 || s.warpgroups > 4) return "1 to 4 math warpgroups";
+    if (s.warpgroups > 4) return "1 to 4 math warpgroups";
     if (s.stages < 2 || s.stages > 32) return "2 to 32 stages";
-    if (s.split_k < 1 || s.split_k > 8) return "a portable cluster has 1 to 8 CTAs";
+    if (s.split_k > 8) return "a portable cluster has 1 to 8 CTAs";
     const u32 columns = s.swap_ab ? s.block_m : s.block_n;
-    if (columns % 8 != 0 || columns == 0 || columns > 256)
-        return "a wgmma has 8 to 256 columns, in steps of 8";
+    if (columns % 8 != 0) return "a wgmma has 8 to 256 columns, in steps of 8";
     if (columns > 128 && columns != 160 && columns != 192 && columns != 256)
         return "no wrapper for that many columns";
     if (s.block_m % s.split_k != 0) return "split_k must divide block_m";

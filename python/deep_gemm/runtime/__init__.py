@@ -93,6 +93,7 @@ class Engine:
 
     @property
     def vocab(self) -> int:
+        """Tokens of the vocabulary."""
         return int(self._engine.vocab)
 
     @property
@@ -112,6 +113,7 @@ class Engine:
 
     @property
     def eos(self) -> int:
+        """The token that ends a text."""
         return int(self._engine.eos)
 
     def encode(self, text: str) -> list[int]:
@@ -121,10 +123,12 @@ class Engine:
 
     @property
     def context(self) -> int:
+        """Tokens that a session may hold."""
         return int(self._engine.context)
 
     @property
     def max_rows(self) -> int:
+        """Tokens of a pass at most."""
         return int(self._engine.max_rows)
 
     @property

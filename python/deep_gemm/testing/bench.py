@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from deep_gemm import _C
 from deep_gemm.utils import arrays
 
 L2_FLUSH_BYTES = 256_000_000
@@ -65,11 +66,11 @@ def bench_kineto(
     Caches are cold for every call, host time is hidden. Without `with_multiple_kernels` a name may match one
     kernel. DG_USE_NVIDIA_TOOLS=1 skips the profiler, which other tools cannot share, and returns 1.
     """
-    torch = arrays.torch_for("bench_kineto")
     names = (kernel_names,) if isinstance(kernel_names, str) else kernel_names
-    if int(os.environ.get("DG_USE_NVIDIA_TOOLS", "0")):
+    if _C.env_flag("DG_USE_NVIDIA_TOOLS"):
         times: tuple[float, ...] = (1.0,) * len(names)
         return times[0] if isinstance(kernel_names, str) else times
+    torch = arrays.torch_for("bench_kineto")
 
     def run_all() -> None:
         for _ in range(num_tests):

@@ -36,6 +36,8 @@ def count_bytes(*tensors: Any) -> int:
 
 def assert_bitwise_equal(x: Array, y: Array, label: str = "") -> None:
     """Names the first element that differs, and how many bytes do."""
+    for value in (x, y):
+        arrays.require_array(value, "assert_bitwise_equal")
     prefix = f"{label}: " if label else ""
     if tuple(x.shape) != tuple(y.shape) or x.dtype != y.dtype:
         raise AssertionError(f"{prefix}got {x.dtype} {tuple(x.shape)}, expected {y.dtype} {tuple(y.shape)}")

@@ -15,6 +15,7 @@ from deep_gemm.utils.math import (
     ceil_div,
     pack_ue8m0_to_int,
     padded,
+    require_gran_k,
     require_matrix,
     scale_of,
     unpack_ue8m0_from_int,
@@ -58,6 +59,7 @@ def per_token_cast_to_fp4(
     Packed scales fill up with 1.0 to a multiple of four.
     """
     require_matrix(x, "per_token_cast_to_fp4")
+    require_gran_k(gran_k, "per_token_cast_to_fp4")
     m, k = x.shape
     if k % 2 != 0:
         raise ValueError(f"per_token_cast_to_fp4: got {k} columns, expected an even number")
@@ -87,6 +89,9 @@ def transpose_packed_fp4(a: Array) -> Array:
 
 def cast_back_from_fp4(packed: Array, sf: Array, gran_k: int = 128, use_packed_ue8m0: bool = False) -> Array:
     """The fp32 matrix that per_token_cast_to_fp4 stands for."""
+    for tensor in (packed, sf):
+        require_matrix(tensor, "cast_back_from_fp4")
+    require_gran_k(gran_k, "cast_back_from_fp4")
     scale = unpack_ue8m0_from_int(sf) if use_packed_ue8m0 else sf
     codes = unpack_nibbles(packed)
     m, k = codes.shape

@@ -58,6 +58,7 @@ def _by_kernel(sf: Array, device: Any) -> bool:
 
 
 def _require_scales(sf: Array, name: str, function: str) -> None:
+    arrays.require_array(sf, function)
     if len(sf.shape) not in (2, 3) or not arrays.has_type(sf, name):
         raise ValueError(
             f"{function}: got {sf.dtype} of shape {tuple(sf.shape)}, expected {name} scales [mn, k] or "
@@ -158,6 +159,11 @@ def transform_sf_into_required_layout(
     `recipe` is (rows, k) of this operand, or (rows of a, rows of b, k) with `is_sfa` saying which this is.
     """
     del disable_ue8m0_cast, psum_layout  # Hopper reads fp32 scales: there is nothing to cast
+    if not isinstance(recipe, tuple | list) or len(recipe) not in (2, 3):
+        raise ValueError(
+            f"transform_sf_into_required_layout: got recipe {recipe!r}, expected (rows, k) of this operand, or (rows "
+            "of a, rows of b, k) with is_sfa; (1, 128) is one scale for each row and 128 elements of k"
+        )
     if len(recipe) == 3:
         if is_sfa is None:
             raise ValueError("transform_sf_into_required_layout: a recipe of three needs is_sfa")

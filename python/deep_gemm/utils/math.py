@@ -70,6 +70,13 @@ def require_matrix(x: Array, function: str) -> None:
         )
 
 
+def require_gran_k(gran_k: int, function: str) -> None:
+    if not isinstance(gran_k, int) or gran_k < 1:
+        raise ValueError(
+            f"{function}: got gran_k={gran_k!r}, expected an int of at least 1, such as 128 or 32"
+        )
+
+
 def padded(x: Array, rows: int, columns: int) -> Array:
     """fp32, with zero rows and columns appended."""
     if tuple(x.shape) == (rows, columns):
@@ -84,6 +91,7 @@ def per_token_cast_to_fp8(
 ) -> tuple[Array, Array]:
     """[m, k] -> FP8 [m, k] and one scale for each row and `gran_k` columns, [m, k / gran_k] rounded up."""
     require_matrix(x, "per_token_cast_to_fp8")
+    require_gran_k(gran_k, "per_token_cast_to_fp8")
     m, k = x.shape
     blocks = padded(x, m, align(k, gran_k)).reshape(m, ceil_div(k, gran_k), gran_k)
     scale = (
@@ -96,6 +104,7 @@ def per_token_cast_to_fp8(
 def per_channel_cast_to_fp8(x: Array, use_ue8m0: bool = False, gran_k: int = 128) -> tuple[Array, Array]:
     """[k, n] -> FP8 [k, n] and one scale for each `gran_k` rows and column, [k / gran_k, n]."""
     require_matrix(x, "per_channel_cast_to_fp8")
+    require_gran_k(gran_k, "per_channel_cast_to_fp8")
     k, n = x.shape
     if k % gran_k != 0:
         raise ValueError(
@@ -109,6 +118,7 @@ def per_channel_cast_to_fp8(x: Array, use_ue8m0: bool = False, gran_k: int = 128
 def per_block_cast_to_fp8(x: Array, use_ue8m0: bool = False, gran_k: int = 128) -> tuple[Array, Array]:
     """[n, k] -> FP8 [n, k] and one scale for each gran_k x gran_k block, rounded up."""
     require_matrix(x, "per_block_cast_to_fp8")
+    require_gran_k(gran_k, "per_block_cast_to_fp8")
     n, k = x.shape
     blocks = padded(x, align(n, gran_k), align(k, gran_k))
     blocks = blocks.reshape(ceil_div(n, gran_k), gran_k, ceil_div(k, gran_k), gran_k)
