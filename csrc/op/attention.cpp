@@ -12,7 +12,8 @@ namespace {
 
 constexpr jit::KernelId kAttention{"attention", "deep_gemm/kernel/attention.cuh"};
 constexpr const char* kMmaHeader = "deep_gemm/kernel/latent_mma.cuh";
-constexpr jit::KernelId kMma{"latent_mma", kMmaHeader}, kMerge{"latent_merge", kMmaHeader};
+constexpr jit::KernelId kMma{"latent_mma", kMmaHeader}, kMerge{"latent_merge", kMmaHeader},
+    kWide{"latent_wide", "deep_gemm/kernel/latent_wide.cuh"};
 
 // Tokens up to which chunks have CTAs of their own; any number gives the same bits.
 constexpr i64 kFewTokens = 24;
@@ -41,12 +42,16 @@ void run_mma(ModelChecks& checks, const LatentAttentionArguments& a, const Atten
     bool split = a.records.present() && tokens <= kFewTokens;
     if (split) checks.vector("records", a.records, {Format::fp32}, {tokens, shape[1], -1, shape[3]}, 2);
     split = split && a.records.shape[2] >= shape[2];
+    // Many heads of many tokens; any choice gives the same bits.
+    const bool wide = !split && attention.heads > kLatentWideHeads / 2 &&
+                      (!plain.rotate || attention.dims <= kFp8RowRotated);
     const LatentMmaSpec spec{.compressed = plain.compressed != Format::none,
                              .picks = plain.picks,
                              .sinks = plain.sinks,
                              .rotate = plain.rotate,
                              .split = split,
-                             .tiles = !split && attention.heads > kLatentMmaHeads ? 2u : 1u};
+                             .tiles = !split && !wide && attention.heads > kLatentMmaHeads ? 2u : 1u,
+                             .wide = wide};
     const LatentMmaParams params{.attention = attention,
                                  .records = split ? pointer_of<float>(a.records) : nullptr,
                                  .chunks = split ? as_u32(a.records.shape[2]) : 1};
@@ -62,6 +67,12 @@ void run_mma(ModelChecks& checks, const LatentAttentionArguments& a, const Atten
                                                                reads(a.positions),
                                                                reads(a.sequences),
                                                                split ? writes(a.records) : writes(a.out)};
+    if (wide) {
+        const u64 at_once = checks.device().properties().num_sms;  // a CTA goes on to further tokens
+        return launch(checks.device(), kWide, spec,
+                      {grid_of("latent_attention", std::min(units, at_once)), kLatentWideThreads}, a.stream,
+                      params, memory);
+    }
     launch(checks.device(), kMma, spec,
            {grid_of("latent_attention", units * params.chunks), kLatentMmaThreads}, a.stream, params, memory);
     if (!split) return;

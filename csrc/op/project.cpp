@@ -68,8 +68,8 @@ class MmaLaunch {
         : device_(device), stream_(stream) {
         const u32 rows = as_u32(first.x.shape[0]);
         // One tile of outputs is best while all blocks are there at once; many of them go in pairs.
-        const u64 at_once =
-            u64{device.properties().num_sms} * ctas_per_sm_of(ProjectMmaSpec{.w = first.w.format});
+        const u64 at_once = u64{device.properties().num_sms} *
+                            ctas_per_sm_of(ProjectMmaSpec{.x = first.w.format, .w = first.w.format});
         const bool pairs = rows <= kProjectTileTokens && first.w.format == Format::fp8_e4m3 &&
                            outputs > at_once * kProjectTileRows;
         spec_ = {.x = first.x.format,
@@ -81,8 +81,7 @@ class MmaLaunch {
                  .token_tiles = rows <= 8    ? 1u
                                 : rows <= 16 ? 2u
                                              : 4u};
-        if (rows >= kRowsOfWide)
-            spec_.row_tiles = kWideRowTiles, spec_.token_tiles = kWideTokenTiles, spec_.wide = true;
+        if (rows >= kRowsOfWide) spec_.row_tiles = spec_.token_tiles = 1, spec_.wide = true;
         const View x = view_of(first.x), x_scale = view_of(first.x_scale);
         params_.x = x.data;
         params_.x_scale = static_cast<const float*>(x_scale.data);
@@ -122,6 +121,8 @@ class MmaLaunch {
                 .end = blocks_};
         }
     }
+    // Before add(): a tile of rows is what its registers have room for.
+    void round_x() { spec_.rounds = true, spec_.row_tiles = 1; }
     void read(const TensorView& t) { memory_.push_back(reads(t)); }
     void read_weights(const TensorView& t) { memory_.push_back(reads_constant(t)); }
     void write(const TensorView& t) { memory_.push_back(writes(t)); }
@@ -129,8 +130,11 @@ class MmaLaunch {
         return {spec_, params_, grid(), memory_};
     }
     void run() const {
-        launch(device_, spec_.wide ? kProjectWide : kProjectMma, spec_, {grid(), kProjectThreads}, stream_,
-               params_, memory_);
+        if (!spec_.wide)
+            return launch(device_, kProjectMma, spec_, {grid(), kProjectThreads}, stream_, params_, memory_);
+        const u32 at_once =
+            std::min(grid(), device_.properties().num_sms);  // a CTA goes on to further blocks
+        launch(device_, kProjectWide, spec_, {at_once, kWideThreads}, stream_, params_, memory_);
     }
     // With another one that neither reads nor writes what this one writes.
     void run_with(const MmaLaunch& other) const {
@@ -180,11 +184,24 @@ void project(const ProjectArguments& a) {
     ModelChecks checks("project");
     const Checked c = check(checks, a);
     if (c.x.shape[0] == 0 || c.w.n == 0) return;
+    if (a.round_x)
+        DG_CHECK(
+            takes_mma(c) && c.x.format == Format::bf16 && c.w.format == Format::fp8_e4m3 &&
+                c.x.shape[0] <= project_rounds_up_to(),
+            value,
+            "project: got round_x for {} rows of {} x and {} w, expected up to {} rows of bf16, aligned to "
+            "{} bytes, with fp8_e4m3; quantize() x first",
+            c.x.shape[0], name_of(c.x.format), name_of(c.w.format), project_rounds_up_to(), kVectorBytes);
     if (!takes_mma(c)) return run_plain(checks.device(), a, c);
     MmaLaunch launch(checks.device(), c, u64{c.w.count} * c.w.n, a.stream);
+    if (a.round_x) launch.round_x();
     launch.add(c);
     launch.read_weights(a.w), launch.read_weights(a.w_scale), launch.read(a.add), launch.write(a.y);
     launch.run();
+}
+
+i64 project_rounds_up_to() {
+    return kMaxRoundedRows;
 }
 
 std::optional<Prepared<ProjectMmaSpec, ProjectMmaParams>> prepare_project(ModelChecks& checks,

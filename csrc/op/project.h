@@ -18,11 +18,15 @@ namespace deep_gemm::op {
 // w and w_scale are read before preceding launches of the stream have finished: no launch may write them.
 // fp8 x goes with fp8 or fp4 w only (the products of a scale's columns are summed, then scaled). Rows of x
 // and w start at multiples of four elements.
+// round_x: rows of bf16 x meet FP8 w as quantize (fp8_128, scales rounded up) would leave them, for up to
+// project_rounds_up_to() rows whose start is aligned to 16 bytes; more are better rounded once, before.
 struct ProjectArguments {
     TensorView x, x_scale, w, w_scale, y, add;
+    bool round_x = false;
     void* stream = nullptr;
 };
 void project(const ProjectArguments& arguments);
+[[nodiscard]] i64 project_rounds_up_to();
 
 // The same for several matrices that meet the same x [t, k]: one launch for two kinds (formats of w and y) of
 // few rows, where tensor cores serve them (bf16 or fp8 x with bf16 or fp8 w, k a multiple of 128), else one

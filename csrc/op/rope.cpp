@@ -40,13 +40,20 @@ Prepared<LatentSpec, RopeParams> rotate(ModelChecks& checks, const RopeArguments
     checks.optional_vector("weight", a.weight, kReal, {d}, 4);
     DG_CHECK(a.norm || !a.weight.present(), value, "{}: got a weight without norm, expected norm = true",
              checks.operation());
-    const LatentSpec spec{.x = x.format,
-                          .weight = a.weight.format,
-                          .rows = y.format,
-                          .finish = finish,
-                          .pairs = a.pairs,
-                          .norm = a.norm,
-                          .inverse = a.inverse};
+    // Heads of a CTA: of many, which would else be far smaller than what it takes to start a CTA.
+    constexpr u64 kManyHeads = 4096;
+    const u64 all_heads = static_cast<u64>(rows * x.shape[1]);
+    const bool in_warps = !a.norm && d <= 128,
+               in_turn = a.norm && d > 128 && a.pairs == RopePairs::interleaved && all_heads >= kManyHeads;
+    const LatentSpec spec{
+        .x = x.format,
+        .weight = a.weight.format,
+        .rows = y.format,
+        .finish = finish,
+        .pairs = a.pairs,
+        .norm = a.norm,
+        .inverse = a.inverse,
+        .heads = x.shape[1] % kLatentHeads == 0 && (in_warps || in_turn) ? kLatentHeads : 1};
     const RopeParams params{.x = view_of(x),
                             .y = view_of(y),
                             .weight = a.weight.data,
@@ -56,7 +63,7 @@ Prepared<LatentSpec, RopeParams> rotate(ModelChecks& checks, const RopeArguments
                             .d = as_u32(d),
                             .dims = dims,
                             .eps = a.eps};
-    const u32 grid = grid_of(checks.operation(), static_cast<u64>(rows * x.shape[1]));
+    const u32 grid = grid_of(checks.operation(), all_heads / spec.heads);
     return {spec,
             params,
             grid,

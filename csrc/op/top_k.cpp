@@ -14,7 +14,7 @@ constexpr jit::KernelId kTopK{"top_k", "deep_gemm/kernel/top_k.cuh"};
 // 21 us, one CTA 12 (H200). The result depends on neither.
 TopKSpec spec_for(u32 columns) {
     TopKSpec spec;
-    if (columns > kTopKMaxHeld) spec.cluster = kTopKMaxCluster;
+    if (columns > kTopKMaxHeld) spec = {.cluster = kTopKMaxCluster, .held = kTopKMaxHeld};
     while (spec.held < kTopKMaxHeld && spec.held * spec.cluster < columns) spec.held *= 2;
     return spec;
 }

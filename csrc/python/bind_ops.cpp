@@ -91,6 +91,7 @@ void fields(Keywords& k, ProjectArguments& a) {
     k.in("w", a.w);
     k.in("w_scale", a.w_scale);
     k.in("add", a.add);
+    k.value("round_x", a.round_x);
     k.out("y", a.y);
 }
 void fields(Keywords& k, ExpertUpArguments& a) {

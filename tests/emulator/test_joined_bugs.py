@@ -154,8 +154,30 @@ def project_wide() -> tuple[Any, str]:
     params = pack("x", None, (k,), (0,), rows, k, 1, 2, matrix("w", "y", n, k, 1), *[NO_MATRIX] * 15)
     arrays = {"x": x, "w": w, "y": np.full((rows, n), np.nan, np.float32)}
     expected = {"y": x.astype(np.float64) @ w.astype(np.float64).T}
-    launch = bugs.Launch("deep_gemm::project_wide<kSpec>", (2,), 256, 196608, arrays, params, expected, 1e-4)
+    launch = bugs.Launch("deep_gemm::project_wide<kSpec>", (1,), 384, 231488, arrays, params, expected, 1e-4)
     return launch, text("project_wide", "ProjectMmaSpec", ".row_tiles = 4, .token_tiles = 4, .wide = true")
+
+
+def project_rounds() -> tuple[Any, str]:
+    """Rows of bf16 that are rounded on the way."""
+    rng = np.random.default_rng(27)
+    rows, n, k = 5, 20, 1280
+    x = (real(rng, (rows, k)) * 2.0 ** rng.integers(-5, 5, (rows, 10)).repeat(128, 1)).astype(BF16)
+    w = real(rng, (n, k), "fp8_e4m3")
+    codes, scales = fp8_rows(x)
+    values = codes.astype(np.float64) * scales.repeat(128, 1)
+    part = ["w", "w_scale", (k,), (10,), (0,), (0,), "y", None, (n,), (0,), n, 2]
+    params = pack("x", None, (k,), (0,), rows, k, 1, 1, part, *[NO_MATRIX] * 15)
+    arrays = {
+        "x": x,
+        "w": w,
+        "w_scale": np.full((1, 10), 0.01, np.float32),
+        "y": np.full((rows, n), np.nan, np.float32),
+    }
+    expected = {"y": values @ w.astype(np.float64).T * 0.01}
+    launch = bugs.Launch("deep_gemm::project_mma<kSpec>", (2,), 256, 4096, arrays, params, expected, 2e-4)
+    fields = ".w = Format::fp8_e4m3, .w_scale = Format::fp32, .rounds = true"
+    return launch, text("project_mma", "ProjectMmaSpec", fields)
 
 
 def route_activate() -> tuple[Any, str]:
@@ -221,6 +243,7 @@ CASES = {
     "attention_rows": attention_rows,
     "project_pair": project_pair,
     "project_wide": project_wide,
+    "project_rounds": project_rounds,
 }
 BUGS = [
     ("route_activate", Bug("activation from the wrong block on", "(p.activate, block - p.route_blocks)", "(p.activate, block)", 8)),
@@ -248,13 +271,20 @@ BUGS = [
     ("project_pair", Bug("one block less of the first", "if (block < p.first_blocks)", "if (block + 1 < p.first_blocks)", 8)),
     ("project_pair", Bug("the first twice", "(p.second, block - p.first_blocks)", "(p.first, block - p.first_blocks)", 8)),
     ("project_pair", Bug("a warp is left out", "u32 warp = 1; warp < kProjectWarps", "u32 warp = 2; warp < kProjectWarps", 8)),
-    ("project_wide", Bug("a stage read before it is there", "cp_async_wait<kAhead - 1>();\n        ptx::sync_threads();", "cp_async_wait<kAhead - 1>();")),
-    ("project_wide", Bug("one chunk too many on its way", "cp_async_wait<kAhead - 1>", "cp_async_wait<kAhead>")),
-    ("project_wide", Bug("totals read before they are there", "ptx::sync_threads();\n    store<S>(p, part, first_row, first_token, smem + kPlan.totals);", "store<S>(p, part, first_row, first_token, smem + kPlan.totals);")),
-    ("project_wide", Bug("rows of w beyond the last are read", "first_row + row < last_row ? first_row + row : last_row", "first_row + row", 8)),
-    ("project_wide", Bug("warps have each other's rows", "warp / 4 * (kWideRows / 2)", "warp % 2 * (kWideRows / 2)", 8)),
-    ("project_wide", Bug("the last sums are not added", "if (following != chunk + kProjectWarps)\n", "if (following + 1 < kProjectWarps)\n", 8)),
-    ("project_wide", Bug("the first sums are forgotten", "chunk % kProjectWarps == 0)", "true)", 8)),
+    ("project_rounds", Bug("a lane has its own largest", "tile::amax_over<4>(amax)", "amax", 8)),
+    ("project_rounds", Bug("scales of other rows", "ptx::lane_index() % 4 * 2 + i) * 4)", "ptx::lane_index() % 4 * 2) * 4)", 8)),
+    ("project_rounds", Bug("codes of a pair change places", "pair(word[2 * i]) | pair(word[2 * i + 1]) << 16", "pair(word[2 * i + 1]) | pair(word[2 * i]) << 16", 8)),
+    ("project_wide", Bug("a stage read before it is there", "        ptx::mbarrier_wait(ring_.full(second.stage), second.phase);\n", "")),
+    ("project_wide", Bug("a stage written before it is read", "            ptx::mbarrier_wait(ring.empty(at.stage), at.phase ^ 1);\n", "")),
+    ("project_wide", Bug("copies read before they are there", "ptx::cp_async_wait<kPlan.raws - 2>();", "ptx::cp_async_wait<kPlan.raws - 1>();")),
+    ("project_wide", Bug("places of another piece", "piece * kWideLoadThreads + ptx::thread_index() % kWideLoadThreads", "piece / 2 * kWideLoadThreads + ptx::thread_index() % kWideLoadThreads", 8)),
+    ("project_wide", Bug("a stage handed back while it is read", "        ptx::wgmma_wait<0>();\n", "")),
+    ("project_wide", Bug("no fence between the proxies", "        ptx::fence_proxy_async();  // others have written the stages, with ordinary stores\n", "")),
+    ("project_wide", Bug("rows beyond the last are read", "(row < last ? row : last) * stride", "row * stride", 8)),
+    ("project_wide", Bug("warpgroups have the same rows", "ptx::warp_index() / 4 * (kWideTileBytes / 2)", "0", 8)),
+    ("project_wide", Bug("the last sums are not added", "if (following != chunk + kProjectWarps) {", "if (following + 1 < kProjectWarps) {", 8)),
+    ("project_wide", Bug("the first sums are forgotten", "chunk % kProjectWarps == 0 ? sum", "true ? sum", 8)),
+    ("project_wide", Bug("stages are not swizzled", "(step * 2 + q / 2) ^ row", "(step * 2 + q / 2)", 8)),
 ]  # fmt: skip
 
 test_clean, test_bugs = bug_tests(CASES, BUGS, check_caught)

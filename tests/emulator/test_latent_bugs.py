@@ -59,13 +59,21 @@ def latent_mma(heads: int = 5, tiles: int = 1, smem: int = 91904) -> tuple[Any, 
         "out": np.full((1, heads, 512), np.nan, np.float32).astype(BF16),
         "records": np.zeros(4, np.float32),
     }
-    launch = bugs.Launch("deep_gemm::latent_mma<kSpec>", (1,), 256, smem, arrays, latent_params(1, 10, heads, 70, 8),
-                         {"out": expected}, 2e-2)  # fmt: skip
-    return launch, text("latent_mma", "LatentMmaSpec", f".tiles = {tiles}")
+    kernel, threads, fields = "latent_mma", 256, f".tiles = {tiles}"
+    if heads > 32:
+        kernel, threads, fields = "latent_wide", 384, ".wide = true"
+    launch = bugs.Launch(f"deep_gemm::{kernel}<kSpec>", (1,), threads, smem, arrays,
+                         latent_params(1, 10, heads, 70, 8), {"out": expected}, 2e-2)  # fmt: skip
+    return launch, text(kernel, "LatentMmaSpec", fields)
 
 
 def latent_mma_tiles() -> tuple[Any, str]:
     return latent_mma(20, 2, 114176)
+
+
+def latent_wide() -> tuple[Any, str]:
+    """A CTA with two groups of heads, of two chunks each."""
+    return latent_mma(66, 4, 213040)
 
 
 def latent_merge() -> tuple[Any, str]:
@@ -84,20 +92,32 @@ def latent_merge() -> tuple[Any, str]:
 CASES = {
     "latent_mma": latent_mma,
     "latent_mma_tiles": latent_mma_tiles,
+    "latent_wide": latent_wide,
     "latent_merge": latent_merge,
 }
 BUGS = [
     ("latent_mma", Bug("rows overwritten while they are read", "if (!S.split) ptx::sync_threads();", "")),
+    ("latent_mma", Bug("queries read before they are there", "        ptx::cp_async_wait<0>();\n", "")),
     ("latent_mma", Bug("scores read before they are there", "score_rows<S>(smem, p.scale);\n        ptx::sync_threads();", "score_rows<S>(smem, p.scale);")),
     ("latent_mma", Bug("weights read before they are there", "weigh<S>(merged, smem);\n        ptx::sync_threads();", "weigh<S>(merged, smem);")),
     ("latent_mma", Bug("window of one row less", "end - p.window : 0;", "end - p.window + 1 : 0;", 8)),
     ("latent_mma", Bug("absent rows take part", "present ? ptx::mul_rn_f32(sums[tile][i], scale) : kNothing", "ptx::mul_rn_f32(sums[tile][i], scale)", 8)),
     ("latent_mma", Bug("sums keep an old maximum", "ptx::exp_f32(max - largest), ptx::exp_f32(m - largest)", "1.0f, ptx::exp_f32(m - largest)", 8)),
-    ("latent_mma", Bug("scale of the next channels", "row.scales + lane * 16 / kFp8RowGroup", "row.scales + (lane * 16 + 16) / kFp8RowGroup", 8)),
+    ("latent_mma", Bug("scale of the next channels", "values + scales + lane * 16 / kFp8RowGroup", "values + scales + (lane * 16 + 16) / kFp8RowGroup", 8)),
     ("latent_mma_tiles", Bug("queries of the first tile", "queries + tile * kLatentMmaHeads * kPitchBytes", "queries", 8)),
     ("latent_mma_tiles", Bug("weights of the first tile", "weights + tile * kLatentMmaHeads * kWeightPitchBytes", "weights", 8)),
     ("latent_mma_tiles", Bug("factors of the first tile", "kPlan.stats + (tile * kLatentMmaHeads + head) * 8", "kPlan.stats + head * 8", 8)),
-    ("latent_mma_tiles", Bug("rows of the next chunk", "load_rows<S>(found, smem);\n        if constexpr (!S.split) found = find_rows<S>(p, seen, base + kLatentChunk);", "if constexpr (!S.split) found = find_rows<S>(p, seen, base + kLatentChunk);\n        load_rows<S>(found, smem);", 8)),
+    ("latent_mma_tiles", Bug("rows of the next chunk", "load_rows<S>(found, smem);\n        if constexpr (!S.split)\n            found = find_rows<S, kWarpRows>(p, seen, base + kLatentChunk);", "if constexpr (!S.split)\n            found = find_rows<S, kWarpRows>(p, seen, base + kLatentChunk);\n        load_rows<S>(found, smem);", 8)),
+    ("latent_wide", Bug("a stage read before it is there", "            ptx::mbarrier_wait(smem_ + kPlan.barriers + at_.stage * 16, at_.phase);\n", "")),
+    ("latent_wide", Bug("a stage written before it is read", "if (first == 0) ptx::mbarrier_wait(full + 8, at.phase ^ 1);", "")),
+    ("latent_wide", Bug("rows without a fence", "            ptx::fence_proxy_async();  // others have written the rows, with ordinary stores\n", "")),
+    ("latent_wide", Bug("weights read before they are there", "        ptx::fence_proxy_async();\n        ptx::named_barrier_sync(2 + group_, 128);", "        ptx::fence_proxy_async();")),
+    ("latent_wide", Bug("queries overwritten while they are read", "        ptx::named_barrier_sync(1, kLatentWideMathThreads);\n        if", "        if")),
+    ("latent_wide", Bug("queries read before they are there", "            ptx::fence_proxy_async();\n        }\n        ptx::named_barrier_sync(1, kLatentWideMathThreads);", "            ptx::fence_proxy_async();\n        }")),
+    ("latent_wide", Bug("absent rows take part", "present ? ptx::mul_rn_f32(scores[i], p_.scale) : kNothing", "ptx::mul_rn_f32(scores[i], p_.scale)", 8)),
+    ("latent_wide", Bug("a warpgroup has the other one's channels", "rows + (group_ * kPieces + piece) * kLatentSlabBytes", "rows + piece * kLatentSlabBytes", 8)),
+    ("latent_wide", Bug("heads have the factors of others", "factors[head_half(i)].apply", "factors[0].apply", 8)),
+    ("latent_wide", Bug("the second group of heads is the first", "unit % groups * kLatentWideHeads", "0", 8)),
     ("latent_merge", Bug("the last chunk is left out", "ceil_div(seen.total, kLatentChunk)", "seen.total / kLatentChunk", 8)),
     ("latent_merge", Bug("records of another head", "head % kLatentMmaHeads) * kLatentRecord", "head / 2) * kLatentRecord", 8)),
     ("latent_merge", Bug("weights are not added", "sum = factors.apply(sum, weights);", "sum = weights;", 8)),

@@ -112,16 +112,18 @@ def hc_mix_staged() -> tuple[Any, str]:
 def top_k() -> tuple[Any, str]:
     rng = np.random.default_rng(3)
     n, cluster = 8300, 2
-    scores = np.round(real(rng, (2, n), scale=30)).astype(np.float32)
-    scores[1] = np.where(rng.random(n) < 0.5, -0.0, 0.0)
+    scores = np.round(real(rng, (3, n), scale=30)).astype(np.float32)
+    # As many of equal size as there is no room for, in two rows.
+    scores[1] = np.where(np.arange(n) < n // 2, 0, 1 + (np.arange(n) % 70 == 0))
+    scores[2] = np.where(rng.random(n) < 0.5, -0.0, 0.0)
     expected = np.stack([ref.top_k(row, 100) for row in scores])
     arrays = {
         "scores": scores,
-        "positions": np.full(2, n - 1, np.int32),
-        "picks": np.full((2, 100), -7, np.int32),
+        "positions": np.full(3, n - 1, np.int32),
+        "picks": np.full((3, 100), -7, np.int32),
     }
     params = pack("scores", (n,), "positions", "picks", n, 100, 1)
-    launch = bugs.Launch("deep_gemm::top_k<kSpec>", (2 * cluster,), 1024, 66048, arrays, params,
+    launch = bugs.Launch("deep_gemm::top_k<kSpec>", (3 * cluster,), 1024, 66048, arrays, params,
                          {"picks": expected.astype(np.float64)}, cluster=cluster)  # fmt: skip
     return launch, text("top_k", "TopKSpec", f".cluster = {cluster}")
 
@@ -281,14 +283,16 @@ BUGS = [
     ("project_mma", Bug("rows of w beyond the last are read", "wanted < part.n ? wanted : part.n - 1", "wanted", 8)),
     ("project_mma", Bug("a warp is left out", "u32 warp = 1; warp < kProjectWarps", "u32 warp = 2; warp < kProjectWarps", 8)),
     ("project_mma", Bug("pairs of a step change places", "weights.word[r][0], step, a[0], a[2]", "weights.word[r][0], step, a[2], a[0]", 8)),
-    ("hc_mix", Bug("shares read before they are there", "Plan.partials);\n        ptx::cluster_sync();", "Plan.partials);\n        ptx::cluster_arrive();\n        if (warp != 0) ptx::cluster_wait();")),
+    ("hc_mix", Bug("shares read before they are there", "Plan.partials);\n        if constexpr (!kAsksEarly) terms.fetch(p);\n        ptx::cluster_sync();", "Plan.partials);\n        if constexpr (!kAsksEarly) terms.fetch(p);\n        ptx::cluster_arrive();\n        if (warp != 0) ptx::cluster_wait();")),
     ("hc_mix", Bug("leaves while a peer reads", "            ptx::cluster_arrive();\n            ptx::cluster_wait();\n        }\n        return;", "        }\n        return;")),
     ("hc_mix", Bug("shares of the round before are still read", "        if (first >= stride) ptx::cluster_wait();\n", "")),
     ("hc_mix_staged", Bug("a round's rows read before they are there", "ptx::cp_async_wait<0>();\n            ptx::sync_warp();", "ptx::sync_warp();")),
+    ("hc_mix", Bug("factors read before they are there", "factors + warp * 4, factor);\n    }\n    sync_workers<S>();", "factors + warp * 4, factor);\n    }")),
+    ("hc_mix", Bug("the factor of the first token", "ptx::ld_shared_f32(factors + t * 4)", "ptx::ld_shared_f32(factors)", 8)),
     ("hc_mix_staged", Bug("this round's rows again", "staged.bring(p, first + stride,", "staged.bring(p, first,", 8)),
     ("hc_mix_staged", Bug("coefficients of the token before", "next.fetch(p, row + 1, at.stream)", "next.fetch(p, row, at.stream)", 8)),
     ("hc_mix_staged", Bug("the first stream for all", "four(first + a * 16)", "four(first)", 8)),
-    ("hc_mix", Bug("coefficients read before they are there", "find_pre<S>(p, warp, smem);\n        sync_workers<S>();", "find_pre<S>(p, warp, smem);")),
+    ("hc_mix", Bug("coefficients read before they are there", "find_pre<S>(p, terms, warp, smem);\n        sync_workers<S>();", "find_pre<S>(p, terms, warp, smem);")),
     ("hc_mix", Bug("sums added before they are there", "        sync_workers<S>();\n        if (first >= stride)", "        if (first >= stride)")),
     ("hc_mix", Bug("norm of the first token", "kPlan.sums + (t * kHcMixWarps + warp) * 4, squares", "kPlan.sums + warp * 4, squares", 8)),
     ("hc_mix", Bug("fn of the mix before", "late + (m - kHeld) * S.threads * 16", "late + (m - kHeld - 1) * S.threads * 16", 8)),
@@ -298,6 +302,10 @@ BUGS = [
     ("top_k", Bug("histograms read before they are there", "sync_cluster<S>();\n            half_", "ptx::sync_threads();\n            half_")),
     ("top_k", Bug("bins of the pass cleared while they are read", "half_ ^= 1;\n            clear();", "clear();\n            half_ ^= 1;")),
     ("top_k", Bug("histogram of the own CTA", "load_pair<S>(bins + (top - 1) * 4, from)", "load_pair<S>(bins + (top - 1) * 4, rank<S>())", 8)),
+    ("top_k", Bug("kept scores fetched before they are there", "scores.kept());\n    ptx::cluster_sync();", "scores.kept());\n    ptx::cluster_arrive();\n    if (warp != 0) ptx::cluster_wait();")),
+    ("top_k", Bug("leaves while its scores are fetched", "if (rank > 0) return ptx::cluster_sync();", "if (rank > 0) return;")),
+    ("top_k", Bug("places of the first source", "j * share.per_warp + ptx::ld_cluster_u16", "ptx::ld_cluster_u16", 8)),
+    ("top_k", Bug("scores beyond the room", "<= Scores<S>::kHalf", "<= 0xffffu")),
     ("top_k", Bug("ties beyond the last place", "is_equal && e < wanted", "is_equal && e <= wanted", 8)),
     ("top_k", Bug("own warp counted as earlier", "from == rank && lane < warp", "from == rank && lane <= warp", 8)),
     ("top_k", Bug("what lies above is forgotten", "t.wanted -= found.y;", "", 8)),

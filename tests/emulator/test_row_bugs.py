@@ -34,9 +34,9 @@ def rms_norm() -> tuple[Launch, str]:
     return launch, text("norm", "NormSpec", ".weight = Format::fp32")
 
 
-def rope() -> tuple[Launch, str]:
+def rope(heads: int = 2, of_block: int = 1) -> tuple[Launch, str]:
     rng = np.random.default_rng(33)
-    positions, heads, d, f = np.array([7, -1, 90], np.int32), 2, 256, ref.frequencies(64, 1e4)
+    positions, d, f = np.array([7, -1, 90], np.int32), 256, ref.frequencies(64, 1e4)
     x, weight = real(rng, (3, heads, d)), real(rng, (d,))
     y = np.stack(
         [ref.rotate(ref.rms_norm(x[t], weight, 1e-6), max(int(positions[t]), 0), f) for t in range(3)]
@@ -46,8 +46,30 @@ def rope() -> tuple[Launch, str]:
     params = pack(["x", *view], ["y", *view], "weight", "frequencies", "positions", heads, d, 64, 1e-6)
     arrays = {"x": x, "weight": weight, "frequencies": ops.rope_frequencies(64, 1e4), "positions": positions,
               "y": np.zeros(y.shape, np.float32)}  # fmt: skip
-    launch = Launch("deep_gemm::rope<kSpec>", (3 * heads,), 128, 16, arrays, params, {"y": y}, 1e-4)
-    return launch, text("rope", "LatentSpec", ".weight = Format::fp32")
+    launch = Launch(
+        "deep_gemm::rope<kSpec>", (3 * heads // of_block,), 128, 64, arrays, params, {"y": y}, 1e-4
+    )
+    return launch, text("rope", "LatentSpec", f".weight = Format::fp32, .heads = {of_block}")
+
+
+def rope_heads() -> tuple[Launch, str]:
+    return rope(8, 4)
+
+
+def rope_warps() -> tuple[Launch, str]:
+    """A warp a head, without a norm, through the transform of the indexer."""
+    rng = np.random.default_rng(37)
+    positions, heads, d, f = np.array([7, -1, 90], np.int32), 8, 128, ref.frequencies(64, 1e4)
+    x = real(rng, (3, heads, d))
+    y = np.stack([ref.hadamard(ref.rotate(x[t], max(int(positions[t]), 0), f)) for t in range(3)])
+    y[1] = 0
+    view = ((heads * d,), (d,))
+    params = pack(["x", *view], ["y", *view], None, "frequencies", "positions", heads, d, 64, 1e-6)
+    arrays = {"x": x, "frequencies": ops.rope_frequencies(64, 1e4), "positions": positions,
+              "y": np.zeros(y.shape, np.float32)}  # fmt: skip
+    launch = Launch("deep_gemm::rope<kSpec>", (3 * heads // 4,), 128, 64, arrays, params, {"y": y}, 1e-4)
+    fields = ".weight = Format::none, .finish = RowFinish::hadamard, .norm = false, .heads = 4"
+    return launch, text("rope", "LatentSpec", fields)
 
 
 # Four tokens: to row 5 % 4 of sequence 1, idle, to row 2 of sequence 0, to a sequence that there is not.
@@ -119,6 +141,8 @@ CASES = {
     "embed": embed,
     "rms_norm": rms_norm,
     "rope": rope,
+    "rope_heads": rope_heads,
+    "rope_warps": rope_warps,
     "latent_write": latent_write,
     "cache_write": cache_write,
     "compressor_restore": compressor_restore,
@@ -131,15 +155,21 @@ BUGS = [
     ("embed", Bug("rows by place", "S.gather ? static_cast<u32>(ptx::ld_global_s32(p.tokens + row)) : row;", "row;", 8)),
     ("embed", Bug("what was there is lost", "old.x + v.x", "v.x", 8)),
     ("rms_norm", Bug("squares of a warp", "tile::cta_sum<kNormThreads>(ptx::dynamic_smem() + plan_smem(S).sums, squares)", "tile::warp_sum(squares)", 8)),
-    ("rms_norm", Bug("sums read before they are there", "ptx::sync_threads();\n    float total", "float total")),
+    ("rms_norm", Bug("sums read before they are there", "values[i]);\n    }\n    ptx::sync_threads();", "values[i]);\n    }")),
     ("rms_norm", Bug("no eps", "/ static_cast<float>(p.d) + p.eps)", "/ static_cast<float>(p.d))", 8)),
     ("rms_norm", Bug("the tail is not summed", "i < p.d; i += kNormThreads * 4) {\n        const tile::Float4 v", "i < kNormThreads * 4; i += kNormThreads * 4) {\n        const tile::Float4 v", 8)),
     ("rms_norm", Bug("weights of the first channels", "tile::load4<S.weight>(p.weight, i)", "tile::load4<S.weight>(p.weight, first)", 8)),
-    ("rope", Bug("idle rows are written", "if (position < 0) return;", "", 8)),
+    ("rope", Bug("idle rows are written", "    if (position < 0) return;\n    const tile::Float4 v = rotated_head", "    const tile::Float4 v = rotated_head", 8)),
     ("rope", Bug("all channels are turned", "if (channel >= d || channel < d - dims) return;", "if (channel >= d) return;", 8)),
     ("rope", Bug("turned backwards", "const float first = a * r.cos - b * r.sin;", "const float first = a * r.cos + b * r.sin;", 8)),
     ("rope", Bug("one angle for two pairs", "rotate(v.z, v.w, rotation_at(frequencies, pair + 1,", "rotate(v.z, v.w, rotation_at(frequencies, pair,", 8)),
-    ("rope", Bug("norm of a warp", "squares = cta_sum<Threads>(smem, squares);", "squares = warp_sum(squares);", 8)),
+    ("rope", Bug("norm of a warp", "cta_sums<Threads>(smem, squares);", "for (float& one : squares) one = warp_sum(one);", 8)),
+    ("rope_heads", Bug("heads of the block before", "first = block * S.heads % p.inner", "first = 0", 8)),
+    ("rope_heads", Bug("one angle for two pairs", "(channel - (p.d - p.dims)) / 2 + i", "(channel - (p.d - p.dims)) / 2", 8)),
+    ("rope_heads", Bug("heads have each other's sums", "smem + (i * kWarps + warp) * 4", "smem + warp * 4", 8)),
+    ("rope_heads", Bug("sums read before they are there", "values[i]);\n    }\n    ptx::sync_threads();", "values[i]);\n    }")),
+    ("rope_warps", Bug("warps have the same head", "block * S.heads + ptx::warp_index()", "block * S.heads", 8)),
+    ("rope_warps", Bug("idle rows are written", "    if (position < 0) return;\n    tile::Float4 v{};\n    if (channel < p.d) v = tile::load4<S.x>(p.x.data, row * p.x.stride + inner * p.x.inner_stride + channel);\n    tile::rotate4", "    tile::Float4 v{};\n    if (channel < p.d) v = tile::load4<S.x>(p.x.data, row * p.x.stride + inner * p.x.inner_stride + channel);\n    tile::rotate4", 8)),
     ("latent_write", Bug("rows are no ring", "static_cast<u32>(position) % p.rows.rows, channel", "static_cast<u32>(position), channel", 8)),
     ("latent_write", Bug("a sequence that is not there", "if (position < 0 || sequence >= p.rows.sequences) return;\n    const u32 channel", "if (position < 0) return;\n    const u32 channel", 8)),
     ("latent_write", Bug("idle tokens are written", "if (position < 0 || sequence >= p.rows.sequences) return;\n    const u32 channel", "if (sequence >= p.rows.sequences) return;\n    const u32 channel", 8)),

@@ -108,6 +108,12 @@ KERNELS = {
     ("latent_mma", "LatentMmaSpec"): {
         "latent_mma": [ALL_SEEN, ALL_SEEN + ", .split = true", ALL_SEEN + ", .tiles = 2"]
     },
+    ("latent_wide", "LatentMmaSpec"): {
+        "latent_wide": [
+            ALL_SEEN + ", .wide = true",
+            ".compressed = true, .sinks = true, .rotate = true, .wide = true",
+        ]
+    },
     ("latent_mma", "LatentMergeSpec"): {"latent_merge": [ALL_SEEN]},
     ("project_mma", "ProjectMmaSpec"): {
         "project_mma": [
@@ -115,6 +121,7 @@ KERNELS = {
             for formats in (MMA_BF16, MMA_MIXED, MMA_FP8)
             for tiles in ("", ", .token_tiles = 2", ", .row_tiles = 2", ", .row_tiles = 2, .token_tiles = 4")
         ]
+        + [MMA_MIXED + ", .rounds = true"]
     },
     ("project_mma", "ProjectPairSpec"): {
         "project_pair": [
@@ -123,10 +130,7 @@ KERNELS = {
         ]
     },
     ("project_wide", "ProjectMmaSpec"): {
-        "project_wide": [
-            formats + ", .row_tiles = 4, .token_tiles = 4, .wide = true"
-            for formats in (MMA_BF16, MMA_MIXED, MMA_FP8)
-        ]
+        "project_wide": [formats + ", .wide = true" for formats in (MMA_BF16, MMA_MIXED, MMA_FP8)]
     },
     ("moe_joined", "RouteActivateSpec"): {
         "route_activate": [".route = {.bias = true}, .activate = {.rule = ScaleRule::up, .limited = true}"]

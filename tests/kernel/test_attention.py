@@ -131,7 +131,7 @@ def mma_case(heads: int, kind: str) -> tuple[dict[str, Any], Array, Array | None
 
 
 @pytest.mark.parametrize("split", [True, False])
-@pytest.mark.parametrize(("heads", "kind"), [(5, "window"), (16, "all"), (20, "picks")])
+@pytest.mark.parametrize(("heads", "kind"), [(5, "window"), (16, "all"), (20, "picks"), (70, "picks")])
 def test_tensor_cores(device: Any, heads: int, kind: str, split: bool) -> None:
     c, ring_values, values = mma_case(heads, kind)
     out = {"out": poisoned((5, heads, 512), "bf16")}
@@ -145,22 +145,23 @@ def test_tensor_cores(device: Any, heads: int, kind: str, split: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", ["window", "all", "picks"])
-def test_memory_between_two_kernels_changes_nothing(device: Any, kind: str) -> None:
-    c, _, _ = mma_case(20, kind)
-    out = {"out": poisoned((5, 20, 512), "bf16")}
+@pytest.mark.parametrize("heads", [20, 64, 70])
+def test_memory_between_two_kernels_changes_nothing(device: Any, heads: int, kind: str) -> None:
+    c, _, _ = mma_case(heads, kind)
+    out = {"out": poisoned((5, heads, 512), "bf16")}
     alone = run(device, "latent_attention", out, **c)["out"]
-    out["records"] = poisoned((5, 2, 4, 16 * 516))
+    out["records"] = poisoned((5, -(-heads // 16), 4, 16 * 516))
     assert same_bits(run(device, "latent_attention", out, **c)["out"], alone)
 
 
-@pytest.mark.parametrize("split", [True, False])
-def test_rows_on_tensor_cores_are_independent(device: Any, split: bool) -> None:
-    c, _, _ = mma_case(16, "picks")
+@pytest.mark.parametrize(("heads", "split"), [(16, True), (16, False), (40, False)])
+def test_rows_on_tensor_cores_are_independent(device: Any, heads: int, split: bool) -> None:
+    c, _, _ = mma_case(heads, "picks")
     c["q"][1] = np.nan
     by_row = ("q", "positions", "sequences", "picks")
 
     def call(rows: Array) -> dict[str, Array]:
-        out = {"out": poisoned((len(rows), 16, 512), "bf16")}
+        out = {"out": poisoned((len(rows), heads, 512), "bf16")}
         if split:
             out["records"] = poisoned((len(rows), 1, 3, 16 * 516))
         given = {name: value[rows] if name in by_row else value for name, value in c.items()}

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from ops_cases import Array, assert_batch_invariant, assert_close, poisoned, real, run, same_bits
 from reference import deepseek_v4 as ref
+from reference import quantize
 
 from deep_gemm import ops
 
@@ -88,6 +89,25 @@ def test_tensor_cores(device: Any, kind: str, x_kind: str, rows: int) -> None:
     assert_close(y, a @ b.T + add.astype(np.float64), bound(a, b))
 
 
+@pytest.mark.parametrize("rows", [1, 8])
+@pytest.mark.parametrize("n", [37, 2200])
+def test_rows_are_rounded_on_the_way(device: Any, n: int, rows: int) -> None:
+    """The bits of quantize() and a product with its codes, for small and large values, zeros and NaN."""
+    rng = np.random.default_rng(17)
+    w, w_scale = make_weight(rng, (n, 1280), "fp8 ue8m0")
+    x = (real(rng, (rows, 1280), "fp32") * 2.0 ** rng.integers(-30, 30, (rows, 10)).repeat(128, 1)).astype(
+        ml_dtypes.bfloat16
+    )
+    x[0, :128] = 0
+    x[rows - 1, 300] = np.nan
+    y = {"y": poisoned((rows, n))}
+    codes, scales = quantize.fp8_128(x.astype(np.float32), "up")
+    apart = run(
+        device, "project", y, x=codes.view(ml_dtypes.float8_e4m3fn), x_scale=scales, w=w, w_scale=w_scale
+    )["y"]
+    assert same_bits(run(device, "project", y, x=x, w=w, w_scale=w_scale, round_x=True)["y"], apart)
+
+
 @pytest.mark.parametrize(
     ("kind", "x_kind"), [("bf16", "bf16"), ("fp8 ue8m0", "bf16"), ("fp8 ue8m0", "fp8_e4m3")]
 )
@@ -134,6 +154,27 @@ def test_many_rows(device: Any, kind: str, x_kind: str, k: int) -> None:
     assert np.isnan(whole[3]).all()
     for few in ([0], [31, 32, 64, 127, 128, 132], list(range(90, 120))):
         assert same_bits(np.ascontiguousarray(whole[few]), call(np.array(few))), few
+
+
+@pytest.mark.parametrize("y_kind", ["fp32", "bf16"])
+@pytest.mark.parametrize("n", [264, 257])
+def test_many_rows_of_whole_blocks(device: Any, n: int, y_kind: str) -> None:
+    """Blocks whose rows of y are stored by 8 or 16 bytes, beside one with a tail, and rows where that is not aligned."""
+    rng = np.random.default_rng(16)
+    w, w_scale = make_weight(rng, (n, 256), "fp8 ue8m0")
+    x, x_scale = make_activation(rng, (133, 256), "fp8_e4m3")
+    assert x_scale is not None
+
+    def call(some: slice) -> Array:
+        outputs = {"y": poisoned((len(x[some]), n), y_kind)}
+        return run(device, "project", outputs, x=x[some], w=w, w_scale=w_scale, x_scale=x_scale[some])["y"]
+
+    whole, few = call(slice(None)), call(slice(0, 9))
+    a, b = ref.activations(x, x_scale), ref.weight_matrix(w, w_scale)
+    if y_kind == "fp32":
+        assert_close(whole, a @ b.T, bound(a, b))
+    assert same_bits(whole[:9], few)
+    assert same_bits(whole[124:], call(slice(124, 133)))
 
 
 def test_many_rows_of_groups(device: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ops_cases import Array, assert_batch_invariant, assert_close, poisoned, real, run
+from ops_cases import Array, assert_batch_invariant, assert_close, poisoned, real, run, same_bits
 from reference import deepseek_v4 as ref
 
 from deep_gemm import ops
@@ -215,3 +215,22 @@ def test_bad_input(emulator: Any) -> None:
         ops.latent_write(**c, rows=np.zeros((1, 1, 2336), np.int8), page_rows=4, device=emulator)
     with pytest.raises(ValueError, match="halves of 64 of 512 channels"):
         ops.rope(c["x"], c["frequencies"], c["positions"], c["x"].copy(), pairs="halves", device=emulator)
+
+
+def test_many_heads(device: Any) -> None:
+    """CTAs of several heads: right, and the bits of CTAs of one."""
+    rng = np.random.default_rng(8)
+    rows, heads, d = 520, 8, 160
+    x, positions = real(rng, (rows, heads, d), "bf16"), rng.integers(-1, 5000, rows).astype(np.int32)
+
+    def call(some: slice) -> Array:
+        out = {"y": poisoned((len(x[some]), heads, d))}
+        return run(device, "rope", out, x=x[some], frequencies=ops.rope_frequencies(64, 1e4),
+                   positions=positions[some], norm=True)["y"]  # fmt: skip
+
+    y, few = call(slice(None)), slice(300, 320)
+    assert same_bits(np.ascontiguousarray(y[few]), call(few))
+    f = ref.frequencies(64, 1e4)
+    for t in (t for t in range(300, 320) if positions[t] >= 0):
+        normed = ref.rms_norm(x[t].astype(np.float64), None, 1e-6)
+        assert_close(y[t], ref.rotate(normed, int(positions[t]), f), 1e-4)

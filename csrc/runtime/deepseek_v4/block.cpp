@@ -96,6 +96,15 @@ class BlockPass {
                      .add = {},
                      .stream = pass_.stream});
         const TensorView grouped = flat(s_.grouped);
+        if (s_.grouped_fp8.present() && w_.wo_b.low_precision() && pass_.t <= op::project_rounds_up_to())
+            return op::project({.x = grouped,
+                                .x_scale = {},
+                                .w = w_.wo_b.data.view(),
+                                .w_scale = w_.wo_b.scale.view(),
+                                .y = rows(s_.output),
+                                .add = {},
+                                .round_x = true,
+                                .stream = pass_.stream});
         linear(w_.wo_b, grouped, low(grouped, s_.grouped_fp8), rows(s_.output));
     }
 

@@ -28,8 +28,8 @@ void add_all(std::vector<TensorView>& to, const HcWeights& hc, const DeviceTenso
     add_all(to, {&hc.fn, &hc.base, &hc.scale, &norm});
 }
 
-// Of a block and the one after it, if any. Bringing later weights early made a pass slower on an H200: L2
-// holds what is needed next, or what is read now.
+// Of a block and the one after it, if any. Bringing later weights early made a pass slower on an H200, from
+// here or while attention runs: L2 holds what is needed next, or what is read now.
 void plan_ahead(BlockWeights& w, const BlockWeights* next) {
     std::vector<TensorView>&first = w.attention_ahead, &second = w.ffn_ahead;
     add_all(first, {&w.q_norm, &w.kv_norm, &w.sinks});

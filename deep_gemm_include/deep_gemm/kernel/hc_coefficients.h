@@ -81,17 +81,31 @@ struct Mixes {
         const float square = cluster_total(partials + mixes_of(S) * 4);
         q = 1.0f / ptx::sqrt_rn_f32(square / static_cast<float>(S.streams * p.d) + p.rms_eps);
     }
+    [[nodiscard]] DG_DEVICE float z(u32 m, float scale, float base) const {
+        return cluster_total(partials + m * 4) * q * scale + base;
+    }
     [[nodiscard]] DG_DEVICE float z(u32 m, u32 which) const {
-        return cluster_total(partials + m * 4) * q * ptx::ld_global_f32(p.scale + which) +
-               ptx::ld_global_f32(p.base + m);
+        return z(m, ptx::ld_global_f32(p.scale + which), ptx::ld_global_f32(p.base + m));
+    }
+};
+
+/// What a lane needs of memory for pre.
+template <HcSpec S>
+struct PreTerms {
+    float scale = 0, base = 0;
+
+    DG_DEVICE void fetch(const HcParams& p) {
+        scale = ptx::ld_global_f32(p.scale);
+        base = ptx::ld_global_f32(p.base + ptx::lane_index() % S.streams);
     }
 };
 
 /// A warp: pre of a token, into shared memory.
 template <HcSpec S>
-DG_DEVICE void find_pre(const HcParams& p, u32 token, ptx::SharedAddress smem) {
+DG_DEVICE void find_pre(const HcParams& p, const PreTerms<S>& terms, u32 token, ptx::SharedAddress smem) {
     const u32 lane = ptx::lane_index();
-    const float pre = sigmoid(Mixes<S>(p, token, smem).z(lane % S.streams, 0)) + p.hc_eps;
+    const float z = Mixes<S>(p, token, smem).z(lane % S.streams, terms.scale, terms.base);
+    const float pre = sigmoid(z) + p.hc_eps;
     if (lane < S.streams) ptx::st_shared_f32(smem + plan_smem(S).pre + (token * S.streams + lane) * 4, pre);
 }
 /// A warp: what the sublayer's output will be put back with.

@@ -15,21 +15,35 @@ DG_DEVICE u32 mixed_at(u32 token, u32 channel) {
     return plan_smem(S).mixed + token * (S.threads / S.streams * S.steps * 16) + channel * 4;
 }
 
-/// The input of the sublayer, with its norm; returns the largest that this thread stored, where that is asked
-/// for.
+/// What the norm multiplies a token by.
 template <HcSpec S>
-DG_DEVICE float store_input(const HcParams& p, u32 row, u32 token, u32 begin, u32 end,
-                            ptx::SharedAddress smem) {
-    float factor = 1;
-    if constexpr (S.weight != Format::none) {
-        const float squares = cluster_total(smem + plan_smem(S).norm + token * 4);
-        factor = 1.0f / ptx::sqrt_rn_f32(squares / static_cast<float>(p.d) + p.rms_eps);
-    }
+DG_DEVICE float norm_factor(const HcParams& p, u32 token, ptx::SharedAddress smem) {
+    if constexpr (S.weight == Format::none) return 1;
+    const float squares = cluster_total(smem + plan_smem(S).norm + token * 4);
+    return 1.0f / ptx::sqrt_rn_f32(squares / static_cast<float>(p.d) + p.rms_eps);
+}
+
+/// The norm's weight of the first channels that a thread stores, asked for while the streams are on their
+/// way.
+template <HcSpec S>
+DG_DEVICE tile::Float4 first_weight(const HcParams& p, u32 channel, u32 end) {
+    if constexpr (S.weight != Format::none)
+        if (channel < end) return tile::load4<S.weight>(p.weight, channel);
+    return {};
+}
+
+/// The input of the sublayer, with its norm, by `threads` threads of which this is `thread`; returns the
+/// largest that it stored, where that is asked for.
+template <HcSpec S>
+DG_DEVICE float store_input(const HcParams& p, u32 row, u32 token, float factor, const tile::Float4& first,
+                            u32 thread, u32 threads, u32 begin, u32 end, ptx::SharedAddress smem) {
     float amax = 0;
-    for (u32 channel = begin + ptx::thread_index() * 4; channel < end; channel += S.threads * 4) {
+    for (u32 channel = begin + thread * 4; channel < end; channel += threads * 4) {
         tile::Float4 u = ptx::ld_shared_v4_f32(smem + mixed_at<S>(token, channel - begin));
         if constexpr (S.weight != Format::none) {
-            const tile::Float4 w = tile::load4<S.weight>(p.weight, channel);
+            const tile::Float4 w = S.steps == 1 || channel == begin + thread * 4
+                                       ? first
+                                       : tile::load4<S.weight>(p.weight, channel);
             u = {u.x * factor * w.x, u.y * factor * w.y, u.z * factor * w.z, u.w * factor * w.w};
         }
         tile::store4<S.y>(p.y.data, row * p.y.stride + channel, u);

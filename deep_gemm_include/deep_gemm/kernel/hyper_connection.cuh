@@ -4,203 +4,13 @@
 
 #include <deep_gemm/kernel/hc_coefficients.h>
 #include <deep_gemm/kernel/hc_input.h>
+#include <deep_gemm/kernel/hc_streams.h>
 #include <deep_gemm/tile/ahead.h>
 #include <deep_gemm/tile/reduce.h>
-#include <deep_gemm/ptx/stream.h>
 
 namespace deep_gemm {
 
 namespace hc_detail {
-
-/// Sums of 2 Count values over a warp: lane i gets that of value i, for a quarter of the shuffles of 32 sums.
-template <u32 Count>
-DG_DEVICE float transposed_sums(float (&values)[32]) {
-    if constexpr (Count == 0) {
-        return values[0];
-    } else {
-        const bool upper = (ptx::lane_index() & Count) != 0;
-#pragma unroll
-        for (u32 i = 0; i < Count; ++i) {
-            const float kept = upper ? values[i + Count] : values[i],
-                        given = upper ? values[i] : values[i + Count];
-            values[i] = ptx::add_rn_f32(kept, ptx::shfl_bfly_f32(given, Count));
-        }
-        return transposed_sums<Count / 2>(values);
-    }
-}
-
-DG_DEVICE float squares(const tile::Float4& v, float sum) {
-    sum = ptx::fma_rn_f32(v.x, v.x, sum);
-    sum = ptx::fma_rn_f32(v.y, v.y, sum);
-    sum = ptx::fma_rn_f32(v.z, v.z, sum);
-    return ptx::fma_rn_f32(v.w, v.w, sum);
-}
-
-/// Where a thread is in a step: four channels of a stream.
-template <HcSpec S>
-struct HcPlace {
-    u32 stream, channel;
-    bool inside;
-
-    DG_DEVICE HcPlace(u32 step, u32 begin, u32 end)
-        : stream(ptx::thread_index() % S.streams),
-          channel(begin + (step * S.threads + ptx::thread_index()) / S.streams * 4),
-          inside(channel < end) {}
-};
-
-/// Four channels of a stream after the sublayer's output y has been taken in: post y + the sum over streams a
-/// of comb[a] x[a].
-template <HcSpec S>
-struct TakeIn {
-    float post = 0, comb[S.streams] = {};  // of the thread's stream
-
-    DG_DEVICE void fetch(const HcParams& p, u32 row, u32 stream) {
-        post = ptx::ld_global_f32(p.post + row * S.streams + stream);
-#pragma unroll
-        for (u32 a = 0; a < S.streams; ++a)
-            comb[a] = ptx::ld_global_f32(p.comb + (row * S.streams + a) * S.streams + stream);
-    }
-    template <typename X>
-    [[nodiscard]] DG_DEVICE tile::Float4 apply(const tile::Float4& y, X&& x_of) const {
-        tile::Float4 v{post * y.x, post * y.y, post * y.z, post * y.w};
-#pragma unroll
-        for (u32 a = 0; a < S.streams; ++a) {
-            const tile::Float4 x = x_of(a);
-            v = {ptx::fma_rn_f32(comb[a], x.x, v.x), ptx::fma_rn_f32(comb[a], x.y, v.y),
-                 ptx::fma_rn_f32(comb[a], x.z, v.z), ptx::fma_rn_f32(comb[a], x.w, v.w)};
-        }
-        return S.x == Format::bf16 ? tile::through_bf16(v) : v;
-    }
-};
-
-template <HcSpec S>
-DG_DEVICE u64 stream_index(const HcParams& p, u32 row, const HcPlace<S>& at, u32 stream) {
-    return row * p.x.stride + stream * p.x.inner_stride + at.channel;
-}
-
-/// Four channels of a stream, with the output of the sublayer before taken in (and stored) where there is
-/// one. Whole warps call.
-template <HcSpec S>
-DG_DEVICE tile::Float4 load_stream(const HcParams& p, u32 row, const HcPlace<S>& at) {
-    tile::Float4 v{};
-    if constexpr (S.add == Format::none) {
-        if (at.inside) v = tile::load4<S.x>(p.x.data, stream_index(p, row, at, at.stream));
-    } else {
-        if (at.inside) {
-            TakeIn<S> in;
-            in.fetch(p, row, at.stream);
-            v = in.apply(tile::load4<S.add>(p.add.data, row * p.add.stride + at.channel),
-                         [&](u32 a) { return tile::load4<S.x>(p.x.data, stream_index(p, row, at, a)); });
-        }
-        ptx::sync_warp();  // the lanes of these channels have read all streams
-        if (at.inside) tile::store4<S.x>(p.x.data, stream_index(p, row, at, at.stream), v);
-    }
-    return v;
-}
-
-/// Where a thread's four channels of a token and step are kept.
-template <HcSpec S>
-DG_DEVICE u32 kept_at(u32 token, u32 step) {
-    return ((token * S.steps + step) * S.threads + ptx::thread_index()) * 16;
-}
-
-/// Many bf16 rows: a round's streams and outputs come in by cp.async, for all of its tokens at once, to where
-/// the threads then keep the streams: eight bytes of x, eight of y.
-template <HcSpec S>
-struct Staged {
-    ptx::SharedAddress streams;
-    TakeIn<S> next;  // of the token that follows
-
-    DG_DEVICE void bring(const HcParams& p, u32 first, u32 tokens, const HcPlace<S>& at) {
-        if (at.inside && tokens > 0) next.fetch(p, first, at.stream);
-        for (u32 t = 0; t < tokens; ++t) {
-            if (!at.inside) break;
-            const ptx::SharedAddress to = streams + kept_at<S>(t, 0);
-            const u16* x = static_cast<const u16*>(p.x.data) + stream_index(p, first + t, at, at.stream);
-            const u16* y = static_cast<const u16*>(p.add.data) + (first + t) * p.add.stride + at.channel;
-            ptx::cp_async<8>(to, x, 8);
-            ptx::cp_async<8>(to + 8, y, 8);
-        }
-        ptx::cp_async_commit();
-    }
-    /// Whole warps call, after cp_async_wait() and sync_warp().
-    DG_DEVICE tile::Float4 take(const HcParams& p, u32 row, bool more, u32 token, const HcPlace<S>& at) {
-        const TakeIn<S> in = next;
-        if (more && at.inside) next.fetch(p, row + 1, at.stream);
-        const ptx::SharedAddress mine = streams + kept_at<S>(token, 0), first = mine - at.stream * 16;
-        const auto four = [](ptx::SharedAddress from) {
-            const u64 w = ptx::ld_shared_u64(from);
-            const u32 low = static_cast<u32>(w), high = static_cast<u32>(w >> 32);
-            return tile::Float4{ptx::bf16_low(low), ptx::bf16_high(low), ptx::bf16_low(high),
-                                ptx::bf16_high(high)};
-        };
-        tile::Float4 v{};
-        if (at.inside) v = in.apply(four(mine + 8), [&](u32 a) { return four(first + a * 16); });
-        ptx::sync_warp();  // the lanes of these channels have read all streams
-        if (at.inside) tile::store4<S.x>(p.x.data, stream_index(p, row, at, at.stream), v);
-        return v;
-    }
-};
-
-/// What a thread multiplies in its only step, on the way before the preceding kernel has finished (nobody
-/// writes fn): of the first mixes in registers, of the others in shared memory.
-template <HcSpec S>
-struct EarlyMixes {
-    static constexpr u32 kHeld = hc_held_of(S), kLate = hc_late_of(S);
-    tile::Float4 held[kHeld ? kHeld : 1];
-    ptx::SharedAddress late;
-
-    DG_DEVICE EarlyMixes(const HcParams& p, u32 begin, u32 end, ptx::SharedAddress smem)
-        : late(smem + plan_smem(S).late + ptx::thread_index() * 16) {
-        const HcPlace<S> at(0, begin, end);
-        if (!at.inside) return;
-#pragma unroll
-        for (u32 m = 0; m < kLate; ++m)
-            ptx::cp_async_16(late + m * S.threads * 16, place_of(p, at, kHeld + m), 16);
-        ptx::cp_async_commit();
-#pragma unroll
-        for (u32 m = 0; m < kHeld; ++m) held[m] = ptx::ld_global_v4_f32(place_of(p, at, m));
-    }
-    static DG_DEVICE const float* place_of(const HcParams& p, const HcPlace<S>& at, u32 m) {
-        return p.fn + (static_cast<u64>(m) * S.streams + at.stream) * p.d + at.channel;
-    }
-    [[nodiscard]] DG_DEVICE tile::Float4 get(const HcParams& p, const HcPlace<S>& at, u32 m) const {
-        if (m < kHeld) return held[m < kHeld ? m : 0];
-        if (m < kHeld + kLate) return ptx::ld_shared_v4_f32(late + (m - kHeld) * S.threads * 16);
-        return ptx::ld_global_v4_f32(place_of(p, at, m));
-    }
-};
-
-/// A warp's share of fn v and of v . v of a token, into `sums` of shared memory; v, which of(step) gives,
-/// goes to `streams`.
-template <HcSpec S, typename Of>
-DG_DEVICE void share_of_mixes(const EarlyMixes<S>& early, const HcParams& p, u32 token, u32 begin, u32 end,
-                              ptx::SharedAddress smem, Of&& of) {
-    constexpr u32 kMixes = mixes_of(S);
-    constexpr HcSmem kPlan = plan_smem(S);
-    float sums[32] = {};
-    static_assert(kMixes < 32);
-#pragma unroll 1
-    for (u32 step = 0; step < S.steps; ++step) {
-        const HcPlace<S> at(step, begin, end);
-        const tile::Float4 v = of(at);
-        ptx::st_shared_v4_f32(smem + kPlan.streams + kept_at<S>(token, step), v.x, v.y, v.z, v.w);
-        if (!at.inside) continue;
-        sums[kMixes] = squares(v, sums[kMixes]);
-#pragma unroll
-        for (u32 m = 0; m < kMixes; ++m) {
-            const tile::Float4 f = early.get(p, at, m);
-            sums[m] = ptx::fma_rn_f32(f.x, v.x, sums[m]);
-            sums[m] = ptx::fma_rn_f32(f.y, v.y, sums[m]);
-            sums[m] = ptx::fma_rn_f32(f.z, v.z, sums[m]);
-            sums[m] = ptx::fma_rn_f32(f.w, v.w, sums[m]);
-        }
-    }
-    const float sum = transposed_sums<16>(sums);
-    const u32 lane = ptx::lane_index(), warp = ptx::warp_index();
-    if (lane <= kMixes)
-        ptx::st_shared_f32(smem + kPlan.sums + ((token * (kMixes + 1) + lane) * kHcMixWarps + warp) * 4, sum);
-}
 
 /// The threads that have channels; the last warp of a CTA has none.
 template <HcSpec S>
@@ -218,6 +28,18 @@ DG_DEVICE void add_warps(u32 count, ptx::SharedAddress sums, ptx::SharedAddress 
     for (u32 warp = 0; warp < S.threads / 32; ++warp)
         total += ptx::ld_shared_f32(sums + (i * kHcMixWarps + warp) * 4);
     ptx::st_shared_f32(to + i * 4, total);
+}
+
+/// Streams that have taken an output in go back to memory. Not before the cluster has met: its barriers wait
+/// for stores.
+template <HcSpec S>
+DG_DEVICE void put_back(const HcParams& p, u32 row, u32 token, u32 begin, u32 end, ptx::SharedAddress smem) {
+#pragma unroll 1
+    for (u32 step = 0; step < S.steps; ++step) {
+        const HcPlace<S> at(step, begin, end);
+        const tile::Float4 v = ptx::ld_shared_v4_f32(smem + plan_smem(S).streams + kept_at<S>(token, step));
+        if (at.inside) tile::store4<S.x>(p.x.data, stream_index(p, row, at, at.stream), v);
+    }
 }
 
 /// The streams' weighted sum, into `mixed` of shared memory; returns this thread's share of its squares.
@@ -240,6 +62,30 @@ DG_DEVICE float mix_streams(u32 token, u32 begin, u32 end, ptx::SharedAddress sm
         ptx::st_shared_v4_f32(smem + mixed_at<S>(token, at.channel - begin), u.x, u.y, u.z, u.w);
     }
     return sum;
+}
+
+/// Tokens that the threads store at a time.
+constexpr u32 stored_at_once(const HcSpec& s) {
+    return s.tokens > 1 && !hc_row_amax(s) ? s.streams : 1;
+}
+
+/// The inputs of a round: a warp finds a token's factor, because reading peers' shared memory is slow; then
+/// as many tokens are stored at a time as have threads for their channels.
+template <HcSpec S>
+DG_DEVICE void store_inputs(const HcParams& p, u32 first, u32 tokens, const tile::Float4& weight, u32 begin,
+                            u32 end, ptx::SharedAddress smem) {
+    constexpr u32 kAtOnce = stored_at_once(S), kThreads = S.threads / kAtOnce;
+    const ptx::SharedAddress factors = smem + plan_smem(S).pre;  // nobody needs those any more
+    const u32 warp = ptx::warp_index();
+    if (warp < tokens) {
+        const float factor = norm_factor<S>(p, warp, smem);
+        if (ptx::lane_index() == 0) ptx::st_shared_f32(factors + warp * 4, factor);
+    }
+    sync_workers<S>();
+#pragma unroll 1
+    for (u32 t = ptx::thread_index() / kThreads; t < tokens; t += kAtOnce)
+        store_input<S>(p, first + t, t, ptx::ld_shared_f32(factors + t * 4), weight,
+                       ptx::thread_index() % kThreads, kThreads, begin, end, smem);
 }
 
 }  // namespace hc_detail
@@ -280,6 +126,15 @@ hc_mix(DG_GRID_CONSTANT const HcParams p) {
     ptx::grid_dependency_wait();
     constexpr bool kStaged = hc_staged(S);
     const HcPlace<S> place(0, begin, end);
+    const auto find_weight = [&] {
+        constexpr u32 kThreads = S.threads / stored_at_once(S);
+        return first_weight<S>(p, begin + ptx::thread_index() % kThreads * 4, end);
+    };
+    // Asked for while the streams are on their way where registers have room.
+    constexpr bool kAsksEarly = S.steps == 1 && S.add != Format::none && !kStaged;
+    PreTerms<S> terms;
+    tile::Float4 weight{};
+    if constexpr (kAsksEarly) terms.fetch(p), weight = find_weight();
     Staged<S> staged{smem + kPlan.streams, {}};
     if constexpr (kStaged) staged.bring(p, cluster * S.tokens, tokens_from(cluster * S.tokens), place);
     ptx::cp_async_wait<0>();
@@ -302,8 +157,9 @@ hc_mix(DG_GRID_CONSTANT const HcParams p) {
         sync_workers<S>();
         if (first >= stride) ptx::cluster_wait();
         add_warps<S>(tokens * (mixes_of(S) + 1), smem + kPlan.sums, smem + kPlan.partials);
+        if constexpr (!kAsksEarly) terms.fetch(p);
         ptx::cluster_sync();
-        if (warp < tokens) find_pre<S>(p, warp, smem);
+        if (warp < tokens) find_pre<S>(p, terms, warp, smem);
         sync_workers<S>();
 #pragma unroll 1
         for (u32 t = 0; t < tokens; ++t) {
@@ -311,29 +167,36 @@ hc_mix(DG_GRID_CONSTANT const HcParams p) {
             if (ptx::lane_index() == 0)
                 ptx::st_shared_f32(smem + kPlan.sums + (t * kHcMixWarps + warp) * 4, squares);
         }
-        if constexpr (kStaged) {  // each warp has read its own part of `streams` for the last time
+        if constexpr (kStaged) {  // each warp reads its own part of `streams` for the last time
+#pragma unroll 1
+            for (u32 t = 0; t < tokens; ++t) put_back<S>(p, first + t, t, begin, end, smem);
             ptx::sync_warp();
             if (first + stride < p.rows) staged.bring(p, first + stride, tokens_from(first + stride), place);
         }
         sync_workers<S>();
         add_warps<S>(tokens, smem + kPlan.sums, smem + kPlan.norm);
+        if constexpr (!kAsksEarly) weight = find_weight();
         ptx::cluster_sync();
+        if constexpr (!hc_row_amax(S)) {
+            store_inputs<S>(p, first, tokens, weight, begin, end, smem);
+        } else {
 #pragma unroll 1
-        for (u32 t = 0; t < tokens; ++t) {
-            const float amax = store_input<S>(p, first + t, t, begin, end, smem);
-            if constexpr (hc_row_amax(S)) {
-                const float largest = tile::warp_max(amax);
+            for (u32 t = 0; t < tokens; ++t) {
+                const float factor = norm_factor<S>(p, t, smem);
+                const float largest = tile::warp_max(store_input<S>(
+                    p, first + t, t, factor, weight, ptx::thread_index(), S.threads, begin, end, smem));
                 if (ptx::lane_index() == 0)
                     ptx::st_shared_f32(smem + kPlan.sums + (t * kHcMixWarps + warp) * 4, largest);
             }
-        }
-        if constexpr (hc_row_amax(S)) {
             sync_workers<S>();
             keep_amax<S>(tokens, smem);
             ptx::cluster_sync();
 #pragma unroll 1
             for (u32 t = 0; t < tokens; ++t) store_nvfp4<S>(p, first + t, t, begin, end, smem);
         }
+        if constexpr (S.add != Format::none && !kStaged)
+#pragma unroll 1
+            for (u32 t = 0; t < tokens; ++t) put_back<S>(p, first + t, t, begin, end, smem);
         ptx::cluster_arrive();
     }
     ptx::cluster_wait();  // the shared memory stays until peers have read it

@@ -64,22 +64,30 @@ DG_DEVICE float normalizer(const Merged& merged, const AttentionParams& p, u32 h
     return mine / ptx::fma_rn_f32(merged.sum, mine, ptx::exp_f32(sink - largest));
 }
 
+/// Whether the output's channels `channel` and the next are turned back, and how.
+template <LatentMmaSpec S>
+DG_DEVICE bool is_rotated(const AttentionParams& p, const Seen<S>& seen, u32 channel) {
+    return S.rotate && channel >= kFp8RowChannels - p.dims && seen.total > 0;
+}
+template <LatentMmaSpec S>
+DG_DEVICE tile::Rotation rotation_of(const AttentionParams& p, const Seen<S>& seen, u32 channel) {
+    const u32 pair = (channel - (kFp8RowChannels - p.dims)) / 2;
+    return tile::rotation_at(p.frequencies, pair, static_cast<float>(seen.position), true);
+}
+DG_DEVICE void store_bf16(const AttentionParams& p, u32 token, u32 head, u32 channel, float first,
+                          float second) {
+    u8* at = static_cast<u8*>(p.out.data) + (token * p.out.stride + head * p.out.inner_stride + channel) * 2;
+    ptx::st_global_u32(at, ptx::cvt_bf16x2(first, second));
+}
+
 /// Channels `channel` and the next of a head's output.
 template <LatentMmaSpec S>
 DG_DEVICE void store_pair(const AttentionParams& p, const Seen<S>& seen, u32 head, u32 channel, float first,
                           float second, float factor) {
     first = ptx::mul_rn_f32(first, factor);
     second = ptx::mul_rn_f32(second, factor);
-    if constexpr (S.rotate) {
-        const u32 plain = kFp8RowChannels - p.dims;
-        if (channel >= plain && seen.total > 0)
-            tile::rotate(first, second,
-                         tile::rotation_at(p.frequencies, (channel - plain) / 2,
-                                           static_cast<float>(seen.position), true));
-    }
-    u8* at =
-        static_cast<u8*>(p.out.data) + (seen.token * p.out.stride + head * p.out.inner_stride + channel) * 2;
-    ptx::st_global_u32(at, ptx::cvt_bf16x2(first, second));
+    if (is_rotated(p, seen, channel)) tile::rotate(first, second, rotation_of(p, seen, channel));
+    store_bf16(p, seen.token, head, channel, first, second);
 }
 
 }  // namespace deep_gemm::latent_detail

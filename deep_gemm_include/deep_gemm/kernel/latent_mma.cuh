@@ -1,11 +1,9 @@
 // Latent attention on tensor cores (spec/latent_mma.h). Called by op/latent_mma.cpp.
 #pragma once
 
-#include <deep_gemm/kernel/latent_merge.h>
-#include <deep_gemm/tile/decode.h>
+#include <deep_gemm/kernel/latent_rows.h>
 #include <deep_gemm/ptx/ldmatrix.h>
 #include <deep_gemm/ptx/mma_sync.h>
-#include <deep_gemm/ptx/stream.h>
 
 namespace deep_gemm {
 
@@ -16,129 +14,38 @@ constexpr u32 kWarps = kLatentMmaThreads / 32;
 constexpr u32 kWarpChannels = kFp8RowChannels / kWarps;  // of the weighted sum
 constexpr u32 kTiles = kWarpChannels / 8;
 
-/// An FP8 row where it lies.
-struct RowPlace {
-    const u8* values;
-    u32 scales;  // bytes from the values
-};
-DG_DEVICE RowPlace place_of(const LatentView& view, u32 sequence, u32 row) {
-    const u8* page = static_cast<const u8*>(view.data) + tile::page_offset(view, sequence, row);
-    const u32 in_page = row % view.page_rows;
-    return {page + in_page * kFp8RowBytes,
-            (view.page_rows - in_page) * kFp8RowBytes + in_page * kFp8RowScaleBytes};
-}
-
-/// Where row `index` of those that a token sees lies; false, with some other row, where there is none.
-template <LatentMmaSpec S>
-DG_DEVICE bool find_row(RowPlace& place, const AttentionParams& p, const Seen<S>& seen, u32 index) {
-    place = {static_cast<const u8*>(p.rows.data), 0};
-    if (index >= seen.total) return false;
-    if (index < seen.in_window) {
-        place = place_of(p.rows, seen.sequence, (seen.first + index) % p.rows.rows);
-        return true;
-    }
-    u32 row = index - seen.in_window;
-    if constexpr (S.picks)
-        row =
-            static_cast<u32>(ptx::ld_global_s32(p.picks + static_cast<u64>(seen.token) * p.num_picks + row));
-    if (row >= seen.visible) return false;
-    place = place_of(p.compressed, seen.sequence, row);
-    return true;
-}
-
-DG_DEVICE const u8* from_lane(const u8* pointer, u32 lane) {
-    const u64 bits = reinterpret_cast<u64>(pointer);
-    const u64 low = ptx::shfl_idx(static_cast<u32>(bits), lane),
-              high = ptx::shfl_idx(static_cast<u32>(bits >> 32), lane);
-    return reinterpret_cast<const u8*>(low | high << 32);
-}
-
-/// A UE8M0 scale as a pair of bf16.
-DG_DEVICE u32 pair_of_scale(u32 scale) {
-    return (scale == 255 ? tile::kBf16Nan : scale == 0 ? 0x40u : scale << 7) * 0x10001u;
-}
-
 constexpr u32 kWarpRows = kLatentChunk / kWarps;
 
-/// A warp's rows of a chunk: lane i has the place of row i. `present` is the same in all lanes, and the only
-/// thing that a branch looks at: lanes that differ in it must not part before the next shuffle.
-struct WarpRows {
-    RowPlace place;
-    u32 present;  // a bit a row
-};
-template <LatentMmaSpec S>
-DG_DEVICE WarpRows find_rows(const AttentionParams& p, const Seen<S>& seen, u32 base) {
-    const u32 lane = ptx::lane_index(), index = base + ptx::warp_index() * kWarpRows + lane;
-    WarpRows rows;
-    const bool there = find_row<S>(rows.place, p, seen, lane < kWarpRows ? index : seen.total);
-    rows.present = ptx::ballot(there);
-    return rows;
-}
-
-/// Rows of a chunk as bf16 into shared memory, four at a time; zeros where there is none.
+/// Rows of a chunk as bf16 into shared memory, some at a time: all of the warp's where it has no other chunk;
+/// zeros where there is none.
 template <LatentMmaSpec S>
 DG_DEVICE void load_rows(const WarpRows& found, ptx::SharedAddress smem) {
     constexpr LatentMmaSmem kPlan = plan_smem(S);
-    constexpr u32 kRows = kWarpRows, kAtOnce = 4;
-    constexpr u32 kPlain = kFp8RowChannels - kFp8RowRotated;
-    const u32 lane = ptx::lane_index(), first = ptx::warp_index() * kRows;
-    if (lane < kRows)
+    constexpr u32 kAtOnce = S.split ? kWarpRows : kWarpRows / 2;
+    const u32 lane = ptx::lane_index(), first = ptx::warp_index() * kWarpRows;
+    if (lane < kWarpRows)
         ptx::st_shared_u32(smem + kPlan.present + (first + lane) * 4, found.present >> lane & 1);
-    // A lane has 16 codes of each of the rows, and eight rotated channels of one of them.
-    constexpr u32 kPieces = kFp8RowRotated / 8;
-    static_assert(kAtOnce * kPieces == 32);
-    const u32 of = lane / kPieces, piece = lane % kPieces * 16;
 #pragma unroll 1
-    for (u32 batch = 0; batch < kRows; batch += kAtOnce) {
-        ptx::UInt4 codes[kAtOnce] = {}, rotated{};
-        u32 scale[kAtOnce];
-#pragma unroll
-        for (u32 i = 0; i < kAtOnce; ++i) {
-            const RowPlace row{from_lane(found.place.values, batch + i),
-                               ptx::shfl_idx(found.place.scales, batch + i)};
-            scale[i] = 127;
-            if ((found.present >> (batch + i) & 1) != 0 && lane < kPlain / 16) {
-                codes[i] = ptx::ld_global_v4_u32(row.values + lane * 16);
-                scale[i] = ptx::ld_global_u8(row.values + row.scales + lane * 16 / kFp8RowGroup);
-            }
-        }
-        const u8* values = from_lane(found.place.values, batch + of);
-        if ((found.present >> (batch + of) & 1) != 0)
-            rotated = ptx::ld_global_v4_u32(values + kPlain + piece);
-#pragma unroll
-        for (u32 i = 0; i < kAtOnce; ++i) {
-            const ptx::SharedAddress at = smem + kPlan.rows + (first + batch + i) * kPitchBytes;
-            if (lane >= kPlain / 16) continue;
-            const u32 word[4] = {codes[i].x, codes[i].y, codes[i].z, codes[i].w};
-            const u32 factor = pair_of_scale(scale[i]);
-            u32 pair[8];
-#pragma unroll
-            for (u32 w = 0; w < 4; ++w) {
-                tile::decode_e4m3<false, true>(word[w], pair[2 * w], pair[2 * w + 1]);
-                pair[2 * w] = ptx::mul_bf16x2(pair[2 * w], factor);
-                pair[2 * w + 1] = ptx::mul_bf16x2(pair[2 * w + 1], factor);
-            }
-            ptx::st_shared_v4_u32(at + lane * 32, {pair[0], pair[1], pair[2], pair[3]});
-            ptx::st_shared_v4_u32(at + lane * 32 + 16, {pair[4], pair[5], pair[6], pair[7]});
-        }
-        ptx::st_shared_v4_u32(smem + kPlan.rows + (first + batch + of) * kPitchBytes + kPlain * 2 + piece,
-                              rotated);
-    }
+    for (u32 row = 0; row < kWarpRows; row += kAtOnce)
+        RowBatch<kAtOnce>(found, row).store(first + row, [&](u32 of, u32 unit) {
+            return smem + kPlan.rows + of * kPitchBytes + unit * 16;
+        });
 }
 
+/// The heads' queries on their way to shared memory, until cp_async_wait(); zeros beyond the last head.
 template <LatentMmaSpec S>
 DG_DEVICE void load_queries(const AttentionParams& p, u32 token, u32 first_head, ptx::SharedAddress smem) {
     constexpr LatentMmaSmem kPlan = plan_smem(S);
     constexpr u32 kPieces = kFp8RowChannels / 8;  // of 16 bytes
     for (u32 i = ptx::thread_index(); i < latent_heads_of(S) * kPieces; i += kLatentMmaThreads) {
         const u32 head = i / kPieces, piece = i % kPieces;
-        ptx::UInt4 v{};
-        if (first_head + head < p.heads)
-            v = ptx::ld_global_v4_u32(static_cast<const u8*>(p.q.data) +
-                                      (token * p.q.stride + (first_head + head) * p.q.inner_stride) * 2 +
-                                      piece * 16);
-        ptx::st_shared_v4_u32(smem + kPlan.queries + head * kPitchBytes + piece * 16, v);
+        const bool there = first_head + head < p.heads;
+        const u8* from = static_cast<const u8*>(p.q.data) +
+                         (token * p.q.stride + (there ? first_head + head : 0) * p.q.inner_stride) * 2 +
+                         piece * 16;
+        ptx::cp_async_16(smem + kPlan.queries + head * kPitchBytes + piece * 16, from, there ? 16 : 0);
     }
+    ptx::cp_async_commit();
 }
 
 /// Scores of all heads with the warp's eight rows, into shared memory.
@@ -200,9 +107,8 @@ DG_DEVICE void weigh(Merged& merged, ptx::SharedAddress smem) {
         const ptx::SharedAddress at = smem + kPlan.scores + (head * kLatentWeightPitch + lane * 2) * 4;
         const ptx::Float2 score = ptx::ld_shared_v2_f32(at);
         const float m = tile::warp_max<32>(ptx::max_nan_f32(score.x, score.y));
-        const bool empty = m == kNothing;
-        const float first = empty ? 0.0f : ptx::exp_f32(score.x - m),
-                    second = empty ? 0.0f : ptx::exp_f32(score.y - m);
+        const float shift = m == kNothing ? 0.0f : m;  // of nothing, exp is 0 without a branch
+        const float first = ptx::exp_f32(score.x - shift), second = ptx::exp_f32(score.y - shift);
         const float sum = tile::warp_sum(ptx::add_rn_f32(first, second));
         ptx::st_shared_u32(smem + kPlan.weights + head * kWeightPitchBytes + lane * 4,
                            ptx::cvt_bf16x2(first, second));
@@ -264,11 +170,13 @@ latent_mma(DG_GRID_CONSTANT const LatentMmaParams params) {
 
     float sums[S.tiles][kTiles][4] = {};
     Merged merged;
-    WarpRows found = find_rows<S>(p, seen, begin);
     if (seen.total > 0) load_queries<S>(p, token, first_head, smem);
+    WarpRows found = find_rows<S, kWarpRows>(p, seen, begin);
     for (u32 base = begin; base < end; base += kLatentChunk) {
         load_rows<S>(found, smem);
-        if constexpr (!S.split) found = find_rows<S>(p, seen, base + kLatentChunk);  // arrives meanwhile
+        if constexpr (!S.split)
+            found = find_rows<S, kWarpRows>(p, seen, base + kLatentChunk);  // arrives meanwhile
+        ptx::cp_async_wait<0>();
         ptx::sync_threads();
         score_rows<S>(smem, p.scale);
         ptx::sync_threads();

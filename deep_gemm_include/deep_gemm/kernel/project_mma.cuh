@@ -7,6 +7,7 @@
 #include <deep_gemm/spec/project_mma.h>
 #include <deep_gemm/tile/decode.h>
 #include <deep_gemm/tile/dot.h>
+#include <deep_gemm/tile/quantize.h>
 #include <deep_gemm/ptx/mma_sync.h>
 #include <deep_gemm/ptx/stream.h>
 
@@ -19,7 +20,9 @@ constexpr u32 kSteps = kProjectColumns / 16;  // of mma.sync in a chunk; a lane 
 template <ProjectMmaSpec S>
 struct Lane {
     static constexpr bool kNarrow = S.w == Format::fp8_e4m3;
-    static constexpr bool kF16 = S.x == Format::fp8_e4m3;             // what both operands become; else bf16
+    static constexpr Format kX = S.rounds ? Format::fp8_e4m3 : S.x;  // what is multiplied
+    static constexpr bool kF16 = kX == Format::fp8_e4m3;             // what both operands become; else bf16
+    static constexpr u32 kMmaWords = kX == Format::fp8_e4m3 ? 8 : 16;
     static constexpr u32 kLoads = kNarrow ? 2 : 4;                    // of 16 bytes of a row of w and a chunk
     static constexpr u32 kXWords = S.x == Format::fp8_e4m3 ? 8 : 16;  // of a row of x and a chunk
     static constexpr u32 R = S.row_tiles, T = S.token_tiles;
@@ -95,12 +98,12 @@ DG_DEVICE void pairs_of(const u32 (&word)[Words], u32 step, u32& low, u32& high)
 /// The products of one tile of rows of x with the chunk's weights.
 template <ProjectMmaSpec S>
 DG_DEVICE void multiply(float (&sums)[Lane<S>::R][Lane<S>::T][4], u32 t, const Weights<S>& weights,
-                        const u32 (&x)[Lane<S>::kXWords], const float (&x_scale)[2]) {
+                        const u32 (&x)[Lane<S>::kMmaWords], const float (&x_scale)[2]) {
     using L = Lane<S>;
     constexpr bool kScaled = S.w_scale != Format::none;
     u32 b[kSteps][2];
 #pragma unroll
-    for (u32 step = 0; step < kSteps; ++step) pairs_of<L::kF16, S.x>(x, step, b[step][0], b[step][1]);
+    for (u32 step = 0; step < kSteps; ++step) pairs_of<L::kF16, L::kX>(x, step, b[step][0], b[step][1]);
 #pragma unroll
     for (u32 r = 0; r < L::R; ++r) {
         float part[4] = {};
@@ -118,7 +121,7 @@ DG_DEVICE void multiply(float (&sums)[Lane<S>::R][Lane<S>::T][4], u32 t, const W
         if constexpr (kScaled) {
 #pragma unroll
             for (u32 i = 0; i < 4; ++i) {
-                const float scale = S.x == Format::fp8_e4m3
+                const float scale = L::kX == Format::fp8_e4m3
                                         ? ptx::mul_rn_f32(weights.scale[r], x_scale[i % 2])
                                         : weights.scale[r];
                 sums[r][t][i] = ptx::fma_rn_f32(part[i], scale, sums[r][t][i]);
@@ -154,23 +157,64 @@ struct Tokens {
     }
 };
 
+/// The lane's bf16 columns of a row and chunk as E4M3, as tile::to_fp8() makes them; `scale`: of the two rows
+/// whose sums it gets. Whole warps call: four lanes have a row.
+template <ProjectMmaSpec S>
+DG_DEVICE void round_tokens(u32 (&codes)[Lane<S>::kMmaWords], float (&scale)[2],
+                            const u32 (&word)[Lane<S>::kXWords]) {
+    float amax = 0;
+#pragma unroll
+    for (u32 i = 0; i < Lane<S>::kXWords; ++i)
+        amax = ptx::max_nan_f32(amax, ptx::max_nan_f32(ptx::abs_f32(ptx::bf16_low(word[i])),
+                                                       ptx::abs_f32(ptx::bf16_high(word[i]))));
+    const float mine =
+        tile::scale_of_amax<ScaleRule::up>(ptx::max_nan_f32(tile::amax_over<4>(amax), kFp8SmallestAmax));
+    const float factor = ptx::div_rn_f32(1.0f, mine);
+    const auto pair = [factor](u32 two) {
+        return ptx::cvt_e4m3x2(ptx::mul_rn_f32(ptx::bf16_low(two), factor),
+                               ptx::mul_rn_f32(ptx::bf16_high(two), factor));
+    };
+#pragma unroll
+    for (u32 i = 0; i < Lane<S>::kMmaWords; ++i) codes[i] = pair(word[2 * i]) | pair(word[2 * i + 1]) << 16;
+#pragma unroll
+    for (u32 i = 0; i < 2; ++i)
+        scale[i] = codec::float_of_bits(
+            ptx::shfl_idx(codec::bits_of_float(mine), (ptx::lane_index() % 4 * 2 + i) * 4));
+}
+
+/// The lane's part of a tile of rows of x and a chunk.
+template <ProjectMmaSpec S>
+struct TokenTile {
+    u32 word[Lane<S>::kXWords];
+    float scale[2];
+
+    DG_DEVICE void load(const Tokens<S>& tokens, u32 t, u32 chunk) {
+        load_tokens<S>(word, tokens.row_of(t), chunk);
+#pragma unroll
+        for (u32 i = 0; i < 2; ++i) scale[i] = tokens.scale_of(t, i, chunk);
+    }
+    DG_DEVICE void multiply_with(const Weights<S>& weights, float (&sums)[Lane<S>::R][Lane<S>::T][4], u32 t) {
+        if constexpr (S.rounds) {
+            u32 codes[Lane<S>::kMmaWords];
+            round_tokens<S>(codes, scale, word);
+            multiply<S>(sums, t, weights, codes, scale);
+        } else {
+            multiply<S>(sums, t, weights, word, scale);
+        }
+    }
+};
+
 /// All rows of x of the block; those of a tile are on their way while the tile before multiplies.
 template <ProjectMmaSpec S>
 DG_DEVICE void multiply_chunk(float (&sums)[Lane<S>::R][Lane<S>::T][4], const Weights<S>& weights,
                               const Tokens<S>& tokens, u32 chunk) {
     using L = Lane<S>;
-    u32 x[2][L::kXWords];
-    float scale[2][2];
-    const auto load = [&](u32 t) {
-        load_tokens<S>(x[t % 2], tokens.row_of(t), chunk);
-#pragma unroll
-        for (u32 i = 0; i < 2; ++i) scale[t % 2][i] = tokens.scale_of(t, i, chunk);
-    };
-    load(0);
+    TokenTile<S> x[2];
+    x[0].load(tokens, 0, chunk);
 #pragma unroll
     for (u32 t = 0; t < L::T; ++t) {
-        if (t + 1 < L::T) load(t + 1);
-        multiply<S>(sums, t, weights, x[t % 2], scale[t % 2]);
+        if (t + 1 < L::T) x[(t + 1) % 2].load(tokens, t + 1, chunk);
+        x[t % 2].multiply_with(weights, sums, t);
     }
 }
 
@@ -245,15 +289,28 @@ DG_DEVICE void run_block(const ProjectMmaParams& p, u32 block) {
             load_weights<S>(weights[i], rows, part.scale, warp + i * kProjectWarps);
     ptx::grid_dependency_wait();
     const Tokens<S> tokens(p, part, first_token);
+    // A single tile of rows of x comes beside the weights that it meets, and no later: registers have room.
+    constexpr bool kBeside = L::T == 1 && L::R == 1;
+    TokenTile<S> x[kBeside ? kDepth : 1];
+    if constexpr (kBeside) {
+#pragma unroll
+        for (u32 i = 0; i < kDepth; ++i)
+            if (warp + i * kProjectWarps < chunks) x[i].load(tokens, 0, warp + i * kProjectWarps);
+    }
     float sums[L::R][L::T][4] = {};
     for (u32 base = warp; base < chunks; base += kDepth * kProjectWarps) {
 #pragma unroll
         for (u32 i = 0; i < kDepth; ++i) {
             const u32 chunk = base + i * kProjectWarps;
             if (chunk >= chunks) break;
-            multiply_chunk<S>(sums, weights[i], tokens, chunk);
+            if constexpr (kBeside)
+                x[i].multiply_with(weights[i], sums, 0);
+            else
+                multiply_chunk<S>(sums, weights[i], tokens, chunk);
             const u32 next = chunk + kDepth * kProjectWarps;
-            if (next < chunks) load_weights<S>(weights[i], rows, part.scale, next);
+            if (next >= chunks) continue;
+            load_weights<S>(weights[i], rows, part.scale, next);
+            if constexpr (kBeside) x[i].load(tokens, 0, next);
         }
     }
     store<S>(p, part, first_row, first_token, sums);

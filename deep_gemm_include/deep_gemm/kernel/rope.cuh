@@ -19,9 +19,58 @@ DG_DEVICE tile::Float4 rotated_head(const RopeParams& p, u32 row, u32 inner, u32
     return v;
 }
 
-/// A CTA a head.
+/// Heads without a norm that a warp has room for: a warp a head.
+template <LatentSpec S>
+DG_DEVICE void rope_warps(const RopeParams& p, u32 block) {
+    const u32 head = block * S.heads + ptx::warp_index(), row = head / p.inner, inner = head % p.inner,
+              channel = ptx::lane_index() * 4;
+    const i32 position = ptx::ld_global_s32(p.positions + row);
+    if (position < 0) return;
+    tile::Float4 v{};
+    if (channel < p.d) v = tile::load4<S.x>(p.x.data, row * p.x.stride + inner * p.x.inner_stride + channel);
+    tile::rotate4<S.pairs>(v, channel, p.d, p.dims, p.frequencies, position, S.inverse);
+    tile::finish_row<S.finish>(v, channel, p.d, p.dims);
+    if (channel < p.d)
+        tile::store4<S.rows>(p.y.data, row * p.y.stride + inner * p.y.inner_stride + channel, v);
+}
+
+/// Some heads of a token, which are on their way at once and turn by the same angles.
+template <LatentSpec S>
+DG_DEVICE void rope_heads(const RopeParams& p, u32 block) {
+    static_assert(S.pairs == RopePairs::interleaved && S.norm);
+    const u32 row = block * S.heads / p.inner, first = block * S.heads % p.inner,
+              channel = ptx::thread_index() * 4;
+    const i32 position = ptx::ld_global_s32(p.positions + row);
+    if (position < 0) return;
+    const bool inside = channel < p.d, turns = inside && channel >= p.d - p.dims;
+    tile::Float4 v[S.heads] = {};
+#pragma unroll
+    for (u32 i = 0; i < S.heads; ++i)
+        if (inside)
+            v[i] = tile::load4<S.x>(p.x.data, row * p.x.stride + (first + i) * p.x.inner_stride + channel);
+    tile::Rotation by[2]{};
+    if (turns) {
+#pragma unroll
+        for (u32 i = 0; i < 2; ++i)
+            by[i] = tile::rotation_at(p.frequencies, (channel - (p.d - p.dims)) / 2 + i,
+                                      static_cast<float>(position), S.inverse);
+    }
+    tile::normalize<kLatentThreads, S.weight>(v, ptx::dynamic_smem() + plan_smem(S).sums, p.weight, channel,
+                                              p.d, p.eps);
+#pragma unroll
+    for (u32 i = 0; i < S.heads; ++i) {
+        if (turns) tile::rotate(v[i].x, v[i].y, by[0]), tile::rotate(v[i].z, v[i].w, by[1]);
+        tile::finish_row<S.finish>(v[i], channel, p.d, p.dims);
+        if (inside)
+            tile::store4<S.rows>(p.y.data, row * p.y.stride + (first + i) * p.y.inner_stride + channel, v[i]);
+    }
+}
+
+/// A CTA a head, or some.
 template <LatentSpec S>
 DG_DEVICE void rope_block(const RopeParams& p, u32 block) {
+    if constexpr (S.heads > 1 && !S.norm) return rope_warps<S>(p, block);
+    if constexpr (S.heads > 1 && S.norm) return rope_heads<S>(p, block);
     const u32 row = block / p.inner, inner = block % p.inner, channel = ptx::thread_index() * 4;
     const i32 position = ptx::ld_global_s32(p.positions + row);
     if (position < 0) return;

@@ -4,7 +4,8 @@
 //
 // Counting every score in every pass would be bound by atomics, most of them on a few bins. So the k-th
 // largest of the lanes' maxima is found first, roughly: at least k scores reach it, and few more do. Only
-// those are looked at afterwards. Called by op/top_k.cpp.
+// those are looked at afterwards. The CTAs of a cluster do so each for its own scores, and then the first one
+// fetches what is left, where that fits: passes over it need no peer. Called by op/top_k.cpp.
 #pragma once
 
 #include <deep_gemm/kernel/top_k_scores.h>
@@ -26,31 +27,27 @@ DG_DEVICE u32 lower_bound(RadixSelect<S>& select, u32 largest, bool present, u32
     return select.run(k, kDigits, count_all).order;
 }
 
-}  // namespace top_k_detail
+/// The scores of a CTA: neighbours, and so are those of a warp.
+struct Share {
+    u32 begin, end, per_warp;
 
-template <TopKSpec S>
-DG_KERNEL(kTopKThreads, S.held > 8192 ? 1 : 2)
-top_k(DG_GRID_CONSTANT const TopKParams p) {
-    constexpr TopKSmem kPlan = plan_smem(S);
-    ptx::grid_dependency_launch();
-    ptx::grid_dependency_wait();
-    const u32 token = ptx::block_index() / S.cluster, rank = top_k_detail::rank<S>();
-    const u32 lane = ptx::lane_index(), warp = ptx::warp_index();
-    const u32 count = tile::visible_rows(ptx::ld_global_s32(p.positions + token), p.ratio, p.columns);
-    i32* picks = p.picks + static_cast<u64>(token) * p.k;
-    if (count <= p.k) {
-        for (u32 i = rank * kTopKThreads + ptx::thread_index(); i < p.k; i += S.cluster * kTopKThreads)
-            ptx::st_global_s32(picks + i, i < count ? static_cast<i32>(i) : -1);
-        return;
+    DG_DEVICE Share(u32 count, u32 ctas, u32 rank) {
+        const u32 per_cta = ceil_div(count, ctas);
+        begin = rank * per_cta < count ? rank * per_cta : count;
+        end = begin + per_cta < count ? begin + per_cta : count;
+        per_warp = align_up(ceil_div(per_cta, kTopKWarps), 32u);
     }
-    const ptx::SharedAddress smem = ptx::dynamic_smem();
-    const u32 per_warp = align_up(ceil_div(count, S.cluster * kTopKWarps), 32u);
-    const auto clamp = [count](u32 i) { return i < count ? i : count; };
-    const u32 begin = clamp((rank * kTopKWarps + warp) * per_warp);
-    top_k_detail::Scores<S> scores(smem, p.scores + token * p.scores_stride, begin, clamp(begin + per_warp));
-    const u32 largest = scores.load();
-    top_k_detail::RadixSelect<S> select(smem);
-    scores.keep(top_k_detail::lower_bound<S>(select, largest, scores.any_of_lane(), p.k, count, per_warp));
+    [[nodiscard]] DG_DEVICE u32 begin_of(u32 warp) const {
+        return begin + warp * per_warp < end ? begin + warp * per_warp : end;
+    }
+};
+
+/// The picks among scores of which those above a bound are kept.
+template <TopKSpec S>
+DG_DEVICE void choose(const TopKParams& p, i32* picks, ptx::SharedAddress smem, const Scores<S>& scores,
+                      RadixSelect<S>& select) {
+    constexpr TopKSmem kPlan = plan_smem(S);
+    const u32 rank = top_k_detail::rank<S>(), lane = ptx::lane_index(), warp = ptx::warp_index();
     const auto threshold = select.run(p.k, ceil_div(32u, kTopKDigit), [&](auto&& count_one) {
         scores.template each<false>([&](u32 order, bool present, u32) {
             if (present) count_one(order);
@@ -67,11 +64,11 @@ top_k(DG_GRID_CONSTANT const TopKParams p) {
         ptx::st_shared_u32(smem + kPlan.counts + warp * 8, larger);
         ptx::st_shared_u32(smem + kPlan.counts + warp * 8 + 4, equal);
     }
-    top_k_detail::sync_cluster<S>();
+    sync_cluster<S>();
     u32 larger_before = 0, equal_before = 0;
 #pragma unroll
     for (u32 from = 0; from < S.cluster; ++from) {
-        const ptx::UInt2 pair = top_k_detail::load_pair<S>(smem + kPlan.counts + lane * 8, from);
+        const ptx::UInt2 pair = load_pair<S>(smem + kPlan.counts + lane * 8, from);
         const bool earlier = from < rank || (from == rank && lane < warp);
         larger_before += earlier ? pair.x : 0;
         equal_before += earlier ? pair.y : 0;
@@ -95,6 +92,101 @@ top_k(DG_GRID_CONSTANT const TopKParams p) {
         equal_before += ptx::popc(equal_mask);
     });
     if constexpr (S.cluster > 1) ptx::cluster_wait();
+}
+
+/// Source warps of the cluster, in order, whose scores a warp of the first CTA gets.
+template <TopKSpec S>
+constexpr u32 kSources = S.cluster;
+
+/// How many scores source `lane` of this warp has kept (lanes below kSources), where all warps have room for
+/// those of all their sources; every CTA finds the same. Whole CTAs call.
+template <TopKSpec S>
+DG_DEVICE bool fits(u32& kept, const Scores<S>& scores, ptx::SharedAddress smem) {
+    constexpr TopKSmem kPlan = plan_smem(S);
+    const u32 lane = ptx::lane_index(), warp = ptx::warp_index();
+    if (lane == 0) ptx::st_shared_u32(smem + kPlan.counts + warp * 8, scores.kept());
+    ptx::cluster_sync();
+    const u32 source = warp * kSources<S> + lane;
+    kept = 0;
+    if (lane < kSources<S>)
+        kept = ptx::ld_cluster_u32(
+            ptx::map_to_rank(smem + kPlan.counts + source % kTopKWarps * 8, source / kTopKWarps));
+    u32 all = kept;
+#pragma unroll
+    for (u32 mask = 16; mask > 0; mask /= 2) all += ptx::shfl_bfly_u32(all, mask);
+    if (lane == 0) ptx::st_shared_u32(smem + kPlan.through + warp * 4, all);
+    ptx::sync_threads();
+    const bool room = ptx::ld_shared_u32(smem + kPlan.through + lane * 4) <= Scores<S>::kHalf;
+    return ptx::ballot(room) == ptx::kFullWarp;
+}
+
+/// What this warp's sources have kept, in order of indices.
+template <TopKSpec S, TopKSpec Alone>
+DG_DEVICE Scores<Alone> gather(u32 kept, u32 count, ptx::SharedAddress smem) {
+    constexpr TopKSmem kPlan = plan_smem(S);
+    const u32 lane = ptx::lane_index(), first = ptx::warp_index() * kSources<S>;
+    const Share share(count, S.cluster, first / kTopKWarps);
+    u32 all = kept;
+#pragma unroll
+    for (u32 mask = 16; mask > 0; mask /= 2) all += ptx::shfl_bfly_u32(all, mask);
+    const Scores<Alone> gathered(smem, share.begin_of(first % kTopKWarps), all);
+    u32 at = 0;
+#pragma unroll 1
+    for (u32 j = 0; j < kSources<S>; ++j) {
+        const u32 source = first + j, size = ptx::shfl_idx(kept, j), slot = source % kTopKWarps;
+        const ptx::SharedAddress orders = ptx::map_to_rank(smem + kPlan.orders + slot * Scores<S>::kHeld * 4,
+                                                           source / kTopKWarps),
+                                 places = ptx::map_to_rank(smem + kPlan.places + slot * Scores<S>::kHeld * 2,
+                                                           source / kTopKWarps);
+#pragma unroll 1
+        for (u32 i = lane; i < size; i += 32)
+            gathered.put(at + i, ptx::ld_cluster_u32(orders + i * 4),
+                         j * share.per_warp + ptx::ld_cluster_u16(places + i * 2));
+        at += size;
+    }
+    ptx::sync_warp();
+    return gathered;
+}
+
+}  // namespace top_k_detail
+
+template <TopKSpec S>
+DG_KERNEL(kTopKThreads, S.held > 8192 ? 1 : 2)
+top_k(DG_GRID_CONSTANT const TopKParams p) {
+    using namespace top_k_detail;
+    constexpr TopKSpec kAlone{.cluster = 1, .held = S.held};
+    ptx::grid_dependency_launch();
+    ptx::grid_dependency_wait();
+    const u32 token = ptx::block_index() / S.cluster, rank = top_k_detail::rank<S>();
+    const u32 warp = ptx::warp_index();
+    const u32 count = tile::visible_rows(ptx::ld_global_s32(p.positions + token), p.ratio, p.columns);
+    i32* picks = p.picks + static_cast<u64>(token) * p.k;
+    if (count <= p.k) {
+        for (u32 i = rank * kTopKThreads + ptx::thread_index(); i < p.k; i += S.cluster * kTopKThreads)
+            ptx::st_global_s32(picks + i, i < count ? static_cast<i32>(i) : -1);
+        return;
+    }
+    const ptx::SharedAddress smem = ptx::dynamic_smem();
+    const Share share(count, S.cluster, rank);
+    Scores<S> scores(smem, p.scores + token * p.scores_stride, share.begin_of(warp),
+                     share.begin_of(warp + 1));
+    const u32 largest = scores.load();
+    RadixSelect<kAlone> alone(smem);
+    scores.keep(lower_bound<kAlone>(alone, largest, scores.any_of_lane(), p.k, share.end - share.begin,
+                                    share.per_warp));
+    if constexpr (S.cluster == 1) {
+        choose<S>(p, picks, smem, scores, alone);
+    } else {
+        u32 kept;
+        if (p.columns <= S.cluster * S.held && fits<S>(kept, scores, smem)) {
+            if (rank > 0) return ptx::cluster_sync();  // the first CTA reads what is kept here
+            const Scores<kAlone> gathered = gather<S, kAlone>(kept, count, smem);
+            ptx::cluster_sync();
+            return choose<kAlone>(p, picks, smem, gathered, alone);
+        }
+        RadixSelect<S> select(smem);
+        choose<S>(p, picks, smem, scores, select);
+    }
 }
 
 }  // namespace deep_gemm

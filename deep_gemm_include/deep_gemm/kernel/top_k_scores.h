@@ -25,6 +25,21 @@ class Scores {
           kept_(end - begin < kHeld ? end - begin : kHeld),
           rest_(begin + kept_) {}
 
+    /// `kept` scores that a warp has gathered in the upper half of its memory, in order; their places count
+    /// from `begin`.
+    DG_DEVICE Scores(ptx::SharedAddress smem, u32 begin, u32 kept) : Scores(smem, nullptr, begin, begin) {
+        orders_ += kHalf * 4, places_ += kHalf * 2;
+        end_ = rest_ = 0;
+        kept_ = kept;
+    }
+    static constexpr u32 kHalf = kHeld / 2;
+
+    DG_DEVICE u32 kept() const { return kept_; }
+    DG_DEVICE void put(u32 at, u32 order, u32 place) const {
+        ptx::st_shared_u32(orders_ + at * 4, order);
+        ptx::st_shared_u16(places_ + at * 2, place);
+    }
+
     DG_DEVICE bool any_of_lane() const { return ptx::lane_index() < kept_; }
 
     /// Fills the warp's shared memory; the largest order a lane saw.

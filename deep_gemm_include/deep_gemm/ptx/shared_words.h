@@ -34,6 +34,16 @@ DG_DEVICE float ld_cluster_f32(SharedAddress address) {
     asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(address) : "memory");
     return value;
 }
+DG_DEVICE u32 ld_cluster_u32(SharedAddress address) {
+    u32 value;
+    asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
+    return value;
+}
+DG_DEVICE u32 ld_cluster_u16(SharedAddress address) {
+    u16 value;
+    asm volatile("ld.shared::cluster.u16 %0, [%1];" : "=h"(value) : "r"(address) : "memory");
+    return value;
+}
 DG_DEVICE UInt2 ld_cluster_v2_u32(SharedAddress address) {
     UInt2 v;
     asm volatile("ld.shared::cluster.v2.u32 {%0, %1}, [%2];"

@@ -61,6 +61,7 @@ struct LatentSpec {
     RopePairs pairs = RopePairs::interleaved;
     bool norm = true;
     bool inverse = false;
+    u32 heads = 1;  // of a CTA of rope: 1, or kLatentHeads of one token; any number gives the same bits
 
     friend constexpr bool operator==(const LatentSpec&, const LatentSpec&) = default;
 };
@@ -73,14 +74,16 @@ constexpr void visit_fields(Visitor&& visit, const LatentSpec& s) {
     visit("pairs", s.pairs);
     visit("norm", s.norm);
     visit("inverse", s.inverse);
+    visit("heads", s.heads);
 }
 
 struct LatentSmem {
-    u32 sums;  // a float a warp
+    u32 sums;  // a float a warp, of each head
     u32 bytes;
 };
+constexpr u32 kLatentHeads = kLatentThreads / 32;
 constexpr LatentSmem plan_smem(const LatentSpec&) {
-    return {.sums = 0, .bytes = kLatentThreads / 32 * 4};
+    return {.sums = 0, .bytes = kLatentThreads / 32 * 4 * kLatentHeads};
 }
 
 // Heads of tokens, in place or to another tensor.

@@ -28,7 +28,8 @@ struct LatentMmaSpec {
     bool sinks = false;
     bool rotate = false;  // the output's last channels, back
     bool split = false;
-    u32 tiles = 1;  // of 16 heads in a CTA: 1 or 2; 1 with split
+    u32 tiles = 1;      // of 16 heads in a CTA: 1 or 2; 1 with split
+    bool wide = false;  // latent_wide: 64 heads in a CTA
 
     friend constexpr bool operator==(const LatentMmaSpec&, const LatentMmaSpec&) = default;
 };
@@ -40,6 +41,34 @@ constexpr void visit_fields(Visitor&& visit, const LatentMmaSpec& s) {
     visit("rotate", s.rotate);
     visit("split", s.split);
     visit("tiles", s.tiles);
+    visit("wide", s.wide);
+}
+
+// latent_wide: two warpgroups multiply on wgmma, all scores each and half of the channels of the weighted
+// sum; two more load rows.
+constexpr u32 kLatentWideHeads = 64;
+constexpr u32 kLatentWideMathThreads = 256, kLatentWideThreads = kLatentWideMathThreads + 128;
+constexpr u32 kLatentWideMathRegisters = 208, kLatentWideLoadRegisters = 88;
+constexpr u32 kLatentWideStages = 2;
+constexpr u32 kLatentSlabBytes = 64 * 128;  // 64 rows or heads of 64 channels, in swizzle atoms
+constexpr u32 kLatentSlabs = kFp8RowChannels / 64;
+struct LatentWideSmem {
+    u32 queries;   // [slabs]
+    u32 rows;      // [stages][slabs]
+    u32 weights;   // a slab for each warpgroup
+    u32 present;   // u16 [stages][4 warps]: a bit a row
+    u32 barriers;  // [stages]: full, empty
+    u32 bytes;
+};
+constexpr LatentWideSmem plan_latent_wide() {
+    LatentWideSmem p{};
+    p.queries = 0;
+    p.rows = p.queries + kLatentSlabs * kLatentSlabBytes;
+    p.weights = p.rows + kLatentWideStages * kLatentSlabs * kLatentSlabBytes;
+    p.present = p.weights + 2 * kLatentSlabBytes;
+    p.barriers = p.present + kLatentWideStages * 8;
+    p.bytes = p.barriers + kLatentWideStages * 16;
+    return p;
 }
 
 struct LatentMmaSmem {
@@ -52,10 +81,14 @@ struct LatentMmaSmem {
     u32 bytes;
 };
 constexpr u32 latent_heads_of(const LatentMmaSpec& s) {
-    return s.tiles * kLatentMmaHeads;
+    return s.wide ? kLatentWideHeads : s.tiles * kLatentMmaHeads;
 }
 constexpr LatentMmaSmem plan_smem(const LatentMmaSpec& s) {
     LatentMmaSmem p{};
+    if (s.wide) {
+        p.bytes = plan_latent_wide().bytes;
+        return p;
+    }
     const u32 heads = latent_heads_of(s);
     p.rows = 0;
     p.queries = p.rows + kLatentChunk * kLatentPitch * 2;

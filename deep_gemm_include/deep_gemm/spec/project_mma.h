@@ -25,7 +25,8 @@ struct ProjectMmaSpec {
     Format add = Format::none;  // none: nothing is added
     u32 row_tiles = 1;          // of a block: of 16 rows of w
     u32 token_tiles = 1;        // of a block: of 8 rows of x
-    bool wide = false;          // project_wide: tiles are those of a warp
+    bool wide = false;          // project_wide; tiles say nothing
+    bool rounds = false;        // bf16 x meets FP8 w as FP8, with scales rounded up; not with wide
 
     friend constexpr bool operator==(const ProjectMmaSpec&, const ProjectMmaSpec&) = default;
 };
@@ -39,7 +40,10 @@ constexpr void visit_fields(Visitor&& visit, const ProjectMmaSpec& s) {
     visit("row_tiles", s.row_tiles);
     visit("token_tiles", s.token_tiles);
     visit("wide", s.wide);
+    visit("rounds", s.rounds);
 }
+
+constexpr u32 kMaxRoundedRows = 8;  // of x, which every block of rows of w rounds for itself
 
 // Chunks of a warp whose weights are on their way at once.
 constexpr u32 chunks_in_flight_of(const ProjectMmaSpec& s) {
@@ -48,7 +52,7 @@ constexpr u32 chunks_in_flight_of(const ProjectMmaSpec& s) {
 }
 constexpr u32 ctas_per_sm_of(const ProjectMmaSpec& s) {
     const u32 tiles = s.row_tiles * s.token_tiles;
-    return tiles > 4 ? 1 : tiles > 1 || s.w == Format::bf16 ? 2 : 3;
+    return tiles > 4 ? 1 : tiles > 1 || s.x == Format::bf16 ? 2 : 3;
 }
 
 struct ProjectMmaSmem {
@@ -58,26 +62,36 @@ constexpr u32 project_sums_bytes(const ProjectMmaSpec& s) {
     return kProjectWarps * s.row_tiles * s.token_tiles * kProjectTileRows * kProjectTileTokens * 4;
 }
 
-// project_wide: a block has 128 rows of w and 128 rows of x, eight warps two by four; chunks of both come
-// through a ring of stages in shared memory, in the order in which one warp after the other would have them.
+// project_wide: a block has 128 rows of w and 128 rows of x; two warpgroups multiply 64 rows of x each, a
+// third loads. Stages of 64 columns come in the order in which one warp after the other would have them.
 constexpr u32 kWideRows = 128;  // of w, of x
-constexpr u32 kWideRowTiles = 4, kWideTokenTiles = 4;
+constexpr u32 kWideMathThreads = 256, kWideLoadThreads = 128,
+              kWideThreads = kWideMathThreads + kWideLoadThreads;
+constexpr u32 kWideTileBytes = kWideRows * 128, kWideStageBytes = 2 * kWideTileBytes;
 struct ProjectWideSmem {
-    u32 x;            // of a stage, after w
-    u32 stage_bytes;  // rows of w, rows of x
-    u32 stages;
-    u32 totals;  // fp32, as ProjectMmaSmem: the sums of the warps so far
+    u32 stages;     // of what is multiplied: two a chunk
+    u32 raws;       // stages of what it is made of, as it lies in memory
+    u32 raw;        // [raws]
+    u32 raw_w;      // of such a stage, after x
+    u32 raw_bytes;  // of one
+    u32 scales;     // fp32 [stages][rows of x]: of a chunk, in its first stage
+    u32 barriers;
     u32 bytes;
 };
 constexpr ProjectWideSmem plan_wide(const ProjectMmaSpec& s) {
     ProjectWideSmem p{};
-    p.x = kWideRows * kProjectColumns * bytes_of(s.w);
-    p.stage_bytes = p.x + kWideRows * kProjectColumns * bytes_of(s.x);
-    p.stages = s.w == Format::fp8_e4m3 ? s.x == Format::fp8_e4m3 ? 4 : 3 : 2;
-    p.totals = p.stages * p.stage_bytes;
-    p.bytes = p.totals + project_sums_bytes(s);
+    p.stages = 4;
+    p.raw = p.stages * kWideStageBytes;
+    p.raw_w = kWideRows * 64 * bytes_of(s.x);
+    p.raw_bytes = p.raw_w + kWideRows * 64 * bytes_of(s.w);
+    p.raws = s.w == Format::bf16 ? 3 : 4;
+    p.scales = p.raw + p.raws * p.raw_bytes;
+    p.barriers = p.scales + p.stages * kWideRows * 4;
+    p.bytes = p.barriers + p.stages * 16;
     return p;
 }
+constexpr u32 kWideMathRegisters = 208, kWideLoadRegisters = 88;
+
 constexpr ProjectMmaSmem plan_smem(const ProjectMmaSpec& s) {
     return {s.wide ? plan_wide(s).bytes : project_sums_bytes(s)};
 }

@@ -62,22 +62,36 @@ DG_DEVICE void rotate4(Float4& v, u32 channel, u32 d, u32 dims, const float* fre
     }
 }
 
-/// RMS norm over the CTA's channels; channels at and beyond d must be zero.
+/// RMS norm of some rows over the CTA's channels; channels at and beyond d must be zero. `smem` holds a float
+/// a warp for each row.
+template <u32 Threads, Format Weight, u32 Rows>
+DG_DEVICE void normalize(Float4 (&v)[Rows], ptx::SharedAddress smem, const void* weight, u32 channel, u32 d,
+                         float eps) {
+    float squares[Rows];
+#pragma unroll
+    for (u32 i = 0; i < Rows; ++i) {
+        squares[i] = ptx::mul_rn_f32(v[i].x, v[i].x);
+        squares[i] = ptx::fma_rn_f32(v[i].y, v[i].y, squares[i]);
+        squares[i] = ptx::fma_rn_f32(v[i].z, v[i].z, squares[i]);
+        squares[i] = ptx::fma_rn_f32(v[i].w, v[i].w, squares[i]);
+    }
+    cta_sums<Threads>(smem, squares);
+    Float4 w{1, 1, 1, 1};
+    if constexpr (Weight != Format::none)
+        if (channel < d) w = load4<Weight>(weight, channel);
+#pragma unroll
+    for (u32 i = 0; i < Rows; ++i) {
+        const float factor = 1.0f / ptx::sqrt_rn_f32(squares[i] / static_cast<float>(d) + eps);
+        v[i] = {v[i].x * factor, v[i].y * factor, v[i].z * factor, v[i].w * factor};
+        if constexpr (Weight != Format::none) v[i] = {v[i].x * w.x, v[i].y * w.y, v[i].z * w.z, v[i].w * w.w};
+    }
+}
 template <u32 Threads, Format Weight>
 DG_DEVICE void normalize(Float4& v, ptx::SharedAddress smem, const void* weight, u32 channel, u32 d,
                          float eps) {
-    float squares = ptx::mul_rn_f32(v.x, v.x);
-    squares = ptx::fma_rn_f32(v.y, v.y, squares);
-    squares = ptx::fma_rn_f32(v.z, v.z, squares);
-    squares = ptx::fma_rn_f32(v.w, v.w, squares);
-    squares = cta_sum<Threads>(smem, squares);
-    const float factor = 1.0f / ptx::sqrt_rn_f32(squares / static_cast<float>(d) + eps);
-    v = {v.x * factor, v.y * factor, v.z * factor, v.w * factor};
-    if constexpr (Weight != Format::none) {
-        if (channel >= d) return;
-        const Float4 w = load4<Weight>(weight, channel);
-        v = {v.x * w.x, v.y * w.y, v.z * w.z, v.w * w.w};
-    }
+    Float4 rows[1] = {v};
+    normalize<Threads, Weight>(rows, smem, weight, channel, d, eps);
+    v = rows[0];
 }
 
 DG_DEVICE float amax_of(const Float4& v) {

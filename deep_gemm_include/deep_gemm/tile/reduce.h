@@ -22,20 +22,34 @@ DG_DEVICE float warp_max(float value) {
     return value;
 }
 
-/// Over the CTA; `smem` holds one float a warp and may be used again at once.
+/// Over the CTA, of some values at once; `smem` holds one float a warp for each and may be used again at
+/// once.
+template <u32 Threads, u32 Values>
+DG_DEVICE void cta_sums(ptx::SharedAddress smem, float (&values)[Values]) {
+    constexpr u32 kWarps = Threads / 32;
+#pragma unroll
+    for (u32 i = 0; i < Values; ++i) values[i] = warp_sum(values[i]);
+    if constexpr (kWarps == 1) return;
+    const u32 thread = ptx::thread_index();
+    if (thread % 32 == 0) {
+#pragma unroll
+        for (u32 i = 0; i < Values; ++i) ptx::st_shared_f32(smem + (i * kWarps + thread / 32) * 4, values[i]);
+    }
+    ptx::sync_threads();
+#pragma unroll
+    for (u32 i = 0; i < Values; ++i) {
+        values[i] = ptx::ld_shared_f32(smem + i * kWarps * 4);
+#pragma unroll
+        for (u32 warp = 1; warp < kWarps; ++warp)
+            values[i] = ptx::add_rn_f32(values[i], ptx::ld_shared_f32(smem + (i * kWarps + warp) * 4));
+    }
+    ptx::sync_threads();
+}
 template <u32 Threads>
 DG_DEVICE float cta_sum(ptx::SharedAddress smem, float value) {
-    value = warp_sum(value);
-    if constexpr (Threads == ptx::kWarpThreads) return value;
-    const u32 thread = ptx::thread_index();
-    if (thread % 32 == 0) ptx::st_shared_f32(smem + thread / 32 * 4, value);
-    ptx::sync_threads();
-    float total = ptx::ld_shared_f32(smem);
-#pragma unroll
-    for (u32 warp = 1; warp < Threads / 32; ++warp)
-        total = ptx::add_rn_f32(total, ptx::ld_shared_f32(smem + warp * 4));
-    ptx::sync_threads();
-    return total;
+    float values[1] = {value};
+    cta_sums<Threads>(smem, values);
+    return values[0];
 }
 
 /// The largest over the CTA, as cta_sum().

@@ -15,10 +15,14 @@ def project(
     x_scale: Any = None,
     w_scale: Any = None,
     add: Any = None,
+    round_x: bool = False,
     device: Any = None,
     stream: int | None = None,
 ) -> None:
-    """y = add + x w^T, for x [t, k] or [t, groups, k]; w fp32, bf16, FP8 (128 x 128 scales) or MXFP4 bytes."""
+    """y = add + x w^T, for x [t, k] or [t, groups, k]; w fp32, bf16, FP8 (128 x 128 scales) or MXFP4 bytes.
+
+    `round_x`: up to 8 rows of bf16 x meet FP8 w as quantize(recipe="fp8_128", rule="up") would leave them.
+    """
     _C.op_project(**locals())
 
 
