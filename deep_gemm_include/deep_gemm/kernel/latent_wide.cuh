@@ -37,7 +37,7 @@ class WideHeads {
 
     DG_DEVICE void run() {
         const u32 groups = ceil_div(p_.heads, kLatentWideHeads);
-        for (u32 unit = ptx::block_index(); unit < p_.tokens * groups; unit += ptx::grid_blocks()) {
+        for (u32 unit = ptx::block_index(); unit < p_.tokens * groups; unit += ptx::grid_size()) {
             const u32 token = unit / groups, first_head = unit % groups * kLatentWideHeads;
             load_queries(token, first_head);
             attend(token, first_head + ptx::warp_index() % 4 * 16 + ptx::lane_index() / 4);

@@ -23,7 +23,7 @@ DG_DEVICE void load_tokens_rows(const AttentionParams& p, ptx::SharedAddress sme
     constexpr LatentWideSmem kPlan = plan_latent_wide();
     const u32 groups = ceil_div(p.heads, kLatentWideHeads), warp = ptx::warp_index() % 4;
     pipe::Cursor<kLatentWideStages> at;
-    for (u32 unit = ptx::block_index(); unit < p.tokens * groups; unit += ptx::grid_blocks()) {
+    for (u32 unit = ptx::block_index(); unit < p.tokens * groups; unit += ptx::grid_size()) {
         const Seen<S> seen(p, unit / groups);
         WarpRows found = find_rows<S, kWideWarpRows>(p, seen, 0);
         for (u32 base = 0; base < seen.total; base += kLatentChunk) {

@@ -36,7 +36,7 @@ class Multiplier {
     DG_DEVICE Multiplier(const ProjectMmaParams& p, Ring<S> ring) : p_(p), ring_(ring) {}
 
     DG_DEVICE void run() {
-        for (u32 index = ptx::block_index(); index < blocks_of(p_); index += ptx::grid_blocks()) {
+        for (u32 index = ptx::block_index(); index < blocks_of(p_); index += ptx::grid_size()) {
             const Block block(p_, index);
             float totals[kSums];
             multiply(totals, block);

@@ -184,7 +184,7 @@ DG_DEVICE void load_blocks(const ProjectMmaParams& p, Ring<S> ring) {
     using W = Rows<S, S.w>;
     pipe::Cursor<kPlan.stages> at;
     const u32 chunks = p.k / kProjectColumns, stages = chunks * 2;
-    for (u32 index = ptx::block_index(); index < blocks_of(p); index += ptx::grid_blocks()) {
+    for (u32 index = ptx::block_index(); index < blocks_of(p); index += ptx::grid_size()) {
         const Block block(p, index);
         X x;
         W w;
