@@ -111,6 +111,7 @@ def masked(a: Scaled | Array, b: Scaled | Array, valid_rows: Array) -> tuple[Arr
 
 
 def tolerance(d: Array, error: Array, output: str) -> Array:
-    """How far a right kernel's output may be from `d`, whose sums may be off by `error`: one rounding more."""
-    rounding = 2.0**-8 if output == "bf16" else 2.0**-24
+    """How far a right kernel's output may be from `d`, whose sums may be off by `error`: the rounding of bf16; or, in
+    fp32, four of them, for C and the sums that CTAs and warpgroups along K have of their own are added one by one."""
+    rounding = 2.0**-8 if output == "bf16" else 4 * 2.0**-24
     return error * (1 + rounding) + np.abs(d) * rounding + 1e-30

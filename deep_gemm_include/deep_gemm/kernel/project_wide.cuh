@@ -203,10 +203,10 @@ project_wide(DG_GRID_CONSTANT const ProjectMmaParams p) {
     ptx::grid_dependency_launch();
     ptx::grid_dependency_wait();
     if (ptx::warp_index() >= kWideMathThreads / 32) {
-        ptx::setmaxnreg_dec<kWideLoadRegisters>();
+        ptx::setmaxnreg_dec<wide_load_registers_of(S)>();
         load_blocks<S>(p, ring);
     } else {
-        ptx::setmaxnreg_inc<kWideMathRegisters>();
+        ptx::setmaxnreg_inc<wide_math_registers_of(S)>();
         Multiplier<S>(p, ring).run();
     }
 }

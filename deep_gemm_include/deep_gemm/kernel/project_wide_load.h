@@ -1,7 +1,6 @@
-// What the loading warps of project_wide do (kernel/project_wide.cuh): both operands come as they are to
-// shared memory, by copies that each thread waits for and reads itself; what it reads, FP8 as what the mma
-// takes, goes to a ring of stages as wgmma reads them. A stage has 64 columns of 128 rows of each operand,
-// 128 bytes a row in swizzle atoms of eight.
+// What the loading warps of project_wide do (kernel/project_wide.cuh): both operands come from memory by way
+// of registers, where FP8 becomes what the mma takes, and go to a ring of stages as wgmma reads them. A stage
+// has 64 columns of 128 rows of each operand, 128 bytes a row in swizzle atoms of eight.
 //
 // The order of K: project_mma lets a lane of four have 16 bytes of a row of w, so that step s of its mma.sync
 // has four columns of every 16 (FP8 weights) or every 8 (bf16). Here lane q of four reads the same bytes and
@@ -11,7 +10,6 @@
 #include <deep_gemm/kernel/project_mma.cuh>
 #include <deep_gemm/pipe/ring.h>
 #include <deep_gemm/ptx/shared_words.h>
-#include <deep_gemm/ptx/stream.h>
 
 namespace deep_gemm::project_wide_detail {
 
@@ -82,147 +80,118 @@ struct Rows {
             offset[g] = static_cast<u32>((row < last ? row : last) * stride * bytes_of(F) / 16);
         }
     }
-    /// A stage's columns on their way to this thread's places of `raw`.
-    DG_DEVICE void copy(ptx::SharedAddress raw, u32 column) const {
+    template <u32 N>
+    DG_DEVICE void load(u32 (&word)[N], u32 column) const {
+        static_assert(N >= kAll);
 #pragma unroll
         for (u32 g = 0; g < kGroups; ++g)
 #pragma unroll
             for (u32 load = 0; load < kLoads; ++load)
 #pragma unroll
-                for (u32 piece = 0; piece < kWords / 4; ++piece)
-                    ptx::cp_async_16(
-                        place_of(raw, (g * kLoads + load) * kWords / 4 + piece),
-                        base + u64{offset[g]} * 16 + (column + load * 32) * bytes_of(F) + piece * 16, 16);
+                for (u32 piece = 0; piece < kWords / 4; ++piece) {
+                    const ptx::UInt4 v = ptx::ld_global_v4_u32(
+                        base + u64{offset[g]} * 16 + (column + load * 32) * bytes_of(F) + piece * 16);
+                    const u32 at = (g * kLoads + load) * kWords + piece * 4;
+                    word[at] = v.x, word[at + 1] = v.y, word[at + 2] = v.z, word[at + 3] = v.w;
+                }
     }
-    /// Those that have come, to a stage: all are read before the first is written, so that neither waits.
-    static DG_DEVICE void store(ptx::SharedAddress raw, ptx::SharedAddress tile) {
-        constexpr u32 kOfStep = bytes_of(F);  // words of four columns
+    template <u32 N>
+    static DG_DEVICE void store(const u32 (&word)[N], ptx::SharedAddress tile) {
         const u32 q = ptx::lane_index() % 4, row = row_of_eight();
-        u32 word[kGroups * kLoads * kWords];
 #pragma unroll
-        for (u32 i = 0; i < kGroups * kLoads * kWords; i += 4) {
-            const ptx::UInt4 v = ptx::ld_shared_v4_u32(place_of(raw, i / 4));
-            word[i] = v.x, word[i + 1] = v.y, word[i + 2] = v.z, word[i + 3] = v.w;
-        }
+        for (u32 g = 0; g < kGroups; ++g)
 #pragma unroll
-        for (u32 step = 0; step < 4; ++step) {
-            const ptx::SharedAddress to =
-                tile + (ptx::warp_index() % 4 * 32 + row) * 128 + ((step * 2 + q / 2) ^ row) * 16 + q % 2 * 8;
-#pragma unroll
-            for (u32 g = 0; g < kGroups; ++g) {
+            for (u32 step = 0; step < 4; ++step) {
+                constexpr u32 kOfStep = bytes_of(F);  // words of four columns
                 u32 mine[kOfStep], low, high;
 #pragma unroll
-                for (u32 i = 0; i < kOfStep; ++i) mine[i] = word[(g * 4 + step) * kOfStep + i];
+                for (u32 i = 0; i < kOfStep; ++i) mine[i] = word[g * kLoads * kWords + step * kOfStep + i];
                 project_detail::pairs_of<Lane<S>::kF16, F>(mine, 0, low, high);
-                ptx::st_shared_v2_u32(to + g * 8 * 128, low, high);
+                const u32 unit = (step * 2 + q / 2) ^ row;
+                ptx::st_shared_u64(
+                    tile + ((ptx::warp_index() % 4 * 4 + g) * 8 + row) * 128 + unit * 16 + q % 2 * 8,
+                    u64{low} | u64{high} << 32);
             }
-        }
-    }
-    /// Where piece `piece` of 16 bytes of this thread comes to.
-    static DG_DEVICE ptx::SharedAddress place_of(ptx::SharedAddress raw, u32 piece) {
-        return raw + (piece * kWideLoadThreads + ptx::thread_index() % kWideLoadThreads) * 16;
     }
 };
 
-/// What the sum of a chunk is multiplied by for a row of x: a thread has one of the block's rows. Scales of w
-/// are the same for all of them: the lanes of a warp keep those of as many chunks.
+/// What the sum of a chunk is multiplied by for a row of x: a thread has one of the block's rows.
 template <ProjectMmaSpec S>
-class RowScale {
-  public:
-    DG_DEVICE RowScale(const ProjectMmaParams& p, const Block& block, u32 chunks)
-        : w_(block.part->scale),
-          first_w_(block.first_row / kProjectColumns * block.part->scale_stride_row),
-          chunks_(chunks) {
+struct RowScale {
+    const void* w;
+    const float* x;
+    u64 first_w;
+    float of_w, of_x;
+
+    DG_DEVICE RowScale(const ProjectMmaParams& p, const Block& block) : w(block.part->scale) {
         const u32 row = block.first_token + row_of_block(), last = p.rows - 1;
-        x_ = p.x_scale + (row < last ? row : last) * p.x_scale_stride + block.part->x_scale_offset;
-#pragma unroll
-        for (u32 i = 0; i < kHeld; ++i) {
-            const u32 chunk = i * 32 + ptx::lane_index();
-            held_[i] = of_w(chunk < chunks ? chunk : chunks - 1);
-        }
-        fetch(0);
+        first_w = block.first_row / kProjectColumns * block.part->scale_stride_row;
+        x = p.x_scale + (row < last ? row : last) * p.x_scale_stride + block.part->x_scale_offset;
     }
-    /// x's scale of the chunk that comes next.
-    DG_DEVICE void fetch(u32 chunk) {
-        if constexpr (S.x == Format::fp8_e4m3) of_x_ = ptx::ld_global_f32(x_ + chunk);
-    }
-    DG_DEVICE void store(Ring<S> ring, u32 stage, u32 chunk) const {
-        if constexpr (S.w_scale == Format::none) return;
-        const float of_lane = chunk < 32 ? held_[0] : held_[1];
-        const float w = chunk < kHeld * 32
-                            ? codec::float_of_bits(ptx::shfl_idx(codec::bits_of_float(of_lane), chunk % 32))
-                            : of_w(chunk);
-        ptx::st_shared_f32(ring.scale(stage, row_of_block()),
-                           S.x == Format::fp8_e4m3 ? ptx::mul_rn_f32(w, of_x_) : w);
-    }
+    static DG_DEVICE u32 row_of_block() { return ptx::thread_index() % kWideRows; }
 
-  private:
-    static constexpr u32 kHeld = 2;
-
-    static DG_DEVICE u32 row_of_block() {
-        return ptx::thread_index() % kWideRows;
+    DG_DEVICE void load(u32 chunk) {
+        if constexpr (S.w_scale != Format::none) of_w = tile::load_scale<S.w_scale>(w, first_w + chunk);
+        if constexpr (S.x == Format::fp8_e4m3) of_x = ptx::ld_global_f32(x + chunk);
     }
-    [[nodiscard]] DG_DEVICE float of_w(u32 chunk) const {
-        if constexpr (S.w_scale == Format::none) return 1;
-        return tile::load_scale<S.w_scale>(w_, first_w_ + chunk);
+    DG_DEVICE void store(Ring<S> ring, u32 stage) const {
+        if constexpr (S.w_scale != Format::none)
+            ptx::st_shared_f32(ring.scale(stage, row_of_block()),
+                               S.x == Format::fp8_e4m3 ? ptx::mul_rn_f32(of_w, of_x) : of_w);
     }
-
-    const void* w_;
-    const float* x_;
-    u64 first_w_;
-    u32 chunks_;
-    float held_[kHeld], of_x_ = 0;
 };
 
-/// All blocks of the CTA, stage by stage, while copies for the stages after it are on their way. What is
-/// written here is for wgmma, but the fence between the proxies is the readers': it waits for all that a
-/// thread has asked memory for, here for the stages to come.
+constexpr u32 kTilesOfChunk = 4;  // x and w of two stages
+
+/// All blocks of the CTA, tile by tile: x of a stage, then w. Some tiles are on their way to registers while
+/// the one before is stored. What is written here is for wgmma, but the fence between the proxies is the
+/// readers': it waits for all that a thread has asked memory for, here for the tiles to come.
 template <ProjectMmaSpec S>
 DG_DEVICE void load_blocks(const ProjectMmaParams& p, Ring<S> ring) {
-    constexpr ProjectWideSmem kPlan = plan_wide(S);
+    constexpr u32 kAhead = wide_tiles_ahead_of(S), kUnroll = kAhead % 2 == 0 ? kAhead : 2 * kAhead;
     using X = Rows<S, S.x>;
     using W = Rows<S, S.w>;
-    pipe::Cursor<kPlan.stages> at;
-    const u32 chunks = p.k / kProjectColumns, stages = chunks * 2;
+    constexpr u32 kWords = X::kAll > W::kAll ? X::kAll : W::kAll;
+    pipe::Cursor<plan_wide(S).stages> at;
+    const u32 chunks = p.k / kProjectColumns, tiles = chunks * kTilesOfChunk;
     for (u32 index = ptx::block_index(); index < blocks_of(p); index += ptx::grid_size()) {
         const Block block(p, index);
         X x;
         W w;
         x.place(p.x, p.x_stride, block.part->x_offset, block.first_token, p.rows - 1);
         w.place(block.part->w, block.part->stride_row, 0, block.first_row, block.part->n - 1);
-        RowScale<S> scale(p, block, chunks);
-        u32 copied = 0, to_copy = 0, chunk = 0;  // stages, the chunk of the next, the chunk at hand
-        const auto raw_of = [&](u32 stage) {
-            return ring.base + kPlan.raw + stage % kPlan.raws * kPlan.raw_bytes;
-        };
-        const auto copy = [&] {
-            if (copied < stages) {
-                const u32 column = to_copy * kProjectColumns + copied % 2 * 64;
-                x.copy(raw_of(copied), column);
-                w.copy(raw_of(copied) + kPlan.raw_w, column);
-                if (copied % 2 == 1) to_copy = chunk_after(to_copy, chunks);
+        RowScale<S> scale(p, block);
+        static_assert(kAhead < kTilesOfChunk);  // so that those of one chunk are on their way at a time
+        u32 word[kAhead][kWords], chunk = 0, half = 0;  // half: of the chunk, of the tile loaded next
+        const auto load = [&](u32 tile) {  // `tile` is a constant: which registers, and whether of x
+            const u32 column = chunk * kProjectColumns + half * 64;
+            if (tile % 2 == 0) {
+                if (half == 0) scale.load(chunk);
+                return x.load(word[tile % kAhead], column);
             }
-            ++copied;
-            ptx::cp_async_commit();
+            w.load(word[tile % kAhead], column);
+            half ^= 1;
+            if (half == 0) chunk = chunk_after(chunk, chunks);
         };
+#pragma unroll
+        for (u32 i = 0; i < kAhead; ++i) load(i);
 #pragma unroll 1
-        for (u32 i = 0; i + 1 < kPlan.raws; ++i) copy();
-#pragma unroll 1
-        for (u32 stage = 0; stage < stages; ++stage) {
-            ptx::cp_async_wait<kPlan.raws - 2>();  // what this thread has copied for the stage is there
-            copy();
-            ptx::mbarrier_wait(ring.empty(at.stage), at.phase ^ 1);
-            X::store(raw_of(stage), ring.x(at.stage));
-            W::store(raw_of(stage) + kPlan.raw_w, ring.w(at.stage));
-            if (stage % 2 == 0) {
-                scale.store(ring, at.stage, chunk);
-                chunk = chunk_after(chunk, chunks);
-                if (stage + 2 < stages) scale.fetch(chunk);
+        for (u32 base = 0; base < tiles; base += kUnroll)
+#pragma unroll
+            for (u32 i = 0; i < kUnroll; ++i) {
+                if (base + i >= tiles) break;
+                if (i % 2 == 0) {
+                    ptx::mbarrier_wait(ring.empty(at.stage), at.phase ^ 1);
+                    X::store(word[i % kAhead], ring.x(at.stage));
+                    if ((base + i) % kTilesOfChunk == 0) scale.store(ring, at.stage);
+                } else {
+                    W::store(word[i % kAhead], ring.w(at.stage));
+                    ptx::sync_warp();
+                    if (ptx::lane_index() == 0) ptx::mbarrier_arrive(ring.full(at.stage));
+                    at.advance();
+                }
+                if (base + i + kAhead < tiles) load(i + kAhead);
             }
-            ptx::sync_warp();
-            if (ptx::lane_index() == 0) ptx::mbarrier_arrive(ring.full(at.stage));
-            at.advance();
-        }
     }
 }
 

@@ -65,32 +65,33 @@ constexpr u32 project_sums_bytes(const ProjectMmaSpec& s) {
 // project_wide: a block has 128 rows of w and 128 rows of x; two warpgroups multiply 64 rows of x each, a
 // third loads. Stages of 64 columns come in the order in which one warp after the other would have them.
 constexpr u32 kWideRows = 128;  // of w, of x
-constexpr u32 kWideMathThreads = 256, kWideLoadThreads = 128,
-              kWideThreads = kWideMathThreads + kWideLoadThreads;
+constexpr u32 kWideMathThreads = 256, kWideThreads = kWideMathThreads + 128;
 constexpr u32 kWideTileBytes = kWideRows * 128, kWideStageBytes = 2 * kWideTileBytes;
 struct ProjectWideSmem {
-    u32 stages;     // of what is multiplied: two a chunk
-    u32 raws;       // stages of what it is made of, as it lies in memory
-    u32 raw;        // [raws]
-    u32 raw_w;      // of such a stage, after x
-    u32 raw_bytes;  // of one
-    u32 scales;     // fp32 [stages][rows of x]: of a chunk, in its first stage
+    u32 stages;
+    u32 scales;  // fp32 [stages][rows of x]: of a chunk, in its first stage
     u32 barriers;
     u32 bytes;
 };
-constexpr ProjectWideSmem plan_wide(const ProjectMmaSpec& s) {
+constexpr ProjectWideSmem plan_wide(const ProjectMmaSpec&) {
     ProjectWideSmem p{};
-    p.stages = 4;
-    p.raw = p.stages * kWideStageBytes;
-    p.raw_w = kWideRows * 64 * bytes_of(s.x);
-    p.raw_bytes = p.raw_w + kWideRows * 64 * bytes_of(s.w);
-    p.raws = s.w == Format::bf16 ? 3 : 4;
-    p.scales = p.raw + p.raws * p.raw_bytes;
+    p.stages = 6;
+    p.scales = p.stages * kWideStageBytes;
     p.barriers = p.scales + p.stages * kWideRows * 4;
     p.bytes = p.barriers + p.stages * 16;
     return p;
 }
-constexpr u32 kWideMathRegisters = 208, kWideLoadRegisters = 88;
+// Tiles on their way to registers while another one is stored.
+constexpr u32 wide_tiles_ahead_of(const ProjectMmaSpec& s) {
+    return s.x == Format::bf16 ? 2 : 3;
+}
+// What the roles need: sums that are scaled are kept thrice, tiles of bf16 are twice as large.
+constexpr u32 wide_math_registers_of(const ProjectMmaSpec& s) {
+    return s.w_scale == Format::none ? 200 : 208;
+}
+constexpr u32 wide_load_registers_of(const ProjectMmaSpec& s) {
+    return s.w_scale == Format::none ? 104 : 88;
+}
 
 constexpr ProjectMmaSmem plan_smem(const ProjectMmaSpec& s) {
     return {s.wide ? plan_wide(s).bytes : project_sums_bytes(s)};
