@@ -9,9 +9,9 @@ from emulator.test_fp4_bugs import SPEC, make_launch
 from deep_gemm import _C
 
 BUGS = [
-    Bug("the odd row has the even row's first table", "term>(2 * odd),", "term>(0),", 8),
-    Bug("the tables of the two groups are swapped", "tables[step / 2]", "tables[1 - step / 2]", 8),
-    Bug("one table for both groups", "tables[step / 2]", "tables[0]", 8),
+    Bug("the odd row has the even row's first table", "term>(2 + i);", "term>(i);", 8),
+    Bug("the tables of the two groups are swapped", "even_tables[step / 2]", "even_tables[1 - step / 2]", 8),
+    Bug("one table for both groups", "even_tables[step / 2]", "even_tables[0]", 8),
     Bug("a neighbour's scales", "blob + kFp4CodeBytes + thread * 2) |", "blob + kFp4CodeBytes + (thread ^ 1) * 2) |", 8),
     Bug("the third byte is another thread's", "kNvThirdBytes + thread) << 16", "kNvThirdBytes + (thread ^ 4)) << 16", 8),
 ]  # fmt: skip

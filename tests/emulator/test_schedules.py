@@ -212,7 +212,7 @@ def test_copies_land_early_late_and_out_of_order(seed: int) -> None:
     ("text", "message"),
     [
         ("emulator:sm_70", "got arch 'sm_70', expected one of sm_80, sm_89, sm_90a, sm_100a"),
-        ("emulator:sm_90a,speed=2", "got 'speed', expected seed, threads"),
+        ("emulator:sm_90a,speed=2", "got 'speed', expected one of seed, threads"),
         ("emulator:sm_90a,seed=x", "option seed: got 'x', expected a number"),
         ("emulator:sm_90a,latency=slow", "got 'slow', expected eager, random or lazy"),
         ("emulator:sm_90a,seed", "got 'seed', expected name=value"),
