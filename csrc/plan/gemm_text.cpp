@@ -53,8 +53,8 @@ void read_word(GemmProblem& problem, Operands& operands, std::string_view word) 
             problem.groups = parse_groups(word);
         else
             fail(ErrorKind::value,
-                 "problem: unexpected word '{}'; expected key=value, a group mode (dense, contiguous, psum, "
-                 "masked), accumulate or unaligned_d",
+                 "problem: unexpected word '{}'; expected gemm first (fp4_gemm and linear are others), then "
+                 "key=value, a group mode (dense, contiguous, psum, masked), accumulate or unaligned_d",
                  word);
         return;
     }

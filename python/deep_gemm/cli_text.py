@@ -294,10 +294,12 @@ def generate(
         raise click.ClickException(
             "generate: --verify-exact compares greedy decoding; got a temperature above 0"
         )
+    if not text:
+        raise click.ClickException(
+            "generate: got an empty prompt, expected text: an argument, or standard input"
+        )
     engine = load(request)
     tokens = engine.encode(text)
-    if not tokens:
-        raise click.ClickException("generate: got an empty prompt, expected text")
     session = request.session(engine)
     eos = -1 if ignore_eos else None
     if verify:

@@ -164,6 +164,12 @@ def test_nan_in_a_batch_stops_one_slot(device: _C.Device, tmp_path: Path) -> Non
             "start: temperature is 'hot' of type str, expected a number",
         ),
         (lambda s: s.engine.session(window=2.5), TypeError, "session: window is 2.5 of type float"),
+        (
+            lambda s: s.engine.session(window=0),
+            ValueError,
+            "session: got window=0, expected 1 .* to 8, or None",
+        ),
+        (lambda s: list(s.generate(-1)), ValueError, "generate: got max_tokens=-1, expected 0 to"),
         (lambda s: s.engine.batch(1.5), TypeError, "batch: slots is 1.5 of type float"),
         (lambda s: s.engine.batch(1).start(0, [0.5]), TypeError, "start: token 0 is 0.5 of type float"),
     ],

@@ -124,6 +124,7 @@ def test_demo_names_what_is_empty(tmp_path: Path) -> None:
     result = cli("demo", "--part", "layer", str(tmp_path / "empty.txt"))
     assert result.returncode == 1 and result.stdout == "" and "got an empty file" in result.stderr
     assert "got an empty prompt" in cli("demo", "--part", "text", "--prompt", "").stderr
+    assert "got an empty prompt" in cli("generate", "").stderr
     assert "'--seed': -3 is not in the range" in cli("demo", "--seed", "-3").stderr
 
 

@@ -161,8 +161,13 @@ class Engine:
         graphs          replay a step as one CUDA graph from its third time on
         restore_points  ends of prompts that sync() can go back to without feeding tokens again
         """
+        rows = None if window is None else count("session", "window", window)
+        if rows == 0:
+            raise ValueError(
+                "session: got window=0, expected 1 (plain decoding) to 8, or None: as the model has it"
+            )
         options = {
-            "window": 0 if window is None else count("session", "window", window),
+            "window": rows or 0,
             "adaptive": bool(adaptive),
             "strict": bool(strict),
             "graphs": bool(graphs),
@@ -306,7 +311,7 @@ class Session:
     def generate(self, max_tokens: int, eos: int | None = None) -> Iterator[Step]:
         """Steps until `max_tokens` tokens, `eos` (None: the model's; -1: never) or the end of the context."""
         end = self.engine.eos if eos is None else eos
-        left = min(max_tokens, self.room)
+        left = min(count("generate", "max_tokens", max_tokens), self.room)
         while left > 0:
             step = self.step(left, end)
             left -= len(step.tokens)
