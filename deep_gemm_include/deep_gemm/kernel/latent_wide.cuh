@@ -100,13 +100,13 @@ class WideHeads {
                 m = ptx::max_nan_f32(m, scores[i]);
             }
             m = max_of_four(m);
-            const float shift = m == kNothing ? 0.0f : m;  // of nothing, exp is 0 without a branch
+            const bool empty = m == kNothing;
             float sums[kLaneSums / 4];
 #pragma unroll
             for (u32 group = 0; group < kLaneSums / 4; ++group) {
                 const u32 i = group * 4 + half * 2;
-                const float first = ptx::exp_f32(scores[i] - shift),
-                            second = ptx::exp_f32(scores[i + 1] - shift);
+                const float first = empty ? 0.0f : ptx::exp_f32(scores[i] - m),
+                            second = empty ? 0.0f : ptx::exp_f32(scores[i + 1] - m);
                 sums[group] = ptx::add_rn_f32(first, second);
                 const u32 head = ptx::warp_index() % 4 * 16 + lane / 4 + half * 8;
                 ptx::st_shared_u32(slab_unit(weights, head, group) + q * 4, ptx::cvt_bf16x2(first, second));
