@@ -34,9 +34,9 @@ TITLES = {
     ),
     "deepgemm": (
         "Beside DeepGEMM",
-        "The FP8 kernels of DeepGEMM 2.6.1, built from source on the same machine, in the same rounds (`--deepgemm`). "
-        "Its scales of tokens are brought into the layout its kernels read before the clock starts; ours are read row "
-        "by row.",
+        "The FP8 kernels of DeepGEMM 2.6.1, built from source on the same machine, in the same rounds; `--deepgemm` "
+        "measures them again. Its scales of tokens are brought into the layout its kernels read before the clock "
+        "starts; ours are read row by row.",
     ),
     "fp4": (
         "MXFP4 weights, FP8 activations",
