@@ -132,6 +132,9 @@ KERNELS = {
     ("project_wide", "ProjectMmaSpec"): {
         "project_wide": [formats + ", .wide = true" for formats in (MMA_BF16, MMA_MIXED, MMA_FP8)]
     },
+    ("project_operands", "ProjectOperandsSpec"): {
+        "project_operands": ["", ".w = Format::fp8_e4m3", ".x = Format::fp8_e4m3, .w = Format::fp8_e4m3"]
+    },
     ("moe_joined", "RouteActivateSpec"): {
         "route_activate": [".route = {.bias = true}, .activate = {.rule = ScaleRule::up, .limited = true}"]
     },
