@@ -2,7 +2,9 @@
 #include "op/moe_joined.h"
 #include "runtime/deepseek_v4/state.h"
 
+#include <algorithm>
 #include <cmath>
+#include <cstdlib>
 
 namespace deep_gemm::runtime::deepseek_v4 {
 
@@ -16,9 +18,10 @@ class BlockPass {
 
     void run(const TensorView& x, bool first) {
         hc_in(x, w_.attention_hc, w_.attention_norm, first ? TensorView{} : rows(s_.output),
-              w_.attention_ahead);
+              hc_list(w_.attention_ahead, w_.attention_hc, w_.wq_b.data.view(), "DG_X_WQB"));
         attention();
-        hc_in(x, w_.ffn_hc, w_.ffn_norm, rows(s_.output), w_.ffn_ahead);
+        hc_in(x, w_.ffn_hc, w_.ffn_norm, rows(s_.output),
+              hc_list(w_.ffn_ahead, w_.ffn_hc, TensorView{}, "DG_X_NONE"));
         experts();
     }
 
@@ -84,6 +87,7 @@ class BlockPass {
                               .sequences = pass_.sequences,
                               .out = query,
                               .records = pass_.t <= kRecordRows ? records() : TensorView{},
+                              .ahead = ahead(experiment(w_.output_ahead, "DG_X_ATT", 0)),
                               .window = c_.window,
                               .ratio = w_.layer.compress_ratio,
                               .stream = pass_.stream});
@@ -210,6 +214,28 @@ class BlockPass {
                                        .eps = c_.rms_epsilon},
                              .index = w_.index_compressor ? &index : nullptr,
                              .stream = pass_.stream});
+    }
+    static double number(const char* name, double otherwise) {
+        const char* text = std::getenv(name);
+        return text ? std::atof(text) : otherwise;
+    }
+    // The first megabytes of the only matrix.
+    static std::vector<TensorView> experiment(const std::vector<TensorView>& views, const char* name, double otherwise) {
+        const double mb = number(name, otherwise);
+        if (mb == 0 || views.empty()) return {};
+        TensorView v = views[0];
+        i64 all = 1;
+        for (u32 i = 0; i < v.rank; ++i) all *= v.shape[i];
+        v.rank = 1, v.shape[0] = std::min(all, static_cast<i64>(mb * 1e6)), v.strides[0] = 1;
+        return {v};
+    }
+    static std::vector<TensorView> hc_list(const std::vector<TensorView>& list, const HcWeights& own, const TensorView& more, const char* name) {
+        if (number("DG_X_NOHC", 0) != 0) return {};
+        std::vector<TensorView> all;
+        if (number("DG_X_FN", 0) != 0) all.push_back(own.fn.view());
+        all.insert(all.end(), list.begin(), list.end());
+        if (more.present()) for (const TensorView& v : experiment({more}, name, 0)) all.push_back(v);
+        return all;
     }
     // Passes of many rows read their weights slowly enough.
     [[nodiscard]] op::AheadViews ahead(const std::vector<TensorView>& views) const {
