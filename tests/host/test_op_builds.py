@@ -132,6 +132,17 @@ KERNELS = {
     ("project_wide", "ProjectMmaSpec"): {
         "project_wide": [formats + ", .wide = true" for formats in (MMA_BF16, MMA_MIXED, MMA_FP8)]
     },
+    ("hc_sums", "HcSumsSpec"): {"hc_sums": ["", ".add = Format::bf16"]},
+    ("hc_apply", "HcApplySpec"): {
+        "hc_apply": [
+            ".weight = Format::bf16" + more
+            for more in (
+                ", .steps = 2, .narrow = true",
+                ", .steps = 4, .narrow = true",
+                ", .steps = 2, .narrow = true, .recipe = Recipe::nvfp4",
+            )
+        ]
+    },
     ("project_operands", "ProjectOperandsSpec"): {
         "project_operands": ["", ".w = Format::fp8_e4m3", ".x = Format::fp8_e4m3, .w = Format::fp8_e4m3"]
     },
