@@ -37,6 +37,10 @@ u32 mma_blocks(const Device& device, u32 tokens, u32 rows) {
 
 }  // namespace
 
+bool index_leaves_peaks(const IndexScoreArguments& a) {
+    return takes_mma(a, a.rows.data.format == Format::int8 ? Format::fp4_e2m1 : a.rows.data.format);
+}
+
 void index_scores(const IndexScoreArguments& a) {
     ModelChecks checks("index_scores");
     checks.array("query", a.query, kReal, {-1, -1, -1}, 4);
@@ -52,6 +56,14 @@ void index_scores(const IndexScoreArguments& a) {
     DG_CHECK(a.ratio >= 1, value, "index_scores: got ratio 0, expected at least 1");
     if (tokens == 0) return;
     const IndexScoreSpec spec{.query = a.query.format, .rows = rows.format};
+    const bool mma = takes_mma(a, rows.format);
+    if (a.peaks.present()) {
+        DG_CHECK(mma, value,
+                 "index_scores: got peaks with {} queries and {} rows, expected none: only bf16 queries of {} "
+                 "channels with bf16 or FP4 rows, aligned to 16 bytes, leave them",
+                 name_of(a.query.format), name_of(rows.format), kIndexMmaChannels);
+        checks.array("peaks", a.peaks, {Format::int32}, {tokens, ceil_div(rows.view.rows, kScoresOfPeak)});
+    }
     const IndexScoreParams params{
         .query = view_of(a.query),
         .weights = pointer_of<const float>(a.weights),
@@ -61,6 +73,8 @@ void index_scores(const IndexScoreArguments& a) {
         .sequences = pointer_of<const i32>(a.sequences),
         .scores = pointer_of<float>(a.scores),
         .scores_stride = stride_of(a.scores, 0),
+        .peaks = pointer_of<u32>(a.peaks),
+        .peaks_stride = a.peaks.present() ? stride_of(a.peaks, 0) : 0,
         .tokens = as_u32(tokens),
         .heads = as_u32(heads),
         .d = as_u32(d),
@@ -69,10 +83,9 @@ void index_scores(const IndexScoreArguments& a) {
         .scale = a.scale,
         .blocks = mma_blocks(checks.device(), as_u32(tokens), rows.view.rows),
     };
-    const bool mma = takes_mma(a, rows.format);
     const std::initializer_list<driver::MemoryRange> memory = {
         reads(a.query),     reads(a.weights),   reads(a.rows.data), reads(a.rows.table),
-        reads(a.positions), reads(a.sequences), writes(a.scores)};
+        reads(a.positions), reads(a.sequences), writes(a.scores), writes(a.peaks)};
     const u32 blocks = mma ? params.blocks : ceil_div(params.rows.rows, kIndexRowsOfBlock);
     const u32 grid = grid_of("index_scores", static_cast<u64>(tokens) * blocks);
     if (mma)

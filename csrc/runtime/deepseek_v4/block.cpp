@@ -247,19 +247,22 @@ class BlockPass {
         const TensorView query = rows(s_.index_query);
         const float scale =
             1.0f / std::sqrt(static_cast<float>(c_.index_dim) * static_cast<float>(c_.index_heads));
-        op::index_scores({.query = query,
-                          .weights = rows(s_.index_weights),
-                          .rows = state_.indexed_rows(),
-                          .positions = pass_.positions,
-                          .sequences = pass_.sequences,
-                          .scores = rows(s_.scores),
-                          .ratio = w_.layer.compress_ratio,
-                          .only_above = c_.index_topk,
-                          .scale = scale,
-                          .stream = pass_.stream});
+        op::IndexScoreArguments scores{.query = query,
+                                       .weights = rows(s_.index_weights),
+                                       .rows = state_.indexed_rows(),
+                                       .positions = pass_.positions,
+                                       .sequences = pass_.sequences,
+                                       .scores = rows(s_.scores),
+                                       .ratio = w_.layer.compress_ratio,
+                                       .only_above = c_.index_topk,
+                                       .scale = scale,
+                                       .stream = pass_.stream};
+        if (op::index_leaves_peaks(scores)) scores.peaks = rows(s_.peaks);
+        op::index_scores(scores);
         op::top_k({.scores = rows(s_.scores),
                    .positions = pass_.positions,
                    .picks = rows(s_.picks),
+                   .peaks = scores.peaks,
                    .ratio = w_.layer.compress_ratio,
                    .stream = pass_.stream});
     }

@@ -77,7 +77,7 @@ struct Workspace {
     DeviceTensor attention_records;                    // fp32, for up to kRecordRows rows
     DeviceTensor pool_values, pool_gates;              // fp32
     DeviceTensor index_pool_values, index_pool_gates;  // fp32
-    DeviceTensor index_query, index_weights, scores, picks;
+    DeviceTensor index_query, index_weights, scores, peaks, picks;
     DeviceTensor grouped;  // [rows, o_groups, o_rank]
     DeviceTensor gate_logits, experts, expert_weights;
     DeviceTensor mid, shared_mid;  // [rows, top_k, i], [rows, 1, i]

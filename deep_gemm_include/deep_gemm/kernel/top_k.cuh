@@ -148,10 +148,31 @@ DG_DEVICE Scores<Alone> gather(u32 kept, u32 count, ptx::SharedAddress smem) {
     return gathered;
 }
 
+/// The scores that may be chosen, by way of the peaks: where each lane has some and all warps have room. As
+/// many lanes as scores are chosen have a peak that reaches the bound. Whole CTAs call.
+template <TopKSpec S>
+DG_DEVICE bool collect(Scores<S>& scores, RadixSelect<S>& select, const TopKParams& p, const u32* peaks,
+                       const Share& share, ptx::SharedAddress smem) {
+    constexpr TopKSmem kPlan = plan_smem(S);
+    const u32 of_warp = share.per_warp / kScoresOfPeak, full_warps = share.end / share.per_warp;
+    if (of_warp < 32 || of_warp > Scores<S>::kHalf || full_warps * 32 < p.k) return false;
+    const u32 lane = ptx::lane_index(), warp = ptx::warp_index(), largest = scores.load_peaks(peaks);
+    const bool present = lane < scores.peaks();
+    const u32 least = select.run(p.k, 2, [&](auto&& count_one) {
+        if (present) count_one(largest);
+    }).order;
+    const bool room = scores.collect(least);
+    if (lane == 0) ptx::st_shared_u32(smem + kPlan.counts + warp * 8, room);
+    ptx::sync_threads();
+    const bool all = ptx::ballot(ptx::ld_shared_u32(smem + kPlan.counts + lane * 8) != 0) == ptx::kFullWarp;
+    ptx::sync_threads();
+    return all;
+}
+
 }  // namespace top_k_detail
 
 template <TopKSpec S>
-DG_KERNEL(kTopKThreads, S.held > 8192 ? 1 : 2)
+DG_KERNEL(kTopKThreads, S.held > 8192 || S.peaks ? 1 : 2)
 top_k(DG_GRID_CONSTANT const TopKParams p) {
     using namespace top_k_detail;
     constexpr TopKSpec kAlone{.cluster = 1, .held = S.held};
@@ -168,14 +189,21 @@ top_k(DG_GRID_CONSTANT const TopKParams p) {
     }
     const ptx::SharedAddress smem = ptx::dynamic_smem();
     const Share share(count, S.cluster, rank);
-    Scores<S> scores(smem, p.scores + token * p.scores_stride, share.begin_of(warp),
+    using Own = Scores<S.cluster == 1 ? kAlone : S>;
+    Own scores(smem, p.scores + token * p.scores_stride, share.begin_of(warp),
                      share.begin_of(warp + 1));
-    const u32 largest = scores.load();
     RadixSelect<kAlone> alone(smem);
+    if constexpr (S.peaks) {
+        static_assert(S.cluster == 1);
+        Scores<kAlone> candidates = scores;
+        if (collect(candidates, alone, p, p.peaks + token * p.peaks_stride, share, smem))
+            return choose<kAlone>(p, picks, smem, candidates, alone);
+    }
+    const u32 largest = scores.load();
     scores.keep(lower_bound<kAlone>(alone, largest, scores.any_of_lane(), p.k, share.end - share.begin,
                                     share.per_warp));
     if constexpr (S.cluster == 1) {
-        choose<S>(p, picks, smem, scores, alone);
+        choose<kAlone>(p, picks, smem, scores, alone);
     } else {
         u32 kept;
         if (p.columns <= S.cluster * S.held && fits<S>(kept, scores, smem)) {

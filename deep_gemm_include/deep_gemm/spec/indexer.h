@@ -2,6 +2,7 @@
 #pragma once
 
 #include <deep_gemm/spec/latent.h>
+#include <deep_gemm/spec/top_k.h>
 
 namespace deep_gemm {
 
@@ -36,6 +37,8 @@ struct IndexScoreParams {
     const i32* sequences;  // or null
     float* scores;         // [tokens, rows]
     u64 scores_stride;
+    u32* peaks;            // or null: [tokens, ceil(rows / kScoresOfPeak)]; on tensor cores
+    u64 peaks_stride;
     u32 tokens, heads, d, ratio, only_above;
     float scale;
     u32 blocks;  // of a token, on tensor cores: they take turns along its rows
@@ -47,6 +50,7 @@ struct IndexScoreParams {
 constexpr u32 kIndexMmaThreads = 128;
 constexpr u32 kIndexMmaWarpRows = 16;
 constexpr u32 kIndexMmaRows = kIndexMmaThreads / 32 * kIndexMmaWarpRows;
+static_assert(kIndexMmaWarpRows == kScoresOfPeak, "a warp finds the largest score of its rows");
 constexpr u32 kIndexMmaChannels = 128;
 constexpr u32 kIndexMmaHeads = 64;                       // in shared memory at a time
 constexpr u32 kIndexPitch = kIndexMmaChannels * 2 + 64;  // bytes of a head: no bank conflicts
