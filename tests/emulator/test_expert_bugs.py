@@ -76,7 +76,7 @@ def indexer(
     for t, visible in enumerate((42, 7)):
         scores[t, :visible] = ref.index_scores(query[t], weights[t], cache[0, :visible], 0.25)
     params = pack(["query", (heads * d,), (d,)], "weights", (heads,), ["cache", (0,), (d,), 1, rows, 1, 0, None],
-                  "positions", None, "scores", (rows,), tokens, heads, d, 4, 0, 0.25, 1)  # fmt: skip
+                  "positions", None, "scores", (rows,), None, (0,), tokens, heads, d, 4, 0, 0.25, 1)  # fmt: skip
     arrays = {"query": query, "weights": weights, "cache": cache, "positions": positions,
               "scores": np.zeros(scores.shape, np.float32)}  # fmt: skip
     grid = (

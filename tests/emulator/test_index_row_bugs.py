@@ -29,7 +29,8 @@ def index_mma() -> tuple[Launch, str]:
         scores[t, :visible] = ref.index_scores(query[t], weights[t], rows[:visible], 0.25)
     params = pack(["query", (heads * 128,), (128,)], "weights", (heads,),
                   ["pool", (size,), (0,), 1, pages * PAGE_ROWS, PAGE_ROWS, pages, "table"],
-                  "positions", None, "scores", (pages * PAGE_ROWS,), tokens, heads, 128, 4, 0, 0.25, 1)  # fmt: skip
+                  "positions", None, "scores", (pages * PAGE_ROWS,), None, (0,), tokens, heads, 128, 4, 0, 0.25,
+                  1)  # fmt: skip
     arrays = {"query": query, "weights": weights, "pool": pool, "table": table, "positions": positions,
               "scores": np.zeros(scores.shape, np.float32)}  # fmt: skip
     launch = Launch(

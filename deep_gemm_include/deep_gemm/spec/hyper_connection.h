@@ -72,11 +72,6 @@ constexpr u32 hc_late_of(const HcSpec& s) {
     return s.steps > 1 ? 0 : mixes_of(s) - hc_held_of(s);
 }
 
-// Whether rows come in by cp.async, a round ahead: where there are rounds.
-constexpr bool hc_staged(const HcSpec& s) {
-    return s.tokens == kMaxHcTokens && s.steps == 1 && s.x == Format::bf16 && s.add == Format::bf16;
-}
-
 // Whether codes need the largest of a whole row: then the cluster meets once more.
 constexpr bool hc_row_amax(const HcSpec& s) {
     return s.narrow && s.recipe == Recipe::nvfp4;
