@@ -15,16 +15,22 @@
 namespace deep_gemm {
 namespace top_k_detail {
 
-/// A score that at least k reach, found among the largest of each lane; 0 where there are not enough of them.
+/// What at least k lanes' largest reach, where so many have one, and few more do.
 template <TopKSpec S>
-DG_DEVICE u32 lower_bound(RadixSelect<S>& select, u32 largest, bool present, u32 k, u32 count, u32 per_warp) {
-    const u32 full_warps = count / per_warp;  // every lane of them has a score
-    if (full_warps * 32 < k || per_warp < 4 * 32) return 0;
+DG_DEVICE u32 bound_of(RadixSelect<S>& select, u32 largest, bool present, u32 k) {
     constexpr u32 kDigits = 2;  // the rest of a score's bits would rule out hardly any more
     const auto count_all = [&](auto&& count_one) {
         if (present) count_one(largest);
     };
     return select.run(k, kDigits, count_all).order;
+}
+
+/// A score that at least k reach, found among the largest of each lane; 0 where there are not enough of them.
+template <TopKSpec S>
+DG_DEVICE u32 lower_bound(RadixSelect<S>& select, u32 largest, bool present, u32 k, u32 count, u32 per_warp) {
+    const u32 full_warps = count / per_warp;  // every lane of them has a score
+    if (full_warps * 32 < k || per_warp < 4 * 32) return 0;
+    return bound_of(select, largest, present, k);
 }
 
 /// The scores of a CTA: neighbours, and so are those of a warp.
@@ -157,11 +163,7 @@ DG_DEVICE bool collect(Scores<S>& scores, RadixSelect<S>& select, const TopKPara
     const u32 of_warp = share.per_warp / kScoresOfPeak, full_warps = share.end / share.per_warp;
     if (of_warp < 32 || of_warp > Scores<S>::kHalf || full_warps * 32 < p.k) return false;
     const u32 lane = ptx::lane_index(), warp = ptx::warp_index(), largest = scores.load_peaks(peaks);
-    const bool present = lane < scores.peaks();
-    const u32 least = select.run(p.k, 2, [&](auto&& count_one) {
-        if (present) count_one(largest);
-    }).order;
-    const bool room = scores.collect(least);
+    const bool room = scores.collect(bound_of(select, largest, lane < scores.peaks(), p.k));
     if (lane == 0) ptx::st_shared_u32(smem + kPlan.counts + warp * 8, room);
     ptx::sync_threads();
     const bool all = ptx::ballot(ptx::ld_shared_u32(smem + kPlan.counts + lane * 8) != 0) == ptx::kFullWarp;
