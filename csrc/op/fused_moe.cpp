@@ -212,6 +212,7 @@ i64 mean_rows(const MoeShape& s) {
 }
 
 struct Product {
+    const char* name;  // what errors begin with
     TensorView rows, scales, d, source_rows;
 };
 using Launch = std::function<void()>;
@@ -226,7 +227,8 @@ Launch check_product(const FusedMoeArguments& a, const MoeShape& shape, const Bu
                                         .d = product.d,
                                         .group_layout = b.groups.ends,
                                         .expected_m = mean_rows(shape),
-                                        .stream = a.stream});
+                                        .stream = a.stream,
+                                        .function = product.name});
     if (a.invariant && !call.empty && !call.no_products) {
         plan::GemmProblem problem = call.problem;
         problem.m = problem.num_groups * kGroupAlignment;
@@ -247,7 +249,8 @@ Launch check_product(const FusedMoeArguments& a, const MoeShape& shape, const Bu
                                                .a_rows = product.source_rows,
                                                .weights = weights,
                                                .expected_m = mean_rows(shape),
-                                               .stream = a.stream});
+                                               .stream = a.stream,
+                                               .function = product.name});
     if (b.arranged.present()) call.scratch = op::address_of(b.arranged);
     if (a.invariant && !call.empty) {
         plan::Fp4Problem problem = call.problem;
@@ -284,9 +287,13 @@ void fused_moe(const FusedMoeArguments& a) {
     Carver carver(&checks.device(), static_cast<u8*>(a.workspace.data));
     const Buffers b = carve(shape, carver);
     // Every check comes before the first launch.
-    const Product gate_up{
-        .rows = shape.bf16 ? a.x : b.x, .scales = b.x_scale, .d = b.h, .source_rows = b.groups.slot_tokens};
-    const Product down{.rows = b.t, .scales = b.t_scale, .d = b.y, .source_rows = {}};
+    const Product gate_up{.name = "fused_moe: w13",
+                          .rows = shape.bf16 ? a.x : b.x,
+                          .scales = b.x_scale,
+                          .d = b.h,
+                          .source_rows = b.groups.slot_tokens};
+    const Product down{
+        .name = "fused_moe: w2", .rows = b.t, .scales = b.t_scale, .d = b.y, .source_rows = {}};
     Launch run_gate_up, run_down;
     if (const auto* fp4 = std::get_if<MoeFp4Weights>(&a.weights)) {
         run_gate_up = check_product(a, shape, b, gate_up, fp4->w13);
