@@ -56,7 +56,7 @@ void set_fields(Fp4GemmSpec& spec, const py::kwargs& fields) {
                 set_field(name, field, value);
             },
             spec);
-        DG_CHECK(known, type, "Fp4GemmSpec has no field '{}', expected one of {}", wanted,
+        DG_CHECK(known, type, "Fp4GemmSpec has no field '{}', expected one of {}; correct the name", wanted,
                  field_names_of<Fp4GemmSpec>());
     }
 }

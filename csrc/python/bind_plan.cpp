@@ -69,7 +69,7 @@ void set_fields(GemmSpec& spec, const py::kwargs& fields) {
         visit_fields(
             [&](const char* name, auto&) { known = known || py::str(key).cast<std::string>() == name; },
             spec);
-        DG_CHECK(known, type, "GemmSpec has no field '{}', expected one of {}",
+        DG_CHECK(known, type, "GemmSpec has no field '{}', expected one of {}; correct the name",
                  py::str(key).cast<std::string>(), field_names_of<GemmSpec>());
     }
 }

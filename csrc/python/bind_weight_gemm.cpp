@@ -20,7 +20,7 @@ void set_field(const char*, Activation& field, const py::handle& value) {
 void set_field(const char*, GemvEpilogue& field, const py::handle& value) {
     const std::string name = py::str(value);
     DG_CHECK(name == "none" || name == "swiglu", value,
-             "WeightGemmSpec: epilogue is '{}', expected none or swiglu", name);
+             "WeightGemmSpec: epilogue is '{}', expected none or swiglu; pass one of them", name);
     field = name == "none" ? GemvEpilogue::none : GemvEpilogue::swiglu;
 }
 void set_field(const char*, Format& field, const py::handle& value) {
@@ -40,7 +40,8 @@ WeightGemmSpec with_fields(WeightGemmSpec spec, const py::kwargs& fields) {
             ++used;
         },
         spec);
-    DG_CHECK(used == fields.size(), type, "WeightGemmSpec: got {}, expected the fields of spec/weight_gemm.h",
+    DG_CHECK(used == fields.size(), type,
+             "WeightGemmSpec: got {}, expected the fields of spec/weight_gemm.h; correct the name",
              py::repr(fields).cast<std::string>());
     return spec;
 }
