@@ -63,7 +63,7 @@ inline Format format_of(const std::string& name) {
 
 // The enumerator called `name` among `values`.
 template <typename Enum>
-Enum enum_named(const std::string& name, const char* what, std::initializer_list<Enum> values) {
+Enum enum_named(const std::string& name, const char* what, std::span<const Enum> values) {
     std::string names;
     for (const Enum value : values) {
         if (name == name_of(value)) return value;
@@ -72,15 +72,9 @@ Enum enum_named(const std::string& name, const char* what, std::initializer_list
     fail(ErrorKind::value, "{}: got '{}', expected one of {}; pass one of them", what, name, names);
 }
 
-// "block_m, block_n, ...": what a spec can be made of by name.
-template <typename Spec>
-std::string field_names_of() {
-    Spec spec;
-    std::string names;
-    visit_fields(
-        [&names](const char* name, auto&) { names += fmt::format("{}{}", names.empty() ? "" : ", ", name); },
-        spec);
-    return names;
+template <typename Enum>
+Enum enum_named(const std::string& name, const char* what, std::initializer_list<Enum> values) {
+    return enum_named<Enum>(name, what, std::span(values.begin(), values.size()));
 }
 
 // A number or truth value of `what` ("GemmSpec: block_m"), as the field it is for can hold it.
