@@ -28,8 +28,7 @@ void check_tensor(const Fp4GemmArguments& args, const char* name, const TensorVi
              operation(args), name);
     for (u32 i = 0; i < t.rank; ++i)
         DG_CHECK(t.shape[i] <= kMaxExtent && t.strides[i] >= 0 && t.strides[i] <= kMaxExtent * 4, value,
-                 "{}: {} has shape {} and stride {} along dimension {}, expected extents below "
-                 "2^31 and no "
+                 "{}: {} has shape {} and stride {} along dimension {}, expected extents below 2^31 and no "
                  "negative stride; pass a contiguous copy",
                  operation(args), name, shape_text(t), t.strides[i], i);
 }
@@ -165,9 +164,8 @@ void check_output(const Fp4GemmArguments& args, Fp4GemmCall& call) {
              operation(args), call.d.stride_row, call.d.columns);
     check_groups_of_d(operation(args), call.d);
     DG_CHECK(call.d.address % pair == 0 && call.d.stride_row % 2 == 0 && call.d.stride_group % 2 == 0, value,
-             "{}: d starts at {:#x} with rows {} elements apart, expected a multiple of {} bytes "
-             "and an even "
-             "number; columns are written in pairs",
+             "{}: d starts at {:#x} with rows {} elements apart, expected a multiple of {} bytes and an "
+             "even number; columns are written in pairs",
              operation(args), call.d.address, call.d.stride_row, pair);
     if (!c.present()) return;
     check_tensor(args, "c", c, d.format);

@@ -230,19 +230,17 @@ std::vector<u32> Fp4Choice::table() const {
 
 void refuse_fp4_scale(const Fp4Shape& shape, Fp4Form form, u64 index, u8 scale) {
     const u64 groups = shape.k / fp4_group_of(form);
-    fail(
-        ErrorKind::value,
-        "pack_fp4_weights: the scale of expert {}, row {}, group {} is {} ({}), expected 0 to {}; repair the "
-        "checkpoint",
-        index / groups / shape.n, index / groups % shape.n, index % groups, scale,
-        (scale & 0x7f) == 0x7f ? "NaN" : "a negative number", is_nvfp4(form) ? kNvLargestScale : 254);
+    fail(ErrorKind::value,
+         "pack_fp4_weights: the scale of expert {}, row {}, group {} is {} ({}), expected 0 to {}; repair "
+         "the checkpoint",
+         index / groups / shape.n, index / groups % shape.n, index % groups, scale,
+         (scale & 0x7f) == 0x7f ? "NaN" : "a negative number", is_nvfp4(form) ? kNvLargestScale : 254);
 }
 
 void refuse_fp4_global(const Fp4Shape& shape, u64 row, float global) {
     fail(ErrorKind::value,
          "pack_fp4_weights: the global scale of expert {}, row {} is {}, expected 2^-100 to 2^100; it is 1 "
-         "for a "
-         "matrix of zeros",
+         "for a matrix of zeros",
          row / shape.n, row % shape.n, global);
 }
 

@@ -132,8 +132,7 @@ ScaleB scale_mode_of(const Signature& signature, PyObject* recipe, PyObject* rec
     }
     DG_CHECK(a[0] == 1 && a[1] == kScaleBlock && b[1] == kScaleBlock && (b[0] == 1 || b[0] == kScaleBlock),
              value,
-             "{}: got scales per ({}, {}) of a and ({}, {}) of b, expected (1, "
-             "128) of a and (128, 128) or "
+             "{}: got scales per ({}, {}) of a and ({}, {}) of b, expected (1, 128) of a and (128, 128) or "
              "(1, 128) of b; quantise with one of these",
              function, a[0], a[1], b[0], b[1]);
     return b[0] == 1 ? ScaleB::per_row_128 : ScaleB::per_128x128;
@@ -290,10 +289,8 @@ PyMethodDef methods[] = {
      "and nothing else."},
     {"bf16_gemm_nt", DG_FAST_ENTRY(kDenseBf16Op),
      "bf16_gemm_nt" DG_DENSE_BF16_PARAMETERS(
-         "nk") "D = C + A B^T for bf16 a [m, k] and b [n, k], each contiguous along "
-               "either dimension, with rows (or columns) that start at multiples of 16 bytes; d and c bf16 "
-               "or fp32 [m, "
-               "n]."},
+         "nk") "D = C + A B^T for bf16 a [m, k] and b [n, k], each contiguous along either dimension, with "
+               "rows (or columns) that start at multiples of 16 bytes; d and c bf16 or fp32 [m, n]."},
     {"bf16_gemm_nn", DG_FAST_ENTRY(kDenseBf16NnOp),
      "bf16_gemm_nn" DG_DENSE_BF16_PARAMETERS(
          "nk") "bf16_gemm_nt with b given as [k, n], contiguous along either."},
