@@ -61,8 +61,13 @@ class BlockPass {
         const TensorView x = rows(s_.input);
         return rounds_input() ? input_of(x, s_.input_fp8) : low(x, s_.input_fp8);
     }
-    void linear(const Linear& w, const TensorView& x, const Input& low_x, const TensorView& y) {
-        project(w, x, low_x, y, pass_.stream);
+    void linear(const Linear& w, const TensorView& x, const Input& low_x, const TensorView& y,
+                const TensorView& next = {}) {
+        project(w, x, low_x, y, pass_.stream, {}, next);
+    }
+    TensorView share(const Linear& w, const char* name) const {
+        const auto all = experiment({w.data.view()}, name, 0);
+        return all.empty() || pass_.t > kAheadRows ? TensorView{} : all[0];
     }
 
     void attention() {
@@ -72,9 +77,9 @@ class BlockPass {
         const Input low_rank_low = input_of(low_rank, s_.low_rank_fp8);
         if (w_.index_compressor)
             project_many({{&w_.wq_b, flat(s_.query)}, {&w_.index_wq_b, flat(s_.index_query)}}, low_rank,
-                         low_rank_low, pass_.stream);
+                         low_rank_low, pass_.stream, share(w_.wo_a, "DG_X_T1"));
         else
-            linear(w_.wq_b, low_rank, low_rank_low, flat(s_.query));
+            linear(w_.wq_b, low_rank, low_rank_low, flat(s_.query), share(w_.wo_a, "DG_X_T1"));
         attention_heads(query);
         if (w_.index_compressor) select();
         op::latent_attention({.q = query,
@@ -98,6 +103,7 @@ class BlockPass {
                      .w_scale = w_.wo_a.scale.view(),
                      .y = rows(s_.grouped),
                      .add = {},
+                     .next = share(w_.wo_b, "DG_X_T2"),
                      .stream = pass_.stream});
         const TensorView grouped = flat(s_.grouped);
         if (s_.grouped_fp8.present() && w_.wo_b.low_precision() && pass_.t <= op::project_rounds_up_to())
@@ -136,7 +142,7 @@ class BlockPass {
         const Pooled main = pooled(c_.head_dim, s_.pool_values, s_.pool_gates);
         const Projection values{&w_.compressor->wkv, main.values}, gates{&w_.compressor->wgate, main.gates};
         if (!w_.index_compressor)
-            return project_many({query, key_value, values, gates}, x, x_low, pass_.stream);
+            return project_many({query, key_value, values, gates}, x, x_low, pass_.stream, share(w_.wq_b, "DG_X_T3"));
         const Pooled index = pooled(c_.index_dim, s_.index_pool_values, s_.index_pool_gates);
         project_many({query,
                       key_value,
@@ -145,7 +151,7 @@ class BlockPass {
                       {&w_.index_compressor->wkv, index.values},
                       {&w_.index_compressor->wgate, index.gates},
                       {&w_.index_weights, rows(s_.index_weights)}},
-                     x, x_low, pass_.stream);
+                     x, x_low, pass_.stream, share(w_.wq_b, "DG_X_T3"));
     }
 
     [[nodiscard]] op::CompressorArguments compress(const CompressorWeights& w, const Pooled& input,
@@ -233,7 +239,12 @@ class BlockPass {
         if (number("DG_X_NOHC", 0) != 0) return {};
         std::vector<TensorView> all;
         if (number("DG_X_FN", 0) != 0) all.push_back(own.fn.view());
-        all.insert(all.end(), list.begin(), list.end());
+        const double most = number("DG_X_SMALL", 1e12);
+        for (const TensorView& v : list) {
+            double bytes = 1;
+            for (u32 i = 0; i < v.rank; ++i) bytes *= static_cast<double>(v.shape[i]);
+            if (bytes <= most) all.push_back(v);
+        }
         if (more.present()) for (const TensorView& v : experiment({more}, name, 0)) all.push_back(v);
         return all;
     }
