@@ -93,10 +93,12 @@ class Problem:
         if self.case.ab == "fp8":
             a, scale_a, b, scale_b = operands
             deep_gemm.fp8_gemm_nt((a, scale_a), (b, scale_b), d, c=c, recipe=PER_ROW)
-        elif self.case.turned:
-            deep_gemm.bf16_gemm_tn(*operands, d, c=c)
+            return
+        a, b = operands
+        if self.case.turned:
+            deep_gemm.bf16_gemm_tn(a, b, d, c=c)
         else:
-            deep_gemm.bf16_gemm_nt(*operands, d, c=c)
+            deep_gemm.bf16_gemm_nt(a, b, d, c=c)
 
     def in_place(self, index: int) -> None:
         self.add(index, self.sets[index][-2])
@@ -163,7 +165,8 @@ def measure(context: Context, case: Case) -> Row:
         "of_plain": paired_ratio(samples["without C"], samples["ours"]),
         "error": error,
     }
-    note = f"{plan['spec']}, grid {plan['grid_blocks']}; C elsewhere {us['C elsewhere']:.1f} us, without C {us['without C']:.1f} us"
+    others = ", ".join(f"{name} {us[name]:.1f} us" for name in ("C elsewhere", "without C"))
+    note = f"{plan['spec']}, grid {plan['grid_blocks']}; {others}"
     return Row(SECTION, case.point, us["ours"], us[peer.name], peer.name, metrics, samples, note)
 
 

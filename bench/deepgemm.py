@@ -100,7 +100,7 @@ def measure_dense(context: Context, peer: Any, m: int, n: int, k: int) -> Row:
 
 
 def grouped_operands(groups: int, rows: int, n: int, k: int) -> Rotation:
-    """Sets of [groups, rows, k] tokens, [groups, n, k] weights, both with their scales, and [groups, rows, n] outputs."""
+    """Sets of [groups, rows, k] tokens and [groups, n, k] weights, with their scales, and [groups, rows, n] outputs."""
     a, b = data.scaled_tokens(groups, rows, k), data.scaled_weights(groups, n, k)
     d = torch.empty(groups, rows, n, dtype=torch.bfloat16, device="cuda")
     return Rotation.of((*a, *b, d), timing.num_sets_for(data.num_bytes(*b)))
