@@ -95,7 +95,10 @@ def fp4_layers(checkpoint: _C.Checkpoint) -> list[Fp4Layer]:
     for name, members in experts.items():
         missing = set(range(len(members))) - set(members)
         if missing:
-            raise ValueError(f"{name}: got {len(members)} experts, expected number {min(missing)} among them")
+            raise ValueError(
+                f"{name}: got {len(members)} experts, expected number {min(missing)} among them; "
+                "the checkpoint lacks one: get it again"
+            )
     layers = []
     for parts in _joined(sorted(experts)):
         name = parts[-1]
@@ -171,7 +174,8 @@ def pack_fp4_checkpoint(
     if not layers:
         raise ValueError(
             f"pack_fp4_checkpoint: got {path} with {len(tensors)} tensors and no FP4 matrix, expected MXFP4 or NVFP4 "
-            "weights with their scales"
+            "weights with their scales; "
+            "quantise the model first"
         )
     done, total = 0, sum(layer.num_bytes for layer in layers)
     for layer in layers:
