@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 TOP = Path(__file__).resolve().parents[2]
-FOLDERS = ("op", "plan", "python", "runtime")
+FOLDERS = ("base", "driver", "jit", "op", "plan", "python", "runtime")
 FILES = sorted(
     str(file.relative_to(TOP))
     for folder in FOLDERS
