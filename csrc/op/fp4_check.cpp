@@ -271,6 +271,11 @@ Fp4GemmCall check_fp4_gemm(const Fp4GemmArguments& args) {
              "{}: the weights have k={}, expected {} as in a, whose shape is {}; pass activations "
              "of the packed weights' k",
              operation(args), shape.k, k, shape_text(a));
+    const u32 group = fp4_group_of(args.weights.form);
+    DG_CHECK(
+        k > 0 && k % group == 0, value,
+        "{}: k is {}, expected a positive multiple of {}, the weights of a scale; pad a and the weights with zeros",
+        operation(args), k, group);
     DG_CHECK(args.groups != GroupMode::dense || shape.experts == 1, value,
              "{}: the weights are those of {} experts, expected one matrix; use a grouped operation",
              operation(args), shape.experts);

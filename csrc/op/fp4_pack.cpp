@@ -249,9 +249,9 @@ PackedFp4 pack_fp4(const Fp4Shape& shape, std::span<const u8> codes, std::span<c
     const bool nvfp4 = !globals.empty();
     const std::span<const Fp4Form> forms = fp4_forms(nvfp4, form);
     const u32 group = fp4_group_of(forms[0]);
-    DG_CHECK(shape.k % group == 0, value,
-             "pack_fp4_weights: k is {}, expected a multiple of {}; pad the weights with zeros", shape.k,
-             group);
+    DG_CHECK(shape.k > 0 && shape.k % group == 0, value,
+             "pack_fp4_weights: k is {}, expected a positive multiple of {}; pad the weights with zeros",
+             shape.k, group);
     const u64 rows = static_cast<u64>(shape.experts) * shape.n;
     DG_CHECK(
         codes.size() == rows * shape.k / 2 && scales.size() == rows * (shape.k / group), value,

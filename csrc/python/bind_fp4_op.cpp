@@ -158,8 +158,7 @@ void run(const Operation& operation, const CallArguments& arguments) {
         if (arguments[at.list + 2])
             gemm.d_rows = reader.read(arguments[at.list + 2], "d_rows", false, "int32");
     }
-    if (at.psum >= 0 && arguments[at.psum] && PyObject_IsTrue(arguments[at.psum]) == 1)
-        gemm.groups = GroupMode::psum;
+    if (at.psum >= 0 && flag_of(arguments[at.psum])) gemm.groups = GroupMode::psum;
     if (at.expected_m >= 0 && arguments[at.expected_m]) {
         const char* name = signature.names[at.expected_m];
         DG_CHECK(gemm.groups != GroupMode::contiguous, value,
@@ -169,7 +168,7 @@ void run(const Operation& operation, const CallArguments& arguments) {
     }
     // Before `spec`, in every operation.
     PyObject* const fast = arguments[at.spec - 1];
-    gemm.fast_accumulation = fast != nullptr && PyObject_IsTrue(fast) == 1;
+    gemm.fast_accumulation = flag_of(fast);
     if (arguments[at.spec]) {
         DG_CHECK(
             py::isinstance<Fp4GemmSpec>(arguments[at.spec]), type,

@@ -94,13 +94,6 @@ constexpr Operation kMaskedBf16Op{{"m_grouped_bf16_gemm_nt_masked", kMaskedBf16,
 
 constexpr const char* kOutputFormats = "bf16 or fp32";
 
-bool flag_of(PyObject* object) {
-    if (!object) return false;
-    const int truth = PyObject_IsTrue(object);
-    if (truth < 0) throw py::error_already_set();
-    return truth == 1;
-}
-
 template <size_t N>
 std::array<i64, N> integers_of(PyObject* object, const char* function, const char* name) {
     const Py_ssize_t size = PySequence_Check(object) ? PySequence_Size(object) : -1;
