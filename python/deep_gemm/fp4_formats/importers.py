@@ -60,8 +60,8 @@ def from_nvfp4(
     """`weight`, `weight_scale`, `weight_scale_2` -> (codes, E4M3 bytes [..., n, k / 16], fp32 global scale).
 
     weight = e2m1 * e4m3 * global. The global scale may be a number or one for each matrix. `reciprocal`: it is stored
-    the other way up (448 * 6 / amax, as `weight_global_scale` of compressed-tensors); its reciprocal is the nearest fp32,
-    at most 6e-8 off.
+    the other way up (448 * 6 / amax, as `weight_global_scale` of compressed-tensors); its reciprocal is
+    the nearest fp32, at most 6e-8 off.
     """
     codes, scales = as_bytes(weight, "from_nvfp4"), as_bytes(weight_scale, "from_nvfp4")
     check_scales(codes, scales, NV_BLOCK, "from_nvfp4")
