@@ -36,7 +36,8 @@ def moe_workspace(
 def _extents(w13: tuple[Array, Array]) -> tuple[int, int]:
     if not isinstance(w13, tuple) or len(w13) != 2 or len(w13[0].shape) != 3:
         raise TypeError(
-            f"fused_moe: got w13 of {type(w13).__name__}, expected (fp8 tensor [E, 2 I, K], fp32 scales) or Fp4Weights"
+            f"fused_moe: got w13 of {type(w13).__name__}, expected (fp8 tensor [E, 2 I, K], fp32 scales) or "
+            "Fp4Weights; quantise the weights, or pack them by pack_fp4_weights()"
         )
     return int(w13[0].shape[0]), int(w13[0].shape[1])
 
@@ -75,7 +76,8 @@ def fused_moe(
     """
     if len(x.shape) != 2 or len(topk_ids.shape) != 2:
         raise ValueError(
-            f"fused_moe: got x {tuple(x.shape)} and topk_ids {tuple(topk_ids.shape)}, expected [T, K] and [T, k]"
+            f"fused_moe: got x {tuple(x.shape)} and topk_ids {tuple(topk_ids.shape)}, expected [T, K] and [T, k]; "
+            "reshape them"
         )
     tokens, hidden = (int(extent) for extent in x.shape)
     with arrays.on_stream(x, stream):
