@@ -6,7 +6,6 @@
 #include "op/workspace.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <vector>
 
 namespace deep_gemm::op {
@@ -52,19 +51,12 @@ void project_wide(driver::Device& device, const ProjectMmaSpec& spec, const Proj
     used.back().writable = false;
     const Operand operands{
         .address = lease.address, .rows = rows, .columns = params.k, .stride_row = params.k};
-    ProjectMmaSpec wide_spec = spec;
-    wide_spec.cluster = std::getenv("DG_X_CLUSTER") ? std::atoi(std::getenv("DG_X_CLUSTER")) : 2;
-    if (params.token_blocks == 1) wide_spec.cluster = 1;
-    const u32 cluster = wide_spec.cluster;
-    const TensorMap whole = matrix_map(device, operands, Format::bf16, kWideRows);
-    const ProjectWideParams wide{.operands = whole,
-                                 .shares = matrix_map(device, operands, Format::bf16, kWideRows / cluster),
+    const ProjectWideParams wide{.operands = matrix_map(device, operands, Format::bf16, kWideRows),
                                  .p = params,
                                  .x_groups = x_groups};
-    const u64 clusters = u64{row_blocks} * ceil_div(params.token_blocks, cluster);
-    const u32 grid = cluster * static_cast<u32>(std::min<u64>(  // which go on to further blocks
-                                   clusters, device.properties().num_sms / cluster));
-    launch(device, kProjectWide, wide_spec, {grid, kWideThreads, cluster}, stream, wide, used);
+    const u32 grid =  // a CTA goes on to further blocks
+        std::min(grid_of("project", u64{row_blocks} * params.token_blocks), device.properties().num_sms);
+    launch(device, kProjectWide, spec, {grid, kWideThreads}, stream, wide, used);
 }
 
 }  // namespace deep_gemm::op

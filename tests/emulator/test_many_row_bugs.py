@@ -100,7 +100,6 @@ def project_operands() -> tuple[Any, str]:
 
 
 def project_wide() -> tuple[Any, str]:
-    """Two CTAs, each with 128 rows of x and half of those of w to bring."""
     rng = np.random.default_rng(24)
     rows, n, k = 130, 37, 1152
     x, w = real(rng, (rows, k), "bf16"), real(rng, (n, k), "bf16", k**-0.5)
@@ -110,14 +109,13 @@ def project_wide() -> tuple[Any, str]:
     rest = pack(None, None, (k,), (0,), rows, k, 1, 2, part, *[NO_MATRIX] * 15)
 
     def params(device: Any, at: dict[str, int]) -> bytes:
-        maps = [matrix_map(device, at["operands"], (1, *operands.shape), "bf16", 2, rows, 128) for rows in (128, 64)]
-        out = b"".join(maps) + rest(device, at) + (1).to_bytes(4, "little")
+        out = matrix_map(device, at["operands"], (1, *operands.shape), "bf16", 2, 128, 128) + rest(device, at) + (1).to_bytes(4, "little")
         return out + bytes(-len(out) % 64)
 
     arrays = {"operands": operands, "y": np.full((rows, n), np.nan, np.float32)}
     expected = {"y": x.astype(np.float64) @ w.astype(np.float64).T}
-    launch = bugs.Launch("deep_gemm::project_wide<kSpec>", (2,), 384, 196704, arrays, params, expected, 1e-4, cluster=2)
-    return launch, text("project_wide", "ProjectMmaSpec", ".wide = true, .cluster = 2")
+    launch = bugs.Launch("deep_gemm::project_wide<kSpec>", (1,), 384, 196704, arrays, params, expected, 1e-4)
+    return launch, text("project_wide", "ProjectMmaSpec", ".wide = true")
 
 
 def top_k_peaks() -> tuple[Any, str]:
@@ -170,8 +168,6 @@ BUGS = [
     ("project_wide", Bug("warpgroups have the same rows", "ptx::warp_index() / 4 * (kWideTileBytes / 2)", "0", 8)),
     ("project_wide", Bug("the last sums are not added", "if (following != chunk + kProjectWarps) {", "if (following + 1 < kProjectWarps) {", 8)),
     ("project_wide", Bug("the first sums are forgotten", "chunk % kProjectWarps == 0 ? sum", "true ? sum", 8)),
-    ("project_wide", Bug("a stage is free when its own CTA has read it", "if (lane < S.cluster) ptx::mbarrier_arrive_remote(ptx::map_to_rank(ring_.empty(at_.stage), lane));", "if (lane < S.cluster) ptx::mbarrier_arrive(ring_.empty(at_.stage));")),
-    ("project_wide", Bug("both bring the same half of w", "const u32 first_share = rank<S>() * kShare;", "const u32 first_share = 0;", 8)),
     ("project_wide", Bug("weights from where x is", "w_row = (params.x_groups * p.token_blocks + row_block)", "w_row = row_block", 8)),
     ("top_k_peaks", Bug("the bound of fewer", "lane < scores.peaks(), p.k)", "lane < scores.peaks(), p.k / 8)", 8)),
     ("top_k_peaks", Bug("every other peak is left out", "first + j * 2 + lane / 16", "first + j * 2", 8)),

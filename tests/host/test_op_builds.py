@@ -130,11 +130,7 @@ KERNELS = {
         ]
     },
     ("project_wide", "ProjectMmaSpec"): {
-        "project_wide": [
-            formats + ", .wide = true" + cluster
-            for formats in (MMA_BF16, MMA_MIXED, MMA_FP8)
-            for cluster in ("", ", .cluster = 2")
-        ]
+        "project_wide": [formats + ", .wide = true" for formats in (MMA_BF16, MMA_MIXED, MMA_FP8)]
     },
     ("hc_sums", "HcSumsSpec"): {"hc_sums": ["", ".add = Format::bf16"]},
     ("hc_apply", "HcApplySpec"): {

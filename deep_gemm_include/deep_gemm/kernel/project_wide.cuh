@@ -39,7 +39,7 @@ struct RowScales {
     u64 first_w;
     float of_w = 1, of_x[2] = {1, 1};
 
-    DG_DEVICE RowScales(const ProjectMmaParams& p, const Block<S>& block, u32 row) {
+    DG_DEVICE RowScales(const ProjectMmaParams& p, const Block& block, u32 row) {
         first_w = block.first_row / kProjectColumns * block.part->scale_stride_row;
 #pragma unroll
         for (u32 half = 0; half < 2; ++half) {
@@ -47,7 +47,7 @@ struct RowScales {
             x[half] = p.x_scale + token * p.x_scale_stride + block.part->x_scale_offset;
         }
     }
-    DG_DEVICE void load(const Block<S>& block, u32 chunk) {
+    DG_DEVICE void load(const Block& block, u32 chunk) {
         if constexpr (S.w_scale != Format::none)
             of_w = tile::load_scale<S.w_scale>(block.part->scale, first_w + chunk);
         if constexpr (S.x == Format::fp8_e4m3)
@@ -66,9 +66,8 @@ class Multiplier {
         : params_(params), p_(params.p), ring_(ring) {}
 
     DG_DEVICE void run() {
-        for (u32 index = ptx::block_index() / S.cluster; index < blocks_of<S>(p_);
-             index += ptx::grid_size() / S.cluster) {
-            const Block<S> block(params_, index);
+        for (u32 index = ptx::block_index(); index < blocks_of(p_); index += ptx::grid_size()) {
+            const Block block(params_, index);
             float totals[kSums];
             multiply(totals, block);
             store(totals, block);
@@ -81,7 +80,7 @@ class Multiplier {
 
     /// The lane's first row of x.
     static DG_DEVICE u32 row_of_block() { return ptx::warp_index() * 16 + ptx::lane_index() / 4; }
-    static DG_DEVICE u32 row_of(const Block<S>& block) { return block.first_token + row_of_block(); }
+    static DG_DEVICE u32 row_of(const Block& block) { return block.first_token + row_of_block(); }
 
     /// Starts a chunk's products, or what they add to those before.
     DG_DEVICE void start_chunk(float (&part)[kSums], bool adds) {
@@ -105,19 +104,13 @@ class Multiplier {
         ptx::wgmma_keep(part);
         release(), release();
     }
-    /// For the loaders of all CTAs of the cluster.
     DG_DEVICE void release() {
         ptx::sync_warp();
-        const u32 lane = ptx::lane_index();
-        if constexpr (S.cluster == 1) {
-            if (lane == 0) ptx::mbarrier_arrive(ring_.empty(at_.stage));
-        } else {
-            if (lane < S.cluster) ptx::mbarrier_arrive_remote(ptx::map_to_rank(ring_.empty(at_.stage), lane));
-        }
+        if (ptx::lane_index() == 0) ptx::mbarrier_arrive(ring_.empty(at_.stage));
         at_.advance();
     }
 
-    DG_DEVICE void multiply(float (&totals)[kSums], const Block<S>& block) {
+    DG_DEVICE void multiply(float (&totals)[kSums], const Block& block) {
         const u32 chunks = p_.k / kProjectColumns;
         float part[kSums], sums[kScaled ? kSums : 1];
         RowScales<S> scales(p_, block, row_of(block));
@@ -150,7 +143,7 @@ class Multiplier {
             totals[s] = ptx::add_rn_f32(totals[s], 0.0f);
     }
 
-    DG_DEVICE void store(const float (&totals)[kSums], const Block<S>& block) const {
+    DG_DEVICE void store(const float (&totals)[kSums], const Block& block) const {
         const ProjectPart& part = *block.part;
         const u64 address = reinterpret_cast<u64>(part.y), stride = part.y_stride * bytes_of(S.y);
         const bool whole = block.first_row + kWideRows <= part.n && (address | stride) % 16 == 0;
@@ -197,7 +190,7 @@ class Multiplier {
         const u32 low = index % 2 ? values[1] : values[0], high = index % 2 ? values[3] : values[2];
         return index < 2 ? low : high;
     }
-    DG_DEVICE void store_some(const float (&totals)[kSums], u32 half, u64 token, const Block<S>& block) const {
+    DG_DEVICE void store_some(const float (&totals)[kSums], u32 half, u64 token, const Block& block) const {
         const ProjectPart& part = *block.part;
         const u32 first = block.first_row + ptx::lane_index() % 4 * 2;
 #pragma unroll
@@ -230,25 +223,21 @@ project_wide(DG_GRID_CONSTANT const ProjectWideParams p) {
     if (ptx::thread_index() == 0) {
         for (u32 stage = 0; stage < Ring::kPlan.stages; ++stage) {
             ptx::mbarrier_init(ring.full(stage), 1);
-            ptx::mbarrier_init(ring.empty(stage), S.cluster * kWideMathThreads / 32);
+            ptx::mbarrier_init(ring.empty(stage), kWideMathThreads / 32);
         }
         ptx::fence_mbarrier_init();
         ptx::prefetch_tensor_map(p.operands);
     }
-    if constexpr (S.cluster > 1)
-        ptx::cluster_sync();  // nobody arrives at a barrier that is not there yet
-    else
-        ptx::sync_threads();
+    ptx::sync_threads();
     ptx::grid_dependency_launch();
     ptx::grid_dependency_wait();
     if (ptx::warp_index() >= kWideMathThreads / 32) {
         ptx::setmaxnreg_dec<kWideLoadRegisters>();
-        if (ptx::warp_index() == kWideMathThreads / 32) load_blocks<S>(p, ring);
+        if (ptx::warp_index() == kWideMathThreads / 32) load_blocks(p, ring);
     } else {
         ptx::setmaxnreg_inc<kWideMathRegisters>();
         Multiplier<S>(p, ring).run();
     }
-    if constexpr (S.cluster > 1) ptx::cluster_sync();  // shared memory stays until peers have written to it
 }
 
 }  // namespace deep_gemm

@@ -8,13 +8,7 @@
 
 namespace deep_gemm::project_wide_detail {
 
-template <ProjectMmaSpec S>
-DG_DEVICE u32 rank() {
-    return S.cluster > 1 ? ptx::cluster_rank() : 0;
-}
-
-/// Block `index` of the cluster's, of which this CTA has the one of its rank; that may lie beyond the rows.
-template <ProjectMmaSpec S>
+/// The block of threads' block `index` of the launch.
 struct Block {
     const ProjectPart* part;
     u32 first_row, first_token;  // of the part
@@ -22,8 +16,7 @@ struct Block {
 
     DG_DEVICE Block(const ProjectWideParams& params, u32 index) {
         const ProjectMmaParams& p = params.p;
-        const u32 of_row = ceil_div(p.token_blocks, S.cluster), row_block = index / of_row;
-        const u32 token_block = index % of_row * S.cluster + rank<S>();
+        const u32 row_block = index / p.token_blocks, token_block = index % p.token_blocks;
         u32 of = 0, before = 0;
         while (row_block >= p.parts[of].end) before = p.parts[of++].end;
         part = &p.parts[of];
@@ -33,9 +26,8 @@ struct Block {
         w_row = (params.x_groups * p.token_blocks + row_block) * kWideRows;
     }
 };
-template <ProjectMmaSpec S>
 DG_DEVICE u32 blocks_of(const ProjectMmaParams& p) {
-    return p.parts[p.num_parts - 1].end * ceil_div(p.token_blocks, S.cluster);
+    return p.parts[p.num_parts - 1].end * p.token_blocks;
 }
 
 /// Chunks 0, 8, 16, .., then 1, 9, ..: those of one warp of project_mma after the other.
@@ -54,20 +46,14 @@ struct Ring {
     DG_DEVICE ptx::SharedAddress empty(u32 stage) const { return full(stage) + 8; }
 };
 
-/// All blocks of the CTA, stage by stage. One warp. A stage is free when all CTAs that get a part of it have
-/// read theirs.
-template <ProjectMmaSpec S>
+/// All blocks of the CTA, stage by stage. One warp.
 DG_DEVICE void load_blocks(const ProjectWideParams& params, Ring ring) {
     const ProjectMmaParams& p = params.p;
     const u64 policy = ptx::l2_evict_last();
     pipe::Cursor<Ring::kPlan.stages> at;
     const u32 chunks = p.k / kProjectColumns;
-    constexpr u32 kShare = kWideRows / S.cluster;  // rows of w that a CTA brings to all
-    constexpr u16 kAll = (1u << S.cluster) - 1;
-    const u32 first_share = rank<S>() * kShare;
-    for (u32 index = ptx::block_index() / S.cluster; index < blocks_of<S>(p);
-         index += ptx::grid_size() / S.cluster) {
-        const Block<S> block(params, index);
+    for (u32 index = ptx::block_index(); index < blocks_of(p); index += ptx::grid_size()) {
+        const Block block(params, index);
         u32 chunk = 0;
         for (u32 i = 0; i < chunks; ++i, chunk = chunk_after(chunk, chunks))
             for (u32 half = 0; half < kProjectColumns / kWideColumns; ++half, at.advance()) {
@@ -77,12 +63,8 @@ DG_DEVICE void load_blocks(const ProjectWideParams& params, Ring ring) {
                 ptx::mbarrier_arrive_expect_tx(ring.full(at.stage), kWideStageBytes);
                 ptx::tma_load_3d(ring.x(at.stage), params.operands, ring.full(at.stage), column, block.x_row,
                                  0, policy);
-                const ptx::SharedAddress w = ring.w(at.stage) + first_share * kWideColumns * 2;
-                if constexpr (S.cluster > 1)
-                    ptx::tma_load_3d_multicast(w, params.shares, ring.full(at.stage), column,
-                                               block.w_row + first_share, 0, kAll, policy);
-                else
-                    ptx::tma_load_3d(w, params.operands, ring.full(at.stage), column, block.w_row, 0, policy);
+                ptx::tma_load_3d(ring.w(at.stage), params.operands, ring.full(at.stage), column, block.w_row,
+                                 0, policy);
             }
     }
 }

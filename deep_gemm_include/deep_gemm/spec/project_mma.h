@@ -28,7 +28,6 @@ struct ProjectMmaSpec {
     u32 token_tiles = 1;        // of a block: of 8 rows of x
     bool wide = false;          // project_wide; tiles say nothing
     bool rounds = false;        // bf16 x meets FP8 w as FP8, with scales rounded up; not with wide
-    u32 cluster = 1;            // wide: CTAs of neighbouring rows of x, which share what they load of w: 1 or 2
 
     friend constexpr bool operator==(const ProjectMmaSpec&, const ProjectMmaSpec&) = default;
 };
@@ -43,7 +42,6 @@ constexpr void visit_fields(Visitor&& visit, const ProjectMmaSpec& s) {
     visit("token_tiles", s.token_tiles);
     visit("wide", s.wide);
     visit("rounds", s.rounds);
-    visit("cluster", s.cluster);
 }
 
 constexpr u32 kMaxRoundedRows = 8;  // of x, which every block of rows of w rounds for itself
@@ -114,7 +112,7 @@ struct ProjectMmaParams {
 // What project_wide reads: x, then w, in blocks of 128 rows of 16-bit columns, as one matrix. Columns of 64
 // come in the order of the products: sixteen of a step of project_mma's after the other.
 struct ProjectWideParams {
-    TensorMap operands, shares;  // in boxes of kWideRows rows, and of what a CTA of a cluster brings of w
+    TensorMap operands;
     ProjectMmaParams p;
     u32 x_groups;  // 1, or one for each part
 };
