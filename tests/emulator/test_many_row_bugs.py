@@ -169,7 +169,7 @@ BUGS = [
     ("project_wide", Bug("the last sums are not added", "if (following != chunk + kProjectWarps) {", "if (following + 1 < kProjectWarps) {", 8)),
     ("project_wide", Bug("the first sums are forgotten", "chunk % kProjectWarps == 0 ? sum", "true ? sum", 8)),
     ("project_wide", Bug("weights from where x is", "w_row = (params.x_groups * p.token_blocks + row_block)", "w_row = row_block", 8)),
-    ("top_k_peaks", Bug("the bound of fewer", "lane < scores.peaks(), p.k)", "lane < scores.peaks(), p.k / 8)", 8)),
+    ("top_k_peaks", Bug("the bound of fewer", "lane < scores.peaks(), p.k, smem)", "lane < scores.peaks(), p.k / 8, smem)", 8)),
     ("top_k_peaks", Bug("every other peak is left out", "first + j * 2 + lane / 16", "first + j * 2", 8)),
     ("top_k_peaks", Bug("places of the first peak", "* kScoresOfPeak + lane % kScoresOfPeak", "* 0 + lane % kScoresOfPeak", 8)),
     ("top_k_peaks", Bug("peaks of the first warp", "data += begin_ / kScoresOfPeak;", "", 8)),
