@@ -1,7 +1,6 @@
 #include "op/ahead.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include "driver/device.h"
 #include "op/tensor_check.h"
 
@@ -23,8 +22,6 @@ Ahead ahead_of(const driver::Device& device, AheadViews views, u32 cluster) {
     const u64 sms = device.properties().num_sms;
     ahead.blocks = static_cast<u32>(
         std::min(align_up(ceil_div(bytes, kBlockBytes), u64{cluster}), sms / cluster * cluster));
-    const char* lanes = std::getenv("DG_X_LANES");
-    ahead.lanes = lanes ? static_cast<u32>(std::atoi(lanes)) : 0;
     return ahead;
 }
 

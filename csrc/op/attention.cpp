@@ -52,13 +52,10 @@ void run_mma(ModelChecks& checks, const LatentAttentionArguments& a, const Atten
                              .split = split,
                              .tiles = !split && !wide && attention.heads > kLatentMmaHeads ? 2u : 1u,
                              .wide = wide};
-    const u64 units = static_cast<u64>(tokens) * ceil_div(attention.heads, latent_heads_of(spec));
-    const u32 chunks = split ? as_u32(a.records.shape[2]) : 1;
     const LatentMmaParams params{.attention = attention,
                                  .records = split ? pointer_of<float>(a.records) : nullptr,
-                                 .chunks = chunks,
-                                 .blocks = grid_of("latent_attention", units * chunks),
-                                 .ahead = split ? ahead_of(checks.device(), a.ahead) : Ahead{}};
+                                 .chunks = split ? as_u32(a.records.shape[2]) : 1};
+    const u64 units = static_cast<u64>(tokens) * ceil_div(attention.heads, latent_heads_of(spec));
     const std::initializer_list<driver::MemoryRange> memory = {reads(a.q),
                                                                reads(a.ring.data),
                                                                reads(a.ring.table),
@@ -77,8 +74,7 @@ void run_mma(ModelChecks& checks, const LatentAttentionArguments& a, const Atten
                       params, memory);
     }
     launch(checks.device(), kMma, spec,
-           {grid_of("latent_attention", u64{params.blocks} + params.ahead.blocks), kLatentMmaThreads},
-           a.stream, params, memory);
+           {grid_of("latent_attention", units * params.chunks), kLatentMmaThreads}, a.stream, params, memory);
     if (!split) return;
     launch(checks.device(), kMerge, LatentMergeSpec{spec.compressed, spec.picks, spec.sinks, spec.rotate},
            {grid_of("latent_attention", static_cast<u64>(tokens) * attention.heads), kLatentMmaThreads},

@@ -1,7 +1,6 @@
 // Latent attention: keys and values in one vector. The rules of op/model_ops.h hold.
 #pragma once
 
-#include "op/ahead.h"
 #include "op/cache_rows.h"
 
 #include <vector>
@@ -23,7 +22,6 @@ struct LatentAttentionArguments {
     // fp32, latent_records_shape(): memory for what is between two kernels, which serve few tokens faster.
     // Used where q and out are bf16, d = 512 and all rows FP8; the results do not depend on it.
     TensorView records = {};
-    AheadViews ahead = {};  // with records: few CTAs are busy then
     u32 window = 128, ratio = 0;
     float scale = 0;  // of q . k; 0: d^-0.5
     void* stream = nullptr;

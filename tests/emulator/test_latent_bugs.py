@@ -17,7 +17,7 @@ def latent_params(chunks: int, page_rows: int, heads: int, window: int, pages: i
     width = 512
     return pack(["q", (heads * width,), (width,)], ["out", (heads * width,), (width,)],
                 ["ring", (0,), page, 1, pages * page_rows, page_rows, 0, None], NO_ROWS, None, None, None,
-                "positions", None, 1, heads, window, 0, 0, 0, float(width**-0.5), "records", chunks, chunks, *[None, (0,)] * 24, 0, 0)  # fmt: skip
+                "positions", None, 1, heads, window, 0, 0, 0, float(width**-0.5), "records", chunks)  # fmt: skip
 
 
 def latent_inputs(heads: int = 5) -> tuple[dict[str, Any], Any, Any]:

@@ -18,10 +18,10 @@ class BlockPass {
 
     void run(const TensorView& x, bool first) {
         hc_in(x, w_.attention_hc, w_.attention_norm, first ? TensorView{} : rows(s_.output),
-              hc_list(w_.attention_ahead, w_.attention_hc, w_.wq_b.data.view(), "DG_X_WQB"));
+              hc_list(w_.attention_ahead));
         attention();
         hc_in(x, w_.ffn_hc, w_.ffn_norm, rows(s_.output),
-              hc_list(w_.ffn_ahead, w_.ffn_hc, TensorView{}, "DG_X_NONE"));
+              hc_list(w_.ffn_ahead));
         experts();
     }
 
@@ -92,7 +92,6 @@ class BlockPass {
                               .sequences = pass_.sequences,
                               .out = query,
                               .records = pass_.t <= kRecordRows ? records() : TensorView{},
-                              .ahead = ahead(experiment(w_.output_ahead, "DG_X_ATT", 0)),
                               .window = c_.window,
                               .ratio = w_.layer.compress_ratio,
                               .stream = pass_.stream});
@@ -235,17 +234,15 @@ class BlockPass {
         v.rank = 1, v.shape[0] = std::min(all, static_cast<i64>(mb * 1e6)), v.strides[0] = 1;
         return {v};
     }
-    static std::vector<TensorView> hc_list(const std::vector<TensorView>& list, const HcWeights& own, const TensorView& more, const char* name) {
+    static std::vector<TensorView> hc_list(const std::vector<TensorView>& list) {
         if (number("DG_X_NOHC", 0) != 0) return {};
         std::vector<TensorView> all;
-        if (number("DG_X_FN", 0) != 0) all.push_back(own.fn.view());
         const double most = number("DG_X_SMALL", 1e12);
         for (const TensorView& v : list) {
             double bytes = 1;
             for (u32 i = 0; i < v.rank; ++i) bytes *= static_cast<double>(v.shape[i]);
             if (bytes <= most) all.push_back(v);
         }
-        if (more.present()) for (const TensorView& v : experiment({more}, name, 0)) all.push_back(v);
         return all;
     }
     // Passes of many rows read their weights slowly enough.

@@ -28,8 +28,8 @@ void add_all(std::vector<TensorView>& to, const HcWeights& hc, const DeviceTenso
     add_all(to, {&hc.fn, &hc.base, &hc.scale, &norm});
 }
 
-// Of a block and the one after it, if any. Bringing later weights early made a pass slower on an H200: L2
-// holds what is needed next, or what is read now.
+// Of a block and the one after it, if any. Bringing later weights early made a pass slower on an H200, from
+// here or while attention runs: L2 holds what is needed next, or what is read now.
 void plan_ahead(BlockWeights& w, const BlockWeights* next) {
     std::vector<TensorView>&first = w.attention_ahead, &second = w.ffn_ahead;
     add_all(first, {&w.q_norm, &w.kv_norm, &w.sinks});
@@ -43,7 +43,6 @@ void plan_ahead(BlockWeights& w, const BlockWeights* next) {
     add_all(first, w.ffn_hc, w.ffn_norm);
     add_all(second, {&w.gate_bias});
     add_all(second, {&w.gate, &w.shared.w1, &w.shared.w3, &w.shared.w2});
-    add_all(w.output_ahead, {&w.wo_a});
     if (next) add_all(second, next->attention_hc, next->attention_norm);
 }
 

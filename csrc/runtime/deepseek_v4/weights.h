@@ -29,9 +29,8 @@ struct BlockWeights {
     ExpertWeights experts, shared;  // experts: absent where they are packed
     std::optional<PackedExperts> packed;
 
-    // What the mixing of streams brings to L2 for the launches after it, before attention and before experts,
-    // and what attention brings for the projection of its output.
-    std::vector<TensorView> attention_ahead, ffn_ahead, output_ahead;
+    // What the mixing of streams brings to L2 for the launches after it, before attention and before experts.
+    std::vector<TensorView> attention_ahead, ffn_ahead;
 };
 
 struct HeadWeights {

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <deep_gemm/kernel/latent_rows.h>
-#include <deep_gemm/tile/ahead.h>
 #include <deep_gemm/ptx/ldmatrix.h>
 #include <deep_gemm/ptx/mma_sync.h>
 
@@ -157,8 +156,6 @@ latent_mma(DG_GRID_CONSTANT const LatentMmaParams params) {
     static_assert(S.tiles == 1 || !S.split);
     constexpr LatentMmaSmem kPlan = plan_smem(S);
     ptx::grid_dependency_launch();
-    if (S.split && ptx::block_index() >= params.blocks)
-        return tile::bring_ahead(params.ahead, ptx::block_index() - params.blocks, kLatentMmaThreads);
     ptx::grid_dependency_wait();
     const AttentionParams& p = params.attention;
     const ptx::SharedAddress smem = ptx::dynamic_smem();

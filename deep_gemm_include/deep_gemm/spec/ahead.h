@@ -17,7 +17,6 @@ struct AheadRange {
 struct Ahead {
     AheadRange ranges[kAheadRanges];
     u32 count, blocks;  // blocks: of the grid, the last ones
-    u32 lanes;
 };
 
 }  // namespace deep_gemm

@@ -11,7 +11,6 @@
 // chunks of a token. The numbers are the same, so that the choice may follow the number of tokens.
 #pragma once
 
-#include <deep_gemm/spec/ahead.h>
 #include <deep_gemm/spec/attention.h>
 
 namespace deep_gemm {
@@ -105,8 +104,6 @@ struct LatentMmaParams {
     AttentionParams attention;
     float* records;  // split: [tokens, ceil(heads / 16), chunks, 16, record]
     u32 chunks;      // split: room for a token
-    u32 blocks;      // split: before those of `ahead`
-    Ahead ahead;     // split
 };
 
 // latent_merge: the fields of the attention whose records it adds up.

@@ -9,24 +9,6 @@ namespace deep_gemm::tile {
 
 /// Block `block` of ahead.blocks, of `threads` threads. L2 is where writes land: nothing can become stale.
 DG_DEVICE void bring_ahead(const Ahead& ahead, u32 block, u32 threads) {
-    if (ahead.lanes) {
-        const u32 lanes = ahead.lanes & 0xff;
-        if (ahead.lanes >> 8) ptx::grid_dependency_wait();
-        if (ptx::thread_index() >= lanes) return;
-        const ptx::SharedAddress smem = ptx::dynamic_smem() + ptx::thread_index() * 16;
-        for (u32 i = 0; i < ahead.count; ++i) {
-            const AheadRange range = ahead.ranges[i];
-            for (u64 at = (u64{ptx::thread_index()} * ahead.blocks + block) * kAheadPieceBytes; at < range.bytes; at += u64{lanes} * ahead.blocks * kAheadPieceBytes) {
-                const u64 left = range.bytes - at;
-                const u32 size = left < kAheadPieceBytes ? static_cast<u32>(left) : kAheadPieceBytes;
-                ptx::prefetch_l2(range.address + at, size);
-                ptx::cp_async_16(smem, range.address + at + size - 16, 16);
-                ptx::cp_async_commit();
-                ptx::cp_async_wait<0>();
-            }
-        }
-        return;
-    }
     const u64 first = u64{ptx::thread_index()} * ahead.blocks + block, step = u64{ahead.blocks} * threads;
     for (u32 i = 0; i < ahead.count; ++i) {
         const AheadRange range = ahead.ranges[i];
