@@ -4,6 +4,7 @@
 #include "op/weight_check.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <vector>
 
 namespace deep_gemm::op {
@@ -82,7 +83,7 @@ class MmaLaunch {
                  .token_tiles = rows <= 8    ? 1u
                                 : rows <= 16 ? 2u
                                              : 4u};
-        if (rows >= kRowsOfWide) spec_.row_tiles = spec_.token_tiles = 1, spec_.wide = true;
+        if (rows >= (std::getenv("DG_X_WIDE") ? static_cast<u32>(std::atoi(std::getenv("DG_X_WIDE"))) : kRowsOfWide)) spec_.row_tiles = spec_.token_tiles = 1, spec_.wide = true;
         const View x = view_of(first.x), x_scale = view_of(first.x_scale);
         params_.x = x.data;
         params_.x_scale = static_cast<const float*>(x_scale.data);
