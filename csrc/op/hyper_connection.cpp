@@ -1,5 +1,4 @@
 // hc_pre(), hc_post() and hc_head(): residual streams and what mixes them.
-#include "op/ahead.h"
 #include "op/model_check.h"
 #include "op/hyper_connection.h"
 
@@ -55,15 +54,14 @@ void run_two(Device& device, const HcPreArguments& a, const HcSpec& spec, const 
     const u32 slices = params.d / kHcSliceChannels;
     const u64 bytes = u64{params.rows} * slices * kHcRecord * sizeof(float);
     const WorkspaceLease lease = workspace(device, static_cast<driver::Stream>(a.stream), bytes);
-    HcTwoParams two{.p = params,
+    const HcTwoParams two{.p = params,
                     .records = reinterpret_cast<float*>(lease.address),
                     .slices = slices,
                     .row_blocks = std::clamp(device.properties().num_sms / slices, 1u,
                                              ceil_div(params.rows, kHcSumsTokens))};
-    two.p.ahead = ahead_of(device, a.ahead);
     const driver::MemoryRange x = a.add.present() ? writes(a.x) : reads(a.x);
     launch(device, kSums, HcSumsSpec{.add = spec.add},
-           {grid_of("hc_pre", u64{slices} * two.row_blocks + two.p.ahead.blocks), kHcSumsThreads}, a.stream,
+           {grid_of("hc_pre", u64{slices} * two.row_blocks), kHcSumsThreads}, a.stream,
            two,
            {x, reads_constant(a.fn), reads(a.add), reads(a.post), reads(a.comb),
             {lease.address, bytes, true}});
@@ -131,11 +129,10 @@ void mix(ModelChecks& checks, const HcPreArguments& a, bool head) {
                           .sinkhorn_iterations = a.sinkhorn_iterations,
                           .clusters = clusters_of(checks.device(), as_u32(rows), spec),
                           .hc_eps = a.hc_eps,
-                          .rms_eps = a.rms_eps,
-                          .ahead = ahead_of(checks.device(), a.ahead, kHcCluster)};
+                          .rms_eps = a.rms_eps};
     if (rows == 0) return;
     if (takes_two(spec, d)) return run_two(checks.device(), a, spec, params);
-    const u32 grid = grid_of(checks.operation(), u64{params.clusters} * kHcCluster + params.ahead.blocks);
+    const u32 grid = grid_of(checks.operation(), u64{params.clusters} * kHcCluster);
     launch(checks.device(), kMix, spec, {grid, hc_cta_of(spec), kHcCluster}, a.stream, params,
            {a.add.present() ? writes(a.x) : reads(a.x), reads_constant(a.fn), reads(a.base), reads(a.scale),
             reads(a.weight), reads(a.add), writes(a.y), writes(a.post), writes(a.comb),

@@ -4,7 +4,6 @@
 #include "op/weight_check.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <vector>
 
 namespace deep_gemm::op {
@@ -83,7 +82,7 @@ class MmaLaunch {
                  .token_tiles = rows <= 8    ? 1u
                                 : rows <= 16 ? 2u
                                              : 4u};
-        if (rows >= (std::getenv("DG_X_WIDE") ? static_cast<u32>(std::atoi(std::getenv("DG_X_WIDE"))) : kRowsOfWide)) spec_.row_tiles = spec_.token_tiles = 1, spec_.wide = true;
+        if (rows >= kRowsOfWide) spec_.row_tiles = spec_.token_tiles = 1, spec_.wide = true;
         const View x = view_of(first.x), x_scale = view_of(first.x_scale);
         params_.x = x.data;
         params_.x_scale = static_cast<const float*>(x_scale.data);
@@ -123,14 +122,6 @@ class MmaLaunch {
                 .n = c.w.n,
                 .end = blocks_};
         }
-    }
-    // Whole units of 16 bytes of it.
-    void bring(const TensorView& next) {
-        if (!next.present() || spec_.wide) return;
-        const u64 begin = align_up(address_of(next), u64{kVectorBytes}),
-                  end = (address_of(next) + bytes_spanned(next)) / kVectorBytes * kVectorBytes;
-        params_.next = reinterpret_cast<const u8*>(begin);
-        params_.next_bytes = end > begin ? end - begin : 0;
     }
     // Before add(): a tile of rows is what its registers have room for.
     void round_x() { spec_.rounds = true, spec_.row_tiles = 1; }
@@ -204,7 +195,6 @@ void project(const ProjectArguments& a) {
     if (!takes_mma(c)) return run_plain(checks.device(), a, c);
     MmaLaunch launch(checks.device(), c, u64{c.w.count} * c.w.n, a.stream);
     if (a.round_x) launch.round_x();
-    launch.bring(a.next);
     launch.add(c);
     launch.read_weights(a.w), launch.read_weights(a.w_scale), launch.read(a.add), launch.write(a.y);
     launch.run();
@@ -252,7 +242,6 @@ void project_many(const ProjectManyArguments& a) {
         auto found = std::ranges::find_if(launches, [&](const MmaLaunch& launch) { return launch.takes(c); });
         if (found == launches.end()) {
             launches.emplace_back(checks.device(), c, outputs_like(m), a.stream);
-            if (launches.size() == 1) launches[0].bring(a.next);
             found = launches.end() - 1;
         }
         found->add(c);

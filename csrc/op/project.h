@@ -20,10 +20,8 @@ namespace deep_gemm::op {
 // and w start at multiples of four elements.
 // round_x: rows of bf16 x meet FP8 w as quantize (fp8_128, scales rounded up) would leave them, for up to
 // project_rounds_up_to() rows whose start is aligned to 16 bytes; more are better rounded once, before.
-// next: packed weights that a later launch reads, which few rows of x bring to L2 at their end.
 struct ProjectArguments {
     TensorView x, x_scale, w, w_scale, y, add;
-    TensorView next = {};
     bool round_x = false;
     void* stream = nullptr;
 };
@@ -41,7 +39,6 @@ struct ProjectMatrix {
 struct ProjectManyArguments {
     TensorView x, x_scale, wide_x;
     std::span<const ProjectMatrix> matrices;
-    TensorView next = {};
     void* stream = nullptr;
 };
 void project_many(const ProjectManyArguments& arguments);

@@ -58,7 +58,7 @@ Input to_fp8(const TensorView& x, const Fp8Rows& into, ScaleRule rule, void* str
 }
 
 void project(const Linear& w, const TensorView& x, const Input& low, const TensorView& y, void* stream,
-             const TensorView& add, const TensorView& next) {
+             const TensorView& add) {
     const Input in = w.low_precision() ? low : Input{x, {}};
     op::project({.x = in.x,
                  .x_scale = in.scale,
@@ -66,18 +66,17 @@ void project(const Linear& w, const TensorView& x, const Input& low, const Tenso
                  .w_scale = w.scale.view(),
                  .y = y,
                  .add = add,
-                 .next = next,
                  .stream = stream});
 }
 
 void project_many(std::initializer_list<Projection> projections, const TensorView& x, const Input& low,
-                  void* stream, const TensorView& next) {
+                  void* stream) {
     std::vector<op::ProjectMatrix> matrices;
     for (const bool narrow : {true, false})
         for (const Projection& p : projections)
             if (p.w->low_precision() == narrow)
                 matrices.push_back({p.w->data.view(), p.w->scale.view(), p.y});
-    op::project_many({.x = low.x, .x_scale = low.scale, .wide_x = x, .matrices = matrices, .next = next, .stream = stream});
+    op::project_many({.x = low.x, .x_scale = low.scale, .wide_x = x, .matrices = matrices, .stream = stream});
 }
 
 void run_experts(const ExpertsCall& c) {

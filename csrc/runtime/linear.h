@@ -42,7 +42,7 @@ struct Input {
 
 // y = add + x w^T; `low` is x's FP8 form, for matrices that take it.
 void project(const Linear& w, const TensorView& x, const Input& low, const TensorView& y, void* stream,
-             const TensorView& add = {}, const TensorView& next = {});
+             const TensorView& add = {});
 
 // The same for several matrices that meet one x: few launches.
 struct Projection {
@@ -50,7 +50,7 @@ struct Projection {
     TensorView y;
 };
 void project_many(std::initializer_list<Projection> projections, const TensorView& x, const Input& low,
-                  void* stream, const TensorView& next = {});
+                  void* stream);
 
 // Where the weights of the chosen experts multiply: before the second matrix, or its result.
 enum class WeighExperts : u8 { before_down, after_down };

@@ -42,7 +42,7 @@ def params_of(rows: int, **names: str | None) -> Any:
 
     add = [at("add"), (D,), (0,)] if at("add") else NO_VIEW
     streams = [["x", (4 * D,), (D,)], at("fn"), at("base"), at("scale"), at("weight"), ["y", (D,), (0,)], add,
-               None, None, None, "post", "comb", rows, D, 20, 1, 1e-6, 1e-6, [*[None, (0,)] * 24, 0, 0]]  # fmt: skip
+               None, None, None, "post", "comb", rows, D, 20, 1, 1e-6, 1e-6]  # fmt: skip
     if not at("y"):
         streams[5] = NO_VIEW
     return pack(streams, "records", 2, 1)
@@ -106,7 +106,7 @@ def project_wide() -> tuple[Any, str]:
     operands = np.zeros((256 + 128, k), BF16)
     operands[:rows], operands[256 : 256 + n] = x, w
     part = [None, None, (0,), (0,), (0,), (0,), "y", None, (n,), (0,), n, 1]
-    rest = pack(None, None, (k,), (0,), rows, k, 1, 2, part, *[NO_MATRIX] * 15, None, (0,))
+    rest = pack(None, None, (k,), (0,), rows, k, 1, 2, part, *[NO_MATRIX] * 15)
 
     def params(device: Any, at: dict[str, int]) -> bytes:
         out = matrix_map(device, at["operands"], (1, *operands.shape), "bf16", 2, 128, 128) + rest(device, at) + (1).to_bytes(4, "little")

@@ -66,9 +66,6 @@ def hc_mix() -> tuple[Any, str]:
         1,
         1e-6,
         1e-6,
-        *[None, (0,)] * 24,
-        0,
-        0,
     )
     launch = bugs.Launch(
         "deep_gemm::hc_mix<kSpec>", (8,), 544, 131072, arrays, params, expected, 1e-4, cluster=8

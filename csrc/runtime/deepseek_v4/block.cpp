@@ -2,9 +2,7 @@
 #include "op/moe_joined.h"
 #include "runtime/deepseek_v4/state.h"
 
-#include <algorithm>
 #include <cmath>
-#include <cstdlib>
 
 namespace deep_gemm::runtime::deepseek_v4 {
 
@@ -17,11 +15,9 @@ class BlockPass {
         : model_(model), c_(model.config), w_(weights), state_(state), s_(workspace), pass_(pass) {}
 
     void run(const TensorView& x, bool first) {
-        hc_in(x, w_.attention_hc, w_.attention_norm, first ? TensorView{} : rows(s_.output),
-              hc_list(w_.attention_ahead));
+        hc_in(x, w_.attention_hc, w_.attention_norm, first ? TensorView{} : rows(s_.output));
         attention();
-        hc_in(x, w_.ffn_hc, w_.ffn_norm, rows(s_.output),
-              hc_list(w_.ffn_ahead));
+        hc_in(x, w_.ffn_hc, w_.ffn_norm, rows(s_.output));
         experts();
     }
 
@@ -34,8 +30,8 @@ class BlockPass {
 
     // The input of a sublayer, after the streams have taken in `add`, the output of the one before. `next`:
     // what the sublayer starts with.
-    void hc_in(const TensorView& x, const HcWeights& hc, const DeviceTensor& norm, const TensorView& add,
-               const std::vector<TensorView>& next) {
+    void hc_in(const TensorView& x, const HcWeights& hc, const DeviceTensor& norm,
+               const TensorView& add) {
         op::hc_pre({.x = x,
                     .fn = hc.fn.view(),
                     .base = hc.base.view(),
@@ -49,7 +45,6 @@ class BlockPass {
                     .sinkhorn_iterations = c_.sinkhorn_iterations,
                     .hc_eps = c_.hc_epsilon,
                     .rms_eps = c_.rms_epsilon,
-                    .ahead = ahead(next),
                     .stream = pass_.stream});
     }
 
@@ -61,13 +56,8 @@ class BlockPass {
         const TensorView x = rows(s_.input);
         return rounds_input() ? input_of(x, s_.input_fp8) : low(x, s_.input_fp8);
     }
-    void linear(const Linear& w, const TensorView& x, const Input& low_x, const TensorView& y,
-                const TensorView& next = {}) {
-        project(w, x, low_x, y, pass_.stream, {}, next);
-    }
-    TensorView share(const Linear& w, const char* name) const {
-        const auto all = experiment({w.data.view()}, name, 0);
-        return all.empty() || pass_.t > kAheadRows ? TensorView{} : all[0];
+    void linear(const Linear& w, const TensorView& x, const Input& low_x, const TensorView& y) {
+        project(w, x, low_x, y, pass_.stream);
     }
 
     void attention() {
@@ -77,9 +67,9 @@ class BlockPass {
         const Input low_rank_low = input_of(low_rank, s_.low_rank_fp8);
         if (w_.index_compressor)
             project_many({{&w_.wq_b, flat(s_.query)}, {&w_.index_wq_b, flat(s_.index_query)}}, low_rank,
-                         low_rank_low, pass_.stream, share(w_.wo_a, "DG_X_T1"));
+                         low_rank_low, pass_.stream);
         else
-            linear(w_.wq_b, low_rank, low_rank_low, flat(s_.query), share(w_.wo_a, "DG_X_T1"));
+            linear(w_.wq_b, low_rank, low_rank_low, flat(s_.query));
         attention_heads(query);
         if (w_.index_compressor) select();
         op::latent_attention({.q = query,
@@ -102,7 +92,6 @@ class BlockPass {
                      .w_scale = w_.wo_a.scale.view(),
                      .y = rows(s_.grouped),
                      .add = {},
-                     .next = share(w_.wo_b, "DG_X_T2"),
                      .stream = pass_.stream});
         const TensorView grouped = flat(s_.grouped);
         if (s_.grouped_fp8.present() && w_.wo_b.low_precision() && pass_.t <= op::project_rounds_up_to())
@@ -141,7 +130,7 @@ class BlockPass {
         const Pooled main = pooled(c_.head_dim, s_.pool_values, s_.pool_gates);
         const Projection values{&w_.compressor->wkv, main.values}, gates{&w_.compressor->wgate, main.gates};
         if (!w_.index_compressor)
-            return project_many({query, key_value, values, gates}, x, x_low, pass_.stream, share(w_.wq_b, "DG_X_T3"));
+            return project_many({query, key_value, values, gates}, x, x_low, pass_.stream);
         const Pooled index = pooled(c_.index_dim, s_.index_pool_values, s_.index_pool_gates);
         project_many({query,
                       key_value,
@@ -150,7 +139,7 @@ class BlockPass {
                       {&w_.index_compressor->wkv, index.values},
                       {&w_.index_compressor->wgate, index.gates},
                       {&w_.index_weights, rows(s_.index_weights)}},
-                     x, x_low, pass_.stream, share(w_.wq_b, "DG_X_T3"));
+                     x, x_low, pass_.stream);
     }
 
     [[nodiscard]] op::CompressorArguments compress(const CompressorWeights& w, const Pooled& input,
@@ -220,36 +209,6 @@ class BlockPass {
                              .index = w_.index_compressor ? &index : nullptr,
                              .stream = pass_.stream});
     }
-    static double number(const char* name, double otherwise) {
-        const char* text = std::getenv(name);
-        return text ? std::atof(text) : otherwise;
-    }
-    // The first megabytes of the only matrix.
-    static std::vector<TensorView> experiment(const std::vector<TensorView>& views, const char* name, double otherwise) {
-        const double mb = number(name, otherwise);
-        if (mb == 0 || views.empty()) return {};
-        TensorView v = views[0];
-        i64 all = 1;
-        for (u32 i = 0; i < v.rank; ++i) all *= v.shape[i];
-        v.rank = 1, v.shape[0] = std::min(all, static_cast<i64>(mb * 1e6)), v.strides[0] = 1;
-        return {v};
-    }
-    static std::vector<TensorView> hc_list(const std::vector<TensorView>& list) {
-        if (number("DG_X_NOHC", 0) != 0) return {};
-        std::vector<TensorView> all;
-        const double most = number("DG_X_SMALL", 1e12);
-        for (const TensorView& v : list) {
-            double bytes = 1;
-            for (u32 i = 0; i < v.rank; ++i) bytes *= static_cast<double>(v.shape[i]);
-            if (bytes <= most) all.push_back(v);
-        }
-        return all;
-    }
-    // Passes of many rows read their weights slowly enough.
-    [[nodiscard]] op::AheadViews ahead(const std::vector<TensorView>& views) const {
-        return pass_.t <= kAheadRows ? op::AheadViews(views) : op::AheadViews();
-    }
-
     // The compressed rows that each query attends to, into picks.
     void select() {
         const TensorView query = rows(s_.index_query);

@@ -66,7 +66,6 @@ struct LayerState {
 
 constexpr i64 kRecordRows = 24;   // of a pass, up to which attention gets memory between two kernels
 constexpr i64 kHcFp8Step = 1024;  // channels of which hc_pre makes FP8 rows
-constexpr i64 kAheadRows = 32;    // of a pass, up to which small launches bring weights to L2
 
 // Activations of up to `max_rows` rows.
 struct Workspace {

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <deep_gemm/spec/hc_sums.h>
-#include <deep_gemm/tile/ahead.h>
 #include <deep_gemm/tile/real.h>
 #include <deep_gemm/tile/reduce.h>
 #include <deep_gemm/ptx/convert.h>
@@ -258,9 +257,6 @@ DG_KERNEL(kHcSumsThreads, 1)
 hc_sums(DG_GRID_CONSTANT const HcTwoParams params) {
     ptx::grid_dependency_launch();
     const u32 slice = ptx::block_index() % params.slices, row_block = ptx::block_index() / params.slices;
-    if (row_block >= params.row_blocks)
-        return tile::bring_ahead(params.p.ahead,
-                                 ptx::block_index() - params.slices * params.row_blocks, kHcSumsThreads);
     hc_sums_detail::Slice<S> of(params, slice);
     ptx::grid_dependency_wait();
     of.run(row_block * kHcSumsTokens, params.row_blocks * kHcSumsTokens);

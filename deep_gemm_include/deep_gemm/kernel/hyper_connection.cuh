@@ -5,7 +5,6 @@
 #include <deep_gemm/kernel/hc_coefficients.h>
 #include <deep_gemm/kernel/hc_input.h>
 #include <deep_gemm/kernel/hc_streams.h>
-#include <deep_gemm/tile/ahead.h>
 #include <deep_gemm/tile/reduce.h>
 
 namespace deep_gemm {
@@ -98,8 +97,6 @@ hc_mix(DG_GRID_CONSTANT const HcParams p) {
     ptx::grid_dependency_launch();
     const ptx::SharedAddress smem = ptx::dynamic_smem();
     const u32 cluster = ptx::block_index() / kHcCluster, rank = ptx::cluster_rank(), warp = ptx::warp_index();
-    if (cluster >= p.clusters)
-        return tile::bring_ahead(p.ahead, ptx::block_index() - p.clusters * kHcCluster, hc_cta_of(S));
     const u32 stride = p.clusters * S.tokens;  // rows between those of a cluster
     const auto tokens_from = [&](u32 first) { return first + S.tokens < p.rows ? S.tokens : p.rows - first; };
     // Three times a round the cluster meets: shares of the mixes are there; those of the norm are; both have

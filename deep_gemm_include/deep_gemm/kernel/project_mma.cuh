@@ -254,17 +254,6 @@ DG_DEVICE void store(const ProjectMmaParams& p, const ProjectPart& part, u32 fir
     }
 }
 
-/// The block's share of what a later launch reads, on its way to L2: weights, which nobody writes.
-DG_DEVICE void bring_next(const ProjectMmaParams& p, u32 warp) {
-    constexpr u64 kPiece = 4096;
-    const u64 step = u64{ptx::grid_size()} * kProjectWarps * kPiece;
-    for (u64 at = (u64{ptx::block_index()} * kProjectWarps + warp) * kPiece; at < p.next_bytes; at += step) {
-        const u64 left = p.next_bytes - at;
-        if (ptx::lane_index() == 0)
-            ptx::prefetch_l2(p.next + at, static_cast<u32>(left < kPiece ? left : kPiece));
-    }
-}
-
 /// Block `block` of a launch.
 template <ProjectMmaSpec S>
 DG_DEVICE void run_block(const ProjectMmaParams& p, u32 block) {
@@ -324,7 +313,6 @@ DG_DEVICE void run_block(const ProjectMmaParams& p, u32 block) {
             if constexpr (kBeside) x[i].load(tokens, 0, next);
         }
     }
-    bring_next(p, warp);
     store<S>(p, part, first_row, first_token, sums);
 }
 

@@ -12,7 +12,6 @@
 // rank is the token's place finds post and comb.
 #pragma once
 
-#include <deep_gemm/spec/ahead.h>
 #include <deep_gemm/spec/quantize.h>
 #include <deep_gemm/spec/view.h>
 
@@ -129,7 +128,6 @@ struct HcParams {
     float* comb;         // [rows, streams, streams]
     u32 rows, d, sinkhorn_iterations, clusters;
     float hc_eps, rms_eps;
-    Ahead ahead;
 };
 
 struct HcPostParams {

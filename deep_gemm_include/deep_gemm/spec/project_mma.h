@@ -105,8 +105,6 @@ struct ProjectMmaParams {
     u64 x_stride, x_scale_stride;  // [rows, ..]
     u32 rows, k, num_parts, token_blocks;
     ProjectPart parts[kMaxProjectParts];
-    const u8* next;  // what a later launch reads: comes to L2 when this one has asked for all of its own
-    u64 next_bytes;
 };
 
 // What project_wide reads: x, then w, in blocks of 128 rows of 16-bit columns, as one matrix. Columns of 64
