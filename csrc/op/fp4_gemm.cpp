@@ -6,8 +6,10 @@
 #include "op/group_layout.h"
 #include "op/kernel_table.h"
 #include "op/plan_table.h"
+#include "op/workspace.h"
 
 #include <algorithm>
+#include <array>
 #include <vector>
 
 namespace deep_gemm::op {
@@ -17,10 +19,13 @@ namespace {
 constexpr jit::KernelId kSwapAb{"sm90_fp8_fp4_gemm_swap_ab", "deep_gemm/kernel/sm90_fp4_gemm_swap_ab.cuh"};
 constexpr jit::KernelId kWide{"sm90_fp8_fp4_gemm_wide", "deep_gemm/kernel/sm90_fp4_gemm_wide.cuh"};
 
+constexpr u64 kScratchAlignment = 128;
+
 u64 mixed(const plan::Fp4Problem& p) {
     return static_cast<u64>(p.groups) | static_cast<u64>(p.form) << 8 | static_cast<u64>(p.d) << 16 |
            u64{p.split} << 24 | u64{p.accumulate} << 25 | u64{p.per_token} << 26 |
-           u64{p.a == Format::bf16} << 27 | u64{p.by_32} << 28 | u64{p.fast_accumulation} << 29;
+           u64{p.a == Format::bf16} << 27 | u64{p.by_32} << 28 | u64{p.fast_accumulation} << 29 |
+           u64{p.bf16_products} << 30;
 }
 
 using Fp4Key = PlanKey<plan::Fp4Problem, Fp4GemmSpec>;
@@ -96,6 +101,13 @@ Fp4GemmParams params_of(const Fp4GemmCall& call) {
 
 }  // namespace
 
+u64 scratch_bytes(const plan::Fp4Problem& problem, u64 a_rows) {
+    const u64 direct = arranged_bytes(problem, 1);
+    if (problem.a != Format::bf16 || problem.bf16_products) return direct;
+    const u64 terms = align_up(two_terms_bytes(problem, a_rows), kScratchAlignment);
+    return std::max(direct, terms + arranged_bytes(problem, 2));
+}
+
 void run(const Fp4GemmCall& call) {
     if (call.empty) return;
     const Fp4Table::Entry& found = Fp4Table::find(Fp4Key::of(call));
@@ -115,20 +127,31 @@ void run(const Fp4GemmCall& call) {
         {call.c, call.c ? bytes_spanned(call.d, call.problem.d) : 0, false},
         {call.d.address, bytes_spanned(call.d, call.problem.d), true},
     };
-    const Fp4GemmParams params = params_of(call);
+    Fp4GemmParams params = params_of(call);
+    std::array<driver::MemoryRange, 2> tokens = {
+        {{call.a.address, bytes_spanned(call.a, call.problem.a), false},
+         {call.scale_a.address, call.scale_a.address ? bytes_spanned(call.scale_a, Format::fp32) : 0, false}}};
+    const u64 two_terms =
+        spec.token_terms == 2 ? align_up(two_terms_bytes(call.problem, call.a.rows), kScratchAlignment) : 0;
+    const u64 needed = two_terms + (spec.wide ? arranged_bytes(call.problem, spec.token_terms) : 0);
+    WorkspaceLease lease;  // until after the last launch
+    if (call.scratch == 0 && needed > 0)
+        lease = workspace(*call.device, static_cast<driver::Stream>(call.stream), needed);
+    const u64 scratch = call.scratch != 0 ? call.scratch : lease.address;
+    if (spec.token_terms == 2) {
+        const TwoTerms made = split_in_two_terms(call, scratch, params);
+        tokens = {made.tokens, made.scales};
+    }
     const auto launch = [&](const auto& whole) {
         call.device->launch(*planned.kernel, config, std::as_bytes(std::span(&whole, 1)), memory);
     };
     if (spec.wide) {
-        const Arranged arranged = arrange(call, params);  // and its lease, until after the launch
+        const Arranged arranged = arrange(call, params, spec.token_terms, tokens, scratch + two_terms);
         memory.insert(memory.end(), {arranged.tokens, arranged.scales});
         launch(arranged.params);
     } else {
         memory.insert(memory.end(),
-                      {{call.a.address, bytes_spanned(call.a, call.problem.a), false},
-                       {call.scale_a.address,
-                        call.scale_a.address ? bytes_spanned(call.scale_a, Format::fp32) : 0, false},
-                       {call.a_rows, call.a_rows ? call.slots * 4 : 0, false}});
+                      {tokens[0], tokens[1], {call.a_rows, call.a_rows ? call.slots * 4 : 0, false}});
         launch(params);
     }
 }

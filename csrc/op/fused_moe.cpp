@@ -89,11 +89,12 @@ Buffers carve(const MoeShape& s, Carver& carver) {
     }
     if (s.fp4) {
         const auto bytes = [&](u32 k) {
-            return op::arranged_bytes({.groups = GroupMode::gathered,
-                                       .a = s.bf16 ? Format::bf16 : Format::fp8_e4m3,
-                                       .m = static_cast<u32>(slots),
-                                       .k = k,
-                                       .num_groups = s.experts});
+            return op::scratch_bytes({.groups = GroupMode::gathered,
+                                      .a = s.bf16 ? Format::bf16 : Format::fp8_e4m3,
+                                      .m = static_cast<u32>(slots),
+                                      .k = k,
+                                      .num_groups = s.experts},
+                                     static_cast<u64>(slots));
         };
         b.arranged =
             carver.take(Format::int8, {static_cast<i64>(std::max(bytes(s.hidden), bytes(s.intermediate)))});

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <deep_gemm/tile/quantize.h>
-#include <deep_gemm/ptx/shared.h>
 
 namespace deep_gemm {
 
@@ -55,19 +54,6 @@ DG_DEVICE void write(const QuantizeParams& p, bool present, u32 row, u32 column,
     }
 }
 
-/// The largest of the CTA's values, in all threads.
-DG_DEVICE float cta_amax(ptx::SharedAddress smem, float amax) {
-    amax = tile::amax_over<32>(amax);
-    const u32 thread = ptx::thread_index();
-    if (thread % ptx::kWarpThreads == 0) ptx::st_shared_f32(smem + thread / ptx::kWarpThreads * 4, amax);
-    ptx::sync_threads();
-    float all = 0;
-#pragma unroll
-    for (u32 warp = 0; warp < kQuantizeThreads / 32; ++warp)
-        all = ptx::max_nan_f32(all, ptx::ld_shared_f32(smem + warp * 4));
-    return all;
-}
-
 template <QuantizeSpec S>
 DG_DEVICE void quantize_row(const QuantizeParams& p) {
     constexpr u32 kStep = kQuantizeThreads * kQuantizeChunk;
@@ -80,7 +66,8 @@ DG_DEVICE void quantize_row(const QuantizeParams& p) {
         load<S>(p, true, source, column, v);
         amax = ptx::max_nan_f32(amax, tile::amax_of(v));
     }
-    const float global = tile::nvfp4_global(cta_amax(ptx::dynamic_smem() + plan_smem(S).amax, amax));
+    const float global = tile::nvfp4_global(
+        tile::amax_over_cta<kQuantizeThreads>(ptx::dynamic_smem() + plan_smem(S).amax, amax));
     if (ptx::thread_index() == 0) ptx::st_global_f32(p.global_scale + row, global);
     // Whole warps go round: lanes that share a scale stay together.
     for (u32 column = first; column - first < p.k; column += kStep) {

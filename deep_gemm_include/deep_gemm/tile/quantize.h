@@ -6,6 +6,7 @@
 #include <deep_gemm/spec/codec.h>
 #include <deep_gemm/spec/quantize.h>
 #include <deep_gemm/ptx/narrow.h>
+#include <deep_gemm/ptx/shared.h>
 
 namespace deep_gemm::tile {
 
@@ -44,6 +45,20 @@ DG_DEVICE float amax_over(float amax) {
 #pragma unroll
     for (u32 mask = 1; mask < Lanes; mask *= 2) amax = ptx::max_nan_f32(amax, ptx::shfl_bfly_f32(amax, mask));
     return amax;
+}
+
+/// The largest of a CTA's values, in all threads. `smem`: a float for each warp.
+template <u32 Threads>
+DG_DEVICE float amax_over_cta(ptx::SharedAddress smem, float amax) {
+    amax = amax_over<ptx::kWarpThreads>(amax);
+    const u32 thread = ptx::thread_index();
+    if (thread % ptx::kWarpThreads == 0) ptx::st_shared_f32(smem + thread / ptx::kWarpThreads * 4, amax);
+    ptx::sync_threads();
+    float all = 0;
+#pragma unroll
+    for (u32 warp = 0; warp < Threads / ptx::kWarpThreads; ++warp)
+        all = ptx::max_nan_f32(all, ptx::ld_shared_f32(smem + warp * 4));
+    return all;
 }
 
 struct Fp8Chunk {
