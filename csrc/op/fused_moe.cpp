@@ -152,6 +152,11 @@ MoeShape check(op::TensorChecks& checks, const FusedMoeArguments& a) {
         !a.bf16_activations || (fp4 && a.x.format == Format::bf16), value,
         "fused_moe: got bf16_activations with x of {} and {} weights, expected x of bf16 and FP4 weights",
         name_of(a.x.format), fp4 ? "FP4" : "FP8");
+    DG_CHECK(!a.bf16_products || a.bf16_activations, value,
+             "fused_moe: got bf16_products without bf16_activations, expected both: pass bf16_activations=True");
+    DG_CHECK(!a.per_token || (fp4 && !a.bf16_activations), value,
+             "fused_moe: got per_token with {}, expected FP4 weights and activations that become FP8: leave it out",
+             fp4 ? "bf16_activations" : "FP8 weights");
     DG_CHECK(!a.swiglu_limit || *a.swiglu_limit > 0, value,
              "fused_moe: swiglu_limit is {}, expected a positive number, or none",
              a.swiglu_limit.value_or(0));
@@ -212,6 +217,12 @@ i64 mean_rows(const MoeShape& s) {
     return static_cast<i64>(ceil_div(u64{s.tokens} * s.top_k, u64{s.experts}));
 }
 
+// [rows, blocks] that see one scale for each row as it lies in memory.
+TensorView one_for_each(TensorView scales) {
+    scales.rank = 1;
+    return scales;
+}
+
 struct Product {
     TensorView rows, scales, d, source_rows;
 };
@@ -248,6 +259,7 @@ Launch check_product(const FusedMoeArguments& a, const MoeShape& shape, const Bu
                                                .a_rows = product.source_rows,
                                                .weights = weights,
                                                .expected_m = mean_rows(shape),
+                                               .bf16_products = a.bf16_products,
                                                .stream = a.stream});
     if (b.arranged.present()) call.scratch = op::address_of(b.arranged);
     if (a.invariant && !call.empty) {
@@ -283,7 +295,9 @@ void fused_moe(const FusedMoeArguments& a) {
     if (shape.tokens == 0) return;
     op::check_moe_memory(a, needed);
     Carver carver(&checks.device(), static_cast<u8*>(a.workspace.data));
-    const Buffers b = carve(shape, carver);
+    Buffers b = carve(shape, carver);
+    if (a.per_token)
+        for (TensorView* scales : {&b.x_scale, &b.t_scale}) scales->strides[0] = 1, scales->strides[1] = 0;
     // Every check comes before the first launch.
     const Product gate_up{
         .rows = shape.bf16 ? a.x : b.x, .scales = b.x_scale, .d = b.h, .source_rows = b.groups.slot_tokens};
@@ -299,7 +313,7 @@ void fused_moe(const FusedMoeArguments& a) {
     }
 
     const i64 pairs = i64{shape.tokens} * shape.top_k;
-    if (a.invariant && !shape.bf16 && !a.grouped.value_or(pairs > op::few_pairs_of(a.weights)) &&
+    if (a.invariant && !shape.bf16 && !a.per_token && !a.grouped.value_or(pairs > op::few_pairs_of(a.weights)) &&
         op::serves_few(checks.device(), a.weights, shape.top_k)) {
         const op::MoeFewArguments few{.x = a.x,
                                       .x_scale = {},
@@ -322,9 +336,10 @@ void fused_moe(const FusedMoeArguments& a) {
                .alignment = alignment_of(shape),
                .stream = a.stream});
     if (!shape.bf16)
-        quantize({.x = a.x,
+        quantize({.recipe = a.per_token ? Recipe::fp8_row : Recipe::fp8_128,
+                  .x = a.x,
                   .codes = b.x,
-                  .scales = b.x_scale,
+                  .scales = a.per_token ? one_for_each(b.x_scale) : b.x_scale,
                   .source_rows = shape.fp4 ? TensorView{} : b.groups.slot_tokens,
                   .num_rows = shape.fp4 ? TensorView{} : b.num_slots,
                   .stream = a.stream});
@@ -335,7 +350,7 @@ void fused_moe(const FusedMoeArguments& a) {
     by_pair.strides[0] = 1;
     moe_swiglu({.h = b.h,
                 .codes = b.t,
-                .scales = b.t_scale,
+                .scales = a.per_token ? one_for_each(b.t_scale) : b.t_scale,
                 .slot_pairs = b.groups.slot_pairs,
                 .num_slots = b.num_slots,
                 .weights = a.weight_before_down ? by_pair : TensorView{},

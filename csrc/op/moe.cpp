@@ -102,7 +102,10 @@ op::Prepared<MoeSwigluSpec, MoeSwigluParams> op::prepare_swiglu(TensorChecks& ch
     DG_CHECK(fp8 == a.scales.present(), value, "moe_swiglu: got codes of {} {} scales, expected {}",
              name_of(a.codes.format), fp8 ? "without" : "with", fp8 ? "both" : "codes alone");
     if (fp8) {
-        checks.tensor("scales", a.scales, {Format::fp32}, {slots, (n + kQuantizeRow - 1) / kQuantizeRow});
+        if (a.scales.rank == 1)
+            checks.tensor("scales", a.scales, {Format::fp32}, {slots});
+        else
+            checks.tensor("scales", a.scales, {Format::fp32}, {slots, (n + kQuantizeRow - 1) / kQuantizeRow});
         checks.packed("scales", a.scales);
     }
     integers(checks, "slot_pairs", a.slot_pairs, {slots});
@@ -114,7 +117,11 @@ op::Prepared<MoeSwigluSpec, MoeSwigluParams> op::prepare_swiglu(TensorChecks& ch
     DG_CHECK(!a.limit || *a.limit > 0, value, "moe_swiglu: limit is {}, expected a positive number, or none",
              a.limit.value_or(0));
     const MoeSwigluSpec spec{
-        .d = a.codes.format, .rule = a.rule, .limited = a.limit.has_value(), .weighted = a.weights.present()};
+        .d = a.codes.format,
+        .rule = a.rule,
+        .limited = a.limit.has_value(),
+        .weighted = a.weights.present(),
+        .per_token = fp8 && a.scales.rank == 1};
     const MoeSwigluParams params{
         .h = a.h.data,
         .codes = pointer<u8>(a.codes),
@@ -129,7 +136,7 @@ op::Prepared<MoeSwigluSpec, MoeSwigluParams> op::prepare_swiglu(TensorChecks& ch
     const u64 chunks = static_cast<u64>(slots) * (align_up(params.n, kQuantizeRow) / kQuantizeChunk);
     return {spec,
             params,
-            static_cast<u32>(ceil_div(chunks, u64{kMoeThreads})),
+            spec.per_token ? params.slots : static_cast<u32>(ceil_div(chunks, u64{kMoeThreads})),
             {reads(a.h), writes(a.codes), writes(a.scales), reads(a.slot_pairs), reads(a.num_slots),
              reads(a.weights)}};
 }

@@ -1,5 +1,6 @@
-// SwiGLU of the gate and up halves of h, then E4M3 with a scale for 128 channels or bf16: what the down
-// product multiplies. A thread has eight channels; sixteen lanes share a scale. Called by op/moe.cpp.
+// SwiGLU of the gate and up halves of h, then E4M3 with a scale for 128 channels or for a slot, or bf16: what the
+// down product multiplies. A thread has eight channels; sixteen lanes share a scale, or a CTA does, which has one
+// slot then. Called by op/moe.cpp.
 #pragma once
 
 #include <deep_gemm/spec/moe.h>
@@ -39,10 +40,43 @@ DG_DEVICE void activate(const MoeSwigluParams& p, u32 slot, u32 column, float we
     }
 }
 
+template <MoeSwigluSpec S>
+DG_DEVICE void store_codes(const MoeSwigluParams& p, u32 slot, u32 column, const tile::Fp8Chunk& out) {
+    ptx::st_global_v2_u32(p.codes + static_cast<u64>(slot) * p.n + column, out.words[0], out.words[1]);
+}
+
+/// per_token. Channels beyond the threads' first are computed twice: for the largest, and to be written.
+template <MoeSwigluSpec S>
+DG_DEVICE void activate_slot(const MoeSwigluParams& p, u32 slot) {
+    constexpr u32 kStep = kMoeThreads * kQuantizeChunk;
+    const i32 pair = pair_of(p, slot);
+    if (pair < 0) return;
+    const float weight = S.weighted ? ptx::ld_global_f32(p.weights + pair) : 0;
+    const u32 first = ptx::thread_index() * kQuantizeChunk;
+    tile::Chunk held, v;
+#pragma unroll
+    for (u32 i = 0; i < kQuantizeChunk; ++i) held[i] = 0;
+    if (first < p.n) activate<S>(p, slot, first, weight, held);
+    float amax = tile::amax_of(held);
+    for (u32 column = first + kStep; column < p.n; column += kStep) {
+        activate<S>(p, slot, column, weight, v);
+        amax = ptx::max_nan_f32(amax, tile::amax_of(v));
+    }
+    amax = tile::amax_over_cta<kMoeThreads>(ptx::dynamic_smem() + plan_smem(S).amax, amax);
+    const tile::Fp8Chunk out = tile::to_fp8<S.rule>(held, amax);
+    if (first == 0) ptx::st_global_f32(p.scales + slot, out.scale);
+    if (first < p.n) store_codes<S>(p, slot, first, out);
+    for (u32 column = first + kStep; column < p.n; column += kStep) {
+        activate<S>(p, slot, column, weight, v);
+        store_codes<S>(p, slot, column, tile::to_fp8<S.rule>(v, amax));
+    }
+}
+
 }  // namespace moe_swiglu_detail
 
 template <MoeSwigluSpec S>
 DG_DEVICE void moe_swiglu_block(const MoeSwigluParams& p, u32 block) {
+    if constexpr (S.per_token) return moe_swiglu_detail::activate_slot<S>(p, block);
     const u32 chunks = align_up(p.n, kQuantizeRow) / kQuantizeChunk;
     const u64 index = static_cast<u64>(block) * kMoeThreads + ptx::thread_index();
     const u32 slot = static_cast<u32>(index / chunks),
@@ -67,7 +101,7 @@ DG_DEVICE void moe_swiglu_block(const MoeSwigluParams& p, u32 block) {
     }
     const tile::Fp8Chunk out = tile::to_fp8<S.rule>(v);
     if (!writes) return;
-    ptx::st_global_v2_u32(p.codes + static_cast<u64>(slot) * p.n + column, out.words[0], out.words[1]);
+    moe_swiglu_detail::store_codes<S>(p, slot, column, out);
     if (column % kQuantizeRow == 0)
         ptx::st_global_f32(
             p.scales + static_cast<u64>(slot) * ceil_div(p.n, kQuantizeRow) + column / kQuantizeRow,

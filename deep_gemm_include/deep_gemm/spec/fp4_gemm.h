@@ -251,7 +251,8 @@ constexpr u32 registers_needed_by(const Fp4GemmSpec& s) {
     if (s.fast_accumulation) return s.block_m / 2 + 32 + 48;
     // wide: the columns are multiplied in parts, of which as many sums as half of them have are in flight.
     if (s.wide) {
-        const u32 rolling = s.per_token ? 32 + 32 : 32 + 52;  // found by building them
+        // Found by building them.
+        const u32 rolling = s.token_terms == 2 ? 32 + 40 : s.per_token ? 32 + 32 : 32 + 52;
         const u32 fragments = in_two_parts(s) ? 32 + 48 : s.fragment_sets == 2 ? rolling : 16 + 20;
         const u32 others = (s.split ? 8 : 0) + (s.accumulate && has_row_table(s) ? 8 : 0);
         return s.block_m / 2 + s.block_m * s.token_terms / 4 + fragments + others;

@@ -75,11 +75,10 @@ DG_DEVICE float scale_of_amax(float amax) {
     return scale;
 }
 
-/// E4M3 with one scale for 128 elements (16 lanes).
+/// E4M3 with one scale for all elements whose largest is `amax`.
 template <ScaleRule Rule>
-DG_DEVICE Fp8Chunk to_fp8(const Chunk& v) {
-    const float amax = ptx::max_nan_f32(amax_over<16>(amax_of(v)), kFp8SmallestAmax);
-    const float scale = scale_of_amax<Rule>(amax);
+DG_DEVICE Fp8Chunk to_fp8(const Chunk& v, float amax) {
+    const float scale = scale_of_amax<Rule>(ptx::max_nan_f32(amax, kFp8SmallestAmax));
     const float factor = ptx::div_rn_f32(1.0f, scale);
     Fp8Chunk out{.words = {}, .scale = scale};
 #pragma unroll
@@ -87,6 +86,12 @@ DG_DEVICE Fp8Chunk to_fp8(const Chunk& v) {
         out.words[i / 4] |= ptx::cvt_e4m3x2(ptx::mul_rn_f32(v[i], factor), ptx::mul_rn_f32(v[i + 1], factor))
                             << (i % 4 * 8);
     return out;
+}
+
+/// E4M3 with one scale for 128 elements (16 lanes).
+template <ScaleRule Rule>
+DG_DEVICE Fp8Chunk to_fp8(const Chunk& v) {
+    return to_fp8<Rule>(v, amax_over<16>(amax_of(v)));
 }
 
 /// Eight E2M1 codes of v * factor, the first in the lowest nibble.
