@@ -43,7 +43,15 @@ class Case:
         words += [f"{name}={getattr(self, name)}" for name in ("m", "rows", "form") if getattr(self, name)]
         words += [
             name
-            for name in ("accumulate", "per_token", "by_32", "bf16_tokens", "bf16_products", "fp32_sums", "fast")
+            for name in (
+                "accumulate",
+                "per_token",
+                "by_32",
+                "bf16_tokens",
+                "bf16_products",
+                "fp32_sums",
+                "fast",
+            )
             if getattr(self, name)
         ]
         if self.d != "bf16":

@@ -58,7 +58,8 @@ TwoTerms split_in_two_terms(const Fp4GemmCall& call, u64 memory, Fp4GemmParams& 
     const plan::Fp4Problem& problem = call.problem;
     const u64 rows = call.a.rows, all = groups_of(problem) * rows, row_bytes = two_term_bytes_of(problem);
     const u64 scales = memory + all * row_bytes;
-    const TwoTermSpec spec{.groups = problem.groups == GroupMode::masked ? GroupMode::masked : GroupMode::dense};
+    const TwoTermSpec spec{.groups =
+                               problem.groups == GroupMode::masked ? GroupMode::masked : GroupMode::dense};
     const TwoTermParams params{.x = gemm.a,
                                .group_layout = gemm.group_layout,
                                .out = reinterpret_cast<u8*>(memory),

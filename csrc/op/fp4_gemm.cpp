@@ -117,12 +117,14 @@ void run(const Fp4GemmCall& call) {
     const Fp4GemmSpec& spec = planned.launched.plan.spec;
     const driver::LaunchConfig config = config_of(call, planned);
     const u64 run_bytes = u64{fp4_k_blocks(call.problem.k)} * fp4_blob_bytes_of(call.problem.form);
+    const bool ended =
+        spec.token_terms == 2;  // all kernels but the one that makes the terms (kTokensComeLast)
     std::vector<driver::MemoryRange> memory = {
-        {call.blobs, call.num_runs * run_bytes, false},
+        {call.blobs, call.num_runs * run_bytes, false, ended},
         {call.row_scales, call.num_runs * kFp4BlockRows * 4, false},
-        {call.runs, call.runs ? call.num_blocks * 4 : 0, false},
-        {call.group_layout, call.group_layout_length * 4, false},
-        {call.list, call.list ? sizeof(Fp4ListHead) : 0, true},
+        {call.runs, call.runs ? call.num_blocks * 4 : 0, false, ended},
+        {call.group_layout, call.group_layout_length * 4, false, ended},
+        {call.list, call.list ? sizeof(Fp4ListHead) : 0, true, ended},
         {call.d_rows, call.d_rows ? call.slots * 4 : 0, false},
         {call.c, call.c ? bytes_spanned(call.d, call.problem.d) : 0, false},
         {call.d.address, bytes_spanned(call.d, call.problem.d), true},
@@ -130,7 +132,8 @@ void run(const Fp4GemmCall& call) {
     Fp4GemmParams params = params_of(call);
     std::array<driver::MemoryRange, 2> tokens = {
         {{call.a.address, bytes_spanned(call.a, call.problem.a), false},
-         {call.scale_a.address, call.scale_a.address ? bytes_spanned(call.scale_a, Format::fp32) : 0, false}}};
+         {call.scale_a.address, call.scale_a.address ? bytes_spanned(call.scale_a, Format::fp32) : 0,
+          false}}};
     const u64 two_terms =
         spec.token_terms == 2 ? align_up(two_terms_bytes(call.problem, call.a.rows), kScratchAlignment) : 0;
     const u64 needed = two_terms + (spec.wide ? arranged_bytes(call.problem, spec.token_terms) : 0);

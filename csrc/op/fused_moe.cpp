@@ -152,11 +152,13 @@ MoeShape check(op::TensorChecks& checks, const FusedMoeArguments& a) {
         !a.bf16_activations || (fp4 && a.x.format == Format::bf16), value,
         "fused_moe: got bf16_activations with x of {} and {} weights, expected x of bf16 and FP4 weights",
         name_of(a.x.format), fp4 ? "FP4" : "FP8");
-    DG_CHECK(!a.bf16_products || a.bf16_activations, value,
-             "fused_moe: got bf16_products without bf16_activations, expected both: pass bf16_activations=True");
-    DG_CHECK(!a.per_token || (fp4 && !a.bf16_activations), value,
-             "fused_moe: got per_token with {}, expected FP4 weights and activations that become FP8: leave it out",
-             fp4 ? "bf16_activations" : "FP8 weights");
+    DG_CHECK(
+        !a.bf16_products || a.bf16_activations, value,
+        "fused_moe: got bf16_products without bf16_activations, expected both: pass bf16_activations=True");
+    DG_CHECK(
+        !a.per_token || (fp4 && !a.bf16_activations), value,
+        "fused_moe: got per_token with {}, expected FP4 weights and activations that become FP8: leave it out",
+        fp4 ? "bf16_activations" : "FP8 weights");
     DG_CHECK(!a.swiglu_limit || *a.swiglu_limit > 0, value,
              "fused_moe: swiglu_limit is {}, expected a positive number, or none",
              a.swiglu_limit.value_or(0));
@@ -313,7 +315,8 @@ void fused_moe(const FusedMoeArguments& a) {
     }
 
     const i64 pairs = i64{shape.tokens} * shape.top_k;
-    if (a.invariant && !shape.bf16 && !a.per_token && !a.grouped.value_or(pairs > op::few_pairs_of(a.weights)) &&
+    if (a.invariant && !shape.bf16 && !a.per_token &&
+        !a.grouped.value_or(pairs > op::few_pairs_of(a.weights)) &&
         op::serves_few(checks.device(), a.weights, shape.top_k)) {
         const op::MoeFewArguments few{.x = a.x,
                                       .x_scale = {},

@@ -116,12 +116,11 @@ op::Prepared<MoeSwigluSpec, MoeSwigluParams> op::prepare_swiglu(TensorChecks& ch
     }
     DG_CHECK(!a.limit || *a.limit > 0, value, "moe_swiglu: limit is {}, expected a positive number, or none",
              a.limit.value_or(0));
-    const MoeSwigluSpec spec{
-        .d = a.codes.format,
-        .rule = a.rule,
-        .limited = a.limit.has_value(),
-        .weighted = a.weights.present(),
-        .per_token = fp8 && a.scales.rank == 1};
+    const MoeSwigluSpec spec{.d = a.codes.format,
+                             .rule = a.rule,
+                             .limited = a.limit.has_value(),
+                             .weighted = a.weights.present(),
+                             .per_token = fp8 && a.scales.rank == 1};
     const MoeSwigluParams params{
         .h = a.h.data,
         .codes = pointer<u8>(a.codes),

@@ -24,7 +24,8 @@ void check(op::TensorChecks& checks, const QuantizeArguments& a) {
     if (by_row)
         checks.tensor("scales", a.scales, {Format::fp32}, {rows});
     else
-        checks.tensor("scales", a.scales, {fp8 ? Format::fp32 : Format::int8}, {rows, (k + block - 1) / block});
+        checks.tensor("scales", a.scales, {fp8 ? Format::fp32 : Format::int8},
+                      {rows, (k + block - 1) / block});
     DG_CHECK(op::address_of(a.scales) % bytes_of(a.scales.format) == 0, value,
              "{}: scales start at {:#x}, expected a multiple of 4", name, op::address_of(a.scales));
     if (a.recipe == Recipe::nvfp4) {
@@ -49,11 +50,12 @@ void check(op::TensorChecks& checks, const QuantizeArguments& a) {
 
 void quantize(const QuantizeArguments& a) {
     op::TensorChecks checks("quantize");
-    const QuantizeSpec spec{.x = a.x.format,
-                            .recipe = a.recipe,
-                            .rule = a.rule,
-                            .row_amax = a.recipe == Recipe::fp8_row || (a.recipe == Recipe::nvfp4 && !a.given),
-                            .gather = a.source_rows.present()};
+    const QuantizeSpec spec{
+        .x = a.x.format,
+        .recipe = a.recipe,
+        .rule = a.rule,
+        .row_amax = a.recipe == Recipe::fp8_row || (a.recipe == Recipe::nvfp4 && !a.given),
+        .gather = a.source_rows.present()};
     check(checks, a);
     const char* reason = why_illegal(spec);
     DG_CHECK(!reason, value, "quantize: {}", reason);

@@ -158,9 +158,10 @@ Fp4Plan plan_fp4_gemm(const Fp4Problem& problem, const DeviceModel& device,
         Fp4Candidate candidate{.spec = spec, .rejected = why_illegal(spec), .cost = {}};
         if (candidate.rejected == nullptr) candidate.rejected = why_unfit(problem, spec, device);
         if (candidate.rejected == nullptr && spec.token_terms != token_terms)
-            candidate.rejected = token_terms == 2 ? "two terms of bf16 tokens are cheaper for most batches"
-                                                  : "bf16 products are cheaper for most batches, or more exact "
-                                                    "than two terms in an fp32 output";
+            candidate.rejected = token_terms == 2
+                                     ? "two terms of bf16 tokens are cheaper for most batches"
+                                     : "bf16 products are cheaper for most batches, or more exact "
+                                       "than two terms in an fp32 output";
         if (candidate.rejected == nullptr) {
             candidate.cost = cost_of(problem, spec, device);
             // Ties go to the earlier candidate: the list's order is part of the contract.

@@ -34,8 +34,8 @@ Fp4Cost cost_of(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& de
     const float blocks_n = static_cast<float>(ceil_div(p.n, fp4_block_n_of(s)));
     const float blob_bytes = static_cast<float>(fp4_blob_bytes_of(s.form));
     const float units = std::max(1.0f, load.tiles * blocks_n);
-    const float columns = std::max(8.0f / static_cast<float>(s.token_terms),
-                                   load.columns / std::max(1e-6f, load.tiles));
+    const float columns =
+        std::max(8.0f / static_cast<float>(s.token_terms), load.columns / std::max(1e-6f, load.tiles));
 
     // Items of the busiest SM: all take about as long. A queue shares them out one by one as SMs come free,
     // fixed turns by rounds of all CTAs.
@@ -73,8 +73,8 @@ Fp4Cost cost_of(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& de
     // Weights reach the busiest SM while they leave DRAM: the longer of the two.
     const float stream_us = std::max(cost.dram_us, cost.fill_us);
     const float largest = std::max({stream_us, cost.l2_us, cost.math_us});
-    cost.total_us =
-        cost.launch_us + cost.arrange_us + largest + device.overlap * (stream_us + cost.l2_us + cost.math_us - largest);
+    cost.total_us = cost.launch_us + cost.arrange_us + largest +
+                    device.overlap * (stream_us + cost.l2_us + cost.math_us - largest);
     return cost;
 }
 

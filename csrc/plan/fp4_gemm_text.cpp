@@ -62,10 +62,11 @@ void read_word(Fp4Problem& p, std::string_view word) {
                            : key == "expected_m" ? &p.expected_m
                            : key == "num_sms"    ? &p.num_sms
                                                  : nullptr;
-        DG_CHECK(field != nullptr, value,
-                 "problem: unexpected word '{}'; expected a group mode, accumulate, split, per_token, by_32, "
-                 "bf16_products, fast_accumulation, or m, n, k, groups, expected_m, num_sms, form, a or d with a value",
-                 word);
+        DG_CHECK(
+            field != nullptr, value,
+            "problem: unexpected word '{}'; expected a group mode, accumulate, split, per_token, by_32, "
+            "bf16_products, fast_accumulation, or m, n, k, groups, expected_m, num_sms, form, a or d with a value",
+            word);
         *field = parse_count(key, value);
     }
 }
@@ -93,16 +94,16 @@ std::string to_string(const Fp4GemmSpec& s) {
         return fmt::format("{}x{} {} stages, wide, {} wg, clusters of {}{}{}{}", s.block_m, fp4_block_n_of(s),
                            s.stages, s.warpgroups, s.cluster, s.fragment_sets == 2 ? ", 2 sets" : "",
                            has_bf16_tokens(s)    ? ", bf16 tokens"
-                           : s.token_terms == 2 ? ", two terms"
+                           : s.token_terms == 2  ? ", two terms"
                            : s.fast_accumulation ? ", fast accumulation"
                                                  : "",
                            s.copies_only ? ", copies only" : "");
     return fmt::format("{}x{} {} stages of {}, {} wg, {} CTAs{}{}{}", s.block_m, fp4_block_n_of(s), s.stages,
                        s.k_blocks, s.warpgroups, s.ctas_per_sm, s.queue ? ", queue" : "",
-                       has_bf16_tokens(s) ? ", bf16 tokens"
+                       has_bf16_tokens(s)   ? ", bf16 tokens"
                        : s.token_terms == 2 ? ", two terms"
-                       : s.by_32          ? ", scales by 32"
-                                          : "",
+                       : s.by_32            ? ", scales by 32"
+                                            : "",
                        s.copies_only ? ", copies only" : "");
 }
 

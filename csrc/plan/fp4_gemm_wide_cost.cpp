@@ -60,7 +60,8 @@ Fp4Cost fp4_wide_cost_of(const Fp4Problem& p, const Fp4GemmSpec& s, const Device
     cost.fill_us = busiest * blobs * blob_bytes / kFp4SmBytesPerUs;
     const float token_bytes = columns * k_bytes / static_cast<float>(s.cluster);
     cost.l2_us = units * (blobs * blob_bytes + token_bytes) / device.l2_bytes_per_us;
-    const float counted = std::max(columns * terms, kFewestColumns), warpgroups = static_cast<float>(s.warpgroups);
+    const float counted = std::max(columns * terms, kFewestColumns),
+                warpgroups = static_cast<float>(s.warpgroups);
     const BlobCycles cycles = blob_cycles_of(s);
     const bool rolling = s.fragment_sets == 2 && !s.fast_accumulation;
     const float ahead = rolling ? std::min(kSecondSetCycles, kSecondSetCyclesPerColumn * counted) : 0;

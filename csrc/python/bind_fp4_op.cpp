@@ -60,7 +60,7 @@ constexpr const char* kContiguous[] = {"a",
                                        "ensure_zero_padding",
                                        "expected_m_for_psum_layout",
                                        "fast_accumulation",
-                                  "bf16_products",
+                                       "bf16_products",
                                        "spec",
                                        "device",
                                        "stream"};
@@ -75,12 +75,13 @@ constexpr const char* kMasked[] = {"a",
                                    "compiled_dims",
                                    "disable_ue8m0_cast",
                                    "fast_accumulation",
-                                  "bf16_products",
+                                   "bf16_products",
                                    "spec",
                                    "device",
                                    "stream"};
 constexpr const char* kGathered[] = {
-    "a", "b", "d", "entries", "head", "a_rows", "d_rows", "fast_accumulation", "bf16_products", "spec", "device", "stream"};
+    "a",    "b",      "d",     "entries", "head", "a_rows", "d_rows", "fast_accumulation", "bf16_products",
+    "spec", "device", "stream"};
 
 constexpr Operation kDenseOp{
     {"fp8_fp4_gemm_nt", kDense, 3, 9}, GroupMode::dense, "fp8_gemm_nt", {.c = 3, .recipe = 4, .spec = 11}};
@@ -228,10 +229,10 @@ PyObject* entry(PyObject*, PyObject* const* arguments, Py_ssize_t count, PyObjec
 #define DG_DENSE_PARAMETERS(dims)                                                       \
     "(a, b, d, c=None, recipe=None, recipe_a=None, recipe_b=None, compiled_dims='" dims \
     "', disable_ue8m0_cast=False, *, fast_accumulation=False, bf16_products=False, spec=None, device=None, stream=None)\n--\n\n"
-#define DG_CONTIGUOUS_PARAMETERS                                                                \
-    "(a, b, d, grouped_layout, recipe=None, recipe_a=None, recipe_b=None, compiled_dims='nk', " \
-    "disable_ue8m0_cast=False, use_psum_layout=False, ensure_zero_padding=True, "               \
-    "expected_m_for_psum_layout=None, *, fast_accumulation=False, bf16_products=False, spec=None, device=None, "     \
+#define DG_CONTIGUOUS_PARAMETERS                                                                                 \
+    "(a, b, d, grouped_layout, recipe=None, recipe_a=None, recipe_b=None, compiled_dims='nk', "                  \
+    "disable_ue8m0_cast=False, use_psum_layout=False, ensure_zero_padding=True, "                                \
+    "expected_m_for_psum_layout=None, *, fast_accumulation=False, bf16_products=False, spec=None, device=None, " \
     "stream=None)\n--\n\n"
 
 PyMethodDef methods[] = {

@@ -99,8 +99,7 @@ std::variant<MoeFp8Weights, MoeFp4Weights> read_weights(TensorReader& reader, Te
 void run_fused(Tensor x, Tensor topk_ids, Tensor topk_weights, Tensor w13, Tensor w2, Tensor out,
                Tensor workspace, Tensor shared, std::optional<float> swiglu_limit, i64 first_expert,
                bool weight_before_down, bool invariant, bool bf16_activations, std::optional<bool> grouped,
-               bool bf16_products, bool per_token,
-               Tensor device, StreamArgument stream) {
+               bool bf16_products, bool per_token, Tensor device, StreamArgument stream) {
     TensorReader reader(device.ptr());
     FusedMoeArguments a;
     a.x = reader.read(x.ptr(), "x");
@@ -162,8 +161,8 @@ void bind_moe(py::module_& module) {
         py::arg("w13"), py::arg("w2"), py::arg("out"), py::arg("workspace"), py::arg("shared") = none,
         py::arg("swiglu_limit") = none, py::arg("first_expert") = 0, py::arg("weight_before_down") = true,
         py::arg("invariant") = false, py::arg("bf16_activations") = false, py::arg("grouped") = none,
-        py::arg("bf16_products") = false, py::arg("per_token") = false,
-        py::kw_only(), py::arg("device") = none, py::arg("stream") = none,
+        py::arg("bf16_products") = false, py::arg("per_token") = false, py::kw_only(),
+        py::arg("device") = none, py::arg("stream") = none,
         "What deep_gemm.fused_moe calls, with every tensor given. `grouped` forces one of the forms of "
         "`invariant`, which have the same bits: csrc/op/fused_moe.h.");
 }

@@ -816,7 +816,7 @@ class WeightGemmSpec:
 
 class Fp4GemmSpec:
     """
-    What an FP8 x FP4 kernel is. Fp4GemmSpec(block_m=16, ...) sets fields by name: form, a, split, d, groups, accumulate, per_token, by_32, queue, block_m, warpgroups, k_blocks, stages, load_warps, ctas_per_sm, copies_only, wide, cluster, fragment_sets, fast_accumulation. spec/fp4_gemm.h says what they mean.
+    What an FP8 x FP4 kernel is. Fp4GemmSpec(block_m=16, ...) sets fields by name: form, a, split, d, groups, accumulate, per_token, by_32, token_terms, queue, block_m, warpgroups, k_blocks, stages, load_warps, ctas_per_sm, copies_only, wide, cluster, fragment_sets, fast_accumulation. spec/fp4_gemm.h says what they mean.
     """
     def __eq__(self, arg0: typing.Any) -> bool: ...
     def __hash__(self) -> int: ...
@@ -1038,6 +1038,7 @@ def fp8_fp4_gemm_nn(
     disable_ue8m0_cast=False,
     *,
     fast_accumulation=False,
+    bf16_products=False,
     spec=None,
     device=None,
     stream=None,
@@ -1058,6 +1059,7 @@ def fp8_fp4_gemm_nt(
     disable_ue8m0_cast=False,
     *,
     fast_accumulation=False,
+    bf16_products=False,
     spec=None,
     device=None,
     stream=None,
@@ -1078,6 +1080,7 @@ def fp8_fp4_gemm_tn(
     disable_ue8m0_cast=False,
     *,
     fast_accumulation=False,
+    bf16_products=False,
     spec=None,
     device=None,
     stream=None,
@@ -1098,6 +1101,7 @@ def fp8_fp4_gemm_tt(
     disable_ue8m0_cast=False,
     *,
     fast_accumulation=False,
+    bf16_products=False,
     spec=None,
     device=None,
     stream=None,
@@ -1200,6 +1204,8 @@ def fused_moe_into(
     invariant: bool = False,
     bf16_activations: bool = False,
     grouped: bool | None = None,
+    bf16_products: bool = False,
+    per_token: bool = False,
     *,
     device: typing.Any = None,
     stream: typing.SupportsInt | typing.SupportsIndex | None = None,
@@ -1355,6 +1361,7 @@ def m_grouped_fp8_fp4_gemm_nn_contiguous(
     expected_m_for_psum_layout=None,
     *,
     fast_accumulation=False,
+    bf16_products=False,
     spec=None,
     device=None,
     stream=None,
@@ -1378,6 +1385,7 @@ def m_grouped_fp8_fp4_gemm_nt_contiguous(
     expected_m_for_psum_layout=None,
     *,
     fast_accumulation=False,
+    bf16_products=False,
     spec=None,
     device=None,
     stream=None,
@@ -1396,6 +1404,7 @@ def m_grouped_fp8_fp4_gemm_nt_gathered(
     d_rows=None,
     *,
     fast_accumulation=False,
+    bf16_products=False,
     spec=None,
     device=None,
     stream=None,
@@ -1417,6 +1426,7 @@ def m_grouped_fp8_fp4_gemm_nt_masked(
     disable_ue8m0_cast=False,
     *,
     fast_accumulation=False,
+    bf16_products=False,
     spec=None,
     device=None,
     stream=None,
@@ -1550,7 +1560,7 @@ def moe_swiglu(
     stream: typing.SupportsInt | typing.SupportsIndex | None = None,
 ) -> None:
     """
-    codes, scales = fp8(bf16(silu(gate) * up * weight)) of h [slots, 2 n] (gate, then up), a scale for 128 channels, or bf16 codes and scales None; gate at most `limit`, up within +-limit; weights [T * top_k] by pair, or None.
+    codes, scales = fp8(bf16(silu(gate) * up * weight)) of h [slots, 2 n] (gate, then up), a scale for 128 channels or, scales of [slots], for each slot; or bf16 codes and scales None; gate at most `limit`, up within +-limit; weights [T * top_k] by pair, or None.
     """
 
 def moe_workspace_bytes(

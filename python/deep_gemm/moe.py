@@ -72,8 +72,8 @@ def fused_moe(
     DeepSeek-V4, or with weight_before_down=False an expert's output. `shared` bf16 [T, K] is added last. Activations
     are quantised to FP8 with a scale for 128 channels, x and silu(gate) * up alike, or (`per_token`, FP4 weights) for
     a row; `bf16_activations` (x bf16, FP4 weights of any form but nv_single) quantises neither, and `bf16_products`
-    beside it never takes two E4M3 terms in the place of a bf16 number (docs/fp4.md). Experts are added in the order of j.
-    `invariant`: row t has the same bits in any batch. `workspace` from moe_workspace() makes a call allocate nothing
+    beside it never takes two E4M3 terms in the place of a bf16 number (docs/fp4.md). Experts are added in the order of
+    j. `invariant`: row t has the same bits in any batch. `workspace` from moe_workspace() makes a call allocate nothing
     but `out`; then the call may be captured in a CUDA graph. Nothing is synchronised. `out` may be `x` or `shared`.
     """
     if len(x.shape) != 2 or len(topk_ids.shape) != 2:

@@ -181,7 +181,7 @@ def good(**changes: Any) -> dict[str, Any]:
 
 
 BAD: list[tuple[str, dict[str, Any], type[Exception], str]] = [
-    ("recipe", {"recipe": "fp8"}, ValueError, "got 'fp8', expected one of fp8_128, mxfp4, nvfp4"),
+    ("recipe", {"recipe": "fp8"}, ValueError, "got 'fp8', expected one of fp8_128, fp8_row, mxfp4, nvfp4"),
     ("rule", {"scale_rule": "down"}, ValueError, "got 'down', expected one of exact"),
     ("x of fp16", {"x": np.zeros((4, 128), np.float16)}, TypeError, "x is fp16, expected bf16 or fp32"),
     ("x of one dimension", {"x": np.zeros(128, BF16)}, ValueError, r"x has shape [128], expected [any, any]"),

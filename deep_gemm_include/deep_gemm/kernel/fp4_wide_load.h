@@ -15,7 +15,8 @@ template <Fp4GemmSpec S>
 DG_DEVICE void load_wide_tokens(const Fp4WideParams& p, tile::Fp4Smem<S> smem, u32 stage, u32 first,
                                 u32 group, u32 boxes, u32 kb, u64 policy) {
     constexpr u16 kAllCtas = (1u << S.cluster) - 1;
-    constexpr u32 kColumns = S.block_m * S.token_terms, kMostBoxes = ceil_div(kColumns / kFp4BoxRows, S.cluster);
+    constexpr u32 kColumns = S.block_m * S.token_terms,
+                  kMostBoxes = ceil_div(kColumns / kFp4BoxRows, S.cluster);
     constexpr u32 kTiles = bytes_of(S.a), kTileK = kFp4BlockK / kTiles;  // of 128 bytes along K
     const u32 rank = S.cluster > 1 ? ptx::cluster_rank() : 0;
     const ptx::SharedAddress full = smem.full(stage);

@@ -39,7 +39,8 @@ DG_DEVICE void write(const QuantizeParams& p, bool present, u32 row, u32 column,
         const tile::Fp8Chunk out = tile::to_fp8<S.rule>(v, shared);
         if (column >= p.k) return;
         ptx::st_global_v2_u32(p.codes + row * p.codes_stride + column, out.words[0], out.words[1]);
-        if (column == 0) ptx::st_global_f32(static_cast<float*>(p.scales) + row * p.scales_stride_row, out.scale);
+        if (column == 0)
+            ptx::st_global_f32(static_cast<float*>(p.scales) + row * p.scales_stride_row, out.scale);
         return;
     }
     constexpr u32 kBlock = block_of(S.recipe);

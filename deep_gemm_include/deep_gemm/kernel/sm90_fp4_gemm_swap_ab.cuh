@@ -103,7 +103,7 @@ class Multiplier {
                 ptx::WgmmaRsBf16<N>::mma(partial, fragments + 4 * step, tokens + 2 * step, more);
             else
                 ptx::WgmmaRs<decoded_of(S.form), kColumns * N>::mma(partial, fragments + 4 * step,
-                                                                   tokens + 2 * step, more);
+                                                                    tokens + 2 * step, more);
         }
         ptx::wgmma_commit();
     }
@@ -246,6 +246,15 @@ class Multiplier {
     pipe::Cursor<kFp4ItemSlots> slot_;
 };
 
+/// The kernel before writes the tokens' terms and nothing else that is read here, and lets this one start once
+/// all before itself have ended: who brings weights does not wait for it. (A queue's counter must not move early.)
+template <Fp4GemmSpec S>
+#ifdef DG_LATE
+constexpr bool kTokensComeLast = false;
+#else
+constexpr bool kTokensComeLast = S.token_terms == 2 && !S.queue;
+#endif
+
 template <Fp4GemmSpec S>
 DG_DEVICE void run(const Fp4GemmParams& p) {
     static_assert(why_illegal(S) == nullptr);
@@ -255,7 +264,7 @@ DG_DEVICE void run(const Fp4GemmParams& p) {
     ptx::grid_dependency_launch();
     if (warp == loader) {
         // The list of work is on its way while the others set up.
-        ptx::grid_dependency_wait();
+        if constexpr (!kTokensComeLast<S>) ptx::grid_dependency_wait();
         sched::Fp4Items<S> items(p);
         ptx::sync_threads();
         kernel::load_weights<S>(p, smem, items);

@@ -36,7 +36,7 @@ class Multiplier {
 
     static constexpr u32 columns_of(u32 tokens) { return fp4_columns_of(S, tokens); }
     template <u32 N>
-    static constexpr u32 kColumnsOf = N * S.token_terms;  // of an item with up to N tokens
+    static constexpr u32 kColumnsOf = N* S.token_terms;  // of an item with up to N tokens
 
     template <u32 N>
     DG_DEVICE void dispatch(const sched::Fp4Item& item) {

@@ -18,7 +18,7 @@ struct Scale {
 };
 DG_DEVICE Scale scale_of(float largest) {
     constexpr u32 kSmallest = 1, kInfinite = 0xff, kNan = 0x7fc00000;  // exponent fields; a quiet NaN
-    constexpr u32 kDown = 8, kOfMax = 0x600000;                       // E4M3 ends at 1.75 * 2^8
+    constexpr u32 kDown = 8, kOfMax = 0x600000;                        // E4M3 ends at 1.75 * 2^8
     const u32 bits = ptx::float_bits(largest), field = bits >> 23;
     const u32 up = (bits & 0x7fffff) > kOfMax ? 1 : 0;
     const u32 wanted = field + up > kDown + kSmallest ? field + up - kDown : kSmallest;
@@ -28,7 +28,8 @@ DG_DEVICE Scale scale_of(float largest) {
 
 /// Four elements of two words.
 DG_DEVICE float largest_of(const ptx::UInt2& words) {
-    const float low = ptx::max_nan_f32(ptx::abs_f32(ptx::bf16_low(words.x)), ptx::abs_f32(ptx::bf16_high(words.x)));
+    const float low =
+        ptx::max_nan_f32(ptx::abs_f32(ptx::bf16_low(words.x)), ptx::abs_f32(ptx::bf16_high(words.x)));
     const float high =
         ptx::max_nan_f32(ptx::abs_f32(ptx::bf16_low(words.y)), ptx::abs_f32(ptx::bf16_high(words.y)));
     return ptx::max_nan_f32(low, high);
@@ -60,8 +61,14 @@ template <TwoTermSpec S>
 DG_KERNEL(kTwoTermThreads, 4)
 two_terms(DG_GRID_CONSTANT const TwoTermParams p) {
     using namespace two_terms_detail;
+    // In this order: the GEMM reads what kernels before this one wrote without waiting for it.
+#ifdef DG_LATE
     ptx::grid_dependency_launch();
     ptx::grid_dependency_wait();
+#else
+    ptx::grid_dependency_wait();
+    ptx::grid_dependency_launch();
+#endif
     const u32 index = ptx::block_index(), group = index / p.rows, row = index % p.rows;
     if constexpr (S.groups == GroupMode::masked) {
         if (static_cast<i32>(row) >= ptx::ld_global_s32(p.group_layout + group)) return;
@@ -81,8 +88,7 @@ two_terms(DG_GRID_CONSTANT const TwoTermParams p) {
         scale_of(tile::amax_over_cta<kTwoTermThreads>(ptx::dynamic_smem() + plan_smem(S).amax, largest));
     if (first == 0) ptx::st_global_f32(p.scales + index, scale.value);
 #pragma unroll
-    for (u32 i = 0; i < kTwoTermHeld; ++i)
-        store(out, p.padded_k, first + i * kStep, held[i], scale.inverse);
+    for (u32 i = 0; i < kTwoTermHeld; ++i) store(out, p.padded_k, first + i * kStep, held[i], scale.inverse);
     for (u32 column = first + kTwoTermHeld * kStep; column < p.padded_k; column += kStep)
         store(out, p.padded_k, column, load(x, p.k, column), scale.inverse);
 }

@@ -89,8 +89,8 @@ struct Fp4GemmParams {
     const u8* weights;        // blobs
     const float* row_scales;  // [runs, 64]
     const u32* runs;          // split: for each (expert, block of 64 rows), see spec/fp4_weights.h
-    const u8* a;              // [a_groups, m, k] at the strides below; two terms: as spec/two_terms.h has them
-    const float* scale_a;     // fp8: [a_groups, m, k / 128]; by_32: k / 32; per_token: [a_groups, m]
+    const u8* a;           // [a_groups, m, k] at the strides below; two terms: as spec/two_terms.h has them
+    const float* scale_a;  // fp8: [a_groups, m, k / 128]; by_32: k / 32; per_token: [a_groups, m]
     const i32* group_layout;  // see GroupMode; gathered: Fp4Entry[num_groups]
     Fp4ListHead* list;        // gathered, queue
     const i32* a_rows;        // gathered: row of A for each slot; null: the slot
@@ -302,8 +302,7 @@ constexpr const char* why_illegal_wide(const Fp4GemmSpec& s) {
     if (s.fast_accumulation && s.block_m > kFp4FastMostColumns)
         return "fast accumulation has registers for up to 224 tokens";
     // Found by building it: it spills.
-    if (!in_two_parts(s) && s.fragment_sets == 2 && !s.fast_accumulation && s.warpgroups == 3 &&
-        columns > 96)
+    if (!in_two_parts(s) && s.fragment_sets == 2 && !s.fast_accumulation && s.warpgroups == 3 && columns > 96)
         return "three warpgroups with two sets of fragments have block_m 96 at most";
     if (s.per_token && in_two_parts(s) && s.block_m > 160)  // or it spills
         return "with a scale for each token blobs in two parts have block_m 160 at most";

@@ -75,9 +75,9 @@ constexpr const char* why_illegal(const MoeGroupSpec& s) {
 struct MoeSwigluSpec {
     Format d = Format::fp8_e4m3;  // or bf16
     ScaleRule rule = ScaleRule::exact;
-    bool limited = false;   // gate at most `limit`, up within +-limit
-    bool weighted = false;  // times the routing weight, before the rounding to bf16
-    bool per_token = false; // E4M3: one scale for a slot, whose channels a CTA has
+    bool limited = false;    // gate at most `limit`, up within +-limit
+    bool weighted = false;   // times the routing weight, before the rounding to bf16
+    bool per_token = false;  // E4M3: one scale for a slot, whose channels a CTA has
 
     friend constexpr bool operator==(const MoeSwigluSpec&, const MoeSwigluSpec&) = default;
 };
