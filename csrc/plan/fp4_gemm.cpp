@@ -108,6 +108,8 @@ u32 grid_of(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& device
     return static_cast<u32>(std::max<u64>(1, std::min(units, room))) * s.cluster;
 }
 
+}  // namespace
+
 const char* why_unfit(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& device) {
     const bool two_terms = s.token_terms == 2;
     const bool same_tokens = two_terms ? p.a == Format::bf16 : s.a == p.a && s.per_token == p.per_token;
@@ -120,6 +122,7 @@ const char* why_unfit(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceMod
     return nullptr;
 }
 
+<<<<<<< HEAD
 // The problem for a batch like any other.
 constexpr u32 kTokensOfAnyBatch = 16;
 Fp4Problem of_any_batch(Fp4Problem p) {
@@ -149,6 +152,8 @@ u32 token_terms_of(const Fp4Problem& problem, const DeviceModel& device) {
     return least_us(p, 2, device) < least_us(p, 1, device) ? 2 : 1;
 }
 
+=======
+>>>>>>> main
 Fp4Plan plan_fp4_gemm(const Fp4Problem& problem, const DeviceModel& device,
                       std::vector<Fp4Candidate>* considered) {
     Fp4Plan best;

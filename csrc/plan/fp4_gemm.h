@@ -64,6 +64,9 @@ struct Fp4Plan {
 // The launch that goes with a forced spec. Fails if the spec cannot serve the problem.
 [[nodiscard]] Fp4Plan plan_for_spec(const Fp4Problem& problem, const Fp4GemmSpec& spec,
                                     const DeviceModel& device);
+// nullptr, or why a legal spec is no kernel for the problem.
+[[nodiscard]] const char* why_unfit(const Fp4Problem& problem, const Fp4GemmSpec& spec,
+                                    const DeviceModel& device);
 [[nodiscard]] Fp4Cost cost_of(const Fp4Problem& problem, const Fp4GemmSpec& spec, const DeviceModel& device);
 
 // Rows of A that are multiplied for each token: 2 where bf16 tokens are cheaper as two E4M3 terms and the output is

@@ -52,7 +52,7 @@ void read_word(Fp4Problem& p, std::string_view word) {
         DG_CHECK(
             known, value,
             "problem: {}={} is unknown; expected form=mx_e4m3, mx_e5m2, nv_single or nv_exact, d=bf16 or "
-            "fp32, a=fp8_e4m3 or bf16",
+            "fp32, a=fp8_e4m3 or bf16: take one of them",
             key, value);
     } else if (!read_groups(p, word)) {
         u32* const field = key == "m"            ? &p.m
@@ -65,7 +65,11 @@ void read_word(Fp4Problem& p, std::string_view word) {
         DG_CHECK(
             field != nullptr, value,
             "problem: unexpected word '{}'; expected a group mode, accumulate, split, per_token, by_32, "
+<<<<<<< HEAD
             "bf16_products, fast_accumulation, or m, n, k, groups, expected_m, num_sms, form, a or d with a value",
+=======
+            "fast_accumulation, or m, n, k, groups, expected_m, num_sms, form, a or d with a value: correct it",
+>>>>>>> main
             word);
         *field = parse_count(key, value);
     }

@@ -87,8 +87,9 @@ void launch(Device& device, const Kernel& kernel, const py::object& params, cons
 
 template <size_t N, typename T>
 void fill_dims(T (&target)[N], const std::vector<T>& values, size_t expected, const char* name) {
-    DG_CHECK(values.size() == expected && expected <= N, value, "tensor map: got {} {}, expected {}",
-             values.size(), name, expected);
+    DG_CHECK(values.size() == expected && expected <= N, value,
+             "tensor map: got {} {}, expected {}; pass one for each dimension", values.size(), name,
+             expected);
     std::copy(values.begin(), values.end(), target);
 }
 
@@ -100,7 +101,7 @@ py::bytes encode_tensor_map(Device& device, u64 address, const std::string& form
                        .rank = static_cast<u32>(dims.size()),
                        .l2_promote_256b = l2_promote_256b};
     DG_CHECK(desc.rank >= 1 && desc.rank <= kMaxTensorMapRank, value,
-             "tensor map: got {} dims, expected 1 to {}", desc.rank, kMaxTensorMapRank);
+             "tensor map: got {} dims, expected 1 to {}; pass fewer", desc.rank, kMaxTensorMapRank);
     fill_dims(desc.dims, dims, desc.rank, "dims");
     fill_dims(desc.strides_bytes, strides_bytes, desc.rank - 1, "strides_bytes");
     fill_dims(desc.box, box, desc.rank, "box sizes");
@@ -109,7 +110,9 @@ py::bytes encode_tensor_map(Device& device, u64 address, const std::string& form
         case 32: desc.swizzle = Swizzle::bytes_32; break;
         case 64: desc.swizzle = Swizzle::bytes_64; break;
         case 128: desc.swizzle = Swizzle::bytes_128; break;
-        default: fail(ErrorKind::value, "tensor map: got swizzle {}, expected 0, 32, 64 or 128", swizzle);
+        default:
+            fail(ErrorKind::value, "tensor map: got swizzle {}, expected 0, 32, 64 or 128; pass one of them",
+                 swizzle);
     }
     const TensorMap map = device.encode_tensor_map(desc);
     return bytes_of(std::as_bytes(std::span(&map, 1)));

@@ -20,7 +20,8 @@ using Globals = py::array_t<float, py::array::c_style | py::array::forcecast>;
 Fp4Form form_of(const std::string& name) {
     for (const Fp4Form form : kFp4Forms)
         if (name == name_of(form)) return form;
-    fail(ErrorKind::value, "form: got '{}', expected 'mx_e4m3', 'mx_e5m2', 'nv_single' or 'nv_exact'", name);
+    fail(ErrorKind::value,
+         "form: got '{}', expected 'mx_e4m3', 'mx_e5m2', 'nv_single' or 'nv_exact'; pass one of them", name);
 }
 
 // An array that owns the vector's memory.

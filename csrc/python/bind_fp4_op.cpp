@@ -107,9 +107,10 @@ void read_activations(TensorReader& reader, PyObject* pair, const char* function
                       op::Fp4GemmArguments& gemm) {
     if (pair != nullptr && !PyTuple_Check(pair) && !PyList_Check(pair)) {
         gemm.a = reader.read(pair, "a");
-        DG_CHECK(gemm.a.format == Format::bf16, type,
-                 "{}: a is a tensor of {}, expected (fp8 tensor, fp32 scales) or a tensor of bf16", function,
-                 name_of(gemm.a.format));
+        DG_CHECK(
+            gemm.a.format == Format::bf16, type,
+            "{}: a is a tensor of {}, expected (fp8 tensor, fp32 scales) or a tensor of bf16; pass one of them",
+            function, name_of(gemm.a.format));
         return;
     }
     const auto [values, scales] = scaled_pair(reader, pair, function, "a");
@@ -136,8 +137,9 @@ void run(const Operation& operation, const CallArguments& arguments) {
     TensorReader reader(arguments[at.spec + 1], signature.function);
     op::Fp4GemmArguments gemm;
     gemm.groups = operation.groups;
+    gemm.function = signature.function;
     for (size_t i = 0; i < signature.required; ++i)
-        DG_CHECK(arguments[i], type, "{}: {} is None, expected a value", signature.function,
+        DG_CHECK(arguments[i], type, "{}: {} is None, expected a value; pass it", signature.function,
                  signature.names[i]);
     read_activations(reader, arguments[0], signature.function, gemm);
     if (operation.a_turned)
@@ -164,7 +166,8 @@ void run(const Operation& operation, const CallArguments& arguments) {
     if (at.expected_m >= 0 && arguments[at.expected_m]) {
         const char* name = signature.names[at.expected_m];
         DG_CHECK(gemm.groups != GroupMode::contiguous, value,
-                 "{}: got {}, expected it only with use_psum_layout=True", signature.function, name);
+                 "{}: got {}, expected it only with use_psum_layout=True; leave it out", signature.function,
+                 name);
         gemm.expected_m = integer_of(arguments[at.expected_m], signature.function, name);
     }
     // Before `spec`, in every operation.
@@ -172,9 +175,10 @@ void run(const Operation& operation, const CallArguments& arguments) {
     gemm.fast_accumulation = is_set(arguments[at.spec - 2]);
     gemm.bf16_products = is_set(arguments[at.spec - 1]);
     if (arguments[at.spec]) {
-        DG_CHECK(py::isinstance<Fp4GemmSpec>(arguments[at.spec]), type,
-                 "{}: spec is a {}, expected a deep_gemm.Fp4GemmSpec", signature.function,
-                 Py_TYPE(arguments[at.spec])->tp_name);
+        DG_CHECK(
+            py::isinstance<Fp4GemmSpec>(arguments[at.spec]), type,
+            "{}: spec is a {}, expected a deep_gemm.Fp4GemmSpec; deep_gemm.plan_fp4(problem)['spec'] is one",
+            signature.function, Py_TYPE(arguments[at.spec])->tp_name);
         gemm.spec = py::cast<const Fp4GemmSpec*>(py::handle(arguments[at.spec]));
     }
     if (PyObject* stream = arguments[at.spec + 2])
@@ -194,6 +198,19 @@ PyObject* fp8_operation(const Operation& operation, PyObject* b) {
     return function.release().ptr();
 }
 
+// Sets the error that was raised, of another operation, as one of the operation that was called.
+void name_in_error(const Operation& operation) {
+    py::error_already_set error;  // takes it
+    const auto text = py::str(error.value()).cast<std::string>();
+    const std::string other = std::string(operation.fp8) + ": ";
+    if (text.starts_with(other))
+        PyErr_SetString(
+            error.type().ptr(),
+            fmt::format("{}: {}", operation.signature.function, text.substr(other.size())).c_str());
+    else
+        error.restore();
+}
+
 template <const Operation& kOperation>
 PyObject* entry(PyObject*, PyObject* const* arguments, Py_ssize_t count, PyObject* keywords) {
     try {
@@ -206,7 +223,10 @@ PyObject* entry(PyObject*, PyObject* const* arguments, Py_ssize_t count, PyObjec
         }
         if (PyObject* other = fp8_operation(kOperation, parsed[1])) {
             const auto function = py::reinterpret_steal<py::object>(other);
-            return PyObject_Vectorcall(function.ptr(), arguments, static_cast<size_t>(count), keywords);
+            PyObject* const done =
+                PyObject_Vectorcall(function.ptr(), arguments, static_cast<size_t>(count), keywords);
+            if (!done) name_in_error(kOperation);
+            return done;
         }
         run(kOperation, parsed);
         Py_RETURN_NONE;

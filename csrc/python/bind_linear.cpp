@@ -35,8 +35,8 @@ void* stream_of(const TensorReader& reader, const std::optional<u64>& stream) {
 // A matrix is (quant, n, k, data, scales or None, zeros or None, global scale).
 QuantMatrix read_matrix(TensorReader& reader, const py::tuple& matrix) {
     constexpr size_t kFields = 7;
-    DG_CHECK(matrix.size() == kFields, type, "linear: a matrix has {} fields, expected {}", matrix.size(),
-             kFields);
+    DG_CHECK(matrix.size() == kFields, type,
+             "linear: a matrix has {} fields, expected {}; pass a QuantizedWeights", matrix.size(), kFields);
     return {.quant = quant_of(matrix[0].cast<std::string>()),
             .n = matrix[1].cast<i64>(),
             .k = matrix[2].cast<i64>(),
@@ -141,7 +141,7 @@ py::array bytes_array(const std::vector<u8>& bytes) {
 
 // (data, scales, zeros, global scale), bytes in one dimension.
 py::tuple quantize_host(const Floats& w, const std::string& format, bool nearest_exponent) {
-    DG_CHECK(w.ndim() == 2, value, "quantize_weights: got {} dimensions, expected 2", w.ndim());
+    DG_CHECK(w.ndim() == 2, value, "quantize_weights: got {} dimensions, expected 2; reshape it", w.ndim());
     const std::span values(w.data(), static_cast<size_t>(w.size()));
     HostMatrix made;
     {

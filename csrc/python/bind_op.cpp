@@ -105,8 +105,9 @@ template <size_t N>
 std::array<i64, N> integers_of(PyObject* object, const char* function, const char* name) {
     const Py_ssize_t size = PySequence_Check(object) ? PySequence_Size(object) : -1;
     if (size < 0) PyErr_Clear();  // a scalar array is a sequence without a length
-    DG_CHECK(size == static_cast<Py_ssize_t>(N), value, "{}: {} is {}, expected {} integers (a tuple)",
-             function, name, py::cast<std::string>(py::repr(object)), N);
+    DG_CHECK(size == static_cast<Py_ssize_t>(N), value,
+             "{}: {} is {}, expected {} integers (a tuple); pass as many", function, name,
+             py::cast<std::string>(py::repr(object)), N);
     std::array<i64, N> values;
     for (size_t i = 0; i < N; ++i) {
         const auto item =

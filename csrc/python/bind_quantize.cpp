@@ -33,7 +33,8 @@ constexpr Codec kCodecs[] = {
 const Codec& codec_of(const std::string& name) {
     for (const Codec& codec : kCodecs)
         if (name == codec.name) return codec;
-    fail(ErrorKind::value, "format: got '{}', expected e2m1, e4m3, e5m2, ue4m3, ue8m0_up or ue8m0_nearest",
+    fail(ErrorKind::value,
+         "format: got '{}', expected e2m1, e4m3, e5m2, ue4m3, ue8m0_up or ue8m0_nearest; pass one of them",
          name);
 }
 

@@ -33,8 +33,9 @@ py::list tensors_of(const Checkpoint& checkpoint) {
 }
 
 std::unique_ptr<const runtime::ModelConfig> config_of(const Checkpoint& checkpoint) {
-    DG_CHECK(checkpoint.config(), value,
-             "checkpoint: no config.json beside the tensors; expected one to compare with");
+    DG_CHECK(
+        checkpoint.config(), value,
+        "checkpoint: no config.json beside the tensors; expected one to compare with: pass the folder of the model");
     return runtime::parse_config(*checkpoint.config(), "config.json");
 }
 
@@ -46,7 +47,8 @@ runtime::Numerics numerics_of(const std::string& name) {
     if (name == "exact") return runtime::Numerics::exact;
     if (name == "released") return runtime::Numerics::released;
     DG_CHECK(name == "fp8_cache", value,
-             "engine: got numerics '{}', expected 'released', 'exact' or 'fp8_cache'", name);
+             "engine: got numerics '{}', expected 'released', 'exact' or 'fp8_cache'; pass one of them",
+             name);
     return runtime::Numerics::fp8_cache;
 }
 
@@ -54,7 +56,8 @@ runtime::Numerics numerics_of(const std::string& name) {
 py::array bytes_of_tensor(const py::object& self, const std::string& name) {
     const auto& checkpoint = self.cast<const Checkpoint&>();
     const runtime::Tensor* tensor = checkpoint.find(name);
-    DG_CHECK(tensor != nullptr, value, "checkpoint: got '{}', expected the name of a tensor", name);
+    DG_CHECK(tensor != nullptr, value,
+             "checkpoint: got '{}', expected the name of a tensor; its tensors() lists them", name);
     py::array_t<u8> array(static_cast<py::ssize_t>(tensor->bytes.size()),
                           reinterpret_cast<const u8*>(tensor->bytes.data()), self);
     array.attr("setflags")(py::arg("write") = false);

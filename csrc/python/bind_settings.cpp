@@ -60,7 +60,7 @@ void bind_tensor(py::module_& module) {
                     return TypedTensor{std::move(tensor), static_cast<Format>(i)};
             fail(ErrorKind::value,
                  "view_as: got '{}', expected a format such as fp8_e4m3, bf16 or "
-                 "fp32",
+                 "fp32; docs/formats.md lists them",
                  format);
         },
         py::arg("tensor"), py::arg("format"),

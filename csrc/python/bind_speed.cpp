@@ -18,9 +18,10 @@ PassKind kind_of(const std::string& name) {
     if (name == "draft") return PassKind::draft;
     if (name == "iterate") return PassKind::iterate;
     if (name == "head") return PassKind::head;
-    DG_CHECK(name == "prefill", value,
-             "speed: got a pass '{}', expected 'decode', 'verify', 'draft', 'iterate', 'prefill' or 'head'",
-             name);
+    DG_CHECK(
+        name == "prefill", value,
+        "speed: got a pass '{}', expected 'decode', 'verify', 'draft', 'iterate', 'prefill' or 'head'; pass one of them",
+        name);
     return PassKind::prefill;
 }
 

@@ -64,7 +64,10 @@ namespace {
 // The shards of an index, and where it says each tensor is.
 std::vector<std::string> shards_of(const Json& index, std::string_view source) {
     const Json* map = index.find("weight_map");
-    DG_CHECK(map, io, "{}: no 'weight_map'; expected the index of a sharded safetensors checkpoint", source);
+    DG_CHECK(
+        map, io,
+        "{}: no 'weight_map'; expected the index of a sharded safetensors checkpoint: pass the folder, or one of its .safetensors files",
+        source);
     std::set<std::string> names;
     for (const auto& [tensor, shard] : map->as_object(source)) {
         const std::string& name = shard.as_string(source);

@@ -222,8 +222,10 @@ void Session::load(const Path& path) {
         state_->visit_grown(header.num_tokens, add);
     }
     if (needed != rest.size()) state_->pages().trim(0, length(), stream_);
-    DG_CHECK(needed == rest.size(), io, "session: '{}' holds {} bytes of caches, expected {}", name,
-             rest.size(), needed);
+    DG_CHECK(
+        needed == rest.size(), io,
+        "session: '{}' holds {} bytes of caches, expected {}; load it with the engine that saved it, or start anew",
+        name, rest.size(), needed);
     // Nothing has changed up to here.
     reset();
     state_->pages().trim(0, header.num_tokens, stream_);

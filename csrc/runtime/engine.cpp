@@ -61,7 +61,7 @@ u32 count_pages(Device& device, const EngineOptions& options, u64 page_bytes) {
         count * kPageTokens, static_cast<double>(count * page_bytes) / kGiB, device.properties().name,
         static_cast<double>(available) / kGiB, static_cast<double>(count * page_bytes - available) / kGiB,
         fit * kPageTokens);
-    DG_CHECK(count < (u64{1} << 31), value, "engine: got cache_tokens {}, expected at most {}",
+    DG_CHECK(count < (u64{1} << 31), value, "engine: got cache_tokens {}, expected at most {}; ask for fewer",
              options.cache_tokens, (u64{1} << 31) * kPageTokens);
     return static_cast<u32>(count);
 }
@@ -88,7 +88,8 @@ Engine::Engine(Device& device, const Checkpoint& checkpoint, const EngineOptions
         options_.max_rows =
             std::max(std::min(options_.context, device.properties().emulated ? 64u : 256u), kMaxWindow);
     DG_CHECK(options_.max_rows >= kMaxWindow && options_.max_rows <= 8192, value,
-             "engine: got max_rows {}, expected {} to 8192", options_.max_rows, kMaxWindow);
+             "engine: got max_rows {}, expected {} to 8192; pass a number in between", options_.max_rows,
+             kMaxWindow);
     const Format wide = activations_of(options_.numerics);
     check_fit(device, checkpoint, expected, wide);
     Loader loader(device, checkpoint, wide, options_.progress);

@@ -142,7 +142,8 @@ Described read_description(Reader& reader) {
     tensor.name = reader.string();
     const std::string what = fmt::format("{}: tensor '{}'", reader.name(), tensor.name);
     const u32 rank = reader.number<u32>();
-    DG_CHECK(rank <= 4, io, "{}: {} dimensions, expected at most 4", what, rank);
+    DG_CHECK(rank <= 4, io, "{}: {} dimensions, expected at most 4; the file is damaged: get it again", what,
+             rank);
     u64 elements = 1;
     for (u32 i = 0; i < rank; ++i) {
         tensor.shape.insert(tensor.shape.begin(), reader.number<u64>());
@@ -170,8 +171,8 @@ GgufFile read_gguf(const MappedFile& file) {
     Reader reader(file);
     static_cast<void>(reader.take(4));  // "GGUF", seen by the caller
     const u32 version = reader.number<u32>();
-    DG_CHECK(version == 2 || version == 3, io, "{}: GGUF version {}, expected 2 or 3", reader.name(),
-             version);
+    DG_CHECK(version == 2 || version == 3, io, "{}: GGUF version {}, expected 2 or 3; convert the file anew",
+             reader.name(), version);
     const u64 num_tensors = reader.count("tensors"), num_values = reader.count("metadata entries");
     GgufFile result;
     for (u64 i = 0; i < num_values; ++i) {
@@ -183,7 +184,8 @@ GgufFile read_gguf(const MappedFile& file) {
     if (const auto found = result.metadata.find("general.alignment"); found != result.metadata.end())
         std::from_chars(found->second.data(), found->second.data() + found->second.size(), alignment);
     DG_CHECK(alignment > 0 && alignment <= 65536 && (alignment & (alignment - 1)) == 0, io,
-             "{}: alignment {}, expected a power of two", reader.name(), alignment);
+             "{}: alignment {}, expected a power of two; the file is damaged: get it again", reader.name(),
+             alignment);
     std::vector<Described> described;
     for (u64 i = 0; i < num_tensors; ++i) described.push_back(read_description(reader));
 

@@ -34,8 +34,10 @@ Tensor read_entry(const std::string& name, const Json& entry, std::span<const st
     Tensor tensor{.name = name, .storage = {}, .shape = {}, .bytes = {}};
     const std::string& dtype = member("dtype").as_string(what + " dtype");
     const std::optional<Storage> storage = storage_named(dtype);
-    DG_CHECK(storage, io, "{}: got dtype {}, expected F32, BF16, F16, F8_E4M3, F8_E8M0, I8, U8, I32 or I64",
-             what, dtype);
+    DG_CHECK(
+        storage, io,
+        "{}: got dtype {}, expected F32, BF16, F16, F8_E4M3, F8_E8M0, I8, U8, I32 or I64; convert the tensor",
+        what, dtype);
     tensor.storage = *storage;
     u64 elements = 1;
     for (const Json& extent : member("shape").as_array(what + " shape")) {
@@ -44,7 +46,8 @@ Tensor read_entry(const std::string& name, const Json& entry, std::span<const st
                  "{}: the shape overflows", what);
     }
     const Json::Array& offsets = member("data_offsets").as_array(what + " data_offsets");
-    DG_CHECK(offsets.size() == 2, io, "{}: got {} data_offsets, expected 2", what, offsets.size());
+    DG_CHECK(offsets.size() == 2, io,
+             "{}: got {} data_offsets, expected 2; the file is damaged: get it again", what, offsets.size());
     const u64 begin = offsets[0].as_unsigned(what + " data_offsets");
     const u64 end = offsets[1].as_unsigned(what + " data_offsets");
     DG_CHECK(begin <= end && end <= data.size(), io,
@@ -70,7 +73,8 @@ void check_cover(std::vector<Tensor>& tensors, std::span<const std::byte> data, 
                  tensor.bytes.data() - at, tensor.name);
         at += tensor.bytes.size();
     }
-    DG_CHECK(at == data.data() + data.size(), io, "{}: {} bytes after the last tensor; expected none", file,
+    DG_CHECK(at == data.data() + data.size(), io,
+             "{}: {} bytes after the last tensor; expected none: the file is damaged: get it again", file,
              data.data() + data.size() - at);
 }
 

@@ -9,7 +9,7 @@ void check_sampling(const Sampling& sampling) {
                  sampling.min_p >= 0 && sampling.min_p <= 1,
              value,
              "sampling: got temperature {}, top_k {}, top_p {}, min_p {}; expected temperature and top_k not "
-             "negative, top_p in (0, 1], min_p in [0, 1]",
+             "negative, top_p in (0, 1], min_p in [0, 1]: correct what is outside",
              sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p);
 }
 
