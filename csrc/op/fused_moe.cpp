@@ -159,21 +159,16 @@ MoeShape check(op::TensorChecks& checks, const FusedMoeArguments& a) {
         "fused_moe: got bf16_activations with x of {} and {} weights, expected x of bf16 and FP4 weights; cast x, or leave it out",
         name_of(a.x.format), fp4 ? "FP4" : "FP8");
     DG_CHECK(
-<<<<<<< HEAD
         !a.bf16_products || a.bf16_activations, value,
         "fused_moe: got bf16_products without bf16_activations, expected both: pass bf16_activations=True");
     DG_CHECK(
         !a.per_token || (fp4 && !a.bf16_activations), value,
         "fused_moe: got per_token with {}, expected FP4 weights and activations that become FP8: leave it out",
         fp4 ? "bf16_activations" : "FP8 weights");
-    DG_CHECK(!a.swiglu_limit || *a.swiglu_limit > 0, value,
-             "fused_moe: swiglu_limit is {}, expected a positive number, or none",
-             a.swiglu_limit.value_or(0));
-=======
+    DG_CHECK(
         !a.swiglu_limit || *a.swiglu_limit > 0, value,
         "fused_moe: swiglu_limit is {}, expected a positive number, or none; leave it out where nothing is clamped",
         a.swiglu_limit.value_or(0));
->>>>>>> main
     return {.tokens = static_cast<u32>(tokens),
             .top_k = static_cast<u32>(top_k),
             .experts = static_cast<u32>(experts),
@@ -275,13 +270,9 @@ Launch check_product(const FusedMoeArguments& a, const MoeShape& shape, const Bu
                                                .a_rows = product.source_rows,
                                                .weights = weights,
                                                .expected_m = mean_rows(shape),
-<<<<<<< HEAD
                                                .bf16_products = a.bf16_products,
-                                               .stream = a.stream});
-=======
                                                .stream = a.stream,
                                                .function = product.name});
->>>>>>> main
     if (b.arranged.present()) call.scratch = op::address_of(b.arranged);
     if (a.invariant && !call.empty) {
         plan::Fp4Problem problem = call.problem;

@@ -118,22 +118,15 @@ op::Prepared<MoeSwigluSpec, MoeSwigluParams> op::prepare_swiglu(TensorChecks& ch
         checks.tensor("weights", a.weights, {Format::fp32}, {-1});
         checks.packed("weights", a.weights);
     }
-<<<<<<< HEAD
-    DG_CHECK(!a.limit || *a.limit > 0, value, "moe_swiglu: limit is {}, expected a positive number, or none",
-             a.limit.value_or(0));
+    DG_CHECK(
+        !a.limit || *a.limit > 0, value,
+        "moe_swiglu: limit is {}, expected a positive number, or none; leave it out where nothing is clamped",
+        a.limit.value_or(0));
     const MoeSwigluSpec spec{.d = a.codes.format,
                              .rule = a.rule,
                              .limited = a.limit.has_value(),
                              .weighted = a.weights.present(),
                              .per_token = fp8 && a.scales.rank == 1};
-=======
-    DG_CHECK(
-        !a.limit || *a.limit > 0, value,
-        "moe_swiglu: limit is {}, expected a positive number, or none; leave it out where nothing is clamped",
-        a.limit.value_or(0));
-    const MoeSwigluSpec spec{
-        .d = a.codes.format, .rule = a.rule, .limited = a.limit.has_value(), .weighted = a.weights.present()};
->>>>>>> main
     const MoeSwigluParams params{
         .h = a.h.data,
         .codes = pointer<u8>(a.codes),

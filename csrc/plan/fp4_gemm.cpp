@@ -122,7 +122,8 @@ const char* why_unfit(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceMod
     return nullptr;
 }
 
-<<<<<<< HEAD
+namespace {
+
 // The problem for a batch like any other.
 constexpr u32 kTokensOfAnyBatch = 16;
 Fp4Problem of_any_batch(Fp4Problem p) {
@@ -152,8 +153,6 @@ u32 token_terms_of(const Fp4Problem& problem, const DeviceModel& device) {
     return least_us(p, 2, device) < least_us(p, 1, device) ? 2 : 1;
 }
 
-=======
->>>>>>> main
 Fp4Plan plan_fp4_gemm(const Fp4Problem& problem, const DeviceModel& device,
                       std::vector<Fp4Candidate>* considered) {
     Fp4Plan best;

@@ -56,17 +56,11 @@ Fp4Cost cost_of(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& de
     const float token_bytes =
         columns * kFp4BlockK * token_width * static_cast<float>(fp4_k_blocks(p.k));  // of an item
     cost.l2_us = units * (blobs * blob_bytes + token_bytes) / device.l2_bytes_per_us;
-<<<<<<< HEAD
     const float brought = std::max(8.0f, columns * static_cast<float>(s.token_terms));  // columns of tokens
     const float feed = (kFeedCycles + kFeedCyclesPerColumn * brought) / static_cast<float>(s.warpgroups);
-    const float stage = kStageCyclesPerColumn * (brought - 8) / static_cast<float>(s.k_blocks);
-    const float multiplied = brought * static_cast<float>(fp4_groups_of(s));  // columns of wgmma
-=======
-    const float feed = (kFeedCycles + kFeedCyclesPerColumn * columns) / static_cast<float>(s.warpgroups);
     const float stage =
-        (kStageCycles + kStageCyclesPerColumn * (columns - 8)) / static_cast<float>(s.k_blocks);
-    const float multiplied = columns * static_cast<float>(fp4_groups_of(s));  // columns of wgmma
->>>>>>> main
+        (kStageCycles + kStageCyclesPerColumn * (brought - 8)) / static_cast<float>(s.k_blocks);
+    const float multiplied = brought * static_cast<float>(fp4_groups_of(s));  // columns of wgmma
     const float terms = in_two_parts(s) ? 2 : 1;  // two are decoded and multiplied in turn
     const float decode = kDecodeCycles + (s.form == Fp4Form::nv_single ? kNvTableCycles : 0);
     const float lone = has_bf16_tokens(s) && s.block_m == 8 && s.queue ? kLoneBf16Loop : 1;
@@ -77,15 +71,11 @@ Fp4Cost cost_of(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& de
     const float resident = std::min(static_cast<float>(s.ctas_per_sm), std::max(1.0f, std::ceil(even)));
     const float warpgroups = static_cast<float>(s.warpgroups) * resident;
     cost.math_us = busiest * blobs * std::max(shared, chain / warpgroups) / (device.clock_ghz * 1e3f);
-<<<<<<< HEAD
-    cost.launch_us = device.launch_us + device.fill_us + device.load_latency_us;
-    if (s.token_terms == 2) cost.arrange_us = two_terms_us(load.rows, k);
-=======
     // The first products wait for a whole stage.
     const float first_stage = static_cast<float>(s.warpgroups * s.k_blocks) * blob_bytes;
     cost.launch_us =
         device.launch_us + device.fill_us + device.load_latency_us + first_stage / kFp4SmBytesPerUs;
->>>>>>> main
+    if (s.token_terms == 2) cost.arrange_us = two_terms_us(load.rows, k);
     // Weights reach the busiest SM while they leave DRAM: the longer of the two.
     const float stream_us = std::max(cost.dram_us, cost.fill_us);
     const float largest = std::max({stream_us, cost.l2_us, cost.math_us});

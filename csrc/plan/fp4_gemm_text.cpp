@@ -65,11 +65,7 @@ void read_word(Fp4Problem& p, std::string_view word) {
         DG_CHECK(
             field != nullptr, value,
             "problem: unexpected word '{}'; expected a group mode, accumulate, split, per_token, by_32, "
-<<<<<<< HEAD
-            "bf16_products, fast_accumulation, or m, n, k, groups, expected_m, num_sms, form, a or d with a value",
-=======
-            "fast_accumulation, or m, n, k, groups, expected_m, num_sms, form, a or d with a value: correct it",
->>>>>>> main
+            "bf16_products, fast_accumulation, or m, n, k, groups, expected_m, num_sms, form, a or d with a value: correct it",
             word);
         *field = parse_count(key, value);
     }
