@@ -31,8 +31,8 @@ def quantize_tokens(
 
     'fp8_128': (E4M3 [m, k], fp32 scales [m, ceil(k / 128)]), what the FP8 operations take; scale_rule 'exact',
     or 'up' or 'nearest' for scales that are powers of two. 'fp8_row': the same with one scale for each row, fp32 [m];
-    the FP4 operations take it as scales[:, None].expand(-1, ceil(k / 128)). 'mxfp4': (codes uint8 [m, k / 2], UE8M0 bytes
-    [m, k / 32]); 'up' or 'nearest'. 'nvfp4': (codes, E4M3 bytes [m, k / 16], fp32 global scales [m]); with a
+    the FP4 operations take it as scales[:, None].expand(-1, ceil(k / 128)). 'mxfp4': (codes uint8 [m, k / 2], UE8M0
+    bytes [m, k / 32]); 'up' or 'nearest'. 'nvfp4': (codes, E4M3 bytes [m, k / 16], fp32 global scales [m]); with a
     calibrated `global_scale` [1] that one is used and returned. k is a multiple of 16, for mxfp4 of 32.
     """
     if recipe not in RULES:
