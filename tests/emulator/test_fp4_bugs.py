@@ -138,9 +138,7 @@ BUGS = [
     Bug("odd rows take the even rows' exponent", "odd_offset = offsets >> 4;", "odd_offset = offsets & 0xf;", 8),
 ]  # fmt: skip
 
-SERVE = (
-    "dispatch<fp4_columns_of(S, 1)>(item);\n            kernel::release_item<S>(smem_, slot_.stage);"
-)
+SERVE = "dispatch<fp4_columns_of(S, 1)>(item);\n            kernel::release_item<S>(smem_, slot_.stage);"
 HASTY_BUGS = [
     Bug("an item is overwritten before all have read it", "ptx::mbarrier_wait(smem.item_empty(slot), phase ^ 1);", ""),
     Bug("an item's tables are overwritten before they are read", SERVE,

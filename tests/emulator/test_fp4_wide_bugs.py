@@ -156,7 +156,7 @@ PER_TOKEN_BUGS = [
     Bug("an item is told before its tables are whole", "ptx::sync_warp();\n        }\n        if (ptx::lane_index() == 0) publish_item",
         "}\n        if (ptx::lane_index() == 0) publish_item", 4),
     Bug("a stage waits for scales", "scales_in_loop(S) ? 2 + ptx::kWarpThreads : 2", "2 + ptx::kWarpThreads", 8),
-    Bug("scales are left out", "? ptx::mul_rn(scaled, token_scale) : scaled;", "return scaled;", 8),
+    Bug("scales are left out", "? ptx::mul_rn(scaled, token_scale) : scaled;", "? scaled : scaled;", 8),
 ]  # fmt: skip
 
 DONE_BEFORE = "ptx::wgmma_wait<1>();  // the blob before is done: `next` was its fragments\n"

@@ -182,9 +182,15 @@ def fp8_row() -> tuple[Launch, str]:
     x = activations(rows, k)
     x[3, 2050] = 40  # the largest is one of those that are read twice
     codes, scales = reference_quantize.fp8_row(x.astype(np.float32))
-    arrays = {"x": x, "codes": np.full((rows, k), 0xA5, np.uint8), "scales": np.full(rows, POISON, np.float32)}
+    arrays = {
+        "x": x,
+        "codes": np.full((rows, k), 0xA5, np.uint8),
+        "scales": np.full(rows, POISON, np.float32),
+    }
     pack = packer("6Q4Q3I", "x", "codes", "scales", 0, 0, 0, k, k, 1, 0, rows, k, 1)
-    launch = Launch("deep_gemm::quantize<kSpec>", (rows,), 256, 32, arrays, pack, {"codes": codes, "scales": scales})
+    launch = Launch(
+        "deep_gemm::quantize<kSpec>", (rows,), 256, 32, arrays, pack, {"codes": codes, "scales": scales}
+    )
     return launch, source("quantize", "QuantizeSpec kSpec{.recipe = Recipe::fp8_row, .row_amax = true}")
 
 

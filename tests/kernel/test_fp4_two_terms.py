@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from fp4_cases import (
     Case,
+    activations,
+    keywords,
+    make_data,
     on_device,
     poisoned,
     run_contiguous,
@@ -64,7 +67,9 @@ def test_dense(device: Any, case: Case) -> None:
 def test_gathered(device: Any, spec: dict[str, Any], rows_of: str) -> None:
     rows = (5, 0, spec["block_m"] + 11, 1)
     fields = {**spec, "token_terms": 2, "queue": not spec.get("wide", False)}
-    run_gathered(device, Case(200, 544, rows=rows, bf16_tokens=True, spec=fields), launches=2, rows_of=rows_of)
+    run_gathered(
+        device, Case(200, 544, rows=rows, bf16_tokens=True, spec=fields), launches=2, rows_of=rows_of
+    )
 
 
 @pytest.mark.parametrize("spec", [FEW, WIDE], ids=["few", "wide"])
@@ -104,7 +109,11 @@ def multiplied_by_one(device: Any, x: Array) -> Array:
 def test_what_the_terms_hold(device: Any) -> None:
     """Exact down to 2^-13.8 of a row's largest; below, off by less than 2^-21.8 of it, whatever the row's size."""
     rng = np.random.default_rng(0)
-    x = rng.uniform(1, 2, (12, 256)) * np.exp2(-rng.integers(0, 40, (12, 256))) * rng.choice([-1, 1], (12, 256))
+    x = (
+        rng.uniform(1, 2, (12, 256))
+        * np.exp2(-rng.integers(0, 40, (12, 256)))
+        * rng.choice([-1, 1], (12, 256))
+    )
     x[:, 7] = 1.99  # the largest
     sizes = np.exp2([0, 1, -1, 40, -40, 120, 126, -100, -118, -125, -126, -130])
     rows = (x * sizes[:, None]).astype(BF16)
@@ -138,21 +147,19 @@ def test_every_bf16_is_exact_beside_ones_of_its_size(device: Any) -> None:
 
 def test_infinity_and_nan_make_their_row_nan(device: Any) -> None:
     """Every element, also where the weight is zero; bf16 products give infinity where no zero or NaN meets it."""
-    case = Case(64, 256, m=5, bf16_tokens=True, spec={k: v for k, v in FEW.items()})
+    case = Case(64, 256, m=5, bf16_tokens=True, spec=FEW)
     clean = run_dense(device, case)
-    rng = np.random.default_rng(0)
-    from fp4_cases import activations, keywords, make_data
-
     data = make_data(case, (5,), 0)
     assert isinstance(data.a, np.ndarray)
     data.a[1, 17], data.a[3, 200] = np.inf, np.nan
     out = put(device, poisoned((5, 64), case))
     weights = on_device(device, data.weights)
-    deep_gemm.fp8_fp4_gemm_nt(activations(device, data), weights, out, **keywords(device, case, data, "dense"))
+    deep_gemm.fp8_fp4_gemm_nt(
+        activations(device, data), weights, out, **keywords(device, case, data, "dense")
+    )
     got = take(out)
     assert np.isnan(got[[1, 3]].astype(np.float32)).all()
     assert (got[[0, 2, 4]].view(np.uint16) == clean[[0, 2, 4]].view(np.uint16)).all()
-    del rng
 
 
 FLASH = "fp4_gemm gathered groups=256 n=4096 k=4096 a=bf16"
