@@ -23,6 +23,20 @@ u64 two_term_bytes_of(const plan::Fp4Problem& problem) {
     return u64{2} * fp4_k_blocks(problem.k) * kFp4BlockK;
 }
 
+// Makes `gemm` read both terms of `rows` rows in each group.
+TwoTerms read_terms_at(u64 tokens, u64 scales, const plan::Fp4Problem& problem, u64 rows,
+                       Fp4GemmParams& gemm) {
+    const u64 all = groups_of(problem) * rows, row_bytes = two_term_bytes_of(problem);
+    gemm.a = reinterpret_cast<const u8*>(tokens);
+    gemm.a_stride_group = rows * row_bytes;
+    gemm.a_stride_m = static_cast<u32>(row_bytes);
+    gemm.scale_a = reinterpret_cast<const float*>(scales);
+    gemm.scale_a_stride_group = rows;
+    gemm.scale_a_stride_m = 1;
+    gemm.scale_a_stride_k = 0;
+    return {.tokens = {tokens, all * row_bytes, false}, .scales = {scales, all * 4, false}};
+}
+
 // What the arranged activations look like.
 struct Layout {
     Format a;
@@ -54,6 +68,10 @@ u64 two_terms_bytes(const plan::Fp4Problem& problem, u64 rows) {
     return all * two_term_bytes_of(problem) + align_up(all * 4, kAlignment);
 }
 
+TwoTerms read_two_terms(const Fp4GemmCall& call, Fp4GemmParams& gemm) {
+    return read_terms_at(call.a.address, call.term_scales, call.problem, call.a.rows, gemm);
+}
+
 TwoTerms split_in_two_terms(const Fp4GemmCall& call, u64 memory, Fp4GemmParams& gemm) {
     const plan::Fp4Problem& problem = call.problem;
     const u64 rows = call.a.rows, all = groups_of(problem) * rows, row_bytes = two_term_bytes_of(problem);
@@ -75,14 +93,7 @@ TwoTerms split_in_two_terms(const Fp4GemmCall& call, u64 memory, Fp4GemmParams& 
             {call.group_layout, call.group_layout_length * 4, false},
             {memory, all * row_bytes, true},
             {scales, all * 4, true}});
-    gemm.a = params.out;
-    gemm.a_stride_group = rows * row_bytes;
-    gemm.a_stride_m = static_cast<u32>(row_bytes);
-    gemm.scale_a = params.scales;
-    gemm.scale_a_stride_group = rows;
-    gemm.scale_a_stride_m = 1;
-    gemm.scale_a_stride_k = 0;
-    return {.tokens = {memory, all * row_bytes, false}, .scales = {scales, all * 4, false}};
+    return read_terms_at(memory, scales, problem, rows, gemm);
 }
 
 u64 arranged_bytes(const plan::Fp4Problem& problem, u32 token_terms) {

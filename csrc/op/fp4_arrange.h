@@ -15,6 +15,8 @@ namespace deep_gemm::op {
 struct TwoTerms {
     driver::MemoryRange tokens, scales;
 };
+// The same where the call has them.
+[[nodiscard]] TwoTerms read_two_terms(const Fp4GemmCall& call, Fp4GemmParams& gemm);
 [[nodiscard]] TwoTerms split_in_two_terms(const Fp4GemmCall& call, u64 memory, Fp4GemmParams& gemm);
 
 // Of a problem's activations, where a token has that many terms.

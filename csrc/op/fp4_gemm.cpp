@@ -69,6 +69,11 @@ const Fp4Table::Entry& build(const Fp4GemmCall& call) {
     return Fp4Table::add(Fp4Key::of(call), std::make_shared<const PlannedFp4>(std::move(planned)));
 }
 
+const Fp4Table::Entry& planned_for(const Fp4GemmCall& call) {
+    const Fp4Table::Entry& found = Fp4Table::find(Fp4Key::of(call));
+    return found ? found : build(call);
+}
+
 Fp4GemmParams params_of(const Fp4GemmCall& call) {
     const plan::Fp4Problem& problem = call.problem;
     Fp4GemmParams p{};
@@ -101,6 +106,10 @@ Fp4GemmParams params_of(const Fp4GemmCall& call) {
 
 }  // namespace
 
+u32 token_terms_of(const Fp4GemmCall& call) {
+    return call.empty ? 1 : planned_for(call)->launched.plan.spec.token_terms;
+}
+
 u64 scratch_bytes(const plan::Fp4Problem& problem, u64 a_rows) {
     const u64 direct = arranged_bytes(problem, 1);
     if (problem.a != Format::bf16 || problem.bf16_products) return direct;
@@ -110,8 +119,7 @@ u64 scratch_bytes(const plan::Fp4Problem& problem, u64 a_rows) {
 
 void run(const Fp4GemmCall& call) {
     if (call.empty) return;
-    const Fp4Table::Entry& found = Fp4Table::find(Fp4Key::of(call));
-    const Fp4Table::Entry& entry = found ? found : build(call);
+    const Fp4Table::Entry& entry = planned_for(call);
     if (last_fp4_launched != entry) last_fp4_launched = entry;
     const PlannedFp4& planned = *entry;
     const Fp4GemmSpec& spec = planned.launched.plan.spec;
@@ -134,15 +142,17 @@ void run(const Fp4GemmCall& call) {
         {{call.a.address, bytes_spanned(call.a, call.problem.a), false},
          {call.scale_a.address, call.scale_a.address ? bytes_spanned(call.scale_a, Format::fp32) : 0,
           false}}};
+    const bool makes_terms = spec.token_terms == 2 && call.term_scales == 0;
     const u64 two_terms =
-        spec.token_terms == 2 ? align_up(two_terms_bytes(call.problem, call.a.rows), kScratchAlignment) : 0;
+        makes_terms ? align_up(two_terms_bytes(call.problem, call.a.rows), kScratchAlignment) : 0;
     const u64 needed = two_terms + (spec.wide ? arranged_bytes(call.problem, spec.token_terms) : 0);
     WorkspaceLease lease;  // until after the last launch
     if (call.scratch == 0 && needed > 0)
         lease = workspace(*call.device, static_cast<driver::Stream>(call.stream), needed);
     const u64 scratch = call.scratch != 0 ? call.scratch : lease.address;
     if (spec.token_terms == 2) {
-        const TwoTerms made = split_in_two_terms(call, scratch, params);
+        const TwoTerms made =
+            makes_terms ? split_in_two_terms(call, scratch, params) : read_two_terms(call, params);
         tokens = {made.tokens, made.scales};
     }
     const auto launch = [&](const auto& whole) {

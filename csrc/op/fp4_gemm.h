@@ -58,6 +58,8 @@ struct Fp4GemmCall {
     Device* device = nullptr;
     void* stream = nullptr;
     const Fp4GemmSpec* spec = nullptr;
+    u64 term_scales =
+        0;  // not 0: two terms are in the place of bf16 a (spec/two_terms.h), these are their scales
     u64 scratch = 0;  // scratch_bytes() of the caller's at a multiple of 128; 0: of the stream's workspace
     bool empty = false;
 };
@@ -68,6 +70,8 @@ struct Fp4GemmCall {
 
 [[nodiscard]] Fp4GemmCall check_fp4_gemm(const Fp4GemmArguments& arguments);
 void run(const Fp4GemmCall& call);
+// What the call's plan multiplies for a token: 2 where it takes two terms. Plans and compiles, the first time.
+[[nodiscard]] u32 token_terms_of(const Fp4GemmCall& call);
 
 // The plan of this thread's last run() and its problem; nullptr before the first.
 struct Fp4Launched {

@@ -43,12 +43,13 @@ class Carver {
 
 struct Buffers {
     MoeGroups groups;
-    TensorView num_slots;   // the last of offsets
-    TensorView x, x_scale;  // [slots, hidden]; bf16 activations: absent
-    TensorView h;           // [slots, 2 * intermediate]
-    TensorView t, t_scale;  // [slots, intermediate]
-    TensorView y;           // [slots, hidden], in the place of h
-    TensorView arranged;    // FP4: bytes for either product's activations in order, if its plan is wide
+    TensorView num_slots;             // the last of offsets
+    TensorView x, x_scale;            // [slots, hidden]; bf16 activations: absent
+    TensorView h;                     // [slots, 2 * intermediate]
+    TensorView t, t_scale;            // [slots, intermediate]
+    TensorView t_terms, term_scales;  // bf16 activations: in the place of t, if two terms are multiplied
+    TensorView y;                     // [slots, hidden], in the place of h
+    TensorView arranged;  // FP4: bytes for either product's activations in order, if its plan is wide
 };
 
 u32 alignment_of(const MoeShape& s) {
@@ -71,7 +72,15 @@ Buffers carve(const MoeShape& s, Carver& carver) {
     b.groups.slot_tokens = integers({slots});
     b.groups.pair_slots = integers({pairs});
     if (s.bf16) {
-        b.t = carver.take(Format::bf16, {slots, channels});
+        // Its rows, or both terms of them, which are padded: then in E4M3, with a scale for each.
+        const i64 padded = (channels + kFp4PadK - 1) / kFp4PadK * kFp4PadK;
+        b.t_terms = carver.take(Format::fp8_e4m3, {slots, 2, padded});
+        b.t = b.t_terms;
+        b.t.format = Format::bf16;
+        b.t.rank = 2;
+        b.t.shape[1] = b.t.strides[0] = channels;
+        b.t.strides[1] = 1;
+        b.term_scales = carver.take(Format::fp32, {slots});
     } else {
         b.x = carver.take(Format::fp8_e4m3, {x_rows, hidden});
         b.x_scale = carver.take(Format::fp32, {x_rows, blocks(hidden)});
@@ -234,9 +243,12 @@ TensorView one_for_each(TensorView scales) {
 
 struct Product {
     const char* name;  // what errors begin with
-    TensorView rows, scales, d, source_rows;
+    TensorView rows, scales, d, source_rows, term_scales;
 };
-using Launch = std::function<void()>;
+struct Launch {
+    std::function<void()> run;
+    bool takes_terms = false;  // two terms of bf16 activations, with the product's scales
+};
 
 Launch check_product(const FusedMoeArguments& a, const MoeShape& shape, const Buffers& b,
                      const Product& product, const TensorView& weights, const TensorView& weight_scales) {
@@ -256,7 +268,7 @@ Launch check_product(const FusedMoeArguments& a, const MoeShape& shape, const Bu
         problem.expected_m = mean_rows(shape) > kInvariantRows ? kInvariantManyRows : kInvariantRows;
         call.spec = fixed_spec(call.device, problem, plan_in_order);
     }
-    return [call] { op::run(call); };
+    return {[call] { op::run(call); }};
 }
 
 Launch check_product(const FusedMoeArguments& a, const MoeShape& shape, const Buffers& b,
@@ -281,7 +293,10 @@ Launch check_product(const FusedMoeArguments& a, const MoeShape& shape, const Bu
         call.spec = fixed_spec(call.device, problem,
                                [](const auto& p, const auto& m) { return plan::plan_fp4_gemm(p, m); });
     }
-    return [call] { op::run(call); };
+    if (product.term_scales.present() && op::token_terms_of(call) == 2)
+        call.term_scales = op::address_of(product.term_scales);
+    const bool takes_terms = call.term_scales != 0;
+    return {[call] { op::run(call); }, takes_terms};
 }
 
 }  // namespace
@@ -315,17 +330,22 @@ void fused_moe(const FusedMoeArguments& a) {
                           .rows = shape.bf16 ? a.x : b.x,
                           .scales = b.x_scale,
                           .d = b.h,
-                          .source_rows = b.groups.slot_tokens};
-    const Product down{
-        .name = "fused_moe: w2", .rows = b.t, .scales = b.t_scale, .d = b.y, .source_rows = {}};
-    Launch run_gate_up, run_down;
+                          .source_rows = b.groups.slot_tokens,
+                          .term_scales = {}};
+    const Product down{.name = "fused_moe: w2",
+                       .rows = b.t,
+                       .scales = b.t_scale,
+                       .d = b.y,
+                       .source_rows = {},
+                       .term_scales = b.term_scales};
+    Launch up_launch, down_launch;
     if (const auto* fp4 = std::get_if<MoeFp4Weights>(&a.weights)) {
-        run_gate_up = check_product(a, shape, b, gate_up, fp4->w13);
-        run_down = check_product(a, shape, b, down, fp4->w2);
+        up_launch = check_product(a, shape, b, gate_up, fp4->w13);
+        down_launch = check_product(a, shape, b, down, fp4->w2);
     } else {
         const auto& w = std::get<MoeFp8Weights>(a.weights);
-        run_gate_up = check_product(a, shape, b, gate_up, w.w13, w.w13_scale);
-        run_down = check_product(a, shape, b, down, w.w2, w.w2_scale);
+        up_launch = check_product(a, shape, b, gate_up, w.w13, w.w13_scale);
+        down_launch = check_product(a, shape, b, down, w.w2, w.w2_scale);
     }
 
     const i64 pairs = i64{shape.tokens} * shape.top_k;
@@ -360,20 +380,22 @@ void fused_moe(const FusedMoeArguments& a) {
                   .source_rows = shape.fp4 ? TensorView{} : b.groups.slot_tokens,
                   .num_rows = shape.fp4 ? TensorView{} : b.num_slots,
                   .stream = a.stream});
-    run_gate_up();
+    up_launch.run();
     TensorView by_pair = a.topk_weights;
     by_pair.rank = 1;
     by_pair.shape[0] = pairs;
     by_pair.strides[0] = 1;
     moe_swiglu({.h = b.h,
-                .codes = b.t,
-                .scales = a.per_token ? one_for_each(b.t_scale) : b.t_scale,
+                .codes = down_launch.takes_terms ? b.t_terms : b.t,
+                .scales = down_launch.takes_terms ? b.term_scales
+                          : a.per_token           ? one_for_each(b.t_scale)
+                                                  : b.t_scale,
                 .slot_pairs = b.groups.slot_pairs,
                 .num_slots = b.num_slots,
                 .weights = a.weight_before_down ? by_pair : TensorView{},
                 .limit = a.swiglu_limit,
                 .stream = a.stream});
-    run_down();
+    down_launch.run();
     TensorView pair_slots = b.groups.pair_slots;
     pair_slots.rank = 2;
     pair_slots.shape[0] = shape.tokens;

@@ -98,15 +98,19 @@ op::Prepared<MoeSwigluSpec, MoeSwigluParams> op::prepare_swiglu(TensorChecks& ch
         a.h.shape[1]);
     checks.packed("h", a.h);
     checks.rows("h", a.h, 16);
-    const bool fp8 = a.codes.format != Format::bf16;
-    checks.tensor("codes", a.codes, {Format::fp8_e4m3, Format::bf16}, {slots, n});
+    const bool fp8 = a.codes.format != Format::bf16, two_terms = fp8 && a.codes.rank == 3;
+    if (two_terms)
+        checks.tensor("codes", a.codes, {Format::fp8_e4m3},
+                      {slots, 2, (n + kFp4PadK - 1) / kFp4PadK * kFp4PadK});
+    else
+        checks.tensor("codes", a.codes, {Format::fp8_e4m3, Format::bf16}, {slots, n});
     checks.packed("codes", a.codes);
     checks.rows("codes", a.codes, fp8 ? 8 : 16);
     DG_CHECK(fp8 == a.scales.present(), value,
              "moe_swiglu: got codes of {} {} scales, expected {}; pass both for FP8, or codes of bf16",
              name_of(a.codes.format), fp8 ? "without" : "with", fp8 ? "both" : "codes alone");
     if (fp8) {
-        if (a.scales.rank == 1)
+        if (two_terms || a.scales.rank == 1)
             checks.tensor("scales", a.scales, {Format::fp32}, {slots});
         else
             checks.tensor("scales", a.scales, {Format::fp32}, {slots, (n + kQuantizeRow - 1) / kQuantizeRow});
@@ -126,7 +130,8 @@ op::Prepared<MoeSwigluSpec, MoeSwigluParams> op::prepare_swiglu(TensorChecks& ch
                              .rule = a.rule,
                              .limited = a.limit.has_value(),
                              .weighted = a.weights.present(),
-                             .per_token = fp8 && a.scales.rank == 1};
+                             .per_token = fp8 && a.scales.rank == 1,
+                             .token_terms = two_terms ? 2u : 1u};
     const MoeSwigluParams params{
         .h = a.h.data,
         .codes = pointer<u8>(a.codes),

@@ -17,6 +17,10 @@ constexpr float kFeedCycles = 60;             // bringing a blob's tokens, share
 constexpr float kFeedCyclesPerColumn = 6.5f;
 constexpr float kStageCycles = 10;          // hand-over of a stage to the warpgroups and back ...
 constexpr float kStageCyclesPerColumn = 7;  // for each column beyond the first eight
+// Two terms: a token's columns share an address, and no stage has scales (76 timings of a Flash layer, 1 to 1024
+// tokens, one H200: the plan's choice takes 1.011 of the best one's time at most).
+constexpr float kTermFeedCyclesPerColumn = 2;
+constexpr float kTermStageCyclesPerColumn = 3;
 constexpr float kBlobChainCycles =
     290;  // a warpgroup alone: from one blob to the next, two sets of fragments
 constexpr float kLoneChainCycles = 340;  // one set
@@ -57,9 +61,11 @@ Fp4Cost cost_of(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& de
         columns * kFp4BlockK * token_width * static_cast<float>(fp4_k_blocks(p.k));  // of an item
     cost.l2_us = units * (blobs * blob_bytes + token_bytes) / device.l2_bytes_per_us;
     const float brought = std::max(8.0f, columns * static_cast<float>(s.token_terms));  // columns of tokens
-    const float feed = (kFeedCycles + kFeedCyclesPerColumn * brought) / static_cast<float>(s.warpgroups);
-    const float stage =
-        (kStageCycles + kStageCyclesPerColumn * (brought - 8)) / static_cast<float>(s.k_blocks);
+    const bool two_terms = s.token_terms == 2;
+    const float feed_per_column = two_terms ? kTermFeedCyclesPerColumn : kFeedCyclesPerColumn;
+    const float stage_per_column = two_terms ? kTermStageCyclesPerColumn : kStageCyclesPerColumn;
+    const float feed = (kFeedCycles + feed_per_column * brought) / static_cast<float>(s.warpgroups);
+    const float stage = (kStageCycles + stage_per_column * (brought - 8)) / static_cast<float>(s.k_blocks);
     const float multiplied = brought * static_cast<float>(fp4_groups_of(s));  // columns of wgmma
     const float terms = in_two_parts(s) ? 2 : 1;  // two are decoded and multiplied in turn
     const float decode = kDecodeCycles + (s.form == Fp4Form::nv_single ? kNvTableCycles : 0);
@@ -75,7 +81,7 @@ Fp4Cost cost_of(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& de
     const float first_stage = static_cast<float>(s.warpgroups * s.k_blocks) * blob_bytes;
     cost.launch_us =
         device.launch_us + device.fill_us + device.load_latency_us + first_stage / kFp4SmBytesPerUs;
-    if (s.token_terms == 2) cost.arrange_us = two_terms_us(load.rows, k);
+    if (two_terms) cost.arrange_us = two_terms_us(load.rows, k);
     // Weights reach the busiest SM while they leave DRAM: the longer of the two.
     const float stream_us = std::max(cost.dram_us, cost.fill_us);
     const float largest = std::max({stream_us, cost.l2_us, cost.math_us});

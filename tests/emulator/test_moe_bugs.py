@@ -12,6 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from emulator.injection import Bug, Launch, check_caught, check_clean, flatten
+from reference import fp4
 from reference import moe as reference
 from reference import quantize as reference_quantize
 
@@ -218,8 +219,28 @@ def swiglu_by_slot() -> tuple[Launch, str]:
     return launch, source("moe_swiglu", "MoeSwigluSpec kSpec{.weighted = true, .per_token = true}")
 
 
+def swiglu_terms() -> tuple[Launch, str]:
+    """The same as two terms, of more channels than the threads have at once and with padding."""
+    launch, _ = swiglu_by_slot()
+    h, weights, pairs = (launch.arrays[name] for name in ("h", "weights", "pairs"))
+    slots, n, padded = len(h), h.shape[1] // 2, 2304
+    t = reference.swiglu(h[:, :n], h[:, n:], None) * weights[pairs].astype(np.float64)[:, None]
+    high, low, scale = fp4.two_terms(t.astype(BF16))
+    codes, scales = np.full((slots, 2, padded), 0xA5, np.uint8), np.full(slots, POISON, np.float32)
+    launch.arrays = launch.arrays | {"codes": codes.copy(), "scales": scales.copy()}
+    used = [0, 1, 3]
+    codes[used] = 0
+    codes[used, :, :n] = np.stack([high, low], 1)[used].astype(ml_dtypes.float8_e4m3fn).view(np.uint8)
+    scales[used] = scale[used, 0]
+    launch.expected = {"codes": codes, "scales": scales}
+    return launch, source(
+        "moe_swiglu", "MoeSwigluSpec kSpec{.weighted = true, .per_token = true, .token_terms = 2}"
+    )
+
+
 KERNELS = {
     "nvfp4": nvfp4,
+    "swiglu terms": swiglu_terms,
     "fp8_row": fp8_row,
     "swiglu by slot": swiglu_by_slot,
     "gathered fp8": gathered_fp8,
@@ -268,6 +289,11 @@ BUGS: list[tuple[str, Bug]] = [
     ("swiglu by slot", Bug("each chunk has a scale", "tile::to_fp8<S.rule>(v, amax)", "tile::to_fp8<S.rule>(v, tile::amax_of(v))", 8)),
     ("swiglu by slot", Bug("weight of the slot", "ptx::ld_global_f32(p.weights + pair) : 0;\n    const u32 first",
                            "ptx::ld_global_f32(p.weights + slot) : 0;\n    const u32 first", 8)),
+    ("swiglu terms", Bug("the padding is left", "column < align_up(p.n, kFp4PadK); column += kStep", "column < p.n; column += kStep", 8)),
+    ("swiglu terms", Bug("terms side by side", "to + padded_n, a.low", "to + p.n, a.low", 8)),
+    ("swiglu terms", Bug("rows without padding", "padded_n = align_up(p.n, kFp4PadK)", "padded_n = p.n", 8)),
+    ("swiglu terms", Bug("the second four are the first", "tile::terms_of(v[4], v[5]", "tile::terms_of(v[0], v[1]", 8)),
+    ("swiglu terms", Bug("the scale of FP8", "S.token_terms == 2 ? tile::term_scale_of(amax).value", "false ? 0.0f", 8)),
     ("swiglu bf16", Bug("rows as far apart as codes", "p.n + column) * 2;", "p.n + column);", 8)),
     ("swiglu bf16", Bug("pairs the wrong way round", "ptx::cvt_bf16x2(v[2 * i], v[2 * i + 1])", "ptx::cvt_bf16x2(v[2 * i + 1], v[2 * i])", 8)),
     ("combine", Bug("one slot for all", "static_cast<u64>(slots[j]) * p.n", "static_cast<u64>(slots[0]) * p.n", 8)),

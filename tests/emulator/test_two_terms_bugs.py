@@ -60,7 +60,7 @@ TERMS_BUGS = [
     Bug("warps do not meet", "* 4, amax);\n    ptx::sync_threads();", "* 4, amax);"),
     Bug("a power of two too small near its end", "(bits & 0x7fffff) > kOfMax ? 1 : 0", "0", 8),
     Bug("the rest is not enlarged", "kLowUnits = 1 << kLowTermShift", "kLowUnits = 1", 8),
-    Bug("the rest of another element", "(x[1] - a.y) * kLowUnits", "(x[1] - a.x) * kLowUnits", 8),
+    Bug("the rest of another element", "(x[1] - p.y) * kLowUnits", "(x[1] - p.x) * kLowUnits", 8),
     Bug("terms in each other's place", "out + padded_k + column,", "out + column,", 8),
     Bug("the padding is left", "if (column >= padded_k) return;", "if (column >= padded_k - 64) return;", 8),
     Bug("elements beyond the first ones do not count", "largest = ptx::max_nan_f32(largest, largest_of(load(x, p.k, column)));", ";", 8),

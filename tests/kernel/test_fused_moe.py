@@ -332,6 +332,37 @@ def test_memory_that_may_be_shared_and_that_may_not(emulator: Any) -> None:
     assert (wide == 7).all()
 
 
+@pytest.mark.parametrize("invariant", [False, True])
+def test_bf16_activations_are_two_terms_in_both_products(device: Any, invariant: bool) -> None:
+    """Where a plan takes them: the activation's are made by the SwiGLU itself. Products of bf16 are as near."""
+    case = Case(9, 3, 4, hidden=1024, channels=672, fp4=True, bf16=True, skip=0.3, shared=True)
+    layer = make(case, random=True)
+    got = layer.run(device, invariant=invariant).astype(np.float64)
+    plan = deep_gemm.last_fp4_plan()
+    assert plan is not None and plan["spec"].to_dict()["token_terms"] == 2
+    direct = layer.run(device, invariant=invariant, bf16_products=True).astype(np.float64)
+    plan = deep_gemm.last_fp4_plan()
+    assert plan is not None and plan["spec"].to_dict()["token_terms"] == 1
+    assert (got != direct).any()
+    assert np.sqrt(np.mean((got - direct) ** 2) / np.mean(direct**2)) < 2.0**-8
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"bf16_products": True}, "got bf16_products without bf16_activations"),
+        ({"per_token": True, "bf16_activations": True}, "got per_token with bf16_activations"),
+    ],
+    ids=str,
+)
+def test_options_that_do_not_go_together(emulator: Any, options: dict[str, bool], text: str) -> None:
+    layer = make(Case(2, 2, 4, fp4=True))
+    with pytest.raises(ValueError, match=text):
+        layer.run(emulator, **options)
+    with pytest.raises(ValueError, match="got per_token with FP8 weights"):
+        make(Case(2, 2, 4)).run(emulator, per_token=True)
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 def test_any_schedule_gives_the_same_bits(seed: int) -> None:
     layer = make(Case(20, 3, 5, limit=4.0), random=True)

@@ -7,6 +7,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from reference import fp4
 from reference import moe as reference
 from reference import quantize as reference_quantize
 
@@ -165,6 +166,32 @@ def test_swiglu_with_a_scale_for_each_slot(
     assert (scales[mine] == expected[1][mine]).all() and np.isnan(scales[~mine]).all()
     assert (codes.view(np.uint8)[mine] == expected[0][mine]).all()
     assert (codes.view(np.uint8)[~mine] == 0xA5).all()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("slots", "n"), [(1, 16), (5, 208), (3, 2048), (2, 4368)])
+def test_swiglu_as_two_terms(device: Any, slots: int, n: int, weighted: bool) -> None:
+    """The terms of what it leaves as bf16, zeros up to a multiple of 256, other slots alone."""
+    rng = np.random.default_rng(slots)
+    h = (rng.standard_normal((slots, 2 * n)) * 3).astype(BF16)
+    slot_pairs = rng.permutation(slots).astype(np.int32)
+    slot_pairs[slots // 2] = -1 if slots > 1 else 0
+    weights = rng.random(slots).astype(np.float32) if weighted else None
+    padded = -(-n // 256) * 256
+    rows = put(device, np.zeros((slots, n), BF16))
+    terms = put(device, np.full((slots, 2, padded), 0xA5, np.uint8).view(FP8))
+    scales = put(device, np.full(slots, np.nan, np.float32))
+    for codes, scale in ((rows, None), (terms, scales)):
+        _C.moe_swiglu(
+            put(device, h), codes, scale, put(device, slot_pairs), put(device, np.array([slots], np.int32)),
+            None if weights is None else put(device, weights), 2.0, "exact", device=device,
+        )  # fmt: skip
+    high, low, scale = fp4.two_terms(take(rows))
+    got, mine = take(terms), slot_pairs >= 0
+    assert (take(scales)[mine] == scale[mine, 0]).all() and np.isnan(take(scales)[~mine]).all()
+    assert (got.astype(np.float64)[mine, 0, :n] == high[mine]).all()
+    assert (got.astype(np.float64)[mine, 1, :n] == low[mine]).all()
+    assert (got.view(np.uint8)[mine][:, :, n:] == 0).all() and (got.view(np.uint8)[~mine] == 0xA5).all()
 
 
 def test_swiglu_of_numbers_that_matter(device: Any) -> None:

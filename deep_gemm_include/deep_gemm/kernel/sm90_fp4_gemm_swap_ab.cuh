@@ -249,11 +249,7 @@ class Multiplier {
 /// The kernel before writes the tokens' terms and nothing else that is read here, and lets this one start once
 /// all before itself have ended: who brings weights does not wait for it. (A queue's counter must not move early.)
 template <Fp4GemmSpec S>
-#ifdef DG_LATE
-constexpr bool kTokensComeLast = false;
-#else
 constexpr bool kTokensComeLast = S.token_terms == 2 && !S.queue;
-#endif
 
 template <Fp4GemmSpec S>
 DG_DEVICE void run(const Fp4GemmParams& p) {

@@ -1,32 +1,16 @@
 // bf16 tokens -> two E4M3 terms under one scale of the row (spec/two_terms.h). A CTA has a row: it holds what it
 // reads in registers while the largest is found, so that rows up to 4096 elements are read once. Launched by
-// op/fp4_two_terms.cpp.
+// op/fp4_arrange.cpp.
 #pragma once
 
-#include <deep_gemm/spec/two_terms.h>
-#include <deep_gemm/tile/quantize.h>
-#include <deep_gemm/ptx/convert.h>
+#include <deep_gemm/tile/two_terms.h>
 
 namespace deep_gemm {
 namespace two_terms_detail {
 
 constexpr u32 kStep = kTwoTermThreads * kTwoTermChunk;  // elements of a CTA at a time
 
-/// The scale of a row as bits of fp32, and those of its inverse.
-struct Scale {
-    float value, inverse;
-};
-DG_DEVICE Scale scale_of(float largest) {
-    constexpr u32 kSmallest = 1, kInfinite = 0xff, kNan = 0x7fc00000;  // exponent fields; a quiet NaN
-    constexpr u32 kDown = 8, kOfMax = 0x600000;                        // E4M3 ends at 1.75 * 2^8
-    const u32 bits = ptx::float_bits(largest), field = bits >> 23;
-    const u32 up = (bits & 0x7fffff) > kOfMax ? 1 : 0;
-    const u32 wanted = field + up > kDown + kSmallest ? field + up - kDown : kSmallest;
-    const float scale = ptx::float_of_bits(field == kInfinite ? kNan : wanted << 23);
-    return {scale, ptx::float_of_bits((254 - wanted) << 23)};
-}
-
-/// Four elements of two words.
+/// Four elements in two words.
 DG_DEVICE float largest_of(const ptx::UInt2& words) {
     const float low =
         ptx::max_nan_f32(ptx::abs_f32(ptx::bf16_low(words.x)), ptx::abs_f32(ptx::bf16_high(words.x)));
@@ -39,20 +23,11 @@ DG_DEVICE ptx::UInt2 load(const u8* row, u32 k, u32 column) {
     return {ptx::ld_global_u32(row + column * 2), ptx::ld_global_u32(row + column * 2 + 4)};
 }
 DG_DEVICE void store(u8* out, u32 padded_k, u32 column, const ptx::UInt2& words, float inverse) {
-    constexpr float kLowUnits = 1 << kLowTermShift;
     if (column >= padded_k) return;
-    const float x[4] = {
-        ptx::mul_rn(ptx::bf16_low(words.x), inverse), ptx::mul_rn(ptx::bf16_high(words.x), inverse),
-        ptx::mul_rn(ptx::bf16_low(words.y), inverse), ptx::mul_rn(ptx::bf16_high(words.y), inverse)};
-    const u32 high = ptx::cvt_e4m3x2(x[0], x[1]) | ptx::cvt_e4m3x2(x[2], x[3]) << 16;
-    u32 first, second;
-    ptx::cvt_f16x2_e4m3(high, first, second);
-    const ptx::Float2 a = ptx::cvt_f32_f16x2(first), b = ptx::cvt_f32_f16x2(second);
-    const float rest[4] = {(x[0] - a.x) * kLowUnits, (x[1] - a.y) * kLowUnits, (x[2] - b.x) * kLowUnits,
-                           (x[3] - b.y) * kLowUnits};
-    ptx::st_global_u32(out + column, high);
-    ptx::st_global_u32(out + padded_k + column,
-                       ptx::cvt_e4m3x2(rest[0], rest[1]) | ptx::cvt_e4m3x2(rest[2], rest[3]) << 16);
+    const tile::TermWords terms = tile::terms_of(ptx::bf16_low(words.x), ptx::bf16_high(words.x),
+                                                 ptx::bf16_low(words.y), ptx::bf16_high(words.y), inverse);
+    ptx::st_global_u32(out + column, terms.high);
+    ptx::st_global_u32(out + padded_k + column, terms.low);
 }
 
 }  // namespace two_terms_detail
@@ -62,13 +37,8 @@ DG_KERNEL(kTwoTermThreads, 4)
 two_terms(DG_GRID_CONSTANT const TwoTermParams p) {
     using namespace two_terms_detail;
     // In this order: the GEMM reads what kernels before this one wrote without waiting for it.
-#ifdef DG_LATE
-    ptx::grid_dependency_launch();
-    ptx::grid_dependency_wait();
-#else
     ptx::grid_dependency_wait();
     ptx::grid_dependency_launch();
-#endif
     const u32 index = ptx::block_index(), group = index / p.rows, row = index % p.rows;
     if constexpr (S.groups == GroupMode::masked) {
         if (static_cast<i32>(row) >= ptx::ld_global_s32(p.group_layout + group)) return;
@@ -84,8 +54,8 @@ two_terms(DG_GRID_CONSTANT const TwoTermParams p) {
     for (u32 i = 0; i < kTwoTermHeld; ++i) largest = ptx::max_nan_f32(largest, largest_of(held[i]));
     for (u32 column = first + kTwoTermHeld * kStep; column < p.k; column += kStep)
         largest = ptx::max_nan_f32(largest, largest_of(load(x, p.k, column)));
-    const Scale scale =
-        scale_of(tile::amax_over_cta<kTwoTermThreads>(ptx::dynamic_smem() + plan_smem(S).amax, largest));
+    const tile::TermScale scale = tile::term_scale_of(
+        tile::amax_over_cta<kTwoTermThreads>(ptx::dynamic_smem() + plan_smem(S).amax, largest));
     if (first == 0) ptx::st_global_f32(p.scales + index, scale.value);
 #pragma unroll
     for (u32 i = 0; i < kTwoTermHeld; ++i) store(out, p.padded_k, first + i * kStep, held[i], scale.inverse);

@@ -261,7 +261,8 @@ constexpr u32 registers_needed_by(const Fp4GemmSpec& s) {
     const u32 fragments = two_sets ? 32 : 16;
     const u32 columns = s.block_m * fp4_columns_per_token(s);
     const bool busy = is_nvfp4(s.form) || (s.by_32 && two_sets);
-    const u32 others = columns <= kFp4EarlyScaleColumns || busy ? 40 : 24;
+    // Two terms: found by building them.
+    const u32 others = columns <= kFp4EarlyScaleColumns || busy ? 40 : s.token_terms == 2 ? 36 : 24;
     const u32 sums = (s.block_m + columns) / 2;
     return sums + fragments + others + (s.split ? 16 : 0);
 }

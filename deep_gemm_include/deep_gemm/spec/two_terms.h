@@ -12,7 +12,8 @@
 //   out     E4M3 [groups, rows, 2, padded k]: high, then low; zeros beyond k
 //   scales  fp32 [groups, rows]
 //
-// Rows that no product reads (masked, beyond a group's count) are left as they are.
+// Rows that no product reads (masked, beyond a group's count) are left as they are. moe_swiglu writes the same of
+// the activations that it computes.
 #pragma once
 
 #include <deep_gemm/spec/gemm.h>

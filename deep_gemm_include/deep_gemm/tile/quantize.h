@@ -75,10 +75,15 @@ DG_DEVICE float scale_of_amax(float amax) {
     return scale;
 }
 
+template <ScaleRule Rule>
+DG_DEVICE float fp8_scale_of(float amax) {
+    return scale_of_amax<Rule>(ptx::max_nan_f32(amax, kFp8SmallestAmax));
+}
+
 /// E4M3 with one scale for all elements whose largest is `amax`.
 template <ScaleRule Rule>
 DG_DEVICE Fp8Chunk to_fp8(const Chunk& v, float amax) {
-    const float scale = scale_of_amax<Rule>(ptx::max_nan_f32(amax, kFp8SmallestAmax));
+    const float scale = fp8_scale_of<Rule>(amax);
     const float factor = ptx::div_rn_f32(1.0f, scale);
     Fp8Chunk out{.words = {}, .scale = scale};
 #pragma unroll
