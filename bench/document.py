@@ -69,6 +69,12 @@ TITLES = {
         "counts codes, scales and packed weights once. The peer is a device copy of as many bytes.",
     ),
     "bf16": ("Dense BF16", "The peer is `torch.mm`."),
+    "accumulate": (
+        "Products added to D",
+        "D = D + A B^T in place, at the shapes of DeepGEMM's tests; GB/s counts D twice. The peer is `torch.addmm` in "
+        "place; for FP8 `torch._scaled_mm` with one scale for each tensor and an addition after it. x without C: the "
+        "time of the product alone / that of the sum.",
+    ),
     "gemv": (
         "Few tokens, narrow weights",
         "Layers as k x n; GB/s counts W, its scales, x and y. The peer is `torch.mm` in BF16, in the same rounds.",

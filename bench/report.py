@@ -30,8 +30,10 @@ SHOWN = (  # metric, text after the number
     ("of_gemms", "x its two GEMMs"),
     ("psum_tflops", "TFLOPS psum"),
     ("ratio_without_pdl", "x without pdl"),
+    ("ratio_peer_pdl", "x DeepGEMM with pdl"),
     ("ratio_fast", "x of fast accumulation"),
     ("of_one_token", "x 1 token"),
+    ("of_plain", "x without C"),
     ("mean_ratio", "x, geometric mean"),
     ("ms", "ms"),
     ("regret", "x best"),
@@ -50,6 +52,8 @@ def facts_of(row: Row) -> str:
         if metric in row.metrics:
             value = row.metrics[metric]
             shown.append(f"{value:.0f} {unit}" if value >= 100 else f"{value:.4g} {unit}")
+    if row.ours_us is None and row.note:  # a summary says of which points
+        shown.append(row.note)
     return ", ".join(shown)
 
 

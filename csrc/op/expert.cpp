@@ -20,7 +20,8 @@ void expert_up(const ExpertUpArguments& a) {
         w1.format == w3.format && w1.scale_format == w3.scale_format && w1.count == w3.count &&
             w1.n == w3.n && w1.k == w3.k,
         value,
-        "expert_up: w1 is {} {} and w3 {} {}, expected the same shape and formats; pass gate and up of one layer",
+        "expert_up: w1 is {} {} and w3 {} {}, expected the same shape and formats; pass gate and up of one "
+        "layer",
         name_of(w1.format), shape_text(a.w1), name_of(w3.format), shape_text(a.w3));
     check_activation(checks, "x", x, "x_scale", x_scale, w1);
     DG_CHECK(x.shape[1] == 1, value, "expert_up: x has shape {}, expected [t, d]; reshape it",

@@ -28,8 +28,7 @@ void check_tensor(const Fp4GemmArguments& args, const char* name, const TensorVi
              operation(args), name);
     for (u32 i = 0; i < t.rank; ++i)
         DG_CHECK(t.shape[i] <= kMaxExtent && t.strides[i] >= 0 && t.strides[i] <= kMaxExtent * 4, value,
-                 "{}: {} has shape {} and stride {} along dimension {}, expected extents below "
-                 "2^31 and no "
+                 "{}: {} has shape {} and stride {} along dimension {}, expected extents below 2^31 and no "
                  "negative stride; pass a contiguous copy",
                  operation(args), name, shape_text(t), t.strides[i], i);
 }
@@ -165,9 +164,8 @@ void check_output(const Fp4GemmArguments& args, Fp4GemmCall& call) {
              operation(args), call.d.stride_row, call.d.columns);
     check_groups_of_d(operation(args), call.d);
     DG_CHECK(call.d.address % pair == 0 && call.d.stride_row % 2 == 0 && call.d.stride_group % 2 == 0, value,
-             "{}: d starts at {:#x} with rows {} elements apart, expected a multiple of {} bytes "
-             "and an even "
-             "number; columns are written in pairs",
+             "{}: d starts at {:#x} with rows {} elements apart, expected a multiple of {} bytes and an "
+             "even number; columns are written in pairs",
              operation(args), call.d.address, call.d.stride_row, pair);
     if (!c.present()) return;
     check_tensor(args, "c", c, d.format);
@@ -273,6 +271,11 @@ Fp4GemmCall check_fp4_gemm(const Fp4GemmArguments& args) {
              "{}: the weights have k={}, expected {} as in a, whose shape is {}; pass activations "
              "of the packed weights' k",
              operation(args), shape.k, k, shape_text(a));
+    const u32 group = fp4_group_of(args.weights.form);
+    DG_CHECK(
+        k > 0 && k % group == 0, value,
+        "{}: k is {}, expected a positive multiple of {}, the weights of a scale; pad a and the weights with zeros",
+        operation(args), k, group);
     DG_CHECK(args.groups != GroupMode::dense || shape.experts == 1, value,
              "{}: the weights are those of {} experts, expected one matrix; use a grouped operation",
              operation(args), shape.experts);

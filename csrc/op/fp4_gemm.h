@@ -32,7 +32,8 @@ struct Fp4WeightViews {
 //
 // a is bf16 and scale_a absent (not with nv_single), or fp8_e4m3, rows at multiples of 4 bytes; scale_a fp32
 // [..., m, ceil(k / 128)] or [..., m, ceil(k / 32)] with any strides, 0 along K for one scale for each token.
-// d is bf16 or fp32, rows at multiples of two elements; n is even, k a multiple of 32.
+// d is bf16 or fp32, rows at multiples of two elements; n is even, k a
+// positive multiple of 32, with NVFP4 of 16.
 struct Fp4GemmArguments {
     GroupMode groups = GroupMode::dense;
     TensorView a = {}, scale_a = {}, d = {}, c = {}, group_layout = {}, list = {}, a_rows = {}, d_rows = {};

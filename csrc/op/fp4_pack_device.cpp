@@ -56,8 +56,8 @@ void check(TensorChecks& checks, const Fp4PackArguments& a) {
     const u64 room = static_cast<u64>(a.row_scales.shape[0]) / kFp4BlockRows;
     DG_CHECK(
         room >= blocks && static_cast<u64>(a.blobs.shape[0]) >= room * per_run, value,
-        "{}: got {} bytes of blobs and {} row scales, expected {} and {} for each run, of which there are {} "
-        "or more; fp4_packed_sizes() says how many",
+        "{}: got {} bytes of blobs and {} row scales, expected {} and {} for each run, of which there are "
+        "{} or more; fp4_packed_sizes() says how many",
         checks.operation(), a.blobs.shape[0], a.row_scales.shape[0], per_run, kFp4BlockRows, blocks);
 }
 

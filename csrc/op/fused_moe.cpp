@@ -134,10 +134,10 @@ MoeShape check(op::TensorChecks& checks, const FusedMoeArguments& a) {
         const op::Fp4Shape up = fp4->w13.shape, down = fp4->w2.shape;
         experts = up.experts;
         rows = up.n;
-        DG_CHECK(
-            up.k == hidden && down.experts == experts && down.n == hidden && down.k == rows / 2, value,
-            "fused_moe: w13 is [{}, {}, {}] and w2 [{}, {}, {}], expected [E, 2 I, {}] and [E, {}, I]; pass the two of one layer, for x of its width",
-            up.experts, up.n, up.k, down.experts, down.n, down.k, hidden, hidden);
+        DG_CHECK(up.k == hidden && down.experts == experts && down.n == hidden && down.k == rows / 2, value,
+                 "fused_moe: w13 is [{}, {}, {}] and w2 [{}, {}, {}], expected [E, 2 I, {}] and [E, {}, I]; "
+                 "pass the two of one layer, for x of its width",
+                 up.experts, up.n, up.k, down.experts, down.n, down.k, hidden, hidden);
     } else {
         const auto& w = std::get<MoeFp8Weights>(a.weights);
         checks.tensor("w13", w.w13, {Format::fp8_e4m3}, {-1, -1, hidden});
@@ -146,10 +146,10 @@ MoeShape check(op::TensorChecks& checks, const FusedMoeArguments& a) {
         checks.tensor("w2", w.w2, {Format::fp8_e4m3}, {experts, hidden, rows / 2});
     }
     const i64 channels = rows / 2;
-    DG_CHECK(
-        rows % 32 == 0, value,
-        "fused_moe: w13 has {} rows, expected gate and up rows of a multiple of 16 channels each; pad both, and the columns of w2, with zeros",
-        rows);
+    DG_CHECK(rows % 32 == 0, value,
+             "fused_moe: w13 has {} rows, expected gate and up rows of a multiple of 16 channels each; pad "
+             "both, and the columns of w2, with zeros",
+             rows);
     checks.rows("x", a.x, 16);
     checks.packed("topk_ids", a.topk_ids);
     DG_CHECK(
@@ -165,7 +165,8 @@ MoeShape check(op::TensorChecks& checks, const FusedMoeArguments& a) {
     const bool fp4 = std::holds_alternative<MoeFp4Weights>(a.weights);
     DG_CHECK(
         !a.bf16_activations || (fp4 && a.x.format == Format::bf16), value,
-        "fused_moe: got bf16_activations with x of {} and {} weights, expected x of bf16 and FP4 weights; cast x, or leave it out",
+        "fused_moe: got bf16_activations with x of {} and {} weights, expected x of bf16 and FP4 weights; "
+        "cast x, or leave it out",
         name_of(a.x.format), fp4 ? "FP4" : "FP8");
     DG_CHECK(
         !a.bf16_products || a.bf16_activations, value,
@@ -176,7 +177,8 @@ MoeShape check(op::TensorChecks& checks, const FusedMoeArguments& a) {
         fp4 ? "bf16_activations" : "FP8 weights");
     DG_CHECK(
         !a.swiglu_limit || *a.swiglu_limit > 0, value,
-        "fused_moe: swiglu_limit is {}, expected a positive number, or none; leave it out where nothing is clamped",
+        "fused_moe: swiglu_limit is {}, expected a positive number, or none; leave it out where nothing is "
+        "clamped",
         a.swiglu_limit.value_or(0));
     return {.tokens = static_cast<u32>(tokens),
             .top_k = static_cast<u32>(top_k),

@@ -26,8 +26,8 @@ struct MoeFp8Weights {
     TensorView w2 = {}, w2_scale = {};    // [experts, hidden, intermediate]
 };
 
-// MXFP4 weights, packed: w13 [experts, 2 * intermediate, hidden], w2 [experts, hidden, intermediate]; hidden
-// and intermediate are multiples of 32.
+// FP4 weights, packed: w13 [experts, 2 * intermediate, hidden], w2 [experts, hidden, intermediate]; hidden and
+// intermediate are multiples of 32, with NVFP4 of 16.
 struct MoeFp4Weights {
     op::Fp4WeightViews w13, w2;
 };

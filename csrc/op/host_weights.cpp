@@ -266,7 +266,9 @@ std::vector<float> dequantize_weights(const HostMatrix& w) {
     const u64 scales = ceil_div(n, u64{row.block_rows}) * columns;
     DG_CHECK(w.data.size() == n * bytes && w.scales.size() == scales * bytes_of(row.scale) * (columns != 0) &&
                  w.zeros.size() == (row.has_zero ? scales : 0),
-             value, "dequantize_weights: got {}, {} and {} bytes, which are not those of {} x {} of {}",
+             value,
+             "dequantize_weights: got {}, {} and {} bytes, which are not those of {} x {} of {}; "
+             "pass the tensors of one quantize()",
              w.data.size(), w.scales.size(), w.zeros.size(), n, k, row.name);
     std::vector<float> values(n * k);
     std::vector<u8> codes(k);

@@ -67,10 +67,10 @@ void mix(ModelChecks& checks, const HcPreArguments& a, bool head) {
     if (a.add.present()) checks.array("add", a.add, kReal, {rows, d}, 4);
     checks.narrow_copy(a.narrow, with_inner(a.y));
     constexpr i64 kNarrowStep = i64{kHcCluster} * 128;
-    DG_CHECK(
-        !a.narrow.present() || d % kNarrowStep == 0, value,
-        "{}: got a {} copy of {} channels, expected a multiple of {}; ask for no copy, and quantise the result",
-        checks.operation(), name_of(a.narrow.recipe), d, kNarrowStep);
+    DG_CHECK(!a.narrow.present() || d % kNarrowStep == 0, value,
+             "{}: got a {} copy of {} channels, expected a multiple of {}; ask for no copy, and quantise the "
+             "result",
+             checks.operation(), name_of(a.narrow.recipe), d, kNarrowStep);
     if (!head) {
         checks.vector("post", a.post, {Format::fp32}, {rows, streams});
         checks.vector("comb", a.comb, {Format::fp32}, {rows, streams, streams});

@@ -19,7 +19,8 @@ NarrowRows narrow_rows(ModelChecks& checks, const char* name, const LatentRows& 
                                                    : "512 (FP8) or 128 (FP4) channels";
     DG_CHECK(
         (fp8 || fp4) && rows.page_rows > 0, value,
-        "{}: {} are int8 with {} channels and {} rows a page, expected {} and page_rows; pass bf16 or fp32 rows, or page_rows as the cache was made with",
+        "{}: {} are int8 with {} channels and {} rows a page, expected {} and page_rows; pass bf16 or fp32 "
+        "rows, or page_rows as the cache was made with",
         checks.operation(), name, d, rows.page_rows, expected);
     return {fp8 ? Format::fp8_e4m3 : Format::fp4_e2m1,
             fp8 ? latent_page_bytes(rows.page_rows) : index_page_bytes(rows.page_rows)};
@@ -87,10 +88,10 @@ CheckedRows check_latent_rows(ModelChecks& checks, const char* name, const Laten
 u32 check_frequencies(ModelChecks& checks, const TensorView& frequencies, i64 d) {
     checks.vector("frequencies", frequencies, {Format::fp32}, {-1, 2});
     const i64 dims = frequencies.shape[0] * 2;
-    DG_CHECK(
-        dims % 4 == 0 && dims > 0 && dims <= d, value,
-        "{}: frequencies are for {} channels, expected a multiple of 4, at most {}; pass those of the rotated channels, from rope_frequencies()",
-        checks.operation(), dims, d);
+    DG_CHECK(dims % 4 == 0 && dims > 0 && dims <= d, value,
+             "{}: frequencies are for {} channels, expected a multiple of 4, at most {}; pass those of the "
+             "rotated channels, from rope_frequencies()",
+             checks.operation(), dims, d);
     return as_u32(dims);
 }
 
@@ -100,10 +101,10 @@ void check_row(ModelChecks& checks, const char* name, i64 d, u32 dims, RowFinish
              "{}: {} has {} channels, expected a multiple of 4, at most {}; there is no kernel for others",
              operation, name, d, kLatentMaxChannels);
     if (finish == RowFinish::fp8_round_trip)
-        DG_CHECK(
-            (d - dims) % kFp8RowGroup == 0, value,
-            "{}: {} has {} channels that are not rotated, expected a multiple of {} for the FP8 round trip; pass another finish",
-            operation, name, d - dims, kFp8RowGroup);
+        DG_CHECK((d - dims) % kFp8RowGroup == 0, value,
+                 "{}: {} has {} channels that are not rotated, expected a multiple of {} for the FP8 round "
+                 "trip; pass another finish",
+                 operation, name, d - dims, kFp8RowGroup);
     if (finish == RowFinish::hadamard || finish == RowFinish::hadamard_fp4)
         DG_CHECK(
             (d & (d - 1)) == 0 && d >= 32 && d <= 128, value,

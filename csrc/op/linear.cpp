@@ -154,10 +154,10 @@ void quantize_activations(const TensorView& x, Activation to, const TensorView& 
     const op::RowsView rows = op::rows_of(x, "x"), out = op::rows_of(values, "values"),
                        out_scales = op::rows_of(scales, "scales");
     const u32 block = block_k_of(to);
-    DG_CHECK(
-        block != 0, value,
-        "quantize_activations: got {}, expected q8, fp8_128 or fp8_32; bf16 and fp16 activations are passed as they are",
-        name_of(to));
+    DG_CHECK(block != 0, value,
+             "quantize_activations: got {}, expected q8, fp8_128 or fp8_32; bf16 and fp16 activations are "
+             "passed as they are",
+             name_of(to));
     const bool known = x.format == Format::bf16 || x.format == Format::fp16 || x.format == Format::fp32;
     DG_CHECK(known, type, "quantize_activations: x is {}, expected bf16, fp16 or fp32; cast it",
              name_of(x.format));
@@ -166,12 +166,12 @@ void quantize_activations(const TensorView& x, Activation to, const TensorView& 
         bytes_of(values.format) == 1 && scales.format == Format::fp32, type,
         "quantize_activations: values are {} and scales {}, expected {} (or int8) and fp32; allocate them so",
         name_of(values.format), name_of(scales.format), name_of(element_of(to)));
-    DG_CHECK(
-        out.m == rows.m && out.k == columns && out_scales.m == rows.m &&
-            out_scales.k == ceil_div(rows.k, block),
-        value,
-        "quantize_activations: got values [{}, {}] and scales [{}, {}], expected [{}, {}] and [{}, {}]; allocate them so",
-        out.m, out.k, out_scales.m, out_scales.k, rows.m, columns, rows.m, ceil_div(rows.k, block));
+    DG_CHECK(out.m == rows.m && out.k == columns && out_scales.m == rows.m &&
+                 out_scales.k == ceil_div(rows.k, block),
+             value,
+             "quantize_activations: got values [{}, {}] and scales [{}, {}], expected [{}, {}] and [{}, {}]; "
+             "allocate them so",
+             out.m, out.k, out_scales.m, out_scales.k, rows.m, columns, rows.m, ceil_div(rows.k, block));
     DG_CHECK(values.device == x.device && scales.device == x.device, value,
              "quantize_activations: values and scales are on another device than x; move them");
     DG_CHECK((rows.m <= 1 || out.stride_bytes >= columns) && out_scales.address % 4 == 0, value,

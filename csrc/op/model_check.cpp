@@ -57,7 +57,8 @@ void ModelChecks::narrow_copy(const NarrowCopy& copy, const TensorView& y) {
     const i64 t = y.shape[0], d = y.shape[2];
     DG_CHECK(
         y.format == Format::bf16 && y.shape[1] == 1 && d % kColumns == 0, value,
-        "{}: got a {} copy of {} {}, expected one of bf16 [t, d] with d a multiple of {}; ask for no copy, and quantise the result",
+        "{}: got a {} copy of {} {}, expected one of bf16 [t, d] with d a multiple of {}; ask for no copy, "
+        "and quantise the result",
         operation(), name_of(copy.recipe), name_of(y.format), shape_text(y), kColumns);
     const char* reason = why_illegal(QuantizeSpec{.x = y.format,
                                                   .recipe = copy.recipe,

@@ -55,10 +55,10 @@ op::Prepared<MoeGroupSpec, MoeGroupParams> op::prepare_group(TensorChecks& check
     integers(checks, "slot_tokens", g.slot_tokens, {g.slot_pairs.shape[0]});
     integers(checks, "pair_slots", g.pair_slots, {pairs});
     const u64 slots = moe_slots(static_cast<u64>(pairs), static_cast<u32>(experts), a.alignment);
-    DG_CHECK(
-        static_cast<u64>(g.slot_pairs.shape[0]) >= slots, value,
-        "moe_group: slot_pairs has {} slots, expected at least {} for {} pairs of {} experts aligned to {}; allocate as many",
-        g.slot_pairs.shape[0], slots, pairs, experts, a.alignment);
+    DG_CHECK(static_cast<u64>(g.slot_pairs.shape[0]) >= slots, value,
+             "moe_group: slot_pairs has {} slots, expected at least {} for {} pairs of {} experts aligned to "
+             "{}; allocate as many",
+             g.slot_pairs.shape[0], slots, pairs, experts, a.alignment);
     const MoeGroupParams params{
         .topk_ids = pointer<const i32>(a.topk_ids),
         .offsets = pointer<i32>(g.offsets),
@@ -92,10 +92,10 @@ op::Prepared<MoeSwigluSpec, MoeSwigluParams> op::prepare_swiglu(TensorChecks& ch
                                                                 const MoeSwigluArguments& a) {
     checks.tensor("h", a.h, {Format::bf16}, {-1, -1});
     const i64 slots = a.h.shape[0], n = a.h.shape[1] / 2;
-    DG_CHECK(
-        a.h.shape[1] % 32 == 0, value,
-        "moe_swiglu: h has {} columns, expected gate and up of a multiple of 16 channels each; pad both with zeros",
-        a.h.shape[1]);
+    DG_CHECK(a.h.shape[1] % 32 == 0, value,
+             "moe_swiglu: h has {} columns, expected gate and up of a multiple of 16 channels each; pad both "
+             "with zeros",
+             a.h.shape[1]);
     checks.packed("h", a.h);
     checks.rows("h", a.h, 16);
     const bool fp8 = a.codes.format != Format::bf16, two_terms = fp8 && a.codes.rank == 3;

@@ -34,10 +34,10 @@ Prepared<LatentSpec, RopeParams> rotate(ModelChecks& checks, const RopeArguments
     const u32 dims = check_frequencies(checks, a.frequencies, d);
     check_row(checks, "x", d, dims, finish);
     if (a.pairs == RopePairs::halves)
-        DG_CHECK(
-            dims == d && (d == 32 || d == 64 || d == 128), value,
-            "{}: halves of {} of {} channels, expected all of 32, 64 or 128; pass frequencies for all channels of a head",
-            checks.operation(), dims, d);
+        DG_CHECK(dims == d && (d == 32 || d == 64 || d == 128), value,
+                 "{}: halves of {} of {} channels, expected all of 32, 64 or 128; pass frequencies for all "
+                 "channels of a head",
+                 checks.operation(), dims, d);
     checks.optional_vector("weight", a.weight, kReal, {d}, 4);
     DG_CHECK(a.norm || !a.weight.present(), value,
              "{}: got a weight without norm, expected norm = true; pass it, or no weight",
@@ -132,7 +132,8 @@ Prepared<LatentSpec, LatentWriteParams> prepare_latent_write(ModelChecks& checks
     check_row(checks, "x", d, dims, finish);
     DG_CHECK(
         !fp8 || dims == kFp8RowRotated, value,
-        "latent_write: {} channels are rotated, expected {} for FP8 rows; pass frequencies for those, or rows of another type",
+        "latent_write: {} channels are rotated, expected {} for FP8 rows; pass frequencies for those, or "
+        "rows of another type",
         dims, kFp8RowRotated);
     const LatentSpec spec{.x = a.x.format, .weight = a.weight.format, .rows = cache.format, .finish = finish};
     const LatentWriteParams params{.x = view_of(a.x),

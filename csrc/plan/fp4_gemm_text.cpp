@@ -62,11 +62,11 @@ void read_word(Fp4Problem& p, std::string_view word) {
                            : key == "expected_m" ? &p.expected_m
                            : key == "num_sms"    ? &p.num_sms
                                                  : nullptr;
-        DG_CHECK(
-            field != nullptr, value,
-            "problem: unexpected word '{}'; expected a group mode, accumulate, split, per_token, by_32, "
-            "bf16_products, fast_accumulation, or m, n, k, groups, expected_m, num_sms, form, a or d with a value: correct it",
-            word);
+        DG_CHECK(field != nullptr, value,
+                 "problem: unexpected word '{}'; expected a group mode, accumulate, split, per_token, by_32, "
+                 "bf16_products, fast_accumulation, or m, n, k, groups, expected_m, num_sms, form, a or d "
+                 "with a value: correct it",
+                 word);
         *field = parse_count(key, value);
     }
 }
@@ -120,8 +120,8 @@ Fp4Problem parse_fp4_problem(std::string_view text) {
         text.remove_prefix(end);
     }
     DG_CHECK(problem.m > 0 && problem.n > 0 && problem.k > 0 && problem.num_groups > 0, value,
-             "problem: got m={} n={} k={} groups={}; expected all of at least 1, as in 'fp4_gemm m=64 n=4096 "
-             "k=2048'",
+             "problem: got m={} n={} k={} groups={}; expected all of at least 1, as in 'fp4_gemm m=64 "
+             "n=4096 k=2048'",
              problem.m, problem.n, problem.k, problem.num_groups);
     // What no call can be.
     const u32 group = fp4_group_of(problem.form);

@@ -53,11 +53,11 @@ void read_word(GemmProblem& problem, Operands& operands, std::string_view word) 
         else if (is_group_mode(word))
             problem.groups = parse_groups(word);
         else
-            fail(
-                ErrorKind::value,
-                "problem: unexpected word '{}'; expected gemm first (fp4_gemm and linear are others), then "
-                "key=value, a group mode (dense, contiguous, psum, masked), accumulate or unaligned_d: correct it",
-                word);
+            fail(ErrorKind::value,
+                 "problem: unexpected word '{}'; expected gemm first (fp4_gemm and linear are others), then "
+                 "key=value, a group mode (dense, contiguous, psum, masked), accumulate or unaligned_d: "
+                 "correct it",
+                 word);
         return;
     }
     const std::string_view key = word.substr(0, equals), value = word.substr(equals + 1);
@@ -88,8 +88,7 @@ void read_word(GemmProblem& problem, Operands& operands, std::string_view word) 
     else
         fail(ErrorKind::value,
              "problem: unknown key '{}'; expected m, n, k, ab, d, scale_b, a_major, b_major, groups, "
-             "expected_m "
-             "or num_sms: correct the key",
+             "expected_m or num_sms: correct the key",
              key);
 }
 
@@ -196,14 +195,15 @@ GemmProblem parse_problem(std::string_view text) {
     if (!scales_given && problem.ab == Format::bf16) problem.scale_b = ScaleB::none;
     DG_CHECK(
         (problem.ab == Format::fp8_e4m3) == (problem.scale_b != ScaleB::none), value,
-        "problem: got scale_b={} with {} operands; expected scales for fp8_e4m3 and none for bf16; correct one of them",
+        "problem: got scale_b={} with {} operands; expected scales for fp8_e4m3 and none for bf16; correct "
+        "one of them",
         name_of(problem.scale_b), name_of(problem.ab));
     const auto given = [&seen](std::string_view key) {
         return std::find(seen.begin(), seen.end(), key) != seen.end();
     };
-    DG_CHECK(
-        problem.groups != GroupMode::dense || !(given("groups") || given("expected_m")), value,
-        "problem: groups or expected_m without a group mode; expected contiguous, psum or masked beside it: add one");
+    DG_CHECK(problem.groups != GroupMode::dense || !(given("groups") || given("expected_m")), value,
+             "problem: groups or expected_m without a group mode; expected contiguous, psum or masked beside "
+             "it: add one");
     DG_CHECK(problem.groups == GroupMode::dense || given("groups"), value,
              "problem: {} without groups=; expected the number of matrices of b, as in 'gemm {} groups=8'",
              name_of(problem.groups), name_of(problem.groups));

@@ -109,7 +109,8 @@ void read_activations(TensorReader& reader, PyObject* pair, const char* function
         gemm.a = reader.read(pair, "a");
         DG_CHECK(
             gemm.a.format == Format::bf16, type,
-            "{}: a is a tensor of {}, expected (fp8 tensor, fp32 scales) or a tensor of bf16; pass one of them",
+            "{}: a is a tensor of {}, expected (fp8 tensor, fp32 scales) or a tensor of bf16; pass one of "
+            "them",
             function, name_of(gemm.a.format));
         return;
     }
@@ -161,8 +162,7 @@ void run(const Operation& operation, const CallArguments& arguments) {
         if (arguments[at.list + 2])
             gemm.d_rows = reader.read(arguments[at.list + 2], "d_rows", false, "int32");
     }
-    if (at.psum >= 0 && arguments[at.psum] && PyObject_IsTrue(arguments[at.psum]) == 1)
-        gemm.groups = GroupMode::psum;
+    if (at.psum >= 0 && flag_of(arguments[at.psum])) gemm.groups = GroupMode::psum;
     if (at.expected_m >= 0 && arguments[at.expected_m]) {
         const char* name = signature.names[at.expected_m];
         DG_CHECK(gemm.groups != GroupMode::contiguous, value,
@@ -171,9 +171,8 @@ void run(const Operation& operation, const CallArguments& arguments) {
         gemm.expected_m = integer_of(arguments[at.expected_m], signature.function, name);
     }
     // Before `spec`, in every operation.
-    const auto is_set = [](PyObject* flag) { return flag != nullptr && PyObject_IsTrue(flag) == 1; };
-    gemm.fast_accumulation = is_set(arguments[at.spec - 2]);
-    gemm.bf16_products = is_set(arguments[at.spec - 1]);
+    gemm.fast_accumulation = flag_of(arguments[at.spec - 2]);
+    gemm.bf16_products = flag_of(arguments[at.spec - 1]);
     if (arguments[at.spec]) {
         DG_CHECK(
             py::isinstance<Fp4GemmSpec>(arguments[at.spec]), type,
@@ -258,35 +257,31 @@ PyObject* entry(PyObject*, PyObject* const* arguments, Py_ssize_t count, PyObjec
 PyMethodDef methods[] = {
     {"fp8_fp4_gemm_nt", DG_FAST_ENTRY(kDenseOp),
      "fp8_fp4_gemm_nt" DG_DENSE_PARAMETERS("nk") "D = C + A B^T. a = (fp8 [m, k], fp32 scales [m, k / 128] "
-                                                 "or [m, k / 32]), b the Fp4Weights of one "
-                                                 "matrix [n, k], d and c bf16 or fp32 [m, n]; or a bf16 [m, "
-                                                 "k], which weights of all forms but nv_single "
-                                                 "are widened for. Scales with stride 0 along K, one for "
-                                                 "each row, have faster kernels. The products are "
-                                                 "exact; sums are promoted to fp32 every 128 along K. With "
-                                                 "fast_accumulation, one scale for each row and "
-                                                 "many rows they may stay in the tensor core, which keeps 14 "
-                                                 "bits, over all of K (docs/fp4.md): a row's "
-                                                 "bits then depend on the batch. With many tokens "
-                                                 "all FP4 operations but fused_moe use a workspace of the "
-                                                 "stream: CUDA graphs of such calls, captured on "
-                                                 "one stream, must not run at the same time (docs/fp4.md). b "
-                                                 "may also be DeepGEMM's pair (int8 codes [n, "
-                                                 "k / 2], "
-                                                 "scales [n, k / 32] as UE8M0 bytes, packed in int32 or fp32 "
-                                                 "powers of two): it is then packed anew in "
-                                                 "each "
-                                                 "call, which waits for the device and costs more than most "
-                                                 "products; and a pair of FP8 weights, which "
-                                                 "goes to "
-                                                 "fp8_gemm_nt."},
+                                                 "or [m, k / 32]), b the Fp4Weights of one matrix [n, k], "
+                                                 "d and c bf16 or fp32 [m, n]; or a bf16 [m, k], which "
+                                                 "weights of all forms but nv_single are widened for. "
+                                                 "Scales with stride 0 along K, one for each row, have "
+                                                 "faster kernels. The products are exact; sums are "
+                                                 "promoted to fp32 every 128 along K. With "
+                                                 "fast_accumulation, one scale for each row and many rows "
+                                                 "they may stay in the tensor core, which keeps 14 bits, "
+                                                 "over all of K (docs/fp4.md): a row's bits then depend on "
+                                                 "the batch. With many tokens all FP4 operations but "
+                                                 "fused_moe use a workspace of the stream: CUDA graphs of "
+                                                 "such calls, captured on one stream, must not run at the "
+                                                 "same time (docs/fp4.md). b may also be DeepGEMM's pair "
+                                                 "(int8 codes [n, k / 2], scales [n, k / 32] as UE8M0 "
+                                                 "bytes, packed in int32 or fp32 powers of two): it is "
+                                                 "then packed anew in each call, which waits for the "
+                                                 "device and costs more than most products; and a pair of "
+                                                 "FP8 weights, which goes to fp8_gemm_nt."},
     {"fp8_fp4_gemm_nn", DG_FAST_ENTRY(kDenseNnOp),
-     "fp8_fp4_gemm_nn" DG_DENSE_PARAMETERS("nk") "fp8_fp4_gemm_nt with b given as [k, n] where it is a pair: "
-                                                 "of FP8 weights, as fp8_gemm_nn takes them, or "
-                                                 "DeepGEMM's of FP4 codes [k / 2, n] and their scales, which "
-                                                 "must be a view of [n, k / 2], as two "
-                                                 "neighbours along K share a byte. Fp4Weights are their "
-                                                 "matrix [n, k] whatever a form's letters say."},
+     "fp8_fp4_gemm_nn" DG_DENSE_PARAMETERS("nk") "fp8_fp4_gemm_nt with b given as [k, n] where it is a "
+                                                 "pair: of FP8 weights, as fp8_gemm_nn takes them, or "
+                                                 "DeepGEMM's of FP4 codes [k / 2, n] and their scales, "
+                                                 "which must be a view of [n, k / 2], as two neighbours "
+                                                 "along K share a byte. Fp4Weights are their matrix [n, k] "
+                                                 "whatever a form's letters say."},
     {"fp8_fp4_gemm_tn", DG_FAST_ENTRY(kDenseTnOp),
      "fp8_fp4_gemm_tn" DG_DENSE_PARAMETERS(
          "mn") "fp8_fp4_gemm_nn with a and its scales given as [k, m], which must be a view of [m, k]."},

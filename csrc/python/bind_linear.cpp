@@ -198,8 +198,7 @@ void bind_linear(py::module_& module) {
         "The data of 4-bit codes [n, k / 2], the first of two in the low nibble.");
     module.def("dispatch_counts", &counts,
                "Launches of linear()'s kernels by this process: rows of w, x, tokens (of a block), strict, "
-               "form (small "
-               "or large), launches.");
+               "form (small or large), launches.");
     module.def("reset_dispatch_counts", &reset_dispatch_counts, "Sets all of them to 0.");
     module.def(
         "row_bytes", [](const std::string& quant, u64 k) { return row_bytes_of(quant_of(quant), k); },

@@ -87,8 +87,7 @@ void bind_plan(py::module_& module) {
         },
         py::arg("problem"), py::arg("device") = py::none(), py::arg("rows") = 12,
         "A table of the best candidates with their cost terms, and why the others were rejected: of 'gemm "
-        "...', "
-        "'fp4_gemm ...' or 'linear ...'.");
+        "...', 'fp4_gemm ...' or 'linear ...'.");
     module.def(
         "candidates",
         [](const ProblemText& problem, const py::object& device) {

@@ -35,7 +35,8 @@ py::list tensors_of(const Checkpoint& checkpoint) {
 std::unique_ptr<const runtime::ModelConfig> config_of(const Checkpoint& checkpoint) {
     DG_CHECK(
         checkpoint.config(), value,
-        "checkpoint: no config.json beside the tensors; expected one to compare with: pass the folder of the model");
+        "checkpoint: no config.json beside the tensors; expected one to compare with: pass the folder of "
+        "the model");
     return runtime::parse_config(*checkpoint.config(), "config.json");
 }
 
@@ -106,8 +107,7 @@ void bind_checkpoint(py::module_& module) {
         .def_property_readonly("has_config", [](const Checkpoint& c) { return c.config() != nullptr; })
         .def("problems", &problems_of, NoGil(),
              "What is missing, misshapen, wrongly stored or extra, compared with the folder's config.json; "
-             "one sentence "
-             "each.");
+             "one sentence each.");
 }
 
 std::shared_ptr<const Engine> load_engine(const std::string& path, const py::object& device,
@@ -140,13 +140,11 @@ void bind_engine(py::module_& module) {
              py::arg("path"), py::kw_only(), py::arg("device") = py::none(), py::arg("numerics") = "released",
              py::arg("context") = 0, py::arg("max_rows") = 0, py::arg("cache_tokens") = 0,
              py::arg("progress") = py::none(),
-             "Reads, checks and uploads a checkpoint of a model that the runtime knows. numerics: 'released' "
-             "(bf16 activations, "
-             "FP8 products and "
-             "cache), 'exact' (fp32 throughout) or 'fp8_cache' (fp32 with the released cache). context 0: "
-             "what the model "
-             "allows, at most 8192. cache_tokens: of all sessions together. progress(done_bytes, "
-             "total_bytes). max_rows 0: 256 rows of a pass, or 64 on the emulated GPU.")
+             "Reads, checks and uploads a checkpoint of a model that the runtime knows. numerics: "
+             "'released' (bf16 activations, FP8 products and cache), 'exact' (fp32 throughout) or "
+             "'fp8_cache' (fp32 with the released cache). context 0: what the model allows, at most 8192. "
+             "cache_tokens: of all sessions together. progress(done_bytes, total_bytes). max_rows 0: 256 "
+             "rows of a pass, or 64 on the emulated GPU.")
         .def_property_readonly("context", &Engine::context)
         .def_property_readonly("max_rows", &Engine::max_rows)
         .def_property_readonly("page_tokens", [](const Engine&) { return runtime::kPageTokens; })

@@ -55,10 +55,10 @@ inline driver::Dim3 dim3_of(const DimArgument& argument, const char* name) {
 inline Format format_of(const std::string& name) {
     for (u32 i = 0; i <= static_cast<u32>(Format::int32); ++i)
         if (name == name_of(static_cast<Format>(i))) return static_cast<Format>(i);
-    fail(
-        ErrorKind::value,
-        "format: got '{}', expected a name of spec/format.h such as fp8_e4m3, bf16 or fp32; docs/formats.md lists them",
-        name);
+    fail(ErrorKind::value,
+         "format: got '{}', expected a name of spec/format.h such as fp8_e4m3, bf16 or fp32; "
+         "docs/formats.md lists them",
+         name);
 }
 
 // The enumerator called `name` among `values`.

@@ -8,10 +8,10 @@ namespace deep_gemm::runtime {
 
 Batch::Batch(std::shared_ptr<const Engine> engine, u32 slots)
     : engine_(std::move(engine)), replay_(engine_->device()) {
-    DG_CHECK(
-        slots >= 1 && slots <= engine_->max_rows(), value,
-        "batch: got {} slots, expected 1 to the engine's max_rows {}; ask for fewer, or open the engine with more max_rows",
-        slots, engine_->max_rows());
+    DG_CHECK(slots >= 1 && slots <= engine_->max_rows(), value,
+             "batch: got {} slots, expected 1 to the engine's max_rows {}; ask for fewer, or open the engine "
+             "with more max_rows",
+             slots, engine_->max_rows());
     Device& device = engine_->device();
     const i64 rows = engine_->max_rows(), vocab = engine_->facts().vocab, count = slots;
     const auto ints = [&] { return DeviceTensor(device, Format::int32, {rows}); };
@@ -140,7 +140,8 @@ void Batch::issue(u32 rows) {
 }
 
 std::vector<float> Batch::logits(u32 slot) const {
-    DG_CHECK(!tokens(slot).empty(), value, "batch: no logits before slot {} was started", slot);
+    DG_CHECK(!tokens(slot).empty(), value, "batch: no logits before slot {} was started; start() it first",
+             slot);
     std::vector<float> values(engine_->facts().vocab);
     engine_->device().copy_to_host(std::as_writable_bytes(std::span(values)),
                                    logits_.address() + slot * logits_.row_bytes(), stream_);

@@ -40,8 +40,8 @@ void check_fit(Device& device, const Checkpoint& checkpoint, const std::vector<E
     const LayersThatFit layers = layers_that_fit(checkpoint, expected, wide, available);
     fail(ErrorKind::driver,
          "engine: out of memory: the weights take {:.3f} GiB and {} has {:.3f} GiB free: {:.3f} GiB are "
-         "missing, before any session, and {} of {} layers would fit; free device memory or use a smaller or "
-         "narrower checkpoint",
+         "missing, before any session, and {} of {} layers would fit; free device memory or use a smaller "
+         "or narrower checkpoint",
          static_cast<double>(needed) / kGiB, device.properties().name, static_cast<double>(available) / kGiB,
          static_cast<double>(needed - available) / kGiB, layers.fit, layers.of);
 }
@@ -82,7 +82,10 @@ Engine::Engine(Device& device, const Checkpoint& checkpoint, const EngineOptions
     check_complete(checkpoint, expected);
     const u32 allowed = config->facts().max_positions;
     if (options_.context == 0) options_.context = std::min(allowed, 8192u);
-    DG_CHECK(options_.context <= allowed, value, "engine: got a context of {}, the model allows {}",
+    DG_CHECK(options_.context <= allowed, value,
+             "engine: got a context of {}, expected at most the "
+             "model's {}; pass less, or 0 for what the model allows, "
+             "up to 8192",
              options_.context, allowed);
     if (options_.max_rows == 0)
         options_.max_rows =

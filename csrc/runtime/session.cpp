@@ -98,10 +98,10 @@ u32 Session::sync(std::span<const i32> tokens) {
 
 void Session::feed_anew(std::span<const i32> tokens, u32 chunk, std::vector<float>* all_logits) {
     engine_->check_tokens(tokens);
-    DG_CHECK(
-        chunk <= engine_->max_rows(), value,
-        "session: got chunks of {} rows, expected at most the engine's max_rows {}; pass fewer, or open the engine with more max_rows",
-        chunk, engine_->max_rows());
+    DG_CHECK(chunk <= engine_->max_rows(), value,
+             "session: got chunks of {} rows, expected at most the engine's max_rows {}; pass fewer, or open "
+             "the engine with more max_rows",
+             chunk, engine_->max_rows());
     state_->pages().hold(0, static_cast<u32>(tokens.size()), stream_);  // before anything changes
     reset();
     state_->pages().trim(0, static_cast<u32>(tokens.size()), stream_);

@@ -155,16 +155,16 @@ void ModelSpeed::issue(PassKind kind, u32 rows, u32 pending) {
             if (rows > 1) state_->restore(record_.rows(0, 1), stream_);
             return;
         case PassKind::draft:
-            DG_CHECK(
-                draft_x_.present() && rows == 1, value,
-                "speed: got {} rows of drafting, expected 1 of a model with an MTP block; pass 1, or another pass",
-                rows);
+            DG_CHECK(draft_x_.present() && rows == 1, value,
+                     "speed: got {} rows of drafting, expected 1 of a model with an MTP block; pass 1, or "
+                     "another pass",
+                     rows);
             return issue_drafts(1, 1);
         case PassKind::iterate:
             DG_CHECK(draft_x_.present() && rows >= 2 && rows <= kMaxWindow && pending >= 1 && pending <= rows,
                      value,
-                     "speed: got a step of {} rows after {} tokens, expected 2 to {} rows after 1 to as many "
-                     "tokens, of a model with an MTP block; pass such, or another pass",
+                     "speed: got a step of {} rows after {} tokens, expected 2 to {} rows after 1 to as "
+                     "many tokens, of a model with an MTP block; pass such, or another pass",
                      rows, pending, kMaxWindow);
             issue_drafts(pending, rows - 1);
             return issue(PassKind::verify, rows);

@@ -11,8 +11,8 @@ std::vector<Traced> Session::trace_of(std::span<const i32> tokens, u32 chunk, u3
              "session with a larger window: open it with one",
              depth);
     DG_CHECK(depth <= 1 || chunk == 1, value,
-             "session: got a trace of {} drafts in chunks of {} rows, expected chunks of 1 for more than one "
-             "draft: the next token replaces the rows that they leave",
+             "session: got a trace of {} drafts in chunks of {} rows, expected chunks of 1 for more than "
+             "one draft: the next token replaces the rows that they leave",
              depth, chunk);
     std::vector<Traced> all;
     const Trace trace = {

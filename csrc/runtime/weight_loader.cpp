@@ -130,10 +130,10 @@ DeviceTensor Loader::ids(const std::string& name, u32 count) {
         values[i] = static_cast<i32>(id);
     }
     for (const i32 id : values)
-        DG_CHECK(
-            id >= 0 && static_cast<u32>(id) < count, value,
-            "checkpoint: {} names expert {}, expected 0 to {}; the checkpoint does not fit its configuration: get both again",
-            name, id, count - 1);
+        DG_CHECK(id >= 0 && static_cast<u32>(id) < count, value,
+                 "checkpoint: {} names expert {}, expected 0 to {}; the checkpoint does not fit its "
+                 "configuration: get both again",
+                 name, id, count - 1);
     DeviceTensor result = allocate(Format::int32, {tensor.shape.begin(), tensor.shape.end()});
     upload(result, 0, std::as_bytes(std::span(values)), tensor.bytes.size());
     return result;
@@ -185,10 +185,10 @@ Linear Loader::grouped_experts(const std::string& at, u32 count, const std::vect
     for (size_t part = 0; part < parts; ++part) {
         const std::string name = fmt::format("{}{}.{}", at, part / names.size(), names[part % names.size()]);
         const Tensor& weight = get(name + ".weight");
-        DG_CHECK(
-            weight.storage == Storage::f8_e4m3, value,
-            "checkpoint: {} is {}, the first expert's is FP8; expected one format for all: convert the checkpoint",
-            weight.name, row_of(weight.storage).name);
+        DG_CHECK(weight.storage == Storage::f8_e4m3, value,
+                 "checkpoint: {} is {}, the first expert's is FP8; expected one format for all: convert the "
+                 "checkpoint",
+                 weight.name, row_of(weight.storage).name);
         append(result.data, weight, part, parts, 0, Format::fp8_e4m3);
         append(result.scale, *find_scale(checkpoint_, name), part, parts, 0, Format::fp32);
     }
@@ -214,7 +214,8 @@ void Loader::append(DeviceTensor& stacked, const Tensor& part, size_t index, siz
         if (groups > 0) {
             DG_CHECK(
                 rows % groups == 0, value,
-                "checkpoint: {} has {} rows, expected a multiple of {} groups; the checkpoint does not fit its configuration: get both again",
+                "checkpoint: {} has {} rows, expected a multiple of {} groups; the checkpoint does not fit "
+                "its configuration: get both again",
                 part.name, rows, groups);
             shape = {groups, rows / groups, columns};
         } else if (count > 1) {

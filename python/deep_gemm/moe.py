@@ -36,7 +36,8 @@ def moe_workspace(
 def _extents(w13: tuple[Array, Array]) -> tuple[int, int]:
     if not isinstance(w13, tuple) or len(w13) != 2 or len(w13[0].shape) != 3:
         raise TypeError(
-            f"fused_moe: got w13 of {type(w13).__name__}, expected (fp8 tensor [E, 2 I, K], fp32 scales) or Fp4Weights"
+            f"fused_moe: got w13 of {type(w13).__name__}, expected (fp8 tensor [E, 2 I, K], fp32 scales) or "
+            "Fp4Weights; quantise the weights, or pack them by pack_fp4_weights()"
         )
     return int(w13[0].shape[0]), int(w13[0].shape[1])
 
@@ -78,16 +79,18 @@ def fused_moe(
     """
     if len(x.shape) != 2 or len(topk_ids.shape) != 2:
         raise ValueError(
-            f"fused_moe: got x {tuple(x.shape)} and topk_ids {tuple(topk_ids.shape)}, expected [T, K] and [T, k]"
+            f"fused_moe: got x {tuple(x.shape)} and topk_ids {tuple(topk_ids.shape)}, expected [T, K] and [T, k]; "
+            "reshape them"
         )
     tokens, hidden = (int(extent) for extent in x.shape)
-    if out is None:
-        out = arrays.empty_strided(x, (tokens, hidden), (hidden, 1), "bf16")
-    if workspace is None:
-        fp4 = isinstance(w13, _C.Fp4Weights)
-        experts, rows = (w13.experts, w13.n) if isinstance(w13, _C.Fp4Weights) else _extents(w13)
-        shape = (tokens, int(topk_ids.shape[1]), experts, hidden, rows // 2)
-        workspace = moe_workspace(x, *shape, fp4=fp4, bf16_activations=bf16_activations)
+    with arrays.on_stream(x, stream):
+        if out is None:
+            out = arrays.empty_strided(x, (tokens, hidden), (hidden, 1), "bf16")
+        if workspace is None:
+            fp4 = isinstance(w13, _C.Fp4Weights)
+            experts, rows = (w13.experts, w13.n) if isinstance(w13, _C.Fp4Weights) else _extents(w13)
+            shape = (tokens, int(topk_ids.shape[1]), experts, hidden, rows // 2)
+            workspace = moe_workspace(x, *shape, fp4=fp4, bf16_activations=bf16_activations)
     _C.fused_moe_into(
         x,
         topk_ids,

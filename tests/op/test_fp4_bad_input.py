@@ -132,6 +132,25 @@ def test_bad_arguments(
     assert (before.astype(np.float32) == 7).all(), "nothing was launched"
 
 
+@pytest.mark.parametrize("k", [0, 2, 130])
+def test_a_matrix_has_whole_groups_along_k(k: int) -> None:
+    """Made by hand, as the packer refuses them: a kernel would read beyond a's rows, or wait for what never comes."""
+    blobs = np.zeros(N // 64 * 4224 * -(-k // 128), np.int8)
+    weights = deep_gemm.Fp4Weights(blobs, np.ones(N, np.float32), None, 1, N, k, "mx_e4m3")
+    a = np.zeros((M, k), ml_dtypes.float8_e4m3fn), np.ones((M, -(-k // 128)), np.float32)
+    with pytest.raises(ValueError, match=f"k is {k}, expected a positive multiple of 32"):
+        deep_gemm.fp8_fp4_gemm_nt(a, weights, np.zeros((M, N), np.float32), device=EMULATOR)
+
+
+def test_a_flag_without_a_truth_launches_nothing() -> None:
+    x = operands()
+    with pytest.raises(ValueError, match="truth value"):
+        deep_gemm.fp8_fp4_gemm_nt(
+            (x["a"], x["scales"]), x["b"], x["d"], fast_accumulation=np.array([1, 2]), device=EMULATOR
+        )
+    assert (x["d"].astype(np.float32) == 7).all(), "nothing was launched"
+
+
 def one_form(form: str, x: dict[str, Any]) -> Callable[[], None]:
     """A call of an operation with rows of d that overlap."""
     d = np.lib.stride_tricks.as_strided(x["d"], (128, N), (2, 2))

@@ -87,7 +87,8 @@ Config read_config(const ConfigKeys& keys) {
              keys.what("hc_mult"));
     DG_CHECK(
         config.num_heads % config.o_groups == 0 && config.rope_dim % 2 == 0, value,
-        "{}: {} heads in {} o_groups with {} rotary channels, expected whole groups and pairs; correct the configuration",
+        "{}: {} heads in {} o_groups with {} rotary channels, expected whole groups and pairs; correct the "
+        "configuration",
         keys.source(), config.num_heads, config.o_groups, config.rope_dim);
     return config;
 }

@@ -36,7 +36,9 @@ def quantize_tokens(
     calibrated `global_scale` [1] that one is used and returned. k is a multiple of 16, for mxfp4 of 32.
     """
     if recipe not in RULES:
-        raise ValueError(f"quantize_tokens: got recipe {recipe!r}, expected one of {', '.join(RULES)}")
+        raise ValueError(
+            f"quantize_tokens: got recipe {recipe!r}, expected one of {', '.join(RULES)}; pass one of them"
+        )
     if len(x.shape) != 2:
         raise ValueError(f"quantize_tokens: got shape {tuple(x.shape)}, expected [m, k]; reshape it")
     m, k = (int(extent) for extent in x.shape)
