@@ -22,6 +22,7 @@ from bench.timing import Variant
 
 SECTION = "fp4_bf16"
 TOKENS = fp4_peer.TOKENS[:6]
+PRODUCT_TOKENS = (1, 64, 1024)
 
 
 KINDS = ("", "bf16_products")
@@ -66,7 +67,7 @@ def points(context: Context) -> Iterator[tuple[str, Callable[[], Row]]]:
     for name, n, k in FLASH.shapes:
         weights = random_weights(EXPERTS, n, k, "mx_e4m3")
         for tokens in TOKENS[::2] if context.quick else TOKENS:
-            for kind in KINDS:
+            for kind in KINDS if tokens in PRODUCT_TOKENS else KINDS[:1]:
                 yield (
                     fp4_point(FLASH, name, tokens, kind),
                     partial(measure, context, name, tokens, weights, kind),
