@@ -166,7 +166,10 @@ GemvPlan plan_gemv(const GemvProblem& problem) {
     for (const u32 n : problem.n.first(paired ? 1 : problem.n.size()))
         plan.grid_x += ceil_div(n, block_rows_of(spec));
     if (!has_warp_rows(spec)) plan.grid_x = std::min(plan.grid_x, problem.num_sms);
-    if (tuning.grid_x && !has_warp_rows(spec)) plan.grid_x = tuning.grid_x;
+    if (tuning.grid_x)
+        plan.grid_x = has_warp_rows(spec) ? std::min(plan.grid_x, tuning.grid_x) : tuning.grid_x;
+    if (plan.grid_x != 0)
+        plan.deal = deal_of(spec, problem.n[0], static_cast<u32>(problem.n.size()), plan.grid_x);
     const char* reason = why_illegal(spec);
     DG_CHECK(!reason, value, "linear: {}", reason);
     return plan;

@@ -67,7 +67,8 @@ class Gemv:
             rest = struct.pack("<4Q4If", at["x"], at.get("x_scale", 0), values.strides[0],
                                scales.shape[1] if scales is not None else 0, 1, m, self.w.k, self.tokens_per_block,
                                0.0)  # fmt: skip
-            return matrix + bytes(3 * len(matrix)) + rest + bytes(4)
+            deal = struct.pack("<2I", self.w.n // self.rows_per_block, 4)  # the last rows in short tiles
+            return matrix + bytes(3 * len(matrix)) + rest + deal + bytes(4)
 
         grid = (self.grid or -(-self.w.n // self.rows_per_block), -(-m // self.tokens_per_block))
         return Launch(
@@ -238,18 +239,18 @@ BUGS = {
             "{low[2 * half], low[2 * half + 1], high[2 * half], high[2 * half + 1]}", 8),
         Bug("the tail of K is dropped", "for (; visit < visits; visit += kGemvWarps)",
             "for (; visit < visits && p.k % visit_k_of(S) == 0; visit += kGemvWarps)", 8),
-        Bug("the tail is read as whole vectors", "multiply_visit<false, S>(sums, ring, p, block, beside, tokens, visit);",
-            "multiply_visit<true, S>(sums, ring, p, block, beside, tokens, visit);", 8),
+        Bug("the tail is read as whole vectors", "multiply_visit<false, S>(sums, ring, p, kernel::find_block<S>(p, tile), beside, tokens, visit);",
+            "multiply_visit<true, S>(sums, ring, p, {}, beside, tokens, visit);", 8),
         Bug("warps of rows past the end leave before the barrier", "        clear<S>(sums);\n        u32 visit",
-            "        if (block.first_row + 2 * ptx::warp_index() >= p.w[block.matrix].n) return;\n"
+            "        if (kernel::find_block<S>(p, tile).first_row + 2 * ptx::warp_index() >= p.w[0].n) return;\n"
             "        clear<S>(sums);\n        u32 visit", 8),
         Bug("sums are added before all warps have left theirs", "if constexpr (kLater) ptx::mbarrier_wait(full(count - 1), (count - 1) / kPlaces % 2);", "", 1),
         Bug("sums are left where others are still added", "if constexpr (kLater) ptx::mbarrier_wait(empty(count), count / kPlaces % 2 ^ 1);", "", 1),
         Bug("a warp's sums are announced before all lanes have left them", "            ptx::sync_warp();\n            if (lane == 0) ptx::mbarrier_arrive(full(count));", "            if (lane == 0) ptx::mbarrier_arrive(full(count));", 1),
         Bug("the last tile is not added", "    if constexpr (kLater) partials.finish(p, kernel", "    if constexpr (false) partials.finish(p, kernel", 8),
-        Bug("rows past the end are written", "if (row >= w.n || token >= tokens) continue;",
+        Bug("rows past the end are written", "if (row >= block.end_row || token >= tokens) continue;",
             "if (token >= tokens) continue;", 8),
-        Bug("tokens past the end are written", "if (row >= w.n || token >= tokens) continue;",
+        Bug("tokens past the end are written", "if (row >= block.end_row || token >= tokens) continue;",
             "if (row >= w.n) continue;", 8),
         Bug("tokens past the end are read", "tokens.row[t] = mine < count ?", "tokens.row[t] = true ?", 8),
         Bug("one warp's sum forgotten", "for (u32 warp = 1; warp < kGemvWarps; ++warp)",
@@ -258,7 +259,7 @@ BUGS = {
         Bug("a visit is read before it has landed", "ptx::cp_async_wait<S.stages - 2>();", "ptx::cp_async_wait<S.stages - 1>();"),
         Bug("a stage is written while other lanes read it", "ptx::sync_warp();  // every lane's part has landed, and", "//"),
         Bug("copies of the next tile go on in the rows of the last", "                    enter(p);\n", "", 8),
-        Bug("rows past the end are read", "(copy < last[i] ? copy : last[i]) * step[i]", "copy * step[i]", 8),
+        Bug("rows past the end are read", "copy <= last[i] ? 16 : 0", "16", 8),
         Bug("the ring ends with the first tile", "tile += stride;\n                if (tile < tiles) {\n                    prefetch_scales<S>(p, find_block<S>(p, tile), group_thread());\n                    enter(p);", "tile = tiles;\n                if (tile < tiles) {\n                    enter(p);", 8),
         Bug("fragments of the other half of the line", "place ^ step * 4", "place + step * 4", 8),
     ],
@@ -293,7 +294,8 @@ BUGS = {
         Bug("visits of a tile go on in the next", " - turns * (kGemvWarps * kGemvVisitBytes)", "", 8),
         Bug("both pieces of scales are the first", "                        lane % kPieces * kPieceBytes +\n", "", 8),
         Bug("scales of the tokens for the first block of a visit", "(visit * TokenScales<S>::kBlocks + block) * S.tokens", "visit * TokenScales<S>::kBlocks * S.tokens", 8),
-        Bug("rows past the end are read", "(tile + 1) * block_rows_of(S) > p.w[0].n", "tile * block_rows_of(S) > p.w[0].n", 8),
+        Bug("rows past the end are read", "tile >= deal_of<S>(p).whole_tiles", "tile > deal_of<S>(p).whole_tiles", 8),
+        Bug("short tiles begin where whole ones would", "(block - whole) * deal.rest_rows", "(block - whole) * block_rows_of(S)", 8),
         Bug("scales of rows eight below", "stage + kScales + stage_row * kStageScaleBytes", "stage + kScales + lane / 4 * kStageScaleBytes", 8),
     ],
     "zero points": [
@@ -340,7 +342,7 @@ BUGS = {
         Bug("a stage is given back before it is read", "if (holds && ptx::lane_index() == 0) ptx::mbarrier_arrive(this->empty(held));", "if (ptx::lane_index() == 0) ptx::mbarrier_arrive(this->empty(stage));", 1),
         Bug("bytes beyond the row are copied", "left < Layout::kRowBytes ? left : Layout::kRowBytes", "Layout::kRowBytes", 8),
         Bug("the last tile is not brought", "bool more() const { return tile < tiles; }", "bool more() const { return tile + 1 < tiles; }", 8),
-        Bug("rows past the end are copied", "u32 row = lane % kMmaTileRows;\n            const GemvMatrix& w = row_of_block<S>(p, find_block<S>(p, tile), lane / kMmaTileRows, row);", "const u32 row = tile * 16 + lane;\n            const GemvMatrix& w = p.w[0];", 8),
+        Bug("rows past the end are copied", "lane < Ring::kRows && lane % block_rows_of(S) < block.end_row - block.first_row", "lane < Ring::kRows", 8),
         Bug("blocks of the next warp", "S.bulk ? group_warp() * Layout::kVisitBytes", "S.bulk ? (group_warp() + 1) % 8 * Layout::kVisitBytes", 8),
         Bug("warps without blocks do not give back", "for (u32 first = 0; first < num_blocks; first += kQ8BulkBlocks) {", "for (u32 first = 0; first + group_warp() * kQ8VisitBlocks < num_blocks; first += kQ8BulkBlocks) {", 8),
     ],

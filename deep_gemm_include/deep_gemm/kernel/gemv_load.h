@@ -18,14 +18,14 @@ struct GemvRow {
     const u8* zeros;
 };
 
-/// Matrix and row of W that row `row` of tile `tile` of a block is; rows beyond the last are the last, and
+/// Matrix and row of W that row `row` of tile `tile` of a block is; rows beyond its last are the last, and
 /// their results are dropped.
 template <GemvSpec S>
 DG_DEVICE const GemvMatrix& row_of_block(const GemvParams& p, const GemvBlock& block, u32 tile, u32& row) {
     constexpr bool kPaired = S.epilogue == GemvEpilogue::swiglu;
     const GemvMatrix& w = p.w[kPaired ? tile : block.matrix];
     const u32 wanted = block.first_row + (kPaired ? 0 : tile * kMmaTileRows) + row;
-    row = wanted < w.n ? wanted : w.n - 1;
+    row = wanted < block.end_row ? wanted : block.end_row - 1;
     return w;
 }
 

@@ -64,11 +64,41 @@ DG_DEVICE void prefetch_bytes(const u8* address, u32 bytes) {
     if (bytes != 0) ptx::prefetch_l2(address - before, (before + bytes + 15) / 16 * 16);
 }
 
+constexpr u32 kLineBytes = 128;
+
+/// Asks L2 for lines `first`, `first` + `step`, ... of `bytes` from `address`.
+DG_DEVICE void prefetch_lines(const void* address, u32 bytes, u32 first, u32 step) {
+    const u64 begin = reinterpret_cast<u64>(address), end = begin + bytes;
+#pragma unroll 1
+    for (u64 line = begin / kLineBytes * kLineBytes + first * kLineBytes; line < end; line += step * kLineBytes)
+        ptx::prefetch_line(reinterpret_cast<const void*>(line < begin ? begin : line));
+}
+
+/// The scales of a block's rows, on their way to L2 before they are asked for one by one. Scope: the group.
+template <GemvSpec S>
+DG_DEVICE void prefetch_scale_lines(const GemvParams& p, const GemvBlock& block, u32 thread) {
+    constexpr QuantRow kRow = row_of(S.w);
+    if constexpr (S.dependent_launch && kRow.scale != ScaleType::none) {
+        // One for each row, one for the rows of a tile, or these rows' one after another.
+        constexpr u32 kRows = (kRow.block_k != 0 && kRow.block_rows == 1 ? kMmaTileRows : 1) * S.row_tiles;
+        u32 row = thread % kRows % (kRows / S.row_tiles);
+        const GemvMatrix& w = row_of_block<S>(p, block, thread % kRows / (kRows / S.row_tiles), row);
+        const u32 columns = kRow.block_k ? static_cast<u32>(scale_columns_of(S.w, p.k)) : 1;
+        const u64 first = u64{row} / kRow.block_rows * columns;
+        const u32 scales = kRow.block_k ? columns : w.n - row < kMmaTileRows ? w.n - row : kMmaTileRows;
+        prefetch_lines(static_cast<const u8*>(w.scales) + first * bytes_of(kRow.scale),
+                       scales * bytes_of(kRow.scale), thread / kRows, kGemvThreads / kRows);
+        if constexpr (kRow.has_zero)
+            prefetch_lines(w.zeros + first, columns, thread / kRows, kGemvThreads / kRows);
+    }
+}
+
 /// The scales of a block's rows, on their way to L2 before they are asked for one by one. Scope: the group, a
 /// thread for each row.
 template <GemvSpec S>
 DG_DEVICE void prefetch_scales(const GemvParams& p, const GemvBlock& block, u32 thread) {
     constexpr QuantRow kRow = row_of(S.w);
+    if constexpr (DG_GEMV_ASK != 0) return prefetch_scale_lines<S>(p, block, thread);
     if constexpr (S.dependent_launch && kRow.scale != ScaleType::none && kRow.block_k == 0) {
         if (thread >= S.row_tiles) return;
         u32 row = 0;
@@ -87,19 +117,79 @@ DG_DEVICE void prefetch_scales(const GemvParams& p, const GemvBlock& block, u32 
     }
 }
 
+#ifndef DG_GEMV_TRACE
+#define DG_GEMV_TRACE 0
+#endif
+/// When a block's first warp passed what: behind y, 64 bytes a block.
+struct Trace {
+    u64 at[DG_GEMV_TRACE ? 8 : 1] = {};
+
+    DG_DEVICE void mark(u32 i) {
+        if constexpr (DG_GEMV_TRACE != 0)
+            if (at[i] == 0) at[i] = ptx::global_timer();
+    }
+    DG_DEVICE void write(const GemvParams& p) {
+        if constexpr (DG_GEMV_TRACE != 0) {
+            if (ptx::thread_index() != 0) return;
+            u8* to = static_cast<u8*>(p.w[0].y) + p.m * p.w[0].y_stride * 2 + ptx::block_index() * 64;
+            for (u32 i = 0; i < 8; ++i) *reinterpret_cast<u64*>(to + i * 8) = at[i];
+        }
+    }
+};
+
+#ifndef DG_GEMV_PREFETCH_X
+#define DG_GEMV_PREFETCH_X 0
+#endif
+
+/// The tokens of a block, on their way to L2: of all blocks each asks for a part. Scope: a warp.
+template <GemvSpec S>
+DG_DEVICE void prefetch_tokens(const GemvParams& p) {
+    const u32 first = ptx::block_index_y() * p.tokens_per_block, lane = ptx::lane_index();
+    const u32 left = p.m - first, count = left < p.tokens_per_block ? left : p.tokens_per_block;
+    const u32 bytes = p.k * bytes_of(element_of(S.x));
+    const u32 lines = ceil_div(bytes, kLineBytes), parts = ceil_div(count * lines, 32u);
+    const u32 index = ptx::block_index() % parts * 32 + lane, token = index / lines;
+    if (token < count)
+        ptx::prefetch_line(p.x + (first + token) * p.x_stride + (index - token * lines) * kLineBytes);
+    if constexpr (block_k_of(S.x) != 0)
+        if (lane < count)
+            prefetch_lines(p.x_scale + (first + lane) * p.x_scale_stride, ceil_div(p.k, block_k_of(S.x)) * 4,
+                           ptx::block_index() % 4, 4);
+}
+
 /// What the first tile of a group needs, on its way to L2. L2 is where writes of other kernels land, so
 /// nothing can be stale, and this may precede grid_dependency_wait().
 template <GemvSpec S>
 DG_DEVICE void prefetch_first(const GemvParams& p, u32 tile) {
-    constexpr u32 kFirstBytes = prefetch_bytes_of(S);
     const GemvBlock block = find_block<S>(p, tile);
     const u32 thread = group_thread();
-    prefetch_scales<S>(p, block, thread);
-    if (thread >= kMmaTileRows * S.row_tiles) return;
-    u32 row = thread % kMmaTileRows;
-    const GemvMatrix& w = row_of_block<S>(p, block, thread / kMmaTileRows, row);
-    const u64 bytes = row_bytes_of(S.w, p.k);
-    prefetch_bytes(w.data + row * w.row_stride, bytes < kFirstBytes ? static_cast<u32>(bytes) : kFirstBytes);
+    if constexpr (DG_GEMV_ASK == 0) {
+        constexpr u32 kFirstBytes = prefetch_bytes_of(S);
+        prefetch_scales<S>(p, block, thread);
+        if (thread >= kMmaTileRows * S.row_tiles) return;
+        u32 row = thread % kMmaTileRows;
+        const GemvMatrix& w = row_of_block<S>(p, block, thread / kMmaTileRows, row);
+        const u64 bytes = row_bytes_of(S.w, p.k);
+        prefetch_bytes(w.data + row * w.row_stride,
+                       bytes < kFirstBytes ? static_cast<u32>(bytes) : kFirstBytes);
+        return;
+    }
+    if (DG_GEMV_PREFETCH_X && ptx::warp_index() == 1) prefetch_tokens<S>(p);
+    prefetch_scale_lines<S>(p, block, thread);
+    if constexpr (DG_GEMV_ASK == 1) return;
+    // Each warp asks for its own first visits; of Q8_0 one may be in two lines.
+    constexpr u32 kRows = kMmaTileRows * S.row_tiles, kParts = DG_GEMV_ASK - 1 + (is_q8(S) ? 1 : 0);
+    constexpr u32 kVisitBytes = S.w == Quant::q8_0 ? kQ8VisitBlocks * kQ8BlockBytes : kGemvVisitBytes;
+    const u64 row_bytes = row_bytes_of(S.w, p.k);
+#pragma unroll
+    for (u32 i = 0; i < ceil_div(kRows * kParts, 32u); ++i) {
+        const u32 line = i * 32 + ptx::lane_index(), part = line / kRows;
+        u32 row = line % kMmaTileRows;
+        const GemvMatrix& w = row_of_block<S>(p, block, line % kRows / kMmaTileRows, row);
+        const u64 offset =
+            group_warp() * kVisitBytes + part * (is_q8(S) ? kVisitBytes - 1 : kGemvWarps * kVisitBytes);
+        if (part < kParts && offset < row_bytes) ptx::prefetch_line(w.data + row * w.row_stride + offset);
+    }
 }
 
 }  // namespace deep_gemm::kernel

@@ -103,6 +103,7 @@ struct GemvParams {
     u32 m, k;
     u32 tokens_per_block;  // at most the spec's tokens; 1: every row alone
     float swiglu_limit;    // 0: none; else gate <= limit and |up| <= limit before they are multiplied
+    u32 whole_tiles, rest_rows;  // GemvDeal's
 };
 
 // For tests and tuning: fields of the spec that are not 0 stand for what a plan would choose.
@@ -155,6 +156,20 @@ constexpr u32 promote_k_of(const GemvSpec& s) {
 constexpr u32 block_rows_of(const GemvSpec& s) {
     const u32 rows = has_warp_rows(s) ? kGemvWarps : kMmaTileRows;
     return rows * (s.epilogue == GemvEpilogue::swiglu ? 1 : s.row_tiles);
+}
+// How rows become tiles: the first `whole_tiles` have block_rows_of, the others `rest_rows` each (the last what
+// is left). A launch ends with the group that has most rows, and rows are what it reads.
+struct GemvDeal {
+    u32 whole_tiles, rest_rows;
+};
+// Of one matrix, as many whole tiles as every group has; then the same for all groups. They start at even rows,
+// as shifted scales need.
+constexpr GemvDeal deal_of(const GemvSpec& s, u32 n, u32 num_matrices, u32 grid_x) {
+    const u32 rows = block_rows_of(s);
+    if (has_warp_rows(s) || num_matrices != 1) return {0, rows};
+    const u32 groups = grid_x * s.groups, whole = n / (groups * rows) * groups;
+    const u32 rest = ceil_div(n - whole * rows, groups);
+    return {whole, rest == 0 ? rows : align_up(rest, 2u)};
 }
 // Bytes between the rows of a stage of Q8_0: room for four blocks and the 16-byte vectors around them. Four
 // lanes read 16 bytes of a row, and those of eight rows are in different banks.
