@@ -49,6 +49,12 @@ class Multiplier {
     // tensor core has the others.
     static constexpr u32 kParts = weight_parts_of(S), kPartCount = kCount / kParts;
     using Sums = float[kParts][kPartCount];
+    // Stages whose runs follow each other without a branch back. The compiler knows what is in flight between
+    // them, and nothing of it from one turn to the next.
+#ifndef DG_WEIGHT_TURN
+#define DG_WEIGHT_TURN 4
+#endif
+    static constexpr u32 kTurn = changes_units(S.w) && kParts > 1 && kRuns <= kRunsOfUnit ? DG_WEIGHT_TURN : 1;
 #ifndef DG_WEIGHT_STAGGER
 #define DG_WEIGHT_STAGGER 0
 #endif
@@ -81,7 +87,7 @@ class Multiplier {
         ptx::wgmma_keep(fragments);  // decoded here, beside the wgmma in flight, not where it is used
     }
 
-    /// Starts the wgmma of run `run`, and waits for those of the run before.
+    /// Starts the wgmma of run `run` of a turn, and waits for those of the run before.
     DG_DEVICE void start(u32 run, bool first, Sums& sum, const u32 (&fragments)[4 * kSteps]) {
         const bool new_tile = run % kRunsOfTile == 0, new_unit = run % kRunsOfUnit == 0 && changes_units(S.w);
         if (new_tile) ptx::mbarrier_wait(smem_.tokens_full(tokens_.stage), tokens_.phase);
@@ -90,10 +96,10 @@ class Multiplier {
 #pragma unroll
         for (u32 part = 0; part < kParts; ++part) {
             if (new_unit) {
-                if (part == 0) {
-                    ptx::wgmma_wait<0>();
-                    if (new_tile && !first) kernel::release_tokens<S>(smem_, tokens_);
-                }
+                if (run == 0 && part == 0) ptx::wgmma_wait<0>();
+                if (run != 0) ptx::wgmma_wait<kParts - 1>();
+                if (part == (run == 0 ? 0 : kParts - 1) && new_tile && !first)
+                    kernel::release_tokens<S>(smem_, tokens_);
                 ptx::wgmma_keep(sum[part]);
 #pragma unroll
                 for (u32 i = 0; i < kPartCount; ++i)
@@ -115,6 +121,30 @@ class Multiplier {
         if ((run + 1) % kRunsOfTile == 0) tokens_.advance();
     }
 
+    /// Stage `stage` of `stages`, `place` of its turn. Its first run is decoded; so is the next stage's.
+    DG_DEVICE void multiply_stage(u32 place, u32 stage, u32 stages, const tile::WeightRows& rows, Sums& sum,
+                                  u32 (&even)[4 * kSteps], u32 (&odd)[4 * kSteps]) {
+        const bool more = stage + 1 < stages;
+        tile::StageScales<S.w> next;
+        next.template load<S.whole_scales>(rows, more ? stage + 1 : stage, params_.k);
+#pragma unroll
+        for (u32 run = 0; run < kRuns; run += 2) {
+            const bool first = stage == 0 && run == 0;
+            if (kStaggered && first && warp_ >= 4) ptx::named_barrier_sync(1, 2 * kWarpgroup);
+            start(place * kRuns + run, first, sum, even);
+            decode(run + 1, odd);
+            start(place * kRuns + run + 1, false, sum, odd);
+            if (kStaggered && first && warp_ < 4) ptx::named_barrier_arrive(1, 2 * kWarpgroup);
+            if (run + 2 < kRuns) {
+                decode(run + 2, even);
+            } else if (more) {
+                scales_ = next;
+                take_weights();
+                decode(0, even);
+            }
+        }
+    }
+
     /// All of K for 64 rows and the block's tokens.
     DG_DEVICE void multiply(Sums& sum, const tile::WeightRows& rows) {
 #pragma unroll
@@ -124,28 +154,13 @@ class Multiplier {
         scales_.template load<S.whole_scales>(rows, 0, params_.k);
         take_weights();
         decode(0, even);
-        for (u32 stage = 0; stage < stages; ++stage) {
-            const bool more = stage + 1 < stages;
-            tile::StageScales<S.w> next;
-            next.template load<S.whole_scales>(rows, more ? stage + 1 : stage, params_.k);
+        u32 stage = 0;
+        for (; stage + kTurn <= stages; stage += kTurn) {
 #pragma unroll
-            for (u32 run = 0; run < kRuns; run += 2) {
-                if (kStaggered && stage == 0 && run == 0 && warp_ >= 4)
-                    ptx::named_barrier_sync(1, 2 * kWarpgroup);
-                start(run, stage == 0 && run == 0, sum, even);
-                decode(run + 1, odd);
-                start(run + 1, false, sum, odd);
-                if (kStaggered && stage == 0 && run == 0 && warp_ < 4)
-                    ptx::named_barrier_arrive(1, 2 * kWarpgroup);
-                if (run + 2 < kRuns) {
-                    decode(run + 2, even);
-                } else if (more) {
-                    scales_ = next;
-                    take_weights();
-                    decode(0, even);
-                }
-            }
+            for (u32 i = 0; i < kTurn; ++i) multiply_stage(i, stage + i, stages, rows, sum, even, odd);
         }
+        if constexpr (kTurn > 1)
+            for (; stage < stages; ++stage) multiply_stage(0, stage, stages, rows, sum, even, odd);
         ptx::wgmma_wait<0>();
 #pragma unroll
         for (auto& part : sum) ptx::wgmma_keep(part);
