@@ -7,16 +7,18 @@ hopeless, and only the fastest are timed as everything else in this folder is.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 
 from bench import timing
 from bench.context import Context
-from bench.records import Row, median, paired_ratio
+from bench.records import Row, guarded, median, paired_ratio
 from bench.timing import Variant
 
 FINALISTS = 3  # the fastest of a first look are timed again beside the chosen one
@@ -24,6 +26,8 @@ HOPELESS = 1.3  # times the best: one look is enough
 GLANCE, GLANCE_US = 2.0, 50.0  # more than so many times the best, and more us: one launch is enough
 LOOKS = 3
 COMPILE_THREADS = 16
+OUT_OF_TIME = "not measured: the time of this run was used up"
+STRIDE = 3  # a table without time for all of its points measures every third one first
 
 
 @dataclass
@@ -73,7 +77,7 @@ class Contest:
 
 def measure(context: Context, section: str, point: str, make: Callable[[], Contest]) -> Row:
     if context.seconds_left() <= 0:
-        return Row(section, point, note="not measured: the time of this run was used up")
+        return Row(section, point, note=OUT_OF_TIME)
     contest = make()
     contest.build()
     times = contest.first_look()
@@ -97,10 +101,41 @@ def measure(context: Context, section: str, point: str, make: Callable[[], Conte
     )
 
 
+@dataclass(frozen=True)
+class Table:
+    """Points in their order, and what frees the operands they share."""
+
+    contests: Mapping[str, Callable[[], Contest]]
+    clear: Callable[[], None] = lambda: None
+
+    def measure(self, context: Context, section: str) -> list[Row]:
+        names = list(self.contests)
+        rows = {
+            name: guarded(section, name, partial(measure, context, section, name, self.contests[name]))
+            for name in (name for start in range(STRIDE) for name in names[start::STRIDE])
+        }
+        self.clear()
+        return [rows[name] for name in names]
+
+
+def measure_all(context: Context, section: str, tables: list[Table]) -> list[list[Row]]:
+    """The rows of each table. Each gets its share of the time that is left, by its number of points."""
+    found = []
+    points_left = sum(len(table.contests) for table in tables)
+    for table in tables:
+        share = context.seconds_left() * len(table.contests) / max(1, points_left)
+        elapsed = time.monotonic() - context.started
+        found.append(table.measure(replace(context, seconds=elapsed + share), section))
+        points_left -= len(table.contests)
+    return found
+
+
 def summary(section: str, point: str, rows: list[Row]) -> Row:
     """Mean and worst of the rows, which this row's point names."""
     values = {row.point: row.metrics["regret"] for row in rows if "regret" in row.metrics}
     if not values:
+        if all(row.note == OUT_OF_TIME for row in rows):
+            return Row(section, point, note=OUT_OF_TIME)
         raise RuntimeError("no point was measured")
     worst = max(values, key=lambda point: values[point])
     metrics = {"regret": statistics.mean(values.values()), "worst_regret": values[worst]}

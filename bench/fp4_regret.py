@@ -5,7 +5,7 @@ All plans add in the same order, so that each must give the bits of the chosen o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 
 import deep_gemm
 from bench import data, fp4_bf16
-from bench.contest import Contest
+from bench.contest import Contest, Table
 from bench.fp4 import FLASH, OTHER_TOKENS, TOKENS, Layer, copies_of, routings
 from bench.fp4_weights import random_weights
 from bench.nvfp4 import FORMS
@@ -58,6 +58,10 @@ class Copies:
             self.made = copies_of(random_weights(self.model.experts, self.n, self.k, self.kind.form))
         return self.made
 
+    def clear(self) -> None:
+        self.made.clear()
+        torch.cuda.empty_cache()
+
 
 def contest_of(layer_copies: Copies, name: str, tokens: int, scales: str) -> Contest:
     kind, model, copies = layer_copies.kind, layer_copies.model, layer_copies.get()
@@ -91,14 +95,17 @@ def contest_of(layer_copies: Copies, name: str, tokens: int, scales: str) -> Con
     return Contest(plan["spec"], specs, layer.launch, check, layer.num_sets, expected_us)
 
 
-def contests(quick: bool) -> Iterator[tuple[str, Callable[[], Contest]]]:
+def tables(quick: bool) -> Iterator[Table]:
+    """One for each layer, whose weights its points share."""
     for kind in KINDS[:1] if quick else KINDS:
         for model in kind.models:
             for name, n, k in model.shapes:
                 copies = Copies(kind, model, n, k)
-                for tokens in QUICK if quick else kind.tokens:
-                    for scales in FP4_SCALES[:1] if kind.bf16 else FP4_SCALES[:2]:
-                        point = kind.name + fp4_point(model, name, tokens, scales)
-                        yield point, partial(contest_of, copies, name, tokens, scales)
-                copies.made.clear()
-                torch.cuda.empty_cache()
+                points = {
+                    kind.name + fp4_point(model, name, tokens, scales): partial(
+                        contest_of, copies, name, tokens, scales
+                    )
+                    for tokens in (QUICK if quick else kind.tokens)
+                    for scales in (FP4_SCALES[:1] if kind.bf16 else FP4_SCALES[:2])
+                }
+                yield Table(points, copies.clear)

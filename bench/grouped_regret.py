@@ -5,7 +5,7 @@ Plans may add in different orders, so each is compared with the float32 referenc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 
 import deep_gemm
 from bench import data, grouped, masked, timing
-from bench.contest import Contest
+from bench.contest import Contest, Table
 from bench.data import Rotation, Tensor
 from bench.dense import expected_us
 from bench.targets import MASKED_M, contiguous_point, masked_point
@@ -80,12 +80,14 @@ def masked_groups(m: int, n: int, k: int) -> Contest:
     return contest_of(problem, sets, sets[0][4][:, :m], reference, 2 * groups * m * n * k, launch)
 
 
-def contests(quick: bool) -> Iterator[tuple[str, Callable[[], Contest]]]:
+def table(quick: bool) -> Table:
+    points: dict[str, Callable[[], Contest]] = {}
     for n, k in masked.SHAPES[:1] if quick else masked.SHAPES:
         for m in MASKED_M[::2] if quick else MASKED_M:
-            yield masked_point(m, n, k), partial(masked_groups, m, n, k)
+            points[masked_point(m, n, k)] = partial(masked_groups, m, n, k)
     for groups, rows in grouped.GROUPS[:1] if quick else grouped.GROUPS:
         for n, k in grouped.SHAPES:
             for psum in (False, True):
                 point = contiguous_point("psum" if psum else "contiguous", groups, rows, n, k)
-                yield point, partial(contiguous, psum, groups, rows, n, k)
+                points[point] = partial(contiguous, psum, groups, rows, n, k)
+    return Table(points)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from functools import partial
 
 from bench import contest, fp4_regret, grouped_regret
-from bench.contest import Contest
+from bench.contest import Contest, Table
 from bench.context import Context
 from bench.dense import Problem, problems
-from bench.records import Row, guarded, guarded_all
+from bench.records import Row, guarded
 from bench.targets import gemm_point
 from deep_gemm import _C
 
@@ -25,29 +24,21 @@ def dense(m: int, n: int, k: int) -> Contest:
     )
 
 
-def points(context: Context) -> Iterator[tuple[str, Callable[[], Row]]]:
-    for m, n, k in problems(context.quick):
-        point = gemm_point(m, n, k)
-        yield point, partial(contest.measure, context, SECTION, point, partial(dense, m, n, k))
-
-
-def grouped_points(context: Context) -> Iterator[tuple[str, Callable[[], Row]]]:
-    for point, make in grouped_regret.contests(context.quick):
-        yield point, partial(contest.measure, context, SECTION, point, make)
-
-
-def fp4_points(context: Context) -> Iterator[tuple[str, Callable[[], Row]]]:
-    for point, make in fp4_regret.contests(context.quick):
-        yield point, partial(contest.measure, context, SECTION, point, make)
-
-
-KINDS = (("all FP4 points", fp4_points), ("all grouped points", grouped_points), ("all points", points))
+def dense_table(quick: bool) -> Table:
+    return Table({gemm_point(m, n, k): partial(dense, m, n, k) for m, n, k in problems(quick)})
 
 
 def run(context: Context) -> list[Row]:
-    """FP4 first: a run that is short of time leaves out the end of each."""
+    kinds = {
+        "all FP4 points": list(fp4_regret.tables(context.quick)),
+        "all grouped points": [grouped_regret.table(context.quick)],
+        "all points": [dense_table(context.quick)],
+    }
+    of_tables = iter(
+        contest.measure_all(context, SECTION, [table for tables in kinds.values() for table in tables])
+    )
     found = []
-    for name, of_kind in KINDS:
-        rows = guarded_all(SECTION, of_kind(context))
+    for name, tables in kinds.items():
+        rows = [row for _ in tables for row in next(of_tables)]
         found += [*rows, guarded(SECTION, name, partial(contest.summary, SECTION, name, rows))]
     return found

@@ -50,6 +50,8 @@ def facts_of(row: Row) -> str:
         if metric in row.metrics:
             value = row.metrics[metric]
             shown.append(f"{value:.0f} {unit}" if value >= 100 else f"{value:.4g} {unit}")
+    if row.ours_us is None and row.note:  # a summary says of which points
+        shown.append(row.note)
     return ", ".join(shown)
 
 

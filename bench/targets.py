@@ -82,6 +82,7 @@ def masked_point(m: int, n: int, k: int) -> str:
 
 # What tokens are scaled by: "" for one scale of each 128 along K; one of each token; and that, with sums that stay in
 # the tensor core over all of K where many tokens make it worth while.
+FP4_OTHERS = "V3 and Qwen3, 1 to 1024 tokens"
 FP4_SCALES = ("", "per_token", "fast_accumulation")
 FP4_FAST_TOKENS = 1024  # from here on
 
@@ -134,6 +135,7 @@ UNITS = {
     "regret": "x best",
     "worst_regret": "x worst",
     "of_flashinfer": "x FlashInfer",
+    "of_flashinfer_by_read": "x FlashInfer by read ceilings",
     "of_copies": "x copies only",
     "of_marlin": "x Marlin",
     "of_deepgemm_fp8": "x DeepGEMM FP8",
@@ -193,13 +195,18 @@ def _fp4_on_top(tokens: int) -> tuple[Bound, ...]:
     return (*faster, *_at_least("tflops", 1100)) if tokens == 8192 else faster
 
 
+def _of_flashinfer(tokens: int) -> str:
+    """Its times are another run's: where memory bounds both, the ratio counts at equal read ceilings."""
+    return "of_flashinfer_by_read" if tokens <= 1024 else "of_flashinfer"
+
+
 def _fp4_targets() -> list[Target]:
     """Asked of all kinds of scales. The peer has one for each token and adds up in the tensor core."""
     return [
         Target(
             "fp4",
             fp4_point(MODELS[0], name, tokens, scales),
-            _at_least("of_flashinfer", limit) + _fp4_on_top(tokens),
+            _at_least(_of_flashinfer(tokens), limit) + _fp4_on_top(tokens),
             every=True,
         )
         for tokens, limits in FP4_ASKED.items()
@@ -208,7 +215,7 @@ def _fp4_targets() -> list[Target]:
     ] + [
         Target(
             "fp4",
-            "V3 and Qwen3",
+            FP4_OTHERS,
             _at_least("mean_of_flashinfer", 1.08) + _at_least("worst_of_flashinfer", 1.0),
             every=True,
         )
@@ -303,7 +310,9 @@ TARGETS: tuple[Target, ...] = (
     Target("cold_start", "first call of a kernel in the disk cache", _at_most("ms", 5)),
     Target("host_time", "Python, torch tensors", _at_most("us", 4)),
     Target("host_time", "C++", _at_most("us", 1.5)),
-    Target("regret", "all FP4 points", (*_at_most("regret", 1.03), *_at_most("worst_regret", 1.08))),
+    Target(
+        "regret", "all FP4 points", (*_at_most("regret", 1.03), *_at_most("worst_regret", 1.08)), every=True
+    ),
 )
 
 

@@ -42,7 +42,8 @@ class JsonParser {
   private:
     [[noreturn]] void error(std::string_view what) const {
         const auto line = 1 + std::count(text_.begin(), text_.begin() + static_cast<i64>(at_), '\n');
-        fail(ErrorKind::value, "{}: not valid JSON, line {} byte {}: {}", source_, line, at_, what);
+        fail(ErrorKind::value, "{}: not valid JSON, line {} byte {}: {}; correct the file, or get it again",
+             source_, line, at_, what);
     }
     [[nodiscard]] char peek() const { return at_ < text_.size() ? text_[at_] : '\0'; }
     void skip_space() {

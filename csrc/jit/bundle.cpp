@@ -42,7 +42,6 @@ void write_bundle_file(const Path& path, std::span<const Record> records,
     for (const Artifact& artifact : artifacts) images += artifact.image;
     const std::string header = fmt::format("{}{:016x} {}\n", kMagic, index.size(), hash_of(index).hex());
     const Path parent = path.has_parent_path() ? path.parent_path() : Path(".");
-    make_directories(parent);
     const Path staging = make_unique_directory(parent, ".bundle");
     try {
         write_file(staging / "bundle", header + index + images);

@@ -74,8 +74,8 @@ void Buffer::copy_to_host(void* destination, void* stream) const {
 }
 
 TensorView make_view(Device& device, const void* data, Format format, std::initializer_list<i64> shape) {
-    DG_CHECK(shape.size() <= TensorView::kMaxRank, value, "make_view: {} dimensions, expected at most {}",
-             shape.size(), TensorView::kMaxRank);
+    DG_CHECK(shape.size() <= TensorView::kMaxRank, value,
+             "make_view: {} dimensions, expected at most {}; reshape it", shape.size(), TensorView::kMaxRank);
     TensorView view{.data = const_cast<void*>(data),
                     .format = format,
                     .rank = static_cast<u32>(shape.size()),

@@ -95,28 +95,37 @@ void latent_attention(const LatentAttentionArguments& a) {
     ModelChecks checks("latent_attention");
     checks.array("q", a.q, kReal, {-1, -1, -1}, 4);
     const i64 tokens = a.q.shape[0], heads = a.q.shape[1], d = a.q.shape[2];
-    DG_CHECK(d % 4 == 0 && d > 0 && d <= kLatentMaxChannels, value,
-             "latent_attention: q has {} channels, expected a multiple of 4, at most {}", d,
-             kLatentMaxChannels);
+    DG_CHECK(
+        d % 4 == 0 && d > 0 && d <= kLatentMaxChannels, value,
+        "latent_attention: q has {} channels, expected a multiple of 4, at most {}; pad them with zeros, "
+        "or split the heads",
+        d, kLatentMaxChannels);
     checks.array("out", a.out, kReal, {tokens, heads, d}, 4);
     checks.vector("positions", a.positions, {Format::int32}, {tokens});
     checks.optional_vector("sequences", a.sequences, {Format::int32}, {tokens});
     checks.optional_vector("sinks", a.sinks, {Format::fp32}, {heads});
     const CheckedRows ring = check_latent_rows(checks, "ring", a.ring, d);
-    DG_CHECK(a.window >= 1 && a.window <= ring.view.rows, value,
-             "latent_attention: got a window of {} rows, expected 1 to the ring's {}", a.window,
-             ring.view.rows);
+    DG_CHECK(
+        a.window >= 1 && a.window <= ring.view.rows, value,
+        "latent_attention: got a window of {} rows, expected 1 to the ring's {}; pass a smaller window, or "
+        "a longer ring",
+        a.window, ring.view.rows);
     CheckedRows compressed;
     if (a.compressed.present()) {
         compressed = check_latent_rows(checks, "compressed", a.compressed, d);
-        DG_CHECK(a.ratio >= 1, value,
-                 "latent_attention: got ratio 0, expected at least 1 with compressed rows");
-        DG_CHECK(compressed.view.sequences >= ring.view.sequences, value,
-                 "latent_attention: compressed has {} sequences, expected the ring's {}",
-                 compressed.view.sequences, ring.view.sequences);
+        DG_CHECK(
+            a.ratio >= 1, value,
+            "latent_attention: got ratio 0, expected at least 1 with compressed rows; pass the positions "
+            "that a compressed row stands for");
+        DG_CHECK(
+            compressed.view.sequences >= ring.view.sequences, value,
+            "latent_attention: compressed has {} sequences, expected the ring's {}; pass the caches of the "
+            "same sequences",
+            compressed.view.sequences, ring.view.sequences);
     }
     DG_CHECK(!a.picks.present() || a.compressed.present(), value,
-             "latent_attention: got picks without compressed rows");
+             "latent_attention: got picks without compressed rows, expected both or none; leave the picks "
+             "out");
     checks.optional_vector("picks", a.picks, {Format::int32}, {tokens, -1});
     const u32 dims = a.frequencies.present() ? check_frequencies(checks, a.frequencies, d) : 0;
     if (tokens == 0 || heads == 0) return;

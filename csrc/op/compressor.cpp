@@ -22,7 +22,9 @@ Prepared<CompressorSpec, CompressorParams> prepare_compressor(ModelChecks& check
     checks.array("kv", a.kv, {Format::fp32}, {-1, halves * dim}, 4);
     const i64 tokens = a.kv.shape[0];
     checks.array("gate", a.gate, {Format::fp32}, {tokens, halves * dim}, 4);
-    DG_CHECK(a.ratio >= 1, value, "compressor_update: got ratio 0, expected at least 1");
+    DG_CHECK(a.ratio >= 1, value,
+             "compressor_update: got ratio 0, expected at least 1; pass the positions that a compressed row "
+             "stands for");
     checks.vector("ape", a.ape, {Format::fp32}, {a.ratio, halves * dim}, 4);
     checks.vector("weight", a.weight, kReal, {dim}, 4);
     checks.vector("positions", a.positions, {Format::int32}, {tokens});
@@ -33,10 +35,13 @@ Prepared<CompressorSpec, CompressorParams> prepare_compressor(ModelChecks& check
     const RowFinish finish = fp8 && a.finish == RowFinish::fp8_round_trip ? RowFinish::none : a.finish;
     check_row(checks, "kv", dim, dims, finish);
     DG_CHECK(!fp8 || (dims == kFp8RowRotated && finish == RowFinish::none), value,
-             "compressor_update: FP8 rows with {} rotated channels and finish {}, expected {} and none", dims,
-             name_of(finish), kFp8RowRotated);
-    DG_CHECK(!fp4 || finish == RowFinish::hadamard_fp4, value,
-             "compressor_update: FP4 rows with finish {}, expected hadamard_fp4", name_of(finish));
+             "compressor_update: FP8 rows with {} rotated channels and finish {}, expected {} and none; pass "
+             "frequencies for those and no finish, or rows of another type",
+             dims, name_of(finish), kFp8RowRotated);
+    DG_CHECK(
+        !fp4 || finish == RowFinish::hadamard_fp4, value,
+        "compressor_update: FP4 rows with finish {}, expected hadamard_fp4; pass it, or rows of another type",
+        name_of(finish));
     const CompressorSpec spec{.weight = a.weight.format,
                               .rows = rows.format,
                               .finish = finish,
@@ -89,9 +94,13 @@ void compressor_restore(const CompressorRestoreArguments& a) {
     checks.vector("state", a.state, {Format::fp32}, {-1, parts, dim}, 4);
     checks.vector("journal", a.journal, {Format::fp32}, {-1, parts, dim}, 4);
     checks.vector("row", a.row, {Format::int32}, {1});
-    DG_CHECK(a.sequence < a.state.shape[0], value, "compressor_restore: got sequence {}, expected below {}",
-             a.sequence, a.state.shape[0]);
-    DG_CHECK(dim % 4 == 0, value, "compressor_restore: state has {} channels, expected a multiple of 4", dim);
+    DG_CHECK(a.sequence < a.state.shape[0], value,
+             "compressor_restore: got sequence {}, expected below {}; pass one of the state's", a.sequence,
+             a.state.shape[0]);
+    DG_CHECK(dim % 4 == 0, value,
+             "compressor_restore: state has {} channels, expected a multiple of 4; pass the state of a "
+             "compressor_update",
+             dim);
     const u32 count = as_u32(parts * dim);
     const CompressorRestoreParams params{.journal = pointer_of<const float>(a.journal),
                                          .row = pointer_of<const i32>(a.row),

@@ -16,7 +16,8 @@ void fill(ModelChecks& checks, const char* name, const TensorView& value, const 
     const TensorView x = with_inner(all);
     checks.array("x", x, kReal, {-1, -1, -1}, 4);
     const i64 rows = x.shape[0], d = x.shape[2];
-    DG_CHECK(d % 4 == 0, value, "{}: x has {} columns, expected a multiple of 4", checks.operation(), d);
+    DG_CHECK(d % 4 == 0, value, "{}: x has {} columns, expected a multiple of 4; pad its rows",
+             checks.operation(), d);
     checks.array(name, value, kReal, {gather ? -1 : rows, d}, 4);
     checks.optional_vector("tokens", tokens, {Format::int32}, {rows});
     const EmbedSpec spec{.value = value.format, .x = x.format, .gather = gather, .accumulate = accumulate};

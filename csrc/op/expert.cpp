@@ -16,17 +16,22 @@ void expert_up(const ExpertUpArguments& a) {
     const TensorView x = with_inner(a.x), x_scale = with_inner(a.x_scale);
     const CheckedWeight w1 = check_weight(checks, "w1", a.w1, "w1_scale", a.w1_scale);
     const CheckedWeight w3 = check_weight(checks, "w3", a.w3, "w3_scale", a.w3_scale);
-    DG_CHECK(w1.format == w3.format && w1.scale_format == w3.scale_format && w1.count == w3.count &&
-                 w1.n == w3.n && w1.k == w3.k,
-             value, "expert_up: w1 is {} {} and w3 {} {}, expected the same shape and formats",
-             name_of(w1.format), shape_text(a.w1), name_of(w3.format), shape_text(a.w3));
+    DG_CHECK(
+        w1.format == w3.format && w1.scale_format == w3.scale_format && w1.count == w3.count &&
+            w1.n == w3.n && w1.k == w3.k,
+        value,
+        "expert_up: w1 is {} {} and w3 {} {}, expected the same shape and formats; pass gate and up of one "
+        "layer",
+        name_of(w1.format), shape_text(a.w1), name_of(w3.format), shape_text(a.w3));
     check_activation(checks, "x", x, "x_scale", x_scale, w1);
-    DG_CHECK(x.shape[1] == 1, value, "expert_up: x has shape {}, expected [t, d]", shape_text(a.x));
+    DG_CHECK(x.shape[1] == 1, value, "expert_up: x has shape {}, expected [t, d]; reshape it",
+             shape_text(a.x));
     const i64 rows = x.shape[0];
     checks.array("mid", a.mid, kReal, {rows, -1, w1.n});
     const i64 slots = a.mid.shape[1];
     DG_CHECK(a.experts.present() || slots == 1, value,
-             "expert_up: mid has {} slots without experts, expected 1", slots);
+             "expert_up: mid has {} slots without experts, expected 1; pass experts, or a mid of one slot",
+             slots);
     checks.optional_vector("experts", a.experts, {Format::int32}, {rows, slots});
     checks.optional_vector("weights", a.weights, {Format::fp32}, {rows, slots});
     if (rows * slots == 0 || w1.n == 0) return;
@@ -56,7 +61,8 @@ void expert_down(const ExpertDownArguments& a) {
     check_activation(checks, "mid", a.mid, "mid_scale", a.mid_scale, w);
     const i64 rows = a.mid.shape[0], slots = a.mid.shape[1];
     DG_CHECK(a.experts.present() || slots == 1, value,
-             "expert_down: mid has {} slots without experts, expected 1", slots);
+             "expert_down: mid has {} slots without experts, expected 1; pass experts, or a mid of one slot",
+             slots);
     checks.optional_vector("experts", a.experts, {Format::int32}, {rows, slots});
     checks.optional_vector("weights", a.weights, {Format::fp32}, {rows, slots});
     checks.array("y", a.y, kReal, {rows, w.n});

@@ -14,23 +14,27 @@ namespace {
 constexpr u32 kWordBytes = 4;  // activations are copied by words
 constexpr u32 kShortScaleBlock = 32;
 
-void check_tensor(const Fp4GemmArguments& args, const char* name, const TensorView& t, Format format) {
-    DG_CHECK(t.present(), type, "fp8_fp4_gemm: {} is missing, expected a tensor of {}; pass it", name,
-             name_of(format));
-    DG_CHECK(t.format == format, type, "fp8_fp4_gemm: {} is {}, expected {}; cast it", name,
-             name_of(t.format), name_of(format));
-    DG_CHECK(t.device == args.a.device, value,
-             "fp8_fp4_gemm: {} is on another device than a; move it to a's device", name);
-    for (u32 i = 0; i < t.rank; ++i)
-        DG_CHECK(t.shape[i] <= kMaxExtent && t.strides[i] >= 0 && t.strides[i] <= kMaxExtent * 4, value,
-                 "fp8_fp4_gemm: {} has shape {} and stride {} along dimension {}, expected extents below "
-                 "2^31 and no "
-                 "negative stride; pass a contiguous copy",
-                 name, shape_text(t), t.strides[i], i);
+const char* operation(const Fp4GemmArguments& args) {
+    if (args.function) return args.function;
+    return args.groups == GroupMode::dense ? "fp8_fp4_gemm" : "m_grouped_fp8_fp4_gemm";
 }
 
-void check_shape(const char* name, const TensorView& t, std::initializer_list<i64> expected,
-                 const char* remedy) {
+void check_tensor(const Fp4GemmArguments& args, const char* name, const TensorView& t, Format format) {
+    DG_CHECK(t.present(), type, "{}: {} is missing, expected a tensor of {}; pass it", operation(args), name,
+             name_of(format));
+    DG_CHECK(t.format == format, type, "{}: {} is {}, expected {}; cast it", operation(args), name,
+             name_of(t.format), name_of(format));
+    DG_CHECK(t.device == args.a.device, value, "{}: {} is on another device than a; move it to a's device",
+             operation(args), name);
+    for (u32 i = 0; i < t.rank; ++i)
+        DG_CHECK(t.shape[i] <= kMaxExtent && t.strides[i] >= 0 && t.strides[i] <= kMaxExtent * 4, value,
+                 "{}: {} has shape {} and stride {} along dimension {}, expected extents below 2^31 and no "
+                 "negative stride; pass a contiguous copy",
+                 operation(args), name, shape_text(t), t.strides[i], i);
+}
+
+void check_shape(const Fp4GemmArguments& args, const char* name, const TensorView& t,
+                 std::initializer_list<i64> expected, const char* remedy) {
     bool same = t.rank == expected.size();
     u32 i = 0;
     std::string text;
@@ -41,7 +45,7 @@ void check_shape(const char* name, const TensorView& t, std::initializer_list<i6
     if (same) [[likely]]
         return;
     for (const i64 extent : expected) text += fmt::format("{}{}", text.empty() ? "" : ", ", extent);
-    fail(ErrorKind::value, "fp8_fp4_gemm: {} has shape {}, expected [{}]{}", name, shape_text(t), text,
+    fail(ErrorKind::value, "{}: {} has shape {}, expected [{}]{}", operation(args), name, shape_text(t), text,
          remedy);
 }
 
@@ -51,19 +55,18 @@ u64 packed_address(const Fp4GemmArguments& args, const char* name, const TensorV
     i64 count = 1, stride = 1;
     for (u32 i = t.rank; i-- > 0;) {
         DG_CHECK(t.shape[i] <= 1 || t.strides[i] == stride, value,
-                 "fp8_fp4_gemm: {} has stride {} along dimension {}, expected {}; pass a contiguous copy",
-                 name, t.strides[i], i, stride);
+                 "{}: {} has stride {} along dimension {}, expected {}; pass a contiguous copy",
+                 operation(args), name, t.strides[i], i, stride);
         count *= t.shape[i];
         stride *= t.shape[i];
     }
-    DG_CHECK(
-        count == elements, value,
-        "fp8_fp4_gemm: {} has {} elements, expected {}; pass the tensor made for these weights and shapes",
-        name, count, elements);
+    DG_CHECK(count == elements, value,
+             "{}: {} has {} elements, expected {}; pass the tensor made for these weights and shapes",
+             operation(args), name, count, elements);
     const u64 address = reinterpret_cast<u64>(t.data);
     DG_CHECK(address % alignment == 0, value,
-             "fp8_fp4_gemm: {} starts at {:#x}, expected a multiple of {} bytes; pass a copy", name, address,
-             alignment);
+             "{}: {} starts at {:#x}, expected a multiple of {} bytes; pass a copy", operation(args), name,
+             address, alignment);
     return address;
 }
 
@@ -92,35 +95,36 @@ void check_activations(const Fp4GemmArguments& args, Fp4GemmCall& call) {
     call.a = operand_of(a);
     const u64 element = bytes_of(a.format);
     DG_CHECK(call.a.stride_column == 1, value,
-             "fp8_fp4_gemm: a has stride {} along K, expected 1 (K-major); pass a.contiguous()",
+             "{}: a has stride {} along K, expected 1 (K-major); pass a.contiguous()", operation(args),
              call.a.stride_column);
     DG_CHECK(call.a.address % kWordBytes == 0 && call.a.stride_row * element % kWordBytes == 0 &&
                  call.a.stride_group * element % kWordBytes == 0,
              value,
-             "fp8_fp4_gemm: a starts at {:#x} with rows {} bytes apart{}, expected multiples of {}; pass a "
+             "{}: a starts at {:#x} with rows {} bytes apart{}, expected multiples of {}; pass a "
              "contiguous copy",
-             call.a.address, call.a.stride_row * element,
+             operation(args), call.a.address, call.a.stride_row * element,
              call.a.groups > 1 ? fmt::format(" (groups {})", call.a.stride_group * element) : "", kWordBytes);
     // Kernels take strides of 32 bits.
     DG_CHECK(call.a.stride_row * element < (u64{1} << 32), value,
-             "fp8_fp4_gemm: rows of a are {} bytes apart, expected less than 2^32; pass a contiguous copy",
-             call.a.stride_row * element);
+             "{}: rows of a are {} bytes apart, expected less than 2^32; pass a contiguous copy",
+             operation(args), call.a.stride_row * element);
     const u64 words = call.a.elements_spanned() * element / kWordBytes;
     DG_CHECK(words < (u64{1} << 32), value,
-             "fp8_fp4_gemm: a spans {} bytes, expected less than 2^34; pass slices, or a contiguous copy",
-             words * kWordBytes);
+             "{}: a spans {} bytes, expected less than 2^34; pass slices, or a contiguous copy",
+             operation(args), words * kWordBytes);
     if (a.format == Format::bf16) {
         DG_CHECK(!args.scale_a.present(), value,
-                 "fp8_fp4_gemm: a is bf16 and has scales, expected none; pass a alone, or a in FP8");
-        DG_CHECK(
-            args.weights.form != Fp4Form::nv_single, value,
-            "fp8_fp4_gemm: the weights have form nv_single, which is rounded for FP8 activations; expected "
-            "another with bf16 activations: pack them as nv_exact");
+                 "{}: a is bf16 and has scales, expected none; pass a alone, or a in FP8", operation(args));
+        DG_CHECK(args.weights.form != Fp4Form::nv_single, value,
+                 "{}: the weights have form nv_single, which is rounded for FP8 activations; expected "
+                 "another with bf16 activations: pack them as nv_exact",
+                 operation(args));
         return;
     }
     DG_CHECK(args.scale_a.format != Format::int32 || !args.scale_a.present(), type,
-             "fp8_fp4_gemm: scales of a are int32, expected fp32; if they are packed UE8M0, "
-             "deep_gemm.utils.unpack_ue8m0_from_int makes fp32 of them");
+             "{}: scales of a are int32, expected fp32; if they are packed UE8M0, "
+             "deep_gemm.utils.unpack_ue8m0_from_int makes fp32 of them",
+             operation(args));
     check_tensor(args, "scales of a", args.scale_a, Format::fp32);
     const u64 k = static_cast<u64>(a.shape[a.rank - 1]);
     const i64 by_128 = ceil_div(k, u64{kScaleBlock}), by_32 = ceil_div(k, u64{kShortScaleBlock});
@@ -132,19 +136,18 @@ void check_activations(const Fp4GemmArguments& args, Fp4GemmCall& call) {
                          : few ? " (one scale for each row and 128 elements of K)"
                                : " (one scale for each row and 32 elements of K)";
     if (masked)
-        check_shape("scales of a", args.scale_a, {a.shape[0], a.shape[1], k_blocks}, remedy);
+        check_shape(args, "scales of a", args.scale_a, {a.shape[0], a.shape[1], k_blocks}, remedy);
     else
-        check_shape("scales of a", args.scale_a, {a.shape[0], k_blocks}, remedy);
+        check_shape(args, "scales of a", args.scale_a, {a.shape[0], k_blocks}, remedy);
     call.scale_a = operand_of(args.scale_a);
     DG_CHECK(call.scale_a.address % 4 == 0, value,
-             "fp8_fp4_gemm: scales of a start at {:#x}, expected a multiple of 4 bytes; pass a copy",
+             "{}: scales of a start at {:#x}, expected a multiple of 4 bytes; pass a copy", operation(args),
              call.scale_a.address);
     if (k_blocks == 1) call.scale_a.stride_column = 0;
     call.problem.by_32 = !few && call.scale_a.stride_column != 0;
-    DG_CHECK(
-        std::max(call.scale_a.stride_row, call.scale_a.stride_column) < (u64{1} << 31), value,
-        "fp8_fp4_gemm: scales of a have strides {} and {}, expected less than 2^31; pass a contiguous copy",
-        call.scale_a.stride_row, call.scale_a.stride_column);
+    DG_CHECK(std::max(call.scale_a.stride_row, call.scale_a.stride_column) < (u64{1} << 31), value,
+             "{}: scales of a have strides {} and {}, expected less than 2^31; pass a contiguous copy",
+             operation(args), call.scale_a.stride_row, call.scale_a.stride_column);
 }
 
 void check_output(const Fp4GemmArguments& args, Fp4GemmCall& call) {
@@ -152,31 +155,30 @@ void check_output(const Fp4GemmArguments& args, Fp4GemmCall& call) {
     call.d = operand_of(d);
     const u64 pair = 2 * bytes_of(d.format);
     DG_CHECK(call.d.stride_column == 1, value,
-             "fp8_fp4_gemm: d has stride {} along N, expected 1; allocate d row-major", call.d.stride_column);
+             "{}: d has stride {} along N, expected 1; allocate d row-major", operation(args),
+             call.d.stride_column);
     DG_CHECK(call.d.rows <= 1 || (call.d.stride_row >= call.d.columns && call.d.stride_row <= kMaxExtent),
              value,
-             "fp8_fp4_gemm: rows of d are {} elements apart but {} long, expected rows that do not overlap; "
+             "{}: rows of d are {} elements apart but {} long, expected rows that do not overlap; "
              "allocate d contiguous",
-             call.d.stride_row, call.d.columns);
-    check_groups_of_d("fp8_fp4_gemm", call.d);
+             operation(args), call.d.stride_row, call.d.columns);
+    check_groups_of_d(operation(args), call.d);
     DG_CHECK(call.d.address % pair == 0 && call.d.stride_row % 2 == 0 && call.d.stride_group % 2 == 0, value,
-             "fp8_fp4_gemm: d starts at {:#x} with rows {} elements apart, expected a multiple of {} bytes "
-             "and an even "
-             "number; columns are written in pairs",
-             call.d.address, call.d.stride_row, pair);
+             "{}: d starts at {:#x} with rows {} elements apart, expected a multiple of {} bytes and an "
+             "even number; columns are written in pairs",
+             operation(args), call.d.address, call.d.stride_row, pair);
     if (!c.present()) return;
     check_tensor(args, "c", c, d.format);
     bool same = c.rank == d.rank;
     for (u32 i = 0; same && i < d.rank; ++i)
         same = c.shape[i] == d.shape[i] && (c.shape[i] == 1 || c.strides[i] == d.strides[i]);
     DG_CHECK(same, value,
-             "fp8_fp4_gemm: c has shape {}, expected d's shape {} and strides; copy c into d and pass d as c",
-             shape_text(c), shape_text(d));
+             "{}: c has shape {}, expected d's shape {} and strides; copy c into d and pass d as c",
+             operation(args), shape_text(c), shape_text(d));
     call.c = reinterpret_cast<u64>(c.data);
-    DG_CHECK(
-        call.c % pair == 0, value,
-        "fp8_fp4_gemm: c starts at {:#x}, expected a multiple of {} bytes; copy c into d and pass d as c",
-        call.c, pair);
+    DG_CHECK(call.c % pair == 0, value,
+             "{}: c starts at {:#x}, expected a multiple of {} bytes; copy c into d and pass d as c",
+             operation(args), call.c, pair);
 }
 
 void check_groups(const Fp4GemmArguments& args, Fp4GemmCall& call) {
@@ -194,27 +196,37 @@ void check_groups(const Fp4GemmArguments& args, Fp4GemmCall& call) {
     const TensorView& numbered = args.a_rows.present() ? args.a_rows : args.d_rows;
     call.slots = !numbered.present() ? call.a.rows : numbered.rank == 1 ? numbered.shape[0] : 0;
     const auto rows = [&](const char* name_of_rows, const TensorView& t, const char* tensor, u64 room) {
-        DG_CHECK(
-            t.present() || room >= call.slots, value,
-            "fp8_fp4_gemm: {} has {} rows, expected at least {}, one for each slot; pass {} to say which "
-            "row a slot has",
-            tensor, room, call.slots, name_of_rows);
+        DG_CHECK(t.present() || room >= call.slots, value,
+                 "{}: {} has {} rows, expected at least {}, one for each slot; pass {} to say which "
+                 "row a slot has",
+                 operation(args), tensor, room, call.slots, name_of_rows);
         if (!t.present()) return u64{0};
         const u64 slots = t.rank == 1 ? t.shape[0] : 0;
-        DG_CHECK(
-            slots == call.slots, value,
-            "fp8_fp4_gemm: {} has {} slots, expected {} as a_rows has; pass one row number for each slot",
-            name_of_rows, slots, call.slots);
+        DG_CHECK(slots == call.slots, value,
+                 "{}: {} has {} slots, expected {} as a_rows has; pass one row number for each slot",
+                 operation(args), name_of_rows, slots, call.slots);
         return packed_address(args, name_of_rows, t, Format::int32, static_cast<i64>(slots), 4);
     };
     call.a_rows = rows("a_rows", args.a_rows, "a", call.a.rows);
     call.d_rows = rows("d_rows", args.d_rows, "d", call.d.rows);
 }
 
+// A forced spec must be a kernel for these arguments.
+void check_spec(const Fp4GemmArguments& args, const Fp4GemmCall& call) {
+    const driver::DeviceProperties& properties = call.device->properties();
+    const char* reason = why_illegal(*args.spec);
+    DG_CHECK(!reason, value, "{}: spec: [{}] is not a legal kernel: {}", operation(args),
+             plan::to_string(*args.spec), reason);
+    reason =
+        plan::why_unfit(call.problem, *args.spec, plan::device_model(properties.arch, properties.num_sms));
+    DG_CHECK(!reason, value, "{}: spec: got [{}], expected a kernel for {}: {}", operation(args),
+             plan::to_string(*args.spec), plan::to_string(call.problem), reason);
+}
+
 void check_overlap(const Fp4GemmArguments& args, const Fp4GemmCall& call) {
     const Region d = region_of(call.d, args.d.format);
     const auto check = [&](const char* name, const Region& input) {
-        check_apart("fp8_fp4_gemm", d, name, input);
+        check_apart(operation(args), d, name, input);
     };
     const u64 run_bytes = u64{fp4_k_blocks(args.weights.shape.k)} * fp4_blob_bytes_of(args.weights.form);
     check("a", region_of(call.a, args.a.format));
@@ -243,39 +255,45 @@ Fp4GemmCall check_fp4_gemm(const Fp4GemmArguments& args) {
     const Fp4Shape& shape = args.weights.shape;
     const bool masked = args.groups == GroupMode::masked;
     DG_CHECK(a.present() && a.device, type,
-             "fp8_fp4_gemm: a is missing, expected a tensor of fp8_e4m3 or bf16; pass it");
+             "{}: a is missing, expected a tensor of fp8_e4m3 or bf16; pass it", operation(args));
     check_tensor(args, "a", a, a.format == Format::bf16 ? Format::bf16 : Format::fp8_e4m3);
-    DG_CHECK(d.present(), type, "fp8_fp4_gemm: d is missing, expected a tensor of bf16 or fp32; allocate it");
+    DG_CHECK(d.present(), type, "{}: d is missing, expected a tensor of bf16 or fp32; allocate it",
+             operation(args));
     DG_CHECK(d.format == Format::bf16 || d.format == Format::fp32, type,
-             "fp8_fp4_gemm: d is {}, expected bf16 or fp32; allocate it as one of them", name_of(d.format));
+             "{}: d is {}, expected bf16 or fp32; allocate it as one of them", operation(args),
+             name_of(d.format));
     check_tensor(args, "d", d, d.format);
     DG_CHECK(a.rank == (masked ? 3 : 2), value,
-             "fp8_fp4_gemm: a has shape {}, expected {}; reshape it, or call the operation for its layout",
-             shape_text(a), masked ? "[groups, m, k]" : "[m, k]");
+             "{}: a has shape {}, expected {}; reshape it, or call the operation for its layout",
+             operation(args), shape_text(a), masked ? "[groups, m, k]" : "[m, k]");
     const i64 m = a.shape[a.rank - 2], k = a.shape[a.rank - 1], n = shape.n;
     DG_CHECK(shape.k == k, value,
-             "fp8_fp4_gemm: the weights have k={}, expected {} as in a, whose shape is {}; pass activations "
+             "{}: the weights have k={}, expected {} as in a, whose shape is {}; pass activations "
              "of the packed weights' k",
-             shape.k, k, shape_text(a));
+             operation(args), shape.k, k, shape_text(a));
+    const u32 group = fp4_group_of(args.weights.form);
     DG_CHECK(
-        args.groups != GroupMode::dense || shape.experts == 1, value,
-        "fp8_fp4_gemm: the weights are those of {} experts, expected one matrix; use a grouped operation",
-        shape.experts);
-    DG_CHECK(n % 2 == 0, value,
-             "fp8_fp4_gemm: n is {}, expected an even number; pad the weights with a row of zeros", n);
+        k > 0 && k % group == 0, value,
+        "{}: k is {}, expected a positive multiple of {}, the weights of a scale; pad a and the weights with zeros",
+        operation(args), k, group);
+    DG_CHECK(args.groups != GroupMode::dense || shape.experts == 1, value,
+             "{}: the weights are those of {} experts, expected one matrix; use a grouped operation",
+             operation(args), shape.experts);
+    DG_CHECK(n % 2 == 0, value, "{}: n is {}, expected an even number; pad the weights with a row of zeros",
+             operation(args), n);
     if (masked) {
         DG_CHECK(a.shape[0] == shape.experts, value,
-                 "fp8_fp4_gemm: a has {} groups, expected {} as the weights have; pass a block of rows for "
+                 "{}: a has {} groups, expected {} as the weights have; pass a block of rows for "
                  "each expert",
-                 a.shape[0], shape.experts);
-        check_shape("d", d, {a.shape[0], m, n}, " (rows as in a, columns as rows of b)");
+                 operation(args), a.shape[0], shape.experts);
+        check_shape(args, "d", d, {a.shape[0], m, n}, " (rows as in a, columns as rows of b)");
     } else if (args.groups == GroupMode::gathered) {
         DG_CHECK(d.rank == 2 && d.shape[1] == n, value,
-                 "fp8_fp4_gemm: d has shape {}, expected [rows, {}]; allocate d with a column for each row "
+                 "{}: d has shape {}, expected [rows, {}]; allocate d with a column for each row "
                  "of the weights",
-                 shape_text(d), n);
+                 operation(args), shape_text(d), n);
     } else {
-        check_shape("d", d, {m, n}, " (rows as in a, columns as rows of b)");
+        check_shape(args, "d", d, {m, n}, " (rows as in a, columns as rows of b)");
     }
 
     Fp4GemmCall call;
@@ -285,8 +303,8 @@ Fp4GemmCall check_fp4_gemm(const Fp4GemmArguments& args) {
     check_groups(args, call);
     check_overlap(args, call);
     DG_CHECK(args.expected_m >= 0 && args.expected_m <= kMaxExtent, value,
-             "fp8_fp4_gemm: expected_m is {}, expected a number of rows; pass the mean rows of a group",
-             args.expected_m);
+             "{}: expected_m is {}, expected a number of rows; pass the mean rows of a group",
+             operation(args), args.expected_m);
     const bool per_token = args.scale_a.present() && k > kScaleBlock && call.scale_a.stride_column == 0;
     call.problem = {
         .groups = args.groups,
@@ -308,6 +326,7 @@ Fp4GemmCall check_fp4_gemm(const Fp4GemmArguments& args) {
     call.stream = args.stream;
     call.spec = args.spec;
     call.empty = call.d.elements_spanned() == 0 || shape.experts == 0 || call.problem.m == 0;
+    if (args.spec) check_spec(args, call);
     return call;
 }
 

@@ -44,6 +44,7 @@ struct Fp4GemmArguments {
     bool fast_accumulation = false;
     const Fp4GemmSpec* spec = nullptr;
     void* stream = nullptr;
+    const char* function = nullptr;  // what errors begin with; null: fp8_fp4_gemm or m_grouped_fp8_fp4_gemm
 };
 
 struct Fp4GemmCall {

@@ -213,7 +213,9 @@ Fp4Choice choose_fp4_form(const Fp4Shape& shape, std::span<const Fp4Form> forms,
         const u64 bytes = sum * fp4_k_blocks(shape.k) * fp4_blob_bytes_of(forms[i]);
         if (bytes >= best.blob_bytes) continue;
         best = {.form = forms[i], .blob_bytes = bytes, .extra_runs = sum - runs[i].size(), .first_run = {0}};
-        DG_CHECK(sum < (1u << 24), value, "pack_fp4_weights: {} blocks of 64 rows, expected below 2^24", sum);
+        DG_CHECK(sum < (1u << 24), value,
+                 "pack_fp4_weights: {} blocks of 64 rows, expected below 2^24; pack fewer experts at a time",
+                 sum);
         for (const u32 count : runs[i]) best.first_run.push_back(best.first_run.back() + count);
     }
     return best;
@@ -228,19 +230,17 @@ std::vector<u32> Fp4Choice::table() const {
 
 void refuse_fp4_scale(const Fp4Shape& shape, Fp4Form form, u64 index, u8 scale) {
     const u64 groups = shape.k / fp4_group_of(form);
-    fail(
-        ErrorKind::value,
-        "pack_fp4_weights: the scale of expert {}, row {}, group {} is {} ({}), expected 0 to {}; repair the "
-        "checkpoint",
-        index / groups / shape.n, index / groups % shape.n, index % groups, scale,
-        (scale & 0x7f) == 0x7f ? "NaN" : "a negative number", is_nvfp4(form) ? kNvLargestScale : 254);
+    fail(ErrorKind::value,
+         "pack_fp4_weights: the scale of expert {}, row {}, group {} is {} ({}), expected 0 to {}; repair "
+         "the checkpoint",
+         index / groups / shape.n, index / groups % shape.n, index % groups, scale,
+         (scale & 0x7f) == 0x7f ? "NaN" : "a negative number", is_nvfp4(form) ? kNvLargestScale : 254);
 }
 
 void refuse_fp4_global(const Fp4Shape& shape, u64 row, float global) {
     fail(ErrorKind::value,
          "pack_fp4_weights: the global scale of expert {}, row {} is {}, expected 2^-100 to 2^100; it is 1 "
-         "for a "
-         "matrix of zeros",
+         "for a matrix of zeros",
          row / shape.n, row % shape.n, global);
 }
 
@@ -249,14 +249,17 @@ PackedFp4 pack_fp4(const Fp4Shape& shape, std::span<const u8> codes, std::span<c
     const bool nvfp4 = !globals.empty();
     const std::span<const Fp4Form> forms = fp4_forms(nvfp4, form);
     const u32 group = fp4_group_of(forms[0]);
-    DG_CHECK(shape.k % group == 0, value, "pack_fp4_weights: k is {}, expected a multiple of {}", shape.k,
-             group);
+    DG_CHECK(shape.k > 0 && shape.k % group == 0, value,
+             "pack_fp4_weights: k is {}, expected a positive multiple of {}; pad the weights with zeros",
+             shape.k, group);
     const u64 rows = static_cast<u64>(shape.experts) * shape.n;
-    DG_CHECK(codes.size() == rows * shape.k / 2 && scales.size() == rows * (shape.k / group), value,
-             "pack_fp4_weights: {} bytes of codes and {} scales, expected {} and {}", codes.size(),
-             scales.size(), rows * shape.k / 2, rows * (shape.k / group));
+    DG_CHECK(
+        codes.size() == rows * shape.k / 2 && scales.size() == rows * (shape.k / group), value,
+        "pack_fp4_weights: {} bytes of codes and {} scales, expected {} and {}; pass those of one tensor",
+        codes.size(), scales.size(), rows * shape.k / 2, rows * (shape.k / group));
     DG_CHECK(!nvfp4 || globals.size() == rows, value,
-             "pack_fp4_weights: {} global scales, expected {}, one for each row", globals.size(), rows);
+             "pack_fp4_weights: {} global scales, expected {}, one for each row; repeat them", globals.size(),
+             rows);
     for (size_t row = 0; row < globals.size(); ++row)
         if (!(globals[row] >= kFp4SmallestGlobal && globals[row] <= kFp4LargestGlobal))
             refuse_fp4_global(shape, row, globals[row]);

@@ -31,7 +31,7 @@ void check(TensorChecks& checks, const Fp4PackArguments& a) {
     DG_CHECK(
         experts >= 1 && n >= 1 && k >= group && k % group == 0 && blocks < (1u << 24), value,
         "{}: weights are {} x {} x {}, expected at least one row, K a multiple of {} and fewer than 2^24 "
-        "blocks of 64 rows",
+        "blocks of 64 rows; pad K with zeros, or pack fewer experts at a time",
         checks.operation(), experts, n, k, group);
     checks.tensor("codes", a.codes, {Format::int8}, {experts, n, k / 2});
     checks.packed("codes", a.codes);
@@ -39,8 +39,8 @@ void check(TensorChecks& checks, const Fp4PackArguments& a) {
     checks.tensor("scales", a.scales, {Format::int8}, {experts, n, k / group});
     checks.packed("scales", a.scales);
     DG_CHECK(a.globals.present() == is_nvfp4(a.form), value,
-             "{}: got {} global scales, expected them with nv_single and nv_exact alone", checks.operation(),
-             a.globals.present() ? "the" : "no");
+             "{}: got {} global scales, expected them with nv_single and nv_exact alone; pass another form",
+             checks.operation(), a.globals.present() ? "the" : "no");
     if (a.globals.present()) checks.tensor("globals", a.globals, {Format::fp32}, {experts, n});
     if (a.runs.present()) {
         checks.tensor("runs", a.runs, {Format::int32}, {static_cast<i64>(blocks)});
@@ -56,8 +56,8 @@ void check(TensorChecks& checks, const Fp4PackArguments& a) {
     const u64 room = static_cast<u64>(a.row_scales.shape[0]) / kFp4BlockRows;
     DG_CHECK(
         room >= blocks && static_cast<u64>(a.blobs.shape[0]) >= room * per_run, value,
-        "{}: got {} bytes of blobs and {} row scales, expected {} and {} for each run, of which there are {} "
-        "or more",
+        "{}: got {} bytes of blobs and {} row scales, expected {} and {} for each run, of which there are "
+        "{} or more; fp4_packed_sizes() says how many",
         checks.operation(), a.blobs.shape[0], a.row_scales.shape[0], per_run, kFp4BlockRows, blocks);
 }
 

@@ -109,7 +109,9 @@ Buffers carve(const MoeShape& s, Carver& carver) {
 MoeShape check(op::TensorChecks& checks, const FusedMoeArguments& a) {
     checks.tensor("x", a.x, {Format::bf16, Format::fp32}, {-1, -1});
     const i64 tokens = a.x.shape[0], hidden = a.x.shape[1];
-    DG_CHECK(hidden % 16 == 0, value, "fused_moe: x has {} columns, expected a multiple of 16", hidden);
+    DG_CHECK(hidden % 16 == 0, value,
+             "fused_moe: x has {} columns, expected a multiple of 16; pad x and the weights with zeros",
+             hidden);
     checks.tensor("topk_ids", a.topk_ids, {Format::int32}, {tokens, -1});
     const i64 top_k = a.topk_ids.shape[1];
     checks.tensor("topk_weights", a.topk_weights, {Format::fp32}, {tokens, top_k});
@@ -123,7 +125,8 @@ MoeShape check(op::TensorChecks& checks, const FusedMoeArguments& a) {
         experts = up.experts;
         rows = up.n;
         DG_CHECK(up.k == hidden && down.experts == experts && down.n == hidden && down.k == rows / 2, value,
-                 "fused_moe: w13 is [{}, {}, {}] and w2 [{}, {}, {}], expected [E, 2 I, {}] and [E, {}, I]",
+                 "fused_moe: w13 is [{}, {}, {}] and w2 [{}, {}, {}], expected [E, 2 I, {}] and [E, {}, I]; "
+                 "pass the two of one layer, for x of its width",
                  up.experts, up.n, up.k, down.experts, down.n, down.k, hidden, hidden);
     } else {
         const auto& w = std::get<MoeFp8Weights>(a.weights);
@@ -134,12 +137,15 @@ MoeShape check(op::TensorChecks& checks, const FusedMoeArguments& a) {
     }
     const i64 channels = rows / 2;
     DG_CHECK(rows % 32 == 0, value,
-             "fused_moe: w13 has {} rows, expected gate and up rows of a multiple of 16 channels each", rows);
+             "fused_moe: w13 has {} rows, expected gate and up rows of a multiple of 16 channels each; pad "
+             "both, and the columns of w2, with zeros",
+             rows);
     checks.rows("x", a.x, 16);
     checks.packed("topk_ids", a.topk_ids);
-    DG_CHECK(top_k >= 1 && top_k <= kMaxTopK && experts >= 1 && experts <= kMaxExperts, value,
-             "fused_moe: {} of {} experts for a token, expected 1 to {} of 1 to {}", top_k, experts, kMaxTopK,
-             kMaxExperts);
+    DG_CHECK(
+        top_k >= 1 && top_k <= kMaxTopK && experts >= 1 && experts <= kMaxExperts, value,
+        "fused_moe: {} of {} experts for a token, expected 1 to {} of 1 to {}; split the experts over calls",
+        top_k, experts, kMaxTopK, kMaxExperts);
     checks.tensor("out", a.out, {Format::bf16, Format::fp32}, {tokens, hidden});
     checks.rows("out", a.out, 16);
     if (a.shared.present()) {
@@ -149,11 +155,14 @@ MoeShape check(op::TensorChecks& checks, const FusedMoeArguments& a) {
     const bool fp4 = std::holds_alternative<MoeFp4Weights>(a.weights);
     DG_CHECK(
         !a.bf16_activations || (fp4 && a.x.format == Format::bf16), value,
-        "fused_moe: got bf16_activations with x of {} and {} weights, expected x of bf16 and FP4 weights",
+        "fused_moe: got bf16_activations with x of {} and {} weights, expected x of bf16 and FP4 weights; "
+        "cast x, or leave it out",
         name_of(a.x.format), fp4 ? "FP4" : "FP8");
-    DG_CHECK(!a.swiglu_limit || *a.swiglu_limit > 0, value,
-             "fused_moe: swiglu_limit is {}, expected a positive number, or none",
-             a.swiglu_limit.value_or(0));
+    DG_CHECK(
+        !a.swiglu_limit || *a.swiglu_limit > 0, value,
+        "fused_moe: swiglu_limit is {}, expected a positive number, or none; leave it out where nothing is "
+        "clamped",
+        a.swiglu_limit.value_or(0));
     return {.tokens = static_cast<u32>(tokens),
             .top_k = static_cast<u32>(top_k),
             .experts = static_cast<u32>(experts),
@@ -212,6 +221,7 @@ i64 mean_rows(const MoeShape& s) {
 }
 
 struct Product {
+    const char* name;  // what errors begin with
     TensorView rows, scales, d, source_rows;
 };
 using Launch = std::function<void()>;
@@ -226,7 +236,8 @@ Launch check_product(const FusedMoeArguments& a, const MoeShape& shape, const Bu
                                         .d = product.d,
                                         .group_layout = b.groups.ends,
                                         .expected_m = mean_rows(shape),
-                                        .stream = a.stream});
+                                        .stream = a.stream,
+                                        .function = product.name});
     if (a.invariant && !call.empty && !call.no_products) {
         plan::GemmProblem problem = call.problem;
         problem.m = problem.num_groups * kGroupAlignment;
@@ -247,7 +258,8 @@ Launch check_product(const FusedMoeArguments& a, const MoeShape& shape, const Bu
                                                .a_rows = product.source_rows,
                                                .weights = weights,
                                                .expected_m = mean_rows(shape),
-                                               .stream = a.stream});
+                                               .stream = a.stream,
+                                               .function = product.name});
     if (b.arranged.present()) call.scratch = op::address_of(b.arranged);
     if (a.invariant && !call.empty) {
         plan::Fp4Problem problem = call.problem;
@@ -284,9 +296,13 @@ void fused_moe(const FusedMoeArguments& a) {
     Carver carver(&checks.device(), static_cast<u8*>(a.workspace.data));
     const Buffers b = carve(shape, carver);
     // Every check comes before the first launch.
-    const Product gate_up{
-        .rows = shape.bf16 ? a.x : b.x, .scales = b.x_scale, .d = b.h, .source_rows = b.groups.slot_tokens};
-    const Product down{.rows = b.t, .scales = b.t_scale, .d = b.y, .source_rows = {}};
+    const Product gate_up{.name = "fused_moe: w13",
+                          .rows = shape.bf16 ? a.x : b.x,
+                          .scales = b.x_scale,
+                          .d = b.h,
+                          .source_rows = b.groups.slot_tokens};
+    const Product down{
+        .name = "fused_moe: w2", .rows = b.t, .scales = b.t_scale, .d = b.y, .source_rows = {}};
     Launch run_gate_up, run_down;
     if (const auto* fp4 = std::get_if<MoeFp4Weights>(&a.weights)) {
         run_gate_up = check_product(a, shape, b, gate_up, fp4->w13);

@@ -28,8 +28,11 @@ void gqa_attention(const GqaArguments& a) {
     ModelChecks checks("gqa_attention");
     checks.array("q", a.q, kReal, {-1, -1, -1}, 4);
     const i64 tokens = a.q.shape[0], heads = a.q.shape[1], d = a.q.shape[2];
-    DG_CHECK(d == 32 || d == 64 || d == 128, value,
-             "gqa_attention: q has {} channels, expected 32, 64 or 128", d);
+    DG_CHECK(
+        d == 32 || d == 64 || d == 128, value,
+        "gqa_attention: q has {} channels, expected 32, 64 or 128; pad the heads with zeros and pass the "
+        "scale",
+        d);
     checks.array("out", a.out, kReal, {tokens, heads, d}, 4);
     checks.array("keys", a.keys, kReal, {-1, -1, -1, d}, 4);
     const i64 entries = a.keys.shape[0], page_rows = a.keys.shape[1], kv_heads = a.keys.shape[2];
@@ -37,19 +40,23 @@ void gqa_attention(const GqaArguments& a) {
     const bool paged = a.table.present();
     checks.optional_vector("table", a.table, {Format::int32}, {-1, -1});
     DG_CHECK(!paged || page_rows % kGqaSplit == 0, value,
-             "gqa_attention: pages of {} rows, expected a multiple of {}", page_rows, kGqaSplit);
+             "gqa_attention: pages of {} rows, expected a multiple of {}; make longer pages", page_rows,
+             kGqaSplit);
     const i64 sequences = paged ? a.table.shape[0] : entries;
     const i64 rows = paged ? a.table.shape[1] * page_rows : page_rows;
-    DG_CHECK(kv_heads > 0 && heads % kv_heads == 0 && rows > 0, value,
-             "gqa_attention: {} heads over {} kv heads and {} rows, expected a multiple, and rows", heads,
-             kv_heads, rows);
+    DG_CHECK(
+        kv_heads > 0 && heads % kv_heads == 0 && rows > 0, value,
+        "gqa_attention: {} heads over {} kv heads and {} rows, expected a multiple, and rows; pass as many "
+        "query heads for each kv head, and a cache with room",
+        heads, kv_heads, rows);
     checks.vector("positions", a.positions, {Format::int32}, {tokens});
     checks.optional_vector("sequences", a.sequences, {Format::int32}, {tokens});
     const u32 pieces = gqa_num_pieces(as_u32(rows));
     checks.vector("records", a.records, {Format::fp32}, {tokens, heads, pieces, gqa_record(as_u32(d))}, 4);
     const bool fp8 = a.codes.present();
     DG_CHECK(!fp8 || (a.out.format == Format::bf16 && d == kGqaFp8Channels), value,
-             "gqa_attention: got codes of {} {}, expected codes of bf16 with {} channels",
+             "gqa_attention: got codes of {} {}, expected codes of bf16 with {} channels; pass no codes, and "
+             "quantise the result",
              name_of(a.out.format), shape_text(a.out), kGqaFp8Channels);
     if (fp8) {
         checks.vector("codes", a.codes, {Format::fp8_e4m3}, {tokens, heads, d}, 4);

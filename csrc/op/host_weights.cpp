@@ -224,7 +224,8 @@ float scale_at(const HostMatrix& w, const QuantRow& row, u64 index) {
 }
 
 void check_extents(const char* function, i64 n, i64 k) {
-    DG_CHECK(n >= 0 && k >= 1, value, "{}: got {} x {}, expected at least one column", function, n, k);
+    DG_CHECK(n >= 0 && k >= 1, value,
+             "{}: got {} x {}, expected at least one column; pass weights with columns", function, n, k);
 }
 
 }  // namespace
@@ -234,18 +235,21 @@ void check_extents(const char* function, i64 n, i64 k) {
 HostMatrix quantize_weights(std::span<const float> w, i64 n, i64 k, Quant quant, bool nearest_exponent) {
     op::check_extents("quantize_weights", n, k);
     DG_CHECK(w.size() == static_cast<u64>(n) * static_cast<u64>(k), value,
-             "quantize_weights: got {} weights, expected {} x {}", w.size(), n, k);
+             "quantize_weights: got {} weights, expected {} x {}; pass the tensor of that shape", w.size(), n,
+             k);
     return op::Quantizer(w, n, k, quant, nearest_exponent).run();
 }
 
 std::vector<u8> pack_codes(std::span<const u8> nibbles, i64 n, i64 k, Quant quant) {
     op::check_extents("pack_codes", n, k);
     const QuantRow row = row_of(quant);
-    DG_CHECK(row.element_bits == 4, value, "pack_codes: got {}, expected a layout of 4 bits", row.name);
+    DG_CHECK(row.element_bits == 4, value,
+             "pack_codes: got {}, expected a layout of 4 bits; pass bytes as they are", row.name);
     const u64 columns = static_cast<u64>(k), half = ceil_div(columns, u64{2}),
               bytes = row_bytes_of(quant, columns);
     DG_CHECK(nibbles.size() == static_cast<u64>(n) * half, value,
-             "pack_codes: got {} bytes, expected {} rows of {}", nibbles.size(), n, half);
+             "pack_codes: got {} bytes, expected {} rows of {}; pass the codes of that shape", nibbles.size(),
+             n, half);
     std::vector<u8> data(static_cast<u64>(n) * bytes), codes(columns);
     for (u64 r = 0; r < static_cast<u64>(n); ++r) {
         op::unpack_row(Packing::linear, nibbles.data() + r * half, codes);
@@ -262,7 +266,9 @@ std::vector<float> dequantize_weights(const HostMatrix& w) {
     const u64 scales = ceil_div(n, u64{row.block_rows}) * columns;
     DG_CHECK(w.data.size() == n * bytes && w.scales.size() == scales * bytes_of(row.scale) * (columns != 0) &&
                  w.zeros.size() == (row.has_zero ? scales : 0),
-             value, "dequantize_weights: got {}, {} and {} bytes, which are not those of {} x {} of {}",
+             value,
+             "dequantize_weights: got {}, {} and {} bytes, which are not those of {} x {} of {}; "
+             "pass the tensors of one quantize()",
              w.data.size(), w.scales.size(), w.zeros.size(), n, k, row.name);
     std::vector<float> values(n * k);
     std::vector<u8> codes(k);

@@ -16,10 +16,12 @@ constexpr jit::KernelId kMix{"hc_mix", kHyperConnectionHeader}, kPost{"hc_post",
 
 void check_streams(ModelChecks& checks, const TensorView& x) {
     checks.array("x", x, kReal, {-1, -1, -1}, 4);
-    DG_CHECK(x.shape[1] == 2 || x.shape[1] == 4, value, "{}: x has {} streams, expected 2 or 4",
-             checks.operation(), x.shape[1]);
+    DG_CHECK(x.shape[1] == 2 || x.shape[1] == 4, value,
+             "{}: x has {} streams, expected 2 or 4; pass x as [t, streams, channels]", checks.operation(),
+             x.shape[1]);
     DG_CHECK(x.shape[2] % 4 == 0 && x.shape[2] > 0, value,
-             "{}: x has {} channels, expected a positive multiple of 4", checks.operation(), x.shape[2]);
+             "{}: x has {} channels, expected a positive multiple of 4; there is no kernel for others",
+             checks.operation(), x.shape[2]);
 }
 
 // Tokens that a cluster has at a time: as few as fill the device once.
@@ -54,8 +56,8 @@ void mix(ModelChecks& checks, const HcPreArguments& a, bool head) {
                       .narrow = a.narrow.present(),
                       .recipe = a.narrow.recipe};
     DG_CHECK(spec.steps <= kMaxHcSteps, value,
-             "{}: x has {} streams of {} channels, expected at most {} in all", checks.operation(), streams,
-             d, kMaxHcSteps * kHcManyThreads * kHcCluster * 4);
+             "{}: x has {} streams of {} channels, expected at most {} in all; there is no kernel for others",
+             checks.operation(), streams, d, kMaxHcSteps * kHcManyThreads * kHcCluster * 4);
     const i64 mixes = mixes_of(spec);
     checks.vector("fn", a.fn, {Format::fp32}, {mixes, streams * d}, 4);
     checks.vector("base", a.base, {Format::fp32}, {mixes});
@@ -66,12 +68,14 @@ void mix(ModelChecks& checks, const HcPreArguments& a, bool head) {
     checks.narrow_copy(a.narrow, with_inner(a.y));
     constexpr i64 kNarrowStep = i64{kHcCluster} * 128;
     DG_CHECK(!a.narrow.present() || d % kNarrowStep == 0, value,
-             "{}: got a {} copy of {} channels, expected a multiple of {}", checks.operation(),
-             name_of(a.narrow.recipe), d, kNarrowStep);
+             "{}: got a {} copy of {} channels, expected a multiple of {}; ask for no copy, and quantise the "
+             "result",
+             checks.operation(), name_of(a.narrow.recipe), d, kNarrowStep);
     if (!head) {
         checks.vector("post", a.post, {Format::fp32}, {rows, streams});
         checks.vector("comb", a.comb, {Format::fp32}, {rows, streams, streams});
-        DG_CHECK(a.sinkhorn_iterations >= 1, value, "hc_pre: got 0 sinkhorn_iterations, expected at least 1");
+        DG_CHECK(a.sinkhorn_iterations >= 1, value,
+                 "hc_pre: got 0 sinkhorn_iterations, expected at least 1; pass the model's number of them");
     }
     const HcParams params{.x = view_of(a.x),
                           .fn = pointer_of<const float>(a.fn),

@@ -42,14 +42,15 @@ void index_scores(const IndexScoreArguments& a) {
     checks.array("query", a.query, kReal, {-1, -1, -1}, 4);
     const i64 tokens = a.query.shape[0], heads = a.query.shape[1], d = a.query.shape[2];
     DG_CHECK(d % 4 == 0 && d > 0 && d <= kIndexMaxChannels, value,
-             "index_scores: query has {} channels, expected a multiple of 4, at most {}", d,
-             kIndexMaxChannels);
+             "index_scores: query has {} channels, expected a multiple of 4, at most {}; pad them with zeros",
+             d, kIndexMaxChannels);
     checks.array("weights", a.weights, {Format::fp32}, {tokens, heads});
     const CheckedRows rows = check_latent_rows(checks, "rows", a.rows, d, Narrow::fp4);
     checks.vector("positions", a.positions, {Format::int32}, {tokens});
     checks.optional_vector("sequences", a.sequences, {Format::int32}, {tokens});
     checks.array("scores", a.scores, {Format::fp32}, {tokens, rows.view.rows});
-    DG_CHECK(a.ratio >= 1, value, "index_scores: got ratio 0, expected at least 1");
+    DG_CHECK(a.ratio >= 1, value,
+             "index_scores: got ratio 0, expected at least 1; pass the positions that a row stands for");
     if (tokens == 0) return;
     const IndexScoreSpec spec{.query = a.query.format, .rows = rows.format};
     const IndexScoreParams params{

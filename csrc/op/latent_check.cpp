@@ -17,9 +17,11 @@ NarrowRows narrow_rows(ModelChecks& checks, const char* name, const LatentRows& 
     const char* expected = narrow == Narrow::fp8   ? "512 channels (FP8)"
                            : narrow == Narrow::fp4 ? "128 channels (FP4)"
                                                    : "512 (FP8) or 128 (FP4) channels";
-    DG_CHECK((fp8 || fp4) && rows.page_rows > 0, value,
-             "{}: {} are int8 with {} channels and {} rows a page, expected {} and page_rows",
-             checks.operation(), name, d, rows.page_rows, expected);
+    DG_CHECK(
+        (fp8 || fp4) && rows.page_rows > 0, value,
+        "{}: {} are int8 with {} channels and {} rows a page, expected {} and page_rows; pass bf16 or fp32 "
+        "rows, or page_rows as the cache was made with",
+        checks.operation(), name, d, rows.page_rows, expected);
     return {fp8 ? Format::fp8_e4m3 : Format::fp4_e2m1,
             fp8 ? latent_page_bytes(rows.page_rows) : index_page_bytes(rows.page_rows)};
 }
@@ -29,8 +31,10 @@ CheckedRows check_pages(ModelChecks& checks, const char* name, const LatentRows&
                         const NarrowRows& narrow) {
     const TensorView& t = rows.data;
     const bool is_narrow = narrow.format != Format::none;
-    DG_CHECK(rows.page_rows > 0, value, "{}: {} have a table and {} rows a page, expected page_rows",
-             checks.operation(), name, rows.page_rows);
+    DG_CHECK(
+        rows.page_rows > 0, value,
+        "{}: {} have a table and {} rows a page, expected page_rows: pass the rows of a page of the table",
+        checks.operation(), name, rows.page_rows);
     if (is_narrow)
         checks.array(name, t, {Format::int8}, {-1, static_cast<i64>(narrow.page_bytes)}, 16);
     else
@@ -76,8 +80,8 @@ CheckedRows check_latent_rows(ModelChecks& checks, const char* name, const Laten
     const CheckedRows out = rows.table.present() ? check_pages(checks, name, rows, d, bytes)
                                                  : check_entries(checks, name, rows, d, bytes);
     DG_CHECK(out.view.rows > 0 && out.view.sequences > 0, value,
-             "{}: {} has shape {}, expected at least one row", checks.operation(), name,
-             shape_text(rows.data));
+             "{}: {} has shape {}, expected at least one row; pass a cache with room", checks.operation(),
+             name, shape_text(rows.data));
     return out;
 }
 
@@ -85,25 +89,27 @@ u32 check_frequencies(ModelChecks& checks, const TensorView& frequencies, i64 d)
     checks.vector("frequencies", frequencies, {Format::fp32}, {-1, 2});
     const i64 dims = frequencies.shape[0] * 2;
     DG_CHECK(dims % 4 == 0 && dims > 0 && dims <= d, value,
-             "{}: frequencies are for {} channels, expected a multiple of 4, at most {}", checks.operation(),
-             dims, d);
+             "{}: frequencies are for {} channels, expected a multiple of 4, at most {}; pass those of the "
+             "rotated channels, from rope_frequencies()",
+             checks.operation(), dims, d);
     return as_u32(dims);
 }
 
 void check_row(ModelChecks& checks, const char* name, i64 d, u32 dims, RowFinish finish) {
     const char* operation = checks.operation();
     DG_CHECK(d % 4 == 0 && d > 0 && d <= kLatentMaxChannels, value,
-             "{}: {} has {} channels, expected a multiple of 4, at most {}", operation, name, d,
-             kLatentMaxChannels);
+             "{}: {} has {} channels, expected a multiple of 4, at most {}; there is no kernel for others",
+             operation, name, d, kLatentMaxChannels);
     if (finish == RowFinish::fp8_round_trip)
-        DG_CHECK(
-            (d - dims) % kFp8RowGroup == 0, value,
-            "{}: {} has {} channels that are not rotated, expected a multiple of {} for the FP8 round trip",
-            operation, name, d - dims, kFp8RowGroup);
+        DG_CHECK((d - dims) % kFp8RowGroup == 0, value,
+                 "{}: {} has {} channels that are not rotated, expected a multiple of {} for the FP8 round "
+                 "trip; pass another finish",
+                 operation, name, d - dims, kFp8RowGroup);
     if (finish == RowFinish::hadamard || finish == RowFinish::hadamard_fp4)
-        DG_CHECK((d & (d - 1)) == 0 && d >= 32 && d <= 128, value,
-                 "{}: {} has {} channels, expected 32, 64 or 128 for the Hadamard transform", operation, name,
-                 d);
+        DG_CHECK(
+            (d & (d - 1)) == 0 && d >= 32 && d <= 128, value,
+            "{}: {} has {} channels, expected 32, 64 or 128 for the Hadamard transform; pass another finish",
+            operation, name, d);
 }
 
 }  // namespace deep_gemm::op

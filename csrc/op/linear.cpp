@@ -101,7 +101,8 @@ void run_small(LinearCall& call, const plan::GemvProblem& problem) {
     params.tokens_per_block = plan.tokens_per_block;
     params.whole_tiles = plan.deal.whole_tiles;
     params.rest_rows = plan.deal.rest_rows;
-    DG_CHECK(plan.grid_y <= kMaxGridY, value, "linear: got {} rows of x, expected at most {} in one call{}",
+    DG_CHECK(plan.grid_y <= kMaxGridY, value,
+             "linear: got {} rows of x, expected at most {} in one call{}; split the rows over calls",
              params.m, u64{kMaxGridY} * plan.tokens_per_block, call.strict ? " of strict mode" : "");
     call.device->launch(kernel,
                         launch_config(*call.device, {plan.grid_x, plan.grid_y, 1}, threads_of(plan.spec),
@@ -155,17 +156,23 @@ void quantize_activations(const TensorView& x, Activation to, const TensorView& 
     const op::RowsView rows = op::rows_of(x, "x"), out = op::rows_of(values, "values"),
                        out_scales = op::rows_of(scales, "scales");
     const u32 block = block_k_of(to);
-    DG_CHECK(block != 0, value, "quantize_activations: got {}, expected q8, fp8_128 or fp8_32", name_of(to));
+    DG_CHECK(block != 0, value,
+             "quantize_activations: got {}, expected q8, fp8_128 or fp8_32; bf16 and fp16 activations are "
+             "passed as they are",
+             name_of(to));
     const bool known = x.format == Format::bf16 || x.format == Format::fp16 || x.format == Format::fp32;
-    DG_CHECK(known, type, "quantize_activations: x is {}, expected bf16, fp16 or fp32", name_of(x.format));
+    DG_CHECK(known, type, "quantize_activations: x is {}, expected bf16, fp16 or fp32; cast it",
+             name_of(x.format));
     const u32 columns = to == Activation::q8 ? align_up(rows.k, kQ8Block) : rows.k;
-    DG_CHECK(bytes_of(values.format) == 1 && scales.format == Format::fp32, type,
-             "quantize_activations: values are {} and scales {}, expected {} (or int8) and fp32",
-             name_of(values.format), name_of(scales.format), name_of(element_of(to)));
+    DG_CHECK(
+        bytes_of(values.format) == 1 && scales.format == Format::fp32, type,
+        "quantize_activations: values are {} and scales {}, expected {} (or int8) and fp32; allocate them so",
+        name_of(values.format), name_of(scales.format), name_of(element_of(to)));
     DG_CHECK(out.m == rows.m && out.k == columns && out_scales.m == rows.m &&
                  out_scales.k == ceil_div(rows.k, block),
              value,
-             "quantize_activations: got values [{}, {}] and scales [{}, {}], expected [{}, {}] and [{}, {}]",
+             "quantize_activations: got values [{}, {}] and scales [{}, {}], expected [{}, {}] and [{}, {}]; "
+             "allocate them so",
              out.m, out.k, out_scales.m, out_scales.k, rows.m, columns, rows.m, ceil_div(rows.k, block));
     DG_CHECK(values.device == x.device && scales.device == x.device, value,
              "quantize_activations: values and scales are on another device than x; move them");
@@ -173,9 +180,11 @@ void quantize_activations(const TensorView& x, Activation to, const TensorView& 
              "quantize_activations: rows of values overlap or scales are unaligned; pass packed tensors");
     if (rows.m == 0 || rows.k == 0) return;
     const u32 width = bytes_of(x.format);
-    DG_CHECK(!op::share_bytes(rows, width, out, 1) && !op::share_bytes(rows, width, out_scales, 4) &&
-                 !op::share_bytes(out, 1, out_scales, 4),
-             value, "quantize_activations: x, values and scales share memory; expected tensors of their own");
+    DG_CHECK(
+        !op::share_bytes(rows, width, out, 1) && !op::share_bytes(rows, width, out_scales, 4) &&
+            !op::share_bytes(out, 1, out_scales, 4),
+        value,
+        "quantize_activations: x, values and scales share memory; expected tensors of their own: pass others");
     op::launch_quantize(*x.device, rows, x.format, to,
                         {out.address, out_scales.address, out.stride_bytes, out_scales.stride_bytes / 4},
                         static_cast<driver::Stream>(stream));

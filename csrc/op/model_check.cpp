@@ -29,8 +29,9 @@ void ModelChecks::array(const char* name, const TensorView& t, std::initializer_
              "{}: {} has stride {} along its last dimension, expected 1; pass a contiguous copy", operation(),
              name, t.strides[t.rank - 1]);
     const u64 bytes = u64{elements} * bytes_of(t.format);
-    DG_CHECK(address_of(t) % bytes == 0, value, "{}: {} starts at {:#x}, expected a multiple of {} bytes",
-             operation(), name, address_of(t), bytes);
+    DG_CHECK(address_of(t) % bytes == 0, value,
+             "{}: {} starts at {:#x}, expected a multiple of {} bytes; pass a copy", operation(), name,
+             address_of(t), bytes);
     for (u32 i = 0; i + 1 < t.rank; ++i)
         DG_CHECK(t.shape[i] == 1 || t.strides[i] % elements == 0, value,
                  "{}: {} has stride {} along dimension {}, expected a multiple of {}; pad its rows",
@@ -54,9 +55,11 @@ void ModelChecks::narrow_copy(const NarrowCopy& copy, const TensorView& y) {
     if (!copy.present()) return;
     constexpr i64 kColumns = 128;  // of a warp
     const i64 t = y.shape[0], d = y.shape[2];
-    DG_CHECK(y.format == Format::bf16 && y.shape[1] == 1 && d % kColumns == 0, value,
-             "{}: got a {} copy of {} {}, expected one of bf16 [t, d] with d a multiple of {}", operation(),
-             name_of(copy.recipe), name_of(y.format), shape_text(y), kColumns);
+    DG_CHECK(
+        y.format == Format::bf16 && y.shape[1] == 1 && d % kColumns == 0, value,
+        "{}: got a {} copy of {} {}, expected one of bf16 [t, d] with d a multiple of {}; ask for no copy, "
+        "and quantise the result",
+        operation(), name_of(copy.recipe), name_of(y.format), shape_text(y), kColumns);
     const char* reason = why_illegal(QuantizeSpec{.x = y.format,
                                                   .recipe = copy.recipe,
                                                   .rule = nvfp4 ? ScaleRule::exact : copy.rule,
@@ -64,15 +67,16 @@ void ModelChecks::narrow_copy(const NarrowCopy& copy, const TensorView& y) {
     DG_CHECK(!reason, value, "{}: {}", operation(), reason);
     vector("codes", copy.codes, {fp8 ? Format::fp8_e4m3 : Format::int8}, {t, fp8 ? d : d / 2}, 4);
     vector("scales", copy.scales, {fp8 ? Format::fp32 : Format::int8}, {t, d / block_of(copy.recipe)});
-    DG_CHECK(nvfp4 || !copy.global_scale.present(), value, "{}: got a global_scale, expected none for {}",
-             operation(), name_of(copy.recipe));
+    DG_CHECK(nvfp4 || !copy.global_scale.present(), value,
+             "{}: got a global_scale, expected none for {}; leave it out", operation(), name_of(copy.recipe));
     if (nvfp4) vector("global_scale", copy.global_scale, {Format::fp32}, {t});
 }
 
 i64 ModelChecks::extent(const char* name, const TensorView& t, u32 rank, u32 i) const {
-    DG_CHECK(t.present() && t.device, type, "{}: {} is missing, expected a tensor", operation(), name);
-    DG_CHECK(t.rank == rank, value, "{}: {} has shape {}, expected {} dimensions", operation(), name,
-             shape_text(t), rank);
+    DG_CHECK(t.present() && t.device, type, "{}: {} is missing, expected a tensor; pass it", operation(),
+             name);
+    DG_CHECK(t.rank == rank, value, "{}: {} has shape {}, expected {} dimensions; reshape it", operation(),
+             name, shape_text(t), rank);
     return t.shape[i];
 }
 

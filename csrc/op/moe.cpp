@@ -34,29 +34,31 @@ op::Prepared<MoeGroupSpec, MoeGroupParams> op::prepare_group(TensorChecks& check
     integers(checks, "topk_ids", a.topk_ids, {-1, -1});
     const i64 tokens = a.topk_ids.shape[0], top_k = a.topk_ids.shape[1], pairs = tokens * top_k;
     DG_CHECK(top_k >= 1 && top_k <= kMaxTopK, value,
-             "moe_group: topk_ids has shape {}, expected 1 to {} experts a token", op::shape_text(a.topk_ids),
-             kMaxTopK);
-    DG_CHECK(pairs < (i64{1} << 31), value, "moe_group: {} pairs, expected less than 2^31", pairs);
+             "moe_group: topk_ids has shape {}, expected 1 to {} experts a token; route to fewer",
+             op::shape_text(a.topk_ids), kMaxTopK);
+    DG_CHECK(pairs < (i64{1} << 31), value,
+             "moe_group: {} pairs, expected less than 2^31; split the tokens over calls", pairs);
     integers(checks, "ends", g.ends, {-1});
     const i64 experts = g.ends.shape[0];
-    DG_CHECK(experts >= 1 && experts <= kMaxExperts, value, "moe_group: {} experts, expected 1 to {}",
-             experts, kMaxExperts);
-    DG_CHECK(a.alignment >= 1 && a.alignment <= 1024, value, "moe_group: alignment is {}, expected 1 to 1024",
-             a.alignment);
+    DG_CHECK(experts >= 1 && experts <= kMaxExperts, value,
+             "moe_group: {} experts, expected 1 to {}; split the experts over calls", experts, kMaxExperts);
+    DG_CHECK(a.alignment >= 1 && a.alignment <= 1024, value,
+             "moe_group: alignment is {}, expected 1 to 1024; pass 1, or the rows of a block", a.alignment);
     integers(checks, "offsets", g.offsets, {experts + 1});
     integers(checks, "entries", g.entries, {experts, 4});
     integers(checks, "head", g.head, {4});
     for (const auto& [name, t] : {std::pair{"entries", g.entries}, std::pair{"head", g.head}})
         DG_CHECK(op::address_of(t) % 16 == 0, value,
-                 "moe_group: {} starts at {:#x}, expected a multiple of 16", name, op::address_of(t));
+                 "moe_group: {} starts at {:#x}, expected a multiple of 16; pass a copy", name,
+                 op::address_of(t));
     integers(checks, "slot_pairs", g.slot_pairs, {-1});
     integers(checks, "slot_tokens", g.slot_tokens, {g.slot_pairs.shape[0]});
     integers(checks, "pair_slots", g.pair_slots, {pairs});
     const u64 slots = moe_slots(static_cast<u64>(pairs), static_cast<u32>(experts), a.alignment);
-    DG_CHECK(
-        static_cast<u64>(g.slot_pairs.shape[0]) >= slots, value,
-        "moe_group: slot_pairs has {} slots, expected at least {} for {} pairs of {} experts aligned to {}",
-        g.slot_pairs.shape[0], slots, pairs, experts, a.alignment);
+    DG_CHECK(static_cast<u64>(g.slot_pairs.shape[0]) >= slots, value,
+             "moe_group: slot_pairs has {} slots, expected at least {} for {} pairs of {} experts aligned to "
+             "{}; allocate as many",
+             g.slot_pairs.shape[0], slots, pairs, experts, a.alignment);
     const MoeGroupParams params{
         .topk_ids = pointer<const i32>(a.topk_ids),
         .offsets = pointer<i32>(g.offsets),
@@ -91,7 +93,8 @@ op::Prepared<MoeSwigluSpec, MoeSwigluParams> op::prepare_swiglu(TensorChecks& ch
     checks.tensor("h", a.h, {Format::bf16}, {-1, -1});
     const i64 slots = a.h.shape[0], n = a.h.shape[1] / 2;
     DG_CHECK(a.h.shape[1] % 32 == 0, value,
-             "moe_swiglu: h has {} columns, expected gate and up of a multiple of 16 channels each",
+             "moe_swiglu: h has {} columns, expected gate and up of a multiple of 16 channels each; pad both "
+             "with zeros",
              a.h.shape[1]);
     checks.packed("h", a.h);
     checks.rows("h", a.h, 16);
@@ -99,7 +102,8 @@ op::Prepared<MoeSwigluSpec, MoeSwigluParams> op::prepare_swiglu(TensorChecks& ch
     checks.tensor("codes", a.codes, {Format::fp8_e4m3, Format::bf16}, {slots, n});
     checks.packed("codes", a.codes);
     checks.rows("codes", a.codes, fp8 ? 8 : 16);
-    DG_CHECK(fp8 == a.scales.present(), value, "moe_swiglu: got codes of {} {} scales, expected {}",
+    DG_CHECK(fp8 == a.scales.present(), value,
+             "moe_swiglu: got codes of {} {} scales, expected {}; pass both for FP8, or codes of bf16",
              name_of(a.codes.format), fp8 ? "without" : "with", fp8 ? "both" : "codes alone");
     if (fp8) {
         checks.tensor("scales", a.scales, {Format::fp32}, {slots, (n + kQuantizeRow - 1) / kQuantizeRow});
@@ -111,8 +115,10 @@ op::Prepared<MoeSwigluSpec, MoeSwigluParams> op::prepare_swiglu(TensorChecks& ch
         checks.tensor("weights", a.weights, {Format::fp32}, {-1});
         checks.packed("weights", a.weights);
     }
-    DG_CHECK(!a.limit || *a.limit > 0, value, "moe_swiglu: limit is {}, expected a positive number, or none",
-             a.limit.value_or(0));
+    DG_CHECK(
+        !a.limit || *a.limit > 0, value,
+        "moe_swiglu: limit is {}, expected a positive number, or none; leave it out where nothing is clamped",
+        a.limit.value_or(0));
     const MoeSwigluSpec spec{
         .d = a.codes.format, .rule = a.rule, .limited = a.limit.has_value(), .weighted = a.weights.present()};
     const MoeSwigluParams params{
@@ -145,8 +151,8 @@ void moe_combine(const MoeCombineArguments& a) {
     checks.tensor("y", a.y, {Format::bf16}, {-1, -1});
     checks.packed("y", a.y);
     const i64 n = a.y.shape[1];
-    DG_CHECK(n % kQuantizeChunk == 0, value, "moe_combine: y has {} columns, expected a multiple of {}", n,
-             kQuantizeChunk);
+    DG_CHECK(n % kQuantizeChunk == 0, value,
+             "moe_combine: y has {} columns, expected a multiple of {}; pad its rows", n, kQuantizeChunk);
     checks.rows("y", a.y, 16);
     integers(checks, "pair_slots", a.pair_slots, {-1, -1});
     const i64 tokens = a.pair_slots.shape[0], top_k = a.pair_slots.shape[1];

@@ -13,7 +13,9 @@ Prepared<NormSpec, NormParams> prepare_norm(ModelChecks& checks, const RmsNormAr
     const TensorView x = with_inner(a.x), y = with_inner(a.y);
     checks.array("x", x, kReal, {-1, -1, -1}, 4);
     const i64 d = x.shape[2];
-    DG_CHECK(d % 4 == 0 && d > 0, value, "rms_norm: x has {} columns, expected a positive multiple of 4", d);
+    DG_CHECK(d % 4 == 0 && d > 0, value,
+             "rms_norm: x has {} columns, expected a positive multiple of 4; there is no kernel for others",
+             d);
     checks.array("y", y, kReal, {x.shape[0], x.shape[1], d}, 4);
     checks.optional_vector("weight", a.weight, kReal, {d}, 4);
     checks.narrow_copy(a.narrow, y);

@@ -34,7 +34,8 @@ Checked check(ModelChecks& checks, const ProjectArguments& a) {
               .add = with_inner(a.add),
               .w = check_weight(checks, "w", a.w, "w_scale", a.w_scale)};
     check_activation(checks, "x", c.x, "x_scale", c.x_scale, c.w);
-    DG_CHECK(c.x.shape[1] == c.w.count, value, "project: x has {} groups and w {}, expected as many",
+    DG_CHECK(c.x.shape[1] == c.w.count, value,
+             "project: x has {} groups and w {}, expected as many; pass a matrix for each group of x",
              c.x.shape[1], c.w.count);
     checks.array("y", c.y, kReal, {c.x.shape[0], c.w.count, c.w.n});
     if (c.add.present()) checks.array("add", c.add, kReal, {c.x.shape[0], c.w.count, c.w.n});

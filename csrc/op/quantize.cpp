@@ -22,22 +22,24 @@ void check(op::TensorChecks& checks, const QuantizeArguments& a) {
     checks.rows("codes", a.codes, fp8 ? 8 : 4);
     checks.tensor("scales", a.scales, {fp8 ? Format::fp32 : Format::int8}, {rows, (k + block - 1) / block});
     DG_CHECK(op::address_of(a.scales) % bytes_of(a.scales.format) == 0, value,
-             "{}: scales start at {:#x}, expected a multiple of 4", name, op::address_of(a.scales));
+             "{}: scales start at {:#x}, expected a multiple of 4; pass a copy", name,
+             op::address_of(a.scales));
     if (a.recipe == Recipe::nvfp4) {
         checks.tensor("global_scale", a.global_scale, {Format::fp32}, {a.given ? 1 : rows});
         checks.packed("global_scale", a.global_scale);
     } else {
-        DG_CHECK(!a.global_scale.present() && !a.given, value, "{}: got a global_scale, expected none for {}",
-                 name, name_of(a.recipe));
+        DG_CHECK(!a.global_scale.present() && !a.given, value,
+                 "{}: got a global_scale, expected none for {}; leave it out", name, name_of(a.recipe));
     }
-    DG_CHECK(gather == a.num_rows.present(), value, "{}: got one of source_rows and num_rows, expected both",
-             name);
+    DG_CHECK(gather == a.num_rows.present(), value,
+             "{}: got one of source_rows and num_rows, expected both; pass the other too, or none", name);
     if (gather) {
         checks.tensor("source_rows", a.source_rows, {Format::int32}, {-1});
         checks.packed("source_rows", a.source_rows);
         checks.tensor("num_rows", a.num_rows, {Format::int32}, {1});
         checks.packed("num_rows", a.num_rows);
-        DG_CHECK(a.divisor >= 1, value, "{}: divisor is 0, expected at least 1", name);
+        DG_CHECK(a.divisor >= 1, value,
+                 "{}: divisor is 0, expected at least 1; pass the rows of x that share a row number", name);
     }
 }
 

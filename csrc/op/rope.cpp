@@ -35,10 +35,12 @@ Prepared<LatentSpec, RopeParams> rotate(ModelChecks& checks, const RopeArguments
     check_row(checks, "x", d, dims, finish);
     if (a.pairs == RopePairs::halves)
         DG_CHECK(dims == d && (d == 32 || d == 64 || d == 128), value,
-                 "{}: halves of {} of {} channels, expected all of 32, 64 or 128", checks.operation(), dims,
-                 d);
+                 "{}: halves of {} of {} channels, expected all of 32, 64 or 128; pass frequencies for all "
+                 "channels of a head",
+                 checks.operation(), dims, d);
     checks.optional_vector("weight", a.weight, kReal, {d}, 4);
-    DG_CHECK(a.norm || !a.weight.present(), value, "{}: got a weight without norm, expected norm = true",
+    DG_CHECK(a.norm || !a.weight.present(), value,
+             "{}: got a weight without norm, expected norm = true; pass it, or no weight",
              checks.operation());
     // Heads of a CTA: of many, which would else be far smaller than what it takes to start a CTA.
     constexpr u64 kManyHeads = 4096;
@@ -73,7 +75,8 @@ Prepared<LatentSpec, RopeParams> rotate(ModelChecks& checks, const RopeArguments
 }  // namespace
 
 std::vector<float> rope_frequencies(const RopeFrequencies& a) {
-    DG_CHECK(a.dims >= 2 && a.dims % 2 == 0, value, "rope_frequencies: got {} dims, expected an even number",
+    DG_CHECK(a.dims >= 2 && a.dims % 2 == 0, value,
+             "rope_frequencies: got {} dims, expected an even number; pass the rotated channels of a head",
              a.dims);
     const double dims = a.dims, tau = 2 * std::numbers::pi;
     // The channel that turns `turns` times within the original context.
@@ -105,8 +108,9 @@ void rope(const RopeArguments& a) {
 }
 
 Prepared<LatentSpec, RopeParams> prepare_index_query(ModelChecks& checks, const IndexQueryArguments& a) {
-    DG_CHECK(a.finish != RowFinish::fp8_round_trip, value,
-             "index_query: got finish fp8_round_trip, expected none, hadamard or hadamard_fp4");
+    DG_CHECK(
+        a.finish != RowFinish::fp8_round_trip, value,
+        "index_query: got finish fp8_round_trip, expected none, hadamard or hadamard_fp4; pass one of them");
     return rotate(checks, rope_of(a), a.finish);
 }
 void index_query(const IndexQueryArguments& a) {
@@ -126,8 +130,11 @@ Prepared<LatentSpec, LatentWriteParams> prepare_latent_write(ModelChecks& checks
     const bool fp8 = cache.format == Format::fp8_e4m3;
     const RowFinish finish = a.fp8_round_trip && !fp8 ? RowFinish::fp8_round_trip : RowFinish::none;
     check_row(checks, "x", d, dims, finish);
-    DG_CHECK(!fp8 || dims == kFp8RowRotated, value,
-             "latent_write: {} channels are rotated, expected {} for FP8 rows", dims, kFp8RowRotated);
+    DG_CHECK(
+        !fp8 || dims == kFp8RowRotated, value,
+        "latent_write: {} channels are rotated, expected {} for FP8 rows; pass frequencies for those, or "
+        "rows of another type",
+        dims, kFp8RowRotated);
     const LatentSpec spec{.x = a.x.format, .weight = a.weight.format, .rows = cache.format, .finish = finish};
     const LatentWriteParams params{.x = view_of(a.x),
                                    .weight = a.weight.data,
@@ -153,14 +160,17 @@ Prepared<LatentSpec, CacheWriteParams> prepare_cache_write(ModelChecks& checks,
                                                            const CacheWriteArguments& a) {
     checks.array("x", a.x, kReal, {-1, -1, -1}, 4);
     const i64 rows = a.x.shape[0], inner = a.x.shape[1], d = a.x.shape[2];
-    DG_CHECK(d % 4 == 0, value, "{}: x has {} channels, expected a multiple of 4", checks.operation(), d);
+    DG_CHECK(d % 4 == 0, value,
+             "{}: x has {} channels, expected a multiple of 4; there is no kernel for others",
+             checks.operation(), d);
     const bool paged = a.table.present();
     checks.array("rows", a.rows, kReal, {-1, -1, inner, d}, 4);
     checks.optional_vector("table", a.table, {Format::int32}, {-1, -1});
     checks.vector("positions", a.positions, {Format::int32}, {rows});
     checks.optional_vector("sequences", a.sequences, {Format::int32}, {rows});
-    DG_CHECK(a.rows.shape[1] > 0, value, "{}: rows has shape {}, expected at least one row",
-             checks.operation(), shape_text(a.rows));
+    DG_CHECK(a.rows.shape[1] > 0, value,
+             "{}: rows has shape {}, expected at least one row; pass a cache with room", checks.operation(),
+             shape_text(a.rows));
     const LatentSpec spec{.x = a.x.format, .weight = Format::none, .rows = a.rows.format};
     const u32 page_rows = as_u32(a.rows.shape[1]), pages = paged ? as_u32(a.table.shape[1]) : 1;
     const LatentView view{.data = a.rows.data,

@@ -14,16 +14,18 @@ Prepared<RouterSpec, RouterParams> prepare_route(ModelChecks& checks, const Rout
     const i64 rows = a.logits.shape[0], experts = a.logits.shape[1];
     checks.vector("experts", a.experts, {Format::int32}, {rows, -1});
     const i64 choices = a.experts.shape[1];
-    DG_CHECK(experts >= 1 && experts <= kRouterMaxExperts, value, "route: got {} experts, expected 1 to {}",
-             experts, kRouterMaxExperts);
+    DG_CHECK(experts >= 1 && experts <= kRouterMaxExperts, value,
+             "route: got {} experts, expected 1 to {}; there is no kernel for more", experts,
+             kRouterMaxExperts);
     DG_CHECK(choices >= 1 && choices <= kRouterMaxChoices && choices <= experts, value,
-             "route: experts has {} columns, expected 1 to {} and no more than the {} experts", choices,
-             kRouterMaxChoices, experts);
+             "route: experts has {} columns, expected 1 to {} and no more than the {} experts; choose fewer",
+             choices, kRouterMaxChoices, experts);
     checks.vector("weights", a.weights, {Format::fp32}, {rows, choices});
     checks.optional_vector("bias", a.bias, {Format::fp32}, {experts});
     DG_CHECK(a.hash.present() == a.tokens.present(), value,
-             "route: got one of hash and tokens, expected both");
-    DG_CHECK(!a.hash.present() || !a.bias.present(), value, "route: got hash and bias, expected one or none");
+             "route: got one of hash and tokens, expected both; pass the other too, or none");
+    DG_CHECK(!a.hash.present() || !a.bias.present(), value,
+             "route: got hash and bias, expected one or none; leave the other out");
     checks.optional_vector("hash", a.hash, {Format::int32}, {-1, choices});
     checks.optional_vector("tokens", a.tokens, {Format::int32}, {rows});
     const RouterSpec spec{

@@ -16,7 +16,8 @@ constexpr jit::KernelId kArgmax{"argmax", kSampleHeader}, kDistribution{"sample_
 // Columns of rows over the vocabulary: at least one, and few enough for exact sums.
 i64 vocabulary_of(ModelChecks& checks, const char* name, const TensorView& t) {
     checks.array(name, t, {Format::fp32}, {-1, -1});
-    DG_CHECK(t.shape[1] >= 1 && t.shape[1] <= (1 << 19), value, "{}: {} has {} columns, expected 1 to {}",
+    DG_CHECK(t.shape[1] >= 1 && t.shape[1] <= (1 << 19), value,
+             "{}: {} has {} columns, expected 1 to {}; pass logits of one row for each token",
              checks.operation(), name, t.shape[1], 1 << 19);
     return t.shape[1];
 }
@@ -53,8 +54,9 @@ void sample_distribution(const DistributionArguments& a) {
                                     .top_p = pointer_of<const float>(a.top_p),
                                     .min_p = pointer_of<const float>(a.min_p),
                                     .v = as_u32(v)};
-    DG_CHECK(a.probabilities.data != a.logits.data || rows == 0, value,
-             "sample_distribution: probabilities are the logits, expected another tensor");
+    DG_CHECK(
+        a.probabilities.data != a.logits.data || rows == 0, value,
+        "sample_distribution: probabilities are the logits, expected another tensor; pass one of their shape");
     launch(checks.device(), kDistribution, SampleSpec{}, {as_u32(rows), kSampleThreads}, a.stream, params,
            {reads(a.logits), reads(a.temperature), reads(a.top_k), reads(a.top_p), reads(a.min_p),
             writes(a.probabilities)});
@@ -82,7 +84,8 @@ void accept_drafts(const AcceptArguments& a) {
     const bool sampled = a.p.present();
     checks.vector("tokens", a.tokens, {Format::int32}, {-1});
     const i64 n = a.tokens.shape[0];
-    DG_CHECK(n >= 1, value, "accept_drafts: tokens is empty, expected the committed token at least");
+    DG_CHECK(n >= 1, value,
+             "accept_drafts: tokens is empty, expected the committed token at least; put it first");
     DG_CHECK(
         sampled != a.targets.present(), value,
         "accept_drafts: got {} of targets and p, expected one: targets (greedy) or p, q and seed (sampled)",

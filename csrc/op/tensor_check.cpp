@@ -69,7 +69,9 @@ void TensorChecks::tensor(const char* name, const TensorView& t, std::initialize
         for (const i64 extent : shape)
             text +=
                 fmt::format("{}{}", text.empty() ? "" : ", ", extent < 0 ? "any" : fmt::format("{}", extent));
-        fail(ErrorKind::value, "{}: {} has shape {}, expected [{}]", operation_, name, shape_text(t), text);
+        fail(ErrorKind::value,
+             "{}: {} has shape {}, expected [{}]; reshape it, or pass the tensor of that shape", operation_,
+             name, shape_text(t), text);
     }
     for (i = 0; i < t.rank; ++i) {
         DG_CHECK(t.shape[i] < (i64{1} << 31), value,

@@ -27,9 +27,11 @@ void top_k(const TopKArguments& a) {
     const i64 tokens = a.scores.shape[0];
     checks.vector("positions", a.positions, {Format::int32}, {tokens});
     checks.vector("picks", a.picks, {Format::int32}, {tokens, -1});
-    DG_CHECK(a.picks.shape[1] >= 1, value, "top_k: picks has shape {}, expected at least one column",
+    DG_CHECK(a.picks.shape[1] >= 1, value,
+             "top_k: picks has shape {}, expected at least one column; allocate one for each pick",
              shape_text(a.picks));
-    DG_CHECK(a.ratio >= 1, value, "top_k: got ratio 0, expected at least 1");
+    DG_CHECK(a.ratio >= 1, value,
+             "top_k: got ratio 0, expected at least 1; pass the positions that a row stands for");
     const TopKParams params{.scores = pointer_of<const float>(a.scores),
                             .scores_stride = stride_of(a.scores, 0),
                             .positions = pointer_of<const i32>(a.positions),

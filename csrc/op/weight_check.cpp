@@ -31,8 +31,9 @@ CheckedWeight check_weight(ModelChecks& checks, const char* name, TensorView w, 
     out.n = as_u32(w.shape[1]);
     out.k = as_u32(w.shape[2]) * (fp4 ? 2 : 1);
     const u32 step = fp4 || fp8 ? kProjectColumns : 4;
-    DG_CHECK(out.k % step == 0, value, "{}: {} has k = {}, expected a multiple of {}", operation, name, out.k,
-             step);
+    DG_CHECK(out.k % step == 0, value,
+             "{}: {} has k = {}, expected a multiple of {}; pad the weights and x with zeros", operation,
+             name, out.k, step);
     const u64 unit = fp4 ? 2 : 1;  // codes of a byte
     out.view = {.data = w.data,
                 .scale = nullptr,
@@ -41,8 +42,8 @@ CheckedWeight check_weight(ModelChecks& checks, const char* name, TensorView w, 
                 .scale_stride_matrix = 0,
                 .scale_stride_row = 0};
     if (!fp4 && !fp8) {
-        DG_CHECK(!scale.present(), value, "{}: got {}, expected none for {} weights", operation, scale_name,
-                 name_of(w.format));
+        DG_CHECK(!scale.present(), value, "{}: got {}, expected none for {} weights; leave them out",
+                 operation, scale_name, name_of(w.format));
         return out;
     }
     scale = with_count(scale);
@@ -64,8 +65,8 @@ void check_activation(ModelChecks& checks, const char* name, const TensorView& x
     const char* operation = checks.operation();
     checks.array(name, x, {Format::fp32, Format::bf16, Format::fp8_e4m3}, {-1, -1, w.k}, 4);
     if (x.format != Format::fp8_e4m3) {
-        DG_CHECK(!scale.present(), value, "{}: got {}, expected none for {} {}", operation, scale_name,
-                 name_of(x.format), name);
+        DG_CHECK(!scale.present(), value, "{}: got {}, expected none for {} {}; leave them out", operation,
+                 scale_name, name_of(x.format), name);
         return;
     }
     DG_CHECK(w.scale_format != Format::none, type,

@@ -101,6 +101,8 @@ u32 grid_of(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& device
     return static_cast<u32>(std::max<u64>(1, std::min(units, room))) * s.cluster;
 }
 
+}  // namespace
+
 const char* why_unfit(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& device) {
     if (s.form != p.form || s.a != p.a || s.split != p.split || s.d != p.d || s.groups != p.groups ||
         s.accumulate != p.accumulate || s.per_token != p.per_token || s.by_32 != p.by_32)
@@ -109,8 +111,6 @@ const char* why_unfit(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceMod
     if (s.cluster > sms_of(p, device)) return "a cluster needs more SMs than there are";
     return nullptr;
 }
-
-}  // namespace
 
 Fp4Plan plan_fp4_gemm(const Fp4Problem& problem, const DeviceModel& device,
                       std::vector<Fp4Candidate>* considered) {

@@ -63,6 +63,9 @@ struct Fp4Plan {
 // The launch that goes with a forced spec. Fails if the spec cannot serve the problem.
 [[nodiscard]] Fp4Plan plan_for_spec(const Fp4Problem& problem, const Fp4GemmSpec& spec,
                                     const DeviceModel& device);
+// nullptr, or why a legal spec is no kernel for the problem.
+[[nodiscard]] const char* why_unfit(const Fp4Problem& problem, const Fp4GemmSpec& spec,
+                                    const DeviceModel& device);
 [[nodiscard]] Fp4Cost cost_of(const Fp4Problem& problem, const Fp4GemmSpec& spec, const DeviceModel& device);
 
 // "fp4_gemm gathered groups=256 m=384 n=4096 k=4096 form=mx_e4m3 d=bf16"

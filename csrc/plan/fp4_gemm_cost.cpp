@@ -1,6 +1,7 @@
 // The cost of an FP4 GEMM for few tokens, term by term. Cycles were fitted by hand to the 40 timings of a
 // Flash layer in bench/results (four arrangements at each point, one H200), so its regret there says little
-// about others; the chain and the rate of one SM come from a prototype.
+// about others; the chain and the rate of one SM come from a prototype, the hand-over of a stage from the 20
+// points of gate+up where every plan was timed.
 #include <algorithm>
 #include <cmath>
 
@@ -14,7 +15,8 @@ constexpr float kNvTableCycles = 24;  // more, for tables computed of E4M3 scale
 constexpr float kBlobCyclesPerColumn = 0.5f;  // its wgmma and promotion, which add to it
 constexpr float kFeedCycles = 60;             // bringing a blob's tokens, shared by the CTA's warpgroups ...
 constexpr float kFeedCyclesPerColumn = 6.5f;
-constexpr float kStageCyclesPerColumn = 6;  // hand-over of a stage, for each column beyond the first eight
+constexpr float kStageCycles = 10;          // hand-over of a stage to the warpgroups and back ...
+constexpr float kStageCyclesPerColumn = 7;  // for each column beyond the first eight
 constexpr float kBlobChainCycles =
     290;  // a warpgroup alone: from one blob to the next, two sets of fragments
 constexpr float kLoneChainCycles = 340;  // one set
@@ -54,7 +56,8 @@ Fp4Cost cost_of(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& de
         columns * kFp4BlockK * token_width * static_cast<float>(fp4_k_blocks(p.k));  // of an item
     cost.l2_us = units * (blobs * blob_bytes + token_bytes) / device.l2_bytes_per_us;
     const float feed = (kFeedCycles + kFeedCyclesPerColumn * columns) / static_cast<float>(s.warpgroups);
-    const float stage = kStageCyclesPerColumn * (columns - 8) / static_cast<float>(s.k_blocks);
+    const float stage =
+        (kStageCycles + kStageCyclesPerColumn * (columns - 8)) / static_cast<float>(s.k_blocks);
     const float multiplied = columns * static_cast<float>(fp4_groups_of(s));  // columns of wgmma
     const float terms = in_two_parts(s) ? 2 : 1;  // two are decoded and multiplied in turn
     const float decode = kDecodeCycles + (s.form == Fp4Form::nv_single ? kNvTableCycles : 0);
@@ -66,7 +69,10 @@ Fp4Cost cost_of(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& de
     const float resident = std::min(static_cast<float>(s.ctas_per_sm), std::max(1.0f, std::ceil(even)));
     const float warpgroups = static_cast<float>(s.warpgroups) * resident;
     cost.math_us = busiest * blobs * std::max(shared, chain / warpgroups) / (device.clock_ghz * 1e3f);
-    cost.launch_us = device.launch_us + device.fill_us + device.load_latency_us;
+    // The first products wait for a whole stage.
+    const float first_stage = static_cast<float>(s.warpgroups * s.k_blocks) * blob_bytes;
+    cost.launch_us =
+        device.launch_us + device.fill_us + device.load_latency_us + first_stage / kFp4SmBytesPerUs;
     // Weights reach the busiest SM while they leave DRAM: the longer of the two.
     const float stream_us = std::max(cost.dram_us, cost.fill_us);
     const float largest = std::max({stream_us, cost.l2_us, cost.math_us});

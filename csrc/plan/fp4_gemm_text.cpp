@@ -50,7 +50,7 @@ void read_word(Fp4Problem& p, std::string_view word) {
         DG_CHECK(
             known, value,
             "problem: {}={} is unknown; expected form=mx_e4m3, mx_e5m2, nv_single or nv_exact, d=bf16 or "
-            "fp32, a=fp8_e4m3 or bf16",
+            "fp32, a=fp8_e4m3 or bf16: take one of them",
             key, value);
     } else if (!read_groups(p, word)) {
         u32* const field = key == "m"            ? &p.m
@@ -62,7 +62,8 @@ void read_word(Fp4Problem& p, std::string_view word) {
                                                  : nullptr;
         DG_CHECK(field != nullptr, value,
                  "problem: unexpected word '{}'; expected a group mode, accumulate, split, per_token, by_32, "
-                 "fast_accumulation, or m, n, k, groups, expected_m, num_sms, form, a or d with a value",
+                 "fast_accumulation, or m, n, k, groups, expected_m, num_sms, form, a or d with a value: "
+                 "correct it",
                  word);
         *field = parse_count(key, value);
     }
@@ -114,8 +115,8 @@ Fp4Problem parse_fp4_problem(std::string_view text) {
         text.remove_prefix(end);
     }
     DG_CHECK(problem.m > 0 && problem.n > 0 && problem.k > 0 && problem.num_groups > 0, value,
-             "problem: got m={} n={} k={} groups={}; expected all of at least 1, as in 'fp4_gemm m=64 n=4096 "
-             "k=2048'",
+             "problem: got m={} n={} k={} groups={}; expected all of at least 1, as in 'fp4_gemm m=64 "
+             "n=4096 k=2048'",
              problem.m, problem.n, problem.k, problem.num_groups);
     // What no call can be.
     const u32 group = fp4_group_of(problem.form);

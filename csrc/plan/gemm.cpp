@@ -195,7 +195,7 @@ GemmPlan plan_gemm(const GemmProblem& problem, const DeviceModel& device,
     }
     DG_CHECK(found, value,
              "{}: no kernel serves this problem; expected n and k of at least 1 and a D that TMA or plain "
-             "stores reach",
+             "stores reach: pad d",
              to_string(problem));
     best.grid_blocks = grid_of(problem, best.spec, device);
     return best;

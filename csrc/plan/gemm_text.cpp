@@ -24,7 +24,8 @@ Enum parse_name(std::string_view key, std::string_view text, Values... values) {
         }
         names += fmt::format("{}{}", names.empty() ? "" : ", ", name_of(value));
     }
-    DG_CHECK(matched, value, "problem: {}={} is unknown; expected one of {}", key, text, names);
+    DG_CHECK(matched, value, "problem: {}={} is unknown; expected one of {}: take one of them", key, text,
+             names);
     return found;
 }
 
@@ -54,7 +55,8 @@ void read_word(GemmProblem& problem, Operands& operands, std::string_view word) 
         else
             fail(ErrorKind::value,
                  "problem: unexpected word '{}'; expected gemm first (fp4_gemm and linear are others), then "
-                 "key=value, a group mode (dense, contiguous, psum, masked), accumulate or unaligned_d",
+                 "key=value, a group mode (dense, contiguous, psum, masked), accumulate or unaligned_d: "
+                 "correct it",
                  word);
         return;
     }
@@ -86,8 +88,7 @@ void read_word(GemmProblem& problem, Operands& operands, std::string_view word) 
     else
         fail(ErrorKind::value,
              "problem: unknown key '{}'; expected m, n, k, ab, d, scale_b, a_major, b_major, groups, "
-             "expected_m "
-             "or num_sms",
+             "expected_m or num_sms: correct the key",
              key);
 }
 
@@ -110,7 +111,7 @@ void set_operands(GemmProblem& problem, const Operands& given) {
 void check_once(std::vector<std::string_view>& seen, std::string_view word) {
     const std::string_view key = is_group_mode(word) ? "group mode" : word.substr(0, word.find('='));
     DG_CHECK(std::find(seen.begin(), seen.end(), key) == seen.end(), value,
-             "problem: {} is given twice; expected it once", key);
+             "problem: {} is given twice; expected it once; leave one out", key);
     seen.push_back(key);
 }
 
@@ -192,15 +193,17 @@ GemmProblem parse_problem(std::string_view text) {
     }
     set_operands(problem, operands);
     if (!scales_given && problem.ab == Format::bf16) problem.scale_b = ScaleB::none;
-    DG_CHECK((problem.ab == Format::fp8_e4m3) == (problem.scale_b != ScaleB::none), value,
-             "problem: got scale_b={} with {} operands; expected scales for fp8_e4m3 and none for bf16",
-             name_of(problem.scale_b), name_of(problem.ab));
+    DG_CHECK(
+        (problem.ab == Format::fp8_e4m3) == (problem.scale_b != ScaleB::none), value,
+        "problem: got scale_b={} with {} operands; expected scales for fp8_e4m3 and none for bf16; correct "
+        "one of them",
+        name_of(problem.scale_b), name_of(problem.ab));
     const auto given = [&seen](std::string_view key) {
         return std::find(seen.begin(), seen.end(), key) != seen.end();
     };
-    DG_CHECK(
-        problem.groups != GroupMode::dense || !(given("groups") || given("expected_m")), value,
-        "problem: groups or expected_m without a group mode; expected contiguous, psum or masked beside it");
+    DG_CHECK(problem.groups != GroupMode::dense || !(given("groups") || given("expected_m")), value,
+             "problem: groups or expected_m without a group mode; expected contiguous, psum or masked beside "
+             "it: add one");
     DG_CHECK(problem.groups == GroupMode::dense || given("groups"), value,
              "problem: {} without groups=; expected the number of matrices of b, as in 'gemm {} groups=8'",
              name_of(problem.groups), name_of(problem.groups));
@@ -208,10 +211,12 @@ GemmProblem parse_problem(std::string_view text) {
              "problem: got m={} n={} k={}; expected all three of at least 1, as in 'gemm m=64 n=7168 k=2048'",
              problem.m, problem.n, problem.k);
     constexpr u32 kMaxK = 0x7fffffff;
-    DG_CHECK(problem.m <= kMaxGemmSide && problem.n <= kMaxGemmSide && problem.k <= kMaxK, value,
-             "problem: got m={} n={} k={}; expected m and n of at most {}, k of at most {}", problem.m,
-             problem.n, problem.k, kMaxGemmSide, kMaxK);
-    DG_CHECK(problem.num_groups > 0, value, "problem: got groups=0; expected at least 1");
+    DG_CHECK(
+        problem.m <= kMaxGemmSide && problem.n <= kMaxGemmSide && problem.k <= kMaxK, value,
+        "problem: got m={} n={} k={}; expected m and n of at most {}, k of at most {}; split the product",
+        problem.m, problem.n, problem.k, kMaxGemmSide, kMaxK);
+    DG_CHECK(problem.num_groups > 0, value,
+             "problem: got groups=0; expected at least 1; leave groups= out of a dense problem");
     return problem;
 }
 

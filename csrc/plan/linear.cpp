@@ -17,10 +17,15 @@ constexpr float kWeightsPerUsAndSm = 2.2e6f / 132;
 constexpr float kSmallLaunchUs = 3;
 
 template <typename Enum>
-Enum named(std::string_view key, std::string_view value, u32 count) {
-    for (u32 i = 0; i < count; ++i)
-        if (value == name_of(static_cast<Enum>(i))) return static_cast<Enum>(i);
-    fail(ErrorKind::value, "problem: {}={} is unknown; see docs/weight-only.md for the names", key, value);
+Enum named(std::string_view key, std::string_view value, u32 first, u32 end) {
+    std::string names;
+    for (u32 i = first; i < end; ++i) {
+        const char* one = name_of(static_cast<Enum>(i));
+        if (value == one) return static_cast<Enum>(i);
+        names += fmt::format("{}{}", names.empty() ? "" : ", ", one);
+    }
+    fail(ErrorKind::value, "problem: {}={} is unknown; expected one of {}: take one of them", key, value,
+         names);
 }
 
 // Architectures that have the small-batch form alone.
@@ -55,17 +60,17 @@ void read_word(Parsed& parsed, std::string_view word) {
     } else if (word == "unaligned") {
         p.aligned = false;
     } else if (key == "w") {
-        p.w = named<Quant>(key, value, kNumQuants);
+        p.w = named<Quant>(key, value, 0, kNumQuants);
     } else if (key == "x") {
-        p.x = named<Activation>(key, value, static_cast<u32>(Activation::q8) + 1);
+        p.x = named<Activation>(key, value, 0, static_cast<u32>(Activation::q8) + 1);
     } else if (key == "y") {
-        p.y = named<Format>(key, value, static_cast<u32>(Format::int32) + 1);
+        p.y = named<Format>(key, value, static_cast<u32>(Format::fp32), static_cast<u32>(Format::bf16) + 1);
     } else {
         u32* const field = key == "m" ? &p.m : key == "n" ? &parsed.n : key == "k" ? &p.k : nullptr;
         DG_CHECK(
             field, value,
             "problem: unexpected word '{}'; expected w=, x=, y=, m=, n=, k=, strict, invariant, swiglu or "
-            "unaligned",
+            "unaligned: correct it",
             word);
         *field = parse_count(key, value, 1);
     }

@@ -12,9 +12,10 @@ inline u32 parse_count(std::string_view key, std::string_view text, u32 least = 
     u32 value = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
     DG_CHECK(error != std::errc::result_out_of_range, value,
-             "problem: {}={} is too large; expected less than 2^32", key, text);
+             "problem: {}={} is too large; expected less than 2^32; split the product", key, text);
     DG_CHECK(error == std::errc{} && end == text.data() + text.size() && value >= least, value,
-             "problem: {}={} is not a count; expected a whole number of at least {}", key, text, least);
+             "problem: {}={} is not a count; expected a whole number of at least {}: correct it", key, text,
+             least);
     return value;
 }
 

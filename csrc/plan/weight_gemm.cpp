@@ -147,12 +147,15 @@ WeightPlan plan_for_spec(const WeightProblem& problem, const WeightGemmSpec& spe
     const char* reason = why_illegal(spec);
     DG_CHECK(!reason, value, "linear: the forced spec [{}] is not a legal kernel: {}", to_string(spec),
              reason);
-    DG_CHECK(spec.epilogue == problem.epilogue, value, "linear: the forced spec has epilogue {}, expected {}",
+    DG_CHECK(spec.epilogue == problem.epilogue, value,
+             "linear: the forced spec has epilogue {}, expected {}; pass a spec of that epilogue",
              name_of(spec.epilogue), name_of(problem.epilogue));
-    DG_CHECK(spec.w == problem.w && spec.x == problem.x && spec.y == problem.y, value,
-             "linear: the forced spec is for {} weights, {} tokens and {} outputs, expected {}, {} and {}",
-             name_of(spec.w), name_of(spec.x), name_of(spec.y), name_of(problem.w), name_of(problem.x),
-             name_of(problem.y));
+    DG_CHECK(
+        spec.w == problem.w && spec.x == problem.x && spec.y == problem.y, value,
+        "linear: the forced spec is for {} weights, {} tokens and {} outputs, expected {}, {} and {}; pass "
+        "a spec for those, as plan_linear() gives",
+        name_of(spec.w), name_of(spec.x), name_of(spec.y), name_of(problem.w), name_of(problem.x),
+        name_of(problem.y));
     DG_CHECK(
         problem.whole_scales || !spec.whole_scales, value,
         "linear: the forced spec loads whole vectors of scales, which k={} or their address does not allow; "

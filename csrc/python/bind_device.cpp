@@ -87,8 +87,9 @@ void launch(Device& device, const Kernel& kernel, const py::object& params, cons
 
 template <size_t N, typename T>
 void fill_dims(T (&target)[N], const std::vector<T>& values, size_t expected, const char* name) {
-    DG_CHECK(values.size() == expected && expected <= N, value, "tensor map: got {} {}, expected {}",
-             values.size(), name, expected);
+    DG_CHECK(values.size() == expected && expected <= N, value,
+             "tensor map: got {} {}, expected {}; pass one for each dimension", values.size(), name,
+             expected);
     std::copy(values.begin(), values.end(), target);
 }
 
@@ -100,7 +101,7 @@ py::bytes encode_tensor_map(Device& device, u64 address, const std::string& form
                        .rank = static_cast<u32>(dims.size()),
                        .l2_promote_256b = l2_promote_256b};
     DG_CHECK(desc.rank >= 1 && desc.rank <= kMaxTensorMapRank, value,
-             "tensor map: got {} dims, expected 1 to {}", desc.rank, kMaxTensorMapRank);
+             "tensor map: got {} dims, expected 1 to {}; pass fewer", desc.rank, kMaxTensorMapRank);
     fill_dims(desc.dims, dims, desc.rank, "dims");
     fill_dims(desc.strides_bytes, strides_bytes, desc.rank - 1, "strides_bytes");
     fill_dims(desc.box, box, desc.rank, "box sizes");
@@ -109,7 +110,9 @@ py::bytes encode_tensor_map(Device& device, u64 address, const std::string& form
         case 32: desc.swizzle = Swizzle::bytes_32; break;
         case 64: desc.swizzle = Swizzle::bytes_64; break;
         case 128: desc.swizzle = Swizzle::bytes_128; break;
-        default: fail(ErrorKind::value, "tensor map: got swizzle {}, expected 0, 32, 64 or 128", swizzle);
+        default:
+            fail(ErrorKind::value, "tensor map: got swizzle {}, expected 0, 32, 64 or 128; pass one of them",
+                 swizzle);
     }
     const TensorMap map = device.encode_tensor_map(desc);
     return bytes_of(std::as_bytes(std::span(&map, 1)));
@@ -168,8 +171,7 @@ void bind_launch(py::class_<Device, std::unique_ptr<Device, py::nodelete>>& type
              py::arg("block") = 32, py::arg("cluster") = 1, py::arg("smem_bytes") = 0,
              py::arg("memory") = py::tuple(), py::arg("stream") = 0, py::arg("programmatic_launch") = false,
              "Launches with `params` as the whole parameter buffer. `memory` lists (address, num_bytes, "
-             "writable): what the "
-             "kernel may touch in global memory, checked by the emulator.");
+             "writable): what the kernel may touch in global memory, checked by the emulator.");
     type.def(
         "max_active_clusters",
         [](Device& device, const Kernel& kernel, const DimArgument& grid, const DimArgument& block,
@@ -185,8 +187,7 @@ void bind_launch(py::class_<Device, std::unique_ptr<Device, py::nodelete>>& type
              py::arg("dims"), py::arg("strides_bytes"), py::arg("box"), py::arg("swizzle") = 0,
              py::arg("l2_promote_256b") = true,
              "The 128 bytes a kernel hands to TMA. dims and box are in elements, innermost first; "
-             "strides_bytes has one entry "
-             "less; swizzle is 0, 32, 64 or 128.");
+             "strides_bytes has one entry less; swizzle is 0, 32, 64 or 128.");
 }
 
 void bind_streams(py::class_<Device, std::unique_ptr<Device, py::nodelete>>& type) {
@@ -244,9 +245,8 @@ void bind_types(py::module_& module) {
 
     py::class_<Device, std::unique_ptr<Device, py::nodelete>> device(
         module, "Device",
-        "A GPU or the emulated one. Device(), Device('cuda:1'), Device('emulator:sm_90a', seed=3): the same "
-        "name and options "
-        "give the same device. docs/env.md lists the options of the emulator.");
+        "A GPU or the emulated one. Device(), Device('cuda:1'), Device('emulator:sm_90a', seed=3): the "
+        "same name and options give the same device. docs/env.md lists the options of the emulator.");
     device.def(py::init(&find_device), py::arg("name") = "");
     device.def("__eq__", [](const Device& d, const py::object& other) {
         return py::isinstance<Device>(other) && other.cast<Device*>() == &d;
@@ -310,8 +310,7 @@ void bind_compiler(py::module_& module) {
                py::arg("arch") = "90a", py::arg("kind") = "ptx",
                py::arg("options") = std::vector<std::string>{}, py::arg("name") = "kernel.cu",
                "Compiles CUDA C++ with NVRTC, uncached. The device headers are found as <deep_gemm/...>. "
-               "`entries` are name "
-               "expressions ('my_kernel<4>'); their lowered names come back in order.");
+               "`entries` are name expressions ('my_kernel<4>'); their lowered names come back in order.");
     module.def("set_nvrtc_wheel_folders", &driver::set_nvrtc_wheel_folders, py::arg("folders"),
                "Folders (site-packages) that may hold the nvidia-cuda-nvrtc wheel.");
     module.def(

@@ -20,7 +20,8 @@ using Globals = py::array_t<float, py::array::c_style | py::array::forcecast>;
 Fp4Form form_of(const std::string& name) {
     for (const Fp4Form form : kFp4Forms)
         if (name == name_of(form)) return form;
-    fail(ErrorKind::value, "form: got '{}', expected 'mx_e4m3', 'mx_e5m2', 'nv_single' or 'nv_exact'", name);
+    fail(ErrorKind::value,
+         "form: got '{}', expected 'mx_e4m3', 'mx_e5m2', 'nv_single' or 'nv_exact'; pass one of them", name);
 }
 
 // An array that owns the vector's memory.
@@ -150,8 +151,7 @@ void bind_fp4(py::module_& module) {
         },
         "What packing found: rows, how many have more scales than one run of a form holds, runs added for "
         "them, the widest row in octaves; of NVFP4 also the largest |error| / |weight| and the root mean "
-        "square "
-        "error over that of the weights, both 0 for nv_exact.");
+        "square error over that of the weights, both 0 for nv_exact.");
     type.def(
         "with_tensors",
         [](Fp4Weights w, py::object blobs, py::object row_scales, py::object runs) {
@@ -170,13 +170,11 @@ void bind_fp4(py::module_& module) {
     module.def("pack_fp4_on_device", &pack_on_device, py::arg("codes"), py::arg("scales"), py::arg("globals"),
                py::arg("outputs"), py::arg("forced"), py::kw_only(), py::arg("device") = py::none(),
                py::arg("stream") = py::none(),
-               "Packs memory of a device, and waits for it: codes [experts, n, k / 2], scales [experts, n, k "
-               "/ group], "
-               "fp32 globals [experts, n] or None, into the tensors of `outputs`, whose form is taken unless "
-               "it is not "
-               "forced and another takes fewer bytes. None: done, and outputs.report says what was found. "
-               "Else what the "
-               "outputs must be, form and runs (in host memory): call again with tensors for these.");
+               "Packs memory of a device, and waits for it: codes [experts, n, k / 2], scales [experts, n, "
+               "k / group], fp32 globals [experts, n] or None, into the tensors of `outputs`, whose form "
+               "is taken unless it is not forced and another takes fewer bytes. None: done, and "
+               "outputs.report says what was found. Else what the outputs must be, form and runs (in host "
+               "memory): call again with tensors for these.");
     module.def(
         "fp4_packed_sizes",
         [](u32 experts, u32 n, u32 k, const std::string& form, std::optional<u64> num_runs) {
@@ -187,8 +185,7 @@ void bind_fp4(py::module_& module) {
         },
         py::arg("experts"), py::arg("n"), py::arg("k"), py::arg("form"), py::arg("num_runs") = py::none(),
         "Elements of the blobs (int8) and row_scales (fp32) of packed weights, by default of one run for "
-        "each "
-        "block of 64 rows.");
+        "each block of 64 rows.");
     module.def(
         "nvfp4_bytes",
         [](const std::string& form, u32 code) {
@@ -197,8 +194,7 @@ void bind_fp4(py::module_& module) {
         },
         py::arg("form"), py::arg("code"),
         "What the eight magnitudes become with the E4M3 scale of a code, in the window of packed NVFP4 "
-        "weights: "
-        "bytes of e4m3, the first magnitude's lowest, of the first and the second term.");
+        "weights: bytes of e4m3, the first magnitude's lowest, of the first and the second term.");
 }
 
 }  // namespace deep_gemm::python

@@ -103,9 +103,11 @@ void read_activations(TensorReader& reader, PyObject* pair, const char* function
                       op::Fp4GemmArguments& gemm) {
     if (pair != nullptr && !PyTuple_Check(pair) && !PyList_Check(pair)) {
         gemm.a = reader.read(pair, "a");
-        DG_CHECK(gemm.a.format == Format::bf16, type,
-                 "{}: a is a tensor of {}, expected (fp8 tensor, fp32 scales) or a tensor of bf16", function,
-                 name_of(gemm.a.format));
+        DG_CHECK(
+            gemm.a.format == Format::bf16, type,
+            "{}: a is a tensor of {}, expected (fp8 tensor, fp32 scales) or a tensor of bf16; pass one of "
+            "them",
+            function, name_of(gemm.a.format));
         return;
     }
     const auto [values, scales] = scaled_pair(reader, pair, function, "a");
@@ -132,8 +134,9 @@ void run(const Operation& operation, const CallArguments& arguments) {
     TensorReader reader(arguments[at.spec + 1], signature.function);
     op::Fp4GemmArguments gemm;
     gemm.groups = operation.groups;
+    gemm.function = signature.function;
     for (size_t i = 0; i < signature.required; ++i)
-        DG_CHECK(arguments[i], type, "{}: {} is None, expected a value", signature.function,
+        DG_CHECK(arguments[i], type, "{}: {} is None, expected a value; pass it", signature.function,
                  signature.names[i]);
     read_activations(reader, arguments[0], signature.function, gemm);
     if (operation.a_turned)
@@ -155,21 +158,22 @@ void run(const Operation& operation, const CallArguments& arguments) {
         if (arguments[at.list + 2])
             gemm.d_rows = reader.read(arguments[at.list + 2], "d_rows", false, "int32");
     }
-    if (at.psum >= 0 && arguments[at.psum] && PyObject_IsTrue(arguments[at.psum]) == 1)
-        gemm.groups = GroupMode::psum;
+    if (at.psum >= 0 && flag_of(arguments[at.psum])) gemm.groups = GroupMode::psum;
     if (at.expected_m >= 0 && arguments[at.expected_m]) {
         const char* name = signature.names[at.expected_m];
         DG_CHECK(gemm.groups != GroupMode::contiguous, value,
-                 "{}: got {}, expected it only with use_psum_layout=True", signature.function, name);
+                 "{}: got {}, expected it only with use_psum_layout=True; leave it out", signature.function,
+                 name);
         gemm.expected_m = integer_of(arguments[at.expected_m], signature.function, name);
     }
     // Before `spec`, in every operation.
     PyObject* const fast = arguments[at.spec - 1];
-    gemm.fast_accumulation = fast != nullptr && PyObject_IsTrue(fast) == 1;
+    gemm.fast_accumulation = flag_of(fast);
     if (arguments[at.spec]) {
-        DG_CHECK(py::isinstance<Fp4GemmSpec>(arguments[at.spec]), type,
-                 "{}: spec is a {}, expected a deep_gemm.Fp4GemmSpec", signature.function,
-                 Py_TYPE(arguments[at.spec])->tp_name);
+        DG_CHECK(
+            py::isinstance<Fp4GemmSpec>(arguments[at.spec]), type,
+            "{}: spec is a {}, expected a deep_gemm.Fp4GemmSpec; deep_gemm.plan_fp4(problem)['spec'] is one",
+            signature.function, Py_TYPE(arguments[at.spec])->tp_name);
         gemm.spec = py::cast<const Fp4GemmSpec*>(py::handle(arguments[at.spec]));
     }
     if (PyObject* stream = arguments[at.spec + 2])
@@ -189,6 +193,19 @@ PyObject* fp8_operation(const Operation& operation, PyObject* b) {
     return function.release().ptr();
 }
 
+// Sets the error that was raised, of another operation, as one of the operation that was called.
+void name_in_error(const Operation& operation) {
+    py::error_already_set error;  // takes it
+    const auto text = py::str(error.value()).cast<std::string>();
+    const std::string other = std::string(operation.fp8) + ": ";
+    if (text.starts_with(other))
+        PyErr_SetString(
+            error.type().ptr(),
+            fmt::format("{}: {}", operation.signature.function, text.substr(other.size())).c_str());
+    else
+        error.restore();
+}
+
 template <const Operation& kOperation>
 PyObject* entry(PyObject*, PyObject* const* arguments, Py_ssize_t count, PyObject* keywords) {
     try {
@@ -201,7 +218,10 @@ PyObject* entry(PyObject*, PyObject* const* arguments, Py_ssize_t count, PyObjec
         }
         if (PyObject* other = fp8_operation(kOperation, parsed[1])) {
             const auto function = py::reinterpret_steal<py::object>(other);
-            return PyObject_Vectorcall(function.ptr(), arguments, static_cast<size_t>(count), keywords);
+            PyObject* const done =
+                PyObject_Vectorcall(function.ptr(), arguments, static_cast<size_t>(count), keywords);
+            if (!done) name_in_error(kOperation);
+            return done;
         }
         run(kOperation, parsed);
         Py_RETURN_NONE;
@@ -233,35 +253,31 @@ PyObject* entry(PyObject*, PyObject* const* arguments, Py_ssize_t count, PyObjec
 PyMethodDef methods[] = {
     {"fp8_fp4_gemm_nt", DG_FAST_ENTRY(kDenseOp),
      "fp8_fp4_gemm_nt" DG_DENSE_PARAMETERS("nk") "D = C + A B^T. a = (fp8 [m, k], fp32 scales [m, k / 128] "
-                                                 "or [m, k / 32]), b the Fp4Weights of one "
-                                                 "matrix [n, k], d and c bf16 or fp32 [m, n]; or a bf16 [m, "
-                                                 "k], which weights of all forms but nv_single "
-                                                 "are widened for. Scales with stride 0 along K, one for "
-                                                 "each row, have faster kernels. The products are "
-                                                 "exact; sums are promoted to fp32 every 128 along K. With "
-                                                 "fast_accumulation, one scale for each row and "
-                                                 "many rows they may stay in the tensor core, which keeps 14 "
-                                                 "bits, over all of K (docs/fp4.md): a row's "
-                                                 "bits then depend on the batch. With many tokens "
-                                                 "all FP4 operations but fused_moe use a workspace of the "
-                                                 "stream: CUDA graphs of such calls, captured on "
-                                                 "one stream, must not run at the same time (docs/fp4.md). b "
-                                                 "may also be DeepGEMM's pair (int8 codes [n, "
-                                                 "k / 2], "
-                                                 "scales [n, k / 32] as UE8M0 bytes, packed in int32 or fp32 "
-                                                 "powers of two): it is then packed anew in "
-                                                 "each "
-                                                 "call, which waits for the device and costs more than most "
-                                                 "products; and a pair of FP8 weights, which "
-                                                 "goes to "
-                                                 "fp8_gemm_nt."},
+                                                 "or [m, k / 32]), b the Fp4Weights of one matrix [n, k], "
+                                                 "d and c bf16 or fp32 [m, n]; or a bf16 [m, k], which "
+                                                 "weights of all forms but nv_single are widened for. "
+                                                 "Scales with stride 0 along K, one for each row, have "
+                                                 "faster kernels. The products are exact; sums are "
+                                                 "promoted to fp32 every 128 along K. With "
+                                                 "fast_accumulation, one scale for each row and many rows "
+                                                 "they may stay in the tensor core, which keeps 14 bits, "
+                                                 "over all of K (docs/fp4.md): a row's bits then depend on "
+                                                 "the batch. With many tokens all FP4 operations but "
+                                                 "fused_moe use a workspace of the stream: CUDA graphs of "
+                                                 "such calls, captured on one stream, must not run at the "
+                                                 "same time (docs/fp4.md). b may also be DeepGEMM's pair "
+                                                 "(int8 codes [n, k / 2], scales [n, k / 32] as UE8M0 "
+                                                 "bytes, packed in int32 or fp32 powers of two): it is "
+                                                 "then packed anew in each call, which waits for the "
+                                                 "device and costs more than most products; and a pair of "
+                                                 "FP8 weights, which goes to fp8_gemm_nt."},
     {"fp8_fp4_gemm_nn", DG_FAST_ENTRY(kDenseNnOp),
-     "fp8_fp4_gemm_nn" DG_DENSE_PARAMETERS("nk") "fp8_fp4_gemm_nt with b given as [k, n] where it is a pair: "
-                                                 "of FP8 weights, as fp8_gemm_nn takes them, or "
-                                                 "DeepGEMM's of FP4 codes [k / 2, n] and their scales, which "
-                                                 "must be a view of [n, k / 2], as two "
-                                                 "neighbours along K share a byte. Fp4Weights are their "
-                                                 "matrix [n, k] whatever a form's letters say."},
+     "fp8_fp4_gemm_nn" DG_DENSE_PARAMETERS("nk") "fp8_fp4_gemm_nt with b given as [k, n] where it is a "
+                                                 "pair: of FP8 weights, as fp8_gemm_nn takes them, or "
+                                                 "DeepGEMM's of FP4 codes [k / 2, n] and their scales, "
+                                                 "which must be a view of [n, k / 2], as two neighbours "
+                                                 "along K share a byte. Fp4Weights are their matrix [n, k] "
+                                                 "whatever a form's letters say."},
     {"fp8_fp4_gemm_tn", DG_FAST_ENTRY(kDenseTnOp),
      "fp8_fp4_gemm_tn" DG_DENSE_PARAMETERS(
          "mn") "fp8_fp4_gemm_nn with a and its scales given as [k, m], which must be a view of [m, k]."},

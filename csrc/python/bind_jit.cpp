@@ -63,7 +63,8 @@ void bind_base(py::module_& module) {
         [](const std::string& name) {
             for (const EnvRow& row : env_table())
                 if (name == row.name) return env_flag(row.key);
-            fail(ErrorKind::value, "env_flag: got '{}', expected a variable of env()", name);
+            fail(ErrorKind::value,
+                 "env_flag: got '{}', expected a variable of env(); deep_gemm.env() lists them", name);
         },
         py::arg("name"), "Whether the variable of env() that is on or off is on.");
     module.def("unknown_env_names", &unknown_env_names,

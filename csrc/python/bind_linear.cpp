@@ -35,8 +35,8 @@ void* stream_of(const TensorReader& reader, const std::optional<u64>& stream) {
 // A matrix is (quant, n, k, data, scales or None, zeros or None, global scale).
 QuantMatrix read_matrix(TensorReader& reader, const py::tuple& matrix) {
     constexpr size_t kFields = 7;
-    DG_CHECK(matrix.size() == kFields, type, "linear: a matrix has {} fields, expected {}", matrix.size(),
-             kFields);
+    DG_CHECK(matrix.size() == kFields, type,
+             "linear: a matrix has {} fields, expected {}; pass a QuantizedWeights", matrix.size(), kFields);
     return {.quant = quant_of(matrix[0].cast<std::string>()),
             .n = matrix[1].cast<i64>(),
             .k = matrix[2].cast<i64>(),
@@ -141,7 +141,7 @@ py::array bytes_array(const std::vector<u8>& bytes) {
 
 // (data, scales, zeros, global scale), bytes in one dimension.
 py::tuple quantize_host(const Floats& w, const std::string& format, bool nearest_exponent) {
-    DG_CHECK(w.ndim() == 2, value, "quantize_weights: got {} dimensions, expected 2", w.ndim());
+    DG_CHECK(w.ndim() == 2, value, "quantize_weights: got {} dimensions, expected 2; reshape it", w.ndim());
     const std::span values(w.data(), static_cast<size_t>(w.size()));
     HostMatrix made;
     {
@@ -198,8 +198,7 @@ void bind_linear(py::module_& module) {
         "The data of 4-bit codes [n, k / 2], the first of two in the low nibble.");
     module.def("dispatch_counts", &counts,
                "Launches of linear()'s kernels by this process: rows of w, x, tokens (of a block), strict, "
-               "form (small "
-               "or large), launches.");
+               "form (small or large), launches.");
     module.def("reset_dispatch_counts", &reset_dispatch_counts, "Sets all of them to 0.");
     module.def(
         "row_bytes", [](const std::string& quant, u64 k) { return row_bytes_of(quant_of(quant), k); },

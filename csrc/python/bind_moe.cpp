@@ -87,7 +87,8 @@ std::variant<MoeFp8Weights, MoeFp4Weights> read_weights(TensorReader& reader, Te
     const auto is_pair = [](Tensor w) { return py::isinstance<py::tuple>(w) && py::len(w) == 2; };
     DG_CHECK(
         is_pair(w13) && is_pair(w2), type,
-        "fused_moe: w13 is a {} and w2 a {}, expected (fp8 tensor, fp32 scales) or Fp4Weights, both alike",
+        "fused_moe: w13 is a {} and w2 a {}, expected (fp8 tensor, fp32 scales) or Fp4Weights, both alike; "
+        "pass both as one of them",
         Py_TYPE(w13.ptr())->tp_name, Py_TYPE(w2.ptr())->tp_name);
     const py::tuple up(w13), down(w2);
     return MoeFp8Weights{.w13 = reader.read(up[0].ptr(), "w13"),

@@ -94,19 +94,13 @@ constexpr Operation kMaskedBf16Op{{"m_grouped_bf16_gemm_nt_masked", kMaskedBf16,
 
 constexpr const char* kOutputFormats = "bf16 or fp32";
 
-bool flag_of(PyObject* object) {
-    if (!object) return false;
-    const int truth = PyObject_IsTrue(object);
-    if (truth < 0) throw py::error_already_set();
-    return truth == 1;
-}
-
 template <size_t N>
 std::array<i64, N> integers_of(PyObject* object, const char* function, const char* name) {
     const Py_ssize_t size = PySequence_Check(object) ? PySequence_Size(object) : -1;
     if (size < 0) PyErr_Clear();  // a scalar array is a sequence without a length
-    DG_CHECK(size == static_cast<Py_ssize_t>(N), value, "{}: {} is {}, expected {} integers (a tuple)",
-             function, name, py::cast<std::string>(py::repr(object)), N);
+    DG_CHECK(size == static_cast<Py_ssize_t>(N), value,
+             "{}: {} is {}, expected {} integers (a tuple); pass as many", function, name,
+             py::cast<std::string>(py::repr(object)), N);
     std::array<i64, N> values;
     for (size_t i = 0; i < N; ++i) {
         const auto item =
@@ -138,8 +132,7 @@ ScaleB scale_mode_of(const Signature& signature, PyObject* recipe, PyObject* rec
     }
     DG_CHECK(a[0] == 1 && a[1] == kScaleBlock && b[1] == kScaleBlock && (b[0] == 1 || b[0] == kScaleBlock),
              value,
-             "{}: got scales per ({}, {}) of a and ({}, {}) of b, expected (1, "
-             "128) of a and (128, 128) or "
+             "{}: got scales per ({}, {}) of a and ({}, {}) of b, expected (1, 128) of a and (128, 128) or "
              "(1, 128) of b; quantise with one of these",
              function, a[0], a[1], b[0], b[1]);
     return b[0] == 1 ? ScaleB::per_row_128 : ScaleB::per_128x128;
@@ -296,10 +289,8 @@ PyMethodDef methods[] = {
      "and nothing else."},
     {"bf16_gemm_nt", DG_FAST_ENTRY(kDenseBf16Op),
      "bf16_gemm_nt" DG_DENSE_BF16_PARAMETERS(
-         "nk") "D = C + A B^T for bf16 a [m, k] and b [n, k], each contiguous along "
-               "either dimension, with rows (or columns) that start at multiples of 16 bytes; d and c bf16 "
-               "or fp32 [m, "
-               "n]."},
+         "nk") "D = C + A B^T for bf16 a [m, k] and b [n, k], each contiguous along either dimension, with "
+               "rows (or columns) that start at multiples of 16 bytes; d and c bf16 or fp32 [m, n]."},
     {"bf16_gemm_nn", DG_FAST_ENTRY(kDenseBf16NnOp),
      "bf16_gemm_nn" DG_DENSE_BF16_PARAMETERS(
          "nk") "bf16_gemm_nt with b given as [k, n], contiguous along either."},

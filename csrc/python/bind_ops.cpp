@@ -33,7 +33,7 @@ class Keywords {
         try {
             field = given.cast<T>();
         } catch (const py::cast_error&) {
-            fail(ErrorKind::type, "{}: {} is {}, expected a number", function_, name,
+            fail(ErrorKind::type, "{}: {} is {}, expected a number; convert it", function_, name,
                  py::cast<std::string>(py::repr(given)));
         }
     }
@@ -50,7 +50,8 @@ class Keywords {
             }
             expected += fmt::format("{}{}", expected.empty() ? "" : ", ", name_of(one));
         }
-        fail(ErrorKind::value, "{}: {} is '{}', expected one of {}", function_, name, text, expected);
+        fail(ErrorKind::value, "{}: {} is '{}', expected one of {}; pass one of them", function_, name, text,
+             expected);
     }
     // The stream: given, or the framework's current one. Call last.
     [[nodiscard]] void* finish() {

@@ -4,15 +4,14 @@
 #include "op/fp4_gemm.h"
 #include "op/gemm.h"
 #include "op/gemm_kernel.h"
-#include "python/casters.h"
 #include "plan/linear.h"
 #include "python/checked.h"
 #include "python/plan_device.h"
+#include "python/spec_class.h"
 #include "python/tensor.h"
 
 #include <fmt/format.h>
 #include <pybind11/functional.h>
-#include <pybind11/typing.h>
 
 #include <functional>
 #include <optional>
@@ -20,127 +19,6 @@
 namespace deep_gemm::python {
 
 namespace {
-
-using Dict = py::typing::Dict<py::str, py::object>;
-
-template <typename Field>
-py::object to_python(Field field) {
-    if constexpr (std::is_enum_v<Field>)
-        return py::str(name_of(field));
-    else
-        return py::cast(field);
-}
-
-template <typename Enum>
-Enum enum_of(const char* name, const py::handle& value, std::initializer_list<Enum> all) {
-    return enum_named(py::str(value), fmt::format("GemmSpec: {}", name).c_str(), all);
-}
-
-void set_field(const char* name, Format& field, const py::handle& value) {
-    field = enum_of(name, value, {Format::fp8_e4m3, Format::bf16, Format::fp32});
-}
-void set_field(const char* name, ScaleB& field, const py::handle& value) {
-    field = enum_of(name, value, {ScaleB::none, ScaleB::per_128x128, ScaleB::per_row_128});
-}
-void set_field(const char* name, GroupMode& field, const py::handle& value) {
-    field =
-        enum_of(name, value, {GroupMode::dense, GroupMode::contiguous, GroupMode::psum, GroupMode::masked});
-}
-void set_field(const char* name, Major& field, const py::handle& value) {
-    field = enum_of(name, value, {Major::k, Major::mn});
-}
-template <typename Number>
-void set_field(const char* name, Number& field, const py::handle& value) {
-    field = number_of<Number>(fmt::format("GemmSpec: {}", name), value);
-}
-
-void set_fields(GemmSpec& spec, const py::kwargs& fields) {
-    size_t used = 0;
-    visit_fields(
-        [&](const char* name, auto& field) {
-            if (!fields.contains(name)) return;
-            set_field(name, field, fields[name]);
-            ++used;
-        },
-        spec);
-    if (used == fields.size()) return;
-    for (const auto& [key, value] : fields) {
-        bool known = false;
-        visit_fields(
-            [&](const char* name, auto&) { known = known || py::str(key).cast<std::string>() == name; },
-            spec);
-        DG_CHECK(known, type, "GemmSpec has no field '{}', expected one of {}",
-                 py::str(key).cast<std::string>(), field_names_of<GemmSpec>());
-    }
-}
-
-// "GemmSpec(ab='fp8_e4m3', ..., cluster_n=1)": evaluates to an equal spec.
-std::string repr_of(const GemmSpec& spec) {
-    std::string text;
-    visit_fields(
-        [&text](const char* name, auto field) {
-            text += fmt::format("{}{}={}", text.empty() ? "" : ", ", name,
-                                py::repr(to_python(field)).template cast<std::string>());
-        },
-        spec);
-    return "GemmSpec(" + text + ")";
-}
-
-Dict dict_of(const GemmSpec& spec) {
-    Dict result;
-    visit_fields([&result](const char* name, auto field) { result[name] = to_python(field); }, spec);
-    return result;
-}
-
-void bind_spec(py::module_& module) {
-    const std::string doc = fmt::format(
-        "What a GEMM kernel is. GemmSpec(block_m=64, ...) sets fields by name: {}. spec/gemm.h says what "
-        "they "
-        "mean.",
-        field_names_of<GemmSpec>());
-    py::class_<GemmSpec> type(module, "GemmSpec", doc.c_str());
-    type.def(py::init([](const py::kwargs& fields) {
-        GemmSpec spec;
-        set_fields(spec, fields);
-        return spec;
-    }));
-    type.def(
-        "replace",
-        [](GemmSpec spec, const py::kwargs& fields) {
-            set_fields(spec, fields);
-            return spec;
-        },
-        "A copy with some fields changed.");
-    type.def("to_dict", &dict_of, "Its fields by name; deep_gemm's constructor takes them back.");
-    type.def("__getattr__", [](const GemmSpec& spec, const std::string& name) {
-        py::object found;
-        visit_fields(
-            [&](const char* field_name, auto field) {
-                if (name == field_name) found = to_python(field);
-            },
-            spec);
-        if (!found) throw py::attribute_error("GemmSpec has no field '" + name + "'");
-        return found;
-    });
-    type.def_property_readonly(
-        "why_illegal",
-        [](const GemmSpec& spec) -> std::optional<std::string> {
-            const char* reason = why_illegal(spec);
-            return reason ? std::optional<std::string>(reason) : std::nullopt;
-        },
-        "None, or the sentence that rejects it.");
-    type.def_property_readonly(
-        "smem_bytes", [](const GemmSpec& spec) { return plan_smem(spec).bytes; },
-        "Shared memory of a block.");
-    type.def_property_readonly(
-        "threads", [](const GemmSpec& spec) { return threads_of(spec); }, "Threads of a block.");
-    type.def("__repr__", &repr_of);
-    type.def("__str__", [](const GemmSpec& spec) { return plan::to_string(spec); });
-    type.def("__eq__", [](const GemmSpec& a, const py::object& b) {
-        return py::isinstance<GemmSpec>(b) && a == b.cast<const GemmSpec&>();
-    });
-    type.def("__hash__", [](const GemmSpec& spec) { return py::hash(py::str(repr_of(spec))); });
-}
 
 Dict dict_of(const plan::GemmCost& cost) {
     Dict result;
@@ -180,7 +58,13 @@ py::list candidates_of(const plan::GemmProblem& problem, const plan::DeviceModel
 }  // namespace
 
 void bind_plan(py::module_& module) {
-    bind_spec(module);
+    const SpecFields<GemmSpec, Format, ScaleB, GroupMode, Major> fields{
+        .name = "GemmSpec",
+        .known = {{Format::fp8_e4m3, Format::bf16, Format::fp32},
+                  {ScaleB::none, ScaleB::per_128x128, ScaleB::per_row_128},
+                  {GroupMode::dense, GroupMode::contiguous, GroupMode::psum, GroupMode::masked},
+                  {Major::k, Major::mn}}};
+    bind_spec(module, "a GEMM kernel", "spec/gemm.h", fields);
     module.def(
         "plan",
         [](const ProblemText& problem, const py::object& device) {
@@ -203,8 +87,7 @@ void bind_plan(py::module_& module) {
         },
         py::arg("problem"), py::arg("device") = py::none(), py::arg("rows") = 12,
         "A table of the best candidates with their cost terms, and why the others were rejected: of 'gemm "
-        "...', "
-        "'fp4_gemm ...' or 'linear ...'.");
+        "...', 'fp4_gemm ...' or 'linear ...'.");
     module.def(
         "candidates",
         [](const ProblemText& problem, const py::object& device) {

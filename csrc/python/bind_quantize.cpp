@@ -33,7 +33,8 @@ constexpr Codec kCodecs[] = {
 const Codec& codec_of(const std::string& name) {
     for (const Codec& codec : kCodecs)
         if (name == codec.name) return codec;
-    fail(ErrorKind::value, "format: got '{}', expected e2m1, e4m3, e5m2, ue4m3, ue8m0_up or ue8m0_nearest",
+    fail(ErrorKind::value,
+         "format: got '{}', expected e2m1, e4m3, e5m2, ue4m3, ue8m0_up or ue8m0_nearest; pass one of them",
          name);
 }
 
@@ -94,9 +95,8 @@ void bind_quantize(py::module_& module) {
         py::arg("source_rows") = py::none(), py::arg("num_rows") = py::none(), py::arg("divisor") = 1,
         py::kw_only(), py::arg("device") = py::none(), py::arg("stream") = py::none(),
         "Quantises rows of x into codes and scales on their device; deep_gemm.fp4_formats.quantize_tokens "
-        "says "
-        "what they are. With source_rows and num_rows (int32 [rows] and [1]) row r < num_rows comes from row "
-        "source_rows[r] / divisor of x, and is left alone where that is negative.");
+        "says what they are. With source_rows and num_rows (int32 [rows] and [1]) row r < num_rows comes "
+        "from row source_rows[r] / divisor of x, and is left alone where that is negative.");
 }
 
 }  // namespace deep_gemm::python

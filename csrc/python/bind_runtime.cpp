@@ -33,8 +33,10 @@ py::list tensors_of(const Checkpoint& checkpoint) {
 }
 
 std::unique_ptr<const runtime::ModelConfig> config_of(const Checkpoint& checkpoint) {
-    DG_CHECK(checkpoint.config(), value,
-             "checkpoint: no config.json beside the tensors; expected one to compare with");
+    DG_CHECK(
+        checkpoint.config(), value,
+        "checkpoint: no config.json beside the tensors; expected one to compare with: pass the folder of "
+        "the model");
     return runtime::parse_config(*checkpoint.config(), "config.json");
 }
 
@@ -46,7 +48,8 @@ runtime::Numerics numerics_of(const std::string& name) {
     if (name == "exact") return runtime::Numerics::exact;
     if (name == "released") return runtime::Numerics::released;
     DG_CHECK(name == "fp8_cache", value,
-             "engine: got numerics '{}', expected 'released', 'exact' or 'fp8_cache'", name);
+             "engine: got numerics '{}', expected 'released', 'exact' or 'fp8_cache'; pass one of them",
+             name);
     return runtime::Numerics::fp8_cache;
 }
 
@@ -54,7 +57,8 @@ runtime::Numerics numerics_of(const std::string& name) {
 py::array bytes_of_tensor(const py::object& self, const std::string& name) {
     const auto& checkpoint = self.cast<const Checkpoint&>();
     const runtime::Tensor* tensor = checkpoint.find(name);
-    DG_CHECK(tensor != nullptr, value, "checkpoint: got '{}', expected the name of a tensor", name);
+    DG_CHECK(tensor != nullptr, value,
+             "checkpoint: got '{}', expected the name of a tensor; its tensors() lists them", name);
     py::array_t<u8> array(static_cast<py::ssize_t>(tensor->bytes.size()),
                           reinterpret_cast<const u8*>(tensor->bytes.data()), self);
     array.attr("setflags")(py::arg("write") = false);
@@ -103,8 +107,7 @@ void bind_checkpoint(py::module_& module) {
         .def_property_readonly("has_config", [](const Checkpoint& c) { return c.config() != nullptr; })
         .def("problems", &problems_of, NoGil(),
              "What is missing, misshapen, wrongly stored or extra, compared with the folder's config.json; "
-             "one sentence "
-             "each.");
+             "one sentence each.");
 }
 
 std::shared_ptr<const Engine> load_engine(const std::string& path, const py::object& device,
@@ -137,13 +140,11 @@ void bind_engine(py::module_& module) {
              py::arg("path"), py::kw_only(), py::arg("device") = py::none(), py::arg("numerics") = "released",
              py::arg("context") = 0, py::arg("max_rows") = 0, py::arg("cache_tokens") = 0,
              py::arg("progress") = py::none(),
-             "Reads, checks and uploads a checkpoint of a model that the runtime knows. numerics: 'released' "
-             "(bf16 activations, "
-             "FP8 products and "
-             "cache), 'exact' (fp32 throughout) or 'fp8_cache' (fp32 with the released cache). context 0: "
-             "what the model "
-             "allows, at most 8192. cache_tokens: of all sessions together. progress(done_bytes, "
-             "total_bytes). max_rows 0: 256 rows of a pass, or 64 on the emulated GPU.")
+             "Reads, checks and uploads a checkpoint of a model that the runtime knows. numerics: "
+             "'released' (bf16 activations, FP8 products and cache), 'exact' (fp32 throughout) or "
+             "'fp8_cache' (fp32 with the released cache). context 0: what the model allows, at most 8192. "
+             "cache_tokens: of all sessions together. progress(done_bytes, total_bytes). max_rows 0: 256 "
+             "rows of a pass, or 64 on the emulated GPU.")
         .def_property_readonly("context", &Engine::context)
         .def_property_readonly("max_rows", &Engine::max_rows)
         .def_property_readonly("page_tokens", [](const Engine&) { return runtime::kPageTokens; })

@@ -23,8 +23,8 @@ void bind_settings(py::module_& module) {
             constexpr i64 kMost =
                 1024;  // beyond any device: a plan takes the smaller of this and what is there
             DG_CHECK(num_sms >= 0 && num_sms <= kMost, value,
-                     "set_num_sms: got {}, expected a number up to {}, or 0 for all; get_num_sms() says what "
-                     "is there",
+                     "set_num_sms: got {}, expected a number up to {}, or 0 for all; get_num_sms() says "
+                     "what is there",
                      num_sms, kMost);
             Settings changed = settings();
             changed.num_sms = static_cast<u32>(num_sms);
@@ -60,14 +60,12 @@ void bind_tensor(py::module_& module) {
                     return TypedTensor{std::move(tensor), static_cast<Format>(i)};
             fail(ErrorKind::value,
                  "view_as: got '{}', expected a format such as fp8_e4m3, bf16 or "
-                 "fp32",
+                 "fp32; docs/formats.md lists them",
                  format);
         },
         py::arg("tensor"), py::arg("format"),
-        "A tensor whose bytes mean `format` ('fp8_e4m3', 'bf16', ...), for "
-        "frameworks without such a type: "
-        "pass the result "
-        "where the operation expects a tensor.");
+        "A tensor whose bytes mean `format` ('fp8_e4m3', 'bf16', ...), for frameworks without such a type: "
+        "pass the result where the operation expects a tensor.");
 }
 
 }  // namespace deep_gemm::python

@@ -19,7 +19,8 @@ PassKind kind_of(const std::string& name) {
     if (name == "iterate") return PassKind::iterate;
     if (name == "head") return PassKind::head;
     DG_CHECK(name == "prefill", value,
-             "speed: got a pass '{}', expected 'decode', 'verify', 'draft', 'iterate', 'prefill' or 'head'",
+             "speed: got a pass '{}', expected 'decode', 'verify', 'draft', 'iterate', 'prefill' or 'head'; "
+             "pass one of them",
              name);
     return PassKind::prefill;
 }
@@ -54,10 +55,9 @@ void bind_speed(py::module_& module) {
             },
             NoGil(), py::arg("kind"), py::arg("rows"), py::arg("repeats") = 20, py::arg("pending") = 1,
             "Median time of a pass, replayed as a graph. kind: 'decode' (a row for each of `rows` "
-            "sequences), "
-            "'verify' (`rows` rows of one), 'draft' (the MTP block), 'iterate' (a speculative step of `rows` "
-            "rows after one that added `pending` tokens), 'prefill' (the first `rows` tokens), "
-            "'head' (logits and maxima alone).")
+            "sequences), 'verify' (`rows` rows of one), 'draft' (the MTP block), 'iterate' (a speculative "
+            "step of `rows` rows after one that added `pending` tokens), 'prefill' (the first `rows` "
+            "tokens), 'head' (logits and maxima alone).")
         .def(
             "launch_times",
             [](ModelSpeed& s, const std::string& kind, u32 rows, u32 repeats) {
@@ -68,8 +68,7 @@ void bind_speed(py::module_& module) {
             },
             NoGil(), py::arg("kind"), py::arg("rows"), py::arg("repeats") = 5,
             "(kernel, blocks, threads of a block, us) of each launch of a pass, in order: what the pass "
-            "takes "
-            "longer for it.");
+            "takes longer for it.");
 }
 
 }  // namespace deep_gemm::python

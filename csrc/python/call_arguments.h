@@ -76,6 +76,14 @@ inline i64 integer_of(PyObject* object, const char* function, const char* name) 
     return value;
 }
 
+// Python's truth of an argument; one that is not given is false.
+inline bool flag_of(PyObject* object) {
+    if (!object) return false;
+    const int truth = PyObject_IsTrue(object);
+    if (truth < 0) throw py::error_already_set();
+    return truth == 1;
+}
+
 // The two items of (fp8 values, fp32 scales); those of a list are held by the reader.
 inline std::array<PyObject*, 2> scaled_pair(TensorReader& reader, PyObject* pair, const char* function,
                                             const char* name) {

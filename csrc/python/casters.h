@@ -44,8 +44,8 @@ using DimArgument = std::variant<u32, std::vector<u32>>;  // 4 or (4,) or (4, 2)
 inline driver::Dim3 dim3_of(const DimArgument& argument, const char* name) {
     if (const u32* x = std::get_if<u32>(&argument)) return {*x, 1, 1};
     const auto& values = std::get<std::vector<u32>>(argument);
-    DG_CHECK(!values.empty() && values.size() <= 3, value, "{}: got {} dimensions, expected 1 to 3", name,
-             values.size());
+    DG_CHECK(!values.empty() && values.size() <= 3, value,
+             "{}: got {} dimensions, expected 1 to 3; reshape it", name, values.size());
     driver::Dim3 dim{values[0], 1, 1};
     if (values.size() > 1) dim.y = values[1];
     if (values.size() > 2) dim.z = values[2];
@@ -56,29 +56,25 @@ inline Format format_of(const std::string& name) {
     for (u32 i = 0; i <= static_cast<u32>(Format::int32); ++i)
         if (name == name_of(static_cast<Format>(i))) return static_cast<Format>(i);
     fail(ErrorKind::value,
-         "format: got '{}', expected a name of spec/format.h such as fp8_e4m3, bf16 or fp32", name);
+         "format: got '{}', expected a name of spec/format.h such as fp8_e4m3, bf16 or fp32; "
+         "docs/formats.md lists them",
+         name);
 }
 
 // The enumerator called `name` among `values`.
 template <typename Enum>
-Enum enum_named(const std::string& name, const char* what, std::initializer_list<Enum> values) {
+Enum enum_named(const std::string& name, const char* what, std::span<const Enum> values) {
     std::string names;
     for (const Enum value : values) {
         if (name == name_of(value)) return value;
         names += fmt::format("{}{}", names.empty() ? "" : ", ", name_of(value));
     }
-    fail(ErrorKind::value, "{}: got '{}', expected one of {}", what, name, names);
+    fail(ErrorKind::value, "{}: got '{}', expected one of {}; pass one of them", what, name, names);
 }
 
-// "block_m, block_n, ...": what a spec can be made of by name.
-template <typename Spec>
-std::string field_names_of() {
-    Spec spec;
-    std::string names;
-    visit_fields(
-        [&names](const char* name, auto&) { names += fmt::format("{}{}", names.empty() ? "" : ", ", name); },
-        spec);
-    return names;
+template <typename Enum>
+Enum enum_named(const std::string& name, const char* what, std::initializer_list<Enum> values) {
+    return enum_named<Enum>(name, what, std::span(values.begin(), values.size()));
 }
 
 // A number or truth value of `what` ("GemmSpec: block_m"), as the field it is for can hold it.
@@ -88,8 +84,8 @@ Number number_of(const std::string& what, const py::handle& value) {
         return value.cast<Number>();
     } catch (const py::cast_error&) {
         const char* expected = std::is_same_v<Number, bool> ? "True or False" : "a number from 0 to 2^32 - 1";
-        fail(py::isinstance<py::int_>(value) ? ErrorKind::value : ErrorKind::type, "{} is {}, expected {}",
-             what, py::repr(value).cast<std::string>(), expected);
+        fail(py::isinstance<py::int_>(value) ? ErrorKind::value : ErrorKind::type,
+             "{} is {}, expected {}; convert it", what, py::repr(value).cast<std::string>(), expected);
     }
 }
 
@@ -98,7 +94,8 @@ inline ScaleRule scale_rule_of(const std::string& name) {
 }
 
 inline driver::ImageKind image_kind_of(const std::string& name) {
-    DG_CHECK(name == "ptx" || name == "cubin", value, "kind: got '{}', expected 'ptx' or 'cubin'", name);
+    DG_CHECK(name == "ptx" || name == "cubin", value,
+             "kind: got '{}', expected 'ptx' or 'cubin'; pass one of them", name);
     return name == "ptx" ? driver::ImageKind::ptx : driver::ImageKind::cubin;
 }
 

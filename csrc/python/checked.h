@@ -48,7 +48,7 @@ struct type_caster<deep_gemm::python::Checked<T, Tag>> {
 
     bool load(handle source, bool convert) {
         make_caster<T> inner;
-        DG_CHECK(inner.load(source, convert), type, "{} is {}, expected {}", Tag::name,
+        DG_CHECK(inner.load(source, convert), type, "{} is {}, expected {}; pass that", Tag::name,
                  repr(source).cast<std::string>(), Tag::expected);
         value.value = cast_op<T&&>(std::move(inner));
         return true;

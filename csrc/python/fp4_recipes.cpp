@@ -23,7 +23,8 @@ void read_recipes(const char* function, PyObject* recipe, PyObject* recipe_a, Py
         return got == expected;
     };
     DG_CHECK(recipe == nullptr || (recipe_a == nullptr && recipe_b == nullptr), value,
-             "{}: got recipe and recipe_a or recipe_b, expected one or the other", function);
+             "{}: got recipe and recipe_a or recipe_b, expected one or the other; leave recipe out",
+             function);
     const std::vector<i64> none, both = group == 32 ? std::vector<i64>{1, 1, 32} : none;
     if (check(recipe, "recipe", both, both) || check(recipe_a, "recipe_a", {1, 32}, {1, 128}))
         gemm.a_block = 32;

@@ -16,7 +16,8 @@ inline u32 num_sms_in(const std::string& text, size_t start) {
     const char* end = text.data() + text.size();
     const auto [stop, error] = std::from_chars(text.data() + start, end, num_sms);
     DG_CHECK(error == std::errc{} && stop == end && num_sms > 0, value,
-             "device: got '{}', expected an architecture and its number of multiprocessors, as in 90a:132",
+             "device: got '{}', expected an architecture and its number of multiprocessors, as in "
+             "90a:132, or a device, as in cuda:0 or emulator",
              text);
     return num_sms;
 }
@@ -27,8 +28,9 @@ inline plan::DeviceModel model_of(const py::object& device,
         // Plans need no device: "90a:132" names an architecture and its number of multiprocessors.
         const auto text = device.cast<std::string>();
         const size_t colon = text.find(':');
-        if (!text.empty() && text[0] >= '0' && text[0] <= '9' && colon != std::string::npos)
-            return find(text.substr(0, colon), num_sms_in(text, colon + 1));
+        if (!text.empty() && text[0] >= '0' && text[0] <= '9')
+            return find(text.substr(0, colon),
+                        num_sms_in(text, colon == std::string::npos ? text.size() : colon + 1));
     }
     const driver::DeviceProperties& properties = device_of(device).properties();
     return find(properties.arch, properties.num_sms);

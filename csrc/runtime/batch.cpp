@@ -9,7 +9,9 @@ namespace deep_gemm::runtime {
 Batch::Batch(std::shared_ptr<const Engine> engine, u32 slots)
     : engine_(std::move(engine)), replay_(engine_->device()) {
     DG_CHECK(slots >= 1 && slots <= engine_->max_rows(), value,
-             "batch: got {} slots, expected 1 to the engine's max_rows {}", slots, engine_->max_rows());
+             "batch: got {} slots, expected 1 to the engine's max_rows {}; ask for fewer, or open the engine "
+             "with more max_rows",
+             slots, engine_->max_rows());
     Device& device = engine_->device();
     const i64 rows = engine_->max_rows(), vocab = engine_->facts().vocab, count = slots;
     const auto ints = [&] { return DeviceTensor(device, Format::int32, {rows}); };
@@ -25,7 +27,8 @@ Batch::Batch(std::shared_ptr<const Engine> engine, u32 slots)
 }
 
 const Batch::Slot& Batch::at(u32 slot) const {
-    DG_CHECK(slot < slots_.size(), value, "batch: got slot {}, expected 0 to {}", slot, slots_.size() - 1);
+    DG_CHECK(slot < slots_.size(), value, "batch: got slot {}, expected 0 to {}; pass one of the batch's",
+             slot, slots_.size() - 1);
     return slots_[slot];
 }
 
@@ -44,7 +47,8 @@ Pass Batch::pass(i64 t) const {
 void Batch::start(u32 index, std::span<const i32> tokens, const Sampling& sampling) {
     Slot& slot = at(index);
     check_sampling(sampling);
-    DG_CHECK(!tokens.empty(), value, "batch: got no tokens for slot {}, expected a prompt", index);
+    DG_CHECK(!tokens.empty(), value,
+             "batch: got no tokens for slot {}, expected a prompt; pass at least one token", index);
     engine_->check_tokens(tokens);
     PageTable& pages = state_->pages();
     pages.hold(index, static_cast<u32>(tokens.size()), stream_);
@@ -136,7 +140,8 @@ void Batch::issue(u32 rows) {
 }
 
 std::vector<float> Batch::logits(u32 slot) const {
-    DG_CHECK(!tokens(slot).empty(), value, "batch: no logits before slot {} was started", slot);
+    DG_CHECK(!tokens(slot).empty(), value, "batch: no logits before slot {} was started; start() it first",
+             slot);
     std::vector<float> values(engine_->facts().vocab);
     engine_->device().copy_to_host(std::as_writable_bytes(std::span(values)),
                                    logits_.address() + slot * logits_.row_bytes(), stream_);

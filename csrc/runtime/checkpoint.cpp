@@ -51,8 +51,10 @@ MappedFile::MappedFile(const Path& path) : path_(path) {
     }
     if (descriptor >= 0) ::close(descriptor);
     DG_CHECK(opened, io, "checkpoint: cannot read '{}': {}; check the path", path.string(), reason);
-    DG_CHECK(size_ == 0 || data_, io, "checkpoint: cannot map '{}' ({} bytes) into memory", path.string(),
-             size_);
+    DG_CHECK(size_ == 0 || data_, io,
+             "checkpoint: cannot map '{}' ({} bytes) into memory; free address "
+             "space, or raise ulimit -v",
+             path.string(), size_);
 }
 
 MappedFile::~MappedFile() {
@@ -64,12 +66,17 @@ namespace {
 // The shards of an index, and where it says each tensor is.
 std::vector<std::string> shards_of(const Json& index, std::string_view source) {
     const Json* map = index.find("weight_map");
-    DG_CHECK(map, io, "{}: no 'weight_map'; expected the index of a sharded safetensors checkpoint", source);
+    DG_CHECK(
+        map, io,
+        "{}: no 'weight_map'; expected the index of a sharded safetensors checkpoint: pass the folder, or "
+        "one of its .safetensors files",
+        source);
     std::set<std::string> names;
     for (const auto& [tensor, shard] : map->as_object(source)) {
         const std::string& name = shard.as_string(source);
         DG_CHECK(name.find('/') == std::string::npos && name != "..", io,
-                 "{}: shard '{}' of tensor '{}' is outside the folder", source, name, tensor);
+                 "{}: shard '{}' of tensor '{}' is outside the folder; get the checkpoint again", source,
+                 name, tensor);
         names.insert(name);
     }
     return {names.begin(), names.end()};
@@ -79,12 +86,16 @@ void check_index(const Json& index, const Checkpoint& checkpoint, std::string_vi
     const Json::Object& map = index.find("weight_map")->as_object(source);
     for (const auto& [name, shard] : map) {
         const Tensor* tensor = checkpoint.find(name);
-        DG_CHECK(tensor, io, "{}: tensor '{}' is in no shard", source, name);
+        DG_CHECK(tensor, io, "{}: tensor '{}' is in no shard; get the checkpoint again", source, name);
         const std::string holder = checkpoint.files()[tensor->file]->path().filename().string();
-        DG_CHECK(holder == shard.as_string(source), io, "{}: tensor '{}' should be in {}, it is in {}",
+        DG_CHECK(holder == shard.as_string(source), io,
+                 "{}: tensor '{}' should be in {}, it is in {}; get "
+                 "the index and the shards of one release",
                  source, name, shard.as_string(source), holder);
     }
-    DG_CHECK(map.size() == checkpoint.tensors().size(), io, "{}: lists {} tensors, the shards hold {}",
+    DG_CHECK(map.size() == checkpoint.tensors().size(), io,
+             "{}: lists {} tensors, the shards hold {}; get "
+             "the index and the shards of one release",
              source, map.size(), checkpoint.tensors().size());
 }
 
@@ -156,8 +167,10 @@ void Checkpoint::finish() {
               [](const Tensor& a, const Tensor& b) { return a.name < b.name; });
     for (size_t i = 0; i < tensors_.size(); ++i) {
         const auto [found, fresh] = by_name_.emplace(tensors_[i].name, i);
-        DG_CHECK(fresh, io, "checkpoint: tensor '{}' is in {} and in {}", tensors_[i].name,
-                 files_[tensors_[found->second].file]->path().filename().string(),
+        DG_CHECK(fresh, io,
+                 "checkpoint: tensor '{}' is in {} and in {}; leave one of the files out of the "
+                 "folder",
+                 tensors_[i].name, files_[tensors_[found->second].file]->path().filename().string(),
                  files_[tensors_[i].file]->path().filename().string());
     }
 }

@@ -8,8 +8,8 @@ namespace {
 
 u32 checked(const Json& json, const std::string& what, u64 least, u64 most) {
     const u64 number = json.as_unsigned(what);
-    DG_CHECK(number >= least && number <= most, value, "{}: got {}, expected {} to {}", what, number, least,
-             most);
+    DG_CHECK(number >= least && number <= most, value,
+             "{}: got {}, expected {} to {}; correct the configuration", what, number, least, most);
     return static_cast<u32>(number);
 }
 
@@ -26,8 +26,10 @@ bool ConfigKeys::has(std::string_view key) const {
 
 const Json& ConfigKeys::get(std::string_view key) const {
     const Json* json = json_.find(key);
-    DG_CHECK(json && !json->is_null(), value, "{} is missing; expected a model's configuration as released",
-             what(key));
+    DG_CHECK(
+        json && !json->is_null(), value,
+        "{} is missing; expected a model's configuration as released: add it, or get the checkpoint again",
+        what(key));
     return *json;
 }
 
@@ -39,7 +41,8 @@ u32 ConfigKeys::first_count(std::string_view key, u64 least, u64 most) const {
     const Json& json = get(key);
     if (!json.is_array()) return checked(json, what(key), least, most);
     const Json::Array& list = json.as_array(what(key));
-    DG_CHECK(!list.empty(), value, "{}: got an empty list, expected a number", what(key));
+    DG_CHECK(!list.empty(), value, "{}: got an empty list, expected a number; correct the configuration",
+             what(key));
     return checked(list.front(), what(key), least, most);
 }
 
@@ -57,12 +60,15 @@ bool ConfigKeys::flag(std::string_view key, bool missing) const {
 
 void ConfigKeys::expect_text(std::string_view key, std::string_view expected) const {
     if (!has(key)) return;
-    DG_CHECK(text(key) == expected, value, "{}: got '{}', expected '{}'", what(key), text(key), expected);
+    DG_CHECK(text(key) == expected, value,
+             "{}: got '{}', expected '{}'; correct the configuration: there is no kernel for other models",
+             what(key), text(key), expected);
 }
 
 void ConfigKeys::expect_flag(std::string_view key, bool expected) const {
-    DG_CHECK(flag(key, expected) == expected, value, "{}: got {}, expected {}", what(key), !expected,
-             expected);
+    DG_CHECK(flag(key, expected) == expected, value,
+             "{}: got {}, expected {}; correct the configuration: there is no kernel for other models",
+             what(key), !expected, expected);
 }
 
 }  // namespace deep_gemm::runtime

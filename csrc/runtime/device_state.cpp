@@ -188,16 +188,20 @@ void Session::load(const Path& path) {
     FileHeader header = {};
     DG_CHECK(content.size() >= sizeof(header) + kChecksumBytes &&
                  std::memcmp(content.data(), kMagic, sizeof(kMagic)) == 0,
-             io, "session: '{}' is not a saved session", name);
+             io,
+             "session: '{}' is not a saved session, expected a file that save() wrote; pass one, or "
+             "start anew",
+             name);
     std::memcpy(&header, content.data(), sizeof(header));
     DG_CHECK(header.version == kVersion, io, "session: '{}' has version {}, expected {}; make it again", name,
              header.version, kVersion);
     DG_CHECK(header.state_bytes == content.size() - sizeof(header) - kChecksumBytes, io,
-             "session: '{}' has {} bytes of state, expected {}; the file is truncated or has been added to",
+             "session: '{}' has {} bytes of state, expected {}; the file is truncated or has been added "
+             "to: start anew, or load another",
              name, content.size() - sizeof(header) - kChecksumBytes, header.state_bytes);
     const std::string_view body(content.data(), content.size() - kChecksumBytes);
     DG_CHECK(hash_of(body).hex() == std::string_view(content).substr(body.size()), io,
-             "session: '{}' is damaged: its checksum does not match", name);
+             "session: '{}' is damaged: its checksum does not match; start anew, or load another", name);
     DG_CHECK(std::string_view(header.fingerprint, sizeof(header.fingerprint)) == engine_->fingerprint(),
              value,
              "session: '{}' was saved with another model, context, max_rows or numerics; load it with an "
@@ -222,8 +226,10 @@ void Session::load(const Path& path) {
         state_->visit_grown(header.num_tokens, add);
     }
     if (needed != rest.size()) state_->pages().trim(0, length(), stream_);
-    DG_CHECK(needed == rest.size(), io, "session: '{}' holds {} bytes of caches, expected {}", name,
-             rest.size(), needed);
+    DG_CHECK(needed == rest.size(), io,
+             "session: '{}' holds {} bytes of caches, expected {}; load it with the engine that saved it, or "
+             "start anew",
+             name, rest.size(), needed);
     // Nothing has changed up to here.
     reset();
     state_->pages().trim(0, header.num_tokens, stream_);
@@ -283,7 +289,7 @@ void Session::damage(std::string_view part) {
         engine_->device().copy_to_device(address, {&first, 1}, stream_);
         engine_->device().synchronize(stream_);
     });
-    DG_CHECK(found, value, "session: the state has no part '{}'", part);
+    DG_CHECK(found, value, "session: the state has no part '{}'; state_parts() names them", part);
 }
 
 }  // namespace deep_gemm::runtime

@@ -40,8 +40,8 @@ void check_fit(Device& device, const Checkpoint& checkpoint, const std::vector<E
     const LayersThatFit layers = layers_that_fit(checkpoint, expected, wide, available);
     fail(ErrorKind::driver,
          "engine: out of memory: the weights take {:.3f} GiB and {} has {:.3f} GiB free: {:.3f} GiB are "
-         "missing, before any session, and {} of {} layers would fit; free device memory or use a smaller or "
-         "narrower checkpoint",
+         "missing, before any session, and {} of {} layers would fit; free device memory or use a smaller "
+         "or narrower checkpoint",
          static_cast<double>(needed) / kGiB, device.properties().name, static_cast<double>(available) / kGiB,
          static_cast<double>(needed - available) / kGiB, layers.fit, layers.of);
 }
@@ -61,7 +61,7 @@ u32 count_pages(Device& device, const EngineOptions& options, u64 page_bytes) {
         count * kPageTokens, static_cast<double>(count * page_bytes) / kGiB, device.properties().name,
         static_cast<double>(available) / kGiB, static_cast<double>(count * page_bytes - available) / kGiB,
         fit * kPageTokens);
-    DG_CHECK(count < (u64{1} << 31), value, "engine: got cache_tokens {}, expected at most {}",
+    DG_CHECK(count < (u64{1} << 31), value, "engine: got cache_tokens {}, expected at most {}; ask for fewer",
              options.cache_tokens, (u64{1} << 31) * kPageTokens);
     return static_cast<u32>(count);
 }
@@ -82,13 +82,17 @@ Engine::Engine(Device& device, const Checkpoint& checkpoint, const EngineOptions
     check_complete(checkpoint, expected);
     const u32 allowed = config->facts().max_positions;
     if (options_.context == 0) options_.context = std::min(allowed, 8192u);
-    DG_CHECK(options_.context <= allowed, value, "engine: got a context of {}, the model allows {}",
+    DG_CHECK(options_.context <= allowed, value,
+             "engine: got a context of {}, expected at most the "
+             "model's {}; pass less, or 0 for what the model allows, "
+             "up to 8192",
              options_.context, allowed);
     if (options_.max_rows == 0)
         options_.max_rows =
             std::max(std::min(options_.context, device.properties().emulated ? 64u : 256u), kMaxWindow);
     DG_CHECK(options_.max_rows >= kMaxWindow && options_.max_rows <= 8192, value,
-             "engine: got max_rows {}, expected {} to 8192", options_.max_rows, kMaxWindow);
+             "engine: got max_rows {}, expected {} to 8192; pass a number in between", options_.max_rows,
+             kMaxWindow);
     const Format wide = activations_of(options_.numerics);
     check_fit(device, checkpoint, expected, wide);
     Loader loader(device, checkpoint, wide, options_.progress);

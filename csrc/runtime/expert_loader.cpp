@@ -80,15 +80,19 @@ std::optional<PackedMatrix> Loader::try_pack(const std::string& at, u32 count,
                 converted.emplace(weight.bytes);
                 codes = converted->codes, scales = converted->scales;
             } else {
-                DG_CHECK(weight.storage == Storage::i8, value,
-                         "checkpoint: {} is {}, the first expert's is FP4; expected one format for all",
-                         weight.name, row_of(weight.storage).name);
+                DG_CHECK(
+                    weight.storage == Storage::i8, value,
+                    "checkpoint: {} is {}, the first expert's is FP4; expected one format for all: convert "
+                    "the checkpoint",
+                    weight.name, row_of(weight.storage).name);
                 scales = find_scale(checkpoint_, fmt::format("{}{}.{}", at, e, name))->bytes;
                 k *= 2;
             }
             const op::Fp4Shape shape{.experts = 1, .n = static_cast<u32>(n), .k = static_cast<u32>(k)};
             DG_CHECK(shape.n % kFp4BlockRows == 0 || names.size() == 1, value,
-                     "checkpoint: {} has {} rows, expected a multiple of {}", weight.name, n, kFp4BlockRows);
+                     "checkpoint: {} has {} rows, expected a multiple of {}; the checkpoint does not fit its "
+                     "configuration: get both again",
+                     weight.name, n, kFp4BlockRows);
             op::PackedFp4 own;
             if (converted) own = op::pack_fp4(shape, as_u8(codes), as_u8(scales), form);
             const op::PackedFp4& packed = converted ? own : recent.get(shape, codes, scales, form);

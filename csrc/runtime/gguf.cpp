@@ -38,7 +38,9 @@ class Reader {
         return value;
     }
     std::span<const std::byte> take(u64 bytes) {
-        DG_CHECK(bytes <= bytes_.size() - at_, io, "{}: the header ends at byte {}; the file is truncated",
+        DG_CHECK(bytes <= bytes_.size() - at_, io,
+                 "{}: the header ends at byte {}; the file is truncated: "
+                 "get it again",
                  name_, at_);
         const auto part = bytes_.subspan(at_, bytes);
         at_ += bytes;
@@ -80,13 +82,19 @@ std::string read_number(Reader& reader, u32 type) {
         case 12: return json_of(reader.number<double>());
         default: break;
     }
-    fail(ErrorKind::io, "{}: metadata of unknown type {}", reader.name(), type);
+    fail(ErrorKind::io,
+         "{}: metadata of unknown type {}; the file is damaged or of a newer version: get "
+         "it again, or convert it anew",
+         reader.name(), type);
 }
 
 // A value as JSON text; empty for what nobody asks for: strings that are no plain names, arrays of anything
 // but numbers, and long ones.
 std::string read_value(Reader& reader, u32 type, u32 depth = 0) {
-    DG_CHECK(type < kNumTypes && depth < 4, io, "{}: metadata of unknown type {}", reader.name(), type);
+    DG_CHECK(type < kNumTypes && depth < 4, io,
+             "{}: metadata of unknown type {}; the file is damaged or "
+             "of a newer version: get it again, or convert it anew",
+             reader.name(), type);
     if (type == kString) {
         const std::string_view text = reader.string();
         const bool plain = std::all_of(text.begin(), text.end(), [](unsigned char c) {
@@ -142,13 +150,14 @@ Described read_description(Reader& reader) {
     tensor.name = reader.string();
     const std::string what = fmt::format("{}: tensor '{}'", reader.name(), tensor.name);
     const u32 rank = reader.number<u32>();
-    DG_CHECK(rank <= 4, io, "{}: {} dimensions, expected at most 4", what, rank);
+    DG_CHECK(rank <= 4, io, "{}: {} dimensions, expected at most 4; the file is damaged: get it again", what,
+             rank);
     u64 elements = 1;
     for (u32 i = 0; i < rank; ++i) {
         tensor.shape.insert(tensor.shape.begin(), reader.number<u64>());
         DG_CHECK(
             !__builtin_mul_overflow(elements, tensor.shape.front(), &elements) && elements < u64{1} << 56, io,
-            "{}: the shape overflows", what);
+            "{}: the shape overflows; the file is damaged: get it again", what);
     }
     const u32 type = reader.number<u32>();
     const TypeRow row = type_row(type);
@@ -158,8 +167,9 @@ Described read_description(Reader& reader) {
     tensor.storage = *row.storage;
     const u64 block = row_of(tensor.storage).block_elements;
     DG_CHECK(block == 1 || (rank > 0 && tensor.shape.back() % block == 0), io,
-             "{}: rows of {} are no multiple of the {} elements of a {} block", what,
-             rank ? tensor.shape.back() : 0, block, row.name);
+             "{}: rows of {} are no multiple of the {} elements of a {} block; the file is damaged: get it "
+             "again",
+             what, rank ? tensor.shape.back() : 0, block, row.name);
     described.offset = reader.number<u64>();
     return described;
 }
@@ -170,8 +180,8 @@ GgufFile read_gguf(const MappedFile& file) {
     Reader reader(file);
     static_cast<void>(reader.take(4));  // "GGUF", seen by the caller
     const u32 version = reader.number<u32>();
-    DG_CHECK(version == 2 || version == 3, io, "{}: GGUF version {}, expected 2 or 3", reader.name(),
-             version);
+    DG_CHECK(version == 2 || version == 3, io, "{}: GGUF version {}, expected 2 or 3; convert the file anew",
+             reader.name(), version);
     const u64 num_tensors = reader.count("tensors"), num_values = reader.count("metadata entries");
     GgufFile result;
     for (u64 i = 0; i < num_values; ++i) {
@@ -183,7 +193,8 @@ GgufFile read_gguf(const MappedFile& file) {
     if (const auto found = result.metadata.find("general.alignment"); found != result.metadata.end())
         std::from_chars(found->second.data(), found->second.data() + found->second.size(), alignment);
     DG_CHECK(alignment > 0 && alignment <= 65536 && (alignment & (alignment - 1)) == 0, io,
-             "{}: alignment {}, expected a power of two", reader.name(), alignment);
+             "{}: alignment {}, expected a power of two; the file is damaged: get it again", reader.name(),
+             alignment);
     std::vector<Described> described;
     for (u64 i = 0; i < num_tensors; ++i) described.push_back(read_description(reader));
 
@@ -194,12 +205,13 @@ GgufFile read_gguf(const MappedFile& file) {
     for (Described& entry : described) {
         const u64 bytes = bytes_of(entry.tensor.storage, entry.tensor.elements());
         DG_CHECK(entry.offset % alignment == 0 && entry.offset >= end, io,
-                 "{}: tensor '{}' at byte {} overlaps the one before it or is not aligned", reader.name(),
-                 entry.tensor.name, entry.offset);
+                 "{}: tensor '{}' at byte {} overlaps the one before it or is not aligned; the file is "
+                 "damaged: get it again",
+                 reader.name(), entry.tensor.name, entry.offset);
         DG_CHECK(start <= file.bytes().size() && entry.offset <= file.bytes().size() - start &&
                      bytes <= file.bytes().size() - start - entry.offset,
-                 io, "{}: tensor '{}' lies beyond the end of the file; it is truncated", reader.name(),
-                 entry.tensor.name);
+                 io, "{}: tensor '{}' lies beyond the end of the file; it is truncated: get it again",
+                 reader.name(), entry.tensor.name);
         entry.tensor.bytes = file.bytes().subspan(start + entry.offset, bytes);
         end = entry.offset + bytes;
         result.tensors.push_back(std::move(entry.tensor));

@@ -123,7 +123,8 @@ class Members {
             row.gguf[0] == '.' ? fmt::format("{}{}", table_.architecture, row.gguf) : row.gguf;
         const auto found = metadata_.find(key);
         if (found == metadata_.end() && row.optional) return;
-        DG_CHECK(found != metadata_.end(), value, "{}: no metadata '{}'; expected a {} model", source_, key,
+        DG_CHECK(found != metadata_.end(), value,
+                 "{}: no metadata '{}'; expected a {} model: convert it anew, with that key", source_, key,
                  table_.architecture);
         add(row.config, found->second);
     }
@@ -205,8 +206,8 @@ const char* renamed(std::span<const NameRow> rows, std::string_view name) {
 void split_experts(const Tensor& stack, const std::string& name, std::vector<Tensor>& out,
                    const std::string& source) {
     DG_CHECK(stack.shape.size() == 3 && stack.shape[0] > 0, io,
-             "{}: tensor '{}' has shape {}, expected a stack of experts' matrices", source, stack.name,
-             text_of(stack.shape));
+             "{}: tensor '{}' has shape {}, expected a stack of experts' matrices; convert the model anew",
+             source, stack.name, text_of(stack.shape));
     const size_t star = name.find('*'), bytes = stack.bytes.size() / stack.shape[0];
     for (u64 e = 0; e < stack.shape[0]; ++e) {
         Tensor part = stack;

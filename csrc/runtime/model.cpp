@@ -34,7 +34,8 @@ std::unique_ptr<const ModelConfig> parse_config(const Json& json, std::string_vi
         if (type == architecture.model_type) return architecture.parse(keys);
         known += fmt::format("{}'{}'", known.empty() ? "" : " or ", architecture.model_type);
     }
-    fail(ErrorKind::value, "{}: got '{}', expected {}", keys.what("model_type"), type, known);
+    fail(ErrorKind::value, "{}: got '{}', expected {}; other models have no runtime here",
+         keys.what("model_type"), type, known);
 }
 
 }  // namespace deep_gemm::runtime

@@ -8,8 +8,8 @@ void check_sampling(const Sampling& sampling) {
     DG_CHECK(sampling.temperature >= 0 && sampling.top_k >= 0 && sampling.top_p > 0 && sampling.top_p <= 1 &&
                  sampling.min_p >= 0 && sampling.min_p <= 1,
              value,
-             "sampling: got temperature {}, top_k {}, top_p {}, min_p {}; expected temperature and top_k not "
-             "negative, top_p in (0, 1], min_p in [0, 1]",
+             "sampling: got temperature {}, top_k {}, top_p {}, min_p {}; expected temperature and top_k "
+             "not negative, top_p in (0, 1], min_p in [0, 1]: correct what is outside",
              sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p);
 }
 

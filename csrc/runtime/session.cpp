@@ -13,11 +13,11 @@ constexpr u32 kUsualWindow = 3;
 
 SessionOptions checked(SessionOptions options, const ModelFacts& facts) {
     DG_CHECK(options.window <= kMaxWindow, value,
-             "session: got a window of {} rows, expected 1 (plain decoding) to {}", options.window,
-             kMaxWindow);
+             "session: got a window of {} rows, expected 1 (plain decoding) to {}; pass a smaller window",
+             options.window, kMaxWindow);
     DG_CHECK(options.window <= 1 || facts.drafts, value,
              "session: got a window of {} rows, but this {} model has no MTP block that could draft tokens; "
-             "expected 1 (plain decoding)",
+             "expected 1 (plain decoding): pass it",
              options.window, facts.architecture);
     if (options.window == 0) options.window = facts.drafts ? kUsualWindow : 1;
     return options;
@@ -99,8 +99,9 @@ u32 Session::sync(std::span<const i32> tokens) {
 void Session::feed_anew(std::span<const i32> tokens, u32 chunk, std::vector<float>* all_logits) {
     engine_->check_tokens(tokens);
     DG_CHECK(chunk <= engine_->max_rows(), value,
-             "session: got chunks of {} rows, expected at most the engine's max_rows {}", chunk,
-             engine_->max_rows());
+             "session: got chunks of {} rows, expected at most the engine's max_rows {}; pass fewer, or open "
+             "the engine with more max_rows",
+             chunk, engine_->max_rows());
     state_->pages().hold(0, static_cast<u32>(tokens.size()), stream_);  // before anything changes
     reset();
     state_->pages().trim(0, static_cast<u32>(tokens.size()), stream_);
@@ -160,11 +161,13 @@ void Session::feed_chunk(std::span<const i32> tokens, bool last, std::vector<flo
 }
 
 void Session::force_drafts(std::vector<i32> drafts) {
-    DG_CHECK(drafts.size() < kMaxWindow, value, "session: got {} drafts, expected at most {}", drafts.size(),
-             kMaxWindow - 1);
+    DG_CHECK(drafts.size() < kMaxWindow, value,
+             "session: got {} drafts, expected at most {}; pass fewer, or a session with a larger window",
+             drafts.size(), kMaxWindow - 1);
     for (const i32 token : drafts)
         DG_CHECK(token >= 0 && static_cast<u32>(token) < engine_->facts().vocab, value,
-                 "session: got draft {}, expected a token of 0 to {}", token, engine_->facts().vocab - 1);
+                 "session: got draft {}, expected a token of 0 to {}; pass tokens of the model's vocabulary",
+                 token, engine_->facts().vocab - 1);
     forced_drafts_ = std::move(drafts);
 }
 
@@ -187,7 +190,8 @@ std::vector<float> Session::last_logits() {
 
 void Session::rewind(u32 length) {
     DG_CHECK(length <= tokens_.size(), value,
-             "session: got a rewind to {} tokens, expected at most the {} there are", length, tokens_.size());
+             "session: got a rewind to {} tokens, expected at most the {} there are; feed the others first",
+             length, tokens_.size());
     const std::vector<i32> kept(tokens_.begin(), tokens_.begin() + length);
     sync(kept);
 }

@@ -39,9 +39,11 @@ ModelSpeed::ModelSpeed(driver::Device& device, const SpeedOptions& options)
                           .cache_tokens = u64{pages_for(options.context)} * kPageTokens * options.sequences});
     }
     DG_CHECK(options.sequences >= 1 && options.sequences <= options.max_rows, value,
-             "speed: got {} sequences, expected 1 to max_rows, {}", options.sequences, options.max_rows);
-    DG_CHECK(options.context > kMaxWindow, value, "speed: got a context of {}, expected more than {}",
-             options.context, kMaxWindow);
+             "speed: got {} sequences, expected 1 to max_rows, {}; ask for fewer", options.sequences,
+             options.max_rows);
+    DG_CHECK(options.context > kMaxWindow, value,
+             "speed: got a context of {}, expected more than {}; pass a longer one", options.context,
+             kMaxWindow);
     const ModelFacts& facts = engine_->facts();
     const i64 rows = options.max_rows, vocab = facts.vocab;
     state_ = engine_->make_state({.sequences = options.sequences,
@@ -129,7 +131,7 @@ void ModelSpeed::issue(PassKind kind, u32 rows, u32 pending) {
     switch (kind) {
         case PassKind::decode:
             DG_CHECK(rows >= 1 && rows <= options_.sequences && n <= kHeadRows, value,
-                     "speed: got {} rows of decoding, expected 1 to {}", rows,
+                     "speed: got {} rows of decoding, expected 1 to {}; ask for fewer", rows,
                      std::min<i64>(options_.sequences, kHeadRows));
             pass.positions = decode_positions_.rows(0, n);
             if (options_.sequences > 1) pass.sequences = decode_sequences_.rows(0, n);
@@ -137,7 +139,7 @@ void ModelSpeed::issue(PassKind kind, u32 rows, u32 pending) {
             return head(0, n);
         case PassKind::verify:
             DG_CHECK(rows >= 1 && rows <= kMaxWindow, value,
-                     "speed: got a window of {} rows, expected 1 to {}", rows, kMaxWindow);
+                     "speed: got a window of {} rows, expected 1 to {}; ask for fewer", rows, kMaxWindow);
             pass.positions = verify_positions_.rows(0, n);
             pass.journal = rows > 1;
             state_->forward(hidden_.rows(0, n), pass);
@@ -154,26 +156,28 @@ void ModelSpeed::issue(PassKind kind, u32 rows, u32 pending) {
             return;
         case PassKind::draft:
             DG_CHECK(draft_x_.present() && rows == 1, value,
-                     "speed: got {} rows of drafting, expected 1 of a model with an MTP block", rows);
+                     "speed: got {} rows of drafting, expected 1 of a model with an MTP block; pass 1, or "
+                     "another pass",
+                     rows);
             return issue_drafts(1, 1);
         case PassKind::iterate:
             DG_CHECK(draft_x_.present() && rows >= 2 && rows <= kMaxWindow && pending >= 1 && pending <= rows,
                      value,
-                     "speed: got a step of {} rows after {} tokens, expected 2 to {} rows after 1 to as many "
-                     "tokens, of a model with an MTP block",
+                     "speed: got a step of {} rows after {} tokens, expected 2 to {} rows after 1 to as "
+                     "many tokens, of a model with an MTP block; pass such, or another pass",
                      rows, pending, kMaxWindow);
             issue_drafts(pending, rows - 1);
             return issue(PassKind::verify, rows);
         case PassKind::prefill:
             DG_CHECK(rows >= 1 && rows <= options_.max_rows && rows <= options_.context, value,
-                     "speed: got a chunk of {} rows, expected 1 to {}", rows,
+                     "speed: got a chunk of {} rows, expected 1 to {}; ask for fewer", rows,
                      std::min(options_.max_rows, options_.context));
             pass.positions = prefill_positions_.rows(0, n);
             state_->forward(hidden_.rows(0, n), pass);
             return head(n - 1, 1);
         case PassKind::head:
             DG_CHECK(rows >= 1 && rows <= options_.max_rows && n <= kHeadRows, value,
-                     "speed: got a head of {} rows, expected 1 to {}", rows,
+                     "speed: got a head of {} rows, expected 1 to {}; ask for fewer", rows,
                      std::min<i64>(options_.max_rows, kHeadRows));
             return head(0, n);
     }

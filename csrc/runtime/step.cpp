@@ -42,7 +42,7 @@ u32 Session::reserve(u32 rows) {
 Step Session::step(u32 budget, i32 eos) {
     require_valid();
     DG_CHECK(!tokens_.empty(), value, "session: nothing to continue; sync() a prompt first");
-    DG_CHECK(budget >= 1, value, "session: got a budget of 0 tokens, expected at least 1");
+    DG_CHECK(budget >= 1, value, "session: got a budget of 0 tokens, expected at least 1; ask for one more");
     DG_CHECK(room() >= 1, value,
              "session: the context of {} tokens is full; rewind or load with a larger context",
              engine_->context());

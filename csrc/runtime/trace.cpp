@@ -8,11 +8,11 @@ namespace deep_gemm::runtime {
 std::vector<Traced> Session::trace_of(std::span<const i32> tokens, u32 chunk, u32 depth) {
     DG_CHECK(depth == 0 || speculative(), value,
              "session: got a trace of {} drafts, but this session has a window of 1 row; expected 0, or a "
-             "session with a larger window",
+             "session with a larger window: open it with one",
              depth);
     DG_CHECK(depth <= 1 || chunk == 1, value,
-             "session: got a trace of {} drafts in chunks of {} rows, expected chunks of 1 for more than one "
-             "draft: the next token replaces the rows that they leave",
+             "session: got a trace of {} drafts in chunks of {} rows, expected chunks of 1 for more than "
+             "one draft: the next token replaces the rows that they leave",
              depth, chunk);
     std::vector<Traced> all;
     const Trace trace = {

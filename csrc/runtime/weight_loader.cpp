@@ -131,7 +131,9 @@ DeviceTensor Loader::ids(const std::string& name, u32 count) {
     }
     for (const i32 id : values)
         DG_CHECK(id >= 0 && static_cast<u32>(id) < count, value,
-                 "checkpoint: {} names expert {}, expected 0 to {}", name, id, count - 1);
+                 "checkpoint: {} names expert {}, expected 0 to {}; the checkpoint does not fit its "
+                 "configuration: get both again",
+                 name, id, count - 1);
     DeviceTensor result = allocate(Format::int32, {tensor.shape.begin(), tensor.shape.end()});
     upload(result, 0, std::as_bytes(std::span(values)), tensor.bytes.size());
     return result;
@@ -143,8 +145,8 @@ Linear Loader::linear(const std::vector<std::string>& names, i64 groups) {
     for (size_t i = 0; i < names.size(); ++i) {
         const Tensor& weight = get(names[i] + ".weight");
         DG_CHECK(weight.storage == storage, value,
-                 "checkpoint: {} is {}, {} is {}; expected one format for all", weight.name,
-                 row_of(weight.storage).name, names[0] + ".weight", row_of(storage).name);
+                 "checkpoint: {} is {}, {} is {}; expected one format for all: convert the checkpoint",
+                 weight.name, row_of(weight.storage).name, names[0] + ".weight", row_of(storage).name);
         if (storage == Storage::mxfp4_gguf) {
             append_mxfp4(result, weight, i, names.size(), groups);
             continue;
@@ -184,8 +186,9 @@ Linear Loader::grouped_experts(const std::string& at, u32 count, const std::vect
         const std::string name = fmt::format("{}{}.{}", at, part / names.size(), names[part % names.size()]);
         const Tensor& weight = get(name + ".weight");
         DG_CHECK(weight.storage == Storage::f8_e4m3, value,
-                 "checkpoint: {} is {}, the first expert's is FP8; expected one format for all", weight.name,
-                 row_of(weight.storage).name);
+                 "checkpoint: {} is {}, the first expert's is FP8; expected one format for all: convert the "
+                 "checkpoint",
+                 weight.name, row_of(weight.storage).name);
         append(result.data, weight, part, parts, 0, Format::fp8_e4m3);
         append(result.scale, *find_scale(checkpoint_, name), part, parts, 0, Format::fp32);
     }
@@ -209,8 +212,11 @@ void Loader::append(DeviceTensor& stacked, const Tensor& part, size_t index, siz
         const i64 rows = static_cast<i64>(part.shape[0]), columns = static_cast<i64>(part.shape[1]);
         std::vector<i64> shape{rows, columns};
         if (groups > 0) {
-            DG_CHECK(rows % groups == 0, value,
-                     "checkpoint: {} has {} rows, expected a multiple of {} groups", part.name, rows, groups);
+            DG_CHECK(
+                rows % groups == 0, value,
+                "checkpoint: {} has {} rows, expected a multiple of {} groups; the checkpoint does not fit "
+                "its configuration: get both again",
+                part.name, rows, groups);
             shape = {groups, rows / groups, columns};
         } else if (count > 1) {
             shape = {static_cast<i64>(count), rows, columns};

@@ -780,18 +780,21 @@ class ModelSpeed:
 
 class WeightGemmSpec:
     """
-    What a large-batch weight-only kernel is. WeightGemmSpec(w='mxfp4', block_m=64, ...) sets fields by name; see spec/weight_gemm.h.
+    What a large-batch weight-only kernel is. WeightGemmSpec(block_m=64, ...) sets fields by name: w, x, y, epilogue, block_m, warpgroups, cluster, token_stages, weight_stages, ctas_per_sm, whole_scales. spec/weight_gemm.h says what they mean.
     """
+    def __eq__(self, arg0: typing.Any) -> bool: ...
+    def __getattr__(self, arg0: str) -> typing.Any: ...
+    def __hash__(self) -> int: ...
     def __init__(self, **kwargs) -> None: ...
     def __repr__(self) -> str: ...
+    def __str__(self) -> str: ...
     def replace(self, **kwargs) -> WeightGemmSpec:
         """
         A copy with some fields changed.
         """
-    @property
-    def block_m(self) -> int:
+    def to_dict(self) -> dict[str, typing.Any]:
         """
-        Tokens of a block.
+        Its fields by name; deep_gemm's constructor takes them back.
         """
     @property
     def smem_bytes(self) -> int:
@@ -804,11 +807,6 @@ class WeightGemmSpec:
         Threads of a block.
         """
     @property
-    def w(self) -> str:
-        """
-        The format of the weights.
-        """
-    @property
     def why_illegal(self) -> str | None:
         """
         None, or the sentence that rejects it.
@@ -816,9 +814,10 @@ class WeightGemmSpec:
 
 class Fp4GemmSpec:
     """
-    What an FP8 x FP4 kernel is. Fp4GemmSpec(block_m=16, ...) sets fields by name: form, a, split, d, groups, accumulate, per_token, by_32, queue, block_m, warpgroups, k_blocks, stages, load_warps, ctas_per_sm, copies_only, wide, cluster, fragment_sets, fast_accumulation. spec/fp4_gemm.h says what they mean.
+    What an FP8 x FP4 kernel is. Fp4GemmSpec(block_m=64, ...) sets fields by name: form, a, split, d, groups, accumulate, per_token, by_32, queue, block_m, warpgroups, k_blocks, stages, load_warps, ctas_per_sm, copies_only, wide, cluster, fragment_sets, fast_accumulation. spec/fp4_gemm.h says what they mean.
     """
     def __eq__(self, arg0: typing.Any) -> bool: ...
+    def __getattr__(self, arg0: str) -> typing.Any: ...
     def __hash__(self) -> int: ...
     def __init__(self, **kwargs) -> None: ...
     def __repr__(self) -> str: ...

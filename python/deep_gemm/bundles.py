@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deep_gemm import _C
-from deep_gemm.paths import path_text
+from deep_gemm.paths import path_text, require_folder
 
 __all__ = ["open_bundle", "write_bundle"]
 
@@ -30,8 +30,9 @@ def write_bundle(
 
     Problems are lines as `explain` prints them and `warmup` takes them. `device`: a device or its name; "90a:132", an
     architecture and its number of multiprocessors, stands for a GPU that is not here. progress(done, total, kernel) is
-    called after each. A process finds the kernels after open_bundle(path) or with DG_JIT_BUNDLES=path, before it looks
-    anywhere else and without NVRTC. Kernels belong to a version of this library: write the file again after an update.
+    called after each. The folder of `path` must exist. A process finds the kernels after open_bundle(path) or with
+    DG_JIT_BUNDLES=path, before it looks anywhere else and without NVRTC. Kernels belong to a version of this library:
+    write the file again after an update.
     """
     if isinstance(problems, str):
         raise TypeError(
@@ -42,6 +43,7 @@ def write_bundle(
         raise ValueError(
             "write_bundle: got no problems, expected at least one such as 'gemm m=64 n=7168 k=2048'"
         )
+    require_folder("write_bundle", target)  # before anything is compiled
     arch, kind = _target(device)
     specs = dict.fromkeys(spec for line in lines for spec in _C.enumerate_specs(line, device))
     sources = [_C.kernel_source(spec) for spec in specs]

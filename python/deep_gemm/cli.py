@@ -23,6 +23,7 @@ import deep_gemm
 from deep_gemm import _C
 from deep_gemm.cli_cache import cache, sentence
 from deep_gemm.cli_text import INTERRUPTED, chat, generate
+from deep_gemm.paths import require_folder
 
 PROBLEM_HELP = """\b
 A problem is one line, in the syntax that explain and the logs print:
@@ -60,10 +61,11 @@ class Commands(click.Group):
 
 
 def complete(problem: str) -> str:
-    """The problem, or one line that names the sizes it lacks."""
+    """The problem, or one line that names the sizes it lacks; a word that is not known first."""
     given = {word.split("=")[0] for word in problem.split()}
     missing = [key for key in ("m", "n", "k") if key not in given]
     if missing:
+        deep_gemm.explain(" ".join([problem, *(f"{key}=128" for key in missing)]), "90a:132", rows=1)
         raise click.ClickException(
             f"problem: got '{problem}' without {' and '.join(key + '=' for key in missing)}; "
             "expected m=, n= and k=, as in 'gemm m=64 n=7168 k=2048'"
@@ -95,10 +97,12 @@ main.add_command(cache)
 main.add_command(generate)
 main.add_command(chat)
 
-device_option = click.option(
+DEVICE_HELP = "cuda, cuda:1, emulator:sm_90a; default: $DG_DEVICE, else a GPU, else the emulator."
+device_option = click.option("--device", default="", help=DEVICE_HELP)
+plan_device_option = click.option(
     "--device",
     default="",
-    help="cuda, cuda:1, emulator:sm_90a; default: $DG_DEVICE, else a GPU, else the emulator.",
+    help=f"{DEVICE_HELP} Or 90a:132, an architecture and its SMs, for a GPU that is not here.",
 )
 
 
@@ -199,7 +203,7 @@ def fp4(path: str, form: str | None) -> None:
 )
 @click.argument("problem", nargs=-1, required=True)
 @click.option("--rows", default=12, show_default=True, type=click.IntRange(1), help="Candidates to show.")
-@device_option
+@plan_device_option
 def explain(problem: tuple[str, ...], rows: int, device: str) -> None:
     click.echo(deep_gemm.explain(complete(" ".join(problem)), device=device or None, rows=rows).rstrip())
 
@@ -287,17 +291,14 @@ def warmup(problems: tuple[str, ...], device: str) -> None:
 @main.command(
     short_help="Compiles what problems need into a file.",
     help="Compiles every kernel that PROBLEMS can need into the file PATH, for machines without NVRTC.\n\n"
-    + PROBLEM_HELP,
+    "The folder of PATH must exist.\n\n" + PROBLEM_HELP,
 )
 @click.argument("path", type=click.Path(dir_okay=False, path_type=Path))
 @click.argument("problems", nargs=-1, required=True)
-@click.option(
-    "--device",
-    default="",
-    help="As elsewhere; 90a:132, an architecture and its SMs, for a GPU that is not here.",
-)
+@plan_device_option
 def bundle(path: Path, problems: tuple[str, ...], device: str) -> None:
     wanted = checked(problems, device)
+    require_folder("bundle", path)
     count = with_bar(
         lambda progress: deep_gemm.write_bundle(path, wanted, device=device or None, progress=progress)
     )

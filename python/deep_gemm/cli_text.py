@@ -20,6 +20,7 @@ from rich.progress import Progress
 from deep_gemm import _C
 from deep_gemm.models import TextStream
 from deep_gemm.models.chat import TEMPLATES, Message, encode_chat
+from deep_gemm.paths import require_folder
 from deep_gemm.runtime import Engine, Session, verify_exact
 
 INTERRUPTED = 130  # exit status of shells for Ctrl-C
@@ -252,6 +253,12 @@ def write(
             written.logits.append(session.last_logits())
     out.write(stream.push(written.tokens[stream.taken :]) + stream.finish() + "\n")
     out.flush()
+    if not written.interrupted and session.finish_reason == "context":
+        click.echo(
+            f"the text was cut: the context of {session.engine.context} tokens is full; --context allows more, "
+            "up to what the model does",
+            err=True,
+        )
     if request.stats:
         click.echo(str(told), err=True)
     return written
@@ -286,10 +293,8 @@ def generate(
     """Continues PROMPT, or what standard input holds."""
     text = prompt if prompt is not None else utf8(sys.stdin).read()
     text = text.encode(errors="surrogateescape").decode(errors="replace")  # arguments may be any bytes
-    if dump_logits is not None and not dump_logits.parent.is_dir():
-        raise click.ClickException(
-            f"generate: --dump-logits {dump_logits} is in no folder that exists; make {dump_logits.parent} first"
-        )
+    if dump_logits is not None:
+        require_folder("generate: --dump-logits", dump_logits)
     if verify and request.temperature > 0:
         raise click.ClickException(
             "generate: --verify-exact compares greedy decoding; got a temperature above 0"
@@ -312,16 +317,35 @@ def generate(
         sys.exit(INTERRUPTED)
 
 
+COMMANDS = {
+    "/clear": "starts anew",
+    "/think": "switches thinking",
+    "/help": "shows this list",
+    "/quit": "ends, as Ctrl-D does",
+}
+
+
+def banner(engine: Engine, thinking: bool) -> str:
+    """What talks, how long it can, and what is not said to it."""
+    commands = "\n".join(f"  {name:8}{meaning}" for name, meaning in COMMANDS.items())
+    return (
+        f"{engine.path.name} ({engine.architecture}), a context of {engine.context} tokens, "
+        f"thinking {'on' if thinking else 'off'}\n"
+        f"A line is a turn; Ctrl-C stops an answer. A line that starts with / is a command:\n{commands}"
+    )
+
+
 @click.command()
 @click.option("--system", default="", help="What the model is told before the conversation.")
 @click.option("--think", is_flag=True, help="Let the model think before it answers.")
 @text_options
 def chat(request: Request, system: str, think: bool) -> None:
-    """Talks with the model, a line a turn. /clear starts anew, /think switches thinking, /quit ends."""
+    """Talks with the model, a line a turn; /help shows the commands, /quit or Ctrl-D ends."""
     engine = load(request)
     session, source = request.session(engine), utf8(sys.stdin)
     beginning = [Message("system", system)] if system else []
     messages = list(beginning)
+    click.echo(banner(engine, think), err=True)
     while True:
         click.echo("> ", nl=False, err=True)
         line = source.readline()
@@ -333,6 +357,14 @@ def chat(request: Request, system: str, think: bool) -> None:
         elif words == "/think":
             think = not think
             click.echo(f"thinking {'on' if think else 'off'}", err=True)
+        elif words == "/help":
+            click.echo(banner(engine, think), err=True)
+        elif line.startswith("/"):
+            click.echo(
+                f"Error: got the command '{words}', expected one of {', '.join(COMMANDS)}; "
+                "start the line with a space to say it to the model",
+                err=True,
+            )
         elif words:
             messages.append(Message("user", words))
             begin = [] if engine.bos is None else [engine.bos]

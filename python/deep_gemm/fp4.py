@@ -9,7 +9,7 @@ import numpy as np
 
 from deep_gemm import _C
 from deep_gemm.fp4_formats.importers import from_deepgemm
-from deep_gemm.utils.arrays import Array, is_torch, require_array
+from deep_gemm.utils.arrays import Array, has_type, is_torch, require_array
 
 
 def _on_host(x: Array) -> np.ndarray:
@@ -46,7 +46,7 @@ def pack_fp4_weights(
     if codes.ndim not in (2, 3) or scales.ndim != codes.ndim:
         raise ValueError(
             f"pack_fp4_weights: got codes {tuple(codes.shape)} and scales {tuple(scales.shape)}, expected [experts, n, "
-            f"k / 2] and [experts, n, k / {group}], or both without experts"
+            f"k / 2] and [experts, n, k / {group}], or both without experts; reshape them"
         )
     *experts, n, half_k = (int(extent) for extent in codes.shape)
     expected = (*experts, n, half_k * 2 // group)
@@ -54,13 +54,15 @@ def pack_fp4_weights(
         remedy = "; NVFP4 scales, one for 16, come with a global_scale" if global_scale is None else ""
         raise ValueError(
             f"pack_fp4_weights: got codes {tuple(codes.shape)} and scales {tuple(scales.shape)}, expected k to be a "
-            f"multiple of {group} and scales {expected}{remedy}"
+            f"multiple of {group} and scales {expected}: one for each {group} weights{remedy}"
         )
     if codes.dtype.itemsize != 1:
-        raise TypeError(f"pack_fp4_weights: got codes of {codes.dtype}, expected bytes (int8 or uint8)")
-    if scales.dtype.itemsize != 1 and (scales.dtype.itemsize != 4 or global_scale is not None):
+        raise TypeError(
+            f"pack_fp4_weights: got codes of {codes.dtype}, expected bytes (int8 or uint8); view them as such"
+        )
+    if scales.dtype.itemsize != 1 and (not has_type(scales, "fp32") or global_scale is not None):
         kinds = "UE8M0 bytes or fp32 powers of two" if global_scale is None else "E4M3 bytes"
-        raise TypeError(f"pack_fp4_weights: got scales of {scales.dtype}, expected {kinds}")
+        raise TypeError(f"pack_fp4_weights: got scales of {scales.dtype}, expected {kinds}; convert them")
     shape = (experts[0] if experts else 1, n, half_k * 2)
     if is_torch(codes) and codes.is_cuda and 0 not in shape:
         return _pack_torch(codes, scales, global_scale, shape, form)
@@ -79,7 +81,7 @@ def pack_fp4_weights(
     import torch
 
     def place(x: Any) -> Any:
-        return None if x is None else torch.from_numpy(x)
+        return None if x is None else torch.from_numpy(x).to(codes.device)
 
     return packed.with_tensors(place(packed.blobs), place(packed.row_scales), place(packed.runs))
 
@@ -95,7 +97,7 @@ def weights_of_pair(function: str, codes: Array, scales: Array, turned: bool = F
         if tensor.ndim < 2:
             raise ValueError(
                 f"{function}: got FP4 codes {tuple(codes.shape)} and scales {tuple(scales.shape)} for b, expected two "
-                "dimensions, or three with groups"
+                "dimensions, or three with groups; reshape them"
             )
     if turned:
         codes, scales = codes.swapaxes(-1, -2), scales.swapaxes(-1, -2)
@@ -113,9 +115,13 @@ def weights_of_pair(function: str, codes: Array, scales: Array, turned: bool = F
                 f"{function}: got FP4 codes for b while the stream is captured, expected Fp4Weights; pack them before "
                 "with deep_gemm.pack_fp4_weights(codes, scales)"
             )
-    if scales.dtype.itemsize == 4 and "int" in str(scales.dtype):
-        codes, scales = from_deepgemm(codes, scales)
-    return pack_fp4_weights(codes, scales)
+    try:
+        if scales.dtype.itemsize == 4 and "int" in str(scales.dtype):
+            codes, scales = from_deepgemm(codes, scales)
+        return pack_fp4_weights(codes, scales)
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{function}: b: {error}") from None
 
 
 def pack_on_device(
@@ -161,9 +167,10 @@ def _pack_torch(
     scales = scales.detach().to(codes.device).contiguous()
     if scales.dtype.itemsize == 4:
         bits = scales.view(torch.int32)
-        if bool(((bits & 0x7FFFFF) != 0).any() | (bits < 0).any() | (bits >> 23 == 255).any()):
+        exponents = bits >> 23
+        if bool(((bits & 0x7FFFFF) != 0).any() | (exponents <= 0).any() | (exponents == 255).any()):
             raise ValueError(NO_POWERS_OF_TWO)
-        scales = (bits >> 23).to(torch.uint8)
+        scales = exponents.to(torch.uint8)
     globals_ = None
     if global_scale is not None:
         values = torch.as_tensor(global_scale, dtype=torch.float32, device=codes.device)
@@ -193,19 +200,19 @@ def _by_row(global_scale: Any, rows: tuple[int, ...]) -> np.ndarray:
 
 
 def _bad_global(got: tuple[int, ...], rows: tuple[int, ...]) -> str:
-    return f"pack_fp4_weights: got global_scale {got}, expected a number, {rows[:-1]} or {rows}"
+    return f"pack_fp4_weights: got global_scale {got}, expected a number, {rows[:-1]} or {rows}; reshape it"
 
 
 NO_POWERS_OF_TWO = (
-    "pack_fp4_weights: got fp32 scales that are no powers of two, expected 2^-126 to 2^127 as MXFP4 has them; "
-    "quantise with such scales, or pass E4M3 scales of 16 weights (NVFP4)"
+    "pack_fp4_weights: got fp32 scales that are no powers of two, expected 2^-126 to 2^127 as MXFP4 has them (1 for a "
+    "group of zeros); quantise with such scales, or pass E4M3 scales of 16 weights (NVFP4)"
 )
 
 
 def _ue8m0(scales: np.ndarray) -> np.ndarray:
     """The exponent bytes of fp32 powers of two."""
     bits = scales.view(np.uint32)
-    if (bits & 0x807FFFFF).any() or (bits >> 23 == 255).any():
+    if (bits & 0x807FFFFF).any() or np.isin(bits >> 23, (0, 255)).any():
         raise ValueError(NO_POWERS_OF_TWO)
     return (bits >> 23).astype(np.uint8)
 

@@ -78,13 +78,14 @@ def fused_moe(
             f"fused_moe: got x {tuple(x.shape)} and topk_ids {tuple(topk_ids.shape)}, expected [T, K] and [T, k]"
         )
     tokens, hidden = (int(extent) for extent in x.shape)
-    if out is None:
-        out = arrays.empty_strided(x, (tokens, hidden), (hidden, 1), "bf16")
-    if workspace is None:
-        fp4 = isinstance(w13, _C.Fp4Weights)
-        experts, rows = (w13.experts, w13.n) if isinstance(w13, _C.Fp4Weights) else _extents(w13)
-        shape = (tokens, int(topk_ids.shape[1]), experts, hidden, rows // 2)
-        workspace = moe_workspace(x, *shape, fp4=fp4, bf16_activations=bf16_activations)
+    with arrays.on_stream(x, stream):
+        if out is None:
+            out = arrays.empty_strided(x, (tokens, hidden), (hidden, 1), "bf16")
+        if workspace is None:
+            fp4 = isinstance(w13, _C.Fp4Weights)
+            experts, rows = (w13.experts, w13.n) if isinstance(w13, _C.Fp4Weights) else _extents(w13)
+            shape = (tokens, int(topk_ids.shape[1]), experts, hidden, rows // 2)
+            workspace = moe_workspace(x, *shape, fp4=fp4, bf16_activations=bf16_activations)
     _C.fused_moe_into(
         x,
         topk_ids,

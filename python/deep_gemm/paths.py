@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
-__all__ = ["path_text"]
+__all__ = ["path_text", "require_folder"]
 
 
 def path_text(call: str, path: Any) -> str:
@@ -17,3 +18,10 @@ def path_text(call: str, path: Any) -> str:
             f"{call}: path is {path!r} of type {type(path).__name__}, expected a str or a pathlib.Path; "
             "pass the name of a file"
         ) from None
+
+
+def require_folder(what: str, path: str | Path) -> None:
+    """ValueError where the folder that is to hold `path` does not exist: a typing error makes no folders."""
+    folder = Path(path).parent
+    if not folder.is_dir():
+        raise ValueError(f"{what}: '{path}' is in no folder that exists; make '{folder}' first")

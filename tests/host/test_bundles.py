@@ -69,6 +69,10 @@ def test_what_is_no_list_of_problems_or_no_path(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="got no problems, expected at least one"):
         deep_gemm.write_bundle(tmp_path / "b", [])
     with pytest.raises(
+        ValueError, match=r"write_bundle: '.*' is in no folder that exists; make '.*new' first"
+    ):
+        deep_gemm.write_bundle(tmp_path / "new" / "b", [PROBLEM], device="90a:132")
+    with pytest.raises(
         TypeError, match=r"write_bundle: path is 3 of type int, expected a str or a pathlib\.Path; pass"
     ):
         deep_gemm.write_bundle(3, [PROBLEM], device="90a:132")  # type: ignore[arg-type]
@@ -79,6 +83,7 @@ def test_what_is_no_list_of_problems_or_no_path(tmp_path: Path) -> None:
 
 def test_bundle(run_python: Run, cache: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "sub" / "kernels.bundle"
+    bundle.parent.mkdir()
     run_python(f"_C.write_bundle({str(bundle)!r}, [source(i) for i in range(3)])")
     assert [file.name for file in bundle.parent.iterdir()] == ["kernels.bundle"]
     shutil.rmtree(cache)

@@ -80,6 +80,9 @@ BAD: list[tuple[Any, Any, type[Exception], str]] = [
     (np.zeros((64, 16), np.int32), np.zeros((64, 1), np.uint8), TypeError, "bytes"),
     (np.zeros((64, 16), np.uint8), np.zeros((64, 1), np.float64), TypeError, "UE8M0"),
     (np.zeros((64, 16), np.uint8), np.full((64, 1), 3.0, np.float32), ValueError, "powers of two"),
+    (np.zeros((64, 16), np.uint8), np.zeros((64, 1), np.float32), ValueError, "1 for a group of zeros"),
+    (np.zeros((64, 16), np.uint8), np.full((64, 1), 1, np.int32), TypeError, "got scales of int32"),
+    (np.zeros((64, 0), np.uint8), np.zeros((64, 0), np.uint8), ValueError, "k is 0, expected a positive"),
     (np.zeros((64, 16), np.uint8), np.full((64, 1), 255, np.uint8), ValueError, "row 0, group 0 is 255"),
 ]
 

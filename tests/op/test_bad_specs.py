@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 import deep_gemm
-from deep_gemm import _C
 
 
 def test_fields_of_a_spec() -> None:
@@ -19,7 +18,20 @@ def test_fields_of_a_spec() -> None:
         deep_gemm.Fp4GemmSpec(form="nv")
 
 
-@pytest.mark.parametrize("spec", [deep_gemm.GemmSpec, deep_gemm.Fp4GemmSpec, _C.WeightGemmSpec])
+SPECS = [deep_gemm.GemmSpec, deep_gemm.Fp4GemmSpec, deep_gemm.WeightGemmSpec]
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_spec_is_a_value(spec: Any) -> None:
+    one, other = spec(block_m=64), spec(block_m=128)
+    assert one == other.replace(block_m=64) and one != other and one != "x"
+    assert hash(one) == hash(spec(block_m=64)) and eval(repr(one), {spec.__name__: spec}) == one
+    assert spec(**one.to_dict()) == one and one.block_m == one.to_dict()["block_m"] == 64
+    with pytest.raises(AttributeError, match=f"{spec.__name__} has no field 'block'"):
+        _ = one.block
+
+
+@pytest.mark.parametrize("spec", SPECS)
 def test_values_of_a_spec(spec: Any) -> None:
     for value, kind in (
         ("64", TypeError),

@@ -85,7 +85,7 @@ BAD: list[tuple[str, type[Exception], str, Callable[[dict[str, Any]], Any]]] = [
     ("b", ValueError, "n is 63", lambda x: odd_n()),
     ("b", ValueError, "blobs of the weights has", lambda x: cut(x["b"])),
     ("b", ValueError, "has 8960 elements, expected 8448", lambda x: nvfp4("mx_e4m3")),
-    ("spec", ValueError, "does not serve it", lambda x: deep_gemm.Fp4GemmSpec(form="nv_exact")),
+    ("spec", ValueError, "expected a kernel for fp4_gemm", lambda x: deep_gemm.Fp4GemmSpec(form="nv_exact")),
     (
         "a",
         ValueError,
@@ -108,7 +108,7 @@ BAD: list[tuple[str, type[Exception], str, Callable[[dict[str, Any]], Any]]] = [
     ("c", TypeError, "c is fp32", lambda x: np.zeros((M, N), np.float32)),
     ("spec", TypeError, "expected a deep_gemm.Fp4GemmSpec", lambda x: deep_gemm.GemmSpec()),
     ("spec", ValueError, "not a legal kernel", lambda x: deep_gemm.Fp4GemmSpec(block_m=9)),
-    ("spec", ValueError, "does not serve it", lambda x: deep_gemm.Fp4GemmSpec(form="mx_e5m2")),
+    ("spec", ValueError, r"spec: got \[", lambda x: deep_gemm.Fp4GemmSpec(form="mx_e5m2")),
     ("spec", ValueError, "is one blob, brought by one warp", lambda x: WIDE.replace(k_blocks=2)),
     (
         "spec",
@@ -126,9 +126,72 @@ def test_bad_arguments(
     x = operands()
     before = x["d"]
     x[name] = make(x)
-    with pytest.raises(kind, match=words):
+    with pytest.raises(kind, match=words) as raised:
         run(x)
+    assert str(raised.value).startswith("fp8_fp4_gemm_nt: ")
     assert (before.astype(np.float32) == 7).all(), "nothing was launched"
+
+
+@pytest.mark.parametrize("k", [0, 2, 130])
+def test_a_matrix_has_whole_groups_along_k(k: int) -> None:
+    """Made by hand, as the packer refuses them: a kernel would read beyond a's rows, or wait for what never comes."""
+    blobs = np.zeros(N // 64 * 4224 * -(-k // 128), np.int8)
+    weights = deep_gemm.Fp4Weights(blobs, np.ones(N, np.float32), None, 1, N, k, "mx_e4m3")
+    a = np.zeros((M, k), ml_dtypes.float8_e4m3fn), np.ones((M, -(-k // 128)), np.float32)
+    with pytest.raises(ValueError, match=f"k is {k}, expected a positive multiple of 32"):
+        deep_gemm.fp8_fp4_gemm_nt(a, weights, np.zeros((M, N), np.float32), device=EMULATOR)
+
+
+def test_a_flag_without_a_truth_launches_nothing() -> None:
+    x = operands()
+    with pytest.raises(ValueError, match="truth value"):
+        deep_gemm.fp8_fp4_gemm_nt(
+            (x["a"], x["scales"]), x["b"], x["d"], fast_accumulation=np.array([1, 2]), device=EMULATOR
+        )
+    assert (x["d"].astype(np.float32) == 7).all(), "nothing was launched"
+
+
+def one_form(form: str, x: dict[str, Any]) -> Callable[[], None]:
+    """A call of an operation with rows of d that overlap."""
+    d = np.lib.stride_tricks.as_strided(x["d"], (128, N), (2, 2))
+    rows = np.zeros((128, K), x["a"].dtype), np.ones((128, K // 128), np.float32)
+    count = np.zeros(1, np.int32)
+    operation = getattr(deep_gemm, form)
+    given: dict[str, tuple[Any, ...]] = {
+        "contiguous": (rows, x["b"], d, np.zeros(128, np.int32)),
+        "masked": ((rows[0][None], rows[1][None]), x["b"], d[None], count, 4),
+        "gathered": (rows, x["b"], d, np.zeros((1, 4), np.int32), np.zeros(4, np.int32)),
+    }
+    arguments = given.get(form.rsplit("_", 1)[-1], (rows, x["b"], d))
+    return lambda: operation(*arguments, device=EMULATOR)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "fp8_fp4_gemm_nt",
+        "fp8_fp4_gemm_nn",
+        "m_grouped_fp8_fp4_gemm_nt_contiguous",
+        "m_grouped_fp8_fp4_gemm_nn_contiguous",
+        "m_grouped_fp8_fp4_gemm_nt_masked",
+        "m_grouped_fp8_fp4_gemm_nt_gathered",
+    ],
+)
+def test_a_refusal_begins_with_what_was_called(form: str) -> None:
+    with pytest.raises(ValueError, match=f"^{form}: rows of d are 1 elements apart but {N} long"):
+        one_form(form, operands())()
+
+
+def test_a_refusal_of_a_layer_names_the_matrix() -> None:
+    x, w13 = np.zeros((M, K), ml_dtypes.bfloat16), two_experts()
+    w2 = deep_gemm.pack_fp4_weights(
+        np.zeros((2, K, N // 4), np.uint8), np.full((2, K, N // 64), 127, np.uint8)
+    )
+    topk = np.zeros((M, 1), np.int32), np.ones((M, 1), np.float32)
+    deep_gemm.fused_moe(x, *topk, w13, w2, device=EMULATOR)
+    for name, weights in (("w13", (cut(w13), w2)), ("w2", (w13, cut(w2)))):
+        with pytest.raises(ValueError, match=f"^fused_moe: {name}: blobs of the weights has"):
+            deep_gemm.fused_moe(x, *topk, *weights, device=EMULATOR)
 
 
 def test_fp8_weights_go_to_the_fp8_operation() -> None:
@@ -137,6 +200,8 @@ def test_fp8_weights_go_to_the_fp8_operation() -> None:
     d = np.full((M, 128), 7, ml_dtypes.bfloat16)
     deep_gemm.fp8_fp4_gemm_nt((x["a"], x["scales"]), b, d, device=EMULATOR)
     assert (d.astype(np.float32) == 0).all()
+    with pytest.raises(ValueError, match=r"^fp8_fp4_gemm_nt: d has shape \[3, 128\], expected \[4, 128\]"):
+        deep_gemm.fp8_fp4_gemm_nt((x["a"], x["scales"]), b, d[1:], device=EMULATOR)
 
 
 def test_a_gathered_list_needs_its_head() -> None:

@@ -284,3 +284,22 @@ def test_deepgemm_operands_on_the_gpu_are_packed_there() -> None:
     with pytest.raises(ValueError, match="expected a number"):
         small = torch.ones(70, 12, dtype=torch.uint8, device="cuda")
         deep_gemm.pack_fp4_weights(codes.cuda(), small, torch.ones(3, device="cuda"))
+
+
+@gpu
+def test_temporary_memory_belongs_to_the_stream_of_the_call() -> None:
+    """What the current stream allocates behind a call on another one is not the workspace that kernels still use."""
+    call, stream = FusedMoe("mx_e4m3", "cuda"), torch.cuda.Stream()
+    call.inputs(1)
+    call.run()
+    torch.cuda.synchronize()
+    expected = call.d.clone()
+    arguments = (call.x, call.ids, call.routing, call.w13, call.w2)
+    for _ in range(3):
+        with torch.cuda.stream(stream):
+            torch.cuda._sleep(20_000_000)
+        out = deep_gemm.fused_moe(*arguments, **call.options, stream=stream.cuda_stream)
+        for size in (1 << 12, 1 << 16, 1 << 20, 1 << 24):
+            torch.full((size,), -1, dtype=torch.int8, device="cuda")
+        torch.cuda.synchronize()
+        assert torch.equal(out, expected)

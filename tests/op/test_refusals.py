@@ -125,6 +125,19 @@ def gemm(a: Any = A, b: Any = B, d: Any = D, **more: Any) -> None:
             ValueError,
             f"expected m and n of at most {2**30}",
         ),
+        *(
+            (
+                lambda device=device: deep_gemm.plan("gemm m=64 n=64 k=64", device),
+                ValueError,
+                f"device: got '{device}', expected an architecture and its number of multiprocessors, as in 90a:132",
+            )
+            for device in ("90a", "90a:", "90a:many")
+        ),
+        (
+            lambda: deep_gemm.explain("linear w=mxfp5 m=1 n=128 k=128", WHERE),
+            ValueError,
+            "w=mxfp5 is unknown; expected one of bf16, fp16, fp8_128x128",
+        ),
         (
             lambda: deep_gemm.plan("linear w=mxfp4 m=1 n=128 k=128", WHERE),
             ValueError,

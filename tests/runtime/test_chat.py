@@ -124,6 +124,37 @@ def test_chat(tokenizer: Tokenizer) -> None:
     assert result.stderr.count("> ") == 6 and "thinking on" in result.stderr
 
 
+def test_chat_says_what_it_is_and_refuses_unknown_commands(tokenizer: Tokenizer) -> None:
+    lines = "/clera\n/usr/bin is a folder\n /usr\n/help\n"  # and the end of the input
+    result = CliRunner().invoke(main, ["chat", *ARGUMENTS, "--spec", "1"], input=lines)
+    assert result.exit_code == 0, result.output
+    assert result.stderr.startswith("tiny_v4 (DeepSeek-V4), a context of 64 tokens, thinking off\n")
+    for name in ("/clear", "/think", "/help", "/quit"):
+        assert result.stderr.count(f"\n  {name} ") == 2
+    assert (
+        result.stderr.count("expected one of /clear, /think, /help, /quit; start the line with a space") == 2
+    )
+    assert "got the command '/clera'" in result.stderr and result.stdout.count("\n") >= 1
+
+
+def test_a_text_that_the_context_cuts_is_told(tokenizer: Tokenizer) -> None:
+    short = ["generate", "The quick", "--device", DEVICE, "--numerics", "exact", "--context", "8"]
+    cut = CliRunner().invoke(main, [*short, "--max-tokens", "64"])
+    assert cut.exit_code == 0 and "the context of 8 tokens is full; --context allows more" in cut.stderr
+    whole = CliRunner().invoke(main, [*short, "--max-tokens", "1"])
+    assert whole.exit_code == 0 and "was cut" not in whole.stderr
+    session = Engine("tiny_v4", device=DEVICE, numerics="exact", context=8).session(window=1)
+    assert session.finish_reason is None
+    written = session.complete("The quick", max_tokens=64)
+    assert written + "\n" == cut.stdout and written.finish_reason == session.finish_reason == "context"
+    assert session.room == 0 and session.complete("The quick", max_tokens=1).finish_reason == "max_tokens"
+    first = session.tokens[-1]
+    session.sync(session.engine.encode("The quick"))
+    steps = session.generate(64, eos=first)
+    assert next(steps).tokens == [first] and session.finish_reason is None
+    assert list(steps) == [] and session.finish_reason == "eos"
+
+
 def test_chat_goes_on_after_errors_and_interruptions(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,6 +70,32 @@ def test_a_problem_without_a_size_names_it(command: str) -> None:
     result = cli(*command.split(), "gemm m=64 n=7168")
     assert result.returncode == 1 and "'gemm m=64 n=7168' without k=;" in result.stderr
     assert "without n= and k=;" in cli(*command.split(), "gemm m=64").stderr
+    assert "unknown key 'kk'; expected m, n, k" in cli(*command.split(), "gemm m=64 n=7168 kk=64").stderr
+
+
+def test_devices_of_plans_are_told() -> None:
+    result = cli("explain", "gemm m=64 n=7168 k=2048", "--device", "90a")
+    assert result.returncode == 1 and "as in 90a:132, or a device, as in cuda:0 or emulator" in result.stderr
+    assert "mxfp4, nvfp4" in cli("explain", "linear w=mxfp5 m=1 n=128 k=128").stderr
+
+
+def test_a_bundle_makes_no_folders(tmp_path: Path) -> None:
+    result = cli("bundle", str(tmp_path / "new" / "kernels.bundle"), "gemm m=1 n=256 k=256")
+    assert result.returncode == 1 and result.stdout == ""
+    assert f"is in no folder that exists; make '{tmp_path / 'new'}' first" in result.stderr
+    assert not (tmp_path / "new").exists()
+
+
+def test_files_that_are_none_of_ours(tmp_path: Path) -> None:
+    foreign = tmp_path / "README.md"
+    foreign.write_text("# Not a checkpoint\n")
+    for command in (["inspect", str(foreign)], ["generate", "Hi", "--model", str(foreign)]):
+        assert (
+            "expected a safetensors or GGUF file; pass a checkpoint's folder or file" in cli(*command).stderr
+        )
+    assert (
+        "expected at most the model's 4096; pass less" in cli("generate", "Hi", "--context", "100000").stderr
+    )
 
 
 @pytest.mark.parametrize("tool", ["test", "demo", "check"])
@@ -97,6 +123,10 @@ def test_cache_life(tmp_path: Path) -> None:
     assert built.returncode == 0, built.stderr
     listing = cli("cache", "list", **folder)
     assert "sm90" in listing.stdout and " in all, " in listing.stdout and "block_n=" in listing.stdout
+    narrow = cli("cache", "list", **folder, COLUMNS="80").stdout.splitlines()[:-1]
+    assert max(map(len, narrow)) == 80 and all(line.endswith("...") for line in narrow[1:])
+    details = cli("cache", "list", "--verbose", **folder).stdout
+    assert "accumulate=false" in details and str(tmp_path / "cache" / "kernels") in details
     assert cli("cache", "verify", **folder).returncode == 0
     assert cli("cache", "clear", "--yes", **folder).returncode == 0
     assert "no kernels" in cli("cache", "list", **folder).stdout

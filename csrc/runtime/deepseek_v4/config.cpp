@@ -13,9 +13,10 @@ void read_layers(Config& config, const ConfigKeys& keys) {
     const u32 num_hash = keys.count("num_hash_layers", 0, num_layers);
     const Json::Array& ratios = keys.get("compress_ratios").as_array(keys.what("compress_ratios"));
     config.num_mtp = keys.has("num_nextn_predict_layers") ? keys.count("num_nextn_predict_layers", 0, 1) : 0;
-    DG_CHECK(ratios.size() == num_layers || ratios.size() == num_layers + config.num_mtp, value,
-             "{}: got {} entries, expected one for each of {} layers and {} MTP blocks",
-             keys.what("compress_ratios"), ratios.size(), num_layers, config.num_mtp);
+    DG_CHECK(
+        ratios.size() == num_layers || ratios.size() == num_layers + config.num_mtp, value,
+        "{}: got {} entries, expected one for each of {} layers and {} MTP blocks; correct the configuration",
+        keys.what("compress_ratios"), ratios.size(), num_layers, config.num_mtp);
     for (u32 i = 0; i < ratios.size(); ++i) {
         const u64 ratio = ratios[i].as_unsigned(keys.what("compress_ratios"));
         DG_CHECK(ratio == 0 || (ratio >= 4 && ratio <= 1024 && i < num_layers), value,
@@ -26,7 +27,7 @@ void read_layers(Config& config, const ConfigKeys& keys) {
     }
     if (!keys.has("mlp_layer_types")) return;  // transformers' way to say which layers are hash-routed
     const Json::Array& types = keys.get("mlp_layer_types").as_array(keys.what("mlp_layer_types"));
-    DG_CHECK(types.size() == num_layers, value, "{}: got {} entries, expected {}",
+    DG_CHECK(types.size() == num_layers, value, "{}: got {} entries, expected {}; correct the configuration",
              keys.what("mlp_layer_types"), types.size(), num_layers);
     for (u32 i = 0; i < num_layers; ++i)
         config.layers[i].hash_routed = types[i].as_string(keys.what("mlp_layer_types")) == "hash_moe";
@@ -79,12 +80,16 @@ Config read_config(const ConfigKeys& keys) {
         config.index_dim = keys.count("index_head_dim", config.rope_dim, 512);
         config.index_topk = keys.count("index_topk", 1, 4096);
         DG_CHECK(config.index_dim == 32 || config.index_dim == 64 || config.index_dim == 128, value,
-                 "{}: got {}, expected 32, 64 or 128", keys.what("index_head_dim"), config.index_dim);
+                 "{}: got {}, expected 32, 64 or 128; there is no kernel for others",
+                 keys.what("index_head_dim"), config.index_dim);
     }
-    DG_CHECK(config.streams != 3, value, "{}: got 3, expected 2 or 4", keys.what("hc_mult"));
-    DG_CHECK(config.num_heads % config.o_groups == 0 && config.rope_dim % 2 == 0, value,
-             "{}: {} heads in {} o_groups with {} rotary channels, expected whole groups and pairs",
-             keys.source(), config.num_heads, config.o_groups, config.rope_dim);
+    DG_CHECK(config.streams != 3, value, "{}: got 3, expected 2 or 4; there is no kernel for others",
+             keys.what("hc_mult"));
+    DG_CHECK(
+        config.num_heads % config.o_groups == 0 && config.rope_dim % 2 == 0, value,
+        "{}: {} heads in {} o_groups with {} rotary channels, expected whole groups and pairs; correct the "
+        "configuration",
+        keys.source(), config.num_heads, config.o_groups, config.rope_dim);
     return config;
 }
 

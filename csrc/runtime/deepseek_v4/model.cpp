@@ -186,10 +186,10 @@ class V4Config final : public ModelConfig {
   private:
     // What the released formats are made for.
     void check_numerics(Numerics numerics) const {
-        DG_CHECK(
-            !has_fp8_cache(numerics) || (config_.head_dim == 512 && config_.rope_dim == 64), value,
-            "engine: FP8 cache rows have 448 + 64 channels, this model's {} + {}; expected numerics 'exact'",
-            config_.head_dim - config_.rope_dim, config_.rope_dim);
+        DG_CHECK(!has_fp8_cache(numerics) || (config_.head_dim == 512 && config_.rope_dim == 64), value,
+                 "engine: FP8 cache rows have 448 + 64 channels, this model's {} + {}; expected numerics "
+                 "'exact': pass it",
+                 config_.head_dim - config_.rope_dim, config_.rope_dim);
         constexpr u32 kGroup = 128;
         for (const auto& [name, extent] :
              {std::pair("hidden_size", config_.hidden), std::pair("q_lora_rank", config_.q_rank),
@@ -197,7 +197,7 @@ class V4Config final : public ModelConfig {
               std::pair("moe_intermediate_size", config_.expert_width)})
             DG_CHECK(numerics != Numerics::released || extent % kGroup == 0, value,
                      "engine: {} is {}, but FP8 activations have groups of {}; expected numerics 'exact' or "
-                     "'fp8_cache'",
+                     "'fp8_cache': pass one of them",
                      name, extent, kGroup);
     }
 

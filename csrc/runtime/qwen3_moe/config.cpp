@@ -28,7 +28,8 @@ void refuse_variants(const ConfigKeys& keys) {
     if (keys.has("decoder_sparse_step")) (void)keys.count("decoder_sparse_step", 1, 1);
     if (!keys.has("mlp_only_layers")) return;
     const Json::Array& dense = keys.get("mlp_only_layers").as_array(keys.what("mlp_only_layers"));
-    DG_CHECK(dense.empty(), value, "{}: got {} layers without experts, expected none",
+    DG_CHECK(dense.empty(), value,
+             "{}: got {} layers without experts, expected none; there is no kernel for them",
              keys.what("mlp_only_layers"), dense.size());
 }
 
@@ -53,10 +54,11 @@ Config read_config(const ConfigKeys& keys) {
     config.max_positions = keys.count("max_position_embeddings", 1, 1u << 24);
     config.eos = keys.first_count("eos_token_id", 0, config.vocab - 1);
     DG_CHECK(config.num_heads % config.num_kv_heads == 0, value,
-             "{}: {} heads over {} key-value heads, expected a multiple", keys.source(), config.num_heads,
-             config.num_kv_heads);
+             "{}: {} heads over {} key-value heads, expected a multiple; correct the configuration",
+             keys.source(), config.num_heads, config.num_kv_heads);
     DG_CHECK(config.head_dim == 32 || config.head_dim == 64 || config.head_dim == 128, value,
-             "{}: got {}, expected 32, 64 or 128", keys.what("head_dim"), config.head_dim);
+             "{}: got {}, expected 32, 64 or 128; there is no kernel for others", keys.what("head_dim"),
+             config.head_dim);
     return config;
 }
 

@@ -96,7 +96,7 @@ class QwenConfig final : public ModelConfig {
         DG_CHECK(
             numerics != Numerics::fp8_cache, value,
             "engine: got numerics 'fp8_cache', but Qwen3-MoE keeps keys and values as they are; expected "
-            "'released' or 'exact'");
+            "'released' or 'exact': pass one of them");
         const std::vector<float> frequencies =
             op::rope_frequencies({.dims = config_.head_dim, .theta = config_.rope_theta});
         Loaded loaded{.device = loader.device(),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,10 @@ from deep_gemm.runtime.arguments import count, sampling_of, token_ids
 from deep_gemm.runtime.batch import Batch
 from deep_gemm.runtime.verify import Difference, verify_exact
 
-__all__ = ["Batch", "Difference", "Engine", "Pages", "Session", "Step", "verify_exact"]
+__all__ = ["Batch", "Completion", "Difference", "Engine", "Pages", "Session", "Step", "verify_exact"]
+
+
+FinishReason = Literal["eos", "max_tokens", "context"]
 
 
 class Step(NamedTuple):
@@ -32,6 +35,17 @@ class Step(NamedTuple):
     tokens: list[int]
     drafted: int
     accepted: int
+
+
+class Completion(str):
+    """A text, and why it ends there."""
+
+    finish_reason: FinishReason | None
+
+    def __new__(cls, text: str, finish_reason: FinishReason | None) -> Completion:
+        completion = super().__new__(cls, text)
+        completion.finish_reason = finish_reason
+        return completion
 
 
 class Pages(NamedTuple):
@@ -189,6 +203,7 @@ class Session:
     def __init__(self, engine: Engine, options: dict[str, Any]) -> None:
         self.engine = engine
         self._session = _C.Session(engine._engine, **options)
+        self._finish_reason: FinishReason | None = None
 
     @property
     def tokens(self) -> list[int]:
@@ -199,6 +214,12 @@ class Session:
     def room(self) -> int:
         """Tokens that still fit in the context."""
         return int(self._session.room)
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """Why the last generate() ended: "eos", "max_tokens", or "context" where the context cut the text short; None
+        while it runs, and where it was left before its end."""
+        return self._finish_reason
 
     @property
     def stats(self) -> dict[str, int]:
@@ -309,18 +330,24 @@ class Session:
         self._session.force_drafts(token_ids("force_drafts", drafts))
 
     def generate(self, max_tokens: int, eos: int | None = None) -> Iterator[Step]:
-        """Steps until `max_tokens` tokens, `eos` (None: the model's; -1: never) or the end of the context."""
+        """Steps until `max_tokens` tokens, `eos` (None: the model's; -1: never) or the end of the context; then
+        `finish_reason` says which."""
         end = self.engine.eos if eos is None else eos
-        left = min(count("generate", "max_tokens", max_tokens), self.room)
-        while left > 0:
+        left = count("generate", "max_tokens", max_tokens)
+        self._finish_reason = None
+        while left > 0 and self.room > 0:
             step = self.step(left, end)
             left -= len(step.tokens)
             yield step
             if step.tokens[-1] == end:
+                self._finish_reason = "eos"
                 return
+        self._finish_reason = "max_tokens" if left == 0 else "context"
 
-    def complete(self, text: str, max_tokens: int = 64) -> str:
-        """The text that follows `text`, which starts the session anew where it is not its beginning."""
+    def complete(self, text: str, max_tokens: int = 64) -> Completion:
+        """The text that follows `text`, which starts the session anew where it is not its beginning; a str with the
+        `finish_reason` of generate()."""
         self.sync(self.engine.encode(text))
         produced = [token for step in self.generate(max_tokens) for token in step.tokens]
-        return self.engine.tokenizer.decode([token for token in produced if token != self.engine.eos])
+        written = self.engine.tokenizer.decode([token for token in produced if token != self.engine.eos])
+        return Completion(written, self.finish_reason)

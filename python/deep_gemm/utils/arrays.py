@@ -7,6 +7,7 @@ when one of its tensors arrives. numpy's narrow types come from ml_dtypes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import ml_dtypes
@@ -116,6 +117,22 @@ def strides(x: Array) -> tuple[int, ...]:
     return tuple(x.stride()) if is_torch(x) else tuple(step // x.itemsize for step in x.strides)
 
 
+def on_stream(like: Array, stream: int | None) -> AbstractContextManager[Any]:
+    """Where `like` is of PyTorch: what is allocated within belongs to `stream` (None: the current one).
+
+    A temporary that another stream's kernels use, allocated outside, would return to the current stream's pool while
+    they run.
+    """
+    if stream is None or not on_gpu(like):
+        return nullcontext()
+    import torch
+
+    context: AbstractContextManager[Any] = torch.cuda.stream(
+        torch.cuda.ExternalStream(stream, device=like.device)
+    )
+    return context
+
+
 def empty_strided(like: Array, shape: Sequence[int], steps: Sequence[int], name: str) -> Array:
     """An uninitialised array with these strides, in elements."""
     if is_torch(like):
@@ -153,6 +170,7 @@ __all__ = [
     "is_torch",
     "num_bytes",
     "on_gpu",
+    "on_stream",
     "require_array",
     "strides",
     "torch_for",
