@@ -67,7 +67,7 @@ class Gemv:
             rest = struct.pack("<4Q4If", at["x"], at.get("x_scale", 0), values.strides[0],
                                scales.shape[1] if scales is not None else 0, 1, m, self.w.k, self.tokens_per_block,
                                0.0)  # fmt: skip
-            deal = struct.pack("<2I", self.w.n // self.rows_per_block, 4)  # the last rows in short tiles
+            deal = struct.pack("<2I", self.w.n // self.rows_per_block, 4)  # 16-bit weights: the last rows in short tiles
             return matrix + bytes(3 * len(matrix)) + rest + deal + bytes(4)
 
         grid = (self.grid or -(-self.w.n // self.rows_per_block), -(-m // self.tokens_per_block))
@@ -260,6 +260,7 @@ BUGS = {
         Bug("a stage is written while other lanes read it", "ptx::sync_warp();  // every lane's part has landed, and", "//"),
         Bug("copies of the next tile go on in the rows of the last", "                    enter(p);\n", "", 8),
         Bug("rows past the end are read", "copy <= last[i] ? 16 : 0", "16", 8),
+        Bug("short tiles begin where whole ones would", "(block - whole) * deal.rest_rows", "(block - whole) * block_rows_of(S)", 8),
         Bug("the ring ends with the first tile", "tile += stride;\n                if (tile < tiles) {\n                    prefetch_scales<S>(p, find_block<S>(p, tile), group_thread());\n                    enter(p);", "tile = tiles;\n                if (tile < tiles) {\n                    enter(p);", 8),
         Bug("fragments of the other half of the line", "place ^ step * 4", "place + step * 4", 8),
     ],
@@ -294,8 +295,7 @@ BUGS = {
         Bug("visits of a tile go on in the next", " - turns * (kGemvWarps * kGemvVisitBytes)", "", 8),
         Bug("both pieces of scales are the first", "                        lane % kPieces * kPieceBytes +\n", "", 8),
         Bug("scales of the tokens for the first block of a visit", "(visit * TokenScales<S>::kBlocks + block) * S.tokens", "visit * TokenScales<S>::kBlocks * S.tokens", 8),
-        Bug("rows past the end are read", "tile >= deal_of<S>(p).whole_tiles", "tile > deal_of<S>(p).whole_tiles", 8),
-        Bug("short tiles begin where whole ones would", "(block - whole) * deal.rest_rows", "(block - whole) * block_rows_of(S)", 8),
+        Bug("rows past the end are read", "(tile + 1) * block_rows_of(S) > p.w[0].n", "tile * block_rows_of(S) > p.w[0].n", 8),
         Bug("scales of rows eight below", "stage + kScales + stage_row * kStageScaleBytes", "stage + kScales + lane / 4 * kStageScaleBytes", 8),
     ],
     "zero points": [
@@ -342,7 +342,7 @@ BUGS = {
         Bug("a stage is given back before it is read", "if (holds && ptx::lane_index() == 0) ptx::mbarrier_arrive(this->empty(held));", "if (ptx::lane_index() == 0) ptx::mbarrier_arrive(this->empty(stage));", 1),
         Bug("bytes beyond the row are copied", "left < Layout::kRowBytes ? left : Layout::kRowBytes", "Layout::kRowBytes", 8),
         Bug("the last tile is not brought", "bool more() const { return tile < tiles; }", "bool more() const { return tile + 1 < tiles; }", 8),
-        Bug("rows past the end are copied", "lane < Ring::kRows && lane % block_rows_of(S) < block.end_row - block.first_row", "lane < Ring::kRows", 8),
+        Bug("rows past the end are copied", "u32 row = lane % kMmaTileRows;\n            const GemvMatrix& w = row_of_block<S>(p, find_block<S>(p, tile), lane / kMmaTileRows, row);", "const u32 row = tile * 16 + lane;\n            const GemvMatrix& w = p.w[0];", 8),
         Bug("blocks of the next warp", "S.bulk ? group_warp() * Layout::kVisitBytes", "S.bulk ? (group_warp() + 1) % 8 * Layout::kVisitBytes", 8),
         Bug("warps without blocks do not give back", "for (u32 first = 0; first < num_blocks; first += kQ8BulkBlocks) {", "for (u32 first = 0; first + group_warp() * kQ8VisitBlocks < num_blocks; first += kQ8BulkBlocks) {", 8),
     ],

@@ -137,8 +137,6 @@ template <GemvSpec S>
 DG_DEVICE void run(const GemvParams& p) {
     static_assert(why_illegal(S) == nullptr, "no such kernel");
     constexpr bool kAhead = GemvVisit<S>::kAhead, kLater = Partials<S>::kLater;
-    kernel::Trace trace;
-    trace.mark(0);
     const u32 whole = S.vector ? p.k / visit_k_of(S) : 0, warp = kernel::group_warp();
     const u32 group = ptx::thread_index() / kGemvThreads;
     const u32 tiles = kernel::num_blocks<S>(p), stride = ptx::grid_size() * S.groups;
@@ -148,11 +146,7 @@ DG_DEVICE void run(const GemvParams& p) {
         if (S.vector && tile < tiles) kernel::prefetch_first<S>(p, tile);
     }
     Partials<S> partials(group);
-    if constexpr (S.dependent_launch) {
-        trace.mark(1);
-        ptx::grid_dependency_wait();
-        trace.mark(2);
-    }
+    if constexpr (S.dependent_launch) ptx::grid_dependency_wait();
     if (tile >= tiles) return;
     kernel::GemvRing<S> ring;
     if constexpr (S.vector) ring.start(p, tile, stride, tiles, whole);
@@ -164,7 +158,6 @@ DG_DEVICE void run(const GemvParams& p) {
     find_rows<S>(rows, p, kernel::find_block<S>(p, tile));
     GemvVisit<S> ahead;
     if (kAhead && warp < whole) kernel::load_beside<true, S>(ahead, p, rows, warp);
-    trace.mark(3);
     while (tile < tiles) {
         Sums<S> sums;
         clear<S>(sums);
@@ -176,7 +169,6 @@ DG_DEVICE void run(const GemvParams& p) {
             else if (visit + kGemvWarps < whole)
                 kernel::load_beside<true, S>(ahead, p, rows, visit + kGemvWarps);
             multiply_visit<true, S>(sums, ring, p, {}, beside, tokens, visit);
-            trace.mark(4);
         }
         for (; visit < visits; visit += kGemvWarps) {
             GemvVisit<S> beside;
@@ -194,10 +186,7 @@ DG_DEVICE void run(const GemvParams& p) {
         }
         if constexpr (kLater) partials.leave(&sums);
     }
-    trace.mark(5);
     if constexpr (kLater) partials.finish(p, kernel::find_block<S>(p, tile - stride), first_token, count);
-    trace.mark(6);
-    trace.write(p);
 }
 
 }  // namespace gemv_detail

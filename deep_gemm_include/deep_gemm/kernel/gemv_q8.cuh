@@ -144,12 +144,12 @@ DG_DEVICE void find_rows(Row (&rows)[S.row_tiles][kLaneRows], const GemvParams& 
     using Layout = kernel::Q8Layout<S>;
 #pragma unroll
     for (u32 i = 0; i < S.row_tiles * kLaneRows; ++i) {
-        u32 row = ptx::lane_index() / 4 + i % kLaneRows * 8;
+        const u32 of_tile = ptx::lane_index() / 4 + i % kLaneRows * 8;
+        u32 row = of_tile;
         const GemvMatrix& w = kernel::row_of_block<S>(p, block, i / kLaneRows, row);
         const u8* data = w.data + row * w.row_stride;
         const u64 visit = reinterpret_cast<u64>(data) + group_warp() * Layout::kVisitBytes;
-        constexpr bool kPaired = S.epilogue == GemvEpilogue::swiglu;
-        const u32 stage_row = row - block.first_row + (kPaired ? i / kLaneRows * kMmaTileRows : 0),
+        const u32 stage_row = i / kLaneRows * kMmaTileRows + of_tile,
                   pitch = S.bulk ? kQ8BulkPitch : Layout::kPitch;
         const u32 before = S.bulk ? group_warp() * Layout::kVisitBytes : static_cast<u32>(visit % 16);
         rows[i / kLaneRows][i % kLaneRows] = {
@@ -221,12 +221,10 @@ DG_DEVICE void run(const GemvParams& p) {
         if (group >= S.groups) return bring<S>(p, ptx::warp_index() - S.groups * kGemvWarps);
     const u32 tiles = kernel::num_blocks<S>(p), stride = ptx::grid_size() * S.groups;
     u32 tile = group * ptx::grid_size() + ptx::block_index();
+    Partials<S> partials(group);
     if constexpr (S.dependent_launch) {
         ptx::grid_dependency_launch();
         if (S.vector && tile < tiles) kernel::prefetch_first<S>(p, tile);
-    }
-    Partials<S> partials(group);
-    if constexpr (S.dependent_launch) {
         ptx::grid_dependency_wait();
     }
     if (!S.resident && tile >= tiles) return;

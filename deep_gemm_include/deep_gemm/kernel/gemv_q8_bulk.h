@@ -57,15 +57,12 @@ struct Q8BulkWriter : Q8BulkRing<S> {
     DG_DEVICE void copy(const GemvParams& p) {
         const u32 lane = ptx::lane_index(), stage = this->cursor.stage;
         const u32 left = row_bytes - offset, bytes = left < Layout::kRowBytes ? left : Layout::kRowBytes;
-        const GemvBlock block = find_block<S>(p, tile);
-        const u32 rows = Ring::kRows / block_rows_of(S) * (block.end_row - block.first_row);
-        const bool mine = lane < Ring::kRows && lane % block_rows_of(S) < block.end_row - block.first_row;
         ptx::mbarrier_wait(this->empty(stage), this->cursor.phase ^ 1);
-        if (lane == 0) ptx::mbarrier_arrive_expect_tx(this->full(stage), rows * bytes);
+        if (lane == 0) ptx::mbarrier_arrive_expect_tx(this->full(stage), Ring::kRows * bytes);
         ptx::sync_warp();
-        if (mine) {
+        if (lane < Ring::kRows) {
             u32 row = lane % kMmaTileRows;
-            const GemvMatrix& w = row_of_block<S>(p, block, lane / kMmaTileRows, row);
+            const GemvMatrix& w = row_of_block<S>(p, find_block<S>(p, tile), lane / kMmaTileRows, row);
             const ptx::SharedAddress to = this->stage_at(stage) + lane * kQ8BulkPitch;
             ptx::bulk_load(to, w.data + row * w.row_stride + offset, bytes, this->full(stage),
                            ptx::l2_evict_first());

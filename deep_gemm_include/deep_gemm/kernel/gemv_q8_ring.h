@@ -53,7 +53,7 @@ struct Q8Ring {
             const u8* start = w.data + row * w.row_stride + offset;
             source[run] = start + vector() * 16;
             step[run] = Layout::kCopyRows * w.row_stride;
-            inside = inside && at.first_row + Layout::kCopies * Layout::kCopyRows <= at.end_row;
+            inside = inside && at.first_row + Layout::kCopies * Layout::kCopyRows <= w.n;
 #pragma unroll
             for (u32 i = 0; i < Layout::kCopies; ++i) {
                 const u32 before = static_cast<u32>(reinterpret_cast<u64>(start + i * step[run]) % 16);
@@ -69,8 +69,11 @@ struct Q8Ring {
         tile += stride;
         if (tile >= tiles) return;
         const bool alike = S.epilogue == GemvEpilogue::none && p.num_matrices == 1;
+        if (!alike || (tile + 1) * block_rows_of(S) > p.w[0].n) {
+            prefetch_scales<S>(p, find_block<S>(p, tile), group_thread());
+            return enter(p);
+        }
         prefetch_scales<S>(p, find_block<S>(p, tile), group_thread());
-        if (!alike || tile >= deal_of<S>(p).whole_tiles) return enter(p);
         const u32 begin = group_warp() * Layout::kVisitBytes;
         source[0] += u64{stride} * block_rows_of(S) * p.w[0].row_stride - (offset - begin);
         offset = begin;
@@ -87,8 +90,7 @@ struct Q8Ring {
             const GemvMatrix& w = row_of_block<S>(p, at, copied / kMmaTileRows, row_index);
             const u8* row = w.data + row_index * w.row_stride;
             const u8* from = row + offset - reinterpret_cast<u64>(row + offset) % 16 + vector() * 16;
-            const bool present_row = at.first_row + copied % block_rows_of(S) < at.end_row;
-            const i64 left = present_row ? row + row_bytes - from : 0;
+            const i64 left = row + row_bytes - from;
             const u32 bytes = left <= 0 ? 0 : left < 16 ? static_cast<u32>(left) : 16;
             ptx::cp_async_16(stage + copied * Layout::kPitch + vector() * 16, bytes ? from : p.w[0].data,
                              bytes);

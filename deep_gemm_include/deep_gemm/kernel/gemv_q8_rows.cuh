@@ -1,7 +1,7 @@
 // y = x W^T for Q8_0 weights and one or two tokens: the sums of gemv_q8.cuh, in the same order and to the
 // same bit, by dp4a, which needs fewer instructions where an mma would multiply mostly zeros.
 //
-// A warp owns a row of W (or two) at a time and the tokens; lane l takes blocks l, l + 32, ... in turn. For
+// A warp owns a row of W (or two) and the tokens; lane l takes blocks l, l + 32, ... in turn. For
 // each:
 //   sum = fma(round(d_w * d_x), float(dot), sum)      dot: 32 products of bytes, exact, below 2^24
 // then the lanes' sums meet by butterfly, 16, 8, 4, 2, 1. A token's sum is made of its own numbers in the
@@ -109,94 +109,13 @@ DG_DEVICE void multiply_block(float (&sum)[S.row_tiles][S.tokens], const Block (
     }
 }
 
-/// The rows of W that a warp takes: those of a block's warp, of every grid_size()-th block.
-template <GemvSpec S>
-struct WarpRows {
-    static constexpr bool kPaired = S.epilogue == GemvEpilogue::swiglu;
-
-    u32 block;
-    kernel::GemvBlock at;
-    u32 first_row;
-    Row rows[S.row_tiles];
-
-    /// Whether there are such rows.
-    DG_DEVICE bool find(const GemvParams& p, u32 wanted_block, u32 blocks) {
-        block = wanted_block;
-        if (block >= blocks) return false;
-        at = kernel::find_block<S>(p, block);
-        first_row = at.first_row + ptx::warp_index() * (kPaired ? 1 : S.row_tiles);
-        if (first_row >= p.w[at.matrix].n) return false;
-#pragma unroll
-        for (u32 r = 0; r < S.row_tiles; ++r) {
-            const GemvMatrix& w = p.w[kPaired ? r : at.matrix];
-            const u32 wanted = first_row + (kPaired ? 0 : r);
-            const u64 row = wanted < w.n ? wanted : w.n - 1;  // beyond the last: the last, dropped below
-            const u8* scales = static_cast<const u8*>(w.scales);
-            rows[r] = {w.data + row * w.row_stride, scales + row * scale_columns_of(S.w, p.k) * 2};
-        }
-        return true;
-    }
-};
-
-/// The visits of a warp's rows, one row's behind the other's, on their way to shared memory.
-template <GemvSpec S>
-struct RowRing {
-    static constexpr bool kUsed = S.w == Quant::q8_0 && S.vector;
-
-    WarpRows<S> ahead;  // whose visits are copied next
-    bool more;
-    u32 visit, visits, blocks;
-    u32 write, read;  // stages of the next copy and of the next read
-
-    ptx::SharedAddress first_stage;
-
-    DG_DEVICE ptx::SharedAddress stage(u32 index, u32 r) const {
-        return first_stage + (index * S.row_tiles + r) * kQ8StageBytes;
-    }
-    static DG_DEVICE u32 behind(u32 index) { return index + 1 == S.stages ? 0 : index + 1; }
-
-    DG_DEVICE void copy(const GemvParams& p) {
-        if (more) {
-#pragma unroll
-            for (u32 r = 0; r < S.row_tiles; ++r)
-                copy_visit(stage(write, r), ahead.rows[r].data, row_bytes_of(S.w, p.k), visit);
-            if (++visit == visits) {
-                visit = 0;
-                more = ahead.find(p, ahead.block + ptx::grid_size(), blocks);
-            }
-        }
-        ptx::cp_async_commit();  // an empty group keeps the count
-        write = behind(write);
-    }
-
-    DG_DEVICE void start(const GemvParams& p, const WarpRows<S>& first, u32 num_blocks) {
-        first_stage = ptx::dynamic_smem() + ptx::warp_index() * S.stages * S.row_tiles * kQ8StageBytes;
-        ahead = first;
-        more = true;
-        visit = write = read = 0;
-        visits = ceil_div(ceil_div(p.k, kQ8Block), kQ8LaneBlocks);
-        blocks = num_blocks;
-        for (u32 i = 0; i + 1 < S.stages; ++i) copy(p);
-    }
-
-    /// The stage of the next visit.
-    DG_DEVICE u32 next(const GemvParams& p) {
-        ptx::cp_async_wait<S.stages - 2>();
-        ptx::sync_warp();  // every lane's part has landed, and every lane has read the stage before
-        copy(p);
-        const u32 mine = read;
-        read = behind(read);
-        return mine;
-    }
-};
-
 template <GemvSpec S>
 DG_DEVICE void multiply_rows(float (&sum)[S.row_tiles][S.tokens], const Row (&rows)[S.row_tiles],
-                             RowRing<S>& ring, const GemvParams& p, u32 first_token, u32 count) {
+                             const GemvParams& p, u32 first_token, u32 count) {
     const u32 num_blocks = ceil_div(p.k, kQ8Block), lane = ptx::lane_index();
     const u32 visits = ceil_div(num_blocks, kQ8LaneBlocks);
     Block blocks[S.row_tiles];
-    if constexpr (!RowRing<S>::kUsed) {
+    if constexpr (S.w != Quant::q8_0 || !S.vector) {
         for (u32 index = lane; index < num_blocks; index += kQ8LaneBlocks) {
 #pragma unroll
             for (u32 r = 0; r < S.row_tiles; ++r) blocks[r] = block_of_memory<S>(rows[r], index, p.k);
@@ -204,24 +123,31 @@ DG_DEVICE void multiply_rows(float (&sum)[S.row_tiles][S.tokens], const Row (&ro
         }
         return;
     }
+    const u64 row_bytes = row_bytes_of(S.w, p.k);
+    const ptx::SharedAddress ring =
+        ptx::dynamic_smem() + ptx::warp_index() * S.row_tiles * S.stages * kQ8StageBytes;
+    const auto stage_of = [ring](u32 visit, u32 r) {
+        return ring + (visit % S.stages * S.row_tiles + r) * kQ8StageBytes;
+    };
+    const auto copy = [&](u32 visit) {
+#pragma unroll
+        for (u32 r = 0; r < S.row_tiles; ++r) copy_visit(stage_of(visit, r), rows[r].data, row_bytes, visit);
+        ptx::cp_async_commit();  // an empty group keeps the count
+    };
+    for (u32 visit = 0; visit + 1 < S.stages; ++visit) copy(visit);
     for (u32 visit = 0; visit < visits; ++visit) {
-        const u32 stage = ring.next(p), index = visit * kQ8LaneBlocks + lane;
+        ptx::cp_async_wait<S.stages - 2>();
+        ptx::sync_warp();  // every lane's part has landed, and every lane has read the stage before
+        copy(visit + S.stages - 1);
+        const u32 index = visit * kQ8LaneBlocks + lane;
         if (index >= num_blocks) continue;
 #pragma unroll
         for (u32 r = 0; r < S.row_tiles; ++r) {
             const u64 start = reinterpret_cast<u64>(rows[r].data) + u64{visit} * kQ8LaneVisitBytes;
-            blocks[r] = block_of_stage(ring.stage(stage, r), static_cast<u32>(start % 16));
+            blocks[r] = block_of_stage(stage_of(visit, r), static_cast<u32>(start % 16));
         }
         multiply_block<S>(sum, blocks, p, first_token, count, index);
     }
-}
-
-/// Asks L2 for `bytes` of a row. Scope: the warp.
-DG_DEVICE void prefetch_row(const u8* row, u32 bytes) {
-    if constexpr (DG_GEMV_ASK != 0)
-        kernel::prefetch_lines(row, bytes, ptx::lane_index(), 32);
-    else if (ptx::lane_index() == 0)
-        kernel::prefetch_bytes(row, bytes);
 }
 
 DG_DEVICE float sum_of_lanes(float value) {
@@ -234,42 +160,48 @@ DG_DEVICE float sum_of_lanes(float value) {
 template <GemvSpec S>
 DG_DEVICE void run(const GemvParams& p) {
     static_assert(why_illegal(S) == nullptr, "no such kernel");
-    constexpr bool kPaired = WarpRows<S>::kPaired;
+    constexpr bool kPaired = S.epilogue == GemvEpilogue::swiglu;
     if constexpr (S.dependent_launch) ptx::grid_dependency_launch();
-    const u32 blocks = kernel::num_blocks<S>(p);
+    const kernel::GemvBlock block = kernel::find_block<S>(p, ptx::block_index());
     const u32 first_token = ptx::block_index_y() * p.tokens_per_block;
     const u32 left = p.m - first_token, count = left < p.tokens_per_block ? left : p.tokens_per_block;
-    WarpRows<S> mine;
-    if (!mine.find(p, ptx::block_index(), blocks)) return;  // it writes nothing a next kernel could miss
+    const u32 first_row = block.first_row + ptx::warp_index() * (kPaired ? 1 : S.row_tiles);
+    if (first_row >= p.w[block.matrix].n) return;  // it writes nothing that a next kernel could miss
+    Row rows[S.row_tiles];
+#pragma unroll
+    for (u32 r = 0; r < S.row_tiles; ++r) {
+        const GemvMatrix& w = p.w[kPaired ? r : block.matrix];
+        const u32 wanted = first_row + (kPaired ? 0 : r);
+        const u64 row = wanted < w.n ? wanted : w.n - 1;  // beyond the last: the last, dropped below
+        const u8* scales = static_cast<const u8*>(w.scales);
+        rows[r] = {w.data + row * w.row_stride, scales + row * scale_columns_of(S.w, p.k) * 2};
+    }
     if constexpr (S.dependent_launch) {
-        if (RowRing<S>::kUsed) {
+        if (S.w == Quant::q8_0 && S.vector && ptx::lane_index() == 0) {
             const u64 bytes = row_bytes_of(S.w, p.k);
-            for (const Row& row : mine.rows)
-                prefetch_row(row.data, bytes < kPrefetchBytes ? static_cast<u32>(bytes) : kPrefetchBytes);
+            for (const Row& row : rows)
+                kernel::prefetch_bytes(row.data,
+                                       bytes < kPrefetchBytes ? static_cast<u32>(bytes) : kPrefetchBytes);
         }
-        if (DG_GEMV_PREFETCH_X && ptx::warp_index() == 0) kernel::prefetch_tokens<S>(p);
+        if (ptx::warp_index() == 0) kernel::prefetch_tokens<S>(p);
         ptx::grid_dependency_wait();
     }
-    RowRing<S> ring;
-    if constexpr (RowRing<S>::kUsed) ring.start(p, mine, blocks);
-    do {
-        float sum[S.row_tiles][S.tokens] = {};
-        multiply_rows<S>(sum, mine.rows, ring, p, first_token, count);
+    float sum[S.row_tiles][S.tokens] = {};
+    multiply_rows<S>(sum, rows, p, first_token, count);
 #pragma unroll
-        for (u32 t = 0; t < S.tokens; ++t) {
-            if (t >= count) break;
+    for (u32 t = 0; t < S.tokens; ++t) {
+        if (t >= count) break;
 #pragma unroll
-            for (u32 r = 0; r < S.row_tiles; ++r) sum[r][t] = sum_of_lanes(sum[r][t]);
-            if (ptx::lane_index() != t) continue;
+        for (u32 r = 0; r < S.row_tiles; ++r) sum[r][t] = sum_of_lanes(sum[r][t]);
+        if (ptx::lane_index() != t) continue;
 #pragma unroll
-            for (u32 r = 0; r < (kPaired ? 1 : S.row_tiles); ++r) {
-                const GemvMatrix& w = p.w[mine.at.matrix];
-                float value = sum[r][t];
-                if constexpr (kPaired) value = kernel::swiglu(value, sum[1][t], p.swiglu_limit);
-                if (mine.first_row + r < w.n) kernel::finish<S>(w, first_token + t, mine.first_row + r, value);
-            }
+        for (u32 r = 0; r < (kPaired ? 1 : S.row_tiles); ++r) {
+            const GemvMatrix& w = p.w[block.matrix];
+            float value = sum[r][t];
+            if constexpr (kPaired) value = kernel::swiglu(value, sum[1][t], p.swiglu_limit);
+            if (first_row + r < w.n) kernel::finish<S>(w, first_token + t, first_row + r, value);
         }
-    } while (mine.find(p, mine.block + ptx::grid_size(), blocks));
+    }
 }
 
 }  // namespace gemv_q8_rows_detail

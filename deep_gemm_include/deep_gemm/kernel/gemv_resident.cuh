@@ -52,8 +52,6 @@ template <GemvSpec S>
 DG_DEVICE void run_resident(const GemvParams& p) {
     static_assert(why_illegal(S) == nullptr, "no such kernel");
     constexpr bool kLater = Partials<S>::kLater;
-    kernel::Trace trace;
-    trace.mark(0);
     const u32 group = ptx::thread_index() / kGemvThreads, warp = kernel::group_warp();
     const u32 tiles = kernel::num_blocks<S>(p), stride = ptx::grid_size() * S.groups;
     u32 tile = group * ptx::grid_size() + ptx::block_index();
@@ -62,11 +60,7 @@ DG_DEVICE void run_resident(const GemvParams& p) {
         if (tile < tiles) kernel::prefetch_first<S>(p, tile);
     }
     Partials<S> partials(group);
-    if constexpr (S.dependent_launch) {
-        trace.mark(1);
-        ptx::grid_dependency_wait();
-        trace.mark(2);
-    }
+    if constexpr (S.dependent_launch) ptx::grid_dependency_wait();
     kernel::ResidentRing<S> ring;
     const u32 first_token = ptx::block_index_y() * p.tokens_per_block;
     const u32 left = p.m - first_token, count = left < p.tokens_per_block ? left : p.tokens_per_block;
@@ -74,7 +68,6 @@ DG_DEVICE void run_resident(const GemvParams& p) {
     // Asked for before the weights, behind which they would wait.
     tokens.load(p, ptx::dynamic_smem() + plan_smem(S).bytes, first_token, count,
                 [&] { ring.start(p, tile, stride, tiles); });
-    trace.mark(3);
     const u32 visits = ceil_div(p.k, visit_k_of(S));
     for (; tile < tiles; tile += stride) {
         Sums<S> sums;
@@ -83,7 +76,6 @@ DG_DEVICE void run_resident(const GemvParams& p) {
             kernel::GemvWords<S> words[steps_of_visit(S)];
             GemvVisit<S> beside;
             ring.next(words, beside, p);
-            trace.mark(4);
             multiply_resident<S>(sums, words, beside, tokens, visit);
         }
         if (kLater && partials.count != 0)
@@ -91,11 +83,8 @@ DG_DEVICE void run_resident(const GemvParams& p) {
         partials.leave(&sums);
         if constexpr (!kLater) partials.finish(p, kernel::find_block<S>(p, tile), first_token, count);
     }
-    trace.mark(5);
     if (kLater && partials.count != 0)
         partials.finish(p, kernel::find_block<S>(p, tile - stride), first_token, count);
-    trace.mark(6);
-    trace.write(p);
 }
 
 }  // namespace gemv_detail

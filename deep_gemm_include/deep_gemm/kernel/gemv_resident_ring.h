@@ -23,13 +23,11 @@ struct ResidentRing {
     static constexpr u32 kZeroBytes = zero_piece_bytes_of(S), kVisitZeros = visit_zeros_of(S);
     static constexpr u32 kScales = kRows * kGemvVisitBytes;  // offsets in a stage
     static constexpr u32 kZeros = kScales + kRows * kStageScaleBytes;
-    static constexpr u32 kTileRows = block_rows_of(S);  // of each matrix
 
     const u8* weights[kCopies];  // of the next copies
     const u8* scales[kScaleCopies + 1];
     const u8* zeros;
     u32 tile, stride, tiles;   // of rows: theirs, how far it is to the group's next, how many there are
-    u32 rows;                  // of the tile
     u32 visit, visits, whole;  // of the tile: theirs, how many there are and how many are whole
     ptx::SharedAddress first;  // of this warp's stages
     u32 write, read;           // offsets of the next copy's stage and of the next read's
@@ -41,7 +39,6 @@ struct ResidentRing {
     DG_DEVICE void enter(const GemvParams& p) {
         const GemvBlock at = find_block<S>(p, tile);
         const u32 lane = ptx::lane_index();
-        rows = at.end_row - at.first_row;
 #pragma unroll
         for (u32 i = 0; i < kCopies; ++i) {
             u32 row = (lane / 8 + i * kCopyRows) % kMmaTileRows;
@@ -71,21 +68,21 @@ struct ResidentRing {
         tile += stride;
         if (tile >= tiles) return;
         const bool alike = S.epilogue == GemvEpilogue::none && kRow.block_rows == 1 && p.num_matrices == 1;
-        if (!alike || tile >= deal_of<S>(p).whole_tiles) return enter(p);
-        const u64 skipped = u64{stride} * kTileRows;
-        const u64 jump = skipped * p.w[0].row_stride - turns * (kGemvWarps * kGemvVisitBytes);
-        const u64 scale_jump = skipped * scale_columns_of(S.w, p.k) * bytes_of(kRow.scale) -
-                               turns * (kGemvWarps * kScaleBytes);
+        if (!alike || (tile + 1) * block_rows_of(S) > p.w[0].n) return enter(p);
+        const u64 rows = u64{stride} * block_rows_of(S);
+        const u64 jump = rows * p.w[0].row_stride - turns * (kGemvWarps * kGemvVisitBytes);
+        const u64 scale_jump =
+            rows * scale_columns_of(S.w, p.k) * bytes_of(kRow.scale) - turns * (kGemvWarps * kScaleBytes);
 #pragma unroll
         for (auto& address : weights) address += jump;
 #pragma unroll
         for (u32 i = 0; i < kScaleCopies; ++i) scales[i] += scale_jump;
         if constexpr (kZeroBytes != 0)
-            zeros += skipped * scale_columns_of(S.w, p.k) - turns * (kGemvWarps * kVisitZeros);
+            zeros += rows * scale_columns_of(S.w, p.k) - turns * (kGemvWarps * kVisitZeros);
     }
 
-    /// Copies the next visit. Where it is not `Whole`, it overlaps the end of the rows or has fewer of them: zeros
-    /// stand for what is beyond.
+    /// Starts the copies of the next visit, if there is one. An empty group keeps the count. Of a visit that
+    /// overlaps the end of the rows, zeros stand for what is beyond.
     template <bool Whole>
     DG_DEVICE void copy_visit(const GemvParams& p) {
         const u32 lane = ptx::lane_index();
@@ -98,8 +95,7 @@ struct ResidentRing {
         const u32 scales_left = Whole ? kPieceBytes : present(place, scale_bytes, kPieceBytes);
 #pragma unroll
         for (u32 i = 0; i < kCopies; ++i) {
-            const bool present_row = Whole || (lane / 8 + i * kCopyRows) % kTileRows < rows;
-            ptx::cp_async_16(to + i * kCopyBytes, weights[i], present_row ? left : 0);
+            ptx::cp_async_16(to + i * kCopyBytes, weights[i], left);
         }
 #pragma unroll
         for (u32 i = 0; i < kScaleCopies; ++i) {
@@ -124,10 +120,9 @@ struct ResidentRing {
         return offset >= row_bytes ? 0 : row_bytes - offset < bytes ? row_bytes - offset : bytes;
     }
 
-    /// Starts the copies of the next visit, if there is one. An empty group keeps the count.
     DG_DEVICE void copy(const GemvParams& p) {
         if (tile < tiles) {
-            if (visit < whole && rows == kTileRows)
+            if (visit < whole)
                 copy_visit<true>(p);
             else
                 copy_visit<false>(p);

@@ -6,9 +6,6 @@
 #include <deep_gemm/ptx/stream.h>
 #include <deep_gemm/spec/gemv.h>
 
-#ifndef DG_GEMV_ASK
-#define DG_GEMV_ASK 0
-#endif
 
 namespace deep_gemm::kernel {
 
@@ -73,15 +70,10 @@ struct GemvBlock {
     u32 matrix, first_row, end_row;
 };
 
-#ifndef DG_GEMV_EVEN
-#define DG_GEMV_EVEN 1
-#endif
 template <GemvSpec S>
 DG_DEVICE GemvDeal deal_of(const GemvParams& p) {
-    if constexpr (has_warp_rows(S)) return {0, block_rows_of(S)};
-    if constexpr (!DG_GEMV_EVEN)
-        return {p.num_matrices == 1 ? p.w[0].n / block_rows_of(S) : 0, block_rows_of(S)};
-    return {p.whole_tiles, p.rest_rows};
+    if constexpr (may_deal_evenly(S)) return p.deal;
+    return {0, block_rows_of(S)};
 }
 /// Tiles of a matrix of n rows.
 template <GemvSpec S>

@@ -10,12 +10,6 @@ struct alignas(16) Words4 {
     u32 word[4];
 };
 
-/// %globaltimer: nanoseconds, the same on all SMs.
-DG_DEVICE u64 global_timer() {
-    u64 value;
-    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(value)::"memory");
-    return value;
-}
 /// %ctaid.y.
 DG_DEVICE u32 block_index_y() {
     return blockIdx.y;
