@@ -49,14 +49,15 @@ struct GemvVisit {
     float scale[kScaledBlocks + 1][S.row_tiles][kLaneRows];
     u32 zero[kRow.has_zero ? kScaledBlocks : 1][S.row_tiles][kLaneRows];
 
-    /// Whether a scale needs two factors (ue8m0_excess). The same for all lanes.
+    /// Whether a scale needs two factors (ue8m0_excess), or might: some are looked at together. The same for all
+    /// lanes.
     DG_DEVICE bool exceeds() const {
-        bool any = false;
+        u32 bits = 0;
         if constexpr (kRow.scale == ScaleType::ue8m0)
             for (const auto& step : code)
                 for (const auto& tile : step)
-                    for (const u32 byte : tile) any = any || byte > tile::kLargestWholeUe8m0;
-        return kRow.scale == ScaleType::ue8m0 && ptx::ballot(any) != 0;
+                    for (const u32 byte : tile) bits |= byte;
+        return kRow.scale == ScaleType::ue8m0 && ptx::ballot(bits > tile::kLargestWholeUe8m0) != 0;
     }
 };
 
