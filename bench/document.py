@@ -53,13 +53,15 @@ TITLES = {
     ),
     "fp4_bf16": (
         "MXFP4 weights, bf16 activations",
-        "The Flash layer above. The peer is FP8 activations in the same rounds; Marlin's times are not of this run, "
+        "The Flash layer above: bf16 tokens as two E4M3 terms, whose making is in the time, and with bf16_products as "
+        "such. The peer is FP8 activations in the same rounds; Marlin's times are not of this run, "
         "bench/fp4_peer.py has them.",
     ),
     "fused_moe": (
         "A whole mixture of experts",
         "fused_moe, MXFP4, of DeepSeek-V4-Flash: from routing to the combined output, tokens quantised, SwiGLU and the "
-        "weighted sum included. The peer is the sum of its two GEMMs alone, in the same rounds.",
+        "weighted sum included; per_token with one FP8 scale for each token, bf16 with bf16 activations. The peer is "
+        "the sum of its two GEMMs alone, in the same rounds.",
     ),
     "fp4_packing": (
         "Packing FP4 weights",

@@ -54,6 +54,10 @@ struct FusedMoeArguments {
     // x and the activation are multiplied as bf16, not quantised to FP8: x is bf16, weights are FP4, not
     // nv_single.
     bool bf16_activations = false;
+    // With bf16_activations: no two E4M3 terms, see Fp4GemmArguments.
+    bool bf16_products = false;
+    // One FP8 scale for each token, and for each of its activations, not one for 128 channels: FP4 weights.
+    bool per_token = false;
     void* stream = nullptr;
 };
 
