@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "op/host_codes.h"
 #include "op/linear.h"
+#include "op/tensor_check.h"
 
 #include <algorithm>
 #include <cmath>
@@ -131,6 +132,7 @@ class Quantizer {
         const float scale = (whole_row ? amax : larger(amax, kSmallestFp8Amax)) / codec::kE4m3Max;
         put(made_.scales, block, scale);
         const float divisor = divisor_of(scale), inverse = 1 / scale;
+        // Saturates: a subnormal scale is rounded by so much that a quotient passes 448.
         bytes(part, r, c, [&](float x) { return codec::f32_to_e4m3(whole_row ? x / divisor : x * inverse); });
     }
     void encode_int8(const Block& part, i64 r, i64 c, u64 block) {
@@ -163,6 +165,11 @@ class Quantizer {
             low = low > 0 ? 0 : low;
             high = high < 0 ? 0 : high;
             scale = (high - low) / kMost;
+            DG_CHECK(!std::isinf(scale) || std::isinf(high) || std::isinf(low), value,
+                     "quantize_weights: weights of a group of {} are further apart than the largest of fp32, "
+                     "expected a scale of at most {}, the largest of fp16; divide the weights, or take a layout "
+                     "with fp32 scales",
+                     row_.name, kF16Max);
         } else {
             scale = (high * (high > -low ? 1.0f : 0.0f) + low * (high <= -low ? 1.0f : 0.0f)) / -kMiddle;
         }
@@ -226,6 +233,8 @@ float scale_at(const HostMatrix& w, const QuantRow& row, u64 index) {
 void check_extents(const char* function, i64 n, i64 k) {
     DG_CHECK(n >= 0 && k >= 1, value,
              "{}: got {} x {}, expected at least one column; pass weights with columns", function, n, k);
+    DG_CHECK(n <= kMaxExtent && k <= kMaxExtent, value,
+             "{}: got {} x {}, expected extents below 2^31; pass slices of the weights", function, n, k);
 }
 
 }  // namespace

@@ -10,130 +10,8 @@ namespace deep_gemm::op {
 
 namespace {
 
-constexpr u64 kVectorBytes = 16;
-
-void check_device(const TensorView& t, const Device* device, const char* name) {
-    DG_CHECK(t.device == device, value, "linear: {} is on another device than x; move it to x's device",
-             name);
-}
-
 bool is_bytes(Format format) {
     return bits_of(format) == 8;
-}
-
-// A packed row-major tensor of `rows` x `columns`, or of `columns` where rows is 0.
-void check_packed(const TensorView& t, i64 rows, i64 columns, const char* name) {
-    const bool matrix = t.rank == 2 && t.shape[0] == rows && t.shape[1] == columns;
-    const bool vector =
-        t.rank == 1 && t.shape[0] == (columns == 1 || rows == 0 ? (rows ? rows : columns) : -1);
-    DG_CHECK(matrix || vector, value,
-             "linear: {} has shape {}, expected {}; reshape it, or quantise the weights again", name,
-             shape_text(t), rows ? fmt::format("[{}, {}]", rows, columns) : fmt::format("[{}]", columns));
-    const bool packed = matrix ? (columns <= 1 || t.strides[1] == 1) && (rows <= 1 || t.strides[0] == columns)
-                               : t.shape[0] <= 1 || t.strides[0] == 1;
-    DG_CHECK(packed, value,
-             "linear: {} is strided, expected a packed row-major tensor; pass a contiguous copy", name);
-}
-
-const char* scale_expectation(ScaleType type) {
-    return type == ScaleType::fp32 ? "fp32" : type == ScaleType::fp16 ? "fp16" : "bytes (int8)";
-}
-
-bool scale_format_fits(ScaleType type, Format format) {
-    if (type == ScaleType::fp32) return format == Format::fp32;
-    if (type == ScaleType::fp16) return format == Format::fp16;
-    return is_bytes(format);
-}
-
-// Whether the scales (and zero points) of a stage of the large-batch kernels are aligned vectors.
-bool loads_whole(Quant quant, i64 k, u64 scales, u64 zeros) {
-    const QuantRow row = row_of(quant);
-    if (row.block_k == 0 || row.element_bits == 16) return true;
-    const u32 stage_k = weight_stage_k_of(quant), count = stage_k / row.block_k;
-    return static_cast<u64>(k) % stage_k == 0 && scales % (count * bytes_of(row.scale)) == 0 &&
-           (!row.has_zero || zeros % count == 0);
-}
-
-GemvMatrix check_matrix(const QuantMatrix& w, const Device* device, LinearCall& call) {
-    const QuantRow row = row_of(w.quant);
-    DG_CHECK(w.n >= 0 && w.n <= kMaxExtent && w.k >= 1 && w.k <= kMaxExtent, value,
-             "linear: w is [{}, {}], expected at least one column and extents below 2^31; pass slices of the "
-             "weights",
-             w.n, w.k);
-    GemvMatrix matrix{};
-    matrix.n = static_cast<u32>(w.n);
-    matrix.global_scale = w.global_scale;
-    DG_CHECK(row.has_global || w.global_scale == 1, value,
-             "linear: the global scale of w is {}, expected 1: {} has none; scale y, or the scales of w",
-             w.global_scale, row.name);
-    const u64 row_bytes = row_bytes_of(w.quant, static_cast<u64>(w.k));
-    const TensorView& data = w.data;
-    const bool native = data.format == row.element && row.element_bits == bits_of(data.format);
-    DG_CHECK(data.present() && (native || is_bytes(data.format)), type,
-             "linear: w ({}) holds {}, expected {} or bytes (int8); view it as one of them", row.name,
-             name_of(data.format), name_of(row.element));
-    check_device(data, device, "w");
-    const i64 columns = static_cast<i64>(row_bytes / bytes_of(data.format));
-    DG_CHECK(data.rank == 2 && data.shape[0] == w.n && data.shape[1] == columns, value,
-             "linear: the data of w ({} of {} x {}) has shape {}, expected [{}, {}]; quantize() makes data "
-             "of this layout",
-             row.name, w.n, w.k, shape_text(data), w.n, columns);
-    DG_CHECK(w.n == 0 || columns <= 1 || data.strides[1] == 1, value,
-             "linear: the data of w has stride {} along a row, expected 1; pass a contiguous copy",
-             data.strides[1]);
-    DG_CHECK(w.n <= 1 || data.strides[0] >= columns, value,
-             "linear: rows of w are {} elements apart but {} long, expected rows that do not overlap; pass a "
-             "contiguous copy",
-             data.strides[0], columns);
-    matrix.data = static_cast<const u8*>(data.data);
-    matrix.row_stride = w.n > 1 ? static_cast<u64>(data.strides[0]) * bytes_of(data.format)
-                                : align_up(row_bytes, kVectorBytes);
-    const u64 unit = row.packing == Packing::blocks ? 2 : 1;
-    DG_CHECK(address_of(data) % unit == 0 && matrix.row_stride % unit == 0, value,
-             "linear: rows of w start at odd addresses, expected multiples of {} for {}; copy it", unit,
-             row.name);
-    call.aligned = call.aligned && address_of(data) % kVectorBytes == 0;
-    // Blocks of 34 bytes are aligned by the kernel itself.
-    const u64 places = address_of(data) | (w.n > 1 ? matrix.row_stride : 0);
-    if (row.packing != Packing::blocks)
-        call.aligned = call.aligned && matrix.row_stride % kVectorBytes == 0;
-    else
-        call.row_alignment = std::min(call.row_alignment, q8_row_alignment(places));
-    call.bulk = call.bulk && has_bulk_rows(w.quant, static_cast<u64>(w.k), places);
-    call.memory.push_back({address_of(data), w.n ? (w.n - 1) * matrix.row_stride + row_bytes : 0, false});
-    const auto scale_columns = static_cast<i64>(scale_columns_of(w.quant, static_cast<u64>(w.k)));
-    const auto scale_rows =
-        static_cast<i64>(ceil_div(static_cast<u64>(w.n), u64{row.block_rows ? row.block_rows : 1}));
-    if (scale_columns != 0) {
-        DG_CHECK(w.scales.present() && scale_format_fits(row.scale, w.scales.format), type,
-                 "linear: the scales of w ({}) are {}, expected {}; cast them", row.name,
-                 name_of(w.scales.format), scale_expectation(row.scale));
-        check_device(w.scales, device, "the scales of w");
-        check_packed(w.scales, scale_rows, scale_columns, "scales of w");
-        DG_CHECK(address_of(w.scales) % bytes_of(row.scale) == 0, value,
-                 "linear: scales of w start at {:#x}, expected a multiple of {}; pass a copy",
-                 address_of(w.scales), bytes_of(row.scale));
-        call.scale_pairs =
-            call.scale_pairs && (row.scale != ScaleType::e4m3 || address_of(w.scales) % 2 == 0);
-        matrix.scales = w.scales.data;
-        call.scale_alignment = std::min(
-            call.scale_alignment,
-            scale_alignment_of(w.quant, static_cast<u64>(w.k), address_of(w.scales), address_of(w.zeros)));
-        call.whole_scales =
-            call.whole_scales && loads_whole(w.quant, w.k, address_of(w.scales), address_of(w.zeros));
-        const u64 count = static_cast<u64>(scale_rows) * static_cast<u64>(scale_columns);
-        call.memory.push_back({address_of(w.scales), count * bytes_of(row.scale), false});
-    }
-    if (row.has_zero) {
-        DG_CHECK(w.zeros.present() && is_bytes(w.zeros.format), type,
-                 "linear: the zero points of w ({}) are {}, expected bytes (int8); view them as bytes",
-                 row.name, name_of(w.zeros.format));
-        check_device(w.zeros, device, "the zero points of w");
-        check_packed(w.zeros, scale_rows, scale_columns, "zero points of w");
-        matrix.zeros = static_cast<const u8*>(w.zeros.data);
-        call.memory.push_back({address_of(w.zeros), static_cast<u64>(scale_rows * scale_columns), false});
-    }
-    return matrix;
 }
 
 // What x is, and what it must become.
@@ -198,17 +76,18 @@ void check_x(const LinearArguments& args, LinearCall& call) {
     call.params.m = x.m;
     call.params.x = reinterpret_cast<const u8*>(x.address);
     // The distance of a single row to the next means nothing, and TMA wants a multiple of 16.
-    call.params.x_stride = x.m > 1 ? x.stride_bytes : align_up(x.stride_bytes, kVectorBytes);
+    call.params.x_stride = x.m > 1 ? x.stride_bytes : align_up(x.stride_bytes, kRowVectorBytes);
     const u32 element_bytes = bytes_of(args.x.format);
     call.memory.push_back(range_of(x, element_bytes, false));
     if (call.quantize_x != Format::none) return;
-    const bool vectors = x.address % kVectorBytes == 0 && call.params.x_stride % kVectorBytes == 0;
+    const bool vectors = x.address % kRowVectorBytes == 0 && call.params.x_stride % kRowVectorBytes == 0;
     if (call.x == Activation::q8)
         DG_CHECK(vectors, value,
                  "linear: rows of x start at {:#x} and are {} bytes apart, expected multiples of 16; use "
                  "quantize_activations",
                  x.address, x.stride_bytes);
-    call.aligned = call.aligned && vectors;
+    call.x_vectors = vectors;
+    call.rows_apart = x.m <= 1 || x.stride_bytes >= u64{x.k} * element_bytes;
     const u32 block = call.x == Activation::int8_row ? k : block_k_of(call.x);
     if (block != 0) {
         check_device(args.x_scale, args.x.device, "x_scale");
@@ -220,6 +99,7 @@ void check_x(const LinearArguments& args, LinearCall& call) {
                  "linear: x_scale starts at {:#x}, expected a multiple of 4; pass a copy", scale.address);
         call.params.x_scale = reinterpret_cast<const float*>(scale.address);
         call.params.x_scale_stride = scale.stride_bytes / 4;
+        call.x_plain = call.params.x_scale_stride <= kMaxExtent;
         call.memory.push_back(range_of(scale, 4, false));
     }
 }
@@ -260,6 +140,8 @@ void check_output(const LinearArguments& args, size_t index, LinearCall& call) {
         matrix.residual = reinterpret_cast<const void*>(residual.address);
         matrix.residual_stride = residual.stride_bytes / bytes_of(call.y);
     }
+    call.form[index].plain_y = call.x_plain && call.y != Format::fp16 && !matrix.bias && matrix.y_stride <= kMaxExtent &&
+                               (!matrix.residual || matrix.residual_stride == matrix.y_stride);
 }
 
 }  // namespace
@@ -312,7 +194,6 @@ LinearCall check_linear(const LinearArguments& args) {
     LinearCall call{.w = args.w[0].quant,
                     .y = args.y[0].format,
                     .epilogue = args.epilogue,
-                    .aligned = true,
                     .strict = args.strict,
                     .invariant = args.invariant,
                     .spec = args.spec,
@@ -331,7 +212,7 @@ LinearCall check_linear(const LinearArguments& args) {
                  "linear: matrix {} is {} with k = {}, expected {} with k = {} as the first; multiply it in "
                  "a call of its own",
                  i, name_of(w.quant), w.k, name_of(call.w), args.w[0].k);
-        call.params.w[i] = check_matrix(w, args.x.device, call);
+        call.params.w[i] = check_matrix(w, args.x.device, static_cast<u32>(i), call);
         call.n.push_back(call.params.w[i].n);
     }
     DG_CHECK(!swiglu || call.n[0] == call.n[1], value,

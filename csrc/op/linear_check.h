@@ -4,9 +4,19 @@
 #include "driver/device.h"
 #include "op/linear.h"
 
+#include <array>
 #include <vector>
 
 namespace deep_gemm::op {
+
+constexpr u64 kRowVectorBytes = 16;
+
+// What of a matrix decides the form that multiplies it, apart from the sizes.
+struct FormFacts {
+    bool vectors = true;       // rows of W start at multiples of 16 bytes
+    bool whole_scales = true;  // scales that a stage of WeightGemmSpec loads as one vector
+    bool plain_y = true;       // the FP8 GEMM can write its y: see plan::LinearProblem
+};
 
 struct LinearCall {
     GemvParams params{};  // without x of activations that are still to be quantised
@@ -14,12 +24,15 @@ struct LinearCall {
     Activation x = Activation::bf16;
     Format y = Format::bf16;
     GemvEpilogue epilogue = GemvEpilogue::none;
-    bool aligned = false, strict = false, invariant = false;
+    bool strict = false, invariant = false;
+    bool x_vectors = true;     // rows of x start at multiples of 16 bytes
+    bool rows_apart = true;    // rows of x share no bytes
+    bool x_plain = true;       // scales of x lie where the FP8 GEMM reads them
+    std::array<FormFacts, kMaxGemvMatrices> form{};
     u32 row_alignment = 16;    // that every row of Q8_0 has
     bool bulk = true;          // every matrix of Q8_0 has rows that are pieces for bulk copies
     bool scale_pairs = true;   // E4M3 scales start at even addresses
     u32 scale_alignment = 16;  // that rows of scales of every matrix have (scale_alignment_of)
-    bool whole_scales = true;  // every matrix has scales that a stage of WeightGemmSpec loads as one vector
     const WeightGemmSpec* spec = nullptr;
     GemvTuning tuning = {};
     Format quantize_x = Format::none;  // not none: x has this format and becomes `x` first
@@ -31,6 +44,12 @@ struct LinearCall {
 };
 
 [[nodiscard]] LinearCall check_linear(const LinearArguments& arguments);
+
+// Of matrix `index` of the call; notes in the call what it leaves the kernels.
+[[nodiscard]] GemvMatrix check_matrix(const QuantMatrix& w, const Device* device, u32 index, LinearCall& call);
+void check_device(const TensorView& t, const Device* device, const char* name);
+// A packed row-major tensor of `rows` x `columns`, or of `columns` where rows is 0.
+void check_packed(const TensorView& t, i64 rows, i64 columns, const char* name);
 
 // x as rows of k elements; fails for anything else.
 struct RowsView {

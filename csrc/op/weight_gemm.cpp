@@ -87,7 +87,7 @@ WeightGemmParams params_of(const LinearCall& call, u32 first, const WeightGemmSp
 }
 
 // x and W as gemm() takes them.
-void run_fp8_gemm(const LinearCall& call) {
+void run_fp8_gemm(const LinearCall& call, const GemvMatrix& w) {
     const GemvParams& p = call.params;
     const auto view = [&](const void* data, Format format, u64 rows, u64 columns, u64 stride) {
         return TensorView{.data = const_cast<void*>(data),
@@ -98,26 +98,16 @@ void run_fp8_gemm(const LinearCall& call) {
                           .device = call.device};
     };
     const u64 blocks = scale_columns_of(call.w, p.k);
-    for (u32 i = 0; i < p.num_matrices; ++i) {
-        const GemvMatrix& w = p.w[i];
-        if (w.n == 0) continue;
-        GemmArguments gemm_call;
-        gemm_call.a = view(p.x, Format::fp8_e4m3, p.m, p.k, p.x_stride);
-        gemm_call.scale_a = view(p.x_scale, Format::fp32, p.m, blocks, p.x_scale_stride);
-        gemm_call.b = view(w.data, Format::fp8_e4m3, w.n, p.k, w.row_stride);
-        gemm_call.scale_b =
-            view(w.scales, Format::fp32, ceil_div(w.n, row_of(call.w).block_rows), blocks, blocks);
-        gemm_call.d = view(w.y, call.y, p.m, w.n, w.y_stride);
-        if (w.residual) gemm_call.c = view(w.residual, call.y, p.m, w.n, w.y_stride);
-        gemm_call.stream = call.stream;
-        gemm(gemm_call);
-        count_large(call.w, call.x, kGemmCounted);
-    }
-}
-
-// Launches of a call: one for each matrix, or one for both of swiglu.
-u32 launches_of(const LinearCall& call) {
-    return call.epilogue == GemvEpilogue::swiglu ? 1 : call.params.num_matrices;
+    GemmArguments gemm_call;
+    gemm_call.a = view(p.x, Format::fp8_e4m3, p.m, p.k, p.x_stride);
+    gemm_call.scale_a = view(p.x_scale, Format::fp32, p.m, blocks, p.x_scale_stride);
+    gemm_call.b = view(w.data, Format::fp8_e4m3, w.n, p.k, w.row_stride);
+    gemm_call.scale_b = view(w.scales, Format::fp32, ceil_div(w.n, row_of(call.w).block_rows), blocks, blocks);
+    gemm_call.d = view(w.y, call.y, p.m, w.n, w.y_stride);
+    if (w.residual) gemm_call.c = view(w.residual, call.y, p.m, w.n, w.y_stride);
+    gemm_call.stream = call.stream;
+    gemm(gemm_call);
+    count_large(call.w, call.x, kGemmCounted);
 }
 
 }  // namespace
@@ -126,8 +116,8 @@ bool is_large(const LinearCall& call, const plan::LinearProblem& problem) {
     if (call.x == Activation::int8_row) {
         const char* reason = plan::why_no_large_batch(problem);
         DG_CHECK(!reason, value,
-                 "linear: int8 tokens are for the large-batch form alone: {}; pad k with zeros, or pass bf16 "
-                 "tokens",
+                 "linear: int8 tokens are for the large-batch form alone: {}, expected what that reads; pad k "
+                 "with zeros, copy x, or pass bf16 tokens",
                  reason);
         return true;
     }
@@ -137,46 +127,34 @@ bool is_large(const LinearCall& call, const plan::LinearProblem& problem) {
         const char* reason = plan::why_small_batch(larger);
         DG_CHECK(!reason, value,
                  "linear: a large-batch kernel was asked for, which does not serve this call: {}", reason);
+        if (!plan::multiplies_fp8(problem))
+            static_cast<void>(plan::plan_for_spec(plan::weight_problem_of(problem, 0), *call.spec,
+                                                  model_of(*call.device)));
         return true;
     }
     if (plan::why_small_batch(problem)) return false;
     if (plan::multiplies_fp8(problem)) return true;
-    float large_us = 0;
-    for (u32 i = 0; i < launches_of(call); ++i)
-        if (call.n[i] > 0)
-            large_us += planned(*call.device, plan::weight_problem_of(problem, i)).cost.total_us;
-    return large_us < plan::small_batch_us(problem, model_of(*call.device));
+    const plan::WeightPlan& plan = planned(*call.device, plan::weight_problem_of(problem, 0));
+    return plan.cost.total_us < plan::small_batch_us(problem, model_of(*call.device));
 }
 
-bool has_plain_y(const LinearCall& call) {
-    bool plain = call.y != Format::fp16;
-    for (u32 i = 0; i < launches_of(call); ++i) {
-        const GemvMatrix& w = call.params.w[i];
-        plain = plain && !w.bias && (!w.residual || w.residual_stride == w.y_stride);
-    }
-    return plain;
-}
-
-void run_large(const LinearCall& call, const plan::LinearProblem& problem) {
-    if (plan::multiplies_fp8(problem)) return run_fp8_gemm(call);
-    for (u32 i = 0; i < launches_of(call); ++i) {
-        if (call.n[i] == 0) continue;
-        const plan::WeightProblem one = plan::weight_problem_of(problem, i);
-        std::optional<plan::WeightPlan> forced;
-        if (call.spec) forced = plan::plan_for_spec(one, *call.spec, model_of(*call.device));
-        const plan::WeightPlan& plan = forced ? *forced : planned(*call.device, one);
-        const WeightGemmSpec& spec = plan.spec;
-        const driver::Kernel& kernel = kernel_for<WeightGemmParams>(*call.device, kernel_of(spec), spec);
-        const WeightGemmParams params = params_of(call, i, spec);
-        const driver::LaunchConfig config{.grid = {plan.grid_blocks, 1, 1},
-                                          .cluster = {spec.cluster, 1, 1},
-                                          .block = {threads_of(spec), 1, 1},
-                                          .dynamic_smem_bytes = plan_smem(spec).bytes,
-                                          .stream = call.stream,
-                                          .programmatic_launch = settings().pdl};
-        call.device->launch(kernel, config, std::as_bytes(std::span(&params, 1)), call.memory);
-        count_large(call.w, call.x, spec.block_m);
-    }
+void run_large(const LinearCall& call, u32 first, const plan::LinearProblem& problem) {
+    if (plan::multiplies_fp8(problem)) return run_fp8_gemm(call, call.params.w[first]);
+    const plan::WeightProblem one = plan::weight_problem_of(problem, 0);
+    std::optional<plan::WeightPlan> forced;
+    if (call.spec) forced = plan::plan_for_spec(one, *call.spec, model_of(*call.device));
+    const plan::WeightPlan& plan = forced ? *forced : planned(*call.device, one);
+    const WeightGemmSpec& spec = plan.spec;
+    const driver::Kernel& kernel = kernel_for<WeightGemmParams>(*call.device, kernel_of(spec), spec);
+    const WeightGemmParams params = params_of(call, first, spec);
+    const driver::LaunchConfig config{.grid = {plan.grid_blocks, 1, 1},
+                                      .cluster = {spec.cluster, 1, 1},
+                                      .block = {threads_of(spec), 1, 1},
+                                      .dynamic_smem_bytes = plan_smem(spec).bytes,
+                                      .stream = call.stream,
+                                      .programmatic_launch = settings().pdl};
+    call.device->launch(kernel, config, std::as_bytes(std::span(&params, 1)), call.memory);
+    count_large(call.w, call.x, spec.block_m);
 }
 
 jit::KernelSource source_of(const WeightGemmSpec& spec) {

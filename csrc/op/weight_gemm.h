@@ -7,12 +7,11 @@
 
 namespace deep_gemm::op {
 
-// Whether the call's form is the large-batch one: forced by a spec, or chosen.
+// Whether the form of a launch is the large-batch one: forced by a spec, or chosen. `problem` is of a matrix of
+// the call, or of both of swiglu. Fails where a spec, or int8 tokens, ask for what does not serve it.
 [[nodiscard]] bool is_large(const LinearCall& call, const plan::LinearProblem& problem);
-// Whether the FP8 GEMM can write the results of every matrix.
-[[nodiscard]] bool has_plain_y(const LinearCall& call);
-// One launch for each matrix.
-void run_large(const LinearCall& call, const plan::LinearProblem& problem);
+// Of matrix `first` (swiglu: and the next).
+void run_large(const LinearCall& call, u32 first, const plan::LinearProblem& problem);
 
 [[nodiscard]] jit::KernelSource source_of(const WeightGemmSpec& spec);
 

@@ -44,6 +44,7 @@ constexpr SmallBatchArch kSmallBatchArchs[] = {
 struct Parsed {
     LinearProblem problem;
     u32 n = 0;
+    bool padded = false;  // rows of W and x start at multiples of 16 bytes, whatever their length
 };
 
 void read_word(Parsed& parsed, std::string_view word) {
@@ -59,6 +60,8 @@ void read_word(Parsed& parsed, std::string_view word) {
         p.epilogue = GemvEpilogue::swiglu;
     } else if (word == "unaligned") {
         p.aligned = false;
+    } else if (word == "padded") {
+        parsed.padded = true;
     } else if (key == "w") {
         p.w = named<Quant>(key, value, 0, kNumQuants);
     } else if (key == "x") {
@@ -69,8 +72,8 @@ void read_word(Parsed& parsed, std::string_view word) {
         u32* const field = key == "m" ? &p.m : key == "n" ? &parsed.n : key == "k" ? &p.k : nullptr;
         DG_CHECK(
             field, value,
-            "problem: unexpected word '{}'; expected w=, x=, y=, m=, n=, k=, strict, invariant, swiglu or "
-            "unaligned: correct it",
+            "problem: unexpected word '{}'; expected w=, x=, y=, m=, n=, k=, strict, invariant, swiglu, "
+            "padded or unaligned: correct it",
             word);
         *field = parse_count(key, value, 1);
     }
@@ -98,6 +101,11 @@ Parsed parse(std::string_view text) {
     if (p.w == Quant::q8_0 || p.w == Quant::q8_0_split) parsed.problem.small.x = Activation::q8;
     const u64 row_bytes = row_bytes_of(p.w, p.k);
     if (p.w == Quant::q8_0) parsed.problem.small.row_alignment = q8_row_alignment(row_bytes);
+    // Packed rows, as quantize() makes them. Q8_0 is aligned by its kernels, tokens of it are whole blocks.
+    const bool q8 = parsed.problem.small.x == Activation::q8;
+    const u64 x_bytes = u64{p.k} * bytes_of(element_of(p.x));
+    if (!q8 && !parsed.padded && (row_bytes % 16 != 0 || (p.m > 1 && x_bytes % 16 != 0)))
+        parsed.problem.small.aligned = false;
     parsed.problem.small.bulk = has_bulk_rows(p.w, p.k, row_bytes);
     parsed.problem.small.scale_alignment = scale_alignment_of(p.w, p.k, 0, 0);
     parsed.problem.plain_y = p.y != Format::fp16;
@@ -121,12 +129,13 @@ WeightProblem weight_problem_of(const LinearProblem& p, u32 matrix) {
 const char* why_no_large_batch(const LinearProblem& p) {
     if (multiplies_fp8(p)) {
         if (p.small.epilogue != GemvEpilogue::none) return "the FP8 GEMM has no swiglu";
-        if (!p.plain_y) return "the FP8 GEMM has no bias, y of bf16 or fp32, and a residual that lies as y";
+        if (!p.plain_y) return "the FP8 GEMM has no bias, y of bf16 or fp32, a residual that lies as y, and strides below 2^31";
     } else if (const char* reason = why_no_weight_gemm(p.small.w, p.small.x)) {
         return reason;
     }
     if (p.arch != "90a") return "the large-batch kernels are for sm_90a";
     if (!p.small.aligned) return "TMA needs rows of w and x that start at multiples of 16 bytes";
+    if (!p.rows_apart) return "TMA needs rows of x that do not overlap";
     if (p.small.x == Activation::int8_row && p.small.k > kMaxInt8K)
         return "an int32 sum of int8 products holds k of 131071";
     return nullptr;

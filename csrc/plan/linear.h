@@ -15,7 +15,10 @@ struct LinearProblem {
     std::string_view arch = "90a";
     bool invariant = false;    // the bits of a row alone, at any m
     bool whole_scales = true;  // see WeightGemmSpec
-    bool plain_y = true;       // bf16 or fp32 without bias, and a residual lies as y does
+    bool rows_apart = true;    // rows of x share no bytes
+    // What the FP8 GEMM writes: bf16 or fp32 without bias, a residual that lies as y does, rows of y and of the
+    // scales of x less than 2^31 elements apart.
+    bool plain_y = true;
 };
 
 // W and x in FP8 with scales for 128 x 128 and 128: what the FP8 GEMM (plan/gemm.h) multiplies. It reads W
@@ -38,7 +41,7 @@ struct LinearProblem {
 [[nodiscard]] DeviceModel linear_device_model(std::string_view arch, u32 num_sms);
 
 // The same from text, such as "linear w=mxfp4 m=512 n=14336 k=4096": x=, y=, strict, invariant, swiglu,
-// unaligned.
+// unaligned, and padded for rows at multiples of 16 bytes where k does not make them so.
 [[nodiscard]] std::string explain_linear(std::string_view text, const DeviceModel& device, u32 rows = 12);
 
 }  // namespace deep_gemm::plan

@@ -153,7 +153,7 @@ WeightPlan plan_for_spec(const WeightProblem& problem, const WeightGemmSpec& spe
     DG_CHECK(
         spec.w == problem.w && spec.x == problem.x && spec.y == problem.y, value,
         "linear: the forced spec is for {} weights, {} tokens and {} outputs, expected {}, {} and {}; pass "
-        "a spec for those, as plan_linear() gives",
+        "a spec for those, or none",
         name_of(spec.w), name_of(spec.x), name_of(spec.y), name_of(problem.w), name_of(problem.x),
         name_of(problem.y));
     DG_CHECK(

@@ -33,10 +33,14 @@ void* stream_of(const TensorReader& reader, const std::optional<u64>& stream) {
 }
 
 // A matrix is (quant, n, k, data, scales or None, zeros or None, global scale).
-QuantMatrix read_matrix(TensorReader& reader, const py::tuple& matrix) {
+QuantMatrix read_matrix(TensorReader& reader, const py::handle& object) {
     constexpr size_t kFields = 7;
+    DG_CHECK(py::isinstance<py::tuple>(object), type,
+             "linear: a matrix is a {}, expected a tuple of {} fields; pass the parts of a QuantizedMatrix",
+             Py_TYPE(object.ptr())->tp_name, kFields);
+    const auto matrix = py::reinterpret_borrow<py::tuple>(object);
     DG_CHECK(matrix.size() == kFields, type,
-             "linear: a matrix has {} fields, expected {}; pass a QuantizedWeights", matrix.size(), kFields);
+             "linear: a matrix has {} fields, expected {}; pass the parts of a QuantizedMatrix", matrix.size(), kFields);
     return {.quant = quant_of(matrix[0].cast<std::string>()),
             .n = matrix[1].cast<i64>(),
             .k = matrix[2].cast<i64>(),
@@ -56,7 +60,7 @@ void run_linear(const py::object& x, const py::object& x_scale, const py::sequen
     arguments.x = reader.read(x.ptr(), "x");
     arguments.x_scale = read_optional(reader, x_scale, "x_scale");
     for (const py::handle matrix : matrices)
-        w.push_back(read_matrix(reader, py::reinterpret_borrow<py::tuple>(matrix)));
+        w.push_back(read_matrix(reader, matrix));
     const std::vector<TensorView> outputs = read_list(reader, y, "y", true),
                                   biases = read_list(reader, bias, "bias", false),
                                   residuals = read_list(reader, residual, "residual", false);

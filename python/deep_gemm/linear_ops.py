@@ -9,6 +9,7 @@ the others hold. Any number of rows is right; up to 16 share a pass over W, many
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,13 +39,17 @@ def _matrix_of(w: Matrix) -> QuantizedMatrix:
     return QuantizedMatrix("bf16" if name == "bfloat16" else "fp16", int(w.shape[0]), int(w.shape[1]), w)
 
 
+KINDS = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+
+
+def _type_name(x: Array) -> str:
+    return str(x.dtype).rpartition(".")[2]
+
+
 def _empty(like: Array, shape: tuple[int, ...], name: str | None) -> Array:
     """An uninitialised tensor of the library and device of `like`; name None: like its type, bf16 if that is narrow."""
-    kinds = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
-    if name is not None and name not in kinds:
-        raise ValueError(f"out_dtype: got '{name}', expected bf16, fp16 or fp32; pass one of them")
-    own = str(like.dtype).rpartition(".")[2]
-    wanted = kinds[name] if name else own if own in kinds.values() else "bfloat16"
+    own = _type_name(like)
+    wanted = KINDS[name] if name else own if own in KINDS.values() else "bfloat16"
     if arrays.is_torch(like):
         import torch
 
@@ -56,10 +61,32 @@ def _empty(like: Array, shape: tuple[int, ...], name: str | None) -> Array:
     return np.empty(shape, dtype=getattr(ml_dtypes, wanted, None) or np.dtype(wanted))
 
 
+def _outputs(
+    x: Array, paired: bool, heights: Sequence[int], outs: Sequence[Any], out_dtype: str | None
+) -> list[Array]:
+    """One for each height: the given one, which has the type that was asked for, or a new one."""
+    if out_dtype is not None and out_dtype not in KINDS:
+        raise ValueError(f"out_dtype: got '{out_dtype}', expected bf16, fp16 or fp32; pass one of them")
+    kind = out_dtype or ("bf16" if paired else None)
+    made = [
+        _empty(x, (*x.shape[:-1], n), kind) if one is None else one
+        for one, n in zip(outs, heights, strict=True)
+    ]
+    for one in made:
+        if out_dtype is not None and hasattr(one, "dtype") and _type_name(one) != KINDS[out_dtype]:
+            raise ValueError(
+                f"out_dtype: got '{out_dtype}' beside an out of {_type_name(one)}, expected the type of out; leave "
+                "out_dtype out"
+            )
+    return made
+
+
 def _rows(tensor: Array | None) -> Array | None:
     """As [rows, columns] where it has more dimensions."""
     return (
-        tensor if tensor is None or getattr(tensor, "ndim", 2) <= 2 else tensor.reshape(-1, tensor.shape[-1])
+        tensor
+        if tensor is None or getattr(tensor, "ndim", 2) <= 2
+        else tensor.reshape(math.prod(tensor.shape[:-1]), tensor.shape[-1])
     )
 
 
@@ -148,11 +175,7 @@ def linear(
     values, scales = _pair(x, "linear")
     count = len(matrices)
     outs = _listed(out, count, "out")
-    kind = out_dtype or ("bf16" if scales is not None else None)
-    outs = [
-        _empty(values, (*values.shape[:-1], m.n), kind) if one is None else one
-        for one, m in zip(outs, matrices, strict=True)
-    ]
+    outs = _outputs(values, scales is not None, [m.n for m in matrices], outs, out_dtype)
     _C.linear(
         _rows(values),
         _rows(scales),
@@ -193,9 +216,7 @@ def swiglu_linear(
     """
     matrices = [_matrix_of(gate), _matrix_of(up)]
     values, scales = _pair(x, "swiglu_linear")
-    if out is None:
-        kind = out_dtype or ("bf16" if scales is not None else None)
-        out = _empty(values, (*values.shape[:-1], matrices[0].n), kind)
+    (out,) = _outputs(values, scales is not None, [matrices[0].n], [out], out_dtype)
     _C.linear(
         _rows(values),
         _rows(scales),
@@ -230,7 +251,8 @@ def quantize_activations(
     block = {"q8": 32, "fp8_128": 128, "fp8_32": 32}.get(to)
     if block is None:
         raise ValueError(
-            f"quantize_activations: got '{to}', expected q8, fp8_128 or fp8_32; pass one of them"
+            f"quantize_activations: got '{to}', expected q8, fp8_128 or fp8_32; pass one of them (bytes with a scale "
+            "for a row are the data and scales of quantize(x, 'int8_row'))"
         )
     if out is None:
         arrays.require_array(x, "quantize_activations")
@@ -270,13 +292,13 @@ _INT4 = tuple(name for name in FORMATS if name.startswith("int4"))
 gemv_bf16 = _explicit("gemv_bf16", ("bf16",), False, "a bf16 tensor")
 gemv_fp16 = _explicit("gemv_fp16", ("fp16",), False, "a fp16 tensor")
 gemv_w8a16 = _explicit("gemv_w8a16", (*_FP8, "int8_row"), False, "a bf16 tensor")
-gemv_w8a8 = _explicit("gemv_w8a8", _FP8, True, "a pair (fp8_e4m3, scales)")
+gemv_w8a8 = _explicit("gemv_w8a8", (*_FP8, "int8_row"), True, "a pair (fp8_e4m3, scales)")
 w8a16_gemm = _explicit("w8a16_gemm", (*_FP8, "int8_row"), False, "a bf16 tensor")
 w4a16_gemm = _explicit("w4a16_gemm", (*_FP4, *_INT4), False, "a bf16 tensor")
 gemm_int8 = _explicit("gemm_int8", ("int8_row",), True, "a pair (int8, scales)")
 gemv_q8_0 = _explicit("gemv_q8_0", ("q8_0", "q8_0_split"), None, "a tensor or a pair (int8, scales)")
-gemv_w4a16 = _explicit("gemv_w4a16", _FP4, False, "a bf16 tensor")
-gemv_w4a8 = _explicit("gemv_w4a8", _FP4, True, "a pair (fp8_e4m3, scales)")
+gemv_w4a16 = _explicit("gemv_w4a16", (*_FP4, *_INT4), False, "a bf16 tensor")
+gemv_w4a8 = _explicit("gemv_w4a8", (*_FP4, *_INT4), True, "a pair (fp8_e4m3, scales)")
 gemv_int4 = _explicit("gemv_int4", _INT4, None, "a bf16 tensor or a pair (fp8_e4m3, scales)")
 
 dispatch_counts = _C.dispatch_counts

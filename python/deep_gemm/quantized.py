@@ -57,6 +57,9 @@ class QuantizedMatrix:
 
     data: [n, row bytes] int8 (or [n, k] of the element's own type); scales: [rows of blocks, blocks along k] fp32, fp16
     or int8; zeros: as scales, int8. None where the layout has none.
+
+    The constructor takes parts as quantize() made them; types and shapes are checked by what multiplies them, numbers by
+    nothing. from_parts() checks all three.
     """
 
     format: str
@@ -117,10 +120,7 @@ class QuantizedMatrix:
 
         Raises ValueError or TypeError with what was got and expected.
         """
-        if format not in FORMATS:
-            raise ValueError(
-                f"format: got '{format}', expected one of {', '.join(FORMATS)}; pass one of them"
-            )
+        format = resolve_format(format)
         for name, order in (("scale_order", scale_order), ("data_order", data_order)):
             parts.require_order(name, order)
         row = FORMATS[format]

@@ -60,18 +60,6 @@ def as_bytes(x: Array) -> Array:
     return arrays.bits(arrays.contiguous(x), "int8") if not arrays.has_type(x, "int8") else x
 
 
-def turned(part: Array | None, shape: tuple[int, int]) -> Array | None:
-    """Scales [k, n] as the `shape` [n, k] that kernels read."""
-    if part is None:
-        return None
-    if tuple(part.shape) != shape[::-1]:
-        raise ValueError(
-            f"scales have shape {tuple(part.shape)}, expected {shape[::-1]} in 'kn' order; "
-            "transpose them, or pass order='nk'"
-        )
-    return arrays.contiguous(part.T)
-
-
 def as_fp16(x: Array, name: str, what: str = "scale") -> Array:
     """Rounded; a finite number that fp16 has none for is refused."""
     wide = arrays.cast(x, "fp32")
@@ -129,9 +117,9 @@ def interleave(data: Array, k: int) -> Array:
     wide = arrays.zeros(data, (n, ceil_div(k, 128) * 64), "int8")
     wide[:, : data.shape[1]] = as_bytes(data)
     order = (0, 1, 3, 2, 4)  # [n, chunk, g, c, 4 bytes]
-    words = wide.reshape(n, -1, 4, 4, 4)
+    words = wide.reshape(n, wide.shape[1] // 64, 4, 4, 4)
     words = words.permute(order) if arrays.is_torch(words) else words.transpose(order)
-    return arrays.contiguous(words.reshape(n, -1))
+    return arrays.contiguous(words.reshape(n, wide.shape[1]))
 
 
 def deinterleave(data: Array) -> Array:
@@ -153,9 +141,8 @@ def to_fragments(data: Array, k: int) -> Array:
     n = data.shape[0]
     wide = arrays.zeros(data, (n, ceil_div(k, 32) * 16), "int8")
     wide[:, : data.shape[1]] = as_bytes(data)
-    codes = arrays.cast(unpack_nibbles(wide, wide.shape[1] * 2), "int32").reshape(
-        n, -1, 4, 4, 2
-    )  # [.., i, q, half]
+    groups = wide.shape[1] // 16
+    codes = arrays.cast(unpack_nibbles(wide, groups * 32), "int32").reshape(n, groups, 4, 4, 2)  # [.., i, q, half]
     halves = arrays.zeros(data, (n, codes.shape[1], 4, 2), "int32")
     for i, (sign, others, crossed) in enumerate(FRAGMENT_BITS):
         for half in range(2):
@@ -165,7 +152,7 @@ def to_fragments(data: Array, k: int) -> Array:
             halves[:, :, :, half ^ crossed] |= (code >> 3) << sign
     packed = arrays.zeros(data, (n, codes.shape[1], 4, 2, 2), "uint8")
     packed[..., 0], packed[..., 1] = arrays.cast(halves & 0xFF, "uint8"), arrays.cast(halves >> 8, "uint8")
-    return arrays.bits(packed.reshape(n, -1), "int8")
+    return arrays.bits(packed.reshape(n, groups * 16), "int8")
 
 
 def from_fragments(data: Array, k: int) -> Array:
@@ -277,7 +264,13 @@ def quantize_int4(weight: Array, name: str, row: dict[str, Any]) -> Parts:
     if row["has_zero"]:
         low = arrays.clamp(-arrays.amax(-blocks, (2,)), -math.inf, 0.0)
         high = arrays.clamp(arrays.amax(blocks, (2,)), 0.0)
-        scales = as_fp16(arrays.divided(high - low, 15.0), name)
+        wide = arrays.divided(high - low, 15.0)
+        if bool(((wide == math.inf) & (high < math.inf) & (low > -math.inf)).any()):
+            raise ValueError(
+                f"{name}: weights of a group are further apart than the largest of fp32, expected a scale of at most "
+                f"{FP16_MAX:.0f}, the largest of fp16; divide the weights, or take a layout with fp32 scales"
+            )
+        scales = as_fp16(wide, name)
         divisor = arrays.cast(scales, "fp32")
         divisor = divisor + arrays.cast(divisor == 0, "fp32")
         zero = integers(rint(-low / divisor), 0.0, 15.0)
@@ -318,12 +311,16 @@ def quantize_rows(weight: Array, integer: bool) -> Parts:
     quotient = wide / divisor
     if integer:
         return arrays.cast(integers(rint(quotient), -127.0, 127.0), "int8"), scales, None, 1.0
-    return arrays.cast(quotient, "fp8_e4m3"), scales, None, 1.0
+    # A subnormal scale is rounded by so much that a quotient passes 448, where a cast makes NaN.
+    return arrays.cast(arrays.clamp(quotient, -E4M3_MAX, E4M3_MAX), "fp8_e4m3"), scales, None, 1.0
 
 
 @np.errstate(invalid="ignore", over="ignore", divide="ignore")
 def quantize(weight: Array, name: str, row: dict[str, Any], rounding: str) -> Parts:
     """data, scales, zeros, global scale. NaN and infinity go where the arithmetic takes them, without a word."""
+    if weight.shape[0] == 0:  # the parts of a row, and none of them
+        data, scales, zeros, _ = quantize(arrays.zeros(weight, (1, weight.shape[1]), "fp32"), name, row, rounding)
+        return data[:0], None if scales is None else scales[:0], None if zeros is None else zeros[:0], 1.0
     if name == "fp16":
         return as_fp16(weight, name, "weight"), None, None, 1.0
     if row["element_bits"] == 16:
@@ -346,6 +343,8 @@ def dequantize(w: QuantizedMatrix) -> Array:
     from deep_gemm.quantized import FORMATS
 
     row, k = FORMATS[w.format], w.k
+    if w.n == 0:
+        return arrays.zeros(w.data, (0, k), "fp32")
     if row["element_bits"] == 16:
         return arrays.cast(w.data, "fp32")
     if row["packing"] == "blocks":
