@@ -119,6 +119,18 @@ def test_long_rows(device: Any, w: str, k: int) -> None:
     check(run(device, tokens, matrix), tokens, matrix)
 
 
+@pytest.mark.parametrize("k", [131040, 131071, 131072])
+@pytest.mark.parametrize(("w", "x"), [("bf16", "bf16"), ("fp8_128x128", "fp8_128"), ("q8_0", "q8"), ("int4_zero_32", "bf16"), ("nvfp4", "bf16")])  # fmt: skip
+def test_the_longest_rows(device: Any, w: str, x: str, k: int) -> None:
+    """Right, and every row the row alone, where no plan holds x in shared memory."""
+    rng = np.random.default_rng(13)
+    matrix = deep_gemm.quantize(random_weight(rng, 3, k), w)
+    tokens = random_x(rng, 9, k, x)
+    got = run(device, tokens, matrix)
+    check(got, tokens, matrix)
+    assert same_bits(got[8:], run(device, rows(tokens, slice(8, 9)), matrix))
+
+
 @pytest.mark.parametrize("y", ["bf16", "fp16"])
 @pytest.mark.parametrize("w", ["bf16", "q8_0"])
 def test_outputs_are_rounded_once(device: Any, w: str, y: str) -> None:

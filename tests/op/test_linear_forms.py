@@ -7,7 +7,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from kernel.test_gemv import BF16, PLAIN, on, placed, random_weight, random_x, run, same_bits
+from kernel.test_gemv import BF16, PLAIN, WITH_FP8, on, placed, random_weight, random_x, run, same_bits
 from kernel.test_weight_gemm import spec_of, ulps_of_bf16
 from reference import quant
 
@@ -253,14 +253,17 @@ def test_forced_kernels_that_do_not_fit() -> None:
         WeightGemmSpec(w="int5")
 
 
-def test_other_architectures_have_the_small_form() -> None:
+@pytest.mark.parametrize(("w", "x"), PLAIN + WITH_FP8, ids=lambda name: name)
+def test_other_architectures_have_the_small_form(w: str, x: str) -> None:
+    """With its bits, whatever an architecture converts by instructions and copies ahead."""
     rng = np.random.default_rng(8)
-    w = deep_gemm.quantize(random_weight(rng, 40, 256), "mxfp4")
-    x = random_x(rng, 40, 256, "bf16")
-    deep_gemm.reset_dispatch_counts()
-    y = deep_gemm.linear(x, w, device="emulator:sm_100a,sms=4")
-    assert forms() == ["small"]
-    assert same_bits(y, deep_gemm.linear(x, w, device="emulator:sm_90a,sms=4", invariant=True))
+    matrix = deep_gemm.quantize(random_weight(rng, 40, 320), w)
+    tokens = random_x(rng, 20, 320, x)
+    expected = run(_C.Device("emulator:sm_90a,sms=4"), tokens, matrix, invariant=True)
+    for arch in ("80", "89", "100a", "120a"):
+        deep_gemm.reset_dispatch_counts()
+        got = run(_C.Device(f"emulator:sm_{arch},sms=4"), tokens, matrix)
+        assert forms() == ["small"] and same_bits(got, expected)
 
 
 @pytest.mark.parametrize("arch", ["80", "89", "100a", "121a"])

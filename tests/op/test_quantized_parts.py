@@ -179,6 +179,36 @@ def test_torch_gives_the_same_bytes(where: str) -> None:
         np.testing.assert_array_equal(theirs.dequantize().cpu().numpy(), ours.dequantize(), err_msg=name)
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_subnormal_rows_in_python_and_in_the_twin(name: str) -> None:
+    """Rows that decayed to subnormals: a scale is rounded by so much that a quotient passes the largest code. Finite
+    weights stay finite, and both give the same bytes.
+    """
+    smallest = np.float32(1e-45)
+    steps = np.random.default_rng(5).integers(0, 4500, (160, 64)).astype(np.float32) * smallest
+    steps[:, 0] = np.arange(1, 161) * 29 * smallest
+    steps[:, 1:] = np.minimum(steps[:, 1:], steps[:, :1])
+    w = np.where(np.random.default_rng(6).integers(0, 2, steps.shape) == 0, steps, -steps)
+    w[0, :4] = 6.5e-43, 1e-43, 0, 0
+    ours = deep_gemm.quantize(w, name)
+    data, scales, zeros, scale = _C.quantize_weights(w, name)
+    assert scale == np.float32(ours.global_scale)
+    for part, theirs in ((ours.data, data), (ours.scales, scales), (ours.zeros, zeros)):
+        assert (raw(part) == theirs).all()
+    assert np.isfinite(ours.dequantize()).all()
+
+
+def test_weights_further_apart_than_fp32_are_refused() -> None:
+    """high - low is infinite where both are not: no scale of fp16 says that."""
+    w = np.full((1, 64), 3e38, np.float32)
+    w[0, 0] = -3e38
+    for call in (lambda: deep_gemm.quantize(w, "int4", zero_point=True), lambda: _C.quantize_weights(w, "int4_zero_128")):
+        with pytest.raises(ValueError, match=r"further apart than the largest of fp32, expected a scale of at most 65504"):
+            call()
+    w[0, 1] = np.inf  # which takes its group with it, as everywhere
+    assert not np.isfinite(deep_gemm.quantize(w, "int4", zero_point=True).scales).any()
+
+
 def test_codes_and_refusals_of_the_twin() -> None:
     nibbles = np.random.default_rng(4).integers(0, 256, (5, 100)).astype(np.uint8)
     for name in ("int4_64", "mxfp4"):
@@ -193,6 +223,10 @@ def test_codes_and_refusals_of_the_twin() -> None:
         _C.quantize_weights(weight(2, 32) * 1e8, "q8_0")
     with pytest.raises(ValueError, match="expected at least one column"):
         _C.quantize_weights(np.zeros((2, 0), np.float32), "q8_0")
+    for call in (lambda: _C.dequantize_weights("q8_0", 1 << 32, 1 << 32, [], [], [], 1),
+                 lambda: _C.pack_codes([], 1 << 32, 1 << 33, "mxfp4")):  # fmt: skip
+        with pytest.raises(ValueError, match="expected extents below 2\\^31; pass slices"):  # a product wraps to 0
+            call()
     with pytest.raises(ValueError, match="which are not those of 2 x 32 of q8_0"):
         _C.dequantize_weights("q8_0", 2, 32, np.zeros(67, np.uint8), [], [], 1)
 
