@@ -1,7 +1,9 @@
 // y[m, n] = x[m, k] W[n, k]^T for W in any layout of spec/quant.h, and the quantisation of x. The C++ twin of
-// Python's linear(): same checks, same kernels. Row i of y is bit-equal for every m up to 16, or every m with
-// `invariant`, whatever the other rows hold; beyond, a faster form may be chosen whose results agree within a
-// rounding of bf16 (FP8 pairs beside fp8_128x128: that of gemm(), within 2^-11 of the sum of magnitudes).
+// Python's linear(): same checks, same kernels. Up to 16 rows, and at any m with `invariant`, row i of y is
+// bit-equal to the row alone, whatever n, the alignment and the other matrices are. Beyond, a faster form may be
+// chosen for a matrix, as for that matrix alone, whose results agree within a rounding of bf16 (FP8 pairs beside
+// fp8_128x128: those of gemm(), whose order is its plan's, within 2^-11 of the sum of magnitudes). What the other
+// rows hold changes nothing in any form.
 #pragma once
 
 #include <deep_gemm/spec/gemv.h>
@@ -33,7 +35,7 @@ struct QuantMatrix {
 //   int8 and x_scale fp32 [m, ceil(k / 32)], rows of whole blocks: for Q8_0
 //   bf16, fp16 or fp32                  for Q8_0: quantised first, in memory that the library keeps per
 //   stream
-// Up to kMaxGemvMatrices matrices of one layout and one k share the launch; y, bias [n] and residual [m, n]
+// Up to kMaxGemvMatrices matrices of one layout and one k share the call, and the launch of the small-batch form; y, bias [n] and residual [m, n]
 // have an entry for each (bias and residual may be empty), all of one format: bf16, fp16 or fp32. swiglu
 // takes two matrices of one shape and one y. residual may be y; otherwise y shares no memory with anything.
 struct LinearArguments {
@@ -56,7 +58,8 @@ void linear(const LinearArguments& arguments);
 void quantize_activations(const TensorView& x, Activation to, const TensorView& values,
                           const TensorView& scales, void* stream = nullptr);
 
-// ---- W in host memory: what Python's quantize(), from_parts() and dequantize() do, to the same bytes.
+// ---- W in host memory: what Python's quantize(), from_parts() and dequantize() do, to the same bytes (where NaN
+// and infinity are met, a NaN's sign may differ).
 
 // The bytes that QuantMatrix points at, once they are on a device.
 struct HostMatrix {

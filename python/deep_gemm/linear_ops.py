@@ -3,8 +3,9 @@
     w = deep_gemm.quantize(weight, "q8_0")
     y = deep_gemm.linear(x, w)
 
-Row i of y depends on row i of x alone, bit for bit: not on the number of rows (up to 16, or `invariant`), not on what
-the others hold. Any number of rows is right; up to 16 share a pass over W, many more a kernel made for them.
+Up to 16 rows, or with `invariant` at any number, row i of y depends on row i of x and on W alone, bit for bit. With more,
+the plan may take a form made for many rows, for each matrix as for that matrix alone; what other rows hold changes nothing
+in either.
 """
 
 from __future__ import annotations
@@ -157,14 +158,16 @@ def linear(
               quantised into a workspace of the stream: CUDA graphs of such calls, captured on one stream after a first
               call, must not run at the same time. Beside int8_row also (int8, fp32 scales [m, 1]), as
               quantize(x, "int8_row") has them: exact integer sums, sm_90a.
-    w         a QuantizedMatrix, or a bf16 or fp16 tensor; or two to four of one layout and k, which share one launch:
-              then out, bias, residual and the result are sequences as well.
+    w         a QuantizedMatrix, or a bf16 or fp16 tensor; or two to four of one layout and k, which share one launch
+              (beyond 16 rows, those that take the small-batch form): then out, bias, residual and the result are
+              sequences as well.
     out       y, written in place: bf16, fp16 or fp32; no memory of it is an input's. None: a new tensor of out_dtype,
-              by default x's type (bf16 for pairs).
+              by default x's type (bf16 for pairs). Beside an out, out_dtype has to be its type.
     strict    every row by the kernel of one row.
     invariant every row of y has the bits that it has alone, at any number of rows. Otherwise so up to 16 rows; with
               more, a plan may choose the large-batch form (explain_linear shows why), which agrees within a rounding
-              of bf16; of FP8 pairs beside fp8_128x128 it is fp8_gemm_nt, within 2^-11 of the sum of magnitudes.
+              of bf16; of FP8 pairs beside fp8_128x128 it is fp8_gemm_nt, within 2^-11 of the sum of magnitudes, whose
+              order of a sum depends on m and n.
     spec      the large-batch form by this kernel, at any number of rows: for tests and tuning.
     bias      [n]; residual [..., n], which may be out. Both have y's type, and are added in fp32 in this order.
 

@@ -1,0 +1,96 @@
+"""The tables of times in docs/weight-only.md: `python tools/weight_only_times.py` prints them, `--write` puts them there.
+
+They are made from one file of bench/results, which the page names (and `--file NAME` replaces): medians in microseconds, and
+how many times as fast as cuBLAS in BF16 in the same rounds. Nothing runs; numbers that the file has not do not get in.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+TOP = Path(__file__).resolve().parents[1]
+PAGE, RESULTS = TOP / "docs" / "weight-only.md", TOP / "bench" / "results"
+START = re.compile(r"<!-- times: made by tools/weight_only_times\.py from (\S+) -->")
+END = "<!-- end of times -->"
+LAYER, LONG = "4096x14336", "8192x29568"
+FEW, MANY = (1, 2, 3, 4, 8, 16), (32, 64, 128, 512, 2048, 8192)
+# The bench's name of a variant, and what W and x are in it.
+FEW_VARIANTS = {
+    "bf16": "bf16, bf16", "w8a16": "fp8_128x128, bf16", "w8a8": "fp8_128x128, fp8_128", "w8a8 by 32": "fp8_32, fp8_32",
+    "q8_0": "q8_0", "w4a16 mxfp4": "mxfp4, bf16", "w4a16 nvfp4": "nvfp4, bf16", "w4a8 nvfp4": "nvfp4, fp8_128",
+    "int4 g128": "int4_128, bf16", "int4 g32": "int4_32, bf16",
+}  # fmt: skip
+MANY_VARIANTS = {
+    "w8a16": "fp8_128x128", "w8a16 by row": "fp8_row", "int8": "int8_row", "w4a16 mxfp4": "mxfp4", "w4a16 nvfp4": "nvfp4",
+    "int4 g128": "int4_128", "int4 g32": "int4_32",
+}  # fmt: skip
+Rows = dict[tuple[str, str], dict[str, Any]]
+
+
+def table(head: list[str], body: list[list[str]]) -> list[str]:
+    return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *body)]
+
+
+def cell(row: dict[str, Any]) -> str:
+    us = row["ours_us"]
+    return f"{us:.1f} ({row['metrics']['ratio']:.2f}x)" if us < 1000 else f"{us:.0f} ({row['metrics']['ratio']:.2f}x)"
+
+
+def tables(name: str) -> str:
+    content = json.loads((RESULTS / name).read_text(encoding="utf-8"))
+    machine = content["machine"]
+    rows: Rows = {(row["section"], row["point"]): row for row in content["rows"]}
+    few = [("gemv", f"m={m} {LAYER}", f"{m} token{'s' if m > 1 else ''}") for m in FEW]
+    few.append(("gemv", f"m=1 {LONG}", f"1 token, {LONG.replace('x', ' × ')}"))
+    many = [("weight_only_gemm", f"m={m} {LAYER}", str(m)) for m in MANY]
+
+    def made(points: list[tuple[str, str, str]], variants: dict[str, str], first: str) -> list[str]:
+        peers = [rows[section, f"{next(iter(variants))} {point}"]["peer_us"] for section, point, _ in points]
+        body = [["cuBLAS BF16", *(f"{us:.1f}" if us < 1000 else f"{us:.0f}" for us in peers)]]
+        body += [
+            [label, *(cell(rows[section, f"{variant} {point}"]) for section, point, _ in points)]
+            for variant, label in variants.items()
+        ]
+        return table([first, *(title for _, _, title in points)], body)
+
+    return "\n".join(
+        [
+            f"Microseconds on one {machine['device']}, commit {machine['commit']}, {machine['date'][:10]} "
+            f"([{name}](../bench/results/{name})): k × n = {LAYER.replace('x', ' × ')}. In brackets: how many times as fast as",
+            "`torch.mm` in BF16 (cuBLAS) in the same rounds; below 1.00x it is slower. A few tokens, the small-batch form:",
+            "",
+            *made(few, FEW_VARIANTS, "W, x"),
+            "",
+            "Many, x in bf16, the form that the plan takes:",
+            "",
+            *made(many, MANY_VARIANTS, "W"),
+        ]
+    )
+
+
+def replaced(page: str, name: str | None = None) -> str:
+    start = START.search(page)
+    if start is None or END not in page:
+        raise SystemExit(f"{PAGE} has no lines '<!-- times: ... -->' and '{END}'; put them around the tables")
+    name = name or start[1]
+    _, _, after = page.partition(END)
+    return (
+        f"{page[: start.start()]}<!-- times: made by tools/weight_only_times.py from {name} -->\n{tables(name)}\n{END}{after}"
+    )
+
+
+def main() -> None:
+    name = sys.argv[sys.argv.index("--file") + 1] if "--file" in sys.argv else None
+    text = replaced(PAGE.read_text(encoding="utf-8"), name)
+    if "--write" in sys.argv:
+        PAGE.write_text(text, encoding="utf-8")
+    else:
+        print(text[START.search(text).start() : text.index(END)])
+
+
+if __name__ == "__main__":
+    main()
