@@ -43,7 +43,7 @@ REASONS = (
     ),
     Reason(
         "fp4",
-        r"(gate\+up|down) .* T=(16|64)( per_token)?",
+        r"(gate\+up|down) .* T=(16|64|256)( per_token)?",
         "Weights stream at 96 to 101 % of the read ceiling of this run: what the ratio still lacks is the peer's "
         "own bandwidth in the other run.",
     ),
