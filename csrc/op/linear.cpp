@@ -99,6 +99,7 @@ void run_small(LinearCall& call, const plan::GemvProblem& problem) {
     constexpr u32 kMaxGridY = 65535;
     GemvParams params = call.params;
     params.tokens_per_block = plan.tokens_per_block;
+    params.deal = plan.deal;
     DG_CHECK(plan.grid_y <= kMaxGridY, value,
              "linear: got {} rows of x, expected at most {} in one call{}; split the rows over calls",
              params.m, u64{kMaxGridY} * plan.tokens_per_block, call.strict ? " of strict mode" : "");

@@ -35,6 +35,7 @@ struct GemvPlan {
     u32 grid_x = 0, grid_y = 0;
     u32 tokens_per_block = 0;
     u32 smem_bytes = 0;
+    GemvDeal deal = {};
 };
 
 [[nodiscard]] GemvPlan plan_gemv(const GemvProblem& problem);

@@ -67,7 +67,8 @@ class Gemv:
             rest = struct.pack("<4Q4If", at["x"], at.get("x_scale", 0), values.strides[0],
                                scales.shape[1] if scales is not None else 0, 1, m, self.w.k, self.tokens_per_block,
                                0.0)  # fmt: skip
-            return matrix + bytes(3 * len(matrix)) + rest + bytes(4)
+            deal = struct.pack("<2I", self.w.n // self.rows_per_block, 4)  # 16-bit weights: the last rows in short tiles
+            return matrix + bytes(3 * len(matrix)) + rest + deal + bytes(4)
 
         grid = (self.grid or -(-self.w.n // self.rows_per_block), -(-m // self.tokens_per_block))
         return Launch(
@@ -238,18 +239,18 @@ BUGS = {
             "{low[2 * half], low[2 * half + 1], high[2 * half], high[2 * half + 1]}", 8),
         Bug("the tail of K is dropped", "for (; visit < visits; visit += kGemvWarps)",
             "for (; visit < visits && p.k % visit_k_of(S) == 0; visit += kGemvWarps)", 8),
-        Bug("the tail is read as whole vectors", "multiply_visit<false, S>(sums, ring, p, block, beside, tokens, visit);",
-            "multiply_visit<true, S>(sums, ring, p, block, beside, tokens, visit);", 8),
+        Bug("the tail is read as whole vectors", "multiply_visit<false, S>(sums, ring, p, kernel::find_block<S>(p, tile), beside, tokens, visit);",
+            "multiply_visit<true, S>(sums, ring, p, {}, beside, tokens, visit);", 8),
         Bug("warps of rows past the end leave before the barrier", "        clear<S>(sums);\n        u32 visit",
-            "        if (block.first_row + 2 * ptx::warp_index() >= p.w[block.matrix].n) return;\n"
+            "        if (kernel::find_block<S>(p, tile).first_row + 2 * ptx::warp_index() >= p.w[0].n) return;\n"
             "        clear<S>(sums);\n        u32 visit", 8),
         Bug("sums are added before all warps have left theirs", "if constexpr (kLater) ptx::mbarrier_wait(full(count - 1), (count - 1) / kPlaces % 2);", "", 1),
         Bug("sums are left where others are still added", "if constexpr (kLater) ptx::mbarrier_wait(empty(count), count / kPlaces % 2 ^ 1);", "", 1),
         Bug("a warp's sums are announced before all lanes have left them", "            ptx::sync_warp();\n            if (lane == 0) ptx::mbarrier_arrive(full(count));", "            if (lane == 0) ptx::mbarrier_arrive(full(count));", 1),
         Bug("the last tile is not added", "    if constexpr (kLater) partials.finish(p, kernel", "    if constexpr (false) partials.finish(p, kernel", 8),
-        Bug("rows past the end are written", "if (row >= w.n || token >= tokens) continue;",
+        Bug("rows past the end are written", "if (row >= block.end_row || token >= tokens) continue;",
             "if (token >= tokens) continue;", 8),
-        Bug("tokens past the end are written", "if (row >= w.n || token >= tokens) continue;",
+        Bug("tokens past the end are written", "if (row >= block.end_row || token >= tokens) continue;",
             "if (row >= w.n) continue;", 8),
         Bug("tokens past the end are read", "tokens.row[t] = mine < count ?", "tokens.row[t] = true ?", 8),
         Bug("one warp's sum forgotten", "for (u32 warp = 1; warp < kGemvWarps; ++warp)",
@@ -258,7 +259,8 @@ BUGS = {
         Bug("a visit is read before it has landed", "ptx::cp_async_wait<S.stages - 2>();", "ptx::cp_async_wait<S.stages - 1>();"),
         Bug("a stage is written while other lanes read it", "ptx::sync_warp();  // every lane's part has landed, and", "//"),
         Bug("copies of the next tile go on in the rows of the last", "                    enter(p);\n", "", 8),
-        Bug("rows past the end are read", "(copy < last[i] ? copy : last[i]) * step[i]", "copy * step[i]", 8),
+        Bug("rows past the end are read", "copy <= last[i] ? 16 : 0", "16", 8),
+        Bug("short tiles begin where whole ones would", "(block - whole) * deal.rest_rows", "(block - whole) * block_rows_of(S)", 8),
         Bug("the ring ends with the first tile", "tile += stride;\n                if (tile < tiles) {\n                    prefetch_scales<S>(p, find_block<S>(p, tile), group_thread());\n                    enter(p);", "tile = tiles;\n                if (tile < tiles) {\n                    enter(p);", 8),
         Bug("fragments of the other half of the line", "place ^ step * 4", "place + step * 4", 8),
     ],

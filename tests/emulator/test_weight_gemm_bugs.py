@@ -90,23 +90,25 @@ def small_integers(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
 
 
 def fp8_case() -> Case:
-    """Pairs of CTAs, five blocks of K whose scales differ by powers of two; bf16 by way of the staging buffer."""
+    """Pairs of CTAs, five blocks of K whose scales differ by powers of two: a turn of four, and one; tokens in two parts;
+    bf16 by way of the staging buffer.
+    """
     rng = np.random.default_rng(0)
     n, k = 200, 592
     data = rng.integers(-2, 3, (n, k)).astype(ml_dtypes.float8_e4m3fn)
     scales = np.exp2(rng.integers(-2, 3, (2, 5))).astype(np.float32)
     fields = {
         "y": "bf16",
-        "block_m": 32,
+        "block_m": 128,
         "warpgroups": 1,
         "cluster": 2,
         "token_stages": 3,
         "weight_stages": 2,
     }
-    spec = (".w = Quant::fp8_128x128, .block_m = 32, .warpgroups = 1, .cluster = 2, .token_stages = 3, "
+    spec = (".w = Quant::fp8_128x128, .block_m = 128, .warpgroups = 1, .cluster = 2, .token_stages = 3, "
             ".weight_stages = 2, .whole_scales = false")  # fmt: skip
     return Case(
-        "fp8", spec, fields, QuantizedMatrix("fp8_128x128", n, k, data, scales), small_integers(rng, (75, k))
+        "fp8", spec, fields, QuantizedMatrix("fp8_128x128", n, k, data, scales), small_integers(rng, (140, k))
     )
 
 
@@ -203,17 +205,20 @@ BUGS = {
         Bug("weights overwritten while they are read", "            ptx::mbarrier_wait(smem.weights_empty(cursor.stage), cursor.phase ^ 1);\n", "", 1),
         Bug("tokens overwritten while they are multiplied", "            ptx::mbarrier_wait(smem.tokens_empty(cursor.stage), cursor.phase ^ 1);\n", "", 1),
         Bug("the peer is not told that tokens were read", "if (lane < S.cluster) ptx::mbarrier_arrive_remote", "if (lane < 1) ptx::mbarrier_arrive_remote", 8),
-        Bug("tokens given back before they are multiplied", "            ptx::wgmma_wait<0>();\n            ptx::wgmma_keep(sum);\n            if (new_tile && !first) kernel::release_tokens<S>(smem_, tokens_);",
-            "            if (new_tile && !first) kernel::release_tokens<S>(smem_, tokens_);\n            ptx::wgmma_wait<0>();\n            ptx::wgmma_keep(sum);", 1),
-        Bug("the sum changes its unit while it is computed", "            ptx::wgmma_wait<0>();\n            ptx::wgmma_keep(sum);\n            if (new_tile", "            if (new_tile", 4),
-        Bug("the sum keeps its unit", "sum[i] = ptx::mul_rn(sum[i], ratio_[i / 2 % 2]);", "sum[i] = ptx::mul_rn(sum[i], 1.0f);", 8),
+        Bug("tokens given back while their last part is multiplied", "part == (run == 0 ? 0 : kParts - 1) && new_tile", "part == 0 && new_tile", 1),
+        Bug("the sum changes its unit while it is computed", "if (run != 0) ptx::wgmma_wait<kParts - 1>();", "if (run != 0) ptx::wgmma_wait<kParts>();", 4),
+        Bug("the first unit of a turn begins while the one before is computed", "if (run == 0 && part == 0) ptx::wgmma_wait<0>();", "", 4),
+        Bug("the sum keeps its unit", "sum[part][i] = ptx::mul_rn(sum[part][i], ratio_[i / 2 % 2]);", "sum[part][i] = ptx::mul_rn(sum[part][i], 1.0f);", 8),
+        Bug("a part multiplies the tokens of the first", "part * (S.block_m / kParts * kBlockKBytes / 16)", "0", 8),
+        Bug("stages beyond the last turn are left out", "for (; stage < stages; ++stage) multiply_stage", "for (; stage + 1 < stages; ++stage) multiply_stage", 8),
         Bug("the last unit is forgotten", "if constexpr (changes_units(S.w)) value = ptx::mul_rn(value, unit[r]);", "", 8),
         Bug("scales of the stage before", "scales_ = next;", "", 8),
         Bug("both CTAs bring the same tokens", "block.token + rank * kShare,", "block.token,", 8),
         Bug("both CTAs have the same rows", "(in_panel / wide * S.cluster + rank_)", "(in_panel / wide * S.cluster)", 8),
-        Bug("tokens past the end are written", "if (index < p.m && row < p.n) store_eight", "if (row < p.n) store_eight", 8),
-        Bug("wgmma.fence before the first run only", "        ptx::wgmma_fence();\n#pragma unroll\n        for (u32 step = 0; step < kSteps",
-            "        if (first) ptx::wgmma_fence();\n#pragma unroll\n        for (u32 step = 0; step < kSteps", 8),
+        Bug("tokens past the end are written", "if (index < p.m && row < p.n) store_eight", "if (row < p.n) store_eight", 8, 2),
+        Bug("results go out before all warps have put theirs", "        meet();\n        const ptx::UInt4 v", "        const ptx::UInt4 v", 4),
+        Bug("wgmma.fence before the first run only", "            ptx::wgmma_fence();\n#pragma unroll\n            for (u32 step = 0; step < kSteps",
+            "            if (first) ptx::wgmma_fence();\n#pragma unroll\n            for (u32 step = 0; step < kSteps", 8),
         Bug("a CTA leaves while its peer signals it", "    // A peer may still signal this CTA's barriers.\n    if constexpr (S.cluster > 1) ptx::cluster_sync();", "", 1),
     ],
     "nvfp4": [
@@ -222,15 +227,15 @@ BUGS = {
         Bug("swizzle of W forgotten", "const ptx::SharedAddress chunk = row ^ (c << 4);", "const ptx::SharedAddress chunk = row + (c << 4);", 8),
         Bug("the other half's nibbles", "decode_e2m1(word, step % 2 * 2 + 1, factor", "decode_e2m1(word, step % 2 * 2, factor", 8),
         Bug("scales beyond the row", "            if ((first + i) * kRow.block_k >= k) continue;\n", "", 8),
-        Bug("fragments decoded over while they are multiplied", "decode(run + 1, odd);\n                start(run + 1, false, sum, odd);",
-            "decode(run + 1, even);\n                start(run + 1, false, sum, even);", 8),
+        Bug("fragments decoded over while they are multiplied", "decode(run + 1, odd);\n            start(place * kRuns + run + 1, false, sum, odd);",
+            "decode(run + 1, even);\n            start(place * kRuns + run + 1, false, sum, even);", 8),
         Bug("rows past the end are written", "if (place.row + 8 * r >= p.n) continue;\n        each_token<S>(reinterpret_cast<u64>(p.y)", "each_token<S>(reinterpret_cast<u64>(p.y)", 8),
     ],
     "int4": [
         Bug("a unit for every other block", "run % kRunsOfUnit == 0 : row_of", "run % 2 == 0 : row_of", 8),
         Bug("units of the two rows exchanged", "ratio_[row] = tile::quotient(before[row], unit_[row]);", "ratio_[1 - row] = tile::quotient(before[row], unit_[row]);", 8),
         Bug("nibbles in linear order", "return {step / 8 * 4 + step % 2 * 2 + half, step % 8 / 2};", "return {step / 2, step % 2 * 2 + half};", 8),
-        Bug("tokens given back at every unit", "            if (new_tile && !first) kernel::release_tokens<S>(smem_, tokens_);\n#pragma unroll", "            if (!first) kernel::release_tokens<S>(smem_, tokens_);\n#pragma unroll", 8),
+        Bug("tokens given back at every unit", "kParts - 1) && new_tile && !first)", "kParts - 1) && !first)", 8),
     ],
     "int8": [
         Bug("weights multiplied before they landed", "            ptx::mbarrier_wait(smem_.weights_full(weights_.stage), weights_.phase);\n", "", 4),

@@ -59,7 +59,7 @@ DG_DEVICE void load_token_scales(TokenVisit<S>& to, const Tokens<S>& tokens, u64
     }
 }
 
-/// One visit: its weights are in the ring's `stage`, or (not Whole) are read byte by byte.
+/// One visit: its weights are in the ring's `stage`, or (not Whole) are read byte by byte from `block`.
 template <bool Whole, bool Excess, GemvSpec S>
 DG_DEVICE void multiply_pieces(Sums<S>& sums, const kernel::GemvRing<S>& ring, ptx::SharedAddress stage,
                                const GemvParams& p, const kernel::GemvBlock& block, const GemvVisit<S>& visit,
@@ -141,12 +141,12 @@ DG_DEVICE void run(const GemvParams& p) {
     const u32 group = ptx::thread_index() / kGemvThreads;
     const u32 tiles = kernel::num_blocks<S>(p), stride = ptx::grid_size() * S.groups;
     u32 tile = group * ptx::grid_size() + ptx::block_index();
-    Partials<S> partials(group);
     if constexpr (S.dependent_launch) {
         ptx::grid_dependency_launch();
         if (S.vector && tile < tiles) kernel::prefetch_first<S>(p, tile);
-        ptx::grid_dependency_wait();
     }
+    Partials<S> partials(group);
+    if constexpr (S.dependent_launch) ptx::grid_dependency_wait();
     if (tile >= tiles) return;
     kernel::GemvRing<S> ring;
     if constexpr (S.vector) ring.start(p, tile, stride, tiles, whole);
@@ -154,9 +154,8 @@ DG_DEVICE void run(const GemvParams& p) {
     const u32 left = p.m - first_token, count = left < p.tokens_per_block ? left : p.tokens_per_block;
     const Tokens<S> tokens = tokens_of<S>(p, first_token, count);
     const u32 visits = static_cast<u32>(ceil_div(row_bytes_of(S.w, p.k), u64{kGemvVisitBytes}));
-    kernel::GemvBlock block = kernel::find_block<S>(p, tile);
     GemvRow rows[S.row_tiles][kLaneRows];
-    find_rows<S>(rows, p, block);
+    find_rows<S>(rows, p, kernel::find_block<S>(p, tile));
     GemvVisit<S> ahead;
     if (kAhead && warp < whole) kernel::load_beside<true, S>(ahead, p, rows, warp);
     while (tile < tiles) {
@@ -169,20 +168,20 @@ DG_DEVICE void run(const GemvParams& p) {
                 kernel::load_beside<true, S>(beside, p, rows, visit);
             else if (visit + kGemvWarps < whole)
                 kernel::load_beside<true, S>(ahead, p, rows, visit + kGemvWarps);
-            multiply_visit<true, S>(sums, ring, p, block, beside, tokens, visit);
+            multiply_visit<true, S>(sums, ring, p, {}, beside, tokens, visit);
         }
         for (; visit < visits; visit += kGemvWarps) {
             GemvVisit<S> beside;
             kernel::load_beside<false, S>(beside, p, rows, visit);
-            multiply_visit<false, S>(sums, ring, p, block, beside, tokens, visit);
+            multiply_visit<false, S>(sums, ring, p, kernel::find_block<S>(p, tile), beside, tokens, visit);
         }
         if (kLater && partials.count != 0)
             partials.finish(p, kernel::find_block<S>(p, tile - stride), first_token, count);
-        if constexpr (!kLater) partials.leave(&sums), partials.finish(p, block, first_token, count);
+        if constexpr (!kLater)
+            partials.leave(&sums), partials.finish(p, kernel::find_block<S>(p, tile), first_token, count);
         tile += stride;
         if (tile < tiles) {
-            block = kernel::find_block<S>(p, tile);
-            find_rows<S>(rows, p, block);
+            find_rows<S>(rows, p, kernel::find_block<S>(p, tile));
             if (kAhead && warp < whole) kernel::load_beside<true, S>(ahead, p, rows, warp);
         }
         if constexpr (kLater) partials.leave(&sums);

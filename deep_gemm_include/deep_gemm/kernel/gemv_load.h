@@ -18,14 +18,14 @@ struct GemvRow {
     const u8* zeros;
 };
 
-/// Matrix and row of W that row `row` of tile `tile` of a block is; rows beyond the last are the last, and
+/// Matrix and row of W that row `row` of tile `tile` of a block is; rows beyond its last are the last, and
 /// their results are dropped.
 template <GemvSpec S>
 DG_DEVICE const GemvMatrix& row_of_block(const GemvParams& p, const GemvBlock& block, u32 tile, u32& row) {
     constexpr bool kPaired = S.epilogue == GemvEpilogue::swiglu;
     const GemvMatrix& w = p.w[kPaired ? tile : block.matrix];
     const u32 wanted = block.first_row + (kPaired ? 0 : tile * kMmaTileRows) + row;
-    row = wanted < w.n ? wanted : w.n - 1;
+    row = wanted < block.end_row ? wanted : block.end_row - 1;
     return w;
 }
 
@@ -49,14 +49,15 @@ struct GemvVisit {
     float scale[kScaledBlocks + 1][S.row_tiles][kLaneRows];
     u32 zero[kRow.has_zero ? kScaledBlocks : 1][S.row_tiles][kLaneRows];
 
-    /// Whether a scale needs two factors (ue8m0_excess). The same for all lanes.
+    /// Whether a scale needs two factors (ue8m0_excess), or might: some are looked at together. The same for all
+    /// lanes.
     DG_DEVICE bool exceeds() const {
-        bool any = false;
+        u32 bits = 0;
         if constexpr (kRow.scale == ScaleType::ue8m0)
             for (const auto& step : code)
                 for (const auto& tile : step)
-                    for (const u32 byte : tile) any = any || byte > tile::kLargestWholeUe8m0;
-        return kRow.scale == ScaleType::ue8m0 && ptx::ballot(any) != 0;
+                    for (const u32 byte : tile) bits |= byte;
+        return kRow.scale == ScaleType::ue8m0 && ptx::ballot(bits > tile::kLargestWholeUe8m0) != 0;
     }
 };
 

@@ -58,48 +58,95 @@ DG_DEVICE void copy_vectors(u32 count, u32 vectors, u32 threads, const Fetch& fe
     }
 }
 
-/// Asks L2 for bytes [0, bytes) from `address`, and what shares 16 bytes with them.
+/// Asks L2 for bytes [0, bytes) from `address`, and what shares 16 bytes with them. Scope: a thread, which this
+/// takes 60 ns: for a thread of many, each of its own.
 DG_DEVICE void prefetch_bytes(const u8* address, u32 bytes) {
     const u32 before = static_cast<u32>(reinterpret_cast<u64>(address) % 16);
     if (bytes != 0) ptx::prefetch_l2(address - before, (before + bytes + 15) / 16 * 16);
 }
 
-/// The scales of a block's rows, on their way to L2 before they are asked for one by one. Scope: the group, a
-/// thread for each row.
+constexpr u32 kLineBytes = 128;
+
+/// Asks L2 for lines `first`, `first` + `step`, ... of `bytes` from `address`.
+DG_DEVICE void prefetch_lines(const void* address, u32 bytes, u32 first, u32 step) {
+    const u64 begin = reinterpret_cast<u64>(address), end = begin + bytes;
+#pragma unroll 1
+    for (u64 line = begin / kLineBytes * kLineBytes + first * kLineBytes; line < end;
+         line += step * kLineBytes)
+        ptx::prefetch_line(reinterpret_cast<const void*>(line < begin ? begin : line));
+}
+
+/// The scales of a block's rows, on their way to L2 before they are asked for one by one. Scope: the group.
 template <GemvSpec S>
 DG_DEVICE void prefetch_scales(const GemvParams& p, const GemvBlock& block, u32 thread) {
     constexpr QuantRow kRow = row_of(S.w);
-    if constexpr (S.dependent_launch && kRow.scale != ScaleType::none && kRow.block_k == 0) {
-        if (thread >= S.row_tiles) return;
-        u32 row = 0;
-        const GemvMatrix& w = row_of_block<S>(p, block, thread, row);
-        const u32 rows = w.n - row < kMmaTileRows ? w.n - row : kMmaTileRows;
-        prefetch_bytes(static_cast<const u8*>(w.scales) + row * 4ull, rows * 4);
-    } else if constexpr (S.dependent_launch && kRow.block_k != 0) {
-        if (thread >= kMmaTileRows * S.row_tiles) return;
-        u32 row = thread % kMmaTileRows;
-        const GemvMatrix& w = row_of_block<S>(p, block, thread / kMmaTileRows, row);
-        const u32 columns = static_cast<u32>(scale_columns_of(S.w, p.k));
+    if constexpr (S.dependent_launch && kRow.scale != ScaleType::none) {
+        // A row of scales for each row, or for the rows of a tile; or the rows' one scale each in a row.
+        constexpr bool kOfRow = kRow.block_k != 0 && kRow.block_rows == 1;
+        constexpr u32 kRowsOfTile = kOfRow ? kMmaTileRows : 1, kRows = kRowsOfTile * S.row_tiles;
+        u32 row = thread % kRowsOfTile;
+        const GemvMatrix& w = row_of_block<S>(p, block, thread % kRows / kRowsOfTile, row);
+        const u32 columns = kRow.block_k ? static_cast<u32>(scale_columns_of(S.w, p.k)) : 1;
         const u64 first = u64{row} / kRow.block_rows * columns;
-        prefetch_bytes(static_cast<const u8*>(w.scales) + first * bytes_of(kRow.scale),
-                       columns * bytes_of(kRow.scale));
-        if constexpr (kRow.has_zero) prefetch_bytes(w.zeros + first, columns);
+        const u32 rows_left = w.n - row < kMmaTileRows ? w.n - row : kMmaTileRows;
+        prefetch_lines(static_cast<const u8*>(w.scales) + first * bytes_of(kRow.scale),
+                       (kRow.block_k ? columns : rows_left) * bytes_of(kRow.scale), thread / kRows,
+                       kGemvThreads / kRows);
+        if constexpr (kRow.has_zero)
+            prefetch_lines(w.zeros + first, columns, thread / kRows, kGemvThreads / kRows);
     }
 }
 
-/// What the first tile of a group needs, on its way to L2. L2 is where writes of other kernels land, so
-/// nothing can be stale, and this may precede grid_dependency_wait().
+/// The tokens of a block, on their way to L2: of all blocks each asks for a part. Scope: a warp.
+template <GemvSpec S>
+DG_DEVICE void prefetch_tokens(const GemvParams& p) {
+    const u32 first = ptx::block_index_y() * p.tokens_per_block, lane = ptx::lane_index();
+    const u32 left = p.m - first, count = left < p.tokens_per_block ? left : p.tokens_per_block;
+    const u32 bytes = p.k * bytes_of(element_of(S.x));
+    const u32 lines = ceil_div(bytes, kLineBytes), parts = ceil_div(count * lines, 32u);
+    const u32 index = ptx::block_index() % parts * 32 + lane, token = index / lines;
+    if (token < count)
+        ptx::prefetch_line(p.x + (first + token) * p.x_stride + (index - token * lines) * kLineBytes);
+    if constexpr (block_k_of(S.x) != 0) {
+        constexpr u32 kShares = 4;
+        if (lane < count)
+            prefetch_lines(p.x_scale + (first + lane) * p.x_scale_stride, ceil_div(p.k, block_k_of(S.x)) * 4,
+                           ptx::block_index() % kShares, kShares);
+    }
+}
+
+#ifndef DG_GEMV_VISITS
+#define DG_GEMV_VISITS 1
+#endif
+
+/// What a group needs first, on its way to L2. L2 is where writes of other kernels land, so nothing can be
+/// stale, and this may precede grid_dependency_wait().
 template <GemvSpec S>
 DG_DEVICE void prefetch_first(const GemvParams& p, u32 tile) {
-    constexpr u32 kFirstBytes = prefetch_bytes_of(S);
     const GemvBlock block = find_block<S>(p, tile);
-    const u32 thread = group_thread();
-    prefetch_scales<S>(p, block, thread);
-    if (thread >= kMmaTileRows * S.row_tiles) return;
-    u32 row = thread % kMmaTileRows;
-    const GemvMatrix& w = row_of_block<S>(p, block, thread / kMmaTileRows, row);
-    const u64 bytes = row_bytes_of(S.w, p.k);
-    prefetch_bytes(w.data + row * w.row_stride, bytes < kFirstBytes ? static_cast<u32>(bytes) : kFirstBytes);
+    if (ptx::warp_index() == 1) prefetch_tokens<S>(p);
+    prefetch_scales<S>(p, block, group_thread());
+    const u64 row_bytes = row_bytes_of(S.w, p.k);
+    if constexpr (is_q8(S)) {  // rows in turn: what a warp takes of one lies in several lines
+        constexpr u32 kFirstBytes = 2048;
+        if (group_thread() >= kMmaTileRows * S.row_tiles) return;
+        u32 row = group_thread() % kMmaTileRows;
+        const GemvMatrix& w = row_of_block<S>(p, block, group_thread() / kMmaTileRows, row);
+        prefetch_bytes(w.data + row * w.row_stride,
+                       row_bytes < kFirstBytes ? static_cast<u32>(row_bytes) : kFirstBytes);
+        return;
+    }
+    // Each warp asks for its own first visits, a line of each row.
+    constexpr u32 kRows = kMmaTileRows * S.row_tiles;
+#pragma unroll
+    for (u32 i = 0; i < ceil_div(kRows * DG_GEMV_VISITS, 32u); ++i) {
+        const u32 line = i * 32 + ptx::lane_index(), visit = line / kRows * kGemvWarps + group_warp();
+        u32 row = line % kMmaTileRows;
+        const GemvMatrix& w = row_of_block<S>(p, block, line % kRows / kMmaTileRows, row);
+        const u64 offset = u64{visit} * kGemvVisitBytes;
+        if (line < kRows * DG_GEMV_VISITS && offset < row_bytes)
+            ptx::prefetch_line(w.data + row * w.row_stride + offset);
+    }
 }
 
 }  // namespace deep_gemm::kernel

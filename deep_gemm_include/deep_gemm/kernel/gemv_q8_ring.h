@@ -73,7 +73,7 @@ struct Q8Ring {
             prefetch_scales<S>(p, find_block<S>(p, tile), group_thread());
             return enter(p);
         }
-        prefetch_scales<S>(p, {0, tile * block_rows_of(S)}, group_thread());
+        prefetch_scales<S>(p, find_block<S>(p, tile), group_thread());
         const u32 begin = group_warp() * Layout::kVisitBytes;
         source[0] += u64{stride} * block_rows_of(S) * p.w[0].row_stride - (offset - begin);
         offset = begin;

@@ -55,12 +55,12 @@ DG_DEVICE void run_resident(const GemvParams& p) {
     const u32 group = ptx::thread_index() / kGemvThreads, warp = kernel::group_warp();
     const u32 tiles = kernel::num_blocks<S>(p), stride = ptx::grid_size() * S.groups;
     u32 tile = group * ptx::grid_size() + ptx::block_index();
-    Partials<S> partials(group);
     if constexpr (S.dependent_launch) {
         ptx::grid_dependency_launch();
         if (tile < tiles) kernel::prefetch_first<S>(p, tile);
-        ptx::grid_dependency_wait();
     }
+    Partials<S> partials(group);
+    if constexpr (S.dependent_launch) ptx::grid_dependency_wait();
     kernel::ResidentRing<S> ring;
     const u32 first_token = ptx::block_index_y() * p.tokens_per_block;
     const u32 left = p.m - first_token, count = left < p.tokens_per_block ? left : p.tokens_per_block;

@@ -31,7 +31,7 @@ struct ResidentRing {
     u32 visit, visits, whole;  // of the tile: theirs, how many there are and how many are whole
     ptx::SharedAddress first;  // of this warp's stages
     u32 write, read;           // offsets of the next copy's stage and of the next read's
-    u32 write_place;           // of this lane in a stage
+    u32 write_place, scale_place;  // of this lane in a stage
 
     /// Row and piece of a row that this lane copies the scales of.
     static DG_DEVICE u32 scale_row(u32 copy) { return (copy * 32 + ptx::lane_index()) / kPieces; }
@@ -100,7 +100,7 @@ struct ResidentRing {
 #pragma unroll
         for (u32 i = 0; i < kScaleCopies; ++i) {
             if (i * 32 + lane >= kRows * kPieces) continue;
-            const ptx::SharedAddress piece = stage + kScales + (i * 32 + lane) * kPieceBytes;
+            const ptx::SharedAddress piece = stage + scale_place + i * 32 * kPieceBytes;
             if constexpr (kShifted) {  // no further than the row, which may be the last
                 const u32 shift = static_cast<u32>(reinterpret_cast<u64>(scales[i]) % kPieceBytes);
                 ptx::cp_async<kPieceBytes>(piece, scales[i] - shift,
@@ -138,7 +138,14 @@ struct ResidentRing {
             }
         }
         ptx::cp_async_commit();
-        write = write + stage_bytes_of(S) == S.stages * stage_bytes_of(S) ? 0 : write + stage_bytes_of(S);
+        write = behind(write);
+    }
+
+    /// Offset of the stage behind the one at `offset`.
+    static DG_DEVICE u32 behind(u32 offset) {
+        constexpr u32 kStage = stage_bytes_of(S);
+        if constexpr (S.stages == 2) return kStage - offset;
+        return offset + kStage == S.stages * kStage ? 0 : offset + kStage;
     }
 
     DG_DEVICE void start(const GemvParams& p, u32 first_tile, u32 tile_stride, u32 num_tiles) {
@@ -146,6 +153,9 @@ struct ResidentRing {
         write = read = 0;
         const u32 lane = ptx::lane_index();
         write_place = lane / 8 * kGemvVisitBytes + swizzled<S>(lane / 8, lane % 8 * 16);
+        scale_place = kScales + lane * kPieceBytes;
+        ptx::pin(write_place);  // else they are computed again for every visit
+        ptx::pin(scale_place);
         visit = group_warp();
         visits = ceil_div(p.k, visit_k_of(S));
         whole = p.k / visit_k_of(S);
@@ -208,7 +218,7 @@ struct ResidentRing {
         ptx::sync_warp();  // every lane's part has landed, and every lane has used the stage before
         copy(p);
         const ptx::SharedAddress stage = first + read;
-        read = read + stage_bytes_of(S) == S.stages * stage_bytes_of(S) ? 0 : read + stage_bytes_of(S);
+        read = behind(read);
 #pragma unroll
         for (u32 step = 0; step < steps_of_visit(S); ++step)
             read_stage<S>(words[step], stage, read_place<S>(), step);

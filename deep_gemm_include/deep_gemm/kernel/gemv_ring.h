@@ -54,7 +54,7 @@ struct GemvRing {
 
     const u8* source[kRuns];        // of the first of the next copies
     u64 step[kRuns];                // bytes from a copy's row to the next one's
-    u32 last[kRuns];                // copy behind whose row no row is; results of copies beyond are dropped
+    u32 last[kRuns];                // copy behind whose row no row of the tile is; copies beyond read nothing
     u32 tile, stride, tiles;        // of rows: theirs, how far it is to the group's next, how many there are
     u32 visit, whole;               // of the tile: theirs, and how many are whole
     u32 writes, reads;              // stages of the next copy and of the next read
@@ -70,7 +70,7 @@ struct GemvRing {
             const GemvMatrix& w = row_of_block<S>(p, at, i, row);
             source[i] = w.data + row * w.row_stride + visit * kGemvVisitBytes + lane % 8 * 16;
             step[i] = kCopyRows * w.row_stride;
-            last[i] = (w.n - 1 - row) / kCopyRows;
+            last[i] = (at.end_row - 1 - row) / kCopyRows;
         }
     }
 
@@ -83,7 +83,7 @@ struct GemvRing {
 #pragma unroll
                 for (u32 copy = 0; copy < kCopies; ++copy)
                     ptx::cp_async_16(stage + (i * kCopies + copy) * kCopyBytes,
-                                     source[i] + (copy < last[i] ? copy : last[i]) * step[i], 16);
+                                     source[i] + copy * step[i], copy <= last[i] ? 16 : 0);
                 source[i] += kGemvWarps * kGemvVisitBytes;
             }
             visit += kGemvWarps;

@@ -6,6 +6,7 @@
 #include <deep_gemm/ptx/stream.h>
 #include <deep_gemm/spec/gemv.h>
 
+
 namespace deep_gemm::kernel {
 
 template <Format Y>
@@ -66,16 +67,27 @@ DG_DEVICE void finish(const GemvMatrix& w, u32 token, u32 row, float value) {
 
 /// Which matrix and which of its rows a block computes.
 struct GemvBlock {
-    u32 matrix, first_row;
+    u32 matrix, first_row, end_row;
 };
+
+template <GemvSpec S>
+DG_DEVICE GemvDeal deal_of(const GemvParams& p) {
+    if constexpr (may_deal_evenly(S)) return p.deal;
+    return {0, block_rows_of(S)};
+}
+/// Tiles of a matrix of n rows.
+template <GemvSpec S>
+DG_DEVICE u32 num_tiles(const GemvParams& p, u32 n) {
+    const GemvDeal deal = deal_of<S>(p);
+    return deal.whole_tiles + ceil_div(n - deal.whole_tiles * block_rows_of(S), deal.rest_rows);
+}
 
 /// Blocks of rows of all matrices.
 template <GemvSpec S>
 DG_DEVICE u32 num_blocks(const GemvParams& p) {
-    u32 blocks = ceil_div(p.w[0].n, block_rows_of(S));
+    u32 blocks = num_tiles<S>(p, p.w[0].n);
     if constexpr (S.epilogue == GemvEpilogue::none)
-        for (u32 matrix = 1; matrix < p.num_matrices; ++matrix)
-            blocks += ceil_div(p.w[matrix].n, block_rows_of(S));
+        for (u32 matrix = 1; matrix < p.num_matrices; ++matrix) blocks += num_tiles<S>(p, p.w[matrix].n);
     return blocks;
 }
 
@@ -84,12 +96,16 @@ DG_DEVICE GemvBlock find_block(const GemvParams& p, u32 block) {
     u32 matrix = 0;
     if constexpr (S.epilogue == GemvEpilogue::none) {
         for (; matrix + 1 < p.num_matrices; ++matrix) {
-            const u32 blocks = ceil_div(p.w[matrix].n, block_rows_of(S));
+            const u32 blocks = num_tiles<S>(p, p.w[matrix].n);
             if (block < blocks) break;
             block -= blocks;
         }
     }
-    return {matrix, block * block_rows_of(S)};
+    const GemvDeal deal = deal_of<S>(p);
+    const u32 whole = block < deal.whole_tiles ? block : deal.whole_tiles;
+    const u32 first = whole * block_rows_of(S) + (block - whole) * deal.rest_rows, n = p.w[matrix].n;
+    const u32 end = first + (block < deal.whole_tiles ? block_rows_of(S) : deal.rest_rows);
+    return {matrix, first, end < n ? end : n};
 }
 
 }  // namespace deep_gemm::kernel

@@ -194,7 +194,7 @@ struct Partials {
             const u32 row = block.first_row + tile / kTokenTiles * kMmaTileRows + of / 4 + i / 2 * 8;
             const u32 token = tile % kTokenTiles * kMmaTileTokens + of % 4 * 2 + i % 2;
             const GemvMatrix& w = p.w[block.matrix];
-            if (row >= w.n || token >= tokens) continue;
+            if (row >= block.end_row || token >= tokens) continue;
             // Scales are asked for before the wait for the slowest warp.
             const float scale = kernel::row_scale<S>(w, row);
             const float other_scale = kPaired ? kernel::row_scale<S>(p.w[1], row) : 1.0f;

@@ -28,12 +28,13 @@ class Multiplier {
         tile_row_ = (warp_ * 16 + lane / 4) * kWeightTileBytes + lane / 4 * 16;
         sched::WeightBlocks<S> blocks(params_);
         for (sched::WeightBlock block; blocks.next(block);) {
-            float sum[kCount];
+            Sums sum;
             unit_[0] = unit_[1] = 1;
             const kernel::WeightPlace place = kernel::weight_place<S>(block, warp_);
             multiply(sum, tile::weight_rows_at<S>(params_, matrix, place.row));
-            kernel::scale_sums<S>(params_, matrix, place, unit_, sum);
-            kernel::store_sums<S>(params_, place, smem_, warp_, sum);
+            float(&all)[kCount] = reinterpret_cast<float(&)[kCount]>(sum);
+            kernel::scale_sums<S>(params_, matrix, place, unit_, all);
+            kernel::store_sums<S>(params_, place, smem_, warp_, all);
         }
     }
 
@@ -44,6 +45,20 @@ class Multiplier {
     static constexpr u32 kRunsOfUnit =
         changes_units(S.w) ? row_of(S.w).block_k / (16 * kSteps) : kRuns + 1;  // beyond: never
     static_assert(kRuns % 2 == 0, "runs take turns with two sets of fragments");
+    // Tokens are multiplied in parts, each a wgmma of its own: while the sums of one change their unit, the
+    // tensor core has the others.
+    static constexpr u32 kParts = weight_parts_of(S), kPartCount = kCount / kParts;
+    using Sums = float[kParts][kPartCount];
+    // Stages whose runs follow each other without a branch back. The compiler knows what is in flight between
+    // them, and nothing of it from one turn to the next.
+#ifndef DG_WEIGHT_TURN
+#define DG_WEIGHT_TURN 4
+#endif
+    static constexpr u32 kTurn = changes_units(S.w) && kParts > 1 && kRuns <= kRunsOfUnit ? DG_WEIGHT_TURN : 1;
+#ifndef DG_WEIGHT_STAGGER
+#define DG_WEIGHT_STAGGER 0
+#endif
+    static constexpr bool kStaggered = DG_WEIGHT_STAGGER && S.warpgroups == 2;
 
     /// Fetches this lane's share of the next stage of weights, and gives the buffer of the stage before back:
     /// all of that has been decoded. Its own buffer stays, because a load that has been issued is not one
@@ -72,61 +87,83 @@ class Multiplier {
         ptx::wgmma_keep(fragments);  // decoded here, beside the wgmma in flight, not where it is used
     }
 
-    /// Starts the wgmma of run `run`, and waits for those of the run before.
-    DG_DEVICE void start(u32 run, bool first, float (&sum)[kCount], const u32 (&fragments)[4 * kSteps]) {
-        const bool new_tile = run % kRunsOfTile == 0;
+    /// Starts the wgmma of run `run` of a turn, and waits for those of the run before.
+    DG_DEVICE void start(u32 run, bool first, Sums& sum, const u32 (&fragments)[4 * kSteps]) {
+        const bool new_tile = run % kRunsOfTile == 0, new_unit = run % kRunsOfUnit == 0 && changes_units(S.w);
         if (new_tile) ptx::mbarrier_wait(smem_.tokens_full(tokens_.stage), tokens_.phase);
-        if (run % kRunsOfUnit == 0 && changes_units(S.w)) {
-            ptx::wgmma_wait<0>();
-            ptx::wgmma_keep(sum);
-            if (new_tile && !first) kernel::release_tokens<S>(smem_, tokens_);
-#pragma unroll
-            for (u32 i = 0; i < kCount; ++i) sum[i] = ptx::mul_rn(sum[i], ratio_[i / 2 % 2]);
-        }
-        ptx::wgmma_keep(sum);
         const u64 tokens =
             ptx::wgmma_descriptor(smem_.tokens(tokens_.stage)) + run % kRunsOfTile * kSteps * 2;
-        ptx::wgmma_fence();
 #pragma unroll
-        for (u32 step = 0; step < kSteps; ++step)
-            ptx::WgmmaRsBf16<S.block_m>::mma(sum, fragments + 4 * step, tokens + 2 * step, 1);
-        ptx::wgmma_commit();
-        if (!(run % kRunsOfUnit == 0 && changes_units(S.w))) {
-            ptx::wgmma_wait<1>();
+        for (u32 part = 0; part < kParts; ++part) {
+            if (new_unit) {
+                if (run == 0 && part == 0) ptx::wgmma_wait<0>();
+                if (run != 0) ptx::wgmma_wait<kParts - 1>();
+                if (part == (run == 0 ? 0 : kParts - 1) && new_tile && !first)
+                    kernel::release_tokens<S>(smem_, tokens_);
+                ptx::wgmma_keep(sum[part]);
+#pragma unroll
+                for (u32 i = 0; i < kPartCount; ++i)
+                    sum[part][i] = ptx::mul_rn(sum[part][i], ratio_[i / 2 % 2]);
+            }
+            ptx::wgmma_keep(sum[part]);
+            ptx::wgmma_fence();
+#pragma unroll
+            for (u32 step = 0; step < kSteps; ++step)
+                ptx::WgmmaRsBf16<S.block_m / kParts>::mma(
+                    sum[part], fragments + 4 * step,
+                    tokens + 2 * step + part * (S.block_m / kParts * kBlockKBytes / 16), 1);
+            ptx::wgmma_commit();
+        }
+        if (!new_unit) {
+            ptx::wgmma_wait<kParts>();
             if (new_tile && !first) kernel::release_tokens<S>(smem_, tokens_);
         }
         if ((run + 1) % kRunsOfTile == 0) tokens_.advance();
     }
 
-    /// All of K for 64 rows and the block's tokens.
-    DG_DEVICE void multiply(float (&sum)[kCount], const tile::WeightRows& rows) {
+    /// Stage `stage` of `stages`, `place` of its turn. Its first run is decoded; so is the next stage's.
+    DG_DEVICE void multiply_stage(u32 place, u32 stage, u32 stages, const tile::WeightRows& rows, Sums& sum,
+                                  u32 (&even)[4 * kSteps], u32 (&odd)[4 * kSteps]) {
+        const bool more = stage + 1 < stages;
+        tile::StageScales<S.w> next;
+        next.template load<S.whole_scales>(rows, more ? stage + 1 : stage, params_.k);
 #pragma unroll
-        for (u32 i = 0; i < kCount; ++i) sum[i] = 0;
+        for (u32 run = 0; run < kRuns; run += 2) {
+            const bool first = stage == 0 && run == 0;
+            if (kStaggered && first && warp_ >= 4) ptx::named_barrier_sync(1, 2 * kWarpgroup);
+            start(place * kRuns + run, first, sum, even);
+            decode(run + 1, odd);
+            start(place * kRuns + run + 1, false, sum, odd);
+            if (kStaggered && first && warp_ < 4) ptx::named_barrier_arrive(1, 2 * kWarpgroup);
+            if (run + 2 < kRuns) {
+                decode(run + 2, even);
+            } else if (more) {
+                scales_ = next;
+                take_weights();
+                decode(0, even);
+            }
+        }
+    }
+
+    /// All of K for 64 rows and the block's tokens.
+    DG_DEVICE void multiply(Sums& sum, const tile::WeightRows& rows) {
+#pragma unroll
+        for (u32 i = 0; i < kCount; ++i) sum[i / kPartCount][i % kPartCount] = 0;
         const u32 stages = kernel::weight_stages_of<S>(params_);
         u32 even[4 * kSteps], odd[4 * kSteps];
         scales_.template load<S.whole_scales>(rows, 0, params_.k);
         take_weights();
         decode(0, even);
-        for (u32 stage = 0; stage < stages; ++stage) {
-            const bool more = stage + 1 < stages;
-            tile::StageScales<S.w> next;
-            next.template load<S.whole_scales>(rows, more ? stage + 1 : stage, params_.k);
+        u32 stage = 0;
+        for (; stage + kTurn <= stages; stage += kTurn) {
 #pragma unroll
-            for (u32 run = 0; run < kRuns; run += 2) {
-                start(run, stage == 0 && run == 0, sum, even);
-                decode(run + 1, odd);
-                start(run + 1, false, sum, odd);
-                if (run + 2 < kRuns) {
-                    decode(run + 2, even);
-                } else if (more) {
-                    scales_ = next;
-                    take_weights();
-                    decode(0, even);
-                }
-            }
+            for (u32 i = 0; i < kTurn; ++i) multiply_stage(i, stage + i, stages, rows, sum, even, odd);
         }
+        if constexpr (kTurn > 1)
+            for (; stage < stages; ++stage) multiply_stage(0, stage, stages, rows, sum, even, odd);
         ptx::wgmma_wait<0>();
-        ptx::wgmma_keep(sum);
+#pragma unroll
+        for (auto& part : sum) ptx::wgmma_keep(part);
         kernel::release_tokens<S>(smem_, tokens_);
     }
 

@@ -192,6 +192,50 @@ DG_DEVICE void store_narrow(const WeightGemmParams& p, const WeightPlace& place,
     }
 }
 
+#ifndef DG_WEIGHT_STORE
+#define DG_WEIGHT_STORE 1
+#endif
+/// The same of a warpgroup, whose 64 rows are 128 bytes of a token's row: whole lines of memory. Its warps put
+/// the results of 16 tokens side by side in one half of their staging while those before go out of the other;
+/// pieces of 16 bytes change places with the token's number, against bank conflicts. Scope: a warpgroup.
+template <WeightGemmSpec S, u32 Count>
+DG_DEVICE void store_lines(const WeightGemmParams& p, const WeightPlace& place, ptx::SharedAddress staging,
+                           u32 warp, const float (&sum)[Count]) {
+    constexpr u32 kTokens = 16, kRowBytes = kMmaRows * 2, kChunks = S.block_m / kTokens;
+    constexpr u32 kFirstBarrier = 5;  // behind join_matrices()
+    static_assert(2 * kTokens * kRowBytes <= 4 * kStagedBytes);
+    const u32 lane = ptx::lane_index(), in_group = warp % 4;
+    ptx::pin(staging);
+    const auto at = [staging](u32 chunk, u32 token, u32 piece) {
+        return staging + (chunk % 2 * kTokens + token) * kRowBytes + (piece ^ token % 8) * 16;
+    };
+    const auto put = [&](u32 chunk) {
+        const u32 i = chunk * kTokens / 2;
+        ptx::stmatrix_x4_trans(at(chunk, lane / 16 * 8 + lane % 8, in_group * 2 + lane / 8 % 2),
+                               pack_pair<S.y>(sum[i], sum[i + 1]), pack_pair<S.y>(sum[i + 2], sum[i + 3]),
+                               pack_pair<S.y>(sum[i + 4], sum[i + 5]),
+                               pack_pair<S.y>(sum[i + 6], sum[i + 7]));
+    };
+    const u32 token = in_group * 4 + lane / 8, piece = lane % 8;
+    const u32 row = place.warp_row - in_group * 16 + piece * 8;
+    u32 index = place.block_token + token;
+    ptx::pin(index);
+    u8* y = static_cast<u8*>(p.y) + (index * p.y_stride + row) * 2;
+    const auto meet = [warp] { ptx::named_barrier_sync(kFirstBarrier + warp / 4, kWarpgroup); };
+    if constexpr (num_matrices_of(S) == 2) meet();  // join_matrices() has been through all of the staging
+    put(0);
+#pragma unroll
+    for (u32 chunk = 0; chunk < kChunks; ++chunk, index += kTokens, y += 2 * kTokens * p.y_stride) {
+        meet();
+        const ptx::UInt4 v = ptx::ld_shared_v4_u32(at(chunk, token, piece));
+        if (chunk + 1 < kChunks) put(chunk + 1);
+        if (index < p.m && row < p.n) store_eight(y, v, p.n - row, p.vector_y != 0);
+    }
+    // The half that the next results are put in has been read before the last barrier, where halves took turns
+    // evenly; join_matrices() needs both.
+    if constexpr (kChunks % 2 != 0 || num_matrices_of(S) == 2) meet();
+}
+
 /// Which matrix a math warp multiplies, and where a lane's results of a block are.
 template <WeightGemmSpec S>
 DG_DEVICE u32 matrix_of_warp(u32 warp) {
@@ -237,8 +281,10 @@ DG_DEVICE void store_sums(const WeightGemmParams& p, const WeightPlace& place, t
     add_operands<S>(p, place, sum);
     if constexpr (S.y == Format::fp32)
         store_wide<S>(p, place, sum);
-    else
+    else if constexpr (DG_WEIGHT_STORE == 0)
         store_narrow<S>(p, place, smem.staging(warp), sum);
+    else
+        store_lines<S>(p, place, smem.staging(warp / 4 * 4), warp, sum);
 }
 
 }  // namespace deep_gemm::kernel

@@ -69,6 +69,11 @@ DG_DEVICE float ld_cached_f32(const void* address) {
 DG_DEVICE void prefetch_l2(const void* address, u32 bytes) {
     asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(address), "r"(bytes) : "memory");
 }
+/// prefetch.global.L2: the line that `address` is in is on its way to L2. A bulk prefetch takes its thread 60 ns;
+/// this one instruction is as many lines as the warp has threads.
+DG_DEVICE void prefetch_line(const void* address) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(address) : "memory");
+}
 DG_DEVICE void st_global_u8(void* address, u32 value) {
     asm volatile("st.global.u8 [%0], %1;" ::"l"(address), "r"(value) : "memory");
 }

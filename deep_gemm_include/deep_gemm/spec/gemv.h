@@ -94,6 +94,12 @@ struct GemvMatrix {
     float global_scale;
 };
 
+// How rows become tiles: the first `whole_tiles` have block_rows_of, the others `rest_rows` each (the last what
+// is left).
+struct GemvDeal {
+    u32 whole_tiles, rest_rows;
+};
+
 struct GemvParams {
     GemvMatrix w[kMaxGemvMatrices];
     const u8* x;           // [m, k], x_stride bytes apart
@@ -103,6 +109,7 @@ struct GemvParams {
     u32 m, k;
     u32 tokens_per_block;  // at most the spec's tokens; 1: every row alone
     float swiglu_limit;    // 0: none; else gate <= limit and |up| <= limit before they are multiplied
+    GemvDeal deal;         // of the rows of the one matrix; where a spec may not deal evenly, unused
 };
 
 // For tests and tuning: fields of the spec that are not 0 stand for what a plan would choose.
@@ -155,6 +162,18 @@ constexpr u32 promote_k_of(const GemvSpec& s) {
 constexpr u32 block_rows_of(const GemvSpec& s) {
     const u32 rows = has_warp_rows(s) ? kGemvWarps : kMmaTileRows;
     return rows * (s.epilogue == GemvEpilogue::swiglu ? 1 : s.row_tiles);
+}
+// Whether the last tiles of all groups may be equally short. A short tile takes the instructions of a whole
+// one, which wide weights do not wait for.
+constexpr bool may_deal_evenly(const GemvSpec& s) {
+    return row_bits_of(s) == 16 && !s.resident && s.epilogue == GemvEpilogue::none;
+}
+constexpr GemvDeal deal_of(const GemvSpec& s, u32 n, u32 num_matrices, u32 grid_x) {
+    const u32 rows = block_rows_of(s);
+    if (!may_deal_evenly(s) || num_matrices != 1 || grid_x == 0) return {0, rows};
+    const u32 groups = grid_x * s.groups, whole = n / (groups * rows) * groups;
+    const u32 rest = ceil_div(n - whole * rows, groups);
+    return {whole, rest == 0 ? rows : rest};
 }
 // Bytes between the rows of a stage of Q8_0: room for four blocks and the 16-byte vectors around them. Four
 // lanes read 16 bytes of a row, and those of eight rows are in different banks.
@@ -244,11 +263,6 @@ constexpr u32 max_groups_of(const GemvSpec& s) {
     const bool scales_both =
         promote_k != 0 && row_bits_of(s) == 4 && (s.tokens == 16 || block_k_of(s.x) != 0);
     return scales_both || (s.epilogue == GemvEpilogue::swiglu && !plain) ? 1 : 2;
-}
-// Of each row: what a block asks L2 for before it may read x. More of a narrow row than the warps' first
-// visits need keeps these waiting.
-constexpr u32 prefetch_bytes_of(const GemvSpec& s) {
-    return row_bits_of(s) == 4 ? 512 : 2048;
 }
 constexpr u32 threads_of(const GemvSpec& s) {
     return s.groups * (kGemvThreads + (s.bulk ? 32 : 0));

@@ -112,6 +112,15 @@ constexpr u32 steps_of_run(Quant w) {
     return changes_units(w) && row_of(w).block_k < kTokenTileK ? row_of(w).block_k / 16 : kTokenTileK / 16;
 }
 
+// In how many parts tokens are multiplied.
+constexpr u32 weight_parts_of(const WeightGemmSpec& s) {
+#ifdef DG_WEIGHT_PARTS
+    return changes_units(s.w) && s.block_m >= 128 ? DG_WEIGHT_PARTS : 1;
+#else
+    return changes_units(s.w) && s.block_m >= 128 ? 2 : 1;
+#endif
+}
+
 constexpr u32 weight_accumulators_of(const WeightGemmSpec& s) {
     return s.block_m / 2;
 }
