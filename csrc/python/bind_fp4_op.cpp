@@ -247,7 +247,8 @@ PyObject* entry(PyObject*, PyObject* const* arguments, Py_ssize_t count, PyObjec
 // where they stand.
 #define DG_DENSE_PARAMETERS(dims)                                                       \
     "(a, b, d, c=None, recipe=None, recipe_a=None, recipe_b=None, compiled_dims='" dims \
-    "', disable_ue8m0_cast=False, *, fast_accumulation=False, bf16_products=False, spec=None, device=None, stream=None)\n--\n\n"
+    "', disable_ue8m0_cast=False, *, fast_accumulation=False, bf16_products=False, spec=None, device=None, " \
+    "stream=None)\n--\n\n"
 #define DG_CONTIGUOUS_PARAMETERS                                                                                 \
     "(a, b, d, grouped_layout, recipe=None, recipe_a=None, recipe_b=None, compiled_dims='nk', "                  \
     "disable_ue8m0_cast=False, use_psum_layout=False, ensure_zero_padding=True, "                                \
@@ -259,7 +260,9 @@ PyMethodDef methods[] = {
      "fp8_fp4_gemm_nt" DG_DENSE_PARAMETERS("nk") "D = C + A B^T. a = (fp8 [m, k], fp32 scales [m, k / 128] "
                                                  "or [m, k / 32]), b the Fp4Weights of one matrix [n, k], "
                                                  "d and c bf16 or fp32 [m, n]; or a bf16 [m, k], which "
-                                                 "weights of all forms but nv_single are widened for. "
+                                                 "weights of all forms but nv_single take: as two E4M3 terms "
+                                                 "where d is bf16 and that is cheaper, off by less than d's "
+                                                 "rounding (docs/fp4.md), or as bf16, always with bf16_products. "
                                                  "Scales with stride 0 along K, one for each row, have "
                                                  "faster kernels. The products are exact; sums are "
                                                  "promoted to fp32 every 128 along K. With "
