@@ -68,7 +68,7 @@ def hc_mix() -> tuple[Any, str]:
         1e-6,
     )
     launch = bugs.Launch(
-        "deep_gemm::hc_mix<kSpec>", (8,), 544, 131072, arrays, params, expected, 1e-4, cluster=8
+        "deep_gemm::hc_mix<kSpec>", (8,), 544, 163840, arrays, params, expected, 1e-4, cluster=8
     )
     return launch, text("hyper_connection", "HcSpec", ".weight = Format::fp32, .tokens = 2")
 

@@ -15,7 +15,7 @@ ALL_SEEN = ".compressed = true, .picks = true, .sinks = true, .rotate = true"
 MMA_BF16 = ".y = Format::bf16"
 MMA_MIXED = ".w = Format::fp8_e4m3, .w_scale = Format::fp32, .y = Format::bf16"
 MMA_FP8 = ".x = Format::fp8_e4m3, " + MMA_MIXED
-HC = ".x = Format::bf16, .y = Format::bf16, .weight = Format::fp32, .add = Format::bf16, .narrow = true"
+HC = ".x = Format::fp32, .y = Format::bf16, .weight = Format::fp32, .add = Format::bf16, .narrow = true"
 MXFP4, NVFP4 = ", .recipe = Recipe::mxfp4", ", .recipe = Recipe::nvfp4"
 HC_WIDE = HC.replace(".narrow", ".threads = 256, .steps = 4, .narrow")
 ROWS = (
@@ -79,6 +79,8 @@ KERNELS = {
             HC.replace(".narrow", ".tokens = 4, .narrow"),
             HC.replace(".narrow", ".tokens = 8, .narrow"),
             HC_WIDE,
+            ".x = Format::bf16, .y = Format::bf16, .weight = Format::fp32, .add = Format::bf16, .tokens = 8",
+            HC.replace(".narrow", ".streams = 2, .tokens = 8, .narrow").replace("fp32", "bf16", 1) + NVFP4,
         ],
         "hc_post": ["", ".x = Format::bf16"],
     },

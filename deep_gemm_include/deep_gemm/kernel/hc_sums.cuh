@@ -8,6 +8,7 @@
 #include <deep_gemm/ptx/convert.h>
 #include <deep_gemm/ptx/mma_sync.h>
 #include <deep_gemm/ptx/shared_words.h>
+#include <deep_gemm/ptx/stream.h>
 
 namespace deep_gemm {
 
