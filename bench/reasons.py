@@ -73,13 +73,6 @@ REASONS = (
         "row blocks.",
     ),
     Reason(
-        "fp4_bf16",
-        r".*",
-        "Products of bf16, whose weights take 260 instructions for a block of 64 x 128 to decode, as many as the "
-        "cycles in which it is read. Since then bf16 tokens are two E4M3 terms each: 1.59 to 2.31 times Marlin, whose "
-        "times are those of another run, at all of these points (one H200).",
-    ),
-    Reason(
         "fused_moe",
         r"Flash T=64",
         "609 us in the run at fc76586. Here samples lie between 602 and 652 us, and those of its two GEMMs alone "
