@@ -29,6 +29,8 @@ class Fp4RowPair {
     /// so they come in here; otherwise once at the end, as a token's only scale does.
     DG_DEVICE float promoted(float partial, float token_scale, u32 r) const {
         const float row_scale = r == 0 ? row_scales_.x : row_scales_.y;
+        // Not in this pass: its neighbours decide how many there are, and zeros times an infinity are NaN.
+        if (S.split && row_scale == 0) return 0;
         if constexpr (!scales_in_loop(S)) return S.split ? partial * row_scale : partial;
         return partial * (S.split ? token_scale * row_scale : token_scale);
     }
