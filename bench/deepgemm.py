@@ -1,7 +1,8 @@
 """DeepGEMM's own kernels beside ours and cuBLASLt in the same rounds, where a built DeepGEMM is named.
 
 Its Python package and ours have one name: it is loaded from its folder under another. Its scales are brought into the
-layout that its kernels read before the clock starts; ours are read as quantisers leave them, row by row.
+layout that its kernels read before the clock starts; ours are read as quantisers leave them, row by row. Ours launch
+with programmatic dependent launch, which DeepGEMM leaves off unless it is asked for: it is timed both ways.
 """
 
 from __future__ import annotations
@@ -46,14 +47,28 @@ def load(folder: Path) -> Any:
     return module
 
 
+def with_pdl(peer: Any, launch: Callable[[int], None]) -> Variant:
+    """The peer's launch as its set_pdl(True) makes it."""
+
+    def switched(i: int) -> None:
+        peer.set_pdl(True)
+        try:
+            launch(i)
+        finally:
+            peer.set_pdl(False)
+
+    return Variant("deepgemm with pdl", switched)
+
+
 def row_of(
     point: str, variants: list[Variant], num_sets: int, expected_us: float, flops: float, rounds: int
 ) -> Row:
-    """Of "ours", "deepgemm" and perhaps "cublaslt"."""
+    """Of "ours", "deepgemm", that "with pdl", and perhaps "cublaslt"."""
     samples = timing.interleave(timing.capture(variants, num_sets, expected_us), rounds)
     us = {name: median(values) for name, values in samples.items()}
     metrics = {
         "ratio": paired_ratio(samples["deepgemm"], samples["ours"]),
+        "ratio_peer_pdl": paired_ratio(samples["deepgemm with pdl"], samples["ours"]),
         "tflops": flops / us["ours"] / 1e6,
     }
     if "cublaslt" in samples:
@@ -64,7 +79,7 @@ def row_of(
 
 def measure_dense(context: Context, peer: Any, m: int, n: int, k: int) -> Row:
     problem = dense.Problem.make(m, n, k)
-    scales = [peer.get_mn_major_tma_aligned_tensor(one[1]) for one in problem.sets.sets]
+    scales = peer_scales(peer, problem.sets)
 
     def theirs(i: int) -> None:
         a, _, b, scale_b, d = problem.sets[i]
@@ -78,17 +93,22 @@ def measure_dense(context: Context, peer: Any, m: int, n: int, k: int) -> Row:
     variants = [
         Variant("ours", problem.launch),
         Variant("deepgemm", theirs),
+        with_pdl(peer, theirs),
         dense.peer_variant(problem, fast=False),
     ]
     return row_of(point, variants, len(problem.sets), problem.expected_us, 2 * m * n * k, context.rounds)
 
 
-def grouped_operands(groups: int, rows: int, n: int, k: int, peer: Any) -> tuple[Rotation, list[Any]]:
-    """Sets of [groups, rows, k] tokens and [groups, n, k] weights, and the tokens' scales as the peer reads them."""
+def grouped_operands(groups: int, rows: int, n: int, k: int) -> Rotation:
+    """Sets of [groups, rows, k] tokens and [groups, n, k] weights, with their scales, and [groups, rows, n] outputs."""
     a, b = data.scaled_tokens(groups, rows, k), data.scaled_weights(groups, n, k)
     d = torch.empty(groups, rows, n, dtype=torch.bfloat16, device="cuda")
-    sets = Rotation.of((*a, *b, d), timing.num_sets_for(data.num_bytes(*b)))
-    return sets, [peer.get_mn_major_tma_aligned_tensor(one[1]) for one in sets.sets]
+    return Rotation.of((*a, *b, d), timing.num_sets_for(data.num_bytes(*b)))
+
+
+def peer_scales(peer: Any, sets: Rotation) -> list[Any]:
+    """The tokens' scales of each set as the peer's kernels read them."""
+    return [peer.get_mn_major_tma_aligned_tensor(one[1]) for one in sets.sets]
 
 
 def same_results(
@@ -105,14 +125,14 @@ def same_results(
 
 def measure_contiguous(context: Context, peer: Any, groups: int, rows: int, n: int, k: int) -> Row:
     m = groups * rows
-    sets, _ = grouped_operands(groups, rows, n, k, peer)
+    sets = grouped_operands(groups, rows, n, k)
     flat = Rotation(
         [
             (a.view(m, k), scale_a.view(m, -1), b, scale_b, d.view(m, n))
             for a, scale_a, b, scale_b, d in sets.sets
         ]
     )
-    scales = [peer.get_mn_major_tma_aligned_tensor(one[1]) for one in flat.sets]
+    scales = peer_scales(peer, flat)
     index = torch.arange(groups, dtype=torch.int32, device="cuda").repeat_interleave(rows)
 
     def ours(i: int) -> None:
@@ -125,7 +145,7 @@ def measure_contiguous(context: Context, peer: Any, groups: int, rows: int, n: i
 
     same_results(sets, rows, ours, theirs)
     flops = 2 * m * n * k
-    variants = [Variant("ours", ours), Variant("deepgemm", theirs)]
+    variants = [Variant("ours", ours), Variant("deepgemm", theirs), with_pdl(peer, theirs)]
     expected = dense.expected_us(0, flops)
     return row_of(
         contiguous_point("contiguous", groups, rows, n, k),
@@ -139,7 +159,8 @@ def measure_contiguous(context: Context, peer: Any, groups: int, rows: int, n: i
 
 def measure_masked(context: Context, peer: Any, m: int, n: int, k: int) -> Row:
     groups = masked.GROUPS
-    sets, scales = grouped_operands(groups, masked.MAX_M, n, k, peer)
+    sets = grouped_operands(groups, masked.MAX_M, n, k)
+    scales = peer_scales(peer, sets)
     counts = torch.full((groups,), m, dtype=torch.int32, device="cuda")
 
     def ours(i: int) -> None:
@@ -151,7 +172,7 @@ def measure_masked(context: Context, peer: Any, m: int, n: int, k: int) -> Row:
         peer.m_grouped_fp8_gemm_nt_masked((a, scales[i]), (b, scale_b), d, counts, m)
 
     same_results(sets, m, ours, theirs)
-    variants = [Variant("ours", ours), Variant("deepgemm", theirs)]
+    variants = [Variant("ours", ours), Variant("deepgemm", theirs), with_pdl(peer, theirs)]
     expected = dense.expected_us(data.num_bytes(*sets[0][2:4]), 0)
     return row_of(
         masked_point(m, n, k), variants, len(sets), expected, 2 * groups * m * n * k, context.rounds
@@ -159,14 +180,16 @@ def measure_masked(context: Context, peer: Any, m: int, n: int, k: int) -> Row:
 
 
 def points(context: Context, peer: Any) -> Iterator[tuple[str, Callable[[], Row]]]:
-    for m, n, k in [*((m, n, k) for n, k in SHAPES for m in M), (8192, 8192, 8192)]:
+    m_values, masked_m = (M[::3], MASKED_M[::2]) if context.quick else (M, MASKED_M)
+    groups_of_rows = grouped.GROUPS[:1] if context.quick else grouped.GROUPS
+    for m, n, k in [*((m, n, k) for n, k in SHAPES for m in m_values), (8192, 8192, 8192)]:
         yield gemm_point(m, n, k), partial(measure_dense, context, peer, m, n, k)
-    for groups, rows in grouped.GROUPS:
+    for groups, rows in groups_of_rows:
         for n, k in grouped.SHAPES:
             point = contiguous_point("contiguous", groups, rows, n, k)
             yield point, partial(measure_contiguous, context, peer, groups, rows, n, k)
     for n, k in grouped.SHAPES:
-        for m in MASKED_M:
+        for m in masked_m:
             yield masked_point(m, n, k), partial(measure_masked, context, peer, m, n, k)
 
 

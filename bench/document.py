@@ -53,13 +53,15 @@ TITLES = {
     ),
     "fp4_bf16": (
         "MXFP4 weights, bf16 activations",
-        "The Flash layer above. The peer is FP8 activations in the same rounds; Marlin's times are not of this run, "
+        "The Flash layer above: bf16 tokens as two E4M3 terms, whose making is in the time, and with bf16_products as "
+        "such. The peer is FP8 activations in the same rounds; Marlin's times are not of this run, "
         "bench/fp4_peer.py has them.",
     ),
     "fused_moe": (
         "A whole mixture of experts",
         "fused_moe, MXFP4, of DeepSeek-V4-Flash: from routing to the combined output, tokens quantised, SwiGLU and the "
-        "weighted sum included. The peer is the sum of its two GEMMs alone, in the same rounds.",
+        "weighted sum included; per_token with one FP8 scale for each token, bf16 with bf16 activations. The peer is "
+        "the sum of its two GEMMs alone, in the same rounds.",
     ),
     "fp4_packing": (
         "Packing FP4 weights",
@@ -67,6 +69,12 @@ TITLES = {
         "counts codes, scales and packed weights once. The peer is a device copy of as many bytes.",
     ),
     "bf16": ("Dense BF16", "The peer is `torch.mm`."),
+    "accumulate": (
+        "Products added to D",
+        "D = D + A B^T in place, at the shapes of DeepGEMM's tests; GB/s counts D twice. The peer is `torch.addmm` in "
+        "place; for FP8 `torch._scaled_mm` with one scale for each tensor and an addition after it. x without C: the "
+        "time of the product alone / that of the sum.",
+    ),
     "gemv": (
         "Few tokens, narrow weights",
         "Layers as k x n; GB/s counts W, its scales, x and y. The peer is `torch.mm` in BF16, in the same rounds.",

@@ -113,6 +113,7 @@ class Layer:
     lists: list[Routing]
     copies: list[deep_gemm.Fp4Weights] | None = None  # that take turns, once for all lists
     fast_accumulation: bool = False
+    bf16_products: bool = False
 
     @property
     def num_sets(self) -> int:
@@ -131,6 +132,7 @@ class Layer:
             one.d_rows,
             spec=spec,
             fast_accumulation=self.fast_accumulation,
+            bf16_products=self.bf16_products,
         )
 
     def check(self, what: str) -> float:

@@ -1,4 +1,5 @@
-"""FP4 weights x bf16 activations of the layer of bench/fp4.py, beside FP8 activations in the same rounds and routings.
+"""FP4 weights x bf16 activations of the layer of bench/fp4.py, beside FP8 activations in the same rounds and routings:
+as the plan has them, two E4M3 terms of each token, whose making is in the time, and as "bf16_products".
 
 What Marlin reached is not of our runs: bench/fp4_peer.py.
 """
@@ -21,17 +22,22 @@ from bench.timing import Variant
 
 SECTION = "fp4_bf16"
 TOKENS = fp4_peer.TOKENS[:6]
+PRODUCT_TOKENS = (1, 64, 1024)
 
 
-def measure(context: Context, name: str, tokens: int, weights: deep_gemm.Fp4Weights) -> Row:
-    point = fp4_point(FLASH, name, tokens)
+KINDS = ("", "bf16_products")
+
+
+def measure(context: Context, name: str, tokens: int, weights: deep_gemm.Fp4Weights, kind: str) -> Row:
+    point = fp4_point(FLASH, name, tokens, kind)
     gate_up = name == "gate+up"
     lists = routings(tokens, gate_up)
     rows = tokens if gate_up else tokens * TOP_K
     d = torch.empty(tokens * TOP_K, weights.n, dtype=torch.bfloat16, device="cuda")
     fp8 = Layer(weights, data.scaled_tokens(rows, weights.k), d, lists)
     fp8.check(point)
-    ours = Layer(weights, torch.randn(rows, weights.k, device="cuda").bfloat16(), d, lists)
+    a = torch.randn(rows, weights.k, device="cuda").bfloat16()
+    ours = Layer(weights, a, d, lists, bf16_products=kind == "bf16_products")
     error = ours.check(point)
     plan = deep_gemm.last_fp4_plan()
     assert plan is not None
@@ -61,7 +67,11 @@ def points(context: Context) -> Iterator[tuple[str, Callable[[], Row]]]:
     for name, n, k in FLASH.shapes:
         weights = random_weights(EXPERTS, n, k, "mx_e4m3")
         for tokens in TOKENS[::2] if context.quick else TOKENS:
-            yield fp4_point(FLASH, name, tokens), partial(measure, context, name, tokens, weights)
+            for kind in KINDS if tokens in PRODUCT_TOKENS else KINDS[:1]:
+                yield (
+                    fp4_point(FLASH, name, tokens, kind),
+                    partial(measure, context, name, tokens, weights, kind),
+                )
 
 
 def run(context: Context) -> list[Row]:

@@ -68,13 +68,14 @@ def index(context: Context, rows: int, fp4: bool) -> Row:
     positions = torch.full((1,), rows * RATIO - 1, dtype=torch.int32, device="cuda")
     scores = torch.full((1, rows), float("nan"), device="cuda")
     picks = torch.full((1, CHOSEN), -7, dtype=torch.int32, device="cuda")
-    sets = Rotation.of((query, weights, cache, scores, picks), timing.num_sets_for(data.num_bytes(cache)))
+    peaks = torch.full((1, -(-rows // 16)), -7, dtype=torch.int32, device="cuda")
+    sets = Rotation.of((query, weights, cache, scores, peaks, picks), timing.num_sets_for(data.num_bytes(cache)))
 
     def launch(i: int) -> None:
-        query_i, weights_i, cache_i, scores_i, picks_i = sets[i]
+        query_i, weights_i, cache_i, scores_i, peaks_i, picks_i = sets[i]
         ops.index_scores(query_i, weights_i, cache_i, positions, scores_i, ratio=RATIO,
-                         page_rows=PAGE_ROWS if fp4 else 0, stream=stream())  # fmt: skip
-        ops.top_k(scores_i, positions, picks_i, ratio=RATIO, stream=stream())
+                         page_rows=PAGE_ROWS if fp4 else 0, peaks=peaks_i, stream=stream())  # fmt: skip
+        ops.top_k(scores_i, positions, picks_i, peaks=peaks_i, ratio=RATIO, stream=stream())
 
     launch(0)
     torch.cuda.synchronize()

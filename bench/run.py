@@ -23,6 +23,7 @@ SECTIONS = (
     "fused_moe",
     "fp4_packing",
     "bf16",
+    "accumulate",
     "gemv",
     "weight_only_gemm",
     "model_ops",

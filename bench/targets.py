@@ -97,8 +97,8 @@ def fp4_point(model: MoeModel, name: str, tokens: int, scales: str = "") -> str:
     return f"{prefix}{name} n={n} k={k} T={tokens}" + (f" {scales}" if scales else "")
 
 
-def fused_moe_point(tokens: int) -> str:
-    return f"Flash T={tokens}"
+def fused_moe_point(tokens: int, kind: str = "") -> str:
+    return f"Flash T={tokens}" + (f" {kind}" if kind else "")
 
 
 def nvfp4_point(form: str, name: str, n: int, k: int, tokens: int) -> str:

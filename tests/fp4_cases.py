@@ -33,6 +33,7 @@ class Case:
     per_token: bool = False  # one activation scale for each token
     by_32: bool = False  # one for each 32 of K, not 128
     bf16_tokens: bool = False  # activations without scales
+    bf16_products: bool = False  # never as two terms
     fp32_sums: bool = False  # the device adds as CUDA cores do, not as tensor cores
     fast: bool = False  # fast_accumulation
     spec: dict[str, Any] = field(default_factory=dict, hash=False)
@@ -42,7 +43,15 @@ class Case:
         words += [f"{name}={getattr(self, name)}" for name in ("m", "rows", "form") if getattr(self, name)]
         words += [
             name
-            for name in ("accumulate", "per_token", "by_32", "bf16_tokens", "fp32_sums", "fast")
+            for name in (
+                "accumulate",
+                "per_token",
+                "by_32",
+                "bf16_tokens",
+                "bf16_products",
+                "fp32_sums",
+                "fast",
+            )
             if getattr(self, name)
         ]
         if self.d != "bf16":
@@ -121,6 +130,8 @@ def forced_spec(case: Case, data: Data, groups: str) -> deep_gemm.Fp4GemmSpec | 
         "by_32": case.by_32,
         "a": "bf16" if case.bf16_tokens else "fp8_e4m3",
     }
+    if case.spec.get("token_terms") == 2:
+        fixed |= {"per_token": True, "a": "fp8_e4m3"}
     return deep_gemm.Fp4GemmSpec(**fixed, groups=groups, **case.spec)
 
 
@@ -132,6 +143,8 @@ def check(got: Array, left: Array, right: Array, case: Case, c: Array | None = N
     if case.by_32:  # each group of 32 has sums of its own
         group = np.arange(left.shape[1]) // 32 % 4
         error += sum(fp4.accumulation_bound(left * (group == g), right, terms) for g in range(4))
+    elif case.bf16_tokens and token_terms() == 2:
+        error += fp4.two_term_bound(left, right)
     elif not (case.fp32_sums or case.bf16_tokens):
         error += fp4.accumulation_bound(left, right, terms, promoted=not case.fast)
     if c is not None:
@@ -147,11 +160,19 @@ def check(got: Array, left: Array, right: Array, case: Case, c: Array | None = N
         )
 
 
+def token_terms() -> int:
+    """Of a token in the last launch."""
+    plan = deep_gemm.last_fp4_plan()
+    assert plan is not None
+    return int(plan["spec"].to_dict()["token_terms"])
+
+
 def keywords(device: Any, case: Case, data: Data, groups: str) -> dict[str, Any]:
     return {
         "spec": forced_spec(case, data, groups),
         "device": device,
         "fast_accumulation": case.fast,
+        "bf16_products": case.bf16_products,
     }
 
 

@@ -203,7 +203,8 @@ template <typename T>
 const T& Json::as(std::string_view what, const char* expected) const {
     constexpr const char* kNames[] = {"null", "a boolean", "a number", "a string", "an array", "an object"};
     const T* value = std::get_if<T>(&value_);
-    DG_CHECK(value, value, "{}: got {}, expected {}", what, kNames[value_.index()], expected);
+    DG_CHECK(value, value, "{}: got {}, expected {}; correct the file, or get it again", what,
+             kNames[value_.index()], expected);
     return *value;
 }
 
@@ -212,12 +213,18 @@ bool Json::as_bool(std::string_view what) const {
 }
 i64 Json::as_integer(std::string_view what) const {
     const auto& number = as<Number>(what, "a whole number");
-    DG_CHECK(number.is_integer, value, "{}: got {}, expected a whole number of 64 bits", what, number.value);
+    DG_CHECK(number.is_integer, value,
+             "{}: got {}, expected a whole number of 64 bits; correct the file, "
+             "or get it again",
+             what, number.value);
     return number.integer;
 }
 u64 Json::as_unsigned(std::string_view what) const {
     const i64 number = as_integer(what);
-    DG_CHECK(number >= 0, value, "{}: got {}, expected a number that is not negative", what, number);
+    DG_CHECK(number >= 0, value,
+             "{}: got {}, expected a number that is not negative; correct the file, or "
+             "get it again",
+             what, number);
     return static_cast<u64>(number);
 }
 double Json::as_number(std::string_view what) const {

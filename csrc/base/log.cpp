@@ -39,7 +39,10 @@ LogLevel level_from_env() {
         if (env_flag(Env::jit_debug)) return LogLevel::debug;
         return env_flag(Env::print_configs) ? std::max(level, LogLevel::info) : level;
     }
-    fail(ErrorKind::value, "DG_LOG_LEVEL: got '{}', expected off, error, warning, info or debug", text);
+    fail(ErrorKind::value,
+         "DG_LOG_LEVEL: got '{}', expected off, error, warning, info or debug; set one "
+         "of them",
+         text);
 }
 
 }  // namespace

@@ -41,7 +41,7 @@ u32 ordinal_in(std::string_view name, const char* source) {
     u32 ordinal = 0;
     const auto [stop, error] = std::from_chars(digits.data(), digits.data() + digits.size(), ordinal);
     DG_CHECK(error == std::errc{} && stop == digits.data() + digits.size(), value,
-             "{}: got '{}', expected cuda or cuda:<ordinal>", source, name);
+             "{}: got '{}', expected cuda or cuda:<ordinal>; pass one of them", source, name);
     return ordinal;
 }
 
@@ -49,7 +49,8 @@ bool is_emulated(std::string_view name, const char* source) {
     if (name == "cuda") return false;
     if (name.starts_with("cuda:")) return (void)ordinal_in(name, source), false;
     DG_CHECK(name == "emulator" || name.starts_with("emulator:"), value,
-             "{}: got '{}', expected cuda, cuda:<ordinal>, emulator or emulator:<arch>[,option=value...]",
+             "{}: got '{}', expected cuda, cuda:<ordinal>, emulator or emulator:<arch>[,option=value...]; "
+             "pass one of them",
              source, name);
     return true;
 }

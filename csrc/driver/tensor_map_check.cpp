@@ -58,7 +58,7 @@ void check_tensor_map(const TensorMapDesc& desc) {
              value, "tensor map: format {}, expected one of spec/format.h; set TensorMapDesc::format",
              static_cast<u32>(desc.format));
     DG_CHECK(static_cast<u32>(desc.swizzle) <= static_cast<u32>(Swizzle::bytes_128), value,
-             "tensor map: swizzle {}, expected none, bytes_32, bytes_64 or bytes_128",
+             "tensor map: swizzle {}, expected none, bytes_32, bytes_64 or bytes_128; pass one of them",
              static_cast<u32>(desc.swizzle));
     DG_CHECK(desc.rank >= 1 && desc.rank <= kMaxTensorMapRank, value,
              "tensor map: rank {}, expected 1 to {}; fold dimensions", desc.rank, kMaxTensorMapRank);

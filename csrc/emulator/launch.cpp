@@ -78,7 +78,7 @@ Model find_model(std::string_view arch) {
         if (arch == std::string("sm_") + row.arch) return make_model(row);
         known += fmt::format("{}sm_{}", known.empty() ? "" : ", ", row.arch);
     }
-    fail(ErrorKind::value, "emulator: got arch '{}', expected one of {}", arch, known);
+    fail(ErrorKind::value, "emulator: got arch '{}', expected one of {}; pass one of them", arch, known);
 }
 
 void check_launch(const Model& model, const EmulatedKernel& kernel, const driver::LaunchConfig& config,

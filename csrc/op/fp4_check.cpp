@@ -315,6 +315,7 @@ Fp4GemmCall check_fp4_gemm(const Fp4GemmArguments& args) {
         .accumulate = call.c != 0,
         .per_token = per_token,
         .by_32 = call.problem.by_32,
+        .bf16_products = args.bf16_products && a.format == Format::bf16,
         .fast_accumulation = args.fast_accumulation && per_token && call.runs == 0,
         .m = static_cast<u32>(args.groups == GroupMode::gathered ? call.slots : static_cast<u64>(m)),
         .n = static_cast<u32>(n),

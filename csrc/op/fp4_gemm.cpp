@@ -6,8 +6,10 @@
 #include "op/group_layout.h"
 #include "op/kernel_table.h"
 #include "op/plan_table.h"
+#include "op/workspace.h"
 
 #include <algorithm>
+#include <array>
 #include <vector>
 
 namespace deep_gemm::op {
@@ -17,10 +19,13 @@ namespace {
 constexpr jit::KernelId kSwapAb{"sm90_fp8_fp4_gemm_swap_ab", "deep_gemm/kernel/sm90_fp4_gemm_swap_ab.cuh"};
 constexpr jit::KernelId kWide{"sm90_fp8_fp4_gemm_wide", "deep_gemm/kernel/sm90_fp4_gemm_wide.cuh"};
 
+constexpr u64 kScratchAlignment = 128;
+
 u64 mixed(const plan::Fp4Problem& p) {
     return static_cast<u64>(p.groups) | static_cast<u64>(p.form) << 8 | static_cast<u64>(p.d) << 16 |
            u64{p.split} << 24 | u64{p.accumulate} << 25 | u64{p.per_token} << 26 |
-           u64{p.a == Format::bf16} << 27 | u64{p.by_32} << 28 | u64{p.fast_accumulation} << 29;
+           u64{p.a == Format::bf16} << 27 | u64{p.by_32} << 28 | u64{p.fast_accumulation} << 29 |
+           u64{p.bf16_products} << 30;
 }
 
 using Fp4Key = PlanKey<plan::Fp4Problem, Fp4GemmSpec>;
@@ -64,6 +69,11 @@ const Fp4Table::Entry& build(const Fp4GemmCall& call) {
     return Fp4Table::add(Fp4Key::of(call), std::make_shared<const PlannedFp4>(std::move(planned)));
 }
 
+const Fp4Table::Entry& planned_for(const Fp4GemmCall& call) {
+    const Fp4Table::Entry& found = Fp4Table::find(Fp4Key::of(call));
+    return found ? found : build(call);
+}
+
 Fp4GemmParams params_of(const Fp4GemmCall& call) {
     const plan::Fp4Problem& problem = call.problem;
     Fp4GemmParams p{};
@@ -96,39 +106,65 @@ Fp4GemmParams params_of(const Fp4GemmCall& call) {
 
 }  // namespace
 
+u32 token_terms_of(const Fp4GemmCall& call) {
+    return call.empty ? 1 : planned_for(call)->launched.plan.spec.token_terms;
+}
+
+u64 scratch_bytes(const plan::Fp4Problem& problem, u64 a_rows) {
+    const u64 direct = arranged_bytes(problem, 1);
+    if (problem.a != Format::bf16 || problem.bf16_products) return direct;
+    const u64 terms = align_up(two_terms_bytes(problem, a_rows), kScratchAlignment);
+    return std::max(direct, terms + arranged_bytes(problem, 2));
+}
+
 void run(const Fp4GemmCall& call) {
     if (call.empty) return;
-    const Fp4Table::Entry& found = Fp4Table::find(Fp4Key::of(call));
-    const Fp4Table::Entry& entry = found ? found : build(call);
+    const Fp4Table::Entry& entry = planned_for(call);
     if (last_fp4_launched != entry) last_fp4_launched = entry;
     const PlannedFp4& planned = *entry;
     const Fp4GemmSpec& spec = planned.launched.plan.spec;
     const driver::LaunchConfig config = config_of(call, planned);
     const u64 run_bytes = u64{fp4_k_blocks(call.problem.k)} * fp4_blob_bytes_of(call.problem.form);
+    const bool ended =
+        spec.token_terms == 2;  // all kernels but the one that makes the terms (kTokensComeLast)
     std::vector<driver::MemoryRange> memory = {
-        {call.blobs, call.num_runs * run_bytes, false},
+        {call.blobs, call.num_runs * run_bytes, false, ended},
         {call.row_scales, call.num_runs * kFp4BlockRows * 4, false},
-        {call.runs, call.runs ? call.num_blocks * 4 : 0, false},
-        {call.group_layout, call.group_layout_length * 4, false},
-        {call.list, call.list ? sizeof(Fp4ListHead) : 0, true},
+        {call.runs, call.runs ? call.num_blocks * 4 : 0, false, ended},
+        {call.group_layout, call.group_layout_length * 4, false, ended},
+        {call.list, call.list ? sizeof(Fp4ListHead) : 0, true, ended},
         {call.d_rows, call.d_rows ? call.slots * 4 : 0, false},
         {call.c, call.c ? bytes_spanned(call.d, call.problem.d) : 0, false},
         {call.d.address, bytes_spanned(call.d, call.problem.d), true},
     };
-    const Fp4GemmParams params = params_of(call);
+    Fp4GemmParams params = params_of(call);
+    std::array<driver::MemoryRange, 2> tokens = {
+        {{call.a.address, bytes_spanned(call.a, call.problem.a), false},
+         {call.scale_a.address, call.scale_a.address ? bytes_spanned(call.scale_a, Format::fp32) : 0,
+          false}}};
+    const bool makes_terms = spec.token_terms == 2 && call.term_scales == 0;
+    const u64 two_terms =
+        makes_terms ? align_up(two_terms_bytes(call.problem, call.a.rows), kScratchAlignment) : 0;
+    const u64 needed = two_terms + (spec.wide ? arranged_bytes(call.problem, spec.token_terms) : 0);
+    WorkspaceLease lease;  // until after the last launch
+    if (call.scratch == 0 && needed > 0)
+        lease = workspace(*call.device, static_cast<driver::Stream>(call.stream), needed);
+    const u64 scratch = call.scratch != 0 ? call.scratch : lease.address;
+    if (spec.token_terms == 2) {
+        const TwoTerms made =
+            makes_terms ? split_in_two_terms(call, scratch, params) : read_two_terms(call, params);
+        tokens = {made.tokens, made.scales};
+    }
     const auto launch = [&](const auto& whole) {
         call.device->launch(*planned.kernel, config, std::as_bytes(std::span(&whole, 1)), memory);
     };
     if (spec.wide) {
-        const Arranged arranged = arrange(call, params);  // and its lease, until after the launch
+        const Arranged arranged = arrange(call, params, spec.token_terms, tokens, scratch + two_terms);
         memory.insert(memory.end(), {arranged.tokens, arranged.scales});
         launch(arranged.params);
     } else {
         memory.insert(memory.end(),
-                      {{call.a.address, bytes_spanned(call.a, call.problem.a), false},
-                       {call.scale_a.address,
-                        call.scale_a.address ? bytes_spanned(call.scale_a, Format::fp32) : 0, false},
-                       {call.a_rows, call.a_rows ? call.slots * 4 : 0, false}});
+                      {tokens[0], tokens[1], {call.a_rows, call.a_rows ? call.slots * 4 : 0, false}});
         launch(params);
     }
 }

@@ -32,13 +32,17 @@ struct Fp4WeightViews {
 //
 // a is bf16 and scale_a absent (not with nv_single), or fp8_e4m3, rows at multiples of 4 bytes; scale_a fp32
 // [..., m, ceil(k / 128)] or [..., m, ceil(k / 32)] with any strides, 0 along K for one scale for each token.
-// d is bf16 or fp32, rows at multiples of two elements; n is even, k a multiple of 32.
+// d is bf16 or fp32, rows at multiples of two elements; n is even, k a
+// positive multiple of 32, with NVFP4 of 16.
 struct Fp4GemmArguments {
     GroupMode groups = GroupMode::dense;
     TensorView a = {}, scale_a = {}, d = {}, c = {}, group_layout = {}, list = {}, a_rows = {}, d_rows = {};
     Fp4WeightViews weights;
     u32 a_block = 0;  // elements of K that share a scale of a, 32 or 128; 0: as the shape of the scales says
     i64 expected_m = 0;
+    // bf16 a: its elements are multiplied as such, not as sums of two E4M3 terms, which are faster and whose sums
+    // are off by less than the rounding of a bf16 d (docs/fp4.md).
+    bool bf16_products = false;
     // Sums may stay in the tensor core, which keeps 14 bits of them, over all of K. Of effect with one scale
     // for each token, weights of one run and many tokens; the bits of a row then depend on the kernel.
     bool fast_accumulation = false;
@@ -55,15 +59,20 @@ struct Fp4GemmCall {
     Device* device = nullptr;
     void* stream = nullptr;
     const Fp4GemmSpec* spec = nullptr;
-    u64 scratch = 0;  // arranged_bytes() of the caller's at a multiple of 128; 0: of the stream's workspace
+    u64 term_scales =
+        0;  // not 0: two terms are in the place of bf16 a (spec/two_terms.h), these are their scales
+    u64 scratch = 0;  // scratch_bytes() of the caller's at a multiple of 128; 0: of the stream's workspace
     bool empty = false;
 };
 
-// What a wide plan of the problem writes and reads besides its arguments: its activations in order.
-[[nodiscard]] u64 arranged_bytes(const plan::Fp4Problem& problem);
+// What any plan of the problem writes and reads besides its arguments, where A has `a_rows` rows in each group: two
+// terms of bf16 activations; of a wide plan the activations in order.
+[[nodiscard]] u64 scratch_bytes(const plan::Fp4Problem& problem, u64 a_rows);
 
 [[nodiscard]] Fp4GemmCall check_fp4_gemm(const Fp4GemmArguments& arguments);
 void run(const Fp4GemmCall& call);
+// What the call's plan multiplies for a token: 2 where it takes two terms. Plans and compiles, the first time.
+[[nodiscard]] u32 token_terms_of(const Fp4GemmCall& call);
 
 // The plan of this thread's last run() and its problem; nullptr before the first.
 struct Fp4Launched {

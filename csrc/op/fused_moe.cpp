@@ -43,12 +43,13 @@ class Carver {
 
 struct Buffers {
     MoeGroups groups;
-    TensorView num_slots;   // the last of offsets
-    TensorView x, x_scale;  // [slots, hidden]; bf16 activations: absent
-    TensorView h;           // [slots, 2 * intermediate]
-    TensorView t, t_scale;  // [slots, intermediate]
-    TensorView y;           // [slots, hidden], in the place of h
-    TensorView arranged;    // FP4: bytes for either product's activations in order, if its plan is wide
+    TensorView num_slots;             // the last of offsets
+    TensorView x, x_scale;            // [slots, hidden]; bf16 activations: absent
+    TensorView h;                     // [slots, 2 * intermediate]
+    TensorView t, t_scale;            // [slots, intermediate]
+    TensorView t_terms, term_scales;  // bf16 activations: in the place of t, if two terms are multiplied
+    TensorView y;                     // [slots, hidden], in the place of h
+    TensorView arranged;  // FP4: bytes for either product's activations in order, if its plan is wide
 };
 
 u32 alignment_of(const MoeShape& s) {
@@ -71,7 +72,15 @@ Buffers carve(const MoeShape& s, Carver& carver) {
     b.groups.slot_tokens = integers({slots});
     b.groups.pair_slots = integers({pairs});
     if (s.bf16) {
-        b.t = carver.take(Format::bf16, {slots, channels});
+        // Its rows, or both terms of them, which are padded: then in E4M3, with a scale for each.
+        const i64 padded = (channels + kFp4PadK - 1) / kFp4PadK * kFp4PadK;
+        b.t_terms = carver.take(Format::fp8_e4m3, {slots, 2, padded});
+        b.t = b.t_terms;
+        b.t.format = Format::bf16;
+        b.t.rank = 2;
+        b.t.shape[1] = b.t.strides[0] = channels;
+        b.t.strides[1] = 1;
+        b.term_scales = carver.take(Format::fp32, {slots});
     } else {
         b.x = carver.take(Format::fp8_e4m3, {x_rows, hidden});
         b.x_scale = carver.take(Format::fp32, {x_rows, blocks(hidden)});
@@ -89,11 +98,12 @@ Buffers carve(const MoeShape& s, Carver& carver) {
     }
     if (s.fp4) {
         const auto bytes = [&](u32 k) {
-            return op::arranged_bytes({.groups = GroupMode::gathered,
-                                       .a = s.bf16 ? Format::bf16 : Format::fp8_e4m3,
-                                       .m = static_cast<u32>(slots),
-                                       .k = k,
-                                       .num_groups = s.experts});
+            return op::scratch_bytes({.groups = GroupMode::gathered,
+                                      .a = s.bf16 ? Format::bf16 : Format::fp8_e4m3,
+                                      .m = static_cast<u32>(slots),
+                                      .k = k,
+                                      .num_groups = s.experts},
+                                     static_cast<u64>(slots));
         };
         b.arranged =
             carver.take(Format::int8, {static_cast<i64>(std::max(bytes(s.hidden), bytes(s.intermediate)))});
@@ -159,6 +169,13 @@ MoeShape check(op::TensorChecks& checks, const FusedMoeArguments& a) {
         "cast x, or leave it out",
         name_of(a.x.format), fp4 ? "FP4" : "FP8");
     DG_CHECK(
+        !a.bf16_products || a.bf16_activations, value,
+        "fused_moe: got bf16_products without bf16_activations, expected both: pass bf16_activations=True");
+    DG_CHECK(
+        !a.per_token || (fp4 && !a.bf16_activations), value,
+        "fused_moe: got per_token with {}, expected FP4 weights and activations that become FP8: leave it out",
+        fp4 ? "bf16_activations" : "FP8 weights");
+    DG_CHECK(
         !a.swiglu_limit || *a.swiglu_limit > 0, value,
         "fused_moe: swiglu_limit is {}, expected a positive number, or none; leave it out where nothing is "
         "clamped",
@@ -220,11 +237,20 @@ i64 mean_rows(const MoeShape& s) {
     return static_cast<i64>(ceil_div(u64{s.tokens} * s.top_k, u64{s.experts}));
 }
 
+// [rows, blocks] that see one scale for each row as it lies in memory.
+TensorView one_for_each(TensorView scales) {
+    scales.rank = 1;
+    return scales;
+}
+
 struct Product {
     const char* name;  // what errors begin with
-    TensorView rows, scales, d, source_rows;
+    TensorView rows, scales, d, source_rows, term_scales;
 };
-using Launch = std::function<void()>;
+struct Launch {
+    std::function<void()> run;
+    bool takes_terms = false;  // two terms of bf16 activations, with the product's scales
+};
 
 Launch check_product(const FusedMoeArguments& a, const MoeShape& shape, const Buffers& b,
                      const Product& product, const TensorView& weights, const TensorView& weight_scales) {
@@ -244,7 +270,7 @@ Launch check_product(const FusedMoeArguments& a, const MoeShape& shape, const Bu
         problem.expected_m = mean_rows(shape) > kInvariantRows ? kInvariantManyRows : kInvariantRows;
         call.spec = fixed_spec(call.device, problem, plan_in_order);
     }
-    return [call] { op::run(call); };
+    return {[call] { op::run(call); }};
 }
 
 Launch check_product(const FusedMoeArguments& a, const MoeShape& shape, const Buffers& b,
@@ -258,6 +284,7 @@ Launch check_product(const FusedMoeArguments& a, const MoeShape& shape, const Bu
                                                .a_rows = product.source_rows,
                                                .weights = weights,
                                                .expected_m = mean_rows(shape),
+                                               .bf16_products = a.bf16_products,
                                                .stream = a.stream,
                                                .function = product.name});
     if (b.arranged.present()) call.scratch = op::address_of(b.arranged);
@@ -268,7 +295,10 @@ Launch check_product(const FusedMoeArguments& a, const MoeShape& shape, const Bu
         call.spec = fixed_spec(call.device, problem,
                                [](const auto& p, const auto& m) { return plan::plan_fp4_gemm(p, m); });
     }
-    return [call] { op::run(call); };
+    if (product.term_scales.present() && op::token_terms_of(call) == 2)
+        call.term_scales = op::address_of(product.term_scales);
+    const bool takes_terms = call.term_scales != 0;
+    return {[call] { op::run(call); }, takes_terms};
 }
 
 }  // namespace
@@ -294,27 +324,35 @@ void fused_moe(const FusedMoeArguments& a) {
     if (shape.tokens == 0) return;
     op::check_moe_memory(a, needed);
     Carver carver(&checks.device(), static_cast<u8*>(a.workspace.data));
-    const Buffers b = carve(shape, carver);
+    Buffers b = carve(shape, carver);
+    if (a.per_token)
+        for (TensorView* scales : {&b.x_scale, &b.t_scale}) scales->strides[0] = 1, scales->strides[1] = 0;
     // Every check comes before the first launch.
     const Product gate_up{.name = "fused_moe: w13",
                           .rows = shape.bf16 ? a.x : b.x,
                           .scales = b.x_scale,
                           .d = b.h,
-                          .source_rows = b.groups.slot_tokens};
-    const Product down{
-        .name = "fused_moe: w2", .rows = b.t, .scales = b.t_scale, .d = b.y, .source_rows = {}};
-    Launch run_gate_up, run_down;
+                          .source_rows = b.groups.slot_tokens,
+                          .term_scales = {}};
+    const Product down{.name = "fused_moe: w2",
+                       .rows = b.t,
+                       .scales = b.t_scale,
+                       .d = b.y,
+                       .source_rows = {},
+                       .term_scales = b.term_scales};
+    Launch up_launch, down_launch;
     if (const auto* fp4 = std::get_if<MoeFp4Weights>(&a.weights)) {
-        run_gate_up = check_product(a, shape, b, gate_up, fp4->w13);
-        run_down = check_product(a, shape, b, down, fp4->w2);
+        up_launch = check_product(a, shape, b, gate_up, fp4->w13);
+        down_launch = check_product(a, shape, b, down, fp4->w2);
     } else {
         const auto& w = std::get<MoeFp8Weights>(a.weights);
-        run_gate_up = check_product(a, shape, b, gate_up, w.w13, w.w13_scale);
-        run_down = check_product(a, shape, b, down, w.w2, w.w2_scale);
+        up_launch = check_product(a, shape, b, gate_up, w.w13, w.w13_scale);
+        down_launch = check_product(a, shape, b, down, w.w2, w.w2_scale);
     }
 
     const i64 pairs = i64{shape.tokens} * shape.top_k;
-    if (a.invariant && !shape.bf16 && !a.grouped.value_or(pairs > op::few_pairs_of(a.weights)) &&
+    if (a.invariant && !shape.bf16 && !a.per_token &&
+        !a.grouped.value_or(pairs > op::few_pairs_of(a.weights)) &&
         op::serves_few(checks.device(), a.weights, shape.top_k)) {
         const op::MoeFewArguments few{.x = a.x,
                                       .x_scale = {},
@@ -337,26 +375,29 @@ void fused_moe(const FusedMoeArguments& a) {
                .alignment = alignment_of(shape),
                .stream = a.stream});
     if (!shape.bf16)
-        quantize({.x = a.x,
+        quantize({.recipe = a.per_token ? Recipe::fp8_row : Recipe::fp8_128,
+                  .x = a.x,
                   .codes = b.x,
-                  .scales = b.x_scale,
+                  .scales = a.per_token ? one_for_each(b.x_scale) : b.x_scale,
                   .source_rows = shape.fp4 ? TensorView{} : b.groups.slot_tokens,
                   .num_rows = shape.fp4 ? TensorView{} : b.num_slots,
                   .stream = a.stream});
-    run_gate_up();
+    up_launch.run();
     TensorView by_pair = a.topk_weights;
     by_pair.rank = 1;
     by_pair.shape[0] = pairs;
     by_pair.strides[0] = 1;
     moe_swiglu({.h = b.h,
-                .codes = b.t,
-                .scales = b.t_scale,
+                .codes = down_launch.takes_terms ? b.t_terms : b.t,
+                .scales = down_launch.takes_terms ? b.term_scales
+                          : a.per_token           ? one_for_each(b.t_scale)
+                                                  : b.t_scale,
                 .slot_pairs = b.groups.slot_pairs,
                 .num_slots = b.num_slots,
                 .weights = a.weight_before_down ? by_pair : TensorView{},
                 .limit = a.swiglu_limit,
                 .stream = a.stream});
-    run_down();
+    down_launch.run();
     TensorView pair_slots = b.groups.pair_slots;
     pair_slots.rank = 2;
     pair_slots.shape[0] = shape.tokens;

@@ -26,8 +26,8 @@ struct MoeFp8Weights {
     TensorView w2 = {}, w2_scale = {};    // [experts, hidden, intermediate]
 };
 
-// MXFP4 weights, packed: w13 [experts, 2 * intermediate, hidden], w2 [experts, hidden, intermediate]; hidden
-// and intermediate are multiples of 32.
+// FP4 weights, packed: w13 [experts, 2 * intermediate, hidden], w2 [experts, hidden, intermediate]; hidden and
+// intermediate are multiples of 32, with NVFP4 of 16.
 struct MoeFp4Weights {
     op::Fp4WeightViews w13, w2;
 };
@@ -54,6 +54,10 @@ struct FusedMoeArguments {
     // x and the activation are multiplied as bf16, not quantised to FP8: x is bf16, weights are FP4, not
     // nv_single.
     bool bf16_activations = false;
+    // With bf16_activations: no two E4M3 terms, see Fp4GemmArguments.
+    bool bf16_products = false;
+    // One FP8 scale for each token, and for each of its activations, not one for 128 channels: FP4 weights.
+    bool per_token = false;
     void* stream = nullptr;
 };
 

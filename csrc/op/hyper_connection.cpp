@@ -1,9 +1,10 @@
 // hc_pre(), hc_post() and hc_head(): residual streams and what mixes them.
-#include "op/ahead.h"
 #include "op/model_check.h"
 #include "op/hyper_connection.h"
 
-#include <deep_gemm/spec/hyper_connection.h>
+#include "op/workspace.h"
+
+#include <deep_gemm/spec/hc_sums.h>
 
 #include <algorithm>
 
@@ -12,7 +13,8 @@ namespace deep_gemm::op {
 namespace {
 
 constexpr const char* kHyperConnectionHeader = "deep_gemm/kernel/hyper_connection.cuh";
-constexpr jit::KernelId kMix{"hc_mix", kHyperConnectionHeader}, kPost{"hc_post", kHyperConnectionHeader};
+constexpr jit::KernelId kMix{"hc_mix", kHyperConnectionHeader}, kPost{"hc_post", kHyperConnectionHeader},
+    kSums{"hc_sums", "deep_gemm/kernel/hc_sums.cuh"}, kApply{"hc_apply", "deep_gemm/kernel/hc_apply.cuh"};
 
 void check_streams(ModelChecks& checks, const TensorView& x) {
     checks.array("x", x, kReal, {-1, -1, -1}, 4);
@@ -39,6 +41,39 @@ u32 clusters_of(Device& device, u32 rows, const HcSpec& spec) {
     constexpr u32 kTimes = 4;
     const u32 at_once = std::max(device.properties().num_sms / kHcCluster, 1u);
     return std::min(ceil_div(rows, spec.tokens), kTimes * at_once);
+}
+
+// Whether hc_sums and hc_apply serve streams; does not depend on how many rows there are.
+bool takes_two(const HcSpec& spec, i64 d) {
+    constexpr i64 kGroup = 128;
+    return spec.x == Format::bf16 && (spec.add == Format::none || spec.add == Format::bf16) && !spec.head &&
+           spec.streams == kHcStreams && d % kGroup == 0 && d <= kMaxHcApplySteps * kHcApplyWarps * kGroup;
+}
+
+void run_two(Device& device, const HcPreArguments& a, const HcSpec& spec, const HcParams& params) {
+    const u32 slices = params.d / kHcSliceChannels;
+    const u64 bytes = u64{params.rows} * slices * kHcRecord * sizeof(float);
+    const WorkspaceLease lease = workspace(device, static_cast<driver::Stream>(a.stream), bytes);
+    const HcTwoParams two{.p = params,
+                    .records = reinterpret_cast<float*>(lease.address),
+                    .slices = slices,
+                    .row_blocks = std::clamp(device.properties().num_sms / slices, 1u,
+                                             ceil_div(params.rows, kHcSumsTokens))};
+    const driver::MemoryRange x = a.add.present() ? writes(a.x) : reads(a.x);
+    launch(device, kSums, HcSumsSpec{.add = spec.add},
+           {grid_of("hc_pre", u64{slices} * two.row_blocks), kHcSumsThreads}, a.stream,
+           two,
+           {x, reads_constant(a.fn), reads(a.add), reads(a.post), reads(a.comb),
+            {lease.address, bytes, true}});
+    const HcApplySpec apply{.y = spec.y,
+                            .weight = spec.weight,
+                            .steps = ceil_div(params.d, kHcApplyWarps * 128),
+                            .narrow = spec.narrow,
+                            .recipe = spec.recipe};
+    launch(device, kApply, apply, {params.rows, kHcApplyThreads + 32}, a.stream, two,
+           {reads(a.x), reads(a.base), reads(a.scale), reads(a.weight), {lease.address, bytes, false},
+            writes(a.y), writes(a.post), writes(a.comb), writes(a.narrow.codes), writes(a.narrow.scales),
+            writes(a.narrow.global_scale)});
 }
 
 void mix(ModelChecks& checks, const HcPreArguments& a, bool head) {
@@ -94,10 +129,10 @@ void mix(ModelChecks& checks, const HcPreArguments& a, bool head) {
                           .sinkhorn_iterations = a.sinkhorn_iterations,
                           .clusters = clusters_of(checks.device(), as_u32(rows), spec),
                           .hc_eps = a.hc_eps,
-                          .rms_eps = a.rms_eps,
-                          .ahead = ahead_of(checks.device(), a.ahead, kHcCluster)};
+                          .rms_eps = a.rms_eps};
     if (rows == 0) return;
-    const u32 grid = grid_of(checks.operation(), u64{params.clusters} * kHcCluster + params.ahead.blocks);
+    if (takes_two(spec, d)) return run_two(checks.device(), a, spec, params);
+    const u32 grid = grid_of(checks.operation(), u64{params.clusters} * kHcCluster);
     launch(checks.device(), kMix, spec, {grid, hc_cta_of(spec), kHcCluster}, a.stream, params,
            {a.add.present() ? writes(a.x) : reads(a.x), reads_constant(a.fn), reads(a.base), reads(a.scale),
             reads(a.weight), reads(a.add), writes(a.y), writes(a.post), writes(a.comb),

@@ -1,7 +1,6 @@
 // Hyper-connections: h residual streams, h = 2 or 4, and what mixes them. The rules of op/model_ops.h hold.
 #pragma once
 
-#include "op/ahead.h"
 #include "op/norm.h"
 
 namespace deep_gemm::op {
@@ -19,7 +18,6 @@ struct HcPreArguments {
     NarrowCopy narrow = {};
     u32 sinkhorn_iterations = 20;
     float hc_eps = 1e-6f, rms_eps = 1e-6f;
-    AheadViews ahead = {};
     void* stream = nullptr;
 };
 void hc_pre(const HcPreArguments& arguments);

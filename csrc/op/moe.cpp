@@ -98,15 +98,22 @@ op::Prepared<MoeSwigluSpec, MoeSwigluParams> op::prepare_swiglu(TensorChecks& ch
              a.h.shape[1]);
     checks.packed("h", a.h);
     checks.rows("h", a.h, 16);
-    const bool fp8 = a.codes.format != Format::bf16;
-    checks.tensor("codes", a.codes, {Format::fp8_e4m3, Format::bf16}, {slots, n});
+    const bool fp8 = a.codes.format != Format::bf16, two_terms = fp8 && a.codes.rank == 3;
+    if (two_terms)
+        checks.tensor("codes", a.codes, {Format::fp8_e4m3},
+                      {slots, 2, (n + kFp4PadK - 1) / kFp4PadK * kFp4PadK});
+    else
+        checks.tensor("codes", a.codes, {Format::fp8_e4m3, Format::bf16}, {slots, n});
     checks.packed("codes", a.codes);
     checks.rows("codes", a.codes, fp8 ? 8 : 16);
     DG_CHECK(fp8 == a.scales.present(), value,
              "moe_swiglu: got codes of {} {} scales, expected {}; pass both for FP8, or codes of bf16",
              name_of(a.codes.format), fp8 ? "without" : "with", fp8 ? "both" : "codes alone");
     if (fp8) {
-        checks.tensor("scales", a.scales, {Format::fp32}, {slots, (n + kQuantizeRow - 1) / kQuantizeRow});
+        if (two_terms || a.scales.rank == 1)
+            checks.tensor("scales", a.scales, {Format::fp32}, {slots});
+        else
+            checks.tensor("scales", a.scales, {Format::fp32}, {slots, (n + kQuantizeRow - 1) / kQuantizeRow});
         checks.packed("scales", a.scales);
     }
     integers(checks, "slot_pairs", a.slot_pairs, {slots});
@@ -119,8 +126,12 @@ op::Prepared<MoeSwigluSpec, MoeSwigluParams> op::prepare_swiglu(TensorChecks& ch
         !a.limit || *a.limit > 0, value,
         "moe_swiglu: limit is {}, expected a positive number, or none; leave it out where nothing is clamped",
         a.limit.value_or(0));
-    const MoeSwigluSpec spec{
-        .d = a.codes.format, .rule = a.rule, .limited = a.limit.has_value(), .weighted = a.weights.present()};
+    const MoeSwigluSpec spec{.d = a.codes.format,
+                             .rule = a.rule,
+                             .limited = a.limit.has_value(),
+                             .weighted = a.weights.present(),
+                             .per_token = fp8 && a.scales.rank == 1,
+                             .token_terms = two_terms ? 2u : 1u};
     const MoeSwigluParams params{
         .h = a.h.data,
         .codes = pointer<u8>(a.codes),
@@ -135,7 +146,7 @@ op::Prepared<MoeSwigluSpec, MoeSwigluParams> op::prepare_swiglu(TensorChecks& ch
     const u64 chunks = static_cast<u64>(slots) * (align_up(params.n, kQuantizeRow) / kQuantizeChunk);
     return {spec,
             params,
-            static_cast<u32>(ceil_div(chunks, u64{kMoeThreads})),
+            spec.per_token ? params.slots : static_cast<u32>(ceil_div(chunks, u64{kMoeThreads})),
             {reads(a.h), writes(a.codes), writes(a.scales), reads(a.slot_pairs), reads(a.num_slots),
              reads(a.weights)}};
 }

@@ -32,8 +32,9 @@ struct MoeGroupArguments {
 };
 void moe_group(const MoeGroupArguments& arguments);
 
-// h bf16 [slots, 2 n], gate then up -> codes fp8_e4m3 [slots, n], scales fp32 [slots, ceil(n / 128)], packed;
-// or codes bf16 [slots, n] and no scales. n is a multiple of 16.
+// h bf16 [slots, 2 n], gate then up -> codes fp8_e4m3 [slots, n], scales fp32 [slots, ceil(n / 128)] or [slots], one
+// for each slot, packed; or codes bf16 [slots, n] and no scales; or both terms of that, fp8_e4m3 [slots, 2, n up to a
+// multiple of 256], with scales [slots] (spec/two_terms.h). n is a multiple of 16.
 struct MoeSwigluArguments {
     TensorView h = {}, codes = {}, scales = {};
     TensorView slot_pairs = {}, num_slots = {};  // of MoeGroups: slot_pairs [slots], the last of offsets [1]

@@ -1,5 +1,6 @@
 // project(): y = x w^T whose rows have the same bits at any batch size.
 #include "op/moe_parts.h"
+#include "op/project_wide.h"
 #include "op/weight_check.h"
 
 #include <algorithm>
@@ -11,8 +12,7 @@ namespace {
 
 constexpr jit::KernelId kProject{"project", "deep_gemm/kernel/project.cuh"};
 constexpr const char* kMmaHeader = "deep_gemm/kernel/project_mma.cuh";
-constexpr jit::KernelId kProjectMma{"project_mma", kMmaHeader}, kProjectPair{"project_pair", kMmaHeader},
-    kProjectWide{"project_wide", "deep_gemm/kernel/project_wide.cuh"};
+constexpr jit::KernelId kProjectMma{"project_mma", kMmaHeader}, kProjectPair{"project_pair", kMmaHeader};
 
 // Rows of x that share a load of w. Any value gives the same bits.
 constexpr u32 kRowsOfMany = 4;
@@ -105,6 +105,7 @@ class MmaLaunch {
         const auto at = [](const void* base, u64 offset) {
             return base ? static_cast<u8*>(const_cast<void*>(base)) + offset : nullptr;
         };
+        x_groups_ = std::max(x_groups_, c.w.count);
         for (u32 g = 0; g < c.w.count; ++g) {
             blocks_ += ceil_div(c.w.n, spec_.wide ? kWideRows : spec_.row_tiles * kProjectTileRows);
             params_.parts[params_.num_parts++] = {
@@ -133,9 +134,7 @@ class MmaLaunch {
     void run() const {
         if (!spec_.wide)
             return launch(device_, kProjectMma, spec_, {grid(), kProjectThreads}, stream_, params_, memory_);
-        const u32 at_once =
-            std::min(grid(), device_.properties().num_sms);  // a CTA goes on to further blocks
-        launch(device_, kProjectWide, spec_, {at_once, kWideThreads}, stream_, params_, memory_);
+        project_wide(device_, spec_, params_, x_groups_, stream_, memory_);
     }
     // With another one that neither reads nor writes what this one writes.
     void run_with(const MmaLaunch& other) const {
@@ -153,7 +152,7 @@ class MmaLaunch {
     void* stream_;
     ProjectMmaSpec spec_;
     ProjectMmaParams params_{};
-    u32 blocks_ = 0;
+    u32 blocks_ = 0, x_groups_ = 1;
     std::vector<driver::MemoryRange> memory_;
 };
 

@@ -12,7 +12,8 @@ constexpr jit::KernelId kQuantize{"quantize", "deep_gemm/kernel/quantize.cuh"};
 void check(op::TensorChecks& checks, const QuantizeArguments& a) {
     const char* name = checks.operation();
     checks.tensor("x", a.x, {Format::bf16, Format::fp32}, {-1, -1});
-    const bool fp8 = a.recipe == Recipe::fp8_128, gather = a.source_rows.present();
+    const bool by_row = a.recipe == Recipe::fp8_row, fp8 = a.recipe == Recipe::fp8_128 || by_row;
+    const bool gather = a.source_rows.present();
     const i64 k = a.x.shape[1], step = k_step_of(a.recipe), block = block_of(a.recipe);
     DG_CHECK(k % step == 0, value, "{}: x has {} columns, expected a multiple of {}; pad with zeros", name, k,
              step);
@@ -20,7 +21,11 @@ void check(op::TensorChecks& checks, const QuantizeArguments& a) {
     const i64 rows = gather ? a.source_rows.shape[0] : a.x.shape[0];
     checks.tensor("codes", a.codes, {fp8 ? Format::fp8_e4m3 : Format::int8}, {rows, fp8 ? k : k / 2});
     checks.rows("codes", a.codes, fp8 ? 8 : 4);
-    checks.tensor("scales", a.scales, {fp8 ? Format::fp32 : Format::int8}, {rows, (k + block - 1) / block});
+    if (by_row)
+        checks.tensor("scales", a.scales, {Format::fp32}, {rows});
+    else
+        checks.tensor("scales", a.scales, {fp8 ? Format::fp32 : Format::int8},
+                      {rows, (k + block - 1) / block});
     DG_CHECK(op::address_of(a.scales) % bytes_of(a.scales.format) == 0, value,
              "{}: scales start at {:#x}, expected a multiple of 4; pass a copy", name,
              op::address_of(a.scales));
@@ -47,11 +52,12 @@ void check(op::TensorChecks& checks, const QuantizeArguments& a) {
 
 void quantize(const QuantizeArguments& a) {
     op::TensorChecks checks("quantize");
-    const QuantizeSpec spec{.x = a.x.format,
-                            .recipe = a.recipe,
-                            .rule = a.rule,
-                            .row_amax = a.recipe == Recipe::nvfp4 && !a.given,
-                            .gather = a.source_rows.present()};
+    const QuantizeSpec spec{
+        .x = a.x.format,
+        .recipe = a.recipe,
+        .rule = a.rule,
+        .row_amax = a.recipe == Recipe::fp8_row || (a.recipe == Recipe::nvfp4 && !a.given),
+        .gather = a.source_rows.present()};
     check(checks, a);
     const char* reason = why_illegal(spec);
     DG_CHECK(!reason, value, "quantize: {}", reason);
@@ -65,7 +71,7 @@ void quantize(const QuantizeArguments& a) {
         .x_stride = op::stride_of(a.x, 0),
         .codes_stride = op::stride_of(a.codes, 0),
         .scales_stride_row = op::stride_of(a.scales, 0),
-        .scales_stride_block = op::stride_of(a.scales, 1),
+        .scales_stride_block = a.recipe == Recipe::fp8_row ? 0 : op::stride_of(a.scales, 1),
         .rows = static_cast<u32>(a.codes.shape[0]),
         .k = static_cast<u32>(a.x.shape[1]),
         .divisor = a.divisor,
@@ -74,7 +80,7 @@ void quantize(const QuantizeArguments& a) {
     const u64 chunks = static_cast<u64>(params.rows) * (align_up(params.k, kQuantizeRow) / kQuantizeChunk);
     const u32 grid = spec.row_amax ? params.rows : static_cast<u32>(ceil_div(chunks, u64{kQuantizeThreads}));
     auto global = op::reads(a.global_scale);
-    global.writable = spec.row_amax;
+    global.writable = spec.row_amax && a.recipe == Recipe::nvfp4;
     op::launch(checks.device(), kQuantize, spec, {grid, kQuantizeThreads}, a.stream, params,
                {op::reads(a.x), op::writes(a.codes), op::writes(a.scales), global, op::reads(a.source_rows),
                 op::reads(a.num_rows)});

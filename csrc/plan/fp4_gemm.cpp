@@ -2,6 +2,7 @@
 #include "plan/fp4_gemm.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "base/error.h"
 
@@ -23,29 +24,30 @@ constexpr u32 kLeastWideBlock = 48, kMostWideBlock = 256;  // of the wide kernel
 constexpr u32 kMostFp4Stages = 24;
 
 // What a kernel takes from its problem; `stages` for as much memory as there is.
-Fp4GemmSpec spec_for(const Fp4Problem& problem) {
+Fp4GemmSpec spec_for(const Fp4Problem& problem, u32 token_terms) {
     return {.form = problem.form,
-            .a = problem.a,
+            .a = token_terms == 2 ? Format::fp8_e4m3 : problem.a,
             .split = problem.split,
             .d = problem.d,
             .groups = problem.groups,
             .accumulate = problem.accumulate,
-            .per_token = problem.per_token,
+            .per_token = problem.per_token || token_terms == 2,
             .by_32 = problem.by_32,
+            .token_terms = token_terms,
             .stages = kMostFp4Stages};
 }
 void fit_stages(Fp4GemmSpec& s) {
     while (s.stages > 3 && plan_smem(s).bytes > max_smem_bytes_of(s)) --s.stages;
 }
 
-void add_wide(const Fp4Problem& problem, std::vector<Fp4GemmSpec>& specs) {
-    for (u32 block_m = kLeastWideBlock; block_m <= kMostWideBlock; block_m += kFp4BoxRows)
+void add_wide(const Fp4Problem& problem, u32 token_terms, std::vector<Fp4GemmSpec>& specs) {
+    for (u32 columns = kLeastWideBlock; columns <= kMostWideBlock; columns += kFp4BoxRows)
         for (const u32 warpgroups : {2u, 3u, 4u})
             for (const u32 fragment_sets : {1u, 2u})  // one of two parts is refused with two
                 for (const u32 cluster : {2u, 1u}) {
-                    Fp4GemmSpec s = spec_for(problem);
+                    Fp4GemmSpec s = spec_for(problem, token_terms);
                     s.fast_accumulation = problem.fast_accumulation;
-                    s.block_m = block_m;
+                    s.block_m = columns / token_terms;
                     s.warpgroups = warpgroups;
                     s.k_blocks = 1;
                     s.wide = true;
@@ -62,23 +64,28 @@ bool fits_at_once(const Fp4Problem& p, const Fp4GemmSpec& s, u32 sms) {
            u64{p.m} * ceil_div(p.n, fp4_block_n_of(s)) <= u64{sms} * s.ctas_per_sm;
 }
 
-std::vector<Fp4GemmSpec> candidates(const Fp4Problem& problem, u32 sms) {
-    std::vector<Fp4GemmSpec> specs;
-    for (const u32 block_m : kBlocks)
+void add_candidates(const Fp4Problem& problem, u32 token_terms, u32 sms, std::vector<Fp4GemmSpec>& specs) {
+    for (const u32 columns : kBlocks)
         for (const Arrangement& arrangement : kArrangements) {
-            Fp4GemmSpec s = spec_for(problem);
-            s.block_m = block_m;
+            Fp4GemmSpec s = spec_for(problem, token_terms);
+            s.block_m = columns / token_terms;
             s.warpgroups = arrangement.warpgroups;
             s.k_blocks = arrangement.k_blocks;
-            s.load_warps = block_m > 48 ? 2 : 1;
+            s.load_warps = columns > 48 ? 2 : 1;
             s.ctas_per_sm = arrangement.ctas_per_sm;
             s.queue = problem.groups == GroupMode::gathered && !fits_at_once(problem, s, sms);
-            if (s.warpgroups == kOnlyAtOnce && problem.a != Format::bf16 && !fits_at_once(problem, s, sms))
+            if (s.warpgroups == kOnlyAtOnce && s.a != Format::bf16 && !fits_at_once(problem, s, sms))
                 continue;
             fit_stages(s);
             specs.push_back(s);
         }
-    add_wide(problem, specs);
+    add_wide(problem, token_terms, specs);
+}
+
+std::vector<Fp4GemmSpec> candidates(const Fp4Problem& problem, u32 sms) {
+    std::vector<Fp4GemmSpec> specs;
+    add_candidates(problem, 1, sms, specs);
+    if (problem.a == Format::bf16) add_candidates(problem, 2, sms, specs);
     return specs;
 }
 
@@ -104,21 +111,61 @@ u32 grid_of(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& device
 }  // namespace
 
 const char* why_unfit(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& device) {
-    if (s.form != p.form || s.a != p.a || s.split != p.split || s.d != p.d || s.groups != p.groups ||
-        s.accumulate != p.accumulate || s.per_token != p.per_token || s.by_32 != p.by_32)
+    const bool two_terms = s.token_terms == 2;
+    const bool same_tokens = two_terms ? p.a == Format::bf16 : s.a == p.a && s.per_token == p.per_token;
+    if (s.form != p.form || !same_tokens || s.split != p.split || s.d != p.d || s.groups != p.groups ||
+        s.accumulate != p.accumulate || s.by_32 != p.by_32)
         return "the spec is for other weights, tokens, scales, outputs or groups";
+    if (two_terms && p.bf16_products) return "the problem wants bf16 tokens multiplied as such";
     if (s.fast_accumulation && !p.fast_accumulation) return "the problem wants sums promoted to fp32";
     if (s.cluster > sms_of(p, device)) return "a cluster needs more SMs than there are";
     return nullptr;
+}
+
+namespace {
+
+// The problem for a batch like any other.
+constexpr u32 kTokensOfAnyBatch = 16;
+Fp4Problem of_any_batch(Fp4Problem p) {
+    const bool aligned = p.groups == GroupMode::contiguous || p.groups == GroupMode::psum;
+    const u32 rows = aligned ? kGroupAlignment : kTokensOfAnyBatch;
+    p.m = p.groups == GroupMode::masked ? rows : rows * p.num_groups;
+    p.expected_m = p.groups == GroupMode::psum ? kTokensOfAnyBatch : 0;
+    return p;
+}
+
+// The cheapest candidate's cost; infinity where none is legal.
+float least_us(const Fp4Problem& p, u32 token_terms, const DeviceModel& device) {
+    std::vector<Fp4GemmSpec> specs;
+    add_candidates(p, token_terms, sms_of(p, device), specs);
+    float least = std::numeric_limits<float>::infinity();
+    for (const Fp4GemmSpec& s : specs)
+        if (why_illegal(s) == nullptr && why_unfit(p, s, device) == nullptr)
+            least = std::min(least, cost_of(p, s, device).total_us);
+    return least;
+}
+
+}  // namespace
+
+u32 token_terms_of(const Fp4Problem& problem, const DeviceModel& device) {
+    if (problem.a != Format::bf16 || problem.d != Format::bf16 || problem.bf16_products) return 1;
+    const Fp4Problem p = of_any_batch(problem);
+    return least_us(p, 2, device) < least_us(p, 1, device) ? 2 : 1;
 }
 
 Fp4Plan plan_fp4_gemm(const Fp4Problem& problem, const DeviceModel& device,
                       std::vector<Fp4Candidate>* considered) {
     Fp4Plan best;
     bool found = false;
+    const u32 token_terms = token_terms_of(problem, device);
     for (const Fp4GemmSpec& spec : candidates(problem, sms_of(problem, device))) {
         Fp4Candidate candidate{.spec = spec, .rejected = why_illegal(spec), .cost = {}};
         if (candidate.rejected == nullptr) candidate.rejected = why_unfit(problem, spec, device);
+        if (candidate.rejected == nullptr && spec.token_terms != token_terms)
+            candidate.rejected = token_terms == 2
+                                     ? "two terms of bf16 tokens are cheaper for most batches"
+                                     : "bf16 products are cheaper for most batches, or more exact "
+                                       "than two terms in an fp32 output";
         if (candidate.rejected == nullptr) {
             candidate.cost = cost_of(problem, spec, device);
             // Ties go to the earlier candidate: the list's order is part of the contract.

@@ -22,6 +22,7 @@ struct Fp4Problem {
     bool accumulate = false;
     bool per_token = false;          // one scale of A for each token
     bool by_32 = false;              // one for each 32 along K, not 128
+    bool bf16_products = false;      // bf16 tokens: never as two E4M3 terms
     bool fast_accumulation = false;  // sums may stay in the tensor core over all of K, where a kernel can
     u32 m = 0;                       // rows of A (of one group if masked; slots if gathered)
     u32 n = 0, k = 0;
@@ -39,7 +40,7 @@ struct Fp4Cost {
     float l2_us = 0;    // weights and every item's tokens through L2
     float math_us = 0;  // decoding, wgmma and promotion of the busiest SM
     float launch_us = 0;
-    float arrange_us = 0;  // wide: the kernel before, which puts activations in order
+    float arrange_us = 0;  // the kernels before: two terms of bf16 tokens; wide: activations put in order
     float total_us =
         0;  // launch + arrange + largest of memory (dram, fill), l2 and math + a share of the others
 };
@@ -67,6 +68,10 @@ struct Fp4Plan {
 [[nodiscard]] const char* why_unfit(const Fp4Problem& problem, const Fp4GemmSpec& spec,
                                     const DeviceModel& device);
 [[nodiscard]] Fp4Cost cost_of(const Fp4Problem& problem, const Fp4GemmSpec& spec, const DeviceModel& device);
+
+// Rows of A that are multiplied for each token: 2 where bf16 tokens are cheaper as two E4M3 terms and the output is
+// bf16, whose rounding is coarser than their sums'. The same for all batches, and so are a row's bits.
+[[nodiscard]] u32 token_terms_of(const Fp4Problem& problem, const DeviceModel& device);
 
 // "fp4_gemm gathered groups=256 m=384 n=4096 k=4096 form=mx_e4m3 d=bf16"
 [[nodiscard]] std::string to_string(const Fp4Problem& problem);

@@ -17,6 +17,10 @@ constexpr float kFeedCycles = 60;             // bringing a blob's tokens, share
 constexpr float kFeedCyclesPerColumn = 6.5f;
 constexpr float kStageCycles = 10;          // hand-over of a stage to the warpgroups and back ...
 constexpr float kStageCyclesPerColumn = 7;  // for each column beyond the first eight
+// Two terms: a token's columns share an address, and no stage has scales (76 timings of a Flash layer, 1 to 1024
+// tokens, one H200: the plan's choice takes 1.011 of the best one's time at most).
+constexpr float kTermFeedCyclesPerColumn = 2;
+constexpr float kTermStageCyclesPerColumn = 3;
 constexpr float kBlobChainCycles =
     290;  // a warpgroup alone: from one blob to the next, two sets of fragments
 constexpr float kLoneChainCycles = 340;  // one set
@@ -36,7 +40,8 @@ Fp4Cost cost_of(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& de
     const float blocks_n = static_cast<float>(ceil_div(p.n, fp4_block_n_of(s)));
     const float blob_bytes = static_cast<float>(fp4_blob_bytes_of(s.form));
     const float units = std::max(1.0f, load.tiles * blocks_n);
-    const float columns = std::max(8.0f, load.columns / std::max(1e-6f, load.tiles));
+    const float columns =
+        std::max(8.0f / static_cast<float>(s.token_terms), load.columns / std::max(1e-6f, load.tiles));
 
     // Items of the busiest SM: all take about as long. A queue shares them out one by one as SMs come free,
     // fixed turns by rounds of all CTAs.
@@ -47,7 +52,7 @@ Fp4Cost cost_of(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& de
     Fp4Cost cost;
     const float k = static_cast<float>(p.k), n = static_cast<float>(p.n);
     const float weights = load.active * blocks_n * blobs * blob_bytes;
-    const float token_width = static_cast<float>(bytes_of(s.a));
+    const float token_width = static_cast<float>(bytes_of(s.a) * s.token_terms);
     const float rest = load.columns * (k * token_width + n * static_cast<float>(bytes_of(s.d)));
     const float uneven = units > slots ? busiest / even : 1;
     cost.dram_us = (weights * uneven + rest) / device.dram_bytes_per_us;
@@ -55,15 +60,18 @@ Fp4Cost cost_of(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& de
     const float token_bytes =
         columns * kFp4BlockK * token_width * static_cast<float>(fp4_k_blocks(p.k));  // of an item
     cost.l2_us = units * (blobs * blob_bytes + token_bytes) / device.l2_bytes_per_us;
-    const float feed = (kFeedCycles + kFeedCyclesPerColumn * columns) / static_cast<float>(s.warpgroups);
-    const float stage =
-        (kStageCycles + kStageCyclesPerColumn * (columns - 8)) / static_cast<float>(s.k_blocks);
-    const float multiplied = columns * static_cast<float>(fp4_groups_of(s));  // columns of wgmma
+    const float brought = std::max(8.0f, columns * static_cast<float>(s.token_terms));  // columns of tokens
+    const bool two_terms = s.token_terms == 2;
+    const float feed_per_column = two_terms ? kTermFeedCyclesPerColumn : kFeedCyclesPerColumn;
+    const float stage_per_column = two_terms ? kTermStageCyclesPerColumn : kStageCyclesPerColumn;
+    const float feed = (kFeedCycles + feed_per_column * brought) / static_cast<float>(s.warpgroups);
+    const float stage = (kStageCycles + stage_per_column * (brought - 8)) / static_cast<float>(s.k_blocks);
+    const float multiplied = brought * static_cast<float>(fp4_groups_of(s));  // columns of wgmma
     const float terms = in_two_parts(s) ? 2 : 1;  // two are decoded and multiplied in turn
     const float decode = kDecodeCycles + (s.form == Fp4Form::nv_single ? kNvTableCycles : 0);
     const float lone = has_bf16_tokens(s) && s.block_m == 8 && s.queue ? kLoneBf16Loop : 1;
     const float shared = lone * terms * (decode + kBlobCyclesPerColumn * multiplied) + feed + stage;
-    const float chain = terms > 1 || columns <= static_cast<float>(kFp4OverlapColumns)
+    const float chain = terms > 1 || brought <= static_cast<float>(kFp4OverlapColumns)
                             ? terms * (kBlobChainCycles + multiplied)
                             : kLoneChainCycles + kLoneChainPerColumn * multiplied;
     const float resident = std::min(static_cast<float>(s.ctas_per_sm), std::max(1.0f, std::ceil(even)));
@@ -73,11 +81,12 @@ Fp4Cost cost_of(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& de
     const float first_stage = static_cast<float>(s.warpgroups * s.k_blocks) * blob_bytes;
     cost.launch_us =
         device.launch_us + device.fill_us + device.load_latency_us + first_stage / kFp4SmBytesPerUs;
+    if (two_terms) cost.arrange_us = two_terms_us(load.rows, k);
     // Weights reach the busiest SM while they leave DRAM: the longer of the two.
     const float stream_us = std::max(cost.dram_us, cost.fill_us);
     const float largest = std::max({stream_us, cost.l2_us, cost.math_us});
-    cost.total_us =
-        cost.launch_us + largest + device.overlap * (stream_us + cost.l2_us + cost.math_us - largest);
+    cost.total_us = cost.launch_us + cost.arrange_us + largest +
+                    device.overlap * (stream_us + cost.l2_us + cost.math_us - largest);
     return cost;
 }
 

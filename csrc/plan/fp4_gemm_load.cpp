@@ -7,6 +7,8 @@ namespace deep_gemm::plan {
 namespace {
 
 constexpr float kMostMeanForPoisson = 4096;
+constexpr float kTwoTermsLatencyUs = 1.5f;   // beside what is already on its way (H200, 1 and 16 tokens)
+constexpr float kTwoTermsBytesPerUs = 4e6f;  // read and written
 
 void add_count(Fp4Load& load, u32 count, const Fp4GemmSpec& s, float weight) {
     if (count == 0) return;
@@ -18,6 +20,10 @@ void add_count(Fp4Load& load, u32 count, const Fp4GemmSpec& s, float weight) {
 }
 
 }  // namespace
+
+float two_terms_us(float rows, float k) {
+    return kTwoTermsLatencyUs + rows * k * (2 + 2) / kTwoTermsBytesPerUs;
+}
 
 Fp4Load fp4_load_of(const Fp4Problem& p, const Fp4GemmSpec& s) {
     Fp4Load load;

@@ -14,6 +14,9 @@ struct Fp4Load {
 
 constexpr float kFp4SmBytesPerUs = 40e3f;  // weights one SM pulled, where the others left it enough
 
+// Of the kernel that makes two terms of `rows` bf16 tokens.
+[[nodiscard]] float two_terms_us(float rows, float k);
+
 [[nodiscard]] Fp4Load fp4_load_of(const Fp4Problem& problem, const Fp4GemmSpec& spec);
 
 // The cost of the wide kernel and of arranging its activations; cost_of() is the one to call.

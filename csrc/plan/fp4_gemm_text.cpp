@@ -38,6 +38,8 @@ void read_word(Fp4Problem& p, std::string_view word) {
         p.split = true;
     } else if (word == "per_token") {
         p.per_token = true;
+    } else if (word == "bf16_products") {
+        p.bf16_products = true;
     } else if (word == "fast_accumulation") {
         p.fast_accumulation = true;
     } else if (word == "by_32") {
@@ -62,8 +64,8 @@ void read_word(Fp4Problem& p, std::string_view word) {
                                                  : nullptr;
         DG_CHECK(field != nullptr, value,
                  "problem: unexpected word '{}'; expected a group mode, accumulate, split, per_token, by_32, "
-                 "fast_accumulation, or m, n, k, groups, expected_m, num_sms, form, a or d with a value: "
-                 "correct it",
+                 "bf16_products, fast_accumulation, or m, n, k, groups, expected_m, num_sms, form, a or d "
+                 "with a value: correct it",
                  word);
         *field = parse_count(key, value);
     }
@@ -80,6 +82,7 @@ std::string to_string(const Fp4Problem& p) {
     if (p.num_sms > 0) text += fmt::format(" num_sms={}", p.num_sms);
     if (p.split) text += " split";
     if (p.per_token) text += " per_token";
+    if (p.bf16_products) text += " bf16_products";
     if (p.fast_accumulation) text += " fast_accumulation";
     if (p.by_32) text += " by_32";
     if (p.accumulate) text += " accumulate";
@@ -91,14 +94,16 @@ std::string to_string(const Fp4GemmSpec& s) {
         return fmt::format("{}x{} {} stages, wide, {} wg, clusters of {}{}{}{}", s.block_m, fp4_block_n_of(s),
                            s.stages, s.warpgroups, s.cluster, s.fragment_sets == 2 ? ", 2 sets" : "",
                            has_bf16_tokens(s)    ? ", bf16 tokens"
+                           : s.token_terms == 2  ? ", two terms"
                            : s.fast_accumulation ? ", fast accumulation"
                                                  : "",
                            s.copies_only ? ", copies only" : "");
     return fmt::format("{}x{} {} stages of {}, {} wg, {} CTAs{}{}{}", s.block_m, fp4_block_n_of(s), s.stages,
                        s.k_blocks, s.warpgroups, s.ctas_per_sm, s.queue ? ", queue" : "",
-                       has_bf16_tokens(s) ? ", bf16 tokens"
-                       : s.by_32          ? ", scales by 32"
-                                          : "",
+                       has_bf16_tokens(s)   ? ", bf16 tokens"
+                       : s.token_terms == 2 ? ", two terms"
+                       : s.by_32            ? ", scales by 32"
+                                            : "",
                        s.copies_only ? ", copies only" : "");
 }
 

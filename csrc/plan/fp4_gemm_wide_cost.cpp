@@ -44,13 +44,15 @@ Fp4Cost fp4_wide_cost_of(const Fp4Problem& p, const Fp4GemmSpec& s, const Device
     const float blob_bytes = static_cast<float>(fp4_blob_bytes_of(s.form));
     const float units = std::max(1.0f, load.tiles * blocks_n);
     const float columns =
-        std::max(static_cast<float>(kFp4BoxRows), load.columns / std::max(1e-6f, load.tiles));
+        std::max(static_cast<float>(kFp4BoxRows / s.token_terms), load.columns / std::max(1e-6f, load.tiles));
     const float busiest = std::ceil(units / ctas);
 
     Fp4Cost cost;
     const float k = k_blocks * kFp4BlockK, n = static_cast<float>(p.n);
-    const float k_bytes = k * static_cast<float>(bytes_of(s.a));
+    const float terms = static_cast<float>(s.token_terms);
+    const float k_bytes = k * static_cast<float>(bytes_of(s.a)) * terms;  // of a token
     cost.arrange_us = kArrangeLatencyUs + load.rows * k_bytes / kArrangeBytesPerUs;
+    if (s.token_terms == 2) cost.arrange_us += two_terms_us(load.rows, k);
     const float weights = load.active * blocks_n * blobs * blob_bytes;
     const float uneven = units > ctas ? busiest * ctas / units : 1;
     const float rest = load.columns * (k_bytes + n * static_cast<float>(bytes_of(s.d)));
@@ -58,7 +60,8 @@ Fp4Cost fp4_wide_cost_of(const Fp4Problem& p, const Fp4GemmSpec& s, const Device
     cost.fill_us = busiest * blobs * blob_bytes / kFp4SmBytesPerUs;
     const float token_bytes = columns * k_bytes / static_cast<float>(s.cluster);
     cost.l2_us = units * (blobs * blob_bytes + token_bytes) / device.l2_bytes_per_us;
-    const float counted = std::max(columns, kFewestColumns), warpgroups = static_cast<float>(s.warpgroups);
+    const float counted = std::max(columns * terms, kFewestColumns),
+                warpgroups = static_cast<float>(s.warpgroups);
     const BlobCycles cycles = blob_cycles_of(s);
     const bool rolling = s.fragment_sets == 2 && !s.fast_accumulation;
     const float ahead = rolling ? std::min(kSecondSetCycles, kSecondSetCyclesPerColumn * counted) : 0;

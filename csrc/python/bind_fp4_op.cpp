@@ -43,6 +43,7 @@ constexpr const char* kDense[] = {"a",
                                   "compiled_dims",
                                   "disable_ue8m0_cast",
                                   "fast_accumulation",
+                                  "bf16_products",
                                   "spec",
                                   "device",
                                   "stream"};
@@ -59,6 +60,7 @@ constexpr const char* kContiguous[] = {"a",
                                        "ensure_zero_padding",
                                        "expected_m_for_psum_layout",
                                        "fast_accumulation",
+                                       "bf16_products",
                                        "spec",
                                        "device",
                                        "stream"};
@@ -73,31 +75,33 @@ constexpr const char* kMasked[] = {"a",
                                    "compiled_dims",
                                    "disable_ue8m0_cast",
                                    "fast_accumulation",
+                                   "bf16_products",
                                    "spec",
                                    "device",
                                    "stream"};
 constexpr const char* kGathered[] = {
-    "a", "b", "d", "entries", "head", "a_rows", "d_rows", "fast_accumulation", "spec", "device", "stream"};
+    "a",    "b",      "d",     "entries", "head", "a_rows", "d_rows", "fast_accumulation", "bf16_products",
+    "spec", "device", "stream"};
 
 constexpr Operation kDenseOp{
-    {"fp8_fp4_gemm_nt", kDense, 3, 9}, GroupMode::dense, "fp8_gemm_nt", {.c = 3, .recipe = 4, .spec = 10}};
+    {"fp8_fp4_gemm_nt", kDense, 3, 9}, GroupMode::dense, "fp8_gemm_nt", {.c = 3, .recipe = 4, .spec = 11}};
 constexpr Operation kDenseNnOp = form_of(kDenseOp, "fp8_fp4_gemm_nn", "fp8_gemm_nn", false, true);
 constexpr Operation kDenseTnOp = form_of(kDenseOp, "fp8_fp4_gemm_tn", "fp8_gemm_tn", true, true);
 constexpr Operation kDenseTtOp = form_of(kDenseOp, "fp8_fp4_gemm_tt", "fp8_gemm_tt", true, false);
 constexpr Operation kContiguousOp{{"m_grouped_fp8_fp4_gemm_nt_contiguous", kContiguous, 4, 12},
                                   GroupMode::contiguous,
                                   "m_grouped_fp8_gemm_nt_contiguous",
-                                  {.group_layout = 3, .expected_m = 11, .recipe = 4, .psum = 9, .spec = 13}};
+                                  {.group_layout = 3, .expected_m = 11, .recipe = 4, .psum = 9, .spec = 14}};
 constexpr Operation kContiguousNnOp = form_of(kContiguousOp, "m_grouped_fp8_fp4_gemm_nn_contiguous",
                                               "m_grouped_fp8_gemm_nn_contiguous", false, true);
 constexpr Operation kMaskedOp{{"m_grouped_fp8_fp4_gemm_nt_masked", kMasked, 5, 10},
                               GroupMode::masked,
                               "m_grouped_fp8_gemm_nt_masked",
-                              {.group_layout = 3, .expected_m = 4, .recipe = 5, .spec = 11}};
+                              {.group_layout = 3, .expected_m = 4, .recipe = 5, .spec = 12}};
 constexpr Operation kGatheredOp{{"m_grouped_fp8_fp4_gemm_nt_gathered", kGathered, 5, 7},
                                 GroupMode::gathered,
                                 nullptr,
-                                {.group_layout = 3, .list = 4, .spec = 8}};
+                                {.group_layout = 3, .list = 4, .spec = 9}};
 
 void read_activations(TensorReader& reader, PyObject* pair, const char* function,
                       op::Fp4GemmArguments& gemm) {
@@ -167,8 +171,8 @@ void run(const Operation& operation, const CallArguments& arguments) {
         gemm.expected_m = integer_of(arguments[at.expected_m], signature.function, name);
     }
     // Before `spec`, in every operation.
-    PyObject* const fast = arguments[at.spec - 1];
-    gemm.fast_accumulation = flag_of(fast);
+    gemm.fast_accumulation = flag_of(arguments[at.spec - 2]);
+    gemm.bf16_products = flag_of(arguments[at.spec - 1]);
     if (arguments[at.spec]) {
         DG_CHECK(
             py::isinstance<Fp4GemmSpec>(arguments[at.spec]), type,
@@ -243,11 +247,11 @@ PyObject* entry(PyObject*, PyObject* const* arguments, Py_ssize_t count, PyObjec
 // where they stand.
 #define DG_DENSE_PARAMETERS(dims)                                                       \
     "(a, b, d, c=None, recipe=None, recipe_a=None, recipe_b=None, compiled_dims='" dims \
-    "', disable_ue8m0_cast=False, *, fast_accumulation=False, spec=None, device=None, stream=None)\n--\n\n"
-#define DG_CONTIGUOUS_PARAMETERS                                                                \
-    "(a, b, d, grouped_layout, recipe=None, recipe_a=None, recipe_b=None, compiled_dims='nk', " \
-    "disable_ue8m0_cast=False, use_psum_layout=False, ensure_zero_padding=True, "               \
-    "expected_m_for_psum_layout=None, *, fast_accumulation=False, spec=None, device=None, "     \
+    "', disable_ue8m0_cast=False, *, fast_accumulation=False, bf16_products=False, spec=None, device=None, stream=None)\n--\n\n"
+#define DG_CONTIGUOUS_PARAMETERS                                                                                 \
+    "(a, b, d, grouped_layout, recipe=None, recipe_a=None, recipe_b=None, compiled_dims='nk', "                  \
+    "disable_ue8m0_cast=False, use_psum_layout=False, ensure_zero_padding=True, "                                \
+    "expected_m_for_psum_layout=None, *, fast_accumulation=False, bf16_products=False, spec=None, device=None, " \
     "stream=None)\n--\n\n"
 
 PyMethodDef methods[] = {
@@ -295,14 +299,14 @@ PyMethodDef methods[] = {
     {"m_grouped_fp8_fp4_gemm_nt_masked", DG_FAST_ENTRY(kMaskedOp),
      "m_grouped_fp8_fp4_gemm_nt_masked(a, b, d, masked_m, expected_m, recipe=None, recipe_a=None, "
      "recipe_b=None, "
-     "compiled_dims='nk', disable_ue8m0_cast=False, *, fast_accumulation=False, spec=None, device=None, "
+     "compiled_dims='nk', disable_ue8m0_cast=False, *, fast_accumulation=False, bf16_products=False, spec=None, device=None, "
      "stream=None)\n--\n\n"
      "a [groups, max_m, k], b Fp4Weights of as many experts, d [groups, max_m, n]; masked_m is int32 "
      "[groups], the "
      "valid rows of each; rows of d beyond it are not written."},
     {"m_grouped_fp8_fp4_gemm_nt_gathered", DG_FAST_ENTRY(kGatheredOp),
      "m_grouped_fp8_fp4_gemm_nt_gathered(a, b, d, entries, head, a_rows=None, d_rows=None, *, "
-     "fast_accumulation=False, spec=None, "
+     "fast_accumulation=False, bf16_products=False, spec=None, "
      "device=None, "
      "stream=None)\n--\n\n"
      "Tokens wherever they lie: entries is int32 [experts, 4] of (expert, first slot, number of slots, "

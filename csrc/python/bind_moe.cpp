@@ -100,7 +100,7 @@ std::variant<MoeFp8Weights, MoeFp4Weights> read_weights(TensorReader& reader, Te
 void run_fused(Tensor x, Tensor topk_ids, Tensor topk_weights, Tensor w13, Tensor w2, Tensor out,
                Tensor workspace, Tensor shared, std::optional<float> swiglu_limit, i64 first_expert,
                bool weight_before_down, bool invariant, bool bf16_activations, std::optional<bool> grouped,
-               Tensor device, StreamArgument stream) {
+               bool bf16_products, bool per_token, Tensor device, StreamArgument stream) {
     TensorReader reader(device.ptr());
     FusedMoeArguments a;
     a.x = reader.read(x.ptr(), "x");
@@ -116,6 +116,8 @@ void run_fused(Tensor x, Tensor topk_ids, Tensor topk_weights, Tensor w13, Tenso
     a.invariant = invariant;
     a.bf16_activations = bf16_activations;
     a.grouped = grouped;
+    a.bf16_products = bf16_products;
+    a.per_token = per_token;
     a.stream = stream_of(stream, reader);
     const py::gil_scoped_release no_gil;
     fused_moe(a);
@@ -140,7 +142,7 @@ void bind_moe(py::module_& module) {
         py::arg("num_slots"), py::arg("weights") = none, py::arg("limit") = none,
         py::arg("scale_rule") = "exact", py::kw_only(), py::arg("device") = none, py::arg("stream") = none,
         "codes, scales = fp8(bf16(silu(gate) * up * weight)) of h [slots, 2 n] (gate, then up), a scale for "
-        "128 channels, or bf16 codes and scales None; "
+        "128 channels or, scales of [slots], for each slot; or bf16 codes and scales None; "
         "gate at most `limit`, up within +-limit; weights [T * top_k] by pair, or None.");
     module.def(
         "moe_combine", &run_combine, py::arg("y"), py::arg("pair_slots"), py::arg("d"),
@@ -160,7 +162,8 @@ void bind_moe(py::module_& module) {
         py::arg("w13"), py::arg("w2"), py::arg("out"), py::arg("workspace"), py::arg("shared") = none,
         py::arg("swiglu_limit") = none, py::arg("first_expert") = 0, py::arg("weight_before_down") = true,
         py::arg("invariant") = false, py::arg("bf16_activations") = false, py::arg("grouped") = none,
-        py::kw_only(), py::arg("device") = none, py::arg("stream") = none,
+        py::arg("bf16_products") = false, py::arg("per_token") = false, py::kw_only(),
+        py::arg("device") = none, py::arg("stream") = none,
         "What deep_gemm.fused_moe calls, with every tensor given. `grouped` forces one of the forms of "
         "`invariant`, which have the same bits: csrc/op/fused_moe.h.");
 }

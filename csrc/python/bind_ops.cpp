@@ -251,10 +251,12 @@ void fields(Keywords& k, IndexScoreArguments& a) {
     k.value("only_above", a.only_above);
     k.value("scale", a.scale);
     k.out("scores", a.scores);
+    k.out("peaks", a.peaks);
 }
 void fields(Keywords& k, TopKArguments& a) {
     k.in("scores", a.scores);
     k.in("positions", a.positions);
+    k.in("peaks", a.peaks);
     k.value("ratio", a.ratio);
     k.out("picks", a.picks);
 }

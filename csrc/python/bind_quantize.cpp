@@ -55,9 +55,9 @@ void run_quantize(const std::string& recipe, const std::string& rule, const py::
                   const py::object& device, std::optional<u64> stream) {
     TensorReader reader(device.ptr());
     QuantizeArguments a;
-    a.recipe = enum_named(recipe, "recipe", {Recipe::fp8_128, Recipe::mxfp4, Recipe::nvfp4});
+    a.recipe = enum_named(recipe, "recipe", {Recipe::fp8_128, Recipe::fp8_row, Recipe::mxfp4, Recipe::nvfp4});
     a.rule = scale_rule_of(rule);
-    const bool fp8 = a.recipe == Recipe::fp8_128;
+    const bool fp8 = a.recipe == Recipe::fp8_128 || a.recipe == Recipe::fp8_row;
     a.x = reader.read(x.ptr(), "x");
     a.codes = fp8 ? reader.read(codes.ptr(), "codes", true) : reader.read_bytes(codes.ptr(), "codes", true);
     a.scales =

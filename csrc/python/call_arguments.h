@@ -16,7 +16,7 @@ namespace deep_gemm::python {
 
 namespace py = pybind11;
 
-constexpr size_t kMaxParameters = 16;
+constexpr size_t kMaxParameters = 20;
 
 struct Signature {
     const char* function;

@@ -814,7 +814,7 @@ class WeightGemmSpec:
 
 class Fp4GemmSpec:
     """
-    What an FP8 x FP4 kernel is. Fp4GemmSpec(block_m=64, ...) sets fields by name: form, a, split, d, groups, accumulate, per_token, by_32, queue, block_m, warpgroups, k_blocks, stages, load_warps, ctas_per_sm, copies_only, wide, cluster, fragment_sets, fast_accumulation. spec/fp4_gemm.h says what they mean.
+    What an FP8 x FP4 kernel is. Fp4GemmSpec(block_m=64, ...) sets fields by name: form, a, split, d, groups, accumulate, per_token, by_32, token_terms, queue, block_m, warpgroups, k_blocks, stages, load_warps, ctas_per_sm, copies_only, wide, cluster, fragment_sets, fast_accumulation. spec/fp4_gemm.h says what they mean.
     """
     def __eq__(self, arg0: typing.Any) -> bool: ...
     def __getattr__(self, arg0: str) -> typing.Any: ...
@@ -1037,6 +1037,7 @@ def fp8_fp4_gemm_nn(
     disable_ue8m0_cast=False,
     *,
     fast_accumulation=False,
+    bf16_products=False,
     spec=None,
     device=None,
     stream=None,
@@ -1057,6 +1058,7 @@ def fp8_fp4_gemm_nt(
     disable_ue8m0_cast=False,
     *,
     fast_accumulation=False,
+    bf16_products=False,
     spec=None,
     device=None,
     stream=None,
@@ -1077,6 +1079,7 @@ def fp8_fp4_gemm_tn(
     disable_ue8m0_cast=False,
     *,
     fast_accumulation=False,
+    bf16_products=False,
     spec=None,
     device=None,
     stream=None,
@@ -1097,6 +1100,7 @@ def fp8_fp4_gemm_tt(
     disable_ue8m0_cast=False,
     *,
     fast_accumulation=False,
+    bf16_products=False,
     spec=None,
     device=None,
     stream=None,
@@ -1199,6 +1203,8 @@ def fused_moe_into(
     invariant: bool = False,
     bf16_activations: bool = False,
     grouped: bool | None = None,
+    bf16_products: bool = False,
+    per_token: bool = False,
     *,
     device: typing.Any = None,
     stream: typing.SupportsInt | typing.SupportsIndex | None = None,
@@ -1354,6 +1360,7 @@ def m_grouped_fp8_fp4_gemm_nn_contiguous(
     expected_m_for_psum_layout=None,
     *,
     fast_accumulation=False,
+    bf16_products=False,
     spec=None,
     device=None,
     stream=None,
@@ -1377,6 +1384,7 @@ def m_grouped_fp8_fp4_gemm_nt_contiguous(
     expected_m_for_psum_layout=None,
     *,
     fast_accumulation=False,
+    bf16_products=False,
     spec=None,
     device=None,
     stream=None,
@@ -1395,6 +1403,7 @@ def m_grouped_fp8_fp4_gemm_nt_gathered(
     d_rows=None,
     *,
     fast_accumulation=False,
+    bf16_products=False,
     spec=None,
     device=None,
     stream=None,
@@ -1416,6 +1425,7 @@ def m_grouped_fp8_fp4_gemm_nt_masked(
     disable_ue8m0_cast=False,
     *,
     fast_accumulation=False,
+    bf16_products=False,
     spec=None,
     device=None,
     stream=None,
@@ -1549,7 +1559,7 @@ def moe_swiglu(
     stream: typing.SupportsInt | typing.SupportsIndex | None = None,
 ) -> None:
     """
-    codes, scales = fp8(bf16(silu(gate) * up * weight)) of h [slots, 2 n] (gate, then up), a scale for 128 channels, or bf16 codes and scales None; gate at most `limit`, up within +-limit; weights [T * top_k] by pair, or None.
+    codes, scales = fp8(bf16(silu(gate) * up * weight)) of h [slots, 2 n] (gate, then up), a scale for 128 channels or, scales of [slots], for each slot; or bf16 codes and scales None; gate at most `limit`, up within +-limit; weights [T * top_k] by pair, or None.
     """
 
 def moe_workspace_bytes(

@@ -43,6 +43,7 @@ from deep_gemm.compat import *  # noqa: F403
 from deep_gemm.compat import __all__ as _compat_names
 from deep_gemm.fp4 import pack_fp4_weights
 from deep_gemm.fp4_checkpoint import Fp4Report, pack_fp4_checkpoint
+from deep_gemm.grouping import TokenGroups, group_tokens
 from deep_gemm.linear_ops import *  # noqa: F403
 from deep_gemm.linear_ops import __all__ as _linear_names
 from deep_gemm.moe import fused_moe, moe_workspace
@@ -76,6 +77,8 @@ __all__ = [
     "fp8_gemm_nt",
     "fused_moe",
     "get_num_sms",
+    "group_tokens",
+    "TokenGroups",
     "get_pdl",
     "last_plan",
     "m_grouped_bf16_gemm_nt_contiguous",

@@ -147,7 +147,9 @@ def demo(
     from deep_gemm.demo import generate, run
 
     if prompt == "":
-        raise click.ClickException("demo: got an empty prompt, expected text")
+        raise click.ClickException(
+            "demo: got an empty prompt, expected text; leave --prompt out for the usual one"
+        )
     target = _C.Device(device)
     if part != "text" and not run(text, device=target, console=console(), seed=seed, sizes=sizes):
         raise click.ClickException("the result is outside its error bound")

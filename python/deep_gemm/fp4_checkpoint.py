@@ -82,6 +82,35 @@ def _matrices(
                 break
 
 
+def _check_joined(
+    parts: Sequence[str],
+    experts: dict[str, dict[int, str]],
+    kinds: dict[str, tuple[Callable[..., Any], tuple[str, ...]]],
+    tensors: dict[str, dict[str, Any]],
+) -> None:
+    """Gate and up are of the same experts, layout and shape."""
+    first = parts[0]
+    for part in parts[1:]:
+        alone = set(experts[part]) ^ set(experts[first])
+        if alone:
+            raise ValueError(
+                f"{part}: got one of {first} and {part} for expert {min(alone)}, expected both, which are joined; add "
+                "what the checkpoint lacks"
+            )
+        shapes = [
+            (
+                kinds[name][1],
+                {tuple(tensors[base + kinds[name][1][0]]["shape"]) for base in experts[name].values()},
+            )
+            for name in (first, part)
+        ]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"{part}: got tensors {shapes[1][0]} of shapes {shapes[1][1]}, expected {shapes[0][0]} of "
+                f"{shapes[0][1]} as {first} has, with which it is joined; convert them alike"
+            )
+
+
 def fp4_layers(checkpoint: _C.Checkpoint) -> list[Fp4Layer]:
     """The FP4 layers of a checkpoint by name; `*` stands for the experts of one. ValueError where some are missing."""
     tensors = {tensor["name"]: tensor for tensor in checkpoint.tensors()}
@@ -95,10 +124,14 @@ def fp4_layers(checkpoint: _C.Checkpoint) -> list[Fp4Layer]:
     for name, members in experts.items():
         missing = set(range(len(members))) - set(members)
         if missing:
-            raise ValueError(f"{name}: got {len(members)} experts, expected number {min(missing)} among them")
+            raise ValueError(
+                f"{name}: got {len(members)} experts, expected number {min(missing)} among them; "
+                "the checkpoint lacks one: get it again"
+            )
     layers = []
     for parts in _joined(sorted(experts)):
         name = parts[-1]
+        _check_joined(parts[:-1], experts, kinds, tensors)
         matrices = tuple(
             tuple(experts[part][i] for part in parts[:-1]) for i in range(len(experts[parts[0]]))
         )
@@ -171,7 +204,8 @@ def pack_fp4_checkpoint(
     if not layers:
         raise ValueError(
             f"pack_fp4_checkpoint: got {path} with {len(tensors)} tensors and no FP4 matrix, expected MXFP4 or NVFP4 "
-            "weights with their scales"
+            "weights with their scales; "
+            "quantise the model first"
         )
     done, total = 0, sum(layer.num_bytes for layer in layers)
     for layer in layers:

@@ -34,7 +34,7 @@ def _matrix_of(w: Matrix) -> QuantizedMatrix:
             f"linear: w is {name}, expected a QuantizedMatrix or a bf16 or fp16 tensor; deep_gemm.quantize makes one"
         )
     if len(w.shape) != 2:
-        raise ValueError(f"linear: w has shape {tuple(w.shape)}, expected [n, k]")
+        raise ValueError(f"linear: w has shape {tuple(w.shape)}, expected [n, k]; reshape it")
     return QuantizedMatrix("bf16" if name == "bfloat16" else "fp16", int(w.shape[0]), int(w.shape[1]), w)
 
 
@@ -42,7 +42,7 @@ def _empty(like: Array, shape: tuple[int, ...], name: str | None) -> Array:
     """An uninitialised tensor of the library and device of `like`; name None: like its type, bf16 if that is narrow."""
     kinds = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
     if name is not None and name not in kinds:
-        raise ValueError(f"out_dtype: got '{name}', expected bf16, fp16 or fp32")
+        raise ValueError(f"out_dtype: got '{name}', expected bf16, fp16 or fp32; pass one of them")
     own = str(like.dtype).rpartition(".")[2]
     wanted = kinds[name] if name else own if own in kinds.values() else "bfloat16"
     if arrays.is_torch(like):
@@ -86,7 +86,8 @@ def _pair(x: Activations, what: str) -> tuple[Array, Array | None]:
     for part in (values, values if scales is None else scales):
         if not hasattr(part, "shape"):
             raise TypeError(
-                f"{what}: x is a {type(part).__name__}, expected an array or tensor, or a tuple (values, scales)"
+                f"{what}: x is a {type(part).__name__}, expected an array or tensor, or a tuple (values, scales); "
+                "convert it"
             )
     return values, scales
 
@@ -97,9 +98,14 @@ def _listed(value: Any, count: int, what: str) -> list[Any]:
     if value is None or (not several and count == 1):
         return [value] * count
     if not several:
-        raise TypeError(f"linear: {what} is one tensor, expected a sequence of {count}, one for each matrix")
+        raise TypeError(
+            f"linear: {what} is one tensor, expected a sequence of {count}, one for each matrix; "
+            "put them in a list"
+        )
     if len(value) != count:
-        raise ValueError(f"linear: got {len(value)} of {what}, expected {count}, one for each matrix")
+        raise ValueError(
+            f"linear: got {len(value)} of {what}, expected {count}, one for each matrix; pass as many"
+        )
     return list(value)
 
 
@@ -223,7 +229,9 @@ def quantize_activations(
     """  # fmt: skip
     block = {"q8": 32, "fp8_128": 128, "fp8_32": 32}.get(to)
     if block is None:
-        raise ValueError(f"quantize_activations: got '{to}', expected q8, fp8_128 or fp8_32")
+        raise ValueError(
+            f"quantize_activations: got '{to}', expected q8, fp8_128 or fp8_32; pass one of them"
+        )
     if out is None:
         arrays.require_array(x, "quantize_activations")
         *rows, k = x.shape if len(x.shape) else (0, 0)
@@ -241,9 +249,13 @@ def _explicit(name: str, formats: tuple[str, ...], pairs: bool | None, what: str
     ) -> Any:
         matrix = _matrix_of(w)
         if matrix.format not in formats:
-            raise ValueError(f"{name}: w is {matrix.format}, expected {' or '.join(formats)}")
+            raise ValueError(
+                f"{name}: w is {matrix.format}, expected {' or '.join(formats)}; quantise it as that"
+            )
         if pairs is not None and isinstance(x, tuple) != pairs:
-            raise TypeError(f"{name}: x is {'a pair' if not pairs else 'one tensor'}, expected {what}")
+            raise TypeError(
+                f"{name}: x is {'a pair' if not pairs else 'one tensor'}, expected {what}; convert it"
+            )
         return linear(x, matrix, out, strict, **options)
 
     function.__name__ = function.__qualname__ = name

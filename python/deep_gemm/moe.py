@@ -36,7 +36,8 @@ def moe_workspace(
 def _extents(w13: tuple[Array, Array]) -> tuple[int, int]:
     if not isinstance(w13, tuple) or len(w13) != 2 or len(w13[0].shape) != 3:
         raise TypeError(
-            f"fused_moe: got w13 of {type(w13).__name__}, expected (fp8 tensor [E, 2 I, K], fp32 scales) or Fp4Weights"
+            f"fused_moe: got w13 of {type(w13).__name__}, expected (fp8 tensor [E, 2 I, K], fp32 scales) or "
+            "Fp4Weights; quantise the weights, or pack them by pack_fp4_weights()"
         )
     return int(w13[0].shape[0]), int(w13[0].shape[1])
 
@@ -55,6 +56,8 @@ def fused_moe(
     weight_before_down: bool = True,
     invariant: bool = False,
     bf16_activations: bool = False,
+    bf16_products: bool = False,
+    per_token: bool = False,
     workspace: Array | None = None,
     device: Any = None,
     stream: int | None = None,
@@ -68,14 +71,16 @@ def fused_moe(
 
     `swiglu_limit` clamps gate from above and up from both sides. The routing weight multiplies the activation, as in
     DeepSeek-V4, or with weight_before_down=False an expert's output. `shared` bf16 [T, K] is added last. Activations
-    are quantised to FP8 with a scale for 128 channels, x and silu(gate) * up alike; `bf16_activations` (x bf16, FP4
-    weights of any form but nv_single) multiplies both as bf16 instead. Experts are added in the order of j.
-    `invariant`: row t has the same bits in any batch. `workspace` from moe_workspace() makes a call allocate nothing
+    are quantised to FP8 with a scale for 128 channels, x and silu(gate) * up alike, or (`per_token`, FP4 weights) for
+    a row; `bf16_activations` (x bf16, FP4 weights of any form but nv_single) quantises neither, and `bf16_products`
+    beside it never takes two E4M3 terms in the place of a bf16 number (docs/fp4.md). Experts are added in the order of
+    j. `invariant`: row t has the same bits in any batch. `workspace` from moe_workspace() makes a call allocate nothing
     but `out`; then the call may be captured in a CUDA graph. Nothing is synchronised. `out` may be `x` or `shared`.
     """
     if len(x.shape) != 2 or len(topk_ids.shape) != 2:
         raise ValueError(
-            f"fused_moe: got x {tuple(x.shape)} and topk_ids {tuple(topk_ids.shape)}, expected [T, K] and [T, k]"
+            f"fused_moe: got x {tuple(x.shape)} and topk_ids {tuple(topk_ids.shape)}, expected [T, K] and [T, k]; "
+            "reshape them"
         )
     tokens, hidden = (int(extent) for extent in x.shape)
     with arrays.on_stream(x, stream):
@@ -100,6 +105,8 @@ def fused_moe(
         weight_before_down,
         invariant,
         bf16_activations,
+        bf16_products=bf16_products,
+        per_token=per_token,
         device=device,
         stream=stream,
     )

@@ -33,16 +33,21 @@ def resolve_format(
     if format == "int4":
         name = f"int4_{'zero_' if zero_point else ''}{128 if group is None else group}"
     elif group is not None or zero_point:
-        raise ValueError(f"{format}: group and zero_point are options of 'int4'")
+        raise ValueError(f"{format}: group and zero_point are options of 'int4'; leave them out")
     if block is not None:
         known = BLOCKS.get(format)
         if known is None:
-            raise ValueError(f"{format}: block is an option of {', '.join(BLOCKS)}")
+            raise ValueError(f"{format}: block is an option of {', '.join(BLOCKS)}; leave it out")
         if block not in known:
-            raise ValueError(f"{format}: got block={block}, expected {' or '.join(map(str, known))}")
+            raise ValueError(
+                f"{format}: got block={block}, expected {' or '.join(map(str, known))}; pass one of them"
+            )
         name = known[block]
     if name not in FORMATS:
-        raise ValueError(f"format: got '{name}', expected one of {', '.join([*FORMATS, *ALIASES, 'int4'])}")
+        raise ValueError(
+            f"format: got '{name}', expected one of {', '.join([*FORMATS, *ALIASES, 'int4'])}; "
+            "pass one of them"
+        )
     return name
 
 
@@ -113,7 +118,9 @@ class QuantizedMatrix:
         Raises ValueError or TypeError with what was got and expected.
         """
         if format not in FORMATS:
-            raise ValueError(f"format: got '{format}', expected one of {', '.join(FORMATS)}")
+            raise ValueError(
+                f"format: got '{format}', expected one of {', '.join(FORMATS)}; pass one of them"
+            )
         for name, order in (("scale_order", scale_order), ("data_order", data_order)):
             parts.require_order(name, order)
         row = FORMATS[format]
@@ -124,7 +131,7 @@ class QuantizedMatrix:
             ("zero points", zeros, row["has_zero"]),
         ):
             if wanted and part is None:
-                raise ValueError(f"{format}: {what} are missing, expected {list(shape)}")
+                raise ValueError(f"{format}: {what} are missing, expected {list(shape)}; pass them")
             if part is not None and not wanted:
                 raise ValueError(f"{format}: got {what}, expected none: the layout has none apart from data")
         return QuantizedMatrix(
@@ -161,13 +168,17 @@ def quantize(
     name = resolve_format(format, group, zero_point, block)
     arrays.require_array(weight, "quantize")
     if len(weight.shape) != 2:
-        raise ValueError(f"quantize: got shape {tuple(weight.shape)}, expected [n, k]")
+        raise ValueError(f"quantize: got shape {tuple(weight.shape)}, expected [n, k]; reshape it")
     if weight.shape[1] == 0:
-        raise ValueError("quantize: got a matrix without columns")
+        raise ValueError(
+            "quantize: got a matrix without columns, expected at least one; pass weights with columns"
+        )
     if scale_rounding not in (None, "ceil", "round"):
-        raise ValueError(f"quantize: got scale_rounding='{scale_rounding}', expected 'ceil' or 'round'")
+        raise ValueError(
+            f"quantize: got scale_rounding='{scale_rounding}', expected 'ceil' or 'round'; pass one of them"
+        )
     if scale_rounding is not None and name != "mxfp4":
-        raise ValueError(f"{format}: scale_rounding is an option of 'mxfp4'")
+        raise ValueError(f"{format}: scale_rounding is an option of 'mxfp4'; leave it out")
     rounding = scale_rounding or "ceil"
     data, scales, zeros, global_scale = quantized_codecs.quantize(weight, name, FORMATS[name], rounding)
     n, k = (int(extent) for extent in weight.shape)

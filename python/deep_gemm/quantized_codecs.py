@@ -65,7 +65,10 @@ def turned(part: Array | None, shape: tuple[int, int]) -> Array | None:
     if part is None:
         return None
     if tuple(part.shape) != shape[::-1]:
-        raise ValueError(f"scales have shape {tuple(part.shape)}, expected {shape[::-1]} in 'kn' order")
+        raise ValueError(
+            f"scales have shape {tuple(part.shape)}, expected {shape[::-1]} in 'kn' order; "
+            "transpose them, or pass order='nk'"
+        )
     return arrays.contiguous(part.T)
 
 

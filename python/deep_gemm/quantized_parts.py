@@ -45,7 +45,7 @@ def require_type(format: str, what: str, x: Array, names: tuple[str, ...], remed
 
 def require_order(name: str, order: str) -> None:
     if order not in ORDERS:
-        raise ValueError(f"{name}: got '{order}', expected 'nk' or 'kn'")
+        raise ValueError(f"{name}: got '{order}', expected 'nk' or 'kn'; pass one of them")
 
 
 def with_unit_stride(x: Array) -> Array:
@@ -58,7 +58,7 @@ def adopt_data(
     """(data as the layout has it, n, k)."""
     arrays.require_array(data, format)
     if len(data.shape) != 2:
-        raise ValueError(f"{format}: data has shape {tuple(data.shape)}, expected [n, row]")
+        raise ValueError(f"{format}: data has shape {tuple(data.shape)}, expected [n, row]; reshape it")
     bits, packed = row["element_bits"], row["element_bits"] == 4
     if packed and type_name(data) == "int32":  # eight codes in a word, the first in its low bits
         data = arrays.bits(arrays.contiguous(data.T if order == "kn" else data), "int8")
@@ -72,22 +72,31 @@ def adopt_data(
     data = with_unit_stride(data) if bits == 16 else with_unit_stride(quantized_codecs.as_bytes(data))
     n, columns = (int(extent) for extent in data.shape)
     if row["packing"] == "blocks" and columns % 34:
-        raise ValueError(f"{format}: data has {columns} bytes in a row, expected whole blocks of 34")
+        raise ValueError(
+            f"{format}: data has {columns} bytes in a row, expected whole blocks of 34; "
+            "pass the rows of a Q8_0 tensor"
+        )
     if k is None:
         k = columns // 34 * 32 if row["packing"] == "blocks" else columns * (2 if packed else 1)
     if isinstance(k, bool) or not hasattr(k, "__index__"):
-        raise TypeError(f"{format}: k is a {type(k).__name__}, expected an integer")
+        raise TypeError(f"{format}: k is a {type(k).__name__}, expected an integer; convert it")
     k = int(k)
     if k < 1:
-        raise ValueError(f"{format}: k is {k}, expected at least one column")
+        raise ValueError(f"{format}: k is {k}, expected at least one column; pass weights with columns")
     if bits == 16:
         if columns != k:
-            raise ValueError(f"{format}: data has {columns} columns, expected {k} as k")
+            raise ValueError(
+                f"{format}: data has {columns} columns, expected {k} as k; "
+                "correct k, or pass the data of that matrix"
+            )
         return data, n, k
     if packed and not interleaved:
         half = -(-k // 2)
         if columns < half:
-            raise ValueError(f"{format}: data has {columns} bytes in a row, expected {half} for k = {k}")
+            raise ValueError(
+                f"{format}: data has {columns} bytes in a row, expected {half} for k = {k}; "
+                "correct k, or pass the data of that matrix"
+            )
         order_of = (
             quantized_codecs.interleave if row["packing"] == "interleaved" else quantized_codecs.to_fragments
         )
@@ -95,7 +104,8 @@ def adopt_data(
     expected = _C.row_bytes(format, k)
     if int(data.shape[1]) != expected:
         raise ValueError(
-            f"{format}: data has {data.shape[1]} bytes in a row, expected {expected} for k = {k}"
+            f"{format}: data has {data.shape[1]} bytes in a row, expected {expected} for k = {k}; "
+            "correct k, or pass the data of that matrix"
         )
     return data, n, k
 
@@ -147,7 +157,8 @@ def adopt_zeros(format: str, zeros: Array, shape: tuple[int, int], order: str) -
     outside = (zeros < 0) | (zeros > LARGEST_ZERO)
     if bool(outside.any()):
         raise ValueError(
-            f"{format}: a zero point is {int(zeros[outside][0]) & 0xFF}, expected 0 to {LARGEST_ZERO}"
+            f"{format}: a zero point is {int(zeros[outside][0]) & 0xFF}, expected 0 to {LARGEST_ZERO}; "
+            "shift codes and zero points alike"
         )
     return zeros
 
@@ -155,7 +166,9 @@ def adopt_zeros(format: str, zeros: Array, shape: tuple[int, int], order: str) -
 def adopt_global(format: str, row: dict[str, Any], scale: Any) -> float:
     shape = tuple(getattr(scale, "shape", ()))
     if math.prod(shape) != 1:
-        raise ValueError(f"{format}: global_scale has shape {shape}, expected one number")
+        raise ValueError(
+            f"{format}: global_scale has shape {shape}, expected one number; pass each matrix by itself"
+        )
     value = float(scale.reshape(())) if shape else float(scale)
     if value != 1 and not row["has_global"]:
         raise ValueError(

@@ -28,8 +28,8 @@ BF16 = DTYPES["bf16"]
 
 
 def pack(*fields: Any) -> Callable[[Any, dict[str, int]], bytes]:
-    """Parameters in order: the name of an array (or None) is its address, ints are u32, (int,) is u64, floats fp32; a list
-    is a struct of its own, aligned and padded to 8 bytes."""
+    """Parameters in order: the name of an array (or None) is its address, ints are u32, (int,) is u64, floats fp32; (name,
+    bytes) is an address in an array; a list is a struct of its own, aligned and padded to 8 bytes."""
 
     def flat(at: dict[str, int], values: Any) -> bytes:
         out = b""
@@ -41,7 +41,7 @@ def pack(*fields: Any) -> Callable[[Any, dict[str, int]], bytes]:
             if isinstance(value, float):
                 piece = np.float32(value).tobytes()
             elif isinstance(value, tuple):
-                piece = value[0].to_bytes(8, "little")
+                piece = (at[value[0]] + value[1] if len(value) == 2 else value[0]).to_bytes(8, "little")
             elif isinstance(value, int):
                 piece = value.to_bytes(4, "little")
             else:

@@ -21,6 +21,8 @@ KERNEL_OF = {
     ("test_fp4_wide_bugs", "BUGS"): "sm90_fp8_fp4_gemm_wide",
     ("test_fp4_wide_bugs", "ARRANGE_BUGS"): "arrange",
     ("test_fp4_pack_bugs", "BUGS"): "fp4_pack",
+    ("test_two_terms_bugs", "TERMS_BUGS"): "two_terms",
+    ("test_two_terms_bugs", "GEMM_BUGS"): "sm90_fp8_fp4_gemm_swap_ab",
 }
 
 

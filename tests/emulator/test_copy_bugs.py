@@ -68,7 +68,7 @@ def hc_mix() -> tuple[Launch, str]:
               "shared": np.full(rows, np.nan, np.float32), "codes": np.full((rows, d // 2), 0x55, np.uint8),
               "scales": np.full((rows, d // 16), 0x55, np.uint8)}  # fmt: skip
     params = pack(["x", (4 * d,), (d,)], "fn", "base", "scale", None, ["y", (d,), (0,)], [None, (0,), (0,)], "codes",
-                  "scales", "shared", "post", "comb", rows, d, 20, 1, 1e-6, 1e-6, *[None, (0,)] * 24, 0, 0)  # fmt: skip
+                  "scales", "shared", "post", "comb", rows, d, 20, 1, 1e-6, 1e-6)  # fmt: skip
     launch = Looked("deep_gemm::hc_mix<kSpec>", (8,), 544, 163840, arrays, params, expected, 2e-2, cluster=8)
     fields = ".x = Format::bf16, .y = Format::bf16, .tokens = 2, .narrow = true, .recipe = Recipe::nvfp4"
     return launch, text("hyper_connection", "HcSpec", fields)

@@ -76,7 +76,7 @@ def indexer(
     for t, visible in enumerate((42, 7)):
         scores[t, :visible] = ref.index_scores(query[t], weights[t], cache[0, :visible], 0.25)
     params = pack(["query", (heads * d,), (d,)], "weights", (heads,), ["cache", (0,), (d,), 1, rows, 1, 0, None],
-                  "positions", None, "scores", (rows,), tokens, heads, d, 4, 0, 0.25, 1)  # fmt: skip
+                  "positions", None, "scores", (rows,), None, (0,), tokens, heads, d, 4, 0, 0.25, 1)  # fmt: skip
     arrays = {"query": query, "weights": weights, "cache": cache, "positions": positions,
               "scores": np.zeros(scores.shape, np.float32)}  # fmt: skip
     grid = (
@@ -146,10 +146,10 @@ BUGS = [
     ("index_mma", Bug("heads read before they are there", "load_heads<S.rows>(p, token, head, smem);\n                ptx::sync_threads();", "load_heads<S.rows>(p, token, head, smem);")),
     ("index_mma", Bug("heads overwritten while they are read", "if (!once) ptx::sync_threads();", "")),
     ("index_mma", Bug("weights beyond the last head", "first + head < p.heads\n                               ? ptx::ld_global_f32", "true\n                               ? ptx::ld_global_f32", 8)),
-    ("index_mma", Bug("the upper rows twice", "&b = rows[1][load];", "&b = rows[0][load];", 8)),
+    ("index_mma", Bug("the upper rows twice", "&b = rows[tile][1][load];", "&b = rows[tile][0][load];", 8)),
     ("index_mma", Bug("pairs of a step change places", "high, q.z, q.w)", "high, q.w, q.z)", 8)),
     ("index_mma", Bug("heads of the first round stay", "held = once;", "held = true;", 8)),
-    ("index_mma", Bug("lanes are not added", "tile::warp_sum<4>(score[half])", "score[half]", 8)),
+    ("index_mma", Bug("lanes are not added", "tile::warp_sum<4>(score[tile][half])", "score[tile][half]", 8)),
     ("gemv_quantize", Bug("maximum of half a warp", "distance = 16; distance > 0; distance /= 2) {\n        const u32 other", "distance = 8; distance > 0; distance /= 2) {\n        const u32 other", 8)),
     ("gemv_quantize", Bug("the tail goes on in the next row", "column < p.k ? kernel::load_value<S.x>(p.x + row * p.x_stride, column) : 0.0f", "kernel::load_value<S.x>(p.x + row * p.x_stride, column)", 8)),
     ("gemv_quantize", Bug("signs are part of a magnitude", "ptx::float_bits(value[i]) & 0x7fffffff;\n        largest", "ptx::float_bits(value[i]);\n        largest", 8)),

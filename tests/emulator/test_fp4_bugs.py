@@ -63,6 +63,10 @@ def make_launch(spec: deep_gemm.Fp4GemmSpec, k: int, grid: int) -> Launch:
     d[d_rows] = np.stack([dense[a_rows[i]] @ matrices[expert[i]].T for i in range(slots)])
     factor = about_one(d)
     a, a_scales = (a * a.dtype.type(factor), a_scales) if bf16 else (a, a_scales * np.float32(factor))
+    if fields["token_terms"] == 2:
+        high, low, scale = fp4.two_terms(dense)
+        a = np.stack([high, low], 1).astype(ml_dtypes.float8_e4m3fn)
+        a_scales = (scale * factor).astype(np.float32)
     arrays: dict[str, Any] = {
         "weights": np.asarray(weights.blobs),
         "row_scales": np.asarray(weights.row_scales),
@@ -94,8 +98,8 @@ def make_launch(spec: deep_gemm.Fp4GemmSpec, k: int, grid: int) -> Launch:
             "<14Q10I",
             *pointers,
             *strides,
-            k * a.itemsize,
-            k // block,
+            a[0].nbytes,
+            a_scales.shape[1],
             1,
             N,
             slots,
@@ -129,23 +133,20 @@ BUGS = [
     Bug("the counters stay", "ptx::st_global_u32(&params_.list->next_unit, 0);", "", 8),
     Bug("words in plain order", "return word % (8 * element_bytes);", "return word / (4 * element_bytes);", 8),
     Bug("scales in plain order", "return token % 8 / 2 * (columns / 4) + token / 8 * 2 + token % 2;", "return token;", 8),
-    Bug("no swizzle", "(chunk ^ token) * 16", "chunk * 16", 8),
+    Bug("no swizzle", "(chunk ^ column) * 16", "chunk * 16", 8),
     Bug("signs of the second half forgotten", "((word << 4) & kSigns)", "0", 8),
     Bug("odd rows take the even rows' exponent", "odd_offset = offsets >> 4;", "odd_offset = offsets & 0xf;", 8),
 ]  # fmt: skip
 
-SERVE = (
-    "dispatch<fp4_columns_of(1, S.block_m)>(item);\n            kernel::release_item<S>(smem_, slot_.stage);"
-)
+SERVE = "dispatch<fp4_columns_of(S, 1)>(item);\n            kernel::release_item<S>(smem_, slot_.stage);"
 HASTY_BUGS = [
     Bug("an item is overwritten before all have read it", "ptx::mbarrier_wait(smem.item_empty(slot), phase ^ 1);", ""),
     Bug("an item's tables are overwritten before they are read", SERVE,
-        "kernel::release_item<S>(smem_, slot_.stage);\n            dispatch<fp4_columns_of(1, S.block_m)>(item);"),
+        "kernel::release_item<S>(smem_, slot_.stage);\n            dispatch<fp4_columns_of(S, 1)>(item);"),
     Bug("no tables", "bring_tables(item, number);", "", 8),
     Bug("tables of the next item's slot", "bring_tables(item, number);", "bring_tables(item, slot.stage);", 8),
     Bug("results go to their slots", "if (this->params_.d_rows != nullptr) return", "if (false) return", 8),
-    Bug("a token's scale is left out", "return S.per_token ? ptx::mul_rn(scaled, token_scale) : scaled;",
-        "return scaled;", 8),
+    Bug("a token's scale is left out", "? ptx::mul_rn(scaled, token_scale) : scaled;", "? scaled : scaled;", 8),
 ]  # fmt: skip
 
 

@@ -156,7 +156,7 @@ PER_TOKEN_BUGS = [
     Bug("an item is told before its tables are whole", "ptx::sync_warp();\n        }\n        if (ptx::lane_index() == 0) publish_item",
         "}\n        if (ptx::lane_index() == 0) publish_item", 4),
     Bug("a stage waits for scales", "scales_in_loop(S) ? 2 + ptx::kWarpThreads : 2", "2 + ptx::kWarpThreads", 8),
-    Bug("scales are left out", "return S.per_token ? ptx::mul_rn(scaled, token_scale) : scaled;", "return scaled;", 8),
+    Bug("scales are left out", "? ptx::mul_rn(scaled, token_scale) : scaled;", "? scaled : scaled;", 8),
 ]  # fmt: skip
 
 DONE_BEFORE = "ptx::wgmma_wait<1>();  // the blob before is done: `next` was its fragments\n"
@@ -185,7 +185,7 @@ PARTS_BUGS = [
 ]  # fmt: skip
 BF16_BUGS = [
     Bug("both tiles are the first", "kb * kFp4BlockK + tile * kTileK;", "kb * kFp4BlockK;", 8),
-    Bug("tiles lie side by side", "(tile * S.block_m + box * kFp4BoxRows) * kFp4BlockK", "(tile + box * 2) * kFp4BoxRows * kFp4BlockK", 8),
+    Bug("tiles lie side by side", "(tile * kColumns + box * kFp4BoxRows) * kFp4BlockK", "(tile + box * 2) * kFp4BoxRows * kFp4BlockK", 8),
     Bug("both parts multiply the first tile", "part * (S.block_m * kFp4BlockK)", "0", 8),
     Bug("half of the tokens' bytes are expected", "columns * kFp4BlockK * bytes_of(S.a)", "columns * kFp4BlockK"),
 ]  # fmt: skip

@@ -147,17 +147,6 @@ def project_pair() -> tuple[Any, str]:
     return launch, text("project_mma", "ProjectPairSpec", "")
 
 
-def project_wide() -> tuple[Any, str]:
-    rng = np.random.default_rng(24)
-    rows, n, k = 130, 37, 1152
-    x, w = real(rng, (rows, k), "bf16"), real(rng, (n, k), "bf16", k**-0.5)
-    params = pack("x", None, (k,), (0,), rows, k, 1, 2, matrix("w", "y", n, k, 1), *[NO_MATRIX] * 15)
-    arrays = {"x": x, "w": w, "y": np.full((rows, n), np.nan, np.float32)}
-    expected = {"y": x.astype(np.float64) @ w.astype(np.float64).T}
-    launch = bugs.Launch("deep_gemm::project_wide<kSpec>", (1,), 384, 199776, arrays, params, expected, 1e-4)
-    return launch, text("project_wide", "ProjectMmaSpec", ".row_tiles = 4, .token_tiles = 4, .wide = true")
-
-
 def project_rounds() -> tuple[Any, str]:
     """Rows of bf16 that are rounded on the way."""
     rng = np.random.default_rng(27)
@@ -242,7 +231,6 @@ CASES = {
     "gqa_rows": gqa_rows,
     "attention_rows": attention_rows,
     "project_pair": project_pair,
-    "project_wide": project_wide,
     "project_rounds": project_rounds,
 }
 BUGS = [
@@ -274,15 +262,6 @@ BUGS = [
     ("project_rounds", Bug("a lane has its own largest", "tile::amax_over<4>(amax)", "amax", 8)),
     ("project_rounds", Bug("scales of other rows", "ptx::lane_index() % 4 * 2 + i) * 4)", "ptx::lane_index() % 4 * 2) * 4)", 8)),
     ("project_rounds", Bug("codes of a pair change places", "pair(word[2 * i]) | pair(word[2 * i + 1]) << 16", "pair(word[2 * i + 1]) | pair(word[2 * i]) << 16", 8)),
-    ("project_wide", Bug("a stage read before it is there", "        ptx::mbarrier_wait(ring_.full(second.stage), second.phase);\n", "")),
-    ("project_wide", Bug("a stage written before it is read", "                    ptx::mbarrier_wait(ring.empty(at.stage), at.phase ^ 1);\n", "")),
-    ("project_wide", Bug("a stage handed back while it is read", "        ptx::wgmma_wait<0>();\n", "")),
-    ("project_wide", Bug("no fence between the proxies", "        ptx::fence_proxy_async();  // others have written the stages, with ordinary stores\n", "")),
-    ("project_wide", Bug("rows beyond the last are read", "(row < last ? row : last) * stride", "row * stride", 8)),
-    ("project_wide", Bug("warpgroups have the same rows", "ptx::warp_index() / 4 * (kWideTileBytes / 2)", "0", 8)),
-    ("project_wide", Bug("the last sums are not added", "if (following != chunk + kProjectWarps) {", "if (following + 1 < kProjectWarps) {", 8)),
-    ("project_wide", Bug("the first sums are forgotten", "chunk % kProjectWarps == 0 ? sum", "true ? sum", 8)),
-    ("project_wide", Bug("stages are not swizzled", "(step * 2 + q / 2) ^ row", "(step * 2 + q / 2)", 8)),
 ]  # fmt: skip
 
 test_clean, test_bugs = bug_tests(CASES, BUGS, check_caught)

@@ -12,6 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from emulator.injection import Bug, Launch, check_caught, check_clean, flatten
+from reference import fp4
 from reference import moe as reference
 from reference import quantize as reference_quantize
 
@@ -177,8 +178,71 @@ def combine() -> tuple[Launch, str]:
     return launch, source("moe_combine", spec)
 
 
+def fp8_row() -> tuple[Launch, str]:
+    rows, k = 4, 2064
+    x = activations(rows, k)
+    x[3, 2050] = 40  # the largest is one of those that are read twice
+    codes, scales = reference_quantize.fp8_row(x.astype(np.float32))
+    arrays = {
+        "x": x,
+        "codes": np.full((rows, k), 0xA5, np.uint8),
+        "scales": np.full(rows, POISON, np.float32),
+    }
+    pack = packer("6Q4Q3I", "x", "codes", "scales", 0, 0, 0, k, k, 1, 0, rows, k, 1)
+    launch = Launch(
+        "deep_gemm::quantize<kSpec>", (rows,), 256, 32, arrays, pack, {"codes": codes, "scales": scales}
+    )
+    return launch, source("quantize", "QuantizeSpec kSpec{.recipe = Recipe::fp8_row, .row_amax = true}")
+
+
+def swiglu_by_slot() -> tuple[Launch, str]:
+    """One scale for a slot, of more channels than the threads have at once."""
+    slots, n = 5, 2080
+    h = (np.random.default_rng(9).standard_normal((slots, 2 * n)) * 3).astype(BF16)
+    h[0, 2070], h[0, n + 2070] = 30, 4
+    slot_pairs = np.array([3, 1, -1, 0, 2], np.int32)
+    weights = np.float32([0.25, 0.75, 1.5, 0.125])
+    t = reference.bf16(
+        reference.swiglu(h[:, :n], h[:, n:], None) * weights[slot_pairs].astype(np.float64)[:, None]
+    )
+    codes, scales = reference_quantize.fp8_row(t.astype(np.float32))
+    left_alone = [2, 4]
+    codes[left_alone], scales[left_alone] = 0xA5, POISON
+    arrays = {
+        "h": h, "codes": np.full((slots, n), 0xA5, np.uint8), "scales": np.full(slots, POISON, np.float32),
+        "weights": weights, "pairs": slot_pairs, "used": np.array([4], np.int32),
+    }  # fmt: skip
+    pack = packer("6Q2If", "h", "codes", "scales", "weights", "pairs", "used", slots, n, 0.0)
+    launch = Launch(
+        "deep_gemm::moe_swiglu<kSpec>", (slots,), 256, 32, arrays, pack, {"codes": codes, "scales": scales}
+    )
+    return launch, source("moe_swiglu", "MoeSwigluSpec kSpec{.weighted = true, .per_token = true}")
+
+
+def swiglu_terms() -> tuple[Launch, str]:
+    """The same as two terms, of more channels than the threads have at once and with padding."""
+    launch, _ = swiglu_by_slot()
+    h, weights, pairs = (launch.arrays[name] for name in ("h", "weights", "pairs"))
+    slots, n, padded = len(h), h.shape[1] // 2, 2304
+    t = reference.swiglu(h[:, :n], h[:, n:], None) * weights[pairs].astype(np.float64)[:, None]
+    high, low, scale = fp4.two_terms(t.astype(BF16))
+    codes, scales = np.full((slots, 2, padded), 0xA5, np.uint8), np.full(slots, POISON, np.float32)
+    launch.arrays = launch.arrays | {"codes": codes.copy(), "scales": scales.copy()}
+    used = [0, 1, 3]
+    codes[used] = 0
+    codes[used, :, :n] = np.stack([high, low], 1)[used].astype(ml_dtypes.float8_e4m3fn).view(np.uint8)
+    scales[used] = scale[used, 0]
+    launch.expected = {"codes": codes, "scales": scales}
+    return launch, source(
+        "moe_swiglu", "MoeSwigluSpec kSpec{.weighted = true, .per_token = true, .token_terms = 2}"
+    )
+
+
 KERNELS = {
     "nvfp4": nvfp4,
+    "swiglu terms": swiglu_terms,
+    "fp8_row": fp8_row,
+    "swiglu by slot": swiglu_by_slot,
     "gathered fp8": gathered_fp8,
     "group": group,
     "swiglu": swiglu,
@@ -187,7 +251,7 @@ KERNELS = {
 }
 BUGS: list[tuple[str, Bug]] = [
     ("nvfp4", Bug("no barrier before the partial maxima are read", "ptx::sync_threads();\n    float all = 0;", "float all = 0;")),
-    ("nvfp4", Bug("maximum of half a warp", "amax_over<32>(amax)", "amax_over<16>(amax)", 8)),
+    ("nvfp4", Bug("maximum of half a warp", "amax_over<ptx::kWarpThreads>(amax)", "amax_over<16>(amax)", 8)),
     ("nvfp4", Bug("scale of twice the block", "amax_over<2>(amax_of(v))", "amax_over<4>(amax_of(v))", 8)),
     ("nvfp4", Bug("global scale forgotten", "ptx::mul_rn_f32(value, global)", "value", 8)),
     ("nvfp4", Bug("division by a scale of zero", "value == 0 ? 0.0f : ", "", 8)),
@@ -211,10 +275,25 @@ BUGS: list[tuple[str, Bug]] = [
     ("group", Bug("experts without tokens are listed", "entries += count > 0;", "entries += 1;", 8)),
     ("group", Bug("skipped pairs keep an old slot", "ptx::st_global_s32(p.pair_slots + pair, -1);", ";", 8)),
     ("swiglu", Bug("up has no lower limit", "ptx::max_nan_f32(up[i], -p.limit)", "up[i]", 8)),
-    ("swiglu", Bug("weight of the slot", "p.weights + pair", "p.weights + slot", 8)),
+    ("swiglu", Bug("weight of the slot", "ptx::ld_global_f32(p.weights + pair) : 0;\n        moe_swiglu_detail::activate",
+                   "ptx::ld_global_f32(p.weights + slot) : 0;\n        moe_swiglu_detail::activate", 8)),
     ("swiglu", Bug("gate taken for up", "row + p.n + column, up", "row + column, up", 8)),
     ("swiglu", Bug("not rounded to bf16", "v[i] = ptx::bf16_low(rounded);", "", 8)),
     ("swiglu", Bug("slots beyond the count", "static_cast<i32>(slot) >= ptx::ld_global_s32(p.num_slots)", "false", 8)),
+    ("fp8_row", Bug("the largest of one warp", "ptx::ld_shared_f32(smem + warp * 4)", "ptx::ld_shared_f32(smem)", 8)),
+    ("fp8_row", Bug("writes beyond the row", "if (column >= p.k) return;", "", 8)),
+    ("fp8_row", Bug("no smallest amax", "kFp8SmallestAmax = 1e-4f", "kFp8SmallestAmax = 0", 8)),
+    ("swiglu by slot", Bug("the largest of one warp", "ptx::ld_shared_f32(smem + warp * 4)", "ptx::ld_shared_f32(smem)", 8)),
+    ("swiglu by slot", Bug("warps do not meet", "* 4, amax);\n    ptx::sync_threads();", "* 4, amax);")),
+    ("swiglu by slot", Bug("the largest of a thread's first channels", "amax = ptx::max_nan_f32(amax, tile::amax_of(v));", ";", 8)),
+    ("swiglu by slot", Bug("each chunk has a scale", "tile::to_fp8<S.rule>(v, amax)", "tile::to_fp8<S.rule>(v, tile::amax_of(v))", 8)),
+    ("swiglu by slot", Bug("weight of the slot", "ptx::ld_global_f32(p.weights + pair) : 0;\n    const u32 first",
+                           "ptx::ld_global_f32(p.weights + slot) : 0;\n    const u32 first", 8)),
+    ("swiglu terms", Bug("the padding is left", "column < align_up(p.n, kFp4PadK); column += kStep", "column < p.n; column += kStep", 8)),
+    ("swiglu terms", Bug("terms side by side", "to + padded_n, a.low", "to + p.n, a.low", 8)),
+    ("swiglu terms", Bug("rows without padding", "padded_n = align_up(p.n, kFp4PadK)", "padded_n = p.n", 8)),
+    ("swiglu terms", Bug("the second four are the first", "tile::terms_of(v[4], v[5]", "tile::terms_of(v[0], v[1]", 8)),
+    ("swiglu terms", Bug("the scale of FP8", "S.token_terms == 2 ? tile::term_scale_of(amax).value", "false ? 0.0f", 8)),
     ("swiglu bf16", Bug("rows as far apart as codes", "p.n + column) * 2;", "p.n + column);", 8)),
     ("swiglu bf16", Bug("pairs the wrong way round", "ptx::cvt_bf16x2(v[2 * i], v[2 * i + 1])", "ptx::cvt_bf16x2(v[2 * i + 1], v[2 * i])", 8)),
     ("combine", Bug("one slot for all", "static_cast<u64>(slots[j]) * p.n", "static_cast<u64>(slots[0]) * p.n", 8)),

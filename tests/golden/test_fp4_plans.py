@@ -46,7 +46,24 @@ def problems() -> list[str]:
         f"fp4_gemm gathered groups=256 m={6 * tokens} n={n} k={k} by_32"
         for (n, k), tokens in product(MOE_NK[:2], (1, 64, 1024))
     ]
-    return gathered + others + nvfp4 + by_32
+    bf16 = [
+        f"fp4_gemm gathered groups=256 m={6 * tokens} n={n} k={k} a=bf16{products}"
+        for products, (n, k), tokens in product(
+            ("", " bf16_products"), MOE_NK[:2], (1, 16, 64, 256, 512, 1024, 4096)
+        )
+    ] + [
+        f"fp4_gemm {form} a=bf16"
+        for form in (
+            "m=1 n=4096 k=4096",
+            "m=4096 n=4096 k=4096",
+            "m=8 n=64 k=256",
+            "contiguous groups=32 m=8192 n=4096 k=4096",
+            "masked groups=32 m=1024 expected_m=4 n=4096 k=4096",
+            "gathered groups=256 m=384 n=4096 k=4096 form=nv_exact",
+            "gathered groups=256 m=384 n=4096 k=4096 d=fp32",
+        )
+    ]
+    return gathered + others + nvfp4 + by_32 + bf16
 
 
 def plan_line(problem: str) -> str:

@@ -264,6 +264,6 @@ def test_a_mistyped_default_device_is_refused_for_arrays_of_the_host(run_python:
 
 def test_numbers_of_the_emulator_are_not_cut(run_python: Run) -> None:
     line = run_python("print(*fails(_C.Device, 'emulator'), sep='|')", DG_EMULATOR_THREADS="99999999999").out
-    assert line == "ValueError||DG_EMULATOR_THREADS: got 99999999999, expected at most 65536\n"
+    assert line == "ValueError||DG_EMULATOR_THREADS: got 99999999999, expected at most 65536; correct it\n"
     line = run_python("print(*fails(_C.Device, 'emulator:sm_90a,sms=4294967297'), sep='|')").out
-    assert line == "ValueError||emulator option sms: got 4294967297, expected at most 65536\n"
+    assert line == "ValueError||emulator option sms: got 4294967297, expected at most 65536; correct it\n"

@@ -18,9 +18,14 @@ PROBLEMS = [
     "fp4_gemm gathered groups=256 m=49152 n=4096 k=4096 per_token fast_accumulation",
     "fp4_gemm masked groups=32 m=128 expected_m=4 n=4096 k=7168",
     *(
-        f"fp4_gemm gathered groups=256 m={6 * t} n=4096 k=4096 a=bf16"
-        for t in (1, 64, 256, 1024, 2048, 4096, 8192, 16384)
+        f"fp4_gemm gathered groups=256 m={6 * t} n=4096 k=4096 a=bf16{products}"
+        for products in ("", " bf16_products")
+        for t in (1, 64, 256, 512, 1024, 2048, 4096, 8192, 16384)
     ),
+    "fp4_gemm gathered groups=256 m=384 n=4096 k=2048 form=mx_e5m2 a=bf16 split",
+    "fp4_gemm masked groups=32 m=128 expected_m=4 n=4096 k=7168 a=bf16 accumulate",
+    "fp4_gemm psum groups=16 m=16384 expected_m=900 n=4096 k=4096 a=bf16",
+    "fp4_gemm m=4096 n=4096 k=4096 a=bf16",
     "fp4_gemm gathered groups=256 m=384 n=4096 k=2048 form=nv_exact a=bf16 split",
     "fp4_gemm gathered groups=256 m=24576 n=4096 k=2048 form=nv_exact a=bf16 split",
     "fp4_gemm gathered groups=256 m=49152 n=4096 k=2048 form=nv_exact per_token",
@@ -79,6 +84,18 @@ def test_arrange_builds(groups: str, a: str) -> None:
     spec = f"deep_gemm::ArrangeSpec{{.groups = deep_gemm::GroupMode::{groups}, .a = deep_gemm::Format::{a}}}"
     source = _C.KernelSource(
         "arrange", "#include <deep_gemm/kernel/arrange.cuh>\n", f"deep_gemm::arrange<{spec}>"
+    )
+    stats = _C.build(source).stats
+    assert stats["warnings"] == []
+    assert stats["spill_store_bytes"] == stats["spill_load_bytes"] == stats["stack_bytes"] == 0
+    assert stats["registers"] <= 64, "four CTAs of 256 threads share an SM"
+
+
+@pytest.mark.parametrize("groups", ["dense", "masked"])
+def test_two_terms_build(groups: str) -> None:
+    spec = f"deep_gemm::TwoTermSpec{{.groups = deep_gemm::GroupMode::{groups}}}"
+    source = _C.KernelSource(
+        "two_terms", "#include <deep_gemm/kernel/two_terms.cuh>\n", f"deep_gemm::two_terms<{spec}>"
     )
     stats = _C.build(source).stats
     assert stats["warnings"] == []

@@ -20,10 +20,14 @@ SPECS = {
           for x, rule in product(("bf16", "fp32"), RULES[1:])),
         *(f"QuantizeSpec kSpec{{.x = Format::{x}, .recipe = Recipe::nvfp4, .row_amax = {row}, .gather = {gather}}}"
           for x, row, gather in product(("bf16", "fp32"), FLAGS, FLAGS)),
+        *(f"QuantizeSpec kSpec{{.x = Format::{x}, .recipe = Recipe::fp8_row, .rule = ScaleRule::{rule}, .row_amax = true}}"
+          for x, rule in product(("bf16", "fp32"), RULES)),
     ],
     "moe_group": [f"MoeGroupSpec kSpec{{.max_experts = {experts}}}" for experts in (256, 512, 1024)],
     "moe_swiglu": [f"MoeSwigluSpec kSpec{{.rule = ScaleRule::{rule}, .limited = {limited}, .weighted = {weighted}}}"
                    for rule, limited, weighted in product(RULES, FLAGS, FLAGS)]
+                  + [f"MoeSwigluSpec kSpec{{.limited = {limited}, .weighted = {weighted}, .per_token = true}}"
+                     for limited, weighted in product(FLAGS, FLAGS)]
                   + ["MoeSwigluSpec kSpec{.d = Format::bf16, .limited = true, .weighted = true}"],
     "moe_combine": [f"MoeCombineSpec kSpec{{.d = Format::{d}, .top_k = {top_k}, .combine_weighted = {weighted}, .shared = {shared}}}"
                     for d, top_k, weighted, shared in product(("bf16", "fp32"), (1, 6, 8, 16), FLAGS, FLAGS)],

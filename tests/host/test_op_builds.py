@@ -102,8 +102,8 @@ KERNELS = {
     ("indexer", "IndexScoreSpec"): {
         "index_scores": ["", ".query = Format::bf16, .rows = Format::bf16", ".rows = Format::fp4_e2m1"]
     },
-    ("indexer", "IndexMmaSpec"): {"index_mma": ["", ".rows = Format::fp4_e2m1"]},
-    ("top_k", "TopKSpec"): {"top_k": ["", ".held = 32768", ".cluster = 8", ".cluster = 8, .held = 32768"]},
+    ("indexer", "IndexMmaSpec"): {"index_mma": [rows + tiles for rows in ("", ".rows = Format::fp4_e2m1, ") for tiles in ("", ".tiles = 2")]},
+    ("top_k", "TopKSpec"): {"top_k": ["", ".held = 32768", ".cluster = 8", ".cluster = 8, .held = 32768", ".peaks = true", ".held = 32768, .peaks = true"]},
     ("attention", "AttentionSpec"): {"attention": ["", ALL_FP8]},
     ("latent_mma", "LatentMmaSpec"): {
         "latent_mma": [ALL_SEEN, ALL_SEEN + ", .split = true", ALL_SEEN + ", .tiles = 2"]
@@ -131,6 +131,20 @@ KERNELS = {
     },
     ("project_wide", "ProjectMmaSpec"): {
         "project_wide": [formats + ", .wide = true" for formats in (MMA_BF16, MMA_MIXED, MMA_FP8)]
+    },
+    ("hc_sums", "HcSumsSpec"): {"hc_sums": ["", ".add = Format::bf16"]},
+    ("hc_apply", "HcApplySpec"): {
+        "hc_apply": [
+            ".weight = Format::bf16" + more
+            for more in (
+                ", .steps = 2, .narrow = true",
+                ", .steps = 4, .narrow = true",
+                ", .steps = 2, .narrow = true, .recipe = Recipe::nvfp4",
+            )
+        ]
+    },
+    ("project_operands", "ProjectOperandsSpec"): {
+        "project_operands": ["", ".w = Format::fp8_e4m3", ".x = Format::fp8_e4m3, .w = Format::fp8_e4m3"]
     },
     ("moe_joined", "RouteActivateSpec"): {
         "route_activate": [".route = {.bias = true}, .activate = {.rule = ScaleRule::up, .limited = true}"]

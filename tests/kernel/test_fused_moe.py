@@ -38,6 +38,8 @@ class Case:
     fp4: bool = False
     form: str | None = None  # of FP4 weights
     bf16: bool = False  # activations
+    products: bool = False  # of bf16, never two terms
+    per_token: bool = False  # FP8 scales
 
 
 def fp8_weights(rng: np.random.Generator, experts: int, n: int, k: int) -> tuple[Array, Array]:
@@ -111,6 +113,8 @@ class Layer:
             "first_expert": self.case.first_expert,
             "weight_before_down": self.case.before,
             "bf16_activations": self.case.bf16,
+            "bf16_products": self.case.products,
+            "per_token": self.case.per_token,
         }
         deep_gemm.fused_moe(
             put(device, x), put(device, ids), put(device, weights), *self.put_weights(device), target, device=device, **(arguments | changes),
@@ -162,6 +166,12 @@ CASES = [
     Case(40, 4, 6, hidden=256, channels=160, fp4=True, bf16=True, form="nv_exact", skip=0.2, out="fp32"),
     Case(6, 2, 3, first_expert=2, fp4=True, bf16=True),
     Case(3, 2, 4, skip=1.0, shared=True, fp4=True, bf16=True),
+    Case(9, 3, 4, hidden=1024, channels=512, fp4=True, bf16=True, skip=0.3, shared=True),
+    Case(9, 3, 4, hidden=1024, channels=512, fp4=True, bf16=True, products=True, skip=0.3, shared=True),
+    Case(1, 6, 8, fp4=True, per_token=True, limit=2.0),
+    Case(9, 3, 4, hidden=288, channels=2080, fp4=True, per_token=True, skip=0.3, before=False, shared=True),
+    Case(40, 4, 6, hidden=256, channels=160, fp4=True, per_token=True, form="nv_exact", skip=0.2, out="fp32"),
+    Case(3, 2, 4, skip=1.0, shared=True, fp4=True, per_token=True),
 ]
 
 
@@ -173,7 +183,7 @@ def check(got: Array, layer: Layer) -> None:
     w13, w2 = wide(*layer.w13), wide(*layer.w2)
     options: dict[str, Any] = {
         "limit": case.limit, "first_expert": case.first_expert, "weight_before_down": case.before,
-        "quantise": reference.bf16 if case.bf16 else reference.fp8,
+        "quantise": reference.bf16 if case.bf16 else reference.fp8_row if case.per_token else reference.fp8,
     }  # fmt: skip
     expected = reference.fused(layer.x, layer.ids, layer.weights, w13, w2, shared=layer.shared, **options)
     magnitude = reference.fused_magnitude(layer.x, layer.ids, layer.weights, w13, w2, **options)
@@ -320,6 +330,37 @@ def test_memory_that_may_be_shared_and_that_may_not(emulator: Any) -> None:
         with pytest.raises(ValueError, match=text):
             deep_gemm.fused_moe(**(given | changes), device=emulator)
     assert (wide == 7).all()
+
+
+@pytest.mark.parametrize("invariant", [False, True])
+def test_bf16_activations_are_two_terms_in_both_products(device: Any, invariant: bool) -> None:
+    """Where a plan takes them: the activation's are made by the SwiGLU itself. Products of bf16 are as near."""
+    case = Case(9, 3, 4, hidden=1024, channels=672, fp4=True, bf16=True, skip=0.3, shared=True)
+    layer = make(case, random=True)
+    got = layer.run(device, invariant=invariant).astype(np.float64)
+    plan = deep_gemm.last_fp4_plan()
+    assert plan is not None and plan["spec"].to_dict()["token_terms"] == 2
+    direct = layer.run(device, invariant=invariant, bf16_products=True).astype(np.float64)
+    plan = deep_gemm.last_fp4_plan()
+    assert plan is not None and plan["spec"].to_dict()["token_terms"] == 1
+    assert (got != direct).any()
+    assert np.sqrt(np.mean((got - direct) ** 2) / np.mean(direct**2)) < 2.0**-8
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"bf16_products": True}, "got bf16_products without bf16_activations"),
+        ({"per_token": True, "bf16_activations": True}, "got per_token with bf16_activations"),
+    ],
+    ids=str,
+)
+def test_options_that_do_not_go_together(emulator: Any, options: dict[str, bool], text: str) -> None:
+    layer = make(Case(2, 2, 4, fp4=True))
+    with pytest.raises(ValueError, match=text):
+        layer.run(emulator, **options)
+    with pytest.raises(ValueError, match="got per_token with FP8 weights"):
+        make(Case(2, 2, 4)).run(emulator, per_token=True)
 
 
 @pytest.mark.parametrize("seed", [1, 2])

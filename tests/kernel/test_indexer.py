@@ -234,5 +234,69 @@ def test_bad_input(emulator: Any) -> None:
     scores = np.zeros((2, 4), np.float32)
     with pytest.raises(ValueError, match=r"picks has shape \[3, 2\], expected \[2, any\]"):
         ops.top_k(scores, last(4, 2), np.zeros((3, 2), np.int32), device=emulator)
+    peaks = np.zeros((1, 1), np.int32)
+    with pytest.raises(ValueError, match="got peaks with fp32 queries"):
+        ops.index_scores(np.zeros((1, 2, 128), np.float32), np.zeros((1, 2), np.float32), np.zeros((1, 16, 128), np.float32),
+                         *given, peaks=peaks, device=emulator)  # fmt: skip
+    with pytest.raises(ValueError, match=r"peaks has shape \[1, 1\], expected \[2, 1\]"):
+        ops.top_k(scores, last(4, 2), np.zeros((2, 2), np.int32), peaks=peaks, device=emulator)
     with pytest.raises(ValueError, match="got ratio 0"):
         ops.top_k(scores, last(4, 2), np.zeros((2, 2), np.int32), ratio=0, device=emulator)
+
+
+def peaks_of(scores: Array, positions: Array) -> Array:
+    """What index_scores() leaves of them: orders of the largest of each 16 that are visible."""
+    tokens, n = scores.shape
+    padded = np.full((tokens, -(-n // 16) * 16), np.nan, np.float32)
+    for t, position in enumerate(positions):
+        padded[t, : position + 1] = scores[t, : position + 1]
+    bits = (padded + np.float32(0)).view(np.uint32)
+    orders = np.where(bits >> 31 != 0, ~bits, bits | 0x80000000)
+    orders[np.isnan(padded)] = 0
+    return orders.reshape(tokens, -1, 16).max(2).view(np.int32)
+
+
+@pytest.mark.parametrize("n", [16400, 40000])
+@pytest.mark.parametrize(
+    "kind", ["random", "ascending", "neighbours", "few values", "zeros", "mostly nan", "infinities"]
+)
+def test_peaks_change_nothing(device: Any, n: int, kind: str) -> None:
+    """What reaches the bound has room, or does not; one token sees too few scores for peaks."""
+    rng = np.random.default_rng(n)
+    scores = real(rng, (2, n))
+    if kind == "ascending":
+        scores = np.sort(scores, axis=1)
+    elif kind == "neighbours":
+        scores[:, 3000:3700] += 20
+    elif kind == "few values":
+        scores = np.round(scores).astype(np.float32)
+    elif kind == "zeros":
+        scores = np.maximum(scores - 2, 0)
+    elif kind == "mostly nan":
+        scores[rng.random((2, n)) < 0.98] = np.nan
+    elif kind == "infinities":
+        scores[rng.random((2, n)) < 0.4] = -np.inf
+        scores[rng.random((2, n)) < 0.03] = np.inf
+    positions = np.array([n - 1, n - 1700 if n > 20000 else 9000], np.int32)
+    out = {"picks": poisoned((2, 512), "int32")}
+    peaks = peaks_of(scores, positions)
+    picks = run(device, "top_k", out, scores=scores, positions=positions, ratio=1, peaks=peaks)["picks"]
+    for t in range(2):
+        assert (picks[t] == ref.top_k(scores[t, : positions[t] + 1], 512)).all()
+
+
+@pytest.mark.parametrize("kind", ["bf16", "fp4"])
+def test_peaks(device: Any, kind: str) -> None:
+    rng = np.random.default_rng(12)
+    columns = 152
+    query, weights = real(rng, (3, 5, 128), "bf16"), real(rng, (3, 5))
+    fp4 = {"rows": fp4_pages(rng, 1, columns // PAGE_ROWS), "page_rows": PAGE_ROWS}
+    cache = fp4 if kind == "fp4" else {"rows": real(rng, (1, columns, 128), "bf16")}
+    positions = np.array([4 * columns - 1, 4 * 70 + 3, 4 * 64 - 1], np.int32)
+    out = {"scores": poisoned((3, columns)), "peaks": np.full((3, 10), -7, np.int32)}
+    made = run(device, "index_scores", out, query=query, weights=weights, positions=positions, **cache)
+    for t, visible in enumerate((positions + 1) // 4):
+        groups = -(-int(visible) // 16)
+        expected = peaks_of(made["scores"][t : t + 1], np.array([visible - 1]))[0]
+        assert (made["peaks"][t, :groups] == expected[:groups]).all()
+        assert (made["peaks"][t, groups:] == -7).all()

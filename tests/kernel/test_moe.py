@@ -7,6 +7,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from reference import fp4
 from reference import moe as reference
 from reference import quantize as reference_quantize
 
@@ -106,10 +107,12 @@ def run_swiglu(
     weights: Array | None,
     limit: float | None,
     rule: str = "exact",
+    per_token: bool = False,
 ) -> tuple[Array, Array]:
     slots, n = h.shape[0], h.shape[1] // 2
     codes = put(device, np.full((slots, n), 0xA5, np.uint8).view(FP8))
-    scales = put(device, np.full((slots, -(-n // 128)), np.nan, np.float32))
+    shape = (slots,) if per_token else (slots, -(-n // 128))
+    scales = put(device, np.full(shape, np.nan, np.float32))
     _C.moe_swiglu(
         put(device, h), codes, scales, put(device, slot_pairs), put(device, np.array([used], np.int32)),
         None if weights is None else put(device, weights), limit, rule, device=device,
@@ -137,6 +140,58 @@ def test_swiglu(device: Any, slots: int, n: int, weighted: bool, limit: float | 
     back = reference.dequantise(codes, scales)
     step = np.repeat(scales, 128, axis=-1)[:, :n] * 2.0**-10
     assert (np.abs(back - t) <= np.abs(t) * (2.0**-4 + 2.0**-8) + step).all()
+
+
+@pytest.mark.parametrize("limit", [None, 2.0])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("slots", "n"), [(1, 16), (5, 208), (3, 2048), (2, 4368)])
+def test_swiglu_with_a_scale_for_each_slot(
+    device: Any, slots: int, n: int, weighted: bool, limit: float | None
+) -> None:
+    """The activations are those of scales for 128: bf16, whose largest makes the scale, and codes follow bit for bit."""
+    rng = np.random.default_rng(slots)
+    h = (rng.standard_normal((slots, 2 * n)) * 3).astype(BF16)
+    h[0, n // 2] = 40  # the largest anywhere
+    slot_pairs = rng.permutation(slots).astype(np.int32)
+    slot_pairs[slots // 2] = -1 if slots > 1 else 0
+    weights = rng.random(slots).astype(np.float32) if weighted else None
+    codes, scales = run_swiglu(device, h, slot_pairs, slots, weights, limit, per_token=True)
+    rows = put(device, np.zeros((slots, n), BF16))
+    _C.moe_swiglu(
+        put(device, h), rows, None, put(device, slot_pairs), put(device, np.array([slots], np.int32)),
+        None if weights is None else put(device, weights), limit, "exact", device=device,
+    )  # fmt: skip
+    expected = reference_quantize.fp8_row(take(rows).astype(np.float32))
+    mine = slot_pairs >= 0
+    assert (scales[mine] == expected[1][mine]).all() and np.isnan(scales[~mine]).all()
+    assert (codes.view(np.uint8)[mine] == expected[0][mine]).all()
+    assert (codes.view(np.uint8)[~mine] == 0xA5).all()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("slots", "n"), [(1, 16), (5, 208), (3, 2048), (2, 4368)])
+def test_swiglu_as_two_terms(device: Any, slots: int, n: int, weighted: bool) -> None:
+    """The terms of what it leaves as bf16, zeros up to a multiple of 256, other slots alone."""
+    rng = np.random.default_rng(slots)
+    h = (rng.standard_normal((slots, 2 * n)) * 3).astype(BF16)
+    slot_pairs = rng.permutation(slots).astype(np.int32)
+    slot_pairs[slots // 2] = -1 if slots > 1 else 0
+    weights = rng.random(slots).astype(np.float32) if weighted else None
+    padded = -(-n // 256) * 256
+    rows = put(device, np.zeros((slots, n), BF16))
+    terms = put(device, np.full((slots, 2, padded), 0xA5, np.uint8).view(FP8))
+    scales = put(device, np.full(slots, np.nan, np.float32))
+    for codes, scale in ((rows, None), (terms, scales)):
+        _C.moe_swiglu(
+            put(device, h), codes, scale, put(device, slot_pairs), put(device, np.array([slots], np.int32)),
+            None if weights is None else put(device, weights), 2.0, "exact", device=device,
+        )  # fmt: skip
+    high, low, scale = fp4.two_terms(take(rows))
+    got, mine = take(terms), slot_pairs >= 0
+    assert (take(scales)[mine] == scale[mine, 0]).all() and np.isnan(take(scales)[~mine]).all()
+    assert (got.astype(np.float64)[mine, 0, :n] == high[mine]).all()
+    assert (got.astype(np.float64)[mine, 1, :n] == low[mine]).all()
+    assert (got.view(np.uint8)[mine][:, :, n:] == 0).all() and (got.view(np.uint8)[~mine] == 0xA5).all()
 
 
 def test_swiglu_of_numbers_that_matter(device: Any) -> None:

@@ -159,6 +159,27 @@ def test_what_is_refused(tmp_path: Path) -> None:
         }
     with pytest.raises(ValueError, match="got 2 experts, expected number 1 among them"):
         pack(save(tmp_path / "gap.safetensors", gap))
+    gate_up: Tensors = {}
+    for expert, w in ((0, "w1"), (1, "w1"), (0, "w3"), (1, "w3")):
+        gate_up |= {
+            f"experts.{expert}.{w}.weight": ("I8", codes),
+            f"experts.{expert}.{w}.scale": ("F8_E8M0", scales),
+        }
+    pack(save(tmp_path / "both.safetensors", gate_up))
+    lacking = {name: tensor for name, tensor in gate_up.items() if "1.w3" not in name}
+    with pytest.raises(
+        ValueError, match=r"got one of experts.\*.w1 and experts.\*.w3 for expert 1, expected both"
+    ):
+        pack(save(tmp_path / "lacking.safetensors", lacking))
+    higher = dict(
+        zip(
+            ("experts.0.w3.weight", "experts.0.w3.scale"),
+            zip(("I8", "F8_E8M0"), mxfp4(64, 64), strict=True),
+            strict=True,
+        )
+    )
+    with pytest.raises(ValueError, match="convert them alike"):
+        pack(save(tmp_path / "higher.safetensors", gate_up | higher))
     nan = scales.copy()
     nan[3, 1] = 255
     bad = save(tmp_path / "nan.safetensors", {"a.weight": ("I8", codes), "a.scale": ("F8_E8M0", nan)})

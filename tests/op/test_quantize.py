@@ -36,8 +36,8 @@ def matrix(m: int, k: int, dtype: Any, seed: int = 0) -> Array:
 def run(device: Any, x: Array, recipe: str, rule: str, given: Array | None = None) -> tuple[Array, ...]:
     """quantize_into with poisoned outputs."""
     m, k = x.shape
-    fp8 = recipe == "fp8_128"
-    block = {"fp8_128": 128, "mxfp4": 32, "nvfp4": 16}[recipe]
+    fp8 = recipe.startswith("fp8")
+    block = {"fp8_128": 128, "fp8_row": k, "mxfp4": 32, "nvfp4": 16}[recipe]
     codes = put(
         device,
         np.full((m, k if fp8 else k // 2), 0xA5, np.uint8).view(ml_dtypes.float8_e4m3fn if fp8 else np.uint8),
@@ -45,7 +45,7 @@ def run(device: Any, x: Array, recipe: str, rule: str, given: Array | None = Non
     poison = (
         np.full((m, -(-k // block)), np.nan, np.float32) if fp8 else np.full((m, k // block), 0xA5, np.uint8)
     )
-    scales = put(device, poison)
+    scales = put(device, poison[:, 0].copy() if recipe == "fp8_row" else poison)
     shared = None
     if recipe == "nvfp4":
         shared = put(device, np.full(m, np.nan, np.float32) if given is None else given)
@@ -67,10 +67,11 @@ SHAPES = [(1, 16), (1, 128), (7, 400), (3, 2064), (40, 256)]
 @pytest.mark.parametrize("rule", ["exact", "up", "nearest"])
 @pytest.mark.parametrize("dtype", [BF16, np.float32], ids=["bf16", "fp32"])
 @pytest.mark.parametrize(("m", "k"), SHAPES)
-def test_fp8(device: Any, m: int, k: int, dtype: Any, rule: str) -> None:
+@pytest.mark.parametrize("recipe", ["fp8_128", "fp8_row"])
+def test_fp8(device: Any, m: int, k: int, dtype: Any, rule: str, recipe: str) -> None:
     x = matrix(m, k, dtype)
-    codes, scales = run(device, x, "fp8_128", rule)
-    expected = reference.fp8_128(x.astype(np.float32), rule)
+    codes, scales = run(device, x, recipe, rule)
+    expected = getattr(reference, recipe)(x.astype(np.float32), rule)
     assert same(scales, expected[1])
     nan = expected[0] & 0x7F == 0x7F  # a NaN may have either sign
     assert same(np.where(nan, codes & 0x7F, codes), np.where(nan, 0x7F, expected[0]))
@@ -108,7 +109,7 @@ def test_nvfp4(device: Any, m: int, k: int, dtype: Any, given: float | None) -> 
     assert same(got[1] & 0x7F, expected[1] & 0x7F) and same(got[0], expected[0])
 
 
-@pytest.mark.parametrize("recipe", ["fp8_128", "mxfp4", "nvfp4"])
+@pytest.mark.parametrize("recipe", ["fp8_128", "fp8_row", "mxfp4", "nvfp4"])
 def test_a_row_alone_gives_the_same_bits(device: Any, recipe: str) -> None:
     x = matrix(12, 288, BF16)
     rule = "up" if recipe == "mxfp4" else "exact"
@@ -181,7 +182,7 @@ def good(**changes: Any) -> dict[str, Any]:
 
 
 BAD: list[tuple[str, dict[str, Any], type[Exception], str]] = [
-    ("recipe", {"recipe": "fp8"}, ValueError, "got 'fp8', expected one of fp8_128, mxfp4, nvfp4"),
+    ("recipe", {"recipe": "fp8"}, ValueError, "got 'fp8', expected one of fp8_128, fp8_row, mxfp4, nvfp4"),
     ("rule", {"scale_rule": "down"}, ValueError, "got 'down', expected one of exact"),
     ("x of fp16", {"x": np.zeros((4, 128), np.float16)}, TypeError, "x is fp16, expected bf16 or fp32"),
     ("x of one dimension", {"x": np.zeros(128, BF16)}, ValueError, r"x has shape [128], expected [any, any]"),

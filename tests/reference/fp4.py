@@ -98,6 +98,24 @@ def accumulation_bound(left: Array, right: Array, terms: int, promoted: bool = T
     return bound
 
 
+def two_terms(x: Array) -> tuple[Array, Array, Array]:
+    """(high, low, scale [rows, 1]) of bf16 rows: x is scale * (high + low / 16), but for what is lost (spec/two_terms.h)."""
+    x = x.astype(np.float64)
+    largest = np.abs(x).max(axis=-1, keepdims=True)
+    exponent = np.ceil(np.log2(np.maximum(largest, 2.0**-140) / 448.0))
+    scale = np.exp2(np.maximum(exponent, -126))
+    high = (x / scale).astype(np.float32).astype(E4M3).astype(np.float64)
+    low = ((x / scale - high) * 16).astype(np.float32).astype(E4M3).astype(np.float64)
+    return high, low, scale
+
+
+def two_term_bound(left: Array, right: Array) -> Array:
+    """How far the product of both terms may be from that of bf16 rows: what the terms lose, and what their sums do."""
+    high, low, scale = two_terms(left)
+    lost = np.abs(left - scale * (high + low / 16)) @ np.abs(right).T
+    return lost + scale * (accumulation_bound(high, right, 1) + accumulation_bound(low, right, 1) / 16)
+
+
 def unpack(weights: Any) -> Array:
     """The weights [experts, n, k] that an Fp4Weights stands for, read as its layout is written down."""
     experts, n, k, form = weights.experts, weights.n, weights.k, weights.form

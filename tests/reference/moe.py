@@ -68,6 +68,12 @@ def fp8(x: Array) -> Array:
     return dequantise(*quantize.fp8_128(x.astype(np.float32)))
 
 
+def fp8_row(x: Array) -> Array:
+    """What is left of x after FP8 with a scale for a row."""
+    codes, scales = quantize.fp8_row(x.astype(np.float32))
+    return codes.view(ml_dtypes.float8_e4m3fn).astype(np.float64) * scales.astype(np.float64)[:, None]
+
+
 def fused_magnitude(
     x: Array,
     topk_ids: Array,

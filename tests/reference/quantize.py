@@ -49,12 +49,18 @@ def pack(codes: Array) -> Array:
     return (codes[..., 0::2] + 16 * codes[..., 1::2]).astype(np.uint8)
 
 
-def fp8_128(x: Array, rule: str = "exact") -> tuple[Array, Array]:
+def fp8_row(x: Array, rule: str = "exact") -> tuple[Array, Array]:
+    """[m, k] -> (E4M3 codes [m, k], fp32 scales [m])."""
+    codes, scales = fp8_128(x, rule, block=x.shape[1])
+    return codes, scales[:, 0]
+
+
+def fp8_128(x: Array, rule: str = "exact", block: int = 128) -> tuple[Array, Array]:
     """[m, k] -> (E4M3 codes [m, k], fp32 scales [m, ceil(k / 128)])."""
     m, k = x.shape
-    values = np.zeros((m, -(-k // 128) * 128), np.float32)
+    values = np.zeros((m, -(-k // block) * block), np.float32)
     values[:, :k] = x
-    values = values.reshape(m, -1, 128)
+    values = values.reshape(m, -1, block)
     scale = np.maximum(np.abs(values).max(-1, initial=0), np.float32(1e-4)) / np.float32(448)
     if rule != "exact":
         number = np.where(np.isnan(scale), 1, scale)

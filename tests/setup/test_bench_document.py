@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from bench import document, report
+from bench import document, report, run
 
 TOP = Path(__file__).resolve().parents[2]
 PAGE = (TOP / "docs" / "performance.md").read_text(encoding="utf-8")
@@ -28,3 +28,7 @@ def test_medians_lie_between_their_samples() -> None:
 
 def test_every_missed_number_has_a_reason() -> None:
     assert "Not reached, and why:" in PAGE and "No reason found yet" not in PAGE
+
+
+def test_every_section_has_its_place_on_the_page() -> None:
+    assert set(run.SECTIONS) <= set(document.TITLES)

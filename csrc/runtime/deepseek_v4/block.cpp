@@ -15,10 +15,9 @@ class BlockPass {
         : model_(model), c_(model.config), w_(weights), state_(state), s_(workspace), pass_(pass) {}
 
     void run(const TensorView& x, bool first) {
-        hc_in(x, w_.attention_hc, w_.attention_norm, first ? TensorView{} : rows(s_.output),
-              w_.attention_ahead);
+        hc_in(x, w_.attention_hc, w_.attention_norm, first ? TensorView{} : rows(s_.output));
         attention();
-        hc_in(x, w_.ffn_hc, w_.ffn_norm, rows(s_.output), w_.ffn_ahead);
+        hc_in(x, w_.ffn_hc, w_.ffn_norm, rows(s_.output));
         experts();
     }
 
@@ -31,8 +30,8 @@ class BlockPass {
 
     // The input of a sublayer, after the streams have taken in `add`, the output of the one before. `next`:
     // what the sublayer starts with.
-    void hc_in(const TensorView& x, const HcWeights& hc, const DeviceTensor& norm, const TensorView& add,
-               const std::vector<TensorView>& next) {
+    void hc_in(const TensorView& x, const HcWeights& hc, const DeviceTensor& norm,
+               const TensorView& add) {
         op::hc_pre({.x = x,
                     .fn = hc.fn.view(),
                     .base = hc.base.view(),
@@ -46,7 +45,6 @@ class BlockPass {
                     .sinkhorn_iterations = c_.sinkhorn_iterations,
                     .hc_eps = c_.hc_epsilon,
                     .rms_eps = c_.rms_epsilon,
-                    .ahead = ahead(next),
                     .stream = pass_.stream});
     }
 
@@ -211,29 +209,27 @@ class BlockPass {
                              .index = w_.index_compressor ? &index : nullptr,
                              .stream = pass_.stream});
     }
-    // Passes of many rows read their weights slowly enough.
-    [[nodiscard]] op::AheadViews ahead(const std::vector<TensorView>& views) const {
-        return pass_.t <= kAheadRows ? op::AheadViews(views) : op::AheadViews();
-    }
-
     // The compressed rows that each query attends to, into picks.
     void select() {
         const TensorView query = rows(s_.index_query);
         const float scale =
             1.0f / std::sqrt(static_cast<float>(c_.index_dim) * static_cast<float>(c_.index_heads));
-        op::index_scores({.query = query,
-                          .weights = rows(s_.index_weights),
-                          .rows = state_.indexed_rows(),
-                          .positions = pass_.positions,
-                          .sequences = pass_.sequences,
-                          .scores = rows(s_.scores),
-                          .ratio = w_.layer.compress_ratio,
-                          .only_above = c_.index_topk,
-                          .scale = scale,
-                          .stream = pass_.stream});
+        op::IndexScoreArguments scores{.query = query,
+                                       .weights = rows(s_.index_weights),
+                                       .rows = state_.indexed_rows(),
+                                       .positions = pass_.positions,
+                                       .sequences = pass_.sequences,
+                                       .scores = rows(s_.scores),
+                                       .ratio = w_.layer.compress_ratio,
+                                       .only_above = c_.index_topk,
+                                       .scale = scale,
+                                       .stream = pass_.stream};
+        if (op::index_leaves_peaks(scores)) scores.peaks = rows(s_.peaks);
+        op::index_scores(scores);
         op::top_k({.scores = rows(s_.scores),
                    .positions = pass_.positions,
                    .picks = rows(s_.picks),
+                   .peaks = scores.peaks,
                    .ratio = w_.layer.compress_ratio,
                    .stream = pass_.stream});
     }

@@ -1,5 +1,7 @@
 #include "runtime/deepseek_v4/state.h"
 
+#include <deep_gemm/spec/top_k.h>
+
 #include <algorithm>
 
 namespace deep_gemm::runtime::deepseek_v4 {
@@ -160,7 +162,9 @@ Workspace::Workspace(const Loaded& model, const StateSizes& sizes) {
         index_weights = fp32({c.index_heads});
         index_pool_values = fp32({2 * c.index_dim});
         index_pool_gates = fp32({2 * c.index_dim});
-        scores = fp32({i64{pages_for(sizes.context)} * page_rows_for(4)});
+        const i64 columns = i64{pages_for(sizes.context)} * page_rows_for(4);
+        scores = fp32({columns});
+        peaks = make(Format::int32, {(columns + kScoresOfPeak - 1) / kScoresOfPeak});
         picks = make(Format::int32, {c.index_topk});
     }
     if (model.numerics != Numerics::released) return;

@@ -66,7 +66,6 @@ struct LayerState {
 
 constexpr i64 kRecordRows = 24;   // of a pass, up to which attention gets memory between two kernels
 constexpr i64 kHcFp8Step = 1024;  // channels of which hc_pre makes FP8 rows
-constexpr i64 kAheadRows = 32;    // of a pass, up to which small launches bring weights to L2
 
 // Activations of up to `max_rows` rows.
 struct Workspace {
@@ -77,7 +76,7 @@ struct Workspace {
     DeviceTensor attention_records;                    // fp32, for up to kRecordRows rows
     DeviceTensor pool_values, pool_gates;              // fp32
     DeviceTensor index_pool_values, index_pool_gates;  // fp32
-    DeviceTensor index_query, index_weights, scores, picks;
+    DeviceTensor index_query, index_weights, scores, peaks, picks;
     DeviceTensor grouped;  // [rows, o_groups, o_rank]
     DeviceTensor gate_logits, experts, expert_weights;
     DeviceTensor mid, shared_mid;  // [rows, top_k, i], [rows, 1, i]

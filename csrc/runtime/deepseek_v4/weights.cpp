@@ -17,35 +17,6 @@ CompressorWeights load_compressor(Loader& loader, const std::string& at) {
             loader.plain(at + "norm.weight")};
 }
 
-void add_all(std::vector<TensorView>& to, std::initializer_list<const DeviceTensor*> tensors) {
-    for (const DeviceTensor* tensor : tensors)
-        if (tensor->present()) to.push_back(tensor->view());
-}
-void add_all(std::vector<TensorView>& to, std::initializer_list<const Linear*> matrices) {
-    for (const Linear* matrix : matrices) add_all(to, {&matrix->data, &matrix->scale});
-}
-void add_all(std::vector<TensorView>& to, const HcWeights& hc, const DeviceTensor& norm) {
-    add_all(to, {&hc.fn, &hc.base, &hc.scale, &norm});
-}
-
-// Of a block and the one after it, if any. Bringing later weights early made a pass slower on an H200, from
-// here or while attention runs: L2 holds what is needed next, or what is read now.
-void plan_ahead(BlockWeights& w, const BlockWeights* next) {
-    std::vector<TensorView>&first = w.attention_ahead, &second = w.ffn_ahead;
-    add_all(first, {&w.q_norm, &w.kv_norm, &w.sinks});
-    add_all(first, {&w.wq_a, &w.wkv});
-    for (const auto* compressor : {&w.compressor, &w.index_compressor})
-        if (*compressor) {
-            add_all(first, {&(*compressor)->wkv, &(*compressor)->wgate});
-            add_all(first, {&(*compressor)->ape, &(*compressor)->norm});
-        }
-    add_all(first, {&w.index_weights});
-    add_all(first, w.ffn_hc, w.ffn_norm);
-    add_all(second, {&w.gate_bias});
-    add_all(second, {&w.gate, &w.shared.w1, &w.shared.w3, &w.shared.w2});
-    if (next) add_all(second, next->attention_hc, next->attention_norm);
-}
-
 BlockWeights load_block(Loader& loader, const Config& c, const LayerConfig& layer, const std::string& at) {
     BlockWeights w;
     const std::string attn = at + "attn.", ffn = at + "ffn.";
@@ -106,10 +77,7 @@ Weights load_weights(Loader& loader, const Config& config) {
     weights.output = load_head(loader, "");
     for (size_t i = 0; i < config.layers.size(); ++i)
         weights.layers.push_back(load_block(loader, config, config.layers[i], fmt::format("layers.{}.", i)));
-    for (size_t i = 0; i < weights.layers.size(); ++i)
-        plan_ahead(weights.layers[i], i + 1 < weights.layers.size() ? &weights.layers[i + 1] : nullptr);
     if (config.num_mtp) weights.mtp = load_mtp(loader, config, "mtp.0.");
-    if (weights.mtp) plan_ahead(weights.mtp->block, nullptr);
     return weights;
 }
 

@@ -28,9 +28,6 @@ struct BlockWeights {
     DeviceTensor gate_bias, hash;   // one of them: fp32 [experts], int32 [vocab, top_k]
     ExpertWeights experts, shared;  // experts: absent where they are packed
     std::optional<PackedExperts> packed;
-
-    // What the mixing of streams brings to L2 for the launches after it, before attention and before experts.
-    std::vector<TensorView> attention_ahead, ffn_ahead;
 };
 
 struct HeadWeights {

@@ -132,7 +132,7 @@ DG_DEVICE void clear_tokens(tile::Fp4Smem<S> smem) {
     ptx::fence_proxy_async();  // wgmma reads them
 }
 
-/// Tokens of one item. `warp` of S.load_warps: of each eight tokens it brings 8 / load_warps, of the scales
+/// Tokens of one item. `warp` of S.load_warps: of each eight columns it brings 8 / load_warps, of the scales
 /// those of every load_warps-th 32.
 template <Fp4GemmSpec S>
 class TokenLoader {
@@ -157,8 +157,9 @@ class TokenLoader {
 
   private:
     static constexpr u32 kElementBytes = bytes_of(S.a);
-    static constexpr u32 kOfEight = 8 / S.load_warps;  // tokens of each eight
-    static constexpr u32 kEights = S.block_m / 8;
+    static constexpr u32 kOfEight = 8 / S.load_warps;  // columns of each eight
+    static constexpr u32 kEights = S.block_m * S.token_terms / 8;
+    static constexpr u32 kRowsOfEight = kOfEight / S.token_terms, kRows = kEights * kRowsOfEight;
     static constexpr u32 kScaleTurns = ceil_div(S.block_m, 32 * S.load_warps);
 
     /// Row of A of slot `token` of the item; the columns beyond its tokens repeat the first.
@@ -174,7 +175,7 @@ class TokenLoader {
     }
 
     DG_DEVICE void aim(const sched::Fp4Item& item) {
-        columns_ = fp4_columns_of(item.count, S.block_m);
+        columns_ = fp4_columns_of(S, item.count);
         const u64 group = S.groups == GroupMode::masked ? item.expert : 0;
         const u32 lane = ptx::lane_index();
         a_ = params_.a + group * params_.a_stride_group + lane * 4;
@@ -187,9 +188,10 @@ class TokenLoader {
                 static_cast<u64>(row_of(item, token < S.block_m ? token : 0)) * params_.scale_a_stride_m;
         }
 #pragma unroll
-        for (u32 i = 0; i < kEights * kOfEight; ++i)
-            word_offset_[i] =
-                row_of(item, i / kOfEight * 8 + warp_ * kOfEight + i % kOfEight) * (params_.a_stride_m / 4);
+        for (u32 i = 0; i < kRows; ++i) {
+            const u32 column = i / kRowsOfEight * 8 + warp_ * kOfEight + i % kRowsOfEight * S.token_terms;
+            word_offset_[i] = row_of(item, column / S.token_terms) * (params_.a_stride_m / 4);
+        }
     }
 
     /// Whose scales, and row of D, this lane brings.
@@ -261,12 +263,14 @@ class TokenLoader {
                                           activation_word(index, kElementBytes) * 4;
 #pragma unroll
         for (u32 eight = 0; eight < kEights; ++eight) {
-            if (eight * 8 >= columns_) break;
+            if (eight * 8 >= columns_ * S.token_terms) break;
 #pragma unroll
             for (u32 i = 0; i < kOfEight; ++i) {
-                const u32 token = warp_ * kOfEight + i;
-                ptx::cp_async<4>(tokens + eight * kEightBytes + token * kFp4BlockK + (chunk ^ token) * 16,
-                                 source + static_cast<u64>(word_offset_[eight * kOfEight + i]) * 4, present);
+                const u32 column = warp_ * kOfEight + i, row = eight * kRowsOfEight + i / S.token_terms;
+                // The second term of a token follows the first.
+                const u64 term = i % S.token_terms * (params_.a_stride_m / 2);
+                ptx::cp_async<4>(tokens + eight * kEightBytes + column * kFp4BlockK + (chunk ^ column) * 16,
+                                 source + static_cast<u64>(word_offset_[row]) * 4 + term, present);
             }
         }
     }
@@ -279,7 +283,7 @@ class TokenLoader {
     const u8* a_ = nullptr;  // of this lane's word
     const float* scale_ = nullptr;
     u64 scale_offset_[kScaleTurns];
-    u32 word_offset_[kEights * kOfEight];
+    u32 word_offset_[kRows];
 };
 
 }  // namespace deep_gemm::kernel

@@ -2,8 +2,10 @@
 // for each of its tokens, so that pairs go straight to memory, to whatever row the token's result belongs.
 #pragma once
 
+#include <deep_gemm/spec/two_terms.h>
 #include <deep_gemm/kernel/fp4_load.h>
 #include <deep_gemm/ptx/convert.h>
+#include <deep_gemm/ptx/shared_words.h>
 
 namespace deep_gemm::kernel {
 
@@ -30,11 +32,22 @@ class Fp4RowPair {
         if constexpr (!scales_in_loop(S)) return S.split ? partial * row_scale : partial;
         return partial * (S.split ? token_scale * row_scale : token_scale);
     }
+    /// The same of a token's two terms, whose sums are neighbours; of this thread's columns those of tokens
+    /// `first` + 4 j + lane % 4, j < count / 4.
+    template <u32 count, u32 sums>
+    DG_DEVICE void promote_terms(const float (&partial)[count], float (&sum)[sums], u32 first = 0) const {
+        constexpr float kLowUnit = 1.0f / (1 << kLowTermShift);
+#pragma unroll
+        for (u32 i = 0; i < count; i += 2)
+            sum[first / 2 + i / 2] +=
+                promoted(ptx::fma_rn(partial[i + 1], kLowUnit, partial[i]), 1, i / 2 % 2);
+    }
     /// A sum of row r with the scales that have not come in yet. Never one operation with the addition of C:
-    /// both kernels round alike.
+    /// both kernels round alike. The scale of two terms first: what it leaves is a sum of the token's products.
     DG_DEVICE float finished(float sum, float token_scale, u32 r) const {
+        if constexpr (S.token_terms == 2) sum = ptx::mul_rn(sum, token_scale);
         const float scaled = S.split ? sum : ptx::mul_rn(sum, r == 0 ? row_scales_.x : row_scales_.y);
-        return S.per_token ? ptx::mul_rn(scaled, token_scale) : scaled;
+        return S.per_token && S.token_terms == 1 ? ptx::mul_rn(scaled, token_scale) : scaled;
     }
 
   protected:
@@ -79,8 +92,8 @@ class Fp4RowPair {
     }
 };
 
-/// The row pair and the tokens of a thread. Accumulator 4 j + 2 r + b belongs to weight row r of its pair and
-/// token 8 j + 2 (lane % 4) + b.
+/// The row pair and the tokens of a thread. Sum 4 j + 2 r + b belongs to weight row r of its pair and token
+/// 8 j + 2 (lane % 4) + b; of two terms, sum 2 j + r to token 4 j + lane % 4.
 template <Fp4GemmSpec S, u32 N>
 class Fp4Rows : public Fp4RowPair<S> {
     using Pair = Fp4RowPair<S>;
@@ -93,6 +106,19 @@ class Fp4Rows : public Fp4RowPair<S> {
     DG_DEVICE void store(ptx::SharedAddress table, ptx::SharedAddress scales,
                          const float (&sum)[N / 2]) const {
         if (this->column_ >= this->params_.n) return;
+        if constexpr (S.token_terms == 2)
+            store_sums_of_terms(table, scales, sum);
+        else
+            store_sums(table, scales, sum);
+        if constexpr (Pair::kWritesZeros) {
+            for (u32 token = N + ptx::lane_index() % 4; token < this->item_.rows; token += 4)
+                store_pair(this->item_.first + token, 0, 0);
+        }
+    }
+
+  private:
+    DG_DEVICE void store_sums(ptx::SharedAddress table, ptx::SharedAddress scales,
+                              const float (&sum)[N / 2]) const {
         const u32 first = ptx::lane_index() % 4 * 2;
 #pragma unroll
         for (u32 j = 0; j < N / 8; ++j) {
@@ -105,13 +131,22 @@ class Fp4Rows : public Fp4RowPair<S> {
             store_one(token, to.x, scale.x, sum[j * 4], sum[j * 4 + 2]);
             store_one(token + 1, to.y, scale.y, sum[j * 4 + 1], sum[j * 4 + 3]);
         }
-        if constexpr (Pair::kWritesZeros) {
-            for (u32 token = N + ptx::lane_index() % 4; token < this->item_.rows; token += 4)
-                store_pair(this->item_.first + token, 0, 0);
+    }
+
+    DG_DEVICE void store_sums_of_terms(ptx::SharedAddress table, ptx::SharedAddress scales,
+                                       const float (&sum)[N / 2]) const {
+#pragma unroll
+        for (u32 j = 0; j < N / 4; ++j) {
+            const u32 token = j * 4 + ptx::lane_index() % 4;
+            u32 row = this->item_.first + token;
+            if constexpr (has_row_table(S)) {
+                if (this->params_.d_rows != nullptr) row = ptx::ld_shared_u32(table + token * 4);
+            }
+            const float scale = this->item_.count > 0 ? ptx::ld_shared_f32(scales + token * 4) : 1;
+            store_one(token, row, scale, sum[j * 2], sum[j * 2 + 1]);
         }
     }
 
-  private:
     /// Of two neighbouring tokens.
     DG_DEVICE ptx::UInt2 rows_of(ptx::SharedAddress table, u32 token) const {
         if constexpr (has_row_table(S)) {

@@ -15,7 +15,8 @@ template <Fp4GemmSpec S>
 DG_DEVICE void load_wide_tokens(const Fp4WideParams& p, tile::Fp4Smem<S> smem, u32 stage, u32 first,
                                 u32 group, u32 boxes, u32 kb, u64 policy) {
     constexpr u16 kAllCtas = (1u << S.cluster) - 1;
-    constexpr u32 kMostBoxes = ceil_div(S.block_m / kFp4BoxRows, S.cluster);
+    constexpr u32 kColumns = S.block_m * S.token_terms,
+                  kMostBoxes = ceil_div(kColumns / kFp4BoxRows, S.cluster);
     constexpr u32 kTiles = bytes_of(S.a), kTileK = kFp4BlockK / kTiles;  // of 128 bytes along K
     const u32 rank = S.cluster > 1 ? ptx::cluster_rank() : 0;
     const ptx::SharedAddress full = smem.full(stage);
@@ -28,7 +29,7 @@ DG_DEVICE void load_wide_tokens(const Fp4WideParams& p, tile::Fp4Smem<S> smem, u
         for (u32 tile = 0; tile < kTiles; ++tile) {
             const u32 k = kb * kFp4BlockK + tile * kTileK;
             const ptx::SharedAddress to =
-                smem.tokens(stage, 0) + (tile * S.block_m + box * kFp4BoxRows) * kFp4BlockK;
+                smem.tokens(stage, 0) + (tile * kColumns + box * kFp4BoxRows) * kFp4BlockK;
             if constexpr (S.cluster > 1)
                 ptx::tma_load_3d_multicast(to, p.tokens, full, k, row, group, kAllCtas, policy);
             else
@@ -48,15 +49,15 @@ DG_DEVICE void load_wide_items(const Fp4WideParams& p, tile::Fp4Smem<S> smem) {
     pipe::Cursor<kFp4ItemSlots> slot;
     for (sched::Fp4Item item; take_item<S>(smem, slot, item);) {
         if (item.count == 0) continue;
-        const u32 columns = fp4_columns_of(S, item.count);
-        const u32 group = S.groups == GroupMode::masked ? item.expert : 0;
+        const u32 columns = fp4_columns_of(S, item.count) * S.token_terms;
+        const u32 group = S.groups == GroupMode::masked ? item.expert : 0, first = item.first * S.token_terms;
         for (u32 pass = 0; pass < fp4_passes<S>(p.gemm, item); ++pass) {
             for (u32 kb = 0; kb < num_k; ++kb, cursor.advance()) {
                 const u32 stage = cursor.uniform_stage();
                 ptx::mbarrier_wait(smem.empty(stage), cursor.phase ^ 1);
                 if (!ptx::elect_one()) continue;
                 ptx::mbarrier_arrive_expect_tx(smem.full(stage), columns * kFp4BlockK * bytes_of(S.a));
-                load_wide_tokens<S>(p, smem, stage, item.first, group, columns / kFp4BoxRows, kb, policy);
+                load_wide_tokens<S>(p, smem, stage, first, group, columns / kFp4BoxRows, kb, policy);
             }
         }
     }

@@ -8,8 +8,8 @@
 
 namespace deep_gemm::kernel {
 
-/// The row pair and the tokens of a thread. Accumulator 4 j + 2 r + b belongs to weight row r of its pair and
-/// token 8 j + 2 (lane % 4) + b.
+/// The row pair and the tokens of a thread. Sum 4 j + 2 r + b belongs to weight row r of its pair and token
+/// 8 j + 2 (lane % 4) + b; of two terms, sum 2 j + r to token 4 j + lane % 4.
 template <Fp4GemmSpec S>
 class Fp4WideRows : public Fp4RowPair<S> {
     using Pair = Fp4RowPair<S>;
@@ -22,6 +22,18 @@ class Fp4WideRows : public Fp4RowPair<S> {
     DG_DEVICE void store(ptx::SharedAddress table, ptx::SharedAddress scales,
                          const float (&sum)[N / 2]) const {
         if (this->column_ >= this->params_.n) return;
+        const u32 rows = this->item_.rows;
+        if constexpr (S.token_terms == 2)
+            store_sums_of_terms<N>(table, scales, sum);
+        else
+            store_sums<N>(table, scales, sum);
+        if constexpr (Pair::kWritesZeros) store_zeros<N>(rows);
+    }
+
+  private:
+    template <u32 N>
+    DG_DEVICE void store_sums(ptx::SharedAddress table, ptx::SharedAddress scales,
+                              const float (&sum)[N / 2]) const {
         const u32 first = ptx::lane_index() % 4 * 2, rows = this->item_.rows;
 #pragma unroll
         for (u32 j = 0; j < N / 8; ++j) {
@@ -34,10 +46,22 @@ class Fp4WideRows : public Fp4RowPair<S> {
             store_one(token + 1 < rows, to.y, this->finished(sum[j * 4 + 1], scale.y, 0),
                       this->finished(sum[j * 4 + 3], scale.y, 1));
         }
-        if constexpr (Pair::kWritesZeros) store_zeros<N>(rows);
     }
 
-  private:
+    template <u32 N>
+    DG_DEVICE void store_sums_of_terms(ptx::SharedAddress table, ptx::SharedAddress scales,
+                                       const float (&sum)[N / 2]) const {
+#pragma unroll
+        for (u32 j = 0; j < N / 4; ++j) {
+            const u32 token = j * 4 + ptx::lane_index() % 4;
+            u32 row = this->item_.first + token;
+            if constexpr (has_row_table(S)) row = ptx::ld_shared_u32(table + token * 4);
+            const float scale = ptx::ld_shared_f32(scales + token * 4);
+            store_one(token < this->item_.rows, row, this->finished(sum[j * 2], scale, 0),
+                      this->finished(sum[j * 2 + 1], scale, 1));
+        }
+    }
+
     DG_DEVICE ptx::UInt2 rows_of(ptx::SharedAddress table, u32 token) const {
         if constexpr (has_row_table(S)) return ptx::ld_shared_v2_u32(table + token * 4);
         return {this->item_.first + token, this->item_.first + token + 1};

@@ -69,6 +69,22 @@ DG_DEVICE void sinkhorn(float (&c)[H][H], u32 iterations, float eps) {
     }
 }
 
+/// A warp whose lane m has z of mix m: what the sublayer's output will be put back with.
+template <u32 H>
+DG_DEVICE void store_post(const HcParams& p, u32 row, float z) {
+    const u32 lane = ptx::lane_index();
+    const float post = 2 * sigmoid(z);
+    float comb[H][H];
+#pragma unroll
+    for (u32 i = 0; i < H * H; ++i)
+        comb[i / H][i % H] = codec::float_of_bits(ptx::shfl_idx(codec::bits_of_float(z), 2 * H + i));
+    sinkhorn<H>(comb, p.sinkhorn_iterations, p.hc_eps);
+    if (lane >= H && lane < 2 * H) ptx::st_global_f32(p.post + row * H + lane - H, post);
+    if (lane != 0) return;
+#pragma unroll
+    for (u32 i = 0; i < H * H; ++i) ptx::st_global_f32(p.comb + row * H * H + i, comb[i / H][i % H]);
+}
+
 /// What is multiplied with fn, scaled, of a token of the cluster: z of mix m, by the scale `which`.
 template <HcSpec S>
 struct Mixes {
@@ -112,19 +128,9 @@ DG_DEVICE void find_pre(const HcParams& p, const PreTerms<S>& terms, u32 token, 
 template <HcSpec S>
 DG_DEVICE void find_post(const HcParams& p, u32 row, u32 token, ptx::SharedAddress smem) {
     constexpr u32 H = S.streams;
-    const u32 lane = ptx::lane_index();
-    const Mixes<S> mixes(p, token, smem);
-    const float post = 2 * sigmoid(mixes.z(H + lane % H, 1));
-    const float z = mixes.z(2 * H + lane % (H * H), 2);
-    float comb[H][H];
-#pragma unroll
-    for (u32 i = 0; i < H * H; ++i)
-        comb[i / H][i % H] = codec::float_of_bits(ptx::shfl_idx(codec::bits_of_float(z), i));
-    sinkhorn<H>(comb, p.sinkhorn_iterations, p.hc_eps);
-    if (lane < H) ptx::st_global_f32(p.post + row * H + lane, post);
-    if (lane != 0) return;
-#pragma unroll
-    for (u32 i = 0; i < H * H; ++i) ptx::st_global_f32(p.comb + row * H * H + i, comb[i / H][i % H]);
+    const u32 mix = ptx::lane_index() < mixes_of(S) ? ptx::lane_index() : 0;
+    const float z = Mixes<S>(p, token, smem).z(mix, mix < H ? 0 : mix < 2 * H ? 1 : 2);
+    store_post<H>(p, row, z);
 }
 
 }  // namespace deep_gemm::hc_detail

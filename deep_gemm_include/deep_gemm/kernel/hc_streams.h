@@ -100,43 +100,6 @@ DG_DEVICE u32 kept_at(u32 token, u32 step) {
     return ((token * S.steps + step) * S.threads + ptx::thread_index()) * 16;
 }
 
-/// Many bf16 rows: a round's streams and outputs come in by cp.async, for all of its tokens at once, to where
-/// the threads then keep the streams: eight bytes of x, eight of y.
-template <HcSpec S>
-struct Staged {
-    ptx::SharedAddress streams;
-    TakeIn<S> next;  // of the token that follows
-
-    DG_DEVICE void bring(const HcParams& p, u32 first, u32 tokens, const HcPlace<S>& at) {
-        if (at.inside && tokens > 0) next.fetch(p, first, at.stream);
-        for (u32 t = 0; t < tokens; ++t) {
-            if (!at.inside) break;
-            const ptx::SharedAddress to = streams + kept_at<S>(t, 0);
-            const u16* x = static_cast<const u16*>(p.x.data) + stream_index(p, first + t, at, at.stream);
-            const u16* y = static_cast<const u16*>(p.add.data) + (first + t) * p.add.stride + at.channel;
-            ptx::cp_async<8>(to, x, 8);
-            ptx::cp_async<8>(to + 8, y, 8);
-        }
-        ptx::cp_async_commit();
-    }
-    /// Whole warps call, after cp_async_wait() and sync_warp().
-    DG_DEVICE tile::Float4 take(const HcParams& p, u32 row, bool more, u32 token, const HcPlace<S>& at) {
-        const TakeIn<S> in = next;
-        if (more && at.inside) next.fetch(p, row + 1, at.stream);
-        const ptx::SharedAddress mine = streams + kept_at<S>(token, 0), first = mine - at.stream * 16;
-        const auto four = [](ptx::SharedAddress from) {
-            const u64 w = ptx::ld_shared_u64(from);
-            const u32 low = static_cast<u32>(w), high = static_cast<u32>(w >> 32);
-            return tile::Float4{ptx::bf16_low(low), ptx::bf16_high(low), ptx::bf16_low(high),
-                                ptx::bf16_high(high)};
-        };
-        tile::Float4 v{};
-        if (at.inside) v = in.apply(four(mine + 8), [&](u32 a) { return four(first + a * 16); });
-        ptx::sync_warp();  // the lanes of these channels have read all streams
-        return v;
-    }
-};
-
 /// What a thread multiplies in its only step, on the way before the preceding kernel has finished (nobody
 /// writes fn): of the first mixes in registers, of the others in shared memory.
 template <HcSpec S>
@@ -166,11 +129,11 @@ struct EarlyMixes {
     }
 };
 
-/// A warp's share of fn v and of v . v of a token, into `sums` of shared memory; v, which of(step) gives,
-/// goes to `streams`.
-template <HcSpec S, typename Of>
-DG_DEVICE void share_of_mixes(const EarlyMixes<S>& early, const HcParams& p, u32 token, u32 begin, u32 end,
-                              ptx::SharedAddress smem, Of&& of) {
+/// A warp's share of fn v and of v . v of token `token` of the cluster, row `row`, into `sums` of shared memory;
+/// v goes to `streams`.
+template <HcSpec S>
+DG_DEVICE void share_of_mixes(const EarlyMixes<S>& early, const HcParams& p, u32 row, u32 token, u32 begin,
+                              u32 end, ptx::SharedAddress smem) {
     constexpr u32 kMixes = mixes_of(S);
     constexpr HcSmem kPlan = plan_smem(S);
     float sums[32] = {};
@@ -178,7 +141,7 @@ DG_DEVICE void share_of_mixes(const EarlyMixes<S>& early, const HcParams& p, u32
 #pragma unroll 1
     for (u32 step = 0; step < S.steps; ++step) {
         const HcPlace<S> at(step, begin, end);
-        const tile::Float4 v = of(at);
+        const tile::Float4 v = load_stream<S>(p, row, at);
         ptx::st_shared_v4_f32(smem + kPlan.streams + kept_at<S>(token, step), v.x, v.y, v.z, v.w);
         if (!at.inside) continue;
         sums[kMixes] = squares(v, sums[kMixes]);

@@ -5,7 +5,6 @@
 #include <deep_gemm/kernel/hc_coefficients.h>
 #include <deep_gemm/kernel/hc_input.h>
 #include <deep_gemm/kernel/hc_streams.h>
-#include <deep_gemm/tile/ahead.h>
 #include <deep_gemm/tile/reduce.h>
 
 namespace deep_gemm {
@@ -98,8 +97,6 @@ hc_mix(DG_GRID_CONSTANT const HcParams p) {
     ptx::grid_dependency_launch();
     const ptx::SharedAddress smem = ptx::dynamic_smem();
     const u32 cluster = ptx::block_index() / kHcCluster, rank = ptx::cluster_rank(), warp = ptx::warp_index();
-    if (cluster >= p.clusters)
-        return tile::bring_ahead(p.ahead, ptx::block_index() - p.clusters * kHcCluster, hc_cta_of(S));
     const u32 stride = p.clusters * S.tokens;  // rows between those of a cluster
     const auto tokens_from = [&](u32 first) { return first + S.tokens < p.rows ? S.tokens : p.rows - first; };
     // Three times a round the cluster meets: shares of the mixes are there; those of the norm are; both have
@@ -124,36 +121,23 @@ hc_mix(DG_GRID_CONSTANT const HcParams p) {
     const u32 end = begin + share < p.d ? begin + share : p.d;
     const EarlyMixes<S> early(p, begin, end, smem);
     ptx::grid_dependency_wait();
-    constexpr bool kStaged = hc_staged(S);
-    const HcPlace<S> place(0, begin, end);
     const auto find_weight = [&] {
         constexpr u32 kThreads = S.threads / stored_at_once(S);
         return first_weight<S>(p, begin + ptx::thread_index() % kThreads * 4, end);
     };
     // Asked for while the streams are on their way where registers have room.
-    constexpr bool kAsksEarly = S.steps == 1 && S.add != Format::none && !kStaged;
+    constexpr bool kAsksEarly = S.steps == 1 && S.add != Format::none;
     PreTerms<S> terms;
     tile::Float4 weight{};
     if constexpr (kAsksEarly) terms.fetch(p), weight = find_weight();
-    Staged<S> staged{smem + kPlan.streams, {}};
-    if constexpr (kStaged) staged.bring(p, cluster * S.tokens, tokens_from(cluster * S.tokens), place);
     ptx::cp_async_wait<0>();
 
 #pragma unroll 1
     for (u32 first = cluster * S.tokens; first < p.rows; first += stride) {
         const u32 tokens = tokens_from(first);
-        if constexpr (kStaged) {
-            ptx::cp_async_wait<0>();
-            ptx::sync_warp();  // what its other lanes brought
-        }
 #pragma unroll 1
         for (u32 t = 0; t < tokens; ++t)
-            share_of_mixes<S>(early, p, t, begin, end, smem, [&](const HcPlace<S>& at) {
-                if constexpr (kStaged)
-                    return staged.take(p, first + t, t + 1 < tokens, t, at);
-                else
-                    return load_stream<S>(p, first + t, at);
-            });
+            share_of_mixes<S>(early, p, first + t, t, begin, end, smem);
         sync_workers<S>();
         if (first >= stride) ptx::cluster_wait();
         add_warps<S>(tokens * (mixes_of(S) + 1), smem + kPlan.sums, smem + kPlan.partials);
@@ -166,12 +150,6 @@ hc_mix(DG_GRID_CONSTANT const HcParams p) {
             const float squares = tile::warp_sum(mix_streams<S>(t, begin, end, smem));
             if (ptx::lane_index() == 0)
                 ptx::st_shared_f32(smem + kPlan.sums + (t * kHcMixWarps + warp) * 4, squares);
-        }
-        if constexpr (kStaged) {  // each warp reads its own part of `streams` for the last time
-#pragma unroll 1
-            for (u32 t = 0; t < tokens; ++t) put_back<S>(p, first + t, t, begin, end, smem);
-            ptx::sync_warp();
-            if (first + stride < p.rows) staged.bring(p, first + stride, tokens_from(first + stride), place);
         }
         sync_workers<S>();
         add_warps<S>(tokens, smem + kPlan.sums, smem + kPlan.norm);
@@ -194,7 +172,7 @@ hc_mix(DG_GRID_CONSTANT const HcParams p) {
 #pragma unroll 1
             for (u32 t = 0; t < tokens; ++t) store_nvfp4<S>(p, first + t, t, begin, end, smem);
         }
-        if constexpr (S.add != Format::none && !kStaged)
+        if constexpr (S.add != Format::none)
 #pragma unroll 1
             for (u32 t = 0; t < tokens; ++t) put_back<S>(p, first + t, t, begin, end, smem);
         ptx::cluster_arrive();

@@ -242,9 +242,11 @@ latent_mma(DG_GRID_CONSTANT const LatentMmaParams params) {
     }
 }
 
+constexpr u32 kMergedAtOnce = 11;  // records on their way: all of a window of 128 rows and 512 chosen ones
+
 /// A CTA a (token, head): its chunks' records in order.
 template <LatentMergeSpec M>
-DG_KERNEL(kLatentMmaThreads, 4)
+DG_KERNEL(kLatentMmaThreads, 2)
 latent_merge(DG_GRID_CONSTANT const LatentMmaParams params) {
     using namespace latent_detail;
     constexpr LatentMmaSpec S{
@@ -259,16 +261,25 @@ latent_merge(DG_GRID_CONSTANT const LatentMmaParams params) {
     Merged merged;
     float first = 0, second = 0;
     const u32 chunks = ceil_div(seen.total, kLatentChunk);
-#pragma unroll 4
-    for (u32 chunk = 0; chunk < chunks; ++chunk) {
-        const u64 unit = (static_cast<u64>(token) * groups + head / kLatentMmaHeads) * params.chunks + chunk;
-        const float* record =
-            params.records + (unit * kLatentMmaHeads + head % kLatentMmaHeads) * kLatentRecord;
-        const ptx::Float2 stats = ptx::ld_global_v2_f32(record + kFp8RowChannels),
-                          sums = ptx::ld_global_v2_f32(record + channel);
-        const Factors factors = merged.add(stats.x, stats.y);
-        first = factors.apply(first, sums.x);
-        second = factors.apply(second, sums.y);
+    const u64 unit = (static_cast<u64>(token) * groups + head / kLatentMmaHeads) * params.chunks;
+    const float* record = params.records + (unit * kLatentMmaHeads + head % kLatentMmaHeads) * kLatentRecord;
+#pragma unroll 1
+    for (u32 base = 0; base < chunks; base += kMergedAtOnce) {
+        ptx::Float2 stats[kMergedAtOnce], sums[kMergedAtOnce];
+#pragma unroll
+        for (u32 i = 0; i < kMergedAtOnce; ++i) {
+            if (base + i >= chunks) break;
+            const float* of = record + u64{base + i} * kLatentMmaHeads * kLatentRecord;
+            stats[i] = ptx::ld_global_v2_f32(of + kFp8RowChannels);
+            sums[i] = ptx::ld_global_v2_f32(of + channel);
+        }
+#pragma unroll
+        for (u32 i = 0; i < kMergedAtOnce; ++i) {
+            if (base + i >= chunks) break;
+            const Factors factors = merged.add(stats[i].x, stats[i].y);
+            first = factors.apply(first, sums[i].x);
+            second = factors.apply(second, sums[i].y);
+        }
     }
     const float factor = seen.total == 0 ? 0.0f : normalizer<S>(merged, p, head);
     store_pair<S>(p, seen, head, channel, first, second, factor);

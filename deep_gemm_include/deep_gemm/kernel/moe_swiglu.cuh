@@ -1,10 +1,12 @@
-// SwiGLU of the gate and up halves of h, then E4M3 with a scale for 128 channels or bf16: what the down
-// product multiplies. A thread has eight channels; sixteen lanes share a scale. Called by op/moe.cpp.
+// SwiGLU of the gate and up halves of h, then E4M3 with a scale for 128 channels or for a slot, bf16, or two
+// terms of that: what the down product multiplies. A thread has eight channels; sixteen lanes share a scale, or a CTA does, which has one
+// slot then. Called by op/moe.cpp.
 #pragma once
 
 #include <deep_gemm/spec/moe.h>
 #include <deep_gemm/tile/activation.h>
 #include <deep_gemm/tile/quantize.h>
+#include <deep_gemm/tile/two_terms.h>
 
 namespace deep_gemm {
 
@@ -39,10 +41,68 @@ DG_DEVICE void activate(const MoeSwigluParams& p, u32 slot, u32 column, float we
     }
 }
 
+template <MoeSwigluSpec S>
+DG_DEVICE void store_codes(const MoeSwigluParams& p, u32 slot, u32 column, const tile::Fp8Chunk& out) {
+    ptx::st_global_v2_u32(p.codes + static_cast<u64>(slot) * p.n + column, out.words[0], out.words[1]);
+}
+
+/// Under the scale of `amax`, a slot's largest.
+template <MoeSwigluSpec S>
+DG_DEVICE void store_under(const MoeSwigluParams& p, u32 slot, u32 column, const tile::Chunk& v, float amax) {
+    if constexpr (S.token_terms == 2) {
+        const u32 padded_n = align_up(p.n, kFp4PadK);
+        if (column >= padded_n) return;
+        const float inverse = tile::term_scale_of(amax).inverse;
+        const tile::TermWords a = tile::terms_of(v[0], v[1], v[2], v[3], inverse),
+                              b = tile::terms_of(v[4], v[5], v[6], v[7], inverse);
+        u8* const to = p.codes + static_cast<u64>(slot) * 2 * padded_n + column;
+        ptx::st_global_v2_u32(to, a.high, b.high);
+        ptx::st_global_v2_u32(to + padded_n, a.low, b.low);
+    } else {
+        if (column < p.n) store_codes<S>(p, slot, column, tile::to_fp8<S.rule>(v, amax));
+    }
+}
+
+/// A chunk of a slot's activations; zeros beyond them.
+template <MoeSwigluSpec S>
+DG_DEVICE void activate_present(const MoeSwigluParams& p, u32 slot, u32 column, float weight,
+                                tile::Chunk& v) {
+    if (column < p.n) return activate<S>(p, slot, column, weight, v);
+#pragma unroll
+    for (u32 i = 0; i < kQuantizeChunk; ++i) v[i] = 0;
+}
+
+/// per_token. Channels beyond the threads' first are computed twice: for the largest, and to be written.
+template <MoeSwigluSpec S>
+DG_DEVICE void activate_slot(const MoeSwigluParams& p, u32 slot) {
+    constexpr u32 kStep = kMoeThreads * kQuantizeChunk;
+    const i32 pair = pair_of(p, slot);
+    if (pair < 0) return;
+    const float weight = S.weighted ? ptx::ld_global_f32(p.weights + pair) : 0;
+    const u32 first = ptx::thread_index() * kQuantizeChunk;
+    tile::Chunk held, v;
+    activate_present<S>(p, slot, first, weight, held);
+    float amax = tile::amax_of(held);
+    for (u32 column = first + kStep; column < p.n; column += kStep) {
+        activate<S>(p, slot, column, weight, v);
+        amax = ptx::max_nan_f32(amax, tile::amax_of(v));
+    }
+    amax = tile::amax_over_cta<kMoeThreads>(ptx::dynamic_smem() + plan_smem(S).amax, amax);
+    if (first == 0)
+        ptx::st_global_f32(p.scales + slot, S.token_terms == 2 ? tile::term_scale_of(amax).value
+                                                               : tile::fp8_scale_of<S.rule>(amax));
+    store_under<S>(p, slot, first, held, amax);
+    for (u32 column = first + kStep; column < align_up(p.n, kFp4PadK); column += kStep) {
+        activate_present<S>(p, slot, column, weight, v);
+        store_under<S>(p, slot, column, v, amax);
+    }
+}
+
 }  // namespace moe_swiglu_detail
 
 template <MoeSwigluSpec S>
 DG_DEVICE void moe_swiglu_block(const MoeSwigluParams& p, u32 block) {
+    if constexpr (S.per_token) return moe_swiglu_detail::activate_slot<S>(p, block);
     const u32 chunks = align_up(p.n, kQuantizeRow) / kQuantizeChunk;
     const u64 index = static_cast<u64>(block) * kMoeThreads + ptx::thread_index();
     const u32 slot = static_cast<u32>(index / chunks),
@@ -67,7 +127,7 @@ DG_DEVICE void moe_swiglu_block(const MoeSwigluParams& p, u32 block) {
     }
     const tile::Fp8Chunk out = tile::to_fp8<S.rule>(v);
     if (!writes) return;
-    ptx::st_global_v2_u32(p.codes + static_cast<u64>(slot) * p.n + column, out.words[0], out.words[1]);
+    moe_swiglu_detail::store_codes<S>(p, slot, column, out);
     if (column % kQuantizeRow == 0)
         ptx::st_global_f32(
             p.scales + static_cast<u64>(slot) * ceil_div(p.n, kQuantizeRow) + column / kQuantizeRow,
@@ -77,8 +137,11 @@ DG_DEVICE void moe_swiglu_block(const MoeSwigluParams& p, u32 block) {
 template <MoeSwigluSpec S>
 DG_KERNEL(kMoeThreads, 4)
 moe_swiglu(DG_GRID_CONSTANT const MoeSwigluParams p) {
-    ptx::grid_dependency_launch();
+    static_assert(why_illegal(S) == nullptr);
+    // Who reads terms may start when all before this has ended: kernel/two_terms.cuh.
+    if constexpr (S.token_terms == 1) ptx::grid_dependency_launch();
     ptx::grid_dependency_wait();
+    if constexpr (S.token_terms == 2) ptx::grid_dependency_launch();
     moe_swiglu_block<S>(p, ptx::block_index());
 }
 

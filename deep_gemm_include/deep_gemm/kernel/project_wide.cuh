@@ -1,10 +1,12 @@
 // Projections of many rows on tensor cores, with the bits of project_mma (spec/project_mma.h). wgmma adds 16
 // products to a sum as mma.sync does, whatever their order; so the steps are given the same columns
-// (kernel/project_wide_load.h), each chunk is summed and scaled on its own, and the sums of what are eight
+// (kernel/project_operands.cuh), each chunk is summed and scaled on its own, and the sums of what are eight
 // warps there are added at the end, the first one's first. Called by op/project.cpp.
 #pragma once
 
 #include <deep_gemm/kernel/project_wide_load.h>
+#include <deep_gemm/tile/decode.h>
+#include <deep_gemm/tile/dot.h>
 #include <deep_gemm/ptx/math.h>
 #include <deep_gemm/ptx/narrow.h>
 #include <deep_gemm/ptx/wgmma.h>
@@ -30,14 +32,42 @@ DG_DEVICE u32 half_of(u32 sum) {
     return sum / 2 % 2;
 }
 
+/// What the sums of a chunk are multiplied by, for the lane's two rows of x: asked for before the products.
+template <ProjectMmaSpec S>
+struct RowScales {
+    const float* x[2];
+    u64 first_w;
+    float of_w = 1, of_x[2] = {1, 1};
+
+    DG_DEVICE RowScales(const ProjectMmaParams& p, const Block& block, u32 row) {
+        first_w = block.first_row / kProjectColumns * block.part->scale_stride_row;
+#pragma unroll
+        for (u32 half = 0; half < 2; ++half) {
+            const u32 token = row + half * 8 < p.rows ? row + half * 8 : p.rows - 1;
+            x[half] = p.x_scale + token * p.x_scale_stride + block.part->x_scale_offset;
+        }
+    }
+    DG_DEVICE void load(const Block& block, u32 chunk) {
+        if constexpr (S.w_scale != Format::none)
+            of_w = tile::load_scale<S.w_scale>(block.part->scale, first_w + chunk);
+        if constexpr (S.x == Format::fp8_e4m3)
+#pragma unroll
+            for (u32 half = 0; half < 2; ++half) of_x[half] = ptx::ld_global_f32(x[half] + chunk);
+    }
+    [[nodiscard]] DG_DEVICE float get(u32 half) const {
+        return S.x == Format::fp8_e4m3 ? ptx::mul_rn_f32(of_w, of_x[half]) : of_w;
+    }
+};
+
 template <ProjectMmaSpec S>
 class Multiplier {
   public:
-    DG_DEVICE Multiplier(const ProjectMmaParams& p, Ring<S> ring) : p_(p), ring_(ring) {}
+    DG_DEVICE Multiplier(const ProjectWideParams& params, Ring ring)
+        : params_(params), p_(params.p), ring_(ring) {}
 
     DG_DEVICE void run() {
         for (u32 index = ptx::block_index(); index < blocks_of(p_); index += ptx::grid_size()) {
-            const Block block(p_, index);
+            const Block block(params_, index);
             float totals[kSums];
             multiply(totals, block);
             store(totals, block);
@@ -45,7 +75,7 @@ class Multiplier {
     }
 
   private:
-    using Mma = typename Product<Lane<S>::kF16>::Mma;
+    using Mma = typename Product<S.x == Format::fp8_e4m3>::Mma;
     static constexpr bool kScaled = S.w_scale != Format::none;
 
     /// The lane's first row of x.
@@ -54,11 +84,10 @@ class Multiplier {
 
     /// Starts a chunk's products, or what they add to those before.
     DG_DEVICE void start_chunk(float (&part)[kSums], bool adds) {
-        pipe::Cursor<plan_wide(S).stages> second = at_;
+        pipe::Cursor<Ring::kPlan.stages> second = at_;
         second.advance();
         ptx::mbarrier_wait(ring_.full(at_.stage), at_.phase);
         ptx::mbarrier_wait(ring_.full(second.stage), second.phase);
-        ptx::fence_proxy_async();  // others have written the stages, with ordinary stores
         const u32 rows = ptx::warp_index() / 4 * (kWideTileBytes / 2);
         const u64 x[2] = {ptx::wgmma_descriptor(ring_.x(at_.stage) + rows),
                           ptx::wgmma_descriptor(ring_.x(second.stage) + rows)},
@@ -84,19 +113,17 @@ class Multiplier {
     DG_DEVICE void multiply(float (&totals)[kSums], const Block& block) {
         const u32 chunks = p_.k / kProjectColumns;
         float part[kSums], sums[kScaled ? kSums : 1];
+        RowScales<S> scales(p_, block, row_of(block));
         u32 chunk = 0;
 #pragma unroll 1
         for (u32 i = 0; i < chunks; ++i) {
             const u32 following = chunk_after(chunk, chunks);
             const bool first = chunk < kProjectWarps;  // of what is a warp there
+            scales.load(block, chunk);
             start_chunk(part, !kScaled && !first);
-            float scale[2];  // of the lane's two rows of x
-#pragma unroll
-            for (u32 half = 0; half < 2; ++half)
-                if constexpr (kScaled)
-                    scale[half] = ptx::ld_shared_f32(ring_.scale(at_.stage, row_of_block() + half * 8));
             finish_chunk(part);
             if constexpr (kScaled) {
+                const float scale[2] = {scales.get(0), scales.get(1)};
 #pragma unroll
                 for (u32 s = 0; s < kSums; ++s)
                     sums[s] = ptx::fma_rn_f32(part[s], scale[half_of(s)], first ? 0.0f : sums[s]);
@@ -179,34 +206,36 @@ class Multiplier {
             }
     }
 
+    const ProjectWideParams& params_;
     const ProjectMmaParams& p_;
-    Ring<S> ring_;
-    pipe::Cursor<plan_wide(S).stages> at_;
+    Ring ring_;
+    pipe::Cursor<Ring::kPlan.stages> at_;
 };
 
 }  // namespace project_wide_detail
 
 template <ProjectMmaSpec S>
 DG_KERNEL(kWideThreads, 1)
-project_wide(DG_GRID_CONSTANT const ProjectMmaParams p) {
+project_wide(DG_GRID_CONSTANT const ProjectWideParams p) {
     using namespace project_wide_detail;
     static_assert(S.wide);
-    const Ring<S> ring{ptx::dynamic_smem()};
+    const Ring ring{ptx::dynamic_smem()};
     if (ptx::thread_index() == 0) {
-        for (u32 stage = 0; stage < plan_wide(S).stages; ++stage) {
-            ptx::mbarrier_init(ring.full(stage), 4);
+        for (u32 stage = 0; stage < Ring::kPlan.stages; ++stage) {
+            ptx::mbarrier_init(ring.full(stage), 1);
             ptx::mbarrier_init(ring.empty(stage), kWideMathThreads / 32);
         }
         ptx::fence_mbarrier_init();
+        ptx::prefetch_tensor_map(p.operands);
     }
     ptx::sync_threads();
     ptx::grid_dependency_launch();
     ptx::grid_dependency_wait();
     if (ptx::warp_index() >= kWideMathThreads / 32) {
-        ptx::setmaxnreg_dec<wide_load_registers_of(S)>();
-        load_blocks<S>(p, ring);
+        ptx::setmaxnreg_dec<kWideLoadRegisters>();
+        if (ptx::warp_index() == kWideMathThreads / 32) load_blocks(p, ring);
     } else {
-        ptx::setmaxnreg_inc<wide_math_registers_of(S)>();
+        ptx::setmaxnreg_inc<kWideMathRegisters>();
         Multiplier<S>(p, ring).run();
     }
 }

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <deep_gemm/tile/quantize.h>
-#include <deep_gemm/ptx/shared.h>
 
 namespace deep_gemm {
 
@@ -31,10 +30,19 @@ DG_DEVICE void load(const QuantizeParams& p, bool present, u32 source, u32 colum
     for (u32 i = 0; i < kQuantizeChunk; ++i) v[i] = 0;
 }
 
-/// All lanes of a group of equal scale call together; those of absent rows and columns write nothing.
+/// All lanes of a group of equal scale call together; those of absent rows and columns write nothing. `shared`:
+/// fp8_row: the largest of the row; nvfp4: the global scale.
 template <QuantizeSpec S>
 DG_DEVICE void write(const QuantizeParams& p, bool present, u32 row, u32 column, const tile::Chunk& v,
-                     float global) {
+                     float shared) {
+    if constexpr (S.recipe == Recipe::fp8_row) {
+        const tile::Fp8Chunk out = tile::to_fp8<S.rule>(v, shared);
+        if (column >= p.k) return;
+        ptx::st_global_v2_u32(p.codes + row * p.codes_stride + column, out.words[0], out.words[1]);
+        if (column == 0)
+            ptx::st_global_f32(static_cast<float*>(p.scales) + row * p.scales_stride_row, out.scale);
+        return;
+    }
     constexpr u32 kBlock = block_of(S.recipe);
     const u64 scale_index = row * p.scales_stride_row + column / kBlock * p.scales_stride_block;
     const bool writes = present && column < p.k, first = column % kBlock == 0;
@@ -48,24 +56,11 @@ DG_DEVICE void write(const QuantizeParams& p, bool present, u32 row, u32 column,
         if constexpr (S.recipe == Recipe::mxfp4)
             out = tile::to_mxfp4<S.rule>(v);
         else
-            out = tile::to_nvfp4(v, global);
+            out = tile::to_nvfp4(v, shared);
         if (!writes) return;
         ptx::st_global_u32(p.codes + row * p.codes_stride + column / 2, out.word);
         if (first) ptx::st_global_b8(static_cast<u8*>(p.scales) + scale_index, out.scale);
     }
-}
-
-/// The largest of the CTA's values, in all threads.
-DG_DEVICE float cta_amax(ptx::SharedAddress smem, float amax) {
-    amax = tile::amax_over<32>(amax);
-    const u32 thread = ptx::thread_index();
-    if (thread % ptx::kWarpThreads == 0) ptx::st_shared_f32(smem + thread / ptx::kWarpThreads * 4, amax);
-    ptx::sync_threads();
-    float all = 0;
-#pragma unroll
-    for (u32 warp = 0; warp < kQuantizeThreads / 32; ++warp)
-        all = ptx::max_nan_f32(all, ptx::ld_shared_f32(smem + warp * 4));
-    return all;
 }
 
 template <QuantizeSpec S>
@@ -80,12 +75,15 @@ DG_DEVICE void quantize_row(const QuantizeParams& p) {
         load<S>(p, true, source, column, v);
         amax = ptx::max_nan_f32(amax, tile::amax_of(v));
     }
-    const float global = tile::nvfp4_global(cta_amax(ptx::dynamic_smem() + plan_smem(S).amax, amax));
-    if (ptx::thread_index() == 0) ptx::st_global_f32(p.global_scale + row, global);
+    float shared = tile::amax_over_cta<kQuantizeThreads>(ptx::dynamic_smem() + plan_smem(S).amax, amax);
+    if constexpr (S.recipe == Recipe::nvfp4) {
+        shared = tile::nvfp4_global(shared);
+        if (ptx::thread_index() == 0) ptx::st_global_f32(p.global_scale + row, shared);
+    }
     // Whole warps go round: lanes that share a scale stay together.
     for (u32 column = first; column - first < p.k; column += kStep) {
         load<S>(p, true, source, column, v);
-        write<S>(p, true, row, column, v, global);
+        write<S>(p, true, row, column, v, shared);
     }
 }
 

@@ -26,20 +26,20 @@ class Multiplier {
     DG_DEVICE void run() {
         sched::Fp4Item item;
         while (kernel::read_item<S>(smem_, slot_.stage, slot_.phase, item)) {
-            dispatch<fp4_columns_of(1, S.block_m)>(item);
+            dispatch<fp4_columns_of(S, 1)>(item);
             kernel::release_item<S>(smem_, slot_.stage);
             slot_.advance();
         }
     }
 
   private:
-    static constexpr u32 kGroups = fp4_groups_of(S);
+    static constexpr u32 kGroups = fp4_groups_of(S), kColumns = fp4_columns_per_token(S);
 
-    /// Calls run_item() with the number of columns that serves the item's tokens.
+    /// Calls run_item() with the number of tokens that the columns which serve the item have room for.
     template <u32 N>
     DG_DEVICE void dispatch(const sched::Fp4Item& item) {
         if constexpr (N < S.block_m) {
-            if (item.count > N) return dispatch<fp4_columns_of(N + 1, S.block_m)>(item);
+            if (item.count > N) return dispatch<fp4_columns_of(S, N + 1)>(item);
         }
         run_item<N>(item);
     }
@@ -57,7 +57,7 @@ class Multiplier {
                     pass_by();
                 else if constexpr (in_two_parts(S))
                     accumulate_parts<N>(sum, rows);
-                else if constexpr (N <= kFp4OverlapColumns)
+                else if constexpr (overlaps(S, N))
                     accumulate_overlapped<N>(sum, rows);
                 else
                     accumulate<N>(sum, rows);
@@ -69,7 +69,7 @@ class Multiplier {
     /// The cursor's stage. Where items choose among several loops the compiler does not see that it is the
     /// same in all lanes: pipe::Cursor::uniform_stage().
     DG_DEVICE u32 uniform_stage() const {
-        if constexpr (fp4_columns_of(1, S.block_m) == S.block_m) return cursor_.stage;
+        if constexpr (fp4_columns_of(S, 1) == S.block_m) return cursor_.stage;
         return cursor_.uniform_stage();
     }
 
@@ -91,7 +91,7 @@ class Multiplier {
 
     /// Starts the four wgmma of a blob, or of one of its parts.
     template <u32 N, u32 part = 0>
-    DG_DEVICE void start(u32 stage, u32 kb, float (&partial)[kGroups * N / 2], const u32 (&fragments)[16]) {
+    DG_DEVICE void start(u32 stage, u32 kb, float (&partial)[kColumns * N / 2], const u32 (&fragments)[16]) {
         const u32 half = has_bf16_tokens(S) ? part * S.block_m * kFp4BlockK : 0;
         const u64 tokens = ptx::wgmma_descriptor(smem_.tokens(stage, kb) + half);
         if constexpr (part == 0) ptx::wgmma_keep(partial);  // its registers are its own before the fence
@@ -102,15 +102,15 @@ class Multiplier {
             if constexpr (has_bf16_tokens(S))
                 ptx::WgmmaRsBf16<N>::mma(partial, fragments + 4 * step, tokens + 2 * step, more);
             else
-                ptx::WgmmaRs<decoded_of(S.form), kGroups * N>::mma(partial, fragments + 4 * step,
-                                                                   tokens + 2 * step, more);
+                ptx::WgmmaRs<decoded_of(S.form), kColumns * N>::mma(partial, fragments + 4 * step,
+                                                                    tokens + 2 * step, more);
         }
         ptx::wgmma_commit();
     }
 
     /// Waits for them, gives the stage back after its last blob, and promotes.
     template <u32 N>
-    DG_DEVICE void finish(u32 stage, u32 kb, float (&partial)[kGroups * N / 2], float (&sum)[N / 2],
+    DG_DEVICE void finish(u32 stage, u32 kb, float (&partial)[kColumns * N / 2], float (&sum)[N / 2],
                           const kernel::Fp4Rows<S, N>& rows) {
         constexpr bool kEarly = !scales_in_loop(S) || N * kGroups <= kFp4EarlyScaleColumns;
         float scales[N / 4];
@@ -118,6 +118,7 @@ class Multiplier {
         ptx::wgmma_wait<0>();
         ptx::wgmma_keep(partial);
         if constexpr (kEarly && kGroups == 1) release(stage, kb);
+        if constexpr (S.token_terms == 2) return rows.promote_terms(partial, sum);
 #pragma unroll
         for (u32 group = 0; group < kGroups; ++group) {
             if (!kEarly || group > 0) load_scales<N>(stage, kb, group, scales);
@@ -159,7 +160,7 @@ class Multiplier {
     /// Two sets of fragments: a blob is decoded while the one before it multiplies. Blobs come in pairs.
     template <u32 N>
     DG_DEVICE void accumulate_overlapped(float (&sum)[N / 2], const kernel::Fp4Rows<S, N>& rows) {
-        float partial[kGroups * N / 2];
+        float partial[kColumns * N / 2];
         u32 even[16], odd[16];
         wait_full();
         decode(cursor_.stage, 0, even);
@@ -188,7 +189,7 @@ class Multiplier {
     /// the second does.
     template <u32 N>
     DG_DEVICE void accumulate_parts(float (&sum)[N / 2], const kernel::Fp4Rows<S, N>& rows) {
-        float partial[kGroups * N / 2];
+        float partial[kColumns * N / 2];
         u32 first[16], second[16];
         wait_full();
         decode(cursor_.stage, 0, first);
@@ -216,7 +217,7 @@ class Multiplier {
 
     template <u32 N>
     DG_DEVICE void accumulate(float (&sum)[N / 2], const kernel::Fp4Rows<S, N>& rows) {
-        float partial[kGroups * N / 2];
+        float partial[kColumns * N / 2];
         u32 fragments[16];
         for (u32 stages = fp4_k_blocks(params_.k) / S.k_blocks; stages > 0; --stages, cursor_.advance()) {
             const u32 stage = uniform_stage();
@@ -245,6 +246,11 @@ class Multiplier {
     pipe::Cursor<kFp4ItemSlots> slot_;
 };
 
+/// The kernel before writes the tokens' terms and nothing else that is read here, and lets this one start once
+/// all before itself have ended: who brings weights does not wait for it. (A queue's counter must not move early.)
+template <Fp4GemmSpec S>
+constexpr bool kTokensComeLast = S.token_terms == 2 && !S.queue;
+
 template <Fp4GemmSpec S>
 DG_DEVICE void run(const Fp4GemmParams& p) {
     static_assert(why_illegal(S) == nullptr);
@@ -254,7 +260,7 @@ DG_DEVICE void run(const Fp4GemmParams& p) {
     ptx::grid_dependency_launch();
     if (warp == loader) {
         // The list of work is on its way while the others set up.
-        ptx::grid_dependency_wait();
+        if constexpr (!kTokensComeLast<S>) ptx::grid_dependency_wait();
         sched::Fp4Items<S> items(p);
         ptx::sync_threads();
         kernel::load_weights<S>(p, smem, items);

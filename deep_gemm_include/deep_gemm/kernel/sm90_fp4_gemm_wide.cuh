@@ -35,6 +35,8 @@ class Multiplier {
     static constexpr u32 kHalves = 2;
 
     static constexpr u32 columns_of(u32 tokens) { return fp4_columns_of(S, tokens); }
+    template <u32 N>
+    static constexpr u32 kColumnsOf = N* S.token_terms;  // of an item with up to N tokens
 
     template <u32 N>
     DG_DEVICE void dispatch(const sched::Fp4Item& item) {
@@ -109,6 +111,7 @@ class Multiplier {
                            const kernel::Fp4WideRows<S>& rows) {
         const ptx::SharedAddress scales = smem_.scales(stage, 0) + (column + thread_ % 4 * 2) * 4;
         ptx::wgmma_keep(partial);
+        if constexpr (S.token_terms == 2) return rows.promote_terms(partial, sum, column / 2);
 #pragma unroll
         for (u32 i = 0; i < count; i += 4) {
             ptx::Float2 scale = {1, 1};
@@ -179,11 +182,12 @@ class Multiplier {
     DG_DEVICE void multiply(u32 stage, const u32 (&fragments)[16], float (&sum)[N / 2],
                             const kernel::Fp4WideRows<S>& rows) {
         constexpr u32 kOthers = 52 + (scales_in_loop(S) ? 4 : 0) + (S.split ? 8 : 0);  // found by building
-        constexpr u32 kColumns = N <= 32 || N + kOthers <= fp4_math_registers_of(S) ? N : N / 2;
+        constexpr u32 kAll = kColumnsOf<N>, kRegisters = kAll / 2 + N / 2 + kOthers;
+        constexpr u32 kColumns = kAll <= 32 || kRegisters <= fp4_math_registers_of(S) ? kAll : kAll / 2;
         float partial[kColumns / 2];
         start_columns<0>(stage, partial, fragments);
         finish_columns<0>(stage, partial, sum, rows);
-        if constexpr (kColumns < N) {
+        if constexpr (kColumns < kAll) {
             start_columns<kColumns>(stage, partial, fragments);
             finish_columns<kColumns>(stage, partial, sum, rows);
         }
@@ -193,10 +197,10 @@ class Multiplier {
     /// Chunks of an item's columns, each with sums of its own in the tensor core. Chunk c has columns
     /// chunk_begin(c) to chunk_begin(c + 1) - 1; even ones are as wide as each other, and odd ones.
     template <u32 N>
-    static constexpr u32 kChunks = N > 128 ? 4 : 2;
+    static constexpr u32 kChunks = kColumnsOf<N> > 128 ? 4 : 2;
     template <u32 N>
     static constexpr u32 chunk_begin(u32 c) {
-        return ceil_div(N / 8 * c, kChunks<N>) * 8;
+        return ceil_div(kColumnsOf<N> / 8 * c, kChunks<N>) * 8;
     }
     template <u32 N, u32 c>
     static constexpr u32 kChunkSums = (chunk_begin<N>(c + 1) - chunk_begin<N>(c)) / 2;

@@ -15,16 +15,24 @@
 namespace deep_gemm {
 namespace top_k_detail {
 
-/// A score that at least k reach, found among the largest of each lane; 0 where there are not enough of them.
+/// What at least k lanes' largest reach, where so many have one, and few more do.
 template <TopKSpec S>
-DG_DEVICE u32 lower_bound(RadixSelect<S>& select, u32 largest, bool present, u32 k, u32 count, u32 per_warp) {
-    const u32 full_warps = count / per_warp;  // every lane of them has a score
-    if (full_warps * 32 < k || per_warp < 4 * 32) return 0;
-    constexpr u32 kDigits = 2;  // the rest of a score's bits would rule out hardly any more
+DG_DEVICE u32 bound_of(RadixSelect<S>& select, u32 largest, bool present, u32 k, ptx::SharedAddress smem) {
+    constexpr u32 kDigits = 1;  // the rest of the bits would rule out hardly any more
     const auto count_all = [&](auto&& count_one) {
         if (present) count_one(largest);
     };
-    return select.run(k, kDigits, count_all).order;
+    const Span span = span_of<S>(present ? largest : ~0u, present ? largest : 0, smem);
+    return select.run(k, kDigits, span, count_all).order;
+}
+
+/// A score that at least k reach, found among the largest of each lane; 0 where there are not enough of them.
+template <TopKSpec S>
+DG_DEVICE u32 lower_bound(RadixSelect<S>& select, u32 largest, bool present, u32 k, u32 count, u32 per_warp,
+                          ptx::SharedAddress smem) {
+    const u32 full_warps = count / per_warp;  // every lane of them has a score
+    if (full_warps * 32 < k || per_warp < 4 * 32) return 0;
+    return bound_of(select, largest, present, k, smem);
 }
 
 /// The scores of a CTA: neighbours, and so are those of a warp.
@@ -48,7 +56,16 @@ DG_DEVICE void choose(const TopKParams& p, i32* picks, ptx::SharedAddress smem, 
                       RadixSelect<S>& select) {
     constexpr TopKSmem kPlan = plan_smem(S);
     const u32 rank = top_k_detail::rank<S>(), lane = ptx::lane_index(), warp = ptx::warp_index();
-    const auto threshold = select.run(p.k, ceil_div(32u, kTopKDigit), [&](auto&& count_one) {
+    Span span;
+    if constexpr (S.cluster == 1) {
+        u32 smallest = ~0u, largest = 0;
+        scores.template each<false>([&](u32 order, bool present, u32) {
+            if (present && order < smallest) smallest = order;
+            if (present && order > largest) largest = order;
+        });
+        span = span_of<S>(smallest, largest, smem);
+    }
+    const auto threshold = select.run(p.k, ceil_div(32u, kTopKDigit), span, [&](auto&& count_one) {
         scores.template each<false>([&](u32 order, bool present, u32) {
             if (present) count_one(order);
         });
@@ -148,10 +165,27 @@ DG_DEVICE Scores<Alone> gather(u32 kept, u32 count, ptx::SharedAddress smem) {
     return gathered;
 }
 
+/// The scores that may be chosen, by way of the peaks: where each lane has some and all warps have room. As
+/// many lanes as scores are chosen have a peak that reaches the bound. Whole CTAs call.
+template <TopKSpec S>
+DG_DEVICE bool collect(Scores<S>& scores, RadixSelect<S>& select, const TopKParams& p, const u32* peaks,
+                       const Share& share, ptx::SharedAddress smem) {
+    constexpr TopKSmem kPlan = plan_smem(S);
+    const u32 of_warp = share.per_warp / kScoresOfPeak, full_warps = share.end / share.per_warp;
+    if (of_warp < 32 || of_warp > Scores<S>::kHalf || full_warps * 32 < p.k) return false;
+    const u32 lane = ptx::lane_index(), warp = ptx::warp_index(), largest = scores.load_peaks(peaks);
+    const bool room = scores.collect(bound_of(select, largest, lane < scores.peaks(), p.k, smem));
+    if (lane == 0) ptx::st_shared_u32(smem + kPlan.counts + warp * 8, room);
+    ptx::sync_threads();
+    const bool all = ptx::ballot(ptx::ld_shared_u32(smem + kPlan.counts + lane * 8) != 0) == ptx::kFullWarp;
+    ptx::sync_threads();
+    return all;
+}
+
 }  // namespace top_k_detail
 
 template <TopKSpec S>
-DG_KERNEL(kTopKThreads, S.held > 8192 ? 1 : 2)
+DG_KERNEL(kTopKThreads, S.cluster > 1 && S.held <= 8192 ? 2 : 1)
 top_k(DG_GRID_CONSTANT const TopKParams p) {
     using namespace top_k_detail;
     constexpr TopKSpec kAlone{.cluster = 1, .held = S.held};
@@ -168,14 +202,21 @@ top_k(DG_GRID_CONSTANT const TopKParams p) {
     }
     const ptx::SharedAddress smem = ptx::dynamic_smem();
     const Share share(count, S.cluster, rank);
-    Scores<S> scores(smem, p.scores + token * p.scores_stride, share.begin_of(warp),
+    using Own = Scores<S.cluster == 1 ? kAlone : S>;
+    Own scores(smem, p.scores + token * p.scores_stride, share.begin_of(warp),
                      share.begin_of(warp + 1));
-    const u32 largest = scores.load();
     RadixSelect<kAlone> alone(smem);
+    if constexpr (S.peaks) {
+        static_assert(S.cluster == 1);
+        Scores<kAlone> candidates = scores;
+        if (collect(candidates, alone, p, p.peaks + token * p.peaks_stride, share, smem))
+            return choose<kAlone>(p, picks, smem, candidates, alone);
+    }
+    const u32 largest = scores.load();
     scores.keep(lower_bound<kAlone>(alone, largest, scores.any_of_lane(), p.k, share.end - share.begin,
-                                    share.per_warp));
+                                    share.per_warp, smem));
     if constexpr (S.cluster == 1) {
-        choose<S>(p, picks, smem, scores, alone);
+        choose<kAlone>(p, picks, smem, scores, alone);
     } else {
         u32 kept;
         if (p.columns <= S.cluster * S.held && fits<S>(kept, scores, smem)) {

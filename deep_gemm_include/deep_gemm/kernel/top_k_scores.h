@@ -33,6 +33,7 @@ class Scores {
         kept_ = kept;
     }
     static constexpr u32 kHalf = kHeld / 2;
+    static_assert(kScoresOfPeak == 16, "half a warp");
 
     DG_DEVICE u32 kept() const { return kept_; }
     DG_DEVICE void put(u32 at, u32 order, u32 place) const {
@@ -81,6 +82,76 @@ class Scores {
             kept_ += ptx::popc(mask);
         }
         ptx::sync_warp();
+    }
+
+    /// The peaks of the warp's scores, where they are kept: in the upper half of its memory.
+    DG_DEVICE u32 peaks() const { return ceil_div(end_ - begin_, kScoresOfPeak); }
+
+    /// Brings them from `data`; the largest a lane saw.
+    DG_DEVICE u32 load_peaks(const u32* data) const {
+        constexpr u32 kBatch = 8;  // loads in flight
+        const u32 count = peaks();
+        data += begin_ / kScoresOfPeak;
+        u32 largest = 0;
+#pragma unroll 1
+        for (u32 first = ptx::lane_index(); first < count; first += kBatch * 32) {
+            u32 v[kBatch];
+#pragma unroll
+            for (u32 j = 0; j < kBatch; ++j)
+                v[j] = first + j * 32 < count ? ptx::ld_global_u32(data + first + j * 32) : 0;
+#pragma unroll
+            for (u32 j = 0; j < kBatch; ++j) {
+                if (first + j * 32 >= count) break;
+                ptx::st_shared_u32(orders_ + (kHalf + first + j * 32) * 4, v[j]);
+                largest = v[j] > largest ? v[j] : largest;
+            }
+        }
+        ptx::sync_warp();
+        return largest;
+    }
+
+    /// Keeps what reaches `least`, of which only scores under a peak that does are read; whether there was
+    /// room for it.
+    DG_DEVICE bool collect(u32 least) {
+        constexpr u32 kBatch = 8;  // loads in flight, of two peaks each
+        const u32 lane = ptx::lane_index(), lower = (1u << lane) - 1, count = peaks();
+        const ptx::SharedAddress list = places_ + kHalf * 2;
+        u32 chosen = 0;
+#pragma unroll 1
+        for (u32 first = 0; first < count; first += 32) {
+            const u32 peak = first + lane;
+            const bool wanted =
+                peak < count && ptx::ld_shared_u32(orders_ + (kHalf + peak) * 4) >= least;
+            const u32 mask = ptx::ballot(wanted);
+            if (wanted) ptx::st_shared_u16(list + (chosen + ptx::popc(mask & lower)) * 2, peak);
+            chosen += ptx::popc(mask);
+        }
+        ptx::sync_warp();
+        least_ = least, kept_ = 0, rest_ = end_;
+#pragma unroll 1
+        for (u32 first = 0; first < chosen; first += kBatch * 2) {
+            float v[kBatch];
+            u32 place[kBatch];
+#pragma unroll
+            for (u32 j = 0; j < kBatch; ++j) {
+                const u32 at = first + j * 2 + lane / 16;
+                place[j] = end_ - begin_;  // none
+                if (at < chosen)
+                    place[j] = ptx::ld_shared_u16(list + at * 2) * kScoresOfPeak + lane % kScoresOfPeak;
+                v[j] = begin_ + place[j] < end_ ? ptx::ld_global_f32(data_ + begin_ + place[j]) : 0.0f;
+            }
+#pragma unroll
+            for (u32 j = 0; j < kBatch; ++j) {
+                const u32 order = tile::order_of(v[j]);
+                const bool stays = begin_ + place[j] < end_ && order >= least;
+                const u32 mask = ptx::ballot(stays), at = kept_ + ptx::popc(mask & lower);
+                kept_ += ptx::popc(mask);
+                if (kept_ > kHalf) return false;
+                if (stays) put(at, order, place[j]);
+            }
+        }
+        ptx::sync_warp();
+        return true;
     }
 
     /// visit(order, there is such a score, index) in order of indices, for those that keep() left; the whole

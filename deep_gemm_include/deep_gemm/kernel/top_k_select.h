@@ -29,9 +29,42 @@ DG_DEVICE ptx::UInt2 load_pair(ptx::SharedAddress at, u32 from) {
         return ptx::ld_shared_v2_u32(at);
 }
 
+/// Where orders lie: from `base` on, in so many bits. Those of large scores have their highest bits in common:
+/// counted as they are they would meet in a few bins.
+struct Span {
+    u32 base = 0, bits = 32;
+};
+
+/// Of a CTA's orders, of which each thread knows the smallest and the largest; of none, any. Uses `counts`.
+template <TopKSpec S>
+DG_DEVICE Span span_of(u32 smallest, u32 largest, ptx::SharedAddress smem) {
+    const ptx::SharedAddress pairs = smem + plan_smem(S).counts;
+    const u32 lane = ptx::lane_index(), warp = ptx::warp_index();
+    const auto over_warp = [&] {
+#pragma unroll
+        for (u32 mask = 16; mask > 0; mask /= 2) {
+            const u32 low = ptx::shfl_bfly_u32(smallest, mask), high = ptx::shfl_bfly_u32(largest, mask);
+            smallest = low < smallest ? low : smallest;
+            largest = high > largest ? high : largest;
+        }
+    };
+    over_warp();
+    if (lane == 0) {
+        ptx::st_shared_u32(pairs + warp * 8, smallest);
+        ptx::st_shared_u32(pairs + warp * 8 + 4, largest);
+    }
+    ptx::sync_threads();
+    const ptx::UInt2 pair = ptx::ld_shared_v2_u32(pairs + lane * 8);
+    smallest = pair.x, largest = pair.y;
+    over_warp();
+    ptx::sync_threads();
+    if (largest < smallest) return {};
+    return {smallest, largest == smallest ? 0 : ptx::highest_bit(largest - smallest) + 1};
+}
+
 /// What a radix select has found: the digits decided so far, and how many of the wanted ones lie at or below.
 struct Threshold {
-    u32 order = 0, known = 0;  // the value, and a mask of its decided bits
+    u32 order = 0, known = 0;  // the value, from the span's base on until it is found; a mask of its decided bits
     u32 wanted;
 };
 
@@ -46,16 +79,17 @@ class RadixSelect {
     }
 
     /// The `wanted`-th largest of what `count_all(count)` passes to count(order), as far as `digits` passes
-    /// decide it.
+    /// decide it. All of them lie in `span`.
     template <typename CountAll>
-    DG_DEVICE Threshold run(u32 wanted, u32 digits, CountAll&& count_all) {
+    DG_DEVICE Threshold run(u32 wanted, u32 digits, const Span& span, CountAll&& count_all) {
         Threshold t{.wanted = wanted};
-        for (u32 digit = 0, top = 32; digit < digits; ++digit) {
+        for (u32 digit = 0, top = span.bits; digit < digits && top > 0; ++digit) {
             const u32 bits = top < kTopKDigit ? top : kTopKDigit, shift = top - bits, mask = (1u << bits) - 1;
             const ptx::SharedAddress bins = smem_ + plan_smem(S).bins + half_ * kTopKBins * 4;
             count_all([&](u32 order) {
-                if ((order & t.known) == t.order)
-                    ptx::red_shared_add_u32(bins + (order >> shift & mask) * 4, 1);
+                const u32 key = order - span.base;
+                if ((key & t.known) == t.order)
+                    ptx::red_shared_add_u32(bins + (key >> shift & mask) * 4, 1);
             });
             sync_cluster<S>();
             half_ ^= 1;
@@ -66,6 +100,7 @@ class RadixSelect {
             t.wanted -= found.y;
             top = shift;
         }
+        t.order += span.base;
         return t;
     }
 

@@ -50,7 +50,7 @@ class Fp4Items {
         const u32 tiles = ceil_div(rows, S.block_m);
         const u32 unit = unit_ - (ptx::shfl_idx(lane_end_, lane) - tiles * blocks_n_);
         // Wide items of an expert are about equal; a full one and a small rest would leave SMs idle.
-        const u32 tile = S.wide ? align_up(ceil_div(rows, tiles), kFp4BoxRows) : S.block_m;
+        const u32 tile = S.wide ? align_up(ceil_div(rows, tiles), kFp4BoxRows / S.token_terms) : S.block_m;
         const u32 token = unit % tiles * tile;
         item.expert = ptx::shfl_idx(lane_.expert, lane);
         item.n_block = unit / tiles * S.cluster + (S.cluster > 1 ? ptx::cluster_rank() : 0);

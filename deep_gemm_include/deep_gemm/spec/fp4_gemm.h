@@ -16,13 +16,14 @@ namespace deep_gemm {
 
 struct Fp4GemmSpec {
     Fp4Form form = Fp4Form::mx_e4m3;
-    Format a = Format::fp8_e4m3;  // of the tokens; bf16 ones have no scales, and weights become bf16
+    Format a = Format::fp8_e4m3;  // of what is multiplied; bf16 has no scales, and weights become bf16
     bool split = false;           // some blocks of weights have several runs
     Format d = Format::bf16;
     GroupMode groups = GroupMode::dense;
     bool accumulate = false;  // add C
     bool per_token = false;   // A has one scale for each token: it comes in with the output
     bool by_32 = false;       // A has a scale for each 32 along K, not for each 128: see fp4_groups_of()
+    u32 token_terms = 1;      // 2: a bf16 token is the sum of two rows of E4M3, see spec/two_terms.h
     bool queue = false;       // CTAs take work from a counter in memory, not in fixed turns
     u32 block_m = 8;          // most tokens of a work item; fewer cost less
     u32 warpgroups = 1;       // that decode and multiply, 64 rows of weights each
@@ -44,8 +45,9 @@ requires requires(Spec& s) {
     s.load_warps;
 }
 constexpr void visit_fields(Visitor&& visit, Spec& s) {
-    auto& [form, a, split, d, groups, accumulate, per_token, by_32, queue, block_m, warpgroups, k_blocks,
-           stages, load_warps, ctas_per_sm, copies_only, wide, cluster, fragment_sets, fast_accumulation] = s;
+    auto& [form, a, split, d, groups, accumulate, per_token, by_32, token_terms, queue, block_m, warpgroups,
+           k_blocks, stages, load_warps, ctas_per_sm, copies_only, wide, cluster, fragment_sets,
+           fast_accumulation] = s;
     visit("form", form);
     visit("a", a);
     visit("split", split);
@@ -54,6 +56,7 @@ constexpr void visit_fields(Visitor&& visit, Spec& s) {
     visit("accumulate", accumulate);
     visit("per_token", per_token);
     visit("by_32", by_32);
+    visit("token_terms", token_terms);
     visit("queue", queue);
     visit("block_m", block_m);
     visit("warpgroups", warpgroups);
@@ -86,8 +89,8 @@ struct Fp4GemmParams {
     const u8* weights;        // blobs
     const float* row_scales;  // [runs, 64]
     const u32* runs;          // split: for each (expert, block of 64 rows), see spec/fp4_weights.h
-    const u8* a;              // [a_groups, m, k] at the strides below
-    const float* scale_a;     // fp8: [a_groups, m, k / 128]; by_32: k / 32; per_token: [a_groups, m]
+    const u8* a;           // [a_groups, m, k] at the strides below; two terms: as spec/two_terms.h has them
+    const float* scale_a;  // fp8: [a_groups, m, k / 128]; by_32: k / 32; per_token: [a_groups, m]
     const i32* group_layout;  // see GroupMode; gathered: Fp4Entry[num_groups]
     Fp4ListHead* list;        // gathered, queue
     const i32* a_rows;        // gathered: row of A for each slot; null: the slot
@@ -132,6 +135,10 @@ constexpr u32 fp4_groups_of(const Fp4GemmSpec& s) {
     return s.by_32 ? 4 : 1;
 }
 constexpr u32 kFp4MostTokensBy32 = 32;
+// Columns of wgmma that a token takes: its terms are neighbours, so that one thread has the sums of both.
+constexpr u32 fp4_columns_per_token(const Fp4GemmSpec& s) {
+    return fp4_groups_of(s) * s.token_terms;
+}
 constexpr u32 fp4_block_n_of(const Fp4GemmSpec& s) {
     return s.warpgroups * kFp4BlockRows;
 }
@@ -153,15 +160,21 @@ constexpr u32 fp4_wide_columns_of(u32 tokens, u32 block_m, bool only_fine) {
     const u32 half = align_up(block_m / 2, kFp4BoxRows), quarter = align_up(block_m / 4, kFp4BoxRows);
     return fine <= quarter ? quarter : fine <= half ? half : block_m - 2 * kFp4BoxRows;
 }
+// Of two terms, the tokens that those columns have room for.
 constexpr u32 fp4_columns_of(const Fp4GemmSpec& s, u32 tokens) {
-    if (!s.wide) return fp4_columns_of(tokens, s.block_m);
-    return fp4_wide_columns_of(tokens, s.block_m, s.fast_accumulation && s.block_m > kFp4FastFiveLoops);
+    const u32 columns = tokens * s.token_terms, most = s.block_m * s.token_terms;
+    if (!s.wide) return fp4_columns_of(columns, most) / s.token_terms;
+    const bool only_fine = s.fast_accumulation && s.block_m > kFp4FastFiveLoops;
+    return fp4_wide_columns_of(columns, most, only_fine) / s.token_terms;
 }
 // Up to here a stage's token scales are in registers before its sums are ready; beyond there is no room.
 constexpr u32 kFp4EarlyScaleColumns = 40;
 // While one blob multiplies the next one is decoded; beyond this many columns the second set of fragments
 // costs more registers than it hides (ptxas C7519, spills).
 constexpr u32 kFp4OverlapColumns = 16;
+constexpr bool overlaps(const Fp4GemmSpec& s, u32 tokens) {
+    return tokens * s.token_terms <= kFp4OverlapColumns;
+}
 // A table in shared memory says which row of D each token of an item goes to. The wide kernel has one in more
 // cases, with this bit for rows of no group and for slots that are not written.
 constexpr u32 kFp4ZeroRow = 1u << 31;
@@ -172,7 +185,8 @@ constexpr bool has_row_table(const Fp4GemmSpec& s) {
 constexpr u32 kFp4ItemSlots = 4;  // work items between the warp that finds them and those that serve them
 
 struct Fp4SmemPlan {
-    // Stage 0: [k_blocks][block_m * groups][128], [warpgroups][k_blocks][blob], [k_blocks][groups][block_m]
+    // Stage 0: [k_blocks][block_m * columns of a token][128], [warpgroups][k_blocks][blob],
+    // [k_blocks][groups][block_m]
     u32 tokens, weights, scales;
     u32 token_stage_bytes, weight_stage_bytes, scale_stage_bytes;
     u32 magnitudes;    // MXFP4: table of fp4_magnitudes()
@@ -192,7 +206,7 @@ constexpr u32 fp4_table_entries(Fp4Form form) {
 constexpr Fp4SmemPlan plan_smem(const Fp4GemmSpec& s) {
     Fp4SmemPlan p{};
     const u32 groups = fp4_groups_of(s);
-    p.token_stage_bytes = s.k_blocks * groups * s.block_m * kFp4BlockK * bytes_of(s.a);
+    p.token_stage_bytes = s.k_blocks * fp4_columns_per_token(s) * s.block_m * kFp4BlockK * bytes_of(s.a);
     p.weight_stage_bytes = s.warpgroups * s.k_blocks * fp4_blob_bytes_of(s.form);
     // wide: a warp writes 32 scales at a time.
     p.scale_stage_bytes =
@@ -237,16 +251,18 @@ constexpr u32 registers_needed_by(const Fp4GemmSpec& s) {
     if (s.fast_accumulation) return s.block_m / 2 + 32 + 48;
     // wide: the columns are multiplied in parts, of which as many sums as half of them have are in flight.
     if (s.wide) {
-        const u32 rolling = s.per_token ? 32 + 32 : 32 + 52;  // found by building them
+        // Found by building them.
+        const u32 rolling = s.token_terms == 2 ? 32 + 40 : s.per_token ? 32 + 32 : 32 + 52;
         const u32 fragments = in_two_parts(s) ? 32 + 48 : s.fragment_sets == 2 ? rolling : 16 + 20;
         const u32 others = (s.split ? 8 : 0) + (s.accumulate && has_row_table(s) ? 8 : 0);
-        return s.block_m / 2 + s.block_m / 4 + fragments + others;
+        return s.block_m / 2 + s.block_m * s.token_terms / 4 + fragments + others;
     }
-    const bool two_sets = s.block_m <= kFp4OverlapColumns || in_two_parts(s);
+    const bool two_sets = overlaps(s, s.block_m) || in_two_parts(s);
     const u32 fragments = two_sets ? 32 : 16;
-    const u32 columns = s.block_m * fp4_groups_of(s);
+    const u32 columns = s.block_m * fp4_columns_per_token(s);
     const bool busy = is_nvfp4(s.form) || (s.by_32 && two_sets);
-    const u32 others = columns <= kFp4EarlyScaleColumns || busy ? 40 : 24;
+    // Two terms: found by building them.
+    const u32 others = columns <= kFp4EarlyScaleColumns || busy ? 40 : s.token_terms == 2 ? 36 : 24;
     const u32 sums = (s.block_m + columns) / 2;
     return sums + fragments + others + (s.split ? 16 : 0);
 }
@@ -265,8 +281,10 @@ constexpr u32 fp4_math_registers_of(const Fp4GemmSpec& s) {
 }
 
 constexpr const char* why_illegal_wide(const Fp4GemmSpec& s) {
-    if (s.block_m % 16 != 0 || s.block_m < 32 || s.block_m > 256)
-        return "block_m of the wide kernel is 32 to 256 in steps of 16";
+    const u32 columns = s.block_m * s.token_terms;
+    if (columns % kFp4BoxRows != 0 || columns < 32 || columns > 256)
+        return s.token_terms == 1 ? "block_m of the wide kernel is 32 to 256 in steps of 16"
+                                  : "block_m of the wide kernel is 16 to 128 in steps of 8 with two terms";
     if (s.warpgroups < 2 || s.warpgroups > 4 || s.ctas_per_sm != 1)
         return "the wide kernel has 2 to 4 warpgroups and an SM of its own";
     if (s.k_blocks != 1 || s.load_warps != 1)
@@ -285,13 +303,12 @@ constexpr const char* why_illegal_wide(const Fp4GemmSpec& s) {
     if (s.fast_accumulation && s.block_m > kFp4FastMostColumns)
         return "fast accumulation has registers for up to 224 tokens";
     // Found by building it: it spills.
-    if (!in_two_parts(s) && s.fragment_sets == 2 && !s.fast_accumulation && s.warpgroups == 3 &&
-        s.block_m > 96)
+    if (!in_two_parts(s) && s.fragment_sets == 2 && !s.fast_accumulation && s.warpgroups == 3 && columns > 96)
         return "three warpgroups with two sets of fragments have block_m 96 at most";
     if (s.per_token && in_two_parts(s) && s.block_m > 160)  // or it spills
         return "with a scale for each token blobs in two parts have block_m 160 at most";
     // Found by building them: they spill.
-    if (s.block_m > 240 &&
+    if (columns > 240 &&
         (s.groups == GroupMode::contiguous || (s.groups == GroupMode::dense && s.cluster == 1)))
         return "contiguous groups, and one matrix without clusters, have block_m 240 at most";
     if (s.queue) return "CTAs of the wide kernel take fixed turns";
@@ -312,6 +329,13 @@ constexpr const char* why_illegal(const Fp4GemmSpec& s) {
         if (s.form == Fp4Form::nv_single)
             return "nv_single is rounded for 8-bit floats: bf16 tokens take nv_exact, of the same bytes";
     }
+    if (s.token_terms != 1 && s.token_terms != 2) return "a token is one row or the sum of two";
+    if (s.token_terms == 2) {
+        if (s.a != Format::fp8_e4m3 || !s.per_token || s.by_32)
+            return "the two terms of a token are fp8_e4m3 under one scale of the token";
+        if (fp4_terms_of(s.form) != 1) return "weights of two terms multiply tokens of one";
+        if (s.fast_accumulation) return "sums of two terms are promoted";
+    }
     if (s.by_32) {
         if (s.wide || s.per_token || has_bf16_tokens(s))
             return "scales for each 32 of K are fp8 tokens' only ones, and the few-token kernel's";
@@ -321,9 +345,10 @@ constexpr const char* why_illegal(const Fp4GemmSpec& s) {
     if (s.wide) return why_illegal_wide(s);
     if (s.cluster != 1 || s.fragment_sets != 1) return "clusters and sets of fragments are the wide kernel's";
     if (s.fast_accumulation) return "fast accumulation is the wide kernel's";
-    if (fp4_columns_of(s.block_m, s.block_m) != s.block_m)
-        return "block_m is 8 to 48 in steps of 8, or 64 to 128 in steps of 16";
-    if (s.block_m > 128) return "block_m is 128 at most";
+    const u32 columns = s.block_m * s.token_terms;
+    if (fp4_columns_of(columns, columns) != columns)
+        return "block_m is 8 to 48 in steps of 8, or 64 to 128 in steps of 16; with two terms half of that";
+    if (columns > 128) return "block_m is 128 at most, 64 with two terms";
     if (s.warpgroups > 4) return "1 to 4 warpgroups";
     if (s.k_blocks > 2) return "a stage holds one or two blobs";
     if (s.stages < 3 || s.stages > 48) return "3 to 48 stages";

@@ -12,7 +12,6 @@
 // rank is the token's place finds post and comb.
 #pragma once
 
-#include <deep_gemm/spec/ahead.h>
 #include <deep_gemm/spec/quantize.h>
 #include <deep_gemm/spec/view.h>
 
@@ -72,11 +71,6 @@ constexpr u32 hc_late_of(const HcSpec& s) {
     return s.steps > 1 ? 0 : mixes_of(s) - hc_held_of(s);
 }
 
-// Whether rows come in by cp.async, a round ahead: where there are rounds.
-constexpr bool hc_staged(const HcSpec& s) {
-    return s.tokens == kMaxHcTokens && s.steps == 1 && s.x == Format::bf16 && s.add == Format::bf16;
-}
-
 // Whether codes need the largest of a whole row: then the cluster meets once more.
 constexpr bool hc_row_amax(const HcSpec& s) {
     return s.narrow && s.recipe == Recipe::nvfp4;
@@ -134,7 +128,6 @@ struct HcParams {
     float* comb;         // [rows, streams, streams]
     u32 rows, d, sinkhorn_iterations, clusters;
     float hc_eps, rms_eps;
-    Ahead ahead;
 };
 
 struct HcPostParams {

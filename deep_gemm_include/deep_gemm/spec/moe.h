@@ -69,13 +69,16 @@ constexpr const char* why_illegal(const MoeGroupSpec& s) {
     return s.max_experts < 1 || s.max_experts > kMaxExperts ? "1 to 1024 experts" : nullptr;
 }
 
-// ---- Activation: silu(gate) * up, rounded to bf16; to E4M3 with a scale for 128 channels, or left so
+// ---- Activation: silu(gate) * up, rounded to bf16; to E4M3 with a scale for 128 channels or for all of a slot's, or
+// left so
 
 struct MoeSwigluSpec {
     Format d = Format::fp8_e4m3;  // or bf16
     ScaleRule rule = ScaleRule::exact;
-    bool limited = false;   // gate at most `limit`, up within +-limit
-    bool weighted = false;  // times the routing weight, before the rounding to bf16
+    bool limited = false;    // gate at most `limit`, up within +-limit
+    bool weighted = false;   // times the routing weight, before the rounding to bf16
+    bool per_token = false;  // E4M3: one scale for a slot, whose channels a CTA has
+    u32 token_terms = 1;  // 2, with per_token: what is bf16 becomes two terms, as spec/two_terms.h has them
 
     friend constexpr bool operator==(const MoeSwigluSpec&, const MoeSwigluSpec&) = default;
 };
@@ -84,25 +87,34 @@ requires requires(Spec& s) {
     s.limited;
 }
 constexpr void visit_fields(Visitor&& visit, Spec& s) {
-    auto& [d, rule, limited, weighted] = s;
+    auto& [d, rule, limited, weighted, per_token, token_terms] = s;
     visit("d", d);
     visit("rule", rule);
     visit("limited", limited);
     visit("weighted", weighted);
+    visit("per_token", per_token);
+    visit("token_terms", token_terms);
 }
 
 struct MoeSwigluParams {
     const void* h;          // bf16 [slots, 2 * n]: gate, then up
-    u8* codes;              // E4M3 or bf16 [slots, n]
-    float* scales;          // E4M3: [slots, ceil(n / 128)]
+    u8* codes;              // E4M3 or bf16 [slots, n]; two terms: [slots, 2, padded n]
+    float* scales;          // E4M3: [slots, ceil(n / 128)]; per_token: [slots]
     const float* weights;   // [pairs]
     const i32* slot_pairs;  // [slots]; negative: the slot is left alone
     const i32* num_slots;   // slots in use
     u32 slots, n;
     float limit;
 };
-constexpr NoSmem plan_smem(const MoeSwigluSpec&) {
-    return {0};
+struct MoeSwigluSmem {
+    u32 amax;  // per_token: fp32 for each warp
+    u32 bytes;
+};
+constexpr MoeSwigluSmem plan_smem(const MoeSwigluSpec& s) {
+    return {.amax = 0, .bytes = s.per_token ? kMoeWarps * 4 : 0};
+}
+constexpr const char* why_illegal(const MoeSwigluSpec& s) {
+    return s.token_terms == 2 && !s.per_token ? "two terms have one scale for a slot" : nullptr;
 }
 
 // ---- Combination: D[t] = sum over j of weight * y[slot of (t, j)], in the order of j, plus a shared expert

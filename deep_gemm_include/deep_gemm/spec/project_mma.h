@@ -10,6 +10,7 @@
 #pragma once
 
 #include <deep_gemm/spec/project.h>
+#include <deep_gemm/spec/tensor_map.h>
 
 namespace deep_gemm {
 
@@ -62,39 +63,29 @@ constexpr u32 project_sums_bytes(const ProjectMmaSpec& s) {
     return kProjectWarps * s.row_tiles * s.token_tiles * kProjectTileRows * kProjectTileTokens * 4;
 }
 
-// project_wide: a block has 128 rows of w and 128 rows of x; two warpgroups multiply 64 rows of x each, a
-// third loads. Stages of 64 columns come in the order in which one warp after the other would have them.
+// project_wide: a block has 128 rows of w and 128 rows of x; two warpgroups multiply 64 rows of x each, a warp
+// of a third loads. Stages of 64 columns come in the order in which one warp after the other would have them,
+// from operands that project_operands has made of x and w (ProjectOperandsSpec).
 constexpr u32 kWideRows = 128;  // of w, of x
+constexpr u32 kWideColumns = 64;
 constexpr u32 kWideMathThreads = 256, kWideThreads = kWideMathThreads + 128;
-constexpr u32 kWideTileBytes = kWideRows * 128, kWideStageBytes = 2 * kWideTileBytes;
+constexpr u32 kWideTileBytes = kWideRows * kWideColumns * 2, kWideStageBytes = 2 * kWideTileBytes;
+constexpr u32 kWideMathRegisters = 232, kWideLoadRegisters = 40;
 struct ProjectWideSmem {
     u32 stages;
-    u32 scales;  // fp32 [stages][rows of x]: of a chunk, in its first stage
     u32 barriers;
     u32 bytes;
 };
-constexpr ProjectWideSmem plan_wide(const ProjectMmaSpec&) {
+constexpr ProjectWideSmem plan_wide() {
     ProjectWideSmem p{};
     p.stages = 6;
-    p.scales = p.stages * kWideStageBytes;
-    p.barriers = p.scales + p.stages * kWideRows * 4;
+    p.barriers = p.stages * kWideStageBytes;
     p.bytes = p.barriers + p.stages * 16;
     return p;
 }
-// Tiles on their way to registers while another one is stored.
-constexpr u32 wide_tiles_ahead_of(const ProjectMmaSpec& s) {
-    return s.x == Format::bf16 ? 2 : 3;
-}
-// What the roles need: sums that are scaled are kept thrice, tiles of bf16 are twice as large.
-constexpr u32 wide_math_registers_of(const ProjectMmaSpec& s) {
-    return s.w_scale == Format::none ? 200 : 208;
-}
-constexpr u32 wide_load_registers_of(const ProjectMmaSpec& s) {
-    return s.w_scale == Format::none ? 104 : 88;
-}
 
 constexpr ProjectMmaSmem plan_smem(const ProjectMmaSpec& s) {
-    return {s.wide ? plan_wide(s).bytes : project_sums_bytes(s)};
+    return {s.wide ? plan_wide().bytes : project_sums_bytes(s)};
 }
 
 // One matrix [n, k] of a launch, or one of its groups.
@@ -114,6 +105,44 @@ struct ProjectMmaParams {
     u64 x_stride, x_scale_stride;  // [rows, ..]
     u32 rows, k, num_parts, token_blocks;
     ProjectPart parts[kMaxProjectParts];
+};
+
+// What project_wide reads: x, then w, in blocks of 128 rows of 16-bit columns, as one matrix. Columns of 64
+// come in the order of the products: sixteen of a step of project_mma's after the other.
+struct ProjectWideParams {
+    TensorMap operands;
+    ProjectMmaParams p;
+    u32 x_groups;  // 1, or one for each part
+};
+
+// project_operands: what project_wide reads. FP8 becomes FP16 where x is FP8, else bf16: both are exact.
+struct ProjectOperandsSpec {
+    Format x = Format::bf16, w = Format::bf16;
+
+    friend constexpr bool operator==(const ProjectOperandsSpec&, const ProjectOperandsSpec&) = default;
+};
+template <typename Visitor>
+constexpr void visit_fields(Visitor&& visit, const ProjectOperandsSpec& s) {
+    visit("x", s.x);
+    visit("w", s.w);
+}
+constexpr ProjectMmaSmem plan_smem(const ProjectOperandsSpec&) {
+    return {0};
+}
+constexpr u32 kOperandThreads = 256, kOperandLoads = 4;  // loads of a thread: each of its 16 or 8 columns
+// Groups of 64 columns of a row, of a block of threads.
+constexpr u32 kOperandGroups = kOperandThreads / 4 * kOperandLoads;
+static_assert(kWideRows * (kProjectColumns / kWideColumns) % kOperandGroups == 0,
+              "a block of threads has rows of one block of rows");
+struct ProjectOperand {
+    const void* data;
+    u64 stride;     // of rows, in elements
+    u32 rows, end;  // blocks of rows of this matrix and those before it; rows from `rows` on repeat the last
+};
+struct ProjectOperandsParams {
+    void* to;
+    u32 k, x_groups;  // the first x_groups matrices are x
+    ProjectOperand of[2 * kMaxProjectParts];
 };
 
 // project_pair: two launches that do not depend on each other, in one.

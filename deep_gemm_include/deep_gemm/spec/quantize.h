@@ -3,6 +3,7 @@
 //
 //   recipe    codes                    scales
 //   fp8_128   E4M3 [rows, k]           fp32 [rows, ceil(k / 128)], any strides
+//   fp8_row   E4M3 [rows, k]           fp32 [rows]: one for each row
 //   mxfp4     E2M1 [rows, k / 2]       UE8M0 bytes [rows, k / 32]
 //   nvfp4     E2M1 [rows, k / 2]       E4M3 bytes [rows, k / 16] and fp32 global scales: one a row, or given
 #pragma once
@@ -11,7 +12,7 @@
 
 namespace deep_gemm {
 
-enum class Recipe : u8 { fp8_128, mxfp4, nvfp4 };
+enum class Recipe : u8 { fp8_128, mxfp4, nvfp4, fp8_row };
 
 // From amax to a scale.
 enum class ScaleRule : u8 {
@@ -25,6 +26,7 @@ constexpr const char* name_of(Recipe recipe) {
         case Recipe::fp8_128: return "fp8_128";
         case Recipe::mxfp4: return "mxfp4";
         case Recipe::nvfp4: return "nvfp4";
+        case Recipe::fp8_row: return "fp8_row";
     }
     return "?";
 }
@@ -44,6 +46,7 @@ constexpr u32 kQuantizeRow =
 constexpr float kFp8SmallestAmax = 1e-4f;
 constexpr float kMxSmallestAmax = 6 * 0x1p-126f;
 
+// Elements that share a scale, where that is not the whole row.
 constexpr u32 block_of(Recipe recipe) {
     return recipe == Recipe::fp8_128 ? 128 : recipe == Recipe::mxfp4 ? 32 : 16;
 }
@@ -56,7 +59,7 @@ struct QuantizeSpec {
     Format x = Format::bf16;
     Recipe recipe = Recipe::fp8_128;
     ScaleRule rule = ScaleRule::exact;
-    bool row_amax = false;  // nvfp4: find the global scale of each row; otherwise it is given
+    bool row_amax = false;  // find the largest of each row: fp8_row; nvfp4 whose global scale is not given
     bool gather = false;    // rows are picked by source_rows
 
     friend constexpr bool operator==(const QuantizeSpec&, const QuantizeSpec&) = default;
@@ -79,7 +82,7 @@ struct QuantizeParams {
     const void* x;               // [source rows, k]
     u8* codes;                   // [rows, k] or [rows, k / 2]
     void* scales;                // see the table
-    float* global_scale;         // row_amax: [rows], written; else one number, read
+    float* global_scale;         // nvfp4, row_amax: [rows], written; else one number, read
     const i32* source_rows;      // [rows]: row r is row source_rows[r] / divisor of x; negative: left alone
     const i32* num_rows;         // with gather: rows at and beyond it are left alone
     u64 x_stride, codes_stride;  // elements of x, bytes of codes, from row to row
@@ -100,7 +103,8 @@ constexpr const char* why_illegal(const QuantizeSpec& s) {
     if (s.recipe == Recipe::mxfp4 && s.rule == ScaleRule::exact)
         return "scales of mxfp4 are powers of two: up or nearest";
     if (s.recipe == Recipe::nvfp4 && s.rule != ScaleRule::exact) return "scales of nvfp4 are E4M3: exact";
-    if (s.recipe != Recipe::nvfp4 && s.row_amax) return "only nvfp4 has a global scale";
+    if (s.row_amax ? s.recipe != Recipe::nvfp4 && s.recipe != Recipe::fp8_row : s.recipe == Recipe::fp8_row)
+        return "fp8_row needs the largest of a row, nvfp4 may, and no other";
     return nullptr;
 }
 

@@ -11,10 +11,12 @@ constexpr u32 kTopKDigit = 11;  // bits of the order that a pass decides
 constexpr u32 kTopKBins = 1u << kTopKDigit;
 constexpr u32 kTopKMaxCluster = 8;
 constexpr u32 kTopKMaxHeld = 32768;
+constexpr u32 kScoresOfPeak = 16;  // neighbours; the first peak has the first ones
 
 struct TopKSpec {
     u32 cluster = 1;  // CTAs that share a token's scores: the choice does not depend on it
     u32 held = 8192;  // scores that a CTA keeps in shared memory; it reads others again in each pass
+    bool peaks = false;  // the largest score of each few is known; not with a cluster
 
     friend constexpr bool operator==(const TopKSpec&, const TopKSpec&) = default;
 };
@@ -22,6 +24,7 @@ template <typename Visitor>
 constexpr void visit_fields(Visitor&& visit, const TopKSpec& s) {
     visit("cluster", s.cluster);
     visit("held", s.held);
+    visit("peaks", s.peaks);
 }
 
 struct TopKSmem {
@@ -47,6 +50,8 @@ constexpr TopKSmem plan_smem(const TopKSpec& spec) {
 struct TopKParams {
     const float* scores;  // [tokens, columns]
     u64 scores_stride;
+    const u32* peaks;  // the order of the largest of kScoresOfPeak scores
+    u64 peaks_stride;
     const i32* positions;
     i32* picks;  // [tokens, k], ascending; -1 beyond the visible ones
     u32 columns, k, ratio;

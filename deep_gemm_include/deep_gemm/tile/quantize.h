@@ -6,6 +6,7 @@
 #include <deep_gemm/spec/codec.h>
 #include <deep_gemm/spec/quantize.h>
 #include <deep_gemm/ptx/narrow.h>
+#include <deep_gemm/ptx/shared.h>
 
 namespace deep_gemm::tile {
 
@@ -46,6 +47,20 @@ DG_DEVICE float amax_over(float amax) {
     return amax;
 }
 
+/// The largest of a CTA's values, in all threads. `smem`: a float for each warp.
+template <u32 Threads>
+DG_DEVICE float amax_over_cta(ptx::SharedAddress smem, float amax) {
+    amax = amax_over<ptx::kWarpThreads>(amax);
+    const u32 thread = ptx::thread_index();
+    if (thread % ptx::kWarpThreads == 0) ptx::st_shared_f32(smem + thread / ptx::kWarpThreads * 4, amax);
+    ptx::sync_threads();
+    float all = 0;
+#pragma unroll
+    for (u32 warp = 0; warp < Threads / ptx::kWarpThreads; ++warp)
+        all = ptx::max_nan_f32(all, ptx::ld_shared_f32(smem + warp * 4));
+    return all;
+}
+
 struct Fp8Chunk {
     u32 words[2];
     float scale;
@@ -60,11 +75,15 @@ DG_DEVICE float scale_of_amax(float amax) {
     return scale;
 }
 
-/// E4M3 with one scale for 128 elements (16 lanes).
 template <ScaleRule Rule>
-DG_DEVICE Fp8Chunk to_fp8(const Chunk& v) {
-    const float amax = ptx::max_nan_f32(amax_over<16>(amax_of(v)), kFp8SmallestAmax);
-    const float scale = scale_of_amax<Rule>(amax);
+DG_DEVICE float fp8_scale_of(float amax) {
+    return scale_of_amax<Rule>(ptx::max_nan_f32(amax, kFp8SmallestAmax));
+}
+
+/// E4M3 with one scale for all elements whose largest is `amax`.
+template <ScaleRule Rule>
+DG_DEVICE Fp8Chunk to_fp8(const Chunk& v, float amax) {
+    const float scale = fp8_scale_of<Rule>(amax);
     const float factor = ptx::div_rn_f32(1.0f, scale);
     Fp8Chunk out{.words = {}, .scale = scale};
 #pragma unroll
@@ -72,6 +91,12 @@ DG_DEVICE Fp8Chunk to_fp8(const Chunk& v) {
         out.words[i / 4] |= ptx::cvt_e4m3x2(ptx::mul_rn_f32(v[i], factor), ptx::mul_rn_f32(v[i + 1], factor))
                             << (i % 4 * 8);
     return out;
+}
+
+/// E4M3 with one scale for 128 elements (16 lanes).
+template <ScaleRule Rule>
+DG_DEVICE Fp8Chunk to_fp8(const Chunk& v) {
+    return to_fp8<Rule>(v, amax_over<16>(amax_of(v)));
 }
 
 /// Eight E2M1 codes of v * factor, the first in the lowest nibble.

@@ -162,7 +162,8 @@ def size_for(device: _C.Device, sizes: Mapping[str, int | None]) -> layer.Size:
     if size.hidden % layer.SCALE_BLOCK or size.outputs % layer.SCALE_BLOCK or size.top_k > size.experts:
         raise ValueError(
             f"demo: got hidden {size.hidden}, outputs {size.outputs}, top-k {size.top_k} of {size.experts}, "
-            "expected hidden and outputs in multiples of 128 and top-k at most the number of experts"
+            "expected hidden and outputs in multiples of 128 and top-k at most the number of experts; "
+            "correct the options"
         )
     return size
 

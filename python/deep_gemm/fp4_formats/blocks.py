@@ -54,7 +54,7 @@ def _encode(blocks: Floats, factor: Floats) -> Bytes:
 def quantize_mxfp4(x: npt.ArrayLike, *, rule: str = "up") -> tuple[Bytes, Bytes]:
     """[..., k] -> (codes [..., k / 2], UE8M0 [..., k / 32]). `rule`: 'up' never clips, 'nearest' may."""
     if rule not in RULES:
-        raise ValueError(f"quantize_mxfp4: got rule {rule!r}, expected one of {RULES}")
+        raise ValueError(f"quantize_mxfp4: got rule {rule!r}, expected one of {RULES}; pass one of them")
     blocks = _blocks(x, MX_BLOCK, "quantize_mxfp4")
     amax = np.maximum(_amax(blocks, -1), SMALLEST_MX_AMAX)
     scales: Bytes = _C.encode(amax / E2M1_MAX, f"ue8m0_{rule}")
@@ -73,7 +73,9 @@ def dequantize_mxfp4(codes: Any, scales: Any) -> Floats:
 def nvfp4_global_scale(x: npt.ArrayLike, *, scope: str = "tensor") -> Floats:
     """amax / (448 * 6), 1 where amax is 0: fp32 scalar, or [...] without the last axis for scope='token'."""
     if scope not in ("tensor", "token"):
-        raise ValueError(f"nvfp4_global_scale: got scope {scope!r}, expected 'tensor' or 'token'")
+        raise ValueError(
+            f"nvfp4_global_scale: got scope {scope!r}, expected 'tensor' or 'token'; pass one of them"
+        )
     values = np.asarray(x).astype(np.float32)
     amax = _amax(values, -1 if scope == "token" else None)
     return np.asarray(np.where(amax == 0, np.float32(1), amax / (E4M3_MAX * E2M1_MAX)), np.float32)
@@ -88,14 +90,15 @@ def quantize_nvfp4(
     for each row) wins. `block` is 16; 32 for formats that call themselves NVF4 with 32.
     """
     if block not in (NV_BLOCK, MX_BLOCK):
-        raise ValueError(f"quantize_nvfp4: got block {block}, expected 16 or 32")
+        raise ValueError(f"quantize_nvfp4: got block {block}, expected 16 or 32; pass one of them")
     blocks = _blocks(x, block, "quantize_nvfp4")
     shared = (
         nvfp4_global_scale(x, scope=scope) if global_scale is None else np.asarray(global_scale, np.float32)
     )
     if shared.shape not in {(), blocks.shape[:-2]}:
         raise ValueError(
-            f"quantize_nvfp4: got global_scale {shared.shape}, expected a number or {blocks.shape[:-2]}"
+            f"quantize_nvfp4: got global_scale {shared.shape}, expected a number or {blocks.shape[:-2]}; "
+            "reshape it"
         )
     by_block = shared[..., None] if shared.ndim else shared
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
@@ -114,7 +117,8 @@ def dequantize_nvfp4(codes: Any, scales: Any, global_scale: Any, *, block: int =
     if shared.shape not in {(), packed.shape[:-2], packed.shape[:-1]}:
         raise ValueError(
             f"dequantize_nvfp4: got global_scale {shared.shape}, expected a number, {packed.shape[:-2]} or "
-            f"{packed.shape[:-1]}"
+            f"{packed.shape[:-1]}; "
+            "reshape it"
         )
     shared = shared.reshape(*shared.shape, *(1,) * (packed.ndim - shared.ndim))
     scale = np.repeat(_C.decode(small, "e4m3") * shared, block, axis=-1)

@@ -30,7 +30,9 @@ GGUF_BLOCK_BYTES = 17
 def as_bytes(x: Array, what: str) -> Array:
     """The bytes of a tensor of one-byte elements, uint8."""
     if x.dtype.itemsize != 1:
-        raise TypeError(f"{what}: got {x.dtype}, expected a type of one byte (uint8, int8, float8)")
+        raise TypeError(
+            f"{what}: got {x.dtype}, expected a type of one byte (uint8, int8, float8); view it as one"
+        )
     return arrays.bits(arrays.contiguous(x), "uint8")
 
 
@@ -40,7 +42,8 @@ def check_scales(codes: Array, scales: Array, block: int, what: str) -> None:
     if len(codes.shape) < 2 or k % block != 0 or tuple(scales.shape) != tuple(expected):
         raise ValueError(
             f"{what}: got codes {tuple(codes.shape)} and scales {tuple(scales.shape)}, expected [..., n, k / 2] and "
-            f"[..., n, k / {block}] with k a multiple of {block}"
+            f"[..., n, k / {block}] with k a multiple of {block}; "
+            "pass the two of one matrix"
         )
 
 
@@ -57,7 +60,8 @@ def from_nvfp4(
     """`weight`, `weight_scale`, `weight_scale_2` -> (codes, E4M3 bytes [..., n, k / 16], fp32 global scale).
 
     weight = e2m1 * e4m3 * global. The global scale may be a number or one for each matrix. `reciprocal`: it is stored
-    the other way up (448 * 6 / amax, as `weight_global_scale` of compressed-tensors).
+    the other way up (448 * 6 / amax, as `weight_global_scale` of compressed-tensors); its reciprocal is
+    the nearest fp32, at most 6e-8 off.
     """
     codes, scales = as_bytes(weight, "from_nvfp4"), as_bytes(weight_scale, "from_nvfp4")
     check_scales(codes, scales, NV_BLOCK, "from_nvfp4")
@@ -70,7 +74,8 @@ def from_nvfp4(
     if tuple(shared.shape) not in {(), (1,), groups}:
         raise ValueError(
             f"from_nvfp4: got weight_scale_2 {tuple(shared.shape)} for weights {tuple(codes.shape)}, expected a number "
-            "or one for each matrix"
+            "or one for each matrix; "
+            "reshape it"
         )
     shared = shared.reshape(()) if tuple(shared.shape) == (1,) and groups != (1,) else shared
     return codes, scales, (1.0 / shared if reciprocal else shared)
@@ -81,7 +86,8 @@ def from_gguf_mxfp4(blocks: Array) -> tuple[Array, Array]:
     raw = as_bytes(blocks, "from_gguf_mxfp4")
     if raw.shape[-1] % GGUF_BLOCK_BYTES != 0:
         raise ValueError(
-            f"from_gguf_mxfp4: got rows of {raw.shape[-1]} bytes, expected a multiple of {GGUF_BLOCK_BYTES}"
+            f"from_gguf_mxfp4: got rows of {raw.shape[-1]} bytes, expected a multiple of {GGUF_BLOCK_BYTES}; "
+            "pass the blocks of whole rows"
         )
     raw = raw.reshape(*raw.shape[:-1], -1, GGUF_BLOCK_BYTES)
     halves = raw[..., 1:]
@@ -99,7 +105,8 @@ def from_deepgemm(packed: Array, sf: Array) -> tuple[Array, Array]:
     """
     if packed.dtype.itemsize not in (1, 4) or sf.dtype.itemsize != 4:
         raise TypeError(
-            f"from_deepgemm: got codes of {packed.dtype} and scales of {sf.dtype}, expected int8 or int32, and int32"
+            f"from_deepgemm: got codes of {packed.dtype} and scales of {sf.dtype}, expected int8 or int32, and int32; "
+            "for scales of another type pack_fp4_weights() takes them as they are"
         )
     codes = arrays.bits(arrays.contiguous(packed), "uint8")
     scales = arrays.bits(arrays.contiguous(sf), "uint8")
@@ -107,7 +114,8 @@ def from_deepgemm(packed: Array, sf: Array) -> tuple[Array, Array]:
     if int(scales.shape[-1]) != -(-groups // 4) * 4:
         raise ValueError(
             f"from_deepgemm: got codes {tuple(packed.shape)} and scales {tuple(sf.shape)}, expected one int32 for each "
-            "128 elements of k"
+            "128 elements of k; "
+            "pass the two of one matrix"
         )
     scales = arrays.contiguous(scales[..., :groups])
     check_scales(codes, scales, MX_BLOCK, "from_deepgemm")
@@ -136,7 +144,8 @@ def unswizzle_scales(swizzled: Array, rows: int, columns: int) -> Array:
     tall, wide = -(-rows // 128), -(-columns // 4)
     if int(np.prod(tuple(raw.shape))) != tall * wide * 512:
         raise ValueError(
-            f"unswizzle_scales: got {tuple(raw.shape)}, expected {tall * wide * 512} bytes for {rows} x {columns}"
+            f"unswizzle_scales: got {tuple(raw.shape)}, expected {tall * wide * 512} bytes for {rows} x {columns}; "
+            "pass the scales of that matrix, padded as they are stored"
         )
     tiles = raw.reshape(tall, wide, 32, 4, 4)
     order = (0, 3, 2, 1, 4)

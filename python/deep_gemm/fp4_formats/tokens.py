@@ -8,7 +8,7 @@ from deep_gemm import _C
 from deep_gemm.utils import arrays
 from deep_gemm.utils.arrays import Array
 
-RULES = {"fp8_128": "exact", "mxfp4": "up", "nvfp4": "exact"}
+RULES = {"fp8_128": "exact", "fp8_row": "exact", "mxfp4": "up", "nvfp4": "exact"}
 
 
 def _empty(like: Array, shape: tuple[int, ...], name: str) -> Array:
@@ -30,17 +30,22 @@ def quantize_tokens(
     """Quantises each row of x [m, k] (bf16 or fp32) by itself: row i of a batch gives the bits that it gives alone.
 
     'fp8_128': (E4M3 [m, k], fp32 scales [m, ceil(k / 128)]), what the FP8 operations take; scale_rule 'exact',
-    or 'up' or 'nearest' for scales that are powers of two. 'mxfp4': (codes uint8 [m, k / 2], UE8M0 bytes
-    [m, k / 32]); 'up' or 'nearest'. 'nvfp4': (codes, E4M3 bytes [m, k / 16], fp32 global scales [m]); with a
+    or 'up' or 'nearest' for scales that are powers of two. 'fp8_row': the same with one scale for each row, fp32 [m];
+    the FP4 operations take it as scales[:, None].expand(-1, ceil(k / 128)). 'mxfp4': (codes uint8 [m, k / 2], UE8M0
+    bytes [m, k / 32]); 'up' or 'nearest'. 'nvfp4': (codes, E4M3 bytes [m, k / 16], fp32 global scales [m]); with a
     calibrated `global_scale` [1] that one is used and returned. k is a multiple of 16, for mxfp4 of 32.
     """
     if recipe not in RULES:
-        raise ValueError(f"quantize_tokens: got recipe {recipe!r}, expected one of {', '.join(RULES)}")
+        raise ValueError(
+            f"quantize_tokens: got recipe {recipe!r}, expected one of {', '.join(RULES)}; pass one of them"
+        )
     if len(x.shape) != 2:
         raise ValueError(f"quantize_tokens: got shape {tuple(x.shape)}, expected [m, k]; reshape it")
     m, k = (int(extent) for extent in x.shape)
     if recipe == "fp8_128":
         codes, scales = _empty(x, (m, k), "fp8_e4m3"), _empty(x, (m, -(-k // 128)), "fp32")
+    elif recipe == "fp8_row":
+        codes, scales = _empty(x, (m, k), "fp8_e4m3"), _empty(x, (m,), "fp32")
     else:
         block = 32 if recipe == "mxfp4" else 16
         codes, scales = _empty(x, (m, k // 2), "uint8"), _empty(x, (m, -(-k // block)), "uint8")

@@ -20,6 +20,7 @@ def model_path(model: str | Path) -> Path:
     path = Path(name)
     if not path.exists():
         raise ValueError(
-            f"model: got '{model}', expected a checkpoint's folder or file, or one of {', '.join(SHIPPED)}"
+            f"model: got '{model}', expected a checkpoint's folder or file, or one of {', '.join(SHIPPED)}; "
+            "correct the path"
         )
     return path

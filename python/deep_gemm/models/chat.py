@@ -58,7 +58,10 @@ def encode_chat(
     tokens: list[int] = []
     for message in messages:
         if message.role not in template.before:
-            raise ValueError(f"chat: got role '{message.role}', expected one of {', '.join(template.before)}")
+            raise ValueError(
+                f"chat: got role '{message.role}', expected one of {', '.join(template.before)}; "
+                "pass one of them"
+            )
         tokens += tokenizer.encode(template.before[message.role])
         tokens += tokenizer.encode(message.content, plain=True)
         tokens += tokenizer.encode(template.after[message.role])

@@ -15,7 +15,10 @@ class Tokenizer:
     def __init__(self, folder: str | Path) -> None:
         path = Path(folder) / "tokenizer.json"
         if not path.is_file():
-            raise ValueError(f"tokenizer: got no {path}, expected the model's tokenizer.json there")
+            raise ValueError(
+                f"tokenizer: got no {path}, expected the model's tokenizer.json there; "
+                "copy it from where the model was released"
+            )
         try:
             import tokenizers
         except ImportError as error:
@@ -27,7 +30,9 @@ class Tokenizer:
     def encode(self, text: str, *, plain: bool = False) -> list[int]:
         """Token ids of `text`, without any that mark its beginning or end; `plain`: no special tokens in it either."""
         if not isinstance(text, str):
-            raise TypeError(f"encode: got text of type {type(text).__name__}, expected a str")
+            raise TypeError(
+                f"encode: got text of type {type(text).__name__}, expected a str; decode bytes first"
+            )
         try:
             text.encode()
         except UnicodeEncodeError as error:

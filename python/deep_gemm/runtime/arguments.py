@@ -29,7 +29,10 @@ def token_ids(call: str, tokens: Any) -> list[int]:
         ) from None
     for i, token in enumerate(ids):
         if not -LARGEST_ID - 1 <= token <= LARGEST_ID:
-            raise ValueError(f"{call}: token {i} is {token}, expected an id of the model's vocabulary")
+            raise ValueError(
+                f"{call}: token {i} is {token}, expected an id of the model's vocabulary; "
+                "Engine.encode() makes token ids of a text"
+            )
     return ids
 
 
@@ -42,7 +45,7 @@ def count(call: str, name: str, value: Any, largest: int = LARGEST_COUNT) -> int
         )
     whole = operator.index(value)
     if not 0 <= whole <= largest:
-        raise ValueError(f"{call}: got {name}={whole}, expected 0 to {largest}")
+        raise ValueError(f"{call}: got {name}={whole}, expected 0 to {largest}; correct it")
     return whole
 
 
@@ -69,5 +72,5 @@ def number(call: str, name: str, value: Any) -> float:
         return float(value)
     except (TypeError, ValueError):
         raise TypeError(
-            f"{call}: {name} is {value!r} of type {type(value).__name__}, expected a number"
+            f"{call}: {name} is {value!r} of type {type(value).__name__}, expected a number; convert it"
         ) from None

@@ -175,7 +175,8 @@ class ParameterBuffer:
                 return dtype(argument).tobytes(), np.dtype(dtype).itemsize
         raise TypeError(
             f"run_kernel: got an argument of type {type(argument).__name__}, expected a numpy array or "
-            "scalar, int, float, bool, readonly(array), Struct or TensorMap"
+            "scalar, int, float, bool, readonly(array), Struct or TensorMap; "
+            "convert it"
         )
 
     @staticmethod

@@ -15,7 +15,10 @@ def calc_diff(x: Array, y: Array) -> float:
     arrays.require_array(x, "calc_diff")
     arrays.require_array(y, "calc_diff")
     if tuple(x.shape) != tuple(y.shape):
-        raise ValueError(f"calc_diff: got shapes {tuple(x.shape)} and {tuple(y.shape)}, expected one shape")
+        raise ValueError(
+            f"calc_diff: got shapes {tuple(x.shape)} and {tuple(y.shape)}, expected one shape; "
+            "reshape one of them"
+        )
     x, y = arrays.double(x), arrays.double(y)
     denominator = (x * x + y * y).sum()
     if denominator == 0:

@@ -62,9 +62,14 @@ def per_token_cast_to_fp4(
     require_gran_k(gran_k, "per_token_cast_to_fp4")
     m, k = x.shape
     if k % 2 != 0:
-        raise ValueError(f"per_token_cast_to_fp4: got {k} columns, expected an even number")
+        raise ValueError(
+            f"per_token_cast_to_fp4: got {k} columns, expected an even number; pad with a column of zeros"
+        )
     if use_packed_ue8m0 and not use_ue8m0:
-        raise ValueError("per_token_cast_to_fp4: packed UE8M0 scales need use_ue8m0=True")
+        raise ValueError(
+            "per_token_cast_to_fp4: packed UE8M0 scales need use_ue8m0=True; "
+            "pass it, or leave use_packed_ue8m0 out"
+        )
     blocks = padded(x, m, align(k, gran_k)).reshape(m, ceil_div(k, gran_k), gran_k)
     scale = scale_of(arrays.amax(abs(blocks), (2,)), FP4_MAX, use_ue8m0)
     packed = _pack(_codes_of((blocks * (1.0 / scale[:, :, None])).reshape(m, -1)))
@@ -82,7 +87,8 @@ def transpose_packed_fp4(a: Array) -> Array:
     if not arrays.has_type(a, "int8") or a.shape[0] % 2 != 0:
         raise ValueError(
             f"transpose_packed_fp4: got {a.dtype} of shape {tuple(a.shape)}, expected int8 with an even number "
-            "of rows"
+            "of rows; "
+            "view it as int8, or pad with a row of zeros"
         )
     return _pack(arrays.contiguous(unpack_nibbles(a).T))
 

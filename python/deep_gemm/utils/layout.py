@@ -62,7 +62,8 @@ def _require_scales(sf: Array, name: str, function: str) -> None:
     if len(sf.shape) not in (2, 3) or not arrays.has_type(sf, name):
         raise ValueError(
             f"{function}: got {sf.dtype} of shape {tuple(sf.shape)}, expected {name} scales [mn, k] or "
-            "[groups, mn, k]"
+            "[groups, mn, k]; "
+            "convert or reshape them"
         )
 
 
@@ -124,7 +125,10 @@ def get_k_grouped_mn_major_tma_aligned_packed_ue8m0_tensor(
     function = "get_k_grouped_mn_major_tma_aligned_packed_ue8m0_tensor"
     del k_alignment
     if use_psum_layout:
-        raise ValueError("k-grouped scales: got use_psum_layout=True, expected False on this architecture")
+        raise ValueError(
+            "k-grouped scales: got use_psum_layout=True, expected False on this architecture; "
+            "pass the sizes of the groups"
+        )
     _require_scales(sf, "fp32", function)
     rows = [ceil_div(k, gran_k) for k in ks_cpu]
     if len(sf.shape) != 2 or sum(rows) != sf.shape[0] or len(rows) != grouped_layout.shape[0]:
@@ -166,7 +170,10 @@ def transform_sf_into_required_layout(
         )
     if len(recipe) == 3:
         if is_sfa is None:
-            raise ValueError("transform_sf_into_required_layout: a recipe of three needs is_sfa")
+            raise ValueError(
+                "transform_sf_into_required_layout: a recipe of three needs is_sfa; "
+                "pass it, or a recipe of two"
+            )
         gran_mn, gran_k = (recipe[0] if is_sfa else recipe[1]), recipe[2]
     else:
         gran_mn, gran_k = recipe
@@ -177,7 +184,8 @@ def transform_sf_into_required_layout(
     if tuple(sf.shape) != expected:
         raise ValueError(
             f"transform_sf_into_required_layout: got shape {tuple(sf.shape)}, expected {expected} for mn={mn}, "
-            f"k={k}, one scale for each {gran_mn} x {gran_k}"
+            f"k={k}, one scale for each {gran_mn} x {gran_k}; "
+            "pass the scales of that operand"
         )
     if (gran_mn, gran_k) == (1, 128):
         return get_mn_major_tma_aligned_tensor(sf)
@@ -185,7 +193,8 @@ def transform_sf_into_required_layout(
         return sf
     raise ValueError(
         f"transform_sf_into_required_layout: got one scale for each {gran_mn} x {gran_k}, expected (1, 128) or "
-        "(128, 128)"
+        "(128, 128); "
+        "quantise with one of these"
     )
 
 

@@ -18,14 +18,14 @@ SMALLEST_AMAX = 1e-4
 def ceil_div(x: int, y: int) -> int:
     """x / y, rounded up."""
     if y <= 0:
-        raise ValueError(f"ceil_div: got a divisor of {y}, expected at least 1")
+        raise ValueError(f"ceil_div: got a divisor of {y}, expected at least 1; pass a positive one")
     return (x + y - 1) // y
 
 
 def align(x: int, y: int) -> int:
     """The multiple of y at or above x."""
     if y <= 0:
-        raise ValueError(f"align: got multiples of {y}, expected at least 1")
+        raise ValueError(f"align: got multiples of {y}, expected at least 1; pass a positive one")
     return ceil_div(x, y) * y
 
 
@@ -41,7 +41,8 @@ def pack_ue8m0_to_int(x: Array) -> Array:
     if not arrays.has_type(x, "fp32") or x.shape[-1] % 4 != 0:
         raise ValueError(
             f"pack_ue8m0_to_int: got {x.dtype} of shape {tuple(x.shape)}, expected fp32 and a last dimension that "
-            "is a multiple of 4"
+            "is a multiple of 4; "
+            "convert the scales, or pad them with ones"
         )
     pattern = arrays.bits(arrays.contiguous(x), "int32")
     if bool((pattern < 0).any()) or bool(((pattern & 0x7FFFFF) != 0).any()):
@@ -137,7 +138,8 @@ def per_custom_dims_cast_to_fp8(
     if len(kept) != len(given) or not kept <= set(range(rank)):
         raise ValueError(
             f"per_custom_dims_cast_to_fp8: got dims {given} of an array of shape {tuple(x.shape)}, expected "
-            f"different dimensions from {-rank} to {rank - 1}"
+            f"different dimensions from {-rank} to {rank - 1}; "
+            "correct the dims"
         )
     shared = tuple(i for i in range(rank) if i not in kept)
     values = arrays.cast(x, "fp32")
