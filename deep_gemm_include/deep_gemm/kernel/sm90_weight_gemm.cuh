@@ -54,7 +54,8 @@ class Multiplier {
 #ifndef DG_WEIGHT_TURN
 #define DG_WEIGHT_TURN 4
 #endif
-    static constexpr u32 kTurn = changes_units(S.w) && kParts > 1 && kRuns <= kRunsOfUnit ? DG_WEIGHT_TURN : 1;
+    static constexpr u32 kTurn =
+        changes_units(S.w) && kParts > 1 && kRuns <= kRunsOfUnit ? DG_WEIGHT_TURN : 1;
 #ifndef DG_WEIGHT_STAGGER
 #define DG_WEIGHT_STAGGER 0
 #endif
