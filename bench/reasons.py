@@ -108,26 +108,27 @@ REASONS = (
         r"q8_0.*",
         "Blocks of 34 bytes are 6 % more bytes than one a weight, and never aligned to more than 2: words are put "
         "together from halves (the split layout spares that and pays for two streams). Copies alone take 18.1 us at "
-        "4096x14336 where bulk copies bring them. Next: bulk copies for every K. Slower: rows in turns for warps that stay "
-        "(4096x14336: 19.8 us for 19.5), L2 asked by single lines (21.2).",
+        "4096x14336 where bulk copies bring them. Next: bulk copies for every K. Slower: rows in turns for warps that "
+        "stay (4096x14336: 19.8 us for 19.5), L2 asked by single lines (21.2).",
     ),
     Reason(
         "gemv",
         r"(w8a16|w8a8|int8|w4a16 \w+|w4a8 \w+|int4 \w+) .*",
-        "3 to 4 us of a launch do not shrink with the bytes: the wait for the launch before (0.8 us from its last exit), x "
-        "(1.8) and the first weights (2.9); half of the blocks end half a microsecond before the last. Codes of 4 bits are "
-        "bound by instructions as well: a visit of a warp (16 rows of 256 weights) takes 300, of which 222 decode and "
-        "multiply; without the products it takes 10.1 us of 11.8 at 4096x14336, and one more tile for each SM costs 1.2. Slower: "
-        "rows dealt evenly to groups in short tiles (12.9), the next launch's block beside this one's on an SM, other rings. "
-        "Next: a warp that brings weights by bulk copies, so that those that multiply spend no instructions on it.",
+        "3 to 4 us of a launch do not shrink with the bytes: the wait for the launch before (0.8 us from its last "
+        "exit), x (1.8) and the first weights (2.9); half of the blocks end half a microsecond before the last. "
+        "Codes of 4 bits are bound by instructions as well: a visit of a warp (16 rows of 256 weights) takes 300, "
+        "of which 222 decode and multiply; without the products it takes 10.1 us of 11.8 at 4096x14336, and one "
+        "more tile for each SM costs 1.2. Slower: rows dealt evenly to groups in short tiles (12.9), the next "
+        "launch's block beside this one's on an SM, other rings. Next: a warp that brings weights by bulk copies, "
+        "so that those that multiply spend no instructions on it.",
     ),
     Reason(
         "weight_only_gemm",
         r".*",
         "The ceiling is cuBLAS in bf16 (the peer), at the card's power limit; weights are decoded to bf16 in "
         "registers beside the products, and scales of 128 x 128 or of 128 along K are applied to sums, which two "
-        "warpgroups do at the same time: with tokens in two parts, one of which is multiplied meanwhile, 629 TFLOPS for "
-        "567 with 128 x 128. Next: warpgroups that change units in turn.",
+        "warpgroups do at the same time: with tokens in two parts, one of which is multiplied meanwhile, 629 "
+        "TFLOPS for 567 with 128 x 128. Next: warpgroups that change units in turn.",
     ),
     Reason(
         "model_ops",

@@ -46,7 +46,9 @@ def make_terms() -> tuple[Launch, str]:
     arrays = {"x": x, "counts": np.array(COUNTS, np.int32), "out": out, "scales": scales}
 
     def pack(_: Any, at: dict[str, int]) -> bytes:
-        return struct.pack("<6Q4I", *(at[name] for name in arrays), ROWS * K * 2, K * 2, ROWS, K, PADDED_K, AT_ONCE)
+        return struct.pack(
+            "<6Q4I", *(at[name] for name in arrays), ROWS * K * 2, K * 2, ROWS, K, PADDED_K, AT_ONCE
+        )
 
     # Zeros have either sign.
     launch = Launch("deep_gemm::two_terms<kSpec>", (GROUPS * AT_ONCE,), 256, 32, arrays, pack,

@@ -111,6 +111,7 @@ class Multiplier {
                            const kernel::Fp4WideRows<S>& rows) {
         const ptx::SharedAddress scales = smem_.scales(stage, 0) + (column + thread_ % 4 * 2) * 4;
         ptx::wgmma_keep(partial);
+        if (rows.passes_by()) return;
         if constexpr (S.token_terms == 2) return rows.promote_terms(partial, sum, column / 2);
 #pragma unroll
         for (u32 i = 0; i < count; i += 4) {
