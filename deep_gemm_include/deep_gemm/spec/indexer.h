@@ -37,7 +37,7 @@ struct IndexScoreParams {
     const i32* sequences;  // or null
     float* scores;         // [tokens, rows]
     u64 scores_stride;
-    u32* peaks;            // or null: [tokens, ceil(rows / kScoresOfPeak)]; on tensor cores
+    u32* peaks;  // or null: [tokens, ceil(rows / kScoresOfPeak)]; on tensor cores
     u64 peaks_stride;
     u32 tokens, heads, d, ratio, only_above;
     float scale;
