@@ -1,7 +1,8 @@
-"""The tables of times in docs/weight-only.md: `python tools/weight_only_times.py` prints them, `--write` puts them there.
+"""The tables of times in docs/weight-only.md: `python tools/weight_only_times.py` prints them, `--write` writes them.
 
-They are made from one file of bench/results, which the page names (and `--file NAME` replaces): medians in microseconds, and
-how many times as fast as cuBLAS in BF16 in the same rounds. Nothing runs; numbers that the file has not do not get in.
+They are made from one file of bench/results, which the page names (and `--file NAME` replaces): medians in
+microseconds, and how many times as fast as cuBLAS in BF16 in the same rounds. Nothing runs; numbers that the file has
+not do not get in.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ FEW_VARIANTS = {
     "int4 g128": "int4_128, bf16", "int4 g32": "int4_32, bf16",
 }  # fmt: skip
 MANY_VARIANTS = {
-    "w8a16": "fp8_128x128", "w8a16 by row": "fp8_row", "int8": "int8_row", "w4a16 mxfp4": "mxfp4", "w4a16 nvfp4": "nvfp4",
-    "int4 g128": "int4_128", "int4 g32": "int4_32",
+    "w8a16": "fp8_128x128", "w8a16 by row": "fp8_row", "int8": "int8_row", "w4a16 mxfp4": "mxfp4",
+    "w4a16 nvfp4": "nvfp4", "int4 g128": "int4_128", "int4 g32": "int4_32",
 }  # fmt: skip
 Rows = dict[tuple[str, str], dict[str, Any]]
 
@@ -37,7 +38,11 @@ def table(head: list[str], body: list[list[str]]) -> list[str]:
 
 def cell(row: dict[str, Any]) -> str:
     us = row["ours_us"]
-    return f"{us:.1f} ({row['metrics']['ratio']:.2f}x)" if us < 1000 else f"{us:.0f} ({row['metrics']['ratio']:.2f}x)"
+    return (
+        f"{us:.1f} ({row['metrics']['ratio']:.2f}x)"
+        if us < 1000
+        else f"{us:.0f} ({row['metrics']['ratio']:.2f}x)"
+    )
 
 
 def tables(name: str) -> str:
@@ -57,11 +62,12 @@ def tables(name: str) -> str:
         ]
         return table([first, *(title for _, _, title in points)], body)
 
+    source = f"commit {machine['commit']}, {machine['date'][:10]} ([{name}](../bench/results/{name}))"
     return "\n".join(
         [
-            f"Microseconds on one {machine['device']}, commit {machine['commit']}, {machine['date'][:10]} "
-            f"([{name}](../bench/results/{name})): k × n = {LAYER.replace('x', ' × ')}. In brackets: how many times as fast as",
-            "`torch.mm` in BF16 (cuBLAS) in the same rounds; below 1.00x it is slower. A few tokens, the small-batch form:",
+            f"Microseconds on one {machine['device']}, {source}:",
+            f"k × n = {LAYER.replace('x', ' × ')}. In brackets: how many times as fast as `torch.mm` in BF16 (cuBLAS) in",
+            "the same rounds; below 1.00x it is slower. A few tokens, the small-batch form:",
             "",
             *made(few, FEW_VARIANTS, "W, x"),
             "",
@@ -72,24 +78,28 @@ def tables(name: str) -> str:
     )
 
 
-def replaced(page: str, name: str | None = None) -> str:
+def parts(page: str) -> tuple[str, str, str]:
+    """What stands in front of the tables, the file that they name, what comes after them."""
     start = START.search(page)
     if start is None or END not in page:
         raise SystemExit(f"{PAGE} has no lines '<!-- times: ... -->' and '{END}'; put them around the tables")
-    name = name or start[1]
-    _, _, after = page.partition(END)
-    return (
-        f"{page[: start.start()]}<!-- times: made by tools/weight_only_times.py from {name} -->\n{tables(name)}\n{END}{after}"
-    )
+    return page[: start.start()], start[1], page.partition(END)[2]
+
+
+def replaced(page: str, name: str | None = None) -> str:
+    before, named, after = parts(page)
+    name = name or named
+    mark = f"<!-- times: made by tools/weight_only_times.py from {name} -->"
+    return f"{before}{mark}\n{tables(name)}\n{END}{after}"
 
 
 def main() -> None:
+    page = PAGE.read_text(encoding="utf-8")
     name = sys.argv[sys.argv.index("--file") + 1] if "--file" in sys.argv else None
-    text = replaced(PAGE.read_text(encoding="utf-8"), name)
     if "--write" in sys.argv:
-        PAGE.write_text(text, encoding="utf-8")
+        PAGE.write_text(replaced(page, name), encoding="utf-8")
     else:
-        print(text[START.search(text).start() : text.index(END)])
+        print(tables(name or parts(page)[1]))
 
 
 if __name__ == "__main__":

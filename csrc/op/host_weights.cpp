@@ -165,11 +165,12 @@ class Quantizer {
             low = low > 0 ? 0 : low;
             high = high < 0 ? 0 : high;
             scale = (high - low) / kMost;
-            DG_CHECK(!std::isinf(scale) || std::isinf(high) || std::isinf(low), value,
-                     "quantize_weights: weights of a group of {} are further apart than the largest of fp32, "
-                     "expected a scale of at most {}, the largest of fp16; divide the weights, or take a layout "
-                     "with fp32 scales",
-                     row_.name, kF16Max);
+            DG_CHECK(
+                !std::isinf(scale) || std::isinf(high) || std::isinf(low), value,
+                "quantize_weights: weights of a group of {} are further apart than the largest of fp32, "
+                "expected a scale of at most {}, the largest of fp16; divide the weights, or take a layout "
+                "with fp32 scales",
+                row_.name, kF16Max);
         } else {
             scale = (high * (high > -low ? 1.0f : 0.0f) + low * (high <= -low ? 1.0f : 0.0f)) / -kMiddle;
         }

@@ -140,7 +140,8 @@ void check_output(const LinearArguments& args, size_t index, LinearCall& call) {
         matrix.residual = reinterpret_cast<const void*>(residual.address);
         matrix.residual_stride = residual.stride_bytes / bytes_of(call.y);
     }
-    call.form[index].plain_y = call.x_plain && call.y != Format::fp16 && !matrix.bias && matrix.y_stride <= kMaxExtent &&
+    call.form[index].plain_y = call.x_plain && call.y != Format::fp16 && !matrix.bias &&
+                               matrix.y_stride <= kMaxExtent &&
                                (!matrix.residual || matrix.residual_stride == matrix.y_stride);
 }
 

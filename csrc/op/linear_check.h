@@ -25,9 +25,9 @@ struct LinearCall {
     Format y = Format::bf16;
     GemvEpilogue epilogue = GemvEpilogue::none;
     bool strict = false, invariant = false;
-    bool x_vectors = true;     // rows of x start at multiples of 16 bytes
-    bool rows_apart = true;    // rows of x share no bytes
-    bool x_plain = true;       // scales of x lie where the FP8 GEMM reads them
+    bool x_vectors = true;   // rows of x start at multiples of 16 bytes
+    bool rows_apart = true;  // rows of x share no bytes
+    bool x_plain = true;     // scales of x lie where the FP8 GEMM reads them
     std::array<FormFacts, kMaxGemvMatrices> form{};
     u32 row_alignment = 16;    // that every row of Q8_0 has
     bool bulk = true;          // every matrix of Q8_0 has rows that are pieces for bulk copies
@@ -46,7 +46,8 @@ struct LinearCall {
 [[nodiscard]] LinearCall check_linear(const LinearArguments& arguments);
 
 // Of matrix `index` of the call; notes in the call what it leaves the kernels.
-[[nodiscard]] GemvMatrix check_matrix(const QuantMatrix& w, const Device* device, u32 index, LinearCall& call);
+[[nodiscard]] GemvMatrix check_matrix(const QuantMatrix& w, const Device* device, u32 index,
+                                      LinearCall& call);
 void check_device(const TensorView& t, const Device* device, const char* name);
 // A packed row-major tensor of `rows` x `columns`, or of `columns` where rows is 0.
 void check_packed(const TensorView& t, i64 rows, i64 columns, const char* name);

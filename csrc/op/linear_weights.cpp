@@ -51,7 +51,8 @@ void check_packed(const TensorView& t, i64 rows, i64 columns, const char* name) 
     DG_CHECK(matrix || vector, value,
              "linear: {} has shape {}, expected {}; reshape it, or quantise the weights again", name,
              shape_text(t), rows ? fmt::format("[{}, {}]", rows, columns) : fmt::format("[{}]", columns));
-    const bool packed = matrix ? t.shape[0] == 0 || ((columns <= 1 || t.strides[1] == 1) && (rows <= 1 || t.strides[0] == columns))
+    const bool packed = matrix ? t.shape[0] == 0 || ((columns <= 1 || t.strides[1] == 1) &&
+                                                     (rows <= 1 || t.strides[0] == columns))
                                : t.shape[0] <= 1 || t.strides[0] == 1;
     DG_CHECK(packed, value,
              "linear: {} is strided, expected a packed row-major tensor; pass a contiguous copy", name);
@@ -75,8 +76,8 @@ GemvMatrix check_matrix(const QuantMatrix& w, const Device* device, u32 index, L
     // Four bits are in an order of their own, which no type of two to a byte says.
     const Format own = row.element_bits == 4 ? Format::int8 : row.element;
     DG_CHECK(data.present() && (data.format == own || data.format == Format::int8), type,
-             "linear: w ({}) holds {}, expected {}; quantise it, or view what are its bytes as int8", row.name,
-             name_of(data.format), expectation(own, true));
+             "linear: w ({}) holds {}, expected {}; quantise it, or view what are its bytes as int8",
+             row.name, name_of(data.format), expectation(own, true));
     check_device(data, device, "w");
     const i64 columns = static_cast<i64>(row_bytes / bytes_of(data.format));
     DG_CHECK(data.rank == 2 && data.shape[0] == w.n && data.shape[1] == columns, value,
@@ -112,9 +113,10 @@ GemvMatrix check_matrix(const QuantMatrix& w, const Device* device, u32 index, L
     if (scale_columns != 0) {
         const Format kind = format_of(row.scale);
         const bool bytes = bytes_of(row.scale) == 1;
-        DG_CHECK(w.scales.present() && (w.scales.format == kind || (bytes && w.scales.format == Format::int8)),
-                 type, "linear: the scales of w ({}) are {}, expected {}; cast them", row.name,
-                 name_of(w.scales.format), expectation(kind, bytes));
+        DG_CHECK(
+            w.scales.present() && (w.scales.format == kind || (bytes && w.scales.format == Format::int8)),
+            type, "linear: the scales of w ({}) are {}, expected {}; cast them", row.name,
+            name_of(w.scales.format), expectation(kind, bytes));
         check_device(w.scales, device, "the scales of w");
         check_packed(w.scales, scale_rows, scale_columns, "scales of w");
         DG_CHECK(address_of(w.scales) % bytes_of(row.scale) == 0, value,
@@ -130,17 +132,18 @@ GemvMatrix check_matrix(const QuantMatrix& w, const Device* device, u32 index, L
         const u64 count = static_cast<u64>(scale_rows) * static_cast<u64>(scale_columns);
         call.memory.push_back({address_of(w.scales), count * bytes_of(row.scale), false});
     }
-    DG_CHECK(scale_columns != 0 || !w.scales.present(), value,
-             "linear: got scales beside w ({}), expected none: the layout has none apart from data; leave them "
-             "out",
-             row.name);
+    DG_CHECK(
+        scale_columns != 0 || !w.scales.present(), value,
+        "linear: got scales beside w ({}), expected none: the layout has none apart from data; leave them "
+        "out",
+        row.name);
     DG_CHECK(row.has_zero || !w.zeros.present(), value,
              "linear: got zero points beside w ({}), expected none: the layout has none; leave them out",
              row.name);
     if (row.has_zero) {
         DG_CHECK(w.zeros.present() && w.zeros.format == Format::int8, type,
-                 "linear: the zero points of w ({}) are {}, expected int8; view them as bytes",
-                 row.name, name_of(w.zeros.format));
+                 "linear: the zero points of w ({}) are {}, expected int8; view them as bytes", row.name,
+                 name_of(w.zeros.format));
         check_device(w.zeros, device, "the zero points of w");
         check_packed(w.zeros, scale_rows, scale_columns, "zero points of w");
         matrix.zeros = static_cast<const u8*>(w.zeros.data);

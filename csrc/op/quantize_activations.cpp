@@ -46,9 +46,10 @@ void launch_quantize(Device& device, const RowsView& x, Format format, Activatio
                               .scales_stride = out.scales_stride,
                               .m = x.m,
                               .k = x.k};
-    const driver::MemoryRange memory[] = {range_of(x, bytes_of(format), false),
-                                          range_of({out.values, x.m, columns, out.values_stride}, 1, true),
-                                          range_of({out.scales, x.m, blocks, out.scales_stride * 4}, 4, true)};
+    const driver::MemoryRange memory[] = {
+        range_of(x, bytes_of(format), false),
+        range_of({out.values, x.m, columns, out.values_stride}, 1, true),
+        range_of({out.scales, x.m, blocks, out.scales_stride * 4}, 4, true)};
     const auto grid = static_cast<u32>(ceil_div(u64{x.m} * blocks, u64{kGemvQuantizeThreads / 32}));
     const driver::Kernel& kernel =
         kernel_for<GemvQuantizeParams>(device, {"gemv_quantize", "deep_gemm/kernel/gemv_quantize.cuh"}, spec);
@@ -72,11 +73,11 @@ void quantize_activations(const TensorView& x, Activation to, const TensorView& 
              name_of(x.format));
     const u32 columns = op::columns_of(rows, to);
     const Format element = element_of(to);
-    DG_CHECK(
-        (values.format == element || values.format == Format::int8) && scales.format == Format::fp32, type,
-        "quantize_activations: values are {} and scales {}, expected {} and fp32; allocate them so",
-        name_of(values.format), name_of(scales.format),
-        element == Format::int8 ? "int8" : "fp8_e4m3 (or int8)");
+    DG_CHECK((values.format == element || values.format == Format::int8) && scales.format == Format::fp32,
+             type,
+             "quantize_activations: values are {} and scales {}, expected {} and fp32; allocate them so",
+             name_of(values.format), name_of(scales.format),
+             element == Format::int8 ? "int8" : "fp8_e4m3 (or int8)");
     DG_CHECK(out.m == rows.m && out.k == columns && out_scales.m == rows.m &&
                  out_scales.k == ceil_div(rows.k, block),
              value,
@@ -88,11 +89,12 @@ void quantize_activations(const TensorView& x, Activation to, const TensorView& 
     DG_CHECK(out_scales.address % 4 == 0, value,
              "quantize_activations: scales start at {:#x}, expected a multiple of 4; pass a copy",
              out_scales.address);
-    DG_CHECK(rows.m <= 1 || (out.stride_bytes >= columns && out_scales.stride_bytes >= u64{out_scales.k} * 4),
-             value,
-             "quantize_activations: rows of values are {} and of scales {} bytes apart, expected at least {} and "
-             "{}, so that they do not overlap; pass packed tensors",
-             out.stride_bytes, out_scales.stride_bytes, columns, u64{out_scales.k} * 4);
+    DG_CHECK(
+        rows.m <= 1 || (out.stride_bytes >= columns && out_scales.stride_bytes >= u64{out_scales.k} * 4),
+        value,
+        "quantize_activations: rows of values are {} and of scales {} bytes apart, expected at least {} and "
+        "{}, so that they do not overlap; pass packed tensors",
+        out.stride_bytes, out_scales.stride_bytes, columns, u64{out_scales.k} * 4);
     if (rows.m == 0 || rows.k == 0) return;
     const u32 width = bytes_of(x.format);
     DG_CHECK(

@@ -102,7 +102,8 @@ void run_fp8_gemm(const LinearCall& call, const GemvMatrix& w) {
     gemm_call.a = view(p.x, Format::fp8_e4m3, p.m, p.k, p.x_stride);
     gemm_call.scale_a = view(p.x_scale, Format::fp32, p.m, blocks, p.x_scale_stride);
     gemm_call.b = view(w.data, Format::fp8_e4m3, w.n, p.k, w.row_stride);
-    gemm_call.scale_b = view(w.scales, Format::fp32, ceil_div(w.n, row_of(call.w).block_rows), blocks, blocks);
+    gemm_call.scale_b =
+        view(w.scales, Format::fp32, ceil_div(w.n, row_of(call.w).block_rows), blocks, blocks);
     gemm_call.d = view(w.y, call.y, p.m, w.n, w.y_stride);
     if (w.residual) gemm_call.c = view(w.residual, call.y, p.m, w.n, w.y_stride);
     gemm_call.stream = call.stream;
@@ -115,10 +116,11 @@ void run_fp8_gemm(const LinearCall& call, const GemvMatrix& w) {
 bool is_large(const LinearCall& call, const plan::LinearProblem& problem) {
     if (call.x == Activation::int8_row) {
         const char* reason = plan::why_no_large_batch(problem);
-        DG_CHECK(!reason, value,
-                 "linear: int8 tokens are for the large-batch form alone: {}, expected what that reads; pad k "
-                 "with zeros, copy x, or pass bf16 tokens",
-                 reason);
+        DG_CHECK(
+            !reason, value,
+            "linear: int8 tokens are for the large-batch form alone: {}, expected what that reads; pad k "
+            "with zeros, copy x, or pass bf16 tokens",
+            reason);
         return true;
     }
     if (call.spec) {
@@ -128,8 +130,8 @@ bool is_large(const LinearCall& call, const plan::LinearProblem& problem) {
         DG_CHECK(!reason, value,
                  "linear: a large-batch kernel was asked for, which does not serve this call: {}", reason);
         if (!plan::multiplies_fp8(problem))
-            static_cast<void>(plan::plan_for_spec(plan::weight_problem_of(problem, 0), *call.spec,
-                                                  model_of(*call.device)));
+            static_cast<void>(
+                plan::plan_for_spec(plan::weight_problem_of(problem, 0), *call.spec, model_of(*call.device)));
         return true;
     }
     if (plan::why_small_batch(problem)) return false;

@@ -70,11 +70,10 @@ void read_word(Parsed& parsed, std::string_view word) {
         p.y = named<Format>(key, value, static_cast<u32>(Format::fp32), static_cast<u32>(Format::bf16) + 1);
     } else {
         u32* const field = key == "m" ? &p.m : key == "n" ? &parsed.n : key == "k" ? &p.k : nullptr;
-        DG_CHECK(
-            field, value,
-            "problem: unexpected word '{}'; expected w=, x=, y=, m=, n=, k=, strict, invariant, swiglu, "
-            "padded or unaligned: correct it",
-            word);
+        DG_CHECK(field, value,
+                 "problem: unexpected word '{}'; expected w=, x=, y=, m=, n=, k=, strict, invariant, swiglu, "
+                 "padded or unaligned: correct it",
+                 word);
         *field = parse_count(key, value, 1);
     }
 }
@@ -129,7 +128,8 @@ WeightProblem weight_problem_of(const LinearProblem& p, u32 matrix) {
 const char* why_no_large_batch(const LinearProblem& p) {
     if (multiplies_fp8(p)) {
         if (p.small.epilogue != GemvEpilogue::none) return "the FP8 GEMM has no swiglu";
-        if (!p.plain_y) return "the FP8 GEMM has no bias, y of bf16 or fp32, a residual that lies as y, and strides below 2^31";
+        if (!p.plain_y)
+            return "the FP8 GEMM has no bias, y of bf16 or fp32, a residual that lies as y, and strides below 2^31";
     } else if (const char* reason = why_no_weight_gemm(p.small.w, p.small.x)) {
         return reason;
     }

@@ -40,7 +40,8 @@ QuantMatrix read_matrix(TensorReader& reader, const py::handle& object) {
              Py_TYPE(object.ptr())->tp_name, kFields);
     const auto matrix = py::reinterpret_borrow<py::tuple>(object);
     DG_CHECK(matrix.size() == kFields, type,
-             "linear: a matrix has {} fields, expected {}; pass the parts of a QuantizedMatrix", matrix.size(), kFields);
+             "linear: a matrix has {} fields, expected {}; pass the parts of a QuantizedMatrix",
+             matrix.size(), kFields);
     return {.quant = quant_of(matrix[0].cast<std::string>()),
             .n = matrix[1].cast<i64>(),
             .k = matrix[2].cast<i64>(),
@@ -59,8 +60,7 @@ void run_linear(const py::object& x, const py::object& x_scale, const py::sequen
     LinearArguments arguments;
     arguments.x = reader.read(x.ptr(), "x");
     arguments.x_scale = read_optional(reader, x_scale, "x_scale");
-    for (const py::handle matrix : matrices)
-        w.push_back(read_matrix(reader, matrix));
+    for (const py::handle matrix : matrices) w.push_back(read_matrix(reader, matrix));
     const std::vector<TensorView> outputs = read_list(reader, y, "y", true),
                                   biases = read_list(reader, bias, "bias", false),
                                   residuals = read_list(reader, residual, "residual", false);

@@ -61,7 +61,8 @@ class TensorReader {
     void place(TensorView& view, int device_type, int device_id, ArgumentName name, bool numpy);
     [[nodiscard]] Device* host_device(ArgumentName name, bool numpy);
 
-    static constexpr const char* kAnyFormat = "fp8_e4m3, bf16, fp16, fp32, int8 or int32, as the operation says";
+    static constexpr const char* kAnyFormat =
+        "fp8_e4m3, bf16, fp16, fp32, int8 or int32, as the operation says";
 
     PyObject* device_argument_;
     const char* function_;

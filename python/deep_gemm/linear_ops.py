@@ -3,9 +3,9 @@
     w = deep_gemm.quantize(weight, "q8_0")
     y = deep_gemm.linear(x, w)
 
-Up to 16 rows, or with `invariant` at any number, row i of y depends on row i of x and on W alone, bit for bit. With more,
-the plan may take a form made for many rows, for each matrix as for that matrix alone; what other rows hold changes nothing
-in either.
+Up to 16 rows, or with `invariant` at any number, row i of y depends on row i of x and on W alone, bit for bit. With
+more, the plan may take a form made for many rows, for each matrix as for that matrix alone; what other rows hold
+changes nothing in either.
 """
 
 from __future__ import annotations

@@ -58,8 +58,8 @@ class QuantizedMatrix:
     data: [n, row bytes] int8 (or [n, k] of the element's own type); scales: [rows of blocks, blocks along k] fp32, fp16
     or int8; zeros: as scales, int8. None where the layout has none.
 
-    The constructor takes parts as quantize() made them; types and shapes are checked by what multiplies them, numbers by
-    nothing. from_parts() checks all three.
+    The constructor takes parts as quantize() made them; types and shapes are checked by what multiplies them, numbers
+    by nothing. from_parts() checks all three.
     """
 
     format: str

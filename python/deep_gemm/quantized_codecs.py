@@ -142,7 +142,9 @@ def to_fragments(data: Array, k: int) -> Array:
     wide = arrays.zeros(data, (n, ceil_div(k, 32) * 16), "int8")
     wide[:, : data.shape[1]] = as_bytes(data)
     groups = wide.shape[1] // 16
-    codes = arrays.cast(unpack_nibbles(wide, groups * 32), "int32").reshape(n, groups, 4, 4, 2)  # [.., i, q, half]
+    codes = arrays.cast(unpack_nibbles(wide, groups * 32), "int32").reshape(
+        n, groups, 4, 4, 2
+    )  # [.., i, q, half]
     halves = arrays.zeros(data, (n, codes.shape[1], 4, 2), "int32")
     for i, (sign, others, crossed) in enumerate(FRAGMENT_BITS):
         for half in range(2):
@@ -319,7 +321,9 @@ def quantize_rows(weight: Array, integer: bool) -> Parts:
 def quantize(weight: Array, name: str, row: dict[str, Any], rounding: str) -> Parts:
     """data, scales, zeros, global scale. NaN and infinity go where the arithmetic takes them, without a word."""
     if weight.shape[0] == 0:  # the parts of a row, and none of them
-        data, scales, zeros, _ = quantize(arrays.zeros(weight, (1, weight.shape[1]), "fp32"), name, row, rounding)
+        data, scales, zeros, _ = quantize(
+            arrays.zeros(weight, (1, weight.shape[1]), "fp32"), name, row, rounding
+        )
         return data[:0], None if scales is None else scales[:0], None if zeros is None else zeros[:0], 1.0
     if name == "fp16":
         return as_fp16(weight, name, "weight"), None, None, 1.0

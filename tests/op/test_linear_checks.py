@@ -44,7 +44,9 @@ def test_elements_are_the_layouts_own_or_bytes(emulator: Any, name: str, kind: A
     w, x = deep_gemm.quantize(random_weight(rng, 5, 64), name), random_x(rng, 2, 64, "bf16")
     viewed = QuantizedMatrix(name, 5, 64, w.data.view(kind), w.scales, w.zeros, w.global_scale)
     if kind is np.int8 or (kind is E4M3 and FORMATS[name]["element"] == "fp8_e4m3"):
-        assert same_bits(deep_gemm.linear(x, viewed, device=emulator), deep_gemm.linear(x, w, device=emulator))
+        assert same_bits(
+            deep_gemm.linear(x, viewed, device=emulator), deep_gemm.linear(x, w, device=emulator)
+        )
         return
     with pytest.raises(TypeError, match=rf"w \({name}\) holds fp8_\w+, expected (int8|fp8_e4m3 \(or its)"):
         deep_gemm.linear(x, viewed, device=emulator)
@@ -62,7 +64,9 @@ def test_scales_are_of_their_own_type_or_bytes(emulator: Any, name: str, own: An
     parts[changed] = part.view(kind)
     viewed = QuantizedMatrix(name, 5, 64, w.data, global_scale=w.global_scale, **parts)
     if kind is own:
-        assert same_bits(deep_gemm.linear(x, viewed, device=emulator), deep_gemm.linear(x, w, device=emulator))
+        assert same_bits(
+            deep_gemm.linear(x, viewed, device=emulator), deep_gemm.linear(x, w, device=emulator)
+        )
         return
     with pytest.raises(TypeError, match=rf"of w \({name}\) are fp8_\w+, expected (int8|fp8_\w+ \(or its)"):
         deep_gemm.linear(x, viewed, device=emulator)
@@ -75,9 +79,25 @@ def test_parts_that_a_layout_has_not(emulator: Any) -> None:
         deep_gemm.linear(x, QuantizedMatrix("bf16", 4, 32, w, ones), device=emulator)
     fp8 = w.astype(E4M3)
     with pytest.raises(ValueError, match=r"got zero points beside w \(fp8_row\), expected none"):
-        deep_gemm.linear(x, QuantizedMatrix("fp8_row", 4, 32, fp8, ones, np.zeros((4, 1), np.int8)), device=emulator)
+        deep_gemm.linear(
+            x, QuantizedMatrix("fp8_row", 4, 32, fp8, ones, np.zeros((4, 1), np.int8)), device=emulator
+        )
     with pytest.raises(TypeError, match="a matrix is a list, expected a tuple of 7 fields"):
-        _C.linear(x, None, [["bf16"]], [np.zeros((2, 4), BF16)], [], [], False, 0.0, False, False, None, emulator, None)
+        _C.linear(
+            x,
+            None,
+            [["bf16"]],
+            [np.zeros((2, 4), BF16)],
+            [],
+            [],
+            False,
+            0.0,
+            False,
+            False,
+            None,
+            emulator,
+            None,
+        )
 
 
 @pytest.mark.parametrize("to", ["q8", "fp8_128", "fp8_32"])
@@ -102,7 +122,9 @@ def test_narrow_elements_of_x_are_their_own_type_or_bytes(emulator: Any, to: str
 def test_rows_of_scales_do_not_overlap(emulator: Any, apart: int) -> None:
     x = random_x(np.random.default_rng(3), 20, 64, "bf16")
     scales = as_strided(np.zeros(64, np.float32), (20, 2), (apart, 4))
-    with pytest.raises(ValueError, match=rf"values are 64 and of scales {apart} bytes apart, expected at least 64 and 8"):
+    with pytest.raises(
+        ValueError, match=rf"values are 64 and of scales {apart} bytes apart, expected at least 64 and 8"
+    ):
         deep_gemm.quantize_activations(x, "fp8_32", (np.zeros((20, 64), np.int8), scales), device=emulator)
     values, wide = np.zeros((20, 80), np.int8), np.zeros((20, 5), np.float32)
     deep_gemm.quantize_activations(x, "fp8_32", (values[:, :64], wide[:, 1:3]), device=emulator)
@@ -122,13 +144,19 @@ def test_rows_of_x_may_overlap(emulator: Any, name: str) -> None:
     scales = np.full((40, 2), 0.25, np.float32)
     narrow = line.astype(E4M3)
     for rows in (windows, once):
-        x: Any = rows if name == "mxfp4" else (as_strided(narrow, (40, 256), [s // 2 for s in rows.strides]), scales)
+        x: Any = (
+            rows
+            if name == "mxfp4"
+            else (as_strided(narrow, (40, 256), [s // 2 for s in rows.strides]), scales)
+        )
         copy: Any = rows.copy() if name == "mxfp4" else (np.ascontiguousarray(x[0]), scales)
         got, ran = counted(lambda x=x: deep_gemm.linear(x, w, device=emulator))
         assert ran == ["small"]
         assert same_bits(got, deep_gemm.linear(copy, w, invariant=True, device=emulator))
         assert counted(lambda copy=copy: deep_gemm.linear(copy, w, device=emulator))[1] == ["large"]
-    with pytest.raises(ValueError, match="int8 tokens are for the large-batch form alone: TMA needs rows of x that do not"):
+    with pytest.raises(
+        ValueError, match="int8 tokens are for the large-batch form alone: TMA needs rows of x that do not"
+    ):
         deep_gemm.linear((as_strided(np.zeros(512, np.int8), (20, 256), (0, 1)), np.ones((20, 1), np.float32)),
                          deep_gemm.quantize(random_weight(rng, 8, 256), "int8_row"), device=emulator)  # fmt: skip
 
@@ -140,7 +168,9 @@ def test_a_matrix_is_multiplied_as_it_is_alone() -> None:
     """Beyond 16 rows: each takes its own form, so that its bits are those of a call of its own."""
     rng = np.random.default_rng(5)
     small, big = (deep_gemm.quantize(random_weight(rng, n, 1024), "mxfp4") for n in (16, 520))
-    unaligned = QuantizedMatrix("mxfp4", 520, 1024, np.zeros(520 * 512 + 1, np.int8)[1:].reshape(520, 512), big.scales)
+    unaligned = QuantizedMatrix(
+        "mxfp4", 520, 1024, np.zeros(520 * 512 + 1, np.int8)[1:].reshape(520, 512), big.scales
+    )
     unaligned.data[...] = big.data
     x, device = random_x(rng, 17, 1024, "bf16"), "emulator:sm_90a,sms=8"
     matrices = [small, big, small, unaligned]
@@ -230,7 +260,9 @@ def test_out_dtype_beside_out(emulator: Any) -> None:
     w, x = np.zeros((4, 32), BF16), np.zeros((2, 32), BF16)
     out = np.zeros((2, 4), np.float32)
     assert deep_gemm.linear(x, w, out, out_dtype="fp32", device=emulator) is out
-    with pytest.raises(ValueError, match="out_dtype: got 'bf16' beside an out of float32, expected the type of out"):
+    with pytest.raises(
+        ValueError, match="out_dtype: got 'bf16' beside an out of float32, expected the type of out"
+    ):
         deep_gemm.linear(x, w, out, out_dtype="bf16", device=emulator)
     with pytest.raises(ValueError, match="out_dtype: got 'nonsense', expected bf16, fp16 or fp32"):
         deep_gemm.swiglu_linear(x, w, w, out, out_dtype="nonsense", device=emulator)

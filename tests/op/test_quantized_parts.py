@@ -202,8 +202,13 @@ def test_weights_further_apart_than_fp32_are_refused() -> None:
     """high - low is infinite where both are not: no scale of fp16 says that."""
     w = np.full((1, 64), 3e38, np.float32)
     w[0, 0] = -3e38
-    for call in (lambda: deep_gemm.quantize(w, "int4", zero_point=True), lambda: _C.quantize_weights(w, "int4_zero_128")):
-        with pytest.raises(ValueError, match=r"further apart than the largest of fp32, expected a scale of at most 65504"):
+    for call in (
+        lambda: deep_gemm.quantize(w, "int4", zero_point=True),
+        lambda: _C.quantize_weights(w, "int4_zero_128"),
+    ):
+        with pytest.raises(
+            ValueError, match=r"further apart than the largest of fp32, expected a scale of at most 65504"
+        ):
             call()
     w[0, 1] = np.inf  # which takes its group with it, as everywhere
     assert not np.isfinite(deep_gemm.quantize(w, "int4", zero_point=True).scales).any()
@@ -225,7 +230,9 @@ def test_codes_and_refusals_of_the_twin() -> None:
         _C.quantize_weights(np.zeros((2, 0), np.float32), "q8_0")
     for call in (lambda: _C.dequantize_weights("q8_0", 1 << 32, 1 << 32, [], [], [], 1),
                  lambda: _C.pack_codes([], 1 << 32, 1 << 33, "mxfp4")):  # fmt: skip
-        with pytest.raises(ValueError, match="expected extents below 2\\^31; pass slices"):  # a product wraps to 0
+        with pytest.raises(
+            ValueError, match="expected extents below 2\\^31; pass slices"
+        ):  # a product wraps to 0
             call()
     with pytest.raises(ValueError, match="which are not those of 2 x 32 of q8_0"):
         _C.dequantize_weights("q8_0", 2, 32, np.zeros(67, np.uint8), [], [], 1)
