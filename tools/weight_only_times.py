@@ -66,8 +66,8 @@ def tables(name: str) -> str:
     return "\n".join(
         [
             f"Microseconds on one {machine['device']}, {source}:",
-            f"k × n = {LAYER.replace('x', ' × ')}. In brackets: how many times as fast as `torch.mm` in BF16 (cuBLAS) in",
-            "the same rounds; below 1.00x it is slower. A few tokens, the small-batch form:",
+            f"k × n = {LAYER.replace('x', ' × ')}. In brackets: how many times as fast as `torch.mm` in BF16",
+            "(cuBLAS) in the same rounds; below 1.00x it is slower. A few tokens, the small-batch form:",
             "",
             *made(few, FEW_VARIANTS, "W, x"),
             "",
