@@ -117,30 +117,33 @@ plan::LinearProblem problem_of(const LinearCall& call, u32 first, u32 count) {
     return problem;
 }
 
+// Leaves the matrices that are not large.
+void keep_small(LinearCall& call, const std::array<bool, kMaxGemvMatrices>& large) {
+    u32 kept = 0;
+    for (u32 i = 0; i < call.params.num_matrices; ++i) {
+        if (large[i]) continue;
+        call.params.w[kept] = call.params.w[i];
+        call.form[kept] = call.form[i];
+        call.n[kept++] = call.n[i];
+    }
+    call.params.num_matrices = kept;
+    call.n.resize(kept);
+}
+
 // Matrices that share x take the form that each takes alone, so that company changes no bit. All forms, and
 // with them every check, come before the first launch.
 void run(LinearCall& call) {
     if (call.empty) return;
     const u32 num = call.params.num_matrices, step = call.epilogue == GemvEpilogue::swiglu ? num : 1;
-    LinearCall small = call;
-    small.params.num_matrices = 0;
-    small.n.clear();
     std::array<bool, kMaxGemvMatrices> large{};
-    for (u32 i = 0; i < num; i += step) {
-        if (call.n[i] == 0) continue;
-        large[i] = is_large(call, problem_of(call, i, step));
-        if (large[i]) continue;
-        for (u32 j = i; j < i + step; ++j) {
-            const u32 to = small.params.num_matrices++;
-            small.params.w[to] = call.params.w[j];
-            small.form[to] = call.form[j];
-            small.n.push_back(call.n[j]);
-        }
-    }
+    for (u32 i = 0; i < num; i += step)
+        large[i] = call.n[i] != 0 && is_large(call, problem_of(call, i, step));
     for (u32 i = 0; i < num; i += step)
         if (large[i]) run_large(call, i, problem_of(call, i, step));
-    const u32 rest = small.params.num_matrices;
-    if (rest) run_small(small, problem_of(small, 0, rest).small);
+    if (step > 1 && large[0]) return;
+    if (std::ranges::find(large, true) != large.end()) keep_small(call, large);
+    const bool rows_left = std::ranges::any_of(call.n, [](u32 n) { return n != 0; });
+    if (rows_left) run_small(call, problem_of(call, 0, call.params.num_matrices).small);
 }
 
 }  // namespace
