@@ -182,6 +182,24 @@ def test_a_matrix_is_multiplied_as_it_is_alone() -> None:
         assert same_bits(one, other)
 
 
+@pytest.mark.parametrize("name", ["bf16", "fp8_128x128", "int4_32", "mxfp4"])
+def test_the_large_form_has_one_order_for_all_sizes(name: str) -> None:
+    """Rows of W and of x among fewer and more, and beside NaN: the same bits wherever that form is taken."""
+    rng = np.random.default_rng(13)
+    weight, device = random_weight(rng, 1100, 1024), "emulator:sm_90a,sms=8"
+    w, head = (deep_gemm.quantize(weight[:n], name) for n in (1100, 640))  # scales of 128 rows are the same
+    x = random_x(rng, 200, 1024, "bf16")
+    few, more = x[:17], x.copy()
+    more[17:] = np.nan
+    calls = [(few, w), (few, head), (more, w), (x, head)]
+    results = [
+        counted(lambda x=x, w=w: deep_gemm.linear(x, w, out_dtype="fp32", device=device)) for x, w in calls
+    ]
+    assert [ran for _, ran in results] == [["large"]] * 4
+    for y, _ in results[1:]:
+        assert same_bits(y[:17, :640].copy(), results[0][0][:, :640].copy())
+
+
 def test_pairs_of_fp8_beside_a_bias(emulator: Any) -> None:
     """The FP8 GEMM has none: that matrix alone goes the other way."""
     rng = np.random.default_rng(6)
