@@ -25,6 +25,9 @@ constexpr float kBlobChainCycles =
     290;  // a warpgroup alone: from one blob to the next, two sets of fragments
 constexpr float kLoneChainCycles = 340;  // one set
 constexpr float kLoneChainPerColumn = 2.8f;
+// Items of such an SM, where there are fewer than SMs and each has room for more than one (96 items, room for
+// two: 1.38 times as long as with room for one; Qwen3's gate and up, one token).
+constexpr float kMeeting = 1.3f;
 // bf16 tokens, blocks of 8: the loop for 8 columns alone took 7 % longer than the same one beside that for
 // 16 (64 tokens, one H200); why is not known.
 constexpr float kLoneBf16Loop = 1.07f;
@@ -47,6 +50,8 @@ Fp4Cost cost_of(const Fp4Problem& p, const Fp4GemmSpec& s, const DeviceModel& de
     // fixed turns by rounds of all CTAs.
     const float slots = sms * static_cast<float>(s.ctas_per_sm), even = units / sms;
     float busiest = std::ceil(even);
+    // Too few for all SMs: CTAs start where the launch before leaves room, and some meet on one.
+    if (units <= sms && units > 1 && s.ctas_per_sm > 1) busiest = kMeeting;
     if (units > slots && !s.queue) busiest = std::ceil(units / slots) * static_cast<float>(s.ctas_per_sm);
 
     Fp4Cost cost;

@@ -11,8 +11,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from fp4_cases import on_device
+from fp4_cases import Data, activations, on_device
 from reference import fp4
+from reference import gemm as reference
 
 import deep_gemm
 from deep_gemm.demo.arrays import put, take
@@ -35,10 +36,11 @@ def identity(tokens: str) -> Any:
     ones = np.eye(K)
     if tokens == "bf16":
         return ones.astype(ml_dtypes.bfloat16)
-    values = ones.astype(ml_dtypes.float8_e4m3fn)
+    block = 32 if tokens == "blocks of 32" else 128
+    scales = np.ones((K, -(-K // block)), np.float32)
     if tokens == "per token":
-        return values, np.broadcast_to(np.ones((K, 1), np.float32), (K, -(-K // 128)))
-    return values, np.ones((K, -(-K // (32 if tokens == "blocks of 32" else 128))), np.float32)
+        scales = np.broadcast_to(np.ones((K, 1), np.float32), scales.shape)
+    return reference.Scaled(ones.astype(ml_dtypes.float8_e4m3fn), scales, 1, block)
 
 
 def pack(form: str, span: tuple[int, int]) -> tuple[deep_gemm.Fp4Weights, np.ndarray]:
@@ -70,8 +72,7 @@ def test_every_weight_is_read_back_exactly(device: Any, name: str, tokens: str, 
         by_32=tokens == "blocks of 32",
         **WIDE,
     )
-    a = identity(tokens)
-    operand = put(device, a) if tokens == "bf16" else tuple(put(device, part) for part in a)
+    operand = activations(device, Data(weights, matrix, identity(tokens)))
     d = put(device, np.full((K, N), np.nan, np.float32))
     deep_gemm.fp8_fp4_gemm_nt(
         operand, on_device(device, weights), d, device=device, **({"spec": spec} if wide else {})
