@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import struct
 from collections.abc import Callable
@@ -74,6 +75,20 @@ def test_refuses_damaged_files(tmp_path: Path, content: bytes, message: str) -> 
     with pytest.raises((_C.Error, ValueError), match=r"x\.safetensors") as raised:
         _C.Checkpoint(str(path))
     assert message in str(raised.value)
+
+
+def test_no_prefix_of_a_header_is_read_beyond_its_end(tmp_path: Path) -> None:
+    """The text is a part of the mapped file; behind its last byte there may be no memory. Every error names the byte."""
+    header = rb'{"a\\\"\u00e9\ud83d\ude00\n": {"x": [-1.5e+3, true, false, null]}, "b": {}}'
+    path = tmp_path / "x.safetensors"
+    for length in range(len(header)):
+        path.write_bytes(safetensors(header[:length], b""))
+        with pytest.raises(ValueError, match="not valid JSON") as raised:
+            _C.Checkpoint(str(path))
+        found = re.search(r"line 1 byte (\d+): (.*);", str(raised.value))
+        assert found and int(found[1]) <= length, (length, str(raised.value))
+        if header[:length].endswith(b"\\"):
+            assert found[2] in ("a string does not end", "half a surrogate pair")
 
 
 def test_shards(tmp_path: Path) -> None:
