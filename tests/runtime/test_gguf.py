@@ -327,5 +327,28 @@ def test_refuses(emulator: _C.Device, tmp_path: Path, changes: dict[str, Any], m
 def test_refuses_a_stack_that_is_none(emulator: _C.Device, tmp_path: Path) -> None:
     file = Writer(**qwen_metadata())
     file.add("blk.0.ffn_up_exps.weight", np.zeros((32, 32)), "F32")
-    with pytest.raises(_C.Error, match="has shape 32x32, expected a stack of experts' matrices"):
+    with pytest.raises(_C.Error, match="has shape 32x32, expected a stack of at most 1024 experts' matrices"):
         Engine(file.write(tmp_path / "m.gguf"), device=emulator)
+
+
+@pytest.mark.parametrize(
+    ("dims", "message"),
+    [
+        ([0, 0, 1 << 20], "an extent of 0, expected at least 1"),
+        ([32, 0, 8], "an extent of 0, expected at least 1"),
+        ([1, 1, 1025], "has shape 1025x1x1, expected a stack of at most 1024 experts' matrices"),
+    ],
+)
+def test_refuses_a_stack_of_any_number(tmp_path: Path, dims: list[int], message: str) -> None:
+    """Each matrix of a stack becomes a tensor with a name: a number that the bytes do not back would take all memory."""
+    file = Writer(**qwen_metadata())
+    file.add("blk.0.ffn_up_exps.weight", np.zeros(1025), "F32")
+    path = file.write(tmp_path / "m.gguf")
+    content = path.read_bytes()
+    old = struct.pack("<IQ", 1, 1025)
+    at = content.index(old)
+    header = content[:at] + struct.pack("<I3Q", 3, *dims) + content[at + len(old) : at + len(old) + 12]
+    path.write_bytes(header + bytes(-len(header) % 32) + bytes(4 * 1025))
+    with pytest.raises(_C.Error) as raised:
+        _C.Checkpoint(str(path))
+    assert message in str(raised.value)
