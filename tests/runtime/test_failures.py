@@ -121,8 +121,10 @@ def test_nan_in_a_batch_stops_one_slot(device: _C.Device, tmp_path: Path) -> Non
     batch, alone = engine.batch(2), engine.session()
     batch.start(0, [2, 4, 5])
     batch.start(1, [2, NAN_TOKEN])
+    free = engine.pages.free
     with pytest.raises(ValueError, match="logits of slot 1 after 2 tokens hold NaN; it is stopped"):
         batch.step()
+    assert engine.pages.free == free + 1
     alone.sync([2, 4, 5])
     assert [batch.step()[0] for _ in range(3)] == produce(alone, 3, eos=-1)
     assert batch.tokens(1) == [2, NAN_TOKEN]
