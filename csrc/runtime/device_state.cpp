@@ -103,17 +103,27 @@ std::vector<TensorView> Session::fixed_state() const {
     return pieces;
 }
 
+// Absent where it does not fit: a restore point saves time, a session goes on without.
+DeviceTensor Session::memory_for(const std::vector<TensorView>& pieces) const {
+    u64 total = 0;
+    for (const TensorView& piece : pieces) total += bytes_of(piece);
+    try {
+        return {engine_->device(), Format::int8, {static_cast<i64>(total)}};
+    } catch (const Error& error) {
+        if (error.kind() != ErrorKind::driver) throw;
+        return {};
+    }
+}
+
 void Session::keep_restore_point() {
     if (options_.restore_points == 0 || tokens_.empty()) return;
     const std::vector<TensorView> pieces = fixed_state();
-    u64 total = 0;
-    for (const TensorView& piece : pieces) total += bytes_of(piece);
     RestorePoint point;
-    if (restore_points_.size() >= options_.restore_points) {  // the oldest one's memory
-        point = std::move(restore_points_.front());
+    if (restore_points_.size() < options_.restore_points) point.bytes = memory_for(pieces);
+    if (!point.bytes.present()) {
+        if (restore_points_.empty()) return;
+        point = std::move(restore_points_.front());  // the oldest one's memory
         restore_points_.erase(restore_points_.begin());
-    } else {
-        point.bytes = {engine_->device(), Format::int8, {static_cast<i64>(total)}};
     }
     point.length = length();
     u64 at = point.bytes.address();

@@ -19,7 +19,7 @@ struct SessionOptions {
     bool adaptive = false;   // shorter windows while second drafts are rarely accepted
     bool strict = false;     // verify and catch up one row at a time, in the very launches of plain decoding
     bool graphs = true;      // replay a step as one graph
-    u32 restore_points = 2;  // ends of prompts that sync() can go back to
+    u32 restore_points = 2;  // ends of prompts that sync() can go back to; fewer where memory is short
 };
 
 struct Step {
@@ -157,6 +157,7 @@ class Session {
     void normalise();
     [[nodiscard]] std::vector<TensorView> fixed_state() const;
     void keep_restore_point();
+    [[nodiscard]] DeviceTensor memory_for(const std::vector<TensorView>& pieces) const;
     void go_back(u32 length);  // to at most `length` tokens
     void visit_visible(const ModelState::NamedVisit& visit) const;
 

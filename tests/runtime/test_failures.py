@@ -236,6 +236,32 @@ def test_too_little_memory_for_the_cache_or_a_session(tmp_path: Path) -> None:
     assert len(produce(session, 3, eos=-1)) == 3
 
 
+def test_restore_points_that_do_not_fit_are_not_kept(tmp_path: Path) -> None:
+    folder = write_random_v4(tmp_path)
+
+    def session(memory: int) -> tuple[_C.Device, Session]:
+        device = _C.Device(f"emulator:sm_90a,sms=8,races=off,memory={memory}")
+        engine = Engine(folder, device=device, numerics="exact", context=64, max_rows=8, cache_tokens=256)
+        return device, engine.session(restore_points=2)
+
+    device, roomy = session(1 << 30)
+    used, before = (1 << 30) - device.free_memory_bytes, device.free_memory_bytes
+    roomy.sync([2, 3, 4])
+    point = before - device.free_memory_bytes
+    assert point > 0
+    for points, kept in ((0, 0), (1, 5)):
+        _, tight = session(used + points * point + point // 2)
+        for prompt in ([2, 3, 4], [2, 3, 4, 5, 6]):
+            tight.sync(prompt)
+            roomy.sync(prompt)
+            assert same(tight, roomy)
+        for _ in range(2):
+            assert tight.step(1).tokens == roomy.step(1).tokens
+        # One that fits is the newest prompt's.
+        assert roomy.sync([2, 3, 4, 5, 6]) == 5 and tight.sync([2, 3, 4, 5, 6]) == kept
+        assert same(tight, roomy)
+
+
 SAVE = """
 import resource, signal, sys
 sys.path.insert(0, {tests!r})

@@ -173,7 +173,8 @@ class Engine:
         strict          verify drafts one row at a time, in the launches of plain decoding: the same tokens, slower;
                         for a doubt whether rows depend on their number
         graphs          replay a step as one CUDA graph from its third time on
-        restore_points  ends of prompts that sync() can go back to without feeding tokens again
+        restore_points  ends of prompts that sync() can go back to without feeding tokens again; fewer where device
+                        memory is short
         """
         rows = None if window is None else count("session", "window", window)
         if rows == 0:
