@@ -13,7 +13,7 @@ namespace deep_gemm::runtime {
 namespace {
 
 constexpr char kMagic[8] = {'D', 'G', 'S', 'E', 'S', 'S', 'N', '\n'};
-constexpr u32 kVersion = 2;
+constexpr u32 kVersion = 3;  // 3: the pending token and how long drafts are
 
 u64 address_of(const TensorView& view) {
     return reinterpret_cast<u64>(view.data);
@@ -30,8 +30,12 @@ struct FileHeader {
     u32 version, num_tokens;
     char fingerprint[32];
     u64 state_bytes;
-    u32 drafts, unused;  // whether the MTP block's ring is there
+    u32 drafts;   // whether the MTP block's ring is there
+    i32 pending;  // the next token where it is drawn from the rest of p; else -1, the logits give it
+    double second_draft_rate;
+    u32 shortened, steps_since_probe;
 };
+static_assert(sizeof(FileHeader) == 80, "no padding: the checksum covers it");
 
 struct Piece {
     u64 address, bytes;
@@ -103,6 +107,15 @@ std::vector<TensorView> Session::fixed_state() const {
     return pieces;
 }
 
+// The same bytes, of a session that stays as it is: it can still go back inside its last step.
+std::vector<TensorView> Session::pieces_to_save() {
+    flush_mtp();
+    const TensorView last = hidden_.rows(pending_rows_, 1);
+    std::vector<TensorView> pieces = state_->fixed_state();
+    pieces.insert(pieces.begin(), {last, last, logits_.rows(logits_row_, 1)});
+    return pieces;
+}
+
 // Absent where it does not fit: a restore point saves time, a session goes on without.
 DeviceTensor Session::memory_for(const std::vector<TensorView>& pieces) const {
     u64 total = 0;
@@ -142,7 +155,7 @@ void Session::go_back(u32 target) {
                                        [](const auto& a, const auto& b) { return a.length < b.length; });
     const u32 kept = best == restore_points_.end() ? 0 : best->length;
     pending_rows_ = 1, logits_row_ = 0, journal_rows_ = 0;
-    pending_chosen_ = false;
+    pending_is_ = Pending::unknown;
     // Caches that only grow hold what they held after each token: all but the last one need not be fed again.
     if (state_->only_grows() && target > kept + 1) return tokens_.resize(target - 1);
     if (kept == 0) return reset();
@@ -158,7 +171,6 @@ void Session::go_back(u32 target) {
 
 void Session::save(const Path& path) {
     require_valid();
-    guarded([&] { normalise(); });
     std::string content(sizeof(FileHeader), '\0');
     const std::string_view tokens(reinterpret_cast<const char*>(tokens_.data()),
                                   tokens_.size() * sizeof(i32));
@@ -170,12 +182,16 @@ void Session::save(const Path& path) {
                                        stream_);
     };
     if (!tokens_.empty()) {
-        for (const TensorView& piece : fixed_state()) append(address_of(piece), bytes_of(piece));
+        for (const TensorView& piece : guarded([&] { return pieces_to_save(); }))
+            append(address_of(piece), bytes_of(piece));
         state_->visit_grown(length(), append);
     }
     FileHeader header = {};
     std::memcpy(header.magic, kMagic, sizeof(kMagic));
     header.version = kVersion, header.num_tokens = length(), header.drafts = speculative();
+    header.pending = pending_is_ == Pending::rest ? pending_ : -1;
+    header.second_draft_rate = second_draft_rate_;
+    header.shortened = shortened_, header.steps_since_probe = steps_since_probe_;
     std::memcpy(header.fingerprint, engine_->fingerprint().data(), sizeof(header.fingerprint));
     header.state_bytes = content.size() - sizeof(header);
     std::memcpy(content.data(), &header, sizeof(header));
@@ -223,6 +239,9 @@ void Session::load(const Path& path) {
              header.drafts ? "drafts" : "decodes plainly", header.drafts ? "2 rows or more" : "1 row");
     DG_CHECK(header.num_tokens <= engine_->context() && token_bytes <= header.state_bytes, io,
              "session: '{}' claims {} tokens; the file is damaged", name, header.num_tokens);
+    DG_CHECK(header.pending >= -1 && header.pending < static_cast<i64>(engine_->facts().vocab), io,
+             "session: '{}' goes on with token {}, expected one of 0 to {}; the file is damaged", name,
+             header.pending, engine_->facts().vocab - 1);
     std::vector<i32> tokens(header.num_tokens);
     std::memcpy(tokens.data(), body.data() + sizeof(header), token_bytes);
     engine_->check_tokens(tokens);
@@ -252,6 +271,12 @@ void Session::load(const Path& path) {
         const i32 next = static_cast<i32>(length());
         write_ints(base_.view(), std::span(&next, 1));
         pending_rows_ = tokens_.empty() ? 0 : 1;
+        if (header.pending >= 0) {
+            write_ints(exchange_.rows(1, 1), std::span(&header.pending, 1));
+            pending_ = header.pending, pending_is_ = Pending::rest;
+        }
+        second_draft_rate_ = header.second_draft_rate;
+        shortened_ = header.shortened != 0, steps_since_probe_ = header.steps_since_probe;
         engine_->device().synchronize(stream_);
     });
 }

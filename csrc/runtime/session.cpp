@@ -70,7 +70,7 @@ void Session::reset() {
     tokens_.clear();
     restore_points_.clear();
     pending_rows_ = 0, logits_row_ = 0, journal_rows_ = 0;
-    pending_chosen_ = false;
+    pending_is_ = Pending::unknown;
     valid_ = true;
     // Row 0 is read, as an idle row, before the first token has a predecessor.
     engine_->device().fill_bytes(hidden_.address(), 0, hidden_.row_bytes(), stream_);
@@ -157,7 +157,7 @@ void Session::feed_chunk(std::span<const i32> tokens, bool last, std::vector<flo
     write_ints(base_.view(), std::span(&next, 1));
     tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
     pending_rows_ = 1, logits_row_ = 0, journal_rows_ = 0;
-    pending_chosen_ = false;
+    pending_is_ = Pending::unknown;
 }
 
 void Session::force_drafts(std::vector<i32> drafts) {

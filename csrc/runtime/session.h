@@ -60,7 +60,8 @@ class Session {
     // left for the next token, is Error(value), and nothing changed.
     Step step(u32 budget, i32 eos = -1);
 
-    // Takes effect at the next step; draws its token anew where it differs from what was set.
+    // Takes effect at the next step. A token that a rejected draft has left to come is drawn already and stays:
+    // drawn anew, from all of p, it would have another distribution.
     void set_sampling(const Sampling& sampling);
 
     // Logits, fp32 [vocab], of the token after the last one.
@@ -87,7 +88,7 @@ class Session {
     void rewind(u32 length);
 
     // The state after the present tokens as one file: versioned, with a checksum, for this model and these
-    // options only.
+    // options only. With the same sampling, a session that load()s it continues as this one does.
     void save(const Path& path);
     void load(const Path& path);
 
@@ -138,6 +139,7 @@ class Session {
     void run_step(u32 rows);
     void issue_step(u32 rows);
     void draft(u32 rows);
+    void catch_up(i64 rows);
     void run_mtp(const TensorView& hidden, const TensorView& x, const TensorView& tokens,
                  const TensorView& positions, const Observer* observer = nullptr);
     void draw_draft(u32 index, const TensorView& x, const TensorView& position);
@@ -156,6 +158,7 @@ class Session {
     [[nodiscard]] std::vector<i32> read_ints(const TensorView& from);
     void normalise();
     [[nodiscard]] std::vector<TensorView> fixed_state() const;
+    [[nodiscard]] std::vector<TensorView> pieces_to_save();
     void keep_restore_point();
     [[nodiscard]] DeviceTensor memory_for(const std::vector<TensorView>& pieces) const;
     void go_back(u32 length);  // to at most `length` tokens
@@ -185,7 +188,10 @@ class Session {
     u32 pending_rows_ = 0;
     const Trace* trace_ = nullptr;  // of feed_chunk(); usually none
     u32 logits_row_ = 0;            // of logits_: follows the last token
-    bool pending_chosen_ = false;
+    // The token after the last one. `rest`: drawn from what a rejected draft left of p, which only that step
+    // knew; others are functions of the logits and the sampling.
+    enum class Pending : u8 { unknown, chosen, rest };
+    Pending pending_is_ = Pending::unknown;
     i32 pending_ = -1;
     u32 step_base_ = 0,
         journal_rows_ = 0;  // the last step's first position, rows that undo_to_row() can go to

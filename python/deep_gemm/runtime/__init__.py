@@ -256,7 +256,8 @@ class Session:
         min_p: float = 0.0,
         seed: int = 0,
     ) -> None:
-        """How the next tokens are chosen; temperature 0 takes the most likely one."""
+        """How the next tokens are chosen; temperature 0 takes the most likely one. A token that a rejected draft has left
+        to come is drawn already and stays: a change takes effect after it."""
         self._session.set_sampling(**sampling_of("set_sampling", temperature, top_k, top_p, min_p, seed))
 
     def logits(self) -> NDArray[np.float32]:
@@ -304,7 +305,8 @@ class Session:
         self._session.rewind(count("rewind", "length", length))
 
     def save(self, path: str | Path) -> None:
-        """Writes the state to a file that a session of the same model and options continues from."""
+        """Writes the state to a file that a session of the same model and options continues from: with the same
+        set_sampling(), token for token. The session itself stays as it is."""
         self._session.save(path_text("save", path))
 
     def load(self, path: str | Path) -> None:
