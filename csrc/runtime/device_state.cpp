@@ -10,9 +10,23 @@
 
 namespace deep_gemm::runtime {
 
+// What a file begins with; then the tokens, the pieces of the state, and a checksum of it all.
+struct SavedHeader {
+    char magic[8];
+    u32 version, num_tokens;
+    char fingerprint[32];
+    u64 state_bytes;
+    u32 drafts;   // whether the MTP block's ring is there
+    i32 pending;  // the next token where it is drawn from the rest of p; else -1, the logits give it
+    double second_draft_rate;
+    u32 shortened, steps_since_probe;
+};
+static_assert(sizeof(SavedHeader) == 80, "no padding: the checksum covers it");
+
 namespace {
 
 constexpr char kMagic[8] = {'D', 'G', 'S', 'E', 'S', 'S', 'N', '\n'};
+constexpr u64 kChecksumBytes = 32;
 constexpr u32 kVersion = 3;  // 3: the pending token and how long drafts are
 
 u64 address_of(const TensorView& view) {
@@ -24,18 +38,6 @@ u64 bytes_of(const TensorView& view) {
     for (u32 i = 0; i < view.rank; ++i) bits *= static_cast<u64>(view.shape[i]);
     return bits / 8;
 }
-
-struct FileHeader {
-    char magic[8];
-    u32 version, num_tokens;
-    char fingerprint[32];
-    u64 state_bytes;
-    u32 drafts;   // whether the MTP block's ring is there
-    i32 pending;  // the next token where it is drawn from the rest of p; else -1, the logits give it
-    double second_draft_rate;
-    u32 shortened, steps_since_probe;
-};
-static_assert(sizeof(FileHeader) == 80, "no padding: the checksum covers it");
 
 struct Piece {
     u64 address, bytes;
@@ -171,7 +173,7 @@ void Session::go_back(u32 target) {
 
 void Session::save(const Path& path) {
     require_valid();
-    std::string content(sizeof(FileHeader), '\0');
+    std::string content(sizeof(SavedHeader), '\0');
     const std::string_view tokens(reinterpret_cast<const char*>(tokens_.data()),
                                   tokens_.size() * sizeof(i32));
     content += tokens;
@@ -186,7 +188,7 @@ void Session::save(const Path& path) {
             append(address_of(piece), bytes_of(piece));
         state_->visit_grown(length(), append);
     }
-    FileHeader header = {};
+    SavedHeader header = {};
     std::memcpy(header.magic, kMagic, sizeof(kMagic));
     header.version = kVersion, header.num_tokens = length(), header.drafts = speculative();
     header.pending = pending_is_ == Pending::rest ? pending_ : -1;
@@ -207,41 +209,74 @@ void Session::save(const Path& path) {
     }
 }
 
-void Session::load(const Path& path) {
-    const std::string content = read_file(path);
-    const std::string name = path.string();
-    constexpr u64 kChecksumBytes = 32;
-    FileHeader header = {};
-    DG_CHECK(content.size() >= sizeof(header) + kChecksumBytes &&
-                 std::memcmp(content.data(), kMagic, sizeof(kMagic)) == 0,
-             io,
-             "session: '{}' is not a saved session, expected a file that save() wrote; pass one, or "
-             "start anew",
-             name);
-    std::memcpy(&header, content.data(), sizeof(header));
-    DG_CHECK(header.version == kVersion, io, "session: '{}' has version {}, expected {}; make it again", name,
-             header.version, kVersion);
-    DG_CHECK(header.state_bytes == content.size() - sizeof(header) - kChecksumBytes, io,
-             "session: '{}' has {} bytes of state, expected {}; the file is truncated or has been added "
-             "to: start anew, or load another",
-             name, content.size() - sizeof(header) - kChecksumBytes, header.state_bytes);
-    const std::string_view body(content.data(), content.size() - kChecksumBytes);
-    DG_CHECK(hash_of(body).hex() == std::string_view(content).substr(body.size()), io,
-             "session: '{}' is damaged: its checksum does not match; start anew, or load another", name);
+// Whether the file is of such a session.
+void Session::check_header(const SavedHeader& header, const std::string& name) const {
     DG_CHECK(std::string_view(header.fingerprint, sizeof(header.fingerprint)) == engine_->fingerprint(),
              value,
              "session: '{}' was saved with another model, context, max_rows or numerics; load it with an "
              "engine like that",
              name);
-    const u64 token_bytes = u64{header.num_tokens} * sizeof(i32);
     DG_CHECK(header.drafts == (speculative() ? 1 : 0), value,
              "session: '{}' was saved by a session that {}; load it into one with a window of {}", name,
              header.drafts ? "drafts" : "decodes plainly", header.drafts ? "2 rows or more" : "1 row");
-    DG_CHECK(header.num_tokens <= engine_->context() && token_bytes <= header.state_bytes, io,
-             "session: '{}' claims {} tokens; the file is damaged", name, header.num_tokens);
+    DG_CHECK(header.num_tokens <= engine_->context() &&
+                 u64{header.num_tokens} * sizeof(i32) <= header.state_bytes,
+             io, "session: '{}' claims {} tokens; the file is damaged", name, header.num_tokens);
     DG_CHECK(header.pending >= -1 && header.pending < static_cast<i64>(engine_->facts().vocab), io,
              "session: '{}' goes on with token {}, expected one of 0 to {}; the file is damaged", name,
              header.pending, engine_->facts().vocab - 1);
+}
+
+// A full context's.
+u64 Session::largest_state_bytes() const {
+    u64 bytes = u64{engine_->context()} * sizeof(i32);
+    for (const TensorView& piece : fixed_state()) bytes += bytes_of(piece);
+    return bytes + u64{pages_for(engine_->context())} * state_->pages().pool().bytes_of_page();
+}
+
+// All of a saved session, whose header and checksum are right.
+std::string Session::read_saved(const Path& path) const {
+    const std::string name = path.string();
+    const std::string start = read_file_part(path, 0, sizeof(SavedHeader));
+    const u64 size = file_bytes(path);
+    SavedHeader header = {};
+    DG_CHECK(start.size() == sizeof(header) && size >= sizeof(header) + kChecksumBytes &&
+                 std::memcmp(start.data(), kMagic, sizeof(kMagic)) == 0,
+             io,
+             "session: '{}' is not a saved session, expected a file that save() wrote; pass one, or "
+             "start anew",
+             name);
+    std::memcpy(&header, start.data(), sizeof(header));
+    DG_CHECK(header.version == kVersion, io, "session: '{}' has version {}, expected {}; make it again", name,
+             header.version, kVersion);
+    const u64 state_bytes = size - sizeof(header) - kChecksumBytes;
+    DG_CHECK(header.state_bytes == state_bytes, io,
+             "session: '{}' has {} bytes of state, expected {}; the file is truncated or has been added "
+             "to: start anew, or load another",
+             name, state_bytes, header.state_bytes);
+    if (const u64 largest = largest_state_bytes(); state_bytes > largest) {  // before memory is taken for it
+        check_header(header, name);
+        fail(ErrorKind::io,
+             "session: '{}' has {} bytes of state, expected at most {}; the file is damaged: start anew, or "
+             "load another",
+             name, state_bytes, largest);
+    }
+    std::string content = read_file(path);
+    DG_CHECK(content.size() == size, io, "session: '{}' had {} bytes, now {}; load it when it is complete",
+             name, size, content.size());
+    const std::string_view body(content.data(), content.size() - kChecksumBytes);
+    DG_CHECK(hash_of(body).hex() == std::string_view(content).substr(body.size()), io,
+             "session: '{}' is damaged: its checksum does not match; start anew, or load another", name);
+    return content;
+}
+
+void Session::load(const Path& path) {
+    const std::string content = read_saved(path), name = path.string();
+    const std::string_view body(content.data(), content.size() - kChecksumBytes);
+    SavedHeader header = {};
+    std::memcpy(&header, body.data(), sizeof(header));
+    check_header(header, name);
+    const u64 token_bytes = u64{header.num_tokens} * sizeof(i32);
     std::vector<i32> tokens(header.num_tokens);
     std::memcpy(tokens.data(), body.data() + sizeof(header), token_bytes);
     engine_->check_tokens(tokens);

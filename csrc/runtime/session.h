@@ -39,6 +39,8 @@ struct SessionStats {
     u64 steps = 0, tokens = 0, drafted = 0, accepted = 0, rollbacks = 0, graph_replays = 0;
 };
 
+struct SavedHeader;  // device_state.cpp
+
 class Session {
   public:
     Session(std::shared_ptr<const Engine> engine, const SessionOptions& options);
@@ -162,6 +164,9 @@ class Session {
     void keep_restore_point();
     [[nodiscard]] DeviceTensor memory_for(const std::vector<TensorView>& pieces) const;
     void go_back(u32 length);  // to at most `length` tokens
+    void check_header(const SavedHeader& header, const std::string& name) const;
+    [[nodiscard]] u64 largest_state_bytes() const;
+    [[nodiscard]] std::string read_saved(const Path& path) const;
     void visit_visible(const ModelState::NamedVisit& visit) const;
 
     std::shared_ptr<const Engine> engine_;

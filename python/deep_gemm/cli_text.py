@@ -266,7 +266,13 @@ def write(
 
 def check_exact(engine: Engine, tokens: list[int], request: Request, eos: int | None) -> None:
     difference = verify_exact(
-        engine, tokens, request.max_tokens, window=request.spec, strict=request.strict, eos=eos
+        engine,
+        tokens,
+        request.max_tokens,
+        window=request.spec,
+        adaptive=request.adaptive,
+        strict=request.strict,
+        eos=eos,
     )
     if difference is not None:
         raise click.ClickException(f"--verify-exact: {difference}")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from runtime.checkpoints import V4, write_checkpoint, write_random_v4
 
 from deep_gemm import _C, Engine
 from deep_gemm.models import model_path
@@ -195,6 +196,7 @@ def test_lists_missing_extra_and_misshapen_tensors(tmp_path: Path) -> None:
     ("key", "value", "message"),
     [
         ("hidden_size", None, "hidden_size is missing"),
+        ("vocab_size", (1 << 19) + 1, "vocab_size: got 524289, expected 2 to 524288"),  # as op::argmax takes
         ("hidden_size", "256", "hidden_size: got a string, expected a whole number"),
         ("hidden_size", 256.5, "got 256.5, expected a whole number"),
         ("num_experts_per_tok", 17, "num_experts_per_tok: got 17, expected 1 to 16"),
@@ -227,3 +229,27 @@ def test_every_byte_of_a_header_matters_or_is_harmless(tmp_path: Path) -> None:
         except (_C.Error, ValueError):
             continue
         assert sum(t["num_bytes"] for t in tensors) == 22
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_refuses_experts_that_are_none(emulator: _C.Device, tmp_path: Path, dtype: Any) -> None:
+    """Hash routing's table; the lower halves of large I64 ids are experts."""
+    folder = write_random_v4(tmp_path)
+    content = (folder / "model.safetensors").read_bytes()
+    data = 8 + struct.unpack("<Q", content[:8])[0]
+    tensors = {}
+    for name, described in json.loads(content[8:data]).items():
+        begin, end = (data + offset for offset in described["data_offsets"])
+        stored = np.float32 if described["dtype"] == "F32" else np.int32
+        tensors[name] = np.frombuffer(content[begin:end], stored).reshape(described["shape"])
+    name = "layers.0.ffn.gate.tid2eid"
+    ids = tensors[name].astype(dtype)
+    for wrong in (None, -1, 4, *([(1 << 32) + 3, -(1 << 32)] if dtype == np.int64 else [])):
+        if wrong is not None:
+            ids[5, 1] = wrong
+        write_checkpoint(tmp_path, V4, {**tensors, name: ids})
+        if wrong is None:
+            Engine(folder, device=emulator, numerics="exact", context=32)
+            continue
+        with pytest.raises(ValueError, match=rf"tid2eid names expert {wrong}, expected 0 to 3"):
+            Engine(folder, device=emulator, numerics="exact", context=32)

@@ -1,6 +1,7 @@
 #include "runtime/qwen3_moe/config.h"
 
 #include "base/error.h"
+#include "op/sample.h"
 
 #include <algorithm>
 
@@ -38,7 +39,7 @@ void refuse_variants(const ConfigKeys& keys) {
 Config read_config(const ConfigKeys& keys) {
     refuse_variants(keys);
     Config config;
-    config.vocab = keys.count("vocab_size", 2, 1u << 24);
+    config.vocab = keys.count("vocab_size", 2, op::kMaxVocabulary);
     config.hidden = keys.count("hidden_size", 32, 1u << 16);
     config.num_layers = keys.count("num_hidden_layers", 1, 1024);
     config.num_heads = keys.count("num_attention_heads", 1, 1024);
