@@ -3,8 +3,6 @@
 #include "runtime/session.h"
 #include "runtime/session_guard.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstring>
 
@@ -198,15 +196,7 @@ void Session::save(const Path& path) {
     header.state_bytes = content.size() - sizeof(header);
     std::memcpy(content.data(), &header, sizeof(header));
     content += hash_of(content).hex();
-    // A reader sees the old file or all of the new one.
-    const Path temporary = path.string() + fmt::format(".{}.tmp", ::getpid());
-    try {
-        write_file(temporary, content);
-        rename_file(temporary, path);
-    } catch (...) {
-        remove_tree(temporary);
-        throw;
-    }
+    replace_file(path, content);
 }
 
 // Whether the file is of such a session.
@@ -234,13 +224,10 @@ u64 Session::largest_state_bytes() const {
     return bytes + u64{pages_for(engine_->context())} * state_->pages().pool().bytes_of_page();
 }
 
-// All of a saved session, whose header and checksum are right.
-std::string Session::read_saved(const Path& path) const {
-    const std::string name = path.string();
-    const std::string start = read_file_part(path, 0, sizeof(SavedHeader));
-    const u64 size = file_bytes(path);
+// Before memory is taken for the rest: what the file begins with, and its size.
+void Session::check_start(std::string_view start, u64 file_bytes, const std::string& name) const {
     SavedHeader header = {};
-    DG_CHECK(start.size() == sizeof(header) && size >= sizeof(header) + kChecksumBytes &&
+    DG_CHECK(start.size() == sizeof(header) && file_bytes >= sizeof(header) + kChecksumBytes &&
                  std::memcmp(start.data(), kMagic, sizeof(kMagic)) == 0,
              io,
              "session: '{}' is not a saved session, expected a file that save() wrote; pass one, or "
@@ -249,30 +236,28 @@ std::string Session::read_saved(const Path& path) const {
     std::memcpy(&header, start.data(), sizeof(header));
     DG_CHECK(header.version == kVersion, io, "session: '{}' has version {}, expected {}; make it again", name,
              header.version, kVersion);
-    const u64 state_bytes = size - sizeof(header) - kChecksumBytes;
+    const u64 state_bytes = file_bytes - sizeof(header) - kChecksumBytes;
     DG_CHECK(header.state_bytes == state_bytes, io,
              "session: '{}' has {} bytes of state, expected {}; the file is truncated or has been added "
              "to: start anew, or load another",
              name, state_bytes, header.state_bytes);
-    if (const u64 largest = largest_state_bytes(); state_bytes > largest) {  // before memory is taken for it
-        check_header(header, name);
-        fail(ErrorKind::io,
-             "session: '{}' has {} bytes of state, expected at most {}; the file is damaged: start anew, or "
-             "load another",
-             name, state_bytes, largest);
-    }
-    std::string content = read_file(path);
-    DG_CHECK(content.size() == size, io, "session: '{}' had {} bytes, now {}; load it when it is complete",
-             name, size, content.size());
-    const std::string_view body(content.data(), content.size() - kChecksumBytes);
-    DG_CHECK(hash_of(body).hex() == std::string_view(content).substr(body.size()), io,
-             "session: '{}' is damaged: its checksum does not match; start anew, or load another", name);
-    return content;
+    const u64 largest = largest_state_bytes();
+    if (state_bytes <= largest) return;
+    check_header(header, name);
+    fail(ErrorKind::io,
+         "session: '{}' has {} bytes of state, expected at most {}; the file is damaged: start anew, or "
+         "load another",
+         name, state_bytes, largest);
 }
 
 void Session::load(const Path& path) {
-    const std::string content = read_saved(path), name = path.string();
+    const std::string name = path.string();
+    const std::string content =
+        read_file(path, sizeof(SavedHeader),
+                  [&](std::string_view start, u64 bytes) { check_start(start, bytes, name); });
     const std::string_view body(content.data(), content.size() - kChecksumBytes);
+    DG_CHECK(hash_of(body).hex() == std::string_view(content).substr(body.size()), io,
+             "session: '{}' is damaged: its checksum does not match; start anew, or load another", name);
     SavedHeader header = {};
     std::memcpy(&header, body.data(), sizeof(header));
     check_header(header, name);

@@ -166,7 +166,7 @@ class Session {
     void go_back(u32 length);  // to at most `length` tokens
     void check_header(const SavedHeader& header, const std::string& name) const;
     [[nodiscard]] u64 largest_state_bytes() const;
-    [[nodiscard]] std::string read_saved(const Path& path) const;
+    void check_start(std::string_view start, u64 file_bytes, const std::string& name) const;
     void visit_visible(const ModelState::NamedVisit& visit) const;
 
     std::shared_ptr<const Engine> engine_;

@@ -315,6 +315,29 @@ assert len(session.step().tokens) == 1
     check_old_or_new(tmp_path, {3})
 
 
+def test_two_sessions_save_to_one_file(loaded: Engine, tmp_path: Path) -> None:
+    """The file is one of theirs at any time, and nothing else stays in the folder."""
+    sessions = [loaded.session() for _ in range(2)]
+    texts = [[3, 4], [5, 6, 7]]
+    for session, text in zip(sessions, texts, strict=True):
+        session.sync(text)
+    sessions[0].save(tmp_path / "s")
+    reader = loaded.session()
+
+    def save(session: Session) -> None:
+        for _ in range(60):
+            session.save(tmp_path / "s")
+
+    with ThreadPoolExecutor(2) as pool:
+        work = [pool.submit(save, session) for session in sessions]
+        while not all(one.done() for one in work):
+            reader.load(tmp_path / "s")
+            assert reader.tokens in texts
+    for one in work:
+        one.result()
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+
+
 def test_a_kill_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
     process = run_save(
         tmp_path,
