@@ -76,7 +76,7 @@ void Session::reset() {
     engine_->device().fill_bytes(hidden_.address(), 0, hidden_.row_bytes(), stream_);
 }
 
-u32 Session::sync(std::span<const i32> tokens) {
+u32 Session::sync(std::span<const i32> tokens, bool restore_point) {
     engine_->check_tokens(tokens);
     if (!valid_) reset();
     // Before anything changes; the session needs no more than both its old and its new tokens.
@@ -89,7 +89,7 @@ u32 Session::sync(std::span<const i32> tokens) {
         const u32 kept = length();
         if (kept < tokens.size()) {
             feed(tokens.subspan(kept), engine_->max_rows(), nullptr);
-            keep_restore_point();
+            if (restore_point) keep_restore_point();
         }
         state_->pages().trim(0, length(), stream_);
         return kept;

@@ -55,7 +55,8 @@ class Session {
     // Makes the session hold exactly `tokens`: keeps the longest common prefix that its state can go back to,
     // and feeds the rest. Returns the number of tokens that were kept. Token ids outside the vocabulary, more
     // tokens than the context, or than the engine has pages for: Error(value), and nothing changed.
-    u32 sync(std::span<const i32> tokens);
+    // `restore_point`: whether their end becomes one; not for a part of a prompt, which would displace another.
+    u32 sync(std::span<const i32> tokens, bool restore_point = true);
 
     // Adds 1 to `budget` tokens (budget >= 1): the pending token, then the accepted drafts. Stops at `eos`
     // (negative: never), which is then the last token. Needs a token to follow; a full context, or no page

@@ -193,7 +193,7 @@ def prefill(session: Session, tokens: list[int], told: Stats) -> None:
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("reading the prompt", total=len(tokens))
         for end in [*range(first + chunk, len(tokens), chunk), len(tokens)]:
-            kept = session.sync(tokens[:end])
+            kept = session.sync(tokens[:end], restore_point=end == len(tokens))
             told.kept = kept if told.kept < 0 else told.kept
             progress.update(task, completed=end)
     told.prefill_seconds = time.perf_counter() - start

@@ -12,6 +12,7 @@ from runtime.checkpoints import write_random_v4
 from runtime.decode import Load, Plain, produce, same
 
 from deep_gemm import _C, Engine, Session
+from deep_gemm.cli_text import Stats, prefill
 
 
 def test_sync_keeps_the_common_prefix(load: Load, prompt: list[int]) -> None:
@@ -25,6 +26,23 @@ def test_sync_keeps_the_common_prefix(load: Load, prompt: list[int]) -> None:
     assert session.sync(prompt[:3]) == 0  # before every restore point
     fresh.sync(prompt[:3])
     assert same(session, fresh)
+
+
+def test_a_prompt_in_parts_is_one_restore_point(device: _C.Device, prompt: list[int]) -> None:
+    """As the commands read it: the ends of the two turns before stay."""
+    engine = Engine("tiny_v4", device=device, numerics="exact", context=64, max_rows=8)
+    session = engine.session(window=1)
+    told = Stats(prompt=0, prefill_seconds=0)
+    prefill(session, prompt, told)
+    session.step()
+    more = [*session.tokens, *range(20, 40)]  # three chunks
+    prefill(session, more, told)
+    assert told.kept == len(more) - 20
+    session.step()
+    prefill(session, more, told)
+    assert told.kept == len(more)
+    prefill(session, [*prompt, 7], told)
+    assert told.kept == len(prompt)
 
 
 def test_rewind_inside_the_last_step_and_before_it(load: Load, prompt: list[int], plain: Plain) -> None:

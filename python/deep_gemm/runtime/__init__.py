@@ -232,13 +232,14 @@ class Session:
         """What the last step drafted, accepted or not."""
         return list(self._session.last_drafts)
 
-    def sync(self, tokens: Sequence[int]) -> int:
-        """Makes the session hold exactly `tokens`, feeding only what its state does not cover already.
+    def sync(self, tokens: Sequence[int], restore_point: bool = True) -> int:
+        """Makes the session hold exactly `tokens`, feeding only what its state does not cover already. Their end becomes
+        a restore point, unless they are a part of a prompt, which should not displace another: restore_point=False.
 
         Returns how many were kept. ValueError, with nothing changed, for ids outside the vocabulary, for more tokens
         than the context holds, and for more than the engine has pages left for.
         """
-        return int(self._session.sync(token_ids("sync", tokens)))
+        return int(self._session.sync(token_ids("sync", tokens), bool(restore_point)))
 
     def step(self, budget: int = 1 << 30, eos: int = -1) -> Step:
         """Adds the next token and the drafts that agree with it: at most `budget`, and none after `eos`."""
