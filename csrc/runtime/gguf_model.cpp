@@ -155,7 +155,7 @@ std::string first_of(const std::string& json, u32 count, bool as_list) {
         const size_t comma = json.find(',', end);
         end = comma == std::string::npos ? json.size() : comma + 1;
     }
-    const std::string list = json.substr(1, end - 2);
+    const std::string list = end > 1 ? json.substr(1, end - 2) : "";
     return as_list ? fmt::format("[{}]", list) : list;
 }
 
