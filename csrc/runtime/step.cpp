@@ -165,21 +165,15 @@ void Session::verify(u32 rows) {
 
 void Session::run_trunk(const TensorView& x, const TensorView& tokens, const TensorView& positions,
                         const TensorView& logits, u32 rows) {
-    const auto part = [](TensorView view, i64 first, i64 count) {
-        view.data =
-            static_cast<u8*>(view.data) + static_cast<u64>(first * view.strides[0]) * bytes_of(view.format);
-        view.shape[0] = count;
-        return view;
-    };
     const i64 n = rows, at_once = options_.strict ? 1 : n;
     for (i64 i = 0; i < n; i += at_once) {
-        state_->forward(part(x, i, at_once), {.t = at_once,
-                                              .tokens = part(tokens, i, at_once),
-                                              .positions = part(positions, i, at_once),
+        state_->forward(rows_of(x, i, at_once), {.t = at_once,
+                                              .tokens = rows_of(tokens, i, at_once),
+                                              .positions = rows_of(positions, i, at_once),
                                               .journal = n > 1,
                                               .journal_row = i,
                                               .stream = stream_});
-        state_->head(part(x, i, at_once), part(logits, i, at_once), stream_);
+        state_->head(rows_of(x, i, at_once), rows_of(logits, i, at_once), stream_);
     }
 }
 
