@@ -69,7 +69,9 @@ def index(context: Context, rows: int, fp4: bool) -> Row:
     scores = torch.full((1, rows), float("nan"), device="cuda")
     picks = torch.full((1, CHOSEN), -7, dtype=torch.int32, device="cuda")
     peaks = torch.full((1, -(-rows // 16)), -7, dtype=torch.int32, device="cuda")
-    sets = Rotation.of((query, weights, cache, scores, peaks, picks), timing.num_sets_for(data.num_bytes(cache)))
+    sets = Rotation.of(
+        (query, weights, cache, scores, peaks, picks), timing.num_sets_for(data.num_bytes(cache))
+    )
 
     def launch(i: int) -> None:
         query_i, weights_i, cache_i, scores_i, peaks_i, picks_i = sets[i]

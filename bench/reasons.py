@@ -43,7 +43,7 @@ REASONS = (
     ),
     Reason(
         "fp4",
-        r"(gate\+up|down) .* T=(16|64)( per_token)?",
+        r"(gate\+up|down) .* T=(16|64|256)( per_token)?",
         "Weights stream at 96 to 101 % of the read ceiling of this run: what the ratio still lacks is the peer's "
         "own bandwidth in the other run.",
     ),
@@ -71,14 +71,6 @@ REASONS = (
         "5.9 % more bytes, and the scale of 16 weights is an E4M3 number that multiplies the codes, where MXFP4 "
         "adds an exponent: at T=64 and few experts that decoding is not hidden. Next: scales decoded once for two "
         "row blocks.",
-    ),
-    Reason(
-        "fp4_bf16",
-        r".*",
-        "Marlin's times are those of another run. A weight becomes bf16 in registers by 260 instructions for a block "
-        "of 64 x 128, as many as the cycles in which it is read: few tokens are bound by them. Next: bf16 tokens as "
-        "the sum of two E4M3 columns each, exact to 3e-7 of the largest of 128, with weights as for FP8 (measured with "
-        "tokens doubled, gate+up: 159, 400 and 532 us at 16, 64 and 256 tokens).",
     ),
     Reason(
         "fused_moe",
@@ -116,26 +108,27 @@ REASONS = (
         r"q8_0.*",
         "Blocks of 34 bytes are 6 % more bytes than one a weight, and never aligned to more than 2: words are put "
         "together from halves (the split layout spares that and pays for two streams). Copies alone take 18.1 us at "
-        "4096x14336 where bulk copies bring them. Next: bulk copies for every K. L2 asked for x before the launch in "
-        "front ends takes 1 us off the split layout there (18.7), but q8_0 at 4096x4096 took 9.3 us with it, 7.9 in "
-        "another run without.",
+        "4096x14336 where bulk copies bring them. Next: bulk copies for every K. Slower: rows in turns for warps that "
+        "stay (4096x14336: 19.8 us for 19.5), L2 asked by single lines (21.2).",
     ),
     Reason(
         "gemv",
         r"(w8a16|w8a8|int8|w4a16 \w+|w4a8 \w+|int4 \w+) .*",
-        "About 4 us of a launch do not shrink with the bytes. Of mxfp4, one token, 4096x14336, from the last exit of "
-        "the launch before: half of the blocks have asked L2 for their first rows and go on at 1.6 us (the last at "
-        "2.4; blocks that asked earlier at 0.5), have x at 2.3 and their first weights at 3.1; half end at 11.5, "
-        "the last at 12.3. Without the products it takes 10.1 us of 11.9, w8a16 15.8 of 17.6. Slower: the next "
-        "launch's block beside this one's on an SM, with 8 or 16 warps each; all of the first tiles asked for; other "
-        "rings. Next: L2 asked by single lines, which a warp does in one instruction.",
+        "3 to 4 us of a launch do not shrink with the bytes: the wait for the launch before (0.8 us from its last "
+        "exit), x (1.8) and the first weights (2.9); half of the blocks end half a microsecond before the last. "
+        "Codes of 4 bits are bound by instructions as well: a visit of a warp (16 rows of 256 weights) takes 300, "
+        "of which 222 decode and multiply; without the products it takes 10.1 us of 11.8 at 4096x14336, and one "
+        "more tile for each SM costs 1.2. Slower: rows dealt evenly to groups in short tiles (12.9), the next "
+        "launch's block beside this one's on an SM, other rings. Next: a warp that brings weights by bulk copies, "
+        "so that those that multiply spend no instructions on it.",
     ),
     Reason(
         "weight_only_gemm",
         r".*",
         "The ceiling is cuBLAS in bf16 (the peer), at the card's power limit; weights are decoded to bf16 in "
-        "registers beside the products, and scales of 128 x 128 or of 128 along K are applied to sums (by row: 656 "
-        "TFLOPS instead of 548). Next: decoding by a warpgroup of its own, into shared memory.",
+        "registers beside the products, and scales of 128 x 128 or of 128 along K are applied to sums, which two "
+        "warpgroups do at the same time: with tokens in two parts, one of which is multiplied meanwhile, 660 "
+        "TFLOPS for 564 with 128 x 128. Without gain: four parts, the second warpgroup half a block behind.",
     ),
     Reason(
         "model_ops",

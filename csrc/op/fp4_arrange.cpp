@@ -6,6 +6,8 @@
 #include "op/launch.h"
 #include "op/tensor_maps.h"
 
+#include <algorithm>
+
 namespace deep_gemm::op {
 
 namespace {
@@ -76,8 +78,9 @@ TwoTerms split_in_two_terms(const Fp4GemmCall& call, u64 memory, Fp4GemmParams& 
     const plan::Fp4Problem& problem = call.problem;
     const u64 rows = call.a.rows, all = groups_of(problem) * rows, row_bytes = two_term_bytes_of(problem);
     const u64 scales = memory + all * row_bytes;
-    const TwoTermSpec spec{.groups =
-                               problem.groups == GroupMode::masked ? GroupMode::masked : GroupMode::dense};
+    const bool masked = problem.groups == GroupMode::masked;
+    const u64 at_once = masked ? std::min(rows, u64{kTwoTermRowsOfGroup}) : rows;
+    const TwoTermSpec spec{.groups = masked ? GroupMode::masked : GroupMode::dense};
     const TwoTermParams params{.x = gemm.a,
                                .group_layout = gemm.group_layout,
                                .out = reinterpret_cast<u8*>(memory),
@@ -86,9 +89,11 @@ TwoTerms split_in_two_terms(const Fp4GemmCall& call, u64 memory, Fp4GemmParams& 
                                .x_stride_row = gemm.a_stride_m,
                                .rows = static_cast<u32>(rows),
                                .k = problem.k,
-                               .padded_k = static_cast<u32>(row_bytes / 2)};
-    launch(*call.device, kTwoTerms, spec, {.grid = static_cast<u32>(all), .threads = kTwoTermThreads},
-           call.stream, params,
+                               .padded_k = static_cast<u32>(row_bytes / 2),
+                               .rows_at_once = static_cast<u32>(at_once)};
+    launch(*call.device, kTwoTerms, spec,
+           {.grid = static_cast<u32>(groups_of(problem) * at_once), .threads = kTwoTermThreads}, call.stream,
+           params,
            {{call.a.address, bytes_spanned(call.a, problem.a), false},
             {call.group_layout, call.group_layout_length * 4, false},
             {memory, all * row_bytes, true},

@@ -1,7 +1,7 @@
 #include "op/fused_moe.h"
 
 #include "base/error.h"
-#include "base/process_local.h"
+#include "op/fixed_spec.h"
 #include "op/gemm.h"
 #include "op/moe_few.h"
 #include "op/moe_memory.h"
@@ -9,10 +9,7 @@
 #include "op/tensor_check.h"
 
 #include <algorithm>
-#include <deque>
 #include <functional>
-#include <mutex>
-#include <utility>
 
 namespace deep_gemm {
 
@@ -209,30 +206,6 @@ plan::GemmPlan plan_in_order(const plan::GemmProblem& problem, const plan::Devic
     return best;
 }
 
-template <typename Problem, typename Spec>
-struct FixedSpecs {
-    struct Entry {
-        Device* device;
-        Problem problem;
-        Spec spec;
-    };
-    std::mutex mutex;
-    std::deque<Entry> all;  // grows only
-};
-
-// The spec that `plan` gives for a problem that says nothing of the batch.
-template <typename Problem, typename Plan>
-auto fixed_spec(Device* device, const Problem& problem, Plan plan) {
-    const driver::DeviceProperties& properties = device->properties();
-    using Spec = decltype(plan(problem, plan::DeviceModel{}).spec);
-    auto& known = process_local<FixedSpecs<Problem, Spec>>();
-    const std::lock_guard lock(known.mutex);
-    for (const auto& one : known.all)
-        if (one.device == device && one.problem == problem) return &std::as_const(one.spec);
-    const auto chosen = plan(problem, plan::device_model(properties.arch, properties.num_sms));
-    return &std::as_const(known.all.emplace_back(device, problem, chosen.spec).spec);
-}
-
 i64 mean_rows(const MoeShape& s) {
     return static_cast<i64>(ceil_div(u64{s.tokens} * s.top_k, u64{s.experts}));
 }
@@ -268,7 +241,7 @@ Launch check_product(const FusedMoeArguments& a, const MoeShape& shape, const Bu
         plan::GemmProblem problem = call.problem;
         problem.m = problem.num_groups * kGroupAlignment;
         problem.expected_m = mean_rows(shape) > kInvariantRows ? kInvariantManyRows : kInvariantRows;
-        call.spec = fixed_spec(call.device, problem, plan_in_order);
+        call.spec = op::fixed_spec(call.device, problem, plan_in_order);
     }
     return {[call] { op::run(call); }};
 }
@@ -292,8 +265,8 @@ Launch check_product(const FusedMoeArguments& a, const MoeShape& shape, const Bu
         plan::Fp4Problem problem = call.problem;
         problem.m = problem.num_groups * kInvariantRows;
         problem.expected_m = kInvariantRows;
-        call.spec = fixed_spec(call.device, problem,
-                               [](const auto& p, const auto& m) { return plan::plan_fp4_gemm(p, m); });
+        call.spec = op::fixed_spec(call.device, problem,
+                                   [](const auto& p, const auto& m) { return plan::plan_fp4_gemm(p, m); });
     }
     if (product.term_scales.present() && op::token_terms_of(call) == 2)
         call.term_scales = op::address_of(product.term_scales);

@@ -55,24 +55,31 @@ void run_two(Device& device, const HcPreArguments& a, const HcSpec& spec, const 
     const u64 bytes = u64{params.rows} * slices * kHcRecord * sizeof(float);
     const WorkspaceLease lease = workspace(device, static_cast<driver::Stream>(a.stream), bytes);
     const HcTwoParams two{.p = params,
-                    .records = reinterpret_cast<float*>(lease.address),
-                    .slices = slices,
-                    .row_blocks = std::clamp(device.properties().num_sms / slices, 1u,
-                                             ceil_div(params.rows, kHcSumsTokens))};
+                          .records = reinterpret_cast<float*>(lease.address),
+                          .slices = slices,
+                          .row_blocks = std::clamp(device.properties().num_sms / slices, 1u,
+                                                   ceil_div(params.rows, kHcSumsTokens))};
     const driver::MemoryRange x = a.add.present() ? writes(a.x) : reads(a.x);
-    launch(device, kSums, HcSumsSpec{.add = spec.add},
-           {grid_of("hc_pre", u64{slices} * two.row_blocks), kHcSumsThreads}, a.stream,
-           two,
-           {x, reads_constant(a.fn), reads(a.add), reads(a.post), reads(a.comb),
-            {lease.address, bytes, true}});
+    launch(
+        device, kSums, HcSumsSpec{.add = spec.add},
+        {grid_of("hc_pre", u64{slices} * two.row_blocks), kHcSumsThreads}, a.stream, two,
+        {x, reads_constant(a.fn), reads(a.add), reads(a.post), reads(a.comb), {lease.address, bytes, true}});
     const HcApplySpec apply{.y = spec.y,
                             .weight = spec.weight,
                             .steps = ceil_div(params.d, kHcApplyWarps * 128),
                             .narrow = spec.narrow,
                             .recipe = spec.recipe};
     launch(device, kApply, apply, {params.rows, kHcApplyThreads + 32}, a.stream, two,
-           {reads(a.x), reads(a.base), reads(a.scale), reads(a.weight), {lease.address, bytes, false},
-            writes(a.y), writes(a.post), writes(a.comb), writes(a.narrow.codes), writes(a.narrow.scales),
+           {reads(a.x),
+            reads(a.base),
+            reads(a.scale),
+            reads(a.weight),
+            {lease.address, bytes, false},
+            writes(a.y),
+            writes(a.post),
+            writes(a.comb),
+            writes(a.narrow.codes),
+            writes(a.narrow.scales),
             writes(a.narrow.global_scale)});
 }
 

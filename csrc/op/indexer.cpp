@@ -27,21 +27,12 @@ bool takes_mma(const IndexScoreArguments& a, Format rows) {
            (rows == Format::fp4_e2m1 || aligned(a.rows.data));
 }
 
-u32 blocks_at_once(const Device& device, const IndexMmaSpec& spec) {
-    return ctas_per_sm_of(spec) * device.properties().num_sms;
-}
-
 // A block has all heads of a token in shared memory, which cost more to bring than a few rows: no more blocks
 // than the device holds at once.
-u32 mma_blocks(const Device& device, const IndexMmaSpec& spec, u32 tokens, u32 rows) {
-    return std::min(ceil_div(rows, rows_of(spec)), std::max(blocks_at_once(device, spec) / std::max(tokens, 1u), 1u));
-}
-
-// Two tiles of rows a warp where all blocks have some with one.
-IndexMmaSpec mma_spec(const Device& device, Format format, u32 tokens, u32 rows) {
-    const IndexMmaSpec one{.rows = format};
-    const u64 blocks = u64{tokens} * ceil_div(rows, rows_of(one));
-    return {.rows = format, .tiles = blocks > blocks_at_once(device, one) ? 2u : 1u};
+u32 mma_blocks(const Device& device, u32 tokens, u32 rows) {
+    constexpr u32 kOfMultiprocessor = 4;
+    const u32 at_once = std::max(kOfMultiprocessor * device.properties().num_sms / std::max(tokens, 1u), 1u);
+    return std::min(ceil_div(rows, kIndexMmaRows), at_once);
 }
 
 }  // namespace
@@ -68,13 +59,13 @@ void index_scores(const IndexScoreArguments& a) {
     const IndexScoreSpec spec{.query = a.query.format, .rows = rows.format};
     const bool mma = takes_mma(a, rows.format);
     if (a.peaks.present()) {
-        DG_CHECK(mma, value,
-                 "index_scores: got peaks with {} queries and {} rows, expected none: only bf16 queries of {} "
-                 "channels with bf16 or FP4 rows, aligned to 16 bytes, leave them",
-                 name_of(a.query.format), name_of(rows.format), kIndexMmaChannels);
+        DG_CHECK(
+            mma, value,
+            "index_scores: got peaks with {} queries and {} rows, expected none: only bf16 queries of {} "
+            "channels with bf16 or FP4 rows, aligned to 16 bytes, leave them",
+            name_of(a.query.format), name_of(rows.format), kIndexMmaChannels);
         checks.array("peaks", a.peaks, {Format::int32}, {tokens, ceil_div(rows.view.rows, kScoresOfPeak)});
     }
-    const IndexMmaSpec mma_of = mma_spec(checks.device(), rows.format, as_u32(tokens), rows.view.rows);
     const IndexScoreParams params{
         .query = view_of(a.query),
         .weights = pointer_of<const float>(a.weights),
@@ -92,15 +83,15 @@ void index_scores(const IndexScoreArguments& a) {
         .ratio = a.ratio,
         .only_above = a.only_above,
         .scale = a.scale,
-        .blocks = mma_blocks(checks.device(), mma_of, as_u32(tokens), rows.view.rows),
+        .blocks = mma_blocks(checks.device(), as_u32(tokens), rows.view.rows),
     };
     const std::initializer_list<driver::MemoryRange> memory = {
         reads(a.query),     reads(a.weights),   reads(a.rows.data), reads(a.rows.table),
-        reads(a.positions), reads(a.sequences), writes(a.scores), writes(a.peaks)};
+        reads(a.positions), reads(a.sequences), writes(a.scores),   writes(a.peaks)};
     const u32 blocks = mma ? params.blocks : ceil_div(params.rows.rows, kIndexRowsOfBlock);
     const u32 grid = grid_of("index_scores", static_cast<u64>(tokens) * blocks);
     if (mma)
-        launch(checks.device(), kMma, mma_of, {grid, kIndexMmaThreads}, a.stream,
+        launch(checks.device(), kMma, IndexMmaSpec{.rows = rows.format}, {grid, kIndexMmaThreads}, a.stream,
                params, memory);
     else
         launch(checks.device(), kScores, spec, {grid, kIndexThreads}, a.stream, params, memory);

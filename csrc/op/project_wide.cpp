@@ -38,7 +38,8 @@ ProjectOperandsParams operands_of(const ProjectMmaSpec& spec, const ProjectMmaPa
 void project_wide(driver::Device& device, const ProjectMmaSpec& spec, const ProjectMmaParams& params,
                   u32 x_groups, void* stream, std::span<const driver::MemoryRange> memory) {
     const u32 row_blocks = params.parts[params.num_parts - 1].end;
-    const u64 rows = u64{x_groups * params.token_blocks + row_blocks} * kWideRows, bytes = rows * params.k * 2;
+    const u64 rows = u64{x_groups * params.token_blocks + row_blocks} * kWideRows,
+              bytes = rows * params.k * 2;
     const WorkspaceLease lease = workspace(device, static_cast<driver::Stream>(stream), bytes);
 
     std::vector<driver::MemoryRange> used(memory.begin(), memory.end());
@@ -51,9 +52,8 @@ void project_wide(driver::Device& device, const ProjectMmaSpec& spec, const Proj
     used.back().writable = false;
     const Operand operands{
         .address = lease.address, .rows = rows, .columns = params.k, .stride_row = params.k};
-    const ProjectWideParams wide{.operands = matrix_map(device, operands, Format::bf16, kWideRows),
-                                 .p = params,
-                                 .x_groups = x_groups};
+    const ProjectWideParams wide{
+        .operands = matrix_map(device, operands, Format::bf16, kWideRows), .p = params, .x_groups = x_groups};
     const u32 grid =  // a CTA goes on to further blocks
         std::min(grid_of("project", u64{row_blocks} * params.token_blocks), device.properties().num_sms);
     launch(device, kProjectWide, spec, {grid, kWideThreads}, stream, wide, used);

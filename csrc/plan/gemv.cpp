@@ -15,10 +15,27 @@ bool has_long_rest(const GemvProblem& problem, GemvSpec spec) {
     return deal_of(spec, problem.n[0], 1, problem.num_sms).rest_rows * 2 > block_rows_of(spec);
 }
 
+// Rows of the one of `units` that has most, where tiles are dealt in turn.
+u32 most_rows(const GemvProblem& problem, const GemvSpec& spec, u32 units) {
+    u32 tiles = 0;
+    for (const u32 n : problem.n) tiles += ceil_div(n, block_rows_of(spec));
+    return ceil_div(tiles, units) * block_rows_of(spec);
+}
+
+// Whether tiles of 16 rows leave the busiest SM and its busier group fewer rows than tiles of 32.
+bool deals_better_narrow(const GemvProblem& problem, const GemvSpec& wide) {
+    GemvSpec narrow = wide;
+    narrow.row_tiles = 1;
+    const u32 sms = problem.num_sms;
+    return most_rows(problem, narrow, sms) < most_rows(problem, wide, sms) &&
+           most_rows(problem, narrow, 2 * sms) < most_rows(problem, wide, 2 * sms);
+}
+
 // Tiles of 32 rows read x half as often and are worth it where the weights are narrow, where x is too large to
 // stay in L1, or where rows can be dealt evenly in them, unless an SM would have no second tile or the registers
 // no second group. H200, 2026-11-29, us by 16 / 32 rows, bf16, one token: 4096 x 14336 30.4 / 29.7, 8192 x 8192
-// 34.0 / 33.1; where the rest is half a tile or less: 4096 x 4096 10.2 / 10.4, 3584 x 18944 33.6 / 34.8.
+// 34.0 / 33.1; where the rest is half a tile or less: 4096 x 4096 10.2 / 10.4, 3584 x 18944 33.6 / 34.8. FP8 there 20.6 / 21.4,
+// and at 4096 x 14336 17.7 / 17.4.
 u32 row_tiles_of(const GemvProblem& problem, const GemvSpec& spec) {
     constexpr u64 kLargeTokenBytes = 57 * 1024;
     if (spec.epilogue == GemvEpilogue::swiglu) return 2;
@@ -29,8 +46,8 @@ u32 row_tiles_of(const GemvProblem& problem, const GemvSpec& spec) {
     u32 tiles = 0;
     for (const u32 n : problem.n) tiles += ceil_div(n, block_rows_of(wide));
     const u64 token_bytes = u64{std::min(problem.m, spec.tokens)} * problem.k * 2;
-    const bool worth =
-        row_bits_of(spec) <= 8 || token_bytes > kLargeTokenBytes || has_long_rest(problem, wide);
+    const bool narrow_weights = row_bits_of(spec) <= 8 && !deals_better_narrow(problem, wide);
+    const bool worth = narrow_weights || token_bytes > kLargeTokenBytes || has_long_rest(problem, wide);
     return worth && tiles > problem.num_sms ? 2 : 1;
 }
 

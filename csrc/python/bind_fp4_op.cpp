@@ -245,9 +245,10 @@ PyObject* entry(PyObject*, PyObject* const* arguments, Py_ssize_t count, PyObjec
 
 // The first line of each docstring is its signature, for inspect and the type stubs. Macros, as literals join
 // where they stand.
-#define DG_DENSE_PARAMETERS(dims)                                                       \
-    "(a, b, d, c=None, recipe=None, recipe_a=None, recipe_b=None, compiled_dims='" dims \
-    "', disable_ue8m0_cast=False, *, fast_accumulation=False, bf16_products=False, spec=None, device=None, stream=None)\n--\n\n"
+#define DG_DENSE_PARAMETERS(dims)                                                                            \
+    "(a, b, d, c=None, recipe=None, recipe_a=None, recipe_b=None, compiled_dims='" dims                      \
+    "', disable_ue8m0_cast=False, *, fast_accumulation=False, bf16_products=False, spec=None, device=None, " \
+    "stream=None)\n--\n\n"
 #define DG_CONTIGUOUS_PARAMETERS                                                                                 \
     "(a, b, d, grouped_layout, recipe=None, recipe_a=None, recipe_b=None, compiled_dims='nk', "                  \
     "disable_ue8m0_cast=False, use_psum_layout=False, ensure_zero_padding=True, "                                \
@@ -256,25 +257,28 @@ PyObject* entry(PyObject*, PyObject* const* arguments, Py_ssize_t count, PyObjec
 
 PyMethodDef methods[] = {
     {"fp8_fp4_gemm_nt", DG_FAST_ENTRY(kDenseOp),
-     "fp8_fp4_gemm_nt" DG_DENSE_PARAMETERS("nk") "D = C + A B^T. a = (fp8 [m, k], fp32 scales [m, k / 128] "
-                                                 "or [m, k / 32]), b the Fp4Weights of one matrix [n, k], "
-                                                 "d and c bf16 or fp32 [m, n]; or a bf16 [m, k], which "
-                                                 "weights of all forms but nv_single are widened for. "
-                                                 "Scales with stride 0 along K, one for each row, have "
-                                                 "faster kernels. The products are exact; sums are "
-                                                 "promoted to fp32 every 128 along K. With "
-                                                 "fast_accumulation, one scale for each row and many rows "
-                                                 "they may stay in the tensor core, which keeps 14 bits, "
-                                                 "over all of K (docs/fp4.md): a row's bits then depend on "
-                                                 "the batch. With many tokens all FP4 operations but "
-                                                 "fused_moe use a workspace of the stream: CUDA graphs of "
-                                                 "such calls, captured on one stream, must not run at the "
-                                                 "same time (docs/fp4.md). b may also be DeepGEMM's pair "
-                                                 "(int8 codes [n, k / 2], scales [n, k / 32] as UE8M0 "
-                                                 "bytes, packed in int32 or fp32 powers of two): it is "
-                                                 "then packed anew in each call, which waits for the "
-                                                 "device and costs more than most products; and a pair of "
-                                                 "FP8 weights, which goes to fp8_gemm_nt."},
+     "fp8_fp4_gemm_nt" DG_DENSE_PARAMETERS(
+         "nk") "D = C + A B^T. a = (fp8 [m, k], fp32 scales [m, k / 128] "
+               "or [m, k / 32]), b the Fp4Weights of one matrix [n, k], "
+               "d and c bf16 or fp32 [m, n]; or a bf16 [m, k], which "
+               "weights of all forms but nv_single take: as two E4M3 terms "
+               "where d is bf16 and that is cheaper, off by less than d's "
+               "rounding (docs/fp4.md), or as bf16, always with bf16_products. "
+               "Scales with stride 0 along K, one for each row, have "
+               "faster kernels. The products are exact; sums are "
+               "promoted to fp32 every 128 along K. With "
+               "fast_accumulation, one scale for each row and many rows "
+               "they may stay in the tensor core, which keeps 14 bits, "
+               "over all of K (docs/fp4.md): a row's bits then depend on "
+               "the batch. With many tokens all FP4 operations but "
+               "fused_moe use a workspace of the stream: CUDA graphs of "
+               "such calls, captured on one stream, must not run at the "
+               "same time (docs/fp4.md). b may also be DeepGEMM's pair "
+               "(int8 codes [n, k / 2], scales [n, k / 32] as UE8M0 "
+               "bytes, packed in int32 or fp32 powers of two): it is "
+               "then packed anew in each call, which waits for the "
+               "device and costs more than most products; and a pair of "
+               "FP8 weights, which goes to fp8_gemm_nt."},
     {"fp8_fp4_gemm_nn", DG_FAST_ENTRY(kDenseNnOp),
      "fp8_fp4_gemm_nn" DG_DENSE_PARAMETERS("nk") "fp8_fp4_gemm_nt with b given as [k, n] where it is a "
                                                  "pair: of FP8 weights, as fp8_gemm_nn takes them, or "

@@ -67,7 +67,9 @@ class Gemv:
             rest = struct.pack("<4Q4If", at["x"], at.get("x_scale", 0), values.strides[0],
                                scales.shape[1] if scales is not None else 0, 1, m, self.w.k, self.tokens_per_block,
                                0.0)  # fmt: skip
-            deal = struct.pack("<2I", self.w.n // self.rows_per_block, 4)  # 16-bit weights: the last rows in short tiles
+            deal = struct.pack(
+                "<2I", self.w.n // self.rows_per_block, 4
+            )  # 16-bit weights: the last rows in short tiles
             return matrix + bytes(3 * len(matrix)) + rest + deal + bytes(4)
 
         grid = (self.grid or -(-self.w.n // self.rows_per_block), -(-m // self.tokens_per_block))

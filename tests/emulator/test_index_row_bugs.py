@@ -85,7 +85,7 @@ BUGS = [
     ("index_mma", Bug("signs of the wrong codes", "pair(word << 2, word << 8)", "pair(word << 2, word << 12)", 8)),
     ("index_mma", Bug("magnitudes without their lowest bit", "kMagnitude = 0x01c001c0u", "kMagnitude = 0x01800180u", 8)),
     ("index_mma", Bug("the rows of the turn before", "fetch(first + step);", "fetch(first);", 8)),
-    ("index_mma", Bug("scores of the first turn's rows", "const u32 row = first + place(tile, half);\n                if (lane", "const u32 row = begin + place(tile, half);\n                if (lane", 8)),
+    ("index_mma", Bug("scores of the first turn's rows", "const u32 row = first + place + half * 8;\n            if (lane", "const u32 row = begin + place + half * 8;\n            if (lane", 8)),
     ("index_mma", Bug("no table", "if (view.table == nullptr) return sequence * view.stride_sequence + page * view.stride_row;", "return sequence * view.stride_sequence + page * view.stride_sequence;", 8)),
     ("compressor", Bug("nibbles change places", "code(v.x) | code(v.y) << 4", "code(v.y) | code(v.x) << 4", 8)),
     ("compressor", Bug("a scale for 16 channels", "warp_max<8>(amax_of(v)), 6 * 0x1p-126f", "warp_max<4>(amax_of(v)), 6 * 0x1p-126f", 8)),

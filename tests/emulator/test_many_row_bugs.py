@@ -68,7 +68,11 @@ def hc_apply() -> tuple[Any, str]:
     records[:, :, :25] = s["records"][:rows]
     parts = [ref.hyper_connection(x[t], s["fn"], s["base"], s["scale"], 20, 1e-6, 1e-6) for t in range(rows)]
     y = [ref.rms_norm(parts[t][0] @ x[t].astype(np.float64), s["weight"], 1e-6) for t in range(rows)]
-    expected = {"y": np.stack(y), "post": np.stack([p[1] for p in parts]), "comb": np.stack([p[2] for p in parts])}
+    expected = {
+        "y": np.stack(y),
+        "post": np.stack([p[1] for p in parts]),
+        "comb": np.stack([p[2] for p in parts]),
+    }
     arrays = {"x": x, "records": records, **{name: s[name] for name in ("base", "scale", "weight")}}
     arrays |= {name: np.full(value.shape, np.nan, np.float32) for name, value in expected.items()}
     params = params_of(rows, fn=None, add=None)
@@ -79,7 +83,9 @@ def hc_apply() -> tuple[Any, str]:
 def in_order(values: Array, narrow: bool) -> Array:
     """Columns of 64 as a step of sixteen after the other: lane q of four has four of its 16 (or of both its 8)."""
     span = 16 if narrow else 8
-    loads = values.reshape(len(values), -1, 16 // span, 4, span // 4, 4)  # .., load, lane, step of the load, column
+    loads = values.reshape(
+        len(values), -1, 16 // span, 4, span // 4, 4
+    )  # .., load, lane, step of the load, column
     return np.ascontiguousarray(loads.transpose(0, 1, 2, 4, 3, 5).reshape(values.shape))
 
 
@@ -95,7 +101,9 @@ def project_operands() -> tuple[Any, str]:
     operands = [["x", (2 * k,), rows, 2], [("x", k * 2), (2 * k,), rows, 4], ["w", (k,), n, 5]]
     params = pack("to", k, 2, *operands, *[[None, (0,), 0, 0]] * 29)
     blocks = len(expected) * (k // 64) // 256
-    launch = bugs.Launch("deep_gemm::project_operands<kSpec>", (blocks,), 256, 0, arrays, params, {"to": expected}, 0)
+    launch = bugs.Launch(
+        "deep_gemm::project_operands<kSpec>", (blocks,), 256, 0, arrays, params, {"to": expected}, 0
+    )
     return launch, text("project_operands", "ProjectOperandsSpec", ".w = Format::fp8_e4m3")
 
 
@@ -109,7 +117,11 @@ def project_wide() -> tuple[Any, str]:
     rest = pack(None, None, (k,), (0,), rows, k, 1, 2, part, *[NO_MATRIX] * 15)
 
     def params(device: Any, at: dict[str, int]) -> bytes:
-        out = matrix_map(device, at["operands"], (1, *operands.shape), "bf16", 2, 128, 128) + rest(device, at) + (1).to_bytes(4, "little")
+        out = (
+            matrix_map(device, at["operands"], (1, *operands.shape), "bf16", 2, 128, 128)
+            + rest(device, at)
+            + (1).to_bytes(4, "little")
+        )
         return out + bytes(-len(out) % 64)
 
     arrays = {"operands": operands, "y": np.full((rows, n), np.nan, np.float32)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from emulator.op_bugs import BF16, Bug, bug_tests, bugs, check_caught, pack, text
+from emulator.op_bugs import Bug, bug_tests, bugs, check_caught, pack, text
 from ops_cases import real
 from reference import deepseek_v4 as ref
 

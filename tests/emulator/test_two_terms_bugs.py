@@ -15,6 +15,7 @@ from reference import fp4
 from deep_gemm import _C
 
 GROUPS, ROWS, K, PADDED_K = 2, 3, 4512, 4608  # more than a CTA holds in registers
+AT_ONCE = 2  # rows of a group: a CTA has one more
 COUNTS = (3, 2)
 POISON = 0x5A
 
@@ -45,17 +46,20 @@ def make_terms() -> tuple[Launch, str]:
     arrays = {"x": x, "counts": np.array(COUNTS, np.int32), "out": out, "scales": scales}
 
     def pack(_: Any, at: dict[str, int]) -> bytes:
-        return struct.pack("<6Q4I", *(at[name] for name in arrays), ROWS * K * 2, K * 2, ROWS, K, PADDED_K, 0)
+        return struct.pack(
+            "<6Q4I", *(at[name] for name in arrays), ROWS * K * 2, K * 2, ROWS, K, PADDED_K, AT_ONCE
+        )
 
     # Zeros have either sign.
-    launch = Launch("deep_gemm::two_terms<kSpec>", (GROUPS * ROWS,), 256, 32, arrays, pack,
+    launch = Launch("deep_gemm::two_terms<kSpec>", (GROUPS * AT_ONCE,), 256, 32, arrays, pack,
                     {"out": expected, "scales": expected_scales})  # fmt: skip
     code = "#include <deep_gemm/kernel/two_terms.cuh>\nusing namespace deep_gemm;\n"
     return launch, flatten(code + "constexpr TwoTermSpec kSpec{.groups = GroupMode::masked};\n")
 
 
 TERMS_BUGS = [
-    Bug("rows beyond a group's count", "static_cast<i32>(row) >= ptx::ld_global_s32", "false && static_cast<i32>(row) >= ptx::ld_global_s32", 8),
+    Bug("rows beyond a group's count", "rows = present < rows ? present : rows;", "", 8),
+    Bug("maxima are overwritten before all have read them", "ptx::sync_threads();  // the warps' maxima have been read", ""),
     Bug("the largest of one warp", "ptx::ld_shared_f32(smem + warp * 4)", "ptx::ld_shared_f32(smem)", 8),
     Bug("warps do not meet", "* 4, amax);\n    ptx::sync_threads();", "* 4, amax);"),
     Bug("a power of two too small near its end", "(bits & 0x7fffff) > kOfMax ? 1 : 0", "0", 8),

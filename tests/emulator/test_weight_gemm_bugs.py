@@ -215,7 +215,7 @@ BUGS = {
         Bug("scales of the stage before", "scales_ = next;", "", 8),
         Bug("both CTAs bring the same tokens", "block.token + rank * kShare,", "block.token,", 8),
         Bug("both CTAs have the same rows", "(in_panel / wide * S.cluster + rank_)", "(in_panel / wide * S.cluster)", 8),
-        Bug("tokens past the end are written", "if (index < p.m && row < p.n) store_eight", "if (row < p.n) store_eight", 8, 2),
+        Bug("tokens past the end are written", "if (index < p.m && row < p.n) store_eight", "if (row < p.n) store_eight", 8),
         Bug("results go out before all warps have put theirs", "        meet();\n        const ptx::UInt4 v", "        const ptx::UInt4 v", 4),
         Bug("wgmma.fence before the first run only", "            ptx::wgmma_fence();\n#pragma unroll\n            for (u32 step = 0; step < kSteps",
             "            if (first) ptx::wgmma_fence();\n#pragma unroll\n            for (u32 step = 0; step < kSteps", 8),

@@ -104,8 +104,17 @@ KERNELS = {
     ("indexer", "IndexScoreSpec"): {
         "index_scores": ["", ".query = Format::bf16, .rows = Format::bf16", ".rows = Format::fp4_e2m1"]
     },
-    ("indexer", "IndexMmaSpec"): {"index_mma": [rows + tiles for rows in ("", ".rows = Format::fp4_e2m1, ") for tiles in ("", ".tiles = 2")]},
-    ("top_k", "TopKSpec"): {"top_k": ["", ".held = 32768", ".cluster = 8", ".cluster = 8, .held = 32768", ".peaks = true", ".held = 32768, .peaks = true"]},
+    ("indexer", "IndexMmaSpec"): {"index_mma": ["", ".rows = Format::fp4_e2m1"]},
+    ("top_k", "TopKSpec"): {
+        "top_k": [
+            "",
+            ".held = 32768",
+            ".cluster = 8",
+            ".cluster = 8, .held = 32768",
+            ".peaks = true",
+            ".held = 32768, .peaks = true",
+        ]
+    },
     ("attention", "AttentionSpec"): {"attention": ["", ALL_FP8]},
     ("latent_mma", "LatentMmaSpec"): {
         "latent_mma": [ALL_SEEN, ALL_SEEN + ", .split = true", ALL_SEEN + ", .tiles = 2"]

@@ -81,3 +81,31 @@ def test_a_token_of_nan_stays_alone(device: Any, mode: str, form: str, poison: s
     sick = np.arange(ROWS) % 3 == 0
     assert (beside.view(np.uint16)[~sick] == clean.view(np.uint16)[~sick]).all()
     assert np.isnan(beside[sick].astype(np.float32)).all() and not np.isnan(clean.astype(np.float32)).any()
+
+
+@pytest.mark.parametrize("products", ["scale", "bf16"])
+def test_an_infinity_meets_no_runs_of_other_rows(products: str) -> None:
+    """Row 100 alone has two runs: rows of other blocks take as many passes where a CTA holds both, by the batch."""
+    emulator = deep_gemm.Device("emulator:sm_90a,sms=8")
+    n, batches = 130, (1, 3, 70, 300)
+    scales = np.full((n, K // 32), 127, np.uint8)
+    scales[100, 0] -= 60
+    weights = deep_gemm.pack_fp4_weights(np.full((n, K // 2), 0x22, np.uint8), scales)
+    assert [int(run) & 0xFF for run in np.asarray(weights.runs)] == [1, 2, 1]
+    tokens = np.ones((max(batches), K), np.float32)
+    blocks = np.ones((max(batches), -(-K // 128)), np.float32)
+    if products == "scale":
+        blocks[0, 1] = np.inf
+    else:
+        tokens[0, 100] = np.inf
+    for rows in batches:
+        d = np.zeros((rows, n), np.float32)
+        if products == "scale":
+            a: Any = (tokens[:rows].astype(ml_dtypes.float8_e4m3fn), blocks[:rows].copy())
+            deep_gemm.fp8_fp4_gemm_nt(a, weights, d, device=emulator)
+        else:
+            a = tokens[:rows].astype(ml_dtypes.bfloat16)
+            deep_gemm.fp8_fp4_gemm_nt(a, weights, d, bf16_products=True, device=emulator)
+        assert np.isinf(d[0, :64]).all() and np.isinf(d[0, 128:]).all(), rows
+        assert np.isnan(d[0, 64:128]).all(), "zeros of the other run met the infinity"
+        assert np.isfinite(d[1:]).all(), rows

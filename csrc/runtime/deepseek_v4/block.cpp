@@ -30,8 +30,7 @@ class BlockPass {
 
     // The input of a sublayer, after the streams have taken in `add`, the output of the one before. `next`:
     // what the sublayer starts with.
-    void hc_in(const TensorView& x, const HcWeights& hc, const DeviceTensor& norm,
-               const TensorView& add) {
+    void hc_in(const TensorView& x, const HcWeights& hc, const DeviceTensor& norm, const TensorView& add) {
         op::hc_pre({.x = x,
                     .fn = hc.fn.view(),
                     .base = hc.base.view(),

@@ -25,6 +25,10 @@ class Fp4RowPair {
         if constexpr (S.split) load_row_scales(pass);
     }
 
+    /// The pair's block of rows has no run for this pass, which others of the item have: its zeros times an
+    /// infinity would be NaN, for one batch and not for another.
+    DG_DEVICE bool passes_by() const { return S.split && row_scales_.x == 0; }
+
     /// What a partial sum of row r adds to the sum. With several runs the rows' scales differ between them,
     /// so they come in here; otherwise once at the end, as a token's only scale does.
     DG_DEVICE float promoted(float partial, float token_scale, u32 r) const {

@@ -115,10 +115,6 @@ DG_DEVICE void prefetch_tokens(const GemvParams& p) {
     }
 }
 
-#ifndef DG_GEMV_VISITS
-#define DG_GEMV_VISITS 1
-#endif
-
 /// What a group needs first, on its way to L2. L2 is where writes of other kernels land, so nothing can be
 /// stale, and this may precede grid_dependency_wait().
 template <GemvSpec S>
@@ -136,17 +132,12 @@ DG_DEVICE void prefetch_first(const GemvParams& p, u32 tile) {
                        row_bytes < kFirstBytes ? static_cast<u32>(row_bytes) : kFirstBytes);
         return;
     }
-    // Each warp asks for its own first visits, a line of each row.
-    constexpr u32 kRows = kMmaTileRows * S.row_tiles;
-#pragma unroll
-    for (u32 i = 0; i < ceil_div(kRows * DG_GEMV_VISITS, 32u); ++i) {
-        const u32 line = i * 32 + ptx::lane_index(), visit = line / kRows * kGemvWarps + group_warp();
-        u32 row = line % kMmaTileRows;
-        const GemvMatrix& w = row_of_block<S>(p, block, line % kRows / kMmaTileRows, row);
-        const u64 offset = u64{visit} * kGemvVisitBytes;
-        if (line < kRows * DG_GEMV_VISITS && offset < row_bytes)
-            ptx::prefetch_line(w.data + row * w.row_stride + offset);
-    }
+    // Each warp asks for its own first visit, a line of each row. More of them came no sooner (H200).
+    const u64 offset = u64{group_warp()} * kGemvVisitBytes;
+    if (offset >= row_bytes || ptx::lane_index() >= kMmaTileRows * S.row_tiles) return;
+    u32 row = ptx::lane_index() % kMmaTileRows;
+    const GemvMatrix& w = row_of_block<S>(p, block, ptx::lane_index() / kMmaTileRows, row);
+    ptx::prefetch_line(w.data + row * w.row_stride + offset);
 }
 
 }  // namespace deep_gemm::kernel

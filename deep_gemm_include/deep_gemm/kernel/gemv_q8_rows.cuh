@@ -183,7 +183,6 @@ DG_DEVICE void run(const GemvParams& p) {
                 kernel::prefetch_bytes(row.data,
                                        bytes < kPrefetchBytes ? static_cast<u32>(bytes) : kPrefetchBytes);
         }
-        if (ptx::warp_index() == 0) kernel::prefetch_tokens<S>(p);
         ptx::grid_dependency_wait();
     }
     float sum[S.row_tiles][S.tokens] = {};

@@ -27,10 +27,10 @@ struct ResidentRing {
     const u8* weights[kCopies];  // of the next copies
     const u8* scales[kScaleCopies + 1];
     const u8* zeros;
-    u32 tile, stride, tiles;   // of rows: theirs, how far it is to the group's next, how many there are
-    u32 visit, visits, whole;  // of the tile: theirs, how many there are and how many are whole
-    ptx::SharedAddress first;  // of this warp's stages
-    u32 write, read;           // offsets of the next copy's stage and of the next read's
+    u32 tile, stride, tiles;       // of rows: theirs, how far it is to the group's next, how many there are
+    u32 visit, visits, whole;      // of the tile: theirs, how many there are and how many are whole
+    ptx::SharedAddress first;      // of this warp's stages
+    u32 write, read;               // offsets of the next copy's stage and of the next read's
     u32 write_place, scale_place;  // of this lane in a stage
 
     /// Row and piece of a row that this lane copies the scales of.

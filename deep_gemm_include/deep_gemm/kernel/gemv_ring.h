@@ -82,8 +82,8 @@ struct GemvRing {
             for (u32 i = 0; i < kRuns; ++i) {
 #pragma unroll
                 for (u32 copy = 0; copy < kCopies; ++copy)
-                    ptx::cp_async_16(stage + (i * kCopies + copy) * kCopyBytes,
-                                     source[i] + copy * step[i], copy <= last[i] ? 16 : 0);
+                    ptx::cp_async_16(stage + (i * kCopies + copy) * kCopyBytes, source[i] + copy * step[i],
+                                     copy <= last[i] ? 16 : 0);
                 source[i] += kGemvWarps * kGemvVisitBytes;
             }
             visit += kGemvWarps;

@@ -6,7 +6,6 @@
 #include <deep_gemm/ptx/stream.h>
 #include <deep_gemm/spec/gemv.h>
 
-
 namespace deep_gemm::kernel {
 
 template <Format Y>

@@ -90,8 +90,12 @@ class Input {
   private:
     static constexpr bool kRowAmax = S.narrow && S.recipe == Recipe::nvfp4;
 
-    static DG_DEVICE void sync_workers() { ptx::named_barrier_sync(1, kHcApplyThreads); }
-    [[nodiscard]] DG_DEVICE u32 group_of(u32 step) const { return step * kHcApplyWarps + warp_; }
+    static DG_DEVICE void sync_workers() {
+        ptx::named_barrier_sync(1, kHcApplyThreads);
+    }
+    [[nodiscard]] DG_DEVICE u32 group_of(u32 step) const {
+        return step * kHcApplyWarps + warp_;
+    }
     [[nodiscard]] DG_DEVICE u32 channel_of(u32 step) const {
         return group_of(step) * 128 + ptx::lane_index() * 4;
     }
@@ -130,7 +134,8 @@ class Input {
                 sum = ptx::add_rn_f32(sum, ptx::ld_shared_f32(squares + (first + ptx::lane_index()) * 4));
         return 1.0f / ptx::sqrt_rn_f32(tile::warp_sum(sum) / static_cast<float>(p_.d) + p_.rms_eps);
     }
-    DG_DEVICE void store_nvfp4(const tile::Float4 (&u)[S.steps], float largest, ptx::SharedAddress smem) const {
+    DG_DEVICE void store_nvfp4(const tile::Float4 (&u)[S.steps], float largest,
+                               ptx::SharedAddress smem) const {
         const ptx::SharedAddress all = smem + plan_smem(S).largest;
         largest = tile::warp_max(largest);
         if (ptx::lane_index() == 0) ptx::st_shared_f32(all + warp_ * 4, largest);

@@ -100,7 +100,9 @@ class Slice {
   private:
     static constexpr bool kAdds = S.add != Format::none;
 
-    static DG_DEVICE u32 token_of(u32 half) { return ptx::lane_index() / 4 + half * 8; }
+    static DG_DEVICE u32 token_of(u32 half) {
+        return ptx::lane_index() / 4 + half * 8;
+    }
     [[nodiscard]] DG_DEVICE u64 index_of(u32 row, u32 stream) const {
         return row * p_.x.stride + stream * p_.x.inner_stride + channel_;
     }
@@ -182,8 +184,7 @@ class Slice {
 #pragma unroll
             for (u32 b = 0; b < kHcStreams; ++b)
 #pragma unroll
-                for (u32 i = 0; i < 2; ++i)
-                    taken.pair[b][i] = ptx::cvt_bf16x2(v[b][i * 2], v[b][i * 2 + 1]);
+                for (u32 i = 0; i < 2; ++i) taken.pair[b][i] = ptx::cvt_bf16x2(v[b][i * 2], v[b][i * 2 + 1]);
         }
     }
     DG_DEVICE void put_back(const Taken (&taken)[2], u32 first) const {
@@ -239,8 +240,8 @@ class Slice {
                 total = ptx::add_rn_f32(total, ptx::ld_shared_f32(sums(buffer, warp, token) + item * 4));
             if (row < p_.rows && lane <= kHcMixes)
                 ptx::st_global_f32(
-                params_.records + (static_cast<u64>(row) * params_.slices + slice_) * kHcRecord + lane,
-                total);
+                    params_.records + (static_cast<u64>(row) * params_.slices + slice_) * kHcRecord + lane,
+                    total);
         }
     }
 

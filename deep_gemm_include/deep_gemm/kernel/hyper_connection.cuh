@@ -136,8 +136,7 @@ hc_mix(DG_GRID_CONSTANT const HcParams p) {
     for (u32 first = cluster * S.tokens; first < p.rows; first += stride) {
         const u32 tokens = tokens_from(first);
 #pragma unroll 1
-        for (u32 t = 0; t < tokens; ++t)
-            share_of_mixes<S>(early, p, first + t, t, begin, end, smem);
+        for (u32 t = 0; t < tokens; ++t) share_of_mixes<S>(early, p, first + t, t, begin, end, smem);
         sync_workers<S>();
         if (first >= stride) ptx::cluster_wait();
         add_warps<S>(tokens * (mixes_of(S) + 1), smem + kPlan.sums, smem + kPlan.partials);

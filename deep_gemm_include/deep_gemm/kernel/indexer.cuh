@@ -162,7 +162,7 @@ DG_DEVICE void store_peak(const IndexScoreParams& p, u32 token, u32 row, u32 vis
 }  // namespace index_detail
 
 template <IndexMmaSpec S>
-DG_KERNEL(kIndexMmaThreads, ctas_per_sm_of(S))
+DG_KERNEL(kIndexMmaThreads, 4)
 index_mma(DG_GRID_CONSTANT const IndexScoreParams p) {
     using namespace index_detail;
     constexpr u32 kTiles = kIndexMmaHeads / 8;
@@ -170,81 +170,68 @@ index_mma(DG_GRID_CONSTANT const IndexScoreParams p) {
     ptx::grid_dependency_wait();
     const u32 token = ptx::block_index() % p.tokens, sequence = tile::sequence_of(p.sequences, token);
     const u32 visible = tile::visible_rows(ptx::ld_global_s32(p.positions + token), p.ratio, p.rows.rows);
-    const u32 step = p.blocks * rows_of(S), begin = ptx::block_index() / p.tokens * rows_of(S);
+    const u32 step = p.blocks * kIndexMmaRows, begin = ptx::block_index() / p.tokens * kIndexMmaRows;
     if (sequence >= p.rows.sequences || begin >= visible || visible <= p.only_above) return;
-    const u32 lane = ptx::lane_index(), of_warp = ptx::warp_index() * S.tiles * kIndexMmaWarpRows;
-    const auto place = [&](u32 tile, u32 half) {
-        return of_warp + tile * kIndexMmaWarpRows + half * 8 + lane / 4;
-    };
+    const u32 lane = ptx::lane_index(), place = ptx::warp_index() * kIndexMmaWarpRows + lane / 4;
     const ptx::SharedAddress smem = ptx::dynamic_smem();
     const bool once = p.heads <= kIndexMmaHeads;  // then heads stay in shared memory
     bool held = false;
 
-    StoredRow<S.rows> next[S.tiles][2];
+    StoredRow<S.rows> next[2];
     const auto fetch = [&](u32 first) {
 #pragma unroll
-        for (u32 tile = 0; tile < S.tiles; ++tile)
-#pragma unroll
-            for (u32 half = 0; half < 2; ++half)
-                if (const u32 row = first + place(tile, half); row < visible)
-                    next[tile][half].fetch(p.rows, sequence, row);
+        for (u32 half = 0; half < 2; ++half)
+            if (const u32 row = first + place + half * 8; row < visible)
+                next[half].fetch(p.rows, sequence, row);
     };
     fetch(begin);
 #pragma unroll 1
     for (u32 first = begin; first < visible; first += step) {
-        ptx::UInt4 rows[S.tiles][2][kLoads];
-        float score[S.tiles][2] = {};
+        ptx::UInt4 rows[2][kLoads];
 #pragma unroll
-        for (u32 tile = 0; tile < S.tiles; ++tile)
-#pragma unroll
-            for (u32 half = 0; half < 2; ++half) next[tile][half].decode(rows[tile][half]);
+        for (u32 half = 0; half < 2; ++half) next[half].decode(rows[half]);
         fetch(first + step);
+        float score[2] = {};
         for (u32 head = 0; head < p.heads; head += kIndexMmaHeads) {
             if (!held) {
                 load_heads<S.rows>(p, token, head, smem);
                 ptx::sync_threads();
                 held = once;
             }
-#pragma unroll S.tiles == 1 ? 4 : 1  // with all eight, registers do not suffice for the next rows
+#pragma unroll 4  // with all eight, registers do not suffice for the next rows
             for (u32 t = 0; t < kTiles; ++t) {
-                float dots[S.tiles][4] = {};
+                float dots[4] = {};
 #pragma unroll
                 for (u32 load = 0; load < kLoads; ++load) {
                     const ptx::UInt4 q = ptx::ld_shared_v4_u32(smem + (t * 8 + lane / 4) * kIndexPitch +
                                                                load * 64 + lane % 4 * 16);
-#pragma unroll
-                    for (u32 tile = 0; tile < S.tiles; ++tile) {
-                        const ptx::UInt4 &a = rows[tile][0][load], &b = rows[tile][1][load];
-                        const u32 low[] = {a.x, b.x, a.y, b.y}, high[] = {a.z, b.z, a.w, b.w};
-                        ptx::mma_m16n8k16_bf16(dots[tile], low, q.x, q.y);
-                        ptx::mma_m16n8k16_bf16(dots[tile], high, q.z, q.w);
-                    }
+                    const ptx::UInt4 &a = rows[0][load], &b = rows[1][load];
+                    const u32 low[] = {a.x, b.x, a.y, b.y}, high[] = {a.z, b.z, a.w, b.w};
+                    ptx::mma_m16n8k16_bf16(dots, low, q.x, q.y);
+                    ptx::mma_m16n8k16_bf16(dots, high, q.z, q.w);
                 }
                 const ptx::Float2 weight =
                     ptx::ld_shared_v2_f32(smem + kIndexMmaHeads * kIndexPitch + (t * 8 + lane % 4 * 2) * 4);
 #pragma unroll
-                for (u32 i = 0; i < 2 * S.tiles; ++i) {
-                    float& sum = score[i / 2][i % 2];
-                    const float(&dot)[4] = dots[i / 2];
-                    sum = ptx::fma_rn_f32(weight.x, ptx::max_nan_f32(dot[2 * (i % 2)], 0.0f), sum);
-                    sum = ptx::fma_rn_f32(weight.y, ptx::max_nan_f32(dot[2 * (i % 2) + 1], 0.0f), sum);
+                for (u32 half = 0; half < 2; ++half) {
+                    score[half] =
+                        ptx::fma_rn_f32(weight.x, ptx::max_nan_f32(dots[2 * half], 0.0f), score[half]);
+                    score[half] =
+                        ptx::fma_rn_f32(weight.y, ptx::max_nan_f32(dots[2 * half + 1], 0.0f), score[half]);
                 }
             }
             if (!once) ptx::sync_threads();
         }
+        u32 peak = 0;
 #pragma unroll
-        for (u32 tile = 0; tile < S.tiles; ++tile) {
-            u32 peak = 0;
-#pragma unroll
-            for (u32 half = 0; half < 2; ++half) {
-                const float sum = tile::warp_sum<4>(score[tile][half]) * p.scale;
-                const u32 row = first + place(tile, half);
-                if (lane % 4 == 0 && row < visible)
-                    ptx::st_global_f32(p.scores + token * p.scores_stride + row, sum);
-                if (const u32 order = tile::order_of(sum); row < visible && order > peak) peak = order;
-            }
-            if (p.peaks) store_peak(p, token, first + of_warp + tile * kIndexMmaWarpRows, visible, peak);
+        for (u32 half = 0; half < 2; ++half) {
+            const float sum = tile::warp_sum<4>(score[half]);
+            const u32 row = first + place + half * 8;
+            if (lane % 4 == 0 && row < visible)
+                ptx::st_global_f32(p.scores + token * p.scores_stride + row, sum * p.scale);
+            if (const u32 order = tile::order_of(sum * p.scale); row < visible && order > peak) peak = order;
         }
+        if (p.peaks) store_peak(p, token, first + ptx::warp_index() * kIndexMmaWarpRows, visible, peak);
     }
 }
 

@@ -19,8 +19,8 @@ struct Place {
 
     DG_DEVICE Place(const ProjectOperandsParams& p, const ProjectOperand& of, u32 first, u32 load) {
         const u32 groups = p.k / kWideColumns;
-        const u32 group = ptx::block_index() * kOperandGroups + load * (kOperandThreads / 4) +
-                          ptx::thread_index() / 4;
+        const u32 group =
+            ptx::block_index() * kOperandGroups + load * (kOperandThreads / 4) + ptx::thread_index() / 4;
         to = group / groups;
         const u32 place = to - first;
         row = place < of.rows ? place : of.rows - 1;

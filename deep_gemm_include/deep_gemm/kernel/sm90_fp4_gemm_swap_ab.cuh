@@ -118,14 +118,16 @@ class Multiplier {
         ptx::wgmma_wait<0>();
         ptx::wgmma_keep(partial);
         if constexpr (kEarly && kGroups == 1) release(stage, kb);
-        if constexpr (S.token_terms == 2) return rows.promote_terms(partial, sum);
+        if (!rows.passes_by()) {
+            if constexpr (S.token_terms == 2) return rows.promote_terms(partial, sum);
 #pragma unroll
-        for (u32 group = 0; group < kGroups; ++group) {
-            if (!kEarly || group > 0) load_scales<N>(stage, kb, group, scales);
+            for (u32 group = 0; group < kGroups; ++group) {
+                if (!kEarly || group > 0) load_scales<N>(stage, kb, group, scales);
 #pragma unroll
-            for (u32 i = 0; i < N / 2; ++i)
-                sum[i] += rows.promoted(partial[(i / 4 * kGroups + group) * 4 + i % 4],
-                                        scales[i / 4 * 2 + i % 2], i / 2 % 2);
+                for (u32 i = 0; i < N / 2; ++i)
+                    sum[i] += rows.promoted(partial[(i / 4 * kGroups + group) * 4 + i % 4],
+                                            scales[i / 4 * 2 + i % 2], i / 2 % 2);
+            }
         }
         if constexpr (!kEarly || kGroups > 1) release(stage, kb);
     }

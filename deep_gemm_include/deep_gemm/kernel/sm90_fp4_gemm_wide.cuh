@@ -1,7 +1,7 @@
 // FP8 or bf16 activations times packed FP4 weights on Hopper, for many tokens of an expert. As in the kernel
 // for few (sm90_fp4_gemm_swap_ab.cuh) weights are the 64-row side of wgmma and come from registers; here an
 // item has up to 256 tokens, in the order that kernel/arrange.cuh gave them, so that TMA brings each tile
-// once for all CTAs of a cluster. Bound by the tensor cores: two warpgroups take turns at them, and while one
+// once for all CTAs of a cluster. Bound by the tensor cores: two to four warpgroups take turns, and while one
 // of them multiplies the other promotes and decodes. Sums are added in the order of the other kernel: a row's
 // result is the same, but with fast accumulation. Launched by op/fp4_gemm.cpp.
 #pragma once
@@ -111,6 +111,7 @@ class Multiplier {
                            const kernel::Fp4WideRows<S>& rows) {
         const ptx::SharedAddress scales = smem_.scales(stage, 0) + (column + thread_ % 4 * 2) * 4;
         ptx::wgmma_keep(partial);
+        if (rows.passes_by()) return;
         if constexpr (S.token_terms == 2) return rows.promote_terms(partial, sum, column / 2);
 #pragma unroll
         for (u32 i = 0; i < count; i += 4) {

@@ -51,14 +51,7 @@ class Multiplier {
     using Sums = float[kParts][kPartCount];
     // Stages whose runs follow each other without a branch back. The compiler knows what is in flight between
     // them, and nothing of it from one turn to the next.
-#ifndef DG_WEIGHT_TURN
-#define DG_WEIGHT_TURN 4
-#endif
-    static constexpr u32 kTurn = changes_units(S.w) && kParts > 1 && kRuns <= kRunsOfUnit ? DG_WEIGHT_TURN : 1;
-#ifndef DG_WEIGHT_STAGGER
-#define DG_WEIGHT_STAGGER 0
-#endif
-    static constexpr bool kStaggered = DG_WEIGHT_STAGGER && S.warpgroups == 2;
+    static constexpr u32 kTurn = changes_units(S.w) && kParts > 1 && kRuns <= kRunsOfUnit ? 4 : 1;
 
     /// Fetches this lane's share of the next stage of weights, and gives the buffer of the stage before back:
     /// all of that has been decoded. Its own buffer stays, because a load that has been issued is not one
@@ -130,11 +123,9 @@ class Multiplier {
 #pragma unroll
         for (u32 run = 0; run < kRuns; run += 2) {
             const bool first = stage == 0 && run == 0;
-            if (kStaggered && first && warp_ >= 4) ptx::named_barrier_sync(1, 2 * kWarpgroup);
             start(place * kRuns + run, first, sum, even);
             decode(run + 1, odd);
             start(place * kRuns + run + 1, false, sum, odd);
-            if (kStaggered && first && warp_ < 4) ptx::named_barrier_arrive(1, 2 * kWarpgroup);
             if (run + 2 < kRuns) {
                 decode(run + 2, even);
             } else if (more) {

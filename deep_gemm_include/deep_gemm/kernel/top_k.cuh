@@ -203,8 +203,7 @@ top_k(DG_GRID_CONSTANT const TopKParams p) {
     const ptx::SharedAddress smem = ptx::dynamic_smem();
     const Share share(count, S.cluster, rank);
     using Own = Scores<S.cluster == 1 ? kAlone : S>;
-    Own scores(smem, p.scores + token * p.scores_stride, share.begin_of(warp),
-                     share.begin_of(warp + 1));
+    Own scores(smem, p.scores + token * p.scores_stride, share.begin_of(warp), share.begin_of(warp + 1));
     RadixSelect<kAlone> alone(smem);
     if constexpr (S.peaks) {
         static_assert(S.cluster == 1);

@@ -85,7 +85,9 @@ class Scores {
     }
 
     /// The peaks of the warp's scores, where they are kept: in the upper half of its memory.
-    DG_DEVICE u32 peaks() const { return ceil_div(end_ - begin_, kScoresOfPeak); }
+    DG_DEVICE u32 peaks() const {
+        return ceil_div(end_ - begin_, kScoresOfPeak);
+    }
 
     /// Brings them from `data`; the largest a lane saw.
     DG_DEVICE u32 load_peaks(const u32* data) const {
@@ -120,8 +122,7 @@ class Scores {
 #pragma unroll 1
         for (u32 first = 0; first < count; first += 32) {
             const u32 peak = first + lane;
-            const bool wanted =
-                peak < count && ptx::ld_shared_u32(orders_ + (kHalf + peak) * 4) >= least;
+            const bool wanted = peak < count && ptx::ld_shared_u32(orders_ + (kHalf + peak) * 4) >= least;
             const u32 mask = ptx::ballot(wanted);
             if (wanted) ptx::st_shared_u16(list + (chosen + ptx::popc(mask & lower)) * 2, peak);
             chosen += ptx::popc(mask);

@@ -64,7 +64,8 @@ DG_DEVICE Span span_of(u32 smallest, u32 largest, ptx::SharedAddress smem) {
 
 /// What a radix select has found: the digits decided so far, and how many of the wanted ones lie at or below.
 struct Threshold {
-    u32 order = 0, known = 0;  // the value, from the span's base on until it is found; a mask of its decided bits
+    u32 order = 0,
+        known = 0;  // the value, from the span's base on until it is found; a mask of its decided bits
     u32 wanted;
 };
 
@@ -88,8 +89,7 @@ class RadixSelect {
             const ptx::SharedAddress bins = smem_ + plan_smem(S).bins + half_ * kTopKBins * 4;
             count_all([&](u32 order) {
                 const u32 key = order - span.base;
-                if ((key & t.known) == t.order)
-                    ptx::red_shared_add_u32(bins + (key >> shift & mask) * 4, 1);
+                if ((key & t.known) == t.order) ptx::red_shared_add_u32(bins + (key >> shift & mask) * 4, 1);
             });
             sync_cluster<S>();
             half_ ^= 1;

@@ -1,5 +1,5 @@
-// bf16 tokens -> two E4M3 terms under one scale of the row (spec/two_terms.h). A CTA has a row: it holds what it
-// reads in registers while the largest is found, so that rows up to 4096 elements are read once. Launched by
+// bf16 tokens -> two E4M3 terms under one scale of the row (spec/two_terms.h). A CTA has a row at a time: it
+// holds what it reads in registers while the largest is found, so that rows up to 4096 elements are read once. Launched by
 // op/fp4_arrange.cpp.
 #pragma once
 
@@ -30,21 +30,12 @@ DG_DEVICE void store(u8* out, u32 padded_k, u32 column, const ptx::UInt2& words,
     ptx::st_global_u32(out + padded_k + column, terms.low);
 }
 
-}  // namespace two_terms_detail
-
+/// One row, by all threads of the CTA.
 template <TwoTermSpec S>
-DG_KERNEL(kTwoTermThreads, 4)
-two_terms(DG_GRID_CONSTANT const TwoTermParams p) {
-    using namespace two_terms_detail;
-    // In this order: the GEMM reads what kernels before this one wrote without waiting for it.
-    ptx::grid_dependency_wait();
-    ptx::grid_dependency_launch();
-    const u32 index = ptx::block_index(), group = index / p.rows, row = index % p.rows;
-    if constexpr (S.groups == GroupMode::masked) {
-        if (static_cast<i32>(row) >= ptx::ld_global_s32(p.group_layout + group)) return;
-    }
+DG_DEVICE void split_row(const TwoTermParams& p, u32 group, u32 row) {
     const u8* const x = p.x + group * p.x_stride_group + row * p.x_stride_row;
-    u8* const out = p.out + static_cast<u64>(index) * 2 * p.padded_k;
+    const u64 index = static_cast<u64>(group) * p.rows + row;
+    u8* const out = p.out + index * 2 * p.padded_k;
     const u32 first = ptx::thread_index() * kTwoTermChunk;
     ptx::UInt2 held[kTwoTermHeld];
 #pragma unroll
@@ -61,6 +52,27 @@ two_terms(DG_GRID_CONSTANT const TwoTermParams p) {
     for (u32 i = 0; i < kTwoTermHeld; ++i) store(out, p.padded_k, first + i * kStep, held[i], scale.inverse);
     for (u32 column = first + kTwoTermHeld * kStep; column < p.padded_k; column += kStep)
         store(out, p.padded_k, column, load(x, p.k, column), scale.inverse);
+}
+
+}  // namespace two_terms_detail
+
+template <TwoTermSpec S>
+DG_KERNEL(kTwoTermThreads, 4)
+two_terms(DG_GRID_CONSTANT const TwoTermParams p) {
+    // In this order: the GEMM reads what kernels before this one wrote without waiting for it.
+    ptx::grid_dependency_wait();
+    ptx::grid_dependency_launch();
+    const u32 group = ptx::block_index() / p.rows_at_once;
+    u32 rows = p.rows;
+    if constexpr (S.groups == GroupMode::masked) {
+        const i32 count = ptx::ld_global_s32(p.group_layout + group);
+        const u32 present = count < 0 ? 0 : static_cast<u32>(count);
+        rows = present < rows ? present : rows;
+    }
+    for (u32 row = ptx::block_index() % p.rows_at_once; row < rows; row += p.rows_at_once) {
+        two_terms_detail::split_row<S>(p, group, row);
+        ptx::sync_threads();  // the warps' maxima have been read
+    }
 }
 
 }  // namespace deep_gemm

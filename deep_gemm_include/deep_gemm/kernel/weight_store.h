@@ -157,45 +157,7 @@ DG_DEVICE void store_eight(u8* address, const ptx::UInt4& v, u32 rows, bool vect
         if (i < rows) ptx::st_global_u16(address + 2 * i, static_cast<u16>(word[i / 2] >> i % 2 * 16));
 }
 
-/// Staging holds 32 bytes a token; halves change places with bit 2 of the token's number, against bank
-/// conflicts.
-template <WeightGemmSpec S, u32 Count>
-DG_DEVICE void store_narrow(const WeightGemmParams& p, const WeightPlace& place, ptx::SharedAddress staging,
-                            const float (&sum)[Count]) {
-    constexpr u32 kTokens = S.block_m < kStagedTokens ? S.block_m : kStagedTokens;
-    const u32 lane = ptx::lane_index();
-    ptx::pin(staging);
-    const auto at = [staging](u32 token, u32 half) {
-        return staging + token * 32 + (half ^ token / 4 % 2) * 16;
-    };
-    const u32 row = place.warp_row + lane % 2 * 8;
-    u32 index = place.block_token + lane / 2;
-    ptx::pin(index);
-    u8* y = static_cast<u8*>(p.y) + (index * p.y_stride + row) * 2;
-#pragma unroll
-    for (u32 first = 0; first < S.block_m; first += kTokens) {
-#pragma unroll
-        for (u32 token = 0; token < kTokens; token += 16) {
-            const u32 i = (first + token) / 2;
-            ptx::stmatrix_x4_trans(at(token + lane / 16 * 8 + lane % 8, lane / 8 % 2),
-                                   pack_pair<S.y>(sum[i], sum[i + 1]), pack_pair<S.y>(sum[i + 2], sum[i + 3]),
-                                   pack_pair<S.y>(sum[i + 4], sum[i + 5]),
-                                   pack_pair<S.y>(sum[i + 6], sum[i + 7]));
-        }
-        ptx::sync_warp();
-#pragma unroll
-        for (u32 token = 0; token < kTokens; token += 16, index += 16, y += 32 * p.y_stride) {
-            const ptx::UInt4 v = ptx::ld_shared_v4_u32(at(token + lane / 2, lane % 2));
-            if (index < p.m && row < p.n) store_eight(y, v, p.n - row, p.vector_y != 0);
-        }
-        ptx::sync_warp();
-    }
-}
-
-#ifndef DG_WEIGHT_STORE
-#define DG_WEIGHT_STORE 1
-#endif
-/// The same of a warpgroup, whose 64 rows are 128 bytes of a token's row: whole lines of memory. Its warps put
+/// A warpgroup, whose 64 rows are 128 bytes of a token's row: whole lines of memory. Its warps put
 /// the results of 16 tokens side by side in one half of their staging while those before go out of the other;
 /// pieces of 16 bytes change places with the token's number, against bank conflicts. Scope: a warpgroup.
 template <WeightGemmSpec S, u32 Count>
@@ -281,8 +243,6 @@ DG_DEVICE void store_sums(const WeightGemmParams& p, const WeightPlace& place, t
     add_operands<S>(p, place, sum);
     if constexpr (S.y == Format::fp32)
         store_wide<S>(p, place, sum);
-    else if constexpr (DG_WEIGHT_STORE == 0)
-        store_narrow<S>(p, place, smem.staging(warp), sum);
     else
         store_lines<S>(p, place, smem.staging(warp / 4 * 4), warp, sum);
 }

@@ -117,10 +117,6 @@ DG_DEVICE void sync_warp() {
 DG_DEVICE void named_barrier_sync(u32 id, u32 threads) {
     asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
-/// barrier.arrive: counts the warp in at barrier `id` and goes on. `threads` as those that wait say.
-DG_DEVICE void named_barrier_arrive(u32 id, u32 threads) {
-    asm volatile("barrier.cta.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
 
 /// barrier.cluster.arrive, release. Scope: every thread of every CTA of the cluster, each followed by
 /// cluster_wait().

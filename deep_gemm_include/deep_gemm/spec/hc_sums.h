@@ -17,7 +17,7 @@ constexpr u32 kHcSumsThreads = 256, kHcSumsWarps = kHcSumsThreads / 32;
 constexpr u32 kHcSliceChannels = kHcSumsWarps * 16;
 constexpr u32 kHcSumsTokens = 16;  // at a time
 constexpr u32 kHcStreams = 4, kHcMixes = (2 + kHcStreams) * kHcStreams;
-constexpr u32 kHcRecord = 32;                          // fp32: the mixes of fn, then v . v
+constexpr u32 kHcRecord = 32;                            // fp32: the mixes of fn, then v . v
 constexpr u32 kHcTerms = kHcStreams * (1 + kHcStreams);  // of a token: post, then comb
 constexpr u32 kHcSumsPitch = kHcMixes + 2;
 
@@ -78,8 +78,8 @@ constexpr HcApplySmem plan_smem(const HcApplySpec& s) {
 
 struct HcTwoParams {
     HcParams p;
-    float* records;   // [rows, slices, record]
-    u32 slices;       // of kHcSliceChannels
+    float* records;  // [rows, slices, record]
+    u32 slices;      // of kHcSliceChannels
     u32 row_blocks;  // of hc_sums: CTAs that share the rows of a slice
 };
 

@@ -23,8 +23,8 @@ constexpr u32 kHcManyThreads = 256;  // else: with registers for more steps
 constexpr u32 kHcMixWarps = kHcMixThreads / 32;
 constexpr u32 kHcCluster = 8;
 constexpr u32 kMaxHcSteps = 4;
-constexpr u32 kHcHeldMixes = 9;   // whose fn a thread with one step holds in registers
-constexpr u32 kMaxHcTokens = 8;   // of a cluster at a time: each has a CTA that finds its post and comb
+constexpr u32 kHcHeldMixes = 9;  // whose fn a thread with one step holds in registers
+constexpr u32 kMaxHcTokens = 8;  // of a cluster at a time: each has a CTA that finds its post and comb
 
 struct HcSpec {
     Format x = Format::fp32, y = Format::fp32;

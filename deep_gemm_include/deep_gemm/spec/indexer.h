@@ -37,19 +37,19 @@ struct IndexScoreParams {
     const i32* sequences;  // or null
     float* scores;         // [tokens, rows]
     u64 scores_stride;
-    u32* peaks;            // or null: [tokens, ceil(rows / kScoresOfPeak)]; on tensor cores
+    u32* peaks;  // or null: [tokens, ceil(rows / kScoresOfPeak)]; on tensor cores
     u64 peaks_stride;
     u32 tokens, heads, d, ratio, only_above;
     float scale;
     u32 blocks;  // of a token, on tensor cores: they take turns along its rows
 };
 
-// The same on tensor cores: bf16 queries of 128 channels, rows bf16 or FP4. A warp has 16 rows, or twice as many
-// where there are so many that shared memory would be what it waits for; all heads. A
+// The same on tensor cores: bf16 queries of 128 channels, rows bf16 or FP4. A warp has 16 rows, all heads. A
 // score is the sum over heads in an order that depends on their number alone: a lane has heads 8 i + 2 (lane
 // % 4) and the next, in order of i; then the four lanes are added pairwise.
 constexpr u32 kIndexMmaThreads = 128;
 constexpr u32 kIndexMmaWarpRows = 16;
+constexpr u32 kIndexMmaRows = kIndexMmaThreads / 32 * kIndexMmaWarpRows;
 static_assert(kIndexMmaWarpRows == kScoresOfPeak, "a warp finds the largest score of its rows");
 constexpr u32 kIndexMmaChannels = 128;
 constexpr u32 kIndexMmaHeads = 64;                       // in shared memory at a time
@@ -57,20 +57,12 @@ constexpr u32 kIndexPitch = kIndexMmaChannels * 2 + 64;  // bytes of a head: no 
 
 struct IndexMmaSpec {
     Format rows = Format::bf16;
-    u32 tiles = 1;  // of 16 rows of a warp
 
     friend constexpr bool operator==(const IndexMmaSpec&, const IndexMmaSpec&) = default;
 };
 template <typename Visitor>
 constexpr void visit_fields(Visitor&& visit, const IndexMmaSpec& s) {
     visit("rows", s.rows);
-    visit("tiles", s.tiles);
-}
-constexpr u32 rows_of(const IndexMmaSpec& s) {  // of a block
-    return kIndexMmaThreads / 32 * s.tiles * kIndexMmaWarpRows;
-}
-constexpr u32 ctas_per_sm_of(const IndexMmaSpec& s) {
-    return s.tiles > 1 && s.rows == Format::bf16 ? 3 : 4;
 }
 constexpr IndexSmem plan_smem(const IndexMmaSpec&) {
     return {.bytes = kIndexMmaHeads * (kIndexPitch + 4)};

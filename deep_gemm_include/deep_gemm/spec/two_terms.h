@@ -43,14 +43,16 @@ constexpr TwoTermSmem plan_smem(const TwoTermSpec&) {
     return {.amax = 0, .bytes = kTwoTermThreads / 32 * 4};
 }
 
-// A CTA has a row.
+// A CTA has a row, and every rows_at_once-th of its group after it.
+constexpr u32 kTwoTermRowsOfGroup =
+    64;  // masked, at once: most groups have few of the rows that there is room for
 struct TwoTermParams {
     const u8* x;              // bf16 [groups, rows, k], rows at multiples of 4 bytes
     const i32* group_layout;  // masked: rows of each group
     u8* out;
     float* scales;
     u64 x_stride_group, x_stride_row;  // in bytes
-    u32 rows, k, padded_k;
+    u32 rows, k, padded_k, rows_at_once;
 };
 
 }  // namespace deep_gemm

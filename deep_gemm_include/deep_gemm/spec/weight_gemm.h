@@ -114,11 +114,7 @@ constexpr u32 steps_of_run(Quant w) {
 
 // In how many parts tokens are multiplied.
 constexpr u32 weight_parts_of(const WeightGemmSpec& s) {
-#ifdef DG_WEIGHT_PARTS
-    return changes_units(s.w) && s.block_m >= 128 ? DG_WEIGHT_PARTS : 1;
-#else
     return changes_units(s.w) && s.block_m >= 128 ? 2 : 1;
-#endif
 }
 
 constexpr u32 weight_accumulators_of(const WeightGemmSpec& s) {

@@ -153,8 +153,8 @@ def index_scores(
 ) -> None:
     """scores[t, w] = scale * the sum over heads of weights[t, h] relu(query[t, h] . rows[w]) for visible rows w.
 
-    `peaks`, int32 [t, ceil(rows / 16)]: memory for what lets top_k() read fewer scores; with bf16 queries of 128 channels
-    over bf16 or FP4 rows.
+    `peaks`, int32 [t, ceil(rows / 16)]: memory for what lets top_k() read fewer scores; with bf16 queries of 128
+    channels over bf16 or FP4 rows.
     """
     _C.op_index_scores(**locals())
 
