@@ -199,7 +199,8 @@ void replace_file(const Path& path, std::string_view content) {
     // The name reaches the medium with its folder. Not every file system can be asked to; either name is of a
     // complete file.
     const Path folder = path.has_parent_path() ? path.parent_path() : Path(".");
-    if (const Descriptor opened(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)); opened.get() >= 0)
+    if (const Descriptor opened(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+        opened.get() >= 0)
         static_cast<void>(::fsync(opened.get()));
 }
 

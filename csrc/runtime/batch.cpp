@@ -105,7 +105,8 @@ void Batch::guarded(std::span<const i32> slots, Work&& work) {
         } catch (const Error&) {
             // The device is broken for good: the pages go back with the batch.
         }
-        fail(kind, "batch: a failure interrupted the pass of slots {}, which are stopped; start() them anew: {}",
+        fail(kind,
+             "batch: a failure interrupted the pass of slots {}, which are stopped; start() them anew: {}",
              names, what);
     }
 }

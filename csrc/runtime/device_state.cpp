@@ -209,9 +209,9 @@ void Session::check_header(const SavedHeader& header, const std::string& name) c
     DG_CHECK(header.drafts == (speculative() ? 1 : 0), value,
              "session: '{}' was saved by a session that {}; load it into one with a window of {}", name,
              header.drafts ? "drafts" : "decodes plainly", header.drafts ? "2 rows or more" : "1 row");
-    DG_CHECK(header.num_tokens <= engine_->context() &&
-                 u64{header.num_tokens} * sizeof(i32) <= header.state_bytes,
-             io, "session: '{}' claims {} tokens; the file is damaged", name, header.num_tokens);
+    DG_CHECK(
+        header.num_tokens <= engine_->context() && u64{header.num_tokens} * sizeof(i32) <= header.state_bytes,
+        io, "session: '{}' claims {} tokens; the file is damaged", name, header.num_tokens);
     DG_CHECK(header.pending >= -1 && header.pending < static_cast<i64>(engine_->facts().vocab), io,
              "session: '{}' goes on with token {}, expected one of 0 to {}; the file is damaged", name,
              header.pending, engine_->facts().vocab - 1);
@@ -252,9 +252,9 @@ void Session::check_start(std::string_view start, u64 file_bytes, const std::str
 
 void Session::load(const Path& path) {
     const std::string name = path.string();
-    const std::string content =
-        read_file(path, sizeof(SavedHeader),
-                  [&](std::string_view start, u64 bytes) { check_start(start, bytes, name); });
+    const std::string content = read_file(path, sizeof(SavedHeader), [&](std::string_view start, u64 bytes) {
+        check_start(start, bytes, name);
+    });
     const std::string_view body(content.data(), content.size() - kChecksumBytes);
     DG_CHECK(hash_of(body).hex() == std::string_view(content).substr(body.size()), io,
              "session: '{}' is damaged: its checksum does not match; start anew, or load another", name);

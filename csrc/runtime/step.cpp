@@ -168,11 +168,11 @@ void Session::run_trunk(const TensorView& x, const TensorView& tokens, const Ten
     const i64 n = rows, at_once = options_.strict ? 1 : n;
     for (i64 i = 0; i < n; i += at_once) {
         state_->forward(rows_of(x, i, at_once), {.t = at_once,
-                                              .tokens = rows_of(tokens, i, at_once),
-                                              .positions = rows_of(positions, i, at_once),
-                                              .journal = n > 1,
-                                              .journal_row = i,
-                                              .stream = stream_});
+                                                 .tokens = rows_of(tokens, i, at_once),
+                                                 .positions = rows_of(positions, i, at_once),
+                                                 .journal = n > 1,
+                                                 .journal_row = i,
+                                                 .stream = stream_});
         state_->head(rows_of(x, i, at_once), rows_of(logits, i, at_once), stream_);
     }
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from runtime.checkpoints import write_random_v4
-from runtime.decode import produce, same
+from runtime.decode import same
 
 from deep_gemm import _C, Engine
 from deep_gemm.runtime import Batch

@@ -40,9 +40,7 @@ def after_a_rejection(engine: Engine, seed: int) -> Session:
 
 
 @pytest.mark.parametrize("sampling_first", [True, False])
-def test_a_saved_session_draws_the_same_tokens(
-    engine: Engine, tmp_path: Path, sampling_first: bool
-) -> None:
+def test_a_saved_session_draws_the_same_tokens(engine: Engine, tmp_path: Path, sampling_first: bool) -> None:
     """Drawn anew from all of p, most of these tokens are others."""
     for seed in range(SEEDS):
         session = after_a_rejection(engine, seed)

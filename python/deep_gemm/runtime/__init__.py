@@ -257,8 +257,8 @@ class Session:
         min_p: float = 0.0,
         seed: int = 0,
     ) -> None:
-        """How the next tokens are chosen; temperature 0 takes the most likely one. A token that a rejected draft has left
-        to come is drawn already and stays: a change takes effect after it."""
+        """How the next tokens are chosen; temperature 0 takes the most likely one. A token that a rejected draft has
+        left to come is drawn already and stays: a change takes effect after it."""
         self._session.set_sampling(**sampling_of("set_sampling", temperature, top_k, top_p, min_p, seed))
 
     def logits(self) -> NDArray[np.float32]:
