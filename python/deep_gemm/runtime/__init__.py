@@ -233,8 +233,9 @@ class Session:
         return list(self._session.last_drafts)
 
     def sync(self, tokens: Sequence[int], restore_point: bool = True) -> int:
-        """Makes the session hold exactly `tokens`, feeding only what its state does not cover already. Their end becomes
-        a restore point, unless they are a part of a prompt, which should not displace another: restore_point=False.
+        """Makes the session hold exactly `tokens`, feeding only what its state does not cover already. Their end
+        becomes a restore point, unless they are a part of a prompt, which should not displace another:
+        restore_point=False.
 
         Returns how many were kept. ValueError, with nothing changed, for ids outside the vocabulary, for more tokens
         than the context holds, and for more than the engine has pages left for.
