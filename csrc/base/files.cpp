@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
@@ -37,6 +38,11 @@ class Descriptor {
     }
     Descriptor(const Descriptor&) = delete;
     Descriptor& operator=(const Descriptor&) = delete;
+    Descriptor(Descriptor&& other) noexcept : value_(other.release()) {}
+    Descriptor& operator=(Descriptor&& other) noexcept {
+        std::swap(value_, other.value_);
+        return *this;
+    }
     [[nodiscard]] int get() const { return value_; }
     int release() { return std::exchange(value_, -1); }
 
@@ -44,15 +50,20 @@ class Descriptor {
     int value_;
 };
 
-// 0 on success, else errno. Reads at most `limit` bytes from `offset`.
-int read_some(const Path& path, u64 offset, u64 limit, std::string& content) {
-    const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+// Both: 0 on success, else errno.
+int open_to_read(const Path& path, Descriptor& file, u64& size) {
+    file = Descriptor(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
     if (file.get() < 0) return errno;
     struct stat status = {};
     if (::fstat(file.get(), &status) != 0) return errno;
     if (!S_ISREG(status.st_mode)) return EISDIR;
-    const u64 size = static_cast<u64>(status.st_size);
-    content.resize(std::min(limit, size - std::min(offset, size)));
+    size = static_cast<u64>(status.st_size);
+    return 0;
+}
+
+// `content` is shorter where the file ends.
+int read_at(const Descriptor& file, u64 offset, u64 bytes, std::string& content) {
+    content.resize(bytes);
     size_t done = 0;
     while (done < content.size()) {
         const ssize_t got = ::pread(file.get(), content.data() + done, content.size() - done,
@@ -66,7 +77,36 @@ int read_some(const Path& path, u64 offset, u64 limit, std::string& content) {
     return 0;
 }
 
+// At most `limit` bytes from `offset`.
+int read_some(const Path& path, u64 offset, u64 limit, std::string& content) {
+    Descriptor file(-1);
+    u64 size = 0;
+    if (const int error = open_to_read(path, file, size)) return error;
+    return read_at(file, offset, std::min(limit, size - std::min(offset, size)), content);
+}
+
 constexpr u64 kWholeFile = ~u64{0};
+
+void write_all(const Descriptor& file, const Path& path, std::string_view content) {
+    while (!content.empty()) {
+        const ssize_t put = ::write(file.get(), content.data(), content.size());
+        if (put < 0 && errno == EINTR) continue;
+        if (put < 0) fail_io("writing", path, errno);
+        content.remove_prefix(static_cast<size_t>(put));
+    }
+}
+
+// A new file "<path>.<process>.<number>.tmp", which no other thread or process has; one that was killed may
+// have left its own.
+Descriptor create_beside(const Path& path, Path& created) {
+    static std::atomic<u64> number = 0;
+    for (;;) {
+        created = path.string() + fmt::format(".{}.{}.tmp", ::getpid(), number++);
+        Descriptor file(::open(created.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
+        if (file.get() >= 0) return file;
+        if (errno != EEXIST) fail_io("creating", created, errno);
+    }
+}
 
 // Does the process that wrote this lock file (its id, then the host name) still exist? Unknown counts as
 // alive.
@@ -116,6 +156,20 @@ std::string read_file_part(const Path& path, u64 offset, u64 bytes) {
     return content;
 }
 
+std::string read_file(const Path& path, u64 start_bytes, const CheckStart& check) {
+    Descriptor file(-1);
+    u64 size = 0;
+    std::string content;
+    if (const int error = open_to_read(path, file, size)) fail_io("reading", path, error);
+    if (const int error = read_at(file, 0, std::min(start_bytes, size), content))
+        fail_io("reading", path, error);
+    check(content, size);
+    if (const int error = read_at(file, 0, size, content)) fail_io("reading", path, error);
+    DG_CHECK(content.size() == size, io, "reading '{}': got {} bytes of {}; read it when nobody shortens it",
+             path.string(), content.size(), size);
+    return content;
+}
+
 u64 file_bytes(const Path& path) {
     std::error_code error;
     const u64 bytes = std::filesystem::file_size(path, error);
@@ -123,20 +177,31 @@ u64 file_bytes(const Path& path) {
     return bytes;
 }
 
-void rename_file(const Path& from, const Path& to) {
-    if (std::rename(from.c_str(), to.c_str()) != 0) fail_io("writing", to, errno);
-}
-
 void write_file(const Path& path, std::string_view content) {
     Descriptor file(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
     if (file.get() < 0) fail_io("creating", path, errno);
-    while (!content.empty()) {
-        const ssize_t put = ::write(file.get(), content.data(), content.size());
-        if (put < 0 && errno == EINTR) continue;
-        if (put < 0) fail_io("writing", path, errno);
-        content.remove_prefix(static_cast<size_t>(put));
-    }
+    write_all(file, path, content);
     if (::close(file.release()) != 0) fail_io("writing", path, errno);
+}
+
+void replace_file(const Path& path, std::string_view content) {
+    Path temporary;
+    Descriptor file = create_beside(path, temporary);
+    try {
+        write_all(file, temporary, content);
+        if (::fsync(file.get()) != 0) fail_io("writing", temporary, errno);
+        if (::close(file.release()) != 0) fail_io("writing", temporary, errno);
+        if (std::rename(temporary.c_str(), path.c_str()) != 0) fail_io("writing", path, errno);
+    } catch (...) {
+        remove_tree(temporary);
+        throw;
+    }
+    // The name reaches the medium with its folder. Not every file system can be asked to; either name is of a
+    // complete file.
+    const Path folder = path.has_parent_path() ? path.parent_path() : Path(".");
+    if (const Descriptor opened(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+        opened.get() >= 0)
+        static_cast<void>(::fsync(opened.get()));
 }
 
 void make_directories(const Path& path) {

@@ -10,6 +10,7 @@
 #include <chrono>
 #include <cstddef>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -29,12 +30,18 @@ class FileError : public Error {
 };
 
 [[nodiscard]] std::string read_file(const Path& path);
+// The same, after check() has seen the file's first `start_bytes` (or all that there are) and its size, and
+// not thrown: for sizes that come from anywhere. One file, even where another one gets its name meanwhile.
+using CheckStart = std::function<void(std::string_view start, u64 file_bytes)>;
+[[nodiscard]] std::string read_file(const Path& path, u64 start_bytes, const CheckStart& check);
 [[nodiscard]] std::optional<std::string> try_read_file(const Path& path);  // nullopt: absent or unreadable
 [[nodiscard]] std::string read_file_part(const Path& path, u64 offset,
                                          u64 bytes);  // shorter at the file's end
 [[nodiscard]] u64 file_bytes(const Path& path);
-void rename_file(const Path& from, const Path& to);
 void write_file(const Path& path, std::string_view content);  // complete or Error; not synced to the medium
+// The same by a file beside it and one rename, after it has reached the medium: whatever happens, there is the
+// old content or the new one. A process that is killed may leave "<path>.<process>.<number>.tmp".
+void replace_file(const Path& path, std::string_view content);
 void make_directories(const Path& path);
 // A folder of this user that nobody else can write to, for places where others may put what they like under
 // the name. Fails where there is something else, a link included.

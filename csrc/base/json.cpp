@@ -136,9 +136,9 @@ class JsonParser {
 
     void escape(std::string& result) {
         constexpr std::string_view kNames = "\"\\/bfnrt", kValues = "\"\\/\b\f\n\r\t";
-        const char c = peek();
-        ++at_;
-        if (const size_t which = kNames.find(c); c != '\0' && which != std::string_view::npos)
+        if (at_ == text_.size()) error("a string does not end");
+        const char c = text_[at_++];
+        if (const size_t which = kNames.find(c); which != std::string_view::npos)
             return result.push_back(kValues[which]);
         if (c != 'u') error("an unknown escape in a string");
         u32 code = hex4();

@@ -129,6 +129,7 @@ class EmulatedDevice final : public driver::Device {
         const auto& emulated =
             static_cast<const EmulatedKernel&>(kernel);  // copied: a graph may outlive the module
         check_launch(model_, emulated, config, params.size());
+        count_launch(emulated.name());
         enqueue(config.stream, [this, emulated, config,
                                 bytes = std::vector<std::byte>(params.begin(), params.end()),
                                 ranges = std::vector<driver::MemoryRange>(memory.begin(), memory.end())] {
@@ -195,6 +196,7 @@ class EmulatedDevice final : public driver::Device {
         return reinterpret_cast<driver::Graph>(graphs_.adopt(std::move(record.capture)));
     }
     void launch_graph(driver::Graph graph, driver::Stream stream) override {
+        count_launch("a graph");
         std::shared_ptr<const GraphRecord> record;
         {
             const std::lock_guard lock(mutex_);
@@ -208,8 +210,15 @@ class EmulatedDevice final : public driver::Device {
         const std::lock_guard lock(mutex_);
         graphs_.remove(graph, "graph");
     }
+    u64 fail_launch(u64 number) { return launches_left_.exchange(number); }
 
   private:
+    void count_launch(std::string_view what) {
+        u64 left = launches_left_;
+        while (left > 0 && !launches_left_.compare_exchange_weak(left, left - 1)) {
+        }
+        DG_CHECK(left != 1, driver, "emulator: launch of {} failed, as fail_launch() asked for", what);
+    }
     // Runs now, or records while the stream is captured.
     void enqueue(driver::Stream stream, Action action) {
         {
@@ -238,6 +247,7 @@ class EmulatedDevice final : public driver::Device {
     Handles<EventRecord> events_;
     Handles<GraphRecord> graphs_;
     std::atomic<u64> grid_id_{0};
+    std::atomic<u64> launches_left_{0};  // until the one that fail_launch() asked for, itself included
 };
 
 }  // namespace
@@ -251,6 +261,13 @@ std::unique_ptr<driver::Device> make_emulated_device(std::string_view text) {
     const std::string_view rest =
         comma == std::string_view::npos ? std::string_view{} : text.substr(comma + 1);
     return make_emulated_device(text.substr(0, comma), parse_options(rest, options_from_environment()));
+}
+
+u64 fail_launch(driver::Device& device, u64 number) {
+    auto* emulated = dynamic_cast<EmulatedDevice*>(&device);
+    DG_CHECK(emulated, value, "fail_launch: got {}, expected the emulated GPU; open \"emulator\"",
+             device.properties().name);
+    return emulated->fail_launch(number);
 }
 
 }  // namespace deep_gemm::emulator

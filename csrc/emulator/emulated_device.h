@@ -17,4 +17,9 @@ namespace deep_gemm::emulator {
 // environment.
 [[nodiscard]] std::unique_ptr<driver::Device> make_emulated_device(std::string_view text);
 
+// The `number`-th launch from now on, of a kernel or a graph, fails as a driver's does: with an error, and
+// without an effect; 0: none does. Returns what is left of the number before. For tests of what callers leave
+// behind. Error(value) for a device that is not emulated.
+u64 fail_launch(driver::Device& device, u64 number);
+
 }  // namespace deep_gemm::emulator

@@ -41,16 +41,7 @@ void write_bundle_file(const Path& path, std::span<const Record> records,
     for (const Record& record : records) index.append(write_record(record)).append(kEndOfRecord);
     for (const Artifact& artifact : artifacts) images += artifact.image;
     const std::string header = fmt::format("{}{:016x} {}\n", kMagic, index.size(), hash_of(index).hex());
-    const Path parent = path.has_parent_path() ? path.parent_path() : Path(".");
-    const Path staging = make_unique_directory(parent, ".bundle");
-    try {
-        write_file(staging / "bundle", header + index + images);
-        rename_file(staging / "bundle", path);
-    } catch (...) {
-        remove_tree(staging);
-        throw;
-    }
-    remove_tree(staging);
+    replace_file(path, header + index + images);
 }
 
 Bundle::Bundle(Path path) : path_(std::move(path)) {

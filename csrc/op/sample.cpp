@@ -13,12 +13,12 @@ constexpr jit::KernelId kArgmax{"argmax", kSampleHeader}, kDistribution{"sample_
     kDraw{"sample_draw", kSampleHeader}, kAccept{"accept_drafts", kSampleHeader},
     kPositions{"fill_positions", kSampleHeader};
 
-// Columns of rows over the vocabulary: at least one, and few enough for exact sums.
+// Columns of rows over the vocabulary.
 i64 vocabulary_of(ModelChecks& checks, const char* name, const TensorView& t) {
     checks.array(name, t, {Format::fp32}, {-1, -1});
-    DG_CHECK(t.shape[1] >= 1 && t.shape[1] <= (1 << 19), value,
+    DG_CHECK(t.shape[1] >= 1 && t.shape[1] <= i64{kMaxVocabulary}, value,
              "{}: {} has {} columns, expected 1 to {}; pass logits of one row for each token",
-             checks.operation(), name, t.shape[1], 1 << 19);
+             checks.operation(), name, t.shape[1], kMaxVocabulary);
     return t.shape[1];
 }
 

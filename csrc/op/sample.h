@@ -5,6 +5,8 @@
 
 namespace deep_gemm::op {
 
+inline constexpr u32 kMaxVocabulary = 1u << 19;  // few enough for exact sums
+
 // tokens int32 [t]: the largest of logits fp32 [t, v], ties to the lower id; -1 if a row holds a NaN.
 struct ArgmaxArguments {
     TensorView logits, tokens;

@@ -3,6 +3,7 @@
 #include "python/casters.h"
 
 #include "driver/nvrtc.h"
+#include "emulator/emulated_device.h"
 #include "jit/device_headers.h"
 
 namespace deep_gemm::python {
@@ -183,6 +184,9 @@ void bind_launch(py::class_<Device, std::unique_ptr<Device, py::nodelete>>& type
         NoGil(), py::arg("kernel"), py::kw_only(), py::arg("grid") = 1, py::arg("block") = 32,
         py::arg("cluster") = 1, py::arg("smem_bytes") = 0,
         "How many clusters of such a launch run at once; 0: it cannot run.");
+    type.def("fail_launch", &emulator::fail_launch, NoGil(), py::arg("number"),
+             "The number-th launch from now on, of a kernel or a graph, fails; 0: none does. Returns what is "
+             "left of the number before. Of the emulated GPU, for tests of what a failure leaves behind.");
     type.def("encode_tensor_map", &encode_tensor_map, py::kw_only(), py::arg("address"), py::arg("format"),
              py::arg("dims"), py::arg("strides_bytes"), py::arg("box"), py::arg("swizzle") = 0,
              py::arg("l2_promote_256b") = true,

@@ -225,8 +225,11 @@ void bind_session(py::module_& module) {
         .def_property_readonly("room", alone([](Session& s) { return s.room(); }))
         .def_property_readonly("stats", alone([](Session& s) { return session_stats_of(s); }))
         .def_property_readonly("last_drafts", alone([](Session& s) { return Ids(s.last_drafts()); }))
-        .def("sync", alone([](Session& s, const Ids& tokens) { return s.sync(tokens); }), NoGil(),
-             py::arg("tokens"), "Makes the session hold exactly these tokens; returns how many were kept.")
+        .def("sync", alone([](Session& s, const Ids& tokens, bool restore_point) {
+                 return s.sync(tokens, restore_point);
+             }),
+             NoGil(), py::arg("tokens"), py::arg("restore_point") = true,
+             "Makes the session hold exactly these tokens; returns how many were kept.")
         .def("step", alone([](Session& s, u32 budget, i32 eos) {
                  runtime::Step step = s.step(budget, eos);
                  return std::make_tuple(std::move(step.tokens), step.drafted, step.accepted);

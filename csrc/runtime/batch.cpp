@@ -55,8 +55,18 @@ void Batch::start(u32 index, std::span<const i32> tokens, const Sampling& sampli
     pages.trim(index, static_cast<u32>(tokens.size()), stream_);
     slot.active = false;
     slot.tokens.clear();
-    slot.sampling = sampling;
-    slot.parameters.set(sampling, stream_);
+    const i32 id = static_cast<i32>(index);
+    guarded(std::span(&id, 1), [&] {
+        slot.sampling = sampling;
+        slot.parameters.set(sampling, stream_);
+        feed(index, tokens);
+        slot.tokens.reserve(engine_->context());
+        slot.tokens.assign(tokens.begin(), tokens.end());
+    });
+    slot.active = true;
+}
+
+void Batch::feed(u32 index, std::span<const i32> tokens) {
     for (size_t first = 0, count = 0; first < tokens.size(); first += count) {
         count = std::min<size_t>(tokens.size() - first, engine_->max_rows());
         std::vector<i32> positions(count);
@@ -70,13 +80,35 @@ void Batch::start(u32 index, std::span<const i32> tokens, const Sampling& sampli
             state_->head(hidden_.rows(t - 1, 1), logits_.rows(index, 1), stream_);
     }
     engine_->device().synchronize(stream_);
-    slot.tokens.assign(tokens.begin(), tokens.end());
-    slot.active = true;
 }
 
 void Batch::stop(u32 index) {
     at(index).active = false;
     state_->pages().trim(index, 0, stream_);
+}
+
+template <typename Work>
+void Batch::guarded(std::span<const i32> slots, Work&& work) {
+    try {
+        work();
+    } catch (const std::exception& error) {
+        std::string names;
+        for (const i32 slot : slots) {
+            slots_[static_cast<u32>(slot)].active = false;
+            names += fmt::format("{}{}", names.empty() ? "" : ", ", slot);
+        }
+        const std::string what = error.what();
+        const auto* known = dynamic_cast<const Error*>(&error);
+        const ErrorKind kind = known ? known->kind() : ErrorKind::driver;
+        try {
+            for (const i32 slot : slots) stop(static_cast<u32>(slot));
+        } catch (const Error&) {
+            // The device is broken for good: the pages go back with the batch.
+        }
+        fail(kind,
+             "batch: a failure interrupted the pass of slots {}, which are stopped; start() them anew: {}",
+             names, what);
+    }
 }
 
 // The next token of each of these slots, drawn as a Session draws it.
@@ -111,26 +143,33 @@ std::vector<i32> Batch::step() {
     const std::vector<i32> tokens = choose(active);
     for (size_t i = 0; i < active.size(); ++i) {
         Slot& slot = slots_[static_cast<u32>(active[i])];
-        if (tokens[i] < 0) slot.active = false;
+        if (tokens[i] < 0) stop(static_cast<u32>(active[i]));
         DG_CHECK(tokens[i] >= 0, value,
                  "batch: the logits of slot {} after {} tokens hold NaN; it is stopped, nothing was added",
                  active[i], slot.tokens.size());
         positions.push_back(static_cast<i32>(slot.tokens.size()));
     }
-    put(tokens_, tokens);
-    put(positions_, positions);
-    put(sequences_, active);
-    const u32 rows = static_cast<u32>(active.size());
-    replay_.run({rows, 0}, [&] { issue(rows); });
+    guarded(active, [&] {
+        put(tokens_, tokens);
+        put(positions_, positions);
+        put(sequences_, active);
+        run(active);
+    });
     for (size_t i = 0; i < active.size(); ++i) {
         const u32 index = static_cast<u32>(active[i]);
-        engine_->device().copy_on_device(logits_.address() + index * logits_.row_bytes(),
-                                         pass_logits_.address() + i * pass_logits_.row_bytes(),
-                                         logits_.row_bytes(), stream_);
-        slots_[index].tokens.push_back(tokens[i]);
+        slots_[index].tokens.push_back(tokens[i]);  // start() reserved a whole context
         result[index] = tokens[i];
     }
     return result;
+}
+
+void Batch::run(std::span<const i32> slots) {
+    const u32 rows = static_cast<u32>(slots.size());
+    replay_.run({rows, 0}, [&] { issue(rows); });
+    for (size_t i = 0; i < slots.size(); ++i)
+        engine_->device().copy_on_device(logits_.address() + static_cast<u32>(slots[i]) * logits_.row_bytes(),
+                                         pass_logits_.address() + i * pass_logits_.row_bytes(),
+                                         logits_.row_bytes(), stream_);
 }
 
 void Batch::issue(u32 rows) {

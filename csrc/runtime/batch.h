@@ -25,7 +25,7 @@ class Batch {
 
     // Starts a slot anew with these tokens; it takes part in steps from then on. Error(value) for no tokens,
     // ids outside the vocabulary, more than the context, or than the engine has pages for; the slot is then
-    // as it was.
+    // as it was. A failing device call leaves it stopped.
     void start(u32 slot, std::span<const i32> tokens, const Sampling& sampling);
     // Takes a slot out of the steps; its pages of the cache are free for others.
     void stop(u32 slot);
@@ -49,8 +49,13 @@ class Batch {
     [[nodiscard]] Slot& at(u32 slot) { return const_cast<Slot&>(std::as_const(*this).at(slot)); }
     void put(const DeviceTensor& target, std::span<const i32> values);
     [[nodiscard]] Pass pass(i64 t) const;
+    void feed(u32 slot, std::span<const i32> tokens);
     [[nodiscard]] std::vector<i32> choose(std::span<const i32> slots);
     void issue(u32 rows);
+    void run(std::span<const i32> slots);
+    // Does `work`; where it throws, these slots are stopped, and the error says so.
+    template <typename Work>
+    void guarded(std::span<const i32> slots, Work&& work);
 
     std::shared_ptr<const Engine> engine_;
     std::vector<Slot> slots_;

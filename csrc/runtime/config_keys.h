@@ -9,6 +9,8 @@
 
 namespace deep_gemm::runtime {
 
+constexpr u32 kMaxExperts = 1024;  // of a layer
+
 class ConfigKeys {
   public:
     // `source` names the text in errors; both must outlive the keys.

@@ -3,17 +3,29 @@
 #include "runtime/session.h"
 #include "runtime/session_guard.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstring>
 
 namespace deep_gemm::runtime {
 
+// What a file begins with; then the tokens, the pieces of the state, and a checksum of it all.
+struct SavedHeader {
+    char magic[8];
+    u32 version, num_tokens;
+    char fingerprint[32];
+    u64 state_bytes;
+    u32 drafts;   // whether the MTP block's ring is there
+    i32 pending;  // the next token where it is drawn from the rest of p; else -1, the logits give it
+    double second_draft_rate;
+    u32 shortened, steps_since_probe;
+};
+static_assert(sizeof(SavedHeader) == 80, "no padding: the checksum covers it");
+
 namespace {
 
 constexpr char kMagic[8] = {'D', 'G', 'S', 'E', 'S', 'S', 'N', '\n'};
-constexpr u32 kVersion = 2;
+constexpr u64 kChecksumBytes = 32;
+constexpr u32 kVersion = 3;  // 3: the pending token and how long drafts are
 
 u64 address_of(const TensorView& view) {
     return reinterpret_cast<u64>(view.data);
@@ -24,14 +36,6 @@ u64 bytes_of(const TensorView& view) {
     for (u32 i = 0; i < view.rank; ++i) bits *= static_cast<u64>(view.shape[i]);
     return bits / 8;
 }
-
-struct FileHeader {
-    char magic[8];
-    u32 version, num_tokens;
-    char fingerprint[32];
-    u64 state_bytes;
-    u32 drafts, unused;  // whether the MTP block's ring is there
-};
 
 struct Piece {
     u64 address, bytes;
@@ -103,17 +107,36 @@ std::vector<TensorView> Session::fixed_state() const {
     return pieces;
 }
 
+// The same bytes, of a session that stays as it is: it can still go back inside its last step.
+std::vector<TensorView> Session::pieces_to_save() {
+    flush_mtp();
+    const TensorView last = hidden_.rows(pending_rows_, 1);
+    std::vector<TensorView> pieces = state_->fixed_state();
+    pieces.insert(pieces.begin(), {last, last, logits_.rows(logits_row_, 1)});
+    return pieces;
+}
+
+// Absent where it does not fit: a restore point saves time, a session goes on without.
+DeviceTensor Session::memory_for(const std::vector<TensorView>& pieces) const {
+    u64 total = 0;
+    for (const TensorView& piece : pieces) total += bytes_of(piece);
+    try {
+        return {engine_->device(), Format::int8, {static_cast<i64>(total)}};
+    } catch (const Error& error) {
+        if (error.kind() != ErrorKind::driver) throw;
+        return {};
+    }
+}
+
 void Session::keep_restore_point() {
     if (options_.restore_points == 0 || tokens_.empty()) return;
     const std::vector<TensorView> pieces = fixed_state();
-    u64 total = 0;
-    for (const TensorView& piece : pieces) total += bytes_of(piece);
     RestorePoint point;
-    if (restore_points_.size() >= options_.restore_points) {  // the oldest one's memory
-        point = std::move(restore_points_.front());
+    if (restore_points_.size() < options_.restore_points) point.bytes = memory_for(pieces);
+    if (!point.bytes.present()) {
+        if (restore_points_.empty()) return;
+        point = std::move(restore_points_.front());  // the oldest one's memory
         restore_points_.erase(restore_points_.begin());
-    } else {
-        point.bytes = {engine_->device(), Format::int8, {static_cast<i64>(total)}};
     }
     point.length = length();
     u64 at = point.bytes.address();
@@ -132,7 +155,7 @@ void Session::go_back(u32 target) {
                                        [](const auto& a, const auto& b) { return a.length < b.length; });
     const u32 kept = best == restore_points_.end() ? 0 : best->length;
     pending_rows_ = 1, logits_row_ = 0, journal_rows_ = 0;
-    pending_chosen_ = false;
+    pending_is_ = Pending::unknown;
     // Caches that only grow hold what they held after each token: all but the last one need not be fed again.
     if (state_->only_grows() && target > kept + 1) return tokens_.resize(target - 1);
     if (kept == 0) return reset();
@@ -148,8 +171,7 @@ void Session::go_back(u32 target) {
 
 void Session::save(const Path& path) {
     require_valid();
-    guarded([&] { normalise(); });
-    std::string content(sizeof(FileHeader), '\0');
+    std::string content(sizeof(SavedHeader), '\0');
     const std::string_view tokens(reinterpret_cast<const char*>(tokens_.data()),
                                   tokens_.size() * sizeof(i32));
     content += tokens;
@@ -160,59 +182,86 @@ void Session::save(const Path& path) {
                                        stream_);
     };
     if (!tokens_.empty()) {
-        for (const TensorView& piece : fixed_state()) append(address_of(piece), bytes_of(piece));
+        for (const TensorView& piece : guarded([&] { return pieces_to_save(); }))
+            append(address_of(piece), bytes_of(piece));
         state_->visit_grown(length(), append);
     }
-    FileHeader header = {};
+    SavedHeader header = {};
     std::memcpy(header.magic, kMagic, sizeof(kMagic));
     header.version = kVersion, header.num_tokens = length(), header.drafts = speculative();
+    header.pending = pending_is_ == Pending::rest ? pending_ : -1;
+    header.second_draft_rate = second_draft_rate_;
+    header.shortened = shortened_, header.steps_since_probe = steps_since_probe_;
     std::memcpy(header.fingerprint, engine_->fingerprint().data(), sizeof(header.fingerprint));
     header.state_bytes = content.size() - sizeof(header);
     std::memcpy(content.data(), &header, sizeof(header));
     content += hash_of(content).hex();
-    // A reader sees the old file or all of the new one.
-    const Path temporary = path.string() + fmt::format(".{}.tmp", ::getpid());
-    try {
-        write_file(temporary, content);
-        rename_file(temporary, path);
-    } catch (...) {
-        remove_tree(temporary);
-        throw;
-    }
+    replace_file(path, content);
 }
 
-void Session::load(const Path& path) {
-    const std::string content = read_file(path);
-    const std::string name = path.string();
-    constexpr u64 kChecksumBytes = 32;
-    FileHeader header = {};
-    DG_CHECK(content.size() >= sizeof(header) + kChecksumBytes &&
-                 std::memcmp(content.data(), kMagic, sizeof(kMagic)) == 0,
-             io,
-             "session: '{}' is not a saved session, expected a file that save() wrote; pass one, or "
-             "start anew",
-             name);
-    std::memcpy(&header, content.data(), sizeof(header));
-    DG_CHECK(header.version == kVersion, io, "session: '{}' has version {}, expected {}; make it again", name,
-             header.version, kVersion);
-    DG_CHECK(header.state_bytes == content.size() - sizeof(header) - kChecksumBytes, io,
-             "session: '{}' has {} bytes of state, expected {}; the file is truncated or has been added "
-             "to: start anew, or load another",
-             name, content.size() - sizeof(header) - kChecksumBytes, header.state_bytes);
-    const std::string_view body(content.data(), content.size() - kChecksumBytes);
-    DG_CHECK(hash_of(body).hex() == std::string_view(content).substr(body.size()), io,
-             "session: '{}' is damaged: its checksum does not match; start anew, or load another", name);
+// Whether the file is of such a session.
+void Session::check_header(const SavedHeader& header, const std::string& name) const {
     DG_CHECK(std::string_view(header.fingerprint, sizeof(header.fingerprint)) == engine_->fingerprint(),
              value,
              "session: '{}' was saved with another model, context, max_rows or numerics; load it with an "
              "engine like that",
              name);
-    const u64 token_bytes = u64{header.num_tokens} * sizeof(i32);
     DG_CHECK(header.drafts == (speculative() ? 1 : 0), value,
              "session: '{}' was saved by a session that {}; load it into one with a window of {}", name,
              header.drafts ? "drafts" : "decodes plainly", header.drafts ? "2 rows or more" : "1 row");
-    DG_CHECK(header.num_tokens <= engine_->context() && token_bytes <= header.state_bytes, io,
-             "session: '{}' claims {} tokens; the file is damaged", name, header.num_tokens);
+    DG_CHECK(
+        header.num_tokens <= engine_->context() && u64{header.num_tokens} * sizeof(i32) <= header.state_bytes,
+        io, "session: '{}' claims {} tokens; the file is damaged", name, header.num_tokens);
+    DG_CHECK(header.pending >= -1 && header.pending < static_cast<i64>(engine_->facts().vocab), io,
+             "session: '{}' goes on with token {}, expected one of 0 to {}; the file is damaged", name,
+             header.pending, engine_->facts().vocab - 1);
+}
+
+// A full context's.
+u64 Session::largest_state_bytes() const {
+    u64 bytes = u64{engine_->context()} * sizeof(i32);
+    for (const TensorView& piece : fixed_state()) bytes += bytes_of(piece);
+    return bytes + u64{pages_for(engine_->context())} * state_->pages().pool().bytes_of_page();
+}
+
+// Before memory is taken for the rest: what the file begins with, and its size.
+void Session::check_start(std::string_view start, u64 file_bytes, const std::string& name) const {
+    SavedHeader header = {};
+    DG_CHECK(start.size() == sizeof(header) && file_bytes >= sizeof(header) + kChecksumBytes &&
+                 std::memcmp(start.data(), kMagic, sizeof(kMagic)) == 0,
+             io,
+             "session: '{}' is not a saved session, expected a file that save() wrote; pass one, or "
+             "start anew",
+             name);
+    std::memcpy(&header, start.data(), sizeof(header));
+    DG_CHECK(header.version == kVersion, io, "session: '{}' has version {}, expected {}; make it again", name,
+             header.version, kVersion);
+    const u64 state_bytes = file_bytes - sizeof(header) - kChecksumBytes;
+    DG_CHECK(header.state_bytes == state_bytes, io,
+             "session: '{}' has {} bytes of state, expected {}; the file is truncated or has been added "
+             "to: start anew, or load another",
+             name, state_bytes, header.state_bytes);
+    const u64 largest = largest_state_bytes();
+    if (state_bytes <= largest) return;
+    check_header(header, name);
+    fail(ErrorKind::io,
+         "session: '{}' has {} bytes of state, expected at most {}; the file is damaged: start anew, or "
+         "load another",
+         name, state_bytes, largest);
+}
+
+void Session::load(const Path& path) {
+    const std::string name = path.string();
+    const std::string content = read_file(path, sizeof(SavedHeader), [&](std::string_view start, u64 bytes) {
+        check_start(start, bytes, name);
+    });
+    const std::string_view body(content.data(), content.size() - kChecksumBytes);
+    DG_CHECK(hash_of(body).hex() == std::string_view(content).substr(body.size()), io,
+             "session: '{}' is damaged: its checksum does not match; start anew, or load another", name);
+    SavedHeader header = {};
+    std::memcpy(&header, body.data(), sizeof(header));
+    check_header(header, name);
+    const u64 token_bytes = u64{header.num_tokens} * sizeof(i32);
     std::vector<i32> tokens(header.num_tokens);
     std::memcpy(tokens.data(), body.data() + sizeof(header), token_bytes);
     engine_->check_tokens(tokens);
@@ -242,6 +291,12 @@ void Session::load(const Path& path) {
         const i32 next = static_cast<i32>(length());
         write_ints(base_.view(), std::span(&next, 1));
         pending_rows_ = tokens_.empty() ? 0 : 1;
+        if (header.pending >= 0) {
+            write_ints(exchange_.rows(1, 1), std::span(&header.pending, 1));
+            pending_ = header.pending, pending_is_ = Pending::rest;
+        }
+        second_draft_rate_ = header.second_draft_rate;
+        shortened_ = header.shortened != 0, steps_since_probe_ = header.steps_since_probe;
         engine_->device().synchronize(stream_);
     });
 }

@@ -67,6 +67,15 @@ class DeviceTensor {
     std::unique_ptr<Buffer> buffer_;
 };
 
+// `count` entries of a view's first dimension.
+[[nodiscard]] inline TensorView rows_of(TensorView view, i64 first, i64 count) {
+    if (!view.present()) return view;
+    view.data =
+        static_cast<u8*>(view.data) + static_cast<u64>(first * view.strides[0]) * bits_of(view.format) / 8;
+    view.shape[0] = count;
+    return view;
+}
+
 // Values as a tensor on the device, which has them on return.
 [[nodiscard]] inline DeviceTensor upload(Device& device, const std::vector<float>& values,
                                          std::vector<i64> shape) {

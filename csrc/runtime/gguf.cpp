@@ -155,6 +155,9 @@ Described read_description(Reader& reader) {
     u64 elements = 1;
     for (u32 i = 0; i < rank; ++i) {
         tensor.shape.insert(tensor.shape.begin(), reader.number<u64>());
+        // A 0 would make any number beside it look small.
+        DG_CHECK(tensor.shape.front() > 0, io, "{}: an extent of 0, expected at least 1; convert it anew",
+                 what);
         DG_CHECK(
             !__builtin_mul_overflow(elements, tensor.shape.front(), &elements) && elements < u64{1} << 56, io,
             "{}: the shape overflows; the file is damaged: get it again", what);

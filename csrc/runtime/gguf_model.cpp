@@ -1,6 +1,7 @@
 #include "runtime/gguf_model.h"
 
 #include "base/error.h"
+#include "runtime/config_keys.h"
 
 #include <algorithm>
 #include <charconv>
@@ -154,7 +155,7 @@ std::string first_of(const std::string& json, u32 count, bool as_list) {
         const size_t comma = json.find(',', end);
         end = comma == std::string::npos ? json.size() : comma + 1;
     }
-    const std::string list = json.substr(1, end - 2);
+    const std::string list = end > 1 ? json.substr(1, end - 2) : "";
     return as_list ? fmt::format("[{}]", list) : list;
 }
 
@@ -205,9 +206,10 @@ const char* renamed(std::span<const NameRow> rows, std::string_view name) {
 // [experts, n, k] as a tensor for each expert.
 void split_experts(const Tensor& stack, const std::string& name, std::vector<Tensor>& out,
                    const std::string& source) {
-    DG_CHECK(stack.shape.size() == 3 && stack.shape[0] > 0, io,
-             "{}: tensor '{}' has shape {}, expected a stack of experts' matrices; convert the model anew",
-             source, stack.name, text_of(stack.shape));
+    DG_CHECK(stack.shape.size() == 3 && stack.shape[0] <= kMaxExperts, io,
+             "{}: tensor '{}' has shape {}, expected a stack of at most {} experts' matrices; convert the "
+             "model anew",
+             source, stack.name, text_of(stack.shape), kMaxExperts);
     const size_t star = name.find('*'), bytes = stack.bytes.size() / stack.shape[0];
     for (u64 e = 0; e < stack.shape[0]; ++e) {
         Tensor part = stack;

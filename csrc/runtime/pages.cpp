@@ -15,7 +15,7 @@ u64 bytes_of(const PageShape& cache) {
 }  // namespace
 
 PagePool::PagePool(Device& device, const std::vector<PageShape>& caches, u32 count)
-    : device_(device), count_(count) {
+    : device_(device), count_(count), page_bytes_(page_bytes(caches)) {
     for (const PageShape& cache : caches) {
         std::vector<i64> shape = cache.shape;
         shape.insert(shape.begin(), count);

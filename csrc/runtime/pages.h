@@ -37,6 +37,7 @@ class PagePool {
     [[nodiscard]] static u64 page_bytes(const std::vector<PageShape>& caches);
     [[nodiscard]] Device& device() const { return device_; }
     [[nodiscard]] u32 count() const { return count_; }
+    [[nodiscard]] u64 bytes_of_page() const { return page_bytes_; }
     [[nodiscard]] u32 free() const;
     // [pages, shape] of a cache, in the order of the constructor's.
     [[nodiscard]] const DeviceTensor& memory(size_t cache) const { return memory_[cache]; }
@@ -49,6 +50,7 @@ class PagePool {
   private:
     Device& device_;
     u32 count_;
+    u64 page_bytes_;
     std::vector<DeviceTensor> memory_;
     mutable std::mutex mutex_;
     std::vector<i32> free_;

@@ -70,13 +70,13 @@ void Session::reset() {
     tokens_.clear();
     restore_points_.clear();
     pending_rows_ = 0, logits_row_ = 0, journal_rows_ = 0;
-    pending_chosen_ = false;
+    pending_is_ = Pending::unknown;
     valid_ = true;
     // Row 0 is read, as an idle row, before the first token has a predecessor.
     engine_->device().fill_bytes(hidden_.address(), 0, hidden_.row_bytes(), stream_);
 }
 
-u32 Session::sync(std::span<const i32> tokens) {
+u32 Session::sync(std::span<const i32> tokens, bool restore_point) {
     engine_->check_tokens(tokens);
     if (!valid_) reset();
     // Before anything changes; the session needs no more than both its old and its new tokens.
@@ -89,7 +89,7 @@ u32 Session::sync(std::span<const i32> tokens) {
         const u32 kept = length();
         if (kept < tokens.size()) {
             feed(tokens.subspan(kept), engine_->max_rows(), nullptr);
-            keep_restore_point();
+            if (restore_point) keep_restore_point();
         }
         state_->pages().trim(0, length(), stream_);
         return kept;
@@ -157,7 +157,7 @@ void Session::feed_chunk(std::span<const i32> tokens, bool last, std::vector<flo
     write_ints(base_.view(), std::span(&next, 1));
     tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
     pending_rows_ = 1, logits_row_ = 0, journal_rows_ = 0;
-    pending_chosen_ = false;
+    pending_is_ = Pending::unknown;
 }
 
 void Session::force_drafts(std::vector<i32> drafts) {

@@ -19,7 +19,7 @@ struct SessionOptions {
     bool adaptive = false;   // shorter windows while second drafts are rarely accepted
     bool strict = false;     // verify and catch up one row at a time, in the very launches of plain decoding
     bool graphs = true;      // replay a step as one graph
-    u32 restore_points = 2;  // ends of prompts that sync() can go back to
+    u32 restore_points = 2;  // ends of prompts that sync() can go back to; fewer where memory is short
 };
 
 struct Step {
@@ -39,6 +39,8 @@ struct SessionStats {
     u64 steps = 0, tokens = 0, drafted = 0, accepted = 0, rollbacks = 0, graph_replays = 0;
 };
 
+struct SavedHeader;  // device_state.cpp
+
 class Session {
   public:
     Session(std::shared_ptr<const Engine> engine, const SessionOptions& options);
@@ -53,14 +55,16 @@ class Session {
     // Makes the session hold exactly `tokens`: keeps the longest common prefix that its state can go back to,
     // and feeds the rest. Returns the number of tokens that were kept. Token ids outside the vocabulary, more
     // tokens than the context, or than the engine has pages for: Error(value), and nothing changed.
-    u32 sync(std::span<const i32> tokens);
+    // `restore_point`: whether their end becomes one; not for a part of a prompt, which would displace another.
+    u32 sync(std::span<const i32> tokens, bool restore_point = true);
 
     // Adds 1 to `budget` tokens (budget >= 1): the pending token, then the accepted drafts. Stops at `eos`
     // (negative: never), which is then the last token. Needs a token to follow; a full context, or no page
     // left for the next token, is Error(value), and nothing changed.
     Step step(u32 budget, i32 eos = -1);
 
-    // Takes effect at the next step; draws its token anew where it differs from what was set.
+    // Takes effect at the next step. A token that a rejected draft has left to come is drawn already and stays:
+    // drawn anew, from all of p, it would have another distribution.
     void set_sampling(const Sampling& sampling);
 
     // Logits, fp32 [vocab], of the token after the last one.
@@ -87,7 +91,7 @@ class Session {
     void rewind(u32 length);
 
     // The state after the present tokens as one file: versioned, with a checksum, for this model and these
-    // options only.
+    // options only. With the same sampling, a session that load()s it continues as this one does.
     void save(const Path& path);
     void load(const Path& path);
 
@@ -138,6 +142,7 @@ class Session {
     void run_step(u32 rows);
     void issue_step(u32 rows);
     void draft(u32 rows);
+    void catch_up(i64 rows);
     void run_mtp(const TensorView& hidden, const TensorView& x, const TensorView& tokens,
                  const TensorView& positions, const Observer* observer = nullptr);
     void draw_draft(u32 index, const TensorView& x, const TensorView& position);
@@ -156,8 +161,13 @@ class Session {
     [[nodiscard]] std::vector<i32> read_ints(const TensorView& from);
     void normalise();
     [[nodiscard]] std::vector<TensorView> fixed_state() const;
+    [[nodiscard]] std::vector<TensorView> pieces_to_save();
     void keep_restore_point();
+    [[nodiscard]] DeviceTensor memory_for(const std::vector<TensorView>& pieces) const;
     void go_back(u32 length);  // to at most `length` tokens
+    void check_header(const SavedHeader& header, const std::string& name) const;
+    [[nodiscard]] u64 largest_state_bytes() const;
+    void check_start(std::string_view start, u64 file_bytes, const std::string& name) const;
     void visit_visible(const ModelState::NamedVisit& visit) const;
 
     std::shared_ptr<const Engine> engine_;
@@ -184,7 +194,10 @@ class Session {
     u32 pending_rows_ = 0;
     const Trace* trace_ = nullptr;  // of feed_chunk(); usually none
     u32 logits_row_ = 0;            // of logits_: follows the last token
-    bool pending_chosen_ = false;
+    // The token after the last one. `rest`: drawn from what a rejected draft left of p, which only that step
+    // knew; others are functions of the logits and the sampling.
+    enum class Pending : u8 { unknown, chosen, rest };
+    Pending pending_is_ = Pending::unknown;
     i32 pending_ = -1;
     u32 step_base_ = 0,
         journal_rows_ = 0;  // the last step's first position, rows that undo_to_row() can go to

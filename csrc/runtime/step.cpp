@@ -61,7 +61,7 @@ Step Session::step(u32 budget, i32 eos) {
 }
 
 void Session::ensure_pending() {
-    if (!pending_chosen_) guarded([&] { choose_pending(); });
+    if (pending_is_ == Pending::unknown) guarded([&] { choose_pending(); });
     DG_CHECK(pending_ >= 0, value,
              "session: the logits after {} tokens hold NaN; the weights or the cache are damaged. Nothing "
              "was added",
@@ -79,7 +79,7 @@ void Session::choose_pending() {
         op::argmax({.logits = logits, .tokens = token, .stream = stream_});
     }
     pending_ = read_ints(token)[0];
-    pending_chosen_ = true;
+    pending_is_ = Pending::chosen;
 }
 
 void Session::run_step(u32 rows) {
@@ -103,11 +103,7 @@ void Session::issue_step(u32 rows) {
 
 void Session::draft(u32 rows) {
     const i64 k = pending_rows_;
-    fill_positions(mtp_positions_.rows(0, k), -static_cast<i32>(k));
-    const i64 at_once = options_.strict ? 1 : k;
-    for (i64 i = 0; i < k; i += at_once)
-        run_mtp(hidden_.rows(1 + i, at_once), mtp_x_.rows(i, at_once), mtp_tokens_.rows(i, at_once),
-                mtp_positions_.rows(i, at_once));
+    catch_up(k);
     // Each further draft continues from the streams and the token of the one before.
     const TensorView x = mtp_x_.rows(k - 1, 1), position = mtp_positions_.rows(k - 1, 1);
     for (u32 i = 1; i < rows; ++i) {
@@ -117,6 +113,15 @@ void Session::draft(u32 rows) {
         }
         draw_draft(i, x, position);
     }
+}
+
+// The MTP block over the first of the pending rows, whose next tokens lie in mtp_tokens_.
+void Session::catch_up(i64 rows) {
+    fill_positions(mtp_positions_.rows(0, rows), -static_cast<i32>(pending_rows_));
+    const i64 at_once = options_.strict ? 1 : rows;
+    for (i64 i = 0; i < rows; i += at_once)
+        run_mtp(hidden_.rows(1 + i, at_once), mtp_x_.rows(i, at_once), mtp_tokens_.rows(i, at_once),
+                mtp_positions_.rows(i, at_once));
 }
 
 void Session::draw_draft(u32 index, const TensorView& x, const TensorView& position) {
@@ -160,21 +165,15 @@ void Session::verify(u32 rows) {
 
 void Session::run_trunk(const TensorView& x, const TensorView& tokens, const TensorView& positions,
                         const TensorView& logits, u32 rows) {
-    const auto part = [](TensorView view, i64 first, i64 count) {
-        view.data =
-            static_cast<u8*>(view.data) + static_cast<u64>(first * view.strides[0]) * bytes_of(view.format);
-        view.shape[0] = count;
-        return view;
-    };
     const i64 n = rows, at_once = options_.strict ? 1 : n;
     for (i64 i = 0; i < n; i += at_once) {
-        state_->forward(part(x, i, at_once), {.t = at_once,
-                                              .tokens = part(tokens, i, at_once),
-                                              .positions = part(positions, i, at_once),
-                                              .journal = n > 1,
-                                              .journal_row = i,
-                                              .stream = stream_});
-        state_->head(part(x, i, at_once), part(logits, i, at_once), stream_);
+        state_->forward(rows_of(x, i, at_once), {.t = at_once,
+                                                 .tokens = rows_of(tokens, i, at_once),
+                                                 .positions = rows_of(positions, i, at_once),
+                                                 .journal = n > 1,
+                                                 .journal_row = i,
+                                                 .stream = stream_});
+        state_->head(rows_of(x, i, at_once), rows_of(logits, i, at_once), stream_);
     }
 }
 
@@ -191,8 +190,9 @@ Step Session::finish_step(u32 rows, i32 eos) {
     tokens_.insert(tokens_.end(), step.tokens.begin(), step.tokens.end());
     pending_rows_ = accepted + 1, logits_row_ = accepted;
     journal_rows_ = rows > 1 ? accepted + 1 : 0;
-    pending_ = seen[1], pending_chosen_ = true;
-    if (accepted + 1 < rows) ++stats_.rollbacks;
+    const bool rejected = accepted + 1 < rows;
+    pending_ = seen[1], pending_is_ = rejected && sampled() ? Pending::rest : Pending::chosen;
+    if (rejected) ++stats_.rollbacks;
     adapt(rows, accepted);
     if (const auto end = std::find(step.tokens.begin(), step.tokens.end(), eos);
         eos >= 0 && end != step.tokens.end()) {
@@ -213,7 +213,7 @@ void Session::undo_to_row(u32 row) {
     state_->restore(undo_row_.view(), stream_);
     tokens_.resize(step_base_ + row + 1);
     pending_rows_ = row + 1, logits_row_ = row, journal_rows_ = row + 1;
-    pending_chosen_ = false;
+    pending_is_ = Pending::unknown;
     std::erase_if(restore_points_, [&](const RestorePoint& point) { return point.length > length(); });
 }
 
@@ -230,14 +230,13 @@ void Session::fill_positions(const TensorView& positions, i32 offset) {
         {.base = base_.view(), .count = {}, .positions = positions, .offset = offset, .stream = stream_});
 }
 
-// Runs the MTP block over all pending rows whose next token is known, so that one is left.
+// Runs the MTP block over all pending rows whose next token is known, so that one is left. The next step may
+// run it over them once more: they leave the same.
 void Session::flush_mtp() {
     const i64 known = static_cast<i64>(pending_rows_) - 1;
     if (known <= 0 || !speculative()) return;
     write_ints(mtp_tokens_.rows(0, known), std::span(tokens_).last(static_cast<size_t>(known)));
-    fill_positions(mtp_positions_.rows(0, known), -static_cast<i32>(pending_rows_));
-    run_mtp(hidden_.rows(1, known), mtp_x_.rows(0, known), mtp_tokens_.rows(0, known),
-            mtp_positions_.rows(0, known));
+    catch_up(known);
 }
 
 void Session::set_sampling(const Sampling& sampling) {
@@ -246,7 +245,7 @@ void Session::set_sampling(const Sampling& sampling) {
     sampling_rows_.set(sampling, stream_);
     if (sampling.greedy() != sampling_.greedy()) replay_->forget();  // other operations
     sampling_ = sampling;
-    pending_chosen_ = false;
+    if (pending_is_ != Pending::rest) pending_is_ = Pending::unknown;
 }
 
 }  // namespace deep_gemm::runtime

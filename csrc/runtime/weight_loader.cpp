@@ -127,13 +127,13 @@ DeviceTensor Loader::ids(const std::string& name, u32 count) {
         const u64 size = row_of(tensor.storage).block_bytes;
         i64 id = 0;  // little-endian: I32 is its lower half
         std::memcpy(&id, tensor.bytes.data() + i * size, size);
-        values[i] = static_cast<i32>(id);
-    }
-    for (const i32 id : values)
-        DG_CHECK(id >= 0 && static_cast<u32>(id) < count, value,
+        if (tensor.storage == Storage::i32) id = static_cast<i32>(id);  // its sign
+        DG_CHECK(id >= 0 && id < i64{count}, value,
                  "checkpoint: {} names expert {}, expected 0 to {}; the checkpoint does not fit its "
                  "configuration: get both again",
                  name, id, count - 1);
+        values[i] = static_cast<i32>(id);
+    }
     DeviceTensor result = allocate(Format::int32, {tensor.shape.begin(), tensor.shape.end()});
     upload(result, 0, std::as_bytes(std::span(values)), tensor.bytes.size());
     return result;

@@ -2,6 +2,8 @@
 
 #include "base/error.h"
 
+#include <deep_gemm/spec/codec.h>
+
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -54,7 +56,7 @@ std::vector<float> to_fp32(const Tensor& tensor) {
             break;
         case Storage::f16: fill(values, [&](u64 i) { return fp16[load<u16>(bytes, i)]; }); break;
         case Storage::f8_e8m0:
-            fill(values, [&](u64 i) { return std::ldexp(1.0f, static_cast<int>(load<u8>(bytes, i)) - 127); });
+            fill(values, [&](u64 i) { return codec::ue8m0_to_f32(load<u8>(bytes, i)); });
             break;
         case Storage::q8_0:
             fill(values, [&](u64 i) {

@@ -256,6 +256,10 @@ class Device:
         """
         Ends the recording; returns the graph's handle.
         """
+    def fail_launch(self, number: typing.SupportsInt | typing.SupportsIndex) -> int:
+        """
+        The number-th launch from now on, of a kernel or a graph, fails; 0: none does. Returns what is left of the number before. Of the emulated GPU, for tests of what a failure leaves behind.
+        """
     def fill_bytes(
         self,
         destination: typing.SupportsInt | typing.SupportsIndex,
@@ -682,7 +686,11 @@ class Session:
         """
         (new tokens, drafted, accepted)
         """
-    def sync(self, tokens: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> int:
+    def sync(
+        self,
+        tokens: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex],
+        restore_point: bool = True,
+    ) -> int:
         """
         Makes the session hold exactly these tokens; returns how many were kept.
         """

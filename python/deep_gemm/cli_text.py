@@ -193,7 +193,7 @@ def prefill(session: Session, tokens: list[int], told: Stats) -> None:
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("reading the prompt", total=len(tokens))
         for end in [*range(first + chunk, len(tokens), chunk), len(tokens)]:
-            kept = session.sync(tokens[:end])
+            kept = session.sync(tokens[:end], restore_point=end == len(tokens))
             told.kept = kept if told.kept < 0 else told.kept
             progress.update(task, completed=end)
     told.prefill_seconds = time.perf_counter() - start
@@ -266,7 +266,13 @@ def write(
 
 def check_exact(engine: Engine, tokens: list[int], request: Request, eos: int | None) -> None:
     difference = verify_exact(
-        engine, tokens, request.max_tokens, window=request.spec, strict=request.strict, eos=eos
+        engine,
+        tokens,
+        request.max_tokens,
+        window=request.spec,
+        adaptive=request.adaptive,
+        strict=request.strict,
+        eos=eos,
     )
     if difference is not None:
         raise click.ClickException(f"--verify-exact: {difference}")

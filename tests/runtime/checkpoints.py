@@ -18,6 +18,7 @@ STORED = {
     "bfloat16": "BF16",
     "float8_e4m3fn": "F8_E4M3",
     "int32": "I32",
+    "int64": "I64",
 }
 
 QWEN = {

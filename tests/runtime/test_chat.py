@@ -161,11 +161,11 @@ def test_chat_goes_on_after_errors_and_interruptions(
     """A line that the context does not hold, and Ctrl-C while a prompt is read; then the beginning is still there."""
     whole, calls = Session.sync, []
 
-    def once(self: Session, tokens: Any) -> int:
+    def once(self: Session, tokens: Any, restore_point: bool = True) -> int:
         calls.append(len(tokens))
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return whole(self, tokens)
+        return whole(self, tokens, restore_point)
 
     monkeypatch.setattr(Session, "sync", once)
     arguments = [*ARGUMENTS, "--spec", "1", "--chunk", "16", "--stats"]

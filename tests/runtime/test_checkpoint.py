@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import struct
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from runtime.checkpoints import V4, write_checkpoint, write_random_v4
 
 from deep_gemm import _C, Engine
 from deep_gemm.models import model_path
@@ -74,6 +76,20 @@ def test_refuses_damaged_files(tmp_path: Path, content: bytes, message: str) -> 
     with pytest.raises((_C.Error, ValueError), match=r"x\.safetensors") as raised:
         _C.Checkpoint(str(path))
     assert message in str(raised.value)
+
+
+def test_no_prefix_of_a_header_is_read_beyond_its_end(tmp_path: Path) -> None:
+    """The text is a part of the mapped file; behind its last byte there may be no memory. Every error names the byte."""
+    header = rb'{"a\\\"\u00e9\ud83d\ude00\n": {"x": [-1.5e+3, true, false, null]}, "b": {}}'
+    path = tmp_path / "x.safetensors"
+    for length in range(len(header)):
+        path.write_bytes(safetensors(header[:length], b""))
+        with pytest.raises(ValueError, match="not valid JSON") as raised:
+            _C.Checkpoint(str(path))
+        found = re.search(r"line 1 byte (\d+): (.*);", str(raised.value))
+        assert found and int(found[1]) <= length, (length, str(raised.value))
+        if header[:length].endswith(b"\\"):
+            assert found[2] in ("a string does not end", "half a surrogate pair")
 
 
 def test_shards(tmp_path: Path) -> None:
@@ -180,6 +196,7 @@ def test_lists_missing_extra_and_misshapen_tensors(tmp_path: Path) -> None:
     ("key", "value", "message"),
     [
         ("hidden_size", None, "hidden_size is missing"),
+        ("vocab_size", (1 << 19) + 1, "vocab_size: got 524289, expected 2 to 524288"),  # as op::argmax takes
         ("hidden_size", "256", "hidden_size: got a string, expected a whole number"),
         ("hidden_size", 256.5, "got 256.5, expected a whole number"),
         ("num_experts_per_tok", 17, "num_experts_per_tok: got 17, expected 1 to 16"),
@@ -212,3 +229,27 @@ def test_every_byte_of_a_header_matters_or_is_harmless(tmp_path: Path) -> None:
         except (_C.Error, ValueError):
             continue
         assert sum(t["num_bytes"] for t in tensors) == 22
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_refuses_experts_that_are_none(emulator: _C.Device, tmp_path: Path, dtype: Any) -> None:
+    """Hash routing's table; the lower halves of large I64 ids are experts."""
+    folder = write_random_v4(tmp_path)
+    content = (folder / "model.safetensors").read_bytes()
+    data = 8 + struct.unpack("<Q", content[:8])[0]
+    tensors = {}
+    for name, described in json.loads(content[8:data]).items():
+        begin, end = (data + offset for offset in described["data_offsets"])
+        stored = np.float32 if described["dtype"] == "F32" else np.int32
+        tensors[name] = np.frombuffer(content[begin:end], stored).reshape(described["shape"])
+    name = "layers.0.ffn.gate.tid2eid"
+    ids = tensors[name].astype(dtype)
+    for wrong in (None, -1, 4, *([(1 << 32) + 3, -(1 << 32)] if dtype == np.int64 else [])):
+        if wrong is not None:
+            ids[5, 1] = wrong
+        write_checkpoint(tmp_path, V4, {**tensors, name: ids})
+        if wrong is None:
+            Engine(folder, device=emulator, numerics="exact", context=32)
+            continue
+        with pytest.raises(ValueError, match=rf"tid2eid names expert {wrong}, expected 0 to 3"):
+            Engine(folder, device=emulator, numerics="exact", context=32)

@@ -121,8 +121,10 @@ def test_nan_in_a_batch_stops_one_slot(device: _C.Device, tmp_path: Path) -> Non
     batch, alone = engine.batch(2), engine.session()
     batch.start(0, [2, 4, 5])
     batch.start(1, [2, NAN_TOKEN])
+    free = engine.pages.free
     with pytest.raises(ValueError, match="logits of slot 1 after 2 tokens hold NaN; it is stopped"):
         batch.step()
+    assert engine.pages.free == free + 1
     alone.sync([2, 4, 5])
     assert [batch.step()[0] for _ in range(3)] == produce(alone, 3, eos=-1)
     assert batch.tokens(1) == [2, NAN_TOKEN]
@@ -234,6 +236,32 @@ def test_too_little_memory_for_the_cache_or_a_session(tmp_path: Path) -> None:
     assert len(produce(session, 3, eos=-1)) == 3
 
 
+def test_restore_points_that_do_not_fit_are_not_kept(tmp_path: Path) -> None:
+    folder = write_random_v4(tmp_path)
+
+    def session(memory: int) -> tuple[_C.Device, Session]:
+        device = _C.Device(f"emulator:sm_90a,sms=8,races=off,memory={memory}")
+        engine = Engine(folder, device=device, numerics="exact", context=64, max_rows=8, cache_tokens=256)
+        return device, engine.session(restore_points=2)
+
+    device, roomy = session(1 << 30)
+    used, before = (1 << 30) - device.free_memory_bytes, device.free_memory_bytes
+    roomy.sync([2, 3, 4])
+    point = before - device.free_memory_bytes
+    assert point > 0
+    for points, kept in ((0, 0), (1, 5)):
+        _, tight = session(used + points * point + point // 2)
+        for prompt in ([2, 3, 4], [2, 3, 4, 5, 6]):
+            tight.sync(prompt)
+            roomy.sync(prompt)
+            assert same(tight, roomy)
+        for _ in range(2):
+            assert tight.step(1).tokens == roomy.step(1).tokens
+        # One that fits is the newest prompt's.
+        assert roomy.sync([2, 3, 4, 5, 6]) == 5 and tight.sync([2, 3, 4, 5, 6]) == kept
+        assert same(tight, roomy)
+
+
 SAVE = """
 import resource, signal, sys
 sys.path.insert(0, {tests!r})
@@ -285,6 +313,29 @@ assert len(session.step().tokens) == 1
     assert process.returncode == 0 and "refused: writing" in output, output
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "s"]
     check_old_or_new(tmp_path, {3})
+
+
+def test_two_sessions_save_to_one_file(loaded: Engine, tmp_path: Path) -> None:
+    """The file is one of theirs at any time, and nothing else stays in the folder."""
+    sessions = [loaded.session() for _ in range(2)]
+    texts = [[3, 4], [5, 6, 7]]
+    for session, text in zip(sessions, texts, strict=True):
+        session.sync(text)
+    sessions[0].save(tmp_path / "s")
+    reader = loaded.session()
+
+    def save(session: Session) -> None:
+        for _ in range(60):
+            session.save(tmp_path / "s")
+
+    with ThreadPoolExecutor(2) as pool:
+        work = [pool.submit(save, session) for session in sessions]
+        while not all(one.done() for one in work):
+            reader.load(tmp_path / "s")
+            assert reader.tokens in texts
+    for one in work:
+        one.result()
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
 
 
 def test_a_kill_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:

@@ -259,13 +259,10 @@ DEEPSEEK_NAMES = {
 EXPERTS = {"w1": "ffn_gate_exps.weight", "w3": "ffn_up_exps.weight", "w2": "ffn_down_exps.weight"}
 
 
-def test_deepseek_v4(device: _C.Device, tmp_path: Path) -> None:
-    """The shipped model, its experts as MXFP4 blocks and the rest as F32: the golden logits."""
-    folder = model_path("tiny_v4")
-    config = json.loads((folder / "config.json").read_text())
-    tensors = deepseek_v4_model.read_checkpoint(folder)
+def deepseek_file(config: dict[str, Any]) -> Writer:
+    """Without tensors yet."""
     yarn = config["rope_scaling"]
-    file = Writer(
+    return Writer(
         **{
             "general.architecture": "deepseek4",
             "tokenizer.ggml.bos_token_id": config["bos_token_id"],
@@ -279,6 +276,14 @@ def test_deepseek_v4(device: _C.Device, tmp_path: Path) -> None:
             "deepseek4.rope.scaling.yarn_beta_slow": float(yarn["beta_slow"]),
         }
     )
+
+
+def test_deepseek_v4(device: _C.Device, tmp_path: Path) -> None:
+    """The shipped model, its experts as MXFP4 blocks and the rest as F32: the golden logits."""
+    folder = model_path("tiny_v4")
+    config = json.loads((folder / "config.json").read_text())
+    tensors = deepseek_v4_model.read_checkpoint(folder)
+    file = deepseek_file(config)
     for name, values in tensors.items():
         if name.startswith("mtp."):
             continue
@@ -299,6 +304,16 @@ def test_deepseek_v4(device: _C.Device, tmp_path: Path) -> None:
     assert abs(engine.session().logits_of(ids) - tiny_v4.logits("p0")[:14]).max() < 2e-4
     with pytest.raises(ValueError, match="this DeepSeek-V4 model has no MTP block"):
         engine.session(window=3)
+
+
+def test_refuses_a_model_of_no_layers(tmp_path: Path) -> None:
+    """By that number, not by the list of layers that was cut to it."""
+    config = json.loads((model_path("tiny_v4") / "config.json").read_text())
+    file = deepseek_file({**config, "num_hidden_layers": 0})
+    file.metadata["deepseek4.swiglu_clamp_exp"] = [10.0]
+    file.add("token_embd.weight", np.zeros((1024, 256)), "F32")
+    with pytest.raises(ValueError, match="num_hidden_layers: got 0, expected 1 to 1024"):
+        _C.Checkpoint(str(file.write(tmp_path / "m.gguf"))).problems()
 
 
 @pytest.mark.parametrize(
@@ -327,5 +342,28 @@ def test_refuses(emulator: _C.Device, tmp_path: Path, changes: dict[str, Any], m
 def test_refuses_a_stack_that_is_none(emulator: _C.Device, tmp_path: Path) -> None:
     file = Writer(**qwen_metadata())
     file.add("blk.0.ffn_up_exps.weight", np.zeros((32, 32)), "F32")
-    with pytest.raises(_C.Error, match="has shape 32x32, expected a stack of experts' matrices"):
+    with pytest.raises(_C.Error, match="has shape 32x32, expected a stack of at most 1024 experts' matrices"):
         Engine(file.write(tmp_path / "m.gguf"), device=emulator)
+
+
+@pytest.mark.parametrize(
+    ("dims", "message"),
+    [
+        ([0, 0, 1 << 20], "an extent of 0, expected at least 1"),
+        ([32, 0, 8], "an extent of 0, expected at least 1"),
+        ([1, 1, 1025], "has shape 1025x1x1, expected a stack of at most 1024 experts' matrices"),
+    ],
+)
+def test_refuses_a_stack_of_any_number(tmp_path: Path, dims: list[int], message: str) -> None:
+    """Each matrix of a stack becomes a tensor with a name: a number that the bytes do not back would take all memory."""
+    file = Writer(**qwen_metadata())
+    file.add("blk.0.ffn_up_exps.weight", np.zeros(1025), "F32")
+    path = file.write(tmp_path / "m.gguf")
+    content = path.read_bytes()
+    old = struct.pack("<IQ", 1, 1025)
+    at = content.index(old)
+    header = content[:at] + struct.pack("<I3Q", 3, *dims) + content[at + len(old) : at + len(old) + 12]
+    path.write_bytes(header + bytes(-len(header) % 32) + bytes(4 * 1025))
+    with pytest.raises(_C.Error) as raised:
+        _C.Checkpoint(str(path))
+    assert message in str(raised.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from runtime.checkpoints import write_random_v4
 from runtime.decode import Load, Plain, produce, same
 
 from deep_gemm import _C, Engine, Session
+from deep_gemm.cli_text import Stats, prefill
 
 
 def test_sync_keeps_the_common_prefix(load: Load, prompt: list[int]) -> None:
@@ -24,6 +26,23 @@ def test_sync_keeps_the_common_prefix(load: Load, prompt: list[int]) -> None:
     assert session.sync(prompt[:3]) == 0  # before every restore point
     fresh.sync(prompt[:3])
     assert same(session, fresh)
+
+
+def test_a_prompt_in_parts_is_one_restore_point(device: _C.Device, prompt: list[int]) -> None:
+    """As the commands read it: the ends of the two turns before stay."""
+    engine = Engine("tiny_v4", device=device, numerics="exact", context=64, max_rows=8)
+    session = engine.session(window=1)
+    told = Stats(prompt=0, prefill_seconds=0)
+    prefill(session, prompt, told)
+    session.step()
+    more = [*session.tokens, *range(20, 40)]  # three chunks
+    prefill(session, more, told)
+    assert told.kept == len(more) - 20
+    session.step()
+    prefill(session, more, told)
+    assert told.kept == len(more)
+    prefill(session, [*prompt, 7], told)
+    assert told.kept == len(prompt)
 
 
 def test_rewind_inside_the_last_step_and_before_it(load: Load, prompt: list[int], plain: Plain) -> None:
@@ -62,6 +81,33 @@ def test_a_number_is_no_path(load: Load) -> None:
             call(3)  # type: ignore[arg-type]
 
 
+def signed(content: bytes) -> bytes:
+    """With a checksum that matches."""
+    return content[:-32] + _C.hash_hex(content[:-32]).encode()
+
+
+def test_a_file_is_not_read_before_its_size_is_right(load: Load, prompt: list[int], tmp_path: Path) -> None:
+    """Files of a tebibyte, nearly all of it holes."""
+    session, path = load().session(), tmp_path / "s"
+    session.sync(prompt)
+    digest = session.state_digest()
+    session.save(path)
+    good, size = path.read_bytes(), 1 << 40
+    claimed = good[:48] + (size - 80 - 32).to_bytes(8, "little") + good[56:]
+    foreign = claimed[:16] + b"0" * 32 + claimed[48:]
+    for content, error, message in [
+        (b"", _C.Error, "is not a saved session"),
+        (good, _C.Error, "1099511627664 bytes of state, expected"),
+        (claimed, _C.Error, r"1099511627664 bytes of state, expected at most \d+; the file is damaged"),
+        (foreign, ValueError, "another model, context, max_rows or numerics"),
+    ]:
+        path.write_bytes(content)
+        os.truncate(path, size)
+        with pytest.raises(error, match=message):
+            session.load(path)
+        assert session.state_digest() == digest, "a refused file must change nothing"
+
+
 def test_refuses_damaged_and_foreign_files(load: Load, prompt: list[int], tmp_path: Path) -> None:
     session = load().session()
     session.sync(prompt)
@@ -73,6 +119,8 @@ def test_refuses_damaged_and_foreign_files(load: Load, prompt: list[int], tmp_pa
         (b"", "is not a saved session"),
         (b"x" + good[1:], "is not a saved session"),
         (good[:8] + b"\x09" + good[9:], "has version 9"),
+        (good[:8] + b"\x02" + good[9:], "has version 2, expected 3; make it again"),
+        (signed(good[:60] + (1024).to_bytes(4, "little") + good[64:]), "goes on with token 1024, expected"),
         (good[:-1], "truncated"),
         (good + b"\0", "added to"),
         (good[:5000] + bytes([good[5000] ^ 1]) + good[5001:], "its checksum does not match"),

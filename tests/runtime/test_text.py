@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -27,6 +31,26 @@ def test_tokenizer(tokenizer: Tokenizer) -> None:
     assert [0, *tokenizer.encode(text)] == tiny_v4.prompt("p0")
     for text in ("", "naïve — 漢字 \U0001f600\n\tx = 12345"):
         assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_threads_encode_as_each_asked(tokenizer: Tokenizer) -> None:
+    """Whether special tokens are read is a flag of the whole tokenizer: a slow one shows whether another call changes
+    it."""
+
+    class Slow:
+        encode_special_tokens = False
+
+        def encode(self, text: str, **_: Any) -> SimpleNamespace:
+            time.sleep(0.002)
+            return SimpleNamespace(ids=[int(self.encode_special_tokens)])
+
+    tokenizer._tokenizer = Slow()
+
+    def call(plain: bool) -> bool:
+        return all(tokenizer.encode("", plain=plain) == [int(plain)] for _ in range(20))
+
+    with ThreadPoolExecutor(2) as pool:
+        assert all(pool.map(call, [False, True]))
 
 
 def test_complete_continues_the_text(load: Load, tokenizer: Tokenizer) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from runtime.checkpoints import QWEN, qwen_tensors, write_checkpoint, write_random_v4
-from runtime.decode import WITHOUT_RACES
+from runtime.decode import WITHOUT_RACES, produce
 
 from deep_gemm import _C, Engine, Session
 from deep_gemm.cli import main
@@ -26,6 +26,31 @@ def engine(device: _C.Device, tmp_path: Path) -> Engine:
 
 def test_speculation_passes(engine: Engine) -> None:
     assert verify_exact(engine, PROMPT, 12, window=3, eos=-1) is None
+
+
+def test_compares_as_asked(engine: Engine) -> None:
+    """With drafts that are right at first only, an adaptive session takes two rows."""
+    seen = []
+
+    def after_step(session: Session) -> None:
+        seen.append(session.stats["drafted"])
+        at = len(session.tokens)
+        session.force_drafts([text[at + 1], (text[at + 2] + 1) % 64] if len(seen) < 7 else [])
+
+    plain = engine.session(window=1)
+    plain.sync(PROMPT)
+    text = PROMPT + produce(plain, 30, eos=-1)
+    assert verify_exact(engine, PROMPT, 20, window=3, adaptive=True, eos=-1, after_step=after_step) is None
+    assert seen[7] - seen[6] == 1  # the step after those
+
+
+def test_the_command_passes_all_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, object] = {}
+    monkeypatch.setattr("deep_gemm.cli_text.verify_exact", lambda *_, **options: given.update(options))
+    arguments = ["generate", "The", "--device", WITHOUT_RACES, "--numerics", "exact", "--context", "64"]
+    arguments += ["--max-tokens", "1", "--verify-exact", "--spec", "4", "--adaptive", "--strict"]
+    assert CliRunner().invoke(main, arguments).exit_code == 0
+    assert given == {"window": 4, "adaptive": True, "strict": True, "eos": given["eos"]}
 
 
 def test_a_model_without_mtp_passes(device: _C.Device, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 #include "runtime/deepseek_v4/config.h"
 
 #include "base/error.h"
+#include "op/sample.h"
 
 #include <algorithm>
 
@@ -40,7 +41,7 @@ Config read_config(const ConfigKeys& keys) {
     keys.expect_text("hidden_act", "silu");
     keys.expect_flag("norm_topk_prob", true);
     Config config;
-    config.vocab = keys.count("vocab_size", 2, 1u << 24);
+    config.vocab = keys.count("vocab_size", 2, op::kMaxVocabulary);
     config.hidden = keys.count("hidden_size", 32, 1u << 16);
     config.num_heads = keys.count("num_attention_heads", 1, 1024);
     config.head_dim = keys.count("head_dim", 32, 512);
@@ -49,7 +50,7 @@ Config read_config(const ConfigKeys& keys) {
     config.o_groups = keys.count("o_groups", 1, config.num_heads);
     config.o_rank = keys.count("o_lora_rank", 32, 1u << 16);
     config.window = keys.count("sliding_window", 1, 1u << 16);
-    config.num_experts = keys.count("n_routed_experts", 1, 1024);
+    config.num_experts = keys.count("n_routed_experts", 1, kMaxExperts);
     config.top_k = keys.count("num_experts_per_tok", 1, std::min(config.num_experts, 32u));
     config.expert_width = keys.count("moe_intermediate_size", 32, 1u << 16);
     config.num_shared = keys.count("n_shared_experts", 1, 1);

@@ -4,6 +4,8 @@
 
 #include <deep_gemm/spec/gqa.h>
 
+#include <algorithm>
+
 namespace deep_gemm::runtime::qwen3_moe {
 
 namespace {
@@ -36,6 +38,17 @@ BlockWeights load_block(Loader& loader, const Config& c, const std::string& at) 
     return w;
 }
 
+// Of attention: for all rows of a pass, or of a long context for as many as kRecordBytes hold, whose launches
+// fill a device; at least a window's.
+std::vector<i64> records_shape(const Config& c, const StateSizes& sizes) {
+    constexpr i64 kRecordBytes = i64{256} << 20;
+    const i64 context = i64{pages_for(sizes.context)} * kPageTokens, rows = sizes.max_rows;
+    std::vector<i64> shape = op::gqa_records_shape(1, c.num_heads, context, c.head_dim);
+    const i64 row_bytes = shape[1] * shape[2] * shape[3] * i64{sizeof(float)};
+    shape[0] = std::min(rows, std::max<i64>(kRecordBytes / row_bytes, kMaxWindow));
+    return shape;
+}
+
 class BlockPass {
   public:
     BlockPass(const Loaded& model, const BlockWeights& weights, const LayerState& state,
@@ -61,22 +74,34 @@ class BlockPass {
                       .keys = remembered(key, state_.keys),
                       .values = remembered(value, state_.values),
                       .stream = pass_.stream});
-        op::gqa_attention(
-            {.q = query,
-             .keys = state_.keys.view(),
-             .values = state_.values.view(),
-             .positions = pass_.positions,
-             .sequences = pass_.sequences,
-             .records = rows(s_.records),
-             .out = query,
-             .table = table_,
-             .codes = low_output ? s_.query_fp8.codes.as({pass_.t, c_.num_heads, c_.head_dim}) : TensorView{},
-             .scales = low_output ? s_.query_fp8.scales.as({pass_.t, c_.num_heads}) : TensorView{},
-             .stream = pass_.stream});
+        for (i64 first = 0; first < pass_.t; first += s_.records.extent(0))
+            attend(first, std::min(pass_.t - first, s_.records.extent(0)), low_output);
         const TensorView mixed = flat(s_.query);
         const Input low_mixed = low_output ? input_of(mixed, s_.query_fp8)
                                            : to_fp8(mixed, s_.query_fp8, ScaleRule::exact, pass_.stream);
         project(w_.o, mixed, low_mixed, x, pass_.stream, x);
+    }
+
+    // Rows `first` on, as many as there is memory between the kernels.
+    void attend(i64 first, i64 count, bool low_output) {
+        const auto part = [&](const TensorView& view) { return rows_of(view, first, count); };
+        TensorView codes, scales;
+        if (low_output) {
+            codes = s_.query_fp8.codes.as({pass_.t, c_.num_heads, c_.head_dim});
+            scales = s_.query_fp8.scales.as({pass_.t, c_.num_heads});
+        }
+        const TensorView query = part(rows(s_.query));
+        op::gqa_attention({.q = query,
+                           .keys = state_.keys.view(),
+                           .values = state_.values.view(),
+                           .positions = part(pass_.positions),
+                           .sequences = part(pass_.sequences),
+                           .records = s_.records.rows(0, count),
+                           .out = query,
+                           .table = table_,
+                           .codes = part(codes),
+                           .scales = part(scales),
+                           .stream = pass_.stream});
     }
 
     void experts(const TensorView& x) {
@@ -203,9 +228,7 @@ Workspace::Workspace(const Loaded& model, const StateSizes& sizes) {
     key = real({c.num_kv_heads, c.head_dim});
     value = real({c.num_kv_heads, c.head_dim});
     mid = real({c.top_k, c.expert_width});
-    records = {
-        model.device, Format::fp32,
-        op::gqa_records_shape(rows, c.num_heads, i64{pages_for(sizes.context)} * kPageTokens, c.head_dim)};
+    records = {model.device, Format::fp32, records_shape(c, sizes)};
     gate_logits = {model.device, Format::fp32, {rows, c.num_experts}};
     expert_weights = {model.device, Format::fp32, {rows, c.top_k}};
     experts = {model.device, Format::int32, {rows, c.top_k}};

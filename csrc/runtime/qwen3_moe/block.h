@@ -45,7 +45,7 @@ struct Workspace {
     Workspace(const Loaded& model, const StateSizes& sizes);
 
     DeviceTensor input, query, key, value;  // [rows, hidden], [rows, heads, head_dim]
-    DeviceTensor records;                   // of attention
+    DeviceTensor records;                   // of attention, for as many rows at once
     DeviceTensor gate_logits, experts, expert_weights, mid;
     ExpertsSpace packed_experts;
     DeviceTensor grouped_experts;

@@ -1,6 +1,7 @@
 #include "runtime/qwen3_moe/config.h"
 
 #include "base/error.h"
+#include "op/sample.h"
 
 #include <algorithm>
 
@@ -38,13 +39,13 @@ void refuse_variants(const ConfigKeys& keys) {
 Config read_config(const ConfigKeys& keys) {
     refuse_variants(keys);
     Config config;
-    config.vocab = keys.count("vocab_size", 2, 1u << 24);
+    config.vocab = keys.count("vocab_size", 2, op::kMaxVocabulary);
     config.hidden = keys.count("hidden_size", 32, 1u << 16);
     config.num_layers = keys.count("num_hidden_layers", 1, 1024);
     config.num_heads = keys.count("num_attention_heads", 1, 1024);
     config.num_kv_heads = keys.count("num_key_value_heads", 1, config.num_heads);
     config.head_dim = keys.count("head_dim", 32, 128);
-    config.num_experts = keys.count("num_experts", 1, 1024);
+    config.num_experts = keys.count("num_experts", 1, kMaxExperts);
     config.top_k = keys.count("num_experts_per_tok", 1, std::min(config.num_experts, 32u));
     config.expert_width = keys.count("moe_intermediate_size", 32, 1u << 16);
     config.normalize_top_k = keys.flag("norm_topk_prob", false);

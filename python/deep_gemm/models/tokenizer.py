@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 __all__ = ["TextStream", "Tokenizer"]
@@ -25,6 +26,7 @@ class Tokenizer:
             raise ValueError(
                 "tokenizer: the tokenizers package is missing; pip install tokenizers"
             ) from error
+        self._lock = Lock()
         self._tokenizer: Any = tokenizers.Tokenizer.from_file(str(path))
 
     def encode(self, text: str, *, plain: bool = False) -> list[int]:
@@ -40,8 +42,9 @@ class Tokenizer:
                 f"encode: character {error.start} is half a surrogate pair, expected whole characters; "
                 'decode bytes with errors="replace"'
             ) from None
-        self._tokenizer.encode_special_tokens = plain
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        with self._lock:  # the flag is the tokenizer's, which threads share
+            self._tokenizer.encode_special_tokens = plain
+            return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of the tokens, special ones left out."""

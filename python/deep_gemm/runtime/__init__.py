@@ -173,7 +173,8 @@ class Engine:
         strict          verify drafts one row at a time, in the launches of plain decoding: the same tokens, slower;
                         for a doubt whether rows depend on their number
         graphs          replay a step as one CUDA graph from its third time on
-        restore_points  ends of prompts that sync() can go back to without feeding tokens again
+        restore_points  ends of prompts that sync() can go back to without feeding tokens again; fewer where device
+                        memory is short
         """
         rows = None if window is None else count("session", "window", window)
         if rows == 0:
@@ -231,13 +232,15 @@ class Session:
         """What the last step drafted, accepted or not."""
         return list(self._session.last_drafts)
 
-    def sync(self, tokens: Sequence[int]) -> int:
-        """Makes the session hold exactly `tokens`, feeding only what its state does not cover already.
+    def sync(self, tokens: Sequence[int], restore_point: bool = True) -> int:
+        """Makes the session hold exactly `tokens`, feeding only what its state does not cover already. Their end
+        becomes a restore point, unless they are a part of a prompt, which should not displace another:
+        restore_point=False.
 
         Returns how many were kept. ValueError, with nothing changed, for ids outside the vocabulary, for more tokens
         than the context holds, and for more than the engine has pages left for.
         """
-        return int(self._session.sync(token_ids("sync", tokens)))
+        return int(self._session.sync(token_ids("sync", tokens), bool(restore_point)))
 
     def step(self, budget: int = 1 << 30, eos: int = -1) -> Step:
         """Adds the next token and the drafts that agree with it: at most `budget`, and none after `eos`."""
@@ -255,7 +258,8 @@ class Session:
         min_p: float = 0.0,
         seed: int = 0,
     ) -> None:
-        """How the next tokens are chosen; temperature 0 takes the most likely one."""
+        """How the next tokens are chosen; temperature 0 takes the most likely one. A token that a rejected draft has
+        left to come is drawn already and stays: a change takes effect after it."""
         self._session.set_sampling(**sampling_of("set_sampling", temperature, top_k, top_p, min_p, seed))
 
     def logits(self) -> NDArray[np.float32]:
@@ -303,7 +307,8 @@ class Session:
         self._session.rewind(count("rewind", "length", length))
 
     def save(self, path: str | Path) -> None:
-        """Writes the state to a file that a session of the same model and options continues from."""
+        """Writes the state to a file that a session of the same model and options continues from: with the same
+        set_sampling(), token for token. The session itself stays as it is."""
         self._session.save(path_text("save", path))
 
     def load(self, path: str | Path) -> None:

@@ -61,7 +61,8 @@ class Batch:
     def step(self) -> dict[int, int]:
         """slot -> its next token, for every slot that takes part and has room; empty: there is none.
 
-        ValueError where a slot's logits hold NaN: that slot is stopped, and nothing was added to any.
+        ValueError where a slot's logits hold NaN: that slot is stopped, and nothing was added to any. Error where a
+        call of the device fails: all slots that took part are stopped; start() them anew, their tokens are kept.
         """
         return {slot: token for slot, token in enumerate(self._batch.step()) if token >= 0}
 

@@ -54,6 +54,7 @@ def verify_exact(
     max_tokens: int,
     *,
     window: int | None = None,
+    adaptive: bool = False,
     strict: bool = False,
     eos: int | None = None,
     after_step: Callable[[Any], None] | None = None,
@@ -63,7 +64,7 @@ def verify_exact(
     None: after every step, all tokens, the logits after each of them, and every tensor that later tokens depend on were
     equal. `after_step` gets the checked session before each comparison: tests damage its state there.
     """
-    session = engine.session(window=window, strict=strict)
+    session = engine.session(window=window, adaptive=adaptive, strict=strict)
     plain = engine.session(window=1, graphs=False)
     session.sync(prompt)
     plain.sync(prompt)
