@@ -281,6 +281,11 @@ Fp4GemmCall check_fp4_gemm(const Fp4GemmArguments& args) {
              operation(args), shape.experts);
     DG_CHECK(n % 2 == 0, value, "{}: n is {}, expected an even number; pad the weights with a row of zeros",
              operation(args), n);
+    DG_CHECK(shape.experts > 0 || m == 0 ||
+                 (args.groups != GroupMode::contiguous && args.groups != GroupMode::psum),
+             value,
+             "{}: the weights have no expert, expected one or more for {} rows; fill d with zeros instead",
+             operation(args), m);
     if (masked) {
         DG_CHECK(a.shape[0] == shape.experts, value,
                  "{}: a has {} groups, expected {} as the weights have; pass a block of rows for "

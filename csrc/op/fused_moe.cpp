@@ -292,7 +292,7 @@ void fused_moe(const FusedMoeArguments& a) {
         static_cast<u64>(a.workspace.shape[0]) >= needed && op::address_of(a.workspace) % kAlignment == 0,
         value,
         "fused_moe: workspace has {} bytes at {:#x}, expected at least {} at a multiple of {}; "
-        "moe_workspace_bytes() says how many",
+        "deep_gemm.moe_workspace(...) makes one",
         a.workspace.shape[0], op::address_of(a.workspace), needed, kAlignment);
     if (shape.tokens == 0) return;
     op::check_moe_memory(a, needed);

@@ -123,6 +123,14 @@ Fp4Problem parse_fp4_problem(std::string_view text) {
              "problem: got m={} n={} k={} groups={}; expected all of at least 1, as in 'fp4_gemm m=64 "
              "n=4096 k=2048'",
              problem.m, problem.n, problem.k, problem.num_groups);
+    DG_CHECK(problem.num_groups == 1 || problem.groups != GroupMode::dense, value,
+             "problem: got groups={} without a group mode, expected masked, contiguous, psum or gathered; "
+             "add one",
+             problem.num_groups);
+    DG_CHECK(
+        problem.a != Format::bf16 || problem.form != Fp4Form::nv_single, value,
+        "problem: got form=nv_single and a=bf16, expected form=nv_exact or FP8 activations; nv_single is rounded "
+        "for them");
     // What no call can be.
     const u32 group = fp4_group_of(problem.form);
     DG_CHECK(problem.k % group == 0, value,

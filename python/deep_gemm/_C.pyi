@@ -1417,7 +1417,7 @@ def m_grouped_fp8_fp4_gemm_nt_gathered(
     stream=None,
 ):
     """
-    Tokens wherever they lie: entries is int32 [experts, 4] of (expert, first slot, number of slots, unused), head int32 [4] of (number of entries, 0, 0, unused), both written on the device; a_rows and d_rows, int32 [slots], say which row of a [rows, k] a slot reads and which row of d [rows, n] it writes (the slot itself without them). The zeros of head are counters that each launch leaves at zero: one list serves one stream. Entries of an expert or a first slot that does not exist are skipped, and so are slots whose row of d does not (-1); a row that a does not have is read as its row 0.
+    Tokens wherever they lie: entries is int32 [experts, 4] of (expert, first slot, number of slots, unused), head int32 [4] of (number of entries, 0, 0, unused), both written on the device (group_tokens makes them) at multiples of 16 bytes; a_rows and d_rows, int32 [slots], say which row of a [rows, k] a slot reads and which row of d [rows, n] it writes (the slot itself without them). The zeros of head are counters that each launch leaves at zero: one list serves one stream. Entries of an expert or a first slot that does not exist are skipped, and so are slots whose row of d does not (-1); a row that a does not have is read as its row 0.
     """
 
 def m_grouped_fp8_fp4_gemm_nt_masked(

@@ -28,6 +28,7 @@ LAYOUTS: tuple[tuple[str, str, tuple[str, ...], Callable[..., Any]], ...] = (
     ),
     ("MXFP4", ".weight", (), importers.from_gguf_mxfp4),
 )
+FORMS = ("mx_e4m3", "mx_e5m2", "nv_single", "nv_exact")
 GATE_UP = (("w1", "w3", "w13"), ("gate_proj", "up_proj", "gate_up_proj"))
 EXPERT = re.compile(r"(.*\bexperts\.)(\d+)(\..*)")
 
@@ -82,21 +83,50 @@ def _matrices(
                 break
 
 
+def _check_complete(tensors: dict[str, dict[str, Any]], found: set[str]) -> None:
+    """No codes without their scales: some of them are there, or other experts of the layout have theirs."""
+    layouts = {
+        layout[:2]
+        for layout in LAYOUTS
+        for base in found
+        if EXPERT.fullmatch(base) and tensors.get(base + layout[1], {}).get("dtype") == layout[0]
+    }
+    for name, tensor in tensors.items():
+        for dtype, ending, others, _ in LAYOUTS:
+            base = name.removesuffix(ending)
+            if tensor["dtype"] != dtype or base == name or base in found:
+                continue
+            missing = [base + other for other in others if base + other not in tensors]
+            known = (dtype, ending) in layouts and EXPERT.fullmatch(base)
+            if missing and (len(missing) < len(others) or known):
+                raise ValueError(
+                    f"{name}: got no {' and no '.join(missing)}, expected it beside the codes; the checkpoint is "
+                    "incomplete, read all of its files"
+                )
+
+
+def _check_experts(experts: dict[str, dict[int, str]]) -> None:
+    """The matrices of a layer's experts are of the same experts."""
+    layers: dict[str, str] = {}
+    for name, members in experts.items():
+        first = layers.setdefault(name.partition("*")[0], name) if "*" in name else name
+        alone = set(members) ^ set(experts[first])
+        if alone:
+            raise ValueError(
+                f"{name}: got one of {first} and {name} for expert {min(alone)}, expected both; add what the "
+                "checkpoint lacks"
+            )
+
+
 def _check_joined(
     parts: Sequence[str],
     experts: dict[str, dict[int, str]],
     kinds: dict[str, tuple[Callable[..., Any], tuple[str, ...]]],
     tensors: dict[str, dict[str, Any]],
 ) -> None:
-    """Gate and up are of the same experts, layout and shape."""
+    """Gate and up are of the same layout and shape."""
     first = parts[0]
     for part in parts[1:]:
-        alone = set(experts[part]) ^ set(experts[first])
-        if alone:
-            raise ValueError(
-                f"{part}: got one of {first} and {part} for expert {min(alone)}, expected both, which are joined; add "
-                "what the checkpoint lacks"
-            )
         shapes = [
             (
                 kinds[name][1],
@@ -121,6 +151,7 @@ def fp4_layers(checkpoint: _C.Checkpoint) -> list[Fp4Layer]:
         name = f"{found[1]}*{found[3]}" if found else base
         experts[name][int(found[2]) if found else 0] = base
         kinds[name] = (importer, suffixes)
+    _check_complete(tensors, {base for members in experts.values() for base in members.values()})
     for name, members in experts.items():
         missing = set(range(len(members))) - set(members)
         if missing:
@@ -128,6 +159,7 @@ def fp4_layers(checkpoint: _C.Checkpoint) -> list[Fp4Layer]:
                 f"{name}: got {len(members)} experts, expected number {min(missing)} among them; "
                 "the checkpoint lacks one: get it again"
             )
+    _check_experts(experts)
     layers = []
     for parts in _joined(sorted(experts)):
         name = parts[-1]
@@ -198,20 +230,27 @@ def pack_fp4_checkpoint(
     progress(done_bytes, total_bytes, name) is called before each layer and at the end. Errors: those of the checkpoint
     and of pack_fp4_weights; ValueError where there is no FP4 matrix.
     """
+    if form is not None and form not in FORMS:
+        raise ValueError(
+            f"pack_fp4_checkpoint: form is {form!r}, expected one of {', '.join(FORMS)}; or leave it out"
+        )
     checkpoint = _C.Checkpoint(path_text("pack_fp4_checkpoint", path))
     tensors = {tensor["name"]: tensor for tensor in checkpoint.tensors()}
     layers = fp4_layers(checkpoint)
     if not layers:
         raise ValueError(
-            f"pack_fp4_checkpoint: got {path} with {len(tensors)} tensors and no FP4 matrix, expected MXFP4 or NVFP4 "
-            "weights with their scales; "
-            "quantise the model first"
+            f"pack_fp4_checkpoint: got {path} with {len(tensors)} tensors and no FP4 matrix in a layout that is "
+            "known, expected DeepSeek-V4's, NVFP4's of ModelOpt or compressed-tensors, or GGUF MXFP4; import others "
+            "with deep_gemm.fp4_formats, or quantise the model first"
         )
     done, total = 0, sum(layer.num_bytes for layer in layers)
     for layer in layers:
         if progress is not None:
             progress(done, total, layer.name)
-        weights = _pack(checkpoint, layer, tensors, form)
+        try:
+            weights = _pack(checkpoint, layer, tensors, form)
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"{layer.name}: {error}") from error
         if report is not None:
             report.add(layer, weights)
         yield layer.name, weights

@@ -39,7 +39,8 @@ def group_tokens(
     """Sorts pairs by expert on the device, in one launch; nothing is synchronised, and a graph may capture it.
 
     topk_ids: int32 [tokens, top_k]; an id outside [first_expert, first_expert + num_experts), -1 for one, takes no
-    slot. Products of a layer's gate and up, then down, of h [tokens * top_k, n] in the order of the pairs:
+    slot. At most 1024 experts. Products of a layer's gate and up, then down, of h [tokens * top_k, n] in the order of
+    the pairs:
 
         groups = group_tokens(topk_ids, num_experts)
         m_grouped_fp8_fp4_gemm_nt_gathered(
@@ -50,10 +51,13 @@ def group_tokens(
     Errors: ValueError, TypeError with what was got and expected.
     """
     arrays.require_array(topk_ids, "group_tokens")
-    if len(topk_ids.shape) != 2 or num_experts < 1:
+    for name, number in (("num_experts", num_experts), ("first_expert", first_expert)):
+        if not hasattr(number, "__index__"):
+            raise TypeError(f"group_tokens: {name} is a {type(number).__name__}, expected an int; convert it")
+    if len(topk_ids.shape) != 2 or num_experts < 1 or first_expert < 0:
         raise ValueError(
-            f"group_tokens: got ids {tuple(topk_ids.shape)} and {num_experts} experts, expected [tokens, top_k] and at "
-            "least one expert; reshape the ids"
+            f"group_tokens: got ids {tuple(topk_ids.shape)}, {num_experts} experts and first_expert {first_expert}, "
+            "expected [tokens, top_k], at least one expert and numbers from 0; reshape the ids"
         )
     pairs = int(topk_ids.shape[0] * topk_ids.shape[1])
     slots = _C.moe_slots(pairs, num_experts, 1)

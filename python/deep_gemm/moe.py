@@ -39,6 +39,11 @@ def _extents(w13: tuple[Array, Array]) -> tuple[int, int]:
             f"fused_moe: got w13 of {type(w13).__name__}, expected (fp8 tensor [E, 2 I, K], fp32 scales) or "
             "Fp4Weights; quantise the weights, or pack them by pack_fp4_weights()"
         )
+    if str(w13[0].dtype).rpartition(".")[2] in ("int8", "uint8"):
+        raise TypeError(
+            f"fused_moe: got w13 of {w13[0].dtype}, expected (fp8 tensor, fp32 scales) or Fp4Weights; codes of FP4 are "
+            "packed once: deep_gemm.pack_fp4_weights(codes, scales)"
+        )
     return int(w13[0].shape[0]), int(w13[0].shape[1])
 
 
@@ -77,6 +82,11 @@ def fused_moe(
     j. `invariant`: row t has the same bits in any batch. `workspace` from moe_workspace() makes a call allocate nothing
     but `out`; then the call may be captured in a CUDA graph. Nothing is synchronised. `out` may be `x` or `shared`.
     """
+    for name, tensor in (("x", x), ("topk_ids", topk_ids)):
+        if not hasattr(tensor, "shape"):
+            raise TypeError(
+                f"fused_moe: {name} is a {type(tensor).__name__}, expected a tensor; x is bf16 or fp32 and quantised inside"
+            )
     if len(x.shape) != 2 or len(topk_ids.shape) != 2:
         raise ValueError(
             f"fused_moe: got x {tuple(x.shape)} and topk_ids {tuple(topk_ids.shape)}, expected [T, K] and [T, k]; "

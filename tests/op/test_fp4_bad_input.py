@@ -233,3 +233,13 @@ def test_nothing_to_do(rows: int) -> None:
         device=EMULATOR,
     )
     assert (x["d"].astype(np.float32) == 7).all()
+
+
+def test_contiguous_rows_need_an_expert() -> None:
+    """Rows of no expert become zeros, for which the kernel would have to run."""
+    none = deep_gemm.pack_fp4_weights(np.zeros((0, N, K // 2), np.uint8), np.zeros((0, N, K // 32), np.uint8))
+    x = operands()
+    with pytest.raises(ValueError, match="the weights have no expert, expected one or more for"):
+        deep_gemm.m_grouped_fp8_fp4_gemm_nt_contiguous(
+            (x["a"], x["scales"]), none, x["d"], np.full(M, -1, np.int32), device=EMULATOR
+        )

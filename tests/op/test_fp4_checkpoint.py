@@ -168,7 +168,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
     pack(save(tmp_path / "both.safetensors", gate_up))
     lacking = {name: tensor for name, tensor in gate_up.items() if "1.w3" not in name}
     with pytest.raises(
-        ValueError, match=r"got one of experts.\*.w1 and experts.\*.w3 for expert 1, expected both"
+        ValueError, match=r"got one of experts.\*.w1 and experts.\*.w3 for expert 1, expected both;"
     ):
         pack(save(tmp_path / "lacking.safetensors", lacking))
     higher = dict(
@@ -180,6 +180,18 @@ def test_what_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match="convert them alike"):
         pack(save(tmp_path / "higher.safetensors", gate_up | higher))
+    for tensor in ("experts.1.w3.scale", "experts.0.w1.scale"):
+        codes_name = tensor.replace("scale", "weight")
+        unscaled = {name: value for name, value in gate_up.items() if name != tensor}
+        with pytest.raises(ValueError, match=f"{codes_name}: got no {tensor}, expected it beside the codes"):
+            pack(save(tmp_path / "unscaled.safetensors", unscaled))
+    down = {f"experts.0.w2.{end}": gate_up[f"experts.0.w1.{end}"] for end in ("weight", "scale")}
+    with pytest.raises(ValueError, match="for expert 1, expected both; add what the checkpoint lacks"):
+        pack(save(tmp_path / "down.safetensors", gate_up | down))
+    with pytest.raises(
+        ValueError, match="form is 'exact', expected one of mx_e4m3, mx_e5m2, nv_single, nv_exact"
+    ):
+        pack(save(tmp_path / "both.safetensors", gate_up), form="exact")
     nan = scales.copy()
     nan[3, 1] = 255
     bad = save(tmp_path / "nan.safetensors", {"a.weight": ("I8", codes), "a.scale": ("F8_E8M0", nan)})
