@@ -85,7 +85,8 @@ def fused_moe(
     for name, tensor in (("x", x), ("topk_ids", topk_ids)):
         if not hasattr(tensor, "shape"):
             raise TypeError(
-                f"fused_moe: {name} is a {type(tensor).__name__}, expected a tensor; x is bf16 or fp32 and quantised inside"
+                f"fused_moe: {name} is a {type(tensor).__name__}, expected a tensor; pass x as bf16 or fp32, which is "
+                "quantised inside"
             )
     if len(x.shape) != 2 or len(topk_ids.shape) != 2:
         raise ValueError(
