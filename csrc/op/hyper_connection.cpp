@@ -4,9 +4,10 @@
 
 #include "op/workspace.h"
 
-#include <deep_gemm/spec/hc_sums.h>
+#include <deep_gemm/spec/hc_few.h>
 
 #include <algorithm>
+#include <cstdlib>
 
 namespace deep_gemm::op {
 
@@ -14,7 +15,8 @@ namespace {
 
 constexpr const char* kHyperConnectionHeader = "deep_gemm/kernel/hyper_connection.cuh";
 constexpr jit::KernelId kMix{"hc_mix", kHyperConnectionHeader}, kPost{"hc_post", kHyperConnectionHeader},
-    kSums{"hc_sums", "deep_gemm/kernel/hc_sums.cuh"}, kApply{"hc_apply", "deep_gemm/kernel/hc_apply.cuh"};
+    kFew{"hc_few", "deep_gemm/kernel/hc_few.cuh"}, kSums{"hc_sums", "deep_gemm/kernel/hc_sums.cuh"},
+    kLast{"hc_last", "deep_gemm/kernel/hc_last.cuh"}, kApply{"hc_apply", "deep_gemm/kernel/hc_apply.cuh"};
 
 void check_streams(ModelChecks& checks, const TensorView& x) {
     checks.array("x", x, kReal, {-1, -1, -1}, 4);
@@ -83,6 +85,35 @@ void run_two(Device& device, const HcPreArguments& a, const HcSpec& spec, const 
             writes(a.narrow.global_scale)});
 }
 
+void run_few(Device& device, const HcPreArguments& a, const HcSpec& spec, const HcParams& params) {
+    const HcFewSpec few{.y = spec.y,
+                        .weight = spec.weight,
+                        .add = spec.add,
+                        .steps = ceil_div(params.d, kHcFewRanks * kHcFewGroups * kHcSliceChannels),
+                        .held = std::getenv("DG_HC_HELD") && params.d <= 4096 ? static_cast<u32>(std::atoi(std::getenv("DG_HC_HELD"))) : 0,
+                        .narrow = spec.narrow,
+                        .recipe = spec.recipe};
+    if (std::getenv("DG_HC_LAST")) {
+        const u32 slices = params.d / kHcSliceChannels;
+        const u64 bytes = u64{params.rows} * slices * kHcRecord * sizeof(float);
+        const WorkspaceLease lease = workspace(device, static_cast<driver::Stream>(a.stream), bytes);
+        const HcTwoParams two{.p = params,
+                              .records = reinterpret_cast<float*>(lease.address),
+                              .slices = slices,
+                              .row_blocks = 1};
+        const HcLastSpec last{spec.y, spec.weight, spec.add, few.steps, spec.narrow, spec.recipe};
+        launch(device, kLast, last, {slices, 288}, a.stream, two,
+               {a.add.present() ? writes(a.x) : reads(a.x), reads_constant(a.fn), reads_constant(a.base),
+                reads_constant(a.scale), reads_constant(a.weight), reads(a.add), writes(a.y), writes(a.post),
+                writes(a.comb), writes(a.narrow.codes), writes(a.narrow.scales), {lease.address, bytes, true}});
+        return;
+    }
+    launch(device, kFew, few, {kHcFewRanks, kHcFewThreads, kHcFewRanks}, a.stream, params,
+           {a.add.present() ? writes(a.x) : reads(a.x), reads_constant(a.fn), reads_constant(a.base),
+            reads_constant(a.scale), reads_constant(a.weight), reads(a.add), writes(a.y), writes(a.post),
+            writes(a.comb), writes(a.narrow.codes), writes(a.narrow.scales), writes(a.narrow.global_scale)});
+}
+
 void mix(ModelChecks& checks, const HcPreArguments& a, bool head) {
     check_streams(checks, a.x);
     const i64 rows = a.x.shape[0], streams = a.x.shape[1], d = a.x.shape[2];
@@ -138,6 +169,8 @@ void mix(ModelChecks& checks, const HcPreArguments& a, bool head) {
                           .hc_eps = a.hc_eps,
                           .rms_eps = a.rms_eps};
     if (rows == 0) return;
+    if (takes_two(spec, d) && rows <= kHcFewTokens && !std::getenv("DG_HC_TWO"))
+        return run_few(checks.device(), a, spec, params);
     if (takes_two(spec, d)) return run_two(checks.device(), a, spec, params);
     const u32 grid = grid_of(checks.operation(), u64{params.clusters} * kHcCluster);
     launch(checks.device(), kMix, spec, {grid, hc_cta_of(spec), kHcCluster}, a.stream, params,

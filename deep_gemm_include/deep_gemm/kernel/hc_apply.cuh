@@ -3,9 +3,8 @@
 #pragma once
 
 #include <deep_gemm/spec/hc_sums.h>
-#include <deep_gemm/kernel/hc_coefficients.h>
+#include <deep_gemm/kernel/hc_parts.h>
 #include <deep_gemm/tile/narrow_copy.h>
-#include <deep_gemm/tile/reduce.h>
 
 namespace deep_gemm {
 
@@ -19,9 +18,7 @@ DG_DEVICE float find_z(const HcTwoParams& params, u32 row, ptx::SharedAddress sm
     const HcParams& p = params.p;
     const u32 lane = ptx::lane_index(), warp = ptx::warp_index();
     const u32 mix = lane < kHcMixes ? lane : 0;
-    const float scale = ptx::ld_global_f32(p.scale + (mix < kHcStreams       ? 0
-                                                      : mix < 2 * kHcStreams ? 1
-                                                                             : 2)),
+    const float scale = ptx::ld_global_f32(p.scale + hc_detail::scale_of(mix)),
                 base = ptx::ld_global_f32(p.base + mix);
     const u32 item = lane < kHcMixes ? lane : kHcMixes;  // of a record
     if (warp < kHcApplyWarps) {
@@ -38,8 +35,7 @@ DG_DEVICE float find_z(const HcTwoParams& params, u32 row, ptx::SharedAddress sm
     for (u32 i = 0; i < kHcApplyWarps; ++i)
         total = ptx::add_rn_f32(total, ptx::ld_shared_f32(smem + (i * kHcRecord + lane) * 4));
     const float square = codec::float_of_bits(ptx::shfl_idx(codec::bits_of_float(total), kHcMixes));
-    const float q = 1.0f / ptx::sqrt_rn_f32(square / static_cast<float>(kHcStreams * p.d) + p.rms_eps);
-    return total * q * scale + base;
+    return hc_detail::z_of(p, total, square, scale, base);
 }
 
 template <HcApplySpec S>
@@ -74,9 +70,7 @@ class Input {
             const u32 channel = channel_of(step);
             if (channel >= p_.d) break;
             if constexpr (S.weight != Format::none) {
-                const tile::Float4 w = weight_[step];
-                u[step] = {u[step].x * factor * w.x, u[step].y * factor * w.y, u[step].z * factor * w.z,
-                           u[step].w * factor * w.w};
+                u[step] = hc_detail::normed(u[step], factor, weight_[step]);
             }
             tile::store4<S.y>(p_.y.data, row_ * p_.y.stride + channel, u[step]);
             if constexpr (kRowAmax)
@@ -106,10 +100,7 @@ class Input {
 #pragma unroll
         for (u32 a = 0; a < kHcStreams; ++a) {
             const ptx::Word2 w = x_[step][a];
-            u = {ptx::fma_rn_f32(pre[a], ptx::bf16_low(w.x), u.x),
-                 ptx::fma_rn_f32(pre[a], ptx::bf16_high(w.x), u.y),
-                 ptx::fma_rn_f32(pre[a], ptx::bf16_low(w.y), u.z),
-                 ptx::fma_rn_f32(pre[a], ptx::bf16_high(w.y), u.w)};
+            hc_detail::mix_in(u, pre[a], w.x, w.y);
         }
         return u;
     }
@@ -120,10 +111,7 @@ class Input {
         const ptx::SharedAddress squares = smem + plan_smem(S).squares;
 #pragma unroll
         for (u32 step = 0; step < S.steps; ++step) {
-            float sum = ptx::mul_rn_f32(u[step].x, u[step].x);
-            sum = ptx::fma_rn_f32(u[step].y, u[step].y, sum);
-            sum = ptx::fma_rn_f32(u[step].z, u[step].z, sum);
-            sum = tile::warp_sum(ptx::fma_rn_f32(u[step].w, u[step].w, sum));
+            const float sum = hc_detail::squares_of(u[step]);
             if (ptx::lane_index() == 0) ptx::st_shared_f32(squares + group_of(step) * 4, sum);
         }
         sync_workers();
@@ -132,7 +120,7 @@ class Input {
         for (u32 first = 0; first < S.steps * kHcApplyWarps; first += 32)
             if (first + ptx::lane_index() < p_.d / 128)
                 sum = ptx::add_rn_f32(sum, ptx::ld_shared_f32(squares + (first + ptx::lane_index()) * 4));
-        return 1.0f / ptx::sqrt_rn_f32(tile::warp_sum(sum) / static_cast<float>(p_.d) + p_.rms_eps);
+        return hc_detail::norm_of(p_, sum);
     }
     DG_DEVICE void store_nvfp4(const tile::Float4 (&u)[S.steps], float largest,
                                ptx::SharedAddress smem) const {

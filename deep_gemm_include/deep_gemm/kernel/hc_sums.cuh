@@ -3,9 +3,7 @@
 #pragma once
 
 #include <deep_gemm/spec/hc_sums.h>
-#include <deep_gemm/tile/real.h>
-#include <deep_gemm/tile/reduce.h>
-#include <deep_gemm/ptx/convert.h>
+#include <deep_gemm/kernel/hc_parts.h>
 #include <deep_gemm/ptx/mma_sync.h>
 #include <deep_gemm/ptx/shared_words.h>
 #include <deep_gemm/ptx/stream.h>
@@ -14,53 +12,25 @@ namespace deep_gemm {
 
 namespace hc_sums_detail {
 
-constexpr u32 kTiles = kHcMixes / 8, kParts = 3;  // of eight mixes; bf16 whose sum is fn
+using hc_detail::kFnParts;
+using hc_detail::kFnTiles;
+using hc_detail::Loaded;
+using hc_detail::Taken;
 
 /// fn of the warp's 16 channels as the right operand of mma.sync.
 struct FnFragments {
-    u32 word[kHcStreams][kTiles][kParts][2];
+    u32 word[kHcStreams][kFnTiles][kFnParts][2];
 
     DG_DEVICE FnFragments(const HcParams& p, u32 channel) {
         const u32 mix = ptx::lane_index() / 4;
 #pragma unroll
         for (u32 stream = 0; stream < kHcStreams; ++stream)
 #pragma unroll
-            for (u32 tile = 0; tile < kTiles; ++tile) {
-                const tile::Float4 f = ptx::ld_global_v4_f32(
-                    p.fn + (static_cast<u64>(tile * 8 + mix) * kHcStreams + stream) * p.d + channel);
-                split(word[stream][tile], 0, f.x, f.y);
-                split(word[stream][tile], 1, f.z, f.w);
-            }
-    }
-    static DG_DEVICE void split(u32 (&parts)[kParts][2], u32 half, float x, float y) {
-#pragma unroll
-        for (u32 part = 0; part < kParts; ++part) {
-            const u32 pair = ptx::cvt_bf16x2(x, y);
-            parts[part][half] = pair;
-            x = ptx::add_rn_f32(x, -ptx::bf16_low(pair)), y = ptx::add_rn_f32(y, -ptx::bf16_high(pair));
-        }
-    }
-};
-
-/// Four channels of each stream of a token, and of the output that they take in.
-struct Loaded {
-    u32 x[kHcStreams][2], y[2];
-};
-
-/// The streams of a token after that: pairs of bf16.
-struct Taken {
-    u32 pair[kHcStreams][2];
-
-    [[nodiscard]] DG_DEVICE float squares() const {
-        float sum = 0;
-#pragma unroll
-        for (u32 b = 0; b < kHcStreams; ++b)
-#pragma unroll
-            for (u32 i = 0; i < 2; ++i) {
-                const float low = ptx::bf16_low(pair[b][i]), high = ptx::bf16_high(pair[b][i]);
-                sum = ptx::fma_rn_f32(high, high, ptx::fma_rn_f32(low, low, sum));
-            }
-        return tile::warp_sum<4>(sum);
+            for (u32 tile = 0; tile < kFnTiles; ++tile)
+                hc_detail::split_fn(
+                    word[stream][tile],
+                    ptx::ld_global_v4_f32(
+                        p.fn + (static_cast<u64>(tile * 8 + mix) * kHcStreams + stream) * p.d + channel));
     }
 };
 
@@ -152,39 +122,9 @@ class Slice {
                 taken.pair[b][0] = loaded.x[b][0], taken.pair[b][1] = loaded.x[b][1];
         } else {
             const ptx::SharedAddress at = terms(buffer, token);
-            const tile::Float4 post = ptx::ld_shared_v4_f32(at);
-            float v[kHcStreams][4];
-#pragma unroll
-            for (u32 i = 0; i < 2; ++i) {
-                const float y[2] = {ptx::bf16_low(loaded.y[i]), ptx::bf16_high(loaded.y[i])};
-#pragma unroll
-                for (u32 j = 0; j < 2; ++j) {
-                    v[0][i * 2 + j] = ptx::mul_rn_f32(post.x, y[j]);
-                    v[1][i * 2 + j] = ptx::mul_rn_f32(post.y, y[j]);
-                    v[2][i * 2 + j] = ptx::mul_rn_f32(post.z, y[j]);
-                    v[3][i * 2 + j] = ptx::mul_rn_f32(post.w, y[j]);
-                }
-            }
-#pragma unroll
-            for (u32 a = 0; a < kHcStreams; ++a) {
-                const tile::Float4 comb = ptx::ld_shared_v4_f32(at + (1 + a) * kHcStreams * 4);
-#pragma unroll
-                for (u32 i = 0; i < 2; ++i) {
-                    const float x[2] = {ptx::bf16_low(loaded.x[a][i]), ptx::bf16_high(loaded.x[a][i])};
-#pragma unroll
-                    for (u32 j = 0; j < 2; ++j) {
-                        const u32 c = i * 2 + j;
-                        v[0][c] = ptx::fma_rn_f32(comb.x, x[j], v[0][c]);
-                        v[1][c] = ptx::fma_rn_f32(comb.y, x[j], v[1][c]);
-                        v[2][c] = ptx::fma_rn_f32(comb.z, x[j], v[2][c]);
-                        v[3][c] = ptx::fma_rn_f32(comb.w, x[j], v[3][c]);
-                    }
-                }
-            }
-#pragma unroll
-            for (u32 b = 0; b < kHcStreams; ++b)
-#pragma unroll
-                for (u32 i = 0; i < 2; ++i) taken.pair[b][i] = ptx::cvt_bf16x2(v[b][i * 2], v[b][i * 2 + 1]);
+            hc_detail::take_in(taken, loaded, ptx::ld_shared_v4_f32(at), [&](u32 a) {
+                return ptx::ld_shared_v4_f32(at + (1 + a) * kHcStreams * 4);
+            });
         }
     }
     DG_DEVICE void put_back(const Taken (&taken)[2], u32 first) const {
@@ -204,15 +144,15 @@ class Slice {
     }
     /// The warp's share of the records, into shared memory.
     DG_DEVICE void multiply(const Taken (&taken)[2], u32 buffer) const {
-        float product[kTiles][4] = {};
+        float product[kFnTiles][4] = {};
 #pragma unroll
         for (u32 b = 0; b < kHcStreams; ++b) {
             const u32 a[4] = {taken[0].pair[b][0], taken[1].pair[b][0], taken[0].pair[b][1],
                               taken[1].pair[b][1]};
 #pragma unroll
-            for (u32 part = 0; part < kParts; ++part)
+            for (u32 part = 0; part < kFnParts; ++part)
 #pragma unroll
-                for (u32 tile = 0; tile < kTiles; ++tile)
+                for (u32 tile = 0; tile < kFnTiles; ++tile)
                     ptx::mma_m16n8k16_bf16(product[tile], a, fn_.word[b][tile][part][0],
                                            fn_.word[b][tile][part][1]);
         }
@@ -221,7 +161,7 @@ class Slice {
         for (u32 half = 0; half < 2; ++half) {
             const ptx::SharedAddress to = sums(buffer, ptx::warp_index(), token_of(half));
 #pragma unroll
-            for (u32 tile = 0; tile < kTiles; ++tile)
+            for (u32 tile = 0; tile < kFnTiles; ++tile)
                 ptx::st_shared_v2_f32(to + (tile * 8 + q * 2) * 4, product[tile][half * 2],
                                       product[tile][half * 2 + 1]);
             const float squares = taken[half].squares();
@@ -255,7 +195,10 @@ class Slice {
 }  // namespace hc_sums_detail
 
 template <HcSumsSpec S>
-DG_KERNEL(kHcSumsThreads, 1)
+#ifndef HC_SUMS_CTAS
+#define HC_SUMS_CTAS 1
+#endif
+DG_KERNEL(kHcSumsThreads, HC_SUMS_CTAS)
 hc_sums(DG_GRID_CONSTANT const HcTwoParams params) {
     ptx::grid_dependency_launch();
     const u32 slice = ptx::block_index() % params.slices, row_block = ptx::block_index() / params.slices;

@@ -4,6 +4,7 @@
 #include <deep_gemm/spec/codec.h>
 #include <deep_gemm/spec/view.h>
 #include <deep_gemm/ptx/element.h>
+#include <deep_gemm/ptx/shared.h>
 
 namespace deep_gemm::tile {
 
@@ -48,6 +49,14 @@ DG_DEVICE Float4 load4(const void* base, u64 index) {
         const u32 w = ptx::ld_global_u16(at);
         return {e2m1_f32(w), e2m1_f32(w >> 4), e2m1_f32(w >> 8), e2m1_f32(w >> 12)};
     }
+}
+/// Four elements in shared memory, aligned to their size.
+template <Format F>
+DG_DEVICE Float4 load4_shared(ptx::SharedAddress at) {
+    if constexpr (F == Format::fp32) return ptx::ld_shared_v4_f32(at);
+    static_assert(F == Format::fp32 || F == Format::bf16);
+    const ptx::UInt2 w = ptx::ld_shared_v2_u32(at);
+    return {ptx::bf16_low(w.x), ptx::bf16_high(w.x), ptx::bf16_low(w.y), ptx::bf16_high(w.y)};
 }
 template <Format F>
 DG_DEVICE void store4(void* base, u64 index, const Float4& v) {

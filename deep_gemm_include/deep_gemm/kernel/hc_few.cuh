@@ -1,0 +1,383 @@
+// hc_few (spec/hc_few.h): a cluster has all rows. A lane of four has four channels of a token, from which they are
+// streams until they are mixed; then a warp has a token's channels of its group. Called by
+// op/hyper_connection.cpp.
+#pragma once
+
+#include <deep_gemm/spec/hc_few.h>
+#include <deep_gemm/kernel/hc_parts.h>
+#include <deep_gemm/tile/narrow_copy.h>
+#include <deep_gemm/ptx/mma_sync.h>
+#include <deep_gemm/ptx/stream.h>
+
+namespace deep_gemm {
+
+namespace hc_few_detail {
+
+using hc_detail::kFnParts;
+using hc_detail::kFnTiles;
+using hc_detail::Loaded;
+using hc_detail::Taken;
+
+template <HcFewSpec S>
+class Share {
+  public:
+    DG_DEVICE explicit Share(const HcParams& p) : p_(p), smem_(ptx::dynamic_smem()) {}
+
+    /// Of what no launch writes: fn, a group of copies for each step and stream; with the first all else.
+    DG_DEVICE void ask() {
+        if (warp_ == 0) ask_terms();
+        if (warp_ % kHcSumsWarps == 1) ask_weight();
+        const u32 mix = lane_ / 4;
+#pragma unroll
+        for (u32 step = 0; step < S.steps; ++step)
+#pragma unroll
+            for (u32 stream = 0; stream < kHcStreams; ++stream) {
+#pragma unroll
+                for (u32 tile = 0; tile < kFnTiles; ++tile) {
+                    const float* from = p_.fn + (static_cast<u64>(tile * 8 + mix) * kHcStreams + stream) * p_.d + channel_or_first(step);
+                    if constexpr (S.held == 2) {
+#if HC_FEW_WARM == 1
+                        asm volatile("prefetch.global.L1 [%0];" ::"l"(from));
+#else
+                        u32 word;
+                        asm volatile("ld.global.u32 %0, [%1];" : "=r"(word) : "l"(from));
+#endif
+                    } else if constexpr (S.held == 1) raw_[stream * kFnTiles + tile] = ptx::ld_global_v4_f32(from);
+                    else ptx::cp_async_16(fn_at(step, stream * kFnTiles + tile), from, has(step) ? 16 : 0);
+                }
+                ptx::cp_async_commit();
+            }
+    }
+
+    DG_DEVICE void run() {
+        take_streams();
+        multiply<0>();
+        ptx::sync_threads();
+        ptx::cluster_wait();  // all CTAs have begun
+        share_totals();
+        ptx::cluster_sync();
+        const float pre = find_pre();
+        const bool finds_post = warp_ == kHcFewWarps - 1 && rank_ < p_.rows;
+        const float z = finds_post ? z_of_lane(rank_) : 0;
+        mix(pre);
+        ptx::sync_threads();
+        // The others finish the rows while one warp finds post and comb; what it has of them comes after.
+        constexpr u32 kMeetings = (S.weight != Format::none) + kRowAmax;
+        tile::Float4 u[S.steps];
+        if (has_row()) load_mixed(u);
+        if constexpr (S.weight != Format::none) {
+            if (has_row()) share_squares(u);
+            ptx::cluster_arrive();
+            if constexpr (kMeetings == 1) between(finds_post, z);
+            ptx::cluster_wait();
+            if (has_row()) norm(u);
+        }
+        if constexpr (kRowAmax) {
+            if (has_row()) share_largest(u);
+            ptx::cluster_arrive();
+            between(finds_post, z);
+            ptx::cluster_wait();
+        }
+        if (has_row()) store(u);
+        if constexpr (kMeetings == 0) between(finds_post, z);
+    }
+
+  private:
+    static constexpr bool kRowAmax = S.narrow && S.recipe == Recipe::nvfp4;
+    static constexpr bool kAdds = S.add != Format::none;
+    static constexpr u32 kCopies = S.steps * kHcStreams;  // groups of them
+
+    // --- Where: a slice of each step, 16 channels of it, four channels of a token; the token of the warp.
+    [[nodiscard]] DG_DEVICE u32 slice(u32 step, u32 group) const {
+        return rank_ + (step * kHcFewGroups + group) * kHcFewRanks;
+    }
+    [[nodiscard]] DG_DEVICE bool has(u32 step) const {
+        return slice(step, group_) * kHcSliceChannels < p_.d;
+    }
+    [[nodiscard]] DG_DEVICE u32 channel(u32 step) const {
+        return slice(step, group_) * kHcSliceChannels + warp_ % kHcSumsWarps * 16 + lane_ % 4 * 4;
+    }
+    [[nodiscard]] DG_DEVICE u32 channel_or_first(u32 step) const {
+        return has(step) ? channel(step) : 0;
+    }
+    [[nodiscard]] DG_DEVICE u32 row_of_lane() const {
+        return lane_ / 4 < p_.rows ? lane_ / 4 : p_.rows - 1;
+    }
+    [[nodiscard]] DG_DEVICE u32 row_of_warp() const {
+        return warp_ % kHcSumsWarps;
+    }
+    [[nodiscard]] DG_DEVICE bool has_row() const {
+        return row_of_warp() < p_.rows;
+    }
+    [[nodiscard]] DG_DEVICE ptx::SharedAddress fn_at(u32 step, u32 fragment) const {
+        return smem_ + (step * kHcFewWarps + warp_) * warp_bytes_of(S) + (fragment * 32 + lane_) * 16;
+    }
+    [[nodiscard]] DG_DEVICE ptx::SharedAddress sums(u32 step, u32 warp, u32 token) const {
+        return smem_ + (step * kHcFewWarps + warp) * warp_bytes_of(S) + token * kHcSumsPitch * 4;
+    }
+    [[nodiscard]] DG_DEVICE ptx::SharedAddress totals(u32 rank, u32 token) const {
+        return smem_ + plan_smem(S).totals + (rank * kHcFewTokens + token) * kHcFewPitch * 4;
+    }
+    [[nodiscard]] DG_DEVICE ptx::SharedAddress mixed(u32 step, u32 token, u32 channel) const {
+        return smem_ +
+               (((step * kHcFewGroups + group_) * kHcFewTokens + token) * kHcSliceChannels + channel) * 4;
+    }
+    [[nodiscard]] DG_DEVICE ptx::SharedAddress weight_at(u32 step) const {
+        return smem_ + plan_smem(S).weight +
+               ((step * kHcFewGroups + group_) * kHcSliceChannels + lane_ * 4) * bytes_of(S.weight);
+    }
+
+    DG_DEVICE void ask_terms() const {
+        const u32 scale = lane_ < kHcMixes + 3 ? lane_ - kHcMixes : 0;
+        ptx::cp_async<4>(smem_ + plan_smem(S).terms + lane_ * 4,
+                         lane_ < kHcMixes ? p_.base + lane_ : p_.scale + scale, 4);
+    }
+    DG_DEVICE void ask_weight() const {
+        if constexpr (S.weight != Format::none) {
+            constexpr u32 kBytes = bytes_of(S.weight);
+#pragma unroll
+            for (u32 step = 0; step < S.steps; ++step) {
+                const u64 first = has(step) ? slice(step, group_) * kHcSliceChannels + lane_ * 4 : 0;
+                ptx::cp_async<kBytes * 4>(weight_at(step), static_cast<const u8*>(p_.weight) + first * kBytes,
+                                          kBytes * 4);
+            }
+        }
+    }
+
+    // --- The streams, with the output that they take in.
+    DG_DEVICE u16* stream_at(u32 step, u32 row, u32 stream) const {
+        return static_cast<u16*>(p_.x.data) + row * p_.x.stride + stream * p_.x.inner_stride + channel(step);
+    }
+    DG_DEVICE void take_streams() {
+        const u32 row = row_of_lane();
+        Loaded loaded[S.steps];
+#pragma unroll
+        for (u32 step = 0; step < S.steps; ++step) {
+            loaded[step] = {};
+            if (!has(step)) continue;
+#pragma unroll
+            for (u32 a = 0; a < kHcStreams; ++a) {
+                const ptx::Word2 w = ptx::ld_global_v2_u32(stream_at(step, row, a));
+                loaded[step].x[a][0] = w.x, loaded[step].x[a][1] = w.y;
+            }
+            if constexpr (kAdds) {
+                const ptx::Word2 w = ptx::ld_global_v2_u32(static_cast<const u16*>(p_.add.data) +
+                                                           row * p_.add.stride + channel(step));
+                loaded[step].y[0] = w.x, loaded[step].y[1] = w.y;
+            }
+        }
+        tile::Float4 post{}, comb[kHcStreams]{};
+        if constexpr (kAdds) {
+            post = ptx::ld_global_v4_f32(p_.post + row * kHcStreams);
+#pragma unroll
+            for (u32 a = 0; a < kHcStreams; ++a)
+                comb[a] = ptx::ld_global_v4_f32(p_.comb + (row * kHcStreams + a) * kHcStreams);
+        }
+#pragma unroll
+        for (u32 step = 0; step < S.steps; ++step)
+            if constexpr (kAdds) {
+                hc_detail::take_in(taken_[step], loaded[step], post, [&](u32 a) { return comb[a]; });
+            } else {
+#pragma unroll
+                for (u32 a = 0; a < kHcStreams; ++a)
+                    taken_[step].pair[a][0] = loaded[step].x[a][0],
+                    taken_[step].pair[a][1] = loaded[step].x[a][1];
+            }
+    }
+    DG_DEVICE void put_back() const {
+        if (!kAdds || lane_ / 4 >= p_.rows) return;
+#pragma unroll
+        for (u32 step = 0; step < S.steps; ++step)
+            if (has(step))
+#pragma unroll
+                for (u32 b = 0; b < kHcStreams; ++b)
+                    ptx::st_global_v2_u32(stream_at(step, lane_ / 4, b), taken_[step].pair[b][0],
+                                          taken_[step].pair[b][1]);
+    }
+
+    // --- What fn makes of them.
+    /// Copies `Copy` and later: a stream of a step each. The order of products is that of hc_sums.
+    template <u32 Copy>
+    DG_DEVICE void multiply() {
+        constexpr u32 kStep = Copy / kHcStreams, kStream = Copy % kHcStreams;
+        ptx::cp_async_wait<kCopies - 1 - Copy>();
+        const u32 a[4] = {taken_[kStep].pair[kStream][0], 0, taken_[kStep].pair[kStream][1], 0};
+        if constexpr (kStream == 0)
+#pragma unroll
+            for (u32 tile = 0; tile < kFnTiles; ++tile)
+#pragma unroll
+                for (u32 i = 0; i < 4; ++i) product_[tile][i] = 0;
+#pragma unroll
+        for (u32 tile = 0; tile < kFnTiles; ++tile) {
+            u32 word[kFnParts][2];
+            if constexpr (S.held == 2) hc_detail::split_fn(word, ptx::ld_global_v4_f32(p_.fn + (static_cast<u64>(tile * 8 + lane_ / 4) * kHcStreams + kStream) * p_.d + channel_or_first(kStep)));
+            else if constexpr (S.held == 1) hc_detail::split_fn(word, raw_[kStream * kFnTiles + tile]);
+            else hc_detail::split_fn(word, ptx::ld_shared_v4_f32(fn_at(kStep, kStream * kFnTiles + tile)));
+#pragma unroll
+            for (u32 part = 0; part < kFnParts; ++part)
+                ptx::mma_m16n8k16_bf16(product_[tile], a, word[part][0], word[part][1]);
+        }
+        if constexpr (kStream == kHcStreams - 1) {
+            ptx::sync_warp();  // fn of the step has been read
+            const ptx::SharedAddress to = sums(kStep, warp_, lane_ / 4);
+#pragma unroll
+            for (u32 tile = 0; tile < kFnTiles; ++tile)
+                ptx::st_shared_v2_f32(to + (tile * 8 + lane_ % 4 * 2) * 4, product_[tile][0],
+                                      product_[tile][1]);
+            const float squares = taken_[kStep].squares();
+            if (lane_ % 4 == 0) ptx::st_shared_f32(to + kHcMixes * 4, squares);
+        }
+        if constexpr (Copy + 1 < kCopies) multiply<Copy + 1>();
+    }
+    /// A warp has a token, and half the CTAs to tell.
+    DG_DEVICE void share_totals() const {
+        if (!has_row()) return;
+        const u32 token = row_of_warp(), item = lane_ < kHcMixes ? lane_ : kHcMixes;
+        float total = 0;
+#pragma unroll
+        for (u32 step = 0; step < S.steps; ++step)
+#pragma unroll
+            for (u32 group = 0; group < kHcFewGroups; ++group) {
+                float sum = 0;
+#pragma unroll
+                for (u32 warp = 0; warp < kHcSumsWarps; ++warp)
+                    sum = ptx::add_rn_f32(
+                        sum, ptx::ld_shared_f32(sums(step, group * kHcSumsWarps + warp, token) + item * 4));
+                if (slice(step, group) * kHcSliceChannels < p_.d) total = ptx::add_rn_f32(total, sum);
+            }
+        if (lane_ > kHcMixes) return;
+        constexpr u32 kRanks = kHcFewRanks / kHcFewGroups;
+#pragma unroll
+        for (u32 i = 0; i < kRanks; ++i)
+            ptx::st_cluster_f32(ptx::map_to_rank(totals(rank_, token) + lane_ * 4, group_ * kRanks + i), total);
+    }
+
+    // --- The coefficients.
+    [[nodiscard]] DG_DEVICE float total_of(u32 token, u32 item) const {
+        float total = 0;
+#pragma unroll
+        for (u32 rank = 0; rank < kHcFewRanks; ++rank)
+            total = ptx::add_rn_f32(total, ptx::ld_shared_f32(totals(rank, token) + item * 4));
+        return total;
+    }
+    [[nodiscard]] DG_DEVICE float z_of(u32 token, u32 mix) const {
+        const ptx::SharedAddress terms = smem_ + plan_smem(S).terms;
+        return hc_detail::z_of(p_, total_of(token, mix), total_of(token, kHcMixes),
+                               ptx::ld_shared_f32(terms + (kHcMixes + hc_detail::scale_of(mix)) * 4),
+                               ptx::ld_shared_f32(terms + mix * 4));
+    }
+    [[nodiscard]] DG_DEVICE float z_of_lane(u32 token) const {
+        return z_of(token, lane_ < kHcMixes ? lane_ : 0);
+    }
+    /// Of the lane's token, of stream lane % 4.
+    [[nodiscard]] DG_DEVICE float find_pre() const {
+        return hc_detail::sigmoid(z_of(row_of_lane(), lane_ % 4)) + p_.hc_eps;
+    }
+    /// What waits for nothing but the sums: beside the last meeting of the cluster, whose arrival waits for no
+    /// store of these.
+    DG_DEVICE void between(bool finds_post, float z) const {
+        put_back();
+        if (finds_post) hc_detail::store_post<kHcStreams>(p_, rank_, z);
+    }
+
+    // --- The sublayer's input.
+    DG_DEVICE void mix(float pre_of_lane) const {
+        float pre[kHcStreams];
+#pragma unroll
+        for (u32 a = 0; a < kHcStreams; ++a)
+            pre[a] = codec::float_of_bits(ptx::shfl_idx(codec::bits_of_float(pre_of_lane), lane_ / 4 * 4 + a));
+#pragma unroll
+        for (u32 step = 0; step < S.steps; ++step) {
+            tile::Float4 u{};
+#pragma unroll
+            for (u32 a = 0; a < kHcStreams; ++a)
+                hc_detail::mix_in(u, pre[a], taken_[step].pair[a][0], taken_[step].pair[a][1]);
+            ptx::st_shared_v4_f32(mixed(step, lane_ / 4, warp_ % kHcSumsWarps * 16 + lane_ % 4 * 4), u.x, u.y,
+                                  u.z, u.w);
+        }
+    }
+    DG_DEVICE void load_mixed(tile::Float4 (&u)[S.steps]) const {
+#pragma unroll
+        for (u32 step = 0; step < S.steps; ++step)
+            u[step] = ptx::ld_shared_v4_f32(mixed(step, row_of_warp(), lane_ * 4));
+    }
+    /// Lane r tells CTA r of the cluster.
+    DG_DEVICE void share(u32 where, u32 step, float value) const {
+        if (has(step) && lane_ < kHcFewRanks)
+            ptx::st_cluster_f32(
+                ptx::map_to_rank(smem_ + where + (row_of_warp() * slices_of(S) + slice(step, group_)) * 4, lane_),
+                value);
+    }
+    DG_DEVICE void share_squares(const tile::Float4 (&u)[S.steps]) const {
+#pragma unroll
+        for (u32 step = 0; step < S.steps; ++step)
+            share(plan_smem(S).squares, step, hc_detail::squares_of(u[step]));
+    }
+    DG_DEVICE void share_largest(const tile::Float4 (&u)[S.steps]) const {
+#pragma unroll
+        for (u32 step = 0; step < S.steps; ++step)
+            share(plan_smem(S).largest, step,
+                  tile::warp_max(tile::amax_of_four(tile::through_bf16(u[step]))));
+    }
+    template <typename Add>
+    [[nodiscard]] DG_DEVICE float over_slices(u32 where, Add add) const {
+        float value = 0;
+#pragma unroll
+        for (u32 first = 0; first < slices_of(S); first += 32)
+            if (first + lane_ < p_.d / kHcSliceChannels)
+                value = add(value, ptx::ld_shared_f32(smem_ + where +
+                                                      (row_of_warp() * slices_of(S) + first + lane_) * 4));
+        return value;
+    }
+    DG_DEVICE void norm(tile::Float4 (&u)[S.steps]) const {
+        const float factor = hc_detail::norm_of(
+            p_, over_slices(plan_smem(S).squares, [](float a, float b) { return ptx::add_rn_f32(a, b); }));
+#pragma unroll
+        for (u32 step = 0; step < S.steps; ++step)
+            u[step] = hc_detail::normed(u[step], factor, tile::load4_shared<S.weight>(weight_at(step)));
+    }
+    DG_DEVICE void store(const tile::Float4 (&u)[S.steps]) const {
+        const u32 row = row_of_warp();
+        float global = 0;
+        if constexpr (kRowAmax) {
+            global = tile::nvfp4_global(tile::warp_max(over_slices(
+                plan_smem(S).largest, [](float a, float b) { return ptx::max_nan_f32(a, b); })));
+            if (rank_ == 0 && group_ == 0 && lane_ == 0) ptx::st_global_f32(p_.global + row, global);
+        }
+#pragma unroll
+        for (u32 step = 0; step < S.steps; ++step) {
+            if (!has(step)) continue;
+            const u32 at = slice(step, group_) * kHcSliceChannels + lane_ * 4;
+            tile::store4<S.y>(p_.y.data, row * p_.y.stride + at, u[step]);
+            constexpr ScaleRule kRule = kRowAmax ? ScaleRule::exact : ScaleRule::up;
+            if constexpr (S.narrow)
+                tile::store_copy<S.recipe, kRule>(p_.codes, p_.scales, row, p_.d, at, u[step], global);
+        }
+    }
+
+    const HcParams& p_;
+    ptx::SharedAddress smem_;
+    u32 rank_ = ptx::cluster_rank(), warp_ = ptx::warp_index(), lane_ = ptx::lane_index(),
+        group_ = warp_ / kHcSumsWarps;
+    Taken taken_[S.steps];
+    float product_[kFnTiles][4];
+    tile::Float4 raw_[S.held == 1 ? kHcFewFragments : 1];
+};
+
+}  // namespace hc_few_detail
+
+template <HcFewSpec S>
+#ifndef HC_FEW_CTAS
+#define HC_FEW_CTAS 2
+#endif
+DG_KERNEL(kHcFewThreads, S.steps == 1 && S.held != 1 ? HC_FEW_CTAS : 1)
+hc_few(DG_GRID_CONSTANT const HcParams p) {
+    ptx::grid_dependency_launch();
+    hc_few_detail::Share<S> share(p);
+    ptx::cluster_arrive();
+    share.ask();
+    ptx::grid_dependency_wait();
+    share.run();
+}
+
+}  // namespace deep_gemm
