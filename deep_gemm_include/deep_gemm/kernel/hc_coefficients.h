@@ -24,7 +24,7 @@ DG_DEVICE float cluster_total(ptx::SharedAddress address) {
     return total;
 }
 
-/// c[a][b] from z[a][b], all in one thread: rows are far shorter than a shuffle takes.
+/// c[a][b] from e^(z[a][b] - the largest of row a), all in one thread: rows are far shorter than a shuffle takes.
 template <u32 H>
 DG_DEVICE void sinkhorn(float (&c)[H][H], u32 iterations, float eps) {
     const auto over_b = [&](float extra) {
@@ -49,14 +49,6 @@ DG_DEVICE void sinkhorn(float (&c)[H][H], u32 iterations, float eps) {
             for (u32 a = 0; a < H; ++a) c[a][b] = c[a][b] * factor;
         }
     };
-#pragma unroll
-    for (u32 a = 0; a < H; ++a) {
-        float largest = c[a][0];
-#pragma unroll
-        for (u32 b = 1; b < H; ++b) largest = ptx::max_nan_f32(largest, c[a][b]);
-#pragma unroll
-        for (u32 b = 0; b < H; ++b) c[a][b] = ptx::exp_f32(c[a][b] - largest);
-    }
     over_b(0.0f);
 #pragma unroll
     for (u32 a = 0; a < H; ++a)
@@ -74,10 +66,15 @@ template <u32 H>
 DG_DEVICE void store_post(const HcParams& p, u32 row, float z) {
     const u32 lane = ptx::lane_index();
     const float post = 2 * sigmoid(z);
+    float largest = z;  // of the lane's row of comb, whose lanes are neighbours
+#pragma unroll
+    for (u32 mask = 1; mask < H; mask *= 2)
+        largest = ptx::max_nan_f32(largest, ptx::shfl_bfly_f32(largest, mask));
+    const float e = ptx::exp_f32(z - largest);
     float comb[H][H];
 #pragma unroll
     for (u32 i = 0; i < H * H; ++i)
-        comb[i / H][i % H] = codec::float_of_bits(ptx::shfl_idx(codec::bits_of_float(z), 2 * H + i));
+        comb[i / H][i % H] = codec::float_of_bits(ptx::shfl_idx(codec::bits_of_float(e), 2 * H + i));
     sinkhorn<H>(comb, p.sinkhorn_iterations, p.hc_eps);
     if (lane >= H && lane < 2 * H) ptx::st_global_f32(p.post + row * H + lane - H, post);
     if (lane != 0) return;

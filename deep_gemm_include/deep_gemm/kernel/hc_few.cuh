@@ -56,35 +56,32 @@ class Share {
         ptx::cluster_wait();  // all CTAs have begun
         share_totals();
         ptx::cluster_sync();
-        const float pre = find_pre();
-        const bool finds_post = warp_ == kHcFewWarps - 1 && rank_ < p_.rows;
-        const float z = finds_post ? z_of_lane(rank_) : 0;
-        mix(pre);
-        ptx::sync_threads();
-        // The others finish the rows while one warp finds post and comb; what it has of them comes after.
+        // A warp finishes its row; the last one, which has none but of eight rows, finds post and comb
+        // meanwhile.
         constexpr u32 kMeetings = (S.weight != Format::none) + kRowAmax;
         tile::Float4 u[S.steps];
-        if (has_row()) load_mixed(u);
+        if (has_row()) mix(u);
         if constexpr (S.weight != Format::none) {
             if (has_row()) share_squares(u);
             ptx::cluster_arrive();
-            if constexpr (kMeetings == 1) between(finds_post, z);
+            if constexpr (kMeetings == 1) between();
             ptx::cluster_wait();
             if (has_row()) norm(u);
         }
         if constexpr (kRowAmax) {
             if (has_row()) share_largest(u);
             ptx::cluster_arrive();
-            between(finds_post, z);
+            between();
             ptx::cluster_wait();
         }
         if (has_row()) store(u);
-        if constexpr (kMeetings == 0) between(finds_post, z);
+        if constexpr (kMeetings == 0) between();
     }
 
   private:
     static constexpr bool kRowAmax = S.narrow && S.recipe == Recipe::nvfp4;
     static constexpr bool kAdds = S.add != Format::none;
+    static constexpr bool kKeepsEarly = S.steps == 1;
     static constexpr u32 kCopies = S.steps * kHcStreams;  // groups of them
 
     // --- Where: a slice of each step, 16 channels of it, four channels of a token; the token of the warp.
@@ -118,9 +115,11 @@ class Share {
     [[nodiscard]] DG_DEVICE ptx::SharedAddress totals(u32 rank, u32 token) const {
         return smem_ + plan_smem(S).totals + (rank * kHcFewTokens + token) * kHcFewPitch * 4;
     }
-    [[nodiscard]] DG_DEVICE ptx::SharedAddress mixed(u32 step, u32 token, u32 channel) const {
-        return smem_ +
-               (((step * kHcFewGroups + group_) * kHcFewTokens + token) * kHcSliceChannels + channel) * 4;
+    /// Four channels of a token's stream that warp `warp` has taken; tokens of neighbours lie in other banks.
+    [[nodiscard]] DG_DEVICE ptx::SharedAddress kept(u32 step, u32 warp, u32 token, u32 stream,
+                                                    u32 quad) const {
+        return smem_ + (kKeepsEarly ? plan_smem(S).kept + warp * 1024 : (step * kHcFewWarps + warp) * warp_bytes_of(S) + kHcFewSumsBytes) +
+               (stream * kHcFewTokens + (token + warp) % kHcFewTokens) * 32 + quad * 8;
     }
     [[nodiscard]] DG_DEVICE ptx::SharedAddress weight_at(u32 step) const {
         return smem_ + plan_smem(S).weight +
@@ -183,6 +182,13 @@ class Share {
                     taken_[step].pair[a][0] = loaded[step].x[a][0],
                     taken_[step].pair[a][1] = loaded[step].x[a][1];
             }
+        if constexpr (kKeepsEarly) keep(0);
+    }
+    DG_DEVICE void keep(u32 step) const {
+#pragma unroll
+        for (u32 b = 0; b < kHcStreams; ++b)
+            ptx::st_shared_v2_u32(kept(step, warp_, lane_ / 4, b, lane_ % 4), taken_[step].pair[b][0],
+                                  taken_[step].pair[b][1]);
     }
     DG_DEVICE void put_back() const {
         if (!kAdds || lane_ / 4 >= p_.rows) return;
@@ -190,9 +196,10 @@ class Share {
         for (u32 step = 0; step < S.steps; ++step)
             if (has(step))
 #pragma unroll
-                for (u32 b = 0; b < kHcStreams; ++b)
-                    ptx::st_global_v2_u32(stream_at(step, lane_ / 4, b), taken_[step].pair[b][0],
-                                          taken_[step].pair[b][1]);
+                for (u32 b = 0; b < kHcStreams; ++b) {
+                    const ptx::UInt2 w = ptx::ld_shared_v2_u32(kept(step, warp_, lane_ / 4, b, lane_ % 4));
+                    ptx::st_global_v2_u32(stream_at(step, lane_ / 4, b), w.x, w.y);
+                }
     }
 
     // --- What fn makes of them.
@@ -226,6 +233,7 @@ class Share {
                                       product_[tile][1]);
             const float squares = taken_[kStep].squares();
             if (lane_ % 4 == 0) ptx::st_shared_f32(to + kHcMixes * 4, squares);
+            if constexpr (!kKeepsEarly) keep(kStep);
         }
         if constexpr (Copy + 1 < kCopies) multiply<Copy + 1>();
     }
@@ -266,40 +274,31 @@ class Share {
                                ptx::ld_shared_f32(terms + (kHcMixes + hc_detail::scale_of(mix)) * 4),
                                ptx::ld_shared_f32(terms + mix * 4));
     }
-    [[nodiscard]] DG_DEVICE float z_of_lane(u32 token) const {
-        return z_of(token, lane_ < kHcMixes ? lane_ : 0);
-    }
-    /// Of the lane's token, of stream lane % 4.
-    [[nodiscard]] DG_DEVICE float find_pre() const {
-        return hc_detail::sigmoid(z_of(row_of_lane(), lane_ % 4)) + p_.hc_eps;
-    }
     /// What waits for nothing but the sums: beside the last meeting of the cluster, whose arrival waits for no
     /// store of these.
-    DG_DEVICE void between(bool finds_post, float z) const {
+    DG_DEVICE void between() const {
         put_back();
-        if (finds_post) hc_detail::store_post<kHcStreams>(p_, rank_, z);
+        if (warp_ == kHcFewWarps - 1 && rank_ < p_.rows)
+            hc_detail::store_post<kHcStreams>(p_, rank_, z_of(rank_, lane_ < kHcMixes ? lane_ : 0));
     }
 
-    // --- The sublayer's input.
-    DG_DEVICE void mix(float pre_of_lane) const {
+    // --- The sublayer's input: the warp's row, of which a lane has four channels a step.
+    DG_DEVICE void mix(tile::Float4 (&u)[S.steps]) const {
+        const float pre_of_lane = hc_detail::sigmoid(z_of(row_of_warp(), lane_ % kHcStreams)) + p_.hc_eps;
         float pre[kHcStreams];
 #pragma unroll
         for (u32 a = 0; a < kHcStreams; ++a)
-            pre[a] = codec::float_of_bits(ptx::shfl_idx(codec::bits_of_float(pre_of_lane), lane_ / 4 * 4 + a));
+            pre[a] = codec::float_of_bits(ptx::shfl_idx(codec::bits_of_float(pre_of_lane), a));
 #pragma unroll
         for (u32 step = 0; step < S.steps; ++step) {
-            tile::Float4 u{};
+            u[step] = {};
 #pragma unroll
-            for (u32 a = 0; a < kHcStreams; ++a)
-                hc_detail::mix_in(u, pre[a], taken_[step].pair[a][0], taken_[step].pair[a][1]);
-            ptx::st_shared_v4_f32(mixed(step, lane_ / 4, warp_ % kHcSumsWarps * 16 + lane_ % 4 * 4), u.x, u.y,
-                                  u.z, u.w);
+            for (u32 a = 0; a < kHcStreams; ++a) {
+                const ptx::UInt2 w = ptx::ld_shared_v2_u32(
+                    kept(step, group_ * kHcSumsWarps + lane_ / 4, row_of_warp(), a, lane_ % 4));
+                hc_detail::mix_in(u[step], pre[a], w.x, w.y);
+            }
         }
-    }
-    DG_DEVICE void load_mixed(tile::Float4 (&u)[S.steps]) const {
-#pragma unroll
-        for (u32 step = 0; step < S.steps; ++step)
-            u[step] = ptx::ld_shared_v4_f32(mixed(step, row_of_warp(), lane_ * 4));
     }
     /// Lane r tells CTA r of the cluster.
     DG_DEVICE void share(u32 where, u32 step, float value) const {

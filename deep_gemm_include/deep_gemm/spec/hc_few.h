@@ -37,8 +37,8 @@ constexpr void visit_fields(Visitor&& visit, const HcFewSpec& s) {
     visit("recipe", s.recipe);
 }
 
-// Where a warp keeps fn of its channels it then leaves its share of the sums, [tokens][kHcSumsPitch]; where all
-// have been added up, there are the groups' channels of y before the norm, fp32 [steps][groups][tokens][128].
+// Where a warp keeps fn of its channels it then leaves its share of the sums, [tokens][kHcSumsPitch], and what it
+// has taken of the streams, bf16 [streams][tokens][16].
 struct HcFewSmem {
     u32 fn;       // fp32 [steps][warps][fragments][lanes][4]
     u32 totals;   // fp32 [ranks][tokens][kHcFewPitch]; written by the cluster
@@ -46,13 +46,15 @@ struct HcFewSmem {
     u32 largest;  // the same, of NVFP4
     u32 terms;    // fp32: base, then scale
     u32 weight;   // [steps][groups][128]
+    u32 kept;
     u32 bytes;
 };
 constexpr u32 slices_of(const HcFewSpec& s) {
     return s.steps * kHcFewGroups * kHcFewRanks;
 }
+constexpr u32 kHcFewSumsBytes = align_up(kHcFewTokens * kHcSumsPitch * 4, 32u);
 constexpr u32 warp_bytes_of(const HcFewSpec& s) {
-    return s.held ? kHcFewTokens * kHcSumsPitch * 4 : kHcFewFragments * 32 * 16;
+    return s.held ? kHcFewSumsBytes : kHcFewFragments * 32 * 16;
 }
 constexpr HcFewSmem plan_smem(const HcFewSpec& s) {
     HcFewSmem p{};
@@ -62,7 +64,8 @@ constexpr HcFewSmem plan_smem(const HcFewSpec& s) {
     const bool row_amax = s.narrow && s.recipe == Recipe::nvfp4;
     p.terms = p.largest + (row_amax ? kHcFewTokens * slices_of(s) * 4 : 0);
     p.weight = p.terms + 32 * 4;
-    p.bytes = p.weight + s.steps * kHcFewGroups * kHcSliceChannels * 4;
+    p.kept = p.weight + s.steps * kHcFewGroups * kHcSliceChannels * 4;
+    p.bytes = p.kept + (s.steps == 1 ? kHcFewWarps * 1024 : 0);
     return p;
 }
 
