@@ -85,6 +85,13 @@ void run_two(Device& device, const HcPreArguments& a, const HcSpec& spec, const 
             writes(a.narrow.global_scale)});
 }
 
+// Whether hc_few serves them as well.
+bool are_few(const HcPreArguments& a, const HcParams& params) {
+    constexpr u64 kVector = 16;
+    return params.rows <= kHcFewTokens && address_of(a.post) % kVector == 0 &&
+           address_of(a.comb) % kVector == 0;
+}
+
 void run_few(Device& device, const HcPreArguments& a, const HcSpec& spec, const HcParams& params) {
     const HcFewSpec few{.y = spec.y,
                         .weight = spec.weight,
@@ -169,7 +176,7 @@ void mix(ModelChecks& checks, const HcPreArguments& a, bool head) {
                           .hc_eps = a.hc_eps,
                           .rms_eps = a.rms_eps};
     if (rows == 0) return;
-    if (takes_two(spec, d) && rows <= kHcFewTokens && !std::getenv("DG_HC_TWO"))
+    if (takes_two(spec, d) && are_few(a, params) && !std::getenv("DG_HC_TWO"))
         return run_few(checks.device(), a, spec, params);
     if (takes_two(spec, d)) return run_two(checks.device(), a, spec, params);
     const u32 grid = grid_of(checks.operation(), u64{params.clusters} * kHcCluster);

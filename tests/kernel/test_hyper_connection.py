@@ -181,6 +181,67 @@ def test_many_rows_are_independent(device: Any, rows: int, dtype: str) -> None:
             assert same_bits(np.ascontiguousarray(whole[name][few]), value), (name, few)
 
 
+@pytest.mark.parametrize(
+    ("d", "weight", "add", "recipe"),
+    [
+        (1024, "bf16", True, "fp8_128"),
+        (1024, None, True, "mxfp4"),
+        (1024, "fp32", False, "nvfp4"),
+        (1024, None, True, "nvfp4"),
+        (4096, "fp32", True, "fp8_128"),
+        (4224, "bf16", True, None),  # 33 slices of 128 channels: a third for the first CTA
+        (7168, "bf16", True, "nvfp4"),
+        (128, None, False, None),
+    ],
+)
+def test_few_rows_have_the_bits_of_many(
+    device: Any, d: int, weight: str | None, add: bool, recipe: str | None
+) -> None:
+    """Up to eight rows, one launch, against twelve, two launches; a row of NaN touches no other."""
+    rng = np.random.default_rng(8)
+    c = case(12, 4, d, "bf16")
+    del c["weight"]
+    if weight:
+        c["weight"] = real(rng, (d,), weight)
+    taken = {"post": real(rng, (12, 4)), "comb": real(rng, (12, 4, 4)), "x": c.pop("x")}
+    y = real(rng, (12, d), "bf16")
+    taken["x"][1] = np.nan
+    if recipe:
+        c["recipe"] = recipe
+
+    def call(some: Array) -> dict[str, Array]:
+        rows = len(some)
+        made = {"y": poisoned((rows, d), "bf16")} | {name: value[some] for name, value in taken.items()}
+        if recipe == "fp8_128":
+            made |= {
+                "codes": np.zeros((rows, d), DTYPES["fp8_e4m3"]),
+                "scales": poisoned((rows, d // 128)),
+            }
+        elif recipe:
+            made |= fp4_copies(recipe, rows, d)
+        return run(device, "hc_pre", made, **c, **({"add": y[some]} if add else {}))
+
+    whole = call(np.arange(12))
+    for rows in range(1, 9):
+        some = (np.arange(rows) * 5 + rows) % 12
+        for name, value in call(some).items():
+            assert same_bits(np.ascontiguousarray(whole[name][some]), value), (name, rows)
+
+
+def test_coefficients_that_no_vector_reaches(emulator: Any) -> None:
+    """post and comb where no 16-byte load goes: the same bits, by the two launches."""
+    rng = np.random.default_rng(9)
+    c = case(2, 4, 256, "bf16")
+    x, add, post, comb = c.pop("x"), real(rng, (2, 256), "bf16"), real(rng, (2, 4)), real(rng, (2, 4, 4))
+    made = {"x": x, "y": poisoned((2, 256), "bf16"), "post": post, "comb": comb}
+    expected = run(emulator, "hc_pre", made, add=add, **c)
+    wide = np.concatenate([np.zeros(1, np.float32), post.ravel(), comb.ravel()])
+    made |= {"x": x.copy(), "post": wide[1:9].reshape(2, 4), "comb": wide[9:].reshape(2, 4, 4)}
+    ops.hc_pre(**made, **c, add=add, device=emulator)
+    for name, value in expected.items():
+        assert same_bits(made[name], value), name
+
+
 def test_bad_input(emulator: Any) -> None:
     c = case(2, 4, 8)
     with pytest.raises(ValueError, match=r"fn has shape \[23, 32\], expected \[24, 32\]"):
