@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 from emulator.gemm_launch import matrix_map
 from emulator.op_bugs import BF16, Bug, bug_tests, bugs, check_caught, pack, text
-from ops_cases import Array, real
+from kernel.test_norm import fp4_copies
+from ops_cases import Array, poisoned, real, run
 from reference import deepseek_v4 as ref
+
+from deep_gemm import _C
 
 NO_MATRIX = [None, None, (0,), (0,), (0,), (0,), None, None, (0,), (0,), 0, 0]
 NO_VIEW = [None, (0,), (0,)]
@@ -36,16 +39,19 @@ def streams() -> dict[str, Array]:
             "records": records}  # fmt: skip
 
 
-def params_of(rows: int, **names: str | None) -> Any:
+def hc_params(rows: int, d: int, copies: bool = False, **names: str | None) -> list[Any]:
     def at(name: str) -> str | None:
         return names.get(name, name)
 
-    add = [at("add"), (D,), (0,)] if at("add") else NO_VIEW
-    streams = [["x", (4 * D,), (D,)], at("fn"), at("base"), at("scale"), at("weight"), ["y", (D,), (0,)], add,
-               None, None, None, "post", "comb", rows, D, 20, 1, 1e-6, 1e-6]  # fmt: skip
-    if not at("y"):
-        streams[5] = NO_VIEW
-    return pack(streams, "records", 2, 1)
+    add = [at("add"), (d,), (0,)] if at("add") else NO_VIEW
+    y = ["y", (d,), (0,)] if at("y") else NO_VIEW
+    narrow = ["codes", "scales", "global_scale"] if copies else [None] * 3
+    return [["x", (4 * d,), (d,)], at("fn"), at("base"), at("scale"), at("weight"), y, add, *narrow,
+            "post", "comb", rows, d, 20, 1, 1e-6, 1e-6]  # fmt: skip
+
+
+def params_of(rows: int, **names: str | None) -> Any:
+    return pack(hc_params(rows, D, **names), "records", 2, 1)
 
 
 def hc_sums() -> tuple[Any, str]:
@@ -78,6 +84,24 @@ def hc_apply() -> tuple[Any, str]:
     params = params_of(rows, fn=None, add=None)
     launch = bugs.Launch("deep_gemm::hc_apply<kSpec>", (rows,), 544, 2176, arrays, params, expected, 1e-4)
     return launch, text("hc_apply", "HcApplySpec", ".y = Format::fp32, .weight = Format::fp32")
+
+
+def hc_few() -> tuple[Any, str]:
+    """Three rows, whose bits are those of nine in two launches; eight of the CTAs have a second slice."""
+    rng = np.random.default_rng(13)
+    rows, d = 3, 3072
+    given = {"x": real(rng, (9, 4, d), "bf16"), "post": real(rng, (9, 4)), "comb": real(rng, (9, 4, 4))}
+    add = real(rng, (9, d), "bf16")
+    constants = {"fn": real(rng, (24, 4 * d), scale=0.02), "base": real(rng, (24,)),
+                 "scale": np.array([0.7, 1.3, 1.9], np.float32), "weight": real(rng, (d,))}  # fmt: skip
+    made = given | {"y": poisoned((9, d), "bf16")} | fp4_copies("nvfp4", 9, d)
+    many = run(_C.Device("emulator:sm_90a"), "hc_pre", made, add=add, recipe="nvfp4", **constants)
+    arrays = {name: value[:rows].copy() for name, value in (made | {"add": add}).items()} | constants
+    expected = {name: value[:rows] for name, value in many.items()}
+    launch = bugs.Launch("deep_gemm::hc_few<kSpec>", (16,), 512, 132224, arrays, pack(*hc_params(rows, d, True)),
+                         expected, cluster=16)  # fmt: skip
+    fields = ".y = Format::bf16, .weight = Format::fp32, .add = Format::bf16, .narrow = true, .recipe = Recipe::nvfp4"
+    return launch, text("hc_few", "HcFewSpec", fields)
 
 
 def in_order(values: Array, narrow: bool) -> Array:
@@ -150,6 +174,7 @@ def top_k_peaks() -> tuple[Any, str]:
 CASES = {
     "hc_sums": hc_sums,
     "hc_apply": hc_apply,
+    "hc_few": hc_few,
     "project_operands": project_operands,
     "project_wide": project_wide,
     "top_k_peaks": top_k_peaks,
@@ -157,7 +182,7 @@ CASES = {
 BUGS = [
     ("hc_sums", Bug("terms read before they are there", "                ptx::cp_async_wait<0>();\n                ptx::sync_threads();", "                ptx::sync_threads();")),
     ("hc_sums", Bug("shares read before they are there", "            ptx::sync_threads();\n            add_warps", "            add_warps")),
-    ("hc_sums", Bug("fn in one bf16", "part < kParts; ++part)\n#pragma unroll\n                for (u32 tile = 0; tile < kTiles", "part < 1; ++part)\n#pragma unroll\n                for (u32 tile = 0; tile < kTiles", 8)),
+    ("hc_sums", Bug("fn in one bf16", "part < kFnParts; ++part)\n#pragma unroll\n                for (u32 tile = 0; tile < kFnTiles", "part < 1; ++part)\n#pragma unroll\n                for (u32 tile = 0; tile < kTiles", 8)),
     ("hc_sums", Bug("tokens change places", "const u32 a[4] = {taken[0].pair[b][0], taken[1].pair[b][0]", "const u32 a[4] = {taken[1].pair[b][0], taken[0].pair[b][0]", 8)),
     ("hc_sums", Bug("comb transposed", "(1 + a) * kHcStreams * 4", "(1 + (a + 1) % 4) * kHcStreams * 4", 8)),
     ("hc_sums", Bug("a row beyond the last", "const u32 row = first + token_of(half);\n            if (row >= p_.rows) continue;\n#pragma unroll\n            for (u32 b", "const u32 row = first + token_of(half);\n#pragma unroll\n            for (u32 b", 8)),
@@ -169,6 +194,20 @@ BUGS = [
     ("hc_apply", Bug("the scale of pre for all", ": mix < 2 * kHcStreams ? 1", ": mix < 2 * kHcStreams ? 0", 8)),
     ("hc_apply", Bug("the first stream is lost", "for (u32 a = 0; a < kHcStreams; ++a) {\n            const ptx::Word2 w = x_", "for (u32 a = 1; a < kHcStreams; ++a) {\n            const ptx::Word2 w = x_", 8)),
     ("hc_apply", Bug("comb transposed", "row * H * H + i, comb[i / H][i % H]", "row * H * H + i, comb[i % H][i / H]", 8)),
+    ("hc_few", Bug("sums read before they are there", "        multiply<0>();\n        ptx::sync_threads();", "        multiply<0>();")),
+    ("hc_few", Bug("totals read before they are there", "        share_totals();\n        ptx::cluster_sync();", "        share_totals();")),
+    ("hc_few", Bug("squares read before they are there", "            ptx::cluster_wait();\n            if (has_row()) norm(u);", "            if (has_row()) norm(u);\n            ptx::cluster_wait();")),
+    ("hc_few", Bug("the largest read before it is there", "            ptx::cluster_wait();\n        }\n        if (has_row()) store(u);", "            if (has_row()) store(u);\n            ptx::cluster_wait();\n        }")),
+    ("hc_few", Bug("fn read before it is there", "ptx::cp_async_wait<kCopies - 1 - Copy>()", "ptx::cp_async_wait<kCopies - 1>()")),
+    ("hc_few", Bug("sums over fn that is still read", "            ptx::sync_warp();  // fn of the step has been read\n", "")),
+    ("hc_few", Bug("fn in two bf16", "part < kFnParts; ++part)\n                ptx::mma", "part < 2; ++part)\n                ptx::mma", 8)),
+    ("hc_few", Bug("warps in another order", "for (u32 warp = 0; warp < kHcSumsWarps; ++warp)\n                    sum", "for (u32 warp = kHcSumsWarps; warp-- > 0;)\n                    sum", 8)),
+    ("hc_few", Bug("CTAs in another order", "for (u32 rank = 0; rank < kHcFewRanks; ++rank)\n            total", "for (u32 rank = kHcFewRanks; rank-- > 0;)\n            total", 8)),
+    ("hc_few", Bug("half the CTAs are told", "group_ * kRanks + i", "i", 8)),
+    ("hc_few", Bug("the squares of a row for all", "row_of_warp() * slices_of(S) + first", "first", 8)),
+    ("hc_few", Bug("streams are not put back", "    DG_DEVICE void between() const {\n        put_back();", "    DG_DEVICE void between() const {", 8)),
+    ("hc_few", Bug("post of the first row for all", "store_post<kHcStreams>(p_, rank_, z_of(rank_,", "store_post<kHcStreams>(p_, rank_, z_of(0,", 8)),
+    ("hc_few", Bug("a row beyond the last is put back", "if (!kAdds || lane_ / 4 >= p_.rows) return;", "if (!kAdds) return;", 8)),
     ("project_operands", Bug("rows beyond the last are read", "place < of.rows ? place : of.rows - 1", "place", 8)),
     ("project_operands", Bug("lanes change places", "+ at.column) * 2 + q * 8;", "+ at.column) * 2 + (q ^ 1) * 8;", 8)),
     ("project_operands", Bug("the first group of x twice", "before = p.of[of++].end;", "before = p.of[of++].end - 1;", 8)),
