@@ -182,7 +182,7 @@ CASES = {
 BUGS = [
     ("hc_sums", Bug("terms read before they are there", "                ptx::cp_async_wait<0>();\n                ptx::sync_threads();", "                ptx::sync_threads();")),
     ("hc_sums", Bug("shares read before they are there", "            ptx::sync_threads();\n            add_warps", "            add_warps")),
-    ("hc_sums", Bug("fn in one bf16", "part < kFnParts; ++part)\n#pragma unroll\n                for (u32 tile = 0; tile < kFnTiles", "part < 1; ++part)\n#pragma unroll\n                for (u32 tile = 0; tile < kTiles", 8)),
+    ("hc_sums", Bug("fn in one bf16", "part < kFnParts; ++part)\n#pragma unroll\n                for (u32 tile = 0; tile < kFnTiles", "part < 1; ++part)\n#pragma unroll\n                for (u32 tile = 0; tile < kFnTiles", 8)),
     ("hc_sums", Bug("tokens change places", "const u32 a[4] = {taken[0].pair[b][0], taken[1].pair[b][0]", "const u32 a[4] = {taken[1].pair[b][0], taken[0].pair[b][0]", 8)),
     ("hc_sums", Bug("comb transposed", "(1 + a) * kHcStreams * 4", "(1 + (a + 1) % 4) * kHcStreams * 4", 8)),
     ("hc_sums", Bug("a row beyond the last", "const u32 row = first + token_of(half);\n            if (row >= p_.rows) continue;\n#pragma unroll\n            for (u32 b", "const u32 row = first + token_of(half);\n#pragma unroll\n            for (u32 b", 8)),

@@ -35,8 +35,7 @@ def test_passes_run(speed: _C.ModelSpeed, kind: str, rows: int) -> None:
 # Of one token and of a few: nothing of it may be served by the slow kernels that other shapes and numerics take.
 DECODE = {
     "embed",
-    "hc_sums",
-    "hc_apply",
+    "hc_few",
     "hc_mix",  # the head
     "hc_post",
     "project_mma",
