@@ -2,12 +2,13 @@
 #include "op/model_check.h"
 #include "op/hyper_connection.h"
 
+#include "base/process_local.h"
 #include "op/workspace.h"
 
 #include <deep_gemm/spec/hc_few.h>
 
 #include <algorithm>
-#include <cstdlib>
+#include <map>
 
 namespace deep_gemm::op {
 
@@ -16,7 +17,7 @@ namespace {
 constexpr const char* kHyperConnectionHeader = "deep_gemm/kernel/hyper_connection.cuh";
 constexpr jit::KernelId kMix{"hc_mix", kHyperConnectionHeader}, kPost{"hc_post", kHyperConnectionHeader},
     kFew{"hc_few", "deep_gemm/kernel/hc_few.cuh"}, kSums{"hc_sums", "deep_gemm/kernel/hc_sums.cuh"},
-    kLast{"hc_last", "deep_gemm/kernel/hc_last.cuh"}, kApply{"hc_apply", "deep_gemm/kernel/hc_apply.cuh"};
+    kApply{"hc_apply", "deep_gemm/kernel/hc_apply.cuh"};
 
 void check_streams(ModelChecks& checks, const TensorView& x) {
     checks.array("x", x, kReal, {-1, -1, -1}, 4);
@@ -85,40 +86,44 @@ void run_two(Device& device, const HcPreArguments& a, const HcSpec& spec, const 
             writes(a.narrow.global_scale)});
 }
 
-// Whether hc_few serves them as well.
-bool are_few(const HcPreArguments& a, const HcParams& params) {
+// Whether hc_few may serve what takes_two() does: its loads of post and comb are 16 bytes.
+bool are_few(const HcPreArguments& a, i64 rows) {
     constexpr u64 kVector = 16;
-    return params.rows <= kHcFewTokens && address_of(a.post) % kVector == 0 &&
-           address_of(a.comb) % kVector == 0;
+    return rows <= kHcFewTokens && address_of(a.post) % kVector == 0 && address_of(a.comb) % kVector == 0;
 }
 
-void run_few(Device& device, const HcPreArguments& a, const HcSpec& spec, const HcParams& params) {
+// Kernels whose cluster has been asked for, and whether the device has room for it: one in which no group of
+// SMs has sixteen does not.
+struct ClusterRoom {
+    std::mutex mutex;
+    std::map<const driver::Kernel*, bool> found;
+};
+bool has_room(Device& device, const driver::Kernel& kernel, const HcFewSpec& spec) {
+    auto& room = process_local<ClusterRoom>();
+    const std::lock_guard lock(room.mutex);
+    const auto [at, is_new] = room.found.try_emplace(&kernel, false);
+    if (is_new)
+        at->second = device.max_active_clusters(kernel, {.grid = {kHcFewRanks, 1, 1},
+                                                         .cluster = {kHcFewRanks, 1, 1},
+                                                         .block = {kHcFewThreads, 1, 1},
+                                                         .dynamic_smem_bytes = plan_smem(spec).bytes}) > 0;
+    return at->second;
+}
+
+// false: the device has no room for the cluster, nothing was launched.
+bool run_few(Device& device, const HcPreArguments& a, const HcSpec& spec, const HcParams& params) {
     const HcFewSpec few{.y = spec.y,
                         .weight = spec.weight,
                         .add = spec.add,
                         .steps = ceil_div(params.d, kHcFewRanks * kHcFewGroups * kHcSliceChannels),
-                        .held = std::getenv("DG_HC_HELD") && params.d <= 4096 ? static_cast<u32>(std::atoi(std::getenv("DG_HC_HELD"))) : 0,
                         .narrow = spec.narrow,
                         .recipe = spec.recipe};
-    if (std::getenv("DG_HC_LAST")) {
-        const u32 slices = params.d / kHcSliceChannels;
-        const u64 bytes = u64{params.rows} * slices * kHcRecord * sizeof(float);
-        const WorkspaceLease lease = workspace(device, static_cast<driver::Stream>(a.stream), bytes);
-        const HcTwoParams two{.p = params,
-                              .records = reinterpret_cast<float*>(lease.address),
-                              .slices = slices,
-                              .row_blocks = 1};
-        const HcLastSpec last{spec.y, spec.weight, spec.add, few.steps, spec.narrow, spec.recipe};
-        launch(device, kLast, last, {slices, 288}, a.stream, two,
-               {a.add.present() ? writes(a.x) : reads(a.x), reads_constant(a.fn), reads_constant(a.base),
-                reads_constant(a.scale), reads_constant(a.weight), reads(a.add), writes(a.y), writes(a.post),
-                writes(a.comb), writes(a.narrow.codes), writes(a.narrow.scales), {lease.address, bytes, true}});
-        return;
-    }
+    if (!has_room(device, kernel_for<HcParams>(device, kFew, few), few)) return false;
     launch(device, kFew, few, {kHcFewRanks, kHcFewThreads, kHcFewRanks}, a.stream, params,
            {a.add.present() ? writes(a.x) : reads(a.x), reads_constant(a.fn), reads_constant(a.base),
             reads_constant(a.scale), reads_constant(a.weight), reads(a.add), writes(a.y), writes(a.post),
             writes(a.comb), writes(a.narrow.codes), writes(a.narrow.scales), writes(a.narrow.global_scale)});
+    return true;
 }
 
 void mix(ModelChecks& checks, const HcPreArguments& a, bool head) {
@@ -176,9 +181,11 @@ void mix(ModelChecks& checks, const HcPreArguments& a, bool head) {
                           .hc_eps = a.hc_eps,
                           .rms_eps = a.rms_eps};
     if (rows == 0) return;
-    if (takes_two(spec, d) && are_few(a, params) && !std::getenv("DG_HC_TWO"))
-        return run_few(checks.device(), a, spec, params);
-    if (takes_two(spec, d)) return run_two(checks.device(), a, spec, params);
+    if (takes_two(spec, d)) {
+        Device& device = checks.device();
+        if (!are_few(a, rows) || !run_few(device, a, spec, params)) run_two(device, a, spec, params);
+        return;
+    }
     const u32 grid = grid_of(checks.operation(), u64{params.clusters} * kHcCluster);
     launch(checks.device(), kMix, spec, {grid, hc_cta_of(spec), kHcCluster}, a.stream, params,
            {a.add.present() ? writes(a.x) : reads(a.x), reads_constant(a.fn), reads(a.base), reads(a.scale),

@@ -13,6 +13,7 @@ namespace deep_gemm::op {
 //   add     real [t, d] or absent: the output of the sublayer before, which x takes in first, in place, as
 //           hc_post does with what post and comb hold at the start
 //   narrow  of bf16 y, d a multiple of 1024
+// fn, base, scale and weight may be read before the launch before has ended: no launch may write them meanwhile.
 struct HcPreArguments {
     TensorView x, fn, base, scale, weight, y, post, comb, add = {};
     NarrowCopy narrow = {};

@@ -144,6 +144,17 @@ KERNELS = {
         "project_wide": [formats + ", .wide = true" for formats in (MMA_BF16, MMA_MIXED, MMA_FP8)]
     },
     ("hc_sums", "HcSumsSpec"): {"hc_sums": ["", ".add = Format::bf16"]},
+    ("hc_few", "HcFewSpec"): {
+        "hc_few": [
+            "",
+            *(
+                f".weight = Format::{weight}, .add = Format::bf16, {steps}.narrow = true" + recipe
+                for weight in ("bf16", "fp32")
+                for steps in ("", ".steps = 2, ")
+                for recipe in ("", MXFP4, NVFP4)
+            ),
+        ]
+    },
     ("hc_apply", "HcApplySpec"): {
         "hc_apply": [
             ".weight = Format::bf16" + more

@@ -11,7 +11,7 @@ from deep_gemm import Engine, Session
 
 Load = Callable[..., Engine]  # load(numerics)
 # For commands, which take a name: conftest.py says why.
-WITHOUT_RACES = "emulator:sm_90a,sms=8,races=off"
+WITHOUT_RACES = "emulator:sm_90a,sms=16,races=off"
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ class Share {
     DG_DEVICE explicit Share(const HcParams& p) : p_(p), smem_(ptx::dynamic_smem()) {}
 
     /// Of what no launch writes: fn, a group of copies for each step and stream; with the first all else.
-    DG_DEVICE void ask() {
+    DG_DEVICE void ask() const {
         if (warp_ == 0) ask_terms();
         if (warp_ % kHcSumsWarps == 1) ask_weight();
         const u32 mix = lane_ / 4;
@@ -33,18 +33,11 @@ class Share {
 #pragma unroll
             for (u32 stream = 0; stream < kHcStreams; ++stream) {
 #pragma unroll
-                for (u32 tile = 0; tile < kFnTiles; ++tile) {
-                    const float* from = p_.fn + (static_cast<u64>(tile * 8 + mix) * kHcStreams + stream) * p_.d + channel_or_first(step);
-                    if constexpr (S.held == 2) {
-#if HC_FEW_WARM == 1
-                        asm volatile("prefetch.global.L1 [%0];" ::"l"(from));
-#else
-                        u32 word;
-                        asm volatile("ld.global.u32 %0, [%1];" : "=r"(word) : "l"(from));
-#endif
-                    } else if constexpr (S.held == 1) raw_[stream * kFnTiles + tile] = ptx::ld_global_v4_f32(from);
-                    else ptx::cp_async_16(fn_at(step, stream * kFnTiles + tile), from, has(step) ? 16 : 0);
-                }
+                for (u32 tile = 0; tile < kFnTiles; ++tile)
+                    ptx::cp_async_16(fn_at(step, stream * kFnTiles + tile),
+                                     p_.fn + (static_cast<u64>(tile * 8 + mix) * kHcStreams + stream) * p_.d +
+                                         channel_or_first(step),
+                                     has(step) ? 16 : 0);
                 ptx::cp_async_commit();
             }
     }
@@ -81,7 +74,7 @@ class Share {
   private:
     static constexpr bool kRowAmax = S.narrow && S.recipe == Recipe::nvfp4;
     static constexpr bool kAdds = S.add != Format::none;
-    static constexpr bool kKeepsEarly = S.steps == 1;
+    static constexpr bool kKeepsEarly = hc_few_keeps_early(S);
     static constexpr u32 kCopies = S.steps * kHcStreams;  // groups of them
 
     // --- Where: a slice of each step, 16 channels of it, four channels of a token; the token of the warp.
@@ -107,10 +100,10 @@ class Share {
         return row_of_warp() < p_.rows;
     }
     [[nodiscard]] DG_DEVICE ptx::SharedAddress fn_at(u32 step, u32 fragment) const {
-        return smem_ + (step * kHcFewWarps + warp_) * warp_bytes_of(S) + (fragment * 32 + lane_) * 16;
+        return smem_ + (step * kHcFewWarps + warp_) * kHcFewFnBytes + (fragment * 32 + lane_) * 16;
     }
     [[nodiscard]] DG_DEVICE ptx::SharedAddress sums(u32 step, u32 warp, u32 token) const {
-        return smem_ + (step * kHcFewWarps + warp) * warp_bytes_of(S) + token * kHcSumsPitch * 4;
+        return smem_ + (step * kHcFewWarps + warp) * kHcFewFnBytes + token * kHcSumsPitch * 4;
     }
     [[nodiscard]] DG_DEVICE ptx::SharedAddress totals(u32 rank, u32 token) const {
         return smem_ + plan_smem(S).totals + (rank * kHcFewTokens + token) * kHcFewPitch * 4;
@@ -118,7 +111,7 @@ class Share {
     /// Four channels of a token's stream that warp `warp` has taken; tokens of neighbours lie in other banks.
     [[nodiscard]] DG_DEVICE ptx::SharedAddress kept(u32 step, u32 warp, u32 token, u32 stream,
                                                     u32 quad) const {
-        return smem_ + (kKeepsEarly ? plan_smem(S).kept + warp * 1024 : (step * kHcFewWarps + warp) * warp_bytes_of(S) + kHcFewSumsBytes) +
+        return smem_ + plan_smem(S).kept + (step * kHcFewWarps + warp) * plan_smem(S).kept_stride +
                (stream * kHcFewTokens + (token + warp) % kHcFewTokens) * 32 + quad * 8;
     }
     [[nodiscard]] DG_DEVICE ptx::SharedAddress weight_at(u32 step) const {
@@ -217,9 +210,7 @@ class Share {
 #pragma unroll
         for (u32 tile = 0; tile < kFnTiles; ++tile) {
             u32 word[kFnParts][2];
-            if constexpr (S.held == 2) hc_detail::split_fn(word, ptx::ld_global_v4_f32(p_.fn + (static_cast<u64>(tile * 8 + lane_ / 4) * kHcStreams + kStream) * p_.d + channel_or_first(kStep)));
-            else if constexpr (S.held == 1) hc_detail::split_fn(word, raw_[kStream * kFnTiles + tile]);
-            else hc_detail::split_fn(word, ptx::ld_shared_v4_f32(fn_at(kStep, kStream * kFnTiles + tile)));
+            hc_detail::split_fn(word, ptx::ld_shared_v4_f32(fn_at(kStep, kStream * kFnTiles + tile)));
 #pragma unroll
             for (u32 part = 0; part < kFnParts; ++part)
                 ptx::mma_m16n8k16_bf16(product_[tile], a, word[part][0], word[part][1]);
@@ -257,7 +248,8 @@ class Share {
         constexpr u32 kRanks = kHcFewRanks / kHcFewGroups;
 #pragma unroll
         for (u32 i = 0; i < kRanks; ++i)
-            ptx::st_cluster_f32(ptx::map_to_rank(totals(rank_, token) + lane_ * 4, group_ * kRanks + i), total);
+            ptx::st_cluster_f32(ptx::map_to_rank(totals(rank_, token) + lane_ * 4, group_ * kRanks + i),
+                                total);
     }
 
     // --- The coefficients.
@@ -304,7 +296,8 @@ class Share {
     DG_DEVICE void share(u32 where, u32 step, float value) const {
         if (has(step) && lane_ < kHcFewRanks)
             ptx::st_cluster_f32(
-                ptx::map_to_rank(smem_ + where + (row_of_warp() * slices_of(S) + slice(step, group_)) * 4, lane_),
+                ptx::map_to_rank(smem_ + where + (row_of_warp() * slices_of(S) + slice(step, group_)) * 4,
+                                 lane_),
                 value);
     }
     DG_DEVICE void share_squares(const tile::Float4 (&u)[S.steps]) const {
@@ -339,8 +332,8 @@ class Share {
         const u32 row = row_of_warp();
         float global = 0;
         if constexpr (kRowAmax) {
-            global = tile::nvfp4_global(tile::warp_max(over_slices(
-                plan_smem(S).largest, [](float a, float b) { return ptx::max_nan_f32(a, b); })));
+            global = tile::nvfp4_global(tile::warp_max(
+                over_slices(plan_smem(S).largest, [](float a, float b) { return ptx::max_nan_f32(a, b); })));
             if (rank_ == 0 && group_ == 0 && lane_ == 0) ptx::st_global_f32(p_.global + row, global);
         }
 #pragma unroll
@@ -360,16 +353,12 @@ class Share {
         group_ = warp_ / kHcSumsWarps;
     Taken taken_[S.steps];
     float product_[kFnTiles][4];
-    tile::Float4 raw_[S.held == 1 ? kHcFewFragments : 1];
 };
 
 }  // namespace hc_few_detail
 
 template <HcFewSpec S>
-#ifndef HC_FEW_CTAS
-#define HC_FEW_CTAS 2
-#endif
-DG_KERNEL(kHcFewThreads, S.steps == 1 && S.held != 1 ? HC_FEW_CTAS : 1)
+DG_KERNEL(kHcFewThreads, S.steps == 1 ? 2 : 1)
 hc_few(DG_GRID_CONSTANT const HcParams p) {
     ptx::grid_dependency_launch();
     hc_few_detail::Share<S> share(p);

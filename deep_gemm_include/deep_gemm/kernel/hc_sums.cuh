@@ -122,9 +122,8 @@ class Slice {
                 taken.pair[b][0] = loaded.x[b][0], taken.pair[b][1] = loaded.x[b][1];
         } else {
             const ptx::SharedAddress at = terms(buffer, token);
-            hc_detail::take_in(taken, loaded, ptx::ld_shared_v4_f32(at), [&](u32 a) {
-                return ptx::ld_shared_v4_f32(at + (1 + a) * kHcStreams * 4);
-            });
+            hc_detail::take_in(taken, loaded, ptx::ld_shared_v4_f32(at),
+                               [&](u32 a) { return ptx::ld_shared_v4_f32(at + (1 + a) * kHcStreams * 4); });
         }
     }
     DG_DEVICE void put_back(const Taken (&taken)[2], u32 first) const {
@@ -195,10 +194,7 @@ class Slice {
 }  // namespace hc_sums_detail
 
 template <HcSumsSpec S>
-#ifndef HC_SUMS_CTAS
-#define HC_SUMS_CTAS 1
-#endif
-DG_KERNEL(kHcSumsThreads, HC_SUMS_CTAS)
+DG_KERNEL(kHcSumsThreads, 1)
 hc_sums(DG_GRID_CONSTANT const HcTwoParams params) {
     ptx::grid_dependency_launch();
     const u32 slice = ptx::block_index() % params.slices, row_block = ptx::block_index() / params.slices;

@@ -20,7 +20,6 @@ struct HcFewSpec {
     Format weight = Format::none;
     Format add = Format::none;
     u32 steps = 1;  // slices of a group
-    u32 held = 0;
     bool narrow = false;
     Recipe recipe = Recipe::fp8_128;
 
@@ -32,65 +31,51 @@ constexpr void visit_fields(Visitor&& visit, const HcFewSpec& s) {
     visit("weight", s.weight);
     visit("add", s.add);
     visit("steps", s.steps);
-    visit("held", s.held);
     visit("narrow", s.narrow);
     visit("recipe", s.recipe);
 }
 
-// Where a warp keeps fn of its channels it then leaves its share of the sums, [tokens][kHcSumsPitch], and what it
-// has taken of the streams, bf16 [streams][tokens][16].
+// Whether what is taken of the streams is kept at once: registers then have room for two CTAs of an SM.
+constexpr bool hc_few_keeps_early(const HcFewSpec& s) {
+    return s.steps == 1;
+}
+// Slices that the cluster has room for.
+constexpr u32 slices_of(const HcFewSpec& s) {
+    return s.steps * kHcFewGroups * kHcFewRanks;
+}
+
+// A warp with fn of its 16 channels; it leaves its share of the sums there, fp32 [tokens][kHcSumsPitch].
+constexpr u32 kHcFewFnBytes = kHcFewFragments * 32 * 16;
+// What a warp has taken of the streams: bf16 [streams][tokens][16].
+constexpr u32 kHcFewKeptBytes = kHcStreams * kHcFewTokens * 32;
+
 struct HcFewSmem {
-    u32 fn;       // fp32 [steps][warps][fragments][lanes][4]
+    u32 fn;    // fp32 [steps][warps][fragments][lanes][4]
+    u32 kept;  // [steps][warps] of kHcFewKeptBytes, kept_stride apart
+    u32 kept_stride;
     u32 totals;   // fp32 [ranks][tokens][kHcFewPitch]; written by the cluster
     u32 squares;  // fp32 [tokens][slices]; written by the cluster
     u32 largest;  // the same, of NVFP4
     u32 terms;    // fp32: base, then scale
     u32 weight;   // [steps][groups][128]
-    u32 kept;
     u32 bytes;
 };
-constexpr u32 slices_of(const HcFewSpec& s) {
-    return s.steps * kHcFewGroups * kHcFewRanks;
-}
-constexpr u32 kHcFewSumsBytes = align_up(kHcFewTokens * kHcSumsPitch * 4, 32u);
-constexpr u32 warp_bytes_of(const HcFewSpec& s) {
-    return s.held ? kHcFewSumsBytes : kHcFewFragments * 32 * 16;
-}
 constexpr HcFewSmem plan_smem(const HcFewSpec& s) {
     HcFewSmem p{};
-    p.totals = s.steps * kHcFewWarps * warp_bytes_of(s);
+    const u32 warps = s.steps * kHcFewWarps;
+    p.totals = warps * kHcFewFnBytes;
+    // Beside fn where there is room; else over it, behind the sums.
+    const bool beside = hc_few_keeps_early(s);
+    p.kept = beside ? p.totals : align_up(kHcFewTokens * kHcSumsPitch * 4, 32u);
+    p.kept_stride = beside ? kHcFewKeptBytes : kHcFewFnBytes;
+    p.totals += beside ? warps * kHcFewKeptBytes : 0;
     p.squares = p.totals + kHcFewRanks * kHcFewTokens * kHcFewPitch * 4;
     p.largest = p.squares + kHcFewTokens * slices_of(s) * 4;
     const bool row_amax = s.narrow && s.recipe == Recipe::nvfp4;
     p.terms = p.largest + (row_amax ? kHcFewTokens * slices_of(s) * 4 : 0);
     p.weight = p.terms + 32 * 4;
-    p.kept = p.weight + s.steps * kHcFewGroups * kHcSliceChannels * 4;
-    p.bytes = p.kept + (s.steps == 1 ? kHcFewWarps * 1024 : 0);
+    p.bytes = p.weight + s.steps * kHcFewGroups * kHcSliceChannels * 4;
     return p;
 }
 
 }  // namespace deep_gemm
-
-namespace deep_gemm {
-struct HcLastSpec {
-    Format y = Format::bf16;
-    Format weight = Format::none;
-    Format add = Format::none;
-    u32 steps = 1;
-    bool narrow = false;
-    Recipe recipe = Recipe::fp8_128;
-
-    friend constexpr bool operator==(const HcLastSpec&, const HcLastSpec&) = default;
-};
-template <typename Visitor>
-constexpr void visit_fields(Visitor&& visit, const HcLastSpec& s) {
-    visit("y", s.y);
-    visit("weight", s.weight);
-    visit("add", s.add);
-    visit("steps", s.steps);
-    visit("narrow", s.narrow);
-    visit("recipe", s.recipe);
-}
-struct HcLastSmem { u32 bytes; };
-constexpr HcLastSmem plan_smem(const HcLastSpec&) { return {7168}; }
-}

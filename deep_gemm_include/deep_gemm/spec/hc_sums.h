@@ -6,7 +6,8 @@
 //             streams, the columns of four steps of an mma each; tokens are its rows.
 //   hc_apply  adds a token's records up, finds the coefficients, and leaves the sublayer's input.
 //
-// Every sum has an order that depends on d alone, so that a token's bits are the same beside any others.
+// Every sum has an order that depends on d alone, so that a token's bits are the same beside any others, and in
+// hc_few (spec/hc_few.h), which serves few tokens.
 #pragma once
 
 #include <deep_gemm/spec/hyper_connection.h>
