@@ -11,6 +11,34 @@
 namespace deep_gemm::emulator {
 namespace {
 
+u64 address_value(Warp& w, const Address& address, u32 lane) {
+    const void* base = slot(w, address.base);
+    return (address.wide ? static_cast<const u64*>(base)[lane] : static_cast<const u32*>(base)[lane]) +
+           static_cast<u64>(address.offset);
+}
+
+}  // namespace
+
+u32 shared_value(Warp& w, const Address& address, u32 lane) {
+    return static_cast<u32>(address_value(w, address, lane) & ~kWindowMask);
+}
+
+void check_landing(Warp& w, u32 lane, const SharedPlace& place, u32 bytes) {
+    if (!place.cta->shadow.writable(place.offset, bytes))
+        shared_state_fault(w, lane, place, bytes, "asynchronous write");
+    if (place.cta->tensor_ops_in_flight != 0) check_tensor_reads(w, lane, place, bytes, "asynchronous write");
+    place.cta->shadow.mark(kLanding, place.offset, bytes);
+}
+
+void check_alive(const Cta& cta) {
+    DG_CHECK(
+        !cta.exited, emulator,
+        "the CTA of rank {} exited while an asynchronous copy to or from its shared memory was in flight",
+        cta.rank);
+}
+
+namespace {
+
 enum class Direction : u8 { load, store, reduce, shared_to_shared };
 
 struct BulkForm {
@@ -22,16 +50,6 @@ struct BulkForm {
     std::vector<u32> coords;  // slots
     u32 size = kNoSlot, mask = kNoSlot;
 };
-
-u64 address_value(Warp& w, const Address& address, u32 lane) {
-    const void* base = slot(w, address.base);
-    return (address.wide ? static_cast<const u64*>(base)[lane] : static_cast<const u32*>(base)[lane]) +
-           static_cast<u64>(address.offset);
-}
-
-u32 shared_value(Warp& w, const Address& address, u32 lane) {
-    return static_cast<u32>(address_value(w, address, lane) & ~kWindowMask);
-}
 
 // What one lane asks the engine to move: a tile or a run of bytes.
 struct Transfer {
@@ -86,20 +104,6 @@ Transfer make_transfer(Warp& w, const BulkForm& form, u32 lane, u32 offset) {
     }
     t.bytes = t.map->box_bytes();
     return t;
-}
-
-void check_landing(Warp& w, u32 lane, const SharedPlace& place, u32 bytes) {
-    if (!place.cta->shadow.writable(place.offset, bytes))
-        shared_state_fault(w, lane, place, bytes, "asynchronous write");
-    if (place.cta->tensor_ops_in_flight != 0) check_tensor_reads(w, lane, place, bytes, "asynchronous write");
-    place.cta->shadow.mark(kLanding, place.offset, bytes);
-}
-
-void check_alive(const Cta& cta) {
-    DG_CHECK(
-        !cta.exited, emulator,
-        "the CTA of rank {} exited while an asynchronous copy to or from its shared memory was in flight",
-        cta.rank);
 }
 
 void issue_load(Warp& w, const BulkForm& form, u32 lane) {

@@ -1,5 +1,6 @@
 // ld and st, scalar and vector, all spaces. Cache operators, eviction priorities and cache policies change
 // nothing here: they are hints. The common cases (global, own shared memory) have their own loops.
+#include "emulator/exec/copy.h"
 #include "emulator/exec/families.h"
 #include "emulator/exec/memory.h"
 
@@ -269,9 +270,10 @@ void decode_load(Decoder& x) {
 }
 
 void decode_store(Decoder& x) {
+    if (x.has("async")) return decode_store_async(x);
+    if (x.has("bulk")) x.unsupported("st.bulk");
     const Type type = x.type();
     MemorySpace space = space_of(x);
-    if (x.has("async") || x.has("bulk")) x.unsupported("st.async and st.bulk");
     x.set_list(values_of(x, x.operand(1), type_bytes(type), false));
     if (x.has_prefix("param")) space = MemorySpace::local;
     note_communication(x, space);

@@ -6,6 +6,8 @@
 #include <deep_gemm/spec/hc_few.h>
 #include <deep_gemm/kernel/hc_parts.h>
 #include <deep_gemm/tile/narrow_copy.h>
+#include <deep_gemm/ptx/copy.h>
+#include <deep_gemm/ptx/mbarrier.h>
 #include <deep_gemm/ptx/mma_sync.h>
 #include <deep_gemm/ptx/stream.h>
 
@@ -42,40 +44,69 @@ class Share {
             }
     }
 
+    /// The cluster meets without a fence: what a CTA tells another one completes on its mbarriers.
+    DG_DEVICE void begin() const {
+        if constexpr (S.fenced) return ptx::cluster_arrive();
+        if (ptx::thread_index() == 0) {
+            const u32 slices = p_.d / kHcSliceChannels;
+            expect(kTotals, p_.rows * kHcFewRanks * kHcFewPitch * 4);
+            if constexpr (S.weight != Format::none) expect(kSquares, p_.rows * slices * 4);
+            if constexpr (kRowAmax) expect(kLargest, p_.rows * slices * 4);
+            ptx::fence_mbarrier_init();
+        }
+        ptx::sync_warp();
+        ptx::cluster_arrive_relaxed();
+    }
+
     DG_DEVICE void run() {
         take_streams();
         multiply<0>();
         ptx::sync_threads();
         ptx::cluster_wait();  // all CTAs have begun
         share_totals();
-        ptx::cluster_sync();
+        meet(kTotals);
         // A warp finishes its row; the last one, which has none but of eight rows, finds post and comb
         // meanwhile.
-        constexpr u32 kMeetings = (S.weight != Format::none) + kRowAmax;
         tile::Float4 u[S.steps];
         if (has_row()) mix(u);
         if constexpr (S.weight != Format::none) {
             if (has_row()) share_squares(u);
-            ptx::cluster_arrive();
-            if constexpr (kMeetings == 1) between();
-            ptx::cluster_wait();
+            if constexpr (S.fenced) ptx::cluster_arrive();
+            if constexpr (!kRowAmax) between();
+            if constexpr (S.fenced) ptx::cluster_wait();
             if (has_row()) norm(u);
         }
         if constexpr (kRowAmax) {
             if (has_row()) share_largest(u);
-            ptx::cluster_arrive();
+            if constexpr (S.fenced) ptx::cluster_arrive();
             between();
-            ptx::cluster_wait();
+            if constexpr (S.fenced) ptx::cluster_wait();
         }
         if (has_row()) store(u);
-        if constexpr (kMeetings == 0) between();
+        if constexpr (S.weight == Format::none && !kRowAmax) between();
     }
 
   private:
     static constexpr bool kRowAmax = S.narrow && S.recipe == Recipe::nvfp4;
     static constexpr bool kAdds = S.add != Format::none;
     static constexpr bool kKeepsEarly = hc_few_keeps_early(S);
+    enum Meeting : u32 { kTotals, kSquares, kLargest };
     static constexpr u32 kCopies = S.steps * kHcStreams;  // groups of them
+
+    [[nodiscard]] DG_DEVICE ptx::SharedAddress meeting(Meeting which) const {
+        return smem_ + plan_smem(S).meetings + which * 8;
+    }
+    DG_DEVICE void expect(Meeting which, u32 bytes) const {
+        ptx::mbarrier_init(meeting(which), 1);
+        ptx::mbarrier_arrive_expect_tx(meeting(which), bytes);
+    }
+    DG_DEVICE void meet(Meeting which) const {
+        if constexpr (S.fenced) {
+            if (which == kTotals) ptx::cluster_sync();
+        } else {
+            ptx::mbarrier_wait(meeting(which), 0);
+        }
+    }
 
     // --- Where: a slice of each step, 16 channels of it, four channels of a token; the token of the warp.
     [[nodiscard]] DG_DEVICE u32 slice(u32 step, u32 group) const {
@@ -244,8 +275,25 @@ class Share {
                         sum, ptx::ld_shared_f32(sums(step, group * kHcSumsWarps + warp, token) + item * 4));
                 if (slice(step, group) * kHcSliceChannels < p_.d) total = ptx::add_rn_f32(total, sum);
             }
-        if (lane_ > kHcMixes) return;
         constexpr u32 kRanks = kHcFewRanks / kHcFewGroups;
+        if constexpr (!S.fenced) {
+            // Seven lanes have the 28 floats that go to a CTA, four CTAs at a time.
+            constexpr u32 kLanes = kHcFewPitch / 4, kAtOnce = 4;
+            const u32 quad = lane_ % kLanes;
+            const auto of = [&](u32 i) {
+                return codec::float_of_bits(ptx::shfl_idx(codec::bits_of_float(total), quad * 4 + i));
+            };
+            const tile::Float4 v{of(0), of(1), of(2), of(3)};
+            if (lane_ >= kLanes * kAtOnce) return;
+#pragma unroll
+            for (u32 i = 0; i < kRanks; i += kAtOnce) {
+                const u32 rank = group_ * kRanks + i + lane_ / kLanes;
+                ptx::st_async_v4_f32(ptx::map_to_rank(totals(rank_, token) + quad * 16, rank), v,
+                                     ptx::map_to_rank(meeting(kTotals), rank));
+            }
+            return;
+        }
+        if (lane_ > kHcMixes) return;
 #pragma unroll
         for (u32 i = 0; i < kRanks; ++i)
             ptx::st_cluster_f32(ptx::map_to_rank(totals(rank_, token) + lane_ * 4, group_ * kRanks + i),
@@ -293,26 +341,29 @@ class Share {
         }
     }
     /// Lane r tells CTA r of the cluster.
-    DG_DEVICE void share(u32 where, u32 step, float value) const {
-        if (has(step) && lane_ < kHcFewRanks)
-            ptx::st_cluster_f32(
-                ptx::map_to_rank(smem_ + where + (row_of_warp() * slices_of(S) + slice(step, group_)) * 4,
-                                 lane_),
-                value);
+    DG_DEVICE void share(Meeting which, u32 where, u32 step, float value) const {
+        if (!has(step) || lane_ >= kHcFewRanks) return;
+        const ptx::SharedAddress to =
+            smem_ + where + (row_of_warp() * slices_of(S) + slice(step, group_)) * 4;
+        if constexpr (S.fenced)
+            ptx::st_cluster_f32(ptx::map_to_rank(to, lane_), value);
+        else
+            ptx::st_async_f32(ptx::map_to_rank(to, lane_), value, ptx::map_to_rank(meeting(which), lane_));
     }
     DG_DEVICE void share_squares(const tile::Float4 (&u)[S.steps]) const {
 #pragma unroll
         for (u32 step = 0; step < S.steps; ++step)
-            share(plan_smem(S).squares, step, hc_detail::squares_of(u[step]));
+            share(kSquares, plan_smem(S).squares, step, hc_detail::squares_of(u[step]));
     }
     DG_DEVICE void share_largest(const tile::Float4 (&u)[S.steps]) const {
 #pragma unroll
         for (u32 step = 0; step < S.steps; ++step)
-            share(plan_smem(S).largest, step,
+            share(kLargest, plan_smem(S).largest, step,
                   tile::warp_max(tile::amax_of_four(tile::through_bf16(u[step]))));
     }
     template <typename Add>
-    [[nodiscard]] DG_DEVICE float over_slices(u32 where, Add add) const {
+    [[nodiscard]] DG_DEVICE float over_slices(Meeting which, u32 where, Add add) const {
+        meet(which);
         float value = 0;
 #pragma unroll
         for (u32 first = 0; first < slices_of(S); first += 32)
@@ -323,7 +374,7 @@ class Share {
     }
     DG_DEVICE void norm(tile::Float4 (&u)[S.steps]) const {
         const float factor = hc_detail::norm_of(
-            p_, over_slices(plan_smem(S).squares, [](float a, float b) { return ptx::add_rn_f32(a, b); }));
+            p_, over_slices(kSquares, plan_smem(S).squares, [](float a, float b) { return ptx::add_rn_f32(a, b); }));
 #pragma unroll
         for (u32 step = 0; step < S.steps; ++step)
             u[step] = hc_detail::normed(u[step], factor, tile::load4_shared<S.weight>(weight_at(step)));
@@ -333,7 +384,7 @@ class Share {
         float global = 0;
         if constexpr (kRowAmax) {
             global = tile::nvfp4_global(tile::warp_max(
-                over_slices(plan_smem(S).largest, [](float a, float b) { return ptx::max_nan_f32(a, b); })));
+                over_slices(kLargest, plan_smem(S).largest, [](float a, float b) { return ptx::max_nan_f32(a, b); })));
             if (rank_ == 0 && group_ == 0 && lane_ == 0) ptx::st_global_f32(p_.global + row, global);
         }
 #pragma unroll
@@ -362,7 +413,7 @@ DG_KERNEL(kHcFewThreads, S.steps == 1 ? 2 : 1)
 hc_few(DG_GRID_CONSTANT const HcParams p) {
     ptx::grid_dependency_launch();
     hc_few_detail::Share<S> share(p);
-    ptx::cluster_arrive();
+    share.begin();
     share.ask();
     ptx::grid_dependency_wait();
     share.run();

@@ -123,6 +123,10 @@ DG_DEVICE void named_barrier_sync(u32 id, u32 threads) {
 DG_DEVICE void cluster_arrive() {
     asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
 }
+/// barrier.cluster.arrive, relaxed: orders nothing but what a fence before it did, and costs no fence itself.
+DG_DEVICE void cluster_arrive_relaxed() {
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
 /// barrier.cluster.wait, acquire: all threads of the cluster have arrived, with their earlier writes visible.
 DG_DEVICE void cluster_wait() {
     asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");

@@ -56,6 +56,23 @@ DG_DEVICE void copy_to_cluster(SharedAddress mapped_destination, SharedAddress s
         : "memory");
 }
 
+/// st.async: the store, then 4 or 16 bytes complete on the barrier (addresses from map_to_rank, in one CTA of the
+/// cluster). Who has waited for the barrier sees the store. Scope: thread. No fence, unlike a cluster barrier.
+DG_DEVICE void st_async_f32(SharedAddress mapped_destination, float value, SharedAddress mapped_barrier) {
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];" ::"r"(
+                     mapped_destination),
+                 "f"(value), "r"(mapped_barrier)
+                 : "memory");
+}
+DG_DEVICE void st_async_v4_f32(SharedAddress mapped_destination, const Float4& v,
+                               SharedAddress mapped_barrier) {
+    asm volatile(
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
+            mapped_destination),
+        "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w), "r"(mapped_barrier)
+        : "memory");
+}
+
 /// cp.async.bulk, global to shared. Scope: one thread. `bytes`, both addresses: multiples of 16.
 DG_DEVICE void bulk_load(SharedAddress destination, const void* source, u32 bytes, SharedAddress barrier,
                          u64 l2_policy) {

@@ -20,6 +20,7 @@ struct HcFewSpec {
     Format weight = Format::none;
     Format add = Format::none;
     u32 steps = 1;  // slices of a group
+    bool fenced = false;
     bool narrow = false;
     Recipe recipe = Recipe::fp8_128;
 
@@ -31,6 +32,7 @@ constexpr void visit_fields(Visitor&& visit, const HcFewSpec& s) {
     visit("weight", s.weight);
     visit("add", s.add);
     visit("steps", s.steps);
+    visit("fenced", s.fenced);
     visit("narrow", s.narrow);
     visit("recipe", s.recipe);
 }
@@ -50,6 +52,7 @@ constexpr u32 kHcFewFnBytes = kHcFewFragments * 32 * 16;
 constexpr u32 kHcFewKeptBytes = kHcStreams * kHcFewTokens * 32;
 
 struct HcFewSmem {
+    u32 meetings;  // mbarriers of totals, squares, the largest
     u32 fn;    // fp32 [steps][warps][fragments][lanes][4]
     u32 kept;  // [steps][warps] of kHcFewKeptBytes, kept_stride apart
     u32 kept_stride;
@@ -74,7 +77,8 @@ constexpr HcFewSmem plan_smem(const HcFewSpec& s) {
     const bool row_amax = s.narrow && s.recipe == Recipe::nvfp4;
     p.terms = p.largest + (row_amax ? kHcFewTokens * slices_of(s) * 4 : 0);
     p.weight = p.terms + 32 * 4;
-    p.bytes = p.weight + s.steps * kHcFewGroups * kHcSliceChannels * 4;
+    p.meetings = p.weight + s.steps * kHcFewGroups * kHcSliceChannels * 4;
+    p.bytes = p.meetings + 3 * 8;
     return p;
 }
 
