@@ -23,6 +23,12 @@ from reference import deepseek_v4 as ref
 from deep_gemm import ops
 
 
+@pytest.fixture
+def emulator_name() -> str:
+    """With SMs for the sixteen CTAs of hc_few."""
+    return "emulator:sm_90a,sms=16"
+
+
 def case(rows: int, h: int, d: int, dtype: str = "fp32") -> dict[str, Any]:
     rng = np.random.default_rng(d + h)
     mixes = (2 + h) * h

@@ -121,8 +121,11 @@ void Races::use_mbarrier(Warp& w, u32 lane, const Cta& cta, u32 offset) {
 
 void Races::copy_in(Warp& w, u32 lane, Cta& cta, u32 offset, u32 bytes, const Cta& barrier_cta, u32 barrier) {
     const MBarrierClock& b = mbarrier(barrier_cta, barrier);
-    Access access = access_of(w, b.unit, b.phases + 1);
-    const Race* race = state_of(cta).accesses.engine_write(observer(w, lane), access, offset, bytes);
+    const Access access = access_of(w, b.unit, b.phases + 1);
+    Accesses& accesses = state_of(cta).accesses;
+    const bool whole_chunks = (offset | bytes) % kAccessChunkBytes == 0;
+    const Race* race = whole_chunks ? accesses.engine_write(observer(w, lane), access, offset, bytes)
+                                    : accesses.write(observer(w, lane), access, offset, bytes);
     if (race != nullptr) fail(w, static_cast<i32>(lane), cta, "asynchronous write", true, *race);
 }
 

@@ -29,17 +29,19 @@ class Share {
     DG_DEVICE void ask() const {
         if (warp_ == 0) ask_terms();
         if (warp_ % kHcSumsWarps == 1) ask_weight();
-        const u32 mix = lane_ / 4;
 #pragma unroll
         for (u32 step = 0; step < S.steps; ++step)
 #pragma unroll
             for (u32 stream = 0; stream < kHcStreams; ++stream) {
 #pragma unroll
                 for (u32 tile = 0; tile < kFnTiles; ++tile)
-                    ptx::cp_async_16(fn_at(step, stream * kFnTiles + tile),
-                                     p_.fn + (static_cast<u64>(tile * 8 + mix) * kHcStreams + stream) * p_.d +
-                                         channel_or_first(step),
-                                     has(step) ? 16 : 0);
+                {
+                    const float* from = fn_from(step, stream, tile);
+                    if constexpr (S.l1) {
+                        u32 word;
+                        asm volatile("ld.global.u32 %0, [%1];" : "=r"(word) : "l"(from));
+                    } else ptx::cp_async_16(fn_at(step, stream * kFnTiles + tile), from, has(step) ? 16 : 0);
+                }
                 ptx::cp_async_commit();
             }
     }
@@ -131,10 +133,10 @@ class Share {
         return row_of_warp() < p_.rows;
     }
     [[nodiscard]] DG_DEVICE ptx::SharedAddress fn_at(u32 step, u32 fragment) const {
-        return smem_ + (step * kHcFewWarps + warp_) * kHcFewFnBytes + (fragment * 32 + lane_) * 16;
+        return smem_ + (step * kHcFewWarps + warp_) * fn_bytes(S) + (fragment * 32 + lane_) * 16;
     }
     [[nodiscard]] DG_DEVICE ptx::SharedAddress sums(u32 step, u32 warp, u32 token) const {
-        return smem_ + (step * kHcFewWarps + warp) * kHcFewFnBytes + token * kHcSumsPitch * 4;
+        return smem_ + (step * kHcFewWarps + warp) * fn_bytes(S) + token * kHcSumsPitch * 4;
     }
     [[nodiscard]] DG_DEVICE ptx::SharedAddress totals(u32 rank, u32 token) const {
         return smem_ + plan_smem(S).totals + (rank * kHcFewTokens + token) * kHcFewPitch * 4;
@@ -150,6 +152,9 @@ class Share {
                ((step * kHcFewGroups + group_) * kHcSliceChannels + lane_ * 4) * bytes_of(S.weight);
     }
 
+    DG_DEVICE const float* fn_from(u32 step, u32 stream, u32 tile) const {
+        return p_.fn + (static_cast<u64>(tile * 8 + lane_ / 4) * kHcStreams + stream) * p_.d + channel_or_first(step);
+    }
     DG_DEVICE void ask_terms() const {
         const u32 scale = lane_ < kHcMixes + 3 ? lane_ - kHcMixes : 0;
         ptx::cp_async<4>(smem_ + plan_smem(S).terms + lane_ * 4,
@@ -241,7 +246,8 @@ class Share {
 #pragma unroll
         for (u32 tile = 0; tile < kFnTiles; ++tile) {
             u32 word[kFnParts][2];
-            hc_detail::split_fn(word, ptx::ld_shared_v4_f32(fn_at(kStep, kStream * kFnTiles + tile)));
+            if constexpr (S.l1) hc_detail::split_fn(word, ptx::ld_global_v4_f32(fn_from(kStep, kStream, tile)));
+            else hc_detail::split_fn(word, ptx::ld_shared_v4_f32(fn_at(kStep, kStream * kFnTiles + tile)));
 #pragma unroll
             for (u32 part = 0; part < kFnParts; ++part)
                 ptx::mma_m16n8k16_bf16(product_[tile], a, word[part][0], word[part][1]);
