@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from deep_gemm import _C
+
 
 def test_rank_and_special_registers(run: Any) -> None:
     out = np.zeros((8, 4), np.uint32)
@@ -58,6 +60,54 @@ def test_remote_arrivals(run_seed: Any) -> None:
         {"out": out}, grid=4, cluster=4, smem_bytes=128,
     )  # fmt: skip
     np.testing.assert_array_equal(out, np.arange(4) ** 2 + 5)
+
+
+STORE_ASYNC = (
+    "const u32 tile = dynamic_smem(), bar = tile + 1024, rank = cluster_rank(), lane = threadIdx.x;"
+    "if (lane == 0) { mbarrier_init(bar, 1); mbarrier_arrive_expect_tx(bar, 32 * 4 * 4 + 32 * 16); fence_mbarrier_init(); }"
+    "cluster_arrive_relaxed(); cluster_wait(); const float v = 1000 * rank + lane;"
+    "for (u32 to = 0; to < 4; ++to) { const u32 there = map_to_rank(tile, to), signal = map_to_rank(bar, WHERE);"
+    "  st_async_f32(there + 4 * (lane * 4 + (rank + 1) % 4), v, signal);"  # the neighbours are of other CTAs
+    "  if (lane / 8 == to) st_async_v4_f32(there + 512 + (rank * 8 + lane % 8) * 16, Float4{v, v + 1, v + 2, v + 3}, signal); }"
+    "WAIT for (u32 i = lane; i < 256; i += 32) { float w; "
+    'asm volatile("ld.shared.f32 %0, [%1];" : "=f"(w) : "r"(tile + 4 * i) : "memory"); p.out[rank * 256 + i] = w; }'
+)
+
+
+def store_async(wait: str = "mbarrier_wait(bar, 0);", where: str = "to") -> str:
+    return STORE_ASYNC.replace("WAIT", wait).replace("WHERE", where)
+
+
+def test_store_async(run_seed: Any) -> None:
+    """Words and vectors of every CTA to every CTA, counted by the mbarrier there."""
+    out = np.zeros((4, 256), np.float32)
+    run_seed(store_async(), {"out": out}, grid=4, cluster=4, smem_bytes=1032)
+    lane, rank = np.indices((32, 4))
+    words = 1000 * ((rank + 3) % 4) + lane
+    for to in range(4):
+        np.testing.assert_array_equal(out[to, :128].reshape(32, 4), words)
+        first = 1000 * np.arange(4)[:, None] + to * 8 + np.arange(8)
+        np.testing.assert_array_equal(
+            out[to, 128:].reshape(4, 8, 4), first[..., None] + np.arange(4), err_msg=f"CTA {to}"
+        )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"wait": ""}, "race|in flight writes|nothing has written|never written|exited while"),
+        ({"where": "(to + 1) % 4"}, "must be in one CTA"),
+    ],
+    ids=["not waited for", "a barrier of another CTA"],
+)
+def test_store_async_that_goes_wrong(
+    runners: Callable[..., Any], wrong: dict[str, str], message: str
+) -> None:
+    for seed in range(4):
+        with pytest.raises(_C.Error, match=message):
+            runners("emulator:sm_90a", seed=seed)(
+                store_async(**wrong), {"out": np.zeros((4, 256), np.float32)}, grid=4, cluster=4, smem_bytes=1032
+            )  # fmt: skip
 
 
 @pytest.mark.parametrize("cluster", [2, 4])
