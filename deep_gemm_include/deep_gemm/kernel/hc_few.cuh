@@ -60,6 +60,20 @@ class Share {
         ptx::cluster_arrive_relaxed();
     }
 
+    /// Where the lane's four channels of its row begin, found while the launch before still runs.
+    DG_DEVICE void find_places() {
+        const u32 row = row_of_lane();
+        const u64 first = static_cast<u64>(channel(0)) * 2;
+        const u64 x = reinterpret_cast<u64>(p_.x.data) + row * p_.x.stride * 2 + first;
+#pragma unroll
+        for (u32 a = 0; a < kHcStreams; ++a) x_[a] = x + a * p_.x.inner_stride * 2, ptx::pin(x_[a]);
+        if constexpr (!kAdds) return;
+        add_ = reinterpret_cast<u64>(p_.add.data) + row * p_.add.stride * 2 + first;
+        post_ = reinterpret_cast<u64>(p_.post + row * kHcStreams);
+        comb_ = reinterpret_cast<u64>(p_.comb + row * kHcStreams * kHcStreams);
+        ptx::pin(add_), ptx::pin(post_), ptx::pin(comb_);
+    }
+
     DG_DEVICE void run() {
         take_streams();
         multiply<0>();
@@ -92,6 +106,7 @@ class Share {
     static constexpr bool kRowAmax = S.narrow && S.recipe == Recipe::nvfp4;
     static constexpr bool kAdds = S.add != Format::none;
     static constexpr bool kKeepsEarly = hc_few_keeps_early(S);
+    static constexpr u32 kStepChannels = kHcFewGroups * kHcFewRanks * kHcSliceChannels;
     enum Meeting : u32 { kTotals, kSquares, kLargest };
     static constexpr u32 kCopies = S.steps * kHcStreams;  // groups of them
 
@@ -173,11 +188,10 @@ class Share {
     }
 
     // --- The streams, with the output that they take in.
-    DG_DEVICE u16* stream_at(u32 step, u32 row, u32 stream) const {
-        return static_cast<u16*>(p_.x.data) + row * p_.x.stride + stream * p_.x.inner_stride + channel(step);
+    static DG_DEVICE const u8* pointer(u64 place, u32 step = 0) {
+        return reinterpret_cast<const u8*>(place) + step * kStepChannels * 2;
     }
     DG_DEVICE void take_streams() {
-        const u32 row = row_of_lane();
         Loaded loaded[S.steps];
 #pragma unroll
         for (u32 step = 0; step < S.steps; ++step) {
@@ -185,21 +199,20 @@ class Share {
             if (!has(step)) continue;
 #pragma unroll
             for (u32 a = 0; a < kHcStreams; ++a) {
-                const ptx::Word2 w = ptx::ld_global_v2_u32(stream_at(step, row, a));
+                const ptx::Word2 w = ptx::ld_global_v2_u32(pointer(x_[a], step));
                 loaded[step].x[a][0] = w.x, loaded[step].x[a][1] = w.y;
             }
             if constexpr (kAdds) {
-                const ptx::Word2 w = ptx::ld_global_v2_u32(static_cast<const u16*>(p_.add.data) +
-                                                           row * p_.add.stride + channel(step));
+                const ptx::Word2 w = ptx::ld_global_v2_u32(pointer(add_, step));
                 loaded[step].y[0] = w.x, loaded[step].y[1] = w.y;
             }
         }
         tile::Float4 post{}, comb[kHcStreams]{};
         if constexpr (kAdds) {
-            post = ptx::ld_global_v4_f32(p_.post + row * kHcStreams);
+            post = ptx::ld_global_v4_f32(pointer(post_));
 #pragma unroll
             for (u32 a = 0; a < kHcStreams; ++a)
-                comb[a] = ptx::ld_global_v4_f32(p_.comb + (row * kHcStreams + a) * kHcStreams);
+                comb[a] = ptx::ld_global_v4_f32(pointer(comb_) + a * kHcStreams * 4);
         }
 #pragma unroll
         for (u32 step = 0; step < S.steps; ++step)
@@ -227,7 +240,9 @@ class Share {
 #pragma unroll
                 for (u32 b = 0; b < kHcStreams; ++b) {
                     const ptx::UInt2 w = ptx::ld_shared_v2_u32(kept(step, warp_, lane_ / 4, b, lane_ % 4));
-                    ptx::st_global_v2_u32(stream_at(step, lane_ / 4, b), w.x, w.y);
+                    ptx::st_global_v2_u32(static_cast<u16*>(p_.x.data) + lane_ / 4 * p_.x.stride +
+                                              b * p_.x.inner_stride + channel(step),
+                                          w.x, w.y);
                 }
     }
 
@@ -408,6 +423,7 @@ class Share {
     ptx::SharedAddress smem_;
     u32 rank_ = ptx::cluster_rank(), warp_ = ptx::warp_index(), lane_ = ptx::lane_index(),
         group_ = warp_ / kHcSumsWarps;
+    u64 x_[kHcStreams], add_, post_, comb_;  // addresses
     Taken taken_[S.steps];
     float product_[kFnTiles][4];
 };
@@ -421,6 +437,7 @@ hc_few(DG_GRID_CONSTANT const HcParams p) {
     hc_few_detail::Share<S> share(p);
     share.begin();
     share.ask();
+    share.find_places();
     ptx::grid_dependency_wait();
     share.run();
 }
