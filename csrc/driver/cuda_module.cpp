@@ -1,5 +1,4 @@
 #include "driver/cuda_module.h"
-#include <cstdlib>
 
 namespace deep_gemm::driver {
 
@@ -74,8 +73,6 @@ std::unique_ptr<CudaKernel> CudaModule::load(const std::string& name) const {
                             static_cast<int>(max_smem_per_block_ - attributes.static_smem_bytes));
     if (max_smem_per_block_ > kClusterGenerationSmem)
         api_.func_set_attribute(function, cuda::kNonPortableClusterSizeAllowed, 1);
-    if (const char* carveout = std::getenv("DG_EXP_CARVEOUT"))
-        api_.func_set_attribute(function, static_cast<decltype(cuda::kNumRegs)>(9), std::atoi(carveout));
     auto [offsets, bytes] = param_layout(api_, function, constant_bank_params_);
     return std::make_unique<CudaKernel>(name, function, attributes, std::move(offsets), bytes);
 }

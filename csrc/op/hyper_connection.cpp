@@ -8,7 +8,6 @@
 #include <deep_gemm/spec/hc_few.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <map>
 
 namespace deep_gemm::op {
@@ -18,7 +17,7 @@ namespace {
 constexpr const char* kHyperConnectionHeader = "deep_gemm/kernel/hyper_connection.cuh";
 constexpr jit::KernelId kMix{"hc_mix", kHyperConnectionHeader}, kPost{"hc_post", kHyperConnectionHeader},
     kFew{"hc_few", "deep_gemm/kernel/hc_few.cuh"}, kSums{"hc_sums", "deep_gemm/kernel/hc_sums.cuh"},
-    kLast{"hc_last", "deep_gemm/kernel/hc_last.cuh"}, kApply{"hc_apply", "deep_gemm/kernel/hc_apply.cuh"};
+    kApply{"hc_apply", "deep_gemm/kernel/hc_apply.cuh"};
 
 void check_streams(ModelChecks& checks, const TensorView& x) {
     checks.array("x", x, kReal, {-1, -1, -1}, 4);
@@ -117,26 +116,8 @@ bool run_few(Device& device, const HcPreArguments& a, const HcSpec& spec, const 
                         .weight = spec.weight,
                         .add = spec.add,
                         .steps = ceil_div(params.d, kHcFewRanks * kHcFewGroups * kHcSliceChannels),
-                        .fenced = std::getenv("DG_HC_FENCED") != nullptr,
-                        .l1 = std::getenv("DG_HC_L1") != nullptr && params.d <= 4096,
                         .narrow = spec.narrow,
                         .recipe = spec.recipe};
-    if (std::getenv("DG_HC_TWO")) return false;
-    if (std::getenv("DG_HC_LAST")) {
-        const u32 slices = params.d / kHcSliceChannels;
-        const u64 bytes = u64{params.rows} * slices * kHcRecord * sizeof(float);
-        const WorkspaceLease lease = workspace(device, static_cast<driver::Stream>(a.stream), bytes);
-        const HcTwoParams two{.p = params,
-                              .records = reinterpret_cast<float*>(lease.address),
-                              .slices = slices,
-                              .row_blocks = 1};
-        const HcLastSpec last{spec.y, spec.weight, spec.add, few.steps, spec.narrow, spec.recipe};
-        launch(device, kLast, last, {slices, 288}, a.stream, two,
-               {a.add.present() ? writes(a.x) : reads(a.x), reads_constant(a.fn), reads_constant(a.base),
-                reads_constant(a.scale), reads_constant(a.weight), reads(a.add), writes(a.y), writes(a.post),
-                writes(a.comb), writes(a.narrow.codes), writes(a.narrow.scales), {lease.address, bytes, true}});
-        return true;
-    }
     if (!has_room(device, kernel_for<HcParams>(device, kFew, few), few)) return false;
     launch(device, kFew, few, {kHcFewRanks, kHcFewThreads, kHcFewRanks}, a.stream, params,
            {a.add.present() ? writes(a.x) : reads(a.x), reads_constant(a.fn), reads_constant(a.base),

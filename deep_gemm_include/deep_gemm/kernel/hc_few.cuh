@@ -35,20 +35,14 @@ class Share {
             for (u32 stream = 0; stream < kHcStreams; ++stream) {
 #pragma unroll
                 for (u32 tile = 0; tile < kFnTiles; ++tile)
-                {
-                    const float* from = fn_from(step, stream, tile);
-                    if constexpr (S.l1) {
-                        u32 word;
-                        asm volatile("ld.global.u32 %0, [%1];" : "=r"(word) : "l"(from));
-                    } else ptx::cp_async_16(fn_at(step, stream * kFnTiles + tile), from, has(step) ? 16 : 0);
-                }
+                    ptx::cp_async_16(fn_at(step, stream * kFnTiles + tile), fn_from(step, stream, tile),
+                                     has(step) ? 16 : 0);
                 ptx::cp_async_commit();
             }
     }
 
     /// The cluster meets without a fence: what a CTA tells another one completes on its mbarriers.
     DG_DEVICE void begin() const {
-        if constexpr (S.fenced) return ptx::cluster_arrive();
         if (ptx::thread_index() == 0) {
             const u32 slices = p_.d / kHcSliceChannels;
             expect(kTotals, p_.rows * kHcFewRanks * kHcFewPitch * 4);
@@ -87,16 +81,12 @@ class Share {
         if (has_row()) mix(u);
         if constexpr (S.weight != Format::none) {
             if (has_row()) share_squares(u);
-            if constexpr (S.fenced) ptx::cluster_arrive();
             if constexpr (!kRowAmax) between();
-            if constexpr (S.fenced) ptx::cluster_wait();
             if (has_row()) norm(u);
         }
         if constexpr (kRowAmax) {
             if (has_row()) share_largest(u);
-            if constexpr (S.fenced) ptx::cluster_arrive();
             between();
-            if constexpr (S.fenced) ptx::cluster_wait();
         }
         if (has_row()) store(u);
         if constexpr (S.weight == Format::none && !kRowAmax) between();
@@ -118,11 +108,7 @@ class Share {
         ptx::mbarrier_arrive_expect_tx(meeting(which), bytes);
     }
     DG_DEVICE void meet(Meeting which) const {
-        if constexpr (S.fenced) {
-            if (which == kTotals) ptx::cluster_sync();
-        } else {
-            ptx::mbarrier_wait(meeting(which), 0);
-        }
+        ptx::mbarrier_wait(meeting(which), 0);
     }
 
     // --- Where: a slice of each step, 16 channels of it, four channels of a token; the token of the warp.
@@ -148,10 +134,10 @@ class Share {
         return row_of_warp() < p_.rows;
     }
     [[nodiscard]] DG_DEVICE ptx::SharedAddress fn_at(u32 step, u32 fragment) const {
-        return smem_ + (step * kHcFewWarps + warp_) * fn_bytes(S) + (fragment * 32 + lane_) * 16;
+        return smem_ + (step * kHcFewWarps + warp_) * kHcFewFnBytes + (fragment * 32 + lane_) * 16;
     }
     [[nodiscard]] DG_DEVICE ptx::SharedAddress sums(u32 step, u32 warp, u32 token) const {
-        return smem_ + (step * kHcFewWarps + warp) * fn_bytes(S) + token * kHcSumsPitch * 4;
+        return smem_ + (step * kHcFewWarps + warp) * kHcFewFnBytes + token * kHcSumsPitch * 4;
     }
     [[nodiscard]] DG_DEVICE ptx::SharedAddress totals(u32 rank, u32 token) const {
         return smem_ + plan_smem(S).totals + (rank * kHcFewTokens + token) * kHcFewPitch * 4;
@@ -261,8 +247,7 @@ class Share {
 #pragma unroll
         for (u32 tile = 0; tile < kFnTiles; ++tile) {
             u32 word[kFnParts][2];
-            if constexpr (S.l1) hc_detail::split_fn(word, ptx::ld_global_v4_f32(fn_from(kStep, kStream, tile)));
-            else hc_detail::split_fn(word, ptx::ld_shared_v4_f32(fn_at(kStep, kStream * kFnTiles + tile)));
+            hc_detail::split_fn(word, ptx::ld_shared_v4_f32(fn_at(kStep, kStream * kFnTiles + tile)));
 #pragma unroll
             for (u32 part = 0; part < kFnParts; ++part)
                 ptx::mma_m16n8k16_bf16(product_[tile], a, word[part][0], word[part][1]);
@@ -297,28 +282,20 @@ class Share {
                 if (slice(step, group) * kHcSliceChannels < p_.d) total = ptx::add_rn_f32(total, sum);
             }
         constexpr u32 kRanks = kHcFewRanks / kHcFewGroups;
-        if constexpr (!S.fenced) {
-            // Seven lanes have the 28 floats that go to a CTA, four CTAs at a time.
-            constexpr u32 kLanes = kHcFewPitch / 4, kAtOnce = 4;
-            const u32 quad = lane_ % kLanes;
-            const auto of = [&](u32 i) {
-                return codec::float_of_bits(ptx::shfl_idx(codec::bits_of_float(total), quad * 4 + i));
-            };
-            const tile::Float4 v{of(0), of(1), of(2), of(3)};
-            if (lane_ >= kLanes * kAtOnce) return;
+        // Seven lanes have the 28 floats that go to a CTA, four CTAs at a time.
+        constexpr u32 kLanes = kHcFewPitch / 4, kAtOnce = 4;
+        const u32 quad = lane_ % kLanes;
+        const auto of = [&](u32 i) {
+            return codec::float_of_bits(ptx::shfl_idx(codec::bits_of_float(total), quad * 4 + i));
+        };
+        const tile::Float4 v{of(0), of(1), of(2), of(3)};
+        if (lane_ >= kLanes * kAtOnce) return;
 #pragma unroll
-            for (u32 i = 0; i < kRanks; i += kAtOnce) {
-                const u32 rank = group_ * kRanks + i + lane_ / kLanes;
-                ptx::st_async_v4_f32(ptx::map_to_rank(totals(rank_, token) + quad * 16, rank), v,
-                                     ptx::map_to_rank(meeting(kTotals), rank));
-            }
-            return;
+        for (u32 i = 0; i < kRanks; i += kAtOnce) {
+            const u32 rank = group_ * kRanks + i + lane_ / kLanes;
+            ptx::st_async_v4_f32(ptx::map_to_rank(totals(rank_, token) + quad * 16, rank), v,
+                                 ptx::map_to_rank(meeting(kTotals), rank));
         }
-        if (lane_ > kHcMixes) return;
-#pragma unroll
-        for (u32 i = 0; i < kRanks; ++i)
-            ptx::st_cluster_f32(ptx::map_to_rank(totals(rank_, token) + lane_ * 4, group_ * kRanks + i),
-                                total);
     }
 
     // --- The coefficients.
@@ -366,10 +343,7 @@ class Share {
         if (!has(step) || lane_ >= kHcFewRanks) return;
         const ptx::SharedAddress to =
             smem_ + where + (row_of_warp() * slices_of(S) + slice(step, group_)) * 4;
-        if constexpr (S.fenced)
-            ptx::st_cluster_f32(ptx::map_to_rank(to, lane_), value);
-        else
-            ptx::st_async_f32(ptx::map_to_rank(to, lane_), value, ptx::map_to_rank(meeting(which), lane_));
+        ptx::st_async_f32(ptx::map_to_rank(to, lane_), value, ptx::map_to_rank(meeting(which), lane_));
     }
     DG_DEVICE void share_squares(const tile::Float4 (&u)[S.steps]) const {
 #pragma unroll

@@ -52,10 +52,6 @@ DG_DEVICE UInt2 ld_cluster_v2_u32(SharedAddress address) {
                  : "memory");
     return v;
 }
-/// st.shared::cluster: to any CTA of the cluster, whose threads see it after the cluster's next barrier.
-DG_DEVICE void st_cluster_f32(SharedAddress address, float value) {
-    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
-}
 /// red.shared.add: sums of integers do not depend on the order.
 DG_DEVICE void red_shared_add_u32(SharedAddress address, u32 value) {
     asm volatile("red.shared.add.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");

@@ -20,8 +20,6 @@ struct HcFewSpec {
     Format weight = Format::none;
     Format add = Format::none;
     u32 steps = 1;  // slices of a group
-    bool fenced = false;
-    bool l1 = false;
     bool narrow = false;
     Recipe recipe = Recipe::fp8_128;
 
@@ -33,8 +31,6 @@ constexpr void visit_fields(Visitor&& visit, const HcFewSpec& s) {
     visit("weight", s.weight);
     visit("add", s.add);
     visit("steps", s.steps);
-    visit("fenced", s.fenced);
-    visit("l1", s.l1);
     visit("narrow", s.narrow);
     visit("recipe", s.recipe);
 }
@@ -49,7 +45,7 @@ constexpr u32 slices_of(const HcFewSpec& s) {
 }
 
 // A warp with fn of its 16 channels; it leaves its share of the sums there, fp32 [tokens][kHcSumsPitch].
-constexpr u32 fn_bytes(const HcFewSpec& s) { return s.l1 ? 832 : kHcFewFragments * 32 * 16; }
+constexpr u32 kHcFewFnBytes = kHcFewFragments * 32 * 16;
 // What a warp has taken of the streams: bf16 [streams][tokens][16].
 constexpr u32 kHcFewKeptBytes = kHcStreams * kHcFewTokens * 32;
 
@@ -68,11 +64,11 @@ struct HcFewSmem {
 constexpr HcFewSmem plan_smem(const HcFewSpec& s) {
     HcFewSmem p{};
     const u32 warps = s.steps * kHcFewWarps;
-    p.totals = warps * fn_bytes(s);
+    p.totals = warps * kHcFewFnBytes;
     // Beside fn where there is room; else over it, behind the sums.
     const bool beside = hc_few_keeps_early(s);
     p.kept = beside ? p.totals : align_up(kHcFewTokens * kHcSumsPitch * 4, 32u);
-    p.kept_stride = beside ? kHcFewKeptBytes : fn_bytes(s);
+    p.kept_stride = beside ? kHcFewKeptBytes : kHcFewFnBytes;
     p.totals += beside ? warps * kHcFewKeptBytes : 0;
     p.squares = p.totals + kHcFewRanks * kHcFewTokens * kHcFewPitch * 4;
     p.largest = p.squares + kHcFewTokens * slices_of(s) * 4;
@@ -83,27 +79,5 @@ constexpr HcFewSmem plan_smem(const HcFewSpec& s) {
     p.bytes = p.meetings + 3 * 8;
     return p;
 }
-
-struct HcLastSpec {
-    Format y = Format::bf16;
-    Format weight = Format::none;
-    Format add = Format::none;
-    u32 steps = 1;
-    bool narrow = false;
-    Recipe recipe = Recipe::fp8_128;
-
-    friend constexpr bool operator==(const HcLastSpec&, const HcLastSpec&) = default;
-};
-template <typename Visitor>
-constexpr void visit_fields(Visitor&& visit, const HcLastSpec& s) {
-    visit("y", s.y);
-    visit("weight", s.weight);
-    visit("add", s.add);
-    visit("steps", s.steps);
-    visit("narrow", s.narrow);
-    visit("recipe", s.recipe);
-}
-struct HcLastSmem { u32 bytes; };
-constexpr HcLastSmem plan_smem(const HcLastSpec&) { return {7168}; }
 
 }  // namespace deep_gemm
