@@ -72,7 +72,7 @@ class Share {
         take_streams();
         multiply<0>();
         ptx::sync_threads();
-        ptx::cluster_wait();  // all CTAs have begun
+        if constexpr (S.l1) ptx::cluster_wait();  // all CTAs have begun
         share_totals();
         meet(kTotals);
         // A warp finishes its row; the last one, which has none but of eight rows, finds post and comb
@@ -412,6 +412,7 @@ hc_few(DG_GRID_CONSTANT const HcParams p) {
     share.begin();
     share.ask();
     share.find_places();
+    if constexpr (!S.l1) ptx::cluster_wait();
     ptx::grid_dependency_wait();
     share.run();
 }
