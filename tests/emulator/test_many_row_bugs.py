@@ -98,7 +98,7 @@ def hc_few() -> tuple[Any, str]:
     many = run(_C.Device("emulator:sm_90a"), "hc_pre", made, add=add, recipe="nvfp4", **constants)
     arrays = {name: value[:rows].copy() for name, value in (made | {"add": add}).items()} | constants
     expected = {name: value[:rows] for name, value in many.items()}
-    launch = bugs.Launch("deep_gemm::hc_few<kSpec>", (16,), 512, 132224, arrays, pack(*hc_params(rows, d, True)),
+    launch = bugs.Launch("deep_gemm::hc_few<kSpec>", (16,), 512, 132248, arrays, pack(*hc_params(rows, d, True)),
                          expected, cluster=16)  # fmt: skip
     fields = ".y = Format::bf16, .weight = Format::fp32, .add = Format::bf16, .narrow = true, .recipe = Recipe::nvfp4"
     return launch, text("hc_few", "HcFewSpec", fields)
@@ -195,19 +195,22 @@ BUGS = [
     ("hc_apply", Bug("the first stream is lost", "for (u32 a = 0; a < kHcStreams; ++a) {\n            const ptx::Word2 w = x_", "for (u32 a = 1; a < kHcStreams; ++a) {\n            const ptx::Word2 w = x_", 8)),
     ("hc_apply", Bug("comb transposed", "row * H * H + i, comb[i / H][i % H]", "row * H * H + i, comb[i % H][i / H]", 8)),
     ("hc_few", Bug("sums read before they are there", "        multiply<0>();\n        ptx::sync_threads();", "        multiply<0>();")),
-    ("hc_few", Bug("totals read before they are there", "        share_totals();\n        ptx::cluster_sync();", "        share_totals();")),
-    ("hc_few", Bug("squares read before they are there", "            ptx::cluster_wait();\n            if (has_row()) norm(u);", "            if (has_row()) norm(u);\n            ptx::cluster_wait();")),
-    ("hc_few", Bug("the largest read before it is there", "            ptx::cluster_wait();\n        }\n        if (has_row()) store(u);", "            if (has_row()) store(u);\n            ptx::cluster_wait();\n        }")),
+    ("hc_few", Bug("totals read before they are there", "        at_.meet(Meeting::totals);\n", "")),
+    ("hc_few", Bug("squares and the largest read before they are there", "        at_.meet(which);\n", "")),
+    ("hc_few", Bug("told before the CTA has begun", "    ptx::cluster_wait();  // all CTAs have begun\n", "")),
+    ("hc_few", Bug("fewer bytes expected than come", "p.rows * kHcFewRanks * kHcFewPitch * 4);", "p.rows * kHcFewRanks * kHcMixes * 4);")),
+    ("hc_few", Bug("begun without a fence", "            ptx::fence_mbarrier_init();\n", "")),
+    ("hc_few", Bug("told on another barrier", "ptx::map_to_rank(at_.meeting(Meeting::totals), rank)", "ptx::map_to_rank(at_.meeting(Meeting::squares), rank)")),
     ("hc_few", Bug("fn read before it is there", "ptx::cp_async_wait<kCopies - 1 - Copy>()", "ptx::cp_async_wait<kCopies - 1>()")),
     ("hc_few", Bug("sums over fn that is still read", "            ptx::sync_warp();  // fn of the step has been read\n", "")),
     ("hc_few", Bug("fn in two bf16", "part < kFnParts; ++part)\n                ptx::mma", "part < 2; ++part)\n                ptx::mma", 8)),
     ("hc_few", Bug("warps in another order", "for (u32 warp = 0; warp < kHcSumsWarps; ++warp)\n                    sum", "for (u32 warp = kHcSumsWarps; warp-- > 0;)\n                    sum", 8)),
     ("hc_few", Bug("CTAs in another order", "for (u32 rank = 0; rank < kHcFewRanks; ++rank)\n            total", "for (u32 rank = kHcFewRanks; rank-- > 0;)\n            total", 8)),
-    ("hc_few", Bug("half the CTAs are told", "group_ * kRanks + i", "i", 8)),
-    ("hc_few", Bug("the squares of a row for all", "row_of_warp() * slices_of(S) + first", "first", 8)),
+    ("hc_few", Bug("half the CTAs are told", "at_.group * kRanks + i + at_.lane / kLanes", "i + at_.lane / kLanes", 8)),
+    ("hc_few", Bug("the squares of the first row for all", "at_.row_of_warp() * slices_of(S) + first", "first", 8)),
     ("hc_few", Bug("streams are not put back", "    DG_DEVICE void between() const {\n        put_back();", "    DG_DEVICE void between() const {", 8)),
-    ("hc_few", Bug("post of the first row for all", "store_post<kHcStreams>(p_, rank_, z_of(rank_,", "store_post<kHcStreams>(p_, rank_, z_of(0,", 8)),
-    ("hc_few", Bug("a row beyond the last is put back", "if (!kAdds || lane_ / 4 >= p_.rows) return;", "if (!kAdds) return;", 8)),
+    ("hc_few", Bug("post of the first row for all", "z_of(at_.rank, at_.lane", "z_of(0, at_.lane", 8)),
+    ("hc_few", Bug("a row beyond the last is put back", "if (!kAdds || at_.lane / 4 >= at_.p.rows) return;", "if (!kAdds) return;", 8)),
     ("project_operands", Bug("rows beyond the last are read", "place < of.rows ? place : of.rows - 1", "place", 8)),
     ("project_operands", Bug("lanes change places", "+ at.column) * 2 + q * 8;", "+ at.column) * 2 + (q ^ 1) * 8;", 8)),
     ("project_operands", Bug("the first group of x twice", "before = p.of[of++].end;", "before = p.of[of++].end - 1;", 8)),

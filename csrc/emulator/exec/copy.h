@@ -6,8 +6,8 @@
 
 namespace deep_gemm::emulator {
 
-void decode_copy_async(Decoder& x);  // cp.async: per-lane copies
-void decode_bulk(Decoder& x);        // cp.async.bulk, cp.async.bulk.tensor, cp.reduce.async.bulk
+void decode_copy_async(Decoder& x);   // cp.async: per-lane copies
+void decode_bulk(Decoder& x);         // cp.async.bulk, cp.async.bulk.tensor, cp.reduce.async.bulk
 void decode_store_async(Decoder& x);  // st.async
 
 // A lane's shared memory address, as shared_place() takes it.

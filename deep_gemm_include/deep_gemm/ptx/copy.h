@@ -67,8 +67,8 @@ DG_DEVICE void st_async_f32(SharedAddress mapped_destination, float value, Share
 DG_DEVICE void st_async_v4_f32(SharedAddress mapped_destination, const Float4& v,
                                SharedAddress mapped_barrier) {
     asm volatile(
-        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
-            mapped_destination),
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::
+            "r"(mapped_destination),
         "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w), "r"(mapped_barrier)
         : "memory");
 }

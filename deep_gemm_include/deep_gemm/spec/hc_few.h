@@ -51,8 +51,8 @@ constexpr u32 kHcFewKeptBytes = kHcStreams * kHcFewTokens * 32;
 
 struct HcFewSmem {
     u32 meetings;  // mbarriers of totals, squares, the largest
-    u32 fn;    // fp32 [steps][warps][fragments][lanes][4]
-    u32 kept;  // [steps][warps] of kHcFewKeptBytes, kept_stride apart
+    u32 fn;        // fp32 [steps][warps][fragments][lanes][4]
+    u32 kept;      // [steps][warps] of kHcFewKeptBytes, kept_stride apart
     u32 kept_stride;
     u32 totals;   // fp32 [ranks][tokens][kHcFewPitch]; written by the cluster
     u32 squares;  // fp32 [tokens][slices]; written by the cluster
