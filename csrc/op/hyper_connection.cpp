@@ -119,6 +119,7 @@ bool run_few(Device& device, const HcPreArguments& a, const HcSpec& spec, const 
                         .steps = ceil_div(params.d, kHcFewRanks * kHcFewGroups * kHcSliceChannels),
                         .fenced = std::getenv("DG_HC_FENCED") != nullptr,
                         .l1 = std::getenv("DG_HC_L1") != nullptr && params.d <= 4096,
+                        .trigger = std::getenv("DG_HC_TRIGGER") ? static_cast<u32>(std::atoi(std::getenv("DG_HC_TRIGGER"))) : 0,
                         .narrow = spec.narrow,
                         .recipe = spec.recipe};
     if (std::getenv("DG_HC_TWO")) return false;

@@ -78,9 +78,11 @@ class Share {
         take_streams();
         multiply<0>();
         ptx::sync_threads();
+        if constexpr (S.trigger == 1) ptx::grid_dependency_launch();
         if constexpr (S.l1) ptx::cluster_wait();  // all CTAs have begun
         share_totals();
         meet(kTotals);
+        if constexpr (S.trigger == 2) ptx::grid_dependency_launch();
         // A warp finishes its row; the last one, which has none but of eight rows, finds post and comb
         // meanwhile.
         tile::Float4 u[S.steps];
@@ -433,7 +435,7 @@ class Share {
 template <HcFewSpec S>
 DG_KERNEL(kHcFewThreads, S.steps == 1 ? 2 : 1)
 hc_few(DG_GRID_CONSTANT const HcParams p) {
-    ptx::grid_dependency_launch();
+    if constexpr (S.trigger == 0) ptx::grid_dependency_launch();
     hc_few_detail::Share<S> share(p);
     share.begin();
     share.ask();

@@ -22,6 +22,7 @@ struct HcFewSpec {
     u32 steps = 1;  // slices of a group
     bool fenced = false;
     bool l1 = false;
+    u32 trigger = 0;
     bool narrow = false;
     Recipe recipe = Recipe::fp8_128;
 
@@ -35,6 +36,7 @@ constexpr void visit_fields(Visitor&& visit, const HcFewSpec& s) {
     visit("steps", s.steps);
     visit("fenced", s.fenced);
     visit("l1", s.l1);
+    visit("trigger", s.trigger);
     visit("narrow", s.narrow);
     visit("recipe", s.recipe);
 }
