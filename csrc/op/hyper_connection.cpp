@@ -86,10 +86,11 @@ void run_two(Device& device, const HcPreArguments& a, const HcSpec& spec, const 
             writes(a.narrow.global_scale)});
 }
 
-// Whether hc_few may serve what takes_two() does: its loads of post and comb are 16 bytes.
+// Whether hc_few may serve what takes_two() does: its loads of post and comb are 16 bytes. (One that had room for
+// eight rows took as long as two launches.)
 bool are_few(const HcPreArguments& a, i64 rows) {
     constexpr u64 kVector = 16;
-    return rows <= kHcFewTokens && address_of(a.post) % kVector == 0 && address_of(a.comb) % kVector == 0;
+    return rows <= kHcFewMostRows && address_of(a.post) % kVector == 0 && address_of(a.comb) % kVector == 0;
 }
 
 // Kernels whose cluster has been asked for, and whether the device has room for it: one in which no group of

@@ -60,6 +60,12 @@ def test_which_kernels_serve_a_pass(speed: _C.ModelSpeed, kind: str, rows: int, 
     assert set(speed.kernels(kind, rows)) == expected
 
 
+@pytest.mark.parametrize(("rows", "few"), [(7, True), (8, False)])
+def test_up_to_seven_rows_mix_streams_in_one_launch(speed: _C.ModelSpeed, rows: int, few: bool) -> None:
+    names = set(speed.kernels("verify", rows))
+    assert ("hc_few" in names, "hc_sums" in names, "hc_apply" in names) == (few, not few, not few)
+
+
 def test_launches_are_listed_in_order(speed: _C.ModelSpeed) -> None:
     times = speed.launch_times("head", 1, 1)
     assert [name for name, *_ in times] == ["hc_mix", "project_mma", "argmax"]

@@ -42,8 +42,7 @@ class Share {
         ptx::sync_threads();
         share_totals();
         at_.meet(Meeting::totals);
-        // A warp finishes its row; the last one, which has none but of eight rows, finds post and comb
-        // meanwhile.
+        // A warp finishes its row; the last one, which has none, finds post and comb meanwhile.
         tile::Float4 u[S.steps];
         if (at_.has_row()) mix(u);
         if constexpr (S.weight != Format::none) {

@@ -1,4 +1,4 @@
-// hc_few: hc_sums and hc_apply (spec/hc_sums.h) of up to eight tokens in one launch of one cluster, with their bits.
+// hc_few: hc_sums and hc_apply (spec/hc_sums.h) of up to seven tokens in one launch of one cluster, with their bits.
 //
 // CTA r of sixteen has the slices of 128 channels r, r + 16, ..: those that a warp of hc_apply adds up. Its warps
 // are two groups of eight; a group has a slice at a time, as a CTA of hc_sums has. What fn makes of the
@@ -10,7 +10,8 @@
 namespace deep_gemm {
 
 constexpr u32 kHcFewRanks = kHcApplyWarps;  // of the cluster
-constexpr u32 kHcFewTokens = 8, kHcFewGroups = 2;
+// Places for tokens: a warp of a group has one. The last warp finds post and comb instead.
+constexpr u32 kHcFewTokens = 8, kHcFewMostRows = kHcFewTokens - 1, kHcFewGroups = 2;
 constexpr u32 kHcFewThreads = kHcFewGroups * kHcSumsThreads, kHcFewWarps = kHcFewThreads / 32;
 constexpr u32 kHcFewFragments = kHcStreams * kHcMixes / 8;  // of a slice and thread: four floats of fn
 constexpr u32 kHcFewPitch = kHcMixes + 4;                   // of totals: lanes of a warp read 32 banks
