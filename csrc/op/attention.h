@@ -24,8 +24,15 @@ struct LatentAttentionArguments {
     TensorView records = {};
     u32 window = 128, ratio = 0;
     float scale = 0;  // of q . k; 0: d^-0.5
+    // q as projected: the RMS norm of each head (with eps) and the rotation of its last channels come first.
+    // Where latent_takes_raw_queries(); needs frequencies.
+    bool raw_queries = false;
+    float eps = 1e-6f;
     void* stream = nullptr;
 };
+// Whether the attention of these arguments, which may be few tokens only, does what rope() with norm would do
+// to queries. The results are the same bit for bit.
+[[nodiscard]] bool latent_takes_raw_queries(const LatentAttentionArguments& arguments);
 // Of `tokens` that see at most `rows` rows each.
 [[nodiscard]] std::vector<i64> latent_records_shape(i64 tokens, i64 heads, i64 rows);
 void latent_attention(const LatentAttentionArguments& arguments);

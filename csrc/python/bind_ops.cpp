@@ -272,6 +272,8 @@ void fields(Keywords& k, LatentAttentionArguments& a) {
     k.value("window", a.window);
     k.value("ratio", a.ratio);
     k.value("scale", a.scale);
+    k.value("raw_queries", a.raw_queries);
+    k.value("eps", a.eps);
     k.out("records", a.records);
     k.out("out", a.out);
 }

@@ -69,21 +69,28 @@ class BlockPass {
                          low_rank_low, pass_.stream);
         else
             linear(w_.wq_b, low_rank, low_rank_low, flat(s_.query));
-        attention_heads(query);
+        op::LatentAttentionArguments latent{
+            .q = query,
+            .ring = state_.ring_rows(),
+            .compressed = w_.compressor ? state_.compressed_rows() : op::LatentRows{},
+            .picks = w_.index_compressor ? rows(s_.picks) : TensorView{},
+            .sinks = w_.sinks.view(),
+            .frequencies = frequencies(),
+            .positions = pass_.positions,
+            .sequences = pass_.sequences,
+            .out = query,
+            .records = pass_.t <= kRecordRows ? records() : TensorView{},
+            .window = c_.window,
+            .ratio = w_.layer.compress_ratio,
+            .eps = c_.rms_epsilon,
+            .stream = pass_.stream};
+        latent.raw_queries = op::latent_takes_raw_queries(latent);
+        if (!latent.raw_queries)
+            attention_heads(query);
+        else if (w_.index_compressor)
+            op::index_query(index_query());
         if (w_.index_compressor) select();
-        op::latent_attention({.q = query,
-                              .ring = state_.ring_rows(),
-                              .compressed = w_.compressor ? state_.compressed_rows() : op::LatentRows{},
-                              .picks = w_.index_compressor ? rows(s_.picks) : TensorView{},
-                              .sinks = w_.sinks.view(),
-                              .frequencies = frequencies(),
-                              .positions = pass_.positions,
-                              .sequences = pass_.sequences,
-                              .out = query,
-                              .records = pass_.t <= kRecordRows ? records() : TensorView{},
-                              .window = c_.window,
-                              .ratio = w_.layer.compress_ratio,
-                              .stream = pass_.stream});
+        op::latent_attention(latent);
         const i64 group_width = i64{c_.num_heads} / c_.o_groups * c_.head_dim;
         op::project({.x = s_.query.as({pass_.t, c_.o_groups, group_width}),
                      .x_scale = {},
@@ -190,14 +197,18 @@ class BlockPass {
                             .index = w_.index_compressor ? &index : nullptr,
                             .stream = pass_.stream});
     }
+    [[nodiscard]] op::IndexQueryArguments index_query() const {
+        const TensorView of_index = rows(s_.index_query);
+        return {.x = of_index,
+                .frequencies = frequencies(),
+                .positions = pass_.positions,
+                .y = of_index,
+                .finish = index_finish(),
+                .stream = pass_.stream};
+    }
     // What follows the projections to queries.
     void attention_heads(const TensorView& query) {
-        const TensorView of_index = w_.index_compressor ? rows(s_.index_query) : TensorView{};
-        const op::IndexQueryArguments index{.x = of_index,
-                                            .frequencies = frequencies(),
-                                            .positions = pass_.positions,
-                                            .y = of_index,
-                                            .finish = index_finish()};
+        const op::IndexQueryArguments index = w_.index_compressor ? index_query() : op::IndexQueryArguments{};
         op::attention_heads({.query = {.x = query,
                                        .weight = {},
                                        .frequencies = frequencies(),

@@ -195,10 +195,15 @@ def latent_attention(
     window: int = 128,
     ratio: int = 0,
     scale: float = 0,
+    raw_queries: bool = False,
+    eps: float = 1e-6,
     device: Any = None,
     stream: int | None = None,
 ) -> None:
     """Attention over the window's rows and compressed rows (picked, or all that are visible), with sinks.
+
+    `raw_queries`: at most 8 tokens of bf16 queries over FP8 rows, 1024 at most: rope() with norm has not been called on
+    q, what it does is done here.
 
     `records`: memory that makes few bf16 queries over FP8 rows faster and changes nothing, fp32
     [t, ceil(heads / 16), ceil(rows seen / 64), 16 * 516].
