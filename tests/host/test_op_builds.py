@@ -119,6 +119,14 @@ KERNELS = {
     ("latent_mma", "LatentMmaSpec"): {
         "latent_mma": [ALL_SEEN, ALL_SEEN + ", .split = true", ALL_SEEN + ", .tiles = 2"]
     },
+    ("latent_few", "LatentMmaSpec"): {
+        "latent_few": [
+            ".split = true",
+            ALL_SEEN + ", .split = true",
+            ALL_SEEN + ", .split = true, .raw = true",
+            ".compressed = true, .sinks = true, .rotate = true, .split = true, .raw = true",
+        ]
+    },
     ("latent_wide", "LatentMmaSpec"): {
         "latent_wide": [
             ALL_SEEN + ", .wide = true",
