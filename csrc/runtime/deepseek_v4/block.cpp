@@ -85,11 +85,13 @@ class BlockPass {
             .eps = c_.rms_epsilon,
             .stream = pass_.stream};
         latent.raw_queries = op::latent_takes_raw_queries(latent);
-        if (!latent.raw_queries)
-            attention_heads(query);
+        const op::IndexSelectArguments selection = w_.index_compressor ? index_select() : op::IndexSelectArguments{};
+        const bool few_rows = w_.index_compressor && op::index_select_takes(selection);
+        attention_heads(query, !latent.raw_queries, w_.index_compressor && !few_rows);
+        if (few_rows)
+            op::index_select(selection);
         else if (w_.index_compressor)
-            op::index_query(index_query());
-        if (w_.index_compressor) select();
+            select();
         op::latent_attention(latent);
         const i64 group_width = i64{c_.num_heads} / c_.o_groups * c_.head_dim;
         op::project({.x = s_.query.as({pass_.t, c_.o_groups, group_width}),
@@ -206,9 +208,11 @@ class BlockPass {
                 .finish = index_finish(),
                 .stream = pass_.stream};
     }
-    // What follows the projections to queries.
-    void attention_heads(const TensorView& query) {
-        const op::IndexQueryArguments index = w_.index_compressor ? index_query() : op::IndexQueryArguments{};
+    // What follows the projections to queries, where nothing later does it on the way.
+    void attention_heads(const TensorView& query, bool of_attention, bool of_index) {
+        const op::IndexQueryArguments index = of_index ? index_query() : op::IndexQueryArguments{};
+        if (!of_attention && of_index) op::index_query(index);
+        if (!of_attention) return;
         op::attention_heads({.query = {.x = query,
                                        .weight = {},
                                        .frequencies = frequencies(),
@@ -216,14 +220,28 @@ class BlockPass {
                                        .y = query,
                                        .norm = true,
                                        .eps = c_.rms_epsilon},
-                             .index = w_.index_compressor ? &index : nullptr,
+                             .index = of_index ? &index : nullptr,
                              .stream = pass_.stream});
     }
-    // The compressed rows that each query attends to, into picks.
+    [[nodiscard]] float index_scale() const {
+        return 1.0f / std::sqrt(static_cast<float>(c_.index_dim) * static_cast<float>(c_.index_heads));
+    }
+    // The compressed rows that each query attends to, into picks: in one launch of few tokens, or in two.
+    [[nodiscard]] op::IndexSelectArguments index_select() const {
+        return {.query = rows(s_.index_query),
+                .frequencies = frequencies(),
+                .weights = rows(s_.index_weights),
+                .rows = state_.indexed_rows(),
+                .positions = pass_.positions,
+                .sequences = pass_.sequences,
+                .picks = rows(s_.picks),
+                .finish = index_finish(),
+                .ratio = w_.layer.compress_ratio,
+                .scale = index_scale(),
+                .stream = pass_.stream};
+    }
     void select() {
         const TensorView query = rows(s_.index_query);
-        const float scale =
-            1.0f / std::sqrt(static_cast<float>(c_.index_dim) * static_cast<float>(c_.index_heads));
         op::IndexScoreArguments scores{.query = query,
                                        .weights = rows(s_.index_weights),
                                        .rows = state_.indexed_rows(),
@@ -232,7 +250,7 @@ class BlockPass {
                                        .scores = rows(s_.scores),
                                        .ratio = w_.layer.compress_ratio,
                                        .only_above = c_.index_topk,
-                                       .scale = scale,
+                                       .scale = index_scale(),
                                        .stream = pass_.stream};
         if (op::index_leaves_peaks(scores)) scores.peaks = rows(s_.peaks);
         op::index_scores(scores);

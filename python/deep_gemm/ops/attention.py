@@ -159,6 +159,30 @@ def index_scores(
     _C.op_index_scores(**locals())
 
 
+def index_select(
+    query: Any,
+    frequencies: Any,
+    weights: Any,
+    rows: Any,
+    positions: Any,
+    picks: Any,
+    *,
+    sequences: Any = None,
+    page_rows: int = 0,
+    table: Any = None,
+    finish: str = "hadamard_fp4",
+    ratio: int = 4,
+    scale: float = 1,
+    device: Any = None,
+    stream: int | None = None,
+) -> None:
+    """index_query(), index_scores() and top_k() of at most 8 tokens in one launch, the same picks bit for bit.
+
+    bf16 queries of at most 64 heads of 128 channels, as projected, over at most 4096 bf16 or FP4 rows of a sequence.
+    """
+    _C.op_index_select(**locals())
+
+
 def top_k(
     scores: Any,
     positions: Any,
