@@ -5,6 +5,7 @@
 #include <deep_gemm/spec/latent_mma.h>
 
 #include <algorithm>
+#include <cstdlib>
 
 namespace deep_gemm::op {
 
@@ -58,6 +59,18 @@ void run_few(ModelChecks& checks, const LatentAttentionArguments& a, const Atten
     const u32 chunks = as_u32(static_cast<i64>(ceil_div(rows_seen(attention, plain.picks), u64{kLatentChunk})));
     const LatentMmaParams params{.attention = attention, .records = nullptr, .chunks = chunks, .eps = a.eps};
     const u64 units = u64{attention.tokens} * ceil_div(attention.heads, kLatentMmaHeads);
+    if (const char* pad = std::getenv("DG_X_PAD")) {
+        const driver::LaunchConfig config{
+            .grid = {grid_of("latent_attention", units * chunks), 1, 1},
+            .cluster = {chunks, 1, 1},
+            .block = {kLatentMmaThreads, 1, 1},
+            .dynamic_smem_bytes = std::max<u32>(static_cast<u32>(std::atoi(pad)), plan_smem(spec).bytes),
+            .stream = static_cast<driver::Stream>(a.stream),
+            .programmatic_launch = settings().pdl,
+            .check_inputs = nullptr};
+        return checks.device().launch(kernel_for<LatentMmaParams>(checks.device(), kFew, spec), config,
+                                      std::as_bytes(std::span(&params, 1)), {});
+    }
     launch(checks.device(), kFew, spec,
            {grid_of("latent_attention", units * chunks), kLatentMmaThreads, chunks}, a.stream, params,
            {reads(a.q), reads(a.ring.data), reads(a.ring.table), reads(a.compressed.data),
@@ -186,7 +199,13 @@ Attention prepare(ModelChecks& checks, const LatentAttentionArguments& a) {
     return {spec, params};
 }
 
+// EXPERIMENT: which of the folds are off.
+u32 experiment(const char* name) {
+    const char* text = std::getenv(name);
+    return text ? static_cast<u32>(std::atoi(text)) : 0;
+}
 bool is_few(ModelChecks& checks, const LatentAttentionArguments& a, const Attention& attention) {
+    if (experiment("DG_X_OFF") & 1) return false;
     return takes_mma(a, attention.spec) && takes_clusters(checks.device(), attention.spec, attention.params);
 }
 
@@ -200,6 +219,7 @@ std::vector<i64> latent_records_shape(i64 tokens, i64 heads, i64 rows) {
 
 bool latent_takes_raw_queries(const LatentAttentionArguments& a) {
     ModelChecks checks("latent_attention");
+    if (experiment("DG_X_OFF") & 2) return false;
     return a.frequencies.present() && is_few(checks, a, prepare(checks, a));
 }
 
