@@ -74,7 +74,7 @@ void run_few(ModelChecks& checks, const LatentAttentionArguments& a, const Atten
     launch(checks.device(), kFew, spec,
            {grid_of("latent_attention", units * chunks), kLatentMmaThreads, chunks}, a.stream, params,
            {reads(a.q), reads(a.ring.data), reads(a.ring.table), reads(a.compressed.data),
-            reads(a.compressed.table), reads(a.picks), reads(a.sinks), reads(a.frequencies),
+            reads(a.compressed.table), reads(a.picks), reads_constant(a.sinks), reads_constant(a.frequencies),
             reads(a.positions), reads(a.sequences), writes(a.out)});
 }
 

@@ -172,8 +172,8 @@ void index_select(const IndexSelectArguments& a) {
     params.ctas = ctas;
     launch(checks.device(), kFew, IndexFewSpec{.rows = rows.format, .finish = a.finish},
            {grid_of("index_select", static_cast<u64>(tokens) * ctas), kIndexFewThreads, ctas}, a.stream, params,
-           {reads(a.query), reads(a.weights), reads(a.rows.data), reads(a.rows.table), reads(a.frequencies),
-            reads(a.positions), reads(a.sequences), writes(a.picks)});
+           {reads(a.query), reads(a.weights), reads(a.rows.data), reads(a.rows.table),
+            reads_constant(a.frequencies), reads(a.positions), reads(a.sequences), writes(a.picks)});
 }
 
 }  // namespace deep_gemm::op

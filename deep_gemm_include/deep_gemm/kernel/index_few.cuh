@@ -36,12 +36,19 @@ index_few(DG_GRID_CONSTANT const IndexFewParams params) {
     constexpr TopKSpec kChoice = choice_of(S);
     ptx::grid_dependency_launch();
     ptx::cluster_arrive();  // this CTA has started
-    ptx::grid_dependency_wait();
     const IndexScoreParams& p = params.scores;
     const u32 lane = ptx::lane_index(), warp = ptx::warp_index(), rank = ptx::cluster_rank();
     const u32 token = ptx::block_index() / params.ctas, channel = lane * 4;
     // Units of 16 rows, and heads, go round the CTAs first, then the warps of each.
     const u32 turn = warp * params.ctas + rank, turns = kIndexFewWarps * params.ctas;
+    const bool rotated = channel >= kIndexMmaChannels - params.dims;
+    tile::Frequency frequencies[2];  // nobody writes them
+    if (rotated)
+#pragma unroll
+        for (u32 i = 0; i < 2; ++i)
+            frequencies[i] = tile::load_frequency(params.frequencies,
+                                                  (channel - (kIndexMmaChannels - params.dims)) / 2 + i);
+    ptx::grid_dependency_wait();
     const auto load_head = [&](u32 head) {
         tile::Float4 v{};
         if (head < p.heads)
@@ -74,10 +81,13 @@ index_few(DG_GRID_CONSTANT const IndexFewParams params) {
     load_weights(p, token, 0, heads);
     top_k_detail::RadixSelect<kChoice> select(smem);
     bool started = false;
+    tile::Rotation by[2];
+#pragma unroll
+    for (u32 i = 0; i < 2; ++i)
+        by[i] = tile::rotation_at(frequencies[i], static_cast<float>(position), false);
 #pragma unroll 1
     for (u32 head = turn; head < kIndexMmaHeads; head += turns) {
-        tile::rotate4<RopePairs::interleaved>(v, channel, kIndexMmaChannels, params.dims, params.frequencies,
-                                              position, false);
+        if (rotated) tile::rotate(v.x, v.y, by[0]), tile::rotate(v.z, v.w, by[1]);
         tile::finish_row<S.finish>(v, channel, kIndexMmaChannels, params.dims);
         const HeadQuad quad = quad_of<S.rows>(head, v);
         v = load_head(head + turns);

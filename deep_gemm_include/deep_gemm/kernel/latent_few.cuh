@@ -162,13 +162,28 @@ latent_few(DG_GRID_CONSTANT const LatentMmaParams params) {
     using namespace latent_detail;
     static_assert(S.split && S.tiles == 1 && !S.wide);
     ptx::grid_dependency_launch();
-    ptx::grid_dependency_wait();
     const AttentionParams& p = params.attention;
     const ptx::SharedAddress smem = ptx::dynamic_smem();
     const u32 groups = ceil_div(p.heads, kLatentMmaHeads), rank = ptx::cluster_rank();
     const u32 unit = ptx::block_index() / params.chunks, token = unit / groups,
               first_head = unit % groups * kLatentMmaHeads;
     const u32 lane = ptx::lane_index(), warp = ptx::warp_index(), begin = rank * kLatentChunk;
+
+    // What nobody writes. The last quad of a lane's channels turns, in queries and, back, in the output, by the
+    // same angles.
+    const u32 last = kFp8RowChannels - 128 + lane * 4;
+    const bool turns = (S.rotate || S.raw) && last >= kFp8RowChannels - p.dims;
+    tile::Frequency frequencies[2];
+    if (turns)
+#pragma unroll
+        for (u32 i = 0; i < 2; ++i)
+            frequencies[i] =
+                tile::load_frequency(p.frequencies, (last - (kFp8RowChannels - p.dims)) / 2 + i);
+    const u32 heads = p.heads - first_head < kLatentMmaHeads ? p.heads - first_head : kLatentMmaHeads;
+    const u32 step = params.chunks * kLatentMmaThreads, end = heads * kHeadQuads;
+    u32 at = rank * kLatentMmaThreads + ptx::thread_index();
+    float sink = at < end ? sink_of<S>(p, first_head + at / kHeadQuads) : 0.0f;
+    ptx::grid_dependency_wait();
 
     // What no other load decides: queries, and the picks of a token that sees a whole window.
     i32 early = -1;
@@ -190,16 +205,11 @@ latent_few(DG_GRID_CONSTANT const LatentMmaParams params) {
     });
     const RowBatch<kWarpRows> rows(found, 0);
 
-    // The last quad of a lane's channels turns, in queries and, back, in the output, by the same angles.
-    const u32 last = kFp8RowChannels - 128 + lane * 4;
-    const bool turns = (S.rotate || S.raw) && last >= kFp8RowChannels - p.dims;
     tile::Rotation by[2] = {};
-    if (turns) {
+    if (turns)
 #pragma unroll
         for (u32 i = 0; i < 2; ++i)
-            by[i] = tile::rotation_at(p.frequencies, (last - (kFp8RowChannels - p.dims)) / 2 + i,
-                                      static_cast<float>(seen.position), false);
-    }
+            by[i] = tile::rotation_at(frequencies[i], static_cast<float>(seen.position), false);
     if (begin < seen.total) {
         if constexpr (S.raw) queries.store(params.eps, turns, by, smem);
         if (lane < kWarpRows)
@@ -219,15 +229,15 @@ latent_few(DG_GRID_CONSTANT const LatentMmaParams params) {
     }
     ptx::cluster_sync();
 
-    const u32 heads = p.heads - first_head < kLatentMmaHeads ? p.heads - first_head : kLatentMmaHeads;
-    const u32 step = params.chunks * kLatentMmaThreads, end = heads * kHeadQuads;
     const u32 chunks = ceil_div(seen.total, kLatentChunk);
-    u32 at = rank * kLatentMmaThreads + ptx::thread_index();
     if (at >= end) ptx::cluster_arrive();  // nobody leaves while a peer reads
     for (; at < end; at += step) {
         const u32 head = first_head + at / kHeadQuads, channel = at % kHeadQuads * 4;
-        tile::Float4 o = merge_quad<S>(head - first_head, channel, chunks, sink_of<S>(p, head), smem);
-        if (at + step >= end) ptx::cluster_arrive();
+        tile::Float4 o = merge_quad<S>(head - first_head, channel, chunks, sink, smem);
+        if (at + step < end)
+            sink = sink_of<S>(p, first_head + (at + step) / kHeadQuads);
+        else
+            ptx::cluster_arrive();
         if (S.rotate && turns && channel == last && seen.total > 0) {
             tile::rotate(o.x, o.y, {by[0].cos, -by[0].sin});
             tile::rotate(o.z, o.w, {by[1].cos, -by[1].sin});

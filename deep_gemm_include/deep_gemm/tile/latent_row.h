@@ -13,17 +13,25 @@ struct Rotation {
     float cos, sin;
 };
 
-/// The angle of pair `pair` at `position`: position * frequency in turns, less whole turns. The product of
-/// the frequency's leading part is split exactly in two, so nothing is lost at large positions.
-DG_DEVICE Rotation rotation_at(const float* frequencies, u32 pair, float position, bool inverse) {
-    const float high = ptx::ld_global_f32(frequencies + 2 * pair),
-                low = ptx::ld_global_f32(frequencies + 2 * pair + 1);
-    const float product = ptx::mul_rn_f32(position, high);
-    const float rest = ptx::fma_rn_f32(position, high, -product);
+/// Turns a position, as the sum of two floats.
+struct Frequency {
+    float high = 0, low = 0;
+};
+DG_DEVICE Frequency load_frequency(const float* frequencies, u32 pair) {
+    return {ptx::ld_global_f32(frequencies + 2 * pair), ptx::ld_global_f32(frequencies + 2 * pair + 1)};
+}
+/// The angle at `position`: position * frequency in turns, less whole turns. The product of the frequency's
+/// leading part is split exactly in two, so nothing is lost at large positions.
+DG_DEVICE Rotation rotation_at(const Frequency& frequency, float position, bool inverse) {
+    const float product = ptx::mul_rn_f32(position, frequency.high);
+    const float rest = ptx::fma_rn_f32(position, frequency.high, -product);
     const float turns = ptx::add_rn_f32(product, -ptx::rint_f32(product));
-    const float angle = 2 * ptx::add_rn_f32(turns, ptx::fma_rn_f32(position, low, rest));
+    const float angle = 2 * ptx::add_rn_f32(turns, ptx::fma_rn_f32(position, frequency.low, rest));
     const float sin = ptx::sin_pi_f32(angle);
     return {ptx::cos_pi_f32(angle), inverse ? -sin : sin};
+}
+DG_DEVICE Rotation rotation_at(const float* frequencies, u32 pair, float position, bool inverse) {
+    return rotation_at(load_frequency(frequencies, pair), position, inverse);
 }
 
 /// Which product is rounded first is written out: kernels that share this give the same bits.
