@@ -14,7 +14,8 @@ namespace {
 constexpr jit::KernelId kAttention{"attention", "deep_gemm/kernel/attention.cuh"};
 constexpr const char* kMmaHeader = "deep_gemm/kernel/latent_mma.cuh";
 constexpr jit::KernelId kMma{"latent_mma", kMmaHeader}, kMerge{"latent_merge", kMmaHeader},
-    kWide{"latent_wide", "deep_gemm/kernel/latent_wide.cuh"}, kFew{"latent_few", "deep_gemm/kernel/latent_few.cuh"};
+    kWide{"latent_wide", "deep_gemm/kernel/latent_wide.cuh"},
+    kFew{"latent_few", "deep_gemm/kernel/latent_few.cuh"};
 
 // Tokens up to which chunks have CTAs of their own; any number gives the same bits.
 constexpr i64 kFewTokens = 24;
@@ -56,7 +57,8 @@ void run_few(ModelChecks& checks, const LatentAttentionArguments& a, const Atten
                              .rotate = plain.rotate,
                              .split = true,
                              .raw = a.raw_queries};
-    const u32 chunks = as_u32(static_cast<i64>(ceil_div(rows_seen(attention, plain.picks), u64{kLatentChunk})));
+    const u32 chunks =
+        as_u32(static_cast<i64>(ceil_div(rows_seen(attention, plain.picks), u64{kLatentChunk})));
     const LatentMmaParams params{.attention = attention, .records = nullptr, .chunks = chunks, .eps = a.eps};
     const u64 units = u64{attention.tokens} * ceil_div(attention.heads, kLatentMmaHeads);
     if (const char* pad = std::getenv("DG_X_PAD")) {
@@ -227,9 +229,10 @@ void latent_attention(const LatentAttentionArguments& a) {
     ModelChecks checks("latent_attention");
     const auto [spec, params] = prepare(checks, a);
     const bool few = is_few(checks, a, {spec, params});
-    DG_CHECK(!a.raw_queries || (few && a.frequencies.present()), value,
-             "latent_attention: got raw queries, expected few bf16 queries over FP8 rows, with frequencies; call "
-             "rope() with norm first");
+    DG_CHECK(
+        !a.raw_queries || (few && a.frequencies.present()), value,
+        "latent_attention: got raw queries, expected few bf16 queries over FP8 rows, with frequencies; call "
+        "rope() with norm first");
     if (params.tokens == 0 || params.heads == 0) return;
     if (few) return run_few(checks, a, spec, params);
     if (takes_mma(a, spec)) return run_mma(checks, a, spec, params);

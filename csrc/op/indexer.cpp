@@ -124,7 +124,8 @@ Selection check(ModelChecks& checks, const IndexSelectArguments& a) {
 
 bool index_select_takes(const IndexSelectArguments& a) {
     ModelChecks checks("index_select");
-    if (const char* off = std::getenv("DG_X_OFF"); off && (std::atoi(off) & 4) != 0) return false;  // EXPERIMENT
+    if (const char* off = std::getenv("DG_X_OFF"); off && (std::atoi(off) & 4) != 0)
+        return false;  // EXPERIMENT
     return check(checks, a).few;
 }
 
@@ -132,12 +133,13 @@ void index_select(const IndexSelectArguments& a) {
     ModelChecks checks("index_select");
     const auto [rows, few] = check(checks, a);
     const i64 tokens = a.query.shape[0], heads = a.query.shape[1], d = a.query.shape[2];
-    DG_CHECK(few, value,
-             "index_select: got {} tokens of {} {} heads of {} channels and {} rows of a sequence, expected at "
-             "most {} tokens, {} bf16 heads of {} channels and {} bf16 or FP4 rows, aligned to 16 bytes; call "
-             "index_query(), index_scores() and top_k()",
-             tokens, heads, name_of(a.query.format), d, rows.view.rows, kFewTokens, kIndexMmaHeads,
-             kIndexMmaChannels, kIndexFewRows);
+    DG_CHECK(
+        few, value,
+        "index_select: got {} tokens of {} {} heads of {} channels and {} rows of a sequence, expected at "
+        "most {} tokens, {} bf16 heads of {} channels and {} bf16 or FP4 rows, aligned to 16 bytes; call "
+        "index_query(), index_scores() and top_k()",
+        tokens, heads, name_of(a.query.format), d, rows.view.rows, kFewTokens, kIndexMmaHeads,
+        kIndexMmaChannels, kIndexFewRows);
     checks.array("weights", a.weights, {Format::fp32}, {tokens, heads});
     checks.vector("positions", a.positions, {Format::int32}, {tokens});
     checks.optional_vector("sequences", a.sequences, {Format::int32}, {tokens});
@@ -171,7 +173,8 @@ void index_select(const IndexSelectArguments& a) {
     params.k = as_u32(a.picks.shape[1]);
     params.ctas = ctas;
     launch(checks.device(), kFew, IndexFewSpec{.rows = rows.format, .finish = a.finish},
-           {grid_of("index_select", static_cast<u64>(tokens) * ctas), kIndexFewThreads, ctas}, a.stream, params,
+           {grid_of("index_select", static_cast<u64>(tokens) * ctas), kIndexFewThreads, ctas}, a.stream,
+           params,
            {reads(a.query), reads(a.weights), reads(a.rows.data), reads(a.rows.table),
             reads_constant(a.frequencies), reads(a.positions), reads(a.sequences), writes(a.picks)});
 }

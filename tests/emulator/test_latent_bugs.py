@@ -117,7 +117,9 @@ def latent_few() -> tuple[Any, str]:
         "deep_gemm::latent_few<kSpec>", (3,), 256, 91904, arrays, params, {"out": expected}, 2e-2, cluster=3
     )
     return launch, text(
-        "latent_few", "LatentMmaSpec", ".compressed = true, .picks = true, .rotate = true, .split = true, .raw = true"
+        "latent_few",
+        "LatentMmaSpec",
+        ".compressed = true, .picks = true, .rotate = true, .split = true, .raw = true",
     )
 
 

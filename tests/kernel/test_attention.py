@@ -198,7 +198,9 @@ def test_clusters_of_few_tokens_change_nothing(device: Any, heads: int, kind: st
     if raw:
         y = {"y": np.zeros((40, heads, 512), BF16)}
         turned["q"] = run(device, "rope", y, x=many["q"], frequencies=FREQUENCIES, positions=many["positions"], norm=True)["y"]  # fmt: skip
-    expected = run(device, "latent_attention", {"out": poisoned((40, heads, 512), "bf16")}, **turned)["out"][:8]
+    expected = run(device, "latent_attention", {"out": poisoned((40, heads, 512), "bf16")}, **turned)["out"][
+        :8
+    ]
     for count in (1, 3, 8):
         got = np.concatenate(
             [

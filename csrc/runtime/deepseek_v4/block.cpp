@@ -85,7 +85,8 @@ class BlockPass {
             .eps = c_.rms_epsilon,
             .stream = pass_.stream};
         latent.raw_queries = op::latent_takes_raw_queries(latent);
-        const op::IndexSelectArguments selection = w_.index_compressor ? index_select() : op::IndexSelectArguments{};
+        const op::IndexSelectArguments selection =
+            w_.index_compressor ? index_select() : op::IndexSelectArguments{};
         const bool few_rows = w_.index_compressor && op::index_select_takes(selection);
         attention_heads(query, !latent.raw_queries, w_.index_compressor && !few_rows);
         if (few_rows)

@@ -59,8 +59,7 @@ index_few(DG_GRID_CONSTANT const IndexFewParams params) {
     tile::Float4 v = load_head(turn);
     const u32 sequence = tile::sequence_of(p.sequences, token);
     const i32 position = ptx::ld_global_s32(p.positions + token);
-    const u32 visible =
-        sequence < p.rows.sequences ? tile::visible_rows(position, p.ratio, p.rows.rows) : 0;
+    const u32 visible = sequence < p.rows.sequences ? tile::visible_rows(position, p.ratio, p.rows.rows) : 0;
     i32* picks = params.picks + static_cast<u64>(token) * params.k;
     if (visible <= params.k) {
         for (u32 i = rank * kIndexFewThreads + ptx::thread_index(); i < params.k;

@@ -114,7 +114,7 @@ index_mma(DG_GRID_CONSTANT const IndexScoreParams p) {
                 ptx::sync_threads();
                 held = once;
             }
-add_heads(score, rows, smem);
+            add_heads(score, rows, smem);
             if (!once) ptx::sync_threads();
         }
         u32 peak = 0;

@@ -26,8 +26,9 @@ struct RawQueries {
 #pragma unroll
             for (u32 quad = 0; quad < kQuadsOfLane; ++quad)
                 if (head < p.heads)
-                    v[i][quad] = tile::load4<Format::bf16>(p.q.data, token * p.q.stride + head * p.q.inner_stride +
-                                                                         quad * 128 + ptx::lane_index() * 4);
+                    v[i][quad] =
+                        tile::load4<Format::bf16>(p.q.data, token * p.q.stride + head * p.q.inner_stride +
+                                                                quad * 128 + ptx::lane_index() * 4);
         }
     }
     /// After their norm and rotation, as what rope() does to them. Whole warps call.
@@ -63,8 +64,7 @@ DG_DEVICE void leave_sums(ptx::SharedAddress smem) {
     constexpr u32 kSteps = kLatentChunk / 16;
     const u32 lane = ptx::lane_index(), first = ptx::warp_index() * kWarpChannels;
     const ptx::SharedAddress weights = smem + kPlan.weights + lane % 16 * kWeightPitchBytes + lane / 16 * 16;
-    const ptx::SharedAddress rows =
-        smem + kPlan.rows + lane % 16 * kPitchBytes + (first + lane / 16 * 8) * 2;
+    const ptx::SharedAddress rows = smem + kPlan.rows + lane % 16 * kPitchBytes + (first + lane / 16 * 8) * 2;
     u32 a[kSteps][4];
 #pragma unroll
     for (u32 k = 0; k < kSteps; ++k) ptx::ldmatrix_x4(a[k], weights + k * 32);
@@ -83,10 +83,10 @@ DG_DEVICE void leave_sums(ptx::SharedAddress smem) {
     for (u32 t = 0; t < kTiles; ++t)
 #pragma unroll
         for (u32 half = 0; half < 2; ++half)
-            ptx::st_shared_v2_f32(smem + kPlan.rows + ((lane / 4 + half * 8) * kLatentSumsPitch + first + t * 8 +
-                                                       lane % 4 * 2) *
-                                                          4,
-                                  sums[t][2 * half], sums[t][2 * half + 1]);
+            ptx::st_shared_v2_f32(
+                smem + kPlan.rows +
+                    ((lane / 4 + half * 8) * kLatentSumsPitch + first + t * 8 + lane % 4 * 2) * 4,
+                sums[t][2 * half], sums[t][2 * half + 1]);
 }
 
 DG_DEVICE float shfl_up_f32(float value, u32 delta) {
@@ -98,7 +98,7 @@ DG_DEVICE float shfl_idx_f32(float value, u32 source) {
 
 /// What merging a head's chunks in order comes to (Merged), lane i's chunk being i; none where it has no rows.
 struct MergedHead {
-    Factors factors;   // of the lane's chunk and of those before it
+    Factors factors;     // of the lane's chunk and of those before it
     float max, weights;  // through the lane's chunk; of the chunk, scaled
 
     DG_DEVICE MergedHead(float m, float sum) {
@@ -177,8 +177,7 @@ latent_few(DG_GRID_CONSTANT const LatentMmaParams params) {
     if (turns)
 #pragma unroll
         for (u32 i = 0; i < 2; ++i)
-            frequencies[i] =
-                tile::load_frequency(p.frequencies, (last - (kFp8RowChannels - p.dims)) / 2 + i);
+            frequencies[i] = tile::load_frequency(p.frequencies, (last - (kFp8RowChannels - p.dims)) / 2 + i);
     const u32 heads = p.heads - first_head < kLatentMmaHeads ? p.heads - first_head : kLatentMmaHeads;
     const u32 step = params.chunks * kLatentMmaThreads, end = heads * kHeadQuads;
     u32 at = rank * kLatentMmaThreads + ptx::thread_index();
@@ -200,9 +199,8 @@ latent_few(DG_GRID_CONSTANT const LatentMmaParams params) {
     auto queries = load();
     const Seen<S> seen(p, token);
 
-    const WarpRows found = find_rows<S, kWarpRows>(p, seen, begin, [&](u32 i) {
-        return seen.in_window == p.window ? early : load_pick(p, token, i);
-    });
+    const WarpRows found = find_rows<S, kWarpRows>(
+        p, seen, begin, [&](u32 i) { return seen.in_window == p.window ? early : load_pick(p, token, i); });
     const RowBatch<kWarpRows> rows(found, 0);
 
     tile::Rotation by[2] = {};

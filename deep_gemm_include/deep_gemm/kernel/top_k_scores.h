@@ -48,7 +48,9 @@ class Scores {
         ptx::sync_warp();
     }
 
-    DG_DEVICE bool any_of_lane() const { return ptx::lane_index() < kept_; }
+    DG_DEVICE bool any_of_lane() const {
+        return ptx::lane_index() < kept_;
+    }
 
     /// Fills the warp's shared memory; the largest order a lane saw.
     DG_DEVICE u32 load() {

@@ -108,8 +108,7 @@ class RadixSelect {
     /// The bins of the next pass. Every CTA has read them: it did so before it came to the last barrier.
     DG_DEVICE void clear() {
         const ptx::SharedAddress bins = smem_ + plan_smem(S).bins + half_ * kTopKBins * 4;
-        for (u32 i = ptx::thread_index(); i < kTopKBins; i += kThreads)
-            ptx::st_shared_u32(bins + i * 4, 0);
+        for (u32 i = ptx::thread_index(); i < kTopKBins; i += kThreads) ptx::st_shared_u32(bins + i * 4, 0);
     }
 
     static constexpr u32 kThreads = S.warps * 32, kBins = kTopKBins / kThreads;  // of a thread

@@ -14,9 +14,9 @@ constexpr u32 kTopKMaxHeld = 32768;
 constexpr u32 kScoresOfPeak = 16;  // neighbours; the first peak has the first ones
 
 struct TopKSpec {
-    u32 cluster = 1;     // CTAs that share a token's scores: the choice does not depend on it
-    u32 held = 8192;     // scores that a CTA keeps in shared memory; it reads others again in each pass
-    bool peaks = false;  // the largest score of each few is known; not with a cluster
+    u32 cluster = 1;         // CTAs that share a token's scores: the choice does not depend on it
+    u32 held = 8192;         // scores that a CTA keeps in shared memory; it reads others again in each pass
+    bool peaks = false;      // the largest score of each few is known; not with a cluster
     u32 warps = kTopKWarps;  // of a CTA; fewer where another kernel chooses
 
     friend constexpr bool operator==(const TopKSpec&, const TopKSpec&) = default;
