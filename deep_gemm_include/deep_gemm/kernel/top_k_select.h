@@ -97,8 +97,13 @@ class RadixSelect {
             const ptx::UInt2 found = find(bins, t.wanted);
             t.order |= found.x << shift;
             t.known |= mask << shift;
-            t.wanted -= found.y;
+            t.wanted -= found.y & ~kWhole;
             top = shift;
+            if (digits > 1 && (found.y & kWhole) != 0 && span.base + t.order > 0) {
+                // All of the bin are wanted: more digits would tell nothing.
+                t.order -= 1, t.wanted = 0;
+                break;
+            }
         }
         t.order += span.base;
         return t;
@@ -111,11 +116,13 @@ class RadixSelect {
         for (u32 i = ptx::thread_index(); i < kTopKBins; i += kThreads) ptx::st_shared_u32(bins + i * 4, 0);
     }
 
+    static constexpr u32 kWhole = 1u << 31;  // beside a count of scores
     static constexpr u32 kThreads = S.warps * 32, kBins = kTopKBins / kThreads;  // of a thread
     static_assert(kBins % 2 == 0 && kBins * kThreads == kTopKBins);
 
-    /// The bin in which the `wanted`-th largest lies and how many lie in higher bins. All threads call; a
-    /// thread has neighbouring bins, the first one the highest.
+    /// The bin in which the `wanted`-th largest lies and how many lie in higher bins, with kWhole if those and
+    /// the bin's own are all that are wanted. All threads call; a thread has neighbouring bins, the first one
+    /// the highest.
     DG_DEVICE ptx::UInt2 find(ptx::SharedAddress bins, u32 wanted) const {
         const u32 lane = ptx::lane_index(), warp = ptx::warp_index();
         const u32 top = kTopKBins - 1 - ptx::thread_index() * kBins;
@@ -146,7 +153,7 @@ class RadixSelect {
         for (u32 i = 0; i < kBins; ++i) {
             if (above < wanted && wanted <= above + counts[i]) {
                 ptx::st_shared_u32(result, top - i);
-                ptx::st_shared_u32(result + 4, above);
+                ptx::st_shared_u32(result + 4, above | (wanted == above + counts[i] ? kWhole : 0));
             }
             above += counts[i];
         }
