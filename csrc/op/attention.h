@@ -13,7 +13,8 @@ namespace deep_gemm::op {
 //   q, out       real [t, r, d], d = 512; out may be q. Idle rows: zeros
 //   ring         window rows; compressed rows may be absent (SWA layers)
 //   picks        int32 [t, k] or absent; entries outside [0, (p + 1) / ratio) are skipped
-//   sinks        fp32 [r] or absent (no sink); +-infinity as in the formula
+//   sinks        fp32 [r] or absent (no sink); +-infinity as in the formula. Like frequencies, they are read
+//                before the launch in front has finished: no launch may write them meanwhile
 //   frequencies  fp32 [dims / 2, 2] or absent: rotates the last channels of out back at the query's position
 struct LatentAttentionArguments {
     TensorView q;

@@ -116,7 +116,7 @@ class RadixSelect {
         for (u32 i = ptx::thread_index(); i < kTopKBins; i += kThreads) ptx::st_shared_u32(bins + i * 4, 0);
     }
 
-    static constexpr u32 kWhole = 1u << 31;  // beside a count of scores
+    static constexpr u32 kWhole = 1u << 31;                                      // beside a count of scores
     static constexpr u32 kThreads = S.warps * 32, kBins = kTopKBins / kThreads;  // of a thread
     static_assert(kBins % 2 == 0 && kBins * kThreads == kTopKBins);
 
