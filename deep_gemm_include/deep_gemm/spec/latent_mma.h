@@ -106,7 +106,7 @@ constexpr LatentMmaSmem plan_smem(const LatentMmaSpec& s) {
 struct LatentMmaParams {
     AttentionParams attention;
     float* records;  // split: [tokens, ceil(heads / 16), chunks, 16, record]
-    u32 chunks;      // split: room for a token
+    u32 chunks;      // split: room for a token; latent_few: CTAs of a cluster
     float eps;       // of the queries' norm
 };
 
