@@ -208,6 +208,7 @@ latent_few(DG_GRID_CONSTANT const LatentMmaParams params) {
 #pragma unroll
         for (u32 i = 0; i < 2; ++i)
             by[i] = tile::rotation_at(frequencies[i], static_cast<float>(seen.position), false);
+    if constexpr (!S.raw) ptx::cp_async_wait<0>();
     if (begin < seen.total) {
         if constexpr (S.raw) queries.store(params.eps, turns, by, smem);
         if (lane < kWarpRows)
@@ -216,7 +217,6 @@ latent_few(DG_GRID_CONSTANT const LatentMmaParams params) {
         rows.store(warp * kWarpRows, [&](u32 row, u32 part) {
             return smem + plan_smem(S).rows + row * kPitchBytes + part * 16;
         });
-        if constexpr (!S.raw) ptx::cp_async_wait<0>();
         ptx::sync_threads();
         score_rows<S>(smem, p.scale);
         ptx::sync_threads();
