@@ -43,8 +43,7 @@ u64 rows_seen(const AttentionParams& p, bool picks) {
 
 // A cluster for the chunks of 16 heads: none takes two chunks.
 bool takes_clusters(const Device& device, const AttentionSpec& plain, const AttentionParams& p) {
-    constexpr u32 kFirst = 9;  // compute capability with clusters
-    return device.properties().compute_major >= kFirst && static_cast<i64>(p.tokens) <= kClusterTokens &&
+    return has_large_clusters(device) && static_cast<i64>(p.tokens) <= kClusterTokens &&
            ceil_div(rows_seen(p, plain.picks), u64{kLatentChunk}) <= kLatentFewChunks &&
            (p.frequencies == nullptr || p.dims <= kFp8RowRotated);
 }
@@ -59,9 +58,9 @@ void run_few(ModelChecks& checks, const LatentAttentionArguments& a, const Atten
                              .raw = a.raw_queries};
     // CTAs without a chunk help to merge: with so many, no thread has more than four channels of one head.
     constexpr u32 kFewest = kLatentMmaHeads * kFp8RowChannels / 4 / kLatentMmaThreads;
-    const u32 chunks = std::max(
-        as_u32(static_cast<i64>(ceil_div(rows_seen(attention, plain.picks), u64{kLatentChunk}))),
-        std::getenv("DG_X_LEAST") ? 1u : kFewest);
+    const u32 chunks =
+        std::max(as_u32(static_cast<i64>(ceil_div(rows_seen(attention, plain.picks), u64{kLatentChunk}))),
+                 std::getenv("DG_X_LEAST") ? 1u : kFewest);
     const LatentMmaParams params{.attention = attention, .records = nullptr, .chunks = chunks, .eps = a.eps};
     const u64 units = u64{attention.tokens} * ceil_div(attention.heads, kLatentMmaHeads);
     if (const char* pad = std::getenv("DG_X_PAD")) {

@@ -114,8 +114,7 @@ Selection check(ModelChecks& checks, const IndexSelectArguments& a) {
     checks.array("query", a.query, kReal, {-1, -1, -1}, 4);
     const i64 tokens = a.query.shape[0], heads = a.query.shape[1], d = a.query.shape[2];
     const CheckedRows rows = check_latent_rows(checks, "rows", a.rows, d, Narrow::fp4);
-    constexpr u32 kFirst = 9;  // compute capability with clusters
-    return {rows, checks.device().properties().compute_major >= kFirst && tokens <= kFewTokens &&
+    return {rows, has_large_clusters(checks.device()) && tokens <= kFewTokens &&
                       heads <= i64{kIndexMmaHeads} && rows.view.rows <= kIndexFewRows &&
                       takes_mma(a.query, a.rows.data, rows.format)};
 }
