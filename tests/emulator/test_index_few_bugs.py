@@ -36,7 +36,7 @@ def index_few() -> tuple[Launch, str]:
         "frequencies", "picks", 64, K, CTAS,
     )  # fmt: skip
     expected = {"picks": np.sort(order[:K])[None].astype(np.float64)}
-    smem = -(-(2 * 8192 + 8 * 4 + 8 + 8 * 8 + 4096 * 6) // 128) * 128 + 64 * 324
+    smem = -(-(2 * 8192 + 8 * 4 + 8 + 8 * 8 + 2048 * 6) // 128) * 128 + 64 * 324
     launch = Launch("deep_gemm::index_few<kSpec>", (CTAS,), 256, smem, arrays, params, expected, cluster=CTAS)
     return launch, text("index_few", "IndexFewSpec", ".finish = RowFinish::hadamard")
 

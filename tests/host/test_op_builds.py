@@ -127,7 +127,7 @@ KERNELS = {
             ".split = true",
             ALL_SEEN + ", .split = true",
             ALL_SEEN + ", .split = true, .raw = true",
-            ".compressed = true, .sinks = true, .rotate = true, .split = true, .raw = true",
+            ".compressed = true, .sinks = true, .rotate = true, .split = true, .raw = true, .alone = true",
         ]
     },
     ("latent_wide", "LatentMmaSpec"): {

@@ -9,7 +9,7 @@ namespace deep_gemm {
 
 constexpr u32 kIndexFewThreads = 256, kIndexFewWarps = kIndexFewThreads / 32;
 constexpr u32 kIndexFewCtas = 16;    // at most
-constexpr u32 kIndexFewRows = 4096;  // of a token at most
+constexpr u32 kIndexFewRows = 2048;  // of a token at most: with 4096, three launches take 1 us less (H200)
 
 struct IndexFewSpec {
     Format rows = Format::bf16;

@@ -29,9 +29,10 @@ struct LatentMmaSpec {
     bool sinks = false;
     bool rotate = false;  // the output's last channels, back
     bool split = false;
-    u32 tiles = 1;      // of 16 heads in a CTA: 1 or 2; 1 with split
-    bool wide = false;  // latent_wide: 64 heads in a CTA
-    bool raw = false;   // latent_few: queries as projected; their norm and rotation come first
+    u32 tiles = 1;       // of 16 heads in a CTA: 1 or 2; 1 with split
+    bool wide = false;   // latent_wide: 64 heads in a CTA
+    bool raw = false;    // latent_few: queries as projected; their norm and rotation come first
+    bool alone = false;  // latent_few: no two CTAs on a multiprocessor
 
     friend constexpr bool operator==(const LatentMmaSpec&, const LatentMmaSpec&) = default;
 };
@@ -45,6 +46,7 @@ constexpr void visit_fields(Visitor&& visit, const LatentMmaSpec& s) {
     visit("tiles", s.tiles);
     visit("wide", s.wide);
     visit("raw", s.raw);
+    visit("alone", s.alone);
 }
 
 // latent_wide: two warpgroups multiply on wgmma, all scores each and half of the channels of the weighted
@@ -74,6 +76,7 @@ constexpr LatentWideSmem plan_latent_wide() {
     return p;
 }
 
+constexpr u32 kLatentAloneBytes = 120 * 1024;  // more than half of a multiprocessor's shared memory
 struct LatentMmaSmem {
     u32 rows;     // bf16 [chunk, pitch]
     u32 queries;  // bf16 [heads, pitch]
@@ -100,6 +103,7 @@ constexpr LatentMmaSmem plan_smem(const LatentMmaSpec& s) {
     p.stats = p.weights + heads * kLatentWeightPitch * 2;
     p.present = p.stats + heads * 8;
     p.bytes = p.present + kLatentChunk * 4;
+    if (s.alone && p.bytes < kLatentAloneBytes) p.bytes = kLatentAloneBytes;
     return p;
 }
 

@@ -178,7 +178,7 @@ def index_select(
 ) -> None:
     """index_query(), index_scores() and top_k() of at most 8 tokens in one launch, the same picks bit for bit.
 
-    bf16 queries of at most 64 heads of 128 channels, as projected, over at most 4096 bf16 or FP4 rows of a sequence.
+    bf16 queries of at most 64 heads of 128 channels, as projected, over at most 2048 bf16 or FP4 rows of a sequence.
     """
     _C.op_index_select(**locals())
 
