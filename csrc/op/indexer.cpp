@@ -116,7 +116,7 @@ Selection check(ModelChecks& checks, const IndexSelectArguments& a) {
     const CheckedRows rows = check_latent_rows(checks, "rows", a.rows, d, Narrow::fp4);
     return {rows, has_large_clusters(checks.device()) && tokens <= kFewTokens &&
                       heads <= i64{kIndexMmaHeads} && rows.view.rows <= kIndexFewRows &&
-                      takes_mma(a.query, a.rows.data, rows.format)};
+                      a.frequencies.shape[0] <= 32 && takes_mma(a.query, a.rows.data, rows.format)};
 }
 
 }  // namespace

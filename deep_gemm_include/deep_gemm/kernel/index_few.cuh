@@ -42,12 +42,8 @@ index_few(DG_GRID_CONSTANT const IndexFewParams params) {
     // Units of 16 rows, and heads, go round the CTAs first, then the warps of each.
     const u32 turn = warp * params.ctas + rank, turns = kIndexFewWarps * params.ctas;
     const bool rotated = channel >= kIndexMmaChannels - params.dims;
-    tile::Frequency frequencies[2];  // nobody writes them
-    if (rotated)
-#pragma unroll
-        for (u32 i = 0; i < 2; ++i)
-            frequencies[i] = tile::load_frequency(params.frequencies,
-                                                  (channel - (kIndexMmaChannels - params.dims)) / 2 + i);
+    tile::Frequency frequency;  // of pair `lane`; nobody writes it
+    if (lane < params.dims / 2) frequency = tile::load_frequency(params.frequencies, lane);
     ptx::grid_dependency_wait();
     const auto load_head = [&](u32 head) {
         tile::Float4 v{};
@@ -80,10 +76,10 @@ index_few(DG_GRID_CONSTANT const IndexFewParams params) {
     load_weights(p, token, 0, heads);
     top_k_detail::RadixSelect<kChoice> select(smem);
     bool started = false;
+    const tile::Rotation mine = tile::rotation_at(frequency, static_cast<float>(position), false);
     tile::Rotation by[2];
 #pragma unroll
-    for (u32 i = 0; i < 2; ++i)
-        by[i] = tile::rotation_at(frequencies[i], static_cast<float>(position), false);
+    for (u32 i = 0; i < 2; ++i) by[i] = mine.of_lane((channel - (kIndexMmaChannels - params.dims)) / 2 + i);
 #pragma unroll 1
     for (u32 head = turn; head < kIndexMmaHeads; head += turns) {
         if (rotated) tile::rotate(v.x, v.y, by[0]), tile::rotate(v.z, v.w, by[1]);

@@ -247,10 +247,7 @@ latent_few(DG_GRID_CONSTANT const LatentMmaParams params) {
     if constexpr (S.rotate || S.raw) {
         const tile::Rotation mine = tile::rotation_at(frequency, static_cast<float>(seen.position), false);
 #pragma unroll
-        for (u32 i = 0; i < 2; ++i) {
-            const u32 pair = (last - (kFp8RowChannels - p.dims)) / 2 + i;
-            by[i] = {shfl_idx_f32(mine.cos, pair % 32), shfl_idx_f32(mine.sin, pair % 32)};
-        }
+        for (u32 i = 0; i < 2; ++i) by[i] = mine.of_lane((last - (kFp8RowChannels - p.dims)) / 2 + i);
     }
     ptx::cp_async_wait<0>();
     ptx::sync_warp();

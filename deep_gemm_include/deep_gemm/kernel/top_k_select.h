@@ -84,6 +84,7 @@ class RadixSelect {
     template <typename CountAll>
     DG_DEVICE Threshold run(u32 wanted, u32 digits, const Span& span, CountAll&& count_all) {
         Threshold t{.wanted = wanted};
+#pragma unroll 1  // less code to fetch
         for (u32 digit = 0, top = span.bits; digit < digits && top > 0; ++digit) {
             const u32 bits = top < kTopKDigit ? top : kTopKDigit, shift = top - bits, mask = (1u << bits) - 1;
             const ptx::SharedAddress bins = smem_ + plan_smem(S).bins + half_ * kTopKBins * 4;

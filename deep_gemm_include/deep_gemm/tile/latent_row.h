@@ -11,6 +11,12 @@ namespace deep_gemm::tile {
 
 struct Rotation {
     float cos, sin;
+
+    /// That of lane `lane` % 32. Whole warps call.
+    [[nodiscard]] DG_DEVICE Rotation of_lane(u32 lane) const {
+        return {codec::float_of_bits(ptx::shfl_idx(codec::bits_of_float(cos), lane % 32)),
+                codec::float_of_bits(ptx::shfl_idx(codec::bits_of_float(sin), lane % 32))};
+    }
 };
 
 /// Turns a position, as the sum of two floats.
