@@ -5,7 +5,6 @@
 #include <deep_gemm/spec/latent_mma.h>
 
 #include <algorithm>
-#include <cstdlib>
 
 namespace deep_gemm::op {
 
@@ -52,9 +51,8 @@ void run_few(ModelChecks& checks, const LatentAttentionArguments& a, const Atten
              const AttentionParams& attention) {
     // CTAs without a chunk help to merge: with so many, no thread has more than four channels of one head.
     constexpr u32 kFewest = kLatentMmaHeads * kFp8RowChannels / 4 / kLatentMmaThreads;
-    const u32 chunks =
-        std::max(as_u32(static_cast<i64>(ceil_div(rows_seen(attention, plain.picks), u64{kLatentChunk}))),
-                 std::getenv("DG_X_LEAST") ? 1u : kFewest);
+    const u32 chunks = std::max(
+        as_u32(static_cast<i64>(ceil_div(rows_seen(attention, plain.picks), u64{kLatentChunk}))), kFewest);
     const u64 units = u64{attention.tokens} * ceil_div(attention.heads, kLatentMmaHeads);
     // Few clusters find a multiprocessor for each CTA, in groups of 16 to 18: 0.8 us less of 8.6 (H200).
     const u64 at_once = u64{checks.device().properties().num_sms} / 18 * (16 / chunks);
@@ -66,18 +64,6 @@ void run_few(ModelChecks& checks, const LatentAttentionArguments& a, const Atten
                              .raw = a.raw_queries,
                              .alone = units <= at_once};
     const LatentMmaParams params{.attention = attention, .records = nullptr, .chunks = chunks, .eps = a.eps};
-    if (const char* pad = std::getenv("DG_X_PAD")) {
-        const driver::LaunchConfig config{
-            .grid = {grid_of("latent_attention", units * chunks), 1, 1},
-            .cluster = {chunks, 1, 1},
-            .block = {kLatentMmaThreads, 1, 1},
-            .dynamic_smem_bytes = std::max<u32>(static_cast<u32>(std::atoi(pad)), plan_smem(spec).bytes),
-            .stream = static_cast<driver::Stream>(a.stream),
-            .programmatic_launch = settings().pdl,
-            .check_inputs = nullptr};
-        return checks.device().launch(kernel_for<LatentMmaParams>(checks.device(), kFew, spec), config,
-                                      std::as_bytes(std::span(&params, 1)), {});
-    }
     launch(checks.device(), kFew, spec,
            {grid_of("latent_attention", units * chunks), kLatentMmaThreads, chunks}, a.stream, params,
            {reads(a.q), reads(a.ring.data), reads(a.ring.table), reads(a.compressed.data),
@@ -206,13 +192,7 @@ Attention prepare(ModelChecks& checks, const LatentAttentionArguments& a) {
     return {spec, params};
 }
 
-// EXPERIMENT: which of the folds are off.
-u32 experiment(const char* name) {
-    const char* text = std::getenv(name);
-    return text ? static_cast<u32>(std::atoi(text)) : 0;
-}
 bool is_few(ModelChecks& checks, const LatentAttentionArguments& a, const Attention& attention) {
-    if (experiment("DG_X_OFF") & 1) return false;
     return takes_mma(a, attention.spec) && takes_clusters(checks.device(), attention.spec, attention.params);
 }
 
@@ -226,7 +206,6 @@ std::vector<i64> latent_records_shape(i64 tokens, i64 heads, i64 rows) {
 
 bool latent_takes_raw_queries(const LatentAttentionArguments& a) {
     ModelChecks checks("latent_attention");
-    if (experiment("DG_X_OFF") & 2) return false;
     return a.frequencies.present() && is_few(checks, a, prepare(checks, a));
 }
 

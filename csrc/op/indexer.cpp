@@ -5,7 +5,6 @@
 #include <deep_gemm/spec/index_few.h>
 
 #include <algorithm>
-#include <cstdlib>
 
 namespace deep_gemm::op {
 
@@ -123,8 +122,6 @@ Selection check(ModelChecks& checks, const IndexSelectArguments& a) {
 
 bool index_select_takes(const IndexSelectArguments& a) {
     ModelChecks checks("index_select");
-    if (const char* off = std::getenv("DG_X_OFF"); off && (std::atoi(off) & 4) != 0)
-        return false;  // EXPERIMENT
     return check(checks, a).few;
 }
 
@@ -152,8 +149,7 @@ void index_select(const IndexSelectArguments& a) {
              "index_select: got ratio 0, expected at least 1; pass the positions that a row stands for");
     if (tokens == 0) return;
     constexpr u32 kFewestCtas = 8;  // a head for each of their warps
-    u32 ctas = std::clamp(ceil_div(rows.view.rows, kIndexMmaRows), kFewestCtas, kIndexFewCtas);
-    if (const char* text = std::getenv("DG_X_CTAS")) ctas = static_cast<u32>(std::atoi(text));  // EXPERIMENT
+    const u32 ctas = std::clamp(ceil_div(rows.view.rows, kIndexMmaRows), kFewestCtas, kIndexFewCtas);
     IndexFewParams params{};
     params.scores.query = view_of(a.query);
     params.scores.weights = pointer_of<const float>(a.weights);

@@ -47,9 +47,7 @@ DG_KERNEL(kLatentThreads, 4)
 attention_rows(DG_GRID_CONSTANT const AttentionRowsParams p) {
     ptx::grid_dependency_launch();
     const u32 block = ptx::block_index();
-#ifndef DG_X_NO_BRING
     attention_rows_detail::bring_weights<S>(p, block);
-#endif
     ptx::grid_dependency_wait();
     if (block < p.norm_end) return norm_block<S.norm>(p.norm, block);
     if (block < p.write_end) return latent_write_block<S.write>(p.write, block - p.norm_end);
