@@ -1,5 +1,5 @@
-// A chunk of latent attention on tensor cores (spec/latent_mma.h): rows and queries into shared memory, scores,
-// weights, weighted sums. What latent_mma and latent_few share.
+// A chunk of latent attention on tensor cores (spec/latent_mma.h) whose rows and queries are in shared memory:
+// scores and weights. What latent_mma and latent_few share.
 #pragma once
 
 #include <deep_gemm/kernel/latent_rows.h>
@@ -14,38 +14,6 @@ constexpr u32 kWarpChannels = kFp8RowChannels / kWarps;  // of the weighted sum
 constexpr u32 kTiles = kWarpChannels / 8;
 
 constexpr u32 kWarpRows = kLatentChunk / kWarps;
-
-/// Rows of a chunk as bf16 into shared memory, some at a time: all of the warp's where it has no other chunk;
-/// zeros where there is none.
-template <LatentMmaSpec S>
-DG_DEVICE void load_rows(const WarpRows& found, ptx::SharedAddress smem) {
-    constexpr LatentMmaSmem kPlan = plan_smem(S);
-    constexpr u32 kAtOnce = S.split ? kWarpRows : kWarpRows / 2;
-    const u32 lane = ptx::lane_index(), first = ptx::warp_index() * kWarpRows;
-    if (lane < kWarpRows)
-        ptx::st_shared_u32(smem + kPlan.present + (first + lane) * 4, found.present >> lane & 1);
-#pragma unroll 1
-    for (u32 row = 0; row < kWarpRows; row += kAtOnce)
-        RowBatch<kAtOnce>(found, row).store(first + row, [&](u32 of, u32 unit) {
-            return smem + kPlan.rows + of * kPitchBytes + unit * 16;
-        });
-}
-
-/// The heads' queries on their way to shared memory, until cp_async_wait(); zeros beyond the last head.
-template <LatentMmaSpec S>
-DG_DEVICE void load_queries(const AttentionParams& p, u32 token, u32 first_head, ptx::SharedAddress smem) {
-    constexpr LatentMmaSmem kPlan = plan_smem(S);
-    constexpr u32 kPieces = kFp8RowChannels / 8;  // of 16 bytes
-    for (u32 i = ptx::thread_index(); i < latent_heads_of(S) * kPieces; i += kLatentMmaThreads) {
-        const u32 head = i / kPieces, piece = i % kPieces;
-        const bool there = first_head + head < p.heads;
-        const u8* from = static_cast<const u8*>(p.q.data) +
-                         (token * p.q.stride + (there ? first_head + head : 0) * p.q.inner_stride) * 2 +
-                         piece * 16;
-        ptx::cp_async_16(smem + kPlan.queries + head * kPitchBytes + piece * 16, from, there ? 16 : 0);
-    }
-    ptx::cp_async_commit();
-}
 
 /// Scores of all heads with the warp's eight rows, into shared memory.
 template <LatentMmaSpec S>

@@ -7,6 +7,38 @@ namespace deep_gemm {
 
 namespace latent_detail {
 
+/// Rows of a chunk as bf16 into shared memory, some at a time: all of the warp's where it has no other chunk;
+/// zeros where there is none.
+template <LatentMmaSpec S>
+DG_DEVICE void load_rows(const WarpRows& found, ptx::SharedAddress smem) {
+    constexpr LatentMmaSmem kPlan = plan_smem(S);
+    constexpr u32 kAtOnce = S.split ? kWarpRows : kWarpRows / 2;
+    const u32 lane = ptx::lane_index(), first = ptx::warp_index() * kWarpRows;
+    if (lane < kWarpRows)
+        ptx::st_shared_u32(smem + kPlan.present + (first + lane) * 4, found.present >> lane & 1);
+#pragma unroll 1
+    for (u32 row = 0; row < kWarpRows; row += kAtOnce)
+        RowBatch<kAtOnce>(found, row).store(first + row, [&](u32 of, u32 unit) {
+            return smem + kPlan.rows + of * kPitchBytes + unit * 16;
+        });
+}
+
+/// The heads' queries on their way to shared memory, until cp_async_wait(); zeros beyond the last head.
+template <LatentMmaSpec S>
+DG_DEVICE void load_queries(const AttentionParams& p, u32 token, u32 first_head, ptx::SharedAddress smem) {
+    constexpr LatentMmaSmem kPlan = plan_smem(S);
+    constexpr u32 kPieces = kFp8RowChannels / 8;  // of 16 bytes
+    for (u32 i = ptx::thread_index(); i < latent_heads_of(S) * kPieces; i += kLatentMmaThreads) {
+        const u32 head = i / kPieces, piece = i % kPieces;
+        const bool there = first_head + head < p.heads;
+        const u8* from = static_cast<const u8*>(p.q.data) +
+                         (token * p.q.stride + (there ? first_head + head : 0) * p.q.inner_stride) * 2 +
+                         piece * 16;
+        ptx::cp_async_16(smem + kPlan.queries + head * kPitchBytes + piece * 16, from, there ? 16 : 0);
+    }
+    ptx::cp_async_commit();
+}
+
 /// The weighted sums of the chunk's rows: all heads, channels t * 8 to t * 8 + 15 of the warp's 64. A lane
 /// has channels lane % 4 * 2 and the next of each eight, of heads lane / 4 and that plus 8.
 template <LatentMmaSpec S>
