@@ -13,10 +13,13 @@ namespace {
 constexpr jit::KernelId kAttention{"attention", "deep_gemm/kernel/attention.cuh"};
 constexpr const char* kMmaHeader = "deep_gemm/kernel/latent_mma.cuh";
 constexpr jit::KernelId kMma{"latent_mma", kMmaHeader}, kMerge{"latent_merge", kMmaHeader},
-    kWide{"latent_wide", "deep_gemm/kernel/latent_wide.cuh"};
+    kWide{"latent_wide", "deep_gemm/kernel/latent_wide.cuh"},
+    kFew{"latent_few", "deep_gemm/kernel/latent_few.cuh"};
 
 // Tokens up to which chunks have CTAs of their own; any number gives the same bits.
 constexpr i64 kFewTokens = 24;
+// Tokens up to which the CTAs of chunks are clusters.
+constexpr i64 kClusterTokens = 8;
 constexpr u64 kVectorBytes = 16;
 
 // Tensor cores serve bf16 queries over FP8 rows. What this depends on is the same for any number of tokens.
@@ -33,9 +36,44 @@ bool takes_mma(const LatentAttentionArguments& a, const AttentionSpec& spec) {
            address_of(a.ring.data) % kVectorBytes == 0 && address_of(a.compressed.data) % kVectorBytes == 0;
 }
 
+u64 rows_seen(const AttentionParams& p, bool picks) {
+    return u64{p.window} + (picks ? p.num_picks : p.compressed.rows);
+}
+
+// A cluster for the chunks of 16 heads: none takes two chunks.
+bool takes_clusters(const Device& device, const AttentionSpec& plain, const AttentionParams& p) {
+    return has_large_clusters(device) && static_cast<i64>(p.tokens) <= kClusterTokens &&
+           ceil_div(rows_seen(p, plain.picks), u64{kLatentChunk}) <= kLatentFewChunks &&
+           (p.frequencies == nullptr || p.dims <= kFp8RowRotated);
+}
+
+void run_few(ModelChecks& checks, const LatentAttentionArguments& a, const AttentionSpec& plain,
+             const AttentionParams& attention) {
+    // CTAs without a chunk help to merge: with so many, no thread has more than four channels of one head.
+    constexpr u32 kFewest = kLatentMmaHeads * kFp8RowChannels / 4 / kLatentMmaThreads;
+    const u32 chunks = std::max(
+        as_u32(static_cast<i64>(ceil_div(rows_seen(attention, plain.picks), u64{kLatentChunk}))), kFewest);
+    const u64 units = u64{attention.tokens} * ceil_div(attention.heads, kLatentMmaHeads);
+    // Few clusters find a multiprocessor for each CTA, in groups of 16 to 18: 0.8 us less of 8.6 (H200).
+    const u64 at_once = u64{checks.device().properties().num_sms} / 18 * (16 / chunks);
+    const LatentMmaSpec spec{.compressed = plain.compressed != Format::none,
+                             .picks = plain.picks,
+                             .sinks = plain.sinks,
+                             .rotate = plain.rotate,
+                             .split = true,
+                             .raw = a.raw_queries,
+                             .alone = units <= at_once};
+    const LatentMmaParams params{.attention = attention, .records = nullptr, .chunks = chunks, .eps = a.eps};
+    launch(checks.device(), kFew, spec,
+           {grid_of("latent_attention", units * chunks), kLatentMmaThreads, chunks}, a.stream, params,
+           {reads(a.q), reads(a.ring.data), reads(a.ring.table), reads(a.compressed.data),
+            reads(a.compressed.table), reads(a.picks), reads_constant(a.sinks), reads_constant(a.frequencies),
+            reads(a.positions), reads(a.sequences), writes(a.out)});
+}
+
 void run_mma(ModelChecks& checks, const LatentAttentionArguments& a, const AttentionSpec& plain,
              const AttentionParams& attention) {
-    const u64 seen = attention.window + (a.picks.present() ? attention.num_picks : attention.compressed.rows);
+    const u64 seen = rows_seen(attention, plain.picks);
     const auto tokens = static_cast<i64>(attention.tokens);
     const std::vector<i64> shape =
         latent_records_shape(tokens, static_cast<i64>(attention.heads), static_cast<i64>(seen));
@@ -54,7 +92,8 @@ void run_mma(ModelChecks& checks, const LatentAttentionArguments& a, const Atten
                              .wide = wide};
     const LatentMmaParams params{.attention = attention,
                                  .records = split ? pointer_of<float>(a.records) : nullptr,
-                                 .chunks = split ? as_u32(a.records.shape[2]) : 1};
+                                 .chunks = split ? as_u32(a.records.shape[2]) : 1,
+                                 .eps = 0};
     const u64 units = static_cast<u64>(tokens) * ceil_div(attention.heads, latent_heads_of(spec));
     const std::initializer_list<driver::MemoryRange> memory = {reads(a.q),
                                                                reads(a.ring.data),
@@ -83,16 +122,13 @@ void run_mma(ModelChecks& checks, const LatentAttentionArguments& a, const Atten
             writes(a.out)});
 }
 
-}  // namespace
+struct Attention {
+    AttentionSpec spec;
+    AttentionParams params;
+};
 
-std::vector<i64> latent_records_shape(i64 tokens, i64 heads, i64 rows) {
-    const auto parts = [](i64 count, u32 size) { return (count + size - 1) / size; };
-    return {tokens, parts(heads, kLatentMmaHeads), std::max<i64>(parts(rows, kLatentChunk), 1),
-            i64{kLatentMmaHeads} * kLatentRecord};
-}
-
-void latent_attention(const LatentAttentionArguments& a) {
-    ModelChecks checks("latent_attention");
+// Checked arguments; of no tokens or heads, parameters of none.
+Attention prepare(ModelChecks& checks, const LatentAttentionArguments& a) {
     checks.array("q", a.q, kReal, {-1, -1, -1}, 4);
     const i64 tokens = a.q.shape[0], heads = a.q.shape[1], d = a.q.shape[2];
     DG_CHECK(
@@ -128,7 +164,6 @@ void latent_attention(const LatentAttentionArguments& a) {
              "out");
     checks.optional_vector("picks", a.picks, {Format::int32}, {tokens, -1});
     const u32 dims = a.frequencies.present() ? check_frequencies(checks, a.frequencies, d) : 0;
-    if (tokens == 0 || heads == 0) return;
     const AttentionSpec spec{.q = a.q.format,
                              .out = a.out.format,
                              .rows = ring.format,
@@ -154,8 +189,38 @@ void latent_attention(const LatentAttentionArguments& a) {
     params.num_picks = a.picks.present() ? as_u32(a.picks.shape[1]) : 0;
     params.dims = dims;
     params.scale = attention_scale(a.scale, d);
+    return {spec, params};
+}
+
+bool is_few(ModelChecks& checks, const LatentAttentionArguments& a, const Attention& attention) {
+    return takes_mma(a, attention.spec) && takes_clusters(checks.device(), attention.spec, attention.params);
+}
+
+}  // namespace
+
+std::vector<i64> latent_records_shape(i64 tokens, i64 heads, i64 rows) {
+    const auto parts = [](i64 count, u32 size) { return (count + size - 1) / size; };
+    return {tokens, parts(heads, kLatentMmaHeads), std::max<i64>(parts(rows, kLatentChunk), 1),
+            i64{kLatentMmaHeads} * kLatentRecord};
+}
+
+bool latent_takes_raw_queries(const LatentAttentionArguments& a) {
+    ModelChecks checks("latent_attention");
+    return a.frequencies.present() && is_few(checks, a, prepare(checks, a));
+}
+
+void latent_attention(const LatentAttentionArguments& a) {
+    ModelChecks checks("latent_attention");
+    const auto [spec, params] = prepare(checks, a);
+    const bool few = is_few(checks, a, {spec, params});
+    DG_CHECK(
+        !a.raw_queries || (few && a.frequencies.present()), value,
+        "latent_attention: got raw queries, expected few bf16 queries over FP8 rows, with frequencies; call "
+        "rope() with norm first");
+    if (params.tokens == 0 || params.heads == 0) return;
+    if (few) return run_few(checks, a, spec, params);
     if (takes_mma(a, spec)) return run_mma(checks, a, spec, params);
-    const u64 blocks = static_cast<u64>(tokens) * ceil_div(params.heads, kAttentionHeads);
+    const u64 blocks = static_cast<u64>(params.tokens) * ceil_div(params.heads, kAttentionHeads);
     launch(checks.device(), kAttention, spec, {grid_of("latent_attention", blocks), kAttentionThreads},
            a.stream, params,
            {reads(a.q), reads(a.ring.data), reads(a.ring.table), reads(a.compressed.data),

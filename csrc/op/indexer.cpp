@@ -2,7 +2,7 @@
 #include "op/indexer.h"
 #include "op/latent_check.h"
 
-#include <deep_gemm/spec/indexer.h>
+#include <deep_gemm/spec/index_few.h>
 
 #include <algorithm>
 
@@ -11,10 +11,11 @@ namespace deep_gemm::op {
 namespace {
 
 constexpr const char* kIndexerHeader = "deep_gemm/kernel/indexer.cuh";
-constexpr jit::KernelId kScores{"index_scores", kIndexerHeader}, kMma{"index_mma", kIndexerHeader};
+constexpr jit::KernelId kScores{"index_scores", kIndexerHeader}, kMma{"index_mma", kIndexerHeader},
+    kFew{"index_few", "deep_gemm/kernel/index_few.cuh"};
 
 // What this depends on is the same for any number of tokens.
-bool takes_mma(const IndexScoreArguments& a, Format rows) {
+bool takes_mma(const TensorView& query, const TensorView& rows_data, Format rows) {
     constexpr u64 kVectorBytes = 16;
     const auto aligned = [](const TensorView& t) {
         bool all = address_of(t) % kVectorBytes == 0;
@@ -22,9 +23,9 @@ bool takes_mma(const IndexScoreArguments& a, Format rows) {
             all = all && (t.shape[i] <= 1 || t.strides[i] * 2 % static_cast<i64>(kVectorBytes) == 0);
         return all;
     };
-    return a.query.format == Format::bf16 && (rows == Format::bf16 || rows == Format::fp4_e2m1) &&
-           a.query.shape[2] == kIndexMmaChannels && aligned(a.query) &&
-           (rows == Format::fp4_e2m1 || aligned(a.rows.data));
+    return query.format == Format::bf16 && (rows == Format::bf16 || rows == Format::fp4_e2m1) &&
+           query.shape[2] == kIndexMmaChannels && aligned(query) &&
+           (rows == Format::fp4_e2m1 || aligned(rows_data));
 }
 
 // A block has all heads of a token in shared memory, which cost more to bring than a few rows: no more blocks
@@ -38,7 +39,8 @@ u32 mma_blocks(const Device& device, u32 tokens, u32 rows) {
 }  // namespace
 
 bool index_leaves_peaks(const IndexScoreArguments& a) {
-    return takes_mma(a, a.rows.data.format == Format::int8 ? Format::fp4_e2m1 : a.rows.data.format);
+    return takes_mma(a.query, a.rows.data,
+                     a.rows.data.format == Format::int8 ? Format::fp4_e2m1 : a.rows.data.format);
 }
 
 void index_scores(const IndexScoreArguments& a) {
@@ -57,7 +59,7 @@ void index_scores(const IndexScoreArguments& a) {
              "index_scores: got ratio 0, expected at least 1; pass the positions that a row stands for");
     if (tokens == 0) return;
     const IndexScoreSpec spec{.query = a.query.format, .rows = rows.format};
-    const bool mma = takes_mma(a, rows.format);
+    const bool mma = takes_mma(a.query, a.rows.data, rows.format);
     if (a.peaks.present()) {
         DG_CHECK(
             mma, value,
@@ -95,6 +97,81 @@ void index_scores(const IndexScoreArguments& a) {
                params, memory);
     else
         launch(checks.device(), kScores, spec, {grid, kIndexThreads}, a.stream, params, memory);
+}
+
+namespace {
+
+// Tokens up to which one launch does all; rows and heads that it can hold.
+constexpr i64 kFewTokens = 8;
+
+struct Selection {
+    CheckedRows rows;
+    bool few;
+};
+
+Selection check(ModelChecks& checks, const IndexSelectArguments& a) {
+    checks.array("query", a.query, kReal, {-1, -1, -1}, 4);
+    const i64 tokens = a.query.shape[0], heads = a.query.shape[1], d = a.query.shape[2];
+    const CheckedRows rows = check_latent_rows(checks, "rows", a.rows, d, Narrow::fp4);
+    return {rows, has_large_clusters(checks.device()) && tokens <= kFewTokens &&
+                      heads <= i64{kIndexMmaHeads} && rows.view.rows <= kIndexFewRows &&
+                      a.frequencies.shape[0] <= 32 && takes_mma(a.query, a.rows.data, rows.format)};
+}
+
+}  // namespace
+
+bool index_select_takes(const IndexSelectArguments& a) {
+    ModelChecks checks("index_select");
+    return check(checks, a).few;
+}
+
+void index_select(const IndexSelectArguments& a) {
+    ModelChecks checks("index_select");
+    const auto [rows, few] = check(checks, a);
+    const i64 tokens = a.query.shape[0], heads = a.query.shape[1], d = a.query.shape[2];
+    DG_CHECK(
+        few, value,
+        "index_select: got {} tokens of {} {} heads of {} channels and {} rows of a sequence, expected at "
+        "most {} tokens, {} bf16 heads of {} channels and {} bf16 or FP4 rows, aligned to 16 bytes; call "
+        "index_query(), index_scores() and top_k()",
+        tokens, heads, name_of(a.query.format), d, rows.view.rows, kFewTokens, kIndexMmaHeads,
+        kIndexMmaChannels, kIndexFewRows);
+    checks.array("weights", a.weights, {Format::fp32}, {tokens, heads});
+    checks.vector("positions", a.positions, {Format::int32}, {tokens});
+    checks.optional_vector("sequences", a.sequences, {Format::int32}, {tokens});
+    checks.vector("picks", a.picks, {Format::int32}, {tokens, -1});
+    const u32 dims = check_frequencies(checks, a.frequencies, d);
+    check_row(checks, "query", d, dims, a.finish);
+    DG_CHECK(a.picks.shape[1] >= 1, value,
+             "index_select: picks has shape {}, expected at least one column; allocate one for each pick",
+             shape_text(a.picks));
+    DG_CHECK(a.ratio >= 1, value,
+             "index_select: got ratio 0, expected at least 1; pass the positions that a row stands for");
+    if (tokens == 0) return;
+    constexpr u32 kFewestCtas = 8;  // a head for each of their warps
+    const u32 ctas = std::clamp(ceil_div(rows.view.rows, kIndexMmaRows), kFewestCtas, kIndexFewCtas);
+    IndexFewParams params{};
+    params.scores.query = view_of(a.query);
+    params.scores.weights = pointer_of<const float>(a.weights);
+    params.scores.weights_stride = stride_of(a.weights, 0);
+    params.scores.rows = rows.view;
+    params.scores.positions = pointer_of<const i32>(a.positions);
+    params.scores.sequences = pointer_of<const i32>(a.sequences);
+    params.scores.tokens = as_u32(tokens);
+    params.scores.heads = as_u32(heads);
+    params.scores.d = as_u32(d);
+    params.scores.ratio = a.ratio;
+    params.scores.scale = a.scale;
+    params.frequencies = pointer_of<const float>(a.frequencies);
+    params.picks = pointer_of<i32>(a.picks);
+    params.dims = dims;
+    params.k = as_u32(a.picks.shape[1]);
+    params.ctas = ctas;
+    launch(checks.device(), kFew, IndexFewSpec{.rows = rows.format, .finish = a.finish},
+           {grid_of("index_select", static_cast<u64>(tokens) * ctas), kIndexFewThreads, ctas}, a.stream,
+           params,
+           {reads(a.query), reads(a.weights), reads(a.rows.data), reads(a.rows.table),
+            reads_constant(a.frequencies), reads(a.positions), reads(a.sequences), writes(a.picks)});
 }
 
 }  // namespace deep_gemm::op

@@ -26,4 +26,20 @@ void index_scores(const IndexScoreArguments& arguments);
 // Whether it can leave peaks; the same for any number of tokens.
 [[nodiscard]] bool index_leaves_peaks(const IndexScoreArguments& arguments);
 
+// index_query(), index_scores() and top_k() of few tokens in one launch, with the same picks bit for bit.
+//   query bf16 [t, r, 128] as projected, t <= 8, r <= 64; rows bf16 or FP4, at most 2048 of a sequence
+//   frequencies, finish as for index_query(), the former read before the launch in front has finished; weights, positions, sequences, ratio, scale as for index_scores();
+//   picks int32 [t, k] as for top_k(). A row of no sequence sees nothing
+struct IndexSelectArguments {
+    TensorView query, frequencies, weights;
+    LatentRows rows;
+    TensorView positions, sequences, picks;
+    RowFinish finish = RowFinish::hadamard_fp4;
+    u32 ratio = 4;
+    float scale = 1;
+    void* stream = nullptr;
+};
+void index_select(const IndexSelectArguments& arguments);
+[[nodiscard]] bool index_select_takes(const IndexSelectArguments& arguments);
+
 }  // namespace deep_gemm::op

@@ -21,6 +21,12 @@ namespace deep_gemm::op {
     return {address_of(t), bytes_spanned(t), true};
 }
 
+// Clusters of up to sixteen CTAs: Hopper and Blackwell of data centres. Others have eight at most, or none.
+[[nodiscard]] inline bool has_large_clusters(const Device& device) {
+    const u32 major = device.properties().compute_major;
+    return major == 9 || major == 10;
+}
+
 struct LaunchShape {
     u32 grid = 0, threads = 0, cluster = 1;
     driver::CheckInputs check_inputs = nullptr;

@@ -253,6 +253,18 @@ void fields(Keywords& k, IndexScoreArguments& a) {
     k.out("scores", a.scores);
     k.out("peaks", a.peaks);
 }
+void fields(Keywords& k, IndexSelectArguments& a) {
+    k.in("query", a.query);
+    k.in("frequencies", a.frequencies);
+    k.in("weights", a.weights);
+    rows(k, "rows", "page_rows", "table", a.rows, false);
+    k.in("positions", a.positions);
+    k.in("sequences", a.sequences);
+    k.choice("finish", a.finish, kFinishes);
+    k.value("ratio", a.ratio);
+    k.value("scale", a.scale);
+    k.out("picks", a.picks);
+}
 void fields(Keywords& k, TopKArguments& a) {
     k.in("scores", a.scores);
     k.in("positions", a.positions);
@@ -272,6 +284,8 @@ void fields(Keywords& k, LatentAttentionArguments& a) {
     k.value("window", a.window);
     k.value("ratio", a.ratio);
     k.value("scale", a.scale);
+    k.value("raw_queries", a.raw_queries);
+    k.value("eps", a.eps);
     k.out("records", a.records);
     k.out("out", a.out);
 }
@@ -369,6 +383,7 @@ void bind_ops(py::module_& module) {
     bind(module, "op_compressor_update", &compressor_update);
     bind(module, "op_compressor_restore", &compressor_restore);
     bind(module, "op_index_scores", &index_scores);
+    bind(module, "op_index_select", &index_select);
     bind(module, "op_top_k", &top_k);
     bind(module, "op_latent_attention", &latent_attention);
     bind(module, "op_gqa_attention", &gqa_attention);

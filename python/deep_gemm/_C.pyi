@@ -104,6 +104,7 @@ __all__: list[str] = [
     "op_hc_pre",
     "op_index_query",
     "op_index_scores",
+    "op_index_select",
     "op_latent_attention",
     "op_latent_write",
     "op_project",
@@ -1680,6 +1681,11 @@ def op_index_query(**kwargs) -> None:
     """
 
 def op_index_scores(**kwargs) -> None:
+    """
+    See deep_gemm.ops.
+    """
+
+def op_index_select(**kwargs) -> None:
     """
     See deep_gemm.ops.
     """

@@ -9,6 +9,8 @@ from emulator.op_bugs import BF16, Bug, bug_tests, bugs, check_caught, pack, tex
 from ops_cases import real
 from reference import deepseek_v4 as ref
 
+from deep_gemm import ops
+
 NO_ROWS = [None, (0,), (0,), 0, 0, 0, 0, None]
 
 
@@ -89,13 +91,65 @@ def latent_merge() -> tuple[Any, str]:
     return launch, text("latent_mma", "LatentMergeSpec", "")
 
 
+def latent_few() -> tuple[Any, str]:
+    """Three chunks of picked and window rows, queries as projected, output turned back."""
+    arrays, _, seen = latent_inputs()
+    rng = np.random.default_rng(9)
+    frequencies, wide, position = ops.rope_frequencies(64, 1e4), ref.frequencies(64, 1e4), 101
+    picks = np.insert(np.sort(rng.permutation(50)[:40]), 20, [-1] * 40).astype(np.int32)[None]
+    values = ref.read_fp8_rows(arrays["ring"].view(np.int8), 10)[0]
+    seen = np.concatenate([seen, values[picks[picks >= 0]]])
+    q = ref.rotate(ref.rms_norm(arrays["q"][0].astype(np.float64), np.ones(512), 1e-6), position, wide)
+    scores = ref.to_bf16(q) @ seen.T * 512**-0.5
+    weights = np.exp(scores - scores.max(1, keepdims=True))
+    expected = ref.rotate(weights / weights.sum(1, keepdims=True) @ seen, position, wide, inverse=True)[None]
+    arrays |= {
+        "out": np.full((1, 5, 512), np.nan, np.float32).astype(BF16),
+        "picks": picks,
+        "frequencies": frequencies,
+    }
+    page = (arrays["ring"].shape[-1],)
+    cache = [page, 1, 80, 10, 0, None]
+    params = pack(["q", (5 * 512,), (512,)], ["out", (5 * 512,), (512,)], ["ring", (0,), *cache],
+                  ["ring", (0,), *cache], "picks", None, "frequencies", "positions", None, 1, 5, 70, 2, 80, 64,
+                  float(512**-0.5), None, 3, 1e-6)  # fmt: skip
+    launch = bugs.Launch(
+        "deep_gemm::latent_few<kSpec>", (3,), 256, 91904, arrays, params, {"out": expected}, 2e-2, cluster=3
+    )
+    return launch, text(
+        "latent_few",
+        "LatentMmaSpec",
+        ".compressed = true, .picks = true, .rotate = true, .split = true, .raw = true",
+    )
+
+
 CASES = {
+    "latent_few": latent_few,
     "latent_mma": latent_mma,
     "latent_mma_tiles": latent_mma_tiles,
     "latent_wide": latent_wide,
     "latent_merge": latent_merge,
 }
 BUGS = [
+    ("latent_few", Bug("a cluster's sums read before they are there", "    ptx::cluster_sync();\n", "")),
+    ("latent_few", Bug("a CTA leaves while its sums are read", "    ptx::cluster_wait();\n}\n\n}", "}\n\n}")),
+    ("latent_few", Bug("sums where rows are still read", "    ptx::sync_threads();  // all have read the rows\n", "")),
+    ("latent_few", Bug("weights read before they are there", "weigh<S>(alone, smem);\n        ptx::sync_threads();", "weigh<S>(alone, smem);")),
+    ("latent_few", Bug("scores read before they are there", "score_rows<S>(smem, p.scale);\n        ptx::sync_threads();", "score_rows<S>(smem, p.scale);")),
+    ("latent_few", Bug("rows read before they are there", "        ptx::sync_threads();\n        score_rows", "        score_rows")),
+    ("latent_few", Bug("the last chunk is left out", "ceil_div(seen.total, kLatentChunk)", "seen.total / kLatentChunk", 8)),
+    ("latent_few", Bug("the sums of the CTA's own chunk for all", "ptx::map_to_rank(sums, base + i)", "sums", 8)),
+    ("latent_few", Bug("the first chunk's factors for all", "shfl_idx_f32(of_lane.factors.chunk, base + i)", "shfl_idx_f32(of_lane.factors.chunk, 0)", 8)),
+    ("latent_few", Bug("sums keep an old maximum", "{ptx::exp_f32(before - max), ", "{1.0f, ", 8)),
+    ("latent_few", Bug("weights are not scaled", "weights = ptx::mul_rn_f32(sum, factors.chunk);", "weights = sum;", 8)),
+    ("latent_few", Bug("picks of the window before", "seen.in_window == p.window ? early : load_pick(p, token, i)", "early + 1", 8)),
+    ("latent_few", Bug("queries are not turned", "if (quad + 1 == kQuadsOfLane && turns)", "if (false)", 8)),
+    ("latent_few", Bug("queries without their norm", "tile::norm_factor(sum, kFp8RowChannels, eps)", "1.0f", 8)),
+    ("latent_few", Bug("rows and queries read before they have come", "    ptx::cp_async_wait<0>();\n    ptx::sync_warp();\n", "    ptx::sync_warp();\n")),
+    ("latent_few", Bug("codes overwritten before all have read them", "            ptx::sync_warp();  // all have read what others overwrite\n", "")),
+    ("latent_few", Bug("scales of the row before", "ptx::shfl_idx(scales.x, row)", "ptx::shfl_idx(scales.x, row / 2)", 8)),
+    ("latent_few", Bug("rotated channels in another order", "of + (lane + 32 - kPlainPieces) * 16", "of + lane * 16", 8)),
+    ("latent_few", Bug("the output is turned the wrong way", "-by[0].sin", "by[0].sin", 8)),
     ("latent_mma", Bug("rows overwritten while they are read", "if (!S.split) ptx::sync_threads();", "")),
     ("latent_mma", Bug("queries read before they are there", "        ptx::cp_async_wait<0>();\n", "")),
     ("latent_mma", Bug("scores read before they are there", "score_rows<S>(smem, p.scale);\n        ptx::sync_threads();", "score_rows<S>(smem, p.scale);")),

@@ -105,6 +105,9 @@ KERNELS = {
         "index_scores": ["", ".query = Format::bf16, .rows = Format::bf16", ".rows = Format::fp4_e2m1"]
     },
     ("indexer", "IndexMmaSpec"): {"index_mma": ["", ".rows = Format::fp4_e2m1"]},
+    ("index_few", "IndexFewSpec"): {
+        "index_few": ["", ".rows = Format::fp4_e2m1, .finish = RowFinish::hadamard_fp4"]
+    },
     ("top_k", "TopKSpec"): {
         "top_k": [
             "",
@@ -118,6 +121,14 @@ KERNELS = {
     ("attention", "AttentionSpec"): {"attention": ["", ALL_FP8]},
     ("latent_mma", "LatentMmaSpec"): {
         "latent_mma": [ALL_SEEN, ALL_SEEN + ", .split = true", ALL_SEEN + ", .tiles = 2"]
+    },
+    ("latent_few", "LatentMmaSpec"): {
+        "latent_few": [
+            ".split = true",
+            ALL_SEEN + ", .split = true",
+            ALL_SEEN + ", .split = true, .raw = true",
+            ".compressed = true, .sinks = true, .rotate = true, .split = true, .raw = true, .alone = true",
+        ]
     },
     ("latent_wide", "LatentMmaSpec"): {
         "latent_wide": [

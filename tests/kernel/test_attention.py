@@ -7,7 +7,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from ops_cases import Array, assert_batch_invariant, assert_close, poisoned, real, run, same_bits
+from ops_cases import DTYPES, Array, assert_batch_invariant, assert_close, poisoned, real, run, same_bits
 from reference import deepseek_v4 as ref
 
 from deep_gemm import ops
@@ -15,6 +15,7 @@ from deep_gemm import ops
 FREQUENCIES = ops.rope_frequencies(64, 1.6e5, yarn_factor=16)
 WIDE = ref.frequencies(64, 1.6e5, (16, 65536, 32, 1))
 RATIO, WINDOW, RING = 4, 20, 25
+BF16 = DTYPES["bf16"]
 
 
 def fp8_pages(rng: np.random.Generator, sequences: int, rows: int, page_rows: int) -> Array:
@@ -154,18 +155,80 @@ def test_memory_between_two_kernels_changes_nothing(device: Any, heads: int, kin
     assert same_bits(run(device, "latent_attention", out, **c)["out"], alone)
 
 
+BY_ROW = ("q", "positions", "sequences", "picks")
+
+
+def rows_of(c: dict[str, Any], rows: Array) -> dict[str, Any]:
+    return {name: value[rows] if name in BY_ROW else value for name, value in c.items()}
+
+
+def large_case(heads: int, kind: str) -> dict[str, Any]:
+    """Windows of 128 rows about to fill, full and gone round; up to 1024 rows of a token, none at all, absent picks."""
+    rng = np.random.default_rng(heads)
+    positions = np.array([0, 63, 126, 127, 128, 4095, -1, 900], np.int32)
+    c: dict[str, Any] = {
+        "q": real(rng, (8, heads, 512), "bf16"),
+        "positions": positions,
+        "sequences": np.array([0, 1, 0, 1, 1, 0, 0, 1], np.int32),
+        "sinks": real(rng, (heads,), scale=2),
+        "frequencies": FREQUENCIES,
+        "window": 128,
+        "ring": latent_rows(rng, 140, "fp8")[0],
+        "ring_page_rows": 5,
+    }
+    if kind == "window":
+        return c
+    count = 890 if kind == "all" else 1100
+    c |= {"compressed": latent_rows(rng, count, "fp8")[0], "compressed_page_rows": 5, "ratio": 4}
+    if kind == "picks":
+        visible = np.maximum((positions + 1) // 4, 1)
+        c["picks"] = np.stack([np.sort(rng.permutation(max(v, 512))[:512]) for v in visible]).astype(np.int32)
+        c["picks"][5, -40:] = -1
+    return c
+
+
+@pytest.mark.parametrize("raw", [False, True])
+@pytest.mark.parametrize(("heads", "kind"), [(20, "window"), (16, "all"), (64, "picks"), (5, "picks")])
+def test_clusters_of_few_tokens_change_nothing(device: Any, heads: int, kind: str, raw: bool) -> None:
+    """1 to 8 tokens, a cluster for the chunks of each, give the bits of many tokens, which other kernels serve; norm and
+    rotation of queries on the way give those of rope()."""
+    c = large_case(heads, kind)
+    many = rows_of(c, np.arange(40) % 8)
+    turned = dict(many)
+    if raw:
+        y = {"y": np.zeros((40, heads, 512), BF16)}
+        turned["q"] = run(device, "rope", y, x=many["q"], frequencies=FREQUENCIES, positions=many["positions"], norm=True)["y"]  # fmt: skip
+    expected = run(device, "latent_attention", {"out": poisoned((40, heads, 512), "bf16")}, **turned)["out"][
+        :8
+    ]
+    for count in (1, 3, 8):
+        got = np.concatenate(
+            [
+                run(device, "latent_attention", {"out": poisoned((count, heads, 512), "bf16")}, raw_queries=raw,
+                    **rows_of(c, (np.arange(first, first + count)) % 8))["out"]
+                for first in range(0, 8, count)
+            ]
+        )[:8]  # fmt: skip
+        assert same_bits(got, expected), count
+
+
+def test_raw_queries_of_others(device: Any) -> None:
+    c, _, _ = mma_case(5, "window")
+    out = poisoned((9, 5, 512), "bf16")
+    with pytest.raises(ValueError, match="got raw queries, expected few bf16 queries over FP8 rows"):
+        ops.latent_attention(**rows_of(c, np.arange(9) % 5), out=out, raw_queries=True, device=device)
+
+
 @pytest.mark.parametrize(("heads", "split"), [(16, True), (16, False), (40, False)])
 def test_rows_on_tensor_cores_are_independent(device: Any, heads: int, split: bool) -> None:
     c, _, _ = mma_case(heads, "picks")
     c["q"][1] = np.nan
-    by_row = ("q", "positions", "sequences", "picks")
 
     def call(rows: Array) -> dict[str, Array]:
         out = {"out": poisoned((len(rows), heads, 512), "bf16")}
         if split:
             out["records"] = poisoned((len(rows), 1, 3, 16 * 516))
-        given = {name: value[rows] if name in by_row else value for name, value in c.items()}
-        return {"out": run(device, "latent_attention", out, **given)["out"]}
+        return {"out": run(device, "latent_attention", out, **rows_of(c, rows))["out"]}
 
     assert_batch_invariant(call, 5)
 

@@ -69,21 +69,31 @@ class BlockPass {
                          low_rank_low, pass_.stream);
         else
             linear(w_.wq_b, low_rank, low_rank_low, flat(s_.query));
-        attention_heads(query);
-        if (w_.index_compressor) select();
-        op::latent_attention({.q = query,
-                              .ring = state_.ring_rows(),
-                              .compressed = w_.compressor ? state_.compressed_rows() : op::LatentRows{},
-                              .picks = w_.index_compressor ? rows(s_.picks) : TensorView{},
-                              .sinks = w_.sinks.view(),
-                              .frequencies = frequencies(),
-                              .positions = pass_.positions,
-                              .sequences = pass_.sequences,
-                              .out = query,
-                              .records = pass_.t <= kRecordRows ? records() : TensorView{},
-                              .window = c_.window,
-                              .ratio = w_.layer.compress_ratio,
-                              .stream = pass_.stream});
+        op::LatentAttentionArguments latent{
+            .q = query,
+            .ring = state_.ring_rows(),
+            .compressed = w_.compressor ? state_.compressed_rows() : op::LatentRows{},
+            .picks = w_.index_compressor ? rows(s_.picks) : TensorView{},
+            .sinks = w_.sinks.view(),
+            .frequencies = frequencies(),
+            .positions = pass_.positions,
+            .sequences = pass_.sequences,
+            .out = query,
+            .records = pass_.t <= kRecordRows ? records() : TensorView{},
+            .window = c_.window,
+            .ratio = w_.layer.compress_ratio,
+            .eps = c_.rms_epsilon,
+            .stream = pass_.stream};
+        latent.raw_queries = op::latent_takes_raw_queries(latent);
+        const op::IndexSelectArguments selection =
+            w_.index_compressor ? index_select() : op::IndexSelectArguments{};
+        const bool few_rows = w_.index_compressor && op::index_select_takes(selection);
+        attention_heads(query, !latent.raw_queries, w_.index_compressor && !few_rows);
+        if (few_rows)
+            op::index_select(selection);
+        else if (w_.index_compressor)
+            select();
+        op::latent_attention(latent);
         const i64 group_width = i64{c_.num_heads} / c_.o_groups * c_.head_dim;
         op::project({.x = s_.query.as({pass_.t, c_.o_groups, group_width}),
                      .x_scale = {},
@@ -190,14 +200,20 @@ class BlockPass {
                             .index = w_.index_compressor ? &index : nullptr,
                             .stream = pass_.stream});
     }
-    // What follows the projections to queries.
-    void attention_heads(const TensorView& query) {
-        const TensorView of_index = w_.index_compressor ? rows(s_.index_query) : TensorView{};
-        const op::IndexQueryArguments index{.x = of_index,
-                                            .frequencies = frequencies(),
-                                            .positions = pass_.positions,
-                                            .y = of_index,
-                                            .finish = index_finish()};
+    [[nodiscard]] op::IndexQueryArguments index_query() const {
+        const TensorView of_index = rows(s_.index_query);
+        return {.x = of_index,
+                .frequencies = frequencies(),
+                .positions = pass_.positions,
+                .y = of_index,
+                .finish = index_finish(),
+                .stream = pass_.stream};
+    }
+    // What follows the projections to queries, where nothing later does it on the way.
+    void attention_heads(const TensorView& query, bool of_attention, bool of_index) {
+        const op::IndexQueryArguments index = of_index ? index_query() : op::IndexQueryArguments{};
+        if (!of_attention && of_index) op::index_query(index);
+        if (!of_attention) return;
         op::attention_heads({.query = {.x = query,
                                        .weight = {},
                                        .frequencies = frequencies(),
@@ -205,14 +221,28 @@ class BlockPass {
                                        .y = query,
                                        .norm = true,
                                        .eps = c_.rms_epsilon},
-                             .index = w_.index_compressor ? &index : nullptr,
+                             .index = of_index ? &index : nullptr,
                              .stream = pass_.stream});
     }
-    // The compressed rows that each query attends to, into picks.
+    [[nodiscard]] float index_scale() const {
+        return 1.0f / std::sqrt(static_cast<float>(c_.index_dim) * static_cast<float>(c_.index_heads));
+    }
+    // The compressed rows that each query attends to, into picks: in one launch of few tokens, or in two.
+    [[nodiscard]] op::IndexSelectArguments index_select() const {
+        return {.query = rows(s_.index_query),
+                .frequencies = frequencies(),
+                .weights = rows(s_.index_weights),
+                .rows = state_.indexed_rows(),
+                .positions = pass_.positions,
+                .sequences = pass_.sequences,
+                .picks = rows(s_.picks),
+                .finish = index_finish(),
+                .ratio = w_.layer.compress_ratio,
+                .scale = index_scale(),
+                .stream = pass_.stream};
+    }
     void select() {
         const TensorView query = rows(s_.index_query);
-        const float scale =
-            1.0f / std::sqrt(static_cast<float>(c_.index_dim) * static_cast<float>(c_.index_heads));
         op::IndexScoreArguments scores{.query = query,
                                        .weights = rows(s_.index_weights),
                                        .rows = state_.indexed_rows(),
@@ -221,7 +251,7 @@ class BlockPass {
                                        .scores = rows(s_.scores),
                                        .ratio = w_.layer.compress_ratio,
                                        .only_above = c_.index_topk,
-                                       .scale = scale,
+                                       .scale = index_scale(),
                                        .stream = pass_.stream};
         if (op::index_leaves_peaks(scores)) scores.peaks = rows(s_.peaks);
         op::index_scores(scores);

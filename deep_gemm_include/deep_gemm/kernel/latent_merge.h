@@ -52,16 +52,22 @@ struct Merged {
     }
 };
 
-/// 1 / (sum + e^(sink - max)).
 template <LatentMmaSpec S>
-DG_DEVICE float normalizer(const Merged& merged, const AttentionParams& p, u32 head) {
+DG_DEVICE float sink_of(const AttentionParams& p, u32 head) {
+    if constexpr (S.sinks) return ptx::ld_global_f32(p.sinks + head);
+    return kNothing;
+}
+/// 1 / (sum + e^(sink - max)).
+DG_DEVICE float normalizer(const Merged& merged, float sink) {
     if (merged.max == kNothing) return 0;
-    float sink = kNothing;
-    if constexpr (S.sinks) sink = ptx::ld_global_f32(p.sinks + head);
     const float largest = ptx::max_nan_f32(merged.max, sink);
     if (largest == -kNothing) return 0;
     const float mine = ptx::exp_f32(merged.max - largest);
     return mine / ptx::fma_rn_f32(merged.sum, mine, ptx::exp_f32(sink - largest));
+}
+template <LatentMmaSpec S>
+DG_DEVICE float normalizer(const Merged& merged, const AttentionParams& p, u32 head) {
+    return merged.max == kNothing ? 0.0f : normalizer(merged, sink_of<S>(p, head));
 }
 
 /// Whether the output's channels `channel` and the next are turned back, and how.

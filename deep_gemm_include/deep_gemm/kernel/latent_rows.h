@@ -21,8 +21,10 @@ DG_DEVICE RowPlace place_of(const LatentView& view, u32 sequence, u32 row) {
 }
 
 /// Where row `index` of those that a token sees lies; false, with some other row, where there is none.
-template <LatentMmaSpec S>
-DG_DEVICE bool find_row(RowPlace& place, const AttentionParams& p, const Seen<S>& seen, u32 index) {
+/// pick(i): the token's pick i.
+template <LatentMmaSpec S, typename Pick>
+DG_DEVICE bool find_row(RowPlace& place, const AttentionParams& p, const Seen<S>& seen, u32 index,
+                        Pick&& pick) {
     place = {static_cast<const u8*>(p.rows.data), 0};
     if (index >= seen.total) return false;
     if (index < seen.in_window) {
@@ -30,9 +32,7 @@ DG_DEVICE bool find_row(RowPlace& place, const AttentionParams& p, const Seen<S>
         return true;
     }
     u32 row = index - seen.in_window;
-    if constexpr (S.picks)
-        row =
-            static_cast<u32>(ptx::ld_global_s32(p.picks + static_cast<u64>(seen.token) * p.num_picks + row));
+    if constexpr (S.picks) row = static_cast<u32>(pick(row));
     if (row >= seen.visible) return false;
     place = place_of(p.compressed, seen.sequence, row);
     return true;
@@ -68,14 +68,21 @@ struct WarpRows {
     RowPlace place;
     u32 present;  // a bit a row
 };
-template <LatentMmaSpec S, u32 Rows>
-DG_DEVICE WarpRows find_rows(const AttentionParams& p, const Seen<S>& seen, u32 base) {
+DG_DEVICE i32 load_pick(const AttentionParams& p, u32 token, u32 i) {
+    return ptx::ld_global_s32(p.picks + static_cast<u64>(token) * p.num_picks + i);
+}
+template <LatentMmaSpec S, u32 Rows, typename Pick>
+DG_DEVICE WarpRows find_rows(const AttentionParams& p, const Seen<S>& seen, u32 base, Pick&& pick) {
     const u32 lane = ptx::lane_index(), warp = ptx::warp_index() % (kLatentChunk / Rows),
               index = base + warp * Rows + lane;
     WarpRows rows;
-    const bool there = find_row<S>(rows.place, p, seen, lane < Rows ? index : seen.total);
+    const bool there = find_row<S>(rows.place, p, seen, lane < Rows ? index : seen.total, pick);
     rows.present = ptx::ballot(there);
     return rows;
+}
+template <LatentMmaSpec S, u32 Rows>
+DG_DEVICE WarpRows find_rows(const AttentionParams& p, const Seen<S>& seen, u32 base) {
+    return find_rows<S, Rows>(p, seen, base, [&](u32 i) { return load_pick(p, seen.token, i); });
 }
 
 /// Some of a warp's rows on their way: a lane has 16 codes of each of them, and eight rotated channels of one

@@ -39,20 +39,20 @@ DG_DEVICE u32 lower_bound(RadixSelect<S>& select, u32 largest, bool present, u32
 struct Share {
     u32 begin, end, per_warp;
 
-    DG_DEVICE Share(u32 count, u32 ctas, u32 rank) {
+    DG_DEVICE Share(u32 count, u32 ctas, u32 rank, u32 warps = kTopKWarps) {
         const u32 per_cta = ceil_div(count, ctas);
         begin = rank * per_cta < count ? rank * per_cta : count;
         end = begin + per_cta < count ? begin + per_cta : count;
-        per_warp = align_up(ceil_div(per_cta, kTopKWarps), 32u);
+        per_warp = align_up(ceil_div(per_cta, warps), 32u);
     }
     [[nodiscard]] DG_DEVICE u32 begin_of(u32 warp) const {
         return begin + warp * per_warp < end ? begin + warp * per_warp : end;
     }
 };
 
-/// The picks among scores of which those above a bound are kept.
+/// The k picks among scores of which those above a bound are kept.
 template <TopKSpec S>
-DG_DEVICE void choose(const TopKParams& p, i32* picks, ptx::SharedAddress smem, const Scores<S>& scores,
+DG_DEVICE void choose(u32 k, i32* picks, ptx::SharedAddress smem, const Scores<S>& scores,
                       RadixSelect<S>& select) {
     constexpr TopKSmem kPlan = plan_smem(S);
     const u32 rank = top_k_detail::rank<S>(), lane = ptx::lane_index(), warp = ptx::warp_index();
@@ -65,7 +65,7 @@ DG_DEVICE void choose(const TopKParams& p, i32* picks, ptx::SharedAddress smem, 
         });
         span = span_of<S>(smallest, largest, smem);
     }
-    const auto threshold = select.run(p.k, ceil_div(32u, kTopKDigit), span, [&](auto&& count_one) {
+    const auto threshold = select.run(k, ceil_div(32u, kTopKDigit), span, [&](auto&& count_one) {
         scores.template each<false>([&](u32 order, bool present, u32) {
             if (present) count_one(order);
         });
@@ -85,7 +85,7 @@ DG_DEVICE void choose(const TopKParams& p, i32* picks, ptx::SharedAddress smem, 
     u32 larger_before = 0, equal_before = 0;
 #pragma unroll
     for (u32 from = 0; from < S.cluster; ++from) {
-        const ptx::UInt2 pair = load_pair<S>(smem + kPlan.counts + lane * 8, from);
+        const ptx::UInt2 pair = load_pair<S>(smem + kPlan.counts + lane % S.warps * 8, from);
         const bool earlier = from < rank || (from == rank && lane < warp);
         larger_before += earlier ? pair.x : 0;
         equal_before += earlier ? pair.y : 0;
@@ -209,23 +209,23 @@ top_k(DG_GRID_CONSTANT const TopKParams p) {
         static_assert(S.cluster == 1);
         Scores<kAlone> candidates = scores;
         if (collect(candidates, alone, p, p.peaks + token * p.peaks_stride, share, smem))
-            return choose<kAlone>(p, picks, smem, candidates, alone);
+            return choose<kAlone>(p.k, picks, smem, candidates, alone);
     }
     const u32 largest = scores.load();
     scores.keep(lower_bound<kAlone>(alone, largest, scores.any_of_lane(), p.k, share.end - share.begin,
                                     share.per_warp, smem));
     if constexpr (S.cluster == 1) {
-        choose<kAlone>(p, picks, smem, scores, alone);
+        choose<kAlone>(p.k, picks, smem, scores, alone);
     } else {
         u32 kept;
         if (p.columns <= S.cluster * S.held && fits<S>(kept, scores, smem)) {
             if (rank > 0) return ptx::cluster_sync();  // the first CTA reads what is kept here
             const Scores<kAlone> gathered = gather<S, kAlone>(kept, count, smem);
             ptx::cluster_sync();
-            return choose<kAlone>(p, picks, smem, gathered, alone);
+            return choose<kAlone>(p.k, picks, smem, gathered, alone);
         }
         RadixSelect<S> select(smem);
-        choose<S>(p, picks, smem, scores, select);
+        choose<S>(p.k, picks, smem, scores, select);
     }
 }
 

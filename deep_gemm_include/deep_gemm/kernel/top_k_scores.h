@@ -14,7 +14,7 @@ namespace deep_gemm::top_k_detail {
 template <TopKSpec S>
 class Scores {
   public:
-    static constexpr u32 kHeld = S.held / kTopKWarps;
+    static constexpr u32 kHeld = S.held / S.warps;
 
     DG_DEVICE Scores(ptx::SharedAddress smem, const float* data, u32 begin, u32 end)
         : orders_(smem + plan_smem(S).orders + ptx::warp_index() * kHeld * 4),
@@ -41,7 +41,16 @@ class Scores {
         ptx::st_shared_u16(places_ + at * 2, place);
     }
 
-    DG_DEVICE bool any_of_lane() const { return ptx::lane_index() < kept_; }
+    /// Takes the warp's orders as they are in shared memory, where others have put them.
+    DG_DEVICE void take() const {
+#pragma unroll 1
+        for (u32 i = ptx::lane_index(); i < kept_; i += 32) ptx::st_shared_u16(places_ + i * 2, i);
+        ptx::sync_warp();
+    }
+
+    DG_DEVICE bool any_of_lane() const {
+        return ptx::lane_index() < kept_;
+    }
 
     /// Fills the warp's shared memory; the largest order a lane saw.
     DG_DEVICE u32 load() {

@@ -54,7 +54,7 @@ DG_DEVICE Span span_of(u32 smallest, u32 largest, ptx::SharedAddress smem) {
         ptx::st_shared_u32(pairs + warp * 8 + 4, largest);
     }
     ptx::sync_threads();
-    const ptx::UInt2 pair = ptx::ld_shared_v2_u32(pairs + lane * 8);
+    const ptx::UInt2 pair = ptx::ld_shared_v2_u32(pairs + lane % S.warps * 8);
     smallest = pair.x, largest = pair.y;
     over_warp();
     ptx::sync_threads();
@@ -74,7 +74,7 @@ class RadixSelect {
   public:
     /// All threads call; bins are cleared when the cluster next synchronises.
     DG_DEVICE explicit RadixSelect(ptx::SharedAddress smem) : smem_(smem) {
-        for (u32 i = ptx::thread_index(); i < 2 * kTopKBins; i += kTopKThreads)
+        for (u32 i = ptx::thread_index(); i < 2 * kTopKBins; i += kThreads)
             ptx::st_shared_u32(smem + plan_smem(S).bins + i * 4, 0);
         ptx::sync_threads();
     }
@@ -84,6 +84,7 @@ class RadixSelect {
     template <typename CountAll>
     DG_DEVICE Threshold run(u32 wanted, u32 digits, const Span& span, CountAll&& count_all) {
         Threshold t{.wanted = wanted};
+#pragma unroll 1  // less code to fetch
         for (u32 digit = 0, top = span.bits; digit < digits && top > 0; ++digit) {
             const u32 bits = top < kTopKDigit ? top : kTopKDigit, shift = top - bits, mask = (1u << bits) - 1;
             const ptx::SharedAddress bins = smem_ + plan_smem(S).bins + half_ * kTopKBins * 4;
@@ -97,8 +98,13 @@ class RadixSelect {
             const ptx::UInt2 found = find(bins, t.wanted);
             t.order |= found.x << shift;
             t.known |= mask << shift;
-            t.wanted -= found.y;
+            t.wanted -= found.y & ~kWhole;
             top = shift;
+            if (digits > 1 && (found.y & kWhole) != 0 && span.base + t.order > 0) {
+                // All of the bin are wanted: more digits would tell nothing.
+                t.order -= 1, t.wanted = 0;
+                break;
+            }
         }
         t.order += span.base;
         return t;
@@ -108,23 +114,28 @@ class RadixSelect {
     /// The bins of the next pass. Every CTA has read them: it did so before it came to the last barrier.
     DG_DEVICE void clear() {
         const ptx::SharedAddress bins = smem_ + plan_smem(S).bins + half_ * kTopKBins * 4;
-        for (u32 i = ptx::thread_index(); i < kTopKBins; i += kTopKThreads)
-            ptx::st_shared_u32(bins + i * 4, 0);
+        for (u32 i = ptx::thread_index(); i < kTopKBins; i += kThreads) ptx::st_shared_u32(bins + i * 4, 0);
     }
 
-    /// The bin in which the `wanted`-th largest lies and how many lie in higher bins. All threads call; a
-    /// thread has two neighbouring bins, the first one the highest.
+    static constexpr u32 kWhole = 1u << 31;                                      // beside a count of scores
+    static constexpr u32 kThreads = S.warps * 32, kBins = kTopKBins / kThreads;  // of a thread
+    static_assert(kBins % 2 == 0 && kBins * kThreads == kTopKBins);
+
+    /// The bin in which the `wanted`-th largest lies and how many lie in higher bins, with kWhole if those and
+    /// the bin's own are all that are wanted. All threads call; a thread has neighbouring bins, the first one
+    /// the highest.
     DG_DEVICE ptx::UInt2 find(ptx::SharedAddress bins, u32 wanted) const {
-        static_assert(kTopKBins == 2 * kTopKThreads);
         const u32 lane = ptx::lane_index(), warp = ptx::warp_index();
-        const u32 top = kTopKBins - 1 - ptx::thread_index() * 2;
-        u32 first = 0, sum = 0;
+        const u32 top = kTopKBins - 1 - ptx::thread_index() * kBins;
+        u32 counts[kBins] = {}, sum = 0;
 #pragma unroll
-        for (u32 from = 0; from < S.cluster; ++from) {
-            const ptx::UInt2 pair = load_pair<S>(bins + (top - 1) * 4, from);
-            first += pair.y;
-            sum += pair.x + pair.y;
-        }
+        for (u32 from = 0; from < S.cluster; ++from)
+#pragma unroll
+            for (u32 i = 0; i < kBins; i += 2) {
+                const ptx::UInt2 pair = load_pair<S>(bins + (top - i - 1) * 4, from);
+                counts[i] += pair.y, counts[i + 1] += pair.x;
+                sum += pair.x + pair.y;
+            }
         u32 through = sum;
 #pragma unroll
         for (u32 delta = 1; delta < 32; delta *= 2) {
@@ -138,11 +149,14 @@ class RadixSelect {
         u32 earlier = lane < warp ? ptx::ld_shared_u32(warps + lane * 4) : 0;
 #pragma unroll
         for (u32 mask = 16; mask > 0; mask /= 2) earlier += ptx::shfl_bfly_u32(earlier, mask);
-        const u32 above = earlier + through - sum;
-        if (above < wanted && wanted <= above + sum) {
-            const bool upper = wanted <= above + first;
-            ptx::st_shared_u32(result, upper ? top : top - 1);
-            ptx::st_shared_u32(result + 4, upper ? above : above + first);
+        u32 above = earlier + through - sum;
+#pragma unroll
+        for (u32 i = 0; i < kBins; ++i) {
+            if (above < wanted && wanted <= above + counts[i]) {
+                ptx::st_shared_u32(result, top - i);
+                ptx::st_shared_u32(result + 4, above | (wanted == above + counts[i] ? kWhole : 0));
+            }
+            above += counts[i];
         }
         ptx::sync_threads();
         return ptx::ld_shared_v2_u32(result);

@@ -52,6 +52,21 @@ DG_DEVICE UInt2 ld_cluster_v2_u32(SharedAddress address) {
                  : "memory");
     return v;
 }
+DG_DEVICE Float4 ld_cluster_v4_f32(SharedAddress address) {
+    Float4 v;
+    asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+                 : "r"(address)
+                 : "memory");
+    return v;
+}
+/// st.shared::cluster: to any CTA of the cluster, which has started.
+DG_DEVICE void st_cluster_u32(SharedAddress address, u32 value) {
+    asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
+}
+DG_DEVICE void st_cluster_v2_u32(SharedAddress address, u32 x, u32 y) {
+    asm volatile("st.shared::cluster.v2.u32 [%0], {%1, %2};" ::"r"(address), "r"(x), "r"(y) : "memory");
+}
 /// red.shared.add: sums of integers do not depend on the order.
 DG_DEVICE void red_shared_add_u32(SharedAddress address, u32 value) {
     asm volatile("red.shared.add.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");

@@ -8,7 +8,8 @@
 //   of a token   chunks are merged in order: (m, sum, rows) and the next one's, each scaled to the larger m
 //
 // `split`: every chunk has a CTA of its own and latent_merge adds up the records; else a CTA goes through all
-// chunks of a token. The numbers are the same, so that the choice may follow the number of tokens.
+// chunks of a token. latent_few: every chunk has a CTA, those of a token and 16 heads are a cluster, which
+// merges by itself. The numbers are the same, so that the choice may follow the number of tokens.
 #pragma once
 
 #include <deep_gemm/spec/attention.h>
@@ -28,8 +29,10 @@ struct LatentMmaSpec {
     bool sinks = false;
     bool rotate = false;  // the output's last channels, back
     bool split = false;
-    u32 tiles = 1;      // of 16 heads in a CTA: 1 or 2; 1 with split
-    bool wide = false;  // latent_wide: 64 heads in a CTA
+    u32 tiles = 1;       // of 16 heads in a CTA: 1 or 2; 1 with split
+    bool wide = false;   // latent_wide: 64 heads in a CTA
+    bool raw = false;    // latent_few: queries as projected; their norm and rotation come first
+    bool alone = false;  // latent_few: no two CTAs on a multiprocessor
 
     friend constexpr bool operator==(const LatentMmaSpec&, const LatentMmaSpec&) = default;
 };
@@ -42,6 +45,8 @@ constexpr void visit_fields(Visitor&& visit, const LatentMmaSpec& s) {
     visit("split", s.split);
     visit("tiles", s.tiles);
     visit("wide", s.wide);
+    visit("raw", s.raw);
+    visit("alone", s.alone);
 }
 
 // latent_wide: two warpgroups multiply on wgmma, all scores each and half of the channels of the weighted
@@ -71,6 +76,7 @@ constexpr LatentWideSmem plan_latent_wide() {
     return p;
 }
 
+constexpr u32 kLatentAloneBytes = 120 * 1024;  // more than half of a multiprocessor's shared memory
 struct LatentMmaSmem {
     u32 rows;     // bf16 [chunk, pitch]
     u32 queries;  // bf16 [heads, pitch]
@@ -97,14 +103,21 @@ constexpr LatentMmaSmem plan_smem(const LatentMmaSpec& s) {
     p.stats = p.weights + heads * kLatentWeightPitch * 2;
     p.present = p.stats + heads * 8;
     p.bytes = p.present + kLatentChunk * 4;
+    if (s.alone && p.bytes < kLatentAloneBytes) p.bytes = kLatentAloneBytes;
     return p;
 }
 
 struct LatentMmaParams {
     AttentionParams attention;
     float* records;  // split: [tokens, ceil(heads / 16), chunks, 16, record]
-    u32 chunks;      // split: room for a token
+    u32 chunks;      // split: room for a token; latent_few: CTAs of a cluster
+    float eps;       // of the queries' norm
 };
+
+// latent_few: chunks of a token at most, and fp32 of a head's sums in shared memory, where the rows were.
+constexpr u32 kLatentFewChunks = 16;
+constexpr u32 kLatentSumsPitch = kFp8RowChannels + 8;
+static_assert(kLatentMmaHeads * kLatentSumsPitch * 4 <= kLatentChunk * kLatentPitch * 2);
 
 // latent_merge: the fields of the attention whose records it adds up.
 struct LatentMergeSpec {

@@ -14,9 +14,10 @@ constexpr u32 kTopKMaxHeld = 32768;
 constexpr u32 kScoresOfPeak = 16;  // neighbours; the first peak has the first ones
 
 struct TopKSpec {
-    u32 cluster = 1;     // CTAs that share a token's scores: the choice does not depend on it
-    u32 held = 8192;     // scores that a CTA keeps in shared memory; it reads others again in each pass
-    bool peaks = false;  // the largest score of each few is known; not with a cluster
+    u32 cluster = 1;         // CTAs that share a token's scores: the choice does not depend on it
+    u32 held = 8192;         // scores that a CTA keeps in shared memory; it reads others again in each pass
+    bool peaks = false;      // the largest score of each few is known; not with a cluster
+    u32 warps = kTopKWarps;  // of a CTA; fewer where another kernel chooses
 
     friend constexpr bool operator==(const TopKSpec&, const TopKSpec&) = default;
 };
@@ -25,6 +26,7 @@ constexpr void visit_fields(Visitor&& visit, const TopKSpec& s) {
     visit("cluster", s.cluster);
     visit("held", s.held);
     visit("peaks", s.peaks);
+    visit("warps", s.warps);
 }
 
 struct TopKSmem {
@@ -39,9 +41,9 @@ struct TopKSmem {
 constexpr TopKSmem plan_smem(const TopKSpec& spec) {
     TopKSmem s{};
     s.through = 2 * kTopKBins * 4;
-    s.found = s.through + kTopKWarps * 4;
+    s.found = s.through + spec.warps * 4;
     s.counts = s.found + 8;
-    s.orders = s.counts + kTopKWarps * 8;
+    s.orders = s.counts + spec.warps * 8;
     s.places = s.orders + spec.held * 4;
     s.bytes = s.places + spec.held * 2;
     return s;

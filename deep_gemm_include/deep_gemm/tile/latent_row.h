@@ -11,24 +11,39 @@ namespace deep_gemm::tile {
 
 struct Rotation {
     float cos, sin;
+
+    /// That of lane `lane` % 32. Whole warps call.
+    [[nodiscard]] DG_DEVICE Rotation of_lane(u32 lane) const {
+        return {codec::float_of_bits(ptx::shfl_idx(codec::bits_of_float(cos), lane % 32)),
+                codec::float_of_bits(ptx::shfl_idx(codec::bits_of_float(sin), lane % 32))};
+    }
 };
 
-/// The angle of pair `pair` at `position`: position * frequency in turns, less whole turns. The product of
-/// the frequency's leading part is split exactly in two, so nothing is lost at large positions.
-DG_DEVICE Rotation rotation_at(const float* frequencies, u32 pair, float position, bool inverse) {
-    const float high = ptx::ld_global_f32(frequencies + 2 * pair),
-                low = ptx::ld_global_f32(frequencies + 2 * pair + 1);
-    const float product = ptx::mul_rn_f32(position, high);
-    const float rest = ptx::fma_rn_f32(position, high, -product);
+/// Turns a position, as the sum of two floats.
+struct Frequency {
+    float high = 0, low = 0;
+};
+DG_DEVICE Frequency load_frequency(const float* frequencies, u32 pair) {
+    return {ptx::ld_global_f32(frequencies + 2 * pair), ptx::ld_global_f32(frequencies + 2 * pair + 1)};
+}
+/// The angle at `position`: position * frequency in turns, less whole turns. The product of the frequency's
+/// leading part is split exactly in two, so nothing is lost at large positions.
+DG_DEVICE Rotation rotation_at(const Frequency& frequency, float position, bool inverse) {
+    const float product = ptx::mul_rn_f32(position, frequency.high);
+    const float rest = ptx::fma_rn_f32(position, frequency.high, -product);
     const float turns = ptx::add_rn_f32(product, -ptx::rint_f32(product));
-    const float angle = 2 * ptx::add_rn_f32(turns, ptx::fma_rn_f32(position, low, rest));
+    const float angle = 2 * ptx::add_rn_f32(turns, ptx::fma_rn_f32(position, frequency.low, rest));
     const float sin = ptx::sin_pi_f32(angle);
     return {ptx::cos_pi_f32(angle), inverse ? -sin : sin};
 }
+DG_DEVICE Rotation rotation_at(const float* frequencies, u32 pair, float position, bool inverse) {
+    return rotation_at(load_frequency(frequencies, pair), position, inverse);
+}
 
+/// Which product is rounded first is written out: kernels that share this give the same bits.
 DG_DEVICE void rotate(float& a, float& b, const Rotation& r) {
-    const float first = a * r.cos - b * r.sin;
-    b = a * r.sin + b * r.cos;
+    const float first = ptx::fma_rn_f32(a, r.cos, -ptx::mul_rn_f32(b, r.sin));
+    b = ptx::fma_rn_f32(a, r.sin, ptx::mul_rn_f32(b, r.cos));
     a = first;
 }
 
@@ -62,6 +77,20 @@ DG_DEVICE void rotate4(Float4& v, u32 channel, u32 d, u32 dims, const float* fre
     }
 }
 
+/// The sum of four channels' squares, and what the norm of d channels scales them by.
+DG_DEVICE float square_of(const Float4& v) {
+    float sum = ptx::mul_rn_f32(v.x, v.x);
+    sum = ptx::fma_rn_f32(v.y, v.y, sum);
+    sum = ptx::fma_rn_f32(v.z, v.z, sum);
+    return ptx::fma_rn_f32(v.w, v.w, sum);
+}
+DG_DEVICE float norm_factor(float squares, u32 d, float eps) {
+    return 1.0f / ptx::sqrt_rn_f32(squares / static_cast<float>(d) + eps);
+}
+DG_DEVICE Float4 times(const Float4& v, float factor) {
+    return {v.x * factor, v.y * factor, v.z * factor, v.w * factor};
+}
+
 /// RMS norm of some rows over the CTA's channels; channels at and beyond d must be zero. `smem` holds a float
 /// a warp for each row.
 template <u32 Threads, Format Weight, u32 Rows>
@@ -69,20 +98,14 @@ DG_DEVICE void normalize(Float4 (&v)[Rows], ptx::SharedAddress smem, const void*
                          float eps) {
     float squares[Rows];
 #pragma unroll
-    for (u32 i = 0; i < Rows; ++i) {
-        squares[i] = ptx::mul_rn_f32(v[i].x, v[i].x);
-        squares[i] = ptx::fma_rn_f32(v[i].y, v[i].y, squares[i]);
-        squares[i] = ptx::fma_rn_f32(v[i].z, v[i].z, squares[i]);
-        squares[i] = ptx::fma_rn_f32(v[i].w, v[i].w, squares[i]);
-    }
+    for (u32 i = 0; i < Rows; ++i) squares[i] = square_of(v[i]);
     cta_sums<Threads>(smem, squares);
     Float4 w{1, 1, 1, 1};
     if constexpr (Weight != Format::none)
         if (channel < d) w = load4<Weight>(weight, channel);
 #pragma unroll
     for (u32 i = 0; i < Rows; ++i) {
-        const float factor = 1.0f / ptx::sqrt_rn_f32(squares[i] / static_cast<float>(d) + eps);
-        v[i] = {v[i].x * factor, v[i].y * factor, v[i].z * factor, v[i].w * factor};
+        v[i] = times(v[i], norm_factor(squares[i], d, eps));
         if constexpr (Weight != Format::none) v[i] = {v[i].x * w.x, v[i].y * w.y, v[i].z * w.z, v[i].w * w.w};
     }
 }

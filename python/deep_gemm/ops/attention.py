@@ -159,6 +159,30 @@ def index_scores(
     _C.op_index_scores(**locals())
 
 
+def index_select(
+    query: Any,
+    frequencies: Any,
+    weights: Any,
+    rows: Any,
+    positions: Any,
+    picks: Any,
+    *,
+    sequences: Any = None,
+    page_rows: int = 0,
+    table: Any = None,
+    finish: str = "hadamard_fp4",
+    ratio: int = 4,
+    scale: float = 1,
+    device: Any = None,
+    stream: int | None = None,
+) -> None:
+    """index_query(), index_scores() and top_k() of at most 8 tokens in one launch, the same picks bit for bit.
+
+    bf16 queries of at most 64 heads of 128 channels, as projected, over at most 2048 bf16 or FP4 rows of a sequence.
+    """
+    _C.op_index_select(**locals())
+
+
 def top_k(
     scores: Any,
     positions: Any,
@@ -195,10 +219,15 @@ def latent_attention(
     window: int = 128,
     ratio: int = 0,
     scale: float = 0,
+    raw_queries: bool = False,
+    eps: float = 1e-6,
     device: Any = None,
     stream: int | None = None,
 ) -> None:
     """Attention over the window's rows and compressed rows (picked, or all that are visible), with sinks.
+
+    `raw_queries`: at most 8 tokens of bf16 queries over FP8 rows, 1024 at most: rope() with norm has not been called on
+    q, what it does is done here.
 
     `records`: memory that makes few bf16 queries over FP8 rows faster and changes nothing, fp32
     [t, ceil(heads / 16), ceil(rows seen / 64), 16 * 516].

@@ -1,0 +1,123 @@
+// What the indexer's kernels on tensor cores share (spec/indexer.h): rows and heads as mma.sync takes them, and
+// what the heads of a token give for sixteen rows of a warp.
+#pragma once
+
+#include <deep_gemm/spec/indexer.h>
+#include <deep_gemm/tile/latent_row.h>
+#include <deep_gemm/ptx/bytes.h>
+#include <deep_gemm/ptx/convert.h>
+#include <deep_gemm/ptx/mma_sync.h>
+#include <deep_gemm/ptx/shared_words.h>
+
+namespace deep_gemm::index_detail {
+
+/// Eight channels of a head as they meet a row's: pairs of neighbours, or of every fourth, as FP4 rows give
+/// them.
+template <Format Rows>
+DG_DEVICE ptx::UInt4 in_pairs(const ptx::UInt4& v) {
+    if constexpr (Rows != Format::fp4_e2m1) return v;
+    constexpr u32 kLow = 0x5410, kHigh = 0x7632;
+    return {ptx::permute_bytes_or_signs(v.x, v.z, kLow), ptx::permute_bytes_or_signs(v.x, v.z, kHigh),
+            ptx::permute_bytes_or_signs(v.y, v.w, kLow), ptx::permute_bytes_or_signs(v.y, v.w, kHigh)};
+}
+
+/// Where piece `piece` of a head lies. The four lanes of a row have 16 bytes each of every 64; of FP4 rows a
+/// lane has 32 neighbouring channels, which are four of its pieces.
+template <Format Rows>
+DG_DEVICE u32 place_of(u32 piece) {
+    return Rows == Format::fp4_e2m1 ? piece % 4 * 64 + piece / 4 * 16 : piece * 16;
+}
+
+/// Eight codes times a scale: pair i is codes i and i + 4. Sign and magnitude are put where a bf16 has them,
+/// 2^126 too small.
+DG_DEVICE ptx::UInt4 decode_word(u32 word, u32 scale) {
+    constexpr u32 kMagnitude = 0x01c001c0u, kSign = 0x80008000u, kTwoTo126 = 0x7e807e80u;
+    const auto pair = [&](u32 magnitude, u32 sign) {
+        const u32 tiny = (magnitude & kMagnitude) | (sign & kSign);
+        return ptx::mul_bf16x2(ptx::mul_bf16x2(tiny, kTwoTo126), scale);
+    };
+    return {pair(word << 6, word << 12), pair(word << 2, word << 8), pair(word >> 2, word << 4),
+            pair(word >> 6, word)};
+}
+
+/// A UE8M0 byte as a pair of bf16.
+DG_DEVICE u32 scale_pair(u32 exponent) {
+    if (exponent == 0) return 0x00400040u;  // 2^-127
+    return exponent == codec::kUe8m0Nan ? 0x7fff7fffu : exponent * 0x00800080u;
+}
+
+constexpr u32 kLoads = kIndexMmaChannels / 32;
+
+/// A lane's channels of a row as they lie in memory, and as the mma takes them. bf16: 16 bytes of each 64.
+template <Format Rows>
+struct StoredRow {
+    ptx::UInt4 parts[kLoads] = {};
+
+    DG_DEVICE void fetch(const LatentView& view, u32 sequence, u32 row) {
+        const u8* at = static_cast<const u8*>(view.data) + tile::row_offset(view, sequence, row) * 2 +
+                       ptx::lane_index() % 4 * 16;
+#pragma unroll
+        for (u32 load = 0; load < kLoads; ++load) parts[load] = ptx::ld_global_v4_u32(at + load * 64);
+    }
+    DG_DEVICE void decode(ptx::UInt4 (&into)[kLoads]) const {
+#pragma unroll
+        for (u32 load = 0; load < kLoads; ++load) into[load] = parts[load];
+    }
+};
+/// FP4: 32 neighbours, which share a scale.
+template <>
+struct StoredRow<Format::fp4_e2m1> {
+    ptx::UInt4 codes = {};
+    u32 exponent = 0;
+
+    DG_DEVICE void fetch(const LatentView& view, u32 sequence, u32 row) {
+        const u32 part = ptx::lane_index() % 4, in_page = row % view.page_rows;
+        const u8* page = static_cast<const u8*>(view.data) + tile::page_offset(view, sequence, row);
+        codes = ptx::ld_global_v4_u32(page + in_page * kFp4RowBytes + part * 16);
+        exponent =
+            ptx::ld_global_u8(page + view.page_rows * kFp4RowBytes + in_page * kFp4RowScaleBytes + part);
+    }
+    DG_DEVICE void decode(ptx::UInt4 (&into)[kLoads]) const {
+        const u32 words[] = {codes.x, codes.y, codes.z, codes.w}, scale = scale_pair(exponent);
+#pragma unroll
+        for (u32 load = 0; load < kLoads; ++load) into[load] = decode_word(words[load], scale);
+    }
+};
+
+/// The weights of 64 heads of a token; zeros beyond the last.
+DG_DEVICE void load_weights(const IndexScoreParams& p, u32 token, u32 first, ptx::SharedAddress smem) {
+    const u32 head = ptx::thread_index();
+    if (head < kIndexMmaHeads)
+        ptx::st_shared_f32(smem + kIndexMmaHeads * kIndexPitch + head * 4,
+                           first + head < p.heads
+                               ? ptx::ld_global_f32(p.weights + token * p.weights_stride + first + head)
+                               : 0.0f);
+}
+
+/// Adds what the heads in shared memory give to the scores of a lane's rows: of its heads, in order.
+DG_DEVICE void add_heads(float (&score)[2], const ptx::UInt4 (&rows)[2][kLoads], ptx::SharedAddress smem) {
+    constexpr u32 kTiles = kIndexMmaHeads / 8;
+    const u32 lane = ptx::lane_index();
+#pragma unroll 4  // with all eight, registers do not suffice for the next rows
+    for (u32 t = 0; t < kTiles; ++t) {
+        float dots[4] = {};
+#pragma unroll
+        for (u32 load = 0; load < kLoads; ++load) {
+            const ptx::UInt4 q =
+                ptx::ld_shared_v4_u32(smem + (t * 8 + lane / 4) * kIndexPitch + load * 64 + lane % 4 * 16);
+            const ptx::UInt4 &a = rows[0][load], &b = rows[1][load];
+            const u32 low[] = {a.x, b.x, a.y, b.y}, high[] = {a.z, b.z, a.w, b.w};
+            ptx::mma_m16n8k16_bf16(dots, low, q.x, q.y);
+            ptx::mma_m16n8k16_bf16(dots, high, q.z, q.w);
+        }
+        const ptx::Float2 weight =
+            ptx::ld_shared_v2_f32(smem + kIndexMmaHeads * kIndexPitch + (t * 8 + lane % 4 * 2) * 4);
+#pragma unroll
+        for (u32 half = 0; half < 2; ++half) {
+            score[half] = ptx::fma_rn_f32(weight.x, ptx::max_nan_f32(dots[2 * half], 0.0f), score[half]);
+            score[half] = ptx::fma_rn_f32(weight.y, ptx::max_nan_f32(dots[2 * half + 1], 0.0f), score[half]);
+        }
+    }
+}
+
+}  // namespace deep_gemm::index_detail
