@@ -265,7 +265,7 @@ DG_DEVICE void decode_piece(u32 (&pair)[4], const GemvVisit<S>& visit, const Gem
         constexpr u32 kImplied = 8;
         u32 zero = kImplied;
         if constexpr (kRow.has_zero) zero = visit.zero[piece * 32 / kRow.block_k][tile_index][row];
-        tile::decode_int4(word[0], tile::minus_zero_of(zero), pair);
+        tile::decode_int4(word[0], tile::int4_zero_of(zero), pair);
     }
 }
 

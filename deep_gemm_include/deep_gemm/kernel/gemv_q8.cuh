@@ -163,12 +163,12 @@ DG_DEVICE u32 count_tokens(const GemvParams& p, u32 first) {
     return p.m - first < p.tokens_per_block ? p.m - first : p.tokens_per_block;
 }
 
-/// The warp that brings weights for a group.
+/// The warps that bring weights; `index` of all of them.
 template <GemvSpec S>
-DG_DEVICE void bring(const GemvParams& p, u32 group) {
+DG_DEVICE void bring(const GemvParams& p, u32 index) {
     ptx::grid_dependency_launch();
     ptx::grid_dependency_wait();
-    kernel::Q8BulkWriter<S> writer(p, group);
+    kernel::Q8BulkWriter<S> writer(p, index / kQ8Writers, index % kQ8Writers);
     const u32 first_token = ptx::block_index_y() * p.tokens_per_block;
     Tokens<S> tokens;
     tokens.start(p, first_token, count_tokens(p, first_token), [&] {

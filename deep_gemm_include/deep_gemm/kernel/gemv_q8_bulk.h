@@ -1,10 +1,15 @@
-// The stream of Q8_0 weights of a group of eight warps, brought by bulk copies of a warp that does nothing
-// else: a visit is 32 blocks of each row, four of each warp. No sector of a row is read for two warps, and
-// those that multiply spend no instructions on addresses. Rows are multiples of 16 bytes long and apart.
+// The stream of Q8_0 weights of a group of eight warps, brought by bulk copies of two warps that do
+// nothing else, each for half of the rows: a visit is 32 blocks of each row, four of each warp. No sector of a
+// row is read for two warps, and those that multiply spend no instructions on addresses. Rows are multiples of
+// 16 bytes long and apart.
 #pragma once
 
 #include <deep_gemm/kernel/gemv_q8_ring.h>
 #include <deep_gemm/pipe/ring.h>
+
+#ifndef DG_Q8_ACTIVE
+#define DG_Q8_ACTIVE kQ8Writers
+#endif
 
 namespace deep_gemm::kernel {
 
@@ -26,29 +31,33 @@ struct Q8BulkRing {
     DG_DEVICE ptx::SharedAddress stage_at(u32 stage) const { return first + stage * kStageBytes; }
 };
 
-/// The side that copies. Scope: a warp.
+/// The side that copies. Scope: a warp of kQ8Writers.
 template <GemvSpec S>
 struct Q8BulkWriter : Q8BulkRing<S> {
     using Ring = Q8BulkRing<S>;
     using Layout = typename Ring::Layout;
 
+    static constexpr u32 kActive = DG_Q8_ACTIVE, kShare = Ring::kRows / kActive;  // rows of a writer
+
     u32 tile, stride, tiles;
     u32 offset = 0, row_bytes;  // of the next visit in its rows, and where these end
+    u32 first_row;              // of this writer
 
-    DG_DEVICE Q8BulkWriter(const GemvParams& p, u32 group)
+    DG_DEVICE Q8BulkWriter(const GemvParams& p, u32 group, u32 writer)
         : Ring(group),
           tile(group * ptx::grid_size() + ptx::block_index()),
           stride(ptx::grid_size() * S.groups),
-          tiles(num_blocks<S>(p)),
-          row_bytes(static_cast<u32>(row_bytes_of(S.w, p.k))) {
-        if (ptx::lane_index() == 0) {
+          tiles(writer < kActive ? num_blocks<S>(p) : 0),
+          row_bytes(static_cast<u32>(row_bytes_of(S.w, p.k))),
+          first_row(writer * kShare) {
+        if (writer == 0 && ptx::lane_index() == 0) {
             for (u32 stage = 0; stage < S.stages; ++stage) {
-                ptx::mbarrier_init(this->full(stage), 1);
+                ptx::mbarrier_init(this->full(stage), kActive);
                 ptx::mbarrier_init(this->empty(stage), kGemvWarps);
             }
             ptx::fence_mbarrier_init();
         }
-        ptx::sync_warp();
+        ptx::named_barrier_sync(1 + S.groups + group, kQ8Writers * 32);
     }
 
     DG_DEVICE bool more() const { return tile < tiles; }
@@ -58,12 +67,13 @@ struct Q8BulkWriter : Q8BulkRing<S> {
         const u32 lane = ptx::lane_index(), stage = this->cursor.stage;
         const u32 left = row_bytes - offset, bytes = left < Layout::kRowBytes ? left : Layout::kRowBytes;
         ptx::mbarrier_wait(this->empty(stage), this->cursor.phase ^ 1);
-        if (lane == 0) ptx::mbarrier_arrive_expect_tx(this->full(stage), Ring::kRows * bytes);
+        if (lane == 0) ptx::mbarrier_arrive_expect_tx(this->full(stage), kShare * bytes);
         ptx::sync_warp();
-        if (lane < Ring::kRows) {
-            u32 row = lane % kMmaTileRows;
-            const GemvMatrix& w = row_of_block<S>(p, find_block<S>(p, tile), lane / kMmaTileRows, row);
-            const ptx::SharedAddress to = this->stage_at(stage) + lane * kQ8BulkPitch;
+        if (lane < kShare) {
+            const u32 of_tiles = first_row + lane;
+            u32 row = of_tiles % kMmaTileRows;
+            const GemvMatrix& w = row_of_block<S>(p, find_block<S>(p, tile), of_tiles / kMmaTileRows, row);
+            const ptx::SharedAddress to = this->stage_at(stage) + of_tiles * kQ8BulkPitch;
             ptx::bulk_load(to, w.data + row * w.row_stride + offset, bytes, this->full(stage),
                            ptx::l2_evict_first());
         }

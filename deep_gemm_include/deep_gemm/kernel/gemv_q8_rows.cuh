@@ -14,6 +14,10 @@
 #include <deep_gemm/kernel/gemv_prefetch.h>
 #include <deep_gemm/kernel/gemv_store.h>
 
+#ifndef DG_Q8_AHEAD
+#define DG_Q8_AHEAD 2
+#endif
+
 namespace deep_gemm {
 namespace gemv_q8_rows_detail {
 
@@ -116,10 +120,23 @@ DG_DEVICE void multiply_rows(float (&sum)[S.row_tiles][S.tokens], const Row (&ro
     const u32 visits = ceil_div(num_blocks, kQ8LaneBlocks);
     Block blocks[S.row_tiles];
     if constexpr (S.w != Quant::q8_0 || !S.vector) {
-        for (u32 index = lane; index < num_blocks; index += kQ8LaneBlocks) {
+        // Several visits on their way, as far as registers reach: one would leave memory waiting.
+        constexpr u32 kAhead = S.vector && S.row_tiles == 1 ? DG_Q8_AHEAD : 0;
+        Block ahead[kAhead + 1][S.row_tiles];
+        const auto load = [&](u32 turn, u32 index) {
+            if (index >= num_blocks) return;
 #pragma unroll
-            for (u32 r = 0; r < S.row_tiles; ++r) blocks[r] = block_of_memory<S>(rows[r], index, p.k);
-            multiply_block<S>(sum, blocks, p, first_token, count, index);
+            for (u32 r = 0; r < S.row_tiles; ++r) ahead[turn][r] = block_of_memory<S>(rows[r], index, p.k);
+        };
+#pragma unroll
+        for (u32 i = 0; i < kAhead; ++i) load(i, lane + i * kQ8LaneBlocks);
+        for (u32 first = lane; first < num_blocks; first += (kAhead + 1) * kQ8LaneBlocks) {
+#pragma unroll
+            for (u32 i = 0; i <= kAhead; ++i) {
+                const u32 index = first + i * kQ8LaneBlocks;
+                load((i + kAhead) % (kAhead + 1), index + kAhead * kQ8LaneBlocks);
+                if (index < num_blocks) multiply_block<S>(sum, ahead[i], p, first_token, count, index);
+            }
         }
         return;
     }
