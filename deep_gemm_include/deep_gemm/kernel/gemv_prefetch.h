@@ -9,7 +9,7 @@
 #define DG_GEMV_SCALES 1
 #endif
 #ifndef DG_GEMV_X
-#define DG_GEMV_X 1
+#define DG_GEMV_X 3
 #endif
 
 namespace deep_gemm::kernel {
@@ -25,14 +25,16 @@ DG_DEVICE u32 group_warp() {
 /// Copies `vectors` 16-byte vectors of each of `count` tokens: fetch(words, token, vector) loads one and says
 /// where in shared memory it belongs, store(to, words) brings it there. Several are on their way at once,
 /// whichever token they are of; the first of each thread are when meanwhile() runs. Where one is all there
-/// is, no other code is gone through: a launch's first microsecond is one for fetching it. Blocks begin at
+/// is, no other code is gone through: a launch's first microsecond is one for fetching it. `Turns`: registers are
+/// left for a shorter way where a token is a vector of each thread. Blocks begin at
 /// different vectors, so that not all of them ask one slice of L2 for the same line.
-template <typename Fetch, typename Store, typename Meanwhile>
+template <bool Turns, typename Fetch, typename Store, typename Meanwhile>
 DG_DEVICE void copy_vectors(u32 count, u32 vectors, u32 threads, const Fetch& fetch, const Store& store,
                             const Meanwhile& meanwhile) {
     constexpr u32 kAtOnce = 8, kBeginnings = 32;
     const u32 total = count * vectors;
-    const u32 begin = ptx::block_index() % kBeginnings * total / kBeginnings;
+    const auto begin_of = [](u32 size) { return ptx::block_index() % kBeginnings * size / kBeginnings; };
+    const u32 begin = begin_of(total);
     const u32 inverse = vectors > 1 ? 0xffffffffu / vectors + 1 : 0;  // exact below 2^32 / vectors
     u32 words[kAtOnce][4];
     ptx::SharedAddress to[kAtOnce];
@@ -69,7 +71,17 @@ DG_DEVICE void copy_vectors(u32 count, u32 vectors, u32 threads, const Fetch& fe
 #pragma unroll
         for (u32 i = 4; i < kAtOnce; ++i) visit(i);
     };
-#if DG_GEMV_X == 1
+#if DG_GEMV_X == 3
+    if (Turns && vectors == threads) {  // a token a turn
+        const u32 turned = index + begin_of(threads), vector = turned < threads ? turned : turned - threads;
+        each([&](u32 i) {
+            if (i < count) to[i] = fetch(words[i], i, vector);
+        });
+    } else {
+        each([&](u32 i) { load(i, index + i * threads); });
+    }
+    meanwhile();
+#elif DG_GEMV_X == 1
     each([&](u32 i) { load(i, index + i * threads); });
     meanwhile();
 #else

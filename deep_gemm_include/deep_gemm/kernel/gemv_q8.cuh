@@ -167,8 +167,8 @@ DG_DEVICE u32 count_tokens(const GemvParams& p, u32 first) {
 template <GemvSpec S>
 DG_DEVICE void bring(const GemvParams& p, u32 index) {
     ptx::grid_dependency_launch();
-    ptx::grid_dependency_wait();
     kernel::Q8BulkWriter<S> writer(p, index / kQ8Writers, index % kQ8Writers);
+    ptx::grid_dependency_wait();
     const u32 first_token = ptx::block_index_y() * p.tokens_per_block;
     Tokens<S> tokens;
     tokens.start(p, first_token, count_tokens(p, first_token), [&] {
