@@ -87,7 +87,9 @@ DG_DEVICE void copy_vectors(u32 count, u32 vectors, u32 threads, const Fetch& fe
 #else
     load(0, index);
     meanwhile();
-    each([&](u32 i) { if (i != 0) load(i, index + i * threads); });
+    each([&](u32 i) {
+        if (i != 0) load(i, index + i * threads);
+    });
 #endif
     each([&](u32 i) { put(i, index + i * threads); });
     if (total <= kAtOnce * threads) return;
@@ -127,8 +129,7 @@ DG_DEVICE void copy_token_scales(const GemvParams& p, ptx::SharedAddress to, u32
     for (u32 i = 0; i < kAtOnce; ++i)
         if (mine + i * kThreads < total) ptx::st_shared_f32(to + (mine + i * kThreads) * 4, asked[i]);
 #pragma unroll 1
-    for (u32 i = mine + kAtOnce * kThreads; i < total; i += kThreads)
-        ptx::st_shared_f32(to + i * 4, load(i));
+    for (u32 i = mine + kAtOnce * kThreads; i < total; i += kThreads) ptx::st_shared_f32(to + i * 4, load(i));
 }
 
 /// Asks L2 for bytes [0, bytes) from `address`, and what shares 16 bytes with them. Scope: a thread, which this

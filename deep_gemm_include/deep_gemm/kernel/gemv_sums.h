@@ -34,7 +34,7 @@ DG_DEVICE void clear(Sums<S>& sums) {
 /// Whether every other piece of a visit has sums of its own, added behind it: where no scale parts the chain of
 /// products, of which each waits for the one before.
 template <GemvSpec S>
-constexpr bool kTwoChains = DG_GEMV_CHAINS && promote_k_of(S) == 0 && row_bits_of(S) == 4;
+constexpr bool kTwoChains = DG_GEMV_CHAINS&& promote_k_of(S) == 0 && row_bits_of(S) == 4;
 
 /// Where the products of piece `piece` of a visit are added.
 template <GemvSpec S>
@@ -209,10 +209,10 @@ struct Partials {
 #pragma unroll
         for (u32 warp = 1; warp < kGemvWarps; ++warp)
             sum = ptx::add_rn(sum, ptx::ld_shared_f32(partial + warp * kPartElements * 4));
-        constexpr float kRemainder =
-            row_of(S.w).element_bits != 4                  ? 1.0f
-            : row_of(S.w).element == Format::fp4_e2m1 ? tile::e2m1_remainder(row_of(S.w).scale)
-                                                      : tile::kInt4Remainder;
+        constexpr float kRemainder = row_of(S.w).element_bits != 4 ? 1.0f
+                                     : row_of(S.w).element == Format::fp4_e2m1
+                                         ? tile::e2m1_remainder(row_of(S.w).scale)
+                                         : tile::kInt4Remainder;
         return ptx::mul_rn(sum, kRemainder);
     }
 

@@ -59,7 +59,8 @@ struct TokensInSmem {
             return to + token * pitch + offset_of(i);
         };
         const auto copy = [&] {
-            kernel::copy_vectors<S.row_tiles * S.tokens == 8>(count, whole, threads_of(S), fetch, store, meanwhile);
+            kernel::copy_vectors<S.row_tiles * S.tokens == 8>(count, whole, threads_of(S), fetch, store,
+                                                              meanwhile);
         };
         const ptx::SharedAddress scale = to + count * pitch;
         if constexpr (block_k_of(S.x) != 0)

@@ -98,8 +98,7 @@ DG_DEVICE u32 decode_e2m1(u32 word, u32 i, u32 scale) {
 #if DG_GEMV_ROTATE == 0
     return ptx::mul_bf16x2((word >> 3 * i | word << (32 - 3 * i)) & kKept, scale);
 #else
-    if (i > DG_GEMV_ROTATE)
-        return ptx::mul_bf16x2((word >> 3 * i | word << (32 - 3 * i)) & kKept, scale);
+    if (i > DG_GEMV_ROTATE) return ptx::mul_bf16x2((word >> 3 * i | word << (32 - 3 * i)) & kKept, scale);
     const u64 both = ptx::mul_wide(word, 1u << (32 - 3 * i));  // a rotation's halves
     return ptx::mul_bf16x2((static_cast<u32>(both >> 32) | static_cast<u32>(both)) & kKept, scale);
 #endif
