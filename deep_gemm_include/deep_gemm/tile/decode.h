@@ -115,6 +115,7 @@ DG_DEVICE void decode_int4(u32 word, u32 minus_zero, u32 (&pair)[4]) {
 DG_DEVICE u32 int4_zero_of(u32 zero) {
     return pair_of(0xc300u | zero);
 }
+constexpr u32 kMinusImpliedZero = pair_of(0xc308);
 constexpr float kInt4Remainder = 1.0f;
 #else
 /// Eight nibbles less a zero point, 1 / 64 of that: pair i holds elements i and i + 4. A nibble n in the last
@@ -132,6 +133,7 @@ DG_DEVICE void decode_int4(u32 word, u32 minus_zero, u32 (&pair)[4]) {
 DG_DEVICE u32 int4_zero_of(u32 zero) {
     return ptx::mul_bf16x2(pair_of(zero), pair_of(0xff00));
 }
+constexpr u32 kMinusImpliedZero = pair_of(0xbe00);  // of 8, where a layout has no zero points
 /// What sums of such weights are short of.
 constexpr float kInt4Remainder = 64.0f;
 #endif
