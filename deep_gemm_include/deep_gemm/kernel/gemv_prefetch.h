@@ -5,13 +5,6 @@
 #include <deep_gemm/kernel/gemv_load.h>
 #include <deep_gemm/ptx/shared.h>
 
-#ifndef DG_GEMV_SCALES
-#define DG_GEMV_SCALES 1
-#endif
-#ifndef DG_GEMV_X
-#define DG_GEMV_X 3
-#endif
-
 namespace deep_gemm::kernel {
 
 /// Index within the group of eight warps that share a tile.
@@ -25,16 +18,14 @@ DG_DEVICE u32 group_warp() {
 /// Copies `vectors` 16-byte vectors of each of `count` tokens: fetch(words, token, vector) loads one and says
 /// where in shared memory it belongs, store(to, words) brings it there. Several are on their way at once,
 /// whichever token they are of; the first of each thread are when meanwhile() runs. Where one is all there
-/// is, no other code is gone through: a launch's first microsecond is one for fetching it. `Turns`: registers are
-/// left for a shorter way where a token is a vector of each thread. Blocks begin at
+/// is, no other code is gone through: a launch's first microsecond is one for fetching it. Blocks begin at
 /// different vectors, so that not all of them ask one slice of L2 for the same line.
-template <bool Turns, typename Fetch, typename Store, typename Meanwhile>
+template <typename Fetch, typename Store, typename Meanwhile>
 DG_DEVICE void copy_vectors(u32 count, u32 vectors, u32 threads, const Fetch& fetch, const Store& store,
                             const Meanwhile& meanwhile) {
     constexpr u32 kAtOnce = 8, kBeginnings = 32;
     const u32 total = count * vectors;
-    const auto begin_of = [](u32 size) { return ptx::block_index() % kBeginnings * size / kBeginnings; };
-    const u32 begin = begin_of(total);
+    const u32 begin = ptx::block_index() % kBeginnings * total / kBeginnings;
     const u32 inverse = vectors > 1 ? 0xffffffffu / vectors + 1 : 0;  // exact below 2^32 / vectors
     u32 words[kAtOnce][4];
     ptx::SharedAddress to[kAtOnce];
@@ -48,19 +39,7 @@ DG_DEVICE void copy_vectors(u32 count, u32 vectors, u32 threads, const Fetch& fe
         if (index < total) store(to[i], words[i]);
     };
     u32 index = ptx::thread_index();
-#if DG_GEMV_X == 0
-    load(0, index);
-    if (total > threads) {
-#pragma unroll
-        for (u32 i = 1; i < kAtOnce; ++i) load(i, index + i * threads);
-    }
-    meanwhile();
-    put(0, index);
-    if (total <= threads) return;
-#pragma unroll
-    for (u32 i = 1; i < kAtOnce; ++i) put(i, index + i * threads);
-#else
-    // Of the code for several, no more than there are: [1, 2), [2, 4), [4, 8).
+    // Of the code for several turns, no more than there are.
     const auto each = [&](const auto& visit) {
         visit(0);
         if (total <= threads) return;
@@ -71,29 +50,10 @@ DG_DEVICE void copy_vectors(u32 count, u32 vectors, u32 threads, const Fetch& fe
 #pragma unroll
         for (u32 i = 4; i < kAtOnce; ++i) visit(i);
     };
-#if DG_GEMV_X == 3
-    if (Turns && vectors == threads) {  // a token a turn
-        const u32 turned = index + begin_of(threads), vector = turned < threads ? turned : turned - threads;
-        each([&](u32 i) {
-            if (i < count) to[i] = fetch(words[i], i, vector);
-        });
-    } else {
-        each([&](u32 i) { load(i, index + i * threads); });
-    }
-    meanwhile();
-#elif DG_GEMV_X == 1
     each([&](u32 i) { load(i, index + i * threads); });
     meanwhile();
-#else
-    load(0, index);
-    meanwhile();
-    each([&](u32 i) {
-        if (i != 0) load(i, index + i * threads);
-    });
-#endif
     each([&](u32 i) { put(i, index + i * threads); });
     if (total <= kAtOnce * threads) return;
-#endif
 #pragma unroll 1
     for (index += kAtOnce * threads; index < total; index += kAtOnce * threads) {
 #pragma unroll
@@ -115,11 +75,6 @@ DG_DEVICE void copy_token_scales(const GemvParams& p, ptx::SharedAddress to, u32
         if (token >= count || block >= blocks) return 0.0f;
         return ptx::ld_cached_f32(p.x_scale + (first + token) * p.x_scale_stride + block);
     };
-#if DG_GEMV_SCALES == 0
-    meanwhile();
-    for (u32 i = mine; i < total; i += kThreads) ptx::st_shared_f32(to + i * 4, load(i));
-    return;
-#endif
     float asked[kAtOnce] = {};
 #pragma unroll
     for (u32 i = 0; i < kAtOnce; ++i)

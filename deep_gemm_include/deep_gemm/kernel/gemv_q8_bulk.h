@@ -10,9 +10,6 @@
 #ifndef DG_Q8_ROUNDS
 #define DG_Q8_ROUNDS 1
 #endif
-#ifndef DG_Q8_ACTIVE
-#define DG_Q8_ACTIVE kQ8Writers
-#endif
 
 namespace deep_gemm::kernel {
 
@@ -43,7 +40,7 @@ struct Q8BulkWriter : Q8BulkRing<S> {
     using Ring = Q8BulkRing<S>;
     using Layout = typename Ring::Layout;
 
-    static constexpr u32 kActive = DG_Q8_ACTIVE, kShare = Ring::kRows / kActive;  // rows of a writer
+    static constexpr u32 kShare = Ring::kRows / kQ8Writers;  // rows of a writer
 
     u32 tile, stride, tiles;
     u32 offset = 0, row_bytes;  // of the next visit in its rows, and where these end
@@ -53,12 +50,12 @@ struct Q8BulkWriter : Q8BulkRing<S> {
         : Ring(group),
           tile(group * ptx::grid_size() + ptx::block_index()),
           stride(ptx::grid_size() * S.groups),
-          tiles(writer < kActive ? num_blocks<S>(p) : 0),
+          tiles(num_blocks<S>(p)),
           row_bytes(static_cast<u32>(row_bytes_of(S.w, p.k))),
           first_row(writer * kShare) {
         if (writer == 0 && ptx::lane_index() == 0) {
             for (u32 stage = 0; stage < Ring::kStages; ++stage) {
-                ptx::mbarrier_init(this->full(stage), kActive);
+                ptx::mbarrier_init(this->full(stage), kQ8Writers);
                 ptx::mbarrier_init(this->empty(stage), kGemvWarps);
             }
             ptx::fence_mbarrier_init();

@@ -14,10 +14,6 @@
 #include <deep_gemm/kernel/gemv_prefetch.h>
 #include <deep_gemm/kernel/gemv_store.h>
 
-#ifndef DG_Q8_AHEAD
-#define DG_Q8_AHEAD 2
-#endif
-
 namespace deep_gemm {
 namespace gemv_q8_rows_detail {
 
@@ -113,12 +109,12 @@ DG_DEVICE void multiply_block(float (&sum)[S.row_tiles][S.tokens], const Block (
     }
 }
 
-/// The whole blocks of a row of split bytes and scales, several visits on their way: one would leave memory
+/// The whole blocks of a row of split bytes and scales, two visits on their way: one would leave memory
 /// waiting. The lane's next block.
 template <GemvSpec S>
 DG_DEVICE u32 multiply_ahead(float (&sum)[S.row_tiles][S.tokens], const Row& row, const GemvParams& p,
                              u32 first_token, u32 count) {
-    constexpr u32 kVisits = DG_Q8_AHEAD + 1;
+    constexpr u32 kVisits = 2;
     const u32 whole = p.k / kQ8Block;
     ptx::Words4 low[kVisits], high[kVisits];
     u32 scale[kVisits];
@@ -155,7 +151,7 @@ DG_DEVICE void multiply_rows(float (&sum)[S.row_tiles][S.tokens], const Row (&ro
     Block blocks[S.row_tiles];
     if constexpr (S.w != Quant::q8_0 || !S.vector) {
         u32 index = lane;
-        if constexpr (S.vector && S.row_tiles == 1 && DG_Q8_AHEAD > 0)
+        if constexpr (S.vector && S.row_tiles == 1)
             index = multiply_ahead<S>(sum, rows[0], p, first_token, count);
         for (; index < num_blocks; index += kQ8LaneBlocks) {
 #pragma unroll

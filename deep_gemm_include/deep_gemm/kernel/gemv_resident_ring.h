@@ -30,7 +30,7 @@ struct ResidentRing {
     u32 tile, stride, tiles;       // of rows: theirs, how far it is to the group's next, how many there are
     u32 visit, visits, whole;      // of the tile: theirs, how many there are and how many are whole
     ptx::SharedAddress first;      // of this warp's stages
-    u32 spare, read;               // offsets of the stage that was read last and of the next read's
+    u32 write, read;               // offsets of the next copy's stage and of the next read's
     u32 write_place, scale_place;  // of this lane in a stage
 
     /// Row and piece of a row that this lane copies the scales of.
@@ -84,8 +84,9 @@ struct ResidentRing {
     /// Starts the copies of the next visit, if there is one. An empty group keeps the count. Of a visit that
     /// overlaps the end of the rows, zeros stand for what is beyond.
     template <bool Whole>
-    DG_DEVICE void copy_visit(const GemvParams& p, ptx::SharedAddress stage) {
+    DG_DEVICE void copy_visit(const GemvParams& p) {
         const u32 lane = ptx::lane_index();
+        const ptx::SharedAddress stage = first + write;
         const ptx::SharedAddress to = stage + write_place;
         const u32 row_bytes = static_cast<u32>(row_bytes_of(S.w, p.k));
         const u32 scale_bytes = static_cast<u32>(scale_columns_of(S.w, p.k)) * bytes_of(kRow.scale);
@@ -119,12 +120,12 @@ struct ResidentRing {
         return offset >= row_bytes ? 0 : row_bytes - offset < bytes ? row_bytes - offset : bytes;
     }
 
-    DG_DEVICE void copy(const GemvParams& p, ptx::SharedAddress stage) {
+    DG_DEVICE void copy(const GemvParams& p) {
         if (tile < tiles) {
             if (visit < whole)
-                copy_visit<true>(p, stage);
+                copy_visit<true>(p);
             else
-                copy_visit<false>(p, stage);
+                copy_visit<false>(p);
             visit += kGemvWarps;
             if (visit < visits) {
 #pragma unroll
@@ -137,6 +138,7 @@ struct ResidentRing {
             }
         }
         ptx::cp_async_commit();
+        write = behind(write);
     }
 
     /// Offset of the stage behind the one at `offset`.
@@ -148,8 +150,7 @@ struct ResidentRing {
 
     DG_DEVICE void start(const GemvParams& p, u32 first_tile, u32 tile_stride, u32 num_tiles) {
         first = ptx::dynamic_smem() + ptx::warp_index() * S.stages * stage_bytes_of(S);
-        read = 0;
-        spare = (S.stages - 1) * stage_bytes_of(S);
+        write = read = 0;
         const u32 lane = ptx::lane_index();
         write_place = lane / 8 * kGemvVisitBytes + swizzled<S>(lane / 8, lane % 8 * 16);
         scale_place = kScales + lane * kPieceBytes;
@@ -163,7 +164,7 @@ struct ResidentRing {
         tile = visit < visits ? first_tile : tiles;
         if (tile < tiles) enter(p);
 #pragma unroll 1
-        for (u32 i = 0; i + 1 < S.stages; ++i) copy(p, first + i * stage_bytes_of(S));
+        for (u32 i = 0; i + 1 < S.stages; ++i) copy(p);
     }
 
     DG_DEVICE void read_scales(GemvVisit<S>& to, ptx::SharedAddress stage) const {
@@ -215,9 +216,8 @@ struct ResidentRing {
     DG_DEVICE void next(GemvWords<S> (&words)[steps_of_visit(S)], GemvVisit<S>& beside, const GemvParams& p) {
         ptx::cp_async_wait<S.stages - 2>();
         ptx::sync_warp();  // every lane's part has landed, and every lane has used the stage before
-        copy(p, first + spare);
+        copy(p);
         const ptx::SharedAddress stage = first + read;
-        spare = read;
         read = behind(read);
 #pragma unroll
         for (u32 step = 0; step < steps_of_visit(S); ++step)

@@ -7,10 +7,6 @@
 #include <deep_gemm/ptx/mbarrier.h>
 #include <deep_gemm/ptx/mma_sync.h>
 
-#ifndef DG_GEMV_CHAINS
-#define DG_GEMV_CHAINS 1
-#endif
-
 namespace deep_gemm::gemv_detail {
 
 using kernel::GemvRow;
@@ -34,7 +30,7 @@ DG_DEVICE void clear(Sums<S>& sums) {
 /// Whether every other piece of a visit has sums of its own, added behind it: where no scale parts the chain of
 /// products, of which each waits for the one before.
 template <GemvSpec S>
-constexpr bool kTwoChains = DG_GEMV_CHAINS&& promote_k_of(S) == 0 && row_bits_of(S) == 4;
+constexpr bool kTwoChains = promote_k_of(S) == 0 && row_bits_of(S) == 4;
 
 /// Where the products of piece `piece` of a visit are added.
 template <GemvSpec S>

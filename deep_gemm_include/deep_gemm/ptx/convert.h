@@ -16,12 +16,6 @@ DG_DEVICE u32 mul_lo(u32 a, u32 b) {
     asm("mul.lo.u32 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
     return d;
 }
-/// mul.wide.u32: all 64 bits of the product.
-DG_DEVICE u64 mul_wide(u32 a, u32 b) {
-    u64 d;
-    asm("mul.wide.u32 %0, %1, %2;" : "=l"(d) : "r"(a), "r"(b));
-    return d;
-}
 DG_DEVICE u32 float_bits(float value) {
     return __float_as_uint(value);
 }

@@ -9,13 +9,6 @@
 #include <deep_gemm/ptx/global.h>
 #include <deep_gemm/spec/quant.h>
 
-#ifndef DG_GEMV_ROTATE
-#define DG_GEMV_ROTATE 2
-#endif
-#ifndef DG_GEMV_INT4
-#define DG_GEMV_INT4 1
-#endif
-
 namespace deep_gemm::tile {
 
 constexpr u32 kPieceElements = 8;  // of a lane: two k16 steps of mma.sync for its four lanes
@@ -90,34 +83,11 @@ DG_DEVICE void decode_int8(u32 word, u32& low, u32& high) {
 /// fourth to three places at once.
 DG_DEVICE u32 decode_e2m1(u32 word, u32 i, u32 scale) {
     constexpr u32 kKept = 0x81c081c0u;
-    if (i == 3) {
-        const u32 moved = ptx::mul_lo(word & 0x001b001bu, 1u << 3 | 1u << 8 | 1u << 14);
-        return ptx::mul_bf16x2(moved & kKept, scale);
-    }
-    if (i == 0) return ptx::mul_bf16x2(word & kKept, scale);
-#if DG_GEMV_ROTATE == 0
-    return ptx::mul_bf16x2((word >> 3 * i | word << (32 - 3 * i)) & kKept, scale);
-#else
-    if (i > DG_GEMV_ROTATE) return ptx::mul_bf16x2((word >> 3 * i | word << (32 - 3 * i)) & kKept, scale);
-    const u64 both = ptx::mul_wide(word, 1u << (32 - 3 * i));  // a rotation's halves
-    return ptx::mul_bf16x2((static_cast<u32>(both >> 32) | static_cast<u32>(both)) & kKept, scale);
-#endif
+    const u32 moved = i == 3 ? ptx::mul_lo(word & 0x001b001bu, 1u << 3 | 1u << 8 | 1u << 14)
+                             : word >> 3 * i | word << (32 - 3 * i) % 32;
+    return ptx::mul_bf16x2(moved & kKept, scale);
 }
 
-#if DG_GEMV_INT4 == 0
-/// Eight nibbles less a zero point: pair i holds elements i and i + 4. `minus_zero` is the pair -(128 +
-/// zero).
-DG_DEVICE void decode_int4(u32 word, u32 minus_zero, u32 (&pair)[4]) {
-#pragma unroll
-    for (u32 i = 0; i < 4; ++i)
-        pair[i] = ptx::fma_bf16x2(ptx::and_or(word >> 4 * i, 0x000f000fu, 0x43004300u), kBf16One, minus_zero);
-}
-DG_DEVICE u32 int4_zero_of(u32 zero) {
-    return pair_of(0xc300u | zero);
-}
-constexpr u32 kMinusImpliedZero = pair_of(0xc308);
-constexpr float kInt4Remainder = 1.0f;
-#else
 /// Eight nibbles less a zero point, 1 / 64 of that: pair i holds elements i and i + 4. A nibble n in the last
 /// or the next bits of a bf16, with nothing above it, is n 2^-133 or n 2^-129: the smallest normal numbers
 /// continue the subnormal ones. So pairs 1 and 3 need no shift of their own. `minus_zero` is the pair
@@ -136,7 +106,7 @@ DG_DEVICE u32 int4_zero_of(u32 zero) {
 constexpr u32 kMinusImpliedZero = pair_of(0xbe00);  // of 8, where a layout has no zero points
 /// What sums of such weights are short of.
 constexpr float kInt4Remainder = 64.0f;
-#endif
+/// -(128 + zero) as a pair: what decode_int4_pair adds (weight_fragment.h).
 DG_DEVICE u32 minus_zero_of(u32 zero) {
     return pair_of(0xc300u | zero);
 }
