@@ -260,9 +260,9 @@ constexpr u32 max_groups_of(const GemvSpec& s) {
     const bool plain = promote_k == 0 && row_bits_of(s) >= 8;
     if (width > 16 || (heavy && (width == 16 || row_of(s.w).has_zero))) return 1;
     if (width == 8) return plain ? 3 : 2;
-    const bool scales_both =
-        promote_k != 0 && row_bits_of(s) == 4 && (s.tokens == 16 || block_k_of(s.x) != 0);
-    return scales_both || (s.epilogue == GemvEpilogue::swiglu && !plain) ? 1 : 2;
+    const bool second_sums =
+        row_bits_of(s) == 4 && (s.tokens == 16 || (promote_k != 0 && block_k_of(s.x) != 0));
+    return second_sums || (s.epilogue == GemvEpilogue::swiglu && !plain) ? 1 : 2;
 }
 // Warps that bring weights for a group by bulk copies: one alone gives them too slowly, each after the one before.
 constexpr u32 kQ8Writers = 2;
