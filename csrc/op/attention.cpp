@@ -14,7 +14,7 @@ constexpr jit::KernelId kAttention{"attention", "deep_gemm/kernel/attention.cuh"
 constexpr const char* kMmaHeader = "deep_gemm/kernel/latent_mma.cuh";
 constexpr jit::KernelId kMma{"latent_mma", kMmaHeader}, kMerge{"latent_merge", kMmaHeader},
     kWide{"latent_wide", "deep_gemm/kernel/latent_wide.cuh"},
-    kFew{"latent_few", "deep_gemm/kernel/latent_few.cuh"};
+    kLatentFew{"latent_few", "deep_gemm/kernel/latent_few.cuh"};
 
 // Tokens up to which chunks have CTAs of their own; any number gives the same bits.
 constexpr i64 kFewTokens = 24;
@@ -64,7 +64,7 @@ void run_few(ModelChecks& checks, const LatentAttentionArguments& a, const Atten
                              .raw = a.raw_queries,
                              .alone = units <= at_once};
     const LatentMmaParams params{.attention = attention, .records = nullptr, .chunks = chunks, .eps = a.eps};
-    launch(checks.device(), kFew, spec,
+    launch(checks.device(), kLatentFew, spec,
            {grid_of("latent_attention", units * chunks), kLatentMmaThreads, chunks}, a.stream, params,
            {reads(a.q), reads(a.ring.data), reads(a.ring.table), reads(a.compressed.data),
             reads(a.compressed.table), reads(a.picks), reads_constant(a.sinks), reads_constant(a.frequencies),

@@ -16,7 +16,7 @@ namespace {
 
 constexpr const char* kHyperConnectionHeader = "deep_gemm/kernel/hyper_connection.cuh";
 constexpr jit::KernelId kMix{"hc_mix", kHyperConnectionHeader}, kPost{"hc_post", kHyperConnectionHeader},
-    kFew{"hc_few", "deep_gemm/kernel/hc_few.cuh"}, kSums{"hc_sums", "deep_gemm/kernel/hc_sums.cuh"},
+    kHcFew{"hc_few", "deep_gemm/kernel/hc_few.cuh"}, kSums{"hc_sums", "deep_gemm/kernel/hc_sums.cuh"},
     kApply{"hc_apply", "deep_gemm/kernel/hc_apply.cuh"};
 
 void check_streams(ModelChecks& checks, const TensorView& x) {
@@ -119,8 +119,8 @@ bool run_few(Device& device, const HcPreArguments& a, const HcSpec& spec, const 
                         .steps = ceil_div(params.d, kHcFewRanks * kHcFewGroups * kHcSliceChannels),
                         .narrow = spec.narrow,
                         .recipe = spec.recipe};
-    if (!has_room(device, kernel_for<HcParams>(device, kFew, few), few)) return false;
-    launch(device, kFew, few, {kHcFewRanks, kHcFewThreads, kHcFewRanks}, a.stream, params,
+    if (!has_room(device, kernel_for<HcParams>(device, kHcFew, few), few)) return false;
+    launch(device, kHcFew, few, {kHcFewRanks, kHcFewThreads, kHcFewRanks}, a.stream, params,
            {a.add.present() ? writes(a.x) : reads(a.x), reads_constant(a.fn), reads_constant(a.base),
             reads_constant(a.scale), reads_constant(a.weight), reads(a.add), writes(a.y), writes(a.post),
             writes(a.comb), writes(a.narrow.codes), writes(a.narrow.scales), writes(a.narrow.global_scale)});

@@ -12,7 +12,7 @@ namespace {
 
 constexpr const char* kIndexerHeader = "deep_gemm/kernel/indexer.cuh";
 constexpr jit::KernelId kScores{"index_scores", kIndexerHeader}, kMma{"index_mma", kIndexerHeader},
-    kFew{"index_few", "deep_gemm/kernel/index_few.cuh"};
+    kIndexFew{"index_few", "deep_gemm/kernel/index_few.cuh"};
 
 // What this depends on is the same for any number of tokens.
 bool takes_mma(const TensorView& query, const TensorView& rows_data, Format rows) {
@@ -167,7 +167,7 @@ void index_select(const IndexSelectArguments& a) {
     params.dims = dims;
     params.k = as_u32(a.picks.shape[1]);
     params.ctas = ctas;
-    launch(checks.device(), kFew, IndexFewSpec{.rows = rows.format, .finish = a.finish},
+    launch(checks.device(), kIndexFew, IndexFewSpec{.rows = rows.format, .finish = a.finish},
            {grid_of("index_select", static_cast<u64>(tokens) * ctas), kIndexFewThreads, ctas}, a.stream,
            params,
            {reads(a.query), reads(a.weights), reads(a.rows.data), reads(a.rows.table),

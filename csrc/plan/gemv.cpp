@@ -80,9 +80,12 @@ bool fits_resident(const GemvProblem& problem, const GemvSpec& spec) {
            smem_bytes_of(spec, problem.k, tokens) <= problem.smem_bytes;
 }
 
-// Where instructions bound a kernel and not the bytes of W: 4 bits, or a scale for 32 elements.
+// Where instructions bound a kernel and not the bytes of W: 4 bits, a scale for 32 elements, or tokens of bf16 beside
+// 8 bits. H200, 2026-11-29, us by x in memory / shared memory, 4096 x 14336: FP8 of 1 token 17.3 / 16.2, of 4 17.6 /
+// 16.7, of 16 22.6 / 20.9; INT8 17.6 / 16.6, of 16 22.9 / 20.9; FP8 beside FP8 of 16 21.0 / 21.8.
 bool gains_by_residence(const GemvSpec& spec) {
-    return row_bits_of(spec) == 4 || is_q8(spec) || spec.w == Quant::fp8_32;
+    const bool wide_tokens = row_bits_of(spec) == 8 && spec.x == Activation::bf16;
+    return row_bits_of(spec) == 4 || is_q8(spec) || spec.w == Quant::fp8_32 || wide_tokens;
 }
 
 // Tiles of 32 rows share what a tile and a visit cost; worth it where they do not leave SMs without work.
@@ -154,16 +157,15 @@ GemvSpec with_form(const GemvProblem& problem, GemvSpec spec) {
     return spec;
 }
 
-// Which of the Q8_0 kernels: dp4a for one token, or for two that do not fit shared memory; more that do not
-// take passes of eight, which have x in L1. One token of long rows goes by bulk copies too: H200, 2026-11-29,
-// us by dp4a / bulk copies: 14336 x 4096 21.3 / 20.0, 8192 x 29568 66.4 / 66.4, 4096 x 14336 19.5 / 19.7,
-// 4096 x 4096 8.0 / 8.6.
+// Which of the Q8_0 kernels: one token by dp4a where rows are no pieces for bulk copies, and two that do not fit
+// shared memory; more that do not take passes of eight, which have x in L1. One token, H200, 2026-11-29, us by dp4a /
+// bulk copies: 4096 x 4096 7.9 / 7.6, 4096 x 14336 19.6 / 17.9, 8192 x 8192 23.9 / 20.9, 3584 x 18944 22.5 / 20.2,
+// 8192 x 29568 66.7 / 64.8, 4096 x 129280 137.7 / 135.1.
 GemvSpec with_q8_form(const GemvProblem& problem, const GemvSpec& plain) {
-    constexpr u32 kLongRow = 14336;
     const u32 m = problem.strict ? 1 : problem.m;
     GemvSpec spec = with_form(problem, plain);
-    const bool long_rows = spec.bulk && problem.k >= kLongRow && !problem.strict;
-    if ((spec.resident && (m > 1 || long_rows)) || problem.tuning.form >= kResidentForm) return spec;
+    const bool worth = m > 1 || (spec.bulk && !problem.strict);
+    if ((spec.resident && worth) || problem.tuning.form >= kResidentForm) return spec;
     if (m > kMaxWarpRowTokens && spec.tokens == kMmaTileTokens) return spec;
     spec = plain;
     spec.tokens = m <= kMaxWarpRowTokens ? m : kMmaTileTokens;

@@ -8,8 +8,8 @@
 // tokens as columns, a token's result depends on its own column only, whatever the others hold.
 //
 // Order of the sum of one row (a function of W's layout and K): warp w adds visits w, w + 8, ... in turn,
-// each in the order of mma.sync, scaled by fma after every promote_k elements; then warps 0 to 7 are added in
-// turn. Launched by op/linear.cpp.
+// each in the order of mma.sync, scaled by fma after every promote_k elements (E2M1 whose scales are part of
+// it: every other 32 elements apart, added behind the visit); then warps 0 to 7 are added in turn. Launched by op/linear.cpp.
 #pragma once
 
 #include <deep_gemm/kernel/gemv_ring.h>
@@ -67,7 +67,6 @@ DG_DEVICE void multiply_pieces(Sums<S>& sums, const kernel::GemvRing<S>& ring, p
     constexpr u32 kPromoteK = promote_k_of(S), kPieces = TokenVisit<S>::kPieces;
     const u64 first = u64{index} * visit_k_of(S);
     Sums<S> partial;
-    Sums<S>& target = kPromoteK ? partial : sums;
     kernel::GemvWords<S> words;
 #pragma unroll
     for (u32 piece = 0; piece < kPieces * steps_of_visit(S); ++piece) {
@@ -78,7 +77,7 @@ DG_DEVICE void multiply_pieces(Sums<S>& sums, const kernel::GemvRing<S>& ring, p
             else
                 kernel::load_words<S>(words, p, block, index, piece / kPieces);
         }
-        if (kPromoteK && piece * 32 % kPromoteK == 0) clear<S>(partial);
+        Sums<S>& target = sums_of_piece<S>(sums, partial, piece);
         u32 columns[Sums<S>::kTokenTiles][4];
 #pragma unroll
         for (u32 t = 0; t < Sums<S>::kTokenTiles; ++t)
@@ -97,6 +96,7 @@ DG_DEVICE void multiply_pieces(Sums<S>& sums, const kernel::GemvRing<S>& ring, p
             if ((piece + 1) * 32 % kPromoteK == 0)
                 promote<S>(sums, partial, visit, x.scale, (piece + 1) * 32 - kPromoteK);
     }
+    add_other_chain<S>(sums, partial);
 }
 
 template <bool Whole, GemvSpec S>

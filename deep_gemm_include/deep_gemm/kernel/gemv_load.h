@@ -262,10 +262,10 @@ DG_DEVICE void decode_piece(u32 (&pair)[4], const GemvVisit<S>& visit, const Gem
             for (u32 i = 0; i < 4; ++i) pair[i] = tile::decode_e2m1(word[0], i, i < 2 ? first : second);
         }
     } else {
-        constexpr u32 kImplied = 8;
-        u32 zero = kImplied;
-        if constexpr (kRow.has_zero) zero = visit.zero[piece * 32 / kRow.block_k][tile_index][row];
-        tile::decode_int4(word[0], tile::minus_zero_of(zero), pair);
+        u32 minus_zero = tile::kMinusImpliedZero;
+        if constexpr (kRow.has_zero)
+            minus_zero = tile::int4_zero_of(visit.zero[piece * 32 / kRow.block_k][tile_index][row]);
+        tile::decode_int4(word[0], minus_zero, pair);
     }
 }
 

@@ -39,16 +39,21 @@ DG_DEVICE void copy_vectors(u32 count, u32 vectors, u32 threads, const Fetch& fe
         if (index < total) store(to[i], words[i]);
     };
     u32 index = ptx::thread_index();
-    load(0, index);
-    if (total > threads) {
+    // Of the code for several turns, no more than there are.
+    const auto each = [&](const auto& visit) {
+        visit(0);
+        if (total <= threads) return;
+        visit(1);
+        if (total <= 2 * threads) return;
+        visit(2), visit(3);
+        if (total <= 4 * threads) return;
 #pragma unroll
-        for (u32 i = 1; i < kAtOnce; ++i) load(i, index + i * threads);
-    }
+        for (u32 i = 4; i < kAtOnce; ++i) visit(i);
+    };
+    each([&](u32 i) { load(i, index + i * threads); });
     meanwhile();
-    put(0, index);
-    if (total <= threads) return;
-#pragma unroll
-    for (u32 i = 1; i < kAtOnce; ++i) put(i, index + i * threads);
+    each([&](u32 i) { put(i, index + i * threads); });
+    if (total <= kAtOnce * threads) return;
 #pragma unroll 1
     for (index += kAtOnce * threads; index < total; index += kAtOnce * threads) {
 #pragma unroll
@@ -56,6 +61,30 @@ DG_DEVICE void copy_vectors(u32 count, u32 vectors, u32 threads, const Fetch& fe
 #pragma unroll
         for (u32 i = 0; i < kAtOnce; ++i) put(i, index + i * threads);
     }
+}
+
+/// Copies the scales of `count` tokens from token `first` to `to`, [block of K][token]: `blocks` of each, and
+/// zeros up to `padded`. Those of a thread's first turns are on their way when meanwhile() runs.
+template <GemvSpec S, typename Meanwhile>
+DG_DEVICE void copy_token_scales(const GemvParams& p, ptx::SharedAddress to, u32 first, u32 count, u32 blocks,
+                                 u32 padded, const Meanwhile& meanwhile) {
+    constexpr u32 kAtOnce = block_k_of(S.x) < 128 ? 2 : 1, kThreads = threads_of(S);
+    const u32 total = padded * S.tokens, mine = ptx::thread_index();
+    const auto load = [&](u32 i) {
+        const u32 block = i / S.tokens, token = i % S.tokens;
+        if (token >= count || block >= blocks) return 0.0f;
+        return ptx::ld_cached_f32(p.x_scale + (first + token) * p.x_scale_stride + block);
+    };
+    float asked[kAtOnce] = {};
+#pragma unroll
+    for (u32 i = 0; i < kAtOnce; ++i)
+        if (mine + i * kThreads < total) asked[i] = load(mine + i * kThreads);
+    meanwhile();
+#pragma unroll
+    for (u32 i = 0; i < kAtOnce; ++i)
+        if (mine + i * kThreads < total) ptx::st_shared_f32(to + (mine + i * kThreads) * 4, asked[i]);
+#pragma unroll 1
+    for (u32 i = mine + kAtOnce * kThreads; i < total; i += kThreads) ptx::st_shared_f32(to + i * 4, load(i));
 }
 
 /// Asks L2 for bytes [0, bytes) from `address`, and what shares 16 bytes with them. Scope: a thread, which this

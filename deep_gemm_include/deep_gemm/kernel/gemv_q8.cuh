@@ -150,7 +150,7 @@ DG_DEVICE void find_rows(Row (&rows)[S.row_tiles][kLaneRows], const GemvParams& 
         const u8* data = w.data + row * w.row_stride;
         const u64 visit = reinterpret_cast<u64>(data) + group_warp() * Layout::kVisitBytes;
         const u32 stage_row = i / kLaneRows * kMmaTileRows + of_tile,
-                  pitch = S.bulk ? kQ8BulkPitch : Layout::kPitch;
+                  pitch = S.bulk ? kernel::Q8BulkRing<S>::kPitch : Layout::kPitch;
         const u32 before = S.bulk ? group_warp() * Layout::kVisitBytes : static_cast<u32>(visit % 16);
         rows[i / kLaneRows][i % kLaneRows] = {
             data, static_cast<const u8*>(w.scales) + row * scale_columns_of(S.w, p.k) * 2,
@@ -163,17 +163,17 @@ DG_DEVICE u32 count_tokens(const GemvParams& p, u32 first) {
     return p.m - first < p.tokens_per_block ? p.m - first : p.tokens_per_block;
 }
 
-/// The warp that brings weights for a group.
+/// The warps that bring weights; `index` of all of them.
 template <GemvSpec S>
-DG_DEVICE void bring(const GemvParams& p, u32 group) {
+DG_DEVICE void bring(const GemvParams& p, u32 index) {
     ptx::grid_dependency_launch();
+    kernel::Q8BulkWriter<S> writer(p, index / kQ8Writers, index % kQ8Writers);
     ptx::grid_dependency_wait();
-    kernel::Q8BulkWriter<S> writer(p, group);
     const u32 first_token = ptx::block_index_y() * p.tokens_per_block;
     Tokens<S> tokens;
     tokens.start(p, first_token, count_tokens(p, first_token), [&] {
 #pragma unroll 1
-        for (u32 i = 0; i < S.stages && writer.more(); ++i) writer.copy(p);
+        for (u32 i = 0; i < writer.kStages && writer.more(); ++i) writer.copy(p);
     });
     while (writer.more()) writer.copy(p);
 }
@@ -184,7 +184,8 @@ DG_DEVICE void multiply_tile(Sums<S> (&sums)[kQ8VisitBlocks], kernel::Q8BulkRead
                              const GemvParams& p, const Row (&rows)[S.row_tiles][kLaneRows],
                              const Tokens<S>& tokens) {
     const u32 num_blocks = ceil_div(p.k, kQ8Block);
-    const auto next = [&] { return ring.next(); };
+    u32 visit = 0;
+    const auto next = [&] { return ring.next(visit++); };
     for (u32 first = 0; first < num_blocks; first += kQ8BulkBlocks) {
         const u32 index = first + group_warp() * kQ8VisitBlocks;
         if (index + kQ8VisitBlocks <= num_blocks)

@@ -1,21 +1,29 @@
-// The stream of Q8_0 weights of a group of eight warps, brought by bulk copies of a warp that does nothing
-// else: a visit is 32 blocks of each row, four of each warp. No sector of a row is read for two warps, and
-// those that multiply spend no instructions on addresses. Rows are multiples of 16 bytes long and apart.
+// The stream of Q8_0 weights of a group of eight warps, brought by bulk copies of two warps that do
+// nothing else, each for half of the rows: a visit is 32 blocks of each row, four of each warp. No sector of a
+// row is read for two warps, and those that multiply spend no instructions on addresses. Rows are multiples of
+// 16 bytes long and apart.
 #pragma once
 
 #include <deep_gemm/kernel/gemv_q8_ring.h>
 #include <deep_gemm/pipe/ring.h>
+
+#ifndef DG_Q8_ROUNDS
+#define DG_Q8_ROUNDS 1
+#endif
 
 namespace deep_gemm::kernel {
 
 template <GemvSpec S>
 struct Q8BulkRing {
     using Layout = Q8Layout<S>;
-    static constexpr u32 kRows = kMmaTileRows * S.row_tiles, kStageBytes = kRows * kQ8BulkPitch;
+    static constexpr u32 kRounds = S.stages % 2 == 0 && S.stages > 2 ? DG_Q8_ROUNDS : 1;  // visits of a stage
+    static constexpr u32 kStages = S.stages / kRounds, kCopyBytes = kRounds * Layout::kRowBytes;
+    static constexpr u32 kPitch = kCopyBytes + kQ8BulkPitch - Layout::kRowBytes;
+    static constexpr u32 kRows = kMmaTileRows * S.row_tiles, kStageBytes = kRows * kPitch;
     static_assert(kRows <= 32);
 
     ptx::SharedAddress first, barriers;
-    pipe::Cursor<S.stages> cursor;
+    pipe::Cursor<kStages> cursor;
 
     DG_DEVICE explicit Q8BulkRing(u32 group)
         : first(ptx::dynamic_smem() + group * ring_bytes_of(S)),
@@ -26,29 +34,33 @@ struct Q8BulkRing {
     DG_DEVICE ptx::SharedAddress stage_at(u32 stage) const { return first + stage * kStageBytes; }
 };
 
-/// The side that copies. Scope: a warp.
+/// The side that copies. Scope: a warp of kQ8Writers.
 template <GemvSpec S>
 struct Q8BulkWriter : Q8BulkRing<S> {
     using Ring = Q8BulkRing<S>;
     using Layout = typename Ring::Layout;
 
+    static constexpr u32 kShare = Ring::kRows / kQ8Writers;  // rows of a writer
+
     u32 tile, stride, tiles;
     u32 offset = 0, row_bytes;  // of the next visit in its rows, and where these end
+    u32 first_row;              // of this writer
 
-    DG_DEVICE Q8BulkWriter(const GemvParams& p, u32 group)
+    DG_DEVICE Q8BulkWriter(const GemvParams& p, u32 group, u32 writer)
         : Ring(group),
           tile(group * ptx::grid_size() + ptx::block_index()),
           stride(ptx::grid_size() * S.groups),
           tiles(num_blocks<S>(p)),
-          row_bytes(static_cast<u32>(row_bytes_of(S.w, p.k))) {
-        if (ptx::lane_index() == 0) {
-            for (u32 stage = 0; stage < S.stages; ++stage) {
-                ptx::mbarrier_init(this->full(stage), 1);
+          row_bytes(static_cast<u32>(row_bytes_of(S.w, p.k))),
+          first_row(writer * kShare) {
+        if (writer == 0 && ptx::lane_index() == 0) {
+            for (u32 stage = 0; stage < Ring::kStages; ++stage) {
+                ptx::mbarrier_init(this->full(stage), kQ8Writers);
                 ptx::mbarrier_init(this->empty(stage), kGemvWarps);
             }
             ptx::fence_mbarrier_init();
         }
-        ptx::sync_warp();
+        ptx::named_barrier_sync(1 + S.groups + group, kQ8Writers * 32);
     }
 
     DG_DEVICE bool more() const { return tile < tiles; }
@@ -56,19 +68,20 @@ struct Q8BulkWriter : Q8BulkRing<S> {
     /// Copies the next visit when its stage is free.
     DG_DEVICE void copy(const GemvParams& p) {
         const u32 lane = ptx::lane_index(), stage = this->cursor.stage;
-        const u32 left = row_bytes - offset, bytes = left < Layout::kRowBytes ? left : Layout::kRowBytes;
+        const u32 left = row_bytes - offset, bytes = left < Ring::kCopyBytes ? left : Ring::kCopyBytes;
         ptx::mbarrier_wait(this->empty(stage), this->cursor.phase ^ 1);
-        if (lane == 0) ptx::mbarrier_arrive_expect_tx(this->full(stage), Ring::kRows * bytes);
+        if (lane == 0) ptx::mbarrier_arrive_expect_tx(this->full(stage), kShare * bytes);
         ptx::sync_warp();
-        if (lane < Ring::kRows) {
-            u32 row = lane % kMmaTileRows;
-            const GemvMatrix& w = row_of_block<S>(p, find_block<S>(p, tile), lane / kMmaTileRows, row);
-            const ptx::SharedAddress to = this->stage_at(stage) + lane * kQ8BulkPitch;
+        if (lane < kShare) {
+            const u32 of_tiles = first_row + lane;
+            u32 row = of_tiles % kMmaTileRows;
+            const GemvMatrix& w = row_of_block<S>(p, find_block<S>(p, tile), of_tiles / kMmaTileRows, row);
+            const ptx::SharedAddress to = this->stage_at(stage) + of_tiles * Ring::kPitch;
             ptx::bulk_load(to, w.data + row * w.row_stride + offset, bytes, this->full(stage),
                            ptx::l2_evict_first());
         }
         this->cursor.advance();
-        offset += Layout::kRowBytes;
+        offset += Ring::kCopyBytes;
         if (offset >= row_bytes) offset = 0, tile += stride;
     }
 };
@@ -81,9 +94,12 @@ struct Q8BulkReader : Q8BulkRing<S> {
 
     DG_DEVICE explicit Q8BulkReader(u32 group) : Q8BulkRing<S>(group) {}
 
-    /// The stage of the next visit; gives the one before back. Its own is kept, because a load that has been
-    /// issued is not one that has read.
-    DG_DEVICE ptx::SharedAddress next() {
+    /// Where visit `visit` of the tile is, which is the next; gives the stage before back. Its own is kept,
+    /// because a load that has been issued is not one that has read.
+    DG_DEVICE ptx::SharedAddress next(u32 visit) {
+        using Ring = Q8BulkRing<S>;
+        if (const u32 round = visit % Ring::kRounds; round != 0)
+            return this->stage_at(held) + round * Ring::Layout::kRowBytes;
         const u32 stage = this->cursor.stage;
         ptx::mbarrier_wait(this->full(stage), this->cursor.phase);
         ptx::sync_warp();

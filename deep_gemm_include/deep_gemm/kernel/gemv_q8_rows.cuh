@@ -109,6 +109,40 @@ DG_DEVICE void multiply_block(float (&sum)[S.row_tiles][S.tokens], const Block (
     }
 }
 
+/// The whole blocks of a row of split bytes and scales, two visits on their way: one would leave memory
+/// waiting. The lane's next block.
+template <GemvSpec S>
+DG_DEVICE u32 multiply_ahead(float (&sum)[S.row_tiles][S.tokens], const Row& row, const GemvParams& p,
+                             u32 first_token, u32 count) {
+    constexpr u32 kVisits = 2;
+    const u32 whole = p.k / kQ8Block;
+    ptx::Words4 low[kVisits], high[kVisits];
+    u32 scale[kVisits];
+    const auto load = [&](u32 turn, u32 index) {
+        if (index >= whole) return;
+        const u8* address = row.data + u64{index} * kQ8Block;
+        scale[turn] = ptx::ld_cached_u16(row.scales + u64{index} * 2);
+        low[turn] = ptx::ld_cached_v4(address);
+        high[turn] = ptx::ld_cached_v4(address + 16);
+    };
+    u32 index = ptx::lane_index();
+#pragma unroll
+    for (u32 i = 0; i + 1 < kVisits; ++i) load(i, index + i * kQ8LaneBlocks);
+    while (true) {
+#pragma unroll
+        for (u32 i = 0; i < kVisits; ++i) {
+            if (index >= whole) return index;
+            load((i + kVisits - 1) % kVisits, index + (kVisits - 1) * kQ8LaneBlocks);
+            Block block[1];
+            block[0].scale = ptx::cvt_f32_f16(scale[i]);
+            for (u32 j = 0; j < 4; ++j)
+                block[0].word[j] = low[i].word[j], block[0].word[j + 4] = high[i].word[j];
+            multiply_block<S>(sum, block, p, first_token, count, index);
+            index += kQ8LaneBlocks;
+        }
+    }
+}
+
 template <GemvSpec S>
 DG_DEVICE void multiply_rows(float (&sum)[S.row_tiles][S.tokens], const Row (&rows)[S.row_tiles],
                              const GemvParams& p, u32 first_token, u32 count) {
@@ -116,7 +150,10 @@ DG_DEVICE void multiply_rows(float (&sum)[S.row_tiles][S.tokens], const Row (&ro
     const u32 visits = ceil_div(num_blocks, kQ8LaneBlocks);
     Block blocks[S.row_tiles];
     if constexpr (S.w != Quant::q8_0 || !S.vector) {
-        for (u32 index = lane; index < num_blocks; index += kQ8LaneBlocks) {
+        u32 index = lane;
+        if constexpr (S.vector && S.row_tiles == 1)
+            index = multiply_ahead<S>(sum, rows[0], p, first_token, count);
+        for (; index < num_blocks; index += kQ8LaneBlocks) {
 #pragma unroll
             for (u32 r = 0; r < S.row_tiles; ++r) blocks[r] = block_of_memory<S>(rows[r], index, p.k);
             multiply_block<S>(sum, blocks, p, first_token, count, index);

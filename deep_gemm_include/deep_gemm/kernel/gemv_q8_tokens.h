@@ -85,13 +85,9 @@ struct Tokens {
         const auto store = [](ptx::SharedAddress at, const u32(&words)[4]) {
             ptx::st_shared_v4_u32(at, {words[0], words[1], words[2], words[3]});
         };
-        kernel::copy_vectors(count, vectors, threads_of(S), fetch, store, meanwhile);
-        const ptx::SharedAddress scales = to + count * pitch;
-        for (u32 i = ptx::thread_index(); i < blocks * S.tokens; i += threads_of(S)) {
-            const u32 block = i / S.tokens, token = i % S.tokens;
-            const float* from = p.x_scale + (first + token) * p.x_scale_stride + block;
-            ptx::st_shared_f32(scales + i * 4, token < count ? ptx::ld_cached_f32(from) : 0.0f);
-        }
+        kernel::copy_token_scales<S>(p, to + count * pitch, first, count, blocks, blocks, [&] {
+            kernel::copy_vectors(count, vectors, threads_of(S), fetch, store, meanwhile);
+        });
         ptx::sync_threads();
     }
 };

@@ -20,10 +20,9 @@ DG_DEVICE void multiply_resident(Sums<S>& sums, const kernel::GemvWords<S> (&wor
     TokenScales<S> x_scale;
     tokens.read_scales(x_scale, index);
     Sums<S> partial;
-    Sums<S>& target = kPromoteK ? partial : sums;
 #pragma unroll
     for (u32 piece = 0; piece < kPieces * steps_of_visit(S); ++piece) {
-        if (kPromoteK && piece * 32 % kPromoteK == 0) clear<S>(partial);
+        Sums<S>& target = sums_of_piece<S>(sums, partial, piece);
         u32 columns[Sums<S>::kTokenTiles][4];
         tokens.read(columns, index, piece);
 #pragma unroll
@@ -37,6 +36,7 @@ DG_DEVICE void multiply_resident(Sums<S>& sums, const kernel::GemvWords<S> (&wor
             if ((piece + 1) * 32 % kPromoteK == 0)
                 promote<S>(sums, partial, visit, x_scale, (piece + 1) * 32 - kPromoteK);
     }
+    add_other_chain<S>(sums, partial);
 }
 
 template <GemvSpec S>

@@ -27,6 +27,33 @@ DG_DEVICE void clear(Sums<S>& sums) {
             for (float& value : fragment) value = 0;
 }
 
+/// Whether every other piece of a visit has sums of its own, added behind it: where no scale parts the chain of
+/// products, of which each waits for the one before.
+template <GemvSpec S>
+constexpr bool kTwoChains = promote_k_of(S) == 0 && row_bits_of(S) == 4;
+
+/// Where the products of piece `piece` of a visit are added.
+template <GemvSpec S>
+DG_DEVICE Sums<S>& sums_of_piece(Sums<S>& sums, Sums<S>& partial, u32 piece) {
+    if (promote_k_of(S) != 0) {
+        if (piece * 32 % promote_k_of(S) == 0) clear<S>(partial);
+        return partial;
+    }
+    if (!kTwoChains<S> || piece % 2 == 0) return sums;
+    if (piece == 1) clear<S>(partial);
+    return partial;
+}
+
+/// sums += partial, where that holds every other piece of a visit.
+template <GemvSpec S>
+DG_DEVICE void add_other_chain(Sums<S>& sums, const Sums<S>& partial) {
+    if constexpr (kTwoChains<S>)
+        for (u32 r = 0; r < S.row_tiles; ++r)
+            for (u32 t = 0; t < Sums<S>::kTokenTiles; ++t)
+                for (u32 i = 0; i < 4; ++i)
+                    sums.value[r][t][i] = ptx::add_rn(sums.value[r][t][i], partial.value[r][t][i]);
+}
+
 /// Scales of the tokens for one visit: [block of K][tile of tokens], of tokens 2 (lane % 4) and the next.
 template <GemvSpec S>
 struct TokenScales {
@@ -178,8 +205,10 @@ struct Partials {
 #pragma unroll
         for (u32 warp = 1; warp < kGemvWarps; ++warp)
             sum = ptx::add_rn(sum, ptx::ld_shared_f32(partial + warp * kPartElements * 4));
-        constexpr float kRemainder =
-            row_of(S.w).element == Format::fp4_e2m1 ? tile::e2m1_remainder(row_of(S.w).scale) : 1.0f;
+        constexpr float kRemainder = row_of(S.w).element_bits != 4 ? 1.0f
+                                     : row_of(S.w).element == Format::fp4_e2m1
+                                         ? tile::e2m1_remainder(row_of(S.w).scale)
+                                         : tile::kInt4Remainder;
         return ptx::mul_rn(sum, kRemainder);
     }
 

@@ -58,7 +58,13 @@ struct TokensInSmem {
             kernel::fetch_tokens<true, S>(words, p.x + (first + token) * p.x_stride, element_of(i), p.k);
             return to + token * pitch + offset_of(i);
         };
-        kernel::copy_vectors(count, whole, threads_of(S), fetch, store, meanwhile);
+        const auto copy = [&] { kernel::copy_vectors(count, whole, threads_of(S), fetch, store, meanwhile); };
+        const ptx::SharedAddress scale = to + count * pitch;
+        if constexpr (block_k_of(S.x) != 0)
+            kernel::copy_token_scales<S>(p, scale, first, count, ceil_div(p.k, kBlockK),
+                                         vectors * tile::kPieceElements / kBlockK, copy);
+        else
+            copy();
         if (whole != vectors) {
             for (u32 i = whole + ptx::thread_index(); i < vectors; i += threads_of(S)) {
                 for (u32 token = 0; token < count; ++token) {
@@ -67,16 +73,6 @@ struct TokensInSmem {
                                                    p.k);
                     store(to + token * pitch + offset_of(i), words);
                 }
-            }
-        }
-        const ptx::SharedAddress scale = to + count * pitch;
-        if constexpr (block_k_of(S.x) != 0) {
-            const u32 blocks = ceil_div(p.k, kBlockK), padded = vectors * tile::kPieceElements / kBlockK;
-            for (u32 i = ptx::thread_index(); i < padded * S.tokens; i += threads_of(S)) {
-                const u32 block = i / S.tokens, token = i % S.tokens;
-                const float* from = p.x_scale + (first + token) * p.x_scale_stride + block;
-                ptx::st_shared_f32(scale + i * 4,
-                                   token < count && block < blocks ? ptx::ld_cached_f32(from) : 0.0f);
             }
         }
         ptx::sync_threads();

@@ -46,7 +46,7 @@ struct GemvSpec {
     bool vector = true;      // rows of w and x start at multiples of 16 bytes
     u32 row_alignment = 16;  // of Q8_0: rows start at multiples of 16, 4 or 2 bytes; of shifted scales: 2
     bool resident = false;   // x lies in shared memory, and scales come through the ring (gemv_resident.cuh)
-    bool bulk = false;       // Q8_0: a warp more for each group brings whole rows' visits (gemv_q8_bulk.h)
+    bool bulk = false;       // Q8_0: warps of their own bring whole rows' visits (gemv_q8_bulk.h)
     bool dependent_launch = true;  // the architecture has programmatic dependent launch
 
     bool native_fp8 = true;  // the architecture converts E4M3 (sm_89 and newer)
@@ -260,12 +260,14 @@ constexpr u32 max_groups_of(const GemvSpec& s) {
     const bool plain = promote_k == 0 && row_bits_of(s) >= 8;
     if (width > 16 || (heavy && (width == 16 || row_of(s.w).has_zero))) return 1;
     if (width == 8) return plain ? 3 : 2;
-    const bool scales_both =
-        promote_k != 0 && row_bits_of(s) == 4 && (s.tokens == 16 || block_k_of(s.x) != 0);
-    return scales_both || (s.epilogue == GemvEpilogue::swiglu && !plain) ? 1 : 2;
+    const bool second_sums =
+        row_bits_of(s) == 4 && (s.tokens == 16 || (promote_k != 0 && block_k_of(s.x) != 0));
+    return second_sums || (s.epilogue == GemvEpilogue::swiglu && !plain) ? 1 : 2;
 }
+// Warps that bring weights for a group by bulk copies: one alone gives them too slowly, each after the one before.
+constexpr u32 kQ8Writers = 2;
 constexpr u32 threads_of(const GemvSpec& s) {
-    return s.groups * (kGemvThreads + (s.bulk ? 32 : 0));
+    return s.groups * (kGemvThreads + (s.bulk ? kQ8Writers * 32 : 0));
 }
 
 // Visits of all warps of a row of Q8_0, side by side in a stage: 32 blocks. Rows are that and 16 bytes apart,

@@ -88,13 +88,25 @@ DG_DEVICE u32 decode_e2m1(u32 word, u32 i, u32 scale) {
     return ptx::mul_bf16x2(moved & kKept, scale);
 }
 
-/// Eight nibbles less a zero point: pair i holds elements i and i + 4. `minus_zero` is the pair -(128 +
-/// zero).
+/// Eight nibbles less a zero point, 1 / 64 of that: pair i holds elements i and i + 4. A nibble n in the last
+/// or the next bits of a bf16, with nothing above it, is n 2^-133 or n 2^-129: the smallest normal numbers
+/// continue the subnormal ones. So pairs 1 and 3 need no shift of their own. `minus_zero` is the pair
+/// -zero / 64.
 DG_DEVICE void decode_int4(u32 word, u32 minus_zero, u32 (&pair)[4]) {
-#pragma unroll
-    for (u32 i = 0; i < 4; ++i)
-        pair[i] = ptx::fma_bf16x2(ptx::and_or(word >> 4 * i, 0x000f000fu, 0x43004300u), kBf16One, minus_zero);
+    constexpr u32 k2To127 = pair_of(0x7f00), k2To123 = pair_of(0x7d00);
+    const u32 upper = word >> 8;
+    pair[0] = ptx::fma_bf16x2(word & 0x000f000fu, k2To127, minus_zero);
+    pair[1] = ptx::fma_bf16x2(word & 0x00f000f0u, k2To123, minus_zero);
+    pair[2] = ptx::fma_bf16x2(upper & 0x000f000fu, k2To127, minus_zero);
+    pair[3] = ptx::fma_bf16x2(upper & 0x00f000f0u, k2To123, minus_zero);
 }
+DG_DEVICE u32 int4_zero_of(u32 zero) {
+    return ptx::mul_bf16x2(pair_of(zero), pair_of(0xff00));
+}
+constexpr u32 kMinusImpliedZero = pair_of(0xbe00);  // of 8, where a layout has no zero points
+/// What sums of such weights are short of.
+constexpr float kInt4Remainder = 64.0f;
+/// -(128 + zero) as a pair: what decode_int4_pair adds (weight_fragment.h).
 DG_DEVICE u32 minus_zero_of(u32 zero) {
     return pair_of(0xc300u | zero);
 }
