@@ -28,6 +28,8 @@ struct ProjectMmaSpec {
     u32 token_tiles = 1;        // of a block: of 8 rows of x
     bool wide = false;          // project_wide; tiles say nothing
     bool rounds = false;        // bf16 x meets FP8 w as FP8, with scales rounded up; not with wide
+    u32 few = 0;                // project_few: chunks of a warp; else 0
+    u32 depth = 0;              // of project_few: chunks of a warp on their way at once
 
     friend constexpr bool operator==(const ProjectMmaSpec&, const ProjectMmaSpec&) = default;
 };
@@ -42,6 +44,8 @@ constexpr void visit_fields(Visitor&& visit, const ProjectMmaSpec& s) {
     visit("token_tiles", s.token_tiles);
     visit("wide", s.wide);
     visit("rounds", s.rounds);
+    visit("few", s.few);
+    visit("depth", s.depth);
 }
 
 constexpr u32 kMaxRoundedRows = 8;  // of x, which every block of rows of w rounds for itself
@@ -61,6 +65,21 @@ struct ProjectMmaSmem {
 };
 constexpr u32 project_sums_bytes(const ProjectMmaSpec& s) {
     return kProjectWarps * s.row_tiles * s.token_tiles * kProjectTileRows * kProjectTileTokens * 4;
+}
+
+// project_few: up to 8 rows of x, blocks of 16 rows of w in turn.
+constexpr u32 kProjectFewCtas = 2;    // of an SM
+constexpr u32 kMaxProjectFew = 16;    // chunks of a warp
+constexpr u32 kProjectFewBytes = 96 << 10;  // of weights of a CTA on their way
+constexpr u32 project_few_slot_bytes(const ProjectMmaSpec& s) {
+    return kProjectWarps * kProjectTileRows * kProjectColumns * bytes_of(s.w);
+}
+template <ProjectMmaSpec S>
+constexpr u32 kProjectFewSlotBytes = project_few_slot_bytes(S);
+// Chunks of x that a warp has in registers: bf16 takes twice as many, and to round it more again.
+constexpr u32 project_few_held(const ProjectMmaSpec& s) {
+    const u32 most = s.x == Format::fp8_e4m3 ? 8 : 4;
+    return s.few <= most ? s.few : s.rounds ? 3 : most;
 }
 
 // project_wide: a block has 128 rows of w and 128 rows of x; two warpgroups multiply 64 rows of x each, a warp
@@ -85,6 +104,7 @@ constexpr ProjectWideSmem plan_wide() {
 }
 
 constexpr ProjectMmaSmem plan_smem(const ProjectMmaSpec& s) {
+    if (s.few) return {s.depth * project_few_slot_bytes(s) + 2 * project_sums_bytes(s)};
     return {s.wide ? plan_wide().bytes : project_sums_bytes(s)};
 }
 
