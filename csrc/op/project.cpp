@@ -137,7 +137,7 @@ class MmaLaunch {
         if (spec_.wide) return project_wide(device_, spec_, params_, x_groups_, stream_, memory_);
         if (!takes_few())
             return launch(device_, kProjectMma, spec_, {grid(), kProjectThreads}, stream_, params_, memory_);
-        const u32 blocks = std::min(few_blocks(), few_at_once());
+        const u32 blocks = std::min(few_tiles(), few_at_once());
         launch(device_, kProjectFew, few(blocks), {blocks, kProjectThreads}, stream_, few_params(), memory_);
     }
     // With another one that neither reads nor writes what this one writes.
@@ -146,7 +146,7 @@ class MmaLaunch {
         memory.insert(memory.end(), other.memory_.begin(), other.memory_.end());
         if (takes_few() && other.takes_few()) {
             // Each has blocks of threads for all of its rows where there are enough; else the larger one gives.
-            const u32 at_once = few_at_once(), a = few_blocks(), b = other.few_blocks();
+            const u32 at_once = few_at_once(), a = few_tiles(), b = other.few_tiles();
             const u32 most_a = std::max(at_once - std::min(b, at_once / 2), at_once / 2);
             const u32 first = std::min(a, most_a), second = std::min(b, at_once - first);
             const ProjectPairParams params{
@@ -162,31 +162,36 @@ class MmaLaunch {
   private:
     [[nodiscard]] u32 grid() const { return grid_of("project", u64{blocks_} * params_.token_blocks); }
     [[nodiscard]] bool takes_few() const {
-        return params_.rows <= kProjectTileTokens && few_chunks() <= kMaxProjectFew;
+        bool whole = params_.rows <= kProjectTileTokens && params_.k % (kProjectWarps * kProjectColumns) == 0 &&
+                     few_chunks() <= kMaxProjectFew;
+        for (u32 i = 0; i < params_.num_parts; ++i) whole = whole && params_.parts[i].n % kProjectTileRows == 0;
+        return whole;
     }
-    [[nodiscard]] u32 few_chunks() const { return ceil_div(params_.k / kProjectColumns, kProjectWarps); }
+    [[nodiscard]] u32 few_chunks() const { return params_.k / (kProjectWarps * kProjectColumns); }
     [[nodiscard]] u32 few_at_once() const { return device_.properties().num_sms * kProjectFewCtas; }
-    // Blocks of 16 rows of w, whatever row_tiles is.
-    [[nodiscard]] u32 few_blocks() const {
-        u32 blocks = 0;
-        for (u32 i = 0; i < params_.num_parts; ++i) blocks += ceil_div(params_.parts[i].n, kProjectTileRows);
-        return blocks;
+    [[nodiscard]] u32 few_tiles() const {
+        u32 tiles = 0;
+        for (u32 i = 0; i < params_.num_parts; ++i) tiles += params_.parts[i].n / kProjectTileRows;
+        return tiles;
     }
     [[nodiscard]] ProjectMmaParams few_params() const {
         ProjectMmaParams params = params_;
         u32 end = 0;
         for (u32 i = 0; i < params.num_parts; ++i)
-            params.parts[i].end = end += ceil_div(params.parts[i].n, kProjectTileRows);
+            params.parts[i].end = end += params.parts[i].n / kProjectTileRows;
         params.token_blocks = 1;
         return params;
     }
     // For that many blocks of threads.
     [[nodiscard]] ProjectMmaSpec few(u32 blocks) const {
         ProjectMmaSpec spec = spec_;
-        spec.row_tiles = spec.token_tiles = 1;
+        const u32 tiles = ceil_div(few_tiles(), blocks);  // of a block
         spec.few = few_chunks();
-        spec.depth = std::min(spec.few * ceil_div(few_blocks(), blocks),
-                              kProjectFewBytes / project_few_slot_bytes(spec));
+        spec.token_tiles = 1;
+        // Of few chunks each, several tiles share a barrier.
+        spec.row_tiles = std::min(tiles, spec.few == 1 ? 4u : spec.few == 2 ? 2u : 1u);
+        spec.tokens = params_.rows <= 4 ? 4 : kProjectTileTokens;
+        spec.depth = std::min(spec.few * tiles, kProjectFewBytes / project_few_slot_bytes(spec));
         return spec;
     }
 

@@ -23,6 +23,42 @@ DG_DEVICE void multiply_chunk(float (&sums)[Lane<S>::R][Lane<S>::T][4], const We
     }
 }
 
+/// Adds the warps' sums in order and stores.
+template <ProjectMmaSpec S>
+DG_DEVICE void store(const ProjectMmaParams& p, const ProjectPart& part, u32 first_row, u32 first_token,
+                     const float (&sums)[Lane<S>::R][Lane<S>::T][4]) {
+    constexpr u32 kTile = kProjectTileRows * kProjectTileTokens, kElements = Lane<S>::R * Lane<S>::T * kTile;
+    const ptx::SharedAddress smem = ptx::dynamic_smem();
+    const u32 lane = ptx::lane_index();
+#pragma unroll
+    for (u32 r = 0; r < Lane<S>::R; ++r)
+#pragma unroll
+        for (u32 t = 0; t < Lane<S>::T; ++t)
+#pragma unroll
+            for (u32 i = 0; i < 4; ++i)
+                ptx::st_shared_f32(
+                    smem + (ptx::warp_index() * kElements + (r * Lane<S>::T + t) * kTile + i * 32 + lane) * 4,
+                    sums[r][t][i]);
+    ptx::sync_threads();
+    for (u32 element = ptx::thread_index(); element < kElements; element += kProjectThreads) {
+        // Neighbouring threads take neighbouring rows of w, which are neighbours in y.
+        const u32 tile = element / kTile, inside = element % kTile;
+        const u32 row_in = inside % kProjectTileRows, token_in = inside / kProjectTileRows;
+        const u32 row = first_row + tile / Lane<S>::T * kProjectTileRows + row_in;
+        const u32 token = first_token + tile % Lane<S>::T * kProjectTileTokens + token_in;
+        if (row >= part.n || token >= p.rows) continue;
+        const u32 fragment = row_in / 8 * 2 + token_in % 2, of = row_in % 8 * 4 + token_in / 2;
+        const ptx::SharedAddress at = smem + (tile * kTile + fragment * 32 + of) * 4;
+        float y = ptx::ld_shared_f32(at);
+#pragma unroll
+        for (u32 warp = 1; warp < kProjectWarps; ++warp)
+            y = ptx::add_rn_f32(y, ptx::ld_shared_f32(at + warp * kElements * 4));
+        if constexpr (S.add != Format::none)
+            y = ptx::add_rn_f32(tile::load<S.add>(part.add, token * part.add_stride + row), y);
+        tile::store<S.y>(part.y, token * part.y_stride + row, y);
+    }
+}
+
 /// Block `block` of a launch.
 template <ProjectMmaSpec S>
 DG_DEVICE void run_block(const ProjectMmaParams& p, u32 block) {
@@ -82,7 +118,7 @@ DG_DEVICE void run_block(const ProjectMmaParams& p, u32 block) {
             if constexpr (kBeside) x[i].load(tokens, 0, next);
         }
     }
-    store<S>(p, part, first_row, first_token, sums, ptx::dynamic_smem());
+    store<S>(p, part, first_row, first_token, sums);
 }
 
 }  // namespace project_detail

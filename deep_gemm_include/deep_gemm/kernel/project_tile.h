@@ -94,39 +94,54 @@ DG_DEVICE void pairs_of(const u32 (&word)[Words], u32 step, u32& low, u32& high)
     }
 }
 
+/// A chunk of a tile of rows of x as right operands of mma.sync.
+template <ProjectMmaSpec S>
+struct Fragments {
+    u32 pair[kSteps][2];
+
+    DG_DEVICE void set(const u32 (&x)[Lane<S>::kMmaWords]) {
+#pragma unroll
+        for (u32 step = 0; step < kSteps; ++step)
+            pairs_of<Lane<S>::kF16, Lane<S>::kX>(x, step, pair[step][0], pair[step][1]);
+    }
+};
+
+/// The products of a tile of 16 rows of w with one of rows of x; `word`: of both halves of those rows.
+template <ProjectMmaSpec S>
+DG_DEVICE void multiply_tile(float (&sums)[4], const u32 (&word)[2][Lane<S>::kLoads * 4], float w_scale,
+                             const Fragments<S>& x, const float (&x_scale)[2]) {
+    using L = Lane<S>;
+    constexpr bool kScaled = S.w_scale != Format::none;
+    float part[4] = {};
+    float(&target)[4] = kScaled ? part : sums;
+#pragma unroll
+    for (u32 step = 0; step < kSteps; ++step) {
+        u32 a[4];
+        pairs_of<L::kF16, S.w>(word[0], step, a[0], a[2]);
+        pairs_of<L::kF16, S.w>(word[1], step, a[1], a[3]);
+        if constexpr (L::kF16)
+            ptx::mma_m16n8k16_f16(target, a, x.pair[step][0], x.pair[step][1]);
+        else
+            ptx::mma_m16n8k16_bf16(target, a, x.pair[step][0], x.pair[step][1]);
+    }
+    if constexpr (!kScaled) return;
+#pragma unroll
+    for (u32 i = 0; i < 4; ++i) {
+        const float scale =
+            L::kX == Format::fp8_e4m3 ? ptx::mul_rn_f32(w_scale, x_scale[i % 2]) : w_scale;
+        sums[i] = ptx::fma_rn_f32(part[i], scale, sums[i]);
+    }
+}
+
 /// The products of one tile of rows of x with the chunk's weights.
 template <ProjectMmaSpec S>
 DG_DEVICE void multiply(float (&sums)[Lane<S>::R][Lane<S>::T][4], u32 t, const Weights<S>& weights,
                         const u32 (&x)[Lane<S>::kMmaWords], const float (&x_scale)[2]) {
-    using L = Lane<S>;
-    constexpr bool kScaled = S.w_scale != Format::none;
-    u32 b[kSteps][2];
+    Fragments<S> fragments;
+    fragments.set(x);
 #pragma unroll
-    for (u32 step = 0; step < kSteps; ++step) pairs_of<L::kF16, L::kX>(x, step, b[step][0], b[step][1]);
-#pragma unroll
-    for (u32 r = 0; r < L::R; ++r) {
-        float part[4] = {};
-        float(&target)[4] = kScaled ? part : sums[r][t];
-#pragma unroll
-        for (u32 step = 0; step < kSteps; ++step) {
-            u32 a[4];
-            pairs_of<L::kF16, S.w>(weights.word[r][0], step, a[0], a[2]);
-            pairs_of<L::kF16, S.w>(weights.word[r][1], step, a[1], a[3]);
-            if constexpr (L::kF16)
-                ptx::mma_m16n8k16_f16(target, a, b[step][0], b[step][1]);
-            else
-                ptx::mma_m16n8k16_bf16(target, a, b[step][0], b[step][1]);
-        }
-        if constexpr (kScaled) {
-#pragma unroll
-            for (u32 i = 0; i < 4; ++i) {
-                const float scale = L::kX == Format::fp8_e4m3
-                                        ? ptx::mul_rn_f32(weights.scale[r], x_scale[i % 2])
-                                        : weights.scale[r];
-                sums[r][t][i] = ptx::fma_rn_f32(part[i], scale, sums[r][t][i]);
-            }
-        }
-    }
+    for (u32 r = 0; r < Lane<S>::R; ++r)
+        multiply_tile<S>(sums[r][t], weights.word[r], weights.scale[r], fragments, x_scale);
 }
 
 /// Rows of x that a block has: those of the lane's column of each tile, and the two whose sums it gets.
@@ -156,25 +171,31 @@ struct Tokens {
     }
 };
 
-/// The lane's bf16 columns of a row and chunk as E4M3, as tile::to_fp8() makes them; `scale`: of the two rows
-/// whose sums it gets. Whole warps call: four lanes have a row.
+/// The lane's bf16 columns of a row and chunk as E4M3, as tile::to_fp8() makes them; returns their scale. Whole
+/// warps call: four lanes have a row.
 template <ProjectMmaSpec S>
-DG_DEVICE void round_tokens(u32 (&codes)[Lane<S>::kMmaWords], float (&scale)[2],
-                            const u32 (&word)[Lane<S>::kXWords]) {
+DG_DEVICE float round_chunk(u32 (&codes)[Lane<S>::kMmaWords], const u32 (&word)[Lane<S>::kXWords]) {
     float amax = 0;
 #pragma unroll
     for (u32 i = 0; i < Lane<S>::kXWords; ++i)
         amax = ptx::max_nan_f32(amax, ptx::max_nan_f32(ptx::abs_f32(ptx::bf16_low(word[i])),
                                                        ptx::abs_f32(ptx::bf16_high(word[i]))));
-    const float mine =
+    const float scale =
         tile::scale_of_amax<ScaleRule::up>(ptx::max_nan_f32(tile::amax_over<4>(amax), kFp8SmallestAmax));
-    const float factor = ptx::div_rn_f32(1.0f, mine);
+    const float factor = ptx::div_rn_f32(1.0f, scale);
     const auto pair = [factor](u32 two) {
         return ptx::cvt_e4m3x2(ptx::mul_rn_f32(ptx::bf16_low(two), factor),
                                ptx::mul_rn_f32(ptx::bf16_high(two), factor));
     };
 #pragma unroll
     for (u32 i = 0; i < Lane<S>::kMmaWords; ++i) codes[i] = pair(word[2 * i]) | pair(word[2 * i + 1]) << 16;
+    return scale;
+}
+/// The same, with the scales of the two rows whose sums the lane gets.
+template <ProjectMmaSpec S>
+DG_DEVICE void round_tokens(u32 (&codes)[Lane<S>::kMmaWords], float (&scale)[2],
+                            const u32 (&word)[Lane<S>::kXWords]) {
+    const float mine = round_chunk<S>(codes, word);
 #pragma unroll
     for (u32 i = 0; i < 2; ++i)
         scale[i] = codec::float_of_bits(
@@ -202,41 +223,6 @@ struct TokenTile {
         }
     }
 };
-
-/// Adds the warps' sums in order and stores; `smem` has room for project_sums_bytes().
-template <ProjectMmaSpec S>
-DG_DEVICE void store(const ProjectMmaParams& p, const ProjectPart& part, u32 first_row, u32 first_token,
-                     const float (&sums)[Lane<S>::R][Lane<S>::T][4], ptx::SharedAddress smem) {
-    constexpr u32 kTile = kProjectTileRows * kProjectTileTokens, kElements = Lane<S>::R * Lane<S>::T * kTile;
-    const u32 lane = ptx::lane_index();
-#pragma unroll
-    for (u32 r = 0; r < Lane<S>::R; ++r)
-#pragma unroll
-        for (u32 t = 0; t < Lane<S>::T; ++t)
-#pragma unroll
-            for (u32 i = 0; i < 4; ++i)
-                ptx::st_shared_f32(
-                    smem + (ptx::warp_index() * kElements + (r * Lane<S>::T + t) * kTile + i * 32 + lane) * 4,
-                    sums[r][t][i]);
-    ptx::sync_threads();
-    for (u32 element = ptx::thread_index(); element < kElements; element += kProjectThreads) {
-        // Neighbouring threads take neighbouring rows of w, which are neighbours in y.
-        const u32 tile = element / kTile, inside = element % kTile;
-        const u32 row_in = inside % kProjectTileRows, token_in = inside / kProjectTileRows;
-        const u32 row = first_row + tile / Lane<S>::T * kProjectTileRows + row_in;
-        const u32 token = first_token + tile % Lane<S>::T * kProjectTileTokens + token_in;
-        if (row >= part.n || token >= p.rows) continue;
-        const u32 fragment = row_in / 8 * 2 + token_in % 2, of = row_in % 8 * 4 + token_in / 2;
-        const ptx::SharedAddress at = smem + (tile * kTile + fragment * 32 + of) * 4;
-        float y = ptx::ld_shared_f32(at);
-#pragma unroll
-        for (u32 warp = 1; warp < kProjectWarps; ++warp)
-            y = ptx::add_rn_f32(y, ptx::ld_shared_f32(at + warp * kElements * 4));
-        if constexpr (S.add != Format::none)
-            y = ptx::add_rn_f32(tile::load<S.add>(part.add, token * part.add_stride + row), y);
-        tile::store<S.y>(part.y, token * part.y_stride + row, y);
-    }
-}
 
 }  // namespace project_detail
 

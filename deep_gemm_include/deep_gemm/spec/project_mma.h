@@ -30,6 +30,7 @@ struct ProjectMmaSpec {
     bool rounds = false;        // bf16 x meets FP8 w as FP8, with scales rounded up; not with wide
     u32 few = 0;                // project_few: chunks of a warp; else 0
     u32 depth = 0;              // of project_few: chunks of a warp on their way at once
+    u32 tokens = 0;             // of project_few: rows of x, 4 or 8 at most
 
     friend constexpr bool operator==(const ProjectMmaSpec&, const ProjectMmaSpec&) = default;
 };
@@ -46,6 +47,7 @@ constexpr void visit_fields(Visitor&& visit, const ProjectMmaSpec& s) {
     visit("rounds", s.rounds);
     visit("few", s.few);
     visit("depth", s.depth);
+    visit("tokens", s.tokens);
 }
 
 constexpr u32 kMaxRoundedRows = 8;  // of x, which every block of rows of w rounds for itself
@@ -67,19 +69,47 @@ constexpr u32 project_sums_bytes(const ProjectMmaSpec& s) {
     return kProjectWarps * s.row_tiles * s.token_tiles * kProjectTileRows * kProjectTileTokens * 4;
 }
 
-// project_few: up to 8 rows of x, blocks of 16 rows of w in turn.
-constexpr u32 kProjectFewCtas = 2;    // of an SM
-constexpr u32 kMaxProjectFew = 16;    // chunks of a warp
-constexpr u32 kProjectFewBytes = 96 << 10;  // of weights of a CTA on their way
+// project_few: up to 8 rows of x; blocks of threads have tiles of 16 rows of w in turn, and store `row_tiles` of
+// them at once. n is a multiple of 16, k one of 1024.
+constexpr u32 kProjectFewCtas = 2;          // of an SM
+constexpr u32 kMaxProjectFew = 16;          // chunks of a warp
+constexpr u32 kProjectFewBytes = 96 << 10;  // of weights of a CTA on their way, at most
+constexpr u32 kProjectStagedBytes = kProjectColumns + 16;  // of a row and chunk: codes, and their scale
+
+enum class ProjectFewX : u8 {
+    held,    // in registers, for all tiles
+    ahead,   // in registers, some chunks ahead, for each tile again
+    staged,  // rounded in shared memory
+};
+constexpr ProjectFewX project_few_x(const ProjectMmaSpec& s) {
+    if (s.rounds && s.tokens <= 4) return ProjectFewX::staged;
+    return s.few <= 4 ? ProjectFewX::held : ProjectFewX::ahead;
+}
+// Chunks of a warp that are unrolled: what is in registers has its place in the code.
+constexpr u32 project_few_turn(const ProjectMmaSpec& s) {
+    return project_few_x(s) == ProjectFewX::held ? s.few : 2;
+}
 constexpr u32 project_few_slot_bytes(const ProjectMmaSpec& s) {
     return kProjectWarps * kProjectTileRows * kProjectColumns * bytes_of(s.w);
 }
-template <ProjectMmaSpec S>
-constexpr u32 kProjectFewSlotBytes = project_few_slot_bytes(S);
-// Chunks of x that a warp has in registers: bf16 takes twice as many, and to round it more again.
-constexpr u32 project_few_held(const ProjectMmaSpec& s) {
-    const u32 most = s.x == Format::fp8_e4m3 ? 8 : 4;
-    return s.few <= most ? s.few : s.rounds ? 3 : most;
+// What its arithmetic has at a time.
+constexpr ProjectMmaSpec project_few_tile(ProjectMmaSpec s) {
+    s.row_tiles = s.token_tiles = 1;
+    return s;
+}
+struct ProjectFewSmem {
+    u32 sums;  // fp32 [2][warps][row tiles][tokens][16]
+    u32 x;     // staged: [warps][tokens][few], of kProjectStagedBytes
+    u32 bytes;
+};
+constexpr ProjectFewSmem plan_few(const ProjectMmaSpec& s) {
+    ProjectFewSmem p{};
+    p.x = s.depth * project_few_slot_bytes(s);
+    p.sums = p.x + (project_few_x(s) == ProjectFewX::staged
+                        ? kProjectWarps * s.tokens * s.few * kProjectStagedBytes
+                        : 0);
+    p.bytes = p.sums + 2 * kProjectWarps * s.row_tiles * s.tokens * kProjectTileRows * 4;
+    return p;
 }
 
 // project_wide: a block has 128 rows of w and 128 rows of x; two warpgroups multiply 64 rows of x each, a warp
@@ -104,7 +134,7 @@ constexpr ProjectWideSmem plan_wide() {
 }
 
 constexpr ProjectMmaSmem plan_smem(const ProjectMmaSpec& s) {
-    if (s.few) return {s.depth * project_few_slot_bytes(s) + 2 * project_sums_bytes(s)};
+    if (s.few) return {plan_few(s).bytes};
     return {s.wide ? plan_wide().bytes : project_sums_bytes(s)};
 }
 
