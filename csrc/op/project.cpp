@@ -190,8 +190,8 @@ class MmaLaunch {
         spec.token_tiles = 1;
         // Of few chunks each, several tiles share a barrier.
         spec.row_tiles = std::min(tiles, spec.few == 1 ? 4u : spec.few == 2 ? 2u : 1u);
-        spec.tokens = params_.rows <= 4 ? 4 : kProjectTileTokens;
-        spec.depth = std::min(spec.few * tiles, kProjectFewBytes / project_few_slot_bytes(spec));
+        spec.tokens = params_.rows == 1 ? 1 : params_.rows <= 4 ? 4 : kProjectTileTokens;
+        spec.depth = std::min(spec.few * tiles, (kProjectFewBytes - plan_few(spec).bytes) / project_few_slot_bytes(spec));
         return spec;
     }
 

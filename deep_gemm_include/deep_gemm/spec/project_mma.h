@@ -30,7 +30,7 @@ struct ProjectMmaSpec {
     bool rounds = false;        // bf16 x meets FP8 w as FP8, with scales rounded up; not with wide
     u32 few = 0;                // project_few: chunks of a warp; else 0
     u32 depth = 0;              // of project_few: chunks of a warp on their way at once
-    u32 tokens = 0;             // of project_few: rows of x, 4 or 8 at most
+    u32 tokens = 0;             // of project_few: rows of x, at most
 
     friend constexpr bool operator==(const ProjectMmaSpec&, const ProjectMmaSpec&) = default;
 };
@@ -73,7 +73,7 @@ constexpr u32 project_sums_bytes(const ProjectMmaSpec& s) {
 // them at once. n is a multiple of 16, k one of 1024.
 constexpr u32 kProjectFewCtas = 2;          // of an SM
 constexpr u32 kMaxProjectFew = 16;          // chunks of a warp
-constexpr u32 kProjectFewBytes = 96 << 10;  // of weights of a CTA on their way, at most
+constexpr u32 kProjectFewBytes = 112 << 10;  // of shared memory of a CTA, at most
 constexpr u32 kProjectStagedBytes = kProjectColumns + 16;  // of a row and chunk: codes, and their scale
 
 enum class ProjectFewX : u8 {
