@@ -135,7 +135,7 @@ class MmaLaunch {
     }
     void run() const {
         if (spec_.wide) return project_wide(device_, spec_, params_, x_groups_, stream_, memory_);
-        if (!takes_few())
+        if (!takes_few(false))
             return launch(device_, kProjectMma, spec_, {grid(), kProjectThreads}, stream_, params_, memory_);
         const u32 blocks = std::min(few_tiles(), few_at_once());
         launch(device_, kProjectFew, few(blocks), {blocks, kProjectThreads}, stream_, few_params(), memory_);
@@ -144,7 +144,7 @@ class MmaLaunch {
     void run_with(const MmaLaunch& other) const {
         std::vector<driver::MemoryRange> memory = memory_;
         memory.insert(memory.end(), other.memory_.begin(), other.memory_.end());
-        if (takes_few() && other.takes_few()) {
+        if (takes_few(true) && other.takes_few(true)) {
             // Each has blocks of threads for all of its rows where there are enough; else the larger one gives.
             const u32 at_once = few_at_once(), a = few_tiles(), b = other.few_tiles();
             const u32 most_a = std::max(at_once - std::min(b, at_once / 2), at_once / 2);
@@ -161,10 +161,16 @@ class MmaLaunch {
 
   private:
     [[nodiscard]] u32 grid() const { return grid_of("project", u64{blocks_} * params_.token_blocks); }
-    [[nodiscard]] bool takes_few() const {
-        bool whole = params_.rows <= kProjectTileTokens && params_.k % (kProjectWarps * kProjectColumns) == 0 &&
-                     few_chunks() <= kMaxProjectFew;
-        for (u32 i = 0; i < params_.num_parts; ++i) whole = whole && params_.parts[i].n % kProjectTileRows == 0;
+    // Where project_few is faster on an H200: 5 to 8 rows (a layer of DeepSeek-V4-Flash 256 us, else 274), and
+    // pairs of a single row, whose blocks of project_mma are more than an SM has room for at once. What it has
+    // on its way early slows the small launches in front of it: others are no faster, or slower.
+    [[nodiscard]] bool takes_few(bool pair) const {
+        constexpr u32 kSeveral = 5;
+        bool whole = params_.rows <= kProjectTileTokens &&
+                     (params_.rows >= kSeveral || (pair && params_.rows == 1)) &&
+                     params_.k % (kProjectWarps * kProjectColumns) == 0 && few_chunks() <= kMaxProjectFew;
+        for (u32 i = 0; i < params_.num_parts; ++i)
+            whole = whole && params_.parts[i].n % kProjectTileRows == 0;
         return whole;
     }
     [[nodiscard]] u32 few_chunks() const { return params_.k / (kProjectWarps * kProjectColumns); }
@@ -190,8 +196,9 @@ class MmaLaunch {
         spec.token_tiles = 1;
         // Of few chunks each, several tiles share a barrier.
         spec.row_tiles = std::min(tiles, spec.few == 1 ? 4u : spec.few == 2 ? 2u : 1u);
-        spec.tokens = params_.rows == 1 ? 1 : params_.rows <= 4 ? 4 : kProjectTileTokens;
-        spec.depth = std::min(spec.few * tiles, (kProjectFewBytes - plan_few(spec).bytes) / project_few_slot_bytes(spec));
+        spec.tokens = params_.rows == 1 ? 1 : kProjectTileTokens;
+        spec.depth = std::min(spec.few * tiles,
+                              (kProjectFewBytes - plan_few(spec).bytes) / project_few_slot_bytes(spec));
         return spec;
     }
 

@@ -36,7 +36,8 @@ class TilePlace {
 template <ProjectMmaSpec S>
 class FewWeights {
     using L = Lane<S>;
-    static constexpr u32 kSlotBytes = project_few_slot_bytes(S), kChunkBytes = kProjectColumns * bytes_of(S.w);
+    static constexpr u32 kSlotBytes = project_few_slot_bytes(S),
+                         kChunkBytes = kProjectColumns * bytes_of(S.w);
 
   public:
     DG_DEVICE FewWeights(const ProjectMmaParams& p, u32 tile, u32 last, u32 warp)
@@ -134,17 +135,14 @@ class FewSums {
                 ptx::st_shared_f32(at(warp, g, token + i % 2) + (row + i / 2 * 8) * 4, sums[i]);
     }
     /// `first`: of the group, whose other tiles follow up to `last`.
-    DG_DEVICE void store(const TilePlace& first, u32 last) {
+    DG_DEVICE void store(u32 first, u32 last) {
         ptx::sync_threads();
         for (u32 i = ptx::thread_index(); i < S.row_tiles * kProjectTileRows * p_.rows;
              i += kProjectThreads) {
             const u32 row = i % kProjectTileRows, g = i / kProjectTileRows % S.row_tiles;
             const u32 token = i / (kProjectTileRows * S.row_tiles);
-            if (first.tile() + g >= last) continue;
-            TilePlace place = first;
-#pragma unroll
-            for (u32 j = 0; j + 1 < S.row_tiles; ++j)
-                if (j < g) place.advance();
+            if (first + g >= last) continue;
+            const TilePlace place(p_, first + g);
             const ProjectPart& part = place.part();
             float y = ptx::ld_shared_f32(at(0, g, token) + row * 4);
 #pragma unroll
@@ -189,37 +187,39 @@ DG_DEVICE void run_few(const ProjectMmaParams& p, u32 block, u32 blocks) {
     FewSums<S> out(p);
     bool fresh = true;
     for (u32 tile = begin; tile < end; tile += S.row_tiles) {
-        const TilePlace first = place;
 #pragma unroll
         for (u32 g = 0; g < S.row_tiles; ++g) {
             if (tile + g >= end) break;
-            if (fresh) x.fetch(FewRows<kTile>(p, place.part(), warp), warp);
+            if (fresh) x.fetch(FewRows<kTile>(p, place.part(), warp));
             const float scales = next_scales;
             const u64 columns = place.part().x_offset;
             const bool other = place.advance();
-            if (place.tile() < end && (other || place.row() % kProjectColumns == 0))
+            if (S.w_scale != Format::none && place.tile() < end &&
+                (other || place.row() % kProjectColumns == 0))
                 next_scales = few_scales<kTile>(place, warp);
-            fresh = project_few_x(S) == ProjectFewX::ahead || (other && place.part().x_offset != columns);
+            fresh = !project_few_holds(S) || (other && place.part().x_offset != columns);
             float sums[4] = {};
 #pragma unroll 1
             for (u32 turn = 0; turn < S.few; turn += kTurn)
 #pragma unroll
-            for (u32 j = 0; j < kTurn; ++j) {
-                const u32 i = kTurn == S.few ? j : turn + j;
-                if (S.few % kTurn != 0 && i >= S.few) break;
-                const float scale = codec::float_of_bits(ptx::shfl_idx(codec::bits_of_float(scales), i));
-                weights.wait();
-                u32 word[2][Lane<kTile>::kLoads * 4];
-                weights.read(word);
-                const FewOperand<kTile> operand = x.get(i, j);
-                multiply_tile<kTile>(sums, word, scale, operand.pairs, operand.scale);
-                x.used(i, j);
-                weights.free();
-                weights.fetch(after(i));
-            }
+                for (u32 j = 0; j < kTurn; ++j) {
+                    const u32 i = kTurn == S.few ? j : turn + j;
+                    if (S.few % kTurn != 0 && i >= S.few) break;
+                    float scale = 1;
+                    if constexpr (S.w_scale != Format::none)
+                        scale = codec::float_of_bits(ptx::shfl_idx(codec::bits_of_float(scales), i));
+                    weights.wait();
+                    u32 word[2][Lane<kTile>::kLoads * 4];
+                    weights.read(word);
+                    const FewOperand<kTile> operand = x.get(i, j);
+                    multiply_tile<kTile>(sums, word, scale, operand.pairs, operand.scale);
+                    x.used(i, j);
+                    weights.free();
+                    weights.fetch(after(i));
+                }
             out.keep(warp, g, sums);
         }
-        out.store(first, end);
+        out.store(tile, end);
     }
 }
 

@@ -127,8 +127,7 @@ DG_DEVICE void multiply_tile(float (&sums)[4], const u32 (&word)[2][Lane<S>::kLo
     if constexpr (!kScaled) return;
 #pragma unroll
     for (u32 i = 0; i < 4; ++i) {
-        const float scale =
-            L::kX == Format::fp8_e4m3 ? ptx::mul_rn_f32(w_scale, x_scale[i % 2]) : w_scale;
+        const float scale = L::kX == Format::fp8_e4m3 ? ptx::mul_rn_f32(w_scale, x_scale[i % 2]) : w_scale;
         sums[i] = ptx::fma_rn_f32(part[i], scale, sums[i]);
     }
 }

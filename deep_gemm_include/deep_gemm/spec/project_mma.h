@@ -71,23 +71,17 @@ constexpr u32 project_sums_bytes(const ProjectMmaSpec& s) {
 
 // project_few: up to 8 rows of x; blocks of threads have tiles of 16 rows of w in turn, and store `row_tiles` of
 // them at once. n is a multiple of 16, k one of 1024.
-constexpr u32 kProjectFewCtas = 2;          // of an SM
-constexpr u32 kMaxProjectFew = 16;          // chunks of a warp
+constexpr u32 kProjectFewCtas = 2;           // of an SM
+constexpr u32 kMaxProjectFew = 16;           // chunks of a warp
 constexpr u32 kProjectFewBytes = 112 << 10;  // of shared memory of a CTA, at most
-constexpr u32 kProjectStagedBytes = kProjectColumns + 16;  // of a row and chunk: codes, and their scale
-
-enum class ProjectFewX : u8 {
-    held,    // in registers, for all tiles
-    ahead,   // in registers, some chunks ahead, for each tile again
-    staged,  // rounded in shared memory
-};
-constexpr ProjectFewX project_few_x(const ProjectMmaSpec& s) {
-    if (s.rounds && s.tokens <= 4) return ProjectFewX::staged;
-    return s.few <= 4 ? ProjectFewX::held : ProjectFewX::ahead;
+// Whether a warp has its chunks of x in registers for all tiles; else some chunks ahead, for each tile again.
+constexpr bool project_few_holds(const ProjectMmaSpec& s) {
+    // 16-bit x beside weights that are decoded leaves room for less.
+    return s.few <= (s.x == Format::bf16 && s.w == Format::fp8_e4m3 ? 2 : 4);
 }
 // Chunks of a warp that are unrolled: what is in registers has its place in the code.
 constexpr u32 project_few_turn(const ProjectMmaSpec& s) {
-    return project_few_x(s) == ProjectFewX::held ? s.few : 2;
+    return project_few_holds(s) ? s.few : 2;
 }
 constexpr u32 project_few_slot_bytes(const ProjectMmaSpec& s) {
     return kProjectWarps * kProjectTileRows * kProjectColumns * bytes_of(s.w);
@@ -99,15 +93,11 @@ constexpr ProjectMmaSpec project_few_tile(ProjectMmaSpec s) {
 }
 struct ProjectFewSmem {
     u32 sums;  // fp32 [2][warps][row tiles][tokens][16]
-    u32 x;     // staged: [warps][tokens][few], of kProjectStagedBytes
     u32 bytes;
 };
 constexpr ProjectFewSmem plan_few(const ProjectMmaSpec& s) {
     ProjectFewSmem p{};
-    p.x = s.depth * project_few_slot_bytes(s);
-    p.sums = p.x + (project_few_x(s) == ProjectFewX::staged
-                        ? kProjectWarps * s.tokens * s.few * kProjectStagedBytes
-                        : 0);
+    p.sums = s.depth * project_few_slot_bytes(s);
     p.bytes = p.sums + 2 * kProjectWarps * s.row_tiles * s.tokens * kProjectTileRows * 4;
     return p;
 }
