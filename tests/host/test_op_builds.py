@@ -198,7 +198,11 @@ KERNELS = {
     ("sm90_moe_few", "MoeFewDownSpec"): {
         "sm90_moe_few_down": [
             f"{w}.combine = {{.top_k = {top_k}, .combine_weighted = true, .shared = true}}"
-            for w, top_k in ((".chunks = 12, ", 8), (".w = {.fp4 = true}, .chunks = 24, ", 6))
+            for w, top_k in (
+                (".chunks = 12, ", 8),
+                (".w = {.fp4 = true}, .chunks = 24, ", 6),
+                (".w = {.fp4 = true}, .chunks = 24, .ctas = 3, ", 6),
+            )
         ]
     },
     ("attention_rows", "AttentionHeadsSpec"): {"attention_heads": ["", HEADS]},
