@@ -2,6 +2,8 @@
 
 #include "op/moe_parts.h"
 
+#include <algorithm>
+
 namespace deep_gemm::op {
 
 namespace {
@@ -50,6 +52,11 @@ Matrix matrix_of(const Fp4WeightViews& w) {
             .memory = {reads(w.blobs), reads(w.row_scales)}};
 }
 
+// As many as there is room for at once: each has its blocks in turn.
+u32 ctas_of(const Device& device, u64 blocks, u32 of_sm) {
+    return static_cast<u32>(std::min(blocks, u64{device.properties().num_sms} * of_sm));
+}
+
 struct Matrices {
     Matrix w13, w2;
 };
@@ -90,6 +97,7 @@ Prepared<MoeFewUpSpec, MoeFewUpParams> prepare_few_up(const MoeFewArguments& a) 
                                 .mid = a.mid.data,
                                 .x_stride = stride_of(a.x, 0),
                                 .x_scale_stride = a.x_scale.present() ? stride_of(a.x_scale, 0) : 0,
+                                .pairs = as_u32(tokens * top_k),
                                 .top_k = as_u32(top_k),
                                 .first_expert = a.first_expert,
                                 .experts = w13.experts,
@@ -99,7 +107,7 @@ Prepared<MoeFewUpSpec, MoeFewUpParams> prepare_few_up(const MoeFewArguments& a) 
     auto memory = w13.memory;
     for (const TensorView& t : {a.x, a.x_scale, a.topk_ids, a.topk_weights}) memory.push_back(reads(t));
     memory.push_back(writes(a.mid));
-    return {spec, params, grid_of("moe_few", blocks), std::move(memory)};
+    return {spec, params, ctas_of(*a.out.device, blocks, ctas_per_sm_of(spec)), std::move(memory)};
 }
 
 void moe_few_up(const MoeFewArguments& a) {
@@ -109,9 +117,11 @@ void moe_few_up(const MoeFewArguments& a) {
 void moe_few_down(const MoeFewArguments& a) {
     const Matrix w2 = matrices_of(a.weights).w2;
     const i64 tokens = a.topk_ids.shape[0], top_k = a.topk_ids.shape[1];
+    const u64 blocks = static_cast<u64>(tokens) * (w2.n / kFewRows);
     const MoeFewDownSpec spec{.w = w2.spec,
                               .rule = a.rule,
                               .chunks = w2.k / kFewChunk,
+                              .ctas = few_down_ctas(w2.spec, blocks, a.out.device->properties().num_sms),
                               .combine = {.d = a.out.format,
                                           .top_k = as_u32(top_k),
                                           .combine_weighted = !a.weight_before_down,
@@ -124,17 +134,18 @@ void moe_few_down(const MoeFewArguments& a) {
                                   .d = a.out.data,
                                   .shared_stride = a.shared.present() ? stride_of(a.shared, 0) : 0,
                                   .d_stride = stride_of(a.out, 0),
+                                  .tokens = as_u32(tokens),
                                   .first_expert = a.first_expert,
                                   .experts = w2.experts,
                                   .n = w2.n};
-    const u64 blocks = static_cast<u64>(tokens) * (w2.n / kFewRows);
     // Whoever wrote the experts has finished before moe_few_up() lets this launch start.
     auto memory = w2.memory;
     for (driver::MemoryRange& range : memory) range.constant = true;
     for (const TensorView& t : {a.topk_ids, a.topk_weights}) memory.push_back(reads_constant(t));
     for (const TensorView& t : {a.mid, a.shared}) memory.push_back(reads(t));
     memory.push_back(writes(a.out));
-    launch(*a.out.device, kDown, spec, {grid_of("moe_few", blocks), kFewDownThreads}, a.stream, params,
+    launch(*a.out.device, kDown, spec,
+           {ctas_of(*a.out.device, blocks, ctas_per_sm_of(spec)), kFewDownThreads}, a.stream, params,
            std::span<const driver::MemoryRange>(memory));
 }
 

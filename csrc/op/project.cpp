@@ -12,7 +12,9 @@ namespace {
 
 constexpr jit::KernelId kProject{"project", "deep_gemm/kernel/project.cuh"};
 constexpr const char* kMmaHeader = "deep_gemm/kernel/project_mma.cuh";
-constexpr jit::KernelId kProjectMma{"project_mma", kMmaHeader}, kProjectPair{"project_pair", kMmaHeader};
+constexpr const char* kFewProjectHeader = "deep_gemm/kernel/project_few.cuh";
+constexpr jit::KernelId kProjectMma{"project_mma", kMmaHeader}, kProjectPair{"project_pair", kMmaHeader},
+    kProjectFew{"project_few", kFewProjectHeader}, kProjectFewPair{"project_few_pair", kFewProjectHeader};
 
 // Rows of x that share a load of w. Any value gives the same bits.
 constexpr u32 kRowsOfMany = 4;
@@ -132,14 +134,26 @@ class MmaLaunch {
         return {spec_, params_, grid(), memory_};
     }
     void run() const {
-        if (!spec_.wide)
+        if (spec_.wide) return project_wide(device_, spec_, params_, x_groups_, stream_, memory_);
+        if (!takes_few(false))
             return launch(device_, kProjectMma, spec_, {grid(), kProjectThreads}, stream_, params_, memory_);
-        project_wide(device_, spec_, params_, x_groups_, stream_, memory_);
+        const u32 blocks = std::min(few_tiles(), few_at_once());
+        launch(device_, kProjectFew, few(blocks), {blocks, kProjectThreads}, stream_, few_params(), memory_);
     }
     // With another one that neither reads nor writes what this one writes.
     void run_with(const MmaLaunch& other) const {
         std::vector<driver::MemoryRange> memory = memory_;
         memory.insert(memory.end(), other.memory_.begin(), other.memory_.end());
+        if (takes_few(true) && other.takes_few(true)) {
+            // Each has blocks of threads for all of its rows where there are enough; else the larger one gives.
+            const u32 at_once = few_at_once(), a = few_tiles(), b = other.few_tiles();
+            const u32 most_a = std::max(at_once - std::min(b, at_once / 2), at_once / 2);
+            const u32 first = std::min(a, most_a), second = std::min(b, at_once - first);
+            const ProjectPairParams params{
+                .first = few_params(), .second = other.few_params(), .first_blocks = first};
+            return launch(device_, kProjectFewPair, ProjectPairSpec{few(first), other.few(second)},
+                          {first + second, kProjectThreads}, stream_, params, memory);
+        }
         const ProjectPairParams params{.first = params_, .second = other.params_, .first_blocks = grid()};
         launch(device_, kProjectPair, ProjectPairSpec{spec_, other.spec_},
                {grid_of("project", u64{grid()} + other.grid()), kProjectThreads}, stream_, params, memory);
@@ -147,6 +161,46 @@ class MmaLaunch {
 
   private:
     [[nodiscard]] u32 grid() const { return grid_of("project", u64{blocks_} * params_.token_blocks); }
+    // Where project_few is faster on an H200: 5 to 8 rows (a layer of DeepSeek-V4-Flash 256 us, else 274), and
+    // pairs of a single row, whose blocks of project_mma are more than an SM has room for at once. What it has
+    // on its way early slows the small launches in front of it: others are no faster, or slower.
+    [[nodiscard]] bool takes_few(bool pair) const {
+        constexpr u32 kSeveral = 5;
+        bool whole = params_.rows <= kProjectTileTokens &&
+                     (params_.rows >= kSeveral || (pair && params_.rows == 1)) &&
+                     params_.k % (kProjectWarps * kProjectColumns) == 0 && few_chunks() <= kMaxProjectFew;
+        for (u32 i = 0; i < params_.num_parts; ++i)
+            whole = whole && params_.parts[i].n % kProjectTileRows == 0;
+        return whole;
+    }
+    [[nodiscard]] u32 few_chunks() const { return params_.k / (kProjectWarps * kProjectColumns); }
+    [[nodiscard]] u32 few_at_once() const { return device_.properties().num_sms * kProjectFewCtas; }
+    [[nodiscard]] u32 few_tiles() const {
+        u32 tiles = 0;
+        for (u32 i = 0; i < params_.num_parts; ++i) tiles += params_.parts[i].n / kProjectTileRows;
+        return tiles;
+    }
+    [[nodiscard]] ProjectMmaParams few_params() const {
+        ProjectMmaParams params = params_;
+        u32 end = 0;
+        for (u32 i = 0; i < params.num_parts; ++i)
+            params.parts[i].end = end += params.parts[i].n / kProjectTileRows;
+        params.token_blocks = 1;
+        return params;
+    }
+    // For that many blocks of threads.
+    [[nodiscard]] ProjectMmaSpec few(u32 blocks) const {
+        ProjectMmaSpec spec = spec_;
+        const u32 tiles = ceil_div(few_tiles(), blocks);  // of a block
+        spec.few = few_chunks();
+        spec.token_tiles = 1;
+        // Of few chunks each, several tiles share a barrier.
+        spec.row_tiles = std::min(tiles, spec.few == 1 ? 4u : spec.few == 2 ? 2u : 1u);
+        spec.tokens = params_.rows == 1 ? 1 : kProjectTileTokens;
+        spec.depth = std::min(spec.few * tiles,
+                              (kProjectFewBytes - plan_few(spec).bytes) / project_few_slot_bytes(spec));
+        return spec;
+    }
 
     Device& device_;
     void* stream_;

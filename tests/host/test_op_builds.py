@@ -179,6 +179,29 @@ KERNELS = {
     ("project_operands", "ProjectOperandsSpec"): {
         "project_operands": ["", ".w = Format::fp8_e4m3", ".x = Format::fp8_e4m3, .w = Format::fp8_e4m3"]
     },
+    ("project_few", "ProjectMmaSpec"): {
+        "project_few": [
+            spec.replace("TILES", ".row_tiles = 4, " if few == 1 else ".row_tiles = 2, " if few == 2 else "")
+            + f"{rounds}.few = {few}, .depth = {depth}, .tokens = 8"
+            for spec, rounds, few, depth in (
+                (MMA_BF16 + ", TILES", "", 4, 3),
+                (MMA_BF16 + ", TILES", "", 16, 3),
+                (MMA_MIXED + ", TILES", "", 4, 6),
+                (MMA_MIXED + ", TILES", ".rounds = true, ", 2, 6),
+                (MMA_MIXED + ", TILES", ".rounds = true, ", 8, 6),
+                (MMA_FP8 + ", TILES", "", 1, 6),
+                (MMA_FP8 + ", TILES", "", 2, 6),
+                (MMA_FP8 + ", TILES", "", 4, 4),
+                (MMA_FP8 + ", TILES", "", 8, 6),
+            )
+        ]
+    },
+    ("project_few", "ProjectPairSpec"): {
+        "project_few_pair": [
+            f".first = {{{MMA_FP8}, .few = 4, .depth = 4, .tokens = {t}}}, .second = {{{MMA_BF16}, .few = 4, .depth = 3, .tokens = {t}}}"
+            for t in (1, 8)
+        ]
+    },
     ("moe_joined", "RouteActivateSpec"): {
         "route_activate": [".route = {.bias = true}, .activate = {.rule = ScaleRule::up, .limited = true}"]
     },
@@ -197,7 +220,11 @@ KERNELS = {
     ("sm90_moe_few", "MoeFewDownSpec"): {
         "sm90_moe_few_down": [
             f"{w}.combine = {{.top_k = {top_k}, .combine_weighted = true, .shared = true}}"
-            for w, top_k in ((".chunks = 12, ", 8), (".w = {.fp4 = true}, .chunks = 24, ", 6))
+            for w, top_k in (
+                (".chunks = 12, ", 8),
+                (".w = {.fp4 = true}, .chunks = 24, ", 6),
+                (".w = {.fp4 = true}, .chunks = 24, .ctas = 3, ", 6),
+            )
         ]
     },
     ("attention_rows", "AttentionHeadsSpec"): {"attention_heads": ["", HEADS]},

@@ -109,6 +109,40 @@ def test_rows_are_rounded_on_the_way(device: Any, n: int, rows: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("kind", "x_kind", "n", "k"),
+    [
+        ("bf16", "bf16", 48, 1024),
+        ("bf16", "bf16", 32, 4096),
+        ("fp8 ue8m0", "bf16", 160, 4096),
+        ("fp8 fp32", "bf16", 16, 7168),
+        ("fp8 ue8m0", "fp8_e4m3", 4640, 1024),
+        ("fp8 fp32", "fp8_e4m3", 160, 2048),
+        ("fp8 fp32", "rounded", 2304, 2048),
+        ("fp8 ue8m0", "rounded", 32, 8192),
+    ],
+)
+def test_few_rows_have_the_bits_of_more(device: Any, kind: str, x_kind: str, n: int, k: int) -> None:
+    """Whole tiles, which project_few takes: one and several to a block of threads, with columns that stay or not."""
+    rng = np.random.default_rng(19)
+    rounded = x_kind == "rounded"
+    w, w_scale = make_weight(rng, (n, k), kind)
+    x, x_scale = make_activation(rng, (9, k), "bf16" if rounded else x_kind)
+    whole_x, whole_scale = x, x_scale
+    if rounded:
+        codes, whole_scale = quantize.fp8_128(x.astype(np.float32), "up")
+        whole_x = codes.view(ml_dtypes.float8_e4m3fn)
+
+    def call(rows: int, x: Array, x_scale: Array | None, **more: Any) -> Array:
+        scales = given(w_scale=w_scale, x_scale=None if x_scale is None else x_scale[:rows])
+        return run(device, "project", {"y": poisoned((rows, n))}, x=x[:rows], w=w, **scales, **more)["y"]
+
+    whole = call(9, whole_x, whole_scale)
+    for rows in (1, 5, 8):
+        some = call(rows, x, x_scale, **({"round_x": True} if rounded else {}))
+        assert same_bits(some, np.ascontiguousarray(whole[:rows])), rows
+
+
+@pytest.mark.parametrize(
     ("kind", "x_kind"), [("bf16", "bf16"), ("fp8 ue8m0", "bf16"), ("fp8 ue8m0", "fp8_e4m3")]
 )
 def test_rows_on_tensor_cores_are_independent(device: Any, kind: str, x_kind: str) -> None:

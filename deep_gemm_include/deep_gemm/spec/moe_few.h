@@ -52,6 +52,10 @@ constexpr u32 few_codes_bytes(u32 chunks) {
 constexpr u32 few_table_bytes(const MoeFewWeightSpec& w) {
     return w.fp4 ? (fp4_exponents_of(w.form) + 1) * 8 : 0;
 }
+// First block of CTA `cta` of `ctas`, which have `blocks` in equal shares.
+constexpr u32 few_share(u32 blocks, u32 cta, u32 ctas) {
+    return blocks / ctas * cta + blocks % ctas * cta / ctas;
+}
 constexpr const char* why_illegal(const MoeFewWeightSpec& w) {
     return w.fp4 && is_nvfp4(w.form) ? "FP4 weights are MXFP4" : nullptr;
 }
@@ -89,25 +93,34 @@ struct MoeFewUpParams {
     const float* weights;   // [T * top_k]
     void* mid;              // bf16 [T * top_k, n]
     u64 x_stride, x_scale_stride;
-    u32 top_k, first_expert, experts, n;
+    u32 pairs, top_k, first_expert, experts, n;  // pairs: T * top_k
     float limit;
 };
 
 struct MoeFewUpSmem {
     u32 codes;     // E4M3 of x: 8 chunks an atom of 128-byte swizzle
     u32 x_scales;  // fp32 of each chunk
-    u32 w_scales;  // E4M3 weights: fp32 of each chunk, of gate and of up
-    u32 table;     // MXFP4
-    u32 sums;      // fp32 [warpgroups][chunks][16 rows]
+    u32 w_scales;  // fp32 [2]: E4M3 weights: of each chunk, of gate and of up; MXFP4: of 16 gate and 16 up rows
+    u32 weights;  // fp32 [2][32]: the pair's routing weight
+    u32 table;    // MXFP4
+    u32 sums;     // fp32 [2][warpgroups][chunks][16 rows]
     u32 bytes;
 };
+// Of a block; the one before may still be read.
+constexpr u32 few_up_scales_bytes(const MoeFewUpSpec& s) {
+    return s.w.fp4 ? 2 * kFewUpChannels * 4 : s.chunks * 8;
+}
+constexpr u32 few_up_sums_bytes(const MoeFewUpSpec& s) {
+    return kFewUpThreads / 128 * s.chunks * kFewRows * 4;
+}
 constexpr MoeFewUpSmem plan_smem(const MoeFewUpSpec& s) {
     MoeFewUpSmem p{};
     p.table = few_codes_bytes(s.chunks);
     p.x_scales = p.table + few_table_bytes(s.w);
     p.w_scales = p.x_scales + s.chunks * 4;
-    p.sums = p.w_scales + (s.w.fp4 ? 0 : s.chunks * 8);
-    p.bytes = p.sums + kFewUpThreads / 128 * s.chunks * kFewRows * 4;
+    p.weights = p.w_scales + 2 * few_up_scales_bytes(s);
+    p.sums = p.weights + 2 * 32 * 4;
+    p.bytes = p.sums + 2 * few_up_sums_bytes(s);
     return p;
 }
 constexpr const char* why_illegal(const MoeFewUpSpec& s) {
@@ -123,6 +136,7 @@ struct MoeFewDownSpec {
     MoeFewWeightSpec w;
     ScaleRule rule = ScaleRule::exact;
     u32 chunks = 1;  // of K, for one expert
+    u32 ctas = 2;    // of an SM, at most
     MoeCombineSpec combine;
 
     friend constexpr bool operator==(const MoeFewDownSpec&, const MoeFewDownSpec&) = default;
@@ -132,10 +146,16 @@ constexpr void visit_fields(Visitor&& visit, const MoeFewDownSpec& s) {
     visit("w", s.w);
     visit("rule", s.rule);
     visit("chunks", s.chunks);
+    visit("ctas", s.ctas);
     visit("combine", s.combine);
 }
 constexpr u32 ctas_per_sm_of(const MoeFewDownSpec& s) {
-    return s.w.fp4 ? 3 : 2;
+    return s.ctas;
+}
+// With `blocks` to do. As many CTAs as two an SM hold, where three would be there, are not spread evenly: some SMs
+// have three of them, and finish last.
+constexpr u32 few_down_ctas(const MoeFewWeightSpec& w, u64 blocks, u32 sms) {
+    return w.fp4 && blocks > u64{2} * sms ? 3 : 2;
 }
 
 struct MoeFewDownParams {
@@ -146,7 +166,7 @@ struct MoeFewDownParams {
     const void* shared;    // bf16 [T, n] at shared_stride
     void* d;               // [T, n] at d_stride
     u64 shared_stride, d_stride;
-    u32 first_expert, experts, n;
+    u32 tokens, first_expert, experts, n;
 };
 
 constexpr u32 chunks_of(const MoeFewDownSpec& s) {
@@ -169,9 +189,13 @@ constexpr MoeFewDownSmem plan_smem(const MoeFewDownSpec& s) {
     p.sums = p.w_scales + (s.w.fp4 ? 0 : chunks * 4);
     p.parts = p.sums + chunks * kFewRows * 4;
     p.bytes = p.parts + s.combine.top_k * kFewRows * 4;
+    // Registers have room for three of MXFP4.
+    constexpr u32 kMoreThanAThird = align_up((227u << 10) / 3 + 1, 128u);
+    if (s.w.fp4 && s.ctas == 2 && p.bytes < kMoreThanAThird) p.bytes = kMoreThanAThird;
     return p;
 }
 constexpr const char* why_illegal(const MoeFewDownSpec& s) {
+    if (s.ctas < 2 || s.ctas > 3) return "2 or 3 CTAs an SM";
     if (const char* reason = why_illegal(s.combine)) return reason;
     if (s.chunks < 1 || chunks_of(s) > kMaxFewChunks) return "1 to 192 chunks of all of a token's experts";
     return why_illegal(s.w);

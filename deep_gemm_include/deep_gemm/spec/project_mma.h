@@ -28,6 +28,9 @@ struct ProjectMmaSpec {
     u32 token_tiles = 1;        // of a block: of 8 rows of x
     bool wide = false;          // project_wide; tiles say nothing
     bool rounds = false;        // bf16 x meets FP8 w as FP8, with scales rounded up; not with wide
+    u32 few = 0;                // project_few: chunks of a warp; else 0
+    u32 depth = 0;              // of project_few: chunks of a warp on their way at once
+    u32 tokens = 0;             // of project_few: rows of x, at most
 
     friend constexpr bool operator==(const ProjectMmaSpec&, const ProjectMmaSpec&) = default;
 };
@@ -42,6 +45,9 @@ constexpr void visit_fields(Visitor&& visit, const ProjectMmaSpec& s) {
     visit("token_tiles", s.token_tiles);
     visit("wide", s.wide);
     visit("rounds", s.rounds);
+    visit("few", s.few);
+    visit("depth", s.depth);
+    visit("tokens", s.tokens);
 }
 
 constexpr u32 kMaxRoundedRows = 8;  // of x, which every block of rows of w rounds for itself
@@ -61,6 +67,39 @@ struct ProjectMmaSmem {
 };
 constexpr u32 project_sums_bytes(const ProjectMmaSpec& s) {
     return kProjectWarps * s.row_tiles * s.token_tiles * kProjectTileRows * kProjectTileTokens * 4;
+}
+
+// project_few: up to 8 rows of x; blocks of threads have tiles of 16 rows of w in turn, and store `row_tiles` of
+// them at once. n is a multiple of 16, k one of 1024.
+constexpr u32 kProjectFewCtas = 2;           // of an SM
+constexpr u32 kMaxProjectFew = 16;           // chunks of a warp
+constexpr u32 kProjectFewBytes = 112 << 10;  // of shared memory of a CTA, at most
+// Whether a warp has its chunks of x in registers for all tiles; else some chunks ahead, for each tile again.
+constexpr bool project_few_holds(const ProjectMmaSpec& s) {
+    // 16-bit x beside weights that are decoded leaves room for less.
+    return s.few <= (s.x == Format::bf16 && s.w == Format::fp8_e4m3 ? 2 : 4);
+}
+// Chunks of a warp that are unrolled: what is in registers has its place in the code.
+constexpr u32 project_few_turn(const ProjectMmaSpec& s) {
+    return project_few_holds(s) ? s.few : 2;
+}
+constexpr u32 project_few_slot_bytes(const ProjectMmaSpec& s) {
+    return kProjectWarps * kProjectTileRows * kProjectColumns * bytes_of(s.w);
+}
+// What its arithmetic has at a time.
+constexpr ProjectMmaSpec project_few_tile(ProjectMmaSpec s) {
+    s.row_tiles = s.token_tiles = 1;
+    return s;
+}
+struct ProjectFewSmem {
+    u32 sums;  // fp32 [2][warps][row tiles][tokens][16]
+    u32 bytes;
+};
+constexpr ProjectFewSmem plan_few(const ProjectMmaSpec& s) {
+    ProjectFewSmem p{};
+    p.sums = s.depth * project_few_slot_bytes(s);
+    p.bytes = p.sums + 2 * kProjectWarps * s.row_tiles * s.tokens * kProjectTileRows * 4;
+    return p;
 }
 
 // project_wide: a block has 128 rows of w and 128 rows of x; two warpgroups multiply 64 rows of x each, a warp
@@ -85,6 +124,7 @@ constexpr ProjectWideSmem plan_wide() {
 }
 
 constexpr ProjectMmaSmem plan_smem(const ProjectMmaSpec& s) {
+    if (s.few) return {plan_few(s).bytes};
     return {s.wide ? plan_wide().bytes : project_sums_bytes(s)};
 }
 
