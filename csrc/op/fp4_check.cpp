@@ -181,10 +181,17 @@ void check_output(const Fp4GemmArguments& args, Fp4GemmCall& call) {
              operation(args), call.c, pair);
 }
 
+// What callers know the group layout as.
+const char* layout_name(GroupMode groups) {
+    return groups == GroupMode::masked     ? "masked_m"
+           : groups == GroupMode::gathered ? "entries"
+                                           : "grouped_layout";
+}
+
 void check_groups(const Fp4GemmArguments& args, Fp4GemmCall& call) {
     if (args.groups == GroupMode::dense) return;
     const i64 experts = args.weights.shape.experts;
-    const char* name = args.groups == GroupMode::masked ? "masked_m" : "grouped_layout";
+    const char* name = layout_name(args.groups);
     const i64 length = args.groups == GroupMode::contiguous ? args.a.shape[0]
                        : args.groups == GroupMode::gathered ? experts * 4
                                                             : experts;
@@ -235,10 +242,7 @@ void check_overlap(const Fp4GemmArguments& args, const Fp4GemmCall& call) {
     check("row scales of the weights",
           {.address = call.row_scales, .bytes = call.num_runs * kFp4BlockRows * 4});
     check("runs of the weights", {.address = call.runs, .bytes = call.runs ? call.num_blocks * 4 : 0});
-    check(args.groups == GroupMode::masked     ? "masked_m"
-          : args.groups == GroupMode::gathered ? "entries"
-                                               : "grouped_layout",
-          {.address = call.group_layout, .bytes = call.group_layout_length * 4});
+    check(layout_name(args.groups), {.address = call.group_layout, .bytes = call.group_layout_length * 4});
     check("head", {.address = call.list, .bytes = call.list ? sizeof(Fp4ListHead) : 0});
     check("a_rows", {.address = call.a_rows, .bytes = call.a_rows ? call.slots * 4 : 0});
     check("d_rows", {.address = call.d_rows, .bytes = call.d_rows ? call.slots * 4 : 0});

@@ -210,6 +210,10 @@ def test_a_gathered_list_needs_its_head() -> None:
     arguments = ((x["a"], x["scales"]), x["b"], x["d"], entries)
     with pytest.raises(ValueError, match="head has 3 elements, expected 4"):
         deep_gemm.m_grouped_fp8_fp4_gemm_nt_gathered(*arguments, np.zeros(3, np.int32), device=EMULATOR)
+    with pytest.raises(ValueError, match="nt_gathered: entries has 3 elements, expected 4"):
+        deep_gemm.m_grouped_fp8_fp4_gemm_nt_gathered(
+            *arguments[:3], np.zeros((1, 3), np.int32), np.zeros(4, np.int32), device=EMULATOR
+        )
     with pytest.raises(ValueError, match="d_rows has 2 slots, expected 3"):
         deep_gemm.m_grouped_fp8_fp4_gemm_nt_gathered(
             *arguments, np.zeros(4, np.int32), np.zeros(3, np.int32), np.zeros(2, np.int32), device=EMULATOR
