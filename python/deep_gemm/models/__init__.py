@@ -18,7 +18,7 @@ def model_path(model: str | Path) -> Path:
     if name in SHIPPED:
         return SHIPPED[name]
     path = Path(name)
-    if not path.exists():
+    if not name or not path.exists():
         raise ValueError(
             f"model: got '{model}', expected a checkpoint's folder or file, or one of {', '.join(SHIPPED)}; "
             "correct the path"
