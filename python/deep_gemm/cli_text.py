@@ -22,6 +22,7 @@ from deep_gemm.models import TextStream
 from deep_gemm.models.chat import TEMPLATES, Message, encode_chat
 from deep_gemm.paths import require_folder
 from deep_gemm.runtime import Engine, Session, verify_exact
+from deep_gemm.runtime.arguments import LARGEST_ID
 
 INTERRUPTED = 130  # exit status of shells for Ctrl-C
 
@@ -62,15 +63,39 @@ OPTIONS = [
         type=click.IntRange(1),
         help="Tokens to write at most.",
     ),
-    click.option("--temperature", default=0.0, show_default=True, help="0: always the most likely token."),
-    click.option("--top-k", default=0, show_default=True, help="Only the k most likely tokens; 0: all."),
-    click.option("--top-p", default=1.0, show_default=True, help="The fewest tokens with this share."),
-    click.option("--min-p", default=0.0, show_default=True, help="Tokens at least this likely as the first."),
+    click.option(
+        "--temperature",
+        default=0.0,
+        show_default=True,
+        type=click.FloatRange(0),
+        help="0: always the most likely token.",
+    ),
+    click.option(
+        "--top-k",
+        default=0,
+        show_default=True,
+        type=click.IntRange(0, LARGEST_ID),
+        help="Only the k most likely tokens; 0: all.",
+    ),
+    click.option(
+        "--top-p",
+        default=1.0,
+        show_default=True,
+        type=click.FloatRange(0, 1, min_open=True),
+        help="The fewest tokens with this share.",
+    ),
+    click.option(
+        "--min-p",
+        default=0.0,
+        show_default=True,
+        type=click.FloatRange(0, 1),
+        help="Tokens at least this likely as the first.",
+    ),
     click.option(
         "--seed",
         default=0,
         show_default=True,
-        type=click.IntRange(0),
+        type=click.IntRange(0, (1 << 64) - 1),
         help="Of what is drawn above temperature 0.",
     ),
     click.option(
@@ -296,8 +321,8 @@ def check_exact(engine: Engine, tokens: list[int], request: Request, eos: int | 
 def generate(
     request: Request, prompt: str | None, ignore_eos: bool, dump_logits: Path | None, verify: bool
 ) -> None:
-    """Continues PROMPT, or what standard input holds."""
-    text = prompt if prompt is not None else utf8(sys.stdin).read()
+    """Continues PROMPT, or what standard input holds (also where PROMPT is -)."""
+    text = prompt if prompt not in (None, "-") else utf8(sys.stdin).read()
     text = text.encode(errors="surrogateescape").decode(errors="replace")  # arguments may be any bytes
     if dump_logits is not None:
         require_folder("generate: --dump-logits", dump_logits)

@@ -197,3 +197,25 @@ def test_qwen_has_no_speculation(tokenizer: Tokenizer, tmp_path: Path) -> None:
     assert result.exit_code == 0 and "accepted" not in result.stderr
     result = CliRunner().invoke(main, ["inspect", str(folder), "--device", DEVICE])
     assert result.exit_code == 0 and "Qwen3-MoE: weights take" in result.stdout, result.output
+
+
+def test_a_dash_is_standard_input(tokenizer: Tokenizer) -> None:
+    options = ["generate", *ARGUMENTS, "--spec", "1"]
+    dash, none = (CliRunner().invoke(main, [*options, *name], input="The quick") for name in (["-"], []))
+    assert dash.exit_code == 0 and dash.stdout == none.stdout
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--temperature=-1",
+        "--top-k=-1",
+        "--top-p=0",
+        "--top-p=1.5",
+        "--min-p=2",
+        "--seed=18446744073709551616",
+    ],
+)
+def test_sampling_is_checked_before_a_model_is_read(option: str) -> None:
+    result = CliRunner().invoke(main, ["generate", "a", "--model", "no/such/folder", option])
+    assert result.exit_code == 2 and f"Invalid value for '{option.partition('=')[0]}'" in result.stderr
