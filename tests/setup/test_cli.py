@@ -191,6 +191,26 @@ def test_bench_model_on_the_emulator_is_for_the_tiny_config() -> None:
     assert result.returncode == 1 and "got config flash on the emulated GPU, expected tiny" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        (
+            "--ops=foo",
+            "got --ops foo, expected one of decode, verify, draft, iterate, prefill, head and a number",
+        ),
+        ("--ops=decode:x", "got --ops decode:x, expected one of"),
+        ("--ops=decode:0", "got --ops decode:0, expected one of"),
+        ("--context=100000000", "got a context of 100000000, expected at most the model's 1048576"),
+        ("--device=nothing", "device: got 'nothing', expected cuda"),
+    ],
+)
+def test_bench_model_refuses_in_one_line(tmp_path: Path, option: str, sentence: str) -> None:
+    result = cli("bench", "model", option, f"--out={tmp_path}")
+    errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert result.returncode == 1 and len(errors) == 1 and sentence in errors[0], result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_a_reader_that_has_gone_ends_it_quietly() -> None:
     """As in `python -m deep_gemm cache list | head`: nobody is left to tell."""
     read, write = os.pipe()
