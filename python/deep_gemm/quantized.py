@@ -182,8 +182,8 @@ def quantize(
     arrays.require_array(weight, "quantize")
     if not parts.type_name(weight).startswith(("float", "bfloat")):
         raise TypeError(
-            f"quantize: got weights of {parts.type_name(weight)}, expected a float type; codes with scales are the parts of "
-            "QuantizedMatrix.from_parts, numbers that happen to be whole are cast to float32"
+            f"quantize: got weights of {parts.type_name(weight)}, expected a float type; codes with scales are "
+            "parts for QuantizedMatrix.from_parts, numbers that happen to be whole are cast to float32"
         )
     if len(weight.shape) != 2:
         raise ValueError(f"quantize: got shape {tuple(weight.shape)}, expected [n, k]; reshape it")

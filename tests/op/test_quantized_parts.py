@@ -129,7 +129,7 @@ def test_names_and_options() -> None:
             deep_gemm.quantize(w, name, **options)
     for kind in (np.int32, np.int8, np.uint8, bool, complex, object):
         with pytest.raises(
-            TypeError, match="quantize: got weights of .*, expected a float type; codes with scales"
+            TypeError, match=r"quantize: got weights of .*, expected a float type; codes with scales"
         ):
             deep_gemm.quantize(w.astype(kind), "mxfp4")
     for kind in (np.float64, np.float16, BF16, E4M3):

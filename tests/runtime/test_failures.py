@@ -308,7 +308,7 @@ def test_a_save_replaces_files_alone(qwen: Session, tmp_path: Path) -> None:
     os.mkfifo(pipe)
     target.write_bytes(b"old")
     link.symlink_to(target.name)
-    with pytest.raises(_C.Error, match="writing '.*pipe' failed: it is no regular file; check the path"):
+    with pytest.raises(_C.Error, match=r"writing '.*pipe' failed: it is no regular file; check the path"):
         qwen.save(pipe)
     assert pipe.is_fifo() and not list(tmp_path.glob("*.tmp"))
     qwen.save(link)
