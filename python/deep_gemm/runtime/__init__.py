@@ -4,7 +4,7 @@
     session = engine.session()
     print(session.complete("The quick test", max_tokens=32))
 
-Speculation changes how fast tokens come, never which.
+Speculation changes how fast tokens come, never which; above temperature 0, never how likely each is.
 """
 
 from __future__ import annotations
