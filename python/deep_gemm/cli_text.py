@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from rich.progress import Progress
 
 from deep_gemm import _C
 from deep_gemm.cli_request import Request, text_options
-from deep_gemm.models import TextStream
+from deep_gemm.models import SHIPPED, TextStream
 from deep_gemm.models.chat import TEMPLATES, Message, encode_chat
 from deep_gemm.paths import require_folder
 from deep_gemm.runtime import Engine, Session, verify_exact
@@ -64,6 +65,12 @@ class Stats:
 
 def load(request: Request) -> Engine:
     device = _C.Device(request.device)
+    fallen_back = device.emulated and not request.device and not os.environ.get("DG_DEVICE")
+    if fallen_back and request.model not in SHIPPED:
+        click.echo(
+            "no GPU was found (DG_LOG_LEVEL=info says why): on the emulated one, which has the time for tiny models",
+            err=True,
+        )
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("loading weights", total=None)
         return Engine(
@@ -159,6 +166,7 @@ def write(
 
 
 def check_exact(engine: Engine, tokens: list[int], request: Request, eos: int | None) -> None:
+    click.echo(f"verifying up to {request.max_tokens} tokens: plainly and as asked, then the text", err=True)
     difference = verify_exact(
         engine,
         tokens,

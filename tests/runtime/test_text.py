@@ -113,3 +113,5 @@ def test_a_tokenizer_that_is_none(tmp_path: Path) -> None:
 def test_a_model_without_a_name() -> None:
     with pytest.raises(ValueError, match="model: got '', expected a checkpoint's folder or file"):
         model_path("")
+    with pytest.raises(ValueError, match=r"model: path is 'a\\udcff', expected a name in UTF-8; rename it"):
+        model_path(b"a\xff")

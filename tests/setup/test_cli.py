@@ -149,6 +149,13 @@ def test_demo_rejects_sizes_it_cannot_scale() -> None:
     assert result.returncode == 1 and "multiples of 128" in result.stderr
 
 
+def test_a_demo_beyond_memory_is_one_line() -> None:
+    """2^51 numbers of fp32, which no address space has."""
+    result = cli("demo", "--part", "layer", "--experts", "2", "--outputs", str(1 << 40), "--tokens", "1")
+    assert result.returncode == 1 and result.stderr.startswith("Error: "), result.stderr
+    assert "Unable to allocate" in result.stderr and "ask for less" in result.stderr
+
+
 def test_demo_names_what_is_empty(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").touch()
     result = cli("demo", "--part", "layer", str(tmp_path / "empty.txt"))

@@ -7,7 +7,7 @@ from pathlib import Path
 from deep_gemm.models.tokenizer import TextStream, Tokenizer
 from deep_gemm.paths import path_text
 
-__all__ = ["TextStream", "Tokenizer", "model_path"]
+__all__ = ["SHIPPED", "TextStream", "Tokenizer", "model_path"]
 
 SHIPPED = {"tiny_v4": Path(__file__).parent / "tiny_v4"}
 
