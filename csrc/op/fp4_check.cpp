@@ -261,6 +261,10 @@ Fp4GemmCall check_fp4_gemm(const Fp4GemmArguments& args) {
     DG_CHECK(a.present() && a.device, type,
              "{}: a is missing, expected a tensor of fp8_e4m3 or bf16; pass it", operation(args));
     check_tensor(args, "a", a, a.format == Format::bf16 ? Format::bf16 : Format::fp8_e4m3);
+    DG_CHECK(
+        !args.bf16_products || a.format == Format::bf16, value,
+        "{}: got bf16_products with FP8 activations, expected bf16 ones; pass a in bf16, or leave bf16_products out",
+        operation(args));
     DG_CHECK(d.present(), type, "{}: d is missing, expected a tensor of bf16 or fp32; allocate it",
              operation(args));
     DG_CHECK(d.format == Format::bf16 || d.format == Format::fp32, type,
@@ -324,7 +328,7 @@ Fp4GemmCall check_fp4_gemm(const Fp4GemmArguments& args) {
         .accumulate = call.c != 0,
         .per_token = per_token,
         .by_32 = call.problem.by_32,
-        .bf16_products = args.bf16_products && a.format == Format::bf16,
+        .bf16_products = args.bf16_products,
         .fast_accumulation = args.fast_accumulation && per_token && call.runs == 0,
         .m = static_cast<u32>(args.groups == GroupMode::gathered ? call.slots : static_cast<u64>(m)),
         .n = static_cast<u32>(n),
