@@ -152,8 +152,8 @@ class QuantizedMatrix:
             n,
             k,
             data,
-            None if scales is None else parts.adopt_scales(format, row, scales, shape, scale_order),
-            None if zeros is None else parts.adopt_zeros(format, zeros, shape, scale_order),
+            None if scales is None else parts.adopt_scales(format, row, scales, shape, scale_order, k),
+            None if zeros is None else parts.adopt_zeros(format, zeros, shape, scale_order, k),
             parts.adopt_global(format, row, global_scale),
         )
 

@@ -131,7 +131,7 @@ def without_tail(data: Array, k: int) -> Array:
     return arrays.bits(whole, "int8")
 
 
-def shaped(format: str, what: str, x: Array, shape: tuple[int, int], order: str) -> Array:
+def shaped(format: str, what: str, x: Array, shape: tuple[int, int], order: str, k: int) -> Array:
     """x as [rows of blocks, blocks along k]; of one row or column also without that dimension."""
     got, wanted = tuple(int(extent) for extent in x.shape), shape if order == "nk" else shape[::-1]
     squeezed = [(extent,) for extent in shape if shape[0] == 1 or shape[1] == 1]
@@ -140,11 +140,13 @@ def shaped(format: str, what: str, x: Array, shape: tuple[int, int], order: str)
     if got in squeezed and got[0] == shape[0] * shape[1]:
         return arrays.contiguous(x).reshape(shape)
     turn = f"; scale_order='{'kn' if order == 'nk' else 'nk'}' turns them" if got == wanted[::-1] else ""
-    raise ValueError(f"{format}: {what} have shape {got}, expected {wanted}{turn}")
+    raise ValueError(
+        f"{format}: {what} have shape {got}, expected {wanted}{turn or f', as k is {k}; pass those of this matrix'}"
+    )
 
 
 def adopt_scales(
-    format: str, row: dict[str, Any], scales: Array, shape: tuple[int, int], order: str
+    format: str, row: dict[str, Any], scales: Array, shape: tuple[int, int], order: str, k: int
 ) -> Array:
     kind = row["scale"]
     arrays.require_array(scales, format)
@@ -153,7 +155,7 @@ def adopt_scales(
     if format == "fp8_32" and tuple(scales.shape) == (square if order == "nk" else square[::-1]) != shape:
         scales = quantized_codecs.by_element(scales.T if order == "nk" else scales, SQUARE, shape[0]).T
         order = "nk"
-    scales = shaped(format, "scales", scales, shape, order)
+    scales = shaped(format, "scales", scales, shape, order, k)
     if kind == "fp16":
         return quantized_codecs.as_fp16(scales, format)
     if kind in LARGEST_SCALES:
@@ -173,10 +175,10 @@ def check_bytes(format: str, scales: Array, largest: int) -> None:
         )
 
 
-def adopt_zeros(format: str, zeros: Array, shape: tuple[int, int], order: str) -> Array:
+def adopt_zeros(format: str, zeros: Array, shape: tuple[int, int], order: str, k: int) -> Array:
     arrays.require_array(zeros, format)
     require_type(format, "zero points", zeros, BYTES, "; cast them")
-    zeros = quantized_codecs.as_bytes(shaped(format, "zero points", zeros, shape, order))
+    zeros = quantized_codecs.as_bytes(shaped(format, "zero points", zeros, shape, order, k))
     outside = (zeros < 0) | (zeros > LARGEST_ZERO)
     if bool(outside.any()):
         raise ValueError(

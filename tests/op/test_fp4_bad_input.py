@@ -207,7 +207,7 @@ def test_fp8_weights_go_to_the_fp8_operation() -> None:
 def test_products_of_bf16_are_of_bf16_activations() -> None:
     x = operands()
     with pytest.raises(
-        ValueError, match="^fp8_fp4_gemm_nt: got bf16_products with FP8 activations, expected bf16"
+        ValueError, match=r"^fp8_fp4_gemm_nt: got bf16_products with FP8 activations, expected bf16"
     ):
         deep_gemm.fp8_fp4_gemm_nt((x["a"], x["scales"]), x["b"], x["d"], bf16_products=True, device=EMULATOR)
 

@@ -304,6 +304,8 @@ def bad_parts() -> list[tuple[str, type[Exception], str, Callable[[], Any]]]:
     return [
         ("turned scales", ValueError, r"\(4, 2\), expected \(2, 4\); scale_order='kn' turns them",
          call("fp8_128x128", data, np.ones((4, 2), np.float32))),
+        ("codes that are not packed", ValueError, r"shape \(2, 1\), expected \(2, 2\), as k is 64; pass those of this matrix",
+         call("int4_32", np.zeros((2, 32), np.int8), fp16)),
         ("flat scales", ValueError, r"\(8,\), expected \(2, 4\)", call("fp8_128x128", data, np.ones(8, np.float32))),
         ("bytes for fp32", TypeError, "viewed as float8_e8m0fnu", call("fp8_128x128", data, np.full((2, 4), 127, np.uint8))),
         ("e4m3 for ue8m0", TypeError, "scales are float8_e4m3fn.*powers of two are cast to float8_e8m0fnu", call("mxfp4", half, np.ones((2, 1), E4M3))),
