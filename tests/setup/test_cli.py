@@ -229,3 +229,22 @@ def test_a_reader_that_has_gone_ends_it_quietly() -> None:
     finally:
         os.close(write)
     assert result.stderr == b""
+
+
+@pytest.mark.parametrize(
+    ("closed", "status", "said"),
+    [
+        ("<&-", 1, "got an empty prompt"),
+        (">&-", 0, "prompt 2 tokens"),
+        ("2>&-", 0, ""),
+        ("<&- >&- 2>&-", 1, ""),
+    ],
+)
+def test_closed_streams_are_empty(closed: str, status: int, said: str) -> None:
+    prompt = "" if "<" in closed else "The"
+    command = f"{sys.executable} -m deep_gemm generate {prompt} --max-tokens 1 --stats {closed}"
+    environment = {**os.environ, "DG_DEVICE": "emulator:sm_90a"}
+    result = subprocess.run(
+        ["sh", "-c", command], env=environment, text=True, capture_output=True, check=False, timeout=240
+    )
+    assert result.returncode == status and said in result.stderr and "Traceback" not in result.stderr, result
