@@ -12,6 +12,7 @@ import click  # noqa: E402
 
 from bench import document  # noqa: E402
 from bench import run as runner  # noqa: E402
+from deep_gemm import _C  # noqa: E402
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -71,12 +72,21 @@ def main(
         raise SystemExit(1)
 
 
+def run(command: click.Command, name: str, arguments: list[str]) -> None:
+    """A failure of the library is one line, as of the package's other commands."""
+    try:
+        command.main(arguments, prog_name=f"python -m deep_gemm {name}")
+    except (_C.Error, ValueError, OSError) as error:
+        click.ClickException(str(error)).show()
+        sys.exit(1)
+
+
 if sys.argv[1:2] == ["model"]:
     from bench import model
 
-    model.main(sys.argv[2:], prog_name="python -m deep_gemm bench model")
+    run(model.main, "bench model", sys.argv[2:])
 if sys.argv[1:2] == ["speculation"]:
     from bench import speculation
 
-    speculation.main(sys.argv[2:], prog_name="python -m deep_gemm bench speculation")
-main(prog_name="python -m deep_gemm bench")
+    run(speculation.main, "bench speculation", sys.argv[2:])
+run(main, "bench", sys.argv[1:])

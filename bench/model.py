@@ -211,6 +211,20 @@ def summary_of(
     return sorted(rows, key=lambda row: -row[4])
 
 
+PASSES = ("decode", "verify", "draft", "iterate", "prefill", "head")
+
+
+def pass_of(text: str) -> tuple[str, int]:
+    """What one --ops asks for."""
+    kind, _, number = text.partition(":")
+    rows = int(number) if number.isdecimal() else 0 if number else 1
+    if kind not in PASSES or rows < 1:
+        raise click.ClickException(
+            f"bench model: got --ops {text}, expected one of {', '.join(PASSES)} and a number of rows, as in decode:1"
+        )
+    return kind, rows
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--config",
@@ -282,13 +296,19 @@ def main(
         raise click.ClickException("bench model: got --accept without --spec, expected --spec 2 or more")
     wanted = [("decode", n) for n in batch] + [("verify", n) for n in spec] + [("draft", 1)] * draft
     wanted += [("prefill", n) for n in prefill]
-    config = config_for(config, _C.Device(device))
+    launches_of = [pass_of(text) for text in ops]
+    sequences = (*batch, *(n for kind, n in launches_of if kind == "decode"))
+    chunk = max((*prefill, *(n for kind, n in launches_of if kind == "prefill")), default=1)
+    target = _C.Device(device)
+    config = config_for(config, target)
+    if target.emulated:
+        click.echo("on the emulated GPU: the times are this machine's and say nothing of a GPU's", err=True)
     out.mkdir(parents=True, exist_ok=True)
     columns = [field.name for field in fields(Pass)]
     rows, listed = list[Pass](), list[tuple[Any, ...]]()
     for tokens in context:
         click.echo(f"config {config}, context {tokens}: making weights and kernels", err=True)
-        measured = Measured(config, layers, tokens, batch, max(prefill, default=1), device)
+        measured = Measured(config, layers, tokens, sequences, chunk, device)
         if accept and not measured.speed.has_mtp:
             raise click.ClickException(f"bench model: got --accept, but {config} has no MTP block")
         click.echo(
@@ -307,13 +327,12 @@ def main(
                 )
             rows += found
             write_csv(out / "model.csv", columns, ([getattr(one, name) for name in columns] for one in rows))
-        for text in ops:
-            kind, _, number = text.partition(":")
-            launches = measured.speed.launch_times(kind, int(number or 1), 7 if kind != "prefill" else 1)
+        for text, (kind, number) in zip(ops, launches_of, strict=True):
+            launches = measured.speed.launch_times(kind, number, 7 if kind != "prefill" else 1)
             listed += [(kind, number, index, *one, tokens) for index, one in enumerate(launches)]
             click.echo(f"\n{text}: us of a layer")
             for kernel, blocks, threads, count, us in summary_of(launches, layers):
-                click.echo(f"  {kernel:<28}{blocks:>8} x {threads:<5}{count:>5} launches{us:>9.2f}")
+                click.echo(f"  {kernel:<28}{blocks:>8} x {threads:<5}{count:>5} launches{us:>11.2f}")
             titles = ["pass", "rows", "index", "kernel", "blocks", "threads", "us", "context"]
             write_csv(out / "model_ops.csv", titles, listed)
         del measured  # before the next one's weights

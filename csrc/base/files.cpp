@@ -20,7 +20,11 @@ namespace deep_gemm {
 
 namespace {
 
+constexpr int kNoRegularFile = -1;  // beside errno: a device, a socket, a pipe
+
 [[noreturn]] void fail_io(const char* action, const Path& path, int error) {
+    DG_CHECK(error != kNoRegularFile, io, "{} '{}' failed: it is no regular file; check the path", action,
+             path.string());
     const char* remedy = error == ENOSPC || error == EFBIG || error == EDQUOT
                              ? "free some space or choose another folder"
                          : error == EACCES || error == EROFS || error == EPERM
@@ -56,7 +60,7 @@ int open_to_read(const Path& path, Descriptor& file, u64& size) {
     if (file.get() < 0) return errno;
     struct stat status = {};
     if (::fstat(file.get(), &status) != 0) return errno;
-    if (!S_ISREG(status.st_mode)) return EISDIR;
+    if (!S_ISREG(status.st_mode)) return S_ISDIR(status.st_mode) ? EISDIR : kNoRegularFile;
     size = static_cast<u64>(status.st_size);
     return 0;
 }
@@ -184,7 +188,14 @@ void write_file(const Path& path, std::string_view content) {
     if (::close(file.release()) != 0) fail_io("writing", path, errno);
 }
 
-void replace_file(const Path& path, std::string_view content) {
+void replace_file(const Path& name, std::string_view content) {
+    // A link stays, and what it points to is replaced. A rename would put a file in a device's place as well.
+    std::error_code unknown;
+    Path path = std::filesystem::canonical(name, unknown);
+    if (unknown) path = name;
+    struct stat status = {};
+    if (::stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode))
+        fail_io("writing", path, S_ISDIR(status.st_mode) ? EISDIR : kNoRegularFile);
     Path temporary;
     Descriptor file = create_beside(path, temporary);
     try {

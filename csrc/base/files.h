@@ -40,7 +40,8 @@ using CheckStart = std::function<void(std::string_view start, u64 file_bytes)>;
 [[nodiscard]] u64 file_bytes(const Path& path);
 void write_file(const Path& path, std::string_view content);  // complete or Error; not synced to the medium
 // The same by a file beside it and one rename, after it has reached the medium: whatever happens, there is the
-// old content or the new one. A process that is killed may leave "<path>.<process>.<number>.tmp".
+// old content or the new one. A process that is killed may leave "<path>.<process>.<number>.tmp". Of a link the
+// target is replaced; what is there and no regular file is refused.
 void replace_file(const Path& path, std::string_view content);
 void make_directories(const Path& path);
 // A folder of this user that nobody else can write to, for places where others may put what they like under

@@ -181,10 +181,17 @@ void check_output(const Fp4GemmArguments& args, Fp4GemmCall& call) {
              operation(args), call.c, pair);
 }
 
+// What callers know the group layout as.
+const char* layout_name(GroupMode groups) {
+    return groups == GroupMode::masked     ? "masked_m"
+           : groups == GroupMode::gathered ? "entries"
+                                           : "grouped_layout";
+}
+
 void check_groups(const Fp4GemmArguments& args, Fp4GemmCall& call) {
     if (args.groups == GroupMode::dense) return;
     const i64 experts = args.weights.shape.experts;
-    const char* name = args.groups == GroupMode::masked ? "masked_m" : "grouped_layout";
+    const char* name = layout_name(args.groups);
     const i64 length = args.groups == GroupMode::contiguous ? args.a.shape[0]
                        : args.groups == GroupMode::gathered ? experts * 4
                                                             : experts;
@@ -235,10 +242,7 @@ void check_overlap(const Fp4GemmArguments& args, const Fp4GemmCall& call) {
     check("row scales of the weights",
           {.address = call.row_scales, .bytes = call.num_runs * kFp4BlockRows * 4});
     check("runs of the weights", {.address = call.runs, .bytes = call.runs ? call.num_blocks * 4 : 0});
-    check(args.groups == GroupMode::masked     ? "masked_m"
-          : args.groups == GroupMode::gathered ? "entries"
-                                               : "grouped_layout",
-          {.address = call.group_layout, .bytes = call.group_layout_length * 4});
+    check(layout_name(args.groups), {.address = call.group_layout, .bytes = call.group_layout_length * 4});
     check("head", {.address = call.list, .bytes = call.list ? sizeof(Fp4ListHead) : 0});
     check("a_rows", {.address = call.a_rows, .bytes = call.a_rows ? call.slots * 4 : 0});
     check("d_rows", {.address = call.d_rows, .bytes = call.d_rows ? call.slots * 4 : 0});
@@ -257,6 +261,10 @@ Fp4GemmCall check_fp4_gemm(const Fp4GemmArguments& args) {
     DG_CHECK(a.present() && a.device, type,
              "{}: a is missing, expected a tensor of fp8_e4m3 or bf16; pass it", operation(args));
     check_tensor(args, "a", a, a.format == Format::bf16 ? Format::bf16 : Format::fp8_e4m3);
+    DG_CHECK(
+        !args.bf16_products || a.format == Format::bf16, value,
+        "{}: got bf16_products with FP8 activations, expected bf16 ones; pass a in bf16, or leave bf16_products out",
+        operation(args));
     DG_CHECK(d.present(), type, "{}: d is missing, expected a tensor of bf16 or fp32; allocate it",
              operation(args));
     DG_CHECK(d.format == Format::bf16 || d.format == Format::fp32, type,
@@ -320,7 +328,7 @@ Fp4GemmCall check_fp4_gemm(const Fp4GemmArguments& args) {
         .accumulate = call.c != 0,
         .per_token = per_token,
         .by_32 = call.problem.by_32,
-        .bf16_products = args.bf16_products && a.format == Format::bf16,
+        .bf16_products = args.bf16_products,
         .fast_accumulation = args.fast_accumulation && per_token && call.runs == 0,
         .m = static_cast<u32>(args.groups == GroupMode::gathered ? call.slots : static_cast<u64>(m)),
         .n = static_cast<u32>(n),

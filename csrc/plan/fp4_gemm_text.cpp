@@ -109,16 +109,11 @@ std::string to_string(const Fp4GemmSpec& s) {
 
 Fp4Problem parse_fp4_problem(std::string_view text) {
     Fp4Problem problem;
-    bool first = true;
-    while (true) {
-        const size_t start = text.find_first_not_of(" \t");
-        if (start == std::string_view::npos) break;
-        const size_t end = std::min(text.find_first_of(" \t", start), text.size());
-        const std::string_view word = text.substr(start, end - start);
-        if (!(first && word == kName)) read_word(problem, word);
-        first = false;
-        text.remove_prefix(end);
-    }
+    const auto name = [](std::string_view word) {
+        Fp4Problem unused;
+        return read_groups(unused, word) ? "group mode" : key_of(word);
+    };
+    read_words(text, kName, name, [&](std::string_view word) { read_word(problem, word); });
     DG_CHECK(problem.m > 0 && problem.n > 0 && problem.k > 0 && problem.num_groups > 0, value,
              "problem: got m={} n={} k={} groups={}; expected all of at least 1, as in 'fp4_gemm m=64 "
              "n=4096 k=2048'",
@@ -132,6 +127,17 @@ Fp4Problem parse_fp4_problem(std::string_view text) {
         "problem: got form=nv_single and a=bf16, expected form=nv_exact or FP8 activations; nv_single is rounded "
         "for them");
     // What no call can be.
+    DG_CHECK(
+        !problem.bf16_products || problem.a == Format::bf16, value,
+        "problem: got bf16_products with FP8 activations, expected a=bf16; add it, or leave bf16_products out");
+    DG_CHECK(
+        problem.a != Format::bf16 || !(problem.per_token || problem.by_32), value,
+        "problem: got {} with a=bf16, expected FP8 activations: bf16 tokens have no scales; leave one out",
+        problem.by_32 ? "by_32" : "per_token");
+    DG_CHECK(
+        !problem.by_32 || !problem.per_token, value,
+        "problem: got by_32 and per_token, expected one of them: a token has one scale, or one for 32 of K; "
+        "leave the other out");
     const u32 group = fp4_group_of(problem.form);
     DG_CHECK(problem.k % group == 0, value,
              "problem: k={} is no multiple of {}, the group of {}; pad the weights with zeros", problem.k,

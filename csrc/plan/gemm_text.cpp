@@ -107,14 +107,6 @@ void set_operands(GemmProblem& problem, const Operands& given) {
     }
 }
 
-// Two words for one thing would contradict each other, or say nothing twice.
-void check_once(std::vector<std::string_view>& seen, std::string_view word) {
-    const std::string_view key = is_group_mode(word) ? "group mode" : word.substr(0, word.find('='));
-    DG_CHECK(std::find(seen.begin(), seen.end(), key) == seen.end(), value,
-             "problem: {} is given twice; expected it once; leave one out", key);
-    seen.push_back(key);
-}
-
 // TMA reads rows that start at multiples of 16 bytes, which such extents have only with padding.
 std::string alignment_note(const GemmProblem& p) {
     constexpr u32 kAlignment = 16;
@@ -172,35 +164,24 @@ std::string to_string(const GemmSpec& s) {
 GemmProblem parse_problem(std::string_view text) {
     GemmProblem problem;
     Operands operands;
-    bool scales_given = false, first = true;
-    std::vector<std::string_view> seen;
-    while (!text.empty()) {
-        const size_t start = text.find_first_not_of(" \t");
-        if (start == std::string_view::npos) break;
-        const size_t end = std::min(text.find_first_of(" \t", start), text.size());
-        const std::string_view word = text.substr(start, end - start);
-        DG_CHECK(!first || (word != "linear" && word != "fp4_gemm"), value,
+    const auto name = [](std::string_view word) { return is_group_mode(word) ? "group mode" : key_of(word); };
+    const auto seen = read_words(text, "gemm", name, [&](std::string_view word) {
+        DG_CHECK(word != "linear" && word != "fp4_gemm", value,
                  "problem: got a '{}' problem, expected a 'gemm' one; deep_gemm.explain tells of all three, "
                  "plan_fp4 plans an fp4_gemm, and kernels of both others are compiled by their first call",
                  word);
-        if (!(first && word == "gemm")) {
-            check_once(seen, word);
-            read_word(problem, operands, word);
-        }
-        scales_given = scales_given || word.starts_with("scale_b=");
-        first = false;
-        text.remove_prefix(end);
-    }
+        read_word(problem, operands, word);
+    });
+    const auto given = [&seen](std::string_view key) {
+        return std::find(seen.begin(), seen.end(), key) != seen.end();
+    };
     set_operands(problem, operands);
-    if (!scales_given && problem.ab == Format::bf16) problem.scale_b = ScaleB::none;
+    if (!given("scale_b") && problem.ab == Format::bf16) problem.scale_b = ScaleB::none;
     DG_CHECK(
         (problem.ab == Format::fp8_e4m3) == (problem.scale_b != ScaleB::none), value,
         "problem: got scale_b={} with {} operands; expected scales for fp8_e4m3 and none for bf16; correct "
         "one of them",
         name_of(problem.scale_b), name_of(problem.ab));
-    const auto given = [&seen](std::string_view key) {
-        return std::find(seen.begin(), seen.end(), key) != seen.end();
-    };
     DG_CHECK(problem.groups != GroupMode::dense || !(given("groups") || given("expected_m")), value,
              "problem: groups or expected_m without a group mode; expected contiguous, psum or masked beside "
              "it: add one");

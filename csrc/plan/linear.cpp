@@ -81,16 +81,7 @@ void read_word(Parsed& parsed, std::string_view word) {
 Parsed parse(std::string_view text) {
     Parsed parsed;
     parsed.problem.small.m = 0;
-    bool first = true;
-    while (true) {
-        const size_t start = text.find_first_not_of(" \t");
-        if (start == std::string_view::npos) break;
-        const size_t end = std::min(text.find_first_of(" \t", start), text.size());
-        const std::string_view word = text.substr(start, end - start);
-        if (!(first && word == "linear")) read_word(parsed, word);
-        first = false;
-        text.remove_prefix(end);
-    }
+    read_words(text, "linear", key_of, [&](std::string_view word) { read_word(parsed, word); });
     const GemvProblem& p = parsed.problem.small;
     DG_CHECK(p.m && parsed.n && p.k, value,
              "problem: got m={} n={} k={}, expected all of at least 1, as in 'linear w=mxfp4 m=512 n=14336 "

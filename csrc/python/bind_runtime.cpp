@@ -1,5 +1,6 @@
 // The runtime for Python: checkpoints, engines and sessions. Everything here releases the GIL while it works.
 #include "python/casters.h"
+#include "python/errors.h"
 #include "python/tensor.h"
 
 #include "runtime/batch.h"
@@ -22,7 +23,7 @@ py::list tensors_of(const Checkpoint& checkpoint) {
     py::list rows;
     for (const runtime::Tensor& tensor : checkpoint.tensors()) {
         py::dict row;
-        row["name"] = tensor.name;
+        row["name"] = printable(tensor.name);
         row["dtype"] = runtime::row_of(tensor.storage).name;
         row["shape"] = py::tuple(py::cast(tensor.shape));
         row["num_bytes"] = tensor.bytes.size();
@@ -40,8 +41,15 @@ std::unique_ptr<const runtime::ModelConfig> config_of(const Checkpoint& checkpoi
     return runtime::parse_config(*checkpoint.config(), "config.json");
 }
 
-std::vector<std::string> problems_of(const Checkpoint& checkpoint) {
-    return runtime::problems_of(checkpoint, config_of(checkpoint)->expected_tensors());
+std::vector<py::str> problems_of(const Checkpoint& checkpoint) {
+    std::vector<std::string> found;
+    {
+        const py::gil_scoped_release release;
+        found = runtime::problems_of(checkpoint, config_of(checkpoint)->expected_tensors());
+    }
+    std::vector<py::str> problems;
+    for (const std::string& problem : found) problems.push_back(printable(problem));
+    return problems;
 }
 
 runtime::Numerics numerics_of(const std::string& name) {
@@ -105,7 +113,7 @@ void bind_checkpoint(py::module_& module) {
         .def_property_readonly("architecture",
                                [](const Checkpoint& c) { return config_of(c)->facts().architecture; })
         .def_property_readonly("has_config", [](const Checkpoint& c) { return c.config() != nullptr; })
-        .def("problems", &problems_of, NoGil(),
+        .def("problems", &problems_of,
              "What is missing, misshapen, wrongly stored or extra, compared with the folder's config.json; "
              "one sentence each.");
 }

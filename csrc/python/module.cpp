@@ -9,6 +9,7 @@
 #include <pybind11/pybind11.h>
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace py = pybind11;
@@ -62,10 +63,18 @@ PyObject* error_type = nullptr;  // deep_gemm.Error, owned by the module for the
 
 }  // namespace
 
+py::str printable(std::string_view text) {
+    auto decoded = py::reinterpret_steal<py::str>(
+        PyUnicode_DecodeUTF8(text.data(), static_cast<py::ssize_t>(text.size()), "backslashreplace"));
+    if (!decoded) throw py::error_already_set();
+    return decoded;
+}
+
 void set_python_error(const Error& error) {
-    if (error.kind() == ErrorKind::value) return PyErr_SetString(PyExc_ValueError, error.what());
-    if (error.kind() == ErrorKind::type) return PyErr_SetString(PyExc_TypeError, error.what());
-    const py::object instance = py::reinterpret_borrow<py::object>(error_type)(error.what());
+    const py::str message = printable(error.what());
+    if (error.kind() == ErrorKind::value) return PyErr_SetObject(PyExc_ValueError, message.ptr());
+    if (error.kind() == ErrorKind::type) return PyErr_SetObject(PyExc_TypeError, message.ptr());
+    const py::object instance = py::reinterpret_borrow<py::object>(error_type)(message);
     instance.attr("kind") = name_of(error.kind());
     PyErr_SetObject(error_type, instance.ptr());
 }

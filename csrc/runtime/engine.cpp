@@ -75,6 +75,12 @@ std::shared_ptr<const Engine> Engine::load(Device& device, const Path& path, con
 
 Engine::Engine(Device& device, const Checkpoint& checkpoint, const EngineOptions& options)
     : device_(device), options_(options) {
+    const driver::DeviceProperties& properties = device.properties();
+    DG_CHECK(
+        properties.compute_major >= 9, value,
+        "engine: got {} (sm_{}), expected a device with clusters of blocks, sm_90a or newer, which the kernels "
+        "of whole models use; linear() and quantize() serve older ones",
+        properties.name, properties.arch);
     DG_CHECK(checkpoint.config(), value,
              "engine: no config.json beside the checkpoint; pass a folder that holds both, as released");
     const std::unique_ptr<const ModelConfig> config = parse_config(*checkpoint.config(), "config.json");

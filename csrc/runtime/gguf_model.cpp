@@ -251,4 +251,10 @@ std::string translate_gguf(const GgufMetadata& metadata, std::vector<Tensor>& te
     return config;
 }
 
+std::string_view gguf_architecture_of(std::string_view model_type) {
+    for (const Table& table : kTables)
+        if (table.model_type == model_type) return table.architecture;
+    return {};
+}
+
 }  // namespace deep_gemm::runtime

@@ -23,4 +23,7 @@ struct GgufFile {
 [[nodiscard]] std::string translate_gguf(const GgufMetadata& metadata, std::vector<Tensor>& tensors,
                                          const std::string& source);
 
+// What GGUF's general.architecture calls a model_type of config.json; "" where it has no such models.
+[[nodiscard]] std::string_view gguf_architecture_of(std::string_view model_type);
+
 }  // namespace deep_gemm::runtime

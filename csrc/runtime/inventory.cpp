@@ -138,10 +138,12 @@ std::vector<std::string> problems_of(const Checkpoint& checkpoint, const std::ve
 void check_complete(const Checkpoint& checkpoint, const std::vector<Expected>& expected) {
     const std::vector<std::string> problems = problems_of(checkpoint, expected);
     const size_t shown = std::min<size_t>(problems.size(), 12);
-    DG_CHECK(problems.empty(), value,
-             "checkpoint: {} of its tensors are not as the configuration asks:\n  {}{}", problems.size(),
-             fmt::join(problems.begin(), problems.begin() + static_cast<i64>(shown), "\n  "),
-             problems.size() > shown ? "\n  ..." : "");
+    DG_CHECK(
+        problems.empty(), value,
+        "checkpoint: {} of its tensors are not as the configuration asks:\n  {}{}\nGet the checkpoint again, or "
+        "correct its config.json; python -m deep_gemm inspect lists all of it",
+        problems.size(), fmt::join(problems.begin(), problems.begin() + static_cast<i64>(shown), "\n  "),
+        problems.size() > shown ? "\n  ..." : "");
 }
 
 }  // namespace deep_gemm::runtime

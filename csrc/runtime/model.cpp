@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "runtime/config_keys.h"
 #include "runtime/deepseek_v4/config.h"
+#include "runtime/gguf_model.h"
 #include "runtime/qwen3_moe/config.h"
 
 namespace deep_gemm::runtime {
@@ -29,13 +30,17 @@ void ModelState::draft_head(const TensorView&, const TensorView&, void*) {
 std::unique_ptr<const ModelConfig> parse_config(const Json& json, std::string_view source) {
     const ConfigKeys keys(json, source);
     const std::string& type = keys.text("model_type");
-    std::string known;
+    std::string known, in_gguf;
     for (const Architecture& architecture : kArchitectures) {
         if (type == architecture.model_type) return architecture.parse(keys);
-        known += fmt::format("{}'{}'", known.empty() ? "" : " or ", architecture.model_type);
+        const char* const before = known.empty() ? "" : " or ";
+        known += fmt::format("{}'{}'", before, architecture.model_type);
+        in_gguf += fmt::format("{}'{}'", before, gguf_architecture_of(architecture.model_type));
     }
-    fail(ErrorKind::value, "{}: got '{}', expected {}; other models have no runtime here",
-         keys.what("model_type"), type, known);
+    fail(
+        ErrorKind::value,
+        "{}: got '{}', expected {} (general.architecture of a GGUF file: {}); other models have no runtime here",
+        keys.what("model_type"), type, known, in_gguf);
 }
 
 }  // namespace deep_gemm::runtime

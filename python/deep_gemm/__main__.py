@@ -3,6 +3,11 @@
 import os
 import sys
 
+# Closed, as daemons have them: no file that is opened may get their numbers.
+for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+    if getattr(sys, name) is None:
+        setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+
 try:
     from deep_gemm.cli import main
 

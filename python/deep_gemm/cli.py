@@ -56,6 +56,8 @@ class Commands(click.Group):
             raise SystemExit(INTERRUPTED) from None
         except BrokenPipeError:
             raise  # click ends quietly
+        except MemoryError as error:
+            raise click.ClickException(f"{error or 'no memory is left'}; ask for less") from error
         except (deep_gemm.Error, ValueError, OSError) as error:
             raise click.ClickException(str(error)) from error
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
-from functools import wraps
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,118 +18,13 @@ from rich.console import Console
 from rich.progress import Progress
 
 from deep_gemm import _C
-from deep_gemm.models import TextStream
+from deep_gemm.cli_request import Request, text_options
+from deep_gemm.models import SHIPPED, TextStream
 from deep_gemm.models.chat import TEMPLATES, Message, encode_chat
 from deep_gemm.paths import require_folder
 from deep_gemm.runtime import Engine, Session, verify_exact
 
 INTERRUPTED = 130  # exit status of shells for Ctrl-C
-
-OPTIONS = [
-    click.option(
-        "--model",
-        default="tiny_v4",
-        show_default=True,
-        help="A checkpoint's folder or file, or a shipped model.",
-    ),
-    click.option(
-        "--device",
-        default="",
-        help="cuda, cuda:1, emulator:sm_90a; default: $DG_DEVICE, else a GPU, else the emulator.",
-    ),
-    click.option(
-        "--numerics",
-        type=click.Choice(["released", "exact", "fp8_cache"]),
-        default="released",
-        show_default=True,
-        help="As the model was released to run, fp32 throughout, or fp32 with the released cache.",
-    ),
-    click.option(
-        "--context",
-        default=0,
-        type=click.IntRange(0),
-        help="Tokens of a session; 0: what the model allows, at most 8192.",
-    ),
-    click.option(
-        "--spec",
-        type=click.IntRange(1, 8),
-        help="Rows of a speculative step; 1: plain decoding; default: 3 where the model has an MTP block.",
-    ),
-    click.option(
-        "--max-tokens",
-        default=256,
-        show_default=True,
-        type=click.IntRange(1),
-        help="Tokens to write at most.",
-    ),
-    click.option("--temperature", default=0.0, show_default=True, help="0: always the most likely token."),
-    click.option("--top-k", default=0, show_default=True, help="Only the k most likely tokens; 0: all."),
-    click.option("--top-p", default=1.0, show_default=True, help="The fewest tokens with this share."),
-    click.option("--min-p", default=0.0, show_default=True, help="Tokens at least this likely as the first."),
-    click.option(
-        "--seed",
-        default=0,
-        show_default=True,
-        type=click.IntRange(0),
-        help="Of what is drawn above temperature 0.",
-    ),
-    click.option(
-        "--chunk",
-        default=0,
-        type=click.IntRange(0, 8192),
-        help="Tokens of a prompt that go through the model at once; 0: 1024, or 64 on the emulated GPU.",
-    ),
-    click.option("--adaptive", is_flag=True, help="Draft one token while second drafts are rarely accepted."),
-    click.option("--strict", is_flag=True, help="Verify drafts one row at a time, as plain decoding would."),
-    click.option("--stats", is_flag=True, help="Tokens a step, accepted by position, tokens/s."),
-]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What both commands are asked for."""
-
-    model: str
-    device: str
-    numerics: str
-    context: int
-    spec: int | None
-    chunk: int
-    adaptive: bool
-    strict: bool
-    max_tokens: int
-    stats: bool
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    seed: int
-
-    def session(self, engine: Engine) -> Session:
-        session = engine.session(window=self.spec, adaptive=self.adaptive, strict=self.strict)
-        session.set_sampling(
-            temperature=self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
-            min_p=self.min_p,
-            seed=self.seed,
-        )
-        return session
-
-
-def text_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds OPTIONS, which the command gets as its first argument."""
-    names = [field.name for field in fields(Request)]
-
-    @wraps(command)
-    def call(**given: Any) -> Any:
-        request = Request(**{name: given.pop(name) for name in names})
-        return command(request, **given)
-
-    wrapped: Callable[..., Any] = call
-    for option in reversed(OPTIONS):
-        wrapped = option(wrapped)
-    return wrapped
 
 
 @dataclass
@@ -170,6 +65,12 @@ class Stats:
 
 def load(request: Request) -> Engine:
     device = _C.Device(request.device)
+    fallen_back = device.emulated and not request.device and not os.environ.get("DG_DEVICE")
+    if fallen_back and request.model not in SHIPPED:
+        click.echo(
+            "no GPU was found (DG_LOG_LEVEL=info says why): on the emulated one, which has the time for tiny models",
+            err=True,
+        )
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("loading weights", total=None)
         return Engine(
@@ -265,6 +166,7 @@ def write(
 
 
 def check_exact(engine: Engine, tokens: list[int], request: Request, eos: int | None) -> None:
+    click.echo(f"verifying up to {request.max_tokens} tokens: plainly and as asked, then the text", err=True)
     difference = verify_exact(
         engine,
         tokens,
@@ -296,8 +198,8 @@ def check_exact(engine: Engine, tokens: list[int], request: Request, eos: int | 
 def generate(
     request: Request, prompt: str | None, ignore_eos: bool, dump_logits: Path | None, verify: bool
 ) -> None:
-    """Continues PROMPT, or what standard input holds."""
-    text = prompt if prompt is not None else utf8(sys.stdin).read()
+    """Continues PROMPT, or what standard input holds (also where PROMPT is -)."""
+    text = prompt if prompt not in (None, "-") else utf8(sys.stdin).read()
     text = text.encode(errors="surrogateescape").decode(errors="replace")  # arguments may be any bytes
     if dump_logits is not None:
         require_folder("generate: --dump-logits", dump_logits)

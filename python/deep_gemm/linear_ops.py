@@ -120,6 +120,18 @@ def _pair(x: Activations, what: str) -> tuple[Array, Array | None]:
     return values, scales
 
 
+def _check_options(what: str, strict: Any, invariant: Any, spec: Any) -> None:
+    for name, flag in (("strict", strict), ("invariant", invariant)):
+        if not isinstance(flag, (bool, int, np.bool_)):
+            raise TypeError(
+                f"{what}: {name} is {flag!r} of type {type(flag).__name__}, expected True or False; pass one of them"
+            )
+    if spec is not None and not isinstance(spec, WeightGemmSpec):
+        raise TypeError(
+            f"{what}: spec is a {type(spec).__name__}, expected a WeightGemmSpec or None; leave it to the plan"
+        )
+
+
 def _listed(value: Any, count: int, what: str) -> list[Any]:
     """One for each matrix."""
     several = isinstance(value, (list, tuple))
@@ -173,6 +185,7 @@ def linear(
 
     Raises ValueError or TypeError with what was got and expected; then nothing was launched.
     """
+    _check_options("linear", strict, invariant, spec)
     several = isinstance(w, (list, tuple))
     matrices = [_matrix_of(one) for one in (w if isinstance(w, (list, tuple)) else [w])]
     values, scales = _pair(x, "linear")
@@ -217,6 +230,7 @@ def swiglu_linear(
 
     The other arguments are those of linear().
     """
+    _check_options("swiglu_linear", strict, invariant, spec)
     matrices = [_matrix_of(gate), _matrix_of(up)]
     values, scales = _pair(x, "swiglu_linear")
     (out,) = _outputs(values, scales is not None, [matrices[0].n], [out], out_dtype)

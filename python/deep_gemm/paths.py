@@ -12,12 +12,19 @@ __all__ = ["path_text", "require_folder"]
 def path_text(call: str, path: Any) -> str:
     """`path` as text."""
     try:
-        return os.fsdecode(path)
+        text = os.fsdecode(path)
     except TypeError:
         raise TypeError(
             f"{call}: path is {path!r} of type {type(path).__name__}, expected a str or a pathlib.Path; "
             "pass the name of a file"
         ) from None
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{call}: path is {text!r}, expected a name in UTF-8; rename it, or make a link to it"
+        ) from None
+    return text
 
 
 def require_folder(what: str, path: str | Path) -> None:

@@ -70,6 +70,12 @@ class QuantizedMatrix:
     zeros: Array | None = None
     global_scale: float = 1.0
 
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise ValueError(
+                f"QuantizedMatrix: got format '{self.format}', expected one of {', '.join(FORMATS)}; pass one of them"
+            )
+
     @property
     def shape(self) -> tuple[int, int]:
         """(rows, columns)."""
@@ -89,6 +95,13 @@ class QuantizedMatrix:
 
     def dequantize(self) -> Array:
         """The fp32 matrix [n, k] that this one stands for."""
+        row = FORMATS[self.format]
+        wanted = (self.n, self.k if row["element_bits"] == 16 else _C.row_bytes(self.format, self.k))
+        if tuple(self.data.shape) != wanted:
+            raise ValueError(
+                f"dequantize: the data of w ({self.format} of {self.n} x {self.k}) has shape "
+                f"{tuple(self.data.shape)}, expected {wanted}; quantize() makes data of this layout"
+            )
         return quantized_codecs.dequantize(self)
 
     @staticmethod
@@ -139,8 +152,8 @@ class QuantizedMatrix:
             n,
             k,
             data,
-            None if scales is None else parts.adopt_scales(format, row, scales, shape, scale_order),
-            None if zeros is None else parts.adopt_zeros(format, zeros, shape, scale_order),
+            None if scales is None else parts.adopt_scales(format, row, scales, shape, scale_order, k),
+            None if zeros is None else parts.adopt_zeros(format, zeros, shape, scale_order, k),
             parts.adopt_global(format, row, global_scale),
         )
 
@@ -167,6 +180,11 @@ def quantize(
     """  # fmt: skip
     name = resolve_format(format, group, zero_point, block)
     arrays.require_array(weight, "quantize")
+    if not parts.type_name(weight).startswith(("float", "bfloat")):
+        raise TypeError(
+            f"quantize: got weights of {parts.type_name(weight)}, expected a float type; codes with scales are "
+            "parts for QuantizedMatrix.from_parts, numbers that happen to be whole are cast to float32"
+        )
     if len(weight.shape) != 2:
         raise ValueError(f"quantize: got shape {tuple(weight.shape)}, expected [n, k]; reshape it")
     if weight.shape[1] == 0:

@@ -29,6 +29,16 @@ SCALES = {
     "e4m3": ("float8_e4m3fn", *BYTES),
     "ue4m3": BYTES,
 }
+# What makes scales of other types fit.
+SCALE_REMEDIES = {
+    "fp32": "; bytes of UE8M0 are viewed as float8_e8m0fnu",
+    "fp16": "; cast them",
+    "ue8m0": "; powers of two are cast to float8_e8m0fnu",
+    "e4m3": "; scales that E4M3 has are cast to float8_e4m3fn",
+    "ue4m3": "; pass the bytes",
+}
+# The largest byte that is a scale, and what others are: NaN, or signs that scales do not have.
+LARGEST_SCALES = {"ue8m0": 254, "e4m3": 126, "ue4m3": 127}
 ORDERS = ("nk", "kn")
 LARGEST_ZERO = 15
 SQUARE = 32  # rows that share a scale where FP8 has one for 32 x 32
@@ -121,7 +131,7 @@ def without_tail(data: Array, k: int) -> Array:
     return arrays.bits(whole, "int8")
 
 
-def shaped(format: str, what: str, x: Array, shape: tuple[int, int], order: str) -> Array:
+def shaped(format: str, what: str, x: Array, shape: tuple[int, int], order: str, k: int) -> Array:
     """x as [rows of blocks, blocks along k]; of one row or column also without that dimension."""
     got, wanted = tuple(int(extent) for extent in x.shape), shape if order == "nk" else shape[::-1]
     squeezed = [(extent,) for extent in shape if shape[0] == 1 or shape[1] == 1]
@@ -130,30 +140,45 @@ def shaped(format: str, what: str, x: Array, shape: tuple[int, int], order: str)
     if got in squeezed and got[0] == shape[0] * shape[1]:
         return arrays.contiguous(x).reshape(shape)
     turn = f"; scale_order='{'kn' if order == 'nk' else 'nk'}' turns them" if got == wanted[::-1] else ""
-    raise ValueError(f"{format}: {what} have shape {got}, expected {wanted}{turn}")
+    raise ValueError(
+        f"{format}: {what} have shape {got}, expected {wanted}{turn or f', as k is {k}; pass those of this matrix'}"
+    )
 
 
 def adopt_scales(
-    format: str, row: dict[str, Any], scales: Array, shape: tuple[int, int], order: str
+    format: str, row: dict[str, Any], scales: Array, shape: tuple[int, int], order: str, k: int
 ) -> Array:
     kind = row["scale"]
     arrays.require_array(scales, format)
-    remedy = "; bytes of UE8M0 are viewed as float8_e8m0fnu" if kind == "fp32" else ""
-    require_type(format, "scales", scales, SCALES[kind], remedy)
+    require_type(format, "scales", scales, SCALES[kind], SCALE_REMEDIES[kind])
     square = (-(-shape[0] // SQUARE), shape[1])
     if format == "fp8_32" and tuple(scales.shape) == (square if order == "nk" else square[::-1]) != shape:
         scales = quantized_codecs.by_element(scales.T if order == "nk" else scales, SQUARE, shape[0]).T
         order = "nk"
-    scales = shaped(format, "scales", scales, shape, order)
+    scales = shaped(format, "scales", scales, shape, order, k)
     if kind == "fp16":
         return quantized_codecs.as_fp16(scales, format)
+    if kind in LARGEST_SCALES:
+        check_bytes(format, scales, LARGEST_SCALES[kind])
     return quantized_codecs.as_scales(scales, kind)
 
 
-def adopt_zeros(format: str, zeros: Array, shape: tuple[int, int], order: str) -> Array:
+def check_bytes(format: str, scales: Array, largest: int) -> None:
+    """As pack_fp4_weights: a scale that is NaN or negative was written by nobody who quantised finite weights."""
+    codes = arrays.bits(arrays.contiguous(scales), "uint8")
+    outside = codes > largest
+    if bool(outside.any()):
+        code = int(codes[outside][0])
+        what = "NaN" if code & 0x7F == 0x7F else "a negative number"
+        raise ValueError(
+            f"{format}: a scale is the byte {code} ({what}), expected 0 to {largest}; repair the checkpoint"
+        )
+
+
+def adopt_zeros(format: str, zeros: Array, shape: tuple[int, int], order: str, k: int) -> Array:
     arrays.require_array(zeros, format)
     require_type(format, "zero points", zeros, BYTES, "; cast them")
-    zeros = quantized_codecs.as_bytes(shaped(format, "zero points", zeros, shape, order))
+    zeros = quantized_codecs.as_bytes(shaped(format, "zero points", zeros, shape, order, k))
     outside = (zeros < 0) | (zeros > LARGEST_ZERO)
     if bool(outside.any()):
         raise ValueError(
@@ -174,7 +199,11 @@ def adopt_global(format: str, row: dict[str, Any], scale: Any) -> float:
         raise ValueError(
             f"{format}: global_scale is {value}, expected 1: the layout has none; scale the scales"
         )
+    if not 0 < value < math.inf:
+        raise ValueError(
+            f"{format}: global_scale is {value}, expected a positive number; it is 1 for a matrix of zeros"
+        )
     return value
 
 
-__all__ = ["adopt_data", "adopt_global", "adopt_scales", "adopt_zeros", "require_order"]
+__all__ = ["adopt_data", "adopt_global", "adopt_scales", "adopt_zeros", "require_order", "type_name"]

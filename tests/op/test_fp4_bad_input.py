@@ -204,12 +204,24 @@ def test_fp8_weights_go_to_the_fp8_operation() -> None:
         deep_gemm.fp8_fp4_gemm_nt((x["a"], x["scales"]), b, d[1:], device=EMULATOR)
 
 
+def test_products_of_bf16_are_of_bf16_activations() -> None:
+    x = operands()
+    with pytest.raises(
+        ValueError, match=r"^fp8_fp4_gemm_nt: got bf16_products with FP8 activations, expected bf16"
+    ):
+        deep_gemm.fp8_fp4_gemm_nt((x["a"], x["scales"]), x["b"], x["d"], bf16_products=True, device=EMULATOR)
+
+
 def test_a_gathered_list_needs_its_head() -> None:
     x = operands()
     entries = np.zeros((1, 4), np.int32)
     arguments = ((x["a"], x["scales"]), x["b"], x["d"], entries)
     with pytest.raises(ValueError, match="head has 3 elements, expected 4"):
         deep_gemm.m_grouped_fp8_fp4_gemm_nt_gathered(*arguments, np.zeros(3, np.int32), device=EMULATOR)
+    with pytest.raises(ValueError, match="nt_gathered: entries has 3 elements, expected 4"):
+        deep_gemm.m_grouped_fp8_fp4_gemm_nt_gathered(
+            *arguments[:3], np.zeros((1, 3), np.int32), np.zeros(4, np.int32), device=EMULATOR
+        )
     with pytest.raises(ValueError, match="d_rows has 2 slots, expected 3"):
         deep_gemm.m_grouped_fp8_fp4_gemm_nt_gathered(
             *arguments, np.zeros(4, np.int32), np.zeros(3, np.int32), np.zeros(2, np.int32), device=EMULATOR

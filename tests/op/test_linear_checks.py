@@ -305,6 +305,22 @@ def test_names_and_messages(emulator: Any) -> None:
         np.testing.assert_array_equal(made.dequantize(), w.dequantize())
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strict": "no"}, "strict is 'no' of type str, expected True or False"),
+        ({"invariant": None}, "invariant is None of type NoneType, expected True or False"),
+        ({"spec": 3}, "spec is a int, expected a WeightGemmSpec or None"),
+    ],
+)
+def test_options_of_other_types(emulator: Any, options: dict[str, Any], message: str) -> None:
+    w, x = deep_gemm.quantize(np.ones((4, 32), np.float32), "q8_0"), np.ones((2, 32), ml_dtypes.bfloat16)
+    with pytest.raises(TypeError, match=f"^linear: {message}"):
+        deep_gemm.linear(x, w, device=emulator, **options)
+    with pytest.raises(TypeError, match=f"^swiglu_linear: {message}"):
+        deep_gemm.swiglu_linear(x, w, w, device=emulator, **options)
+
+
 def test_explained_rows_are_packed() -> None:
     """A k that leaves rows off multiples of 16 bytes goes to the form that takes it, as the call does."""
     problem = "linear w=fp8_row m=40 n=14336 k=4097"

@@ -47,6 +47,13 @@ FP4_NONSENSE = [
     ("fp4_gemm m=8 n=64 k=40 form=nv_exact", "k=40 is no multiple of 16, the group of nv_exact"),
     ("fp4_gemm m=8 n=63 k=64", "n=63 is odd"),
     ("fp4_gemm m=8 n=64 k=64 form=fp4", "form=fp4 is unknown"),
+    ("fp4_gemm m=8 n=64 k=64 m=9", "m is given twice"),
+    ("fp4_gemm masked gathered groups=2 m=8 n=64 k=64", "group mode is given twice"),
+    ("fp4_gemm m=8 n=64 k=64 split split", "split is given twice"),
+    ("fp4_gemm m=8 n=64 k=64 bf16_products", "got bf16_products with FP8 activations, expected a=bf16"),
+    ("fp4_gemm m=8 n=64 k=64 by_32 per_token", "got by_32 and per_token, expected one of them"),
+    ("fp4_gemm m=8 n=64 k=64 a=bf16 per_token", "got per_token with a=bf16, expected FP8 activations"),
+    ("fp4_gemm m=8 n=64 k=64 a=bf16 by_32", "got by_32 with a=bf16, expected FP8 activations"),
 ]
 
 
@@ -57,6 +64,14 @@ def test_fp4_nonsense(text: str, sentence: str) -> None:
         with pytest.raises(ValueError, match=sentence):
             ask(text, DEVICE)
     assert deep_gemm.plan_fp4("fp4_gemm m=8 n=64 k=48 form=nv_single", DEVICE)
+
+
+@pytest.mark.parametrize("twice", ["w=q8_0", "m=4", "strict strict", "padded padded"])
+def test_linear_says_each_thing_once(twice: str) -> None:
+    with pytest.raises(
+        ValueError, match=f"{twice.split('=')[0].split()[0]} is given twice; expected it once"
+    ):
+        deep_gemm.explain_linear(f"linear w=mxfp4 m=3 n=64 k=64 {twice}", DEVICE)
 
 
 def test_the_text_of_a_call_plans_the_same_kernel(emulator: Any) -> None:

@@ -127,6 +127,21 @@ def test_names_and_options() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             deep_gemm.quantize(w, name, **options)
+    for kind in (np.int32, np.int8, np.uint8, bool, complex, object):
+        with pytest.raises(
+            TypeError, match=r"quantize: got weights of .*, expected a float type; codes with scales"
+        ):
+            deep_gemm.quantize(w.astype(kind), "mxfp4")
+    for kind in (np.float64, np.float16, BF16, E4M3):
+        assert deep_gemm.quantize(w.astype(kind), "mxfp4").shape == w.shape
+
+
+def test_the_constructor_knows_its_layout() -> None:
+    with pytest.raises(ValueError, match="QuantizedMatrix: got format 'int4', expected one of bf16"):
+        QuantizedMatrix("int4", 2, 32, np.zeros((2, 16), np.int8))
+    w = QuantizedMatrix("q8_0", 4, 64, np.zeros((2, 68), np.int8))
+    with pytest.raises(ValueError, match=r"\(q8_0 of 4 x 64\) has shape \(2, 68\), expected \(4, 68\)"):
+        w.dequantize()
 
 
 # ---- The C++ twin
@@ -289,9 +304,11 @@ def bad_parts() -> list[tuple[str, type[Exception], str, Callable[[], Any]]]:
     return [
         ("turned scales", ValueError, r"\(4, 2\), expected \(2, 4\); scale_order='kn' turns them",
          call("fp8_128x128", data, np.ones((4, 2), np.float32))),
+        ("codes that are not packed", ValueError, r"shape \(2, 1\), expected \(2, 2\), as k is 64; pass those of this matrix",
+         call("int4_32", np.zeros((2, 32), np.int8), fp16)),
         ("flat scales", ValueError, r"\(8,\), expected \(2, 4\)", call("fp8_128x128", data, np.ones(8, np.float32))),
         ("bytes for fp32", TypeError, "viewed as float8_e8m0fnu", call("fp8_128x128", data, np.full((2, 4), 127, np.uint8))),
-        ("e4m3 for ue8m0", TypeError, "scales are float8_e4m3fn", call("mxfp4", half, np.ones((2, 1), E4M3))),
+        ("e4m3 for ue8m0", TypeError, "scales are float8_e4m3fn.*powers of two are cast to float8_e8m0fnu", call("mxfp4", half, np.ones((2, 1), E4M3))),
         ("ue8m0 for e4m3", TypeError, "scales are float8_e8m0fnu", call("nvfp4", half, np.ones((2, 2), E8M0))),
         ("e5m2", TypeError, "data are float8_e5m2", call("fp8_row", np.zeros((2, 32), E5M2), ones[:2])),
         ("e4m3 for int8", TypeError, "data are float8_e4m3fn", call("int8_row", np.zeros((2, 32), E4M3), ones[:2])),
@@ -304,6 +321,19 @@ def bad_parts() -> list[tuple[str, type[Exception], str, Callable[[], Any]]]:
         ("shape of zeros", ValueError, "zero points have shape", call("int4_zero_32", half, fp16, zeros[:1])),
         ("large scales", ValueError, "a scale is 1e.09, expected at most 65504", call("int4_32", half, ones[:2] * 1e9)),
         ("global of none", ValueError, "global_scale is 2.0, expected 1", call("mxfp4", half, scale, global_scale=2.0)),
+        ("negative global", ValueError, "global_scale is -1.0, expected a positive number",
+         call("nvfp4", half, np.ones((2, 2), E4M3), global_scale=-1.0)),
+        ("global of 0", ValueError, "global_scale is 0.0, expected", call("nvfp4", half, np.ones((2, 2), E4M3), global_scale=0)),
+        ("NaN global", ValueError, "global_scale is nan, expected",
+         call("nvfp4", half, np.ones((2, 2), E4M3), global_scale=np.nan)),
+        ("NaN of ue8m0", ValueError, r"a scale is the byte 255 \(NaN\), expected 0 to 254",
+         call("mxfp4", half, np.array([[127], [255]], np.uint8))),
+        ("NaN of e8m0", ValueError, "a scale is the byte 255", call("mxfp4", half, np.full((2, 1), np.nan, E8M0))),
+        ("NaN of e4m3", ValueError, r"a scale is the byte 127 \(NaN\), expected 0 to 126",
+         call("nvfp4", half, np.full((2, 2), 127, np.int8))),
+        ("sign of e4m3", ValueError, r"a scale is the byte 184 \(a negative number\)", call("nvfp4", half, -np.ones((2, 2), E4M3))),
+        ("sign of ue4m3", ValueError, r"a scale is the byte 129 \(a negative number\), expected 0 to 127",
+         call("nvfp4_32", half, np.full((2, 1), 129, np.uint8))),
         ("several globals", ValueError, r"global_scale has shape \(2,\)",
          call("nvfp4", half, np.ones((2, 2), E4M3), global_scale=np.ones(2))),
         ("k below 1", ValueError, "k is -1", call("fp8_row", data, ones, k=-1)),

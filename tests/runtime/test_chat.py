@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from runtime.checkpoints import QWEN, qwen_tensors, write_checkpoint
 from runtime.decode import WITHOUT_RACES as DEVICE
 
-from deep_gemm import Engine
+from deep_gemm import _C, Engine
 from deep_gemm.cli import main
 from deep_gemm.models import TextStream, Tokenizer, model_path
 from deep_gemm.models.chat import TEMPLATES, Message, encode_chat
@@ -197,3 +197,35 @@ def test_qwen_has_no_speculation(tokenizer: Tokenizer, tmp_path: Path) -> None:
     assert result.exit_code == 0 and "accepted" not in result.stderr
     result = CliRunner().invoke(main, ["inspect", str(folder), "--device", DEVICE])
     assert result.exit_code == 0 and "Qwen3-MoE: weights take" in result.stdout, result.output
+
+
+def test_a_dash_is_standard_input(tokenizer: Tokenizer) -> None:
+    options = ["generate", *ARGUMENTS, "--spec", "1"]
+    dash, none = (CliRunner().invoke(main, [*options, *name], input="The quick") for name in (["-"], []))
+    assert dash.exit_code == 0 and dash.stdout == none.stdout
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--temperature=-1",
+        "--top-k=-1",
+        "--top-p=0",
+        "--top-p=1.5",
+        "--min-p=2",
+        "--seed=18446744073709551616",
+    ],
+)
+def test_sampling_is_checked_before_a_model_is_read(option: str) -> None:
+    result = CliRunner().invoke(main, ["generate", "a", "--model", "no/such/folder", option])
+    assert result.exit_code == 2 and f"Invalid value for '{option.partition('=')[0]}'" in result.stderr
+
+
+def test_a_model_on_the_emulated_gpu_by_default_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DG_DEVICE", raising=False)
+    result = CliRunner().invoke(main, ["generate", "a", "--model", str(tmp_path)])
+    assert result.exit_code == 1 and ("no GPU was found" in result.stderr) == _C.Device("").emulated
+    result = CliRunner().invoke(main, ["generate", "a", "--model", str(tmp_path), "--device", DEVICE])
+    assert result.exit_code == 1 and "no GPU was found" not in result.stderr

@@ -169,6 +169,17 @@ def test_refuses_damaged_gguf(tmp_path: Path, content: bytes, message: str) -> N
     assert message in str(raised.value)
 
 
+def test_names_that_are_no_utf8(tmp_path: Path) -> None:
+    """What is refused is said, not that its name cannot be; and such tensors are listed."""
+    path = tmp_path / "x.gguf"
+    good = gguf([("name", [8], 0, 0)], bytes(32))
+    path.write_bytes(good.replace(b"name", b"n\xffme"))
+    assert [t["name"] for t in _C.Checkpoint(str(path)).tensors()] == ["n\\xffme"]
+    path.write_bytes(gguf([("name", [256], 12, 0)], bytes(144)).replace(b"name", b"n\xffme"))
+    with pytest.raises(_C.Error, match=r"tensor 'n\\xffme': stored as Q4_K"):
+        _C.Checkpoint(str(path))
+
+
 def changed(tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> Any:
     """The problems of the tiny model with another configuration."""
     shutil.copy(TINY / "model.safetensors", tmp_path)

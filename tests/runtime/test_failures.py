@@ -140,12 +140,16 @@ def test_nan_in_a_batch_stops_one_slot(device: _C.Device, tmp_path: Path) -> Non
             r"got tokens of type str, .*Engine.encode\(\) makes one of a text",
         ),
         (lambda s: s.sync(None), TypeError, "got tokens of type NoneType, expected a sequence of token ids"),
+        (lambda s: s.sync(b"text"), TypeError, "got tokens of type bytes, expected a sequence of token ids"),
+        (lambda s: s.sync(np.array([[5, 9]])), TypeError, "sync: token 0 is array.* of type ndarray"),
         (lambda s: s.sync([1 << 40]), ValueError, "sync: token 0 is 1099511627776, expected an id"),
         (lambda s: s.logits_of(3), TypeError, "logits_of: got tokens of type int"),
         (lambda s: s.force_drafts([None]), TypeError, "force_drafts: token 0 is None of type NoneType"),
         (lambda s: s.step(2.5), TypeError, "step: budget is 2.5 of type float, expected an integer"),
         (lambda s: s.step(-1), ValueError, "step: got budget=-1, expected 0 to"),
         (lambda s: s.step(eos=9999), ValueError, "step: got eos=9999, expected 0 to 255"),
+        (lambda s: s.step(eos=-2), ValueError, "step: got eos=-2, expected 0 to 255, or -1 for none"),
+        (lambda s: s.step(np.array([1, 2])), TypeError, "step: budget is array.* of type ndarray"),
         (lambda s: s.rewind(-1), ValueError, "rewind: got length=-1, expected 0 to"),
         (
             lambda s: s.set_sampling(temperature="hot"),
@@ -171,6 +175,8 @@ def test_nan_in_a_batch_stops_one_slot(device: _C.Device, tmp_path: Path) -> Non
             ValueError,
             "session: got window=0, expected 1 .* to 8, or None",
         ),
+        (lambda s: s.engine.session(window=-1), ValueError, "got window=-1, expected 1 .* to 8, or None"),
+        (lambda s: Engine(progress=3), TypeError, "Engine: progress is 3, expected a function of"),
         (lambda s: list(s.generate(-1)), ValueError, "generate: got max_tokens=-1, expected 0 to"),
         (lambda s: s.engine.batch(1.5), TypeError, "batch: slots is 1.5 of type float"),
         (lambda s: s.engine.batch(1).start(0, [0.5]), TypeError, "start: token 0 is 0.5 of type float"),
@@ -294,6 +300,33 @@ def check_old_or_new(tmp_path: Path, lengths: set[int]) -> None:
     assert len(session.tokens) in lengths
     fresh.sync([2, 3, 4, 5][: len(session.tokens)])
     assert same(session, fresh)
+
+
+def test_a_save_replaces_files_alone(qwen: Session, tmp_path: Path) -> None:
+    """A rename would put a file in the place of a device, or of a link instead of what it points to."""
+    pipe, target, link = tmp_path / "pipe", tmp_path / "target", tmp_path / "link"
+    os.mkfifo(pipe)
+    target.write_bytes(b"old")
+    link.symlink_to(target.name)
+    with pytest.raises(_C.Error, match=r"writing '.*pipe' failed: it is no regular file; check the path"):
+        qwen.save(pipe)
+    assert pipe.is_fifo() and not list(tmp_path.glob("*.tmp"))
+    qwen.save(link)
+    assert link.is_symlink() and len(target.read_bytes()) > 1000
+    (tmp_path / "dangling").symlink_to("new")
+    qwen.save(tmp_path / "dangling")
+    with pytest.raises(_C.Error, match="reading '/dev/null' failed: it is no regular file"):
+        qwen.load("/dev/null")
+    assert qwen.tokens == [5, 9]
+    qwen.load(link)
+
+
+def test_devices_without_clusters(loaded: Engine) -> None:
+    for arch in ("sm_80", "sm_89"):
+        with pytest.raises(
+            ValueError, match=f"engine: got emulated {arch} .*expected a device with clusters"
+        ):
+            Engine("tiny_v4", device=f"emulator:{arch}")
 
 
 def test_a_full_disk_keeps_the_old_file(tmp_path: Path) -> None:

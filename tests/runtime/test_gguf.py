@@ -320,12 +320,17 @@ def test_refuses_a_model_of_no_layers(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"general.architecture": "llama"}, "got 'llama', expected 'deepseek_v4' or 'qwen3_moe'"),
+        (
+            {"general.architecture": "llama"},
+            "(general.architecture of a GGUF file: 'deepseek4' or 'qwen3moe')",
+        ),
         ({"general.architecture": None}, "no config.json beside the checkpoint"),
         (
             {"qwen3moe.block_count": None},
             "m.gguf: no metadata 'qwen3moe.block_count'; expected a qwen3moe model",
         ),
         ({"qwen3moe.block_count": 1}, "extra: blk"),
+        ({"qwen3moe.block_count": 1}, "python -m deep_gemm inspect lists all of it"),
         ({"qwen3moe.block_count": 3}, "missing: model.layers.2.input_layernorm.weight"),
         ({"qwen3moe.embedding_length": "128"}, "hidden_size: got a string"),
         ({"qwen3moe.rope.freq_base": float("nan")}, "rope_theta is missing"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -92,3 +94,24 @@ def test_unknown_models() -> None:
     assert (
         result.exit_code == 1 and "expected a checkpoint's folder or file, or one of tiny_v4" in result.output
     )
+
+
+def test_a_tokenizer_that_is_none(tmp_path: Path) -> None:
+    """The tokenizers package raises a bare Exception; inspect says where there is no file at all."""
+    folder = tmp_path / "model"
+    shutil.copytree(model_path("tiny_v4"), folder)
+    (folder / "tokenizer.json").write_text("{}")
+    result = CliRunner().invoke(main, ["generate", "a", "--model", str(folder), "--device", "emulator"])
+    assert result.exit_code == 1 and "tokenizer.json, which is no tokenizer that" in result.stderr, (
+        result.output
+    )
+    (folder / "tokenizer.json").unlink()
+    result = CliRunner().invoke(main, ["inspect", str(folder), "--device", "emulator"])
+    assert result.exit_code == 0 and "no tokenizer.json beside it" in result.output
+
+
+def test_a_model_without_a_name() -> None:
+    with pytest.raises(ValueError, match="model: got '', expected a checkpoint's folder or file"):
+        model_path("")
+    with pytest.raises(ValueError, match=r"model: path is 'a\\udcff', expected a name in UTF-8; rename it"):
+        model_path(b"a\xff")

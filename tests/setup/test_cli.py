@@ -149,6 +149,13 @@ def test_demo_rejects_sizes_it_cannot_scale() -> None:
     assert result.returncode == 1 and "multiples of 128" in result.stderr
 
 
+def test_a_demo_beyond_memory_is_one_line() -> None:
+    """2^51 numbers of fp32, which no address space has."""
+    result = cli("demo", "--part", "layer", "--experts", "2", "--outputs", str(1 << 40), "--tokens", "1")
+    assert result.returncode == 1 and result.stderr.startswith("Error: "), result.stderr
+    assert "Unable to allocate" in result.stderr and "ask for less" in result.stderr
+
+
 def test_demo_names_what_is_empty(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").touch()
     result = cli("demo", "--part", "layer", str(tmp_path / "empty.txt"))
@@ -191,6 +198,26 @@ def test_bench_model_on_the_emulator_is_for_the_tiny_config() -> None:
     assert result.returncode == 1 and "got config flash on the emulated GPU, expected tiny" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        (
+            "--ops=foo",
+            "got --ops foo, expected one of decode, verify, draft, iterate, prefill, head and a number",
+        ),
+        ("--ops=decode:x", "got --ops decode:x, expected one of"),
+        ("--ops=decode:0", "got --ops decode:0, expected one of"),
+        ("--context=100000000", "got a context of 100000000, expected at most the model's 1048576"),
+        ("--device=nothing", "device: got 'nothing', expected cuda"),
+    ],
+)
+def test_bench_model_refuses_in_one_line(tmp_path: Path, option: str, sentence: str) -> None:
+    result = cli("bench", "model", option, f"--out={tmp_path}")
+    errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert result.returncode == 1 and len(errors) == 1 and sentence in errors[0], result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_a_reader_that_has_gone_ends_it_quietly() -> None:
     """As in `python -m deep_gemm cache list | head`: nobody is left to tell."""
     read, write = os.pipe()
@@ -202,3 +229,22 @@ def test_a_reader_that_has_gone_ends_it_quietly() -> None:
     finally:
         os.close(write)
     assert result.stderr == b""
+
+
+@pytest.mark.parametrize(
+    ("closed", "status", "said"),
+    [
+        ("<&-", 1, "got an empty prompt"),
+        (">&-", 0, "prompt 2 tokens"),
+        ("2>&-", 0, ""),
+        ("<&- >&- 2>&-", 1, ""),
+    ],
+)
+def test_closed_streams_are_empty(closed: str, status: int, said: str) -> None:
+    prompt = "" if "<" in closed else "The"
+    command = f"{sys.executable} -m deep_gemm generate {prompt} --max-tokens 1 --stats {closed}"
+    environment = {**os.environ, "DG_DEVICE": "emulator:sm_90a"}
+    result = subprocess.run(
+        ["sh", "-c", command], env=environment, text=True, capture_output=True, check=False, timeout=240
+    )
+    assert result.returncode == status and said in result.stderr and "Traceback" not in result.stderr, result

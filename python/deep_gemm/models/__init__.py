@@ -7,7 +7,7 @@ from pathlib import Path
 from deep_gemm.models.tokenizer import TextStream, Tokenizer
 from deep_gemm.paths import path_text
 
-__all__ = ["TextStream", "Tokenizer", "model_path"]
+__all__ = ["SHIPPED", "TextStream", "Tokenizer", "model_path"]
 
 SHIPPED = {"tiny_v4": Path(__file__).parent / "tiny_v4"}
 
@@ -18,7 +18,7 @@ def model_path(model: str | Path) -> Path:
     if name in SHIPPED:
         return SHIPPED[name]
     path = Path(name)
-    if not path.exists():
+    if not name or not path.exists():
         raise ValueError(
             f"model: got '{model}', expected a checkpoint's folder or file, or one of {', '.join(SHIPPED)}; "
             "correct the path"

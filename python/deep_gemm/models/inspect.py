@@ -29,7 +29,8 @@ def cache_table(checkpoint: _C.Checkpoint, free: int) -> Table:
 
 def report(path: str | Path, device: _C.Device, console: Console) -> bool:
     """Prints everything; True when nothing is missing, extra or misshapen."""
-    checkpoint = _C.Checkpoint(str(model_path(path)))
+    place = model_path(path)
+    checkpoint = _C.Checkpoint(str(place))
     groups: dict[tuple[str, str], list[tuple[tuple[int, ...], int]]] = defaultdict(list)
     for tensor in checkpoint.tensors():
         name = re.sub(r"\.\d+\.", ".*.", re.sub(r"\.\d+\.", ".*.", tensor["name"]))
@@ -57,10 +58,13 @@ def report(path: str | Path, device: _C.Device, console: Console) -> bool:
     )
     if needed <= free:
         console.print(cache_table(checkpoint, free - needed))
+    if not ((place if place.is_dir() else place.parent) / "tokenizer.json").is_file():
+        console.print("no tokenizer.json beside it: generate, chat and Engine.encode need one")
     problems = checkpoint.problems()
     for problem in problems[:40]:
         console.print(problem, highlight=False, markup=False)
     if len(problems) > 40:
         console.print(f"... and {len(problems) - 40} more")
-    console.print(f"{len(problems)} problems" if problems else "complete: every tensor as config.json asks")
+    named = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+    console.print(named if problems else "complete: every tensor as config.json asks")
     return not problems

@@ -27,7 +27,13 @@ class Tokenizer:
                 "tokenizer: the tokenizers package is missing; pip install tokenizers"
             ) from error
         self._lock = Lock()
-        self._tokenizer: Any = tokenizers.Tokenizer.from_file(str(path))
+        try:
+            self._tokenizer: Any = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the package raises nothing narrower
+            raise ValueError(
+                f"tokenizer: got {path}, which is no tokenizer that the tokenizers package {tokenizers.__version__} "
+                f"reads ({error}); copy it from where the model was released"
+            ) from error
 
     def encode(self, text: str, *, plain: bool = False) -> list[int]:
         """Token ids of `text`, without any that mark its beginning or end; `plain`: no special tokens in it either."""

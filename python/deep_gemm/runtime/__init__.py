@@ -4,7 +4,7 @@
     session = engine.session()
     print(session.complete("The quick test", max_tokens=32))
 
-Speculation changes how fast tokens come, never which.
+Speculation changes how fast tokens come, never which; above temperature 0, never how likely each is.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from deep_gemm import _C
 from deep_gemm.models import Tokenizer, model_path
 from deep_gemm.paths import path_text
-from deep_gemm.runtime.arguments import count, sampling_of, token_ids
+from deep_gemm.runtime.arguments import count, integer, sampling_of, token_ids
 from deep_gemm.runtime.batch import Batch
 from deep_gemm.runtime.verify import Difference, verify_exact
 
@@ -86,6 +86,10 @@ class Engine:
         cache_tokens: int = 0,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
+        if progress is not None and not callable(progress):
+            raise TypeError(
+                f"Engine: progress is {progress!r}, expected a function of (done_bytes, total_bytes); pass one, or None"
+            )
         self.path = model_path(model)
         self._engine = _C.Engine(
             str(self.path),
@@ -176,10 +180,10 @@ class Engine:
         restore_points  ends of prompts that sync() can go back to without feeding tokens again; fewer where device
                         memory is short
         """
-        rows = None if window is None else count("session", "window", window)
-        if rows == 0:
+        rows = None if window is None else integer("session", "window", window)
+        if rows is not None and rows < 1:
             raise ValueError(
-                "session: got window=0, expected 1 (plain decoding) to 8, or None: as the model has it"
+                f"session: got window={rows}, expected 1 (plain decoding) to 8, or None: as the model has it"
             )
         options = {
             "window": rows or 0,
@@ -245,9 +249,12 @@ class Session:
     def step(self, budget: int = 1 << 30, eos: int = -1) -> Step:
         """Adds the next token and the drafts that agree with it: at most `budget`, and none after `eos`."""
         rows = min(count("step", "budget", budget), self.room or 1)
-        return Step(
-            *self._session.step(rows, -1 if eos == -1 else count("step", "eos", eos, self.engine.vocab - 1))
-        )
+        last = integer("step", "eos", eos)
+        if not -1 <= last < self.engine.vocab:
+            raise ValueError(
+                f"step: got eos={last}, expected 0 to {self.engine.vocab - 1}, or -1 for none; correct it"
+            )
+        return Step(*self._session.step(rows, last))
 
     def set_sampling(
         self,
