@@ -2,8 +2,6 @@
 
 #include "op/moe_parts.h"
 
-#include <algorithm>
-
 namespace deep_gemm::op {
 
 namespace {
@@ -52,11 +50,6 @@ Matrix matrix_of(const Fp4WeightViews& w) {
             .memory = {reads(w.blobs), reads(w.row_scales)}};
 }
 
-// As many as there is room for at once: each has its blocks in turn.
-u32 ctas_of(const Device& device, u64 blocks, u32 of_sm) {
-    return static_cast<u32>(std::min(blocks, u64{device.properties().num_sms} * of_sm));
-}
-
 struct Matrices {
     Matrix w13, w2;
 };
@@ -97,7 +90,6 @@ Prepared<MoeFewUpSpec, MoeFewUpParams> prepare_few_up(const MoeFewArguments& a) 
                                 .mid = a.mid.data,
                                 .x_stride = stride_of(a.x, 0),
                                 .x_scale_stride = a.x_scale.present() ? stride_of(a.x_scale, 0) : 0,
-                                .pairs = as_u32(tokens * top_k),
                                 .top_k = as_u32(top_k),
                                 .first_expert = a.first_expert,
                                 .experts = w13.experts,
@@ -107,7 +99,7 @@ Prepared<MoeFewUpSpec, MoeFewUpParams> prepare_few_up(const MoeFewArguments& a) 
     auto memory = w13.memory;
     for (const TensorView& t : {a.x, a.x_scale, a.topk_ids, a.topk_weights}) memory.push_back(reads(t));
     memory.push_back(writes(a.mid));
-    return {spec, params, ctas_of(*a.out.device, blocks, ctas_per_sm_of(spec)), std::move(memory)};
+    return {spec, params, grid_of("moe_few", blocks), std::move(memory)};
 }
 
 void moe_few_up(const MoeFewArguments& a) {
@@ -134,7 +126,6 @@ void moe_few_down(const MoeFewArguments& a) {
                                   .d = a.out.data,
                                   .shared_stride = a.shared.present() ? stride_of(a.shared, 0) : 0,
                                   .d_stride = stride_of(a.out, 0),
-                                  .tokens = as_u32(tokens),
                                   .first_expert = a.first_expert,
                                   .experts = w2.experts,
                                   .n = w2.n};
@@ -144,8 +135,7 @@ void moe_few_down(const MoeFewArguments& a) {
     for (const TensorView& t : {a.topk_ids, a.topk_weights}) memory.push_back(reads_constant(t));
     for (const TensorView& t : {a.mid, a.shared}) memory.push_back(reads(t));
     memory.push_back(writes(a.out));
-    launch(*a.out.device, kDown, spec,
-           {ctas_of(*a.out.device, blocks, ctas_per_sm_of(spec)), kFewDownThreads}, a.stream, params,
+    launch(*a.out.device, kDown, spec, {grid_of("moe_few", blocks), kFewDownThreads}, a.stream, params,
            std::span<const driver::MemoryRange>(memory));
 }
 

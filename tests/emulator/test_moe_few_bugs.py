@@ -26,7 +26,6 @@ BF16 = ml_dtypes.bfloat16
 FP8 = ml_dtypes.float8_e4m3fn
 TOKENS, TOP_K, EXPERTS, FIRST = 2, 3, 3, 1
 IDS = np.array([[3, 1, 2], [2, 7, 1]], np.int32)  # 7: not one of this device's
-CTAS = 13  # of few_up: 3 or 4 blocks each, of one pair or two
 CHUNKS = 9  # two atoms, and the last chunk alone in a round
 
 
@@ -75,9 +74,9 @@ def up() -> tuple[Launch, str]:
             h = reference.bf16(wide[e] @ x[pair // TOP_K].astype(np.float64))
             expected[pair] = reference.swiglu(h[:n], h[n:], limit) * np.float64(routing[pair])
     arrays = {"x": x, "w": codes, "scales": scales, "ids": IDS, "routing": routing, "mid": mid}
-    fields = ("x", 0, "w", "ids", "routing", "mid", k, 0, IDS.size, TOP_K, FIRST, EXPERTS, n, limit)
-    launch = Launch("deep_gemm::sm90_moe_few_up<kSpec>", (CTAS,), 256, 2048 + 256 + CHUNKS * (4 + 2 * (8 + 128)), arrays,
-                    packer("9Q3Q2Q5If", fields, 2 * n, k), {"mid": expected}, 2.0**-8)  # fmt: skip
+    fields = ("x", 0, "w", "ids", "routing", "mid", k, 0, TOP_K, FIRST, EXPERTS, n, limit)
+    launch = Launch("deep_gemm::sm90_moe_few_up<kSpec>", (IDS.size * n // 16,), 256, 2048 + CHUNKS * (12 + 128), arrays,
+                    packer("9Q3Q2Q4If", fields, 2 * n, k), {"mid": expected}, 2.0**-8)  # fmt: skip
     return launch, source(
         "sm90_moe_few", f"MoeFewUpSpec kSpec{{.chunks = {CHUNKS}, .limited = true, .weighted = true}}"
     )
@@ -114,10 +113,10 @@ def up_fp4() -> tuple[Launch, str]:
 
     def pack(_: Any, at: dict[str, int]) -> bytes:
         weights = (at["w"], at["scales"], 2 * n // 64 * block, block, 2 * n, 0, 0)
-        return struct.pack("<9Q3Q2Q5If", at["x"], at["x_scales"], *weights, at["ids"], 0, at["mid"], k, chunks,
-                           IDS.size, TOP_K, FIRST, EXPERTS, n, 0.0)  # fmt: skip
+        return struct.pack("<9Q3Q2Q4IfI", at["x"], at["x_scales"], *weights, at["ids"], 0, at["mid"], k, chunks,
+                           TOP_K, FIRST, EXPERTS, n, 0.0, 0)  # fmt: skip
 
-    launch = Launch("deep_gemm::sm90_moe_few_up<kSpec>", (CTAS,), 256, 2048 + 16 * 8 + 512 + chunks * (4 + 2 * 128),
+    launch = Launch("deep_gemm::sm90_moe_few_up<kSpec>", (IDS.size * n // 16,), 256, 2048 + 16 * 8 + chunks * (4 + 128),
                     arrays, pack, {"mid": expected}, 2.0**-7)  # fmt: skip
     return launch, source(
         "sm90_moe_few",
@@ -143,10 +142,10 @@ def down() -> tuple[Launch, str]:
             mid[t, slot] = np.nan
     arrays = {"mid": mid, "w": codes, "scales": scales, "ids": IDS, "routing": routing, "shared": shared,
               "d": np.full((TOKENS, n), -77, np.float32)}  # fmt: skip
-    fields = ("mid", "w", "ids", "routing", "shared", "d", n, n, TOKENS, FIRST, EXPERTS, n)
+    fields = ("mid", "w", "ids", "routing", "shared", "d", n, n, FIRST, EXPERTS, n)
     smem = 4096 + chunks * (8 + 64) + TOP_K * 64
-    launch = Launch("deep_gemm::sm90_moe_few_down<kSpec>", (3,), 256, smem, arrays,
-                    packer("8Q4Q2Q4I", fields, n, k), {"d": expected}, 1e-5)  # fmt: skip
+    launch = Launch("deep_gemm::sm90_moe_few_down<kSpec>", (TOKENS * n // 16,), 256, smem, arrays,
+                    packer("8Q4Q2Q3I", fields, n, k), {"d": expected}, 1e-5)  # fmt: skip
     combine = f".d = Format::fp32, .top_k = {TOP_K}, .combine_weighted = true, .shared = true"
     return launch, source(
         "sm90_moe_few", f"MoeFewDownSpec kSpec{{.chunks = {CHUNKS}, .combine = {{{combine}}}}}"
@@ -161,7 +160,7 @@ def project_up() -> tuple[Launch, str]:
     tokens, out, inner = 5, 20, 256
     y, w = real(rng, (tokens, inner), "bf16"), real(rng, (out, inner), "bf16", inner**-0.5)
     few = ["x", None, ["w", "scales", (2 * n * k,), (k,), (2 * n // 128 * (k // 128),), (k // 128,), (1,)], "ids",
-           "routing", "mid", (k,), (0,), IDS.size, TOP_K, FIRST, EXPERTS, n, 3.0]  # fmt: skip
+           "routing", "mid", (k,), (0,), TOP_K, FIRST, EXPERTS, n, 3.0]  # fmt: skip
     project = [
         "y",
         None,
@@ -176,7 +175,7 @@ def project_up() -> tuple[Launch, str]:
     ]
     arrays = {**beside.arrays, "y": y, "v": w, "z": np.full((tokens, out), np.nan, np.float32)}
     expected = {**beside.expected, "z": y.astype(np.float64) @ w.astype(np.float64).T}
-    launch = Launch("deep_gemm::project_few_up<kSpec>", (2 + CTAS,), 256, 5376, arrays,
+    launch = Launch("deep_gemm::project_few_up<kSpec>", (2 + IDS.size * n // 16,), 256, 4096, arrays,
                     pack(project, few, 2), expected, 2.0**-8)  # fmt: skip
     fields = f".few = {{.chunks = {CHUNKS}, .limited = true, .weighted = true}}"
     return launch, source("moe_joined", f"ProjectFewUpSpec kSpec{{{fields}}}")
@@ -192,35 +191,29 @@ BUGS: list[tuple[str, Bug]] = [
     ("up", Bug("gate rows twice", "row + p.n * p.w.stride_row", "row", 8)),
     ("up", Bug("first atom for all", "group_chunk < Chunks ? group_chunk / kFewColumns : 0", "0", 8)),
     ("up", Bug("scale of the first rows", "row / kFewChunk * w.scale_stride_row", "0 * w.scale_stride_row", 8)),
-    ("up", Bug("results read before they are there", "ptx::sync_threads();\n        if (thread < ptx::kWarpThreads &&", "if (thread < ptx::kWarpThreads &&")),
-    ("up", Bug("an expert that is not here", "thread < ptx::kWarpThreads && present", "thread < ptx::kWarpThreads", 8)),
+    ("up", Bug("results read before they are there", "ptx::sync_threads();\n    if (thread >= kFewUpChannels", "if (thread >= kFewUpChannels")),
+    ("up", Bug("an expert that is not here", "if (expert >= p.experts) return;", "", 8)),
     ("up", Bug("no lower limit", "ptx::max_nan_f32(up, -p.limit)", "up", 8)),
     ("up", Bug("results before wgmma is done", "ptx::wgmma_wait<0>();", "")),
     ("up fp4", Bug("words in plain order", "ptx::st_shared_b32(to + (activation_chunk(word) ^ row) * 16 + activation_word(word) * 4, low);",
                    "ptx::st_shared_b32(to + ((column / 16) ^ row) * 16 + column % 16, low);", 8)),
-    ("up fp4", Bug("table not there yet", "write_token<S>(p, begin / of_pair / p.top_k, smem);\n    ptx::sync_threads();", "write_token<S>(p, begin / of_pair / p.top_k, smem);")),
-    ("up fp4", Bug("sums of the block before are still read", "const u32 half = left % 2;", "const u32 half = 0;")),
-    ("up", Bug("scales of the block before are still read", "const u32 half = left % 2;", "const u32 half = 0;")),
-    ("up", Bug("codes of the token before are still multiplied", "            ptx::sync_threads();  // the codes and their scales may still be read\n", "")),
-    ("up", Bug("codes of the next token read before they are there", "            write_token<S>(p, token, smem);\n            ptx::sync_threads();", "            write_token<S>(p, token, smem);")),
-    ("up", Bug("weights of the same block again", "load_up<S>(p, next_expert, next_channel(), group", "load_up<S>(p, expert, channel, group", 8)),
-    ("down", Bug("weights of the same rows again", "load(first + kFewRows, goes_on", "load(first, goes_on", 8)),
-    ("down", Bug("experts of the token before", "const bool other = block / of_token != token;", "const bool other = block == begin;", 8)),
+    ("up fp4", Bug("table not there yet", "ptx::sync_threads();\n    };\n    multiply_units<S.w, S.chunks, kWarps>",
+                   "};\n    multiply_units<S.w, S.chunks, kWarps>")),
     ("up fp4", Bug("even rows' exponents for odd ones", "(offsets >> kBits) * 8", "(offsets & 15) * 8", 8)),
     ("up fp4", Bug("first quarter of the block", "return row % kFp4BlockRows / kFewRows;", "return 0;", 8)),
-    ("up fp4", Bug("up rows' scale is the gate rows'", "thread : p.n + thread - kFewUpChannels", "thread : thread - kFewUpChannels", 8)),
-    ("up fp4", Bug("token of the first pair", "token * p.top_k == out / p.n", "token != token", 8)),
+    ("up fp4", Bug("up rows' scale is the gate rows'", "i * p.n + channel + thread", "channel + thread", 8)),
+    ("up fp4", Bug("token of the first pair", "const u32 token = pair / p.top_k;", "const u32 token = 0;", 8)),
     ("down", Bug("an expert that is not here", "if ((present >> slot & 1) == 0) continue;", "", 8)),
     ("down", Bug("scales of the first expert", "block_scale(p.w, e, first,", "block_scale(p.w, 0, first,", 8)),
-    ("down", Bug("sums read before they are there", "ptx::sync_threads();\n        if (my_slot < kTopK", "if (my_slot < kTopK")),
-    ("down", Bug("parts read before they are there", "ptx::sync_threads();\n        if (thread >= kFewRows) continue;",
-                 "if (thread >= kFewRows) continue;")),
+    ("down", Bug("sums read before they are there", "ptx::sync_threads();\n    if (my_slot < kTopK", "if (my_slot < kTopK")),
+    ("down", Bug("parts read before they are there", "ptx::sync_threads();\n    if (thread >= kFewRows) return;",
+                 "if (thread >= kFewRows) return;")),
     ("down", Bug("weight of the first", "p.weights + token * kTopK + my_slot", "p.weights + token * kTopK", 8)),
     ("down", Bug("rows of the first block", "(first + lane / 4) * p.w.stride_row", "(lane / 4) * p.w.stride_row", 8)),
-    ("project and up", Bug("products from the wrong block on", "(p.few, block - p.project_blocks,", "(p.few, block,", 8)),
+    ("project and up", Bug("products from the wrong block on", "(p.few, block - p.project_blocks)", "(p.few, block)", 8)),
     ("project and up", Bug("a block of the projection less", "if (block >= p.project_blocks)", "if (block + 1 >= p.project_blocks)", 8)),
     ("project and up", Bug("a block of the projection more", "if (block >= p.project_blocks)", "if (block > p.project_blocks)", 8)),
-    ("project and up", Bug("results read before they are there", "ptx::sync_threads();\n        if (thread < ptx::kWarpThreads &&", "if (thread < ptx::kWarpThreads &&")),
+    ("project and up", Bug("results read before they are there", "ptx::sync_threads();\n    if (thread >= kFewUpChannels", "if (thread >= kFewUpChannels")),
     ("down", Bug("chunks of a later round dropped", "if (chunk < Chunks) store_column", "if (i == 0 && turn == 0) store_column", 8)),
 ]  # fmt: skip
 

@@ -214,9 +214,9 @@ def test_clusters_of_few_tokens_change_nothing(device: Any, heads: int, kind: st
 
 def test_raw_queries_of_others(device: Any) -> None:
     c, _, _ = mma_case(5, "window")
-    out = poisoned((9, 5, 512), "bf16")
+    out = {"out": poisoned((9, 5, 512), "bf16")}
     with pytest.raises(ValueError, match="got raw queries, expected few bf16 queries over FP8 rows"):
-        ops.latent_attention(**rows_of(c, np.arange(9) % 5), out=out, raw_queries=True, device=device)
+        run(device, "latent_attention", out, **rows_of(c, np.arange(9) % 5), raw_queries=True)
 
 
 @pytest.mark.parametrize(("heads", "split"), [(16, True), (16, False), (40, False)])

@@ -11,7 +11,7 @@ namespace deep_gemm::moe_few_detail {
 
 constexpr u32 kWarps = 4;        // of a warpgroup: chunks of a round
 constexpr u32 kChunkLanes = 16;  // of a chunk that becomes E4M3
-constexpr u32 kInFlight = 3;     // units of a warp on their way at once
+constexpr u32 kInFlight = 4;     // units of a warp on their way at once
 
 /// The expert of a pair; at or above `experts`: none of this device's.
 DG_DEVICE u32 expert_of(const i32* topk_ids, u32 pair, u32 first_expert) {
@@ -80,39 +80,32 @@ DG_DEVICE void store_column(ptx::SharedAddress to, u32 column, const float (&sum
     ptx::st_shared_f32(to + unit_row<W>(1) * 4, column % 2 ? sums[3] : sums[2]);
 }
 
-/// Turns in which a warp has the units of `Chunks` chunks, every `Step`-th, and how many are on their way at once.
-template <u32 Chunks, u32 Step>
-struct Turns {
-    static constexpr u32 kRounds = ceil_div(Chunks, Step), kCount = ceil_div(kRounds, kInFlight);
-    static constexpr u32 kDepth = ceil_div(kRounds, kCount);
-};
-template <MoeFewWeightSpec W, u32 Chunks, u32 Step>
-using Units = Unit<W>[Turns<Chunks, Step>::kDepth];
-
-/// Units of a warp: of chunk `first`, and every `Step` further on, of which `units` are the first ones.
-/// load(chunk, unit) brings one, zeros for chunks beyond the last, and follow(chunk, unit) one that the next
-/// call begins with. What comes out, 16 floats for each chunk, lies at sums(chunk) after a barrier.
-template <MoeFewWeightSpec W, u32 Chunks, u32 Step, typename Load, typename Follow, typename Sums>
-DG_DEVICE void multiply_units(Units<W, Chunks, Step>& units, u32 first, ptx::SharedAddress codes,
-                              ptx::SharedAddress table, Load&& load, Follow&& follow, Sums&& sums_of) {
-    using T = Turns<Chunks, Step>;
+/// Units of a warp: of chunk `first`, and every `Step` further on. load(chunk, unit) brings one, zeros for
+/// chunks beyond the last. The activation's codes are there after ready(). What comes out, 16 floats for each
+/// chunk, lies at sums(chunk) after a barrier.
+template <MoeFewWeightSpec W, u32 Chunks, u32 Step, typename Load, typename Ready, typename Sums>
+DG_DEVICE void multiply_units(u32 first, ptx::SharedAddress codes, ptx::SharedAddress table, Load&& load,
+                              Ready&& ready, Sums&& sums_of) {
+    constexpr u32 kRounds = ceil_div(Chunks, Step), kTurns = ceil_div(kRounds, kInFlight);
+    constexpr u32 kDepth = ceil_div(kRounds, kTurns);
+    Unit<W> units[kDepth];
+#pragma unroll
+    for (u32 i = 0; i < kDepth; ++i) load(first + i * Step, units[i]);
+    ready();
     const u32 of_group = first - first % kWarps;
     // A turn at a time: unrolled further, the addresses of all rounds would be in registers.
 #pragma unroll 1
-    for (u32 turn = 0; turn < T::kCount; ++turn) {
+    for (u32 turn = 0; turn < kTurns; ++turn) {
 #pragma unroll
-        for (u32 i = 0; i < T::kDepth; ++i) {
-            const u32 before = (turn * T::kDepth + i) * Step, chunk = first + before;
+        for (u32 i = 0; i < kDepth; ++i) {
+            const u32 before = (turn * kDepth + i) * Step, chunk = first + before;
             u32 a[16];
             float sums[4] = {0, 0, 0, 0};
             if constexpr (W.fp4)
                 units[i].to_fragments(table, a);
             else
                 units[i].to_fragments(a);
-            if (turn + 1 < T::kCount)
-                load(chunk + T::kDepth * Step, units[i]);
-            else
-                follow(first + i * Step, units[i]);
+            if (turn + 1 < kTurns) load(chunk + kDepth * Step, units[i]);
             ptx::wgmma_keep(a);
             ptx::wgmma_keep(sums);
             // The warpgroup's chunks lie in one half of an atom; those beyond the last one meet zeros.
@@ -131,7 +124,7 @@ template <bool Fp4>
 DG_DEVICE float sum_chunks(ptx::SharedAddress sums, ptx::SharedAddress x_scales, ptx::SharedAddress w_scales,
                            u32 count) {
     float sum = 0;
-#pragma unroll 4
+#pragma unroll 8
     for (u32 c = 0; c < count; ++c) {
         float scale = ptx::ld_shared_f32(x_scales + c * 4);
         if constexpr (!Fp4) scale = ptx::mul_rn_f32(scale, ptx::ld_shared_f32(w_scales + c * 4));

@@ -38,8 +38,7 @@ DG_KERNEL(kFewUpThreads, ctas_per_sm_of(S))
 project_few_up(DG_GRID_CONSTANT const ProjectFewUpParams p) {
     const u32 block = ptx::block_index();
     if (block >= p.project_blocks)
-        return moe_few_detail::few_up_blocks<S.few>(p.few, block - p.project_blocks,
-                                                    ptx::grid_size() - p.project_blocks);
+        return moe_few_detail::few_up_block<S.few>(p.few, block - p.project_blocks);
     ptx::grid_dependency_launch();
     project_detail::run_block<S.project>(p.project, block);
 }

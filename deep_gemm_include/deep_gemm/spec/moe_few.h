@@ -52,10 +52,6 @@ constexpr u32 few_codes_bytes(u32 chunks) {
 constexpr u32 few_table_bytes(const MoeFewWeightSpec& w) {
     return w.fp4 ? (fp4_exponents_of(w.form) + 1) * 8 : 0;
 }
-// First block of CTA `cta` of `ctas`, which have `blocks` in equal shares.
-constexpr u32 few_share(u32 blocks, u32 cta, u32 ctas) {
-    return blocks / ctas * cta + blocks % ctas * cta / ctas;
-}
 constexpr const char* why_illegal(const MoeFewWeightSpec& w) {
     return w.fp4 && is_nvfp4(w.form) ? "FP4 weights are MXFP4" : nullptr;
 }
@@ -93,34 +89,25 @@ struct MoeFewUpParams {
     const float* weights;   // [T * top_k]
     void* mid;              // bf16 [T * top_k, n]
     u64 x_stride, x_scale_stride;
-    u32 pairs, top_k, first_expert, experts, n;  // pairs: T * top_k
+    u32 top_k, first_expert, experts, n;
     float limit;
 };
 
 struct MoeFewUpSmem {
     u32 codes;     // E4M3 of x: 8 chunks an atom of 128-byte swizzle
     u32 x_scales;  // fp32 of each chunk
-    u32 w_scales;  // fp32 [2]: E4M3 weights: of each chunk, of gate and of up; MXFP4: of 16 gate and 16 up rows
-    u32 weights;  // fp32 [2][32]: the pair's routing weight
-    u32 table;    // MXFP4
-    u32 sums;     // fp32 [2][warpgroups][chunks][16 rows]
+    u32 w_scales;  // E4M3 weights: fp32 of each chunk, of gate and of up
+    u32 table;     // MXFP4
+    u32 sums;      // fp32 [warpgroups][chunks][16 rows]
     u32 bytes;
 };
-// Of a block; the one before may still be read.
-constexpr u32 few_up_scales_bytes(const MoeFewUpSpec& s) {
-    return s.w.fp4 ? 2 * kFewUpChannels * 4 : s.chunks * 8;
-}
-constexpr u32 few_up_sums_bytes(const MoeFewUpSpec& s) {
-    return kFewUpThreads / 128 * s.chunks * kFewRows * 4;
-}
 constexpr MoeFewUpSmem plan_smem(const MoeFewUpSpec& s) {
     MoeFewUpSmem p{};
     p.table = few_codes_bytes(s.chunks);
     p.x_scales = p.table + few_table_bytes(s.w);
     p.w_scales = p.x_scales + s.chunks * 4;
-    p.weights = p.w_scales + 2 * few_up_scales_bytes(s);
-    p.sums = p.weights + 2 * 32 * 4;
-    p.bytes = p.sums + 2 * few_up_sums_bytes(s);
+    p.sums = p.w_scales + (s.w.fp4 ? 0 : s.chunks * 8);
+    p.bytes = p.sums + kFewUpThreads / 128 * s.chunks * kFewRows * 4;
     return p;
 }
 constexpr const char* why_illegal(const MoeFewUpSpec& s) {
@@ -166,7 +153,7 @@ struct MoeFewDownParams {
     const void* shared;    // bf16 [T, n] at shared_stride
     void* d;               // [T, n] at d_stride
     u64 shared_stride, d_stride;
-    u32 tokens, first_expert, experts, n;
+    u32 first_expert, experts, n;
 };
 
 constexpr u32 chunks_of(const MoeFewDownSpec& s) {
