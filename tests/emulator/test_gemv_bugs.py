@@ -347,7 +347,7 @@ BUGS = {
         Bug("a visit is read before it has landed", "        ptx::mbarrier_wait(this->full(stage), this->cursor.phase);\n", "", 1),
         Bug("a stage is filled while it is read", "        ptx::mbarrier_wait(this->empty(stage), this->cursor.phase ^ 1);\n", "", 1),
         Bug("a stage is given back before it is read", "if (holds && ptx::lane_index() == 0) ptx::mbarrier_arrive(this->empty(held));", "if (ptx::lane_index() == 0) ptx::mbarrier_arrive(this->empty(stage));", 1),
-        Bug("bytes beyond the row are copied", "left < Ring::kCopyBytes ? left : Ring::kCopyBytes", "Ring::kCopyBytes", 8),
+        Bug("bytes beyond the row are copied", "left < Layout::kRowBytes ? left : Layout::kRowBytes", "Layout::kRowBytes", 8),
         Bug("the last tile is not brought", "bool more() const { return tile < tiles; }", "bool more() const { return tile + 1 < tiles; }", 8),
         Bug("rows past the end are copied", "u32 row = of_tiles % kMmaTileRows;\n            const GemvMatrix& w = row_of_block<S>(p, find_block<S>(p, tile), of_tiles / kMmaTileRows, row);", "const u32 row = tile * 16 + of_tiles;\n            const GemvMatrix& w = p.w[0];", 8),
         Bug("one writer's rows alone are waited for", "mbarrier_init(this->full(stage), kQ8Writers)", "mbarrier_init(this->full(stage), 1)", 1),

@@ -9,7 +9,8 @@
 //
 // Order of the sum of one row (a function of W's layout and K): warp w adds visits w, w + 8, ... in turn,
 // each in the order of mma.sync, scaled by fma after every promote_k elements (E2M1 whose scales are part of
-// it: every other 32 elements apart, added behind the visit); then warps 0 to 7 are added in turn. Launched by op/linear.cpp.
+// it: every other 32 elements apart, added behind the visit); then warps 0 to 7 are added in turn. Launched by
+// op/linear.cpp.
 #pragma once
 
 #include <deep_gemm/kernel/gemv_ring.h>

@@ -150,7 +150,7 @@ DG_DEVICE void find_rows(Row (&rows)[S.row_tiles][kLaneRows], const GemvParams& 
         const u8* data = w.data + row * w.row_stride;
         const u64 visit = reinterpret_cast<u64>(data) + group_warp() * Layout::kVisitBytes;
         const u32 stage_row = i / kLaneRows * kMmaTileRows + of_tile,
-                  pitch = S.bulk ? kernel::Q8BulkRing<S>::kPitch : Layout::kPitch;
+                  pitch = S.bulk ? kQ8BulkPitch : Layout::kPitch;
         const u32 before = S.bulk ? group_warp() * Layout::kVisitBytes : static_cast<u32>(visit % 16);
         rows[i / kLaneRows][i % kLaneRows] = {
             data, static_cast<const u8*>(w.scales) + row * scale_columns_of(S.w, p.k) * 2,
@@ -173,7 +173,7 @@ DG_DEVICE void bring(const GemvParams& p, u32 index) {
     Tokens<S> tokens;
     tokens.start(p, first_token, count_tokens(p, first_token), [&] {
 #pragma unroll 1
-        for (u32 i = 0; i < writer.kStages && writer.more(); ++i) writer.copy(p);
+        for (u32 i = 0; i < S.stages && writer.more(); ++i) writer.copy(p);
     });
     while (writer.more()) writer.copy(p);
 }
@@ -184,8 +184,7 @@ DG_DEVICE void multiply_tile(Sums<S> (&sums)[kQ8VisitBlocks], kernel::Q8BulkRead
                              const GemvParams& p, const Row (&rows)[S.row_tiles][kLaneRows],
                              const Tokens<S>& tokens) {
     const u32 num_blocks = ceil_div(p.k, kQ8Block);
-    u32 visit = 0;
-    const auto next = [&] { return ring.next(visit++); };
+    const auto next = [&] { return ring.next(); };
     for (u32 first = 0; first < num_blocks; first += kQ8BulkBlocks) {
         const u32 index = first + group_warp() * kQ8VisitBlocks;
         if (index + kQ8VisitBlocks <= num_blocks)

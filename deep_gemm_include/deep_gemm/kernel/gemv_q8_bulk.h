@@ -7,23 +7,16 @@
 #include <deep_gemm/kernel/gemv_q8_ring.h>
 #include <deep_gemm/pipe/ring.h>
 
-#ifndef DG_Q8_ROUNDS
-#define DG_Q8_ROUNDS 1
-#endif
-
 namespace deep_gemm::kernel {
 
 template <GemvSpec S>
 struct Q8BulkRing {
     using Layout = Q8Layout<S>;
-    static constexpr u32 kRounds = S.stages % 2 == 0 && S.stages > 2 ? DG_Q8_ROUNDS : 1;  // visits of a stage
-    static constexpr u32 kStages = S.stages / kRounds, kCopyBytes = kRounds * Layout::kRowBytes;
-    static constexpr u32 kPitch = kCopyBytes + kQ8BulkPitch - Layout::kRowBytes;
-    static constexpr u32 kRows = kMmaTileRows * S.row_tiles, kStageBytes = kRows * kPitch;
+    static constexpr u32 kRows = kMmaTileRows * S.row_tiles, kStageBytes = kRows * kQ8BulkPitch;
     static_assert(kRows <= 32);
 
     ptx::SharedAddress first, barriers;
-    pipe::Cursor<kStages> cursor;
+    pipe::Cursor<S.stages> cursor;
 
     DG_DEVICE explicit Q8BulkRing(u32 group)
         : first(ptx::dynamic_smem() + group * ring_bytes_of(S)),
@@ -54,7 +47,7 @@ struct Q8BulkWriter : Q8BulkRing<S> {
           row_bytes(static_cast<u32>(row_bytes_of(S.w, p.k))),
           first_row(writer * kShare) {
         if (writer == 0 && ptx::lane_index() == 0) {
-            for (u32 stage = 0; stage < Ring::kStages; ++stage) {
+            for (u32 stage = 0; stage < S.stages; ++stage) {
                 ptx::mbarrier_init(this->full(stage), kQ8Writers);
                 ptx::mbarrier_init(this->empty(stage), kGemvWarps);
             }
@@ -68,7 +61,7 @@ struct Q8BulkWriter : Q8BulkRing<S> {
     /// Copies the next visit when its stage is free.
     DG_DEVICE void copy(const GemvParams& p) {
         const u32 lane = ptx::lane_index(), stage = this->cursor.stage;
-        const u32 left = row_bytes - offset, bytes = left < Ring::kCopyBytes ? left : Ring::kCopyBytes;
+        const u32 left = row_bytes - offset, bytes = left < Layout::kRowBytes ? left : Layout::kRowBytes;
         ptx::mbarrier_wait(this->empty(stage), this->cursor.phase ^ 1);
         if (lane == 0) ptx::mbarrier_arrive_expect_tx(this->full(stage), kShare * bytes);
         ptx::sync_warp();
@@ -76,12 +69,12 @@ struct Q8BulkWriter : Q8BulkRing<S> {
             const u32 of_tiles = first_row + lane;
             u32 row = of_tiles % kMmaTileRows;
             const GemvMatrix& w = row_of_block<S>(p, find_block<S>(p, tile), of_tiles / kMmaTileRows, row);
-            const ptx::SharedAddress to = this->stage_at(stage) + of_tiles * Ring::kPitch;
+            const ptx::SharedAddress to = this->stage_at(stage) + of_tiles * kQ8BulkPitch;
             ptx::bulk_load(to, w.data + row * w.row_stride + offset, bytes, this->full(stage),
                            ptx::l2_evict_first());
         }
         this->cursor.advance();
-        offset += Ring::kCopyBytes;
+        offset += Layout::kRowBytes;
         if (offset >= row_bytes) offset = 0, tile += stride;
     }
 };
@@ -94,12 +87,9 @@ struct Q8BulkReader : Q8BulkRing<S> {
 
     DG_DEVICE explicit Q8BulkReader(u32 group) : Q8BulkRing<S>(group) {}
 
-    /// Where visit `visit` of the tile is, which is the next; gives the stage before back. Its own is kept,
-    /// because a load that has been issued is not one that has read.
-    DG_DEVICE ptx::SharedAddress next(u32 visit) {
-        using Ring = Q8BulkRing<S>;
-        if (const u32 round = visit % Ring::kRounds; round != 0)
-            return this->stage_at(held) + round * Ring::Layout::kRowBytes;
+    /// The stage of the next visit; gives the one before back. Its own is kept, because a load that has been
+    /// issued is not one that has read.
+    DG_DEVICE ptx::SharedAddress next() {
         const u32 stage = this->cursor.stage;
         ptx::mbarrier_wait(this->full(stage), this->cursor.phase);
         ptx::sync_warp();

@@ -7,7 +7,7 @@
 //
 // Three kernels share the spec. kernel/gemv.cuh multiplies with mma.sync, weights as its 16 rows and tokens
 // as its 8 columns, so that a weight is decoded once whatever the number of tokens; kernel/gemv_resident.cuh
-// takes the same sums with fewer instructions, for weights of 4 bits, which are bound by them.
+// takes the same sums with fewer instructions, for weights of 4 and 8 bits, which are bound by them.
 // kernel/gemv_q8.cuh multiplies bytes, and adds the exact integer products of Q8_0 blocks.
 #pragma once
 
