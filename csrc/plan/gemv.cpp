@@ -83,10 +83,10 @@ bool fits_resident(const GemvProblem& problem, const GemvSpec& spec) {
 // Where instructions bound a kernel and not the bytes of W: 4 bits, a scale for 32 elements, or 8 bits, beside FP8 for
 // few tokens. H200, 2026-11-29, us by x in memory / shared memory, 4096 x 14336: FP8 beside bf16 of 1 token 17.2 / 16.2,
 // of 4 17.6 / 16.7, of 16 22.7 / 20.9; INT8 17.7 / 16.7, of 16 22.9 / 21.1; FP8 beside FP8 of 1 token 16.6 / 15.8, of 8
-// 17.5 / 16.8, of 16 21.0 / 21.5; that 8192 x 29568 of 4 tokens 59.8 / 59.6, of 8 60.1 / 66.4.
+// 17.5 / 16.8, of 16 21.0 / 21.5; that 8192 x 29568 of 4 tokens 59.8 / 59.6, of 8 (with one group) 60.1 / 66.4.
 bool gains_by_residence(const GemvProblem& problem, const GemvSpec& spec) {
-    constexpr u64 kFewElements = 1 << 17;  // of x
-    const u64 tokens = problem.strict ? 1 : problem.m;
+    constexpr u64 kFewElements = 1 << 15;  // of a block's x
+    const u64 tokens = problem.strict ? 1 : std::min(problem.m, spec.tokens);
     if (row_bits_of(spec) == 4 || is_q8(spec) || spec.w == Quant::fp8_32) return true;
     const bool few = spec.x == Activation::fp8_128 && tokens * problem.k <= kFewElements;
     return row_bits_of(spec) == 8 && (spec.x == Activation::bf16 || few);
