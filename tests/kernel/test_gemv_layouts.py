@@ -1,5 +1,5 @@
-"""The small-batch kernels of every layout: what they decode is what the host does, memory around the operands is not read,
-and other architectures have the same kernels.
+"""The small-batch kernels of every layout: what they decode is what the host does, no form changes a bit, memory around the
+operands is not read, and other architectures have the same kernels.
 """
 
 from __future__ import annotations
@@ -11,16 +11,21 @@ import pytest
 from kernel.test_gemv import (
     BF16,
     PLAIN,
+    WITH_FP8,
     check,
+    placed,
     random_weight,
     random_x,
+    rows,
     run,
     same_bits,
 )
+from reference import quant
 
 import deep_gemm
 from deep_gemm import _C
-from deep_gemm.quantized import QuantizedMatrix
+from deep_gemm.demo.arrays import put, take
+from deep_gemm.quantized import FORMATS, QuantizedMatrix
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -43,6 +48,69 @@ def test_kernels_decode_as_the_host_does(device: Any, w: str, x: str) -> None:
     if x == "q8":
         tokens = one.astype(np.int8), np.ones((8, -(-k // 32)), np.float32)
     np.testing.assert_array_equal(run(device, tokens, matrix), host[:, places].T)
+
+
+@pytest.mark.parametrize("form", [1, 2], ids=["memory", "resident"])
+@pytest.mark.parametrize(
+    "name", ["int4_32", "int4_128", "int4_zero_32", "int4_zero_128", "mxfp4", "nvfp4", "nvfp4_32"]
+)
+def test_every_nibble_at_every_place(device: Any, name: str, form: int) -> None:
+    """All 16 codes at each place of a visit, of INT4 beside all 16 zero points: a token that is 1 there picks them out."""
+    k, codes = 512, np.arange(16)
+    zeros = codes.repeat(16) if "zero" in name else np.full(16, 8)
+    placed_codes = ((np.arange(len(zeros))[:, None] + np.arange(k)) % 16).astype(np.uint8)
+    packed = (placed_codes[:, ::2] | placed_codes[:, 1::2] << 4).view(np.int8)
+    columns = k // FORMATS[name]["block_k"]
+    one = {"mxfp4": 127, "nvfp4": 0x38, "nvfp4_32": 0x38}.get(name)
+    scales = (
+        np.full((len(zeros), columns), 0.75, np.float16)
+        if one is None
+        else np.full((len(zeros), columns), one, np.uint8)
+    )
+    table = zeros[:, None].repeat(columns, 1).astype(np.int8) if "zero" in name else None
+    matrix = QuantizedMatrix.from_parts(name, packed, scales, table)
+    x, y = (
+        put(device, np.eye(256, k).astype(BF16)),
+        put(device, np.full((256, len(zeros)), np.nan, np.float32)),
+    )
+    arguments = ([], [], False, 0.0, False, True, None, device, None, (0, 0, 0, 0, form))
+    _C.linear(x, None, [placed(device, matrix).parts], [y], *arguments)
+    expected = (
+        (placed_codes.astype(np.float32) - zeros[:, None]) * 0.75 if one is None else quant.E2M1[placed_codes]
+    )
+    np.testing.assert_array_equal(take(y), expected[:, :256].T.astype(np.float32))
+
+
+# Of each pair a k of several visits of some warps, with a tail where rows of scales let x lie in shared memory.
+ALL_FP8 = [
+    *WITH_FP8,
+    *((name, "fp8_128") for name in FORMATS if name.startswith(("int4", "nvfp4_32")) and name != "int4_64"),
+]
+LONG = {"int4_zero_32": 2304, "int4_zero_64": 2304, "int4_zero_128": 2560, "q8_0": 2304, "fp8_32": 2368}
+
+
+@pytest.mark.parametrize(("w", "x"), PLAIN + ALL_FP8, ids=lambda name: name)
+def test_no_form_and_no_count_changes_a_bit(emulator: Any, w: str, x: str) -> None:
+    """What a plan may choose by the number of tokens: the kernel of one row, x in memory or beside the ring, bulk copies,
+    blocks of 8 or 16."""
+    bits = FORMATS[w]["element_bits"]
+    rng, n = np.random.default_rng(17), 21
+    k = LONG.get(w, {16: 2344, 8: 2416, 4: 2432}[bits])
+    assert ("resident=true" in deep_gemm.explain_linear(f"linear w={w} x={x} m=3 n={n} k={k}", emulator)) == (
+        bits < 16
+    )
+    matrix = deep_gemm.quantize(random_weight(rng, n, k), w)
+    tokens = random_x(rng, 17, k, x)
+    alone = run(emulator, tokens, matrix, strict=True)
+    check(alone, tokens, matrix)
+    plain = [(0, m) for m in (1, 2, 3, 4, 5, 8, 9, 15, 16, 17)]
+    forced = [(form, m) for form in ((1, 2, 3) if w == "q8_0" else (1, 2)) for m in (1, 2, 9)]
+    for form, m in plain + forced:
+        values, scales = rows(tokens, slice(0, m)) if isinstance(tokens, tuple) else (tokens[:m], None)
+        y = np.full((m, n), np.nan, np.float32)
+        arguments = ([], [], False, 0.0, False, True, None, emulator, None, (0, 0, 0, 0, form))
+        _C.linear(values, scales, [matrix.parts], [y], *arguments)
+        assert same_bits(y, alone[:m].copy()), f"{m} rows in form {form}"
 
 
 def surrounded(a: Array, shift: int, fill: int) -> Array:

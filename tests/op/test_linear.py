@@ -139,11 +139,13 @@ def test_bias_and_residual(device: Any, name: str) -> None:
     assert same_bits(take(both), (take(plain) + bias) + residual)
 
 
-@pytest.mark.parametrize("name", ["bf16", "q8_0", "fp8_128x128"])
-def test_matrices_that_share_a_launch(device: Any, name: str) -> None:
+# At the second, scales are vectors and rows of Q8_0 pieces for bulk copies: x lies in shared memory.
+@pytest.mark.parametrize("k", [160, 512])
+@pytest.mark.parametrize("name", ["bf16", "q8_0", "fp8_128x128", "int4_zero_32", "nvfp4"])
+def test_matrices_that_share_a_launch(device: Any, name: str, k: int) -> None:
     """Like separate calls, bit for bit; heights differ and are no multiples of a block."""
-    x = put(device, tokens(3, 160))
-    matrices = [on(device, deep_gemm.quantize(weight(n, 160, n), name)) for n in (33, 1, 24)]
+    x = put(device, tokens(3, k))
+    matrices = [on(device, deep_gemm.quantize(weight(n, k, n), name)) for n in (33, 1, 24)]
 
     def outputs() -> list[Any]:
         return [put(device, np.full((3, w.n), np.nan, np.float32)) for w in matrices]
@@ -158,12 +160,12 @@ def test_matrices_that_share_a_launch(device: Any, name: str) -> None:
         assert same_bits(take(one), take(other))
 
 
-@pytest.mark.parametrize("limit", [0.0, 1.5])
-@pytest.mark.parametrize("name", ["bf16", "q8_0", "nvfp4"])
-def test_swiglu(device: Any, name: str, limit: float) -> None:
+@pytest.mark.parametrize(("k", "limit"), [(160, 0.0), (160, 1.5), (512, 1.5)])
+@pytest.mark.parametrize("name", ["bf16", "q8_0", "nvfp4", "int8_row"])
+def test_swiglu(device: Any, name: str, k: int, limit: float) -> None:
     """From the fp32 sums that separate calls give; a row of a batch is the row alone."""
-    x = put(device, tokens(3, 160))
-    gate, up = (on(device, deep_gemm.quantize(weight(40, 160, seed) * 0.5, name)) for seed in (5, 6))
+    x = put(device, tokens(3, k))
+    gate, up = (on(device, deep_gemm.quantize(weight(40, k, seed) * 0.5, name)) for seed in (5, 6))
     sums = [put(device, np.zeros((3, 40), np.float32)) for _ in range(2)]
     deep_gemm.linear(x, [gate, up], sums, device=device)
     g, u = (take(one).astype(np.float64) for one in sums)
@@ -173,7 +175,7 @@ def test_swiglu(device: Any, name: str, limit: float) -> None:
     deep_gemm.swiglu_linear(x, gate, up, out, limit=limit, device=device)
     np.testing.assert_allclose(take(out), reference.silu(g) * u, rtol=2e-6, atol=1e-7)
     single = put(device, np.full((1, 40), np.nan, np.float32))
-    deep_gemm.swiglu_linear(put(device, tokens(3, 160)[2:]), gate, up, single, limit=limit, device=device)
+    deep_gemm.swiglu_linear(put(device, tokens(3, k)[2:]), gate, up, single, limit=limit, device=device)
     assert same_bits(take(single)[0], take(out)[2])
 
 
