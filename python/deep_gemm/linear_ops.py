@@ -231,6 +231,10 @@ def swiglu_linear(
     The other arguments are those of linear().
     """
     _check_options("swiglu_linear", strict, invariant, spec)
+    if isinstance(limit, bool) or not hasattr(limit, "__float__"):
+        raise TypeError(
+            f"swiglu_linear: limit is a {type(limit).__name__}, expected 0 (none) or a positive number; pass one"
+        )
     matrices = [_matrix_of(gate), _matrix_of(up)]
     values, scales = _pair(x, "swiglu_linear")
     (out,) = _outputs(values, scales is not None, [matrices[0].n], [out], out_dtype)
@@ -242,7 +246,7 @@ def swiglu_linear(
         [] if bias is None else [bias],
         [] if residual is None else [_rows(residual)],
         True,
-        limit,
+        float(limit),
         strict,
         invariant,
         spec,

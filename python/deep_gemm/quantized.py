@@ -51,6 +51,10 @@ def resolve_format(
     return name
 
 
+def part_text(shape: tuple[int, ...] | None) -> str:
+    return "none" if shape is None else f"of shape {shape}"
+
+
 @dataclass(frozen=True)
 class QuantizedMatrix:
     """W [n, k]: value = (element - zero) * scale * global_scale, laid out as FORMATS[format] says.
@@ -95,13 +99,23 @@ class QuantizedMatrix:
 
     def dequantize(self) -> Array:
         """The fp32 matrix [n, k] that this one stands for."""
-        row = FORMATS[self.format]
-        wanted = (self.n, self.k if row["element_bits"] == 16 else _C.row_bytes(self.format, self.k))
-        if tuple(self.data.shape) != wanted:
-            raise ValueError(
-                f"dequantize: the data of w ({self.format} of {self.n} x {self.k}) has shape "
-                f"{tuple(self.data.shape)}, expected {wanted}; quantize() makes data of this layout"
-            )
+        row, columns = FORMATS[self.format], _C.scale_columns(self.format, self.k)
+        blocks = (-(-self.n // row["block_rows"]), columns) if columns else None
+        for what, part, wanted in (
+            (
+                "data",
+                self.data,
+                (self.n, self.k if row["element_bits"] == 16 else _C.row_bytes(self.format, self.k)),
+            ),
+            ("scales", self.scales, blocks),
+            ("zero points", self.zeros, blocks if row["has_zero"] else None),
+        ):
+            got = None if part is None else tuple(part.shape)
+            if got != wanted:
+                raise ValueError(
+                    f"dequantize: the {what} of w ({self.format} of {self.n} x {self.k}) are {part_text(got)}, "
+                    f"expected {part_text(wanted)}; quantize() makes the parts of this layout"
+                )
         return quantized_codecs.dequantize(self)
 
     @staticmethod

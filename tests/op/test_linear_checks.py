@@ -319,6 +319,11 @@ def test_options_of_other_types(emulator: Any, options: dict[str, Any], message:
         deep_gemm.linear(x, w, device=emulator, **options)
     with pytest.raises(TypeError, match=f"^swiglu_linear: {message}"):
         deep_gemm.swiglu_linear(x, w, w, device=emulator, **options)
+    for limit in ("1", None, True, [1.0]):
+        with pytest.raises(
+            TypeError, match=r"^swiglu_linear: limit is a \w+, expected 0 \(none\) or a positive number"
+        ):
+            deep_gemm.swiglu_linear(x, w, w, limit=limit, device=emulator)
 
 
 def test_explained_rows_are_packed() -> None:

@@ -139,9 +139,40 @@ def test_names_and_options() -> None:
 def test_the_constructor_knows_its_layout() -> None:
     with pytest.raises(ValueError, match="QuantizedMatrix: got format 'int4', expected one of bf16"):
         QuantizedMatrix("int4", 2, 32, np.zeros((2, 16), np.int8))
-    w = QuantizedMatrix("q8_0", 4, 64, np.zeros((2, 68), np.int8))
-    with pytest.raises(ValueError, match=r"\(q8_0 of 4 x 64\) has shape \(2, 68\), expected \(4, 68\)"):
-        w.dequantize()
+    ones, codes, zeros = np.ones((4, 2), np.float16), np.zeros((4, 64), np.int8), np.zeros((4, 2), np.int8)
+    for parts, message in (
+        (
+            ("q8_0", 4, 64, codes[:, :68]),
+            r"the data of w \(q8_0 of 4 x 64\) are of shape \(4, 64\), expected of shape \(4, 68\)",
+        ),
+        (
+            ("mxfp4", 4, 64, codes[:, :16], zeros),
+            r"the data of w .* of shape \(4, 16\), expected of shape \(4, 32\)",
+        ),
+        (("mxfp4", 4, 64, codes[:, :32]), r"the scales of w .* are none, expected of shape \(4, 2\)"),
+        (
+            ("mxfp4", 4, 64, codes[:, :32], zeros.repeat(2, 1)),
+            r"the scales of w .* are of shape \(4, 4\), expected of shape \(4, 2\)",
+        ),
+        (
+            ("fp8_row", 4, 64, codes, np.ones(4, np.float32)),
+            r"the scales of w .* are of shape \(4,\), expected of shape \(4, 1\)",
+        ),
+        (
+            ("bf16", 4, 64, codes.astype(BF16), ones),
+            r"the scales of w .* are of shape \(4, 2\), expected none",
+        ),
+        (
+            ("int4_zero_32", 4, 64, codes, ones),
+            r"the zero points of w .* are none, expected of shape \(4, 2\)",
+        ),
+        (
+            ("int4_32", 4, 64, codes, ones, zeros),
+            r"the zero points of w .* are of shape \(4, 2\), expected none",
+        ),
+    ):
+        with pytest.raises(ValueError, match=f"dequantize: {message}; quantize.. makes the parts"):
+            QuantizedMatrix(*parts).dequantize()
 
 
 # ---- The C++ twin
