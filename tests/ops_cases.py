@@ -74,6 +74,10 @@ def assert_batch_invariant(call: Callable[[Array], dict[str, Array]], rows: int)
     permuted = call(order)
     for name, array in whole.items():
         assert same_bits(np.ascontiguousarray(array[order]), permuted[name]), f"{name}: permuted rows differ"
+    for first in range(rows - 1):
+        pair = np.array([first + 1, first])
+        for name, array in call(pair).items():
+            assert same_bits(array, np.ascontiguousarray(whole[name][pair])), f"{name}: pair {pair} differs"
     for row in range(rows):
         alone = call(np.array([row]))
         for name, array in whole.items():

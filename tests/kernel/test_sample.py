@@ -42,13 +42,17 @@ def parameters(
     }
 
 
-@pytest.mark.parametrize("v", [1, 2, 255, 1024, 5000])
+@pytest.mark.parametrize("v", [1, 2, 255, 1024, 5000, 129280])
 def test_argmax(device: Any, v: int) -> None:
     logits = np.round(real(np.random.default_rng(v), (5, v)) * 2).astype(np.float32)  # ties
     logits[3] = -np.inf
     logits[4, v // 2] = np.nan
     tokens = run(device, "argmax", {"tokens": poisoned((5,), "int32")}, logits=logits)["tokens"]
     assert tokens.tolist() == [*logits[:4].argmax(1), -1]
+    assert_batch_invariant(
+        lambda rows: run(device, "argmax", {"tokens": poisoned((len(rows),), "int32")}, logits=logits[rows]),
+        5,
+    )
 
 
 CUTS = [
