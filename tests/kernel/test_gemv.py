@@ -287,12 +287,27 @@ def poison(x: Any, row: int, value: float) -> Any:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize(
-    ("w", "x"), [("bf16", "bf16"), ("q8_0", "q8"), ("mxfp4", "bf16"), ("fp8_128x128", "fp8_128")], ids=str
+    ("w", "x", "k"),
+    [
+        ("bf16", "bf16", 288),
+        ("q8_0", "q8", 288),
+        ("q8_0", "q8", 512),
+        ("mxfp4", "bf16", 288),
+        ("mxfp4", "bf16", 512),
+        ("fp8_128x128", "fp8_128", 288),
+        ("fp8_32", "fp8_32", 512),
+        ("int8_row", "bf16", 512),
+        ("int4_zero_32", "bf16", 512),
+        ("int4_128", "bf16", 288),
+        ("nvfp4", "fp8_128", 512),
+    ],
+    ids=str,
 )
-def test_neighbours_do_not_leak(device: Any, w: str, x: str, value: float) -> None:
+def test_neighbours_do_not_leak(device: Any, w: str, x: str, k: int, value: float) -> None:
+    """In every way that tokens are read: from memory, decoded into shared memory, and at 512 of Q8_0 beside bulk copies."""
     rng = np.random.default_rng(9)
-    matrix = deep_gemm.quantize(random_weight(rng, 17, 288), w)
-    tokens = random_x(rng, 5, 288, x)
+    matrix = deep_gemm.quantize(random_weight(rng, 17, k), w)
+    tokens = random_x(rng, 5, k, x)
     clean = run(device, tokens, matrix)
     for bad in range(5):
         got = run(device, poison(tokens, bad, value), matrix)

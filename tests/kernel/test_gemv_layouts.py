@@ -153,14 +153,17 @@ def test_memory_around_is_not_read(emulator: Any, w: str, x: str) -> None:
 
 
 @pytest.mark.parametrize("arch", ["80", "89", "100a", "120a", "121a"])
-@pytest.mark.parametrize(("w", "x"), [("q8_0", "q8"), ("nvfp4", "fp8_128")], ids=str)
-def test_other_architectures_have_the_same_kernels(emulator: Any, arch: str, w: str, x: str) -> None:
-    """Emulated: the same text, compiled for another architecture (below sm_90 without dependent launch, below sm_89
-    without conversions of FP8), gives the same bits.
-    """
+@pytest.mark.parametrize(
+    ("w", "x", "k"),
+    [("q8_0", "q8", 416), ("q8_0", "q8", 512), ("nvfp4", "fp8_128", 416), ("int4_zero_32", "bf16", 512)],
+    ids=str,
+)
+def test_other_architectures_have_the_same_kernels(emulator: Any, arch: str, w: str, x: str, k: int) -> None:
+    """Emulated: the same text, compiled for another architecture (below sm_90 without dependent launch and bulk copies, below
+    sm_89 without conversions of FP8), gives the same bits. At 512 x lies in shared memory."""
     rng = np.random.default_rng(11)
-    matrix = deep_gemm.quantize(random_weight(rng, 18, 416), w)
-    tokens = random_x(rng, 3, 416, x)
+    matrix = deep_gemm.quantize(random_weight(rng, 18, k), w)
+    tokens = random_x(rng, 3, k, x)
     got = run(_C.Device(f"emulator:sm_{arch},sms=4"), tokens, matrix)
     check(got, tokens, matrix)
     assert same_bits(got, run(emulator, tokens, matrix))

@@ -128,13 +128,35 @@ def test_a_batch_of_128_is_its_rows_alone(device: Any, w: str) -> None:
     assert same_bits(np.ascontiguousarray(got[::9]), alone)
 
 
-@pytest.mark.parametrize("options", [{}, {"invariant": True}], ids=["large", "small"])
-def test_fifty_repeats_and_a_graph(device: Any, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("name", "kind", "m", "options"),
+    [("fp8_128x128", "bf16", 40, {}), ("mxfp4", "bf16", 40, {}), ("int4_32", "bf16", 40, {})]
+    + [("fp8_128x128", "bf16", 40, {"invariant": True})]
+    + [
+        (name, kind, 5, {})
+        for name, kind in (
+            ("bf16", "bf16"),
+            ("fp8_128x128", "fp8_128"),
+            ("fp8_32", "fp8_32"),
+            ("int8_row", "bf16"),
+            ("q8_0", "q8"),
+            ("q8_0_split", "q8"),
+            ("int4_zero_32", "bf16"),
+            ("mxfp4", "bf16"),
+            ("nvfp4", "fp8_128"),
+        )
+    ],
+    ids=str,
+)
+def test_fifty_repeats_and_a_graph(
+    device: Any, name: str, kind: str, m: int, options: dict[str, Any]
+) -> None:
     """The same bits every time; captured and replayed where there are graphs."""
     rng = np.random.default_rng(3)
-    w = placed(device, deep_gemm.quantize(random_weight(rng, 160, 512), "fp8_128x128"))
-    x = on(device, random_x(rng, 40, 512, "bf16"))
-    out = put(device, np.full((40, 160), np.nan, BF16))
+    n = 160 if m > 16 else 40
+    w = placed(device, deep_gemm.quantize(random_weight(rng, n, 512), name))
+    x = on(device, random_x(rng, m, 512, kind))
+    out = put(device, np.full((m, n), np.nan, BF16))
     deep_gemm.linear(x, w, out, device=device, **options)
     first = take(out)
     for _ in range(50):
