@@ -132,7 +132,9 @@ def mma_case(heads: int, kind: str) -> tuple[dict[str, Any], Array, Array | None
 
 
 @pytest.mark.parametrize("split", [True, False])
-@pytest.mark.parametrize(("heads", "kind"), [(5, "window"), (16, "all"), (20, "picks"), (70, "picks"), (128, "picks")])
+@pytest.mark.parametrize(
+    ("heads", "kind"), [(5, "window"), (16, "all"), (20, "picks"), (70, "picks"), (128, "picks")]
+)
 def test_tensor_cores(device: Any, heads: int, kind: str, split: bool) -> None:
     c, ring_values, values = mma_case(heads, kind)
     out = {"out": poisoned((5, heads, 512), "bf16")}
@@ -188,7 +190,9 @@ def large_case(heads: int, kind: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("raw", [False, True])
-@pytest.mark.parametrize(("heads", "kind"), [(20, "window"), (16, "all"), (64, "picks"), (128, "window"), (5, "picks")])
+@pytest.mark.parametrize(
+    ("heads", "kind"), [(20, "window"), (16, "all"), (64, "picks"), (128, "window"), (5, "picks")]
+)
 def test_clusters_of_few_tokens_change_nothing(device: Any, heads: int, kind: str, raw: bool) -> None:
     """1 to 8 tokens, a cluster for the chunks of each, give the bits of many tokens, which other kernels serve; norm and
     rotation of queries on the way give those of rope()."""

@@ -248,15 +248,14 @@ def test_neighbours_do_not_leak(device: Any, w: str, value: float) -> None:
 
 @pytest.mark.parametrize("name", ["fp8_row", "int8_row", "fp8_32"])
 def test_every_byte(device: Any, name: str) -> None:
-    """All 256 codes, one a row, at a place of its own in the row: W times one is the decoded byte, exactly."""
-    data = np.zeros((256, 128), np.uint8)
-    place = np.arange(256) * 37 % 128
-    data[np.arange(256), place] = np.arange(256)
-    scales = np.ones((256, 4 if name == "fp8_32" else 1), np.float32)
-    matrix = QuantizedMatrix(name, 256, 128, data.view(np.int8), scales)
+    """All 256 codes, one a row, at each place of a word: W times one is the decoded byte, exactly."""
+    row, codes = np.arange(1024), np.tile(np.arange(256, dtype=np.uint8), 4)
+    data, place = np.zeros((1024, 128), np.uint8), (codes * 37 + row // 256) % 128
+    data[row, place] = codes
+    scales = np.ones((1024, 4 if name == "fp8_32" else 1), np.float32)
+    matrix = QuantizedMatrix(name, 1024, 128, data.view(np.int8), scales)
     x = np.eye(128, dtype=np.float32).astype(BF16)
-    got = run(device, x, matrix, spec=spec_of(name, 128, block_m=64))[place, np.arange(256)]
-    codes = np.arange(256, dtype=np.uint8)
+    got = run(device, x, matrix, spec=spec_of(name, 128, block_m=64))[place, row]
     expected = codes.view(np.int8) if name == "int8_row" else quant.e4m3(codes)
     np.testing.assert_array_equal(got, expected.astype(np.float32))
 
@@ -283,16 +282,16 @@ def test_every_scale_times_every_nibble(device: Any, name: str) -> None:
     assert not np.isfinite(got[:, np.isnan(value)]).any()
 
 
-@pytest.mark.parametrize("zero", [0, 7, 8, 15])
-def test_every_int4_code(device: Any, zero: int) -> None:
-    """Each place of two chunks of 128 holds a code of its own."""
-    codes = (np.arange(256) * 7 % 16).astype(np.uint8)[None].repeat(3, 0)
+def test_every_int4_code(device: Any) -> None:
+    """All 16 codes at each place of two chunks of 128, beside all 16 zero points: a row for each shift and zero point."""
+    zero, shift = np.arange(256) // 16, np.arange(256) % 16
+    codes = ((np.arange(256) + shift[:, None]) % 16).astype(np.uint8)
     packed = (codes[:, ::2] | codes[:, 1::2] << 4).view(np.int8)
-    scales, zeros = np.full((3, 4), 0.75, np.float16), np.full((3, 4), zero, np.int8)
+    scales, zeros = np.full((256, 4), 0.75, np.float16), zero[:, None].repeat(4, 1).astype(np.int8)
     matrix = QuantizedMatrix.from_parts("int4_zero_64", packed, scales, zeros)
     x = np.eye(256, dtype=np.float32).astype(BF16)
     got = run(device, x, matrix, spec=spec_of("int4_zero_64", 256, block_m=128))
-    np.testing.assert_array_equal(got[:, 1], (codes[1].astype(np.float32) - zero) * np.float32(0.75))
+    np.testing.assert_array_equal(got.T, (codes.astype(np.float32) - zero[:, None]) * np.float32(0.75))
 
 
 EXTREMES = (
