@@ -227,8 +227,8 @@ def latent_attention(
 ) -> None:
     """Attention over the window's rows and compressed rows (picked, or all that are visible), with sinks.
 
-    `raw_queries`: rope() with norm (and `eps`) has not been called on q, what it does is done here. For at most 8 tokens
-    of bf16 queries over FP8 rows, at most 1024: the window's, and those picked or all that there is room for.
+    `raw_queries`: rope() with norm (and `eps`) has not been called on q, what it does is done here. At most 8 tokens of
+    bf16 queries over FP8 rows, at most 1024: the window's, and those picked or all that there is room for.
 
     `records`: memory that makes few bf16 queries over FP8 rows faster and changes nothing, fp32
     [t, ceil(heads / 16), ceil(rows seen / 64), 16 * 516].
