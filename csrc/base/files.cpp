@@ -56,8 +56,8 @@ class Descriptor {
 
 // Both: 0 on success, else errno.
 int open_to_read(const Path& path, Descriptor& file, u64& size) {
-    file = Descriptor(
-        ::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));  // a pipe would wait for a writer
+    // Without O_NONBLOCK a pipe would wait for a writer.
+    file = Descriptor(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
     if (file.get() < 0) return errno;
     struct stat status = {};
     if (::fstat(file.get(), &status) != 0) return errno;
