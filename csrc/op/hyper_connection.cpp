@@ -168,6 +168,13 @@ void mix(ModelChecks& checks, const HcPreArguments& a, bool head) {
         if (!are_few(a, rows) || !run_few(device, a, spec, params)) run_two(device, a, spec, params);
         return;
     }
+    const driver::DeviceProperties& device = checks.device().properties();
+    DG_CHECK(
+        plan_smem(spec).bytes <= device.max_smem_per_block, value,
+        "{}: got {} streams, whose kernel takes {} bytes of shared memory, expected at most the {} of {}; use bf16 "
+        "streams of multiples of 128 channels, or another device",
+        checks.operation(), name_of(a.x.format), plan_smem(spec).bytes, device.max_smem_per_block,
+        device.name);
     const u32 grid = grid_of(checks.operation(), u64{params.clusters} * kHcCluster);
     launch(checks.device(), kMix, spec, {grid, hc_cta_of(spec), kHcCluster}, a.stream, params,
            {a.add.present() ? writes(a.x) : reads(a.x), reads_constant(a.fn), reads(a.base), reads(a.scale),
@@ -205,7 +212,7 @@ void hc_post(const HcPostArguments& a) {
     checks.vector("post", a.post, {Format::fp32}, {rows, streams});
     checks.vector("comb", a.comb, {Format::fp32}, {rows, streams, streams});
     checks.array("out", a.out, {a.x.format}, {rows, streams, d}, 4);
-    const HcSpec spec{.x = a.x.format, .y = a.y.format, .streams = as_u32(streams)};
+    const HcPostSpec spec{.x = a.x.format, .y = a.y.format, .streams = as_u32(streams)};
     const HcPostParams params{.x = view_of(a.x),
                               .out = view_of(a.out),
                               .y = view_of(a.y),

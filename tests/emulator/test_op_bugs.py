@@ -245,7 +245,7 @@ BUGS = [
     ("project_mma", Bug("rows of x beyond the last are read", "t * kProjectTileTokens < count ? row + t * row_step : nullptr", "0 == t * 0 ? row + t * row_step : nullptr", 8)),
     ("project_mma", Bug("rows of w beyond the last are read", "wanted < part.n ? wanted : part.n - 1", "wanted", 8)),
     ("project_mma", Bug("a warp is left out", "u32 warp = 1; warp < kProjectWarps", "u32 warp = 2; warp < kProjectWarps", 8)),
-    ("project_mma", Bug("pairs of a step change places", "weights.word[r][0], step, a[0], a[2]", "weights.word[r][0], step, a[2], a[0]", 8)),
+    ("project_mma", Bug("pairs of a step change places", "(word[0], step, a[0], a[2]", "(word[0], step, a[2], a[0]", 8)),
     ("hc_mix", Bug("shares read before they are there", "Plan.partials);\n        if constexpr (!kAsksEarly) terms.fetch(p);\n        ptx::cluster_sync();", "Plan.partials);\n        if constexpr (!kAsksEarly) terms.fetch(p);\n        ptx::cluster_arrive();\n        if (warp != 0) ptx::cluster_wait();")),
     ("hc_mix", Bug("leaves while a peer reads", "            ptx::cluster_arrive();\n            ptx::cluster_wait();\n        }\n        return;", "        }\n        return;")),
     ("hc_mix", Bug("shares of the round before are still read", "        if (first >= stride) ptx::cluster_wait();\n", "")),

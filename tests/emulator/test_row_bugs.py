@@ -134,7 +134,7 @@ def hc_post() -> tuple[Launch, str]:
     params = pack(["x", *view], ["out", *view], ["y", (d,), (0,)], "post", "comb", d)
     arrays = {"x": x, "y": y, "post": post, "comb": comb, "out": np.full(x.shape, np.nan, np.float32)}
     launch = Launch("deep_gemm::hc_post<kSpec>", (rows * 3,), 128, 0, arrays, params, {"out": out}, 1e-5)
-    return launch, text("hyper_connection", "HcSpec", "")
+    return launch, text("hyper_connection", "HcPostSpec", "")
 
 
 CASES = {

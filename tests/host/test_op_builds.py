@@ -82,8 +82,8 @@ KERNELS = {
             ".x = Format::bf16, .y = Format::bf16, .weight = Format::fp32, .add = Format::bf16, .tokens = 8",
             HC.replace(".narrow", ".streams = 2, .tokens = 8, .narrow").replace("fp32", "bf16", 1) + NVFP4,
         ],
-        "hc_post": ["", ".x = Format::bf16"],
     },
+    ("hyper_connection", "HcPostSpec"): {"hc_post": ["", ".x = Format::bf16, .y = Format::bf16"]},
     ("router", "RouterSpec"): {
         "route": ["", ".bias = true", ".hash = true", ".score = RouterScore::softmax"]
     },

@@ -259,3 +259,17 @@ def test_bad_input(emulator: Any) -> None:
         ops.hc_pre(**c, **outputs(2, 4, 8), **copies, device=emulator)
     with pytest.raises(ValueError, match="got 0 sinkhorn_iterations"):
         ops.hc_pre(**c, **outputs(2, 4, 8), sinkhorn_iterations=0, device=emulator)
+
+
+def test_streams_that_shared_memory_has_no_room_for() -> None:
+    x, fn = np.zeros((1, 4, 256), np.float32), np.zeros((24, 1024), np.float32)
+    outputs = {"y": poisoned((1, 256)), "post": poisoned((1, 4)), "comb": poisoned((1, 4, 4))}
+    with pytest.raises(ValueError, match=r"got fp32 streams, .* expected at most the 101376 of"):
+        ops.hc_pre(
+            x,
+            fn,
+            np.zeros(24, np.float32),
+            np.zeros(3, np.float32),
+            **outputs,
+            device="emulator:sm_120a,sms=8",
+        )

@@ -305,7 +305,6 @@ class Share {
 template <HcFewSpec S>
 DG_KERNEL(kHcFewThreads, S.steps == 1 ? 2 : 1)
 hc_few(DG_GRID_CONSTANT const HcParams p) {
-    ptx::grid_dependency_launch();
     const hc_few_detail::Places<S> at(p);
     hc_few_detail::Share<S> share(at);
     at.begin();
@@ -313,6 +312,8 @@ hc_few(DG_GRID_CONSTANT const HcParams p) {
     share.find_rows();
     ptx::cluster_wait();  // all CTAs have begun
     ptx::grid_dependency_wait();
+    // Not before: what the next launch asks for early would come in front of the streams.
+    ptx::grid_dependency_launch();
     share.run();
 }
 

@@ -179,7 +179,7 @@ hc_mix(DG_GRID_CONSTANT const HcParams p) {
     ptx::cluster_wait();  // the shared memory stays until peers have read it
 }
 
-template <HcSpec S>
+template <HcPostSpec S>
 DG_KERNEL(kHcThreads, 8)
 hc_post(DG_GRID_CONSTANT const HcPostParams p) {
     constexpr u32 H = S.streams;

@@ -130,6 +130,21 @@ struct HcParams {
     float hc_eps, rms_eps;
 };
 
+struct HcPostSpec {
+    Format x = Format::fp32, y = Format::fp32;  // of streams and of the sublayer's output
+    u32 streams = 4;
+
+    friend constexpr bool operator==(const HcPostSpec&, const HcPostSpec&) = default;
+};
+template <typename Visitor>
+constexpr void visit_fields(Visitor&& visit, const HcPostSpec& s) {
+    visit("x", s.x);
+    visit("y", s.y);
+    visit("streams", s.streams);
+}
+constexpr NoSmem plan_smem(const HcPostSpec&) {
+    return {};
+}
 struct HcPostParams {
     View x, out;        // [rows, streams, d]
     View y;             // [rows, d]
