@@ -98,7 +98,7 @@ def test_no_prefix_of_a_header_is_read_beyond_its_end(tmp_path: Path) -> None:
 def test_a_pipe_is_no_checkpoint(tmp_path: Path, name: str) -> None:
     """And nobody waits for somebody who writes to it."""
     os.mkfifo(tmp_path / name)
-    with pytest.raises(_C.Error, match="cannot read '.*': it is no regular file"):
+    with pytest.raises(_C.Error, match=r"cannot read '.*': it is no regular file"):
         _C.Checkpoint(str(tmp_path / name))
 
 
