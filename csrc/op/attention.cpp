@@ -42,15 +42,18 @@ u64 rows_seen(const AttentionParams& p, bool picks) {
     return u64{p.window} + (picks ? p.num_picks : p.compressed.rows);
 }
 
+std::vector<i64> records_shape_of(const AttentionParams& p, bool picks) {
+    return latent_records_shape(i64{p.tokens}, i64{p.heads}, static_cast<i64>(rows_seen(p, picks)));
+}
+// Of few tokens; others leave them out.
+bool has_records(const LatentAttentionArguments& a, const AttentionParams& p) {
+    return a.records.present() && static_cast<i64>(p.tokens) <= kFewTokens;
+}
+
 void run_mma(ModelChecks& checks, const LatentAttentionArguments& a, const AttentionSpec& plain,
              const AttentionParams& attention) {
-    const u64 seen = rows_seen(attention, plain.picks);
-    const auto tokens = static_cast<i64>(attention.tokens);
-    const std::vector<i64> shape =
-        latent_records_shape(tokens, static_cast<i64>(attention.heads), static_cast<i64>(seen));
-    bool split = a.records.present() && tokens <= kFewTokens;
-    if (split) checks.vector("records", a.records, {Format::fp32}, {tokens, shape[1], -1, shape[3]}, 2);
-    split = split && a.records.shape[2] >= shape[2];
+    const std::vector<i64> shape = records_shape_of(attention, plain.picks);
+    const bool split = has_records(a, attention) && a.records.shape[2] >= shape[2];
     // Many heads of many tokens; any choice gives the same bits.
     const bool wide = !split && attention.heads > kLatentWideHeads / 2 &&
                       (!plain.rotate || attention.dims <= kFp8RowRotated);
@@ -65,7 +68,7 @@ void run_mma(ModelChecks& checks, const LatentAttentionArguments& a, const Atten
                                  .records = split ? pointer_of<float>(a.records) : nullptr,
                                  .chunks = split ? as_u32(a.records.shape[2]) : 1,
                                  .eps = 0};
-    const u64 units = static_cast<u64>(tokens) * ceil_div(attention.heads, latent_heads_of(spec));
+    const u64 units = u64{attention.tokens} * ceil_div(attention.heads, latent_heads_of(spec));
     const std::initializer_list<driver::MemoryRange> memory = {reads(a.q),
                                                                reads(a.ring.data),
                                                                reads(a.ring.table),
@@ -87,7 +90,7 @@ void run_mma(ModelChecks& checks, const LatentAttentionArguments& a, const Atten
            {grid_of("latent_attention", units * params.chunks), kLatentMmaThreads}, a.stream, params, memory);
     if (!split) return;
     launch(checks.device(), kMerge, LatentMergeSpec{spec.compressed, spec.picks, spec.sinks, spec.rotate},
-           {grid_of("latent_attention", static_cast<u64>(tokens) * attention.heads), kLatentMmaThreads},
+           {grid_of("latent_attention", u64{attention.tokens} * attention.heads), kLatentMmaThreads},
            a.stream, params,
            {reads(a.records), reads(a.sinks), reads(a.frequencies), reads(a.positions), reads(a.sequences),
             writes(a.out)});
@@ -236,8 +239,13 @@ void latent_attention(const LatentAttentionArguments& a) {
         "device with room for clusters of up to {} blocks; call rope() with norm first",
         kLatentFewChunks);
     if (is_empty) return;
+    const bool mma = takes_mma(a, spec);
+    if (mma && has_records(a, params)) {
+        const std::vector<i64> shape = records_shape_of(params, spec.picks);
+        checks.vector("records", a.records, {Format::fp32}, {shape[0], shape[1], -1, shape[3]}, 2);
+    }
     if (few) return run_few(checks, a, *few, params);
-    if (takes_mma(a, spec)) return run_mma(checks, a, spec, params);
+    if (mma) return run_mma(checks, a, spec, params);
     const u64 blocks = static_cast<u64>(params.tokens) * ceil_div(params.heads, kAttentionHeads);
     launch(checks.device(), kAttention, spec, {grid_of("latent_attention", blocks), kAttentionThreads},
            a.stream, params,

@@ -219,6 +219,15 @@ def test_raw_queries_of_others(device: Any) -> None:
         run(device, "latent_attention", out, **rows_of(c, np.arange(9) % 5), raw_queries=True)
 
 
+@pytest.mark.parametrize("tokens", [2, 9])
+def test_bad_records(emulator: Any, tokens: int) -> None:
+    """Also where no kernel of this call uses them."""
+    c = rows_of(large_case(16, "window"), np.arange(tokens) % 8)
+    out = {"out": poisoned((tokens, 16, 512), "bf16"), "records": np.zeros((1, 1, 1, 5), np.float32)}
+    with pytest.raises(ValueError, match=rf"records has shape .*, expected \[{tokens}, 1, any, 8256\]"):
+        run(emulator, "latent_attention", out, **c)
+
+
 def test_devices_without_room_for_clusters() -> None:
     """Groups of SMs that hold no cluster: the kernels of more tokens serve few, and queries come turned."""
     c = rows_of(large_case(16, "picks"), np.arange(2))
