@@ -56,7 +56,8 @@ class Descriptor {
 
 // Both: 0 on success, else errno.
 int open_to_read(const Path& path, Descriptor& file, u64& size) {
-    file = Descriptor(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    // Without O_NONBLOCK a pipe would wait for a writer.
+    file = Descriptor(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
     if (file.get() < 0) return errno;
     struct stat status = {};
     if (::fstat(file.get(), &status) != 0) return errno;
@@ -110,6 +111,19 @@ Descriptor create_beside(const Path& path, Path& created) {
         if (file.get() >= 0) return file;
         if (errno != EEXIST) fail_io("creating", created, errno);
     }
+}
+
+// What a name stands for, which need not exist yet.
+Path behind_links(Path path) {
+    constexpr u32 kMostLinks = 40;  // as the kernel follows
+    std::error_code error;
+    for (u32 i = 0; std::filesystem::is_symlink(path, error); ++i) {
+        if (i == kMostLinks) fail_io("writing", path, ELOOP);
+        const Path target = std::filesystem::read_symlink(path, error);
+        if (error) fail_io("reading link", path, error.value());
+        path = path.parent_path() / target;
+    }
+    return path;
 }
 
 // Does the process that wrote this lock file (its id, then the host name) still exist? Unknown counts as
@@ -190,9 +204,7 @@ void write_file(const Path& path, std::string_view content) {
 
 void replace_file(const Path& name, std::string_view content) {
     // A link stays, and what it points to is replaced. A rename would put a file in a device's place as well.
-    std::error_code unknown;
-    Path path = std::filesystem::canonical(name, unknown);
-    if (unknown) path = name;
+    const Path path = behind_links(name);
     struct stat status = {};
     if (::stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode))
         fail_io("writing", path, S_ISDIR(status.st_mode) ? EISDIR : kNoRegularFile);

@@ -1,10 +1,12 @@
 // latent_attention(): all heads over one shared latent row for each position.
 #include "op/attention.h"
+#include "op/cluster_room.h"
 #include "op/latent_check.h"
 
 #include <deep_gemm/spec/latent_mma.h>
 
 #include <algorithm>
+#include <optional>
 
 namespace deep_gemm::op {
 
@@ -40,46 +42,18 @@ u64 rows_seen(const AttentionParams& p, bool picks) {
     return u64{p.window} + (picks ? p.num_picks : p.compressed.rows);
 }
 
-// A cluster for the chunks of 16 heads: none takes two chunks.
-bool takes_clusters(const Device& device, const AttentionSpec& plain, const AttentionParams& p) {
-    return has_large_clusters(device) && static_cast<i64>(p.tokens) <= kClusterTokens &&
-           ceil_div(rows_seen(p, plain.picks), u64{kLatentChunk}) <= kLatentFewChunks &&
-           (p.frequencies == nullptr || p.dims <= kFp8RowRotated);
+std::vector<i64> records_shape_of(const AttentionParams& p, bool picks) {
+    return latent_records_shape(i64{p.tokens}, i64{p.heads}, static_cast<i64>(rows_seen(p, picks)));
 }
-
-void run_few(ModelChecks& checks, const LatentAttentionArguments& a, const AttentionSpec& plain,
-             const AttentionParams& attention) {
-    // CTAs without a chunk help to merge: with so many, no thread has more than four channels of one head.
-    constexpr u32 kFewest = kLatentMmaHeads * kFp8RowChannels / 4 / kLatentMmaThreads;
-    const u32 chunks = std::max(
-        as_u32(static_cast<i64>(ceil_div(rows_seen(attention, plain.picks), u64{kLatentChunk}))), kFewest);
-    const u64 units = u64{attention.tokens} * ceil_div(attention.heads, kLatentMmaHeads);
-    // Few clusters find a multiprocessor for each CTA, in groups of 16 to 18: 0.8 us less of 8.6 (H200).
-    const u64 at_once = u64{checks.device().properties().num_sms} / 18 * (16 / chunks);
-    const LatentMmaSpec spec{.compressed = plain.compressed != Format::none,
-                             .picks = plain.picks,
-                             .sinks = plain.sinks,
-                             .rotate = plain.rotate,
-                             .split = true,
-                             .raw = a.raw_queries,
-                             .alone = units <= at_once};
-    const LatentMmaParams params{.attention = attention, .records = nullptr, .chunks = chunks, .eps = a.eps};
-    launch(checks.device(), kLatentFew, spec,
-           {grid_of("latent_attention", units * chunks), kLatentMmaThreads, chunks}, a.stream, params,
-           {reads(a.q), reads(a.ring.data), reads(a.ring.table), reads(a.compressed.data),
-            reads(a.compressed.table), reads(a.picks), reads_constant(a.sinks), reads_constant(a.frequencies),
-            reads(a.positions), reads(a.sequences), writes(a.out)});
+// Of few tokens; others leave them out.
+bool has_records(const LatentAttentionArguments& a, const AttentionParams& p) {
+    return a.records.present() && static_cast<i64>(p.tokens) <= kFewTokens;
 }
 
 void run_mma(ModelChecks& checks, const LatentAttentionArguments& a, const AttentionSpec& plain,
              const AttentionParams& attention) {
-    const u64 seen = rows_seen(attention, plain.picks);
-    const auto tokens = static_cast<i64>(attention.tokens);
-    const std::vector<i64> shape =
-        latent_records_shape(tokens, static_cast<i64>(attention.heads), static_cast<i64>(seen));
-    bool split = a.records.present() && tokens <= kFewTokens;
-    if (split) checks.vector("records", a.records, {Format::fp32}, {tokens, shape[1], -1, shape[3]}, 2);
-    split = split && a.records.shape[2] >= shape[2];
+    const std::vector<i64> shape = records_shape_of(attention, plain.picks);
+    const bool split = has_records(a, attention) && a.records.shape[2] >= shape[2];
     // Many heads of many tokens; any choice gives the same bits.
     const bool wide = !split && attention.heads > kLatentWideHeads / 2 &&
                       (!plain.rotate || attention.dims <= kFp8RowRotated);
@@ -94,7 +68,7 @@ void run_mma(ModelChecks& checks, const LatentAttentionArguments& a, const Atten
                                  .records = split ? pointer_of<float>(a.records) : nullptr,
                                  .chunks = split ? as_u32(a.records.shape[2]) : 1,
                                  .eps = 0};
-    const u64 units = static_cast<u64>(tokens) * ceil_div(attention.heads, latent_heads_of(spec));
+    const u64 units = u64{attention.tokens} * ceil_div(attention.heads, latent_heads_of(spec));
     const std::initializer_list<driver::MemoryRange> memory = {reads(a.q),
                                                                reads(a.ring.data),
                                                                reads(a.ring.table),
@@ -116,7 +90,7 @@ void run_mma(ModelChecks& checks, const LatentAttentionArguments& a, const Atten
            {grid_of("latent_attention", units * params.chunks), kLatentMmaThreads}, a.stream, params, memory);
     if (!split) return;
     launch(checks.device(), kMerge, LatentMergeSpec{spec.compressed, spec.picks, spec.sinks, spec.rotate},
-           {grid_of("latent_attention", static_cast<u64>(tokens) * attention.heads), kLatentMmaThreads},
+           {grid_of("latent_attention", u64{attention.tokens} * attention.heads), kLatentMmaThreads},
            a.stream, params,
            {reads(a.records), reads(a.sinks), reads(a.frequencies), reads(a.positions), reads(a.sequences),
             writes(a.out)});
@@ -192,8 +166,51 @@ Attention prepare(ModelChecks& checks, const LatentAttentionArguments& a) {
     return {spec, params};
 }
 
-bool is_few(ModelChecks& checks, const LatentAttentionArguments& a, const Attention& attention) {
-    return takes_mma(a, attention.spec) && takes_clusters(checks.device(), attention.spec, attention.params);
+// latent_few: its kernel, and the CTAs of a cluster, which has the chunks of a token and 16 heads.
+struct Few {
+    LatentMmaSpec spec;
+    u32 chunks;
+};
+
+// For few tokens that see few rows, where a CTA has no two chunks and the device has room for the clusters.
+std::optional<Few> find_few(Device& device, const LatentAttentionArguments& a, const Attention& attention,
+                            bool raw_queries) {
+    const AttentionSpec& plain = attention.spec;
+    const AttentionParams& p = attention.params;
+    const u64 chunks = ceil_div(rows_seen(p, plain.picks), u64{kLatentChunk});
+    if (!takes_mma(a, plain) || !has_large_clusters(device) || static_cast<i64>(p.tokens) > kClusterTokens ||
+        chunks > kLatentFewChunks || p.dims > kFp8RowRotated)
+        return std::nullopt;
+    // CTAs without a chunk help to merge: with so many, no thread has more than four channels of one head.
+    constexpr u32 kFewest = kLatentMmaHeads * kFp8RowChannels / 4 / kLatentMmaThreads;
+    Few few{.spec = {.compressed = plain.compressed != Format::none,
+                     .picks = plain.picks,
+                     .sinks = plain.sinks,
+                     .rotate = plain.rotate,
+                     .split = true,
+                     .raw = raw_queries},
+            .chunks = std::max(static_cast<u32>(chunks), kFewest)};
+    const auto fits = [&](bool alone) {
+        few.spec.alone = alone;
+        return has_cluster_room<LatentMmaParams>(device, kLatentFew, few.spec, few.chunks, kLatentMmaThreads);
+    };
+    // Few clusters find a multiprocessor for each CTA, in groups of 16 to 18: 0.8 us less of 8.6 (H200).
+    const u64 units = u64{p.tokens} * ceil_div(p.heads, kLatentMmaHeads);
+    const u64 at_once = u64{device.properties().num_sms} / 18 * (16 / few.chunks);
+    if ((units <= at_once && fits(true)) || fits(false)) return few;
+    return std::nullopt;
+}
+
+void run_few(ModelChecks& checks, const LatentAttentionArguments& a, const Few& few,
+             const AttentionParams& attention) {
+    const LatentMmaParams params{
+        .attention = attention, .records = nullptr, .chunks = few.chunks, .eps = a.eps};
+    const u64 units = u64{attention.tokens} * ceil_div(attention.heads, kLatentMmaHeads);
+    launch(checks.device(), kLatentFew, few.spec,
+           {grid_of("latent_attention", units * few.chunks), kLatentMmaThreads, few.chunks}, a.stream, params,
+           {reads(a.q), reads(a.ring.data), reads(a.ring.table), reads(a.compressed.data),
+            reads(a.compressed.table), reads(a.picks), reads_constant(a.sinks), reads_constant(a.frequencies),
+            reads(a.positions), reads(a.sequences), writes(a.out)});
 }
 
 }  // namespace
@@ -206,20 +223,29 @@ std::vector<i64> latent_records_shape(i64 tokens, i64 heads, i64 rows) {
 
 bool latent_takes_raw_queries(const LatentAttentionArguments& a) {
     ModelChecks checks("latent_attention");
-    return a.frequencies.present() && is_few(checks, a, prepare(checks, a));
+    const Attention attention = prepare(checks, a);
+    return a.frequencies.present() && find_few(checks.device(), a, attention, true);
 }
 
 void latent_attention(const LatentAttentionArguments& a) {
     ModelChecks checks("latent_attention");
     const auto [spec, params] = prepare(checks, a);
-    const bool few = is_few(checks, a, {spec, params});
+    const bool is_empty = params.tokens == 0 || params.heads == 0;
+    const std::optional<Few> few =
+        is_empty ? std::nullopt : find_few(checks.device(), a, {spec, params}, a.raw_queries);
     DG_CHECK(
-        !a.raw_queries || (few && a.frequencies.present()), value,
-        "latent_attention: got raw queries, expected few bf16 queries over FP8 rows, with frequencies; call "
-        "rope() with norm first");
-    if (params.tokens == 0 || params.heads == 0) return;
-    if (few) return run_few(checks, a, spec, params);
-    if (takes_mma(a, spec)) return run_mma(checks, a, spec, params);
+        !a.raw_queries || ((few || is_empty) && a.frequencies.present()), value,
+        "latent_attention: got raw queries, expected few bf16 queries over FP8 rows, with frequencies, on a "
+        "device with room for clusters of up to {} blocks; call rope() with norm first",
+        kLatentFewChunks);
+    if (is_empty) return;
+    const bool mma = takes_mma(a, spec);
+    if (mma && has_records(a, params)) {
+        const std::vector<i64> shape = records_shape_of(params, spec.picks);
+        checks.vector("records", a.records, {Format::fp32}, {shape[0], shape[1], -1, shape[3]}, 2);
+    }
+    if (few) return run_few(checks, a, *few, params);
+    if (mma) return run_mma(checks, a, spec, params);
     const u64 blocks = static_cast<u64>(params.tokens) * ceil_div(params.heads, kAttentionHeads);
     launch(checks.device(), kAttention, spec, {grid_of("latent_attention", blocks), kAttentionThreads},
            a.stream, params,

@@ -2,13 +2,12 @@
 #include "op/model_check.h"
 #include "op/hyper_connection.h"
 
-#include "base/process_local.h"
+#include "op/cluster_room.h"
 #include "op/workspace.h"
 
 #include <deep_gemm/spec/hc_few.h>
 
 #include <algorithm>
-#include <map>
 
 namespace deep_gemm::op {
 
@@ -93,24 +92,6 @@ bool are_few(const HcPreArguments& a, i64 rows) {
     return rows <= kHcFewMostRows && address_of(a.post) % kVector == 0 && address_of(a.comb) % kVector == 0;
 }
 
-// Kernels whose cluster has been asked for, and whether the device has room for it: one in which no group of
-// SMs has sixteen does not.
-struct ClusterRoom {
-    std::mutex mutex;
-    std::map<const driver::Kernel*, bool> found;
-};
-bool has_room(Device& device, const driver::Kernel& kernel, const HcFewSpec& spec) {
-    auto& room = process_local<ClusterRoom>();
-    const std::lock_guard lock(room.mutex);
-    const auto [at, is_new] = room.found.try_emplace(&kernel, false);
-    if (is_new)
-        at->second = device.max_active_clusters(kernel, {.grid = {kHcFewRanks, 1, 1},
-                                                         .cluster = {kHcFewRanks, 1, 1},
-                                                         .block = {kHcFewThreads, 1, 1},
-                                                         .dynamic_smem_bytes = plan_smem(spec).bytes}) > 0;
-    return at->second;
-}
-
 // false: the device has no room for the cluster, nothing was launched.
 bool run_few(Device& device, const HcPreArguments& a, const HcSpec& spec, const HcParams& params) {
     const HcFewSpec few{.y = spec.y,
@@ -119,7 +100,7 @@ bool run_few(Device& device, const HcPreArguments& a, const HcSpec& spec, const 
                         .steps = ceil_div(params.d, kHcFewRanks * kHcFewGroups * kHcSliceChannels),
                         .narrow = spec.narrow,
                         .recipe = spec.recipe};
-    if (!has_room(device, kernel_for<HcParams>(device, kHcFew, few), few)) return false;
+    if (!has_cluster_room<HcParams>(device, kHcFew, few, kHcFewRanks, kHcFewThreads)) return false;
     launch(device, kHcFew, few, {kHcFewRanks, kHcFewThreads, kHcFewRanks}, a.stream, params,
            {a.add.present() ? writes(a.x) : reads(a.x), reads_constant(a.fn), reads_constant(a.base),
             reads_constant(a.scale), reads_constant(a.weight), reads(a.add), writes(a.y), writes(a.post),

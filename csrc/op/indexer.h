@@ -27,9 +27,12 @@ void index_scores(const IndexScoreArguments& arguments);
 [[nodiscard]] bool index_leaves_peaks(const IndexScoreArguments& arguments);
 
 // index_query(), index_scores() and top_k() of few tokens in one launch, with the same picks bit for bit.
-//   query bf16 [t, r, 128] as projected, t <= 8, r <= 64; rows bf16 or FP4, at most 2048 of a sequence
-//   frequencies, finish as for index_query(), the former read before the launch in front has finished; weights, positions, sequences, ratio, scale as for index_scores();
-//   picks int32 [t, k] as for top_k(). A row of no sequence sees nothing
+//   query        bf16 [t, r, 128] as projected, t <= 8, r <= 64
+//   rows         bf16 or FP4, with room for at most 2048 of a sequence
+//   frequencies  as for index_query(), at most 64 channels; read before the launch in front has finished: no launch
+//                may write them meanwhile
+//   finish       as for index_query(); weights, positions, sequences, ratio, scale as for index_scores()
+//   picks        int32 [t, k] as for top_k(); of a token of no sequence -1
 struct IndexSelectArguments {
     TensorView query, frequencies, weights;
     LatentRows rows;

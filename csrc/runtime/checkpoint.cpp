@@ -38,7 +38,8 @@ std::string text_of(std::span<const u64> shape) {
 }
 
 MappedFile::MappedFile(const Path& path) : path_(path) {
-    const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    // Without O_NONBLOCK a pipe would wait for a writer.
+    const int descriptor = ::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
     struct stat status = {};
     const bool opened = descriptor >= 0 && ::fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode);
     const std::string reason = descriptor < 0            ? std::strerror(errno)

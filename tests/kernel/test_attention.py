@@ -10,7 +10,7 @@ import pytest
 from ops_cases import DTYPES, Array, assert_batch_invariant, assert_close, poisoned, real, run, same_bits
 from reference import deepseek_v4 as ref
 
-from deep_gemm import ops
+from deep_gemm import _C, ops
 
 FREQUENCIES = ops.rope_frequencies(64, 1.6e5, yarn_factor=16)
 WIDE = ref.frequencies(64, 1.6e5, (16, 65536, 32, 1))
@@ -221,6 +221,27 @@ def test_raw_queries_of_others(device: Any) -> None:
     out = {"out": poisoned((9, 5, 512), "bf16")}
     with pytest.raises(ValueError, match="got raw queries, expected few bf16 queries over FP8 rows"):
         run(device, "latent_attention", out, **rows_of(c, np.arange(9) % 5), raw_queries=True)
+
+
+@pytest.mark.parametrize("tokens", [2, 9])
+def test_bad_records(emulator: Any, tokens: int) -> None:
+    """Also where no kernel of this call uses them."""
+    c = rows_of(large_case(16, "window"), np.arange(tokens) % 8)
+    out = {"out": poisoned((tokens, 16, 512), "bf16"), "records": np.zeros((1, 1, 1, 5), np.float32)}
+    with pytest.raises(ValueError, match=rf"records has shape .*, expected \[{tokens}, 1, any, 8256\]"):
+        run(emulator, "latent_attention", out, **c)
+
+
+def test_devices_without_room_for_clusters() -> None:
+    """Groups of SMs that hold no cluster: the kernels of more tokens serve few, and queries come turned."""
+    c = rows_of(large_case(16, "picks"), np.arange(2))
+    small, large = _C.Device("emulator:sm_90a,sms=4"), _C.Device("emulator:sm_90a,sms=8")
+    out = {"out": poisoned((2, 16, 512), "bf16")}
+    one, other = (run(device, "latent_attention", out, **c)["out"] for device in (small, large))
+    assert same_bits(one, other)
+    run(large, "latent_attention", out, **c, raw_queries=True)
+    with pytest.raises(ValueError, match="on a device with room for clusters"):
+        run(small, "latent_attention", out, **c, raw_queries=True)
 
 
 @pytest.mark.parametrize(("heads", "split"), [(16, True), (16, False), (40, False)])

@@ -10,7 +10,7 @@ import pytest
 from ops_cases import DTYPES, Array, poisoned, real, run
 from reference import deepseek_v4 as ref
 
-from deep_gemm import ops
+from deep_gemm import _C, ops
 
 FREQUENCIES = ops.rope_frequencies(64, 1.6e5, yarn_factor=16)
 PAGE_ROWS = 8
@@ -105,13 +105,23 @@ def test_against_float64(device: Any) -> None:
 
 
 def test_bad_input(emulator: Any) -> None:
-    c = case(5, "bf16")
-    picks = np.zeros((8, K), np.int32)
-    with pytest.raises(ValueError, match="got 8 tokens of 5 fp32 heads of 128 channels"):
-        ops.index_select(**{**c, "query": c["query"].astype(np.float32)}, frequencies=FREQUENCIES, picks=picks,
-                         device=emulator)  # fmt: skip
-    with pytest.raises(ValueError, match="9 tokens of 5 bf16 heads of 128 channels and 1000 rows"):
-        ops.index_select(**of(c, np.arange(9) % 8), frequencies=FREQUENCIES, picks=np.zeros((9, K), np.int32),
-                         device=emulator)  # fmt: skip
-    with pytest.raises(ValueError, match="picks has shape"):
-        ops.index_select(**c, frequencies=FREQUENCIES, picks=np.zeros((8, 0), np.int32), device=emulator)
+    c = case(5, "bf16") | {
+        "frequencies": FREQUENCIES,
+        "picks": np.zeros((8, K), np.int32),
+        "device": emulator,
+    }
+
+    def refused(text: str, **changes: Any) -> None:
+        with pytest.raises(ValueError, match=text):
+            ops.index_select(**c | changes)
+
+    refused("got 8 tokens of 5 fp32 heads of 128 channels", query=c["query"].astype(np.float32))
+    nine = of(c, np.arange(9) % 8) | {"picks": np.zeros((9, K), np.int32)}
+    refused("9 tokens of 5 bf16 heads of 128 channels, 64 of them rotated, and 1000 rows", **nine)
+    refused("picks has shape", picks=np.zeros((8, 0), np.int32))
+    refused("128 of them rotated.* expected .* 64 rotated", frequencies=ops.rope_frequencies(128, 1e4))
+    refused(r"frequencies has shape \[64\], expected \[any, 2\]", frequencies=FREQUENCIES.ravel())
+    for where in ("sm_80", "sm_120a", "sm_90a,sms=1"):
+        refused(
+            "got emulated .*, expected a device with room for clusters", device=_C.Device(f"emulator:{where}")
+        )

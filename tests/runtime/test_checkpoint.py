@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import struct
@@ -90,6 +91,15 @@ def test_no_prefix_of_a_header_is_read_beyond_its_end(tmp_path: Path) -> None:
         assert found and int(found[1]) <= length, (length, str(raised.value))
         if header[:length].endswith(b"\\"):
             assert found[2] in ("a string does not end", "half a surrogate pair")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["x.safetensors", "x.gguf"])
+def test_a_pipe_is_no_checkpoint(tmp_path: Path, name: str) -> None:
+    """And nobody waits for somebody who writes to it."""
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(_C.Error, match=r"cannot read '.*': it is no regular file"):
+        _C.Checkpoint(str(tmp_path / name))
 
 
 def test_shards(tmp_path: Path) -> None:

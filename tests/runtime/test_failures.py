@@ -313,8 +313,16 @@ def test_a_save_replaces_files_alone(qwen: Session, tmp_path: Path) -> None:
     assert pipe.is_fifo() and not list(tmp_path.glob("*.tmp"))
     qwen.save(link)
     assert link.is_symlink() and len(target.read_bytes()) > 1000
-    (tmp_path / "dangling").symlink_to("new")
-    qwen.save(tmp_path / "dangling")
+    dangling, round_and_round = tmp_path / "dangling", tmp_path / "round"
+    dangling.symlink_to("new")
+    qwen.save(dangling)
+    assert dangling.is_symlink() and (tmp_path / "new").read_bytes() == target.read_bytes()
+    round_and_round.symlink_to("round")
+    with pytest.raises(_C.Error, match=r"writing '.*round' failed"):
+        qwen.save(round_and_round)
+    assert round_and_round.is_symlink() and not list(tmp_path.glob("*.tmp"))
+    with pytest.raises(_C.Error, match=r"reading '.*pipe' failed: it is no regular file"):
+        qwen.load(pipe)  # does not wait for somebody who writes
     with pytest.raises(_C.Error, match="reading '/dev/null' failed: it is no regular file"):
         qwen.load("/dev/null")
     assert qwen.tokens == [5, 9]

@@ -4,6 +4,9 @@ Tensors are those of any framework, or numpy arrays on the emulated GPU; `device
 csrc/op/model_ops.h documents each one completely: shapes, formats, the meaning of idle rows, what a row depends on.
 Every function writes into tensors that it is given and returns nothing. Row i of a result depends on row i of the
 inputs alone, bit for bit. Wrong arguments raise ValueError or TypeError, and then nothing was launched.
+
+What a model has loaded (weights and their scales, frequencies, sinks) may be read while operations of this package that
+precede in the stream still run: to use what one of them has just written as such, synchronise, or set_pdl(False) first.
 """
 
 from __future__ import annotations

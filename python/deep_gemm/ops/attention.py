@@ -178,7 +178,8 @@ def index_select(
 ) -> None:
     """index_query(), index_scores() and top_k() of at most 8 tokens in one launch, the same picks bit for bit.
 
-    bf16 queries of at most 64 heads of 128 channels, as projected, over at most 2048 bf16 or FP4 rows of a sequence.
+    bf16 queries of at most 64 heads of 128 channels, up to 64 of them rotated, as projected, over bf16 or FP4 rows with
+    room for at most 2048 of a sequence; ValueError for others, and on devices without room for clusters of 16 blocks.
     """
     _C.op_index_select(**locals())
 
@@ -226,8 +227,8 @@ def latent_attention(
 ) -> None:
     """Attention over the window's rows and compressed rows (picked, or all that are visible), with sinks.
 
-    `raw_queries`: at most 8 tokens of bf16 queries over FP8 rows, 1024 at most: rope() with norm has not been called on
-    q, what it does is done here.
+    `raw_queries`: rope() with norm (and `eps`) has not been called on q, what it does is done here. At most 8 tokens of
+    bf16 queries over FP8 rows, at most 1024: the window's, and those picked or all that there is room for.
 
     `records`: memory that makes few bf16 queries over FP8 rows faster and changes nothing, fp32
     [t, ceil(heads / 16), ceil(rows seen / 64), 16 * 516].
