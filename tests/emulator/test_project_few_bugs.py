@@ -59,7 +59,34 @@ def ahead() -> tuple[Any, str]:
     )
 
 
-CASES = {"tiles": tiles, "ahead": ahead}
+def pair() -> tuple[Any, str]:
+    """Two launches in one: two blocks of threads for three tiles, one for two."""
+    rng = np.random.default_rng(33)
+    rows, k, sizes = 1, 1024, {"a": 48, "b": 32}
+    x = real(rng, (rows, k), "bf16")
+    arrays: dict[str, Any] = {"x": x}
+    expected, halves = {}, []
+    for name, n in sizes.items():
+        w = real(rng, (n, k), "bf16", k**-0.5)
+        arrays |= {f"w_{name}": w, f"y_{name}": np.full((rows, n), np.nan, np.float32)}
+        expected[f"y_{name}"] = x.astype(np.float64) @ w.astype(np.float64).T
+        part = [f"w_{name}", None, (k,), (0,), (0,), (0,), f"y_{name}", None, (n,), (0,), n, n // 16]
+        halves.append(["x", None, (k,), (0,), rows, k, 1, 1, part, *[NO_PART] * 15])
+    launch = bugs.Launch(
+        "deep_gemm::project_few_pair<kSpec>",
+        (3,),
+        256,
+        32768 + 1024,
+        arrays,
+        pack(*halves, 2),
+        expected,
+        1e-4,
+    )
+    half = "{.few = 1, .depth = 1, .tokens = 1}"
+    return launch, text("project_few", "ProjectPairSpec", f".first = {half}, .second = {half}")
+
+
+CASES = {"tiles": tiles, "ahead": ahead, "pair": pair}
 BUGS = [
     ("tiles", Bug("weights read before they are there", "ptx::cp_async_wait<S.depth - 1>();", "ptx::cp_async_wait<S.depth>();")),
     ("tiles", Bug("weights brought over those that come next", "fetched_ = next(fetched_);", "fetched_ = 0;", 8)),
@@ -74,6 +101,10 @@ BUGS = [
     ("ahead", Bug("chunks of x in the wrong place", "tile_[place].load(rows_, i + kAhead)", "tile_[0].load(rows_, i + kAhead)", 8)),
     ("ahead", Bug("x of the tile before", "fresh = !project_few_holds(S) ||", "fresh = false ||", 8)),
     ("ahead", Bug("the chunk after the next", "const u32 next = i + S.depth % S.few;", "const u32 next = i + (S.depth + 1) % S.few;", 8)),
+    ("pair", Bug("blocks of the first launch from the second one's", "run_few<S.second>(p.second, block - p.first_blocks,", "run_few<S.second>(p.second, block,", 8)),
+    ("pair", Bug("shares of all blocks", "run_few<S.first>(p.first, block, p.first_blocks)", "run_few<S.first>(p.first, block, ptx::grid_size())", 8)),
+    ("pair", Bug("shares of too few blocks", "ptx::grid_size() - p.first_blocks);", "ptx::grid_size() - p.first_blocks + 1);", 8)),
+    ("pair", Bug("the first one twice", "run_few<S.second>(p.second,", "run_few<S.second>(p.first,", 8)),
 ]  # fmt: skip
 
 test_clean, test_bugs = bug_tests(CASES, BUGS, check_caught)
