@@ -1,8 +1,8 @@
 """The tables of times in docs/weight-only.md: `python tools/weight_only_times.py` prints them, `--write` writes them.
 
-They are made from one file of bench/results, which the page names (and `--file NAME` replaces): medians in
-microseconds, and how many times as fast as cuBLAS in BF16 in the same rounds. Nothing runs; numbers that the file has
-not do not get in.
+They are made from the files of bench/results that the page names, one for few tokens and one for many (`--few NAME`
+and `--many NAME` replace them; they may be the same): medians in microseconds, and how many times as fast as cuBLAS in
+BF16 in the same rounds. Nothing runs; numbers that a file has not do not get in.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 TOP = Path(__file__).resolve().parents[1]
 PAGE, RESULTS = TOP / "docs" / "weight-only.md", TOP / "bench" / "results"
-START = re.compile(r"<!-- times: made by tools/weight_only_times\.py from (\S+) -->")
+START = re.compile(r"<!-- times: made by tools/weight_only_times\.py from (\S+) and (\S+) -->")
 END = "<!-- end of times -->"
 LAYER, LONG = "4096x14336", "8192x29568"
 FEW, MANY = (1, 2, 3, 4, 8, 16), (32, 64, 128, 512, 2048, 8192)
@@ -45,15 +45,19 @@ def cell(row: dict[str, Any]) -> str:
     )
 
 
-def tables(name: str) -> str:
+def read(name: str) -> tuple[dict[str, Any], Rows]:
     content = json.loads((RESULTS / name).read_text(encoding="utf-8"))
-    machine = content["machine"]
-    rows: Rows = {(row["section"], row["point"]): row for row in content["rows"]}
+    return content["machine"], {(row["section"], row["point"]): row for row in content["rows"]}
+
+
+def tables(few_name: str, many_name: str) -> str:
     few = [("gemv", f"m={m} {LAYER}", f"{m} token{'s' if m > 1 else ''}") for m in FEW]
     few.append(("gemv", f"m=1 {LONG}", f"1 token, {LONG.replace('x', ' × ')}"))
     many = [("weight_only_gemm", f"m={m} {LAYER}", str(m)) for m in MANY]
 
-    def made(points: list[tuple[str, str, str]], variants: dict[str, str], first: str) -> list[str]:
+    def made(
+        rows: Rows, points: list[tuple[str, str, str]], variants: dict[str, str], first: str
+    ) -> list[str]:
         peers = [rows[section, f"{next(iter(variants))} {point}"]["peer_us"] for section, point, _ in points]
         body = [["cuBLAS BF16", *(f"{us:.1f}" if us < 1000 else f"{us:.0f}" for us in peers)]]
         body += [
@@ -62,44 +66,54 @@ def tables(name: str) -> str:
         ]
         return table([first, *(title for _, _, title in points)], body)
 
-    source = f"commit {machine['commit']}, {machine['date'][:10]} ([{name}](../bench/results/{name}))"
+    def source(machine: dict[str, Any], name: str) -> str:
+        return f"commit {machine['commit']}, {machine['date'][:10]} ([{name}](../bench/results/{name}))"
+
+    machine, few_rows = read(few_name)
+    many_machine, many_rows = read(many_name)
     return "\n".join(
         [
-            f"Microseconds on one {machine['device']}, {source}:",
+            f"Microseconds on one {machine['device']},",
             f"k × n = {LAYER.replace('x', ' × ')}. In brackets: how many times as fast as `torch.mm` in BF16",
-            "(cuBLAS) in the same rounds; below 1.00x it is slower. A few tokens, the small-batch form:",
+            "(cuBLAS) in the same rounds; below 1.00x it is slower. A few tokens, the small-batch form,",
+            f"{source(machine, few_name)}:",
             "",
-            *made(few, FEW_VARIANTS, "W, x"),
+            *made(few_rows, few, FEW_VARIANTS, "W, x"),
             "",
-            "Many, x in bf16, the form that the plan takes:",
+            f"Many, x in bf16, the form that the plan takes, {source(many_machine, many_name)}:",
             "",
-            *made(many, MANY_VARIANTS, "W"),
+            *made(many_rows, many, MANY_VARIANTS, "W"),
         ]
     )
 
 
-def parts(page: str) -> tuple[str, str, str]:
-    """What stands in front of the tables, the file that they name, what comes after them."""
+def parts(page: str) -> tuple[str, tuple[str, str], str]:
+    """What stands in front of the tables, the files that they name, what comes after them."""
     start = START.search(page)
     if start is None or END not in page:
         raise SystemExit(f"{PAGE} has no lines '<!-- times: ... -->' and '{END}'; put them around the tables")
-    return page[: start.start()], start[1], page.partition(END)[2]
+    return page[: start.start()], (start[1], start[2]), page.partition(END)[2]
 
 
-def replaced(page: str, name: str | None = None) -> str:
+def replaced(page: str, names: tuple[str, str] | None = None) -> str:
     before, named, after = parts(page)
-    name = name or named
-    mark = f"<!-- times: made by tools/weight_only_times.py from {name} -->"
-    return f"{before}{mark}\n{tables(name)}\n{END}{after}"
+    few, many = names or named
+    mark = f"<!-- times: made by tools/weight_only_times.py from {few} and {many} -->"
+    return f"{before}{mark}\n{tables(few, many)}\n{END}{after}"
+
+
+def asked(page: str) -> tuple[str, str]:
+    few, many = parts(page)[1]
+    given = dict(zip(sys.argv, sys.argv[1:], strict=False))
+    return given.get("--few", few), given.get("--many", many)
 
 
 def main() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    name = sys.argv[sys.argv.index("--file") + 1] if "--file" in sys.argv else None
     if "--write" in sys.argv:
-        PAGE.write_text(replaced(page, name), encoding="utf-8")
+        PAGE.write_text(replaced(page, asked(page)), encoding="utf-8")
     else:
-        print(tables(name or parts(page)[1]))
+        print(tables(*asked(page)))
 
 
 if __name__ == "__main__":

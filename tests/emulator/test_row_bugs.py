@@ -161,7 +161,7 @@ BUGS = [
     ("rms_norm", Bug("weights of the first channels", "tile::load4<S.weight>(p.weight, i)", "tile::load4<S.weight>(p.weight, first)", 8)),
     ("rope", Bug("idle rows are written", "    if (position < 0) return;\n    const tile::Float4 v = rotated_head", "    const tile::Float4 v = rotated_head", 8)),
     ("rope", Bug("all channels are turned", "if (channel >= d || channel < d - dims) return;", "if (channel >= d) return;", 8)),
-    ("rope", Bug("turned backwards", "const float first = a * r.cos - b * r.sin;", "const float first = a * r.cos + b * r.sin;", 8)),
+    ("rope", Bug("turned backwards", "ptx::fma_rn_f32(a, r.cos, -ptx::mul_rn_f32(b, r.sin))", "ptx::fma_rn_f32(a, r.cos, ptx::mul_rn_f32(b, r.sin))", 8)),
     ("rope", Bug("one angle for two pairs", "rotate(v.z, v.w, rotation_at(frequencies, pair + 1,", "rotate(v.z, v.w, rotation_at(frequencies, pair,", 8)),
     ("rope", Bug("norm of a warp", "cta_sums<Threads>(smem, squares);", "for (float& one : squares) one = warp_sum(one);", 8)),
     ("rope_heads", Bug("heads of the block before", "first = block * S.heads % p.inner", "first = 0", 8)),
