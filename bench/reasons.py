@@ -99,28 +99,30 @@ REASONS = (
     Reason(
         "gemv",
         r"q8_0 m=1 29568x8192",
-        "Rows of 31416 bytes start at multiples of 8, which bulk copies do not take: dp4a, 74.7 us. At 8192x29568, where "
-        "rows start at multiples of 16, bulk copies take 63.7. Next: bulk copies of the 16-byte vectors around a row.",
+        "Rows of 31416 bytes start at multiples of 8, which bulk copies do not take: dp4a, 74.7 us. At 8192x29568, "
+        "where rows start at multiples of 16, bulk copies take 63.7. Next: bulk copies of the 16-byte vectors around a "
+        "row.",
     ),
     Reason(
         "gemv",
         r"q8_0.*",
         "Blocks of 34 bytes are 6 % more bytes than one a weight, and never aligned to more than 2: words are put "
-        "together from halves (the split layout spares that and pays for two streams). Two warps of bulk copies for each "
-        "group take 18.3 us at 4096x14336 with 2 to 4 tokens where one took 20.4; 1.65x would be 18.15. Copies alone take "
-        "18.1 there. Slower: visits of two blocks of rows, rows in turns for warps that stay, L2 asked by single lines.",
+        "together from halves (the split layout spares that and pays for two streams). Two warps of bulk copies for "
+        "each group take 18.3 us at 4096x14336 with 2 to 4 tokens where one took 20.4; 1.65x would be 18.15. Copies "
+        "alone take 18.1 there. Slower: visits of two blocks of rows, rows in turns for warps that stay, L2 asked by "
+        "single lines.",
     ),
     Reason(
         "gemv",
         r"(w8a16|w8a8|int8|w4a16 \w+|w4a8 \w+|int4 \w+) .*",
         "3 to 4 us of a launch do not shrink with the bytes: the wait for the launch before (0.8 us from its last "
-        "exit), x (1.8) and the first weights (2.9); half of the blocks end half a microsecond before the last. "
-        "Codes of 4 bits are bound by instructions as well, shifts and masks above all, of which an SM takes 64 lanes a "
+        "exit), x (1.8) and the first weights (2.9); half of the blocks end half a microsecond before the last. Codes "
+        "of 4 bits are bound by instructions as well, shifts and masks above all, of which an SM takes 64 lanes a "
         "cycle: a visit of a warp (16 rows of 256 weights) takes 196 of INT4, 232 before nibbles were read as bf16 "
         "subnormals (4096x14336: 10.7 us for 11.2), and a token more costs its products and its copy of x (0.1 us). "
         "Slower: rotations by 64-bit multiplications (12.3 us for 11.2), rows dealt evenly to groups in short tiles "
-        "(12.9), tokens in turns while x is copied, other rings. Next: E2M1 pairs from fewer masks, x of several tokens "
-        "copied by a warp of its own.",
+        "(12.9), tokens in turns while x is copied, other rings. Next: E2M1 pairs from fewer masks, x of several "
+        "tokens copied by a warp of its own.",
     ),
     Reason(
         "weight_only_gemm",
