@@ -162,8 +162,8 @@ class MmaLaunch {
   private:
     [[nodiscard]] u32 grid() const { return grid_of("project", u64{blocks_} * params_.token_blocks); }
     // Where project_few is faster on an H200: 5 to 8 rows (a layer of DeepSeek-V4-Flash 256 us, else 274), and
-    // pairs of a single row, whose blocks of project_mma are more than an SM has room for at once. What it has
-    // on its way early slows the small launches in front of it: others are no faster, or slower.
+    // pairs of a single row, whose blocks of project_mma are a few more than all SMs have room for at once. What
+    // it has on its way early slows the small launches in front of it: others are no faster, or slower.
     [[nodiscard]] bool takes_few(bool pair) const {
         constexpr u32 kSeveral = 5;
         bool whole = params_.rows <= kProjectTileTokens &&
@@ -175,11 +175,7 @@ class MmaLaunch {
     }
     [[nodiscard]] u32 few_chunks() const { return params_.k / (kProjectWarps * kProjectColumns); }
     [[nodiscard]] u32 few_at_once() const { return device_.properties().num_sms * kProjectFewCtas; }
-    [[nodiscard]] u32 few_tiles() const {
-        u32 tiles = 0;
-        for (u32 i = 0; i < params_.num_parts; ++i) tiles += params_.parts[i].n / kProjectTileRows;
-        return tiles;
-    }
+    [[nodiscard]] u32 few_tiles() const { return few_params().parts[params_.num_parts - 1].end; }
     [[nodiscard]] ProjectMmaParams few_params() const {
         ProjectMmaParams params = params_;
         u32 end = 0;
@@ -197,8 +193,9 @@ class MmaLaunch {
         // Of few chunks each, several tiles share a barrier.
         spec.row_tiles = std::min(tiles, spec.few == 1 ? 4u : spec.few == 2 ? 2u : 1u);
         spec.tokens = params_.rows == 1 ? 1 : kProjectTileTokens;
-        spec.depth = std::min(spec.few * tiles,
-                              (kProjectFewBytes - plan_few(spec).bytes) / project_few_slot_bytes(spec));
+        const u32 bytes = std::min(kProjectFewBytes, device_.properties().max_smem_per_block);
+        spec.depth =
+            std::min(spec.few * tiles, (bytes - plan_few(spec).bytes) / project_few_slot_bytes(spec));
         return spec;
     }
 

@@ -142,6 +142,17 @@ def test_few_rows_have_the_bits_of_more(device: Any, kind: str, x_kind: str, n: 
         assert same_bits(some, np.ascontiguousarray(whole[:rows])), rows
 
 
+@pytest.mark.parametrize("arch", ["sm_89", "sm_120a"])
+def test_few_rows_where_shared_memory_is_small(arch: str) -> None:
+    """99 KiB for a block: less on its way at once, the same bits."""
+    rng = np.random.default_rng(23)
+    w, x = real(rng, (64, 4096), "bf16", 4096**-0.5), real(rng, (8, 4096), "bf16")
+    y = [poisoned((8, 64)) for _ in range(2)]
+    for out, device in zip(y, (f"emulator:{arch},sms=4", "emulator:sm_90a,sms=4"), strict=True):
+        ops.project(x, w, out, device=device)
+    assert same_bits(*y)
+
+
 @pytest.mark.parametrize(
     ("kind", "x_kind"), [("bf16", "bf16"), ("fp8 ue8m0", "bf16"), ("fp8 ue8m0", "fp8_e4m3")]
 )
