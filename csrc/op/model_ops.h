@@ -27,6 +27,7 @@
 #include "op/expert.h"
 #include "op/gqa.h"
 #include "op/hyper_connection.h"
+#include "op/index_select.h"
 #include "op/indexer.h"
 #include "op/norm.h"
 #include "op/project.h"
