@@ -7,10 +7,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 from emulator.op_bugs import Bug, bug_tests, bugs, check_caught, pack, text
+from emulator.test_joined_bugs import NO_MATRIX, matrix
 from ops_cases import real
 from reference import quantize
-
-NO_PART = [None, None, (0,), (0,), (0,), (0,), None, None, (0,), (0,), 0, 0]
 
 
 def tiles() -> tuple[Any, str]:
@@ -30,7 +29,7 @@ def tiles() -> tuple[Any, str]:
         parts.append(
             [f"w{i}", f"scale{i}", (k,), (8,), (i * k,), (i * 8,), f"y{i}", None, (n,), (0,), n, end]
         )
-    params = pack("x", "x_scale", (2 * k,), (16,), rows, k, 2, 1, *parts, *[NO_PART] * 14)
+    params = pack("x", "x_scale", (2 * k,), (16,), rows, k, 2, 1, *parts, *[NO_MATRIX] * 14)
     launch = bugs.Launch(
         "deep_gemm::project_few<kSpec>", (2,), 256, 2 * 16384 + 16384, arrays, params, expected, 1e-3
     )
@@ -48,7 +47,7 @@ def ahead() -> tuple[Any, str]:
     x, w = real(rng, (rows, k), "bf16"), real(rng, (n, k), "bf16", k**-0.5)
     add = real(rng, (rows, n))
     part = ["w", None, (k,), (0,), (0,), (0,), "y", "add", (n,), (n,), n, 2]
-    params = pack("x", None, (k,), (0,), rows, k, 1, 1, part, *[NO_PART] * 15)
+    params = pack("x", None, (k,), (0,), rows, k, 1, 1, part, *[NO_MATRIX] * 15)
     arrays = {"x": x, "w": w, "add": add, "y": np.full((rows, n), np.nan, np.float32)}
     expected = {"y": x.astype(np.float64) @ w.astype(np.float64).T + add}
     launch = bugs.Launch(
@@ -70,8 +69,8 @@ def pair() -> tuple[Any, str]:
         w = real(rng, (n, k), "bf16", k**-0.5)
         arrays |= {f"w_{name}": w, f"y_{name}": np.full((rows, n), np.nan, np.float32)}
         expected[f"y_{name}"] = x.astype(np.float64) @ w.astype(np.float64).T
-        part = [f"w_{name}", None, (k,), (0,), (0,), (0,), f"y_{name}", None, (n,), (0,), n, n // 16]
-        halves.append(["x", None, (k,), (0,), rows, k, 1, 1, part, *[NO_PART] * 15])
+        part = matrix(f"w_{name}", f"y_{name}", n, k, n // 16)
+        halves.append(["x", None, (k,), (0,), rows, k, 1, 1, part, *[NO_MATRIX] * 15])
     launch = bugs.Launch(
         "deep_gemm::project_few_pair<kSpec>",
         (3,),
