@@ -2,8 +2,7 @@
 // has 16 heads of a token, or 32, which share the rows that it decodes. The rows a token sees, from the
 // oldest on, are cut into chunks of 64:
 //
-//   of a chunk   scores by mma.sync over channels in order; their maximum m; weights exp(score - m), summed
-//   in
+//   of a chunk   scores by mma.sync over channels in order; their maximum m; weights exp(score - m), summed in
 //                fp32, rounded to bf16; the weighted sum of the rows by mma.sync over rows in order
 //   of a token   chunks are merged in order: (m, sum, rows) and the next one's, each scaled to the larger m
 //

@@ -139,8 +139,8 @@ constexpr void visit_fields(Visitor&& visit, const MoeFewDownSpec& s) {
 constexpr u32 ctas_per_sm_of(const MoeFewDownSpec& s) {
     return s.ctas;
 }
-// With `blocks` to do. As many CTAs as two an SM hold, where three would be there, are not spread evenly: some SMs
-// have three of them, and finish last.
+// For `blocks` CTAs. Registers have room for three on an SM; where two on each hold all, no SM may take a third: it
+// would finish last.
 constexpr u32 few_down_ctas(const MoeFewWeightSpec& w, u64 blocks, u32 sms) {
     return w.fp4 && blocks > u64{2} * sms ? 3 : 2;
 }
@@ -176,7 +176,6 @@ constexpr MoeFewDownSmem plan_smem(const MoeFewDownSpec& s) {
     p.sums = p.w_scales + (s.w.fp4 ? 0 : chunks * 4);
     p.parts = p.sums + chunks * kFewRows * 4;
     p.bytes = p.parts + s.combine.top_k * kFewRows * 4;
-    // Registers have room for three of MXFP4.
     constexpr u32 kMoreThanAThird = align_up((227u << 10) / 3 + 1, 128u);
     if (s.w.fp4 && s.ctas == 2 && p.bytes < kMoreThanAThird) p.bytes = kMoreThanAThird;
     return p;
