@@ -9,6 +9,18 @@
 
 namespace deep_gemm::op {
 
+// Parts of a launch, in order of blocks.
+struct Parts {
+    u32 blocks = 0;
+    std::vector<driver::MemoryRange> memory;
+
+    template <typename Spec, typename Params>
+    u32 add(const Prepared<Spec, Params>& part) {
+        memory.insert(memory.end(), part.memory.begin(), part.memory.end());
+        return blocks += part.grid;
+    }
+};
+
 [[nodiscard]] Prepared<NormSpec, NormParams> prepare_norm(ModelChecks& checks, const RmsNormArguments& a);
 [[nodiscard]] Prepared<LatentSpec, RopeParams> prepare_rope(ModelChecks& checks, const RopeArguments& a);
 [[nodiscard]] Prepared<LatentSpec, RopeParams> prepare_index_query(ModelChecks& checks,

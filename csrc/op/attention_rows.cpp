@@ -11,18 +11,6 @@ constexpr const char* kAttentionRowsHeader = "deep_gemm/kernel/attention_rows.cu
 constexpr jit::KernelId kRows{"attention_rows", kAttentionRowsHeader},
     kHeads{"attention_heads", kAttentionRowsHeader}, kGqaRows{"gqa_rows", "deep_gemm/kernel/gqa_rows.cuh"};
 
-// Parts, in order of blocks.
-struct Parts {
-    u32 blocks = 0;
-    std::vector<driver::MemoryRange> memory;
-
-    template <typename Spec, typename Params>
-    u32 add(const Prepared<Spec, Params>& part) {
-        memory.insert(memory.end(), part.memory.begin(), part.memory.end());
-        return blocks += part.grid;
-    }
-};
-
 }  // namespace
 
 void attention_rows(const AttentionRowsArguments& a) {

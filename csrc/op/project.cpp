@@ -1,5 +1,6 @@
 // project(): y = x w^T whose rows have the same bits at any batch size.
 #include "op/moe_parts.h"
+#include "op/project_staged.h"
 #include "op/project_wide.h"
 #include "op/weight_check.h"
 
@@ -23,6 +24,7 @@ constexpr u32 kVectorBytes = 16;
 constexpr u32 kRowsOfWide = 128;
 // Rows of x up to which two kinds of matrices share a launch, in the registers that the larger one needs.
 constexpr u32 kRowsOfPair = 32;
+constexpr u32 kStagedDepth = 4;
 
 struct Checked {
     TensorView x, x_scale, y, add;
@@ -244,6 +246,12 @@ void project(const ProjectArguments& a) {
             "{} bytes, with fp8_e4m3; quantize() x first",
             c.x.shape[0], name_of(c.x.format), name_of(c.w.format), project_rounds_up_to(), kVectorBytes);
     if (!takes_mma(c)) return run_plain(checks.device(), a, c);
+    if (a.round_x && a.x.rank == 2) {
+        const ProjectMatrix matrix{.w = a.w, .w_scale = a.w_scale, .y = a.y};
+        const auto staged = prepare_staged(checks, {.x = a.x, .matrices = {&matrix, 1}, .add = a.add},
+                                           staged_blocks(checks.device()), kStagedDepth);
+        if (staged) return launch_staged(checks.device(), *staged, a.stream);
+    }
     MmaLaunch launch(checks.device(), c, u64{c.w.count} * c.w.n, a.stream);
     if (a.round_x) launch.round_x();
     launch.add(c);

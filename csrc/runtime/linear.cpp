@@ -69,13 +69,16 @@ void project(const Linear& w, const TensorView& x, const Input& low, const Tenso
                  .stream = stream});
 }
 
+op::ProjectMatrix matrix_of(const Projection& p) {
+    return {p.w->data.view(), p.w->scale.view(), p.y};
+}
+
 void project_many(std::initializer_list<Projection> projections, const TensorView& x, const Input& low,
                   void* stream) {
     std::vector<op::ProjectMatrix> matrices;
     for (const bool narrow : {true, false})
         for (const Projection& p : projections)
-            if (p.w->low_precision() == narrow)
-                matrices.push_back({p.w->data.view(), p.w->scale.view(), p.y});
+            if (p.w->low_precision() == narrow) matrices.push_back(matrix_of(p));
     op::project_many({.x = low.x, .x_scale = low.scale, .wide_x = x, .matrices = matrices, .stream = stream});
 }
 

@@ -49,6 +49,7 @@ struct Projection {
     const Linear* w;
     TensorView y;
 };
+[[nodiscard]] op::ProjectMatrix matrix_of(const Projection& projection);
 void project_many(std::initializer_list<Projection> projections, const TensorView& x, const Input& low,
                   void* stream);
 

@@ -1,5 +1,6 @@
 // One transformer block of DeepSeek-V4 as a list of operations.
 #include "op/moe_joined.h"
+#include "op/query_rows.h"
 #include "runtime/deepseek_v4/state.h"
 
 #include <cmath>
@@ -62,13 +63,7 @@ class BlockPass {
     void attention() {
         const TensorView x = rows(s_.input), low_rank = rows(s_.low_rank), query = rows(s_.query);
         project_input(x, low_input());
-        attention_rows(low_rank);
-        const Input low_rank_low = input_of(low_rank, s_.low_rank_fp8);
-        if (w_.index_compressor)
-            project_many({{&w_.wq_b, flat(s_.query)}, {&w_.index_wq_b, flat(s_.index_query)}}, low_rank,
-                         low_rank_low, pass_.stream);
-        else
-            linear(w_.wq_b, low_rank, low_rank_low, flat(s_.query));
+        queries(low_rank);
         op::LatentAttentionArguments latent{
             .q = query,
             .ring = state_.ring_rows(),
@@ -173,8 +168,8 @@ class BlockPass {
         return model_.fp8_cache() ? RowFinish::hadamard_fp4 : RowFinish::none;
     }
 
-    // What follows the projections of the block's input.
-    void attention_rows(const TensorView& low_rank) {
+    // What follows the projections of the block's input: the token's cache rows, and the queries.
+    void queries(const TensorView& low_rank) {
         op::CompressorArguments main, index;
         if (w_.compressor)
             main =
@@ -184,21 +179,31 @@ class BlockPass {
             index = compress(
                 *w_.index_compressor, pooled(c_.index_dim, s_.index_pool_values, s_.index_pool_gates),
                 state_.index_frontier, state_.index_journal, state_.indexed_rows(), index_finish());
-        op::attention_rows({.norm = {.x = low_rank,
-                                     .weight = w_.q_norm.view(),
-                                     .y = low_rank,
-                                     .eps = c_.rms_epsilon,
-                                     .narrow = fp8_copy_of(s_.low_rank_fp8, pass_.t)},
-                            .write = {.x = rows(s_.key_value),
-                                      .weight = w_.kv_norm.view(),
-                                      .frequencies = frequencies(),
-                                      .positions = pass_.positions,
-                                      .sequences = pass_.sequences,
-                                      .rows = state_.ring_rows(),
-                                      .eps = c_.rms_epsilon},
-                            .main = w_.compressor ? &main : nullptr,
-                            .index = w_.index_compressor ? &index : nullptr,
-                            .stream = pass_.stream});
+        const op::AttentionRowsArguments cache_rows{.norm = {.x = low_rank,
+                                                             .weight = w_.q_norm.view(),
+                                                             .y = low_rank,
+                                                             .eps = c_.rms_epsilon,
+                                                             .narrow = fp8_copy_of(s_.low_rank_fp8, pass_.t)},
+                                                    .write = {.x = rows(s_.key_value),
+                                                              .weight = w_.kv_norm.view(),
+                                                              .frequencies = frequencies(),
+                                                              .positions = pass_.positions,
+                                                              .sequences = pass_.sequences,
+                                                              .rows = state_.ring_rows(),
+                                                              .eps = c_.rms_epsilon},
+                                                    .main = w_.compressor ? &main : nullptr,
+                                                    .index = w_.index_compressor ? &index : nullptr,
+                                                    .stream = pass_.stream};
+        std::vector<op::ProjectMatrix> matrices{matrix_of({&w_.wq_b, flat(s_.query)})};
+        if (w_.index_compressor) matrices.push_back(matrix_of({&w_.index_wq_b, flat(s_.index_query)}));
+        if (op::query_rows({.rows = cache_rows, .matrices = matrices})) return;
+        op::attention_rows(cache_rows);
+        const Input low = input_of(low_rank, s_.low_rank_fp8);
+        op::project_many({.x = low.x,
+                          .x_scale = low.scale,
+                          .wide_x = low_rank,
+                          .matrices = matrices,
+                          .stream = pass_.stream});
     }
     [[nodiscard]] op::IndexQueryArguments index_query() const {
         const TensorView of_index = rows(s_.index_query);

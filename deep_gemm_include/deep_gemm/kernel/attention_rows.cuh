@@ -28,13 +28,16 @@ DG_DEVICE void bring_compressor(const CompressorParams& p) {
 }
 
 /// What block `block` reads and nobody writes.
+template <LatentSpec S>
+DG_DEVICE void bring_write(const LatentWriteParams& p) {
+    bring(p.weight, p.d * bytes_of(S.weight));
+    bring(p.frequencies, p.dims * 4);
+}
+
 template <AttentionRowsSpec S>
 DG_DEVICE void bring_weights(const AttentionRowsParams& p, u32 block) {
     if (block < p.norm_end) return bring(p.norm.weight, p.norm.d * bytes_of(S.norm.weight));
-    if (block < p.write_end) {
-        bring(p.write.weight, p.write.d * bytes_of(S.write.weight));
-        return bring(p.write.frequencies, p.write.dims * 4);
-    }
+    if (block < p.write_end) return bring_write<S.write>(p.write);
     if constexpr (S.has_main)
         if (block < p.main_end) return bring_compressor<S.main>(p.main);
     if constexpr (S.has_index) bring_compressor<S.index>(p.index);

@@ -3,6 +3,7 @@
 
 #include <deep_gemm/spec/norm.h>
 #include <deep_gemm/tile/narrow_copy.h>
+#include <deep_gemm/tile/norm.h>
 #include <deep_gemm/tile/real.h>
 #include <deep_gemm/tile/reduce.h>
 #include <deep_gemm/ptx/math.h>
@@ -16,24 +17,15 @@ DG_DEVICE void norm_block(const NormParams& p, u32 block) {
               y = row * p.y.stride + inner * p.y.inner_stride;
     const u32 first = ptx::thread_index() * 4;
     float squares = 0;
-    for (u32 i = first; i < p.d; i += kNormThreads * 4) {
-        const tile::Float4 v = tile::load4<S.x>(p.x.data, x + i);
-        squares = ptx::fma_rn_f32(v.x, v.x, squares);
-        squares = ptx::fma_rn_f32(v.y, v.y, squares);
-        squares = ptx::fma_rn_f32(v.z, v.z, squares);
-        squares = ptx::fma_rn_f32(v.w, v.w, squares);
-    }
+    for (u32 i = first; i < p.d; i += kNormThreads * 4)
+        squares = tile::add_squares(tile::load4<S.x>(p.x.data, x + i), squares);
     squares = tile::cta_sum<kNormThreads>(ptx::dynamic_smem() + plan_smem(S).sums, squares);
     constexpr bool kRowAmax = S.narrow && S.recipe == Recipe::nvfp4;
     float amax = 0;
-    const float rms = ptx::sqrt_rn_f32(squares / static_cast<float>(p.d) + p.eps), factor = 1.0f / rms;
+    const float factor = tile::norm_factor(squares, p.d, p.eps);
     for (u32 i = first; i < p.d; i += kNormThreads * 4) {
-        tile::Float4 v = tile::load4<S.x>(p.x.data, x + i);
-        v = {v.x * factor, v.y * factor, v.z * factor, v.w * factor};
-        if constexpr (S.weight != Format::none) {
-            const tile::Float4 w = tile::load4<S.weight>(p.weight, i);
-            v = {v.x * w.x, v.y * w.y, v.z * w.z, v.w * w.w};
-        }
+        tile::Float4 v = tile::times(tile::load4<S.x>(p.x.data, x + i), factor);
+        if constexpr (S.weight != Format::none) v = tile::times(v, tile::load4<S.weight>(p.weight, i));
         tile::store4<S.y>(p.y.data, y + i, v);
         if constexpr (kRowAmax)
             amax = ptx::max_nan_f32(amax, tile::amax_of_four(tile::through_bf16(v)));

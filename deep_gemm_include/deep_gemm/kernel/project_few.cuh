@@ -118,14 +118,13 @@ DG_DEVICE float few_scales(const TilePlace& place, u32 warp) {
                                            ptx::lane_index() * kProjectWarps);
 }
 
-/// A group of tiles: the warps' sums into shared memory, and from there, the first warp's first, to y.
-template <ProjectMmaSpec S>
+/// A group of tiles: the warps' sums into shared memory, at `smem`, and from there, the first warp's first, to y.
+template <auto S>
 class FewSums {
     static constexpr u32 kRowBytes = kProjectTileRows * 4;
 
   public:
-    DG_DEVICE explicit FewSums(const ProjectMmaParams& p)
-        : p_(p), smem_(ptx::dynamic_smem() + plan_few(S).sums) {}
+    DG_DEVICE FewSums(const ProjectMmaParams& p, ptx::SharedAddress smem) : p_(p), smem_(smem) {}
 
     DG_DEVICE void keep(u32 warp, u32 g, const float (&sums)[4]) const {
         const u32 row = ptx::lane_index() / 4, token = ptx::lane_index() % 4 * 2;
@@ -184,7 +183,7 @@ DG_DEVICE void run_few(const ProjectMmaParams& p, u32 block, u32 blocks) {
         return next < S.few ? next : next - S.few;
     };
     typename FewXOf<kTile>::Type x;
-    FewSums<S> out(p);
+    FewSums<S> out(p, ptx::dynamic_smem() + plan_few(S).sums);
     bool fresh = true;
     for (u32 tile = begin; tile < end; tile += S.row_tiles) {
 #pragma unroll

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <deep_gemm/spec/latent.h>
+#include <deep_gemm/tile/norm.h>
 #include <deep_gemm/tile/real.h>
 #include <deep_gemm/tile/reduce.h>
 #include <deep_gemm/ptx/math.h>
@@ -77,20 +78,6 @@ DG_DEVICE void rotate4(Float4& v, u32 channel, u32 d, u32 dims, const float* fre
     }
 }
 
-/// The sum of four channels' squares, and what the norm of d channels scales them by.
-DG_DEVICE float square_of(const Float4& v) {
-    float sum = ptx::mul_rn_f32(v.x, v.x);
-    sum = ptx::fma_rn_f32(v.y, v.y, sum);
-    sum = ptx::fma_rn_f32(v.z, v.z, sum);
-    return ptx::fma_rn_f32(v.w, v.w, sum);
-}
-DG_DEVICE float norm_factor(float squares, u32 d, float eps) {
-    return 1.0f / ptx::sqrt_rn_f32(squares / static_cast<float>(d) + eps);
-}
-DG_DEVICE Float4 times(const Float4& v, float factor) {
-    return {v.x * factor, v.y * factor, v.z * factor, v.w * factor};
-}
-
 /// RMS norm of some rows over the CTA's channels; channels at and beyond d must be zero. `smem` holds a float
 /// a warp for each row.
 template <u32 Threads, Format Weight, u32 Rows>
@@ -98,7 +85,7 @@ DG_DEVICE void normalize(Float4 (&v)[Rows], ptx::SharedAddress smem, const void*
                          float eps) {
     float squares[Rows];
 #pragma unroll
-    for (u32 i = 0; i < Rows; ++i) squares[i] = square_of(v[i]);
+    for (u32 i = 0; i < Rows; ++i) squares[i] = add_squares(v[i], 0);
     cta_sums<Threads>(smem, squares);
     Float4 w{1, 1, 1, 1};
     if constexpr (Weight != Format::none)
@@ -106,7 +93,7 @@ DG_DEVICE void normalize(Float4 (&v)[Rows], ptx::SharedAddress smem, const void*
 #pragma unroll
     for (u32 i = 0; i < Rows; ++i) {
         v[i] = times(v[i], norm_factor(squares[i], d, eps));
-        if constexpr (Weight != Format::none) v[i] = {v[i].x * w.x, v[i].y * w.y, v[i].z * w.z, v[i].w * w.w};
+        if constexpr (Weight != Format::none) v[i] = times(v[i], w);
     }
 }
 template <u32 Threads, Format Weight>

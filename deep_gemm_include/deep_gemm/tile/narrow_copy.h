@@ -15,16 +15,24 @@ DG_DEVICE float amax_of_four(const Float4& v) {
                             ptx::max_nan_f32(ptx::abs_f32(v.z), ptx::abs_f32(v.w)));
 }
 
-/// E4M3 with a scale for the warp's 128 columns.
+/// E4M3 with a scale for the warp's 128 columns, of which a lane has four.
+struct Fp8Columns {
+    u32 codes;
+    float scale;
+};
 template <ScaleRule Rule>
-DG_DEVICE void store_fp8_copy(u8* codes, float* scales, u32 column, const Float4& v) {
+DG_DEVICE Fp8Columns to_fp8_columns(const Float4& v) {
     const float amax = ptx::max_nan_f32(warp_max<32>(amax_of_four(v)), kFp8SmallestAmax);
     const float scale = scale_of_amax<Rule>(amax);
     const float factor = ptx::div_rn_f32(1.0f, scale);
     const auto times = [factor](float x) { return ptx::mul_rn_f32(x, factor); };
-    ptx::st_global_u32(codes + column, ptx::cvt_e4m3x2(times(v.x), times(v.y)) |
-                                           ptx::cvt_e4m3x2(times(v.z), times(v.w)) << 16);
-    if (ptx::lane_index() == 0) ptx::st_global_f32(scales + column / 128, scale);
+    return {ptx::cvt_e4m3x2(times(v.x), times(v.y)) | ptx::cvt_e4m3x2(times(v.z), times(v.w)) << 16, scale};
+}
+template <ScaleRule Rule>
+DG_DEVICE void store_fp8_copy(u8* codes, float* scales, u32 column, const Float4& v) {
+    const Fp8Columns out = to_fp8_columns<Rule>(v);
+    ptx::st_global_u32(codes + column, out.codes);
+    if (ptx::lane_index() == 0) ptx::st_global_f32(scales + column / 128, out.scale);
 }
 
 /// E2M1 with the scale of `Columns` neighbouring columns, a byte, whose value's inverse is `factor`.

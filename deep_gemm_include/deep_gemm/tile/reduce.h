@@ -22,7 +22,7 @@ DG_DEVICE float warp_max(float value) {
     return value;
 }
 
-/// Over the CTA, of some values at once; `smem` holds one float a warp for each and may be used again at
+/// Over the CTA's first `Threads` threads, which call, of some values at once; `smem` holds one float a warp for each and may be used again at
 /// once.
 template <u32 Threads, u32 Values>
 DG_DEVICE void cta_sums(ptx::SharedAddress smem, float (&values)[Values]) {
@@ -35,7 +35,7 @@ DG_DEVICE void cta_sums(ptx::SharedAddress smem, float (&values)[Values]) {
 #pragma unroll
         for (u32 i = 0; i < Values; ++i) ptx::st_shared_f32(smem + (i * kWarps + thread / 32) * 4, values[i]);
     }
-    ptx::sync_threads();
+    ptx::named_barrier_sync(0, Threads);
 #pragma unroll
     for (u32 i = 0; i < Values; ++i) {
         values[i] = ptx::ld_shared_f32(smem + i * kWarps * 4);
@@ -43,7 +43,7 @@ DG_DEVICE void cta_sums(ptx::SharedAddress smem, float (&values)[Values]) {
         for (u32 warp = 1; warp < kWarps; ++warp)
             values[i] = ptx::add_rn_f32(values[i], ptx::ld_shared_f32(smem + (i * kWarps + warp) * 4));
     }
-    ptx::sync_threads();
+    ptx::named_barrier_sync(0, Threads);
 }
 template <u32 Threads>
 DG_DEVICE float cta_sum(ptx::SharedAddress smem, float value) {
@@ -58,12 +58,12 @@ DG_DEVICE float cta_max(ptx::SharedAddress smem, float value) {
     value = warp_max(value);
     const u32 thread = ptx::thread_index();
     if (thread % 32 == 0) ptx::st_shared_f32(smem + thread / 32 * 4, value);
-    ptx::sync_threads();
+    ptx::named_barrier_sync(0, Threads);
     float largest = ptx::ld_shared_f32(smem);
 #pragma unroll
     for (u32 warp = 1; warp < Threads / 32; ++warp)
         largest = ptx::max_nan_f32(largest, ptx::ld_shared_f32(smem + warp * 4));
-    ptx::sync_threads();
+    ptx::named_barrier_sync(0, Threads);
     return largest;
 }
 
