@@ -39,7 +39,7 @@ DG_DEVICE void turn_queries(float eps, bool turns, const tile::Rotation (&by)[2]
         for (u32 quad = 0; quad < kQuadsOfLane; ++quad) {
             const ptx::UInt2 w = ptx::ld_shared_v2_u32(head + quad * 256);
             v[quad] = {ptx::bf16_low(w.x), ptx::bf16_high(w.x), ptx::bf16_low(w.y), ptx::bf16_high(w.y)};
-            squares[quad] = tile::warp_sum(tile::square_of(v[quad]));
+            squares[quad] = tile::warp_sum(tile::add_squares(v[quad], 0));
         }
         float sum = squares[0];
 #pragma unroll
