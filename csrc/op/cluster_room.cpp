@@ -13,12 +13,12 @@ namespace {
 // Kernels stay as long as the process (KernelTable).
 struct ClusterRoom {
     std::mutex mutex;
-    std::map<std::pair<const driver::Kernel*, u32>, bool> found;
+    std::map<std::pair<const driver::Kernel*, u32>, u32> found;
 };
 
 }  // namespace
 
-bool has_cluster_room(driver::Device& device, const driver::Kernel& kernel, const ClusterShape& shape) {
+u32 cluster_room(driver::Device& device, const driver::Kernel& kernel, const ClusterShape& shape) {
     auto& room = process_local<ClusterRoom>();
     const std::lock_guard lock(room.mutex);
     const std::pair key(&kernel, shape.ctas);
@@ -27,7 +27,7 @@ bool has_cluster_room(driver::Device& device, const driver::Kernel& kernel, cons
                                       .cluster = {shape.ctas, 1, 1},
                                       .block = {shape.threads, 1, 1},
                                       .dynamic_smem_bytes = shape.smem_bytes};
-    return room.found[key] = device.max_active_clusters(kernel, config) > 0;
+    return room.found[key] = device.max_active_clusters(kernel, config);
 }
 
 }  // namespace deep_gemm::op

@@ -1,5 +1,5 @@
 // index_select(): queries, scores and choice of few tokens in one launch.
-#include "op/index_select.h"
+#include "op/index_parts.h"
 
 #include "op/cluster_room.h"
 #include "op/indexer.h"
@@ -52,21 +52,10 @@ bool index_select_takes(const IndexSelectArguments& a) {
     return check(checks, a).room;
 }
 
-void index_select(const IndexSelectArguments& a) {
-    ModelChecks checks("index_select");
+std::optional<PreparedSelection> prepare_index_select(ModelChecks& checks, const IndexSelectArguments& a) {
     const auto [rows, dims, ctas, few, room] = check(checks, a);
+    if (!few) return std::nullopt;
     const i64 tokens = a.query.shape[0], heads = a.query.shape[1], d = a.query.shape[2];
-    DG_CHECK(
-        few, value,
-        "index_select: got {} tokens of {} {} heads of {} channels, {} of them rotated, and {} rows of a "
-        "sequence, expected at most {} tokens, {} bf16 heads of {} channels, {} rotated, and {} bf16 or FP4 "
-        "rows, aligned to 16 bytes; call index_query(), index_scores() and top_k()",
-        tokens, heads, name_of(a.query.format), d, dims, rows.view.rows, kMostTokens, kIndexMmaHeads,
-        kIndexMmaChannels, kMostRotated, kIndexFewRows);
-    DG_CHECK(room, value,
-             "index_select: got {}, expected a device with room for clusters of up to {} blocks; call "
-             "index_query(), index_scores() and top_k()",
-             checks.device().properties().name, kIndexFewCtas);
     checks.array("weights", a.weights, {Format::fp32}, {tokens, heads});
     checks.vector("positions", a.positions, {Format::int32}, {tokens});
     checks.optional_vector("sequences", a.sequences, {Format::int32}, {tokens});
@@ -76,8 +65,14 @@ void index_select(const IndexSelectArguments& a) {
              shape_text(a.picks));
     DG_CHECK(a.ratio >= 1, value,
              "index_select: got ratio 0, expected at least 1; pass the positions that a row stands for");
-    if (tokens == 0) return;
-    IndexFewParams params{};
+    PreparedSelection out{.launch = {.spec = spec_of(rows, a),
+                                     .params = {},
+                                     .grid = grid_of("index_select", static_cast<u64>(tokens) * ctas),
+                                     .memory = {reads(a.query), reads(a.weights), reads(a.rows.data),
+                                                reads(a.rows.table), reads_constant(a.frequencies),
+                                                reads(a.positions), reads(a.sequences), writes(a.picks)}},
+                          .room = room};
+    IndexFewParams& params = out.launch.params;
     params.scores.query = view_of(a.query);
     params.scores.weights = pointer_of<const float>(a.weights);
     params.scores.weights_stride = stride_of(a.weights, 0);
@@ -94,11 +89,28 @@ void index_select(const IndexSelectArguments& a) {
     params.dims = dims;
     params.k = as_u32(a.picks.shape[1]);
     params.ctas = ctas;
-    launch(checks.device(), kIndexFew, spec_of(rows, a),
-           {grid_of("index_select", static_cast<u64>(tokens) * ctas), kIndexFewThreads, ctas}, a.stream,
-           params,
-           {reads(a.query), reads(a.weights), reads(a.rows.data), reads(a.rows.table),
-            reads_constant(a.frequencies), reads(a.positions), reads(a.sequences), writes(a.picks)});
+    return out;
+}
+
+void index_select(const IndexSelectArguments& a) {
+    ModelChecks checks("index_select");
+    const auto selection = prepare_index_select(checks, a);
+    DG_CHECK(
+        selection.has_value(), value,
+        "index_select: got {} tokens of {} {} heads of {} channels and {} rows of a sequence, expected at most {} "
+        "tokens, {} bf16 heads of {} channels, {} of them rotated, and {} bf16 or FP4 rows, aligned to 16 bytes; "
+        "call index_query(), index_scores() and top_k()",
+        a.query.shape[0], a.query.shape[1], name_of(a.query.format), a.query.shape[2],
+        check_latent_rows(checks, "rows", a.rows, a.query.shape[2], Narrow::fp4).view.rows, kMostTokens,
+        kIndexMmaHeads, kIndexMmaChannels, kMostRotated, kIndexFewRows);
+    DG_CHECK(selection->room, value,
+             "index_select: got {}, expected a device with room for clusters of up to {} blocks; call "
+             "index_query(), index_scores() and top_k()",
+             checks.device().properties().name, kIndexFewCtas);
+    const auto& launched = selection->launch;
+    launch(checks.device(), kIndexFew, launched.spec,
+           {launched.grid, kIndexFewThreads, launched.params.ctas}, a.stream, launched.params,
+           launched.memory);
 }
 
 }  // namespace deep_gemm::op

@@ -24,7 +24,6 @@ constexpr u32 kVectorBytes = 16;
 constexpr u32 kRowsOfWide = 128;
 // Rows of x up to which two kinds of matrices share a launch, in the registers that the larger one needs.
 constexpr u32 kRowsOfPair = 32;
-constexpr u32 kStagedDepth = 4;
 
 struct Checked {
     TensorView x, x_scale, y, add;
@@ -249,7 +248,7 @@ void project(const ProjectArguments& a) {
     if (a.round_x && a.x.rank == 2) {
         const ProjectMatrix matrix{.w = a.w, .w_scale = a.w_scale, .y = a.y};
         const auto staged = prepare_staged(checks, {.x = a.x, .matrices = {&matrix, 1}, .add = a.add},
-                                           staged_blocks(checks.device()), kStagedDepth);
+                                           staged_blocks(checks.device()));
         if (staged) return launch_staged(checks.device(), *staged, a.stream);
     }
     MmaLaunch launch(checks.device(), c, u64{c.w.count} * c.w.n, a.stream);

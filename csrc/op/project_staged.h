@@ -18,6 +18,7 @@ namespace deep_gemm::op {
 //   matrices  fp8_e4m3 [n, k] with scales of 128 x 128; they agree in formats
 //   add       as for project(), of a single matrix; or absent
 //   limit     swiglu: as moe_swiglu has it; 0: none
+inline constexpr u32 kStagedDepth = 4;  // what registers have room for
 struct StagedArguments {
     StagedInput input = StagedInput::rows;
     TensorView x, weight = {};
@@ -29,7 +30,7 @@ struct StagedArguments {
 // more than four rows, or where k is not a multiple of 1024 (at most 8192), n one of 16, or rows of x, y or w do not
 // start at multiples of 16 bytes. What is there then depends on no value.
 [[nodiscard]] std::optional<Prepared<ProjectStagedSpec, ProjectStagedParams>> prepare_staged(
-    ModelChecks& checks, const StagedArguments& arguments, u32 blocks, u32 depth);
+    ModelChecks& checks, const StagedArguments& arguments, u32 blocks, u32 depth = kStagedDepth);
 // Of all SMs.
 [[nodiscard]] u32 staged_blocks(const Device& device);
 void launch_staged(Device& device, const Prepared<ProjectStagedSpec, ProjectStagedParams>& prepared,

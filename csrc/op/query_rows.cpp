@@ -10,7 +10,6 @@ namespace deep_gemm::op {
 namespace {
 
 constexpr jit::KernelId kQueryRows{"query_rows", "deep_gemm/kernel/query_rows.cuh"};
-constexpr u32 kDepth = 4;
 
 }  // namespace
 
@@ -45,7 +44,7 @@ bool query_rows(const QueryRowsArguments& a) {
                                          .weight = r.norm.weight,
                                          .matrices = a.matrices,
                                          .eps = r.norm.eps},
-                                        at_once - parts.blocks, kDepth);
+                                        at_once - parts.blocks);
     if (!project) return false;
     spec.project = project->spec, params.project = project->params;
     parts.add(*project);

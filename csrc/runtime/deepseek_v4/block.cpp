@@ -1,5 +1,6 @@
 // One transformer block of DeepSeek-V4 as a list of operations.
 #include "op/moe_joined.h"
+#include "op/query_index.h"
 #include "op/query_rows.h"
 #include "runtime/deepseek_v4/state.h"
 
@@ -63,7 +64,7 @@ class BlockPass {
     void attention() {
         const TensorView x = rows(s_.input), low_rank = rows(s_.low_rank), query = rows(s_.query);
         project_input(x, low_input());
-        queries(low_rank);
+        const bool selected = queries(low_rank);
         op::LatentAttentionArguments latent{
             .q = query,
             .ring = state_.ring_rows(),
@@ -80,13 +81,13 @@ class BlockPass {
             .eps = c_.rms_epsilon,
             .stream = pass_.stream};
         latent.raw_queries = op::latent_takes_raw_queries(latent);
-        const op::IndexSelectArguments selection =
-            w_.index_compressor ? index_select() : op::IndexSelectArguments{};
-        const bool few_rows = w_.index_compressor && op::index_select_takes(selection);
-        attention_heads(query, !latent.raw_queries, w_.index_compressor && !few_rows);
+        const bool selects = w_.index_compressor && !selected;
+        const op::IndexSelectArguments selection = selects ? index_select() : op::IndexSelectArguments{};
+        const bool few_rows = selects && op::index_select_takes(selection);
+        attention_heads(query, !latent.raw_queries, selects && !few_rows);
         if (few_rows)
             op::index_select(selection);
-        else if (w_.index_compressor)
+        else if (selects)
             select();
         op::latent_attention(latent);
         const i64 group_width = i64{c_.num_heads} / c_.o_groups * c_.head_dim;
@@ -168,8 +169,9 @@ class BlockPass {
         return model_.fp8_cache() ? RowFinish::hadamard_fp4 : RowFinish::none;
     }
 
-    // What follows the projections of the block's input: the token's cache rows, and the queries.
-    void queries(const TensorView& low_rank) {
+    // What follows the projections of the block's input: the token's cache rows, and the queries. Returns whether the
+    // indexer has chosen, too: beside the queries, which stream their weights meanwhile.
+    [[nodiscard]] bool queries(const TensorView& low_rank) {
         op::CompressorArguments main, index;
         if (w_.compressor)
             main =
@@ -183,7 +185,8 @@ class BlockPass {
                                                              .weight = w_.q_norm.view(),
                                                              .y = low_rank,
                                                              .eps = c_.rms_epsilon,
-                                                             .narrow = fp8_copy_of(s_.low_rank_fp8, pass_.t)},
+                                                             .narrow = fp8_copy_of(s_.low_rank_fp8, pass_.t),
+                                                             .stream = pass_.stream},
                                                     .write = {.x = rows(s_.key_value),
                                                               .weight = w_.kv_norm.view(),
                                                               .frequencies = frequencies(),
@@ -195,8 +198,17 @@ class BlockPass {
                                                     .index = w_.index_compressor ? &index : nullptr,
                                                     .stream = pass_.stream};
         std::vector<op::ProjectMatrix> matrices{matrix_of({&w_.wq_b, flat(s_.query)})};
-        if (w_.index_compressor) matrices.push_back(matrix_of({&w_.index_wq_b, flat(s_.index_query)}));
-        if (op::query_rows({.rows = cache_rows, .matrices = matrices})) return;
+        if (w_.index_compressor) {
+            matrices.push_back(matrix_of({&w_.index_wq_b, flat(s_.index_query)}));
+            const op::QueryIndexArguments beside{
+                .norm = cache_rows.norm, .matrix = matrices.front(), .selection = index_select()};
+            if (op::query_index_takes(beside) &&
+                op::query_rows({.rows = cache_rows, .matrices = std::span(matrices).last(1)})) {
+                op::query_index(beside);
+                return true;
+            }
+        }
+        if (op::query_rows({.rows = cache_rows, .matrices = matrices})) return false;
         op::attention_rows(cache_rows);
         const Input low = input_of(low_rank, s_.low_rank_fp8);
         op::project_many({.x = low.x,
@@ -204,6 +216,7 @@ class BlockPass {
                           .wide_x = low_rank,
                           .matrices = matrices,
                           .stream = pass_.stream});
+        return false;
     }
     [[nodiscard]] op::IndexQueryArguments index_query() const {
         const TensorView of_index = rows(s_.index_query);

@@ -29,16 +29,15 @@ DG_DEVICE HeadQuad quad_of(u32 head, const tile::Float4& v) {
 
 }  // namespace index_detail
 
+/// A CTA of the cluster of `token`. All CTAs of it call.
 template <IndexFewSpec S>
-DG_KERNEL(kIndexFewThreads, 1)
-index_few(DG_GRID_CONSTANT const IndexFewParams params) {
+DG_DEVICE void index_few_block(const IndexFewParams& params, u32 token) {
     using namespace index_detail;
     constexpr TopKSpec kChoice = choice_of(S);
-    ptx::grid_dependency_launch();
     ptx::cluster_arrive();  // this CTA has started
     const IndexScoreParams& p = params.scores;
     const u32 lane = ptx::lane_index(), warp = ptx::warp_index(), rank = ptx::cluster_rank();
-    const u32 token = ptx::block_index() / params.ctas, channel = lane * 4;
+    const u32 channel = lane * 4;
     // Units of 16 rows, and heads, go round the CTAs first, then the warps of each.
     const u32 turn = warp * params.ctas + rank, turns = kIndexFewWarps * params.ctas;
     const bool rotated = channel >= kIndexMmaChannels - params.dims;
@@ -120,6 +119,13 @@ index_few(DG_GRID_CONSTANT const IndexFewParams params) {
     const top_k_detail::Scores<kChoice> scores(smem, nullptr, share.begin_of(warp), share.begin_of(warp + 1));
     scores.take();
     top_k_detail::choose<kChoice>(params.k, picks, smem, scores, select);
+}
+
+template <IndexFewSpec S>
+DG_KERNEL(kIndexFewThreads, 1)
+index_few(DG_GRID_CONSTANT const IndexFewParams params) {
+    ptx::grid_dependency_launch();
+    index_few_block<S>(params, ptx::block_index() / params.ctas);
 }
 
 }  // namespace deep_gemm
