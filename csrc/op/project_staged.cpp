@@ -48,7 +48,7 @@ std::optional<Prepared<ProjectStagedSpec, ProjectStagedParams>> prepare_staged(M
     if (a.x.rank != 2 || a.x.format != Format::bf16 || !is_aligned(a.x) || rows < 1 ||
         rows > kStagedMostRows || k % kStagedColumns != 0 || k > i64{kMaxStaged} * kStagedColumns ||
         a.matrices.empty() || a.matrices.size() > kMaxProjectParts ||
-        (normed && a.weight.present() && !is_aligned(a.weight)))
+        (normed && a.weight.present() && address_of(a.weight) % kStagedVector != 0))
         return std::nullopt;
     if (normed) checks.optional_vector("weight", a.weight, kReal, {k}, 4);
 
