@@ -11,7 +11,8 @@ struct ClusterShape {
 };
 
 // Clusters that run at once. Asks the device once for each kernel and number of CTAs.
-[[nodiscard]] u32 cluster_room(driver::Device& device, const driver::Kernel& kernel, const ClusterShape& shape);
+[[nodiscard]] u32 cluster_room(driver::Device& device, const driver::Kernel& kernel,
+                               const ClusterShape& shape);
 
 // Of the kernel `id` of `spec`, which is compiled the first time.
 template <typename Params, typename Spec>

@@ -108,9 +108,8 @@ void index_select(const IndexSelectArguments& a) {
              "index_query(), index_scores() and top_k()",
              checks.device().properties().name, kIndexFewCtas);
     const auto& launched = selection->launch;
-    launch(checks.device(), kIndexFew, launched.spec,
-           {launched.grid, kIndexFewThreads, launched.params.ctas}, a.stream, launched.params,
-           launched.memory);
+    launch(checks.device(), kIndexFew, launched.spec, {launched.grid, kIndexFewThreads, launched.params.ctas},
+           a.stream, launched.params, launched.memory);
 }
 
 }  // namespace deep_gemm::op

@@ -47,7 +47,8 @@ std::optional<Joined> prepare(ModelChecks& checks, const QueryIndexArguments& a)
     // Blocks of the projection are all there at once beside the indexer's, and fill their clusters.
     const u32 blocks = std::min(room * ctas - index_blocks, project->grid / ctas * ctas);
     if (blocks == 0) return std::nullopt;
-    out.params = {.project = project->params, .index = selection->launch.params, .index_blocks = index_blocks};
+    out.params = {
+        .project = project->params, .index = selection->launch.params, .index_blocks = index_blocks};
     out.grid = index_blocks + blocks, out.cluster = ctas;
     out.memory = std::move(project->memory);
     out.memory.insert(out.memory.end(), selection->launch.memory.begin(), selection->launch.memory.end());

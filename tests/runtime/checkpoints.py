@@ -17,6 +17,7 @@ STORED = {
     "float16": "F16",
     "bfloat16": "BF16",
     "float8_e4m3fn": "F8_E4M3",
+    "float8_e8m0fnu": "F8_E8M0",
     "int32": "I32",
     "int64": "I64",
 }
@@ -154,8 +155,9 @@ V4 = {
 }
 
 
-def write_random_v4(folder: Path, seed: int = 1, **changes: Any) -> Path:
-    """A random model of this configuration: every tensor that the checkpoint is said to miss."""
+def write_random_v4(folder: Path, seed: int = 1, fp8: tuple[str, ...] = (), **changes: Any) -> Path:
+    """A random model of this configuration: every tensor that the checkpoint is said to miss; those whose names end in one
+    of `fp8` as E4M3 with scales."""
     from deep_gemm import _C
 
     config = {**V4, **changes}
@@ -175,4 +177,10 @@ def write_random_v4(folder: Path, seed: int = 1, **changes: Any) -> Path:
         else:
             scale = {"head.weight": 4.0, "embed.weight": 6.0}.get(name, 1.0)
             tensors[name] = (rng.standard_normal(shape) * scale * shape[-1] ** -0.5).astype(np.float32)
+        if fp8 and name.removesuffix(".weight").endswith(fp8):
+            blocks = [-(-extent // 128) for extent in shape]
+            tensors[name.replace(".weight", ".scale")] = (2.0 ** rng.integers(-12, -9, blocks)).astype(
+                ml_dtypes.float8_e8m0fnu
+            )
+            tensors[name] = (rng.standard_normal(shape) * 60).astype(ml_dtypes.float8_e4m3fn)
     return write_checkpoint(folder, config, tensors)

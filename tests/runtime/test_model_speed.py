@@ -57,6 +57,16 @@ def test_which_kernels_serve_a_pass(speed: _C.ModelSpeed, kind: str, rows: int, 
     assert set(speed.kernels(kind, rows)) == expected
 
 
+@pytest.mark.parametrize(("rows", "expected"), [(1, 3), (3, 3), (4, 0)])
+def test_queries_beside_other_work(rows: int, expected: int) -> None:
+    """DeepSeek-V4-Flash's rank of queries: up to three rows are normed on the way, beside cache rows and the indexer."""
+    config = model_configs.with_layers("tiny", 2) | {"q_lora_rank": 1024}
+    speed = _C.ModelSpeed(json.dumps(config), device=WITHOUT_RACES, context=256, sequences=1, max_rows=16)
+    names = speed.kernels("verify" if rows > 1 else "decode", rows)
+    assert names.count("query_rows") + names.count("query_index") == expected
+    assert ("attention_rows" in names) == (expected == 0)
+
+
 @pytest.mark.parametrize(("rows", "few"), [(7, True), (8, False)])
 def test_up_to_seven_rows_mix_streams_in_one_launch(speed: _C.ModelSpeed, rows: int, few: bool) -> None:
     names = set(speed.kernels("verify", rows))

@@ -13,7 +13,8 @@ query_index(DG_GRID_CONSTANT const QueryIndexParams p) {
     ptx::grid_dependency_launch();
     const u32 block = ptx::block_index();
     if (block < p.index_blocks) return index_few_block<S.index>(p.index, block / p.index.ctas);
-    project_detail::run_staged<S.project>(p.project, block - p.index_blocks, ptx::grid_size() - p.index_blocks);
+    project_detail::run_staged<S.project>(p.project, block - p.index_blocks,
+                                          ptx::grid_size() - p.index_blocks);
 }
 
 }  // namespace deep_gemm
