@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from certificate import assert_batch_invariant
 from ops_cases import DTYPES, Array, poisoned, real, run
 from reference import deepseek_v4 as ref
 
@@ -102,6 +103,19 @@ def test_against_float64(device: Any) -> None:
     )["picks"][0]  # fmt: skip
     chosen = np.sort(scores)[-20]
     assert (np.diff(got) > 0).all() and (scores[got] >= chosen - 1e-3 * abs(chosen)).all()
+
+
+def test_rows_are_independent(device: Any) -> None:
+    """In batches of as many tokens as it takes; poisoned neighbours look at cache rows of NaN as well."""
+    c = case(5, "bf16", 80)
+    rows = {name: c[name][1:5] for name in BY_ROW} | {"sequences": np.zeros(4, np.int32)}
+    c["rows"][1] = np.nan
+
+    def call(some: dict[str, Array]) -> dict[str, Array]:
+        return {"picks": at_once(device, c | some, "hadamard_fp4", 20)}
+
+    sick = {"sequences": np.array([1, 0, 1], np.int32)}
+    assert_batch_invariant(call, rows, sick, sizes=(2, 3, 4, 5, 8))
 
 
 def test_bad_input(emulator: Any) -> None:
