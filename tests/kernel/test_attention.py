@@ -148,6 +148,21 @@ def test_tensor_cores(device: Any, heads: int, kind: str, split: bool) -> None:
         assert_close(got[t], expect(c, t, ring_values, values), 2.0**-9 * largest + 1e-4)
 
 
+@pytest.mark.parametrize("tokens", [2, 9])
+def test_1024_picks(device: Any, tokens: int) -> None:
+    """As many as any model has, by the kernel of few tokens and that of many."""
+    c, ring_values, _ = mma_case(16, "window")
+    c = rows_of(c, np.arange(tokens) % 5) | {"positions": np.full(tokens, 4399, np.int32)}
+    rng = np.random.default_rng(15)
+    data, values, _ = latent_rows(rng, 1100, "fp8")
+    picks = np.stack([np.sort(rng.permutation(1100)[:1024]) for _ in range(tokens)]).astype(np.int32)
+    c |= {"compressed": data, "compressed_page_rows": 5, "ratio": RATIO, "picks": picks}
+    got = run(device, "latent_attention", {"out": poisoned((tokens, 16, 512), "bf16")}, **c)["out"]
+    largest = max(np.abs(ring_values).max(), np.abs(values).max())
+    for t in range(tokens):
+        assert_close(got[t], expect(c, t, ring_values, values), 2.0**-9 * largest + 1e-4)
+
+
 @pytest.mark.parametrize("kind", ["window", "all", "picks"])
 @pytest.mark.parametrize("heads", [20, 64, 70])
 def test_memory_between_two_kernels_changes_nothing(device: Any, heads: int, kind: str) -> None:

@@ -78,10 +78,11 @@ def test_same_picks(device: Any, heads: int, dtype: str, finish: str) -> None:
             assert np.array_equal(got, expected[rows]), (first, count)
 
 
-def test_most_rows(device: Any) -> None:
-    """2048 rows, as many as fit; 512 are chosen."""
+@pytest.mark.parametrize("k", [512, 1024])
+def test_most_rows(device: Any, k: int) -> None:
+    """2048 rows, as many as fit; as many are chosen as released models choose."""
     c = case(64, "fp4", 2048, 2) | {"positions": np.array([8191, 4500], np.int32)}
-    assert np.array_equal(at_once(device, c, "hadamard_fp4", 512), apart(device, c, "hadamard_fp4", 512))
+    assert np.array_equal(at_once(device, c, "hadamard_fp4", k), apart(device, c, "hadamard_fp4", k))
 
 
 def test_against_float64(device: Any) -> None:

@@ -193,9 +193,10 @@ def test_many_scores(device: Any, n: int, kind: str) -> None:
     elif kind == "mostly nan":
         scores[rng.random((2, n)) < 0.98] = np.nan
     positions = np.array([n - 1, n - 70], np.int32)
-    picks = picks_of(device, scores, positions, 512)
-    for t in range(2):
-        assert (picks[t] == ref.top_k(scores[t, : positions[t] + 1], 512)).all()
+    for k in (512, 1024):
+        picks = picks_of(device, scores, positions, k)
+        for t in range(2):
+            assert (picks[t] == ref.top_k(scores[t, : positions[t] + 1], k)).all()
 
 
 @pytest.mark.parametrize("kind", ["fp32", "fp4"])
