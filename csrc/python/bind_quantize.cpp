@@ -6,8 +6,6 @@
 #include <deep_gemm/spec/codec.h>
 #include <pybind11/numpy.h>
 
-#include <optional>
-
 namespace deep_gemm::python {
 
 namespace {
@@ -52,7 +50,7 @@ py::array_t<To> map(const From& from, F&& f) {
 void run_quantize(const std::string& recipe, const std::string& rule, const py::object& x,
                   const py::object& codes, const py::object& scales, const py::object& global_scale,
                   bool given, const py::object& source_rows, const py::object& num_rows, u32 divisor,
-                  const py::object& device, std::optional<u64> stream) {
+                  const py::object& device, const StreamArgument& stream) {
     TensorReader reader(device.ptr());
     QuantizeArguments a;
     a.recipe = enum_named(recipe, "recipe", {Recipe::fp8_128, Recipe::fp8_row, Recipe::mxfp4, Recipe::nvfp4});
@@ -67,7 +65,7 @@ void run_quantize(const std::string& recipe, const std::string& rule, const py::
     if (!num_rows.is_none()) a.num_rows = reader.read(num_rows.ptr(), "num_rows");
     a.given = given;
     a.divisor = divisor;
-    a.stream = stream ? reinterpret_cast<void*>(*stream) : reader.current_stream();
+    a.stream = reader.stream(stream);
     const py::gil_scoped_release no_gil;
     quantize(a);
 }
