@@ -383,3 +383,13 @@ def test_bad_parts(case: tuple[str, type[Exception], str, Callable[[], Any]]) ->
     _, kind, message, call = case
     with pytest.raises(kind, match=message):
         call()
+
+
+@pytest.mark.parametrize("name", ["bf16", "fp8_128x128", "int8_row", "q8_0", "q8_0_split"])
+def test_only_four_bits_are_interleaved(name: str) -> None:
+    w = deep_gemm.quantize(weight(4, 64), name)
+    bits = 16 if name == "bf16" else 8
+    with pytest.raises(
+        ValueError, match=f"{name}: got interleaved=True, expected it for 4 bits alone: elements of {bits}"
+    ):
+        from_parts(name, w.data, w.scales, interleaved=True)
