@@ -25,15 +25,17 @@ constexpr Codec kCodecs[] = {
     {"e5m2", codec::f32_to_e5m2, codec::e5m2_to_f32},
     {"ue4m3", codec::f32_to_ue4m3, codec::ue4m3_to_f32},
     {"ue8m0_up", codec::f32_to_ue8m0_up, codec::ue8m0_to_f32},
+    {"e2m1_scale_up", codec::f32_to_e2m1_scale_up, codec::ue8m0_to_f32},
     {"ue8m0_nearest", codec::f32_to_ue8m0_nearest, codec::ue8m0_to_f32},
 };
 
 const Codec& codec_of(const std::string& name) {
     for (const Codec& codec : kCodecs)
         if (name == codec.name) return codec;
-    fail(ErrorKind::value,
-         "format: got '{}', expected e2m1, e4m3, e5m2, ue4m3, ue8m0_up or ue8m0_nearest; pass one of them",
-         name);
+    fail(
+        ErrorKind::value,
+        "format: got '{}', expected e2m1, e4m3, e5m2, ue4m3, ue8m0_up, ue8m0_nearest or e2m1_scale_up; pass one of them",
+        name);
 }
 
 template <typename To, typename From, typename F>
