@@ -71,6 +71,7 @@ void index_select(const IndexSelectArguments& a) {
     checks.vector("positions", a.positions, {Format::int32}, {tokens});
     checks.optional_vector("sequences", a.sequences, {Format::int32}, {tokens});
     checks.vector("picks", a.picks, {Format::int32}, {tokens, -1});
+    checks.outputs({{"picks"}});
     DG_CHECK(a.picks.shape[1] >= 1, value,
              "index_select: picks has shape {}, expected at least one column; allocate one for each pick",
              shape_text(a.picks));

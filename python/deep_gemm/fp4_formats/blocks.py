@@ -53,7 +53,7 @@ def _encode(blocks: Floats, factor: Floats) -> Bytes:
 
 
 def quantize_mxfp4(x: npt.ArrayLike, *, rule: str = "up") -> tuple[Bytes, Bytes]:
-    """[..., k] -> (codes [..., k / 2], UE8M0 [..., k / 32]). `rule`: 'up' clips nothing below 6 * 2^125, 'nearest' may."""
+    """[..., k] -> (codes [..., k / 2], UE8M0 [..., k / 32]). 'up' clips nothing below 6 * 2^125, 'nearest' may."""
     if rule not in RULES:
         raise ValueError(f"quantize_mxfp4: got rule {rule!r}, expected one of {RULES}; pass one of them")
     blocks = _blocks(x, MX_BLOCK, "quantize_mxfp4")
