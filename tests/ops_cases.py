@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
@@ -65,22 +64,3 @@ def fp8_rows(x: Array) -> tuple[Array, Array]:
 
 def same_bits(a: Array, b: Array) -> bool:
     return a.shape == b.shape and a.tobytes() == b.tobytes()
-
-
-def assert_batch_invariant(call: Callable[[Array], dict[str, Array]], rows: int) -> None:
-    """call(indices) runs the operation on those rows. Each row alone, in pairs, permuted: always the same bits."""
-    whole = call(np.arange(rows))
-    order = np.random.default_rng(5).permutation(rows)
-    permuted = call(order)
-    for name, array in whole.items():
-        assert same_bits(np.ascontiguousarray(array[order]), permuted[name]), f"{name}: permuted rows differ"
-    for first in range(rows - 1):
-        pair = np.array([first + 1, first])
-        for name, array in call(pair).items():
-            assert same_bits(array, np.ascontiguousarray(whole[name][pair])), f"{name}: pair {pair} differs"
-    for row in range(rows):
-        alone = call(np.array([row]))
-        for name, array in whole.items():
-            assert same_bits(np.ascontiguousarray(array[row : row + 1]), alone[name]), (
-                f"{name}: row {row} differs alone"
-            )

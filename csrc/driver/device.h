@@ -39,6 +39,12 @@ struct DeviceProperties {
     u32 driver_version = 0;  // e.g. 13000; 0 on the emulator
     u32 ordinal = 0;
     bool emulated = false;
+
+    // CTAs of the largest cluster: sixteen on Hopper and on Blackwell of data centres, else the eight that every GPU
+    // with clusters has. 1: no clusters.
+    [[nodiscard]] constexpr u32 max_cluster() const {
+        return compute_major == 9 || compute_major == 10 ? 16 : compute_major > 10 ? 8 : 1;
+    }
 };
 
 struct KernelAttributes {

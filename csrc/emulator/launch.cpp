@@ -18,16 +18,16 @@ constexpr u64 kGiB = u64{1} << 30;
 // One row for each GPU. Bytes of shared memory, threads and blocks are those of a multiprocessor.
 struct ModelRow {
     const char* arch;
-    u32 major, minor, sms, smem_per_block, smem, threads, blocks, cluster;
+    u32 major, minor, sms, smem_per_block, smem, threads, blocks;
     u64 memory, l2;
 };
 constexpr ModelRow kModels[] = {
-    {"80", 8, 0, 108, 166912, 167936, 2048, 32, 1, 80 * kGiB, 40u << 20},
-    {"89", 8, 9, 128, 101376, 102400, 1536, 24, 1, 24 * kGiB, 72u << 20},
-    {"90a", 9, 0, 132, 232448, 233472, 2048, 32, 16, 141 * kGiB, 50u << 20},
-    {"100a", 10, 0, 148, 232448, 233472, 2048, 32, 16, 180 * kGiB, 126u << 20},
-    {"120a", 12, 0, 170, 101376, 102400, 1536, 24, 16, 32 * kGiB, 96u << 20},
-    {"121a", 12, 1, 48, 101376, 102400, 1536, 24, 16, 128 * kGiB, 24u << 20},
+    {"80", 8, 0, 108, 166912, 167936, 2048, 32, 80 * kGiB, 40u << 20},
+    {"89", 8, 9, 128, 101376, 102400, 1536, 24, 24 * kGiB, 72u << 20},
+    {"90a", 9, 0, 132, 232448, 233472, 2048, 32, 141 * kGiB, 50u << 20},
+    {"100a", 10, 0, 148, 232448, 233472, 2048, 32, 180 * kGiB, 126u << 20},
+    {"120a", 12, 0, 170, 101376, 102400, 1536, 24, 32 * kGiB, 96u << 20},
+    {"121a", 12, 1, 48, 101376, 102400, 1536, 24, 128 * kGiB, 24u << 20},
 };
 
 Model make_model(const ModelRow& row) {
@@ -45,7 +45,6 @@ Model make_model(const ModelRow& row) {
     model.smem_per_sm = row.smem;
     model.threads_per_sm = row.threads;
     model.blocks_per_sm = row.blocks;
-    model.max_cluster = row.cluster;
     return model;
 }
 
@@ -98,10 +97,11 @@ void check_launch(const Model& model, const EmulatedKernel& kernel, const driver
     DG_CHECK(function.required_threads == 0 || threads == function.required_threads, driver,
              "emulator: launch of {}: {} threads per block, the kernel requires {}", name, threads,
              function.required_threads);
+    const u32 largest = model.properties.max_cluster();
     DG_CHECK(
-        cluster <= model.max_cluster && divides(shape, config.grid), driver,
+        cluster <= largest && divides(shape, config.grid), driver,
         "emulator: launch of {}: cluster {}x{}x{} must divide the grid {}x{}x{} and hold at most {} blocks",
-        name, shape.x, shape.y, shape.z, config.grid.x, config.grid.y, config.grid.z, model.max_cluster);
+        name, shape.x, shape.y, shape.z, config.grid.x, config.grid.y, config.grid.z, largest);
     const u32* required = function.required_cluster;
     DG_CHECK(required[0] == 0 || (required[0] == shape.x && required[1] == shape.y && required[2] == shape.z),
              driver, "emulator: launch of {}: cluster {}x{}x{}, the kernel requires {}x{}x{}", name, shape.x,
@@ -110,6 +110,13 @@ void check_launch(const Model& model, const EmulatedKernel& kernel, const driver
     DG_CHECK(smem <= kernel.max_smem(), driver,
              "emulator: launch of {}: {} bytes of shared memory ({} dynamic), a block has {}", name, smem,
              config.dynamic_smem_bytes, kernel.max_smem());
+    // The blocks of a cluster wait for each other: the driver launches none that cannot all be resident.
+    DG_CHECK(
+        count_active_clusters(model, kernel, config) != 0, driver,
+        "emulator: launch of {}: CUDA_ERROR_INVALID_CLUSTER_SIZE: {} multiprocessors have no room for a cluster "
+        "of {} blocks of {} threads and {} bytes of shared memory at once; use a smaller cluster, or more "
+        "multiprocessors (sms=) where the device has fewer than the GPU",
+        name, model.properties.num_sms, cluster, threads, smem);
     DG_CHECK(
         param_bytes == program.param_bytes, value,
         "emulator: launch of {}: got {} bytes of parameters, expected {}; pass the kernel's whole parameter "
@@ -122,7 +129,7 @@ u32 count_active_clusters(const Model& model, const EmulatedKernel& kernel,
     const u32 threads = align_up(std::max(volume(config.block), 1u), kLanes),
               cluster = std::max(volume(cluster_of(kernel, config)), 1u);
     const u32 smem = align_up(smem_end(kernel, config), 128u);
-    if (smem - kReservedSmemBytes > kernel.max_smem() || cluster > model.max_cluster) return 0;
+    if (smem - kReservedSmemBytes > kernel.max_smem() || cluster > model.properties.max_cluster()) return 0;
     const u32 per_sm =
         std::min({model.smem_per_sm / smem, model.threads_per_sm / threads, model.blocks_per_sm});
     return model.properties.num_sms * per_sm / cluster;

@@ -10,7 +10,6 @@ namespace deep_gemm::emulator {
 struct Model {
     driver::DeviceProperties properties;
     u32 smem_per_sm = 0, threads_per_sm = 0, blocks_per_sm = 0;
-    u32 max_cluster = 0;
 };
 
 [[nodiscard]] Model find_model(std::string_view arch);  // "sm_90a"

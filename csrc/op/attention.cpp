@@ -244,6 +244,7 @@ void latent_attention(const LatentAttentionArguments& a) {
         const std::vector<i64> shape = records_shape_of(params, spec.picks);
         checks.vector("records", a.records, {Format::fp32}, {shape[0], shape[1], -1, shape[3]}, 2);
     }
+    checks.outputs({{"out", "q"}, {"records"}});
     if (few) return run_few(checks, a, *few, params);
     if (mma) return run_mma(checks, a, spec, params);
     const u64 blocks = static_cast<u64>(params.tokens) * ceil_div(params.heads, kAttentionHeads);

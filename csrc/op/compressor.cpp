@@ -50,6 +50,7 @@ Prepared<CompressorSpec, CompressorParams> prepare_compressor(ModelChecks& check
     const i64 parts = 3 * pools_of(spec);
     checks.vector("state", a.state, {Format::fp32}, {rows.view.sequences, parts, dim}, 4);
     checks.optional_vector("journal", a.journal, {Format::fp32}, {tokens, parts, dim}, 4);
+    checks.outputs({{"state"}, {"journal"}, {"rows"}});
     if (tokens == 0) return {};
     // Many tokens of one sequence go to several CTAs, each of which starts two windows early.
     const u32 segment_rows = std::max(kSegmentRows, 2 * a.ratio);
@@ -94,6 +95,7 @@ void compressor_restore(const CompressorRestoreArguments& a) {
     checks.vector("state", a.state, {Format::fp32}, {-1, parts, dim}, 4);
     checks.vector("journal", a.journal, {Format::fp32}, {-1, parts, dim}, 4);
     checks.vector("row", a.row, {Format::int32}, {1});
+    checks.outputs({{"state"}});
     DG_CHECK(a.sequence < a.state.shape[0], value,
              "compressor_restore: got sequence {}, expected below {}; pass one of the state's", a.sequence,
              a.state.shape[0]);

@@ -20,6 +20,7 @@ void fill(ModelChecks& checks, const char* name, const TensorView& value, const 
              checks.operation(), d);
     checks.array(name, value, kReal, {gather ? -1 : rows, d}, 4);
     checks.optional_vector("tokens", tokens, {Format::int32}, {rows});
+    checks.outputs({{"x"}});
     const EmbedSpec spec{.value = value.format, .x = x.format, .gather = gather, .accumulate = accumulate};
     const EmbedParams params{.value = view_of(value),
                              .x = view_of(x),

@@ -34,6 +34,7 @@ void expert_up(const ExpertUpArguments& a) {
              slots);
     checks.optional_vector("experts", a.experts, {Format::int32}, {rows, slots});
     checks.optional_vector("weights", a.weights, {Format::fp32}, {rows, slots});
+    checks.outputs({{"mid"}});
     if (rows * slots == 0 || w1.n == 0) return;
     const ProjectSpec spec{.x = x.format, .w = w1.format, .w_scale = w1.scale_format, .y = a.mid.format};
     const ExpertUpParams params{.x = view_of(x),
@@ -67,6 +68,7 @@ void expert_down(const ExpertDownArguments& a) {
     checks.optional_vector("weights", a.weights, {Format::fp32}, {rows, slots});
     checks.array("y", a.y, kReal, {rows, w.n});
     if (a.add.present()) checks.array("add", a.add, kReal, {rows, w.n});
+    checks.outputs({{"y", "add"}});
     if (rows == 0 || w.n == 0) return;
     const ProjectSpec spec{
         .x = a.mid.format, .w = w.format, .w_scale = w.scale_format, .y = a.y.format, .add = a.add.format};

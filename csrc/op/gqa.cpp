@@ -62,6 +62,7 @@ void gqa_attention(const GqaArguments& a) {
         checks.vector("codes", a.codes, {Format::fp8_e4m3}, {tokens, heads, d}, 4);
         checks.vector("scales", a.scales, {Format::fp32}, {tokens, heads});
     }
+    checks.outputs({{"out", "q"}, {"records"}, {"codes"}, {"scales"}});
     if (tokens == 0 || heads == 0) return;
     const GqaSpec spec{
         .q = a.q.format, .rows = a.keys.format, .out = a.out.format, .d = as_u32(d), .fp8 = fp8};

@@ -9,7 +9,7 @@ namespace deep_gemm::op {
 
 // Causal grouped-query attention: the query at position p sees rows 0 to p of its sequence.
 //   q, out  real [t, r, d], d = 32, 64 or 128; keys, values real [s, n, kv heads, d], one format; r a
-//           multiple of kv heads. Idle rows: zeros
+//           multiple of kv heads; out may be q. Idle rows: zeros
 //   table   int32 [s, m] or absent: keys and values are pages [pages, n, kv heads, d] of all sequences,
 //           page i of a sequence is page table[s, i]; n a multiple of 128
 //   records fp32 [t, r, ceil(rows / 128), d + 4] for a sequence's n or m n rows: memory for what is between

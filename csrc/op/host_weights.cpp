@@ -190,7 +190,7 @@ class Quantizer {
         float small;
         if (row_.scale == ScaleType::ue8m0) {
             const float wide = larger(amax, kSmallestMxAmax) / kE2m1Max;
-            const u32 code = nearest_ ? codec::f32_to_ue8m0_nearest(wide) : codec::f32_to_ue8m0_up(wide);
+            const u32 code = nearest_ ? codec::f32_to_ue8m0_nearest(wide) : codec::f32_to_e2m1_scale_up(wide);
             made_.scales[block] = static_cast<u8>(code);
             small = codec::ue8m0_to_f32(code);
         } else {

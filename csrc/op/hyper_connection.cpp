@@ -144,6 +144,8 @@ void mix(ModelChecks& checks, const HcPreArguments& a, bool head) {
         DG_CHECK(a.sinkhorn_iterations >= 1, value,
                  "hc_pre: got 0 sinkhorn_iterations, expected at least 1; pass the model's number of them");
     }
+    checks.outputs(
+        {{"y"}, {"post"}, {"comb"}, {"codes"}, {"scales"}, {"global_scale"}, {a.add.present() ? "x" : ""}});
     const HcParams params{.x = view_of(a.x),
                           .fn = pointer_of<const float>(a.fn),
                           .base = pointer_of<const float>(a.base),
@@ -212,6 +214,7 @@ void hc_post(const HcPostArguments& a) {
     checks.vector("post", a.post, {Format::fp32}, {rows, streams});
     checks.vector("comb", a.comb, {Format::fp32}, {rows, streams, streams});
     checks.array("out", a.out, {a.x.format}, {rows, streams, d}, 4);
+    checks.outputs({{"out", "x"}});
     const HcPostSpec spec{.x = a.x.format, .y = a.y.format, .streams = as_u32(streams)};
     const HcPostParams params{.x = view_of(a.x),
                               .out = view_of(a.out),

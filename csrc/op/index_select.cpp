@@ -60,6 +60,7 @@ std::optional<PreparedSelection> prepare_index_select(ModelChecks& checks, const
     checks.vector("positions", a.positions, {Format::int32}, {tokens});
     checks.optional_vector("sequences", a.sequences, {Format::int32}, {tokens});
     checks.vector("picks", a.picks, {Format::int32}, {tokens, -1});
+    checks.outputs({{"picks"}});
     DG_CHECK(a.picks.shape[1] >= 1, value,
              "index_select: picks has shape {}, expected at least one column; allocate one for each pick",
              shape_text(a.picks));

@@ -66,6 +66,7 @@ void index_scores(const IndexScoreArguments& a) {
             name_of(a.query.format), name_of(rows.format), kIndexMmaChannels);
         checks.array("peaks", a.peaks, {Format::int32}, {tokens, ceil_div(rows.view.rows, kScoresOfPeak)});
     }
+    checks.outputs({{"scores"}, {"peaks"}});
     const IndexScoreParams params{
         .query = view_of(a.query),
         .weights = pointer_of<const float>(a.weights),

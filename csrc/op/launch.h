@@ -21,10 +21,9 @@ namespace deep_gemm::op {
     return {address_of(t), bytes_spanned(t), true};
 }
 
-// Clusters of up to sixteen CTAs: Hopper and Blackwell of data centres. Others have eight at most, or none.
+// Clusters of up to sixteen CTAs.
 [[nodiscard]] inline bool has_large_clusters(const Device& device) {
-    const u32 major = device.properties().compute_major;
-    return major == 9 || major == 10;
+    return device.properties().max_cluster() >= 16;
 }
 
 struct LaunchShape {

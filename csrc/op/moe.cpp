@@ -54,6 +54,8 @@ op::Prepared<MoeGroupSpec, MoeGroupParams> op::prepare_group(TensorChecks& check
     integers(checks, "slot_pairs", g.slot_pairs, {-1});
     integers(checks, "slot_tokens", g.slot_tokens, {g.slot_pairs.shape[0]});
     integers(checks, "pair_slots", g.pair_slots, {pairs});
+    checks.outputs(
+        {{"offsets"}, {"ends"}, {"entries"}, {"head"}, {"slot_pairs"}, {"slot_tokens"}, {"pair_slots"}});
     const u64 slots = moe_slots(static_cast<u64>(pairs), static_cast<u32>(experts), a.alignment);
     DG_CHECK(static_cast<u64>(g.slot_pairs.shape[0]) >= slots, value,
              "moe_group: slot_pairs has {} slots, expected at least {} for {} pairs of {} experts aligned to "
@@ -122,6 +124,7 @@ op::Prepared<MoeSwigluSpec, MoeSwigluParams> op::prepare_swiglu(TensorChecks& ch
         checks.tensor("weights", a.weights, {Format::fp32}, {-1});
         checks.packed("weights", a.weights);
     }
+    checks.outputs({{"codes"}, {"scales"}});
     DG_CHECK(
         !a.limit || *a.limit > 0, value,
         "moe_swiglu: limit is {}, expected a positive number, or none; leave it out where nothing is clamped",
@@ -177,6 +180,7 @@ void moe_combine(const MoeCombineArguments& a) {
         checks.tensor("shared", a.shared, {Format::bf16}, {tokens, n});
         checks.rows("shared", a.shared, 16);
     }
+    checks.outputs({{"d", "shared"}});
     const MoeCombineSpec spec{.d = a.d.format,
                               .top_k = static_cast<u32>(top_k),
                               .combine_weighted = a.weights.present(),

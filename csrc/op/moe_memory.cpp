@@ -10,12 +10,6 @@ namespace deep_gemm::op {
 
 namespace {
 
-Region region_of(const TensorView& t) {
-    if (t.rank >= 2) return region_of(operand_of(t), t.format);
-    const driver::MemoryRange range = reads(t);
-    return {.address = range.address, .bytes = range.bytes};
-}
-
 std::vector<TensorView> tensors_of(const std::variant<MoeFp8Weights, MoeFp4Weights>& weights) {
     if (const auto* fp4 = std::get_if<MoeFp4Weights>(&weights))
         return {fp4->w13.blobs, fp4->w13.row_scales, fp4->w13.runs,
@@ -26,7 +20,7 @@ std::vector<TensorView> tensors_of(const std::variant<MoeFp8Weights, MoeFp4Weigh
 
 void check_apart(const char* written, const Region& w, const char* name, const TensorView& t) {
     if (!t.present()) return;
-    const Region other = region_of(t);
+    const Region other = op::region_of(t);
     DG_CHECK(!overlap(w, other), value,
              "fused_moe: {} is the {} bytes from {:#x}, which overlap {}, the {} bytes from {:#x}; expected "
              "memory of its own: pass another tensor as {}",

@@ -19,6 +19,7 @@ Prepared<NormSpec, NormParams> prepare_norm(ModelChecks& checks, const RmsNormAr
     checks.array("y", y, kReal, {x.shape[0], x.shape[1], d}, 4);
     checks.optional_vector("weight", a.weight, kReal, {d}, 4);
     checks.narrow_copy(a.narrow, y);
+    checks.outputs({{"y", "x"}, {"codes"}, {"scales"}, {"global_scale"}});
     const NormSpec spec{.x = x.format,
                         .y = y.format,
                         .weight = a.weight.format,

@@ -16,17 +16,6 @@ Region region_of(const Operand& o, Format format) {
     return region;
 }
 
-bool overlap(const Region& x, const Region& y) {
-    if (x.bytes == 0 || y.bytes == 0) return false;
-    if (x.address >= y.address + y.bytes || y.address >= x.address + x.bytes) return false;
-    // Columns side by side in wider rows share none of their bytes.
-    const u64 stride = x.stride_bytes;
-    if (stride == 0 || stride != y.stride_bytes) return true;
-    const u64 ahead = x.address >= y.address ? (x.address - y.address) % stride
-                                             : stride - 1 - (y.address - x.address - 1) % stride;
-    return ahead < y.row_bytes || ahead + x.row_bytes > stride;
-}
-
 bool groups_overlap(const Operand& o) {
     if (o.groups <= 1 || o.elements_spanned() == 0) return false;
     const bool in_turn = o.stride_group >= (o.rows - 1) * o.stride_row + o.columns;

@@ -3,16 +3,11 @@
 #pragma once
 
 #include "op/gemm_call.h"
+#include "op/region.h"
 
 namespace deep_gemm::op {
 
-// Bytes of one operand, row after row, group after group.
-struct Region {
-    u64 address = 0, bytes = 0;           // first byte, and from there to the last
-    u64 row_bytes = 0, stride_bytes = 0;  // stride 0: not in rows
-};
 [[nodiscard]] Region region_of(const Operand& o, Format format);
-[[nodiscard]] bool overlap(const Region& x, const Region& y);
 
 // Whether groups of a matrix share elements. They do not where they follow each other, nor where they are
 // interleaved: each has its columns of every wider row, as in buffer[m, groups, n].transpose(1, 0, 2).

@@ -44,6 +44,7 @@ Checked check(ModelChecks& checks, const ProjectArguments& a) {
              c.x.shape[1], c.w.count);
     checks.array("y", c.y, kReal, {c.x.shape[0], c.w.count, c.w.n});
     if (c.add.present()) checks.array("add", c.add, kReal, {c.x.shape[0], c.w.count, c.w.n});
+    checks.outputs({{"y", "add"}});
     return c;
 }
 

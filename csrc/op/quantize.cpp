@@ -46,6 +46,7 @@ void check(op::TensorChecks& checks, const QuantizeArguments& a) {
         DG_CHECK(a.divisor >= 1, value,
                  "{}: divisor is 0, expected at least 1; pass the rows of x that share a row number", name);
     }
+    checks.outputs({{"codes"}, {"scales"}, {a.given ? "" : "global_scale"}});
 }
 
 }  // namespace

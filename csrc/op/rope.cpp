@@ -39,6 +39,7 @@ Prepared<LatentSpec, RopeParams> rotate(ModelChecks& checks, const RopeArguments
                  "channels of a head",
                  checks.operation(), dims, d);
     checks.optional_vector("weight", a.weight, kReal, {d}, 4);
+    checks.outputs({{"y", "x"}});
     DG_CHECK(a.norm || !a.weight.present(), value,
              "{}: got a weight without norm, expected norm = true; pass it, or no weight",
              checks.operation());
@@ -127,6 +128,7 @@ Prepared<LatentSpec, LatentWriteParams> prepare_latent_write(ModelChecks& checks
     checks.optional_vector("sequences", a.sequences, {Format::int32}, {rows});
     const u32 dims = check_frequencies(checks, a.frequencies, d);
     const CheckedRows cache = check_latent_rows(checks, "rows", a.rows, d);
+    checks.outputs({{"rows"}});
     const bool fp8 = cache.format == Format::fp8_e4m3;
     const RowFinish finish = a.fp8_round_trip && !fp8 ? RowFinish::fp8_round_trip : RowFinish::none;
     check_row(checks, "x", d, dims, finish);
@@ -168,6 +170,7 @@ Prepared<LatentSpec, CacheWriteParams> prepare_cache_write(ModelChecks& checks,
     checks.optional_vector("table", a.table, {Format::int32}, {-1, -1});
     checks.vector("positions", a.positions, {Format::int32}, {rows});
     checks.optional_vector("sequences", a.sequences, {Format::int32}, {rows});
+    checks.outputs({{"rows"}});
     DG_CHECK(a.rows.shape[1] > 0, value,
              "{}: rows has shape {}, expected at least one row; pass a cache with room", checks.operation(),
              shape_text(a.rows));

@@ -28,6 +28,7 @@ Prepared<RouterSpec, RouterParams> prepare_route(ModelChecks& checks, const Rout
              "route: got hash and bias, expected one or none; leave the other out");
     checks.optional_vector("hash", a.hash, {Format::int32}, {-1, choices});
     checks.optional_vector("tokens", a.tokens, {Format::int32}, {rows});
+    checks.outputs({{"experts"}, {"weights"}});
     const RouterSpec spec{
         .score = a.score, .normalize = a.normalize, .hash = a.hash.present(), .bias = a.bias.present()};
     const RouterParams params{.logits = pointer_of<const float>(a.logits),

@@ -28,6 +28,7 @@ void argmax(const ArgmaxArguments& a) {
     ModelChecks checks("argmax");
     const i64 v = vocabulary_of(checks, "logits", a.logits), rows = a.logits.shape[0];
     checks.vector("tokens", a.tokens, {Format::int32}, {rows});
+    checks.outputs({{"tokens"}});
     const ArgmaxParams params{.logits = pointer_of<const float>(a.logits),
                               .stride = stride_of(a.logits, 0),
                               .tokens = pointer_of<i32>(a.tokens),
@@ -45,6 +46,7 @@ void sample_distribution(const DistributionArguments& a) {
     checks.vector("top_k", a.top_k, {Format::int32}, {rows});
     checks.vector("top_p", a.top_p, {Format::fp32}, {rows});
     checks.vector("min_p", a.min_p, {Format::fp32}, {rows});
+    checks.outputs({{"probabilities"}});
     const DistributionParams params{.logits = pointer_of<const float>(a.logits),
                                     .probabilities = pointer_of<float>(a.probabilities),
                                     .stride = stride_of(a.logits, 0),
@@ -54,9 +56,6 @@ void sample_distribution(const DistributionArguments& a) {
                                     .top_p = pointer_of<const float>(a.top_p),
                                     .min_p = pointer_of<const float>(a.min_p),
                                     .v = as_u32(v)};
-    DG_CHECK(
-        a.probabilities.data != a.logits.data || rows == 0, value,
-        "sample_distribution: probabilities are the logits, expected another tensor; pass one of their shape");
     launch(checks.device(), kDistribution, SampleSpec{}, {as_u32(rows), kSampleThreads}, a.stream, params,
            {reads(a.logits), reads(a.temperature), reads(a.top_k), reads(a.top_p), reads(a.min_p),
             writes(a.probabilities)});
@@ -68,6 +67,7 @@ void sample_draw(const DrawArguments& a) {
     checks.vector("seed", a.seed, {Format::int32}, {2});
     checks.vector("positions", a.positions, {Format::int32}, {rows});
     checks.vector("tokens", a.tokens, {Format::int32}, {rows});
+    checks.outputs({{"tokens"}});
     const DrawParams params{.probabilities = pointer_of<const float>(a.probabilities),
                             .stride = stride_of(a.probabilities, 0),
                             .seed = pointer_of<const i32>(a.seed),
@@ -107,6 +107,7 @@ void accept_drafts(const AcceptArguments& a) {
     }
     checks.vector("positions", a.positions, {Format::int32}, {n});
     checks.vector("record", a.record, {Format::int32}, {4});
+    checks.outputs({{"record"}});
     params.tokens = pointer_of<const i32>(a.tokens);
     params.targets = pointer_of<const i32>(a.targets);
     params.seed = pointer_of<const i32>(a.seed);
@@ -122,6 +123,7 @@ void fill_positions(const PositionsArguments& a) {
     checks.vector("base", a.base, {Format::int32}, {1});
     checks.optional_vector("count", a.count, {Format::int32}, {1});
     checks.vector("positions", a.positions, {Format::int32}, {-1});
+    checks.outputs({{"positions"}});
     const PositionsParams params{.base = pointer_of<const i32>(a.base),
                                  .count = pointer_of<const i32>(a.count),
                                  .positions = pointer_of<i32>(a.positions),

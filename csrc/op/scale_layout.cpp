@@ -96,6 +96,7 @@ ScaleLayoutParams check(op::TensorChecks& checks, const ScaleLayoutArguments& a,
         DG_CHECK(!batched, value, "{}: sf has batches and groups, expected one or the other; pass a matrix",
                  name);
     }
+    checks.outputs({{"out"}});
     return {.sf = static_cast<const float*>(a.sf.data),
             .out = static_cast<u32*>(a.out.data),
             .group_ks = static_cast<const i32*>(a.group_ks.data),

@@ -2,6 +2,8 @@
 
 #include "base/error.h"
 
+#include <algorithm>
+
 namespace deep_gemm::op {
 
 namespace {
@@ -82,6 +84,30 @@ void TensorChecks::tensor(const char* name, const TensorView& t, std::initialize
             "{}: {} has stride {} along dimension {}, expected no negative stride; pass a contiguous copy",
             operation_, name, t.strides[i], i);
     }
+    constexpr size_t kUsual = 16;
+    if (checked_.empty()) checked_.reserve(kUsual);
+    checked_.push_back({name, t.format, region_of(t)});
+}
+
+void TensorChecks::outputs(std::initializer_list<Output> written) {
+    for (const Output& out : written) {
+        const auto found = std::find_if(checked_.rbegin(), checked_.rend(),
+                                        [&](const Checked& c) { return c.name == out.name; });
+        if (found == checked_.rend()) continue;
+        const Region& region = found->region;
+        for (const Checked& other : checked_) {
+            const Region& read = other.region;
+            if (other.name == found->name || !overlap(region, read)) continue;
+            const bool may_be = out.itself != nullptr && other.name == out.itself;
+            DG_CHECK(
+                may_be && region == read && found->format == other.format, value,
+                "{}: {} is the {} bytes from {:#x}, which overlap {}, the {} bytes from {:#x}; expected memory of "
+                "its own{}: pass another tensor as {}",
+                operation_, out.name, region.bytes, region.address, other.name, read.bytes, read.address,
+                may_be ? fmt::format(", or {} itself", other.name) : "", out.name);
+        }
+    }
+    checked_.clear();
 }
 
 void TensorChecks::rows(const char* name, const TensorView& t, u32 alignment) const {

@@ -3,8 +3,12 @@
 #pragma once
 
 #include "op/api.h"
+#include "op/region.h"
 
 #include <initializer_list>
+#include <string>
+#include <string_view>
+#include <vector>
 
 namespace deep_gemm::op {
 
@@ -21,6 +25,15 @@ class TensorChecks {
     // No gaps.
     void packed(const char* name, const TensorView& t) const;
 
+    // A tensor that the operation writes, which may be `itself`, an input, row for row.
+    struct Output {
+        const char* name;
+        const char* itself = nullptr;
+    };
+    // Rows are written while others are still read: what is written shares no byte with any other tensor that was
+    // checked since the last call of this. Absent ones are left out.
+    void outputs(std::initializer_list<Output> written);
+
     [[nodiscard]] Device& device() const { return *device_; }
     [[nodiscard]] const char* operation() const { return operation_; }
 
@@ -28,6 +41,12 @@ class TensorChecks {
     const char* operation_;
     Device* device_ = nullptr;
     const char* first_ = "";
+    struct Checked {
+        std::string_view name;
+        Format format;
+        Region region;
+    };
+    std::vector<Checked> checked_;
 };
 
 inline constexpr i64 kMaxExtent = (i64{1} << 31) - 1;  // of a dimension, so that kernels count in 32 bits

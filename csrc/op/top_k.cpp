@@ -38,6 +38,7 @@ void top_k(const TopKArguments& a) {
     if (a.peaks.present())
         checks.array("peaks", a.peaks, {Format::int32},
                      {tokens, ceil_div(as_u32(a.scores.shape[1]), kScoresOfPeak)});
+    checks.outputs({{"picks"}});
     const TopKParams params{.scores = pointer_of<const float>(a.scores),
                             .scores_stride = stride_of(a.scores, 0),
                             .peaks = pointer_of<const u32>(a.peaks),

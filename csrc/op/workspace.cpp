@@ -14,14 +14,14 @@ namespace {
 constexpr u64 kSmallestBytes = u64{1} << 20;
 constexpr u64 kPerThreadStream = 2;  // cudaStreamPerThread: one handle, another stream in every thread
 
-struct Region {
+struct StreamMemory {
     std::mutex in_use;
     u64 address = 0, bytes = 0;
 };
 
-struct Regions {
+struct StreamMemories {
     std::mutex mutex;  // of the map, not of what it holds
-    std::map<std::tuple<driver::Device*, driver::Stream, u64>, Region> of;  // grows only
+    std::map<std::tuple<driver::Device*, driver::Stream, u64>, StreamMemory> of;  // grows only
 };
 
 // Never that of another thread, past ones included: their streams may still be at work.
@@ -31,9 +31,9 @@ u64 thread_number() {
     return number;
 }
 
-Region& region_of(driver::Device& device, driver::Stream stream) {
+StreamMemory& memory_of(driver::Device& device, driver::Stream stream) {
     const u64 thread = reinterpret_cast<u64>(stream) == kPerThreadStream ? thread_number() : 0;
-    Regions& all = process_local<Regions>();
+    StreamMemories& all = process_local<StreamMemories>();
     const std::lock_guard lock(all.mutex);
     return all.of[{&device, stream, thread}];
 }
@@ -41,14 +41,14 @@ Region& region_of(driver::Device& device, driver::Stream stream) {
 }  // namespace
 
 WorkspaceLease workspace(driver::Device& device, driver::Stream stream, u64 bytes) {
-    Region& region = region_of(device, stream);
-    std::unique_lock in_use(region.in_use);
-    if (region.bytes < bytes) {
-        const u64 wanted = std::max({bytes, 2 * region.bytes, kSmallestBytes});
-        region.address = device.allocate(wanted);
-        region.bytes = wanted;
+    StreamMemory& memory = memory_of(device, stream);
+    std::unique_lock in_use(memory.in_use);
+    if (memory.bytes < bytes) {
+        const u64 wanted = std::max({bytes, 2 * memory.bytes, kSmallestBytes});
+        memory.address = device.allocate(wanted);
+        memory.bytes = wanted;
     }
-    return {.address = region.address, .in_use = std::move(in_use)};
+    return {.address = memory.address, .in_use = std::move(in_use)};
 }
 
 }  // namespace deep_gemm::op

@@ -62,7 +62,7 @@ Fp4Weights pack(const py::handle& codes, const py::handle& scales, u32 experts, 
 
 std::optional<Fp4Weights> pack_on_device(const py::object& codes, const py::object& scales,
                                          const py::object& globals, Fp4Weights& outputs, bool forced,
-                                         const py::object& device, std::optional<u64> stream) {
+                                         const py::object& device, const StreamArgument& stream) {
     TensorReader reader(device.ptr());
     op::Fp4PackArguments a{.shape = outputs.shape, .form = outputs.form, .forced = forced};
     a.codes = reader.read_bytes(codes.ptr(), "codes");
@@ -72,7 +72,7 @@ std::optional<Fp4Weights> pack_on_device(const py::object& codes, const py::obje
     a.row_scales = reader.read(outputs.row_scales.ptr(), "row_scales", true);
     const bool split = !outputs.runs.is_none();
     if (split) a.runs = reader.read(outputs.runs.ptr(), "runs");
-    a.stream = stream ? reinterpret_cast<void*>(*stream) : reader.current_stream();
+    a.stream = reader.stream(stream);
     op::Fp4Packing packing;
     {
         const py::gil_scoped_release no_gil;

@@ -28,10 +28,6 @@ std::vector<TensorView> read_list(TensorReader& reader, const py::sequence& obje
     return views;
 }
 
-void* stream_of(const TensorReader& reader, const std::optional<u64>& stream) {
-    return stream ? reinterpret_cast<void*>(*stream) : reader.current_stream();
-}
-
 // A matrix is (quant, n, k, data, scales or None, zeros or None, global scale).
 QuantMatrix read_matrix(TensorReader& reader, const py::handle& object) {
     constexpr size_t kFields = 7;
@@ -54,7 +50,7 @@ QuantMatrix read_matrix(TensorReader& reader, const py::handle& object) {
 void run_linear(const py::object& x, const py::object& x_scale, const py::sequence& matrices,
                 const py::sequence& y, const py::sequence& bias, const py::sequence& residual, bool swiglu,
                 float swiglu_limit, bool strict, bool invariant, const std::optional<WeightGemmSpec>& spec,
-                const py::object& device, std::optional<u64> stream, const std::array<u32, 5>& tuning) {
+                const py::object& device, const StreamArgument& stream, const std::array<u32, 5>& tuning) {
     TensorReader reader(device.is_none() ? nullptr : device.ptr());
     std::vector<QuantMatrix> w;
     LinearArguments arguments;
@@ -78,17 +74,17 @@ void run_linear(const py::object& x, const py::object& x_scale, const py::sequen
                         .groups = tuning[2],
                         .grid_x = tuning[3],
                         .form = tuning[4]};
-    arguments.stream = stream_of(reader, stream);
+    arguments.stream = reader.stream(stream);
     const py::gil_scoped_release no_gil;
     linear(arguments);
 }
 
 void run_quantize(const py::object& x, const std::string& to, const py::object& values,
-                  const py::object& scales, const py::object& device, std::optional<u64> stream) {
+                  const py::object& scales, const py::object& device, const StreamArgument& stream) {
     TensorReader reader(device.is_none() ? nullptr : device.ptr());
     const TensorView source = reader.read(x.ptr(), "x"), narrow = reader.read(values.ptr(), "values", true),
                      factors = reader.read(scales.ptr(), "scales", true);
-    void* const where = stream_of(reader, stream);
+    void* const where = reader.stream(stream);
     const py::gil_scoped_release no_gil;
     quantize_activations(source, activation_of(to), narrow, factors, where);
 }

@@ -12,11 +12,6 @@ namespace deep_gemm::python {
 namespace {
 
 using Tensor = const py::object&;
-using StreamArgument = std::optional<u64>;
-
-void* stream_of(const StreamArgument& stream, const TensorReader& reader) {
-    return stream ? reinterpret_cast<void*>(*stream) : reader.current_stream();
-}
 
 TensorView optional(TensorReader& reader, Tensor tensor, const char* name, bool writable = false) {
     return tensor.is_none() ? TensorView{} : reader.read(tensor.ptr(), name, writable);
@@ -24,7 +19,7 @@ TensorView optional(TensorReader& reader, Tensor tensor, const char* name, bool 
 
 void run_group(Tensor topk_ids, Tensor offsets, Tensor ends, Tensor entries, Tensor head, Tensor slot_pairs,
                Tensor slot_tokens, Tensor pair_slots, u32 first_expert, u32 alignment, Tensor device,
-               StreamArgument stream) {
+               const StreamArgument& stream) {
     TensorReader reader(device.ptr());
     MoeGroupArguments a{.topk_ids = reader.read(topk_ids.ptr(), "topk_ids", false, "int32"),
                         .groups = {.offsets = reader.read(offsets.ptr(), "offsets", true),
@@ -36,14 +31,14 @@ void run_group(Tensor topk_ids, Tensor offsets, Tensor ends, Tensor entries, Ten
                                    .pair_slots = reader.read(pair_slots.ptr(), "pair_slots", true)},
                         .first_expert = first_expert,
                         .alignment = alignment};
-    a.stream = stream_of(stream, reader);
+    a.stream = reader.stream(stream);
     const py::gil_scoped_release no_gil;
     moe_group(a);
 }
 
 void run_swiglu(Tensor h, Tensor codes, Tensor scales, Tensor slot_pairs, Tensor num_slots, Tensor weights,
                 std::optional<float> limit, const std::string& scale_rule, Tensor device,
-                StreamArgument stream) {
+                const StreamArgument& stream) {
     TensorReader reader(device.ptr());
     MoeSwigluArguments a{.h = reader.read(h.ptr(), "h"),
                          .codes = reader.read(codes.ptr(), "codes", true),
@@ -53,20 +48,20 @@ void run_swiglu(Tensor h, Tensor codes, Tensor scales, Tensor slot_pairs, Tensor
                          .weights = optional(reader, weights, "weights"),
                          .limit = limit,
                          .rule = scale_rule_of(scale_rule)};
-    a.stream = stream_of(stream, reader);
+    a.stream = reader.stream(stream);
     const py::gil_scoped_release no_gil;
     moe_swiglu(a);
 }
 
 void run_combine(Tensor y, Tensor pair_slots, Tensor d, Tensor weights, Tensor shared, Tensor device,
-                 StreamArgument stream) {
+                 const StreamArgument& stream) {
     TensorReader reader(device.ptr());
     MoeCombineArguments a{.y = reader.read(y.ptr(), "y"),
                           .pair_slots = reader.read(pair_slots.ptr(), "pair_slots"),
                           .weights = optional(reader, weights, "weights"),
                           .shared = optional(reader, shared, "shared"),
                           .d = reader.read(d.ptr(), "d", true)};
-    a.stream = stream_of(stream, reader);
+    a.stream = reader.stream(stream);
     const py::gil_scoped_release no_gil;
     moe_combine(a);
 }
@@ -100,7 +95,7 @@ std::variant<MoeFp8Weights, MoeFp4Weights> read_weights(TensorReader& reader, Te
 void run_fused(Tensor x, Tensor topk_ids, Tensor topk_weights, Tensor w13, Tensor w2, Tensor out,
                Tensor workspace, Tensor shared, std::optional<float> swiglu_limit, i64 first_expert,
                bool weight_before_down, bool invariant, bool bf16_activations, std::optional<bool> grouped,
-               bool bf16_products, bool per_token, Tensor device, StreamArgument stream) {
+               bool bf16_products, bool per_token, Tensor device, const StreamArgument& stream) {
     TensorReader reader(device.ptr());
     FusedMoeArguments a;
     a.x = reader.read(x.ptr(), "x");
@@ -118,7 +113,7 @@ void run_fused(Tensor x, Tensor topk_ids, Tensor topk_weights, Tensor w13, Tenso
     a.grouped = grouped;
     a.bf16_products = bf16_products;
     a.per_token = per_token;
-    a.stream = stream_of(stream, reader);
+    a.stream = reader.stream(stream);
     const py::gil_scoped_release no_gil;
     fused_moe(a);
 }

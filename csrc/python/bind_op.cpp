@@ -190,10 +190,7 @@ void run(const Operation& operation, const CallArguments& arguments) {
                  signature.function, Py_TYPE(arguments[at.spec])->tp_name);
         gemm.spec = py::cast<const GemmSpec*>(py::handle(arguments[at.spec]));
     }
-    if (PyObject* stream = arguments[at.spec + 2])
-        gemm.stream = reinterpret_cast<void*>(integer_of(stream, signature.function, "stream"));
-    else
-        gemm.stream = reader.current_stream();
+    gemm.stream = reader.stream(arguments[at.spec + 2]);
 
     const op::GemmCall call = op::check_gemm(gemm);
     // Also where nothing is compiled: a launch waits while the device's queue is full.

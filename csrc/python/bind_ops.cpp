@@ -22,7 +22,7 @@ class Keywords {
         : function_(function + 3),
           rest_(given.attr("copy")()),
           device_(take("device")),
-          reader_(device_.ptr()) {}
+          reader_(device_.ptr(), function_) {}
 
     void in(const char* name, TensorView& view) { read(name, view, false); }
     void out(const char* name, TensorView& view) { read(name, view, true); }
@@ -58,7 +58,7 @@ class Keywords {
         const py::object stream = take("stream");
         for (const auto& [key, ignored] : rest_)
             fail(ErrorKind::type, "{}() has no argument '{}'", function_, py::cast<std::string>(key));
-        return stream.is_none() ? reader_.current_stream() : reinterpret_cast<void*>(stream.cast<u64>());
+        return reader_.stream(stream.ptr());
     }
 
   private:

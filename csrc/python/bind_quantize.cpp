@@ -6,8 +6,6 @@
 #include <deep_gemm/spec/codec.h>
 #include <pybind11/numpy.h>
 
-#include <optional>
-
 namespace deep_gemm::python {
 
 namespace {
@@ -27,15 +25,17 @@ constexpr Codec kCodecs[] = {
     {"e5m2", codec::f32_to_e5m2, codec::e5m2_to_f32},
     {"ue4m3", codec::f32_to_ue4m3, codec::ue4m3_to_f32},
     {"ue8m0_up", codec::f32_to_ue8m0_up, codec::ue8m0_to_f32},
+    {"e2m1_scale_up", codec::f32_to_e2m1_scale_up, codec::ue8m0_to_f32},
     {"ue8m0_nearest", codec::f32_to_ue8m0_nearest, codec::ue8m0_to_f32},
 };
 
 const Codec& codec_of(const std::string& name) {
     for (const Codec& codec : kCodecs)
         if (name == codec.name) return codec;
-    fail(ErrorKind::value,
-         "format: got '{}', expected e2m1, e4m3, e5m2, ue4m3, ue8m0_up or ue8m0_nearest; pass one of them",
-         name);
+    fail(
+        ErrorKind::value,
+        "format: got '{}', expected e2m1, e4m3, e5m2, ue4m3, ue8m0_up, ue8m0_nearest or e2m1_scale_up; pass one of them",
+        name);
 }
 
 template <typename To, typename From, typename F>
@@ -52,7 +52,7 @@ py::array_t<To> map(const From& from, F&& f) {
 void run_quantize(const std::string& recipe, const std::string& rule, const py::object& x,
                   const py::object& codes, const py::object& scales, const py::object& global_scale,
                   bool given, const py::object& source_rows, const py::object& num_rows, u32 divisor,
-                  const py::object& device, std::optional<u64> stream) {
+                  const py::object& device, const StreamArgument& stream) {
     TensorReader reader(device.ptr());
     QuantizeArguments a;
     a.recipe = enum_named(recipe, "recipe", {Recipe::fp8_128, Recipe::fp8_row, Recipe::mxfp4, Recipe::nvfp4});
@@ -67,7 +67,7 @@ void run_quantize(const std::string& recipe, const std::string& rule, const py::
     if (!num_rows.is_none()) a.num_rows = reader.read(num_rows.ptr(), "num_rows");
     a.given = given;
     a.divisor = divisor;
-    a.stream = stream ? reinterpret_cast<void*>(*stream) : reader.current_stream();
+    a.stream = reader.stream(stream);
     const py::gil_scoped_release no_gil;
     quantize(a);
 }

@@ -2,31 +2,29 @@
 #include "op/scale_layout.h"
 #include "python/tensor.h"
 
-#include <optional>
-
 namespace deep_gemm::python {
 
 namespace {
 
 void run_transpose(const py::object& sf, const py::object& out, const py::object& device,
-                   std::optional<u64> stream) {
+                   const StreamArgument& stream) {
     TensorReader reader(device.ptr());
     ScaleLayoutArguments a;
     a.sf = reader.read(sf.ptr(), "sf");
     a.out = reader.read(out.ptr(), "out", true);
-    a.stream = stream ? reinterpret_cast<void*>(*stream) : reader.current_stream();
+    a.stream = reader.stream(stream);
     const py::gil_scoped_release no_gil;
     transpose_fp32(a);
 }
 
 void run_pack(const py::object& sf, const py::object& out, const py::object& group_ks, u32 gran_k, bool gaps,
-              const py::object& device, std::optional<u64> stream) {
+              const py::object& device, const StreamArgument& stream) {
     TensorReader reader(device.ptr());
     ScaleLayoutArguments a{.gran_k = gran_k, .gaps = gaps};
     a.sf = reader.read(sf.ptr(), "sf");
     a.out = reader.read(out.ptr(), "out", true);
     if (!group_ks.is_none()) a.group_ks = reader.read(group_ks.ptr(), "group_ks");
-    a.stream = stream ? reinterpret_cast<void*>(*stream) : reader.current_stream();
+    a.stream = reader.stream(stream);
     const py::gil_scoped_release no_gil;
     pack_fp32_into_ue8m0(a);
 }

@@ -356,6 +356,24 @@ TensorView TensorReader::read_bytes(PyObject* object, const char* name, bool wri
     return view;
 }
 
+void* TensorReader::stream(PyObject* given) const {
+    if (!given || given == Py_None) return current_stream();
+    constexpr const char* kExpected = "None or the handle of a CUDA stream, an int from 0 to 2^64 - 1";
+    const ArgumentName name{function_, "stream"};
+    DG_CHECK(PyIndex_Check(given) && !PyBool_Check(given), type,
+             "{} is a {}, expected {}; PyTorch's streams have it as cuda_stream", name, type_name(given),
+             kExpected);
+    const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(given));
+    if (!index) throw py::error_already_set();
+    const u64 handle = PyLong_AsUnsignedLongLong(index.ptr());
+    if (PyErr_Occurred()) {
+        PyErr_Clear();
+        fail(ErrorKind::value, "{} is {}, expected {}; PyTorch's streams have it as cuda_stream", name,
+             py::repr(index).cast<std::string>(), kExpected);
+    }
+    return reinterpret_cast<void*>(handle);
+}
+
 void* TensorReader::current_stream() const {
     if (!gpu_framework_) return nullptr;
     switch (gpu_framework_->stream) {

@@ -7,6 +7,7 @@
 #include "op/api.h"
 
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <optional>
 #include <string>
@@ -28,6 +29,11 @@ struct ArgumentName {
     const char* name;
 };
 
+// The argument `stream` of a function, of whatever type: TensorReader::stream() checks it.
+struct StreamArgument {
+    py::object object;
+};
+
 // The tensors of one call. Keeps what it borrowed alive until it is destroyed; needs the GIL throughout.
 class TensorReader {
   public:
@@ -46,10 +52,13 @@ class TensorReader {
     // Keeps an object until the call has ended: what a list holds may be taken out of it by another thread.
     void hold(PyObject* object) { held_.push_back(py::reinterpret_borrow<py::object>(object)); }
 
-    // The current stream of the framework that the last GPU tensor came from; null where it has none.
-    [[nodiscard]] void* current_stream() const;
+    // The stream of the call: `given`, the handle of one, or (None, nullptr) the current stream of the framework that
+    // the last GPU tensor came from; null where it has none.
+    [[nodiscard]] void* stream(PyObject* given) const;
+    [[nodiscard]] void* stream(const StreamArgument& given) const { return stream(given.object.ptr()); }
 
   private:
+    [[nodiscard]] void* current_stream() const;
     TensorView read_exchange(const Framework& framework, PyObject* object, ArgumentName name);
     TensorView read_numpy(PyObject* object, ArgumentName name, bool writable);
     TensorView read_capsule(PyObject* object, ArgumentName name, bool writable);
@@ -91,6 +100,20 @@ inline void turn(TensorView& view) {
 [[nodiscard]] Device& device_of(py::handle argument);
 
 }  // namespace deep_gemm::python
+
+namespace pybind11::detail {
+
+template <>
+struct type_caster<deep_gemm::python::StreamArgument> {
+    PYBIND11_TYPE_CASTER(deep_gemm::python::StreamArgument, make_caster<std::optional<deep_gemm::u64>>::name);
+
+    bool load(handle source, bool) {
+        value.object = reinterpret_borrow<object>(source);
+        return true;
+    }
+};
+
+}  // namespace pybind11::detail
 
 template <>
 struct fmt::formatter<deep_gemm::python::ArgumentName> : fmt::formatter<std::string_view> {

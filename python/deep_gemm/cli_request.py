@@ -118,6 +118,14 @@ class Request:
     min_p: float
     seed: int
 
+    def __post_init__(self) -> None:
+        for name in ("adaptive", "strict"):
+            if self.spec == 1 and getattr(self, name):
+                raise click.ClickException(
+                    f"got --{name} with --spec 1, expected it with a window of 2 rows or more: plain decoding has no "
+                    "drafts; leave one of them out"
+                )
+
     def session(self, engine: Engine) -> Session:
         session = engine.session(window=self.spec, adaptive=self.adaptive, strict=self.strict)
         session.set_sampling(

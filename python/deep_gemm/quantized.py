@@ -187,7 +187,7 @@ def quantize(
         'fp8', 'fp8_e4m3'  block = 128 (default: 128 x 128) or 32 (of a row)
         'int8'             a scale for each row
         'nvfp4'            block = 16 (default) or 32 (UE4M3 scales without subnormals)
-        'mxfp4'            scale_rounding = 'ceil' (default: nothing clips) or 'round' of log2(amax / 6)
+        'mxfp4'            scale_rounding = 'ceil' (default: nothing clips below 6 * 2^125) or 'round' of log2(amax / 6)
 
     A NaN or an infinity takes the elements with it that share its scale (of nvfp4 the matrix). Raises ValueError or
     TypeError for what is not there, and where a scale is beyond fp16 (q8_0, int4).

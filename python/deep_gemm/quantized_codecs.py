@@ -21,6 +21,7 @@ UE4M3_MAX = 480.0  # without NaN
 SMALLEST = 2.0**-126
 FP16_MAX = 65504.0
 UE8M0_NAN = 255
+E2M1_LARGEST_SCALE = 252  # of a finite block
 SQRT2_FRACTION = 0x3504F3  # of the last fp32 below the square root of 2
 # A value is above code c where it passes the midpoint to it; ties go to the even code.
 E2M1_MIDPOINTS = (
@@ -204,6 +205,12 @@ def ue8m0_code(x: Array, rounding: str) -> Array:
     return arrays.cast(where(x == x, arrays.clamp(code, 0, UE8M0_NAN - 1), UE8M0_NAN), "uint8")
 
 
+def e2m1_scale_code(ratio: Array, rounding: str) -> Array:
+    """The byte for E2M1 elements up to six times `ratio`: 2^125 at most for what is finite, as codec.h explains."""
+    code = ue8m0_code(ratio, rounding)
+    return where(code != E2M1_LARGEST_SCALE + 1, code, E2M1_LARGEST_SCALE)
+
+
 def ue8m0_value(code: Array) -> Array:
     wide = arrays.cast(code, "int32")
     return where(wide != UE8M0_NAN, ldexp(wide - 127), float("nan"))
@@ -238,7 +245,7 @@ def quantize_float4(weight: Array, row: dict[str, Any], rounding: str) -> Parts:
     amax = arrays.amax(abs(blocks), (2,))
     global_scale = 1.0
     if row["scale"] == "ue8m0":
-        scales = ue8m0_code(arrays.divided(arrays.clamp(amax, FP4_MAX * SMALLEST), FP4_MAX), rounding)
+        scales = e2m1_scale_code(arrays.divided(arrays.clamp(amax, FP4_MAX * SMALLEST), FP4_MAX), rounding)
         small = ue8m0_value(scales)
     else:
         limit = E4M3_MAX if row["scale"] == "e4m3" else UE4M3_MAX

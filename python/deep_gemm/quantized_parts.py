@@ -70,6 +70,11 @@ def adopt_data(
     if len(data.shape) != 2:
         raise ValueError(f"{format}: data has shape {tuple(data.shape)}, expected [n, row]; reshape it")
     bits, packed = row["element_bits"], row["element_bits"] == 4
+    if interleaved and not packed:
+        raise ValueError(
+            f"{format}: got interleaved=True, expected it for 4 bits alone: elements of {bits} bits have one order; "
+            "leave it out"
+        )
     if packed and type_name(data) == "int32":  # eight codes in a word, the first in its low bits
         data = arrays.bits(arrays.contiguous(data.T if order == "kn" else data), "int8")
         order = "nk"

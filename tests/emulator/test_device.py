@@ -92,6 +92,51 @@ def test_launch_limits(emulator: _C.Device, launch: dict[str, Any], message: str
         run_kernel(emulator, source, "f", np.zeros(4, np.int32), **launch)
 
 
+CLUSTER = """
+extern "C" __global__ void f(unsigned* y) {
+    unsigned rank;
+    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    if (threadIdx.x == 0) y[blockIdx.x] = rank;
+}"""
+
+
+@pytest.mark.parametrize(
+    ("device", "launch", "room"),
+    [
+        ("sm_90a,sms=8", {"cluster": 16, "block": 1024}, True),  # two blocks on each
+        ("sm_90a,sms=7", {"cluster": 16, "block": 1024}, False),
+        ("sm_90a,sms=4", {"cluster": 8, "block": 32, "smem_bytes": 100_000}, True),
+        ("sm_90a,sms=4", {"cluster": 8, "block": 32, "smem_bytes": 200_000}, False),
+        ("sm_90a,sms=1", {"cluster": 1, "block": 1024, "smem_bytes": 200_000}, True),
+    ],
+)
+def test_clusters_are_resident_as_a_whole(device: str, launch: dict[str, Any], room: bool) -> None:
+    """What max_active_clusters() says, and a launch keeps to."""
+    where, y = _C.Device(f"emulator:{device}"), np.full(16, 99, np.uint32)
+    kernel = load_kernel(where, CLUSTER, "f")
+    assert (where.max_active_clusters(kernel, **launch) > 0) == room
+    if room:
+        run_kernel(where, CLUSTER, "f", y, grid=16, **launch)
+        np.testing.assert_array_equal(y, np.arange(16) % launch["cluster"])
+        return
+    text = rf"CUDA_ERROR_INVALID_CLUSTER_SIZE: {device[-1]} multiprocessors have no room for a cluster of {launch['cluster']} blocks"
+    with pytest.raises(_C.Error, match=text):
+        run_kernel(where, CLUSTER, "f", y, grid=16, **launch)
+    assert (y == 99).all()
+
+
+@pytest.mark.parametrize(("arch", "most"), [("90a", 16), ("100a", 16), ("120a", 8), ("121a", 8), ("80", 1)])
+def test_the_largest_cluster(arch: str, most: int) -> None:
+    device, y = _C.Device(f"emulator:sm_{arch}"), np.zeros(32, np.uint32)
+    source = COPY.replace("const int* x, int* y", "int* y").replace("x[threadIdx.x] + 1", "1")
+    kernel = load_kernel(device, source, "f")
+    assert device.max_active_clusters(kernel, block=32, cluster=most) > 0
+    assert device.max_active_clusters(kernel, block=32, cluster=2 * most) == 0
+    run_kernel(device, source, "f", y, grid=most, block=32, cluster=most)
+    with pytest.raises(_C.Error, match=f"hold at most {most} blocks"):
+        run_kernel(device, source, "f", y, grid=32, block=32, cluster=2 * most)
+
+
 def test_cluster_dims_of_the_kernel_are_the_default(emulator: _C.Device) -> None:
     source = """
     extern "C" __global__ void __cluster_dims__(4, 1, 1) f(unsigned* y) {

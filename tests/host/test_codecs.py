@@ -99,12 +99,11 @@ def ue8m0(x: Array, up: bool) -> Array:
     return np.where(np.isnan(x), 255, code).astype(np.uint8)
 
 
-@pytest.mark.parametrize("rule", ["up", "nearest"])
-def test_ue8m0(device: Any, rule: str) -> None:
+def ue8m0_cases() -> Array:
     rng = np.random.default_rng(2)
     edges = np.exp2(np.arange(-149, 128.0)).astype(np.float32)
     halves = (np.exp2(np.arange(-140, 127.5) + 0.5)).astype(np.float32)
-    x = np.concatenate(
+    return np.concatenate(
         [
             interesting(E4M3, rng),
             edges,
@@ -112,9 +111,24 @@ def test_ue8m0(device: Any, rule: str) -> None:
             halves,
         ]
     )
+
+
+@pytest.mark.parametrize("rule", ["up", "nearest"])
+def test_ue8m0(device: Any, rule: str) -> None:
+    x = ue8m0_cases()
     expected = ue8m0(x, rule == "up")
     assert (_C.encode(x, f"ue8m0_{rule}") == expected).all()
     assert (device_map(device, f"f32_to_ue8m0_{rule}", x, np.uint8) == expected).all()
+
+
+def test_scales_of_e2m1(device: Any) -> None:
+    """The exponent above, but 125 for what is finite and up to a sixth of fp32's largest: six times it is in fp32."""
+    x = np.concatenate([ue8m0_cases(), np.float32([np.finfo(np.float32).max / 6, 2.0**125, np.inf, np.nan])])
+    code = ue8m0(x, True)
+    expected = np.where(code == 253, 252, code)
+    assert (_C.encode(x, "e2m1_scale_up") == expected).all()
+    assert (device_map(device, "f32_to_e2m1_scale_up", x, np.uint8) == expected).all()
+    assert np.isfinite(np.float32(6) * _C.decode(expected[-4:-2], "ue8m0_up")).all()
 
 
 def test_ue8m0_decodes(device: Any) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from ops_cases import DTYPES, Array, assert_batch_invariant, assert_close, poisoned, real, run, same_bits
+from certificate import assert_batch_invariant
+from ops_cases import DTYPES, Array, assert_close, poisoned, real, run, same_bits
 from reference import deepseek_v4 as ref
 
 from deep_gemm import _C, ops
@@ -147,6 +148,21 @@ def test_tensor_cores(device: Any, heads: int, kind: str, split: bool) -> None:
         assert_close(got[t], expect(c, t, ring_values, values), 2.0**-9 * largest + 1e-4)
 
 
+@pytest.mark.parametrize("tokens", [2, 9])
+def test_1024_picks(device: Any, tokens: int) -> None:
+    """As many as any model has, by the kernel of few tokens and that of many."""
+    c, ring_values, _ = mma_case(16, "window")
+    c = rows_of(c, np.arange(tokens) % 5) | {"positions": np.full(tokens, 4399, np.int32)}
+    rng = np.random.default_rng(15)
+    data, values, _ = latent_rows(rng, 1100, "fp8")
+    picks = np.stack([np.sort(rng.permutation(1100)[:1024]) for _ in range(tokens)]).astype(np.int32)
+    c |= {"compressed": data, "compressed_page_rows": 5, "ratio": RATIO, "picks": picks}
+    got = run(device, "latent_attention", {"out": poisoned((tokens, 16, 512), "bf16")}, **c)["out"]
+    largest = max(np.abs(ring_values).max(), np.abs(values).max())
+    for t in range(tokens):
+        assert_close(got[t], expect(c, t, ring_values, values), 2.0**-9 * largest + 1e-4)
+
+
 @pytest.mark.parametrize("kind", ["window", "all", "picks"])
 @pytest.mark.parametrize("heads", [20, 64, 70])
 def test_memory_between_two_kernels_changes_nothing(device: Any, heads: int, kind: str) -> None:
@@ -244,18 +260,38 @@ def test_devices_without_room_for_clusters() -> None:
         run(small, "latent_attention", out, **c, raw_queries=True)
 
 
-@pytest.mark.parametrize(("heads", "split"), [(16, True), (16, False), (40, False)])
-def test_rows_on_tensor_cores_are_independent(device: Any, heads: int, split: bool) -> None:
+# Poisoned neighbours: of a sequence whose cache rows are NaN, of that of the others, and one of each with few rows.
+SICK = {"sequences": np.array([1, 0, 1], np.int32), "positions": np.array([20, 19, 3], np.int32)}
+
+
+def alone_in_sequence_0(c: dict[str, Any]) -> dict[str, Array]:
+    """The rows of a case, all of sequence 0; the other's cache is NaN."""
+    for name in ("ring", "compressed"):
+        if name in c:
+            c[name][1] = 0x7F if c[name].dtype == np.int8 else np.nan
+    c["sequences"][:] = 0
+    return {name: c.pop(name) for name in BY_ROW if name in c}
+
+
+@pytest.mark.parametrize(
+    ("heads", "split", "sizes"),
+    [(16, True, (2, 3, 5, 8, 16)), (16, False, (2, 3, 4, 33, 128)), (40, False, (2, 3))],
+    ids=str,
+)
+def test_rows_on_tensor_cores_are_independent(
+    device: Any, heads: int, split: bool, sizes: tuple[int, ...]
+) -> None:
     c, _, _ = mma_case(heads, "picks")
-    c["q"][1] = np.nan
+    rows = alone_in_sequence_0(c)
 
-    def call(rows: Array) -> dict[str, Array]:
-        out = {"out": poisoned((len(rows), heads, 512), "bf16")}
+    def call(some: dict[str, Array]) -> dict[str, Array]:
+        count = len(some["q"])
+        out = {"out": poisoned((count, heads, 512), "bf16")}
         if split:
-            out["records"] = poisoned((len(rows), 1, 3, 16 * 516))
-        return {"out": run(device, "latent_attention", out, **rows_of(c, rows))["out"]}
+            out["records"] = poisoned((count, 1, 3, 16 * 516))
+        return {"out": run(device, "latent_attention", out, **some, **c)["out"]}
 
-    assert_batch_invariant(call, 5)
+    assert_batch_invariant(call, rows, SICK, sizes)
 
 
 def test_sinks_without_limits(device: Any) -> None:
@@ -284,29 +320,17 @@ def test_large_scores(device: Any) -> None:
 
 
 def test_latent_rows_are_independent(device: Any) -> None:
+    """Of one head, so that a batch of 128 is few heads."""
     rng = np.random.default_rng(11)
-    c = case(4)
-    c["q"][1] = np.nan
     ring, _, page_rows = latent_rows(rng, RING, "fp8")
-    data, _, _ = latent_rows(rng, 30, "fp8")
+    c = case(1) | {"ring": ring, "ring_page_rows": page_rows, "ratio": RATIO, "window": WINDOW}
+    c |= {"compressed": latent_rows(rng, 30, "fp8")[0], "compressed_page_rows": page_rows}
+    rows = alone_in_sequence_0(c)
 
-    def call(rows: Array) -> dict[str, Array]:
-        return run(
-            device,
-            "latent_attention",
-            {"out": poisoned((len(rows), 4, 512))},
-            q=c["q"][rows],
-            positions=c["positions"][rows],
-            sequences=c["sequences"][rows],
-            ring=ring,
-            ring_page_rows=page_rows,
-            compressed=data,
-            compressed_page_rows=page_rows,
-            ratio=RATIO,
-            window=WINDOW,
-        )
+    def call(some: dict[str, Array]) -> dict[str, Array]:
+        return run(device, "latent_attention", {"out": poisoned(some["q"].shape)}, **some, **c)
 
-    assert_batch_invariant(call, 5)
+    assert_batch_invariant(call, rows, SICK)
 
 
 def test_bad_input(emulator: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from certificate import assert_batch_invariant
 from ops_cases import Array, assert_close, poisoned, real, run, same_bits
 from reference import deepseek_v4 as ref
 
@@ -126,6 +127,28 @@ def test_sequences_do_not_meet(device: Any) -> None:
     )
     assert same_bits(got["rows"][:1], alone["rows"])
     assert (got["rows"][1] == -got["rows"][0]).all()
+
+
+@pytest.mark.parametrize("closes", [False, True])
+def test_sequences_are_independent(device: Any, closes: bool) -> None:
+    """The certificate of a step of many sequences; poisoned ones have a state of poison too."""
+    c = case(4, 128, 4, True)
+    state = np.concatenate([state_after(device, chunk(c, 0, tokens)) for tokens in (3, 4, 2)])
+    rows = {"kv": c.pop("kv")[:3], "gate": c.pop("gate")[:3], "state": state}
+    rows["positions"] = np.array([3 if closes else 1, 4, 2], np.int32)
+
+    def call(some: dict[str, Array]) -> dict[str, Array]:
+        count = len(some["kv"])
+        outputs = {"state": some.pop("state"), "rows": np.zeros((count, 2, 128), np.float32)}
+        sequences = np.arange(count, dtype=np.int32)
+        return run(device, "compressor_update", outputs, **c, **some, sequences=sequences)
+
+    assert_batch_invariant(call, rows)
+
+
+def state_after(device: Any, tokens: dict[str, Any]) -> Array:
+    outputs = {"state": state_of(1, 128, True), "rows": poisoned((1, 2, 128))}
+    return run(device, "compressor_update", outputs, **tokens)["state"]
 
 
 @pytest.mark.parametrize("accepted", [0, 1, 2, 3])

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ops_cases import DTYPES, Array, assert_batch_invariant, assert_close, poisoned, real, run
+from certificate import assert_batch_invariant
+from ops_cases import DTYPES, Array, assert_close, poisoned, real, run
 from reference import deepseek_v4 as ref
 from reference.quantize import fp8_128
 
@@ -114,18 +115,22 @@ def test_strides(device: Any) -> None:
 
 
 def test_rows_are_independent(device: Any) -> None:
-    """The certificate: any batch, any order, neighbours of NaN; and a longer cache changes nothing either."""
+    """The certificate, neighbours with caches of NaN too; a longer cache changes nothing either."""
     rng = np.random.default_rng(13)
-    q, keys, values = real(rng, (4, 8, 64)), real(rng, (1, 300, 2, 64)), real(rng, (1, 300, 2, 64))
+    q, keys, values = real(rng, (4, 4, 32)), real(rng, (2, 300, 2, 32)), real(rng, (2, 300, 2, 32))
+    keys[1], values[1] = np.nan, np.inf
     positions = np.array([3, 299, 130, 127])
 
-    def call(rows: Any) -> dict[str, Array]:
-        got = attend(device, q[rows], keys, values, positions[rows])
+    def call(rows: dict[str, Array]) -> dict[str, Array]:
+        got = attend(device, rows["q"], keys, values, rows["positions"], sequences=rows["sequences"])
         return {"out": got["out"]}
 
-    assert_batch_invariant(call, 4)
-    short = attend(device, q[2:], keys[:, :131], values[:, :131], positions[2:])["out"]
-    assert np.array_equal(short, call(np.array([2, 3]))["out"])
+    rows = {"q": q, "positions": positions, "sequences": np.zeros(4, np.int32)}
+    sick = {"sequences": np.array([1, 0, 1]), "positions": np.array([40, 20, 30])}
+    assert_batch_invariant(call, rows, sick)
+    cut = {name: value[2:] for name, value in rows.items()}
+    short = attend(device, q[2:], keys[:1, :131], values[:1, :131], positions[2:])["out"]
+    assert np.array_equal(short, call(cut)["out"])
 
 
 def test_bad_input(emulator: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from certificate import assert_batch_invariant
 from ops_cases import DTYPES, Array, poisoned, real, run
 from reference import deepseek_v4 as ref
 
@@ -77,10 +78,11 @@ def test_same_picks(device: Any, heads: int, dtype: str, finish: str) -> None:
             assert np.array_equal(got, expected[rows]), (first, count)
 
 
-def test_most_rows(device: Any) -> None:
-    """2048 rows, as many as fit; 512 are chosen."""
+@pytest.mark.parametrize("k", [512, 1024])
+def test_most_rows(device: Any, k: int) -> None:
+    """2048 rows, as many as fit; as many are chosen as released models choose."""
     c = case(64, "fp4", 2048, 2) | {"positions": np.array([8191, 4500], np.int32)}
-    assert np.array_equal(at_once(device, c, "hadamard_fp4", 512), apart(device, c, "hadamard_fp4", 512))
+    assert np.array_equal(at_once(device, c, "hadamard_fp4", k), apart(device, c, "hadamard_fp4", k))
 
 
 def test_against_float64(device: Any) -> None:
@@ -102,6 +104,19 @@ def test_against_float64(device: Any) -> None:
     )["picks"][0]  # fmt: skip
     chosen = np.sort(scores)[-20]
     assert (np.diff(got) > 0).all() and (scores[got] >= chosen - 1e-3 * abs(chosen)).all()
+
+
+def test_rows_are_independent(device: Any) -> None:
+    """In batches of as many tokens as it takes; poisoned neighbours look at cache rows of NaN as well."""
+    c = case(5, "bf16", 80)
+    rows = {name: c[name][1:5] for name in BY_ROW} | {"sequences": np.zeros(4, np.int32)}
+    c["rows"][1] = np.nan
+
+    def call(some: dict[str, Array]) -> dict[str, Array]:
+        return {"picks": at_once(device, c | some, "hadamard_fp4", 20)}
+
+    sick = {"sequences": np.array([1, 0, 1], np.int32)}
+    assert_batch_invariant(call, rows, sick, sizes=(2, 3, 4, 5, 8))
 
 
 def test_bad_input(emulator: Any) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ops_cases import Array, assert_batch_invariant, assert_close, poisoned, real, run, same_bits
+from certificate import assert_batch_invariant
+from ops_cases import Array, assert_close, poisoned, real, run, same_bits
 from reference import deepseek_v4 as ref
 
 from deep_gemm import ops
@@ -192,34 +193,38 @@ def test_many_scores(device: Any, n: int, kind: str) -> None:
     elif kind == "mostly nan":
         scores[rng.random((2, n)) < 0.98] = np.nan
     positions = np.array([n - 1, n - 70], np.int32)
-    picks = picks_of(device, scores, positions, 512)
-    for t in range(2):
-        assert (picks[t] == ref.top_k(scores[t, : positions[t] + 1], 512)).all()
+    for k in (512, 1024):
+        picks = picks_of(device, scores, positions, k)
+        for t in range(2):
+            assert (picks[t] == ref.top_k(scores[t, : positions[t] + 1], k)).all()
 
 
 @pytest.mark.parametrize("kind", ["fp32", "fp4"])
 def test_rows_are_independent(device: Any, kind: str) -> None:
+    """Poisoned neighbours have cache rows of NaN in one sequence, and sound ones in that of the others."""
     rng = np.random.default_rng(3)
-    query, weights = real(rng, (4, 3, 128), "fp32" if kind == "fp32" else "bf16"), real(rng, (4, 3))
-    paged = {"rows": fp4_pages(rng, 1, 7), "page_rows": PAGE_ROWS}
-    cache = {"rows": real(rng, (1, 50, 128))} if kind == "fp32" else paged
-    columns = 50 if kind == "fp32" else 56
-    positions = np.array([199, 120, 150, 90], np.int32)
-    query[2] = np.nan
+    query = real(rng, (4, 3, 128), "fp32" if kind == "fp32" else "bf16")
+    cache: dict[str, Any] = {"rows": real(rng, (2, 26, 128))}
+    if kind == "fp4":
+        cache = {"rows": fp4_pages(rng, 2, 4), "page_rows": PAGE_ROWS}
+        cache["rows"].view(np.uint8)[1, :, PAGE_ROWS * 64 : PAGE_ROWS * 68] = 255
+    else:
+        cache["rows"][1] = np.nan
+    columns = 26 if kind == "fp32" else 32
 
-    def call(order: Array) -> dict[str, Array]:
-        scores = run(
-            device,
-            "index_scores",
-            {"scores": np.zeros((len(order), columns), np.float32)},
-            query=query[order],
-            weights=weights[order],
-            **cache,
-            positions=positions[order],
-        )["scores"]
-        return {"scores": scores, "picks": picks_of(device, scores, positions[order], 16, 4)}
+    def call(rows: dict[str, Array]) -> dict[str, Array]:
+        out = {"scores": np.zeros((len(rows["query"]), columns), np.float32)}
+        scores = run(device, "index_scores", out, **rows, **cache)["scores"]
+        return {"scores": scores, "picks": picks_of(device, scores, rows["positions"], 16, 4)}
 
-    assert_batch_invariant(call, 4)
+    rows = {
+        "query": query,
+        "weights": real(rng, (4, 3)),
+        "positions": np.array([103, 60, 75, 45], np.int32),
+        "sequences": np.zeros(4, np.int32),
+    }
+    sick = {"sequences": np.array([1, 0, 1], np.int32)}
+    assert_batch_invariant(call, rows, sick)
 
 
 def test_bad_input(emulator: Any) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from certificate import BATCHES, assert_batch_invariant
 from ops_cases import (
     DTYPES,
     Array,
-    assert_batch_invariant,
     assert_close,
     fp8_rows,
     poisoned,
@@ -80,19 +80,20 @@ def test_fp4_copies_are_what_quantize_makes(device: Any, recipe: str, rule: str,
     x[1, :64], x[2] = 0, 0
     x[3, 7] = 1000
 
-    def call(rows: Array) -> dict[str, Array]:
+    def call(rows: dict[str, Array]) -> dict[str, Array]:
+        count = len(rows["x"])
         return run(
             device,
             "rms_norm",
-            {"y": poisoned((len(rows), d), "bf16")} | fp4_copies(recipe, len(rows), d),
-            x=x[rows],
+            {"y": poisoned((count, d), "bf16")} | fp4_copies(recipe, count, d),
+            x=rows["x"],
             weight=weight,
             recipe=recipe,
             rule=rule,
         )
 
-    check_fp4_copy(call(np.arange(4)), recipe, rule)
-    assert_batch_invariant(call, 4)
+    check_fp4_copy(call({"x": x}), recipe, rule)
+    assert_batch_invariant(call, {"x": x}, sizes=BATCHES if d == 128 else (2, 3, 5))
 
 
 def test_zeros_and_eps(device: Any) -> None:
@@ -105,9 +106,8 @@ def test_zeros_and_eps(device: Any) -> None:
 
 def test_norm_rows_are_independent(device: Any) -> None:
     x = real(np.random.default_rng(2), (4, 260))
-    x[1] = np.inf
     assert_batch_invariant(
-        lambda rows: run(device, "rms_norm", {"y": poisoned((len(rows), 260))}, x=x[rows]), 4
+        lambda rows: run(device, "rms_norm", {"y": poisoned(rows["x"].shape)}, **rows), {"x": x}
     )
 
 
@@ -128,6 +128,11 @@ def test_expand(device: Any) -> None:
     assert (x == old + value[:, None]).all()
     x = run(device, "expand_streams", {"x": poisoned((3, 2, 8))}, value=value)["x"]
     assert (x == value[:, None]).all()
+
+    def call(rows: dict[str, Array]) -> dict[str, Array]:
+        return run(device, "expand_streams", {"x": rows["x"]}, value=rows["value"], accumulate=True)
+
+    assert_batch_invariant(call, {"x": old, "value": value})
     assert run(device, "expand_streams", {"x": poisoned((0, 2, 8))}, value=value[:0])["x"].size == 0
 
 

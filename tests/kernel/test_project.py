@@ -7,7 +7,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from ops_cases import Array, assert_batch_invariant, assert_close, poisoned, real, run, same_bits
+from certificate import BATCHES, assert_batch_invariant
+from ops_cases import Array, assert_close, poisoned, real, run, same_bits
 from reference import deepseek_v4 as ref
 from reference import quantize
 
@@ -159,15 +160,13 @@ def test_few_rows_where_shared_memory_is_small(arch: str) -> None:
 def test_rows_on_tensor_cores_are_independent(device: Any, kind: str, x_kind: str) -> None:
     rng = np.random.default_rng(12)
     (w, w_scale), (x, x_scale) = make_weight(rng, (40, 384), kind), make_activation(rng, (35, 384), x_kind)
-    x[3] = np.nan
 
-    def call(rows: Array) -> dict[str, Array]:
-        scales = given(w_scale=w_scale, x_scale=None if x_scale is None else x_scale[rows])
-        return run(device, "project", {"y": poisoned((len(rows), 40))}, x=x[rows], w=w, **scales)
+    def call(rows: dict[str, Array]) -> dict[str, Array]:
+        y = {"y": poisoned((len(rows["x"]), 40))}
+        return run(device, "project", y, **rows, w=w, **given(w_scale=w_scale))
 
-    whole = call(np.arange(35))["y"]
-    for few in ([0], [5, 34], list(range(7, 18)), list(range(30))):  # every size of a tile
-        assert same_bits(np.ascontiguousarray(whole[few]), call(np.array(few))["y"]), few
+    # Every size of a tile.
+    assert_batch_invariant(call, given(x=x, x_scale=x_scale), sizes=(*BATCHES, 11, 30))
 
 
 @pytest.mark.parametrize(
@@ -273,14 +272,12 @@ def test_groups(device: Any) -> None:
 def test_project_rows_are_independent(device: Any, kind: str) -> None:
     rng = np.random.default_rng(4)
     (w, w_scale), x = make_weight(rng, (40, 128), kind), real(rng, (6, 128))
-    x[3] = np.nan  # a poisoned neighbour
 
-    def call(rows: Array) -> dict[str, Array]:
-        return run(
-            device, "project", {"y": poisoned((len(rows), 40))}, x=x[rows], w=w, **given(w_scale=w_scale)
-        )
+    def call(rows: dict[str, Array]) -> dict[str, Array]:
+        y = {"y": poisoned((len(rows["x"]), 40))}
+        return run(device, "project", y, **rows, w=w, **given(w_scale=w_scale))
 
-    assert_batch_invariant(call, 6)
+    assert_batch_invariant(call, {"x": x})
 
 
 def test_nothing_to_do(device: Any) -> None:
@@ -377,13 +374,13 @@ def test_shared_expert_and_late_weights(device: Any) -> None:
 def test_expert_rows_are_independent(device: Any) -> None:
     c = expert_case(np.random.default_rng(8), "fp4", 4)
 
-    def call(rows: Array) -> dict[str, Array]:
-        ids = c["ids"][rows]
+    def call(rows: dict[str, Array]) -> dict[str, Array]:
+        ids, count = rows["ids"], len(rows["ids"])
         mid = run(
             device,
             "expert_up",
-            {"mid": poisoned((len(rows), 3, 128))},
-            x=c["x"][rows],
+            {"mid": poisoned((count, 3, 128))},
+            x=rows["x"],
             w1=c["w1"],
             w3=c["w3"],
             experts=ids,
@@ -393,7 +390,7 @@ def test_expert_rows_are_independent(device: Any) -> None:
         y = run(
             device,
             "expert_down",
-            {"y": poisoned((len(rows), 72))},
+            {"y": poisoned((count, 72))},
             mid=mid,
             w2=c["w2"],
             w2_scale=c["s2"],
@@ -401,7 +398,7 @@ def test_expert_rows_are_independent(device: Any) -> None:
         )
         return {"mid": mid, **y}
 
-    assert_batch_invariant(call, 4)
+    assert_batch_invariant(call, {"x": c["x"], "ids": c["ids"]})
 
 
 BAD = [

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ops_cases import Array, assert_batch_invariant, assert_close, poisoned, real, run, same_bits
+from certificate import assert_batch_invariant
+from ops_cases import Array, assert_close, poisoned, real, run, same_bits
 from reference import deepseek_v4 as ref
 
 from deep_gemm import ops
@@ -175,36 +176,32 @@ def test_cache_write(device: Any) -> None:
 
 def test_rows_are_independent(device: Any) -> None:
     c = latent(None)
-    x, positions = c.pop("x"), c.pop("positions")
 
-    def call(rows: Array) -> dict[str, Array]:
-        pages = np.zeros(
-            (6, 1, ops.latent_page_bytes(16)), np.int8
-        )  # one sequence a row: nobody shares a cache row
-        sequences = np.arange(len(rows), dtype=np.int32)
-        pages = run(
-            device,
-            "latent_write",
-            {"rows": pages},
-            x=x[rows],
-            positions=positions[rows],
-            sequences=sequences,
-            page_rows=16,
-            weight=c["weight"],
-            frequencies=c["frequencies"],
-        )["rows"]
-        y = run(
-            device,
-            "rope",
-            {"y": np.zeros((len(rows), 512), np.float32)},
-            x=x[rows],
-            positions=positions[rows],
-            frequencies=c["frequencies"],
-            norm=True,
-        )["y"]
-        return {"pages": pages[: len(rows)], "y": y}
+    def call(rows: dict[str, Array]) -> dict[str, Array]:
+        """With a sequence for each row: nobody shares a cache row."""
+        count = len(rows["x"])
+        given = {**rows, "sequences": np.arange(count, dtype=np.int32), "frequencies": c["frequencies"]}
+        pages = {"rows": np.zeros((count, 1, ops.latent_page_bytes(16)), np.int8)}
+        written = run(device, "latent_write", pages, **given, page_rows=16, weight=c["weight"])["rows"]
+        del given["sequences"]
+        y = run(device, "rope", {"y": np.zeros((count, 512), np.float32)}, **given, norm=True)["y"]
+        return {"pages": written, "y": y}
 
-    assert_batch_invariant(call, 6)
+    assert_batch_invariant(call, {"x": c["x"], "positions": c["positions"]})
+
+
+@pytest.mark.parametrize("finish", ["none", "hadamard_fp4"])
+def test_queries_and_plain_cache_rows_are_independent(device: Any, finish: str) -> None:
+    x, (frequencies, _) = real(np.random.default_rng(7), (6, 2, 128)), table()
+
+    def call(rows: dict[str, Array]) -> dict[str, Array]:
+        y = {"y": np.zeros(rows["x"].shape, np.float32)}
+        turned = run(device, "index_query", y, **rows, frequencies=frequencies, finish=finish)
+        cache = {"rows": np.zeros((len(rows["x"]), 3, 2, 128), np.float32)}
+        sequences = np.arange(len(rows["x"]), dtype=np.int32)
+        return turned | run(device, "cache_write", cache, **rows, sequences=sequences)
+
+    assert_batch_invariant(call, {"x": x, "positions": POSITIONS})
 
 
 def test_bad_input(emulator: Any) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ops_cases import Array, assert_batch_invariant, poisoned, real, run
+from certificate import BATCHES, assert_batch_invariant
+from ops_cases import Array, poisoned, real, run
 
 from deep_gemm import ops
 
@@ -49,10 +50,11 @@ def test_argmax(device: Any, v: int) -> None:
     logits[4, v // 2] = np.nan
     tokens = run(device, "argmax", {"tokens": poisoned((5,), "int32")}, logits=logits)["tokens"]
     assert tokens.tolist() == [*logits[:4].argmax(1), -1]
-    assert_batch_invariant(
-        lambda rows: run(device, "argmax", {"tokens": poisoned((len(rows),), "int32")}, logits=logits[rows]),
-        5,
-    )
+
+    def call(rows: dict[str, Array]) -> dict[str, Array]:
+        return run(device, "argmax", {"tokens": poisoned((len(rows["logits"]),), "int32")}, **rows)
+
+    assert_batch_invariant(call, {"logits": logits}, sizes=BATCHES if v < 2000 else (2, 3, 5))
 
 
 CUTS = [
@@ -268,21 +270,15 @@ def test_fill_positions(device: Any) -> None:
 
 def test_rows_are_independent(device: Any) -> None:
     logits = real(np.random.default_rng(6), (5, 300), scale=3)
-    logits[2] = np.nan
-    cut, positions = parameters(5, 0.8, 50, 0.9, 0.01), np.arange(5, dtype=np.int32)
 
-    def call(rows: Array) -> dict[str, Array]:
-        p = run(
-            device,
-            "sample_distribution",
-            {"probabilities": poisoned((len(rows), 300))},
-            logits=logits[rows],
-            **{name: value[rows] for name, value in cut.items()},
-        )
-        tokens = {"tokens": poisoned((len(rows),), "int32")}
-        return {**p, **run(device, "sample_draw", tokens, **p, seed=SEED, positions=positions[rows])}
+    def call(rows: dict[str, Array]) -> dict[str, Array]:
+        positions = rows.pop("positions")
+        p = run(device, "sample_distribution", {"probabilities": poisoned(rows["logits"].shape)}, **rows)
+        tokens = {"tokens": poisoned(positions.shape, "int32")}
+        return {**p, **run(device, "sample_draw", tokens, **p, seed=SEED, positions=positions)}
 
-    assert_batch_invariant(call, 5)
+    cut = parameters(5, 0.8, 50, 0.9, 0.01)
+    assert_batch_invariant(call, {"logits": logits, "positions": np.arange(5, dtype=np.int32), **cut})
 
 
 def test_bad_input(emulator: Any) -> None:

@@ -49,10 +49,28 @@ def test_codecs_of_arrays_are_those_of_the_header() -> None:
     bounded = np.maximum(np.abs(x), np.float32(2.0**-126))
     for rule, name in (("ceil", "ue8m0_up"), ("round", "ue8m0_nearest")):
         assert (quantized_codecs.ue8m0_code(bounded, rule) == _C.encode(bounded, name)).all()
+    ratios = np.concatenate([bounded, np.ldexp(np.float32(1.25), np.arange(-126, 128)), np.ldexp(np.float32(1), np.arange(-126, 128))])  # fmt: skip
+    assert (quantized_codecs.e2m1_scale_code(ratios, "ceil") == _C.encode(ratios, "e2m1_scale_up")).all()
     codes = np.arange(256, dtype=np.uint8)
     for values, name in ((quantized_codecs.ue8m0_value, "ue8m0_up"), (quantized_codecs.ue4m3_value, "ue4m3")):
         np.testing.assert_array_equal(values(codes), _C.decode(codes, name))
     np.testing.assert_array_equal(quantized_codecs.e2m1_values(codes[:16]), _C.decode(codes[:16], "e2m1"))
+
+
+@pytest.mark.parametrize("rounding", ["ceil", "round"])
+def test_mxfp4_near_the_largest_of_fp32(rounding: str) -> None:
+    """What is finite reads back finite: elements that only a scale of 2^126 would hold saturate, as OCP's MX has it."""
+    largest = np.finfo(np.float32).max
+    w = np.zeros((6, 64), np.float32)
+    w[:, ::3], w[:, 40] = 2e38, -1e37
+    whole = np.float32(6 * 2.0**125)
+    w[:, 5] = [largest, -largest, 2.9e38, whole, np.nextafter(whole, largest), 2.55e38]
+    host = deep_gemm.quantize(w, "mxfp4", scale_rounding=rounding)
+    back = np.asarray(host.dequantize())
+    assert np.isfinite(back).all() and (host.scales.view(np.uint8)[:, 0] == 252).all()
+    assert (np.abs(back[:, 5]) == whole).all() and (np.sign(back[:, 5]) == np.sign(w[:, 5])).all()
+    twin = quantized_codecs.quantize_float4(w, FORMATS["mxfp4"], rounding)
+    assert twin[0].tobytes() == host.data.tobytes() and twin[1].tobytes() == host.scales.tobytes()
 
 
 @pytest.mark.parametrize("bad", [1.0, np.nan, np.inf])
@@ -383,3 +401,13 @@ def test_bad_parts(case: tuple[str, type[Exception], str, Callable[[], Any]]) ->
     _, kind, message, call = case
     with pytest.raises(kind, match=message):
         call()
+
+
+@pytest.mark.parametrize("name", ["bf16", "fp8_128x128", "int8_row", "q8_0", "q8_0_split"])
+def test_only_four_bits_are_interleaved(name: str) -> None:
+    w = deep_gemm.quantize(weight(4, 64), name)
+    bits = 16 if name == "bf16" else 8
+    with pytest.raises(
+        ValueError, match=f"{name}: got interleaved=True, expected it for 4 bits alone: elements of {bits}"
+    ):
+        from_parts(name, w.data, w.scales, interleaved=True)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import deep_gemm
+from deep_gemm import ops
 
 A = (np.zeros((64, 256), ml_dtypes.float8_e4m3fn), np.ones((64, 2), np.float32))
 B = (np.zeros((128, 256), ml_dtypes.float8_e4m3fn), np.ones((1, 2), np.float32))
@@ -43,7 +44,11 @@ def gemm(a: Any = A, b: Any = B, d: Any = D, **more: Any) -> None:
             "a is uint8, expected fp8_e4m3; convert it, or pass deep_gemm.view_as",
         ),
         (lambda: gemm((*A, 1)), TypeError, "a is a tuple of 3, expected a pair"),
-        (lambda: gemm(stream=2**70), ValueError, f"stream is {2**70}, expected an int of 64 bits"),
+        (
+            lambda: gemm(stream=2**70),
+            ValueError,
+            f"stream is {2**70}, expected None or the handle of a CUDA stream, an int from 0",
+        ),
         (lambda: deep_gemm.plan(5), TypeError, "problem is 5, expected a str such as 'gemm m="),
         (
             lambda: deep_gemm.warmup("gemm m=1 n=2 k=3"),
@@ -173,3 +178,42 @@ def test_devices_of_one_name_are_equal() -> None:
 
 def test_view_as_shows_what_it_is() -> None:
     assert repr(deep_gemm.view_as(B[0], "fp8_e4m3")) == "TypedTensor(fp8_e4m3, shape=(128, 256))"
+
+
+STREAM_TAKERS: dict[str, Callable[[Any], Any]] = {
+    "fp8_gemm_nt": lambda stream: gemm(stream=stream),
+    "project": lambda stream: ops.project(
+        np.zeros((1, 32), np.float32),
+        np.zeros((4, 32), np.float32),
+        np.zeros((1, 4), np.float32),
+        stream=stream,
+    ),
+    "linear": lambda stream: deep_gemm.linear(
+        np.zeros((1, 32), ml_dtypes.bfloat16),
+        deep_gemm.quantize(np.zeros((4, 32), np.float32), "int8"),
+        stream=stream,
+    ),
+    "quantize_activations": lambda stream: deep_gemm.quantize_activations(
+        np.zeros((1, 32), ml_dtypes.bfloat16), "fp8_32", stream=stream
+    ),
+    "group_tokens": lambda stream: deep_gemm.group_tokens(np.zeros((1, 1), np.int32), 1, stream=stream),
+}
+
+
+@pytest.mark.parametrize("name", STREAM_TAKERS)
+@pytest.mark.parametrize(
+    ("stream", "error", "text"),
+    [
+        (
+            "main",
+            TypeError,
+            "stream is a str, expected None or the handle of a CUDA stream, an int from 0 to 2",
+        ),
+        (1.5, TypeError, "stream is a float, expected .*; PyTorch's streams have it as cuda_stream"),
+        (True, TypeError, "stream is a bool, expected"),
+        (-1, ValueError, "stream is -1, expected None or the handle of a CUDA stream, an int from 0 to 2"),
+    ],
+)
+def test_a_stream_is_a_handle(name: str, stream: Any, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        STREAM_TAKERS[name](stream)

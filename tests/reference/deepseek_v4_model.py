@@ -22,6 +22,7 @@ DTYPES: dict[str, Any] = {
     "F8_E4M3": ml_dtypes.float8_e4m3fn,
     "F8_E8M0": ml_dtypes.float8_e8m0fnu,
     "I8": np.uint8,
+    "I32": np.int32,
     "I64": np.int64,
 }
 
@@ -42,7 +43,7 @@ def read_checkpoint(folder: Path) -> dict[str, Array]:
         if name.endswith(".scale"):
             continue
         if scale is None:
-            tensors[name] = values if values.dtype == np.int64 else values.astype(np.float64)
+            tensors[name] = values if values.dtype.kind == "i" else values.astype(np.float64)
             continue
         exact = scale.astype(np.float64)
         if values.dtype == np.uint8:

@@ -76,6 +76,7 @@ def mxfp4(x: Array, rule: str = "up") -> tuple[Array, Array]:
     amax = np.maximum(np.abs(values).max(-1, initial=0), np.float32(6 * 2.0**-126))
     nan = np.isnan(amax)
     exponent = power_of_two(np.where(nan, 1, amax / np.float32(6)), rule)
+    exponent = np.where(exponent == 126, 125, exponent)  # elements beyond fp32 saturate; an infinity has 127
     scale = np.exp2(exponent).astype(np.float32)
     codes = np.where(nan[..., None], 7, e2m1(values * (np.float32(1) / scale)[..., None]))
     return pack(codes.reshape(len(x), -1)), np.where(nan, 255, exponent + 127).astype(np.uint8)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ STORED = {
     "bfloat16": "BF16",
     "float8_e4m3fn": "F8_E4M3",
     "float8_e8m0fnu": "F8_E8M0",
+    "int8": "I8",
     "int32": "I32",
     "int64": "I64",
 }
@@ -97,17 +100,18 @@ def to_fp8(tensors: dict[str, Array], scale_dtype: Any) -> tuple[dict[str, Array
 
 
 def write_safetensors(path: Path, tensors: dict[str, Array]) -> None:
-    header, data = dict[str, Any](), b""
+    header, parts, at = dict[str, Any](), list[bytes](), 0
     for name, values in tensors.items():
         raw = np.ascontiguousarray(values).tobytes()
         header[name] = {
             "dtype": STORED[values.dtype.name],
             "shape": list(values.shape),
-            "data_offsets": [len(data), len(data) + len(raw)],
+            "data_offsets": [at, at + len(raw)],
         }
-        data += raw
+        parts.append(raw)
+        at += len(raw)
     text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    path.write_bytes(b"".join([struct.pack("<Q", len(text)), text, *parts]))
 
 
 def write_checkpoint(folder: Path, config: dict[str, Any], tensors: dict[str, Array]) -> Path:
@@ -116,6 +120,8 @@ def write_checkpoint(folder: Path, config: dict[str, Any], tensors: dict[str, Ar
     write_safetensors(folder / "model.safetensors", tensors)
     return folder
 
+
+RELEASED_NARROW = re.compile(r"experts\.|attn\.w[a-z_]+\.|indexer\.wq_b\.|[eh]_proj\.")
 
 # The smallest DeepSeek-V4 with everything in it: CSA with an indexer that leaves rows out, HCA, hash routing, MTP.
 V4 = {
@@ -155,9 +161,25 @@ V4 = {
 }
 
 
-def write_random_v4(folder: Path, seed: int = 1, fp8: tuple[str, ...] = (), **changes: Any) -> Path:
-    """A random model of this configuration: every tensor that the checkpoint is said to miss; those whose names end in one
-    of `fp8` as E4M3 with scales."""
+def as_released(name: str, values: Array) -> dict[str, Array]:
+    """Routed experts as MXFP4, other projections as FP8 with power-of-two scales of 128 x 128 blocks, the rest as bf16
+    or fp32: any codes, and scales that keep the values' size."""
+    if not name.endswith(".weight") or values.ndim != 2 or not RELEASED_NARROW.search(name):
+        return {name: values.astype(ml_dtypes.bfloat16) if values.ndim == 2 else values}
+    scale_name, (n, k) = name.removesuffix("weight") + "scale", values.shape
+    rng, exponent = np.random.default_rng(zlib.crc32(name.encode())), np.round(np.log2(k**-0.5))
+    if ".experts." in name:
+        codes = rng.integers(-128, 128, (n, k // 2)).astype(np.int8)
+        scales = 2.0 ** (exponent - rng.integers(1, 3, (n, k // 32)))
+    else:
+        codes = values * np.float32(2.0**-exponent * 32)
+        scales = np.full((-(-n // 128), -(-k // 128)), 2.0 ** (exponent - 5))
+        codes = codes.astype(ml_dtypes.float8_e4m3fn)
+    return {name: codes, scale_name: scales.astype(ml_dtypes.float8_e8m0fnu)}
+
+
+def write_random_v4(folder: Path, seed: int = 1, released: bool = False, **changes: Any) -> Path:
+    """A random model of this configuration: every tensor that the checkpoint is said to miss."""
     from deep_gemm import _C
 
     config = {**V4, **changes}
@@ -176,11 +198,6 @@ def write_random_v4(folder: Path, seed: int = 1, fp8: tuple[str, ...] = (), **ch
             tensors[name] = rng.uniform(0.5, 1.5, shape).astype(np.float32)
         else:
             scale = {"head.weight": 4.0, "embed.weight": 6.0}.get(name, 1.0)
-            tensors[name] = (rng.standard_normal(shape) * scale * shape[-1] ** -0.5).astype(np.float32)
-        if fp8 and name.removesuffix(".weight").endswith(fp8):
-            blocks = [-(-extent // 128) for extent in shape]
-            tensors[name.replace(".weight", ".scale")] = (2.0 ** rng.integers(-12, -9, blocks)).astype(
-                ml_dtypes.float8_e8m0fnu
-            )
-            tensors[name] = (rng.standard_normal(shape) * 60).astype(ml_dtypes.float8_e4m3fn)
+            values = (rng.standard_normal(shape) * scale * shape[-1] ** -0.5).astype(np.float32)
+            tensors |= as_released(name, values) if released else {name: values}
     return write_checkpoint(folder, config, tensors)

@@ -23,12 +23,11 @@ SHAPES = {
     "hc_mult": 4,
     "num_hash_layers": 0,
 }
-FP8 = ("attn.wq_a", "attn.wq_b", "attn.wkv", "attn.wo_a", "attn.wo_b", "indexer.wq_b")
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_random_v4(tmp_path_factory.mktemp("few_rows"), fp8=FP8, **SHAPES)
+    return write_random_v4(tmp_path_factory.mktemp("few_rows"), released=True, **SHAPES)
 
 
 def test_few_rows_have_the_bits_of_many(device: _C.Device, checkpoint: Path) -> None:

@@ -143,3 +143,12 @@ def test_command() -> None:
     )
     result = CliRunner().invoke(main, [*arguments, "--verify-exact", "--temperature", "1"])
     assert result.exit_code == 1 and "compares greedy decoding" in result.output
+
+
+@pytest.mark.parametrize("command", ["generate", "chat"])
+@pytest.mark.parametrize("option", ["--adaptive", "--strict"])
+def test_options_of_drafts_without_drafts(command: str, option: str) -> None:
+    """Before a model is read."""
+    result = CliRunner().invoke(main, [command, "--model", "none", "--spec", "1", option], input="x")
+    text = f"Error: got {option} with --spec 1, expected it with a window of 2 rows or more"
+    assert result.exit_code == 1 and result.output.startswith(text)

@@ -88,7 +88,7 @@ void run_interleaved(const Launch& launch, u32 resident) {
 
 void run_grid(const Launch& launch, u32 resident_clusters) {
     if (launch.program->communicates && num_clusters(launch) > 1) {
-        run_interleaved(launch, std::max(resident_clusters, 1u));
+        run_interleaved(launch, resident_clusters);
         return;
     }
     const u32 cores = std::max(std::thread::hardware_concurrency(), 1u);

@@ -121,6 +121,14 @@ constexpr u32 f32_to_ue8m0_nearest(float value) {
     const u32 code = exponent + (fraction > (exponent == 0 ? kSqrtHalf : kSqrt2) ? 1 : 0);
     return code < kUe8m0Nan ? code : kUe8m0Nan - 1;
 }
+// The power of two at or above |ratio|, of a block of E2M1 elements whose largest is six times that; but 2^125 for all
+// that is finite: with twice as much, elements would be beyond fp32. The largest elements saturate, as they do with the
+// exponent of OCP's MX, which goes no further. An infinity keeps the scale that tells of one.
+constexpr u32 f32_to_e2m1_scale_up(float ratio) {
+    constexpr u32 kLargest = 252;
+    const u32 code = f32_to_ue8m0_up(ratio);
+    return code == kLargest + 1 ? kLargest : code;
+}
 constexpr float ue8m0_to_f32(u32 code) {
     if (code == kUe8m0Nan) return float_of_bits(kNanBits);
     return float_of_bits(code == 0 ? kHiddenBit / 2 : code << kMantissaBits);

@@ -134,7 +134,7 @@ struct Fp4Quad {
 /// E2M1 with one scale for the 32 channels of 8 lanes.
 DG_DEVICE Fp4Quad to_fp4_row(const Float4& v) {
     const float amax = ptx::max_nan_f32(warp_max<8>(amax_of(v)), 6 * 0x1p-126f);
-    const u32 scale = codec::f32_to_ue8m0_up(ptx::div_rn_f32(amax, codec::kE2m1Max));
+    const u32 scale = codec::f32_to_e2m1_scale_up(ptx::div_rn_f32(amax, codec::kE2m1Max));
     const float divisor = codec::ue8m0_to_f32(scale);
     const auto code = [divisor](float x) { return codec::f32_to_e2m1(ptx::div_rn_f32(x, divisor)); };
     return {code(v.x) | code(v.y) << 4 | code(v.z) << 8 | code(v.w) << 12, scale};

@@ -50,7 +50,7 @@ DG_DEVICE void store_mxfp4_copy(u8* codes, u8* scales, u32 column, const Float4&
     const float amax = ptx::max_nan_f32(warp_max<8>(amax_of_four(v)), kMxSmallestAmax);
     const float ratio = ptx::div_rn_f32(amax, codec::kE2m1Max);
     const u32 scale =
-        Rule == ScaleRule::up ? codec::f32_to_ue8m0_up(ratio) : codec::f32_to_ue8m0_nearest(ratio);
+        Rule == ScaleRule::up ? codec::f32_to_e2m1_scale_up(ratio) : codec::f32_to_ue8m0_nearest(ratio);
     store_e2m1<32>(codes, scales, column, v, ptx::div_rn_f32(1.0f, codec::ue8m0_to_f32(scale)), scale);
 }
 

@@ -119,7 +119,7 @@ DG_DEVICE Fp4Chunk to_mxfp4(const Chunk& v) {
     const float amax = ptx::max_nan_f32(amax_over<4>(amax_of(v)), kMxSmallestAmax);
     const float ratio = ptx::div_rn_f32(amax, codec::kE2m1Max);
     const u32 scale =
-        Rule == ScaleRule::up ? codec::f32_to_ue8m0_up(ratio) : codec::f32_to_ue8m0_nearest(ratio);
+        Rule == ScaleRule::up ? codec::f32_to_e2m1_scale_up(ratio) : codec::f32_to_ue8m0_nearest(ratio);
     return {to_e2m1(v, ptx::div_rn_f32(1.0f, codec::ue8m0_to_f32(scale))), scale};
 }
 

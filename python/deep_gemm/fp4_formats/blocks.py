@@ -27,7 +27,8 @@ Bytes = npt.NDArray[np.uint8]
 E2M1_MAX = np.float32(6)
 E4M3_MAX = np.float32(448)
 SMALLEST_MX_AMAX = np.float32(6 * 2.0**-126)
-RULES = ("up", "nearest")
+SCALE_CODECS = {"up": "e2m1_scale_up", "nearest": "ue8m0_nearest"}
+RULES = tuple(SCALE_CODECS)
 
 
 def _blocks(x: npt.ArrayLike, block: int, what: str) -> Floats:
@@ -52,12 +53,12 @@ def _encode(blocks: Floats, factor: Floats) -> Bytes:
 
 
 def quantize_mxfp4(x: npt.ArrayLike, *, rule: str = "up") -> tuple[Bytes, Bytes]:
-    """[..., k] -> (codes [..., k / 2], UE8M0 [..., k / 32]). `rule`: 'up' never clips, 'nearest' may."""
+    """[..., k] -> (codes [..., k / 2], UE8M0 [..., k / 32]). 'up' clips nothing below 6 * 2^125, 'nearest' may."""
     if rule not in RULES:
         raise ValueError(f"quantize_mxfp4: got rule {rule!r}, expected one of {RULES}; pass one of them")
     blocks = _blocks(x, MX_BLOCK, "quantize_mxfp4")
     amax = np.maximum(_amax(blocks, -1), SMALLEST_MX_AMAX)
-    scales: Bytes = _C.encode(amax / E2M1_MAX, f"ue8m0_{rule}")
+    scales: Bytes = _C.encode(amax / E2M1_MAX, SCALE_CODECS[rule])
     with np.errstate(invalid="ignore"):
         return _encode(blocks, np.float32(1) / _C.decode(scales, "ue8m0_up")), scales
 

@@ -123,8 +123,8 @@ def on_stream(like: Array, stream: int | None) -> AbstractContextManager[Any]:
     A temporary that another stream's kernels use, allocated outside, would return to the current stream's pool while
     they run.
     """
-    if stream is None or not on_gpu(like):
-        return nullcontext()
+    if not hasattr(stream, "__index__") or not on_gpu(like):
+        return nullcontext()  # also for what is no stream: the operation refuses it
     import torch
 
     context: AbstractContextManager[Any] = torch.cuda.stream(
