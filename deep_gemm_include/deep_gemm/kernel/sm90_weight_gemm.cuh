@@ -25,6 +25,7 @@ class Multiplier {
 
     DG_DEVICE void run() {
         const u32 lane = ptx::lane_index(), matrix = kernel::matrix_of_warp<S>(warp_);
+        quarter_ = lane % 4;
         tile_row_ = (warp_ * 16 + lane / 4) * kWeightTileBytes + lane / 4 * 16;
         sched::WeightBlocks<S> blocks(params_);
         for (sched::WeightBlock block; blocks.next(block);) {
@@ -51,32 +52,45 @@ class Multiplier {
     using Sums = float[kParts][kPartCount];
     // Stages whose runs follow each other without a branch back. The compiler knows what is in flight between
     // them, and nothing of it from one turn to the next.
-    static constexpr u32 kTurn = changes_units(S.w) && kParts > 1 && kRuns <= kRunsOfUnit ? 4 : 1;
+    static constexpr u32 kTurn = changes_units(S.w) && kParts > 1 && kRunsOfUnit > 1 ? (kRuns <= kRunsOfUnit ? 4 : 2) : 1;
 
-    /// Fetches this lane's share of the next stage of weights, and gives the buffer of the stage before back:
-    /// all of that has been decoded. Its own buffer stays, because a load that has been issued is not one
+    /// Waits for the next stage of weights, and gives the buffer of the stage before back: all of that has been
+    /// decoded, and what it was decoded to has been handed to wgmma. A load that has been issued is not one
     /// that has read: a signal right behind it let the next TMA overtake it, on silicon and beside two CTAs'
     /// multicast.
     DG_DEVICE void take_weights() {
         ptx::mbarrier_wait(smem_.weights_full(weights_.stage), weights_.phase);
         ptx::sync_warp();
         if (holds_weights_ && ptx::lane_index() == 0) ptx::mbarrier_arrive(smem_.weights_empty(held_));
-        stage_.load(smem_.weights(weights_.stage) + tile_row_, ptx::lane_index() % 4);
         held_ = weights_.stage;
         holds_weights_ = true;
         weights_.advance();
+        if constexpr (tile::has_special_scales(S.w)) special_ = scales_.some_special();
     }
 
-    /// Decodes run `run` of the stage. Where it begins a block, `ratio_` is what the sum must be multiplied
-    /// by.
+    /// Fetches and decodes this lane's share of run `run` of the stage that was taken last. Where it begins a
+    /// block, `ratio_` is what the sum must be multiplied by.
     DG_DEVICE void decode(u32 run, u32 (&fragments)[4 * kSteps]) {
+        const u32 first = run * kSteps;
+        tile::WeightRun<S.w> stored;
+        stored.load(smem_.weights(held_) + tile_row_, quarter_, run);
         if (changes_units(S.w) ? run % kRunsOfUnit == 0 : row_of(S.w).block_k != 0 || run == 0) {
             const float before[2] = {unit_[0], unit_[1]};
-            factors_.set(scales_, run * kSteps, unit_);
+            factors_.set(scales_, first, unit_);
             if constexpr (changes_units(S.w))
                 for (u32 row = 0; row < 2; ++row) ratio_[row] = tile::quotient(before[row], unit_[row]);
         }
-        tile::decode_run<S.w, kSteps>(stage_, factors_, run * kSteps, fragments);
+        tile::decode_run<S.w>(stored, factors_, quarter_, fragments);
+        if constexpr (row_of(S.w).element == Format::fp8_e4m3 && changes_units(S.w))
+            factors_.add_multiplier(fragments);
+        if constexpr (tile::has_special_scales(S.w)) {
+            if (special_) [[unlikely]] {
+                factors_.set_special(scales_, first);
+                tile::decode_run<S.w>(stored, factors_, quarter_, fragments);
+                if constexpr (row_of(S.w).scale == ScaleType::ue8m0)
+                    factors_.add_excess(scales_, first, fragments);
+            }
+        }
         ptx::wgmma_keep(fragments);  // decoded here, beside the wgmma in flight, not where it is used
     }
 
@@ -104,7 +118,7 @@ class Multiplier {
             for (u32 step = 0; step < kSteps; ++step)
                 ptx::WgmmaRsBf16<S.block_m / kParts>::mma(
                     sum[part], fragments + 4 * step,
-                    tokens + 2 * step + part * (S.block_m / kParts * kBlockKBytes / 16), 1);
+                    ptx::wgmma_step(tokens, step + part * (S.block_m / kParts * kBlockKBytes / 32)), 1);
             ptx::wgmma_commit();
         }
         if (!new_unit) {
@@ -160,14 +174,14 @@ class Multiplier {
 
     const WeightGemmParams& params_;
     tile::WeightSmem<S> smem_;
-    u32 warp_, tile_row_ = 0;
+    u32 warp_, tile_row_ = 0, quarter_ = 0;
     pipe::Cursor<S.weight_stages> weights_;
     u32 held_ = 0;  // stage of weights that this warp has read and not given back
     bool holds_weights_ = false;
     pipe::Cursor<S.token_stages> tokens_;
-    tile::WeightStage<S.w> stage_;
     tile::StageScales<S.w> scales_;
     tile::WeightFactors<S.w> factors_;
+    bool special_ = false;  // whether some scale of the stage is no plain one
     float unit_[2], ratio_[2];
 };
 
