@@ -34,8 +34,8 @@ struct WeightRun {
             } else if constexpr (kRow.element_bits == 8) {
 #pragma unroll
                 for (u32 i = 0; i < kWords; ++i)
-                    word[r][i] = ptx::ld_shared_u16(chunk(q * 2, run * kSteps + i / 2) + r * kSecondRow +
-                                                    i % 2 * 8);
+                    word[r][i] =
+                        ptx::ld_shared_u16(chunk(q * 2, run * kSteps + i / 2) + r * kSecondRow + i % 2 * 8);
             } else {
                 // Chunk c of the four of 128 elements has the c-th eight of each 32.
                 const u32 group = run * kSteps / 2 % 4, first = run * kSteps / 8 * 4;
@@ -70,8 +70,8 @@ DG_DEVICE void decode_step(const WeightRun<W>& run, u32 row, u32 step, const Wei
         else if constexpr (kRow.element == Format::fp4_e2m1)
             pair[half] = decode_e2m1(run.word[row][step / 2], step % 2 * 2 + half, factor.multiplier);
         else
-            pair[half] = decode_int4_byte(run.word[row][2 * step + half], quarter, factor.multiplier,
-                                          factor.addend);
+            pair[half] =
+                decode_int4_byte(run.word[row][2 * step + half], quarter, factor.multiplier, factor.addend);
     }
 }
 
