@@ -68,6 +68,8 @@ class Multiplier {
 #else
     static constexpr bool kStaggers = false;
 #endif
+    // Few tokens: a run is decoded for so few products that reading it shows, and there are registers for it.
+    static constexpr bool kFetchesAhead = S.block_m <= 128;
     static constexpr u32 kStaggerBarrier = 7;  // behind store_lines()
 
     /// Waits for the next stage of weights, and gives the buffer of the stage before back: all of that has been
@@ -84,25 +86,29 @@ class Multiplier {
         if constexpr (tile::has_special_scales(S.w)) special_ = scales_.some_special();
     }
 
-    /// Fetches and decodes this lane's share of run `run` of the stage that was taken last. Where it begins a
-    /// block, `ratio_` is what the sum must be multiplied by.
+    /// Fetches this lane's share of run `run` of the stage that was taken last.
+    DG_DEVICE void fetch(u32 run) {
+        stored_.load(smem_.weights(held_) + tile_row_, quarter_, run);
+    }
+
+    /// Decodes run `run` of that stage, and fetches it where that was not done ahead. Where it begins a block,
+    /// `ratio_` is what the sum must be multiplied by.
     DG_DEVICE void decode(u32 run, u32 (&fragments)[4 * kSteps]) {
         const u32 first = run * kSteps;
-        tile::WeightRun<S.w> stored;
-        stored.load(smem_.weights(held_) + tile_row_, quarter_, run);
+        if (!kFetchesAhead || run == 0) fetch(run);
         if (changes_units(S.w) ? run % kRunsOfUnit == 0 : row_of(S.w).block_k != 0 || run == 0) {
             const float before[2] = {unit_[0], unit_[1]};
             factors_.set(scales_, first, unit_);
             if constexpr (changes_units(S.w))
                 for (u32 row = 0; row < 2; ++row) ratio_[row] = tile::quotient(before[row], unit_[row]);
         }
-        tile::decode_run<S.w>(stored, factors_, quarter_, fragments);
+        tile::decode_run<S.w>(stored_, factors_, quarter_, fragments);
         if constexpr (row_of(S.w).element == Format::fp8_e4m3 && changes_units(S.w))
             factors_.add_multiplier(fragments);
         if constexpr (tile::has_special_scales(S.w)) {
             if (special_) [[unlikely]] {
                 factors_.set_special(scales_, first);
-                tile::decode_run<S.w>(stored, factors_, quarter_, fragments);
+                tile::decode_run<S.w>(stored_, factors_, quarter_, fragments);
                 if constexpr (row_of(S.w).scale == ScaleType::ue8m0)
                     factors_.add_excess(scales_, first, fragments);
             }
@@ -153,8 +159,10 @@ class Multiplier {
 #pragma unroll
         for (u32 run = 0; run < kRuns; run += 2) {
             const bool first = stage == 0 && run == 0;
+            if (kFetchesAhead) fetch(run + 1);
             start(place * kRuns + run, first, sum, even);
             decode(run + 1, odd);
+            if (kFetchesAhead && run + 2 < kRuns) fetch(run + 2);
             start(place * kRuns + run + 1, false, sum, odd);
             if (kStaggers && first && warp_ < 4) ptx::named_barrier_arrive(kStaggerBarrier, 2 * kWarpgroup);
             if (run + 2 < kRuns) {
@@ -197,6 +205,7 @@ class Multiplier {
     u32 held_ = 0;  // stage of weights that this warp has read and not given back
     bool holds_weights_ = false;
     pipe::Cursor<S.token_stages> tokens_;
+    tile::WeightRun<S.w> stored_;
     tile::StageScales<S.w> scales_;
     tile::WeightFactors<S.w> factors_;
     bool special_ = false;  // whether some scale of the stage is no plain one
