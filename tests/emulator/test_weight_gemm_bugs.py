@@ -233,9 +233,11 @@ BUGS = {
         Bug("special scales are not looked for", "special_ = scales_.some_special();", "special_ = false;", 8),
         Bug("swizzle of W forgotten", "return (row + offset) ^ (c << 4);", "return row + offset + (c << 4);", 8),
         Bug("the other half's nibbles", "step % 2 * 2 + half, factor", "step % 2 * 2 + 1 - half, factor", 8),
+        Bug("the run ahead fetched too early", "            decode(run + 1, odd);\n            if (kFetchesAhead && run + 2 < kRuns) fetch(run + 2);",
+            "            if (kFetchesAhead && run + 2 < kRuns) fetch(run + 2);\n            decode(run + 1, odd);", 8),
         Bug("scales beyond the row", "            if ((first + i) * kRow.block_k >= k) continue;\n", "", 8),
-        Bug("fragments decoded over while they are multiplied", "decode(run + 1, odd);\n            start(place * kRuns + run + 1, false, sum, odd);",
-            "decode(run + 1, even);\n            start(place * kRuns + run + 1, false, sum, even);", 8),
+        Bug("fragments decoded over while they are multiplied", "decode(run + 1, odd);\n            if (kFetchesAhead && run + 2 < kRuns) fetch(run + 2);\n            start(place * kRuns + run + 1, false, sum, odd);",
+            "decode(run + 1, even);\n            if (kFetchesAhead && run + 2 < kRuns) fetch(run + 2);\n            start(place * kRuns + run + 1, false, sum, even);", 8),
         Bug("rows past the end are written", "if (place.row + 8 * r >= p.n) continue;\n        each_token<S>(reinterpret_cast<u64>(p.y)", "each_token<S>(reinterpret_cast<u64>(p.y)", 8),
     ],
     "int4": [

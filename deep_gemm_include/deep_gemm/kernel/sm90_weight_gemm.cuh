@@ -69,7 +69,7 @@ class Multiplier {
     static constexpr bool kStaggers = false;
 #endif
     // Few tokens: a run is decoded for so few products that reading it shows, and there are registers for it.
-    static constexpr bool kFetchesAhead = S.block_m <= 128;
+    static constexpr bool kFetchesAhead = S.block_m <= 128 && S.ctas_per_sm == 1;
     static constexpr u32 kStaggerBarrier = 7;  // behind store_lines()
 
     /// Waits for the next stage of weights, and gives the buffer of the stage before back: all of that has been
