@@ -167,7 +167,10 @@ WeightPlan plan_for_spec(const WeightProblem& problem, const WeightGemmSpec& spe
 
 std::string to_string(const WeightGemmSpec& s) {
     return fmt::format("{}x{} {}+{} stages, {} CTAs{}{}", s.block_m, block_rows_of(s), s.token_stages,
-                       s.weight_stages, s.ctas_per_sm, s.cluster == 2 ? ", pairs" : "",
+                       s.weight_stages, s.ctas_per_sm,
+                       s.cluster == 2   ? ", pairs"
+                       : s.cluster == 4 ? ", fours"
+                                        : "",
                        s.whole_scales ? "" : ", scales one by one");
 }
 

@@ -117,6 +117,9 @@ def nvfp4_case() -> Case:
     n, k = 70, 1056
     data = rng.integers(-128, 128, (n, k // 2)).astype(np.int8)
     scales = rng.choice(np.array([0x30, 0x38, 0x40], np.int8), (n, k // 16))  # 0.5, 1, 2
+    scales[:, 20:24] = rng.choice(
+        np.array([0, 4], np.int8), (n, 4)
+    )  # zero and subnormal, in the second of five stages
     fields = {"y": "fp32", "block_m": 16, "token_stages": 3, "weight_stages": 2}
     spec = (".w = Quant::nvfp4, .y = Format::fp32, .block_m = 16, .token_stages = 3, .weight_stages = 2, "
             ".whole_scales = false")  # fmt: skip
@@ -209,9 +212,10 @@ BUGS = {
         Bug("the sum changes its unit while it is computed", "if (run != 0) ptx::wgmma_wait<kParts - 1>();", "if (run != 0) ptx::wgmma_wait<kParts>();", 4),
         Bug("the first unit of a turn begins while the one before is computed", "if (run == 0 && part == 0) ptx::wgmma_wait<0>();", "", 4),
         Bug("the sum keeps its unit", "sum[part][i] = ptx::mul_rn(sum[part][i], ratio_[i / 2 % 2]);", "sum[part][i] = ptx::mul_rn(sum[part][i], 1.0f);", 8),
-        Bug("a part multiplies the tokens of the first", "part * (S.block_m / kParts * kBlockKBytes / 16)", "0", 8),
+        Bug("a part multiplies the tokens of the first", "part * (S.block_m / kParts * kBlockKBytes / 32)", "0", 8),
         Bug("stages beyond the last turn are left out", "for (; stage < stages; ++stage) multiply_stage", "for (; stage + 1 < stages; ++stage) multiply_stage", 8),
-        Bug("the last unit is forgotten", "if constexpr (changes_units(S.w)) value = ptx::mul_rn(value, unit[r]);", "", 8),
+        Bug("the last unit is forgotten", "if constexpr (changes_units(S.w)) value = ptx::mul_rn(value, unit_of_sum[r]);", "", 8),
+        Bug("the second row keeps its unit", "            unit[1] = unit[0];\n", "", 8),
         Bug("scales of the stage before", "scales_ = next;", "", 8),
         Bug("both CTAs bring the same tokens", "block.token + rank * kShare,", "block.token,", 8),
         Bug("both CTAs have the same rows", "(in_panel / wide * S.cluster + rank_)", "(in_panel / wide * S.cluster)", 8),
@@ -222,19 +226,27 @@ BUGS = {
         Bug("a CTA leaves while its peer signals it", "    // A peer may still signal this CTA's barriers.\n    if constexpr (S.cluster > 1) ptx::cluster_sync();", "", 1),
     ],
     "nvfp4": [
-        Bug("fragment registers 1 and 2 swapped", "fragments[4 * i + row],\n                           fragments[4 * i + 2 + row]", "fragments[4 * i + 2 * row],\n                           fragments[4 * i + 1 + 2 * row]", 8),
-        Bug("one scale for 32 elements", "second = ptx::cvt_bf16x2(y, y);", "second = first;", 8),
-        Bug("swizzle of W forgotten", "const ptx::SharedAddress chunk = row ^ (c << 4);", "const ptx::SharedAddress chunk = row + (c << 4);", 8),
-        Bug("the other half's nibbles", "decode_e2m1(word, step % 2 * 2 + 1, factor", "decode_e2m1(word, step % 2 * 2, factor", 8),
+        Bug("fragment registers 1 and 2 swapped", "fragments[4 * step + row] = pair[0];\n            fragments[4 * step + 2 + row]", "fragments[4 * step + 2 * row] = pair[0];\n            fragments[4 * step + 1 + 2 * row]", 8),
+        Bug("one scale for 32 elements", "? plain_scale_of_e4m3(word, block % 4)", "? plain_scale_of_e4m3(word, block % 4 / 2 * 2)", 8),
+        Bug("one special scale for 32 elements", "second = ptx::cvt_bf16x2(y, y);", "second = first;", 8),
+        Bug("subnormal scales taken for plain ones", "(word - 0x08080808u) | word", "word", 8),
+        Bug("special scales are not looked for", "special_ = scales_.some_special();", "special_ = false;", 8),
+        Bug("swizzle of W forgotten", "return (row + offset) ^ (c << 4);", "return row + offset + (c << 4);", 8),
+        Bug("the other half's nibbles", "step % 2 * 2 + half, factor", "step % 2 * 2 + 1 - half, factor", 8),
+        Bug("the run ahead fetched too early", "            decode(run + 1, odd);\n            if (kFetchesAhead && run + 2 < kRuns) fetch(run + 2);",
+            "            if (kFetchesAhead && run + 2 < kRuns) fetch(run + 2);\n            decode(run + 1, odd);", 8),
         Bug("scales beyond the row", "            if ((first + i) * kRow.block_k >= k) continue;\n", "", 8),
-        Bug("fragments decoded over while they are multiplied", "decode(run + 1, odd);\n            start(place * kRuns + run + 1, false, sum, odd);",
-            "decode(run + 1, even);\n            start(place * kRuns + run + 1, false, sum, even);", 8),
+        Bug("fragments decoded over while they are multiplied", "decode(run + 1, odd);\n            if (kFetchesAhead && run + 2 < kRuns) fetch(run + 2);\n            start(place * kRuns + run + 1, false, sum, odd);",
+            "decode(run + 1, even);\n            if (kFetchesAhead && run + 2 < kRuns) fetch(run + 2);\n            start(place * kRuns + run + 1, false, sum, even);", 8),
         Bug("rows past the end are written", "if (place.row + 8 * r >= p.n) continue;\n        each_token<S>(reinterpret_cast<u64>(p.y)", "each_token<S>(reinterpret_cast<u64>(p.y)", 8),
     ],
     "int4": [
         Bug("a unit for every other block", "run % kRunsOfUnit == 0 : row_of", "run % 2 == 0 : row_of", 8),
         Bug("units of the two rows exchanged", "ratio_[row] = tile::quotient(before[row], unit_[row]);", "ratio_[1 - row] = tile::quotient(before[row], unit_[row]);", 8),
-        Bug("nibbles in linear order", "return {step / 8 * 4 + step % 2 * 2 + half, step % 8 / 2};", "return {step / 2, step % 2 * 2 + half};", 8),
+        Bug("nibbles in linear order", "chunk(0, first + c) + r * kSecondRow + group * 4", "chunk(0, first + group) + r * kSecondRow + c * 4", 8),
+        Bug("the lower nibble's power of two for both", "kInt4Byte = 0x7d007f00u", "kInt4Byte = 0x7f007f00u", 8),
+        Bug("what the sums are short of forgotten", "u = ptx::mul_rn(u, tile::kInt4Remainder)", "u = ptx::mul_rn(u, 1.0f)", 8),
+        Bug("the byte of another lane", "factors.of(row, step), q * 0x1111u", "factors.of(row, step), (3 - q) * 0x1111u", 8),
         Bug("tokens given back at every unit", "kParts - 1) && new_tile && !first)", "kParts - 1) && !first)", 8),
     ],
     "int8": [

@@ -25,6 +25,7 @@ class Multiplier {
 
     DG_DEVICE void run() {
         const u32 lane = ptx::lane_index(), matrix = kernel::matrix_of_warp<S>(warp_);
+        quarter_ = lane % 4;
         tile_row_ = (warp_ * 16 + lane / 4) * kWeightTileBytes + lane / 4 * 16;
         sched::WeightBlocks<S> blocks(params_);
         for (sched::WeightBlock block; blocks.next(block);) {
@@ -47,36 +48,71 @@ class Multiplier {
     static_assert(kRuns % 2 == 0, "runs take turns with two sets of fragments");
     // Tokens are multiplied in parts, each a wgmma of its own: while the sums of one change their unit, the
     // tensor core has the others.
-    static constexpr u32 kParts = weight_parts_of(S), kPartCount = kCount / kParts;
+#ifdef DG_WEIGHT_PARTS
+    static constexpr u32 kParts = weight_parts_of(S) < DG_WEIGHT_PARTS ? weight_parts_of(S) : DG_WEIGHT_PARTS;
+#else
+    static constexpr u32 kParts = weight_parts_of(S);
+#endif
+    static constexpr u32 kPartCount = kCount / kParts;
     using Sums = float[kParts][kPartCount];
     // Stages whose runs follow each other without a branch back. The compiler knows what is in flight between
     // them, and nothing of it from one turn to the next.
-    static constexpr u32 kTurn = changes_units(S.w) && kParts > 1 && kRuns <= kRunsOfUnit ? 4 : 1;
+    static constexpr bool kTurns = changes_units(S.w) && kParts > 1 && kRunsOfUnit > 1;
+#ifdef DG_WEIGHT_TURN
+    static constexpr u32 kTurn = kTurns ? DG_WEIGHT_TURN : 1;
+#else
+    static constexpr u32 kTurn = !kTurns ? 1 : kRuns <= kRunsOfUnit ? 4 : 2;
+#endif
+#ifdef DG_WEIGHT_STAGGER
+    static constexpr bool kStaggers = S.warpgroups == 2;
+#else
+    static constexpr bool kStaggers = false;
+#endif
+    // Few tokens: a run is decoded for so few products that reading it shows, and there are registers for it.
+    static constexpr bool kFetchesAhead = S.block_m <= 128 && S.ctas_per_sm == 1;
+    static constexpr u32 kStaggerBarrier = 7;  // behind store_lines()
 
-    /// Fetches this lane's share of the next stage of weights, and gives the buffer of the stage before back:
-    /// all of that has been decoded. Its own buffer stays, because a load that has been issued is not one
+    /// Waits for the next stage of weights, and gives the buffer of the stage before back: all of that has been
+    /// decoded, and what it was decoded to has been handed to wgmma. A load that has been issued is not one
     /// that has read: a signal right behind it let the next TMA overtake it, on silicon and beside two CTAs'
     /// multicast.
     DG_DEVICE void take_weights() {
         ptx::mbarrier_wait(smem_.weights_full(weights_.stage), weights_.phase);
         ptx::sync_warp();
         if (holds_weights_ && ptx::lane_index() == 0) ptx::mbarrier_arrive(smem_.weights_empty(held_));
-        stage_.load(smem_.weights(weights_.stage) + tile_row_, ptx::lane_index() % 4);
         held_ = weights_.stage;
         holds_weights_ = true;
         weights_.advance();
+        if constexpr (tile::has_special_scales(S.w)) special_ = scales_.some_special();
     }
 
-    /// Decodes run `run` of the stage. Where it begins a block, `ratio_` is what the sum must be multiplied
-    /// by.
+    /// Fetches this lane's share of run `run` of the stage that was taken last.
+    DG_DEVICE void fetch(u32 run) {
+        stored_.load(smem_.weights(held_) + tile_row_, quarter_, run);
+    }
+
+    /// Decodes run `run` of that stage, and fetches it where that was not done ahead. Where it begins a block,
+    /// `ratio_` is what the sum must be multiplied by.
     DG_DEVICE void decode(u32 run, u32 (&fragments)[4 * kSteps]) {
+        const u32 first = run * kSteps;
+        if (!kFetchesAhead || run == 0) fetch(run);
         if (changes_units(S.w) ? run % kRunsOfUnit == 0 : row_of(S.w).block_k != 0 || run == 0) {
             const float before[2] = {unit_[0], unit_[1]};
-            factors_.set(scales_, run * kSteps, unit_);
+            factors_.set(scales_, first, unit_);
             if constexpr (changes_units(S.w))
                 for (u32 row = 0; row < 2; ++row) ratio_[row] = tile::quotient(before[row], unit_[row]);
         }
-        tile::decode_run<S.w, kSteps>(stage_, factors_, run * kSteps, fragments);
+        tile::decode_run<S.w>(stored_, factors_, quarter_, fragments);
+        if constexpr (row_of(S.w).element == Format::fp8_e4m3 && changes_units(S.w))
+            factors_.add_multiplier(fragments);
+        if constexpr (tile::has_special_scales(S.w)) {
+            if (special_) [[unlikely]] {
+                factors_.set_special(scales_, first);
+                tile::decode_run<S.w>(stored_, factors_, quarter_, fragments);
+                if constexpr (row_of(S.w).scale == ScaleType::ue8m0)
+                    factors_.add_excess(scales_, first, fragments);
+            }
+        }
         ptx::wgmma_keep(fragments);  // decoded here, beside the wgmma in flight, not where it is used
     }
 
@@ -104,7 +140,7 @@ class Multiplier {
             for (u32 step = 0; step < kSteps; ++step)
                 ptx::WgmmaRsBf16<S.block_m / kParts>::mma(
                     sum[part], fragments + 4 * step,
-                    tokens + 2 * step + part * (S.block_m / kParts * kBlockKBytes / 16), 1);
+                    ptx::wgmma_step(tokens, step + part * (S.block_m / kParts * kBlockKBytes / 32)), 1);
             ptx::wgmma_commit();
         }
         if (!new_unit) {
@@ -123,9 +159,12 @@ class Multiplier {
 #pragma unroll
         for (u32 run = 0; run < kRuns; run += 2) {
             const bool first = stage == 0 && run == 0;
+            if (kFetchesAhead) fetch(run + 1);
             start(place * kRuns + run, first, sum, even);
             decode(run + 1, odd);
+            if (kFetchesAhead && run + 2 < kRuns) fetch(run + 2);
             start(place * kRuns + run + 1, false, sum, odd);
+            if (kStaggers && first && warp_ < 4) ptx::named_barrier_arrive(kStaggerBarrier, 2 * kWarpgroup);
             if (run + 2 < kRuns) {
                 decode(run + 2, even);
             } else if (more) {
@@ -142,6 +181,7 @@ class Multiplier {
         for (u32 i = 0; i < kCount; ++i) sum[i / kPartCount][i % kPartCount] = 0;
         const u32 stages = kernel::weight_stages_of<S>(params_);
         u32 even[4 * kSteps], odd[4 * kSteps];
+        if (kStaggers && warp_ >= 4) ptx::named_barrier_sync(kStaggerBarrier, 2 * kWarpgroup);
         scales_.template load<S.whole_scales>(rows, 0, params_.k);
         take_weights();
         decode(0, even);
@@ -160,14 +200,15 @@ class Multiplier {
 
     const WeightGemmParams& params_;
     tile::WeightSmem<S> smem_;
-    u32 warp_, tile_row_ = 0;
+    u32 warp_, tile_row_ = 0, quarter_ = 0;
     pipe::Cursor<S.weight_stages> weights_;
     u32 held_ = 0;  // stage of weights that this warp has read and not given back
     bool holds_weights_ = false;
     pipe::Cursor<S.token_stages> tokens_;
-    tile::WeightStage<S.w> stage_;
+    tile::WeightRun<S.w> stored_;
     tile::StageScales<S.w> scales_;
     tile::WeightFactors<S.w> factors_;
+    bool special_ = false;  // whether some scale of the stage is no plain one
     float unit_[2], ratio_[2];
 };
 

@@ -82,14 +82,18 @@ template <WeightGemmSpec S, u32 Count>
 DG_DEVICE void scale_sums(const WeightGemmParams& p, u32 matrix, const WeightPlace& place,
                           const float (&unit)[2], float (&sum)[Count]) {
     constexpr QuantRow kRow = row_of(S.w);
-    float scale[2] = {1, 1};
+    float scale[2] = {1, 1}, unit_of_sum[2] = {unit[0], unit[1]};
+    if constexpr (kRow.element_bits == 4 && changes_units(S.w))
+        for (float& u : unit_of_sum) u = ptx::mul_rn(u, tile::kInt4Remainder);
     if constexpr (kRow.scale != ScaleType::none && kRow.block_k == 0)
         load_row_scales(p, matrix, place, scale);
 #pragma unroll
     for (u32 i = 0; i < Count; ++i) {
         float& value = sum[i];
         const u32 r = i / 2 % 2;
-        if constexpr (changes_units(S.w)) value = ptx::mul_rn(value, unit[r]);
+        if constexpr (changes_units(S.w)) value = ptx::mul_rn(value, unit_of_sum[r]);
+        if constexpr (kRow.element == Format::int8 && kRow.element_bits == 8)
+            value = ptx::mul_rn(value, tile::kInt8Remainder);
         if constexpr (kRow.element == Format::fp4_e2m1 && kRow.scale != ScaleType::ue8m0)
             value = ptx::mul_rn(value, tile::e2m1_remainder(kRow.scale));
         if constexpr (kRow.scale != ScaleType::none && kRow.block_k == 0)

@@ -49,6 +49,12 @@ DG_DEVICE void cvt_f16x2_e4m3(u32 bytes, u32& low, u32& high) {
         : "=r"(low), "=r"(high)
         : "r"(bytes));
 }
+/// The same of two bytes, bits 0 to 15.
+DG_DEVICE u32 cvt_f16x2_e4m3x2(u32 bytes) {
+    u32 pair;
+    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(pair) : "h"(static_cast<u16>(bytes)));
+    return pair;
+}
 /// cvt.f32.f16 of both halves; exact.
 DG_DEVICE Float2 cvt_f32_f16x2(u32 pair) {
     Float2 v;

@@ -67,6 +67,12 @@ DG_DEVICE void decode_e4m3(u32 word, u32& low, u32& high) {
     }
 }
 
+/// Two E4M3 bytes (bits 0 to 15) as a pair of bf16.
+DG_DEVICE u32 decode_e4m3_pair(u32 bytes) {
+    const ptx::Float2 pair = ptx::cvt_f32_f16x2(ptx::cvt_f16x2_e4m3x2(bytes));
+    return ptx::cvt_bf16x2(pair.x, pair.y);
+}
+
 /// Four signed bytes as two pairs, in order.
 DG_DEVICE void decode_int8(u32 word, u32& low, u32& high) {
     const auto pair = [word](u32 selector) {  // 128 + the low seven bits of a byte, less 128 or 256
@@ -106,10 +112,20 @@ DG_DEVICE u32 int4_zero_of(u32 zero) {
 constexpr u32 kMinusImpliedZero = pair_of(0xbe00);  // of 8, where a layout has no zero points
 /// What sums of such weights are short of.
 constexpr float kInt4Remainder = 64.0f;
-/// -(128 + zero) as a pair: what decode_int4_pair adds (weight_fragment.h).
-DG_DEVICE u32 minus_zero_of(u32 zero) {
-    return pair_of(0xc300u | zero);
+/// The two nibbles of a byte less a zero point, 1 / 64 of that; `byte` is its number in the word, four times
+/// (0x1111 byte). `scale` is kInt4Byte, which puts both where they belong.
+constexpr u32 kInt4Byte = 0x7d007f00u;  // 2^127, and 2^123 for the upper nibble
+DG_DEVICE u32 decode_int4_byte(u32 word, u32 byte, u32 scale, u32 minus_zero) {
+    return ptx::fma_bf16x2(ptx::prmt(word, 0, byte) & 0x00f0000fu, scale, minus_zero);
 }
+
+/// Two signed bytes (bits 0 to 15), 1 / 64 of them: 128 more than a byte is eight bits without sign, which as
+/// the last bits of a bf16 are that many 2^-133, like nibbles.
+DG_DEVICE u32 decode_int8_pair(u32 bytes) {
+    constexpr u32 k2To127 = pair_of(0x7f00), kMinusTwo = pair_of(0xc000);
+    return ptx::fma_bf16x2(ptx::prmt(bytes, 0, 0x4140) ^ 0x00800080u, k2To127, kMinusTwo);
+}
+constexpr float kInt8Remainder = 64.0f;
 
 // ---- Block scales as the multiplier of decode_e2m1
 
@@ -162,6 +178,27 @@ DG_DEVICE void scales_of_e4m3(u32 bytes, u32& first, u32& second) {
 /// (1 + m / 8) * 2^(e - 7) * 2^118 of an unsigned byte.
 DG_DEVICE u32 scale_of_ue4m3(u32 byte) {
     return pair_of(((byte & 0x7f) << 4) + (238u << 7));
+}
+
+/// Byte `i` of a word in both halves.
+DG_DEVICE u32 byte_pair(u32 word, u32 i) {
+    return ptx::prmt(word, 0, 0x4040 | i * 0x101u);
+}
+/// The scales above of codes that need no more than their bits moved: UE8M0 up to kLargestWholeUe8m0, UE4M3
+/// without its unused bit, and E4M3 that are neither subnormal nor NaN nor negative.
+DG_DEVICE u32 plain_scale_of_ue8m0(u32 word, u32 i) {
+    return (byte_pair(word, i) << 7) + pair_of(126u << 7);
+}
+DG_DEVICE u32 plain_scale_of_e4m3(u32 word, u32 i) {
+    return (byte_pair(word, i) << 4) + pair_of(238u << 7);
+}
+/// Bits of the bytes of a word that are no such codes (of UE8M0 also those of kLargestWholeUe8m0): not 0 if
+/// there are any. A borrow may tell of too many.
+DG_DEVICE u32 special_ue8m0(u32 word) {
+    return word & 0x80808080u;
+}
+DG_DEVICE u32 special_e4m3(u32 word) {
+    return ((word + 0x01010101u) | (word - 0x08080808u) | word) & 0x80808080u;
 }
 
 }  // namespace deep_gemm::tile

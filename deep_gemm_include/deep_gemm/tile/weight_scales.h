@@ -85,6 +85,16 @@ struct StageScales {
         if constexpr (kBytes == 2) return word[of][block / 2] >> block % 2 * 16 & 0xffff;
         return word[of][block / 4] >> block % 4 * 8 & 0xff;
     }
+    /// Whether some scale is no plain one (tile/decode.h).
+    DG_DEVICE bool some_special() const {
+        u32 bits = 0;
+#pragma unroll
+        for (u32 i = 0; i < kRows * kWords; ++i) {
+            const u32 codes = word[i / kWords][i % kWords];
+            bits |= kRow.scale == ScaleType::ue8m0 ? special_ue8m0(codes) : special_e4m3(codes);
+        }
+        return bits != 0;
+    }
     /// The bytes of blocks `block` (even) and `block` + 1, in bits 0 to 15.
     DG_DEVICE u32 pair_of_bytes(u32 row, u32 block) const {
         return word[row][block / 4] >> block % 4 * 8 & 0xffff;
@@ -135,9 +145,10 @@ DG_DEVICE void split_scale(u32 bits, u32& multiplier, float& unit) {
     }
 }
 
+constexpr u32 kImpliedZero = 8;  // INT4 without zero points
 /// An fp16 scale of INT4 weights less `zero_point`: all of it is the unit.
 DG_DEVICE void int4_factor(u32 bits, u32 zero_point, WeightFactor& factor, float& unit) {
-    factor = {kBf16One, minus_zero_of(zero_point)};
+    factor = {kInt4Byte, zero_point == kImpliedZero ? kMinusImpliedZero : int4_zero_of(zero_point)};
     const float value = ptx::cvt_f32_f16(bits);
     if ((bits & 0x7fff) == 0)
         factor = {0, 0};
@@ -153,7 +164,13 @@ DG_DEVICE float quotient(float a, float b) {
     return ptx::fma_rn(ptx::fma_rn(-q, b, a), inverse, q);
 }
 
-/// The factors of the steps that are decoded next.
+/// Whether W's scales are multipliers some of which need more than their bits moved. That some scale of a
+/// stage does is found out once: its runs are decoded a second time then.
+constexpr bool has_special_scales(Quant w) {
+    return row_of(w).scale == ScaleType::ue8m0 || row_of(w).scale == ScaleType::e4m3;
+}
+
+/// The factors of the run that is decoded next.
 template <Quant W>
 struct WeightFactors {
     static constexpr QuantRow kRow = row_of(W);
@@ -162,79 +179,86 @@ struct WeightFactors {
     static constexpr u32 kBlocks =
         !changes_units(W) && kRow.block_k && kRow.block_k < 16 * kSteps ? 16 * kSteps / kRow.block_k : 1;
 
+    // Rows of a lane whose scales may differ.
+    static constexpr u32 kRows = StageScales<W>::kRows;
+
     WeightFactor factor[2][kBlocks];
-    u32 code[kRow.scale == ScaleType::ue8m0 ? 2 : 1][kBlocks];
 
     DG_DEVICE const WeightFactor& of(u32 row, u32 step) const {
-        return factor[row][kBlocks == 1 ? 0 : step % kSteps * 16 / kRow.block_k];
+        return factor[row][kBlocks == 1 ? 0 : step * 16 / kRow.block_k];
     }
 
-    /// For the run of steps from `first` on. `unit` becomes the block's own.
+    /// For the run of steps from `first` on. `unit` becomes the block's own. Scales that are multipliers are
+    /// taken for plain ones.
     DG_DEVICE void set(const StageScales<W>& scales, u32 first, float (&unit)[2]) {
-        constexpr u32 kBlockK = kRow.block_k ? kRow.block_k : 1;
 #pragma unroll
-        for (u32 row = 0; row < 2; ++row) {
+        for (u32 row = 0; row < kRows; ++row) {
 #pragma unroll
             for (u32 i = 0; i < kBlocks; ++i) {
-                const u32 block = first * 16 / kBlockK + i;
+                const u32 block = block_of(first, i);
                 WeightFactor& f = factor[row][i];
-                if constexpr (kRow.element == Format::fp8_e4m3) {
-                    f = {kBf16One, 0};
+                f = {kBf16One, 0};
+                if constexpr (kRow.element == Format::fp4_e2m1) {
+                    const u32 word = scales.word[row][block / 4];
+                    f.multiplier = kRow.scale == ScaleType::ue8m0 ? plain_scale_of_ue8m0(word, block % 4)
+                                   : kRow.scale == ScaleType::e4m3
+                                       ? plain_scale_of_e4m3(word, block % 4)
+                                       : plain_scale_of_e4m3(word & 0x7f7f7f7fu, block % 4);
+                } else if constexpr (kRow.element == Format::fp8_e4m3) {
                     if constexpr (kRow.block_k != 0)
                         split_scale(scales.bits(row, block), f.multiplier, unit[row]);
-                } else if constexpr (kRow.scale == ScaleType::ue8m0) {
-                    code[row][i] = scales.bits(row, block);
-                    f = {whole_scale_of_ue8m0(code[row][i]), 0};
-                } else if constexpr (kRow.scale == ScaleType::ue4m3) {
-                    f = {scale_of_ue4m3(scales.bits(row, block)), 0};
-                } else if constexpr (kRow.element == Format::fp4_e2m1) {
-                    if (i % 2 == 0)
-                        scales_of_e4m3<true>(scales.pair_of_bytes(row, block), f.multiplier,
-                                             factor[row][i + 1].multiplier);
                 } else if constexpr (kRow.element_bits == 4) {
-                    constexpr u32 kImplied = 8;
-                    u32 zero = kImplied;
+                    u32 zero = kImpliedZero;
                     if constexpr (kRow.has_zero) zero = scales.zero_point(row, block);
                     int4_factor(scales.bits(row, block), zero, f, unit[row]);
                 }
             }
         }
-        if constexpr (kRow.scale == ScaleType::ue8m0) {
-            if (some_above()) [[unlikely]] {
-#pragma unroll
-                for (u32 i = 0; i < 2 * kBlocks; ++i)
-                    factor[i / kBlocks][i % kBlocks].multiplier =
-                        scale_of_ue8m0(code[i / kBlocks][i % kBlocks]);
-            }
+        if constexpr (kRows == 1) {
+            factor[1][0] = factor[0][0];
+            unit[1] = unit[0];
         }
     }
 
-    /// What decoding leaves out because it is rare: E4M3 weights whose scale has a multiplier, and UE8M0
-    /// scales above 2, whose multiplier is short of a factor.
-    DG_DEVICE void add_rare(u32 (&fragments)[4 * kSteps]) const {
-        if constexpr (kRow.element == Format::fp8_e4m3 && changes_units(W)) {
-            if (factor[0][0].multiplier != kBf16One || factor[1][0].multiplier != kBf16One) [[unlikely]]
-                multiply(fragments, 0, factor[0][0].multiplier, factor[1][0].multiplier);
-        }
-        if constexpr (kRow.scale == ScaleType::ue8m0) {
-            if (some_above()) [[unlikely]] {
+    /// The same of any scale of a code that is a multiplier. UE8M0 above 2 leaves a factor to add_excess().
+    DG_DEVICE void set_special(const StageScales<W>& scales, u32 first) {
 #pragma unroll
-                for (u32 i = 0; i < kBlocks; ++i)
-                    multiply(fragments, i, excess(code[0][i]), excess(code[1][i]));
-            }
+        for (u32 i = 0; i < 2 * kBlocks; ++i) {
+            const u32 row = i / kBlocks, block = block_of(first, i % kBlocks);
+            WeightFactor& f = factor[row][i % kBlocks];
+            if constexpr (kRow.scale == ScaleType::ue8m0)
+                f.multiplier = scale_of_ue8m0(scales.bits(row, block));
+            else if (i % 2 == 0)
+                scales_of_e4m3<true>(scales.pair_of_bytes(row, block), f.multiplier,
+                                     factor[row][i % kBlocks + 1].multiplier);
         }
+    }
+
+    /// The other factor of UE8M0 scales above 2.
+    DG_DEVICE void add_excess(const StageScales<W>& scales, u32 first, u32 (&fragments)[4 * kSteps]) const {
+#pragma unroll
+        for (u32 i = 0; i < kBlocks; ++i) {
+            u32 excess[2];
+#pragma unroll
+            for (u32 row = 0; row < 2; ++row) {
+                const u32 code = scales.bits(row, block_of(first, i));
+                excess[row] = code > kLargestWholeUe8m0 ? ue8m0_excess(code) : kBf16One;
+            }
+            multiply(fragments, i, excess[0], excess[1]);
+        }
+    }
+
+    /// The multiplier of E4M3 weights, which decoding leaves out because it is rare.
+    DG_DEVICE void add_multiplier(u32 (&fragments)[4 * kSteps]) const {
+        const u32 first = factor[0][0].multiplier, second = factor[1][0].multiplier;
+        if (first != kBf16One || second != kBf16One) [[unlikely]]
+            multiply(fragments, 0, first, second);
     }
 
   private:
-    /// UE8M0: whether some code is above the largest whose multiplier is a bf16.
-    DG_DEVICE bool some_above() const {
-        u32 above = 0;  // bit 8
-        for (u32 i = 0; i < kBlocks; ++i)
-            above |= (code[0][i] + 255 - kLargestWholeUe8m0) | (code[1][i] + 255 - kLargestWholeUe8m0);
-        return (above & 256) != 0;
-    }
-    static DG_DEVICE u32 excess(u32 code) {
-        return code > kLargestWholeUe8m0 ? ue8m0_excess(code) : kBf16One;
+    /// Block `i` of the run that begins with step `first` of a stage.
+    static DG_DEVICE u32 block_of(u32 first, u32 i) {
+        return kRow.block_k ? first * 16 / (kRow.block_k ? kRow.block_k : 1) + i : i;
     }
     /// Those of block `block` of the run.
     static DG_DEVICE void multiply(u32 (&fragments)[4 * kSteps], u32 block, u32 first_row, u32 second_row) {
