@@ -28,8 +28,9 @@ u32 row_tiles_of(u32 few, u32 tiles_of_block) {
     const u32 wanted = few == 1 ? 4 : few % 2 == 0 && few > 2 ? 1 : 2;
     return std::min(wanted, tiles_of_block);
 }
-u32 depth_of(u32 units, u32 most) {
-    u32 depth = std::min(units, most);
+u32 depth_of(u32 units) {
+    constexpr u32 kMost = 4;  // that registers have room for
+    u32 depth = std::min(units, kMost);
     while (units % depth != 0) --depth;
     return depth;
 }
@@ -42,8 +43,8 @@ u32 staged_blocks(const Device& device) {
 
 std::optional<Prepared<ProjectStagedSpec, ProjectStagedParams>> prepare_staged(ModelChecks& checks,
                                                                                const StagedArguments& a,
-                                                                               u32 blocks, u32 depth) {
-    const i64 rows = a.x.shape[0], k = a.input == StagedInput::swiglu ? a.x.shape[1] / 2 : a.x.shape[1];
+                                                                               u32 blocks) {
+    const i64 rows = a.x.shape[0], k = a.x.shape[1];
     const bool normed = a.input == StagedInput::normed;
     if (a.x.rank != 2 || a.x.format != Format::bf16 || !is_aligned(a.x) || rows < 1 ||
         rows > kStagedMostRows || k % kStagedColumns != 0 || k > i64{kMaxStaged} * kStagedColumns ||
@@ -86,15 +87,14 @@ std::optional<Prepared<ProjectStagedSpec, ProjectStagedParams>> prepare_staged(M
     ProjectStagedSpec& s = out.spec;
     s = {.input = a.input,
          .weight = normed ? a.weight.format : Format::none,
-         .limited = a.limit > 0,
          .w_scale = like.scale_format,
          .y = first.y.format,
          .add = a.add.format,
          .few = as_u32(k) / kStagedColumns,
          .tokens = rows == 1 ? 1 : kStagedMostRows};
     s.row_tiles = row_tiles_of(s.few, ceil_div(tiles, out.grid));
-    s.depth = depth_of(s.few * s.row_tiles, depth);
-    out.params.weight = a.weight.data, out.params.eps = a.eps, out.params.limit = a.limit;
+    s.depth = depth_of(s.few * s.row_tiles);
+    out.params.weight = a.weight.data, out.params.eps = a.eps;
     return out;
 }
 

@@ -1,5 +1,5 @@
-// Projections of few rows that are normed, activated and rounded on the way (spec/project_staged.h): alone, or as
-// part of a launch with other operations. The rules of op/model_ops.h hold.
+// Projections of few rows that are normed and rounded on the way (spec/project_staged.h), alone or as part of a launch
+// with other operations. The rules of op/model_ops.h hold.
 #pragma once
 
 #include "op/launch.h"
@@ -12,26 +12,22 @@
 
 namespace deep_gemm::op {
 
-inline constexpr u32 kStagedDepth = 4;  // what registers have room for
-
 // y = add + f(x) w^T for matrices that meet the same x.
-//   x         bf16 [t, k], of swiglu [t, 2 k]
+//   x         bf16 [t, k]
 //   weight    normed: real [k] or absent. Like w and w_scale, no launch may write it meanwhile
 //   matrices  fp8_e4m3 [n, k] with scales of 128 x 128; they agree in formats
 //   add       as for project(), of a single matrix; or absent
-//   limit     swiglu: as moe_swiglu has it; 0: none
 struct StagedArguments {
     StagedInput input = StagedInput::rows;
     TensorView x, weight = {};
     std::span<const ProjectMatrix> matrices;
     TensorView add = {};
-    float eps = 0, limit = 0;
+    float eps = 0;
 };
-// For at most `blocks` blocks of threads, of up to `depth` units on their way. Nothing where there is no kernel: of
-// more than three rows, or where k is not a multiple of 1024 (at most 8192), n one of 16, or rows of x, y or w do not
-// start at multiples of 16 bytes. What is there then depends on no value.
+// For at most `blocks` blocks of threads. Nothing where there is no kernel: for more than three rows, or where k is not
+// a multiple of 1024 (at most 8192), n not one of 16, or rows of x or w do not start at multiples of 16 bytes.
 [[nodiscard]] std::optional<Prepared<ProjectStagedSpec, ProjectStagedParams>> prepare_staged(
-    ModelChecks& checks, const StagedArguments& arguments, u32 blocks, u32 depth = kStagedDepth);
+    ModelChecks& checks, const StagedArguments& arguments, u32 blocks);
 // Of all SMs.
 [[nodiscard]] u32 staged_blocks(const Device& device);
 void launch_staged(Device& device, const Prepared<ProjectStagedSpec, ProjectStagedParams>& prepared,

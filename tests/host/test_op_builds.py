@@ -18,10 +18,9 @@ MMA_FP8 = ".x = Format::fp8_e4m3, " + MMA_MIXED
 HC = ".x = Format::fp32, .y = Format::bf16, .weight = Format::fp32, .add = Format::bf16, .narrow = true"
 MXFP4, NVFP4 = ", .recipe = Recipe::mxfp4", ", .recipe = Recipe::nvfp4"
 HC_WIDE = HC.replace(".narrow", ".threads = 256, .steps = 4, .narrow")
-ROWS = (
-    ".norm = {.x = Format::bf16, .y = Format::bf16, .weight = Format::fp32, .narrow = true}, "
-    ".write = {.x = Format::bf16, .weight = Format::fp32, .rows = Format::fp8_e4m3}"
-)
+WRITE = ".write = {.x = Format::bf16, .weight = Format::fp32, .rows = Format::fp8_e4m3}"
+ROWS = ".norm = {.x = Format::bf16, .y = Format::bf16, .weight = Format::fp32, .narrow = true}, " + WRITE
+NORMED = ".input = StagedInput::normed, .weight = Format::bf16, .row_tiles = 4, .depth = 4"
 COMPRESSORS = (
     ".main = {.weight = Format::fp32, .rows = Format::fp8_e4m3, .journal = true}, "
     ".index = {.weight = Format::fp32, .rows = Format::bf16, .finish = RowFinish::hadamard_fp4}, "
@@ -200,6 +199,26 @@ KERNELS = {
         "project_few_pair": [
             f".first = {{{MMA_FP8}, .few = 4, .depth = 4, .tokens = {t}}}, .second = {{{MMA_BF16}, .few = 4, .depth = 3, .tokens = {t}}}"
             for t in (1, 8)
+        ]
+    },
+    ("project_staged", "ProjectStagedSpec"): {
+        "project_staged": [
+            f".few = {few}, .row_tiles = {tiles}, .depth = 4, .tokens = {tokens}"
+            for few, tiles in ((1, 4), (2, 2), (4, 1), (8, 1))
+            for tokens in (1, 3)
+        ]
+    },
+    ("query_rows", "QueryRowsSpec"): {
+        "query_rows": [
+            f".project = {{{NORMED}, .tokens = {tokens}}}, {WRITE}{rest}"
+            for tokens in (1, 3)
+            for rest in ("", ", " + COMPRESSORS)
+        ]
+    },
+    ("query_index", "QueryIndexSpec"): {
+        "query_index": [
+            f".project = {{{NORMED}, .tokens = {tokens}}}, .index = {{.rows = Format::fp4_e2m1, .finish = RowFinish::hadamard_fp4}}"
+            for tokens in (1, 3)
         ]
     },
     ("moe_joined", "RouteActivateSpec"): {

@@ -5,7 +5,6 @@
 
 #include <deep_gemm/kernel/project_few_x.h>
 #include <deep_gemm/spec/project_staged.h>
-#include <deep_gemm/tile/activation.h>
 #include <deep_gemm/spec/norm.h>
 #include <deep_gemm/tile/narrow_copy.h>
 #include <deep_gemm/tile/norm.h>
@@ -45,7 +44,7 @@ struct PlainRows {
     DG_DEVICE explicit PlainRows(const ProjectStagedParams&) {}
     DG_DEVICE void load(const ProjectStagedParams& q, u32 row) { raw.load(row_of_lane(q.p, row), kWarpStep); }
     DG_DEVICE void begin(const ProjectStagedParams&) {}
-    [[nodiscard]] DG_DEVICE tile::Float4 get(const ProjectStagedParams&, u32 i) const { return raw.get(i); }
+    [[nodiscard]] DG_DEVICE tile::Float4 get(u32 i) const { return raw.get(i); }
 };
 
 /// Normed rows. Every warp adds up the squares of the whole row, in the order of norm.cuh: a thread of four warps has
@@ -75,9 +74,8 @@ struct NormedRows {
     DG_DEVICE void begin(const ProjectStagedParams& q) {
         float squares[kNormWarps] = {};
 #pragma unroll
-        for (u32 i = 0; i < kChunks; ++i) {
+        for (u32 i = 0; i < kChunks; ++i)
             squares[i % kNormWarps] = tile::add_squares(all.get(i), squares[i % kNormWarps]);
-        }
 #pragma unroll
         for (u32 i = 0; i < kNormWarps; ++i) squares[i] = tile::warp_sum(squares[i]);
         float sum = squares[0];
@@ -85,35 +83,10 @@ struct NormedRows {
         for (u32 i = 1; i < kNormWarps; ++i) sum = ptx::add_rn_f32(sum, squares[i]);
         factor = tile::norm_factor(sum, q.p.k, q.eps);
     }
-    [[nodiscard]] DG_DEVICE tile::Float4 get(const ProjectStagedParams&, u32 i) const {
+    [[nodiscard]] DG_DEVICE tile::Float4 get(u32 i) const {
         tile::Float4 v = tile::times(raw.get(i), factor);
         if constexpr (S.weight != Format::none) v = tile::times(v, weight[i]);
         return tile::through_bf16(v);
-    }
-};
-
-/// silu(gate) * up.
-template <ProjectStagedSpec S>
-struct ActivatedRows {
-    RawChunks<S.few> gate, up;
-
-    DG_DEVICE explicit ActivatedRows(const ProjectStagedParams&) {}
-    DG_DEVICE void load(const ProjectStagedParams& q, u32 row) {
-        const u8* mine = row_of_lane(q.p, row);
-        gate.load(mine, kWarpStep);
-        up.load(mine + q.p.k * 2, kWarpStep);
-    }
-    DG_DEVICE void begin(const ProjectStagedParams&) {}
-    [[nodiscard]] DG_DEVICE tile::Float4 get(const ProjectStagedParams& q, u32 i) const {
-        const tile::Float4 g = gate.get(i), u = up.get(i);
-        const auto one = [&](float a, float b) {
-            if constexpr (S.limited) {
-                a = ptx::min_nan_f32(a, q.limit);
-                b = ptx::min_nan_f32(ptx::max_nan_f32(b, -q.limit), q.limit);
-            }
-            return tile::swiglu(a, b);
-        };
-        return tile::through_bf16({one(g.x, u.x), one(g.y, u.y), one(g.z, u.z), one(g.w, u.w)});
     }
 };
 
@@ -124,10 +97,6 @@ struct StagedRowsOf {
 template <ProjectStagedSpec S>
 requires(S.input == StagedInput::normed) struct StagedRowsOf<S> {
     using Type = NormedRows<S>;
-};
-template <ProjectStagedSpec S>
-requires(S.input == StagedInput::swiglu) struct StagedRowsOf<S> {
-    using Type = ActivatedRows<S>;
 };
 
 template <ProjectStagedSpec S>
@@ -148,7 +117,7 @@ class StagedX {
             if (row + 1 < q_.p.rows) rows_.load(q_, row + 1);
             now.begin(q_);
 #pragma unroll
-            for (u32 i = 0; i < S.few; ++i) keep(i, row, now.get(q_, i));
+            for (u32 i = 0; i < S.few; ++i) keep(i, row, now.get(i));
         }
         ptx::sync_warp();
     }

@@ -1,4 +1,4 @@
-// Projections of up to three rows that are normed, activated and rounded on the way (spec/project_staged.h), with the
+// Projections of up to three rows that are normed and rounded on the way (spec/project_staged.h), with the
 // sums of project_mma. A block of threads has tiles of 16 rows of w one after the other; some units of a warp's
 // weights are always on their way to its registers, the first ones before the preceding kernel has finished. Called
 // by op/project.cpp.

@@ -1,5 +1,5 @@
 // Projections of up to three rows whose input is made on the way: FP8 weights meet rows that each warp rounds to
-// E4M3 for itself, its chunks only, after it has normed or activated them. What would be a launch in front of the
+// E4M3 for itself, its chunks only, after it has normed them. What would be a launch in front of the
 // projection, with memory idle meanwhile, is a few hundred instructions in each block of threads beside weights that
 // are on their way. The sums are those of project_mma (spec/project_mma.h).
 #pragma once
@@ -12,10 +12,9 @@ namespace deep_gemm {
 enum class StagedInput : u8 {
     rows,    // [rows, k] as it is
     normed,  // [rows, k] times weight / sqrt(mean of squares + eps), rounded to bf16 (spec/norm.h)
-    swiglu,  // [rows, 2 k], gate then up, rounded to bf16 (spec/moe.h)
 };
 constexpr const char* name_of(StagedInput input) {
-    return input == StagedInput::rows ? "rows" : input == StagedInput::normed ? "normed" : "swiglu";
+    return input == StagedInput::normed ? "normed" : "rows";
 }
 
 // Of an H200, with four rows of DeepSeek-V4-Flash a layer takes 188 us, and 184 with launches of their own; with three
@@ -29,7 +28,6 @@ constexpr u32 kMaxStaged = 8;  // chunks of a warp
 struct ProjectStagedSpec {
     StagedInput input = StagedInput::rows;
     Format weight = Format::none;        // normed: of the norm
-    bool limited = false;                // swiglu: gate at most `limit`, up within +-limit
     Format w_scale = Format::fp8_ue8m0;  // fp32, fp8_ue8m0; of 128 x 128 E4M3 weights
     Format y = Format::bf16;
     Format add = Format::none;
@@ -44,7 +42,6 @@ template <typename Visitor>
 constexpr void visit_fields(Visitor&& visit, const ProjectStagedSpec& s) {
     visit("input", s.input);
     visit("weight", s.weight);
-    visit("limited", s.limited);
     visit("w_scale", s.w_scale);
     visit("y", s.y);
     visit("add", s.add);
@@ -78,7 +75,7 @@ constexpr ProjectStagedSmem plan_smem(const ProjectStagedSpec& s) {
 struct ProjectStagedParams {
     ProjectMmaParams p;  // ends of parts count tiles of 16 rows
     const void* weight;  // [k], of the norm
-    float eps, limit;
+    float eps;
 };
 
 }  // namespace deep_gemm
