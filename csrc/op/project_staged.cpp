@@ -47,8 +47,9 @@ std::optional<Prepared<ProjectStagedSpec, ProjectStagedParams>> prepare_staged(M
     const i64 rows = a.x.shape[0], k = a.x.shape[1];
     const bool normed = a.input == StagedInput::normed;
     if (a.x.rank != 2 || a.x.format != Format::bf16 || !is_aligned(a.x) || rows < 1 ||
-        rows > kStagedMostRows || k % kStagedColumns != 0 || k > i64{kMaxStaged} * kStagedColumns ||
-        a.matrices.empty() || a.matrices.size() > kMaxProjectParts ||
+        rows > kStagedMostRows || k % kStagedColumns != 0 ||
+        k > i64{normed ? kMaxNormed : kMaxStaged} * kStagedColumns || a.matrices.empty() ||
+        a.matrices.size() > kMaxProjectParts ||
         (normed && a.weight.present() && address_of(a.weight) % kStagedVector != 0))
         return std::nullopt;
     if (normed) checks.optional_vector("weight", a.weight, kReal, {k}, 4);
