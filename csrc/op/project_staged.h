@@ -25,7 +25,7 @@ struct StagedArguments {
     float eps = 0;
 };
 // For at most `blocks` blocks of threads. Nothing where there is no kernel: for more than three rows, or where k is not
-// a multiple of 1024 (at most 8192, normed 2048), n not one of 16, or rows of x or w do not start at multiples of 16 bytes.
+// a multiple of 1024 (at most 8192, normed 1024), n not one of 16, or rows of x or w do not start at multiples of 16 bytes.
 [[nodiscard]] std::optional<Prepared<ProjectStagedSpec, ProjectStagedParams>> prepare_staged(
     ModelChecks& checks, const StagedArguments& arguments, u32 blocks);
 // Of all SMs.

@@ -20,8 +20,7 @@ MXFP4, NVFP4 = ", .recipe = Recipe::mxfp4", ", .recipe = Recipe::nvfp4"
 HC_WIDE = HC.replace(".narrow", ".threads = 256, .steps = 4, .narrow")
 WRITE = ".write = {.x = Format::bf16, .weight = Format::fp32, .rows = Format::fp8_e4m3}"
 ROWS = ".norm = {.x = Format::bf16, .y = Format::bf16, .weight = Format::fp32, .narrow = true}, " + WRITE
-NORMED_ROWS = ".input = StagedInput::normed, .weight = Format::bf16, "
-NORMED = NORMED_ROWS + ".row_tiles = 4, .depth = 4"
+NORMED = ".input = StagedInput::normed, .weight = Format::bf16, .row_tiles = 4, .depth = 4"
 COMPRESSORS = (
     ".main = {.weight = Format::fp32, .rows = Format::fp8_e4m3, .journal = true}, "
     ".index = {.weight = Format::fp32, .rows = Format::bf16, .finish = RowFinish::hadamard_fp4}, "
@@ -208,7 +207,6 @@ KERNELS = {
             for few, tiles in ((1, 4), (2, 2), (4, 1), (8, 1))
             for tokens in (1, 3)
         ]
-        + [f"{NORMED_ROWS}.few = 2, .row_tiles = 2, .depth = 4, .tokens = {tokens}" for tokens in (1, 3)]
     },
     ("query_rows", "QueryRowsSpec"): {
         "query_rows": [

@@ -24,7 +24,7 @@ constexpr u32 kStagedCtas = 2;  // of an SM
 // Columns that the warps of a block have at a time: k is a multiple of them.
 constexpr u32 kStagedColumns = kProjectWarps * kProjectColumns;
 constexpr u32 kMaxStaged = 8,
-              kMaxNormed = 2;  // chunks of a warp; of rows that are normed, which registers have whole
+              kMaxNormed = 1;  // chunks of a warp; of rows that are normed, which registers have whole
 
 struct ProjectStagedSpec {
     StagedInput input = StagedInput::rows;
