@@ -77,7 +77,7 @@ def hc_mix() -> tuple[Launch, str]:
 CASES = {"rms_norm": rms_norm, "hc_mix": hc_mix}
 BUGS = [
     ("rms_norm", Bug("the largest of a warp", "tile::cta_max<kNormThreads>(ptx::dynamic_smem() + plan_smem(S).sums, amax)", "tile::warp_max(amax)", 8)),
-    ("rms_norm", Bug("the largest read before it is there", "ptx::sync_threads();\n    float largest", "float largest")),
+    ("rms_norm", Bug("the largest read before it is there", "ptx::named_barrier_sync(0, Threads);\n    float largest", "float largest")),
     ("rms_norm", Bug("a scale for 32 columns", "warp_max<4>(amax_of_four(v))", "warp_max<8>(amax_of_four(v))", 8)),
     ("rms_norm", Bug("scales without the row's", "mul_rn_f32(value, global));\n    store_e2m1", "mul_rn_f32(value, 1.0f));\n    store_e2m1", 8)),
     ("rms_norm", Bug("scales of MXFP4's place", "+ columns / 16, column, v, global)", "+ columns / 32, column, v, global)", 8)),

@@ -139,7 +139,7 @@ BUGS = [
     ("latent_few", Bug("rows read before they are there", "        ptx::sync_threads();\n        score_rows", "        score_rows")),
     ("latent_few", Bug("the last chunk is left out", "ceil_div(seen.total, kLatentChunk)", "seen.total / kLatentChunk", 8)),
     ("latent_few", Bug("the sums of the CTA's own chunk for all", "ptx::map_to_rank(sums, base + i)", "sums", 8)),
-    ("latent_few", Bug("the first chunk's factors for all", "shfl_idx_f32(of_lane.factors.chunk, base + i)", "shfl_idx_f32(of_lane.factors.chunk, 0)", 8)),
+    ("latent_few", Bug("the first chunk's factors for all", "ptx::shfl_idx_f32(of_lane.factors.chunk, base + i)", "ptx::shfl_idx_f32(of_lane.factors.chunk, 0)", 8)),
     ("latent_few", Bug("sums keep an old maximum", "{ptx::exp_f32(before - max), ", "{1.0f, ", 8)),
     ("latent_few", Bug("weights are not scaled", "weights = ptx::mul_rn_f32(sum, factors.chunk);", "weights = sum;", 8)),
     ("latent_few", Bug("picks of the window before", "seen.in_window == p.window ? early : load_pick(p, token, i)", "early + 1", 8)),

@@ -289,7 +289,7 @@ BUGS = [
     ("gqa_pieces", Bug("a row that is not visible yet", "static_cast<u32>(position) + 1, end", "static_cast<u32>(position) + 2, end", 8)),
     ("gqa_pieces", Bug("keys of the first kv head", "+ kv_head * rows.stride_head +\n               channel", "+ channel", 8)),
     ("gqa_pieces", Bug("sums keep an old maximum", "sums[h][c] = ptx::mul_rn_f32(sums[h][c], mine);", ";", 8)),
-    ("gqa_pieces", Bug("weights of the next head", "from_lane(scores[r], h * 4)", "from_lane(scores[r], (h * 4 + 4) % 32)", 8)),
+    ("gqa_pieces", Bug("weights of the next head", "ptx::shfl_idx_f32(scores[r], h * 4)", "ptx::shfl_idx_f32(scores[r], (h * 4 + 4) % 32)", 8)),
     ("gqa_pieces", Bug("a step over the warp's share", "begin + kGqaWarpRows < end ? begin + kGqaWarpRows : end", "begin + kGqaWarpRows + 8 < end ? begin + kGqaWarpRows + 8 : end", 8)),
     ("gqa_pieces", Bug("halves do not change places", "const float kept = upper ? v[i + count] : v[i], given", "const float kept = v[i], given", 8)),
     ("gqa_join", Bug("the last piece is left out", "/ kGqaSplit + 1;", "/ kGqaSplit;", 8)),

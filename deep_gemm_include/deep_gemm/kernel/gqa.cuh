@@ -14,10 +14,6 @@ namespace gqa_detail {
 
 constexpr float kNothing = codec::float_of_bits(codec::kSignBit | codec::kInfinityBits);
 
-DG_DEVICE float from_lane(float value, u32 lane) {
-    return codec::float_of_bits(ptx::shfl_idx(codec::bits_of_float(value), lane));
-}
-
 /// The lane's channels of a row: d / 32 neighbours.
 template <Format F, u32 Channels>
 DG_DEVICE void load_channels(const void* data, u64 index, float (&out)[Channels]) {
@@ -94,7 +90,7 @@ struct Part {
         largest = top;
 #pragma unroll
         for (u32 h = 0; h < kGqaHeads; ++h) {
-            const float mine = from_lane(factor, h * 4);
+            const float mine = ptx::shfl_idx_f32(factor, h * 4);
 #pragma unroll
             for (u32 c = 0; c < kChannels; ++c) sums[h][c] = ptx::mul_rn_f32(sums[h][c], mine);
         }
@@ -102,7 +98,7 @@ struct Part {
         for (u32 r = 0; r < kGqaRows; ++r) {
 #pragma unroll
             for (u32 h = 0; h < kGqaHeads; ++h) {
-                const float weight = from_lane(scores[r], h * 4);
+                const float weight = ptx::shfl_idx_f32(scores[r], h * 4);
 #pragma unroll
                 for (u32 c = 0; c < kChannels; ++c)
                     sums[h][c] = ptx::fma_rn_f32(weight, value[r][c], sums[h][c]);

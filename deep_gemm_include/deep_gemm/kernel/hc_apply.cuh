@@ -34,7 +34,7 @@ DG_DEVICE float find_z(const HcTwoParams& params, u32 row, ptx::SharedAddress sm
 #pragma unroll
     for (u32 i = 0; i < kHcApplyWarps; ++i)
         total = ptx::add_rn_f32(total, ptx::ld_shared_f32(smem + (i * kHcRecord + lane) * 4));
-    const float square = codec::float_of_bits(ptx::shfl_idx(codec::bits_of_float(total), kHcMixes));
+    const float square = ptx::shfl_idx_f32(total, kHcMixes);
     return hc_detail::z_of(p, total, square, scale, base);
 }
 
@@ -58,8 +58,7 @@ class Input {
     DG_DEVICE void run(float pre_of_lane, ptx::SharedAddress smem) {
         float pre[kHcStreams];
 #pragma unroll
-        for (u32 a = 0; a < kHcStreams; ++a)
-            pre[a] = codec::float_of_bits(ptx::shfl_idx(codec::bits_of_float(pre_of_lane), a));
+        for (u32 a = 0; a < kHcStreams; ++a) pre[a] = ptx::shfl_idx_f32(pre_of_lane, a);
         tile::Float4 u[S.steps];
 #pragma unroll
         for (u32 step = 0; step < S.steps; ++step) u[step] = mixed(step, pre);

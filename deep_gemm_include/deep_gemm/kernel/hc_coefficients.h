@@ -73,8 +73,7 @@ DG_DEVICE void store_post(const HcParams& p, u32 row, float z) {
     const float e = ptx::exp_f32(z - largest);
     float comb[H][H];
 #pragma unroll
-    for (u32 i = 0; i < H * H; ++i)
-        comb[i / H][i % H] = codec::float_of_bits(ptx::shfl_idx(codec::bits_of_float(e), 2 * H + i));
+    for (u32 i = 0; i < H * H; ++i) comb[i / H][i % H] = ptx::shfl_idx_f32(e, 2 * H + i);
     sinkhorn<H>(comb, p.sinkhorn_iterations, p.hc_eps);
     if (lane >= H && lane < 2 * H) ptx::st_global_f32(p.post + row * H + lane - H, post);
     if (lane != 0) return;

@@ -179,9 +179,7 @@ class Share {
         // Seven lanes have the 28 floats that go to a CTA, four CTAs at a time.
         constexpr u32 kLanes = kHcFewPitch / 4, kAtOnce = 4;
         const u32 quad = at_.lane % kLanes;
-        const auto of = [&](u32 i) {
-            return codec::float_of_bits(ptx::shfl_idx(codec::bits_of_float(total), quad * 4 + i));
-        };
+        const auto of = [&](u32 i) { return ptx::shfl_idx_f32(total, quad * 4 + i); };
         const tile::Float4 v{of(0), of(1), of(2), of(3)};
         if (at_.lane >= kLanes * kAtOnce) return;
 #pragma unroll
@@ -220,8 +218,7 @@ class Share {
             hc_detail::sigmoid(z_of(at_.row_of_warp(), at_.lane % kHcStreams)) + at_.p.hc_eps;
         float pre[kHcStreams];
 #pragma unroll
-        for (u32 a = 0; a < kHcStreams; ++a)
-            pre[a] = codec::float_of_bits(ptx::shfl_idx(codec::bits_of_float(pre_of_lane), a));
+        for (u32 a = 0; a < kHcStreams; ++a) pre[a] = ptx::shfl_idx_f32(pre_of_lane, a);
 #pragma unroll
         for (u32 step = 0; step < S.steps; ++step) {
             u[step] = {};

@@ -10,13 +10,6 @@ namespace deep_gemm {
 
 namespace latent_detail {
 
-DG_DEVICE float shfl_up_f32(float value, u32 delta) {
-    return codec::float_of_bits(ptx::shfl_up(codec::bits_of_float(value), delta));
-}
-DG_DEVICE float shfl_idx_f32(float value, u32 source) {
-    return codec::float_of_bits(ptx::shfl_idx(codec::bits_of_float(value), source));
-}
-
 /// The weighted sums of the chunk's rows into shared memory, where the rows are: [head][channel]. All threads
 /// call.
 template <LatentMmaSpec S>
@@ -60,10 +53,10 @@ struct MergedHead {
         max = m;
 #pragma unroll
         for (u32 delta = 1; delta < kLatentFewChunks; delta *= 2) {
-            const float earlier = shfl_up_f32(max, delta);
+            const float earlier = ptx::shfl_up_f32(max, delta);
             if (lane >= delta) max = ptx::max_nan_f32(earlier, max);
         }
-        const float up = shfl_up_f32(max, 1), before = lane == 0 ? kNothing : up;
+        const float up = ptx::shfl_up_f32(max, 1), before = lane == 0 ? kNothing : up;
         factors = {1.0f, 0.0f};
         if (max != kNothing) factors = {ptx::exp_f32(before - max), ptx::exp_f32(m - max)};
         weights = ptx::mul_rn_f32(sum, factors.chunk);
@@ -95,13 +88,14 @@ DG_DEVICE tile::Float4 merge_quad(u32 head, u32 channel, u32 chunks, float sink,
 #pragma unroll
         for (u32 i = 0; i < kFewAtOnce; ++i) {
             if (base + i >= chunks) break;
-            const Factors factors{shfl_idx_f32(of_lane.factors.before, base + i),
-                                  shfl_idx_f32(of_lane.factors.chunk, base + i)};
-            merged.sum = ptx::fma_rn_f32(merged.sum, factors.before, shfl_idx_f32(of_lane.weights, base + i));
+            const Factors factors{ptx::shfl_idx_f32(of_lane.factors.before, base + i),
+                                  ptx::shfl_idx_f32(of_lane.factors.chunk, base + i)};
+            merged.sum =
+                ptx::fma_rn_f32(merged.sum, factors.before, ptx::shfl_idx_f32(of_lane.weights, base + i));
             o = {factors.apply(o.x, part[i].x), factors.apply(o.y, part[i].y), factors.apply(o.z, part[i].z),
                  factors.apply(o.w, part[i].w)};
         }
-        merged.max = shfl_idx_f32(of_lane.max, chunks - 1);
+        merged.max = ptx::shfl_idx_f32(of_lane.max, chunks - 1);
     }
     const float factor = normalizer(merged, sink);
     return {ptx::mul_rn_f32(o.x, factor), ptx::mul_rn_f32(o.y, factor), ptx::mul_rn_f32(o.z, factor),

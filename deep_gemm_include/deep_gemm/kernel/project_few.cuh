@@ -205,8 +205,7 @@ DG_DEVICE void run_few(const ProjectMmaParams& p, u32 block, u32 blocks) {
                     const u32 i = kTurn == S.few ? j : turn + j;
                     if (S.few % kTurn != 0 && i >= S.few) break;
                     float scale = 1;
-                    if constexpr (S.w_scale != Format::none)
-                        scale = codec::float_of_bits(ptx::shfl_idx(codec::bits_of_float(scales), i));
+                    if constexpr (S.w_scale != Format::none) scale = ptx::shfl_idx_f32(scales, i);
                     weights.wait();
                     u32 word[2][Lane<kTile>::kLoads * 4];
                     weights.read(word);

@@ -196,9 +196,7 @@ DG_DEVICE void round_tokens(u32 (&codes)[Lane<S>::kMmaWords], float (&scale)[2],
                             const u32 (&word)[Lane<S>::kXWords]) {
     const float mine = round_chunk<S>(codes, word);
 #pragma unroll
-    for (u32 i = 0; i < 2; ++i)
-        scale[i] = codec::float_of_bits(
-            ptx::shfl_idx(codec::bits_of_float(mine), (ptx::lane_index() % 4 * 2 + i) * 4));
+    for (u32 i = 0; i < 2; ++i) scale[i] = ptx::shfl_idx_f32(mine, (ptx::lane_index() % 4 * 2 + i) * 4);
 }
 
 /// The lane's part of a tile of rows of x and a chunk.

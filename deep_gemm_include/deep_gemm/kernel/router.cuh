@@ -85,8 +85,7 @@ DG_DEVICE void route_block(const RouterParams& p, u32 row) {
     float divisor = 1;
     if constexpr (S.normalize) {
         divisor = 0;
-        for (u32 j = 0; j < p.choices; ++j)
-            divisor += codec::float_of_bits(ptx::shfl_idx(codec::bits_of_float(mine), j));
+        for (u32 j = 0; j < p.choices; ++j) divisor += ptx::shfl_idx_f32(mine, j);
         if (divisor == 0) divisor = 1;
     }
     if (lane >= p.choices) return;

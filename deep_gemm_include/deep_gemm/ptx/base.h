@@ -57,6 +57,13 @@ DG_DEVICE u32 shfl_idx(u32 value, u32 source) {
 DG_DEVICE u32 shfl_up(u32 value, u32 delta) {
     return __shfl_up_sync(kFullWarp, value, delta);
 }
+/// The same of floats, all of whose bits come through.
+DG_DEVICE float shfl_idx_f32(float value, u32 source) {
+    return __shfl_sync(kFullWarp, value, source);
+}
+DG_DEVICE float shfl_up_f32(float value, u32 delta) {
+    return __shfl_up_sync(kFullWarp, value, delta);
+}
 /// vote.sync.ballot. Scope: warp.
 DG_DEVICE u32 ballot(bool predicate) {
     return __ballot_sync(kFullWarp, predicate);

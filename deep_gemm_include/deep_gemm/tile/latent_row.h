@@ -15,8 +15,7 @@ struct Rotation {
 
     /// That of lane `lane` % 32. Whole warps call.
     [[nodiscard]] DG_DEVICE Rotation of_lane(u32 lane) const {
-        return {codec::float_of_bits(ptx::shfl_idx(codec::bits_of_float(cos), lane % 32)),
-                codec::float_of_bits(ptx::shfl_idx(codec::bits_of_float(sin), lane % 32))};
+        return {ptx::shfl_idx_f32(cos, lane % 32), ptx::shfl_idx_f32(sin, lane % 32)};
     }
 };
 

@@ -22,8 +22,8 @@ DG_DEVICE float warp_max(float value) {
     return value;
 }
 
-/// Over the CTA's first `Threads` threads, which call, of some values at once; `smem` holds one float a warp for each and may be used again at
-/// once.
+/// Over the CTA's first `Threads` threads, which all call, of some values at once; `smem` holds one float a warp for
+/// each and may be used again at once.
 template <u32 Threads, u32 Values>
 DG_DEVICE void cta_sums(ptx::SharedAddress smem, float (&values)[Values]) {
     constexpr u32 kWarps = Threads / 32;
