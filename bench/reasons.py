@@ -128,9 +128,10 @@ REASONS = (
         "weight_only_gemm",
         r".*",
         "The ceiling is cuBLAS in bf16 (the peer), at the card's power limit; weights are decoded to bf16 in "
-        "registers beside the products, and scales of 128 x 128 or of 128 along K are applied to sums, which two "
-        "warpgroups do at the same time: with tokens in two parts, one of which is multiplied meanwhile, 660 "
-        "TFLOPS for 564 with 128 x 128. Without gain: four parts, the second warpgroup half a block behind.",
+        "registers beside the products (22 to 31 instructions for eight weights of a lane, wgmma and all), and scales "
+        "of 128 x 128 or of 128 along K are applied to sums, 16 instructions more: tokens are in two parts, one of "
+        "which is multiplied meanwhile. Without gain: one part, four parts, the second warpgroup behind the first, one "
+        "stage a turn of the loop, clusters of four CTAs (docs/weight-only.md).",
     ),
     Reason(
         "model_ops",
