@@ -144,16 +144,34 @@ DG_DEVICE void prefetch_tokens(const GemvParams& p) {
     }
 }
 
+#ifndef DG_GEMV_TRIGGER
+#define DG_GEMV_TRIGGER 0
+#endif
+#ifndef DG_GEMV_AHEAD
+#define DG_GEMV_AHEAD 1
+#endif
+/// When the next launch may begin: 0 at once; 1 with a group's last tile; 2 when all copies are on their way.
+constexpr u32 kTrigger = DG_GEMV_TRIGGER;
+/// Visits of a warp that L2 is asked for before the wait.
+constexpr u32 kAheadVisits = DG_GEMV_AHEAD;
+
+/// Lets the next launch begin where no tile (or none but `tile`) is left. Scope: a warp.
+template <GemvSpec S>
+DG_DEVICE void launch_next(u32 tile, u32 stride, u32 tiles) {
+    if constexpr (S.dependent_launch && kTrigger != 0)
+        if ((kTrigger == 1 ? tile + stride : tile) >= tiles) ptx::grid_dependency_launch();
+}
+
 /// What a group needs first, on its way to L2. L2 is where writes of other kernels land, so nothing can be
 /// stale, and this may precede grid_dependency_wait().
 template <GemvSpec S>
-DG_DEVICE void prefetch_first(const GemvParams& p, u32 tile) {
+DG_DEVICE void prefetch_first(const GemvParams& p, u32 tile, u32 stride, u32 tiles) {
     const GemvBlock block = find_block<S>(p, tile);
     if (ptx::warp_index() == 1) prefetch_tokens<S>(p);
     prefetch_scales<S>(p, block, group_thread());
     const u64 row_bytes = row_bytes_of(S.w, p.k);
     if constexpr (is_q8(S)) {  // rows in turn: what a warp takes of one lies in several lines
-        constexpr u32 kFirstBytes = 2048;
+        constexpr u32 kFirstBytes = kAheadVisits == 1 ? 2048 : kAheadVisits * 1088;
         if (group_thread() >= kMmaTileRows * S.row_tiles) return;
         u32 row = group_thread() % kMmaTileRows;
         const GemvMatrix& w = row_of_block<S>(p, block, group_thread() / kMmaTileRows, row);
@@ -162,11 +180,22 @@ DG_DEVICE void prefetch_first(const GemvParams& p, u32 tile) {
         return;
     }
     // Each warp asks for its own first visit, a line of each row. More of them came no sooner (H200).
-    const u64 offset = u64{group_warp()} * kGemvVisitBytes;
-    if (offset >= row_bytes || ptx::lane_index() >= kMmaTileRows * S.row_tiles) return;
-    u32 row = ptx::lane_index() % kMmaTileRows;
-    const GemvMatrix& w = row_of_block<S>(p, block, ptx::lane_index() / kMmaTileRows, row);
-    ptx::prefetch_line(w.data + row * w.row_stride + offset);
+    const u64 first = u64{group_warp()} * kGemvVisitBytes;
+    u64 offset = first;
+#pragma unroll 1
+    for (u32 i = 0; i < kAheadVisits && first < row_bytes; ++i) {
+        u32 row = ptx::lane_index() % kMmaTileRows;
+        const GemvMatrix& w =
+            row_of_block<S>(p, find_block<S>(p, tile), ptx::lane_index() / kMmaTileRows % S.row_tiles, row);
+        if (ptx::lane_index() < kMmaTileRows * S.row_tiles)
+            ptx::prefetch_line(w.data + row * w.row_stride + offset);
+        offset += kGemvWarps * kGemvVisitBytes;
+        if (offset < row_bytes) continue;
+        offset = first;
+        tile += stride;
+        if (tile >= tiles) return;
+        if (i + 1 < kAheadVisits) prefetch_scales<S>(p, find_block<S>(p, tile), group_thread());
+    }
 }
 
 }  // namespace deep_gemm::kernel

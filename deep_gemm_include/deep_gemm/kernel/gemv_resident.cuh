@@ -56,18 +56,19 @@ DG_DEVICE void run_resident(const GemvParams& p) {
     const u32 tiles = kernel::num_blocks<S>(p), stride = ptx::grid_size() * S.groups;
     u32 tile = group * ptx::grid_size() + ptx::block_index();
     if constexpr (S.dependent_launch) {
-        ptx::grid_dependency_launch();
-        if (tile < tiles) kernel::prefetch_first<S>(p, tile);
+        if constexpr (kernel::kTrigger == 0) ptx::grid_dependency_launch();
+        if (tile < tiles) kernel::prefetch_first<S>(p, tile, stride, tiles);
     }
     Partials<S> partials(group);
-    if constexpr (S.dependent_launch) ptx::grid_dependency_wait();
     kernel::ResidentRing<S> ring;
+    ring.prepare(p, tile, stride, tiles);
+    if constexpr (S.dependent_launch) ptx::grid_dependency_wait();
     const u32 first_token = ptx::block_index_y() * p.tokens_per_block;
     const u32 left = p.m - first_token, count = left < p.tokens_per_block ? left : p.tokens_per_block;
     TokensInSmem<S> tokens;
     // Asked for before the weights, behind which they would wait.
     tokens.load(p, ptx::dynamic_smem() + plan_smem(S).bytes, first_token, count,
-                [&] { ring.start(p, tile, stride, tiles); });
+                [&] { ring.start(p); });
     const u32 visits = ceil_div(p.k, visit_k_of(S));
     for (; tile < tiles; tile += stride) {
         Sums<S> sums;

@@ -66,6 +66,7 @@ struct ResidentRing {
         const u32 turns = (visit - group_warp()) / kGemvWarps - 1;  // behind the first visit
         visit = group_warp();
         tile += stride;
+        launch_next<S>(tile, stride, tiles);
         if (tile >= tiles) return;
         const bool alike = S.epilogue == GemvEpilogue::none && kRow.block_rows == 1 && p.num_matrices == 1;
         if (!alike || (tile + 1) * block_rows_of(S) > p.w[0].n) return enter(p);
@@ -148,7 +149,8 @@ struct ResidentRing {
         return offset + kStage == S.stages * kStage ? 0 : offset + kStage;
     }
 
-    DG_DEVICE void start(const GemvParams& p, u32 first_tile, u32 tile_stride, u32 num_tiles) {
+    /// Everything but the first copies, none of which is from global memory.
+    DG_DEVICE void prepare(const GemvParams& p, u32 first_tile, u32 tile_stride, u32 num_tiles) {
         first = ptx::dynamic_smem() + ptx::warp_index() * S.stages * stage_bytes_of(S);
         write = read = 0;
         const u32 lane = ptx::lane_index();
@@ -162,7 +164,11 @@ struct ResidentRing {
         tiles = num_tiles;
         stride = tile_stride;
         tile = visit < visits ? first_tile : tiles;
+        launch_next<S>(tile, stride, tiles);
         if (tile < tiles) enter(p);
+    }
+
+    DG_DEVICE void start(const GemvParams& p) {
 #pragma unroll 1
         for (u32 i = 0; i + 1 < S.stages; ++i) copy(p);
     }
