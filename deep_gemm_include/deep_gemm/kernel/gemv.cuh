@@ -194,7 +194,7 @@ DG_DEVICE void run(const GemvParams& p) {
 }  // namespace gemv_detail
 
 template <GemvSpec S>
-DG_KERNEL(threads_of(S), 1)
+DG_KERNEL(threads_of(S), kernel::kBlocks)
 gemv(DG_GRID_CONSTANT const GemvParams p) {
     gemv_detail::run<S>(p);
 }

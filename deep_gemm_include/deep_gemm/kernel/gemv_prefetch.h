@@ -7,6 +7,25 @@
 
 namespace deep_gemm::kernel {
 
+#ifndef DG_GEMV_TRIGGER
+#define DG_GEMV_TRIGGER 0
+#endif
+#ifndef DG_GEMV_AT_ONCE
+#define DG_GEMV_AT_ONCE 8
+#endif
+#ifndef DG_GEMV_BLOCKS
+#define DG_GEMV_BLOCKS 1
+#endif
+#ifndef DG_GEMV_AHEAD
+#define DG_GEMV_AHEAD 1
+#endif
+/// When the next launch may begin: 0 at once; 1 with a group's last tile; 2 when all copies are on their way.
+constexpr u32 kTrigger = DG_GEMV_TRIGGER;
+/// Blocks of threads that registers leave room for on an SM.
+constexpr u32 kBlocks = DG_GEMV_BLOCKS;
+/// Visits of a warp that L2 is asked for before the wait.
+constexpr u32 kAheadVisits = DG_GEMV_AHEAD;
+
 /// Index within the group of eight warps that share a tile.
 DG_DEVICE u32 group_thread() {
     return ptx::thread_index() % kGemvThreads;
@@ -23,7 +42,7 @@ DG_DEVICE u32 group_warp() {
 template <typename Fetch, typename Store, typename Meanwhile>
 DG_DEVICE void copy_vectors(u32 count, u32 vectors, u32 threads, const Fetch& fetch, const Store& store,
                             const Meanwhile& meanwhile) {
-    constexpr u32 kAtOnce = 8, kBeginnings = 32;
+    constexpr u32 kAtOnce = DG_GEMV_AT_ONCE, kBeginnings = 32;
     const u32 total = count * vectors;
     const u32 begin = ptx::block_index() % kBeginnings * total / kBeginnings;
     const u32 inverse = vectors > 1 ? 0xffffffffu / vectors + 1 : 0;  // exact below 2^32 / vectors
@@ -143,17 +162,6 @@ DG_DEVICE void prefetch_tokens(const GemvParams& p) {
                            ptx::block_index() % kShares, kShares);
     }
 }
-
-#ifndef DG_GEMV_TRIGGER
-#define DG_GEMV_TRIGGER 0
-#endif
-#ifndef DG_GEMV_AHEAD
-#define DG_GEMV_AHEAD 1
-#endif
-/// When the next launch may begin: 0 at once; 1 with a group's last tile; 2 when all copies are on their way.
-constexpr u32 kTrigger = DG_GEMV_TRIGGER;
-/// Visits of a warp that L2 is asked for before the wait.
-constexpr u32 kAheadVisits = DG_GEMV_AHEAD;
 
 /// Lets the next launch begin where no tile (or none but `tile`) is left. Scope: a warp.
 template <GemvSpec S>

@@ -91,7 +91,7 @@ DG_DEVICE void run_resident(const GemvParams& p) {
 }  // namespace gemv_detail
 
 template <GemvSpec S>
-DG_KERNEL(threads_of(S), 1)
+DG_KERNEL(threads_of(S), kernel::kBlocks)
 gemv_resident(DG_GRID_CONSTANT const GemvParams p) {
     gemv_detail::run_resident<S>(p);
 }
