@@ -143,7 +143,7 @@ DG_DEVICE void run(const GemvParams& p) {
     const u32 tiles = kernel::num_blocks<S>(p), stride = ptx::grid_size() * S.groups;
     u32 tile = group * ptx::grid_size() + ptx::block_index();
     if constexpr (S.dependent_launch) {
-        if constexpr (!S.vector || kernel::kTrigger == 0) ptx::grid_dependency_launch();
+        if constexpr (!S.vector || kernel::kTrigger<S> == 0) ptx::grid_dependency_launch();
         if (S.vector && tile < tiles) kernel::prefetch_first<S>(p, tile, stride, tiles);
     }
     Partials<S> partials(group);
@@ -194,7 +194,7 @@ DG_DEVICE void run(const GemvParams& p) {
 }  // namespace gemv_detail
 
 template <GemvSpec S>
-DG_KERNEL(threads_of(S), kernel::kBlocks)
+DG_KERNEL(threads_of(S), kernel::kBlocksOfSm<S>)
 gemv(DG_GRID_CONSTANT const GemvParams p) {
     gemv_detail::run<S>(p);
 }

@@ -8,23 +8,26 @@
 namespace deep_gemm::kernel {
 
 #ifndef DG_GEMV_TRIGGER
-#define DG_GEMV_TRIGGER 0
+#define DG_GEMV_TRIGGER (S.overlaps ? 2 : 0)
+#endif
+#ifndef DG_GEMV_AHEAD
+#define DG_GEMV_AHEAD (S.overlaps ? 3 : 1)
+#endif
+#ifndef DG_GEMV_BLOCKS
+#define DG_GEMV_BLOCKS (S.overlaps ? 2 : 1)
 #endif
 #ifndef DG_GEMV_AT_ONCE
 #define DG_GEMV_AT_ONCE 8
 #endif
-#ifndef DG_GEMV_BLOCKS
-#define DG_GEMV_BLOCKS 1
-#endif
-#ifndef DG_GEMV_AHEAD
-#define DG_GEMV_AHEAD 1
-#endif
 /// When the next launch may begin: 0 at once; 1 with a group's last tile; 2 when all copies are on their way.
+template <GemvSpec S>
 constexpr u32 kTrigger = DG_GEMV_TRIGGER;
-/// Blocks of threads that registers leave room for on an SM.
-constexpr u32 kBlocks = DG_GEMV_BLOCKS;
 /// Visits of a warp that L2 is asked for before the wait.
+template <GemvSpec S>
 constexpr u32 kAheadVisits = DG_GEMV_AHEAD;
+/// Blocks of threads that registers leave room for on an SM.
+template <GemvSpec S>
+constexpr u32 kBlocksOfSm = DG_GEMV_BLOCKS;
 
 /// Index within the group of eight warps that share a tile.
 DG_DEVICE u32 group_thread() {
@@ -166,8 +169,8 @@ DG_DEVICE void prefetch_tokens(const GemvParams& p) {
 /// Lets the next launch begin where no tile (or none but `tile`) is left. Scope: a warp.
 template <GemvSpec S>
 DG_DEVICE void launch_next(u32 tile, u32 stride, u32 tiles) {
-    if constexpr (S.dependent_launch && kTrigger != 0)
-        if ((kTrigger == 1 ? tile + stride : tile) >= tiles) ptx::grid_dependency_launch();
+    if constexpr (S.dependent_launch && kTrigger<S> != 0)
+        if ((kTrigger<S> == 1 ? tile + stride : tile) >= tiles) ptx::grid_dependency_launch();
 }
 
 /// What a group needs first, on its way to L2. L2 is where writes of other kernels land, so nothing can be
@@ -179,7 +182,7 @@ DG_DEVICE void prefetch_first(const GemvParams& p, u32 tile, u32 stride, u32 til
     prefetch_scales<S>(p, block, group_thread());
     const u64 row_bytes = row_bytes_of(S.w, p.k);
     if constexpr (is_q8(S)) {  // rows in turn: what a warp takes of one lies in several lines
-        constexpr u32 kFirstBytes = kAheadVisits == 1 ? 2048 : kAheadVisits * 1088;
+        constexpr u32 kFirstBytes = kAheadVisits<S> == 1 ? 2048 : kAheadVisits<S> * 1088;
         if (group_thread() >= kMmaTileRows * S.row_tiles) return;
         u32 row = group_thread() % kMmaTileRows;
         const GemvMatrix& w = row_of_block<S>(p, block, group_thread() / kMmaTileRows, row);
@@ -191,7 +194,7 @@ DG_DEVICE void prefetch_first(const GemvParams& p, u32 tile, u32 stride, u32 til
     const u64 first = u64{group_warp()} * kGemvVisitBytes;
     u64 offset = first;
 #pragma unroll 1
-    for (u32 i = 0; i < kAheadVisits && first < row_bytes; ++i) {
+    for (u32 i = 0; i < kAheadVisits<S> && first < row_bytes; ++i) {
         u32 row = ptx::lane_index() % kMmaTileRows;
         const GemvMatrix& w =
             row_of_block<S>(p, find_block<S>(p, tile), ptx::lane_index() / kMmaTileRows % S.row_tiles, row);
@@ -202,7 +205,7 @@ DG_DEVICE void prefetch_first(const GemvParams& p, u32 tile, u32 stride, u32 til
         offset = first;
         tile += stride;
         if (tile >= tiles) return;
-        if (i + 1 < kAheadVisits) prefetch_scales<S>(p, find_block<S>(p, tile), group_thread());
+        if (i + 1 < kAheadVisits<S>) prefetch_scales<S>(p, find_block<S>(p, tile), group_thread());
     }
 }
 

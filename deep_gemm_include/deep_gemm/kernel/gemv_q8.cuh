@@ -166,7 +166,7 @@ DG_DEVICE u32 count_tokens(const GemvParams& p, u32 first) {
 /// The warps that bring weights; `index` of all of them.
 template <GemvSpec S>
 DG_DEVICE void bring(const GemvParams& p, u32 index) {
-    if constexpr (kernel::kTrigger == 0) ptx::grid_dependency_launch();
+    if constexpr (kernel::kTrigger<S> == 0) ptx::grid_dependency_launch();
     kernel::Q8BulkWriter<S> writer(p, index / kQ8Writers, index % kQ8Writers);
     ptx::grid_dependency_wait();
     const u32 first_token = ptx::block_index_y() * p.tokens_per_block;
@@ -223,7 +223,7 @@ DG_DEVICE void run(const GemvParams& p) {
     u32 tile = group * ptx::grid_size() + ptx::block_index();
     Partials<S> partials(group);
     if constexpr (S.dependent_launch) {
-        if constexpr (!S.vector || kernel::kTrigger == 0) ptx::grid_dependency_launch();
+        if constexpr (!S.vector || kernel::kTrigger<S> == 0) ptx::grid_dependency_launch();
         if (S.vector && tile < tiles) kernel::prefetch_first<S>(p, tile, stride, tiles);
         ptx::grid_dependency_wait();
     }
@@ -236,7 +236,7 @@ DG_DEVICE void run(const GemvParams& p) {
     });
     for (; tile < tiles; tile += stride) {
         const kernel::GemvBlock block = kernel::find_block<S>(p, tile);
-        if constexpr (S.bulk && kernel::kTrigger != 0)
+        if constexpr (S.bulk && kernel::kTrigger<S> != 0)
             if (tile + stride >= tiles) ptx::grid_dependency_launch();
         Row rows[S.row_tiles][kLaneRows];
         find_rows<S>(rows, p, block);
@@ -255,7 +255,7 @@ DG_DEVICE void run(const GemvParams& p) {
 }  // namespace gemv_q8_detail
 
 template <GemvSpec S>
-DG_KERNEL(threads_of(S), 1)
+DG_KERNEL(threads_of(S), kernel::kBlocksOfSm<S>)
 gemv_q8(DG_GRID_CONSTANT const GemvParams p) {
     gemv_q8_detail::run<S>(p);
 }

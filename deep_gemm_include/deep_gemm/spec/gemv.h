@@ -48,6 +48,9 @@ struct GemvSpec {
     bool resident = false;   // x lies in shared memory, and scales come through the ring (gemv_resident.cuh)
     bool bulk = false;       // Q8_0: warps of their own bring whole rows' visits (gemv_q8_bulk.h)
     bool dependent_launch = true;  // the architecture has programmatic dependent launch
+    // An SM has room for a block of the next launch beside one of these: it comes while this launch ends, and asks
+    // L2 for its first weights meanwhile.
+    bool overlaps = false;
 
     bool native_fp8 = true;  // the architecture converts E4M3 (sm_89 and newer)
 
@@ -61,7 +64,7 @@ requires requires(Spec& s) {
 }
 constexpr void visit_fields(Visitor&& visit, Spec& s) {
     auto& [w, x, y, epilogue, tokens, row_tiles, stages, groups, vector, row_alignment, resident, bulk,
-           dependent_launch, native_fp8] = s;
+           dependent_launch, overlaps, native_fp8] = s;
     visit("w", w);
     visit("x", x);
     visit("y", y);
@@ -75,6 +78,7 @@ constexpr void visit_fields(Visitor&& visit, Spec& s) {
     visit("resident", resident);
     visit("bulk", bulk);
     visit("dependent_launch", dependent_launch);
+    visit("overlaps", overlaps);
     visit("native_fp8", native_fp8);
 }
 
@@ -233,6 +237,13 @@ constexpr u32 scale_alignment_of(Quant w, u64 k, u64 scales, u64 zeros) {
 constexpr bool may_be_resident(const GemvSpec& s) {
     return !has_warp_rows(s) && s.vector;
 }
+// Whether a block may leave half the registers and the shared memory of an SM to one of the next launch.
+constexpr bool may_overlap(const GemvSpec& s) {
+    const bool wide = s.row_tiles == 2 && !is_q8(s) && (block_k_of(s.x) != 0 || row_of(s.w).has_zero);
+    const bool few_registers = (s.resident || row_bits_of(s) == 16) && !wide;
+    return few_registers && !has_warp_rows(s) && s.vector && s.dependent_launch && s.groups == 1 &&
+           s.tokens == kMmaTileTokens;
+}
 // Bytes of a warp's stage: a visit of every row of the block, in whole lines, within which bytes are
 // swizzled.
 constexpr u32 stage_bytes_of(const GemvSpec& s) {
@@ -340,6 +351,8 @@ constexpr const char* why_illegal(const GemvSpec& s) {
                    s.row_alignment != 16))
         return "bulk copies are for aligned rows of Q8_0 in the resident form, on sm_90 and newer";
     if (s.resident && !may_be_resident(s)) return "the resident form is for aligned rows";
+    if (s.overlaps && !may_overlap(s))
+        return "a launch leaves room for the next with one group of warps and 8 tokens, on sm_90 and newer";
     if (s.stages < 2 || s.groups == 0) return "at least 2 stages and a group";
     if (s.groups > max_groups_of(s)) return "as many groups as have registers";
     return nullptr;
