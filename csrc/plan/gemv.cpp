@@ -222,7 +222,7 @@ GemvPlan plan_gemv(const GemvProblem& problem) {
     const GemvTuning& tuning = problem.tuning;
     spec = is_q8(spec) ? with_q8_form(problem, spec) : with_form(problem, spec);
     fit_smem(spec, problem.smem_bytes);
-    if (tuning.groups == 1) spec.overlaps = leaves_room(problem, spec);
+    if (tuning.groups != 0) spec.overlaps = leaves_room(problem, spec);
     if (spec.w == Quant::q8_0 && spec.vector && !has_warp_rows(spec))
         spec.row_alignment = problem.row_alignment;
     plan.tokens_per_block = problem.strict ? 1 : spec.tokens;

@@ -17,7 +17,7 @@ namespace deep_gemm::kernel {
 #define DG_GEMV_BLOCKS (S.overlaps ? 2 : 1)
 #endif
 #ifndef DG_GEMV_AT_ONCE
-#define DG_GEMV_AT_ONCE 8
+#define DG_GEMV_AT_ONCE (S.overlaps && S.groups == 2 ? 4 : 8)
 #endif
 /// When the next launch may begin: 0 at once; 1 with a group's last tile; 2 when all copies are on their way.
 template <GemvSpec S>
@@ -42,7 +42,7 @@ DG_DEVICE u32 group_warp() {
 /// whichever token they are of; the first of each thread are when meanwhile() runs. Where one is all there
 /// is, no other code is gone through: a launch's first microsecond is one for fetching it. Blocks begin at
 /// different vectors, so that not all of them ask one slice of L2 for the same line.
-template <typename Fetch, typename Store, typename Meanwhile>
+template <GemvSpec S, typename Fetch, typename Store, typename Meanwhile>
 DG_DEVICE void copy_vectors(u32 count, u32 vectors, u32 threads, const Fetch& fetch, const Store& store,
                             const Meanwhile& meanwhile) {
     constexpr u32 kAtOnce = DG_GEMV_AT_ONCE, kBeginnings = 32;

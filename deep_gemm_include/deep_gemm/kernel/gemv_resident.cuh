@@ -13,23 +13,32 @@
 namespace deep_gemm {
 namespace gemv_detail {
 
+/// Where registers are few, the words of a visit are read a step at a time.
+template <GemvSpec S>
+constexpr bool kReadsSteps = S.overlaps && S.groups == 2;
+
 template <bool Excess, GemvSpec S>
-DG_DEVICE void multiply_resident(Sums<S>& sums, const kernel::GemvWords<S> (&words)[steps_of_visit(S)],
+DG_DEVICE void multiply_resident(Sums<S>& sums, const kernel::ResidentRing<S>& ring, ptx::SharedAddress stage,
                                  const GemvVisit<S>& visit, const TokensInSmem<S>& tokens, u32 index) {
+    constexpr u32 kKept = kReadsSteps<S> ? 1 : steps_of_visit(S);
+    kernel::GemvWords<S> words[kKept];
+    if constexpr (!kReadsSteps<S>)
+        for (u32 step = 0; step < kKept; ++step) ring.read_words(words[step], stage, step);
     constexpr u32 kPromoteK = promote_k_of(S), kPieces = TokensInSmem<S>::kLanePieces;
     TokenScales<S> x_scale;
     tokens.read_scales(x_scale, index);
     Sums<S> partial;
 #pragma unroll
     for (u32 piece = 0; piece < kPieces * steps_of_visit(S); ++piece) {
+        if (kReadsSteps<S> && piece % kPieces == 0) ring.read_words(words[0], stage, piece / kPieces);
         Sums<S>& target = sums_of_piece<S>(sums, partial, piece);
         u32 columns[Sums<S>::kTokenTiles][4];
         tokens.read(columns, index, piece);
 #pragma unroll
         for (u32 r = 0; r < S.row_tiles; ++r) {
             u32 low[4], high[4];
-            kernel::decode_piece<Excess, S>(low, visit, words[piece / kPieces], piece, r, 0);
-            kernel::decode_piece<Excess, S>(high, visit, words[piece / kPieces], piece, r, 1);
+            kernel::decode_piece<Excess, S>(low, visit, words[piece / kPieces % kKept], piece, r, 0);
+            kernel::decode_piece<Excess, S>(high, visit, words[piece / kPieces % kKept], piece, r, 1);
             multiply_piece<S>(target.value[r], low, high, columns);
         }
         if constexpr (kPromoteK != 0)
@@ -40,12 +49,12 @@ DG_DEVICE void multiply_resident(Sums<S>& sums, const kernel::GemvWords<S> (&wor
 }
 
 template <GemvSpec S>
-DG_DEVICE void multiply_resident(Sums<S>& sums, const kernel::GemvWords<S> (&words)[steps_of_visit(S)],
+DG_DEVICE void multiply_resident(Sums<S>& sums, const kernel::ResidentRing<S>& ring, ptx::SharedAddress stage,
                                  const GemvVisit<S>& visit, const TokensInSmem<S>& tokens, u32 index) {
     if (row_of(S.w).scale == ScaleType::ue8m0 && visit.exceeds()) [[unlikely]]
-        multiply_resident<true, S>(sums, words, visit, tokens, index);
+        multiply_resident<true, S>(sums, ring, stage, visit, tokens, index);
     else
-        multiply_resident<false, S>(sums, words, visit, tokens, index);
+        multiply_resident<false, S>(sums, ring, stage, visit, tokens, index);
 }
 
 template <GemvSpec S>
@@ -74,10 +83,9 @@ DG_DEVICE void run_resident(const GemvParams& p) {
         Sums<S> sums;
         clear<S>(sums);
         for (u32 visit = warp; visit < visits; visit += kGemvWarps) {
-            kernel::GemvWords<S> words[steps_of_visit(S)];
             GemvVisit<S> beside;
-            ring.next(words, beside, p);
-            multiply_resident<S>(sums, words, beside, tokens, visit);
+            const ptx::SharedAddress stage = ring.next(beside, p);
+            multiply_resident<S>(sums, ring, stage, beside, tokens, visit);
         }
         if (kLater && partials.count != 0)
             partials.finish(p, kernel::find_block<S>(p, tile - stride), first_token, count);

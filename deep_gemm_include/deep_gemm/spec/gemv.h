@@ -241,7 +241,8 @@ constexpr bool may_be_resident(const GemvSpec& s) {
 constexpr bool may_overlap(const GemvSpec& s) {
     const bool wide = s.row_tiles == 2 && !is_q8(s) && (block_k_of(s.x) != 0 || row_of(s.w).has_zero);
     const bool few_registers = (s.resident || row_bits_of(s) == 16) && !wide;
-    return few_registers && !has_warp_rows(s) && s.vector && s.dependent_launch && s.groups == 1 &&
+    return few_registers && !has_warp_rows(s) && s.vector && s.dependent_launch &&
+           s.groups <= (is_q8(s) ? 1 : 3 - s.row_tiles) &&
            s.tokens == kMmaTileTokens;
 }
 // Bytes of a warp's stage: a visit of every row of the block, in whole lines, within which bytes are
@@ -351,7 +352,7 @@ constexpr const char* why_illegal(const GemvSpec& s) {
         return "bulk copies are for Q8_0 in the resident form, on sm_90 and newer";
     if (s.resident && !may_be_resident(s)) return "the resident form is for aligned rows";
     if (s.overlaps && !may_overlap(s))
-        return "a launch leaves room for the next with one group of warps and 8 tokens, on sm_90 and newer";
+        return "a launch leaves room for the next with tiles of 16 rows or one group of warps, 8 tokens, on sm_90 and newer";
     if (s.stages < 2 || s.groups == 0) return "at least 2 stages and a group";
     if (s.groups > max_groups_of(s)) return "as many groups as have registers";
     return nullptr;
