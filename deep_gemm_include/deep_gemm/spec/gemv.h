@@ -295,9 +295,11 @@ constexpr u32 barrier_bytes_of(const GemvSpec& s) {
     return 32 + (s.bulk ? s.stages * 16 : 0);
 }
 
-// Places for the sums of a group's warps, which take turns; one where the tokens leave no room for another.
+// Places for the sums of a group's warps, which take turns; one where the tokens, or a long ring beside room for the
+// next launch, leave no room for another.
 constexpr u32 partial_places_of(const GemvSpec& s) {
-    return s.resident && s.tokens == 16 && s.dependent_launch ? 1 : 2;
+    const bool many_tokens = s.resident && s.tokens == 16 && s.dependent_launch;
+    return many_tokens || (s.bulk && s.overlaps && s.stages > 3) ? 1 : 2;
 }
 
 struct GemvSmemPlan {
