@@ -24,6 +24,10 @@ OVERLAPPING = [
     ("mxfp4", "bf16", {"row_tiles": 2, "groups": 1, "stages": 2, "resident": True}),
     ("int4_32", "bf16", {"row_tiles": 2, "groups": 1, "stages": 2, "resident": True, "swiglu": True}),
     ("int4_zero_32", "fp8_128", {"groups": 1, "stages": 3, "resident": True}),
+    *(
+        (w, x, {"groups": 2, "stages": 2, "resident": True})
+        for w, x in (("mxfp4", "bf16"), ("nvfp4", "bf16"), ("nvfp4", "fp8_128"), ("int4_32", "bf16"), ("int4_128", "bf16"), ("fp8_32", "fp8_32"))
+    ),
 ]
 Q8 = [
     {},

@@ -82,7 +82,8 @@ DG_DEVICE void run_resident(const GemvParams& p) {
     for (; tile < tiles; tile += stride) {
         Sums<S> sums;
         clear<S>(sums);
-        for (u32 visit = warp; visit < visits; visit += kGemvWarps) {
+        // Where registers are few, not one is kept for the first visit.
+        for (u32 visit = kReadsSteps<S> ? kernel::group_warp() : warp; visit < visits; visit += kGemvWarps) {
             GemvVisit<S> beside;
             const ptx::SharedAddress stage = ring.next(beside, p);
             multiply_resident<S>(sums, ring, stage, beside, tokens, visit);

@@ -237,13 +237,22 @@ constexpr u32 scale_alignment_of(Quant w, u64 k, u64 scales, u64 zeros) {
 constexpr bool may_be_resident(const GemvSpec& s) {
     return !has_warp_rows(s) && s.vector;
 }
+// Whether the code that NVRTC makes of a spec needs no more registers than a block may have that leaves half of an SM's
+// to one of the next launch: 128 with one group of warps, 64 with two.
+constexpr bool has_few_registers(const GemvSpec& s) {
+    const QuantRow row = row_of(s.w);
+    const bool scaled_x = block_k_of(s.x) != 0;
+    if (is_q8(s)) return s.groups == 1;
+    if (!s.resident && row.element_bits != 16) return false;
+    if (s.groups == 1) return s.row_tiles == 1 || (!scaled_x && !row.has_zero);
+    if (s.groups != 2 || s.row_tiles != 1 || (s.resident && s.stages != 2)) return false;
+    if (row.element_bits != 4 || s.w == Quant::nvfp4 || s.w == Quant::nvfp4_32) return true;
+    return !scaled_x && (s.w == Quant::mxfp4 || s.w == Quant::int4_32 || s.w == Quant::int4_128);
+}
 // Whether a block may leave half the registers and the shared memory of an SM to one of the next launch.
 constexpr bool may_overlap(const GemvSpec& s) {
-    const bool wide = s.row_tiles == 2 && !is_q8(s) && (block_k_of(s.x) != 0 || row_of(s.w).has_zero);
-    const bool few_registers = (s.resident || row_bits_of(s) == 16) && !wide;
-    return few_registers && !has_warp_rows(s) && s.vector && s.dependent_launch &&
-           s.groups <= (is_q8(s) ? 1 : 3 - s.row_tiles) &&
-           s.tokens == kMmaTileTokens;
+    return !has_warp_rows(s) && s.vector && s.dependent_launch && s.tokens == kMmaTileTokens &&
+           has_few_registers(s);
 }
 // Bytes of a warp's stage: a visit of every row of the block, in whole lines, within which bytes are
 // swizzled.
@@ -354,7 +363,7 @@ constexpr const char* why_illegal(const GemvSpec& s) {
         return "bulk copies are for Q8_0 in the resident form, on sm_90 and newer";
     if (s.resident && !may_be_resident(s)) return "the resident form is for aligned rows";
     if (s.overlaps && !may_overlap(s))
-        return "a launch leaves room for the next with tiles of 16 rows or one group of warps, 8 tokens, on sm_90 and newer";
+        return "this kernel has too many registers to leave room for the next launch";
     if (s.stages < 2 || s.groups == 0) return "at least 2 stages and a group";
     if (s.groups > max_groups_of(s)) return "as many groups as have registers";
     return nullptr;
