@@ -187,8 +187,10 @@ GemvSpec with_form(const GemvProblem& problem, GemvSpec spec) {
     }
     // Beside a next launch little of L1 is left for x.
     constexpr u64 kFewTokenBytes = 20 * 1024;
-    const bool few = u64{std::min(problem.m, spec.tokens)} * problem.k * bytes_of(element_of(spec.x)) <= kFewTokenBytes;
-    if (kOverlap && few && !tuning.groups && !tuning.row_tiles && make_overlapping(problem, spec)) return spec;
+    const bool few =
+        u64{std::min(problem.m, spec.tokens)} * problem.k * bytes_of(element_of(spec.x)) <= kFewTokenBytes;
+    if (kOverlap && few && !tuning.groups && !tuning.row_tiles && make_overlapping(problem, spec))
+        return spec;
     spec.row_tiles = tuning.row_tiles ? tuning.row_tiles : row_tiles_of(problem, spec);
     spec.stages = tuning.stages ? tuning.stages : stages_of(problem, spec);
     spec.groups = std::min(tuning.groups ? tuning.groups : 2, max_groups_of(spec));

@@ -236,7 +236,8 @@ void bind_linear(py::module_& module) {
         py::arg("w"), py::arg("x"), py::kw_only(), py::arg("y") = "bf16", py::arg("swiglu") = false,
         py::arg("tokens") = 8, py::arg("row_tiles") = 1, py::arg("stages") = 4, py::arg("groups") = 0,
         py::arg("vector") = true, py::arg("row_alignment") = 16, py::arg("resident") = false,
-        py::arg("bulk") = false, py::arg("dependent_launch") = true, py::arg("overlaps") = false, py::arg("native_fp8") = true,
+        py::arg("bulk") = false, py::arg("dependent_launch") = true, py::arg("overlaps") = false,
+        py::arg("native_fp8") = true,
         "The source of a small-batch kernel. groups 0: as many as a plan would take.");
 }
 

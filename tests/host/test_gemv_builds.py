@@ -26,7 +26,14 @@ OVERLAPPING = [
     ("int4_zero_32", "fp8_128", {"groups": 1, "stages": 3, "resident": True}),
     *(
         (w, x, {"groups": 2, "stages": 2, "resident": True})
-        for w, x in (("mxfp4", "bf16"), ("nvfp4", "bf16"), ("nvfp4", "fp8_128"), ("int4_32", "bf16"), ("int4_128", "bf16"), ("fp8_32", "fp8_32"))
+        for w, x in (
+            ("mxfp4", "bf16"),
+            ("nvfp4", "bf16"),
+            ("nvfp4", "fp8_128"),
+            ("int4_32", "bf16"),
+            ("int4_128", "bf16"),
+            ("fp8_32", "fp8_32"),
+        )
     ),
 ]
 Q8 = [

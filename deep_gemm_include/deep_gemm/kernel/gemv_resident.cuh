@@ -15,7 +15,7 @@ namespace gemv_detail {
 
 /// Where registers are few, the words of a visit are read a step at a time.
 template <GemvSpec S>
-constexpr bool kReadsSteps = S.overlaps && S.groups == 2;
+constexpr bool kReadsSteps = S.overlaps&& S.groups == 2;
 
 template <bool Excess, GemvSpec S>
 DG_DEVICE void multiply_resident(Sums<S>& sums, const kernel::ResidentRing<S>& ring, ptx::SharedAddress stage,
@@ -76,8 +76,7 @@ DG_DEVICE void run_resident(const GemvParams& p) {
     const u32 left = p.m - first_token, count = left < p.tokens_per_block ? left : p.tokens_per_block;
     TokensInSmem<S> tokens;
     // Asked for before the weights, behind which they would wait.
-    tokens.load(p, ptx::dynamic_smem() + plan_smem(S).bytes, first_token, count,
-                [&] { ring.start(p); });
+    tokens.load(p, ptx::dynamic_smem() + plan_smem(S).bytes, first_token, count, [&] { ring.start(p); });
     const u32 visits = ceil_div(p.k, visit_k_of(S));
     for (; tile < tiles; tile += stride) {
         Sums<S> sums;

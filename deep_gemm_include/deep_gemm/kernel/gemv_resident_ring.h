@@ -15,8 +15,9 @@ template <GemvSpec S>
 struct ResidentRing {
     static constexpr QuantRow kRow = row_of(S.w);
     static constexpr u32 kRows = kMmaTileRows * S.row_tiles;
-    static constexpr u32 kRuns = S.epilogue == GemvEpilogue::swiglu ? S.row_tiles : 1;  // of rows in one matrix
-    static constexpr u32 kCopies = kRows / kCopyRows / kRuns;                           // of a lane, of each run
+    static constexpr u32 kRuns =
+        S.epilogue == GemvEpilogue::swiglu ? S.row_tiles : 1;  // of rows in one matrix
+    static constexpr u32 kCopies = kRows / kCopyRows / kRuns;  // of a lane, of each run
     static constexpr u32 kScaleBytes = visit_scale_bytes_of(S), kPieces = scale_pieces_of(S);
     static constexpr bool kShifted = has_shifted_scales(S);
     static constexpr u32 kStageScaleBytes = stage_scale_bytes_of(S);  // of a row
