@@ -62,8 +62,6 @@ u32 stages_of(const GemvProblem& problem, const GemvSpec& spec) {
 }
 
 constexpr u32 kResidentForm = 2, kBulkForm = 3;  // of GemvTuning
-// Whether plans leave room for the next launch where they can. Not measured yet: tunings of one group do.
-constexpr bool kOverlap = false;
 
 // A pass over W costs the same for every number of tokens up to the kernel's.
 u32 tokens_of(const GemvProblem& problem) {
@@ -92,15 +90,6 @@ bool gains_by_residence(const GemvProblem& problem, const GemvSpec& spec) {
     if (row_bits_of(spec) == 4 || is_q8(spec) || spec.w == Quant::fp8_32) return true;
     const bool few = spec.x == Activation::fp8_128 && tokens * problem.k <= kFewElements;
     return row_bits_of(spec) == 8 && (spec.x == Activation::bf16 || few);
-}
-
-// Whether a block of the next launch finds room on an SM beside one of these.
-bool leaves_room(const GemvProblem& problem, GemvSpec spec) {
-    spec.overlaps = true;
-    constexpr u32 kReserved = 1024;  // of every block
-    const u32 tokens = problem.strict ? 1 : std::min(problem.m, spec.tokens);
-    return may_overlap(spec) &&
-           smem_bytes_of(spec, problem.k, tokens) <= (problem.smem_bytes + kReserved) / 2 - kReserved;
 }
 
 // Tiles of 32 rows share what a tile and a visit cost; worth it where they do not leave SMs without work.
@@ -133,21 +122,6 @@ u32 resident_stages_of(const GemvProblem& problem, const GemvSpec& spec) {
     return spec.row_tiles == 2 || visits <= kFewVisits ? 2 : 3;
 }
 
-// One group of warps with a ring so short that the next launch finds room.
-bool make_overlapping(const GemvProblem& problem, GemvSpec& spec) {
-    GemvSpec s = spec;
-    s.groups = 1;
-    s.overlaps = true;
-    s.row_tiles = s.epilogue == GemvEpilogue::swiglu ? 2 : 1;
-    const u32 fewest = s.row_tiles == 2 ? 2 : 3;  // with fewer, too little is on its way
-    for (s.stages = s.resident ? 4 : 6; s.stages >= fewest; --s.stages) {
-        if (!leaves_room(problem, s) || (s.resident && !fits_resident(problem, s))) continue;
-        spec = s;
-        return true;
-    }
-    return false;
-}
-
 // The resident form of `spec`: a shorter ring where x needs the room, then fewer groups, but not fewer than
 // the other form has, which are worth more.
 bool make_resident(const GemvProblem& problem, GemvSpec& spec) {
@@ -157,10 +131,6 @@ bool make_resident(const GemvProblem& problem, GemvSpec& spec) {
     const u32 fewest = tuning.groups ? 1 : std::min(2u, max_groups_of(s));
     s.resident = true;
     if (!is_q8(s) && problem.scale_alignment == 2) s.row_alignment = 2;
-    if (kOverlap && !tuning.groups && make_overlapping(problem, s)) {
-        spec = s;
-        return true;
-    }
     s.row_tiles = tuning.row_tiles ? tuning.row_tiles : has_wide_residence(problem, spec) ? 2 : 1;
     const u32 stages = tuning.stages ? tuning.stages : resident_stages_of(problem, s);
     const u32 fewest_stages = s.bulk && !tuning.stages ? 3 : 2;  // two wait for the slowest of eight warps
@@ -185,19 +155,13 @@ GemvSpec with_form(const GemvProblem& problem, GemvSpec spec) {
         spec.bulk = false;
         if (make_resident(problem, spec)) return spec;
     }
-    // Beside a next launch little of L1 is left for x.
-    constexpr u64 kFewTokenBytes = 20 * 1024;
-    const bool few =
-        u64{std::min(problem.m, spec.tokens)} * problem.k * bytes_of(element_of(spec.x)) <= kFewTokenBytes;
-    if (kOverlap && few && !tuning.groups && !tuning.row_tiles && make_overlapping(problem, spec))
-        return spec;
     spec.row_tiles = tuning.row_tiles ? tuning.row_tiles : row_tiles_of(problem, spec);
     spec.stages = tuning.stages ? tuning.stages : stages_of(problem, spec);
     spec.groups = std::min(tuning.groups ? tuning.groups : 2, max_groups_of(spec));
     return spec;
 }
 
-// Which of the Q8_0 kernels: one token by dp4a where rows are no pieces for bulk copies, and two that do not fit
+// Which of the Q8_0 kernels: one token by dp4a where bulk copies cannot bring the rows, and two that do not fit
 // shared memory; more that do not take passes of eight, which have x in L1. One token, H200, 2026-11-29, us by dp4a /
 // bulk copies: 4096 x 4096 7.9 / 7.6, 4096 x 14336 19.6 / 17.9, 8192 x 8192 23.9 / 20.9, 3584 x 18944 22.5 / 20.2,
 // 8192 x 29568 66.7 / 64.8, 4096 x 129280 137.7 / 135.1.
@@ -226,7 +190,6 @@ GemvPlan plan_gemv(const GemvProblem& problem) {
     const GemvTuning& tuning = problem.tuning;
     spec = is_q8(spec) ? with_q8_form(problem, spec) : with_form(problem, spec);
     fit_smem(spec, problem.smem_bytes);
-    if (tuning.groups != 0) spec.overlaps = leaves_room(problem, spec);
     if (spec.w == Quant::q8_0 && spec.vector && !has_warp_rows(spec))
         spec.row_alignment = problem.row_alignment;
     plan.tokens_per_block = problem.strict ? 1 : spec.tokens;

@@ -214,7 +214,7 @@ void bind_linear(py::module_& module) {
         "gemv_source",
         [](const std::string& w, const std::string& x, const std::string& y, bool swiglu, u32 tokens,
            u32 row_tiles, u32 stages, u32 groups, bool vector, u32 row_alignment, bool resident, bool bulk,
-           bool dependent_launch, bool overlaps, bool native_fp8) {
+           bool dependent_launch, bool native_fp8) {
             GemvSpec spec{.w = quant_of(w),
                           .x = activation_of(x),
                           .y = format_of(y),
@@ -228,7 +228,6 @@ void bind_linear(py::module_& module) {
                           .resident = resident,
                           .bulk = bulk,
                           .dependent_launch = dependent_launch,
-                          .overlaps = overlaps,
                           .native_fp8 = native_fp8};
             if (spec.groups == 0) spec.groups = std::min(2u, max_groups_of(spec));
             return op::source_of(spec);
@@ -236,8 +235,7 @@ void bind_linear(py::module_& module) {
         py::arg("w"), py::arg("x"), py::kw_only(), py::arg("y") = "bf16", py::arg("swiglu") = false,
         py::arg("tokens") = 8, py::arg("row_tiles") = 1, py::arg("stages") = 4, py::arg("groups") = 0,
         py::arg("vector") = true, py::arg("row_alignment") = 16, py::arg("resident") = false,
-        py::arg("bulk") = false, py::arg("dependent_launch") = true, py::arg("overlaps") = false,
-        py::arg("native_fp8") = true,
+        py::arg("bulk") = false, py::arg("dependent_launch") = true, py::arg("native_fp8") = true,
         "The source of a small-batch kernel. groups 0: as many as a plan would take.");
 }
 

@@ -1237,7 +1237,6 @@ def gemv_source(
     resident: bool = False,
     bulk: bool = False,
     dependent_launch: bool = True,
-    overlaps: bool = False,
     native_fp8: bool = True,
 ) -> KernelSource:
     """

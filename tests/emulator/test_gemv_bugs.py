@@ -264,7 +264,7 @@ BUGS = {
         Bug("copies of the next tile go on in the rows of the last", "                    enter(p);\n", "", 8),
         Bug("rows past the end are read", "copy <= last[i] ? 16 : 0", "16", 8),
         Bug("short tiles begin where whole ones would", "(block - whole) * deal.rest_rows", "(block - whole) * block_rows_of(S)", 8),
-        Bug("the ring ends with the first tile", "tile += stride;\n                launch_next<S>(tile, stride, tiles);\n                if (tile < tiles) {", "tile = tiles;\n                launch_next<S>(tile, stride, tiles);\n                if (tile < tiles) {", 8),
+        Bug("the ring ends with the first tile", "tile += stride;\n                if (tile < tiles) {\n                    prefetch_scales<S>(p, find_block<S>(p, tile), group_thread());\n                    enter(p);", "tile = tiles;\n                if (tile < tiles) {\n                    enter(p);", 8),
         Bug("fragments of the other half of the line", "place ^ step * 4", "place + step * 4", 8),
     ],
     "fp8": [
@@ -296,8 +296,6 @@ BUGS = {
         Bug("the end of the rows is not cut", "Whole ? 16 : present(", "true ? 16 : present(", 8),
         Bug("the end of the scales is not cut", "Whole ? kPieceBytes : present(", "true ? kPieceBytes : present(", 8),
         Bug("visits of a tile go on in the next", " - turns * (kGemvWarps * kGemvVisitBytes)", "", 8),
-        Bug("rows past the end are copied", "copy <= last[run] ? left : 0", "left", 8),
-        Bug("a lane's rows are those of its first copy", "weights[run] + copy * step[run]", "weights[run]", 8),
         Bug("both pieces of scales are the first", "                        lane % kPieces * kPieceBytes +\n", "", 8),
         Bug("scales of the tokens for the first block of a visit", "(visit * TokenScales<S>::kBlocks + block) * S.tokens", "visit * TokenScales<S>::kBlocks * S.tokens", 8),
         Bug("rows past the end are read", "(tile + 1) * block_rows_of(S) > p.w[0].n", "tile * block_rows_of(S) > p.w[0].n", 8),

@@ -15,27 +15,6 @@ PAIRS = [
     ("bf16", "bf16"),
 ]
 MMA = [{}, {"tokens": 16}, {"row_tiles": 2, "swiglu": True}]
-# Half the registers and the shared memory of an SM are left to the next launch.
-OVERLAPPING = [
-    ("bf16", "bf16", {"groups": 1, "stages": 6}),
-    ("bf16", "bf16", {"groups": 2, "stages": 3}),
-    ("bf16", "bf16", {"row_tiles": 2, "groups": 1, "stages": 3}),
-    ("fp16", "fp16", {"row_tiles": 2, "groups": 1, "stages": 3, "swiglu": True}),
-    ("mxfp4", "bf16", {"row_tiles": 2, "groups": 1, "stages": 2, "resident": True}),
-    ("int4_32", "bf16", {"row_tiles": 2, "groups": 1, "stages": 2, "resident": True, "swiglu": True}),
-    ("int4_zero_32", "fp8_128", {"groups": 1, "stages": 3, "resident": True}),
-    *(
-        (w, x, {"groups": 2, "stages": 2, "resident": True})
-        for w, x in (
-            ("mxfp4", "bf16"),
-            ("nvfp4", "bf16"),
-            ("nvfp4", "fp8_128"),
-            ("int4_32", "bf16"),
-            ("int4_128", "bf16"),
-            ("fp8_32", "fp8_32"),
-        )
-    ),
-]
 Q8 = [
     {},
     {"row_tiles": 2},
@@ -49,7 +28,6 @@ RESIDENT = [
     {"groups": 2, "stages": 2, "tokens": 16},
     {"row_tiles": 2, "stages": 2, "swiglu": True},
     {"row_tiles": 2, "stages": 2, "tokens": 16},
-    {"groups": 1, "stages": 4, "overlaps": True},
 ]
 OTHERS = ["80", "89", "100a", "120a", "121a"]
 
@@ -68,13 +46,6 @@ def test_mma_kernels(w: str, x: str) -> None:
         check(artifact, f"{w} {x} {options}")
 
 
-def test_overlapping_kernels() -> None:
-    sources = [_C.gemv_source(w, x, overlaps=True, **options) for w, x, options in OVERLAPPING]
-    for artifact, (w, x, options) in zip(_C.build_all(sources), OVERLAPPING, strict=True):
-        check(artifact, f"{w} {x} {options}")
-        assert artifact.stats["registers"] <= 128 // options["groups"]
-
-
 @pytest.mark.parametrize(
     ("w", "x"), [("int4_32", "fp8_128"), ("int4_zero_32", "bf16"), ("mxfp4", "fp8_128"), ("nvfp4", "bf16"), ("fp8_32", "fp8_32"), ("bf16", "bf16")], ids=str
 )  # fmt: skip
@@ -82,7 +53,7 @@ def test_resident_kernels(w: str, x: str) -> None:
     """With as many groups as a plan may take, no more registers than leave room for them."""
     sources = [_C.gemv_source(w, x, resident=True, **options) for options in RESIDENT]
     if w == "int4_32":  # and beside it the one whose scales need not be vectors
-        sources[3] = _C.gemv_source("int4_128", x, resident=True, row_alignment=2, **RESIDENT[3])
+        sources[-1] = _C.gemv_source("int4_128", x, resident=True, row_alignment=2, **RESIDENT[-1])
     for artifact, options in zip(_C.build_all(sources), RESIDENT, strict=True):
         check(artifact, f"{w} {x} resident {options}")
 
@@ -97,8 +68,8 @@ def test_resident_q8_kernels(w: str) -> None:
             {"tokens": 16, **paired},
             {"bulk": True, "tokens": 16},
             {"bulk": True, "tokens": 16, **paired},
-            {"bulk": True, "groups": 1, "stages": 4, "overlaps": True, "row_alignment": 4},
-            {"bulk": True, "groups": 1, "overlaps": True, **paired},
+            {"bulk": True, "row_alignment": 4},
+            {"bulk": True, "tokens": 16, "row_alignment": 2, **paired},
         )
         if w == "q8_0" or "bulk" not in option
     ]

@@ -143,15 +143,14 @@ DG_DEVICE void run(const GemvParams& p) {
     const u32 tiles = kernel::num_blocks<S>(p), stride = ptx::grid_size() * S.groups;
     u32 tile = group * ptx::grid_size() + ptx::block_index();
     if constexpr (S.dependent_launch) {
-        if constexpr (!S.vector || kernel::kTrigger<S> == 0) ptx::grid_dependency_launch();
-        if (S.vector && tile < tiles) kernel::prefetch_first<S>(p, tile, stride, tiles);
+        ptx::grid_dependency_launch();
+        if (S.vector && tile < tiles) kernel::prefetch_first<S>(p, tile);
     }
     Partials<S> partials(group);
-    kernel::GemvRing<S> ring;
-    if constexpr (S.vector) ring.prepare(p, tile, stride, tiles, whole);
     if constexpr (S.dependent_launch) ptx::grid_dependency_wait();
     if (tile >= tiles) return;
-    if constexpr (S.vector) ring.start(p);
+    kernel::GemvRing<S> ring;
+    if constexpr (S.vector) ring.start(p, tile, stride, tiles, whole);
     const u32 first_token = ptx::block_index_y() * p.tokens_per_block;
     const u32 left = p.m - first_token, count = left < p.tokens_per_block ? left : p.tokens_per_block;
     const Tokens<S> tokens = tokens_of<S>(p, first_token, count);
@@ -194,7 +193,7 @@ DG_DEVICE void run(const GemvParams& p) {
 }  // namespace gemv_detail
 
 template <GemvSpec S>
-DG_KERNEL(threads_of(S), kernel::kBlocksOfSm<S>)
+DG_KERNEL(threads_of(S), 1)
 gemv(DG_GRID_CONSTANT const GemvParams p) {
     gemv_detail::run<S>(p);
 }

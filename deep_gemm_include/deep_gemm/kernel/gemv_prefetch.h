@@ -7,28 +7,6 @@
 
 namespace deep_gemm::kernel {
 
-#ifndef DG_GEMV_TRIGGER
-#define DG_GEMV_TRIGGER (S.overlaps ? 2 : 0)
-#endif
-#ifndef DG_GEMV_AHEAD
-#define DG_GEMV_AHEAD (S.overlaps ? 3 : 1)
-#endif
-#ifndef DG_GEMV_BLOCKS
-#define DG_GEMV_BLOCKS (S.overlaps ? 2 : 1)
-#endif
-#ifndef DG_GEMV_AT_ONCE
-#define DG_GEMV_AT_ONCE (S.overlaps && S.groups == 2 ? 4 : 8)
-#endif
-/// When the next launch may begin: 0 at once; 1 with a group's last tile; 2 when all copies are on their way.
-template <GemvSpec S>
-constexpr u32 kTrigger = DG_GEMV_TRIGGER;
-/// Visits of a warp that L2 is asked for before the wait.
-template <GemvSpec S>
-constexpr u32 kAheadVisits = DG_GEMV_AHEAD;
-/// Blocks of threads that registers leave room for on an SM.
-template <GemvSpec S>
-constexpr u32 kBlocksOfSm = DG_GEMV_BLOCKS;
-
 /// Index within the group of eight warps that share a tile.
 DG_DEVICE u32 group_thread() {
     return ptx::thread_index() % kGemvThreads;
@@ -42,10 +20,10 @@ DG_DEVICE u32 group_warp() {
 /// whichever token they are of; the first of each thread are when meanwhile() runs. Where one is all there
 /// is, no other code is gone through: a launch's first microsecond is one for fetching it. Blocks begin at
 /// different vectors, so that not all of them ask one slice of L2 for the same line.
-template <GemvSpec S, typename Fetch, typename Store, typename Meanwhile>
+template <typename Fetch, typename Store, typename Meanwhile>
 DG_DEVICE void copy_vectors(u32 count, u32 vectors, u32 threads, const Fetch& fetch, const Store& store,
                             const Meanwhile& meanwhile) {
-    constexpr u32 kAtOnce = DG_GEMV_AT_ONCE, kBeginnings = 32;
+    constexpr u32 kAtOnce = 8, kBeginnings = 32;
     const u32 total = count * vectors;
     const u32 begin = ptx::block_index() % kBeginnings * total / kBeginnings;
     const u32 inverse = vectors > 1 ? 0xffffffffu / vectors + 1 : 0;  // exact below 2^32 / vectors
@@ -166,23 +144,16 @@ DG_DEVICE void prefetch_tokens(const GemvParams& p) {
     }
 }
 
-/// Lets the next launch begin where no tile (or none but `tile`) is left. Scope: a warp.
-template <GemvSpec S>
-DG_DEVICE void launch_next(u32 tile, u32 stride, u32 tiles) {
-    if constexpr (S.dependent_launch && kTrigger<S> != 0)
-        if ((kTrigger<S> == 1 ? tile + stride : tile) >= tiles) ptx::grid_dependency_launch();
-}
-
 /// What a group needs first, on its way to L2. L2 is where writes of other kernels land, so nothing can be
 /// stale, and this may precede grid_dependency_wait().
 template <GemvSpec S>
-DG_DEVICE void prefetch_first(const GemvParams& p, u32 tile, u32 stride, u32 tiles) {
+DG_DEVICE void prefetch_first(const GemvParams& p, u32 tile) {
     const GemvBlock block = find_block<S>(p, tile);
     if (ptx::warp_index() == 1) prefetch_tokens<S>(p);
     prefetch_scales<S>(p, block, group_thread());
     const u64 row_bytes = row_bytes_of(S.w, p.k);
     if constexpr (is_q8(S)) {  // rows in turn: what a warp takes of one lies in several lines
-        constexpr u32 kFirstBytes = kAheadVisits<S> == 1 ? 2048 : kAheadVisits<S> * 1088;
+        constexpr u32 kFirstBytes = 2048;
         if (group_thread() >= kMmaTileRows * S.row_tiles) return;
         u32 row = group_thread() % kMmaTileRows;
         const GemvMatrix& w = row_of_block<S>(p, block, group_thread() / kMmaTileRows, row);
@@ -191,22 +162,11 @@ DG_DEVICE void prefetch_first(const GemvParams& p, u32 tile, u32 stride, u32 til
         return;
     }
     // Each warp asks for its own first visit, a line of each row. More of them came no sooner (H200).
-    const u64 first = u64{group_warp()} * kGemvVisitBytes;
-    u64 offset = first;
-#pragma unroll 1
-    for (u32 i = 0; i < kAheadVisits<S> && first < row_bytes; ++i) {
-        u32 row = ptx::lane_index() % kMmaTileRows;
-        const GemvMatrix& w =
-            row_of_block<S>(p, find_block<S>(p, tile), ptx::lane_index() / kMmaTileRows % S.row_tiles, row);
-        if (ptx::lane_index() < kMmaTileRows * S.row_tiles)
-            ptx::prefetch_line(w.data + row * w.row_stride + offset);
-        offset += kGemvWarps * kGemvVisitBytes;
-        if (offset < row_bytes) continue;
-        offset = first;
-        tile += stride;
-        if (tile >= tiles) return;
-        if (i + 1 < kAheadVisits<S>) prefetch_scales<S>(p, find_block<S>(p, tile), group_thread());
-    }
+    const u64 offset = u64{group_warp()} * kGemvVisitBytes;
+    if (offset >= row_bytes || ptx::lane_index() >= kMmaTileRows * S.row_tiles) return;
+    u32 row = ptx::lane_index() % kMmaTileRows;
+    const GemvMatrix& w = row_of_block<S>(p, block, ptx::lane_index() / kMmaTileRows, row);
+    ptx::prefetch_line(w.data + row * w.row_stride + offset);
 }
 
 }  // namespace deep_gemm::kernel

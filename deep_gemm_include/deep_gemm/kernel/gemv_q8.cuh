@@ -170,7 +170,7 @@ DG_DEVICE u32 count_tokens(const GemvParams& p, u32 first) {
 /// The warps that bring weights; `index` of all of them.
 template <GemvSpec S>
 DG_DEVICE void bring(const GemvParams& p, u32 index) {
-    if constexpr (kernel::kTrigger<S> == 0) ptx::grid_dependency_launch();
+    ptx::grid_dependency_launch();
     kernel::Q8BulkWriter<S> writer(p, index / kQ8Writers, index % kQ8Writers);
     ptx::grid_dependency_wait();
     const u32 first_token = ptx::block_index_y() * p.tokens_per_block;
@@ -227,8 +227,8 @@ DG_DEVICE void run(const GemvParams& p) {
     u32 tile = group * ptx::grid_size() + ptx::block_index();
     Partials<S> partials(group);
     if constexpr (S.dependent_launch) {
-        if constexpr (!S.vector || kernel::kTrigger<S> == 0) ptx::grid_dependency_launch();
-        if (S.vector && tile < tiles) kernel::prefetch_first<S>(p, tile, stride, tiles);
+        ptx::grid_dependency_launch();
+        if (S.vector && tile < tiles) kernel::prefetch_first<S>(p, tile);
         ptx::grid_dependency_wait();
     }
     if (!S.resident && tile >= tiles) return;
@@ -240,8 +240,6 @@ DG_DEVICE void run(const GemvParams& p) {
     });
     for (; tile < tiles; tile += stride) {
         const kernel::GemvBlock block = kernel::find_block<S>(p, tile);
-        if constexpr (S.bulk && kernel::kTrigger<S> != 0)
-            if (tile + stride >= tiles) ptx::grid_dependency_launch();
         Row rows[S.row_tiles][kLaneRows];
         find_rows<S>(rows, p, block);
         Sums<S> sums[kQ8VisitBlocks];
@@ -259,7 +257,7 @@ DG_DEVICE void run(const GemvParams& p) {
 }  // namespace gemv_q8_detail
 
 template <GemvSpec S>
-DG_KERNEL(threads_of(S), kernel::kBlocksOfSm<S>)
+DG_KERNEL(threads_of(S), 1)
 gemv_q8(DG_GRID_CONSTANT const GemvParams p) {
     gemv_q8_detail::run<S>(p);
 }

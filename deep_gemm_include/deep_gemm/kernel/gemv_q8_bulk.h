@@ -55,7 +55,6 @@ struct Q8BulkWriter : Q8BulkRing<S> {
             ptx::fence_mbarrier_init();
         }
         ptx::named_barrier_sync(1 + S.groups + group, kQ8Writers * 32);
-        launch_next<S>(tile, stride, tiles);
     }
 
     DG_DEVICE bool more() const { return tile < tiles; }
@@ -82,9 +81,7 @@ struct Q8BulkWriter : Q8BulkRing<S> {
         }
         this->cursor.advance();
         offset += Layout::kRowBytes;
-        if (offset < row_bytes) return;
-        offset = 0, tile += stride;
-        launch_next<S>(tile, stride, tiles);
+        if (offset >= row_bytes) offset = 0, tile += stride;
     }
 };
 

@@ -67,7 +67,6 @@ struct Q8Ring {
     /// multiple of 16.
     DG_DEVICE void next_tile(const GemvParams& p) {
         tile += stride;
-        launch_next<S>(tile, stride, tiles);
         if (tile >= tiles) return;
         const bool alike = S.epilogue == GemvEpilogue::none && p.num_matrices == 1;
         if (!alike || (tile + 1) * block_rows_of(S) > p.w[0].n) {
@@ -139,7 +138,6 @@ struct Q8Ring {
         tiles = num_tiles;
         stride = tile_stride;
         tile = group_warp() * Layout::kVisitBytes < row_bytes ? first_tile : tiles;
-        launch_next<S>(tile, stride, tiles);
         if (tile < tiles) enter(p);
 #pragma unroll 1
         for (u32 i = 0; i + 1 < S.stages; ++i) copy(p);

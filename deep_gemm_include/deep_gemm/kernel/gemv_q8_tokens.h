@@ -86,7 +86,7 @@ struct Tokens {
             ptx::st_shared_v4_u32(at, {words[0], words[1], words[2], words[3]});
         };
         kernel::copy_token_scales<S>(p, to + count * pitch, first, count, blocks, blocks, [&] {
-            kernel::copy_vectors<S>(count, vectors, threads_of(S), fetch, store, meanwhile);
+            kernel::copy_vectors(count, vectors, threads_of(S), fetch, store, meanwhile);
         });
         ptx::sync_threads();
     }

@@ -13,32 +13,23 @@
 namespace deep_gemm {
 namespace gemv_detail {
 
-/// Where registers are few, the words of a visit are read a step at a time.
-template <GemvSpec S>
-constexpr bool kReadsSteps = S.overlaps&& S.groups == 2;
-
 template <bool Excess, GemvSpec S>
-DG_DEVICE void multiply_resident(Sums<S>& sums, const kernel::ResidentRing<S>& ring, ptx::SharedAddress stage,
+DG_DEVICE void multiply_resident(Sums<S>& sums, const kernel::GemvWords<S> (&words)[steps_of_visit(S)],
                                  const GemvVisit<S>& visit, const TokensInSmem<S>& tokens, u32 index) {
-    constexpr u32 kKept = kReadsSteps<S> ? 1 : steps_of_visit(S);
-    kernel::GemvWords<S> words[kKept];
-    if constexpr (!kReadsSteps<S>)
-        for (u32 step = 0; step < kKept; ++step) ring.read_words(words[step], stage, step);
     constexpr u32 kPromoteK = promote_k_of(S), kPieces = TokensInSmem<S>::kLanePieces;
     TokenScales<S> x_scale;
     tokens.read_scales(x_scale, index);
     Sums<S> partial;
 #pragma unroll
     for (u32 piece = 0; piece < kPieces * steps_of_visit(S); ++piece) {
-        if (kReadsSteps<S> && piece % kPieces == 0) ring.read_words(words[0], stage, piece / kPieces);
         Sums<S>& target = sums_of_piece<S>(sums, partial, piece);
         u32 columns[Sums<S>::kTokenTiles][4];
         tokens.read(columns, index, piece);
 #pragma unroll
         for (u32 r = 0; r < S.row_tiles; ++r) {
             u32 low[4], high[4];
-            kernel::decode_piece<Excess, S>(low, visit, words[piece / kPieces % kKept], piece, r, 0);
-            kernel::decode_piece<Excess, S>(high, visit, words[piece / kPieces % kKept], piece, r, 1);
+            kernel::decode_piece<Excess, S>(low, visit, words[piece / kPieces], piece, r, 0);
+            kernel::decode_piece<Excess, S>(high, visit, words[piece / kPieces], piece, r, 1);
             multiply_piece<S>(target.value[r], low, high, columns);
         }
         if constexpr (kPromoteK != 0)
@@ -49,12 +40,12 @@ DG_DEVICE void multiply_resident(Sums<S>& sums, const kernel::ResidentRing<S>& r
 }
 
 template <GemvSpec S>
-DG_DEVICE void multiply_resident(Sums<S>& sums, const kernel::ResidentRing<S>& ring, ptx::SharedAddress stage,
+DG_DEVICE void multiply_resident(Sums<S>& sums, const kernel::GemvWords<S> (&words)[steps_of_visit(S)],
                                  const GemvVisit<S>& visit, const TokensInSmem<S>& tokens, u32 index) {
     if (row_of(S.w).scale == ScaleType::ue8m0 && visit.exceeds()) [[unlikely]]
-        multiply_resident<true, S>(sums, ring, stage, visit, tokens, index);
+        multiply_resident<true, S>(sums, words, visit, tokens, index);
     else
-        multiply_resident<false, S>(sums, ring, stage, visit, tokens, index);
+        multiply_resident<false, S>(sums, words, visit, tokens, index);
 }
 
 template <GemvSpec S>
@@ -65,27 +56,27 @@ DG_DEVICE void run_resident(const GemvParams& p) {
     const u32 tiles = kernel::num_blocks<S>(p), stride = ptx::grid_size() * S.groups;
     u32 tile = group * ptx::grid_size() + ptx::block_index();
     if constexpr (S.dependent_launch) {
-        if constexpr (kernel::kTrigger<S> == 0) ptx::grid_dependency_launch();
-        if (tile < tiles) kernel::prefetch_first<S>(p, tile, stride, tiles);
+        ptx::grid_dependency_launch();
+        if (tile < tiles) kernel::prefetch_first<S>(p, tile);
     }
     Partials<S> partials(group);
-    kernel::ResidentRing<S> ring;
-    ring.prepare(p, tile, stride, tiles);
     if constexpr (S.dependent_launch) ptx::grid_dependency_wait();
+    kernel::ResidentRing<S> ring;
     const u32 first_token = ptx::block_index_y() * p.tokens_per_block;
     const u32 left = p.m - first_token, count = left < p.tokens_per_block ? left : p.tokens_per_block;
     TokensInSmem<S> tokens;
     // Asked for before the weights, behind which they would wait.
-    tokens.load(p, ptx::dynamic_smem() + plan_smem(S).bytes, first_token, count, [&] { ring.start(p); });
+    tokens.load(p, ptx::dynamic_smem() + plan_smem(S).bytes, first_token, count,
+                [&] { ring.start(p, tile, stride, tiles); });
     const u32 visits = ceil_div(p.k, visit_k_of(S));
     for (; tile < tiles; tile += stride) {
         Sums<S> sums;
         clear<S>(sums);
-        // Where registers are few, not one is kept for the first visit.
-        for (u32 visit = kReadsSteps<S> ? kernel::group_warp() : warp; visit < visits; visit += kGemvWarps) {
+        for (u32 visit = warp; visit < visits; visit += kGemvWarps) {
+            kernel::GemvWords<S> words[steps_of_visit(S)];
             GemvVisit<S> beside;
-            const ptx::SharedAddress stage = ring.next(beside, p);
-            multiply_resident<S>(sums, ring, stage, beside, tokens, visit);
+            ring.next(words, beside, p);
+            multiply_resident<S>(sums, words, beside, tokens, visit);
         }
         if (kLater && partials.count != 0)
             partials.finish(p, kernel::find_block<S>(p, tile - stride), first_token, count);
@@ -99,7 +90,7 @@ DG_DEVICE void run_resident(const GemvParams& p) {
 }  // namespace gemv_detail
 
 template <GemvSpec S>
-DG_KERNEL(threads_of(S), kernel::kBlocksOfSm<S>)
+DG_KERNEL(threads_of(S), 1)
 gemv_resident(DG_GRID_CONSTANT const GemvParams p) {
     gemv_detail::run_resident<S>(p);
 }

@@ -14,10 +14,7 @@ namespace deep_gemm::kernel {
 template <GemvSpec S>
 struct ResidentRing {
     static constexpr QuantRow kRow = row_of(S.w);
-    static constexpr u32 kRows = kMmaTileRows * S.row_tiles;
-    static constexpr u32 kRuns =
-        S.epilogue == GemvEpilogue::swiglu ? S.row_tiles : 1;  // of rows in one matrix
-    static constexpr u32 kCopies = kRows / kCopyRows / kRuns;  // of a lane, of each run
+    static constexpr u32 kRows = kMmaTileRows * S.row_tiles, kCopies = kRows / kCopyRows;
     static constexpr u32 kScaleBytes = visit_scale_bytes_of(S), kPieces = scale_pieces_of(S);
     static constexpr bool kShifted = has_shifted_scales(S);
     static constexpr u32 kStageScaleBytes = stage_scale_bytes_of(S);  // of a row
@@ -27,9 +24,7 @@ struct ResidentRing {
     static constexpr u32 kScales = kRows * kGemvVisitBytes;  // offsets in a stage
     static constexpr u32 kZeros = kScales + kRows * kStageScaleBytes;
 
-    const u8* weights[kRuns];  // of the first of the next copies
-    u64 step[kRuns];           // bytes from a copy's row to the next one's
-    u32 last[kRuns];           // copy behind whose row no row of the tile is; copies beyond read nothing
+    const u8* weights[kCopies];  // of the next copies
     const u8* scales[kScaleCopies + 1];
     const u8* zeros;
     u32 tile, stride, tiles;       // of rows: theirs, how far it is to the group's next, how many there are
@@ -45,12 +40,10 @@ struct ResidentRing {
         const GemvBlock at = find_block<S>(p, tile);
         const u32 lane = ptx::lane_index();
 #pragma unroll
-        for (u32 run = 0; run < kRuns; ++run) {
-            u32 row = lane / 8;
-            const GemvMatrix& w = row_of_block<S>(p, at, run, row);
-            weights[run] = w.data + row * w.row_stride + visit * kGemvVisitBytes + lane % 8 * 16;
-            step[run] = kCopyRows * w.row_stride;
-            last[run] = (at.end_row - 1 - row) / kCopyRows;
+        for (u32 i = 0; i < kCopies; ++i) {
+            u32 row = (lane / 8 + i * kCopyRows) % kMmaTileRows;
+            const GemvMatrix& w = row_of_block<S>(p, at, i * kCopyRows / kMmaTileRows, row);
+            weights[i] = w.data + row * w.row_stride + visit * kGemvVisitBytes + lane % 8 * 16;
         }
 #pragma unroll
         for (u32 i = 0; i < kScaleCopies; ++i) {
@@ -73,7 +66,6 @@ struct ResidentRing {
         const u32 turns = (visit - group_warp()) / kGemvWarps - 1;  // behind the first visit
         visit = group_warp();
         tile += stride;
-        launch_next<S>(tile, stride, tiles);
         if (tile >= tiles) return;
         const bool alike = S.epilogue == GemvEpilogue::none && kRow.block_rows == 1 && p.num_matrices == 1;
         if (!alike || (tile + 1) * block_rows_of(S) > p.w[0].n) return enter(p);
@@ -102,11 +94,8 @@ struct ResidentRing {
         const u32 place = visit * kScaleBytes + lane % kPieces * kPieceBytes;
         const u32 scales_left = Whole ? kPieceBytes : present(place, scale_bytes, kPieceBytes);
 #pragma unroll
-        for (u32 run = 0; run < kRuns; ++run) {
-#pragma unroll
-            for (u32 copy = 0; copy < kCopies; ++copy)
-                ptx::cp_async_16(to + (run * kCopies + copy) * kCopyBytes, weights[run] + copy * step[run],
-                                 copy <= last[run] ? left : 0);
+        for (u32 i = 0; i < kCopies; ++i) {
+            ptx::cp_async_16(to + i * kCopyBytes, weights[i], left);
         }
 #pragma unroll
         for (u32 i = 0; i < kScaleCopies; ++i) {
@@ -159,8 +148,7 @@ struct ResidentRing {
         return offset + kStage == S.stages * kStage ? 0 : offset + kStage;
     }
 
-    /// Everything but the first copies, none of which is from global memory.
-    DG_DEVICE void prepare(const GemvParams& p, u32 first_tile, u32 tile_stride, u32 num_tiles) {
+    DG_DEVICE void start(const GemvParams& p, u32 first_tile, u32 tile_stride, u32 num_tiles) {
         first = ptx::dynamic_smem() + ptx::warp_index() * S.stages * stage_bytes_of(S);
         write = read = 0;
         const u32 lane = ptx::lane_index();
@@ -174,11 +162,7 @@ struct ResidentRing {
         tiles = num_tiles;
         stride = tile_stride;
         tile = visit < visits ? first_tile : tiles;
-        launch_next<S>(tile, stride, tiles);
         if (tile < tiles) enter(p);
-    }
-
-    DG_DEVICE void start(const GemvParams& p) {
 #pragma unroll 1
         for (u32 i = 0; i + 1 < S.stages; ++i) copy(p);
     }
@@ -229,18 +213,16 @@ struct ResidentRing {
     }
 
     /// The next visit: waits for it, and starts the copies of one more into the stage before it.
-    DG_DEVICE ptx::SharedAddress next(GemvVisit<S>& beside, const GemvParams& p) {
+    DG_DEVICE void next(GemvWords<S> (&words)[steps_of_visit(S)], GemvVisit<S>& beside, const GemvParams& p) {
         ptx::cp_async_wait<S.stages - 2>();
         ptx::sync_warp();  // every lane's part has landed, and every lane has used the stage before
         copy(p);
         const ptx::SharedAddress stage = first + read;
         read = behind(read);
+#pragma unroll
+        for (u32 step = 0; step < steps_of_visit(S); ++step)
+            read_stage<S>(words[step], stage, read_place<S>(), step);
         read_scales(beside, stage);
-        return stage;
-    }
-
-    DG_DEVICE void read_words(GemvWords<S>& words, ptx::SharedAddress stage, u32 step) const {
-        read_stage<S>(words, stage, read_place<S>(), step);
     }
 };
 

@@ -90,7 +90,6 @@ struct GemvRing {
             if (visit >= whole) {
                 visit = group_warp();
                 tile += stride;
-                launch_next<S>(tile, stride, tiles);
                 if (tile < tiles) {
                     prefetch_scales<S>(p, find_block<S>(p, tile), group_thread());
                     enter(p);
@@ -101,9 +100,7 @@ struct GemvRing {
         writes = writes + 1 == S.stages ? 0 : writes + 1;
     }
 
-    /// Everything but the first copies, none of which is from global memory.
-    DG_DEVICE void prepare(const GemvParams& p, u32 first_tile, u32 tile_stride, u32 num_tiles,
-                           u32 num_whole) {
+    DG_DEVICE void start(const GemvParams& p, u32 first_tile, u32 tile_stride, u32 num_tiles, u32 num_whole) {
         const u32 lane = ptx::lane_index();
         first = ptx::dynamic_smem() + ptx::warp_index() * S.stages * stage_bytes_of(S);
         write_offset = lane / 8 * kGemvVisitBytes + swizzled<S>(lane / 8, lane % 8 * 16);
@@ -114,11 +111,7 @@ struct GemvRing {
         tiles = num_tiles;
         stride = tile_stride;
         tile = visit < whole ? first_tile : tiles;
-        launch_next<S>(tile, stride, tiles);
         if (tile < tiles) enter(p);
-    }
-
-    DG_DEVICE void start(const GemvParams& p) {
         for (u32 i = 0; i + 1 < S.stages; ++i) copy(p);
     }
 

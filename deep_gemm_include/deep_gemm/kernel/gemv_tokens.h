@@ -58,9 +58,7 @@ struct TokensInSmem {
             kernel::fetch_tokens<true, S>(words, p.x + (first + token) * p.x_stride, element_of(i), p.k);
             return to + token * pitch + offset_of(i);
         };
-        const auto copy = [&] {
-            kernel::copy_vectors<S>(count, whole, threads_of(S), fetch, store, meanwhile);
-        };
+        const auto copy = [&] { kernel::copy_vectors(count, whole, threads_of(S), fetch, store, meanwhile); };
         const ptx::SharedAddress scale = to + count * pitch;
         if constexpr (block_k_of(S.x) != 0)
             kernel::copy_token_scales<S>(p, scale, first, count, ceil_div(p.k, kBlockK),

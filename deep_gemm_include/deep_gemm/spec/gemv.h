@@ -48,9 +48,6 @@ struct GemvSpec {
     bool resident = false;   // x lies in shared memory, and scales come through the ring (gemv_resident.cuh)
     bool bulk = false;       // Q8_0: warps of their own bring whole rows' visits (gemv_q8_bulk.h)
     bool dependent_launch = true;  // the architecture has programmatic dependent launch
-    // An SM has room for a block of the next launch beside one of these: it comes while this launch ends, and asks
-    // L2 for its first weights meanwhile.
-    bool overlaps = false;
 
     bool native_fp8 = true;  // the architecture converts E4M3 (sm_89 and newer)
 
@@ -64,7 +61,7 @@ requires requires(Spec& s) {
 }
 constexpr void visit_fields(Visitor&& visit, Spec& s) {
     auto& [w, x, y, epilogue, tokens, row_tiles, stages, groups, vector, row_alignment, resident, bulk,
-           dependent_launch, overlaps, native_fp8] = s;
+           dependent_launch, native_fp8] = s;
     visit("w", w);
     visit("x", x);
     visit("y", y);
@@ -78,7 +75,6 @@ constexpr void visit_fields(Visitor&& visit, Spec& s) {
     visit("resident", resident);
     visit("bulk", bulk);
     visit("dependent_launch", dependent_launch);
-    visit("overlaps", overlaps);
     visit("native_fp8", native_fp8);
 }
 
@@ -237,23 +233,6 @@ constexpr u32 scale_alignment_of(Quant w, u64 k, u64 scales, u64 zeros) {
 constexpr bool may_be_resident(const GemvSpec& s) {
     return !has_warp_rows(s) && s.vector;
 }
-// Whether the code that NVRTC makes of a spec needs no more registers than a block may have that leaves half of an SM's
-// to one of the next launch: 128 with one group of warps, 64 with two.
-constexpr bool has_few_registers(const GemvSpec& s) {
-    const QuantRow row = row_of(s.w);
-    const bool scaled_x = block_k_of(s.x) != 0;
-    if (is_q8(s)) return s.groups == 1;
-    if (!s.resident && row.element_bits != 16) return false;
-    if (s.groups == 1) return s.row_tiles == 1 || (!scaled_x && !row.has_zero);
-    if (s.groups != 2 || s.row_tiles != 1 || (s.resident && s.stages != 2)) return false;
-    if (row.element_bits != 4 || s.w == Quant::nvfp4 || s.w == Quant::nvfp4_32) return true;
-    return !scaled_x && (s.w == Quant::mxfp4 || s.w == Quant::int4_32 || s.w == Quant::int4_128);
-}
-// Whether a block may leave half the registers and the shared memory of an SM to one of the next launch.
-constexpr bool may_overlap(const GemvSpec& s) {
-    return !has_warp_rows(s) && s.vector && s.dependent_launch && s.tokens == kMmaTileTokens &&
-           has_few_registers(s);
-}
 // Bytes of a warp's stage: a visit of every row of the block, in whole lines, within which bytes are
 // swizzled.
 constexpr u32 stage_bytes_of(const GemvSpec& s) {
@@ -304,11 +283,9 @@ constexpr u32 barrier_bytes_of(const GemvSpec& s) {
     return 32 + (s.bulk ? s.stages * 16 : 0);
 }
 
-// Places for the sums of a group's warps, which take turns; one where the tokens, or a long ring beside room for the
-// next launch, leave no room for another.
+// Places for the sums of a group's warps, which take turns; one where the tokens leave no room for another.
 constexpr u32 partial_places_of(const GemvSpec& s) {
-    const bool many_tokens = s.resident && s.tokens == 16 && s.dependent_launch;
-    return many_tokens || (s.bulk && s.overlaps && s.stages > 3) ? 1 : 2;
+    return s.resident && s.tokens == 16 && s.dependent_launch ? 1 : 2;
 }
 
 struct GemvSmemPlan {
@@ -362,8 +339,6 @@ constexpr const char* why_illegal(const GemvSpec& s) {
     if (s.bulk && (s.w != Quant::q8_0 || has_warp_rows(s) || !s.resident || !s.dependent_launch))
         return "bulk copies are for Q8_0 in the resident form, on sm_90 and newer";
     if (s.resident && !may_be_resident(s)) return "the resident form is for aligned rows";
-    if (s.overlaps && !may_overlap(s))
-        return "this kernel has too many registers to leave room for the next launch";
     if (s.stages < 2 || s.groups == 0) return "at least 2 stages and a group";
     if (s.groups > max_groups_of(s)) return "as many groups as have registers";
     return nullptr;
