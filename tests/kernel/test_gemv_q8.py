@@ -182,7 +182,9 @@ def test_bulk_copies_around_paired_rows(device: Any) -> None:
     k = blocks * 32
     assert "bulk=true" in deep_gemm.explain_linear(f"linear w=q8_0 m=3 n={n} k={k} swiglu")
     rng = np.random.default_rng(6)
-    gate, up = (placed(device, QuantizedMatrix("q8_0", n, k, random_blocks(rng, n, blocks))) for _ in range(2))
+    gate, up = (
+        placed(device, QuantizedMatrix("q8_0", n, k, random_blocks(rng, n, blocks))) for _ in range(2)
+    )
     x = tuple(put(device, part) for part in tokens_of(rng, 3, k))
     outs = []
     for strict in (False, True):
