@@ -98,10 +98,11 @@ void index_select(const IndexSelectArguments& a) {
     const auto selection = prepare_index_select(checks, a);
     DG_CHECK(
         selection.has_value(), value,
-        "index_select: got {} tokens of {} {} heads of {} channels and {} rows of a sequence, expected at most {} "
-        "tokens, {} bf16 heads of {} channels, {} of them rotated, and {} bf16 or FP4 rows, aligned to 16 bytes; "
+        "index_select: got {} tokens of {} {} heads of {} channels, {} of them rotated, and {} rows of a "
+        "sequence, expected at most {} tokens, {} bf16 heads of {} channels, {} rotated, and {} bf16 or FP4 rows, aligned to 16 bytes; "
         "call index_query(), index_scores() and top_k()",
         a.query.shape[0], a.query.shape[1], name_of(a.query.format), a.query.shape[2],
+        check_frequencies(checks, a.frequencies, a.query.shape[2]),
         check_latent_rows(checks, "rows", a.rows, a.query.shape[2], Narrow::fp4).view.rows, kMostTokens,
         kIndexMmaHeads, kIndexMmaChannels, kMostRotated, kIndexFewRows);
     DG_CHECK(selection->room, value,

@@ -216,7 +216,12 @@ DENSE: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("no such argument", {"scale": 1}, TypeError, "has no argument 'scale'"),
     ("spec of a string", {"spec": "fast"}, TypeError, "spec is a str, expected a deep_gemm.GemmSpec"),
     ("device of a number", {"device": 3}, TypeError, "device is a int, expected a deep_gemm.Device"),
-    ("stream of a string", {"stream": "s"}, TypeError, "stream is a str, expected an int"),
+    (
+        "stream of a string",
+        {"stream": "s"},
+        TypeError,
+        "stream is a str, expected None or the handle of a CUDA stream",
+    ),
 ]
 GROUPED: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     (

@@ -43,7 +43,8 @@ DG_DEVICE void copy_visit(ptx::SharedAddress stage, const u8* row, u64 row_bytes
     for (u32 i = 0; i < ceil_div(kQ8StageBytes, 512u); ++i) {
         const u32 offset = (i * 32 + ptx::lane_index()) * 16;
         if (offset < bytes)
-            ptx::cp_async_16(stage + offset, source + offset, bytes - offset < 16 ? bytes - offset : 16);
+            ptx::cp_async_part<16>(stage + offset, source + offset,
+                                   bytes - offset < 16 ? bytes - offset : 16);
     }
 }
 

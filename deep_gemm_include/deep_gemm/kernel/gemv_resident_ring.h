@@ -94,17 +94,15 @@ struct ResidentRing {
         const u32 place = visit * kScaleBytes + lane % kPieces * kPieceBytes;
         const u32 scales_left = Whole ? kPieceBytes : present(place, scale_bytes, kPieceBytes);
 #pragma unroll
-        for (u32 i = 0; i < kCopies; ++i) {
-            ptx::cp_async_16(to + i * kCopyBytes, weights[i], left);
-        }
+        for (u32 i = 0; i < kCopies; ++i) ptx::cp_async_16(to + i * kCopyBytes, weights[i], left);
 #pragma unroll
         for (u32 i = 0; i < kScaleCopies; ++i) {
             if (i * 32 + lane >= kRows * kPieces) continue;
             const ptx::SharedAddress piece = stage + scale_place + i * 32 * kPieceBytes;
             if constexpr (kShifted) {  // no further than the row, which may be the last
                 const u32 shift = static_cast<u32>(reinterpret_cast<u64>(scales[i]) % kPieceBytes);
-                ptx::cp_async<kPieceBytes>(piece, scales[i] - shift,
-                                           present(place, scale_bytes + shift, kPieceBytes));
+                ptx::cp_async_part<kPieceBytes, 1>(piece, scales[i] - shift,
+                                                   present(place, scale_bytes + shift, kPieceBytes));
             } else {
                 ptx::cp_async<kPieceBytes>(piece, scales[i], scales_left);
             }
