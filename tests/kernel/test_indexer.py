@@ -305,3 +305,47 @@ def test_peaks(device: Any, kind: str) -> None:
         expected = peaks_of(made["scores"][t : t + 1], np.array([visible - 1]))[0]
         assert (made["peaks"][t, :groups] == expected[:groups]).all()
         assert (made["peaks"][t, groups:] == -7).all()
+
+
+WIDE = 8192  # rows that a sequence has room for from which wgmma finds scores of FP4 rows
+
+
+@pytest.mark.parametrize(("page_rows", "heads"), [(64, 64), (8, 5), (24, 33)])
+def test_many_fp4_rows_on_wgmma(device: Any, page_rows: int, heads: int) -> None:
+    """The bits of mma.sync, which serves where a sequence has room for fewer rows: here for parts of the cache. Tiles end
+    in the middle, tokens see all rows, some and none, of pages that a table scatters; one needs no scores."""
+    rng = np.random.default_rng(heads)
+    pages, part = -(-(WIDE + 72) // page_rows), 2400 // page_rows
+    columns, rows_of_part = pages * page_rows, part * page_rows
+    size = ops.index_page_bytes(page_rows)
+    pool = rng.integers(0, 256, (pages + 3, size), dtype=np.uint8)
+    scales = rng.integers(122, 130, (pages + 3, page_rows * 4), dtype=np.uint8)
+    scales[rng.random(scales.shape) < 0.002] = 0
+    scales[rng.random(scales.shape) < 0.002] = 131
+    scales[rng.random(scales.shape) < 0.001] = 255
+    pool[:, page_rows * 64 : page_rows * 68] = scales
+    table = rng.permutation(pages + 3)[None, :pages].astype(np.int32)
+    visible = np.array([columns, 0, 4003, 90, columns - 17, 100], np.int32)
+    tokens = len(visible)
+    query, weights = real(rng, (tokens, heads, 128), "bf16"), real(rng, (tokens, heads))
+    sequences = np.array([0, 0, 0, 0, 0, 1], np.int32)  # there is no second one
+    given = {"query": query, "weights": weights, "sequences": sequences, "scale": 0.3, "page_rows": page_rows}
+
+    def call(first: int, count: int) -> dict[str, Array]:
+        shape = (tokens, -(-count * page_rows // 16))
+        out = {"scores": poisoned((tokens, count * page_rows)), "peaks": np.full(shape, -7, np.int32)}
+        positions = 4 * (visible - first * page_rows).clip(0, count * page_rows) - 1
+        return run(device, "index_scores", out, rows=pool.view(np.int8), table=table[:, first : first + count],
+                   positions=positions.astype(np.int32), **given)  # fmt: skip
+
+    wide = call(0, pages)
+    for t, n in enumerate(visible):
+        assert np.isnan(wide["scores"][t, n if t < tokens - 1 else 0 :]).all()
+    for first in range(0, pages, part):
+        count = min(part, pages - first)
+        columns_of = slice(first * page_rows, first * page_rows + count * page_rows)
+        narrow = call(first, count)
+        assert same_bits(wide["scores"][:, columns_of], narrow["scores"])
+        if rows_of_part % 16 == 0:
+            peaks = wide["peaks"][:, columns_of.start // 16 : -(-columns_of.stop // 16)]
+            assert same_bits(peaks, narrow["peaks"])

@@ -4,6 +4,8 @@
 
 #include <deep_gemm/spec/indexer.h>
 #include <deep_gemm/tile/latent_row.h>
+#include <deep_gemm/tile/order.h>
+#include <deep_gemm/tile/visible_rows.h>
 #include <deep_gemm/ptx/bytes.h>
 #include <deep_gemm/ptx/convert.h>
 #include <deep_gemm/ptx/mma_sync.h>
@@ -71,8 +73,11 @@ struct StoredRow<Format::fp4_e2m1> {
     u32 exponent = 0;
 
     DG_DEVICE void fetch(const LatentView& view, u32 sequence, u32 row) {
-        const u32 part = ptx::lane_index() % 4, in_page = row % view.page_rows;
-        const u8* page = static_cast<const u8*>(view.data) + tile::page_offset(view, sequence, row);
+        fetch_from(view, sequence, row / view.page_rows, row % view.page_rows);
+    }
+    DG_DEVICE void fetch_from(const LatentView& view, u32 sequence, u32 page_index, u32 in_page) {
+        const u32 part = ptx::lane_index() % 4;
+        const u8* page = static_cast<const u8*>(view.data) + tile::page_begin(view, sequence, page_index);
         codes = ptx::ld_global_v4_u32(page + in_page * kFp4RowBytes + part * 16);
         exponent =
             ptx::ld_global_u8(page + view.page_rows * kFp4RowBytes + in_page * kFp4RowScaleBytes + part);
@@ -84,14 +89,23 @@ struct StoredRow<Format::fp4_e2m1> {
     }
 };
 
-/// The weights of 64 heads of a token; zeros beyond the last.
-DG_DEVICE void load_weights(const IndexScoreParams& p, u32 token, u32 first, ptx::SharedAddress smem) {
+/// The weights of 64 heads of a token, to `weights`; zeros beyond the last.
+DG_DEVICE void load_weights(const IndexScoreParams& p, u32 token, u32 first, ptx::SharedAddress weights) {
     const u32 head = ptx::thread_index();
     if (head < kIndexMmaHeads)
-        ptx::st_shared_f32(smem + kIndexMmaHeads * kIndexPitch + head * 4,
+        ptx::st_shared_f32(weights + head * 4,
                            first + head < p.heads
                                ? ptx::ld_global_f32(p.weights + token * p.weights_stride + first + head)
                                : 0.0f);
+}
+
+/// Adds to the scores of a lane's rows what eight heads give: two of them a lane.
+DG_DEVICE void add_dots(float (&score)[2], const float* dots, const ptx::Float2& weight) {
+#pragma unroll
+    for (u32 half = 0; half < 2; ++half) {
+        score[half] = ptx::fma_rn_f32(weight.x, ptx::max_nan_f32(dots[2 * half], 0.0f), score[half]);
+        score[half] = ptx::fma_rn_f32(weight.y, ptx::max_nan_f32(dots[2 * half + 1], 0.0f), score[half]);
+    }
 }
 
 /// Adds what the heads in shared memory give to the scores of a lane's rows: of its heads, in order.
@@ -110,14 +124,31 @@ DG_DEVICE void add_heads(float (&score)[2], const ptx::UInt4 (&rows)[2][kLoads],
             ptx::mma_m16n8k16_bf16(dots, low, q.x, q.y);
             ptx::mma_m16n8k16_bf16(dots, high, q.z, q.w);
         }
-        const ptx::Float2 weight =
-            ptx::ld_shared_v2_f32(smem + kIndexMmaHeads * kIndexPitch + (t * 8 + lane % 4 * 2) * 4);
-#pragma unroll
-        for (u32 half = 0; half < 2; ++half) {
-            score[half] = ptx::fma_rn_f32(weight.x, ptx::max_nan_f32(dots[2 * half], 0.0f), score[half]);
-            score[half] = ptx::fma_rn_f32(weight.y, ptx::max_nan_f32(dots[2 * half + 1], 0.0f), score[half]);
-        }
+        add_dots(score, dots, ptx::ld_shared_v2_f32(smem + kIndexWeights + (t * 8 + lane % 4 * 2) * 4));
     }
+}
+
+/// The scores and their largest of the warp's sixteen rows, the first of which is `first`: sums of the lanes.
+DG_DEVICE void store_scores(const IndexScoreParams& p, u32 token, u32 first, u32 visible,
+                            const float (&score)[2]) {
+    const u32 lane = ptx::lane_index();
+    u32 peak = 0;
+#pragma unroll
+    for (u32 half = 0; half < 2; ++half) {
+        const float sum = tile::warp_sum<4>(score[half]) * p.scale;
+        const u32 row = first + lane / 4 + half * 8;
+        if (lane % 4 == 0 && row < visible)
+            ptx::st_global_f32(p.scores + token * p.scores_stride + row, sum);
+        if (const u32 order = tile::order_of(sum); row < visible && order > peak) peak = order;
+    }
+    if (!p.peaks) return;
+#pragma unroll
+    for (u32 mask = 4; mask < 32; mask *= 2) {
+        const u32 other = ptx::shfl_bfly_u32(peak, mask);
+        peak = other > peak ? other : peak;
+    }
+    if (lane == 0 && first < visible)
+        ptx::st_global_u32(p.peaks + token * p.peaks_stride + first / kScoresOfPeak, peak);
 }
 
 }  // namespace deep_gemm::index_detail
