@@ -30,23 +30,27 @@ DG_DEVICE u32 place_of(u32 piece) {
     return Rows == Format::fp4_e2m1 ? piece % 4 * 64 + piece / 4 * 16 : piece * 16;
 }
 
-/// Eight codes times a scale: pair i is codes i and i + 4. Sign and magnitude are put where a bf16 has them,
-/// 2^126 too small.
-DG_DEVICE ptx::UInt4 decode_word(u32 word, u32 scale) {
-    constexpr u32 kMagnitude = 0x01c001c0u, kSign = 0x80008000u, kTwoTo126 = 0x7e807e80u;
+/// Eight codes times a scale's first factor: pair i is codes i and i + 4. Sign and magnitude are put where a
+/// bf16 has them, 2^126 too small.
+DG_DEVICE ptx::UInt4 decode_word(u32 word, u32 factor) {
+    constexpr u32 kMagnitude = 0x01c001c0u, kSign = 0x80008000u;
     const auto pair = [&](u32 magnitude, u32 sign) {
-        const u32 tiny = (magnitude & kMagnitude) | (sign & kSign);
-        return ptx::mul_bf16x2(ptx::mul_bf16x2(tiny, kTwoTo126), scale);
+        return ptx::mul_bf16x2((magnitude & kMagnitude) | (sign & kSign), factor);
     };
     return {pair(word << 6, word << 12), pair(word << 2, word << 8), pair(word >> 2, word << 4),
             pair(word >> 6, word)};
 }
 
-/// A UE8M0 byte as a pair of bf16.
-DG_DEVICE u32 scale_pair(u32 exponent) {
-    if (exponent == 0) return 0x00400040u;  // 2^-127
-    return exponent == codec::kUe8m0Nan ? 0x7fff7fffu : exponent * 0x00800080u;
-}
+/// A UE8M0 scale times 2^126, as two factors, each a pair of bf16: the second is 1 but for large scales.
+/// Products with the first are exact unless they are the last.
+struct Fp4Factors {
+    static constexpr u32 kMost = 128;  // exponents up to this need the first alone
+    u32 first, second;
+
+    DG_DEVICE explicit Fp4Factors(u32 exponent)
+        : first(((exponent < kMost ? exponent : kMost) + 126) * 0x00800080u),
+          second(exponent == codec::kUe8m0Nan ? 0x7fff7fffu : (exponent - kMost + 127) * 0x00800080u) {}
+};
 
 constexpr u32 kLoads = kIndexMmaChannels / 32;
 
@@ -83,9 +87,20 @@ struct StoredRow<Format::fp4_e2m1> {
             ptx::ld_global_u8(page + view.page_rows * kFp4RowBytes + in_page * kFp4RowScaleBytes + part);
     }
     DG_DEVICE void decode(ptx::UInt4 (&into)[kLoads]) const {
-        const u32 words[] = {codes.x, codes.y, codes.z, codes.w}, scale = scale_pair(exponent);
+        decode<0>(into);
+    }
+    /// Words from `First` on.
+    template <u32 First, u32 Count>
+    DG_DEVICE void decode(ptx::UInt4 (&into)[Count]) const {
+        const u32 words[] = {codes.x, codes.y, codes.z, codes.w};
+        const Fp4Factors factors(exponent);
 #pragma unroll
-        for (u32 load = 0; load < kLoads; ++load) into[load] = decode_word(words[load], scale);
+        for (u32 i = 0; i < Count; ++i) into[i] = decode_word(words[First + i], factors.first);
+        if (exponent <= Fp4Factors::kMost) return;
+#pragma unroll
+        for (u32 i = 0; i < Count; ++i)
+            into[i] = {ptx::mul_bf16x2(into[i].x, factors.second), ptx::mul_bf16x2(into[i].y, factors.second),
+                       ptx::mul_bf16x2(into[i].z, factors.second), ptx::mul_bf16x2(into[i].w, factors.second)};
     }
 };
 

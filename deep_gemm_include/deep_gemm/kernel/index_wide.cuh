@@ -12,8 +12,7 @@ namespace deep_gemm {
 namespace index_detail {
 
 constexpr u32 kWideSums = kIndexMmaHeads / 2;    // of a lane: two rows by the heads of its columns
-constexpr u32 kWideSteps = kIndexMmaChannels / 16;
-constexpr u32 kSlabSteps = 64 / 16;  // in the 128 bytes of a head that a swizzle atom has
+constexpr u32 kWideParts = kIndexMmaChannels / 64;  // the second is decoded while the first is multiplied
 
 /// All heads of a token as wgmma reads them: each step has the channels of one of index_mma's, pair by pair.
 DG_DEVICE void load_wide_heads(const IndexScoreParams& p, u32 token, ptx::SharedAddress smem) {
@@ -67,29 +66,38 @@ class WidePlace {
     u32 row_, page_, in_page_, step_, step_pages_, step_rest_;
 };
 
-/// What the heads give for the rows of a warpgroup: of a lane, two rows by heads 8 (i / 4) + 2 (lane % 4) + i % 2.
-DG_DEVICE void multiply_heads(float (&dots)[kWideSums], const StoredRow<Format::fp4_e2m1> (&stored)[2],
-                              u64 heads) {
-    ptx::UInt4 rows[2][kLoads];
+/// Starts the products of half of the channels.
+template <u32 Part>
+DG_DEVICE void start_part(float (&dots)[kWideSums], const StoredRow<Format::fp4_e2m1> (&stored)[2],
+                          u64 heads) {
+    constexpr u32 kPartLoads = kLoads / kWideParts, kSteps = kPartLoads * 2;
+    ptx::UInt4 rows[2][kPartLoads];
 #pragma unroll
-    for (u32 half = 0; half < 2; ++half) stored[half].decode(rows[half]);
-    u32 fragments[kWideSteps * 4];
+    for (u32 half = 0; half < 2; ++half) stored[half].template decode<Part * kPartLoads>(rows[half]);
+    u32 fragments[kSteps * 4];
 #pragma unroll
-    for (u32 load = 0; load < kLoads; ++load) {
+    for (u32 load = 0; load < kPartLoads; ++load) {
         const ptx::UInt4 &a = rows[0][load], &b = rows[1][load];
         const u32 words[] = {a.x, b.x, a.y, b.y, a.z, b.z, a.w, b.w};
 #pragma unroll
         for (u32 i = 0; i < 8; ++i) fragments[load * 8 + i] = words[i];
     }
     ptx::wgmma_keep(fragments);
-    ptx::wgmma_keep(dots);
+    if constexpr (Part == 0) ptx::wgmma_keep(dots);
     ptx::wgmma_fence();
 #pragma unroll
-    for (u32 step = 0; step < kWideSteps; ++step)
+    for (u32 step = 0; step < kSteps; ++step)
         ptx::WgmmaRsBf16<kIndexMmaHeads>::mma(
-            dots, fragments + 4 * step,
-            ptx::wgmma_step(heads, step / kSlabSteps * (kIndexSlabBytes / 32) + step % kSlabSteps), step > 0);
+            dots, fragments + 4 * step, ptx::wgmma_step(heads, Part * (kIndexSlabBytes / 32) + step),
+            Part > 0 || step > 0);
     ptx::wgmma_commit();
+}
+
+/// Starts what the heads give for the rows of a warpgroup: of a lane, two rows by heads 8 (i / 4) + 2 (lane % 4) + i % 2.
+DG_DEVICE void multiply_heads(float (&dots)[kWideSums], const StoredRow<Format::fp4_e2m1> (&stored)[2],
+                              u64 heads) {
+    start_part<0>(dots, stored, heads);
+    start_part<1>(dots, stored, heads);
 }
 
 }  // namespace index_detail
