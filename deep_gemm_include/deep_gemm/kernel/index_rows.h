@@ -70,6 +70,17 @@ struct StoredRow {
         for (u32 load = 0; load < kLoads; ++load) into[load] = parts[load];
     }
 };
+/// Where a lane's channels of an FP4 row lie, and their scale.
+struct Fp4Place {
+    const u8 *codes, *exponent;
+
+    DG_DEVICE Fp4Place(const LatentView& view, u64 page_offset, u32 in_page) {
+        const u32 part = ptx::lane_index() % 4;
+        const u8* page = static_cast<const u8*>(view.data) + page_offset;
+        codes = page + in_page * kFp4RowBytes + part * 16;
+        exponent = page + view.page_rows * kFp4RowBytes + in_page * kFp4RowScaleBytes + part;
+    }
+};
 /// FP4: 32 neighbours, which share a scale.
 template <>
 struct StoredRow<Format::fp4_e2m1> {
@@ -77,14 +88,12 @@ struct StoredRow<Format::fp4_e2m1> {
     u32 exponent = 0;
 
     DG_DEVICE void fetch(const LatentView& view, u32 sequence, u32 row) {
-        fetch_from(view, sequence, row / view.page_rows, row % view.page_rows);
+        fetch(Fp4Place(view, tile::page_offset(view, sequence, row), row % view.page_rows));
     }
-    DG_DEVICE void fetch_from(const LatentView& view, u32 sequence, u32 page_index, u32 in_page) {
-        const u32 part = ptx::lane_index() % 4;
-        const u8* page = static_cast<const u8*>(view.data) + tile::page_begin(view, sequence, page_index);
-        codes = ptx::ld_global_v4_u32(page + in_page * kFp4RowBytes + part * 16);
-        exponent =
-            ptx::ld_global_u8(page + view.page_rows * kFp4RowBytes + in_page * kFp4RowScaleBytes + part);
+    /// `further`: rows of the same page.
+    DG_DEVICE void fetch(const Fp4Place& at, u32 further = 0) {
+        codes = ptx::ld_global_v4_u32(at.codes + further * kFp4RowBytes);
+        exponent = ptx::ld_global_u8(at.exponent + further * kFp4RowScaleBytes);
     }
     DG_DEVICE void decode(ptx::UInt4 (&into)[kLoads]) const {
         decode<0>(into);
@@ -143,25 +152,19 @@ DG_DEVICE void add_heads(float (&score)[2], const ptx::UInt4 (&rows)[2][kLoads],
     }
 }
 
-/// The scores and their largest of the warp's sixteen rows, the first of which is `first`: sums of the lanes.
+/// The scores of the warp's sixteen rows, the first of which is `first`, and the largest of them. Of the four
+/// lanes of two rows, which have part of the sums of both, two have all of one in the end.
 DG_DEVICE void store_scores(const IndexScoreParams& p, u32 token, u32 first, u32 visible,
                             const float (&score)[2]) {
     const u32 lane = ptx::lane_index();
-    u32 peak = 0;
-#pragma unroll
-    for (u32 half = 0; half < 2; ++half) {
-        const float sum = tile::warp_sum<4>(score[half]) * p.scale;
-        const u32 row = first + lane / 4 + half * 8;
-        if (lane % 4 == 0 && row < visible)
-            ptx::st_global_f32(p.scores + token * p.scores_stride + row, sum);
-        if (const u32 order = tile::order_of(sum); row < visible && order > peak) peak = order;
-    }
+    const bool upper = lane % 4 >= 2;
+    float sum =
+        ptx::add_rn_f32(upper ? score[1] : score[0], ptx::shfl_bfly_f32(upper ? score[0] : score[1], 2));
+    sum = ptx::add_rn_f32(sum, ptx::shfl_bfly_f32(sum, 1)) * p.scale;
+    const u32 row = first + lane / 4 + (upper ? 8 : 0);
+    if (lane % 2 == 0 && row < visible) ptx::st_global_f32(p.scores + token * p.scores_stride + row, sum);
     if (!p.peaks) return;
-#pragma unroll
-    for (u32 mask = 4; mask < 32; mask *= 2) {
-        const u32 other = ptx::shfl_bfly_u32(peak, mask);
-        peak = other > peak ? other : peak;
-    }
+    const u32 peak = ptx::warp_max_u32(row < visible ? tile::order_of(sum) : 0);
     if (lane == 0 && first < visible)
         ptx::st_global_u32(p.peaks + token * p.peaks_stride + first / kScoresOfPeak, peak);
 }

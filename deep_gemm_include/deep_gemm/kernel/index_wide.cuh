@@ -50,12 +50,13 @@ class WidePlace {
 
     /// Asks for the lane's rows of the tile, this one and the eighth after it, and goes on to the next tile's.
     DG_DEVICE void fetch(StoredRow<Format::fp4_e2m1> (&rows)[2], u32 sequence, u32 visible) {
-        if (row_ < visible) rows[0].fetch_from(view_, sequence, page_, in_page_);
-        if (row_ + 8 < visible) {
-            if (in_page_ + 8 < view_.page_rows)
-                rows[1].fetch_from(view_, sequence, page_, in_page_ + 8);
-            else
-                rows[1].fetch(view_, sequence, row_ + 8);
+        if (row_ + 8 < visible && in_page_ + 8 < view_.page_rows) {
+            const Fp4Place at(view_, tile::page_begin(view_, sequence, page_), in_page_);
+            rows[0].fetch(at), rows[1].fetch(at, 8);
+        } else {
+#pragma unroll
+            for (u32 half = 0; half < 2; ++half)
+                if (row_ + half * 8 < visible) rows[half].fetch(view_, sequence, row_ + half * 8);
         }
         row_ += step_, page_ += step_pages_, in_page_ += step_rest_;
         if (in_page_ >= view_.page_rows) ++page_, in_page_ -= view_.page_rows;
