@@ -30,15 +30,17 @@ DG_DEVICE u32 place_of(u32 piece) {
     return Rows == Format::fp4_e2m1 ? piece % 4 * 64 + piece / 4 * 16 : piece * 16;
 }
 
-/// Eight codes times a scale's first factor: pair i is codes i and i + 4. Sign and magnitude are put where a
-/// bf16 has them, 2^126 too small.
+/// Eight codes times a scale's first factor: pair i is codes i and i + 4. A product puts a code twice, so that
+/// one has its magnitude and the other one its sign where a bf16 has them, 2^126 too small.
 DG_DEVICE ptx::UInt4 decode_word(u32 word, u32 factor) {
-    constexpr u32 kMagnitude = 0x01c001c0u, kSign = 0x80008000u;
-    const auto pair = [&](u32 magnitude, u32 sign) {
-        return ptx::mul_bf16x2((magnitude & kMagnitude) | (sign & kSign), factor);
+    constexpr u32 kEven = 0x000f000fu, kOdd = 0x00f000f0u, kKept = 0x81c081c0u;
+    constexpr u32 kMagnitude = 1 << 6, kSign = 1 << 12;  // how far an even code moves
+    const auto pair = [&](u32 codes, u32 places) {
+        return ptx::mul_bf16x2((codes * places) & kKept, factor);
     };
-    return {pair(word << 6, word << 12), pair(word << 2, word << 8), pair(word >> 2, word << 4),
-            pair(word >> 6, word)};
+    const u32 upper = word >> 8;
+    return {pair(word & kEven, kMagnitude + kSign), pair(word & kOdd, (kMagnitude + kSign) >> 4),
+            pair(upper & kEven, kMagnitude + kSign), pair(upper & kOdd, (kMagnitude + kSign) >> 4)};
 }
 
 /// A UE8M0 scale times 2^126, as two factors, each a pair of bf16: the second is 1 but for large scales.
