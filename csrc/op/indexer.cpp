@@ -18,10 +18,25 @@ constexpr jit::KernelId kScores{"index_scores", kIndexerHeader}, kMma{"index_mma
 constexpr u32 kRowsOfWide = 8192;
 
 // A block has all heads of a token in shared memory, which cost more to bring than a few rows: no more blocks
-// than the device holds at once. `tile`: rows that a block takes at least.
-u32 mma_blocks(const Device& device, u32 of_multiprocessor, u32 tokens, u32 rows, u32 tile) {
-    const u32 at_once = std::max(of_multiprocessor * device.properties().num_sms / std::max(tokens, 1u), 1u);
-    return std::min(ceil_div(rows, tile), at_once);
+// than the device holds at once.
+u32 mma_blocks(const Device& device, u32 tokens, u32 rows) {
+    constexpr u32 kOfMultiprocessor = 4;
+    const u32 at_once = std::max(kOfMultiprocessor * device.properties().num_sms / std::max(tokens, 1u), 1u);
+    return std::min(ceil_div(rows, kIndexMmaRows), at_once);
+}
+
+// A multiprocessor has one block: with these, the last one is done after the fewest rounds of tiles.
+u32 wide_blocks(const Device& device, u32 tokens, u32 rows) {
+    constexpr u32 kStart = 2;  // rounds that bringing the heads takes, about
+    const u32 sms = device.properties().num_sms, tiles = ceil_div(rows, kIndexWideRows);
+    u32 best = 1;
+    u64 least = ~u64{0};
+    for (u32 blocks = 1; blocks <= std::min(sms, tiles); ++blocks) {
+        const u64 turns = ceil_div(u64{tokens} * blocks, u64{sms}),
+                  rounds = turns * (ceil_div(tiles, blocks * kIndexWideGroups) + kStart);
+        if (rounds <= least) best = blocks, least = rounds;
+    }
+    return best;
 }
 
 bool takes_wide(const Device& device, u32 heads, const CheckedRows& rows) {
@@ -93,8 +108,7 @@ void index_scores(const IndexScoreArguments& a) {
         .ratio = a.ratio,
         .only_above = a.only_above,
         .scale = a.scale,
-        .blocks = wide ? mma_blocks(checks.device(), 1, as_u32(tokens), rows.view.rows, kIndexWideRows)
-                       : mma_blocks(checks.device(), 4, as_u32(tokens), rows.view.rows, kIndexMmaRows),
+        .blocks = (wide ? wide_blocks : mma_blocks)(checks.device(), as_u32(tokens), rows.view.rows),
     };
     const std::initializer_list<driver::MemoryRange> memory = {
         reads(a.query),     reads(a.weights),   reads(a.rows.data), reads(a.rows.table),

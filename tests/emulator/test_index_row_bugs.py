@@ -13,7 +13,14 @@ PAGE_ROWS = 8
 
 
 def scores_of(
-    kernel: str, spec: str, *, heads: int, page_rows: int, pages: int, visible: tuple[int, ...], block: tuple[int, int]
+    kernel: str,
+    spec: str,
+    *,
+    heads: int,
+    page_rows: int,
+    pages: int,
+    visible: tuple[int, ...],
+    block: tuple[int, int],
 ) -> tuple[Launch, str]:
     """Pages that a table scatters; a block (its threads, bytes of shared memory) takes a token's rows in turns."""
     rng = np.random.default_rng(46)

@@ -97,9 +97,7 @@ struct StoredRow<Format::fp4_e2m1> {
         codes = ptx::ld_global_v4_u32(at.codes + further * kFp4RowBytes);
         exponent = ptx::ld_global_u8(at.exponent + further * kFp4RowScaleBytes);
     }
-    DG_DEVICE void decode(ptx::UInt4 (&into)[kLoads]) const {
-        decode<0>(into);
-    }
+    DG_DEVICE void decode(ptx::UInt4 (&into)[kLoads]) const { decode<0>(into); }
     /// Words from `First` on.
     template <u32 First, u32 Count>
     DG_DEVICE void decode(ptx::UInt4 (&into)[Count]) const {
@@ -111,7 +109,8 @@ struct StoredRow<Format::fp4_e2m1> {
 #pragma unroll
         for (u32 i = 0; i < Count; ++i)
             into[i] = {ptx::mul_bf16x2(into[i].x, factors.second), ptx::mul_bf16x2(into[i].y, factors.second),
-                       ptx::mul_bf16x2(into[i].z, factors.second), ptx::mul_bf16x2(into[i].w, factors.second)};
+                       ptx::mul_bf16x2(into[i].z, factors.second),
+                       ptx::mul_bf16x2(into[i].w, factors.second)};
     }
 };
 

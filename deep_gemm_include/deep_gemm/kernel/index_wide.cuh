@@ -11,7 +11,7 @@ namespace deep_gemm {
 
 namespace index_detail {
 
-constexpr u32 kWideSums = kIndexMmaHeads / 2;    // of a lane: two rows by the heads of its columns
+constexpr u32 kWideSums = kIndexMmaHeads / 2;       // of a lane: two rows by the heads of its columns
 constexpr u32 kWideParts = kIndexMmaChannels / 64;  // the second is decoded while the first is multiplied
 
 /// All heads of a token as wgmma reads them: each step has the channels of one of index_mma's, pair by pair.
@@ -88,9 +88,9 @@ DG_DEVICE void start_part(float (&dots)[kWideSums], const StoredRow<Format::fp4_
     ptx::wgmma_fence();
 #pragma unroll
     for (u32 step = 0; step < kSteps; ++step)
-        ptx::WgmmaRsBf16<kIndexMmaHeads>::mma(
-            dots, fragments + 4 * step, ptx::wgmma_step(heads, Part * (kIndexSlabBytes / 32) + step),
-            Part > 0 || step > 0);
+        ptx::WgmmaRsBf16<kIndexMmaHeads>::mma(dots, fragments + 4 * step,
+                                              ptx::wgmma_step(heads, Part * (kIndexSlabBytes / 32) + step),
+                                              Part > 0 || step > 0);
     ptx::wgmma_commit();
 }
 

@@ -52,8 +52,8 @@ constexpr u32 kIndexMmaWarpRows = 16;
 constexpr u32 kIndexMmaRows = kIndexMmaThreads / 32 * kIndexMmaWarpRows;
 static_assert(kIndexMmaWarpRows == kScoresOfPeak, "a warp finds the largest score of its rows");
 constexpr u32 kIndexMmaChannels = 128;
-constexpr u32 kIndexMmaHeads = 64;                       // in shared memory at a time
-constexpr u32 kIndexPitch = kIndexMmaChannels * 2 + 64;  // bytes of a head: no bank conflicts
+constexpr u32 kIndexMmaHeads = 64;                           // in shared memory at a time
+constexpr u32 kIndexPitch = kIndexMmaChannels * 2 + 64;      // bytes of a head: no bank conflicts
 constexpr u32 kIndexWeights = kIndexMmaHeads * kIndexPitch;  // fp32 [64], behind the heads
 
 struct IndexMmaSpec {
@@ -73,7 +73,7 @@ constexpr IndexSmem plan_smem(const IndexMmaSpec&) {
 // registers; heads are read from shared memory once for these, where each warp of index_mma reads all of them.
 constexpr u32 kIndexWideGroups = 4;  // warpgroups
 constexpr u32 kIndexWideThreads = kIndexWideGroups * 128;
-constexpr u32 kIndexWideRows = 4 * kIndexMmaWarpRows;       // of a warpgroup
+constexpr u32 kIndexWideRows = 4 * kIndexMmaWarpRows;  // of a warpgroup
 constexpr u32 kIndexSlabBytes = kIndexMmaHeads * 128;  // 64 channels of all heads, in swizzle atoms
 
 struct IndexWideSpec {
