@@ -30,7 +30,7 @@ struct LinearCall {
     bool x_plain = true;     // scales of x lie where the FP8 GEMM reads them
     std::array<FormFacts, kMaxGemvMatrices> form{};
     u32 row_alignment = 16;    // that every row of Q8_0 has
-    bool bulk = true;          // every matrix of Q8_0 has rows that are pieces for bulk copies
+    bool bulk = true;          // bulk copies may bring the rows of every matrix of Q8_0
     bool scale_pairs = true;   // E4M3 scales start at even addresses
     u32 scale_alignment = 16;  // that rows of scales of every matrix have (scale_alignment_of)
     const WeightGemmSpec* spec = nullptr;

@@ -105,8 +105,9 @@ GemvMatrix check_matrix(const QuantMatrix& w, const Device* device, u32 index, L
         form.vectors = form.vectors && matrix.row_stride % kRowVectorBytes == 0;
     else
         call.row_alignment = std::min(call.row_alignment, q8_row_alignment(places));
-    call.bulk = call.bulk && has_bulk_rows(w.quant, static_cast<u64>(w.k), places);
-    call.memory.push_back({address_of(data), w.n ? (w.n - 1) * matrix.row_stride + row_bytes : 0, false});
+    const u64 bytes = w.n ? static_cast<u64>(w.n - 1) * matrix.row_stride + row_bytes : 0;
+    call.bulk = call.bulk && has_bulk_rows(w.quant, address_of(data), address_of(data) + bytes);
+    call.memory.push_back({address_of(data), bytes, false});
     const auto scale_columns = static_cast<i64>(scale_columns_of(w.quant, static_cast<u64>(w.k)));
     const auto scale_rows =
         static_cast<i64>(ceil_div(static_cast<u64>(w.n), u64{row.block_rows ? row.block_rows : 1}));

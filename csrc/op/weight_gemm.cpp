@@ -149,17 +149,12 @@ void run_large(const LinearCall& call, u32 first, const plan::LinearProblem& pro
     const WeightGemmSpec& spec = plan.spec;
     const driver::Kernel& kernel = kernel_for<WeightGemmParams>(*call.device, kernel_of(spec), spec);
     const WeightGemmParams params = params_of(call, first, spec);
-    driver::LaunchConfig config{.grid = {plan.grid_blocks, 1, 1},
-                                .cluster = {spec.cluster, 1, 1},
-                                .block = {threads_of(spec), 1, 1},
-                                .dynamic_smem_bytes = plan_smem(spec).bytes,
-                                .stream = call.stream,
-                                .programmatic_launch = settings().pdl};
-    // GPCs whose SMs are no multiple of four hold fewer clusters than the SMs would: one that waits for the
-    // others to end, blocks and all, would double the time.
-    if (spec.cluster > 2)
-        config.grid.x =
-            std::min(config.grid.x, spec.cluster * call.device->max_active_clusters(kernel, config));
+    const driver::LaunchConfig config{.grid = {plan.grid_blocks, 1, 1},
+                                      .cluster = {spec.cluster, 1, 1},
+                                      .block = {threads_of(spec), 1, 1},
+                                      .dynamic_smem_bytes = plan_smem(spec).bytes,
+                                      .stream = call.stream,
+                                      .programmatic_launch = settings().pdl};
     call.device->launch(kernel, config, std::as_bytes(std::span(&params, 1)), call.memory);
     count_large(call.w, call.x, spec.block_m);
 }

@@ -161,7 +161,7 @@ GemvSpec with_form(const GemvProblem& problem, GemvSpec spec) {
     return spec;
 }
 
-// Which of the Q8_0 kernels: one token by dp4a where rows are no pieces for bulk copies, and two that do not fit
+// Which of the Q8_0 kernels: one token by dp4a where bulk copies cannot bring the rows, and two that do not fit
 // shared memory; more that do not take passes of eight, which have x in L1. One token, H200, 2026-11-29, us by dp4a /
 // bulk copies: 4096 x 4096 7.9 / 7.6, 4096 x 14336 19.6 / 17.9, 8192 x 8192 23.9 / 20.9, 3584 x 18944 22.5 / 20.2,
 // 8192 x 29568 66.7 / 64.8, 4096 x 129280 137.7 / 135.1.

@@ -21,7 +21,7 @@ struct GemvProblem {
     bool scale_pairs = true;   // E4M3 scales start at even addresses
     u32 scale_alignment = 16;  // of rows of scales (scale_alignment_of)
     u32 row_alignment = 16;    // Q8_0: GemvSpec's
-    bool bulk = true;          // Q8_0: rows are pieces for bulk copies (has_bulk_rows)
+    bool bulk = true;          // Q8_0: bulk copies may bring the rows (has_bulk_rows)
     bool strict = false;       // every row of x by the kernel of one row
     bool dependent_launch = true;
     bool native_fp8 = true;

@@ -96,7 +96,7 @@ Parsed parse(std::string_view text) {
     const u64 x_bytes = u64{p.k} * bytes_of(element_of(p.x));
     if (!q8 && !parsed.padded && (row_bytes % 16 != 0 || (p.m > 1 && x_bytes % 16 != 0)))
         parsed.problem.small.aligned = false;
-    parsed.problem.small.bulk = has_bulk_rows(p.w, p.k, row_bytes);
+    parsed.problem.small.bulk = has_bulk_rows(p.w, 0, parsed.n * row_bytes);
     parsed.problem.small.scale_alignment = scale_alignment_of(p.w, p.k, 0, 0);
     parsed.problem.plain_y = p.y != Format::fp16;
     parsed.problem.whole_scales = p.k % (kWeightTileBytes * 8 / row_of(p.w).element_bits) == 0;

@@ -36,6 +36,12 @@ float decode_cycles(Quant w, u32 block_m) {
     return decode + (2 * kUnitCycles + static_cast<float>(block_m) / 2) / steps;
 }
 
+// Stages of weights beside many tokens. Where sums change their units the two warpgroups drift apart, and a
+// stage of 8 bits holds half as much of K as one of 4: three would make one wait for the other.
+u32 weight_stages_of_large(Quant w) {
+    return changes_units(w) && row_of(w).element_bits == 8 ? 5 : 3;
+}
+
 // Rings as deep as shared memory allows: weights first where they are what the kernel waits for.
 WeightGemmSpec with_stages(WeightGemmSpec s) {
     if (multiplies_stored(s)) {  // the rings turn together
@@ -44,7 +50,7 @@ WeightGemmSpec with_stages(WeightGemmSpec s) {
             --s.token_stages, --s.weight_stages;
         return s;
     }
-    s.weight_stages = s.block_m >= 128 ? 3 : kMostWeightStages;
+    s.weight_stages = s.block_m >= 128 ? weight_stages_of_large(s.w) : kMostWeightStages;
     s.token_stages = kMostTokenStages;
     while (s.token_stages > 4 && plan_smem(s).bytes > max_smem_bytes_of(s)) --s.token_stages;
     while (s.weight_stages > 2 && plan_smem(s).bytes > max_smem_bytes_of(s)) --s.weight_stages;
@@ -167,10 +173,7 @@ WeightPlan plan_for_spec(const WeightProblem& problem, const WeightGemmSpec& spe
 
 std::string to_string(const WeightGemmSpec& s) {
     return fmt::format("{}x{} {}+{} stages, {} CTAs{}{}", s.block_m, block_rows_of(s), s.token_stages,
-                       s.weight_stages, s.ctas_per_sm,
-                       s.cluster == 2   ? ", pairs"
-                       : s.cluster == 4 ? ", fours"
-                                        : "",
+                       s.weight_stages, s.ctas_per_sm, s.cluster == 2 ? ", pairs" : "",
                        s.whole_scales ? "" : ", scales one by one");
 }
 

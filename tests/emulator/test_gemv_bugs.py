@@ -189,17 +189,17 @@ def q8_case(name: str = "q8_0", n: int = 37) -> Gemv:
     )  # fmt: skip
 
 
-def q8_bulk_case() -> Gemv:
-    """Three visits, the last of them a quarter."""
+def q8_bulk_case(name: str = "q8_0 bulk", n: int = 37, blocks: int = 72, options: str = "") -> Gemv:
+    """Three visits, the last of them a quarter or less."""
     rng = np.random.default_rng(7)
-    n, k = 37, 32 * 72
+    k = 32 * blocks
     matrix = quantize(rng.standard_normal((n, k)).astype(np.float32), "q8_0")
     values, scales = reference.q8_activations(rng.standard_normal((3, k)).astype(np.float32))
     codes, w_scale = quant.q8_0_blocks(matrix.data)
     expected = reference.q8_rows(codes, w_scale, values, scales)
-    ring, x = 2 * 16 * (32 * 34 + 16), 3 * (k + 16) + 72 * 8 * 4
+    ring, x = 2 * 16 * (32 * 34 + 16), 3 * (align(k, 128) + 16) + blocks * 8 * 4
     return Gemv(
-        "q8_0 bulk", "gemv_q8", ".w = Quant::q8_0, .x = Activation::q8, .y = Format::fp32, .stages = 2, .groups = 1, .resident = true, .bulk = true",
+        name, "gemv_q8", f".w = Quant::q8_0, .x = Activation::q8, .y = Format::fp32, .stages = 2, .groups = 1{options}, .resident = true, .bulk = true",
         matrix, (values.reshape(3, -1), scales), ring + 8 * 2 * 4 * WARP_BYTES + 64 + x, 16, expected, 0.0, threads=320,
     )  # fmt: skip
 
@@ -227,6 +227,7 @@ CASES = {
         q8_case(),
         q8_case("q8_0 whole", 32),
         q8_bulk_case(),
+        q8_bulk_case("q8_0 around", 40, 70, ", .row_alignment = 4"),
         q8_rows_case(),
     )
 }
@@ -350,12 +351,20 @@ BUGS = {
         Bug("bytes beyond the row are copied", "left < Layout::kRowBytes ? left : Layout::kRowBytes", "Layout::kRowBytes", 8),
         Bug("the last tile is not brought", "bool more() const { return tile < tiles; }", "bool more() const { return tile + 1 < tiles; }", 8),
         Bug("rows past the end are copied", "u32 row = of_tiles % kMmaTileRows;\n            const GemvMatrix& w = row_of_block<S>(p, find_block<S>(p, tile), of_tiles / kMmaTileRows, row);", "const u32 row = tile * 16 + of_tiles;\n            const GemvMatrix& w = p.w[0];", 8),
-        Bug("one writer's rows alone are waited for", "mbarrier_init(this->full(stage), kQ8Writers)", "mbarrier_init(this->full(stage), 1)", 1),
+        Bug("one writer's rows alone are waited for", "kAligned ? kQ8Writers : Ring::kRows", "1", 1),
         Bug("both writers bring the same rows", "first_row(writer * kShare)", "first_row(0)", 8),
         Bug("a writer begins before its barriers are there", "        ptx::named_barrier_sync(1 + S.groups + group, kQ8Writers * 32);\n", "", 1),
         Bug("scales of a thread's second turn are the first's", "asked[i] = load(mine + i * kThreads);", "asked[i] = load(mine);", 8),
         Bug("blocks of the next warp", "S.bulk ? group_warp() * Layout::kVisitBytes", "S.bulk ? (group_warp() + 1) % 8 * Layout::kVisitBytes", 8),
         Bug("warps without blocks do not give back", "for (u32 first = 0; first < num_blocks; first += kQ8BulkBlocks) {", "for (u32 first = 0; first + group_warp() * kQ8VisitBlocks < num_blocks; first += kQ8BulkBlocks) {", 8),
+    ],
+    "q8_0 around": [
+        Bug("a row begins where its vector does", "(S.row_alignment == 16 ? 0 : static_cast<u32>(reinterpret_cast<u64>(data) % 16))", "0", 8),
+        Bug("the vector around the end is missing", "align_up(before + bytes, 16u)", "align_up(bytes, 16u)", 8),
+        Bug("copied from between vectors", "ptx::bulk_load(to, from - before,", "ptx::bulk_load(to, from,", 8),
+        Bug("bytes beyond the row are copied", "left < Layout::kRowBytes ? left : Layout::kRowBytes", "Layout::kRowBytes", 8),
+        Bug("the vector around the end is not waited for", "arrive_expect_tx(this->full(stage), around)", "arrive_expect_tx(this->full(stage), around - before)", 1),
+        Bug("one row alone is waited for", "kAligned ? kQ8Writers : Ring::kRows", "1", 1),
     ],
     "q8_0 rows": [
         Bug("tree instead of butterfly order", "for (u32 distance = 16; distance > 0; distance /= 2)\n        value = ptx::add_rn",

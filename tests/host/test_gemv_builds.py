@@ -68,6 +68,8 @@ def test_resident_q8_kernels(w: str) -> None:
             {"tokens": 16, **paired},
             {"bulk": True, "tokens": 16},
             {"bulk": True, "tokens": 16, **paired},
+            {"bulk": True, "row_alignment": 4},
+            {"bulk": True, "tokens": 16, "row_alignment": 2, **paired},
         )
         if w == "q8_0" or "bulk" not in option
     ]

@@ -14,6 +14,7 @@ from reference import gemv as reference
 from reference import quant
 
 import deep_gemm
+from deep_gemm import _C
 from deep_gemm.demo.arrays import put, take
 from deep_gemm.quantized import QuantizedMatrix
 
@@ -156,3 +157,38 @@ def test_another_order_gives_other_bits(device: Any) -> None:
     np.testing.assert_allclose(got, terms[:, :, 0], rtol=1e-4, atol=1e-3)
     assert (got != terms[:, :, 0]).any()
     assert placed(device, matrix).format == "q8_0"
+
+
+@pytest.mark.parametrize(("n", "blocks"), [(24, 36), (16, 33), (40, 68), (32, 67), (24, 66), (24, 31)])
+@pytest.mark.parametrize("m", [1, 3])
+def test_bulk_copies_around_rows(device: Any, n: int, blocks: int, m: int) -> None:
+    """Rows at multiples of 8, 4 and 2 bytes whose matrix begins and ends at multiples of 16: bulk copies bring what is
+    around each visit of a row, the last one too."""
+    k = blocks * 32
+    assert "bulk=true" in deep_gemm.explain_linear(f"linear w=q8_0 m=3 n={n} k={k}")
+    rng = np.random.default_rng(blocks)
+    matrix = QuantizedMatrix("q8_0", n, k, random_blocks(rng, n, blocks))
+    x = tokens_of(rng, m, k)
+    out = put(device, np.full((m, n), np.nan, np.float32))
+    values, scales = (put(device, part) for part in x)
+    tuning = (1, 3, 1, 1, 3)  # two tiles of rows for one group of warps
+    _C.linear(values, scales, [placed(device, matrix).parts], [out], [], [], False, 0.0, False, False, None, device, None, tuning)  # fmt: skip
+    assert same_bits(take(out), expected_bits(matrix, x))
+
+
+def test_bulk_copies_around_paired_rows(device: Any) -> None:
+    """Rows of two matrices at multiples of 2: swiglu by bulk copies has the bits of the kernel of one row."""
+    n, blocks = 24, 65
+    k = blocks * 32
+    assert "bulk=true" in deep_gemm.explain_linear(f"linear w=q8_0 m=3 n={n} k={k} swiglu")
+    rng = np.random.default_rng(6)
+    gate, up = (
+        placed(device, QuantizedMatrix("q8_0", n, k, random_blocks(rng, n, blocks))) for _ in range(2)
+    )
+    x = tuple(put(device, part) for part in tokens_of(rng, 3, k))
+    outs = []
+    for strict in (False, True):
+        out = put(device, np.full((3, n), np.nan, np.float32))
+        deep_gemm.swiglu_linear(x, gate, up, out, strict, device=device)
+        outs.append(take(out))
+    assert not np.isnan(outs[0]).any() and same_bits(*outs)

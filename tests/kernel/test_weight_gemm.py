@@ -60,7 +60,6 @@ ARRANGEMENTS: list[dict[str, Any]] = [
     {},
     {"block_m": 32, "cluster": 2},
     {"block_m": 64, "warpgroups": 1},
-    {"block_m": 64, "cluster": 4, "token_stages": 3},
 ]
 
 

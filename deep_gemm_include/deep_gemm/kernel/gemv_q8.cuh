@@ -151,7 +151,11 @@ DG_DEVICE void find_rows(Row (&rows)[S.row_tiles][kLaneRows], const GemvParams& 
         const u64 visit = reinterpret_cast<u64>(data) + group_warp() * Layout::kVisitBytes;
         const u32 stage_row = i / kLaneRows * kMmaTileRows + of_tile,
                   pitch = S.bulk ? kQ8BulkPitch : Layout::kPitch;
-        const u32 before = S.bulk ? group_warp() * Layout::kVisitBytes : static_cast<u32>(visit % 16);
+        // In a stage of bulk copies a row begins where it does between two multiples of 16.
+        const u32 before =
+            S.bulk ? group_warp() * Layout::kVisitBytes +
+                         (S.row_alignment == 16 ? 0 : static_cast<u32>(reinterpret_cast<u64>(data) % 16))
+                   : static_cast<u32>(visit % 16);
         rows[i / kLaneRows][i % kLaneRows] = {
             data, static_cast<const u8*>(w.scales) + row * scale_columns_of(S.w, p.k) * 2,
             stage_row * pitch + before};

@@ -1,7 +1,7 @@
 // The stream of Q8_0 weights of a group of eight warps, brought by bulk copies of two warps that do
 // nothing else, each for half of the rows: a visit is 32 blocks of each row, four of each warp. No sector of a
-// row is read for two warps, and those that multiply spend no instructions on addresses. Rows are multiples of
-// 16 bytes long and apart.
+// row is read for two warps, and those that multiply spend no instructions on addresses. Of rows that do not start
+// at multiples of 16 bytes, the 16-byte vectors around a visit are copied.
 #pragma once
 
 #include <deep_gemm/kernel/gemv_q8_ring.h>
@@ -34,6 +34,7 @@ struct Q8BulkWriter : Q8BulkRing<S> {
     using Layout = typename Ring::Layout;
 
     static constexpr u32 kShare = Ring::kRows / kQ8Writers;  // rows of a writer
+    static constexpr bool kAligned = S.row_alignment == 16;  // all rows have the same number of bytes to copy
 
     u32 tile, stride, tiles;
     u32 offset = 0, row_bytes;  // of the next visit in its rows, and where these end
@@ -48,7 +49,7 @@ struct Q8BulkWriter : Q8BulkRing<S> {
           first_row(writer * kShare) {
         if (writer == 0 && ptx::lane_index() == 0) {
             for (u32 stage = 0; stage < S.stages; ++stage) {
-                ptx::mbarrier_init(this->full(stage), kQ8Writers);
+                ptx::mbarrier_init(this->full(stage), kAligned ? kQ8Writers : Ring::kRows);
                 ptx::mbarrier_init(this->empty(stage), kGemvWarps);
             }
             ptx::fence_mbarrier_init();
@@ -63,15 +64,20 @@ struct Q8BulkWriter : Q8BulkRing<S> {
         const u32 lane = ptx::lane_index(), stage = this->cursor.stage;
         const u32 left = row_bytes - offset, bytes = left < Layout::kRowBytes ? left : Layout::kRowBytes;
         ptx::mbarrier_wait(this->empty(stage), this->cursor.phase ^ 1);
-        if (lane == 0) ptx::mbarrier_arrive_expect_tx(this->full(stage), kShare * bytes);
-        ptx::sync_warp();
+        if constexpr (kAligned) {
+            if (lane == 0) ptx::mbarrier_arrive_expect_tx(this->full(stage), kShare * bytes);
+            ptx::sync_warp();
+        }
         if (lane < kShare) {
             const u32 of_tiles = first_row + lane;
             u32 row = of_tiles % kMmaTileRows;
             const GemvMatrix& w = row_of_block<S>(p, find_block<S>(p, tile), of_tiles / kMmaTileRows, row);
             const ptx::SharedAddress to = this->stage_at(stage) + of_tiles * kQ8BulkPitch;
-            ptx::bulk_load(to, w.data + row * w.row_stride + offset, bytes, this->full(stage),
-                           ptx::l2_evict_first());
+            const u8* from = w.data + row * w.row_stride + offset;
+            const u32 before = kAligned ? 0 : static_cast<u32>(reinterpret_cast<u64>(from) % 16);
+            const u32 around = kAligned ? bytes : align_up(before + bytes, 16u);
+            if constexpr (!kAligned) ptx::mbarrier_arrive_expect_tx(this->full(stage), around);
+            ptx::bulk_load(to, from - before, around, this->full(stage), ptx::l2_evict_first());
         }
         this->cursor.advance();
         offset += Layout::kRowBytes;

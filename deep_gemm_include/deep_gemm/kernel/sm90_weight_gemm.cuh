@@ -48,29 +48,13 @@ class Multiplier {
     static_assert(kRuns % 2 == 0, "runs take turns with two sets of fragments");
     // Tokens are multiplied in parts, each a wgmma of its own: while the sums of one change their unit, the
     // tensor core has the others.
-#ifdef DG_WEIGHT_PARTS
-    static constexpr u32 kParts = weight_parts_of(S) < DG_WEIGHT_PARTS ? weight_parts_of(S) : DG_WEIGHT_PARTS;
-#else
-    static constexpr u32 kParts = weight_parts_of(S);
-#endif
-    static constexpr u32 kPartCount = kCount / kParts;
+    static constexpr u32 kParts = weight_parts_of(S), kPartCount = kCount / kParts;
     using Sums = float[kParts][kPartCount];
     // Stages whose runs follow each other without a branch back. The compiler knows what is in flight between
     // them, and nothing of it from one turn to the next.
-    static constexpr bool kTurns = changes_units(S.w) && kParts > 1 && kRunsOfUnit > 1;
-#ifdef DG_WEIGHT_TURN
-    static constexpr u32 kTurn = kTurns ? DG_WEIGHT_TURN : 1;
-#else
-    static constexpr u32 kTurn = !kTurns ? 1 : kRuns <= kRunsOfUnit ? 4 : 2;
-#endif
-#ifdef DG_WEIGHT_STAGGER
-    static constexpr bool kStaggers = S.warpgroups == 2;
-#else
-    static constexpr bool kStaggers = false;
-#endif
+    static constexpr u32 kTurn = kParts == 1 || kRunsOfUnit == 1 ? 1 : kRuns <= kRunsOfUnit ? 4 : 2;
     // Few tokens: a run is decoded for so few products that reading it shows, and there are registers for it.
     static constexpr bool kFetchesAhead = S.block_m <= 128 && S.ctas_per_sm == 1;
-    static constexpr u32 kStaggerBarrier = 7;  // behind store_lines()
 
     /// Waits for the next stage of weights, and gives the buffer of the stage before back: all of that has been
     /// decoded, and what it was decoded to has been handed to wgmma. A load that has been issued is not one
@@ -87,9 +71,7 @@ class Multiplier {
     }
 
     /// Fetches this lane's share of run `run` of the stage that was taken last.
-    DG_DEVICE void fetch(u32 run) {
-        stored_.load(smem_.weights(held_) + tile_row_, quarter_, run);
-    }
+    DG_DEVICE void fetch(u32 run) { stored_.load(smem_.weights(held_) + tile_row_, quarter_, run); }
 
     /// Decodes run `run` of that stage, and fetches it where that was not done ahead. Where it begins a block,
     /// `ratio_` is what the sum must be multiplied by.
@@ -164,7 +146,6 @@ class Multiplier {
             decode(run + 1, odd);
             if (kFetchesAhead && run + 2 < kRuns) fetch(run + 2);
             start(place * kRuns + run + 1, false, sum, odd);
-            if (kStaggers && first && warp_ < 4) ptx::named_barrier_arrive(kStaggerBarrier, 2 * kWarpgroup);
             if (run + 2 < kRuns) {
                 decode(run + 2, even);
             } else if (more) {
@@ -181,7 +162,6 @@ class Multiplier {
         for (u32 i = 0; i < kCount; ++i) sum[i / kPartCount][i % kPartCount] = 0;
         const u32 stages = kernel::weight_stages_of<S>(params_);
         u32 even[4 * kSteps], odd[4 * kSteps];
-        if (kStaggers && warp_ >= 4) ptx::named_barrier_sync(kStaggerBarrier, 2 * kWarpgroup);
         scales_.template load<S.whole_scales>(rows, 0, params_.k);
         take_weights();
         decode(0, even);

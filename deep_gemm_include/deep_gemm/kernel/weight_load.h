@@ -1,6 +1,5 @@
 // The two warps that drive TMA for a weight-only GEMM, one for each ring. Both walk the blocks that the math
-// warps walk. With a cluster each CTA brings its share of the tokens,
-// for all.
+// warps walk. With a cluster each CTA brings half of the tokens, for both.
 #pragma once
 
 #include <deep_gemm/pipe/ring.h>
@@ -41,7 +40,7 @@ DG_DEVICE void load_weights(const WeightGemmParams& p, tile::WeightSmem<S> smem)
 template <WeightGemmSpec S>
 DG_DEVICE void load_tokens(const WeightGemmParams& p, tile::WeightSmem<S> smem) {
     constexpr u32 kShare = S.block_m / S.cluster;
-    constexpr u16 kAllCtas = (1 << S.cluster) - 1;
+    constexpr u16 kBothCtas = 3;
     const u64 policy = ptx::l2_evict_last();
     const u32 tiles = weight_stages_of<S>(p) * token_tiles_of(S);
     const u32 rank = S.cluster > 1 ? ptx::cluster_rank() : 0;
@@ -55,7 +54,7 @@ DG_DEVICE void load_tokens(const WeightGemmParams& p, tile::WeightSmem<S> smem) 
             ptx::mbarrier_arrive_expect_tx(full, smem.kPlan.token_stage_bytes);
             if constexpr (S.cluster > 1)
                 ptx::tma_load_3d_multicast(to, p.x, full, i * token_tile_k_of(S), block.token + rank * kShare,
-                                           0, kAllCtas, policy);
+                                           0, kBothCtas, policy);
             else
                 ptx::tma_load_3d(to, p.x, full, i * token_tile_k_of(S), block.token, 0, policy);
         }

@@ -5,7 +5,7 @@
 
 namespace deep_gemm::kernel {
 
-/// This warp is done with the tokens of the stage before the cursor's; all CTAs of a cluster learn it.
+/// This warp is done with the tokens of the stage before the cursor's; both CTAs of a pair learn it.
 template <WeightGemmSpec S>
 DG_DEVICE void release_tokens(tile::WeightSmem<S> smem, const pipe::Cursor<S.token_stages>& cursor) {
     const u32 before = (cursor.stage == 0 ? S.token_stages : cursor.stage) - 1;

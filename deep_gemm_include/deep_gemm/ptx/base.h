@@ -129,11 +129,6 @@ DG_DEVICE void named_barrier_sync(u32 id, u32 threads) {
     asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
-/// bar.arrive id, threads: the same without waiting for the others, some of whom wait.
-DG_DEVICE void named_barrier_arrive(u32 id, u32 threads) {
-    asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
-
 /// barrier.cluster.arrive, release. Scope: every thread of every CTA of the cluster, each followed by
 /// cluster_wait().
 DG_DEVICE void cluster_arrive() {

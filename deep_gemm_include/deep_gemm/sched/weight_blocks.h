@@ -1,5 +1,5 @@
 // Which block of y a CTA of a weight-only GEMM computes next. Persistent: cluster c takes units c, c +
-// clusters, ... A unit is the block, or the blocks side by side, of one cluster.
+// clusters, ... A unit is the block, or the two blocks side by side, of one cluster.
 #pragma once
 
 #include <deep_gemm/spec/weight_gemm.h>

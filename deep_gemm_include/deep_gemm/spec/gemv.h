@@ -184,10 +184,10 @@ constexpr u32 q8_pitch_of(const GemvSpec& s) {
 constexpr u32 q8_row_alignment(u64 unit) {
     return unit % 16 == 0 ? 16 : unit % 4 == 0 ? 4 : 2;
 }
-// Whether rows at multiples of `unit` from each other and 0 are pieces for bulk copies. (Bytes and scales
-// apart would be two copies a row, which took longer than none.)
-constexpr bool has_bulk_rows(Quant w, u64 k, u64 unit) {
-    return w == Quant::q8_0 && unit % 16 == 0 && row_bytes_of(w, k) % 16 == 0;
+// Whether bulk copies, which take whole 16 bytes, may bring the rows that lie at [first, end): what they read around
+// a row is inside. (Bytes and scales apart would be two copies a row, which took longer than none.)
+constexpr bool has_bulk_rows(Quant w, u64 first, u64 end) {
+    return w == Quant::q8_0 && first % 16 == 0 && end % 16 == 0;
 }
 // The resident kernel: bytes of a row's scales of a visit, and in how many pieces they are copied, each a
 // vector of 4, 8 or 16 bytes that is aligned in memory. Two pieces leave rows of half a visit more aligned.
@@ -336,9 +336,8 @@ constexpr const char* why_illegal(const GemvSpec& s) {
     if (s.row_alignment != 16 && !has_shifted_scales(s) &&
         (s.w != Quant::q8_0 || (s.row_alignment != 4 && s.row_alignment != 2)))
         return "rows start at multiples of 16 bytes, and of Q8_0 also of 4 or 2";
-    if (s.bulk && (s.w != Quant::q8_0 || has_warp_rows(s) || !s.resident || !s.dependent_launch ||
-                   s.row_alignment != 16))
-        return "bulk copies are for aligned rows of Q8_0 in the resident form, on sm_90 and newer";
+    if (s.bulk && (s.w != Quant::q8_0 || has_warp_rows(s) || !s.resident || !s.dependent_launch))
+        return "bulk copies are for Q8_0 in the resident form, on sm_90 and newer";
     if (s.resident && !may_be_resident(s)) return "the resident form is for aligned rows";
     if (s.stages < 2 || s.groups == 0) return "at least 2 stages and a group";
     if (s.groups > max_groups_of(s)) return "as many groups as have registers";

@@ -24,7 +24,7 @@ struct WeightGemmSpec {
     GemvEpilogue epilogue = GemvEpilogue::none;
     u32 block_m = 256;      // tokens of a block
     u32 warpgroups = 2;     // 64 rows of W each
-    u32 cluster = 1;        // CTAs side by side along n that share the loads of their tokens: 1, 2 or 4
+    u32 cluster = 1;        // CTAs side by side along n that share the loads of their tokens: 1 or 2
     u32 token_stages = 5;   // of kTokenTileK
     u32 weight_stages = 3;  // of kWeightTileBytes
     u32 ctas_per_sm = 1;
@@ -204,8 +204,7 @@ constexpr const char* why_illegal(const WeightGemmSpec& s) {
     if (s.warpgroups != 1 && s.warpgroups != 2) return "1 or 2 warpgroups";
     if (s.epilogue == GemvEpilogue::swiglu && s.warpgroups != 2)
         return "swiglu needs two warpgroups: one of the gate, one of the other matrix";
-    if (s.cluster != 1 && s.cluster != 2 && s.cluster != 4) return "1, 2 or 4 CTAs share their tokens";
-    if (s.block_m / s.cluster % 8 != 0) return "a CTA brings whole swizzle atoms, eight tokens each";
+    if (s.cluster != 1 && s.cluster != 2) return "1 or 2 CTAs share their tokens";
     if (s.ctas_per_sm != 1 && s.ctas_per_sm != 2) return "an SM holds 1 or 2 CTAs";
     if (s.weight_stages < 2 || s.weight_stages > 16) return "2 to 16 stages of weights";
     // A stage of tokens is multiplied while the one before it is still held.
