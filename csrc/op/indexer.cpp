@@ -11,7 +11,11 @@ namespace deep_gemm::op {
 namespace {
 
 constexpr const char* kIndexerHeader = "deep_gemm/kernel/indexer.cuh";
-constexpr jit::KernelId kScores{"index_scores", kIndexerHeader}, kMma{"index_mma", kIndexerHeader};
+constexpr jit::KernelId kScores{"index_scores", kIndexerHeader}, kMma{"index_mma", kIndexerHeader},
+    kWide{"index_wide", "deep_gemm/kernel/index_wide.cuh"};
+
+// Rows that a sequence has room for from which index_wide serves.
+constexpr u32 kRowsOfWide = 8192;
 
 // A block has all heads of a token in shared memory, which cost more to bring than a few rows: no more blocks
 // than the device holds at once.
@@ -19,6 +23,25 @@ u32 mma_blocks(const Device& device, u32 tokens, u32 rows) {
     constexpr u32 kOfMultiprocessor = 4;
     const u32 at_once = std::max(kOfMultiprocessor * device.properties().num_sms / std::max(tokens, 1u), 1u);
     return std::min(ceil_div(rows, kIndexMmaRows), at_once);
+}
+
+// A multiprocessor has one block: with these, the last one is done after the fewest rounds of tiles.
+u32 wide_blocks(const Device& device, u32 tokens, u32 rows) {
+    constexpr u32 kStart = 2;  // rounds that bringing the heads takes, about
+    const u32 sms = device.properties().num_sms, tiles = ceil_div(rows, kIndexWideRows);
+    u32 best = 1;
+    u64 least = ~u64{0};
+    for (u32 blocks = 1; blocks <= std::min(sms, tiles); ++blocks) {
+        const u64 turns = ceil_div(u64{tokens} * blocks, u64{sms}),
+                  rounds = turns * (ceil_div(tiles, blocks * kIndexWideGroups) + kStart);
+        if (rounds <= least) best = blocks, least = rounds;
+    }
+    return best;
+}
+
+bool takes_wide(const Device& device, u32 heads, const CheckedRows& rows) {
+    return device.properties().arch == "90a" && rows.format == Format::fp4_e2m1 && heads <= kIndexMmaHeads &&
+           rows.view.rows >= kRowsOfWide;
 }
 
 }  // namespace
@@ -57,7 +80,8 @@ void index_scores(const IndexScoreArguments& a) {
              "index_scores: got ratio 0, expected at least 1; pass the positions that a row stands for");
     if (tokens == 0) return;
     const IndexScoreSpec spec{.query = a.query.format, .rows = rows.format};
-    const bool mma = index_takes_mma(a.query, a.rows.data, rows.format);
+    const bool mma = index_takes_mma(a.query, a.rows.data, rows.format),
+               wide = mma && takes_wide(checks.device(), as_u32(heads), rows);
     if (a.peaks.present()) {
         DG_CHECK(
             mma, value,
@@ -84,14 +108,16 @@ void index_scores(const IndexScoreArguments& a) {
         .ratio = a.ratio,
         .only_above = a.only_above,
         .scale = a.scale,
-        .blocks = mma_blocks(checks.device(), as_u32(tokens), rows.view.rows),
+        .blocks = (wide ? wide_blocks : mma_blocks)(checks.device(), as_u32(tokens), rows.view.rows),
     };
     const std::initializer_list<driver::MemoryRange> memory = {
         reads(a.query),     reads(a.weights),   reads(a.rows.data), reads(a.rows.table),
         reads(a.positions), reads(a.sequences), writes(a.scores),   writes(a.peaks)};
     const u32 blocks = mma ? params.blocks : ceil_div(params.rows.rows, kIndexRowsOfBlock);
     const u32 grid = grid_of("index_scores", static_cast<u64>(tokens) * blocks);
-    if (mma)
+    if (wide)
+        launch(checks.device(), kWide, IndexWideSpec{}, {grid, kIndexWideThreads}, a.stream, params, memory);
+    else if (mma)
         launch(checks.device(), kMma, IndexMmaSpec{.rows = rows.format}, {grid, kIndexMmaThreads}, a.stream,
                params, memory);
     else

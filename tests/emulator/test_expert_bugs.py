@@ -149,7 +149,7 @@ BUGS = [
     ("index_mma", Bug("the upper rows twice", "&b = rows[1][load];", "&b = rows[0][load];", 8)),
     ("index_mma", Bug("pairs of a step change places", "high, q.z, q.w)", "high, q.w, q.z)", 8)),
     ("index_mma", Bug("heads of the first round stay", "held = once;", "held = true;", 8)),
-    ("index_mma", Bug("lanes are not added", "tile::warp_sum<4>(score[half])", "score[half]", 8)),
+    ("index_mma", Bug("lanes are not added", "sum = ptx::add_rn_f32(sum, ptx::shfl_bfly_f32(sum, 1)) * p.scale;", "sum *= p.scale;", 8)),
     ("gemv_quantize", Bug("maximum of half a warp", "distance = 16; distance > 0; distance /= 2) {\n        const u32 other", "distance = 8; distance > 0; distance /= 2) {\n        const u32 other", 8)),
     ("gemv_quantize", Bug("the tail goes on in the next row", "column < p.k ? kernel::load_value<S.x>(p.x + row * p.x_stride, column) : 0.0f", "kernel::load_value<S.x>(p.x + row * p.x_stride, column)", 8)),
     ("gemv_quantize", Bug("signs are part of a magnitude", "ptx::float_bits(value[i]) & 0x7fffffff;\n        largest", "ptx::float_bits(value[i]);\n        largest", 8)),

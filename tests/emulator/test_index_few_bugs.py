@@ -50,7 +50,7 @@ BUGS = [
     ("index_few", Bug("every warp's first scores", "row % share.per_warp", "row % 16", 8)),
     ("index_few", Bug("rows of the turn before", "fetch(unit + turns);", "fetch(unit);", 8)),
     ("index_few", Bug("heads of the turn before", "v = load_head(head + turns);", "v = load_head(head);", 8)),
-    ("index_few", Bug("both quads of a piece in one place", "(upper ? 8 : 0)", "0", 8)),
+    ("index_few", Bug("both quads of a piece in one place", "(lane / 2) + (upper ? 8 : 0)", "(lane / 2)", 8)),
     ("index_few", Bug("places are not taken", "    scores.take();\n", "")),
     ("index_few", Bug("one pick less", "choose<kChoice>(params.k", "choose<kChoice>(params.k - 1", 8)),
 ]  # fmt: skip

@@ -12,31 +12,50 @@ from deep_gemm import ops
 PAGE_ROWS = 8
 
 
-def index_mma() -> tuple[Launch, str]:
-    """92 and 7 of 96 rows are visible, in pages that a table scatters; a block takes them in two turns."""
+def scores_of(
+    kernel: str,
+    spec: str,
+    *,
+    heads: int,
+    page_rows: int,
+    pages: int,
+    visible: tuple[int, ...],
+    block: tuple[int, int],
+) -> tuple[Launch, str]:
+    """Pages that a table scatters; a block (its threads, bytes of shared memory) takes a token's rows in turns."""
     rng = np.random.default_rng(46)
-    heads, tokens, pages, positions = 70, 2, 12, np.array([367, 30], np.int32)
+    tokens, columns, positions = len(visible), pages * page_rows, np.array(visible, np.int32) * 4 - 1
     query, weights = real(rng, (tokens, heads, 128), "bf16"), real(rng, (tokens, heads))
-    size = ops.index_page_bytes(PAGE_ROWS)
+    size = ops.index_page_bytes(page_rows)
     raw = rng.integers(0, 256, (1, pages, size), dtype=np.uint8)
-    raw[..., PAGE_ROWS * 64 : PAGE_ROWS * 68] = rng.integers(124, 129, (1, pages, PAGE_ROWS * 4))
-    rows = ref.read_fp4_rows(raw.view(np.int8), PAGE_ROWS)[0]
-    table = np.array([[4, 0, 6, 2, 5, 1, 12, 9, 8, 11, 7, 10]], np.int32)
-    pool = np.full((13, size), 0x7F, np.uint8)
+    raw[..., page_rows * 64 : page_rows * 68] = rng.integers(124, 131, (1, pages, page_rows * 4))
+    rows = ref.read_fp4_rows(raw.view(np.int8), page_rows)[0]
+    table = rng.permutation(pages + 1)[None, :pages].astype(np.int32)
+    pool = np.full((pages + 1, size), 0x7F, np.uint8)
     pool[table[0]] = raw[0]
-    scores = np.zeros((tokens, pages * PAGE_ROWS))
-    for t, visible in enumerate((92, 7)):
-        scores[t, :visible] = ref.index_scores(query[t], weights[t], rows[:visible], 0.25)
+    scores = np.zeros((tokens, columns))
+    for t, n in enumerate(visible):
+        scores[t, :n] = ref.index_scores(query[t], weights[t], rows[:n], 0.25)
     params = pack(["query", (heads * 128,), (128,)], "weights", (heads,),
-                  ["pool", (size,), (0,), 1, pages * PAGE_ROWS, PAGE_ROWS, pages, "table"],
-                  "positions", None, "scores", (pages * PAGE_ROWS,), None, (0,), tokens, heads, 128, 4, 0, 0.25,
+                  ["pool", (size,), (0,), 1, columns, page_rows, pages, "table"],
+                  "positions", None, "scores", (columns,), None, (0,), tokens, heads, 128, 4, 0, 0.25,
                   1)  # fmt: skip
     arrays = {"query": query, "weights": weights, "pool": pool, "table": table, "positions": positions,
               "scores": np.zeros(scores.shape, np.float32)}  # fmt: skip
-    launch = Launch(
-        "deep_gemm::index_mma<kSpec>", (tokens,), 128, 64 * 324, arrays, params, {"scores": scores}, 1e-3
-    )
-    return launch, text("indexer", "IndexMmaSpec", ".rows = Format::fp4_e2m1")
+    entry = f"deep_gemm::{kernel}<kSpec>"
+    launch = Launch(entry, (tokens,), *block, arrays, params, {"scores": scores}, 1e-2)
+    return launch, text(*spec.split())
+
+
+def index_mma() -> tuple[Launch, str]:
+    return scores_of("index_mma", "indexer IndexMmaSpec .rows=Format::fp4_e2m1", heads=70, page_rows=PAGE_ROWS, pages=12,
+                     visible=(92, 7), block=(128, 64 * 324))  # fmt: skip
+
+
+def index_wide() -> tuple[Launch, str]:
+    """Warpgroups have three tiles and two, the last of which ends early."""
+    return scores_of("index_wide", "index_wide IndexWideSpec .ahead=2", heads=61, page_rows=24, pages=26,
+                     visible=(610, 70), block=(512, 64 * 260))  # fmt: skip
 
 
 def compressor() -> tuple[Launch, str]:
@@ -75,18 +94,31 @@ def compressor() -> tuple[Launch, str]:
     return launch, text("compressor", "CompressorSpec", fields)
 
 
-CASES = {"index_mma": index_mma, "compressor": compressor}
+CASES = {"index_mma": index_mma, "index_wide": index_wide, "compressor": compressor}
 BUGS = [
-    ("index_mma", Bug("the first group's scale for all", "in_page * kFp4RowScaleBytes + part);", "in_page * kFp4RowScaleBytes);", 8)),
+    ("index_mma", Bug("the first group's scale for all", "in_page * kFp4RowScaleBytes + part;", "in_page * kFp4RowScaleBytes;", 8)),
     ("index_mma", Bug("scales of the page's first row", "+ in_page * kFp4RowScaleBytes + part", "+ part", 8)),
     ("index_mma", Bug("scales where the codes are", "page + view.page_rows * kFp4RowBytes + in_page", "page + in_page", 8)),
     ("index_mma", Bug("heads in the order of bf16 rows", "place_of<Rows>(piece), in_pairs<Rows>(v)", "piece * 16, in_pairs<Rows>(v)", 8)),
     ("index_mma", Bug("heads in pairs of neighbours", "in_pairs<Rows>(v));", "v);", 8)),
-    ("index_mma", Bug("signs of the wrong codes", "pair(word << 2, word << 8)", "pair(word << 2, word << 12)", 8)),
-    ("index_mma", Bug("magnitudes without their lowest bit", "kMagnitude = 0x01c001c0u", "kMagnitude = 0x01800180u", 8)),
+    ("index_mma", Bug("signs of the wrong codes", "kSign = 1 << 12", "kSign = 1 << 11", 8)),
+    ("index_mma", Bug("magnitudes without their lowest bit", "kKept = 0x81c081c0u", "kKept = 0x81808180u", 8)),
+    ("index_mma", Bug("large scales without what they have beyond the first factor", "if (exponent <= Fp4Factors::kMost) return;", "return;", 8)),
     ("index_mma", Bug("the rows of the turn before", "fetch(first + step);", "fetch(first);", 8)),
-    ("index_mma", Bug("scores of the first turn's rows", "const u32 row = first + place + half * 8;\n            if (lane", "const u32 row = begin + place + half * 8;\n            if (lane", 8)),
+    ("index_mma", Bug("scores of the first turn's rows", "store_scores(p, token, first + ptx::warp_index()", "store_scores(p, token, begin + ptx::warp_index()", 8)),
+    ("index_mma", Bug("rows of a lane change places", "row = first + lane / 4 + (upper ? 8 : 0)", "row = first + lane / 4 + (upper ? 0 : 8)", 8)),
     ("index_mma", Bug("no table", "if (view.table == nullptr) return sequence * view.stride_sequence + page * view.stride_row;", "return sequence * view.stride_sequence + page * view.stride_sequence;", 8)),
+    ("index_wide", Bug("heads read before they are there", "smem + kPlan.weights);\n    ptx::sync_threads();", "smem + kPlan.weights);")),
+    ("index_wide", Bug("heads hidden from the tensor cores", "d.w});\n    }\n    ptx::fence_proxy_async();", "d.w});\n    }", 8)),
+    ("index_wide", Bug("sums read too early", "visible);\n            ptx::wgmma_wait<0>();", "visible);", 8)),
+    ("index_wide", Bug("fragments that the tensor cores do not see yet", "if constexpr (Part == 0) ptx::wgmma_keep(dots);\n    ptx::wgmma_fence();", "if constexpr (Part == 0) ptx::wgmma_keep(dots);", 8)),
+    ("index_wide", Bug("sums of the tile before stay", "Part > 0 || step > 0", "true", 8)),
+    ("index_wide", Bug("the first channels twice", "Part * (kIndexSlabBytes / 32) + step", "step", 8)),
+    ("index_wide", Bug("heads that are not swizzled", "((load % 2 * 4 + unit) ^ head % 8)", "(load % 2 * 4 + unit)", 8)),
+    ("index_wide", Bug("heads beyond the last", "        if (head < p.heads)\n#pragma unroll", "#pragma unroll", 8)),
+    ("index_wide", Bug("the page before", "if (in_page_ >= view_.page_rows) ++page_, in_page_ -=", "if (in_page_ >= view_.page_rows) in_page_ -=", 8)),
+    ("index_wide", Bug("both rows of a lane in one page", "row_ + 8 < visible && in_page_ + 8 < view_.page_rows", "row_ + 8 < visible", 8)),
+    ("index_wide", Bug("the tile after the next", "turn * kIndexWideRows; tile < visible;) {", "turn * kIndexWideRows; tile < visible; tile += step) {", 8)),
     ("compressor", Bug("nibbles change places", "code(v.x) | code(v.y) << 4", "code(v.y) | code(v.x) << 4", 8)),
     ("compressor", Bug("a scale for 16 channels", "warp_max<8>(amax_of(v)), 6 * 0x1p-126f", "warp_max<4>(amax_of(v)), 6 * 0x1p-126f", 8)),
     ("compressor", Bug("no Hadamard transform", "v = through_bf16(hadamard(through_bf16(v), d));", "v = through_bf16(v);", 8)),

@@ -104,6 +104,7 @@ KERNELS = {
         "index_scores": ["", ".query = Format::bf16, .rows = Format::bf16", ".rows = Format::fp4_e2m1"]
     },
     ("indexer", "IndexMmaSpec"): {"index_mma": ["", ".rows = Format::fp4_e2m1"]},
+    ("index_wide", "IndexWideSpec"): {"index_wide": [""]},
     ("index_few", "IndexFewSpec"): {
         "index_few": ["", ".rows = Format::fp4_e2m1, .finish = RowFinish::hadamard_fp4"]
     },

@@ -305,3 +305,49 @@ def test_peaks(device: Any, kind: str) -> None:
         expected = peaks_of(made["scores"][t : t + 1], np.array([visible - 1]))[0]
         assert (made["peaks"][t, :groups] == expected[:groups]).all()
         assert (made["peaks"][t, groups:] == -7).all()
+
+
+WIDE = 8192  # rows that a sequence has room for from which wgmma finds scores of FP4 rows
+
+
+@pytest.mark.parametrize(("page_rows", "heads"), [(64, 64), (8, 5), (24, 33)])
+def test_many_fp4_rows_on_wgmma(device: Any, page_rows: int, heads: int) -> None:
+    """The bits of mma.sync, which serves where a sequence has room for fewer rows: here for parts of the cache. Tiles end
+    in the middle; tokens see all rows, some, too few to need scores and none, of pages that a table scatters."""
+    rng = np.random.default_rng(heads)
+    pages, part = -(-(WIDE + 72) // page_rows), 2400 // page_rows
+    columns, size = pages * page_rows, ops.index_page_bytes(page_rows)
+    pool = rng.integers(0, 256, (pages + 3, size), dtype=np.uint8)
+    scales = rng.integers(122, 132, (pages + 3, page_rows * 4), dtype=np.uint8)
+    scales[rng.random(scales.shape) < 0.002] = 0
+    scales[rng.random(scales.shape) < 0.001] = 255
+    pool[:, page_rows * 64 : page_rows * 68] = scales
+    table = rng.permutation(pages + 3)[None, :pages].astype(np.int32)
+    visible, only_above = np.array([columns, 0, 4003, 90, columns - 17, 100, 91], np.int32), 90
+    sequences = np.array([0, 0, 0, 0, 0, 1, 0], np.int32)  # there is no second one
+    tokens = len(visible)
+    query, weights = real(rng, (tokens, heads, 128), "bf16"), real(rng, (tokens, heads))
+
+    def call(some: slice, first: int, count: int, at_most: int) -> dict[str, Array]:
+        n = count * page_rows
+        positions = 4 * (visible[some] - first * page_rows).clip(0, n) - 1
+        shape = (len(positions), -(-n // 16))
+        out = {"scores": poisoned((len(positions), n)), "peaks": np.full(shape, -7, np.int32)}
+        return run(device, "index_scores", out, rows=pool.view(np.int8), table=table[:, first : first + count],
+                   positions=positions.astype(np.int32), query=query[some], weights=weights[some], scale=0.3,
+                   sequences=sequences[some], page_rows=page_rows, only_above=at_most)  # fmt: skip
+
+    wide = call(slice(None), 0, pages, only_above)
+    for t, n in enumerate(visible):
+        assert np.isnan(wide["scores"][t, n if n > only_above and sequences[t] == 0 else 0 :]).all()
+    whole = slice(4, 5)
+    alone = call(whole, 0, pages, 0)  # with more blocks
+    assert all(same_bits(alone[name], wide[name][whole]) for name in alone)
+    needed = np.flatnonzero(visible > only_above)
+    for first in range(0, pages, part):
+        count = min(part, pages - first)
+        narrow = call(slice(None), first, count, 0)
+        begin, end = first * page_rows, (first + count) * page_rows
+        assert same_bits(wide["scores"][needed, begin:end], narrow["scores"][needed])
+        assert begin % 16 == 0
+        assert same_bits(wide["peaks"][needed, begin // 16 : -(-end // 16)], narrow["peaks"][needed])

@@ -72,7 +72,7 @@ DG_DEVICE void index_few_block(const IndexFewParams& params, u32 token) {
                 next[half].fetch(p.rows, sequence, row);
     };
     fetch(turn);
-    load_weights(p, token, 0, heads);
+    load_weights(p, token, 0, heads + kIndexWeights);
     top_k_detail::RadixSelect<kChoice> select(smem);
     bool started = false;
     const tile::Rotation mine = tile::rotation_at(frequency, static_cast<float>(position), false);

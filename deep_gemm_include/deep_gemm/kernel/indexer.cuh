@@ -3,8 +3,6 @@
 #pragma once
 
 #include <deep_gemm/kernel/index_rows.h>
-#include <deep_gemm/tile/order.h>
-#include <deep_gemm/tile/visible_rows.h>
 
 namespace deep_gemm {
 
@@ -62,18 +60,7 @@ DG_DEVICE void load_heads(const IndexScoreParams& p, u32 token, u32 first, ptx::
                                       piece * 16);
         ptx::st_shared_v4_u32(smem + head * kIndexPitch + place_of<Rows>(piece), in_pairs<Rows>(v));
     }
-    load_weights(p, token, first, smem);
-}
-
-/// The largest order of the warp's rows, the first of which is `row`.
-DG_DEVICE void store_peak(const IndexScoreParams& p, u32 token, u32 row, u32 visible, u32 order) {
-#pragma unroll
-    for (u32 mask = 4; mask < 32; mask *= 2) {
-        const u32 other = ptx::shfl_bfly_u32(order, mask);
-        order = other > order ? other : order;
-    }
-    if (ptx::lane_index() == 0 && row < visible)
-        ptx::st_global_u32(p.peaks + token * p.peaks_stride + row / kScoresOfPeak, order);
+    load_weights(p, token, first, smem + kIndexWeights);
 }
 
 }  // namespace index_detail
@@ -117,16 +104,7 @@ index_mma(DG_GRID_CONSTANT const IndexScoreParams p) {
             add_heads(score, rows, smem);
             if (!once) ptx::sync_threads();
         }
-        u32 peak = 0;
-#pragma unroll
-        for (u32 half = 0; half < 2; ++half) {
-            const float sum = tile::warp_sum<4>(score[half]);
-            const u32 row = first + place + half * 8;
-            if (lane % 4 == 0 && row < visible)
-                ptx::st_global_f32(p.scores + token * p.scores_stride + row, sum * p.scale);
-            if (const u32 order = tile::order_of(sum * p.scale); row < visible && order > peak) peak = order;
-        }
-        if (p.peaks) store_peak(p, token, first + ptx::warp_index() * kIndexMmaWarpRows, visible, peak);
+        store_scores(p, token, first + ptx::warp_index() * kIndexMmaWarpRows, visible, score);
     }
 }
 

@@ -64,6 +64,10 @@ DG_DEVICE float shfl_idx_f32(float value, u32 source) {
 DG_DEVICE float shfl_up_f32(float value, u32 delta) {
     return __shfl_up_sync(kFullWarp, value, delta);
 }
+/// redux.sync.max: the largest over the warp, in all lanes. Scope: warp.
+DG_DEVICE u32 warp_max_u32(u32 value) {
+    return __reduce_max_sync(kFullWarp, value);
+}
 /// vote.sync.ballot. Scope: warp.
 DG_DEVICE u32 ballot(bool predicate) {
     return __ballot_sync(kFullWarp, predicate);

@@ -52,8 +52,9 @@ constexpr u32 kIndexMmaWarpRows = 16;
 constexpr u32 kIndexMmaRows = kIndexMmaThreads / 32 * kIndexMmaWarpRows;
 static_assert(kIndexMmaWarpRows == kScoresOfPeak, "a warp finds the largest score of its rows");
 constexpr u32 kIndexMmaChannels = 128;
-constexpr u32 kIndexMmaHeads = 64;                       // in shared memory at a time
-constexpr u32 kIndexPitch = kIndexMmaChannels * 2 + 64;  // bytes of a head: no bank conflicts
+constexpr u32 kIndexMmaHeads = 64;                           // in shared memory at a time
+constexpr u32 kIndexPitch = kIndexMmaChannels * 2 + 64;      // bytes of a head: no bank conflicts
+constexpr u32 kIndexWeights = kIndexMmaHeads * kIndexPitch;  // fp32 [64], behind the heads
 
 struct IndexMmaSpec {
     Format rows = Format::bf16;
@@ -65,7 +66,32 @@ constexpr void visit_fields(Visitor&& visit, const IndexMmaSpec& s) {
     visit("rows", s.rows);
 }
 constexpr IndexSmem plan_smem(const IndexMmaSpec&) {
-    return {.bytes = kIndexMmaHeads * (kIndexPitch + 4)};
+    return {.bytes = kIndexWeights + kIndexMmaHeads * 4};
+}
+
+// The same scores, bit for bit, on wgmma: FP4 rows, at most 64 heads. A warpgroup has 64 rows, decoded in
+// registers; heads are read from shared memory once for these, where each warp of index_mma reads all of them.
+constexpr u32 kIndexWideGroups = 4;  // warpgroups
+constexpr u32 kIndexWideThreads = kIndexWideGroups * 128;
+constexpr u32 kIndexWideRows = 4 * kIndexMmaWarpRows;  // of a warpgroup
+constexpr u32 kIndexSlabBytes = kIndexMmaHeads * 128;  // 64 channels of all heads, in swizzle atoms
+
+struct IndexWideSpec {
+    u32 ahead = 2;  // tiles of a warpgroup that are on their way
+
+    friend constexpr bool operator==(const IndexWideSpec&, const IndexWideSpec&) = default;
+};
+template <typename Visitor>
+constexpr void visit_fields(Visitor&& visit, const IndexWideSpec& s) {
+    visit("ahead", s.ahead);
+}
+struct IndexWideSmem {
+    u32 weights;  // fp32 [64], behind the heads: bf16, two slabs
+    u32 bytes;
+};
+constexpr IndexWideSmem plan_smem(const IndexWideSpec&) {
+    constexpr u32 kHeads = kIndexMmaChannels / 64 * kIndexSlabBytes;
+    return {.weights = kHeads, .bytes = kHeads + kIndexMmaHeads * 4};
 }
 
 }  // namespace deep_gemm

@@ -177,12 +177,15 @@ DG_DEVICE void finish_row(Float4& v, u32 channel, u32 d, u32 dims) {
     }
 }
 
-/// Where the page begins that a row is in; pages of one row where there are none.
-DG_DEVICE u64 page_offset(const LatentView& view, u32 sequence, u32 row) {
-    const u32 page = row / view.page_rows;
+/// Where page `page` of a sequence begins; pages of one row where there are none.
+DG_DEVICE u64 page_begin(const LatentView& view, u32 sequence, u32 page) {
     if (view.table == nullptr) return sequence * view.stride_sequence + page * view.stride_row;
     const i32 at = ptx::ld_global_s32(view.table + static_cast<u64>(sequence) * view.table_stride + page);
     return static_cast<u64>(at) * view.stride_sequence;
+}
+/// Where the page begins that a row is in.
+DG_DEVICE u64 page_offset(const LatentView& view, u32 sequence, u32 row) {
+    return page_begin(view, sequence, row / view.page_rows);
 }
 /// Where a row of fp32 or bf16 begins.
 DG_DEVICE u64 row_offset(const LatentView& view, u32 sequence, u32 row) {
