@@ -248,7 +248,8 @@ void project(const ProjectArguments& a) {
             "{} bytes, with fp8_e4m3; quantize() x first",
             c.x.shape[0], name_of(c.x.format), name_of(c.w.format), project_rounds_up_to(), kVectorBytes);
     if (!takes_mma(c)) return run_plain(checks.device(), a, c);
-    if (a.round_x && a.x.rank == 2 && a.x.shape[0] <= kRowsOfStaged) {
+    const bool flat = a.x.rank == 2 && a.y.rank == 2 && (!a.add.present() || a.add.rank == 2);
+    if (a.round_x && flat && a.x.shape[0] <= kRowsOfStaged) {
         const ProjectMatrix matrix{.w = a.w, .w_scale = a.w_scale, .y = a.y};
         const auto staged = prepare_staged(checks, {.x = a.x, .matrices = {&matrix, 1}, .add = a.add},
                                            staged_blocks(checks.device()));

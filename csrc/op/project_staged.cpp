@@ -19,7 +19,7 @@ bool is_aligned(const TensorView& t) {
 // Whether the kernel takes a matrix, whose formats are those of `like`.
 bool takes(const CheckedWeight& w, const TensorView& y, const CheckedWeight& like, const TensorView& like_y) {
     return w.format == Format::fp8_e4m3 && w.scale_format == like.scale_format && y.format == like_y.format &&
-           w.count == 1 && w.k == like.k && w.n % kProjectTileRows == 0 &&
+           w.count == 1 && w.k == like.k && w.n > 0 && w.n % kProjectTileRows == 0 &&
            reinterpret_cast<u64>(w.view.data) % kStagedVector == 0 && w.view.stride_row % kStagedVector == 0;
 }
 
@@ -54,6 +54,7 @@ std::optional<Prepared<ProjectStagedSpec, ProjectStagedParams>> prepare_staged(M
         return std::nullopt;
     if (normed) checks.optional_vector("weight", a.weight, kReal, {k}, 4);
 
+    checks.array("x", a.x, {Format::bf16}, {rows, k}, 4);
     const ProjectMatrix& first = a.matrices.front();
     const CheckedWeight like = check_weight(checks, "w", first.w, "w_scale", first.w_scale);
     Prepared<ProjectStagedSpec, ProjectStagedParams> out{};

@@ -25,6 +25,7 @@ std::optional<Joined> prepare(ModelChecks& checks, const QueryIndexArguments& a)
     const NarrowCopy& narrow = a.norm.narrow;
     if (!narrow.present() || narrow.recipe != Recipe::fp8_128 || narrow.rule != ScaleRule::up)
         return std::nullopt;
+    if (a.norm.x.shape[0] > kStagedMostRows) return std::nullopt;
     const auto selection = prepare_index_select(checks, a.selection);
     if (!selection || !selection->room) return std::nullopt;
     const u32 ctas = selection->launch.params.ctas, index_blocks = selection->launch.grid;

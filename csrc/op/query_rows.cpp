@@ -16,6 +16,7 @@ constexpr jit::KernelId kQueryRows{"query_rows", "deep_gemm/kernel/query_rows.cu
 bool query_rows(const QueryRowsArguments& a) {
     ModelChecks checks("query_rows");
     const AttentionRowsArguments& r = a.rows;
+    if (r.norm.x.shape[0] > kStagedMostRows) return false;
     const NarrowCopy& narrow = r.norm.narrow;
     if (!narrow.present() || narrow.recipe != Recipe::fp8_128 || narrow.rule != ScaleRule::up) return false;
     const auto write = prepare_latent_write(checks, r.write);

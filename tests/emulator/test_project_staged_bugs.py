@@ -85,21 +85,21 @@ def plain() -> tuple[Any, str]:
 def normed(
     rng: np.random.Generator, sizes: dict[str, int]
 ) -> tuple[dict[str, Any], dict[str, Any], list[Any]]:
-    """Arrays, results and parameters of the projections of one normed row."""
-    x, weight = real(rng, (1, K_COLUMNS), "bf16", 3.0), real(rng, (K_COLUMNS,))
+    """Arrays, results and parameters of the projections of two normed rows."""
+    x, weight = real(rng, (2, K_COLUMNS), "bf16", 3.0), real(rng, (K_COLUMNS,))
     arrays, meant = weights(rng, sizes, K_COLUMNS)
     values = rounded(ref.rms_norm(x.astype(np.float64), weight, 1e-6))
     expected = {f"y_{name}": values @ meant[name].T for name in sizes}
     arrays |= {"query": x, "query_weight": weight}
     arrays |= {name: np.full(y.shape, np.nan, np.float32) for name, y in expected.items()}
-    return arrays, expected, parameters(sizes, "query", K_COLUMNS, 1, K_COLUMNS, "query_weight", 1e-6)
+    return arrays, expected, parameters(sizes, "query", K_COLUMNS, 2, K_COLUMNS, "query_weight", 1e-6)
 
 
 NORMED = (
     "{.input = StagedInput::normed, .weight = Format::fp32, .w_scale = Format::fp32, .y = Format::fp32, "
-    ".row_tiles = 2, .depth = 2}"
+    ".row_tiles = 2, .depth = 2, .tokens = 3}"
 )
-STAGED_BYTES = 8 * 272 + 8 * 4 + 2 * 8 * 2 * 16 * 4
+STAGED_BYTES = 3 * (8 * 272 + 8 * 4 + 2 * 8 * 2 * 16 * 4)
 
 
 def query_rows() -> tuple[Any, str]:

@@ -143,6 +143,27 @@ def test_few_rows_have_the_bits_of_more(device: Any, kind: str, x_kind: str, n: 
         assert same_bits(some, np.ascontiguousarray(whole[:rows])), rows
 
 
+def test_one_rounded_row_of_a_group(device: Any) -> None:
+    """y, and what is added, as [t, groups, n] with one group: the bits of [t, n]."""
+    rng = np.random.default_rng(29)
+    w, w_scale = make_weight(rng, (32, 1024), "fp8 ue8m0")
+    x, add = real(rng, (1, 1024), "bf16"), real(rng, (1, 32), "bf16")
+    plain = run(
+        device, "project", {"y": poisoned((1, 32))}, x=x, w=w, w_scale=w_scale, add=add, round_x=True
+    )["y"]
+    y = run(
+        device,
+        "project",
+        {"y": poisoned((1, 1, 32))},
+        x=x,
+        w=w,
+        w_scale=w_scale,
+        add=add[:, None],
+        round_x=True,
+    )["y"]
+    assert same_bits(np.ascontiguousarray(y[:, 0]), plain)
+
+
 @pytest.mark.parametrize("arch", ["sm_89", "sm_120a"])
 def test_few_rows_where_shared_memory_is_small(arch: str) -> None:
     """99 KiB for a block: less on its way at once, the same bits."""

@@ -92,8 +92,11 @@ struct Q8Ring {
             const u8* from = row + offset - reinterpret_cast<u64>(row + offset) % 16 + vector() * 16;
             const i64 left = row + row_bytes - from;
             const u32 bytes = left <= 0 ? 0 : left < 16 ? static_cast<u32>(left) : 16;
-            ptx::cp_async_part<16>(stage + copied * Layout::kPitch + vector() * 16,
-                                   bytes ? from : p.w[0].data, bytes);
+            const ptx::SharedAddress to = stage + copied * Layout::kPitch + vector() * 16;
+            if (bytes == 16 || from + 16 <= w.data + (w.n - 1) * w.row_stride + row_bytes)
+                ptx::cp_async_16(to, bytes ? from : p.w[0].data, bytes);
+            else
+                ptx::cp_async_part<16>(to, bytes ? from : p.w[0].data, bytes);
         }
     }
 

@@ -38,13 +38,14 @@ DG_DEVICE void copy_visit(ptx::SharedAddress stage, const u8* row, u64 row_bytes
     const u64 last = first + kQ8LaneVisitBytes < row_bytes ? first + kQ8LaneVisitBytes : row_bytes;
     const u32 before = static_cast<u32>(reinterpret_cast<u64>(row + first) % 16);
     const u32 bytes = static_cast<u32>(last - first) + before;
+    const u64 to_end = row_bytes - first + before;  // no lane uses what is beyond the visit
     const u8* source = row + first - before;
 #pragma unroll
     for (u32 i = 0; i < ceil_div(kQ8StageBytes, 512u); ++i) {
         const u32 offset = (i * 32 + ptx::lane_index()) * 16;
         if (offset < bytes)
             ptx::cp_async_part<16>(stage + offset, source + offset,
-                                   bytes - offset < 16 ? bytes - offset : 16);
+                                   to_end - offset < 16 ? static_cast<u32>(to_end - offset) : 16);
     }
 }
 

@@ -52,8 +52,8 @@ struct PlainRows {
 template <ProjectStagedSpec S>
 struct NormedRows {
     static constexpr u32 kNormWarps = kNormThreads / 32, kChunks = S.few * kProjectWarps;
-    static_assert(kChunks % kNormWarps == 0);
-    RawChunks<S.few> raw;
+    static_assert(kChunks % kNormWarps == 0 && S.few <= kMaxNormed);
+    RawChunks<S.few> raw;  // again: which of `all` they are is not known to the compiler
     RawChunks<kChunks> all;
     tile::Float4 weight[S.few];
     float factor;

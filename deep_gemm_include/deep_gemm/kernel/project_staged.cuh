@@ -1,7 +1,7 @@
 // Projections of up to three rows that are normed and rounded on the way (spec/project_staged.h), with the
 // sums of project_mma. A block of threads has tiles of 16 rows of w one after the other; some units of a warp's
 // weights are always on their way to its registers, the first ones before the preceding kernel has finished. Called
-// by op/project.cpp.
+// by op/project_staged.cpp.
 #pragma once
 
 #include <deep_gemm/kernel/project_few.cuh>

@@ -95,7 +95,7 @@ DG_DEVICE void cp_async(SharedAddress destination, const void* source, u32 bytes
                      : "memory");
 }
 /// The same of a part, 0 to `Bytes` bytes, with nothing beyond them read: cp.async may read all of its size whatever it is
-/// told to keep, which compute-sanitizer reports at the end of an allocation. `Words` of a part are loaded at once.
+/// told to keep, which compute-sanitizer reports at the end of an allocation; of none it reads nothing. `Words` of a part are loaded at once.
 template <u32 Bytes, u32 Words = Bytes / 4>
 DG_DEVICE void cp_async_part(SharedAddress destination, const void* source, u32 bytes) {
     if (bytes == 0 || bytes == Bytes) return cp_async<Bytes>(destination, source, bytes);

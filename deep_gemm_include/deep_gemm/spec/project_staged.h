@@ -17,8 +17,8 @@ constexpr const char* name_of(StagedInput input) {
     return input == StagedInput::normed ? "normed" : "rows";
 }
 
-// Of an H200, with four rows of DeepSeek-V4-Flash a layer takes 188 us, and 184 with launches of their own; with three
-// 156, and 162.
+// On an H200, four sequences' rows of DeepSeek-V4-Flash take 188 us a layer with more, and 184 with launches of their own;
+// a window of three rows 156, and 162.
 constexpr u32 kStagedMostRows = 3;
 constexpr u32 kStagedCtas = 2;  // of an SM
 // Columns that the warps of a block have at a time: k is a multiple of them.
