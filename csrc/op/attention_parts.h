@@ -32,4 +32,25 @@ struct Parts {
 [[nodiscard]] Prepared<CompressorSpec, CompressorParams> prepare_compressor(ModelChecks& checks,
                                                                             const CompressorArguments& a);
 
+// What a token adds to caches, of a.write, a.main and a.index, as the next parts of `spec` and `params`, whose fields
+// are named alike.
+template <typename Spec, typename Params>
+void add_cache_rows(ModelChecks& checks, const AttentionRowsArguments& a, Spec& spec, Params& params,
+                    Parts& parts) {
+    const auto write = prepare_latent_write(checks, a.write);
+    spec.write = write.spec, params.write = write.params;
+    params.write_end = params.main_end = parts.add(write);
+    if (a.main) {
+        const auto main = prepare_compressor(checks, *a.main);
+        spec.main = main.spec, spec.has_main = true;
+        params.main = main.params, params.main_end = parts.add(main);
+    }
+    if (a.index) {
+        const auto index = prepare_compressor(checks, *a.index);
+        spec.index = index.spec, spec.has_index = true;
+        params.index = index.params;
+        parts.add(index);
+    }
+}
+
 }  // namespace deep_gemm::op

@@ -16,25 +16,13 @@ constexpr jit::KernelId kRows{"attention_rows", kAttentionRowsHeader},
 void attention_rows(const AttentionRowsArguments& a) {
     ModelChecks checks("attention_rows");
     const auto norm = prepare_norm(checks, a.norm);
-    const auto write = prepare_latent_write(checks, a.write);
     AttentionRowsSpec spec;
-    spec.norm = norm.spec, spec.write = write.spec;
+    spec.norm = norm.spec;
     AttentionRowsParams params{};
-    params.norm = norm.params, params.write = write.params;
+    params.norm = norm.params;
     Parts parts;
     params.norm_end = parts.add(norm);
-    params.write_end = params.main_end = parts.add(write);
-    if (a.main) {
-        const auto main = prepare_compressor(checks, *a.main);
-        spec.main = main.spec, spec.has_main = true;
-        params.main = main.params, params.main_end = parts.add(main);
-    }
-    if (a.index) {
-        const auto index = prepare_compressor(checks, *a.index);
-        spec.index = index.spec, spec.has_index = true;
-        params.index = index.params;
-        parts.add(index);
-    }
+    add_cache_rows(checks, a, spec, params, parts);
     if (parts.blocks == 0) return;
     launch(checks.device(), kRows, spec, {parts.blocks, kLatentThreads}, a.stream, params, parts.memory);
 }

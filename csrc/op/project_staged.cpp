@@ -100,6 +100,24 @@ std::optional<Prepared<ProjectStagedSpec, ProjectStagedParams>> prepare_staged(M
     return out;
 }
 
+bool takes_normed(const RmsNormArguments& norm) {
+    const NarrowCopy& narrow = norm.narrow;
+    return norm.x.shape[0] <= kStagedMostRows && narrow.present() && narrow.recipe == Recipe::fp8_128 &&
+           narrow.rule == ScaleRule::up;
+}
+
+std::optional<Prepared<ProjectStagedSpec, ProjectStagedParams>> prepare_normed(
+    ModelChecks& checks, const RmsNormArguments& norm, std::span<const ProjectMatrix> matrices, u32 blocks) {
+    if (!takes_normed(norm)) return std::nullopt;
+    return prepare_staged(checks,
+                          {.input = StagedInput::normed,
+                           .x = norm.x,
+                           .weight = norm.weight,
+                           .matrices = matrices,
+                           .eps = norm.eps},
+                          blocks);
+}
+
 void launch_staged(Device& device, const Prepared<ProjectStagedSpec, ProjectStagedParams>& prepared,
                    void* stream) {
     launch(device, kProjectStaged, kProjectThreads, stream, prepared);

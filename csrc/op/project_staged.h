@@ -4,6 +4,7 @@
 
 #include "op/launch.h"
 #include "op/model_check.h"
+#include "op/norm.h"
 #include "op/project.h"
 
 #include <deep_gemm/spec/project_staged.h>
@@ -28,6 +29,11 @@ struct StagedArguments {
 // a multiple of 1024 (at most 8192, normed 1024), n not one of 16, or rows of x or w do not start at multiples of 16 bytes.
 [[nodiscard]] std::optional<Prepared<ProjectStagedSpec, ProjectStagedParams>> prepare_staged(
     ModelChecks& checks, const StagedArguments& arguments, u32 blocks);
+// The same of an RMS norm whose FP8 form is all that is wanted of it. takes_normed(): whether that is the form, and the
+// rows are few.
+[[nodiscard]] bool takes_normed(const RmsNormArguments& norm);
+[[nodiscard]] std::optional<Prepared<ProjectStagedSpec, ProjectStagedParams>> prepare_normed(
+    ModelChecks& checks, const RmsNormArguments& norm, std::span<const ProjectMatrix> matrices, u32 blocks);
 // Of all SMs.
 [[nodiscard]] u32 staged_blocks(const Device& device);
 void launch_staged(Device& device, const Prepared<ProjectStagedSpec, ProjectStagedParams>& prepared,

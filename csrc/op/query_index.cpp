@@ -22,23 +22,11 @@ struct Joined {
 };
 
 std::optional<Joined> prepare(ModelChecks& checks, const QueryIndexArguments& a) {
-    const NarrowCopy& narrow = a.norm.narrow;
-    if (!narrow.present() || narrow.recipe != Recipe::fp8_128 || narrow.rule != ScaleRule::up)
-        return std::nullopt;
-    if (a.norm.x.shape[0] > kStagedMostRows) return std::nullopt;
+    if (!takes_normed(a.norm)) return std::nullopt;
     const auto selection = prepare_index_select(checks, a.selection);
     if (!selection || !selection->room) return std::nullopt;
     const u32 ctas = selection->launch.params.ctas, index_blocks = selection->launch.grid;
-    const auto staged = [&](u32 blocks) {
-        return prepare_staged(checks,
-                              {.input = StagedInput::normed,
-                               .x = a.norm.x,
-                               .weight = a.norm.weight,
-                               .matrices = {&a.matrix, 1},
-                               .eps = a.norm.eps},
-                              blocks);
-    };
-    auto project = staged(staged_blocks(checks.device()));
+    auto project = prepare_normed(checks, a.norm, {&a.matrix, 1}, staged_blocks(checks.device()));
     if (!project) return std::nullopt;
     Joined out{};
     out.spec = {project->spec, selection->launch.spec};

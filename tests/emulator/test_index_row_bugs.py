@@ -43,7 +43,7 @@ def scores_of(
     arrays = {"query": query, "weights": weights, "pool": pool, "table": table, "positions": positions,
               "scores": np.zeros(scores.shape, np.float32)}  # fmt: skip
     entry = f"deep_gemm::{kernel}<kSpec>"
-    launch = Launch(entry, (tokens,), *block, arrays, params, {"scores": scores}, 1e-2)
+    launch = Launch(entry, (tokens,), *block, arrays, params, {"scores": scores}, 1e-3)
     return launch, text(*spec.split())
 
 

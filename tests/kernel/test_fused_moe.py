@@ -272,6 +272,9 @@ def test_a_token_has_the_same_bits_in_any_batch(device: Any, form: str | None, b
     def call(rows: dict[str, Array]) -> dict[str, Array]:
         return {"y": replace(layer, **rows).run(device, invariant=True)}
 
+    poison = replace(layer, x=layer.x.copy())
+    poison.x[1::2] = np.nan
+    assert np.isnan(poison.run(device, invariant=True)[1::2].astype(np.float32)).all()
     few = {name: getattr(layer, name)[:5] for name in ("x", "ids", "weights", "shared")}
     assert_batch_invariant(call, few, sizes=BATCHES if form == "fp8" else (2, 3, 5, 16))
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from runtime.checkpoints import write_random_v4
+from runtime.checkpoints import V4, write_random_v4
+from runtime.decode import WITHOUT_RACES
 
 from deep_gemm import _C, Engine
 
@@ -28,6 +30,15 @@ SHAPES = {
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_random_v4(tmp_path_factory.mktemp("few_rows"), released=True, **SHAPES)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_the_launches_that_few_rows_have(rows: int) -> None:
+    speed = _C.ModelSpeed(
+        json.dumps({**V4, **SHAPES}), device=WITHOUT_RACES, context=128, sequences=1, max_rows=32
+    )
+    names = speed.kernels("prefill", rows)
+    assert {"query_rows", "query_index"} <= set(names) and "attention_rows" not in names
 
 
 def test_few_rows_have_the_bits_of_many(device: _C.Device, checkpoint: Path) -> None:
